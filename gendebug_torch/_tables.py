@@ -1,0 +1,158 @@
+"""Reading tables and splitting them by a schema: the door through which files become tensors."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gendebug_torch.errors import reject
+
+if TYPE_CHECKING:
+    from gendebug_torch.records import Records, Schema
+
+# Probabilities of exactly 0 or 1 have no finite logit; this floor keeps log(p) inside float32.
+SMALLEST_PROB = 1e-38
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A CSV or Parquet file as a DataFrame; anything unreadable is an `InputError` that names the file."""
+    source = Path(path)
+    readers = {".csv": pd.read_csv, ".gz": pd.read_csv, ".parquet": pd.read_parquet, ".pq": pd.read_parquet}
+    reader: Any = readers.get(source.suffix.lower())
+    if reader is None:
+        reject("path", "a .csv, .csv.gz or .parquet table", str(source), "Convert the table to one of them.")
+    try:
+        return reader(source)  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError) as error:
+        reject("path", "a readable table", f"{source}: {error}", "Check that the path is right and the file is whole.")
+
+
+def read_npz(path: str | Path) -> dict[str, Tensor | None]:
+    """`features`, `targets` and `logits` of an npz file, read without unpickling."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: torch.from_numpy(archive[key]) for key in archive.files if archive[key].dtype.kind in "fiub"}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reject("path", "a readable npz file of numbers", f"{path}: {error}", "Check that the path is right and the file is whole.")
+    targets = arrays.get("targets", arrays.get("labels"))
+    logits = arrays.get("logits")
+    if logits is None and "probs" in arrays:
+        logits = logits_of_probs(arrays["probs"])
+    if logits is None and targets is None and "features" not in arrays:
+        remedy = "Save with numpy.savez(path, logits=..., targets=...)."
+        reject("path", "arrays named logits, probs, targets, labels or features", f"{sorted(arrays)} in {path}", remedy)
+    whole = targets is not None and not targets.is_floating_point()
+    return {"features": arrays.get("features"), "targets": targets.long() if whole and targets is not None else targets, "logits": logits}
+
+
+def logits_of_probs(probs: Tensor) -> Tensor:
+    """Logits that give these probabilities back: log-odds of `[n]`, log p of `[n, k]`; zeros floored at 1e-38."""
+    outside = (probs < 0) | (probs > 1) | probs.isnan()
+    if bool(outside.any()):
+        reject("probs", "probabilities in [0, 1]", f"{int(outside.sum())} values outside", "Pass them as `logits` if they are logits.")
+    if probs.ndim == 1:
+        p = probs.double()
+        return p.clamp(min=SMALLEST_PROB).log() - (1 - p).clamp(min=SMALLEST_PROB).log()
+    return probs.clamp(min=SMALLEST_PROB).log()
+
+
+def split_frame(
+    frame: pd.DataFrame, schema: Schema, name: str, optional: tuple[str, ...]
+) -> tuple[pd.DataFrame | None, Tensor | None, Tensor | None, pd.DataFrame | None]:
+    """Features, targets, logits and metadata of one table."""
+    absent = _absent_columns(frame, schema, optional)
+    if absent:
+        listed = ", ".join(f"{column!r} ({key})" for column, key in absent.items())
+        reject("schema", f"columns that {name!r} has: {', '.join(map(str, frame.columns))}", f"missing {listed}", "Correct the schema or the table.")
+    outside = [column for column in schema.outside_features if column in frame]
+    scores = {schema.target, *schema.logits, *schema.probs}
+    meta = [column for column in outside if column not in scores]
+    features = frame.drop(columns=outside).reset_index(drop=True)
+    targets = _targets(frame[schema.target], schema, name) if schema.target in frame else None
+    metadata = frame[meta].reset_index(drop=True) if meta else None
+    return (features if features.shape[1] else None), targets, _logits(frame, schema, name), metadata
+
+
+def numeric_features(records: Records) -> tuple[tuple[str, ...], Tensor]:
+    """Names and `[n, d]` float64 values of the quantities among the features; codes and text are left out.
+
+    Columns that the schema calls categorical, and text columns, are not quantities; booleans are 0 and 1.
+    Tensor features are flattened per row and named `feature_0` and so on. Missing values are NaN.
+    """
+    features = records.features
+    if features is None:
+        reject(records.name, "records with features", "none", "Pass a table with feature columns.")
+    if isinstance(features, Tensor):
+        flat = features.reshape(len(features), -1).double()
+        return tuple(f"feature_{i}" for i in range(flat.shape[1])), flat
+    numeric = features.select_dtypes(include=["number", "bool"])
+    names = [column for column in numeric.columns if column not in records.schema.categorical]
+    values = numeric[names].to_numpy(dtype=np.float64, na_value=np.nan)
+    return tuple(map(str, names)), torch.from_numpy(np.array(values, copy=True))
+
+
+def model_inputs(records: Records) -> Tensor:
+    """What a model is fed: tensor features as they are, or all columns of the table as `[n, d]` float32.
+
+    Raises:
+        InputError: a column is not numeric or has missing values, so that the table cannot be fed as it is.
+    """
+    features = records.features
+    if features is None:
+        reject(records.name, "records with features", "none", "Pass a table with feature columns.")
+    if isinstance(features, Tensor):
+        return features
+    if text := [str(c) for c in features.columns if features[c].dtype.kind not in "fiub"]:
+        reject(records.name, "numeric feature columns for the model", f"{text}", "Encode them, or move them to `metadata` or `ids`.")
+    values = torch.from_numpy(np.array(features.to_numpy(dtype=np.float32, na_value=np.nan), copy=True))
+    if bool(values.isnan().any()):
+        columns = [str(c) for c, bad in zip(features.columns, values.isnan().any(0).tolist(), strict=True) if bad]
+        reject(records.name, "features without missing values for the model", f"NaN in {columns}", "Fill them as in training.")
+    return values
+
+
+def _absent_columns(frame: pd.DataFrame, schema: Schema, optional: tuple[str, ...]) -> dict[str, str]:
+    keys = ("target", "time", "label_time", "group", "source", "categorical", "ids", "metadata", "logits", "probs", "noise", "causal", "direction")
+    absent = {}
+    for key in keys:
+        value = getattr(schema, key)
+        columns = (value,) if isinstance(value, str) else tuple(value or ())
+        if key not in optional:
+            absent.update({column: key for column in columns if column not in frame})
+    return absent
+
+
+def _targets(column: pd.Series[Any], schema: Schema, name: str) -> Tensor:
+    label = f"column {schema.target!r} of {name!r}"
+    if missing := int(column.isna().sum()):
+        remedy = "Drop rows whose label has not arrived, or leave the column out of unlabeled production."
+        reject("targets", "a label in every row", f"{missing} of {len(column)} missing in {label}", remedy)
+    if schema.classes:
+        ids = column.map({value: index for index, value in enumerate(schema.classes)})
+        if ids.isna().any():
+            strange = sorted(map(str, column[ids.isna()].unique()))[:5]
+            reject("targets", f"values among the classes {list(schema.classes)}", f"{strange} in {label}", "Add them to `classes`.")
+        return torch.from_numpy(np.array(ids, dtype=np.int64))
+    if column.dtype.kind in "iub":
+        return torch.from_numpy(np.array(column, dtype=np.int64))
+    if column.dtype.kind == "f":
+        return torch.from_numpy(np.array(column, dtype=np.float64))
+    found = sorted(map(str, column.unique()))[:10]
+    reject("schema.classes", f"the order of the classes, since {label} holds text", f"none; found {found}", f"Add `classes: {found}`.")
+
+
+def _logits(frame: pd.DataFrame, schema: Schema, name: str) -> Tensor | None:
+    columns = [*schema.logits, *schema.probs]
+    if not columns or any(column not in frame for column in columns):
+        return None
+    if text := [c for c in columns if frame[c].dtype.kind not in "fiub"]:
+        reject("logits", "numeric columns", f"{text} in {name!r}", "Convert them to numbers.")
+    values = torch.from_numpy(np.array(frame[columns].to_numpy(dtype=np.float64), copy=True))
+    values = values[:, 0] if len(columns) == 1 else values
+    return logits_of_probs(values) if schema.probs else values

@@ -1,0 +1,45 @@
+"""The exception tree.
+
+GendebugError
+├── InputError          (ValueError)           what you passed cannot be used; the message says why and what to do
+├── UnsupportedError    (NotImplementedError)  valid input, but this method cannot answer it truthfully
+├── MissingExtraError   (ImportError)          an optional library is needed and absent
+└── CheckError          (RuntimeError)         a check broke its contract (a bug in the check, not in your data)
+"""
+
+from typing import NoReturn
+
+
+class GendebugError(Exception):
+    """Root of every exception that this library raises on purpose."""
+
+
+class InputError(GendebugError, ValueError):
+    """An argument cannot be used: names it, what was expected, what came and the remedy."""
+
+
+class UnsupportedError(GendebugError, NotImplementedError):
+    """The input is valid, but this method would give a wrong answer for it."""
+
+
+class MissingExtraError(GendebugError, ImportError):
+    """A library that this call needs is not installed."""
+
+
+class CheckError(GendebugError, RuntimeError):
+    """A check broke the contract of checks, e.g. by yielding something else than findings."""
+
+
+def reject(argument: str, expected: str, got: str, remedy: str) -> NoReturn:
+    """Raise the `InputError` that every public door raises: one wording for the whole library.
+
+    Args:
+        argument: name of the argument as the caller wrote it.
+        expected: what would have been accepted.
+        got: what came, shortened to what helps.
+        remedy: what to do about it, as a sentence.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f"`{argument}`: expected {expected}, got {got}. {remedy}")

@@ -1,0 +1,118 @@
+"""What a check says: a `Finding` with its `Cause` and `Severity`, and its JSON form."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from gendebug_torch.errors import reject
+
+JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "remedy")
+
+
+class Severity(StrEnum):
+    """How bad a finding is, from `ok` to `fail`; `skipped` and `errored` say that nothing was judged."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIPPED = "skipped"
+    ERRORED = "errored"
+
+    @property
+    def level(self) -> int:
+        """Rank for sorting and `--fail-on`: 0 for ok and skipped, 1 note, 2 warn, 3 fail, 4 errored."""
+        return {"ok": 0, "skipped": 0, "note": 1, "warn": 2, "fail": 3, "errored": 4}[self.value]
+
+
+class Cause(StrEnum):
+    """The reasons for which a network fails in production that this library can name."""
+
+    OVERFITTING = "overfitting"
+    UNDERFITTING = "underfitting"
+    MISCALIBRATION = "miscalibration"
+    THRESHOLD = "threshold"
+    COVARIATE_SHIFT = "covariate_shift"
+    LABEL_SHIFT = "label_shift"
+    CONCEPT_DRIFT = "concept_drift"
+    TARGET_LEAKAGE = "target_leakage"
+    SPLIT_LEAKAGE = "split_leakage"
+    PREPROCESSING_LEAKAGE = "preprocessing_leakage"
+    TRAIN_SERVE_SKEW = "train_serve_skew"
+    LABEL_NOISE = "label_noise"
+    SHORTCUT_FEATURE = "shortcut_feature"
+    SUBGROUP_FAILURE = "subgroup_failure"
+    BEHAVIOR_REGRESSION = "behavior_regression"
+    UNRELIABLE_EXPLANATION = "unreliable_explanation"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One statement of one check about one subject, with its numbers and what to do next.
+
+    Args:
+        check: id of the check, `topic.short`.
+        cause: what the check looks for; for severity `ok` it says what was ruled out.
+        severity: how bad it is.
+        summary: one sentence that carries the numbers.
+        subject: the feature, slice or rows it is about; empty for the whole data set.
+        numbers: JSON scalars (or lists of them) by name; NaN and infinities are stored as None.
+        remedy: what to do next, as a sentence; empty where nothing is to be done.
+        evidence: the value behind it, with `table()` and `plot(ax)`; not part of the JSON form.
+    """
+
+    check: str
+    cause: Cause
+    severity: Severity
+    summary: str
+    subject: str = ""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    remedy: str = ""
+    evidence: Any = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cause", Cause(self.cause))
+        object.__setattr__(self, "severity", Severity(self.severity))
+        object.__setattr__(self, "numbers", {str(k): _plain(v) for k, v in self.numbers.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: `check, cause, severity, subject, summary, numbers, remedy`."""
+        return {key: getattr(self, key) for key in JSON_KEYS}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Finding":
+        """Rebuild a finding from its JSON form; evidence does not survive."""
+        missing = [key for key in JSON_KEYS if key not in value]
+        if missing:
+            reject("value", f"the keys {', '.join(JSON_KEYS)}", f"no {', '.join(missing)}", "Pass one entry of a findings.json.")
+        return cls(**{key: value[key] for key in JSON_KEYS})
+
+
+def findings_to_json(findings: Iterable[Finding]) -> str:
+    """Findings as a JSON list, one object each, strict JSON (no NaN)."""
+    return json.dumps([finding.to_dict() for finding in findings], indent=2, allow_nan=False) + "\n"
+
+
+def findings_from_json(source: str | Path) -> list[Finding]:
+    """Read what `findings_to_json` wrote, from a path or from the text itself."""
+    text = source.read_text() if isinstance(source, Path) else source
+    return [Finding.from_dict(entry) for entry in json.loads(text)]
+
+
+def _plain(value: Any) -> Any:
+    """Reduce tensors, numpy scalars and nested containers to JSON values."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(entry) for entry in value]
+    return str(value)

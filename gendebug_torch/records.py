@@ -1,0 +1,304 @@
+"""`Records`: n aligned rows of features, targets, logits and metadata. `Schema`: what each column is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gendebug_torch._tables import read_npz, read_table, split_frame
+from gendebug_torch.errors import InputError, reject
+
+_LIST_KEYS = ("categorical", "ids", "classes", "metadata", "logits", "probs", "noise", "causal")
+_METADATA_KEYS = ("time", "label_time", "group", "source")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns of a table are, declared once, and what the domain expert knows about them.
+
+    Args:
+        target: column to predict.
+        time: column by which rows are ordered.
+        label_time: column that says when the label became known.
+        group: column whose values must not be shared by splits (customer, patient).
+        source: column that says who labeled the row.
+        categorical: feature columns that hold codes or names, not quantities.
+        ids: columns that identify a row; kept as metadata.
+        classes: values of `target` in the order of class ids; needed where they are not 0..k-1.
+        metadata: further columns that the model is never fed.
+        logits: column (binary) or k columns that hold what a model said, as logits.
+        probs: the same as probabilities, in place of `logits`.
+        noise: features that should carry nothing.
+        causal: features that may follow the target closely.
+        direction: feature -> `increasing` or `decreasing`, what more of it must do to the output.
+        multilabel: whether the k logits are k independent yes/no questions.
+    """
+
+    target: str | None = None
+    time: str | None = None
+    label_time: str | None = None
+    group: str | None = None
+    source: str | None = None
+    categorical: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    classes: tuple[Any, ...] = ()
+    metadata: tuple[str, ...] = ()
+    logits: tuple[str, ...] = ()
+    probs: tuple[str, ...] = ()
+    noise: tuple[str, ...] = ()
+    causal: tuple[str, ...] = ()
+    direction: dict[str, str] = field(default_factory=dict)
+    multilabel: bool = False
+
+    def __post_init__(self) -> None:
+        for key in _LIST_KEYS:
+            value = getattr(self, key)
+            object.__setattr__(self, key, (value,) if isinstance(value, str) else tuple(value or ()))
+        if self.logits and self.probs:
+            reject("schema", "either `logits` or `probs`", "both", "Keep the one that the model wrote.")
+        if wrong := {f: d for f, d in self.direction.items() if d not in ("increasing", "decreasing")}:
+            reject("schema.direction", "`increasing` or `decreasing` per feature", str(wrong), "Correct the value.")
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Schema:
+        """Read `schema.yaml`; an unknown key is an `InputError`, so that a typing error cannot pass."""
+        import yaml
+
+        try:
+            content = yaml.safe_load(Path(path).read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reject("schema", "a readable YAML file", f"{path}: {error}", "Check the path and the YAML syntax.")
+        if not isinstance(content, dict):
+            reject("schema", "a mapping of keys to columns", f"{type(content).__name__} in {path}", "Write e.g. `target: label`.")
+        known = [f.name for f in dataclasses.fields(cls)]
+        if unknown := sorted(set(content) - set(known)):
+            reject("schema", f"keys among {', '.join(known)}", ", ".join(map(str, unknown)), f"Correct or remove them in {path}.")
+        return cls(**{key: value for key, value in content.items() if value is not None})
+
+    @property
+    def outside_features(self) -> tuple[str, ...]:
+        """Columns that are never features: target, logits, probabilities and every kind of metadata."""
+        single = [getattr(self, key) for key in ("target", *_METADATA_KEYS)]
+        return tuple(dict.fromkeys([c for c in single if c] + [*self.ids, *self.metadata, *self.logits, *self.probs]))
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """n aligned rows: what went into a model, what came out, what was true, and what is known besides.
+
+    Args:
+        features: `[n, d]` DataFrame with named, possibly mixed columns, or a `[n, ...]` Tensor.
+        targets: `[n]` int64 class ids, `[n, k]` multilabel, `[n]` float for regression, or None.
+        logits: `[n]` one binary logit, `[n, k]`, or None. Finite.
+        metadata: `[n, m]` DataFrame (time, groups, labeler); never fed to a model.
+        schema: what the columns mean.
+        name: for messages, e.g. `validation`.
+
+    Raises:
+        InputError: lengths differ, logits are not finite, class ids fall outside the classes.
+    """
+
+    features: pd.DataFrame | Tensor | None = None
+    targets: Tensor | None = None
+    logits: Tensor | None = None
+    metadata: pd.DataFrame | None = None
+    schema: Schema = field(default_factory=Schema)
+    name: str = "records"
+
+    def __post_init__(self) -> None:
+        lengths = {key: len(value) for key in _PARTS if (value := getattr(self, key)) is not None}
+        if not lengths:
+            reject("records", "at least one of features, targets, logits, metadata", "none", "Pass one of them.")
+        if len(set(lengths.values())) > 1:
+            reject("records", "parts of one length", str(lengths), f"Align the rows of {self.name!r} before building Records.")
+        _check_logits(self.logits, self.name)
+        _check_targets(self.targets, self.logits, self.schema, self.name)
+
+    def __len__(self) -> int:
+        return next(len(value) for key in _PARTS if (value := getattr(self, key)) is not None)
+
+    @property
+    def probs(self) -> Tensor:
+        """`[n]` for one binary logit (sigmoid), else `[n, k]` (softmax, or sigmoid if multilabel), float64."""
+        logits = self._require("logits").double()
+        return logits.sigmoid() if logits.ndim == 1 or self._multilabel else logits.softmax(-1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """Probability of the predicted class, `[n]` (`[n, k]` if multilabel), float64 in [0, 1]."""
+        probs = self.probs
+        return torch.maximum(probs, 1 - probs) if probs.ndim == 1 or self._multilabel else probs.amax(-1)
+
+    @property
+    def predicted(self) -> Tensor:
+        """Predicted class ids, `[n]` int64 (`[n, k]` of 0/1 if multilabel); a binary logit of 0 is class 0."""
+        logits = self._require("logits")
+        return (logits > 0).long() if logits.ndim == 1 or self._multilabel else logits.argmax(-1)
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether the prediction equals the target, bool, shaped like `predicted`."""
+        return self.predicted == self._require("targets")
+
+    def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:
+        """The rows where a `[n]` bool mask is true, or at the given int positions, in that order."""
+        index = torch.as_tensor(np.asarray(rows))
+        if index.dtype == torch.bool:
+            if len(index) != len(self):
+                reject("rows", f"a mask of length {len(self)}", f"length {len(index)}", "Build the mask from these records.")
+            index = index.nonzero()[:, 0]
+        positions = index.long()
+        picked: dict[str, Any] = {}
+        for key in _PARTS:
+            value = getattr(self, key)
+            if isinstance(value, Tensor):
+                picked[key] = value[positions.to(value.device)]
+            elif value is not None:
+                picked[key] = value.iloc[positions.numpy()].reset_index(drop=True)
+        return dataclasses.replace(self, **picked)
+
+    @staticmethod
+    def concat(parts: Sequence[Records]) -> Records:
+        """The rows of all parts, in order; a part that lacks what another has is an `InputError`."""
+        if not parts:
+            reject("parts", "at least one Records", "none", "Pass the records to join.")
+        joined: dict[str, Any] = {}
+        for key in _PARTS:
+            values = [getattr(part, key) for part in parts]
+            present = [value is not None for value in values]
+            if any(present) and not all(present):
+                reject("parts", f"`{key}` in all or in none", f"{sum(present)} of {len(parts)}", f"Drop or fill `{key}`.")
+            if all(present):
+                tensors = isinstance(values[0], Tensor)
+                joined[key] = torch.cat(values) if tensors else pd.concat(values, ignore_index=True)
+        return dataclasses.replace(parts[0], **joined)
+
+    def to(self, device: str | torch.device) -> Records:
+        """The same records with their tensors on `device`; tables stay in host memory."""
+        tensors = {key: value.to(device) for key in _PARTS if isinstance(value := getattr(self, key), Tensor)}
+        return dataclasses.replace(self, **tensors)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write tensors as safetensors, tables as Parquet and the schema as JSON; all of it or nothing.
+
+        An existing `directory` is replaced only if it holds saved records.
+        """
+        from safetensors.torch import save_file
+
+        target = Path(directory)
+        if target.exists() and not (target / "records.json").exists():
+            reject("directory", "a new directory or saved records", f"{target} with other content", "Choose another path.")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        except OSError as error:
+            reject("directory", "a writable place", f"{target}: {error.strerror}", "Choose another path.")
+        try:
+            parts = {key: value for key in _PARTS if (value := getattr(self, key)) is not None}
+            save_file({k: v.detach().cpu().contiguous() for k, v in parts.items() if isinstance(v, Tensor)}, scratch / "tensors.safetensors")
+            for key, value in parts.items():
+                if isinstance(value, pd.DataFrame):
+                    value.to_parquet(scratch / f"{key}.parquet")
+            header = {"name": self.name, "schema": dataclasses.asdict(self.schema)}
+            (scratch / "records.json").write_text(json.dumps(header, default=str))
+            if target.exists():
+                old = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+                os.replace(target, old)
+                shutil.rmtree(old)
+            os.replace(scratch, target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return target
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Records:
+        """Read what `save` wrote."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        source = Path(directory)
+        try:
+            header = json.loads((source / "records.json").read_text())
+            parts: dict[str, Any] = dict(load_file(source / "tensors.safetensors"))
+            for path in source.glob("*.parquet"):
+                parts[path.stem] = pd.read_parquet(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            reject("directory", "records written by `Records.save`", f"{source}: {error}", "Check the path, or save them again.")
+        return cls(**parts, schema=Schema(**header["schema"]), name=header["name"])
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, schema: Schema, *, name: str = "records", optional: Sequence[str] = ()) -> Records:
+        """Split one table by its schema; columns that the schema does not name are features.
+
+        Args:
+            frame: `[n, columns]`.
+            schema: what the columns are.
+            name: for messages.
+            optional: schema keys whose columns may be absent, e.g. `("target", "logits")`.
+
+        Raises:
+            InputError: a column is missing, a target has no class, a logit is not a number.
+        """
+        features, targets, logits, metadata = split_frame(frame, schema, name, tuple(optional))
+        return cls(features, targets, logits, metadata, schema, name)
+
+    @classmethod
+    def from_file(cls, path: str | Path, schema: Schema | None = None, *, name: str = "", optional: Sequence[str] = ()) -> Records:
+        """Read CSV, Parquet (both need `schema`) or npz with `logits` or `probs`, `targets` or `labels`, `features`."""
+        label = name or Path(path).stem
+        if Path(path).suffix == ".npz":
+            return cls(**read_npz(path), schema=schema or Schema(), name=label)
+        if schema is None:
+            reject("schema", "a Schema for a table", "None", "Say which column is the target, e.g. Schema(target='label').")
+        return cls.from_frame(read_table(path), schema, name=label, optional=optional)
+
+    @property
+    def _multilabel(self) -> bool:
+        return self.schema.multilabel or (self.targets is not None and self.targets.ndim == 2)
+
+    def _require(self, key: str) -> Tensor:
+        value = getattr(self, key)
+        if value is None:
+            raise InputError(f"`{self.name}`: expected records with {key}, got none. Build them with {key}, or collect(model, loader).")
+        return value  # type: ignore[no-any-return]
+
+
+_PARTS = ("features", "targets", "logits", "metadata")
+
+
+def _check_logits(logits: Tensor | None, name: str) -> None:
+    if logits is None:
+        return
+    if not logits.is_floating_point() or logits.ndim not in (1, 2):
+        reject("logits", "float [n] or [n, k]", f"{logits.dtype} {list(logits.shape)} in {name!r}", "Pass raw model outputs before softmax.")
+    if bad := int((~logits.isfinite()).reshape(len(logits), -1).any(1).sum()) if logits.numel() else 0:
+        reject("logits", "finite values", f"NaN or infinity in {bad} of {len(logits)} rows of {name!r}", "Find the rows that break the model, or drop them.")
+
+
+def _check_targets(targets: Tensor | None, logits: Tensor | None, schema: Schema, name: str) -> None:
+    if targets is None:
+        return
+    if targets.ndim not in (1, 2) or targets.dtype not in (torch.int64, torch.float32, torch.float64):
+        reject("targets", "int64 class ids or float values, [n] or [n, k]", f"{targets.dtype} {list(targets.shape)} in {name!r}", "Convert with .long() for classes.")
+    if targets.is_floating_point() and not bool(targets.isfinite().all()):
+        reject("targets", "finite values", f"NaN or infinity in {name!r}", "Drop rows without a label, or leave targets out.")
+    if targets.dtype != torch.int64 or not len(targets) or logits is None:
+        return
+    classes = 2 if logits.ndim == 1 or targets.ndim == 2 else logits.shape[1]
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= classes:
+        remedy = "Map labels to 0..k-1, or declare `classes` in the schema."
+        reject("targets", f"class ids in 0..{classes - 1}", f"{low}..{high} in {name!r}", remedy)
