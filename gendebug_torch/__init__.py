@@ -34,7 +34,7 @@ _HOME = {
 }
 _TOPICS = ("attribution", "calibration", "callbacks", "curves", "shift")
 
-__all__ = sorted([*_HOME, *_TOPICS])  # noqa: PLE0605
+__all__ = sorted([*_HOME, *_TOPICS])
 
 
 def __getattr__(name: str) -> Any:

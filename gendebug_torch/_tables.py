@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 # Probabilities of exactly 0 or 1 have no finite logit; this floor keeps log(p) inside float32.
 SMALLEST_PROB = 1e-38
 
+_COLUMN_KEYS = (
+    *("target", "time", "label_time", "group", "source", "categorical", "ids", "metadata"),
+    *("logits", "probs", "noise", "causal", "direction"),
+)
+
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """A CSV or Parquet file as a DataFrame; anything unreadable is an `InputError` that names the file."""
@@ -33,7 +38,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         reject("path", "a readable table", f"{source}: {error}", "Check that the path is right and the file is whole.")
 
 
-def read_npz(path: str | Path) -> dict[str, Tensor | None]:
+def read_npz(path: str | Path) -> dict[str, Any]:
     """`features`, `targets` and `logits` of an npz file, read without unpickling."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -69,7 +74,8 @@ def split_frame(
     absent = _absent_columns(frame, schema, optional)
     if absent:
         listed = ", ".join(f"{column!r} ({key})" for column, key in absent.items())
-        reject("schema", f"columns that {name!r} has: {', '.join(map(str, frame.columns))}", f"missing {listed}", "Correct the schema or the table.")
+        known = ", ".join(map(str, frame.columns))
+        reject("schema", f"columns that {name!r} has: {known}", f"missing {listed}", "Correct the schema or the table.")
     outside = [column for column in schema.outside_features if column in frame]
     scores = {schema.target, *schema.logits, *schema.probs}
     meta = [column for column in outside if column not in scores]
@@ -118,9 +124,8 @@ def model_inputs(records: Records) -> Tensor:
 
 
 def _absent_columns(frame: pd.DataFrame, schema: Schema, optional: tuple[str, ...]) -> dict[str, str]:
-    keys = ("target", "time", "label_time", "group", "source", "categorical", "ids", "metadata", "logits", "probs", "noise", "causal", "direction")
     absent = {}
-    for key in keys:
+    for key in _COLUMN_KEYS:
         value = getattr(schema, key)
         columns = (value,) if isinstance(value, str) else tuple(value or ())
         if key not in optional:

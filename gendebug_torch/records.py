@@ -188,7 +188,7 @@ class Records:
 
     def to(self, device: str | torch.device) -> Records:
         """The same records with their tensors on `device`; tables stay in host memory."""
-        tensors = {key: value.to(device) for key in _PARTS if isinstance(value := getattr(self, key), Tensor)}
+        tensors: dict[str, Any] = {key: value.to(device) for key in _PARTS if isinstance(value := getattr(self, key), Tensor)}
         return dataclasses.replace(self, **tensors)
 
     def save(self, directory: str | Path) -> Path:
@@ -208,7 +208,8 @@ class Records:
             reject("directory", "a writable place", f"{target}: {error.strerror}", "Choose another path.")
         try:
             parts = {key: value for key in _PARTS if (value := getattr(self, key)) is not None}
-            save_file({k: v.detach().cpu().contiguous() for k, v in parts.items() if isinstance(v, Tensor)}, scratch / "tensors.safetensors")
+            tensors = {key: value.detach().cpu().contiguous() for key, value in parts.items() if isinstance(value, Tensor)}
+            save_file(tensors, scratch / "tensors.safetensors")
             for key, value in parts.items():
                 if isinstance(value, pd.DataFrame):
                     value.to_parquet(scratch / f"{key}.parquet")
@@ -283,16 +284,19 @@ def _check_logits(logits: Tensor | None, name: str) -> None:
     if logits is None:
         return
     if not logits.is_floating_point() or logits.ndim not in (1, 2):
-        reject("logits", "float [n] or [n, k]", f"{logits.dtype} {list(logits.shape)} in {name!r}", "Pass raw model outputs before softmax.")
+        got = f"{logits.dtype} {list(logits.shape)} in {name!r}"
+        reject("logits", "float [n] or [n, k]", got, "Pass raw model outputs before softmax.")
     if bad := int((~logits.isfinite()).reshape(len(logits), -1).any(1).sum()) if logits.numel() else 0:
-        reject("logits", "finite values", f"NaN or infinity in {bad} of {len(logits)} rows of {name!r}", "Find the rows that break the model, or drop them.")
+        got = f"NaN or infinity in {bad} of {len(logits)} rows of {name!r}"
+        reject("logits", "finite values", got, "Find the rows that break the model, or drop them.")
 
 
 def _check_targets(targets: Tensor | None, logits: Tensor | None, schema: Schema, name: str) -> None:
     if targets is None:
         return
     if targets.ndim not in (1, 2) or targets.dtype not in (torch.int64, torch.float32, torch.float64):
-        reject("targets", "int64 class ids or float values, [n] or [n, k]", f"{targets.dtype} {list(targets.shape)} in {name!r}", "Convert with .long() for classes.")
+        got = f"{targets.dtype} {list(targets.shape)} in {name!r}"
+        reject("targets", "int64 class ids or float values, [n] or [n, k]", got, "Convert with .long() for classes.")
     if targets.is_floating_point() and not bool(targets.isfinite().all()):
         reject("targets", "finite values", f"NaN or infinity in {name!r}", "Drop rows without a label, or leave targets out.")
     if targets.dtype != torch.int64 or not len(targets) or logits is None:

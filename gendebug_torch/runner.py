@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
-import json
-import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch._shards import Shards
 from gendebug_torch._tables import model_inputs
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
@@ -51,7 +49,7 @@ def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[
     flags = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     home = parameters[0].device if parameters else None
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
         for module in modules:
             module.training = False
@@ -118,9 +116,8 @@ def collect(
             out["features"] = inputs
         return out
 
-    rows = map_rows(
-        step, loader, model=model, unpack=unpack, device=device, precision=precision, batch_size=batch_size, progress=progress, checkpoint=checkpoint
-    )
+    how: dict[str, Any] = {"unpack": unpack, "device": device, "precision": precision, "batch_size": batch_size}
+    rows = map_rows(step, loader, model=model, progress=progress, checkpoint=checkpoint, **how)
     if isinstance(loader, Records):
         return Records(loader.features, loader.targets, rows["logits"], loader.metadata, loader.schema, loader.name)
     return Records(rows.get("features"), rows.get("targets"), rows["logits"], name=name)
@@ -165,13 +162,14 @@ def map_rows(
         reject("precision", f"one of {', '.join(_AUTOCAST)}", repr(precision), "Choose one of them.")
     place = _device(device)
     rank, world = _rank()
-    shards = _Shards(checkpoint, model, rank, world)
+    shards = Shards(checkpoint, model, rank, world)
     parts: dict[int, dict[str, Tensor]] = shards.load()
     waiting: dict[int, dict[str, Tensor]] = {}
     limit = [2**62]
     dtype = _AUTOCAST[precision]
     total = len(data) if hasattr(data, "__len__") and not isinstance(data, (Tensor, Records)) else None
-    with evaluating(model or step, device=place), torch.set_grad_enabled(grad), torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
+    autocast = torch.autocast(place.type, dtype=dtype, enabled=dtype is not None)
+    with evaluating(model or step, device=place), torch.set_grad_enabled(grad), autocast:
         for number, batch in enumerate(_progress(_batches(data, batch_size, place), total, progress)):
             if number % world != rank or number in parts:
                 continue
@@ -193,8 +191,9 @@ def _run_halving(step: Step, inputs: Any, targets: Tensor | None, limit: list[in
         stop = min(rows, start + limit[0])
         size = stop - start
         whole = size == rows
+        cut = targets if whole or targets is None else targets[start:stop]
         try:
-            outputs.append(step(inputs if whole else _cut(inputs, start, stop), targets if whole or targets is None else targets[start:stop]))
+            outputs.append(step(inputs if whole else _cut(inputs, start, stop), cut))
             start = stop
             failed = None
         except RuntimeError as error:
@@ -226,9 +225,8 @@ def _logits(output: Any) -> Tensor:
         keys = f" with keys {sorted(output)}" if isinstance(output, Mapping) else ""
         remedy = "Wrap it so that it returns the logits, e.g. `lambda x: model(x)[0]` or `.logits`."
         reject("model", "a model that returns a Tensor of logits", f"{type(output).__name__}{keys}", remedy)
-    if output.ndim == 2 and output.shape[1] == 1:
-        output = output[:, 0]
-    return output.float()
+    logits: Tensor = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
+    return logits.float()
 
 
 def _unpack(batch: Any) -> tuple[Any, Tensor | None]:
@@ -249,7 +247,7 @@ def _batches(data: Any, batch_size: int | None, device: torch.device) -> Iterato
             cut = slice(start, start + size)
             yield (inputs[cut],) if targets is None else (inputs[cut], targets[cut])
     elif isinstance(data, Tensor):
-        yield from data.split(batch_size or _ROWS.get(device.type, 2048))
+        yield from torch.split(data, batch_size or _ROWS.get(device.type, 2048))
     elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, pd.DataFrame, Mapping)):
         sampler = getattr(data, "sampler", None)
         if isinstance(sampler, torch.utils.data.DistributedSampler):
@@ -295,7 +293,7 @@ def _to_host(waiting: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tenso
 
     host = {number: {key: copy(tensor) for key, tensor in out.items()} for number, out in waiting.items()}
     if any(tensor.is_cuda for out in waiting.values() for tensor in out.values()):
-        done = torch.cuda.Event()
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
         done.synchronize()
     return host
@@ -342,60 +340,3 @@ def _progress(batches: Iterator[Any], total: int | None, show: bool) -> Iterable
     from tqdm.auto import tqdm
 
     return tqdm(batches, total=total, unit="batch", leave=False)
-
-
-class _Shards:
-    """Outputs on disk, one file per flush, written whole or not at all; absent a directory it does nothing."""
-
-    def __init__(self, directory: str | Path | None, model: Model | None, rank: int, world: int) -> None:
-        self.directory = None if directory is None else Path(directory)
-        self.rank = rank
-        if self.directory is not None:
-            self._claim(self.directory, {"model": _fingerprint(model), "world": world})
-
-    def load(self) -> dict[int, dict[str, Tensor]]:
-        """Batches that an earlier run of this rank has finished."""
-        parts: dict[int, dict[str, Tensor]] = {}
-        if self.directory is not None:
-            from safetensors.torch import load_file
-
-            for path in sorted(self.directory.glob(f"rank{self.rank}-*.safetensors")):
-                for key, tensor in load_file(path).items():
-                    number, _, name = key.partition("/")
-                    parts.setdefault(int(number), {})[name] = tensor
-        return parts
-
-    def save(self, parts: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """Write finished batches and hand them back."""
-        if self.directory is not None and parts:
-            from safetensors.torch import save_file
-
-            path = self.directory / f"rank{self.rank}-{min(parts):09d}.safetensors"
-            flat = {f"{number}/{key}": tensor.contiguous() for number, out in parts.items() for key, tensor in out.items()}
-            save_file(flat, path.with_suffix(".part"))
-            os.replace(path.with_suffix(".part"), path)
-        return parts
-
-    @staticmethod
-    def _claim(directory: Path, run: dict[str, Any]) -> None:
-        header = directory / "run.json"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            known = json.loads(header.read_text()) if header.exists() else None
-            if known is None:
-                header.write_text(json.dumps(run))
-        except (OSError, ValueError) as error:
-            reject("checkpoint", "a directory that can be written", f"{directory}: {error}", "Choose another directory.")
-        if known not in (None, run):
-            reject("checkpoint", "shards of this model and number of ranks", f"{directory} of another run", "Choose an empty directory.")
-
-
-def _fingerprint(model: Model | None) -> str:
-    """A digest of the weights, so that shards of another network are never mixed in."""
-    digest = hashlib.sha256(type(model).__qualname__.encode())
-    if isinstance(model, nn.Module):
-        for key, tensor in model.state_dict().items():
-            digest.update(key.encode())
-            if isinstance(tensor, Tensor):
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()
