@@ -17,11 +17,11 @@ from gendebug_torch.errors import reject
 class Shards:
     """Outputs on disk, one file per flush, written whole or not at all; absent a directory it does nothing."""
 
-    def __init__(self, directory: str | Path | None, model: object, rank: int, world: int) -> None:
+    def __init__(self, directory: str | Path | None, model: object, rank: int, run: dict[str, Any]) -> None:
         self.directory = None if directory is None else Path(directory)
         self.rank = rank
         if self.directory is not None:
-            self._claim(self.directory, {"model": _fingerprint(model), "world": world})
+            self._claim(self.directory, run | {"model": _fingerprint(model)})
 
     def load(self) -> dict[int, dict[str, Tensor]]:
         """Batches that an earlier run of this rank has finished."""
@@ -53,11 +53,13 @@ class Shards:
             directory.mkdir(parents=True, exist_ok=True)
             known = json.loads(header.read_text()) if header.exists() else None
             if known is None:
-                header.write_text(json.dumps(run))
+                scratch = directory / "run.part"
+                scratch.write_text(json.dumps(run))
+                os.replace(scratch, header)
         except (OSError, ValueError) as error:
             reject("checkpoint", "a directory that can be written", f"{directory}: {error}", "Choose another directory.")
         if known not in (None, run):
-            reject("checkpoint", "shards of this model and number of ranks", f"{directory} of another run", "Choose an empty directory.")
+            reject("checkpoint", "shards of this model, batch size, precision and number of ranks", f"{directory} of another run", "Choose an empty directory.")
 
 
 def _fingerprint(model: object) -> str:

@@ -109,7 +109,7 @@ def collect(
     """
 
     def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
-        out = {"logits": _logits(_call(model, inputs))}
+        out = {"logits": logits_of(model, inputs)}
         if targets is not None:
             out["targets"] = targets.long() if not targets.is_floating_point() else targets
         if keep_features and isinstance(inputs, Tensor) and not isinstance(loader, Records):
@@ -162,7 +162,7 @@ def map_rows(
         reject("precision", f"one of {', '.join(_AUTOCAST)}", repr(precision), "Choose one of them.")
     place = _device(device)
     rank, world = _rank()
-    shards = Shards(checkpoint, model, rank, world)
+    shards = Shards(checkpoint, model, rank, {"world": world, "precision": precision, "batch_size": batch_size})
     parts: dict[int, dict[str, Tensor]] = shards.load()
     waiting: dict[int, dict[str, Tensor]] = {}
     limit = [2**62]
@@ -214,13 +214,18 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def _call(model: Model, inputs: Any) -> Any:
+def logits_of(model: Model, inputs: Any) -> Tensor:
+    """One pass of the model: float32 logits `[n]` or `[n, k]`; a column `[n, 1]` becomes `[n]`.
+
+    A mapping is passed as keyword arguments, a tuple or list as positional ones.
+
+    Raises:
+        InputError: the model returns something else than a Tensor.
+    """
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
-
-
-def _logits(output: Any) -> Tensor:
+        output = model(**inputs)
+    else:
+        output = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
     if not isinstance(output, Tensor):
         keys = f" with keys {sorted(output)}" if isinstance(output, Mapping) else ""
         remedy = "Wrap it so that it returns the logits, e.g. `lambda x: model(x)[0]` or `.logits`."

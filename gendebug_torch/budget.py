@@ -1,0 +1,87 @@
+"""What a check will cost in seconds: declared work, turned into time by a short probe of this model here."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gendebug_torch.errors import reject
+from gendebug_torch.records import Records
+from gendebug_torch.registry import Cost
+from gendebug_torch.runner import logits_of, map_rows
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PROBE_ROWS = 512
+_PROBE_ELEMENTS = 2**20
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured rates of this machine with this model, per second.
+
+    Args:
+        forwards: rows through the model.
+        backwards: rows through the model and back to its inputs.
+        elements: elementary operations on float64 tensors.
+    """
+
+    forwards: float
+    backwards: float
+    elements: float
+
+    def seconds(self, cost: Cost) -> float:
+        """Time that this work takes at these rates."""
+        return cost.forwards / self.forwards + cost.backwards / self.backwards + cost.elements / self.elements
+
+
+def seconds_of(budget: str | float) -> float:
+    """Seconds of `90`, `90s`, `2m` or `1.5h`.
+
+    Raises:
+        InputError: anything else, or a budget that is not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(budget).lower())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not seconds > 0:
+        reject("budget", "a positive time such as `90s`, `2m` or `1h`", repr(budget), "Write a number and a unit.")
+    return seconds
+
+
+def probe_speed(given: Mapping[str, Any], device: str | torch.device = "auto") -> Speed:
+    """Rates measured on a few hundred rows of the given records, in well under a second for a small model.
+
+    The second of two equal runs is timed: the first pays for compiled kernels and cold caches.
+    Without a model, or without rows to feed it, the model's rates are infinite, since no check can use it.
+    """
+    elements = torch.arange(_PROBE_ELEMENTS, dtype=torch.float64)
+    rate = 3 * _PROBE_ELEMENTS / _seconds(lambda: elements.mul(0.5).add_(1.0).sum())
+    sets = [given[name] for name in ("validation", "production", "train")]
+    rows = next((r for r in sets if isinstance(r, Records) and r.features is not None and len(r)), None)
+    model = given["model"]
+    if model is None or rows is None:
+        return Speed(float("inf"), float("inf"), rate)
+    sample = rows.select(range(min(_PROBE_ROWS, len(rows))))
+
+    def forward(inputs: Any, targets: Any) -> dict[str, torch.Tensor]:
+        return {"logits": logits_of(model, inputs)}
+
+    def backward(inputs: Any, targets: Any) -> dict[str, torch.Tensor]:
+        points = inputs.detach().requires_grad_()
+        return {"gradient": torch.autograd.grad(logits_of(model, points).sum(), points)[0]}
+
+    there = _seconds(lambda: map_rows(forward, sample, model=model, device=device))
+    differentiable = sample.features is None or not isinstance(sample.features, torch.Tensor) or sample.features.is_floating_point()
+    back = _seconds(lambda: map_rows(backward, sample, model=model, device=device, grad=True)) if differentiable else 3 * there
+    return Speed(len(sample) / there, len(sample) / back, rate)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    work()
+    started = time.perf_counter()
+    work()
+    return max(time.perf_counter() - started, 1e-9)
