@@ -59,7 +59,8 @@ class Shards:
         except (OSError, ValueError) as error:
             reject("checkpoint", "a directory that can be written", f"{directory}: {error}", "Choose another directory.")
         if known not in (None, run):
-            reject("checkpoint", "shards of this model, batch size, precision and number of ranks", f"{directory} of another run", "Choose an empty directory.")
+            expected = "shards of this model, batch size, precision and number of ranks"
+            reject("checkpoint", expected, f"{directory} of another run", "Choose an empty directory.")
 
 
 def _fingerprint(model: object) -> str:
@@ -69,5 +70,5 @@ def _fingerprint(model: object) -> str:
         for key, tensor in model.state_dict().items():
             digest.update(key.encode())
             if isinstance(tensor, Tensor):
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+                digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

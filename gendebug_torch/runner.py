@@ -222,10 +222,8 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
     Raises:
         InputError: the model returns something else than a Tensor.
     """
-    if isinstance(inputs, Mapping):
-        output = model(**inputs)
-    else:
-        output = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    positional = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+    output = model(**inputs) if isinstance(inputs, Mapping) else model(*positional)
     if not isinstance(output, Tensor):
         keys = f" with keys {sorted(output)}" if isinstance(output, Mapping) else ""
         remedy = "Wrap it so that it returns the logits, e.g. `lambda x: model(x)[0]` or `.logits`."

@@ -1,0 +1,46 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from gendebug_torch import Cause, Finding, Severity
+from gendebug_torch.errors import InputError
+from gendebug_torch.finding import findings_from_json, findings_to_json
+
+
+def finding(**fields):
+    return Finding("shift.ks", Cause.COVARIATE_SHIFT, Severity.WARN, "a moved by 0.3", **fields)
+
+
+def test_json_round_trip(tmp_path):
+    written = [finding(subject="a", numbers={"d": 0.3, "bins": [1, 2]}, remedy="Rebuild a."), finding()]
+    path = tmp_path / "findings.json"
+    path.write_text(findings_to_json(written))
+    assert findings_from_json(path) == written
+    assert findings_from_json(path.read_text()) == written
+
+
+def test_numbers_become_plain_json():
+    numbers = finding(
+        numbers={"t": torch.tensor([1.0, float("nan")]), "s": np.float32(2), "inf": float("inf"), "d": {"x": np.int64(1)}, "o": object}
+    ).numbers
+    assert numbers["t"] == [1.0, None]
+    assert numbers["inf"] is None
+    json.dumps(dict(numbers), allow_nan=False)
+
+
+def test_strings_become_members_and_unknown_ones_are_refused():
+    assert Finding("a.b", "threshold", "fail", "s").cause is Cause.THRESHOLD
+    with pytest.raises(ValueError, match="nonsense"):
+        Finding("a.b", "nonsense", "fail", "s")
+
+
+def test_from_dict_names_what_is_missing():
+    with pytest.raises(InputError, match="no remedy"):
+        Finding.from_dict({key: value for key, value in finding().to_dict().items() if key != "remedy"})
+
+
+def test_severities_are_ordered():
+    levels = [Severity(name).level for name in ("ok", "note", "warn", "fail", "errored")]
+    assert levels == sorted(set(levels))

@@ -1,0 +1,213 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gendebug_torch import Records, Schema
+from gendebug_torch._tables import logits_of_probs, model_inputs, numeric_features
+from gendebug_torch.errors import InputError
+
+
+def frame(n=6):
+    return pd.DataFrame(
+        {
+            "amount": np.linspace(0, 1, n),
+            "shop": list("ababab")[:n],
+            "when": pd.date_range("2024-01-01", periods=n),
+            "label": ["no", "yes", "no", "yes", "yes", "no"][:n],
+            "score": np.linspace(-2, 2, n),
+        }
+    )
+
+
+SCHEMA = Schema(target="label", time="when", classes=("no", "yes"), logits="score", categorical="shop")
+
+
+def records():
+    return Records.from_frame(frame(), SCHEMA, name="validation")
+
+
+def test_a_table_is_split_by_its_schema():
+    made = records()
+    assert list(made.features.columns) == ["amount", "shop"]
+    assert list(made.metadata.columns) == ["when"]
+    assert made.targets.tolist() == [0, 1, 0, 1, 1, 0]
+    assert made.logits.shape == (6,)
+    assert len(made) == 6
+
+
+def test_derived_values():
+    made = Records(logits=torch.tensor([[2.0, 0.0], [0.0, 1.0]]), targets=torch.tensor([0, 0]))
+    assert made.probs.sum(1).tolist() == pytest.approx([1, 1])
+    assert made.predicted.tolist() == [0, 1]
+    assert made.correct.tolist() == [True, False]
+    assert made.confidence.tolist() == pytest.approx(made.probs.amax(1).tolist())
+    binary = Records(logits=torch.tensor([-1.0, 3.0]))
+    assert binary.predicted.tolist() == [0, 1]
+    assert binary.confidence.min() >= 0.5
+    many = Records(logits=torch.tensor([[-1.0, 3.0]]), targets=torch.tensor([[0, 1]]))
+    assert many.predicted.tolist() == [[0, 1]]
+
+
+def test_select_and_concat():
+    made = records()
+    part = made.select(made.targets == 1)
+    assert part.features["amount"].tolist() == made.features["amount"][[1, 3, 4]].tolist()
+    assert part.select([2, 0]).targets.tolist() == [1, 1]
+    joined = Records.concat([part, made.select([0])])
+    assert len(joined) == 4
+    assert len(joined.metadata) == 4
+    with pytest.raises(InputError, match="mask of length 6"):
+        made.select(torch.tensor([True]))
+
+
+def test_save_and_load(tmp_path):
+    made = records()
+    made.save(tmp_path / "kept")
+    back = Records.load(tmp_path / "kept")
+    pd.testing.assert_frame_equal(back.features, made.features)
+    pd.testing.assert_frame_equal(back.metadata, made.metadata)
+    assert torch.equal(back.logits, made.logits)
+    assert (back.schema, back.name) == (made.schema, made.name)
+    made.select([0]).save(tmp_path / "kept")
+    assert len(Records.load(tmp_path / "kept")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_save_never_replaces_a_foreign_directory(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="other content"):
+        records().save(tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_from_file(tmp_path, suffix):
+    path = tmp_path / f"table.{suffix}"
+    frame().to_csv(path, index=False) if suffix == "csv" else frame().to_parquet(path)
+    assert Records.from_file(path, SCHEMA).targets.tolist() == [0, 1, 0, 1, 1, 0]
+
+
+def test_from_npz(tmp_path):
+    probs = np.array([[0.25, 0.75], [1.0, 0.0]])
+    np.savez(tmp_path / "a.npz", probs=probs, labels=np.array([1, 0], dtype=np.int32))
+    made = Records.from_file(tmp_path / "a.npz")
+    assert made.targets.dtype == torch.int64
+    assert np.allclose(made.probs, probs)
+
+
+def test_probabilities_give_themselves_back():
+    p = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    assert torch.allclose(logits_of_probs(p).sigmoid(), p)
+    with pytest.raises(InputError, match="`probs`"):
+        logits_of_probs(torch.tensor([2.0]))
+
+
+def test_numeric_features_leave_codes_out():
+    names, values = numeric_features(records())
+    assert names == ("amount",)
+    assert values.shape == (6, 1)
+    names, values = numeric_features(Records(features=torch.zeros(3, 2, 2)))
+    assert names[-1] == "feature_3"
+
+
+def test_model_inputs_refuses_text_and_missing_values():
+    with pytest.raises(InputError, match="shop"):
+        model_inputs(records())
+    holes = Records(features=pd.DataFrame({"a": [1.0, None]}))
+    with pytest.raises(InputError, match=r"NaN in \['a'\]"):
+        model_inputs(holes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "at least one"),
+        ({"logits": torch.zeros(3), "targets": torch.zeros(2).long()}, "one length"),
+        ({"logits": torch.tensor([1.0, float("nan")])}, "NaN or infinity in 1 of 2"),
+        ({"logits": torch.tensor([1, 2])}, "int64"),
+        ({"logits": torch.zeros(2, 3, 4)}, r"\[2, 3, 4\]"),
+        ({"logits": torch.zeros(2, 3), "targets": torch.tensor([0, 3])}, "0..2"),
+        ({"targets": torch.tensor([True, False])}, "bool"),
+        ({"targets": torch.tensor([1.0, float("nan")])}, "finite"),
+    ],
+)
+def test_what_cannot_be_records(fields, words):
+    with pytest.raises(InputError, match=words):
+        Records(**fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: f.drop(columns="label"), "missing 'label'"),
+        (lambda f: f.assign(label=[None, *f["label"][1:]]), "1 of 6 missing"),
+        (lambda f: f.assign(label="maybe"), "maybe"),
+        (lambda f: f.assign(score="x"), "score"),
+        (lambda f: f.assign(score=np.nan), "NaN or infinity in 6 of 6"),
+    ],
+)
+def test_what_cannot_be_a_table(change, words):
+    with pytest.raises(InputError, match=words):
+        Records.from_frame(change(frame()), SCHEMA)
+
+
+def test_text_classes_must_be_ordered_by_the_caller():
+    with pytest.raises(InputError, match=r"classes: \['no', 'yes'\]"):
+        Records.from_frame(frame(), Schema(target="label"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.npz", "t.xlsx"])
+def test_unreadable_files(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    if name == "t.csv" and content:
+        pytest.skip("any text is a CSV")
+    with pytest.raises(InputError, match=r"`path`: expected .*t\."):
+        Records.from_file(path, SCHEMA)
+
+
+def test_truncated_parquet(tmp_path):
+    path = tmp_path / "t.parquet"
+    frame().to_parquet(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"t\.parquet"):
+        Records.from_file(path, SCHEMA)
+
+
+def test_an_npz_is_never_unpickled(tmp_path):
+    np.savez(tmp_path / "bad.npz", logits=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(InputError, match="npz"):
+        Records.from_file(tmp_path / "bad.npz")
+
+
+def test_schema_file(tmp_path):
+    path = tmp_path / "schema.yaml"
+    path.write_text("target: label\nclasses: [DOWN, UP]\ncategorical: day\n")
+    schema = Schema.from_file(path)
+    assert schema.classes == ("DOWN", "UP")
+    assert schema.categorical == ("day",)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("taget: label", "taget"),
+        ("- a\n- b", "mapping"),
+        ("target: [", "YAML"),
+        ("logits: a\nprobs: b", "both"),
+        ("direction: {a: up}", "increasing"),
+    ],
+)
+def test_bad_schema_files(tmp_path, text, words):
+    path = tmp_path / "schema.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words):
+        Schema.from_file(path)
+
+
+def test_empty_table(tmp_path):
+    empty = Records.from_frame(frame().iloc[:0].assign(label=[]), Schema(target="label", classes=("no",), time="when", categorical="shop"))
+    assert len(empty) == 0
+    assert len(empty.select([])) == 0

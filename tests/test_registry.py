@@ -1,0 +1,98 @@
+from collections.abc import Iterator
+
+import pytest
+
+from gendebug_torch import Cause, Finding, Severity, registry
+from gendebug_torch.errors import CheckError, InputError, reject
+from gendebug_torch.records import Records
+from gendebug_torch.registry import Cost, check
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """A registry of its own, so that a test leaves no check behind."""
+    monkeypatch.setattr(registry, "_CHECKS", {})
+    return registry
+
+
+def planted(checks, body=None):
+    @check("demo.small", cause=Cause.THRESHOLD, needs=("validation.logits",), cost=lambda given: Cost(elements=5))
+    def is_small(validation: Records, *, limit: float = 0.5) -> Iterator[Finding]:
+        """Says whether it is small.
+
+        Args:
+            limit: what counts as small,
+                in units.
+
+        Source: Somebody (2020), Journal.
+        """
+        if body is not None:
+            body()
+        yield is_small.finding(Severity.OK, "fine")
+
+    return is_small
+
+
+def test_the_signature_is_the_schema(checks):
+    made = planted(checks)
+    assert made.inputs == ("validation",)
+    assert made.options["limit"].default == 0.5
+    assert made.options["limit"].type is float
+    assert made.options["limit"].help == "what counts as small, in units."
+    assert made.summary == "Says whether it is small."
+    assert made.source == "Somebody (2020), Journal."
+    assert checks.registered_checks() == (made,)
+
+
+def test_absent_input_is_a_skipped_finding(checks):
+    (finding,) = planted(checks).run({"validation": None})
+    assert finding.severity is Severity.SKIPPED
+    assert "validation.logits" in finding.summary
+
+
+def test_a_break_becomes_an_errored_finding_with_its_traceback(checks):
+    import torch
+
+    def explode():
+        raise ZeroDivisionError("boom")
+
+    given = {"validation": Records(logits=torch.zeros(3))}
+    (finding,) = planted(checks, explode).run(given)
+    assert finding.severity is Severity.ERRORED
+    assert "ZeroDivisionError: boom" in finding.numbers["traceback"]
+
+
+def test_refused_input_says_so(checks):
+    import torch
+
+    (finding,) = planted(checks, lambda: reject("x", "a", "b", "Do c.")).run({"validation": Records(logits=torch.zeros(3))})
+    assert finding.summary == "Refused its input: `x`: expected a, got b. Do c."
+
+
+def test_unknown_option(checks):
+    with pytest.raises(InputError, match="limti"):
+        planted(checks).run({}, {"limti": 1})
+
+
+def test_contract_of_the_decorator(checks):
+    planted(checks)
+    with pytest.raises(CheckError, match="twice"):
+        planted(checks)
+    with pytest.raises(CheckError, match="vocabulary"):
+
+        @check("demo.a", cause=Cause.THRESHOLD)
+        def strange(dataset): ...
+
+    with pytest.raises(CheckError, match="annotation and a default"):
+
+        @check("demo.b", cause=Cause.THRESHOLD)
+        def bare(validation, *, limit=3): ...
+
+
+def test_only_findings_may_be_yielded(checks):
+    @check("demo.c", cause=Cause.THRESHOLD)
+    def wrong(validation: Records) -> Iterator[Finding]:
+        yield "text"
+
+    with pytest.raises(CheckError, match="str"):
+        wrong(None)

@@ -1,0 +1,64 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats as scipy_stats
+
+from gendebug_torch import stats
+
+
+@pytest.mark.parametrize("probability", [0.001, 0.025, 0.5, 0.8, 0.995])
+def test_normal_quantile(probability):
+    assert stats.normal_quantile(probability) == pytest.approx(scipy_stats.norm.ppf(probability), rel=1e-9, abs=1e-12)
+
+
+def test_wilson_interval_equals_scipy():
+    successes, trials = torch.tensor([0, 3, 10, 50]), torch.tensor([10, 10, 10, 1000])
+    low, high = stats.wilson_interval(successes, trials)
+    for k, n, a, b in zip(successes.tolist(), trials.tolist(), low.tolist(), high.tolist(), strict=True):
+        expected = scipy_stats.binomtest(k, n).proportion_ci(method="wilson")
+        assert (a, b) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_wilson_interval_without_trials_says_nothing():
+    low, high = stats.wilson_interval(torch.tensor([0]), torch.tensor([0]))
+    assert (float(low), float(high)) == (0.0, 1.0)
+
+
+def test_adjusted_p_values():
+    p = torch.tensor([0.01, 0.04, 0.03, math.nan, 0.005])
+    assert stats.holm_adjusted(p)[[0, 1, 2, 4]].tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm_adjusted(p)[3].isnan()
+    asked = p[~p.isnan()].double().numpy()
+    expected = scipy_stats.false_discovery_control(asked)
+    assert np.allclose(stats.benjamini_hochberg_adjusted(p)[[0, 1, 2, 4]].numpy(), expected)
+
+
+def test_adjusted_p_values_of_nothing():
+    assert stats.holm_adjusted(torch.tensor([math.nan])).isnan().all()
+    assert stats.benjamini_hochberg_adjusted(torch.empty(0)).shape == (0,)
+
+
+def test_holm_keeps_the_family_wise_error():
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(2000, 20, generator=generator)
+    alarms = torch.stack([stats.holm_adjusted(row).min() < 0.05 for row in p]).double().mean()
+    assert float(alarms) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+
+
+def test_bootstrap_interval_of_a_mean_covers():
+    generator = torch.Generator().manual_seed(1)
+    hits = 0
+    for seed in range(100):
+        x = torch.randn(200, generator=generator, dtype=torch.float64)
+        replicates = stats.bootstrap_replicates(lambda w, x=x: w @ x / w.sum(1), 200, replicates=300, seed=seed)
+        low, high = stats.percentile_interval(replicates)
+        hits += int(low <= 0 <= high)
+    assert hits >= 87
+
+
+def test_bootstrap_leaves_the_global_random_state():
+    before = torch.get_rng_state()
+    stats.bootstrap_replicates(lambda w: w.sum(1), 10)
+    assert torch.equal(before, torch.get_rng_state())
