@@ -1,0 +1,201 @@
+"""One battery over all registered checks: power, false alarms, determinism, untouched inputs, odd inputs."""
+
+import copy
+import math
+from dataclasses import replace
+from importlib import import_module
+
+import pandas as pd
+import pytest
+import torch
+
+from gendebug_torch import Finding, Records, Severity
+from gendebug_torch._plotting import axes
+from gendebug_torch.finding import findings_from_json, findings_to_json
+from gendebug_torch.suite import TOPICS, all_checks
+
+CHECKS = {check.name: check for check in all_checks()}
+PLANTS, CLEAN = {}, {}
+for topic in TOPICS:
+    module = import_module(f"tests.contract.plants_{topic}")
+    PLANTS |= module.PLANTS
+    CLEAN |= module.CLEAN
+SEEDS = 20
+every_check = pytest.mark.parametrize("name", CHECKS)
+
+
+def worst(findings):
+    return max((finding.severity for finding in findings), key=lambda severity: severity.level)
+
+
+def alarmed(findings):
+    assert worst(findings) is not Severity.ERRORED, [f.numbers.get("traceback") for f in findings]
+    return worst(findings).level >= Severity.WARN.level
+
+
+def run(name, given):
+    return CHECKS[name].run(given)
+
+
+def said(findings):
+    return [finding.to_dict() for finding in findings]
+
+
+def finite(value):
+    if isinstance(value, dict):
+        return all(map(finite, value.values()))
+    if isinstance(value, list):
+        return all(map(finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def test_every_check_has_a_plant_and_a_clean_input():
+    assert set(PLANTS) == set(CLEAN) == set(CHECKS)
+
+
+@every_check
+def test_power(name):
+    found = sum(alarmed(run(name, PLANTS[name](seed))) for seed in range(SEEDS))
+    assert found >= 0.9 * SEEDS, f"{found} of {SEEDS} planted faults found"
+
+
+@every_check
+def test_false_alarms(name):
+    alarms = sum(alarmed(run(name, CLEAN[name](seed))) for seed in range(100, 100 + SEEDS))
+    assert alarms <= 0.1 * SEEDS, f"{alarms} false alarms in {SEEDS}"
+
+
+@every_check
+@pytest.mark.parametrize("inputs", [PLANTS, CLEAN], ids=["plant", "clean"])
+def test_deterministic_and_inputs_unchanged(name, inputs):
+    given = inputs[name](0)
+    kept = {key: copy.deepcopy(value) for key, value in given.items()}
+    state = torch.get_rng_state()
+    first = said(run(name, given))
+    assert torch.equal(state, torch.get_rng_state())
+    assert first == said(run(name, given))
+    for key, value in given.items():
+        if isinstance(value, Records):
+            assert equal(value, kept[key]), f"{name} changed {key}"
+        if isinstance(value, torch.nn.Module):
+            now, then = value.state_dict(), kept[key].state_dict()
+            assert all(torch.equal(now[entry], then[entry]) for entry in then)
+            assert [m.training for m in value.modules()] == [m.training for m in kept[key].modules()]
+
+
+def equal(a, b):
+    for part in ("features", "targets", "logits", "metadata"):
+        x, y = getattr(a, part), getattr(b, part)
+        if isinstance(x, pd.DataFrame):
+            pd.testing.assert_frame_equal(x, y)
+        elif x is not None and not torch.equal(x, y):
+            return False
+    return True
+
+
+@every_check
+@pytest.mark.parametrize("inputs", [PLANTS, CLEAN], ids=["plant", "clean"])
+def test_findings_are_sound(name, inputs):
+    findings = run(name, inputs[name](1))
+    assert findings
+    for finding in findings:
+        assert finding.check == name
+        assert finding.summary
+        assert finding.remedy or finding.severity.level < Severity.WARN.level, "an alarm says what to do"
+        assert finite(finding.to_dict()["numbers"])
+        assert "nan" not in finding.summary.lower().split()
+    assert findings_from_json(findings_to_json(findings)) == [replace(f, evidence=None) for f in findings]
+
+
+@every_check
+def test_evidence_draws_on_a_given_axis(name):
+    drawn = [finding for finding in run(name, PLANTS[name](2)) if finding.evidence is not None]
+    assert drawn, "an alarm shows its evidence"
+    for finding in drawn[:2]:
+        ax = axes()
+        assert finding.evidence.plot(ax) is ax
+        assert ax.get_title()
+        assert ax.get_xlabel()
+        table = finding.evidence.table()
+        assert isinstance(table, pd.DataFrame)
+        assert len(table)
+
+
+def records_of(given):
+    return [key for key, value in given.items() if isinstance(value, Records)]
+
+
+@every_check
+@pytest.mark.parametrize("inputs", [PLANTS, CLEAN], ids=["plant", "clean"])
+def test_row_order_does_not_matter(name, inputs):
+    given = inputs[name](3)
+    shuffled = dict(given)
+    for key in records_of(given):
+        shuffled[key] = given[key].select(torch.randperm(len(given[key]), generator=torch.Generator().manual_seed(9)))
+    assert worst(run(name, shuffled)) is worst(run(name, given))
+
+
+@every_check
+def test_float32_says_the_same(name):
+    given = PLANTS[name](4)
+    narrow = dict(given)
+    for key in records_of(given):
+        part = given[key]
+        changes = {}
+        if part.logits is not None:
+            changes["logits"] = part.logits.float()
+        if isinstance(part.features, pd.DataFrame):
+            numeric = part.features.select_dtypes("float64").columns
+            changes["features"] = part.features.astype(dict.fromkeys(numeric, "float32"))
+        narrow[key] = replace(part, **changes)
+    assert worst(run(name, narrow)) is worst(run(name, given))
+
+
+def odd(given, kind):
+    """The same input made degenerate in every Records that it has."""
+    changed = dict(given)
+    for key in records_of(given):
+        part = given[key]
+        if kind in ("empty", "one row"):
+            changed[key] = part.select(range(0 if kind == "empty" else 1))
+        elif kind == "one class" and part.targets is not None and part.targets.dtype == torch.int64:
+            changed[key] = replace(part, targets=torch.zeros_like(part.targets))
+        elif kind == "constant" and part.features is not None:
+            constant = part.features * 0 + 1 if isinstance(part.features, torch.Tensor) else part.features.assign(**{c: 1.0 for c in part.features})
+            changed[key] = replace(part, features=constant)
+        elif kind == "missing" and isinstance(part.features, pd.DataFrame):
+            changed[key] = replace(part, features=part.features.assign(**{part.features.columns[0]: float("nan")}))
+    return changed
+
+
+@every_check
+@pytest.mark.parametrize("kind", ["empty", "one row", "one class", "constant", "missing"])
+def test_odd_inputs_give_a_finding_or_a_refusal(name, kind):
+    findings = run(name, odd(CLEAN[name](5), kind))
+    assert findings
+    for finding in findings:
+        assert isinstance(finding, Finding)
+        if finding.severity is Severity.ERRORED:
+            assert finding.summary.startswith("Refused its input:"), finding.numbers["traceback"]
+        assert finite(finding.to_dict()["numbers"])
+
+
+@every_check
+def test_absent_input_is_reported_as_skipped(name):
+    (finding,) = run(name, {})
+    assert finding.severity is Severity.SKIPPED
+
+
+@every_check
+def test_cost_is_declared(name):
+    cost = CHECKS[name].cost(CLEAN[name](6))
+    assert cost.elements + cost.forwards + cost.backwards > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@every_check
+def test_cuda_says_the_same(name):
+    given = PLANTS[name](7)
+    moved = {key: value.to("cuda") if isinstance(value, (Records, torch.nn.Module)) else value for key, value in given.items()}
+    assert worst(run(name, moved)) is worst(run(name, PLANTS[name](7)))
