@@ -1,0 +1,175 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gendebug_torch.cli import main
+
+NETWORK = """
+import torch
+from torch import nn
+def build():
+    torch.manual_seed(0)
+    return nn.Linear(2, 1)
+broken = 3
+"""
+
+
+def write_table(path, n=800, seed=0, shift=0.0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 2))
+    score = 1.5 * x[:, 0]
+    y = (rng.random(n) < 1 / (1 + np.exp(-score))).astype(int)
+    pd.DataFrame({"a": x[:, 0], "b": x[:, 1] + shift, "label": y, "score": score}).to_csv(path, index=False)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_table("validation.csv")
+    write_table("production.csv", seed=1)
+    write_table("shifted.csv", seed=2, shift=1.5)
+    (tmp_path / "schema.yaml").write_text("target: label\nlogits: score\n")
+    (tmp_path / f"net_{os.getpid()}.py").write_text(NETWORK)
+    return tmp_path
+
+
+def diagnose(*more, production="production.csv"):
+    return main(["diagnose", "--validation", "validation.csv", "--production", production, "--schema", "schema.yaml", "--out", "out", *more])
+
+
+def findings():
+    with open("out/findings.json") as file:
+        return json.load(file)
+
+
+def test_clean_tables_exit_with_zero(place, capsys):
+    assert diagnose() == 0
+    assert "nothing" in capsys.readouterr().out
+    assert set(findings()[0]) == {"check", "cause", "severity", "subject", "summary", "numbers", "remedy"}
+
+
+def test_a_shift_exits_with_one_and_is_named(place):
+    assert diagnose(production="shifted.csv") == 1
+    assert any(f["check"] == "shift.ks" and f["subject"] == "b" for f in findings())
+    assert diagnose("--fail-on", "never", production="shifted.csv") == 0
+
+
+def test_only_and_options(place):
+    options = '{"shift.ks": {"min_effect": 0.99}}'
+    assert diagnose("--only", '["shift.ks"]', "--options", options, production="shifted.csv") == 0
+    assert {f["check"] for f in findings()} == {"shift.ks"}
+
+
+def test_production_may_lack_labels(place):
+    pd.read_csv("production.csv").drop(columns="label").to_csv("production.csv", index=False)
+    assert diagnose() == 0
+
+
+def test_a_network_is_imported(place):
+    (place / "schema.yaml").write_text("target: label\nmetadata: score\n")
+    assert diagnose("--model", f"net_{os.getpid()}:build", "--fail-on", "never") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--schema", "absent.yaml"], "absent.yaml"),
+        (["--production", "absent.csv"], "absent.csv"),
+        (["--model", "nowhere"], "MODULE:NAME"),
+        (["--model", "nowhere:net"], "nowhere"),
+        (["--budget", "soon"], "budget"),
+        (["--only", '["shfit"]'], "Did you mean 'shift'"),
+        (["--out", "/proc/nowhere"], "out"),
+    ],
+)
+def test_bad_input_exits_with_two_and_says_why(place, capsys, arguments, words):
+    assert diagnose(*arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_unknown_flags_exit_with_two(place):
+    with pytest.raises(SystemExit) as stopped:
+        main(["diagnose", "--outt", "x"])
+    assert stopped.value.code == 2
+
+
+def test_curves(place, capsys):
+    epoch = np.arange(40)
+    overfit = pd.DataFrame({"epoch": epoch, "train_loss": np.exp(-epoch / 8), "val_loss": 0.5 + (epoch - 12) ** 2 / 800})
+    overfit.to_csv("curves.csv", index=False)
+    assert main(["curves", "curves.csv", "--out", "out"]) == 1
+    assert any(f["cause"] == "overfitting" for f in findings())
+
+
+def test_recalibrate(place):
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(3000, 4, generator=generator)
+    targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    np.savez("logits.npz", logits=(logits * 2).numpy(), labels=targets.numpy())
+    assert main(["recalibrate", "--logits", "logits.npz", "--out", "out"]) == 0
+    assert any(path.suffix == ".json" and "calibration" in path.name for path in (place / "out").iterdir())
+    assert main(["recalibrate", "--logits", "logits.npz", "--out", "out", "--fail-on", "warn"]) == 1
+
+
+def test_attribute(place):
+    (place / "schema.yaml").write_text("target: label\nmetadata: score\n")
+    model = f"net_{os.getpid()}:build"
+    arguments = ["attribute", "--model", model, "--data", "validation.csv", "--schema", "schema.yaml", "--out", "out"]
+    assert main(arguments) == 0
+    written = pd.read_parquet("out/attributions.parquet")
+    assert list(written.columns[:2]) == ["a", "b"]
+    assert len(written) == 800
+    assert main([*arguments, "--method", "Saliency"]) == 0
+    assert main([*arguments, "--method", "Nonsense"]) == 2
+
+
+def test_checks_lists_every_check(place, capsys):
+    from gendebug_torch.suite import all_checks
+
+    assert main(["checks"]) == 0
+    text = capsys.readouterr().out
+    assert all(check.name in text for check in all_checks())
+    assert main(["checks", "--as_json", "true"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(all_checks())
+
+
+@pytest.mark.parametrize("command", ["diagnose", "recalibrate", "attribute", "curves", "checks"])
+def test_help_teaches(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "Exit code" in text
+    assert "--" in text
+
+
+def test_the_entry_point_runs(place):
+    done = subprocess.run([sys.executable, "-m", "gendebug_torch.cli", "--help"], capture_output=True, text=True, check=True)
+    assert "diagnose" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_real_tables_from_files_alone(place, shared_data, kind):
+    table = pd.read_parquet(shared_data / "elec2" / "electricity.parquet")
+    cuts = {"train": table[:20000], "validation": table[20000:30000], "production": table[30000:]}
+    for name, part in cuts.items():
+        part.to_csv(f"{name}.csv", index=False) if kind == "csv" else part.to_parquet(f"{name}.parquet")
+    (place / "elec.yaml").write_text("target: class\nclasses: [DOWN, UP]\n")
+    tables = [argument for name in cuts for argument in (f"--{name}", f"{name}.{kind}")]
+    assert main(["diagnose", *tables, "--schema", "elec.yaml", "--out", "out"]) == 1
+    shifted = {f["subject"] for f in findings() if f["check"] == "shift.ks" and f["severity"] in ("warn", "fail")}
+    assert "date" in shifted
+
+
+def test_three_real_occupancy_tables(place, shared_data):
+    files = {"train": "datatraining", "validation": "datatest", "production": "datatest2"}
+    tables = [argument for name, file in files.items() for argument in (f"--{name}", str(shared_data / "occupancy" / f"{file}.parquet"))]
+    (place / "occupancy.yaml").write_text("target: Occupancy\ntime: date\n")
+    assert main(["diagnose", *tables, "--schema", "occupancy.yaml", "--out", "out"]) == 1
+    assert any(f["check"] == "shift.ks" and f["severity"] in ("warn", "fail") for f in findings())
