@@ -40,7 +40,8 @@ def place(tmp_path, monkeypatch):
 
 
 def diagnose(*more, production="production.csv"):
-    return main(["diagnose", "--validation", "validation.csv", "--production", production, "--schema", "schema.yaml", "--out", "out", *more])
+    tables = ["--validation", "validation.csv", "--production", production]
+    return main(["diagnose", *tables, "--schema", "schema.yaml", "--out", "out", *more])
 
 
 def findings():

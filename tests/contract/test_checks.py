@@ -161,7 +161,8 @@ def odd(given, kind):
         elif kind == "one class" and part.targets is not None and part.targets.dtype == torch.int64:
             changed[key] = replace(part, targets=torch.zeros_like(part.targets))
         elif kind == "constant" and part.features is not None:
-            constant = part.features * 0 + 1 if isinstance(part.features, torch.Tensor) else part.features.assign(**dict.fromkeys(part.features, 1.0))
+            table = part.features
+            constant = table * 0 + 1 if isinstance(table, torch.Tensor) else table.assign(**dict.fromkeys(table, 1.0))
             changed[key] = replace(part, features=constant)
         elif kind == "missing" and isinstance(part.features, pd.DataFrame):
             changed[key] = replace(part, features=part.features.assign(**{part.features.columns[0]: float("nan")}))
