@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch._tables import read_npz, read_table, split_frame
-from gendebug_torch.errors import InputError, reject
+from gendebug_torch.errors import reject
 
 _LIST_KEYS = ("categorical", "ids", "classes", "metadata", "logits", "probs", "noise", "causal")
 _METADATA_KEYS = ("time", "label_time", "group", "source")
@@ -133,25 +133,25 @@ class Records:
     @property
     def probs(self) -> Tensor:
         """`[n]` for one binary logit (sigmoid), else `[n, k]` (softmax, or sigmoid if multilabel), float64."""
-        logits = self._require("logits").double()
-        return logits.sigmoid() if logits.ndim == 1 or self._multilabel else logits.softmax(-1)
+        logits = _required(self, "logits").double()
+        return logits.sigmoid() if logits.ndim == 1 or _is_multilabel(self) else logits.softmax(-1)
 
     @property
     def confidence(self) -> Tensor:
         """Probability of the predicted class, `[n]` (`[n, k]` if multilabel), float64 in [0, 1]."""
         probs = self.probs
-        return torch.maximum(probs, 1 - probs) if probs.ndim == 1 or self._multilabel else probs.amax(-1)
+        return torch.maximum(probs, 1 - probs) if probs.ndim == 1 or _is_multilabel(self) else probs.amax(-1)
 
     @property
     def predicted(self) -> Tensor:
         """Predicted class ids, `[n]` int64 (`[n, k]` of 0/1 if multilabel); a binary logit of 0 is class 0."""
-        logits = self._require("logits")
-        return (logits > 0).long() if logits.ndim == 1 or self._multilabel else logits.argmax(-1)
+        logits = _required(self, "logits")
+        return (logits > 0).long() if logits.ndim == 1 or _is_multilabel(self) else logits.argmax(-1)
 
     @property
     def correct(self) -> Tensor:
         """Whether the prediction equals the target, bool, shaped like `predicted`."""
-        return self.predicted == self._require("targets")
+        return self.predicted == _required(self, "targets")
 
     def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:
         """The rows where a `[n]` bool mask is true, or at the given int positions, in that order."""
@@ -266,18 +266,19 @@ class Records:
             reject("schema", "a Schema for a table", "None", "Say which column is the target, e.g. Schema(target='label').")
         return cls.from_frame(read_table(path), schema, name=label, optional=optional)
 
-    @property
-    def _multilabel(self) -> bool:
-        return self.schema.multilabel or (self.targets is not None and self.targets.ndim == 2)
-
-    def _require(self, key: str) -> Tensor:
-        value = getattr(self, key)
-        if value is None:
-            raise InputError(f"`{self.name}`: expected records with {key}, got none. Build them with {key}, or collect(model, loader).")
-        return value  # type: ignore[no-any-return]
-
 
 _PARTS = ("features", "targets", "logits", "metadata")
+
+
+def _required(records: Records, key: str) -> Tensor:
+    value: Tensor | None = getattr(records, key)
+    if value is None:
+        reject(records.name, f"records with {key}", "none", f"Build them with {key}, or collect(model, loader).")
+    return value
+
+
+def _is_multilabel(records: Records) -> bool:
+    return records.schema.multilabel or (records.targets is not None and records.targets.ndim == 2)
 
 
 def _check_logits(logits: Tensor | None, name: str) -> None:

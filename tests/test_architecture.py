@@ -140,9 +140,9 @@ def run(code):
 def test_importing_is_light_and_opens_no_socket():
     code = """
 import sys, socket
+import torch
 def refuse(*a, **k): raise AssertionError("a socket was opened")
 socket.socket = refuse
-import torch
 before = set(sys.modules)
 import time; started = time.perf_counter()
 import gendebug_torch
