@@ -95,5 +95,5 @@ def decide(causes: Sequence[LikelyCause]) -> tuple[str, tuple[str, ...]]:
     cures = {likely.cure for likely in causes}
     decision = next((name for name in DECISIONS if name in cures), "nothing")
     behind = [likely for likely in causes if likely.cure == decision]
-    sentences = dict.fromkeys(finding.summary for likely in behind[:3] for finding in likely.findings[:3])
+    sentences = dict.fromkeys(finding.summary for likely in behind[:2] for finding in likely.findings[:2])
     return decision, tuple(sentences)

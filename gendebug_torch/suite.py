@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
@@ -81,22 +81,21 @@ class Diagnosis:
 
     def to_html(self, *, title: str = "Diagnosis", **extras: Any) -> str:
         """One self-contained page; `extras` are the `tables` and `pictures` of `report.render_html`."""
-        return report.render_html(self.findings, **self._page(title), **extras)
+        return report.render_html(self.findings, **self._verdict(title), context=self.context, **extras)
 
     def write(self, directory: str | Path, *, title: str = "Diagnosis", **extras: Any) -> Path:
         """Write `report.html` and `findings.json` into a directory, each whole or not at all."""
-        return report.write_report(directory, self.findings, **self._page(title), **extras)
+        return report.write_report(directory, self.findings, **self._verdict(title), context=self.context, **extras)
 
     def __str__(self) -> str:
-        page = self._page("Diagnosis")
-        return report.render_text(self.findings, **page)
+        return report.render_text(self.findings, **self._verdict("Diagnosis"))
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
-    def _page(self, title: str) -> dict[str, Any]:
+    def _verdict(self, title: str) -> dict[str, Any]:
         causes = [(likely.cause, likely.subject, likely.findings) for likely in self.causes]
-        return {"title": title, "decision": self.decision, "reasons": self.reasons, "causes": causes, "context": self.context}
+        return {"title": title, "decision": self.decision, "reasons": self.reasons, "causes": causes}
 
 
 def all_checks() -> tuple[Check, ...]:
@@ -228,12 +227,12 @@ def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
     return check.finding(Severity.SKIPPED, summary, numbers={"estimated_seconds": seconds, "seconds_left": left}, remedy=remedy)
 
 
-def _bar(checks: Sequence[Check], show: bool) -> Sequence[Check]:
+def _bar(checks: Sequence[Check], show: bool) -> Iterable[Check]:
     if not show:
         return checks
     from tqdm.auto import tqdm
 
-    bar: Sequence[Check] = tqdm(checks, desc="checks", unit="check", leave=False)
+    bar: Iterable[Check] = tqdm(checks, desc="checks", unit="check", leave=False)
     return bar
 
 

@@ -1,0 +1,99 @@
+"""Findings as plain text, Markdown and JUnit XML."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from gendebug_torch.finding import Cause, Finding, Severity
+
+Causes = Sequence[tuple[Cause, str, Sequence[Finding]]]
+
+_WIDTH = 100
+# XML 1.0 allows no other control characters (W3C, Extensible Markup Language, section 2.2).
+_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def words(name: str) -> str:
+    """`move_threshold` as it reads: `move threshold`."""
+    return name.replace("_", " ")
+
+
+def render_text(findings: Sequence[Finding], *, title: str, decision: str, reasons: Sequence[str], causes: Causes) -> str:
+    """A table for the terminal, at most 100 columns wide: the decision, likely causes, then every finding."""
+    lines = [f"{title}: {words(decision)}", *(_wrapped(f"- {reason}", "  ") for reason in reasons), ""]
+    if causes:
+        lines += ["Likely causes", *(f"  {place}. {_cause(*likely)}" for place, likely in enumerate(causes[:5], 1)), ""]
+    shown = [finding for finding in findings if finding.severity not in (Severity.OK, Severity.SKIPPED)]
+    for finding in shown:
+        subject = f"  {finding.subject}" if finding.subject else ""
+        lines.append(f"{finding.severity.upper():8} {finding.check}{subject}")
+        lines.append(_wrapped(finding.summary, "         "))
+        if finding.remedy and finding.severity.level >= Severity.WARN.level:
+            lines.append(_wrapped(f"> {finding.remedy}", "         "))
+    lines += _quiet(findings)
+    return "\n".join(lines).rstrip()
+
+
+def render_markdown(findings: Sequence[Finding], *, title: str, decision: str, reasons: Sequence[str], causes: Causes) -> str:
+    """The same as Markdown, for a pull request or a wiki."""
+    lines = [f"# {title}: {words(decision)}", "", *(f"- {_cell(reason)}" for reason in reasons), ""]
+    if causes:
+        lines += ["## Likely causes", "", *(f"{place}. {_cell(_cause(*likely))}" for place, likely in enumerate(causes, 1)), ""]
+    lines += ["## Findings", "", "| severity | check | subject | summary | what to do |", "|---|---|---|---|---|"]
+    for finding in findings:
+        cells = (finding.severity, finding.check, finding.subject, finding.summary, finding.remedy)
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def render_junit(findings: Sequence[Finding], *, name: str = "gendebug") -> str:
+    """JUnit XML for a CI server: one case per finding; warn and fail are failures, a broken check is an error."""
+    counts = {
+        "tests": len(findings),
+        "failures": sum(finding.severity in (Severity.WARN, Severity.FAIL) for finding in findings),
+        "errors": sum(finding.severity is Severity.ERRORED for finding in findings),
+        "skipped": sum(finding.severity is Severity.SKIPPED for finding in findings),
+    }
+    suite = ElementTree.Element("testsuite", {"name": _legal(name)} | {key: str(value) for key, value in counts.items()})
+    for finding in findings:
+        title = finding.subject or finding.check
+        case = ElementTree.SubElement(suite, "testcase", classname=finding.check, name=_legal(title))
+        kind = {"warn": "failure", "fail": "failure", "errored": "error", "skipped": "skipped"}.get(finding.severity.value)
+        if kind is not None:
+            entry = ElementTree.SubElement(case, kind, message=_legal(finding.summary), type=finding.cause.value)
+            entry.text = _legal(str(finding.numbers.get("traceback") or finding.remedy))
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _cause(cause: Cause, subject: str, supported_by: Sequence[Finding]) -> str:
+    where = f" in {subject}" if subject else ""
+    checks = ", ".join(dict.fromkeys(finding.check for finding in supported_by))
+    return f"{words(cause.value)}{where} ({checks})"
+
+
+def _quiet(findings: Sequence[Finding]) -> list[str]:
+    """What was ruled out and what did not run, one line each."""
+    ruled_out = sorted({finding.check for finding in findings if finding.severity is Severity.OK})
+    skipped = [finding for finding in findings if finding.severity is Severity.SKIPPED]
+    lines = [""] if ruled_out or skipped else []
+    if ruled_out:
+        lines.append(_wrapped(f"Ruled out by: {', '.join(ruled_out)}", "  "))
+    lines += [_wrapped(f"{finding.check}: {finding.summary}", "  ") for finding in skipped]
+    return lines
+
+
+def _wrapped(text: str, indent: str) -> str:
+    first = indent if not text.startswith(("Ruled", "- ")) else "" if text.startswith("Ruled") else "  "
+    return textwrap.fill(" ".join(text.split()), _WIDTH, initial_indent=first, subsequent_indent=indent + "  ", break_long_words=False)
+
+
+def _cell(text: str) -> str:
+    escaped = str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(escaped.split())
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub("", text)

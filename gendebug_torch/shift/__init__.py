@@ -1,0 +1,35 @@
+"""Two samples of the same columns, compared: quantities, categories, missing values and the model's confidence."""
+
+from gendebug_torch.shift.categories import CategoryShift as CategoryShift
+from gendebug_torch.shift.categories import MissingShift as MissingShift
+from gendebug_torch.shift.categories import category_shift as category_shift
+from gendebug_torch.shift.categories import missing_shift as missing_shift
+from gendebug_torch.shift.categories import unseen_excess as unseen_excess
+from gendebug_torch.shift.confidence import ConfidenceShift as ConfidenceShift
+from gendebug_torch.shift.confidence import confidence_shift as confidence_shift
+from gendebug_torch.shift.feature import Atom as Atom
+from gendebug_torch.shift.feature import FeatureShift as FeatureShift
+from gendebug_torch.shift.feature import feature_shift as feature_shift
+from gendebug_torch.shift.feature import largest_atom as largest_atom
+from gendebug_torch.shift.ks import KSTest as KSTest
+from gendebug_torch.shift.ks import PreparedReference as PreparedReference
+from gendebug_torch.shift.ks import ks_two_sample as ks_two_sample
+from gendebug_torch.shift.ks import prepare_reference as prepare_reference
+
+__all__ = [
+    "Atom",
+    "CategoryShift",
+    "ConfidenceShift",
+    "FeatureShift",
+    "KSTest",
+    "MissingShift",
+    "PreparedReference",
+    "category_shift",
+    "confidence_shift",
+    "feature_shift",
+    "ks_two_sample",
+    "largest_atom",
+    "missing_shift",
+    "prepare_reference",
+    "unseen_excess",
+]

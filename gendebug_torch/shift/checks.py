@@ -1,0 +1,370 @@
+"""The checks of this topic: thresholds, findings and wording."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.finding import Cause, Finding, Severity
+from gendebug_torch.records import Records
+from gendebug_torch.registry import Cost, check
+from gendebug_torch.shift.categories import CategoryShift, category_shift, missing_shift, unseen_excess
+from gendebug_torch.shift.columns import SharedColumns, codes, every_column, gaps, level_values, paired_values, quantities, shared_columns
+from gendebug_torch.shift.confidence import ConfidenceShift, confidence_shift
+from gendebug_torch.shift.feature import Atom, feature_shift, largest_atom
+from gendebug_torch.shift.ks import KSTest, PreparedReference, ks_two_sample, prepare_reference
+from gendebug_torch.stats import holm_adjusted
+
+FAIL_EFFECT = 0.3
+# A column with fewer distinct values is taken for a code, whose levels may well grow without being a default.
+FEWEST_DISTINCT = 20
+
+
+def _cost(given: Mapping[str, Any]) -> Cost:
+    sizes = [_cells(given.get(name)) for name in ("validation", "train")]
+    return Cost(elements=20.0 * ((sizes[0] or sizes[1]) + _cells(given.get("production"))))
+
+
+def _cells(records: Records | None) -> float:
+    if records is None or records.features is None:
+        return 0.0
+    shape = records.features.shape
+    return float(math.prod(shape))
+
+
+def _confidence_cost(given: Mapping[str, Any]) -> Cost:
+    return Cost(elements=20.0 * sum(float(r.logits.numel()) for r in map(given.get, ("validation", "production")) if r is not None))
+
+
+def _nothing_to_compare(self_check: Any) -> Finding:
+    remedy = "Pass validation or train with features."
+    found: Finding = self_check.finding(
+        Severity.SKIPPED, "Skipped: needs validation.features or train.features.", numbers={"lacks": ["validation.features"]}, remedy=remedy
+    )
+    return found
+
+
+def _lost(self_check: Any, pair: SharedColumns, textual: tuple[str, ...] = ()) -> Iterator[Finding]:
+    for name, problem in [(n, "absent") for n in pair.absent] + [(n, "no longer numeric") for n in textual]:
+        yield self_check.finding(
+            Severity.FAIL,
+            f"The column {name} of {pair.reference.name} is {problem} in {pair.production.name}.",
+            cause=Cause.TRAIN_SERVE_SKEW,
+            subject=name,
+            numbers={"absent": problem == "absent"},
+            remedy=f"Deliver {name} in production as it was in training, or retrain without it.",
+        )
+
+
+def _p(value: float) -> str:
+    return "p < 1e-16" if value < 1e-16 else f"p = {value:.2g}"
+
+
+@check("shift.ks", cause=Cause.COVARIATE_SHIFT, needs=("production.features",), cost=_cost)
+def features_keep_their_distribution(
+    production: Records,
+    validation: Records | None = None,
+    train: Records | None = None,
+    *,
+    alpha: float = 0.01,
+    min_effect: float = 0.1,
+    min_atom: float = 0.1,
+    limit: int = 20,
+) -> Iterator[Finding]:
+    """Each numeric feature is distributed in production as it was in validation (or in training, without validation).
+
+    Two-sample Kolmogorov-Smirnov tests with Holm's correction over the features. Rows are taken as independent.
+
+    Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Holm (1979), Scand. J. Statist. 6:65; for the use of
+    corrected univariate tests Rabanser, Günnemann and Lipton (2019), arXiv:1810.11953.
+
+    Args:
+        production: records with features.
+        validation: the reference, if it has features.
+        train: the reference otherwise.
+        alpha: chance of any false alarm over all features.
+        min_effect: smallest distance of the distribution functions that matters.
+        min_atom: growth of the share of one single value that matters whatever the distance.
+        limit: most features reported one by one, largest distance first.
+    """
+    this = features_keep_their_distribution
+    if (pair := shared_columns(production, validation, train, quantities)) is None:
+        yield _nothing_to_compare(this)
+        return
+    names, textual, before, after = paired_values(pair)
+    yield from _lost(this, pair, textual)
+    prepared = prepare_reference(before, names=names)
+    test = ks_two_sample(prepared, after)
+    found = _shifted(test, prepared, after, alpha, min_effect, min_atom)
+    for column, atom in found[:limit]:
+        yield _feature_finding(pair, test, prepared, before, after, column, atom)
+    yield _summary(pair, test, [column for column, _ in found], alpha, min_effect)
+
+
+def _shifted(
+    test: KSTest, prepared: PreparedReference, after: Tensor, alpha: float, min_effect: float, min_atom: float
+) -> list[tuple[int, Atom | None]]:
+    """Columns that count as shifted, largest distance first, each with the value that piles up in it, if any.
+
+    An atom that grew by g moves the distribution function by g / 2 at least, so smaller distances need no look.
+    """
+    found = []
+    candidates = (test.adjusted < alpha) & (test.statistic >= min(min_effect, min_atom / 2))
+    order = sorted(candidates.nonzero().flatten().tolist(), key=lambda column: -float(test.statistic[column]))
+    for column in order:
+        atom = largest_atom(prepared, after, column)
+        grew = atom is not None and atom.growth > min_atom and atom.live_share >= 2 * atom.reference_share
+        default = atom if atom is not None and grew and (atom.reference_distinct > FEWEST_DISTINCT or atom.live_share > 0.99) else None
+        if default is not None or float(test.statistic[column]) >= min_effect:
+            found.append((column, default))
+    return found
+
+
+def _feature_finding(
+    pair: SharedColumns, test: KSTest, prepared: PreparedReference, before: Tensor, after: Tensor, column: int, atom: Atom | None
+) -> Finding:
+    name = test.labels[column]
+    distance, location = float(test.statistic[column]), float(test.location[column])
+    low, high = (float(bound[column]) for bound in test.interval())
+    live = after[:, column]
+    medians = (float(prepared.columns[column, int(prepared.n[column]) // 2]), float(live.nanmedian()))
+    p = float(test.adjusted[column])
+    numbers = {
+        "statistic": distance,
+        "low": low,
+        "high": high,
+        "signed": float(test.signed[column]),
+        "location": location,
+        "p_value": float(test.p_value[column]),
+        "p_holm": p,
+        "n": int(test.n[column]),
+        "m": int(test.m[column]),
+        "median_reference": medians[0],
+        "median_production": medians[1],
+    }
+    text = (
+        f"{name} moved between {pair.reference.name} and {pair.production.name}: distance {distance:.2f} "
+        f"(95 % interval {low:.2f} to {high:.2f}, Holm {_p(p)}), median {medians[0]:.4g} → {medians[1]:.4g}"
+    )
+    remedy = f"Compare how {name} is computed in production and in training; if the change is real and lasting, retrain on recent rows."
+    if atom is not None:
+        numbers |= {"atom_value": atom.value, "atom_share_reference": atom.reference_share, "atom_share_production": atom.live_share}
+        text += f"; the value {atom.value:.4g} grew from {atom.reference_share:.1%} to {atom.live_share:.1%} of the rows"
+        remedy = (
+            f"{name} is constant at {atom.value:.4g} for {atom.live_share:.0%} of production rows: "
+            "a default or a missing history; rebuild it or drop it."
+        )
+    evidence = feature_shift(before[:, column], live, name=name, location=location, statistic=distance)
+    severity = Severity.FAIL if distance >= FAIL_EFFECT else Severity.WARN
+    return features_keep_their_distribution.finding(
+        severity, f"{text}.", subject=name, numbers=numbers, remedy=remedy, evidence=evidence
+    )
+
+
+def _summary(pair: SharedColumns, test: KSTest, shifted: list[int], alpha: float, min_effect: float) -> Finding:
+    this, d = features_keep_their_distribution, len(test.statistic)
+    n, m = len(pair.reference), len(pair.production)
+    judged = int(test.statistic.isfinite().sum())
+    numbers: dict[str, Any] = {"features": d, "judged": judged, "shifted": len(shifted), "n": n, "m": m, "alpha": alpha}
+    if not judged:
+        return this.finding(Severity.NOTE, f"No numeric feature could be compared: {d} columns, {n} against {m} rows.", numbers=numbers)
+    largest = int(test.statistic.nan_to_num(-1.0).argmax())
+    seen = float(test.detectable(alpha=alpha).min())
+    distance, p = float(test.statistic[largest]), float(test.adjusted[largest])
+    significant = int((test.adjusted < alpha).sum())
+    numbers |= {"largest": test.labels[largest], "statistic": distance, "p_holm": p, "significant": significant, "detectable": seen}
+    sizes = f"{n:,} against {m:,} rows"
+    if seen >= 1.0 and not shifted:
+        return this.finding(Severity.NOTE, f"Too few rows to see any shift: {sizes}.", numbers=numbers, evidence=test)
+    if shifted:
+        where = f"the largest distance is {distance:.2f} in {test.labels[largest]}"
+        text = f"{len(shifted)} of {judged} numeric features moved ({sizes}); {where}."
+        return this.finding(Severity.NOTE, text, numbers=numbers, evidence=test)
+    small = f"{significant} moved by less than {min_effect:g}; " if significant else ""
+    text = (
+        f"None of {judged} numeric features moved by {min_effect:g} or more ({sizes}): {small}largest distance {distance:.3f} in "
+        f"{test.labels[largest]} (Holm {_p(p)}); from {seen:.3f} on a shift would have been seen."
+    )
+    return this.finding(Severity.OK, text, numbers=numbers, evidence=test)
+
+
+@check("shift.missing", cause=Cause.COVARIATE_SHIFT, needs=("production.features",), cost=_cost)
+def values_are_missing_as_often(
+    production: Records,
+    validation: Records | None = None,
+    train: Records | None = None,
+    *,
+    alpha: float = 0.01,
+    min_effect: float = 0.05,
+    limit: int = 20,
+) -> Iterator[Finding]:
+    """Each feature misses as many values in production as in validation (or in training, without validation).
+
+    Source: Fisher (1922), J. R. Stat. Soc. 85:87 and the pooled z-test; Newcombe (1998), Stat. Med. 17:873 for the
+    interval; Holm (1979) over the columns.
+
+    Args:
+        production: records with features.
+        validation: the reference, if it has features.
+        train: the reference otherwise.
+        alpha: chance of any false alarm over all columns.
+        min_effect: smallest change of the share of missing values that matters.
+        limit: most columns reported one by one, largest change first.
+    """
+    this = values_are_missing_as_often
+    if (pair := shared_columns(production, validation, train, every_column)) is None:
+        yield _nothing_to_compare(this)
+        return
+    test = missing_shift(gaps(pair.reference, pair.names), gaps(pair.production, pair.names), names=pair.names)
+    low, high = test.interval()
+    before, after = test.rates
+    found = ((test.adjusted < alpha) & (test.difference.abs() >= min_effect)).nonzero().flatten().tolist()
+    for i in sorted(found, key=lambda i: -abs(float(test.difference[i])))[:limit]:
+        name, change = test.names[i], float(test.difference[i])
+        numbers = {"reference": float(before[i]), "production": float(after[i]), "difference": change, "p_holm": float(test.adjusted[i])}
+        numbers |= {"low": float(low[i]), "high": float(high[i]), "effect_h": float(test.effect[i]), "n": test.n, "m": test.m}
+        bounds = f"95 % interval {float(low[i]):+.1%} to {float(high[i]):+.1%}"
+        summary = f"Missing values of {name} went from {float(before[i]):.1%} to {float(after[i]):.1%} ({change:+.1%}, {bounds})."
+        gone = "Find the source that stopped delivering it" if change > 0 else "Find what fills it in production but did not in training"
+        severity = Severity.FAIL if abs(change) >= FAIL_EFFECT else Severity.WARN
+        remedy = f"{gone}; impute {name} in training as in production."
+        yield this.finding(severity, summary, subject=name, numbers=numbers, remedy=remedy, evidence=test)
+    if not found:
+        d = len(test.names)
+        largest = float(test.difference.abs().max()) if d else 0.0
+        numbers = {"features": d, "largest": largest, "n": test.n, "m": test.m}
+        text = f"None of {d} columns changed its share of missing values by {min_effect:.0%} or more; the largest change is {largest:.1%}."
+        if not test.n or not test.m:
+            yield this.finding(Severity.NOTE, f"No rows to compare: {test.n} against {test.m}.", numbers=numbers)
+        else:
+            yield this.finding(Severity.OK, text, numbers=numbers, evidence=test)
+
+
+@check("shift.categories", cause=Cause.COVARIATE_SHIFT, needs=("production.features",), cost=_cost)
+def categories_keep_their_shares(
+    production: Records,
+    validation: Records | None = None,
+    train: Records | None = None,
+    *,
+    alpha: float = 0.01,
+    min_effect: float = 0.1,
+    min_unseen: float = 0.01,
+    limit: int = 20,
+) -> Iterator[Finding]:
+    """Each categorical feature has the levels, in the shares, that validation (or training) has.
+
+    Unseen levels count beyond what a fresh sample of the same source would bring.
+
+    Source: Pearson (1900), Philos. Mag. 50:157 with rare levels pooled (Cochran, 1954); Bergsma (2013), J. Korean
+    Stat. Soc. 42:323 for V; Good (1953), Biometrika 40:237 for unseen levels; Holm (1979) over the columns.
+
+    Args:
+        production: records with features.
+        validation: the reference, if it has features.
+        train: the reference otherwise.
+        alpha: chance of any false alarm over all columns.
+        min_effect: smallest total variation distance, less what sampling alone gives, that matters.
+        min_unseen: smallest share of rows with unseen levels that matters.
+        limit: most columns reported one by one, largest change first.
+    """
+    this = categories_keep_their_shares
+    if (pair := shared_columns(production, validation, train, codes)) is None:
+        yield _nothing_to_compare(this)
+        return
+    yield from _lost(this, pair)
+    tests = [category_shift(level_values(pair.reference, n), level_values(pair.production, n), name=n) for n in pair.names]
+    adjusted = holm_adjusted(torch.tensor([test.p_value for test in tests], dtype=torch.float64)).tolist()
+    level = 1.0 - alpha / max(len(tests), 1)
+    found = []
+    for test, p in zip(tests, adjusted, strict=True):
+        new = test.unseen[1] >= min_unseen and unseen_excess(test, level=level) > 0.0
+        if new or (p < alpha and test.effect >= min_effect):
+            found.append((test, p, new))
+    for test, p, new in sorted(found, key=lambda entry: -entry[0].effect)[:limit]:
+        yield _category_finding(test, p, new)
+    if not found:
+        numbers = {"columns": len(tests), "n": len(pair.reference), "m": len(production)}
+        empty = not tests or not min(numbers["n"], numbers["m"])
+        text = "No categorical features to compare." if empty else f"None of {len(tests)} categorical features changed its levels."
+        yield this.finding(Severity.NOTE if empty else Severity.OK, text, numbers=numbers)
+
+
+def _category_finding(test: CategoryShift, p: float, new: bool) -> Finding:
+    count, share = test.unseen
+    numbers = {"distance": test.distance, "effect": test.effect, "cramers_v": test.cramers_v, "p_holm": p, "n": test.n, "m": test.m}
+    numbers |= {"unseen_rows": count, "unseen_share": share, "expected_unseen": test.expected_unseen, "levels": len(test.levels)}
+    text = f"{test.name} changed its levels: distance {test.distance:.2f}, Cramér's V {test.cramers_v:.2f} (Holm {_p(p)})"
+    remedy = f"Compare how {test.name} is filled in production and in training; if the change is lasting, retrain on recent rows."
+    if new:
+        text += f"; {share:.1%} of production rows have levels never seen before ({test.expected_unseen:.1%} expected)"
+        remedy = f"Decide what unseen levels of {test.name} become: a level `other` trained on rare ones, or a model without {test.name}."
+    severity = Severity.FAIL if max(test.effect, share if new else 0.0) >= FAIL_EFFECT else Severity.WARN
+    return categories_keep_their_shares.finding(
+        severity, f"{text}.", subject=test.name, numbers=numbers, remedy=remedy, evidence=test
+    )
+
+
+@check("shift.confidence", cause=Cause.COVARIATE_SHIFT, needs=("validation.logits", "production.logits"), cost=_confidence_cost)
+def confidence_keeps_its_distribution(
+    validation: Records,
+    production: Records,
+    *,
+    threshold: float = 0.5,
+    alpha: float = 0.01,
+    min_effect: float = 0.1,
+    min_ratio: float = 2.0,
+) -> Iterator[Finding]:
+    """The model is as sure in production as in validation: distribution, positive rate, share near the threshold.
+
+    Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Newcombe (1998), Stat. Med. 17:873 for the shares; Holm
+    (1979) over the three questions.
+
+    Args:
+        validation: records with logits.
+        production: records with logits.
+        threshold: decision threshold on the probability; for k classes, on the top confidence.
+        alpha: chance of any false alarm over the three questions.
+        min_effect: smallest distance, or change of a share, that matters.
+        min_ratio: smallest ratio of two shares that matters, however small they are.
+    """
+    this = confidence_keeps_its_distribution
+    shift = confidence_shift(validation.probs, production.probs, threshold=threshold)
+    n, m = shift.n.tolist()
+    if not n or not m:
+        yield this.finding(Severity.NOTE, f"No rows to compare: {n} against {m}.", numbers={"n": n, "m": m})
+        return
+    p = holm_adjusted(torch.tensor([shift.p_value, shift.rate_p_value(), shift.rate_p_value("near")], dtype=torch.float64)).tolist()
+    moved = p[0] < alpha and shift.statistic >= min_effect
+    more, spike = (
+        q < alpha and _matters(shift, what, min_effect, min_ratio) for what, q in (("positive", p[1]), ("near", p[2]))
+    )
+    before, after = shift.rates().tolist()
+    near_before, near_after = shift.rates("near").tolist()
+    numbers = {"statistic": shift.statistic, "p_holm": p[0], "n": n, "m": m, "threshold": threshold}
+    numbers |= {"mean_reference": float(shift.mean[0]), "mean_production": float(shift.mean[1])}
+    numbers |= {"positive_rate_reference": before, "positive_rate_production": after, "p_holm_positive": p[1]}
+    numbers |= {"near_share_reference": near_before, "near_share_production": near_after, "p_holm_near": p[2]}
+    low, high = shift.rate_difference("near")[1:]
+    numbers |= {"near_low": low, "near_high": high}
+    text = (
+        f"The {shift.quantity} {'moved' if moved else 'kept its distribution'}: distance {shift.statistic:.2f} (Holm {_p(p[0])}); at or "
+        f"above {threshold:g}: {before:.1%} → {after:.1%}; within {shift.half_width:g} of it: {near_before:.1%} → {near_after:.1%}"
+    )
+    alarm = moved or more or spike
+    remedy = "Find the feature that moved (shift.ks), then set the threshold anew on production-like rows." if alarm else ""
+    if spike and near_after > near_before:
+        text += ", a pile of cases near the threshold where small errors flip decisions"
+    severity = Severity.OK
+    if alarm:
+        severity = Severity.FAIL if shift.statistic >= FAIL_EFFECT else Severity.WARN
+    yield this.finding(severity, f"{text}.", subject="confidence", numbers=numbers, remedy=remedy, evidence=shift)
+
+
+def _matters(shift: ConfidenceShift, what: str, min_effect: float, min_ratio: float) -> bool:
+    """Whether a share changed by `min_effect`, or by the factor `min_ratio` in either direction."""
+    before, after = map(float, shift.rates(what))
+    return abs(after - before) >= min_effect or max(before, after) >= min_ratio * min(before, after)

@@ -1,0 +1,103 @@
+"""The columns that two records share, as values that the topic's maths can compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendebug_torch._tables import numeric_features
+from gendebug_torch.errors import reject
+from gendebug_torch.records import Records
+
+
+@dataclass(frozen=True)
+class SharedColumns:
+    """The columns that reference and production share, and those that production lacks."""
+
+    reference: Records
+    production: Records
+    names: tuple[str, ...]
+    absent: tuple[str, ...]
+
+
+def shared_columns(
+    production: Records, validation: Records | None, train: Records | None, wanted: Callable[[Records], tuple[str, ...]]
+) -> SharedColumns | None:
+    """Both sides and their columns; None where nothing is given to compare with."""
+    given = [records for records in (validation, train) if records is not None and records.features is not None]
+    if not given:
+        return None
+    reference = given[0]
+    if isinstance(reference.features, Tensor) is not isinstance(production.features, Tensor):
+        got = f"a {type(production.features).__name__} against a {type(reference.features).__name__}"
+        reject("production.features", f"the kind of features that {reference.name!r} has", got, "Pass tables, or tensors, on both sides.")
+    if isinstance(reference.features, Tensor) and isinstance(production.features, Tensor):
+        shapes = [list(records.features.shape[1:]) for records in (reference, production) if isinstance(records.features, Tensor)]
+        if shapes[0] != shapes[1]:
+            reject("production.features", f"rows of shape {shapes[0]}", str(shapes[1]), "Build both with the same preprocessing.")
+        return SharedColumns(reference, production, wanted(reference), ())
+    present = set(map(str, getattr(production.features, "columns", ())))
+    names = wanted(reference)
+    return SharedColumns(reference, production, tuple(c for c in names if c in present), tuple(c for c in names if c not in present))
+
+
+def quantities(records: Records) -> tuple[str, ...]:
+    """Numeric columns but booleans, which are levels rather than quantities."""
+    features = records.features
+    if features is None or isinstance(features, Tensor):
+        return () if features is None else tuple(f"feature_{i}" for i in range(math.prod(features.shape[1:])))
+    chosen = features.select_dtypes(include=["number"]).columns
+    return tuple(str(c) for c in chosen if c not in records.schema.categorical)
+
+
+def codes(records: Records) -> tuple[str, ...]:
+    """Columns of text, categories or booleans, and those that the schema calls categorical."""
+    features = records.features
+    if features is None or isinstance(features, Tensor):
+        return ()
+    chosen = set(features.select_dtypes(include=["object", "string", "category", "bool"]).columns) | set(records.schema.categorical)
+    return tuple(str(c) for c in features.columns if c in chosen)
+
+
+def every_column(records: Records) -> tuple[str, ...]:
+    """All feature columns, of whatever kind."""
+    return quantities(records) if isinstance(records.features, Tensor) else tuple(map(str, getattr(records.features, "columns", ())))
+
+
+def paired_values(pair: SharedColumns) -> tuple[tuple[str, ...], tuple[str, ...], Tensor, Tensor]:
+    """Shared quantities, those that are no numbers in production, and the `[n, d]` and `[m, d]` values."""
+    sides = [numeric_features(records) for records in (pair.reference, pair.production)]
+    places = [{name: i for i, name in enumerate(names)} for names, _ in sides]
+    names = tuple(name for name in pair.names if name in places[1])
+    before, after = (values[:, [place[name] for name in names]] for (_, values), place in zip(sides, places, strict=True))
+    for i, name in enumerate(names):
+        kinds = {str(_dtype(records, name)) for records in (pair.reference, pair.production)}
+        if len(kinds) > 1 and "float32" in kinds:
+            before[:, i], after[:, i] = before[:, i].float().double(), after[:, i].float().double()
+    return names, tuple(name for name in pair.names if name not in places[1]), before, after
+
+
+def _dtype(records: Records, name: str) -> Any:
+    return None if records.features is None or isinstance(records.features, Tensor) else records.features[name].dtype
+
+
+def gaps(records: Records, names: tuple[str, ...]) -> Tensor:
+    """`[n, d]` booleans, True where missing."""
+    features = records.features
+    if isinstance(features, Tensor):
+        return features.reshape(len(features), len(names)).isnan()
+    if features is None or not names:
+        return torch.zeros(len(records), 0, dtype=torch.bool)
+    by_name = {str(column): column for column in features.columns}
+    return torch.from_numpy(features[[by_name[name] for name in names]].isna().to_numpy(dtype=bool, copy=True))
+
+
+def level_values(records: Records, name: str) -> Any:
+    """`[n]` values of one column of a table."""
+    features: Any = records.features
+    return features[next(column for column in features.columns if str(column) == name)]

@@ -1,0 +1,27 @@
+"""Subgroups for which a model fails: slices by columns, slices that collapsed, clusters of errors, sheets to look at."""
+
+from gendebug_torch.slices.change import SliceChange as SliceChange
+from gendebug_torch.slices.change import slice_change as slice_change
+from gendebug_torch.slices.clusters import ErrorClusters as ErrorClusters
+from gendebug_torch.slices.clusters import error_clusters as error_clusters
+from gendebug_torch.slices.cohort import cohort_sheet as cohort_sheet
+from gendebug_torch.slices.cohort import confusion_cell as confusion_cell
+from gendebug_torch.slices.cohort import write_sheet as write_sheet
+from gendebug_torch.slices.columns import Binning as Binning
+from gendebug_torch.slices.columns import fit_binnings as fit_binnings
+from gendebug_torch.slices.search import Slices as Slices
+from gendebug_torch.slices.search import find_slices as find_slices
+
+__all__ = [
+    "Binning",
+    "ErrorClusters",
+    "SliceChange",
+    "Slices",
+    "cohort_sheet",
+    "confusion_cell",
+    "error_clusters",
+    "find_slices",
+    "fit_binnings",
+    "slice_change",
+    "write_sheet",
+]
