@@ -66,7 +66,8 @@ class LikelyCause:
     @property
     def cure(self) -> str:
         """The decision that this cause asks for by itself."""
-        broken = any(finding.numbers.get("broken_feature") for finding in self.findings)
+        # A feature that is stuck on one value, or stopped arriving, is not a new world to learn: it is to be mended.
+        broken = any(finding.numbers.get("atom_value") is not None or finding.check == "shift.missing" for finding in self.findings)
         return "fix_data" if broken else _CURE.get(self.cause, "retrain")
 
 

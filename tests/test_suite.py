@@ -139,7 +139,7 @@ def test_decisions():
     assert verdict() == ("nothing", ())
     assert verdict(found("c.e", Cause.MISCALIBRATION))[0] == "recalibrate"
     assert verdict(found("c.e", Cause.MISCALIBRATION), found("s.k", Cause.COVARIATE_SHIFT))[0] == "retrain"
-    assert verdict(found("s.k", Cause.COVARIATE_SHIFT, broken_feature=True))[0] == "fix_data"
+    assert verdict(found("s.k", Cause.COVARIATE_SHIFT, atom_value=0.5))[0] == "fix_data"
     assert verdict(found("c.r", Cause.UNDERFITTING), found("c.g", Cause.OVERFITTING))[0] == "redesign"
     assert verdict(found("a.c", Cause.UNRELIABLE_EXPLANATION))[0] == "nothing"
 

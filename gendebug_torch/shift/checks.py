@@ -361,7 +361,7 @@ def confidence_keeps_its_distribution(
     severity = Severity.OK
     if alarm:
         severity = Severity.FAIL if shift.statistic >= FAIL_EFFECT else Severity.WARN
-    yield this.finding(severity, f"{text}.", subject="confidence", numbers=numbers, remedy=remedy, evidence=shift)
+    yield this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=shift)
 
 
 def _matters(shift: ConfidenceShift, what: str, min_effect: float, min_ratio: float) -> bool:
