@@ -117,13 +117,13 @@ def _judged(
         earlier = f", against {before.ece:.1%} in validation"
     told = f"calibration error {found.ece:.1%} (95 % interval {low:.1%} to {high:.1%}){earlier}"
     if excess < limit or p_value >= alpha:
-        summary = f"{records.name} is calibrated to within {limit:.0%}: {told}; a calibrated model would show {noise:.1%} on {found.total:,} rows."
+        known = f"a calibrated model would show {noise:.1%} on {found.total:,} rows"
+        summary = f"{records.name} is calibrated to within {limit:.0%}: {told}; {known}."
         return this.finding(Severity.OK, summary, numbers=numbers, evidence=found)
     direction = "overconfident" if found.mean_confidence > found.accuracy else "underconfident"
     remedy, more = _remedy(records, found)
-    summary = (
-        f"The model is {direction} in {records.name}: {told}; it is {found.mean_confidence:.1%} sure on average and right in {found.accuracy:.1%}."
-    )
+    average = f"it is {found.mean_confidence:.1%} sure on average and right in {found.accuracy:.1%}"
+    summary = f"The model is {direction} in {records.name}: {told}; {average}."
     severity = Severity.FAIL if low >= 2 * limit else Severity.WARN
     return this.finding(severity, summary, numbers=numbers | more, remedy=remedy, evidence=found)
 

@@ -118,7 +118,7 @@ class Recalibration:
         target = Path(directory)
         scores = {"before": asdict(self.scores[0]), "after": asdict(self.scores[1])}
         ece = {"before": self.before.ece, "after": self.after.ece}
-        fitted = {key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in asdict(self.temperature).items()}
+        fitted = {key: value if math.isfinite(value) else None for key, value in asdict(self.temperature).items()}
         text = json.dumps({"chosen": self.chosen, **fitted, "scores": scores, "ece": ece}, indent=2, allow_nan=False) + "\n"
         try:
             target.mkdir(parents=True, exist_ok=True)
