@@ -30,8 +30,8 @@ def training_ended_well(
         fail_rise: relative rise of the validation loss from which overfitting is a failure.
     """
     found = diagnose_curves(curves, window=window, tolerance=tolerance, alpha=alpha)
-    numbers = {"regime": found.regime, "inflection_epoch": found.inflection_epoch, "interval": found.interval, "confidence": found.confidence}
-    numbers |= {"best_epoch": found.best_epoch, "rise": found.rise, "slope": found.slope, "gap": found.gap, "noise": found.noise}
+    keys = ("regime", "inflection_epoch", "interval", "confidence", "best_epoch", "rise", "slope", "gap", "noise")
+    numbers = {key: getattr(found, key) for key in keys}
     cause, severity, remedy = Cause.OVERFITTING, Severity.OK, ""
     if found.regime == "overfit":
         severity = Severity.FAIL if found.rise >= fail_rise else Severity.WARN
@@ -72,7 +72,7 @@ def learning_carries_over(curves: LearningCurves, *, limit: float = 0.5, window:
         yield this.finding(Severity.OK, "The training loss hardly fell: there is no gap to judge.", numbers={"learned": learned})
         return
     share = carried / learned
-    scatter = float((val.diff()[-2 * window :].std() if len(val) > 2 else val.new_tensor(math.nan))) / learned
+    scatter = float(val.diff()[-2 * window :].std()) / learned
     numbers = {"share": share, "learned": learned, "carried_over": carried, "scatter": scatter}
     told = f"the validation loss fell by {carried:.3g} while the training loss fell by {learned:.3g}: {share:.0%} carried over"
     if share + 2 * scatter / math.sqrt(window) < limit:

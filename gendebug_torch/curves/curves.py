@@ -60,8 +60,8 @@ class LearningCurves:
 
         names = dict.fromkeys([*self.metrics, *later.metrics])
         metrics = {name: join(self.metrics.get(name), later.metrics.get(name)) for name in names}
-        losses = [join(getattr(self, key), getattr(later, key)) for key in ("train_loss", "val_loss")]
-        return LearningCurves(epoch[order], *losses, metrics)
+        train_loss, val_loss = join(self.train_loss, later.train_loss), join(self.val_loss, later.val_loss)
+        return LearningCurves(epoch[order], train_loss, val_loss, metrics)
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> LearningCurves:

@@ -190,7 +190,8 @@ def _summary(
 ) -> str:
     if at is not None and interval is not None:
         where = f"after epoch {at} (90 % interval {interval[0]} to {interval[1]})"
-        return f"Overfits {where}: the validation loss then rises by {rise:.1%}, beyond its noise of {noise:.1%} per epoch (p = {turn.p_value:.2g})."
+        beyond = f"beyond its noise of {noise:.1%} per epoch (p = {turn.p_value:.2g})"
+        return f"Overfits {where}: the validation loss then rises by {rise:.1%}, {beyond}."
     told = {
         "still_learning": f"Still learning: the validation loss fell by {-slope:.1%} over the last epochs.",
         "too_noisy": f"Too noisy to tell: single epochs scatter by {noise:.1%} of the validation loss.",

@@ -66,7 +66,8 @@ def turning_point(values: Curve, *, replicates: int = 200, seed: int = 0) -> Tur
 def monotone(y: Curve) -> Curve:
     """Rising least-squares fit by pooling adjacent violators (Ayer et al., 1955)."""
     means, sizes = _pools(y)
-    return np.repeat(means, sizes)
+    fit: Curve = np.repeat(means, sizes)
+    return fit
 
 
 def _pools(y: Curve) -> tuple[list[float], list[int]]:
@@ -130,7 +131,7 @@ def _noise(y: Curve, fit: Curve) -> tuple[float, float]:
 
 def _ar(generator: np.random.Generator, replicates: int, length: int, noise: float, correlation: float) -> Curve:
     """`[r, t]` stationary AR(1) noise."""
-    shocks = generator.normal(size=(replicates, length)) * noise * (1 - correlation**2) ** 0.5
+    shocks: Curve = generator.normal(size=(replicates, length)) * noise * (1 - correlation**2) ** 0.5
     shocks[:, 0] /= (1 - correlation**2) ** 0.5
     for i in range(1, length):
         shocks[:, i] += correlation * shocks[:, i - 1]

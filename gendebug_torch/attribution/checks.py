@@ -1,0 +1,214 @@
+"""The checks of this topic: thresholds, findings and wording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from scipy.stats import ks_2samp
+from torch import Tensor, nn
+
+from gendebug_torch._tables import model_inputs
+from gendebug_torch.attribution.attribute import attribute
+from gendebug_torch.attribution.comparison import AttributionComparison, compare_attributions
+from gendebug_torch.finding import Cause, Finding, Severity
+from gendebug_torch.records import Records
+from gendebug_torch.registry import Check, Cost, check
+from gendebug_torch.stats import wilson_interval
+
+_FEWEST = 20
+
+
+def _rows(given: Mapping[str, Any], name: str, most: int = 2000) -> int:
+    records = given.get(name)
+    return 0 if records is None else min(most, len(records))
+
+
+@check(
+    "attribution.convergence",
+    cause=Cause.UNRELIABLE_EXPLANATION,
+    needs=("model", "validation.features"),
+    cost=lambda given: Cost(backwards=50.0 * _rows(given, "validation", 500), forwards=3.0 * _rows(given, "validation", 500)),
+)
+def integrated_gradients_converge(
+    model: nn.Module, validation: Records, *, steps: int = 50, limit: float = 0.05, rows: int = 500, seed: int = 0
+) -> Iterator[Finding]:
+    """Integrated gradients with this many steps add up to the change of the output.
+
+    The median over rows of |delta| / |f(x) - f(b)|, on a random sample of rows.
+
+    Source: Sundararajan, Taly and Yan (2017), section 5, arXiv:1703.01365, for the completeness axiom.
+
+    Args:
+        model: network to explain.
+        validation: rows with features.
+        steps: of the quadrature.
+        limit: relative error that matters, in the 95th percentile of rows.
+        rows: most rows to try.
+        seed: of the sample.
+    """
+    this = integrated_gradients_converge
+    sample = _sample(validation, rows, seed)
+    if not len(sample) or not model_inputs(sample).is_floating_point():
+        yield this.finding(Severity.NOTE, "No rows with floating-point features to explain.")
+        return
+    found = attribute(model, sample, steps=steps)
+    assert found.convergence_delta is not None
+    delta = found.convergence_delta.double().abs()
+    # The scale of the output guards rows whose output hardly differs from the baseline's.
+    change = (found.flat.sum(1) - found.convergence_delta.double()).abs()
+    relative = delta / torch.maximum(change, change.median().clamp(min=1e-6))
+    worst = float(relative.kthvalue(max(1, round(0.95 * len(relative)))).values)
+    numbers = {"relative_error_95": worst, "median": float(relative.median()), "steps": steps, "rows": len(sample)}
+    told = f"integrated gradients with {steps} steps miss the change of the output by {worst:.1%} in the 95th percentile of {len(sample)} rows"
+    if worst > limit:
+        remedy = f"Do not read these attributions; use {4 * steps} steps or more, until this check passes."
+        yield this.finding(Severity.WARN, f"Attributions are not converged: {told}.", numbers=numbers, remedy=remedy, evidence=found)
+    else:
+        yield this.finding(Severity.OK, f"Attributions are converged: {told}.", numbers=numbers, evidence=found)
+
+
+@check(
+    "attribution.production_errors",
+    cause=Cause.COVARIATE_SHIFT,
+    needs=("model", "validation.features", "validation.logits", "production.features", "production.logits", "production.targets"),
+    cost=lambda given: Cost(backwards=32.0 * (_rows(given, "validation") + _rows(given, "production"))),
+)
+def no_feature_carries_the_false_alarms(
+    model: nn.Module,
+    validation: Records,
+    production: Records,
+    *,
+    threshold: float = 0.5,
+    alpha: float = 0.01,
+    min_share: float = 0.25,
+    steps: int = 32,
+    rows: int = 2000,
+    seed: int = 0,
+) -> Iterator[Finding]:
+    """No single feature carries the false alarms of production.
+
+    Where a binary model raises more false alarms in production than in validation, the contributions to their
+    score are compared with those of validation's alarms; the feature that gained most is named. If its
+    distribution moved too, the cause is the shift; if not, the model leans on it too much.
+
+    Source: Sundararajan, Taly and Yan (2017), arXiv:1703.01365; Welch (1947), Biometrika 34:28.
+
+    Args:
+        model: network of a binary question.
+        validation: rows with features and logits; labels make the comparison of rates exact.
+        production: labeled rows with features and logits.
+        threshold: on the probability, above which the model raises an alarm.
+        alpha: chance of any false naming over all features.
+        min_share: smallest part of all gains that the feature must carry.
+        steps: of integrated gradients.
+        rows: most rows to explain in each group.
+        seed: of the samples.
+    """
+    this = no_feature_carries_the_false_alarms
+    scores = [_positive(side) for side in (validation, production)]
+    if scores[0] is None or scores[1] is None or production.targets is None:
+        yield this.finding(Severity.NOTE, "Not a binary question: false alarms are not defined.")
+        return
+    said = scores[1] > threshold
+    false_alarms = (said & (production.targets == 0)).nonzero()[:, 0]
+    rates, rose = _rates(validation, production, scores[0] > threshold, said)
+    numbers: dict[str, Any] = {"false_alarms": len(false_alarms), "threshold": threshold} | rates
+    told = f"{rates['rate_production']:.2%} of negatives raise an alarm in production, {rates['rate_validation']:.2%} in validation"
+    if len(false_alarms) < _FEWEST or not rose:
+        reason = "too few to explain" if len(false_alarms) < _FEWEST else "no more than before"
+        yield this.finding(Severity.OK, f"{len(false_alarms)} false alarms, {reason}: {told}.", numbers=numbers)
+        return
+    alarms = _reference_rows(scores[0], threshold)
+    baseline = model_inputs(validation).median(0).values
+    groups = [_sample(side, rows, seed) for side in (validation.select(alarms), production.select(false_alarms))]
+    explained = [attribute(_single(model), group, baseline=baseline, steps=steps) for group in groups]
+    compared = compare_attributions(*explained, labels=("alarms in validation", "false alarms in production"))
+    yield _named(this, compared, validation, production, numbers, told, alpha, min_share)
+
+
+def _named(
+    this: Check,
+    compared: AttributionComparison,
+    validation: Records,
+    production: Records,
+    numbers: dict[str, Any],
+    told: str,
+    alpha: float,
+    min_share: float,
+) -> Finding:
+    gain = compared.difference.clamp(min=0.0)
+    at = int(gain.argmax())
+    name, part = compared.names[at], float(gain[at] / gain.sum().clamp(min=1e-300))
+    low, high = (float(bound[at]) for bound in compared.interval())
+    numbers |= {"feature": name, "gain": float(gain[at]), "interval": [low, high], "part_of_gains": part}
+    numbers["adjusted_p_value"] = float(compared.adjusted[at])
+    if not (low > 0 and compared.adjusted[at] < alpha and part >= min_share):
+        summary = f"False alarms rose, but no single feature carries them: {told}; {name} gained most ({part:.0%} of all gains)."
+        return this.finding(Severity.NOTE, summary, numbers=numbers, evidence=compared)
+    column = [model_inputs(side)[:, at].numpy() for side in (validation, production)]
+    shift = float(ks_2samp(*column, method="asymp").statistic)
+    numbers["shift_of_feature"] = shift
+    moved = shift >= 0.1
+    summary = (
+        f"{name} carries the false alarms: {told}; among them it adds {float(compared.other[at]):+.2f} to the logit on average, "
+        f"against {float(compared.reference[at]):+.2f} in alarms of validation ({part:.0%} of all gains)."
+    )
+    remedy = f"Repair {name} or retrain without it; its distribution moved in production (gap {shift:.2f})."
+    if not moved:
+        remedy = f"The model leans on {name}, though it is distributed as before (gap {shift:.2f}): retrain without it, or with rows that break it."
+    cause = Cause.COVARIATE_SHIFT if moved else Cause.SHORTCUT_FEATURE
+    return this.finding(Severity.FAIL, summary, cause=cause, subject=name, numbers=numbers, remedy=remedy, evidence=compared)
+
+
+def _positive(records: Records) -> Tensor | None:
+    """`[n]` probability of the positive class of a binary question."""
+    if records.logits is None or not len(records):
+        return None
+    probs = records.probs
+    if probs.ndim == 1:
+        return probs
+    return probs[:, 1] if probs.shape[1] == 2 else None
+
+
+def _rates(validation: Records, production: Records, alarm_before: Tensor, alarm_after: Tensor) -> tuple[dict[str, float], bool]:
+    """Alarms among negatives on both sides, and whether their intervals are apart; unlabeled validation counts as negative."""
+    rates = {}
+    bounds = []
+    for name, side, alarm in (("validation", validation, alarm_before), ("production", production, alarm_after)):
+        negative = side.targets == 0 if side.targets is not None else torch.ones_like(alarm)
+        count, hits = negative.sum(), (alarm & negative).sum()
+        low, high = wilson_interval(hits, count)
+        rates[f"rate_{name}"] = float(hits / count.clamp(min=1))
+        bounds.append((float(low), float(high)))
+    return rates, bounds[1][0] > 1.2 * bounds[0][1]
+
+
+def _reference_rows(score: Tensor, threshold: float) -> Tensor:
+    """Rows of validation that raise an alarm, or the highest scores where these are too few."""
+    alarms = (score > threshold).nonzero()[:, 0]
+    return alarms if len(alarms) >= _FEWEST else score.argsort(descending=True, stable=True)[: min(len(score), 5 * _FEWEST)]
+
+
+def _single(model: nn.Module) -> Any:
+    """The model as one logit: the log odds of the positive class where it gives two."""
+    return _OneLogit(model)
+
+
+class _OneLogit(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(inputs)
+        if logits.ndim == 2:
+            return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+        return logits
+
+
+def _sample(records: Records, rows: int, seed: int) -> Records:
+    if len(records) <= rows:
+        return records
+    return records.select(torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:rows].sort().values)
