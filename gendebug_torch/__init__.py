@@ -32,7 +32,7 @@ _HOME = {
     "diagnose": "suite",
     "recalibrate": "calibration",
 }
-_TOPICS = ("attribution", "calibration", "callbacks", "curves", "shift")
+_TOPICS = ("attribution", "calibration", "callbacks", "curves", "shift", "slices")
 
 __all__ = sorted([*_HOME, *_TOPICS])
 

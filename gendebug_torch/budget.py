@@ -45,8 +45,11 @@ def seconds_of(budget: str | float) -> float:
     Raises:
         InputError: anything else, or a budget that is not positive.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(budget).lower())
-    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if isinstance(budget, (int, float)):
+        seconds = float(budget)
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(budget).lower())
+        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if not seconds > 0:
         reject("budget", "a positive time such as `90s`, `2m` or `1h`", repr(budget), "Write a number and a unit.")
     return seconds

@@ -174,13 +174,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument(name, type=str)
         command.add_function_arguments(function, as_positional=False, skip=set(positional))
         commands.add_subcommand(function.__name__, command, help=text)
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args([_flag(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
     call = {function.__name__: function for function in COMMANDS}[chosen.subcommand]
     try:
         return call(**chosen[chosen.subcommand].as_dict())
     except InputError as error:
         print(f"gendebug {chosen.subcommand}: {error}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _flag(argument: str) -> str:
+    """`--fail-on` as the parser spells it, `--fail_on`; values are left alone."""
+    name, equals, value = argument.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if argument.startswith("--") else argument
 
 
 def _records(name: str, path: str, schema: gd.Schema, computed: bool) -> gd.Records:

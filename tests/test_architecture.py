@@ -25,6 +25,7 @@ FLOORS = {
     "calibration": 3,
     "curves": 3,
     "shift": 3,
+    "slices": 3,
     "report": 3,
     "budget": 3,
     "decision": 3,
@@ -32,7 +33,7 @@ FLOORS = {
     "callbacks": 6,
     "cli": 6,
 }
-TOPICS = ("attribution", "calibration", "curves", "shift")
+TOPICS = ("attribution", "calibration", "curves", "shift", "slices")
 # _tables and records are two halves of one door; the runner writes its shards.
 SAME_FLOOR = {("_tables", "records"), ("records", "_tables")}
 HEAVY = ("captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "safetensors", "scipy", "tqdm", "yaml", "pyarrow")

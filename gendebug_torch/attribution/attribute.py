@@ -64,7 +64,7 @@ def attribute(
 
     Source: as `integrated_gradients`; for Captum's methods Kokhlikyan et al. (2020), arXiv:2009.07896.
     """
-    if isinstance(target, bool) or (isinstance(target, str) and target not in ("predicted", "target")) or not isinstance(target, (str, int)):
+    if isinstance(target, bool) or not (isinstance(target, int) or target in ("predicted", "target")):
         reject("target", "`predicted`, `target` or a class id", repr(target), "Choose one of them.")
     own = isinstance(method, str) and method in OWN
     explain = _own(model, method, baseline, steps, method_options) if own else None

@@ -84,7 +84,8 @@ class Attributions:
         top = self.table().head(_SHOWN).iloc[::-1]
         ax = axes(ax, size=(6.0, 1.2 + 0.28 * max(1, len(top))))
         colors = np.where(top["mean"] < 0, LIVE, REFERENCE).tolist()
-        ax.barh(top["feature"].astype(str).tolist(), top["mean_abs"], color=colors, xerr=top["standard_error"], error_kw={"elinewidth": 0.8})
+        labels = top["feature"].astype(str).tolist()
+        ax.barh(labels, top["mean_abs"], color=colors, xerr=top["standard_error"], error_kw={"elinewidth": 0.8})
         ax.set(xlabel="mean |contribution| to the output (blue raises it, orange lowers it)", title=f"{self.method}, {len(self):,} rows")
         ax.grid(visible=False, axis="y")
         return ax

@@ -62,7 +62,8 @@ def captum_step(model: Any, method: Any, options: dict[str, Any], steps: int = 5
         if delta is not None:
             out["delta"] = delta.detach().float().reshape(len(inputs), -1).mean(1)
         if len(values) != len(inputs):
-            raise UnsupportedError(f"{type(instance).__name__} gave {len(values)} attributions for {len(inputs)} rows; it does not explain rows")
+            name = type(instance).__name__
+            raise UnsupportedError(f"{name} gave {len(values)} attributions for {len(inputs)} rows; it does not explain rows")
         return out
 
     return explain
@@ -98,7 +99,7 @@ def _built(model: Any, cls: type, options: dict[str, Any]) -> tuple[Any, dict[st
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:
-    layers = dict(model.named_modules())
+    layers: dict[str, nn.Module] = dict(model.named_modules())
     if name not in layers:
         near = difflib.get_close_matches(name, layers, n=3)
         reject("layer", "the name of a submodule", repr(name), f"Close: {near}" if near else "See model.named_modules().")

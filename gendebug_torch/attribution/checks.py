@@ -61,7 +61,8 @@ def integrated_gradients_converge(
     relative = delta / torch.maximum(change, change.median().clamp(min=1e-6))
     worst = float(relative.kthvalue(max(1, round(0.95 * len(relative)))).values)
     numbers = {"relative_error_95": worst, "median": float(relative.median()), "steps": steps, "rows": len(sample)}
-    told = f"integrated gradients with {steps} steps miss the change of the output by {worst:.1%} in the 95th percentile of {len(sample)} rows"
+    where = f"in the 95th percentile of {len(sample)} rows"
+    told = f"integrated gradients with {steps} steps miss the change of the output by {worst:.1%} {where}"
     if worst > limit:
         remedy = f"Do not read these attributions; use {4 * steps} steps or more, until this check passes."
         yield this.finding(Severity.WARN, f"Attributions are not converged: {told}.", numbers=numbers, remedy=remedy, evidence=found)
@@ -147,8 +148,8 @@ def _named(
     if not (low > 0 and compared.adjusted[at] < alpha and part >= min_share):
         summary = f"False alarms rose, but no single feature carries them: {told}; {name} gained most ({part:.0%} of all gains)."
         return this.finding(Severity.NOTE, summary, numbers=numbers, evidence=compared)
-    column = [model_inputs(side)[:, at].numpy() for side in (validation, production)]
-    shift = float(ks_2samp(*column, method="asymp").statistic)
+    before, after = (model_inputs(side)[:, at].double().numpy() for side in (validation, production))
+    shift = float(ks_2samp(before, after, method="asymp").statistic)
     numbers["shift_of_feature"] = shift
     moved = shift >= 0.1
     summary = (
@@ -157,7 +158,8 @@ def _named(
     )
     remedy = f"Repair {name} or retrain without it; its distribution moved in production (gap {shift:.2f})."
     if not moved:
-        remedy = f"The model leans on {name}, though it is distributed as before (gap {shift:.2f}): retrain without it, or with rows that break it."
+        leans = f"The model leans on {name}, though it is distributed as before (gap {shift:.2f})"
+        remedy = f"{leans}: retrain without it, or with rows that break it."
     cause = Cause.COVARIATE_SHIFT if moved else Cause.SHORTCUT_FEATURE
     return this.finding(Severity.FAIL, summary, cause=cause, subject=name, numbers=numbers, remedy=remedy, evidence=compared)
 

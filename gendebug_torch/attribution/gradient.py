@@ -46,7 +46,8 @@ def integrated_gradients(
     if steps < 1:
         reject("steps", "at least 1", str(steps), "50 is the usual number.")
     if not inputs.is_floating_point():
-        reject("inputs", "floating-point inputs, which have a gradient", str(inputs.dtype), "Explain an embedding layer with a layer method.")
+        remedy = "Explain an embedding layer with a layer method."
+        reject("inputs", "floating-point inputs, which have a gradient", str(inputs.dtype), remedy)
     nodes, weights = _quadrature(steps)
     alpha = torch.tensor(nodes, dtype=inputs.dtype, device=inputs.device)
     weight = torch.tensor(weights, dtype=torch.float32, device=inputs.device)
@@ -83,7 +84,7 @@ def _integral(model: Output, inputs: Tensor, start: Tensor, target: Tensor, alph
         path = torch.addcmul(start, step.reshape(-1, *[1] * inputs.ndim), difference).flatten(0, 1).requires_grad_()
         output = selected(model(path), target.repeat(len(step)))
         seed = weight[begin : begin + at_once].repeat_interleave(len(inputs)).to(output.dtype)
-        total += torch.autograd.grad(output, path, seed)[0].unflatten(0, (len(step), len(inputs))).sum(0)
+        total += torch.autograd.grad(output, path, seed)[0].reshape(len(step), *inputs.shape).sum(0)
     return total
 
 

@@ -111,10 +111,11 @@ def permutation_importance(
                 block = inputs.repeat(len(columns), 1, 1)
                 block[torch.arange(len(columns), device=place), :, columns] = inputs[order][:, columns].T
                 shuffled = loss(logits_of(model, block.flatten(0, 1)), targets.repeat(len(columns)))
-                total[columns] += shuffled.double().unflatten(0, (len(columns), n)) - base
+                total[columns] += shuffled.double().reshape(len(columns), n) - base
     rise = total.cpu() / repeats
     error = rise.std(1) / n**0.5 if n > 1 else torch.zeros(d, dtype=torch.float64)
-    names = tuple(map(str, records.features.columns)) if isinstance(records.features, pd.DataFrame) else tuple(f"input_{i}" for i in range(d))
+    columns_of = records.features.columns if isinstance(records.features, pd.DataFrame) else [f"input_{i}" for i in range(d)]
+    names = tuple(map(str, columns_of))
     return PermutationImportance(rise.mean(1), error, names, metric if isinstance(metric, str) else "loss")
 
 
