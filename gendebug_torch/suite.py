@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from gendebug_torch.curves import LearningCurves
 
-TOPICS = ("attribution", "calibration", "curves", "shift", "slices")
+TOPICS = ("attribution", "calibration", "curves", "shift")
 
 
 @dataclass(frozen=True)
