@@ -78,7 +78,7 @@ def _frauds(rng, legitimate, days, cards, merchants, level):
 
 def _new_merchants(rng, n, start, cards, merchants, level):
     """Honest trade at merchants that nobody has seen before, few transactions each."""
-    shops = max(10, n // 4)
+    shops = max(10, n // 2)
     shop = rng.integers(0, shops, n)
     own = rng.choice(level, shops)
     amount = np.exp(own[shop] + rng.normal(0, 0.6, n))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from gendebug_torch.curves.curves import LearningCurves
@@ -47,37 +46,36 @@ def training_ended_well(
 
 
 @check("curves.gap", cause=Cause.OVERFITTING, cost=lambda given: Cost(elements=1.0))
-def learning_carries_over(curves: LearningCurves, *, limit: float = 0.5, window: int = 5) -> Iterator[Finding]:
-    """What is learned on the training rows is learned for the validation rows too.
+def validation_loss_is_near_training_loss(curves: LearningCurves, *, limit: float = 0.5, window: int = 5) -> Iterator[Finding]:
+    """At the end of the training the validation loss is not far above the training loss.
 
-    Of the fall of the training loss since its first epoch, the share by which the validation loss fell too.
+    Both must measure the same: dropout, augmentation, label smoothing or class weights in the training loss
+    alone make the gap smaller than it is, or larger.
 
     Source: Goodfellow, Bengio and Courville (2016), Deep Learning, section 5.2, for the generalisation gap.
 
     Args:
         curves: losses per epoch.
-        limit: smallest share that must carry over.
+        limit: relative height of the validation loss above the training loss that matters.
         window: epochs averaged at the end.
     """
-    this = learning_carries_over
+    this = validation_loss_is_near_training_loss
     train = curves.train_loss[curves.train_loss.isfinite()]
     val = curves.val_loss[curves.val_loss.isfinite()]
-    if min(len(train), len(val)) < 2 * window:
-        yield this.finding(Severity.NOTE, f"Fewer than {2 * window} epochs: the gap is not judged.")
+    if min(len(train), len(val)) < window:
+        yield this.finding(Severity.NOTE, f"Fewer than {window} epochs: the gap is not judged.")
         return
-    learned = float(train[0] - train[-window:].mean())
-    carried = float(val[0] - val[-window:].mean())
-    # The first losses must be comparable, and something must have been learned, for the share to mean anything.
-    if learned <= 0.1 * abs(float(train[0])):
-        yield this.finding(Severity.OK, "The training loss hardly fell: there is no gap to judge.", numbers={"learned": learned})
+    ends = [side[-window:] for side in (train, val)]
+    trained, validated = (float(end.mean()) for end in ends)
+    if trained <= 0:
+        yield this.finding(Severity.NOTE, "The training loss is not positive: a relative gap means nothing.", numbers={"train_loss": trained})
         return
-    share = carried / learned
-    scatter = float(val.diff()[-2 * window :].std()) / learned
-    numbers = {"share": share, "learned": learned, "carried_over": carried, "scatter": scatter}
-    told = f"the validation loss fell by {carried:.3g} while the training loss fell by {learned:.3g}: {share:.0%} carried over"
-    if share + 2 * scatter / math.sqrt(window) < limit:
-        remedy = "Regularise, stop earlier, or get more varied data; check that the split is not harder than the training rows."
-        severity = Severity.WARN
-        yield this.finding(severity, f"Learning does not carry over: {told}.", numbers=numbers, remedy=remedy, evidence=curves)
+    gap = validated / trained - 1
+    error = float(sum(end.var() / window for end in ends)) ** 0.5 / trained
+    numbers = {"gap": gap, "interval": [gap - 2 * error, gap + 2 * error], "train_loss": trained, "val_loss": validated}
+    told = f"over the last {window} epochs the validation loss is {validated:.4g}, the training loss {trained:.4g} ({gap:+.0%})"
+    if gap - 2 * error > limit:
+        remedy = "Regularise, stop earlier, or get more varied data; check that both losses are computed alike."
+        yield this.finding(Severity.WARN, f"Training and validation are apart: {told}.", numbers=numbers, remedy=remedy, evidence=curves)
     else:
-        yield this.finding(Severity.OK, f"Learning carries over: {told}.", numbers=numbers, evidence=curves)
+        yield this.finding(Severity.OK, f"Training and validation are close: {told}.", numbers=numbers, evidence=curves)
