@@ -4,6 +4,8 @@ Every table has the columns `time` (seconds), `card`, `merchant`, `amount`, `fra
 (when the fraud became known). `cause` tells the story afterwards; no model is fed it.
 """
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +69,8 @@ def _frauds(rng, legitimate, days, cards, merchants, level):
     day = np.floor(days * rng.beta(1.6, 1.0, tests))
     cheap = np.argsort(level)[: max(5, merchants // 20)]
     amount = rng.uniform(0.5, 3.0, tests)
-    yield _table(day * DAY + rng.uniform(1, 5, tests) * 3600, rng.integers(0, cards, tests), rng.choice(cheap, tests), amount, 1, "card testing")
+    time = day * DAY + rng.uniform(1, 5, tests) * 3600
+    yield _table(time, rng.integers(0, cards, tests), rng.choice(cheap, tests), amount, 1, "card testing")
 
     schemes, each = 12, max(5, int(legitimate * 0.002 / 12))
     corrupt = np.repeat(rng.choice(merchants, schemes), each)
@@ -91,9 +94,7 @@ def _table(time, card, merchant, amount, fraud, cause):
 
 def simulated_periods(table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Row masks: training January to May, validation June, production the first week of July."""
-    cuts = np.cumsum([HISTORY_DAYS, TRAIN_DAYS, JUNE_DAYS, WEEK_DAYS]) * DAY
-    time = table["time"].to_numpy()
-    return {name: (time >= low) & (time < high) for name, low, high in zip(("train", "validation", "production"), cuts, cuts[1:], strict=False)}
+    return _periods(table, np.cumsum([HISTORY_DAYS, TRAIN_DAYS, JUNE_DAYS, WEEK_DAYS]) * DAY)
 
 
 def read_foreign(path: str | Path) -> pd.DataFrame:
@@ -120,7 +121,11 @@ def read_foreign(path: str | Path) -> pd.DataFrame:
 
 def foreign_periods(table: pd.DataFrame) -> dict[str, np.ndarray]:
     """The last week is production, the 30 days before it validation, what lies before (after a month of history) training."""
+    end = (np.floor(table["time"].max() / DAY) + 1) * DAY
+    return _periods(table, [min(31 * DAY, 0.2 * end), end - 37 * DAY, end - 7 * DAY, end])
+
+
+def _periods(table: pd.DataFrame, cuts: Sequence[float]) -> dict[str, np.ndarray]:
     time = table["time"].to_numpy()
-    end = (np.floor(time.max() / DAY) + 1) * DAY
-    cuts = [min(31 * DAY, 0.2 * end), end - 37 * DAY, end - 7 * DAY, end]
-    return {name: (time >= low) & (time < high) for name, low, high in zip(("train", "validation", "production"), cuts, cuts[1:], strict=False)}
+    spans = zip(("train", "validation", "production"), itertools.pairwise(cuts), strict=True)
+    return {name: (time >= low) & (time < high) for name, (low, high) in spans}

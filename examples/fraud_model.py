@@ -1,5 +1,6 @@
 """A small network for tables, and its training with Lightning and the two monitors."""
 
+import itertools
 import logging
 import warnings
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ class FraudNet(nn.Module):
         self.register_buffer("mean", features.mean(0))
         self.register_buffer("scale", features.std(0).clamp(min=1e-6))
         sizes = [features.shape[1], width, width]
-        hidden = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+        hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
         self.body = nn.Sequential(*hidden, nn.Linear(width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """One logit per row."""
         return self.body((x - self.mean) / self.scale)[:, 0]
 
 
@@ -39,15 +41,18 @@ class FraudModule(pl.LightningModule):
         self.network, self.rate = network, rate
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """The loss alone: the monitors need no more of a training step."""
         x, y = batch
         return binary_cross_entropy_with_logits(self.network(x), y.float())
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> dict[str, Tensor]:
+        """Loss, logits and targets, so that the monitors need no second pass."""
         x, y = batch
         logits = self.network(x)
         return {"loss": binary_cross_entropy_with_logits(logits, y.float()), "logits": logits, "targets": y}
 
     def configure_optimizers(self) -> dict[str, object]:
+        """Adam with a cosine schedule over all epochs."""
         optimizer = torch.optim.Adam(self.parameters(), self.rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_epochs)
         return {"optimizer": optimizer, "lr_scheduler": schedule}

@@ -45,7 +45,8 @@ def measure_remedies(world: "World", progress: Callable[[str], None]) -> pd.Data
     progress("temperature and threshold")
     temperature = fit_temperature(logits_early, early.targets)
     if not temperature.unbounded:
-        rows[f"temperature {temperature.temperature:.2f}"] = scores(temperature(logits_late), late.targets, threshold) | {"added us per record": 0.0}
+        cooled = scores(temperature(logits_late), late.targets, threshold)
+        rows[f"temperature {temperature.temperature:.2f}"] = cooled | {"added us per record": 0.0}
     moved = best_threshold(logits_early, early.targets)
     rows[f"threshold moved to {moved:.2f}"] = scores(logits_late, late.targets, moved) | {"added us per record": 0.0}
 

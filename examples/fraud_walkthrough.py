@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fraud_data import foreign_periods, read_foreign, simulate, simulated_periods
-from fraud_features import PERCENTILE, build_features, history
+from fraud_features import build_features, history
 from fraud_model import Trained, records, train
 from fraud_remedies import World, best_threshold, measure_remedies
 
@@ -29,6 +29,7 @@ class Progress:
         self.started = time.perf_counter()
 
     def __call__(self, stage: str) -> None:
+        """Say which stage begins."""
         print(f"[{time.perf_counter() - self.started:6.1f} s] {stage}", flush=True)
 
 
@@ -67,6 +68,7 @@ def named_feature(diagnosis: gd.Diagnosis, features: pd.DataFrame) -> tuple[str,
 
 
 def main(arguments: list[str] | None = None) -> gd.Diagnosis:
+    """Tell the whole story and write the report."""
     options = parse(arguments)
     progress = Progress()
     table, features, periods = load(options, progress)
@@ -94,7 +96,8 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
         options={"shift.confidence": at, "attribution.production_errors": at},
     )
     found = named_feature(diagnosis, features)
-    tables = {"What the splits promised": splits, "Alarms at the deployed threshold": pd.DataFrame(alarms).T.rename_axis("period").reset_index()}
+    alarmed = pd.DataFrame(alarms).T.rename_axis("period").reset_index()
+    tables = {"What the splits promised": splits, "Alarms at the deployed threshold": alarmed}
     if found is not None:
         world = World(table, features, periods, by_time, threshold, found[1], options.epochs, options.seed)
         tables["Remedies, judged on the second half of the week"] = measure_remedies(world, progress)
@@ -130,6 +133,7 @@ def tell(diagnosis: gd.Diagnosis, tables: dict[str, pd.DataFrame], found: tuple[
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the simulator, the split and the training")
     parser.add_argument("--no-shift", dest="shift", action="store_false", help="open no new merchants in production")

@@ -68,7 +68,8 @@ def validation_loss_is_near_training_loss(curves: LearningCurves, *, limit: floa
     ends = [side[-window:] for side in (train, val)]
     trained, validated = (float(end.mean()) for end in ends)
     if trained <= 0:
-        yield this.finding(Severity.NOTE, "The training loss is not positive: a relative gap means nothing.", numbers={"train_loss": trained})
+        told = "The training loss is not positive: a relative gap means nothing."
+        yield this.finding(Severity.NOTE, told, numbers={"train_loss": trained})
         return
     gap = validated / trained - 1
     error = float(sum(end.var() / window for end in ends)) ** 0.5 / trained
