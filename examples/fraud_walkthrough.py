@@ -10,6 +10,7 @@ after deployment merchants without history appear. `diagnose` says what broke an
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +88,8 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
     alarms = {name: alarm_rate(sides[name], threshold) for name in ("validation", "production")}
 
     progress("diagnosing")
-    at = {"threshold": threshold}
-    diagnosis = gd.diagnose(
-        network,
-        curves=by_time.curves.curves,
-        **sides,
-        budget="2m",
-        options={"shift.confidence": at, "attribution.production_errors": at},
-    )
+    sides = {name: replace(side, schema=replace(side.schema, threshold=threshold)) for name, side in sides.items()}
+    diagnosis = gd.diagnose(network, curves=by_time.curves.curves, **sides, budget="2m")
     found = named_feature(diagnosis, features)
     alarmed = pd.DataFrame(alarms).T.rename_axis("period").reset_index()
     tables = {"What the splits promised": splits, "Alarms at the deployed threshold": alarmed}

@@ -1,31 +1,40 @@
-"""What the findings add up to: likely causes, best supported first, and one decision with its reasons."""
+"""What the findings add up to: root causes, best supported first, and one decision with its reasons."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from gendebug_torch.finding import Cause, Finding, Severity
+from gendebug_torch.registry import registered_checks
+from gendebug_torch.standing import Standing
 
-# From the source of the data to its last symptom: among equally supported causes the earlier one explains the later.
-UPSTREAM = (
-    Cause.TARGET_LEAKAGE,
-    Cause.SPLIT_LEAKAGE,
-    Cause.PREPROCESSING_LEAKAGE,
-    Cause.TRAIN_SERVE_SKEW,
-    Cause.LABEL_NOISE,
-    Cause.COVARIATE_SHIFT,
-    Cause.LABEL_SHIFT,
-    Cause.CONCEPT_DRIFT,
-    Cause.SHORTCUT_FEATURE,
-    Cause.UNDERFITTING,
-    Cause.OVERFITTING,
-    Cause.SUBGROUP_FAILURE,
-    Cause.BEHAVIOR_REGRESSION,
-    Cause.MISCALIBRATION,
-    Cause.THRESHOLD,
-    Cause.UNRELIABLE_EXPLANATION,
-)
+_PROBABILITIES = frozenset({Cause.MISCALIBRATION, Cause.THRESHOLD})
+_WORSE = _PROBABILITIES | {Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE}
+# What each cause brings about besides itself, from the source of the data to the last symptom. A cause explains only
+# what stands below it here, so that one root is told once and not five times.
+EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
+    Cause.TARGET_LEAKAGE: _WORSE | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW},
+    Cause.SPLIT_LEAKAGE: _WORSE,
+    Cause.PREPROCESSING_LEAKAGE: frozenset(),
+    Cause.TRAIN_SERVE_SKEW: _WORSE | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.LABEL_SHIFT},
+    Cause.LABEL_NOISE: _PROBABILITIES | {Cause.OVERFITTING, Cause.SUBGROUP_FAILURE},
+    Cause.SHORTCUT_FEATURE: _WORSE | {Cause.COVARIATE_SHIFT},
+    Cause.LABEL_SHIFT: _WORSE | {Cause.COVARIATE_SHIFT},
+    Cause.CONCEPT_DRIFT: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
+    Cause.COVARIATE_SHIFT: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
+    Cause.UNDERFITTING: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
+    Cause.OVERFITTING: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
+    Cause.SUBGROUP_FAILURE: _PROBABILITIES,
+    Cause.BEHAVIOR_REGRESSION: frozenset(),
+    Cause.MISCALIBRATION: frozenset({Cause.THRESHOLD}),
+    Cause.THRESHOLD: frozenset(),
+    Cause.UNRELIABLE_EXPLANATION: frozenset(),
+}
+UPSTREAM = tuple(EXPLAINS)
+# What changed after the deployment cannot explain what was there before it.
+_AFTER = frozenset({Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT, Cause.CONCEPT_DRIFT, Cause.COVARIATE_SHIFT})
 DECISIONS = ("fix_data", "redesign", "retrain", "move_threshold", "recalibrate", "nothing")
 _CURE = {
     Cause.TARGET_LEAKAGE: "fix_data",
@@ -33,35 +42,45 @@ _CURE = {
     Cause.PREPROCESSING_LEAKAGE: "fix_data",
     Cause.TRAIN_SERVE_SKEW: "fix_data",
     Cause.LABEL_NOISE: "fix_data",
+    Cause.SHORTCUT_FEATURE: "fix_data",
     Cause.UNDERFITTING: "redesign",
+    Cause.SUBGROUP_FAILURE: "redesign",
     Cause.LABEL_SHIFT: "move_threshold",
     Cause.THRESHOLD: "move_threshold",
     Cause.MISCALIBRATION: "recalibrate",
     Cause.UNRELIABLE_EXPLANATION: "nothing",
 }
+# Quality in production this close to validation counts as held.
+HELD = 0.05
 
 
 @dataclass(frozen=True)
 class LikelyCause:
-    """A cause, what it sits in, and the findings that agree on it.
+    """A root cause, where it sits, the findings that name it, and the symptoms that it explains.
 
     Args:
         cause: what is wrong.
-        subject: feature, slice or rows; empty for the whole.
-        findings: those that support it, worst first.
+        subject: the feature, slice or rows with most support; empty for the whole.
+        findings: those that name it, the best supported subject first, worst first.
+        symptoms: findings of other causes that follow from it.
+        subjects: every subject it sits in, best supported first.
     """
 
     cause: Cause
     subject: str
     findings: tuple[Finding, ...]
+    symptoms: tuple[Finding, ...] = ()
+    subjects: tuple[str, ...] = ()
 
     @property
     def support(self) -> int:
         """One point for each agreeing check that warns, two for each that fails."""
-        worst: dict[str, int] = {}
-        for finding in self.findings:
-            worst[finding.check] = max(worst.get(finding.check, 0), finding.severity.level - 1)
-        return sum(worst.values())
+        return _points(self.findings)
+
+    @property
+    def weight(self) -> float:
+        """Support, and half of that of the symptoms: a root that explains more ranks higher."""
+        return self.support + _points(self.symptoms) / 2
 
     @property
     def cure(self) -> str:
@@ -71,30 +90,124 @@ class LikelyCause:
         return "fix_data" if broken else _CURE.get(self.cause, "retrain")
 
 
-def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
-    """Causes that at least one check warns of, by support and then from upstream to symptom.
+@dataclass(frozen=True)
+class Decision:
+    """What to do, why, and what would change it.
 
-    A finding about the whole data set supports every subject of its cause; it stands alone only where
-    no finding names a subject.
+    Args:
+        name: one of `DECISIONS`.
+        reasons: the sentences it rests on, with their numbers.
+        would_change: what would have to be seen for another verdict.
+    """
+
+    name: str
+    reasons: tuple[str, ...] = ()
+    would_change: tuple[str, ...] = ()
+
+
+def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
+    """Root causes that at least one check warns of, by weight and then from upstream to symptom.
+
+    Findings are grouped by cause and subject; one about the whole data set supports every subject of its
+    cause. From upstream down, a group all of whose findings follow from better supported causes above it is
+    told as their symptom. What is left of one cause is one story with its subjects.
     """
     alarming = [finding for finding in findings if finding.severity in (Severity.WARN, Severity.FAIL)]
+    roots: list[LikelyCause] = []
+    for group in sorted(_groups(alarming), key=lambda group: UPSTREAM.index(group.cause)):
+        explaining = [[at for at, root in enumerate(roots) if _explains(root, finding, group)] for finding in group.findings]
+        if not all(explaining):
+            roots.append(group)
+            continue
+        for at in sorted({at for places in explaining for at in places}):
+            roots[at] = replace(roots[at], symptoms=roots[at].symptoms + group.findings)
+    stories = [_merged([root for root in roots if root.cause is cause]) for cause in dict.fromkeys(root.cause for root in roots)]
+    return tuple(sorted(stories, key=lambda story: (-story.weight, UPSTREAM.index(story.cause))))
+
+
+def decide(causes: Sequence[LikelyCause], standing: Standing | None = None) -> Decision:
+    """The most fundamental cure among the well-supported causes, with its reasons and what would change it.
+
+    A cause with less than half of the first one's weight does not decide. Where inputs or the world moved but the
+    ranking held within 5 %, and only the probabilities suffered, the probabilities are mended, not the model.
+    """
+    deciding = [likely for likely in causes if 2 * likely.weight >= causes[0].weight]
+    cures = [_cure(likely, standing) for likely in deciding]
+    name = next((name for name in DECISIONS if name in cures), "nothing")
+    behind = [likely for likely, cure in zip(deciding, cures, strict=True) if cure == name != "nothing"]
+    told = [finding.summary for likely in behind[:2] for finding in likely.findings[:2]]
+    reasons = dict.fromkeys([*told, *([f"{standing}."] if standing is not None else [])])
+    return Decision(name, tuple(reasons), _would_change(name, behind, causes, standing))
+
+
+def _groups(alarming: Sequence[Finding]) -> list[LikelyCause]:
     grouped: dict[tuple[Cause, str], list[Finding]] = {}
     for finding in alarming:
         grouped.setdefault((finding.cause, finding.subject), []).append(finding)
     named = {cause for cause, subject in grouped if subject}
-    causes = []
+    groups = []
     for (cause, subject), own in grouped.items():
         if not subject and cause in named:
             continue
         whole = grouped.get((cause, ""), []) if subject else []
-        causes.append(LikelyCause(cause, subject, tuple(sorted(own + whole, key=lambda finding: -finding.severity.level))))
-    return tuple(sorted(causes, key=lambda likely: (-likely.support, UPSTREAM.index(likely.cause))))
+        groups.append(LikelyCause(cause, subject, tuple(sorted(own + whole, key=lambda finding: -finding.severity.level)), (), (subject,)))
+    return groups
 
 
-def decide(causes: Sequence[LikelyCause]) -> tuple[str, tuple[str, ...]]:
-    """The most fundamental cure that any likely cause asks for, and the sentences it rests on."""
-    cures = {likely.cure for likely in causes}
-    decision = next((name for name in DECISIONS if name in cures), "nothing")
-    behind = [likely for likely in causes if likely.cure == decision]
-    sentences = dict.fromkeys(finding.summary for likely in behind[:2] for finding in likely.findings[:2])
-    return decision, tuple(sentences)
+def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
+    """Whether a finding follows from a root: a known consequence, in the same place, and not older than the root."""
+    if finding.cause not in EXPLAINS[root.cause] or 2 * root.support < group.support:
+        return False
+    if root.subject and finding.subject and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject):
+        return False
+    return root.cause not in _AFTER or "production" in _inputs().get(finding.check, ("production",))
+
+
+def _inputs() -> dict[str, tuple[str, ...]]:
+    return {check.name: check.inputs for check in registered_checks()}
+
+
+def _merged(roots: Sequence[LikelyCause]) -> LikelyCause:
+    ordered = sorted(roots, key=lambda root: -root.weight)
+    # Findings hold mappings and cannot be hashed: their identity serves.
+    findings = {id(finding): finding for root in ordered for finding in root.findings}
+    symptoms = {id(finding): finding for root in ordered for finding in root.symptoms}
+    subjects = tuple(root.subject for root in ordered if root.subject)
+    return LikelyCause(ordered[0].cause, ordered[0].subject, tuple(findings.values()), tuple(symptoms.values()), subjects)
+
+
+def _points(findings: Iterable[Finding]) -> int:
+    worst: dict[str, int] = {}
+    for finding in findings:
+        worst[finding.check] = max(worst.get(finding.check, 0), finding.severity.level - 1)
+    return sum(worst.values())
+
+
+def _cure(likely: LikelyCause, standing: Standing | None) -> str:
+    cure = likely.cure
+    if cure != "retrain" or likely.cause not in _AFTER or standing is None or abs(standing.change[0]) > HELD:
+        return cure
+    suffered = {finding.cause for finding in likely.symptoms}
+    if Cause.THRESHOLD in suffered:
+        return "move_threshold"
+    return "recalibrate" if Cause.MISCALIBRATION in suffered else cure
+
+
+def _would_change(name: str, behind: Sequence[LikelyCause], causes: Sequence[LikelyCause], standing: Standing | None) -> tuple[str, ...]:
+    """What would have to be seen for another verdict, with the number as it is now."""
+    now = f"now {standing.change[0]:+.1%}" if standing is not None else "not known without labels and logits on both sides"
+    quality = standing.metric if standing is not None else "quality"
+    fell = f"Retrain if the {quality} in production falls more than {HELD:.0%} below validation ({now})."
+    crowd = next((f.numbers["largest_share"] for cause in causes for f in cause.findings if "largest_share" in f.numbers), None)
+    crowded = "" if crowd is None else f", now {crowd:.0%}"
+    after = next((likely for likely in causes if likely not in behind), None)
+    then = "the other checks decide" if after is None else f"{after.cause.replace('_', ' ')} decides"
+    where = behind[0].subject if behind and behind[0].subject else "the data"
+    return {
+        "nothing": (fell,),
+        "recalibrate": (fell,),
+        "move_threshold": (fell, "Recalibrate first if the calibration error stays beyond noise at the new threshold."),
+        "fix_data": (f"If {where} is shown to be sound, declare so in the schema (`causal`, `group`, `time`), and {then}.",),
+        "retrain": (f"Redesign instead if one subgroup or error cluster holds most of the errors (30 % or more{crowded}).",),
+        "redesign": ("Retrain instead if more rows of the same kind close the gap, with nothing else changed.",),
+    }[name]

@@ -45,6 +45,7 @@ class Schema:
         causal: features that may follow the target closely.
         direction: feature -> `increasing` or `decreasing`, what more of it must do to the output.
         multilabel: whether the k logits are k independent yes/no questions.
+        threshold: probability above which a deployed binary model says yes; checks that judge its answers use it.
     """
 
     target: str | None = None
@@ -62,6 +63,7 @@ class Schema:
     causal: tuple[str, ...] = ()
     direction: dict[str, str] = field(default_factory=dict)
     multilabel: bool = False
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         for key in _LIST_KEYS:
@@ -69,6 +71,8 @@ class Schema:
             object.__setattr__(self, key, (value,) if isinstance(value, str) else tuple(value or ()))
         if self.logits and self.probs:
             reject("schema", "either `logits` or `probs`", "both", "Keep the one that the model wrote.")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            reject("schema.threshold", "a probability between 0 and 1", repr(self.threshold), "Pass it as a probability, not as a logit.")
         if wrong := {f: d for f, d in self.direction.items() if d not in ("increasing", "decreasing")}:
             reject("schema.direction", "`increasing` or `decreasing` per feature", str(wrong), "Correct the value.")
 

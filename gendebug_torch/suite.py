@@ -17,12 +17,14 @@ import torch
 import gendebug_torch
 from gendebug_torch import report
 from gendebug_torch.budget import Speed, probe_speed, seconds_of
-from gendebug_torch.decision import LikelyCause, decide, likely_causes
+from gendebug_torch.decision import Decision, LikelyCause, decide, likely_causes
 from gendebug_torch.errors import reject
 from gendebug_torch.finding import Finding, Severity, findings_to_json
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Check, Cost, registered_checks
 from gendebug_torch.runner import Model, collect
+from gendebug_torch.standing import Standing, standing
+from gendebug_torch.triage import CheckCost, by_value, estimates, triage_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,25 +41,34 @@ class Diagnosis:
     Args:
         findings: of every check, those that were skipped or broke included.
         context: what went in: rows, versions, seconds.
+        standing: quality in validation and in production; None where it cannot be known.
+        costs: per check, in the order in which they were taken, what it is worth and what it took.
     """
 
     findings: tuple[Finding, ...]
     context: Mapping[str, str] = field(default_factory=dict)
+    standing: Standing | None = None
+    costs: tuple[CheckCost, ...] = ()
 
     @cached_property
     def causes(self) -> tuple[LikelyCause, ...]:
         """What most likely is wrong, best supported first; empty where nothing was found."""
         return likely_causes(self.findings)
 
+    @cached_property
+    def verdict(self) -> Decision:
+        """The decision with its reasons and what would change it."""
+        return decide(self.causes, self.standing)
+
     @property
     def decision(self) -> str:
         """`nothing`, `recalibrate`, `move_threshold`, `fix_data`, `retrain` or `redesign`."""
-        return decide(self.causes)[0]
+        return self.verdict.name
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why this decision: the sentences of the findings it rests on."""
-        return decide(self.causes)[1]
+        return self.verdict.reasons
 
     @property
     def skipped(self) -> tuple[Finding, ...]:
@@ -79,23 +90,25 @@ class Diagnosis:
 
         return pd.DataFrame([finding.to_dict() for finding in self.findings])
 
+    def triage(self) -> pd.DataFrame:
+        """One row per check in the order in which they were taken: value, estimated and spent seconds."""
+        return triage_table(self.costs)
+
     def to_html(self, *, title: str = "Diagnosis", **extras: Any) -> str:
         """One self-contained page; `extras` are the `tables` and `pictures` of `report.render_html`."""
-        return report.render_html(self.findings, **self._verdict(title), context=self.context, **extras)
+        triage = self.triage() if self.costs else None
+        extras |= {"context": self.context, "triage": triage}
+        return report.render_html(self.findings, title=title, verdict=self.verdict, causes=self.causes, **extras)
 
     def write(self, directory: str | Path, *, title: str = "Diagnosis", **extras: Any) -> Path:
         """Write `report.html` and `findings.json` into a directory, each whole or not at all."""
-        return report.write_report(directory, self.findings, **self._verdict(title), context=self.context, **extras)
+        return report.write_report(directory, self.to_html(title=title, **extras), self.to_json())
 
     def __str__(self) -> str:
-        return report.render_text(self.findings, **self._verdict("Diagnosis"))
+        return report.render_text(self.findings, title="Diagnosis", verdict=self.verdict, causes=self.causes)
 
     def _repr_html_(self) -> str:
         return self.to_html()
-
-    def _verdict(self, title: str) -> dict[str, Any]:
-        causes = [(likely.cause, likely.subject, likely.findings) for likely in self.causes]
-        return {"title": title, "decision": self.decision, "reasons": self.reasons, "causes": causes}
 
 
 def all_checks() -> tuple[Check, ...]:
@@ -118,7 +131,7 @@ def diagnose(
     device: str | torch.device = "auto",
     progress: bool = False,
 ) -> Diagnosis:
-    """Every check that the given inputs allow, cheapest first, and what they add up to.
+    """Every check that the given inputs allow, most telling per second first, and what they add up to.
 
     Where a model is given, records without logits get them once, and every check shares them.
     Under a budget a short probe of this model on this device turns the declared cost of each check
@@ -143,20 +156,27 @@ def diagnose(
     given: dict[str, Any] = {"model": model, "curves": curves, "train": train, "validation": validation, "production": production}
     _refuse_strangers(given)
     chosen = _chosen(all_checks(), only)
-    settings = _settings(chosen, options or {})
+    settings = _settings(chosen, options or {}, given)
     limit = None if budget is None else seconds_of(budget)
     speed = None if limit is None else probe_speed(given, device)
     given |= _with_logits(given, limit, speed, device, progress)
     findings: list[Finding] = []
-    costs = {check.name: _estimate(check, given, speed) for check in chosen}
-    for check in _bar(sorted(chosen, key=lambda check: costs[check.name]), progress):
+    costs: list[CheckCost] = []
+    prices = estimates(chosen, given, speed)
+    for check, value in _bar(by_value(chosen, prices), progress):
         left = None if limit is None else limit - (time.perf_counter() - started)
-        if left is not None and costs[check.name] > max(left, 0.0) and not check.lacks(given):
-            findings.append(_unaffordable(check, costs[check.name], left))
-        else:
+        price = None if speed is None else prices[check.name]
+        began = time.perf_counter()
+        if check.lacks(given) or left is None or price is None or price <= max(left, 0.0):
             findings.extend(check.run(given, settings.get(check.name)))
+            spent = None if check.lacks(given) else time.perf_counter() - began
+        else:
+            findings.append(_unaffordable(check, price, left))
+            spent = None
+        costs.append(CheckCost(check.name, check.cause, value, price, spent))
     ranked = tuple(sorted(findings, key=lambda finding: -finding.severity.level))
-    return Diagnosis(ranked, _context(given, time.perf_counter() - started))
+    stands = standing(given["validation"], given["production"])
+    return Diagnosis(ranked, _context(given, time.perf_counter() - started), stands, tuple(costs))
 
 
 def _refuse_strangers(given: Mapping[str, Any]) -> None:
@@ -179,12 +199,19 @@ def _chosen(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[C
     return [check for check in checks if check.name in wanted or check.name.partition(".")[0] in wanted]
 
 
-def _settings(checks: Sequence[Check], options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def _settings(
+    checks: Sequence[Check], options: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """Options per check: those given, over what the schema declares for all of them."""
     for name, values in options.items():
         check = _known(name, all_checks(), "options")
         if unknown := sorted(set(values) - set(check.options)):
             reject(f"options[{name!r}]", f"options among {sorted(check.options)}", str(unknown), "See `gendebug checks`.")
-    return {check.name: options[check.name] for check in checks if check.name in options}
+    schemas = [given[name].schema for name in ("validation", "production", "train") if given[name] is not None]
+    declared = next((schema.threshold for schema in schemas if schema.threshold is not None), None)
+    everywhere = {} if declared is None else {"threshold": declared}
+    known = {check.name: {key: value for key, value in everywhere.items() if key in check.options} for check in checks}
+    return {name: declared_for | dict(options.get(name, {})) for name, declared_for in known.items()}
 
 
 def _known(name: str, checks: Sequence[Check], argument: str) -> Check:
@@ -213,26 +240,18 @@ def _with_logits(given: Mapping[str, Any], limit: float | None, speed: Speed | N
     return filled
 
 
-def _estimate(check: Check, given: Mapping[str, Any], speed: Speed | None) -> float:
-    """Seconds by the probe, or a unitless rank of cost where no budget asks for seconds."""
-    if check.lacks(given):
-        return 0.0
-    cost = check.cost(given)
-    return speed.seconds(cost) if speed else cost.elements + 1e3 * (cost.forwards + 3 * cost.backwards)
-
-
 def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
     summary = f"Skipped: would take about {seconds:.3g} s; {max(left, 0.0):.3g} s of the budget were left."
     remedy = f"Raise the budget, or run it alone with only={check.name!r}."
     return check.finding(Severity.SKIPPED, summary, numbers={"estimated_seconds": seconds, "seconds_left": left}, remedy=remedy)
 
 
-def _bar(checks: Sequence[Check], show: bool) -> Iterable[Check]:
+def _bar(checks: Sequence[tuple[Check, float]], show: bool) -> Iterable[tuple[Check, float]]:
     if not show:
         return checks
     from tqdm.auto import tqdm
 
-    bar: Iterable[Check] = tqdm(checks, desc="checks", unit="check", leave=False)
+    bar: Iterable[tuple[Check, float]] = tqdm(checks, desc="checks", unit="check", leave=False)
     return bar
 
 

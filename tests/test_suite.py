@@ -1,15 +1,19 @@
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from gendebug_torch import Cause, Diagnosis, Finding, Records, Severity, diagnose
+from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, diagnose
 from gendebug_torch.budget import Speed, probe_speed, seconds_of
 from gendebug_torch.decision import decide, likely_causes
 from gendebug_torch.errors import InputError
 from gendebug_torch.registry import Cost
+from gendebug_torch.standing import Standing, standing
+from gendebug_torch.suite import all_checks
+from gendebug_torch.triage import by_value
 
 
 def found(check, cause, severity=Severity.WARN, subject="", **numbers):
@@ -125,23 +129,112 @@ def test_agreeing_checks_raise_a_cause():
         found("shift.missing", Cause.COVARIATE_SHIFT, Severity.OK, "c"),
     ]
     causes = likely_causes(findings)
-    assert [(likely.cause, likely.subject, likely.support) for likely in causes] == [
-        (Cause.COVARIATE_SHIFT, "b", 5),
-        (Cause.COVARIATE_SHIFT, "a", 2),
-        (Cause.MISCALIBRATION, "", 2),
+    assert [(likely.cause, likely.subjects, likely.support) for likely in causes] == [
+        (Cause.COVARIATE_SHIFT, ("b", "a"), 5),
+        (Cause.MISCALIBRATION, (), 2),
     ]
 
 
-def test_decisions():
-    def verdict(*findings):
-        return decide(likely_causes(findings))
+def test_a_root_is_told_once_with_its_symptoms():
+    leak = found("leakage.column", Cause.TARGET_LEAKAGE, Severity.FAIL, "refund")
+    moved = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.FAIL, "refund")
+    sliced = found("slices.collapse", Cause.SUBGROUP_FAILURE, Severity.WARN, "refund in [0, 1] and channel = web")
+    other = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.WARN, "refund_count")
+    first, second = likely_causes([moved, sliced, other, leak])
+    assert (first.cause, first.subject, first.symptoms) == (Cause.TARGET_LEAKAGE, "refund", (moved, sliced))
+    assert (second.cause, second.subject) == (Cause.COVARIATE_SHIFT, "refund_count")
 
-    assert verdict() == ("nothing", ())
-    assert verdict(found("c.e", Cause.MISCALIBRATION))[0] == "recalibrate"
-    assert verdict(found("c.e", Cause.MISCALIBRATION), found("s.k", Cause.COVARIATE_SHIFT))[0] == "retrain"
-    assert verdict(found("s.k", Cause.COVARIATE_SHIFT, atom_value=0.5))[0] == "fix_data"
-    assert verdict(found("c.r", Cause.UNDERFITTING), found("c.g", Cause.OVERFITTING))[0] == "redesign"
-    assert verdict(found("a.c", Cause.UNRELIABLE_EXPLANATION))[0] == "nothing"
+
+def test_what_came_after_does_not_explain_what_was_there_before():
+    shifted = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.FAIL, "b")
+    before = found("calibration.ece", Cause.MISCALIBRATION)
+    after = found("calibration.production_ece", Cause.MISCALIBRATION)
+    assert [likely.cause for likely in likely_causes([shifted, after])] == [Cause.COVARIATE_SHIFT]
+    assert [likely.cause for likely in likely_causes([shifted, before])] == [Cause.COVARIATE_SHIFT, Cause.MISCALIBRATION]
+
+
+def test_a_weak_finding_does_not_explain_a_strong_one():
+    weak = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.WARN, "b")
+    strong = [found(f"calibration.production_{i}", Cause.MISCALIBRATION, Severity.FAIL) for i in range(2)]
+    assert {likely.cause for likely in likely_causes([weak, *strong])} == {Cause.COVARIATE_SHIFT, Cause.MISCALIBRATION}
+
+
+@pytest.mark.parametrize(
+    ("findings", "decision"),
+    [
+        ([], "nothing"),
+        ([("c.e", Cause.MISCALIBRATION)], "recalibrate"),
+        ([("c.t", Cause.THRESHOLD)], "move_threshold"),
+        ([("s.l", Cause.LABEL_SHIFT)], "move_threshold"),
+        ([("c.e", Cause.MISCALIBRATION), ("s.k", Cause.COVARIATE_SHIFT)], "retrain"),
+        ([("c.r", Cause.UNDERFITTING), ("c.g", Cause.OVERFITTING)], "redesign"),
+        ([("s.w", Cause.SUBGROUP_FAILURE)], "redesign"),
+        ([("l.c", Cause.TARGET_LEAKAGE)], "fix_data"),
+        ([("a.c", Cause.UNRELIABLE_EXPLANATION)], "nothing"),
+    ],
+)
+def test_decisions(findings, decision):
+    verdict = decide(likely_causes(found(check, cause) for check, cause in findings))
+    assert verdict.name == decision
+    assert verdict.would_change
+    assert bool(verdict.reasons) == (decision != "nothing")
+
+
+def test_a_feature_stuck_on_one_value_is_to_be_mended():
+    assert decide(likely_causes([found("s.k", Cause.COVARIATE_SHIFT, atom_value=0.5)])).name == "fix_data"
+
+
+@pytest.mark.parametrize(("production", "decision"), [(0.89, "recalibrate"), (0.6, "retrain")])
+def test_where_the_ranking_held_the_probabilities_are_mended(production, decision):
+    stands = Standing("AUC", {"validation": (0.9, 0.01), "production": (production, 0.01)}, {})
+    drift = found("shift.concept", Cause.CONCEPT_DRIFT, Severity.FAIL)
+    verdict = decide(likely_causes([drift, found("calibration.production_ece", Cause.MISCALIBRATION)]), stands)
+    assert verdict.name == decision
+    assert any("AUC 0.900" in reason for reason in verdict.reasons)
+
+
+def test_standing_of_a_model_that_drifts():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, generator=generator, dtype=torch.float64)
+    time = torch.linspace(0, 1, 4000, dtype=torch.float64)
+    truth = (torch.rand(4000, generator=generator, dtype=torch.float64) < logits.sigmoid()).long()
+    turned = (torch.rand(4000, generator=generator, dtype=torch.float64) < (logits * (1 - time)).sigmoid()).long()
+    metadata = pd.DataFrame({"time": time.numpy()})
+    before = Records(targets=truth, logits=logits, metadata=metadata, schema=Schema(time="time"))
+    stands = standing(before, replace(before, targets=turned))
+    assert stands.metric == "AUC"
+    assert stands.change[0] < -0.05
+    assert stands.drifts()
+    assert not standing(before, before).drifts()
+    assert list(stands.table()["side"]) == ["validation", "production"]
+    assert standing(before, replace(before, targets=None)) is None
+    assert standing(before, replace(before, targets=torch.ones(4000, dtype=torch.int64))) is None
+
+
+def test_the_schema_declares_the_threshold_once(model):
+    schema = Schema(threshold=0.9)
+    sides = {name: replace(table(1500, seed), schema=schema) for seed, name in enumerate(("validation", "production"))}
+    (finding,) = [f for f in diagnose(model, **sides, only="shift.confidence").findings if "at or above" in f.summary][:1]
+    assert "0.9" in finding.summary
+    with pytest.raises(InputError, match="threshold"):
+        Schema(threshold=2.0)
+
+
+def test_triage_spreads_a_budget_over_causes():
+    checks = [check for check in all_checks() if check.name.startswith(("shift.", "calibration."))]
+    ordered = by_value(checks, {check.name: 1.0 for check in checks})
+    distinct = len({check.cause for check in checks})
+    assert len({check.cause for check, _ in ordered[:distinct]}) == distinct
+    assert [value for _, value in ordered] == sorted((value for _, value in ordered), reverse=True)
+
+
+def test_triage_says_what_each_check_took(model):
+    diagnosis = diagnose(model, validation=table(500, 0), production=table(500, 1), budget="1m")
+    triage = diagnosis.triage()
+    assert set(triage["check"]) == {check.name for check in all_checks()}
+    ran = triage[triage["spent_seconds"].notna()]
+    assert (ran["estimated_seconds"] >= 0).all()
+    assert "spent_seconds" in diagnosis.to_html()
 
 
 def test_an_empty_diagnosis_reads_well():

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gendebug_torch.errors import reject
-from gendebug_torch.finding import Finding, findings_to_json
-from gendebug_torch.report.page import render_html
 
 
-def write_report(directory: str | Path, findings: Sequence[Finding], **page: Any) -> Path:
-    """Write both files and return the path of the page; `page` goes to `render_html`.
+def write_report(directory: str | Path, html: str, findings_json: str) -> Path:
+    """Write both files and return the path of the page.
 
     Raises:
         InputError: the directory cannot be written.
     """
     target = Path(directory)
-    html, findings_json = render_html(findings, **page), findings_to_json(findings)
     try:
         target.mkdir(parents=True, exist_ok=True)
         _write(target / "findings.json", findings_json)

@@ -9,8 +9,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from gendebug_torch._plotting import png
-from gendebug_torch.finding import Cause, Finding, Severity
-from gendebug_torch.report.text import Causes, words
+from gendebug_torch.decision import Decision, LikelyCause
+from gendebug_torch.finding import Finding, Severity
+from gendebug_torch.report.text import words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _PICTURES = 40
 _ROWS = 30
 _CAUSES = 8
+_SUPPORT = 6
 ADVICE = {
     "nothing": "All is within noise. Keep watching.",
     "recalibrate": "Ranking held, probabilities did not: fit a temperature and ship the recalibrated network.",
@@ -34,24 +36,24 @@ def render_html(
     findings: Sequence[Finding],
     *,
     title: str,
-    decision: str,
-    reasons: Sequence[str],
-    causes: Causes,
+    verdict: Decision,
+    causes: Sequence[LikelyCause],
     tables: Mapping[str, pd.DataFrame] | None = None,
     pictures: Mapping[str, Any] | None = None,
     context: Mapping[str, str] | None = None,
+    triage: pd.DataFrame | None = None,
 ) -> str:
     """The whole report as one HTML document, worst findings first.
 
     Args:
         findings: all of them; the first forty that alarm are drawn.
         title: of the page.
-        decision: one of the decisions of a diagnosis.
-        reasons: sentences behind it.
-        causes: (cause, subject, findings that support it), likeliest first.
+        verdict: the decision, its reasons and what would change it.
+        causes: root causes, likeliest first.
         tables: further tables by caption.
         pictures: further pictures by caption: evidence with `plot`, or PNG bytes.
         context: what went in, by name.
+        triage: a row per check with what it is worth and what it took.
     """
     numbered = list(enumerate(findings))
     alarming = [i for i, finding in numbered if finding.severity.level >= Severity.NOTE.level and finding.evidence is not None]
@@ -59,10 +61,11 @@ def render_html(
     place = {id(finding): i for i, finding in numbered}
     return _template().render(
         title=title,
-        decision=decision,
-        advice=ADVICE.get(decision, ""),
-        reasons=reasons,
-        causes=[_cause(*likely, place) for likely in causes[:_CAUSES]],
+        decision=verdict.name,
+        advice=ADVICE.get(verdict.name, ""),
+        reasons=verdict.reasons,
+        would_change=verdict.would_change,
+        causes=[_cause(likely, place) for likely in causes[:_CAUSES]],
         more_causes=max(0, len(causes) - _CAUSES),
         entries=[_entry(i, finding, i in drawn) for i, finding in numbered],
         counts=_counts(findings),
@@ -70,6 +73,7 @@ def render_html(
         tables={name: _table(table) for name, table in (tables or {}).items()},
         pictures={name: _picture(picture) for name, picture in (pictures or {}).items()},
         context=context or {},
+        triage=None if triage is None else _table(triage, rows=len(triage)),
         words=words,
     )
 
@@ -82,12 +86,17 @@ def _template() -> Template:
     return environment.from_string(resources.files("gendebug_torch.report").joinpath("report.html.jinja").read_text("utf-8"))
 
 
-def _cause(cause: Cause, subject: str, supported_by: Sequence[Finding], place: Mapping[int, int]) -> dict[str, Any]:
+def _cause(likely: LikelyCause, place: Mapping[int, int]) -> dict[str, Any]:
+    def shown(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+        return [{"finding": finding, "anchor": place.get(id(finding))} for finding in findings[:_SUPPORT]]
+
     return {
-        "cause": words(cause.value),
-        "subject": subject,
-        "findings": [{"finding": finding, "anchor": place.get(id(finding))} for finding in supported_by],
-        "remedy": next((finding.remedy for finding in supported_by if finding.remedy), ""),
+        "cause": words(likely.cause.value),
+        "subject": likely.subject,
+        "also": likely.subjects[1:_SUPPORT],
+        "findings": shown(likely.findings),
+        "symptoms": shown(likely.symptoms),
+        "remedy": next((finding.remedy for finding in likely.findings if finding.remedy), ""),
     }
 
 
@@ -119,11 +128,11 @@ def _uri(picture: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
 
 
-def _table(table: pd.DataFrame) -> dict[str, Any]:
-    head = table.head(_ROWS)
-    rows = [[_number(value) for value in row] for row in head.itertuples(index=False)]
+def _table(table: pd.DataFrame, rows: int = _ROWS) -> dict[str, Any]:
+    head = table.head(rows)
+    cells = [[_number(value) for value in row] for row in head.itertuples(index=False)]
     numeric = [dtype.kind in "iuf" for dtype in head.dtypes]
-    return {"columns": [str(column) for column in head.columns], "rows": rows, "numeric": numeric, "more": len(table) - len(head)}
+    return {"columns": [str(column) for column in head.columns], "rows": cells, "numeric": numeric, "more": len(table) - len(head)}
 
 
 def _number(value: Any) -> str:

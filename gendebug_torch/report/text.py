@@ -7,9 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from gendebug_torch.finding import Cause, Finding, Severity
-
-Causes = Sequence[tuple[Cause, str, Sequence[Finding]]]
+from gendebug_torch.decision import Decision, LikelyCause
+from gendebug_torch.finding import Finding, Severity
 
 _WIDTH = 100
 # XML 1.0 allows no other control characters (W3C, Extensible Markup Language, section 2.2).
@@ -21,11 +20,13 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def render_text(findings: Sequence[Finding], *, title: str, decision: str, reasons: Sequence[str], causes: Causes) -> str:
+def render_text(findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]) -> str:
     """A table for the terminal, at most 100 columns wide: the decision, likely causes, then every finding."""
-    lines = [f"{title}: {words(decision)}", *(_wrapped(f"- {reason}", "  ") for reason in reasons), ""]
+    lines = [f"{title}: {words(verdict.name)}", *(_wrapped(f"- {reason}", "  ") for reason in verdict.reasons), ""]
     if causes:
-        lines += ["Likely causes", *(f"  {place}. {_cause(*likely)}" for place, likely in enumerate(causes[:5], 1)), ""]
+        lines += ["Likely causes", *(_wrapped(f"{place}. {_cause(likely)}", "  ") for place, likely in enumerate(causes[:5], 1)), ""]
+    if verdict.would_change:
+        lines += ["What would change this", *(_wrapped(f"- {sentence}", "  ") for sentence in verdict.would_change), ""]
     shown = [finding for finding in findings if finding.severity not in (Severity.OK, Severity.SKIPPED)]
     for finding in shown:
         subject = f"  {finding.subject}" if finding.subject else ""
@@ -37,11 +38,13 @@ def render_text(findings: Sequence[Finding], *, title: str, decision: str, reaso
     return "\n".join(lines).rstrip()
 
 
-def render_markdown(findings: Sequence[Finding], *, title: str, decision: str, reasons: Sequence[str], causes: Causes) -> str:
+def render_markdown(findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]) -> str:
     """The same as Markdown, for a pull request or a wiki."""
-    lines = [f"# {title}: {words(decision)}", "", *(f"- {_cell(reason)}" for reason in reasons), ""]
+    lines = [f"# {title}: {words(verdict.name)}", "", *(f"- {_cell(reason)}" for reason in verdict.reasons), ""]
     if causes:
-        lines += ["## Likely causes", "", *(f"{place}. {_cell(_cause(*likely))}" for place, likely in enumerate(causes, 1)), ""]
+        lines += ["## Likely causes", "", *(f"{place}. {_cell(_cause(likely))}" for place, likely in enumerate(causes, 1)), ""]
+    if verdict.would_change:
+        lines += ["## What would change this", "", *(f"- {_cell(sentence)}" for sentence in verdict.would_change), ""]
     lines += ["## Findings", "", "| severity | check | subject | summary | what to do |", "|---|---|---|---|---|"]
     for finding in findings:
         cells = (finding.severity, finding.check, finding.subject, finding.summary, finding.remedy)
@@ -68,10 +71,12 @@ def render_junit(findings: Sequence[Finding], *, name: str = "gendebug") -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _cause(cause: Cause, subject: str, supported_by: Sequence[Finding]) -> str:
-    where = f" in {subject}" if subject else ""
-    checks = ", ".join(dict.fromkeys(finding.check for finding in supported_by))
-    return f"{words(cause.value)}{where} ({checks})"
+def _cause(likely: LikelyCause) -> str:
+    where = f" in {likely.subject}" if likely.subject else ""
+    also = f" and {len(likely.subjects) - 1} more" if len(likely.subjects) > 1 else ""
+    checks = ", ".join(dict.fromkeys(finding.check for finding in likely.findings))
+    symptoms = ", ".join(dict.fromkeys(words(finding.cause) for finding in likely.symptoms))
+    return f"{words(likely.cause)}{where}{also} ({checks})" + (f"; explains {symptoms}" if symptoms else "")
 
 
 def _quiet(findings: Sequence[Finding]) -> list[str]:
