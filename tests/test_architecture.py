@@ -17,6 +17,8 @@ FLOORS = {
     "stats": 0,
     "_plotting": 0,
     "_tables": 1,
+    "affine": 1,
+    "label_shift": 1,
     "_shards": 1,
     "records": 1,
     "finding": 1,
