@@ -25,10 +25,10 @@ from gendebug_torch.shift import (
 from gendebug_torch.shift import ks as ks_module
 from gendebug_torch.shift.checks import (
     categories_keep_their_shares,
-    confidence_keeps_its_distribution,
     features_keep_their_distribution,
     values_are_missing_as_often,
 )
+from gendebug_torch.shift.checks_model import confidence_keeps_its_distribution, predicted_classes_hold_one_population
 from gendebug_torch.shift.proportions import difference_interval, two_share_p_value
 from tests.contract.plants_shift import CLEAN, PLANTS
 from tests.reference import shift as literal
@@ -389,6 +389,7 @@ CHECKS = (
     values_are_missing_as_often,
     categories_keep_their_shares,
     confidence_keeps_its_distribution,
+    predicted_classes_hold_one_population,
 )
 
 

@@ -7,6 +7,8 @@ from gendebug_torch.shift.categories import missing_shift as missing_shift
 from gendebug_torch.shift.categories import unseen_excess as unseen_excess
 from gendebug_torch.shift.confidence import ConfidenceShift as ConfidenceShift
 from gendebug_torch.shift.confidence import confidence_shift as confidence_shift
+from gendebug_torch.shift.dip import dip as dip
+from gendebug_torch.shift.dip import dip_p_value as dip_p_value
 from gendebug_torch.shift.feature import Atom as Atom
 from gendebug_torch.shift.feature import FeatureShift as FeatureShift
 from gendebug_torch.shift.feature import feature_shift as feature_shift
@@ -15,17 +17,23 @@ from gendebug_torch.shift.ks import KSTest as KSTest
 from gendebug_torch.shift.ks import PreparedReference as PreparedReference
 from gendebug_torch.shift.ks import ks_two_sample as ks_two_sample
 from gendebug_torch.shift.ks import prepare_reference as prepare_reference
+from gendebug_torch.shift.modes import ConfidenceModes as ConfidenceModes
+from gendebug_torch.shift.modes import confidence_modes as confidence_modes
 
 __all__ = [
     "Atom",
     "CategoryShift",
+    "ConfidenceModes",
     "ConfidenceShift",
     "FeatureShift",
     "KSTest",
     "MissingShift",
     "PreparedReference",
     "category_shift",
+    "confidence_modes",
     "confidence_shift",
+    "dip",
+    "dip_p_value",
     "feature_shift",
     "ks_two_sample",
     "largest_atom",

@@ -1,4 +1,4 @@
-"""The checks of this topic: thresholds, findings and wording."""
+"""Checks of the columns, one by one: quantities, categories, missing values. Those of the model are in `checks_model`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift.categories import CategoryShift, category_shift, missing_shift, unseen_excess
+from gendebug_torch.shift.checks_model import FAIL_EFFECT, p_text
 from gendebug_torch.shift.columns import SharedColumns, codes, every_column, gaps, level_values, paired_values, quantities, shared_columns
-from gendebug_torch.shift.confidence import ConfidenceShift, confidence_shift
 from gendebug_torch.shift.feature import Atom, feature_shift, largest_atom
 from gendebug_torch.shift.ks import KSTest, PreparedReference, ks_two_sample, prepare_reference
 from gendebug_torch.stats import holm_adjusted
 
-FAIL_EFFECT = 0.3
 # A column with fewer distinct values is taken for a code, whose levels may well grow without being a default.
 FEWEST_DISTINCT = 20
 
@@ -34,10 +33,6 @@ def _cells(records: Records | None) -> float:
         return 0.0
     shape = records.features.shape
     return float(math.prod(shape))
-
-
-def _confidence_cost(given: Mapping[str, Any]) -> Cost:
-    return Cost(elements=20.0 * sum(float(r.logits.numel()) for r in map(given.get, ("validation", "production")) if r is not None))
 
 
 def _nothing_to_compare(self_check: Any) -> Finding:
@@ -58,10 +53,6 @@ def _lost(self_check: Any, pair: SharedColumns, textual: tuple[str, ...] = ()) -
             numbers={"absent": problem == "absent"},
             remedy=f"Deliver {name} in production as it was in training, or retrain without it.",
         )
-
-
-def _p(value: float) -> str:
-    return "p < 1e-16" if value < 1e-16 else f"p = {value:.2g}"
 
 
 @check("shift.ks", cause=Cause.COVARIATE_SHIFT, needs=("production.features",), cost=_cost)
@@ -148,7 +139,7 @@ def _feature_finding(
     }
     text = (
         f"{name} moved between {pair.reference.name} and {pair.production.name}: distance {distance:.2f} "
-        f"(95 % interval {low:.2f} to {high:.2f}, Holm {_p(p)}), median {medians[0]:.4g} → {medians[1]:.4g}"
+        f"(95 % interval {low:.2f} to {high:.2f}, Holm {p_text(p)}), median {medians[0]:.4g} → {medians[1]:.4g}"
     )
     remedy = f"Compare how {name} is computed in production and in training; if the change is real and lasting, retrain on recent rows."
     if atom is not None:
@@ -187,7 +178,7 @@ def _summary(pair: SharedColumns, test: KSTest, shifted: list[int], alpha: float
     small = f"{significant} moved by less than {min_effect:g}; " if significant else ""
     text = (
         f"None of {judged} numeric features moved by {min_effect:g} or more ({sizes}): {small}largest distance {distance:.3f} in "
-        f"{test.labels[largest]} (Holm {_p(p)}); from {seen:.3f} on a shift would have been seen."
+        f"{test.labels[largest]} (Holm {p_text(p)}); from {seen:.3f} on a shift would have been seen."
     )
     return this.finding(Severity.OK, text, numbers=numbers, evidence=test)
 
@@ -297,7 +288,7 @@ def _category_finding(test: CategoryShift, p: float, new: bool) -> Finding:
     count, share = test.unseen
     numbers = {"distance": test.distance, "effect": test.effect, "cramers_v": test.cramers_v, "p_holm": p, "n": test.n, "m": test.m}
     numbers |= {"unseen_rows": count, "unseen_share": share, "expected_unseen": test.expected_unseen, "levels": len(test.levels)}
-    text = f"{test.name} changed its levels: distance {test.distance:.2f}, Cramér's V {test.cramers_v:.2f} (Holm {_p(p)})"
+    text = f"{test.name} changed its levels: distance {test.distance:.2f}, Cramér's V {test.cramers_v:.2f} (Holm {p_text(p)})"
     remedy = f"Compare how {test.name} is filled in production and in training; if the change is lasting, retrain on recent rows."
     if new:
         text += f"; {share:.1%} of production rows have levels never seen before ({test.expected_unseen:.1%} expected)"
@@ -306,65 +297,3 @@ def _category_finding(test: CategoryShift, p: float, new: bool) -> Finding:
     return categories_keep_their_shares.finding(
         severity, f"{text}.", subject=test.name, numbers=numbers, remedy=remedy, evidence=test
     )
-
-
-@check("shift.confidence", cause=Cause.COVARIATE_SHIFT, needs=("validation.logits", "production.logits"), cost=_confidence_cost)
-def confidence_keeps_its_distribution(
-    validation: Records,
-    production: Records,
-    *,
-    threshold: float = 0.5,
-    alpha: float = 0.01,
-    min_effect: float = 0.1,
-    min_ratio: float = 2.0,
-) -> Iterator[Finding]:
-    """The model is as sure in production as in validation: distribution, positive rate, share near the threshold.
-
-    Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Newcombe (1998), Stat. Med. 17:873 for the shares; Holm
-    (1979) over the three questions.
-
-    Args:
-        validation: records with logits.
-        production: records with logits.
-        threshold: decision threshold on the probability; for k classes, on the top confidence.
-        alpha: chance of any false alarm over the three questions.
-        min_effect: smallest distance, or change of a share, that matters.
-        min_ratio: smallest ratio of two shares that matters, however small they are.
-    """
-    this = confidence_keeps_its_distribution
-    shift = confidence_shift(validation.probs, production.probs, threshold=threshold)
-    n, m = shift.n.tolist()
-    if not n or not m:
-        yield this.finding(Severity.NOTE, f"No rows to compare: {n} against {m}.", numbers={"n": n, "m": m})
-        return
-    p = holm_adjusted(torch.tensor([shift.p_value, shift.rate_p_value(), shift.rate_p_value("near")], dtype=torch.float64)).tolist()
-    moved = p[0] < alpha and shift.statistic >= min_effect
-    more, spike = (
-        q < alpha and _matters(shift, what, min_effect, min_ratio) for what, q in (("positive", p[1]), ("near", p[2]))
-    )
-    before, after = shift.rates().tolist()
-    near_before, near_after = shift.rates("near").tolist()
-    numbers = {"statistic": shift.statistic, "p_holm": p[0], "n": n, "m": m, "threshold": threshold}
-    numbers |= {"mean_reference": float(shift.mean[0]), "mean_production": float(shift.mean[1])}
-    numbers |= {"positive_rate_reference": before, "positive_rate_production": after, "p_holm_positive": p[1]}
-    numbers |= {"near_share_reference": near_before, "near_share_production": near_after, "p_holm_near": p[2]}
-    low, high = shift.rate_difference("near")[1:]
-    numbers |= {"near_low": low, "near_high": high}
-    text = (
-        f"The {shift.quantity} {'moved' if moved else 'kept its distribution'}: distance {shift.statistic:.2f} (Holm {_p(p[0])}); at or "
-        f"above {threshold:g}: {before:.1%} → {after:.1%}; within {shift.half_width:g} of it: {near_before:.1%} → {near_after:.1%}"
-    )
-    alarm = moved or more or spike
-    remedy = "Find the feature that moved (shift.ks), then set the threshold anew on production-like rows." if alarm else ""
-    if spike and near_after > near_before:
-        text += ", a pile of cases near the threshold where small errors flip decisions"
-    severity = Severity.OK
-    if alarm:
-        severity = Severity.FAIL if shift.statistic >= FAIL_EFFECT else Severity.WARN
-    yield this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=shift)
-
-
-def _matters(shift: ConfidenceShift, what: str, min_effect: float, min_ratio: float) -> bool:
-    """Whether a share changed by `min_effect`, or by the factor `min_ratio` in either direction."""
-    before, after = map(float, shift.rates(what))
-    return abs(after - before) >= min_effect or max(before, after) >= min_ratio * min(before, after)

@@ -180,12 +180,12 @@ def confidence_shift(
         reject("half_width", "a number in (0, 0.5]", str(half_width), "The default is 0.05.")
     if bins < 1:
         reject("bins", "at least 1", str(bins), "Use 20 to 100.")
-    before, quantity = _probabilities(reference_probs, "reference_probs")
-    after, other = _probabilities(live_probs, "live_probs")
+    before, quantity = _scores(reference_probs, "reference_probs")
+    after, other = _scores(live_probs, "live_probs")
     if quantity != other or reference_probs.shape[1:] != live_probs.shape[1:]:
         expected = f"{list(reference_probs.shape[1:])} after the rows, like the reference"
         reject("live_probs", expected, str(list(live_probs.shape[1:])), "Use one model for both.")
-    edges = _edges(bins)
+    edges = confidence_edges(bins)
     pair = (before, after)
     counts = torch.stack([_histogram(p, edges) for p in pair])
     positive = torch.stack([(p >= threshold).sum() for p in pair]).cpu()
@@ -195,24 +195,34 @@ def confidence_shift(
     return ConfidenceShift(edges, counts, total, squares, positive, near, threshold, half_width, quantity, bins)
 
 
-def _probabilities(probs: Tensor, argument: str) -> tuple[Tensor, str]:
-    """`[n]` float64 and what they are."""
+def checked_probs(probs: Tensor, argument: str) -> Tensor:
+    """`[n]` or `[n, k]` float64 probabilities without a gradient, rounding outside [0, 1] taken off.
+
+    Raises:
+        InputError: no float tensor of that shape, NaN, or values outside [0, 1].
+    """
     if not isinstance(probs, Tensor) or not probs.is_floating_point() or probs.ndim not in (1, 2) or 0 in probs.shape[1:]:
         got = f"{probs.dtype} {list(probs.shape)}" if isinstance(probs, Tensor) else type(probs).__name__
         reject(argument, "float probabilities [n] or [n, k]", got, "Pass `records.probs`.")
     values = probs.detach().double()
     if bool((~((values >= -1e-9) & (values <= 1 + 1e-9))).any()):
         reject(argument, "probabilities in [0, 1]", "NaN or values outside", "Apply sigmoid or softmax to logits first.")
-    if values.ndim == 2 and values.shape[1] > 2:
-        return values.amax(1).clamp(0.0, 1.0), TOP
-    return (values if values.ndim == 1 else values[:, -1]).clamp(0.0, 1.0), POSITIVE
+    return values.clamp(0.0, 1.0)
 
 
-def _edges(bins: int) -> Tensor:
-    """The picture's edges, 1000 equal steps, and steps of 0.1 in log-odds towards 0 and 1."""
+def confidence_edges(bins: int) -> Tensor:
+    """Edges over [0, 1]: those of a picture, 1000 equal steps, and steps of 0.1 in log-odds towards 0 and 1."""
     odds = torch.linspace(-20.0, 20.0, 401, dtype=torch.float64).sigmoid().numpy()
     grids = [odds, np.linspace(0.0, 1.0, 1001), np.linspace(0.0, 1.0, bins + 1)]
     return torch.from_numpy(np.unique(np.concatenate(grids)))
+
+
+def _scores(probs: Tensor, argument: str) -> tuple[Tensor, str]:
+    """`[n]` float64 and what they are."""
+    values = checked_probs(probs, argument)
+    if values.ndim == 2 and values.shape[1] > 2:
+        return values.amax(1), TOP
+    return (values if values.ndim == 1 else values[:, -1].contiguous()), POSITIVE
 
 
 def _histogram(values: Tensor, edges: Tensor) -> Tensor:

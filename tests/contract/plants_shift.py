@@ -59,10 +59,19 @@ def spike_near_threshold(features, logits, rng):
     return features, logits
 
 
+def two_populations(features, logits, rng):
+    """A third of the rows predicted as the negative class come from a group that the model is unsure of."""
+    group = torch.from_numpy(rng.random(len(logits)) < 0.35)
+    logits[group] = torch.from_numpy(rng.normal(-0.35, 0.08, len(logits)))[group]
+    logits[~group] -= 1.5
+    return features, logits
+
+
 PLANTS = {
     "shift.ks": planted(percentile_stuck),
     "shift.missing": planted(age_gone),
     "shift.categories": planted(new_channel),
     "shift.confidence": planted(spike_near_threshold),
+    "shift.bimodality": planted(two_populations),
 }
 CLEAN = dict.fromkeys(PLANTS, clean)

@@ -3,6 +3,9 @@
 import math
 from collections import Counter
 
+import numpy as np
+from scipy.optimize import linprog
+
 
 def ks_distance(reference, live):
     """sup over all observed values of |F - G|, counted one by one (Smirnov, 1939)."""
@@ -24,3 +27,21 @@ def largest_growth(reference, live):
         ((x, reference.count(x) / len(reference), live.count(x) / len(live)) for x in sorted(set(live))),
         key=lambda entry: entry[2] - entry[1],
     )
+
+
+def dip(knots, cdf):
+    """Smallest distance to a piecewise linear function with one mode, by one linear program for each modal cell."""
+    cells, width = len(knots) - 1, np.diff(knots)
+    band = np.hstack([np.eye(cells + 1), -np.ones((cells + 1, 1))])
+    below = np.hstack([-np.eye(cells + 1), -np.ones((cells + 1, 1))])
+    bends = np.zeros((cells - 1, cells + 2))
+    for i in range(cells - 1):
+        bends[i, i : i + 3] = [-1 / width[i], 1 / width[i] + 1 / width[i + 1], -1 / width[i + 1]]
+    cost = np.eye(cells + 2)[-1]
+    bounds = [(None, None)] * (cells + 1) + [(0, None)]
+    limits = np.concatenate([cdf, -cdf, np.zeros(cells - 1)])
+    best = 1.0
+    for mode in range(cells):
+        turned = np.where(np.arange(1, cells) <= mode, 1.0, -1.0)[:, None] * bends
+        best = min(best, linprog(cost, A_ub=np.vstack([band, below, turned]), b_ub=limits, bounds=bounds).fun)
+    return best
