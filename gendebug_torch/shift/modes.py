@@ -127,7 +127,7 @@ class ConfidenceModes:
         if not self.classes:
             ax.text(0.5, 0.5, "no rows", ha="center", color=NEUTRAL, transform=ax.transAxes)
         ax.set_xlim(0.0 if not len(self.classes) or bool(self.counts[:, self.edges[1:] <= 0.5].any()) else 0.5, 1.0)
-        ax.set_ylim(bottom=0.0)
+        ax.set_ylim(0.0, 1.4 * (ax.get_ylim()[1] or 1.0))
         ax.set_xlabel("confidence of the predicted class")
         ax.set_ylabel("share of the rows predicted so, per bin")
         ax.set_title("Modes of the confidence within predicted classes")
