@@ -9,19 +9,31 @@ from gendebug_torch.slices.cohort import confusion_cell as confusion_cell
 from gendebug_torch.slices.cohort import write_sheet as write_sheet
 from gendebug_torch.slices.columns import Binning as Binning
 from gendebug_torch.slices.columns import fit_binnings as fit_binnings
-from gendebug_torch.slices.search import Slices as Slices
+from gendebug_torch.slices.events import Event as Event
+from gendebug_torch.slices.events import plain_events as plain_events
+from gendebug_torch.slices.events import promised_events as promised_events
+from gendebug_torch.slices.found import Slices as Slices
+from gendebug_torch.slices.promised import promised_rate as promised_rate
+from gendebug_torch.slices.search import confirmed_slices as confirmed_slices
 from gendebug_torch.slices.search import find_slices as find_slices
+from gendebug_torch.slices.search import remeasured as remeasured
 
 __all__ = [
     "Binning",
     "ErrorClusters",
+    "Event",
     "SliceChange",
     "Slices",
     "cohort_sheet",
+    "confirmed_slices",
     "confusion_cell",
     "error_clusters",
     "find_slices",
     "fit_binnings",
+    "plain_events",
+    "promised_events",
+    "promised_rate",
+    "remeasured",
     "slice_change",
     "write_sheet",
 ]

@@ -9,47 +9,46 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
-from gendebug_torch.slices.columns import Binning, Level, fit_binnings
-from gendebug_torch.slices.search import count_pairs, level_codes, slice_pairs
+from gendebug_torch.slices.columns import Binning, fit_binnings, level_codes
+from gendebug_torch.slices.counting import member_masks, pair_sums, slice_pairs
+from gendebug_torch.slices.found import SHOWN, shortened
+from gendebug_torch.slices.merging import distinct_slices, words
 from gendebug_torch.stats import benjamini_hochberg_adjusted, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SHOWN = 15
-
 
 @dataclass(frozen=True, eq=False)
 class SliceChange:
-    """Rate of an event per slice, before and after; the largest worsening first.
+    """Rate of an event per slice, before and after; the surest worsening first, redundant slices merged.
 
     Args:
-        members: per slice, the levels that define it.
+        names: how each slice reads.
         before: `[s, 2]` int64 rows and events in the reference.
         after: `[s, 2]` int64 rows and events in production.
-        p_value: `[s]` float64, two-sided.
+        log_p: `[s]` float64 natural logarithm of the one-sided p-value.
         adjusted: `[s]` float64 after Benjamini-Hochberg over everything asked.
         total: `[2, 2]` int64 rows and events of the two whole tables.
-        event: what is counted, for labels.
+        asked: number of slices that were tested.
+        name: of the event.
     """
 
-    members: tuple[tuple[Level, ...], ...]
+    names: tuple[str, ...]
     before: Tensor
     after: Tensor
-    p_value: Tensor
+    log_p: Tensor
     adjusted: Tensor
     total: Tensor
-    event: str = "error"
+    asked: int
+    name: str = "error"
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """How each slice reads."""
-        return tuple(" and ".join(map(str, levels)) for levels in self.members)
+    def __len__(self) -> int:
+        return len(self.names)
 
     @property
     def change(self) -> Tensor:
@@ -62,26 +61,29 @@ class SliceChange:
         return float(_rate(self.total)[1] - _rate(self.total)[0])
 
     def table(self) -> pd.DataFrame:
-        """One row per slice: support and rate with interval on both sides, change, p-values."""
+        """One row per slice: support and rate with 95 % interval on both sides, change, p-values."""
         columns: dict[str, Tensor] = {}
         for side, counts in (("before", self.before), ("after", self.after)):
             low, high = wilson_interval(counts[:, 1], counts[:, 0])
             columns |= {f"rows_{side}": counts[:, 0], f"rate_{side}": _rate(counts), f"low_{side}": low, f"high_{side}": high}
-        columns |= {"change": self.change, "p_value": self.p_value, "adjusted": self.adjusted}
+        columns |= {"change": self.change, "p_value": self.log_p.exp(), "adjusted": self.adjusted}
         return pd.DataFrame({"slice": list(self.names)} | {key: value.numpy() for key, value in columns.items()})
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Rates before and after of the slices that worsened most, with intervals."""
-        ax = axes(ax, size=(7.0, 1.4 + 0.35 * min(_SHOWN, max(1, len(self.members)))))
-        top = self.table().head(_SHOWN).iloc[::-1]
+        ax = axes(ax, size=(7.5, 1.8 + 0.38 * min(SHOWN, max(1, len(self)))))
+        top = self.table().head(SHOWN).iloc[::-1]
+        place = range(len(top))
+        ax.hlines(place, top["rate_before"], top["rate_after"], color="#BBBBBB", linewidth=1.0, zorder=1)
         for side, color, offset in (("before", REFERENCE, 0.12), ("after", LIVE, -0.12)):
             rate = top[f"rate_{side}"]
             spread = [rate - top[f"low_{side}"], top[f"high_{side}"] - rate]
-            ax.errorbar(rate, [i + offset for i in range(len(top))], xerr=spread, fmt="o", color=color, label=side, markersize=4)
-        labels = [name if len(name) < 60 else f"{name[:57]}..." for name in top["slice"]]
-        ax.set_yticks(range(len(top)), labels)
-        ax.set(xlabel=f"{self.event} rate", title=f"Where the {self.event} rate rose")
-        ax.legend(frameon=False, fontsize="small")
+            ax.errorbar(rate, [i + offset for i in place], xerr=spread, fmt="o", color=color, label=side, markersize=4)
+        ax.set_yticks(place, [f"{shortened(name)} ({n:,})" for name, n in zip(top["slice"], top["rows_after"], strict=True)])
+        ax.set_ylim(-0.6, max(len(top), 1) - 0.4)
+        ax.grid(visible=False, axis="y")
+        ax.set(xlabel=f"{self.name} rate (95 % interval)", title=f"Where the {self.name} rate rose; all rows: {self.whole:+.1%}")
+        ax.legend(fontsize="small", loc="best")
         return ax
 
 
@@ -94,14 +96,16 @@ def slice_change(
     binnings: Sequence[Binning] | None = None,
     ways: int = 2,
     min_support: int = 30,
+    alpha: float = 0.05,
     limit: int = 50,
     device: str | torch.device = "cpu",
     name: str = "error",
 ) -> SliceChange:
-    """How much the rate of an event rose in every slice beyond its rise over all rows.
+    """Slices in which the rate of an event rose beyond its rise over all other rows.
 
-    For each slice the change of its rate is compared with the change outside it (difference of differences,
-    normal approximation on add-one counts), so that a slice that merely follows the whole is not named.
+    For each slice the log odds ratio after : before is compared with that of the rows outside it (the homogeneity of
+    two tables; Woolf, 1955, with Haldane's half in each cell), so that a slice that follows the whole is not named:
+    twice the odds everywhere is more points where errors are frequent, and the same change.
 
     Args:
         reference: `[n, c]` columns to slice by; cuts are fitted here.
@@ -111,51 +115,73 @@ def slice_change(
         binnings: cuts fitted elsewhere.
         ways: 1 or 2 levels at once.
         min_support: rows below which a slice is not asked, on either side.
+        alpha: false discovery rate.
         limit: most slices to return.
         device: where the products run.
         name: of the event, for labels.
 
     Raises:
-        InputError: events and tables differ in length.
+        InputError: events and tables differ in length, or `ways` is out of range.
 
     Cost: as `find_slices`, twice.
     """
-    for argument, frame, event in (("reference_event", reference, reference_event), ("live_event", live, live_event)):
+    if ways not in (1, 2):
+        reject("ways", "1 or 2", repr(ways), "Deeper slices are too many to be asked honestly.")
+    tables = ((reference, reference_event), (live, live_event))
+    for argument, (frame, event) in zip(("reference_event", "live_event"), tables, strict=True):
         if event.shape != (len(frame),):
             reject(argument, f"[{len(frame)}] one value per row", f"shape {list(event.shape)}", "Pass a bool per row of the table.")
     cuts = fit_binnings(reference) if binnings is None else binnings
-    first = second = torch.empty(0, dtype=torch.int64)
+    coded = [level_codes(frame, cuts) for frame, _ in tables]
+    levels = coded[0][0]
+    happened = [event.bool().cpu() for _, event in tables]
+    first, second = slice_pairs(levels, ways)
     sides = []
-    levels: tuple[Level, ...] = ()
-    for frame, event in ((reference, reference_event), (live, live_event)):
-        levels, codes = level_codes(frame, cuts)
-        first, second = slice_pairs(levels, ways)
-        rows, hits = count_pairs(codes, event.bool(), len(levels), device)
-        sides.append(torch.stack([rows[first, second], hits[first, second]], 1))
-    before, after = sides
-    whole = [[len(event), int(event.sum())] for event in (reference_event, live_event)]
-    total = torch.tensor(whole, dtype=torch.int64)
-    asked = (before[:, 0] >= min_support) & (after[:, 0] >= min_support)
-    z = _difference_of_differences(before, after, total)
-    p_value = torch.where(asked, torch.from_numpy(2 * norm.sf(z.abs().numpy())), torch.full_like(z, math.nan))
-    adjusted = benjamini_hochberg_adjusted(p_value)
-    order = torch.where(asked & (z > 0), -z, torch.full_like(z, math.inf)).argsort(stable=True)
-    order = order[(asked & (z > 0))[order]][:limit]
-    members = tuple(tuple(levels[i] for i in dict.fromkeys((int(first[row]), int(second[row])))) for row in order)
-    return SliceChange(members, before[order], after[order], p_value[order], adjusted[order], total, name)
+    for (_, codes), event in zip(coded, happened, strict=True):
+        rows, hits = pair_sums(codes, event.double()[None], len(levels), device)
+        sides.append(torch.stack([rows[first, second], hits[0, first, second].round().long()], 1))
+    total = torch.tensor([[len(event), int(event.sum())] for event in happened], dtype=torch.int64)
+    asked = (sides[0][:, 0] >= min_support) & (sides[1][:, 0] >= min_support)
+    z = relative_rise(sides[0], sides[1], total)
+    log_p = torch.where(asked, torch.special.log_ndtr(-z), torch.full_like(z, math.nan))
+    adjusted = benjamini_hochberg_adjusted(log_p.exp())
+    order = log_p.nan_to_num(0.0).argsort(stable=True)
+    chosen = order[(adjusted[order] <= alpha) & (z[order] > 0)][: 2 * limit]
+    sets = torch.stack([first, second, second], 1)[chosen]
+    masks = torch.cat([member_masks(codes, sets, levels) for _, codes in coded], 1)
+    least = float(z[chosen].min()) if len(chosen) else 0.0
+    kept, _ = distinct_slices(masks, lambda rest, fresh: _rise_of(rest, fresh, happened) >= least)
+    at = chosen[torch.tensor(kept[:limit], dtype=torch.int64)]
+    names = tuple(words(levels, sets[place].tolist()) for place in kept[:limit])
+    return SliceChange(names, sides[0][at], sides[1][at], log_p[at], adjusted[at], total, int(asked.sum()), name)
 
 
-def _difference_of_differences(before: Tensor, after: Tensor, total: Tensor) -> Tensor:
-    """`[s]` z-score of the rise inside each slice against the rise outside."""
-    change = torch.zeros(len(before), dtype=torch.float64)
-    variance = torch.zeros_like(change)
+def relative_rise(before: Tensor, after: Tensor, total: Tensor) -> Tensor:
+    """`[s]` float64 z-score of the log odds ratio after : before inside each slice against that outside.
+
+    Args:
+        before: `[s, 2]` int64 rows and events.
+        after: `[s, 2]` int64.
+        total: `[2, 2]` int64 rows and events of the whole, before and after.
+    """
+    rise = torch.zeros(len(before), dtype=torch.float64)
+    variance = torch.zeros_like(rise)
     for sign, side, whole in ((1.0, after, total[1]), (-1.0, before, total[0])):
         for direction, counts in ((1.0, side), (-1.0, whole - side)):
-            rows, hits = counts[:, 0].double() + 2, counts[:, 1].double() + 1
-            rate = hits / rows
-            change += sign * direction * rate
-            variance += rate * (1 - rate) / rows
-    return change / variance.sqrt()
+            hits, misses = counts[:, 1].double() + 0.5, (counts[:, 0] - counts[:, 1]).double() + 0.5
+            rise += sign * direction * (hits / misses).log()
+            variance += 1 / hits + 1 / misses
+    return rise / variance.sqrt()
+
+
+def _rise_of(inside: Tensor, within: Tensor, happened: Sequence[Tensor]) -> float:
+    """Z-score of the rows of one mask against the others of another; both run over the two tables."""
+    cut = [len(event) for event in happened]
+    part, whole = (
+        torch.tensor([[int(rows.sum()), int((rows & event).sum())] for rows, event in zip(torch.split(mask, cut), happened, strict=True)])
+        for mask in (inside, within)
+    )
+    return float(relative_rise(part[:1], part[1:], whole))
 
 
 def _rate(counts: Tensor) -> Tensor:

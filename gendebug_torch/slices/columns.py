@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import pairwise
 from typing import Any
 
@@ -12,11 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch.errors import reject
+
 OTHER = "(other)"
 MISSING = "(missing)"
+# Names beyond this length would crowd every table and picture; the column's own values stay as they are.
+_LONGEST = 60
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Level:
     """One level of one column: an interval of a quantity, a name, or what is left over.
 
@@ -32,29 +37,33 @@ class Level:
         return f"{self.column} = {self.label}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Binning:
     """How one column is cut into levels, fixed on the reference so that another table is cut alike.
 
     Args:
         column: name of the column.
         edges: inner cuts of a quantity; None for names.
-        names: the frequent values of a column of names.
+        names: the frequent values of a column of names, as text.
+        whole: whether the quantity takes whole numbers only, so that its levels read as such.
+        moment: whether the quantity is a time, its cuts in nanoseconds.
     """
 
     column: str
     edges: tuple[float, ...] | None
     names: tuple[str, ...] = ()
+    whole: bool = False
+    moment: bool = False
 
     @property
     def levels(self) -> tuple[Level, ...]:
         """All levels, the leftover ones last."""
         if self.edges is None:
-            return tuple(Level(self.column, name) for name in (*self.names, OTHER, MISSING))
-        cuts = [f"{edge:.4g}" for edge in self.edges]
-        inner = [f"{low} to {high}" for low, high in pairwise(cuts)]
-        labels = [f"up to {cuts[0]}", *inner, f"above {cuts[-1]}"] if cuts else ["any value"]
-        return tuple(Level(self.column, label) for label in (*labels, MISSING))
+            shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..." for name in self.names]
+            return tuple(Level(self.column, label) for label in (*shown, OTHER, MISSING))
+        cuts = [self._words(edge) for edge in self.edges]
+        inner = [f"above {low} to {high}" for low, high in pairwise(cuts)]
+        return tuple(Level(self.column, label) for label in (f"up to {cuts[0]}", *inner, f"above {cuts[-1]}", MISSING))
 
     def codes(self, frame: pd.DataFrame) -> Tensor:
         """`[n]` int64 level of each row; a column that the table lacks is missing everywhere."""
@@ -62,13 +71,18 @@ class Binning:
             return torch.full((len(frame),), len(self.levels) - 1)
         values = frame[self.column]
         if self.edges is None:
+            coded, distinct = _factorized(values)
             position = {name: index for index, name in enumerate(self.names)}
-            text = values.astype("string")
-            known = text.map(position).astype("Float64").fillna(len(self.names)).where(~text.isna(), len(self.names) + 1)
-            return torch.from_numpy(known.to_numpy(dtype=np.int64))
+            place = np.array([*(position.get(name, len(self.names)) for name in distinct), len(self.names) + 1], dtype=np.int64)
+            return torch.from_numpy(place[coded])
         numbers = _numbers(values)
         codes = np.searchsorted(np.asarray(self.edges), numbers, side="left")
         return torch.from_numpy(np.where(np.isnan(numbers), len(self.edges) + 1, codes).astype(np.int64))
+
+    def _words(self, edge: float) -> str:
+        if self.moment:
+            return str(pd.Timestamp(int(edge)).floor("s"))
+        return f"{edge:,.0f}" if self.whole else f"{edge:.4g}"
 
 
 def fit_binnings(frame: pd.DataFrame, *, bins: int = 5, most_levels: int = 20, categorical: Sequence[str] = ()) -> tuple[Binning, ...]:
@@ -87,21 +101,55 @@ def fit_binnings(frame: pd.DataFrame, *, bins: int = 5, most_levels: int = 20, c
     return tuple(binning for binning in binnings if binning is not None)
 
 
+def level_codes(frame: pd.DataFrame, binnings: Sequence[Binning]) -> tuple[tuple[Level, ...], Tensor]:
+    """All levels of all columns, and `[n, c]` int64 which level each row has in each column."""
+    levels: list[Level] = []
+    columns = []
+    for binning in binnings:
+        columns.append(binning.codes(frame) + len(levels))
+        levels.extend(binning.levels)
+    return tuple(levels), torch.stack(columns, 1) if columns else torch.empty(len(frame), 0, dtype=torch.int64)
+
+
 def _fit(values: pd.Series[Any], column: str, bins: int, most_levels: int, coded: bool) -> Binning | None:
-    distinct = values.nunique(dropna=False)
-    if distinct < 2:
-        return None
-    quantity = values.dtype.kind in "fiuM" and not coded and values.nunique() > bins
-    if quantity:
+    moment = values.dtype.kind == "M"
+    if values.dtype.kind in "fiuM" and not coded:
         numbers = _numbers(values)
-        cuts = np.unique(np.nanquantile(numbers, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
-        cuts = cuts[cuts < np.nanmax(numbers)]
-        return Binning(column, tuple(map(float, cuts))) if len(cuts) else None
-    frequent = values.astype("string").value_counts().head(most_levels)
-    return Binning(column, None, tuple(map(str, frequent.index)))
+        known = numbers[np.isfinite(numbers)]
+        distinct = np.unique(known)
+        if len(distinct) > bins:
+            cuts = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
+            cuts = cuts[cuts < distinct[-1]]
+            whole = not moment and bool((known == np.rint(known)).all())
+            return Binning(column, tuple(map(float, cuts)), whole=whole, moment=moment) if len(cuts) else None
+    codes, distinct_names = _factorized(values)
+    counts = np.bincount(codes[codes >= 0], minlength=len(distinct_names))
+    if len(counts) + int((codes < 0).any()) < 2:
+        return None
+    frequent = nsmallest(most_levels, range(len(counts)), key=lambda place: (-counts[place], distinct_names[place]))
+    return Binning(column, None, tuple(distinct_names[place] for place in frequent))
+
+
+def _factorized(values: pd.Series[Any]) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
+    """`[n]` int64 place of each value among the distinct ones (-1 where missing), and these as text.
+
+    A whole number reads the same as int and as float, since a table with a missing value turns one into the other.
+    """
+    try:
+        codes, distinct = pd.factorize(values)
+    except TypeError as error:
+        reject(str(values.name), "a column of numbers, names or times", f"{error}", "Leave the column out, or turn its values into names.")
+    return codes, list(map(_text, distinct))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (float, np.floating)):
+        return str(int(value)) if np.isfinite(value) and value == int(value) else f"{value:.7g}"
+    return str(value)
 
 
 def _numbers(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     if values.dtype.kind == "M":
-        values = values.astype("int64")
+        stamps = values.astype("datetime64[ns, UTC]" if getattr(values.dtype, "tz", None) is not None else "datetime64[ns]")
+        return np.where(values.isna(), np.nan, stamps.astype("int64").to_numpy(dtype=np.float64))
     return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)

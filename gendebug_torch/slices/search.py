@@ -1,106 +1,95 @@
-"""All one- and two-way slices at once, by one matrix product; three-way ones by beam."""
+"""The search for slices that are worse than expected, and its confirmation on rows that it has not seen."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
-from scipy.special import gammaln, log_ndtr
+from scipy.stats import rankdata
 from torch import Tensor
 
-from gendebug_torch._plotting import LIVE, NEUTRAL, axes
 from gendebug_torch.errors import reject
-from gendebug_torch.slices.columns import Binning, Level, fit_binnings
-from gendebug_torch.stats import benjamini_hochberg_adjusted, wilson_interval
+from gendebug_torch.slices.columns import Binning, Level, fit_binnings, level_codes
+from gendebug_torch.slices.counting import column_of, member_masks, one_hot, pair_sums, slice_pairs
+from gendebug_torch.slices.found import Slices
+from gendebug_torch.slices.merging import distinct_slices, words
+from gendebug_torch.slices.promised import log_upper_tail
+from gendebug_torch.stats import benjamini_hochberg_adjusted
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+# Pairs among more levels than this are too many to count; the columns that matter most alone are paired.
+_MOST_LEVELS = 2000
+# A half proposes generously; the other half decides.
+_PROPOSING_ALPHA = 0.2
+_CELLS = 2**23
 
-# Rows per product: counts in float32 stay exact below 2^24.
-_ROWS = 2**17
-# Tail terms summed exactly; wider distributions are normal to many digits.
-_TERMS = 1024
-_WIDEST_EXACT_SD = 50.0
-# Slices this close to what is expected are far from significant; the normal tail says so cheaply.
-_LEAST_EXACT_Z = 1.0
-# Two slices that share this much of their union are the same rows in other words.
-_SAME_ROWS = 0.9
-_SHOWN = 15
+
+_EMPTY = (torch.zeros(0, dtype=torch.float64),) * 3
 
 
 @dataclass(frozen=True, eq=False)
-class Slices:
-    """Slices with their support and rate, worst first, redundant ones merged.
+class _Sums:
+    """Sets `[s, 3]` of levels, their `rows` `[s]` and `sums` `[w, s]`, and `price` `[s]`.
 
-    Args:
-        members: per slice, the levels that define it.
-        support: `[s]` int64 rows.
-        events: `[s]` int64 rows with the event (error, miss, false alarm).
-        log_p: `[s]` float64 natural logarithm of the one-sided p-value.
-        adjusted: `[s]` float64 p-value after Benjamini-Hochberg over everything asked.
-        also: per slice, other words for the same rows.
-        total: rows, and rows with the event, over all.
-        asked: number of slices that were tested.
-        event: what is counted, for labels.
+    Where only promising sets were counted, each pays the price of those that could have been.
     """
 
-    members: tuple[tuple[Level, ...], ...]
-    support: Tensor
-    events: Tensor
-    log_p: Tensor
-    adjusted: Tensor
-    also: tuple[tuple[str, ...], ...]
-    total: tuple[int, int]
-    asked: int
-    event: str = "error"
+    sets: Tensor
+    rows: Tensor
+    sums: Tensor
+    price: Tensor
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """How each slice reads."""
-        return tuple(" and ".join(map(str, levels)) for levels in self.members)
+    def beside(self, other: _Sums) -> _Sums:
+        """These sets and the others."""
+        sums = torch.cat([self.sums, other.sums], 1)
+        return _Sums(torch.cat([self.sets, other.sets]), torch.cat([self.rows, other.rows]), sums, torch.cat([self.price, other.price]))
 
-    @property
-    def rate(self) -> Tensor:
-        """`[s]` share of rows with the event."""
-        return self.events.double() / self.support.clamp(min=1)
 
-    @property
-    def lift(self) -> Tensor:
-        """`[s]` rate over the rate of all rows."""
-        return self.rate / max(self.total[1] / max(self.total[0], 1), 1e-300)
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """What is summed over a slice, and how surprising a sum is.
 
-    def table(self) -> pd.DataFrame:
-        """One row per slice: support, rate with 95 % interval, lift, p-values, other words for it."""
-        low, high = wilson_interval(self.events, self.support)
-        columns = {"support": self.support, "rate": self.rate, "low": low, "high": high, "lift": self.lift}
-        columns |= {"p_value": self.log_p.exp(), "adjusted": self.adjusted}
-        frame = pd.DataFrame({"slice": list(self.names)} | {key: value.numpy() for key, value in columns.items()})
-        frame["same_rows_as"] = ["; ".join(words) for words in self.also]
-        return frame
+    `weights` are `[1, n]` values, or `[3, n]` with each row's expected value and variance where these differ.
+    """
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Rates of the worst slices with intervals, beside the rate of all rows."""
-        ax = axes(ax, size=(7.0, 1.4 + 0.3 * min(_SHOWN, max(1, len(self.members)))))
-        top = self.table().head(_SHOWN).iloc[::-1]
-        spread = [top["rate"] - top["low"], top["high"] - top["rate"]]
-        labels = [f"{name if len(name) < 60 else name[:57] + '...'} ({n:,})" for name, n in zip(top["slice"], top["support"], strict=True)]
-        ax.barh(labels, top["rate"], color=LIVE, xerr=spread, error_kw={"elinewidth": 0.8})
-        ax.axvline(self.total[1] / max(self.total[0], 1), color=NEUTRAL, linestyle="--", label="all rows")
-        ax.set(xlabel=f"{self.event} rate", title=f"Slices with the highest {self.event} rate")
-        ax.legend(frameon=False, fontsize="small")
-        return ax
+    weights: Tensor
+    rate: float
+    variance: float
+    counts: bool
+
+    def log_p(self, rows: Tensor, sums: Tensor, within: Tensor | None = None) -> Tensor:
+        """`[s]` of slices with these rows and `[w, s]` sums, among the rows of the mask `within`, by default all.
+
+        The expectation is scaled to what happened in all rows, and the variance loses the share of the slice in it.
+        """
+        n, whole = self._whole(within)
+        mean, spread = (sums[1], sums[2]) if len(sums) == 3 else (rows * self.rate, rows * self.variance)
+        mean = mean * (whole[0] / whole[1]) if float(whole[1]) > 0 else mean
+        variance = spread * (1 - spread / whole[2].clamp(min=1e-300)).clamp(min=0.0) * (n / max(n - 1, 1))
+        if self.counts:
+            return log_upper_tail(sums[0], rows, mean, variance)
+        z = (sums[0] - mean) / variance.clamp(min=1e-300).sqrt()
+        return torch.where((z > 0) & (variance > 0), torch.special.log_ndtr(-z), torch.zeros_like(z))
+
+    def log_p_of(self, inside: Tensor, within: Tensor) -> float:
+        """The same for the rows of one mask `[n]` among those of another."""
+        return float(self.log_p(inside.sum()[None], self.weights[:, inside].sum(1, keepdim=True), within))
+
+    def _whole(self, within: Tensor | None) -> tuple[int, Tensor]:
+        part = self.weights if within is None else self.weights[:, within]
+        n, sums = part.shape[1], part.sum(1)
+        return n, sums if len(sums) == 3 else torch.stack([sums[0], sums.new_tensor(n * self.rate), sums.new_tensor(n * self.variance)])
 
 
 def find_slices(
     frame: pd.DataFrame,
-    event: Tensor,
+    metric: Tensor,
     *,
+    expected: Tensor | None = None,
     binnings: Sequence[Binning] | None = None,
-    only: Sequence[tuple[Level, ...]] | None = None,
     ways: int = 2,
     beam: int = 50,
     min_support: int = 30,
@@ -109,206 +98,219 @@ def find_slices(
     device: str | torch.device = "cpu",
     name: str = "error",
 ) -> Slices:
-    """Slices whose rate of an event is higher than in all rows, beyond what asking so many allows.
+    """Slices in which a metric is higher than expected, beyond what asking so many allows.
 
-    All levels of all columns form a 0/1 matrix H; `H'H` counts every two-way slice and `H' diag(e) H` its
-    events, one-way slices stand on the diagonal. Each slice is tested one-sided against the hypergeometric
-    distribution (Fisher, 1935); Benjamini-Hochberg runs over all tested slices. Third levels are added to
-    the `beam` most significant pairs. Of slices with the same rows one is kept; a slice whose excess
-    vanishes without the rows of better ones is left out.
+    The sums over all one- and two-way slices are matrix products (`pair_sums`). Events are tested one-sided given the
+    expected rates (`log_upper_tail`), other metrics by rank sums (Wilcoxon, 1945); Benjamini-Hochberg runs over all
+    slices asked. Third levels are added to the `beam` most significant pairs. Of slices with the same rows one is
+    kept; one whose excess vanishes without the rows of better ones is left out.
 
     Args:
         frame: `[n, c]` columns to slice by.
-        event: `[n]` bool, what should not happen: an error, a missed positive.
+        metric: `[n]` bool, what should not happen (for recall, misses among the positives), or float, such as a loss.
+        expected: `[n]` float in [0, 1], probability of the event in each row, e.g. `promised_rate`; default: the overall rate.
         binnings: cuts fitted elsewhere; default: fitted on `frame`.
-        only: ask these slices alone, e.g. those that another half proposed.
         ways: 1, 2 or 3 levels at once.
         beam: pairs that are extended by a third level.
         min_support: rows below which a slice is not asked.
         alpha: false discovery rate.
         limit: most slices to return.
         device: where the products run.
-        name: of the event, for labels.
+        name: of the metric, for labels.
 
     Raises:
-        InputError: an event per row is lacking, or `ways` is out of range.
+        InputError: a value per row is lacking or NaN, or `ways` is out of range.
 
-    Cost: `2 n L^2` multiplications for L levels in all, `n L` values of memory in chunks.
+    Cost: `2 n L^2` multiplications for L levels in all, twice more with `expected`; above 2,000 levels the columns
+    that matter least alone are not paired.
     """
-    if event.shape != (len(frame),):
-        reject("event", f"[{len(frame)}] one value per row", f"shape {list(event.shape)}", "Pass a bool per row of the table.")
     if ways not in (1, 2, 3):
         reject("ways", "1, 2 or 3", repr(ways), "Deeper slices are too many to be asked honestly.")
-    cuts = fit_binnings(frame) if binnings is None else binnings
+    values = _checked(frame, metric, expected)
+    question = _question(metric, expected)
+    cuts = tuple(fit_binnings(frame) if binnings is None else binnings)
     levels, codes = level_codes(frame, cuts)
-    happened = event.bool()
-    total = (len(frame), int(happened.sum()))
-    support, events = count_pairs(codes, happened, len(levels), device)
-    first, second = slice_pairs(levels, min(ways, 2))
-    sets = torch.stack([first, second, second], 1)
-    counts, hits = support[first, second], events[first, second]
+    summed = _counted(codes, levels, question, ways, min_support, device)
     if ways == 3:
-        extended = _extend(sets, counts, hits, codes, happened, levels, total, beam, min_support, device)
-        sets, counts, hits = (torch.cat(pair) for pair in zip((sets, counts, hits), extended, strict=True))
-    asked_for = counts >= min_support
-    if only is not None:
-        wanted = {frozenset(map(str, members)) for members in only}
-        asked_for &= torch.tensor([frozenset(str(levels[i]) for i in row) in wanted for row in sets.tolist()], dtype=torch.bool)
-    log_p = torch.where(asked_for, log_upper_tail(hits, counts, total), torch.full(counts.shape, math.nan, dtype=torch.float64))
-    adjusted = benjamini_hochberg_adjusted(log_p.exp())
-    asked = int((~log_p.isnan()).sum())
+        summed = summed.beside(_thirds(summed, codes, levels, question, beam, min_support, device))
+    asked = summed.rows >= min_support
+    log_p = torch.full(asked.shape, math.nan, dtype=torch.float64)
+    log_p[asked] = question.log_p(summed.rows[asked], summed.sums[:, asked])
+    adjusted = benjamini_hochberg_adjusted((log_p.exp() * summed.price).clamp(max=1.0))
     order = log_p.nan_to_num(0.0).argsort(stable=True)
-    chosen = order[(adjusted[order] <= alpha)][: 4 * limit]
-    kept, also = _merge(chosen, sets, codes, happened, levels, alpha)
-    kept, also = kept[:limit], also[:limit]
-    members = tuple(tuple(levels[i] for i in dict.fromkeys(sets[row].tolist())) for row in kept)
-    at = torch.tensor(kept, dtype=torch.int64)
-    return Slices(members, counts[at], hits[at], log_p[at], adjusted[at], tuple(also), total, asked, name)
+    chosen = order[adjusted[order] <= alpha][: 2 * limit]
+    cutoff = float(log_p[chosen].max()) if len(chosen) else 0.0
+    masks = member_masks(codes, summed.sets[chosen], levels)
+    kept, twins = distinct_slices(masks, lambda rest, fresh: question.log_p_of(rest, fresh) <= cutoff)
+    at = chosen[torch.tensor(kept[:limit], dtype=torch.int64)]
+    also = tuple(tuple(words(levels, summed.sets[chosen[place]].tolist()) for place in places) for places in twins[:limit])
+    found = Slices(
+        cuts, summed.sets[at], summed.rows[at], *_EMPTY, log_p[at], adjusted[at], also, (len(frame), float(values.sum())),
+        round(float(summed.price[asked].sum())), name, question.counts, expected is not None,
+    )  # fmt: skip
+    return _measured(found, codes, values, expected)
 
 
-def level_codes(frame: pd.DataFrame, binnings: Sequence[Binning]) -> tuple[tuple[Level, ...], Tensor]:
-    """All levels of all columns, and `[n, c]` int64 which level each row has in each column."""
-    levels: list[Level] = []
-    columns = []
-    for binning in binnings:
-        columns.append(binning.codes(frame) + len(levels))
-        levels.extend(binning.levels)
-    return tuple(levels), torch.stack(columns, 1) if columns else torch.empty(len(frame), 0, dtype=torch.int64)
+def confirmed_slices(
+    frame: pd.DataFrame,
+    metric: Tensor,
+    *,
+    promise: Callable[[Tensor], Tensor] | None = None,
+    binnings: Sequence[Binning] | None = None,
+    alpha: float = 0.05,
+    min_support: int = 30,
+    seed: int = 0,
+    **search: Any,
+) -> Slices:
+    """Slices that one random half of the rows proposes and the other half confirms, with the numbers of the latter.
 
-
-def count_pairs(codes: Tensor, event: Tensor, size: int, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
-    """`[L, L]` int64 rows, and rows with the event, that have both levels; the diagonal holds single levels."""
-    rows = torch.zeros(size, size, dtype=torch.float64, device=device)
-    hits = torch.zeros_like(rows)
-    for start in range(0, len(codes), _ROWS):
-        hot = _one_hot(codes[start : start + _ROWS].to(device), size)
-        rows += hot.T @ hot
-        happened = hot[event[start : start + _ROWS].to(device)]
-        hits += happened.T @ happened
-    return rows.long().cpu(), hits.long().cpu()
-
-
-def log_upper_tail(hits: Tensor, drawn: Tensor, total: tuple[int, int]) -> Tensor:
-    """`log P(X >= hits)` for X hypergeometric: `drawn` of `total[0]` rows, of which `total[1]` have the event.
-
-    Summed term by term where the distribution is narrow, normal with continuity correction where it is wide;
-    0 where hits do not exceed what is expected, since only excess is asked for.
+    The search cannot flatter what it found, since the rates, intervals and p-values come from rows that it has not
+    seen (Cox, 1975, Biometrika 62:441).
 
     Args:
-        hits: `[s]` int64.
-        drawn: `[s]` int64.
-        total: rows and events over all.
-
-    Returns:
-        `[s]` float64, at most 0.
+        frame: `[n, c]` columns to slice by.
+        metric: `[n]` bool or float, as in `find_slices`.
+        promise: rows `[h]` int64 -> `[h]` expected rates there, asked once for each half.
+        binnings: cuts fitted elsewhere; default: fitted on `frame`.
+        alpha: false discovery rate among those proposed.
+        min_support: rows below which a slice is not asked, in all rows.
+        seed: of the split into halves.
+        **search: further options of `find_slices`.
     """
-    size, marked = (float(value) for value in total)
-    k, n = hits.double(), drawn.double()
-    mean = n * marked / max(size, 1.0)
-    spread = (mean * (1 - marked / max(size, 1.0)) * (size - n) / max(size - 1, 1.0)).clamp(min=0.0).sqrt()
-    excess = (k > mean) & (spread > 0)
-    z = (k - 0.5 - mean) / spread.clamp(min=1e-300)
-    narrow = excess & (spread <= _WIDEST_EXACT_SD) & (z > _LEAST_EXACT_Z)
-    log_p = torch.where(excess, torch.from_numpy(log_ndtr(-z.numpy())), torch.zeros_like(z))
-    log_p[narrow] = _exact_tail(k[narrow], n[narrow], size, marked)
-    return log_p.clamp(max=0.0)
-
-
-def _exact_tail(k: Tensor, n: Tensor, size: float, marked: float) -> Tensor:
-    """First term by log-gamma, the others by the ratio of neighbours."""
-
-    def log_choose(a: Tensor, b: Tensor) -> Tensor:
-        return torch.from_numpy(gammaln((a + 1).numpy()) - gammaln((b + 1).numpy()) - gammaln((a - b + 1).numpy()))
-
-    everything, all_marked = torch.full_like(k, size), torch.full_like(k, marked)
-    first = log_choose(all_marked, k) + log_choose(everything - all_marked, n - k) - log_choose(everything, n)
-    step = torch.arange(_TERMS, dtype=torch.float64)
-    x = k[:, None] + step
-    ratio = ((marked - x) * (n[:, None] - x) / ((x + 1) * (size - marked - n[:, None] + x + 1))).clamp(min=0.0)
-    return first + torch.log1p(ratio.cumprod(1).sum(1))
-
-
-def slice_pairs(levels: Sequence[Level], ways: int) -> tuple[Tensor, Tensor]:
-    """Indices of single levels (twice the same) and of pairs from different columns."""
-    columns = {name: index for index, name in enumerate(dict.fromkeys(level.column for level in levels))}
-    of = torch.tensor([columns[level.column] for level in levels], dtype=torch.int64)
-    single = torch.arange(len(levels))
-    if ways == 1:
-        return single, single
-    first, second = torch.triu_indices(len(levels), len(levels), 1)
-    apart = of[first] != of[second]
-    return torch.cat([single, first[apart]]), torch.cat([single, second[apart]])
-
-
-def _one_hot(codes: Tensor, size: int) -> Tensor:
-    hot = torch.zeros(len(codes), size, device=codes.device)
-    return hot.scatter_(1, codes, 1.0)
-
-
-def _extend(
-    sets: Tensor,
-    counts: Tensor,
-    hits: Tensor,
-    codes: Tensor,
-    event: Tensor,
-    levels: Sequence[Level],
-    total: tuple[int, int],
-    beam: int,
-    min_support: int,
-    device: str | torch.device,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Three-way slices grown from the most significant pairs."""
-    pairs = ((sets[:, 0] != sets[:, 1]) & (counts >= min_support)).nonzero()[:, 0]
-    best = pairs[log_upper_tail(hits[pairs], counts[pairs], total).argsort(stable=True)][:beam]
-    rows = torch.zeros(len(best), len(levels), dtype=torch.float64, device=device)
-    happened = torch.zeros_like(rows)
-    for start in range(0, len(codes), _ROWS):
-        hot = _one_hot(codes[start : start + _ROWS].to(device), len(levels))
-        inside = hot[:, sets[best, 0].to(device)] * hot[:, sets[best, 1].to(device)]
-        rows += inside.T @ hot
-        marked = event[start : start + _ROWS].to(device)
-        happened += inside[marked].T @ hot[marked]
-    names = [level.column for level in levels]
-    new = [
-        (pair, third)
-        for pair, (a, b) in enumerate(sets[best, :2].tolist())
-        for third in range(len(levels))
-        if names[third] not in (names[a], names[b])
+    _checked(frame, metric, None)
+    cuts = fit_binnings(frame) if binnings is None else binnings
+    order = torch.randperm(len(frame), generator=torch.Generator().manual_seed(seed))
+    middle = len(order) // 2
+    sides = [
+        (frame.iloc[half.numpy()], metric[half], None if promise is None else promise(half))
+        for half in (order[:middle].sort().values, order[middle:].sort().values)
     ]
-    index = torch.tensor(new, dtype=torch.int64).reshape(-1, 2)
-    triples = torch.cat([sets[best][index[:, 0], :2], index[:, 1:]], 1).sort(1).values
-    _, at = torch.unique(triples, dim=0, return_inverse=True)
-    first = torch.full((int(at.max()) + 1 if len(at) else 0,), len(at)).scatter_reduce_(0, at, torch.arange(len(at)), "amin")
-    chosen = index[first]
-    return triples[first], rows.cpu().long()[chosen[:, 0], chosen[:, 1]], happened.cpu().long()[chosen[:, 0], chosen[:, 1]]
+    support = max(min_support // 2, 1)
+    first, event, expected = sides[0]
+    proposed = find_slices(first, event, expected=expected, binnings=cuts, alpha=_PROPOSING_ALPHA, min_support=support, **search)
+    return remeasured(proposed, *sides[1], alpha=alpha)
 
 
-def _merge(
-    chosen: Tensor, sets: Tensor, codes: Tensor, event: Tensor, levels: Sequence[Level], alpha: float
-) -> tuple[list[int], list[tuple[str, ...]]]:
-    """Keep slices that tell something new: not the rows of a better one, and still bad without the better ones' rows."""
-    kept: list[int] = []
-    masks: list[Tensor] = []
-    also: list[list[str]] = []
-    fresh = torch.ones(len(codes), dtype=torch.bool)
-    for row in chosen.tolist():
-        mask = member_mask(codes, sets[row])
-        words = " and ".join(str(levels[i]) for i in dict.fromkeys(sets[row].tolist()))
-        twins = [place for place, other in enumerate(masks) if int((mask & other).sum()) >= _SAME_ROWS * int((mask | other).sum())]
-        if twins:
-            also[twins[0]].append(words)
+def remeasured(found: Slices, frame: pd.DataFrame, metric: Tensor, expected: Tensor | None = None, *, alpha: float = 1.0) -> Slices:
+    """The same slices on other rows, Benjamini-Hochberg over these alone, worst first; those above `alpha` are dropped."""
+    values = _checked(frame, metric, expected)
+    question = _question(metric, expected)
+    levels, codes = level_codes(frame, found.binnings)
+    masks = member_masks(codes, found.sets, levels)
+    sums = _mask_sums(masks, question.weights)
+    log_p = question.log_p(masks.sum(1), sums)
+    adjusted = benjamini_hochberg_adjusted(log_p.exp())
+    order = log_p.argsort(stable=True)
+    at = order[adjusted[order] <= alpha]
+    fresh = replace(
+        found, sets=found.sets[at], support=masks.sum(1)[at], log_p=log_p[at], adjusted=adjusted[at],
+        also=tuple(found.also[place] for place in at.tolist()), overall=(len(frame), float(values.sum())),
+        counts=question.counts, promised=expected is not None,
+    )  # fmt: skip
+    return _measured(fresh, codes, values, expected)
+
+
+def _checked(frame: pd.DataFrame, metric: Tensor, expected: Tensor | None) -> Tensor:
+    """The metric as `[n]` float64."""
+    for argument, values in (("metric", metric), ("expected", expected)):
+        if values is None:
             continue
-        rest = mask & fresh
-        total = (int(fresh.sum()), int((event & fresh).sum()))
-        if kept and math.exp(float(log_upper_tail((event & rest).sum()[None], rest.sum()[None], total))) > alpha:
-            continue
-        kept.append(row)
-        masks.append(mask)
-        also.append([])
-        fresh &= ~mask
-    return kept, [tuple(words) for words in also]
+        if values.shape != (len(frame),):
+            reject(argument, f"[{len(frame)}] one value per row", f"shape {list(values.shape)}", "Pass one value per row of the table.")
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            reject(argument, "finite values", f"NaN or infinity in {int((~values.isfinite()).sum())} rows", "Drop these rows or mend them.")
+    if expected is not None and metric.is_floating_point():
+        reject("expected", "None for a metric that is not an event", "a tensor", "Pass a bool metric, or leave `expected` out.")
+    if expected is not None and bool(((expected < 0) | (expected > 1)).any()):
+        reject("expected", "probabilities in [0, 1]", "values outside", "Use `promised_rate`.")
+    return metric.detach().double().cpu()
 
 
-def member_mask(codes: Tensor, members: Tensor) -> Tensor:
-    """`[n]` bool, rows that have every one of the levels."""
-    return torch.stack([(codes == member).any(1) for member in members]).all(0)
+def _question(metric: Tensor, expected: Tensor | None) -> _Question:
+    values = metric.detach().double().cpu()
+    n = max(len(values), 1)
+    if metric.is_floating_point():
+        ranks = torch.from_numpy(rankdata(values.numpy())) / (n + 1) if len(values) else values
+        return _Question(ranks[None], 0.5, float(ranks.var(correction=0)) if len(values) else 0.0, counts=False)
+    if expected is None:
+        rate = float(values.sum()) / n
+        return _Question(values[None], rate, rate * (1 - rate), counts=True)
+    p = expected.detach().double().cpu()
+    return _Question(torch.stack([values, p, p * (1 - p)]), 0.0, 0.0, counts=True)
+
+
+def _counted(codes: Tensor, levels: Sequence[Level], question: _Question, ways: int, min_support: int, device: str | torch.device) -> _Sums:
+    """Sets of one or two levels."""
+    of = column_of(levels)
+    paired = torch.arange(len(levels))
+    if ways == 1 or len(levels) > _MOST_LEVELS:
+        rows = torch.bincount(codes.flatten(), minlength=len(levels))
+        repeated = question.weights.repeat_interleave(codes.shape[1], 1)
+        sums = torch.zeros(len(question.weights), len(levels), dtype=torch.float64).index_add_(1, codes.flatten(), repeated)
+        if ways == 1:
+            return _Sums(paired[:, None].expand(-1, 3), rows, sums, torch.ones(len(levels), dtype=torch.float64))
+        paired = _strongest_columns(question.log_p(rows, sums), rows, of, min_support)
+    local = torch.full((len(levels),), -1).index_copy_(0, paired, torch.arange(len(paired)))
+    columns = torch.unique(of[paired])
+    first, second = slice_pairs([levels[place] for place in paired.tolist()], 2)
+    rows, sums = pair_sums(local[codes[:, columns]], question.weights, len(paired), device)
+    sets = torch.stack([paired[first], paired[second], paired[second]], 1)
+    one, two, _ = _possible(of)
+    price = torch.full((len(sets),), (one + two) / max(len(sets), 1), dtype=torch.float64)
+    return _Sums(sets, rows[first, second], sums[:, first, second], price)
+
+
+def _strongest_columns(log_p: Tensor, rows: Tensor, of: Tensor, min_support: int) -> Tensor:
+    """Levels of the columns that hold the most significant single levels, as many as may be paired."""
+    best = torch.zeros(int(of.max()) + 1, dtype=torch.float64)
+    best.scatter_reduce_(0, of, torch.where(rows >= min_support, log_p, torch.zeros_like(log_p)), "amin")
+    order = best.argsort(stable=True)
+    room = torch.bincount(of)[order].cumsum(0) <= _MOST_LEVELS
+    return torch.isin(of, order[room]).nonzero()[:, 0]
+
+
+def _thirds(
+    pairs: _Sums, codes: Tensor, levels: Sequence[Level], question: _Question, beam: int, min_support: int, device: str | torch.device
+) -> _Sums:
+    """Sets of three levels, grown from the most significant pairs."""
+    worth = ((pairs.sets[:, 0] != pairs.sets[:, 1]) & (pairs.rows >= min_support)).nonzero()[:, 0]
+    best = pairs.sets[worth[question.log_p(pairs.rows[worth], pairs.sums[:, worth]).argsort(stable=True)][:beam]]
+    size, of = len(levels), column_of(levels)
+    rows = torch.zeros(len(best), size, dtype=torch.float64, device=device)
+    sums = torch.zeros(len(question.weights), len(best), size, dtype=torch.float64, device=device)
+    step = max(1, _CELLS // max(size, 1))
+    for start in range(0, len(codes), step):
+        hot = one_hot(codes[start : start + step].to(device), size)
+        inside = hot[:, best[:, 0].to(device)] * hot[:, best[:, 1].to(device)]
+        rows += inside.T @ hot
+        for place, weight in enumerate(question.weights[:, start : start + step].to(device).float()):
+            sums[place] += (inside * weight[:, None]).T @ hot
+    pair, third = ((of[None] != of[best[:, :1]]) & (of[None] != of[best[:, 1:2]])).nonzero(as_tuple=True)
+    triples, at = torch.unique(torch.cat([best[pair, :2], third[:, None]], 1).sort(1).values, dim=0, return_inverse=True)
+    once = torch.full((len(triples),), len(at)).scatter_reduce_(0, at, torch.arange(len(at)), "amin")
+    pair, third = pair[once], third[once]
+    price = torch.full((len(triples),), _possible(of)[2] / max(len(triples), 1), dtype=torch.float64)
+    return _Sums(triples, rows.cpu()[pair, third].long(), sums.cpu()[:, pair, third], price)
+
+
+def _possible(of: Tensor) -> tuple[float, float, float]:
+    """How many sets of one, two and three levels of different columns there are (Newton's identities)."""
+    sizes = torch.bincount(of).double() if len(of) else torch.zeros(1, dtype=torch.float64)
+    one, squares, cubes = (float((sizes**power).sum()) for power in (1, 2, 3))
+    return one, (one**2 - squares) / 2, (one**3 - 3 * one * squares + 2 * cubes) / 6
+
+
+def _mask_sums(masks: Tensor, weights: Tensor) -> Tensor:
+    """`[w, s]` sums of `[w, n]` weights over `[s, n]` masks."""
+    sums = [weights[:, mask].sum(1) for mask in masks]
+    return torch.stack(sums, 1) if sums else torch.zeros(len(weights), 0, dtype=torch.float64)
+
+
+def _measured(found: Slices, codes: Tensor, values: Tensor, expected: Tensor | None) -> Slices:
+    """The slices with the sums of the metric itself, its squares and its expectation."""
+    levels = [level for binning in found.binnings for level in binning.levels]
+    masks = member_masks(codes, found.sets, levels)
+    mean = float(values.mean()) if len(values) else 0.0
+    promise = torch.full_like(values, mean) if expected is None else expected.detach().double().cpu()
+    total, squares, awaited = _mask_sums(masks, torch.stack([values, values.square(), promise]))
+    return replace(found, total=total, squares=squares, expected=awaited)
