@@ -24,6 +24,7 @@ FLOORS = {
     "finding": 1,
     "registry": 2,
     "runner": 2,
+    "probe": 2,
     "attribution": 3,
     "calibration": 3,
     "curves": 3,
