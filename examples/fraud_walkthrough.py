@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
     sides = {name: replace(side, schema=replace(side.schema, threshold=threshold)) for name, side in sides.items()}
     diagnosis = gd.diagnose(network, curves=by_time.curves.curves, **sides, budget="2m")
     found = named_feature(diagnosis, features)
-    alarmed = pd.DataFrame(alarms).T.rename_axis("period").reset_index()
+    alarmed = pd.DataFrame.from_dict(alarms, orient="index").rename_axis("period").reset_index()
     tables = {"What the splits promised": splits, "Alarms at the deployed threshold": alarmed}
     if found is not None:
         world = World(table, features, periods, by_time, threshold, found[1], options.epochs, options.seed)
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
 
 
 def alarm_rate(side: gd.Records, threshold: float) -> dict[str, float]:
-    """Alarms per day-sized thousand rows, and how many of them are false."""
+    """Alarms per thousand rows, and how many of them are false."""
     said = side.logits.sigmoid() > threshold
     false = said & (side.targets == 0)
     return {

@@ -207,7 +207,7 @@ def _would_change(name: str, behind: Sequence[LikelyCause], causes: Sequence[Lik
         "nothing": (fell,),
         "recalibrate": (fell,),
         "move_threshold": (fell, "Recalibrate first if the calibration error stays beyond noise at the new threshold."),
-        "fix_data": (f"If {where} is shown to be sound, declare so in the schema (`causal`, `group`, `time`), and {then}.",),
+        "fix_data": (f"If {where} is shown to be sound, say so in the schema (causal, group or time), and {then}.",),
         "retrain": (f"Redesign instead if one subgroup or error cluster holds most of the errors (30 % or more{crowded}).",),
         "redesign": ("Retrain instead if more rows of the same kind close the gap, with nothing else changed.",),
     }[name]

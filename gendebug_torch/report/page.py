@@ -137,7 +137,7 @@ def _table(table: pd.DataFrame, rows: int = _ROWS) -> dict[str, Any]:
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
-        return "n/a" if value != value else f"{value:.4g}"
+        return "n/a" if value != value else f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "n/a"}[value]
     if isinstance(value, int):
