@@ -80,19 +80,21 @@ def _cause(likely: LikelyCause) -> str:
 
 
 def _quiet(findings: Sequence[Finding]) -> list[str]:
-    """What was ruled out and what did not run, one line each."""
+    """What was ruled out, and what did not run, one line for each reason."""
     ruled_out = sorted({finding.check for finding in findings if finding.severity is Severity.OK})
-    skipped = [finding for finding in findings if finding.severity is Severity.SKIPPED]
+    skipped: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.severity is Severity.SKIPPED:
+            skipped.setdefault(finding.summary, []).append(finding.check)
     lines = [""] if ruled_out or skipped else []
     if ruled_out:
-        lines.append(_wrapped(f"Ruled out by: {', '.join(ruled_out)}", "  "))
-    lines += [_wrapped(f"{finding.check}: {finding.summary}", "  ") for finding in skipped]
+        lines.append(_wrapped(f"Ruled out by: {', '.join(ruled_out)}", ""))
+    lines += [_wrapped(f"{reason.rstrip('.')}: {', '.join(sorted(checks))}", "  ") for reason, checks in sorted(skipped.items())]
     return lines
 
 
 def _wrapped(text: str, indent: str) -> str:
-    first = indent if not text.startswith(("Ruled", "- ")) else "" if text.startswith("Ruled") else "  "
-    return textwrap.fill(" ".join(text.split()), _WIDTH, initial_indent=first, subsequent_indent=indent + "  ", break_long_words=False)
+    return textwrap.fill(" ".join(text.split()), _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False)
 
 
 def _cell(text: str) -> str:
