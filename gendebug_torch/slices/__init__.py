@@ -4,6 +4,7 @@ from gendebug_torch.slices.change import SliceChange as SliceChange
 from gendebug_torch.slices.change import slice_change as slice_change
 from gendebug_torch.slices.clusters import ErrorClusters as ErrorClusters
 from gendebug_torch.slices.clusters import error_clusters as error_clusters
+from gendebug_torch.slices.cohort import cohort_rows as cohort_rows
 from gendebug_torch.slices.cohort import cohort_sheet as cohort_sheet
 from gendebug_torch.slices.cohort import confusion_cell as confusion_cell
 from gendebug_torch.slices.cohort import write_sheet as write_sheet
@@ -24,6 +25,7 @@ __all__ = [
     "Event",
     "SliceChange",
     "Slices",
+    "cohort_rows",
     "cohort_sheet",
     "confirmed_slices",
     "confusion_cell",

@@ -14,7 +14,7 @@ from torch import Tensor
 from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.slices.columns import Binning, fit_binnings, level_codes
-from gendebug_torch.slices.counting import member_masks, pair_sums, slice_pairs
+from gendebug_torch.slices.counting import member_masks, pair_sums, slice_pairs, worth_asking
 from gendebug_torch.slices.found import SHOWN, shortened
 from gendebug_torch.slices.merging import distinct_slices, words
 from gendebug_torch.stats import benjamini_hochberg_adjusted, wilson_interval
@@ -136,12 +136,13 @@ def slice_change(
     levels = coded[0][0]
     happened = [event.bool().cpu() for _, event in tables]
     first, second = slice_pairs(levels, ways)
-    sides = []
+    sides, new = [], torch.ones(len(first), dtype=torch.bool)
     for (_, codes), event in zip(coded, happened, strict=True):
         rows, hits = pair_sums(codes, event.double()[None], len(levels), device)
+        new &= worth_asking(rows, first, second)
         sides.append(torch.stack([rows[first, second], hits[0, first, second].round().long()], 1))
     total = torch.tensor([[len(event), int(event.sum())] for event in happened], dtype=torch.int64)
-    asked = (sides[0][:, 0] >= min_support) & (sides[1][:, 0] >= min_support)
+    asked = new & (sides[0][:, 0] >= min_support) & (sides[1][:, 0] >= min_support)
     z = relative_rise(sides[0], sides[1], total)
     log_p = torch.where(asked, torch.special.log_ndtr(-z), torch.full_like(z, math.nan))
     adjusted = benjamini_hochberg_adjusted(log_p.exp())

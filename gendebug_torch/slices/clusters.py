@@ -29,6 +29,8 @@ _WORDS = 3
 _STARTS = 4
 _ITERATIONS = 50
 _CHUNK = 2**16
+# A cluster of equal rows has no width; its likelihood must stay finite.
+_NARROWEST = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +115,8 @@ def error_clusters(
 
     k-means (k-means++ seeds, Arthur and Vassilvitskii, 2007) on the errors of one random half, standardised by its
     correct rows, missing values at the mean; errors and correct rows of the other half are assigned to the nearest
-    center and counted. The number of clusters, from 1 on, is that by which errors tell themselves best from correct
-    rows, each further cluster paying log(errors) / 2 (Schwarz, 1978).
+    center and counted. The number of clusters, from 1 on, is that of the best penalised likelihood (Pelleg and Moore,
+    2000, X-means, here with a width for each cluster).
 
     Args:
         features: `[n, d]` float; features or an embedding.
@@ -168,13 +170,21 @@ def _regions(scaled: Tensor, wrong: Tensor, fitted: Tensor, clusters: int, seed:
     best, chosen, kept = -math.inf, torch.zeros(len(scaled), dtype=torch.int64), 1
     for k in range(1, min(clusters, len(sample)) + 1):
         tries = [_centers(sample, k, generator) for _ in range(_STARTS if k > 1 else 1)]
-        assignment = _nearest(scaled, min(tries, key=lambda centers: float(_distances(sample, centers).amin(1).sum())))
-        count = [torch.bincount(assignment[rows & fitted], minlength=k).double() for rows in (wrong, ~wrong)]
-        shares = [(side + 1) / (side.sum() + k) for side in count]
-        worth = float((count[0] * (shares[0] / shares[1]).log()).sum()) - (k - 1) / 2 * math.log(len(errors))
+        centers = min(tries, key=lambda centers: float(_distances(sample, centers).amin(1).sum()))
+        worth = _worth(sample, centers)
         if worth > best:
-            best, chosen, kept = worth, assignment, k
+            best, chosen, kept = worth, _nearest(scaled, centers), k
     return chosen, kept
+
+
+def _worth(sample: Tensor, centers: Tensor) -> float:
+    """Log-likelihood of round normal clusters, each with its own width, less half of log n for each parameter."""
+    n, d = sample.shape
+    nearest = _distances(sample, centers).min(1)
+    count = torch.bincount(nearest.indices, minlength=len(centers)).double()
+    width = torch.zeros_like(count).index_add_(0, nearest.indices, nearest.values) / (count * d).clamp(min=1)
+    fit = count * ((count / n).clamp(min=1e-300).log() - d / 2 * (width.clamp(min=_NARROWEST).log() + 1))
+    return float(fit.sum()) - (len(centers) * (d + 2) - 1) / 2 * math.log(n)
 
 
 def _centers(sample: Tensor, k: int, generator: torch.Generator) -> Tensor:

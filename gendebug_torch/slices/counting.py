@@ -11,6 +11,8 @@ from gendebug_torch.slices.columns import Level
 
 # Cells of the 0/1 matrix held at once; its rows stay below 2^24, so that counts in float32 are exact.
 _CELLS = 2**23
+# Two slices that share this much of their union are the same rows in other words.
+SAME_ROWS = 0.9
 
 
 def pair_sums(codes: Tensor, weights: Tensor, size: int, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
@@ -57,6 +59,18 @@ def slice_pairs(levels: Sequence[Level], ways: int) -> tuple[Tensor, Tensor]:
     first, second = torch.triu_indices(len(levels), len(levels), 1)
     apart = of[first] != of[second]
     return torch.cat([single, first[apart]]), torch.cat([single, second[apart]])
+
+
+def worth_asking(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """`[s]` bool, sets that hold some rows and not almost all rows of one of their two levels, which asks the same alone.
+
+    Args:
+        rows: `[L, L]` int64 from `pair_sums`.
+        first: `[s]` int64 levels.
+        second: `[s]` int64 levels.
+    """
+    alone = torch.minimum(rows.diagonal()[first], rows.diagonal()[second])
+    return (first == second) | (rows[first, second] < SAME_ROWS * alone)
 
 
 def column_of(levels: Sequence[Level]) -> Tensor:

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.slices.columns import Level
-
-# Two slices that share this much of their union are the same rows in other words.
-_SAME_ROWS = 0.9
+from gendebug_torch.slices.counting import SAME_ROWS
 
 
 def distinct_slices(masks: Tensor, still_bad: Callable[[Tensor, Tensor], bool]) -> tuple[list[int], list[list[int]]]:
@@ -25,7 +23,7 @@ def distinct_slices(masks: Tensor, still_bad: Callable[[Tensor, Tensor], bool]) 
     """
     shared = masks.float() @ masks.float().T
     sizes = shared.diagonal()
-    same = shared >= _SAME_ROWS * (sizes[:, None] + sizes - shared)
+    same = shared >= SAME_ROWS * (sizes[:, None] + sizes - shared)
     kept: list[int] = []
     twins: list[list[int]] = []
     fresh = torch.ones(masks.shape[1], dtype=torch.bool)

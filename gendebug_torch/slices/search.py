@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gendebug_torch.errors import reject
 from gendebug_torch.slices.columns import Binning, Level, fit_binnings, level_codes
-from gendebug_torch.slices.counting import column_of, member_masks, one_hot, pair_sums, slice_pairs
+from gendebug_torch.slices.counting import column_of, member_masks, one_hot, pair_sums, slice_pairs, worth_asking
 from gendebug_torch.slices.found import Slices
 from gendebug_torch.slices.merging import distinct_slices, words
 from gendebug_torch.slices.promised import log_upper_tail
@@ -70,7 +70,9 @@ class _Question:
         mean = mean * (whole[0] / whole[1]) if float(whole[1]) > 0 else mean
         variance = spread * (1 - spread / whole[2].clamp(min=1e-300)).clamp(min=0.0) * (n / max(n - 1, 1))
         if self.counts:
-            return log_upper_tail(sums[0], rows, mean, variance)
+            # Without expectations of their own the rows are drawn, and drawing has two sides: rows and events.
+            most = rows if len(sums) == 3 else rows.double().clamp(max=float(whole[0]))
+            return log_upper_tail(sums[0], most, mean, variance)
         z = (sums[0] - mean) / variance.clamp(min=1e-300).sqrt()
         return torch.where((z > 0) & (variance > 0), torch.special.log_ndtr(-z), torch.zeros_like(z))
 
@@ -254,9 +256,11 @@ def _counted(codes: Tensor, levels: Sequence[Level], question: _Question, ways: 
     columns = torch.unique(of[paired])
     first, second = slice_pairs([levels[place] for place in paired.tolist()], 2)
     rows, sums = pair_sums(local[codes[:, columns]], question.weights, len(paired), device)
-    sets = torch.stack([paired[first], paired[second], paired[second]], 1)
+    new = worth_asking(rows, first, second)
     one, two, _ = _possible(of)
-    price = torch.full((len(sets),), (one + two) / max(len(sets), 1), dtype=torch.float64)
+    price = torch.full((len(first),), (one + two) / max(len(first), 1), dtype=torch.float64)[new]
+    first, second = first[new], second[new]
+    sets = torch.stack([paired[first], paired[second], paired[second]], 1)
     return _Sums(sets, rows[first, second], sums[:, first, second], price)
 
 

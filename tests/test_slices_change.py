@@ -1,0 +1,106 @@
+"""Slices that collapsed between two tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gendebug_torch import Records, Severity
+from gendebug_torch.errors import InputError
+from gendebug_torch.slices import slice_change
+from gendebug_torch.slices.change import relative_rise
+from gendebug_torch.suite import all_checks
+from tests.reference import slices as reference
+
+COLLAPSE = {check.name: check for check in all_checks()}["slices.collapse"]
+
+
+def side(seed, n=20_000, rate=0.1, inside_rate=None, name="validation"):
+    """Rows with an event; in `country = B and device = ios` its rate may be another."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {"country": rng.choice(list("ABCDE"), n), "device": rng.choice(["ios", "android", "web"], n), "x": rng.normal(size=n)}
+    )
+    inside = np.array((frame["country"] == "B") & (frame["device"] == "ios"))
+    p = np.full(n, rate) if np.isscalar(rate) else rate(frame)
+    event = rng.random(n) < np.where(inside, p if inside_rate is None else inside_rate, p)
+    return frame, torch.from_numpy(event)
+
+
+def test_the_score_of_the_rise_equals_the_literal_one():
+    rng = np.random.default_rng(0)
+    hits, rows = rng.integers(0, 30, (4, 2)), rng.integers(30, 90, (4, 2))
+    total = np.array([[500, 70], [800, 200]])
+    before, after = (torch.from_numpy(np.stack([rows[:, at], hits[:, at]], 1)) for at in (0, 1))
+    ours = relative_rise(before, after, torch.from_numpy(total))
+    for i in range(4):
+        inside = tuple((int(hits[i, at]), int(rows[i, at] - hits[i, at])) for at in (0, 1))
+        outside = tuple((int(total[at, 1] - hits[i, at]), int(total[at, 0] - rows[i, at] - total[at, 1] + hits[i, at])) for at in (0, 1))
+        assert float(ours[i]) == pytest.approx(reference.log_odds_rise(inside, outside))
+
+
+def test_a_collapsed_slice_is_named_while_the_whole_hardly_moves():
+    change = slice_change(*side(0), *side(1, inside_rate=0.3))
+    assert change.names[0] == "country = B and device = ios"
+    assert abs(change.whole) < 0.03
+    assert float(change.change[0]) > 0.15
+    assert len(change) <= 2
+
+
+def test_a_rise_of_the_whole_names_no_slice():
+    """Twice the odds everywhere is many more points where errors are frequent: no slice of its own."""
+
+    def rate(odds):
+        return lambda frame: 1 / (1 + np.exp(-(frame["x"].to_numpy() - 2.5 + np.log(odds))))
+
+    loud = sum(len(slice_change(*side(seed, rate=rate(1)), *side(seed + 100, rate=rate(2)), alpha=0.002)) > 0 for seed in range(10))
+    assert loud == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 40])
+def test_few_rows_name_nothing(size):
+    frame, event = side(0, n=size)
+    change = slice_change(*side(1, n=500), frame, event)
+    assert len(change) == 0
+    assert change.table().empty
+    assert change.plot().get_title()
+
+
+@pytest.mark.parametrize(("arguments", "words"), [({"ways": 3}, "`ways`"), ({"live_event": torch.zeros(3)}, "`live_event`")])
+def test_bad_input(arguments, words):
+    frame, event = side(0, n=100)
+    given = {"reference": frame, "reference_event": event, "live": frame, "live_event": event} | arguments
+    with pytest.raises(InputError, match=words):
+        slice_change(**given)
+
+
+def fraud(seed, blind, n=12_000):
+    """A model that ranks well; in production it may be blind to the positives of one channel, 8 % of the rows."""
+    rng = np.random.default_rng(seed)
+    metadata = pd.DataFrame({"channel": rng.choice(["web", "shop", "phone"], n, p=[0.5, 0.42, 0.08]), "day": rng.integers(0, 7, n)})
+    targets = rng.random(n) < 0.2
+    logits = rng.normal(np.where(targets, 2.0, -2.0), 1.2)
+    unseen = (metadata["channel"] == "phone").to_numpy() & targets & (rng.random(n) < blind)
+    logits[unseen] -= 4.0
+    return Records(None, torch.from_numpy(targets.astype(int)), torch.from_numpy(logits), metadata, name="production")
+
+
+def test_a_recall_that_falls_in_one_channel_behind_a_good_auc():
+    from sklearn.metrics import roc_auc_score
+
+    before, after = fraud(0, 0.0), fraud(1, 0.2)
+    auc = [roc_auc_score(records.targets, records.logits) for records in (before, after)]
+    assert auc[0] - auc[1] < 0.02
+    alarms = [finding for finding in COLLAPSE(before, after) if finding.severity.level >= Severity.WARN.level]
+    assert [finding.subject for finding in alarms] == ["channel = phone"]
+    assert alarms[0].numbers["event"] == "missed positive"
+    assert alarms[0].numbers["change"] > 0.1
+    assert abs(alarms[0].numbers["change_overall"]) < 0.03
+
+
+def test_production_without_that_column_or_labels_is_no_collapse():
+    before, after = fraud(0, 0.0), fraud(1, 0.0)
+    bare = Records(None, after.targets, after.logits, after.metadata[["day"]], name="production")
+    assert max(finding.severity.level for finding in COLLAPSE(before, bare)) < Severity.WARN.level
+    unlabeled = Records(None, None, after.logits, after.metadata, name="production")
+    assert COLLAPSE.run({"validation": before, "production": unlabeled})[0].severity is Severity.SKIPPED
