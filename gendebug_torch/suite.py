@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from gendebug_torch.curves import LearningCurves
 
-TOPICS = ("attribution", "calibration", "curves", "shift", "slices")
+TOPICS = ("attribution", "calibration", "curves", "leakage", "shift", "slices")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ FLOORS = {
     "attribution": 3,
     "calibration": 3,
     "curves": 3,
+    "leakage": 3,
     "shift": 3,
     "slices": 3,
     "standing": 2,
