@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,17 +169,52 @@ def map_rows(
     dtype = _AUTOCAST[precision]
     total = len(data) if hasattr(data, "__len__") and not isinstance(data, (Tensor, Records)) else None
     autocast = torch.autocast(place.type, dtype=dtype, enabled=dtype is not None)
-    with evaluating(model or step, device=place), torch.set_grad_enabled(grad), autocast:
+    with evaluating(step if model is None else model, device=place), torch.set_grad_enabled(grad), autocast:
         for number, batch in enumerate(_progress(_batches(data, batch_size, place), total, progress)):
             if number % world != rank or number in parts:
                 continue
             inputs, targets = (unpack or _unpack)(batch)
-            waiting[number] = _run_halving(step, _move(inputs, place), _move(targets, place), limit)
+            waiting[number] = _run_halving(step, moved(inputs, place), moved(targets, place), limit)
             if sum(t.numel() * t.element_size() for out in waiting.values() for t in out.values()) >= _FLUSH_BYTES:
                 parts.update(shards.save(_to_host(waiting)))
                 waiting = {}
         parts.update(shards.save(_to_host(waiting)))
     return _join(_gather(parts, world))
+
+
+def sample_rows(data: Any, rows: int, *, unpack: Unpack | None = None, seed: int = 0) -> tuple[Any, Tensor | None]:
+    """Inputs and targets of at most `rows` rows: drawn without repetition from Tensor or Records, else the first ones.
+
+    Raises:
+        InputError: an iterator that could not be started again.
+    """
+    if isinstance(data, Iterator):
+        reject("loader", "a loader that can be iterated again", f"{type(data).__name__}", "Pass the DataLoader or list itself.")
+    if isinstance(data, (Tensor, Records)):
+        inputs, targets = (data, None) if isinstance(data, Tensor) else (model_inputs(data), data.targets)
+        picked = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:rows].sort().values.to(inputs.device)
+        return inputs[picked], None if targets is None else targets[picked.to(targets.device)]
+    batches: list[tuple[Any, Tensor | None]] = []
+    for batch in _batches(data, None, torch.device("cpu")):
+        batches.append((unpack or _unpack)(batch))
+        if sum(_rows(part) for part, _ in batches) >= rows:
+            break
+    if not batches:
+        reject("loader", "at least one batch", "none", "Check that the loader is not empty and not used up.")
+    targets = None if any(part is None for _, part in batches) else torch.cat([part for _, part in batches if part is not None])[:rows]
+    return _cut(_zipped([part for part, _ in batches]), 0, rows), targets
+
+
+def _zipped(parts: Sequence[Any]) -> Any:
+    """Batches of one structure, joined along the rows; what is no Tensor is taken from the first."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, Mapping):
+        return {key: _zipped([part[key] for part in parts]) for key in first}
+    if isinstance(first, (tuple, list)):
+        return type(first)(_zipped(values) for values in zip(*parts, strict=True))
+    return first
 
 
 def _run_halving(step: Step, inputs: Any, targets: Tensor | None, limit: list[int]) -> dict[str, Tensor]:
@@ -270,7 +305,8 @@ def _cut(inputs: Any, start: int, stop: int) -> Any:
     return _apply(inputs, lambda tensor: tensor[start:stop])
 
 
-def _move(inputs: Any, device: torch.device) -> Any:
+def moved(inputs: Any, device: torch.device) -> Any:
+    """The same structure with its Tensors on a device; to CUDA from pinned memory, without waiting."""
     if device.type != "cuda":
         return _apply(inputs, lambda tensor: tensor.to(device))
     return _apply(inputs, lambda t: t if t.device == device else (t if t.is_pinned() else t.pin_memory()).to(device, non_blocking=True))

@@ -42,7 +42,7 @@ FLOORS = {
 }
 # _tables and records are two halves of one door; the runner writes its shards.
 SAME_FLOOR = {("_tables", "records"), ("records", "_tables")}
-HEAVY = ("captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "safetensors", "scipy", "tqdm", "yaml", "pyarrow")
+HEAVY = ("captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "safetensors", "scipy", "shap", "tqdm", "yaml", "pyarrow")
 
 
 def room(path):

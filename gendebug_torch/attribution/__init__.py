@@ -4,7 +4,6 @@ from gendebug_torch.attribution.attribute import attribute as attribute
 from gendebug_torch.attribution.attributions import Attributions as Attributions
 from gendebug_torch.attribution.comparison import AttributionComparison as AttributionComparison
 from gendebug_torch.attribution.comparison import compare_attributions as compare_attributions
-from gendebug_torch.attribution.gradient import integrated_gradients as integrated_gradients
 from gendebug_torch.attribution.permutation import PermutationImportance as PermutationImportance
 from gendebug_torch.attribution.permutation import permutation_importance as permutation_importance
 
@@ -14,6 +13,5 @@ __all__ = [
     "PermutationImportance",
     "attribute",
     "compare_attributions",
-    "integrated_gradients",
     "permutation_importance",
 ]

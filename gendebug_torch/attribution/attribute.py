@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendebug_torch.attribution.attributions import Attributions
-from gendebug_torch.attribution.captum_bridge import Explain, captum_step, words
-from gendebug_torch.attribution.gradient import gradient, integrated_gradients
-from gendebug_torch.errors import reject
+from gendebug_torch.attribution.baselines import BACKGROUND, FROM_ROWS, check_baseline
+from gendebug_torch.attribution.captum_bridge import captum_method, words
+from gendebug_torch.attribution.inputs import Space, unwrapped
+from gendebug_torch.attribution.methods import METHODS, Method
+from gendebug_torch.attribution.outputs import check_target
+from gendebug_torch.attribution.question import Question, Setting
 from gendebug_torch.records import Records
-from gendebug_torch.runner import Model, Precision, Unpack, logits_of, map_rows
+from gendebug_torch.runner import Model, Precision, Unpack, map_rows, sample_rows
 
-OWN = ("integrated_gradients", "saliency", "input_x_gradient")
+# Rows from which a mean or median baseline is taken.
+_KNOWN_ROWS = 2048
 
 
 def attribute(
@@ -26,8 +31,9 @@ def attribute(
     method: Any = "integrated_gradients",
     *,
     target: str | int = "predicted",
-    baseline: Tensor | float | None = None,
-    steps: int = 50,
+    baseline: Any = None,
+    groups: Sequence[int] | Tensor | None = None,
+    parts: Sequence[str] | None = None,
     unpack: Unpack | None = None,
     device: str | torch.device = "auto",
     precision: Precision = "32-true",
@@ -41,12 +47,14 @@ def attribute(
 
     Args:
         model: module or callable from inputs to logits `[n]`, `[n, 1]` or `[n, k]`; left as it was found.
-        loader: DataLoader, batches, Tensor, or `Records`.
-        method: `integrated_gradients`, `saliency`, `input_x_gradient`, or any class of captum.attr by name or
-            as an instance (`captum.IntegratedGradients` for Captum's own).
-        target: `predicted` class of each row, `target` for its label, or one class id for all.
-        baseline: what stands for "no signal", broadcastable to a row; default 0.
-        steps: of integrated gradients.
+        loader: DataLoader, batches, Tensor, or `Records`; inputs are a Tensor, a tuple or a mapping of Tensors.
+        method: a name in `METHODS`, or any class of captum.attr by name or as an instance (`captum.Saliency`
+            for Captum's own).
+        target: `predicted` class of each row, `target` for its label, `margin` of the predicted class over the next,
+            or a class id. Of a single logit class 1 is the logit, class 0 minus it, `predicted` the logit itself.
+        baseline: `zero`, `mean`, `median`, `sample`, `blur`, a number, one row, or rows of the same structure.
+        groups: `[d]` feature of each input, where inputs are taken together.
+        parts: keys or positions of the Tensors to attribute; default all that can be.
         unpack: batch -> (inputs, targets).
         device: `auto` takes CUDA where there is one.
         precision: as in Lightning.
@@ -54,71 +62,61 @@ def attribute(
         feature_names: default: the columns of a table.
         progress: show a bar.
         checkpoint: directory of shards, so that an interrupted run goes on where it stopped.
-        **method_options: arguments of a Captum method, e.g. `layer=model.body`.
+        **method_options: of the method, e.g. `steps=100`, `samples=500`, or `layer=model.body` for Captum.
 
     Raises:
         InputError: an unknown method, target or option, or a loader that yields something unknown.
         UnsupportedError: a method that cannot answer for this model.
 
-    Cost: as the method; integrated gradients take `steps` forwards and backwards per row.
-
-    Source: as `integrated_gradients`; for Captum's methods Kokhlikyan et al. (2020), arXiv:2009.07896.
+    Source: of each method in its function; for Captum's Kokhlikyan et al. (2020), arXiv:2009.07896.
     """
-    if isinstance(target, bool) or not (isinstance(target, int) or target in ("predicted", "target")):
-        reject("target", "`predicted`, `target` or a class id", repr(target), "Choose one of them.")
-    own = isinstance(method, str) and method in OWN
-    explain = _own(model, method, baseline, steps, method_options) if own else None
-    if explain is None:
-        options = dict(method_options)
-        if baseline is not None:
-            options["baselines"] = baseline
-        explain = captum_step(model, method, options, steps)
+    check_target(target)
+    check_baseline(baseline)
+    own = METHODS.get(method) if isinstance(method, str) else None
+    chosen = own.with_options(str(method), method_options) if own else captum_method(model, method, method_options, baseline is not None)
+    needed = {"sample": BACKGROUND}.get(str(baseline), _KNOWN_ROWS)
+    known = sample_rows(loader, needed, unpack=unpack)[0] if isinstance(baseline, str) and baseline in FROM_ROWS else None
+    # Captum's hooks would be ignored by a compiled model.
+    setting = Setting(model if own else unwrapped(model), target, baseline, known, chosen.gradient, parts, groups)
+    learned: dict[str, tuple[str, ...]] = {}
 
     def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
-        if not isinstance(inputs, Tensor):
-            reject("loader", "one Tensor of inputs per batch", type(inputs).__name__, "Pass `unpack` that gives (inputs, targets).")
-        explained = _classes(model, inputs, targets, target)
-        return explain(inputs, explained) | {"explained": explained}
+        with _differentiable(model):
+            question, space = setting.question(inputs, targets)
+            out = chosen.function(question)
+        learned["names"] = space.names if groups is None else ()
+        return _rows(question, space, out, chosen)
 
     how: dict[str, Any] = {"unpack": unpack, "device": device, "precision": precision, "batch_size": batch_size}
     rows = map_rows(step, loader, model=model, grad=True, progress=progress, checkpoint=checkpoint, **how)
-    names = tuple(feature_names) if feature_names is not None else _names(loader)
-    return Attributions(rows["values"], rows["explained"], rows.get("delta"), words(method), names)
+    names = tuple(feature_names) if feature_names is not None else _names(loader) or learned.get("names", ())
+    return Attributions.from_rows(rows, words(method), names)
 
 
-def _own(model: Model, method: str, baseline: Tensor | float | None, steps: int, options: dict[str, Any]) -> Explain:
-    if options:
-        reject("method_options", f"no further options for {method}", str(sorted(options)), "Pass `baseline` and `steps` by name.")
-
-    def output(inputs: Tensor) -> Tensor:
-        return logits_of(model, inputs)
-
-    def explain(inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
-        if method == "integrated_gradients":
-            start = None if baseline is None else torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device)
-            values, delta = integrated_gradients(output, inputs, target.clamp(min=0), baseline=start, steps=steps)
-            return {"values": values.float(), "delta": delta.float()}
-        slope = gradient(output, inputs, target.clamp(min=0))
-        return {"values": slope.float() if method == "saliency" else (slope * inputs).float()}
-
-    return explain
+@contextlib.contextmanager
+def _differentiable(model: Model) -> Iterator[None]:
+    """Gradients on, whatever mode the caller is in; recurrent layers off cuDNN, which has no backward in evaluation mode."""
+    recurrent = isinstance(model, nn.Module) and any(isinstance(module, nn.RNNBase) for module in model.modules())
+    cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), cudnn:
+        yield
 
 
-def _classes(model: Model, inputs: Tensor, targets: Tensor | None, target: str | int) -> Tensor:
-    """`[r]` int64 class to explain; -1 where the model has a single output."""
-    with torch.no_grad():
-        logits = logits_of(model, inputs)
-    if logits.ndim == 1:
-        return torch.full((len(inputs),), -1, dtype=torch.int64, device=logits.device)
-    if target == "target":
-        if targets is None or targets.is_floating_point():
-            reject("target", "a loader that yields class targets", "none", "Pass targets, or explain the `predicted` class.")
-        return targets.long()
-    if target == "predicted":
-        return logits.argmax(1)
-    if not 0 <= int(target) < logits.shape[1]:
-        reject("target", f"a class id in 0..{logits.shape[1] - 1}", str(target), "Choose one of the model's outputs.")
-    return torch.full((len(inputs),), int(target), dtype=torch.int64, device=logits.device)
+def _rows(question: Question, space: Space, out: dict[str, Tensor], method: Method) -> dict[str, Tensor]:
+    """What is kept of a batch: one row per row."""
+    n = len(space.points)
+    values = out.pop("values")
+    if values.shape == space.points.shape and question.groups is not None:
+        values = question.per_feature(values)
+    if values[:1].numel() == question.features:
+        values = values.reshape(n, *question.shape)
+    rows = {"values": values.detach().float(), "targets": question.classes, "outputs": question.at_points, "base": question.at_baseline}
+    if method.complete and "convergence_delta" not in out:
+        rows["convergence_delta"] = values.flatten(1).double().sum(1) - (question.at_points.double() - question.at_baseline.double())
+    if space.shown.shape[1] == question.features:
+        rows["inputs"] = space.shown.reshape(n, *question.shape)
+    kept = {**rows, **out}
+    return {key: value.detach() if key == "targets" else value.detach().float() for key, value in kept.items()}
 
 
 def _names(loader: Any) -> tuple[str, ...]:

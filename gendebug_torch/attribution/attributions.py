@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SHOWN = 15
+# Fields that hold one entry per row.
+_PER_ROW = (
+    *("values", "targets", "convergence_delta", "inputs", "outputs", "base"),
+    *("standard_error", "fidelity", "held_out"),
+)
+# Rows summed at once, so that a summary of any number of rows needs little memory.
+_CHUNK = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +34,17 @@ class Attributions:
     """Contributions of the inputs to one output per row; adds up over batches.
 
     Args:
-        values: `[n, ...]` float32, shaped like the inputs (or like the layer, for layer methods).
-        targets: `[n]` int64, the explained class; -1 for a single output.
+        values: `[n, ...]` float32, shaped like the inputs, `[n, f]` for grouped ones, or like the layer for layer methods.
+        targets: `[n]` int64, the explained class; -1 for the only output.
         convergence_delta: `[n]` float32, sum of contributions minus what they should sum to; None if the method has none.
         method: that made them.
         feature_names: one per input of a row, or empty.
+        inputs: values of the inputs, shaped like `values`; None where they differ in shape.
+        outputs: `[n]` float32 explained output.
+        base: `[n]` float32 output at the baseline.
+        standard_error: of sampling, shaped like `values`; None if nothing is sampled, or it is not known.
+        fidelity: `[n]` weighted R² of a surrogate.
+        held_out: `[n]` the same of leave-one-out predictions.
     """
 
     values: Tensor
@@ -38,42 +52,77 @@ class Attributions:
     convergence_delta: Tensor | None
     method: str
     feature_names: tuple[str, ...] = ()
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+    base: Tensor | None = None
+    standard_error: Tensor | None = None
+    fidelity: Tensor | None = None
+    held_out: Tensor | None = None
+
+    @classmethod
+    def from_rows(cls, rows: Mapping[str, Tensor], method: str, feature_names: tuple[str, ...] = ()) -> Attributions:
+        """Build from per-row fields by name."""
+        fields = {name: rows.get(name) for name in _PER_ROW}
+        return cls(method=method, feature_names=feature_names, **fields)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __add__(self, other: Attributions) -> Attributions:
-        deltas = [side.convergence_delta for side in (self, other)]
-        joined = torch.cat([delta for delta in deltas if delta is not None]) if None not in deltas else None
-        return replace(
-            self, values=torch.cat([self.values, other.values]), targets=torch.cat([self.targets, other.targets]), convergence_delta=joined
-        )
+        mine, theirs = self.per_row(), other.per_row()
+        joined: dict[str, Any] = {name: torch.cat([mine[name], theirs[name]]) for name in mine if name in theirs}
+        return Attributions.from_rows(joined, self.method, self.feature_names)
 
     def select(self, rows: Tensor) -> Attributions:
         """The rows where a bool mask is true, or at the given positions."""
-        delta = None if self.convergence_delta is None else self.convergence_delta[rows]
-        return replace(self, values=self.values[rows], targets=self.targets[rows], convergence_delta=delta)
+        picked: dict[str, Any] = {name: value[rows] for name, value in self.per_row().items()}
+        return replace(self, **picked)
+
+    def per_row(self) -> dict[str, Tensor]:
+        """The fields that hold one entry per row, by name."""
+        return {name: value for name in _PER_ROW if (value := getattr(self, name)) is not None}
 
     @property
     def flat(self) -> Tensor:
         """`[n, d]` float64, one column per input of a row."""
-        return self.values.reshape(len(self.values), -1).double()
+        return self.values.flatten(1).double()
+
+    @property
+    def usable(self) -> Tensor:
+        """`[n]` bool, false where a contribution is NaN or infinite, as for a row with such an input."""
+        return self.values.flatten(1).isfinite().all(1)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns of `flat`."""
-        width = self.values[0].numel() if len(self.values) else len(self.feature_names)
+        width = torch.Size(self.values.shape[1:]).numel()
         return self.feature_names if len(self.feature_names) == width else tuple(f"input_{i}" for i in range(width))
 
+    @property
+    def relative_delta(self) -> Tensor:
+        """`[n]` float64 |convergence delta| as a share of the change of the output, at least that of a thousandth of it.
+
+        A row whose output hardly differs from the baseline's is measured by the size of the outputs instead.
+
+        Raises:
+            InputError: the method promises no sum.
+        """
+        if self.convergence_delta is None or self.outputs is None or self.base is None:
+            reject("attributions", "a method whose contributions promise a sum", self.method, "Use e.g. integrated_gradients.")
+        change = (self.outputs.double() - self.base.double()).abs()
+        size = torch.maximum(self.outputs.double().abs(), self.base.double().abs())
+        return self.convergence_delta.double().abs() / torch.maximum(change, 1e-3 * size).clamp(min=1e-12)
+
     def table(self) -> pd.DataFrame:
-        """One row per input: mean absolute and mean signed contribution with standard errors, share; largest first."""
+        """One row per input: mean absolute and mean signed contribution with standard errors, share; largest first.
+
+        Rows with contributions that are NaN or infinite are left out; `usable` tells which.
+        """
         import pandas as pd
 
-        flat = self.flat
-        n = max(len(flat), 1)
-        size = flat.abs().mean(0) if len(flat) else torch.zeros(len(self.names), dtype=torch.float64)
-        signed = flat.mean(0) if len(flat) else size
-        spread = [side.std(0) / n**0.5 if len(flat) > 1 else torch.zeros_like(size) for side in (flat.abs(), flat)]
+        n, sums = _sums(self.values)
+        size, signed, square = sums / max(n, 1)
+        spread = [((square - mean * mean).clamp(min=0) / max(n - 1, 1)).sqrt() for mean in (size, signed)]
         columns = {"mean_abs": size, "standard_error": spread[0], "share": size / size.sum().clamp(min=1e-300)}
         columns |= {"mean": signed, "mean_standard_error": spread[1]}
         frame = pd.DataFrame({"feature": list(self.names)} | {key: value.numpy() for key, value in columns.items()})
@@ -85,20 +134,31 @@ class Attributions:
         ax = axes(ax, size=(6.0, 1.2 + 0.28 * max(1, len(top))))
         colors = np.where(top["mean"] < 0, LIVE, REFERENCE).tolist()
         labels = top["feature"].astype(str).tolist()
-        ax.barh(labels, top["mean_abs"], color=colors, xerr=top["standard_error"], error_kw={"elinewidth": 0.8})
-        ax.set(xlabel="mean |contribution| to the output (blue raises it, orange lowers it)", title=f"{self.method}, {len(self):,} rows")
+        ax.barh(labels, top["mean_abs"], color=colors, xerr=1.96 * top["standard_error"], error_kw={"elinewidth": 0.8})
+        left_out = int((~self.usable).sum())
+        rows = f"{len(self):,} rows" + (f", {left_out:,} left out with NaN" if left_out else "")
+        ax.set(xlabel="mean |contribution| to the output (blue raises it, orange lowers it)", title=f"{self.method}, {rows}")
         ax.grid(visible=False, axis="y")
         return ax
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per row of the data: contributions by input, `target`, and `convergence_delta` where there is one."""
+        """One row per row of the data: contributions by input, then `target` and whatever else is known of the row."""
         import pandas as pd
 
         frame = pd.DataFrame(self.flat.float().numpy(), columns=list(self.names))
         extra: dict[str, Any] = {"target": self.targets.numpy()}
-        if self.convergence_delta is not None:
-            extra["convergence_delta"] = self.convergence_delta.numpy()
+        for name in ("convergence_delta", "outputs", "base", "fidelity", "held_out"):
+            if (value := getattr(self, name)) is not None:
+                extra[name] = value.numpy()
         return frame.assign(**extra)
+
+    def to_shap(self) -> Any:
+        """The same as a `shap.Explanation`, for the plots of shap, if that library is installed."""
+        import shap
+
+        base = None if self.base is None else self.base.numpy()
+        data = None if self.inputs is None else self.inputs.flatten(1).numpy()
+        return shap.Explanation(self.flat.numpy(), base_values=base, data=data, feature_names=list(self.names))
 
     def save(self, path: str | Path) -> Path:
         """Write `to_frame` as Parquet, whole or not at all.
@@ -115,3 +175,14 @@ class Attributions:
         except OSError as error:
             reject("path", "a place that can be written", f"{target}: {error.strerror}", "Choose another path.")
         return target
+
+
+def _sums(values: Tensor) -> tuple[int, Tensor]:
+    """Rows of finite values, and `[3, d]` sums of |value|, value and value² over them."""
+    total, rows = torch.zeros(3, torch.Size(values.shape[1:]).numel(), dtype=torch.float64), 0
+    for part in torch.split(values, _CHUNK):
+        flat = part.flatten(1).double()
+        flat = flat[flat.isfinite().all(1)]
+        total += torch.stack([flat.abs().sum(0), flat.sum(0), flat.square().sum(0)])
+        rows += len(flat)
+    return rows, total

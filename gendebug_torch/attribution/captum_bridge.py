@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch.attribution.inputs import unwrapped
+from gendebug_torch.attribution.methods import METHODS, Method
+from gendebug_torch.attribution.question import Output, Question
 from gendebug_torch.errors import UnsupportedError, reject
 
-Explain = Callable[[Tensor, Tensor], dict[str, Tensor]]
+# These draw from the global random state, so that a row's answer would depend on the rows before it.
+_RANDOM = ("DeepLiftShap", "GradientShap", "KernelShap", "Lime", "LimeBase", "NoiseTunnel", "ShapleyValueSampling")
+# Of these the completeness fails where an operation is not one of the modules that they know.
+_RULES = ("DeepLift", "DeepLiftShap", "LayerDeepLift", "LayerDeepLiftShap")
+# These take several baselines as their distribution.
+_DISTRIBUTION = ("DeepLiftShap", "GradientShap", "LayerDeepLiftShap", "LayerGradientShap")
+_INCOMPLETE = 0.05
+_SEED = 0
+
+
+class _Asked(nn.Module):
+    """A network that gives one number per row: the explained one."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.output: Output | None = None
+
+    def forward(self, inputs: Tensor, rows: Tensor) -> Tensor:
+        assert self.output is not None
+        return self.output(inputs.flatten(1), rows)
 
 
 def captum_methods() -> dict[str, type]:
@@ -25,77 +50,153 @@ def captum_methods() -> dict[str, type]:
     return {name: cls for name, cls in found.items() if issubclass(cls, captum.attr.Attribution) and hasattr(cls, "attribute")}
 
 
-def captum_step(model: Any, method: Any, options: dict[str, Any], steps: int = 50) -> Explain:
-    """A function from inputs `[r, ...]` and classes `[r]` to `values`, and `delta` where the method has one.
+def captum_method(model: Any, method: Any, options: dict[str, Any], has_baseline: bool) -> Method:
+    """A method of Captum as one of ours.
+
+    Methods that draw, and DeepLIFT through a softmax, are run row by row from one seed, since in a batch of Captum's
+    they would depend on the other rows. What they leave on the modules is removed.
 
     Args:
         model: module or callable.
         method: name of a class of captum.attr (`DeepLift`, `deep_lift`), or an instance of one.
         options: arguments of its constructor (a `layer`) and of its `attribute`; sorted out by signature.
-        steps: of methods that integrate.
+        has_baseline: whether the user chose one.
 
     Raises:
         InputError: an unknown method, or an option that neither takes.
-        UnsupportedError: a method that needs a module was given a plain callable.
+        UnsupportedError: a method that needs a module was given a plain callable, or one that explains no rows.
     """
-    instance, calling = (method, dict(options)) if not isinstance(method, str) else _built(model, _class(method), options)
+    asked = _Asked(unwrapped(model))
+    instance, calling = (method, dict(options)) if not isinstance(method, str) else _built(asked, _class(method), options)
+    if not hasattr(instance, "attribute"):
+        reject("method", "a name, or an instance of a class of captum.attr", type(method).__name__, "Pass e.g. `DeepLift`.")
+    name = type(instance).__name__
     takes = inspect.signature(instance.attribute).parameters
     if unknown := sorted(set(calling) - set(takes)):
-        reject("method_options", f"arguments of {type(instance).__name__}: {sorted(takes)}", str(unknown), "Correct or remove them.")
-    if "n_steps" in takes:
-        calling.setdefault("n_steps", steps)
-    with_delta = "return_convergence_delta" in takes
+        reject("method_options", f"arguments of {name}: {sorted(takes)}", str(unknown), "Correct or remove them.")
+    if has_baseline and "baselines" not in takes:
+        reject("baseline", f"none, which is what {name} takes", "a baseline", "Leave it out.")
+    softmax = any(isinstance(module, nn.Softmax) for module in asked.modules())
+    alone = name in _RANDOM or (name in _RULES and softmax)
 
-    def explain(inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
-        arguments = dict(calling)
-        if "target" in takes and bool((target >= 0).all()):
-            arguments.setdefault("target", target)
-        if with_delta:
-            arguments["return_convergence_delta"] = True
-        with warnings.catch_warnings():
-            # Captum warns that it sets hooks, and that it fits one surrogate per row: both are meant, and undone by the runner.
-            warnings.simplefilter("ignore")
-            result = instance.attribute(inputs, **arguments)
-        values, delta = result if with_delta else (result, None)
-        values = _only(values, type(instance).__name__)
-        out = {"values": values.detach().float()}
-        if delta is not None:
-            out["delta"] = delta.detach().float().reshape(len(inputs), -1).mean(1)
-        if len(values) != len(inputs):
-            name = type(instance).__name__
-            raise UnsupportedError(f"{name} gave {len(values)} attributions for {len(inputs)} rows; it does not explain rows")
+    def explain(question: Question) -> dict[str, Tensor]:
+        asked.output = question.output
+        n = len(question.points)
+        rows = [torch.tensor([i], device=question.points.device) for i in range(n)] if alone else [None]
+        with _tidy(asked), _quiet():
+            parts = [_call(instance, calling, question, row, isinstance(method, str), has_baseline) for row in rows]
+        if not parts:
+            return {"values": torch.zeros_like(question.points)}
+        out = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        if len(out["values"]) != n:
+            raise UnsupportedError(f"{name} gave {len(out['values'])} attributions for {n} rows; it does not explain rows")
+        if name in _RULES and "convergence_delta" in out:
+            _refuse_incomplete(asked, name, question, out["convergence_delta"])
         return out
 
-    return explain
+    return Method(explain, gradient=True)
+
+
+def _call(
+    instance: Any, calling: dict[str, Any], question: Question, row: Tensor | None, ours: bool, has_baseline: bool
+) -> dict[str, Tensor]:
+    """One call of Captum: about all rows, or about one."""
+    takes = inspect.signature(instance.attribute).parameters
+    everyone = torch.arange(len(question.points), device=question.points.device) if row is None else row
+    whole = question.groups is None and question.features == question.points.shape[1]
+    shape = question.shape if whole else question.points.shape[1:]
+    if not ours and not whole:
+        raise UnsupportedError(f"an instance of {type(instance).__name__} takes one float Tensor; for other inputs pass it by name")
+    inputs = question.points[everyone].reshape(-1, *shape)
+    arguments = dict(calling)
+    if ours:
+        arguments["additional_forward_args"] = (everyone,)
+    elif "target" in takes and bool((question.classes[everyone] >= 0).all()):
+        arguments.setdefault("target", question.classes[everyone])
+    needs = "baselines" in takes and (has_baseline or takes["baselines"].default is inspect.Parameter.empty)
+    if needs and "baselines" not in arguments:
+        spread = type(instance).__name__ in _DISTRIBUTION
+        start = question.baseline[:, everyone[0]] if spread else question.baseline[0, everyone]
+        arguments["baselines"] = start.reshape(-1, *shape)
+    with_delta = "return_convergence_delta" in takes
+    if with_delta:
+        arguments["return_convergence_delta"] = True
+    torch.manual_seed(_SEED)
+    np.random.seed(_SEED)
+    try:
+        result = instance.attribute(inputs, **arguments)
+    except (AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        name = type(instance).__name__
+        raise UnsupportedError(f"Captum's {name} cannot explain this network: {error or type(error).__name__}") from error
+    values, delta = result if with_delta else (result, None)
+    out = {"values": _only(values, type(instance).__name__).detach().float()}
+    if delta is not None:
+        out["convergence_delta"] = delta.detach().float().reshape(len(inputs), -1).mean(1)
+    return out
+
+
+def _refuse_incomplete(model: nn.Module, name: str, question: Question, delta: Tensor) -> None:
+    """Rules that do not know an operation of the network fall back to its gradient without a word; their sum gives it away."""
+    change = (question.at_points - question.at_baseline).abs()
+    missed = delta.abs() / torch.maximum(change, change.median().clamp(min=1e-6)) if len(change) else delta
+    wrong = float((missed > _INCOMPLETE).double().mean()) if len(missed) else 0.0
+    if wrong > _INCOMPLETE:
+        leaves = sorted({type(module).__name__ for module in model.modules() if not list(module.children())})
+        raise UnsupportedError(
+            f"{name} misses the change of the output by more than {_INCOMPLETE:.0%} in {wrong:.0%} of the rows of a batch: it has no rule "
+            f"for some operation of this network (modules: {', '.join(leaves)}; functional calls are not seen). Use `integrated_gradients`."
+        )
+
+
+@contextlib.contextmanager
+def _tidy(model: nn.Module) -> Iterator[None]:
+    """Attributes that a method sets on modules are taken off again, also after a failure."""
+    before = {module: set(vars(module)) for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, names in before.items():
+            for name in set(vars(module)) - names:
+                vars(module).pop(name)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Captum's warnings that it sets hooks and fits one surrogate per row: both are meant, and undone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _class(method: str) -> type:
     known = captum_methods()
     plain = method.removeprefix("captum.")
-    camel = plain.replace("_", "")
     by_lower = {name.lower(): name for name in known}
-    name = by_lower.get(camel.lower())
+    name = by_lower.get(plain.replace("_", "").lower())
     if name is None:
-        near = difflib.get_close_matches(plain, known, n=1)
-        expected = f"integrated_gradients, saliency, input_x_gradient, or one of captum: {', '.join(sorted(known))}"
+        near = difflib.get_close_matches(plain, [*METHODS, *known], n=1)
+        expected = f"{', '.join(METHODS)}, or one of captum: {', '.join(sorted(known))}"
         reject("method", expected, repr(method), f"Did you mean {near[0]!r}?" if near else "Choose one of them.")
+    if name.endswith("FeaturePermutation"):
+        raise UnsupportedError(f"{name} shuffles within a batch and so explains no row; use `permutation_importance(model, records)`")
     return known[name]
 
 
-def _built(model: Any, cls: type, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _built(asked: _Asked, cls: type, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """An instance, and the options that are left for `attribute`."""
     takes = inspect.signature(cls).parameters
     own = {key: value for key, value in options.items() if key in takes}
-    needs_module = "model" in takes
-    if needs_module and not isinstance(model, nn.Module):
+    if "model" in takes and not isinstance(asked.model, nn.Module):
         raise UnsupportedError(f"{cls.__name__} sets hooks on layers and needs an nn.Module; a plain callable was given")
-    if "layer" in takes and isinstance(own.get("layer"), str):
-        own["layer"] = _layer(model, own["layer"])
+    for key in ("layer", "attribution_method"):
+        if key in takes and isinstance(own.get(key), str):
+            own[key] = _layer(asked.model, own[key]) if key == "layer" else _built(asked, _class(own[key]), {})[0]
     required = [p.name for p in takes.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     missing = [name for name in required if name not in own and name not in ("model", "forward_func", "self")]
     if missing:
         reject("method_options", f"{', '.join(missing)} for {cls.__name__}", "none", f"Pass e.g. {missing[0]}=model.some_layer.")
-    return cls(model, **own), {key: value for key, value in options.items() if key not in own}
+    wrapped = [] if "attribution_method" in takes else [asked]
+    return cls(*wrapped, **own), {key: value for key, value in options.items() if key not in own}
 
 
 def _layer(model: nn.Module, name: str) -> nn.Module:
