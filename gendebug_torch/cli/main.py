@@ -11,6 +11,7 @@ from gendebug_torch.cli.checks import checks
 from gendebug_torch.cli.curves import curves
 from gendebug_torch.cli.deliver import BAD_INPUT
 from gendebug_torch.cli.diagnose import diagnose
+from gendebug_torch.cli.predeploy import predeploy
 from gendebug_torch.cli.recalibrate import recalibrate
 from gendebug_torch.errors import InputError
 
@@ -20,6 +21,7 @@ COMMANDS: dict[Callable[..., int], tuple[str, ...]] = {
     recalibrate: (),
     attribute: (),
     curves: ("file",),
+    predeploy: (),
     checks: (),
 }
 

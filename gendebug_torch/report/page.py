@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Pictures are what makes a page heavy; the worst findings get them.
 _PICTURES = 40
 _ROWS = 30
+# What a command was asked for is shown in full: a sheet of fifty rows is to be read.
+_MEASURED_ROWS = 60
 _CAUSES = 8
 _SUPPORT = 6
 ADVICE = {
@@ -70,7 +72,7 @@ def render_html(
         entries=[_entry(i, finding, i in drawn) for i, finding in numbered],
         counts=_counts(findings),
         undrawn=len(alarming) - len(drawn),
-        tables={name: _table(table) for name, table in (tables or {}).items()},
+        tables={name: _table(table, _MEASURED_ROWS) for name, table in (tables or {}).items()},
         pictures={name: _picture(picture) for name, picture in (pictures or {}).items()},
         context=context or {},
         triage=None if triage is None else _table(triage, rows=len(triage)),

@@ -15,7 +15,7 @@ from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.slices.columns import Binning, fit_binnings, level_codes
 from gendebug_torch.slices.counting import member_masks, pair_sums, slice_pairs, worth_asking
-from gendebug_torch.slices.found import SHOWN, shortened
+from gendebug_torch.slices.found import SHOWN, caption, shortened
 from gendebug_torch.slices.merging import distinct_slices, words
 from gendebug_torch.stats import benjamini_hochberg_adjusted, wilson_interval
 
@@ -71,7 +71,7 @@ class SliceChange:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Rates before and after of the slices that worsened most, with intervals."""
-        ax = axes(ax, size=(7.5, 1.8 + 0.38 * min(SHOWN, max(1, len(self)))))
+        ax = axes(ax, size=(8.0, 2.2 + 0.38 * min(SHOWN, max(1, len(self)))))
         top = self.table().head(SHOWN).iloc[::-1]
         place = range(len(top))
         ax.hlines(place, top["rate_before"], top["rate_after"], color="#BBBBBB", linewidth=1.0, zorder=1)
@@ -82,8 +82,8 @@ class SliceChange:
         ax.set_yticks(place, [f"{shortened(name)} ({n:,})" for name, n in zip(top["slice"], top["rows_after"], strict=True)])
         ax.set_ylim(-0.6, max(len(top), 1) - 0.4)
         ax.grid(visible=False, axis="y")
-        ax.set(xlabel=f"{self.name} rate (95 % interval)", title=f"Where the {self.name} rate rose; all rows: {self.whole:+.1%}")
-        ax.legend(fontsize="small", loc="best")
+        ax.set_xlabel(f"{self.name} rate (95 % interval)")
+        caption(ax, f"Where the {self.name} rate rose; over all rows {self.whole:+.1%}")
         return ax
 
 

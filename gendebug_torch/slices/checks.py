@@ -108,7 +108,8 @@ def _failing_slice(this: Check, cases: list[tuple[Slices, int]], among: Mapping[
     overall = found.overall[1] / max(found.overall[0], 1)
     numbers: dict[str, Any] = {"event": found.name, "support": int(found.support[at]), "rate": rate, "interval": [low, high]}
     numbers |= {"promised": promised, "overall": overall, "lift": float(found.lift[at]), "adjusted_p_value": float(found.adjusted[at])}
-    numbers |= {"asked": found.asked, "same_rows_as": list(found.also[at][:3])}
+    share = float(found.total[at]) / max(found.overall[1], 1)
+    numbers |= {"asked": found.asked, "same_rows_as": list(found.also[at][:3]), "share_of_events": share}
     numbers |= {f"{other.name.replace(' ', '_')}_rate": float(other.rate[place]) for other, place in cases}
     summary = (
         f"{found.name.capitalize()} rate {rate:.1%} (95 % interval {low:.1%} to {high:.1%}) where {name}, while the model's "

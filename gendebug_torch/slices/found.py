@@ -111,7 +111,7 @@ class Slices:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Rates of the worst slices with intervals, beside what was expected and the rate of all rows."""
-        ax = axes(ax, size=(7.5, 1.6 + 0.32 * min(SHOWN, max(1, len(self)))))
+        ax = axes(ax, size=(8.0, 2.2 + 0.32 * min(SHOWN, max(1, len(self)))))
         top = self.table().head(SHOWN).iloc[::-1]
         place = range(len(top))
         spread = [(top["rate"] - top["low"]).clip(lower=0), (top["high"] - top["rate"]).clip(lower=0)]
@@ -122,9 +122,15 @@ class Slices:
         ax.set_yticks(place, [f"{shortened(name)} ({n:,})" for name, n in zip(top["slice"], top["support"], strict=True)])
         ax.grid(visible=False, axis="y")
         quantity = f"{self.name} rate" if self.counts else f"mean {self.name}"
-        ax.set(xlabel=quantity, title=f"Slices with the highest {quantity}" + (" beyond what was promised" if self.promised else ""))
-        ax.legend(fontsize="small", loc="lower right")
+        ax.set_xlabel(quantity)
+        caption(ax, f"Slices with the highest {quantity}" + (" beyond what was promised" if self.promised else ""))
         return ax
+
+
+def caption(ax: Axes, title: str) -> None:
+    """Title over the long names beside the axis, legend below it, so that neither covers a bar."""
+    ax.set_title(title, x=1.0, horizontalalignment="right")
+    ax.legend(fontsize="small", loc="upper right", bbox_to_anchor=(1.0, 0.0), borderaxespad=4.5)
 
 
 def shortened(name: str) -> str:
