@@ -43,7 +43,7 @@ def place(tmp_path, monkeypatch):
     write("unlabeled.csv", 3000, 4, labeled=False)
     (tmp_path / "schema.yaml").write_text("target: label\ntime: time\nlogits: score\nmetadata: shop\n")
     (tmp_path / "bare.yaml").write_text("target: label\ntime: time\nmetadata: [shop, score]\n")
-    (tmp_path / f"net_{os.getpid()}.py").write_text(NETWORK)
+    (tmp_path / f"live_net_{os.getpid()}.py").write_text(NETWORK)
     return tmp_path
 
 
@@ -84,7 +84,7 @@ def test_without_labels_it_says_what_the_sheet_cannot_hold(place):
 
 
 def test_a_network_gives_logits_and_reasons(place):
-    assert predeploy("live.csv", "--model", f"net_{os.getpid()}:build", "--order", "confidence", "--size", "7", schema="bare.yaml") == 0
+    assert predeploy("live.csv", "--model", f"live_net_{os.getpid()}:build", "--order", "confidence", "--size", "7", schema="bare.yaml") == 0
     sheet = pd.read_csv("out/sheet.csv")
     assert len(sheet) == 7
     assert sheet["because"].str.startswith("a +").all()
