@@ -93,6 +93,29 @@ def _midranks(among: Tensor, values: Tensor) -> Tensor:
     return (left + torch.searchsorted(ordered, values.contiguous(), right=True) + 1).double() / 2
 
 
+def clopper_pearson_interval(successes: Tensor, trials: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Exact interval of a proportion, never too narrow; (0, 1) where there were no trials.
+
+    Source: Clopper and Pearson (1934), Biometrika 26:404.
+
+    Args:
+        successes: `[...]` counts; fractions are taken as they are.
+        trials: `[...]` counts, at least `successes`.
+        level: coverage in (0, 1).
+
+    Returns:
+        Lower and upper bound, `[...]` float64 in [0, 1].
+    """
+    from scipy.special import betaincinv
+
+    right, n = successes.double(), trials.double()
+    wrong = (n - right).clamp(min=0)
+    tail = (1 - level) / 2
+    low = torch.from_numpy(betaincinv(right.clamp(min=1e-9).numpy(), (wrong + 1).numpy(), tail)).masked_fill(right <= 0, 0.0)
+    high = torch.from_numpy(betaincinv((right + 1).numpy(), wrong.clamp(min=1e-9).numpy(), 1 - tail)).masked_fill(wrong <= 0, 1.0)
+    return low.masked_fill(n <= 0, 0.0), high.masked_fill(n <= 0, 1.0)
+
+
 def holm_adjusted(p_values: Tensor) -> Tensor:
     """Holm's step-down adjusted p-values: below alpha with family-wise error at most alpha, any dependence.
 
