@@ -1,9 +1,12 @@
 """What a model cannot know in production but was given here: target leaks, splits that share rows, fits on validation rows."""
 
-from gendebug_torch.leakage.additive import Skill as Skill
-from gendebug_torch.leakage.additive import additive_skill as additive_skill
 from gendebug_torch.leakage.association import Association as Association
 from gendebug_torch.leakage.association import association as association
+from gendebug_torch.leakage.cost import LeakCost as LeakCost
+from gendebug_torch.leakage.cost import Skill as Skill
+from gendebug_torch.leakage.cost import permuted_cost as permuted_cost
+from gendebug_torch.leakage.cost import probe_cost as probe_cost
+from gendebug_torch.leakage.cost import skill_without as skill_without
 from gendebug_torch.leakage.gaps import Gaps as Gaps
 from gendebug_torch.leakage.gaps import telling_gaps as telling_gaps
 from gendebug_torch.leakage.identity import ExactSum as ExactSum
@@ -26,18 +29,21 @@ __all__ = [
     "ExactSum",
     "FittedRows",
     "Gaps",
+    "LeakCost",
     "Skill",
     "SplitOverlap",
     "TimeOverlap",
-    "additive_skill",
     "after_label",
     "association",
     "exact_sum",
     "fitted_rows",
     "identical_rows",
+    "permuted_cost",
+    "probe_cost",
     "row_keys",
     "row_numbers",
     "shared_values",
+    "skill_without",
     "telling_gaps",
     "time_overlap",
 ]

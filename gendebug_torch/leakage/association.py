@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # Quantile classes of a real target, for mutual information and missingness; its explained share uses the values.
 TARGET_BINS = 16
+FEWEST_ROWS, FEWEST_OF_CLASS = 50, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +161,16 @@ def association(
     entropy = float(-(shares * shares.clamp(min=1e-300).log()).sum())
     names = tuple(name for block in blocks for name in block.names)
     return Association(names, len(targets), 0 if centred is not None else k, totals=totals, target_entropy=entropy, **joined)
+
+
+def too_few(targets: Tensor) -> str:
+    """Why nothing can be said about `[n]` targets, or an empty string."""
+    if targets.is_floating_point():
+        few = len(targets) < FEWEST_ROWS or float(targets.double().std()) == 0
+        return f"{len(targets)} rows, or a constant target" if few else ""
+    counts = torch.bincount(targets) if len(targets) else targets
+    enough = len(targets) >= FEWEST_ROWS and int((counts >= FEWEST_OF_CLASS).sum()) >= 2
+    return "" if enough else f"{len(targets)} rows, fewer than two classes of {FEWEST_OF_CLASS} rows"
 
 
 def thinned(features: pd.DataFrame | Tensor, targets: Tensor, max_rows: int) -> tuple[pd.DataFrame | Tensor, Tensor]:

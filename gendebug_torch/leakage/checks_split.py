@@ -106,6 +106,8 @@ def _features(**sides: Records | None) -> dict[str, Features]:
 def _agreement(train: Records, validation: Records, found: SplitOverlap) -> float | None:
     if train.targets is None or validation.targets is None or train.targets.shape[1:] != validation.targets.shape[1:]:
         return None
+    if train.targets.is_floating_point():
+        return None
     same = train.targets.cpu()[found.partners] == validation.targets.cpu()[found.rows]
     return float(same.reshape(len(same), -1).all(1).double().mean())
 
@@ -140,7 +142,7 @@ def _why_natural(found: SplitOverlap, numbers: Mapping[str, Any], min_share: flo
 
 
 @check("leakage.groups", cause=Cause.SPLIT_LEAKAGE, needs=("train.metadata", "validation.metadata"), cost=_row_cost)
-def groups_keep_to_one_side(train: Records, validation: Records, *, limit: int = 10) -> Iterator[Finding]:
+def groups_keep_to_one_side(train: Records, validation: Records, *, min_share: float = 0.01, limit: int = 10) -> Iterator[Finding]:
     """No group (customer, patient, session) and no id has rows on both sides of the split.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15; Wilson (1927), JASA 22:209 for the interval.
@@ -148,6 +150,7 @@ def groups_keep_to_one_side(train: Records, validation: Records, *, limit: int =
     Args:
         train: records with `schema.group` or `schema.ids` among the metadata.
         validation: records with the same.
+        min_share: share of validation rows from which shared values matter; fewer are a note.
         limit: most shared values named.
     """
     this = groups_keep_to_one_side
@@ -187,13 +190,13 @@ def groups_keep_to_one_side(train: Records, validation: Records, *, limit: int =
             "first_rows": found.rows[:_ROWS_NAMED].tolist(),
         }
         text = (
-            f"{len(found.rows):,} of {len(validation):,} validation rows ({found.share:.1%}, 95 % interval {low:.1%} to {high:.1%}) have a "
-            f"{column} that training has as well: {len(found.values):,} shared, e.g. {', '.join(found.values[:3])}."
+            f"{len(found.rows):,} of {len(validation):,} validation rows ({found.share:.1%}, 95 % interval {low:.1%} to {high:.1%}) "
+            f"have a value of {column} that training has as well: {len(found.values):,} shared, e.g. {', '.join(found.values[:3])}."
         )
         remedy = (
             f"Split by {column}, all rows of one value on one side (e.g. `GroupShuffleSplit` of scikit-learn), and judge the model again."
         )
-        severity = Severity.FAIL if found.share >= FAIL_SHARE else Severity.WARN
+        severity = Severity.NOTE if found.share < min_share else Severity.FAIL if found.share >= FAIL_SHARE else Severity.WARN
         yield this.finding(severity, text, subject=column, numbers=numbers, remedy=remedy, evidence=found)
 
 
@@ -239,14 +242,16 @@ def validation_comes_after_training(
 
 def _time_finding(found: TimeOverlap, column: str, min_inside: float, min_likeness: float, alpha: float) -> Finding:
     this = validation_comes_after_training
-    numbers = {"inside": found.inside, "likeness": found.likeness, "p_value": found.p_value, "pairs": found.pairs}
+    numbers = {"inside": found.inside, "likeness": found.likeness, "p_value": found.p_value, "between": found.between}
     alike = math.isfinite(found.likeness)
-    neighbours = f"labels of neighbours in time agree by {found.likeness:.2f} (0 is chance, 1 is always; p = {found.p_value:.2g})"
+    p = "p < 1e-16" if found.p_value < 1e-16 else f"p = {found.p_value:.2g}"
+    neighbours = f"labels of neighbours in time agree by {found.likeness:.2f} (0 is chance, 1 is always; {p})"
     overlap = f"{found.inside:.0%} of the validation rows are not later in {column} than the last training row"
     if found.inside < min_inside:
         return this.finding(Severity.OK, f"{overlap}.", subject=column, numbers=numbers, evidence=found)
     if not alike or found.p_value >= alpha or found.likeness < min_likeness:
         rest = f"but {neighbours}" if alike else "and whether labels repeat in time is not known"
+        rest = rest if found.between else "but none lies between training rows: validation is older than training"
         return this.finding(Severity.NOTE, f"{overlap}, {rest}.", subject=column, numbers=numbers, evidence=found)
     remedy = f"Split by {column}: train on what comes first, leave a gap as long as labels repeat, validate on what comes last."
     severity = Severity.FAIL if found.likeness >= 2 * min_likeness else Severity.WARN

@@ -30,7 +30,7 @@ class TimeOverlap:
         likeness: correlation of a validation label with that of the training row nearest in time: Cohen's kappa for
             classes, Pearson's r for a real target; NaN without labels or without variety.
         p_value: chance of as much by permuted labels, one-sided.
-        pairs: validation rows that were compared.
+        between: validation rows between the first and the last training row, which were compared.
         calendar: whether `edges` are seconds since 1970.
     """
 
@@ -40,7 +40,7 @@ class TimeOverlap:
     inside: float
     likeness: float
     p_value: float
-    pairs: int
+    between: int
     calendar: bool = False
 
     def table(self) -> pd.DataFrame:
@@ -124,13 +124,12 @@ def time_overlap(
     edges = torch.linspace(low, high if high > low else low + 1.0, bins + 1, dtype=torch.float64)
     counts = [torch.histogram(side.double().cpu(), edges).hist.long() for side in (before, after)]
     inside = float((after <= before.max()).double().mean()) if len(before) and len(after) else 0.0
-    likeness, p, pairs = math.nan, 1.0, 0
+    within = (after <= before.max()) & (after >= before.min()) if len(before) else torch.zeros(0, dtype=torch.bool)
+    likeness, p = math.nan, 1.0
     if train_targets is not None and validation_targets is not None and len(before) and len(after):
         y = train_targets.to(before.device)[known[0]], validation_targets.to(before.device)[known[1]]
-        between = (after <= before.max()) & (after >= before.min())
-        likeness, p = label_likeness(y[0][nearest(before, after[between])], y[1][between])
-        pairs = int(between.sum())
-    return TimeOverlap(edges, counts[0], counts[1], inside, likeness, p, pairs, calendar)
+        likeness, p = label_likeness(y[0][nearest(before, after[within])], y[1][within])
+    return TimeOverlap(edges, counts[0], counts[1], inside, likeness, p, int(within.sum()), calendar)
 
 
 def nearest(reference: Tensor, points: Tensor) -> Tensor:
