@@ -7,6 +7,8 @@ GendebugError
 └── CheckError          (RuntimeError)         a check broke its contract (a bug in the check, not in your data)
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import NoReturn
 
 
@@ -15,7 +17,12 @@ class GendebugError(Exception):
 
 
 class InputError(GendebugError, ValueError):
-    """An argument cannot be used: names it, what was expected, what came and the remedy."""
+    """An argument cannot be used: names it, what was expected, what came and the remedy.
+
+    `argument` holds the name alone, so that a reader of files can say in which line it stands.
+    """
+
+    argument: str = ""
 
 
 class UnsupportedError(GendebugError, NotImplementedError):
@@ -42,4 +49,12 @@ def reject(argument: str, expected: str, got: str, remedy: str) -> NoReturn:
     Raises:
         InputError: always.
     """
-    raise InputError(f"`{argument}`: expected {expected}, got {got}. {remedy}")
+    error = InputError(f"`{argument}`: expected {expected}, got {got}. {remedy}")
+    error.argument = argument
+    raise error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`Did you mean 'x'? ` for the known name nearest to a misspelt one; empty where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from gendebug_torch.errors import CheckError, InputError, reject
 from gendebug_torch.finding import Cause, Finding, Severity
 
-INPUTS = ("model", "curves", "train", "validation", "production")
+INPUTS = ("model", "curves", "train", "validation", "production", "behavior")
 
 _CHECKS: dict[str, "Check"] = {}
 

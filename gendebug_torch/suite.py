@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +15,10 @@ import torch
 
 import gendebug_torch
 from gendebug_torch import report
+from gendebug_torch.behavior import BehaviorRun, Suite, load_behavior
 from gendebug_torch.budget import Speed, probe_speed, seconds_of
 from gendebug_torch.decision import Decision, LikelyCause, decide, likely_causes
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import did_you_mean, reject
 from gendebug_torch.finding import Finding, Severity, findings_to_json
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Check, Cost, registered_checks
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from gendebug_torch.curves import LearningCurves
 
-TOPICS = ("attribution", "calibration", "curves", "leakage", "shift", "slices")
+TOPICS = ("attribution", "behavior", "calibration", "curves", "leakage", "shift", "slices")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ def diagnose(
     train: Records | None = None,
     validation: Records | None = None,
     production: Records | None = None,
+    behavior: Suite | BehaviorRun | str | Path | None = None,
     budget: str | float | None = None,
     only: str | Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -143,6 +144,7 @@ def diagnose(
         train: records that the model was fitted on.
         validation: records that it was judged on.
         production: records that it met afterwards, labeled or not.
+        behavior: suite of cases that the model must pass, a run of one, or the file of either.
         budget: time to spend: seconds, or `90s`, `2m`, `1h`; None runs everything.
         only: check ids or topics, e.g. `shift` or `shift.ks`.
         options: check id -> option -> value.
@@ -154,6 +156,7 @@ def diagnose(
     """
     started = time.perf_counter()
     given: dict[str, Any] = {"model": model, "curves": curves, "train": train, "validation": validation, "production": production}
+    given["behavior"] = None if behavior is None else load_behavior(behavior)
     _refuse_strangers(given)
     chosen = _chosen(all_checks(), only)
     settings = _settings(chosen, options or {}, given)
@@ -185,8 +188,9 @@ def _refuse_strangers(given: Mapping[str, Any]) -> None:
             reject(name, "Records", type(given[name]).__name__, "Build them with Records.from_frame or collect(model, loader).")
     if given["model"] is not None and not callable(given["model"]):
         reject("model", "a module or a callable", type(given["model"]).__name__, "Pass the network itself, not its weights.")
-    if all(given[name] is None for name in ("curves", "train", "validation", "production")):
-        reject("train, validation, production, curves", "at least one of them", "none", "Pass the records or curves to inspect.")
+    sources = ("train", "validation", "production", "curves", "behavior")
+    if all(given[name] is None for name in sources):
+        reject(", ".join(sources), "at least one of them", "none", "Pass the records, curves or suite to inspect.")
 
 
 def _chosen(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
@@ -218,8 +222,7 @@ def _known(name: str, checks: Sequence[Check], argument: str) -> Check:
     for check in checks:
         if check.name == name:
             return check
-    near = difflib.get_close_matches(name, [check.name for check in checks] + list(TOPICS), n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(name, [check.name for check in checks] + list(TOPICS))
     reject(argument, "ids of checks or topics", repr(name), f"{hint}`gendebug checks` lists them.")
 
 

@@ -1,6 +1,7 @@
 """Callbacks for a Lightning `Trainer`; importing this loads Lightning."""
 
+from gendebug_torch.callbacks.behavior import BehaviorMonitor as BehaviorMonitor
 from gendebug_torch.callbacks.calibration import CalibrationMonitor as CalibrationMonitor
 from gendebug_torch.callbacks.curves import LearningCurveMonitor as LearningCurveMonitor
 
-__all__ = ["CalibrationMonitor", "LearningCurveMonitor"]
+__all__ = ["BehaviorMonitor", "CalibrationMonitor", "LearningCurveMonitor"]

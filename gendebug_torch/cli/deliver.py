@@ -16,6 +16,11 @@ def deliver(diagnosis: gd.Diagnosis, out: str, fail_on: FailOn, **extras: Any) -
     diagnosis.write(out, **extras)
     print(diagnosis)
     print(f"\nReport: {Path(out) / 'report.html'}")
+    return exit_code(diagnosis, fail_on)
+
+
+def exit_code(diagnosis: gd.Diagnosis, fail_on: FailOn) -> int:
+    """What the worst finding means for a shell."""
     severity = gd.Severity
     if diagnosis.worst is severity.ERRORED:
         return BROKEN

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import gendebug_torch as gd
+from gendebug_torch._importing import import_name
 from gendebug_torch.errors import reject
 
 
@@ -21,26 +19,18 @@ def load_records(name: str, path: str, schema: gd.Schema, computed: bool) -> gd.
 
 def load_network(name: str, weights: str | None) -> Any:
     """The network that MODULE:NAME names, or that the function there returns, with weights from a safetensors file."""
-    module, separator, attribute = name.partition(":")
-    if not separator:
-        reject("--model", "MODULE:NAME", repr(name), "Write e.g. `my_package.networks:build`.")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        network = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        reject("--model", "something importable from here", f"{name!r}: {error}", "Run from the folder that holds the module.")
-    finally:
-        sys.path.pop(0)
+    network = import_name(name, "--model")
     from torch import nn
 
     if not isinstance(network, nn.Module) and callable(network):
         network = network()
     if weights is not None:
-        _load_weights(network, weights)
+        load_weights(network, weights)
     return network
 
 
-def _load_weights(network: Any, path: str) -> None:
+def load_weights(network: Any, path: str) -> None:
+    """The state of a network from a safetensors file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import keyword
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import gendebug_torch as gd
+from gendebug_torch.cli import behave
 from gendebug_torch.cli.attribute import attribute
 from gendebug_torch.cli.checks import checks
 from gendebug_torch.cli.curves import curves
@@ -25,6 +28,18 @@ COMMANDS: dict[Callable[..., int], tuple[str, ...]] = {
     checks: (),
 }
 
+# Command -> its subcommands; the first one is meant where none is named, as in `gendebug behave SUITE`.
+GROUPS: dict[str, dict[Callable[..., int], tuple[str, ...]]] = {
+    "behave": {
+        behave.run: ("suite",),
+        behave.add: ("suite",),
+        behave.record: ("suite",),
+        behave.confirm: ("suite",),
+        behave.redundancy: ("suite",),
+    },
+}
+_CODES = "Exit code: 0 clean, 1 findings from --fail-on on, 2 bad input, 3 a check broke."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: 0 clean, 1 findings at or above --fail-on, 2 bad input, 3 a check broke."""
@@ -32,23 +47,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = ArgumentParser(prog="gendebug", description=(gd.__doc__ or "").partition("\n")[0], version=gd.__version__)
     commands = parser.add_subcommands()
-    for function, positional in COMMANDS.items():
-        text = (function.__doc__ or "").partition("\n")[0]
-        command = ArgumentParser(description=text, epilog="Exit code: 0 clean, 1 findings from --fail-on on, 2 bad input, 3 a check broke.")
-        for name in positional:
-            command.add_argument(name, type=str)
-        command.add_function_arguments(function, as_positional=False, skip=set(positional))
-        commands.add_subcommand(function.__name__, command, help=text)
-    chosen = parser.parse_args([_flag(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
-    call = {function.__name__: function for function in COMMANDS}[chosen.subcommand]
+    _add_commands(commands, COMMANDS)
+    for name, functions in GROUPS.items():
+        text = (sys.modules[next(iter(functions)).__module__].__doc__ or "").partition("\n")[0]
+        group = ArgumentParser(description=text, epilog=_CODES)
+        commands.add_subcommand(name, group, help=text)
+        _add_commands(group.add_subcommands(), functions)
+    chosen = parser.parse_args(_spelled(sys.argv[1:] if arguments is None else arguments))
+    functions, values = COMMANDS, chosen
+    while (name := values.subcommand) in GROUPS:
+        functions, values = GROUPS[name], values[name]
+    call = {function.__name__: function for function in functions}[name]
     try:
-        return call(**chosen[chosen.subcommand].as_dict())
+        return call(**values[name].as_dict())
     except InputError as error:
         print(f"gendebug {chosen.subcommand}: {error}", file=sys.stderr)
         return BAD_INPUT
 
 
+def _add_commands(commands: Any, functions: Mapping[Callable[..., int], tuple[str, ...]]) -> None:
+    from jsonargparse import ArgumentParser
+
+    for function, positional in functions.items():
+        text = (function.__doc__ or "").partition("\n")[0]
+        command = ArgumentParser(description=text, epilog=_CODES)
+        for name in positional:
+            command.add_argument(name, type=str)
+        command.add_function_arguments(function, as_positional=False, skip=set(positional))
+        commands.add_subcommand(function.__name__, command, help=text)
+
+
+def _spelled(arguments: Sequence[str]) -> list[str]:
+    """Flags as the parser spells them, and the default subcommand of a group where none is named."""
+    words = [_flag(argument) for argument in arguments]
+    functions = GROUPS.get(words[0], {}) if words else {}
+    named = {function.__name__ for function in functions}
+    if functions and len(words) > 1 and words[1] not in {*named, "-h", "--help"}:
+        words.insert(1, next(iter(functions)).__name__)
+    return words
+
+
 def _flag(argument: str) -> str:
-    """`--fail-on` as the parser spells it, `--fail_on`; values are left alone."""
+    """`--fail-on` as the parser spells it, `--fail_on`, and `--from`, a word of Python, as `--from_`; values are left alone."""
     name, equals, value = argument.partition("=")
-    return name[:2] + name[2:].replace("-", "_") + equals + value if argument.startswith("--") else argument
+    if not argument.startswith("--"):
+        return argument
+    plain = name[2:].replace("-", "_")
+    return f"--{plain}_" + equals + value if keyword.iskeyword(plain) else f"--{plain}" + equals + value

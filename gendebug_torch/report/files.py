@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
+from gendebug_torch._files import write_whole
 from gendebug_torch.errors import reject
 
 
@@ -18,20 +17,8 @@ def write_report(directory: str | Path, html: str, findings_json: str) -> Path:
     target = Path(directory)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _write(target / "findings.json", findings_json)
-        _write(target / "report.html", html)
+        write_whole(target / "findings.json", findings_json)
+        write_whole(target / "report.html", html)
     except OSError as error:
         reject("out", "a directory that can be written", f"{target}: {error.strerror}", "Choose another directory.")
     return target / "report.html"
-
-
-def _write(path: Path, text: str) -> None:
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except OSError:
-        Path(scratch).unlink(missing_ok=True)
-        raise

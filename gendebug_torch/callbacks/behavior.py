@@ -1,0 +1,57 @@
+"""`BehaviorMonitor`: a suite of cases against the network, at the end of each validated epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from gendebug_torch.behavior import BehaviorRun, Suite, load_suite, network_predict, run_suite
+from gendebug_torch.behavior.system import Predict
+from gendebug_torch.callbacks.glue import log
+from gendebug_torch.errors import reject
+
+
+class BehaviorMonitor(Callback):
+    """Runs a suite at the end of each validation and logs how many cases fail.
+
+    Args:
+        suite: a Suite, or the path of one.
+        predict: module -> predict(list of dicts), where the network is not fed `features` of the suite as columns.
+        every_n_epochs: run in every so many epochs.
+        log_name: prefix of what is logged.
+    """
+
+    def __init__(
+        self,
+        suite: Suite | str | Path,
+        *,
+        predict: Callable[[LightningModule], Predict] | None = None,
+        every_n_epochs: int = 1,
+        log_name: str = "gendebug",
+    ) -> None:
+        self.suite = suite if isinstance(suite, Suite) else load_suite(suite)
+        self.predict, self.every, self.log_name = predict, every_n_epochs, log_name
+        self.history: dict[int, BehaviorRun] = {}
+        if predict is None and not self.suite.features:
+            reject("suite", "`features`, the columns that the network is fed", "none", "Add them to the suite, or pass `predict`.")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Run the suite on the network as it is now; its mode and gradients are left as found."""
+        if trainer.sanity_checking or trainer.current_epoch % self.every:
+            return
+        build = self.predict or partial(network_predict, features=self.suite.features, device=pl_module.device)
+        run = run_suite(self.suite, build(pl_module), name=f"epoch {trainer.current_epoch}")
+        self.history[trainer.current_epoch] = run
+        log(trainer, {f"{self.log_name}/behavior_failed": float(len(run.broken))})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The runs so far."""
+        return {"history": {epoch: run.to_dict() for epoch, run in self.history.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.history = {int(epoch): BehaviorRun.from_dict(run) for epoch, run in state_dict["history"].items()}

@@ -1,0 +1,108 @@
+"""Behavioral suites as pytest items: `pytest path/to/suite.behavior.yaml`.
+
+The model is `--behavior-model MODULE:NAME`, or the ini value `behavior_model`, or `model:` of the suite. All cases of a
+suite go through it in one run when its first item runs; each case is an item that passes or fails by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from gendebug_torch.behavior import BehaviorRun, Case, CaseResult, Suite
+
+
+class CaseFailed(Exception):
+    """A case does not hold; the message says what was expected and what came."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--behavior-model` and the ini value of the same name."""
+    help_text = "MODULE:NAME of the model that behavioral suites (*.behavior.yaml) test"
+    parser.getgroup("gendebug").addoption("--behavior-model", default=None, help=help_text)
+    parser.addini("behavior_model", help_text, default="")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Suites by their name."""
+    if file_path.name.endswith((".behavior.yaml", ".behavior.yml")):
+        return SuiteFile.from_parent(parent, path=file_path)
+    return None
+
+
+class SuiteFile(pytest.File):
+    """One suite; reads its cases when it is collected and runs them all when the first is asked for."""
+
+    @cached_property
+    def suite(self) -> Suite:
+        """The cases."""
+        from gendebug_torch.behavior import load_suite
+
+        return load_suite(self.path)
+
+    @cached_property
+    def results(self) -> dict[str, CaseResult]:
+        """Case -> what became of it."""
+        from gendebug_torch.behavior import load_system, run_suite
+        from gendebug_torch.errors import reject
+
+        name = self.config.getoption("--behavior-model") or self.config.getini("behavior_model") or self.suite.model
+        if not name:
+            remedy = "Pass --behavior-model, set behavior_model in the ini file, or write `model:` in the suite."
+            reject("--behavior-model", "MODULE:NAME of the model", f"none for {self.path.name}", remedy)
+        run: BehaviorRun = run_suite(self.suite, load_system(name), name=name)
+        return {result.id: result for result in run.results}
+
+    def collect(self) -> Iterator[CaseItem]:
+        """One item per case."""
+        from gendebug_torch.errors import InputError
+
+        try:
+            cases = self.suite.cases
+        except InputError as error:
+            raise self.CollectError(str(error)) from None
+        for case in cases:
+            yield CaseItem.from_parent(self, name=case.id, case=case)
+
+
+class CaseItem(pytest.Item):
+    """One case; `-k` finds it by id, capability and tags."""
+
+    def __init__(self, *, case: Case, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.case = case
+        self.extra_keyword_matches.update({case.capability, *case.tags})
+
+    def runtest(self) -> None:
+        """Judge the case; one that waits for a person is an expected failure or skipped."""
+        parent: Any = self.parent
+        result: CaseResult = parent.results[self.case.id]
+        if result.status == "draft":
+            pytest.skip("a draft without an expectation")
+        if result.status == "passed":
+            return
+        if not result.reviewed:
+            pytest.xfail("the expectation waits for a person")
+        raise CaseFailed(result)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """What was expected and what came, with the line of the case; the traceback where the model broke."""
+        from gendebug_torch.errors import InputError
+
+        if isinstance(excinfo.value, InputError):
+            return str(excinfo.value)
+        if not isinstance(excinfo.value, CaseFailed):
+            return super().repr_failure(excinfo, style)
+        result: CaseResult = excinfo.value.args[0]
+        lines = [f"{self.path}:{result.line}: {result.id}", f"  expected {result.expected}", f"  got      {result.got}"]
+        lines += [f"  from     {result.origin}"] if result.origin else []
+        return "\n".join([*lines, result.error] if result.error else lines)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """The line of the case in its file."""
+        return self.path, self.case.line - 1, self.case.id

@@ -1,0 +1,235 @@
+"""The command line, pytest, the Lightning callback."""
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from importlib.metadata import entry_points
+from pathlib import Path
+from xml.etree import ElementTree
+
+import lightning.pytorch as pl
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import gendebug_torch
+from gendebug_torch.behavior import Case, Suite, load_suite
+from gendebug_torch.callbacks import BehaviorMonitor
+from gendebug_torch.cli import main
+from gendebug_torch.errors import InputError
+
+MODEL = """
+import torch
+from torch import nn
+
+def predict(rows):
+    return [0.9 if (row["amount"] or 0) > 100 else 0.1 for row in rows]
+
+def worse(rows):
+    if any(row["amount"] == 500 for row in rows):
+        raise ValueError("five hundred")
+    return [0.1 for row in rows]
+
+class Net(nn.Module):
+    def forward(self, x):
+        return (x[:, 0] - 100) / 10
+
+def build():
+    return Net()
+"""
+SUITE = """
+features: [amount, hour]
+cases:
+  - id: small
+    input: {amount: 3, hour: 4}
+    expect: {score: [0, 0.3]}
+    tags: [money]
+  - id: large
+    input: {amount: 500, hour: 4}
+    expect: {class: 1}
+    origin: incident 7
+  - id: draft
+    input: {amount: 7, hour: 4}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.behavior.yaml").write_text(SUITE)
+    (tmp_path / "served.py").write_text(MODEL)
+    pd.DataFrame({"amount": [1.0, 2e9], "hour": [3, 4], "other": ["a", "b"]}).to_parquet("live.parquet")
+    return tmp_path
+
+
+def behave(*words, model="served:predict"):
+    return main(["behave", *words, *(["--model", model] if model else [])])
+
+
+def test_a_suite_runs_from_the_command_line(place, capsys):
+    assert behave("s.behavior.yaml", "--save", "base.json", "--out", "out") == 0
+    assert "0 of 2 cases fail" in capsys.readouterr().out
+    assert {path.name for path in Path("out").iterdir()} == {"report.html", "findings.json", "behavior.json"}
+    assert behave("s.behavior.yaml", "--baseline", "base.json", "--junit", "junit.xml", model="served:worse") == 1
+    text = capsys.readouterr().out
+    assert "s.behavior.yaml:8" in text
+    assert "five hundred" in text
+    assert "incident 7" in text
+    assert "1 newly broken" in text
+    suite = ElementTree.parse("junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("errors"), suite.get("skipped")) == ("3", "1", "1")
+    assert [case.get("name") for case in suite] == ["small", "large", "draft"]
+    assert behave("s.behavior.yaml", "--tags", "[money]", model="served:worse") == 0
+    assert behave("s.behavior.yaml", "--fail-on", "never", model="served:worse") == 0
+
+
+@pytest.mark.parametrize("model", ["served:build", "served:Net"])
+def test_networks_and_their_builders_are_run_too(place, model):
+    assert behave("run", "s.behavior.yaml", model=model) == 0
+
+
+def test_a_suite_grows_on_the_command_line(place, capsys):
+    add = ["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "1"]
+    assert behave(*add, "--expect", "0.0:0.3", "--capability", "size", model=None) == 0
+    added = load_suite("s.behavior.yaml").cases[-1]
+    assert (added.id, added.capability, dict(added.input)) == ("live-row-1", "size", {"amount": 2e9, "hour": 4})
+    assert behave(*add, model=None) == 2
+    assert "live-row-1" in capsys.readouterr().err
+    assert behave("record", "s.behavior.yaml") == 0
+    assert [case.id for case in load_suite("s.behavior.yaml").cases if not case.reviewed] == ["draft"]
+    assert behave("s.behavior.yaml", "--tags", "[general]", "--fail-on", "warn") == 0
+    assert behave("confirm", "s.behavior.yaml", model=None) == 0
+    assert all(case.reviewed for case in load_suite("s.behavior.yaml").cases)
+    assert behave("redundancy", "s.behavior.yaml", "--out", "red") == 0
+    assert "faults" in capsys.readouterr().out
+    assert {path.name for path in Path("red").iterdir()} == {"redundancy.csv", "redundancy.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "message"),
+    [
+        (["absent.yaml"], "served:predict", "absent.yaml"),
+        (["s.behavior.yaml"], None, "--model"),
+        (["s.behavior.yaml"], "served:nothing", "served:nothing"),
+        (["s.behavior.yaml"], "served", "MODULE:NAME"),
+        (["s.behavior.yaml", "--baseline", "absent.json"], "served:predict", "absent.json"),
+        (["s.behavior.yaml", "--out", "/proc/nowhere"], "served:predict", "/proc/nowhere"),
+        (["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "7"], None, "0..1"),
+        (["add", "s.behavior.yaml", "--from", "absent.parquet", "--row", "0"], None, "absent.parquet"),
+        (["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "0", "--expect", "0:3"], None, "[0, 1]"),
+        (["confirm", "s.behavior.yaml", "--ids", "[nobody]"], None, "nobody"),
+    ],
+)
+def test_bad_input_exits_with_two_and_touches_nothing(place, capsys, words, model, message):
+    assert behave(*words, model=model) == 2
+    assert message in capsys.readouterr().err
+    assert (place / "s.behavior.yaml").read_text() == SUITE
+
+
+def test_diagnose_takes_a_suite(place):
+    words = ["diagnose", "--behavior", "s.behavior.yaml", "--model", "served:build", "--out", "out", "--only", "[behavior]"]
+    assert main(words) == 0
+    Path("s.behavior.yaml").write_text(SUITE.replace("[amount, hour]", "[hour, amount]"))
+    assert main(words) == 1
+
+
+def pytest_run(*words):
+    known = any("pytest_plugin" in point.value and "gendebug" in point.value for point in entry_points(group="pytest11"))
+    plugin = [] if known else ["-p", "gendebug_torch.pytest_plugin"]
+    root = str(Path(gendebug_torch.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "pytest", *plugin, "-p", "no:cacheprovider", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_suite_is_a_file_of_pytest(place):
+    done = pytest_run("s.behavior.yaml", "--behavior-model", "served:predict", "-v")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "s.behavior.yaml::small PASSED" in done.stdout
+    assert "2 passed, 1 skipped" in done.stdout
+    Path("pytest.ini").write_text("[pytest]\nbehavior_model = served:worse\n")
+    Path("s.behavior.yaml").write_text(SUITE + "    expect: {score: [0.9, 1]}\n    reviewed: false\n")
+    done = pytest_run("s.behavior.yaml")
+    assert done.returncode == 1
+    assert re.search(r"s\.behavior\.yaml:8: large", done.stdout)
+    assert "ValueError: five hundred" in done.stdout
+    assert "1 failed, 1 passed, 1 xfailed" in done.stdout
+    assert "1 passed, 2 deselected" in pytest_run("s.behavior.yaml", "-k", "money").stdout
+
+
+def test_pytest_says_what_is_wrong_with_a_suite_or_model(place):
+    done = pytest_run("s.behavior.yaml")
+    assert done.returncode == 1
+    assert "--behavior-model" in done.stdout
+    Path("s.behavior.yaml").write_text(SUITE.replace("expect: {class: 1}", "expct: {class: 1}"))
+    done = pytest_run("s.behavior.yaml")
+    assert done.returncode == 2
+    assert "s.behavior.yaml:10" in done.stdout
+    assert "Did you mean 'expect'" in done.stdout
+
+
+def test_the_plugin_costs_a_pytest_run_nothing():
+    code = "import sys, gendebug_torch.pytest_plugin; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+class Learner(pl.LightningModule):
+    """Learns that the second column counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(2, 1)
+        nn.init.constant_(self.line.weight, -0.5)
+
+    def forward(self, x):
+        return self.line(x)
+
+    def training_step(self, batch, index):
+        x, y = batch
+        return nn.functional.binary_cross_entropy_with_logits(self(x)[:, 0], y)
+
+    def validation_step(self, batch, index):
+        return self.training_step(batch, index)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1.0)
+
+
+def fit(monitor, epochs=4, **options):
+    x = torch.randn(256, 2, generator=torch.Generator().manual_seed(0))
+    data = torch.utils.data.TensorDataset(x, (x[:, 1] > 0).float())
+    loader = torch.utils.data.DataLoader(data, 64)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=[monitor], logger=False, enable_model_summary=False, enable_progress_bar=False,
+        enable_checkpointing=False, **options,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(Learner(), loader, loader)
+    return trainer
+
+
+def test_the_callback_follows_the_suite_over_epochs():
+    cases = (Case("up", {"a": 0, "b": 0}, "higher", {"b": 1}), Case("high", {"a": 0, "b": 3}, {"class": 1}))
+    suite = Suite(cases, features=("a", "b"))
+    monitor = BehaviorMonitor(suite)
+    trainer = fit(monitor)
+    failed = [len(run.broken) for run in monitor.history.values()]
+    assert list(monitor.history) == [0, 1, 2, 3]
+    assert failed[-1] == 0
+    resumed = BehaviorMonitor(suite, every_n_epochs=2)
+    resumed.load_state_dict(monitor.state_dict())
+    assert resumed.history == monitor.history
+    sparse = BehaviorMonitor(suite, every_n_epochs=2)
+    fit(sparse)
+    assert list(sparse.history) == [0, 2]
+    assert trainer.lightning_module.training or not trainer.lightning_module.training
+    seen = BehaviorMonitor(Suite(cases), predict=lambda module: lambda rows: [float(row["b"] > 0) for row in rows])
+    fit(seen, epochs=1)
+    assert not seen.history[0].broken
+    with pytest.raises(InputError, match="features"):
+        BehaviorMonitor(Suite(cases))
