@@ -84,7 +84,8 @@ def test_without_labels_it_says_what_the_sheet_cannot_hold(place):
 
 
 def test_a_network_gives_logits_and_reasons(place):
-    assert predeploy("live.csv", "--model", f"live_net_{os.getpid()}:build", "--order", "confidence", "--size", "7", schema="bare.yaml") == 0
+    model = f"live_net_{os.getpid()}:build"
+    assert predeploy("live.csv", "--model", model, "--order", "confidence", "--size", "7", schema="bare.yaml") == 0
     sheet = pd.read_csv("out/sheet.csv")
     assert len(sheet) == 7
     assert sheet["because"].str.startswith("a +").all()
