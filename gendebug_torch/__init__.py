@@ -32,7 +32,7 @@ _HOME = {
     "diagnose": "suite",
     "recalibrate": "calibration",
 }
-_TOPICS = ("attribution", "behavior", "calibration", "callbacks", "curves", "leakage", "shift", "slices")
+_TOPICS = ("attribution", "behavior", "calibration", "callbacks", "curves", "labels", "leakage", "shift", "slices")
 
 __all__ = sorted([*_HOME, *_TOPICS])
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from gendebug_torch.curves import LearningCurves
 
-TOPICS = ("attribution", "behavior", "calibration", "curves", "leakage", "shift", "slices")
+TOPICS = ("attribution", "behavior", "calibration", "curves", "labels", "leakage", "shift", "slices")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ FLOORS = {
     "calibration": 3,
     "curves": 3,
     "leakage": 3,
+    "labels": 3,
     "shift": 3,
     "slices": 3,
     "standing": 2,

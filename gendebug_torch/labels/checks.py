@@ -1,0 +1,254 @@
+"""The checks of this topic: thresholds, findings and wording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from gendebug_torch.finding import Cause, Finding, Severity
+from gendebug_torch.labels.clusters import SuspicionGroups, suspicion_groups, suspicion_pairs
+from gendebug_torch.labels.cross_fit import cross_fitted_logits
+from gendebug_torch.labels.noise import LabelNoise, class_logits, label_noise
+from gendebug_torch.labels.ranking import IN_SAMPLE, OUT_OF_SAMPLE, label_ranking
+from gendebug_torch.probe import design
+from gendebug_torch.records import Records
+from gendebug_torch.registry import Check, Cost, check
+
+_FEWEST_ROWS = 100
+# With more columns than this a small network is no judge of labels.
+_MOST_COLUMNS = 4096
+_FAIL_SHARE = 0.04
+_NETWORKS, _WIDTH = 10, 48
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Rows that were judged, what says so, and the noise found among them."""
+
+    rows: Tensor
+    noise: LabelNoise
+    basis: str
+    words: str
+
+
+def _cost(name: str) -> Any:
+    def cost(given: Mapping[str, Any]) -> Cost:
+        records = given[name]
+        n = len(records)
+        columns = 0 if records.features is None else records.features[:1].size if isinstance(records.features, pd.DataFrame) else 1
+        classes = 2 if records.logits is None or records.logits.ndim == 1 else records.logits.shape[1]
+        steps = min(max(10 * n // 256, 100), 1500)
+        networks = 6.0 * _NETWORKS * steps * 256 * _WIDTH * (columns + _WIDTH + classes) if columns else 0.0
+        return Cost(elements=networks / 10 + 1000.0 * min(n, 20_000) * classes + n)
+
+    return cost
+
+
+@check("labels.noise", cause=Cause.LABEL_NOISE, needs=("train.targets",), cost=_cost("train"))
+def training_labels_are_right(
+    train: Records,
+    *,
+    alpha: float = 0.0005,
+    min_rate: float = 0.02,
+    out_of_sample: bool = False,
+    rows: int = 50_000,
+    limit: int = 3,
+    seed: int = 0,
+) -> Iterator[Finding]:
+    """The labels of the training rows are right, but for ambiguous rows.
+
+    Each row is judged by small networks that did not see its label. Disagreement counts as noise only beyond what
+    their calibrated confidence expects, so classes that overlap are not noise. Then: where wrong labels crowd.
+
+    Source: Copas (1988), J. R. Stat. Soc. B 50:225; Northcutt, Jiang and Chuang (2021), J. Artif. Intell. Res.
+    70:1373; Benjamini and Hochberg (1995), JRSS B 57:289 over the groups.
+
+    Args:
+        train: records with class targets, and features or logits.
+        alpha: chance of a false alarm.
+        min_rate: smallest share of wrong labels that matters; half of it must be sure.
+        out_of_sample: whether the logits are of models that did not see the row; they are then taken as they are.
+        rows: most rows judged, drawn at random.
+        limit: most groups reported one by one.
+        seed: of the drawing and the networks.
+    """
+    judged = _judge(train, out_of_sample, False, rows, seed)
+    yield from _findings(training_labels_are_right, train, judged, alpha, min_rate, limit)
+
+
+@check("labels.validation_noise", cause=Cause.LABEL_NOISE, needs=("validation.targets", "validation.logits"), cost=_cost("validation"))
+def validation_labels_are_right(
+    validation: Records, *, alpha: float = 0.0005, min_rate: float = 0.02, rows: int = 50_000, limit: int = 3, seed: int = 0
+) -> Iterator[Finding]:
+    """The labels of the validation rows are right, but for ambiguous rows: the model is not blamed for them.
+
+    The model's logits and the features together are given to small networks, so that what is a systematic failure of
+    the model is not taken for wrong labels.
+
+    Source: Copas (1988), J. R. Stat. Soc. B 50:225; Northcutt, Athalye and Mueller (2021), arXiv:2103.14749, on errors
+    in test sets; Benjamini and Hochberg (1995), JRSS B 57:289 over the groups.
+
+    Args:
+        validation: records with class targets and logits.
+        alpha: chance of a false alarm.
+        min_rate: smallest share of wrong labels that matters; half of it must be sure.
+        rows: most rows judged, drawn at random.
+        limit: most groups reported one by one.
+        seed: of the drawing and the networks.
+    """
+    judged = _judge(validation, True, True, rows, seed)
+    yield from _findings(validation_labels_are_right, validation, judged, alpha, min_rate, limit)
+
+
+def _judge(records: Records, out_of_sample: bool, stacked: bool, most: int, seed: int) -> _Judged | str:
+    """The noise by the best judge there is, or why there is none."""
+    targets = records.targets
+    if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
+        return "Labels are judged for class targets only."
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    part = records if len(order) == len(targets) else records.select(order)
+    given = part.targets
+    if given is None or len(given) < _FEWEST_ROWS or len(torch.unique(given)) < 2:
+        return f"Too few rows or classes to judge labels: {len(targets)} rows, at least {_FEWEST_ROWS} and two classes are needed."
+    classes = max(int(given.max()) + 1, len(records.schema.classes), 2 if part.logits is None else class_logits(part.logits[:1]).shape[1])
+    columns = _columns(part)
+    if part.logits is not None and (columns is None or (out_of_sample and not stacked)):
+        basis = OUT_OF_SAMPLE if out_of_sample else IN_SAMPLE
+        noise = label_noise(part.logits, given)
+        return _Judged(order, noise, basis, f"the {basis} logits of the model")
+    if columns is None:
+        return "Nothing to judge labels by: neither logits nor features that a small network could learn from."
+    if stacked and part.logits is not None:
+        columns = torch.cat([columns, class_logits(part.logits).to(columns)], 1)
+    noise = label_noise(cross_fitted_logits(columns, given, classes=classes, seed=seed), given)
+    words = "small networks that did not see the row" + (", fed with the model's logits" if stacked else "")
+    return _Judged(order, noise, OUT_OF_SAMPLE, words)
+
+
+def _columns(records: Records) -> Tensor | None:
+    if records.features is None:
+        return None
+    columns = design(records.features, categorical=records.schema.categorical).values
+    return columns if 0 < columns.shape[1] <= _MOST_COLUMNS else None
+
+
+def _findings(
+    this: Check, records: Records, judged: _Judged | str, alpha: float, min_rate: float, limit: int
+) -> Iterator[Finding]:
+    if isinstance(judged, str):
+        yield this.finding(Severity.NOTE, judged, numbers={"n": len(records)})
+        return
+    noise = judged.noise
+    sure = noise.p_value <= alpha
+    alarm = sure and noise.rate >= min_rate and noise.low >= min_rate / 2
+    numbers: dict[str, Any] = {"n": len(judged.rows), "rate": noise.rate, "low": noise.low, "high": noise.high, "p_value": noise.p_value}
+    numbers |= {"suspicious": int(noise.suspicious.sum()), "basis": judged.basis, "in_sample": judged.basis == IN_SAMPLE}
+    share = f"{noise.rate:.1%} (95 % interval {noise.low:.1%} to {noise.high:.1%}) of the labels of {records.name}"
+    if not alarm:
+        text = f"No sign of wrong labels in {records.name} beyond ambiguous rows: an estimated {share[: share.index(' of the')]}"
+        text += f" of {len(judged.rows):,} labels, judged by {judged.words}."
+        severity = Severity.NOTE if sure else Severity.OK
+        yield this.finding(severity, text, numbers=numbers, evidence=noise)
+    else:
+        yield _alarm(this, records, judged, share, numbers)
+    if sure:
+        yield from _group_findings(this, records, judged, alpha, limit)
+    if alarm:
+        yield _ranking_finding(this, judged)
+
+
+def _alarm(this: Check, records: Records, judged: _Judged, share: str, numbers: dict[str, Any]) -> Finding:
+    noise = judged.noise
+    frame = noise.table().sort_values("wrong_share", ascending=False, kind="stable")
+    label, rate, low, high = frame.iloc[0][["label", "wrong_share", "low", "high"]].tolist()
+    name = _class_name(records, int(label))
+    text = f"About {share} look wrong beyond what ambiguity explains, judged by {judged.words}: {numbers['suspicious']:,} rows more likely"
+    text += f" wrong than right; most among those labeled {name} ({rate:.1%}, {low:.1%} to {high:.1%})."
+    if judged.basis == IN_SAMPLE:
+        text += " The model was fitted to them, so the true share is higher."
+    remedy = (
+        f"Have a person look at the {numbers['suspicious']:,} rows, most suspicious first (`gendebug labels` writes the sheet), "
+        "correct or drop them, and train again; do not tune the model against these labels."
+    )
+    numbers |= {"worst_class": name, "worst_class_rate": rate, "worst_class_low": low, "worst_class_high": high}
+    severity = Severity.FAIL if noise.low >= _FAIL_SHARE else Severity.WARN
+    return this.finding(severity, text, numbers=numbers, remedy=remedy, evidence=noise)
+
+
+def _group_findings(this: Check, records: Records, judged: _Judged, alpha: float, limit: int) -> Iterator[Finding]:
+    """Values of the metadata whose labels are worse than the whole's, and pairs of classes."""
+    noise = judged.noise
+    columns = _metadata(records, judged.rows)
+    if columns is not None:
+        groups = suspicion_groups(noise, columns)
+        found = _crowded(groups, alpha)
+        alone = {name: sum(groups.column[i] == name for i in found) == 1 for name in columns}
+        for i in found[:limit]:
+            yield _group_finding(this, records, groups, i, alone[groups.column[i]])
+    if len(noise.labeled) > 2:
+        pairs = suspicion_pairs(noise)
+        for i in _crowded(pairs, alpha)[:limit]:
+            given, other = (_class_name(records, int(part)) for part in pairs.value[i].split(" → "))
+            numbers = {"given": given, "suggested": other, "rows": int(pairs.suspicious[i]), "expected": float(pairs.expected[i])}
+            text = (
+                f"{int(pairs.suspicious[i]):,} rows labeled {given} look like {other}; wrong labels that fall anywhere "
+                f"would give {float(pairs.expected[i]):.1f}."
+            )
+            remedy = f"Sharpen the labeling guide for {given} against {other}, and have these rows labeled again."
+            subject = f"{given} → {other}"
+            yield this.finding(Severity.NOTE, text, subject=subject, numbers=numbers, remedy=remedy, evidence=pairs)
+
+
+def _crowded(groups: SuspicionGroups, alpha: float) -> list[int]:
+    """Groups with at least twice and five more suspicious rows than expected, most surely first."""
+    matters = (groups.suspicious >= 2 * groups.expected) & (groups.suspicious >= groups.expected + 5)
+    found = ((groups.adjusted <= alpha) & matters).nonzero()[:, 0].tolist()
+    return sorted(found, key=lambda i: (float(groups.p_value[i]), -float(groups.rate[i])))
+
+
+def _group_finding(this: Check, records: Records, groups: SuspicionGroups, i: int, alone: bool) -> Finding:
+    column, value = groups.column[i], groups.value[i]
+    rate, low, high = float(groups.rate[i]), float(groups.low[i]), float(groups.high[i])
+    others = (groups.overall * len(records) - rate * int(groups.rows[i])) / max(len(records) - int(groups.rows[i]), 1)
+    labeler = column == records.schema.source
+    subject = f"{column} = {value}"
+    who = f"the labeler {value}" if labeler else f"rows where {subject}"
+    numbers = {"column": column, "value": value, "rows": int(groups.rows[i]), "rate": rate, "low": low, "high": high}
+    numbers |= {"suspicious": int(groups.suspicious[i]), "expected": float(groups.expected[i]), "p_bh": float(groups.adjusted[i])}
+    numbers |= {"rate_of_the_rest": max(others, 0.0), "lone": alone}
+    lone = f"{'A lone labeler' if labeler else 'One place'}: {who}" if alone else f"{who[0].upper()}{who[1:]}"
+    text = (
+        f"{lone} has {rate:.1%} wrong labels (95 % interval {low:.1%} to {high:.1%}; {int(groups.suspicious[i]):,} suspicious rows of "
+        f"{int(groups.rows[i]):,}, {float(groups.expected[i]):.1f} expected), against {max(others, 0.0):.1%} elsewhere."
+    )
+    remedy = f"Have the rows of {who} labeled again by someone else before training, and find out what went wrong there."
+    return this.finding(Severity.WARN, text, subject=subject, numbers=numbers, remedy=remedy, evidence=groups)
+
+
+def _ranking_finding(this: Check, judged: _Judged) -> Finding:
+    ranking = label_ranking(judged.noise.probs, judged.noise.targets, basis=judged.basis)
+    bucket = ranking.least_confident()
+    wrong = int(ranking.confidently_wrong[bucket].sum())
+    first = judged.rows[bucket[:10].cpu()].tolist()
+    text = (
+        f"Of the {len(bucket):,} rows least confident in their given label (5 %, {judged.basis}) {wrong:,} are confidently another class; "
+        f"look first at rows {', '.join(map(str, first))}."
+    )
+    numbers = {"bucket": len(bucket), "confidently_wrong": wrong, "rows": first, "basis": judged.basis}
+    return this.finding(Severity.NOTE, text, numbers=numbers, evidence=ranking)
+
+
+def _metadata(records: Records, rows: Tensor) -> pd.DataFrame | None:
+    if records.metadata is None:
+        return None
+    columns = records.metadata.drop(columns=[name for name in records.schema.ids if name in records.metadata])
+    return columns.iloc[rows.cpu().numpy()].reset_index(drop=True) if columns.shape[1] else None
+
+
+def _class_name(records: Records, label: int) -> str:
+    return str(records.schema.classes[label]) if label < len(records.schema.classes) else str(label)

@@ -1,0 +1,220 @@
+"""The label audit: confident learning, the noise model, ranking, groups and the checks."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gendebug_torch import Records, Schema, Severity, labels
+from gendebug_torch.errors import InputError
+from gendebug_torch.labels.checks import training_labels_are_right, validation_labels_are_right
+from tests.reference import labels as reference
+
+RULES = ("confident_joint", "by_class", "by_noise_rate", "both")
+
+
+def predicted(seed, n, k, *, rate=0.1, sharp=3.0, skew=50.0, pair=False):
+    """Calibrated probabilities, labels drawn from them and then flipped at a rate; the flips."""
+    rng = np.random.default_rng(seed)
+    prior = rng.dirichlet(np.full(k, skew))
+    true = rng.choice(k, n, p=prior)
+    z = sharp * np.eye(k)[true] * sharp + rng.normal(size=(n, k)) * sharp + np.log(prior)
+    flipped = rng.random(n) < rate
+    given = np.where(flipped, (true + (1 if pair else rng.integers(1, k, n))) % k, true)
+    return torch.from_numpy(z), torch.from_numpy(given), torch.from_numpy(flipped)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("n", "k", "skew"), [(60, 4, 0.3), (200, 2, 50.0), (300, 12, 0.3), (40, 30, 0.3)])
+def test_confident_learning_equals_the_literal_version(rule, n, k, skew):
+    for seed in range(3):
+        z, given, _ = predicted(seed, n, k, skew=skew, sharp=1.2)
+        probs = z.softmax(1)
+        expected = reference.issues(probs.tolist(), given.tolist(), k, rule)
+        assert set(labels.label_issues(probs, given, rule=rule).nonzero()[:, 0].tolist()) == expected
+
+
+def test_the_confident_joint_adds_over_chunks_and_keeps_the_label_counts():
+    z, given, _ = predicted(0, 500, 5, sharp=1.2)
+    probs = z.softmax(1)
+    whole = labels.confident_joint(probs, given)
+    limits = whole.thresholds
+    halves = [labels.confident_joint(probs[half::2], given[half::2], thresholds=limits) for half in (0, 1)]
+    assert torch.equal((halves[0] + halves[1]).counts, whole.counts)
+    assert whole.counts.tolist() == reference.joint(probs.tolist(), given.tolist(), 5)
+    assert torch.equal(whole.calibrated.sum(1), torch.bincount(given, minlength=5))
+    with pytest.raises(InputError, match="same thresholds"):
+        whole + labels.confident_joint(probs[:100], given[:100])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sets_equal_cleanlab(rule):
+    cleanlab = pytest.importorskip("cleanlab.filter", reason="cleanlab (extra `bench`) is not installed")
+    name = dict(zip(RULES, ("confident_learning", "prune_by_class", "prune_by_noise_rate", "both"), strict=True))[rule]
+    for seed, n, k, skew in ((0, 3000, 30, 50.0), (1, 2000, 8, 0.5)):
+        z, given, _ = predicted(seed, n, k, skew=skew, sharp=1.2)
+        probs = z.softmax(1)
+        theirs = cleanlab.find_label_issues(given.numpy(), probs.numpy(), filter_by=name, n_jobs=1)
+        assert np.array_equal(labels.label_issues(probs, given, rule=rule).numpy(), theirs)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_the_rate_and_its_interval_hold_the_truth(pair):
+    held = 0
+    for seed in range(10):
+        z, given, flipped = predicted(seed, 1500, 4, rate=0.08, pair=pair)
+        noise = labels.label_noise(3.0 * z, given)
+        assert noise.p_value < 1e-6
+        held += noise.low <= float(flipped.double().mean()) <= noise.high
+        assert reference.average_precision(flipped.tolist(), noise.wrong.tolist()) > 0.9
+    assert held >= 9
+
+
+@pytest.mark.parametrize("sharp", [0.4, 1.0, 3.0])
+def test_overlapping_classes_are_no_noise(sharp):
+    p_values = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        z = torch.from_numpy(rng.normal(size=(1000, 3)) * 2 * sharp)
+        given = torch.multinomial(z.softmax(1), 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+        p_values.append(labels.label_noise(2.5 * z, given).p_value)
+    assert min(p_values) > 0.001
+    assert np.median(p_values) > 0.2
+
+
+def test_wrong_probabilities_are_those_of_the_model():
+    z, given, _ = predicted(1, 400, 3)
+    noise = labels.label_noise(z, given)
+    probs, transition = noise.probs.tolist(), noise.transition.tolist()
+    expected = [reference.wrong_probability(row, y, transition) for row, y in zip(probs, given.tolist(), strict=True)]
+    assert noise.wrong.tolist() == pytest.approx(expected, abs=1e-9)
+    assert noise.rate == pytest.approx(np.mean(expected))
+    assert float(noise.expected_suspicious().sum()) == pytest.approx(int(noise.suspicious.sum()), rel=0.3)
+
+
+def test_a_binary_logit_says_what_two_columns_say():
+    z, given, _ = predicted(2, 500, 2)
+    one, two = labels.label_noise(z[:, 1] - z[:, 0], given), labels.label_noise(torch.stack([0 * z[:, 0], z[:, 1] - z[:, 0]], 1), given)
+    assert one.rate == two.rate
+
+
+def test_cross_fitting_never_sees_the_label_it_judges():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(400, 5, generator=generator), torch.randint(0, 2, (400,), generator=generator)
+    state = torch.get_rng_state()
+    logits = labels.cross_fitted_logits(x, y)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(logits, labels.cross_fitted_logits(x, y))
+    right = float((logits.argmax(1) == y).double().mean())
+    assert abs(right - 0.5) < 4 * 0.5 / math.sqrt(400), "pure chance stays pure chance"
+
+
+def test_cross_fitting_learns_what_can_be_learned_and_bears_gaps_and_constants():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(600, 4, generator=generator)
+    y = (x[:, 0] * x[:, 1] > 0).long()
+    x = torch.cat([1e6 + 1e3 * x, torch.full((600, 1), 7.0)], 1)
+    x[::50, 2] = torch.nan
+    assert float((labels.cross_fitted_logits(x, y).argmax(1) == y).double().mean()) > 0.85
+
+
+def test_buckets_put_the_confidently_wrong_first():
+    probs = torch.tensor([[0.9, 0.1, 0.0], [0.05, 0.9, 0.05], [0.1, 0.46, 0.44], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    given = torch.tensor([0, 0, 0, 0, 1, 2])
+    ranking = labels.label_ranking(probs.double(), given)
+    assert ranking.least_confident(share=1 / 3).tolist() == [1, 2]
+    assert ranking.most_confident(share=1 / 6).tolist() == [0]
+    assert ranking.suggested[1] == 1
+    table = ranking.table(share=1 / 3)
+    assert table["bucket"].value_counts().to_dict() == {"least confident": 2, "most confident": 2}
+
+
+def test_a_score_of_the_training_overrides_the_order():
+    z, given, _ = predicted(0, 50, 3)
+    ranking = labels.label_ranking(z.softmax(1), given, basis="training dynamics", score=torch.arange(50.0))
+    assert ranking.order.tolist() == list(range(50))
+
+
+BAD = [
+    (lambda p, y: labels.label_issues(p, y, rule="naive"), "`rule`"),
+    (lambda p, y: labels.label_issues(p, y + 1), "labels in 0..2"),
+    (lambda p, y: labels.label_issues(p, y[:-1]), "float \\[n, k\\] and int64 \\[n\\]"),
+    (lambda p, y: labels.label_noise(p[:, :1], y), "k >= 2"),
+    (lambda p, y: labels.label_noise(p, y + 1), "labels in 0..2"),
+    (lambda p, y: labels.label_ranking(p, y, basis="guessed"), "`basis`"),
+    (lambda p, y: labels.label_ranking(p, y, score=y[:-1].double()), "`score`"),
+    (lambda p, y: labels.cross_fitted_logits(p, y[:-1]), "int64 \\[n\\]"),
+    (lambda p, y: labels.cross_fitted_logits(p[:3], y[:3]), "at least 10 rows"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BAD)
+def test_bad_input_is_named(call, message):
+    z, given, _ = predicted(0, 30, 3)
+    given[:3] = torch.tensor([0, 1, 2])
+    with pytest.raises(InputError, match=message):
+        call(z.softmax(1), given)
+
+
+def labeled(seed, *, rate=0.0, careless=0.0, n=900):
+    """Records of a sharp problem whose labeler C makes mistakes of their own."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 4))
+    z = 8 * x[:, 0] + 6 * x[:, 1]
+    true = (rng.random(n) < 1 / (1 + np.exp(-z))).astype(int)
+    who = rng.choice(list("ABCDE"), n)
+    flipped = rng.random(n) < np.where(who == "C", max(rate, careless), rate)
+    metadata = pd.DataFrame({"who": who, "day": np.arange(n), "id": np.arange(n)})
+    given = torch.from_numpy(np.where(flipped, 1 - true, true))
+    schema = Schema(source="who", time="day", ids=("id",), classes=("cat", "dog"))
+    return Records(pd.DataFrame(x, columns=list("wxyz")), given, torch.from_numpy(z), metadata, schema, "train"), flipped
+
+
+def test_a_lone_labeler_is_named_and_alone():
+    for seed in range(3):
+        found = training_labels_are_right(labeled(seed, careless=0.4)[0])
+        named = [f for f in found if f.severity is Severity.WARN and f.subject]
+        assert [f.subject for f in named] == ["who = C"], [f.summary for f in found]
+        assert named[0].numbers["lone"]
+        assert named[0].numbers["low"] < 0.4 < named[0].numbers["high"]
+
+
+def test_even_noise_names_no_labeler_and_the_rows_are_found():
+    records, flipped = labeled(0, rate=0.1)
+    found = training_labels_are_right(records)
+    assert found[0].severity is Severity.FAIL
+    assert "cat" in found[0].summary or "dog" in found[0].summary
+    assert not [f for f in found if f.subject]
+    first = found[-1].numbers["rows"]
+    assert flipped[first].mean() >= 0.8
+
+
+def test_the_model_is_not_blamed_for_labels_nor_labels_for_the_model():
+    records, _ = labeled(1)
+    broken = records.logits.clone()
+    where = torch.tensor(records.features["y"].to_numpy() > 0.8)
+    broken[where] = -broken[where]
+    failing = Records(records.features, records.targets, broken, records.metadata, records.schema, "validation")
+    assert float(failing.correct.double().mean()) < 0.85
+    assert validation_labels_are_right(failing)[0].severity is Severity.OK
+
+
+def test_the_finding_says_which_logits_it_got():
+    records, _ = labeled(2, rate=0.1)
+    bare = Records(None, records.targets, records.logits, None, records.schema, "train")
+    inside, outside = training_labels_are_right(bare), training_labels_are_right(bare, out_of_sample=True)
+    assert inside[0].numbers["in_sample"]
+    assert "the true share is higher" in inside[0].summary
+    assert not outside[0].numbers["in_sample"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_gives_the_same_sets_and_rate():
+    z, given, _ = predicted(0, 2000, 5)
+    for rule in RULES:
+        ours = labels.label_issues(z.cuda().softmax(1), given.cuda(), rule=rule).cpu()
+        assert torch.equal(ours, labels.label_issues(z.softmax(1), given, rule=rule))
+    assert labels.label_noise(z.cuda(), given.cuda()).rate == pytest.approx(labels.label_noise(z, given).rate, rel=1e-4)
