@@ -61,7 +61,7 @@ def test_a_clean_input_is_clean(model):
     assert diagnosis.decision == "nothing", str(diagnosis)
     assert diagnosis.worst.level < Severity.WARN.level
     assert not diagnosis.causes
-    assert {finding.check.partition(".")[0] for finding in diagnosis.skipped} <= {"behavior", "curves", "leakage", "shift"}
+    assert {finding.check.partition(".")[0] for finding in diagnosis.skipped} <= {"behavior", "curves", "labels", "leakage", "shift"}
 
 
 def test_a_shifted_feature_is_named(model):
