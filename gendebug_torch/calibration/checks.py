@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from gendebug_torch.calibration import checks_threshold as checks_threshold
 from gendebug_torch.calibration.binning import ReliabilityBins, reliability_bins
 from gendebug_torch.calibration.recalibrate import out_of_fold
+from gendebug_torch.calibration.shape import Shape, shape
 from gendebug_torch.calibration.temperature import fit_temperature
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
@@ -17,6 +19,13 @@ from gendebug_torch.registry import Check, Cost, check
 
 # With fewer rows the noise of the bins is larger than any limit worth asking.
 _FEWEST = 30
+# A lower bound of the error from which on no probability can be taken at its word.
+_FAILS_FROM = 0.1
+_DIRECTION = {
+    "overconfident": "overconfident",
+    "underconfident": "underconfident",
+    "S-shaped": "too bold on one side and too timid on the other",
+}
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
@@ -26,7 +35,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
 
 @check("calibration.ece", cause=Cause.MISCALIBRATION, needs=("validation.logits", "validation.targets"), cost=_cost)
 def confidence_is_accuracy(
-    validation: Records, *, bins: int = 15, limit: float = 0.05, alpha: float = 0.01, fewest: int = _FEWEST
+    validation: Records, *, bins: int = 15, limit: float = 0.03, alpha: float = 0.002, fewest: int = _FEWEST
 ) -> Iterator[Finding]:
     """What the model is sure of is right as often as it says.
 
@@ -38,7 +47,7 @@ def confidence_is_accuracy(
     Args:
         validation: labeled records with logits.
         bins: equal bins of confidence.
-        limit: calibration error beyond noise that matters; twice as much fails.
+        limit: calibration error beyond noise that matters.
         alpha: chance of a false alarm.
         fewest: rows below which nothing is judged.
     """
@@ -57,8 +66,8 @@ def production_confidence_is_accuracy(
     validation: Records | None = None,
     *,
     bins: int = 15,
-    limit: float = 0.05,
-    alpha: float = 0.01,
+    limit: float = 0.03,
+    alpha: float = 0.002,
     fewest: int = _FEWEST,
 ) -> Iterator[Finding]:
     """What the model is sure of in production is right as often as it says.
@@ -71,7 +80,7 @@ def production_confidence_is_accuracy(
         production: labeled records with logits.
         validation: labeled records with logits, to compare with.
         bins: equal bins of confidence.
-        limit: calibration error beyond noise that matters; twice as much fails.
+        limit: calibration error beyond noise that matters.
         alpha: chance of a false alarm.
         fewest: rows below which nothing is judged.
     """
@@ -106,26 +115,36 @@ def _binned(records: Records, bins: int) -> ReliabilityBins:
 def _judged(
     this: Check, records: Records, found: ReliabilityBins, limit: float, alpha: float, before: ReliabilityBins | None = None
 ) -> Finding:
-    low, high = found.interval()
-    noise, p_value = found.noise()
-    excess = found.ece - noise
-    numbers = {"ece": found.ece, "interval": [low, high], "noise": noise, "p_value": p_value, "rows": found.total}
-    numbers |= {"accuracy": found.accuracy, "mean_confidence": found.mean_confidence}
+    told = found.measure()
+    form = shape(found)
+    # What noise adds to the error is taken off before it is held against the limit.
+    real = math.sqrt(max(told.value**2 - told.null**2, 0.0))
+    numbers = {"ece": told.value, "interval": [told.low, told.high], "noise": told.null, "p_value": told.p_value, "rows": found.total}
+    numbers |= {"accuracy": found.accuracy, "mean_confidence": found.mean_confidence, "shape": form.kind, "beyond_noise": real}
     earlier = ""
     if before is not None and before.total:
         numbers["validation_ece"] = before.ece
         earlier = f", against {before.ece:.1%} in validation"
-    told = f"calibration error {found.ece:.1%} (95 % interval {low:.1%} to {high:.1%}){earlier}"
-    if excess < limit or p_value >= alpha:
-        known = f"a calibrated model would show {noise:.1%} on {found.total:,} rows"
-        summary = f"{records.name} is calibrated to within {limit:.0%}: {told}; {known}."
-        return this.finding(Severity.OK, summary, numbers=numbers, evidence=found)
-    direction = "overconfident" if found.mean_confidence > found.accuracy else "underconfident"
+    text = f"calibration error {told.value:.1%} (95 % interval {told.low:.1%} to {told.high:.1%}){earlier}"
+    worst = _worst(form)
+    if real < limit or told.p_value >= alpha:
+        known = f"a calibrated model would show {told.null:.1%} on {found.total:,} rows"
+        bound = "within noise" if told.p_value >= alpha else f"to within {limit:.0%}"
+        severity = Severity.NOTE if worst and told.p_value < alpha else Severity.OK
+        return this.finding(severity, f"{records.name} is calibrated {bound}: {text}; {known}{worst}.", numbers=numbers, evidence=found)
     remedy, more = _remedy(records, found)
     average = f"it is {found.mean_confidence:.1%} sure on average and right in {found.accuracy:.1%}"
-    summary = f"The model is {direction} in {records.name}: {told}; {average}."
-    severity = Severity.FAIL if low >= 2 * limit else Severity.WARN
+    summary = f"The model is {_DIRECTION.get(form.kind, 'miscalibrated')} in {records.name}: {text}; {average}{worst}."
+    severity = Severity.FAIL if told.low >= _FAILS_FROM else Severity.WARN
     return this.finding(severity, summary, numbers=numbers | more, remedy=remedy, evidence=found)
+
+
+def _worst(form: Shape) -> str:
+    """The bin furthest beyond chance, in words."""
+    if not form.worst:
+        return ""
+    bad = form.worst[0]
+    return f"; worst between {bad.low:.2f} and {bad.high:.2f}: {bad.confidence:.1%} sure, {bad.accuracy:.1%} right ({bad.rows:,} rows)"
 
 
 def _remedy(records: Records, found: ReliabilityBins) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,169 @@
+"""Thresholds: the best by brute force, covering intervals, and a check that knows a moved point from a lost ranking."""
+
+import math
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from gendebug_torch import Cause, Severity
+from gendebug_torch._plotting import axes
+from gendebug_torch.calibration import choose_threshold, confusion, confusion_table, operating_point
+from gendebug_torch.calibration.checks import confidence_is_accuracy, production_confidence_is_accuracy
+from gendebug_torch.calibration.checks_threshold import threshold_is_where_it_should_be
+from gendebug_torch.calibration.operating_point import roc_area
+from gendebug_torch.errors import InputError
+from tests.contract.plants_calibration import binary, drawn, scores_moved, settled
+
+
+def sample(seed=0, n=400, share=0.3):
+    records = binary(seed, n, share)
+    return records.logits.sigmoid(), records.targets
+
+
+def counts(probs, targets, threshold):
+    said = [p > threshold for p in probs.tolist()]
+    pairs = list(zip(said, targets.tolist(), strict=True))
+    return [sum(1 for s, t in pairs if s == a and t == b) for a, b in ((True, 1), (True, 0), (False, 1), (False, 0))]
+
+
+def score(objective, tp, fp, fn, n):
+    if objective == "cost":
+        return -(2 * fp + 5 * fn) / n
+    if objective == "f_beta":
+        return 5 * tp / max(5 * tp + fp + 4 * fn, 1e-12)
+    precision, recall = tp / max(tp + fp, 1e-12), tp / max(tp + fn, 1e-12)
+    if objective == "precision":
+        return recall if precision >= 0.8 and tp else -math.inf
+    return precision if recall >= 0.8 and tp else -math.inf
+
+
+@pytest.mark.parametrize("objective", ["cost", "f_beta", "precision", "recall"])
+def test_the_choice_is_the_best_of_all_thresholds(objective):
+    probs, targets = sample()
+    options = {"false_positive_cost": 2.0, "false_negative_cost": 5.0, "beta": 2.0, "floor": 0.8}
+    found = choose_threshold(probs, targets, objective=objective, **options)
+    grid = [0.0, *probs.tolist()]
+    best = max(score(objective, *counts(probs, targets, t)[:3], len(probs)) for t in grid)
+    assert abs(found.value) == pytest.approx(abs(best), abs=1e-12)
+    assert list(counts(probs, targets, found.threshold)) == [
+        found.confusion.true_positive,
+        found.confusion.false_positive,
+        found.confusion.false_negative,
+        found.confusion.true_negative,
+    ]
+    assert found.low <= found.threshold <= found.high
+    assert found.feasible
+    ax = axes()
+    assert found.plot(ax) is ax
+    assert len(found.table()) == len(found.candidates)
+
+
+def test_a_floor_that_nothing_keeps_is_said():
+    found = choose_threshold(torch.tensor([0.2, 0.4, 0.9]), torch.tensor([0, 0, 0]), objective="precision")
+    assert not found.feasible
+    assert math.isnan(found.value)
+
+
+def test_intervals_cover_the_best_threshold_of_many_rows():
+    truth = choose_threshold(*sample(999, 200_000), replicates=2)
+    inside = 0
+    for seed in range(40):
+        found = choose_threshold(*sample(seed, 1000))
+        inside += found.value_interval[0] <= truth.value <= found.value_interval[1]
+    assert inside >= 33
+    few, many = (choose_threshold(*sample(1, n)) for n in (100, 10_000))
+    assert few.high - few.low > many.high - many.low
+
+
+def test_calibrated_probabilities_stand_in_for_labels():
+    probs, targets = sample(3, 20_000)
+    with_labels, without = choose_threshold(probs, targets), choose_threshold(probs, probs)
+    assert without.threshold == pytest.approx(0.5, abs=0.01)
+    assert without.value == pytest.approx(with_labels.value, abs=0.01)
+    assert confusion(probs, probs).precision == pytest.approx(confusion(probs, targets).precision, abs=0.03)
+
+
+def test_row_order_does_not_matter():
+    probs, targets = sample(4, 5000)
+    order = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
+    one, other = choose_threshold(probs, targets), choose_threshold(probs[order], targets[order])
+    assert (one.threshold, one.low, one.high) == (other.threshold, other.low, other.high)
+
+
+def test_area_and_its_error():
+    logits, targets = binary(5).logits.round(), binary(5).targets
+    area, error = roc_area(logits, targets)
+    assert area == pytest.approx(roc_auc_score(targets, logits), abs=1e-12)
+    areas = torch.tensor([roc_area(binary(s, 500).logits, binary(s, 500).targets) for s in range(60)], dtype=torch.float64)
+    assert float(areas[:, 1].mean()) == pytest.approx(float(areas[:, 0].std()), rel=0.25)
+    assert error < 0.02
+
+
+def test_the_operating_point_tells_what_moving_saves():
+    given = scores_moved(0)
+    parts = [given[side] for side in ("validation", "production")]
+    found = operating_point(*(part for side in parts for part in (side.logits, side.targets)))
+    assert found.moved > 0.8
+    assert found.cost == pytest.approx(0.5, abs=0.06)
+    assert found.saved_interval[0] > 0.2
+    assert found.ranking_held
+    assert list(found.table()["decision"]) == ["validation", "production", "production, moved"]
+    assert found.after.precision > found.production.precision
+    assert "precision_low" in confusion_table({"a": found.after})
+
+
+def alarms(make, seeds, check=threshold_is_where_it_should_be):
+    return sum(check(**make(seed))[0].severity.level >= Severity.WARN.level for seed in range(seeds))
+
+
+def test_the_check_fires_where_the_point_moved_and_nowhere_else():
+    def prior_moved(seed):
+        return {"validation": binary(seed), "production": binary(seed + 5000, 3000, share=0.05)}
+
+    def overconfident(seed):
+        return {"validation": binary(seed), "production": binary(seed + 5000, scale=2.5)}
+
+    def ranking_lost(seed):
+        production = binary(seed + 5000)
+        noise = 4 * torch.randn(len(production), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return {"validation": binary(seed), "production": type(production)(targets=production.targets, logits=production.logits + noise)}
+
+    assert alarms(scores_moved, 20) == 20
+    assert alarms(prior_moved, 20) == 20
+    assert alarms(settled, 60) == 0
+    assert alarms(overconfident, 20) == 0
+    assert alarms(ranking_lost, 20) == 0
+    assert production_confidence_is_accuracy(overconfident(0)["production"])[0].severity.level >= Severity.WARN.level
+    (finding,) = threshold_is_where_it_should_be(**scores_moved(0))
+    assert finding.cause is Cause.THRESHOLD
+    assert "Move the threshold to" in finding.remedy
+
+
+def test_a_deployed_threshold_and_a_cost_may_be_given():
+    given = settled(0)
+    assert threshold_is_where_it_should_be(**given, threshold=0.2)[0].severity is Severity.OK
+    assert threshold_is_where_it_should_be(**given, threshold=0.5, cost=0.05)[0].severity.level >= Severity.WARN.level
+
+
+def test_the_check_of_calibration_is_quiet_on_calibrated_draws_and_sees_a_temperature():
+    for n, k in ((300, 2), (3000, 10), (3000, 100)):
+        assert alarms(lambda seed, n=n, k=k: {"validation": drawn(seed, n, k)}, 20, confidence_is_accuracy) == 0
+    assert alarms(lambda seed: {"validation": drawn(seed, 3000, 10, scale=1.3)}, 20, confidence_is_accuracy) == 20
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: choose_threshold(torch.tensor([1.5]), torch.tensor([1])), "probs"),
+        (lambda: choose_threshold(torch.zeros(0), torch.zeros(0)), "probs"),
+        (lambda: choose_threshold(torch.tensor([0.5]), torch.tensor([2])), "targets"),
+        (lambda: choose_threshold(torch.tensor([0.5]), torch.tensor([1]), objective="luck"), "objective"),
+        (lambda: choose_threshold(torch.tensor([0.5]), torch.tensor([1]), floor=1.5), "floor"),
+        (lambda: operating_point(*[torch.zeros(3), torch.tensor([0, 1, 1])] * 2, threshold=1.0), "threshold"),
+        (lambda: operating_point(*[torch.zeros(3), torch.tensor([1, 1, 1])] * 2), "targets"),
+    ],
+)
+def test_bad_input_is_named(call, argument):
+    with pytest.raises(InputError, match=f"^`{argument}"):
+        call()
