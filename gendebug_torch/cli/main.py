@@ -14,16 +14,20 @@ from gendebug_torch.cli.checks import checks
 from gendebug_torch.cli.curves import curves
 from gendebug_torch.cli.deliver import BAD_INPUT
 from gendebug_torch.cli.diagnose import diagnose
+from gendebug_torch.cli.leakage import leakage
+from gendebug_torch.cli.parity import parity
 from gendebug_torch.cli.predeploy import predeploy
 from gendebug_torch.cli.recalibrate import recalibrate
 from gendebug_torch.errors import InputError
 
-# Command -> its parameters that are given by position.
+# Command -> its parameters that are given by position; one that takes several values ends in "+".
 COMMANDS: dict[Callable[..., int], tuple[str, ...]] = {
     diagnose: (),
     recalibrate: (),
     attribute: (),
     curves: ("file",),
+    leakage: ("tables+",),
+    parity: (),
     predeploy: (),
     checks: (),
 }
@@ -72,8 +76,8 @@ def _add_commands(commands: Any, functions: Mapping[Callable[..., int], tuple[st
         text = (function.__doc__ or "").partition("\n")[0]
         command = ArgumentParser(description=text, epilog=_CODES)
         for name in positional:
-            command.add_argument(name, type=str)
-        command.add_function_arguments(function, as_positional=False, skip=set(positional))
+            command.add_argument(name.removesuffix("+"), type=str, nargs="+" if name.endswith("+") else None)
+        command.add_function_arguments(function, as_positional=False, skip={name.removesuffix("+") for name in positional})
         commands.add_subcommand(function.__name__, command, help=text)
 
 

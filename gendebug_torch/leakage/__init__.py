@@ -15,9 +15,14 @@ from gendebug_torch.leakage.ids import AfterLabel as AfterLabel
 from gendebug_torch.leakage.ids import after_label as after_label
 from gendebug_torch.leakage.ids import row_numbers as row_numbers
 from gendebug_torch.leakage.keys import row_keys as row_keys
+from gendebug_torch.leakage.near import NearDuplicates as NearDuplicates
+from gendebug_torch.leakage.near import near_rows as near_rows
+from gendebug_torch.leakage.near import near_texts as near_texts
 from gendebug_torch.leakage.overlap import SplitOverlap as SplitOverlap
 from gendebug_torch.leakage.overlap import identical_rows as identical_rows
 from gendebug_torch.leakage.overlap import shared_values as shared_values
+from gendebug_torch.leakage.parity import Parity as Parity
+from gendebug_torch.leakage.parity import parity as parity
 from gendebug_torch.leakage.preprocessing import FittedRows as FittedRows
 from gendebug_torch.leakage.preprocessing import fitted_rows as fitted_rows
 from gendebug_torch.leakage.time import TimeOverlap as TimeOverlap
@@ -30,6 +35,8 @@ __all__ = [
     "FittedRows",
     "Gaps",
     "LeakCost",
+    "NearDuplicates",
+    "Parity",
     "Skill",
     "SplitOverlap",
     "TimeOverlap",
@@ -38,6 +45,9 @@ __all__ = [
     "exact_sum",
     "fitted_rows",
     "identical_rows",
+    "near_rows",
+    "near_texts",
+    "parity",
     "permuted_cost",
     "probe_cost",
     "row_keys",

@@ -95,6 +95,14 @@ def repeated_rows(seed):
     return split(parts, order=order)
 
 
+def noisy_copies(seed):
+    given = repeated_rows(seed)
+    features, rng = given["validation"].features.copy(), np.random.default_rng(seed + 20_000)
+    for column in ("amount", "score", "age"):
+        features[column] = features[column] * (1 + 0.0005 * rng.normal(size=len(features)))
+    return given | {"validation": Records(features, given["validation"].targets, name="validation")}
+
+
 def random_split_of_customers(seed):
     parts = table(seed)
     return split(parts, order=parts[3].permutation(2800))
@@ -129,6 +137,7 @@ PLANTS = {
     "leakage.ids": numbered_by_source,
     "leakage.after_label": seen_after_the_label,
     "leakage.duplicates": repeated_rows,
+    "leakage.near_duplicates": noisy_copies,
     "leakage.groups": random_split_of_customers,
     "leakage.time": random_split_of_a_series,
     "leakage.preprocessing": scaled_before_the_split,
