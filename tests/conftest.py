@@ -1,5 +1,9 @@
 """Fixtures for all tests: where the real data lies, and one thread per worker so that workers do not fight."""
 
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -18,3 +22,17 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("the real data (../shared/data) is not present")
     return path
+
+
+@pytest.fixture
+def run_pytest():
+    """Another pytest with our plugin in the current folder: words of its command line -> what came of it."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        name = "gendebug_torch.pytest_plugin"
+        installed = any(point.value == name for point in entry_points(group="pytest11"))
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        command = [sys.executable, "-m", "pytest", *([] if installed else ["-p", name]), "-p", "no:cacheprovider", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    return run

@@ -189,6 +189,8 @@ ONE, TWO = {"x": 0}, {"x": 1}
         ("same", [[0.2, 0.3, 0.5], [0.3, 0.2, 0.5]], {"of": 2}, "passed"),
         ("same_class", [0.6, 0.9], {}, "passed"),
         ("same_class", [0.6, 0.4], {}, "failed"),
+        ("same_class", [0.54, 0.46], {"tolerance": 0.1}, "passed"),
+        ("same_class", [0.95, 0.45], {"tolerance": 0.1}, "failed"),
         ("same_class", [[0.2, 0.3, 0.5], [0.5, 0.3, 0.2]], {}, "failed"),
         ("higher", [0.3, 0.4], {}, "passed"),
         ("higher", [0.3, 0.3], {}, "failed"),

@@ -1,11 +1,9 @@
 """The command line, pytest, the Lightning callback."""
 
-import os
 import re
 import subprocess
 import sys
 import warnings
-from importlib.metadata import entry_points
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-import gendebug_torch
 from gendebug_torch.behavior import Case, Suite, load_suite
 from gendebug_torch.callbacks import BehaviorMonitor
 from gendebug_torch.cli import main
@@ -136,36 +133,27 @@ def test_diagnose_takes_a_suite(place):
     assert main(words) == 1
 
 
-def pytest_run(*words):
-    known = any("pytest_plugin" in point.value and "gendebug" in point.value for point in entry_points(group="pytest11"))
-    plugin = [] if known else ["-p", "gendebug_torch.pytest_plugin"]
-    root = str(Path(gendebug_torch.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "pytest", *plugin, "-p", "no:cacheprovider", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
-def test_a_suite_is_a_file_of_pytest(place):
-    done = pytest_run("s.behavior.yaml", "--behavior-model", "served:predict", "-v")
+def test_a_suite_is_a_file_of_pytest(place, run_pytest):
+    done = run_pytest("s.behavior.yaml", "--behavior-model", "served:predict", "-v")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "s.behavior.yaml::small PASSED" in done.stdout
     assert "2 passed, 1 skipped" in done.stdout
     Path("pytest.ini").write_text("[pytest]\nbehavior_model = served:worse\n")
     Path("s.behavior.yaml").write_text(SUITE + "    expect: {score: [0.9, 1]}\n    reviewed: false\n")
-    done = pytest_run("s.behavior.yaml")
+    done = run_pytest("s.behavior.yaml")
     assert done.returncode == 1
     assert re.search(r"s\.behavior\.yaml:8: large", done.stdout)
     assert "ValueError: five hundred" in done.stdout
     assert "1 failed, 1 passed, 1 xfailed" in done.stdout
-    assert "1 passed, 2 deselected" in pytest_run("s.behavior.yaml", "-k", "money").stdout
+    assert "1 passed, 2 deselected" in run_pytest("s.behavior.yaml", "-k", "money").stdout
 
 
-def test_pytest_says_what_is_wrong_with_a_suite_or_model(place):
-    done = pytest_run("s.behavior.yaml")
+def test_pytest_says_what_is_wrong_with_a_suite_or_model(place, run_pytest):
+    done = run_pytest("s.behavior.yaml")
     assert done.returncode == 1
     assert "--behavior-model" in done.stdout
     Path("s.behavior.yaml").write_text(SUITE.replace("expect: {class: 1}", "expct: {class: 1}"))
-    done = pytest_run("s.behavior.yaml")
+    done = run_pytest("s.behavior.yaml")
     assert done.returncode == 2
     assert "s.behavior.yaml:10" in done.stdout
     assert "Did you mean 'expect'" in done.stdout

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from torch import Tensor
@@ -147,14 +148,14 @@ class Case:
             return "draft"
         return "INV" if self.expect.word in INVARIANT else "DIR" if self.expect.word in DIRECTED else "MFT"
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[dict[str, Any], ...]:
         """The input, and then the input under each change."""
         base = {name: value for name, value in self.input.items() if value is not ABSENT}
         merged = ({**base, **change} for change in self.change)
         return (base, *({name: value for name, value in one.items() if value is not ABSENT} for one in merged))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Digest of what is asked; two runs are compared only where it is equal."""
         asked = [self.inputs, None if self.expect is None else self.expect.plain(), self.of, self.tolerance]

@@ -37,8 +37,10 @@ class Verdict:
 def probabilities(scores: Any, count: int) -> Tensor:
     """`[n, k]` float64 class probabilities of what `predict` returned for `count` inputs; `[n]` is the second of two classes.
 
+    What is not in [0, 1] stays as it is, for `unusable` to find.
+
     Raises:
-        InputError: another number of rows, another shape, a value that is not in [0, 1].
+        InputError: another number of rows or another shape.
     """
     raw = scores.detach().cpu() if isinstance(scores, Tensor) else torch.from_numpy(np.array(scores, dtype=np.float64))
     found = raw.double()
@@ -47,18 +49,24 @@ def probabilities(scores: Any, count: int) -> Tensor:
         reject(
             "predict", f"scores [{count}] or [{count}, k], one row for each input", f"shape {list(found.shape)}", "Return a row per input."
         )
-    if not bool(((found >= -NOISE) & (found <= 1 + NOISE)).all()):
-        bad = found[~((found >= -NOISE) & (found <= 1 + NOISE))].flatten()[0]
-        reject("predict", "scores in [0, 1]", f"{float(bad):.4g}", "Return probabilities: sigmoid or softmax of the logits.")
-    found = found.clamp(0.0, 1.0)
+    found = torch.where((found >= -NOISE) & (found <= 1 + NOISE), found.clamp(0.0, 1.0), found)
     return torch.stack([1 - found, found], 1) if found.ndim == 1 else found
+
+
+def unusable(scores: Scores) -> str:
+    """Why the scores of a case cannot be judged, if they cannot."""
+    bad = next((score for row in scores for score in reversed(row) if not 0.0 <= score <= 1.0), None)
+    if bad is None:
+        return ""
+    return f"InputError: `predict`: expected scores in [0, 1], got {bad:.4g}. Return probabilities."
 
 
 def judge(suite: Suite, case: Case, scores: Scores) -> Verdict:
     """The verdict on one case.
 
     `same` keeps the score (of the class that is meant, or of every class where none is) within the tolerance; `higher`
-    must rise, `not_lower` may stay (Ribeiro et al., 2020, section 2: INV and DIR tests). The tolerance widens each.
+    must rise, `not_lower` may stay (Ribeiro et al., 2020, section 2: INV and DIR tests). The tolerance widens each;
+    `same_class` forgives another class where the score moved by no more than it, as CheckList does.
 
     Args:
         suite: classes, threshold and default tolerance.
@@ -83,7 +91,7 @@ def judge(suite: Suite, case: Case, scores: Scores) -> Verdict:
         return Verdict(_class_margin(suite, accepted, scores[0]) + slack, base, said)
     if case.expect.word == "same_class":
         first = predicted(suite, scores[0])
-        margins = [_class_margin(suite, {first}, row) + slack for row in scores[1:]]
+        margins = [max(_class_margin(suite, {first}, row), slack - abs(row[first] - scores[0][first])) for row in scores[1:]]
         worst = margins.index(min(margins))
         classes = [suite.class_name(predicted(suite, row)) for row in (scores[0], scores[1 + worst])]
         return Verdict(margins[worst], base, f"class {classes[0]} → {classes[1]}{_after(case, worst)}")

@@ -16,7 +16,7 @@ from gendebug_torch._files import write_whole
 from gendebug_torch._plotting import LIVE, NEUTRAL, axes
 from gendebug_torch.behavior.cases import Case, Suite
 from gendebug_torch.behavior.explanation import Explanation
-from gendebug_torch.behavior.judge import Verdict, judge, probabilities
+from gendebug_torch.behavior.judge import Verdict, judge, probabilities, unusable
 from gendebug_torch.behavior.system import Predict, as_predict
 from gendebug_torch.errors import InputError, reject
 from gendebug_torch.stats import wilson_interval
@@ -285,7 +285,8 @@ def _attempt(predict: Predict, groups: Sequence[Rows]) -> list[list[list[float]]
         half = len(groups) // 2
         return _attempt(predict, groups[:half]) + _attempt(predict, groups[half:])
     ends = list(itertools.accumulate(map(len, groups)))
-    return [scores[end - len(group) : end] for end, group in zip(ends, groups, strict=True)]
+    own = (scores[end - len(group) : end] for end, group in zip(ends, groups, strict=True))
+    return [unusable(part) or part for part in own]
 
 
 def result_of(suite: Suite, case: Case, scores: list[list[float]] | str) -> CaseResult:
