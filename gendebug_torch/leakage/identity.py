@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gendebug_torch.errors import reject
+
 # Columns that enter the search: those that correlate most with the target.
 MOST_COLUMNS = 200
 MOST_ROWS = 20_000
@@ -49,8 +51,14 @@ def exact_sum(values: Tensor, names: Sequence[str], targets: Tensor, *, most: in
         targets: `[n]` numbers.
         most: columns of the sum.
 
+    Raises:
+        InputError: shapes that do not fit.
+
     Cost: `rows * columns^2` with at most 20,000 rows and 200 columns, then one pass over all rows.
     """
+    if values.ndim != 2 or len(names) != values.shape[1] or len(targets) != len(values):
+        got = f"{list(values.shape)} values, {len(names)} names, {len(targets)} targets"
+        reject("values", "[n, d] with d names and n targets", got, "Pass one name per column and one target per row.")
     full = values.isfinite().double().mean(0) > 0.9 if len(values) else torch.zeros(len(names), dtype=torch.bool)
     names = [name for name, enough in zip(names, full.tolist(), strict=True) if enough]
     kept = values[:, full].cpu()

@@ -66,9 +66,9 @@ def explained_values(counts: Tensor, sums: Tensor, values: Tensor) -> Tensor:
 
 def adjusted(raw: Tensor, level_rows: Tensor, n: Tensor) -> Tensor:
     """`1 - (1 - raw) (n - 1) / (n - levels)`, at least 0; NaN where the levels leave no row over."""
-    used = (level_rows.detach() > 0).sum(1)
-    spare = n.detach() - used
-    factor = torch.where(spare > 0, (n.detach() - 1) / spare.clamp(min=1), math.nan)
+    rows = n.detach().double()
+    spare = rows - (level_rows.detach() > 0).sum(1)
+    factor = torch.where(spare > 0, (rows - 1) / spare.clamp(min=1), math.nan)
     return 1 - (1 - raw) * factor
 
 

@@ -1,0 +1,125 @@
+"""Near copies: texts against the exact Jaccard index, rows of numbers against what smooth densities bring by themselves."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gendebug_torch.errors import InputError
+from gendebug_torch.leakage import near_rows, near_texts
+from tests.reference import leakage as literal
+
+WORDS = ["amber", "birch", "cedar", "delta", "ember", "frost", "grove", "harbor", "island"]
+WORDS += ["juniper", "kernel", "lagoon", "meadow", "nectar", "onyx", "prairie", "quartz", "river"]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(3)
+
+
+def texts(rng, n, length=14):
+    return [" ".join(rng.choice(WORDS, length)) for _ in range(n)]
+
+
+def test_edited_texts_are_found_and_others_are_not(rng):
+    train, validation = texts(rng, 400), texts(rng, 100)
+    for row in range(0, 30):
+        validation[row] = train[2 * row].replace(train[2 * row].split()[3], "zebra").upper() + "  !"
+    validation[30] = train[99]
+    found = near_texts(train, validation)
+    assert set(found.rows.tolist()) <= set(range(30)), "an identical text is not a near copy"
+    close = [row for row in range(30) if literal.jaccard(train[2 * row].lower(), " ".join(validation[row].lower().split())) >= 0.8]
+    assert set(close) == set(found.rows.tolist())
+    assert all(partner == 2 * row for row, partner in zip(found.rows.tolist(), found.partners.tolist(), strict=True))
+    for row in found.rows.tolist():
+        expected = literal.jaccard(train[2 * row].lower(), " ".join(validation[row].lower().split()))
+        assert float(found.values[row]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("train", [[], [""], ["a", "ab", "é"]])
+def test_texts_of_any_length(train):
+    found = near_texts(train, ["", "a", "something longer", "é"])
+    assert len(found.values) == 4
+    assert not len(found.rows)
+
+
+def test_repeated_messages_of_the_real_corpus(shared_data):
+    messages = pd.read_parquet(shared_data / "sms_spam" / "sms.parquet")["message"].to_numpy()
+    order = np.random.default_rng(0).permutation(len(messages))
+    validation, train = messages[order[:300]].tolist(), messages[order[1100:]].tolist()
+    found = near_texts(train, validation)
+    plain = [{" ".join(text.lower().split()): None for text in side} for side in (train, validation)]
+    shingles = [{text.encode()[i : i + 5] for i in range(max(len(text.encode()) - 4, 1))} for text in plain[0]]
+    expected = set()
+    for row, text in enumerate(validation):
+        own = " ".join(text.lower().split())
+        mine = {own.encode()[i : i + 5] for i in range(max(len(own.encode()) - 4, 1))}
+        sizes = (s for s in shingles if 0.8 * len(s) <= len(mine) <= 1.25 * len(s))
+        best = max((len(mine & s) / len(mine | s) for s in sizes), default=0.0)
+        if own not in plain[0] and best >= 0.8:
+            expected.add(row)
+    assert expected == set(found.rows.tolist())
+    assert expected
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1e-3])
+@pytest.mark.parametrize("kind", ["table", "tensor", "wide tensor"])
+def test_noisy_copies_are_found_with_their_originals(rng, noise, kind):
+    d = 400 if kind == "wide tensor" else 8
+    train, validation = rng.normal(size=(2000, d)), rng.normal(size=(500, d))
+    validation[:50] = train[100:150] + noise * rng.normal(size=(50, d))
+    sides = [pd.DataFrame(side) if kind == "table" else torch.from_numpy(side) for side in (train, validation)]
+    found = near_rows(*sides)
+    assert found.rows.tolist() == list(range(50))
+    assert found.partners.tolist() == list(range(100, 150))
+    assert found.natural < 1e-3
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 6])
+def test_the_natural_share_is_what_smooth_densities_bring(rng, d):
+    train, validation = (rng.gamma(2.0, 1.0, (n, d)) for n in (8000, 3000))
+    found = near_rows(pd.DataFrame(train), pd.DataFrame(validation), threshold=0.15, max_rows=3000)
+    low, high = found.interval(level=0.999)
+    assert low <= found.natural * 1.3 + 1e-3
+    assert high >= found.natural / 1.3
+    assert found.dimension == pytest.approx(d, rel=0.25)
+
+
+def test_identical_rows_are_left_out_and_copies_of_copies_stay(rng):
+    train, validation = rng.normal(size=(1000, 6)), rng.normal(size=(200, 6))
+    validation[:10] = train[:10]
+    train[500:502] = train[20] + 1e-4
+    validation[10] = train[20] - 1e-4
+    found = near_rows(torch.from_numpy(train), torch.from_numpy(validation))
+    assert found.rows.tolist() == [10]
+    assert len(found.values) == 190
+
+
+def test_levels_gaps_and_times_take_part(rng):
+    n = 1500
+    frame = pd.DataFrame(
+        {
+            "x": rng.normal(size=n),
+            "z": np.where(rng.random(n) < 0.3, np.nan, rng.normal(size=n)),
+            "level": rng.choice(list("abc"), n),
+            "seen": pd.Timestamp("2026-01-01") + pd.to_timedelta(rng.integers(0, 10**6, n), unit="s"),
+            "w": rng.normal(size=n),
+        }
+    )
+    copies = frame[:30].assign(x=lambda f: f["x"] + 1e-4)
+    other = copies.assign(level=copies["level"].map({"a": "b", "b": "c", "c": "a"}))
+    assert near_rows(frame[:1200], pd.concat([copies, frame[1200:]], ignore_index=True)).rows.tolist() == list(range(30))
+    assert len(near_rows(frame[:1200], pd.concat([other, frame[1200:]], ignore_index=True)).rows) <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: near_texts(["a"], ["b"], threshold=0.2), "a likeness from 0.5 to 1"),
+        (lambda: near_rows(torch.zeros(5, 2), pd.DataFrame({"a": [1.0]})), "a mixture"),
+    ],
+)
+def test_bad_input(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
