@@ -12,6 +12,7 @@ import torch
 from gendebug_torch import Cause, Records, Schema, Severity
 from gendebug_torch._plotting import axes, png
 from gendebug_torch.errors import InputError
+from gendebug_torch.registry import registered_checks
 from gendebug_torch.shift import (
     category_shift,
     confidence_shift,
@@ -374,7 +375,7 @@ def test_identifiers_do_not_count_as_unseen():
 
 @pytest.mark.parametrize("make", list(PLANTS))
 def test_pictures_are_labeled(make):
-    check = {c.name: c for c in CHECKS}[make]
+    check = {c.name: c for c in registered_checks()}[make]
     for finding in check.run(PLANTS[make](0)):
         ax = finding.evidence.plot(axes())
         assert ax.get_title()
@@ -400,7 +401,7 @@ def severities(findings):
 def test_a_default_value_is_named():
     first, summary = features_keep_their_distribution.run(PLANTS["shift.ks"](1))
     assert first.subject == "percentile"
-    assert first.cause is Cause.COVARIATE_SHIFT
+    assert first.cause is Cause.TRAIN_SERVE_SKEW
     assert first.numbers["atom_value"] == 0.5
     assert first.numbers["atom_share_production"] == pytest.approx(0.4, abs=0.05)
     assert "constant at 0.5" in first.remedy

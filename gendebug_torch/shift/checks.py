@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +14,13 @@ from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift.categories import CategoryShift, category_shift, missing_shift, unseen_excess
+from gendebug_torch.shift.checks_kinds import CAUSES, kinds_between
 from gendebug_torch.shift.checks_model import FAIL_EFFECT, p_text
 from gendebug_torch.shift.columns import SharedColumns, codes, every_column, gaps, level_values, paired_values, quantities, shared_columns
-from gendebug_torch.shift.feature import Atom, feature_shift, largest_atom
+from gendebug_torch.shift.feature import Atom, default_value, feature_shift
+from gendebug_torch.shift.kinds import ChangeKinds
 from gendebug_torch.shift.ks import KSTest, PreparedReference, ks_two_sample, prepare_reference
 from gendebug_torch.stats import holm_adjusted
-
-# A column with fewer distinct values is taken for a code, whose levels may well grow without being a default.
-FEWEST_DISTINCT = 20
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
@@ -61,7 +61,7 @@ def features_keep_their_distribution(
     validation: Records | None = None,
     train: Records | None = None,
     *,
-    alpha: float = 0.01,
+    alpha: float = 0.002,
     min_effect: float = 0.1,
     min_atom: float = 0.1,
     limit: int = 20,
@@ -91,8 +91,9 @@ def features_keep_their_distribution(
     prepared = prepare_reference(before, names=names)
     test = ks_two_sample(prepared, after)
     found = _shifted(test, prepared, after, alpha, min_effect, min_atom)
+    kinds = kinds_between(production, validation, train) if found else None
     for column, atom in found[:limit]:
-        yield _feature_finding(pair, test, prepared, before, after, column, atom)
+        yield _by_kind(_feature_finding(pair, test, prepared, before, after, column, atom), kinds)
     yield _summary(pair, test, [column for column, _ in found], alpha, min_effect)
 
 
@@ -105,14 +106,22 @@ def _shifted(
     """
     found = []
     candidates = (test.adjusted < alpha) & (test.statistic >= min(min_effect, min_atom / 2))
-    order = sorted(candidates.nonzero().flatten().tolist(), key=lambda column: -float(test.statistic[column]))
-    for column in order:
-        atom = largest_atom(prepared, after, column)
-        grew = atom is not None and atom.growth > min_atom and atom.live_share >= 2 * atom.reference_share
-        default = atom if atom is not None and grew and (atom.reference_distinct > FEWEST_DISTINCT or atom.live_share > 0.99) else None
+    for column in sorted(candidates.nonzero().flatten().tolist(), key=lambda column: -float(test.statistic[column])):
+        default = default_value(prepared, after, column, min_growth=min_atom)
         if default is not None or float(test.statistic[column]) >= min_effect:
             found.append((column, default))
     return found
+
+
+def _by_kind(finding: Finding, kinds: ChangeKinds | None) -> Finding:
+    """The finding about one column under the cause that its move is taken for; one that follows the classes is a note."""
+    change = None if kinds is None else kinds.of(finding.subject)
+    if change is None:
+        return finding
+    if change.kind == "classes":
+        summary = f"{finding.summary[:-1]}; within the classes it kept its distribution."
+        return replace(finding, severity=Severity.NOTE, cause=Cause.LABEL_SHIFT, summary=summary)
+    return replace(finding, cause=CAUSES[change.kind])
 
 
 def _feature_finding(
@@ -189,7 +198,7 @@ def values_are_missing_as_often(
     validation: Records | None = None,
     train: Records | None = None,
     *,
-    alpha: float = 0.01,
+    alpha: float = 0.002,
     min_effect: float = 0.05,
     limit: int = 20,
 ) -> Iterator[Finding]:
@@ -241,7 +250,7 @@ def categories_keep_their_shares(
     validation: Records | None = None,
     train: Records | None = None,
     *,
-    alpha: float = 0.01,
+    alpha: float = 0.002,
     min_effect: float = 0.1,
     min_unseen: float = 0.01,
     limit: int = 20,
@@ -275,8 +284,9 @@ def categories_keep_their_shares(
         new = test.unseen[1] >= min_unseen and unseen_excess(test, level=level) > 0.0
         if new or (p < alpha and test.effect >= min_effect):
             found.append((test, p, new))
+    kinds = kinds_between(production, validation, train) if found else None
     for test, p, new in sorted(found, key=lambda entry: -entry[0].effect)[:limit]:
-        yield _category_finding(test, p, new)
+        yield _category_finding(test, p, new) if new else _by_kind(_category_finding(test, p, new), kinds)
     if not found:
         numbers = {"columns": len(tests), "n": len(pair.reference), "m": len(production)}
         empty = not tests or not min(numbers["n"], numbers["m"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
+from gendebug_torch.shift.checks_kinds import cause_of_symptom
 from gendebug_torch.shift.confidence import ConfidenceShift, confidence_shift
 from gendebug_torch.shift.modes import ConfidenceModes, confidence_modes
 from gendebug_torch.stats import holm_adjusted
@@ -35,7 +37,7 @@ def confidence_keeps_its_distribution(
     production: Records,
     *,
     threshold: float = 0.5,
-    alpha: float = 0.01,
+    alpha: float = 0.002,
     min_effect: float = 0.1,
     min_ratio: float = 2.0,
 ) -> Iterator[Finding]:
@@ -82,7 +84,8 @@ def confidence_keeps_its_distribution(
     severity = Severity.OK
     if alarm:
         severity = Severity.FAIL if shift.statistic >= FAIL_EFFECT else Severity.WARN
-    yield this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=shift)
+    cause = cause_of_symptom(production, validation) if alarm else None
+    yield this.finding(severity, f"{text}.", cause=cause, numbers=numbers, remedy=remedy, evidence=shift)
 
 
 def _matters(shift: ConfidenceShift, what: str, min_effect: float, min_ratio: float) -> bool:
@@ -124,7 +127,7 @@ def predicted_classes_hold_one_population(
         before = confidence_modes(validation.probs, classes=ids, names=names)
     bimodal = ((after.adjusted < alpha) & (after.dip >= min_dip)).nonzero().flatten().tolist()
     for which in bimodal:
-        yield _modes_finding(after, before, which, min_dip)
+        yield replace(_modes_finding(after, before, which, min_dip), cause=cause_of_symptom(production, validation))
     if not bimodal:
         largest = int(after.dip.nan_to_num(-1.0).argmax())
         numbers = {"classes": len(after.classes), "dip": float(after.dip[largest]), "p_holm": float(after.adjusted[largest])}

@@ -7,12 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gendebug_torch._tables import numeric_features
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
+
+Column = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,47 @@ def paired_values(pair: SharedColumns) -> tuple[tuple[str, ...], tuple[str, ...]
         if len(kinds) > 1 and "float32" in kinds:
             before[:, i], after[:, i] = before[:, i].float().double(), after[:, i].float().double()
     return names, tuple(name for name in pair.names if name not in places[1]), before, after
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Shared columns as tables on the host: quantities as numbers, all others as text codes.
+
+    Args:
+        reference: `[n, d]`.
+        production: `[m, d]`.
+        quantities: which columns are quantities.
+    """
+
+    reference: pd.DataFrame
+    production: pd.DataFrame
+    quantities: tuple[str, ...]
+
+    @property
+    def categorical(self) -> tuple[str, ...]:
+        """Columns that hold codes."""
+        return tuple(str(name) for name in self.reference.columns if name not in self.quantities)
+
+    def finite(self, name: str) -> tuple[Column, Column]:
+        """Finite values of a quantity on both sides, float64."""
+        before, after = (side[name].to_numpy(dtype=np.float64) for side in (self.reference, self.production))
+        return before[np.isfinite(before)], after[np.isfinite(after)]
+
+
+def compared(production: Records, reference: Records) -> Compared | None:
+    """The shared columns of two records as tables; None where a side has no features."""
+    if production.features is None or reference.features is None:
+        return None
+    pair = shared_columns(production, reference, None, quantities)
+    coded = shared_columns(production, reference, None, codes)
+    if pair is None or coded is None:
+        return None
+    names, _, before, after = paired_values(pair)
+    sides = [pd.DataFrame(values.cpu().numpy(), columns=list(names)) for values in (before, after)]
+    for name in coded.names:
+        for side, records in zip(sides, (reference, production), strict=True):
+            side[name] = pd.Series(list(level_values(records, name)), dtype=object)
+    return Compared(sides[0], sides[1], names)
 
 
 def _dtype(records: Records, name: str) -> Any:

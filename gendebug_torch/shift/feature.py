@@ -187,6 +187,24 @@ def largest_atom(reference: PreparedReference | Tensor, live: Tensor, column: in
     return Atom(float(values[best]), float(held[best]), float(shares[best]), distinct)
 
 
+def default_value(
+    reference: PreparedReference | Tensor, live: Tensor, column: int = 0, *, min_growth: float = 0.1, fewest_distinct: int = 20
+) -> Atom | None:
+    """The value that one column is stuck at for a part of production, or None.
+
+    Args:
+        reference: `[n, d]`, `[n]`, or what `prepare_reference` made of it.
+        live: `[m, d]` or `[m]`.
+        column: which of the d.
+        min_growth: smallest growth of its share; the share has to double besides.
+        fewest_distinct: a column with fewer distinct values is a code, whose levels may well grow without being a default.
+    """
+    atom = largest_atom(reference, live, column)
+    if atom is None or atom.growth <= min_growth or atom.live_share < 2 * atom.reference_share:
+        return None
+    return atom if atom.reference_distinct > fewest_distinct or atom.live_share > 0.99 else None
+
+
 def _edges(values: Tensor, bins: int) -> Tensor:
     """Equal widths over the central 99.8 % of the finite values, with room around a constant."""
     finite = values[values.isfinite()].sort().values

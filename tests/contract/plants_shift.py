@@ -67,11 +67,37 @@ def two_populations(features, logits, rng):
     return features, logits
 
 
+def world(seed, n, name, *, prior=None, turned=False, factor=1.0):
+    """Rows whose labels follow two features, and a model that knows how."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(4 * n, 4))
+    logits = 1.5 * x[:, 0] - 1.0 * x[:, 1]
+    y = rng.random(4 * n) < 1 / (1 + np.exp(-logits))
+    if turned:
+        y = rng.random(4 * n) < 1 / (1 + np.exp(-(0.3 * x[:, 0] - 1.0 * x[:, 1])))
+    rows = np.arange(n)
+    if prior is not None:
+        rows = np.concatenate([np.flatnonzero(y)[: int(prior * n)], np.flatnonzero(~y)[: n - int(prior * n)]])
+    features = pd.DataFrame(x[rows], columns=list("abcd")).assign(amount=factor * rng.lognormal(3.0, 1.0, len(rows)))
+    return Records(features, torch.from_numpy(y[rows].astype(np.int64)), torch.from_numpy(logits[rows]), name=name)
+
+
+def kinds(**changes):
+    def plant(seed):
+        return {"validation": world(seed, 1500, "validation"), "production": world(seed + 5000, 1200, "production", **changes)}
+
+    return plant
+
+
 PLANTS = {
     "shift.ks": planted(percentile_stuck),
     "shift.missing": planted(age_gone),
     "shift.categories": planted(new_channel),
     "shift.confidence": planted(spike_near_threshold),
     "shift.bimodality": planted(two_populations),
+    "shift.label_shift": kinds(prior=0.25),
+    "shift.concept_drift": kinds(turned=True),
+    "shift.serving_skew": kinds(factor=100.0),
 }
-CLEAN = dict.fromkeys(PLANTS, clean)
+KINDS = ("shift.label_shift", "shift.concept_drift", "shift.serving_skew")
+CLEAN = {name: kinds() if name in KINDS else clean for name in PLANTS}

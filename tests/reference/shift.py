@@ -45,3 +45,9 @@ def dip(knots, cdf):
         turned = np.where(np.arange(1, cells) <= mode, 1.0, -1.0)[:, None] * bends
         best = min(best, linprog(cost, A_ub=np.vstack([band, below, turned]), b_ub=limits, bounds=bounds).fun)
     return best
+
+
+def weighted_ks(reference, weights, live):
+    """sup over all observed values of |F_w - G|."""
+    points = np.concatenate([reference, live])
+    return max(abs(weights[reference <= x].sum() / weights.sum() - (live <= x).mean()) for x in points)

@@ -1,0 +1,129 @@
+"""How a column may have been computed differently: another unit, an offset, standardised, or exchanged with another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gendebug_torch.shift.columns import Column
+from gendebug_torch.shift.ks import ks_two_sample
+from gendebug_torch.shift.p_values import ks_p_value
+
+# Factors between units that people mix up: powers of ten, clocks and calendars, lengths, weights, volumes.
+UNITS = (10.0, 100.0, 1e3, 1e4, 1e6, 1e9, 60.0, 3600.0, 24.0, 86400.0, 7.0, 12.0, 2.54, 3.2808, 2.2046, 3.7854, 28.35, 1024.0)
+# A map explains a shift if it leaves a small share of it, or a larger one that is no more than noise.
+_LEFT = 0.125
+_NEGLIGIBLE = 0.02
+_NOISE = 1e-3
+_ORDINARY = 0.05
+
+
+@dataclass(frozen=True)
+class Undo:
+    """A map `live = factor * reference + offset` that turns one distribution into the other.
+
+    Args:
+        kind: `unit`, `scale`, `offset`, `standardised` or `affine`.
+        factor: of the map.
+        offset: of the map.
+        statistic: Kolmogorov-Smirnov distance that is left after it.
+    """
+
+    kind: str
+    factor: float
+    offset: float
+    statistic: float
+
+    @property
+    def telling(self) -> bool:
+        """Whether no world is likely to move so by itself: a unit, a standardisation, or everything scaled four times or more."""
+        return self.kind in ("unit", "standardised") or (self.kind == "scale" and abs(math.log(self.factor)) > math.log(4.0))
+
+    def __str__(self) -> str:
+        shown = {"unit": f"{self.factor:.4g} times", "scale": f"{self.factor:.4g} times", "offset": f"{self.offset:+.4g} added to"}
+        return shown.get(self.kind, f"{self.factor:.4g} times, and {self.offset:+.4g} added to,")
+
+
+def undo(reference: Column, live: Column, distance: float) -> Undo | None:
+    """The simplest affine map that explains how one column moved, or None.
+
+    Factor and offset are read off 25 quantiles; what they leave is judged by the distance of the distribution functions.
+
+    Args:
+        reference: `[n]` finite values.
+        live: `[m]` finite values.
+        distance: Kolmogorov-Smirnov distance as it is.
+    """
+    levels = np.linspace(0.02, 0.98, 25)
+    before, after = np.quantile(reference, levels), np.quantile(live, levels)
+    spread = float(before.std())
+    if spread <= 0 or float(after.std()) <= 0:
+        return None
+    apart = np.abs(before) > 1e-9 * np.abs(before).max()
+    ratio = float(np.median(after[apart] / before[apart]))
+    slope = float(np.cov(before, after)[0, 1] / before.var(ddof=1))
+    shift = float(np.median(after - before))
+    intercept = float(np.median(after - slope * before))
+    known = [unit for base in UNITS for unit in (base, 1 / base) if abs(math.log(ratio / unit)) < 0.08] if ratio > 0 else []
+    candidates = [("unit", unit, 0.0) for unit in known] + ([("scale", ratio, 0.0)] if ratio > 0 else [])
+    candidates += [("offset", 1.0, shift), ("affine", slope, intercept)]
+    for kind, factor, offset in candidates:
+        if factor > 0 and explained(left := _distance(factor * reference + offset, live), distance, len(reference), len(live)):
+            standard = abs(float(live.mean())) < 0.2 and abs(float(live.std()) - 1) < 0.2 and not 0.8 < factor < 1.25
+            return Undo("standardised" if kind == "affine" and standard else kind, factor, offset, left)
+    return None
+
+
+def swapped(reference: list[Column], live: list[Column], distances: list[float]) -> dict[int, int]:
+    """Columns that moved because each holds the values of the other: `{i: j, j: i}`."""
+    found: dict[int, int] = {}
+    for i in range(len(reference)):
+        for j in range(i):
+            limit = min(distances[i], distances[j])
+            if i in found or j in found:
+                continue
+            crossed = [(reference[j], live[i]), (reference[i], live[j])]
+            if all(explained(_distance(a, b), limit, len(a), len(b)) for a, b in crossed):
+                found |= {i: j, j: i}
+    return found
+
+
+def explained(left: float, distance: float, n: float, m: float) -> bool:
+    """Whether what is left of a distance is an eighth of it or negligible, or noise and clearly less than it was."""
+    if left <= max(_LEFT * distance, _NEGLIGIBLE):
+        return True
+    p = float(ks_p_value(torch.tensor([left]), torch.tensor([n]), torch.tensor([m])))
+    return (p > _NOISE and left <= distance / 2) or (p > _ORDINARY and left <= 0.75 * distance)
+
+
+def weighted_distance(reference: Tensor, weights: Tensor, live: Tensor) -> tuple[float, float]:
+    """Largest distance of the weighted and the plain distribution function, and the effective rows of the weighted one.
+
+    Source: Kish (1965), Survey Sampling, for `(sum w)^2 / sum w^2`.
+
+    Args:
+        reference: `[n]` finite values.
+        weights: `[n]` not negative.
+        live: `[m]` finite values.
+    """
+    order = reference.argsort()
+    values, mass = reference[order].contiguous(), weights[order].double()
+    total = float(mass.sum())
+    if not len(live) or total <= 0:
+        return math.nan, 0.0
+    below = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0) / total])
+    points = torch.unique(torch.cat([values, live]))
+    ordered = live.sort().values
+    gaps = [
+        below[torch.searchsorted(values, points, right=right)] - torch.searchsorted(ordered, points, right=right).double() / len(live)
+        for right in (False, True)
+    ]
+    return max(float(gap.abs().max()) for gap in gaps), total**2 / float(mass.square().sum())
+
+
+def _distance(reference: Column, live: Column) -> float:
+    return float(ks_two_sample(torch.from_numpy(reference), torch.from_numpy(live)).statistic)

@@ -1,0 +1,219 @@
+"""`shift`: the kinds of change told apart, with labels and without, and the parts that the verdict rests on."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+
+from gendebug_torch import Cause, Records, Severity
+from gendebug_torch._plotting import png
+from gendebug_torch.shift import change_kinds, class_shares, relation_change, undo, weighted_distance
+from gendebug_torch.shift.checks import features_keep_their_distribution
+from gendebug_torch.shift.checks_kinds import classes_keep_their_shares, inputs_are_computed_as_before, scores_keep_their_meaning
+from gendebug_torch.shift.checks_model import confidence_keeps_its_distribution
+from tests.reference import shift as literal
+
+
+def drawn(seed, n=1500, name="validation", *, moved=0.0, prior=None, turned=0.0, serve=None, offset=0.0):
+    """Labels follow `a`, `b` and `amount`; the model knows the rule and sees what serving computes."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(rng.normal(size=(4 * n, 3)), columns=["a", "b", "noise"])
+    table["amount"] = rng.lognormal(3.0, 0.8, 4 * n)
+    table["age"] = rng.normal(40.0, 12.0, 4 * n)
+    table["b"] += moved
+    y = rng.random(4 * n) < 1 / (1 + np.exp(-(score(table) - turned * table["a"]).to_numpy()))
+    rows = np.arange(n)
+    if prior is not None:
+        rows = np.concatenate([np.flatnonzero(y)[: int(prior * n)], np.flatnonzero(~y)[: n - int(prior * n)]])
+    seen = table.iloc[rows].reset_index(drop=True)
+    seen = seen if serve is None else serve(seen)
+    logits = torch.from_numpy(score(seen).to_numpy(copy=True)) + offset
+    return Records(seen, torch.from_numpy(y[rows].astype(np.int64)), logits, name=name)
+
+
+def score(table):
+    return 1.8 * table["a"] - 1.3 * table["b"] + 0.7 * (np.log(table["amount"].clip(lower=1e-9)) - 3.0)
+
+
+SKEWS = {
+    "unit": lambda t: t.assign(amount=t["amount"] * 100),
+    "offset": lambda t: t.assign(a=t["a"] + 1.0),
+    "standardised": lambda t: t.assign(age=(t["age"] - 40.0) / 12.0),
+    "exchanged": lambda t: t.assign(amount=t["age"], age=t["amount"]),
+    "exchanged alike": lambda t: t.assign(a=t["b"], b=t["a"]),
+    "stuck": lambda t: t.assign(a=t["a"].where(np.arange(len(t)) % 3 > 0, 0.0)),
+}
+CHANGES = {
+    "none": ({}, ()),
+    "inputs": ({"moved": 1.2}, ("inputs",)),
+    "classes": ({"prior": 0.2}, ("classes",)),
+    "meaning": ({"turned": 2.5}, ("meaning",)),
+    "scores": ({"offset": 1.5}, ("scores",)),
+} | {name: ({"serve": serve}, ("skew",)) for name, serve in SKEWS.items()}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_labels_tell_the_kinds_apart(change):
+    changes, expected = CHANGES[change]
+    for seed in range(4):
+        kinds = change_kinds(drawn(seed + 100, 1300, "production", **changes), drawn(seed))
+        assert kinds.kinds == expected, kinds.table()
+        assert len(kinds.table()) >= len(kinds.features)
+    png(kinds)
+
+
+@pytest.mark.parametrize("change", ["none", "inputs", "classes", "unit", "standardised", "exchanged", "stuck"])
+def test_without_labels_what_shows_is_told(change):
+    changes, expected = CHANGES[change]
+    for seed in range(4):
+        production = replace(drawn(seed + 100, 1300, "production", **changes), targets=None)
+        assert change_kinds(production, drawn(seed)).kinds == expected
+
+
+def test_without_labels_a_meaning_is_not_known_and_an_offset_is_unsure():
+    production = replace(drawn(100, 1300, "production", turned=2.5), targets=None)
+    kinds = change_kinds(production, drawn(0))
+    assert kinds.kinds == ()
+    assert kinds.relation is None
+    moved = change_kinds(replace(drawn(100, 1300, "production", serve=SKEWS["offset"]), targets=None), drawn(0))
+    assert moved.kinds == ("inputs",)
+    assert not moved.of("a").certain
+    assert moved.of("a").undone.kind == "offset"
+    (finding,) = inputs_are_computed_as_before(replace(drawn(100, 1300, "production", serve=SKEWS["offset"]), targets=None), drawn(0))
+    assert finding.severity is Severity.NOTE
+    assert "without labels" in finding.summary
+
+
+def test_one_root_is_told_under_one_cause():
+    reference = drawn(0, 2000)
+    everything = (features_keep_their_distribution, confidence_keeps_its_distribution)
+    for changes, cause in (
+        ({"moved": 1.2}, Cause.COVARIATE_SHIFT),
+        ({"prior": 0.15}, Cause.LABEL_SHIFT),
+        ({"serve": SKEWS["unit"]}, Cause.TRAIN_SERVE_SKEW),
+        ({"offset": 1.5}, Cause.THRESHOLD),
+    ):
+        given = {"production": drawn(100, 1800, "production", **changes), "validation": reference}
+        alarms = [f for check in everything for f in check.run(given) if f.severity.level >= Severity.WARN.level]
+        assert {f.cause for f in alarms} == {cause}
+    followed = features_keep_their_distribution(drawn(100, 1800, "production", prior=0.15), reference)
+    assert {f.severity for f in followed} == {Severity.NOTE}
+    assert "within the classes" in followed[0].summary
+
+
+def test_each_check_names_its_kind_and_leaves_the_others():
+    reference = drawn(0, 2000)
+    checks = {"classes": classes_keep_their_shares, "meaning": scores_keep_their_meaning, "skew": inputs_are_computed_as_before}
+    for change in ("none", "inputs", "classes", "meaning", "unit", "scores"):
+        changes, expected = CHANGES[change]
+        given = {"production": drawn(100, 1800, "production", **changes), "validation": reference}
+        for kind, check in checks.items():
+            findings = check.run(given)
+            alarmed = any(f.severity.level >= Severity.WARN.level for f in findings)
+            assert alarmed == (kind in expected), (change, kind, findings)
+            assert all(f.severity is not Severity.ERRORED for f in findings)
+            png(findings[0].evidence)
+
+
+def test_an_estimated_class_share_comes_with_its_truth_inside():
+    covered = 0
+    for seed in range(20):
+        reference = drawn(seed, 1000)
+        found = class_shares(reference, replace(drawn(seed + 100, 1000, "production", prior=0.2), targets=None))
+        assert not found.observed
+        covered += float(found.low[1]) < 0.2 < float(found.high[1])
+        assert found.misfit[0] > 1e-4
+    assert covered >= 16, "P(fewer than 16 of 20 at 95 %) is under 0.3 %"
+    counted = class_shares(reference, drawn(100, 2000, "production", prior=0.2))
+    assert counted.observed
+    assert float(counted.after[1]) == pytest.approx(0.2)
+    assert counted.weights.tolist() == pytest.approx((counted.after / counted.before).tolist())
+    assert class_shares(reference, Records(torch.zeros(100, 1))) is None
+    assert class_shares(reference.select(range(10)), reference) is None
+
+
+def test_rare_classes_move_by_ratio():
+    before, after = (Records(targets=(torch.arange(20_000) % every == 0).long()) for every in (100, 33))
+    (finding,) = classes_keep_their_shares(before, after)
+    assert finding.severity is Severity.WARN
+    assert finding.cause is Cause.LABEL_SHIFT
+
+
+def test_the_relation_is_level_without_a_change_and_moves_with_one():
+    found = [relation(seed, 0.0).p_value for seed in range(200)]
+    assert sum(p < 0.05 for p in found) <= 20, "P(more than 20 of 200 at 5 %) is under 1 %"
+    moved = relation(0, 1.0)
+    assert moved.p_value < 1e-2
+    assert 0.05 < moved.effect < 0.25
+    assert moved.direction > 0
+    assert int(moved.rows.sum()) == 1100
+    png(moved)
+
+
+def relation(seed, turned):
+    generator = torch.Generator().manual_seed(seed)
+    z = 1.5 * torch.randn(1100, generator=generator, dtype=torch.float64)
+    chance = torch.cat([z[:600], z[600:] + turned]).sigmoid()
+    y = (torch.rand(1100, generator=generator, dtype=torch.float64) < chance).long()
+    return relation_change(z[:600], y[:600], z[600:], y[600:])
+
+
+def test_many_classes_have_a_relation_too():
+    generator = torch.Generator().manual_seed(0)
+    z = 2 * torch.randn(3000, 5, generator=generator, dtype=torch.float64)
+    y = torch.multinomial(z.softmax(1), 1, generator=generator)[:, 0]
+    held = relation_change(z[:1500], y[:1500], z[1500:], y[1500:])
+    assert held.p_value > 0.001
+    assert held.event == "predicted right"
+    broken = relation_change(z[:1500], y[:1500], z[1500:], y[1500:].roll(1))
+    assert broken.p_value < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "factor", "offset"),
+    [
+        (lambda x: 1000 * x, "unit", 1000.0, 0.0),
+        (lambda x: x / 60, "unit", 1 / 60, 0.0),
+        (lambda x: 5.5 * x, "scale", 5.5, 0.0),
+        (lambda x: x + 30, "offset", 1.0, 30.0),
+        (lambda x: 1.8 * x + 32, "affine", 1.8, 32.0),
+        (lambda x: (x - x.mean()) / x.std(), "standardised", None, None),
+    ],
+)
+def test_maps_are_found(change, kind, factor, offset):
+    rng = np.random.default_rng(0)
+    before, after = rng.gamma(4.0, 5.0, 3000) + 10, change(rng.gamma(4.0, 5.0, 2500) + 10)
+    found = undo(before, after, scipy.stats.ks_2samp(before, after).statistic)
+    assert found.kind == kind
+    if factor is not None:
+        assert found.factor == pytest.approx(factor, rel=0.05)
+        assert found.offset == pytest.approx(offset, abs=2.0)
+
+
+def test_another_shape_has_no_map():
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(size=3000), rng.exponential(size=3000) * 3
+    assert undo(before, after, 0.6) is None
+    assert undo(np.ones(50), rng.normal(size=50), 0.9) is None
+
+
+def test_weighted_distance_equals_the_literal_one():
+    rng = np.random.default_rng(0)
+    for seed in range(10):
+        a, b = np.round(rng.normal(size=30), seed % 2), np.round(rng.normal(size=20), seed % 2)
+        w = rng.random(30)
+        left, rows = weighted_distance(torch.from_numpy(a), torch.from_numpy(w), torch.from_numpy(b))
+        assert left == pytest.approx(literal.weighted_ks(a, w, b))
+        assert rows == pytest.approx(w.sum() ** 2 / (w**2).sum())
+    assert math.isnan(weighted_distance(torch.zeros(3), torch.ones(3), torch.zeros(0))[0])
+
+
+def test_the_answer_is_remembered_for_the_same_records_only():
+    production, reference = drawn(100, 400, "production"), drawn(0, 400)
+    first = change_kinds(production, reference)
+    assert change_kinds(production, reference) is first
+    assert change_kinds(production, drawn(1, 400)) is not first
