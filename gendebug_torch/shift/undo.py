@@ -19,7 +19,7 @@ UNITS = (10.0, 100.0, 1e3, 1e4, 1e6, 1e9, 60.0, 3600.0, 24.0, 86400.0, 7.0, 12.0
 _LEFT = 0.125
 _NEGLIGIBLE = 0.02
 _NOISE = 1e-3
-_ORDINARY = 0.05
+_LESS = 0.75
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def explained(left: float, distance: float, n: float, m: float) -> bool:
     if left <= max(_LEFT * distance, _NEGLIGIBLE):
         return True
     p = float(ks_p_value(torch.tensor([left]), torch.tensor([n]), torch.tensor([m])))
-    return (p > _NOISE and left <= distance / 2) or (p > _ORDINARY and left <= 0.75 * distance)
+    return p > _NOISE and left <= _LESS * distance
 
 
 def weighted_distance(reference: Tensor, weights: Tensor, live: Tensor) -> tuple[float, float]:
