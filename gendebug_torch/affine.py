@@ -45,8 +45,9 @@ class AffineFit:
     nll: float
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Mapped logits, `[n, k]` or `[n]`, in the dtype of the input."""
-        return logits * self.scale.to(logits) + self.bias.to(logits)
+        """Mapped logits, `[n]`, `[n, k]` or dense `[n, k, ...]`, in the dtype of the input."""
+        shape = [-1, *([1] * (logits.ndim - 2))] if self.scale.ndim else []
+        return logits * self.scale.to(logits).view(shape) + self.bias.to(logits).view(shape)
 
 
 def fit_affine(logits: Tensor, targets: Tensor, *, family: Family = "bias_corrected", weights: Tensor | None = None) -> AffineFit:

@@ -1,17 +1,24 @@
 """Whether probabilities mean what they say, and how to make them: measures, temperature and beyond, thresholds."""
 
+from gendebug_torch.affine import AffineFit as AffineFit
+from gendebug_torch.affine import fit_affine as fit_affine
+from gendebug_torch.calibration.artefact import load_calibration as load_calibration
 from gendebug_torch.calibration.binning import ReliabilityBins as ReliabilityBins
 from gendebug_torch.calibration.binning import expected_calibration_error as expected_calibration_error
 from gendebug_torch.calibration.binning import reliability_bins as reliability_bins
 from gendebug_torch.calibration.binning import reliability_bins_of_confidence as reliability_bins_of_confidence
 from gendebug_torch.calibration.classwise import ClasswiseBins as ClasswiseBins
 from gendebug_torch.calibration.classwise import classwise_bins as classwise_bins
+from gendebug_torch.calibration.fold import fold_affine as fold_affine
+from gendebug_torch.calibration.isotonic import IsotonicMap as IsotonicMap
+from gendebug_torch.calibration.isotonic import fit_isotonic as fit_isotonic
 from gendebug_torch.calibration.measures import Measure as Measure
+from gendebug_torch.calibration.modules import CalibratedModel as CalibratedModel
+from gendebug_torch.calibration.modules import as_module as as_module
 from gendebug_torch.calibration.operating_point import OperatingPoint as OperatingPoint
 from gendebug_torch.calibration.operating_point import operating_point as operating_point
-from gendebug_torch.calibration.recalibrate import Recalibration as Recalibration
-from gendebug_torch.calibration.recalibrate import ScaledModel as ScaledModel
-from gendebug_torch.calibration.recalibrate import recalibrate as recalibrate
+from gendebug_torch.calibration.recalibration import Recalibration as Recalibration
+from gendebug_torch.calibration.recalibration import recalibrate as recalibrate
 from gendebug_torch.calibration.shape import Shape as Shape
 from gendebug_torch.calibration.shape import shape as shape
 from gendebug_torch.calibration.sums import CalibrationSums as CalibrationSums
@@ -23,26 +30,37 @@ from gendebug_torch.calibration.thresholds import ThresholdChoice as ThresholdCh
 from gendebug_torch.calibration.thresholds import choose_threshold as choose_threshold
 from gendebug_torch.calibration.thresholds import confusion as confusion
 from gendebug_torch.calibration.thresholds import confusion_table as confusion_table
+from gendebug_torch.calibration.top_map import TopMap as TopMap
+from gendebug_torch.calibration.top_map import fit_top_map as fit_top_map
 
 __all__ = [
+    "AffineFit",
+    "CalibratedModel",
     "CalibrationSums",
     "ClasswiseBins",
     "Confusion",
+    "IsotonicMap",
     "Measure",
     "OperatingPoint",
     "Recalibration",
     "ReliabilityBins",
-    "ScaledModel",
     "Shape",
     "Temperature",
     "ThresholdChoice",
+    "TopMap",
+    "as_module",
     "calibration_sums",
     "choose_threshold",
     "classwise_bins",
     "confusion",
     "confusion_table",
     "expected_calibration_error",
+    "fit_affine",
+    "fit_isotonic",
     "fit_temperature",
+    "fit_top_map",
+    "fold_affine",
+    "load_calibration",
     "operating_point",
     "recalibrate",
     "reliability_bins",

@@ -10,7 +10,7 @@ import torch
 
 from gendebug_torch.calibration import checks_threshold as checks_threshold
 from gendebug_torch.calibration.binning import ReliabilityBins, reliability_bins
-from gendebug_torch.calibration.recalibrate import out_of_fold
+from gendebug_torch.calibration.choice import out_of_fold
 from gendebug_torch.calibration.shape import Shape, shape
 from gendebug_torch.calibration.temperature import fit_temperature
 from gendebug_torch.finding import Cause, Finding, Severity

@@ -1,0 +1,279 @@
+"""Recalibrate a network and say, on rows it was not fitted on, what that changed."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings as python_warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gendebug_torch.affine import AffineFit
+from gendebug_torch.calibration.artefact import data_hash, fitted_facts, save_artefact
+from gendebug_torch.calibration.binning import ReliabilityBins
+from gendebug_torch.calibration.choice import FITS, Candidate, choose, default_candidates, judge_candidates
+from gendebug_torch.calibration.fold import fold_affine
+from gendebug_torch.calibration.modules import CalibratedModel, Fitted, affine_parts, as_module
+from gendebug_torch.calibration.temperature import Temperature, fit_temperature
+from gendebug_torch.errors import UnsupportedError, reject
+from gendebug_torch.records import Records
+from gendebug_torch.runner import Model, Precision, Unpack, collect, logits_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+_PROBE_ROWS = 16
+# A network that is right this often on "held-out" rows has most likely been trained on them.
+_SUSPICIOUS = 0.9995
+
+
+@dataclass(frozen=True, eq=False)
+class Recalibration:
+    """What recalibration found, chose and changed.
+
+    Args:
+        chosen: name of the map, or `none` where nothing helps beyond noise on rows it has not seen.
+        reason: why, in one sentence.
+        fitted: the map, fitted on all rows; None where nothing was chosen.
+        temperature: fitted on all rows, whether chosen or not.
+        candidates: every map that was tried, judged out of fold, and `none`.
+        warnings: what speaks against these rows, e.g. that the network was trained on them.
+        data: SHA-256 of the rows.
+        bins: of the diagrams.
+        network: the given network, as it was; None if logits were given.
+        probe: a few inputs on which folding is verified.
+    """
+
+    chosen: str
+    reason: str
+    fitted: Fitted | None
+    temperature: Temperature
+    candidates: tuple[Candidate, ...]
+    warnings: tuple[str, ...]
+    data: str
+    bins: int = 15
+    network: nn.Module | None = None
+    probe: Any = None
+
+    @cached_property
+    def model(self) -> nn.Module | None:
+        """The recalibrated network, a copy in evaluation mode; the given one where nothing was chosen; None without one."""
+        if self.network is None or self.fitted is None:
+            return self.network
+        return CalibratedModel(copy.deepcopy(self.network), as_module(self.fitted)).eval()
+
+    def candidate(self, name: str) -> Candidate:
+        """One of the maps that were tried; `none` is the network as it was."""
+        return next(candidate for candidate in self.candidates if candidate.name == name)
+
+    @property
+    def before(self) -> ReliabilityBins:
+        """Reliability of the given logits."""
+        return self.candidate("none").sums.bins(self.bins)
+
+    @property
+    def after(self) -> ReliabilityBins:
+        """Reliability of the chosen map out of fold: each row mapped by a fit that did not see it."""
+        return self.candidate(self.chosen).sums.bins(self.bins)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Logits of the network mapped as chosen; as they are where nothing was."""
+        return logits if self.fitted is None else self.fitted(logits)
+
+    def table(self) -> pd.DataFrame:
+        """Before and, out of fold, after: log loss, Brier score and ECE, each with its 95 % interval."""
+        import pandas as pd
+
+        rows = []
+        for label, name in (("before", "none"), ("after (out of fold)", self.chosen)):
+            sums = self.candidate(name).sums
+            found = {measure.measure: measure for measure in sums.measures(bins=self.bins, replicates=200)}
+            row: dict[str, Any] = {"rows": label}
+            for measure in ("nll", "brier", "ece"):
+                row |= {measure: found[measure].value, f"{measure}_low": found[measure].low, f"{measure}_high": found[measure].high}
+            bins = sums.bins(self.bins)
+            rows.append(row | {"ece_null": found["ece"].null, "mean_confidence": bins.mean_confidence, "accuracy": bins.accuracy})
+        return pd.DataFrame(rows)
+
+    def comparison(self) -> pd.DataFrame:
+        """Every map that was tried, out of fold: log loss gained with its standard error, ECE, predictions changed."""
+        import pandas as pd
+
+        rows = [[c.name, c.sums.nll, c.gain, c.gain_error, c.ece, c.changed, c.name == self.chosen] for c in self.candidates]
+        return pd.DataFrame(rows, columns=["map", "nll", "gain", "gain_error", "ece", "changed", "chosen"])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Reliability diagram after recalibration, out of fold."""
+        return self.after.plot(ax)
+
+    def fold(self) -> nn.Module:
+        """A copy of the user's network with the map folded into its last layer, so that serving costs nothing.
+
+        Raises:
+            UnsupportedError: nothing was chosen, the map is not affine, or the network does not end in a linear or
+                convolution layer (checked on real inputs).
+        """
+        if self.network is None or self.fitted is None:
+            raise UnsupportedError("there is nothing to fold: no map was chosen, or no network was given")
+        if not isinstance(self.fitted, (Temperature, AffineFit)):
+            raise UnsupportedError(f"{self.chosen} is not affine and cannot be folded; ship `.model`, or pass candidates=('temperature',)")
+        return fold_affine(self.network, *affine_parts(self.fitted), self.probe)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `calibration.json`, the map and, with a network, `model.safetensors`; each whole or not at all.
+
+        Raises:
+            InputError: the directory cannot be written.
+        """
+        none, after = self.candidate("none").sums, self.candidate(self.chosen).sums
+        t = self.temperature
+        facts = {
+            "chosen": self.chosen,
+            "reason": self.reason,
+            "temperature": t.temperature if math.isfinite(t.temperature) else None,
+            "standard_error": t.standard_error if math.isfinite(t.standard_error) else None,
+            "converged": t.converged,
+            "unbounded": t.unbounded,
+            "parameters": fitted_facts(self.fitted),
+            "scores": {"before": {"nll": none.nll, "brier": none.brier}, "after": {"nll": after.nll, "brier": after.brier}},
+            "ece": {"before": self.before.ece, "after": self.after.ece},
+            "rows": self.before.total,
+            "data_sha256": self.data,
+            "warnings": list(self.warnings),
+            "gendebug_torch": version("gendebug_torch"),
+            "torch": str(torch.__version__),
+        }
+        return save_artefact(directory, facts, self.fitted, self.model)
+
+
+def recalibrate(
+    model: Model | None,
+    loader: Any,
+    *,
+    candidates: Sequence[str] | None = None,
+    keep_predictions: bool = True,
+    expected_accuracy: float | None = None,
+    bins: int = 15,
+    folds: int = 5,
+    seed: int = 0,
+    unpack: Unpack | None = None,
+    device: str | torch.device = "auto",
+    precision: Precision = "32-true",
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Recalibration:
+    """Try maps of the logits on held-out labeled rows, and keep the best that helps beyond noise on rows it has not seen.
+
+    Args:
+        model: network to logits `[n]`, `[n, 1]` or `[n, k]`; never changed. None with records that hold logits.
+        loader: labeled rows the network was not trained on: DataLoader, batches, or Records.
+        candidates: names among `temperature, bias_corrected, vector, top_platt, top_beta, isotonic`; default: those
+            that fit the head.
+        keep_predictions: leave out maps that change a prediction.
+        expected_accuracy: seen in validation; much more here means that these rows were trained on.
+        bins: of the reliability diagrams.
+        folds: parts of the rows for the comparison.
+        seed: of the folds.
+        unpack: batch -> (inputs, targets).
+        device: `auto` takes CUDA where there is one.
+        precision: as in Lightning.
+        batch_size: rows at once for Records.
+        progress: show a bar.
+
+    Raises:
+        InputError: no labels, no class targets, fewer rows than folds, or a loader that yields something unknown.
+
+    Source: Guo et al. (2017), arXiv:1706.04599; out-of-fold choice after Stone (1974), JRSS B 36:111.
+    """
+    records, probe = _collected(model, loader, unpack, device, precision, batch_size, progress)
+    logits, targets = records.logits, records.targets
+    if logits is None or targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
+        got = "none" if targets is None else f"{targets.dtype} {list(targets.shape)}"
+        reject("loader", "rows with logits and class targets [n]", got, "Pass held-out rows with their labels.")
+    if len(records) < 2 * folds:
+        reject("loader", f"at least {2 * folds} rows", str(len(records)), "Pass more held-out rows.")
+    names = default_candidates(logits, keep_predictions) if candidates is None else tuple(candidates)
+    judged = judge_candidates(logits, targets, names, folds=folds, seed=seed)
+    chosen, reason = choose(judged, keep_predictions=keep_predictions)
+    fitted = None if chosen == "none" else FITS[chosen](logits, targets)
+    temperature = fit_temperature(logits, targets)
+    told = _suspicions(judged[0].sums.bins(), temperature, expected_accuracy)
+    for warning in told:
+        python_warnings.warn(warning, stacklevel=2)
+    given = _Wrapped(model) if model is not None and not isinstance(model, nn.Module) else model
+    return Recalibration(chosen, reason, fitted, temperature, judged, told, data_hash(logits, targets), bins, given, probe)
+
+
+def _suspicions(seen: ReliabilityBins, temperature: Temperature, expected: float | None) -> tuple[str, ...]:
+    """Signs that these rows are not held out, or cannot tell a temperature."""
+    told = []
+    n, accuracy = seen.total, seen.accuracy
+    if expected is not None and accuracy - expected > 3 * math.sqrt(max(expected * (1 - expected), 1e-12) / max(n, 1)):
+        told.append(f"The network is right in {accuracy:.1%} of these rows, {expected:.1%} were expected: was it trained on them?")
+    elif expected is None and accuracy >= _SUSPICIOUS and n >= 1000:
+        told.append(f"The network is right in {accuracy:.2%} of these {n:,} rows: pass rows that it was not trained on.")
+    if temperature.unbounded:
+        what = "every row is right" if temperature.temperature == 0 else "the logits carry nothing beyond noise about these labels"
+        told.append(f"No finite temperature can be told: {what}.")
+    return tuple(told)
+
+
+class _Wrapped(nn.Module):
+    """A plain callable as a module."""
+
+    def __init__(self, function: Model) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.function(*inputs, **named)
+
+
+def _collected(
+    model: Model | None, loader: Any, unpack: Unpack | None, device: Any, precision: Precision, batch_size: int | None, progress: bool
+) -> tuple[Records, Any]:
+    """Records with logits, and a few inputs of the network."""
+    if model is None:
+        if not isinstance(loader, Records):
+            reject("model", "a network, or Records that hold logits", "neither", "Pass the network whose logits are to be scaled.")
+        return loader, None
+    seen: list[Any] = []
+
+    def remember(inputs: Any) -> Tensor:
+        if not seen:
+            seen.append(_first_rows(inputs))
+        return logits_of(model, inputs)
+
+    target = _Remembering(model, remember) if isinstance(model, nn.Module) else remember
+    how: dict[str, Any] = {"unpack": unpack, "device": device, "precision": precision, "batch_size": batch_size}
+    records = collect(target, loader, keep_features=False, progress=progress, **how)
+    return records, seen[0] if seen else None
+
+
+class _Remembering(nn.Module):
+    """The network, keeping its first inputs; its own state is the network's."""
+
+    def __init__(self, model: nn.Module, remember: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.remember = remember
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        logits: Tensor = self.remember(named or (inputs[0] if len(inputs) == 1 else inputs))
+        return logits
+
+
+def _first_rows(inputs: Any) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs[:_PROBE_ROWS].detach().cpu()
+    if isinstance(inputs, dict):
+        return {key: _first_rows(value) for key, value in inputs.items()}
+    return type(inputs)(_first_rows(value) for value in inputs) if isinstance(inputs, (tuple, list)) else inputs

@@ -1,0 +1,376 @@
+"""Maps, the choice among them, and deployment: folded, exported, saved; the user's network is never touched."""
+
+import copy
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from sklearn.isotonic import IsotonicRegression
+from torch import nn
+
+import gendebug_torch as gd
+from gendebug_torch.calibration import (
+    as_module,
+    calibration_sums,
+    fit_affine,
+    fit_isotonic,
+    fit_temperature,
+    fit_top_map,
+    fold_affine,
+    load_calibration,
+    recalibrate,
+)
+from gendebug_torch.calibration.choice import FITS, out_of_fold, predictions
+from gendebug_torch.errors import InputError, UnsupportedError
+from tests.contract.plants_calibration import binary, drawn
+
+
+class Net(nn.Module):
+    """A small network with dropout and batch norm, whose logits are `scale` times too sharp."""
+
+    def __init__(self, k=4, scale=3.0, bias=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5))
+        self.head = nn.Linear(32, k, bias=bias)
+        with torch.no_grad():
+            self.head.weight.mul_(scale)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+class Dense(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 5, 1, bias=False)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu())
+
+
+def held_out(model, n=1200, sharpness=2.5, seed=0):
+    """Inputs and labels drawn from what the network says, `sharpness` times less sure."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 8, generator=generator)
+    with torch.no_grad():
+        z = copy.deepcopy(model).eval()(x)
+    if z.shape[1] == 1:
+        return x, torch.bernoulli((z[:, 0] / sharpness).sigmoid(), generator=generator).long()
+    return x, torch.multinomial((z / sharpness).softmax(1), 1, generator=generator)[:, 0]
+
+
+def loader(model, **options):
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*held_out(model, **options)), batch_size=256)
+
+
+def test_top_maps_change_no_prediction_and_mend_the_confidence():
+    for k, scale in ((2, 2.5), (10, 3.0)):
+        records = drawn(0, 4000, k, scale=scale)
+        for family in ("platt", "beta"):
+            for dtype in (torch.float64, torch.float32):
+                z = records.logits.to(dtype)
+                fitted = fit_top_map(z, records.targets, family=family)
+                mapped = fitted(z)
+                assert torch.equal(mapped.argmax(1), z.argmax(1))
+                assert calibration_sums(mapped, records.targets).bins().measure().p_value > 0.01
+                assert fitted.converged
+                assert min(fitted.coefficients[:2]) >= 0
+                assert all(error > 0 for error in fitted.standard_errors)
+
+
+def test_a_top_map_keeps_the_order_of_the_other_classes():
+    z = torch.randn(500, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    fitted = fit_top_map(z, drawn(1, 500, 6).targets)
+    before, after = z.softmax(1), fit_top_map(z, torch.randint(6, (500,), generator=torch.Generator().manual_seed(4)))
+    assert fitted.unbounded or torch.equal(fitted(z).argsort(1), z.argsort(1))
+    if not after.unbounded:
+        shares = after(z).softmax(1)
+        top = before.argmax(1, keepdim=True)
+        others = torch.ones_like(before).scatter(1, top, 0.0)
+        ratio = (shares / before * others).sum(1, keepdim=True) / others.sum(1, keepdim=True)
+        assert torch.isfinite(ratio).all()
+
+
+def test_a_top_map_of_one_logit_is_that_of_the_pair():
+    records = binary(0, 2000, scale=2.5)
+    pair = torch.stack([torch.zeros(2000, dtype=torch.float64), records.logits], 1)
+    one, two = fit_top_map(records.logits, records.targets), fit_top_map(pair, records.targets)
+    mapped = two(pair)
+    assert torch.allclose(one(records.logits), mapped[:, 1] - mapped[:, 0])
+    assert torch.equal(one(records.logits) > 0, records.logits > 0)
+
+
+def test_a_top_map_of_perfect_rows_is_refused():
+    fitted = fit_top_map(5 * torch.eye(4)[torch.arange(40) % 4], torch.arange(40) % 4)
+    assert fitted.unbounded
+    with pytest.raises(UnsupportedError, match="right"):
+        fitted(torch.zeros(1, 4))
+
+
+def test_isotonic_equals_scikit_learn_before_its_smoothing():
+    records = binary(1, 3000, scale=2.0)
+    fitted = fit_isotonic(records.logits, records.targets)
+    told = IsotonicRegression().fit_transform(records.logits.numpy(), records.targets.numpy())
+    ours = fitted(records.logits).sigmoid().numpy()
+    assert bool((fitted.levels.diff() >= 0).all())
+    assert np.abs(ours - told).max() < 0.5
+    inner = (told > 0.02) & (told < 0.98)
+    assert np.abs(ours - told)[inner].mean() < 0.02
+    assert calibration_sums(fitted(records.logits), records.targets).nll < math.inf
+    pair = torch.stack([torch.zeros(3000, dtype=torch.float64), records.logits], 1)
+    assert torch.allclose(fitted(pair)[:, 1], fitted(records.logits))
+    with pytest.raises(InputError, match=r"^`logits`"):
+        fit_isotonic(torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64))
+
+
+def test_out_of_fold_rows_are_mapped_by_fits_that_did_not_see_them():
+    records = drawn(2, 200, 3, scale=2.0)
+    mapped = out_of_fold(records.logits, records.targets, fit_temperature)
+    held = torch.randperm(200, generator=torch.Generator().manual_seed(0))[0::5]
+    rest = torch.ones(200, dtype=torch.bool)
+    rest[held] = False
+    expected = fit_temperature(records.logits[rest], records.targets[rest])(records.logits[held])
+    assert torch.allclose(mapped[held], expected)
+
+
+def test_an_overconfident_network_is_mended_and_left_as_it_was():
+    model = Net()
+    model.train()
+    kept = copy.deepcopy(model.state_dict())
+    found = recalibrate(model, loader(model))
+    assert model.training
+    assert model.body[1].training
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, kept[key])
+    assert found.chosen != "none"
+    assert found.after.ece < 0.3 * found.before.ece
+    assert found.temperature.temperature == pytest.approx(2.5, abs=4 * found.temperature.standard_error)
+    x = torch.randn(7, 8)
+    model.eval()
+    assert torch.allclose(found.model(x), found(model(x)), atol=1e-4)
+    assert torch.equal(found.model(x).argmax(1), model(x).argmax(1))
+    assert list(found.table()["rows"]) == ["before", "after (out of fold)"]
+    assert set(found.comparison()["map"]) == {"none", "temperature", "top_platt", "top_beta"}
+    assert found.chosen in found.reason
+
+
+def test_a_calibrated_network_stays_the_identity():
+    kept = 0
+    for seed in range(20):
+        kept += gd.recalibrate(None, drawn(seed, 800, 5)).chosen == "none"
+    assert kept >= 18
+
+
+def test_what_temperature_makes_worse_is_not_taken(shared_data):
+    with np.load(shared_data / "logits" / "cleanlab_20news_test_set.npz") as archive:
+        z, y = torch.from_numpy(archive["logits"]), torch.from_numpy(archive["labels"]).long()
+    found = recalibrate(None, gd.Records(logits=z, targets=y), candidates=["temperature"])
+    assert found.chosen == "none"
+    assert found.candidate("temperature").ece > found.before.ece
+    better = recalibrate(None, gd.Records(logits=z, targets=y))
+    assert better.after.ece < 0.02
+    assert better.candidate(better.chosen).changed == 0
+
+
+def test_maps_that_move_predictions_need_leave():
+    generator = torch.Generator().manual_seed(5)
+    z = torch.randn(3000, 3, generator=generator, dtype=torch.float64)
+    y = torch.multinomial((z + torch.tensor([0.0, 0.0, 1.5])).softmax(1), 1, generator=generator)[:, 0]
+    records = gd.Records(logits=z, targets=y)
+    free = recalibrate(None, records, keep_predictions=False)
+    assert free.chosen in ("bias_corrected", "vector")
+    assert free.candidate(free.chosen).changed > 0
+    strict = recalibrate(None, records, candidates=["bias_corrected", "temperature"])
+    assert strict.chosen != "bias_corrected"
+
+
+def test_rows_of_the_training_are_suspected():
+    records = gd.Records(logits=9 * torch.eye(3)[torch.arange(1500) % 3], targets=torch.arange(1500) % 3)
+    with pytest.warns(UserWarning, match="not trained on|finite temperature"):
+        found = recalibrate(None, records)
+    assert found.chosen == "none"
+    assert len(found.warnings) == 2
+    with pytest.warns(UserWarning, match="was it trained on them"):
+        recalibrate(None, drawn(0, 900, 4, scale=2.0), expected_accuracy=0.3)
+
+
+@pytest.mark.parametrize("family", ["temperature", "bias_corrected", "vector"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_folding_is_exact_and_changes_no_prediction(family, bias):
+    model = Net(bias=bias).eval()
+    x, y = held_out(model)
+    with torch.no_grad():
+        z = model(x)
+    fitted = fit_affine(z, y, family=family)
+    folded = fold_affine(model, fitted.scale, fitted.bias, x[:16])
+    with torch.no_grad():
+        expected, got = fitted(z), folded(x)
+    assert float((got - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
+    assert int((got.argmax(1) != expected.argmax(1)).sum()) == 0
+    assert type(folded) is type(model)
+    assert [type(m) for m in folded.modules()] == [type(m) for m in model.modules()]
+
+
+def test_folding_a_dense_and_a_single_logit_head():
+    dense, x = Dense().eval(), torch.randn(4, 3, 6, 6)
+    scale, bias = torch.rand(5) + 0.5, torch.randn(5)
+    with torch.no_grad():
+        expected = dense(x) * scale.view(1, 5, 1, 1) + bias.view(1, 5, 1, 1)
+        assert torch.allclose(fold_affine(dense, scale, bias, x)(x), expected, atol=1e-6)
+    one = Net(k=1).eval()
+    found = recalibrate(one, loader(one, n=4000), candidates=["temperature"])
+    assert found.chosen == "temperature"
+    x = torch.randn(9, 8)
+    with torch.no_grad():
+        assert torch.allclose(found.fold()(x), found.model(x), atol=1e-6)
+        assert found.model(x).shape == (9, 1)
+
+
+def test_what_cannot_be_folded_is_said():
+    class Normed(Net):
+        def forward(self, x):
+            return super().forward(x).log_softmax(1)
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.head.weight = self.first.weight
+
+        def forward(self, x):
+            return self.head(self.first(x).relu())
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.head(self.head(x).relu())
+
+    for model in (Normed().eval(), Tied().eval(), Twice().eval()):
+        kept = copy.deepcopy(model.state_dict())
+        with pytest.raises(UnsupportedError, match=r"ship `\.model`"):
+            fold_affine(model, torch.tensor(0.5), torch.tensor(0.0), torch.randn(4, 8))
+        assert all(torch.equal(kept[key], value) for key, value in model.state_dict().items())
+    model = Net()
+    with pytest.raises(UnsupportedError, match="affine"):
+        recalibrate(model, loader(model), candidates=["top_platt"]).fold()
+    with pytest.raises(UnsupportedError, match="nothing to fold"):
+        recalibrate(None, drawn(0, 200, 3)).fold()
+
+
+MAPS = ["temperature", "bias_corrected", "vector", "top_platt", "top_beta"]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_exported_programs_say_the_same(name):
+    model = Net().eval()
+    x, y = held_out(model)
+    with torch.no_grad():
+        z = model(x)
+    fitted = FITS[name](z, y)
+    whole = gd.calibration.CalibratedModel(model, as_module(fitted)).eval()
+    rows = torch.export.Dim("rows", min=2, max=4096)
+    program = torch.export.export(whole, (x[:8],), dynamic_shapes={"inputs": ({0: rows},)})
+    with torch.no_grad():
+        assert torch.allclose(program.module()(x[:50]), fitted(z)[:50], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("name", ["folded", "top_beta"])
+def test_onnx_says_the_same(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    model = Net().eval()
+    x, _ = held_out(model)
+    found = recalibrate(model, loader(model), candidates=["temperature" if name == "folded" else name])
+    whole = found.fold().eval() if name == "folded" else found.model.eval()
+    torch.onnx.export(whole, (x[:8],), tmp_path / "net.onnx", dynamo=True, verbose=False, dynamic_shapes=None)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {session.get_inputs()[0].name: x[:8].numpy()})
+    with torch.no_grad():
+        assert np.allclose(got, found.model(x[:8]).numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*MAPS, "none"])
+def test_the_artefact_comes_back(name, tmp_path):
+    records = drawn(3, 1500, 4, scale=1.0 if name == "none" else 2.5)
+    generator = torch.Generator().manual_seed(0)
+    if name in ("bias_corrected", "vector"):
+        shifted = (records.logits / 2.5 + torch.tensor([0.0, 0.5, 1.0, 1.5])).softmax(1)
+        records = gd.Records(logits=records.logits, targets=torch.multinomial(shifted, 1, generator=generator)[:, 0])
+    candidates = None if name == "none" else [name]
+    found = recalibrate(None, records, candidates=candidates, keep_predictions=False)
+    assert found.chosen == name
+    place = found.save(tmp_path / "out")
+    told = json.loads((place / "calibration.json").read_text())
+    assert told["chosen"] == name
+    assert len(told["data_sha256"]) == 64
+    assert told["standard_error"] > 0
+    assert told["ece"]["before"] == pytest.approx(found.before.ece)
+    assert told["gendebug_torch"] == gd.__version__
+    module = load_calibration(place)
+    assert torch.allclose(module(records.logits.float()), found(records.logits.float()), atol=1e-4)
+
+
+def test_an_interrupted_write_leaves_the_old_artefact(tmp_path, monkeypatch):
+    found = recalibrate(None, drawn(4, 800, 4, scale=2.5), candidates=["temperature"])
+    place = found.save(tmp_path / "out")
+    old = {path.name: path.read_bytes() for path in place.iterdir()}
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(InputError, match="No space left"):
+        recalibrate(None, drawn(5, 800, 4, scale=2.5), candidates=["temperature"]).save(place)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == old
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(InputError, match=r"^`directory`"):
+        load_calibration(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_the_chosen_map_on_real_logits(shared_data):
+    errors = []
+    for name in (
+        "netcal_densenet_bc_100_cifar_100",
+        "netcal_lenet_5_cifar_10",
+        "resnet50_cifar10",
+        "cleanlab_imdb_test_set",
+        "cleanlab_20news_test_set",
+    ):
+        with np.load(shared_data / "logits" / f"{name}.npz") as archive:
+            side = "test_" if "test_logits" in archive else ""
+            z, y = torch.from_numpy(archive[f"{side}logits"]), torch.from_numpy(archive[f"{side}labels"]).long()
+        for seed in range(5):
+            order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))
+            fit, test = order[: len(z) // 2], order[len(z) // 2 :]
+            found = recalibrate(None, gd.Records(logits=z[fit], targets=y[fit]), seed=seed)
+            mapped, scaled = found(z[test]), fit_temperature(z[fit], y[fit])(z[test])
+            errors.append(calibration_sums(mapped, y[test]).bins().ece)
+            assert int((predictions(mapped) != predictions(z[test])).sum()) == 0
+            assert calibration_sums(mapped, y[test]).nll <= calibration_sums(scaled, y[test]).nll + 0.005
+    assert np.mean(errors) <= 0.015
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: recalibrate(None, [1, 2]), "model"),
+        (lambda: recalibrate(None, gd.Records(logits=torch.zeros(20, 3))), "loader"),
+        (lambda: recalibrate(None, drawn(0, 5)), "loader"),
+        (lambda: recalibrate(None, drawn(0, 50), candidates=["magic"]), "candidates"),
+    ],
+)
+def test_bad_input_is_named(call, argument):
+    with pytest.raises(InputError, match=f"^`{argument}`"):
+        call()
