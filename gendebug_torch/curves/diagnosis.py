@@ -1,4 +1,4 @@
-"""What learning curves say: overfit and from when, underfit, converged, still learning, diverged, or too noisy to tell."""
+"""What learning curves say: the regime of a training, from which epoch it overfits, and how sure that is."""
 
 from __future__ import annotations
 
@@ -6,23 +6,34 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from gendebug_torch._plotting import ACCENT, axes
-from gendebug_torch.curves.curves import LearningCurves, moving_average
-from gendebug_torch.curves.unimodal import Turn, turning_point
+from gendebug_torch._plotting import ACCENT, LIVE, axes
+from gendebug_torch.curves.curves import LearningCurves
+from gendebug_torch.curves.forecast import Forecast, extend
+from gendebug_torch.curves.gap import Gap, generalization_gap
+from gendebug_torch.curves.measure import FEWEST, Measured, measure
+from gendebug_torch.curves.remarks import remarks
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Regime = Literal["overfit", "underfit", "converged", "still_learning", "diverged", "too_noisy"]
+Regime = Literal["overfit", "underfit", "converged", "still_improving", "diverged", "oscillating", "too_noisy", "too_short"]
+Told = tuple[Regime, str]
 
-_FEWEST = 8
 # A rise must stand out of the scatter of single epochs, not only be significant: correlated noise wanders.
-_RISE_IN_SD = 2.5
+_RISE_IN_SD = 1.5
+# A training loss that rises by this much itself, and loses this share of what was learned, is not overfit: the optimisation fails.
+_TRAINING_RISES, _UNLEARNED = 0.1, 0.25
+# At this share of the loss of knowing nothing, hardly anything was learned.
+_NOTHING_LEARNED = 0.95
+# Loss of an even guess among the usual numbers of balanced classes, and how near to it counts as at it.
+_EVEN_GUESS, _NEAR = {k: math.log(k) for k in (2, 3, 4, 5, 10)}, 0.02
+# A swing must be this sure, and hold more than half of the scatter: many curves wander a little.
+_SWING_P = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +41,22 @@ class CurveDiagnosis:
     """What the curves show.
 
     Args:
-        regime: `overfit`, `underfit`, `converged`, `still_learning`, `diverged` or `too_noisy`.
-        inflection_epoch: epoch after which the validation loss rises; None where it does not.
-        interval: epochs that hold it in 90 % of bootstrap replicates; None without it.
-        confidence: that the validation loss turns upward at all, 1 - p, in [0, 1].
-        best_epoch: epoch of the lowest smoothed validation loss.
-        rise: relative rise of the smoothed validation loss from its minimum to the end.
-        slope: relative change of the validation loss over the last window, negative while learning.
-        gap: relative distance of validation above training loss over the last window.
-        noise: standard deviation of a single epoch, relative to the loss.
+        regime: `overfit`, `underfit`, `converged`, `still_improving`, `diverged`, `oscillating`, `too_noisy`
+            or `too_short`.
+        inflection_epoch: epoch after which the validation loss rises beyond its noise; None where it does not.
+        interval: epochs that hold it by the 95 % profile likelihood; None without it.
+        confidence: that the validation loss rises towards its end at all, 1 - p, in [0, 1].
+        best_epoch: lowest point of the smooth validation loss: the checkpoint to keep.
+        rise: relative rise of the validation loss from its lowest point to its end.
+        slope: relative change of the validation loss between the halves of its last third, negative while improving.
+        gap: distance of the validation above the training loss at the end.
+        noise: standard deviation of a single epoch of the validation loss, relative to the loss.
+        learned: share of the loss of knowing nothing that the training removed; NaN where that is unknown.
         summary: one sentence.
+        remarks: further sentences: steps, humps, holes of the record, what the training loss measures.
+        forecast: the validation loss after as many epochs more as the last stretch has; None where it is not falling.
         curves: what was diagnosed.
+        course: `[t]` smooth validation loss at each epoch of `curves`; NaN where there is none.
     """
 
     regime: Regime
@@ -50,26 +66,37 @@ class CurveDiagnosis:
     best_epoch: int | None
     rise: float
     slope: float
-    gap: float
+    gap: Gap
     noise: float
+    learned: float
     summary: str
+    remarks: tuple[str, ...]
+    forecast: Forecast | None
     curves: LearningCurves
+    course: torch.Tensor
+
+    def __str__(self) -> str:
+        return "\n".join([self.summary, *(f"- {remark}" for remark in self.remarks)])
 
     def table(self) -> pd.DataFrame:
-        """The epochs, with smoothed losses."""
+        """The epochs, with the smooth course of the validation loss and the gap."""
         frame = self.curves.table()
-        for name in ("train_loss", "val_loss"):
-            known = frame[name].notna()
-            frame.loc[known, f"{name}_smoothed"] = moving_average(torch.tensor(frame.loc[known, name].to_numpy().copy())).numpy()
+        frame["val_loss_smooth"] = self.course.numpy()
+        frame["gap"] = (self.curves.val_loss - self.curves.fitted_loss).numpy()
         return frame
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The curves, with the inflection and its interval."""
+        """The curves with the noise band, the best epoch, and the inflection with its interval; the gap below on a new figure."""
         ax = self.curves.plot(axes(ax))
+        x, course = self.curves.epoch.numpy(), self.course.numpy()
+        band = self.noise * float(np.nanmin(np.abs(course))) if np.isfinite(course).any() else 0.0
+        ax.fill_between(x, course - 2 * band, course + 2 * band, color=LIVE, alpha=0.12, linewidth=0)
         if self.inflection_epoch is not None and self.interval is not None:
             ax.axvspan(*self.interval, color=ACCENT, alpha=0.2, linewidth=0)
-            ax.axvline(self.inflection_epoch, color=ACCENT, label=f"overfits after epoch {self.inflection_epoch}")
-            ax.legend(frameon=False, fontsize="small")
+            ax.axvline(self.inflection_epoch, color=ACCENT, label=f"rises after {self.curves.unit} {self.inflection_epoch}")
+        elif self.best_epoch is not None:
+            ax.axvline(self.best_epoch, color=ACCENT, linestyle=":", label=f"best {self.curves.unit} {self.best_epoch}")
+        ax.legend(frameon=False, fontsize="small")
         ax.set_title(f"Learning curves: {self.regime.replace('_', ' ')}")
         return ax
 
@@ -79,123 +106,190 @@ def diagnose_curves(
     *,
     window: int = 5,
     tolerance: float = 0.025,
-    alpha: float = 0.05,
+    alpha: float = 0.01,
     baseline_loss: float | None = None,
+    target_loss: float | None = None,
     seed: int = 0,
 ) -> CurveDiagnosis:
     """The regime of a training from its curves, each verdict beyond the curve's own noise.
 
-    - `diverged`: a loss became NaN or infinite.
-    - `overfit`: the validation loss falls and then rises: `turning_point` is significant, and the rise is
-      more than 2.5 standard deviations of an epoch and more than 1 % of the loss.
-    - `still_learning`: over the last two windows the validation loss fell by more than `tolerance`, beyond noise.
-    - `too_noisy`: the mean of a window is known less precisely than `tolerance`.
-    - `underfit`: learning has stopped with the training loss above 90 % of `baseline_loss`, by default that of
-      the first epoch, so that hardly anything was learned.
-    - `converged`: none of these; the validation loss stays within `tolerance`.
+    - `diverged`: a loss ends as NaN or infinite, or the training loss itself rises by more than a tenth, or
+      ends above that of the untrained network.
+    - `overfit`: the validation loss rises towards its end (`rising_tail`), by more than 1.5 standard
+      deviations of an epoch and more than `tolerance`. A rise that came down again is a remark, not this.
+    - `oscillating`: one period stands out of the noise, and swings by more than `tolerance` to either side.
+    - `underfit`: at the end the training loss is at 95 % or more of the loss of knowing nothing, or both
+      losses are above `target_loss` and near each other.
+    - `still_improving`: between the halves of the last third the validation loss fell by more than `tolerance`.
+    - `too_noisy`: the standard error of that change is more than `tolerance`.
+    - `converged`: none of these: the validation loss stays within `tolerance`.
 
-    Source: Prechelt (1998), Early Stopping - But When?, for the question; the tests are described in
-    `turning_point`. Of 100 plateaus with AR(1) noise of sd .02 and correlation .3 at most 5 alarm; of 100
-    curves with a slow rise of .004 per epoch over 35 epochs all are found.
+    Source: Prechelt (1998), Early Stopping - But When?, for the question; the tests are those of `trend`
+    and `rising_tail`.
 
     Args:
-        curves: at least 8 epochs with both losses for a verdict.
+        curves: at least 6 epochs with a validation loss for a verdict.
         window: odd number of epochs of the centred moving average.
         tolerance: relative change that counts as none, 0.02 to 0.03.
-        alpha: chance of calling a falling curve overfit.
-        baseline_loss: loss of knowing nothing, e.g. the entropy of the class shares.
-        seed: of the bootstrap.
+        alpha: chance of finding an inflection in a curve that only falls.
+        baseline_loss: loss of the best constant prediction, e.g. the entropy of the class shares; by default
+            `curves.untrained_loss`.
+        target_loss: what a sufficient model would reach.
+        seed: of the simulated curves.
 
     Raises:
         InputError: an even window, or a tolerance that is not positive.
-
-    Cost: 400 order-restricted fits of at most 200 points, about 40 ms.
     """
     if not tolerance > 0:
         reject("tolerance", "a positive share such as 0.025", str(tolerance), "Choose 0.02 to 0.03.")
-    broken = _diverged(curves)
-    known = ~curves.val_loss.isnan()
-    epoch, val = curves.epoch[known], curves.val_loss[known]
-    if broken is not None:
-        return _unjudged(curves, "diverged", f"The {broken[0]} became NaN or infinite at epoch {broken[1]}.")
-    if len(val) < _FEWEST:
-        return _unjudged(curves, "too_noisy", f"{len(val)} epochs with a validation loss are too few to judge; train {_FEWEST} or more.")
-    smooth = moving_average(val, window)
-    turn = turning_point(val.numpy(), seed=seed)
-    level = max(float(smooth.abs().min()), 1e-12)
-    best = int(smooth.argmin())
-    last, before = _means(val, window)
-    noise = turn.noise / level
-    error = noise * math.sqrt(2 * (1 + turn.correlation) / (1 - turn.correlation) / window)
-    slope = (last - before) / level
-    rise = max(0.0, (last - float(smooth.min())) / level)
-    gap = (last - _means(curves.train_loss[~curves.train_loss.isnan()], window)[0]) / level
-    overfits = turn.p_value < alpha and turn.rise > max(_RISE_IN_SD * turn.noise, 0.01 * level)
-    regime = _regime(curves, overfits, slope, error, tolerance, window, baseline_loss)
-    at, interval = _located(epoch, turn) if overfits else (None, None)
-    summary = _summary(regime, at, interval, turn, rise, slope, noise, int(epoch[best]))
-    return CurveDiagnosis(regime, at, interval, 1 - turn.p_value, int(epoch[best]), rise, slope, gap, noise, summary, curves)
+    val, train = (measure(curves.epoch, loss, window=window, seed=seed) for loss in (curves.val_loss, curves.train_loss))
+    gap = generalization_gap(curves, window=window, baseline_loss=baseline_loss)
+    baseline = baseline_loss if baseline_loss is not None else curves.untrained_loss
+    learned = 1 - gap.train / baseline if baseline is not None and baseline > 0 else math.nan
+    risen = val is not None and val.p_value < alpha and val.rise > max(_RISE_IN_SD * val.noise.sd, 0.25 * tolerance * val.level)
+    told = (
+        _broken_off(curves)
+        or _worse_than_untrained(curves, gap)
+        or _training_rises(train, alpha, curves.unit)
+        or _too_short(val, curves.unit)
+        or (_overfit(val, risen, tolerance, curves.unit) if val else None)
+        or (_oscillating(val, tolerance, curves.unit) if val else None)
+        or _underfit(curves, gap, learned, baseline, target_loss)
+        or (_settled(val, tolerance, curves.unit) if val else None)
+    )
+    assert told is not None
+    return _assembled(curves, told, val, risen, gap, learned, tolerance)
 
 
-def _diverged(curves: LearningCurves) -> tuple[str, int] | None:
-    """The first loss that became infinite, or NaN for good; a hole is an epoch that was not recorded."""
-    for name, values in (("training loss", curves.train_loss), ("validation loss", curves.val_loss)):
-        infinite = values.isinf().nonzero()[:, 0]
-        if len(infinite):
-            return name, int(curves.epoch[infinite[0]])
-    known = (~curves.train_loss.isnan()).nonzero()[:, 0]
-    if len(known) and len(curves) - int(known[-1]) > 2:
-        return "training loss", int(curves.epoch[int(known[-1]) + 1])
+def _assembled(
+    curves: LearningCurves, told: Told, val: Measured | None, risen: bool, gap: Gap, learned: float, tolerance: float
+) -> CurveDiagnosis:
+    course = torch.full((len(curves),), torch.nan, dtype=torch.float64)
+    further = remarks(curves, val, gap, learned, tolerance)
+    if val is None:
+        nan = math.nan
+        return CurveDiagnosis(told[0], None, None, 0.0, None, nan, nan, gap, nan, learned, told[1], further, None, curves, course)
+    course[curves.val_loss.isfinite()] = torch.from_numpy(val.fit)
+    best, low, high = (int(val.epoch[index]) for index in (val.lowest, *val.interval))
+    forecast = _forecast(val) if told[0] in ("still_improving", "underfit") and val.slope < 0 else None
+    if forecast is not None:
+        further = (*further, _heading(forecast, val, curves.unit))
+    return CurveDiagnosis(
+        regime=told[0],
+        inflection_epoch=best if risen else None,
+        interval=(low, high) if risen else None,
+        confidence=1 - val.p_value,
+        best_epoch=best,
+        rise=max(val.rise, 0.0) / val.level,
+        slope=val.slope,
+        gap=gap,
+        noise=val.noise.sd / val.level,
+        learned=learned,
+        summary=told[1],
+        remarks=further,
+        forecast=forecast,
+        curves=curves,
+        course=course,
+    )
+
+
+def _broken_off(curves: LearningCurves) -> Told | None:
+    """A loss that is infinite or NaN at the end; a hole in the middle is an epoch that was not recorded."""
+    silent = curves.train_loss.isnan() & curves.val_loss.isnan()
+    if len(curves) and bool(silent.all()):
+        return "diverged", f"Diverged: both losses are NaN from {curves.unit} {int(curves.epoch[0])} on."
+    for name, loss, patience in (("training", curves.train_loss, 1), ("validation", curves.val_loss, 3)):
+        known = loss.isfinite().nonzero()[:, 0]
+        lost = loss[int(known[-1]) + 1 :] if len(known) else loss
+        # A validation that was left out looks like one that was NaN, so that only several in a row count.
+        ended = len(known) > 0 and len(lost) >= patience and not _sparse(loss)
+        if ended or bool(lost.isinf().any()):
+            at = int(curves.epoch[len(loss) - len(lost)])
+            return "diverged", f"Diverged: the {name} loss is NaN or infinite from {curves.unit} {at} on."
     return None
 
 
-def _unjudged(curves: LearningCurves, regime: Regime, summary: str) -> CurveDiagnosis:
-    return CurveDiagnosis(regime, None, None, 0.0, None, 0.0, 0.0, 0.0, 0.0, summary, curves)
+def _sparse(loss: torch.Tensor) -> bool:
+    """Whether the loss is recorded only now and then, as with a validation every few epochs."""
+    known = loss.isfinite().nonzero()[:, 0]
+    return len(known) > 1 and int(known.diff().max()) > 1
 
 
-def _means(values: Tensor, window: int) -> tuple[float, float]:
-    """Means of the last window and of the one before."""
-    size = max(1, min(window, len(values) // 2))
-    if not len(values):
-        return math.nan, math.nan
-    return float(values[-size:].mean()), float(values[-2 * size : -size].mean()) if len(values) > size else float(values[0])
+def _worse_than_untrained(curves: LearningCurves, gap: Gap) -> Told | None:
+    start = curves.untrained_loss
+    if start is None or not gap.train > start + _TRAINING_RISES * abs(start):
+        return None
+    return "diverged", f"Diverged: the training loss ends at {gap.train:.4g}, above the {start:.4g} of the untrained network."
 
 
-def _regime(
-    curves: LearningCurves, overfits: bool, slope: float, error: float, tolerance: float, window: int, baseline_loss: float | None
-) -> Regime:
-    if overfits:
-        return "overfit"
-    if slope < -tolerance and slope < -2 * error:
-        return "still_learning"
-    if 2 * error > 2 * tolerance:
-        return "too_noisy"
-    train = curves.train_loss[~curves.train_loss.isnan()]
-    if len(train):
-        start = float(train[0]) if baseline_loss is None else baseline_loss
-        if _means(train, window)[0] > 0.9 * start:
-            return "underfit"
-    return "converged"
+def _training_rises(train: Measured | None, alpha: float, unit: str) -> Told | None:
+    if train is None or train.p_value >= alpha:
+        return None
+    learned = float(train.fit.max() - train.fit.min())
+    if train.rise <= max(_RISE_IN_SD * train.noise.sd, _TRAINING_RISES * train.level, _UNLEARNED * learned):
+        return None
+    at = int(train.epoch[train.lowest])
+    return "diverged", f"Diverges: the training loss itself rises after {unit} {at}, by {train.rise / train.level:.0%} of its lowest value."
 
 
-def _located(epoch: Tensor, turn: Turn) -> tuple[int, tuple[int, int]]:
-    last = len(epoch) - 1
-    low, high = (int(epoch[min(index, last)]) for index in turn.interval)
-    at = int(epoch[min(turn.at, last)])
-    return at, (min(low, at), max(high, at))
+def _too_short(val: Measured | None, unit: str) -> Told | None:
+    return None if val is not None else ("too_short", f"Too short to judge: fewer than {FEWEST} {unit}s have a validation loss.")
 
 
-def _summary(
-    regime: Regime, at: int | None, interval: tuple[int, int] | None, turn: Turn, rise: float, slope: float, noise: float, best: int
-) -> str:
-    if at is not None and interval is not None:
-        where = f"after epoch {at} (90 % interval {interval[0]} to {interval[1]})"
-        beyond = f"beyond its noise of {noise:.1%} per epoch (p = {turn.p_value:.2g})"
-        return f"Overfits {where}: the validation loss then rises by {rise:.1%}, {beyond}."
-    told = {
-        "still_learning": f"Still learning: the validation loss fell by {-slope:.1%} over the last epochs.",
-        "too_noisy": f"Too noisy to tell: single epochs scatter by {noise:.1%} of the validation loss.",
-        "underfit": "Underfits: learning has stopped, and the training loss is hardly below that of knowing nothing.",
-        "converged": f"Converged: the validation loss changes by {slope:+.1%} over the last epochs; best at epoch {best}.",
-    }
-    return told[regime]
+def _overfit(val: Measured, risen: bool, tolerance: float, unit: str) -> Told | None:
+    if not risen or val.rise <= tolerance * val.level:
+        return None
+    at, low, high = (int(val.epoch[index]) for index in (val.lowest, *val.interval))
+    beyond = f"{val.rise / max(val.noise.sd, 1e-12):.3g} times the scatter of single {unit}s (p = {val.p_value:.2g})"
+    where = f"after {unit} {at} (95 % interval {low} to {high})"
+    return "overfit", f"Overfits {where}: the validation loss then rises by {val.rise / val.level:.1%}, {beyond}."
+
+
+def _oscillating(val: Measured, tolerance: float, unit: str) -> Told | None:
+    if val.swing_p_value >= _SWING_P or val.swing <= max(tolerance, val.noise.sd / val.level):
+        return None
+    told = f"the validation loss swings by {val.swing:.1%} to either side, about every {val.period:.3g} {unit}s"
+    return "oscillating", f"Oscillates: {told} (p = {val.swing_p_value:.2g})."
+
+
+def _underfit(curves: LearningCurves, gap: Gap, learned: float, baseline: float | None, target: float | None) -> Told | None:
+    if learned <= 1 - _NOTHING_LEARNED:
+        told = f"the training loss ends at {gap.train:.4g}, {1 - learned:.0%} of {baseline:.4g}, the loss of knowing nothing"
+        return "underfit", f"Underfits: {told}."
+    if target is not None and gap.validation > target and gap.train > target and not gap.relative > 0.1:
+        told = f"training and validation loss end at {gap.train:.4g} and {gap.validation:.4g}, both above the target"
+        return "underfit", f"Underfits: {told} {target:.4g}."
+    if baseline is None:
+        first = curves.train_loss[curves.train_loss.isfinite()][:1].tolist()
+        for k, loss in _EVEN_GUESS.items():
+            if first and all(abs(value / loss - 1) < _NEAR for value in (first[0], gap.train, gap.validation)):
+                told = f"both losses stay at {gap.train:.4g}, which is ln {k}, the loss of an even guess among {k} classes"
+                return "underfit", f"Underfits: {told}."
+    return None
+
+
+def _settled(val: Measured, tolerance: float, unit: str) -> Told:
+    halves = f"between the halves of the last {val.stretch} {unit}s"
+    if val.slope < -tolerance and val.slope < -3 * val.slope_error:
+        return "still_improving", f"Still improving: the validation loss fell by {-val.slope:.1%} {halves}."
+    if val.slope_error > tolerance:
+        scatter = f"single {unit}s scatter by {val.noise.sd / val.level:.1%} of the validation loss"
+        return "too_noisy", f"Too noisy to tell: {scatter}; its change {halves} is known to within {2 * val.slope_error:.1%} only."
+    best = int(val.epoch[val.lowest])
+    return "converged", f"Converged: the validation loss changes by {val.slope:+.1%} {halves}; best at {unit} {best}."
+
+
+def _forecast(val: Measured) -> Forecast:
+    """The validation loss after another stretch, from the later half of the curve."""
+    t = len(val.fit)
+    half = slice(t // 3, t)
+    x = np.arange(1, t + 1, dtype=np.float64)
+    return extend(x[half], val.values[half], float(t + val.stretch), val.noise)
+
+
+def _heading(forecast: Forecast, val: Measured, unit: str) -> str:
+    if forecast.value is None or forecast.interval is None:
+        return f"What more {unit}s would bring cannot be told: {forecast.refused}."
+    low, high = forecast.interval
+    brought = f"from {val.end:.4g} to about {forecast.value:.4g} (90 % interval {low:.4g} to {high:.4g})"
+    return f"Another {val.stretch} {unit}s would bring the validation loss {brought}."

@@ -1,0 +1,175 @@
+"""The numbers of one curve: its trend and noise, whether it rises at its end, what its last stretch does, its hump."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gendebug_torch.curves.curves import moving_average
+from gendebug_torch.curves.signs import hump, rising_tail, swing
+from gendebug_torch.curves.trend import Curve, Noise, trend
+
+FEWEST = 6
+# Longer curves are averaged into this many blocks: no more are needed to see a shape.
+_MOST_POINTS = 200
+# A passing hump must be this much higher than its feet: in noise of a single epoch, and as a share of the loss.
+_HUMP_IN_SD, _HUMP_SHARE = 6.0, 0.03
+# A residual so many times the noise of neighbouring epochs is shape that the trend does not have, e.g. a late fall.
+_MISFIT = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Numbers of one curve; indices count its finite values.
+
+    Args:
+        epoch: `[t]` of the values.
+        values: `[t]` the finite ones.
+        fit: `[t]` smooth course.
+        noise: of a single value about it.
+        level: loss that relative numbers refer to: the lowest of the course, or 2 % of its range where that is more.
+        lowest: index of the lowest point of the course.
+        interval: indices that hold it.
+        p_value: chance of so strong a rise towards the end if the curve only falls.
+        rise: from the lowest point to the end.
+        slope: relative change between the halves of the last `stretch` values, sudden steps left out.
+        slope_error: its standard error.
+        stretch: how many values that is.
+        jumps: (epoch, relative height) of sudden lasting steps.
+        hump: (first, top, last epoch, relative height) of a rise that passed; None where there was none.
+        period: of the strongest swing, in values.
+        swing: its amplitude, relative.
+        swing_p_value: chance of one so strong in correlated noise.
+    """
+
+    epoch: Tensor
+    values: Curve
+    fit: Curve
+    noise: Noise
+    level: float
+    lowest: int
+    interval: tuple[int, int]
+    p_value: float
+    rise: float
+    slope: float
+    slope_error: float
+    stretch: int
+    jumps: tuple[tuple[int, float], ...]
+    hump: tuple[int, int, int, float] | None
+    period: float
+    swing: float
+    swing_p_value: float
+
+    @property
+    def end(self) -> float:
+        """The smooth course at the last epoch."""
+        return float(self.fit[-1])
+
+
+def measure(epoch: Tensor, values: Tensor, *, window: int = 5, seed: int = 0) -> Measured | None:
+    """The numbers of the finite values of a curve; None where they are fewer than six.
+
+    Where the curve rose and came down again, only what follows its descent is judged for its end.
+    """
+    known = values.isfinite()
+    epoch, y = epoch[known].cpu(), values[known].double().cpu().numpy()
+    if len(y) < FEWEST:
+        return None
+    smooth = moving_average(torch.from_numpy(y), window).numpy()
+    level = max(float(abs(smooth.min())), 0.02 * float(np.ptp(smooth)), 1e-12)
+    passed = _passed(y, smooth, level)
+    first = _after(passed, smooth) if passed is not None else 0
+    first = first if len(y) - first >= 2 * FEWEST else 0
+    return _numbers(epoch, y, first, level, window, passed, seed)
+
+
+def _numbers(
+    epoch: Tensor, y: Curve, first: int, level: float, window: int, passed: tuple[int, int, int, float] | None, seed: int
+) -> Measured:
+    tail = y[first:]
+    block = -(-len(tail) // _MOST_POINTS)
+    whole = len(tail) // block * block
+    blocks = tail[len(tail) - whole :].reshape(-1, block).mean(1)
+    course = trend(blocks)
+    _, p_value = rising_tail(blocks - course.steps, course.noise, seed=seed)
+    lowest, low, high = (_index(i, block, len(y), whole) for i in (course.lowest, *course.interval))
+    fit = np.interp(np.arange(len(y)), len(y) - whole + (np.arange(len(blocks)) + 0.5) * block - 0.5, course.fit)
+    sd = course.noise.sd if block == 1 else float((tail - fit[first:]).std())
+    smooth = moving_average(torch.from_numpy(y), window).numpy()
+    if first:
+        # Before the hump the loss may have been lower still: the best epoch is that of the whole curve.
+        fit[:first] = smooth[:first]
+        lowest = int(fit.argmin())
+        low, high = (min(low, lowest), max(high, lowest))
+    slope, error, stretch = _last_stretch(blocks - course.steps, _local(blocks, course.noise), window if block == 1 else 1)
+    period, amplitude, swing_p = _swing((blocks - course.fit)[len(blocks) // 5 :], course.noise, seed)
+    jumps = tuple((int(epoch[_index(at, block, len(y), whole)]), height / level) for at, height in course.jumps)
+    return Measured(
+        epoch=epoch,
+        values=y,
+        fit=fit,
+        noise=replace(course.noise, sd=sd),
+        level=level,
+        lowest=lowest,
+        interval=(low, high),
+        p_value=p_value,
+        rise=float(course.fit[-1] - course.fit[course.lowest] - (course.steps[-1] - course.steps[course.lowest])),
+        slope=slope / level,
+        slope_error=error / level,
+        stretch=stretch * block,
+        jumps=jumps,
+        hump=None if passed is None else (int(epoch[passed[0]]), int(epoch[passed[1]]), int(epoch[passed[2]]), passed[3] / level),
+        period=period * block,
+        swing=amplitude / level,
+        swing_p_value=swing_p,
+    )
+
+
+def _local(y: Curve, noise: Noise) -> Noise:
+    """The noise that second differences show, where the trend misses the shape so far that its residual is shape."""
+    second = np.diff(y, 2)
+    correlation = min(noise.correlation, 0.3)
+    unit = (2 * (3 - 4 * correlation + correlation**2)) ** 0.5
+    sd = 1.4826 * float(np.median(np.abs(second))) / unit
+    return replace(noise, sd=sd, correlation=correlation) if noise.sd > _MISFIT * sd else noise
+
+
+def _swing(residual: Curve, noise: Noise, seed: int) -> tuple[float, float, float]:
+    """As `swing`; fewer than four periods are no swing, and fewer than sixteen values show none."""
+    if len(residual) < 16:
+        return float(len(residual)), 0.0, 1.0
+    period, amplitude, p_value = swing(residual, noise, seed=seed)
+    return period, amplitude, p_value if 4 * period <= len(residual) else 1.0
+
+
+def _index(at: int, block: int, length: int, whole: int) -> int:
+    """The middle of a block as an index into the values."""
+    return min(length - whole + at * block + (block - 1) // 2, length - 1)
+
+
+def _last_stretch(y: Curve, noise: Noise, window: int) -> tuple[float, float, int]:
+    """Change from the earlier to the later half of the last stretch, its standard error under AR(1) noise, and its length."""
+    t = len(y)
+    half = max(2, min(t // 4, max(window, t // 6)))
+    inflation = (1 + noise.correlation) / (1 - noise.correlation)
+    change = float(y[-half:].mean() - y[-2 * half : -half].mean())
+    return change, noise.sd * min(2 * inflation / half, 2.0) ** 0.5, 2 * half
+
+
+def _passed(y: Curve, smooth: Curve, level: float) -> tuple[int, int, int, float] | None:
+    """A hump far beyond the noise that neighbouring epochs show, and beyond a share of the loss."""
+    found = hump(smooth)
+    if found is None:
+        return None
+    steps = np.diff(y)
+    sd = 1.4826 * float(np.median(np.abs(steps - np.median(steps)))) / 2**0.5
+    return found if found[3] > max(_HUMP_IN_SD * sd, _HUMP_SHARE * level) else None
+
+
+def _after(passed: tuple[int, int, int, float], smooth: Curve) -> int:
+    """Index from which a hump has lost most of its height, so that what follows only falls off."""
+    _, top, end, height = passed
+    return top + int(np.argmax(smooth[top : end + 1] <= smooth[top] - 0.7 * height))
