@@ -9,7 +9,7 @@ import numpy as np
 from gendebug_torch.curves.signs import ar_noise
 from gendebug_torch.curves.trend import Curve, Noise
 
-_POWERS = np.geomspace(0.1, 3.0, 24)
+_POWERS = np.geomspace(0.1, 3.0, 240)
 _FEWEST = 8
 # A law whose residual is this many times the noise does not describe the curve.
 _POOR = 1.6

@@ -156,12 +156,13 @@ class CurveRecorder:
     @property
     def curves(self) -> LearningCurves:
         """One row per epoch."""
-        return self._curves(self.rows, "epoch")
+        return _as_curves(self.rows, "epoch", self.untrained_loss, self.notes)
 
     @property
     def check_curves(self) -> LearningCurves:
         """One row per validation check, counted in optimizer steps."""
-        return self._curves([{name: value for name, value in row.items() if name != "epoch"} for row in self.checks], "step")
+        rows = [{name: value for name, value in row.items() if name != "epoch"} for row in self.checks]
+        return _as_curves(rows, "step", self.untrained_loss, self.notes)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, the unfinished epoch included."""
@@ -183,15 +184,6 @@ class CurveRecorder:
         if sums[3]:
             self.notes.append(f"the {name} was NaN or infinite in {sums[3]:.0f} of {sums[2]:.0f} steps of epoch {epoch}")
 
-    def _curves(self, rows: Sequence[Mapping[str, float]], unit: str) -> LearningCurves:
-        names = dict.fromkeys(["train_loss", "val_loss", *(name for row in rows for name in row if name != unit)])
-        columns = {name: torch.tensor([row.get(name, torch.nan) for row in rows], dtype=torch.float64) for name in names}
-        epoch = torch.tensor([int(row[unit]) for row in rows], dtype=torch.int64)
-        train, val, evaluated = (columns.pop(name, None) for name in ("train_loss", "val_loss", "train_eval_loss"))
-        assert train is not None
-        assert val is not None
-        return LearningCurves(epoch, train, val, columns, evaluated, self.untrained_loss, unit, tuple(self.notes))
-
 
 def batch_rows(batch: object) -> int:
     """Rows of a batch: the length of its first tensor, however nested; 1 where there is none."""
@@ -204,6 +196,14 @@ def batch_rows(batch: object) -> int:
         if isinstance(part, (Mapping, tuple, list)):
             return batch_rows(part)
     return 1
+
+
+def _as_curves(rows: Sequence[Mapping[str, float]], unit: str, untrained: float | None, notes: Sequence[str]) -> LearningCurves:
+    names = dict.fromkeys(["train_loss", "val_loss", *(name for row in rows for name in row if name != unit)])
+    columns = {name: torch.tensor([row.get(name, torch.nan) for row in rows], dtype=torch.float64) for name in names}
+    epoch = torch.tensor([int(row[unit]) for row in rows], dtype=torch.int64)
+    evaluated = columns.pop("train_eval_loss", None)
+    return LearningCurves(epoch, columns.pop("train_loss"), columns.pop("val_loss"), columns, evaluated, untrained, unit, tuple(notes))
 
 
 def _mean(sums: Sequence[float]) -> float:

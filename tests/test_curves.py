@@ -1,0 +1,287 @@
+"""Learning curves: what is computed, what is said, and what is refused."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gendebug_torch import Cause, Records, Severity
+from gendebug_torch.cli import main
+from gendebug_torch.curves import LearningCurves, diagnose_curves, generalization_gap, moving_average, overlay
+from gendebug_torch.curves.checks import training_ended_well, validation_loss_is_near_training_loss
+from gendebug_torch.curves.forecast import extend
+from gendebug_torch.curves.signs import _slopes, ar_noise, rising_tail
+from gendebug_torch.curves.trend import _TIMES, Noise, _columns, _solve, trend
+from gendebug_torch.errors import InputError
+from scripts.bench_curves import simulate
+from tests.reference import curves as reference
+
+
+def exponential(epochs=60, floor=0.4, height=0.8, time=6.0, sd=0.004, seed=0, correlation=0.3, turn=None, slope=0.0):
+    rng = np.random.default_rng(seed)
+    epoch = np.arange(epochs)
+    noise = sd * ar_noise(rng, 1, epochs, np.array([correlation]))[0]
+    rise = 0.0 if turn is None else slope * (epoch - turn).clip(0)
+    return floor + height * np.exp(-epoch / time) + rise + noise
+
+
+def made(val, train=None, **more):
+    val = np.asarray(val, dtype=float)
+    train = exponential(len(val), floor=0.36, sd=0.002, seed=99) if train is None else np.asarray(train, dtype=float)
+    return LearningCurves(torch.arange(len(val)), torch.from_numpy(train), torch.from_numpy(val), **more)
+
+
+def test_moving_average_is_the_literal_one():
+    for t in (1, 2, 5, 6, 31):
+        values = np.random.default_rng(t).normal(size=t)
+        assert moving_average(torch.from_numpy(values)).tolist() == pytest.approx(reference.moving_average(values.tolist()))
+    assert moving_average(torch.arange(9.0)).tolist() == pytest.approx(list(range(9))), "nothing lags on a line"
+    with pytest.raises(InputError, match="odd"):
+        moving_average(torch.zeros(5), 4)
+
+
+@pytest.mark.parametrize("t", [5, 12, 40])
+def test_slopes_of_all_tails_are_those_of_line_fits(t):
+    values = np.random.default_rng(t).normal(size=t)
+    assert _slopes(values[None], 0.7, 0.4)[0] == pytest.approx(reference.tail_slopes(values, 0.7, 0.4), rel=1e-9)
+
+
+@pytest.mark.parametrize(("start", "correlation"), [(0, 0.0), (20, 0.3), (40, 0.6)])
+def test_the_trend_is_the_best_non_negative_fit(start, correlation):
+    values = exponential(40, turn=20, slope=0.01)
+    found, _, _ = _solve(values, _columns(40, []), start, correlation)
+    assert found == pytest.approx(reference.trend_error(values, correlation, start, _TIMES), rel=1e-5)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.6])
+def test_the_noise_of_a_curve_is_estimated_without_bias(correlation):
+    found = [trend(exponential(60, correlation=correlation, seed=seed, turn=25, slope=0.002)).noise for seed in range(30)]
+    assert np.mean([noise.sd for noise in found]) == pytest.approx(0.004, rel=0.15)
+    assert np.mean([noise.correlation for noise in found]) == pytest.approx(correlation, abs=0.17)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
+def test_p_values_of_flat_curves_are_at_least_uniform(correlation):
+    noise = Noise(1.0, correlation, 0.1, 40.0)
+    flat = ar_noise(np.random.default_rng(5), 300, 50, np.full(300, correlation))
+    p_values = np.array([rising_tail(values, noise, replicates=300)[1] for values in flat])
+    for level in (0.02, 0.1, 0.3):
+        assert (p_values <= level).mean() <= level + 2.6 * (level * (1 - level) / 300) ** 0.5
+
+
+REGIMES = {
+    "overfit": (made(exponential(turn=25, slope=0.004)), {}),
+    "converged": (made(exponential()), {}),
+    "still_improving": (made(exponential(time=40.0)), {}),
+    "too_noisy": (made(exponential(sd=0.15)), {}),
+    "too_short": (made([1.0, 0.6, 0.5]), {}),
+    "diverged": (made(exponential(), exponential(turn=20, slope=0.05)), {}),
+    "oscillating": (made(exponential() + 0.05 * np.sin(2 * np.pi * np.arange(60) / 7)), {}),
+    "underfit": (made(np.full(30, 0.66) + exponential(30, 0, 0), np.full(30, 0.65) + exponential(30, 0, 0)), {"baseline_loss": 0.67}),
+}
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_each_regime_is_named(regime):
+    curves, options = REGIMES[regime]
+    found = diagnose_curves(curves, **options)
+    assert found.regime == regime, found
+    assert (found.inflection_epoch is not None) == (regime == "overfit")
+    assert "nan" not in str(found).lower().split()
+
+
+def test_the_inflection_has_its_epoch_an_interval_and_the_checkpoint_to_keep():
+    found = diagnose_curves(made(exponential(turn=25, slope=0.006)))
+    assert abs(found.inflection_epoch - 25) <= 2
+    low, high = found.interval
+    assert low <= 25 <= high <= 35
+    assert found.best_epoch == found.inflection_epoch
+    assert found.rise == pytest.approx(0.006 * 34 / 0.41, rel=0.15)
+    assert found.confidence > 0.99
+
+
+def test_a_learning_rate_drop_is_a_step_and_no_inflection():
+    val = exponential()
+    val[35:] -= 0.08
+    found = diagnose_curves(made(val))
+    assert found.regime == "converged"
+    assert any("steps down" in remark and "epoch 35" in remark for remark in found.remarks)
+
+
+def test_overfitting_after_a_learning_rate_drop_is_found():
+    val = exponential(turn=35, slope=0.006)
+    val[35:] -= 0.08
+    assert diagnose_curves(made(val)).regime == "overfit"
+
+
+def test_double_descent_is_told_as_seen_and_not_called_overfitting():
+    epoch = np.arange(100)
+    val = exponential(100) + 0.3 * np.exp(-(((epoch - 40) / 10) ** 2) / 2)
+    found = diagnose_curves(made(val))
+    assert found.regime in ("converged", "still_improving")
+    assert any("came down again" in remark for remark in found.remarks)
+    assert diagnose_curves(made(val[:40])).regime == "overfit", "until it came back nobody could know"
+
+
+def test_an_even_guess_is_underfit_without_a_reference_and_another_level_is_not():
+    noise = exponential(20, 0, 0, sd=0.002)
+    assert diagnose_curves(made(math.log(2) + noise, math.log(2) + noise)).regime == "underfit"
+    other = diagnose_curves(made(0.5 + noise, 0.5 + noise))
+    assert other.regime == "converged"
+    assert any("baseline_loss" in remark for remark in other.remarks)
+
+
+def test_a_target_loss_tells_underfitting_from_converged():
+    curves = made(exponential(), exponential(floor=0.39, seed=2))
+    assert diagnose_curves(curves).regime == "converged"
+    assert diagnose_curves(curves, target_loss=0.3).regime == "underfit"
+
+
+def test_the_entropy_of_the_labels_is_the_reference():
+    targets = torch.tensor([0] * 900 + [1] * 100)
+    entropy = 0.3251
+    curves = made(entropy + exponential(30, 0, 0, sd=0.001), entropy + exponential(30, 0, 0, sd=0.001, seed=1))
+    (found,) = training_ended_well(curves, Records(torch.zeros(1000, 1), targets))
+    assert (found.cause, found.severity) == (Cause.UNDERFITTING, Severity.WARN)
+    (without,) = training_ended_well(curves)
+    assert without.severity is Severity.OK
+
+
+def test_a_weighted_loss_above_the_entropy_is_not_called_underfit():
+    targets = torch.tensor([0] * 900 + [1] * 100)
+    curves = made(exponential(floor=0.65), exponential(floor=0.6, seed=1))
+    (found,) = training_ended_well(curves, Records(torch.zeros(1000, 1), targets))
+    assert found.severity is Severity.OK
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_ends_as_no_number_diverged_and_one_that_recovers_did_not(value):
+    train = exponential(30)
+    train[20:] = value
+    assert "epoch 20" in diagnose_curves(made(exponential(30), train)).summary
+    passing = exponential(30, floor=0.36, time=3)
+    passing[20] = value
+    assert diagnose_curves(made(exponential(30, time=3), passing)).regime == "converged"
+
+
+def test_validation_every_few_epochs_is_no_divergence():
+    val = exponential(60)
+    val[np.arange(60) % 5 != 0] = np.nan
+    assert diagnose_curves(made(val)).regime in ("converged", "still_improving")
+
+
+def test_validation_below_training_says_what_is_ruled_out():
+    val, train = exponential(), exponential(floor=0.5, seed=3)
+    running = diagnose_curves(made(val, train))
+    assert any("dropout" in remark and "remain" in remark for remark in running.remarks)
+    alike = diagnose_curves(made(val, train, train_eval_loss=torch.from_numpy(train)))
+    assert any("ruled out" in remark and "also in the training data" in remark for remark in alike.remarks)
+
+
+def test_the_running_loss_is_moved_by_half_an_epoch():
+    epoch = np.arange(40)
+    falling = np.exp(-epoch / 5.0)
+    lagging = np.array([np.exp(-(e - np.linspace(0, 1, 101)) / 5.0).mean() for e in epoch])
+    gap = generalization_gap(made(falling[:20], lagging[:20]))
+    assert abs(gap.absolute) < 0.2 * (lagging[15:20] - falling[15:20]).mean()
+
+
+def test_the_gap_has_every_unit():
+    gap = generalization_gap(made(exponential(floor=0.5), exponential(floor=0.4, seed=1)), baseline_loss=0.7)
+    assert gap.absolute == pytest.approx(0.1, abs=0.01)
+    assert gap.relative == pytest.approx(0.25, abs=0.03)
+    assert gap.share == pytest.approx(1 / 3, abs=0.04)
+    assert gap.in_noise > 5
+    low, high = gap.interval
+    assert low < gap.absolute < high
+
+
+def test_a_small_loss_that_doubles_is_no_failure_of_generalization():
+    (found,) = validation_loss_is_near_training_loss(made(exponential(floor=0.04, height=2), exponential(floor=0.01, height=2, seed=1)))
+    assert found.severity is Severity.OK
+    (wide,) = validation_loss_is_near_training_loss(made(exponential(floor=0.6), exponential(floor=0.1, seed=1)))
+    assert wide.severity is Severity.WARN
+
+
+def test_a_forecast_holds_the_truth_and_a_poor_one_is_refused():
+    x = np.arange(1.0, 41.0)
+    held = 0
+    for seed in range(40):
+        y = 0.3 + 1.2 * x**-0.7 + 0.01 * np.random.default_rng(seed).normal(size=40)
+        found = extend(x, y, 80.0, Noise(0.01, 0.0, 0.1, 30.0), seed=seed)
+        held += found.interval[0] <= 0.3 + 1.2 * 80**-0.7 <= found.interval[1]
+    assert held >= 31
+    bent = 1.0 - 0.3 / (1 + np.exp(-(x - 25)))
+    assert "misses the curve" in extend(x, bent, 80.0, Noise(0.002, 0.0, 0.1, 30.0)).refused
+    assert "too few" in extend(x[:5], bent[:5], 80.0, Noise(0.002, 0.0, 0.1, 30.0)).refused
+
+
+def test_still_improving_says_what_more_epochs_would_bring():
+    curve = 0.3 + 0.9 * np.arange(1, 61) ** -0.4 + exponential(60, 0, 0, sd=0.002)
+    found = diagnose_curves(made(curve, curve - 0.02))
+    assert found.regime == "still_improving"
+    assert "Another 20 epochs would bring the validation loss from" in str(found)
+    assert found.forecast.interval[0] < 0.3 + 0.9 * 80**-0.4 < found.forecast.interval[1]
+
+
+def test_long_curves_are_judged_in_blocks():
+    curves = made(exponential(3000, time=200, turn=800, slope=1e-4))
+    found = diagnose_curves(curves)
+    assert found.regime == "overfit"
+    assert abs(found.inflection_epoch - 800) < 100
+    assert len(found.course) == 3000
+
+
+def test_simulated_runs_are_named_right_and_nothing_is_mistaken():
+    right = {"converged": 0, "overfit": 0, "diverged": 0}
+    alarms = 0
+    for seed in range(25):
+        for kind in right:
+            truth = simulate(kind, 1000 + seed)
+            found = diagnose_curves(truth.curves)
+            right[kind] += found.regime == kind or not truth.clear
+            alarms += kind == "converged" and found.inflection_epoch is not None
+    assert alarms <= 1
+    assert min(right.values()) >= 24
+
+
+def test_adding_lets_the_later_recording_count():
+    first, second = made([3.0, 2.0, 1.0], [1, 1, 1], notes=("a",)), made([9.0, 8.0], [1, 1], notes=("b",))
+    moved = LearningCurves(second.epoch + 2, second.train_loss, second.val_loss, {"acc": torch.tensor([0.5, 0.6])}, notes=("b",))
+    joined = first + moved
+    assert joined.val_loss.tolist() == [3.0, 2.0, 9.0, 8.0]
+    assert joined.metrics["acc"].isnan().tolist() == [True, True, False, False]
+    assert joined.notes == ("a", "b")
+
+
+def test_bad_values_are_refused():
+    with pytest.raises(InputError, match="3 values of each"):
+        LearningCurves(torch.arange(3), torch.zeros(3), torch.zeros(2))
+    with pytest.raises(InputError, match="1 followed by 1"):
+        LearningCurves(torch.tensor([0, 1, 1]), torch.zeros(3), torch.zeros(3))
+    with pytest.raises(InputError, match="tolerance"):
+        diagnose_curves(made(exponential()), tolerance=0)
+
+
+@pytest.mark.parametrize("epochs", [3, 12, 3000])
+def test_plots_draw_on_the_given_axis(epochs):
+    from gendebug_torch._plotting import axes
+
+    for evidence in (made(exponential(epochs)), diagnose_curves(made(exponential(epochs, turn=epochs // 2, slope=0.9 / epochs)))):
+        ax = axes()
+        assert evidence.plot(ax) is ax
+        assert ax.get_xlabel() == "epoch"
+    assert len(overlay({"a": made(exponential()), "b": made(exponential(seed=1))}).lines) == 4
+
+
+def test_the_command_reads_a_run_and_says_what_it_did(tmp_path, capsys):
+    frame = pd.DataFrame({"epoch": range(60), "train_loss": exponential(floor=0.36), "val_loss": exponential(turn=25, slope=0.004)})
+    frame.to_csv(tmp_path / "run.csv", index=False)
+    assert main(["curves", str(tmp_path / "run.csv"), "--out", str(tmp_path / "out")]) == 1
+    assert "Overfits after epoch" in " ".join(capsys.readouterr().out.split())
+    found = json.loads((tmp_path / "out" / "findings.json").read_text())
+    assert found[0]["cause"] == "overfitting"
+    assert main(["curves", str(tmp_path / "absent.csv"), "--out", str(tmp_path / "out")]) == 2
