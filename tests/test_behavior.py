@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gendebug_torch.behavior import Case, Suite, load_suite, run_suite
+from gendebug_torch.behavior import BehaviorRun, Case, Suite, load_suite, run_suite
 from gendebug_torch.behavior.cases import ABSENT
 from gendebug_torch.errors import InputError
 
@@ -122,6 +122,77 @@ def test_unreadable_files_are_refused_by_name(tmp_path, content):
         load_suite(path)
     with pytest.raises(InputError, match="absent"):
         load_suite(tmp_path / "absent.yaml")
+
+
+ODD = (
+    *(
+        "3",
+        "-1",
+        "1e400",
+        "[]",
+        "{}",
+        "[1, 2]",
+        "{a: 1}",
+        "null",
+        "true",
+        "''",
+        ".nan",
+        "text",
+        "[[1]]",
+        "[{a: 1}]",
+        "{score: 1}",
+        "{class: []}",
+    ),
+    *(
+        "{score: [a, b]}",
+        "{class: null}",
+        "!absent x",
+        "!tensor x",
+        "!text y",
+        "!foo z",
+        "!!python/object/apply:os.system [ls]",
+        "&a [*a]",
+        "*a",
+    ),
+    *(
+        "{? [1] : 2}",
+        "0x",
+        "{score: [.nan, 1]}",
+        "{score: [true, false]}",
+        "9" * 5000,
+        "-",
+        "? a",
+        "@",
+        "predicted",
+        "{class: 1, score: [0, 1]}",
+    ),
+)
+PLACES = [
+    *(
+        f"{key}: %s\ncases:\n- {{id: a, input: {{x: 1}}}}\n"
+        for key in ("suite", "model", "features", "classes", "threshold", "tolerance", "inputs")
+    ),
+    *(
+        f"cases:\n- id: a\n  input: {{x: 1, y: 2}}\n  {key}: %s\n"
+        for key in ("like", "change", "expect", "of", "tolerance", "tags", "origin")
+    ),
+    *("cases: %s\n", "cases:\n- %s\n", "%s", "cases:\n- id: a\n  input: %s\n", "cases:\n- id: %s\n  input: text\n"),
+    "cases:\n- id: a\n  input: {x: 1}\n  change: {x: %s}\n  expect: same\n",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_odd_values_anywhere_are_taken_or_refused_by_name(tmp_path, place):
+    taken, refused = [], []
+    for value in ODD:
+        path = write(tmp_path, place.replace("%s", value))
+        try:
+            taken.append(run_suite(load_suite(path), lambda rows: [0.5] * len(rows)))
+        except InputError as error:
+            refused.append(str(error))
+    assert all(str(path) in message for message in refused)
+    assert all(BehaviorRun.load(run.save(tmp_path / "run.json")).results == run.results for run in taken)
+    assert refused
 
 
 def test_tensors_and_texts_come_from_files(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
@@ -55,6 +56,21 @@ def test_a_case_is_added_behind_the_last_one(path):
     assert after.endswith("threshold" + tail)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_additions_at_once_are_all_kept(path):
+    pytest.importorskip("fcntl", reason="only flock keeps two editors apart")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: append_case(path, {"id": f"n{number}", "input": {"x": number}}), range(16)))
+    assert {case.id for case in load_suite(path).cases} == {"first", "flow", "text", *(f"n{number}" for number in range(16))}
+
+
+def test_a_linked_suite_stays_a_link(path):
+    link = path.with_name("link.yaml")
+    link.symlink_to(path)
+    append_case(link, {"id": "new", "input": {"x": 1}})
+    assert link.is_symlink()
+    assert "id: new" in path.read_text()
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])

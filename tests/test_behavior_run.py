@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gendebug_torch import diagnose
+from gendebug_torch import Records, diagnose
 from gendebug_torch.behavior import (
     BehaviorRun,
     Case,
@@ -257,6 +257,13 @@ def test_the_suite_reaches_diagnose(tmp_path):
     assert skipped.severity == "skipped"
     with pytest.raises(InputError, match="behavior"):
         diagnose(behavior=3)
+    columns = Records(pd.DataFrame({"a": [0.0], "b": [0.0]}))
+    unnamed = Suite(suite.cases)
+    assert diagnose(Line(1), validation=columns, behavior=unnamed, only="behavior").causes
+    misspelt = Suite((Case("c", {"aa": 1.0}, {"class": 1}),))
+    (refused,) = diagnose(Line(1), validation=columns, behavior=misspelt, only="behavior").findings
+    assert refused.severity == "errored"
+    assert "Did you mean 'a'" in refused.summary
     options = {"behavior.cases": {"allowed": 1.0}}
     assert not diagnose(behavior=saved, options=options).causes
     baseline = run_suite(suite, Line(0)).save(tmp_path / "before.json")

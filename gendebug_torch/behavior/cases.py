@@ -121,18 +121,19 @@ class Case:
 
     def __post_init__(self) -> None:
         _text_fields(self, ("id", "capability", "origin"))
-        change: Any = self.change
         parsed = {
             "input": _fields("input", self.input),
             "expect": None if self.expect is None else Expectation.of(self.expect),
-            "change": tuple(_fields("change", one) for one in ([change] if isinstance(change, (str, Mapping)) else change or ())),
-            "tags": (self.tags,) if isinstance(self.tags, str) else tuple(map(str, self.tags)),
+            "change": tuple(_fields("change", one) for one in _listed("change", self.change)),
+            "tags": tuple(map(str, _listed("tags", self.tags))),
             "tolerance": None if self.tolerance is None else unit("tolerance", self.tolerance),
         }
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
         if not self.id:
             reject("id", "a name", repr(self.id), "Give the case a short name of its own.")
+        if not isinstance(self.of, (str, int, type(None))) or isinstance(self.of, bool):
+            reject("of", "a class, or `predicted`", repr(self.of), "Name the class whose score is meant.")
         if not isinstance(self.reviewed, bool):
             reject("reviewed", "true or false", repr(self.reviewed), "Write one of them.")
         pairwise = self.expect is not None and self.expect.word in INVARIANT + DIRECTED
@@ -190,6 +191,7 @@ class Suite:
     path: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        _text_fields(self, ("name", "model"))
         for name in ("cases", "features", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "threshold", unit("threshold", self.threshold))
@@ -280,6 +282,15 @@ def _classes(content: Any) -> tuple[str | int, ...]:
     if not listed or not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in listed):
         reject("expect", "a class, or a list of accepted classes", repr(content), "Write names or class ids; quote a name like '1'.")
     return listed
+
+
+def _listed(argument: str, value: Any) -> Sequence[Any]:
+    """One thing, or several in a list."""
+    if value is None or isinstance(value, (str, Mapping)):
+        return [] if value is None else [value]
+    if not isinstance(value, (list, tuple)):
+        reject(argument, "one entry or a list of them", repr(value), "Write e.g. [first, second].")
+    return value
 
 
 def _fields(argument: str, value: Any) -> dict[str, Any]:

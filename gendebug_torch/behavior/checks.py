@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -61,7 +62,8 @@ def cases_hold(
         yield this.finding(Severity.SKIPPED, summary, numbers={"lacks": ["model"]}, remedy=remedy)
         return
     else:
-        run = examine(behavior, network_predict(model, _columns(behavior, validation, train, production)))
+        suite = _with_columns(behavior, validation, train, production)
+        run = examine(suite, network_predict(model, suite.features))
     failing = run.table().query("rate > @allowed", local_dict={"allowed": allowed})
     for row in failing.head(limit).itertuples(index=False):
         yield _capability_finding(run, row)
@@ -71,10 +73,11 @@ def cases_hold(
         yield _comparison_finding(this, compare_runs(BehaviorRun.load(baseline), run))
 
 
-def _columns(suite: Suite, *tables: Records | None) -> tuple[str, ...]:
+def _with_columns(suite: Suite, *tables: Records | None) -> Suite:
+    """The suite with the columns that the network is fed: its own, else those of the records; refuses inputs with others."""
     frames = (table.features for table in tables if table is not None)
     found = next((frame for frame in frames if isinstance(frame, pd.DataFrame)), None)
-    return suite.features or (() if found is None else tuple(map(str, found.columns)))
+    return suite if suite.features or found is None else replace(suite, features=tuple(map(str, found.columns)))
 
 
 def _capability_finding(run: BehaviorRun, row: Any) -> Finding:

@@ -90,18 +90,22 @@ class RunComparison:
         return frame.sort_values(["order", "size"], kind="stable", ignore_index=True).drop(columns=["order", "size"])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Scores before and after; what left the diagonal moved."""
+        """Margins before and after: right below broke, left above was mended, what left the diagonal moved."""
         ax = axes(ax, size=(5.6, 5.0))
-        table = self.table().dropna(subset=["score_before", "score_after"])
-        ax.plot([0, 1], [0, 1], color=NEUTRAL, linewidth=0.8, linestyle="--")
+        table = self.table().dropna(subset=["margin_before", "margin_after"])
+        reach = 1.1 * max(table[["margin_before", "margin_after"]].abs().max().max() if len(table) else 1.0, 0.1)
+        ax.plot([-reach, reach], [-reach, reach], color=NEUTRAL, linewidth=0.8, linestyle="--")
+        ax.axhline(0, color=NEUTRAL, linewidth=0.8)
+        ax.axvline(0, color=NEUTRAL, linewidth=0.8)
         for word, color in _COLORS.items():
             chosen = table[table["verdict"] == word]
             if len(chosen):
-                ax.scatter(chosen["score_before"], chosen["score_after"], color=color, s=26, label=f"{word} ({len(chosen):,})", zorder=3)
-        ax.set_xlim(-0.03, 1.03)
-        ax.set_ylim(-0.03, 1.03)
-        ax.set_xlabel(f"score of {self.before.model or 'the last model'} (before)")
-        ax.set_ylabel(f"score of {self.after.model or 'this model'} (after)")
+                label = f"{word} ({len(chosen):,})"
+                ax.scatter(chosen["margin_before"], chosen["margin_after"], color=color, s=26, alpha=0.8, label=label, zorder=3)
+        ax.set_xlim(-reach, reach)
+        ax.set_ylim(-reach, reach)
+        ax.set_xlabel(f"margin on {self.before.model or 'the last model'}; fails below 0")
+        ax.set_ylabel(f"margin on {self.after.model or 'this model'}; fails below 0")
         ax.set_title(f"{len(self.newly_broken)} newly broken, {len(self.newly_fixed)} newly fixed of {len(self.pairs)}")
         if len(table):
             ax.legend(frameon=False, fontsize=8)

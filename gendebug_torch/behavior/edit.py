@@ -5,7 +5,10 @@ Nodes of the parsed file say where to insert; the result is parsed again and com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,11 @@ from gendebug_torch.behavior.cases import Case, Suite
 from gendebug_torch.behavior.suite_file import CASE_KEYS, parse_suite, read_text
 from gendebug_torch.behavior.yaml12 import Node, compose, dump, end_of, line_of, pairs
 from gendebug_torch.errors import InputError, reject
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there two editors at once are on their own.
+    fcntl = None  # type: ignore[assignment]
 
 _LONGEST_LINE = 100
 
@@ -28,17 +36,17 @@ def append_case(path: str | Path, case: Mapping[str, Any]) -> Suite:
     Raises:
         InputError: the case is not valid in this suite, or the file cannot be read, edited or written.
     """
-    source = Path(path)
-    ordered = {key: case[key] for key in CASE_KEYS if key in case}
-    text = read_text(source) if source.exists() else "cases:\n"
-    before = parse_suite(text, source)
-    if any(earlier.id == case["id"] for earlier in before.cases):
-        reject("id", f"an id that {source} does not have", repr(case["id"]), "Choose another with --id.")
-    place, indent, glue = _end_of_cases(text, source)
-    edited = text[:place] + glue + _newline(text).join(_case_lines(ordered, indent)) + text[place:]
-    return _write(
-        source, edited if edited.endswith("\n") else edited + _newline(text), lambda after: _kept(before, after, {str(case["id"])})
-    )
+    source, name = Path(path), str(case["id"])
+
+    def add(text: str, before: Suite) -> Edit:
+        if any(earlier.id == name for earlier in before.cases):
+            reject("id", f"an id that {source} does not have", repr(name), "Choose another with --id.")
+        place, indent, glue = _end_of_cases(text, source)
+        lines = _case_lines({key: case[key] for key in CASE_KEYS if key in case}, indent)
+        edited = text[:place] + glue + _newline(text).join(lines) + text[place:]
+        return Edit(edited if edited.endswith("\n") else edited + _newline(text), changed={name})
+
+    return _rewrite(source, add, begin="cases:\n")
 
 
 def propose_expectations(path: str | Path, proposals: Mapping[str, Any]) -> Suite:
@@ -52,19 +60,15 @@ def propose_expectations(path: str | Path, proposals: Mapping[str, Any]) -> Suit
         InputError: an id that is not a draft, or the file cannot be read, edited or written.
     """
     source = Path(path)
-    text = read_text(source)
-    before = parse_suite(text, source)
-    nodes = _case_nodes(text, source)
-    insertions = []
-    for name, expectation in proposals.items():
-        node = _draft(nodes, name, source)
-        entries = [f"expect: {dump(expectation, flow=True)}", "reviewed: false"]
-        if node.flow_style:
-            insertions.append((end_of(node) - 1, ", " + ", ".join(entries)))
-        else:
-            margin = " " * node.value[0][0].start_mark.column
-            insertions.append((_end_of_line(text, end_of(node)), "".join(f"{_newline(text)}{margin}{entry}" for entry in entries)))
-    return _write(source, _inserted(text, insertions), lambda after: _kept(before, after, set(proposals)))
+
+    def propose(text: str, before: Suite) -> Edit:
+        nodes = _case_nodes(text, source)
+        insertions = [_proposal(text, _draft(nodes, name, source), proposal) for name, proposal in proposals.items()]
+        for place, piece in sorted(insertions, reverse=True):
+            text = text[:place] + piece + text[place:]
+        return Edit(text, changed=set(proposals))
+
+    return _rewrite(source, propose)
 
 
 def confirm(path: str | Path, ids: Sequence[str]) -> Suite:
@@ -74,42 +78,68 @@ def confirm(path: str | Path, ids: Sequence[str]) -> Suite:
         InputError: an unknown id, a case without `reviewed: false`, or the file cannot be read, edited or written.
     """
     source = Path(path)
-    text = read_text(source)
-    before = parse_suite(text, source)
-    nodes = _case_nodes(text, source)
-    wanted = list(ids) or [case.id for case in before.cases if not case.reviewed]
-    edited = text
-    places = []
-    for name in wanted:
-        if name not in nodes:
-            reject("ids", "ids of the suite", repr(name), f"See the cases of {source}.")
-        value = pairs(nodes[name], source, "case").get("reviewed", (None, None))[1]
-        if value is None or value.value.lower() != "false":
-            reject("ids", "cases that say `reviewed: false`", repr(name), "It is confirmed already.")
-        places.append((int(value.start_mark.index), int(value.end_mark.index)))
-    for start, end in sorted(places, reverse=True):
-        edited = f"{edited[:start]}true{edited[end:]}"
-    return _write(source, edited, lambda after: _kept(before, after, set(), reviewed=set(wanted)))
+
+    def approve(text: str, before: Suite) -> Edit:
+        nodes = _case_nodes(text, source)
+        wanted = list(ids) or [case.id for case in before.cases if not case.reviewed]
+        for start, end in sorted((_unreviewed(nodes, name, source) for name in wanted), reverse=True):
+            text = f"{text[:start]}true{text[end:]}"
+        return Edit(text, reviewed=set(wanted))
+
+    return _rewrite(source, approve)
 
 
-def _write(path: Path, edited: str, intended: Callable[[Suite], bool]) -> Suite:
-    after = parse_suite(edited, path)
-    if not intended(after):
-        reject("suite", "a file that can be edited without touching its other cases", str(path), "Add the lines by hand.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, edited)
-    except OSError as error:
-        reject("suite", "a file that can be written", f"{path}: {error.strerror}", "Check its permissions.")
+@dataclass(frozen=True)
+class Edit:
+    """A text as it shall be, and which cases may differ from what they were.
+
+    Args:
+        text: of the whole file.
+        changed: ids of new or altered cases.
+        reviewed: ids of cases that are reviewed now.
+    """
+
+    text: str
+    changed: set[str] = field(default_factory=set)
+    reviewed: set[str] = field(default_factory=set)
+
+
+def _rewrite(path: Path, edit: Callable[[str, Suite], Edit], begin: str | None = None) -> Suite:
+    """Read, edit, read again, compare, and only then replace the file; `begin` stands for a file that is not there."""
+    with _alone(path.parent):
+        text = begin if begin is not None and not path.exists() else read_text(path)
+        before = parse_suite(text, path)
+        edited = edit(text, before)
+        after = parse_suite(edited.text, path)
+        if not _kept(before, after, edited):
+            reject("suite", "a file that can be edited without touching its other cases", str(path), "Add the lines by hand.")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, edited.text)
+        except OSError as error:
+            reject("suite", "a file that can be written", f"{path}: {error.strerror}", "Check its permissions.")
     return after
 
 
-def _kept(before: Suite, after: Suite, changed: set[str], reviewed: set[str] | None = None) -> bool:
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One editor of a folder at a time, so that two additions at once are both kept; leaves no file behind."""
+    if fcntl is None or not folder.is_dir():
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _kept(before: Suite, after: Suite, edit: Edit) -> bool:
     """Whether all cases but the changed ones say what they said, in their order, and the confirmed ones are reviewed."""
-    confirmed = reviewed or set()
-    old = [_said(case, case.id in confirmed) for case in before.cases if case.id not in changed]
-    new = [_said(case) for case in after.cases if case.id not in changed]
-    return old == new and changed <= {case.id for case in after.cases}
+    old = [_said(case, case.id in edit.reviewed) for case in before.cases if case.id not in edit.changed]
+    new = [_said(case) for case in after.cases if case.id not in edit.changed]
+    return old == new and edit.changed <= {case.id for case in after.cases}
 
 
 def _said(case: Case, confirmed: bool = False) -> tuple[Any, ...]:
@@ -147,6 +177,25 @@ def _draft(nodes: Mapping[str, Node], name: str, path: Path) -> Node:
     return nodes[name]
 
 
+def _proposal(text: str, node: Node, proposal: Any) -> tuple[int, str]:
+    """Where a draft takes its expectation, and how it is written there."""
+    entries = [f"expect: {dump(proposal, flow=True)}", "reviewed: false"]
+    if node.flow_style:
+        return end_of(node) - 1, "".join(f", {entry}" for entry in entries)
+    margin = " " * int(node.value[0][0].start_mark.column)
+    return _end_of_line(text, end_of(node)), "".join(f"{_newline(text)}{margin}{entry}" for entry in entries)
+
+
+def _unreviewed(nodes: Mapping[str, Node], name: str, path: Path) -> tuple[int, int]:
+    """Where the `false` of `reviewed: false` stands."""
+    if name not in nodes:
+        reject("ids", "ids of the suite", repr(name), f"See the cases of {path}.")
+    value = pairs(nodes[name], path, "case").get("reviewed", (None, None))[1]
+    if value is None or value.value.lower() != "false":
+        reject("ids", "cases that say `reviewed: false`", repr(name), "It is confirmed already.")
+    return int(value.start_mark.index), int(value.end_mark.index)
+
+
 def _case_lines(case: Mapping[str, Any], indent: int) -> list[str]:
     lines = []
     for key, value in case.items():
@@ -156,12 +205,6 @@ def _case_lines(case: Mapping[str, Any], indent: int) -> list[str]:
         else:
             lines.append(flow)
     return [" " * indent + ("- " if place == 0 else "  ") + line for place, line in enumerate(lines)]
-
-
-def _inserted(text: str, insertions: Sequence[tuple[int, str]]) -> str:
-    for place, piece in sorted(insertions, reverse=True):
-        text = text[:place] + piece + text[place:]
-    return text
 
 
 def _newline(text: str) -> str:

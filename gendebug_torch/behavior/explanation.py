@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,13 +55,14 @@ class Explanation:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Failing cases as they are and with the change."""
-        ax = axes(ax, size=(6.0, 2.2))
+        ax = axes(ax, size=(6.0, 2.4))
         after = self.failing - len(self.healed) + len(self.spoiled)
         ax.barh([1, 0], [self.failing, after], color=[LIVE, GOOD], height=0.6)
-        ax.set_yticks([1, 0], ["as it is", f"with {self.change}"])
+        ax.set_yticks([1, 0], ["as it is", textwrap.fill(f"with {self.change}", 26)])
+        ax.locator_params(axis="x", integer=True)
         for place, count in ((1, self.failing), (0, after)):
             ax.annotate(f" {count}", (count, place), va="center", color=NEUTRAL)
         ax.set_xlim(0, max(self.cases, 1))
         ax.set_xlabel(f"failing cases of {self.cases}")
-        ax.set_title(f"What explains the failures: {self.change}")
+        ax.set_title(f"{len(self.healed)} of {self.failing} failures have one cause")
         return ax

@@ -58,7 +58,8 @@ def unusable(scores: Scores) -> str:
     bad = next((score for row in scores for score in reversed(row) if not 0.0 <= score <= 1.0), None)
     if bad is None:
         return ""
-    return f"InputError: `predict`: expected scores in [0, 1], got {bad:.4g}. Return probabilities."
+    remedy = "NaN mostly comes of a missing field." if bad != bad else "Return probabilities: sigmoid or softmax of the logits."
+    return f"InputError: `predict`: expected scores in [0, 1], got {bad:.4g}. {remedy}"
 
 
 def judge(suite: Suite, case: Case, scores: Scores) -> Verdict:

@@ -115,6 +115,7 @@ class Redundancy:
         ax.axhline(len(self.faults), color=NEUTRAL, linewidth=1, linestyle=":")
         ax.set_ylim(0, max(len(self.faults), 1) * 1.05)
         ax.set_xlim(0, max(len(self.ids), 1))
+        ax.locator_params(axis="x", integer=True)
         ax.set_xlabel("cases, the most telling first")
         ax.set_ylabel(f"faults noticed, of {len(self.faults)}")
         ax.set_title(f"{len(self.cover)} of {len(self.ids)} cases notice all that the suite notices")

@@ -82,15 +82,13 @@ def parse_suite(text: str, path: Path) -> Suite:
         if not isinstance(settings.get(key, []), list):
             _refuse(path, line_of(entries[key][0]), key, "a list of names", repr(settings[key]), "Write e.g. [amount, hour].")
         settings[key] = tuple(map(str, settings.get(key, ())))
-    name = (
-        str(construct(entries["suite"][1], path, loaders))
-        if "suite" in entries
-        else path.name.removesuffix(path.suffix).removesuffix(".behavior")
-    )
+    given = construct(entries["suite"][1], path, loaders) if "suite" in entries else None
+    name = given or path.name.removesuffix(path.suffix).removesuffix(".behavior")
     try:
         return Suite(tuple(cases), name, path=str(path), **settings)
     except InputError as error:
-        line = line_of(entries[error.argument][0]) if error.argument in entries else 0
+        key = "suite" if error.argument == "name" else error.argument
+        line = line_of(entries[key][0]) if key in entries else 0
         raise InputError(f"{path}:{line}: {error}" if line else str(error)) from None
 
 
@@ -103,7 +101,7 @@ def _case(node: Node, path: Path, named: Mapping[str, Mapping[str, Any]], loader
         _refuse(path, line, "id", "an id in every case", "none", "Add `id: a-short-name`.")
     like = values.pop("like", None)
     if like is not None:
-        if like not in named:
+        if not isinstance(like, str) or like not in named:
             hint = did_you_mean(str(like), named)
             _refuse(
                 path,
@@ -117,7 +115,7 @@ def _case(node: Node, path: Path, named: Mapping[str, Mapping[str, Any]], loader
         if not isinstance(own, Mapping):
             _refuse(path, line_of(entries["input"][0]), "input", "field: value pairs beside `like`", repr(own), "Name the fields.")
         values["input"] = {**named[like], **own}
-    if "input" not in values:
+    if values.get("input") is None:
         _refuse(path, line, "input", "an `input` or a `like` in every case", "neither", "Add `input: {field: value}`.")
     if values.get("reviewed") is None:
         values.pop("reviewed", None)

@@ -55,7 +55,7 @@ def construct(node: Node, path: Path, tags: Mapping[str, Callable[[str], Any]]) 
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         raise InputError(f"{path}:{_error_line(error)}: {error.problem}.") from None
-    except InputError as error:
+    except ValueError as error:
         raise InputError(f"{path}:{line_of(node)}: {error}") from None
     finally:
         loader.dispose()
@@ -146,24 +146,37 @@ def _register(loader: Any, tag: str, function: Callable[[str], Any]) -> None:
 
 
 def _refuse_duplicates(root: Node, path: Path) -> None:
+    """Every key stands once in its mapping, and nothing contains itself."""
     seen: set[int] = set()
-    waiting = [root]
+    above: set[int] = set()
+    waiting = [(root, False)]
     while waiting:
-        node = waiting.pop()
+        node, leaving = waiting.pop()
+        if leaving:
+            above.remove(id(node))
+            continue
+        if id(node) in above:
+            raise InputError(f"{path}:{line_of(node)}: not readable as YAML: this collection contains itself.")
         if id(node) in seen or node.id == "scalar":
             continue
         seen.add(id(node))
-        if node.id == "sequence":
-            waiting.extend(node.value)
+        above.add(id(node))
+        waiting.append((node, True))
+        if node.id == "mapping":
+            _refuse_twins(node, path)
+        inside = node.value if node.id == "sequence" else [part for pair in node.value for part in pair]
+        waiting.extend((part, False) for part in inside)
+
+
+def _refuse_twins(mapping: Node, path: Path) -> None:
+    keys: dict[str, int] = {}
+    for key, _ in mapping.value:
+        if key.id != "scalar" or key.value == "<<":
             continue
-        keys: dict[str, int] = {}
-        for key, value in node.value:
-            if key.id == "scalar" and key.value != "<<":
-                if key.value in keys:
-                    remedy = f"It stands in line {keys[key.value]} already; remove one of the two."
-                    raise InputError(f"{path}:{line_of(key)}: `{key.value}`: expected a key once, got it twice. {remedy}")
-                keys[key.value] = line_of(key)
-            waiting.append(value)
+        if key.value in keys:
+            remedy = f"It stands in line {keys[key.value]} already; remove one of the two."
+            raise InputError(f"{path}:{line_of(key)}: `{key.value}`: expected a key once, got it twice. {remedy}")
+        keys[key.value] = line_of(key)
 
 
 def _error_line(error: Any) -> int:
