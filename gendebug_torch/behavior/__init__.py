@@ -9,6 +9,8 @@ from gendebug_torch.behavior.edit import append_case as append_case
 from gendebug_torch.behavior.edit import confirm as confirm
 from gendebug_torch.behavior.edit import propose_expectations as propose_expectations
 from gendebug_torch.behavior.explanation import Explanation as Explanation
+from gendebug_torch.behavior.margins import CaseMargins as CaseMargins
+from gendebug_torch.behavior.margins import case_margins as case_margins
 from gendebug_torch.behavior.mutants import examine as examine
 from gendebug_torch.behavior.mutants import explain_failures as explain_failures
 from gendebug_torch.behavior.proposals import case_of_row as case_of_row
@@ -27,6 +29,7 @@ from gendebug_torch.behavior.system import network_predict as network_predict
 __all__ = [
     "BehaviorRun",
     "Case",
+    "CaseMargins",
     "CaseResult",
     "Expectation",
     "Explanation",
@@ -35,6 +38,7 @@ __all__ = [
     "Suite",
     "append_case",
     "as_predict",
+    "case_margins",
     "case_of_row",
     "compare_runs",
     "confirm",

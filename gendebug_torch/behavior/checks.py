@@ -10,6 +10,7 @@ import pandas as pd
 
 from gendebug_torch.behavior.cases import Suite
 from gendebug_torch.behavior.compare import RunComparison, compare_runs
+from gendebug_torch.behavior.margins import case_margins
 from gendebug_torch.behavior.mutants import examine
 from gendebug_torch.behavior.run import BehaviorRun, CaseResult, named
 from gendebug_torch.behavior.system import network_predict
@@ -81,7 +82,8 @@ def _with_columns(suite: Suite, *tables: Records | None) -> Suite:
 
 
 def _capability_finding(run: BehaviorRun, row: Any) -> Finding:
-    broken = [result for result in run.broken if result.capability == row.capability]
+    margins = case_margins(run, row.capability)
+    broken = [result for result in margins.results if result.broken]
     interval = f"95 % interval {row.low:.0%} to {row.high:.0%}"
     first = f"{broken[0].id}: expected {broken[0].expected}, got {broken[0].got}"
     rest = f"; also {named(broken[1:])}" if len(broken) > 1 else ""
@@ -95,7 +97,7 @@ def _capability_finding(run: BehaviorRun, row: Any) -> Finding:
         else f"With {run.explanation.change} {len(run.explanation.healed)} of {run.explanation.failing} failing cases pass: "
         "compare the order and the units in which the columns are fed with those of training."
     )
-    return cases_hold.finding(Severity.FAIL, summary, subject=row.capability, numbers=numbers, remedy=remedy, evidence=run)
+    return cases_hold.finding(Severity.FAIL, summary, subject=row.capability, numbers=numbers, remedy=remedy, evidence=margins)
 
 
 def _summary(run: BehaviorRun, failing: pd.DataFrame) -> Finding:
