@@ -11,63 +11,28 @@ from torch import Tensor, nn
 
 from gendebug_torch._tables import model_inputs
 from gendebug_torch.attribution.attribute import attribute
+from gendebug_torch.attribution.checks_shortcut import features_called_noise_carry_nothing as features_called_noise_carry_nothing
+from gendebug_torch.attribution.checks_shortcut import features_push_the_way_experts_expect as features_push_the_way_experts_expect
+from gendebug_torch.attribution.checks_shortcut import (
+    no_single_feature_carries_the_model_and_fails as no_single_feature_carries_the_model_and_fails,
+)
+from gendebug_torch.attribution.checks_shortcut import sampled
+from gendebug_torch.attribution.checks_trust import explanations_hold_still as explanations_hold_still
+from gendebug_torch.attribution.checks_trust import integrated_gradients_converge as integrated_gradients_converge
 from gendebug_torch.attribution.comparison import AttributionComparison, compare_attributions
+from gendebug_torch.attribution.outputs import PositiveLogit
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Check, Cost, check
 from gendebug_torch.stats import wilson_interval
 
 _FEWEST = 20
+_MATERIAL = 0.1
 
 
 def _rows(given: Mapping[str, Any], name: str, most: int = 2000) -> int:
     records = given.get(name)
     return 0 if records is None else min(most, len(records))
-
-
-@check(
-    "attribution.convergence",
-    cause=Cause.UNRELIABLE_EXPLANATION,
-    needs=("model", "validation.features"),
-    cost=lambda given: Cost(backwards=50.0 * _rows(given, "validation", 500), forwards=3.0 * _rows(given, "validation", 500)),
-)
-def integrated_gradients_converge(
-    model: nn.Module, validation: Records, *, steps: int = 50, limit: float = 0.05, rows: int = 500, seed: int = 0
-) -> Iterator[Finding]:
-    """Integrated gradients with this many steps add up to the change of the output.
-
-    |delta| / |f(x) - f(b)| from the median row, on a random sample of rows; the 95th percentile counts.
-
-    Source: Sundararajan, Taly and Yan (2017), section 5, arXiv:1703.01365, for the completeness axiom.
-
-    Args:
-        model: network to explain.
-        validation: rows with features.
-        steps: of the quadrature.
-        limit: relative error that matters, in the 95th percentile of rows.
-        rows: most rows to try.
-        seed: of the sample.
-    """
-    this = integrated_gradients_converge
-    sample = _sample(validation, rows, seed)
-    if not len(sample) or not model_inputs(sample).is_floating_point():
-        yield this.finding(Severity.NOTE, "No rows with floating-point features to explain.")
-        return
-    found = attribute(model, sample, baseline=model_inputs(sample).median(0).values, steps=steps)
-    assert found.convergence_delta is not None
-    delta = found.convergence_delta.double().abs()
-    # The scale of the output guards rows whose output hardly differs from the baseline's.
-    change = (found.flat.sum(1) - found.convergence_delta.double()).abs()
-    relative = delta / torch.maximum(change, change.median().clamp(min=1e-6))
-    worst = float(relative.kthvalue(max(1, round(0.95 * len(relative)))).values)
-    numbers = {"relative_error_95": worst, "median": float(relative.median()), "steps": steps, "rows": len(sample)}
-    where = f"in the 95th percentile of {len(sample)} rows"
-    told = f"integrated gradients with {steps} steps miss the change of the output by {worst:.1%} {where}"
-    if worst > limit:
-        remedy = f"Do not read these attributions; use {4 * steps} steps or more, until this check passes."
-        yield this.finding(Severity.WARN, f"Attributions are not converged: {told}.", numbers=numbers, remedy=remedy, evidence=found)
-    else:
-        yield this.finding(Severity.OK, f"Attributions are converged: {told}.", numbers=numbers, evidence=found)
 
 
 @check(
@@ -123,8 +88,8 @@ def no_feature_carries_the_false_alarms(
         return
     alarms = _reference_rows(scores[0], threshold)
     baseline = model_inputs(validation).median(0).values
-    groups = [_sample(side, rows, seed) for side in (validation.select(alarms), production.select(false_alarms))]
-    explained = [attribute(_single(model), group, baseline=baseline, steps=steps) for group in groups]
+    groups = [sampled(side, rows, seed) for side in (validation.select(alarms), production.select(false_alarms))]
+    explained = [attribute(PositiveLogit(model), group, baseline=baseline, steps=steps) for group in groups]
     compared = compare_attributions(*explained, labels=("alarms in validation", "false alarms in production"))
     yield _named(this, compared, validation, production, numbers, told, alpha, min_share)
 
@@ -145,7 +110,9 @@ def _named(
     low, high = (float(bound[at]) for bound in compared.interval())
     numbers |= {"feature": name, "gain": float(gain[at]), "interval": [low, high], "part_of_gains": part}
     numbers["adjusted_p_value"] = float(compared.adjusted[at])
-    if not (low > 0 and compared.adjusted[at] < alpha and part >= min_share):
+    # A gain that is small beside all that these rows are made of carries nothing, though no other feature gained.
+    material = float(gain[at]) >= _MATERIAL * float(compared.other.abs().sum())
+    if not (low > 0 and compared.adjusted[at] < alpha and part >= min_share and material):
         summary = f"False alarms rose, but no single feature carries them: {told}; {name} gained most ({part:.0%} of all gains)."
         return this.finding(Severity.NOTE, summary, numbers=numbers, evidence=compared)
     before, after = (model_inputs(side)[:, at].double().numpy() for side in (validation, production))
@@ -191,26 +158,3 @@ def _reference_rows(score: Tensor, threshold: float) -> Tensor:
     """Rows of validation that raise an alarm, or the highest scores where these are too few."""
     alarms = (score > threshold).nonzero()[:, 0]
     return alarms if len(alarms) >= _FEWEST else score.argsort(descending=True, stable=True)[: min(len(score), 5 * _FEWEST)]
-
-
-def _single(model: nn.Module) -> Any:
-    """The model as one logit: the log odds of the positive class where it gives two."""
-    return _OneLogit(model)
-
-
-class _OneLogit(nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.model(inputs)
-        if logits.ndim == 2:
-            return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
-        return logits
-
-
-def _sample(records: Records, rows: int, seed: int) -> Records:
-    if len(records) <= rows:
-        return records
-    return records.select(torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:rows].sort().values)

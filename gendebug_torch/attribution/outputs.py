@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch._tables import model_inputs
 from gendebug_torch.errors import reject
-from gendebug_torch.runner import Model, logits_of
+from gendebug_torch.records import Records
+from gendebug_torch.runner import Model, evaluating, logits_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,3 +78,13 @@ class PositiveLogit(nn.Module):
         """`[n]` log odds of class 1."""
         logits = logits_of(self.model, named or inputs)
         return logits if logits.ndim == 1 else logits[:, 1] - logits[:, 0]
+
+
+def is_binary(model: Model, records: Records) -> bool:
+    """Whether the model gives one logit, or two, for these records."""
+    if records.logits is None:
+        with torch.no_grad(), evaluating(model):
+            logits = logits_of(model, model_inputs(records.select([0])))
+    else:
+        logits = records.logits
+    return logits.ndim == 1 or logits.shape[1] == 2

@@ -1,15 +1,15 @@
-"""Permutation importance: what shuffling one column costs, many columns per forward."""
+"""Permutation importance: what shuffling a column, or a group of columns, costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from gendebug_torch._plotting import REFERENCE, axes
 from gendebug_torch._tables import model_inputs
@@ -21,30 +21,36 @@ from gendebug_torch.stats import normal_quantile
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Logits and targets to one loss per row, or to one number.
 Metric = Callable[[Tensor, Tensor], Tensor]
 
-_POINTS = 2**16
+# Rows through the network at once, and shuffled copies beside each other: copies hide launches on a GPU, but on a CPU
+# they only cost memory traffic.
+_ROWS = {"cpu": 8192, "cuda": 65536}
+_COPIES = {"cpu": 1, "cuda": 16}
 _SHOWN = 15
 
 
 @dataclass(frozen=True, eq=False)
 class PermutationImportance:
-    """Rise of the loss when one column is shuffled.
+    """Rise of the loss when a column is shuffled.
 
     Args:
         importance: `[d]` float64 mean rise over rows and repeats.
-        standard_error: `[d]` float64 over rows.
-        names: of the columns.
+        standard_error: `[d]` float64 over rows and their shuffles; over shuffles alone for a metric of the whole.
+        names: of the columns or groups.
         metric: what was measured.
+        base: the loss as it is.
     """
 
     importance: Tensor
     standard_error: Tensor
     names: tuple[str, ...]
     metric: str
+    base: float = float("nan")
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Normal interval over rows, given the model and these shuffles."""
+        """Normal interval, given the model."""
         half = normal_quantile(0.5 + level / 2) * self.standard_error
         return self.importance - half, self.importance + half
 
@@ -62,61 +68,137 @@ class PermutationImportance:
         spread = [top["importance"] - top["low"], top["high"] - top["importance"]]
         ax.barh(top["feature"].astype(str).tolist(), top["importance"], color=REFERENCE, xerr=spread, error_kw={"elinewidth": 0.8})
         ax.set(xlabel=f"rise of the {self.metric} when shuffled", title="Permutation importance")
+        ax.axvline(0, color="black", linewidth=0.6)
         ax.grid(visible=False, axis="y")
         return ax
 
 
 def permutation_importance(
-    model: Model, records: Records, *, metric: str | Metric = "nll", repeats: int = 5, seed: int = 0, device: str | torch.device = "cpu"
+    model: Model,
+    records: Records,
+    *,
+    metric: str | Metric = "nll",
+    greater_is_better: bool | None = None,
+    columns: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    repeats: int = 5,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> PermutationImportance:
     """How much the loss rises when a column loses its relation to everything else.
 
-    Shuffling breaks correlations between columns too: of two columns that carry the same, neither may look
-    important, and the model is asked about rows that cannot occur.
+    Shuffling over all rows breaks correlations between columns too: of two columns that carry the same, neither may
+    look important, and the model is asked about rows that cannot occur; shuffle such columns together as one group.
 
     Source: Breiman (2001), Machine Learning 45:5; Fisher, Rudin and Dominici (2019), arXiv:1801.01489.
 
     Args:
         model: inputs `[n, d]` to logits.
         records: labeled, with features `[n, d]`.
-        metric: `nll`, `error`, or a function of logits and targets to one loss per row.
+        metric: `nll`, `error`, `squared_error`, or a function of logits and targets to one loss per row or to one
+            number, such as any metric of torchmetrics.
+        greater_is_better: of a metric that is one number; default what a torchmetrics metric says of itself, else False.
+        columns: names to shuffle, or groups of them by name; default each column alone.
         repeats: shuffles per column.
         seed: of the shuffles.
         device: where the model runs.
 
     Raises:
-        InputError: no targets, features that are not `[n, d]`, or an unknown metric.
+        InputError: no targets, features that are not `[n, d]`, an unknown metric or column.
 
-    Cost: `n d repeats` forwards, several columns in one batch.
+    Cost: `n d repeats` forwards; without the first layer where the model is an nn.Sequential that begins with nn.Linear.
     """
     inputs, targets = model_inputs(records), records.targets
     if targets is None or inputs.ndim != 2:
         got = f"features {list(inputs.shape)}, targets {None if targets is None else list(targets.shape)}"
         reject("records", "features [n, d] and targets", got, "Pass labeled rows with one column per feature.")
-    loss = metric if callable(metric) else _METRICS.get(metric)
-    if loss is None:
-        reject("metric", f"{', '.join(_METRICS)} or a function", repr(metric), "Choose one of them.")
+    if repeats < 1:
+        reject("repeats", "at least 1", str(repeats), "5 is the usual number.")
+    loss, label = _metric(metric, greater_is_better)
+    places = _places(records, columns, inputs.shape[1])
+    generator = torch.Generator().manual_seed(seed)
     place = torch.device(device)
     inputs, targets = inputs.to(place), targets.to(place)
-    n, d = inputs.shape
-    generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(d, n, dtype=torch.float64, device=place)
-    at_once = max(1, _POINTS // max(n, 1))
     with torch.no_grad(), evaluating(model, device=place):
-        base = loss(logits_of(model, inputs), targets).double()
+        base = loss(_logits(model, inputs), targets).double()
+        rises = []
         for _ in range(repeats):
-            order = torch.randperm(n, generator=generator).to(place)
-            for start in range(0, d, at_once):
-                columns = torch.arange(start, min(d, start + at_once), device=place)
-                block = inputs.repeat(len(columns), 1, 1)
-                block[torch.arange(len(columns), device=place), :, columns] = inputs[order][:, columns].T
-                shuffled = loss(logits_of(model, block.flatten(0, 1)), targets.repeat(len(columns)))
-                total[columns] += shuffled.double().reshape(len(columns), n) - base
-    rise = total.cpu() / repeats
-    error = rise.std(1) / n**0.5 if n > 1 else torch.zeros(d, dtype=torch.float64)
-    columns_of = records.features.columns if isinstance(records.features, pd.DataFrame) else [f"input_{i}" for i in range(d)]
-    names = tuple(map(str, columns_of))
-    return PermutationImportance(rise.mean(1), error, names, metric if isinstance(metric, str) else "loss")
+            order = torch.randperm(len(inputs), generator=generator).to(place)
+            said = _shuffled(model, inputs, order, list(places.values()))
+            rises.append(torch.stack([loss(logits, targets).double() - base for logits in said]))
+    rise = torch.stack(rises).cpu()
+    return PermutationImportance(*_moments(rise), tuple(places), label, float(base.mean()) if base.numel() else float("nan"))
+
+
+def _moments(rise: Tensor) -> tuple[Tensor, Tensor]:
+    """`[d]` mean and standard error of `[repeats, d, n]` or `[repeats, d]` rises."""
+    # A row's mean over shuffles varies by its own effect and by what the shuffles add, so its spread covers both.
+    drawn = rise.mean(0).T if rise.ndim == 3 else rise
+    error = drawn.std(0) / len(drawn) ** 0.5 if len(drawn) > 1 else torch.zeros_like(drawn.mean(0))
+    return drawn.mean(0), error
+
+
+def _shuffled(model: Model, inputs: Tensor, order: Tensor, places: list[list[int]]) -> list[Tensor]:
+    """Logits with each group of columns in another order of rows, one entry per group."""
+    first, rest = _entry(model)
+    found: list[list[Tensor]] = [[] for _ in places]
+    copies = _COPIES.get(inputs.device.type, 1)
+    for start in range(0, len(inputs), _ROWS.get(inputs.device.type, 8192)):
+        part = inputs[start : start + _ROWS.get(inputs.device.type, 8192)]
+        other = inputs[order[start : start + len(part)]]
+        if first is not None:
+            hidden = first(part)
+            change = other - part
+            for at, columns in enumerate(places):
+                found[at].append(logits_of(rest, hidden + change[:, columns] @ first.weight[:, columns].T))
+            continue
+        block = part.repeat(copies, 1, 1)
+        for begin in range(0, len(places), copies):
+            chosen = places[begin : begin + copies]
+            for copy, columns in enumerate(chosen):
+                block[copy, :, columns] = other[:, columns]
+            said = logits_of(model, block[: len(chosen)].flatten(0, 1).clone())
+            for copy, columns in enumerate(chosen):
+                found[begin + copy].append(said.reshape(len(chosen), len(part), *said.shape[1:])[copy])
+                block[copy, :, columns] = part[:, columns]
+    empty = [logits_of(model, inputs)] if not len(inputs) else []
+    return [torch.cat(parts or empty) for parts in found]
+
+
+def _entry(model: Model) -> tuple[nn.Linear | None, Model]:
+    """The first layer and the rest, where nothing but a linear layer sees the inputs: then a change of a column adds to it."""
+    hooked = isinstance(model, nn.Module) and any(len(value) for key, value in vars(model).items() if key.endswith("_hooks"))
+    if type(model) is nn.Sequential and len(model) > 1 and type(model[0]) is nn.Linear and not hooked:
+        plain = not any(len(value) for key, value in vars(model[0]).items() if key.endswith("_hooks"))
+        return (model[0], model[1:]) if plain else (None, model)
+    return None, model
+
+
+def _logits(model: Model, inputs: Tensor) -> Tensor:
+    """Logits of all rows, in pieces; of copies, since a network may change its input in place."""
+    return torch.cat([logits_of(model, part.clone()) for part in torch.split(inputs, _ROWS.get(inputs.device.type, 8192))])
+
+
+def _places(records: Records, columns: Sequence[str] | Mapping[str, Sequence[str]] | None, d: int) -> dict[str, list[int]]:
+    """Positions of each column or group, by name."""
+    table = isinstance(records.features, pd.DataFrame)
+    known = list(map(str, records.features.columns)) if isinstance(records.features, pd.DataFrame) else [f"input_{i}" for i in range(d)]
+    wanted = columns if isinstance(columns, Mapping) else {str(name): [name] for name in (known if columns is None else columns)}
+    if strangers := sorted({str(name) for group in wanted.values() for name in group} - set(known)):
+        reject("columns", f"columns among {known[:20]}", str(strangers), "Correct them." if table else "Columns are input_0 and so on.")
+    return {label: [known.index(str(name)) for name in group] for label, group in wanted.items()}
+
+
+def _metric(metric: str | Metric, greater_is_better: bool | None) -> tuple[Metric, str]:
+    """A loss, one per row or one in all, and its name."""
+    if isinstance(metric, str):
+        if metric not in _METRICS:
+            reject("metric", f"{', '.join(_METRICS)} or a function", repr(metric), "Choose one of them.")
+        return _METRICS[metric], metric
+    if not callable(metric):
+        reject("metric", f"{', '.join(_METRICS)} or a function", type(metric).__name__, "Pass e.g. torchmetrics' BinaryAUROC().")
+    better: Any = getattr(metric, "higher_is_better", False) if greater_is_better is None else greater_is_better
+    label = getattr(metric, "__name__", type(metric).__name__)
+    return (lambda logits, targets: -metric(logits, targets)) if better else metric, f"{'loss of ' if better else ''}{label}"
 
 
 def _nll(logits: Tensor, targets: Tensor) -> Tensor:
@@ -130,4 +212,8 @@ def _error(logits: Tensor, targets: Tensor) -> Tensor:
     return (said != targets).double()
 
 
-_METRICS: dict[str, Metric] = {"nll": _nll, "error": _error}
+def _squared_error(logits: Tensor, targets: Tensor) -> Tensor:
+    return mse_loss(logits, targets.to(logits.dtype), reduction="none")
+
+
+_METRICS: dict[str, Metric] = {"nll": _nll, "error": _error, "squared_error": _squared_error}

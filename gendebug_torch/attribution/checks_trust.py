@@ -1,0 +1,129 @@
+"""Checks of whether explanations of this network can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from gendebug_torch._tables import model_inputs
+from gendebug_torch.attribution.attribute import attribute
+from gendebug_torch.attribution.checks_shortcut import sampled
+from gendebug_torch.attribution.stability import jitter, sensitivity
+from gendebug_torch.finding import Cause, Finding, Severity
+from gendebug_torch.records import Records
+from gendebug_torch.registry import Cost, check
+
+
+@check(
+    "attribution.convergence",
+    cause=Cause.UNRELIABLE_EXPLANATION,
+    needs=("model", "validation.features"),
+    cost=lambda given: Cost(backwards=50.0 * min(500, len(given["validation"])), forwards=3.0 * min(500, len(given["validation"]))),
+)
+def integrated_gradients_converge(
+    model: nn.Module,
+    validation: Records,
+    *,
+    steps: int = 50,
+    tolerance: float = 0.05,
+    limit: float = 0.1,
+    rows: int = 500,
+    seed: int = 0,
+) -> Iterator[Finding]:
+    """Integrated gradients with this many steps add up to the change of the output.
+
+    |delta| / |f(x) - f(b)| from the median row, on a random sample of rows; the share of rows over the tolerance counts.
+
+    Source: Sundararajan, Taly and Yan (2017), section 5, arXiv:1703.01365, for the completeness axiom.
+
+    Args:
+        model: network to explain.
+        validation: rows with features.
+        steps: of the quadrature.
+        tolerance: relative error of a row that matters.
+        limit: largest share of rows over the tolerance.
+        rows: most rows to try.
+        seed: of the sample.
+    """
+    this = integrated_gradients_converge
+    sample = sampled(validation, rows, seed)
+    if not len(sample) or not model_inputs(sample).is_floating_point():
+        yield this.finding(Severity.NOTE, "No rows with floating-point features to explain.")
+        return
+    found = attribute(model, sample, baseline="median", steps=steps)
+    assert found.convergence_delta is not None
+    assert found.outputs is not None
+    assert found.base is not None
+    # The usual change of the output guards rows whose output hardly differs from the baseline's.
+    change = (found.outputs.double() - found.base.double()).abs()
+    relative = found.convergence_delta.double().abs() / change.clamp(min=max(float(change.median()) / 2, 1e-6))
+    over = float((relative > tolerance).double().mean())
+    numbers = {"share_over": over, "median": float(relative.median()), "tolerance": tolerance, "steps": steps, "rows": len(sample)}
+    told = f"with {steps} steps {over:.0%} of {len(sample)} rows miss the change of their output by more than {tolerance:.0%}"
+    if over > limit:
+        remedy = f"Do not read these attributions; pass max_steps={16 * steps}, until this check passes, or use `kernel_shap`."
+        summary = f"Integrated gradients do not converge: {told}."
+        yield this.finding(Severity.WARN, summary, numbers=numbers, remedy=remedy, evidence=found)
+    else:
+        yield this.finding(Severity.OK, f"Integrated gradients converge: {told}.", numbers=numbers, evidence=found)
+
+
+@check(
+    "attribution.stability",
+    cause=Cause.UNRELIABLE_EXPLANATION,
+    needs=("model", "validation.features"),
+    cost=lambda given: Cost(backwards=100.0 * min(250, len(given["validation"])), forwards=6.0 * min(250, len(given["validation"]))),
+)
+def explanations_hold_still(
+    model: nn.Module,
+    validation: Records,
+    *,
+    noise: float = 0.02,
+    limit: float = 0.5,
+    excess: float = 5.0,
+    steps: int = 50,
+    rows: int = 250,
+    seed: int = 0,
+) -> Iterator[Finding]:
+    """Explanations hold still when the inputs move by too little to matter.
+
+    Integrated gradients of a sample of rows before and after Gaussian noise on every input; the median relative change
+    of a row's contributions counts, where the outputs move much less.
+
+    Source: Alvarez-Melis and Jaakkola (2018), arXiv:1806.08049; Yeh et al. (2019), arXiv:1901.09392.
+
+    Args:
+        model: network to explain.
+        validation: rows with features.
+        noise: in standard deviations of each input.
+        limit: median relative change of the contributions that matters.
+        excess: how many times the noise the contributions must move by.
+        steps: of the quadrature.
+        rows: most rows to try.
+        seed: of the sample and of the noise.
+    """
+    this = explanations_hold_still
+    sample = sampled(validation, rows, seed)
+    if len(sample) < 2 or not (inputs := model_inputs(sample)).is_floating_point():
+        yield this.finding(Severity.NOTE, "No two rows with floating-point features to explain.", numbers={"rows": len(sample)})
+        return
+    baseline = inputs.median(0).values
+    before = attribute(model, inputs, baseline=baseline, steps=steps)
+    # The class that was explained before, so that a changed prediction is not a changed explanation.
+    moved = replace(sample, features=jitter(inputs, noise, seed), targets=before.targets.clamp(min=0), logits=None)
+    target = "target" if int(before.targets.max()) >= 0 else "predicted"
+    found = sensitivity(before, attribute(model, moved, baseline=baseline, steps=steps, target=target), noise)
+    if not len(found.attribution):
+        yield this.finding(Severity.NOTE, "No row could be explained without NaN.", numbers={"rows": len(sample)})
+        return
+    change, output = float(found.attribution.median()), float(found.output.median())
+    numbers = {"attribution_change": change, "output_change": output, "noise": noise, "rows": len(sample)}
+    told = f"contributions change by {change:.0%} in the median of {len(sample)} rows when every input moves by {noise:.0%} of its spread"
+    if change > limit and change > excess * noise:
+        remedy = "Do not explain single rows of this network; smooth it (weight decay, fewer epochs), or average with `smooth_grad`."
+        summary = f"Explanations do not hold still: {told} (the output moves by {output:.2f} standard deviations)."
+        yield this.finding(Severity.WARN, summary, numbers=numbers, remedy=remedy, evidence=found)
+    else:
+        yield this.finding(Severity.OK, f"Explanations hold still: {told}.", numbers=numbers, evidence=found)

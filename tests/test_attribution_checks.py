@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torch import nn
+
+import gendebug_torch as gd
+from gendebug_torch import Cause, Records, Schema, Severity
+from tests.contract.plants_attribution import SCHEMA, Weights, equals_the_label, people, says_nothing
+
+
+def alarms(check, **given):
+    found = gd.diagnose(**given, only=f"attribution.{check}").findings
+    return [finding for finding in found if finding.severity.level >= Severity.WARN.level]
+
+
+def sides(model, code=None, later=None, **changes):
+    made = {"validation": people(1, model, code=code), "production": people(2, model, code=later, name="production")}
+    schema = Schema(**(vars(SCHEMA) | changes))
+    return {key: Records(side.features, side.targets, side.logits, schema=schema, name=key) for key, side in made.items()}
+
+
+LEANING = Weights(-0.7, 0.7, 0.4, 0.2, 4.0)
+
+
+def test_a_column_that_equals_the_label_until_production_is_a_shortcut():
+    (finding,) = alarms("shortcut", model=LEANING, **sides(LEANING, equals_the_label, says_nothing))
+    assert finding.cause is Cause.SHORTCUT_FEATURE
+    assert finding.subject == "row_code"
+    assert finding.severity is Severity.FAIL
+    assert "more than all of the skill" in finding.summary
+
+
+def test_a_strong_feature_whose_worth_lasts_is_none():
+    assert not alarms("shortcut", model=LEANING, **sides(LEANING, equals_the_label, equals_the_label))
+
+
+def test_a_causal_feature_whose_worth_goes_is_a_drift():
+    (finding,) = alarms("shortcut", model=LEANING, **sides(LEANING, equals_the_label, says_nothing, causal=("row_code",), noise=()))
+    assert finding.cause is Cause.CONCEPT_DRIFT
+
+
+def test_a_feature_that_stands_still_is_left_to_the_checks_of_shift():
+    assert not alarms("shortcut", model=LEANING, **sides(LEANING, equals_the_label, lambda y, generator: torch.ones(len(y))))
+
+
+def test_a_relation_that_turns_round_is_no_shortcut():
+    assert not alarms("shortcut", model=LEANING, **sides(LEANING, equals_the_label, lambda y, generator: 1.0 - 2.0 * y))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 2.5])
+def test_noise_counts_by_what_it_carries(weight):
+    model = Weights(-1.5, 1.5, 0.8, 0.5, weight)
+    found = alarms("noise_feature", model=model, **sides(model))
+    assert [finding.subject for finding in found] == (["row_code"] if weight > 1 else [])
+
+
+@pytest.mark.parametrize(("weight", "wrong"), [(-1.5, []), (1.0, ["income"]), (0.02, [])])
+def test_direction_counts_where_it_matters(weight, wrong):
+    model = Weights(weight, 1.5, 0.8, 0.5, 0.0)
+    assert [finding.subject for finding in alarms("direction", model=model, **sides(model))] == wrong
+
+
+def test_two_logits_say_the_same_as_one():
+    class Two(nn.Module):
+        def forward(self, x):
+            one = Weights(1.0, 1.5, 0.8, 0.5, 2.5)(x)
+            return torch.stack([-one / 2, one / 2], 1)
+
+    given = sides(Weights(1.0, 1.5, 0.8, 0.5, 2.5))
+    given = {key: Records(side.features, side.targets, schema=side.schema, name=key) for key, side in given.items()}
+    assert [f.subject for f in alarms("noise_feature", model=Two(), **given)] == ["row_code"]
+    assert [f.subject for f in alarms("direction", model=Two(), **given)] == ["income"]
+
+
+@pytest.mark.slow
+def test_light_is_the_shortcut_of_occupancy(shared_data):
+    """Light tells occupancy almost alone in February; the schema of a cautious expert calls it noise."""
+    schema = Schema(target="Occupancy", time="date", noise=("Light",))
+    files = {"train": "datatraining", "validation": "datatest"}
+    tables = {name: Records.from_file(shared_data / "occupancy" / f"{file}.parquet", schema, name=name) for name, file in files.items()}
+    x = torch.from_numpy(tables["train"].features.to_numpy(dtype="float32", copy=True))
+    y = tables["train"].targets.float()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", x.mean(0))
+            self.register_buffer("std", x.std(0))
+            self.body = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 1))
+
+        def forward(self, inputs):
+            return self.body((inputs - self.mean) / self.std)[:, 0]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Net()
+        optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+        for _ in range(4):
+            for part in torch.randperm(len(x)).split(128):
+                optimizer.zero_grad()
+                nn.functional.binary_cross_entropy_with_logits(model(x[part]), y[part]).backward()
+                optimizer.step()
+    (finding,) = alarms("noise_feature", model=model, validation=tables["validation"])
+    assert finding.subject == "Light"
+    assert finding.numbers["rank"] == 1
+    assert finding.numbers["share"] > 0.4
