@@ -1,17 +1,23 @@
-"""What a network looks at: gradients, any method of Captum in batches, permutation importance, comparisons."""
+"""What a network looks at: gradients, Shapley values, any method of Captum, permutation importance, comparisons."""
 
 from gendebug_torch.attribution.attribute import attribute as attribute
 from gendebug_torch.attribution.attributions import Attributions as Attributions
+from gendebug_torch.attribution.cohorts import CohortComparison as CohortComparison
+from gendebug_torch.attribution.cohorts import compare_cohorts as compare_cohorts
 from gendebug_torch.attribution.comparison import AttributionComparison as AttributionComparison
 from gendebug_torch.attribution.comparison import compare_attributions as compare_attributions
+from gendebug_torch.attribution.methods import METHODS as METHODS
 from gendebug_torch.attribution.permutation import PermutationImportance as PermutationImportance
 from gendebug_torch.attribution.permutation import permutation_importance as permutation_importance
 
 __all__ = [
+    "METHODS",
     "AttributionComparison",
     "Attributions",
+    "CohortComparison",
     "PermutationImportance",
     "attribute",
     "compare_attributions",
+    "compare_cohorts",
     "permutation_importance",
 ]

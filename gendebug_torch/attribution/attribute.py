@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from gendebug_torch.attribution.inputs import Space, unwrapped
 from gendebug_torch.attribution.methods import METHODS, Method
 from gendebug_torch.attribution.outputs import check_target
 from gendebug_torch.attribution.question import Question, Setting
+from gendebug_torch.attribution.trust import TrustCard, trust_card
 from gendebug_torch.records import Records
 from gendebug_torch.runner import Model, Precision, Unpack, map_rows, sample_rows
 
 # Rows from which a mean or median baseline is taken.
 _KNOWN_ROWS = 2048
+# Rows of the trust card, each of which it explains about so many times.
+_FEWEST_TRIED, _MOST_TRIED, _RERUNS = 32, 256, 5
 
 
 def attribute(
@@ -41,6 +46,7 @@ def attribute(
     feature_names: Sequence[str] | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    trust: bool = False,
     **method_options: Any,
 ) -> Attributions:
     """Contributions of every input to one output of every row.
@@ -62,6 +68,7 @@ def attribute(
         feature_names: default: the columns of a table.
         progress: show a bar.
         checkpoint: directory of shards, so that an interrupted run goes on where it stopped.
+        trust: measure on a sample of rows, in at most about a fifth of the run, how far the answers can be believed.
         **method_options: of the method, e.g. `steps=100`, `samples=500`, or `layer=model.body` for Captum.
 
     Raises:
@@ -90,7 +97,28 @@ def attribute(
     how: dict[str, Any] = {"unpack": unpack, "device": device, "precision": precision, "batch_size": batch_size}
     rows = map_rows(step, loader, model=model, grad=True, progress=progress, checkpoint=checkpoint, **how)
     names = tuple(feature_names) if feature_names is not None else _names(loader) or learned.get("names", ())
-    return Attributions.from_rows(rows, words(method), names)
+    found = Attributions.from_rows(rows, words(method), names)
+    if not trust:
+        return found
+    same = {"target": target, "baseline": baseline, "groups": groups, "parts": parts, "device": device, "precision": precision}
+    return replace(found, trust=_trusted(model, loader, method, found, unpack, same | method_options))
+
+
+def _trusted(model: Model, loader: Any, method: Any, found: Attributions, unpack: Unpack | None, same: dict[str, Any]) -> TrustCard:
+    """The trust card of a run, on a sample of its rows that takes about a fifth of its time, but at least so many."""
+    most = max(_FEWEST_TRIED, min(_MOST_TRIED, len(found) // (5 * _RERUNS)))
+    inputs, targets = sample_rows(loader, most, unpack=unpack)
+    own = METHODS.get(method) if isinstance(method, str) else None
+    draws = own is not None and "seed" in inspect.signature(own.function).parameters
+
+    def again(network: Model, batches: Any, **changes: Any) -> Attributions:
+        names = found.feature_names or None
+        return attribute(network, batches, method, unpack=lambda batch: batch, feature_names=names, **(same | changes))
+
+    # An object that is bound to one network cannot be asked about another.
+    free = isinstance(method, str) and not any(isinstance(value, nn.Module) for value in same.values())
+    measures = {"draws": draws, "random_weights": free, "other_baseline": own is not None and method != "saliency"}
+    return trust_card(again, model, inputs, targets, noise=loader.schema.noise if isinstance(loader, Records) else (), **measures)
 
 
 @contextlib.contextmanager

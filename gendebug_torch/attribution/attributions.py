@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from gendebug_torch.attribution.trust import TrustCard
+
 _SHOWN = 15
 # Fields that hold one entry per row.
 _PER_ROW = (
@@ -45,6 +47,7 @@ class Attributions:
         standard_error: of sampling, shaped like `values`; None if nothing is sampled, or it is not known.
         fidelity: `[n]` weighted R² of a surrogate.
         held_out: `[n]` the same of leave-one-out predictions.
+        trust: how far they can be believed, where that was measured.
     """
 
     values: Tensor
@@ -58,6 +61,7 @@ class Attributions:
     standard_error: Tensor | None = None
     fidelity: Tensor | None = None
     held_out: Tensor | None = None
+    trust: TrustCard | None = None
 
     @classmethod
     def from_rows(cls, rows: Mapping[str, Tensor], method: str, feature_names: tuple[str, ...] = ()) -> Attributions:

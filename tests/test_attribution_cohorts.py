@@ -1,0 +1,157 @@
+"""Seven pairs of cohorts in which it is known what changed: nothing, inputs, their correlation, the network, its outputs."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from gendebug_torch import attribute
+from gendebug_torch.attribution import compare_attributions, compare_cohorts
+from gendebug_torch.attribution.cohorts import classifier_auc, ks_distances
+from gendebug_torch.errors import InputError
+from tests.attribution_cases import network, rows
+from tests.reference import attribution as literal
+
+D = 20
+
+
+def draw(n, seed, mean=0.0, correlation=0.0):
+    x = torch.randn(n, D, generator=torch.Generator().manual_seed(seed))
+    x[:, 1] = correlation * x[:, 0] + (1 - correlation**2) ** 0.5 * x[:, 1]
+    x[:, 2] += mean
+    return x
+
+
+def label(x, seed):
+    score = 1.5 * x[:, 0] + x[:, 1] - x[:, 2] + x[:, 0] * x[:, 1] + 0.7 * x[:, 3] ** 2 - 0.7
+    return (torch.rand(len(x), generator=torch.Generator().manual_seed(seed)) < score.sigmoid()).float()
+
+
+def trained(seed, leak=False):
+    x = draw(2000, 11)
+    y = label(x, 12)
+    if leak:
+        x[:, 19] = 2 * y - 1
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(D, 32), nn.ReLU(), nn.Linear(32, 1))
+        optimizer = torch.optim.Adam(model.parameters(), 5e-3, weight_decay=1e-3)
+        for _ in range(6):
+            for part in torch.randperm(len(x)).split(100):
+                optimizer.zero_grad()
+                nn.functional.binary_cross_entropy_with_logits(model(x[part])[:, 0], y[part]).backward()
+                optimizer.step()
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained(0)
+
+
+def explained(model, x):
+    return attribute(model, x, steps=16)
+
+
+def test_nothing(model):
+    found = compare_cohorts(explained(model, draw(1000, 1)), explained(model, draw(1000, 2)))
+    assert found.changed() == ()
+    assert "alike" in found.summary()
+    assert float(found.auc_p[0]) > 0.01
+
+
+@pytest.mark.slow
+def test_nothing_is_reported_of_nothing_in_200_reruns(model):
+    made = explained(model, torch.cat([draw(500, 1000 + seed) for seed in range(30)]))
+    chosen = torch.Generator().manual_seed(0)
+    alarms = 0
+    for seed in range(200):
+        order = torch.randperm(len(made), generator=chosen)[:300]
+        found = compare_cohorts(made.select(order[:150]), made.select(order[150:]), permutations=60, seed=seed)
+        alarms += bool(found.changed(alpha=0.05, min_distance=0.0))
+    assert alarms <= 0.08 * 200
+
+
+def test_a_shift_of_one_input_is_explained_by_the_input(model):
+    found = compare_cohorts(explained(model, draw(1000, 1)), explained(model, draw(1000, 2, mean=0.8)))
+    assert found.changed()[0] == "input_2"
+    assert "input_2" not in found.excess()
+    assert float(found.auc[1]) > 0.6
+    assert float(found.auc_p[1]) < 0.01
+
+
+def test_a_shift_of_a_correlation_shows_in_contributions_only(model):
+    found = compare_cohorts(explained(model, draw(2000, 1)), explained(model, draw(2000, 2, correlation=0.9)))
+    assert set(found.changed(min_distance=0.05)) & {"input_0", "input_1"}
+    assert set(found.excess(min_distance=0.05)) & {"input_0", "input_1"}
+    assert float(found.adjusted[1].min()) > 0.01
+
+
+def test_a_retraining_on_a_leak_is_beyond_what_seeds_do(model):
+    x = draw(800, 1)
+    x[:, 19] = 2 * label(x, 5) - 1
+    reference, ensemble = explained(model, x), [explained(trained(seed), x) for seed in (1, 2, 3, 4)]
+    leaked = compare_cohorts(reference, explained(trained(5, leak=True), x), paired=True, ensemble=ensemble)
+    assert leaked.changed()[0] == "input_19"
+    assert "input_19" in leaked.excess()
+    seed_only = compare_cohorts(reference, explained(trained(6), x), paired=True, ensemble=ensemble)
+    assert seed_only.changed() == ()
+    bare = compare_cohorts(reference, explained(trained(6), x), paired=True)
+    assert len(bare.changed(min_distance=0.0)) > 0
+    assert bare.distance[1].max() == 0.0
+
+
+def test_halved_contributions_of_the_same_rows(model):
+    made = explained(model, draw(1000, 1))
+    found = compare_cohorts(made, replace(made, values=made.values / 2), paired=True)
+    assert {"input_0", "input_1", "input_2"} <= set(found.changed())
+    assert found.excess() == found.changed()
+    assert float(found.auc[1]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_hits_against_false_alarms(model):
+    x = draw(3000, 1)
+    made = explained(model, x)
+    alarm, truth = made.outputs > 0, label(x, 3) > 0
+    found = compare_cohorts(made.select(alarm & truth), made.select(alarm & ~truth), labels=("hits", "false alarms"))
+    assert set(found.changed(min_distance=0.05)) & {"input_0", "input_1", "input_2"}
+    assert "hits" in found.plot().get_title()
+
+
+def test_distances_and_areas_are_those_of_the_books():
+    from sklearn.metrics import roc_auc_score
+
+    from gendebug_torch.attribution.cohorts import _area
+
+    values = torch.randn(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(decimals=1)
+    second = torch.rand(3, 60, generator=torch.Generator().manual_seed(1)) < 0.4
+    expected = [literal.ks_statistic(values[~side], values[side]) for side in second]
+    assert torch.allclose(ks_distances(values, second), torch.tensor(expected, dtype=torch.float64))
+    scores = torch.randn(60, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    area = _area(scores, second.double().T)
+    assert area.tolist() == pytest.approx([roc_auc_score(side, scores[:, i]) for i, side in enumerate(second.numpy())])
+    half = classifier_auc(torch.randn(400, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), torch.rand(20, 400) < 0.5)
+    assert float(half.mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_it_is_deterministic_and_leaves_the_random_state(model):
+    a, b = explained(model, draw(100, 1)), explained(model, draw(100, 2))
+    state = torch.get_rng_state()
+    first, second = compare_cohorts(a, b), compare_cohorts(a, b)
+    assert torch.equal(first.adjusted, second.adjusted)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_bad_input_is_named(model):
+    made = explained(model, draw(50, 1))
+    with pytest.raises(InputError, match="20 rows"):
+        compare_cohorts(made, made.select(torch.arange(5)))
+    with pytest.raises(InputError, match="features"):
+        compare_cohorts(made, attribute(network(), rows(30)))
+    with pytest.raises(InputError, match="same rows"):
+        compare_cohorts(made, made.select(torch.arange(30)), paired=True)
+    with pytest.raises(InputError, match="at least 3"):
+        compare_cohorts(made, made, paired=True, ensemble=[made])
+    with pytest.raises(InputError, match="features"):
+        compare_attributions(made, attribute(network(), rows(30)))
