@@ -3,5 +3,6 @@
 from gendebug_torch.callbacks.behavior import BehaviorMonitor as BehaviorMonitor
 from gendebug_torch.callbacks.calibration import CalibrationMonitor as CalibrationMonitor
 from gendebug_torch.callbacks.curves import LearningCurveMonitor as LearningCurveMonitor
+from gendebug_torch.callbacks.dynamics import TrainingDynamicsMonitor as TrainingDynamicsMonitor
 
-__all__ = ["BehaviorMonitor", "CalibrationMonitor", "LearningCurveMonitor"]
+__all__ = ["BehaviorMonitor", "CalibrationMonitor", "LearningCurveMonitor", "TrainingDynamicsMonitor"]

@@ -14,6 +14,7 @@ from gendebug_torch.cli.checks import checks
 from gendebug_torch.cli.curves import curves
 from gendebug_torch.cli.deliver import BAD_INPUT
 from gendebug_torch.cli.diagnose import diagnose
+from gendebug_torch.cli.labels import labels
 from gendebug_torch.cli.leakage import leakage
 from gendebug_torch.cli.parity import parity
 from gendebug_torch.cli.predeploy import predeploy
@@ -28,6 +29,7 @@ COMMANDS: dict[Callable[..., int], tuple[str, ...]] = {
     curves: ("file",),
     leakage: ("tables+",),
     parity: (),
+    labels: ("table",),
     predeploy: (),
     checks: (),
 }

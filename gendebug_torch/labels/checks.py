@@ -13,8 +13,10 @@ from torch import Tensor
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.labels.clusters import SuspicionGroups, suspicion_groups, suspicion_pairs
 from gendebug_torch.labels.cross_fit import cross_fitted_logits
+from gendebug_torch.labels.dynamics import COLUMN
 from gendebug_torch.labels.noise import LabelNoise, class_logits, label_noise
-from gendebug_torch.labels.ranking import IN_SAMPLE, OUT_OF_SAMPLE, label_ranking
+from gendebug_torch.labels.pruning import pruning_effect
+from gendebug_torch.labels.ranking import IN_SAMPLE, OUT_OF_SAMPLE, audit_ranking
 from gendebug_torch.probe import design
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Check, Cost, check
@@ -52,6 +54,7 @@ def _cost(name: str) -> Any:
 @check("labels.noise", cause=Cause.LABEL_NOISE, needs=("train.targets",), cost=_cost("train"))
 def training_labels_are_right(
     train: Records,
+    validation: Records | None = None,
     *,
     alpha: float = 0.0005,
     min_rate: float = 0.02,
@@ -69,7 +72,8 @@ def training_labels_are_right(
     70:1373; Benjamini and Hochberg (1995), JRSS B 57:289 over the groups.
 
     Args:
-        train: records with class targets, and features or logits.
+        train: records with class targets, and features or logits; training dynamics in the metadata order the rows.
+        validation: records with logits and labels, to say what leaving out suspicious rows would change.
         alpha: chance of a false alarm.
         min_rate: smallest share of wrong labels that matters; half of it must be sure.
         out_of_sample: whether the logits are of models that did not see the row; they are then taken as they are.
@@ -79,6 +83,8 @@ def training_labels_are_right(
     """
     judged = _judge(train, out_of_sample, False, rows, seed)
     yield from _findings(training_labels_are_right, train, judged, alpha, min_rate, limit)
+    if not isinstance(judged, str) and judged.noise.p_value <= alpha and train.logits is not None and not out_of_sample:
+        yield from _pruning_finding(train, validation, judged)
 
 
 @check("labels.validation_noise", cause=Cause.LABEL_NOISE, needs=("validation.targets", "validation.logits"), cost=_cost("validation"))
@@ -159,7 +165,7 @@ def _findings(
     if sure:
         yield from _group_findings(this, records, judged, alpha, limit)
     if alarm:
-        yield _ranking_finding(this, judged)
+        yield _ranking_finding(this, records, judged)
 
 
 def _alarm(this: Check, records: Records, judged: _Judged, share: str, numbers: dict[str, Any]) -> Finding:
@@ -214,39 +220,64 @@ def _crowded(groups: SuspicionGroups, alpha: float) -> list[int]:
 def _group_finding(this: Check, records: Records, groups: SuspicionGroups, i: int, alone: bool) -> Finding:
     column, value = groups.column[i], groups.value[i]
     rate, low, high = float(groups.rate[i]), float(groups.low[i]), float(groups.high[i])
-    others = (groups.overall * len(records) - rate * int(groups.rows[i])) / max(len(records) - int(groups.rows[i]), 1)
+    rest = torch.tensor([name == column and place != i for place, name in enumerate(groups.column)])
+    others = float((groups.rate * groups.rows)[rest].sum() / groups.rows[rest].sum().clamp(min=1))
     labeler = column == records.schema.source
     subject = f"{column} = {value}"
     who = f"the labeler {value}" if labeler else f"rows where {subject}"
     numbers = {"column": column, "value": value, "rows": int(groups.rows[i]), "rate": rate, "low": low, "high": high}
     numbers |= {"suspicious": int(groups.suspicious[i]), "expected": float(groups.expected[i]), "p_bh": float(groups.adjusted[i])}
-    numbers |= {"rate_of_the_rest": max(others, 0.0), "lone": alone}
-    lone = f"{'A lone labeler' if labeler else 'One place'}: {who}" if alone else f"{who[0].upper()}{who[1:]}"
+    numbers |= {"rate_of_the_rest": others, "lone": alone}
+    opening = f"A lone labeler, {value}, has" if labeler and alone else f"{who[0].upper()}{who[1:]} {'has' if labeler else 'have'}"
     text = (
-        f"{lone} has {rate:.1%} wrong labels (95 % interval {low:.1%} to {high:.1%}; {int(groups.suspicious[i]):,} suspicious rows of "
-        f"{int(groups.rows[i]):,}, {float(groups.expected[i]):.1f} expected), against {max(others, 0.0):.1%} elsewhere."
+        f"{opening} {rate:.1%} wrong labels (95 % interval {low:.1%} to {high:.1%}; {int(groups.suspicious[i]):,} suspicious rows of "
+        f"{int(groups.rows[i]):,}, {float(groups.expected[i]):.1f} expected), against {others:.1%} elsewhere."
     )
     remedy = f"Have the rows of {who} labeled again by someone else before training, and find out what went wrong there."
     return this.finding(Severity.WARN, text, subject=subject, numbers=numbers, remedy=remedy, evidence=groups)
 
 
-def _ranking_finding(this: Check, judged: _Judged) -> Finding:
-    ranking = label_ranking(judged.noise.probs, judged.noise.targets, basis=judged.basis)
+def _ranking_finding(this: Check, records: Records, judged: _Judged) -> Finding:
+    metadata = None if records.metadata is None else records.metadata.iloc[judged.rows.cpu().numpy()]
+    ranking = audit_ranking(judged.noise, judged.basis, metadata)
     bucket = ranking.least_confident()
     wrong = int(ranking.confidently_wrong[bucket].sum())
     first = judged.rows[bucket[:10].cpu()].tolist()
     text = (
-        f"Of the {len(bucket):,} rows least confident in their given label (5 %, {judged.basis}) {wrong:,} are confidently another class; "
+        f"Of the {len(bucket):,} rows least confident in their given label (5 %, {ranking.basis}) {wrong:,} are confidently another class; "
         f"look first at rows {', '.join(map(str, first))}."
     )
-    numbers = {"bucket": len(bucket), "confidently_wrong": wrong, "rows": first, "basis": judged.basis}
+    numbers = {"bucket": len(bucket), "confidently_wrong": wrong, "rows": first, "basis": ranking.basis}
     return this.finding(Severity.NOTE, text, numbers=numbers, evidence=ranking)
+
+
+def _pruning_finding(train: Records, validation: Records | None, judged: _Judged) -> Iterator[Finding]:
+    """What the model's temperature and log loss become without the suspicious rows."""
+    part = train.select(judged.rows)
+    if part.logits is None or part.targets is None or int((~judged.noise.suspicious).sum()) < 2:
+        return
+    there = None
+    if validation is not None and validation.logits is not None and validation.targets is not None and len(validation):
+        there = (validation.logits, validation.targets)
+    effect = pruning_effect(part.logits, part.targets, judged.noise.suspicious, judged_on=there)
+    before, after = effect.temperature[1:3].tolist()
+    row = effect.table().iloc[2]
+    change, low, high = row[["log_loss_change", "log_loss_low", "log_loss_high"]].tolist()
+    place = "the rows kept, so partly by construction" if validation is None or there is None else validation.name
+    text = (
+        f"Without the {effect.pruned:,} suspicious rows the temperature of the model would be {after:.2f} instead of {before:.2f}, and the "
+        f"log loss on {place} would change by {change:+.3f} nats (95 % interval {low:+.3f} to {high:+.3f}); training anew changes more."
+    )
+    numbers = {"pruned": effect.pruned, "temperature_all": before, "temperature_kept": after, "log_loss_change": change}
+    numbers |= {"log_loss_low": low, "log_loss_high": high, "biased": effect.biased}
+    yield training_labels_are_right.finding(Severity.NOTE, text, numbers=numbers, evidence=effect)
 
 
 def _metadata(records: Records, rows: Tensor) -> pd.DataFrame | None:
     if records.metadata is None:
         return None
-    columns = records.metadata.drop(columns=[name for name in records.schema.ids if name in records.metadata])
+    aside = [name for name in records.metadata if name in records.schema.ids or str(name).startswith(COLUMN)]
+    columns = records.metadata.drop(columns=aside)
     return columns.iloc[rows.cpu().numpy()].reset_index(drop=True) if columns.shape[1] else None
 
 

@@ -64,6 +64,14 @@ class LabelNoise:
         """`[n]` int64 the most probable other class."""
         return self.probs.scatter(1, self.targets[:, None], -1.0).argmax(1)
 
+    @property
+    def belief(self) -> Tensor:
+        """`[n]` how much the given label is believed: the chance that it is right, if the data show noise (p < .05).
+
+        Else its calibrated probability, which also ranks the labels of a set with next to no errors.
+        """
+        return 1 - self.wrong if self.p_value < 0.05 else self.probs.gather(1, self.targets[:, None])[:, 0]
+
     def rate_by(self, group: Tensor, groups: int, *, level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
         """Wrong share per group with its interval, each `[g]` float64; 0 in [0, 1] for a group without rows.
 

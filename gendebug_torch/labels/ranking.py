@@ -11,6 +11,8 @@ from torch import Tensor
 from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.labels.confident import label_issues
+from gendebug_torch.labels.dynamics import COLUMN
+from gendebug_torch.labels.noise import LabelNoise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,6 +113,21 @@ def label_ranking(probs: Tensor, targets: Tensor, *, basis: str = OUT_OF_SAMPLE,
     confidence = probs.gather(1, targets[:, None])[:, 0]
     rival, suggested = probs.scatter(1, targets[:, None], -1.0).max(1)
     return LabelRanking(confidence, suggested, rival, targets, confidence if score is None else score, wrong, basis)
+
+
+def audit_ranking(noise: LabelNoise, basis: str, metadata: DataFrame | None = None) -> LabelRanking:
+    """The best order there is: by the area under the margin where training recorded it, else by how much labels are believed.
+
+    Args:
+        noise: of n rows.
+        basis: of the logits behind it, `out-of-sample` or `in-sample`.
+        metadata: `[n, m]`; its column `dynamics_aum`, if it has one for every row, is the score.
+    """
+    recorded = None if metadata is None else metadata.get(f"{COLUMN}aum")
+    if recorded is not None and recorded.notna().all():
+        score = torch.tensor(recorded.to_numpy(), dtype=torch.float64, device=noise.wrong.device)
+        return label_ranking(noise.probs, noise.targets, basis=DYNAMICS, score=score)
+    return label_ranking(noise.probs, noise.targets, basis=basis, score=noise.belief)
 
 
 def _size(n: int, share: float) -> int:
