@@ -81,7 +81,7 @@ def fit_temperature(logits: Tensor, targets: Tensor, *, weights: Tensor | None =
     Cost: `n k` exponentials per read, memory of one chunk.
     """
     validated(logits, targets, weights, ignore_index)
-    rows = _Rows(logits, targets, weights, ignore_index)
+    rows = LabeledRows(logits, targets, weights, ignore_index)
     sample = rows.every(max(1, targets.numel() // _SAMPLE))
     if not any(bool(chunk.counted.any()) for chunk in rows.chunks()):
         reject("targets", "at least one row that counts", "none", "Pass rows with positive weight, not all ignored.")
@@ -99,7 +99,7 @@ def fit_temperature(logits: Tensor, targets: Tensor, *, weights: Tensor | None =
 
 
 @dataclass(frozen=True)
-class _Moments:
+class Moments:
     """Sums over all rows at one b: mean loss, gradient, curvature, third derivative, squared gradients."""
 
     loss: float
@@ -112,8 +112,8 @@ class _Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """The rows of one fit, each read in chunks."""
+class LabeledRows:
+    """The labeled rows of one fit, each read in chunks."""
 
     logits: Tensor
     targets: Tensor
@@ -124,13 +124,13 @@ class _Rows:
         """All of them, in order."""
         return chunks(self.logits, self.targets, self.weights, self.ignore_index)
 
-    def every(self, step: int) -> _Rows:
+    def every(self, step: int) -> LabeledRows:
         """A sample of the rows; dense outputs are thinned along their samples and positions."""
         if self.logits.ndim <= 2:
             weights = None if self.weights is None else self.weights[::step]
-            return _Rows(self.logits[::step], self.targets[::step], weights, self.ignore_index)
+            return LabeledRows(self.logits[::step], self.targets[::step], weights, self.ignore_index)
         flat, true = self.logits.flatten(2)[:, :, ::step], self.targets.flatten(1)[:, ::step]
-        return _Rows(flat, true, None if self.weights is None else self.weights.flatten(1)[:, ::step], self.ignore_index)
+        return LabeledRows(flat, true, None if self.weights is None else self.weights.flatten(1)[:, ::step], self.ignore_index)
 
     def spread(self) -> float:
         """Mean distance of the logits from the largest of their row: a unit that makes the fit free of scale."""
@@ -145,7 +145,7 @@ class _Rows:
         """Whether every row that counts is right, so that the loss falls for ever as T goes to 0."""
         return not any(bool((chunk.counted & (_own(chunk) < chunk.logits.amax(1))).any()) for chunk in self.chunks())
 
-    def moments(self, b: float, *, masked: bool = False) -> _Moments:
+    def moments(self, b: float, *, masked: bool = False) -> Moments:
         """One read of the logits, float32 exponentials shifted by the row maximum, float64 sums over rows."""
         total = torch.zeros(6, dtype=torch.float64, device=self.logits.device)
         for chunk in self.chunks():
@@ -173,7 +173,7 @@ class _Rows:
             self._refuse()
         if not math.isfinite(gradient_sum) and not masked:
             return self.moments(b, masked=True)
-        return _Moments(loss / mass_sum, gradient_sum, curvature, third_sum, squared)
+        return Moments(loss / mass_sum if mass_sum else 0.0, gradient_sum, curvature, third_sum, squared)
 
     def _refuse(self) -> None:
         broken = masked = 0
@@ -189,7 +189,7 @@ def _own(chunk: Chunk) -> Tensor:
     return chunk.logits.gather(1, chunk.targets[:, None])[:, 0]
 
 
-def _newton(rows: _Rows, start: float, unit: float) -> tuple[float, _Moments]:
+def _newton(rows: LabeledRows, start: float, unit: float) -> tuple[float, Moments]:
     """The root of the gradient in b, and the moments of the last read; b <= 0 if the optimum is at infinite T."""
     low, high, b = 0.0, math.inf, start
     for read in range(1, _MOST_READS + 1):

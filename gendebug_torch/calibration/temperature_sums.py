@@ -1,0 +1,65 @@
+"""The temperature from sums that add over batches and ranks, for where all logits never meet."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.calibration.heads import validated
+from gendebug_torch.calibration.temperature import LabeledRows
+
+# 1 / T at which the derivatives are kept: T from 1/8 to 8.
+GRID = tuple(2.0**power for power in range(-3, 4))
+
+
+@dataclass(frozen=True, eq=False)
+class TemperatureSums:
+    """Derivatives of the log loss in 1 / T at seven places; adds over batches and ranks.
+
+    Args:
+        sums: `[7, 3]` float64: gradient, curvature and squared row gradients, summed over rows.
+    """
+
+    sums: Tensor
+
+    def __add__(self, other: TemperatureSums) -> TemperatureSums:
+        return TemperatureSums(self.sums + other.sums)
+
+    def temperature(self) -> tuple[float, float]:
+        """T and its standard error, to about a thousandth; NaN where T lies outside 1/8 to 8.
+
+        The gradient is interpolated between the two places around its root by the cubic that has its slopes.
+        """
+        gradient, curvature, squared = self.sums.unbind(1)
+        upper = int((gradient < 0).sum())
+        if upper in (0, len(GRID)) or not bool((curvature > 0).all()):
+            return math.nan, math.nan
+        ends = slice(upper - 1, upper + 1)
+        places = torch.tensor(GRID, dtype=torch.float64)[ends]
+        # In x = log2(1 / T) the places are 1 apart and the slope of the gradient is b log(2) h.
+        (y0, y1), (d0, d1) = gradient[ends].tolist(), (curvature[ends] * places * math.log(2)).tolist()
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            t = (low + high) / 2
+            value = (1 + 2 * t) * (1 - t) ** 2 * y0 + t * (1 - t) ** 2 * d0 + t**2 * (3 - 2 * t) * y1 - t**2 * (1 - t) * d1
+            low, high = (t, high) if value < 0 else (low, t)
+        b = float(places[0]) * 2**low
+        bent, noise = (float((1 - low) * part[ends][0] + low * part[ends][1]) for part in (curvature, squared))
+        return 1 / b, math.sqrt(noise) / bent / b**2
+
+
+def temperature_sums(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> TemperatureSums:
+    """The sums of some rows, `[n, k]` or `[n]` logits with `[n]` class ids.
+
+    Raises:
+        InputError: as `fit_temperature`.
+
+    Cost: seven reads of the logits, `7 n k` exponentials.
+    """
+    validated(logits, targets, weights)
+    rows = LabeledRows(logits, targets, weights, None)
+    moments = [rows.moments(b) for b in GRID]
+    return TemperatureSums(torch.tensor([[at.gradient, at.curvature, at.squared] for at in moments], dtype=torch.float64))

@@ -1,0 +1,212 @@
+"""Calibration beside its peers, interleaved in one run: streaming ECE, and the temperature of overconfident logits."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from gendebug_torch.calibration import fit_temperature, reliability_bins, reliability_bins_of_confidence
+
+BATCH = 4096
+Work = Callable[[], Any]
+
+
+def seconds(work: Work) -> tuple[float, Any]:
+    """Wall time of one call, and what it returned."""
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+def interleaved(works: dict[str, Work], repeats: int) -> dict[str, tuple[float, Any]]:
+    """Median time of each, in turns, so that a busy machine is busy for all; the answer of the last."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    answers: dict[str, Any] = {}
+    for _ in range(repeats):
+        for name, work in works.items():
+            taken, answers[name] = seconds(work)
+            times[name].append(taken)
+    return {name: (median(values), answers[name]) for name, values in times.items()}
+
+
+def overconfident(n: int, k: int) -> tuple[Tensor, Tensor]:
+    """Float32 logits that are 2.5 times too sharp, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(n, k, generator=generator)
+    targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    return 2.5 * logits, targets
+
+
+def exact_temperature(logits: Tensor, targets: Tensor) -> float:
+    """Root of the derivative of the log loss in float64."""
+
+    def slope(b: float) -> float:
+        total = 0.0
+        for z, y in zip(logits.split(5000), targets.split(5000), strict=True):
+            wide = z.double()
+            total += float(((wide * b).softmax(1) * wide).sum() - wide.gather(1, y[:, None]).sum())
+        return total
+
+    return float(1 / brentq(slope, 0.05, 5.0, xtol=1e-15, rtol=1e-14))
+
+
+def ece_peers(logits: Tensor, targets: Tensor) -> dict[str, Work]:
+    """Streaming calibration errors of other libraries; None where one is not installed."""
+    from torchmetrics.classification import MulticlassCalibrationError
+
+    def torchmetrics() -> float:
+        metric = MulticlassCalibrationError(logits.shape[1], n_bins=15, validate_args=False)
+        for z, y in zip(logits.split(BATCH), targets.split(BATCH), strict=True):
+            metric.update(z, y)
+        return float(metric.compute())
+
+    works: dict[str, Work] = {"torchmetrics": torchmetrics}
+    with contextlib.suppress(ImportError):
+        from netcal.metrics import ECE
+
+        works["netcal"] = lambda: float(ECE(15).measure(logits.softmax(1).numpy(), targets.numpy()))
+    return works
+
+
+def temperature_peers(logits: Tensor, targets: Tensor) -> dict[str, Work]:
+    """Temperatures of other libraries, as their documentation fits them."""
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+
+    class Logits(ClassifierMixin, BaseEstimator):
+        """Hands its input on as decision values."""
+
+        classes_ = np.arange(logits.shape[1])
+
+        def fit(self, x: Any, y: Any) -> Logits:
+            return self
+
+        def decision_function(self, x: Any) -> Any:
+            return x
+
+        def predict(self, x: Any) -> Any:
+            return x.argmax(1)
+
+        def __sklearn_is_fitted__(self) -> bool:
+            return True
+
+    z, y = logits.numpy(), targets.numpy()
+
+    def sklearn() -> float:
+        fitted = CalibratedClassifierCV(FrozenEstimator(Logits()), method="temperature").fit(z, y)
+        return 1 / float(fitted.calibrated_classifiers_[0].calibrators[0].beta_)
+
+    works: dict[str, Work] = {"scikit-learn": sklearn}
+    with contextlib.suppress(ImportError):
+        from netcal.scaling import TemperatureScaling
+
+        def netcal() -> float:
+            scaling = TemperatureScaling()
+            scaling.fit(logits.softmax(1).numpy(), y)
+            return 1 / float(np.ravel(scaling.weights)[0])
+
+        works["netcal (float32)"] = netcal
+    with contextlib.suppress(ImportError):
+        from probmetrics.calibrators import TemperatureScalingCalibrator
+        from probmetrics.distributions import CategoricalLogits
+
+        def probmetrics() -> float:
+            calibrator = TemperatureScalingCalibrator()
+            calibrator.fit_torch(CategoricalLogits(logits), targets)
+            return 1 / float(calibrator.invtemp_)
+
+        works["probmetrics"] = probmetrics
+    with contextlib.suppress(ImportError):
+        from torch.utils.data import DataLoader, TensorDataset
+        from torch_uncertainty.post_processing import TemperatureScaler
+
+        def torch_uncertainty() -> float:
+            scaler = TemperatureScaler(model=torch.nn.Identity())
+            scaler.fit(DataLoader(TensorDataset(logits, targets), batch_size=BATCH), progress=False)
+            return float(scaler.temperature[0].detach())
+
+        works["torch-uncertainty"] = torch_uncertainty
+    return works
+
+
+def bench_ece(sizes: list[tuple[int, int]], repeats: int) -> None:
+    """Print the table of streaming errors."""
+    print("| streaming ECE, 15 bins | ours | peer | peer / ours | ours - exact | peer - exact |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for n, k in sizes:
+        logits, targets = overconfident(n, k)
+        confidence, said = torch.cat([z.double().softmax(1) for z in logits.split(20_000)]).max(1)
+        exact = reliability_bins_of_confidence(confidence, said == targets).ece
+        del confidence, said
+        peers = ece_peers(logits, targets)
+        found = interleaved({"ours": lambda z=logits, y=targets: reliability_bins(z, y).ece} | peers, repeats)
+        taken, value = found.pop("ours")
+        for name in ("torchmetrics", "netcal"):
+            row = f"| [{n:,}, {k}] against {name} | {taken:.3f} s |"
+            if name not in found:
+                print(f"{row} not installed | | {value - exact:+.0e} | |")
+                continue
+            theirs, said_value = found[name]
+            print(f"{row} {theirs:.3f} s | {theirs / taken:.1f} | {value - exact:+.0e} | {said_value - exact:+.0e} |")
+
+
+def bench_one_bin(n: int) -> None:
+    """Print what one crowded bin does to sums in float32."""
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    correct = torch.arange(n) % 10 > 0
+    confidence = torch.full((n,), 0.97)
+    ours = reliability_bins_of_confidence(confidence, correct).ece
+    theirs = float(binary_calibration_error(confidence, correct.long(), n_bins=15, validate_args=False))
+    print(f"\n{n:,} rows in one bin, true error 0.07: ours {ours:.6f}, torchmetrics {theirs:.6f}\n")
+
+
+def bench_temperature(sizes: list[tuple[int, int]], repeats: int) -> None:
+    """Print the table of temperatures."""
+    print("| temperature | time | peer / ours | T | relative error | reads of the logits |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for n, k in sizes:
+        logits, targets = overconfident(n, k)
+        exact = exact_temperature(logits, targets)
+        found = interleaved({"ours": lambda z=logits, y=targets: fit_temperature(z, y)} | temperature_peers(logits, targets), repeats)
+        taken, fitted = found.pop("ours")
+        off = abs(fitted.temperature / exact - 1)
+        print(f"| ours, [{n:,}, {k}] | {taken:.3f} s | 1.0 | {fitted.temperature:.6f} | {off:.0e} | {fitted.reads} |")
+        for name in ("scikit-learn", "probmetrics", "torch-uncertainty", "netcal (float32)"):
+            if name not in found:
+                print(f"| {name}, [{n:,}, {k}] | not installed | | | | |")
+                continue
+            theirs, value = found[name]
+            print(f"| {name}, [{n:,}, {k}] | {theirs:.3f} s | {theirs / taken:.1f} | {value:.6f} | {abs(value / exact - 1):.0e} | |")
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rows")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    less = 10 if args.quick else 1
+    bench_ece([(1_000_000 // less, 10), (100_000 // less, 1000)], args.repeats)
+    bench_one_bin(20_000_000)
+    bench_temperature([(10_000, 10), (50_000 // less, 1000 // less)], args.repeats)
+
+
+if __name__ == "__main__":
+    main()

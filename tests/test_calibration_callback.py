@@ -1,0 +1,231 @@
+"""`CalibrationMonitor` in real Lightning runs: equal to one pass over all rows, over ranks, resumed, and harmless."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from gendebug_torch.calibration import calibration_sums, fit_temperature
+from gendebug_torch.calibration.temperature_sums import temperature_sums
+from gendebug_torch.callbacks import CalibrationMonitor
+from tests.contract.plants_calibration import drawn
+
+
+class Learner(pl.LightningModule):
+    def __init__(self, k=3):
+        super().__init__()
+        self.net = nn.Linear(4, k)
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        logits = self(batch[0])
+        return {"loss": nn.functional.cross_entropy(logits, batch[1]), "logits": logits, "targets": batch[1]}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+def rows(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 4, generator=generator)
+    return TensorDataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 1).long())
+
+
+def trainer(*callbacks, **options):
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    }
+    return pl.Trainer(accelerator="cpu", callbacks=list(callbacks), **(quiet | options))
+
+
+def fitted(monitor, epochs=3, **options):
+    torch.manual_seed(0)
+    model = Learner()
+    trainer(monitor, max_epochs=epochs, **options).fit(model, DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
+    return model
+
+
+def test_each_epoch_is_one_pass_over_all_validation_rows():
+    monitor = CalibrationMonitor()
+    model = fitted(monitor, num_sanity_val_steps=2)
+    assert sorted(monitor.history) == [0, 1, 2]
+    x, y = rows(101, 1).tensors
+    with torch.no_grad():
+        expected = calibration_sums(model(x), y)
+    last = monitor.history[2]
+    assert last.cells.total == 101
+    assert last.bins().ece == pytest.approx(expected.bins().ece, abs=1e-6)
+    assert last.nll == pytest.approx(expected.nll, rel=1e-5)
+    table = monitor.table()
+    with torch.no_grad():
+        exact = fit_temperature(model(x), y)
+    assert table["temperature"].iloc[-1] == pytest.approx(exact.temperature, rel=2e-3)
+    assert table["temperature_error"].iloc[-1] == pytest.approx(exact.standard_error, rel=0.1)
+    assert (table["low"] <= table["ece"]).all()
+
+
+def test_rows_are_counted_in_pieces_as_in_one(monkeypatch):
+    monkeypatch.setattr("gendebug_torch.callbacks.calibration._BYTES", 1)
+    pieces, whole = CalibrationMonitor(), CalibrationMonitor()
+    fitted(pieces)
+    monkeypatch.undo()
+    fitted(whole)
+    assert pieces.history[2].bins().ece == pytest.approx(whole.history[2].bins().ece, abs=1e-12)
+
+
+def test_a_run_goes_on_where_its_checkpoint_stopped(tmp_path):
+    whole = CalibrationMonitor()
+    fitted(whole, 4)
+    first, second = CalibrationMonitor(), CalibrationMonitor()
+    torch.manual_seed(0)
+    start = trainer(first, max_epochs=2)
+    start.fit(Learner(), DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
+    start.save_checkpoint(tmp_path / "half.ckpt")
+    on = trainer(second, max_epochs=4)
+    on.fit(Learner(), DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16), ckpt_path=tmp_path / "half.ckpt")
+    assert sorted(second.history) == [0, 1, 2, 3]
+    for epoch in range(4):
+        assert torch.allclose(second.history[epoch].scores, whole.history[epoch].scores)
+
+
+DISTRIBUTED = """
+import torch
+import torch.distributed as dist
+from tests.test_calibration_callback import *
+
+if __name__ == "__main__":
+    monitor = CalibrationMonitor()
+    torch.manual_seed(0)
+    run = trainer(monitor, max_epochs=1, devices=2, strategy="ddp")
+    model = Learner()
+    run.validate(model, DataLoader(rows(101, 1), 16))
+    if run.global_rank == 0:
+        (sums,) = monitor.history.values()
+        (needed,) = monitor.temperatures.values()
+        x, y = rows(101, 1).tensors
+        with torch.no_grad():
+            z = model.cpu()(x)
+        expected = calibration_sums(z, y)
+        assert sums.cells.total == 101, sums.cells.total
+        assert torch.equal(sums.cells.count, expected.cells.count)
+        assert torch.equal(sums.cells.correct, expected.cells.correct)
+        assert torch.allclose(sums.scores, expected.scores)
+        assert torch.allclose(needed.sums, temperature_sums(z, y).sums)
+        print("exact")
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_count_every_row_once(tmp_path):
+    script = tmp_path / "two_ranks.py"
+    script.write_text(DISTRIBUTED)
+    root = Path(__file__).resolve().parents[1]
+    found = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=root,
+        env={**__import__("os").environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert "exact" in found.stdout, found.stderr[-2000:]
+
+
+class Pictures(Logger):
+    """A logger with an `experiment` that takes figures, as TensorBoard's does."""
+
+    name, version = "pictures", 0
+
+    def __init__(self):
+        super().__init__()
+        self.scalars, self.figures = {}, []
+
+    @property
+    def experiment(self):
+        return self
+
+    def add_figure(self, tag, figure, global_step, close):
+        self.figures.append((tag, figure, global_step))
+
+    def log_metrics(self, metrics, step=None):
+        self.scalars |= metrics
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        self.params = params
+
+
+def test_loggers_get_scalars_and_diagrams():
+    logger = Pictures()
+    fitted(CalibrationMonitor(), 2, logger=logger)
+    assert {"gendebug/val_ece", "gendebug/val_confidence", "gendebug/val_temperature"} <= set(logger.scalars)
+    assert [tag for tag, _, _ in logger.figures] == ["gendebug/reliability"] * 2
+    assert logger.figures[0][1].axes[0].get_title().startswith("Reliability")
+    silent = Pictures()
+    fitted(CalibrationMonitor(diagrams=False), 1, logger=silent)
+    assert silent.figures == []
+
+
+def test_a_diverged_run_is_warned_of_and_goes_on():
+    class Diverged(Learner):
+        def validation_step(self, batch, index):
+            return super().validation_step(batch, index) | {"logits": torch.full((len(batch[0]), 3), torch.nan)}
+
+    monitor = CalibrationMonitor()
+    with pytest.warns(UserWarning, match="counts nothing"):
+        trainer(monitor, max_epochs=1).fit(Diverged(), DataLoader(rows(64), 16), DataLoader(rows(32, 1), 16))
+    assert monitor.history == {}
+
+
+def test_outputs_may_be_unpacked_and_be_one_logit_or_dense():
+    monitor = CalibrationMonitor(read=lambda module, batch, outputs: (outputs["logits"], batch[1]))
+    fitted(monitor, 1)
+    assert monitor.history[0].cells.total == 101
+
+    class One(Learner):
+        def __init__(self):
+            super().__init__(k=1)
+
+        def training_step(self, batch, _):
+            return nn.functional.binary_cross_entropy_with_logits(self(batch[0])[:, 0], batch[1].clamp(max=1).float())
+
+        def validation_step(self, batch, _):
+            return {"logits": self(batch[0]), "targets": batch[1].clamp(max=1)}
+
+    one = CalibrationMonitor()
+    trainer(one, max_epochs=1).fit(One(), DataLoader(rows(64), 16), DataLoader(rows(40, 1), 16))
+    assert one.history[0].cells.total == 40
+
+    class Pixels(Learner):
+        def validation_step(self, batch, _):
+            logits = self(batch[0])[:, :, None, None].expand(-1, -1, 2, 2)
+            return {"logits": logits, "targets": batch[1][:, None, None].expand(-1, 2, 2)}
+
+    dense = CalibrationMonitor()
+    trainer(dense, max_epochs=1).fit(Pixels(), DataLoader(rows(64), 16), DataLoader(rows(40, 1), 16))
+    assert dense.history[0].cells.total == 160
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 2.5, 7.0])
+def test_a_temperature_from_sums_is_near_the_exact_one(scale):
+    records = drawn(0, 4000, 5, scale=scale)
+    parts = temperature_sums(records.logits[:99], records.targets[:99]) + temperature_sums(records.logits[99:], records.targets[99:])
+    exact = fit_temperature(records.logits, records.targets)
+    temperature, error = parts.temperature()
+    assert temperature == pytest.approx(exact.temperature, rel=1e-3)
+    assert error == pytest.approx(exact.standard_error, rel=0.1)
+    assert str(temperature_sums(records.logits * 100, records.targets).temperature()[0]) == "nan"
