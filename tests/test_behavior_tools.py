@@ -126,6 +126,17 @@ def test_bad_input_exits_with_two_and_touches_nothing(place, capsys, words, mode
     assert (place / "s.behavior.yaml").read_text() == SUITE
 
 
+@pytest.mark.parametrize("words", [["behave"], ["behave", "run"], ["behave", "add"], ["behave", "record"], ["behave", "redundancy"]])
+def test_help_spells_flags_as_people_write_them(capsys, words):
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "Exit code" in text
+    assert not re.search(r"--[a-z]*_", text)
+    assert ("--from " in text) == (words[-1] == "add")
+
+
 def test_diagnose_takes_a_suite(place):
     words = ["diagnose", "--behavior", "s.behavior.yaml", "--model", "served:build", "--out", "out", "--only", "[behavior]"]
     assert main(words) == 0

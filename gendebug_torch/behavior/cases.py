@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -230,9 +230,7 @@ class Suite:
 
     def select(self, wanted: Callable[[Case], bool]) -> Suite:
         """The suite with the cases for which `wanted` is true."""
-        return Suite(
-            tuple(filter(wanted, self.cases)), self.name, self.features, self.classes, self.threshold, self.tolerance, self.model, self.path
-        )
+        return replace(self, cases=tuple(filter(wanted, self.cases)))
 
     def _check_columns(self, case: Case) -> None:
         for name in (name for part in (case.input, *case.change) for name in part):

@@ -26,6 +26,7 @@ _MOST_PAIRS = 2000
 _UNITS = (100.0, 0.01, 1000.0, 0.001, -1.0)
 _DEAF = 12
 _FEWEST_FAILING = 3
+_MOST_ASKED = 200
 _NEGATION = re.compile(r"\b(?:not|no|never)\b\s?|n't\b", re.IGNORECASE)
 
 
@@ -88,19 +89,21 @@ def explain_failures(suite: Suite, model: Any, run: BehaviorRun, *, alpha: float
         run: of this suite and model.
         alpha: largest corrected p-value.
 
-    Cost: one row through the model per fault, input and change; none where too few cases fail to tell.
+    Cost: one row through the model per fault, input and change, for at most 200 failing and 200 passing cases; none where
+    too few fail to tell.
     """
-    failing = {result.id for result in run.broken}
+    asked = {result.id for result in [*run.broken[:_MOST_ASKED], *[r for r in run.judged if not r.broken][:_MOST_ASKED]]}
+    failing = {result.id for result in run.broken} & asked
     changes = wiring(suite) if len(failing) >= _FEWEST_FAILING else {}
     turned = {}
-    for name, mutant in mutant_runs(suite, model, changes).items():
+    for name, mutant in mutant_runs(suite.select(lambda case: case.id in asked), model, changes).items():
         still = {result.id for result in mutant.broken}
         turned[name] = tuple(sorted(failing - still)), tuple(sorted(still - failing))
     if not turned:
         return None
     chance = sum(len(healed) for healed, _ in turned.values()) / (len(turned) * len(failing))
     best = max(turned, key=lambda name: len(turned[name][0]) - len(turned[name][1]))
-    found = Explanation(best, *turned[best], len(failing), len(run.judged), len(turned), chance)
+    found = Explanation(best, *turned[best], len(failing), len(asked), len(turned), chance)
     return found if found.p_value <= alpha and 2 * (len(found.healed) - len(found.spoiled)) > len(failing) else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -202,4 +202,4 @@ def _from_python(path: Path) -> Suite:
     if len(found) != 1:
         reject("suite", "exactly one Suite in a Python file", f"{len(found)} in {path}", "Keep one at the top level.")
     (suite,) = found.values()
-    return Suite(**{entry.name: getattr(suite, entry.name) for entry in fields(Suite) if entry.name != "path"}, path=str(path))
+    return replace(suite, path=str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -49,14 +50,12 @@ _CODES = "Exit code: 0 clean, 1 findings from --fail-on on, 2 bad input, 3 a che
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: 0 clean, 1 findings at or above --fail-on, 2 bad input, 3 a check broke."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="gendebug", description=(gd.__doc__ or "").partition("\n")[0], version=gd.__version__)
+    parser = _parser(prog="gendebug", description=(gd.__doc__ or "").partition("\n")[0], version=gd.__version__)
     commands = parser.add_subcommands()
     _add_commands(commands, COMMANDS)
     for name, functions in GROUPS.items():
         text = (sys.modules[next(iter(functions)).__module__].__doc__ or "").partition("\n")[0]
-        group = ArgumentParser(description=text, epilog=_CODES)
+        group = _parser(description=text, epilog=_CODES)
         commands.add_subcommand(name, group, help=text)
         _add_commands(group.add_subcommands(), functions)
     chosen = parser.parse_args(_spelled(sys.argv[1:] if arguments is None else arguments))
@@ -71,12 +70,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def _add_commands(commands: Any, functions: Mapping[Callable[..., int], tuple[str, ...]]) -> None:
+def _parser(**settings: Any) -> Any:
+    """A parser whose help spells flags as people write them, `--fail-on` and `--from`, not as Python names its parameters."""
     from jsonargparse import ArgumentParser
 
+    class Parser(ArgumentParser):
+        def format_help(self, *formatter: Any) -> str:
+            return re.sub(r"--[a-z_]+( [A-Z_]+)?", _as_written, super().format_help(*formatter))
+
+    return Parser(**settings)
+
+
+def _as_written(flag: re.Match[str]) -> str:
+    name, _, value = flag[0].partition(" ")
+    return name.rstrip("_").replace("_", "-") + (f" {value.rstrip('_')}" if value else "")
+
+
+def _add_commands(commands: Any, functions: Mapping[Callable[..., int], tuple[str, ...]]) -> None:
     for function, positional in functions.items():
         text = (function.__doc__ or "").partition("\n")[0]
-        command = ArgumentParser(description=text, epilog=_CODES)
+        command = _parser(description=text, epilog=_CODES)
         for name in positional:
             command.add_argument(name.removesuffix("+"), type=str, nargs="+" if name.endswith("+") else None)
         command.add_function_arguments(function, as_positional=False, skip={name.removesuffix("+") for name in positional})
