@@ -118,6 +118,7 @@ class Association:
         ax.axvline(limit, color=NEUTRAL, linestyle="--", linewidth=1.0, label="a correlation of 0.8")
         ax.set_yticks(range(len(rows)), [str(name)[:28] for name in rows["column"]])
         ax.set_xlim(-0.02, 1.02)
+        ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
         ax.set_xlabel("share of the target's variance that the column explains alone")
         ax.set_title(f"Each column against the target ({self.n:,} rows)")
         ax.legend(frameon=True, loc="lower right")

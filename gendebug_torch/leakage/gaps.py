@@ -100,7 +100,8 @@ class Gaps:
         )
         ax.set_xlim(-0.02, 1.02)
         ax.set_xlabel("share of the class that prevails")
-        ax.set_title("What a missing, or a present, value says about the target")
+        ax.set_title("What a gap says about the target")
+        ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
         if len(rows):
             ax.legend(frameon=True)
         return ax

@@ -83,13 +83,6 @@ def first_matches(reference: Tensor, keys: Tensor) -> Tensor:
     return torch.where(ordered[place] == keys, rows[place], -1)
 
 
-def repeated(keys: Tensor) -> Tensor:
-    """`[n]` bool: whether another row has the same key."""
-    _, inverse, counts = torch.unique(keys, return_inverse=True, return_counts=True)
-    found: Tensor = counts[inverse] > 1
-    return found
-
-
 def _tensor_keys(sides: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[str, ...]]:
     shapes = {tuple(side.shape[1:]) for side in sides}
     if len(shapes) > 1:

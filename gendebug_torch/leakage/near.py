@@ -29,7 +29,8 @@ MOST_DIMENSIONS = 128
 # The neighbour beside which the nearest one is judged.
 NEIGHBOUR = 6
 _MOST_LEVELS = 24
-_DISTANCE_CELLS = 2**24
+_DISTANCE_CELLS = 2**23
+_CHUNK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,16 +221,30 @@ def near_rows(
 
 def _neighbours(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     """`[q, 6]` distances and positions of the nearest training rows, from exact differences of the candidates."""
-    length = before.square().sum(1)
-    step = max(_DISTANCE_CELLS // len(before), 1)
+    spare = -len(before) % _CHUNK
+    length = torch.nn.functional.pad(before.square().sum(1), (0, spare), value=math.inf)
+    padded = torch.nn.functional.pad(before, (0, 0, 0, spare))
+    step = max(_DISTANCE_CELLS // len(padded), 1)
+    # One buffer for all blocks: fresh memory for each would cost more than the product.
+    square = padded.new_empty(min(step, len(after)), len(padded))
     parts = []
     for block in torch.split(after, step):
-        near = (length - 2 * block @ before.T).topk(min(2 * NEIGHBOUR, len(before)), dim=1, largest=False).indices
+        torch.addmm(length, block, padded.T, alpha=-2, out=square[: len(block)])
+        near = _smallest(square[: len(block)], min(2 * NEIGHBOUR, len(before)))
         # The product loses digits where two rows are close; the few candidates are measured again.
         distance = (before[near].double() - block[:, None].double()).norm(dim=2)
         ordered = distance.sort(1)
         parts.append((ordered.values[:, :NEIGHBOUR], near.gather(1, ordered.indices[:, :NEIGHBOUR])))
     return torch.cat([d for d, _ in parts]), torch.cat([p for _, p in parts])
+
+
+def _smallest(values: Tensor, k: int) -> Tensor:
+    """`[q, k]` positions of the k smallest of each row of `[q, n]`: they lie in the k chunks with the smallest minima."""
+    chunks = values.reshape(len(values), -1, _CHUNK)
+    best = chunks.amin(2).topk(min(k, chunks.shape[1]), dim=1, largest=False).indices
+    kept = chunks.gather(1, best[:, :, None].expand(-1, -1, _CHUNK))
+    place = kept.flatten(1).topk(k, dim=1, largest=False).indices
+    return best.gather(1, place // _CHUNK) * _CHUNK + place % _CHUNK
 
 
 def _coordinates(train: Features, validation: Features, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -265,7 +280,8 @@ def _scaled(before: pd.Series[Any], after: pd.Series[Any]) -> tuple[Tensor, Tens
     known = sample[sample.isfinite()]
     if not len(known):
         return torch.zeros(len(before), 0), torch.zeros(len(after), 0)
-    low, middle, high = torch.quantile(known, torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    ordered = np.sort(known.numpy())
+    low, middle, high = (float(ordered[len(ordered) * quarter // 4]) for quarter in (1, 2, 3))
     spread = (high - low) / 1.35 or float(known.std(correction=0)) or 1.0
     scaled = [torch.nan_to_num((side - middle) / spread, nan=0.0, posinf=8.0, neginf=-8.0).clamp(-8, 8) for side in values]
     gaps = [side.isnan().double() for side in values]

@@ -14,7 +14,7 @@ from torch import Tensor
 from gendebug_torch._plotting import axes
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.columns import numbers
-from gendebug_torch.leakage.keys import Features, first_matches, repeated, row_keys
+from gendebug_torch.leakage.keys import Features, row_keys
 from gendebug_torch.stats import wilson_interval
 
 if TYPE_CHECKING:
@@ -163,10 +163,14 @@ def _two(sides: Mapping[str, Any]) -> None:
 
 def _overlap(kind: str, names: tuple[str, ...], keys: list[Tensor]) -> SplitOverlap:
     sizes = torch.tensor([len(key) for key in keys])
+    values, group = torch.unique(torch.cat(keys), return_inverse=True)
+    parts = torch.split(group, sizes.tolist())
+    counts = [torch.bincount(part, minlength=len(values)) for part in parts]
     shared = torch.zeros(len(keys), len(keys), dtype=torch.int64)
-    for i, own in enumerate(keys):
-        for j, other in enumerate(keys):
-            shared[i, j] = int(repeated(own).sum()) if i == j else int((first_matches(other, own) >= 0).sum())
-    partners = first_matches(keys[0], keys[1])
-    rows = (partners >= 0).nonzero()[:, 0]
+    for i, own in enumerate(parts):
+        for j, other in enumerate(counts):
+            shared[i, j] = int((other[own] > int(i == j)).sum())
+    first = torch.full((len(values),), len(keys[0])).scatter_reduce_(0, parts[0], torch.arange(len(keys[0])), "amin")
+    partners = first[parts[1]]
+    rows = (partners < len(keys[0])).nonzero()[:, 0]
     return SplitOverlap(kind, names, sizes, shared, rows, partners[rows])

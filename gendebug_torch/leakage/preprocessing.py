@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 STANDARD, RANGE, FILLED, TARGET_MEAN = "standardised", "scaled to a range", "filled with the mean", "encoded by target means"
 # Fewer different values are codes or flags: a balanced column of -1 and 1 has mean 0 and deviation 1 by itself.
 FEWEST_DISTINCT = 20
+# Mean and deviation further than this from 0 and 1 are no rounding.
+EXACT = 1e-4
 _SMALLEST_P = 1e-300
 
 
@@ -78,6 +81,7 @@ class FittedRows:
             ax.plot([inner], [place], "o", color=LIVE, label=f"over {' + '.join(entry.fitted_on)}" if place == 0 else None)
             ax.plot([outer], [place], "o", color=REFERENCE, label="over train alone" if place == 0 else None)
         ax.set_xscale("log")
+        ax.set_ylim(-0.7, max(len(shown), 1) - 0.3)
         ax.set_yticks(range(len(shown)), [f"{entry.column[:24]}: {entry.kind}" for entry in shown])
         ax.set_xlabel("distance from the exact value, in deviations of the column")
         ax.set_title("Fitted on rows that training must not see" if shown else "No column betrays the rows it was fitted on")
@@ -138,7 +142,8 @@ class _Column:
 
     @cached_property
     def both(self) -> Tensor:
-        return torch.cat([self.before, self.after]).sort().values
+        # NumPy sorts float64 with vector instructions, several times faster than torch on a CPU.
+        return torch.from_numpy(np.sort(torch.cat([self.before, self.after]).numpy()))
 
     @cached_property
     def runs(self) -> tuple[Tensor, Tensor]:
@@ -170,8 +175,13 @@ def _columns(train: Features, validation: Features, targets: tuple[Tensor, Tenso
         known = before.isfinite(), after.isfinite()
         labels = None if targets is None else (targets[0].cpu()[known[0]].double(), targets[1].cpu()[known[1]].double())
         column = _Column(name, before[known[0]], after[known[1]], labels)
-        if len(column.before) >= 2 and len(column.after) >= 2 and bool((column.both != column.both.round()).any()):
+        if min(map(len, (column.before, column.after))) >= 2 and any(_fractional(side) for side in (column.before, column.after)):
             yield column
+
+
+def _fractional(values: Tensor) -> bool:
+    """Whether a value has a fraction; most columns that do show it early."""
+    return any(bool((part != part.round()).any()) for part in (values[:1000], values))
 
 
 def _standard(column: _Column, limit: float) -> Fingerprint | str | None:
@@ -184,7 +194,7 @@ def _standard(column: _Column, limit: float) -> Fingerprint | str | None:
         (("validation",), column.after, 1 / math.sqrt(len(column.after))),
     ):
         offset, p = _from_standard(values, strays)
-        if p < limit and offset < 1e-4 and (len(sides) == 1 or train_offset > 100 * offset):
+        if p < limit and (len(sides) == 1 or train_offset > 100 * offset):
             return Fingerprint(column.name, STANDARD, sides, p, offset, train_offset)
     return STANDARD if train_offset < 1e-5 else None
 
@@ -192,12 +202,12 @@ def _standard(column: _Column, limit: float) -> Fingerprint | str | None:
 def _from_standard(values: Tensor, strays: float) -> tuple[float, float]:
     """Largest distance of mean and deviation from 0 and 1, and the chance of both by accident."""
     n, mean = len(values), float(values.mean())
-    centred = values - mean
-    variance = float(centred.square().mean())
-    if variance <= 0:
-        return math.inf, 1.0
-    kurtosis = float(centred.pow(4).mean()) / variance**2
+    square = (values - mean).square_()
+    variance = float(square.mean())
     spread = min(abs(math.sqrt(variance * n / (n - d)) - 1) for d in (0, 1))
+    if max(abs(mean), spread) > EXACT or variance <= 0:
+        return max(abs(mean), spread), 1.0
+    kurtosis = float(square.square_().mean()) / variance**2
     errors = (abs(mean) / strays, spread / (strays * math.sqrt(max(kurtosis - 1, 1e-6)) / 2))
     product = max(math.prod(min(error * math.sqrt(2 / math.pi), 1.0) for error in errors), _SMALLEST_P)
     return max(abs(mean), spread), product * (1 - math.log(product))

@@ -59,7 +59,7 @@ class TimeOverlap:
         ax.set_ylim(bottom=0.0)
         ax.set_xlabel("time")
         ax.set_ylabel("share of rows per bin")
-        alike = f", neighbours' labels agree by {self.likeness:.2f}" if math.isfinite(self.likeness) else ""
+        alike = f"\nlabels of neighbours in time agree by {self.likeness:.2f}" if math.isfinite(self.likeness) else ""
         ax.set_title(f"{self.inside:.0%} of validation lies inside the time of training{alike}")
         ax.tick_params(axis="x", labelrotation=20 if self.calendar else 0)
         ax.legend(frameon=True)
