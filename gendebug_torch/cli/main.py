@@ -20,6 +20,7 @@ from gendebug_torch.cli.leakage import leakage
 from gendebug_torch.cli.parity import parity
 from gendebug_torch.cli.predeploy import predeploy
 from gendebug_torch.cli.recalibrate import recalibrate
+from gendebug_torch.cli.shift import shift
 from gendebug_torch.errors import InputError
 
 # Command -> its parameters that are given by position; one that takes several values ends in "+".
@@ -28,6 +29,7 @@ COMMANDS: dict[Callable[..., int], tuple[str, ...]] = {
     recalibrate: (),
     attribute: (),
     curves: ("file",),
+    shift: ("reference", "live"),
     leakage: ("tables+",),
     parity: (),
     labels: ("table",),

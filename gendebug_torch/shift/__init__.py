@@ -1,5 +1,7 @@
 """Two samples of the same columns, compared: quantities, categories, missing values and the model's confidence."""
 
+from gendebug_torch.shift.accuracy import EstimatedAccuracy as EstimatedAccuracy
+from gendebug_torch.shift.accuracy import estimated_accuracy as estimated_accuracy
 from gendebug_torch.shift.categories import CategoryShift as CategoryShift
 from gendebug_torch.shift.categories import MissingShift as MissingShift
 from gendebug_torch.shift.categories import category_shift as category_shift
@@ -15,6 +17,9 @@ from gendebug_torch.shift.feature import Atom as Atom
 from gendebug_torch.shift.feature import FeatureShift as FeatureShift
 from gendebug_torch.shift.feature import feature_shift as feature_shift
 from gendebug_torch.shift.feature import largest_atom as largest_atom
+from gendebug_torch.shift.joint import JointShift as JointShift
+from gendebug_torch.shift.joint import joint_shift as joint_shift
+from gendebug_torch.shift.joint import mmd_two_sample as mmd_two_sample
 from gendebug_torch.shift.kinds import ChangeKinds as ChangeKinds
 from gendebug_torch.shift.kinds import FeatureChange as FeatureChange
 from gendebug_torch.shift.kinds import change_kinds as change_kinds
@@ -26,6 +31,19 @@ from gendebug_torch.shift.modes import ConfidenceModes as ConfidenceModes
 from gendebug_torch.shift.modes import confidence_modes as confidence_modes
 from gendebug_torch.shift.relation import RelationChange as RelationChange
 from gendebug_torch.shift.relation import relation_change as relation_change
+from gendebug_torch.shift.splits import Split as Split
+from gendebug_torch.shift.splits import SplitComparison as SplitComparison
+from gendebug_torch.shift.splits import compare_splits as compare_splits
+from gendebug_torch.shift.splits import group_split as group_split
+from gendebug_torch.shift.splits import probe_judge as probe_judge
+from gendebug_torch.shift.splits import random_split as random_split
+from gendebug_torch.shift.splits import shifted_split as shifted_split
+from gendebug_torch.shift.splits import time_blocks as time_blocks
+from gendebug_torch.shift.stream import ChangePoint as ChangePoint
+from gendebug_torch.shift.stream import DriftMonitor as DriftMonitor
+from gendebug_torch.shift.stream import DriftStep as DriftStep
+from gendebug_torch.shift.stream import change_point as change_point
+from gendebug_torch.shift.stream import windowed_means as windowed_means
 from gendebug_torch.shift.undo import Undo as Undo
 from gendebug_torch.shift.undo import undo as undo
 from gendebug_torch.shift.undo import weighted_distance as weighted_distance
@@ -34,30 +52,48 @@ __all__ = [
     "Atom",
     "CategoryShift",
     "ChangeKinds",
+    "ChangePoint",
     "ClassShares",
     "ConfidenceModes",
     "ConfidenceShift",
+    "DriftMonitor",
+    "DriftStep",
+    "EstimatedAccuracy",
     "FeatureChange",
     "FeatureShift",
+    "JointShift",
     "KSTest",
     "MissingShift",
     "PreparedReference",
     "RelationChange",
+    "Split",
+    "SplitComparison",
     "Undo",
     "category_shift",
     "change_kinds",
+    "change_point",
     "class_shares",
+    "compare_splits",
     "confidence_modes",
     "confidence_shift",
     "dip",
     "dip_p_value",
+    "estimated_accuracy",
     "feature_shift",
+    "group_split",
+    "joint_shift",
     "ks_two_sample",
     "largest_atom",
     "missing_shift",
+    "mmd_two_sample",
     "prepare_reference",
+    "probe_judge",
+    "random_split",
     "relation_change",
+    "shifted_split",
+    "time_blocks",
     "undo",
     "unseen_excess",
     "weighted_distance",
+    "windowed_means",
 ]

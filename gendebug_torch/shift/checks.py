@@ -13,6 +13,8 @@ from torch import Tensor
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
+from gendebug_torch.shift import checks_joint as checks_joint
+from gendebug_torch.shift import checks_time as checks_time
 from gendebug_torch.shift.categories import CategoryShift, category_shift, missing_shift, unseen_excess
 from gendebug_torch.shift.checks_kinds import CAUSES, kinds_between
 from gendebug_torch.shift.checks_model import FAIL_EFFECT, p_text

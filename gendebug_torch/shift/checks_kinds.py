@@ -9,7 +9,7 @@ from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift.classes import ClassShares
-from gendebug_torch.shift.kinds import ChangeKinds, FeatureChange, change_kinds
+from gendebug_torch.shift.kinds import ALPHA, ChangeKinds, FeatureChange, change_kinds
 from gendebug_torch.shift.relation import RelationChange
 
 CAUSES = {
@@ -71,7 +71,7 @@ def classes_keep_their_shares(validation: Records, production: Records, *, fail_
     change = f"{classes.before[place]:.1%} → {classes.after[place]:.1%} ({told}, {classes.low[place]:.1%} to {classes.high[place]:.1%})"
     moved = f"{classes.distance:.1%} of the rows changed class, p = {classes.p_value:.2g}"
     text = f"the share of class {classes.names[place]} went {change}; {moved}"
-    if not classes.moved(0.002):
+    if not classes.moved(ALPHA):
         yield this.finding(Severity.OK, f"Class shares held: {text}.", numbers=numbers, evidence=classes)
         return
     if "classes" not in kinds.kinds:
@@ -140,7 +140,7 @@ def scores_keep_their_meaning(validation: Records, production: Records, *, fail_
         inputs = "and no input moved" if kinds.judged else "; inputs were not given"
         yield this.finding(severity, f"Concept drift: {text} {inputs}.", numbers=numbers, remedy=remedy, evidence=relation)
         return
-    if relation.p_value < 0.002 and kinds.kinds:
+    if relation.p_value < ALPHA and kinds.kinds:
         why = {"skew": "an input is computed differently", "inputs": "inputs moved", "scores": "the scores moved although no input did"}
         reason = why.get(kinds.kinds[0], "class shares moved")
         yield this.finding(Severity.NOTE, f"No concept drift by itself, since {reason}: {text}.", numbers=numbers, evidence=relation)

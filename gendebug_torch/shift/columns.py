@@ -51,6 +51,11 @@ def shared_columns(
     return SharedColumns(reference, production, tuple(c for c in names if c in present), tuple(c for c in names if c not in present))
 
 
+def width(records: Records | None) -> int:
+    """Feature columns, those of a tensor flattened; 0 without features."""
+    return 0 if records is None or records.features is None else math.prod(records.features.shape[1:])
+
+
 def quantities(records: Records) -> tuple[str, ...]:
     """Numeric columns but booleans, which are levels rather than quantities."""
     features = records.features

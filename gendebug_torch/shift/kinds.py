@@ -21,7 +21,7 @@ from gendebug_torch.shift.feature import default_value
 from gendebug_torch.shift.ks import ks_two_sample, prepare_reference, shortened
 from gendebug_torch.shift.meaning import gain, losses
 from gendebug_torch.shift.relation import RelationChange, relation_change
-from gendebug_torch.shift.undo import Undo, explained, swapped, undo, weighted_distance
+from gendebug_torch.shift.undo import Undo, explained, swapped, turned_clock, undo, weighted_distance
 from gendebug_torch.stats import holm_adjusted
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ LABELS: dict[Kind, str] = {
     "meaning": "meaning of the score",
     "scores": "scores without inputs",
 }
+# Of the questions whether class shares moved and whether scores kept their meaning; and of all columns together.
+ALPHA = 0.001
 MOST_ROWS = 20_000
 # Columns asked about exchanges and maps, columns asked about exchanges that no distribution shows, rows that judge them.
 MOST_COLUMNS = 40
@@ -132,7 +134,7 @@ _known: weakref.WeakKeyDictionary[Records, _Known] = weakref.WeakKeyDictionary()
 
 
 def change_kinds(
-    production: Records, reference: Records, *, scores: bool = True, alpha: float = 0.002, min_effect: float = 0.1
+    production: Records, reference: Records, *, scores: bool = True, alpha: float = ALPHA, min_effect: float = 0.1
 ) -> ChangeKinds:
     """Which kind of change lies between two sets of records, asked in the order in which one explains the other.
 
@@ -259,6 +261,10 @@ def _recomputed(features: list[FeatureChange], columns: Compared) -> list[Featur
         if place in pairs:
             how = f"holds the values of {open_[pairs[place]].name}, and the other way round"
             told[feature.name] = replace(feature, kind="skew", how=how)
+            continue
+        slipped = turned_clock(before, after)
+        if slipped:
+            told[feature.name] = replace(feature, kind="skew", how=f"turned by {slipped:+d} hours, as by a clock in another zone")
             continue
         found = undo(before, after, feature.statistic)
         if found is not None:

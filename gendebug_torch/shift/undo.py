@@ -92,6 +92,25 @@ def swapped(reference: list[Column], live: list[Column], distances: list[float])
     return found
 
 
+def turned_clock(reference: Column, live: Column) -> int:
+    """Hours by which an hour-of-day column was turned around the clock, or 0: not such a column, or no turn explains it.
+
+    Compares shares of the 24 hours under each turn by total variation, less what sampling alone gives.
+    """
+    both = np.concatenate([reference, live])
+    hours = len(both) and bool(((both == np.floor(both)) & (both >= 0) & (both < 24)).all()) and len(np.unique(both)) >= 20
+    if not hours or not len(reference) or not len(live):
+        return 0
+    before, after = (np.bincount(side.astype(np.int64), minlength=24) / len(side) for side in (reference, live))
+    pooled = (before + after) / 2
+    noise = float(np.sqrt(pooled * (1 - pooled) * (1 / len(reference) + 1 / len(live)) / (2 * np.pi)).sum())
+    distances = np.array([np.abs(np.roll(before, turn) - after).sum() / 2 - noise for turn in range(24)])
+    best = int(distances.argmin())
+    if best == 0 or distances[best] > max(_LEFT * distances[0], _NEGLIGIBLE):
+        return 0
+    return best if best <= 12 else best - 24
+
+
 def explained(left: float, distance: float, n: float, m: float) -> bool:
     """Whether what is left of a distance is an eighth of it or negligible, or noise and clearly less than it was."""
     if left <= max(_LEFT * distance, _NEGLIGIBLE):

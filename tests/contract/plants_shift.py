@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gendebug_torch import Records
+from gendebug_torch import Records, Schema
 
 
 def table(rng, n):
@@ -89,6 +89,38 @@ def kinds(**changes):
     return plant
 
 
+def correlated(seed):
+    """Every column as before, two of them now going together."""
+    given = kinds()(seed)
+    features = given["production"].features.copy()
+    features["d"] = 0.7 * features["c"] + np.sqrt(1 - 0.7**2) * features["d"]
+    return given | {"production": Records(features, name="production")}
+
+
+def unsure(seed):
+    """Production holds the rows that the model is least sure of."""
+    given = kinds()(seed)
+    live = given["production"]
+    return given | {"production": live.select((live.confidence < 0.8).cpu())}
+
+
+def in_time(seed, broken=False):
+    """Production in the order of time; from the middle on, half of the labels are drawn anew."""
+    given = kinds()(seed)
+    live = given["production"]
+    targets = live.targets.clone()
+    if broken:
+        generator = torch.Generator().manual_seed(seed)
+        late = (torch.arange(len(targets)) > len(targets) // 2) & (torch.rand(len(targets), generator=generator) < 0.8)
+        targets[late] = torch.randint(0, 2, (int(late.sum()),), generator=generator)
+    moments = pd.DataFrame({"time": np.arange(len(targets), dtype=float)})
+    return given | {"production": Records(live.features, targets, live.logits, moments, Schema(time="time"), "production")}
+
+
+def breaks(seed):
+    return in_time(seed, broken=True)
+
+
 PLANTS = {
     "shift.ks": planted(percentile_stuck),
     "shift.missing": planted(age_gone),
@@ -98,6 +130,9 @@ PLANTS = {
     "shift.label_shift": kinds(prior=0.25),
     "shift.concept_drift": kinds(turned=True),
     "shift.serving_skew": kinds(factor=100.0),
+    "shift.joint": correlated,
+    "shift.over_time": breaks,
+    "shift.estimated_accuracy": unsure,
 }
-KINDS = ("shift.label_shift", "shift.concept_drift", "shift.serving_skew")
-CLEAN = {name: kinds() if name in KINDS else clean for name in PLANTS}
+KINDS = ("shift.joint", "shift.estimated_accuracy", "shift.label_shift", "shift.concept_drift", "shift.serving_skew")
+CLEAN = {name: kinds() if name in KINDS else clean for name in PLANTS} | {"shift.over_time": in_time}

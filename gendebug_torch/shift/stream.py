@@ -1,0 +1,250 @@
+"""Over time: when did it change, did it break or wander, and monitoring that keeps its error rate however long it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.stats import kstwobign
+from torch import Tensor
+
+from gendebug_torch._plotting import ACCENT, LIVE, NEUTRAL, REFERENCE, axes
+from gendebug_torch.errors import reject
+from gendebug_torch.shift.ks import PreparedReference, ks_two_sample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_BINS = 200
+_ROWS_PER_BIN = 10
+_FEWEST_BINS = 12
+# Twice the drop of the log likelihood within which a place of change is kept: P(max of the two arms <= x) = (1 - e^{-x/2})^2.
+_ARMS = -2 * math.log(1 - math.sqrt(0.95))
+
+
+@dataclass(frozen=True, eq=False)
+class ChangePoint:
+    """The best place at which the mean of a series changed.
+
+    Args:
+        row: first row after the change.
+        low: first row of the 95 % interval of that place.
+        high: last row of it.
+        before: mean before, and its standard error.
+        after: mean after, and its standard error.
+        p_value: of no change anywhere.
+        sudden: whether a step fits better than a straight line: a break rather than a wander.
+        means: `[b]` float64 means of equal bins of rows, for the picture.
+        rows: length of the series.
+        name: of the series.
+    """
+
+    row: int
+    low: int
+    high: int
+    before: tuple[float, float]
+    after: tuple[float, float]
+    p_value: float
+    sudden: bool
+    means: Tensor
+    rows: int
+    name: str = "value"
+
+    @property
+    def change(self) -> tuple[float, float]:
+        """Mean after less mean before, and its standard error."""
+        return self.after[0] - self.before[0], math.hypot(self.before[1], self.after[1])
+
+    def table(self) -> pd.DataFrame:
+        """One row per side."""
+        rows = [("before", 0, self.row, *self.before), ("after", self.row, self.rows, *self.after)]
+        return pd.DataFrame(rows, columns=["side", "from_row", "to_row", "mean", "standard_error"])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The binned series, the place of change with its interval, and the two means."""
+        ax = axes(ax)
+        width = self.rows / max(len(self.means), 1)
+        middles = (np.arange(len(self.means)) + 0.5) * width
+        ax.plot(middles, self.means.numpy(), color=NEUTRAL, linewidth=1.0, label=f"{self.name} per {width:.0f} rows")
+        ax.axvspan(self.low, self.high, color=ACCENT, alpha=0.25, label="95 % interval of the change", zorder=0)
+        ax.hlines(self.before[0], 0, self.row, color=REFERENCE, linewidth=2, label=f"before: {self.before[0]:.3f}")
+        ax.hlines(self.after[0], self.row, self.rows, color=LIVE, linewidth=2, label=f"after: {self.after[0]:.3f}")
+        ax.set_xlabel("row in the order of time")
+        ax.set_ylabel(self.name)
+        ax.set_title(f"{'Break' if self.sudden else 'Wander'} of {self.name} (p = {self.p_value:.2g})")
+        ax.legend(frameon=True)
+        return ax
+
+
+def change_point(values: Tensor, *, name: str = "value") -> ChangePoint:
+    """Whether and where the mean of a series changed: CUSUM of bin means with a long-run variance.
+
+    `max_k |S_k - k / B S_B| / (sigma sqrt B)` has the Kolmogorov distribution without a change. Neighbours may depend on
+    each other over six bins: sigma comes from differences of neighbouring batches of up to so many.
+
+    Source: Ploberger and Krämer (1992), Econometrica 60:271, for the test; von Neumann et al. (1941), Ann. Math. Stat.
+    12:153, for differences; Carlstein (1986), Ann. Stat. 14:1171, for batches; Yao (1987), Ann. Stat. 15:1321, for
+    the likelihood around the place of change.
+
+    Args:
+        values: `[n]` float in the order of time, at least 120.
+        name: of the series.
+
+    Raises:
+        InputError: too few rows, or missing values.
+
+    Cost: one pass; the rest works on 200 bins at most.
+    """
+    series = values.detach().double().cpu()
+    bins = min(_MOST_BINS, len(series) // _ROWS_PER_BIN)
+    if series.ndim != 1 or bins < _FEWEST_BINS:
+        got = f"{list(series.shape)}"
+        reject("values", f"[n] with at least {_FEWEST_BINS * _ROWS_PER_BIN} rows", got, "Wait for more rows.")
+    if not bool(series.isfinite().all()):
+        reject("values", "finite values", "NaN or infinity", "Drop those rows.")
+    place = torch.arange(len(series)) * bins // len(series)
+    means = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, series) / place.bincount(minlength=bins)
+    y = means.numpy()
+    errors = np.array([_step_error(y, k) for k in range(1, bins)])
+    k = 1 + int(errors.argmin())
+    sigma = _long_run_deviation(y)
+    walk = np.abs((y - y.mean()).cumsum()[:-1]).max()
+    flat = walk <= 1e-12 * max(1.0, float(np.abs(y).max()))
+    p = 1.0 if flat else float(kstwobign.sf(walk / (max(sigma, 1e-300) * math.sqrt(bins))))
+    kept = np.flatnonzero((errors - errors.min()) / max(sigma**2, 1e-300) <= _ARMS) + 1
+    line = np.polyfit(np.arange(bins), y, 1)
+    wander = float(((y - np.polyval(line, np.arange(bins))) ** 2).sum())
+    row, low, high = (int((place < at).sum()) for at in (k, int(kept.min()), int(kept.max())))
+    sides = [(float(part.mean()), sigma / math.sqrt(len(part))) for part in (y[:k], y[k:])]
+    return ChangePoint(row, low, high, sides[0], sides[1], p, bool(errors.min() < wander), means, len(series), name)
+
+
+@dataclass(frozen=True)
+class DriftStep:
+    """What one window said.
+
+    Args:
+        window: its number, from 1.
+        rows: of the window.
+        feature: the column with the smallest p-value.
+        statistic: its Kolmogorov-Smirnov distance.
+        p_value: its p-value, adjusted for the columns.
+        level: the share of the error rate that this window may spend.
+        alarm: whether the p-value is under the level and the distance matters.
+    """
+
+    window: int
+    rows: int
+    feature: str
+    statistic: float
+    p_value: float
+    level: float
+    alarm: bool
+
+
+class DriftMonitor:
+    """Windows against one reference, with a false-alarm rate over the whole stream, however long it runs.
+
+    Window t may spend `alpha / (t (t + 1))`, which sums to alpha: by the union bound the chance of any false alarm, ever,
+    is at most alpha, also though all windows share one reference.
+
+    Source: Lan and DeMets (1983), Biometrika 70:659, for spending.
+
+    Args:
+        reference: what `prepare_reference` made of the rows to compare with.
+        alpha: chance of any false alarm over the whole stream.
+        min_effect: smallest distance that matters.
+    """
+
+    def __init__(self, reference: PreparedReference, *, alpha: float = 0.05, min_effect: float = 0.05) -> None:
+        if not 0.0 < alpha < 1.0:
+            reject("alpha", "a number in (0, 1)", str(alpha), "0.05 is usual.")
+        self.reference, self.alpha, self.min_effect = reference, alpha, min_effect
+        self.steps: list[DriftStep] = []
+
+    def update(self, live: Tensor) -> DriftStep:
+        """Judge the next window, `[m, d]`; an empty one is no question and spends nothing."""
+        test = ks_two_sample(self.reference, live)
+        window = 1 + sum(step.rows > 0 for step in self.steps)
+        level = self.alpha / (window * (window + 1))
+        p = test.adjusted.nan_to_num(1.0)
+        least = int(p.argmin()) if len(p) else -1
+        asked = least >= 0 and len(live) > 0
+        statistic = float(test.statistic[least]) if asked else math.nan
+        value = float(p[least]) if asked else math.nan
+        alarm = asked and value <= level and statistic >= self.min_effect
+        feature, spent = (test.labels[least], level) if asked else ("", 0.0)
+        step = DriftStep(len(self.steps) + 1, len(live), feature, statistic, value, spent, alarm)
+        self.steps.append(step)
+        return step
+
+    def state_dict(self) -> dict[str, Any]:
+        """The windows so far, as plain values that JSON can hold; the reference is saved apart."""
+        return {"alpha": self.alpha, "min_effect": self.min_effect, "steps": [asdict(step) for step in self.steps]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.alpha, self.min_effect = state["alpha"], state["min_effect"]
+        self.steps = [DriftStep(**step) for step in state["steps"]]
+
+    def table(self) -> pd.DataFrame:
+        """One row per window."""
+        return pd.DataFrame([asdict(step) for step in self.steps])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The p-value of each window beside the level that it may spend; alarms marked."""
+        ax = axes(ax)
+        frame = self.table()
+        if len(frame):
+            shown = frame["p_value"].clip(lower=1e-16)
+            ax.plot(frame["window"], shown, "o-", color=REFERENCE, markersize=3, linewidth=1.0, label="smallest adjusted p-value")
+            ax.plot(frame["window"], frame["level"], color=NEUTRAL, linestyle="--", label="alarm boundary")
+            alarms = frame[frame["alarm"]]
+            ax.plot(alarms["window"], alarms["p_value"].clip(lower=1e-16), "o", color=LIVE, markersize=7, label=f"{len(alarms)} alarms")
+            ax.legend(frameon=True)
+        ax.set_yscale("log")
+        ax.set_xlabel("window")
+        ax.set_ylabel("p-value")
+        ax.set_title(f"Drift per window, {self.alpha:.0%} false alarms over the whole stream")
+        return ax
+
+
+def windowed_means(values: Mapping[str, Tensor], moments: Sequence[Any], *, windows: int = 20) -> pd.DataFrame:
+    """Means of several series in windows of equal time, with standard errors and rows: causes and impact side by side.
+
+    Args:
+        values: name -> `[n]` float (a feature, confidence, loss, positives as 0 and 1).
+        moments: `[n]` numbers or timestamps.
+        windows: how many.
+    """
+    times = pd.Series(moments)
+    numbers = times if times.dtype.kind in "iuf" else pd.to_datetime(times, utc=True).astype("int64")
+    frame = pd.DataFrame({name: series.double().cpu().numpy() for name, series in values.items()})
+    grouped = frame.groupby(pd.cut(numbers, windows, labels=False), observed=True)
+    table = pd.concat({"mean": grouped.mean(), "standard_error": grouped.sem()}, axis=1).swaplevel(axis=1)
+    table[("rows", "")] = grouped.size()
+    table.index.name = "window"
+    return table.sort_index(axis=1)
+
+
+def _step_error(y: NDArray[np.float64], k: int) -> float:
+    return float(((y[:k] - y[:k].mean()) ** 2).sum() + ((y[k:] - y[k:].mean()) ** 2).sum())
+
+
+def _long_run_deviation(y: NDArray[np.float64]) -> float:
+    """Standard deviation of the sum per root bin: the largest over batches of 1, 3 and 6 bins, by differences of neighbours.
+
+    Differences see a step once, and so a change does not hide itself; longer batches hold the dependence of neighbours.
+    """
+    variances = []
+    for length in (1, 3, 6):
+        batches = y[: len(y) // length * length].reshape(-1, length).mean(1)
+        if len(batches) > 1:
+            variances.append(length * float((np.diff(batches) ** 2).mean()) / 2)
+    return math.sqrt(max(variances))
