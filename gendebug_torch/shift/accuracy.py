@@ -63,14 +63,17 @@ class EstimatedAccuracy:
         """The numbers of the table with 95 % intervals."""
         frame = self.table().iloc[::-1]
         ax = axes(ax, size=(6.0, 2.8))
-        colours = [REFERENCE if "validation" in what else LIVE if "counted" not in what else NEUTRAL for what in frame["what"]]
-        for place, (value, error, colour) in enumerate(zip(frame["accuracy"], frame["standard_error"], colours, strict=True)):
-            ax.errorbar(value, place, xerr=1.96 * error, fmt="o", color=colour, capsize=3)
+        kinds = {"validation, counted": (REFERENCE, "counted before"), "production, counted": (NEUTRAL, "counted after")}
+        for place, what in enumerate(frame["what"]):
+            colour, label = kinds.get(what, (LIVE, "estimated after"))
+            value, error = (float(frame[column].iloc[place]) for column in ("accuracy", "standard_error"))
+            ax.errorbar(value, place, xerr=1.96 * error, fmt="o", color=colour, capsize=3, label=label if "threshold" not in what else None)
         ax.set_yticks(range(len(frame)), frame["what"].tolist())
         ax.set_ylim(-0.6, len(frame) - 0.4)
         ax.set_xlabel("accuracy with 95 % interval")
-        ax.set_ylabel("")
+        ax.set_ylabel("side, source")
         ax.set_title(f"Accuracy without labels ({self.rows[1]:,} rows)")
+        ax.legend(frameon=True)
         return ax
 
 

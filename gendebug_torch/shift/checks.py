@@ -14,10 +14,10 @@ from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift import checks_joint as checks_joint
+from gendebug_torch.shift import checks_model as checks_model
 from gendebug_torch.shift import checks_time as checks_time
 from gendebug_torch.shift.categories import CategoryShift, category_shift, missing_shift, unseen_excess
-from gendebug_torch.shift.checks_kinds import CAUSES, kinds_between
-from gendebug_torch.shift.checks_model import FAIL_EFFECT, p_text
+from gendebug_torch.shift.checks_kinds import CAUSES, FAIL_EFFECT, kinds_between, p_text
 from gendebug_torch.shift.columns import SharedColumns, codes, every_column, gaps, level_values, paired_values, quantities, shared_columns
 from gendebug_torch.shift.feature import Atom, default_value, feature_shift
 from gendebug_torch.shift.kinds import ChangeKinds

@@ -12,7 +12,7 @@ from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift.accuracy import ASSUMPTIONS, estimated_accuracy
-from gendebug_torch.shift.checks_kinds import cause_of_symptom, kinds_between
+from gendebug_torch.shift.checks_kinds import cause_of_symptom, kinds_between, p_text
 from gendebug_torch.shift.columns import compared, width
 from gendebug_torch.shift.joint import JointShift, joint_shift
 from gendebug_torch.stats import holm_adjusted
@@ -95,13 +95,13 @@ def _joint_finding(
     numbers |= {"n": shift.rows[0], "m": shift.rows[1], "block": shift.block}
     apart = adjusted[0] < alpha and shift.auc >= min_auc
     change = 0.0
-    bounds = f"{shift.low:.3f} to {shift.high:.3f}, p = {adjusted[0]:.2g}"
+    bounds = f"{shift.low:.3f} to {shift.high:.3f}, {p_text(adjusted[0])}"
     text = f"a network tells production from the reference with AUC {shift.auc:.3f} ({bounds})"
     if len(shift.pairs):
         one, other, before, after = (shift.pairs[name].iloc[0] for name in ("one", "other", "before", "after"))
         change = float(after - before)
         numbers |= {"pair": f"{one} & {other}", "correlation_reference": float(before), "correlation_production": float(after)}
-        text += f"; the correlation that moved most is of {one} and {other}: {before:+.2f} → {after:+.2f} (Holm p = {adjusted[1]:.2g})"
+        text += f"; the correlation that moved most is of {one} and {other}: {before:+.2f} → {after:+.2f} (Holm {p_text(adjusted[1])})"
     coupled = adjusted[1] < alpha and abs(change) >= min_correlation
     this = columns_go_together_as_before
     if not apart and not coupled:
@@ -168,8 +168,8 @@ def accuracy_is_expected_to_hold(
     moved = [] if kinds is None else [feature.name for feature in kinds.features if feature.kind in ("inputs", "skew")]
     caveat = f"Void where inputs are new to the model: {', '.join(moved[:3])} moved." if moved else f"Assumes: {ASSUMPTIONS['confidence']}."
     if not falls:
-        severity = Severity.NOTE if moved else Severity.OK
-        yield this.finding(severity, f"No fall is expected: {text}. {caveat}", numbers=numbers, evidence=found)
+        said = "Withdrawn, since the estimates need inputs that the model knows" if moved else "No fall is expected"
+        yield this.finding(Severity.NOTE if moved else Severity.OK, f"{said}: {text}. {caveat}", numbers=numbers, evidence=found)
         return
     remedy = "Label a few hundred production rows to know; until then treat the model as that much worse, and find what moved."
     cause = cause_of_symptom(production, validation)

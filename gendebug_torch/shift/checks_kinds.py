@@ -20,6 +20,12 @@ CAUSES = {
     # Scores that move although no input does: the same ranking, perhaps, but no longer the same operating point.
     "scores": Cause.THRESHOLD,
 }
+FAIL_EFFECT = 0.3
+
+
+def p_text(value: float) -> str:
+    """A p-value as a sentence shows it."""
+    return "p < 1e-16" if value < 1e-16 else f"p = {value:.2g}"
 
 
 def kinds_between(production: Records, validation: Records | None, train: Records | None = None) -> ChangeKinds | None:
@@ -69,7 +75,7 @@ def classes_keep_their_shares(validation: Records, production: Records, *, fail_
     place = int((classes.after - classes.before).abs().argmax())
     numbers = _class_numbers(classes, place)
     change = f"{classes.before[place]:.1%} → {classes.after[place]:.1%} ({told}, {classes.low[place]:.1%} to {classes.high[place]:.1%})"
-    moved = f"{classes.distance:.1%} of the rows changed class, p = {classes.p_value:.2g}"
+    moved = f"{classes.distance:.1%} of the rows changed class, {p_text(classes.p_value)}"
     text = f"the share of class {classes.names[place]} went {change}; {moved}"
     if not classes.moved(ALPHA):
         yield this.finding(Severity.OK, f"Class shares held: {text}.", numbers=numbers, evidence=classes)
@@ -129,7 +135,7 @@ def scores_keep_their_meaning(validation: Records, production: Records, *, fail_
     numbers = _relation_numbers(relation)
     text = (
         f"the chance of {relation.event!r} given the score moved by {relation.effect:.3f} on average beyond noise "
-        f"({relation.direction:+.3f} net, p = {relation.p_value:.2g})"
+        f"({relation.direction:+.3f} net, {p_text(relation.p_value)})"
     )
     if "meaning" in kinds.kinds:
         remedy = (

@@ -12,19 +12,13 @@ import torch
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
-from gendebug_torch.shift.checks_kinds import cause_of_symptom
+from gendebug_torch.shift.checks_kinds import FAIL_EFFECT, cause_of_symptom, p_text
 from gendebug_torch.shift.confidence import ConfidenceShift, confidence_shift
 from gendebug_torch.shift.modes import ConfidenceModes, confidence_modes
 from gendebug_torch.stats import holm_adjusted
 
-FAIL_EFFECT = 0.3
 # How many standard errors the dip must have grown beyond the reference's.
 GROWN = 3.5
-
-
-def p_text(value: float) -> str:
-    """A p-value as a sentence shows it."""
-    return "p < 1e-16" if value < 1e-16 else f"p = {value:.2g}"
 
 
 def _confidence_cost(given: Mapping[str, Any]) -> Cost:

@@ -12,6 +12,7 @@ from gendebug_torch.errors import InputError
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
+from gendebug_torch.shift.checks_kinds import p_text
 from gendebug_torch.shift.splits import moments_of
 from gendebug_torch.shift.stream import ChangePoint, change_point
 
@@ -60,7 +61,7 @@ def production_stays_the_same_over_time(
         if change.p_value < alpha / len(found) and abs(change.change[0]) >= series[name][1]
     ]
     if not moved:
-        told = [f"{name} {change.before[0]:.3f} → {change.after[0]:.3f} (p = {change.p_value:.2g})" for name, change in found.items()]
+        told = [f"{name} {change.before[0]:.3f} → {change.after[0]:.3f} ({p_text(change.p_value)})" for name, change in found.items()]
         numbers = {f"{name}_p_value": change.p_value for name, change in found.items()}
         evidence = found.get("accuracy", found["confidence"])
         yield this.finding(Severity.OK, f"No change inside production: {', '.join(told)}.", numbers=numbers, evidence=evidence)
@@ -79,7 +80,7 @@ def _change_finding(change: ChangePoint, times: Any, cause: Cause) -> Finding:
     how = "broke" if change.sudden else "wandered"
     text = (
         f"{change.name.capitalize()} {how} inside production, {change.before[0]:.3f} → {change.after[0]:.3f} "
-        f"({difference:+.3f} ± {1.96 * error:.3f}, p = {change.p_value:.2g}), from {numbers['moment']} on ({bounds})"
+        f"({difference:+.3f} ± {1.96 * error:.3f}, {p_text(change.p_value)}), from {numbers['moment']} on ({bounds})"
     )
     what = "what was released, switched or renamed then" if change.sudden else "what grows or fades since"
     remedy = f"Look for {what}; compare rows before and after that moment feature by feature (gendebug shift)."

@@ -68,12 +68,15 @@ class JointShift:
             label = "change of the correlation"
         told = told[::-1]
         ax = axes(ax, size=(6.0, max(2.5, 0.3 * len(told) + 1.4)))
-        ax.barh(range(len(told)), [value for _, value in told], color=LIVE)
+        counted = f"{self.rows[0]:,} reference against {self.rows[1]:,} production rows"
+        ax.barh(range(len(told)), [value for _, value in told], color=LIVE, label=counted)
         ax.set_yticks(range(len(told)), [shortened(name) for name, _ in told])
         ax.axvline(0.0, color=NEUTRAL, linewidth=0.8)
         ax.set_xlabel(label)
         ax.set_ylabel("feature")
         ax.set_title(f"Telling the samples apart: AUC {self.auc:.3f} ({self.low:.3f} to {self.high:.3f})")
+        if told:
+            ax.legend(loc="lower right", frameon=True)
         return ax
 
 
