@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch.calibration import calibration_sums, fit_temperature
 from gendebug_torch.calibration.temperature_sums import temperature_sums
-from gendebug_torch.callbacks import CalibrationMonitor
+from gendebug_torch.callbacks import CalibrationError, CalibrationMonitor
 from tests.contract.plants_calibration import drawn
 
 
@@ -229,3 +229,28 @@ def test_a_temperature_from_sums_is_near_the_exact_one(scale):
     assert temperature == pytest.approx(exact.temperature, rel=1e-3)
     assert error == pytest.approx(exact.standard_error, rel=0.1)
     assert str(temperature_sums(records.logits * 100, records.targets).temperature()[0]) == "nan"
+
+
+def test_the_metric_is_the_same_error_and_is_logged():
+    records = drawn(1, 900, 4, scale=2.0)
+    metric = CalibrationError()
+    for start in range(0, 900, 128):
+        metric.update(records.logits[start : start + 128], records.targets[start : start + 128])
+    expected = calibration_sums(records.logits, records.targets)
+    assert float(metric.compute()) == pytest.approx(expected.bins().ece, abs=1e-12)
+    assert metric.sums().nll == pytest.approx(expected.nll)
+    metric.reset()
+    assert metric.sums().cells.total == 0
+
+    class Logged(Learner):
+        def __init__(self):
+            super().__init__()
+            self.error = CalibrationError()
+
+        def validation_step(self, batch, _):
+            self.error.update(self(batch[0]), batch[1])
+            self.log("ece", self.error)
+
+    run = trainer(max_epochs=1)
+    run.fit(Logged(), DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
+    assert 0 < float(run.callback_metrics["ece"]) < 1

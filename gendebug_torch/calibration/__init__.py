@@ -2,6 +2,8 @@
 
 from gendebug_torch.affine import AffineFit as AffineFit
 from gendebug_torch.affine import fit_affine as fit_affine
+from gendebug_torch.calibration.adaptation import ShareAdaptation as ShareAdaptation
+from gendebug_torch.calibration.adaptation import adapt_to_shares as adapt_to_shares
 from gendebug_torch.calibration.artefact import load_calibration as load_calibration
 from gendebug_torch.calibration.binning import ReliabilityBins as ReliabilityBins
 from gendebug_torch.calibration.binning import expected_calibration_error as expected_calibration_error
@@ -45,9 +47,11 @@ __all__ = [
     "Recalibration",
     "ReliabilityBins",
     "Shape",
+    "ShareAdaptation",
     "Temperature",
     "ThresholdChoice",
     "TopMap",
+    "adapt_to_shares",
     "as_module",
     "calibration_sums",
     "choose_threshold",

@@ -4,5 +4,6 @@ from gendebug_torch.callbacks.behavior import BehaviorMonitor as BehaviorMonitor
 from gendebug_torch.callbacks.calibration import CalibrationMonitor as CalibrationMonitor
 from gendebug_torch.callbacks.curves import LearningCurveMonitor as LearningCurveMonitor
 from gendebug_torch.callbacks.dynamics import TrainingDynamicsMonitor as TrainingDynamicsMonitor
+from gendebug_torch.callbacks.metric import CalibrationError as CalibrationError
 
-__all__ = ["BehaviorMonitor", "CalibrationMonitor", "LearningCurveMonitor", "TrainingDynamicsMonitor"]
+__all__ = ["CalibrationError", "BehaviorMonitor", "CalibrationMonitor", "LearningCurveMonitor", "TrainingDynamicsMonitor"]

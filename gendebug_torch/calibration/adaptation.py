@@ -1,0 +1,123 @@
+"""A network fitted to new class shares without a single new label."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.affine import AffineFit, fit_affine
+from gendebug_torch.calibration.heads import validated
+from gendebug_torch.errors import reject
+from gendebug_torch.label_shift import LabelShift, label_shift, label_shift_misfit
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+# Half the width of the bounds of a class share from which on the shares are hardly known.
+_WIDE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class ShareAdaptation:
+    """Logits for the class shares of production, or the logits as they are where nothing speaks for that.
+
+    Args:
+        calibration: temperature and class biases fitted to the labeled rows.
+        shift: class shares of production with bounds.
+        classes: `[c]` ids of the classes that the labeled rows hold; others keep their bias.
+        misfit: p-value of the assumption that only the shares changed, and the total variation it leaves open.
+        applied: whether the shares changed beyond noise and the assumption stands.
+        warnings: what speaks against it.
+    """
+
+    calibration: AffineFit
+    shift: LabelShift
+    classes: Tensor
+    misfit: tuple[float, float]
+    applied: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def scale(self) -> Tensor:
+        """`[k]` (`[]` for one logit) float64; with `bias` it folds into the last layer by `fold_affine`."""
+        return self.calibration.scale if self.applied else torch.ones_like(self.calibration.scale)
+
+    @property
+    def bias(self) -> Tensor:
+        """`[k]` (`[]`) float64 in nats."""
+        if not self.applied:
+            return torch.zeros_like(self.calibration.bias)
+        moved = self.shift.bias
+        if not self.calibration.bias.ndim:
+            return self.calibration.bias + moved[1] - moved[0]
+        return self.calibration.bias.index_add(0, self.classes, moved)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Logits `[n, k]` or `[n]` of production, adapted if `applied`, in the dtype of the input."""
+        return logits * self.scale.to(logits) + self.bias.to(logits)
+
+    def threshold(self, threshold: float = 0.5) -> float:
+        """Where on the network's own probability of class 1 a threshold on the adapted one lies (one binary logit).
+
+        Raises:
+            InputError: more than one logit, or a threshold outside (0, 1).
+        """
+        if self.scale.ndim or not 0 < threshold < 1:
+            reject("threshold", "a number in (0, 1), for one binary logit", str(threshold), "Pass logits [n] for two classes.")
+        odds = math.log(threshold / (1 - threshold))
+        return 1 / (1 + math.exp(-(odds - float(self.bias)) / float(self.scale)))
+
+    def table(self) -> pd.DataFrame:
+        """Class shares before and now, with bounds."""
+        return self.shift.table().assign(**{"class": self.classes.numpy()})
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Class shares before and now, with bounds."""
+        return self.shift.plot(ax)
+
+
+def adapt_to_shares(logits: Tensor, targets: Tensor, production: Tensor, *, alpha: float = 0.05) -> ShareAdaptation:
+    """Calibrate on labeled rows with a class bias, then find the class shares of unlabeled rows and fit the logits to them.
+
+    Nothing is applied where the shares did not change beyond noise, or where rows of one class look different in
+    production (covariate shift or drift): the shares are wrong then, and labels are needed.
+
+    Source: Alexandari, Kundaje and Shrikumar (2020), arXiv:1901.06852, on Saerens, Latinne and Decaestecker (2002).
+
+    Args:
+        logits: `[n, k]` or `[n]` float logits of labeled rows, not trained on.
+        targets: `[n]` int64 class ids; at least two classes.
+        production: `[m, k]` or `[m]` logits of unlabeled rows.
+        alpha: chance of adapting to shares that did not change.
+
+    Raises:
+        InputError: shapes that do not fit, or fewer than two classes.
+    """
+    validated(logits, targets)
+    if production.ndim != logits.ndim or production.shape[1:] != logits.shape[1:] or not len(production):
+        reject("production", f"logits like {list(logits.shape)}", f"{list(production.shape)}", "Pass outputs of the same network.")
+    count = torch.bincount(targets.cpu(), minlength=2 if logits.ndim == 1 else logits.shape[1])
+    classes = count.nonzero()[:, 0]
+    if len(classes) < 2:
+        reject("targets", "at least two classes", f"{len(classes)}", "Pass labeled rows of every class.")
+    calibration = fit_affine(logits, targets)
+    mapped = calibration(production.double())
+    within = mapped if mapped.ndim == 1 else mapped[:, classes.to(mapped.device)]
+    shift = label_shift(within, count[classes], reference_rows=len(targets))
+    misfit = label_shift_misfit(logits, targets, production)
+    told = []
+    if misfit[0] < 0.001:
+        told.append(
+            f"Rows of one class look different in production (p = {misfit[0]:.1g}): class shares alone do not explain it, "
+            "so nothing is adapted; label some production rows and recalibrate on them."
+        )
+    widest = float((shift.high - shift.low).max()) / 2
+    if widest > _WIDE:
+        told.append(f"The class shares are known to ± {widest:.0%} only: collect more unlabeled rows.")
+    applied = misfit[0] >= 0.001 if math.isfinite(misfit[0]) else True
+    return ShareAdaptation(calibration, shift, classes, misfit, applied and shift.p_value < alpha, tuple(told))
