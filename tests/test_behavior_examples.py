@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,19 @@ def test_checklist_finds_where_a_sentiment_model_breaks(shared_data, monkeypatch
     for hard in ("Negation", "SRL"):
         assert table.loc[hard, "low"] > table.loc["Robustness", "high"]
     assert png(run).startswith(b"\x89PNG")
+
+
+def test_thirty_copies_add_nothing_and_are_named(served, suite):
+    """Fifty cases of which thirty repeat others notice no more faults than the twenty."""
+    copies = [
+        replace(case, id=f"{case.id}-again-{number}", input={**case.input, "amount": case.input["amount"] * (1 + 1e-6 * number)})
+        for number in (1, 2)
+        for case in suite.cases[:15]
+    ]
+    fifty = replace(suite, cases=(*suite.cases, *copies))
+    twenty, found = redundancy(suite, served), redundancy(fifty, served)
+    assert len(fifty.cases) == 50
+    assert {name for pair in found.twins for name in pair} >= {case.id for case in copies}
+    assert len(found.cover) <= len(twenty.cover) + 1
+    assert len(found.unnoticed) >= len(twenty.unnoticed) - 1
+    assert sum(map(len, found.together)) >= 40

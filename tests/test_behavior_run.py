@@ -134,6 +134,13 @@ def test_tables_count_what_a_person_stands_behind():
         run.table("colour")
 
 
+def test_a_run_is_printed_at_a_readable_length():
+    text = str(run_suite(numbers(500), lambda rows: [0.9] * len(rows)))
+    assert "500 of 500 cases fail" in text
+    assert "and 460 more" in text
+    assert len(text.splitlines()) < 100
+
+
 def test_a_run_is_saved_and_read(tmp_path):
     run = mixed_run()
     path = run.save(tmp_path / "deep" / "run.json")
@@ -255,6 +262,8 @@ def test_the_suite_reaches_diagnose(tmp_path):
     assert diagnose(behavior=saved).causes[0].cause == "behavior_regression"
     (skipped,) = [f for f in diagnose(behavior=suite).findings if f.check == "behavior.cases"]
     assert skipped.severity == "skipped"
+    texts = Suite((Case("praise", "a good film", {"class": 1}),))
+    assert diagnose(lambda rows: [float("good" in row["text"]) for row in rows], behavior=texts, only="behavior").worst == "ok"
     with pytest.raises(InputError, match="behavior"):
         diagnose(behavior=3)
     columns = Records(pd.DataFrame({"a": [0.0], "b": [0.0]}))

@@ -117,6 +117,7 @@ def test_a_suite_grows_on_the_command_line(place, capsys):
         (["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "7"], None, "0..1"),
         (["add", "s.behavior.yaml", "--from", "absent.parquet", "--row", "0"], None, "absent.parquet"),
         (["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "0", "--expect", "0:3"], None, "[0, 1]"),
+        (["s.behavior.yaml", "--tags", "[monney]"], "served:predict", "Did you mean 'money'"),
         (["confirm", "s.behavior.yaml", "--ids", "[nobody]"], None, "nobody"),
     ],
 )

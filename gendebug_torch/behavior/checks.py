@@ -46,7 +46,8 @@ def cases_hold(
 
     Args:
         behavior: the suite, or a run of it.
-        model: network that is fed the columns `features` of the suite, or those of the records.
+        model: network that is fed the columns `features` of the suite, or those of the records; where neither names
+            any, predict(list of dicts) -> scores.
         validation: names the columns where the suite does not.
         train: the same.
         production: the same.
@@ -64,7 +65,7 @@ def cases_hold(
         return
     else:
         suite = _with_columns(behavior, validation, train, production)
-        run = examine(suite, network_predict(model, suite.features))
+        run = examine(suite, network_predict(model, suite.features) if suite.features else model)
     failing = run.table().query("rate > @allowed", local_dict={"allowed": allowed})
     for row in failing.head(limit).itertuples(index=False):
         yield _capability_finding(run, row)
@@ -89,8 +90,17 @@ def _capability_finding(run: BehaviorRun, row: Any) -> Finding:
     rest = f"; also {named(broken[1:])}" if len(broken) > 1 else ""
     broke = f" (the model broke on {row.errored})" if row.errored else ""
     summary = f"{row.failed} of {row.cases} {row.capability} cases fail{broke}, {row.rate:.0%} ({interval}): {_shortened(first)}{rest}."
-    numbers = {"cases": row.cases, "failed": row.failed, "errored": row.errored, "rate": row.rate, "low": row.low, "high": row.high}
-    numbers |= {"ids": [result.id for result in broken[:50]], "traceback": next((r.error for r in broken if r.error), "")}
+    numbers: dict[str, Any] = {
+        "cases": row.cases,
+        "failed": row.failed,
+        "errored": row.errored,
+        "rate": row.rate,
+        "low": row.low,
+        "high": row.high,
+    }
+    numbers["ids"] = [result.id for result in broken[:50]]
+    if row.errored:
+        numbers["traceback"] = next(result.error for result in broken if result.error)
     remedy = (
         "Do not ship this model before each named case is either mended or, by a person, declared outdated."
         if run.explanation is None

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "gendebug behavior run 1"
 _SHOWN = 25
+_LISTED = 40
 Rows = Sequence[dict[str, Any]]
 
 
@@ -98,13 +99,14 @@ class BehaviorRun:
 
     def __str__(self) -> str:
         """Failing cases with what was expected and what came, then the failure rate per capability."""
-        lines = [f"{self.suite} on {self.model}: {len(self.broken)} of {len(self.judged)} cases fail"]
-        for result in self.results:
-            if result.status in ("failed", "errored"):
-                word = "waits" if not result.reviewed else "broke" if result.status == "errored" else "FAIL"
-                place = f"  {self.path}:{result.line}" if result.line else ""
-                lines += [f"  {word:5} {result.id}{place}", f"        expected {result.expected}, got {result.got}"]
-                lines += [f"        from {result.origin}"] if result.origin else []
+        lines = [f"{self.suite} on {self.model}: {len(self.broken):,} of {len(self.judged):,} cases fail"]
+        failing = [result for result in self.results if result.status in ("failed", "errored")]
+        for result in failing[:_LISTED]:
+            word = "waits" if not result.reviewed else "broke" if result.status == "errored" else "FAIL"
+            place = f"  {self.path}:{result.line}" if result.line else ""
+            lines += [f"  {word:5} {result.id}{place}", f"        expected {result.expected}, got {result.got}"]
+            lines += [f"        from {result.origin}"] if result.origin else []
+        lines += [f"  and {len(failing) - _LISTED:,} more"] if len(failing) > _LISTED else []
         table = self.table()
         if len(table):
             percent = dict.fromkeys(("rate", "low", "high"), "{:.1%}".format)
@@ -248,6 +250,11 @@ def run_suite(suite: Suite, model: Any, *, name: str = "", device: str | torch.d
         InputError: neither a network nor a callable, or a network whose columns are unknown.
 
     Cost: one row through the model per input and per change.
+
+    Example:
+        >>> suite = Suite((Case("large", {"amount": 900}, {"score": [0.5, 1.0]}),))
+        >>> print(run_suite(suite, lambda rows: [0.2 for row in rows]).broken[0].got)
+        score 0.200
     """
     predict = as_predict(model, suite.features, device=device)
     scored = score_groups(predict, [case.inputs for case in suite.cases], batch_size)

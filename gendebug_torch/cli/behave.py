@@ -13,7 +13,7 @@ from gendebug_torch._tables import read_table
 from gendebug_torch.behavior.checks import case_findings
 from gendebug_torch.cli.deliver import CLEAN, FailOn, exit_code
 from gendebug_torch.cli.inputs import load_weights
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import did_you_mean, reject
 from gendebug_torch.report import render_junit
 
 
@@ -47,7 +47,7 @@ def run(
     if baseline is not None:
         behavior.BehaviorRun.load(baseline)
     if tags:
-        loaded = loaded.select(lambda case: bool({case.capability, *case.tags} & set(tags)))
+        loaded = _tagged(loaded, tags)
     ran = behavior.examine(loaded, _system(model, loaded, weights), name=model or "")
     options = {"allowed": allowed, "baseline": baseline or ""}
     diagnosis = gd.diagnose(behavior=ran, only="behavior", options={"behavior.cases": options})
@@ -161,6 +161,14 @@ def redundancy(
         _write(str(Path(out) / "redundancy.csv"), found.table().to_csv(index=False))
         (Path(out) / "redundancy.png").write_bytes(png(found))
     return CLEAN
+
+
+def _tagged(suite: behavior.Suite, tags: list[str]) -> behavior.Suite:
+    known = dict.fromkeys(name for case in suite.cases for name in (case.capability, *case.tags))
+    for name in tags:
+        if name not in known:
+            reject("--tags", f"tags or capabilities among {', '.join(known)}", repr(name), f"{did_you_mean(name, known)}Correct it.")
+    return suite.select(lambda case: bool({case.capability, *case.tags} & set(tags)))
 
 
 def _system(name: str | None, suite: behavior.Suite, weights: str | None) -> Any:
