@@ -1,5 +1,7 @@
 """Slices that collapsed between two tables."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,16 +29,22 @@ def side(seed, n=20_000, rate=0.1, inside_rate=None, name="validation"):
     return frame, torch.from_numpy(event)
 
 
-def test_the_score_of_the_rise_equals_the_literal_one():
-    rng = np.random.default_rng(0)
-    hits, rows = rng.integers(0, 30, (4, 2)), rng.integers(30, 90, (4, 2))
-    total = np.array([[500, 70], [800, 200]])
-    before, after = (torch.from_numpy(np.stack([rows[:, at], hits[:, at]], 1)) for at in (0, 1))
-    ours = relative_rise(before, after, torch.from_numpy(total))
-    for i in range(4):
-        inside = tuple((int(hits[i, at]), int(rows[i, at] - hits[i, at])) for at in (0, 1))
-        outside = tuple((int(total[at, 1] - hits[i, at]), int(total[at, 0] - rows[i, at] - total[at, 1] + hits[i, at])) for at in (0, 1))
-        assert float(ours[i]) == pytest.approx(reference.log_odds_rise(inside, outside))
+@pytest.mark.parametrize("ratio", [0.7, 1.0, 2.5])
+@pytest.mark.parametrize(("before", "after"), [((200, 20), (150, 45)), ((60, 3), (80, 20)), ((500, 10), (40, 9)), ((100, 60), (120, 112))])
+def test_the_rise_has_the_tail_of_fishers_noncentral_distribution(before, after, ratio):
+    """With so many rows outside that their odds ratio is known."""
+    outside = 10_000_000
+    hits = round(outside * 0.1 * ratio / (0.9 + 0.1 * ratio))
+    total = torch.tensor([[outside + before[0], outside // 10 + before[1]], [outside + after[0], hits + after[1]]])
+    ours = float(relative_rise(torch.tensor([before]), torch.tensor([after]), total))
+    exact = math.log(reference.noncentral_tail(after[1], before[1] + after[1], before[0], after[0], ratio))
+    assert exact * 1.01 - 0.02 <= ours <= 0.8 * exact if ours < 0 else exact > math.log(0.35)
+
+
+def test_few_rows_outside_leave_the_rise_in_doubt():
+    inside = torch.tensor([[200, 20]]), torch.tensor([[200, 50]])
+    sure, unsure = (float(relative_rise(*inside, torch.tensor([[n + 200, n // 10 + 20], [n + 200, n // 10 + 50]]))) for n in (100_000, 50))
+    assert sure < 3 * unsure < 0
 
 
 def test_a_collapsed_slice_is_named_while_the_whole_hardly_moves():

@@ -17,6 +17,7 @@ from gendebug_torch.slices.columns import Binning, fit_binnings, level_codes
 from gendebug_torch.slices.counting import member_masks, pair_sums, slice_pairs, worth_asking
 from gendebug_torch.slices.found import SHOWN, caption, shortened
 from gendebug_torch.slices.merging import distinct_slices, words
+from gendebug_torch.slices.promised import log_upper_tail
 from gendebug_torch.stats import benjamini_hochberg_adjusted, wilson_interval
 
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ def slice_change(
 ) -> SliceChange:
     """Slices in which the rate of an event rose beyond its rise over all other rows.
 
-    For each slice the log odds ratio after : before is compared with that of the rows outside it (the homogeneity of
-    two tables; Woolf, 1955, with Haldane's half in each cell), so that a slice that follows the whole is not named:
-    twice the odds everywhere is more points where errors are frequent, and the same change.
+    For each slice the odds ratio after : before is compared with that of the rows outside it (`relative_rise`), so that
+    a slice that follows the whole is not named: twice the odds everywhere is more points where errors are frequent,
+    and the same change.
 
     Args:
         reference: `[n, c]` columns to slice by; cuts are fitted here.
@@ -143,22 +144,24 @@ def slice_change(
         sides.append(torch.stack([rows[first, second], hits[0, first, second].round().long()], 1))
     total = torch.tensor([[len(event), int(event.sum())] for event in happened], dtype=torch.int64)
     asked = new & (sides[0][:, 0] >= min_support) & (sides[1][:, 0] >= min_support)
-    z = relative_rise(sides[0], sides[1], total)
-    log_p = torch.where(asked, torch.special.log_ndtr(-z), torch.full_like(z, math.nan))
+    log_p = torch.where(asked, relative_rise(sides[0], sides[1], total), torch.tensor(math.nan, dtype=torch.float64))
     adjusted = benjamini_hochberg_adjusted(log_p.exp())
     order = log_p.nan_to_num(0.0).argsort(stable=True)
-    chosen = order[(adjusted[order] <= alpha) & (z[order] > 0)][: 2 * limit]
+    chosen = order[(adjusted[order] <= alpha) & (log_p[order] < 0)][: 2 * limit]
     sets = torch.stack([first, second, second], 1)[chosen]
     masks = torch.cat([member_masks(codes, sets, levels) for _, codes in coded], 1)
-    least = float(z[chosen].min()) if len(chosen) else 0.0
-    kept, _ = distinct_slices(masks, lambda rest, fresh: _rise_of(rest, fresh, happened) >= least)
+    cutoff = float(log_p[chosen].max()) if len(chosen) else 0.0
+    kept, _ = distinct_slices(masks, lambda rest, fresh: _rise_of(rest, fresh, happened) <= cutoff)
     at = chosen[torch.tensor(kept[:limit], dtype=torch.int64)]
     names = tuple(words(levels, sets[place].tolist()) for place in kept[:limit])
     return SliceChange(names, sides[0][at], sides[1][at], log_p[at], adjusted[at], total, int(asked.sum()), name)
 
 
 def relative_rise(before: Tensor, after: Tensor, total: Tensor) -> Tensor:
-    """`[s]` float64 z-score of the log odds ratio after : before inside each slice against that outside.
+    """`[s]` log of the one-sided p-value that the odds of the event rose more inside each slice than outside it.
+
+    Given all events of a slice, those that fall in production follow the odds ratio after : before of the rows outside
+    (Breslow and Day, 1980, section 4.4); the uncertainty of that ratio widens their variance.
 
     Args:
         before: `[s, 2]` int64 rows and events.
@@ -166,17 +169,39 @@ def relative_rise(before: Tensor, after: Tensor, total: Tensor) -> Tensor:
         total: `[2, 2]` int64 rows and events of the whole, before and after.
     """
     rise = torch.zeros(len(before), dtype=torch.float64)
-    variance = torch.zeros_like(rise)
+    doubt = torch.zeros_like(rise)
     for sign, side, whole in ((1.0, after, total[1]), (-1.0, before, total[0])):
-        for direction, counts in ((1.0, side), (-1.0, whole - side)):
-            hits, misses = counts[:, 1].double() + 0.5, (counts[:, 0] - counts[:, 1]).double() + 0.5
-            rise += sign * direction * (hits / misses).log()
-            variance += 1 / hits + 1 / misses
-    return rise / variance.sqrt()
+        hits, misses = (count + 0.5 for count in _hits_and_misses(whole - side))
+        rise += sign * (hits / misses).log()
+        doubt += 1 / hits + 1 / misses
+    events, rows = before[:, 1] + after[:, 1].double(), after[:, 0].double()
+    mean, variance = _shared_events(events, before[:, 0].double(), rows, rise.exp())
+    # Widening the variance and narrowing the excess are the same to first order, and the tail keeps its shape.
+    narrowed = mean + (after[:, 1] - mean) / (1 + variance * doubt).sqrt()
+    return log_upper_tail(narrowed, torch.minimum(rows, events), mean, variance)
+
+
+def _shared_events(events: Tensor, before: Tensor, after: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the events that fall in `after` rows, out of all, at an odds ratio after : before.
+
+    The mean m solves m (before - events + m) = ratio (events - m) (after - m); the variance is one over the sum of the
+    reciprocals of the four cells.
+    """
+    a = 1 - ratio
+    b = before - events + ratio * (events + after)
+    c = ratio * events * after
+    root = (b.square() + 4 * a * c).clamp(min=0.0).sqrt()
+    mean = 2 * c / (b + root).clamp(min=1e-300)
+    cells = torch.stack([mean, events - mean, after - mean, before - events + mean]).clamp(min=1e-9)
+    return mean, 1 / (1 / cells).sum(0)
+
+
+def _hits_and_misses(counts: Tensor) -> tuple[Tensor, Tensor]:
+    return counts[:, 1].double(), (counts[:, 0] - counts[:, 1]).double()
 
 
 def _rise_of(inside: Tensor, within: Tensor, happened: Sequence[Tensor]) -> float:
-    """Z-score of the rows of one mask against the others of another; both run over the two tables."""
+    """The same for the rows of one mask against the others of another; both run over the two tables."""
     cut = [len(event) for event in happened]
     part, whole = (
         torch.tensor([[int(rows.sum()), int((rows & event).sum())] for rows, event in zip(torch.split(mask, cut), happened, strict=True)])

@@ -150,7 +150,8 @@ def no_slice_collapsed(
     For every one- and two-way slice the change of its error rate, and for two classes of its missed positives
     (1 - recall) and false alarms, is compared with the change outside the slice, on the scale of log odds.
 
-    Source: Woolf (1955), Ann. Hum. Genet. 19:251; Benjamini and Hochberg (1995), JRSS B 57:289.
+    Source: Breslow and Day (1980), Statistical Methods in Cancer Research 1, section 4.4, for the homogeneity of odds
+    ratios; Benjamini and Hochberg (1995), JRSS B 57:289.
 
     Args:
         validation: labeled records with logits.

@@ -44,10 +44,9 @@ def isotonic(score, events):
     return [fitted[levels.index(s)] for s in score]
 
 
-def log_odds_rise(inside, outside):
-    """z of log odds ratio after : before inside against outside, each ((hits, misses) before, (hits, misses) after)."""
-    rise, variance = 0.0, 0.0
-    for sign, ((a, b), (c, d)) in ((1, inside), (-1, outside)):
-        rise += sign * (math.log((c + 0.5) / (d + 0.5)) - math.log((a + 0.5) / (b + 0.5)))
-        variance += sum(1 / (x + 0.5) for x in (a, b, c, d))
-    return rise / math.sqrt(variance)
+def noncentral_tail(hits, events, before, after, ratio):
+    """P(X >= hits), X of `events` falling in `after` rows and not in `before` ones, by Fisher's noncentral hypergeometric."""
+    weight = {
+        k: math.comb(after, k) * math.comb(before, events - k) * ratio**k for k in range(max(0, events - before), min(events, after) + 1)
+    }
+    return sum(w for k, w in weight.items() if k >= hits) / sum(weight.values())
