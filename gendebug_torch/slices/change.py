@@ -150,8 +150,7 @@ def slice_change(
     chosen = order[(adjusted[order] <= alpha) & (log_p[order] < 0)][: 2 * limit]
     sets = torch.stack([first, second, second], 1)[chosen]
     masks = torch.cat([member_masks(codes, sets, levels) for _, codes in coded], 1)
-    cutoff = float(log_p[chosen].max()) if len(chosen) else 0.0
-    kept, _ = distinct_slices(masks, lambda rest, fresh: _rise_of(rest, fresh, happened) <= cutoff)
+    kept, _ = distinct_slices(masks, lambda rest, fresh: _rise_of(rest, fresh, happened), int(asked.sum()), alpha)
     at = chosen[torch.tensor(kept[:limit], dtype=torch.int64)]
     names = tuple(words(levels, sets[place].tolist()) for place in kept[:limit])
     return SliceChange(names, sides[0][at], sides[1][at], log_p[at], adjusted[at], total, int(asked.sum()), name)

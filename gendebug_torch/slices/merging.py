@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,13 +12,20 @@ from gendebug_torch.slices.columns import Level
 from gendebug_torch.slices.counting import SAME_ROWS
 
 
-def distinct_slices(masks: Tensor, still_bad: Callable[[Tensor, Tensor], bool]) -> tuple[list[int], list[list[int]]]:
+def distinct_slices(
+    masks: Tensor, log_p_of: Callable[[Tensor, Tensor], float], asked: float, alpha: float
+) -> tuple[list[int], list[list[int]]]:
     """Places of the slices that say something new, and for each the places of its twins.
+
+    The k-th slice that is kept must by itself reach `k alpha / asked`: many words for one bad slice must not pay for
+    another, as they would in Benjamini and Hochberg's count of rejections.
 
     Args:
         masks: `[s, n]` bool, rows of each slice, worst slice first.
-        still_bad: given `[n]` bool, the rows of a slice that no better one holds, and `[n]` bool, all rows that none
-            holds: whether these rows are bad by themselves.
+        log_p_of: given `[n]` bool, the rows of a slice that no better one holds, and `[n]` bool, all rows that none
+            holds: log of the p-value of these rows by themselves.
+        asked: number of slices that were tested.
+        alpha: false discovery rate.
 
     Cost: `s^2 n` multiplications.
     """
@@ -30,7 +38,7 @@ def distinct_slices(masks: Tensor, still_bad: Callable[[Tensor, Tensor], bool]) 
     for place, mask in enumerate(masks):
         if alike := [rank for rank, other in enumerate(kept) if same[place, other]]:
             twins[alike[0]].append(place)
-        elif not kept or still_bad(mask & fresh, fresh):
+        elif not kept or log_p_of(mask & fresh, fresh) <= math.log(max((len(kept) + 1) * alpha / max(asked, 1), 1e-300)):
             kept.append(place)
             twins.append([])
             fresh &= ~mask

@@ -141,14 +141,14 @@ def find_slices(
     adjusted = benjamini_hochberg_adjusted((log_p.exp() * summed.price).clamp(max=1.0))
     order = log_p.nan_to_num(0.0).argsort(stable=True)
     chosen = order[adjusted[order] <= alpha][: 2 * limit]
-    cutoff = float(log_p[chosen].max()) if len(chosen) else 0.0
+    price = float(summed.price[asked].sum())
     masks = member_masks(codes, summed.sets[chosen], levels)
-    kept, twins = distinct_slices(masks, lambda rest, fresh: question.log_p_of(rest, fresh) <= cutoff)
+    kept, twins = distinct_slices(masks, question.log_p_of, price, alpha)
     at = chosen[torch.tensor(kept[:limit], dtype=torch.int64)]
     also = tuple(tuple(words(levels, summed.sets[chosen[place]].tolist()) for place in places) for places in twins[:limit])
     found = Slices(
         cuts, summed.sets[at], summed.rows[at], *_EMPTY, log_p[at], adjusted[at], also, (len(frame), float(values.sum())),
-        round(float(summed.price[asked].sum())), name, question.counts, expected is not None,
+        round(price), name, question.counts, expected is not None,
     )  # fmt: skip
     return _measured(found, codes, values, expected)
 

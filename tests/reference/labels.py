@@ -39,7 +39,7 @@ def calibrated(counts, labels, k):
         whole = [round(s) for s in scaled]
         missing = round(sum(scaled)) - sum(whole)
         order = np.argsort([s - w for s, w in zip(scaled, whole, strict=True)]).tolist()
-        for j in order[::-1][:missing] if missing > 0 else order[: -missing]:
+        for j in order[::-1][:missing] if missing > 0 else order[:-missing]:
             whole[j] += 1 if missing > 0 else -1
         matrix.append(whole)
     return matrix

@@ -45,6 +45,7 @@ def auc(values, classes):
 
 def first_match(train, validation):
     """For each validation row the first equal training row, or -1; missing values are equal."""
+
     def key(row):
         return tuple("missing" if isinstance(v, float) and math.isnan(v) else v for v in row)
 
