@@ -50,6 +50,7 @@ _CURE = {
     Cause.MISCALIBRATION: "recalibrate",
     Cause.UNRELIABLE_EXPLANATION: "nothing",
 }
+_MOST = 0.5
 # Quality in production this close to validation counts as held.
 HELD = 0.05
 
@@ -157,6 +158,9 @@ def _groups(alarming: Sequence[Finding]) -> list[LikelyCause]:
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     """Whether a finding follows from a root: a known consequence, in the same place, and not older than the root."""
     if finding.cause not in EXPLAINS[root.cause] or 2 * root.support < group.support:
+        return False
+    # A slice that holds most of what got worse is the reason for the change of the whole, not its symptom.
+    if not root.subject and (finding.numbers.get("share_of_rise") or 0.0) >= _MOST:
         return False
     if root.subject and finding.subject and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject):
         return False

@@ -434,5 +434,3 @@ def test_csv_logger_gets_the_scalars_and_reads_back(tmp_path):
     read = LearningCurves.from_run(next(tmp_path.glob("**/metrics.csv")).parent, train="gendebug/train_loss", val="gendebug/val_loss")
     assert len(read) == 3
     assert read.val_loss.tolist() == pytest.approx(monitor.curves.val_loss.tolist())
-
-

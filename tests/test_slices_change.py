@@ -52,6 +52,7 @@ def test_a_collapsed_slice_is_named_while_the_whole_hardly_moves():
     assert change.names[0] == "country = B and device = ios"
     assert abs(change.whole) < 0.03
     assert float(change.change[0]) > 0.15
+    assert 0.5 < float(change.share_of_rise[0]) < 2.0
     assert len(change) <= 2
 
 

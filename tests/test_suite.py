@@ -153,6 +153,13 @@ def test_what_came_after_does_not_explain_what_was_there_before():
     assert [likely.cause for likely in likely_causes([shifted, before])] == [Cause.COVARIATE_SHIFT, Cause.MISCALIBRATION]
 
 
+@pytest.mark.parametrize(("share", "causes"), [(0.9, [Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE]), (0.2, [Cause.CONCEPT_DRIFT])])
+def test_a_slice_that_holds_most_of_a_change_is_no_symptom_of_it(share, causes):
+    whole = found("shift.concept_drift", Cause.CONCEPT_DRIFT)
+    part = found("slices.collapse", Cause.SUBGROUP_FAILURE, Severity.WARN, "shop = 3", share_of_rise=share)
+    assert [likely.cause for likely in likely_causes([whole, part])] == causes
+
+
 def test_a_weak_finding_does_not_explain_a_strong_one():
     weak = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.WARN, "b")
     strong = [found(f"calibration.production_{i}", Cause.MISCALIBRATION, Severity.FAIL) for i in range(2)]

@@ -61,6 +61,13 @@ class SliceChange:
         """Change of the rate over all rows."""
         return float(_rate(self.total)[1] - _rate(self.total)[0])
 
+    @property
+    def share_of_rise(self) -> Tensor:
+        """`[s]` events in the slice beyond its rate before, over those in all rows; NaN where these did not rise."""
+        beyond = self.after[:, 1] - self.after[:, 0] * _rate(self.before)
+        whole = float(self.total[1, 1] - self.total[1, 0] * _rate(self.total)[0])
+        return beyond / whole if whole > 0 else torch.full_like(beyond, math.nan)
+
     def table(self) -> pd.DataFrame:
         """One row per slice: support and rate with 95 % interval on both sides, change, p-values."""
         columns: dict[str, Tensor] = {}

@@ -195,7 +195,12 @@ def _collapsed_slice(this: Check, cases: list[tuple[SliceChange, int]], min_chan
     low, high = wilson_interval(counts[:, 1], counts[:, 0])
     numbers: dict[str, Any] = {"event": change.name, "rate_validation": then, "rate_production": now, "change": now - then}
     numbers |= {"interval_validation": [float(low[0]), float(high[0])], "interval_production": [float(low[1]), float(high[1])]}
-    numbers |= {"change_overall": change.whole, "support": int(counts[1, 0]), "adjusted_p_value": float(change.adjusted[at])}
+    numbers |= {
+        "change_overall": change.whole,
+        "share_of_rise": float(change.share_of_rise[at]),
+        "support": int(counts[1, 0]),
+        "adjusted_p_value": float(change.adjusted[at]),
+    }
     numbers |= {"asked": change.asked} | {f"{other.name.replace(' ', '_')}_change": float(other.change[place]) for other, place in cases}
     summary = (
         f"{change.name.capitalize()} rate rose from {then:.1%} to {now:.1%} (95 % interval {float(low[1]):.1%} to {float(high[1]):.1%}) "
