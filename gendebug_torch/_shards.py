@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,35 @@ from torch import Tensor, nn
 
 from gendebug_torch.errors import reject
 
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL", torch.int32: "I32", torch.uint8: "U8"}
+
 
 class Shards:
     """Outputs on disk, one file per flush, written whole or not at all; absent a directory it does nothing."""
 
-    def __init__(self, directory: str | Path | None, model: object, rank: int, run: dict[str, Any]) -> None:
+    def __init__(self, directory: str | Path | None, model: object, rank: int, run: dict[str, Any], *, keep: bool = True) -> None:
         self.directory = None if directory is None else Path(directory)
-        self.rank = rank
+        self.rank, self.keep = rank, keep
         if self.directory is not None:
             self._claim(self.directory, run | {"model": _fingerprint(model)})
 
     def load(self) -> dict[int, dict[str, Tensor]]:
-        """Batches that an earlier run of this rank has finished."""
+        """Batches that an earlier run of this rank has finished; their numbers alone, if they are to stay on disk."""
         parts: dict[int, dict[str, Tensor]] = {}
         if self.directory is not None:
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
             for path in sorted(self.directory.glob(f"rank{self.rank}-*.safetensors")):
-                for key, tensor in load_file(path).items():
-                    number, _, name = key.partition("/")
-                    parts.setdefault(int(number), {})[name] = tensor
+                with safe_open(path, framework="pt") as shard:
+                    for key in shard.keys():  # noqa: SIM118 - not a mapping
+                        number, _, name = key.partition("/")
+                        part = parts.setdefault(int(number), {})
+                        if self.keep:
+                            part[name] = shard.get_tensor(key)
         return parts
 
     def save(self, parts: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """Write finished batches and hand them back."""
+        """Write finished batches and hand them back, or their numbers alone, if they are to stay on disk."""
         if self.directory is not None and parts:
             from safetensors.torch import save_file
 
@@ -44,7 +50,7 @@ class Shards:
             flat = {f"{number}/{key}": tensor.contiguous() for number, out in parts.items() for key, tensor in out.items()}
             save_file(flat, path.with_suffix(".part"))
             os.replace(path.with_suffix(".part"), path)
-        return parts
+        return parts if self.keep else {number: {} for number in parts}
 
     @staticmethod
     def _claim(directory: Path, run: dict[str, Any]) -> None:
@@ -61,6 +67,37 @@ class Shards:
         if known not in (None, run):
             expected = "shards of this model, batch size, precision and number of ranks"
             reject("checkpoint", expected, f"{directory} of another run", "Choose an empty directory.")
+
+
+def join_shards(directory: Path, target: Path) -> None:
+    """Write the shards of all ranks into one safetensors file, batch after batch, holding one Tensor at a time."""
+    from safetensors import safe_open
+
+    where: dict[str, list[tuple[int, Path, list[int]]]] = {}
+    for path in sorted(directory.glob("rank*-*.safetensors")):
+        with safe_open(path, framework="pt") as shard:
+            for key in shard.keys():  # noqa: SIM118 - not a mapping
+                number, _, name = key.partition("/")
+                where.setdefault(name, []).append((int(number), path, shard.get_slice(key).get_shape()))
+    header, offset = {}, 0
+    for name, entries in where.items():
+        entries.sort(key=lambda entry: entry[0])
+        shape = [sum(entry[2][0] for entry in entries), *entries[0][2][1:]]
+        with safe_open(entries[0][1], framework="pt") as shard:
+            first = shard.get_tensor(f"{entries[0][0]}/{name}")
+        size = math.prod(shape) * first.element_size()
+        header[name] = {"dtype": _DTYPES[first.dtype], "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    scratch = target.with_suffix(".part")
+    with scratch.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, entries in where.items():
+            for number, path, _ in entries:
+                with safe_open(path, framework="pt") as shard:
+                    file.write(shard.get_tensor(f"{number}/{name}").contiguous().numpy().tobytes())
+    os.replace(scratch, target)
 
 
 def _fingerprint(model: object) -> str:

@@ -134,6 +134,8 @@ def map_rows(
     precision: Precision = "32-true",
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    identity: str = "",
+    keep: bool = True,
     grad: bool = False,
 ) -> dict[str, Tensor]:
     """`step` over all batches, its outputs joined in row order on the CPU.
@@ -153,6 +155,8 @@ def map_rows(
         precision: `32-true`, or autocast with `16-mixed` or `bf16-mixed`.
         progress: show a bar.
         checkpoint: directory of shards for resuming.
+        identity: what else must be the same for shards of an earlier run to be taken over.
+        keep: hand the outputs back; if not, they stay in `checkpoint` alone, and memory does not grow with the rows.
         grad: whether `step` needs autograd.
 
     Raises:
@@ -162,7 +166,8 @@ def map_rows(
         reject("precision", f"one of {', '.join(_AUTOCAST)}", repr(precision), "Choose one of them.")
     place = _device(device)
     rank, world = _rank()
-    shards = Shards(checkpoint, model, rank, {"world": world, "precision": precision, "batch_size": batch_size})
+    run = {"world": world, "precision": precision, "batch_size": batch_size} | ({"identity": identity} if identity else {})
+    shards = Shards(checkpoint, model, rank, run, keep=keep)
     parts: dict[int, dict[str, Tensor]] = shards.load()
     waiting: dict[int, dict[str, Tensor]] = {}
     limit = [2**62]
@@ -179,7 +184,8 @@ def map_rows(
                 parts.update(shards.save(_to_host(waiting)))
                 waiting = {}
         parts.update(shards.save(_to_host(waiting)))
-    return _join(_gather(parts, world))
+    gathered = _gather(parts, world)
+    return _join(gathered) if keep else {}
 
 
 def sample_rows(data: Any, rows: int, *, unpack: Unpack | None = None, seed: int = 0) -> tuple[Any, Tensor | None]:

@@ -88,7 +88,7 @@ def occlusion(question: Question, *, window: int | Sequence[int] = 4, stride: in
             at = torch.arange(covered[axis], device=corners.device) - corners[span, axis, None]
             along = [1] * len(shape)
             along[len(shape) - axes + axis] = -1
-            inside = inside & ((at >= 0) & (at < size[axis])).reshape(-1, *along)
+            inside = inside & ((at >= 0) & (at < size[axis])).reshape(len(inside), *along)
         return inside.expand(-1, *shape).flatten(1)
 
     count = len(corners)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch.attribution.attributions import Attributions
+from gendebug_torch.attribution.attributions import Attributions, joined_rows
 from gendebug_torch.attribution.baselines import BACKGROUND, FROM_ROWS, check_baseline
 from gendebug_torch.attribution.captum_bridge import captum_method, words
 from gendebug_torch.attribution.inputs import Space, unwrapped
@@ -21,6 +22,7 @@ from gendebug_torch.attribution.methods import METHODS, Method
 from gendebug_torch.attribution.outputs import check_target
 from gendebug_torch.attribution.question import Question, Setting
 from gendebug_torch.attribution.trust import TrustCard, trust_card
+from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
 from gendebug_torch.runner import Model, Precision, Unpack, map_rows, sample_rows
 
@@ -46,6 +48,7 @@ def attribute(
     feature_names: Sequence[str] | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    stream: bool = False,
     trust: bool = False,
     **method_options: Any,
 ) -> Attributions:
@@ -68,6 +71,7 @@ def attribute(
         feature_names: default: the columns of a table.
         progress: show a bar.
         checkpoint: directory of shards, so that an interrupted run goes on where it stopped.
+        stream: leave the answers in `checkpoint` and map them into memory, so that memory does not grow with the rows.
         trust: measure on a sample of rows, in at most about a fifth of the run, how far the answers can be believed.
         **method_options: of the method, e.g. `steps=100`, `samples=500`, or `layer=model.body` for Captum.
 
@@ -79,6 +83,8 @@ def attribute(
     """
     check_target(target)
     check_baseline(baseline)
+    if stream and checkpoint is None:
+        reject("checkpoint", "a directory to stream to", "None", "Pass one, or leave `stream` out.")
     own = METHODS.get(method) if isinstance(method, str) else None
     chosen = own.with_options(str(method), method_options) if own else captum_method(model, method, method_options, baseline is not None)
     needed = {"sample": BACKGROUND}.get(str(baseline), _KNOWN_ROWS)
@@ -94,8 +100,10 @@ def attribute(
         learned["names"] = space.names if groups is None else ()
         return _rows(question, space, out, chosen)
 
-    how: dict[str, Any] = {"unpack": unpack, "device": device, "precision": precision, "batch_size": batch_size}
-    rows = map_rows(step, loader, model=model, grad=True, progress=progress, checkpoint=checkpoint, **how)
+    how: dict[str, Any] = {"unpack": unpack, "device": device, "precision": precision, "batch_size": batch_size, "progress": progress}
+    identity = _identity(words(method), target, baseline, groups, parts, sorted(method_options.items()))
+    rows = map_rows(step, loader, model=model, grad=True, checkpoint=checkpoint, identity=identity, keep=not stream, **how)
+    rows = joined_rows(checkpoint) if stream and checkpoint is not None else rows
     names = tuple(feature_names) if feature_names is not None else _names(loader) or learned.get("names", ())
     found = Attributions.from_rows(rows, words(method), names)
     if not trust:
@@ -121,6 +129,12 @@ def _trusted(model: Model, loader: Any, method: Any, found: Attributions, unpack
     return trust_card(again, model, inputs, targets, noise=loader.schema.noise if isinstance(loader, Records) else (), **measures)
 
 
+def _identity(*settings: Any) -> str:
+    """A digest of what is asked, so that the shards of another question are not taken over."""
+    plain = [value.tolist() if isinstance(value, Tensor) else value for value in settings]
+    return hashlib.sha256(repr(plain).encode()).hexdigest()[:16]
+
+
 @contextlib.contextmanager
 def _differentiable(model: Model) -> Iterator[None]:
     """Gradients on, whatever mode the caller is in; recurrent layers off cuDNN, which has no backward in evaluation mode."""
@@ -136,12 +150,12 @@ def _rows(question: Question, space: Space, out: dict[str, Tensor], method: Meth
     values = out.pop("values")
     if values.shape == space.points.shape and question.groups is not None:
         values = question.per_feature(values)
-    if values[:1].numel() == question.features:
-        values = values.reshape(n, *question.shape)
+    per_feature = torch.Size(values.shape[1:]).numel() == question.features
+    values = values.reshape(n, *question.shape) if per_feature else values
     rows = {"values": values.detach().float(), "targets": question.classes, "outputs": question.at_points, "base": question.at_baseline}
     if method.complete and "convergence_delta" not in out:
         rows["convergence_delta"] = values.flatten(1).double().sum(1) - (question.at_points.double() - question.at_baseline.double())
-    if space.shown.shape[1] == question.features:
+    if per_feature and space.shown.shape[1] == question.features:
         rows["inputs"] = space.shown.reshape(n, *question.shape)
     kept = {**rows, **out}
     return {key: value.detach() if key == "targets" else value.detach().float() for key, value in kept.items()}

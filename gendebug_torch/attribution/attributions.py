@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch._plotting import LIVE, REFERENCE, axes
+from gendebug_torch._shards import join_shards
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:
@@ -137,11 +138,11 @@ class Attributions:
         top = self.table().head(_SHOWN).iloc[::-1]
         ax = axes(ax, size=(6.0, 1.2 + 0.28 * max(1, len(top))))
         colors = np.where(top["mean"] < 0, LIVE, REFERENCE).tolist()
-        labels = top["feature"].astype(str).tolist()
-        ax.barh(labels, top["mean_abs"], color=colors, xerr=1.96 * top["standard_error"], error_kw={"elinewidth": 0.8})
+        ax.barh(range(len(top)), top["mean_abs"], color=colors, xerr=1.96 * top["standard_error"], error_kw={"elinewidth": 0.8})
         left_out = int((~self.usable).sum())
         rows = f"{len(self):,} rows" + (f", {left_out:,} left out with NaN" if left_out else "")
-        ax.set(xlabel="mean |contribution| to the output (blue raises it, orange lowers it)", title=f"{self.method}, {rows}")
+        ax.set_yticks(range(len(top)), [short_name(name) for name in top["feature"]])
+        ax.set(xlabel="mean |contribution| (orange: lowers the output on average)", title=f"{self.method}, {rows}")
         ax.grid(visible=False, axis="y")
         return ax
 
@@ -179,6 +180,25 @@ class Attributions:
         except OSError as error:
             reject("path", "a place that can be written", f"{target}: {error.strerror}", "Choose another path.")
         return target
+
+
+def short_name(name: str, most: int = 28) -> str:
+    """A name that leaves room for the picture."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def joined_rows(directory: str | Path) -> dict[str, Tensor]:
+    """The fields of a streamed run by name, mapped into memory: read when they are used, and not before."""
+    from safetensors.torch import load_file
+
+    source = Path(directory)
+    whole = source / "attributions.safetensors"
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed or torch.distributed.get_rank() == 0:
+        join_shards(source, whole)
+    if distributed:
+        torch.distributed.barrier()
+    return load_file(whole)
 
 
 def _sums(values: Tensor) -> tuple[int, Tensor]:

@@ -114,15 +114,16 @@ def shapley_fit(features: int, samples: int, seed: int) -> tuple[Fit, Tensor]:
     """The fit of half-differences within pairs, and `[f]` the share of the total that each coefficient gets for free.
 
     Coefficients `solution @ d + share * (f(x) - f(b))` minimise `sum w (d - s @ phi)^2`, s = mask - 1/2, under
-    `sum phi = f(x) - f(b)`, by the method of Lagrange; what a pair has in common cancels in its difference.
+    `sum phi = f(x) - f(b)`; what a pair has in common cancels in its difference.
     """
     drawn = shapley_coalitions(features, samples, seed)
     sign = drawn.masks.double() - 0.5
     normal = (sign * drawn.weight[:, None]).T @ sign
-    inverse = torch.linalg.pinv(normal, hermitian=True)
-    ones = inverse.sum(1)
-    share = ones / ones.sum()
-    free = inverse - share[:, None] * ones[None]
+    # Coefficients are the even share plus anything orthogonal to it, which is what is fitted.
+    even = torch.full((features,), 1.0 / features, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.eye(features, dtype=torch.float64) - 1.0 / features)[0][:, : features - 1]
+    free = basis @ torch.linalg.pinv(basis.T @ normal @ basis, hermitian=True) @ basis.T
+    share = even - free @ normal @ even
     solution = free @ (sign * drawn.weight[:, None]).T
     leverage = (sign * solution.T).sum(1)
     return Fit(sign, solution, drawn.weight, leverage), share

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
+from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch.attribution.attributions import Attributions
 from gendebug_torch.errors import reject
 from gendebug_torch.stats import benjamini_hochberg_adjusted
@@ -90,7 +90,6 @@ class CohortComparison:
         ax.barh(place + 0.2, top["distance"], 0.38, color=LIVE, label="contributions")
         ax.barh(place - 0.2, top["input_distance"].fillna(0.0), 0.38, color=REFERENCE, label="inputs")
         ax.set_yticks(place, top["feature"].astype(str).tolist())
-        ax.axvline(0.1, color=NEUTRAL, linewidth=0.8, linestyle=":")
         ax.set(xlim=(0, 1), xlabel="Kolmogorov-Smirnov distance", title=f"{self.labels[0]} against {self.labels[1]}")
         ax.grid(visible=False, axis="y")
         ax.legend(frameon=False, fontsize="small", loc="lower right")

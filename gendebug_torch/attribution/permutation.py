@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from gendebug_torch._plotting import REFERENCE, axes
 from gendebug_torch._tables import model_inputs
+from gendebug_torch.attribution.attributions import short_name
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
 from gendebug_torch.runner import Model, evaluating, logits_of
@@ -66,7 +67,8 @@ class PermutationImportance:
         top = self.table().head(_SHOWN).iloc[::-1]
         ax = axes(ax, size=(6.0, 1.2 + 0.28 * max(1, len(top))))
         spread = [top["importance"] - top["low"], top["high"] - top["importance"]]
-        ax.barh(top["feature"].astype(str).tolist(), top["importance"], color=REFERENCE, xerr=spread, error_kw={"elinewidth": 0.8})
+        ax.set_yticks(range(len(top)), [short_name(name) for name in top["feature"]])
+        ax.barh(range(len(top)), top["importance"], color=REFERENCE, xerr=spread, error_kw={"elinewidth": 0.8})
         ax.set(xlabel=f"rise of the {self.metric} when shuffled", title="Permutation importance")
         ax.axvline(0, color="black", linewidth=0.6)
         ax.grid(visible=False, axis="y")

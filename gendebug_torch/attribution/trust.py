@@ -91,8 +91,8 @@ class TrustCard:
         ax = axes(ax, size=(8.6, 1.2 + 0.36 * max(1, len(rows))))
         colors = [GOOD if holds else LIVE for holds in rows["holds"]]
         ax.barh(rows["measure"].tolist(), rows["value"].clip(0, 1), color=colors)
-        ax.scatter(rows["limit"], range(len(rows)), marker="|", s=160, color=NEUTRAL, zorder=3, label="limit")
-        ax.set(xlim=(0, 1), xlabel="value", title=self.verdict.partition(" (")[0])
+        ax.scatter(rows["limit"], range(len(rows)), marker="|", s=160, color=NEUTRAL, zorder=3)
+        ax.set(xlim=(0, 1), xlabel="value (bar) and limit (tick); orange fails", title=self.verdict.partition(" (")[0])
         ax.grid(visible=False, axis="y")
         return ax
 

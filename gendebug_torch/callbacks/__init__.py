@@ -1,9 +1,17 @@
 """Callbacks for a Lightning `Trainer`; importing this loads Lightning."""
 
+from gendebug_torch.callbacks.attribution import AttributionMonitor as AttributionMonitor
 from gendebug_torch.callbacks.behavior import BehaviorMonitor as BehaviorMonitor
 from gendebug_torch.callbacks.calibration import CalibrationMonitor as CalibrationMonitor
 from gendebug_torch.callbacks.curves import LearningCurveMonitor as LearningCurveMonitor
 from gendebug_torch.callbacks.dynamics import TrainingDynamicsMonitor as TrainingDynamicsMonitor
 from gendebug_torch.callbacks.metric import CalibrationError as CalibrationError
 
-__all__ = ["CalibrationError", "BehaviorMonitor", "CalibrationMonitor", "LearningCurveMonitor", "TrainingDynamicsMonitor"]
+__all__ = [
+    "AttributionMonitor",
+    "BehaviorMonitor",
+    "CalibrationError",
+    "CalibrationMonitor",
+    "LearningCurveMonitor",
+    "TrainingDynamicsMonitor",
+]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_network, load_records
+from gendebug_torch.runner import Precision
 
 
 def attribute(
@@ -18,7 +20,10 @@ def attribute(
     out: str,
     method: str = "integrated_gradients",
     target: str = "predicted",
+    baseline: str | None = None,
     weights: str | None = None,
+    batch_size: int | None = None,
+    precision: Precision = "32-true",
     device: str = "auto",
     method_options: dict[str, Any] | None = None,
     fail_on: FailOn = "warn",
@@ -30,9 +35,13 @@ def attribute(
         data: table (CSV or Parquet).
         schema: YAML file that says what the columns are.
         out: directory for attributions.parquet, report.html and findings.json.
-        method: integrated_gradients, or any method of captum.attr by name.
-        target: predicted, target, or a class id.
+        method: integrated_gradients, gradient_shap, kernel_shap, lime, saliency, input_x_gradient, smooth_grad,
+            feature_ablation, or any method of captum.attr by name.
+        target: predicted, target (the label), margin, or a class id.
+        baseline: zero, mean, median, sample, or a number; default zero.
         weights: safetensors file to load into the network.
+        batch_size: rows at once.
+        precision: 32-true, or autocast with 16-mixed or bf16-mixed.
         device: auto, cpu, cuda or cuda:N.
         method_options: further arguments of the method.
         fail_on: exit with 1 from this severity on.
@@ -41,8 +50,23 @@ def attribute(
     records = load_records("validation", data, gd.Schema.from_file(schema), computed=True)
     explained: int | str = int(target) if target.lstrip("-").isdigit() else target
     show = sys.stderr.isatty()
-    found = gd.attribute(network, records, method, target=explained, device=device, progress=show, **(method_options or {}))
-    diagnosis = gd.diagnose(network, validation=records, only="attribution.convergence", device=device)
-    code = deliver(diagnosis, out, fail_on, pictures={f"Attribution by {method}": found}, tables={"Per feature": found.table()})
+    how: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "device": device, "progress": show}
+    started = time.perf_counter()
+    start, options = _baseline(baseline), method_options or {}
+    found = gd.attribute(network, records, method, target=explained, baseline=start, trust=True, **how, **options)
+    rate = len(found) / max(time.perf_counter() - started, 1e-9)
+    assert found.trust is not None
+    diagnosis = gd.diagnose(network, validation=records, only="attribution", device=device)
+    pictures = {f"Attribution by {method}": found, "How far to trust it": found.trust}
+    tables = {"Per feature": found.table(), "How far to trust it": found.trust.table()}
+    code = deliver(diagnosis, out, fail_on, pictures=pictures, tables=tables)
     found.save(Path(out) / "attributions.parquet")
+    print(f"{found.trust.verdict}\n{len(found):,} rows, {rate:,.0f} per second with the card.")
     return code
+
+
+def _baseline(text: str | None) -> str | float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
