@@ -21,7 +21,6 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gendebug_torch._plotting import png
 from gendebug_torch.behavior import Case, Suite, run_suite
 
 BUCKETS = 2**15
@@ -136,7 +135,7 @@ def main() -> None:
     print(run.table().to_string(index=False, float_format="{:.3f}".format), "\n")
     print(run.table("tags").to_string(index=False, float_format="{:.3f}".format))
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "capabilities.png").write_bytes(png(run))
+    run.plot().get_figure().savefig(options.out / "capabilities.png")
     run.save(options.out / "behavior.json")
 
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -29,10 +28,8 @@ def run_pytest():
     """Another pytest with our plugin in the current folder: words of its command line -> what came of it."""
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        name = "gendebug_torch.pytest_plugin"
-        installed = any(point.value == name for point in entry_points(group="pytest11"))
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-        command = [sys.executable, "-m", "pytest", *([] if installed else ["-p", name]), "-p", "no:cacheprovider", *words]
+        command = [sys.executable, "-m", "pytest", "-p", "gendebug_torch.pytest_plugin", "-p", "no:cacheprovider", *words]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     return run

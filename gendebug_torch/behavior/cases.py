@@ -208,8 +208,11 @@ class Suite:
 
     def tolerance_of(self, case: Case) -> float:
         """The tolerance that holds for a case."""
-        default = INVARIANCE_TOLERANCE if case.expect is not None and case.expect.word == "same" else 0.0
-        return next(value for value in (case.tolerance, self.tolerance, default) if value is not None)
+        if case.tolerance is not None:
+            return case.tolerance
+        if self.tolerance is not None:
+            return self.tolerance
+        return INVARIANCE_TOLERANCE if case.expect is not None and case.expect.word == "same" else 0.0
 
     def class_index(self, name: str | int, count: int) -> int:
         """Position of a class among `count` scores.
