@@ -195,7 +195,7 @@ def target_classes(targets: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _measured(block: CodedBlock, classes: Tensor, centred: Tensor | None, k: int) -> dict[str, Tensor]:
-    classes = classes.to(block.codes.device)
+    classes, centred = classes.to(block.codes.device), None if centred is None else centred.to(block.codes.device)
     counts = level_counts(block.codes, block.levels, classes, k)
     unknown = torch.full((len(block.names),), math.nan, dtype=torch.float64, device=counts.device)
     information_, information_error = delta_error(information, counts)
@@ -203,8 +203,8 @@ def _measured(block: CodedBlock, classes: Tensor, centred: Tensor | None, k: int
         explained, explained_error = delta_error(explained_share, counts)
         by_class = explained_by_class(counts.double())
     else:
-        sums = level_sums(block.codes, block.levels, centred.to(counts.device))
-        explained = explained_values(counts.sum(2), sums, centred.to(counts.device))
+        sums = level_sums(block.codes, block.levels, centred)
+        explained = explained_values(counts.sum(2), sums, centred)
         r = explained.clamp(0.0, 1.0)
         explained_error = 2 * r.sqrt() * (1 - r) / math.sqrt(max(len(classes), 1))
         by_class = explained[:, None]

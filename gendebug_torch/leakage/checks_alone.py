@@ -49,7 +49,8 @@ class Rivals:
     model: Skill | None
 
 
-def _cost(given: Mapping[str, Any]) -> Cost:
+def screen_cost(given: Mapping[str, Any]) -> Cost:
+    """Operations of one screen of the training columns, and the rows that go through a model once more."""
     train = given.get("train")
     if train is None or train.features is None:
         return Cost()
@@ -60,7 +61,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     )
 
 
-@check("leakage.columns", cause=Cause.TARGET_LEAKAGE, needs=("train.features", "train.targets"), cost=_cost)
+@check("leakage.columns", cause=Cause.TARGET_LEAKAGE, needs=("train.features", "train.targets"), cost=screen_cost)
 def no_column_is_too_good_alone(
     train: Records,
     validation: Records | None = None,
@@ -100,7 +101,7 @@ def no_column_is_too_good_alone(
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"n": len(targets)})
         return
     found = association(features, targets, categorical=train.schema.categorical)
-    suspects = [s for s in _suspects(train, found, max_pearson, max_auc) if s.column not in train.schema.causal]
+    suspects = [s for s in suspects_of(train, found, max_pearson, max_auc) if s.column not in train.schema.causal]
     named = 0
     for suspect, rivals in _compared(train, validation, found, suspects[:limit]):
         leak = _is_leak(suspect, rivals)
@@ -111,7 +112,7 @@ def no_column_is_too_good_alone(
     yield _summary(train, found, named)
 
 
-def _suspects(train: Records, found: Association, max_pearson: float, max_auc: float) -> list[Suspect]:
+def suspects_of(train: Records, found: Association, max_pearson: float, max_auc: float) -> list[Suspect]:
     """Columns that tell too much, the most telling first."""
     r, shared = found.pearson.nan_to_num(0.0).abs(), torch.maximum(found.explained, found.best_explained).nan_to_num(0.0)
     alone = torch.maximum(shared, r.square())

@@ -65,6 +65,17 @@ def written_afterwards(seed):
     return split(parts)
 
 
+def not_there_in_production(seed):
+    given, later = written_afterwards(seed), written_afterwards(seed + 30_000)["train"]
+    features = later.features.assign(fee=np.random.default_rng(seed).lognormal(2.0, 1.0, len(later)))
+    return given | {"production": Records(features, later.targets, schema=SCHEMA, name="production")}
+
+
+def there_in_production(seed):
+    later = written_afterwards(seed + 30_000)["train"]
+    return written_afterwards(seed) | {"production": Records(later.features, later.targets, schema=SCHEMA, name="production")}
+
+
 def filled_for_one_class(seed):
     parts = table(seed)
     features, targets, _, rng = parts
@@ -133,6 +144,7 @@ def scaled_on_training(seed):
 
 PLANTS = {
     "leakage.columns": written_afterwards,
+    "leakage.vanishing": not_there_in_production,
     "leakage.missing": filled_for_one_class,
     "leakage.ids": numbered_by_source,
     "leakage.after_label": seen_after_the_label,
@@ -142,4 +154,7 @@ PLANTS = {
     "leakage.time": random_split_of_a_series,
     "leakage.preprocessing": scaled_before_the_split,
 }
-CLEAN = dict.fromkeys(PLANTS, clean) | {"leakage.preprocessing": scaled_on_training}
+CLEAN = dict.fromkeys(PLANTS, clean) | {
+    "leakage.preprocessing": scaled_on_training,
+    "leakage.vanishing": there_in_production,
+}
