@@ -45,7 +45,9 @@ def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
-    hooks = [{key: value.copy() for key, value in vars(module).items() if key.endswith("_hooks")} for module in modules]
+    # The hooks of an exported program are empty lists that nothing can be added to.
+    tables = [{key: value for key, value in vars(module).items() if key.endswith("_hooks")} for module in modules]
+    hooks = [{key: value.copy() for key, value in table.items() if isinstance(value, dict)} for table in tables]
     flags = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     home = parameters[0].device if parameters else None
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()

@@ -68,7 +68,11 @@ class Recalibration:
         """The recalibrated network, a copy in evaluation mode; the given one where nothing was chosen; None without one."""
         if self.network is None or self.fitted is None:
             return self.network
-        return CalibratedModel(copy.deepcopy(self.network), as_module(self.fitted)).eval()
+        calibrated = CalibratedModel(copy.deepcopy(self.network), as_module(self.fitted))
+        for module in calibrated.modules():
+            # Not `.eval()`: an exported program refuses it, though it has no mode.
+            module.training = False
+        return calibrated
 
     def candidate(self, name: str) -> Candidate:
         """One of the maps that were tried; `none` is the network as it was."""

@@ -2,22 +2,131 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
 import gendebug_torch as gd
+from gendebug_torch._importing import import_name
+from gendebug_torch._plotting import png
+from gendebug_torch.calibration import Recalibration
 from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.inputs import load_network
+from gendebug_torch.errors import reject
 
 
-def recalibrate(logits: str, out: str, schema: str | None = None, fail_on: FailOn = "never") -> int:
-    """Fit a temperature to logits with their labels and say what it changes on rows it has not seen.
+def recalibrate(
+    out: str,
+    logits: str | None = None,
+    schema: str | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+    checkpoint: str | None = None,
+    program: str | None = None,
+    data: str | None = None,
+    candidates: list[str] | None = None,
+    keep_predictions: bool = True,
+    device: str = "auto",
+    fail_on: FailOn = "never",
+) -> int:
+    """Try maps of a network's logits on held-out labeled rows, keep what helps on rows it has not seen, and save it.
+
+    Give logits with labels by --logits; or a network by --model or --program, with a table by --data and --schema.
 
     Args:
-        logits: npz with logits [n, k] (or probs) and targets or labels [n]; or a table, then with --schema.
-        out: directory for calibration.json, report.html and findings.json.
+        out: directory for calibration.json and its tensors, the reliability diagrams, report.html and findings.json.
+        logits: npz or safetensors with logits [n, k] (or probs) and targets or labels [n]; or a table, with --schema.
         schema: YAML file that names the target and logits columns of a table.
+        model: MODULE:NAME of a network, of a function that returns one, or of a Lightning class with --checkpoint.
+        weights: safetensors file to load into the network.
+        checkpoint: Lightning checkpoint of your own training.
+        program: file that torch.export.save wrote, with a dynamic first dimension.
+        data: table of held-out labeled rows, with --schema.
+        candidates: maps to try, among temperature, bias_corrected, vector, top_platt, top_beta, isotonic.
+        keep_predictions: leave out maps that change a prediction.
+        device: auto, cpu, cuda or cuda:N.
         fail_on: exit with 1 from this severity on.
     """
-    records = gd.Records.from_file(logits, None if schema is None else gd.Schema.from_file(schema), name="validation")
-    recalibration = gd.recalibrate(None, records)
-    recalibration.save(out)
-    diagnosis = gd.diagnose(validation=records, only="calibration")
-    pictures = {"Before": recalibration.before, f"After ({recalibration.chosen})": recalibration.after}
-    return deliver(diagnosis, out, fail_on, pictures=pictures, tables={"Before and after": recalibration.table()})
+    records = _records(logits, data, schema, model is not None or program is not None)
+    network = _network(model, weights, checkpoint, program)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always", UserWarning)
+        found = gd.recalibrate(network, records, candidates=candidates, keep_predictions=keep_predictions, device=device)
+    for text in dict.fromkeys([*found.warnings, *(str(warning.message) for warning in raised)]):
+        print(f"Warning: {text}")
+    table = found.table()
+    print(table.set_index("rows").T.to_string(float_format="{:.4f}".format), found.reason, sep="\n\n", end="\n\n")
+    place = found.save(out)
+    _draw(found, place)
+    diagnosis = gd.diagnose(network, validation=records, only="calibration", device=device)
+    pictures = {"Before": found.before, f"After ({found.chosen}, out of fold)": found.after}
+    return deliver(
+        diagnosis, out, fail_on, pictures=pictures, tables={"Before and after": table, "Maps that were tried": found.comparison()}
+    )
+
+
+def _draw(found: Recalibration, place: Path) -> None:
+    try:
+        for name, bins in (("before", found.before), ("after", found.after)):
+            (place / f"reliability_{name}.png").write_bytes(png(bins))
+    except OSError as error:
+        reject("--out", "a directory that can be written", f"{place}: {error.strerror}", "Choose another directory.")
+
+
+def _records(logits: str | None, data: str | None, schema: str | None, computed: bool) -> gd.Records:
+    """Labeled rows: with logits from one file, or with features for a network."""
+    path = data if computed else logits
+    if path is None or (logits is not None and computed):
+        remedy = "Pass --logits FILE; or --model or --program with --data TABLE and --schema FILE."
+        got = "a network without rows" if computed and data is None else "both logits and a network" if computed else "neither"
+        reject("--logits, --data", "logits with labels, or a network with a table", got, remedy)
+    known = None if schema is None else gd.Schema.from_file(schema)
+    if Path(path).suffix == ".safetensors":
+        return _from_safetensors(path)
+    return gd.Records.from_file(path, known, name="validation", optional=("logits", "probs") if computed else ())
+
+
+def _from_safetensors(path: str) -> gd.Records:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        reject("--logits", "a readable safetensors file", f"{path}: {error}", "Check the path.")
+    targets = tensors.get("targets", tensors.get("labels"))
+    if targets is None or "logits" not in tensors:
+        reject("--logits", "tensors named logits and targets (or labels)", f"{sorted(tensors)} in {path}", "Save them under these names.")
+    return gd.Records(logits=tensors["logits"], targets=targets.long(), name="validation")
+
+
+def _network(model: str | None, weights: str | None, checkpoint: str | None, program: str | None) -> Any:
+    if program is not None:
+        try:
+            return torch.export.load(program).module()
+        except (OSError, RuntimeError, ValueError, AssertionError, zipfile.BadZipFile) as error:
+            reject("--program", "a file that torch.export.save wrote", f"{program}: {error}", "Check the path, or export it again.")
+    if model is None:
+        return None
+    return load_network(model, weights) if checkpoint is None else _from_checkpoint(model, checkpoint)
+
+
+def _from_checkpoint(name: str, path: str) -> Any:
+    """A Lightning class with its own hyperparameters, or any network, with the state of a checkpoint; nothing is unpickled."""
+    made = import_name(name, "--model")
+    try:
+        if hasattr(made, "load_from_checkpoint"):
+            return made.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        network = made if isinstance(made, torch.nn.Module) else made()
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(kept.get("state_dict", kept))
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        reject("--checkpoint", f"a checkpoint of {name}", f"{path}: {error}", "Check the path, and that the class fits it.")
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        reject("--checkpoint", "a checkpoint of tensors and plain values", f"{path}: {error}", "Save weights and hyperparameters only.")
+    return network
