@@ -252,7 +252,10 @@ class Suite:
                     raise InputError(f"{self._place(case)}{error}") from None
 
     def _refuse(self, case: Case, argument: str, expected: str, got: str, remedy: str) -> None:
-        reject(f"{self._place(case)}{argument}", expected, got, remedy)
+        try:
+            reject(argument, expected, got, remedy)
+        except InputError as error:
+            raise InputError(f"{self._place(case)}{error}") from None
 
     def _place(self, case: Case) -> str:
         return f"{self.path}:{case.line}: {case.id}: " if case.line else f"{case.id}: "
