@@ -94,6 +94,30 @@ def test_many_rows_have_asymptotic_p_values(sizes):
         assert float(test.p_value[column]) == pytest.approx(expected.pvalue, abs=1e-12)
 
 
+def test_ties_have_the_exact_conditional_p_value():
+    rng = np.random.default_rng(0)
+    for seed in range(6):
+        a, b = rng.integers(0, 3, 6).astype(float), rng.integers(0, 3 + seed % 2, 5).astype(float)
+        test = ks_two_sample(torch.from_numpy(a), torch.from_numpy(b))
+        assert float(test.conditional_p_value) == pytest.approx(literal.tied_ks(a.tolist(), b.tolist()))
+
+
+def test_ties_of_many_rows_agree_with_permutations_and_keep_their_level():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 4, 500), np.minimum(rng.integers(0, 4, 400) + (rng.random(400) < 0.1), 4)
+    pooled = torch.from_numpy(np.concatenate([a, b]).astype(float))
+    test = ks_two_sample(pooled[:500], pooled[500:])
+    generator = torch.Generator().manual_seed(0)
+    shuffled = torch.stack([pooled[torch.randperm(900, generator=generator)] for _ in range(3000)], 1)
+    null = ks_two_sample(shuffled[:500], shuffled[500:]).statistic
+    share = float((null >= test.statistic - 1e-12).double().mean())
+    assert float(test.conditional_p_value) == pytest.approx(share, abs=4 * (share * (1 - share) / 3000) ** 0.5)
+    assert float(test.conditional_p_value) < float(test.p_value)
+    binary = [(torch.rand(700, 300, generator=generator) < 0.3).double() for _ in range(2)]
+    level = float((ks_two_sample(*binary).conditional_p_value < 0.05).double().mean())
+    assert 0.01 < level < 0.09
+
+
 def test_one_far_row_against_many_is_possible_by_chance():
     assert float(ks_two_sample(torch.rand(1500), torch.tensor([2.0])).p_value) == pytest.approx(2 / 1501)
 

@@ -13,6 +13,8 @@ from gendebug_torch.shift.confidence import ConfidenceShift as ConfidenceShift
 from gendebug_torch.shift.confidence import confidence_shift as confidence_shift
 from gendebug_torch.shift.dip import dip as dip
 from gendebug_torch.shift.dip import dip_p_value as dip_p_value
+from gendebug_torch.shift.effects import EffectSizes as EffectSizes
+from gendebug_torch.shift.effects import effect_sizes as effect_sizes
 from gendebug_torch.shift.feature import Atom as Atom
 from gendebug_torch.shift.feature import FeatureShift as FeatureShift
 from gendebug_torch.shift.feature import feature_shift as feature_shift
@@ -58,6 +60,7 @@ __all__ = [
     "ConfidenceShift",
     "DriftMonitor",
     "DriftStep",
+    "EffectSizes",
     "EstimatedAccuracy",
     "FeatureChange",
     "FeatureShift",
@@ -78,6 +81,7 @@ __all__ = [
     "confidence_shift",
     "dip",
     "dip_p_value",
+    "effect_sizes",
     "estimated_accuracy",
     "feature_shift",
     "group_split",

@@ -19,6 +19,7 @@ from gendebug_torch.shift import checks_time as checks_time
 from gendebug_torch.shift.categories import CategoryShift, category_shift, missing_shift, unseen_excess
 from gendebug_torch.shift.checks_kinds import CAUSES, FAIL_EFFECT, kinds_between, p_text
 from gendebug_torch.shift.columns import SharedColumns, codes, every_column, gaps, level_values, paired_values, quantities, shared_columns
+from gendebug_torch.shift.effects import effect_sizes
 from gendebug_torch.shift.feature import Atom, default_value, feature_shift
 from gendebug_torch.shift.kinds import ChangeKinds
 from gendebug_torch.shift.ks import KSTest, PreparedReference, ks_two_sample, prepare_reference
@@ -135,7 +136,11 @@ def _feature_finding(
     live = after[:, column]
     medians = (float(prepared.columns[column, int(prepared.n[column]) // 2]), float(live.nanmedian()))
     p = float(test.adjusted[column])
+    effects = effect_sizes(before[:, column], live)
     numbers = {
+        "smd": float(effects.mean_difference),
+        "smd_standard_error": float(effects.standard_error),
+        "psi": float(effects.stability),
         "statistic": distance,
         "low": low,
         "high": high,

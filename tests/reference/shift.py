@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 from scipy.optimize import linprog
@@ -51,3 +52,14 @@ def weighted_ks(reference, weights, live):
     """sup over all observed values of |F_w - G|."""
     points = np.concatenate([reference, live])
     return max(abs(weights[reference <= x].sum() / weights.sum() - (live <= x).mean()) for x in points)
+
+
+def tied_ks(reference, live):
+    """P-value given the ties, over all ways to deal the pooled values out (Hodges, 1958, section 5)."""
+    pooled = sorted([*reference, *live])
+    observed = ks_distance(reference, live)
+    hits = [
+        ks_distance([pooled[i] for i in chosen], [pooled[i] for i in range(len(pooled)) if i not in chosen]) > observed - 1e-9
+        for chosen in combinations(range(len(pooled)), len(reference))
+    ]
+    return sum(hits) / len(hits)

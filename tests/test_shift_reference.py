@@ -1,0 +1,78 @@
+"""`shift`: a reference saved, thinned and reused, and effect sizes beside the distance."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gendebug_torch.errors import InputError
+from gendebug_torch.shift import PreparedReference, effect_sizes, ks_two_sample, prepare_reference
+
+
+def test_a_saved_reference_says_the_same(tmp_path):
+    rows = torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows[:50, 1] = math.nan
+    prepared = prepare_reference(rows, names=["a", "b", "c"])
+    loaded = PreparedReference.load(prepared.save(tmp_path / "reference.safetensors"))
+    assert loaded.names == ("a", "b", "c")
+    assert torch.equal(ks_two_sample(loaded, rows[:100] + 0.1).statistic, ks_two_sample(prepared, rows[:100] + 0.1).statistic)
+    assert [path.name for path in tmp_path.iterdir()] == ["reference.safetensors"]
+    (tmp_path / "broken").write_bytes(b"not a reference")
+    for path in (tmp_path / "broken", tmp_path / "absent"):
+        with pytest.raises(InputError, match=r"^`path`"):
+            PreparedReference.load(path)
+    with pytest.raises(InputError, match=r"^`path`"):
+        prepared.save(tmp_path / "no" / "such" / "folder")
+
+
+@pytest.mark.parametrize("missing", [0, 7000, 9950])
+def test_a_thinned_reference_is_off_by_one_part_in_its_size(missing):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(10_000, 2, generator=generator, dtype=torch.float64)
+    rows[:missing, 1] = math.nan
+    prepared = prepare_reference(rows)
+    small = prepared.thinned(200)
+    assert small.columns.shape == (2, 200)
+    assert small.n.tolist() == [200, min(200, 10_000 - missing)]
+    live = torch.randn(500, 2, generator=generator, dtype=torch.float64) + 0.4
+    full, quick = ks_two_sample(prepared, live), ks_two_sample(small, live)
+    assert ((full.statistic - quick.statistic).abs() <= 1 / 200 + 1e-12).all()
+    assert (quick.p_value >= full.p_value).all()
+    assert prepared.thinned(20_000) is prepared
+    with pytest.raises(InputError, match=r"^`size`"):
+        prepared.thinned(1)
+
+
+def test_effect_sizes_equal_their_formulas():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(900, 3)), rng.normal([0.0, 0.5, 0.0], size=(700, 3))
+    b[:, 2] *= 2
+    found = effect_sizes(torch.from_numpy(a), torch.from_numpy(b))
+    spread = np.sqrt((899 * a.var(0, ddof=1) + 699 * b.var(0, ddof=1)) / 1598)
+    np.testing.assert_allclose(found.mean_difference.numpy(), (b.mean(0) - a.mean(0)) / spread)
+    low, high = found.interval()
+    assert float(low[1]) < 0.5 < float(high[1])
+    assert float(found.stability[0]) < 0.05
+    assert float(found.stability[1]) > 0.15
+    assert float(found.stability[2]) > 0.25
+    assert found.table()["feature"].iloc[0] == "column_1"
+
+
+def test_the_index_by_chance_is_what_it_says():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, 300, generator=generator, dtype=torch.float64) for n in (1000, 500))
+    found = effect_sizes(a, b)
+    assert float(found.stability.mean()) == pytest.approx(float(found.noise.mean()), rel=0.1)
+
+
+def test_effect_sizes_of_odd_columns():
+    a = torch.tensor([[1.0, math.nan, 3.0], [1.0, math.nan, math.inf], [1.0, math.nan, 4.0]])
+    found = effect_sizes(a, a)
+    assert found.mean_difference.tolist()[0] == 0.0
+    assert math.isnan(found.mean_difference.tolist()[1])
+    assert found.stability.tolist()[2] == 0.0
+    with pytest.raises(InputError, match=r"^`live`"):
+        effect_sizes(a, a[:, :2])
+    with pytest.raises(InputError, match=r"^`bins`"):
+        effect_sizes(a, a, bins=1)
