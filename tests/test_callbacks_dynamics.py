@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from gendebug_torch.callbacks import TrainingDynamicsMonitor
 from gendebug_torch.errors import InputError
+from gendebug_torch.labels import DynamicsRecorder
 
 N = 37
 
@@ -135,3 +136,34 @@ def test_read_finds_what_the_step_does_not_return(tmp_path):
 def test_a_bare_loss_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(InputError, match="'ids'"):
         fit(tmp_path, Module(keys=("logits", "targets")), TrainingDynamicsMonitor(N))
+
+
+def _rank(rank, path):
+    """One of two processes: rows in ranks' turns with one repeated to make them even, as a DistributedSampler does."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/group", rank=rank, world_size=2)
+    x, y, ids = rows().tensors
+    net, recorder = Module().net, DynamicsRecorder(N)
+    for _ in range(2):
+        mine = torch.cat([ids, ids[:1]])[rank::2]
+        recorder.record(mine, net(x[mine]), y[mine])
+
+        def summed(tensor):
+            torch.distributed.all_reduce(tensor)
+            return tensor
+
+        recorder.merge(summed)
+        recorder.end_epoch()
+    recorder.dynamics.table().to_parquet(f"{path}/rank{rank}.parquet")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_say_what_one_says(tmp_path):
+    torch.multiprocessing.spawn(_rank, args=(tmp_path,), nprocs=2)
+    x, y, ids = rows().tensors
+    alone = DynamicsRecorder(N)
+    for _ in range(2):
+        alone.record(ids, Module().net(x), y)
+        alone.end_epoch()
+    for rank in (0, 1):
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"rank{rank}.parquet"), alone.dynamics.table())

@@ -18,7 +18,7 @@ class TrainingDynamicsMonitor(Callback):
     """Records margin, confidence and correctness of every training row in every epoch; no host sync per step.
 
     `training_step` returns `{"loss": ..., "logits": [b, k], "targets": [b], "ids": [b]}`, the ids being the rows'
-    places in the training set; or `read` finds them. 81 MB per million rows. Under several ranks a checkpoint from
+    places in the training set; or `read` finds them. 77 MB per million rows. Under several ranks a checkpoint from
     the middle of an epoch holds only the rows that the first rank saw of that epoch; at its end it holds all.
 
     Args:

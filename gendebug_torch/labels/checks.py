@@ -263,10 +263,11 @@ def _pruning_finding(train: Records, validation: Records | None, judged: _Judged
     before, after = effect.temperature[1:3].tolist()
     row = effect.table().iloc[2]
     change, low, high = row[["log_loss_change", "log_loss_low", "log_loss_high"]].tolist()
-    place = "the rows kept, so partly by construction" if validation is None or there is None else validation.name
+    place = "the rows kept (partly by construction)" if validation is None or there is None else validation.name
     text = (
         f"Without the {effect.pruned:,} suspicious rows the temperature of the model would be {after:.2f} instead of {before:.2f}, and the "
-        f"log loss on {place} would change by {change:+.3f} nats (95 % interval {low:+.3f} to {high:+.3f}); training anew changes more."
+        f"log loss on {place} would change by {change:+.3f} nats (95 % interval {low:+.3f} to {high:+.3f}); "
+        "what training anew would bring, `labels.pruning_effect` tells with `fit`."
     )
     numbers = {"pruned": effect.pruned, "temperature_all": before, "temperature_kept": after, "log_loss_change": change}
     numbers |= {"log_loss_low": low, "log_loss_high": high, "biased": effect.biased}

@@ -148,8 +148,9 @@ def _coded(column: pd.Series[Any]) -> tuple[Any, list[str]]:
         column = moments if moments.notna().all() else column
     ordered = column.dtype.kind in "iufM"
     if ordered and distinct > 5 * _RANGES:
-        ranges = pd.qcut(column, _RANGES, duplicates="drop")
-        column = ranges.astype(object).map(lambda r: f"{r.left} to {r.right}")
+        part = pd.qcut(column, _RANGES, labels=False, duplicates="drop")
+        bounds = column.groupby(part).agg(["min", "max"])
+        column = part.map({code: f"{low} to {high}" for code, (low, high) in zip(bounds.index, bounds.to_numpy(), strict=True)})
     elif distinct > _MOST_VALUES:
         return np.zeros(len(column), dtype=np.int64), []
     codes, values = pd.factorize(column, use_na_sentinel=False)

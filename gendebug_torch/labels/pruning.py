@@ -63,9 +63,9 @@ class PruningEffect:
         error = [change - frame["log_loss_low"], frame["log_loss_high"] - change]
         ax.errorbar(change, frame["variant"], xerr=error, fmt="o", color=REFERENCE, capsize=3)
         ax.axvline(0.0, color=NEUTRAL, linewidth=1)
-        ax.set_xlabel("change of the log loss in nats (95 % interval; left is better)")
+        ax.set_xlabel("change of the log loss in nats; left is better")
         ax.set_ylabel("variant")
-        flaw = " (judged on the rows kept: partly by construction)" if self.biased else ""
+        flaw = "\njudged on the rows kept: partly by construction" if self.biased else ""
         ax.set_title(f"Without {self.pruned:,} of {self.rows:,} rows{flaw}", fontsize="medium")
         return ax
 

@@ -1,0 +1,180 @@
+"""The label audit beside cleanlab: speed and equality of the sets, and average precision on flipped and on real errors."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.datasets import load_digits
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+
+from gendebug_torch import labels
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+CLEANLAB = importlib.util.find_spec("cleanlab") is not None
+RULES: dict[Any, str] = {
+    "confident_joint": "confident_learning",
+    "by_class": "prune_by_class",
+    "by_noise_rate": "prune_by_noise_rate",
+    "both": "both",
+}
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def predicted(n: int, k: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Probabilities of a good classifier, and labels of which a tenth is flipped."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, k, n)
+    z = 1.5 * rng.normal(size=(n, k))
+    z[np.arange(n), true] += 6.0
+    given = np.where(rng.random(n) < 0.1, (true + rng.integers(1, k, n)) % k, true)
+    return torch.from_numpy(z).softmax(1), torch.from_numpy(given)
+
+
+def flipped_digits(seed: int, *, pair: bool, rate: float = 0.05) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
+    """Digits of sklearn, `[1797, 64]` in [0, 1], labels with 5 % flips (any class, or the next), and which are wrong."""
+    digits = load_digits()
+    x, y = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(y), generator=generator)[: round(rate * len(y))]
+    step = torch.ones(len(rows), dtype=torch.int64) if pair else torch.randint(1, 10, (len(rows),), generator=generator)
+    given = y.clone()
+    given[rows] = (y[rows] + step) % 10
+    return x, given, (given != y).numpy()
+
+
+def trained_dynamics(x: Tensor, given: Tensor, seed: int, *, epochs: int = 60) -> labels.TrainingDynamics:
+    """Dynamics of one run of a small network by plain SGD with momentum, as the area under the margin asks for."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(x.shape[1], 128), nn.ReLU(), nn.Linear(128, 10))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        recorder = labels.DynamicsRecorder(len(x))
+        for _ in range(epochs):
+            for rows in torch.split(torch.randperm(len(x)), 64):
+                logits = network(x[rows])
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(logits, given[rows]).backward()
+                optimizer.step()
+                recorder.record(rows, logits, given[rows])
+            recorder.end_epoch()
+    return recorder.dynamics
+
+
+def digits_precision(seed: int, *, pair: bool) -> dict[str, float]:
+    """Average precision of the out-of-sample ranking, of the dynamics, and of cleanlab's ranking of the same logits."""
+    x, given, wrong = flipped_digits(seed, pair=pair)
+    logits = labels.cross_fitted_logits(x, given, seed=seed)
+    noise = labels.label_noise(logits, given)
+    found = {
+        "out of sample": average_precision_score(wrong, -noise.belief.numpy()),
+        "dynamics": average_precision_score(wrong, -trained_dynamics(x, given, seed).aum.numpy()),
+        "rate": noise.rate,
+    }
+    if CLEANLAB:
+        from cleanlab.rank import get_label_quality_scores
+
+        scores = get_label_quality_scores(given.numpy(), logits.double().softmax(1).numpy())
+        found["cleanlab"] = average_precision_score(wrong, -scores)
+    return {name: float(value) for name, value in found.items()}
+
+
+def reviewed_precision(name: str) -> dict[str, float]:
+    """Average precision against people's verdicts on the reviewed rows, beside each of cleanlab's rankings."""
+    folder = DATA / f"label_errors_{name}"
+    archive = np.load(folder / "pred_probs.npz", allow_pickle=False)
+    probs, given = torch.tensor(archive["pred_probs"]), torch.tensor(archive["given_labels"]).long()
+    verdicts = pd.read_csv(folder / "human_review.csv")
+    rows, wrong = verdicts["index"].to_numpy(), verdicts["is_label_error"].astype(bool).to_numpy()
+    noise = labels.label_noise(probs.clamp(min=1e-38).log(), given)
+    found = {"ours": average_precision_score(wrong, -noise.belief.numpy()[rows])}
+    if CLEANLAB:
+        from cleanlab.rank import get_label_quality_scores
+
+        for method in ("self_confidence", "normalized_margin", "confidence_weighted_entropy"):
+            scores = get_label_quality_scores(given.numpy(), probs.numpy(), method=method)
+            found[method] = average_precision_score(wrong, -scores[rows])
+    return {key: float(value) for key, value in found.items()}
+
+
+def print_speed(n: int, k: int, repeats: int) -> None:
+    """Rows of the table for the sets; cleanlab takes the faster of one process and its default number."""
+    probs, given = predicted(n, k)
+    for rule, theirs in RULES.items():
+        works: dict[str, Callable[[], Any]] = {"ours": partial(labels.label_issues, probs, given, rule=rule)}
+        if CLEANLAB:
+            from cleanlab.filter import find_label_issues
+
+            peer_work = partial(find_label_issues, given.numpy(), probs.numpy(), filter_by=theirs)
+            works |= {"one": partial(peer_work, n_jobs=1), "many": peer_work}
+        if torch.cuda.is_available():
+            works["CUDA"] = partial(labels.label_issues, probs.cuda(), given.cuda(), rule=rule)
+        times: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(repeats):
+            for name, work in works.items():
+                times[name].append(seconds(work))
+        ours = median(times["ours"])
+        peer, ratio, equal = "not installed", "", ""
+        if CLEANLAB:
+            best = min(median(times["one"]), median(times["many"]))
+            peer, ratio = f"{best:.3f} s", f"{best / ours:.1f}"
+            equal = f"; sets equal: {np.array_equal(works['one'](), works['ours']().numpy())}"
+        cuda = f"; CUDA {median(times['CUDA']):.4f} s" if "CUDA" in times else ""
+        print(f"| sets `{rule}`, {n:,} x {k}{equal}{cuda} | {ours:.3f} s | cleanlab {peer} | {ratio} |")
+
+
+def print_recorder(n: int, batch: int) -> None:
+    """Row of the table for recording one epoch of n rows with ten classes."""
+    recorder = labels.DynamicsRecorder(n)
+    logits, given, order = torch.randn(n, 10), torch.randint(0, 10, (n,)), torch.split(torch.randperm(n), batch)
+    batches = [(rows, logits[rows], given[rows]) for rows in order]
+    step = seconds(lambda: [recorder.record(*parts) for parts in batches]) / len(batches)
+    fold = seconds(recorder.end_epoch)
+    size = sum(value.numel() * value.element_size() for value in recorder.state_dict().values()) / 1e6
+    text = f"{step * 1e3:.2f} ms per batch of {batch:,}, {fold:.2f} s per epoch, {size:.0f} MB"
+    print(f"| dynamics of {n:,} rows, 10 classes | {text} | | |")
+
+
+def main() -> None:
+    """Print the rows of a markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    print("| what | ours | peer | ratio |")
+    print("| --- | --- | --- | --- |")
+    print_speed(args.rows, args.classes, args.repeats)
+    for pair in (False, True):
+        found = [digits_precision(seed, pair=pair) for seed in range(args.seeds)]
+        scores = {name: mean(run[name] for run in found) for name in found[0]}
+        kind = "next class" if pair else "any class"
+        peer = f"cleanlab {scores['cleanlab']:.3f} on the same logits" if CLEANLAB else "cleanlab not installed"
+        print(f"| digits, 5 % flipped to {kind}: average precision out of sample | {scores['out of sample']:.3f} | {peer} | |")
+        print(f"| the same with training dynamics; estimated rate {scores['rate']:.1%} | {scores['dynamics']:.3f} | | |")
+    for name in ("mnist", "cifar10") if DATA.is_dir() else ():
+        scores = reviewed_precision(name)
+        peers = ", ".join(f"{method} {value:.3f}" for method, value in scores.items() if method != "ours")
+        print(f"| label errors of {name} by people's verdicts: average precision | {scores['ours']:.3f} | {peers or 'not installed'} | |")
+    print_recorder(1_000_000, 4096)
+
+
+if __name__ == "__main__":
+    main()
