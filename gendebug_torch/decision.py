@@ -19,6 +19,7 @@ EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
     Cause.SPLIT_LEAKAGE: _WORSE,
     Cause.PREPROCESSING_LEAKAGE: frozenset(),
     Cause.TRAIN_SERVE_SKEW: _WORSE | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.LABEL_SHIFT},
+    Cause.BEHAVIOR_REGRESSION: _WORSE,
     Cause.LABEL_NOISE: _PROBABILITIES | {Cause.OVERFITTING, Cause.SUBGROUP_FAILURE},
     Cause.SHORTCUT_FEATURE: _WORSE | {Cause.COVARIATE_SHIFT},
     Cause.LABEL_SHIFT: _WORSE | {Cause.COVARIATE_SHIFT},
@@ -27,14 +28,15 @@ EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
     Cause.UNDERFITTING: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
     Cause.OVERFITTING: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
     Cause.SUBGROUP_FAILURE: _PROBABILITIES,
-    Cause.BEHAVIOR_REGRESSION: frozenset(),
-    Cause.MISCALIBRATION: frozenset({Cause.THRESHOLD}),
+    Cause.MISCALIBRATION: frozenset(),
     Cause.THRESHOLD: frozenset(),
     Cause.UNRELIABLE_EXPLANATION: frozenset(),
 }
 UPSTREAM = tuple(EXPLAINS)
 # What changed after the deployment cannot explain what was there before it.
 _AFTER = frozenset({Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT, Cause.CONCEPT_DRIFT, Cause.COVARIATE_SHIFT})
+# What sits in one feature follows only from a root in that feature; a slice may fail for a fault anywhere.
+_IN_A_FEATURE = frozenset({Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW})
 DECISIONS = ("fix_data", "redesign", "retrain", "move_threshold", "recalibrate", "nothing")
 _CURE = {
     Cause.TARGET_LEAKAGE: "fix_data",
@@ -50,6 +52,9 @@ _CURE = {
     Cause.MISCALIBRATION: "recalibrate",
     Cause.UNRELIABLE_EXPLANATION: "nothing",
 }
+# Numbers that a finding carries only where it knows what is broken in the data.
+_BROKEN = frozenset({"atom_value", "explanation"})
+# Share of what got worse from which a slice is the reason of the whole.
 _MOST = 0.5
 # Quality in production this close to validation counts as held.
 HELD = 0.05
@@ -86,8 +91,9 @@ class LikelyCause:
     @property
     def cure(self) -> str:
         """The decision that this cause asks for by itself."""
-        # A feature that is stuck on one value, or stopped arriving, is not a new world to learn: it is to be mended.
-        broken = any(finding.numbers.get("atom_value") is not None or finding.check == "shift.missing" for finding in self.findings)
+        # A feature that is stuck on one value, stopped arriving, or is fed in another's place is not a new world to learn: it is
+        # to be mended.
+        broken = any(_BROKEN & finding.numbers.keys() or finding.check == "shift.missing" for finding in self.findings)
         return "fix_data" if broken else _CURE.get(self.cause, "retrain")
 
 
@@ -162,7 +168,8 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     # A slice that holds most of what got worse is the reason for the change of the whole, not its symptom.
     if not root.subject and (finding.numbers.get("share_of_rise") or 0.0) >= _MOST:
         return False
-    if root.subject and finding.subject and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject):
+    in_place = finding.cause in _IN_A_FEATURE or root.cause is Cause.COVARIATE_SHIFT
+    if in_place and root.subject and finding.subject and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject):
         return False
     return root.cause not in _AFTER or "production" in _inputs().get(finding.check, ("production",))
 

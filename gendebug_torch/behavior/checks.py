@@ -101,6 +101,8 @@ def _capability_finding(run: BehaviorRun, row: Any) -> Finding:
     numbers["ids"] = [result.id for result in broken[:50]]
     if row.errored:
         numbers["traceback"] = next(result.error for result in broken if result.error)
+    if run.explanation is not None:
+        numbers["explanation"] = run.explanation.change
     remedy = (
         "Do not ship this model before each named case is either mended or, by a person, declared outdated."
         if run.explanation is None
