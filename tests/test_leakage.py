@@ -264,6 +264,27 @@ def test_ranges_filling_and_target_means_are_decisive(rng):
     assert dict(found.clean) == {"encoded_on_train": "encoded by target means", "filled_on_train": "filled with the mean"}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_claimed_of_bounded_columns_that_nobody_fitted(seed):
+    rng = np.random.default_rng(seed)
+    n = 20_000 if seed % 2 else 1000
+    angle = rng.integers(0, 86_400, n) * 2 * np.pi / 86_400
+    frame = pd.DataFrame(
+        {
+            "sine": np.sin(angle),
+            "cosine": np.cos(angle).astype(np.float32),
+            "share": rng.beta(0.3, 0.3, n),
+            "percent": rng.random(n).round(3),
+            "uniform": rng.random(n),
+            "sign": rng.choice([-1.0, 1.0, 0.5], n),
+            "noise": rng.normal(size=n),
+        }
+    )
+    found = fitted_rows(frame[: n // 2], frame[n // 2 :])
+    assert not found.found
+    assert not found.clean
+
+
 def test_times_after_the_label_are_found_in_any_zone(rng):
     known = pd.Series(pd.date_range("2026-01-01", periods=100, freq="h", tz="UTC"))
     frame = pd.DataFrame(

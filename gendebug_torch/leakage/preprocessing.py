@@ -219,11 +219,15 @@ def _range(column: _Column, limit: float) -> Fingerprint | str | None:
     if len(values) < 0.9 * len(column.both) or int(counts[0]) > 1 or int(counts[-1]) > 1:
         return None
     low, high = float(values[0]), float(values[-1])
+    # A sine crowds at its ends and comes arbitrarily near to 1 by itself; what was scaled by its ends stands apart there.
+    crowded = min(float(values[1]) - low, high - float(values[-2])) < 0.1 * (high - low) / len(column.both)
+    rounding = 2.5e-7 if bool((values == values.float().double()).all()) else 1e-12
     for start in (0.0, -1.0):
         offset = max(abs(low - start), abs(high - 1.0))
         train_offset = max(abs(float(column.before.min()) - start), abs(float(column.before.max()) - 1.0))
-        if offset < 1e-6:
-            return RANGE if train_offset < 1e-6 else Fingerprint(column.name, RANGE, ("train", "validation"), 0.0, offset, train_offset)
+        if offset <= rounding and not crowded:
+            fitted = Fingerprint(column.name, RANGE, ("train", "validation"), 0.0, offset, train_offset)
+            return RANGE if train_offset <= rounding else fitted
     return None
 
 
