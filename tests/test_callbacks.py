@@ -7,13 +7,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchmetrics import MeanMetric
 
-from gendebug_torch.callbacks import LearningCurveMonitor
+from gendebug_torch.callbacks import LearningCurveMonitor, learning_curve_over_sizes
 from gendebug_torch.callbacks.glue import step_logits
 from gendebug_torch.curves import LearningCurves
 from gendebug_torch.errors import InputError
@@ -434,3 +435,77 @@ def test_csv_logger_gets_the_scalars_and_reads_back(tmp_path):
     read = LearningCurves.from_run(next(tmp_path.glob("**/metrics.csv")).parent, train="gendebug/train_loss", val="gendebug/val_loss")
     assert len(read) == 3
     assert read.val_loss.tolist() == pytest.approx(monitor.curves.val_loss.tolist())
+
+
+
+
+def test_tensorboard_gets_the_scalars_and_the_picture(tmp_path):
+    monitor, _, _ = fit(logger=TensorBoardLogger(tmp_path), log_every_n_steps=1)
+    assert not [finding for finding in monitor.findings if finding.severity == "errored"]
+    events = next(tmp_path.glob("**/*tfevents*"))
+    assert b"gendebug/curves" in events.read_bytes()
+    read = LearningCurves.from_run(events.parent, train="gendebug/train_loss", val="gendebug/val_loss")
+    assert read.val_loss.tolist() == pytest.approx(monitor.curves.val_loss.tolist(), rel=1e-6)
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return loader()
+
+    def val_dataloader(self):
+        return loader(seed=1)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning calls jsonargparse in a way that is about to go.
+def test_lightning_cli_builds_the_monitor_from_yaml(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"""
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  default_root_dir: {tmp_path}
+  callbacks:
+    - class_path: gendebug_torch.callbacks.LearningCurveMonitor
+      init_args: {{train_eval: 20, stop_on_inflection: true}}
+"""
+    )
+    made = LightningCLI(Line, Data, save_config_callback=None, args=["fit", "--config", str(config)])
+    (monitor,) = [callback for callback in made.trainer.callbacks if isinstance(callback, LearningCurveMonitor)]
+    assert len(monitor.curves) == 2
+    assert monitor.stop_on_inflection
+    assert monitor.curves.train_eval_loss.isfinite().all()
+
+
+class Wavy(pl.LightningDataModule):
+    """A wave that a line cannot follow, however many rows there are."""
+
+    def __init__(self):
+        super().__init__()
+        x = torch.randn(1600, 3, generator=torch.Generator().manual_seed(0))
+        y = (3 * x[:, :1]).sin()
+        self.sides = TensorDataset(x[:800], y[:800]), TensorDataset(x[800:], y[800:])
+
+    def train_dataloader(self):
+        return DataLoader(self.sides[0], batch_size=32)
+
+    def val_dataloader(self):
+        return DataLoader(self.sides[1], batch_size=800)
+
+
+def test_sizes_of_a_line_on_a_wave_are_biased_and_the_random_state_is_left():
+    before = torch.get_rng_state()
+    found = learning_curve_over_sizes(Line, Wavy(), [60, 120, 240, 480], seeds=(0, 1), max_epochs=10, accelerator="cpu")
+    assert torch.equal(before, torch.get_rng_state())
+    assert found.regime == "bias", found.summary
+    assert len(found.table()) == 8
+    assert found.plot().get_xlabel() == "training rows"
+
+
+def test_sizes_beyond_the_rows_are_refused():
+    with pytest.raises(InputError, match="800 training rows"):
+        learning_curve_over_sizes(Line, Wavy(), [900], max_epochs=1)

@@ -10,7 +10,7 @@ import torch
 
 from gendebug_torch import Cause, Records, Severity
 from gendebug_torch.cli import main
-from gendebug_torch.curves import LearningCurves, diagnose_curves, generalization_gap, moving_average, overlay
+from gendebug_torch.curves import LearningCurves, SizeCurves, diagnose_curves, generalization_gap, moving_average, overlay
 from gendebug_torch.curves.checks import training_ended_well, validation_loss_is_near_training_loss
 from gendebug_torch.curves.forecast import extend
 from gendebug_torch.curves.signs import _slopes, ar_noise, rising_tail
@@ -248,6 +248,19 @@ def test_simulated_runs_are_named_right_and_nothing_is_mistaken():
     assert min(right.values()) >= 24
 
 
+@pytest.mark.parametrize(
+    ("fall", "gap", "regime"),
+    [(4.0, 0.3, "variance"), (4.0, 0.0, "settled"), (0.0, 0.3, "both"), (0.0, 0.0, "bias"), (4.0, None, "unclear")],
+)
+def test_sizes_name_what_more_rows_would_bring(fall, gap, regime):
+    sizes = torch.tensor([50, 100, 200, 400, 800])
+    noise = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    val = (0.6 + fall * sizes.double() ** -0.7)[:, None] + (0.003 if gap is not None else 0.3) * noise
+    found = SizeCurves(sizes, val * (1 - (gap or 0.0)), val)
+    assert found.regime == regime, found.summary
+    assert "800 rows" in found.summary
+
+
 def test_adding_lets_the_later_recording_count():
     first, second = made([3.0, 2.0, 1.0], [1, 1, 1], notes=("a",)), made([9.0, 8.0], [1, 1], notes=("b",))
     moved = LearningCurves(second.epoch + 2, second.train_loss, second.val_loss, {"acc": torch.tensor([0.5, 0.6])}, notes=("b",))
@@ -285,3 +298,5 @@ def test_the_command_reads_a_run_and_says_what_it_did(tmp_path, capsys):
     found = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert found[0]["cause"] == "overfitting"
     assert main(["curves", str(tmp_path / "absent.csv"), "--out", str(tmp_path / "out")]) == 2
+    frame.rename(columns={"val_loss": "nll"}).to_csv(tmp_path / "run.csv", index=False)
+    assert main(["curves", str(tmp_path / "run.csv"), "--val", "nll", "--fail-on", "never", "--out", str(tmp_path / "out")]) == 0

@@ -6,6 +6,7 @@ from gendebug_torch.callbacks.calibration import CalibrationMonitor as Calibrati
 from gendebug_torch.callbacks.curves import LearningCurveMonitor as LearningCurveMonitor
 from gendebug_torch.callbacks.dynamics import TrainingDynamicsMonitor as TrainingDynamicsMonitor
 from gendebug_torch.callbacks.metric import CalibrationError as CalibrationError
+from gendebug_torch.callbacks.sizes import learning_curve_over_sizes as learning_curve_over_sizes
 
 __all__ = [
     "AttributionMonitor",
@@ -14,4 +15,5 @@ __all__ = [
     "CalibrationMonitor",
     "LearningCurveMonitor",
     "TrainingDynamicsMonitor",
+    "learning_curve_over_sizes",
 ]

@@ -51,7 +51,7 @@ def diagnose(
     if any(tables.values()) and schema is None:
         reject("--schema", "a YAML file that says what the columns are", "none", "Write one, e.g. `target: label`, and pass it.")
     records = {name: load_records(name, path, known, network is not None) for name, path in tables.items() if path is not None}
-    learned = None if curves is None else gd.curves.LearningCurves.from_csv(curves)
+    learned = None if curves is None else gd.curves.LearningCurves.from_run(curves)
     given: dict[str, Any] = {"curves": learned, "behavior": behavior, **records}
     diagnosis = gd.diagnose(network, budget=budget, only=only, options=options, device=device, progress=sys.stderr.isatty(), **given)
     return deliver(diagnosis, out, fail_on)

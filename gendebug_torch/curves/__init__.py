@@ -8,12 +8,14 @@ from gendebug_torch.curves.diagnosis import diagnose_curves as diagnose_curves
 from gendebug_torch.curves.forecast import Forecast as Forecast
 from gendebug_torch.curves.gap import Gap as Gap
 from gendebug_torch.curves.gap import generalization_gap as generalization_gap
+from gendebug_torch.curves.sizes import SizeCurves as SizeCurves
 
 __all__ = [
     "CurveDiagnosis",
     "Forecast",
     "Gap",
     "LearningCurves",
+    "SizeCurves",
     "diagnose_curves",
     "generalization_gap",
     "moving_average",

@@ -164,6 +164,8 @@ class LearningCurves:
             x = self.epoch[known].numpy()
             ax.plot(x, values[known], color=color, alpha=0.35, linewidth=0 if few else 0.4, marker="." if few else "", markersize=5)
             ax.plot(x, moving_average(values[known]).numpy(), color=color, linewidth=1.8, label=label)
+        if broken := _broken(self.epoch, self.train_loss):
+            ax.axvspan(*broken, color=NEUTRAL, alpha=0.2, linewidth=0, label="NaN or infinite")
         ax.set(xlabel=self.unit, ylabel="loss", title="Learning curves")
         ax.locator_params(axis="x", integer=True)
         ax.legend(frameon=False, fontsize="small")
@@ -184,6 +186,13 @@ def moving_average(values: Tensor, window: int = 5) -> Tensor:
     half = torch.minimum(torch.minimum(position, t - 1 - position), torch.tensor(window // 2))
     sums = torch.cat([torch.zeros(1, dtype=torch.float64), values.double().cumsum(0)])
     return (sums[position + half + 1] - sums[position - half]) / (2 * half + 1)
+
+
+def _broken(epoch: Tensor, loss: Tensor) -> tuple[int, int] | None:
+    """First and last epoch of a loss that ends as no number."""
+    known = loss.isfinite().nonzero()[:, 0]
+    first = int(known[-1]) + 1 if len(known) else 0
+    return (int(epoch[first]), int(epoch[-1])) if first < len(loss) else None
 
 
 def overlay(runs: Mapping[str, LearningCurves], ax: Axes | None = None) -> Axes:

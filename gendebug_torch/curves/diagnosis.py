@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from gendebug_torch._plotting import ACCENT, LIVE, axes
-from gendebug_torch.curves.curves import LearningCurves
+from gendebug_torch._plotting import ACCENT, LIVE, NEUTRAL, axes
+from gendebug_torch.curves.curves import LearningCurves, moving_average
 from gendebug_torch.curves.forecast import Forecast, extend
 from gendebug_torch.curves.gap import Gap, generalization_gap
 from gendebug_torch.curves.measure import FEWEST, Measured, measure
@@ -86,8 +86,9 @@ class CurveDiagnosis:
         return frame
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The curves with the noise band, the best epoch, and the inflection with its interval; the gap below on a new figure."""
-        ax = self.curves.plot(axes(ax))
+        """The curves with the noise band, the best epoch, and the inflection with its interval; on a new figure the gap below."""
+        below = ax is None
+        ax = self.curves.plot(axes(ax, size=(6.0, 5.0) if below else (6.0, 4.0)))
         x, course = self.curves.epoch.numpy(), self.course.numpy()
         band = self.noise * float(np.nanmin(np.abs(course))) if np.isfinite(course).any() else 0.0
         ax.fill_between(x, course - 2 * band, course + 2 * band, color=LIVE, alpha=0.12, linewidth=0)
@@ -98,6 +99,23 @@ class CurveDiagnosis:
             ax.axvline(self.best_epoch, color=ACCENT, linestyle=":", label=f"best {self.curves.unit} {self.best_epoch}")
         ax.legend(frameon=False, fontsize="small")
         ax.set_title(f"Learning curves: {self.regime.replace('_', ' ')}")
+        if below:
+            figure: Any = ax.get_figure()
+            grid = figure.add_gridspec(3, 1)
+            ax.set_subplotspec(grid[:2, 0])
+            self.plot_gap(figure.add_subplot(grid[2, 0], sharex=ax))
+            ax.tick_params(labelbottom=False)
+            ax.set_xlabel("")
+        return ax
+
+    def plot_gap(self, ax: Axes | None = None) -> Axes:
+        """The validation loss minus the training loss at the end of each epoch."""
+        ax = axes(ax)
+        apart = self.curves.val_loss - self.curves.fitted_loss
+        known = apart.isfinite()
+        ax.axhline(0.0, color=NEUTRAL, linewidth=0.8)
+        ax.plot(self.curves.epoch[known].numpy(), moving_average(apart[known]).numpy(), color=ACCENT)
+        ax.set(xlabel=self.curves.unit, ylabel="gap")
         return ax
 
 

@@ -38,7 +38,7 @@ def per_epoch(frame: pd.DataFrame, *, train: str | None = None, val: str | None 
     if empty:
         notes.append(f"{empty} rows without {x} were left out")
         table = table[table[x].notna()]
-    table = _in_order(table, x, notes)
+    table = _in_order(table, notes)
     if x == "epoch":
         fractional = bool((table["epoch"] % 1 != 0).any())
         if fractional and "step" in table and _validates_within(table):
@@ -179,12 +179,12 @@ def _numeric(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _in_order(table: pd.DataFrame, x: str, notes: list[str]) -> pd.DataFrame:
+def _in_order(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """Rows by epoch and step; a repeated step is one row, the later values over the earlier."""
     keys = [key for key in ("epoch", "step") if key in table]
-    order = "step" if "step" in table and x == "step" else x
-    if bool((table[order].diff() < 0).any()):
-        notes.append(f"{order}s were out of order, as a resumed run leaves them: sorted, the later row of each counts")
+    back = next((key for key in reversed(keys) if bool((table[key].diff() < 0).any())), None)
+    if back is not None:
+        notes.append(f"{back}s were out of order, as a resumed run leaves them: sorted, the later row of each counts")
     if "step" in keys and table["step"].notna().all():
         table = table.groupby(keys, sort=True).last().reset_index()
     return table.sort_values(keys, kind="stable", na_position="last")

@@ -1,0 +1,65 @@
+"""Two processes over gloo: sums and counts are added up, rows that the sampler repeats are not counted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, logging, sys, warnings
+import lightning.pytorch as pl, torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from gendebug_torch.callbacks import LearningCurveMonitor
+
+warnings.simplefilter("ignore")
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+class Line(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(3, 1)
+    def training_step(self, batch, index):
+        return ((self.net(batch[0]) - batch[1]) ** 2).mean()
+    def validation_step(self, batch, index):
+        return ((self.net(batch[0]) - batch[1]) ** 2)[:, 0]
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+pl.seed_everything(0, verbose=False)
+def data(rows):
+    x = torch.randn(rows, 3)
+    return TensorDataset(x, x.sum(1, keepdim=True))
+train, val = data(32), data(21)
+monitor = LearningCurveMonitor(train_eval=11)
+trainer = pl.Trainer(accelerator="cpu", strategy="ddp", devices=2, max_epochs=2, logger=False, callbacks=[monitor],
+    enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False)
+net = Line()
+trainer.fit(net, DataLoader(train, batch_size=8), DataLoader(val, batch_size=4))
+with torch.no_grad():
+    want = float(((net.net(val.tensors[0]) - val.tensors[1]) ** 2).mean())
+    chosen = torch.randperm(32, generator=torch.Generator().manual_seed(0))[:11]
+    fitted = float(((net.net(train.tensors[0][chosen]) - train.tensors[1][chosen]) ** 2).mean())
+curves = monitor.curves
+with open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w") as file:
+    json.dump({"train": curves.train_loss.tolist(), "val": curves.val_loss.tolist(), "evaluated": curves.train_eval_loss.tolist(),
+        "want": want, "fitted": fitted, "untrained": curves.untrained_loss}, file)
+"""
+
+
+def test_two_processes_record_the_same_and_count_each_row_once(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    root = str(Path(__file__).resolve().parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=240, env=environment)
+    assert run.returncode == 0, run.stderr[-3000:]
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two
+    assert one["val"][-1] == pytest.approx(one["want"], rel=1e-5)
+    assert one["evaluated"][-1] == pytest.approx(one["fitted"], rel=1e-5)
+    assert one["untrained"] > one["train"][-1]
+
