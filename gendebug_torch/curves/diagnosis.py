@@ -28,6 +28,9 @@ Told = tuple[Regime, str]
 _RISE_IN_SD = 1.5
 # A training loss that rises by this much itself, and loses this share of what was learned, is not overfit: the optimisation fails.
 _TRAINING_RISES, _UNLEARNED = 0.1, 0.25
+# An epoch this many times above the untrained network, and an end that is hardly below it: the best constant among
+# classes of unequal size has about 0.8 of it.
+_EXPLODED, _NOT_RECOVERED = 1.5, 0.7
 # At this share of the loss of knowing nothing, hardly anything was learned.
 _NOTHING_LEARNED = 0.95
 # Loss of an even guess among the usual numbers of balanced classes, and how near to it counts as at it.
@@ -235,9 +238,16 @@ def _sparse(loss: torch.Tensor) -> bool:
 
 def _worse_than_untrained(curves: LearningCurves, gap: Gap) -> Told | None:
     start = curves.untrained_loss
-    if start is None or not gap.train > start + _TRAINING_RISES * abs(start):
+    known = curves.train_loss[curves.train_loss.isfinite()]
+    if start is None or start <= 0 or not len(known):
         return None
-    return "diverged", f"Diverged: the training loss ends at {gap.train:.4g}, above the {start:.4g} of the untrained network."
+    highest = float(known.max())
+    if gap.train > (1 + _TRAINING_RISES) * start:
+        return "diverged", f"Diverged: the training loss ends at {gap.train:.4g}, above the {start:.4g} of the untrained network."
+    if highest > _EXPLODED * start and gap.train > _NOT_RECOVERED * start:
+        told = f"the training loss rose to {highest:.4g} and ended at {gap.train:.4g}; the untrained network had {start:.4g}"
+        return "diverged", f"Diverged: {told}."
+    return None
 
 
 def _training_rises(train: Measured | None, alpha: float, unit: str) -> Told | None:
