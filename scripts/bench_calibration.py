@@ -128,7 +128,8 @@ def temperature_peers(logits: Tensor, targets: Tensor) -> dict[str, Work]:
             return 1 / float(calibrator.invtemp_)
 
         works["probmetrics"] = probmetrics
-    with contextlib.suppress(ImportError):
+    # A torchvision that does not fit torch breaks the import with a RuntimeError.
+    with contextlib.suppress(ImportError, RuntimeError):
         from torch.utils.data import DataLoader, TensorDataset
         from torch_uncertainty.post_processing import TemperatureScaler
 

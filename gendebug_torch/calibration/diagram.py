@@ -41,5 +41,5 @@ def reliability_diagram(bins: ReliabilityBins, ax: Axes | None = None) -> Axes:
     )
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(-_STRIP, 1.02), yticks=np.linspace(0, 1, 6))
     ax.set_title(f"Reliability: ECE {bins.ece:.1%}, {bins.total:,} rows")
-    ax.legend(frameon=False, fontsize="small", loc="upper left")
+    ax.legend(facecolor="white", edgecolor="none", framealpha=0.9, fontsize="small", loc="upper left")
     return ax
