@@ -74,12 +74,13 @@ def main() -> None:
         "screen, all rows": ("mutual_info_classif, scaled from 20,000 x 2", information),
         "identical rows": ("pandas duplicated", took["pandas duplicated"]),
         "near rows, 1,000 against 100,000": ("NearestNeighbors, brute force", took["NearestNeighbors"]),
-        "fitted rows": ("none", float("nan")),
     }
     print("| what | ours | peer | ratio |")
     print("| --- | --- | --- | --- |")
     for name, (peer, slow) in peers.items():
-        print(f"| {name}, {args.rows:,} x {args.columns} | {took[name]:.2f} s | {peer} {slow:.2f} s | {slow / took[name]:.1f} |")
+        size = f"{args.columns} columns" if name.startswith("near") else f"{args.rows:,} x {args.columns}"
+        print(f"| {name}, {size} | {took[name]:.2f} s | {peer} {slow:.2f} s | {slow / took[name]:.1f} |")
+    print(f"| fitted rows, {args.rows:,} x {args.columns} | {took['fitted rows']:.2f} s | no peer | |")
     ours = float(association(frame.iloc[part, :some], labels[part]).information[0])
     shared = len(identical_rows({"train": train, "validation": validation}).rows)
     print(f"| information of c0, nats | {ours:.4f} | mutual_info_classif {peer_information()[0]:.4f} | |")
