@@ -156,8 +156,9 @@ def _findings(
     numbers |= {"suspicious": int(noise.suspicious.sum()), "basis": judged.basis, "in_sample": judged.basis == IN_SAMPLE}
     share = f"{noise.rate:.1%} (95 % interval {noise.low:.1%} to {noise.high:.1%}) of the labels of {records.name}"
     if not alarm:
-        text = f"No sign of wrong labels in {records.name} beyond ambiguous rows: an estimated {share[: share.index(' of the')]}"
-        text += f" of {len(judged.rows):,} labels, judged by {judged.words}."
+        opening = "Few labels are wrong" if sure else "No sign of wrong labels beyond ambiguous rows"
+        estimate = share[: share.index(" of the")]
+        text = f"{opening} in {records.name}: an estimated {estimate} of {len(judged.rows):,}, judged by {judged.words}."
         severity = Severity.NOTE if sure else Severity.OK
         yield this.finding(severity, text, numbers=numbers, evidence=noise)
     else:
