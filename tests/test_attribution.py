@@ -426,3 +426,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
         attribute(Stopping(), broken(), checkpoint=tmp_path)
     made = attribute(Stopping(), loader, checkpoint=tmp_path)
     assert torch.equal(made.values, whole.values)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("method", OWN)
+def test_cuda_gives_the_same_answers(method):
+    model, x = network(), rows(200)
+    expected = run(model, x, method, device="cpu")
+    made = run(model, x, method, device="cuda")
+    assert close(made.values, expected.values, 1e-4)
+    assert next(model.parameters()).device.type == "cpu"

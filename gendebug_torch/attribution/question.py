@@ -17,7 +17,7 @@ from gendebug_torch.runner import Model, moved
 
 # Enough points to fill a CPU core or a GPU with a small network; and bytes of activations that stay in a CPU's cache.
 _POINTS = {"cpu": 4096, "cuda": 65536}
-_CACHE = 2**24
+_CACHE = 2**25
 
 # Points `[p, d]` and the row `[p]` that each belongs to, to the explained number of each point `[p]`.
 Output = Callable[[Tensor, Tensor], Tensor]
