@@ -491,6 +491,34 @@ def test_codes_of_the_schema_are_categories():
     assert severities(features_keep_their_distribution(after, before)) == [Severity.NOTE]
 
 
+def test_row_numbers_are_no_shift():
+    before, after = (Records(pd.DataFrame({"id": range(start, start + 500), "x": 1.0})) for start in (0, 500))
+    first, _ = features_keep_their_distribution(after, before)
+    assert first.severity is Severity.NOTE
+    assert "numbers its rows" in first.summary
+    ids = Records(pd.DataFrame({"id": np.arange(300) + 2**60, "x": 1.0}))
+    assert {f.severity for f in features_keep_their_distribution(ids, ids)} == {Severity.OK}
+
+
+@pytest.mark.slow
+def test_any_alarm_over_200_features_is_rare_and_a_tenth_of_a_deviation_is_found():
+    """Ten columns with heavy tails and ten discrete ones among 200; 5000 rows a side."""
+    alarms = found = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        sides = []
+        for _ in range(2):
+            rows = rng.normal(size=(5000, 200))
+            rows[:, :10], rows[:, 10:20] = rng.standard_t(2, size=(5000, 10)), rng.integers(0, 5, size=(5000, 10))
+            sides.append(torch.from_numpy(rows))
+        prepared = prepare_reference(sides[0])
+        alarms += bool((ks_two_sample(prepared, sides[1]).adjusted < 0.05).any())
+        sides[1][:, 50] += 0.2
+        found += bool(ks_two_sample(prepared, sides[1]).adjusted[50] < 0.05)
+    assert alarms <= 8, "P(more than 8 of 60 at 5 %) is under 0.4 %"
+    assert found == 60
+
+
 def test_one_row_is_a_note():
     one = Records(torch.zeros(1, 3))
     assert severities(features_keep_their_distribution(one, one)) == [Severity.NOTE]

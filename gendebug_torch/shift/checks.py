@@ -18,7 +18,17 @@ from gendebug_torch.shift import checks_model as checks_model
 from gendebug_torch.shift import checks_time as checks_time
 from gendebug_torch.shift.categories import CategoryShift, category_shift, missing_shift, unseen_excess
 from gendebug_torch.shift.checks_kinds import CAUSES, FAIL_EFFECT, kinds_between, p_text
-from gendebug_torch.shift.columns import SharedColumns, codes, every_column, gaps, level_values, paired_values, quantities, shared_columns
+from gendebug_torch.shift.columns import (
+    SharedColumns,
+    codes,
+    every_column,
+    gaps,
+    is_identifier,
+    level_values,
+    paired_values,
+    quantities,
+    shared_columns,
+)
 from gendebug_torch.shift.effects import effect_sizes
 from gendebug_torch.shift.feature import Atom, default_value, feature_shift
 from gendebug_torch.shift.kinds import ChangeKinds
@@ -96,6 +106,9 @@ def features_keep_their_distribution(
     found = _shifted(test, prepared, after, alpha, min_effect, min_atom)
     kinds = kinds_between(production, validation, train) if found else None
     for column, atom in found[:limit]:
+        if is_identifier(before[:, column], after[:, column]):
+            yield _identifier_finding(test, column)
+            continue
         yield _by_kind(_feature_finding(pair, test, prepared, before, after, column, atom), kinds)
     yield _summary(pair, test, [column for column, _ in found], alpha, min_effect)
 
@@ -114,6 +127,15 @@ def _shifted(
         if default is not None or float(test.statistic[column]) >= min_effect:
             found.append((column, default))
     return found
+
+
+def _identifier_finding(test: KSTest, column: int) -> Finding:
+    name = test.labels[column]
+    distance = float(test.statistic[column])
+    text = f"{name} numbers its rows (every value is whole and occurs once), so its distance {distance:.2f} says nothing."
+    remedy = f"Declare {name} in `ids`, and do not feed it to the model."
+    numbers = {"statistic": distance}
+    return features_keep_their_distribution.finding(Severity.NOTE, text, subject=name, numbers=numbers, remedy=remedy, evidence=test)
 
 
 def _by_kind(finding: Finding, kinds: ChangeKinds | None) -> Finding:

@@ -18,6 +18,8 @@ from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
 
 Column = NDArray[np.float64]
+# Whole numbers that differ in so few rows may well be quantities.
+_FEWEST_IDS = 100
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,17 @@ def paired_values(pair: SharedColumns) -> tuple[tuple[str, ...], tuple[str, ...]
     return names, tuple(name for name in pair.names if name not in places[1]), before, after
 
 
+def is_identifier(before: Tensor, after: Tensor) -> bool:
+    """Whether a column numbers its rows: whole, and never the same value twice on a side; `[n]` and `[m]` of 100 rows at least."""
+    sides = (before, after)
+    if min(map(len, sides)) < _FEWEST_IDS or not all(bool((side == side.floor()).all()) for side in sides):
+        return False
+    return all(len(torch.unique(side)) == len(side) for side in sides)
+
+
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Shared columns as tables on the host: quantities as numbers, all others as text codes.
+    """Shared columns as tables on the host: quantities as numbers, all others as text codes; without row numbers.
 
     Args:
         reference: `[n, d]`.
@@ -126,7 +136,9 @@ def compared(production: Records, reference: Records) -> Compared | None:
     if pair is None or coded is None:
         return None
     names, _, before, after = paired_values(pair)
-    sides = [pd.DataFrame(values.cpu().numpy(), columns=list(names)) for values in (before, after)]
+    kept = [place for place in range(len(names)) if not is_identifier(before[:, place], after[:, place])]
+    names = tuple(names[place] for place in kept)
+    sides = [pd.DataFrame(values[:, kept].cpu().numpy(), columns=list(names)) for values in (before, after)]
     for name in coded.names:
         for side, records in zip(sides, (reference, production), strict=True):
             side[name] = pd.Series(list(level_values(records, name)), dtype=object)
