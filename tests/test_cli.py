@@ -140,7 +140,7 @@ def test_checks_lists_every_check(place, capsys):
     assert len(json.loads(capsys.readouterr().out)) == len(all_checks())
 
 
-@pytest.mark.parametrize("command", ["diagnose", "recalibrate", "attribute", "curves", "checks"])
+@pytest.mark.parametrize("command", ["diagnose", "recalibrate", "attribute", "curves", "checks", "predeploy"])
 def test_help_teaches(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
