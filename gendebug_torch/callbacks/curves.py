@@ -14,13 +14,13 @@ from gendebug_torch.callbacks.glue import Read, log, log_figure, real_rows, scal
 from gendebug_torch.callbacks.train_eval import evaluated_loss, sample_loader
 from gendebug_torch.curves import CurveDiagnosis, LearningCurves, diagnose_curves, moving_average
 from gendebug_torch.curves.checks import training_ended_well, validation_loss_is_near_training_loss
-from gendebug_torch.curves.measure import FEWEST
 from gendebug_torch.curves.recorder import CurveRecorder, batch_rows
 from gendebug_torch.finding import Cause, Finding
 
 _TELL = logging.getLogger("gendebug_torch")
-# Looked at after every epoch, a test that may err once in a hundred would err many times: this is asked of each look.
-_STOP_ALPHA = 0.002
+# Looked at after every epoch, a test that may err once in a hundred would err many times: this is asked of each look,
+# and a rise of as many standard deviations of a single epoch, over as many epochs.
+_STOP_ALPHA, _STOP_RISE, _STOP_EPOCHS = 0.001, 3.0, 8
 _NAMES = {
     "train": ("train_loss_epoch", "train_loss", "training_loss", "train/loss"),
     "val": ("val_loss", "valid_loss", "validation_loss", "val/loss"),
@@ -178,11 +178,11 @@ def _with_loss(metrics: dict[str, float], side: str) -> dict[str, float]:
 def _risen(curves: LearningCurves) -> CurveDiagnosis | None:
     """The diagnosis where the curves are overfit by a test that stands being asked after every epoch."""
     val = curves.val_loss[curves.val_loss.isfinite()]
-    if len(val) < FEWEST:
+    if len(val) < _STOP_EPOCHS:
         return None
     smooth = moving_average(val)
     # The test costs some 50 ms; where the last epochs are not above the best ones its answer is known.
     if float(smooth[-2:].mean()) <= float(smooth.min()):
         return None
     found = diagnose_curves(curves, alpha=_STOP_ALPHA)
-    return found if found.regime == "overfit" else None
+    return found if found.regime == "overfit" and found.rise > _STOP_RISE * found.noise else None
