@@ -215,10 +215,10 @@ def train_serve_skew(seed: int) -> dict[str, Any]:
 
 
 def label_noise(seed: int) -> dict[str, Any]:
-    """One labeler turns a third of the training labels around, the others three in a hundred."""
+    """One labeler tosses a coin for the training labels, the others are wrong in one of twenty."""
     world = World(seed)
     table = world.tables["train"]
-    rate = np.where(table["labeler"] == "labeler_3", 0.35, 0.03)
+    rate = np.where(table["labeler"] == "labeler_3", 0.5, 0.05)
     wrong = world.rng.random(len(table)) < rate
     table.loc[wrong, "label"] = 1 - table.loc[wrong, "label"]
     return world.given()

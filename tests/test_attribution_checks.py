@@ -4,6 +4,7 @@ from torch import nn
 
 import gendebug_torch as gd
 from gendebug_torch import Cause, Records, Schema, Severity
+from gendebug_torch.attribution.reliance import kept_slope
 from tests.contract.plants_attribution import SCHEMA, Weights, equals_the_label, people, says_nothing
 
 
@@ -103,3 +104,28 @@ def test_light_is_the_shortcut_of_occupancy(shared_data):
     assert finding.subject == "Light"
     assert finding.numbers["rank"] == 1
     assert finding.numbers["share"] > 0.4
+
+
+@pytest.mark.parametrize(("relation", "slope"), [(1.0, 1.0), (0.0, 0.0), (-0.5, -0.5)])
+def test_the_slope_says_whether_labels_still_follow_a_contribution(relation, slope):
+    generator = torch.Generator().manual_seed(3)
+    contributions = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
+    logits = contributions[:, 1:].sum(1) + relation * contributions[:, 0]
+    targets = (torch.rand(4000, generator=generator, dtype=torch.float64) < logits.sigmoid()).long()
+    found, error = kept_slope(contributions, 0, targets)
+    assert abs(found - slope) < 3 * error < 0.3
+
+
+def test_a_relation_that_turned_round_is_a_drift_of_that_feature():
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(4000, 3, generator=generator)
+    logits = x @ torch.tensor([1.8, -1.0, 0.7])
+    later = x @ torch.tensor([-0.8, -1.0, 0.7])
+    made = {}
+    for name, truth in (("validation", logits), ("production", later)):
+        targets = (torch.rand(4000, generator=generator) < truth.sigmoid()).long()
+        made[name] = Records(x, targets, logits, name=name)
+    network = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Flatten(0))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([[1.8, -1.0, 0.7]]))
+    assert [(f.cause, f.subject) for f in alarms("production_errors", model=network, **made)] == [(Cause.CONCEPT_DRIFT, "feature_0")]

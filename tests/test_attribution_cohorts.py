@@ -75,16 +75,16 @@ def test_nothing_is_reported_of_nothing_in_200_reruns(model):
 
 def test_a_shift_of_one_input_is_explained_by_the_input(model):
     found = compare_cohorts(explained(model, draw(1000, 1)), explained(model, draw(1000, 2, mean=0.8)))
-    assert found.changed()[0] == "input_2"
-    assert "input_2" not in found.excess()
+    assert found.changed()[0] == "feature_2"
+    assert "feature_2" not in found.excess()
     assert float(found.auc[1]) > 0.6
     assert float(found.auc_p[1]) < 0.01
 
 
 def test_a_shift_of_a_correlation_shows_in_contributions_only(model):
     found = compare_cohorts(explained(model, draw(2000, 1)), explained(model, draw(2000, 2, correlation=0.9)))
-    assert set(found.changed(min_distance=0.05)) & {"input_0", "input_1"}
-    assert set(found.excess(min_distance=0.05)) & {"input_0", "input_1"}
+    assert set(found.changed(min_distance=0.05)) & {"feature_0", "feature_1"}
+    assert set(found.excess(min_distance=0.05)) & {"feature_0", "feature_1"}
     assert float(found.adjusted[1].min()) > 0.01
 
 
@@ -93,8 +93,8 @@ def test_a_retraining_on_a_leak_is_beyond_what_seeds_do(model):
     x[:, 19] = 2 * label(x, 5) - 1
     reference, ensemble = explained(model, x), [explained(trained(seed), x) for seed in (1, 2, 3, 4)]
     leaked = compare_cohorts(reference, explained(trained(5, leak=True), x), paired=True, ensemble=ensemble)
-    assert leaked.changed()[0] == "input_19"
-    assert "input_19" in leaked.excess()
+    assert leaked.changed()[0] == "feature_19"
+    assert "feature_19" in leaked.excess()
     seed_only = compare_cohorts(reference, explained(trained(6), x), paired=True, ensemble=ensemble)
     assert seed_only.changed() == ()
     bare = compare_cohorts(reference, explained(trained(6), x), paired=True)
@@ -105,7 +105,7 @@ def test_a_retraining_on_a_leak_is_beyond_what_seeds_do(model):
 def test_halved_contributions_of_the_same_rows(model):
     made = explained(model, draw(1000, 1))
     found = compare_cohorts(made, replace(made, values=made.values / 2), paired=True)
-    assert {"input_0", "input_1", "input_2"} <= set(found.changed())
+    assert {"feature_0", "feature_1", "feature_2"} <= set(found.changed())
     assert found.excess() == found.changed()
     assert float(found.auc[1]) == pytest.approx(0.5, abs=0.05)
 
@@ -115,7 +115,7 @@ def test_hits_against_false_alarms(model):
     made = explained(model, x)
     alarm, truth = made.outputs > 0, label(x, 3) > 0
     found = compare_cohorts(made.select(alarm & truth), made.select(alarm & ~truth), labels=("hits", "false alarms"))
-    assert set(found.changed(min_distance=0.05)) & {"input_0", "input_1", "input_2"}
+    assert set(found.changed(min_distance=0.05)) & {"feature_0", "feature_1", "feature_2"}
     assert "hits" in found.plot().get_title()
 
 

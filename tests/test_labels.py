@@ -1,13 +1,14 @@
 """The label audit: confident learning, the noise model, ranking, groups and the checks."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Records, Schema, Severity, labels
+from gendebug_torch import Cause, Records, Schema, Severity, labels
 from gendebug_torch.errors import InputError
 from gendebug_torch.labels.checks import training_labels_are_right, validation_labels_are_right
 from tests.reference import labels as reference
@@ -179,6 +180,16 @@ def test_a_lone_labeler_is_named_and_alone():
         assert [f.subject for f in named] == ["who = C"], [f.summary for f in found]
         assert named[0].numbers["lone"]
         assert named[0].numbers["low"] < 0.4 < named[0].numbers["high"]
+
+
+def test_a_segment_with_a_rule_of_its_own_is_a_subgroup_and_no_noise():
+    for seed in range(3):
+        records, _ = labeled(seed)
+        apart = torch.from_numpy(np.random.default_rng(seed + 50).random(len(records)) < 0.12)
+        metadata = records.metadata.assign(region=np.where(apart.numpy(), "islands", "mainland"))
+        turned = replace(records, metadata=metadata, targets=torch.where(apart, 1 - records.targets, records.targets))
+        found = [f for f in training_labels_are_right(turned) if f.severity.level >= Severity.WARN.level]
+        assert {(f.cause, f.subject) for f in found} == {(Cause.SUBGROUP_FAILURE, "region = islands")}, [f.summary for f in found]
 
 
 def test_even_noise_names_no_labeler_and_the_rows_are_found():

@@ -101,7 +101,7 @@ class Attributions:
     def names(self) -> tuple[str, ...]:
         """Names of the columns of `flat`."""
         width = torch.Size(self.values.shape[1:]).numel()
-        return self.feature_names if len(self.feature_names) == width else tuple(f"input_{i}" for i in range(width))
+        return self.feature_names if len(self.feature_names) == width else tuple(f"feature_{i}" for i in range(width))
 
     @property
     def relative_delta(self) -> Tensor:

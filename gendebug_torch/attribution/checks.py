@@ -16,7 +16,7 @@ from gendebug_torch.attribution.checks_shortcut import features_push_the_way_exp
 from gendebug_torch.attribution.checks_shortcut import (
     no_single_feature_carries_the_model_and_fails as no_single_feature_carries_the_model_and_fails,
 )
-from gendebug_torch.attribution.checks_shortcut import sampled
+from gendebug_torch.attribution.checks_shortcut import relation_vanished, sampled
 from gendebug_torch.attribution.checks_trust import explanations_hold_still as explanations_hold_still
 from gendebug_torch.attribution.checks_trust import integrated_gradients_converge as integrated_gradients_converge
 from gendebug_torch.attribution.comparison import AttributionComparison, compare_attributions
@@ -91,11 +91,12 @@ def no_feature_carries_the_false_alarms(
     groups = [sampled(side, rows, seed) for side in (validation.select(alarms), production.select(false_alarms))]
     explained = [attribute(PositiveLogit(model), group, baseline=baseline, steps=steps) for group in groups]
     compared = compare_attributions(*explained, labels=("alarms in validation", "false alarms in production"))
-    yield _named(this, compared, validation, production, numbers, told, alpha, min_share)
+    yield _named(this, model, compared, validation, production, numbers, told, alpha, min_share)
 
 
 def _named(
     this: Check,
+    model: nn.Module,
     compared: AttributionComparison,
     validation: Records,
     production: Records,
@@ -119,15 +120,18 @@ def _named(
     shift = float(ks_2samp(before, after, method="asymp").statistic)
     numbers["shift_of_feature"] = shift
     moved = shift >= 0.1
+    vanished = not moved and relation_vanished(model, production, at, seed=0)
     summary = (
         f"{name} carries the false alarms: {told}; among them it adds {float(compared.other[at]):+.2f} to the logit on average, "
         f"against {float(compared.reference[at]):+.2f} in alarms of validation ({part:.0%} of all gains)."
     )
     remedy = f"Repair {name} or retrain without it; its distribution moved in production (gap {shift:.2f})."
+    cause = Cause.COVARIATE_SHIFT
     if not moved:
-        leans = f"The model leans on {name}, though it is distributed as before (gap {shift:.2f})"
-        remedy = f"{leans}: retrain without it, or with rows that break it."
-    cause = Cause.COVARIATE_SHIFT if moved else Cause.SHORTCUT_FEATURE
+        cause = Cause.SHORTCUT_FEATURE if vanished else Cause.CONCEPT_DRIFT
+        leans = f"The model leans on {name}, which is distributed as before (gap {shift:.2f})"
+        told_now = "but tells nothing any more: retrain without it" if vanished else "but means something else now: retrain on recent rows"
+        remedy = f"{leans} {told_now}."
     return this.finding(Severity.FAIL, summary, cause=cause, subject=name, numbers=numbers, remedy=remedy, evidence=compared)
 
 

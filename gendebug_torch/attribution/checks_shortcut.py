@@ -12,7 +12,7 @@ from torch import nn
 from gendebug_torch._tables import model_inputs
 from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.outputs import PositiveLogit, is_binary
-from gendebug_torch.attribution.reliance import Worth, attribution_shares, directions, worth
+from gendebug_torch.attribution.reliance import Worth, attribution_shares, directions, kept_slope, worth
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
@@ -20,6 +20,8 @@ from gendebug_torch.registry import Cost, check
 _FEWEST = 50
 # Rows from which shares of attribution are taken, and steps of the integral: a share needs no better.
 _ROWS, _STEPS = 500, 32
+# A slope of labels on contributions below which a relation counts as gone, where rows are many enough to tell.
+_VANISHED = 0.15
 
 
 def sampled(records: Records, rows: int, seed: int) -> Records:
@@ -202,7 +204,8 @@ def no_single_feature_carries_the_model_and_fails(
     for at, name in enumerate(found.names):
         if _collapsed(found, at, alpha, min_skill, kept) and not _stands_still(sides, order[at]):
             caught += 1
-            yield _shortcut(found, at, name, float(share[order[at]]), name in validation.schema.causal)
+            drifted = name in validation.schema.causal or not relation_vanished(model, sides[1], explained.names.index(name), seed=seed)
+            yield _shortcut(found, at, name, float(share[order[at]]), drifted)
     if not caught:
         top, part, skill = found.names[0], float(share[order[0]]), found.skill[:, 0].tolist()
         judged = {"feature": top, "share": part, "skill_validation": skill[0], "skill_production": skill[1]}
@@ -226,21 +229,36 @@ def _stands_still(sides: list[Records], column: int) -> bool:
     return after > 0.9 and before < 0.85
 
 
-def _shortcut(found: Worth, at: int, name: str, share: float, causal: bool) -> Finding:
+def _shortcut(found: Worth, at: int, name: str, share: float, drifted: bool) -> Finding:
     skill, importance, error = found.skill[:, at].tolist(), found.importance[:, at].tolist(), found.standard_error[:, at].tolist()
     numbers = {"share": share, "skill_validation": skill[0], "skill_production": skill[1], "p_holm": float(found.adjusted[at])}
     numbers |= {"importance": importance, "standard_error": error, "loss": found.base.tolist()}
     summary = (
         f"{name} carries the model ({share:.0%} of the attribution; shuffling it costs {_part(skill[0])} of the skill "
-        f"in {found.labels[0]}), but tells nothing in {found.labels[1]}: shuffling it there changes the loss by "
+        f"in {found.labels[0]}), but {'not so' if drifted else 'tells nothing'} in {found.labels[1]}: shuffling it there changes the loss by "
         f"{importance[1]:+.3f} ± {1.96 * error[1]:.3f} instead of {importance[0]:+.3f}."
     )
     this = no_single_feature_carries_the_model_and_fails
-    if causal:
-        remedy = f"{name} is declared causal: find out what changed in its relation to the target, and retrain on recent rows."
+    if drifted:
+        remedy = f"{name} still tells something, but something else: find out what changed in its relation to the target, then retrain."
         return this.finding(Severity.WARN, summary, cause=Cause.CONCEPT_DRIFT, subject=name, numbers=numbers, remedy=remedy, evidence=found)
     remedy = f"Retrain without {name}, or on rows where it is not tied to the label; if it is a cause, declare it in `causal`."
     return this.finding(Severity.FAIL, summary, subject=name, numbers=numbers, remedy=remedy, evidence=found)
+
+
+def relation_vanished(model: nn.Module, production: Records, at: int, *, seed: int) -> bool:
+    """Whether the labels of production follow a feature's contribution no more, rather than in another way.
+
+    A shortcut holds where the data was collected and means nothing elsewhere; a relation that is weaker or turned round, but there,
+    is a world that drifted. Without a binary question both read as a shortcut.
+    """
+    if not is_binary(model, production) or production.targets is None:
+        return True
+    rows = sampled(production, _ROWS, seed)
+    found = attribute(PositiveLogit(model), rows, baseline="median", steps=_STEPS)
+    assert rows.targets is not None
+    slope, error = kept_slope(found.flat[found.usable], at, rows.targets[found.usable])
+    return abs(slope) <= max(_VANISHED, 2 * error)
 
 
 def _part(skill: float) -> str:

@@ -183,10 +183,10 @@ def _logits(model: Model, inputs: Tensor) -> Tensor:
 def _places(records: Records, columns: Sequence[str] | Mapping[str, Sequence[str]] | None, d: int) -> dict[str, list[int]]:
     """Positions of each column or group, by name."""
     table = isinstance(records.features, pd.DataFrame)
-    known = list(map(str, records.features.columns)) if isinstance(records.features, pd.DataFrame) else [f"input_{i}" for i in range(d)]
+    known = list(map(str, records.features.columns)) if isinstance(records.features, pd.DataFrame) else [f"feature_{i}" for i in range(d)]
     wanted = columns if isinstance(columns, Mapping) else {str(name): [name] for name in (known if columns is None else columns)}
     if strangers := sorted({str(name) for group in wanted.values() for name in group} - set(known)):
-        reject("columns", f"columns among {known[:20]}", str(strangers), "Correct them." if table else "Columns are input_0 and so on.")
+        reject("columns", f"columns among {known[:20]}", str(strangers), "Correct them." if table else "Columns are feature_0 and so on.")
     return {label: [known.index(str(name)) for name in group] for label, group in wanted.items()}
 
 

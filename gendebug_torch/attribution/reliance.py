@@ -23,6 +23,32 @@ from gendebug_torch.stats import holm_adjusted, normal_quantile
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_NEWTON = 25
+
+
+def kept_slope(contributions: Tensor, at: int, targets: Tensor) -> tuple[float, float]:
+    """How much of a feature's contribution the labels still follow: 1 as the network says, 0 not at all, negative turned round.
+
+    Logistic regression of the labels on the feature's contribution and on the sum of all others, by Newton's method.
+
+    Args:
+        contributions: `[n, d]` float, in units of the logit.
+        at: column of the feature.
+        targets: `[n]` 0 or 1.
+
+    Returns:
+        The slope of the feature's contribution, and its standard error; infinite where the rows cannot tell.
+    """
+    own = contributions[:, at].double()
+    design = torch.stack([torch.ones_like(own), contributions.double().sum(1) - own, own], 1)
+    weights, covariance = torch.zeros(3, dtype=torch.float64), torch.full((3, 3), torch.inf, dtype=torch.float64)
+    for _ in range(_NEWTON):
+        probs = (design @ weights).sigmoid()
+        information = design.T @ (design * (probs * (1 - probs))[:, None]) + 1e-6 * torch.eye(3, dtype=torch.float64)
+        covariance = torch.linalg.inv(information)
+        weights = weights + (covariance @ (design.T @ (targets.double() - probs))).clamp(-1.0, 1.0)
+    return float(weights[2]), float(covariance[2, 2]) ** 0.5
+
 
 def attribution_shares(found: Attributions) -> tuple[Tensor, Tensor]:
     """`[d]` share of each feature in the mean absolute contribution, and its standard error (delta method)."""

@@ -25,6 +25,8 @@ _FEWEST_ROWS = 100
 # With more columns than this a small network is no judge of labels.
 _MOST_COLUMNS = 4096
 _FAIL_SHARE = 0.04
+# Share of the suspicious rows in one subgroup from which the subgroup, not the labeling, is the story.
+_MOST = 0.5
 _NETWORKS, _WIDTH = 10, 48
 
 
@@ -162,14 +164,14 @@ def _findings(
         severity = Severity.NOTE if sure else Severity.OK
         yield this.finding(severity, text, numbers=numbers, evidence=noise)
     else:
-        yield _alarm(this, records, judged, share, numbers)
+        yield _alarm(this, records, judged, share, numbers, alpha)
     if sure:
         yield from _group_findings(this, records, judged, alpha, limit)
     if alarm:
         yield _ranking_finding(this, records, judged)
 
 
-def _alarm(this: Check, records: Records, judged: _Judged, share: str, numbers: dict[str, Any]) -> Finding:
+def _alarm(this: Check, records: Records, judged: _Judged, share: str, numbers: dict[str, Any], alpha: float) -> Finding:
     noise = judged.noise
     frame = noise.table().sort_values("wrong_share", ascending=False, kind="stable")
     label, rate, low, high = frame.iloc[0][["label", "wrong_share", "low", "high"]].tolist()
@@ -184,7 +186,27 @@ def _alarm(this: Check, records: Records, judged: _Judged, share: str, numbers: 
     )
     numbers |= {"worst_class": name, "worst_class_rate": rate, "worst_class_low": low, "worst_class_high": high}
     severity = Severity.FAIL if noise.low >= _FAIL_SHARE else Severity.WARN
+    if subgroup := _subgroup_of_most(records, judged, alpha):
+        text += f" Most of them are rows where {subgroup}: wrong labels there, or a rule of its own."
+        remedy = f"Look at twenty rows where {subgroup}: if their labels stand, the model lacks what is different there. {remedy}"
+        cause = Cause.SUBGROUP_FAILURE
+        return this.finding(severity, text, cause=cause, subject=subgroup, numbers=numbers, remedy=remedy, evidence=noise)
     return this.finding(severity, text, numbers=numbers, remedy=remedy, evidence=noise)
+
+
+def _subgroup_of_most(records: Records, judged: _Judged, alpha: float) -> str:
+    """The value of a metadata column, other than who labeled, that holds most of the suspicious rows; empty if none does.
+
+    Labels that contradict everything else in one segment alone are as well those of a world with a rule of its own.
+    """
+    columns = _metadata(records, judged.rows)
+    if columns is None:
+        return ""
+    groups = suspicion_groups(judged.noise, columns)
+    for i in _crowded(groups, alpha):
+        if groups.column[i] != records.schema.source and int(groups.suspicious[i]) >= _MOST * int(judged.noise.suspicious.sum()):
+            return f"{groups.column[i]} = {groups.value[i]}"
+    return ""
 
 
 def _group_findings(this: Check, records: Records, judged: _Judged, alpha: float, limit: int) -> Iterator[Finding]:
@@ -221,7 +243,8 @@ def _crowded(groups: SuspicionGroups, alpha: float) -> list[int]:
 def _group_finding(this: Check, records: Records, groups: SuspicionGroups, i: int, alone: bool) -> Finding:
     column, value = groups.column[i], groups.value[i]
     rate, low, high = float(groups.rate[i]), float(groups.low[i]), float(groups.high[i])
-    rest = torch.tensor([name == column and place != i for place, name in enumerate(groups.column)])
+    same = torch.tensor([name == column for name in groups.column])
+    rest = same & (torch.arange(len(same)) != i)
     others = float((groups.rate * groups.rows)[rest].sum() / groups.rows[rest].sum().clamp(min=1))
     labeler = column == records.schema.source
     subject = f"{column} = {value}"
@@ -235,7 +258,11 @@ def _group_finding(this: Check, records: Records, groups: SuspicionGroups, i: in
         f"{int(groups.rows[i]):,}, {float(groups.expected[i]):.1f} expected), against {others:.1%} elsewhere."
     )
     remedy = f"Have the rows of {who} labeled again by someone else before training, and find out what went wrong there."
-    return this.finding(Severity.WARN, text, subject=subject, numbers=numbers, remedy=remedy, evidence=groups)
+    cause = Cause.LABEL_NOISE
+    if not labeler and int(groups.suspicious[i]) >= _MOST * int(groups.suspicious[same].sum()):
+        cause = Cause.SUBGROUP_FAILURE
+        remedy = f"Look at twenty {who}: wrong labels, or a rule of its own that the model lacks a feature for?"
+    return this.finding(Severity.WARN, text, cause=cause, subject=subject, numbers=numbers, remedy=remedy, evidence=groups)
 
 
 def _ranking_finding(this: Check, records: Records, judged: _Judged) -> Finding:
