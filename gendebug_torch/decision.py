@@ -56,6 +56,13 @@ _CURE = {
 _BROKEN = frozenset({"atom_value", "explanation"})
 # Share of what got worse from which a slice is the reason of the whole.
 _MOST = 0.5
+# What would clear the data of a suspicion.
+_SOUND = {
+    Cause.TARGET_LEAKAGE: "Declare {where} causal in the schema if it is known before the answer and may follow it closely",
+    Cause.SHORTCUT_FEATURE: "Declare {where} causal in the schema if it is a cause of the answer",
+    Cause.SPLIT_LEAKAGE: "Leave {where} out of the schema if rows that share it are independent of each other",
+    Cause.LABEL_NOISE: "Let a person confirm a sample of the labels of {where}",
+}
 # Quality in production this close to validation counts as held.
 HELD = 0.05
 
@@ -214,11 +221,12 @@ def _would_change(name: str, behind: Sequence[LikelyCause], causes: Sequence[Lik
     after = next((likely for likely in causes if likely not in behind), None)
     then = "the other checks decide" if after is None else f"{after.cause.replace('_', ' ')} decides"
     where = behind[0].subject if behind and behind[0].subject else "the data"
+    proof = _SOUND.get(behind[0].cause, "Show that {where} is sound").format(where=where) if behind else ""
     return {
         "nothing": (fell,),
         "recalibrate": (fell,),
         "move_threshold": (fell, "Recalibrate first if the calibration error stays beyond noise at the new threshold."),
-        "fix_data": (f"If {where} is shown to be sound, say so in the schema (causal, group or time), and {then}.",),
+        "fix_data": (f"{proof}; then {then}.",),
         "retrain": (f"Redesign instead if one subgroup or error cluster holds most of the errors (30 % or more{crowded}).",),
         "redesign": ("Retrain instead if more rows of the same kind close the gap, with nothing else changed.",),
     }[name]

@@ -235,8 +235,8 @@ def _shortcut(found: Worth, at: int, name: str, share: float, drifted: bool) -> 
     numbers |= {"importance": importance, "standard_error": error, "loss": found.base.tolist()}
     summary = (
         f"{name} carries the model ({share:.0%} of the attribution; shuffling it costs {_part(skill[0])} of the skill "
-        f"in {found.labels[0]}), but {'not so' if drifted else 'tells nothing'} in {found.labels[1]}: shuffling it there changes the loss by "
-        f"{importance[1]:+.3f} ± {1.96 * error[1]:.3f} instead of {importance[0]:+.3f}."
+        f"in {found.labels[0]}), but {'not so' if drifted else 'tells nothing'} in {found.labels[1]}: shuffling it there changes the "
+        f"loss by {importance[1]:+.3f} ± {1.96 * error[1]:.3f} instead of {importance[0]:+.3f}."
     )
     this = no_single_feature_carries_the_model_and_fails
     if drifted:

@@ -121,12 +121,16 @@ class Recalibration:
     def fold(self) -> nn.Module:
         """A copy of the user's network with the map folded into its last layer, so that serving costs nothing.
 
+        Where nothing was chosen the copy is the network as it was.
+
         Raises:
-            UnsupportedError: nothing was chosen, the map is not affine, or the network does not end in a linear or
+            UnsupportedError: no network was given, the map is not affine, or the network does not end in a linear or
                 convolution layer (checked on real inputs).
         """
-        if self.network is None or self.fitted is None:
-            raise UnsupportedError("there is nothing to fold: no map was chosen, or no network was given")
+        if self.network is None:
+            raise UnsupportedError("there is nothing to fold into: recalibrate was given logits, not a network")
+        if self.fitted is None:
+            return copy.deepcopy(self.network)
         if not isinstance(self.fitted, (Temperature, AffineFit)):
             raise UnsupportedError(f"{self.chosen} is not affine and cannot be folded; ship `.model`, or pass candidates=('temperature',)")
         return fold_affine(self.network, *affine_parts(self.fitted), self.probe)
