@@ -32,6 +32,11 @@ _ENOUGH_POINTS = 0.1
 _MOST_TENSOR_COLUMNS = 64
 
 
+def _cells(records: Records) -> int:
+    """Values among the features, of a table or a tensor."""
+    return 0 if records.features is None else math.prod(records.features.shape)
+
+
 def _cost(given: Mapping[str, Any]) -> Cost:
     elements = 1.0
     for name in ("validation", "production"):
@@ -218,7 +223,7 @@ def _collapsed_slice(this: Check, cases: list[tuple[SliceChange, int]], min_chan
     "slices.error_clusters",
     cause=Cause.SUBGROUP_FAILURE,
     needs=("validation.logits", "validation.targets", "validation.features"),
-    cost=lambda given: Cost(elements=300.0 * (given["validation"].logits.numel() + given["validation"].features.size)),
+    cost=lambda given: Cost(elements=300.0 * (given["validation"].logits.numel() + _cells(given["validation"]))),
 )
 def errors_are_spread(
     validation: Records,

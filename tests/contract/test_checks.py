@@ -182,6 +182,20 @@ def test_odd_inputs_give_a_finding_or_a_refusal(name, kind):
 
 
 @every_check
+def test_features_may_be_a_tensor(name):
+    given = dict(CLEAN[name](7))
+    for key in records_of(given):
+        if isinstance(given[key].features, pd.DataFrame):
+            numbers = given[key].features.select_dtypes("number").to_numpy(dtype="float32")
+            given[key] = replace(given[key], features=torch.from_numpy(numbers.copy()))
+    if not CHECKS[name].lacks(given):
+        CHECKS[name].cost(given)
+    for finding in run(name, given):
+        broke = finding.severity is Severity.ERRORED and not finding.summary.startswith("Refused its input:")
+        assert not broke, finding.numbers["traceback"]
+
+
+@every_check
 def test_absent_input_is_reported_as_skipped(name):
     (finding,) = run(name, {})
     assert finding.severity is Severity.SKIPPED
