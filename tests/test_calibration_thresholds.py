@@ -140,6 +140,22 @@ def test_the_check_fires_where_the_point_moved_and_nowhere_else():
     assert "Move the threshold to" in finding.remedy
 
 
+def test_a_reversed_ranking_is_not_called_held():
+    def negated(seed, **options):
+        records = binary(seed, **options)
+        return type(records)(targets=records.targets, logits=-records.logits)
+
+    given = {"validation": negated(0), "production": negated(5000, moved=2.0)}
+    (finding,) = threshold_is_where_it_should_be(**given)
+    assert finding.severity is Severity.NOTE
+    assert "ranking is reversed" in finding.summary
+    assert "held" not in finding.summary
+    assert "swapped" in finding.remedy
+    noise = torch.randn(3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blind = {side: type(binary(0))(targets=binary(0).targets, logits=noise[at::2]) for at, side in enumerate(("validation", "production"))}
+    assert "reversed" not in threshold_is_where_it_should_be(**blind)[0].summary
+
+
 def test_a_deployed_threshold_and_a_cost_may_be_given():
     given = settled(0)
     assert threshold_is_where_it_should_be(**given, threshold=0.2)[0].severity is Severity.OK

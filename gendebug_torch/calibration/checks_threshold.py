@@ -39,8 +39,9 @@ def threshold_is_where_it_should_be(
 ) -> Iterator[Finding]:
     """The deployed threshold still costs about the least that any threshold can in production.
 
-    Two classes. Asked only where the ranking held (area under the ROC curve), since no threshold mends a lost one;
-    confidence that is wrong but symmetric about the threshold is left to `calibration.production_ece`.
+    Two classes. Asked only where the ranking held (area under the ROC curve), since no threshold mends a lost one; a
+    ranking that is reversed on both sides (areas below 0.5 beyond noise) is said to be so. Confidence that is wrong but
+    symmetric about the threshold is left to `calibration.production_ece`.
 
     Source: Elkan (2001), IJCAI; DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44:837.
 
@@ -93,6 +94,10 @@ def _judged(this: Check, found: OperatingPoint, limit: float, alpha: float) -> F
         "false_positive_rate": [before.false_positive_rate, now.false_positive_rate, after.false_positive_rate],
     }
     areas = f"area under the ROC curve {found.areas[0]:.3f} in validation, {found.areas[1]:.3f} in production"
+    if found.ranking_reversed:
+        text = f"The ranking is reversed ({areas}): rows of class 1 score lower than the others, so that no threshold mends production."
+        remedy = "Check which class the logit stands for: swapped classes or a negated score; map the labels anew, or negate the logit."
+        return this.finding(Severity.NOTE, text, numbers=numbers, remedy=remedy, evidence=found)
     if not found.ranking_held:
         text = f"The ranking itself fell ({areas}), so that no threshold mends production."
         return this.finding(Severity.NOTE, text, numbers=numbers, evidence=found)

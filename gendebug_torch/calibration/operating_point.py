@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FOLDS = 5
+# Standard errors on each side: a score that carries nothing looks reversed on both less than once in 1e8 times.
+_REVERSED = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,11 @@ class OperatingPoint:
     def ranking_held(self) -> bool:
         """Whether the area under the ROC curve fell by less than 0.02 and two standard errors."""
         return self.areas[0] - self.areas[1] <= 0.02 + 2 * math.hypot(*self.area_errors)
+
+    @property
+    def ranking_reversed(self) -> bool:
+        """Whether class 1 scores lower than class 0 on both sides, each area below 0.5 by four standard errors."""
+        return all(area < 0.5 - _REVERSED * error for area, error in zip(self.areas, self.area_errors, strict=True))
 
     def table(self) -> pd.DataFrame:
         """The decisions in validation, in production, and in production after moving."""
