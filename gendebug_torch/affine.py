@@ -20,6 +20,8 @@ _MOST_STEPS = 40
 # them the bias of a class without rows runs off to minus infinity.
 _BIAS_PRIOR = 1.0
 _SCALE_PRIOR = 0.25
+# Standard errors by which the common scale must differ from 0; random labels pass by chance once in 370 times.
+_INFORMATIVE = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,8 @@ class AffineFit:
         scale_error: standard errors of `scale`, robust to misspecification (sandwich).
         bias_error: the same of `bias`.
         converged: whether the last Newton step promised less than 1e-10 nats per row.
+        unbounded: whether no finite scale can be told: the map is right in every row, so that the loss falls for ever
+            as the scale grows, or the scale is not above 0 beyond noise, so that the logits carry nothing.
         nll: mean log loss on the rows of the fit.
     """
 
@@ -42,6 +46,7 @@ class AffineFit:
     scale_error: Tensor
     bias_error: Tensor
     converged: bool
+    unbounded: bool
     nll: float
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -84,13 +89,18 @@ def fit_affine(logits: Tensor, targets: Tensor, *, family: Family = "bias_correc
     found, loss, converged = _newton(rows, design, start, ridge)
     _, curvature, meat = rows.derivatives(design @ found, meat=True)
     inverse = torch.linalg.pinv(design.T @ curvature @ design + ridge.diag(), hermitian=True)
-    variance = (design @ inverse @ (design.T @ meat @ design) @ inverse @ design.T).diagonal()
-    error = variance.clamp(min=0).sqrt()
+    variance = design @ inverse @ (design.T @ meat @ design) @ inverse @ design.T
+    error = variance.diagonal().clamp(min=0).sqrt()
+    # Only the common scale is free of a prior: along it alone the loss can fall for ever.
+    common = torch.cat([torch.full((classes,), 1 / classes), torch.zeros(classes)]).double()
+    noise = float((common @ variance @ common).clamp(min=0).sqrt())
+    separable = rows.separable()
+    unbounded = separable or not abs(float(common @ design @ found)) >= _INFORMATIVE * noise
     scale, bias = (design @ found).view(2, classes)
     scale_error, bias_error = error.view(2, classes)
     parts = [scale / rows.unit, bias, scale_error / rows.unit, bias_error]
     scale, bias, scale_error, bias_error = (part[1] if binary else part for part in parts)
-    return AffineFit(family, scale, bias, scale_error, bias_error, converged, loss / rows.mass)
+    return AffineFit(family, scale, bias, scale_error, bias_error, converged and not separable, unbounded, loss / rows.mass)
 
 
 def _design(family: Family, classes: int, binary: bool) -> Tensor:
@@ -129,6 +139,17 @@ class _Rows:
             z = z.masked_fill(masked, 0.0)
             weight = None if self.weights is None else self.weights[cut].double()
             yield z, (z * scale + bias).masked_fill(masked, -math.inf).log_softmax(1), self.targets[cut], weight
+
+    def separable(self) -> bool:
+        """Whether the logits, as they are or negated, are right in every row that counts."""
+        right = wrong = True
+        ones = torch.ones(2 if self.logits.ndim == 1 else self.logits.shape[1], dtype=torch.float64)
+        for z, log_probs, targets, weight in self.chunks(torch.cat([ones, torch.zeros_like(ones)])):
+            counted = torch.ones_like(targets, dtype=torch.bool) if weight is None else weight > 0
+            own, masked = z.gather(1, targets[:, None])[:, 0], log_probs.isneginf()
+            right = right and bool((own >= z.masked_fill(masked, -math.inf).amax(1))[counted].all())
+            wrong = wrong and bool((own <= z.masked_fill(masked, math.inf).amin(1))[counted].all())
+        return right or wrong
 
     def loss(self, values: Tensor) -> float:
         """Summed log loss."""

@@ -97,3 +97,33 @@ def test_one_binary_logit_is_platt_scaling():
     best = minimize(loss, [1.0, 0.0], tol=1e-12).x
     assert [float(fit.scale), float(fit.bias)] == pytest.approx(best, rel=1e-4)
     assert fit(one).shape == one.shape
+
+
+FAMILIES = ["temperature", "bias_corrected", "vector"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("factor", [1.0, 1e4, 1e-3, -1.0])
+def test_rows_that_are_all_right_or_all_wrong_tell_no_scale(family, factor):
+    logits, _ = sample(n=300, k=3)
+    fit = fit_affine(factor * logits, logits.argmax(1), family=family)
+    assert fit.unbounded
+    one = logits[:, 1] - logits[:, 0]
+    assert fit_affine(factor * one, (one > 0).long(), family=family).unbounded
+    masked = torch.cat([factor * logits, torch.full((len(logits), 1), -torch.inf)], 1)
+    assert fit_affine(masked, logits.argmax(1), family=family).unbounded
+    weights = torch.ones(len(logits))
+    weights[0] = 0
+    targets = logits.argmax(1)
+    targets[0] = logits[0].argmin()
+    assert fit_affine(factor * logits, targets, family=family, weights=weights).unbounded
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_labels_that_have_nothing_to_do_with_the_logits_tell_no_scale(family):
+    flagged = 0
+    for seed in range(20):
+        logits, targets = sample(seed, n=600)
+        flagged += fit_affine(logits, targets.roll(1), family=family).unbounded
+        assert not fit_affine(logits, targets, family=family).unbounded
+    assert flagged >= 19, "P(fewer than 19 of 20 at 99.7 %) is under 0.2 %"

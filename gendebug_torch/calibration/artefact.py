@@ -100,7 +100,7 @@ def fitted_facts(fitted: Fitted | None) -> dict[str, Any]:
         return {}
     if isinstance(fitted, AffineFit):
         names = ("scale", "bias", "scale_error", "bias_error")
-        return {name: getattr(fitted, name).tolist() for name in names} | {"converged": fitted.converged}
+        return {name: getattr(fitted, name).tolist() for name in names} | {"converged": fitted.converged, "unbounded": fitted.unbounded}
     if isinstance(fitted, IsotonicMap):
         return {"steps": len(fitted.levels)}
     if isinstance(fitted, TopMap):
