@@ -106,7 +106,8 @@ class Records:
     Args:
         features: `[n, d]` DataFrame with named, possibly mixed columns, or a `[n, ...]` Tensor.
         targets: `[n]` int64 class ids, `[n, k]` multilabel, `[n]` float for regression, or None.
-        logits: `[n]` one binary logit, `[n, k]`, or None. Finite.
+        logits: `[n]` one binary logit, `[n, k]`, or None. Finite; of three and more classes some may be -inf, which
+            masks a class (probability 0) that is not the row's target.
         metadata: `[n, m]` DataFrame (time, groups, labeler); never fed to a model.
         schema: what the columns mean.
         name: for messages, e.g. `validation`.
@@ -128,7 +129,7 @@ class Records:
             reject("records", "at least one of features, targets, logits, metadata", "none", "Pass one of them.")
         if len(set(lengths.values())) > 1:
             reject("records", "parts of one length", str(lengths), f"Align the rows of {self.name!r} before building Records.")
-        _check_logits(self.logits, self.name)
+        _check_logits(self.logits, _is_multilabel(self), self.name)
         _check_targets(self.targets, self.logits, self.schema, self.name)
 
     def __len__(self) -> int:
@@ -285,15 +286,22 @@ def _is_multilabel(records: Records) -> bool:
     return records.schema.multilabel or (records.targets is not None and records.targets.ndim == 2)
 
 
-def _check_logits(logits: Tensor | None, name: str) -> None:
+def _check_logits(logits: Tensor | None, multilabel: bool, name: str) -> None:
     if logits is None:
         return
     if not logits.is_floating_point() or logits.ndim not in (1, 2):
         got = f"{logits.dtype} {list(logits.shape)} in {name!r}"
         reject("logits", "float [n] or [n, k]", got, "Pass raw model outputs before softmax.")
-    if bad := int((~logits.isfinite()).reshape(len(logits), -1).any(1).sum()) if logits.numel() else 0:
+    if not logits.numel():
+        return
+    masks = logits.ndim == 2 and logits.shape[1] > 2 and not multilabel
+    values = logits.reshape(len(logits), -1)
+    masked = values.isneginf() if masks else torch.zeros_like(values, dtype=torch.bool)
+    rows = (~(values.isfinite() | masked)).any(1) | masked.all(1)
+    if bad := int(rows.sum()):
+        expected = "finite values, or -inf for a masked class and not for all" if masks else "finite values"
         got = f"NaN or infinity in {bad} of {len(logits)} rows of {name!r}"
-        reject("logits", "finite values", got, "Find the rows that break the model, or drop them.")
+        reject("logits", expected, got, "Find the rows that break the model, or drop them.")
 
 
 def _check_targets(targets: Tensor | None, logits: Tensor | None, schema: Schema, name: str) -> None:
@@ -311,3 +319,6 @@ def _check_targets(targets: Tensor | None, logits: Tensor | None, schema: Schema
     if low < 0 or high >= classes:
         remedy = "Map labels to 0..k-1, or declare `classes` in the schema."
         reject("targets", f"class ids in 0..{classes - 1}", f"{low}..{high} in {name!r}", remedy)
+    if targets.ndim == 1 and logits.ndim == 2 and (masked := int(logits.gather(1, targets.to(logits.device)[:, None]).isneginf().sum())):
+        got = f"{masked} of {len(targets)} rows of {name!r} whose class has logit -inf"
+        reject("targets", "classes that the model does not mask", got, "Unmask the class, or drop the rows.")

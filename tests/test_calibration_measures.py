@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from gendebug_torch import Records, Severity
 from gendebug_torch._plotting import axes, png
 from gendebug_torch.calibration import (
     ReliabilityBins,
@@ -16,6 +17,7 @@ from gendebug_torch.calibration import (
     reliability_bins_of_confidence,
     shape,
 )
+from gendebug_torch.calibration.checks import confidence_is_accuracy
 from gendebug_torch.errors import InputError
 from tests.reference import calibration as literal
 
@@ -311,6 +313,19 @@ def test_logits_that_look_like_probabilities_stay_logits():
     probs = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     expected = 1 - float(probs.softmax(1).amax(1).mean())
     assert reliability_bins(probs, torch.tensor([0, 1])).ece == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_checks_take_masked_classes():
+    generator = torch.Generator().manual_seed(16)
+    logits, _ = sample(16, 3000, 5)
+    logits = logits.masked_fill((torch.rand(3000, 5, generator=generator) < 0.3) & (torch.arange(5) > 0), -math.inf)
+    targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    calm, bold = (Records(logits=scale * logits, targets=targets) for scale in (1.0, 2.0))
+    assert confidence_is_accuracy(calm)[0].severity is Severity.OK
+    (finding,) = confidence_is_accuracy(bold)
+    assert finding.severity.level >= Severity.WARN.level
+    assert finding.numbers["temperature"] == pytest.approx(2.0, abs=0.2)
+    assert calm.confidence.tolist() == pytest.approx(logits.softmax(1).amax(1).tolist())
 
 
 @pytest.mark.gpu

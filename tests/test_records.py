@@ -49,6 +49,15 @@ def test_derived_values():
     assert many.predicted.tolist() == [[0, 1]]
 
 
+def test_a_masked_class_has_probability_zero():
+    made = Records(logits=torch.tensor([[2.0, -torch.inf, 0.0], [-torch.inf, 1.0, -torch.inf]]), targets=torch.tensor([2, 1]))
+    assert torch.allclose(made.probs[:, [0, 2]], torch.tensor([[2.0, 0.0], [-torch.inf, -torch.inf]]).double().softmax(1).nan_to_num(0.0))
+    assert made.probs[1].tolist() == [0, 1, 0]
+    assert made.predicted.tolist() == [0, 1]
+    assert made.confidence.tolist() == pytest.approx([float(torch.tensor(2.0).double().sigmoid()), 1])
+    assert made.correct.tolist() == [False, True]
+
+
 def test_select_and_concat():
     made = records()
     part = made.select(made.targets == 1)
@@ -125,6 +134,13 @@ def test_model_inputs_refuses_text_and_missing_values():
         ({}, "at least one"),
         ({"logits": torch.zeros(3), "targets": torch.zeros(2).long()}, "one length"),
         ({"logits": torch.tensor([1.0, float("nan")])}, "NaN or infinity in 1 of 2"),
+        ({"logits": torch.tensor([1.0, -torch.inf])}, "NaN or infinity in 1 of 2"),
+        ({"logits": torch.tensor([[1.0, -torch.inf]])}, "NaN or infinity in 1 of 1"),
+        ({"logits": torch.tensor([[1.0, 2.0, torch.inf], [torch.nan, 0.0, 1.0]])}, "NaN or infinity in 2 of 2.*"),
+        ({"logits": torch.full((2, 3), -torch.inf)}, "not for all"),
+        ({"logits": torch.tensor([[1.0, 2.0, -torch.inf]]), "targets": torch.tensor([2])}, "1 of 1 rows .* has logit -inf"),
+        ({"logits": torch.tensor([[1.0, 2.0, -torch.inf]]), "targets": torch.tensor([[0, 1, 0]])}, "NaN or infinity in 1 of 1"),
+        ({"logits": torch.tensor([[1.0, 2.0, -torch.inf]]), "schema": Schema(multilabel=True)}, "NaN or infinity in 1 of 1"),
         ({"logits": torch.tensor([1, 2])}, "int64"),
         ({"logits": torch.zeros(2, 3, 4)}, r"\[2, 3, 4\]"),
         ({"logits": torch.zeros(2, 3), "targets": torch.tensor([0, 3])}, "0..2"),

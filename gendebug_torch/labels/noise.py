@@ -170,9 +170,15 @@ def label_noise(logits: Tensor, targets: Tensor, *, level: float = 0.95) -> Labe
 
 
 def class_logits(logits: Tensor) -> Tensor:
-    """`[n, k]` float64 logits; one binary logit z becomes the two columns 0, z."""
+    """`[n, k]` float64 logits; one binary logit z becomes the two columns 0, z; masked classes lie far below the others."""
     z = logits.double()
-    return torch.stack([torch.zeros_like(z), z], 1) if z.ndim == 1 else z
+    z = torch.stack([torch.zeros_like(z), z], 1) if z.ndim == 1 else z
+    masked = z.isneginf()
+    if not bool(masked.any()):
+        return z
+    # The scale is fitted by gradients, which -inf would break.
+    low, high = z[~masked].aminmax()
+    return z.masked_fill(masked, float(low - 2 * (high - low).clamp(min=1)))
 
 
 @dataclass(frozen=True)

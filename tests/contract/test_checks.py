@@ -214,3 +214,22 @@ def test_cuda_says_the_same(name):
     given = PLANTS[name](7)
     moved = {key: value.to("cuda") if isinstance(value, (Records, torch.nn.Module)) else value for key, value in given.items()}
     assert worst(run(name, moved)) is worst(run(name, PLANTS[name](7)))
+
+
+def with_masks(part):
+    """The records with one wrong class masked in every second row, where they hold logits of three or more classes."""
+    if not isinstance(part, Records) or part.logits is None or part.logits.ndim != 2 or part.logits.shape[1] < 3 or part.schema.multilabel:
+        return part
+    rows, k = len(part), part.logits.shape[1]
+    wrong = torch.arange(rows) % k
+    own = part.targets is not None and part.targets.dtype == torch.int64 and part.targets.ndim == 1
+    free = wrong != part.targets if own else torch.ones(rows, dtype=torch.bool)
+    masked = torch.zeros(rows, k, dtype=torch.bool).scatter(1, wrong[:, None], (free & (torch.arange(rows) % 2 == 0))[:, None])
+    return replace(part, logits=part.logits.masked_fill(masked, -math.inf))
+
+
+@every_check
+def test_masked_classes(name):
+    findings = run(name, {key: with_masks(part) for key, part in PLANTS[name](0).items()})
+    assert worst(findings) is not Severity.ERRORED, [f.numbers.get("traceback") for f in findings]
+    assert all(finite(finding.to_dict()["numbers"]) for finding in findings)
