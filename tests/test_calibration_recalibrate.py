@@ -190,6 +190,17 @@ def test_maps_that_move_predictions_need_leave():
     assert strict.chosen != "bias_corrected"
 
 
+def test_a_masked_class_stays_masked():
+    records = drawn(6, 2000, 5, scale=2.5)
+    wrong = (records.targets + 1) % 5
+    z = records.logits.scatter(1, wrong[:, None], -math.inf)
+    found = recalibrate(None, gd.Records(logits=z, targets=records.targets))
+    assert found.chosen != "none"
+    assert torch.equal(found(z).isneginf(), z.isneginf())
+    assert torch.equal(found(z).argmax(1), z.argmax(1))
+    assert found.after.ece < found.before.ece
+
+
 def test_rows_of_the_training_are_suspected():
     records = gd.Records(logits=9 * torch.eye(3)[torch.arange(1500) % 3], targets=torch.arange(1500) % 3)
     with pytest.warns(UserWarning, match="not trained on|finite temperature"):
@@ -198,6 +209,96 @@ def test_rows_of_the_training_are_suspected():
     assert len(found.warnings) == 2
     with pytest.warns(UserWarning, match="was it trained on them"):
         recalibrate(None, drawn(0, 900, 4, scale=2.0), expected_accuracy=0.3)
+
+
+def labeled_pixels(model, samples=40, size=8, sharpness=2.5, ignored=0.2):
+    """Images with a label per pixel, drawn from what the network says `sharpness` times less sure; some are 255."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(samples, 3, size, size, generator=generator)
+    with torch.no_grad():
+        z = model(x).movedim(1, -1)
+    y = torch.multinomial((z / sharpness).softmax(-1).reshape(-1, z.shape[-1]), 1, generator=generator).view(samples, size, size)
+    return x, y.masked_fill(torch.rand(y.shape, generator=generator) < ignored, 255)
+
+
+def test_a_dense_network_is_mended_position_by_position_and_folded():
+    model = Dense().eval()
+    with torch.no_grad():
+        model.head.weight.mul_(6)
+    x, y = labeled_pixels(model)
+    batches = [(x[:15], y[:15]), (x[15:], y[15:])]
+    found = recalibrate(model, batches, ignore_index=255, candidates=["temperature"])
+    kept = y != 255
+    assert found.before.total == int(kept.sum())
+    with torch.no_grad():
+        z = model(x)
+        exact = fit_temperature(z, y, ignore_index=255)
+        assert found.temperature.temperature == pytest.approx(exact.temperature, rel=1e-5)
+        assert found.chosen == "temperature"
+        assert found.temperature.temperature == pytest.approx(2.5, abs=4 * found.temperature.standard_error)
+        assert found.model(x).shape == z.shape
+        assert torch.allclose(found.fold()(x), found.model(x), atol=1e-5)
+        assert calibration_sums(found.model(x), y, ignore_index=255).bins().ece < 0.5 * found.before.ece
+    free = recalibrate(nn.Identity(), [(z, y)], ignore_index=255, keep_predictions=False)
+    assert {"vector", "top_beta"} <= set(free.comparison()["map"])
+    with pytest.raises(InputError, match=r"^`targets`.*255"):
+        recalibrate(model, batches)
+    with pytest.raises(InputError, match="samples"):
+        recalibrate(model, [(x[:5], y[:5])], ignore_index=255)
+
+
+def test_positions_of_one_sample_are_no_independent_evidence():
+    generator = torch.Generator().manual_seed(7)
+    z = 2 * torch.randn(30, 3, generator=generator)
+    y = torch.multinomial((z / 1.5).softmax(1), 1, generator=generator)[:, 0]
+    same_everywhere = (z[:, :, None, None].expand(-1, -1, 16, 16), y[:, None, None].expand(-1, 16, 16))
+    one, many = (recalibrate(nn.Identity(), [rows]).candidate("temperature") for rows in ((z, y), same_everywhere))
+    assert many.gain == pytest.approx(one.gain, abs=1e-6)
+    assert many.gain_error == pytest.approx(one.gain_error, rel=1e-4)
+
+
+def multilabel(seed=0, n=3000, scales=(1.0, 3.0, 0.5), biases=(0.0, 0.0, 0.0)):
+    """Labels drawn one by one from logits that are `scales` times too sharp and `biases` off."""
+    generator = torch.Generator().manual_seed(seed)
+    z = 1.5 * torch.randn(n, len(scales), generator=generator, dtype=torch.float64)
+    y = torch.bernoulli(z.sigmoid(), generator=generator).long()
+    return z * torch.tensor(scales).double() + torch.tensor(biases).double(), y
+
+
+def test_each_label_of_a_multilabel_head_gets_its_temperature(tmp_path):
+    z, y = multilabel()
+    found = recalibrate(None, gd.Records(logits=z, targets=y))
+    assert set(found.comparison()["map"]) == {"none", "temperature", "label_temperature"}
+    assert found.chosen == "label_temperature"
+    assert found.before.total == y.numel()
+    assert torch.allclose(1 / found.fitted.scale, torch.tensor([1.0, 3.0, 0.5]).double(), rtol=0.15)
+    assert torch.equal(found(z) > 0, z > 0)
+    assert found.after.ece < 0.4 * found.before.ece
+    assert torch.allclose(load_calibration(found.save(tmp_path / "out"))(z.float()), found(z.float()), atol=1e-5)
+    same = recalibrate(None, gd.Records(logits=z, targets=y.double()), candidates=["label_temperature"])
+    assert torch.equal(same.fitted.scale, found.fitted.scale)
+
+
+def test_a_multilabel_network_is_folded_and_a_silent_label_left_alone():
+    model = Net(k=3, scale=4.0).eval()
+    x = torch.randn(3000, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        z = model(x)
+    y = torch.bernoulli((z / 2.5).sigmoid(), generator=torch.Generator().manual_seed(4)).long()
+    y[:, 2] = (z[:, 2] > 0).long()
+    found = recalibrate(model, [(x, y)], candidates=["label_platt"], keep_predictions=False)
+    assert found.chosen == "label_platt"
+    assert (float(found.fitted.scale[2]), float(found.fitted.bias[2])) == (1.0, 0.0)
+    off = (found.fitted.scale[:2] - 0.4).abs() / found.fitted.scale_error[:2]
+    assert float(off.max()) < 3.5
+    with torch.no_grad():
+        assert torch.allclose(found.fold()(x), found.model(x), atol=1e-5)
+    assert FITS.keys() & set(found.comparison()["map"]) == set()
+    kept = sum(
+        recalibrate(None, gd.Records(**dict(zip(("logits", "targets"), multilabel(s, 600, (1, 1, 1)), strict=True)))).chosen == "none"
+        for s in range(20)
+    )
+    assert kept >= 18
 
 
 @pytest.mark.parametrize("family", ["temperature", "bias_corrected", "vector"])
@@ -369,6 +470,9 @@ def test_the_chosen_map_on_real_logits(shared_data):
         (lambda: recalibrate(None, gd.Records(logits=torch.zeros(20, 3))), "loader"),
         (lambda: recalibrate(None, drawn(0, 5)), "loader"),
         (lambda: recalibrate(None, drawn(0, 50), candidates=["magic"]), "candidates"),
+        (lambda: recalibrate(None, gd.Records(logits=torch.zeros(20, 3), targets=torch.full((20, 3), 0.5))), "targets"),
+        (lambda: recalibrate(None, gd.Records(logits=torch.zeros(20, 3), targets=torch.zeros(20, 2))), "targets"),
+        (lambda: recalibrate(nn.Identity(), [torch.zeros(20, 3)]), "loader"),
     ],
 )
 def test_bad_input_is_named(call, argument):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -100,10 +101,20 @@ def fitted_facts(fitted: Fitted | None) -> dict[str, Any]:
         return {}
     if isinstance(fitted, AffineFit):
         names = ("scale", "bias", "scale_error", "bias_error")
-        return {name: getattr(fitted, name).tolist() for name in names} | {"converged": fitted.converged, "unbounded": fitted.unbounded}
+        return {name: _json(getattr(fitted, name).tolist()) for name in names} | {
+            "converged": fitted.converged,
+            "unbounded": fitted.unbounded,
+        }
     if isinstance(fitted, IsotonicMap):
         return {"steps": len(fitted.levels)}
     if isinstance(fitted, TopMap):
         named = zip("abm", fitted.coefficients, fitted.standard_errors, strict=True)
         return {name: {"value": value, "standard_error": error} for name, value, error in named} | {"temperature": fitted.temperature}
     return {}
+
+
+def _json(values: Any) -> Any:
+    """Nested numbers, None in place of NaN: JSON knows none."""
+    if isinstance(values, list):
+        return [_json(value) for value in values]
+    return values if math.isfinite(values) else None

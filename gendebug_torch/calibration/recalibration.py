@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from gendebug_torch.affine import AffineFit
 from gendebug_torch.calibration.artefact import data_hash, fitted_facts, save_artefact
 from gendebug_torch.calibration.binning import ReliabilityBins
-from gendebug_torch.calibration.choice import FITS, Candidate, choose, default_candidates, judge_candidates
+from gendebug_torch.calibration.choice import Candidate, choose, default_candidates, fits_for, judge_candidates, questions
 from gendebug_torch.calibration.fold import fold_affine
+from gendebug_torch.calibration.heads import validated
 from gendebug_torch.calibration.modules import CalibratedModel, Fitted, affine_parts, as_module
 from gendebug_torch.calibration.temperature import Temperature, fit_temperature
 from gendebug_torch.errors import UnsupportedError, reject
 from gendebug_torch.records import Records
-from gendebug_torch.runner import Model, Precision, Unpack, collect, logits_of
+from gendebug_torch.runner import Model, Precision, Unpack, logits_of, map_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,6 +169,7 @@ def recalibrate(
     *,
     candidates: Sequence[str] | None = None,
     keep_predictions: bool = True,
+    ignore_index: int | None = None,
     expected_accuracy: float | None = None,
     bins: int = 15,
     folds: int = 5,
@@ -180,12 +182,16 @@ def recalibrate(
 ) -> Recalibration:
     """Try maps of the logits on held-out labeled rows, and keep the best that helps beyond noise on rows it has not seen.
 
+    Targets `[n]` are class ids, `[n, k]` of 0 and 1 yes/no labels each; of dense `[n, k, ...]` logits every position is a
+    row, but folds and errors go by samples, since positions of one are not independent.
+
     Args:
-        model: network to logits `[n]`, `[n, 1]` or `[n, k]`; never changed. None with records that hold logits.
+        model: network to logits `[n]`, `[n, 1]`, `[n, k]` or `[n, k, ...]`; never changed. None with records that hold logits.
         loader: labeled rows the network was not trained on: DataLoader, batches, or Records.
-        candidates: names among `temperature, bias_corrected, vector, top_platt, top_beta, isotonic`; default: those
-            that fit the head.
+        candidates: among `temperature, bias_corrected, vector, top_platt, top_beta, isotonic`, for labels among
+            `temperature, label_temperature, label_platt`; default: those that fit the head.
         keep_predictions: leave out maps that change a prediction.
+        ignore_index: target of rows or positions that do not count.
         expected_accuracy: seen in validation; much more here means that these rows were trained on.
         bins: of the reliability diagrams.
         folds: parts of the rows for the comparison.
@@ -201,32 +207,31 @@ def recalibrate(
 
     Source: Guo et al. (2017), arXiv:1706.04599; out-of-fold choice after Stone (1974), JRSS B 36:111.
     """
-    records, probe = _collected(model, loader, unpack, device, precision, batch_size, progress)
-    logits, targets = records.logits, records.targets
-    if logits is None or targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
-        got = "none" if targets is None else f"{targets.dtype} {list(targets.shape)}"
-        reject("loader", "rows with logits and class targets [n]", got, "Pass held-out rows with their labels.")
-    if len(records) < 2 * folds:
-        reject("loader", f"at least {2 * folds} rows", str(len(records)), "Pass more held-out rows.")
-    names = default_candidates(logits, keep_predictions) if candidates is None else tuple(candidates)
-    judged = judge_candidates(logits, targets, names, folds=folds, seed=seed)
+    how: dict[str, Any] = {"unpack": unpack, "device": device, "precision": precision, "batch_size": batch_size, "progress": progress}
+    logits, targets, groups, probe = _collected(model, loader, ignore_index, how)
+    independent = len(logits) if groups is None else int(groups.max()) + 1 if len(groups) else 0
+    if independent < 2 * folds:
+        reject("loader", f"at least {2 * folds} rows (samples of a dense head)", str(independent), "Pass more held-out rows.")
+    names = default_candidates(logits, targets, keep_predictions) if candidates is None else tuple(candidates)
+    judged = judge_candidates(logits, targets, names, groups=groups, folds=folds, seed=seed)
     chosen, reason = choose(judged, keep_predictions=keep_predictions)
-    fitted = None if chosen == "none" else FITS[chosen](logits, targets)
-    temperature = fit_temperature(logits, targets)
-    told = _suspicions(judged[0].sums.bins(), temperature, expected_accuracy)
+    fitted = None if chosen == "none" else fits_for(targets)[chosen](logits, targets)
+    temperature = fit_temperature(*questions(logits, targets))
+    told = _suspicions(judged[0].sums.bins(), temperature, expected_accuracy, independent, targets.ndim == 2)
     for warning in told:
         python_warnings.warn(warning, stacklevel=2)
     given = _Wrapped(model) if model is not None and not isinstance(model, nn.Module) else model
     return Recalibration(chosen, reason, fitted, temperature, judged, told, data_hash(logits, targets), bins, given, probe)
 
 
-def _suspicions(seen: ReliabilityBins, temperature: Temperature, expected: float | None) -> tuple[str, ...]:
-    """Signs that these rows are not held out, or cannot tell a temperature."""
+def _suspicions(seen: ReliabilityBins, temperature: Temperature, expected: float | None, n: int, multilabel: bool) -> tuple[str, ...]:
+    """Signs that these n rows are not held out, or cannot tell a temperature."""
     told = []
-    n, accuracy = seen.total, seen.accuracy
+    accuracy = seen.accuracy
     if expected is not None and accuracy - expected > 3 * math.sqrt(max(expected * (1 - expected), 1e-12) / max(n, 1)):
         told.append(f"The network is right in {accuracy:.1%} of these rows, {expected:.1%} were expected: was it trained on them?")
-    elif expected is None and accuracy >= _SUSPICIOUS and n >= 1000:
+    elif expected is None and accuracy >= _SUSPICIOUS and n >= 1000 and not multilabel:
+        # Of many rare labels nearly all are told right by saying no.
         told.append(f"The network is right in {accuracy:.2%} of these {n:,} rows: pass rows that it was not trained on.")
     if temperature.unbounded:
         what = "every row is right" if temperature.temperature == 0 else "the logits carry nothing beyond noise about these labels"
@@ -246,37 +251,47 @@ class _Wrapped(nn.Module):
 
 
 def _collected(
-    model: Model | None, loader: Any, unpack: Unpack | None, device: Any, precision: Precision, batch_size: int | None, progress: bool
-) -> tuple[Records, Any]:
-    """Records with logits, and a few inputs of the network."""
+    model: Model | None, loader: Any, ignore_index: int | None, how: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    """Logits and targets of the rows that count, the sample of each where they are positions, and inputs of the network."""
+    seen: list[Any] = []
     if model is None:
         if not isinstance(loader, Records):
             reject("model", "a network, or Records that hold logits", "neither", "Pass the network whose logits are to be scaled.")
-        return loader, None
-    seen: list[Any] = []
+        if loader.logits is None:
+            reject("loader", "records with logits", "none", "Pass the network that makes them too.")
+        rows = _counted(loader.logits, loader.targets, ignore_index)
+    else:
+        network = model
 
-    def remember(inputs: Any) -> Tensor:
-        if not seen:
-            seen.append(_first_rows(inputs))
-        return logits_of(model, inputs)
+        def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
+            if not seen:
+                seen.append(_first_rows(inputs))
+            return _counted(logits_of(network, inputs), targets, ignore_index)
 
-    target = _Remembering(model, remember) if isinstance(model, nn.Module) else remember
-    how: dict[str, Any] = {"unpack": unpack, "device": device, "precision": precision, "batch_size": batch_size}
-    records = collect(target, loader, keep_features=False, progress=progress, **how)
-    return records, seen[0] if seen else None
+        rows = map_rows(step, loader, model=network, **how)
+    # The door of all rows: it refuses NaN, and a masked class that is the target.
+    records = Records(logits=rows["logits"], targets=rows["targets"], name="loader")
+    assert records.logits is not None and records.targets is not None  # noqa: PT018
+    positions = rows.get("positions")
+    groups = None if positions is None else torch.repeat_interleave(torch.arange(len(positions)), positions)
+    return records.logits, records.targets, groups, seen[0] if seen else None
 
 
-class _Remembering(nn.Module):
-    """The network, keeping its first inputs; its own state is the network's."""
-
-    def __init__(self, model: nn.Module, remember: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.remember = remember
-
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        logits: Tensor = self.remember(named or (inputs[0] if len(inputs) == 1 else inputs))
-        return logits
+def _counted(logits: Tensor, targets: Tensor | None, ignore_index: int | None) -> dict[str, Tensor]:
+    """The rows that count; of dense outputs the positions, with their number per sample."""
+    if targets is None:
+        reject("loader", "rows with logits and class targets", "no targets", "Pass held-out rows with their labels.")
+    if targets.ndim == 2 and targets.shape == logits.shape:
+        asked = targets.long()
+        if bool((asked != targets).any()) or bool(((asked != 0) & (asked != 1)).any()):
+            reject("targets", "0 or 1 for each label", f"{float(targets.min()):.3g}..{float(targets.max()):.3g}", "Pass hard labels.")
+        return {"logits": logits, "targets": asked}
+    validated(logits, targets, None, ignore_index)
+    kept = torch.ones_like(targets, dtype=torch.bool) if ignore_index is None else targets != ignore_index
+    if logits.ndim <= 2:
+        return {"logits": logits[kept], "targets": targets[kept].long()}
+    return {"logits": logits.movedim(1, -1)[kept], "targets": targets[kept].long(), "positions": kept.flatten(1).sum(1)}
 
 
 def _first_rows(inputs: Any) -> Any:
