@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from gendebug_torch import Cause, Severity
+from gendebug_torch import Cause, Records, Severity
 from gendebug_torch._plotting import axes
 from gendebug_torch.calibration import choose_threshold, confusion, confusion_table, operating_point
 from gendebug_torch.calibration.checks import confidence_is_accuracy, production_confidence_is_accuracy
@@ -166,6 +166,30 @@ def test_the_check_of_calibration_is_quiet_on_calibrated_draws_and_sees_a_temper
     for n, k in ((300, 2), (3000, 10), (3000, 100)):
         assert alarms(lambda seed, n=n, k=k: {"validation": drawn(seed, n, k)}, 20, confidence_is_accuracy) == 0
     assert alarms(lambda seed: {"validation": drawn(seed, 3000, 10, scale=1.3)}, 20, confidence_is_accuracy) == 20
+
+
+def labels(seed, scales=(1.0, 1.0, 1.0, 1.0), n=1500, name="validation"):
+    generator = torch.Generator().manual_seed(seed)
+    z = 1.5 * torch.randn(n, len(scales), generator=generator, dtype=torch.float64) - 1
+    y = torch.bernoulli(z.sigmoid(), generator=generator).long()
+    return Records(logits=z * torch.tensor(scales).double(), targets=y, name=name)
+
+
+def test_labels_of_a_multilabel_head_are_judged_one_by_one():
+    for check, side in ((confidence_is_accuracy, "validation"), (production_confidence_is_accuracy, "production")):
+        calm = [check(**{side: labels(seed, name=side)})[0].severity is Severity.OK for seed in range(40)]
+        assert sum(calm) >= 39, "P(more than 1 alarm of 40 at 0.2 %) is under 0.4 %"
+        found = [check(**{side: labels(seed, (1.0, 2.5, 1.0, 1.0), name=side)})[0] for seed in range(20)]
+        assert sum(finding.severity.level >= Severity.WARN.level for finding in found) >= 19
+        assert all(finding.subject == "label 1" for finding in found if finding.severity.level >= Severity.WARN.level)
+    # Two labels that err in opposite ways cancel in one diagram, not here.
+    (finding,) = confidence_is_accuracy(labels(0, (2.5, 0.3)))
+    assert finding.numbers["miscalibrated"] == 2
+    (finding,) = production_confidence_is_accuracy(labels(0, (2.5, 1.0), name="production"), labels(1, (1.0, 1.0)))
+    assert "in validation" in finding.summary
+    assert finding.numbers["validation_ece"] < finding.numbers["worst_ece"]
+    few = Records(logits=torch.zeros(5, 2), targets=torch.zeros(5, 2).long())
+    assert confidence_is_accuracy(few)[0].severity is Severity.NOTE
 
 
 @pytest.mark.parametrize(

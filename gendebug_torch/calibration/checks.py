@@ -10,6 +10,7 @@ import torch
 
 from gendebug_torch.calibration import checks_threshold as checks_threshold
 from gendebug_torch.calibration.binning import ReliabilityBins, reliability_bins
+from gendebug_torch.calibration.checks_multilabel import judged_labels
 from gendebug_torch.calibration.choice import out_of_fold
 from gendebug_torch.calibration.shape import Shape, shape
 from gendebug_torch.calibration.temperature import fit_temperature
@@ -40,7 +41,7 @@ def confidence_is_accuracy(
     """What the model is sure of is right as often as it says.
 
     The calibration error must exceed the limit beyond what a calibrated model of these rows would show, and
-    be significant against it.
+    be significant against it. Of a multilabel head every label is asked by itself, corrected by Holm.
 
     Source: Guo et al. (2017), arXiv:1706.04599; Bröcker and Smith (2007), Weather and Forecasting 22:651.
 
@@ -56,8 +57,10 @@ def confidence_is_accuracy(
     if refused is not None:
         yield refused
         return
-    found = _binned(validation, bins)
-    yield _judged(this, validation, found, limit, alpha)
+    if _is_multilabel(validation):
+        yield judged_labels(this, validation, bins, limit, alpha)
+        return
+    yield _judged(this, validation, _binned(validation, bins), limit, alpha)
 
 
 @check("calibration.production_ece", cause=Cause.MISCALIBRATION, needs=("production.logits", "production.targets"), cost=_cost)
@@ -89,21 +92,30 @@ def production_confidence_is_accuracy(
     if refused is not None:
         yield refused
         return
-    before = None
-    if validation is not None and validation.logits is not None and _refused(this, validation, 1) is None:
-        before = _binned(validation, bins)
+    earlier = validation if validation is not None and validation.logits is not None and _refused(this, validation, 1) is None else None
+    if _is_multilabel(production):
+        yield judged_labels(this, production, bins, limit, alpha, earlier if earlier is not None and _is_multilabel(earlier) else None)
+        return
+    before = None if earlier is None or _is_multilabel(earlier) else _binned(earlier, bins)
     yield _judged(this, production, _binned(production, bins), limit, alpha, before)
 
 
 def _refused(this: Check, records: Records, fewest: int) -> Finding | None:
     """Why nothing can be judged, if so."""
     targets = records.targets
-    if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
-        return this.finding(Severity.NOTE, f"{records.name} has no class targets [n], so that calibration of classes is not asked.")
+    asked = targets is not None and targets.dtype == torch.int64 and (targets.ndim == 1 or _is_multilabel(records))
+    if not asked:
+        text = f"{records.name} has neither class targets [n] nor labels [n, k] of 0 and 1, so that calibration is not asked."
+        return this.finding(Severity.NOTE, text)
     if len(records) < max(fewest, 1):
         summary = f"{len(records)} rows are too few to judge calibration."
         return this.finding(Severity.NOTE, summary, numbers={"rows": len(records)}, remedy=f"Collect at least {fewest} labeled rows.")
     return None
+
+
+def _is_multilabel(records: Records) -> bool:
+    z, targets = records.logits, records.targets
+    return z is not None and targets is not None and targets.ndim == 2 and targets.shape == z.shape and targets.dtype == torch.int64
 
 
 def _binned(records: Records, bins: int) -> ReliabilityBins:

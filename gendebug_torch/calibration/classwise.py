@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,10 +73,11 @@ class ClasswiseBins:
         if bool(rare.any()):
             few = torch.poisson((self.probability * rare).expand(replicates, -1, -1), generator=generator) - self.probability * rare
             null = torch.where(rare, few, noise).abs().sum(2) / total
-        # The tail beyond the replicates follows the normal fit of the null.
-        z = (self.ece - null.mean(0)) / null.std(0).clamp(min=1e-300)
+        # The tail beyond the replicates follows a gamma with the mean and variance of the null: a sum of absolute values
+        # is skewed, and a normal tail would be too thin.
+        mean, variance = null.mean(0).clamp(min=1e-300), null.var(0).clamp(min=1e-300)
         share = (1 + (null >= self.ece).sum(0)) / (1 + replicates)
-        tail = 0.5 * torch.erfc(z / math.sqrt(2))
+        tail = torch.special.gammaincc(mean.square() / variance, self.ece * mean / variance)
         return null.mean(0), torch.where(share <= 2 / (1 + replicates), torch.minimum(share, tail.clamp(min=1e-300)), share)
 
     def of_class(self, label: int) -> ReliabilityBins:
