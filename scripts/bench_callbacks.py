@@ -165,6 +165,7 @@ def main() -> None:
         "torchmetrics `.forward` + `self.log`": (Forwards, [], False),
         "bare Lightning with validation": (Bare, [], True),
         "LearningCurveMonitor with validation": (Bare, ["LearningCurveMonitor"], True),
+        "CalibrationMonitor with validation": (Bare, ["CalibrationMonitor"], True),
         "both monitors with validation": (Bare, ["LearningCurveMonitor", "CalibrationMonitor"], True),
     }
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
