@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from gendebug_torch.cli.main import main
-from tests.contract.plants_calibration import drawn
+from tests.contract.plants_calibration import binary, drawn
 
 MODULE = """
 import lightning.pytorch as pl
@@ -68,6 +68,26 @@ def test_from_saved_logits(place, file, capsys):
     assert "after (out of fold)" in printed
     for name in ("reliability_before.png", "reliability_after.png", "report.html", "findings.json", "calibration.safetensors"):
         assert (Path("out") / name).stat().st_size > 0
+
+
+def test_a_threshold_shows_its_decisions_before_and_after(place, capsys):
+    records = binary(0, 3000, scale=2.5)
+    np.savez("binary.npz", logits=records.logits.numpy(), labels=records.targets.numpy())
+    assert main(["recalibrate", "--logits", "binary.npz", "--threshold", "0.8", "--out", "out"]) == 0
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: [float(value) for value in line.split()[1:]] for line in printed.splitlines() if line[:3] in ("tp ", "fp ")}
+    said, true = records.logits.sigmoid() > 0.8, records.targets == 1
+    assert lines["tp"][0] == pytest.approx(float((said & true).sum()), rel=1e-3)
+    assert lines["fp"][1] < lines["fp"][0]
+    moved = float(printed.split("move the threshold to ")[1].split()[0].rstrip("."))
+    assert 0.5 < moved < 0.8
+    assert "Decisions before and after" in Path("out/report.html").read_text()
+    assert main(["recalibrate", "--logits", "logits.npz", "--threshold", "0.8", "--out", "out"]) == 2
+    assert main(["recalibrate", "--logits", "binary.npz", "--threshold", "3", "--out", "out"]) == 2
+    Path("binary.yaml").write_text("target: label\nthreshold: 0.8\n")
+    arguments = ["--data", "data.csv", "--schema", "binary.yaml", "--model", f"{place}:build", "--candidates", "[temperature]"]
+    assert main(["recalibrate", "--out", "out", *arguments]) == 0
+    assert "threshold 0.8" in capsys.readouterr().out
 
 
 def overconfident(net):

@@ -7,12 +7,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 import gendebug_torch as gd
 from gendebug_torch._importing import import_name
 from gendebug_torch._plotting import png
-from gendebug_torch.calibration import Recalibration
+from gendebug_torch.calibration import Recalibration, confusion, confusion_table
+from gendebug_torch.calibration.choice import FITS, out_of_fold
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_network
 from gendebug_torch.errors import reject
@@ -29,6 +31,7 @@ def recalibrate(
     data: str | None = None,
     candidates: list[str] | None = None,
     keep_predictions: bool = True,
+    threshold: float | None = None,
     device: str = "auto",
     fail_on: FailOn = "never",
 ) -> int:
@@ -47,6 +50,7 @@ def recalibrate(
         data: table of held-out labeled rows, with --schema.
         candidates: maps to try, among temperature, bias_corrected, vector, top_platt, top_beta, isotonic.
         keep_predictions: leave out maps that change a prediction.
+        threshold: on the probability of class 1 of a binary model, to print its decisions before and after; default: the schema's.
         device: auto, cpu, cuda or cuda:N.
         fail_on: exit with 1 from this severity on.
     """
@@ -59,13 +63,42 @@ def recalibrate(
         print(f"Warning: {text}")
     table = found.table()
     print(table.set_index("rows").T.to_string(float_format="{:.4f}".format), found.reason, sep="\n\n", end="\n\n")
+    tables = {"Before and after": table, "Maps that were tried": found.comparison()}
+    if (decided := _decisions(found, network, records, threshold, device)) is not None:
+        decisions, moved = decided
+        print(decisions.set_index("decision").T.to_string(float_format="{:.4g}".format), moved, sep="\n\n", end="\n\n")
+        tables["Decisions before and after"] = decisions
     place = found.save(out)
     _draw(found, place)
     diagnosis = gd.diagnose(network, validation=records, only="calibration", device=device)
     pictures = {"Before": found.before, f"After ({found.chosen}, out of fold)": found.after}
-    return deliver(
-        diagnosis, out, fail_on, pictures=pictures, tables={"Before and after": table, "Maps that were tried": found.comparison()}
-    )
+    return deliver(diagnosis, out, fail_on, pictures=pictures, tables=tables)
+
+
+def _decisions(
+    found: Recalibration, network: Any, records: gd.Records, threshold: float | None, device: str
+) -> tuple[pd.DataFrame, str] | None:
+    """The confusion table of a binary model at its threshold, before and out of fold after, and what keeps its decisions."""
+    asked = records.schema.threshold if threshold is None else threshold
+    if asked is None:
+        return None
+    if not 0 < asked < 1:
+        reject("--threshold", "a probability between 0 and 1", repr(asked), "Pass it as a probability, not as a logit.")
+    known = records if network is None else gd.collect(network, records, device=device)
+    logits, targets = known.logits, known.targets
+    binary = logits is not None and targets is not None and targets.ndim == 1 and (logits.ndim == 1 or logits.shape[1] == 2)
+    if not binary or logits is None or targets is None:
+        if threshold is None:
+            return None
+        reject("--threshold", "a model of two classes", "other outputs", "Leave it out: without a threshold the largest logit decides.")
+    after = logits if found.fitted is None else out_of_fold(logits, targets, FITS[found.chosen])
+    probs = [(z if z.ndim == 1 else z[:, 1] - z[:, 0]).double().sigmoid() for z in (logits, after)]
+    names = ("before", "after (out of fold)")
+    decisions = confusion_table({name: confusion(p, targets, asked) for name, p in zip(names, probs, strict=True)})
+    at = torch.logit(torch.tensor([asked], dtype=torch.float64))
+    mapped = found(at) if logits.ndim == 1 else found(torch.stack([torch.zeros_like(at), at], 1)).diff(dim=1)[:, 0]
+    same = f"To decide as before on the new probabilities, move the threshold to {float(mapped.sigmoid()):.3g}."
+    return decisions, f"Decisions at the threshold {asked:.3g}. {same}"
 
 
 def _draw(found: Recalibration, place: Path) -> None:
