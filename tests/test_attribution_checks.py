@@ -129,3 +129,51 @@ def test_a_relation_that_turned_round_is_a_drift_of_that_feature():
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([[1.8, -1.0, 0.7]]))
     assert [(f.cause, f.subject) for f in alarms("production_errors", model=network, **made)] == [(Cause.CONCEPT_DRIFT, "feature_0")]
+
+
+def logit(*weights):
+    network = nn.Sequential(nn.Linear(len(weights), 1, bias=False), nn.Flatten(0))
+    with torch.no_grad():
+        network[0].weight.copy_(torch.tensor([weights]))
+    return network
+
+
+def false_alarms(weights, given, *, recorded=None):
+    """A linear logit whose second input is stuck in production, where labels do not follow it."""
+    model = logit(*weights)
+    made = {}
+    for name, seed in (("validation", 1), ("production", 2)):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(4000, len(weights), generator=generator)
+        y = (torch.rand(4000, generator=generator) < model(x).detach().sigmoid()).long()
+        if name == "production":
+            x[:, 1] = given
+        logits = (recorded or model)(x).detach()
+        made[name] = Records(x, y, logits, name=name)
+    return model, made
+
+
+def production_errors(model, made, **options):
+    return gd.diagnose(model, **made, only="attribution.production_errors", options={"attribution.production_errors": options}).findings
+
+
+@pytest.mark.parametrize(("weight", "severity"), [(2.0, Severity.FAIL), (0.08, Severity.NOTE)])
+def test_hundredths_of_a_logit_carry_no_false_alarms(weight, severity):
+    (found,) = production_errors(*false_alarms((0.05, weight), 1.5), min_share=0.0)
+    assert found.severity is severity, found.summary
+    if severity is Severity.NOTE:
+        assert 0 < found.numbers["gain"] < 0.1
+        assert "logits" in found.summary
+
+
+def test_logits_of_another_model_are_not_explained_by_this_one():
+    model, made = false_alarms((-1.0, 2.0, 0.5), 3.0, recorded=logit(-0.4, 1.0, 0.2))
+    (found,) = production_errors(model, made)
+    assert found.severity is Severity.NOTE
+    assert "other logits than the model gives" in found.summary
+    assert found.numbers["logit_difference"] > 0.1
+
+    def rounded(side):
+        return Records(side.features, side.targets, (model(side.features).detach() * 100).round() / 100, name=side.name)
+
+    assert production_errors(model, {name: rounded(side) for name, side in made.items()})[0].severity is Severity.FAIL

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gendebug_torch._tables import model_inputs
 from gendebug_torch.attribution.attribute import attribute
+from gendebug_torch.attribution.attributions import Attributions
 from gendebug_torch.attribution.checks_shortcut import features_called_noise_carry_nothing as features_called_noise_carry_nothing
 from gendebug_torch.attribution.checks_shortcut import features_push_the_way_experts_expect as features_push_the_way_experts_expect
 from gendebug_torch.attribution.checks_shortcut import (
@@ -28,6 +29,9 @@ from gendebug_torch.stats import wilson_interval
 
 _FEWEST = 20
 _MATERIAL = 0.1
+# A median difference between recorded logits and those of the model beyond this, in logits and in parts of their size, is no rounding;
+# beyond +-_SATURATED a probability that was stored in float32 tells no more.
+_OFF, _OFF_PART, _SATURATED = 0.05, 0.02, 12.0
 
 
 def _rows(given: Mapping[str, Any], name: str, most: int = 2000) -> int:
@@ -49,6 +53,7 @@ def no_feature_carries_the_false_alarms(
     threshold: float = 0.5,
     alpha: float = 0.01,
     min_share: float = 0.25,
+    min_gain: float = 0.1,
     steps: int = 32,
     rows: int = 2000,
     seed: int = 0,
@@ -57,7 +62,8 @@ def no_feature_carries_the_false_alarms(
 
     Where a binary model raises more false alarms in production than in validation, the contributions to their
     score are compared with those of validation's alarms; the feature that gained most is named. If its
-    distribution moved too, the cause is the shift; if not, the model leans on it too much.
+    distribution moved too, the cause is the shift; if not, the model leans on it too much. Where the records hold
+    other logits than the model gives, its contributions would not explain them, and nothing is judged.
 
     Source: Sundararajan, Taly and Yan (2017), arXiv:1703.01365; Welch (1947), Biometrika 34:28.
 
@@ -68,6 +74,7 @@ def no_feature_carries_the_false_alarms(
         threshold: on the probability, above which the model raises an alarm.
         alpha: chance of any false naming over all features.
         min_share: smallest part of all gains that the feature must carry.
+        min_gain: smallest rise of its mean contribution that matters, in units of the logit.
         steps: of integrated gradients.
         rows: most rows to explain in each group.
         seed: of the samples.
@@ -90,8 +97,15 @@ def no_feature_carries_the_false_alarms(
     baseline = model_inputs(validation).median(0).values
     groups = [sampled(side, rows, seed) for side in (validation.select(alarms), production.select(false_alarms))]
     explained = [attribute(PositiveLogit(model), group, baseline=baseline, steps=steps) for group in groups]
+    off, far = _disagreement(groups, explained)
+    if far:
+        numbers["logit_difference"] = off
+        remedy = "Pass the model that made the logits, or leave the logits out, so that this model gives them."
+        summary = f"Records hold other logits than the model gives: they differ by {off:.2f} in the median; nothing was explained."
+        yield this.finding(Severity.NOTE, summary, numbers=numbers, remedy=remedy)
+        return
     compared = compare_attributions(*explained, labels=("alarms in validation", "false alarms in production"))
-    yield _named(this, model, compared, validation, production, numbers, told, alpha, min_share)
+    yield _named(this, model, compared, validation, production, numbers, told, alpha, min_share, min_gain)
 
 
 def _named(
@@ -104,6 +118,7 @@ def _named(
     told: str,
     alpha: float,
     min_share: float,
+    min_gain: float,
 ) -> Finding:
     gain = compared.difference.clamp(min=0.0)
     at = int(gain.argmax())
@@ -112,9 +127,9 @@ def _named(
     numbers |= {"feature": name, "gain": float(gain[at]), "interval": [low, high], "part_of_gains": part}
     numbers["adjusted_p_value"] = float(compared.adjusted[at])
     # A gain that is small beside all that these rows are made of carries nothing, though no other feature gained.
-    material = float(gain[at]) >= _MATERIAL * float(compared.other.abs().sum())
+    material = float(gain[at]) >= max(min_gain, _MATERIAL * float(compared.other.abs().sum()))
     if not (low > 0 and compared.adjusted[at] < alpha and part >= min_share and material):
-        summary = f"False alarms rose, but no single feature carries them: {told}; {name} gained most ({part:.0%} of all gains)."
+        summary = f"False alarms rose, but no single feature carries them: {told}; {name} gained most: {float(gain[at]):+.2f} logits."
         return this.finding(Severity.NOTE, summary, numbers=numbers, evidence=compared)
     before, after = (model_inputs(side)[:, at].double().numpy() for side in (validation, production))
     shift = float(ks_2samp(before, after, method="asymp").statistic)
@@ -133,6 +148,19 @@ def _named(
         told_now = "but tells nothing any more: retrain without it" if vanished else "but means something else now: retrain on recent rows"
         remedy = f"{leans} {told_now}."
     return this.finding(Severity.FAIL, summary, cause=cause, subject=name, numbers=numbers, remedy=remedy, evidence=compared)
+
+
+def _disagreement(groups: list[Records], explained: list[Attributions]) -> tuple[float, bool]:
+    """Median distance between the recorded log odds of class 1 and the model's, and whether it is more than rounding."""
+    recorded, given = [], []
+    for group, found in zip(groups, explained, strict=True):
+        assert group.logits is not None
+        assert found.outputs is not None
+        recorded.append(group.logits if group.logits.ndim == 1 else group.logits[:, 1] - group.logits[:, 0])
+        given.append(found.outputs)
+    before, now = (torch.cat(side).cpu().double().clamp(-_SATURATED, _SATURATED) for side in (recorded, given))
+    off = float((before - now).abs().nanmedian())
+    return off, off > max(_OFF, _OFF_PART * float(now.abs().nanmedian()))
 
 
 def _positive(records: Records) -> Tensor | None:
