@@ -187,6 +187,34 @@ def test_one_feature(method):
         assert torch.allclose(made.values[:, 0], made.outputs - made.base, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["DeepLift", "GuidedBackprop", "FeatureAblation", "captum.KernelShap", "captum.Saliency"])
+def test_captum_is_kept_from_rows_without_an_output(method):
+    model, x = network(), rows(12)
+    whole = run(model, x, method)
+    x[4, 2], x[7, 0] = torch.nan, torch.inf
+    made = run(model, x, method)
+    known = torch.tensor([i not in (4, 7) for i in range(12)])
+    assert close(made.values[known], whole.values[known])
+    assert made.usable.tolist() == known.tolist()
+    assert "2 left out" in made.plot().get_title()
+    assert not run(model, torch.full((3, 5), torch.nan), method).usable.any()
+
+
+def test_a_missing_value_does_not_hide_that_deep_lift_misses_an_operation():
+    class Smooth(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(5, 8)
+
+        def forward(self, x):
+            return nn.functional.silu(3 * self.body(x)).sum(1)
+
+    x = rows(30)
+    x[0, 0] = torch.nan
+    with pytest.raises(UnsupportedError, match="no rule"):
+        attribute(Smooth(), x, "DeepLift")
+
+
 @pytest.mark.parametrize("method", OWN)
 def test_a_missing_value_stays_in_its_row(method):
     model, x = network(), rows(12)

@@ -54,7 +54,8 @@ def captum_method(model: Any, method: Any, options: dict[str, Any], has_baseline
     """A method of Captum as one of ours.
 
     Methods that draw, and DeepLIFT through a softmax, are run row by row from one seed, since in a batch of Captum's
-    they would depend on the other rows. What they leave on the modules is removed.
+    they would depend on the other rows. Rows whose output is not finite, as for one with NaN among its inputs, are kept
+    from Captum and answered with NaN. What it leaves on the modules is removed.
 
     Args:
         model: module or callable.
@@ -82,27 +83,27 @@ def captum_method(model: Any, method: Any, options: dict[str, Any], has_baseline
     def explain(question: Question) -> dict[str, Tensor]:
         asked.output = question.output
         n = len(question.points)
-        rows = [torch.tensor([i], device=question.points.device) for i in range(n)] if alone else [None]
+        known = (question.at_points - question.at_baseline).isfinite().nonzero()[:, 0]
+        rows = torch.split(known, 1 if alone else max(n, 1)) if len(known) or not (alone or n) else ()
         with _tidy(asked), _quiet():
             parts = [_call(instance, calling, question, row, isinstance(method, str), has_baseline) for row in rows]
         if not parts:
-            return {"values": torch.zeros_like(question.points)}
+            return {"values": torch.full_like(question.points, torch.nan)}
         out = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        if len(out["values"]) != n:
-            raise UnsupportedError(f"{name} gave {len(out['values'])} attributions for {n} rows; it does not explain rows")
+        if len(out["values"]) != len(known):
+            raise UnsupportedError(f"{name} gave {len(out['values'])} attributions for {len(known)} rows; it does not explain rows")
         if name in _RULES and "convergence_delta" in out:
-            _refuse_incomplete(asked, name, question, out["convergence_delta"])
-        return out
+            _refuse_incomplete(asked, name, question.of_rows(known), out["convergence_delta"])
+        return out if len(known) == n else {key: _spread(value, known, n) for key, value in out.items()}
 
     return Method(explain, gradient=True)
 
 
 def _call(
-    instance: Any, calling: dict[str, Any], question: Question, row: Tensor | None, ours: bool, has_baseline: bool
+    instance: Any, calling: dict[str, Any], question: Question, everyone: Tensor, ours: bool, has_baseline: bool
 ) -> dict[str, Tensor]:
-    """One call of Captum: about all rows, or about one."""
+    """One call of Captum about these rows."""
     takes = inspect.signature(instance.attribute).parameters
-    everyone = torch.arange(len(question.points), device=question.points.device) if row is None else row
     whole = question.groups is None and question.features == question.points.shape[1]
     shape = question.shape if whole else question.points.shape[1:]
     if not ours and not whole:
@@ -133,6 +134,13 @@ def _call(
     if delta is not None:
         out["convergence_delta"] = delta.detach().float().reshape(len(inputs), -1).mean(1)
     return out
+
+
+def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
+    """Values of some rows as those of all `n`, NaN elsewhere."""
+    whole = values.new_full((n, *values.shape[1:]), torch.nan)
+    whole[rows] = values
+    return whole
 
 
 def _refuse_incomplete(model: nn.Module, name: str, question: Question, delta: Tensor) -> None:
