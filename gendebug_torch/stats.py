@@ -80,13 +80,13 @@ def rank_auc(scores: Tensor, positive: Tensor) -> RankAUC:
     if not m or not n:
         nothing = torch.full((len(columns),), math.nan, dtype=torch.float64, device=columns.device)
         return RankAUC(nothing, nothing.clone())
-    above = (_midranks(columns, high) - _midranks(high, high)) / n
-    below = (_midranks(columns, low) - _midranks(low, low)) / m
+    above = (midranks(columns, high) - midranks(high, high)) / n
+    below = (midranks(columns, low) - midranks(low, low)) / m
     variance = above.var(1, correction=min(1, m - 1)) / m + below.var(1, correction=min(1, n - 1)) / n
     return RankAUC(above.mean(1), variance)
 
 
-def _midranks(among: Tensor, values: Tensor) -> Tensor:
+def midranks(among: Tensor, values: Tensor) -> Tensor:
     """`[d, m]` float64 mean rank, from 1, of each value among the sorted rows of `among`, ties shared."""
     ordered = among.sort(1).values
     left = torch.searchsorted(ordered, values.contiguous())

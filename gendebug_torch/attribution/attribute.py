@@ -30,6 +30,7 @@ from gendebug_torch.runner import Model, Precision, Unpack, map_rows, sample_row
 _KNOWN_ROWS = 2048
 # Rows of the trust card, each of which it explains about so many times.
 _FEWEST_TRIED, _MOST_TRIED, _RERUNS = 32, 256, 5
+_MOST_SHUFFLED = 2000
 
 
 def attribute(
@@ -126,7 +127,18 @@ def _trusted(model: Model, loader: Any, method: Any, found: Attributions, unpack
     # An object that is bound to one network cannot be asked about another.
     free = isinstance(method, str) and not any(isinstance(value, nn.Module) for value in same.values())
     measures = {"draws": draws, "random_weights": free, "other_baseline": own is not None and method != "saliency"}
-    return trust_card(again, model, inputs, targets, noise=loader.schema.noise if isinstance(loader, Records) else (), **measures)
+    noise = loader.schema.noise if isinstance(loader, Records) else ()
+    return trust_card(again, model, inputs, targets, noise=noise, labeled=_labeled(loader, found), **measures)
+
+
+def _labeled(loader: Any, found: Attributions) -> tuple[Records, Attributions] | None:
+    """Rows of the run on which columns are shuffled: so few that it costs less than one forward per row of the run, but enough."""
+    if not isinstance(loader, Records) or loader.targets is None or found.values.ndim != 2 or not found.values.shape[1]:
+        return None
+    d = found.values.shape[1]
+    most = max(_FEWEST_TRIED, _MOST_SHUFFLED // d, min(_MOST_SHUFFLED, len(found) // (4 * d)))
+    picked = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:most].sort().values
+    return loader.select(picked), found.select(picked)
 
 
 def _identity(*settings: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
-from gendebug_torch._plotting import REFERENCE, axes
+from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch._tables import model_inputs
 from gendebug_torch.attribution.attributions import short_name
 from gendebug_torch.errors import reject
@@ -42,6 +43,8 @@ class PermutationImportance:
         names: of the columns or groups.
         metric: what was measured.
         base: the loss as it is.
+        probe: `[d]` float64 what a random column with the same values reaches by chance in 2.5 % of samples, from shuffling
+            a column that is already shuffled; NaN where there was one shuffle. Nothing below it is told from noise.
     """
 
     importance: Tensor
@@ -49,6 +52,13 @@ class PermutationImportance:
     names: tuple[str, ...]
     metric: str
     base: float = float("nan")
+    probe: Tensor | None = None
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        """Names of what is worth no more than its random probe."""
+        below = [] if self.probe is None else (self.importance <= self.probe).tolist()
+        return tuple(name for name, under in zip(self.names, below, strict=False) if under)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Normal interval, given the model."""
@@ -59,6 +69,7 @@ class PermutationImportance:
         """One row per column, most important first."""
         low, high = self.interval()
         columns = {"importance": self.importance, "low": low, "high": high}
+        columns |= {} if self.probe is None else {"probe": self.probe}
         frame = pd.DataFrame({"feature": list(self.names)} | {key: value.numpy() for key, value in columns.items()})
         return frame.sort_values("importance", ascending=False, ignore_index=True, kind="stable")
 
@@ -69,6 +80,9 @@ class PermutationImportance:
         spread = [top["importance"] - top["low"], top["high"] - top["importance"]]
         ax.set_yticks(range(len(top)), [short_name(name) for name in top["feature"]])
         ax.barh(range(len(top)), top["importance"], color=REFERENCE, xerr=spread, error_kw={"elinewidth": 0.8})
+        if "probe" in top and bool(top["probe"].notna().any()):
+            ax.scatter(top["probe"], range(len(top)), marker="|", s=120, color=LIVE, zorder=3, label="random column with the same values")
+            ax.legend(frameon=False, fontsize="small", loc="lower right")
         ax.set(xlabel=f"rise of the {self.metric} when shuffled", title="Permutation importance")
         ax.axvline(0, color="black", linewidth=0.6)
         ax.grid(visible=False, axis="y")
@@ -109,6 +123,32 @@ def permutation_importance(
 
     Cost: `n d repeats` forwards; without the first layer where the model is an nn.Sequential that begins with nn.Linear.
     """
+    rise, names, label, base = loss_rises(
+        model, records, metric=metric, greater_is_better=greater_is_better, columns=columns, repeats=repeats, seed=seed, device=device
+    )
+    return summed(rise, names, label, base)
+
+
+def summed(rise: Tensor, names: tuple[str, ...], metric: str = "nll", base: float = float("nan")) -> PermutationImportance:
+    """Importance, its error and its random probe from the rises that `loss_rises` gives."""
+    return PermutationImportance(*_moments(rise), names, metric, base, _probe(rise))
+
+
+def loss_rises(
+    model: Model,
+    records: Records,
+    *,
+    metric: str | Metric = "nll",
+    greater_is_better: bool | None = None,
+    columns: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    repeats: int = 5,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> tuple[Tensor, tuple[str, ...], str, float]:
+    """What `permutation_importance` sums up: `[repeats, d, n]` rises of the loss, names, label of the metric and mean loss.
+
+    `[repeats, d]` for a metric that is one number. Arguments, errors and cost are those of `permutation_importance`.
+    """
     inputs, targets = model_inputs(records), records.targets
     if targets is None or inputs.ndim != 2:
         got = f"features {list(inputs.shape)}, targets {None if targets is None else list(targets.shape)}"
@@ -118,7 +158,7 @@ def permutation_importance(
     loss, label = _metric(metric, greater_is_better)
     places = _places(records, columns, inputs.shape[1])
     generator = torch.Generator().manual_seed(seed)
-    place = torch.device(device)
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     inputs, targets = inputs.to(place), targets.to(place)
     with torch.no_grad(), evaluating(model, device=place):
         base = loss(_logits(model, inputs), targets).double()
@@ -127,8 +167,7 @@ def permutation_importance(
             order = torch.randperm(len(inputs), generator=generator).to(place)
             said = _shuffled(model, inputs, order, list(places.values()))
             rises.append(torch.stack([loss(logits, targets).double() - base for logits in said]))
-    rise = torch.stack(rises).cpu()
-    return PermutationImportance(*_moments(rise), tuple(places), label, float(base.mean()) if base.numel() else float("nan"))
+    return torch.stack(rises).cpu(), tuple(places), label, float(base.mean()) if base.numel() else float("nan")
 
 
 def _moments(rise: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,6 +176,23 @@ def _moments(rise: Tensor) -> tuple[Tensor, Tensor]:
     drawn = rise.mean(0).T if rise.ndim == 3 else rise
     error = drawn.std(0) / len(drawn) ** 0.5 if len(drawn) > 1 else torch.zeros_like(drawn.mean(0))
     return drawn.mean(0), error
+
+
+def _probe(rise: Tensor) -> Tensor:
+    """`[d]` upper end of what shuffling adds to a column that the first shuffle already made random.
+
+    Source: the random probe of Stoppiglia, Dreyfus, Dubois and Oussar (2003), J. Mach. Learn. Res. 3:1399, with the
+    values of the column itself, since a column of more values is easier to fit.
+    """
+    repeats = len(rise)
+    if repeats < 2:
+        return torch.full((rise.shape[1],), torch.nan, dtype=torch.float64)
+    if rise.ndim == 2:
+        error = rise.std(0) * math.sqrt(1 + 1 / (repeats - 1))
+    else:
+        again = (rise[1:].mean(0) - rise[0]).T
+        error = again.std(0) / math.sqrt(len(again)) if len(again) > 1 else torch.zeros(rise.shape[1], dtype=torch.float64)
+    return normal_quantile(0.975) * error
 
 
 def _shuffled(model: Model, inputs: Tensor, order: Tensor, places: list[list[int]]) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.attribution.attributions import Attributions
+from gendebug_torch.stats import midranks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,15 @@ def top_k_jaccard(first: Tensor, second: Tensor, k: int = 5) -> Tensor:
 
 def row_spearman(first: Tensor, second: Tensor) -> Tensor:
     """`[n]` rank correlation of absolute contributions within each row; NaN where a row is constant or has one feature."""
-    ranks = [side.abs().argsort(dim=1).argsort(dim=1).double() for side in (first, second)]
+    return spearman(first.abs(), second.abs())
+
+
+def spearman(first: Tensor, second: Tensor) -> Tensor:
+    """`[n]` rank correlation of the rows of two `[n, d]`, equal values at their mean rank; NaN where a row is constant.
+
+    Source: Spearman (1904), Am. J. Psychol. 15:72.
+    """
+    ranks = [midranks(side.contiguous(), side) for side in (first, second)]
     centered = [rank - rank.mean(1, keepdim=True) for rank in ranks]
     correlation: Tensor = (centered[0] * centered[1]).sum(1) / (centered[0].norm(dim=1) * centered[1].norm(dim=1))
     return correlation

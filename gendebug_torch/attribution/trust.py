@@ -11,9 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from gendebug_torch._plotting import GOOD, LIVE, NEUTRAL, axes
+from gendebug_torch._tables import model_inputs
+from gendebug_torch.attribution.agreement import rank_agreement
 from gendebug_torch.attribution.attributions import Attributions
 from gendebug_torch.attribution.inputs import unwrapped
+from gendebug_torch.attribution.permutation import loss_rises, summed
 from gendebug_torch.attribution.stability import jitter, row_spearman, top_k_jaccard
+from gendebug_torch.records import Records
+from gendebug_torch.runner import Model, evaluating, logits_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 
 # Relative error from which a row counts as not adding up, noise of the jitter, correlation that makes twins.
 _OVER, _NOISE, _TWINS = 0.05, 0.02, 0.9
+# Features up to which each is shuffled, and rows from which that tells something.
+_PROBED, _FEWEST = 100, 20
 # Measure -> (limit, whether more is better, what it says, whether it judges the ranking or single rows).
 LIMITS: dict[str, tuple[float, bool, str, str]] = {
     "incomplete": (0.05, False, "rows that miss the change of their output by more than 5 %", "rows"),
@@ -30,6 +37,7 @@ LIMITS: dict[str, tuple[float, bool, str, str]] = {
     "jitter_ranking": (0.9, True, "rank correlation of the global ranking when inputs move by 2 %", "ranking"),
     "randomized": (0.9, False, "rank correlation with the same network at random weights", "ranking"),
     "baseline": (0.5, True, "overlap of the strongest features against the mean as baseline", "rows"),
+    "permutation": (0.2, True, "rank correlation with permutation importance, upper end of 95 %", "ranking"),
     "held_out": (0.5, True, "R² of the surrogate on left-out samples, lower quartile of rows", "rows"),
     "held_out_wrong": (0.5, True, "the same on rows that the network gets wrong", "rows"),
 }
@@ -46,6 +54,8 @@ class TrustCard:
         twins: groups of features so correlated that their contributions are to be read as one.
         below_noise: features that contribute less than the strongest one declared as noise; None if none is.
         rows: of the sample.
+        below_probe: features whose permutation importance is no more than that of a random column with the same values; None
+            where that cannot be asked.
     """
 
     measures: dict[str, float]
@@ -53,6 +63,17 @@ class TrustCard:
     twins: tuple[tuple[str, ...], ...]
     below_noise: tuple[str, ...] | None
     rows: int
+    below_probe: tuple[str, ...] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of single features, one line each."""
+        told = [f"To be read as one, since they are correlated by {_TWINS} or more: {', '.join(group)}." for group in self.twins]
+        if self.below_noise:
+            told.append(f"Contribute no more than declared noise: {', '.join(self.below_noise)}.")
+        if self.below_probe:
+            told.append(f"Noise to this network, worth no more than a random column of the same values: {', '.join(self.below_probe)}.")
+        return tuple(told)
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -92,7 +113,8 @@ class TrustCard:
         colors = [GOOD if holds else LIVE for holds in rows["holds"]]
         ax.barh(rows["measure"].tolist(), rows["value"].clip(0, 1), color=colors)
         ax.scatter(rows["limit"], range(len(rows)), marker="|", s=160, color=NEUTRAL, zorder=3)
-        ax.set(xlim=(0, 1), xlabel="value (bar) and limit (tick); orange fails", title=self.verdict.partition(" (")[0])
+        ax.set(xlim=(0, 1), xlabel="value (bar) and limit (tick); orange fails")
+        ax.set_title(self.verdict.partition(" (")[0], x=1.0, ha="right")
         ax.grid(visible=False, axis="y")
         return ax
 
@@ -107,6 +129,7 @@ def trust_card(
     random_weights: bool = True,
     other_baseline: bool = True,
     noise: Sequence[str] = (),
+    labeled: tuple[Records, Attributions] | None = None,
     seed: int = 0,
 ) -> TrustCard:
     """Measure how the explanations of a sample of rows behave when what should not matter changes.
@@ -123,9 +146,10 @@ def trust_card(
         random_weights: whether it can be asked about a copy of the network.
         other_baseline: whether it has a baseline to change.
         noise: names of features declared as noise.
+        labeled: rows with their attributions, for permutation importance; default the sample.
         seed: of jitter and random weights.
 
-    Cost: up to five explanations of each row of the sample.
+    Cost: up to five explanations of each row of the sample, and three forwards of each labeled row and feature.
     """
     first = again(model, [(inputs, targets)])
     # The class that was explained is explained again, so that a changed prediction is not a changed explanation.
@@ -146,10 +170,14 @@ def trust_card(
     if other_baseline:
         measures["baseline"] = _agreement(first, again(model, [(inputs, held)], baseline="mean", **same), "baseline")["baseline"]
     measures |= _fidelity(first, targets)
+    if labeled is None and targets is not None and isinstance(inputs, Tensor):
+        labeled = Records(inputs.cpu(), targets.cpu()), first
+    agreed, below_probe = ({}, None) if labeled is None else _worth(model, *labeled, seed)
+    measures |= agreed
     known = first.inputs is not None and len(first) > 2
     reference = _mean(row_spearman(first.flat, _from_median(first))) if known else None
     measures = {name: value for name, value in measures.items() if value == value}
-    return TrustCard(measures, reference, _twins(first) if known else (), _below_noise(first, noise), len(first))
+    return TrustCard(measures, reference, _twins(first) if known else (), _below_noise(first, noise), len(first), below_probe)
 
 
 def _fails(value: float, limit: float, more_is_better: bool) -> bool:
@@ -176,6 +204,34 @@ def _fidelity(found: Attributions, targets: Tensor | None) -> dict[str, float]:
         if int(wrong.sum()) >= 5:
             told["held_out_wrong"] = float(found.held_out[wrong].double().quantile(0.25))
     return told
+
+
+def _worth(model: Model, rows: Records, found: Attributions, seed: int) -> tuple[dict[str, float], tuple[str, ...] | None]:
+    """How the ranking agrees with permutation importance, and which features a random column would equal."""
+    inputs, targets = model_inputs(rows), rows.targets
+    flat = isinstance(inputs, Tensor) and inputs.ndim == 2 and inputs.is_floating_point() and inputs.shape[1] == found.flat.shape[1]
+    if not flat or targets is None or targets.is_floating_point() or targets.ndim != 1 or not 1 < inputs.shape[1] <= _PROBED:
+        return {}, None
+    known = inputs.isfinite().all(1).nonzero()[:, 0]
+    if len(known) < _FEWEST or not _are_classes(model, inputs[known[:1]], targets[known]):
+        return {}, None
+    rise = loss_rises(model, Records(inputs[known], targets[known]), repeats=3, seed=seed, device="auto")[0]
+    names = summed(rise, found.names).noise
+    if len(found.names) < 4:
+        return {}, names
+    per_row = {"attribution": found.flat[known].abs(), "permutation": rise.mean(0).T}
+    if not found.usable[known].any():
+        return {}, names
+    return {"permutation": float(rank_agreement(per_row, found.names, seed=seed).high[0])}, names
+
+
+def _are_classes(model: Model, row: Tensor, targets: Tensor) -> bool:
+    """Whether the targets are ids of the outputs of the model."""
+    with torch.no_grad(), evaluating(model):
+        device = next((p.device for p in model.parameters()), row.device) if isinstance(model, nn.Module) else row.device
+        logits = logits_of(model, row.to(device))
+    classes = 2 if logits.ndim == 1 else logits.shape[1]
+    return int(targets.min()) >= 0 and int(targets.max()) < classes
 
 
 def _at_random(model: nn.Module, seed: int) -> nn.Module:

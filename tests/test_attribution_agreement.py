@@ -1,0 +1,189 @@
+"""Methods against each other, and columns against random ones."""
+
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from gendebug_torch import Records, attribute
+from gendebug_torch._plotting import axes
+from gendebug_torch.attribution import cardinality_bias, cross_check, permutation_importance, rank_agreement
+from gendebug_torch.attribution.stability import spearman
+from gendebug_torch.errors import InputError
+from tests.attribution_cases import rows, state
+
+TRUE = torch.tensor([2.0, -1.4, 0.9, 0.5, 0.25, 0.0])
+
+
+def linear(weights=TRUE):
+    model = nn.Sequential(nn.Linear(len(weights), 1), nn.Flatten(0))
+    with torch.no_grad():
+        model[0].weight.copy_(weights[None])
+        model[0].bias.zero_()
+    return model
+
+
+def labeled(n=600, seed=0, weights=TRUE):
+    x = rows(n, len(weights), seed=seed)
+    drawn = torch.rand(n, generator=torch.Generator().manual_seed(seed + 1))
+    return Records(pd.DataFrame(x.numpy(), columns=list("abcdefgh")[: len(weights)]), (drawn < (x @ weights).sigmoid()).long())
+
+
+def test_ranks_share_ties_as_in_scipy():
+    first = torch.tensor([[1.0, 1.0, 0.0, 3.0, 0.0], [0.0, 1.0, 2.0, 3.0, 4.0]])
+    second = torch.tensor([[0.0, 2.0, 0.0, 3.0, 1.0], [4.0, 4.0, 2.0, 1.0, 0.0]])
+    expected = [spearmanr(a, b).statistic for a, b in zip(first.numpy(), second.numpy(), strict=True)]
+    assert spearman(first, second).tolist() == pytest.approx(expected)
+    assert spearman(torch.ones(1, 4), first[:1, :4]).isnan().all()
+
+
+def test_methods_agree_on_a_linear_model_and_permutation_importance_is_among_them():
+    model, data = linear(), labeled()
+    before = state(model)
+    found = cross_check(model, data)
+    assert state(model) == before
+    assert found.methods == ("integrated gradients", "kernel shap", "permutation importance")
+    assert len(found.table()) == 3
+    assert found.correlation[0] == pytest.approx(1.0)
+    assert bool((found.correlation > 0.8).all())
+    assert bool((found.low <= found.correlation).all())
+    assert bool((found.correlation <= found.high).all())
+    assert found.ranking()["feature"].tolist()[:3] == ["a", "b", "c"]
+    assert cross_check(model, data).table().equals(found.table())
+    ax = axes()
+    assert found.plot(ax) is ax
+
+
+def test_methods_that_rank_otherwise_do_not_agree():
+    size = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) + torch.arange(5)
+    found = rank_agreement({"up": size, "down": size.flip(1), "none": torch.ones(300, 5)}, list("abcde"))
+    assert found.correlation[0] == pytest.approx(-1.0)
+    assert float(found.high[0]) < 0
+    assert found.correlation[1:].isnan().all()
+    assert found.low[1:].tolist() == [-1.0, -1.0]
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_the_interval_covers_the_agreement_of_all_rows(noise):
+    """Two noisy views of the same sizes: the correlation of very many rows lies in the intervals of few."""
+    generator = torch.Generator().manual_seed(0)
+    size = torch.linspace(0, 1, 12)
+    shifts = {"first": torch.zeros(12), "second": 0.5 * torch.rand(12, generator=generator)}
+    views = {name: size + shift + noise * torch.randn(40_000, 12, generator=generator) for name, shift in shifts.items()}
+    truth = float(rank_agreement(views, list("abcdefghijkl"), replicates=10).correlation[0])
+    inside = 0
+    for part in range(60):
+        cut = slice(part * 600, part * 600 + 600)
+        found = rank_agreement({name: value[cut] for name, value in views.items()}, list("abcdefghijkl"), seed=part)
+        inside += float(found.low[0]) <= truth <= float(found.high[0])
+    assert inside >= 52
+
+
+def test_rows_with_missing_values_are_left_out():
+    size = rows(50, 4).abs()
+    holed = size.clone()
+    holed[3, 1] = torch.nan
+    found = rank_agreement({"one": holed, "two": size}, list("abcd"))
+    assert found.rows == 49
+    assert found.correlation[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "per_row", [{"one": rows(9, 3)}, {"one": rows(9, 3), "two": rows(8, 3)}, {"one": rows(1, 3), "two": rows(1, 3)}, {}]
+)
+def test_bad_input_is_named(per_row):
+    with pytest.raises(InputError, match="per_row"):
+        rank_agreement(per_row, list("abc"))
+
+
+def test_a_random_column_is_under_its_probe_and_a_real_one_is_not():
+    weights = torch.tensor([2.0, -1.4, 0.9, 0.5])
+    model = linear(torch.cat([weights, torch.tensor([1.0, 1.0])]))
+    under = torch.zeros(6)
+    for seed in range(100):
+        data = labeled(400, seed=seed, weights=torch.cat([weights, torch.zeros(2)]))
+        found = permutation_importance(model, data, repeats=3, seed=seed)
+        under += torch.tensor([name in found.noise for name in "abcdef"])
+    assert under[:3].max() <= 2
+    # The network leans on the last two, which carry nothing, so that shuffling them changes nothing.
+    assert under[4:].min() >= 90
+
+
+def test_one_shuffle_has_no_probe_and_a_metric_of_the_whole_has_one():
+    model, data = linear(), labeled()
+    assert permutation_importance(model, data, repeats=1).noise == ()
+    found = permutation_importance(model, data, metric=lambda logits, targets: (logits - targets).abs().mean(), repeats=4)
+    assert found.probe is not None
+    assert bool((found.probe >= 0).all())
+    assert "probe" in found.table()
+
+
+def memorizer():
+    """A network that learned its rows by the values of two columns: an identifier, and one sound column with two values."""
+    generator = torch.Generator().manual_seed(0)
+
+    def table(n):
+        flag = torch.randint(2, (n,), generator=generator).float()
+        y = torch.where(torch.rand(n, generator=generator) < 0.75, flag, 1 - flag).long()
+        return torch.stack([torch.rand(n, generator=generator), flag], 1), y
+
+    (x, y), (later, later_y) = table(60), table(1000)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Linear(65, 64), nn.ReLU(), nn.Linear(64, 1), nn.Flatten(0))
+
+        class Waves(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = body
+
+            def forward(self, x):
+                at = x[:, :1] * torch.arange(1, 33) * 6.2832
+                return self.body(torch.cat([at.sin(), at.cos(), x[:, 1:]], 1))
+
+        model = Waves()
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(300):
+            optimizer.zero_grad()
+            nn.functional.binary_cross_entropy_with_logits(model(x), y.float()).backward()
+            optimizer.step()
+    named = [pd.DataFrame(part.numpy(), columns=["code", "flag"]) for part in (x, later)]
+    return model, Records(named[0], y, name="train"), Records(named[1], later_y, name="validation")
+
+
+def test_a_column_of_many_values_is_learned_by_heart_and_its_probe_tells():
+    found = cardinality_bias(*memorizer())
+    assert found.distinct.tolist() == [60, 2]
+    assert float(found.seen.importance[0]) > float(found.seen.importance[1]) / 2
+    assert found.memorized() == ("code",)
+    assert "flag" not in found.unseen.noise
+    ax = axes()
+    assert found.plot(ax) is ax
+
+
+def test_a_network_that_learned_a_rule_memorized_nothing():
+    found = cardinality_bias(linear(), labeled(seed=1), labeled(seed=2))
+    assert found.memorized() == ()
+    with pytest.raises(InputError, match="repeats"):
+        cardinality_bias(linear(), labeled(), labeled(), repeats=1)
+
+
+def test_the_trust_card_names_what_is_noise_and_how_the_ranking_agrees():
+    weights = torch.cat([TRUE[:5], torch.tensor([0.0, 1.0])])
+    data = labeled(4000, weights=torch.cat([TRUE[:5], torch.zeros(2)]))
+    card = attribute(linear(weights), data, trust=True).trust
+    assert "g" in card.below_probe
+    assert not {"a", "b", "c"} & set(card.below_probe)
+    assert card.measures["permutation"] > 0.2
+    assert any("permutation" in line for line in card.table()["measure"])
+    assert any("random column" in line for line in card.notes)
+    assert "permutation" not in attribute(linear(weights), rows(40, 7), trust=True).trust.measures
+
+
+def test_a_ranking_that_shuffling_contradicts_is_not_usable():
+    """Strong contributions of columns that tell nothing, weak ones of those that do."""
+    used, told = torch.tensor([3.0, 2.5, 2.0, 0.6, 0.8, 1.0]), torch.tensor([0.0, 0.0, 0.0, 3.0, 4.0, 5.0])
+    card = attribute(linear(used), labeled(6000, weights=told), trust=True).trust
+    assert "permutation" in card.failed
+    assert not card.ranking_usable
