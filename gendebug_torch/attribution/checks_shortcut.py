@@ -12,6 +12,7 @@ from torch import nn
 from gendebug_torch._tables import model_inputs
 from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.outputs import PositiveLogit, is_binary
+from gendebug_torch.attribution.plots import Swarm
 from gendebug_torch.attribution.reliance import Worth, attribution_shares, directions, kept_slope, worth
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
@@ -89,12 +90,12 @@ def features_called_noise_carry_nothing(
         remedy = f"Retrain without {name} and compare; if quality falls, {name} is tied to the label in this data: find out by what."
         severity = Severity.FAIL if place == 1 else Severity.WARN
         summary = f"{told} (95 % interval {part - half:.0%} to {part + half:.0%})."
-        yield this.finding(severity, summary, subject=name, numbers=numbers, remedy=remedy, evidence=found)
+        yield this.finding(severity, summary, subject=name, numbers=numbers, remedy=remedy, evidence=Swarm(found))
     if not caught:
         at = max(map(names.index, noise), key=lambda at: float(share[at]))
         summary = f"{names[at]}, the strongest feature that is declared as noise, has {float(share[at]):.1%} of all attribution."
         numbers = {"feature": names[at], "share": float(share[at]), "rank": int(rank[at]) + 1}
-        yield this.finding(Severity.OK, summary, numbers=numbers, evidence=found)
+        yield this.finding(Severity.OK, summary, numbers=numbers, evidence=Swarm(found))
 
 
 @check(

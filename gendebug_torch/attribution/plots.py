@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,26 @@ from gendebug_torch.attribution.attributions import Attributions, short_name
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 # Rows drawn as dots: more only hide each other.
 _DOTS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Swarm:
+    """Attributions that draw themselves row by row, where their inputs are known, as evidence for a report."""
+
+    found: Attributions
+
+    def table(self) -> pd.DataFrame:
+        """One row per input."""
+        return self.found.table()
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The beeswarm; bars where no input is known, or no row is usable."""
+        return self.found.plot(ax) if self.found.inputs is None or not bool(self.found.usable.any()) else beeswarm(self.found, ax)
 
 
 def beeswarm(found: Attributions, ax: Axes | None = None, *, top: int = 15) -> Axes:
