@@ -1,14 +1,19 @@
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from gendebug_torch import attribute
 from gendebug_torch.cli import main
+from gendebug_torch.cli.program import load_program
+from gendebug_torch.errors import InputError
 
 NETWORK = """
 import torch
@@ -126,8 +131,69 @@ def test_attribute(place):
     written = pd.read_parquet("out/attributions.parquet")
     assert list(written.columns[:2]) == ["a", "b"]
     assert len(written) == 800
+    assert "Row by row" in (place / "out" / "report.html").read_text()
     assert main([*arguments, "--method", "Saliency"]) == 0
     assert main([*arguments, "--method", "Nonsense"]) == 2
+
+
+def exported(path, network):
+    rows = torch.export.Dim("rows", min=1, max=100_000)
+    torch.export.save(torch.export.export(network, (torch.zeros(4, 2),), dynamic_shapes=({0: rows},)), path)
+
+
+def test_attribute_an_exported_program(place):
+    (place / "schema.yaml").write_text("target: label\nmetadata: score\n")
+    network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
+    exported("net.pt2", network)
+    arguments = ["attribute", "--data", "validation.csv", "--schema", "schema.yaml", "--out", "out", "--fail-on", "never"]
+    assert main([*arguments, "--model", "net.pt2"]) == 0
+    table = pd.read_csv("validation.csv")
+    x = torch.tensor(table[["a", "b"]].to_numpy(), dtype=torch.float32)
+    expected = attribute(network, x).values.numpy()
+    assert np.allclose(pd.read_parquet("out/attributions.parquet")[["a", "b"]].to_numpy(), expected, atol=1e-5)
+
+
+class Runs:
+    def __reduce__(self):
+        return os.mkdir, ("was_run",)
+
+
+def repacked(path, change):
+    with zipfile.ZipFile("net.pt2") as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.namelist():
+            name, content = change(entry, old.read(entry))
+            new.writestr(name, content)
+        for name, content in change(None, None):
+            new.writestr(name, content)
+
+
+def test_a_program_that_would_be_unpickled_is_refused(place, capsys):
+    exported("net.pt2", torch.nn.Linear(2, 1))
+    code = io.BytesIO()
+    torch.save((Runs(),), code)
+
+    def flagged(content):
+        kept = json.loads(content)
+        for payload in kept["config"].values():
+            payload["use_pickle"] = True
+        return json.dumps(kept)
+
+    changes = {
+        "sample": lambda e, c: () if e is None else (e, code.getvalue() if "sample_inputs" in e and e.endswith(".pt") else c),
+        "weights": lambda e, c: () if e is None else (e, flagged(c) if e.endswith("weights_config.json") else c),
+        "legacy": lambda e, c: (("net/data/weights/model.pt", code.getvalue()),) if e is None else (e, c),
+        "library": lambda e, c: (("net/data/aotinductor/model/net.so", b""),) if e is None else (e, c),
+        "object": lambda e, c: (("net/data/constants/opaque_obj_0", b""),) if e is None else (e, c),
+    }
+    for name, change in changes.items():
+        repacked(f"{name}.pt2", change)
+        with pytest.raises(InputError, match="pickled"):
+            load_program(f"{name}.pt2", "--model")
+    assert not (place / "was_run").exists()
+    (place / "schema.yaml").write_text("target: label\n")
+    arguments = ["attribute", "--data", "validation.csv", "--schema", "schema.yaml", "--out", "out"]
+    assert main([*arguments, "--model", "nowhere.pt2"]) == 2
+    assert "nowhere.pt2" in capsys.readouterr().err
 
 
 def test_checks_lists_every_check(place, capsys):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import gendebug_torch as gd
+from gendebug_torch.attribution.plots import Swarm
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_network, load_records
+from gendebug_torch.cli.program import load_program
 from gendebug_torch.runner import Precision
 
 
@@ -31,7 +33,8 @@ def attribute(
     """Attribute the output of a network to its input columns, for every row of a table.
 
     Args:
-        model: MODULE:NAME of a network, or of a function that returns one, importable from here.
+        model: MODULE:NAME of a network, or of a function that returns one, importable from here; or a file FILE.pt2 of your
+            own that torch.export.save wrote, with a dynamic first dimension.
         data: table (CSV or Parquet).
         schema: YAML file that says what the columns are.
         out: directory for attributions.parquet, report.html and findings.json.
@@ -46,7 +49,7 @@ def attribute(
         method_options: further arguments of the method.
         fail_on: exit with 1 from this severity on.
     """
-    network = load_network(model, weights)
+    network = load_program(model, "--model") if model.endswith(".pt2") else load_network(model, weights)
     records = load_records("validation", data, gd.Schema.from_file(schema), computed=True)
     explained: int | str = int(target) if target.lstrip("-").isdigit() else target
     show = sys.stderr.isatty()
@@ -57,10 +60,11 @@ def attribute(
     rate = len(found) / max(time.perf_counter() - started, 1e-9)
     assert found.trust is not None
     diagnosis = gd.diagnose(network, validation=records, only="attribution", device=device)
-    pictures = {f"Attribution by {method}": found, "How far to trust it": found.trust}
+    pictures = {f"Attribution by {method}": found, "Row by row": Swarm(found), "How far to trust it": found.trust}
     tables = {"Per feature": found.table(), "How far to trust it": found.trust.table()}
     code = deliver(diagnosis, out, fail_on, pictures=pictures, tables=tables)
     found.save(Path(out) / "attributions.parquet")
+    print(*found.trust.notes, sep="\n", end="\n" if found.trust.notes else "")
     print(f"{found.trust.verdict}\n{len(found):,} rows, {rate:,.0f} per second with the card.")
     return code
 

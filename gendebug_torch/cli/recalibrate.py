@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from gendebug_torch.calibration import Recalibration, confusion, confusion_table
 from gendebug_torch.calibration.choice import FITS, out_of_fold
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_network
+from gendebug_torch.cli.program import load_program
 from gendebug_torch.errors import reject
 
 
@@ -138,10 +138,7 @@ def _from_safetensors(path: str) -> gd.Records:
 
 def _network(model: str | None, weights: str | None, checkpoint: str | None, program: str | None) -> Any:
     if program is not None:
-        try:
-            return torch.export.load(program).module()
-        except (OSError, RuntimeError, ValueError, AssertionError, zipfile.BadZipFile) as error:
-            reject("--program", "a file that torch.export.save wrote", f"{program}: {error}", "Check the path, or export it again.")
+        return load_program(program, "--program")
     if model is None:
         return None
     return load_network(model, weights) if checkpoint is None else _from_checkpoint(model, checkpoint)
