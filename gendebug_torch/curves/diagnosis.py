@@ -35,8 +35,6 @@ _EXPLODED, _NOT_RECOVERED = 1.5, 0.7
 _NOTHING_LEARNED = 0.95
 # Loss of an even guess among the usual numbers of balanced classes, and how near to it counts as at it.
 _EVEN_GUESS, _NEAR = {k: math.log(k) for k in (2, 3, 4, 5, 10)}, 0.02
-# A swing must be this sure, and hold more than half of the scatter: many curves wander a little.
-_SWING_P = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +165,7 @@ def diagnose_curves(
     gap = generalization_gap(curves, window=window, baseline_loss=baseline_loss)
     baseline = baseline_loss if baseline_loss is not None else curves.untrained_loss
     learned = 1 - gap.train / baseline if baseline is not None and baseline > 0 else math.nan
-    risen = val is not None and val.p_value < alpha and val.rise > max(_RISE_IN_SD * val.noise.sd, 0.25 * tolerance * val.level)
+    risen = val is not None and _risen(val, alpha, tolerance)
     told = (
         _broken_off(curves)
         or _worse_than_untrained(curves, gap)
@@ -191,16 +189,16 @@ def _assembled(
         nan = math.nan
         return CurveDiagnosis(told[0], None, None, 0.0, None, nan, nan, gap, nan, learned, told[1], further, None, curves, course)
     course[curves.val_loss.isfinite()] = torch.from_numpy(val.fit)
-    best, low, high = (int(val.epoch[index]) for index in (val.lowest, *val.interval))
+    turn, low, high = (int(val.epoch[index]) for index in (val.lowest, *val.interval))
     forecast = _forecast(val) if told[0] in ("still_improving", "underfit") and val.slope < 0 else None
     if forecast is not None:
         further = (*further, _heading(forecast, val, curves.unit))
     return CurveDiagnosis(
         regime=told[0],
-        inflection_epoch=best if risen else None,
+        inflection_epoch=turn if risen else None,
         interval=(low, high) if risen else None,
         confidence=1 - val.p_value,
-        best_epoch=best,
+        best_epoch=turn if risen else int(val.epoch[val.best]),
         rise=max(val.rise, 0.0) / val.level,
         slope=val.slope,
         gap=gap,
@@ -264,6 +262,12 @@ def _too_short(val: Measured | None, unit: str) -> Told | None:
     return None if val is not None else ("too_short", f"Too short to judge: fewer than {FEWEST} {unit}s have a validation loss.")
 
 
+def _risen(val: Measured, alpha: float, tolerance: float) -> bool:
+    """A rise beyond chance, beyond the scatter of single epochs, and beyond what a swing rises from trough to top."""
+    swings = 2 * val.swing.amplitude * val.level if val.swing.stands_out else 0.0
+    return val.p_value < alpha and val.rise > max(_RISE_IN_SD * val.noise.sd, 0.25 * tolerance * val.level, swings)
+
+
 def _overfit(val: Measured, risen: bool, tolerance: float, unit: str) -> Told | None:
     if not risen or val.rise <= tolerance * val.level:
         return None
@@ -274,10 +278,10 @@ def _overfit(val: Measured, risen: bool, tolerance: float, unit: str) -> Told | 
 
 
 def _oscillating(val: Measured, tolerance: float, unit: str) -> Told | None:
-    if val.swing_p_value >= _SWING_P or val.swing <= max(tolerance, val.noise.sd / val.level):
+    if not val.swing.stands_out or val.swing.amplitude <= tolerance:
         return None
-    told = f"the validation loss swings by {val.swing:.1%} to either side, about every {val.period:.3g} {unit}s"
-    return "oscillating", f"Oscillates: {told} (p = {val.swing_p_value:.2g})."
+    told = f"the validation loss swings by {val.swing.amplitude:.1%} to either side, about every {val.swing.period:.3g} {unit}s"
+    return "oscillating", f"Oscillates: {told} (p = {val.swing.p_value:.2g})."
 
 
 def _underfit(curves: LearningCurves, gap: Gap, learned: float, baseline: float | None, target: float | None) -> Told | None:
@@ -303,7 +307,7 @@ def _settled(val: Measured, tolerance: float, unit: str) -> Told:
     if val.slope_error > tolerance:
         scatter = f"single {unit}s scatter by {val.noise.sd / val.level:.1%} of the validation loss"
         return "too_noisy", f"Too noisy to tell: {scatter}; its change {halves} is known to within {2 * val.slope_error:.1%} only."
-    best = int(val.epoch[val.lowest])
+    best = int(val.epoch[val.best])
     return "converged", f"Converged: the validation loss changes by {val.slope:+.1%} {halves}; best at {unit} {best}."
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.curves.curves import moving_average
-from gendebug_torch.curves.signs import hump, rising_tail, swing
+from gendebug_torch.curves.signs import Swing, hump, rising_tail, swing
 from gendebug_torch.curves.trend import Curve, Noise, trend
 
 FEWEST = 6
@@ -31,7 +31,7 @@ class Measured:
         fit: `[t]` smooth course.
         noise: of a single value about it.
         level: loss that relative numbers refer to: the lowest of the course, or 2 % of its range where that is more.
-        lowest: index of the lowest point of the course.
+        lowest: index of the lowest point of the course without its steps, where a rise would start.
         interval: indices that hold it.
         p_value: chance of so strong a rise towards the end if the curve only falls.
         rise: from the lowest point to the end.
@@ -40,9 +40,7 @@ class Measured:
         stretch: how many values that is.
         jumps: (epoch, relative height) of sudden lasting steps.
         hump: (first, top, last epoch, relative height) of a rise that passed; None where there was none.
-        period: of the strongest swing, in values.
-        swing: its amplitude, relative.
-        swing_p_value: chance of one so strong in correlated noise.
+        swing: the strongest swing about the course, its amplitude relative.
     """
 
     epoch: Tensor
@@ -59,9 +57,12 @@ class Measured:
     stretch: int
     jumps: tuple[tuple[int, float], ...]
     hump: tuple[int, int, int, float] | None
-    period: float
-    swing: float
-    swing_p_value: float
+    swing: Swing
+
+    @property
+    def best(self) -> int:
+        """Index of the lowest point of the course, steps included."""
+        return int(self.fit.argmin())
 
     @property
     def end(self) -> float:
@@ -80,8 +81,12 @@ def measure(epoch: Tensor, values: Tensor, *, window: int = 5, seed: int = 0) ->
         return None
     smooth = moving_average(torch.from_numpy(y), window).numpy()
     level = max(float(abs(smooth.min())), 0.02 * float(np.ptp(smooth)), 1e-12)
+    whole = _numbers(epoch, y, 0, level, window, None, seed)
     passed = _passed(y, smooth, level)
-    first = _after(passed, smooth) if passed is not None else 0
+    # What recurs is a swing: none of its humps passed for good.
+    if passed is None or whole.swing.stands_out:
+        return whole
+    first = _after(passed, smooth)
     first = first if len(y) - first >= 2 * FEWEST else 0
     return _numbers(epoch, y, first, level, window, passed, seed)
 
@@ -94,7 +99,7 @@ def _numbers(
     whole = len(tail) // block * block
     blocks = tail[len(tail) - whole :].reshape(-1, block).mean(1)
     course = trend(blocks)
-    _, p_value = rising_tail(blocks - course.steps, course.noise, seed=seed)
+    _, p_value = rising_tail(blocks - course.null_steps, course.noise, seed=seed)
     lowest, low, high = (_index(i, block, len(y), whole) for i in (course.lowest, *course.interval))
     fit = np.interp(np.arange(len(y)), len(y) - whole + (np.arange(len(blocks)) + 0.5) * block - 0.5, course.fit)
     sd = course.noise.sd if block == 1 else float((tail - fit[first:]).std())
@@ -105,7 +110,7 @@ def _numbers(
         lowest = int(fit.argmin())
         low, high = (min(low, lowest), max(high, lowest))
     slope, error, stretch = _last_stretch(blocks - course.steps, _local(blocks, course.noise), window if block == 1 else 1)
-    period, amplitude, swing_p = _swing((blocks - course.fit)[len(blocks) // 5 :], course.noise, seed)
+    swings = _swing((blocks - course.fit)[len(blocks) // 5 :], course.noise, seed)
     jumps = tuple((int(epoch[_index(at, block, len(y), whole)]), height / level) for at, height in course.jumps)
     return Measured(
         epoch=epoch,
@@ -122,9 +127,7 @@ def _numbers(
         stretch=stretch * block,
         jumps=jumps,
         hump=None if passed is None else (int(epoch[passed[0]]), int(epoch[passed[1]]), int(epoch[passed[2]]), passed[3] / level),
-        period=period * block,
-        swing=amplitude / level,
-        swing_p_value=swing_p,
+        swing=replace(swings, period=swings.period * block, amplitude=swings.amplitude / level),
     )
 
 
@@ -137,12 +140,9 @@ def _local(y: Curve, noise: Noise) -> Noise:
     return replace(noise, sd=sd, correlation=correlation) if noise.sd > _MISFIT * sd else noise
 
 
-def _swing(residual: Curve, noise: Noise, seed: int) -> tuple[float, float, float]:
-    """As `swing`; fewer than four periods are no swing, and fewer than sixteen values show none."""
-    if len(residual) < 16:
-        return float(len(residual)), 0.0, 1.0
-    period, amplitude, p_value = swing(residual, noise, seed=seed)
-    return period, amplitude, p_value if 4 * period <= len(residual) else 1.0
+def _swing(residual: Curve, noise: Noise, seed: int) -> Swing:
+    """As `swing`; fewer than sixteen values show none."""
+    return swing(residual, noise, seed=seed) if len(residual) >= 16 else Swing(float(len(residual)), 0.0, 0.0, 1.0)
 
 
 def _index(at: int, block: int, length: int, whole: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from gendebug_torch.curves.trend import Curve, Noise
 
 # A rise is a slope over at least this many values.
 _FEWEST = 4
+_SWING_P, _SWING_SHARE = 0.01, 0.5
+# The first three frequencies with at least four periods: what correlated noise does more slowly is no swing.
+_FIRST = 2
 
 
 def rising_tail(values: Curve, noise: Noise, *, replicates: int = 2000, seed: int = 0) -> tuple[int, float]:
@@ -31,8 +34,30 @@ def rising_tail(values: Curve, noise: Noise, *, replicates: int = 2000, seed: in
     return start, float((1 + (null >= z[start]).sum()) / (1 + replicates))
 
 
-def swing(residual: Curve, noise: Noise, *, replicates: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Period in epochs and amplitude of the strongest swing, and the chance of one so strong in AR(1) noise.
+@dataclass(frozen=True)
+class Swing:
+    """The strongest swing of a residual.
+
+    Args:
+        period: in values.
+        amplitude: of a sine of as much power.
+        share: of the scatter that it holds.
+        p_value: chance of so large a share in AR(1) noise.
+    """
+
+    period: float
+    amplitude: float
+    share: float
+    p_value: float
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether it is beyond chance and holds more than half of the scatter: many curves wander a little."""
+        return self.p_value < _SWING_P and self.share > _SWING_SHARE
+
+
+def swing(residual: Curve, noise: Noise, *, replicates: int = 2000, seed: int = 0) -> Swing:
+    """The strongest swing, by the share of three neighbouring frequencies, among those of at least four periods.
 
     The statistic is the largest share that three neighbouring frequencies have in the periodogram of the tapered
     residual (Fisher, 1929, Proc. R. Soc. A 125:54, with one frequency and white noise): the taper keeps the power
@@ -40,16 +65,17 @@ def swing(residual: Curve, noise: Noise, *, replicates: int = 2000, seed: int = 
     """
     t = len(residual)
     power = _power(residual[None])
-    at = int(np.argmax(_shares(power)[0]))
-    share = float(_shares(power)[0, at])
+    shares = _shares(power)[0]
+    at = _FIRST + int(np.argmax(shares[_FIRST:]))
+    share = float(shares[at])
     # The swing itself correlates neighbours: the noise is what the other frequencies hold.
     others = power[0].copy()
     others[max(at - 1, 0) : at + 4] = 0
     lag = float((others * np.cos(2 * np.pi * np.arange(1, len(others) + 1) / t)).sum() / max(float(others.sum()), 1e-300))
     left = replace(noise, correlation=float(np.clip(lag, 0.0, 0.9)))
-    null = _shares(_power(_flat_curves(t, left, replicates, seed)[0])).max(1)
+    null = _shares(_power(_flat_curves(t, left, replicates, seed)[0]))[:, _FIRST:].max(1)
     p_value = float((1 + (null >= share).sum()) / (1 + replicates))
-    return t / (at + 2), float((2 * share) ** 0.5 * residual.std()), p_value
+    return Swing(t / (at + 2), float((2 * share) ** 0.5 * residual.std()), share, p_value)
 
 
 def hump(smooth: Curve) -> tuple[int, int, int, float] | None:

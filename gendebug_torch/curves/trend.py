@@ -49,6 +49,8 @@ class Trend:
     Args:
         fit: `[t]` smooth course, steps included.
         steps: `[t]` the part of it that is sudden jumps.
+        null_steps: `[t]` the same of the best fit that never rises: a rise is tested against these, as a step that
+            is taken too deep makes one.
         jumps: (index after the jump, height) of each.
         noise: about the fit.
         lowest: index of the lowest point of the fit without its steps.
@@ -57,6 +59,7 @@ class Trend:
 
     fit: Curve
     steps: Curve
+    null_steps: Curve
     jumps: tuple[tuple[int, float], ...]
     noise: Noise
     lowest: int
@@ -85,6 +88,7 @@ def trend(values: Curve) -> Trend:
     straight, bent = ([_solve(values, free, start, noise.correlation, bend) for start in coarse] for bend in (False, True))
     bend = min(map(_error, straight)) - min(map(_error, bent)) > _BEND * scale
     white = bent if bend else straight
+    _, fit, flat = straight[coarse.index(t)]
     around = coarse[white.index(min(white, key=_error))]
     reach = range(max(around - t // _COARSE, 0), min(around + t // _COARSE, t - 3) + 1)
     white += [_solve(values, free, start, noise.correlation, bend) for start in reach if start not in coarse]
@@ -92,7 +96,7 @@ def trend(values: Curve) -> Trend:
     lowest = [int(np.argmin(found[2])) for found in white if found[0] - best[0] <= _PROFILE * scale]
     # The decays are a dictionary, not the truth, and an epoch is the finest that can be told: one to either side.
     interval = max(min(lowest) - 1, 0), min(max(lowest) + 1, len(values) - 1)
-    return Trend(best[1], best[1] - best[2], jumps, noise, int(np.argmin(best[2])), interval)
+    return Trend(best[1], best[1] - best[2], fit - flat, jumps, noise, int(np.argmin(best[2])), interval)
 
 
 def _error(found: tuple[float, Curve, Curve]) -> float:
