@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from gendebug_torch.curves import LearningCurves, diagnose_curves
+from gendebug_torch.curves import LearningCurves, diagnose_curves, sure_inflection
 
 KINDS = ("converged", "overfit", "underfit", "still_improving", "oscillating", "diverged", "drop", "double_descent", "too_noisy")
+PATIENCE = (3, 5, 10)
+# Runs that nothing is wrong with: one that is stopped may have had its best epochs ahead.
+HEALTHY = ("converged", "still_improving", "drop")
 # The regime that is right for each kind; a drop of the learning rate and a double descent only must not be called overfit.
 RIGHT = {kind: {kind} for kind in KINDS} | {
     "drop": {"converged"},
@@ -29,6 +33,7 @@ class Truth:
     Args:
         kind: of `KINDS`.
         curves: as recorded.
+        course: `[t]` the validation loss without its noise.
         lowest: epoch of the lowest true validation loss.
         rise: of the true validation loss from there to the end, in standard deviations of an epoch.
         pace: the same per epoch.
@@ -39,6 +44,7 @@ class Truth:
 
     kind: str
     curves: LearningCurves
+    course: np.ndarray
     lowest: int
     rise: float
     pace: float
@@ -109,11 +115,11 @@ def simulate(kind: str, seed: int) -> Truth:
     lowest = int(np.nanargmin(course))
     inflation = ((1 + correlation) / (1 - correlation)) ** 0.5
     sharpness = inflation * 2 / after**0.5 / pace if pace else np.inf
-    return Truth(kind, curves, lowest, float((course[-1] - course[lowest]) / sd), pace, sharpness, clear, baseline)
+    return Truth(kind, curves, course, lowest, float((course[-1] - course[lowest]) / sd), pace, sharpness, clear, baseline)
 
 
-def patience_rule(losses: list[float], patience: int) -> int | None:
-    """Best epoch when Lightning's EarlyStopping stops, None where it trains to the end; driven as the Trainer drives it."""
+def patience_rule(losses: list[float], patience: int) -> tuple[int, int] | None:
+    """Epoch at which Lightning's EarlyStopping stops and the one it keeps, None where it trains to the end; driven as the Trainer does."""
     rule = EarlyStopping("val_loss", patience=patience)
     best, at = np.inf, 0
     for epoch, loss in enumerate(losses):
@@ -121,24 +127,68 @@ def patience_rule(losses: list[float], patience: int) -> int | None:
         if loss < best:
             best, at = loss, epoch
         if stop:
-            return at
+            return epoch, at
     return None
 
 
-def runs(count: int) -> Iterator[tuple[Truth, dict[str, int | None], str, tuple[int, int] | None]]:
+def inflection_rule(curves: LearningCurves) -> tuple[int, int] | None:
+    """The same for `LearningCurveMonitor(stop_on_inflection=True)`, asked after every epoch."""
+    for t in range(1, len(curves) + 1):
+        found = sure_inflection(LearningCurves(curves.epoch[:t], curves.train_loss[:t], curves.val_loss[:t]))
+        if found is not None:
+            return t - 1, int(found.inflection_epoch or 0)
+    return None
+
+
+def runs(count: int, first: int) -> Iterator[tuple[Truth, dict[str, int | None], str, tuple[int, int] | None]]:
     """Each simulated run with what every rule says: the epoch of an inflection, or None."""
     for i in range(count):
-        truth = simulate(KINDS[i % len(KINDS)], i // len(KINDS))
+        truth = simulate(KINDS[i % len(KINDS)], first + i // len(KINDS))
         found = diagnose_curves(truth.curves, baseline_loss=truth.baseline)
         losses = truth.curves.val_loss.tolist()
-        told = {f"patience {patience}": patience_rule(losses, patience) for patience in (3, 5, 10)}
+        stopped = {f"patience {patience}": patience_rule(losses, patience) for patience in PATIENCE}
+        told = {rule: None if at is None else at[1] for rule, at in stopped.items()}
         yield truth, {"ours": found.inflection_epoch, **told}, found.regime, found.interval
 
 
+def stop_table(count: int, first: int) -> None:
+    """Print what each rule does to healthy runs and to clear overfit ones, half of each."""
+    healthy = [simulate(HEALTHY[i % len(HEALTHY)], first + i // len(HEALTHY)) for i in range(count // 2)]
+    overfit = []
+    while len(overfit) < count - len(healthy):
+        truth = simulate("overfit", first)
+        overfit += [truth] if truth.clear else []
+        first += 1
+    rules: dict[str, Callable[[Truth], tuple[int, int] | None]] = {"ours": lambda truth: inflection_rule(truth.curves)}
+    for patience in PATIENCE:
+        rules[f"patience {patience}"] = partial(_patient, patience=patience)
+    stopped = f"healthy stopped, of {len(healthy)} | true loss lost | overfit stopped, of {len(overfit)} | epochs late | true loss lost"
+    print(f"| rule | {stopped} |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, rule in rules.items():
+        cells = [name]
+        for group in (healthy, overfit):
+            stops = [(truth, stop) for truth in group if (stop := rule(truth)) is not None]
+            lost = [truth.course[stop[1]] / truth.course.min() - 1 for truth, stop in stops]
+            late = [stop[0] - truth.lowest for truth, stop in stops]
+            cells.append(f"{len(stops) / len(group):.0%}")
+            if group is overfit:
+                low, middle, high = np.quantile(late, [0.25, 0.5, 0.75]) if late else [np.nan] * 3
+                cells.append(f"{middle:.0f} ({low:.0f} to {high:.0f})")
+            cells.append(f"{np.mean(lost):.1%}, at most {np.max(lost):.1%}" if lost else "")
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _patient(truth: Truth, patience: int) -> tuple[int, int] | None:
+    return patience_rule(truth.curves.val_loss.tolist(), patience)
+
+
 def main() -> None:
-    """Print three markdown tables."""
+    """Print four markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=2000, help="curves judged whole")
+    parser.add_argument("--stops", type=int, default=120, help="runs judged after each of their epochs")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first run")
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
@@ -146,7 +196,7 @@ def main() -> None:
     quiet: dict[str, list[bool]] = defaultdict(list)
     named: dict[str, list[str]] = defaultdict(list)
     held = []
-    for truth, told, regime, interval in runs(options.count):
+    for truth, told, regime, interval in runs(options.count, options.first):
         for rule, at in told.items():
             if truth.kind == "overfit":
                 sharp = "located to 1" if truth.sharpness <= 1 else "located to 2" if truth.sharpness <= 2 else "vaguer"
@@ -175,7 +225,8 @@ def main() -> None:
         wrong = {regime: regimes.count(regime) for regime in sorted(set(regimes) - RIGHT[kind])}
         print(f"| {kind} | {len(right)} | {np.mean(right):.1%} | {', '.join(f'{regime} {n}' for regime, n in wrong.items())} |")
     print(f"| all | {len(total)} | {np.mean(total):.1%} | |")
-    print(f"\n{1e3 * (time.perf_counter() - started) / options.count:.0f} ms per curve, all rules together")
+    print(f"\n{1e3 * (time.perf_counter() - started) / options.count:.0f} ms per curve, all rules together\n")
+    stop_table(options.stops, options.first)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 
 from gendebug_torch import Cause, Records, Severity
 from gendebug_torch.cli import main
-from gendebug_torch.curves import LearningCurves, SizeCurves, diagnose_curves, generalization_gap, moving_average, overlay
+from gendebug_torch.curves import LearningCurves, SizeCurves, diagnose_curves, generalization_gap, moving_average, overlay, sure_inflection
 from gendebug_torch.curves.checks import training_ended_well, validation_loss_is_near_training_loss
 from gendebug_torch.curves.forecast import extend
 from gendebug_torch.curves.signs import _slopes, ar_noise, rising_tail
@@ -91,6 +91,34 @@ def test_each_regime_is_named(regime):
     assert found.regime == regime, found
     assert (found.inflection_epoch is not None) == (regime == "overfit")
     assert "nan" not in str(found).lower().split()
+
+
+@pytest.mark.parametrize("period", [3.0, 7.0, 14.0, 20.0])
+def test_a_wave_is_named_and_is_neither_an_inflection_nor_a_passing_hump(period):
+    for phase in (0.0, 1.6, 3.1, 4.7):
+        val = exponential(120, sd=0.008) + 0.05 * np.sin(2 * np.pi * np.arange(120) / period + phase)
+        found = diagnose_curves(made(val))
+        assert found.regime == "oscillating", found
+        assert found.inflection_epoch is None
+        assert not any("came down again" in remark for remark in found.remarks)
+
+
+def test_a_rise_far_beyond_a_wave_is_overfitting():
+    val = exponential(120, turn=60, slope=0.01) + 0.03 * np.sin(2 * np.pi * np.arange(120) / 8)
+    found = diagnose_curves(made(val))
+    assert found.regime == "overfit"
+    assert abs(found.inflection_epoch - 60) <= 6
+
+
+def test_a_stop_is_asked_for_late_enough_to_be_sure_and_not_on_a_plateau():
+    overfit, healthy = made(exponential(turn=25, slope=0.006)), made(exponential())
+
+    def stop(curves):
+        parts = (LearningCurves(curves.epoch[:t], curves.train_loss[:t], curves.val_loss[:t]) for t in range(len(curves) + 1))
+        return next((len(part) - 1 for part in parts if sure_inflection(part) is not None), None)
+
+    assert 28 <= stop(overfit) <= 40
+    assert stop(healthy) is None
 
 
 def test_the_inflection_has_its_epoch_an_interval_and_the_checkpoint_to_keep():

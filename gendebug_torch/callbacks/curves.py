@@ -12,19 +12,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from gendebug_torch.callbacks.glue import Read, log, log_figure, real_rows, scalars, shielded, step_loss, summed
 from gendebug_torch.callbacks.train_eval import evaluated_loss, sample_loader
-from gendebug_torch.curves import CurveDiagnosis, LearningCurves, diagnose_curves, moving_average
+from gendebug_torch.curves import CurveDiagnosis, LearningCurves, diagnose_curves, sure_inflection
 from gendebug_torch.curves.checks import training_ended_well, validation_loss_is_near_training_loss
 from gendebug_torch.curves.recorder import CurveRecorder, batch_rows
 from gendebug_torch.finding import Cause, Finding
 
 _TELL = logging.getLogger("gendebug_torch")
-# Looked at after every epoch, a test that may err once in a hundred would err many times: this is asked of each look,
-# and a rise of as many standard deviations of a single epoch, over as many epochs.
-_STOP_ALPHA, _STOP_RISE, _STOP_EPOCHS = 0.001, 3.0, 8
-_NAMES = {
-    "train": ("train_loss_epoch", "train_loss", "training_loss", "train/loss"),
-    "val": ("val_loss", "valid_loss", "validation_loss", "val/loss"),
-}
 
 
 class LearningCurveMonitor(Callback):
@@ -56,8 +49,6 @@ class LearningCurveMonitor(Callback):
         self.findings: list[Finding] = []
         self._errors: list[Finding] = []
         self._record = CurveRecorder()
-        self._val_names: set[str] = set()
-        self._known: set[str] = set()
         self._told = False
 
     @property
@@ -95,8 +86,8 @@ class LearningCurveMonitor(Callback):
         self._record.add_train(loss, batch_rows(batch), epoch=trainer.current_epoch, index=batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember which metrics are known, so that those of the validation can be told."""
-        self._known = set(trainer.callback_metrics)
+        """Tell the metrics of the validation from those that are there before."""
+        self._record.begin_check(trainer.callback_metrics)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -116,11 +107,8 @@ class LearningCurveMonitor(Callback):
         """Read the means of this check."""
         if trainer.sanity_checking or trainer.state.fn is not TrainerFn.FITTING:
             return
-        logged = scalars(trainer.callback_metrics)
-        self._val_names |= set(logged) - self._known
-        metrics = _with_loss({name: value for name, value in logged.items() if name in self._val_names}, "val")
         sums = summed(trainer, self._record.check_sums())
-        self._record.close_check(trainer.current_epoch, trainer.global_step, sums, metrics)
+        self._record.close_check(trainer.current_epoch, trainer.global_step, sums, scalars(trainer.callback_metrics))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the means of the epoch, log them, and look at the curves."""
@@ -128,17 +116,12 @@ class LearningCurveMonitor(Callback):
         if self.train_eval is not None:
             evaluated = evaluated_loss(trainer, pl_module, sample_loader(trainer, self.train_eval), self.read)
             sums.append(evaluated[None].to(sums[0].device))
-        train, first, *evaluations = summed(trainer, torch.cat(sums))
-        logged = scalars(trainer.callback_metrics)
-        metrics = _with_loss({name: value for name, value in logged.items() if name not in self._val_names}, "train")
-        if evaluations and evaluations[0][1]:
-            metrics["train_eval_loss"] = evaluations[0][0] / evaluations[0][1]
-        self._record.close_epoch(trainer.current_epoch, [train, first], metrics)
+        self._record.close_epoch(trainer.current_epoch, summed(trainer, torch.cat(sums)), scalars(trainer.callback_metrics))
         last = self._record.rows[-1] if self._record.rows else {}
         losses = {f"{self.log_name}/{name}": value for name, value in last.items() if "loss" in name}
         with shielded(self._errors, "curves.regime", Cause.OVERFITTING):
             log(trainer, losses)
-        found = _risen(self.curves) if self.stop_on_inflection or not self._told else None
+        found = sure_inflection(self.curves) if self.stop_on_inflection or not self._told else None
         if found is not None and not self._told:
             self._told = True
             _TELL.warning("epoch %d: %s", trainer.current_epoch, found.summary)
@@ -161,28 +144,8 @@ class LearningCurveMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything recorded so far, the unfinished epoch included."""
-        return {"record": self._record.state_dict(), "val_names": sorted(self._val_names)}
+        return self._record.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self._record.load_state_dict(state_dict["record"])
-        self._val_names = set(state_dict["val_names"])
-
-
-def _with_loss(metrics: dict[str, float], side: str) -> dict[str, float]:
-    """The metrics, the loss among them under its usual name."""
-    name = next((name for name in _NAMES[side] if name in metrics), None)
-    return metrics if name is None else {f"{side}_loss": metrics[name], **metrics}
-
-
-def _risen(curves: LearningCurves) -> CurveDiagnosis | None:
-    """The diagnosis where the curves are overfit by a test that stands being asked after every epoch."""
-    val = curves.val_loss[curves.val_loss.isfinite()]
-    if len(val) < _STOP_EPOCHS:
-        return None
-    smooth = moving_average(val)
-    # The test costs some 50 ms; where the last epochs are not above the best ones its answer is known.
-    if float(smooth[-2:].mean()) <= float(smooth.min()):
-        return None
-    found = diagnose_curves(curves, alpha=_STOP_ALPHA)
-    return found if found.regime == "overfit" and found.rise > _STOP_RISE * found.noise else None
+        self._record.load_state_dict(state_dict)

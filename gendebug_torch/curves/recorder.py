@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from gendebug_torch.curves.curves import LearningCurves
 _STEPS, _VALUES = 50, 2**20
 # What a sum holds: weighted losses, weights, steps, steps whose loss was NaN or infinite.
 _FIELDS = 4
+# Under what a loss is logged where no step hands it over.
+_TRAIN_NAMES = ("train_loss_epoch", "train_loss", "training_loss", "train/loss")
+_VAL_NAMES = ("val_loss", "valid_loss", "validation_loss", "val/loss")
 
 
 class LossSums:
@@ -69,7 +72,7 @@ class LossSums:
 
 
 class CurveRecorder:
-    """Rows per epoch and per validation check, from losses handed in step by step.
+    """Rows per epoch and per validation check, from losses handed in step by step and metrics logged beside them.
 
     `epoch` is the one whose training is under way, None between epochs. The owner sums what `check_sums` and
     `epoch_sums` return over its ranks and hands the numbers back.
@@ -86,6 +89,9 @@ class CurveRecorder:
         self._epoch_train: Tensor | None = None
         self.epoch: int | None = None
         self._resumed = False
+        # Names logged by the validation, told by what was there before it.
+        self._val_names: set[str] = set()
+        self._logged: set[str] = set()
 
     def begin(self, epoch: int, step: int) -> None:
         """A fit starts at this epoch: what was recorded of later ones is forgotten, and all of it where a new run starts."""
@@ -110,6 +116,10 @@ class CurveRecorder:
         if rows:
             sums.add(loss, rows)
 
+    def begin_check(self, logged: Iterable[str]) -> None:
+        """A validation check starts: what is logged by now does not come from it."""
+        self._logged = set(logged)
+
     def check_sums(self) -> Tensor:
         """`[1 + l, 4]` sums of the training since the last check and of each validation loader."""
         train = self.train.total()
@@ -117,13 +127,15 @@ class CurveRecorder:
         sums = [train, *(self.val[loader].total().to(train.device) for loader in sorted(self.val))]
         return torch.stack(sums)
 
-    def close_check(self, epoch: int, step: int, sums: Sequence[Sequence[float]], metrics: Mapping[str, float]) -> None:
-        """A validation check is over."""
+    def close_check(self, epoch: int, step: int, sums: Sequence[Sequence[float]], logged: Mapping[str, float]) -> None:
+        """A validation check is over; of what is logged by now, its own counts."""
+        self._val_names |= set(logged) - self._logged
+        metrics = _with_loss({name: value for name, value in logged.items() if name in self._val_names}, "val_loss", _VAL_NAMES)
         row = {"epoch": float(epoch), "step": float(step), "train_loss": _mean(sums[0])}
         for loader, part in zip(sorted(self.val), sums[1:], strict=True):
             name = "val_loss" if loader == 0 else f"val_loss_{loader}"
             row[name] = _mean(part)
-            self._name_bad(name, epoch, part)
+            self.notes += _bad(name, epoch, part)
         self.val.clear()
         self.checks = [check for check in self.checks if check["step"] != row["step"]] + [row | _new(metrics, row)]
 
@@ -139,15 +151,24 @@ class CurveRecorder:
             self._first = None
         return torch.stack([train, first])
 
-    def close_epoch(self, epoch: int, sums: Sequence[Sequence[float]], metrics: Mapping[str, float]) -> None:
-        """An epoch is over; its validation is that of its last check. One without a step or a metric is none."""
+    def close_epoch(self, epoch: int, sums: Sequence[Sequence[float]], logged: Mapping[str, float]) -> None:
+        """An epoch is over; its validation is that of its last check. One without a step or a metric is none.
+
+        Args:
+            epoch: which.
+            sums: those of `epoch_sums`, then the summed loss and the rows of the evaluated training sample where there is one.
+            logged: all metrics; those of the validation were taken by its check.
+        """
         self.epoch = None
+        metrics = _with_loss({name: value for name, value in logged.items() if name not in self._val_names}, "train_loss", _TRAIN_NAMES)
+        if len(sums) > 2 and sums[2][1]:
+            metrics["train_eval_loss"] = _mean(sums[2])
         if not sums[0][2] and not metrics:
             return
         if not math.isnan(first := _mean(sums[1])):
             self.untrained_loss = first
         row = {"epoch": float(epoch), "train_loss": _mean(sums[0])}
-        self._name_bad("train_loss", epoch, sums[0])
+        self.notes += _bad("train_loss", epoch, sums[0])
         checked = [check for check in self.checks if check["epoch"] == epoch]
         if checked:
             row |= {name: value for name, value in checked[-1].items() if name not in ("epoch", "step", "train_loss")}
@@ -167,6 +188,7 @@ class CurveRecorder:
     def state_dict(self) -> dict[str, Any]:
         """Everything, the unfinished epoch included."""
         kept = {name: getattr(self, name) for name in ("rows", "checks", "notes", "untrained_loss", "_first", "_epoch_train", "epoch")}
+        kept["val_names"] = sorted(self._val_names)
         return kept | {"train": self.train.state_dict(), "val": {loader: sums.state_dict() for loader, sums in self.val.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -174,15 +196,12 @@ class CurveRecorder:
         self.rows, self.checks = ([dict(row) for row in state[name]] for name in ("rows", "checks"))
         self.notes, self.untrained_loss = list(state["notes"]), state["untrained_loss"]
         self._first, self._epoch_train, self.epoch = state["_first"], state["_epoch_train"], state["epoch"]
+        self._val_names = set(state["val_names"])
         self.train.load_state_dict(state["train"])
         self.val = {int(loader): LossSums() for loader in state["val"]}
         for loader, sums in state["val"].items():
             self.val[int(loader)].load_state_dict(sums)
         self._resumed = True
-
-    def _name_bad(self, name: str, epoch: int, sums: Sequence[float]) -> None:
-        if sums[3]:
-            self.notes.append(f"the {name} was NaN or infinite in {sums[3]:.0f} of {sums[2]:.0f} steps of epoch {epoch}")
 
 
 def batch_rows(batch: object) -> int:
@@ -204,6 +223,16 @@ def _as_curves(rows: Sequence[Mapping[str, float]], unit: str, untrained: float 
     epoch = torch.tensor([int(row[unit]) for row in rows], dtype=torch.int64)
     evaluated = columns.pop("train_eval_loss", None)
     return LearningCurves(epoch, columns.pop("train_loss"), columns.pop("val_loss"), columns, evaluated, untrained, unit, tuple(notes))
+
+
+def _bad(name: str, epoch: int, sums: Sequence[float]) -> list[str]:
+    return [f"the {name} was NaN or infinite in {sums[3]:.0f} of {sums[2]:.0f} steps of epoch {epoch}"] if sums[3] else []
+
+
+def _with_loss(metrics: Mapping[str, float], side: str, names: Sequence[str]) -> dict[str, float]:
+    """The metrics, the loss among them under its usual name."""
+    name = next((name for name in names if name in metrics), None)
+    return dict(metrics) if name is None else {side: metrics[name], **metrics}
 
 
 def _mean(sums: Sequence[float]) -> float:
