@@ -97,9 +97,13 @@ def log_figure(trainer: Trainer, name: str, evidence: Plottable) -> None:
     """A picture to every logger that takes one: TensorBoard, Weights & Biases, MLflow and Neptune by their own calls."""
     if not trainer.is_global_zero:
         return
-    figure: Any = evidence.plot().get_figure()
-    for logger in trainer.loggers:
-        experiment: Any = getattr(logger, "experiment", None)
+    takers = [(logger, getattr(logger, "experiment", None)) for logger in trainer.loggers]
+    takers = [(one, its) for one, its in takers if hasattr(its, "add_figure") or hasattr(its, "log_figure") or hasattr(one, "log_image")]
+    # Drawing costs more than counting: nothing is drawn where nobody looks.
+    figure: Any = evidence.plot().get_figure() if takers else None
+    logger: Any
+    experiment: Any
+    for logger, experiment in takers:
         if hasattr(experiment, "add_figure"):
             experiment.add_figure(name, figure, global_step=trainer.global_step, close=False)
         elif hasattr(experiment, "log_figure"):
