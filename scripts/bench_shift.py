@@ -1,20 +1,27 @@
-"""Shift beside its peers in one run: speed of 500 Kolmogorov-Smirnov tests, and false alarms and power over seeds."""
+"""Shift beside its peers in one run: speed of 500 Kolmogorov-Smirnov tests, memory, and false alarms and power over seeds."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from scipy.stats import ks_2samp
 
-from gendebug_torch.shift import ks_two_sample, prepare_reference
+import gendebug_torch as gd
+from gendebug_torch.shift import ks_two_sample, prepare_reference, sketch_parquet
+from gendebug_torch.shift.checks import features_keep_their_distribution
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -138,6 +145,59 @@ def errors(args: argparse.Namespace) -> None:
         print(f"| one feature of {d} moved by {moved} sd, found | {count / args.seeds:.1%} | | |")
 
 
+def memory(rng: np.random.Generator, n: int, rhos: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`[n, d]` autoregressive columns of unit variance."""
+    noise = rng.normal(size=(n, len(rhos)))
+    values = noise.copy()
+    for i in range(1, n):
+        values[i] = rhos * values[i - 1] + np.sqrt(1 - rhos**2) * noise[i]
+    return values
+
+
+def in_time(args: argparse.Namespace) -> None:
+    """Alarms of the check on ten autocorrelated columns, the second half of each series against the first."""
+    rhos = np.array([0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95])
+    counts = {"time named": 0, "no time": 0, "column 0 moved by 0.5 sd, found": 0}
+    for seed in range(args.time_seeds):
+        series = pd.DataFrame(memory(np.random.default_rng(seed), 3000, rhos), columns=[f"c{i}" for i in range(10)])
+        moments = pd.DataFrame({"time": np.arange(1500.0)})
+        schema = gd.Schema(time="time")
+
+        def alarmed(after: pd.DataFrame, series: pd.DataFrame = series, **parts: Any) -> set[str]:
+            pair = [gd.Records(side.reset_index(drop=True), **parts) for side in (after, series[:1500])]
+            return {f.subject for f in features_keep_their_distribution(*pair) if f.severity.level >= gd.Severity.WARN.level}
+
+        after = series[1500:]
+        counts["no time"] += bool(alarmed(after))
+        counts["time named"] += bool(alarmed(after, metadata=moments, schema=schema))
+        found = alarmed(after.assign(c0=after["c0"] + 0.5), metadata=moments, schema=schema)
+        counts["column 0 moved by 0.5 sd, found"] += "c0" in found
+    told = " | ".join(f"{name}: {count / args.time_seeds:.1%}" for name, count in counts.items())
+    print(f"| any alarm, 10 autocorrelated columns without a shift, {args.time_seeds} seeds | {told} | |")
+
+
+def parquet(args: argparse.Namespace) -> None:
+    """A file read in chunks: seconds, the most memory that the process ever held beyond what it held before, and the bound."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "table.parquet"
+        rng, chunk = np.random.default_rng(0), min(100_000, args.parquet)
+        names = [f"c{i}" for i in range(args.columns or 100)]
+        writer: Any = None
+        for _ in range(args.parquet // chunk):
+            rows = pa.table({name: rng.normal(size=chunk) for name in names})
+            writer = writer or pq.ParquetWriter(path, rows.schema, use_dictionary=False)
+            writer.write_table(rows)
+        writer.close()
+        whole = args.parquet * len(names) * 8 / 2**20
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        started = time.perf_counter()
+        found = sketch_parquet(path)
+        took = time.perf_counter() - started
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    what = f"{args.parquet:,} rows x {len(names)} columns ({whole:,.0f} MiB) from Parquet"
+    print(f"| {what}, sketched | {took:.1f} s, {held:.0f} MiB more than before | error ≤ {float(found.error.max()):.4f} | |")
+
+
 def main() -> None:
     """Print the rows of a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -147,12 +207,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--time-seeds", type=int, default=20)
+    parser.add_argument("--parquet", type=int, default=1_000_000, help="rows of a file to sketch; 0 leaves it out")
     parser.add_argument("--skip-peers", action="store_true")
     args = parser.parse_args()
+    if args.parquet:
+        parquet(args)
     if args.columns:
         speed(args)
     if args.seeds:
         errors(args)
+    if args.time_seeds:
+        in_time(args)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,16 @@ def shift(
     diagnosis = gd.diagnose(
         network, validation=before, production=after, only="shift", budget=budget, options=options, progress=sys.stderr.isatty()
     )
-    pictures = {}
+    pictures: dict[str, Any] = {}
     tables = {}
     if before.features is not None and after.features is not None:
         kinds = gd.shift.change_kinds(after, before)
         tables = {"What moved, and what for": kinds.table()}
         pictures = {"Kinds of change": kinds}
+        for finding in diagnosis.findings:
+            if isinstance(finding.evidence, gd.shift.MostShifted):
+                pictures["Features that moved furthest"] = finding.evidence
+        if (drift := gd.shift.drift_windows(after, before)) is not None:
+            tables["Drift per window of time"] = drift.table()
+            pictures["Drift per window of time"] = drift
     return deliver(diagnosis, out, fail_on, title="Shift", tables=tables, pictures=pictures)

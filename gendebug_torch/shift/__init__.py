@@ -11,6 +11,8 @@ from gendebug_torch.shift.classes import ClassShares as ClassShares
 from gendebug_torch.shift.classes import class_shares as class_shares
 from gendebug_torch.shift.confidence import ConfidenceShift as ConfidenceShift
 from gendebug_torch.shift.confidence import confidence_shift as confidence_shift
+from gendebug_torch.shift.dependence import autocorrelation_time as autocorrelation_time
+from gendebug_torch.shift.dependence import for_dependent_rows as for_dependent_rows
 from gendebug_torch.shift.dip import dip as dip
 from gendebug_torch.shift.dip import dip_p_value as dip_p_value
 from gendebug_torch.shift.effects import EffectSizes as EffectSizes
@@ -19,6 +21,8 @@ from gendebug_torch.shift.feature import Atom as Atom
 from gendebug_torch.shift.feature import FeatureShift as FeatureShift
 from gendebug_torch.shift.feature import feature_shift as feature_shift
 from gendebug_torch.shift.feature import largest_atom as largest_atom
+from gendebug_torch.shift.gallery import MostShifted as MostShifted
+from gendebug_torch.shift.gallery import most_shifted as most_shifted
 from gendebug_torch.shift.joint import JointShift as JointShift
 from gendebug_torch.shift.joint import joint_shift as joint_shift
 from gendebug_torch.shift.joint import mmd_two_sample as mmd_two_sample
@@ -33,6 +37,11 @@ from gendebug_torch.shift.modes import ConfidenceModes as ConfidenceModes
 from gendebug_torch.shift.modes import confidence_modes as confidence_modes
 from gendebug_torch.shift.relation import RelationChange as RelationChange
 from gendebug_torch.shift.relation import relation_change as relation_change
+from gendebug_torch.shift.sketch import QuantileSketch as QuantileSketch
+from gendebug_torch.shift.sketch import ks_of_parquet as ks_of_parquet
+from gendebug_torch.shift.sketch import prepare_reference_from_parquet as prepare_reference_from_parquet
+from gendebug_torch.shift.sketch import quantile_sketch as quantile_sketch
+from gendebug_torch.shift.sketch import sketch_parquet as sketch_parquet
 from gendebug_torch.shift.splits import Split as Split
 from gendebug_torch.shift.splits import SplitComparison as SplitComparison
 from gendebug_torch.shift.splits import compare_splits as compare_splits
@@ -49,6 +58,7 @@ from gendebug_torch.shift.stream import windowed_means as windowed_means
 from gendebug_torch.shift.undo import Undo as Undo
 from gendebug_torch.shift.undo import undo as undo
 from gendebug_torch.shift.undo import weighted_distance as weighted_distance
+from gendebug_torch.shift.windows import drift_windows as drift_windows
 
 __all__ = [
     "Atom",
@@ -67,11 +77,14 @@ __all__ = [
     "JointShift",
     "KSTest",
     "MissingShift",
+    "MostShifted",
     "PreparedReference",
+    "QuantileSketch",
     "RelationChange",
     "Split",
     "SplitComparison",
     "Undo",
+    "autocorrelation_time",
     "category_shift",
     "change_kinds",
     "change_point",
@@ -81,20 +94,27 @@ __all__ = [
     "confidence_shift",
     "dip",
     "dip_p_value",
+    "drift_windows",
     "effect_sizes",
     "estimated_accuracy",
     "feature_shift",
+    "for_dependent_rows",
     "group_split",
     "joint_shift",
+    "ks_of_parquet",
     "ks_two_sample",
     "largest_atom",
     "missing_shift",
     "mmd_two_sample",
+    "most_shifted",
     "prepare_reference",
+    "prepare_reference_from_parquet",
     "probe_judge",
+    "quantile_sketch",
     "random_split",
     "relation_change",
     "shifted_split",
+    "sketch_parquet",
     "time_blocks",
     "undo",
     "unseen_excess",

@@ -28,9 +28,12 @@ from gendebug_torch.shift.columns import (
     paired_values,
     quantities,
     shared_columns,
+    time_order,
 )
+from gendebug_torch.shift.dependence import for_dependent_rows
 from gendebug_torch.shift.effects import effect_sizes
 from gendebug_torch.shift.feature import Atom, default_value, feature_shift
+from gendebug_torch.shift.gallery import MostShifted, most_shifted
 from gendebug_torch.shift.kinds import ChangeKinds
 from gendebug_torch.shift.ks import KSTest, PreparedReference, ks_two_sample, prepare_reference
 from gendebug_torch.stats import holm_adjusted
@@ -77,14 +80,16 @@ def features_keep_their_distribution(
     alpha: float = 0.002,
     min_effect: float = 0.1,
     min_atom: float = 0.1,
+    fewest: int = 10,
     limit: int = 20,
 ) -> Iterator[Finding]:
     """Each numeric feature is distributed in production as it was in validation (or in training, without validation).
 
-    Two-sample Kolmogorov-Smirnov tests with Holm's correction over the features. Rows are taken as independent.
+    Two-sample Kolmogorov-Smirnov tests with Holm's correction over the features. Rows are taken as independent, but
+    where the schema names a time column each feature's rows count as the independent ones that they are worth.
 
-    Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Holm (1979), Scand. J. Statist. 6:65; for the use of
-    corrected univariate tests Rabanser, Günnemann and Lipton (2019), arXiv:1810.11953.
+    Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Holm (1979), Scand. J. Statist. 6:65; Sokal (1997) for rows that
+    depend on each other; for corrected univariate tests Rabanser, Günnemann and Lipton (2019), arXiv:1810.11953.
 
     Args:
         production: records with features.
@@ -93,6 +98,7 @@ def features_keep_their_distribution(
         alpha: chance of any false alarm over all features.
         min_effect: smallest distance of the distribution functions that matters.
         min_atom: growth of the share of one single value that matters whatever the distance.
+        fewest: independent rows of a slow feature under which a reference is too short to hold its swings.
         limit: most features reported one by one, largest distance first.
     """
     this = features_keep_their_distribution
@@ -102,7 +108,8 @@ def features_keep_their_distribution(
     names, textual, before, after = paired_values(pair)
     yield from _lost(this, pair, textual)
     prepared = prepare_reference(before, names=names)
-    test = ks_two_sample(prepared, after)
+    alone = ks_two_sample(prepared, after)
+    test = _in_time(alone, pair, before, after, alpha)
     found = _shifted(test, prepared, after, alpha, min_effect, min_atom)
     kinds = kinds_between(production, validation, train) if found else None
     for column, atom in found[:limit]:
@@ -110,7 +117,18 @@ def features_keep_their_distribution(
             yield _identifier_finding(test, column)
             continue
         yield _by_kind(_feature_finding(pair, test, prepared, before, after, column, atom), kinds)
-    yield _summary(pair, test, [column for column, _ in found], alpha, min_effect)
+    wandered = ((alone.adjusted < alpha) & (alone.statistic >= min_effect) & ~(test.adjusted < alpha)).nonzero().flatten().tolist()
+    for column in sorted(wandered, key=lambda column: -float(test.statistic[column]))[:limit]:
+        yield _wandered(_feature_finding(pair, test, prepared, before, after, column, None), pair.reference.name, fewest)
+    evidence = most_shifted(test, before, after) if found or wandered else test
+    yield _summary(pair, test, len(found), len(wandered), alpha, min_effect, evidence)
+
+
+def _in_time(test: KSTest, pair: SharedColumns, before: Tensor, after: Tensor, alpha: float) -> KSTest:
+    """The test with dependent rows counted as what they are worth, in the columns where it matters: those that would be significant."""
+    orders = [time_order(records) for records in (pair.reference, pair.production)]
+    sides = [None if order is None else values[order] for order, values in zip(orders, (before, after), strict=True)]
+    return for_dependent_rows(test, sides[0], sides[1], (test.adjusted < alpha).nonzero().flatten())
 
 
 def _shifted(
@@ -127,6 +145,17 @@ def _shifted(
         if default is not None or float(test.statistic[column]) >= min_effect:
             found.append((column, default))
     return found
+
+
+def _wandered(finding: Finding, reference: str, fewest: int) -> Finding:
+    """The finding about a distance that is large, but no larger than slow swings make it: a warning where the reference holds too few."""
+    text, name = finding.summary[:-1], finding.subject
+    if finding.numbers["independent_n"] < fewest:
+        text += f": too few to tell a lasting shift from a slow swing, and too few to have judged the model on what {name} does"
+        remedy = f"Judge the model on a record that is long enough to hold several swings of {name}; {reference} is not."
+        return replace(finding, severity=Severity.WARN, summary=f"{text}.", remedy=remedy)
+    text += ": no further than its own slow swings take it"
+    return replace(finding, severity=Severity.NOTE, summary=f"{text}.", remedy=f"Keep watching {name}; nothing has to be done yet.")
 
 
 def _identifier_finding(test: KSTest, column: int) -> Finding:
@@ -170,8 +199,10 @@ def _feature_finding(
         "location": location,
         "p_value": float(test.p_value[column]),
         "p_holm": p,
-        "n": int(test.n[column]),
-        "m": int(test.m[column]),
+        "n": int(prepared.n[column]),
+        "m": int((~live.isnan()).sum()),
+        "independent_n": int(test.n[column]),
+        "independent_m": int(test.m[column]),
         "median_reference": medians[0],
         "median_production": medians[1],
     }
@@ -179,6 +210,8 @@ def _feature_finding(
         f"{name} moved between {pair.reference.name} and {pair.production.name}: distance {distance:.2f} "
         f"(95 % interval {low:.2f} to {high:.2f}, Holm {p_text(p)}), median {medians[0]:.4g} → {medians[1]:.4g}"
     )
+    if numbers["independent_m"] < numbers["m"]:
+        text += f"; in time its rows are worth {numbers['independent_n']:,} and {numbers['independent_m']:,} independent ones"
     remedy = f"Compare how {name} is computed in production and in training; if the change is real and lasting, retrain on recent rows."
     if atom is not None:
         numbers |= {"atom_value": atom.value, "atom_share_reference": atom.reference_share, "atom_share_production": atom.live_share}
@@ -194,11 +227,13 @@ def _feature_finding(
     )
 
 
-def _summary(pair: SharedColumns, test: KSTest, shifted: list[int], alpha: float, min_effect: float) -> Finding:
+def _summary(
+    pair: SharedColumns, test: KSTest, shifted: int, wandered: int, alpha: float, min_effect: float, evidence: KSTest | MostShifted
+) -> Finding:
     this, d = features_keep_their_distribution, len(test.statistic)
     n, m = len(pair.reference), len(pair.production)
     judged = int(test.statistic.isfinite().sum())
-    numbers: dict[str, Any] = {"features": d, "judged": judged, "shifted": len(shifted), "n": n, "m": m, "alpha": alpha}
+    numbers: dict[str, Any] = {"features": d, "judged": judged, "shifted": shifted, "n": n, "m": m, "alpha": alpha}
     if not judged:
         return this.finding(Severity.NOTE, f"No numeric feature could be compared: {d} columns, {n} against {m} rows.", numbers=numbers)
     largest = int(test.statistic.nan_to_num(-1.0).argmax())
@@ -206,19 +241,21 @@ def _summary(pair: SharedColumns, test: KSTest, shifted: list[int], alpha: float
     distance, p = float(test.statistic[largest]), float(test.adjusted[largest])
     significant = int((test.adjusted < alpha).sum())
     numbers |= {"largest": test.labels[largest], "statistic": distance, "p_holm": p, "significant": significant, "detectable": seen}
+    numbers |= {"wandered": wandered}
+    slow = f" {wandered} moved further, but no further than their own slow swings take them." if wandered else ""
     sizes = f"{n:,} against {m:,} rows"
     if seen >= 1.0 and not shifted:
-        return this.finding(Severity.NOTE, f"Too few rows to see any shift: {sizes}.", numbers=numbers, evidence=test)
+        return this.finding(Severity.NOTE, f"Too few rows to see any shift: {sizes}.", numbers=numbers, evidence=evidence)
     if shifted:
         where = f"the largest distance is {distance:.2f} in {test.labels[largest]}"
-        text = f"{len(shifted)} of {judged} numeric features moved ({sizes}); {where}."
-        return this.finding(Severity.NOTE, text, numbers=numbers, evidence=test)
+        text = f"{shifted} of {judged} numeric features moved ({sizes}); {where}.{slow}"
+        return this.finding(Severity.NOTE, text, numbers=numbers, evidence=evidence)
     small = f"{significant} moved by less than {min_effect:g}; " if significant else ""
     text = (
         f"None of {judged} numeric features moved by {min_effect:g} or more ({sizes}): {small}largest distance {distance:.3f} in "
-        f"{test.labels[largest]} (Holm {p_text(p)}); from {seen:.3f} on a shift would have been seen."
+        f"{test.labels[largest]} (Holm {p_text(p)}); from {seen:.3f} on a shift would have been seen.{slow}"
     )
-    return this.finding(Severity.OK, text, numbers=numbers, evidence=test)
+    return this.finding(Severity.NOTE if wandered else Severity.OK, text, numbers=numbers, evidence=evidence)
 
 
 @check("shift.missing", cause=Cause.COVARIATE_SHIFT, needs=("production.features",), cost=_cost)

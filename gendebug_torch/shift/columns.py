@@ -16,6 +16,7 @@ from torch import Tensor
 from gendebug_torch._tables import numeric_features
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
+from gendebug_torch.shift.splits import moments_of
 
 Column = NDArray[np.float64]
 # Whole numbers that differ in so few rows may well be quantities.
@@ -158,6 +159,14 @@ def gaps(records: Records, names: tuple[str, ...]) -> Tensor:
         return torch.zeros(len(records), 0, dtype=torch.bool)
     by_name = {str(column): column for column in features.columns}
     return torch.from_numpy(features[[by_name[name] for name in names]].isna().to_numpy(dtype=bool, copy=True))
+
+
+def time_order(records: Records) -> Tensor | None:
+    """`[n]` places of the rows in the order of the time column that the schema names; None where there is none, or it has gaps."""
+    name, metadata = records.schema.time, records.metadata
+    if name is None or metadata is None or name not in metadata or metadata[name].isna().any():
+        return None
+    return torch.from_numpy(np.argsort(moments_of(metadata[name]), kind="stable"))
 
 
 def level_values(records: Records, name: str) -> Any:

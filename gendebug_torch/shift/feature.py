@@ -13,6 +13,7 @@ from torch import Tensor
 from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.ks import PreparedReference, prepare_reference, shortened
+from gendebug_torch.shift.undo import turned_clock
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,24 +87,28 @@ class FeatureShift:
     def plot(self, ax: Axes | None = None, *, cumulative: bool = False) -> Axes:
         """Two histograms as shares, or two distribution functions, with the place of the largest distance."""
         ax = axes(ax)
-        edges = self.edges.numpy()
-        pair = self.ecdf if cumulative else self.shares
-        for share, count, colour, side in zip(
-            pair, (self.reference, self.live), (REFERENCE, LIVE), ("reference", "production"), strict=True
-        ):
-            label = f"{side} (n = {int(count.sum()):,})"
-            ax.stairs(share.numpy(), edges, baseline=None if cumulative else 0.0, color=colour, linewidth=1.6, label=label)
-            if not cumulative:
-                ax.stairs(share.numpy(), edges, color=colour, fill=True, alpha=0.18)
-        if math.isfinite(self.location):
-            ax.axvline(self.location, color=NEUTRAL, linestyle="--", linewidth=1.0, label=f"largest gap at {self.location:.4g}")
-        ax.set_ylim(bottom=0.0)
+        self.draw(ax, cumulative=cumulative)
         ax.set_xlabel(shortened(self.name, 60))
         ax.set_ylabel("share of values at or below" if cumulative else "share of values per bin")
         distance = f": distance {self.statistic:.3f}" if math.isfinite(self.statistic) else ""
         ax.set_title(f"{shortened(self.name, 40)}{distance}")
         ax.legend(frameon=True)
         return ax
+
+    def draw(self, ax: Axes, *, cumulative: bool = False) -> None:
+        """The curves alone, without words around them, for a picture among others."""
+        pair = self.ecdf if cumulative else self.shares
+        for share, count, colour, side in zip(
+            pair, (self.reference, self.live), (REFERENCE, LIVE), ("reference", "production"), strict=True
+        ):
+            label = f"{side} (n = {int(count.sum()):,})"
+            baseline = None if cumulative else 0.0
+            ax.stairs(share.numpy(), self.edges.numpy(), baseline=baseline, color=colour, linewidth=1.6, label=label)
+            if not cumulative:
+                ax.stairs(share.numpy(), self.edges.numpy(), color=colour, fill=True, alpha=0.18)
+        if math.isfinite(self.location):
+            ax.axvline(self.location, color=NEUTRAL, linestyle="--", linewidth=1.0, label=f"largest gap at {self.location:.4g}")
+        ax.set_ylim(bottom=0.0)
 
 
 @dataclass(frozen=True)
@@ -199,8 +204,13 @@ def default_value(
         min_growth: smallest growth of its share; the share has to double besides.
         fewest_distinct: a column with fewer distinct values is a code, whose levels may well grow without being a default.
     """
-    atom = largest_atom(reference, live, column)
+    known = reference if isinstance(reference, PreparedReference) else prepare_reference(reference)
+    atom = largest_atom(known, live, column)
     if atom is None or atom.growth <= min_growth or atom.live_share < 2 * atom.reference_share:
+        return None
+    # The busy hours of a clock in another zone pile up elsewhere; no value is stuck there.
+    after = (live if live.ndim == 1 else live[:, column]).detach().double().cpu()
+    if turned_clock(known.columns[column, : int(known.n[column])].double().cpu().numpy(), after[~after.isnan()].numpy()):
         return None
     return atom if atom.reference_distinct > fewest_distinct or atom.live_share > 0.99 else None
 

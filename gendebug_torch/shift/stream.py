@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gendebug_torch._plotting import ACCENT, LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
+from gendebug_torch.shift.dependence import worth
 from gendebug_torch.shift.ks import PreparedReference, ks_two_sample
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class DriftStep:
         p_value: its p-value, adjusted for the columns.
         level: the share of the error rate that this window may spend.
         alarm: whether the p-value is under the level and the distance matters.
+        moment: when the window begins, if known.
     """
 
     window: int
@@ -146,6 +148,7 @@ class DriftStep:
     p_value: float
     level: float
     alarm: bool
+    moment: str = ""
 
 
 class DriftMonitor:
@@ -160,17 +163,22 @@ class DriftMonitor:
         reference: what `prepare_reference` made of the rows to compare with.
         alpha: chance of any false alarm over the whole stream.
         min_effect: smallest distance that matters.
+        times: `[d]` rows that are worth one independent row, as `autocorrelation_time` of the reference says; default 1.
     """
 
-    def __init__(self, reference: PreparedReference, *, alpha: float = 0.05, min_effect: float = 0.05) -> None:
+    def __init__(
+        self, reference: PreparedReference, *, alpha: float = 0.05, min_effect: float = 0.05, times: Tensor | None = None
+    ) -> None:
         if not 0.0 < alpha < 1.0:
             reject("alpha", "a number in (0, 1)", str(alpha), "0.05 is usual.")
-        self.reference, self.alpha, self.min_effect = reference, alpha, min_effect
+        self.reference, self.alpha, self.min_effect, self.times = reference, alpha, min_effect, times
         self.steps: list[DriftStep] = []
 
-    def update(self, live: Tensor) -> DriftStep:
-        """Judge the next window, `[m, d]`; an empty one is no question and spends nothing."""
+    def update(self, live: Tensor, *, moment: str = "") -> DriftStep:
+        """Judge the next window, `[m, d]`, that begins at a moment; an empty one is no question and spends nothing."""
         test = ks_two_sample(self.reference, live)
+        if self.times is not None:
+            test = worth(test, self.times, self.times)
         window = 1 + sum(step.rows > 0 for step in self.steps)
         level = self.alpha / (window * (window + 1))
         p = test.adjusted.nan_to_num(1.0)
@@ -180,7 +188,7 @@ class DriftMonitor:
         value = float(p[least]) if asked else math.nan
         alarm = asked and value <= level and statistic >= self.min_effect
         feature, spent = (test.labels[least], level) if asked else ("", 0.0)
-        step = DriftStep(len(self.steps) + 1, len(live), feature, statistic, value, spent, alarm)
+        step = DriftStep(len(self.steps) + 1, len(live), feature, statistic, value, spent, alarm, moment)
         self.steps.append(step)
         return step
 
@@ -208,9 +216,13 @@ class DriftMonitor:
             alarms = frame[frame["alarm"]]
             ax.plot(alarms["window"], alarms["p_value"].clip(lower=1e-16), "o", color=LIVE, markersize=7, label=f"{len(alarms)} alarms")
             ax.legend(frameon=True)
+            shown_at = frame.iloc[:: math.ceil(len(frame) / 10)]
+            ax.set_xticks(shown_at["window"])
+            if shown_at["moment"].any():
+                ax.set_xticklabels(shown_at["moment"].str.slice(0, 16), rotation=30, ha="right", fontsize=8)
         ax.set_yscale("log")
-        ax.set_xlabel("window")
-        ax.set_ylabel("p-value")
+        ax.set_xlabel("window" if not len(frame) or not frame["moment"].any() else "beginning of the window")
+        ax.set_ylabel("p-value; an alarm lies under the boundary")
         ax.set_title(f"Drift per window, {self.alpha:.0%} false alarms over the whole stream")
         return ax
 

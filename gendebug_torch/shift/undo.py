@@ -106,7 +106,7 @@ def turned_clock(reference: Column, live: Column) -> int:
     noise = float(np.sqrt(pooled * (1 - pooled) * (1 / len(reference) + 1 / len(live)) / (2 * np.pi)).sum())
     distances = np.array([np.abs(np.roll(before, turn) - after).sum() / 2 - noise for turn in range(24)])
     best = int(distances.argmin())
-    if best == 0 or distances[best] > max(_LEFT * distances[0], _NEGLIGIBLE):
+    if best == 0 or distances[0] <= _NEGLIGIBLE or distances[best] > max(_LEFT * distances[0], _NEGLIGIBLE):
         return 0
     return best if best <= 12 else best - 24
 

@@ -1,0 +1,91 @@
+"""The columns that moved furthest, side by side: both distributions of each, and how far they are apart."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gendebug_torch._plotting import LIVE, REFERENCE, axes
+from gendebug_torch.shift.feature import FeatureShift, feature_shift
+from gendebug_torch.shift.ks import KSTest, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+_ACROSS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class MostShifted:
+    """The columns that moved furthest, each with both distributions.
+
+    Args:
+        test: of all columns.
+        features: those that moved furthest, largest distance first.
+        places: their columns in the test.
+    """
+
+    test: KSTest
+    features: tuple[FeatureShift, ...]
+    places: tuple[int, ...]
+
+    def table(self) -> DataFrame:
+        """One row per column of the test, largest distance first."""
+        return self.test.table()
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """One small picture per column: shares per bin on both sides, with the distance and its 95 % interval."""
+        from matplotlib.patches import Patch
+
+        down = max(1, math.ceil(len(self.features) / _ACROSS))
+        ax = axes(ax, size=(9.0, 2.2 * down + 1.2))
+        ax.grid(visible=False)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        for side in ax.spines.values():
+            side.set_visible(False)
+        low, high = self.test.interval()
+        for i, (feature, place) in enumerate(zip(self.features, self.places, strict=True)):
+            row, across = divmod(i, _ACROSS)
+            small = ax.inset_axes((across / _ACROSS + 0.02, 1 - (row + 0.88) / down, 1 / _ACROSS - 0.06, 0.62 / down))
+            feature.draw(axes(small))
+            small.tick_params(labelsize=7)
+            apart = f"distance {feature.statistic:.2f} ({float(low[place]):.2f} to {float(high[place]):.2f})"
+            small.set_title(f"{shortened(feature.name, 26)}\n{apart}", fontsize=8)
+        ax.set_title(f"The {len(self.features)} of {len(self.test.statistic)} features that moved furthest, with 95 % intervals", pad=22)
+        ax.set_xlabel("value of the feature")
+        ax.set_ylabel("share of values per bin", labelpad=34)
+        handles = [Patch(color=colour, alpha=0.6, label=side) for colour, side in ((REFERENCE, "reference"), (LIVE, "production"))]
+        ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2, frameon=False)
+        return ax
+
+
+def most_shifted(test: KSTest, reference: Tensor, live: Tensor, *, top: int = 6) -> MostShifted:
+    """The `top` columns with the largest distance.
+
+    Args:
+        test: `ks_two_sample(reference, live)`, or what was made of it.
+        reference: `[n, d]` real numbers; NaN is missing.
+        live: `[m, d]`.
+        top: how many.
+
+    Cost: one pass over the chosen columns.
+    """
+    order = torch.argsort(test.statistic.nan_to_num(-1.0), descending=True, stable=True)
+    places = tuple(place for place in order[:top].tolist() if math.isfinite(float(test.statistic[place])))
+    features = tuple(
+        feature_shift(
+            reference[:, place],
+            live[:, place],
+            name=test.labels[place],
+            location=float(test.location[place]),
+            statistic=float(test.statistic[place]),
+        )
+        for place in places
+    )
+    return MostShifted(test, features, places)

@@ -1,0 +1,179 @@
+"""`shift` in time: rows that depend on their neighbours, windows with one error rate, and a clock that slipped."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gendebug_torch import Cause, Records, Schema, Severity
+from gendebug_torch._plotting import axes, png
+from gendebug_torch.errors import InputError
+from gendebug_torch.shift import (
+    autocorrelation_time,
+    change_kinds,
+    drift_windows,
+    ks_two_sample,
+    most_shifted,
+)
+from gendebug_torch.shift.checks import features_keep_their_distribution
+from gendebug_torch.shift.checks_kinds import inputs_are_computed_as_before
+from gendebug_torch.shift.undo import turned_clock
+from tests.contract.plants_shift import PLANTS
+
+WARN = Severity.WARN.level
+
+
+def memory(rng, n, d, rho):
+    """`[n, d]` autoregressive columns of unit variance; `rho` is a number or one per column."""
+    noise = rng.normal(size=(n, d))
+    values = noise.copy()
+    for i in range(1, n):
+        values[i] = rho * values[i - 1] + np.sqrt(1 - np.square(rho)) * noise[i]
+    return values
+
+
+def in_time(values, name, *, start=0, shuffled=None):
+    """Records whose rows are in the order of time, or shuffled with their time."""
+    frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
+    time = pd.DataFrame({"time": start + np.arange(len(values), dtype=float)})
+    if shuffled is not None:
+        order = shuffled.permutation(len(values))
+        frame, time = frame.iloc[order].reset_index(drop=True), time.iloc[order].reset_index(drop=True)
+    return Records(frame, metadata=time, schema=Schema(time="time"), name=name)
+
+
+@pytest.mark.parametrize(("rho", "tolerance"), [(0.0, 0.1), (0.5, 0.15), (0.9, 0.2), (0.97, 0.3)])
+def test_the_time_of_an_autoregression_is_its_formula(rho, tolerance):
+    values = torch.from_numpy(memory(np.random.default_rng(0), 4000, 30, rho))
+    expected = (1 + rho) / (1 - rho)
+    assert float(autocorrelation_time(values).mean()) == pytest.approx(expected, rel=tolerance)
+    assert torch.allclose(autocorrelation_time(values.exp()), autocorrelation_time(values))
+    assert float(autocorrelation_time(values, pieces=4).mean()) == pytest.approx(expected, rel=2 * tolerance)
+
+
+def test_the_time_of_odd_columns():
+    rng = np.random.default_rng(0)
+    spread = torch.from_numpy(rng.normal(size=4000) * np.exp(memory(rng, 4000, 1, 0.98)[:, 0]))
+    assert float(autocorrelation_time(spread)) > 5, "a slow spread is a dependence too"
+    gaps = torch.from_numpy(memory(rng, 4000, 20, 0.8))
+    whole = float(autocorrelation_time(gaps).mean())
+    gaps[torch.from_numpy(rng.random((4000, 20)) < 0.5)] = torch.nan
+    assert float(autocorrelation_time(gaps).mean()) == pytest.approx(1 + (whole - 1) / 2, rel=0.2)
+    broken = torch.from_numpy(rng.normal(size=2000))
+    broken[1000:] += 3.0
+    assert float(autocorrelation_time(broken)) > 50
+    assert float(autocorrelation_time(broken, pieces=4)) < 2
+    for odd in (torch.zeros(0, 2), torch.zeros(1, 2), torch.full((300, 2), 3.0), torch.full((300, 2), torch.nan)):
+        assert autocorrelation_time(odd).tolist() == [1.0, 1.0]
+    assert autocorrelation_time(torch.zeros(5, 0)).shape == (0,)
+    with pytest.raises(InputError, match=r"^`values`"):
+        autocorrelation_time(torch.zeros(2, 2, 2))
+
+
+def alarms(findings):
+    return {finding.subject for finding in findings if finding.severity.level >= WARN}
+
+
+def test_slow_columns_do_not_alarm_and_moved_ones_do():
+    rhos = np.array([0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95])
+    alone = alarmed = found = 0
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        series = memory(rng, 2500, 10, rhos)
+        before, after = in_time(series[:1500], "validation"), in_time(series[1500:], "production", start=1500, shuffled=rng)
+        alarmed += bool(alarms(features_keep_their_distribution(after, before)))
+        plain = [Records(records.features, name=records.name) for records in (before, after)]
+        alone += bool(alarms(features_keep_their_distribution(plain[1], plain[0])))
+        moved = after.features.assign(x0=after.features["x0"] + 0.5, x2=after.features["x2"] + 0.7)
+        told = features_keep_their_distribution(Records(moved, metadata=after.metadata, schema=after.schema), before)
+        found += {"x0", "x2"} <= alarms(told)
+    assert alone >= 18, "without a time column most runs alarm"
+    assert alarmed <= 1
+    assert found >= 23
+    told = next(finding for finding in told if finding.subject == "x2")
+    assert told.numbers["independent_m"] < told.numbers["m"] == 1000
+    assert "independent" in told.summary
+
+
+def test_a_reference_too_short_for_the_swings_of_a_feature_is_said_to_be():
+    walk = memory(np.random.default_rng(3), 3000, 1, 1 - 1e-6) * 30
+    first, summary = features_keep_their_distribution(in_time(walk[2000:], "production", start=2000), in_time(walk[:2000], "validation"))
+    assert first.severity is Severity.WARN
+    assert first.numbers["independent_n"] < 10
+    assert "slow swing" in first.summary
+    assert "long enough" in first.remedy
+    assert summary.severity is Severity.NOTE
+    slow = memory(np.random.default_rng(1), 3000, 1, 0.95)
+    before, after = in_time(slow[:2000], "validation"), in_time(slow[2000:] + 0.2, "production", start=2000)
+    first, summary = features_keep_their_distribution(after, before)
+    assert [finding.severity for finding in (first, summary)] == [Severity.NOTE, Severity.NOTE]
+    assert "slow swings" in first.summary
+
+
+def test_a_break_inside_production_is_still_a_shift():
+    rng = np.random.default_rng(0)
+    after = rng.normal(size=(2000, 3))
+    after[900:, 1] += 1.0
+    before = in_time(rng.normal(size=(2000, 3)), "validation")
+    assert alarms(features_keep_their_distribution(in_time(after, "production", start=2000), before)) == {"x1"}
+
+
+def test_the_furthest_features_are_drawn_together():
+    *_, summary = features_keep_their_distribution.run(PLANTS["shift.ks"](0))
+    assert summary.evidence.features[0].name == "percentile"
+    assert summary.evidence.table()["feature"].iloc[0] == "percentile"
+    rng = np.random.default_rng(0)
+    for d in (0, 1, 4, 9):
+        before, after = (torch.from_numpy(rng.normal(shift, 1.0, (200, d))) for shift in (0.0, 0.3))
+        shown = most_shifted(ks_two_sample(before, after), before, after)
+        assert len(shown.features) == min(d, 6)
+        png(shown)
+        assert len(shown.plot(axes()).child_axes) == min(d, 6)
+
+
+def test_windows_alarm_where_production_changed_and_name_the_moment():
+    rng = np.random.default_rng(0)
+    series = memory(rng, 4000, 4, np.array([0.0, 0.3, 0.6, 0.9]))
+    quiet = drift_windows(in_time(series[2000:], "production", start=2000, shuffled=rng), in_time(series[:2000], "validation"))
+    assert not any(step.alarm for step in quiet.steps)
+    assert len(quiet.steps) == 20
+    series[3000:, 0] += 1.0
+    drift = drift_windows(in_time(series[2000:], "production", start=2000, shuffled=rng), in_time(series[:2000], "validation"))
+    alarm = next(step for step in drift.steps if step.alarm)
+    assert (alarm.feature, alarm.moment) == ("x0", "3000.0")
+    png(drift)
+    bare = Records(drift_frame := pd.DataFrame({"x0": series[2000:, 0]}))
+    assert drift_windows(bare, Records(drift_frame)) is None
+    assert drift_windows(in_time(series[:40], "production"), in_time(series[:2000], "validation")) is None
+
+
+def hours(rng, n, slip=0):
+    """Hours of the day with a morning and an evening, of a clock that is off by `slip`."""
+    rush = np.where(rng.random(n) < 0.6, rng.normal(8.5, 1.2, n), rng.normal(18.5, 2.0, n))
+    chosen = np.where(rng.random(n) < 0.2, rng.uniform(0.0, 24.0, n), rush)
+    return (np.floor(chosen).astype(int) + slip) % 24
+
+
+@pytest.mark.parametrize("slip", [1, -1, 2, -5, 8, 12])
+def test_a_slipped_clock_is_recognised(slip):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        before, after = (pd.DataFrame({"hour": hours(rng, 3000, by), "x": rng.normal(size=3000)}) for by in (0, slip))
+        assert turned_clock(before["hour"].to_numpy(float), after["hour"].to_numpy(float)) == slip
+        sides = {"production": Records(after, name="production"), "validation": Records(before, name="validation")}
+        kinds = change_kinds(sides["production"], sides["validation"])
+        assert kinds.kinds == ("skew",)
+        assert f"{slip:+d} hours" in kinds.of("hour").how
+        told = [finding for finding in inputs_are_computed_as_before.run(sides) if finding.severity.level >= WARN]
+        assert [(finding.subject, finding.cause) for finding in told] == [("hour", Cause.TRAIN_SERVE_SKEW)]
+        assert f"{slip:+d} hours" in told[0].summary
+
+
+def test_what_is_no_slipped_clock():
+    rng = np.random.default_rng(0)
+    before = hours(rng, 3000).astype(float)
+    flat = [rng.integers(0, 24, 3000).astype(float) for _ in range(2)]
+    longer = np.where(rng.random(3000) < 0.4, 13.0, hours(rng, 3000))
+    cases = [(before, hours(rng, 3000).astype(float)), flat, (before, longer), (before, before + 0.5), (before, before[:0]), ([], [])]
+    for one, other in cases:
+        assert turned_clock(np.asarray(one, dtype=float), np.asarray(other, dtype=float)) == 0
