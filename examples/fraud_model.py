@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gendebug_torch import Records
+from gendebug_torch import Records, Schema
 from gendebug_torch.callbacks import CalibrationMonitor, LearningCurveMonitor
 
 BATCH = 2048
+# Cards and merchants are numbered, but their numbers are names.
+SCHEMA = Schema(time="time", categorical=("card", "merchant"))
 
 
 class FraudNet(nn.Module):
@@ -111,4 +113,4 @@ def records(features: pd.DataFrame, table: pd.DataFrame, rows, name: str) -> Rec
     """Records of the chosen rows; who, where and when are metadata that no model is fed."""
     known = table.loc[rows, ["time", "card", "merchant", "history"]].reset_index(drop=True)
     targets = torch.tensor(table["fraud"].to_numpy()[rows], dtype=torch.int64)
-    return Records(features[rows].reset_index(drop=True), targets, metadata=known, name=name)
+    return Records(features[rows].reset_index(drop=True), targets, metadata=known, schema=SCHEMA, name=name)

@@ -35,6 +35,8 @@ EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
 UPSTREAM = tuple(EXPLAINS)
 # What changed after the deployment cannot explain what was there before it.
 _AFTER = frozenset({Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT, Cause.CONCEPT_DRIFT, Cause.COVARIATE_SHIFT})
+# A network that learned the wrong thing is wrong everywhere, however faintly its curves or labels say so.
+_OF_TRAINING = frozenset({Cause.LABEL_NOISE, Cause.UNDERFITTING, Cause.OVERFITTING})
 # What sits in one feature follows only from a root in that feature; a slice may fail for a fault anywhere.
 _IN_A_FEATURE = frozenset({Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW})
 DECISIONS = ("fix_data", "redesign", "retrain", "move_threshold", "recalibrate", "nothing")
@@ -142,10 +144,10 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
 def decide(causes: Sequence[LikelyCause], standing: Standing | None = None) -> Decision:
     """The most fundamental cure among the well-supported causes, with its reasons and what would change it.
 
-    A cause with less than half of the first one's weight does not decide. Where inputs or the world moved but the
+    A cause with half of the first one's weight or less does not decide. Where inputs or the world moved but the
     ranking held within 5 %, and only the probabilities suffered, the probabilities are mended, not the model.
     """
-    deciding = [likely for likely in causes if 2 * likely.weight >= causes[0].weight]
+    deciding = [likely for likely in causes if 2 * likely.weight > causes[0].weight]
     cures = [_cure(likely, standing) for likely in deciding]
     name = next((name for name in DECISIONS if name in cures), "nothing")
     behind = [likely for likely, cure in zip(deciding, cures, strict=True) if cure == name != "nothing"]
@@ -170,10 +172,12 @@ def _groups(alarming: Sequence[Finding]) -> list[LikelyCause]:
 
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     """Whether a finding follows from a root: a known consequence, in the same place, and not older than the root."""
-    if finding.cause not in EXPLAINS[root.cause] or 2 * root.support < group.support:
+    if finding.cause not in EXPLAINS[root.cause]:
+        return False
+    if root.cause not in _OF_TRAINING and 2 * root.support < group.support:
         return False
     # A slice that holds most of what got worse is the reason for the change of the whole, not its symptom.
-    if not root.subject and (finding.numbers.get("share_of_rise") or 0.0) >= _MOST:
+    if root.cause is Cause.CONCEPT_DRIFT and not root.subject and (finding.numbers.get("share_of_rise") or 0.0) >= _MOST:
         return False
     in_place = finding.cause in _IN_A_FEATURE or root.cause is Cause.COVARIATE_SHIFT
     if in_place and root.subject and finding.subject and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject):

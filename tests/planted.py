@@ -14,7 +14,7 @@ from gendebug_torch import Records, Schema
 from gendebug_torch.behavior import Case, Suite
 from gendebug_torch.curves import LearningCurves
 
-SIZES = {"train": 3000, "validation": 2000, "production": 2000}
+SIZES = {"train": 6000, "validation": 2000, "production": 2000}
 SCHEMA = Schema(target="label", time="time", group="customer", source="labeler", metadata=("segment",), categorical=("channel",))
 DAY = 86_400.0
 
@@ -26,7 +26,7 @@ class World:
     seed: int
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     width: int = 32
-    epochs: int = 20
+    epochs: int = 16
     rate: float = 3e-3
     decay: float = 1e-2
     schema: Schema = SCHEMA

@@ -21,6 +21,7 @@ from gendebug_torch.registry import Cost, check
 _FEWEST = 50
 # Rows from which shares of attribution are taken, and steps of the integral: a share needs no better.
 _ROWS, _STEPS = 500, 32
+_ROWS_OF_RELATION = 2000
 # A slope of labels on contributions below which a relation counts as gone, where rows are many enough to tell.
 _VANISHED = 0.15
 
@@ -255,11 +256,11 @@ def relation_vanished(model: nn.Module, production: Records, at: int, *, seed: i
     """
     if not is_binary(model, production) or production.targets is None:
         return True
-    rows = sampled(production, _ROWS, seed)
+    rows = sampled(production, _ROWS_OF_RELATION, seed)
     found = attribute(PositiveLogit(model), rows, baseline="median", steps=_STEPS)
     assert rows.targets is not None
     slope, error = kept_slope(found.flat[found.usable], at, rows.targets[found.usable])
-    return abs(slope) <= max(_VANISHED, 2 * error)
+    return abs(slope) <= max(_VANISHED, error)
 
 
 def _part(skill: float) -> str:
