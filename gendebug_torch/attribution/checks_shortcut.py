@@ -24,6 +24,8 @@ _ROWS, _STEPS = 500, 32
 _ROWS_OF_RELATION = 2000
 # A slope of labels on contributions below which a relation counts as gone, where rows are many enough to tell.
 _VANISHED = 0.15
+# Standard errors below zero from which a relation counts as turned round.
+_TURNED = 3.0
 
 
 def sampled(records: Records, rows: int, seed: int) -> Records:
@@ -260,7 +262,7 @@ def relation_vanished(model: nn.Module, production: Records, at: int, *, seed: i
     found = attribute(PositiveLogit(model), rows, baseline="median", steps=_STEPS)
     assert rows.targets is not None
     slope, error = kept_slope(found.flat[found.usable], at, rows.targets[found.usable])
-    return abs(slope) <= max(_VANISHED, error)
+    return -_TURNED * error <= slope <= max(_VANISHED, error)
 
 
 def _part(skill: float) -> str:
