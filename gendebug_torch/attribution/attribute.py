@@ -30,7 +30,7 @@ from gendebug_torch.runner import Model, Precision, Unpack, map_rows, sample_row
 _KNOWN_ROWS = 2048
 # Rows of the trust card, each of which it explains about so many times.
 _FEWEST_TRIED, _MOST_TRIED, _RERUNS = 32, 256, 5
-_MOST_SHUFFLED = 2000
+_MOST_SHUFFLED, _CELLS_SHUFFLED = 2000, 6000
 
 
 def attribute(
@@ -136,7 +136,7 @@ def _labeled(loader: Any, found: Attributions) -> tuple[Records, Attributions] |
     if not isinstance(loader, Records) or loader.targets is None or found.values.ndim != 2 or not found.values.shape[1]:
         return None
     d = found.values.shape[1]
-    most = max(_FEWEST_TRIED, _MOST_SHUFFLED // d, min(_MOST_SHUFFLED, len(found) // (4 * d)))
+    most = min(_MOST_SHUFFLED, max(_FEWEST_TRIED, _CELLS_SHUFFLED // d, len(found) // (4 * d)))
     picked = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[:most].sort().values
     return loader.select(picked), found.select(picked)
 

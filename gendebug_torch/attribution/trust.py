@@ -72,7 +72,7 @@ class TrustCard:
         if self.below_noise:
             told.append(f"Contribute no more than declared noise: {', '.join(self.below_noise)}.")
         if self.below_probe:
-            told.append(f"Noise to this network, worth no more than a random column of the same values: {', '.join(self.below_probe)}.")
+            told.append(f"Worth no more to labels than a random column of the same values: {', '.join(self.below_probe)}.")
         return tuple(told)
 
     @property
