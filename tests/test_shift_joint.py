@@ -250,3 +250,17 @@ def test_a_design_serves_mmd():
     first, second = samples(0, 100, 3)
     built = design(first, second).values
     assert mmd_two_sample(built[:100], built[100:], permutations=50)[1] > 0.01
+
+
+def test_rows_in_time_go_in_blocks_however_many_they_are():
+    rng = np.random.default_rng(5)
+    for rows in (2500, 90_000):
+        sides = []
+        for _ in range(2):
+            walk = np.convolve(rng.normal(size=rows + 20), np.ones(20) / 20, mode="valid")[:rows]
+            sides.append(torch.from_numpy(np.stack([walk, rng.normal(size=rows)], 1)))
+        found = joint_shift(*sides, block=60)
+        assert found.rows == (2500 if rows == 2500 else 2460, 2500 if rows == 2500 else 2460)
+        assert found.p_value > 1e-4
+    with pytest.raises(InputError, match="block"):
+        joint_shift(*sides, block=3000)

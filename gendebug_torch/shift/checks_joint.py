@@ -14,7 +14,7 @@ from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift.accuracy import ASSUMPTIONS, estimated_accuracy
 from gendebug_torch.shift.checks_kinds import cause_of_symptom, kinds_between, p_text
 from gendebug_torch.shift.columns import compared, width
-from gendebug_torch.shift.joint import JointShift, joint_shift
+from gendebug_torch.shift.joint import MOST_ROWS, JointShift, joint_shift
 from gendebug_torch.stats import holm_adjusted
 
 # Blocks into which a side in the order of time is cut, so that rows near each other stay together.
@@ -66,7 +66,7 @@ def columns_go_together_as_before(
         return
     sizes = (len(columns.reference), len(columns.production))
     ordered = all(_is_ordered(records) for records in (reference, production))
-    block = max(1, min(sizes) // _BLOCKS) if ordered else 1
+    block = max(1, min(*sizes, MOST_ROWS) // _BLOCKS) if ordered else 1
     try:
         shift = joint_shift(columns.reference, columns.production, categorical=columns.categorical, block=block)
     except InputError as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_ROWS = 2500
+_LARGEST_BLOCK = MOST_ROWS // 10
 MOST_PAIRED = 60
 _FEWEST = 40
 _ASKED = 10
@@ -102,7 +103,8 @@ def joint_shift(
         reference: `[n, d]` table or tensor; of more than 2500 rows as many are drawn.
         live: `[m, d]`, with the same columns.
         categorical: numeric columns that hold codes.
-        block: rows next to each other that stay together when labels are permuted and folds drawn, for rows in time.
+        block: rows (of those drawn) next to each other that stay together when labels are permuted and folds drawn,
+            for rows in time; at most 250.
         permutations: refits with permuted labels, at least 10.
         seed: of drawing and permuting.
 
@@ -115,9 +117,12 @@ def joint_shift(
         reject("live", f"at least {_FEWEST} rows on either side", f"{len(reference)} and {len(live)}", "Collect more rows first.")
     if permutations < 10:
         reject("permutations", "at least 10", str(permutations), "The default is 60.")
+    if not 1 <= block <= _LARGEST_BLOCK:
+        reject("block", f"1 to {_LARGEST_BLOCK} rows", str(block), "Fewer than ten blocks a side cannot be permuted.")
     generator = torch.Generator().manual_seed(seed)
-    built = design(*(_thinned(side, block, generator) for side in (reference, live)), categorical=categorical)
-    n = min(len(reference), MOST_ROWS // block * block)
+    sides = [_thinned(side, block, generator) for side in (reference, live)]
+    built = design(*sides, categorical=categorical)
+    n = len(sides[0])
     blocks, after = _blocks(n, len(built.values) - n, block)
     labels = [after] + [after[torch.randperm(len(after), generator=generator)] for _ in range(permutations)]
     targets = torch.stack(labels, 1).double()[blocks]
@@ -176,14 +181,13 @@ def _told(pairs: pd.DataFrame) -> list[tuple[str, float, float, float]]:
 
 
 def _thinned(side: pd.DataFrame | Tensor, block: int, generator: torch.Generator) -> pd.DataFrame | Tensor:
-    """At most 2500 rows: drawn at random, or whole blocks spread evenly over the side."""
+    """At most 2500 rows: drawn at random, or, where rows in time go in blocks, spread evenly over the side."""
     if len(side) <= MOST_ROWS:
         return side
     if block == 1:
         rows = torch.randperm(len(side), generator=generator)[:MOST_ROWS].sort().values
     else:
-        starts = torch.linspace(0, len(side) - block, MOST_ROWS // block).long()
-        rows = (starts[:, None] + torch.arange(block)).flatten()
+        rows = torch.linspace(0, len(side) - 1, MOST_ROWS // block * block, dtype=torch.float64).long()
     return side[rows] if isinstance(side, Tensor) else side.iloc[rows.numpy()]
 
 
