@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from scipy.stats import ks_2samp
 
@@ -178,6 +176,10 @@ def in_time(args: argparse.Namespace) -> None:
 
 def parquet(args: argparse.Namespace) -> None:
     """A file read in chunks: seconds, the most memory that the process ever held beyond what it held before, and the bound."""
+    # Here alone: a peer may pin a numpy that is too old for it.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with TemporaryDirectory() as folder:
         path = Path(folder) / "table.parquet"
         rng, chunk = np.random.default_rng(0), min(100_000, args.parquet)
