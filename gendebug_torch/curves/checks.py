@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import torch
 
+from gendebug_torch.curves.checks_residuals import nothing_is_left_to_learn as nothing_is_left_to_learn
 from gendebug_torch.curves.curves import LearningCurves
 from gendebug_torch.curves.diagnosis import CurveDiagnosis, diagnose_curves
 from gendebug_torch.curves.gap import generalization_gap
