@@ -28,7 +28,7 @@ def predeploy(
     rows: int = 10_000,
     size: int = 50,
     order: Literal["random", "confidence"] = "random",
-    threshold: float = 0.5,
+    threshold: float | None = None,
     seed: int = 0,
     model: str | None = None,
     weights: str | None = None,
@@ -46,7 +46,7 @@ def predeploy(
         rows: how many live rows to look at, by the time column where the schema names one, else from the top.
         size: rows of the sheet.
         order: of the sheet: random, or confidence for the surest mistakes first.
-        threshold: on the probability of a binary model.
+        threshold: on the probability of a binary model; that of the schema, or 0.5, where none is given.
         seed: of the drawing.
         model: MODULE:NAME of a network; gives logits where the tables hold none, and the top attributions on the sheet.
         weights: safetensors file to load into the network.
@@ -56,6 +56,7 @@ def predeploy(
     if rows < 1:
         reject("--rows", "at least 1", str(rows), "Ten thousand rows show most of what goes wrong.")
     known = gd.Schema.from_file(schema)
+    deployed = threshold or known.threshold or 0.5
     network = None if model is None else load_network(model, weights)
     paths = {"train": train, "validation": validation, "production": production}
     sides = {
@@ -68,15 +69,15 @@ def predeploy(
     live, judged = sides["production"], sides.get("validation")
     diagnosis = _together(
         gd.diagnose(train=sides["train"], production=live, only=_DISTRIBUTION),
-        gd.diagnose(validation=judged, production=live, only=_CONFIDENCE, options={"shift.confidence": {"threshold": threshold}}),
+        gd.diagnose(validation=judged, production=live, only=_CONFIDENCE, options={"shift.confidence": {"threshold": deployed}}),
     )
-    member, caption = cohort(live, threshold)
+    member, caption = cohort(live, deployed)
     tables: dict[str, pd.DataFrame] = {}
     if live.logits is not None:
         score = live.confidence if live.probs.ndim == 2 else live.probs
         picked = cohort_rows(member, live.confidence, size=size, order=order, seed=seed)
         because = None if network is None or not len(picked) else _because(network, live.select(picked), device)
-        sheet = cohort_sheet(_columns(live, threshold), picked, score, attributions=because)
+        sheet = cohort_sheet(_columns(live, deployed), picked, score, attributions=because)
         caption = (
             f"{caption} {len(sheet)} of {int(member.sum()):,} {'drawn at random' if order == 'random' else 'with the highest confidence'}."
         )
