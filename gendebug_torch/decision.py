@@ -93,6 +93,11 @@ class LikelyCause:
         return _points(self.findings)
 
     @property
+    def level(self) -> int:
+        """How bad its worst finding is."""
+        return max(finding.severity.level for finding in self.findings)
+
+    @property
     def weight(self) -> float:
         """Support, and half of that of the symptoms: a root that explains more ranks higher."""
         return self.support + _points(self.symptoms) / 2
@@ -144,10 +149,11 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
 def decide(causes: Sequence[LikelyCause], standing: Standing | None = None) -> Decision:
     """The most fundamental cure among the well-supported causes, with its reasons and what would change it.
 
-    A cause with half of the first one's weight or less does not decide. Where inputs or the world moved but the
-    ranking held within 5 %, and only the probabilities suffered, the probabilities are mended, not the model.
+    A cause with half of the first one's weight or less, or that only warns where the first one fails, does not decide.
+    Where inputs or the world moved but the ranking held within 5 %, and only the probabilities suffered, the
+    probabilities are mended, not the model.
     """
-    deciding = [likely for likely in causes if 2 * likely.weight > causes[0].weight]
+    deciding = [likely for likely in causes if 2 * likely.weight > causes[0].weight and likely.level >= causes[0].level]
     cures = [_cure(likely, standing) for likely in deciding]
     name = next((name for name in DECISIONS if name in cures), "nothing")
     behind = [likely for likely, cure in zip(deciding, cures, strict=True) if cure == name != "nothing"]

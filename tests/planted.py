@@ -65,6 +65,7 @@ class World:
     def given(self) -> dict[str, Any]:
         """What `diagnose` is given: the trained network, its curves and three Records."""
         features = self.columns or tuple(c for c in self.tables["train"] if c not in self.schema.outside_features)
+        self.tables["train"] = self.tables["train"][: self.rows_to_fit]
         sides = {name: Records.from_frame(table, self.schema, name=name, optional=("source",)) for name, table in self.tables.items()}
         network, curves = fit(sides["train"], sides["validation"], features, self)
         if self.serve is not None:
@@ -99,7 +100,6 @@ def fit(train: Records, judge: Records, features: tuple[str, ...], world: World)
     torch.manual_seed(world.seed)
     x, y = tensor(train, features), train.targets.float()
     judged, truth = tensor(judge, features), judge.targets.float()
-    x, y = x[: world.rows_to_fit], y[: world.rows_to_fit]
     network = Network(x, world.width, world.sharpen)
     optimizer = torch.optim.AdamW(network.parameters(), world.rate, weight_decay=world.decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, world.epochs)
