@@ -120,7 +120,8 @@ def sketch_parquet(
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(path) as file:
+        # Buffered ahead, all row groups of the columns would be held at once.
+        with ParquetFile(path, pre_buffer=False) as file:
             names = _numeric(file, columns, schema)
             parts = [_summed(_chunks(file, names[i : i + COLUMNS], size)) for i in range(0, len(names), COLUMNS)]
     except (OSError, pyarrow.ArrowInvalid) as error:
