@@ -10,27 +10,17 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from _timing import medians
 from torch import nn
 
 from gendebug_torch.behavior import Suite, examine, load_suite, redundancy, run_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
-
-
-def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Median wall time of a call."""
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return median(times)
 
 
 class Swapped(nn.Module):
@@ -53,8 +43,10 @@ def fraud() -> None:
     path = ROOT / "examples" / "fraud.behavior.yaml"
     served, suite = network(), load_suite(path)
     run = run_suite(suite, served)
-    print(f"| read {len(suite.cases)} cases from YAML | {1e3 * seconds(lambda: load_suite(path)):.0f} ms |")
-    print(f"| run {len(suite.cases)} cases, network loaded | {1e3 * seconds(lambda: run_suite(suite, served)):.1f} ms |")
+    works = {"read": lambda: load_suite(path), "run": lambda: run_suite(suite, served)}
+    took = medians(works, 5)
+    print(f"| read {len(suite.cases)} cases from YAML | {1e3 * took['read']:.0f} ms |")
+    print(f"| run {len(suite.cases)} cases, network loaded | {1e3 * took['run']:.1f} ms |")
     print(f"| fail on the trained network | {len(run.broken)} of {len(run.judged)} |")
     width = len(suite.features)
     pairs = list(itertools.combinations(range(width), 2))
@@ -64,10 +56,12 @@ def fraud() -> None:
     right = sum(change == f"{suite.features[a]} and {suite.features[b]} swapped" for (a, b), change in told.items())
     print(f"| swapped pairs of columns that the suite notices | {caught} of {len(pairs)} |")
     print(f"| pairs explained, rightly | {right} of {len(told)} |")
-    print(f"| find the swap among all faults | {1e3 * seconds(lambda: examine(suite, Swapped(served, 0, 1, width))):.0f} ms |")
+    works = {"swap": lambda: examine(suite, Swapped(served, 0, 1, width)), "redundancy": lambda: redundancy(suite, served)}
+    took = medians(works, 3)
+    print(f"| find the swap among all faults | {1e3 * took['swap']:.0f} ms |")
     found = redundancy(suite, served)
     needed = f"{len(found.cover)} of {len(found.ids)} cases notice all {int(found.noticed.any(0).sum())} of {len(found.faults)} faults"
-    print(f"| redundancy | {needed}, {1e3 * seconds(lambda: redundancy(suite, served), 3):.0f} ms |")
+    print(f"| redundancy | {needed}, {1e3 * took['redundancy']:.0f} ms |")
 
 
 def sentiment(data: Path, every: int) -> None:
@@ -78,9 +72,10 @@ def sentiment(data: Path, every: int) -> None:
     suite = load_checklist(data / "checklist_sentiment" / "sentiment_suite.jsonl.gz", every=every)
     run = run_suite(suite, predict)
     rows = [row for case in suite.cases for row in case.inputs]
-    alone, whole = seconds(lambda: predict(rows), 3), seconds(lambda: run_suite(suite, predict), 3)
+    took = medians({"suite": lambda: run_suite(suite, predict), "model": lambda: predict(rows)}, 3)
+    time = f"{took['suite']:.1f} s, of which the model {took['model']:.1f} s"
     print(f"| accuracy of the model on SST-2 dev | {accuracy(predict, data / 'sst2'):.3f} |")
-    print(f"| CheckList: {len(suite.cases):,} cases, {len(rows):,} texts | {whole:.1f} s, of which the model {alone:.1f} s |")
+    print(f"| CheckList: {len(suite.cases):,} cases, {len(rows):,} texts | {time} |")
     for row in run.table().itertuples(index=False):
         print(f"| fail: {row.capability} | {row.rate:.1%} ({row.low:.1%} to {row.high:.1%}) of {row.cases:,} |")
     beside_checklist(suite, predict)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from _timing import Work, medians, seconds
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
@@ -28,13 +27,6 @@ RULES: dict[Any, str] = {
     "by_noise_rate": "prune_by_noise_rate",
     "both": "both",
 }
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def predicted(n: int, k: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -117,7 +109,7 @@ def print_speed(n: int, k: int, repeats: int) -> None:
     """Rows of the table for the sets; cleanlab takes the faster of one process and its default number."""
     probs, given = predicted(n, k)
     for rule, theirs in RULES.items():
-        works: dict[str, Callable[[], Any]] = {"ours": partial(labels.label_issues, probs, given, rule=rule)}
+        works: dict[str, Work] = {"ours": partial(labels.label_issues, probs, given, rule=rule)}
         if CLEANLAB:
             from cleanlab.filter import find_label_issues
 
@@ -125,17 +117,14 @@ def print_speed(n: int, k: int, repeats: int) -> None:
             works |= {"one": partial(peer_work, n_jobs=1), "many": peer_work}
         if torch.cuda.is_available():
             works["CUDA"] = partial(labels.label_issues, probs.cuda(), given.cuda(), rule=rule)
-        times: dict[str, list[float]] = {name: [] for name in works}
-        for _ in range(repeats):
-            for name, work in works.items():
-                times[name].append(seconds(work))
-        ours = median(times["ours"])
+        took = medians(works, repeats)
+        ours = took["ours"]
         peer, ratio, equal = "not installed", "", ""
         if CLEANLAB:
-            best = min(median(times["one"]), median(times["many"]))
+            best = min(took["one"], took["many"])
             peer, ratio = f"{best:.3f} s", f"{best / ours:.1f}"
             equal = f"; sets equal: {np.array_equal(works['one'](), works['ours']().numpy())}"
-        cuda = f"; CUDA {median(times['CUDA']):.4f} s" if "CUDA" in times else ""
+        cuda = f"; CUDA {took['CUDA']:.4f} s" if "CUDA" in took else ""
         print(f"| sets `{rule}`, {n:,} x {k}{equal}{cuda} | {ours:.3f} s | cleanlab {peer} | {ratio} |")
 
 

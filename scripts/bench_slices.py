@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from _timing import Work, medians
 
 from gendebug_torch.slices import confirmed_slices, find_slices, fit_binnings, promised_rate
 
 PLANTED = frozenset({"c0 = a", "c1 = a"})
+SEARCHES: dict[str, Callable[..., Any]] = {"all rows": find_slices, "halves": confirmed_slices}
 
 
 def table(seed: int, n: int, columns: int = 10, values: int = 10) -> tuple[pd.DataFrame, torch.Tensor, torch.Tensor]:
@@ -29,20 +29,13 @@ def table(seed: int, n: int, columns: int = 10, values: int = 10) -> tuple[pd.Da
     return frame, null, planted
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def speed(n: int, repeats: int, peer: Any) -> None:
-    """Rows of the markdown table that say how fast, interleaved."""
+    """Rows of the markdown table that say how fast, in turns."""
     frame, _, event = table(0, n)
     rng = np.random.default_rng(1)
     loss, score = torch.from_numpy(rng.exponential(size=n)), torch.from_numpy(rng.normal(size=n))
     asked = find_slices(frame, event).asked
-    works = {
+    works: dict[str, Work] = {
         "errors": lambda: find_slices(frame, event),
         "errors beyond what was promised": lambda: find_slices(frame, event, expected=promised_rate(score, event)),
         "a loss": lambda: find_slices(frame, loss),
@@ -53,37 +46,49 @@ def speed(n: int, repeats: int, peer: Any) -> None:
         works["errors on CUDA"] = lambda: find_slices(frame, event, device="cuda")
     if peer is not None:
         works["sliceline"] = lambda: peer(frame, event)
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats + 1):
-        for name, work in works.items():
-            times[name].append(seconds(work))
-    beside = median(times.pop("sliceline")[1:]) if peer is not None else None
-    for name, values in times.items():
-        own = median(values[1:])
+    took = medians(works, repeats)
+    beside = took.pop("sliceline", None)
+    for name, own in took.items():
         told = "not installed" if beside is None else f"{beside:.2f} s"
         ratio = "" if beside is None else f"{beside / own:.0f}"
-        print(f"| {asked:,} slices of {n:,} rows, {name} | {own:.3f} s | {told} | {ratio} |")
+        row(f"{asked:,} slices of {n:,} rows, {name}", f"{own:.3f} s", told, ratio)
 
 
-def truth(n: int, runs: int, peer: Any, peer_runs: int) -> None:
-    """Rows that say how often the planted slice comes first, and how often null data are reported."""
-    ours: dict[str, list[int]] = {"all rows": [0, 0], "halves": [0, 0]}
-    theirs = [0, 0]
+def planted(n: int, runs: int, peer: Any, peer_runs: int) -> None:
+    """Rows that say how often the planted slice comes first."""
+    first = {"all rows": 0, "halves": 0, "sliceline": 0}
     for seed in range(runs):
-        frame, null, planted = table(seed, n)
+        frame, _, event = table(seed, n)
         cuts = fit_binnings(frame)
-        for name, search in (("all rows", find_slices), ("halves", confirmed_slices)):
-            found = search(frame, planted, binnings=cuts)
-            ours[name][0] += bool(len(found)) and frozenset(map(str, found.members[0])) == PLANTED
-            ours[name][1] += len(search(frame, null, binnings=cuts)) > 0
+        for name, search in SEARCHES.items():
+            found = search(frame, event, binnings=cuts)
+            first[name] += bool(len(found)) and frozenset(map(str, found.members[0])) == PLANTED
         if peer is not None and seed < peer_runs:
-            best = peer(frame, planted)
-            theirs[0] += bool(best) and best[0] == PLANTED
-            theirs[1] += bool(peer(frame, null))
-    told = "not installed" if peer is None else f"{theirs[0]} of {peer_runs}", "" if peer is None else f"{theirs[1]} of {peer_runs}"
-    for name, (first, reported) in ours.items():
-        print(f"| planted slice (2 % of {n:,} rows, error x 2) first, {name} | {first} of {runs} | {told[0]} | |")
-        print(f"| null data with any report, {name} | {reported} of {runs} | {told[1] or 'not installed'} | |")
+            best = peer(frame, event)
+            first["sliceline"] += bool(best) and best[0] == PLANTED
+    told = "not installed" if peer is None else f"{first['sliceline']} of {peer_runs}"
+    for name in SEARCHES:
+        row(f"planted slice (2 % of {n:,} rows, error x 2) first, {name}", f"{first[name]} of {runs}", told)
+
+
+def null(n: int, runs: int, peer: Any, peer_runs: int) -> None:
+    """Rows that say how often a table without a bad slice is reported."""
+    reported = {"all rows": 0, "halves": 0, "sliceline": 0}
+    for seed in range(runs):
+        frame, event, _ = table(seed, n)
+        cuts = fit_binnings(frame)
+        for name, search in SEARCHES.items():
+            reported[name] += len(search(frame, event, binnings=cuts)) > 0
+        if peer is not None and seed < peer_runs:
+            reported["sliceline"] += bool(peer(frame, event))
+    told = "not installed" if peer is None else f"{reported['sliceline']} of {peer_runs}"
+    for name in SEARCHES:
+        row(f"null data of {n:,} rows with any report, {name}", f"{reported[name]} of {runs}", told)
+
+
+def row(what: str, ours: str, peer: str, ratio: str = "") -> None:
+    """One row of the markdown table, as soon as it is known."""
+    print(f"| {what} | {ours} | {peer} | {ratio} |", flush=True)
 
 
 def sliceline_peer(alpha: float) -> Any:
@@ -106,17 +111,20 @@ def sliceline_peer(alpha: float) -> Any:
 def main() -> None:
     """Print the rows of a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--runs", type=int, default=200, help="seeds of the planted and the null data")
-    parser.add_argument("--peer-runs", type=int, default=20, help="of these, those that sliceline sees")
+    parser.add_argument("--rows", type=int, default=100_000, help="of the timed and of the planted table")
+    parser.add_argument("--null-rows", type=int, default=20_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=40, help="seeds of the planted data")
+    parser.add_argument("--null-runs", type=int, default=200, help="seeds of the null data")
+    parser.add_argument("--peer-runs", type=int, default=5, help="of these, those that sliceline sees")
     parser.add_argument("--alpha", type=float, default=0.95, help="sliceline's weight of errors against size")
     options = parser.parse_args()
     peer = sliceline_peer(options.alpha)
     print("| what | ours | sliceline | ratio |")
     print("| --- | --- | --- | --- |")
     speed(options.rows, options.repeats, peer)
-    truth(options.rows, options.runs, peer, options.peer_runs)
+    planted(options.rows, options.runs, peer, options.peer_runs)
+    null(options.null_rows, options.null_runs, peer, options.peer_runs)
 
 
 if __name__ == "__main__":
