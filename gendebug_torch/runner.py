@@ -139,6 +139,8 @@ def map_rows(
     identity: str = "",
     keep: bool = True,
     grad: bool = False,
+    watch: Callable[[Any, Tensor | None], None] | None = None,
+    alone: bool = False,
 ) -> dict[str, Tensor]:
     """`step` over all batches, its outputs joined in row order on the CPU.
 
@@ -160,6 +162,8 @@ def map_rows(
         identity: what else must be the same for shards of an earlier run to be taken over.
         keep: hand the outputs back; if not, they stay in `checkpoint` alone, and memory does not grow with the rows.
         grad: whether `step` needs autograd.
+        watch: is shown the inputs and targets of every batch, on every rank, also of those that need no step.
+        alone: take every batch on this rank, whatever the others do.
 
     Raises:
         InputError: unknown batch, precision or device, no rows, or shards of another run.
@@ -167,7 +171,7 @@ def map_rows(
     if precision not in _AUTOCAST:
         reject("precision", f"one of {', '.join(_AUTOCAST)}", repr(precision), "Choose one of them.")
     place = _device(device)
-    rank, world = _rank()
+    rank, world = (0, 1) if alone else _rank()
     run = {"world": world, "precision": precision, "batch_size": batch_size} | ({"identity": identity} if identity else {})
     shards = Shards(checkpoint, model, rank, run, keep=keep)
     parts: dict[int, dict[str, Tensor]] = shards.load()
@@ -178,9 +182,14 @@ def map_rows(
     autocast = torch.autocast(place.type, dtype=dtype, enabled=dtype is not None)
     with evaluating(step if model is None else model, device=place), torch.set_grad_enabled(grad), autocast:
         for number, batch in enumerate(_progress(_batches(data, batch_size, place), total, progress)):
-            if number % world != rank or number in parts:
+            own = number % world == rank and number not in parts
+            if not own and watch is None:
                 continue
             inputs, targets = (unpack or _unpack)(batch)
+            if watch is not None:
+                watch(inputs, targets)
+            if not own:
+                continue
             waiting[number] = _run_halving(step, moved(inputs, place), moved(targets, place), limit)
             if sum(t.numel() * t.element_size() for out in waiting.values() for t in out.values()) >= _FLUSH_BYTES:
                 parts.update(shards.save(_to_host(waiting)))

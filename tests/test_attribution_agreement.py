@@ -172,18 +172,18 @@ def test_a_network_that_learned_a_rule_memorized_nothing():
 def test_the_trust_card_names_what_is_noise_and_how_the_ranking_agrees():
     weights = torch.cat([TRUE[:5], torch.tensor([0.0, 1.0])])
     data = labeled(4000, weights=torch.cat([TRUE[:5], torch.zeros(2)]))
-    card = attribute(linear(weights), data, trust=True).trust
+    card = attribute(linear(weights), data).trust
     assert "g" in card.below_probe
     assert not {"a", "b", "c"} & set(card.below_probe)
-    assert card.measures["permutation"] > 0.2
+    assert card.measures["permutation"].value > 0.2
     assert any("permutation" in line for line in card.table()["measure"])
     assert any("random column" in line for line in card.notes)
-    assert "permutation" not in attribute(linear(weights), rows(40, 7), trust=True).trust.measures
+    assert "permutation" not in attribute(linear(weights), rows(40, 7)).trust.measures
 
 
 def test_a_ranking_that_shuffling_contradicts_is_not_usable():
     """Strong contributions of columns that tell nothing, weak ones of those that do."""
     used, told = torch.tensor([1.0, 0.9, 0.8, 0.3, 0.4, 0.5]), torch.tensor([0.0, 0.0, 0.0, 3.0, 4.0, 5.0])
-    card = attribute(linear(used), labeled(6000, weights=told), trust=True).trust
+    card = attribute(linear(used), labeled(6000, weights=told)).trust
     assert "permutation" in card.failed
     assert not card.ranking_usable

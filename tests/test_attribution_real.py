@@ -43,7 +43,7 @@ def test_electricity_prices_follow_the_price(shared_data):
     x, y = standardized(features), torch.from_numpy((table["class"] == "UP").to_numpy(dtype=np.int64, copy=True))
     model = fitted(perceptron(x.shape[1]), x[:20000], y[:20000], epochs=4)
     data = Records(pd.DataFrame(x[20000:24000].numpy(), columns=features.columns), y[20000:24000])
-    made = attribute(model, data, target=1, trust=True)
+    made = attribute(model, data, target=1)
     assert made.table()["feature"].iloc[0] == "nswprice"
     assert made.trust.ranking_usable, made.trust.verdict
     shap = attribute(model, data, "kernel_shap", target=1)

@@ -115,7 +115,7 @@ def rank_agreement(
         sizes = torch.einsum("rn,mnd->rmd", weights, stacked)
         return spearman(sizes[:, first].reshape(-1, d), sizes[:, second].reshape(-1, d)).reshape(len(weights), len(pairs))
 
-    found = correlations(torch.ones(1, n, dtype=torch.float64))[0]
+    found = correlations(torch.ones(1, n, dtype=torch.float64))[0].clamp(-1.0, 1.0)
     # A replicate in which a method ranks nothing says nothing.
     drawn = bootstrap_replicates(correlations, n, replicates=replicates, seed=seed).nan_to_num(0.0)
     low, high = percentile_interval(drawn)

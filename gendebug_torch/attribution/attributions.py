@@ -26,7 +26,7 @@ _SHOWN = 15
 # Fields that hold one entry per row.
 _PER_ROW = (
     *("values", "targets", "convergence_delta", "inputs", "outputs", "base"),
-    *("standard_error", "fidelity", "held_out"),
+    *("standard_error", "fidelity", "held_out", "evaluations"),
 )
 # Rows summed at once, so that a summary of any number of rows needs little memory.
 _CHUNK = 2**16
@@ -48,6 +48,8 @@ class Attributions:
         standard_error: of sampling, shaped like `values`; None if nothing is sampled, or it is not known.
         fidelity: `[n]` weighted R² of a surrogate.
         held_out: `[n]` the same of leave-one-out predictions.
+        evaluations: `[n]` float32 model evaluations that each row took, one with a gradient as two; not those of a Captum
+            object that holds the network itself.
         trust: how far they can be believed, where that was measured.
     """
 
@@ -62,6 +64,7 @@ class Attributions:
     standard_error: Tensor | None = None
     fidelity: Tensor | None = None
     held_out: Tensor | None = None
+    evaluations: Tensor | None = None
     trust: TrustCard | None = None
 
     @classmethod

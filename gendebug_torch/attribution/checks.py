@@ -96,7 +96,7 @@ def no_feature_carries_the_false_alarms(
     alarms = _reference_rows(scores[0], threshold)
     baseline = model_inputs(validation).median(0).values
     groups = [sampled(side, rows, seed) for side in (validation.select(alarms), production.select(false_alarms))]
-    explained = [attribute(PositiveLogit(model), group, baseline=baseline, steps=steps) for group in groups]
+    explained = [attribute(PositiveLogit(model), group, baseline=baseline, steps=steps, trust=False) for group in groups]
     off, far = _disagreement(groups, explained)
     if far:
         numbers["logit_difference"] = off

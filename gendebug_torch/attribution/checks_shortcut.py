@@ -77,7 +77,7 @@ def features_called_noise_carry_nothing(
         reason = "No feature is declared as noise" if not noise else f"{len(validation)} rows are too few to explain"
         yield this.finding(Severity.NOTE, f"{reason}; nothing was judged.", numbers={"noise": noise, "rows": len(validation)})
         return
-    found = attribute(_explained(model, validation), sampled(validation, rows, seed), baseline="median", steps=_STEPS)
+    found = attribute(_explained(model, validation), sampled(validation, rows, seed), baseline="median", steps=_STEPS, trust=False)
     share, error = attribution_shares(found)
     rank = share.argsort(descending=True, stable=True).argsort()
     best = min(top, max(1, len(names) // 2))
@@ -200,7 +200,7 @@ def no_single_feature_carries_the_model_and_fails(
         numbers = {"rows_validation": len(validation), "rows_production": len(production)}
         yield this.finding(Severity.NOTE, "Not enough labeled rows of a classification on both sides to judge.", numbers=numbers)
         return
-    explained = attribute(_explained(model, validation), sampled(validation, _ROWS, seed), baseline="median", steps=_STEPS)
+    explained = attribute(_explained(model, validation), sampled(validation, _ROWS, seed), baseline="median", steps=_STEPS, trust=False)
     share, _ = attribution_shares(explained)
     order = share.argsort(descending=True, stable=True)[:candidates].tolist()
     found = worth(model, sides[0], sides[1], [explained.names[at] for at in order], seed=seed)
@@ -259,7 +259,7 @@ def relation_vanished(model: nn.Module, production: Records, at: int, *, seed: i
     if not is_binary(model, production) or production.targets is None:
         return True
     rows = sampled(production, _ROWS_OF_RELATION, seed)
-    found = attribute(PositiveLogit(model), rows, baseline="median", steps=_STEPS)
+    found = attribute(PositiveLogit(model), rows, baseline="median", steps=_STEPS, trust=False)
     assert rows.targets is not None
     slope, error = kept_slope(found.flat[found.usable], at, rows.targets[found.usable])
     return -_TURNED * error <= slope <= max(_VANISHED, error)

@@ -52,7 +52,7 @@ def integrated_gradients_converge(
     if not len(sample) or not model_inputs(sample).is_floating_point():
         yield this.finding(Severity.NOTE, "No rows with floating-point features to explain.")
         return
-    found = attribute(model, sample, baseline="median", steps=steps)
+    found = attribute(model, sample, baseline="median", steps=steps, trust=False)
     assert found.convergence_delta is not None
     assert found.outputs is not None
     assert found.base is not None
@@ -110,11 +110,11 @@ def explanations_hold_still(
         yield this.finding(Severity.NOTE, "No two rows with floating-point features to explain.", numbers={"rows": len(sample)})
         return
     baseline = inputs.median(0).values
-    before = attribute(model, inputs, baseline=baseline, steps=steps)
+    before = attribute(model, inputs, baseline=baseline, steps=steps, trust=False)
     # The class that was explained before, so that a changed prediction is not a changed explanation.
     moved = replace(sample, features=jitter(inputs, noise, seed), targets=before.targets.clamp(min=0), logits=None)
     target = "target" if int(before.targets.max()) >= 0 else "predicted"
-    found = sensitivity(before, attribute(model, moved, baseline=baseline, steps=steps, target=target), noise)
+    found = sensitivity(before, attribute(model, moved, baseline=baseline, steps=steps, target=target, trust=False), noise)
     if not len(found.attribution):
         yield this.finding(Severity.NOTE, "No row could be explained without NaN.", numbers={"rows": len(sample)})
         return

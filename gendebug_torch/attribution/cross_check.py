@@ -53,7 +53,7 @@ def cross_check(
     """
     picked = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
     sample = records.select(picked)
-    found = {name: attribute(model, sample, name, baseline=baseline, target=target, device=device) for name in methods}
+    found = {name: attribute(model, sample, name, baseline=baseline, target=target, device=device, trust=False) for name in methods}
     per_row = {one.method: one.flat.abs() for one in found.values()}
     names = next(iter(found.values())).names if found else ()
     if sample.targets is not None and len(sample):

@@ -37,6 +37,7 @@ class Question:
         shape: of one row of the answer.
         classes: `[n]` int64 explained class; -1 for the only output.
         at_once: most points in one pass.
+        spent: `[n]` float32 model evaluations that each row took so far; one with a gradient counts as two.
     """
 
     output: Output
@@ -47,7 +48,8 @@ class Question:
     groups: Tensor | None
     shape: tuple[int, ...]
     classes: Tensor
-    at_once: int = 4096
+    at_once: int
+    spent: Tensor
 
     @property
     def features(self) -> int:
@@ -79,6 +81,7 @@ class Question:
             at_points=self.at_points[rows],
             at_baseline=self.at_baseline[rows],
             classes=self.classes[rows],
+            spent=self.spent[rows],
         )
 
 
@@ -117,16 +120,22 @@ class Setting:
             start = baselines(self.baseline, inputs, space, lambda given: self._space(moved(given, device)).points, self.rows)
             at_start = torch.stack([explained(space.logits(each, everyone), everyone) for each in start]).mean(0)
 
-        def output(points: Tensor, rows: Tensor) -> Tensor:
+        spent = torch.full((n,), 1.0 + len(start), device=device)
+
+        def uncounted(points: Tensor, rows: Tensor) -> Tensor:
             return explained(space.logits(points, rows), rows)
+
+        def output(points: Tensor, rows: Tensor) -> Tensor:
+            spent.index_add_(0, rows, spent.new_ones(1).expand(len(rows)), alpha=2 if torch.is_grad_enabled() else 1)
+            return uncounted(points, rows)
 
         groups = space.groups if self.groups is None else _numbered(self.groups, space)
         shape = space.shape if self.groups is None else (int(groups.max()) + 1,) if groups is not None else ()
         said = explained(logits, everyone)
         if n and "at_once" not in self.learned:
-            self.learned["at_once"] = _points_at_once(output, space.points[:1])
+            self.learned["at_once"] = _points_at_once(uncounted, space.points[:1])
         at_once = self.learned.get("at_once", 1)
-        return Question(output, space.points, start, said, at_start, groups, shape, explained.target, at_once), space
+        return Question(output, space.points, start, said, at_start, groups, shape, explained.target, at_once, spent), space
 
     def _space(self, inputs: Any) -> Space:
         return space_of(self.model, inputs, gradient=self.gradient, parts=self.parts)
