@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.diagram import reliability_diagram
-from gendebug_torch.calibration.heads import Chunk, chunks, refuse_broken, validated
+from gendebug_torch.calibration.heads import SINGLE_PASS, Chunk, chunks, refuse_broken, validated
 from gendebug_torch.calibration.measures import Measure, ece_measure
 from gendebug_torch.errors import reject
 from gendebug_torch.stats import clopper_pearson_interval
@@ -18,6 +18,9 @@ from gendebug_torch.stats import clopper_pearson_interval
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+# What the softmax of logits in float32 and in float64 rounds off a probability, relatively, at most.
+_SINGLE, _DOUBLE = 1e-6, 1e-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +130,9 @@ def reliability_bins(
     Cost: `n k` exponentials, one read of the logits; float32 inside a row, float64 over rows.
     """
     validated(logits, targets, weights, ignore_index)
-    state = BinSums(bins, logits.device)
-    for chunk in chunks(logits, targets, weights, ignore_index):
-        state.add(*top_label(chunk), chunk.weights)
+    state = BinSums(bins, logits.device, rounding=rounding(logits))
+    for chunk in chunks(logits, targets, weights, ignore_index, times=SINGLE_PASS):
+        state.add(*top_label(chunk, chunk.log_probs()), chunk.weights)
     return state.bins(whole=weights is None)
 
 
@@ -180,47 +183,50 @@ def bin_edges(bins: int) -> Tensor:
     return torch.arange(bins + 1, dtype=torch.float64) / bins
 
 
-def top_label(chunk: Chunk) -> tuple[Tensor, Tensor]:
+def top_label(chunk: Chunk, log_probs: Tensor) -> tuple[Tensor, Tensor]:
     """Confidence `[m]` float64 and correctness `[m]` bool of the predicted class; NaN confidence for broken rows."""
-    z = chunk.logits
-    top = z.amax(1)
-    confidence = (z - top[:, None]).exp_().sum(1).double().reciprocal_()
-    correct = z.gather(1, chunk.targets[:, None])[:, 0] == top
-    # Only where no class has more than half may another, earlier class have the same largest logit.
-    tied = correct & (confidence <= 0.5) if z.is_cuda else (correct & (confidence <= 0.5)).nonzero()[:, 0]
-    correct[tied] = z[tied].argmax(1) == chunk.targets[tied]
+    top = log_probs.amax(1)
+    correct = log_probs.gather(1, chunk.targets[:, None])[:, 0] == top
+    confidence = top.double().exp_()
+    # Another, earlier class can be as likely, to rounding, only where no class has more than half.
+    tied = correct & (confidence < 0.5 + _SINGLE)
+    where = tied if top.is_cuda else tied.nonzero()[:, 0]
+    correct[where] = chunk.logits[where].argmax(1) == chunk.targets[where]
     return confidence, correct
 
 
-class BinSums:
-    """Running sums of rows, confidence and correctness per bin, on the device of the rows."""
+def rounding(logits: Tensor) -> float:
+    """Relative error of the confidences that `top_label` tells."""
+    return _DOUBLE if logits.dtype == torch.float64 else _SINGLE
 
-    def __init__(self, bins: int, device: torch.device) -> None:
+
+class BinSums:
+    """Running sums of rows, confidence and correctness per bin, on the device of the rows.
+
+    Args:
+        bins: equal bins (lo, hi] over [0, 1].
+        device: of the rows.
+        rounding: relative error of the confidences; those that may lie on an edge are taken to.
+    """
+
+    def __init__(self, bins: int, device: torch.device, *, rounding: float = 0.0) -> None:
         if bins < 1:
             reject("bins", "at least 1", str(bins), "15 is the usual number.")
-        self._inner = bin_edges(bins)[1:-1].to(device)
-        # float64 counts are exact below 2^53. The last column collects rows with a NaN.
-        self._sums = torch.zeros(3, bins + 1, dtype=torch.float64, device=device)
+        self._upper = (bin_edges(bins)[1:] * (1.0 + rounding)).to(device)
+        # float64 counts are exact below 2^53. The last row collects NaN, which lies beyond every edge.
+        self._sums = torch.zeros(bins + 1, 3, dtype=torch.float64, device=device)
 
     def add(self, confidence: Tensor, correct: Tensor, weights: Tensor | None = None) -> None:
         """Count rows `[m]`."""
-        columns = self._sums.shape[1]
-        slot = torch.bucketize(confidence, self._inner)
-        slot = torch.where(confidence.isnan(), columns - 1, slot)
-        right = correct.double()
-        if weights is None:
-            parts = [
-                torch.bincount(slot, minlength=columns),
-                torch.bincount(slot, confidence, columns),
-                torch.bincount(slot, right, columns),
-            ]
-        else:
-            parts = [torch.bincount(slot, value, columns) for value in (weights, confidence * weights, right * weights)]
-        self._sums += torch.stack([part.double() for part in parts])
+        size = len(self._sums)
+        slot = torch.bucketize(confidence, self._upper)
+        mass = torch.bincount(2 * slot + correct, weights, 2 * size).view(size, 2).double()
+        sure = torch.bincount(slot, confidence if weights is None else confidence * weights, size)
+        self._sums += torch.stack([mass.sum(1), sure, mass[:, 1]], 1)
 
     def bins(self, *, whole: bool = True) -> ReliabilityBins:
         """What was counted, as int64 counts where every row counted once."""
-        count, confidence, correct = self._sums.cpu()
+        count, confidence, correct = self._sums.T.cpu()
         refuse_broken(math.ceil(float(count[-1])))
         kind = torch.int64 if whole else torch.float64
         return ReliabilityBins(count[:-1].to(kind), confidence[:-1].contiguous(), correct[:-1].to(kind))

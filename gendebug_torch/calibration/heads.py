@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from gendebug_torch.errors import reject
 
-# Elements of logits handled at once: they stay in the cache of a CPU core, and memory does not grow with n.
+# Elements of logits handled at once, so that memory does not grow with n: what the second-level cache of a CPU core
+# holds, for passes that go over them again and again.
 _CHUNK = {"cpu": 2**18, "cuda": 2**25}
+# For a single pass: enough rows that the calls around it cost nothing, still within the shared cache.
+SINGLE_PASS = 4
+# Below this many classes a row does not fill a vector register of float32.
+_LANES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +38,16 @@ class Chunk:
     def counted(self) -> Tensor:
         """`[m]` bool, the rows that count."""
         return torch.ones_like(self.targets, dtype=torch.bool) if self.weights is None else self.weights > 0
+
+    def log_probs(self) -> Tensor:
+        """`[m, k]` log of the softmax, NaN in broken rows; that of a row does not depend on the others, to the bit."""
+        if self.logits.shape[1] >= _LANES:
+            return self.logits.log_softmax(1)
+        # Registers are filled across rows. The classes are added one by one, since the order in which `sum(0)` adds
+        # them depends on how many rows there are.
+        across = self.logits.T.contiguous()
+        shifted = across - across.amax(0)
+        return shifted.sub_(reduce(torch.add, shifted.exp()).log_()).T
 
 
 def validated(logits: Tensor, targets: Tensor, weights: Tensor | None = None, ignore_index: int | None = None) -> None:
@@ -57,9 +73,11 @@ def validated(logits: Tensor, targets: Tensor, weights: Tensor | None = None, ig
         reject("weights", f"{list(targets.shape)} non-negative", f"{list(weights.shape)}, smallest {smallest}", "Pass one weight per row.")
 
 
-def chunks(logits: Tensor, targets: Tensor, weights: Tensor | None = None, ignore_index: int | None = None) -> Iterator[Chunk]:
-    """Rows of validated outputs, `[n, k]`, `[n]` or dense `[n, k, ...]`, a cache-full at a time."""
-    size = _CHUNK.get(logits.device.type, 2**18)
+def chunks(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, ignore_index: int | None = None, *, times: int = 1
+) -> Iterator[Chunk]:
+    """Rows of validated outputs, `[n, k]`, `[n]` or dense `[n, k, ...]`, some cache-fulls at a time."""
+    size = _CHUNK.get(logits.device.type, 2**18) * times
     step = max(1, size // max(1, logits[:1].numel() * (2 if logits.ndim == 1 else 1)))
     for start in range(0, len(logits), step):
         cut = slice(start, start + step)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.binning import BinSums, ReliabilityBins, top_label
-from gendebug_torch.calibration.heads import Chunk, chunks, validated
+from gendebug_torch.calibration.binning import BinSums, ReliabilityBins, rounding, top_label
+from gendebug_torch.calibration.heads import chunks, validated
 from gendebug_torch.calibration.measures import Measure, binned_measures, score_measure
 from gendebug_torch.errors import reject
 
@@ -94,7 +94,7 @@ def calibration_sums(logits: Tensor, targets: Tensor, *, weights: Tensor | None 
 
     Cost: `n k` exponentials; the state is 60 KB.
     """
-    running = RunningSums(logits.device)
+    running = RunningSums(logits.device, rounding=rounding(logits))
     running.add(logits, targets, weights=weights, ignore_index=ignore_index)
     return running.sums(whole=weights is None)
 
@@ -102,16 +102,17 @@ def calibration_sums(logits: Tensor, targets: Tensor, *, weights: Tensor | None 
 class RunningSums:
     """`CalibrationSums` in the making, on the device of the logits; nothing is copied to the host until `sums()`."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._cells = BinSums(CELLS, device)
+    def __init__(self, device: torch.device, *, rounding: float) -> None:
+        self._cells = BinSums(CELLS, device, rounding=rounding)
         self._scores = torch.zeros(2, 4, dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, ignore_index: int | None = None) -> None:
         """Count rows, as `calibration_sums` takes them."""
         validated(logits, targets, weights, ignore_index)
         for chunk in chunks(logits, targets, weights, ignore_index):
-            self._cells.add(*top_label(chunk), chunk.weights)
-            rows = _scored(chunk)
+            log_probs = chunk.log_probs()
+            self._cells.add(*top_label(chunk, log_probs), chunk.weights)
+            rows = _scored(log_probs, chunk.targets)
             if chunk.weights is not None:
                 rows = torch.where(chunk.weights > 0, rows * chunk.weights, 0.0)
             self._scores += rows.sum(-1)
@@ -121,15 +122,14 @@ class RunningSums:
         return CalibrationSums(self._cells.bins(whole=whole), self._scores.cpu())
 
 
-def _scored(chunk: Chunk) -> Tensor:
+def _scored(log_probs: Tensor, targets: Tensor) -> Tensor:
     """`[2, 4, m]`: log loss and Brier score of each row, their squares, and mean and variance under calibration.
 
     With p the probabilities, the log loss has mean `H = -sum p log p` and variance `sum p log(p)^2 - H^2`; the Brier
     score `1 + sum p^2 - 2 p_y` has mean `1 - sum p^2` and variance `4 (sum p^3 - (sum p^2)^2)`.
     """
-    log_probs = chunk.logits.log_softmax(1)
     probs = log_probs.exp()
-    own = log_probs.gather(1, chunk.targets[:, None])[:, 0].double()
+    own = log_probs.gather(1, targets[:, None])[:, 0].double()
     bounded = log_probs.clamp_(min=-1e4)
     product = probs * bounded
     entropy, second = -product.sum(1).double(), (product.mul_(bounded)).sum(1).double()
