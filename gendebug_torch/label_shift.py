@@ -36,7 +36,8 @@ class LabelShift:
         prior: `[k]` float64 estimated shares.
         low: `[k]` lower bounds of `prior`.
         high: `[k]` upper bounds.
-        p_value: of no change in any share (Wald test), NaN where nothing can be said.
+        statistic: Wald statistic of no change in any share, chi-squared with k - 1 degrees of freedom if there is none.
+        p_value: of no change in any share, NaN where nothing can be said.
         converged: whether no other shares are likelier by more than 1e-9 nats a row.
         rows: unlabeled rows.
         level: coverage of the bounds.
@@ -46,6 +47,7 @@ class LabelShift:
     prior: Tensor
     low: Tensor
     high: Tensor
+    statistic: float
     p_value: float
     converged: bool
     rows: int
@@ -55,6 +57,18 @@ class LabelShift:
     def distance(self) -> float:
         """Total variation between the shares, in [0, 1]: the least part of the rows that changed class."""
         return float((self.prior - self.reference).abs().sum() / 2)
+
+    @property
+    def shrunken(self) -> Tensor:
+        """`[k]` float64 shares moved back towards the reference by that part of their distance which noise alone gives.
+
+        `reference + max(0, 1 - (k - 1) / statistic) (prior - reference)`: of many classes each share is poorly known, and
+        logits fitted to the noise in all of them lose more than they gain.
+
+        Source: James and Stein (1961), positive part after Baranchik (1970), Ann. Math. Statist. 41:642.
+        """
+        noise = min(1.0, (len(self.prior) - 1) / self.statistic) if self.statistic > 0 else 1.0
+        return self.prior + noise * (self.reference - self.prior)
 
     @property
     def bias(self) -> Tensor:
@@ -126,16 +140,17 @@ def label_shift(logits: Tensor, reference: Tensor, *, reference_rows: int | None
         reject("reference", f"[{z.shape[1]}] positive shares", got, "Leave out classes that the reference does not hold.")
     assumed = reference.double().cpu() / reference.double().sum().cpu()
     prior, slope, converged = _maximised(z, assumed)
-    low, high, p_value = _bounds(z, assumed, prior, slope, reference_rows, level)
-    return LabelShift(assumed, prior, low, high, p_value, converged, len(z), level)
+    low, high, statistic, p_value = _bounds(z, assumed, prior, slope, reference_rows, level)
+    return LabelShift(assumed, prior, low, high, statistic, p_value, converged, len(z), level)
 
 
-def label_shift_misfit(logits: Tensor, targets: Tensor, production: Tensor) -> tuple[float, float]:
-    """Whether any change of class shares turns the labeled rows into the unlabeled ones: (p-value, distance).
+def label_shift_misfit(logits: Tensor, targets: Tensor, production: Tensor, shares: Tensor | None = None) -> tuple[float, float]:
+    """Whether a change of class shares turns the labeled rows into the unlabeled ones: (p-value, distance).
 
     Rows are counted in cells of what the model says (predicted class by confidence). Under label shift the shares
-    of the cells in production are a mixture of those in each class; the test asks whether the best mixture leaves
-    more than noise. A small p-value means that the rows of a class look different: covariate shift or drift.
+    of the cells in production are a mixture of those in each class; the test asks whether given shares, or else the
+    best ones, leave more than noise. A small p-value means that the rows of a class look different (covariate shift or
+    drift), or of given shares that they are wrong, as those are that `label_shift` tells from bad probabilities.
 
     Source: Hansen (1982), Econometrica 50:1029, the test of over-identifying moments, on the moments of Lipton,
     Wang and Smola (2018), ICML, arXiv:1802.03916.
@@ -144,9 +159,10 @@ def label_shift_misfit(logits: Tensor, targets: Tensor, production: Tensor) -> t
         logits: `[n, k]` (or `[n]`) of labeled rows.
         targets: `[n]` int64 class ids.
         production: `[m, k]` (or `[m]`) logits of unlabeled rows.
+        shares: `[c]` shares of the c classes that the labeled rows hold; default: those that fit best.
 
     Returns:
-        p-value (NaN if there are too few rows) and the total variation that the best mixture leaves, in [0, 1].
+        p-value (NaN if there are too few rows or cells for so many classes) and the total variation left, in [0, 1].
     """
     from scipy.stats import chi2
 
@@ -156,27 +172,36 @@ def label_shift_misfit(logits: Tensor, targets: Tensor, production: Tensor) -> t
         return math.nan, math.nan
     per_class = torch.zeros(count, classes, dtype=torch.float64)
     per_class.index_put_((cells, targets.cpu()), torch.ones(len(cells), dtype=torch.float64), accumulate=True)
-    held = per_class.sum(0) > 1
+    held = per_class.sum(0) > (0 if shares is not None else 1)
     per_class = per_class[:, held]
     n_class, m = per_class.sum(0), len(live_cells)
     seen = torch.bincount(live_cells, minlength=count).double() / m
     rates = per_class / n_class
-    free = count - 1 - (int(held.sum()) - 1)
-    if free < 1 or int(held.sum()) < 1:
+    fitted = 0 if shares is not None else int(held.sum()) - 1
+    free = count - 1 - fitted
+    # With hardly more cells than shares to fit, their covariance is too poorly known to be inverted.
+    if free < max(1, fitted) or not bool(held.any()):
         return math.nan, math.nan
-    shares = n_class / n_class.sum()
-    for _ in range(3):
-        mixed = rates @ shares
-        noise = (mixed.diag() - torch.outer(mixed, mixed)) / m
-        for j, share in enumerate(shares.tolist()):
-            noise += share**2 * (rates[:, j].diag() - torch.outer(rates[:, j], rates[:, j])) / n_class[j]
-        inverse = torch.linalg.pinv(noise, hermitian=True, rtol=1e-10)
+    mixture = n_class / n_class.sum() if shares is None else shares.double().cpu()
+    inverse = _weight(rates, mixture, n_class, m)
+    for _ in range(3 if shares is None else 0):
         contrast = rates[:, 1:] - rates[:, :1]
         rest = torch.linalg.pinv(contrast.T @ inverse @ contrast, hermitian=True) @ contrast.T @ inverse @ (seen - rates[:, 0])
-        shares = torch.cat([1 - rest.sum()[None], rest]).clamp(min=0)
-        shares = shares / shares.sum()
-    left = seen - rates @ shares
+        mixture = torch.cat([1 - rest.sum()[None], rest]).clamp(min=0)
+        mixture = mixture / mixture.sum()
+        inverse = _weight(rates, mixture, n_class, m)
+    left = seen - rates @ mixture
     return float(chi2.sf(float(left @ inverse @ left), free)), float(left.abs().sum() / 2)
+
+
+def _weight(rates: Tensor, mixture: Tensor, n_class: Tensor, m: int) -> Tensor:
+    """Inverse covariance `[c, c]` of the shares of cells in m rows less their mixture of the `[c, k]` rates of the classes."""
+    mixed = rates @ mixture
+    noise = (mixed.diag() - torch.outer(mixed, mixed)) / m
+    weight = mixture.square() / n_class
+    noise += (rates @ weight).diag() - (rates * weight) @ rates.T
+    inverse: Tensor = torch.linalg.pinv(noise, hermitian=True, rtol=1e-10)
+    return inverse
 
 
 def _cells(logits: Tensor, production: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -256,8 +281,8 @@ def _maximised(z: Tensor, assumed: Tensor) -> tuple[Tensor, Tensor, bool]:
 
 def _bounds(
     z: Tensor, assumed: Tensor, prior: Tensor, slope: Tensor, reference_rows: int | None, level: float
-) -> tuple[Tensor, Tensor, float]:
-    """Bounds by the curvature on the simplex, for vanished classes by the slope, and the p-value of no change."""
+) -> tuple[Tensor, Tensor, float, float]:
+    """Bounds by the curvature on the simplex, for vanished classes by the slope; statistic and p-value of no change."""
     from scipy.stats import chi2
 
     n, k = len(z), len(prior)
@@ -278,7 +303,7 @@ def _bounds(
     variance = (1 / n + (1 / reference_rows if reference_rows else 0.0)) * _constrained_inverse(at_assumed.cpu(), assumed > 0)
     moved = prior - assumed
     wald = float(moved @ torch.linalg.pinv(variance, hermitian=True, rtol=1e-10) @ moved)
-    return low, high, float(chi2.sf(wald, k - 1)) if k > 1 and math.isfinite(wald) else math.nan
+    return low, high, wald, float(chi2.sf(wald, k - 1)) if k > 1 and math.isfinite(wald) else math.nan
 
 
 def _constrained_inverse(information: Tensor, free: Tensor) -> Tensor:

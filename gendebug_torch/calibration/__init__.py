@@ -11,7 +11,10 @@ from gendebug_torch.calibration.binning import reliability_bins as reliability_b
 from gendebug_torch.calibration.binning import reliability_bins_of_confidence as reliability_bins_of_confidence
 from gendebug_torch.calibration.classwise import ClasswiseBins as ClasswiseBins
 from gendebug_torch.calibration.classwise import classwise_bins as classwise_bins
+from gendebug_torch.calibration.clusters import GroupSums as GroupSums
+from gendebug_torch.calibration.clusters import group_sums as group_sums
 from gendebug_torch.calibration.fold import fold_affine as fold_affine
+from gendebug_torch.calibration.grouping import dense_records as dense_records
 from gendebug_torch.calibration.isotonic import IsotonicMap as IsotonicMap
 from gendebug_torch.calibration.isotonic import fit_isotonic as fit_isotonic
 from gendebug_torch.calibration.measures import Measure as Measure
@@ -41,6 +44,7 @@ __all__ = [
     "CalibrationSums",
     "ClasswiseBins",
     "Confusion",
+    "GroupSums",
     "IsotonicMap",
     "Measure",
     "OperatingPoint",
@@ -58,12 +62,14 @@ __all__ = [
     "classwise_bins",
     "confusion",
     "confusion_table",
+    "dense_records",
     "expected_calibration_error",
     "fit_affine",
     "fit_isotonic",
     "fit_temperature",
     "fit_top_map",
     "fold_affine",
+    "group_sums",
     "load_calibration",
     "operating_point",
     "recalibrate",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.affine import AffineFit, fit_affine
+from gendebug_torch.calibration.choice import out_of_fold, predictions
 from gendebug_torch.calibration.heads import validated
 from gendebug_torch.errors import reject
 from gendebug_torch.label_shift import LabelShift, label_shift, label_shift_misfit
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Half the width of the bounds of a class share from which on the shares are hardly known.
 _WIDE = 0.1
+# Share of a class, relative to before, that is as good as none.
+_NEVER = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +33,11 @@ class ShareAdaptation:
         calibration: temperature and class biases fitted to the labeled rows.
         shift: class shares of production with bounds.
         classes: `[c]` ids of the classes that the labeled rows hold; others keep their bias.
-        misfit: p-value of the assumption that only the shares changed, and the total variation it leaves open.
-        applied: whether the shares changed beyond noise and the assumption stands.
+        misfit: p-value of the assumption that these shares explain what the network says in production, and the total
+            variation they leave open.
+        gain: share of rows that it makes right less those it makes wrong, and the standard error: on the labeled rows,
+            weighted to the new shares and calibrated out of fold.
+        applied: whether the shares changed beyond noise, the assumption stands and nothing is lost.
         warnings: what speaks against it.
     """
 
@@ -39,6 +45,7 @@ class ShareAdaptation:
     shift: LabelShift
     classes: Tensor
     misfit: tuple[float, float]
+    gain: tuple[float, float]
     applied: bool
     warnings: tuple[str, ...]
 
@@ -52,7 +59,7 @@ class ShareAdaptation:
         """`[k]` (`[]`) float64 in nats."""
         if not self.applied:
             return torch.zeros_like(self.calibration.bias)
-        moved = self.shift.bias
+        moved = (self.shift.shrunken / self.shift.reference).clamp(min=_NEVER).log()
         if not self.calibration.bias.ndim:
             return self.calibration.bias + moved[1] - moved[0]
         return self.calibration.bias.index_add(0, self.classes, moved)
@@ -81,11 +88,12 @@ class ShareAdaptation:
         return self.shift.plot(ax)
 
 
-def adapt_to_shares(logits: Tensor, targets: Tensor, production: Tensor, *, alpha: float = 0.05) -> ShareAdaptation:
+def adapt_to_shares(logits: Tensor, targets: Tensor, production: Tensor, *, alpha: float = 0.01) -> ShareAdaptation:
     """Calibrate on labeled rows with a class bias, then find the class shares of unlabeled rows and fit the logits to them.
 
     Nothing is applied where the shares did not change beyond noise, or where rows of one class look different in
-    production (covariate shift or drift): the shares are wrong then, and labels are needed.
+    production (covariate shift or drift), or where the labeled rows, weighted to the new shares, say that predictions would
+    get worse: labels are needed then. Shares are moved by as much as is beyond noise (`LabelShift.shrunken`).
 
     Source: Alexandari, Kundaje and Shrikumar (2020), arXiv:1901.06852, on Saerens, Latinne and Decaestecker (2002).
 
@@ -109,15 +117,36 @@ def adapt_to_shares(logits: Tensor, targets: Tensor, production: Tensor, *, alph
     mapped = calibration(production.double())
     within = mapped if mapped.ndim == 1 else mapped[:, classes.to(mapped.device)]
     shift = label_shift(within, count[classes], reference_rows=len(targets))
-    misfit = label_shift_misfit(logits, targets, production)
+    misfit = label_shift_misfit(logits, targets, production, shift.shrunken)
+    gain = _gain(logits, targets, classes, shift)
     told = []
     if misfit[0] < 0.001:
         told.append(
-            f"Rows of one class look different in production (p = {misfit[0]:.1g}): class shares alone do not explain it, "
-            "so nothing is adapted; label some production rows and recalibrate on them."
+            f"These class shares do not explain what the network says in production (p = {misfit[0]:.1g}): rows of one class look "
+            "different there, or its probabilities cannot tell the shares; nothing is adapted: label some production rows "
+            "and recalibrate on them."
+        )
+    if harmful := gain[0] < -gain[1]:
+        told.append(
+            f"Of the labeled rows, weighted to the new shares, {-gain[0]:.1%} ± {gain[1]:.1%} would become wrong: the probabilities "
+            "of this network cannot carry the change, so nothing is adapted; label some production rows and recalibrate on them."
         )
     widest = float((shift.high - shift.low).max()) / 2
     if widest > _WIDE:
         told.append(f"The class shares are known to ± {widest:.0%} only: collect more unlabeled rows.")
-    applied = misfit[0] >= 0.001 if math.isfinite(misfit[0]) else True
-    return ShareAdaptation(calibration, shift, classes, misfit, applied and shift.p_value < alpha, tuple(told))
+    # A p-value of NaN, where too few rows tell one, speaks against nothing.
+    applied = not misfit[0] < 0.001 and shift.p_value < alpha and not harmful
+    return ShareAdaptation(calibration, shift, classes, misfit, gain, applied, tuple(told))
+
+
+def _gain(logits: Tensor, targets: Tensor, classes: Tensor, shift: LabelShift) -> tuple[float, float]:
+    """Accuracy that adapting gains, and its standard error, on labeled rows that stand for production by their class."""
+    ratio = torch.ones(2 if logits.ndim == 1 else logits.shape[1], dtype=torch.float64)
+    ratio[classes] = shift.shrunken / shift.reference
+    weight = ratio[targets.cpu()]
+    mapped = out_of_fold(logits.double(), targets, fit_affine, folds=2)
+    moved = ratio.clamp(min=_NEVER).log().to(mapped)
+    adapted = mapped + (moved[1] - moved[0] if mapped.ndim == 1 else moved)
+    won = (predictions(adapted) == targets).double() - (predictions(logits) == targets).double()
+    mean = float(weight @ won.cpu() / weight.sum())
+    return mean, float((weight * (won.cpu() - mean)).norm() / weight.sum())

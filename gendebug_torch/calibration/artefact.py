@@ -86,10 +86,10 @@ def _module(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
     raise ValueError(f"unknown module {kind!r}")
 
 
-def data_hash(logits: Tensor, targets: Tensor) -> str:
+def data_hash(*parts: Tensor) -> str:
     """SHA-256 of the rows of a fit, so that a map can be traced to them."""
     digest = hashlib.sha256()
-    for tensor in (logits, targets):
+    for tensor in parts:
         digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

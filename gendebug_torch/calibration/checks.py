@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gendebug_torch.calibration import checks_threshold as checks_threshold
 from gendebug_torch.calibration.binning import ReliabilityBins, reliability_bins
 from gendebug_torch.calibration.checks_multilabel import judged_labels
 from gendebug_torch.calibration.choice import out_of_fold
+from gendebug_torch.calibration.clusters import group_sums
+from gendebug_torch.calibration.grouping import group_ids
+from gendebug_torch.calibration.measures import Measure
 from gendebug_torch.calibration.shape import Shape, shape
 from gendebug_torch.calibration.temperature import fit_temperature
 from gendebug_torch.finding import Cause, Finding, Severity
@@ -41,7 +45,8 @@ def confidence_is_accuracy(
     """What the model is sure of is right as often as it says.
 
     The calibration error must exceed the limit beyond what a calibrated model of these rows would show, and
-    be significant against it. Of a multilabel head every label is asked by itself, corrected by Holm.
+    be significant against it. Of a multilabel head every label is asked by itself, corrected by Holm. Rows that share
+    the group of the schema, such as the pixels of an image, count as one piece of evidence.
 
     Source: Guo et al. (2017), arXiv:1706.04599; Bröcker and Smith (2007), Weather and Forecasting 22:651.
 
@@ -127,7 +132,8 @@ def _binned(records: Records, bins: int) -> ReliabilityBins:
 def _judged(
     this: Check, records: Records, found: ReliabilityBins, limit: float, alpha: float, before: ReliabilityBins | None = None
 ) -> Finding:
-    told = found.measure()
+    groups = group_ids(records)
+    told = found.measure() if groups is None else _by_group(records, groups, len(found.count))
     form = shape(found)
     # What noise adds to the error is taken off before it is held against the limit.
     real = math.sqrt(max(told.value**2 - told.null**2, 0.0))
@@ -138,7 +144,11 @@ def _judged(
         numbers["validation_ece"] = before.ece
         earlier = f", against {before.ece:.1%} in validation"
     text = f"calibration error {told.value:.1%} (95 % interval {told.low:.1%} to {told.high:.1%}){earlier}"
-    worst = _worst(form)
+    # The tests of single bins take rows for independent.
+    worst = _worst(form) if groups is None else ""
+    if groups is not None:
+        numbers["groups"] = int(groups.max()) + 1
+        text += f" over {numbers['groups']:,} groups"
     if real < limit or told.p_value >= alpha:
         known = f"a calibrated model would show {told.null:.1%} on {found.total:,} rows"
         bound = "within noise" if told.p_value >= alpha else f"to within {limit:.0%}"
@@ -149,6 +159,12 @@ def _judged(
     summary = f"The model is {_DIRECTION.get(form.kind, 'miscalibrated')} in {records.name}: {text}; {average}{worst}."
     severity = Severity.FAIL if told.low >= _FAILS_FROM else Severity.WARN
     return this.finding(severity, summary, numbers=numbers | more, remedy=remedy, evidence=found)
+
+
+def _by_group(records: Records, groups: Tensor, bins: int) -> Measure:
+    assert records.logits is not None
+    assert records.targets is not None
+    return group_sums(records.logits, records.targets, groups.to(records.logits.device), bins=bins).measures()[-1]
 
 
 def _worst(form: Shape) -> str:
@@ -166,7 +182,9 @@ def _remedy(records: Records, found: ReliabilityBins) -> tuple[str, dict[str, An
     fitted = fit_temperature(records.logits, records.targets)
     if fitted.unbounded:
         return "No finite temperature fits these rows: calibrate on rows that hold errors.", {"temperature": None}
-    after = reliability_bins(out_of_fold(records.logits, records.targets), records.targets, bins=len(found.count))
+    after = reliability_bins(
+        out_of_fold(records.logits, records.targets, groups=group_ids(records)), records.targets, bins=len(found.count)
+    )
     numbers = {"temperature": fitted.temperature, "temperature_error": fitted.standard_error, "ece_after": after.ece}
     if after.ece < found.ece and not math.isclose(after.ece, found.ece):
         return f"Recalibrate: a temperature of {fitted.temperature:.2f} brings it to {after.ece:.1%} on rows it has not seen.", numbers

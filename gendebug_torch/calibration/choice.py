@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gendebug_torch.affine import fit_affine
 from gendebug_torch.calibration.classwise import classwise_bins
+from gendebug_torch.calibration.clusters import group_sums, grouped_error
 from gendebug_torch.calibration.heads import chunks, validated
 from gendebug_torch.calibration.isotonic import fit_isotonic
 from gendebug_torch.calibration.labelwise import fit_labels
+from gendebug_torch.calibration.measures import Measure
 from gendebug_torch.calibration.modules import Fitted
 from gendebug_torch.calibration.sums import CalibrationSums, calibration_sums
-from gendebug_torch.calibration.temperature import fit_temperature
+from gendebug_torch.calibration.temperature import Temperature, fit_temperature
 from gendebug_torch.calibration.top_map import fit_top_map
 from gendebug_torch.errors import reject
 
-Fit = Callable[[Tensor, Tensor], Fitted]
+
+class Fit(Protocol):
+    """Fits a map of logits; a weight of 2 counts as two rows."""
+
+    def __call__(self, logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Fitted:
+        """The map that fits these rows."""
+
+
+def _fit_pooled(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Temperature:
+    """One temperature for all labels."""
+    return fit_temperature(*questions(logits, targets), weights=per_question(weights, targets))
+
 
 # In order of simplicity: of candidates that do equally well the first one is taken.
 FITS: dict[str, Fit] = {
     "temperature": fit_temperature,
-    "bias_corrected": lambda z, y: fit_affine(z, y, family="bias_corrected"),
-    "vector": lambda z, y: fit_affine(z, y, family="vector"),
-    "top_platt": lambda z, y: fit_top_map(z, y, family="platt"),
-    "top_beta": lambda z, y: fit_top_map(z, y, family="beta"),
+    "bias_corrected": partial(fit_affine, family="bias_corrected"),
+    "vector": partial(fit_affine, family="vector"),
+    "top_platt": partial(fit_top_map, family="platt"),
+    "top_beta": partial(fit_top_map, family="beta"),
     "isotonic": fit_isotonic,
 }
 LABEL_FITS: dict[str, Fit] = {
-    "temperature": lambda z, y: fit_temperature(z.reshape(-1), y.reshape(-1)),
-    "label_temperature": lambda z, y: fit_labels(z, y, family="temperature"),
-    "label_platt": lambda z, y: fit_labels(z, y, family="bias_corrected"),
+    "temperature": _fit_pooled,
+    "label_temperature": partial(fit_labels, family="temperature"),
+    "label_platt": partial(fit_labels, family="bias_corrected"),
 }
 KEEPING = ("temperature", "label_temperature", "top_platt", "top_beta")
 # Beyond this many classes the curvature of class biases, k by k, costs more than it is worth.
@@ -51,6 +65,7 @@ class Candidate:
     Args:
         name: of the family; `none` is the network as it is.
         sums: calibration of the rows, each mapped by a fit that did not see it.
+        measures: `nll`, `brier` and `ece` of these, with intervals over what is independent: rows, or groups of them.
         gain: log loss of `none` less that of this one, mean in nats.
         gain_error: its standard error over rows.
         behind: log loss of this one less the least, mean in nats.
@@ -62,6 +77,7 @@ class Candidate:
 
     name: str
     sums: CalibrationSums
+    measures: tuple[Measure, ...]
     gain: float
     gain_error: float
     behind: float
@@ -87,7 +103,15 @@ def default_candidates(logits: Tensor, targets: Tensor, keep_predictions: bool) 
 
 
 def judge_candidates(
-    logits: Tensor, targets: Tensor, names: Sequence[str], *, groups: Tensor | None = None, folds: int = 5, seed: int = 0
+    logits: Tensor,
+    targets: Tensor,
+    names: Sequence[str],
+    *,
+    weights: Tensor | None = None,
+    groups: Tensor | None = None,
+    bins: int = 15,
+    folds: int = 5,
+    seed: int = 0,
 ) -> tuple[Candidate, ...]:
     """Every candidate, and `none`, on rows that its fits have not seen.
 
@@ -97,7 +121,9 @@ def judge_candidates(
         logits: `[n, k]` or `[n]`.
         targets: `[n]` int64 class ids, or `[n, k]` of 0 and 1 (multilabel).
         names: keys of `fits_for(targets)`.
+        weights: `[n]`; a weight of 2 counts as two rows.
         groups: `[n]` int64 ids 0..g-1 of rows that are not independent, as the pixels of one image.
+        bins: of the calibration error.
         folds: parts of the rows (of the groups); each is mapped by fits to the others.
         seed: of the folds.
 
@@ -107,21 +133,31 @@ def judge_candidates(
     fits = fits_for(targets)
     if unknown := sorted(set(names) - set(fits)):
         reject("candidates", f"names among {sorted(fits)}", str(unknown), "Correct the names.")
-    how: dict[str, Any] = {"groups": groups, "folds": folds, "seed": seed}
+    how: dict[str, Any] = {"weights": weights, "groups": groups, "folds": folds, "seed": seed}
     mapped = {"none": logits} | {name: out_of_fold(logits, targets, fits[name], **how) for name in names}
     losses = {name: row_loss(z, targets) for name, z in mapped.items()}
+    mass = torch.ones_like(losses["none"]) if weights is None else weights.to(losses["none"])
     said = predictions(questions(logits, targets)[0])
-    least = min(losses, key=lambda name: float(losses[name].mean()))
+    least = min(losses, key=lambda name: float(losses[name] @ mass))
     found = []
     for name, z in mapped.items():
         gain, behind = losses["none"] - losses[name], losses[name] - losses[least]
         asked = questions(z, targets)
         changed = int((predictions(asked[0]) != said).sum())
-        scores = (float(gain.mean()), _error(gain, groups), float(behind.mean()), _error(behind, groups))
-        sums = calibration_sums(*asked)
-        ece = classwise_bins(z, targets).macro if targets.ndim == 2 else sums.bins().ece
-        found.append(Candidate(name, sums, *scores, changed, ece))
+        scores = (*_mean(gain, mass, groups), *_mean(behind, mass, groups))
+        sums = calibration_sums(*asked, weights=per_question(weights, targets))
+        measures = _measures(sums, *asked, per_question(weights, targets), per_question(groups, targets), bins)
+        ece = classwise_bins(z, targets, weights=weights).macro if targets.ndim == 2 else sums.bins().ece
+        found.append(Candidate(name, sums, measures, *scores, changed, ece))
     return tuple(found)
+
+
+def _measures(
+    sums: CalibrationSums, logits: Tensor, targets: Tensor, weights: Tensor | None, groups: Tensor | None, bins: int
+) -> tuple[Measure, ...]:
+    if groups is not None:
+        return group_sums(logits, targets, groups, bins=bins, weights=weights).measures()
+    return (*sums.score_measures(), sums.bins(bins).measure())
 
 
 def choose(candidates: Sequence[Candidate], *, keep_predictions: bool = True) -> tuple[str, str]:
@@ -148,7 +184,14 @@ def choose(candidates: Sequence[Candidate], *, keep_predictions: bool = True) ->
 
 
 def out_of_fold(
-    logits: Tensor, targets: Tensor, fit: Fit = fit_temperature, *, groups: Tensor | None = None, folds: int = 5, seed: int = 0
+    logits: Tensor,
+    targets: Tensor,
+    fit: Fit = fit_temperature,
+    *,
+    weights: Tensor | None = None,
+    groups: Tensor | None = None,
+    folds: int = 5,
+    seed: int = 0,
 ) -> Tensor:
     """Logits `[n, k]` or `[n]`, each fold mapped by the fit to the others; where none could be fitted, as they were.
 
@@ -162,7 +205,7 @@ def out_of_fold(
     mapped = logits.clone()
     for fold in range(folds):
         held = part == fold
-        fitted = fit(logits[~held], targets[~held])
+        fitted = fit(logits[~held], targets[~held], weights=None if weights is None else weights[~held])
         if not getattr(fitted, "unbounded", False):
             mapped[held] = fitted(logits[held])
     return mapped
@@ -171,6 +214,11 @@ def out_of_fold(
 def questions(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Multilabel outputs `[n, k]` with their targets as `n k` binary ones, `[n k]`; others as they are."""
     return (logits.reshape(-1), targets.reshape(-1)) if targets.ndim == 2 else (logits, targets)
+
+
+def per_question(values: Tensor | None, targets: Tensor) -> Tensor | None:
+    """Values `[n]` of rows for the `questions` of these targets."""
+    return values.repeat_interleave(targets.shape[1]) if values is not None and targets.ndim == 2 else values
 
 
 def row_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -186,10 +234,11 @@ def predictions(logits: Tensor) -> Tensor:
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
 
 
-def _error(rows: Tensor, groups: Tensor | None) -> float:
-    """Standard error of the mean of rows that are independent, or only so between groups."""
-    apart = rows - rows.mean()
+def _mean(rows: Tensor, mass: Tensor, groups: Tensor | None) -> tuple[float, float]:
+    """Weighted mean of rows that are independent, or only so between groups, and its standard error."""
+    total = float(mass.sum())
+    mean = float(rows @ mass) / total
     if groups is not None:
-        apart = torch.bincount(groups.to(rows.device), apart)
-    units = len(apart)
-    return math.sqrt(float(apart.square().sum()) * units / (units - 1)) / len(rows) if units > 1 else math.inf
+        return mean, grouped_error(torch.bincount(groups.to(rows.device), mass * (rows - mean)), total)
+    variance = float(mass @ (rows - mean).square()) / (total - 1) if total > 1 else math.inf
+    return mean, math.sqrt(variance / total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from gendebug_torch._plotting import LIVE, NEUTRAL, axes
 from gendebug_torch.calibration.binning import ReliabilityBins, bin_edges
-from gendebug_torch.calibration.heads import refuse_broken
+from gendebug_torch.calibration.heads import chunks, refuse_broken, validated
 from gendebug_torch.errors import reject
 from gendebug_torch.stats import holm_adjusted
 
@@ -27,7 +28,7 @@ class ClasswiseBins:
     """Rows counted by the probability of each class, in b equal bins (lo, hi]; adds up over batches and ranks.
 
     Args:
-        count: `[k, b]` int64 rows.
+        count: `[k, b]` rows, int64, or float64 where rows have weights.
         probability: `[k, b]` float64 sum of the class's probability.
         positive: `[k, b]` int64 rows of the class.
         squares: `[k, b]` float64 sum of p (1 - p): the variance of `positive` under calibration.
@@ -51,7 +52,7 @@ class ClasswiseBins:
     @property
     def ece(self) -> Tensor:
         """`[k]` float64 calibration error of each class, in [0, 1]."""
-        return (self.probability - self.positive).abs().sum(1) / self.count.sum(1).clamp(min=1)
+        return (self.probability - self.positive).abs().sum(1) / self.count.sum(1).double().clamp(min=1e-300)
 
     @property
     def macro(self) -> float:
@@ -65,7 +66,7 @@ class ClasswiseBins:
             `[k]` float64 mean null value and `[k]` p-value, one per class and not adjusted.
         """
         generator = torch.Generator().manual_seed(seed)
-        total = self.count.sum(1).clamp(min=1).double()
+        total = self.count.sum(1).double().clamp(min=1e-300)
         noise = torch.randn(replicates, *self.count.shape, generator=generator, dtype=torch.float64) * self.squares.sqrt()
         null = noise.abs().sum(2) / total
         # Where few rows are expected the count is skewed: a Poisson draw takes the place of the normal one.
@@ -107,7 +108,9 @@ class ClasswiseBins:
         return ax
 
 
-def classwise_bins(logits: Tensor, targets: Tensor, *, bins: int = 15) -> ClasswiseBins:
+def classwise_bins(
+    logits: Tensor, targets: Tensor, *, bins: int = 15, weights: Tensor | None = None, ignore_index: int | None = None
+) -> ClasswiseBins:
     """Rows by the probability of each class in turn: one-against-rest, or label by label.
 
     Class ids `[n]` with logits `[n, k]` take the softmax; 0/1 targets `[n, k]` take the sigmoid of each label
@@ -116,45 +119,66 @@ def classwise_bins(logits: Tensor, targets: Tensor, *, bins: int = 15) -> Classw
     Source: Kull et al. (2019), NeurIPS, arXiv:1910.12656, section 2, for classwise calibration.
 
     Args:
-        logits: `[n, k]` or `[n]` float; a masked class may be -inf.
-        targets: `[n]` int64 class ids, or `[n, k]` of 0 and 1.
+        logits: `[n, k]` or `[n]` float, or dense `[n, k, ...]`; a masked class may be -inf.
+        targets: `[n]` (dense `[n, ...]`) int64 class ids, or `[n, k]` of 0 and 1.
         bins: equal bins (lo, hi] over [0, 1].
+        weights: `[n]` (dense `[n, ...]`); a weight of 2 counts as two rows. The counts are float64 then.
+        ignore_index: target of rows, positions or labels that do not count.
 
     Raises:
         InputError: shapes do not fit, targets out of range, NaN or +inf.
 
     Cost: `n k` exponentials and counts; the state is `[k, bins]`.
     """
-    z = logits[:, None] if logits.ndim == 1 else logits
-    many = logits.ndim == 1 or targets.ndim == 2
-    true = targets[:, None] if targets.ndim == 1 and many else targets
-    if z.ndim != 2 or not z.is_floating_point() or bins < 1:
-        got = f"{logits.dtype} {list(logits.shape)} and bins={bins}"
-        reject("logits", "float [n, k] or [n], and at least 1 bin", got, "Pass raw model outputs.")
-    if true.shape != (z.shape if many else z.shape[:1]) or true.is_floating_point():
-        reject("targets", "[n] class ids or [n, k] of 0 and 1", f"{targets.dtype} {list(targets.shape)}", "Pass one row per row of logits.")
-    low, high = (int(bound) for bound in true.aminmax()) if true.numel() else (0, 0)
-    if low < 0 or high > (1 if many else z.shape[1] - 1):
-        reject("targets", f"values in 0..{1 if many else z.shape[1] - 1}", f"{low}..{high}", "Map labels to the columns of the logits.")
-    return _counted(z, true, bins, many)
+    if bins < 1:
+        reject("bins", "at least 1", str(bins), "15 is the usual number.")
+    labels = logits.ndim == 1 or logits.ndim == targets.ndim == 2
+    if labels:
+        # Every label is a binary head by itself.
+        validated(logits.reshape(-1), targets.reshape(-1), None, ignore_index)
+        rows = torch.zeros_like(targets.view(len(targets), -1)[:, 0])
+        validated(rows.float(), rows, weights)
+        parts = _label_parts(logits.view(len(logits), -1), targets.view(len(targets), -1), weights, ignore_index)
+    else:
+        validated(logits, targets, weights, ignore_index)
+        parts = _class_parts(logits, targets, weights, ignore_index)
+    return _counted(parts, 1 if logits.ndim == 1 else logits.shape[1], bins, logits.device, whole=weights is None)
 
 
-def _counted(z: Tensor, true: Tensor, bins: int, many: bool) -> ClasswiseBins:
-    k = z.shape[1]
-    inner = bin_edges(bins)[1:-1].to(z.device)
-    sums = torch.zeros(4, k * bins, dtype=torch.float64, device=z.device)
-    offsets = torch.arange(k, device=z.device) * bins
+# Probabilities `[m, k]`, where each class or label was true, and weights that fit both.
+Part = tuple[Tensor, Tensor, Tensor | None]
+
+
+def _class_parts(logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int | None) -> Iterator[Part]:
+    for chunk in chunks(logits, targets, weights, ignore_index):
+        probs = chunk.logits.double().softmax(1)
+        positive = torch.zeros_like(probs).scatter_(1, chunk.targets[:, None], 1.0)
+        yield probs, positive, None if chunk.weights is None else chunk.weights[:, None].expand_as(probs)
+
+
+def _label_parts(logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int | None) -> Iterator[Part]:
+    step = max(1, _CHUNK // max(1, logits.shape[1]))
+    for start in range(0, len(logits), step):
+        cut = slice(start, start + step)
+        true, mass = targets[cut], None if weights is None else weights[cut].double()[:, None].expand_as(targets[cut])
+        if ignore_index is not None:
+            kept = (true != ignore_index).double()
+            mass = kept if mass is None else mass * kept
+        yield logits[cut].double().sigmoid(), true.double(), mass
+
+
+def _counted(parts: Iterator[Part], k: int, bins: int, device: torch.device, *, whole: bool) -> ClasswiseBins:
+    inner = bin_edges(bins)[1:-1].to(device)
+    sums = torch.zeros(4, k * bins, dtype=torch.float64, device=device)
+    offsets = torch.arange(k, device=device) * bins
     broken = 0
-    rows = max(1, _CHUNK // max(1, k))
-    for start in range(0, len(z), rows):
-        part = z[start : start + rows].double()
-        probs = part.sigmoid() if many else part.softmax(1)
-        here = true[start : start + rows]
-        positive = here.double() if many else torch.zeros_like(probs).scatter_(1, here[:, None], 1.0)
-        broken += int(probs.isnan().any(1).sum())
+    for probs, positive, mass in parts:
+        counted = torch.ones_like(probs) if mass is None else mass
+        broken += int((probs.isnan() & (counted > 0)).any(1).sum())
         slot = (torch.bucketize(probs, inner) + offsets).reshape(-1)
         for total, value in zip(sums, (torch.ones_like(probs), probs, positive, probs * (1 - probs)), strict=True):
-            total += torch.bincount(slot, value.reshape(-1), minlength=k * bins)[: k * bins]
+            total += torch.bincount(slot, torch.where(counted > 0, value * counted, 0.0).reshape(-1), minlength=k * bins)[: k * bins]
     refuse_broken(broken)
-    count, probability, positive, squares = sums.view(4, k, bins).cpu()
-    return ClasswiseBins(count.long(), probability, positive.long(), squares)
+    count, probability, positives, squares = sums.view(4, k, bins).cpu()
+    kind = torch.int64 if whole else torch.float64
+    return ClasswiseBins(count.to(kind), probability, positives.to(kind), squares)

@@ -9,7 +9,7 @@ from gendebug_torch.affine import AffineFit, Family, fit_affine
 from gendebug_torch.errors import reject
 
 
-def fit_labels(logits: Tensor, targets: Tensor, *, family: Family = "bias_corrected") -> AffineFit:
+def fit_labels(logits: Tensor, targets: Tensor, *, family: Family = "bias_corrected", weights: Tensor | None = None) -> AffineFit:
     """A scale, and with `bias_corrected` a bias, for each label by itself: k fits of one binary logit.
 
     A label whose rows tell no finite scale (all of them right, or a logit that carries nothing) keeps its logit.
@@ -20,6 +20,7 @@ def fit_labels(logits: Tensor, targets: Tensor, *, family: Family = "bias_correc
         logits: `[n, k]` float.
         targets: `[n, k]` int64 of 0 and 1.
         family: `temperature` frees the scale, `bias_corrected` the bias too.
+        weights: `[n]` of the rows; a weight of 2 counts as two.
 
     Returns:
         Scale and bias `[k]`; `unbounded` where no label could be fitted, `nll` the mean over the fitted labels.
@@ -31,7 +32,7 @@ def fit_labels(logits: Tensor, targets: Tensor, *, family: Family = "bias_correc
     """
     if logits.ndim != 2 or targets.shape != logits.shape:
         reject("targets", "[n, k] of 0 and 1, like the logits", f"{list(targets.shape)} beside {list(logits.shape)}", "Pass one per label.")
-    fits = [fit_affine(logits[:, label], targets[:, label], family=family) for label in range(logits.shape[1])]
+    fits = [fit_affine(logits[:, label], targets[:, label], family=family, weights=weights) for label in range(logits.shape[1])]
     told = [fit for fit in fits if not fit.unbounded]
     if not told:
         return _joined(family, fits, converged=False, unbounded=True)

@@ -75,8 +75,11 @@ class CalibratedModel(nn.Module):
         self.calibration = calibration
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Calibrated logits."""
+        """Calibrated logits, in float32 at least."""
         logits: Tensor = self.model(*inputs, **named)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            # Rounded again to few digits, two classes could become equal and a prediction change.
+            logits = logits.float()
         if logits.ndim == 2 and logits.shape[1] == 1:
             logits = logits[:, 0]
             mapped: Tensor = self.calibration(logits)[:, None]

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings as python_warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from gendebug_torch.affine import AffineFit
 from gendebug_torch.calibration.artefact import data_hash, fitted_facts, save_artefact
 from gendebug_torch.calibration.binning import ReliabilityBins
-from gendebug_torch.calibration.choice import Candidate, choose, default_candidates, fits_for, judge_candidates, questions
+from gendebug_torch.calibration.choice import Candidate, choose, default_candidates, fits_for, judge_candidates, per_question, questions
+from gendebug_torch.calibration.clusters import temperature_error
 from gendebug_torch.calibration.fold import fold_affine
+from gendebug_torch.calibration.grouping import group_ids
 from gendebug_torch.calibration.heads import validated
 from gendebug_torch.calibration.modules import CalibratedModel, Fitted, affine_parts, as_module
 from gendebug_torch.calibration.temperature import Temperature, fit_temperature
@@ -99,12 +101,12 @@ class Recalibration:
 
         rows = []
         for label, name in (("before", "none"), ("after (out of fold)", self.chosen)):
-            sums = self.candidate(name).sums
-            found = {measure.measure: measure for measure in sums.measures(bins=self.bins, replicates=200)}
+            candidate = self.candidate(name)
+            found = {measure.measure: measure for measure in candidate.measures}
             row: dict[str, Any] = {"rows": label}
-            for measure in ("nll", "brier", "ece"):
-                row |= {measure: found[measure].value, f"{measure}_low": found[measure].low, f"{measure}_high": found[measure].high}
-            bins = sums.bins(self.bins)
+            for measure, told in found.items():
+                row |= {measure: told.value, f"{measure}_low": told.low, f"{measure}_high": told.high}
+            bins = candidate.sums.bins(self.bins)
             rows.append(row | {"ece_null": found["ece"].null, "mean_confidence": bins.mean_confidence, "accuracy": bins.accuracy})
         return pd.DataFrame(rows)
 
@@ -169,6 +171,7 @@ def recalibrate(
     *,
     candidates: Sequence[str] | None = None,
     keep_predictions: bool = True,
+    weights: Tensor | None = None,
     ignore_index: int | None = None,
     expected_accuracy: float | None = None,
     bins: int = 15,
@@ -183,7 +186,8 @@ def recalibrate(
     """Try maps of the logits on held-out labeled rows, and keep the best that helps beyond noise on rows it has not seen.
 
     Targets `[n]` are class ids, `[n, k]` of 0 and 1 yes/no labels each; of dense `[n, k, ...]` logits every position is a
-    row, but folds and errors go by samples, since positions of one are not independent.
+    row. Positions of one sample, and rows of one group of the schema, are not independent: folds and intervals go by
+    whole samples or groups (the errors of the parameters beside T do not).
 
     Args:
         model: network to logits `[n]`, `[n, 1]`, `[n, k]` or `[n, k, ...]`; never changed. None with records that hold logits.
@@ -191,6 +195,8 @@ def recalibrate(
         candidates: among `temperature, bias_corrected, vector, top_platt, top_beta, isotonic`, for labels among
             `temperature, label_temperature, label_platt`; default: those that fit the head.
         keep_predictions: leave out maps that change a prediction.
+        weights: `[n]` of the rows (samples), in their order; a weight of 2 counts as two. Importance weights are to be
+            scaled to sum to the rows they are worth, `sum(w)^2 / sum(w^2)`.
         ignore_index: target of rows or positions that do not count.
         expected_accuracy: seen in validation; much more here means that these rows were trained on.
         bins: of the reliability diagrams.
@@ -208,20 +214,31 @@ def recalibrate(
     Source: Guo et al. (2017), arXiv:1706.04599; out-of-fold choice after Stone (1974), JRSS B 36:111.
     """
     how: dict[str, Any] = {"unpack": unpack, "device": device, "precision": precision, "batch_size": batch_size, "progress": progress}
-    logits, targets, groups, probe = _collected(model, loader, ignore_index, how)
+    rows = _collected(model, loader, weights, ignore_index, how)
+    logits, targets, mass, groups = rows.logits, rows.targets, rows.weights, rows.groups
     independent = len(logits) if groups is None else int(groups.max()) + 1 if len(groups) else 0
     if independent < 2 * folds:
-        reject("loader", f"at least {2 * folds} rows (samples of a dense head)", str(independent), "Pass more held-out rows.")
+        reject("loader", f"at least {2 * folds} rows (samples of a dense head, groups)", str(independent), "Pass more held-out rows.")
     names = default_candidates(logits, targets, keep_predictions) if candidates is None else tuple(candidates)
-    judged = judge_candidates(logits, targets, names, groups=groups, folds=folds, seed=seed)
+    judged = judge_candidates(logits, targets, names, weights=mass, groups=groups, bins=bins, folds=folds, seed=seed)
     chosen, reason = choose(judged, keep_predictions=keep_predictions)
-    fitted = None if chosen == "none" else fits_for(targets)[chosen](logits, targets)
-    temperature = fit_temperature(*questions(logits, targets))
+    fitted = None if chosen == "none" else fits_for(targets)[chosen](logits, targets, weights=mass)
+    temperature = _temperature(rows)
     told = _suspicions(judged[0].sums.bins(), temperature, expected_accuracy, independent, targets.ndim == 2)
     for warning in told:
         python_warnings.warn(warning, stacklevel=2)
     given = _Wrapped(model) if model is not None and not isinstance(model, nn.Module) else model
-    return Recalibration(chosen, reason, fitted, temperature, judged, told, data_hash(logits, targets), bins, given, probe)
+    digest = data_hash(*(part for part in (logits, targets, mass) if part is not None))
+    return Recalibration(chosen, reason, fitted, temperature, judged, told, digest, bins, given, rows.probe)
+
+
+def _temperature(rows: _Rows) -> Temperature:
+    asked, mass = questions(rows.logits, rows.targets), per_question(rows.weights, rows.targets)
+    fitted = fit_temperature(*asked, weights=mass)
+    groups = per_question(rows.groups, rows.targets)
+    if groups is None or fitted.unbounded:
+        return fitted
+    return replace(fitted, standard_error=temperature_error(*asked, groups, fitted.temperature, weights=mass))
 
 
 def _suspicions(seen: ReliabilityBins, temperature: Temperature, expected: float | None, n: int, multilabel: bool) -> tuple[str, ...]:
@@ -250,10 +267,18 @@ class _Wrapped(nn.Module):
         return self.function(*inputs, **named)
 
 
-def _collected(
-    model: Model | None, loader: Any, ignore_index: int | None, how: dict[str, Any]
-) -> tuple[Tensor, Tensor, Tensor | None, Any]:
-    """Logits and targets of the rows that count, the sample of each where they are positions, and inputs of the network."""
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows that count: `[n, k]` or `[n]` logits, targets, weights, ids of what is independent; inputs of the network."""
+
+    logits: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    groups: Tensor | None
+    probe: Any
+
+
+def _collected(model: Model | None, loader: Any, weights: Tensor | None, ignore_index: int | None, how: dict[str, Any]) -> _Rows:
     seen: list[Any] = []
     if model is None:
         if not isinstance(loader, Records):
@@ -273,25 +298,41 @@ def _collected(
     # The door of all rows: it refuses NaN, and a masked class that is the target.
     records = Records(logits=rows["logits"], targets=rows["targets"], name="loader")
     assert records.logits is not None and records.targets is not None  # noqa: PT018
-    positions = rows.get("positions")
-    groups = None if positions is None else torch.repeat_interleave(torch.arange(len(positions)), positions)
-    return records.logits, records.targets, groups, seen[0] if seen else None
+    kept = rows["kept"]
+    groups = group_ids(loader) if isinstance(loader, Records) else None
+    if groups is None and len(records) and int(kept.max()) > 1:
+        groups = torch.arange(len(kept))
+    mass = None if weights is None else _checked(weights, len(kept))
+    places = None if groups is None else torch.repeat_interleave(groups.to(kept.device), kept)
+    return _Rows(
+        records.logits,
+        records.targets,
+        None if mass is None else torch.repeat_interleave(mass.to(kept.device), kept),
+        places,
+        *seen or [None],
+    )
+
+
+def _checked(weights: Tensor, n: int) -> Tensor:
+    if weights.shape != (n,) or not bool((weights >= 0).all()) or not bool(weights.isfinite().all()) or not float(weights.sum()) > 0:
+        reject("weights", f"[{n}] non-negative, not all 0", f"{weights.dtype} {list(weights.shape)}", "Pass one weight per row or sample.")
+    return weights.double()
 
 
 def _counted(logits: Tensor, targets: Tensor | None, ignore_index: int | None) -> dict[str, Tensor]:
-    """The rows that count; of dense outputs the positions, with their number per sample."""
+    """The rows that count, logits in float32 at least, and how many there are of each given row or sample."""
     if targets is None:
         reject("loader", "rows with logits and class targets", "no targets", "Pass held-out rows with their labels.")
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     if targets.ndim == 2 and targets.shape == logits.shape:
         asked = targets.long()
         if bool((asked != targets).any()) or bool(((asked != 0) & (asked != 1)).any()):
             reject("targets", "0 or 1 for each label", f"{float(targets.min()):.3g}..{float(targets.max()):.3g}", "Pass hard labels.")
-        return {"logits": logits, "targets": asked}
+        return {"logits": logits, "targets": asked, "kept": torch.ones_like(asked[:, 0])}
     validated(logits, targets, None, ignore_index)
     kept = torch.ones_like(targets, dtype=torch.bool) if ignore_index is None else targets != ignore_index
-    if logits.ndim <= 2:
-        return {"logits": logits[kept], "targets": targets[kept].long()}
-    return {"logits": logits.movedim(1, -1)[kept], "targets": targets[kept].long(), "positions": kept.flatten(1).sum(1)}
+    rows = logits if logits.ndim == 1 else logits.movedim(1, -1)
+    return {"logits": rows[kept], "targets": targets[kept].long(), "kept": kept.view(len(kept), -1).sum(1)}
 
 
 def _first_rows(inputs: Any) -> Any:

@@ -65,9 +65,12 @@ class CalibrationSums:
         `brier` of all classes. See `binned_measures` and `score_measure`.
         """
         binned = binned_measures(self.cells, bins=bins, level=level, replicates=replicates, seed=seed)
+        return (*binned, *self.score_measures(level=level))
+
+    def score_measures(self, *, level: float = 0.95) -> tuple[Measure, ...]:
+        """`nll` and `brier` alone, which need no draws."""
         mass = float(self.cells.count.sum())
-        scored = [score_measure(name, row, mass, level=level) for name, row in zip(("nll", "brier"), self.scores, strict=True)]
-        return (*binned, *scored)
+        return tuple(score_measure(name, row, mass, level=level) for name, row in zip(("nll", "brier"), self.scores, strict=True))
 
     def table(self, **options: int) -> pd.DataFrame:
         """One row per measure; `options` go to `measures`."""
