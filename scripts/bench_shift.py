@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from scipy.stats import ks_2samp
 
 import gendebug_torch as gd
-from gendebug_torch.shift import ks_two_sample, prepare_reference, sketch_parquet
+from gendebug_torch.shift import ks_two_sample, prepare_reference
 from gendebug_torch.shift.checks import features_keep_their_distribution
 
 
@@ -174,30 +175,53 @@ def in_time(args: argparse.Namespace) -> None:
     print(f"| any alarm, 10 autocorrelated columns without a shift, {args.time_seeds} seeds | {told} | |")
 
 
-def parquet(args: argparse.Namespace) -> None:
-    """A file read in chunks: seconds, the most memory that the process ever held beyond what it held before, and the bound."""
+_CHILD = """
+import resource, sys, time
+from gendebug_torch.cli.main import main
+started = time.perf_counter()
+code = main(sys.argv[1:])
+print("measured", code, time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def command(*arguments: object) -> tuple[float, float]:
+    """Seconds of a command in a process of its own, and the most MiB that it held, torch and all."""
+    done = subprocess.run([sys.executable, "-c", _CHILD, *map(str, arguments)], capture_output=True, text=True, check=True)
+    _, _, took, held = done.stdout.splitlines()[-1].split()
+    return float(took), float(held)
+
+
+def write_parquet(path: Path, rows: int, columns: int) -> float:
+    """A file of single-precision normal columns, in row groups of 100,000; its size in MiB."""
     # Here alone: a peer may pin a numpy that is too old for it.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "table.parquet"
-        rng, chunk = np.random.default_rng(0), min(100_000, args.parquet)
-        names = [f"c{i}" for i in range(args.columns or 100)]
-        writer: Any = None
-        for _ in range(args.parquet // chunk):
-            rows = pa.table({name: rng.normal(size=chunk) for name in names})
-            writer = writer or pq.ParquetWriter(path, rows.schema, use_dictionary=False)
-            writer.write_table(rows)
-        writer.close()
-        whole = args.parquet * len(names) * 8 / 2**20
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        started = time.perf_counter()
-        found = sketch_parquet(path)
-        took = time.perf_counter() - started
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-    what = f"{args.parquet:,} rows x {len(names)} columns ({whole:,.0f} MiB) from Parquet"
-    print(f"| {what}, sketched | {took:.1f} s, {held:.0f} MiB more than before | error ≤ {float(found.error.max()):.4f} | |")
+    rng, chunk = np.random.default_rng(0), min(100_000, rows)
+    writer: Any = None
+    for _ in range(rows // chunk):
+        part = pa.table({f"c{i}": rng.standard_normal(chunk, dtype=np.float32) for i in range(columns)})
+        writer = writer or pq.ParquetWriter(path, part.schema, use_dictionary=False, compression="none")
+        writer.write_table(part)
+    writer.close()
+    return path.stat().st_size / 2**20
+
+
+def parquet(args: argparse.Namespace) -> None:
+    """`gendebug shift` on files read in chunks: seconds and the most memory, with both sides and with a saved reference."""
+    sizes = [(1_000_000, 25), (1_000_000, 100)] + ([(10_000_000, 500)] if args.full else [])
+    for rows, columns in sizes:
+        with TemporaryDirectory() as folder:
+            place = Path(folder)
+            table, saved, schema = place / "table.parquet", place / "reference.safetensors", place / "schema.yaml"
+            schema.write_text("{}\n")
+            size = write_parquet(table, rows, columns)
+            common = ("--schema", schema, "--out", place / "out", "--budget", "20s")
+            what = f"| gendebug shift, {rows:,} rows x {columns} columns ({size:,.0f} MiB of Parquet)"
+            took, held = command("shift", table, table, *common, "--save-reference", saved)
+            print(f"{what}, both sides read | {took:.0f} s | {held:.0f} MiB at most | |", flush=True)
+            took, held = command("shift", saved, table, *common)
+            print(f"{what}, reference of {saved.stat().st_size / 2**20:.0f} MiB | {took:.0f} s | {held:.0f} MiB at most | |", flush=True)
 
 
 def main() -> None:
@@ -210,10 +234,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--time-seeds", type=int, default=20)
-    parser.add_argument("--parquet", type=int, default=1_000_000, help="rows of a file to sketch; 0 leaves it out")
+    parser.add_argument("--skip-parquet", action="store_true")
+    parser.add_argument("--full", action="store_true", help="the sizes and seeds that take an hour, and 20 GB of disk")
     parser.add_argument("--skip-peers", action="store_true")
     args = parser.parse_args()
-    if args.parquet:
+    if not args.skip_parquet:
         parquet(args)
     if args.columns:
         speed(args)

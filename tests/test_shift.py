@@ -24,11 +24,9 @@ from gendebug_torch.shift import (
     unseen_excess,
 )
 from gendebug_torch.shift import ks as ks_module
-from gendebug_torch.shift.checks import (
-    categories_keep_their_shares,
-    features_keep_their_distribution,
-    values_are_missing_as_often,
-)
+from gendebug_torch.shift import prepared as prepared_module
+from gendebug_torch.shift.checks import features_keep_their_distribution
+from gendebug_torch.shift.checks_levels import categories_keep_their_shares, values_are_missing_as_often
 from gendebug_torch.shift.checks_model import confidence_keeps_its_distribution, predicted_classes_hold_one_population
 from gendebug_torch.shift.proportions import difference_interval, two_share_p_value
 from tests.contract.plants_shift import CLEAN, PLANTS
@@ -132,7 +130,7 @@ def test_ks_equals_the_literal_definition(kind):
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_the_path_for_devices_says_the_same(kind):
     reference, live = sample(4, 300, 200, **kind)
-    (a, n), (b, m) = ks_module._sorted(reference), ks_module._sorted(live)
+    (a, n), (b, m) = prepared_module.sorted_columns(reference), prepared_module.sorted_columns(live)
     on_host, on_device = (f(a, n, b, m) for f in (ks_module._distances, ks_module._distances_on_device))
     assert torch.equal(on_host.nan_to_num(-9.0), on_device.nan_to_num(-9.0))
 
@@ -152,7 +150,7 @@ def test_ks_properties(monkeypatch):
     same(whole, ks_two_sample(reference[shuffled], live.flip(0)))
     same(whole, ks_two_sample(reference.float(), live.float()))
     same(whole, ks_two_sample(prepare_reference(reference), live.float()))
-    monkeypatch.setattr(ks_module, "BLOCK", 1)
+    monkeypatch.setattr(prepared_module, "BLOCK", 1)
     same(whole, ks_two_sample(reference, live))
     same(whole, ks_two_sample(prepare_reference(reference), live))
     mirrored = ks_two_sample(live, reference)

@@ -7,6 +7,9 @@ from gendebug_torch.shift.categories import MissingShift as MissingShift
 from gendebug_torch.shift.categories import category_shift as category_shift
 from gendebug_torch.shift.categories import missing_shift as missing_shift
 from gendebug_torch.shift.categories import unseen_excess as unseen_excess
+from gendebug_torch.shift.chunks import is_large as is_large
+from gendebug_torch.shift.chunks import prepare_table as prepare_table
+from gendebug_torch.shift.chunks import read_table_in_chunks as read_table_in_chunks
 from gendebug_torch.shift.classes import ClassShares as ClassShares
 from gendebug_torch.shift.classes import class_shares as class_shares
 from gendebug_torch.shift.confidence import ConfidenceShift as ConfidenceShift
@@ -30,18 +33,16 @@ from gendebug_torch.shift.kinds import ChangeKinds as ChangeKinds
 from gendebug_torch.shift.kinds import FeatureChange as FeatureChange
 from gendebug_torch.shift.kinds import change_kinds as change_kinds
 from gendebug_torch.shift.ks import KSTest as KSTest
-from gendebug_torch.shift.ks import PreparedReference as PreparedReference
 from gendebug_torch.shift.ks import ks_two_sample as ks_two_sample
-from gendebug_torch.shift.ks import prepare_reference as prepare_reference
 from gendebug_torch.shift.modes import ConfidenceModes as ConfidenceModes
 from gendebug_torch.shift.modes import confidence_modes as confidence_modes
+from gendebug_torch.shift.prepared import PreparedReference as PreparedReference
+from gendebug_torch.shift.prepared import prepare_reference as prepare_reference
+from gendebug_torch.shift.prepared_table import PreparedTable as PreparedTable
+from gendebug_torch.shift.prepared_table import TablePair as TablePair
+from gendebug_torch.shift.prepared_table import table_pair as table_pair
 from gendebug_torch.shift.relation import RelationChange as RelationChange
 from gendebug_torch.shift.relation import relation_change as relation_change
-from gendebug_torch.shift.sketch import QuantileSketch as QuantileSketch
-from gendebug_torch.shift.sketch import ks_of_parquet as ks_of_parquet
-from gendebug_torch.shift.sketch import prepare_reference_from_parquet as prepare_reference_from_parquet
-from gendebug_torch.shift.sketch import quantile_sketch as quantile_sketch
-from gendebug_torch.shift.sketch import sketch_parquet as sketch_parquet
 from gendebug_torch.shift.splits import Split as Split
 from gendebug_torch.shift.splits import SplitComparison as SplitComparison
 from gendebug_torch.shift.splits import compare_splits as compare_splits
@@ -79,10 +80,11 @@ __all__ = [
     "MissingShift",
     "MostShifted",
     "PreparedReference",
-    "QuantileSketch",
+    "PreparedTable",
     "RelationChange",
     "Split",
     "SplitComparison",
+    "TablePair",
     "Undo",
     "autocorrelation_time",
     "category_shift",
@@ -100,21 +102,21 @@ __all__ = [
     "feature_shift",
     "for_dependent_rows",
     "group_split",
+    "is_large",
     "joint_shift",
-    "ks_of_parquet",
     "ks_two_sample",
     "largest_atom",
     "missing_shift",
     "mmd_two_sample",
     "most_shifted",
     "prepare_reference",
-    "prepare_reference_from_parquet",
+    "prepare_table",
     "probe_judge",
-    "quantile_sketch",
     "random_split",
+    "read_table_in_chunks",
     "relation_change",
     "shifted_split",
-    "sketch_parquet",
+    "table_pair",
     "time_blocks",
     "undo",
     "unseen_excess",

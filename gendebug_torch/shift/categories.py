@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
+from gendebug_torch.shift.dependence import independent_shares
 from gendebug_torch.shift.ks import shortened
 from gendebug_torch.shift.proportions import FEWEST_EXPECTED, difference_interval, two_share_p_value
 from gendebug_torch.stats import holm_adjusted, wilson_interval
@@ -34,6 +35,7 @@ class MissingShift:
         n: reference rows.
         m: live rows.
         names: `d` column names.
+        times: `[2, d]` rows of either side that are worth one independent row, or a single number for all.
     """
 
     reference: Tensor
@@ -41,6 +43,7 @@ class MissingShift:
     n: int
     m: int
     names: tuple[str, ...]
+    times: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64))
 
     def __add__(self, other: MissingShift) -> MissingShift:
         if self.names != other.names:
@@ -69,8 +72,7 @@ class MissingShift:
     @cached_property
     def p_value(self) -> Tensor:
         """`[d]` p-values for equal shares, see `two_share_p_value`."""
-        n, m = self._sizes()
-        return two_share_p_value(self.reference, n, self.live, m)
+        return two_share_p_value(*self._independent())
 
     @property
     def adjusted(self) -> Tensor:
@@ -79,8 +81,7 @@ class MissingShift:
 
     def interval(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """`[d]` bounds of the difference (Newcombe, 1998)."""
-        n, m = self._sizes()
-        return difference_interval(self.reference, n, self.live, m, level=level)
+        return difference_interval(*self._independent(), level=level)
 
     def table(self) -> DataFrame:
         """One row per column, largest change first."""
@@ -112,8 +113,12 @@ class MissingShift:
         ax.set_title("Missing values: reference against production")
         return ax
 
-    def _sizes(self) -> tuple[Tensor, Tensor]:
-        return torch.full_like(self.reference, self.n), torch.full_like(self.live, self.m)
+    def _independent(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`[d]` events and trials of both sides, dependent rows counted as what they are worth."""
+        times = self.times.expand(2, len(self.names))
+        x, n = independent_shares(self.reference, torch.full_like(self.reference, self.n), times[0])
+        y, m = independent_shares(self.live, torch.full_like(self.live, self.m), times[1])
+        return x, n, y, m
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,19 +130,22 @@ class CategoryShift:
         levels: `L` level names, sorted.
         reference: `[L]` int64 counts.
         live: `[L]` int64 counts.
+        times: rows of either side that are worth one independent row.
     """
 
     name: str
     levels: tuple[str, ...]
     reference: Tensor
     live: Tensor
+    times: tuple[float, float] = (1.0, 1.0)
 
     def __add__(self, other: CategoryShift) -> CategoryShift:
         counts = [
             Counter(dict(zip(side.levels, values.tolist(), strict=True)))
             for side, values in ((self, self.reference), (other, other.reference), (self, self.live), (other, other.live))
         ]
-        return category_shift(_sum(counts[0], counts[1]), _sum(counts[2], counts[3]), name=self.name)
+        total = category_shift(_sum(counts[0], counts[1]), _sum(counts[2], counts[3]), name=self.name)
+        return replace(total, times=self.times)
 
     @property
     def n(self) -> int:
@@ -166,14 +174,18 @@ class CategoryShift:
         if not self.n or not self.m:
             return 0.0
         table = _pooled(self)
-        shares = table / table.sum(1, keepdims=True)
+        rows = table.sum(1, keepdims=True)
+        shares = table / rows
         p = table.sum(0) / table.sum()
-        noise = np.sqrt(p * (1 - p) * (1 / self.n + 1 / self.m) / (2 * np.pi)).sum()
+        noise = np.sqrt(p * (1 - p) * (1 / rows).sum() / (2 * np.pi)).sum()
         return max(0.0, float(np.abs(shares[0] - shares[1]).sum() / 2 - noise))
 
     @cached_property
     def chi_square(self) -> tuple[float, int]:
-        """Pearson's statistic of the 2 x L table and its degrees of freedom; levels expected under 5 times are pooled."""
+        """Pearson's statistic of the 2 x L table and its degrees of freedom; levels expected under 5 times are pooled.
+
+        Counts are divided by `times`: the correction of Rao and Scott (1981), J. Am. Stat. Assoc. 76:221, by one design effect a side.
+        """
         if not self.n or not self.m:
             return 0.0, 0
         pooled = _pooled(self)
@@ -198,7 +210,7 @@ class CategoryShift:
         compare `distance` then.
         """
         statistic, freedom = self.chi_square
-        total = self.n + self.m
+        total = self.n / self.times[0] + self.m / self.times[1]
         if not freedom or total < 2:
             return 0.0
         rows, columns = 2 - 1 / (total - 1), freedom + 1 - freedom**2 / (total - 1)
@@ -242,7 +254,8 @@ class CategoryShift:
 def unseen_excess(shift: CategoryShift, *, level: float = 0.95) -> float:
     """How far the unseen share lies above what a fresh sample would bring; over 0 only where both Wilson intervals part."""
     seen_once = int((shift.reference == 1).sum())
-    bounds = wilson_interval(torch.tensor([shift.unseen[0], seen_once]), torch.tensor([shift.m, shift.n]), level=level)
+    counts, rows = torch.tensor([shift.unseen[0], seen_once]), torch.tensor([shift.m, shift.n])
+    bounds = wilson_interval(*independent_shares(counts, rows, torch.tensor([shift.times[1], shift.times[0]])), level=level)
     return float(bounds[0][0] - bounds[1][1])
 
 
@@ -277,16 +290,32 @@ def category_shift(reference: Any, live: Any, *, name: str = "category") -> Cate
         live: `[m]` values, or a mapping.
         name: of the column.
     """
-    before, after = _level_counts(reference), _level_counts(live)
+    before, after = level_counts(reference), level_counts(live)
     levels = sorted(before.keys() | after.keys())
     counts = [torch.tensor([side.get(level, 0) for level in levels], dtype=torch.int64) for side in (before, after)]
     return CategoryShift(name, tuple(levels), counts[0], counts[1])
 
 
+def level_indicators(values: Any, levels: Sequence[str]) -> Tensor:
+    """`[n, L]` float64, 1 where a row has a level, NaN where its value is missing.
+
+    Args:
+        values: `[n]`, as for `category_shift`.
+        levels: `L` names of levels.
+    """
+    import pandas as pd
+
+    codes, found = pd.factorize(pd.Series(values))
+    place = {level: i for i, level in enumerate(levels)}
+    known = np.array([place.get(_level(value), -1) for value in found] + [-1])[codes]
+    indicators = torch.from_numpy((known[:, None] == np.arange(len(levels))).astype(np.float64))
+    return indicators.masked_fill(torch.from_numpy(codes < 0)[:, None], torch.nan)
+
+
 def _pooled(shift: CategoryShift) -> Any:
     """`[2, L']` counts with the rare levels as one."""
-    table = torch.stack([shift.reference, shift.live]).double().numpy()
-    rare = table.sum(0) * min(shift.n, shift.m) / table.sum() < FEWEST_EXPECTED
+    table = torch.stack([shift.reference, shift.live]).double().numpy() / np.array(shift.times)[:, None]
+    rare = table.sum(0) * table.sum(1).min() / table.sum() < FEWEST_EXPECTED
     pooled = np.concatenate([table[:, ~rare], table[:, rare].sum(1, keepdims=True)], axis=1)
     return pooled[:, pooled.sum(0) > 0]
 
@@ -298,7 +327,8 @@ def _missing(value: Tensor, argument: str) -> Tensor:
     return value if value.dtype == torch.bool else value.isnan()
 
 
-def _level_counts(values: Any) -> Counter[str]:
+def level_counts(values: Any) -> Counter[str]:
+    """Rows per level, as text: of `[n]` values, of which missing ones are left out, or of a mapping of level to count."""
     import pandas as pd
 
     if isinstance(values, Tensor):

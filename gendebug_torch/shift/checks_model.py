@@ -13,7 +13,8 @@ from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift.checks_kinds import FAIL_EFFECT, cause_of_symptom, p_text
-from gendebug_torch.shift.confidence import ConfidenceShift, confidence_shift
+from gendebug_torch.shift.columns import times_between
+from gendebug_torch.shift.confidence import ConfidenceShift, confidence_series, confidence_shift
 from gendebug_torch.shift.modes import ConfidenceModes, confidence_modes
 from gendebug_torch.stats import holm_adjusted
 
@@ -37,8 +38,10 @@ def confidence_keeps_its_distribution(
 ) -> Iterator[Finding]:
     """The model is as sure in production as in validation: distribution, positive rate, share near the threshold.
 
-    Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Newcombe (1998), Stat. Med. 17:873 for the shares; Holm
-    (1979) over the three questions.
+    Where the schema names a time column, rows count as the independent ones that they are worth.
+
+    Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Newcombe (1998), Stat. Med. 17:873 for the shares; Sokal (1997)
+    for rows that depend on each other; Holm (1979) over the three questions.
 
     Args:
         validation: records with logits.
@@ -54,22 +57,27 @@ def confidence_keeps_its_distribution(
     if not n or not m:
         yield this.finding(Severity.NOTE, f"No rows to compare: {n} against {m}.", numbers={"n": n, "m": m})
         return
-    p = holm_adjusted(torch.tensor([shift.p_value, shift.rate_p_value(), shift.rate_p_value("near")], dtype=torch.float64)).tolist()
+    p = _three_questions(shift)
+    if min(p) < alpha:
+        before, after = (confidence_series(side.probs.cpu(), threshold=threshold) for side in (validation, production))
+        shift = replace(shift, times=torch.stack(times_between(validation, production, before, after, torch.arange(3))))
+        p = _three_questions(shift)
     moved = p[0] < alpha and shift.statistic >= min_effect
     more, spike = (
         q < alpha and _matters(shift, what, min_effect, min_ratio) for what, q in (("positive", p[1]), ("near", p[2]))
     )
-    before, after = shift.rates().tolist()
+    rate_before, rate_after = shift.rates().tolist()
     near_before, near_after = shift.rates("near").tolist()
     numbers = {"statistic": shift.statistic, "p_holm": p[0], "n": n, "m": m, "threshold": threshold}
     numbers |= {"mean_reference": float(shift.mean[0]), "mean_production": float(shift.mean[1])}
-    numbers |= {"positive_rate_reference": before, "positive_rate_production": after, "p_holm_positive": p[1]}
+    numbers |= {"positive_rate_reference": rate_before, "positive_rate_production": rate_after, "p_holm_positive": p[1]}
     numbers |= {"near_share_reference": near_before, "near_share_production": near_after, "p_holm_near": p[2]}
     low, high = shift.rate_difference("near")[1:]
     numbers |= {"near_low": low, "near_high": high}
     text = (
         f"The {shift.quantity} {'moved' if moved else 'kept its distribution'}: distance {shift.statistic:.2f} (Holm {p_text(p[0])}); "
-        f"at or above {threshold:g}: {before:.1%} → {after:.1%}; within {shift.half_width:g} of it: {near_before:.1%} → {near_after:.1%}"
+        f"at or above {threshold:g}: {rate_before:.1%} → {rate_after:.1%}; "
+        f"within {shift.half_width:g} of it: {near_before:.1%} → {near_after:.1%}"
     )
     alarm = moved or more or spike
     remedy = "Find the feature that moved (shift.ks), then set the threshold anew on production-like rows." if alarm else ""
@@ -80,6 +88,12 @@ def confidence_keeps_its_distribution(
         severity = Severity.FAIL if shift.statistic >= FAIL_EFFECT else Severity.WARN
     cause = cause_of_symptom(production, validation) if alarm else None
     yield this.finding(severity, f"{text}.", cause=cause, numbers=numbers, remedy=remedy, evidence=shift)
+
+
+def _three_questions(shift: ConfidenceShift) -> list[float]:
+    """Holm's p-values of the distribution, of the positive rate, and of the share near the threshold."""
+    asked = torch.tensor([shift.p_value, shift.rate_p_value(), shift.rate_p_value("near")], dtype=torch.float64)
+    return list(holm_adjusted(asked).tolist())
 
 
 def _matters(shift: ConfidenceShift, what: str, min_effect: float, min_ratio: float) -> bool:
@@ -120,8 +134,10 @@ def predicted_classes_hold_one_population(
     if validation is not None and validation.logits is not None:
         before = confidence_modes(validation.probs, classes=ids, names=names)
     bimodal = ((after.adjusted < alpha) & (after.dip >= min_dip)).nonzero().flatten().tolist()
+    swing = _swing(validation, production) if bimodal and before is not None and validation is not None else 1.0
     for which in bimodal:
-        yield replace(_modes_finding(after, before, which, min_dip), cause=cause_of_symptom(production, validation))
+        finding = _modes_finding(after, before, which, min_dip, swing)
+        yield replace(finding, cause=cause_of_symptom(production, validation))
     if not bimodal:
         largest = int(after.dip.nan_to_num(-1.0).argmax())
         numbers = {"classes": len(after.classes), "dip": float(after.dip[largest]), "p_holm": float(after.adjusted[largest])}
@@ -132,7 +148,13 @@ def predicted_classes_hold_one_population(
         yield this.finding(Severity.OK, text, numbers=numbers, evidence=after)
 
 
-def _modes_finding(after: ConfidenceModes, before: ConfidenceModes | None, which: int, min_dip: float) -> Finding:
+def _swing(validation: Records, production: Records) -> float:
+    """How many times larger the standard errors are for rows that depend on their neighbours in time."""
+    before, after = (side.confidence.cpu().double()[:, None] for side in (validation, production))
+    return math.sqrt(max(map(float, times_between(validation, production, before, after, torch.arange(1)))))
+
+
+def _modes_finding(after: ConfidenceModes, before: ConfidenceModes | None, which: int, min_dip: float, swing: float) -> Finding:
     name, value = after.classes[which], float(after.dip[which])
     low, high = (float(bound[which]) for bound in after.interval())
     lower, valley, upper, below = after.valley(which)
@@ -145,7 +167,7 @@ def _modes_finding(after: ConfidenceModes, before: ConfidenceModes | None, which
     grew = False
     if before is not None and math.isfinite(float(before.dip[which])):
         earlier = float(before.dip[which])
-        error = math.hypot(float(after.standard_error[which]), float(before.standard_error[which]))
+        error = swing * math.hypot(float(after.standard_error[which]), float(before.standard_error[which]))
         grew = value - earlier >= max(min_dip, GROWN * error)
         numbers |= {"dip_reference": earlier, "growth": value - earlier, "standard_error": error}
         text += f"; in validation the dip was {earlier:.3f}"

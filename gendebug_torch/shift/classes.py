@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,8 @@ from gendebug_torch.affine import fit_affine
 from gendebug_torch.label_shift import label_shift, label_shift_misfit
 from gendebug_torch.records import Records
 from gendebug_torch.shift.categories import CategoryShift
+from gendebug_torch.shift.columns import times_between
+from gendebug_torch.shift.dependence import MOST_TIMED, independent_shares
 from gendebug_torch.stats import wilson_interval
 
 if TYPE_CHECKING:
@@ -111,9 +113,9 @@ def class_shares(reference: Records, production: Records) -> ClassShares | None:
     before = counts[0].double() / len(reference)
     sizes = (len(reference), len(production))
     if told is not None:
-        low, high = wilson_interval(counts[1], torch.full((k,), len(production)))
-        p_value = CategoryShift("class", names, counts[0], counts[1]).p_value
-        return ClassShares(before, counts[1].double() / len(production), low, high, p_value, sizes, names, True)
+        shift = _in_time(CategoryShift("class", names, counts[0], counts[1]), reference, production, pair)
+        low, high = wilson_interval(*independent_shares(counts[1], torch.full((k,), len(production)), torch.tensor(shift.times[1])))
+        return ClassShares(before, counts[1].double() / len(production), low, high, shift.p_value, sizes, names, True)
     if len(logits) < 2 or bool((counts[0] == 0).any()):
         return None
     fit = fit_affine(logits[0].double(), targets)
@@ -121,3 +123,11 @@ def class_shares(reference: Records, production: Records) -> ClassShares | None:
     estimate = label_shift(live, before, reference_rows=len(reference))
     misfit = label_shift_misfit(z, targets, live)
     return ClassShares(before, estimate.prior, estimate.low, estimate.high, estimate.p_value, sizes, names, False, misfit)
+
+
+def _in_time(shift: CategoryShift, reference: Records, production: Records, targets: tuple[Tensor, Tensor]) -> CategoryShift:
+    """Counted shares with rows in time counted as what they are worth, by the longest time of the commonest classes."""
+    common = (shift.reference + shift.live).argsort(descending=True, stable=True)[:MOST_TIMED]
+    before, after = ((side[:, None] == common).double() for side in targets)
+    times = times_between(reference, production, before, after, torch.arange(len(common)))
+    return replace(shift, times=(float(times[0].amax()), float(times[1].amax())))

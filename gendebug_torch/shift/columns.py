@@ -16,6 +16,9 @@ from torch import Tensor
 from gendebug_torch._tables import numeric_features
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
+from gendebug_torch.shift.dependence import dependent_times, worth
+from gendebug_torch.shift.ks import KSTest, ks_two_sample
+from gendebug_torch.shift.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.splits import moments_of
 
 Column = NDArray[np.float64]
@@ -93,6 +96,64 @@ def paired_values(pair: SharedColumns) -> tuple[tuple[str, ...], tuple[str, ...]
         if len(kinds) > 1 and "float32" in kinds:
             before[:, i], after[:, i] = before[:, i].float().double(), after[:, i].float().double()
     return names, tuple(name for name in pair.names if name not in places[1]), before, after
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """The quantities that two samples share, sorted and compared.
+
+    Args:
+        names: what the samples are called, the reference first.
+        rows: of each.
+        before: `d` columns of the reference.
+        after: the same ones of production.
+        alone: the test of rows that are taken as independent.
+        test: the same, with rows in time counted as the independent ones that they are worth.
+        numbering: columns that number their rows.
+    """
+
+    names: tuple[str, str]
+    rows: tuple[int, int]
+    before: PreparedReference
+    after: PreparedReference
+    alone: KSTest
+    test: KSTest
+    numbering: frozenset[str] = frozenset()
+
+
+def compared_quantities(pair: SharedColumns, alpha: float) -> tuple[Sides, tuple[str, ...]]:
+    """Both sides, and the quantities that are no numbers in production.
+
+    Only columns that would be significant at alpha are asked how far their rows depend on each other.
+    """
+    names, textual, before, after = paired_values(pair)
+    reference, live = (prepare_reference(values, names=names) for values in (before, after))
+    alone = ks_two_sample(reference, live)
+    significant = (alone.adjusted < alpha).nonzero().flatten()
+    test = worth(alone, *times_between(pair.reference, pair.production, before, after, significant))
+    numbering = frozenset(names[place] for place in significant.tolist() if is_identifier(before[:, place], after[:, place]))
+    rows = len(pair.reference), len(pair.production)
+    return Sides((pair.reference.name, pair.production.name), rows, reference, live, alone, test, numbering), textual
+
+
+def times_between(
+    reference: Records, production: Records, before: Tensor, after: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`[d]` rows of either side that are worth one independent row; 1 for columns not asked, and where no time is known.
+
+    Args:
+        reference: whose schema may name a time column.
+        production: likewise.
+        before: `[n, d]` series of the reference, in its order of rows.
+        after: `[m, d]` of production.
+        columns: `[c]` places of the series to ask.
+    """
+    orders = [time_order(records) for records in (reference, production)]
+    everywhere = torch.ones(2, before.shape[1], dtype=torch.float64)
+    if len(columns) and any(order is not None for order in orders):
+        series = [None if order is None else side[order][:, columns] for order, side in zip(orders, (before, after), strict=True)]
+        everywhere[:, columns] = torch.stack(dependent_times(*series))
+    return everywhere[0], everywhere[1]
 
 
 def is_identifier(before: Tensor, after: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gendebug_torch._plotting import ACCENT, LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
+from gendebug_torch.shift.dependence import independent_shares
 from gendebug_torch.shift.p_values import ks_p_value
 from gendebug_torch.shift.proportions import difference_interval, two_share_p_value
 from gendebug_torch.stats import normal_quantile, wilson_interval
@@ -40,6 +41,8 @@ class ConfidenceShift:
         half_width: half the width of the band around it.
         quantity: what the probabilities are.
         bins: number of bins in the picture.
+        times: `[2, 3]` rows of either side that are worth one independent row, of the probabilities, of positive rows and of
+            those near the threshold; or a single number for all.
     """
 
     edges: Tensor
@@ -52,6 +55,7 @@ class ConfidenceShift:
     half_width: float = HALF_WIDTH
     quantity: str = POSITIVE
     bins: int = 50
+    times: Tensor = field(default_factory=lambda: torch.ones((), dtype=torch.float64))
 
     def __add__(self, other: ConfidenceShift) -> ConfidenceShift:
         for name in ("threshold", "half_width", "quantity", "bins"):
@@ -76,7 +80,8 @@ class ConfidenceShift:
     @property
     def p_value(self) -> float:
         """P-value of `statistic` without a shift, see `ks_p_value`; conservative through the bins."""
-        return float(ks_p_value(torch.tensor([self.statistic], dtype=torch.float64), self.n[:1], self.n[1:]))
+        n = independent_shares(self.n, self.n, self.times.expand(2, 3)[:, 0])[1]
+        return float(ks_p_value(torch.tensor([self.statistic], dtype=torch.float64), n[:1], n[1:]))
 
     @property
     def mean(self) -> Tensor:
@@ -97,14 +102,14 @@ class ConfidenceShift:
 
     def rate_difference(self, what: str = "positive", *, level: float = 0.95) -> tuple[float, float, float]:
         """Production minus reference share, and its bounds (Newcombe, 1998)."""
-        events, n = self._events(what), self.n
+        events, n = _independent(self, what)
         low, high = difference_interval(events[0], n[0], events[1], n[1], level=level)
         before, after = self.rates(what)
         return float(after - before), float(low), float(high)
 
     def rate_p_value(self, what: str = "positive") -> float:
         """P-value for an unchanged share of `positive` rows, or of those `near` the threshold."""
-        events, n = self._events(what), self.n
+        events, n = _independent(self, what)
         return float(two_share_p_value(events[:1], n[:1], events[1:], n[1:]))
 
     def table(self) -> DataFrame:
@@ -154,6 +159,11 @@ class ConfidenceShift:
 _KINDS = ("positive", "near")
 
 
+def _independent(shift: ConfidenceShift, what: str) -> tuple[Tensor, Tensor]:
+    """`[2]` events and trials, dependent rows counted as what they are worth."""
+    return independent_shares(shift._events(what), shift.n, shift.times.expand(2, 3)[:, 1 + _KINDS.index(what)])
+
+
 def confidence_shift(
     reference_probs: Tensor, live_probs: Tensor, *, threshold: float = 0.5, half_width: float = HALF_WIDTH, bins: int = 50
 ) -> ConfidenceShift:
@@ -188,11 +198,17 @@ def confidence_shift(
     edges = confidence_edges(bins)
     pair = (before, after)
     counts = torch.stack([_histogram(p, edges) for p in pair])
-    positive = torch.stack([(p >= threshold).sum() for p in pair]).cpu()
-    near = torch.stack([((p - threshold).abs() < half_width).sum() for p in pair]).cpu()
+    events = [_events_of(p, threshold, half_width) for p in pair]
+    positive, near = (torch.stack([side[which].sum() for side in events]).cpu() for which in (0, 1))
     total = torch.stack([p.sum() for p in pair]).cpu()
     squares = torch.stack([p.square().sum() for p in pair]).cpu()
     return ConfidenceShift(edges, counts, total, squares, positive, near, threshold, half_width, quantity, bins)
+
+
+def confidence_series(probs: Tensor, *, threshold: float = 0.5, half_width: float = HALF_WIDTH) -> Tensor:
+    """`[n, 3]` float64: the probability that is compared, whether it is positive, and whether it is near the threshold."""
+    scores = _scores(probs, "probs")[0]
+    return torch.stack([scores, *(event.double() for event in _events_of(scores, threshold, half_width))], 1)
 
 
 def checked_probs(probs: Tensor, argument: str) -> Tensor:
@@ -215,6 +231,11 @@ def confidence_edges(bins: int) -> Tensor:
     odds = torch.linspace(-20.0, 20.0, 401, dtype=torch.float64).sigmoid().numpy()
     grids = [odds, np.linspace(0.0, 1.0, 1001), np.linspace(0.0, 1.0, bins + 1)]
     return torch.from_numpy(np.unique(np.concatenate(grids)))
+
+
+def _events_of(scores: Tensor, threshold: float, half_width: float) -> tuple[Tensor, Tensor]:
+    """`[n]` booleans each: at or above the threshold, and near it."""
+    return scores >= threshold, (scores - threshold).abs() < half_width
 
 
 def _scores(probs: Tensor, argument: str) -> tuple[Tensor, str]:

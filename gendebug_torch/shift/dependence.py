@@ -18,6 +18,8 @@ _CELLS = 1 << 22
 # Pieces of production that are asked apart, so that a break between them does not pass for dependence; rows of a piece.
 _PIECES = 4
 _FEWEST = 50
+# Levels of a column, commonest first, that are asked how long they last.
+MOST_TIMED = 20
 
 
 def autocorrelation_time(values: Tensor, *, pieces: int = 1) -> Tensor:
@@ -51,10 +53,38 @@ def autocorrelation_time(values: Tensor, *, pieces: int = 1) -> Tensor:
     return torch.stack(found).quantile(0.5, dim=0)
 
 
-def for_dependent_rows(test: KSTest, reference: Tensor | None, live: Tensor | None, columns: Tensor | None = None) -> KSTest:
-    """The same test with the rows of each side counted as the independent rows that they are worth.
+def dependent_times(reference: Tensor | None, live: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`[d]` rows of either side that are worth one independent row, as long as the estimates may well be.
 
-    Production takes the longer time of both sides: it is the same process if nothing changed, and its own may hold a break.
+    Half a standard error above them: a record of few swings shows too short a time as often as not. Production takes the
+    longer time of both sides: it is the same process if nothing changed, and its own may hold a break.
+
+    Args:
+        reference: `[n, d]` in the order of time, or None where that is not known.
+        live: `[m, d]` likewise; not None where the reference is.
+    """
+    times = []
+    if reference is not None:
+        times.append(cautious(autocorrelation_time(reference), len(reference)))
+    if live is not None:
+        pieces = 1 if reference is None else _PIECES
+        times.append(cautious(autocorrelation_time(live, pieces=pieces), len(live) // pieces))
+    if reference is None:
+        return torch.ones_like(times[0]), times[0]
+    return times[0], torch.stack(times).amax(0)
+
+
+def cautious(times: Tensor, rows: int) -> Tensor:
+    """`[d]` autocorrelation times and half a standard error, `sqrt(2 (2 W + 1) / n)` of each, for the window W = 5 times.
+
+    Source: Sokal (1997), section 3; Wolff (2004), Comput. Phys. Commun. 156:143, eq. 42.
+    """
+    error = (2 * (2 * _WINDOW * times + 1) / max(rows, 1)).sqrt()
+    return torch.where(times > 1, times * (1 + error / 2), times)
+
+
+def for_dependent_rows(test: KSTest, reference: Tensor | None, live: Tensor | None, columns: Tensor | None = None) -> KSTest:
+    """The same test with the rows of each side counted as the independent rows that they are worth, see `dependent_times`.
 
     Args:
         test: of d columns.
@@ -68,14 +98,16 @@ def for_dependent_rows(test: KSTest, reference: Tensor | None, live: Tensor | No
     chosen = torch.arange(len(test.statistic)) if columns is None else columns
     if (reference is None and live is None) or not len(chosen):
         return test
-    times = []
-    if reference is not None:
-        times.append(autocorrelation_time(reference[:, chosen]))
-    if live is not None:
-        times.append(autocorrelation_time(live[:, chosen], pieces=1 if reference is None else _PIECES))
+    times = dependent_times(*(None if side is None else side[:, chosen] for side in (reference, live)))
     everywhere = torch.ones(2, len(test.statistic), dtype=torch.float64)
-    everywhere[0, chosen], everywhere[1, chosen] = times[0], torch.stack(times).amax(0)
+    everywhere[:, chosen] = torch.stack(times)
     return worth(test, everywhere[0], everywhere[1])
+
+
+def independent_shares(counts: Tensor, rows: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Events and trials, int64, of which as many independent ones say as much; unchanged where the time is 1."""
+    kept = (rows / times).floor().clamp(min=1.0).minimum(rows.double())
+    return (counts / rows.clamp(min=1) * kept).round().long(), kept.long()
 
 
 def worth(test: KSTest, reference_times: Tensor, live_times: Tensor) -> KSTest:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.errors import reject
-from gendebug_torch.shift.ks import PreparedReference, prepare_reference
+from gendebug_torch.shift.prepared import PreparedReference, as_prepared
 from gendebug_torch.stats import normal_quantile
 
 
@@ -44,7 +44,7 @@ class EffectSizes:
         return frame.iloc[frame["smd"].abs().argsort(kind="stable").to_numpy()[::-1]].reset_index(drop=True)
 
 
-def effect_sizes(reference: Tensor | PreparedReference, live: Tensor, *, bins: int = 10) -> EffectSizes:
+def effect_sizes(reference: Tensor | PreparedReference, live: Tensor | PreparedReference, *, bins: int = 10) -> EffectSizes:
     """Standardised mean differences and stability indices of all columns; NaN where a side has no finite value.
 
     `smd = (mean_live - mean_ref) / s` with the pooled s and `se^2 = 1/n + 1/m + smd^2 / (2 (n + m))`.
@@ -56,7 +56,7 @@ def effect_sizes(reference: Tensor | PreparedReference, live: Tensor, *, bins: i
 
     Args:
         reference: `[n, d]`, or what `prepare_reference` returned for it.
-        live: `[m, d]`.
+        live: `[m, d]`, or prepared likewise.
         bins: of the index; columns with few distinct values get fewer.
 
     Raises:
@@ -64,45 +64,43 @@ def effect_sizes(reference: Tensor | PreparedReference, live: Tensor, *, bins: i
 
     Cost: one pass over both, and `m log bins` per column.
     """
-    known = reference if isinstance(reference, PreparedReference) else prepare_reference(reference)
-    values = live[:, None] if live.ndim == 1 else live
-    if values.ndim != 2 or values.shape[1] != len(known.columns):
-        reject("live", f"{len(known.columns)} columns like the reference", str(list(live.shape)), "Select the same columns.")
+    known, after = as_prepared(reference), as_prepared(live)
+    if len(after.columns) != len(known.columns):
+        reject("live", f"{len(known.columns)} columns like the reference", str(len(after.columns)), "Select the same columns.")
     if bins < 2:
         reject("bins", "at least 2", str(bins), "10 is customary.")
-    before, after = known.columns.double(), values.T.double().to(known.columns.device)
-    moments = [_moments(side) for side in (before, after)]
-    (n, mean, spread), (m, live_mean, live_spread) = moments
+    (n, mean, spread), (m, live_mean, live_spread) = (_moments(side) for side in (known, after))
     pooled = ((spread * (n - 1) + live_spread * (m - 1)) / (n + m - 2).clamp(min=1)).sqrt()
     smd = (live_mean - mean) / torch.where(pooled > 0, pooled, torch.full_like(pooled, torch.nan))
     smd = torch.where((pooled == 0) & (live_mean == mean), torch.zeros_like(smd), smd)
     error = (1 / n + 1 / m + smd.square() / (2 * (n + m))).sqrt()
     index, noise = _stability(known, after, bins)
-    names = known.names or tuple(f"column_{i}" for i in range(len(before)))
+    names = known.names or tuple(f"column_{i}" for i in range(len(known.columns)))
     return EffectSizes(smd, error, index, noise, names)
 
 
-def _moments(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`[d]` number, mean and variance of the finite values of `[d, n]`."""
+def _moments(side: PreparedReference) -> tuple[Tensor, Tensor, Tensor]:
+    """`[d]` number, mean and variance of the finite values of each column; those left of a thinned one stand for all."""
+    columns = side.columns.double()
     held = columns.isfinite()
     count = held.sum(1).double()
     kept = torch.where(held, columns, torch.zeros_like(columns))
     mean = kept.sum(1) / count
     deviation = torch.where(held, columns - mean[:, None], torch.zeros_like(columns))
-    return count, mean, deviation.square().sum(1) / (count - 1).clamp(min=1)
+    return count * side.n / side.kept.clamp(min=1), mean, deviation.square().sum(1) / (count - 1).clamp(min=1)
 
 
-def _stability(known: PreparedReference, after: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    index, noise = (torch.full((len(after),), torch.nan, dtype=torch.float64, device=after.device) for _ in range(2))
-    for column, (row, n) in enumerate(zip(known.columns.double(), known.n.tolist(), strict=True)):
-        live = after[column][~after[column].isnan()].contiguous()
-        if not n or not len(live):
+def _stability(known: PreparedReference, after: PreparedReference, bins: int) -> tuple[Tensor, Tensor]:
+    device = known.columns.device
+    index, noise = (torch.full((len(known.n),), torch.nan, dtype=torch.float64, device=device) for _ in range(2))
+    for column, sizes in enumerate(zip(known.n.tolist(), after.n.tolist(), strict=True)):
+        if not min(sizes):
             continue
-        held = row[:n].contiguous()
-        edges = torch.unique(held[(torch.arange(1, bins, device=held.device) * n) // bins])
+        held, live = (side.values(column).double().contiguous() for side in (known, after))
+        edges = torch.unique(held[(torch.arange(1, bins, device=device) * len(held)) // bins])
         places = [torch.searchsorted(edges, side, right=True) for side in (held, live)]
-        counts = [torch.bincount(place, minlength=len(edges) + 1).double() + 0.5 for place in places]
-        p, q = (count / count.sum() for count in counts)
+        shares = [torch.bincount(place, minlength=len(edges) + 1).double() / len(place) for place in places]
+        p, q = ((share * n + 0.5) / (n + 0.5 * len(share)) for share, n in zip(shares, sizes, strict=True))
         index[column] = ((q - p) * (q / p).log()).sum()
-        noise[column] = len(edges) * (1 / n + 1 / len(live))
+        noise[column] = len(edges) * sum(1 / n for n in sizes)
     return index, noise

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
-from gendebug_torch.shift.ks import PreparedReference, prepare_reference, shortened
+from gendebug_torch.shift.ks import shortened
+from gendebug_torch.shift.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.undo import turned_clock
 
 if TYPE_CHECKING:
@@ -134,8 +135,8 @@ class Atom:
 
 
 def feature_shift(
-    reference: Tensor,
-    live: Tensor,
+    reference: Tensor | PreparedReference,
+    live: Tensor | PreparedReference,
     *,
     name: str = "feature",
     bins: int = 40,
@@ -148,8 +149,8 @@ def feature_shift(
     The outermost 0.1 % of the pooled values on either side may reach far; they are counted in the first and last bin.
 
     Args:
-        reference: `[n]` real numbers; NaN is missing.
-        live: `[m]` real numbers.
+        reference: `[n]` real numbers, NaN is missing; or one prepared column, whose values count for those that they stand for.
+        live: `[m]`, or likewise.
         name: of the feature.
         bins: number of bins.
         edges: `[b + 1]` ascending, in place of `bins`, so that pieces of one table add.
@@ -161,28 +162,27 @@ def feature_shift(
     """
     if bins < 1:
         reject("bins", "at least 1", str(bins), "Use 20 to 100.")
-    before, after = (value.detach().double().cpu().flatten() for value in (reference, live))
-    kept = [value[~value.isnan()] for value in (before, after)]
+    sides = [_one(side, 0) for side in (reference, live)]
+    kept = [side.values(0).double().cpu() for side in sides]
     grid = _edges(torch.cat(kept), bins) if edges is None else edges.double().cpu()
-    counts = [_counts(value, grid) for value in kept]
-    missing = [len(value) - len(part) for value, part in zip((before, after), kept, strict=True)]
-    return FeatureShift(name, grid, counts[0], counts[1], missing[0], missing[1], location, statistic)
+    stands_for = [int(side.n) / max(len(values), 1) for values, side in zip(kept, sides, strict=True)]
+    before, after = ((_counts(values, grid) * each).round().long() for values, each in zip(kept, stands_for, strict=True))
+    return FeatureShift(name, grid, before, after, int(sides[0].missing), int(sides[1].missing), location, statistic)
 
 
-def largest_atom(reference: PreparedReference | Tensor, live: Tensor, column: int = 0) -> Atom | None:
+def largest_atom(reference: PreparedReference | Tensor, live: PreparedReference | Tensor, column: int = 0) -> Atom | None:
     """The value of one column whose share grew most, or None where a side is empty.
 
     Args:
         reference: `[n, d]`, `[n]`, or what `prepare_reference` made of it.
-        live: `[m, d]` or `[m]`; NaN is left out.
+        live: likewise; NaN is left out.
         column: which of the d.
 
     Cost: `m log m + n` for the one column.
     """
-    known = reference if isinstance(reference, PreparedReference) else prepare_reference(reference)
-    before = known.columns[column, : int(known.n[column])].cpu().numpy()
-    after = (live if live.ndim == 1 else live[:, column]).detach().to(known.columns.dtype).cpu().numpy()
-    values, counts = np.unique(after[~np.isnan(after)], return_counts=True)
+    known, met = _one(reference, column), _one(live, column)
+    before = known.values(0).cpu().numpy()
+    values, counts = np.unique(met.values(0).to(known.columns.dtype).cpu().numpy(), return_counts=True)
     if not len(values) or not len(before):
         return None
     held = (np.searchsorted(before, values, side="right") - np.searchsorted(before, values)) / len(before)
@@ -193,26 +193,37 @@ def largest_atom(reference: PreparedReference | Tensor, live: Tensor, column: in
 
 
 def default_value(
-    reference: PreparedReference | Tensor, live: Tensor, column: int = 0, *, min_growth: float = 0.1, fewest_distinct: int = 20
+    reference: PreparedReference | Tensor,
+    live: PreparedReference | Tensor,
+    column: int = 0,
+    *,
+    min_growth: float = 0.1,
+    fewest_distinct: int = 20,
 ) -> Atom | None:
     """The value that one column is stuck at for a part of production, or None.
 
     Args:
         reference: `[n, d]`, `[n]`, or what `prepare_reference` made of it.
-        live: `[m, d]` or `[m]`.
+        live: likewise.
         column: which of the d.
         min_growth: smallest growth of its share; the share has to double besides.
         fewest_distinct: a column with fewer distinct values is a code, whose levels may well grow without being a default.
     """
-    known = reference if isinstance(reference, PreparedReference) else prepare_reference(reference)
-    atom = largest_atom(known, live, column)
+    known, met = _one(reference, column), _one(live, column)
+    atom = largest_atom(known, met)
     if atom is None or atom.growth <= min_growth or atom.live_share < 2 * atom.reference_share:
         return None
     # The busy hours of a clock in another zone pile up elsewhere; no value is stuck there.
-    after = (live if live.ndim == 1 else live[:, column]).detach().double().cpu()
-    if turned_clock(known.columns[column, : int(known.n[column])].double().cpu().numpy(), after[~after.isnan()].numpy()):
+    if turned_clock(*(side.values(0).double().cpu().numpy() for side in (known, met))):
         return None
     return atom if atom.reference_distinct > fewest_distinct or atom.live_share > 0.99 else None
+
+
+def _one(side: Tensor | PreparedReference, column: int) -> PreparedReference:
+    """One column of a side, sorted."""
+    if isinstance(side, PreparedReference):
+        return side.select([column])
+    return prepare_reference(side if side.ndim == 1 else side[:, column])
 
 
 def _edges(values: Tensor, bins: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch.shift.feature import FeatureShift, feature_shift
 from gendebug_torch.shift.ks import KSTest, shortened
+from gendebug_torch.shift.prepared import PreparedReference, as_prepared
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,23 +66,23 @@ class MostShifted:
         return ax
 
 
-def most_shifted(test: KSTest, reference: Tensor, live: Tensor, *, top: int = 6) -> MostShifted:
+def most_shifted(test: KSTest, reference: Tensor | PreparedReference, live: Tensor | PreparedReference, *, top: int = 6) -> MostShifted:
     """The `top` columns with the largest distance.
 
     Args:
         test: `ks_two_sample(reference, live)`, or what was made of it.
-        reference: `[n, d]` real numbers; NaN is missing.
-        live: `[m, d]`.
+        reference: `[n, d]` real numbers, NaN is missing; or what `prepare_reference` made of them.
+        live: `[m, d]`, or likewise.
         top: how many.
 
-    Cost: one pass over the chosen columns.
+    Cost: one pass over the chosen columns, once prepared.
     """
+    sides = (as_prepared(reference), as_prepared(live))
     order = torch.argsort(test.statistic.nan_to_num(-1.0), descending=True, stable=True)
     places = tuple(place for place in order[:top].tolist() if math.isfinite(float(test.statistic[place])))
     features = tuple(
         feature_shift(
-            reference[:, place],
-            live[:, place],
+            *(side.select([place]) for side in sides),
             name=test.labels[place],
             location=float(test.location[place]),
             statistic=float(test.statistic[place]),

@@ -18,8 +18,9 @@ from gendebug_torch.shift.categories import category_shift
 from gendebug_torch.shift.classes import ClassShares, class_shares
 from gendebug_torch.shift.columns import Compared, compared
 from gendebug_torch.shift.feature import default_value
-from gendebug_torch.shift.ks import ks_two_sample, prepare_reference, shortened
+from gendebug_torch.shift.ks import ks_two_sample, shortened
 from gendebug_torch.shift.meaning import gain, losses
+from gendebug_torch.shift.prepared import prepare_reference
 from gendebug_torch.shift.relation import RelationChange, relation_change
 from gendebug_torch.shift.undo import Undo, explained, swapped, turned_clock, undo, weighted_distance
 from gendebug_torch.stats import holm_adjusted

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,80 +16,12 @@ from torch import Tensor
 from gendebug_torch._plotting import LIVE, NEUTRAL, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.p_values import ks_p_value, tied_counts, tied_p_value
+from gendebug_torch.shift.prepared import PreparedReference, check_names, matrix, over_blocks, sorted_columns
 from gendebug_torch.stats import holm_adjusted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
-
-# Elements sorted at once by one thread (16 MiB of float64): enough to hide the overhead, small beside any table.
-BLOCK = 1 << 21
-CUDA_BLOCK = 1 << 26
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedReference:
-    """A reference whose columns are sorted, so that every later check sorts only the live rows.
-
-    Args:
-        columns: `[d, n]` float32 or float64, each row ascending, missing values (NaN) last.
-        n: `[d]` int64, values that are not missing.
-        names: `d` column names, or empty.
-    """
-
-    columns: Tensor
-    n: Tensor
-    names: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> Tensor:
-        """`[d]` int64 number of missing values, excluded from every test."""
-        return self.columns.shape[1] - self.n
-
-    def thinned(self, size: int = 4096) -> PreparedReference:
-        """The same reference in constant size: `size` evenly spaced order statistics of each column.
-
-        Its distribution functions are within `1 / size` of the full ones, and so is every distance. P-values take it
-        for `size` rows, which is conservative. Columns with fewer values are kept whole; missing values are left out.
-        """
-        if size < 2:
-            reject("size", "at least 2", str(size), "4096 keeps distances within 0.0003.")
-        if self.columns.shape[1] <= size:
-            return self
-        n = self.n.clamp(min=1)[:, None].double()
-        kept = n.clamp(max=size)
-        place = torch.arange(size, device=self.columns.device)[None, :]
-        index = ((place + 0.5) * n / kept).long().clamp(max=self.columns.shape[1] - 1)
-        columns = self.columns.gather(1, index).masked_fill(place >= self.n.clamp(max=size)[:, None], math.nan)
-        return PreparedReference(columns, self.n.clamp(max=size), self.names)
-
-    def save(self, path: str | Path) -> Path:
-        """Write it as one safetensors file, whole or not at all."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        target = Path(path)
-        scratch = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
-        try:
-            save_file({"columns": self.columns.cpu().contiguous(), "n": self.n.cpu()}, scratch, {"names": json.dumps(self.names)})
-            os.replace(scratch, target)
-        except (OSError, SafetensorError) as error:
-            reject("path", "a writable file", f"{target}: {error}", "Choose another path.")
-        finally:
-            scratch.unlink(missing_ok=True)
-        return target
-
-    @classmethod
-    def load(cls, path: str | Path) -> PreparedReference:
-        """Read what `save` wrote."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = json.loads((file.metadata() or {})["names"])
-                return cls(file.get_tensor("columns"), file.get_tensor("n"), tuple(names))
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            reject("path", "a file written by `PreparedReference.save`", f"{path}: {error}", "Prepare the reference anew.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +36,7 @@ class KSTest:
         m: `[d]` int64 live values that are not missing.
         names: `d` column names, or empty.
         tied: column -> pooled counts of its distinct values, for columns with few of them.
+        error: `[d]`, or one number for all: how far the statistic is from that of all rows, at most, where sides were thinned.
     """
 
     statistic: Tensor
@@ -118,6 +46,7 @@ class KSTest:
     m: Tensor
     names: tuple[str, ...] = ()
     tied: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+    error: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     @property
     def signed(self) -> Tensor:
@@ -128,10 +57,10 @@ class KSTest:
     def p_value(self) -> Tensor:
         """`[d]` float64 p-values under `no shift`, computed on the host when first read, see `ks_p_value`.
 
-        Conservative for columns with ties, see `conditional_p_value`. Not valid for rows that depend on each other, such as
-        hourly measurements.
+        Of the smallest statistic that `error` allows. Conservative for columns with ties, see `conditional_p_value`. Not
+        valid for rows that depend on each other, such as hourly measurements.
         """
-        return ks_p_value(self.statistic, self.n, self.m).to(self.statistic.device)
+        return ks_p_value((self.statistic - self.error).clamp(min=0.0), self.n, self.m).to(self.statistic.device)
 
     @cached_property
     def conditional_p_value(self) -> Tensor:
@@ -152,19 +81,19 @@ class KSTest:
         """Bounds of the true distance of the two distributions, `[d]` each, whatever the distributions are.
 
         Each empirical distribution function stays within `sqrt(log(4 / (1 - level)) / 2n)` of its own, so the
-        statistic within the sum of both. Conservative.
+        statistic within the sum of both, and of `error`. Conservative.
 
         Source: Massart (1990), Ann. Probab. 18:1269 (the constant of Dvoretzky, Kiefer and Wolfowitz, 1956).
         """
         factor = math.sqrt(math.log(4.0 / (1.0 - level)) / 2.0)
-        half = factor * (self.n.clamp(min=1).double().rsqrt() + self.m.clamp(min=1).double().rsqrt())
+        half = factor * (self.n.clamp(min=1).double().rsqrt() + self.m.clamp(min=1).double().rsqrt()) + self.error
         return (self.statistic - half).clamp(min=0.0), (self.statistic + half).clamp(max=1.0)
 
     def detectable(self, *, alpha: float = 0.01) -> Tensor:
         """`[d]` statistic from which a column would be significant, had all d columns to share alpha; 1 at most."""
         size = self.n.double() * self.m.double() / (self.n + self.m).clamp(min=1).double()
         asked = max(int(self.statistic.isfinite().sum()), 1)
-        return (math.log(2.0 * asked / alpha) / (2.0 * size.clamp(min=1e-9))).sqrt().clamp(max=1.0)
+        return ((math.log(2.0 * asked / alpha) / (2.0 * size.clamp(min=1e-9))).sqrt() + self.error).clamp(max=1.0)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -219,33 +148,7 @@ def shortened(name: str, limit: int = 28) -> str:
     return text.replace("$", r"\$")
 
 
-def prepare_reference(reference: Tensor, *, names: Sequence[str] = ()) -> PreparedReference:
-    """The reference with every column sorted once, for repeated checks against it.
-
-    Args:
-        reference: `[n, d]` or `[n]` real numbers; NaN is missing; float32 stays float32, others become float64
-            (integers above 2**53 are rounded).
-        names: `d` column names, or empty.
-
-    Raises:
-        InputError: not a real tensor of one or two axes, or another number of names than columns.
-
-    Cost: `d n log n` time; holds `d n` values, and one block of columns beside them.
-    """
-    values = _matrix(reference, "reference")
-    d = values.shape[1]
-    _check_names(names, d)
-    columns = torch.empty(d, len(values), dtype=values.dtype, device=values.device)
-    counts = torch.empty(d, dtype=torch.int64, device=values.device)
-
-    def fill(start: int, stop: int) -> None:
-        columns[start:stop], counts[start:stop] = _sorted(values[:, start:stop])
-
-    _over_blocks(fill, values, len(values))
-    return PreparedReference(columns, counts, tuple(map(str, names)))
-
-
-def ks_two_sample(reference: Tensor | PreparedReference, live: Tensor, *, names: Sequence[str] = ()) -> KSTest:
+def ks_two_sample(reference: Tensor | PreparedReference, live: Tensor | PreparedReference, *, names: Sequence[str] = ()) -> KSTest:
     """Kolmogorov-Smirnov tests between the columns of two samples.
 
     `statistic = sup_x |F(x) - G(x)|` over the empirical distribution functions of reference and live; equal to
@@ -256,7 +159,7 @@ def ks_two_sample(reference: Tensor | PreparedReference, live: Tensor, *, names:
 
     Args:
         reference: `[n, d]` or `[n]` real tensor, or what `prepare_reference` returned for it.
-        live: `[m, d]` or `[m]` real tensor on the same device. NaN is missing: left out, column by column.
+        live: `[m, d]` or `[m]` on the same device, or prepared likewise. NaN is missing: left out, column by column.
         names: `d` column names; default those of a prepared reference.
 
     Raises:
@@ -269,81 +172,44 @@ def ks_two_sample(reference: Tensor | PreparedReference, live: Tensor, *, names:
     >>> float(ks_two_sample(torch.arange(10.0), torch.arange(10.0) + 5).statistic)
     0.5
     """
-    known = isinstance(reference, PreparedReference)
-    values = reference.columns.T if isinstance(reference, PreparedReference) else _matrix(reference, "reference")
-    other = _matrix(live, "live")
+    values, other = (_as_matrix(side, argument) for side, argument in ((reference, "reference"), (live, "live")))
     d = values.shape[1]
     if other.shape[1] != d:
         reject("live", f"{d} columns like the reference", str(other.shape[1]), "Select the same columns in the same order.")
     if other.device != values.device:
         reject("live", f"a tensor on {values.device} like the reference", str(other.device), "Move both to one device.")
     given = names or (reference.names if isinstance(reference, PreparedReference) else ())
-    _check_names(given, d)
+    check_names(given, d)
     dtype = torch.float32 if torch.float32 in (values.dtype, other.dtype) else torch.float64
     results = torch.empty(3, d, dtype=torch.float64, device=values.device)
     counts = torch.empty(2, d, dtype=torch.int64, device=values.device)
+    error = sum((side.error for side in (reference, live) if isinstance(side, PreparedReference)), torch.zeros_like(results[0]))
     tied: dict[int, NDArray[np.int64]] = {}
 
     def compare(start: int, stop: int) -> None:
-        part = values[:, start:stop].to(dtype)
-        valid = reference.n[start:stop] if isinstance(reference, PreparedReference) else counts[0, start:stop]
-        part, valid = (part.T, valid) if known else _sorted(part)
-        live_part, live_valid = _sorted(other[:, start:stop].to(dtype))
-        results[:, start:stop] = _distances(part, valid, live_part, live_valid)
-        counts[0, start:stop], counts[1, start:stop] = valid, live_valid
-        if part.device.type == "cpu":
-            tied.update(tied_counts(part, valid, live_part, live_valid, start))
+        place = slice(start, stop)
+        before, kept, counts[0, place] = _ascending(reference, values[:, place].to(dtype), place)
+        after, live_kept, counts[1, place] = _ascending(live, other[:, place].to(dtype), place)
+        results[:, place] = _distances(before, kept, after, live_kept)
+        if before.device.type == "cpu":
+            tied.update(tied_counts(before, kept, after, live_kept, start))
 
-    _over_blocks(compare, values, len(other) if known and values.device.type == "cpu" else max(len(values), len(other)))
-    return KSTest(results[0], results[1], results[2], counts[0], counts[1], tuple(map(str, given)), dict(sorted(tied.items())))
-
-
-def _matrix(value: Tensor, argument: str) -> Tensor:
-    """`[n, d]` float32 or float64."""
-    if not isinstance(value, Tensor):
-        reject(argument, "a tensor [n, d] or [n]", type(value).__name__, "Convert with torch.as_tensor.")
-    if value.ndim not in (1, 2) or value.is_complex():
-        reject(argument, "real numbers [n, d] or [n]", f"{value.dtype} {list(value.shape)}", "Flatten the rows, or select a column.")
-    value = value.detach()
-    value = value[:, None] if value.ndim == 1 else value
-    if value.dtype in (torch.float16, torch.bfloat16):
-        return value.float()
-    return value if value.dtype in (torch.float32, torch.float64) else value.double()
+    prepared_on_host = isinstance(reference, PreparedReference) and values.device.type == "cpu"
+    over_blocks(compare, values, len(other) if prepared_on_host else max(len(values), len(other)))
+    whole = {column: tied[column] for column in sorted(tied) if not error[column]}
+    return KSTest(results[0], results[1], results[2], counts[0], counts[1], tuple(map(str, given)), whole, error)
 
 
-def _check_names(names: Sequence[str], d: int) -> None:
-    if names and len(names) != d:
-        reject("names", f"one name for each of {d} columns", f"{len(names)} names", "Pass one per column, or none.")
+def _as_matrix(side: Tensor | PreparedReference, argument: str) -> Tensor:
+    return side.columns.T if isinstance(side, PreparedReference) else matrix(side, argument)
 
 
-def _over_blocks(work: Any, values: Tensor, rows: int) -> None:
-    """Call `work(start, stop)` over blocks of columns: in threads on the CPU, one after another on CUDA."""
-    d = values.shape[1]
-    if values.device.type != "cpu":
-        width = max(1, CUDA_BLOCK // max(rows, 1))
-        for start in range(0, d, width):
-            work(start, min(start + width, d))
-        return
-    threads = min(torch.get_num_threads(), max(d, 1))
-    width = max(1, min(BLOCK // max(rows, 1), math.ceil(d / (2 * threads))))
-    starts = range(0, d, width)
-    if threads == 1:
-        for start in starts:
-            work(start, min(start + width, d))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda start: work(start, min(start + width, d)), starts))
-
-
-def _sorted(values: Tensor) -> tuple[Tensor, Tensor]:
-    """`[n, c]` to ascending `[c, n]` with NaN last, and the `[c]` numbers of values that are not NaN."""
-    if values.device.type != "cpu":
-        ascending = values.T.contiguous().sort(dim=1).values
-        return ascending, len(values) - ascending.isnan().sum(1)
-    block: NDArray[Any] = np.array(values.numpy().T, order="C", copy=True)
-    block.sort(axis=1)
-    valid = [int(np.searchsorted(row, np.nan)) for row in block]
-    return torch.from_numpy(block), torch.tensor(valid, dtype=torch.int64)
+def _ascending(side: Tensor | PreparedReference, values: Tensor, place: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Some columns of a side, `[c, n]` ascending, with the `[c]` numbers of values that are there, and that they stand for."""
+    if isinstance(side, PreparedReference):
+        return values.T, side.kept[place], side.n[place]
+    ascending, kept = sorted_columns(values)
+    return ascending, kept, kept
 
 
 def _distances(reference: Tensor, n: Tensor, live: Tensor, m: Tensor) -> Tensor:

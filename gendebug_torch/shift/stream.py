@@ -17,7 +17,8 @@ from torch import Tensor
 from gendebug_torch._plotting import ACCENT, LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.dependence import worth
-from gendebug_torch.shift.ks import PreparedReference, ks_two_sample
+from gendebug_torch.shift.ks import ks_two_sample
+from gendebug_torch.shift.prepared import PreparedReference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gendebug_torch.records import Records
 from gendebug_torch.shift.columns import paired_values, quantities, shared_columns, time_order
-from gendebug_torch.shift.dependence import autocorrelation_time
-from gendebug_torch.shift.ks import prepare_reference
+from gendebug_torch.shift.dependence import autocorrelation_time, cautious
+from gendebug_torch.shift.prepared import prepare_reference
 from gendebug_torch.shift.stream import DriftMonitor
 
 _FEWEST_ROWS = 30
@@ -38,7 +38,8 @@ def drift_windows(
     if count < 2 or not names or not len(reference):
         return None
     earlier = time_order(reference)
-    times = autocorrelation_time(after[order] if earlier is None else before[earlier])
+    series = after[order] if earlier is None else before[earlier]
+    times = cautious(autocorrelation_time(series), len(series))
     monitor = DriftMonitor(prepare_reference(before, names=names), alpha=alpha, min_effect=min_effect, times=times)
     assert production.metadata is not None
     moments = production.metadata[str(production.schema.time)]
