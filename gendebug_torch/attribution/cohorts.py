@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _SHOWN = 15
 # Rows of each cohort that are compared, and features up to which their products enter the classifier.
 _ROWS, _PRODUCTS = 2000, 30
+# Ranks that are counted at once, over features and permutations.
+_CELLS = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +51,12 @@ class CohortComparison:
     labels: tuple[str, str]
     paired: bool
 
-    def changed(self, *, alpha: float = 0.01, min_distance: float = 0.1) -> tuple[str, ...]:
+    def changed(self, *, alpha: float = 0.01, min_distance: float = 0.05) -> tuple[str, ...]:
         """Features whose contributions are distributed otherwise, most different first."""
         found = ((self.adjusted[0] < alpha) & (self.distance[0] >= min_distance)).nonzero()[:, 0].tolist()
         return tuple(self.names[at] for at in sorted(found, key=lambda at: -float(self.distance[0, at])))
 
-    def excess(self, *, alpha: float = 0.01, min_distance: float = 0.1) -> tuple[str, ...]:
+    def excess(self, *, alpha: float = 0.01, min_distance: float = 0.05) -> tuple[str, ...]:
         """Those of `changed` whose own inputs did not move, or moved less by `min_distance`: the network uses them otherwise."""
         known = dict(zip(self.names, zip(*self.distance.tolist(), *self.adjusted.tolist(), strict=True), strict=True))
         kept = []
@@ -64,14 +66,15 @@ class CohortComparison:
                 kept.append(name)
         return tuple(kept)
 
-    def summary(self, *, alpha: float = 0.01, min_distance: float = 0.1) -> str:
-        """One sentence: what changed, and how much of it the inputs do not explain."""
+    def summary(self, *, alpha: float = 0.01, min_distance: float = 0.05) -> str:
+        """One sentence: what changed, and how much of it the inputs do not explain, each alone and all together."""
         changed, excess = (f(alpha=alpha, min_distance=min_distance) for f in (self.changed, self.excess))
         told = f"AUC {float(self.auc[0]):.2f} by contributions, {float(self.auc[1]):.2f} by inputs"
         if not changed:
             return f"{self.labels[0]} and {self.labels[1]} are explained alike ({told})."
-        beyond = f"; beyond their inputs: {', '.join(excess[:5])}" if excess else "; their inputs moved as much"
-        return f"{len(changed)} of {len(self.names)} features contribute otherwise: {', '.join(changed[:5])}{beyond} ({told})."
+        alone = f"; beyond their own inputs: {', '.join(excess[:5])}" if excess else "; their own inputs moved as much"
+        joint = ": the inputs together tell as much" if float(self.auc[0]) < float(self.auc[1]) + min_distance else ""
+        return f"{len(changed)} of {len(self.names)} features contribute otherwise: {', '.join(changed[:5])}{alone} ({told}{joint})."
 
     def table(self) -> pd.DataFrame:
         """One row per feature, most different contributions first."""
@@ -139,7 +142,7 @@ def compare_cohorts(
     assignments = _assignments(n, len(sides[1]), paired, permutations, generator)
     distances, p_values, aucs = [], [], []
     for part in parts:
-        drawn = torch.stack([ks_distances(column, assignments) for column in part.T], 1)
+        drawn = ks_distances(part, assignments)
         distances.append(drawn[0])
         p_values.append(_pooled_p(drawn))
         aucs.append(classifier_auc(part, assignments[: 1 + min(permutations, 200)]))
@@ -162,14 +165,19 @@ def compare_cohorts(
 
 
 def ks_distances(values: Tensor, assignments: Tensor) -> Tensor:
-    """`[b]` Kolmogorov-Smirnov distance of `[n]` values under each of `[b, n]` bool assignments to the second cohort."""
-    order = values.argsort()
-    ranked = values[order]
-    last = torch.cat([ranked[1:] != ranked[:-1], torch.ones(1, dtype=torch.bool)])
-    second = assignments[:, order].double()
-    counts = second.sum(1, keepdim=True)
-    gap = second.cumsum(1) / counts - (1 - second).cumsum(1) / (values.numel() - counts)
-    return gap[:, last].abs().amax(1)
+    """`[b, f]` Kolmogorov-Smirnov distances of the columns of `[n, f]` values under each of `[b, n]` bool assignments to the second cohort.
+
+    Counted in whole numbers, so that equal distances are equal; every assignment has as many rows in the second cohort.
+    """
+    ranked, order = values.T.sort(1)
+    last = torch.cat([ranked[:, 1:] != ranked[:, :-1], torch.ones(len(ranked), 1, dtype=torch.bool)], 1)
+    total, second = values.shape[0], int(assignments[0].sum())
+    expected = second * torch.arange(1, total + 1, dtype=torch.int32)
+    largest = []
+    for part in torch.split(assignments, max(1, _CELLS // max(1, order.numel()))):
+        gap = part[:, order].cumsum(2, dtype=torch.int32).mul_(total).sub_(expected).abs_()
+        largest.append(gap.mul_(last).amax(2))
+    return torch.cat(largest).double() / (second * (total - second))
 
 
 def classifier_auc(values: Tensor, assignments: Tensor) -> Tensor:
@@ -233,7 +241,7 @@ def _beyond_seeds(reference: Attributions, other: Attributions, distance: Tensor
     seen = []
     for member in members[1:]:
         observed = torch.cat([torch.zeros(len(members[0]), dtype=torch.bool), torch.ones(len(member), dtype=torch.bool)])[None]
-        seen.append(torch.stack([ks_distances(torch.cat([a, b]), observed)[0] for a, b in zip(members[0].T, member.T, strict=True)]))
+        seen.append(ks_distances(torch.cat([members[0], member]), observed)[0])
     sizes = torch.stack([flat.abs().mean(0) for flat in [*members, other.flat]])
     shares = sizes / sizes.sum(1, keepdim=True).clamp(min=1e-300)
     by_distance = _another_draw(distance, torch.stack(seen))
