@@ -37,6 +37,33 @@ def test_it_is_the_rise_of_the_loss_under_the_same_shuffles(shape):
     assert torch.allclose(found.importance, torch.tensor(rises, dtype=torch.float64).mean(0), atol=1e-6)
 
 
+class Plain(nn.Module):
+    """The same network, of which nobody knows the first layer."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("kind", ["plain", "missing", "infinite", "outlier", "hooked", "hooked layer", "patched"])
+def test_the_first_layer_is_only_left_out_where_that_changes_nothing(kind):
+    body, x = network().body.eval(), rows(300)
+    y = body(x).argmax(1)
+    if kind in ("missing", "infinite", "outlier"):
+        x[7, 2] = {"missing": torch.nan, "infinite": torch.inf, "outlier": 1e9}[kind]
+    if kind.startswith("hooked"):
+        (body if kind == "hooked" else body[0]).register_forward_hook(lambda module, given, out: out.roll(1, 1))
+    if kind == "patched":
+        inner = body[0]
+        inner.forward = lambda x: nn.functional.linear(x.abs(), inner.weight, inner.bias)
+    short, whole = (permutation_importance(model, Records(x, y), repeats=2) for model in (body, Plain(body)))
+    assert torch.allclose(short.importance, whole.importance, atol=1e-6, equal_nan=True)
+    assert torch.allclose(short.standard_error, whole.standard_error, atol=1e-6, equal_nan=True)
+
+
 def test_the_standard_error_covers_shuffles_and_rows():
     model, x = network(), rows(20_000)
     with torch.no_grad():

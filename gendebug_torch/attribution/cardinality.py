@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch._tables import model_inputs
 from gendebug_torch.attribution.attributions import short_name
-from gendebug_torch.attribution.permutation import PermutationImportance, permutation_importance
+from gendebug_torch.attribution.permutation import PermutationImportance, fallen, permutation_importance
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
 from gendebug_torch.runner import Model
-from gendebug_torch.stats import holm_adjusted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,8 +40,7 @@ class CardinalityBias:
     @property
     def adjusted(self) -> Tensor:
         """`[d]` one-sided p-value that a column is worth no more on seen rows, after Holm's correction."""
-        error = (self.seen.standard_error.square() + self.unseen.standard_error.square()).sqrt().clamp(min=1e-12)
-        return holm_adjusted(torch.from_numpy(norm.sf(((self.seen.importance - self.unseen.importance) / error).numpy())))
+        return fallen(self.seen, self.unseen)
 
     def memorized(self, *, alpha: float = 0.01) -> tuple[str, ...]:
         """Columns that are worth something on seen rows, and on unseen ones no more than a random column of the same values."""

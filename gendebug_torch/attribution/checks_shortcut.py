@@ -221,7 +221,7 @@ def no_single_feature_carries_the_model_and_fails(
 def _collapsed(found: Worth, at: int, alpha: float, min_skill: float, kept: float) -> bool:
     """Whether a feature was worth much before, and nothing after, while the network got worse."""
     before, after = found.importance[:, at].tolist()
-    worse = float(found.base[1]) > float(found.base[0])
+    worse = found.base[1] > found.base[0]
     lost = float(found.adjusted[at]) < alpha and abs(after) <= kept * before
     return worse and lost and before > 0 and float(found.skill[0, at]) >= min_skill
 
@@ -236,7 +236,7 @@ def _stands_still(sides: list[Records], column: int) -> bool:
 def _shortcut(found: Worth, at: int, name: str, share: float, drifted: bool) -> Finding:
     skill, importance, error = found.skill[:, at].tolist(), found.importance[:, at].tolist(), found.standard_error[:, at].tolist()
     numbers = {"share": share, "skill_validation": skill[0], "skill_production": skill[1], "p_holm": float(found.adjusted[at])}
-    numbers |= {"importance": importance, "standard_error": error, "loss": found.base.tolist()}
+    numbers |= {"importance": importance, "standard_error": error, "loss": list(found.base)}
     summary = (
         f"{name} carries the model ({share:.0%} of the attribution; shuffling it costs {_part(skill[0])} of the skill "
         f"in {found.labels[0]}), but {'not so' if drifted else 'tells nothing'} in {found.labels[1]}: shuffling it there changes the "

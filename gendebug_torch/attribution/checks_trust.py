@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -16,11 +17,21 @@ from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
 
 
+def _explanations(times: int, rows: int) -> Callable[[Mapping[str, Any]], Cost]:
+    """What explaining at most so many rows costs by 50 steps."""
+
+    def cost(given: Mapping[str, Any]) -> Cost:
+        explained = float(times * min(rows, len(given["validation"])))
+        return Cost(backwards=50 * explained, forwards=3 * explained)
+
+    return cost
+
+
 @check(
     "attribution.convergence",
     cause=Cause.UNRELIABLE_EXPLANATION,
     needs=("model", "validation.features"),
-    cost=lambda given: Cost(backwards=50.0 * min(500, len(given["validation"])), forwards=3.0 * min(500, len(given["validation"]))),
+    cost=_explanations(1, 500),
 )
 def integrated_gradients_converge(
     model: nn.Module,
@@ -74,7 +85,7 @@ def integrated_gradients_converge(
     "attribution.stability",
     cause=Cause.UNRELIABLE_EXPLANATION,
     needs=("model", "validation.features"),
-    cost=lambda given: Cost(backwards=100.0 * min(250, len(given["validation"])), forwards=6.0 * min(250, len(given["validation"]))),
+    cost=_explanations(2, 250),
 )
 def explanations_hold_still(
     model: nn.Module,

@@ -57,5 +57,5 @@ def cross_check(
     per_row = {one.method: one.flat.abs() for one in found.values()}
     names = next(iter(found.values())).names if found else ()
     if sample.targets is not None and len(sample):
-        per_row["permutation importance"] = loss_rises(model, sample, repeats=repeats, seed=seed, device=device)[0].mean(0).T
+        per_row["permutation importance"] = loss_rises(model, sample, repeats=repeats, seed=seed, device=device).mean(0).T
     return rank_agreement(per_row, names, replicates=replicates, seed=seed)

@@ -154,7 +154,7 @@ def _worth(
     most = max(_MOST_SHUFFLES, _FEWEST * each) if math.isinf(budget) else budget
     count = min(len(rows), int(most / each))
     places = torch.arange(count)
-    rise = loss_rises(model, rows.select(places), repeats=_REPEATS, seed=seed, device=device)[0]
+    rise = loss_rises(model, rows.select(places), repeats=_REPEATS, seed=seed, device=device)
     names, cost = summed(rise, first.names).noise, count * each
     if d < 4:
         return {}, names, cost

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
+from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
@@ -18,7 +19,7 @@ from gendebug_torch.attribution.attributions import short_name
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
 from gendebug_torch.runner import Model, evaluating, logits_of
-from gendebug_torch.stats import normal_quantile
+from gendebug_torch.stats import holm_adjusted, normal_quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,40 +124,55 @@ def permutation_importance(
 
     Cost: `n d repeats` forwards; without the first layer where the model is an nn.Sequential that begins with nn.Linear.
     """
-    rise, names, label, base = loss_rises(
-        model, records, metric=metric, greater_is_better=greater_is_better, columns=columns, repeats=repeats, seed=seed, device=device
-    )
-    return summed(rise, names, label, base)
-
-
-def summed(rise: Tensor, names: tuple[str, ...], metric: str = "nll", base: float = float("nan")) -> PermutationImportance:
-    """Importance, its error and its random probe from the rises that `loss_rises` gives."""
-    return PermutationImportance(*_moments(rise), names, metric, base, _probe(rise))
-
-
-def loss_rises(
-    model: Model,
-    records: Records,
-    *,
-    metric: str | Metric = "nll",
-    greater_is_better: bool | None = None,
-    columns: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
-    repeats: int = 5,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-) -> tuple[Tensor, tuple[str, ...], str, float]:
-    """What `permutation_importance` sums up: `[repeats, d, n]` rises of the loss, names, label of the metric and mean loss.
-
-    `[repeats, d]` for a metric that is one number. Arguments, errors and cost are those of `permutation_importance`.
-    """
-    inputs, targets = model_inputs(records), records.targets
-    if targets is None or inputs.ndim != 2:
-        got = f"features {list(inputs.shape)}, targets {None if targets is None else list(targets.shape)}"
-        reject("records", "features [n, d] and targets", got, "Pass labeled rows with one column per feature.")
+    inputs, targets = _labeled_table(records)
     if repeats < 1:
         reject("repeats", "at least 1", str(repeats), "5 is the usual number.")
     loss, label = _metric(metric, greater_is_better)
     places = _places(records, columns, inputs.shape[1])
+    rise, base = _rises(model, inputs, targets, loss, list(places.values()), repeats, seed, device)
+    return summed(rise, tuple(places), label, base)
+
+
+def loss_rises(model: Model, records: Records, *, repeats: int = 3, seed: int = 0, device: str | torch.device = "cpu") -> Tensor:
+    """`[repeats, d, n]` rises of the negative log-likelihood of each row when a column is shuffled: what the importance sums up.
+
+    Arguments, errors and cost are those of `permutation_importance`.
+    """
+    inputs, targets = _labeled_table(records)
+    alone = [[column] for column in range(inputs.shape[1])]
+    return _rises(model, inputs, targets, _nll, alone, repeats, seed, device)[0]
+
+
+def summed(rise: Tensor, names: tuple[str, ...], metric: str = "nll", base: float = float("nan")) -> PermutationImportance:
+    """Importance, its error and its random probe from `[repeats, d, n]` rises, or `[repeats, d]` for a metric that is one number."""
+    return PermutationImportance(*_moments(rise), names, metric, base, _probe(rise))
+
+
+def fallen(before: PermutationImportance, after: PermutationImportance) -> Tensor:
+    """`[d]` one-sided p-value that what a column is worth did not fall from one to the other, after Holm's correction."""
+    error = (before.standard_error.square() + after.standard_error.square()).sqrt().clamp(min=1e-12)
+    return holm_adjusted(torch.from_numpy(norm.sf(((before.importance - after.importance) / error).numpy())))
+
+
+def _labeled_table(records: Records) -> tuple[Tensor, Tensor]:
+    inputs, targets = model_inputs(records), records.targets
+    if targets is None or inputs.ndim != 2:
+        got = f"features {list(inputs.shape)}, targets {None if targets is None else list(targets.shape)}"
+        reject("records", "features [n, d] and targets", got, "Pass labeled rows with one column per feature.")
+    return inputs, targets
+
+
+def _rises(
+    model: Model,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Metric,
+    places: list[list[int]],
+    repeats: int,
+    seed: int,
+    device: str | torch.device,
+) -> tuple[Tensor, float]:
+    """Rises of the loss for each repeat and group of columns, and the mean loss as it is."""
     generator = torch.Generator().manual_seed(seed)
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     inputs, targets = inputs.to(place), targets.to(place)
@@ -165,9 +181,9 @@ def loss_rises(
         rises = []
         for _ in range(repeats):
             order = torch.randperm(len(inputs), generator=generator).to(place)
-            said = _shuffled(model, inputs, order, list(places.values()))
+            said = _shuffled(model, inputs, order, places)
             rises.append(torch.stack([loss(logits, targets).double() - base for logits in said]))
-    return torch.stack(rises).cpu(), tuple(places), label, float(base.mean()) if base.numel() else float("nan")
+    return torch.stack(rises).cpu(), float(base.mean()) if base.numel() else float("nan")
 
 
 def _moments(rise: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +213,7 @@ def _probe(rise: Tensor) -> Tensor:
 
 def _shuffled(model: Model, inputs: Tensor, order: Tensor, places: list[list[int]]) -> list[Tensor]:
     """Logits with each group of columns in another order of rows, one entry per group."""
-    first, rest = _entry(model)
+    first, rest = _entry(model, inputs)
     found: list[list[Tensor]] = [[] for _ in places]
     copies = _COPIES.get(inputs.device.type, 1)
     for start in range(0, len(inputs), _ROWS.get(inputs.device.type, 8192)):
@@ -222,13 +238,20 @@ def _shuffled(model: Model, inputs: Tensor, order: Tensor, places: list[list[int
     return [torch.cat(parts or empty) for parts in found]
 
 
-def _entry(model: Model) -> tuple[nn.Linear | None, Model]:
-    """The first layer and the rest, where nothing but a linear layer sees the inputs: then a change of a column adds to it."""
-    hooked = isinstance(model, nn.Module) and any(len(value) for key, value in vars(model).items() if key.endswith("_hooks"))
-    if type(model) is nn.Sequential and len(model) > 1 and type(model[0]) is nn.Linear and not hooked:
-        plain = not any(len(value) for key, value in vars(model[0]).items() if key.endswith("_hooks"))
-        return (model[0], model[1:]) if plain else (None, model)
-    return None, model
+def _entry(model: Model, inputs: Tensor) -> tuple[nn.Linear | None, Model]:
+    """The first layer and the rest, where nothing but a linear layer sees the inputs: then a change of a column adds to it.
+
+    Not where anything else is hung on these two modules, nor where rounding would show: with inputs that are not finite, or so far
+    apart that what is taken off a sum of the layer leaves less than 1e-5 of its usual size exact.
+    """
+    if type(model) is not nn.Sequential or len(model) < 2 or type(model[0]) is not nn.Linear:
+        return None, model
+    first = model[0]
+    if any(key == "forward" or (key.endswith("_hooks") and len(value)) for part in (model, first) for key, value in vars(part).items()):
+        return None, model
+    largest = (inputs.abs().amax(0) * first.weight.abs().amax(0)).max() if inputs.numel() else inputs.new_zeros(())
+    rounding = largest * torch.finfo(inputs.dtype).eps
+    return (first, model[1:]) if bool(rounding <= 1e-5 * first(inputs[:1000]).abs().mean()) else (None, model)
 
 
 def _logits(model: Model, inputs: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch._tables import model_inputs
 from gendebug_torch.attribution.attributions import Attributions
-from gendebug_torch.attribution.permutation import permutation_importance
+from gendebug_torch.attribution.permutation import PermutationImportance, fallen, permutation_importance
 from gendebug_torch.records import Records
 from gendebug_torch.runner import Model, map_rows
 from gendebug_torch.stats import holm_adjusted, normal_quantile
@@ -154,31 +154,46 @@ class Worth:
     """What features are worth to a network, before and after: the rise of its loss when they are shuffled.
 
     Args:
-        names: of the features.
-        importance: `[2, f]` float64, before and after.
-        standard_error: `[2, f]` float64.
-        base: `[2]` float64 loss as it is.
+        before: importance of the features.
+        after: of the same features later.
         no_skill: loss before of a model that only knows how frequent the classes are.
         labels: of the two data sets.
     """
 
-    names: tuple[str, ...]
-    importance: Tensor
-    standard_error: Tensor
-    base: Tensor
+    before: PermutationImportance
+    after: PermutationImportance
     no_skill: float
     labels: tuple[str, str]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the features."""
+        return self.before.names
+
+    @property
+    def importance(self) -> Tensor:
+        """`[2, f]` float64, before and after."""
+        return torch.stack([self.before.importance, self.after.importance])
+
+    @property
+    def standard_error(self) -> Tensor:
+        """`[2, f]` float64."""
+        return torch.stack([self.before.standard_error, self.after.standard_error])
+
+    @property
+    def base(self) -> tuple[float, float]:
+        """Loss as it is, before and after."""
+        return self.before.base, self.after.base
+
+    @property
     def skill(self) -> Tensor:
         """`[2, f]` importance as a share of what the network gains over no skill before."""
-        return self.importance / max(self.no_skill - float(self.base[0]), 1e-12)
+        return self.importance / max(self.no_skill - self.before.base, 1e-12)
 
     @property
     def adjusted(self) -> Tensor:
         """`[f]` one-sided p-value that the importance did not fall, after Holm's correction."""
-        error = self.standard_error.square().sum(0).sqrt().clamp(min=1e-12)
-        return holm_adjusted(torch.from_numpy(norm.sf(((self.importance[0] - self.importance[1]) / error).numpy())))
+        return fallen(self.before, self.after)
 
     def table(self) -> pd.DataFrame:
         """One row per feature: importance before and after, with standard errors."""
@@ -221,11 +236,4 @@ def worth(model: Model, before: Records, after: Records, columns: Sequence[str],
     assert before.targets is not None
     rate = torch.bincount(before.targets).double() / max(len(before), 1)
     entropy = -float((rate[rate > 0] * rate[rate > 0].log()).sum())
-    return Worth(
-        sides[0].names,
-        torch.stack([side.importance for side in sides]),
-        torch.stack([side.standard_error for side in sides]),
-        torch.tensor([side.base for side in sides], dtype=torch.float64),
-        entropy,
-        (before.name, after.name),
-    )
+    return Worth(sides[0], sides[1], entropy, (before.name, after.name))
