@@ -7,13 +7,13 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch.calibration import calibration_sums, fit_temperature
 from gendebug_torch.calibration.temperature_sums import temperature_sums
 from gendebug_torch.callbacks import CalibrationError, CalibrationMonitor
+from gendebug_torch.errors import InputError
 from tests.contract.plants_calibration import drawn
 
 
@@ -80,7 +80,7 @@ def test_each_epoch_is_one_pass_over_all_validation_rows():
 
 
 def test_rows_are_counted_in_pieces_as_in_one(monkeypatch):
-    monkeypatch.setattr("gendebug_torch.callbacks.calibration._BYTES", 1)
+    monkeypatch.setattr("gendebug_torch.calibration.recorder._BYTES", 1)
     pieces, whole = CalibrationMonitor(), CalibrationMonitor()
     fitted(pieces)
     monkeypatch.undo()
@@ -116,7 +116,7 @@ if __name__ == "__main__":
     run.validate(model, DataLoader(rows(101, 1), 16))
     if run.global_rank == 0:
         (sums,) = monitor.history.values()
-        (needed,) = monitor.temperatures.values()
+        needed = monitor.table()['temperature'].iloc[0]
         x, y = rows(101, 1).tensors
         with torch.no_grad():
             z = model.cpu()(x)
@@ -125,7 +125,7 @@ if __name__ == "__main__":
         assert torch.equal(sums.cells.count, expected.cells.count)
         assert torch.equal(sums.cells.correct, expected.cells.correct)
         assert torch.allclose(sums.scores, expected.scores)
-        assert torch.allclose(needed.sums, temperature_sums(z, y).sums)
+        assert abs(needed / temperature_sums(z, y).temperature()[0] - 1) < 1e-6
         print("exact")
 """
 
@@ -146,49 +146,67 @@ def test_two_ranks_count_every_row_once(tmp_path):
     assert "exact" in found.stdout, found.stderr[-2000:]
 
 
-class Pictures(Logger):
-    """A logger with an `experiment` that takes figures, as TensorBoard's does."""
+class Diverged(Learner):
+    """The logits of the first rows of each validation batch are not numbers, and one target is masked."""
 
-    name, version = "pictures", 0
-
-    def __init__(self):
+    def __init__(self, broken):
         super().__init__()
-        self.scalars, self.figures = {}, []
+        self.broken = broken
 
-    @property
-    def experiment(self):
-        return self
-
-    def add_figure(self, tag, figure, global_step, close):
-        self.figures.append((tag, figure, global_step))
-
-    def log_metrics(self, metrics, step=None):
-        self.scalars |= metrics
-
-    def log_hyperparams(self, params, *args, **kwargs):
-        self.params = params
+    def validation_step(self, batch, index):
+        logits = self(batch[0])
+        logits[: self.broken] = torch.nan
+        logits[-1, batch[1][-1]] = -torch.inf
+        return {"logits": logits, "targets": batch[1]}
 
 
-def test_loggers_get_scalars_and_diagrams():
-    logger = Pictures()
-    fitted(CalibrationMonitor(), 2, logger=logger)
-    assert {"gendebug/val_ece", "gendebug/val_confidence", "gendebug/val_temperature"} <= set(logger.scalars)
-    assert [tag for tag, _, _ in logger.figures] == ["gendebug/reliability"] * 2
-    assert logger.figures[0][1].axes[0].get_title().startswith("Reliability")
-    silent = Pictures()
-    fitted(CalibrationMonitor(diagrams=False), 1, logger=silent)
-    assert silent.figures == []
-
-
-def test_a_diverged_run_is_warned_of_and_goes_on():
-    class Diverged(Learner):
-        def validation_step(self, batch, index):
-            return super().validation_step(batch, index) | {"logits": torch.full((len(batch[0]), 3), torch.nan)}
-
+@pytest.mark.parametrize("broken", [2, 16])
+def test_rows_without_a_loss_are_left_out_and_named(broken):
     monitor = CalibrationMonitor()
-    with pytest.warns(UserWarning, match="counts nothing"):
-        trainer(monitor, max_epochs=1).fit(Diverged(), DataLoader(rows(64), 16), DataLoader(rows(32, 1), 16))
-    assert monitor.history == {}
+    model = Diverged(broken)
+    trainer(monitor, max_epochs=1).fit(model, DataLoader(rows(64), 16), DataLoader(rows(32, 1), 16))
+    (finding,) = monitor.findings
+    assert finding.severity == "warn"
+    left = 6 if broken == 2 else 32
+    assert f"epoch 0: {left} rows had NaN" in finding.summary
+    if left == 32:
+        assert monitor.history == {}
+        return
+    x, y = (part.view(2, 16, -1)[:, 2:-1].flatten(0, 1) for part in rows(32, 1).tensors)
+    with torch.no_grad():
+        expected = calibration_sums(model(x), y[:, 0])
+    assert torch.equal(monitor.history[0].cells.count, expected.cells.count)
+    assert torch.allclose(monitor.history[0].scores, expected.scores)
+    assert monitor.table()["temperature"].iloc[0] == pytest.approx(temperature_sums(model(x).detach(), y[:, 0]).temperature()[0], rel=1e-5)
+
+
+def test_targets_that_do_not_fit_are_refused_before_the_training():
+    class Wrong(Learner):
+        def validation_step(self, batch, index):
+            return {"logits": self(batch[0]), "targets": batch[1] + 7}
+
+        def training_step(self, batch, index):
+            raise AssertionError("the training began")
+
+    with pytest.raises(InputError, match="class ids in 0..2"):
+        trainer(CalibrationMonitor(), max_epochs=1).fit(Wrong(), DataLoader(rows(64), 16), DataLoader(rows(32, 1), 16))
+
+
+def test_rows_with_the_ignored_target_do_not_count():
+    class Padded(Learner):
+        def validation_step(self, batch, index):
+            return {"logits": self(batch[0]), "targets": batch[1].masked_fill(batch[1] == 2, -100)}
+
+    monitor = CalibrationMonitor(ignore_index=-100)
+    model = Padded()
+    trainer(monitor, max_epochs=1).fit(model, DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
+    x, y = rows(101, 1).tensors
+    with torch.no_grad():
+        expected = calibration_sums(model(x[y != 2]), y[y != 2])
+    assert torch.equal(monitor.history[0].cells.count, expected.cells.count)
+    assert monitor.table()["temperature"].iloc[0] == pytest.approx(
+        temperature_sums(model(x[y != 2]).detach(), y[y != 2]).temperature()[0], rel=1e-5
+    )
 
 
 def test_outputs_may_be_unpacked_and_be_one_logit_or_dense():

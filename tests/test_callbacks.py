@@ -14,8 +14,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchmetrics import MeanMetric
 
-from gendebug_torch.callbacks import LearningCurveMonitor, learning_curve_over_sizes
-from gendebug_torch.callbacks.glue import step_logits
+from gendebug_torch.callbacks import CalibrationMonitor, LearningCurveMonitor, learning_curve_over_sizes
 from gendebug_torch.curves import LearningCurves
 from gendebug_torch.errors import InputError
 
@@ -370,8 +369,8 @@ def test_train_eval_takes_a_loader_and_refuses_a_stream():
 
 
 def test_the_error_for_a_bare_loss_shows_the_three_ways():
-    with pytest.raises(InputError, match=r"'logits': logits.*read=.*one more forward"):
-        step_logits(None, Line(), None, torch.tensor(1.0), "CalibrationMonitor")
+    with pytest.raises(InputError, match=r"'logits': logits.*read=lambda.*read=extra_forward.*one more forward"):
+        fit(monitor=CalibrationMonitor())
 
 
 def planted(monitor, val, epochs):

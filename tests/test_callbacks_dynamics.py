@@ -128,7 +128,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, step):
 
 def test_read_finds_what_the_step_does_not_return(tmp_path):
     keys = TrainingDynamicsMonitor(N)
-    read = TrainingDynamicsMonitor(N, read=lambda batch, outputs: (batch[2], outputs["logits"], batch[1]))
+    read = TrainingDynamicsMonitor(N, read=lambda module, batch, outputs: (batch[2], outputs["logits"], batch[1]))
     expected = fit(tmp_path, Module(), keys)
     pd.testing.assert_frame_equal(fit(tmp_path, Module(keys=("logits",)), read), expected)
 

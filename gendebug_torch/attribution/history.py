@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _SHOWN = 8
+# Fewer rows rank by chance; they are also the first ones, whose cost nobody knows.
+_FEWEST = 32
 
 
 @dataclass
@@ -28,22 +30,32 @@ class RankingHistory:
     Args:
         names: of the features; known from the first epoch on.
         sizes: epoch -> `[d]` float64.
-        rows_per_second: of the last explanation; 0 before the first.
+        rows_per_second: of the last explanation, its fixed costs included; 0 before the first.
+        spent: seconds that explanations took.
     """
 
     names: tuple[str, ...] = ()
     sizes: dict[int, Tensor] = field(default_factory=dict)
     rows_per_second: float = 0.0
+    spent: float = 0.0
 
-    def affordable_rows(self, most: int, seconds: float, *, first: int = 32) -> int:
-        """Rows that can be explained in so many seconds, from the last rate; a few before any rate is known."""
-        return min(most, first if not self.rows_per_second else max(1, int(seconds * self.rows_per_second)))
+    def affordable_rows(self, most: int, seconds: float) -> int:
+        """Rows to explain when so many seconds may have been spent in all: 0, rather than too few to rank by.
+
+        The first explanation is of 32 rows, whatever it costs; what it took beyond the allowance is saved up later.
+        """
+        fewest = min(most, _FEWEST)
+        if not self.rows_per_second:
+            return fewest
+        rows = int((seconds - self.spent) * self.rows_per_second)
+        return min(most, rows) if rows >= fewest else 0
 
     def explain(self, epoch: int, model: Any, inputs: Tensor, clock: Callable[[], float], **options: Any) -> Attributions:
         """Attribute a sample of rows and keep its ranking; `clock()` tells seconds."""
         started = clock()
         found = attribute(model, inputs, **({"trust": False} | options))
-        self.rows_per_second = len(found) / max(clock() - started, 1e-9)
+        seconds = max(clock() - started, 1e-9)
+        self.rows_per_second, self.spent = len(found) / seconds, self.spent + seconds
         self.names = found.names
         self.sizes[epoch] = found.flat[found.usable].abs().mean(0)
         return found
@@ -75,5 +87,6 @@ class RankingHistory:
             color = CYCLE[place] if place < len(CYCLE) else NEUTRAL
             ax.plot(epochs, shares[:, feature].numpy(), color=color, marker="o", markersize=3, label=short_name(self.names[feature]))
         ax.set(xlabel="epoch", ylabel="share of |contribution|", title="What the network leans on", ylim=(0, None))
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         return ax

@@ -170,12 +170,17 @@ class LabeledRows:
             total += stacked.sum(1)
         loss, gradient_sum, curvature, third_sum, squared, mass_sum = total.tolist()
         if not math.isfinite(loss):
-            self._refuse()
+            self.refuse()
         if not math.isfinite(gradient_sum) and not masked:
             return self.moments(b, masked=True)
         return Moments(loss / mass_sum if mass_sum else 0.0, gradient_sum, curvature, third_sum, squared)
 
-    def _refuse(self) -> None:
+    def refuse(self) -> None:
+        """Say which rows have no loss.
+
+        Raises:
+            InputError: always.
+        """
         broken = masked = 0
         for chunk in self.chunks():
             bad = ~(chunk.logits.amax(1) - chunk.logits.amin(1)).ge(0) | chunk.logits.amax(1).isinf()

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from gendebug_torch.attribution.history import RankingHistory
-from gendebug_torch.callbacks.glue import log
+from gendebug_torch.callbacks.glue import first_inputs, in_fit
+from gendebug_torch.callbacks.monitor import Monitor
+from gendebug_torch.finding import Cause
 
 
-class AttributionMonitor(Callback):
-    """Ranks the features after each validation by a sample of its rows, in a bounded share of the time of the epoch.
+class AttributionMonitor(Monitor):
+    """Ranks the features after a validation by a sample of its rows, in a bounded share of the time of the training.
+
+    The first ranking, of 32 rows, tells the speed; from then on a validation is passed over until the share allows for
+    another. Under several ranks all explain the rows of the first.
 
     Args:
         rows: most rows to explain.
-        share: largest share of the time since the last ranking that one may take, once its speed is known.
-        every: rank after every so many validated epochs.
+        share: largest share of the time since the start of the training that rankings may take.
+        every: rank at most after every so many epochs.
         unpack: batch -> inputs; default the first entry.
         log_name: prefix of what is logged: `rank_correlation` with the ranking before.
         **options: of `attribute`, e.g. `method`, `steps`, `feature_names`.
@@ -36,10 +41,14 @@ class AttributionMonitor(Callback):
         log_name: str = "gendebug",
         **options: Any,
     ) -> None:
-        self.rows, self.share, self.every, self.unpack, self.log_name, self.options = rows, share, every, unpack, log_name, options
+        super().__init__("attribution.stability", Cause.UNRELIABLE_EXPLANATION, log_name)
+        self.rows, self.share, self.every, self.unpack, self.options = rows, share, every, unpack or first_inputs, options
         self.history = RankingHistory()
         self._kept: list[Tensor] = []
-        self._since = time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The time of which a share may be taken begins."""
+        self._started, self.history.spent = perf_counter(), 0.0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the rows of the last validation."""
@@ -49,19 +58,26 @@ class AttributionMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the first rows."""
-        if not trainer.sanity_checking and sum(map(len, self._kept)) < self.rows:
-            self._kept.append(self.unpack(batch) if self.unpack else batch if isinstance(batch, Tensor) else batch[0])
+        if sum(map(len, self._kept)) < self.rows:
+            self._kept.append(self.unpack(batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank, log, and let the rows go."""
-        if trainer.sanity_checking or not self._kept or trainer.current_epoch % self.every:
+        """Rank if the time allows, log, and let the rows go."""
+        kept, self._kept = self._kept, []
+        if not in_fit(trainer) or not kept or trainer.current_epoch % self.every:
             return
-        count = self.history.affordable_rows(self.rows, self.share * (time.perf_counter() - self._since))
-        inputs, self._kept = torch.cat(self._kept)[:count], []
-        self.history.explain(trainer.current_epoch, pl_module, inputs, time.perf_counter, device=pl_module.device, **self.options)
-        agreement = self.history.table()["rank_correlation"].iloc[-1]
-        log(trainer, {f"{self.log_name}/rank_correlation": float(agreement)} if agreement == agreement else {})
-        self._since = time.perf_counter()
+        allowed = self.share * (perf_counter() - self._started)
+        inputs = trainer.strategy.broadcast(torch.cat(kept)[: self.history.affordable_rows(self.rows, allowed)])
+        if len(inputs):
+            with self.shielded():
+                self.history.explain(trainer.current_epoch, pl_module, inputs, perf_counter, device=pl_module.device, **self.options)
+                agreement = float(self.history.table()["rank_correlation"].iloc[-1])
+                self.send_scalars(trainer, {"rank_correlation": agreement} if agreement == agreement else {})
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hand the picture of all rankings to the loggers."""
+        if self.history.sizes:
+            self.send_figure(trainer, "attribution", self.history)
 
     def state_dict(self) -> dict[str, Any]:
         """The rankings so far."""

@@ -7,15 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from gendebug_torch.behavior import BehaviorRun, Suite, load_suite, network_predict, run_suite
 from gendebug_torch.behavior.system import Predict
-from gendebug_torch.callbacks.glue import log
+from gendebug_torch.callbacks.monitor import Monitor
 from gendebug_torch.errors import reject
+from gendebug_torch.finding import Cause
 
 
-class BehaviorMonitor(Callback):
+class BehaviorMonitor(Monitor):
     """Runs a suite at the end of each validation and logs how many cases fail.
 
     Args:
@@ -33,8 +34,9 @@ class BehaviorMonitor(Callback):
         every_n_epochs: int = 1,
         log_name: str = "gendebug",
     ) -> None:
+        super().__init__("behavior.cases", Cause.BEHAVIOR_REGRESSION, log_name)
         self.suite = suite if isinstance(suite, Suite) else load_suite(suite)
-        self.predict, self.every, self.log_name = predict, every_n_epochs, log_name
+        self.predict, self.every = predict, every_n_epochs
         self.history: dict[int, BehaviorRun] = {}
         if predict is None and not self.suite.features:
             reject("suite", "`features`, the columns that the network is fed", "none", "Add them to the suite, or pass `predict`.")
@@ -44,9 +46,10 @@ class BehaviorMonitor(Callback):
         if trainer.sanity_checking or trainer.current_epoch % self.every:
             return
         build = self.predict or partial(network_predict, features=self.suite.features, device=pl_module.device)
-        run = run_suite(self.suite, build(pl_module), name=f"epoch {trainer.current_epoch}")
-        self.history[trainer.current_epoch] = run
-        log(trainer, {f"{self.log_name}/behavior_failed": float(len(run.broken))})
+        with self.shielded():
+            run = run_suite(self.suite, build(pl_module), name=f"epoch {trainer.current_epoch}")
+            self.history[trainer.current_epoch] = run
+            self.send_scalars(trainer, {"behavior_failed": float(len(run.broken))})
 
     def state_dict(self) -> dict[str, Any]:
         """The runs so far."""

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import LightningModule, Trainer
 
-from gendebug_torch.callbacks.glue import Read, log, log_figure, real_rows, scalars, shielded, step_loss, summed
+from gendebug_torch.callbacks.glue import Read, in_fit, real_rows, repeated_rows, scalars, step_loss, summed, val_loader
+from gendebug_torch.callbacks.monitor import TELL, Monitor
 from gendebug_torch.callbacks.train_eval import evaluated_loss, sample_loader
 from gendebug_torch.curves import CurveDiagnosis, LearningCurves, diagnose_curves, sure_inflection
 from gendebug_torch.curves.checks import training_ended_well, validation_loss_is_near_training_loss
 from gendebug_torch.curves.recorder import CurveRecorder, batch_rows
-from gendebug_torch.finding import Cause, Finding
-
-_TELL = logging.getLogger("gendebug_torch")
+from gendebug_torch.finding import Cause, Finding, Severity
 
 
-class LearningCurveMonitor(Callback):
+class LearningCurveMonitor(Monitor):
     """Records mean training and validation loss and every logged metric per epoch, and says what they show.
 
     The losses are what `training_step` and `validation_step` return, averaged over rows; where a step returns
@@ -45,9 +42,8 @@ class LearningCurveMonitor(Callback):
         stop_on_inflection: bool = False,
         log_name: str = "gendebug",
     ) -> None:
-        self.train_eval, self.read, self.stop_on_inflection, self.log_name = train_eval, read, stop_on_inflection, log_name
-        self.findings: list[Finding] = []
-        self._errors: list[Finding] = []
+        super().__init__("curves.regime", Cause.OVERFITTING, log_name)
+        self.train_eval, self.read, self.stop_on_inflection = train_eval, read, stop_on_inflection
         self._record = CurveRecorder()
         self._told = False
 
@@ -73,17 +69,18 @@ class LearningCurveMonitor(Callback):
         if unfinished is not None and unfinished < trainer.current_epoch:
             # Resumed from the last batch of an epoch, whose end Lightning then leaves out.
             self._record.close_epoch(unfinished, summed(trainer, self._record.epoch_sums()), {})
-        self.findings, self._errors, self._told = [], [], False
+        self._told = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Keep a reference to the loss."""
-        loss = step_loss(outputs) if self.read is None else self.read(pl_module, batch, outputs)
+        loss = step_loss(self.read, pl_module, batch, outputs)
         if loss is None:
             return
-        # Lightning divides the returned loss by the number of accumulated batches before backward.
-        scale = trainer.accumulate_grad_batches if self.read is None else 1
-        loss = loss * scale if scale > 1 else loss
-        self._record.add_train(loss, batch_rows(batch), epoch=trainer.current_epoch, index=batch_idx)
+        if self.read is None and trainer.accumulate_grad_batches > 1:
+            # Lightning divides the returned loss by the number of accumulated batches before backward.
+            loss = loss * trainer.accumulate_grad_batches
+        rows = real_rows(trainer, trainer.train_dataloader, batch_idx, batch_rows(batch))
+        self._record.add_train(loss, rows, epoch=trainer.current_epoch, index=batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the metrics of the validation from those that are there before."""
@@ -93,54 +90,48 @@ class LearningCurveMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep a reference to the loss of this loader."""
-        if trainer.sanity_checking or trainer.state.fn is not TrainerFn.FITTING:
-            return
-        loss = step_loss(outputs) if self.read is None else self.read(pl_module, batch, outputs)
+        loss = step_loss(self.read, pl_module, batch, outputs) if in_fit(trainer) else None
         if loss is None:
             return
-        loaders = trainer.val_dataloaders
-        loader = loaders[dataloader_idx] if isinstance(loaders, (list, tuple)) else loaders
+        loader = val_loader(trainer, dataloader_idx)
         rows = real_rows(trainer, loader, batch_idx, batch_rows(batch))
-        self._record.add_val(dataloader_idx, loss[:rows] if loss.ndim else loss, rows)
+        self._record.add_val(dataloader_idx, loss, rows, repeated=repeated_rows(trainer, loader))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the means of this check."""
-        if trainer.sanity_checking or trainer.state.fn is not TrainerFn.FITTING:
-            return
-        sums = summed(trainer, self._record.check_sums())
-        self._record.close_check(trainer.current_epoch, trainer.global_step, sums, scalars(trainer.callback_metrics))
+        if in_fit(trainer):
+            sums = summed(trainer, self._record.check_sums())
+            self._record.close_check(trainer.current_epoch, trainer.global_step, sums, scalars(trainer.callback_metrics))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the means of the epoch, log them, and look at the curves."""
+        """Read the means of the epoch, log them, and look whether it still gets better."""
         sums = [self._record.epoch_sums()]
         if self.train_eval is not None:
             evaluated = evaluated_loss(trainer, pl_module, sample_loader(trainer, self.train_eval), self.read)
             sums.append(evaluated[None].to(sums[0].device))
-        self._record.close_epoch(trainer.current_epoch, summed(trainer, torch.cat(sums)), scalars(trainer.callback_metrics))
-        last = self._record.rows[-1] if self._record.rows else {}
-        losses = {f"{self.log_name}/{name}": value for name, value in last.items() if "loss" in name}
-        with shielded(self._errors, "curves.regime", Cause.OVERFITTING):
-            log(trainer, losses)
-        found = sure_inflection(self.curves) if self.stop_on_inflection or not self._told else None
+        read = summed(trainer, torch.cat(sums))
+        self.send_scalars(trainer, self._record.close_epoch(trainer.current_epoch, read, scalars(trainer.callback_metrics)))
+        found = None
+        with self.shielded():
+            found = sure_inflection(self.curves) if self.stop_on_inflection or not self._told else None
         if found is not None and not self._told:
             self._told = True
-            _TELL.warning("epoch %d: %s", trainer.current_epoch, found.summary)
-        if found is not None and self.stop_on_inflection:
+            TELL.warning("epoch %d: %s", trainer.current_epoch, found.summary)
+        if self.stop_on_inflection and trainer.strategy.reduce_boolean_decision(found is not None, all=False):
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the curves, tell the verdict in one line, and hand the picture to the loggers."""
-        given = {"curves": self.curves}
-        if not len(given["curves"]):
-            return
-        checks = (training_ended_well, validation_loss_is_near_training_loss)
-        self.findings = [finding for check in checks for finding in check.run(given)]
+        curves = self.curves
+        if not len(curves):
+            remedy = "Return a loss from `training_step`, log it as `train_loss`, or pass `read`."
+            found = [Finding("curves.regime", Cause.OVERFITTING, Severity.SKIPPED, "Skipped: no step showed a loss.", remedy=remedy)]
+        else:
+            found = [*training_ended_well.run({"curves": curves}), *validation_loss_is_near_training_loss.run({"curves": curves})]
+            self.send_figure(trainer, "curves", found[0].evidence or curves)
+        self.findings = [*found, *self.findings]
         if trainer.is_global_zero:
-            _TELL.info("after %d epochs: %s", len(given["curves"]), self.findings[0].summary)
-        evidence = self.findings[0].evidence
-        with shielded(self._errors, "curves.regime", Cause.OVERFITTING):
-            log_figure(trainer, f"{self.log_name}/curves", given["curves"] if evidence is None else evidence)
-        self.findings += self._errors
+            TELL.info("after %d epochs: %s", len(curves), found[0].summary)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything recorded so far, the unfinished epoch included."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch import LightningModule, Trainer
 
-from gendebug_torch.callbacks.glue import step_entry
+from gendebug_torch.callbacks.glue import Read, step_tensors
+from gendebug_torch.callbacks.monitor import Monitor
+from gendebug_torch.finding import Cause
 from gendebug_torch.labels.dynamics import TrainingDynamics
 from gendebug_torch.labels.recorder import DynamicsRecorder
 
 
-class TrainingDynamicsMonitor(Callback):
+class TrainingDynamicsMonitor(Monitor):
     """Records margin, confidence and correctness of every training row in every epoch; no host sync per step.
 
     `training_step` returns `{"loss": ..., "logits": [b, k], "targets": [b], "ids": [b]}`, the ids being the rows'
@@ -23,10 +23,12 @@ class TrainingDynamicsMonitor(Callback):
 
     Args:
         samples: number of training rows.
-        read: (batch, outputs) -> (ids, logits, targets), in place of the keys.
+        read: (module, batch, outputs) -> (ids, logits, targets), in place of the keys.
+        log_name: prefix of the data map that loggers get at the end.
     """
 
-    def __init__(self, samples: int, *, read: Callable[[Any, Any], tuple[Tensor, Tensor, Tensor]] | None = None) -> None:
+    def __init__(self, samples: int, *, read: Read | None = None, log_name: str = "gendebug") -> None:
+        super().__init__("labels.noise", Cause.LABEL_NOISE, log_name)
         self.read = read
         self._recorder = DynamicsRecorder(samples)
 
@@ -37,16 +39,18 @@ class TrainingDynamicsMonitor(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Write the batch into the buffer; before the last validation of the epoch, share it among the ranks."""
-        if self.read is not None:
-            self._recorder.record(*self.read(batch, outputs))
-        else:
-            self._recorder.record(*(step_entry(outputs, key, "TrainingDynamicsMonitor") for key in ("ids", "logits", "targets")))
+        keys = ("ids", "logits", "targets")
+        self._recorder.record(*step_tensors("TrainingDynamicsMonitor", keys, self.read, pl_module, batch, outputs))
         if trainer.is_last_batch and trainer.world_size > 1:
             self._recorder.merge(partial(trainer.strategy.reduce, reduce_op="sum"))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fold the epoch into the sums."""
         self._recorder.end_epoch()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hand the data map to the loggers."""
+        self.send_figure(trainer, "data_map", self.dynamics)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, and what the unfinished epoch has seen."""

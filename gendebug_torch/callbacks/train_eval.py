@@ -44,8 +44,7 @@ def evaluated_loss(trainer: Trainer, module: LightningModule, loader: Iterable[A
         for index, batch in enumerate(loader):
             moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
             logged.clear()
-            outputs = module.validation_step(moved, index)
-            loss = step_loss(outputs) if read is None else read(module, moved, outputs)
+            loss = step_loss(read, module, moved, module.validation_step(moved, index))
             loss = logged.get("val_loss") if loss is None else loss
             if isinstance(loss, Tensor):
                 sums.add(loss.detach(), batch_rows(moved))

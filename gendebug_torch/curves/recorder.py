@@ -30,7 +30,10 @@ class LossSums:
         self._count = 0
 
     def add(self, value: Tensor, rows: int) -> None:
-        """Keep a reference to a loss: a scalar mean over so many rows, or one value per row."""
+        """Keep a reference to a loss: a scalar mean over so many rows, or one value per row, of which the first ones count."""
+        if not rows:
+            return
+        value = value[:rows] if value.ndim else value
         self.values.append(value)
         self.rows.append(rows)
         self._count += value.numel()
@@ -110,11 +113,15 @@ class CurveRecorder:
         self.epoch = epoch
         self.train.add(loss, rows)
 
-    def add_val(self, loader: int, loss: Tensor, rows: int) -> None:
-        """Keep the loss of a validation step of one loader."""
-        sums = self.val.setdefault(loader, LossSums())
-        if rows:
-            sums.add(loss, rows)
+    def add_val(self, loader: int, loss: Tensor, rows: int, *, repeated: int = 0) -> None:
+        """Keep the loss of a validation step of one loader, of which so many rows stand among its batches twice."""
+        self.val.setdefault(loader, LossSums()).add(loss, rows)
+        if repeated and not loss.ndim:
+            note = (
+                f"the {_val_name(loader)} is a mean per batch, in which {repeated} rows count that the sampler repeats to even the "
+                "ranks; return or read one loss per row to leave them out"
+            )
+            self.notes += [note] if note not in self.notes else []
 
     def begin_check(self, logged: Iterable[str]) -> None:
         """A validation check starts: what is logged by now does not come from it."""
@@ -133,7 +140,7 @@ class CurveRecorder:
         metrics = _with_loss({name: value for name, value in logged.items() if name in self._val_names}, "val_loss", _VAL_NAMES)
         row = {"epoch": float(epoch), "step": float(step), "train_loss": _mean(sums[0])}
         for loader, part in zip(sorted(self.val), sums[1:], strict=True):
-            name = "val_loss" if loader == 0 else f"val_loss_{loader}"
+            name = _val_name(loader)
             row[name] = _mean(part)
             self.notes += _bad(name, epoch, part)
         self.val.clear()
@@ -151,20 +158,23 @@ class CurveRecorder:
             self._first = None
         return torch.stack([train, first])
 
-    def close_epoch(self, epoch: int, sums: Sequence[Sequence[float]], logged: Mapping[str, float]) -> None:
+    def close_epoch(self, epoch: int, sums: Sequence[Sequence[float]], logged: Mapping[str, float]) -> dict[str, float]:
         """An epoch is over; its validation is that of its last check. One without a step or a metric is none.
 
         Args:
             epoch: which.
             sums: those of `epoch_sums`, then the summed loss and the rows of the evaluated training sample where there is one.
             logged: all metrics; those of the validation were taken by its check.
+
+        Returns:
+            The losses of the epoch by name.
         """
         self.epoch = None
         metrics = _with_loss({name: value for name, value in logged.items() if name not in self._val_names}, "train_loss", _TRAIN_NAMES)
         if len(sums) > 2 and sums[2][1]:
             metrics["train_eval_loss"] = _mean(sums[2])
         if not sums[0][2] and not metrics:
-            return
+            return {}
         if not math.isnan(first := _mean(sums[1])):
             self.untrained_loss = first
         row = {"epoch": float(epoch), "train_loss": _mean(sums[0])}
@@ -172,7 +182,9 @@ class CurveRecorder:
         checked = [check for check in self.checks if check["epoch"] == epoch]
         if checked:
             row |= {name: value for name, value in checked[-1].items() if name not in ("epoch", "step", "train_loss")}
-        self.rows = [earlier for earlier in self.rows if earlier["epoch"] != epoch] + [row | _new(metrics, row)]
+        row |= _new(metrics, row)
+        self.rows = [earlier for earlier in self.rows if earlier["epoch"] != epoch] + [row]
+        return {name: value for name, value in row.items() if "loss" in name}
 
     @property
     def curves(self) -> LearningCurves:
@@ -223,6 +235,10 @@ def _as_curves(rows: Sequence[Mapping[str, float]], unit: str, untrained: float 
     epoch = torch.tensor([int(row[unit]) for row in rows], dtype=torch.int64)
     evaluated = columns.pop("train_eval_loss", None)
     return LearningCurves(epoch, columns.pop("train_loss"), columns.pop("val_loss"), columns, evaluated, untrained, unit, tuple(notes))
+
+
+def _val_name(loader: int) -> str:
+    return "val_loss" if loader == 0 else f"val_loss_{loader}"
 
 
 def _bad(name: str, epoch: int, sums: Sequence[float]) -> list[str]:
