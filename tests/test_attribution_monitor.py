@@ -5,6 +5,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch.callbacks import AttributionMonitor
+from gendebug_torch.errors import InputError
 
 
 class Learner(lightning.LightningModule):
@@ -35,11 +36,11 @@ def loaders():
     return DataLoader(data, batch_size=50), DataLoader(data, batch_size=80)
 
 
-def fit(monitor, epochs=4, **options):
+def fit(monitor, epochs=4, model=None, **options):
     lightning.seed_everything(0, verbose=False)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[monitor] if monitor else [], **(quiet | options))
-    model = Learner()
+    model = model or Learner()
     trainer.fit(model, *loaders())
     return model, trainer
 
@@ -60,12 +61,59 @@ def test_the_training_is_what_it_would_be_without():
         assert torch.equal(a, b)
 
 
-def test_it_takes_a_bounded_share_of_the_time():
-    monitor = AttributionMonitor(rows=300)
-    monitor.history.rows_per_second = 1000.0
-    assert monitor.history.affordable_rows(300, 0.05) == 50
-    assert monitor.history.affordable_rows(300, 10.0) == 300
-    assert AttributionMonitor().history.affordable_rows(300, 0.0) == 32
+class Clock:
+    """Seconds that pass only where the test says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Timed(Learner):
+    """A training step takes a second, a forward of an explanation `fixed` and `per_row` for each of its rows."""
+
+    def __init__(self, clock, fixed, per_row):
+        super().__init__()
+        self.clock, self.fixed, self.per_row = clock, fixed, per_row
+
+    def forward(self, x):
+        explaining = torch.is_grad_enabled() and not self.training
+        self.clock.now += 1.0 if self.training else (self.fixed + self.per_row * len(x)) if explaining else 0.0
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("fixed", "per_row"), [(0.0, 0.0001), (0.0, 0.002), (0.2, 0.0001), (0.5, 0.0)])
+def test_rankings_take_a_bounded_share_of_the_time(monkeypatch, fixed, per_row):
+    """An epoch takes 8 seconds by this clock, of which 0.4 may be spent."""
+    clock, spent = Clock(), []
+
+    class Watched(AttributionMonitor):
+        def on_train_epoch_end(self, *_):
+            spent.append(self.history.spent)
+
+    monitor = Watched(share=0.05, method="saliency")
+    monkeypatch.setattr("gendebug_torch.callbacks.attribution.perf_counter", clock)
+    fit(monitor, 20, Timed(clock, fixed, per_row))
+    assert spent[-1] - spent[0] <= 0.05 * clock.now
+    ranked = len(monitor.history.sizes)
+    assert ranked == 20 if spent[0] < 0.1 else 2 <= ranked < 20
+
+
+def test_a_batch_that_holds_no_tensor_first_is_refused_before_the_training():
+    class Named(Learner):
+        def validation_step(self, batch, number):
+            return torch.tensor(0.0)
+
+    x = TensorDataset(torch.randn(8, 4), torch.ones(8))
+    named = DataLoader(x, 4, collate_fn=lambda rows: {"x": torch.stack([row[0] for row in rows])})
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", callbacks=[AttributionMonitor()], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"`unpack`.*got dict"):
+        trainer.fit(Named(), loaders()[0], named)
 
 
 def test_it_goes_on_from_a_checkpoint_and_passes_a_dry_run():

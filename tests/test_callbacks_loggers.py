@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch.behavior import Case, Suite
+from gendebug_torch.calibration.binning import ReliabilityBins
 from gendebug_torch.callbacks import (
     AttributionMonitor,
     BehaviorMonitor,
@@ -17,7 +18,6 @@ from gendebug_torch.callbacks import (
     LearningCurveMonitor,
     TrainingDynamicsMonitor,
 )
-from gendebug_torch.calibration.binning import ReliabilityBins
 
 ROWS = 64
 SCALARS = {"train_loss", "val_loss", "val_ece", "val_confidence", "val_temperature", "behavior_failed", "rank_correlation"}

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from gendebug_torch.calibration import CalibrationSums
 from gendebug_torch.calibration.recorder import CalibrationRecorder
+from gendebug_torch.calibration.temperature_sums import TemperatureSums
 from gendebug_torch.callbacks.glue import Read, over_ranks, real_rows, step_tensors, val_loader
 from gendebug_torch.callbacks.monitor import Monitor
 from gendebug_torch.finding import Cause, Finding, Severity
@@ -46,6 +47,11 @@ class CalibrationMonitor(Monitor):
     def history(self) -> Mapping[int, CalibrationSums]:
         """What was counted, by epoch."""
         return self._record.history
+
+    @property
+    def temperatures(self) -> Mapping[int, TemperatureSums]:
+        """What tells the temperature, by epoch."""
+        return self._record.temperatures
 
     def table(self) -> pd.DataFrame:
         """One row per validated epoch: ECE with interval, accuracy, confidence, log loss, temperature needed."""
