@@ -46,7 +46,7 @@ def fit(monitor, epochs=4, model=None, **options):
 
 
 def test_the_ranking_follows_the_training():
-    monitor = AttributionMonitor(share=1.0, feature_names=["a", "b", "c", "d"], steps=16)
+    monitor = AttributionMonitor(share=1e9, feature_names=["a", "b", "c", "d"], steps=16)
     fit(monitor)
     table = monitor.history.table()
     assert table["epoch"].tolist() == [0, 1, 2, 3]
@@ -56,7 +56,7 @@ def test_the_ranking_follows_the_training():
 
 
 def test_the_training_is_what_it_would_be_without():
-    plain, watched = fit(None)[0], fit(AttributionMonitor(share=1.0))[0]
+    plain, watched = fit(None)[0], fit(AttributionMonitor(share=1e9))[0]
     for a, b in zip(plain.state_dict().values(), watched.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
@@ -117,7 +117,7 @@ def test_a_batch_that_holds_no_tensor_first_is_refused_before_the_training():
 
 
 def test_it_goes_on_from_a_checkpoint_and_passes_a_dry_run():
-    monitor = AttributionMonitor(share=1.0, every=2)
+    monitor = AttributionMonitor(share=1e9, every=2)
     fit(monitor)
     assert sorted(monitor.history.sizes) == [0, 2]
     later = AttributionMonitor()

@@ -50,7 +50,7 @@ def monitors():
         LearningCurveMonitor(),
         CalibrationMonitor(),
         TrainingDynamicsMonitor(ROWS),
-        AttributionMonitor(share=1.0, rows=8, steps=4),
+        AttributionMonitor(share=1e9, rows=8, steps=4),
         predict,
     ]
 
@@ -60,6 +60,7 @@ def fit(logger, *, epochs=2, callbacks=None):
     data = TensorDataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long(), torch.arange(ROWS))
     callbacks = monitors() if callbacks is None else callbacks
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
+    torch.manual_seed(0)
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=logger, callbacks=callbacks, **quiet)
     trainer.fit(Network(), DataLoader(data, 16), DataLoader(data, 16))
     assert trainer.current_epoch == epochs

@@ -87,6 +87,6 @@ class RankingHistory:
             color = CYCLE[place] if place < len(CYCLE) else NEUTRAL
             ax.plot(epochs, shares[:, feature].numpy(), color=color, marker="o", markersize=3, label=short_name(self.names[feature]))
         ax.set(xlabel="epoch", ylabel="share of |contribution|", title="What the network leans on", ylim=(0, None))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
         ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
         return ax

@@ -68,7 +68,7 @@ class Monitor(Callback):
 
 def _sender(logger: Any) -> Callable[[str, Any, int], None] | None:
     """How a logger takes a picture: (name, figure, step) -> None; None where it takes none."""
-    experiment = getattr(logger, "experiment", None)
+    experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_figure"):  # TensorBoard
         return lambda name, figure, step: experiment.add_figure(name, figure, global_step=step, close=False)
     if hasattr(logger, "log_image"):  # Weights & Biases, which takes arrays
