@@ -31,8 +31,8 @@ class TopMap:
     Args:
         family: `platt` (a = b) or `beta`.
         temperature: applied first.
-        coefficients: a, b, m.
-        standard_errors: of a, b, m by the curvature, the temperature taken as given.
+        coefficients: a, b, m, shrunken towards 1, 1, 0.
+        standard_errors: of a, b, m before that, by the curvature, the temperature taken as given.
         converged: whether the last Newton step promised less than 1e-10 nats per row.
         unbounded: whether the predictions are all right or all wrong, so that there is nothing to fit.
     """
@@ -81,10 +81,12 @@ def fit_top_map(
 ) -> TopMap:
     """The map of the top confidence that makes being right likeliest, after the best temperature.
 
-    A logistic regression of "the prediction is right" on log c and -log(1 - c), by Newton's method.
+    A logistic regression of "the prediction is right" on log c and -log(1 - c), by Newton's method. What it changes is
+    shrunken by the part that noise alone gives, so that where the temperature says it all the map is that temperature.
 
     Source: Platt (1999), Advances in Large Margin Classifiers; Kull, Silva Filho and Flach (2017), AISTATS, for the
-    beta map. That the map acts on the top class alone and may not change it is a deviation from both.
+    beta map; James and Stein (1961), positive part, for the shrinkage. That the map acts on the top class alone and may
+    not change it is a deviation from all.
 
     Args:
         logits: `[n, k]` float, `[n]` binary, or dense `[n, k, ...]`; a masked class may be -inf.
@@ -117,7 +119,7 @@ def fit_top_map(
         [torch.tensor([[1.0], [1.0]])] if family == "platt" else [torch.eye(2), torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [0.0]])]
     )
     for design in designs:
-        coefficients, errors, converged = _logistic(x @ design.double(), y, w)
+        coefficients, errors, converged = _shrunken(x @ design.double(), y, w)
         slopes, slope_errors = design.double() @ coefficients[:-1], design.double() @ errors[:-1]
         # A negative slope would make the model less sure where it was surer: the other one is fitted alone then.
         if bool((slopes >= 0).all()):
@@ -126,8 +128,18 @@ def fit_top_map(
     return TopMap(family, before.bounded, (a, b, float(coefficients[-1])), (*slope_errors.tolist(), float(errors[-1])), converged, False)
 
 
+def _shrunken(x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """As `_logistic`, moved back towards no change by a share (p - 1) / W of the way, W being the distance in units of noise."""
+    found, covariance, converged = _logistic(x, y, w)
+    # No change: slopes of 1 and no intercept.
+    apart = found - torch.tensor([1.0] * x.shape[1] + [0.0], dtype=torch.float64)
+    distance = float(apart @ torch.linalg.pinv(covariance, hermitian=True) @ apart)
+    noise = min(1.0, (len(found) - 1) / distance) if distance > 0 else 1.0
+    return found - noise * apart, covariance.diagonal().clamp(min=0).sqrt(), converged
+
+
 def _logistic(x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """Coefficients of `[n, p]` features and an intercept, their standard errors, and whether Newton's method converged."""
+    """Coefficients of `[n, p]` features and an intercept, their covariance, and whether Newton's method converged."""
     x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
     unit = x.abs().amax(0).clamp(min=1e-12)
     x = x / unit
@@ -152,4 +164,4 @@ def _logistic(x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, bool]:
             length /= 2
         at = at + length * step
         value = loss(at)
-    return at / unit, torch.linalg.inv(curvature).diagonal().clamp(min=0).sqrt() / unit, converged
+    return at / unit, torch.linalg.inv(curvature) / torch.outer(unit, unit), converged

@@ -2,7 +2,7 @@
 
 import torch
 
-from gendebug_torch import Records
+from gendebug_torch import Records, Schema
 
 
 def drawn(seed, n=1500, k=4, scale=1.0, name="validation"):
@@ -13,12 +13,27 @@ def drawn(seed, n=1500, k=4, scale=1.0, name="validation"):
     return Records(targets=targets, logits=scale * logits, name=name)
 
 
+def multilabel(seed, n=1500, k=4, scale=1.0, name="validation"):
+    """Independent yes/no labels drawn from the sigmoid of each logit; the last one is `scale` times too sharp."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 1.5 * torch.randn(n, k, generator=generator, dtype=torch.float64)
+    targets = torch.bernoulli(logits.sigmoid(), generator=generator).long()
+    logits[:, -1] *= scale
+    return Records(targets=targets, logits=logits, schema=Schema(multilabel=True), name=name)
+
+
+def head(seed):
+    """The draw of a softmax, every third seed that of a multilabel head."""
+    return multilabel if seed % 3 == 2 else drawn
+
+
 def clean(seed):
-    return {"validation": drawn(seed), "production": drawn(seed + 5000, name="production")}
+    return {"validation": head(seed)(seed), "production": head(seed)(seed + 5000, name="production")}
 
 
 def overconfident(seed):
-    return {"validation": drawn(seed, scale=2.5), "production": drawn(seed + 5000, scale=2.5, name="production")}
+    draw = head(seed)
+    return {"validation": draw(seed, scale=2.5), "production": draw(seed + 5000, scale=2.5, name="production")}
 
 
 def binary(seed, n=1500, share=0.3, moved=0.0, scale=1.0, name="validation"):
