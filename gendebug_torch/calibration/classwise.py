@@ -132,17 +132,17 @@ def classwise_bins(
     """
     if bins < 1:
         reject("bins", "at least 1", str(bins), "15 is the usual number.")
-    labels = logits.ndim == 1 or logits.ndim == targets.ndim == 2
-    if labels:
+    k = 1 if logits.ndim == 1 else logits.shape[1]
+    if logits.ndim == 1 or logits.ndim == targets.ndim == 2:
         # Every label is a binary head by itself.
         validated(logits.reshape(-1), targets.reshape(-1), None, ignore_index)
-        rows = torch.zeros_like(targets.view(len(targets), -1)[:, 0])
+        rows = targets.new_zeros(len(targets))
         validated(rows.float(), rows, weights)
-        parts = _label_parts(logits.view(len(logits), -1), targets.view(len(targets), -1), weights, ignore_index)
+        parts = _label_parts(logits.view(-1, k), targets.view(-1, k), weights, ignore_index)
     else:
         validated(logits, targets, weights, ignore_index)
         parts = _class_parts(logits, targets, weights, ignore_index)
-    return _counted(parts, 1 if logits.ndim == 1 else logits.shape[1], bins, logits.device, whole=weights is None)
+    return _counted(parts, k, bins, logits.device, whole=weights is None)
 
 
 # Probabilities `[m, k]`, where each class or label was true, and weights that fit both.

@@ -332,7 +332,7 @@ def _counted(logits: Tensor, targets: Tensor | None, ignore_index: int | None) -
     validated(logits, targets, None, ignore_index)
     kept = torch.ones_like(targets, dtype=torch.bool) if ignore_index is None else targets != ignore_index
     rows = logits if logits.ndim == 1 else logits.movedim(1, -1)
-    return {"logits": rows[kept], "targets": targets[kept].long(), "kept": kept.view(len(kept), -1).sum(1)}
+    return {"logits": rows[kept], "targets": targets[kept].long(), "kept": torch.bincount(kept.nonzero()[:, 0], minlength=len(kept))}
 
 
 def _first_rows(inputs: Any) -> Any:
