@@ -207,10 +207,10 @@ def test_22_a_temperature_that_makes_it_worse_is_not_applied(shared_data):
 
 def test_23_no_rows_give_no_nan():
     assert reliability_bins(Z[:0], Y[:0]).ece == 0.0
-    with pytest.raises(InputError, match="^`targets`"):
+    with pytest.raises(InputError, match=r"^`targets`"):
         fit_temperature(Z[:0], Y[:0])
     for empty in (Records(logits=Z[:0], targets=Y[:0]), Records(logits=Z[:0, 0], targets=Y[:0]), multilabel(0, 0)):
-        with pytest.raises(InputError, match="^`loader`"):
+        with pytest.raises(InputError, match=r"^`loader`"):
             recalibrate(None, empty)
     assert classwise_bins(Z[:0, 0], Y[:0]).macro == 0.0
 

@@ -179,9 +179,13 @@ def choose(candidates: Sequence[Candidate], *, keep_predictions: bool = True) ->
     tied = [c for c in winners if c.behind - least.behind <= math.hypot(c.behind_error, least.behind_error)]
     simplest = [*LABEL_FITS, *FITS]
     chosen = min(tied, key=lambda candidate: (candidate.ece, simplest.index(candidate.name)))
+    others = [candidate.name for candidate in tied if candidate is not chosen]
+    equal = (
+        f"in log loss {' and '.join(others)} do as well" if len(others) > 1 else f"in log loss {others[0]} does as well" if others else ""
+    )
     return chosen.name, (
         f"{chosen.name} gains {chosen.gain:.4f} ± {chosen.gain_error:.4f} nats a row out of fold and takes the ECE from "
-        f"{none.ece:.1%} to {chosen.ece:.1%}; {len(tied)} of {len(allowed)} maps do equally well in log loss."
+        f"{none.ece:.1%} to {chosen.ece:.1%}; {equal or 'no other map does as well in log loss'}."
     )
 
 

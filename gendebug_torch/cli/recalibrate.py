@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def recalibrate(
     for text in dict.fromkeys([*found.warnings, *(str(warning.message) for warning in raised)]):
         print(f"Warning: {text}")
     table = found.table()
-    print(table.set_index("rows").T.to_string(float_format="{:.4f}".format), found.reason, sep="\n\n", end="\n\n")
+    print(_compact(table), found.reason, sep="\n\n", end="\n\n")
     tables = {"Before and after": table, "Maps that were tried": found.comparison()}
     if (decided := _decisions(found, network, records, threshold, device)) is not None:
         decisions, moved = decided
@@ -71,8 +72,21 @@ def recalibrate(
     place = found.save(out)
     _draw(found, place)
     diagnosis = gd.diagnose(network, validation=records, only="calibration", device=device)
+    print("Of the network as it was:")
     pictures = {"Before": found.before, f"After ({found.chosen}, out of fold)": found.after}
     return deliver(diagnosis, out, fail_on, pictures=pictures, tables=tables)
+
+
+def _compact(table: pd.DataFrame) -> str:
+    """One line per measure, before and after, each with its 95 % interval."""
+    names = [name for name in table.columns if name != "rows" and not name.endswith(("_low", "_high"))]
+    sides = {str(row["rows"]): [_spoken(row, name) for name in names] for row in table.to_dict("records")}
+    return pd.DataFrame(sides, index=names).to_string()
+
+
+def _spoken(row: Mapping[Any, Any], name: str) -> str:
+    interval = f" [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]" if f"{name}_low" in row else ""
+    return f"{row[name]:.4f}{interval}"
 
 
 def _decisions(
