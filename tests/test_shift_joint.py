@@ -202,10 +202,11 @@ def test_change_point_level_place_and_kind():
         found = change_point(values, name="loss")
         assert found.p_value < 1e-4
         assert found.sudden
-        covered += found.low - 10 <= 900 <= found.high + 10
-    assert covered >= 34
+        covered += found.low <= 900 <= found.high
+    assert covered >= 38
     drifting = change_point(torch.from_numpy(rng.normal(size=1500) + np.linspace(0, 2, 1500)))
-    assert not drifting.sudden
+    assert drifting.sudden is False
+    assert drifting.shape == "wander"
     assert change_point(torch.zeros(500)).p_value == 1.0
     png(found)
     assert len(found.table()) == 2

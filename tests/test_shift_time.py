@@ -11,12 +11,15 @@ from gendebug_torch.errors import InputError
 from gendebug_torch.shift import (
     autocorrelation_time,
     change_kinds,
+    change_point,
     drift_windows,
     ks_two_sample,
     most_shifted,
 )
 from gendebug_torch.shift.checks import features_keep_their_distribution
 from gendebug_torch.shift.checks_kinds import inputs_are_computed_as_before
+from gendebug_torch.shift.checks_levels import categories_keep_their_shares, values_are_missing_as_often
+from gendebug_torch.shift.checks_model import confidence_keeps_its_distribution
 from gendebug_torch.shift.undo import turned_clock
 from tests.contract.plants_shift import PLANTS
 
@@ -116,6 +119,80 @@ def test_a_break_inside_production_is_still_a_shift():
     after[900:, 1] += 1.0
     before = in_time(rng.normal(size=(2000, 3)), "validation")
     assert alarms(features_keep_their_distribution(in_time(after, "production", start=2000), before)) == {"x1"}
+
+
+@pytest.mark.parametrize(("n", "rho", "step"), [(600, 0.0, 1.0), (1500, 0.5, 1.0), (4000, 0.9, 1.5), (4000, 0.0, 4.0)])
+def test_the_interval_holds_the_place_of_a_break_also_among_dependent_rows(n, rho, step):
+    covered = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        values, place = memory(rng, n, 1, rho)[:, 0], int(n * rng.uniform(0.3, 0.7))
+        values[place:] += step
+        found = change_point(torch.from_numpy(values))
+        assert found.p_value < 0.05
+        assert found.sudden is not False
+        covered += found.low <= place <= found.high
+        assert found.high - found.low < n / 3
+    assert covered >= 36, "P(fewer than 36 of 40 at 95 %) is under 4 %"
+
+
+def test_what_is_neither_clearly_a_break_nor_clearly_a_wander_is_called_a_change():
+    shapes = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        slow = memory(rng, 600, 1, 0.9)[:, 0] + np.linspace(0, 2, 600)
+        clear = rng.normal(size=4000) + np.linspace(0, 2, 4000)
+        shapes.append((change_point(torch.from_numpy(slow)).shape, change_point(torch.from_numpy(clear)).shape))
+    assert [shape for _, shape in shapes] == ["wander"] * 20
+    assert sum(shape == "break" for shape, _ in shapes) <= 3
+    assert sum(shape == "change" for shape, _ in shapes) >= 10
+
+
+def levels_in_time(rng, n, stay):
+    """A category that stays what it is with a probability, and a column that is missing in such stretches."""
+    drawn, fresh = rng.integers(0, 3, n), rng.random(n) > stay
+    fresh[0] = True
+    level = drawn[np.maximum.accumulate(np.where(fresh, np.arange(n), 0))]
+    return pd.DataFrame({"level": level.astype(str), "gap": np.where(level == 0, np.nan, 1.0)})
+
+
+def test_levels_and_gaps_that_last_do_not_alarm_and_moved_ones_do():
+    alone = alarmed = found = 0
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        frame = levels_in_time(rng, 3000, 0.98)
+        frame["fast"] = rng.choice(["a", "b"], 3000)
+        sides = frame[:1800].reset_index(drop=True), frame[1800:].reset_index(drop=True)
+        timed = [
+            Records(side, metadata=pd.DataFrame({"time": start + np.arange(len(side))}), schema=Schema(time="time"))
+            for side, start in zip(sides, (0, 1800), strict=True)
+        ]
+        for check in (categories_keep_their_shares, values_are_missing_as_often):
+            alone += bool(alarms(check(*(Records(side) for side in sides[::-1]))))
+            alarmed += bool(alarms(check(*timed[::-1])))
+        moved = timed[1].features.assign(fast="b")
+        told = categories_keep_their_shares(Records(moved, metadata=timed[1].metadata, schema=timed[1].schema), timed[0])
+        found += alarms(told) == {"fast"}
+    assert alone >= 25, "rows taken as independent alarm in most runs"
+    assert alarmed <= 1
+    assert found >= 24
+
+
+def test_confidence_that_swings_slowly_does_not_alarm():
+    alone = alarmed = found = 0
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        logits = torch.from_numpy(1.5 * memory(rng, 3000, 1, 0.97)[:, 0])
+        parts = [{"metadata": pd.DataFrame({"time": np.arange(size)}), "schema": Schema(time="time")} for size in (1800, 1200)]
+        bare = Records(logits=logits[:1800]), Records(logits=logits[1800:])
+        timed = [Records(logits=side.logits, **part) for side, part in zip(bare, parts, strict=True)]
+        alone += bool([f for f in confidence_keeps_its_distribution(*bare) if f.severity.level >= WARN])
+        alarmed += bool([f for f in confidence_keeps_its_distribution(*timed) if f.severity.level >= WARN])
+        moved = Records(logits=timed[1].logits + 4.0, **parts[1])
+        found += bool([f for f in confidence_keeps_its_distribution(timed[0], moved) if f.severity.level >= WARN])
+    assert alone >= 15, "rows taken as independent alarm in most runs"
+    assert alarmed <= 1
+    assert found >= 20
 
 
 def test_the_furthest_features_are_drawn_together():

@@ -16,7 +16,7 @@ from gendebug_torch.shift import checks_model as checks_model
 from gendebug_torch.shift import checks_time as checks_time
 from gendebug_torch.shift.checks_kinds import FAIL_EFFECT, kinds_between, p_text
 from gendebug_torch.shift.checks_levels import by_kind, columns_cost, lost, nothing_to_compare
-from gendebug_torch.shift.columns import Sides, compared_quantities, quantities, shared_columns
+from gendebug_torch.shift.columns import Sides, compared_quantities, quantities, shared_columns, wide_integers
 from gendebug_torch.shift.effects import effect_sizes
 from gendebug_torch.shift.feature import Atom, default_value, feature_shift
 from gendebug_torch.shift.gallery import MostShifted, most_shifted
@@ -60,6 +60,8 @@ def features_keep_their_distribution(
         return
     sides, textual = compared_quantities(pair, alpha)
     yield from lost(this, sides.names, pair.absent, textual)
+    if wide := wide_integers(pair.reference):
+        yield _wide_finding(wide)
     told = quantity_findings(
         sides,
         lambda: kinds_between(production, validation, train),
@@ -135,6 +137,12 @@ def _identifier_finding(sides: Sides, column: int) -> Finding:
     remedy = f"Declare {name} in `ids`, and do not feed it to the model."
     numbers = {"statistic": distance}
     return features_keep_their_distribution.finding(Severity.NOTE, text, subject=name, numbers=numbers, remedy=remedy, evidence=sides.test)
+
+
+def _wide_finding(names: tuple[str, ...]) -> Finding:
+    text = f"Not compared: {', '.join(names)} hold whole numbers beyond 2^53, which are ids or hashes rather than quantities."
+    remedy = "Declare them in `ids`, and do not feed them to the model as numbers."
+    return features_keep_their_distribution.finding(Severity.NOTE, text, numbers={"columns": len(names)}, remedy=remedy)
 
 
 def _feature_finding(sides: Sides, column: int, atom: Atom | None) -> Finding:

@@ -17,6 +17,8 @@ from gendebug_torch.shift.columns import compared, width
 from gendebug_torch.shift.joint import MOST_ROWS, JointShift, joint_shift
 from gendebug_torch.stats import holm_adjusted
 
+# Rows under which the standard error of an estimated accuracy is itself a guess.
+_FEWEST_JUDGED = 20
 # Blocks into which a side in the order of time is cut, so that rows near each other stay together.
 _BLOCKS = 25
 
@@ -147,8 +149,8 @@ def accuracy_is_expected_to_hold(
     if validation.targets is None or validation.targets.ndim != 1 or validation.targets.is_floating_point() or validation.schema.multilabel:
         yield this.finding(Severity.NOTE, "Not judged: accuracy needs one class per row.")
         return
-    if validation.logits is None or production.logits is None or not len(validation) or not len(production):
-        yield this.finding(Severity.NOTE, f"No rows to compare: {len(validation)} against {len(production)}.")
+    if validation.logits is None or production.logits is None or min(len(validation), len(production)) < _FEWEST_JUDGED:
+        yield this.finding(Severity.NOTE, f"Too few rows to expect anything: {len(validation)} against {len(production)}.")
         return
     told = production.targets if production.targets is not None and production.targets.dtype == validation.targets.dtype else None
     found = estimated_accuracy(validation.logits, validation.targets, production.logits, live_targets=told)

@@ -77,12 +77,12 @@ def _change_finding(change: ChangePoint, times: Any, cause: Cause) -> Finding:
     numbers |= {"p_value": change.p_value, "sudden": change.sudden, "before": change.before[0], "after": change.after[0]}
     numbers |= {"moment": str(times.iloc[min(change.row, len(times) - 1)])}
     bounds = f"{times.iloc[change.low]} to {times.iloc[min(change.high, len(times) - 1)]}"
-    how = "broke" if change.sudden else "wandered"
+    how = {True: "broke", False: "wandered", None: "changed"}[change.sudden]
     text = (
         f"{change.name.capitalize()} {how} inside production, {change.before[0]:.3f} → {change.after[0]:.3f} "
         f"({difference:+.3f} ± {1.96 * error:.3f}, {p_text(change.p_value)}), from {numbers['moment']} on ({bounds})"
     )
-    what = "what was released, switched or renamed then" if change.sudden else "what grows or fades since"
+    what = "what grows or fades since" if change.sudden is False else "what was released, switched or renamed then"
     remedy = f"Look for {what}; compare rows before and after that moment feature by feature (gendebug shift)."
     severity = Severity.FAIL if abs(difference) >= 0.15 else Severity.WARN
     return production_stays_the_same_over_time.finding(

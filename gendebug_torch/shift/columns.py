@@ -22,6 +22,7 @@ from gendebug_torch.shift.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.splits import moments_of
 
 Column = NDArray[np.float64]
+_WIDEST = 2**53
 # Whole numbers that differ in so few rows may well be quantities.
 _FEWEST_IDS = 100
 
@@ -68,7 +69,17 @@ def quantities(records: Records) -> tuple[str, ...]:
     if features is None or isinstance(features, Tensor):
         return () if features is None else tuple(f"feature_{i}" for i in range(math.prod(features.shape[1:])))
     chosen = features.select_dtypes(include=["number"]).columns
-    return tuple(str(c) for c in chosen if c not in records.schema.categorical)
+    left_out = {*records.schema.categorical, *wide_integers(records)}
+    return tuple(str(c) for c in chosen if c not in left_out)
+
+
+def wide_integers(records: Records) -> tuple[str, ...]:
+    """Whole columns with values beyond 2**53, which float64 cannot tell apart: ids or hashes, not quantities."""
+    features = records.features
+    if features is None or isinstance(features, Tensor):
+        return ()
+    whole = features.select_dtypes(include=["integer"])
+    return tuple(str(c) for c in whole.columns if whole[c].max() > _WIDEST or whole[c].min() < -_WIDEST)
 
 
 def codes(records: Records) -> tuple[str, ...]:

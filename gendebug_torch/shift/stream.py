@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _MOST_BINS = 200
 _ROWS_PER_BIN = 10
 _FEWEST_BINS = 12
+# Twice the difference of the log likelihoods of a step and of a straight line from which one of them is clearly better.
+_CLEAR = 8.0
 # Twice the drop of the log likelihood within which a place of change is kept: P(max of the two arms <= x) = (1 - e^{-x/2})^2.
 _ARMS = -2 * math.log(1 - math.sqrt(0.95))
 
@@ -41,7 +43,7 @@ class ChangePoint:
         before: mean before, and its standard error.
         after: mean after, and its standard error.
         p_value: of no change anywhere.
-        sudden: whether a step fits better than a straight line: a break rather than a wander.
+        sudden: whether a step fits better than a straight line: a break rather than a wander; None where neither is clearly better.
         means: `[b]` float64 means of equal bins of rows, for the picture.
         rows: length of the series.
         name: of the series.
@@ -53,7 +55,7 @@ class ChangePoint:
     before: tuple[float, float]
     after: tuple[float, float]
     p_value: float
-    sudden: bool
+    sudden: bool | None
     means: Tensor
     rows: int
     name: str = "value"
@@ -62,6 +64,11 @@ class ChangePoint:
     def change(self) -> tuple[float, float]:
         """Mean after less mean before, and its standard error."""
         return self.after[0] - self.before[0], math.hypot(self.before[1], self.after[1])
+
+    @property
+    def shape(self) -> str:
+        """`break`, `wander`, or `change` where neither is clearly better."""
+        return {True: "break", False: "wander", None: "change"}[self.sudden]
 
     def table(self) -> pd.DataFrame:
         """One row per side."""
@@ -79,7 +86,7 @@ class ChangePoint:
         ax.hlines(self.after[0], self.row, self.rows, color=LIVE, linewidth=2, label=f"after: {self.after[0]:.3f}")
         ax.set_xlabel("row in the order of time")
         ax.set_ylabel(self.name)
-        ax.set_title(f"{'Break' if self.sudden else 'Wander'} of {self.name} (p = {self.p_value:.2g})")
+        ax.set_title(f"{self.shape.capitalize()} of {self.name} (p = {self.p_value:.2g})")
         ax.legend(frameon=True)
         return ax
 
@@ -119,12 +126,13 @@ def change_point(values: Tensor, *, name: str = "value") -> ChangePoint:
     walk = np.abs((y - y.mean()).cumsum()[:-1]).max()
     flat = walk <= 1e-12 * max(1.0, float(np.abs(y).max()))
     p = 1.0 if flat else float(kstwobign.sf(walk / (max(sigma, 1e-300) * math.sqrt(bins))))
-    kept = np.flatnonzero((errors - errors.min()) / max(sigma**2, 1e-300) <= _ARMS) + 1
+    sides = [(float(part.mean()), sigma / math.sqrt(len(part))) for part in (y[:k], y[k:])]
+    row, low, high = _place_of_change(series.numpy(), len(series) // bins, sigma**2 * len(series) / bins)
     line = np.polyfit(np.arange(bins), y, 1)
     wander = float(((y - np.polyval(line, np.arange(bins))) ** 2).sum())
-    row, low, high = (int((place < at).sum()) for at in (k, int(kept.min()), int(kept.max())))
-    sides = [(float(part.mean()), sigma / math.sqrt(len(part))) for part in (y[:k], y[k:])]
-    return ChangePoint(row, low, high, sides[0], sides[1], p, bool(errors.min() < wander), means, len(series), name)
+    gain = (wander - float(errors.min())) / max(sigma**2, 1e-300)
+    sudden = None if abs(gain) < _CLEAR else gain > 0
+    return ChangePoint(row, low, high, sides[0], sides[1], p, sudden, means, len(series), name)
 
 
 @dataclass(frozen=True)
@@ -244,6 +252,19 @@ def windowed_means(values: Mapping[str, Tensor], moments: Sequence[Any], *, wind
     table[("rows", "")] = grouped.size()
     table.index.name = "window"
     return table.sort_index(axis=1)
+
+
+def _place_of_change(series: NDArray[np.float64], margin: int, variance: float) -> tuple[int, int, int]:
+    """First row after the change, with its 95 % interval, given the long-run variance of a row.
+
+    Rows stay whose squared error, with the means that fit best on either side, is no more than the limit of the two arms
+    above the least; the first and last `margin` rows are not asked.
+    """
+    rows = np.arange(margin, len(series) - margin + 1)
+    sums = np.concatenate([[0.0], (series - series.mean()).cumsum()])[rows]
+    errors = -(sums**2) * len(series) / (rows * (len(series) - rows))
+    kept = rows[errors - errors.min() <= _ARMS * variance]
+    return int(rows[errors.argmin()]), int(kept.min()), int(kept.max())
 
 
 def _step_error(y: NDArray[np.float64], k: int) -> float:
