@@ -6,66 +6,33 @@ import argparse
 import importlib.util
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from _shift_peers import PEERS
+from _timing import Work, medians, seconds
+from scipy.signal import lfilter
 from scipy.stats import ks_2samp
 
 import gendebug_torch as gd
-from gendebug_torch.shift import ks_two_sample, prepare_reference
+from gendebug_torch.shift import (
+    DriftMonitor,
+    autocorrelation_time,
+    cautious,
+    change_point,
+    for_dependent_rows,
+    ks_two_sample,
+    prepare_reference,
+)
 from gendebug_torch.shift.checks import features_keep_their_distribution
 
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def evidently(reference: pd.DataFrame, live: pd.DataFrame) -> int:
-    """Columns that evidently's preset calls drifted, by Kolmogorov-Smirnov."""
-    from evidently import Report
-    from evidently.presets import DataDriftPreset
-
-    told = Report([DataDriftPreset(num_method="ks")]).run(live, reference).dict()
-    return int(told["metrics"][0]["value"]["count"])
-
-
-def alibi_detect(reference: pd.DataFrame, live: pd.DataFrame) -> int:
-    """Columns under the Bonferroni threshold of alibi-detect's KSDrift."""
-    from alibi_detect.cd import KSDrift
-
-    told = KSDrift(reference.to_numpy(), p_val=0.05).predict(live.to_numpy())["data"]
-    return int((told["p_val"] < told["threshold"]).sum())
-
-
-def deepchecks(reference: pd.DataFrame, live: pd.DataFrame) -> int:
-    """Columns beyond deepchecks' default threshold of the distance."""
-    from deepchecks.tabular import Dataset
-    from deepchecks.tabular.checks import FeatureDrift
-
-    told = FeatureDrift(numerical_drift_method="KS").run(Dataset(reference, cat_features=[]), Dataset(live, cat_features=[])).value
-    return sum(column["Drift score"] > 0.2 for column in told.values())
-
-
-def nannyml(reference: pd.DataFrame, live: pd.DataFrame) -> int:
-    """Columns that nannyml's univariate defaults alarm on."""
-    from nannyml import UnivariateDriftCalculator
-
-    calculator = UnivariateDriftCalculator(column_names=list(reference), chunk_number=1)
-    told = calculator.fit(reference).calculate(live).filter(period="analysis").to_df()
-    return int(told.xs("alert", axis=1, level=2).any().sum())
-
-
-PEERS = {"evidently": evidently, "alibi_detect": alibi_detect, "deepchecks": deepchecks, "nannyml": nannyml}
+# First-order autocorrelations of ten columns: the slowest one keeps a value for 200 rows.
+SLOWNESS = np.array([0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.99])
 
 
 def speed(args: argparse.Namespace) -> None:
@@ -79,7 +46,7 @@ def speed(args: argparse.Namespace) -> None:
         return [ks_2samp(reference[:, i].numpy(), live[:, i].numpy(), method="asymp") for i in part]
 
     prepared = prepare_reference(reference)
-    works = {
+    works: dict[str, Work] = {
         "prepare": lambda: prepare_reference(reference),
         "check": lambda: ks_two_sample(prepared, live).p_value,
         "both": lambda: ks_two_sample(reference, live).p_value,
@@ -88,77 +55,128 @@ def speed(args: argparse.Namespace) -> None:
     if torch.cuda.is_available():
         on_device, moved = prepare_reference(reference.cuda()), live.cuda()
         works["CUDA check"] = lambda: ks_two_sample(on_device, moved).p_value
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(args.repeats):
-        for name, work in works.items():
-            times[name].append(seconds(work))
+    times = medians(works, args.repeats)
     test, told = ks_two_sample(prepared, live), scipy_loop()
     places = list(part)
     equal = np.array_equal(test.statistic[places].numpy(), [result.statistic for result in told])
     off = np.abs(test.p_value[places].numpy() - [result.pvalue for result in told]).max()
-    peer = median(times.pop("scipy")) * args.columns / len(part)
-    print("| what | ours | peer | ratio |")
-    print("| --- | --- | --- | --- |")
-    for name, values in times.items():
-        print(f"| KS {args.columns} columns, {name} | {median(values):.2f} s | scipy loop {peer:.2f} s | {peer / median(values):.1f} |")
+    peer = times.pop("scipy") * args.columns / len(part)
+    for name, took in times.items():
+        print(f"| KS {args.columns} columns, {name} | {took:.2f} s | scipy loop {peer:.2f} s | {peer / took:.1f} |", flush=True)
     print(f"| statistic equal to the last bit | {equal} | scipy | largest difference of p {off:.1e} |")
-    if args.skip_peers:
-        return
+    if not args.skip_peers:
+        beside_peers(args, reference, live, times["check"])
+
+
+def beside_peers(args: argparse.Namespace, reference: torch.Tensor, live: torch.Tensor, ours: float) -> None:
+    """One row per peer: in this process where it is installed, else in the interpreter that --peer-python names for it."""
     frames = [pd.DataFrame(side.numpy(), columns=[f"c{i}" for i in range(args.columns)]) for side in (reference, live)]
-    for name, peer_of in PEERS.items():
-        if importlib.util.find_spec(name) is None:
-            print(f"| KS {args.columns} columns, check | {median(times['check']):.2f} s | {name}: not installed | |")
-            continue
-        took = seconds(lambda peer_of=peer_of: peer_of(*frames))
-        ratio = took / median(times["check"])
-        print(f"| KS {args.columns} columns, check | {median(times['check']):.2f} s | {name} {took:.2f} s | {ratio:.1f} |")
+    elsewhere = dict(pair.split("=", 1) for pair in args.peer_python)
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{place}.parquet" for place in range(2)]
+        for name, peer_of in PEERS.items():
+            row = f"| KS {args.columns} columns, check | {ours:.2f} s |"
+            if name in elsewhere:
+                for frame, path in zip(frames, paths, strict=True):
+                    frame.to_parquet(path)
+                call = [elsewhere[name], str(Path(__file__).with_name("_shift_peers.py")), name, *map(str, paths)]
+                done = subprocess.run(call, capture_output=True, text=True, check=True)
+                took = float(done.stdout.splitlines()[-1].split()[0])
+            elif importlib.util.find_spec(name) is None:
+                print(f"{row} {name}: not installed | |", flush=True)
+                continue
+            else:
+                took = seconds(lambda peer_of=peer_of: peer_of(*frames))
+            print(f"{row} {name} {took:.2f} s | {took / ours:.1f} |", flush=True)
 
 
-def odd_columns(rng: np.random.Generator, n: int, d: int) -> torch.Tensor:
-    """Normal columns, of which ten have heavy tails and ten are discrete."""
+def columns_of_kinds(rng: np.random.Generator, n: int, d: int, *, odd: bool) -> torch.Tensor:
+    """`[n, d]` normal columns; where odd, ten have heavy tails, ten are discrete and ten autocorrelated."""
     rows = rng.normal(size=(n, d))
-    rows[:, :10] = rng.standard_t(2, size=(n, 10))
-    rows[:, 10:20] = rng.integers(0, 5, size=(n, 10))
+    if odd:
+        rows[:, :10] = rng.standard_t(2, size=(n, 10))
+        rows[:, 10:20] = rng.integers(0, 5, size=(n, 10))
+        rows[:, 20:30] = autocorrelated(rng, n, SLOWNESS)
     return torch.from_numpy(rows)
 
 
+def autocorrelated(rng: np.random.Generator, n: int, rhos: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`[n, d]` autoregressive columns of unit variance."""
+    noise = rng.normal(size=(n, len(rhos))) * np.sqrt(1 - rhos**2)
+    noise[0] /= np.sqrt(1 - rhos**2)
+    return np.stack([lfilter([1.0], [1.0, -rho], noise[:, place]) for place, rho in enumerate(rhos)], 1)
+
+
 def errors(args: argparse.Namespace) -> None:
-    """False alarms and power over seeds, 200 features with 10,000 rows a side."""
-    rows, d = args.rows, 200
-    alarms = {"ours, Holm 5 %": 0, "scipy, p < .05": 0}
+    """False alarms and power over seeds, 200 features with 10,000 rows a side, the second half of each series against the first."""
+    rows, d = 10_000, 200
+    alarms = dict.fromkeys(("normal", "10 heavy-tailed, 10 discrete, 10 autocorrelated", "the same, scipy p < .05"), 0)
     found = {0.1: 0, 0.2: 0}
     for seed in range(args.seeds):
         rng = np.random.default_rng(seed)
-        prepared = prepare_reference(odd_columns(rng, rows, d))
-        live = odd_columns(rng, rows, d)
-        test = ks_two_sample(prepared, live)
-        alarms["ours, Holm 5 %"] += bool((test.adjusted < 0.05).any())
-        alarms["scipy, p < .05"] += bool((test.p_value < 0.05).any())
+        for odd, name in zip((False, True), alarms, strict=False):
+            series = columns_of_kinds(rng, 2 * rows, d, odd=odd)
+            prepared = prepare_reference(series[:rows])
+            test = ks_two_sample(prepared, series[rows:])
+            significant = (test.adjusted < 0.05).nonzero().flatten()
+            timed = for_dependent_rows(test, series[:rows], series[rows:], significant) if odd else test
+            alarms[name] += bool((timed.adjusted < 0.05).any())
+        alarms["the same, scipy p < .05"] += bool((test.p_value < 0.05).any())
         for moved in found:
-            shifted = live.clone()
+            shifted = series[rows:].clone()
             shifted[:, 50] += moved
             found[moved] += bool(ks_two_sample(prepared, shifted).adjusted[50] < 0.05)
-    told = " | ".join(f"{name}: {count / args.seeds:.1%}" for name, count in alarms.items())
-    print(f"| any alarm without a shift, {d} features, {args.seeds} seeds | {told} | |")
+    for name, count in alarms.items():
+        print(f"| any alarm without a shift, {d} features ({name}), {args.seeds} seeds | {count / args.seeds:.1%} | | |", flush=True)
     for moved, count in found.items():
-        print(f"| one feature of {d} moved by {moved} sd, found | {count / args.seeds:.1%} | | |")
+        print(f"| one feature of {d} moved by {moved} sd, found and named, {args.seeds} seeds | {count / args.seeds:.1%} | | |", flush=True)
 
 
-def memory(rng: np.random.Generator, n: int, rhos: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """`[n, d]` autoregressive columns of unit variance."""
-    noise = rng.normal(size=(n, len(rhos)))
-    values = noise.copy()
-    for i in range(1, n):
-        values[i] = rhos * values[i - 1] + np.sqrt(1 - rhos**2) * noise[i]
-    return values
+def stream(args: argparse.Namespace) -> None:
+    """Any false alarm over a long stream of windows, with the effect threshold off."""
+    windows, rows, seeds = (1000, 100, 100) if args.full else (200, 100, 10)
+    alarmed = 0
+    for seed in range(seeds):
+        rng, n = np.random.default_rng(seed), 4000 + windows * rows
+        kinds = [rng.normal(size=n), rng.standard_t(2, size=n), rng.integers(0, 5, n), *autocorrelated(rng, n, np.array([0.5, 0.9])).T]
+        series = torch.from_numpy(np.stack(kinds, 1))
+        times = cautious(autocorrelation_time(series[:4000]), 4000)
+        monitor = DriftMonitor(prepare_reference(series[:4000]), alpha=0.05, min_effect=0.0, times=times)
+        alarmed += any(monitor.update(window).alarm for window in series[4000:].split(rows))
+    what = f"any alarm over {windows} windows, 5 columns (heavy-tailed, discrete, autocorrelated), {seeds} seeds"
+    print(f"| {what} | {alarmed / seeds:.1%} | | |", flush=True)
+
+
+def breaks(args: argparse.Namespace) -> None:
+    """How often the 95 % interval holds the place of a break, and what breaks and wanders are called."""
+    for n, rho in ((1500, 0.0), (4000, 0.5), (20_000, 0.9)):
+        covered = significant = alarms = 0
+        called: dict[str, list[str]] = {"break": [], "wander": []}
+        for seed in range(args.seeds):
+            rng = np.random.default_rng(seed)
+            quiet = autocorrelated(rng, n, np.array([rho]))[:, 0]
+            place, values = int(n * rng.uniform(0.3, 0.7)), quiet.copy()
+            values[place:] += 0.6
+            alarms += change_point(torch.from_numpy(quiet)).p_value < 0.05
+            broken = change_point(torch.from_numpy(values))
+            if broken.p_value < 0.002:
+                significant += 1
+                covered += broken.low <= place <= broken.high
+                called["break"].append(broken.shape)
+            called["wander"].append(change_point(torch.from_numpy(quiet + np.linspace(0.0, 2.0, n))).shape)
+        told = f"{n:,} rows, autocorrelation {rho}, {args.seeds} seeds"
+        shares = {kind: Counter(shapes) for kind, shapes in called.items()}
+        named = "; ".join(f"a {kind} called {', '.join(f'{s} {c}' for s, c in shares[kind].most_common())}" for kind in called)
+        row = f"covers {covered / max(significant, 1):.1%} of {significant} significant breaks"
+        row += f"; p < .05 without one {alarms / args.seeds:.1%}"
+        print(f"| place of a break of 0.6 sd, {told} | {row} | {named} | |", flush=True)
 
 
 def in_time(args: argparse.Namespace) -> None:
     """Alarms of the check on ten autocorrelated columns, the second half of each series against the first."""
-    rhos = np.array([0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95])
     counts = {"time named": 0, "no time": 0, "column 0 moved by 0.5 sd, found": 0}
-    for seed in range(args.time_seeds):
-        series = pd.DataFrame(memory(np.random.default_rng(seed), 3000, rhos), columns=[f"c{i}" for i in range(10)])
+    for seed in range(args.seeds):
+        series = pd.DataFrame(autocorrelated(np.random.default_rng(seed), 3000, SLOWNESS), columns=[f"c{i}" for i in range(10)])
         moments = pd.DataFrame({"time": np.arange(1500.0)})
         schema = gd.Schema(time="time")
 
@@ -171,8 +189,8 @@ def in_time(args: argparse.Namespace) -> None:
         counts["time named"] += bool(alarmed(after, metadata=moments, schema=schema))
         found = alarmed(after.assign(c0=after["c0"] + 0.5), metadata=moments, schema=schema)
         counts["column 0 moved by 0.5 sd, found"] += "c0" in found
-    told = " | ".join(f"{name}: {count / args.time_seeds:.1%}" for name, count in counts.items())
-    print(f"| any alarm, 10 autocorrelated columns without a shift, {args.time_seeds} seeds | {told} | |")
+    told = " | ".join(f"{name}: {count / args.seeds:.1%}" for name, count in counts.items())
+    print(f"| any alarm, 10 autocorrelated columns without a shift, {args.seeds} seeds | {told} | |", flush=True)
 
 
 _CHILD = """
@@ -231,21 +249,20 @@ def main() -> None:
     parser.add_argument("--reference", type=int, default=100_000)
     parser.add_argument("--live", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--time-seeds", type=int, default=20)
-    parser.add_argument("--skip-parquet", action="store_true")
-    parser.add_argument("--full", action="store_true", help="the sizes and seeds that take an hour, and 20 GB of disk")
+    parser.add_argument("--seeds", type=int, help="default 20, or 200 with --full")
+    parser.add_argument("--only", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--skip-peers", action="store_true")
+    parser.add_argument("--peer-python", nargs="*", default=[], metavar="PEER=PYTHON", help="interpreters for peers that need older pins")
+    parser.add_argument("--full", action="store_true", help="the sizes and seeds that take an hour, and 20 GB of disk")
     args = parser.parse_args()
-    if not args.skip_parquet:
-        parquet(args)
-    if args.columns:
-        speed(args)
-    if args.seeds:
-        errors(args)
-    if args.time_seeds:
-        in_time(args)
+    args.seeds = args.seeds or (200 if args.full else 20)
+    print("| what | ours | peer | ratio |")
+    print("| --- | --- | --- | --- |", flush=True)
+    for name in args.only:
+        PARTS[name](args)
+
+
+PARTS = {"speed": speed, "parquet": parquet, "errors": errors, "in_time": in_time, "stream": stream, "breaks": breaks}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from gendebug_torch.shift.classes import class_shares as class_shares
 from gendebug_torch.shift.confidence import ConfidenceShift as ConfidenceShift
 from gendebug_torch.shift.confidence import confidence_shift as confidence_shift
 from gendebug_torch.shift.dependence import autocorrelation_time as autocorrelation_time
+from gendebug_torch.shift.dependence import cautious as cautious
 from gendebug_torch.shift.dependence import for_dependent_rows as for_dependent_rows
 from gendebug_torch.shift.dip import dip as dip
 from gendebug_torch.shift.dip import dip_p_value as dip_p_value
@@ -88,6 +89,7 @@ __all__ = [
     "Undo",
     "autocorrelation_time",
     "category_shift",
+    "cautious",
     "change_kinds",
     "change_point",
     "class_shares",
