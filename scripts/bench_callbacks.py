@@ -1,4 +1,4 @@
-"""What recording costs per training step: a bare Lightning fit, each monitor, and torchmetrics doing the same, interleaved."""
+"""What the monitors cost per step: a bare Lightning fit, each monitor, torchmetrics and `self.log` doing the same, interleaved."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import logging
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 
 import lightning.pytorch as pl
 import torch
+from _timing import medians
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -19,8 +23,10 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from gendebug_torch import callbacks
+from gendebug_torch.behavior import Case, Suite
+from gendebug_torch.calibration.recorder import CalibrationRecorder
 
-CLASSES, WIDTH, BATCH = 10, 64, 64
+CLASSES, FEATURES, WIDTH, BATCH, EPOCHS = 10, 32, 64, 64, 2
 
 
 class Batches:
@@ -28,14 +34,15 @@ class Batches:
 
     def __init__(self, steps: int) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.x = torch.randn(steps, BATCH, 32, generator=generator)
+        self.x = torch.randn(steps, BATCH, FEATURES, generator=generator)
         self.y = torch.randint(CLASSES, (steps, BATCH), generator=generator)
+        self.ids = torch.arange(steps * BATCH).view(steps, BATCH)
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __iter__(self):
-        return zip(self.x, self.y, strict=True)
+        return zip(self.x, self.y, self.ids, strict=True)
 
 
 class Bare(pl.LightningModule):
@@ -43,12 +50,16 @@ class Bare(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(32, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES))
+        self.net = nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES))
+
+    def forward(self, x):
+        """Logits."""
+        return self.net(x)
 
     def training_step(self, batch, index):
         """Cross-entropy."""
         logits = self.net(batch[0])
-        return {"loss": cross_entropy(logits, batch[1]), "logits": logits, "targets": batch[1]}
+        return {"loss": cross_entropy(logits, batch[1]), "logits": logits, "targets": batch[1], "ids": batch[2]}
 
     validation_step = training_step
 
@@ -57,34 +68,25 @@ class Bare(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
-class Updates(Bare):
-    """torchmetrics, one update a step: mean loss, accuracy, calibration error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean, self.accuracy = MeanMetric(), MulticlassAccuracy(CLASSES)
-        self.ece = MulticlassCalibrationError(CLASSES)
-
-    def training_step(self, batch, index):
-        """As `Bare`, counted."""
-        out = super().training_step(batch, index)
-        self.mean.update(out["loss"])
-        self.accuracy.update(out["logits"], batch[1])
-        self.ece.update(out["logits"].softmax(1), batch[1])
-        return out
-
-
 class Means(Bare):
-    """torchmetrics for the mean loss alone, which is what the learning curve needs."""
+    """torchmetrics for the mean loss alone, logged per epoch: what a learning curve needs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mean = MeanMetric()
+        self.mean, self.val_mean = MeanMetric(), MeanMetric()
 
     def training_step(self, batch, index):
         """As `Bare`, the loss averaged."""
         out = super().training_step(batch, index)
         self.mean.update(out["loss"], weight=len(batch[1]))
+        self.log("train_loss", self.mean, on_step=False, on_epoch=True)
+        return out
+
+    def validation_step(self, batch, index):
+        """As `Bare`, the loss averaged."""
+        out = super().validation_step(batch, index)
+        self.val_mean.update(out["loss"], weight=len(batch[1]))
+        self.log("val_loss", self.val_mean, on_step=False, on_epoch=True)
         return out
 
 
@@ -95,6 +97,42 @@ class Logs(Bare):
         """As `Bare`, logged."""
         out = super().training_step(batch, index)
         self.log("train_loss", out["loss"], on_step=False, on_epoch=True, batch_size=len(batch[1]))
+        return out
+
+    def validation_step(self, batch, index):
+        """As `Bare`, logged."""
+        out = super().validation_step(batch, index)
+        self.log("val_loss", out["loss"], batch_size=len(batch[1]))
+        return out
+
+
+class Calibrated(Bare):
+    """torchmetrics for the calibration error, logged per epoch: what `CalibrationMonitor` does, but for the rest of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ece = MulticlassCalibrationError(CLASSES)
+
+    def validation_step(self, batch, index):
+        """As `Bare`, counted."""
+        out = super().validation_step(batch, index)
+        self.ece.update(out["logits"].softmax(1), batch[1])
+        self.log("val_ece", self.ece)
+        return out
+
+
+class Updates(Means):
+    """torchmetrics, one update a step: mean loss, accuracy, calibration error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accuracy, self.ece = MulticlassAccuracy(CLASSES), MulticlassCalibrationError(CLASSES)
+
+    def training_step(self, batch, index):
+        """As `Means`, and more counted."""
+        out = super().training_step(batch, index)
+        self.accuracy.update(out["logits"], batch[1])
+        self.ece.update(out["logits"].softmax(1), batch[1])
         return out
 
 
@@ -124,66 +162,152 @@ class CountSyncs(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def fit(module: type[pl.LightningModule], monitors: list[str], steps: int, folder: str, device: str, validate: bool) -> float:
-    """Process seconds of one fit."""
-    made = [getattr(callbacks, name)() for name in monitors]
+def suite() -> Suite:
+    """Three cases of three rows each."""
+    names = tuple(f"f{i}" for i in range(FEATURES))
+    return Suite(tuple(Case(f"case{i}", dict.fromkeys(names, 0.0), "same", {f"f{i}": 0.1}) for i in range(3)), features=names)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: a module and what watches it, with validation or without."""
+
+    name: str
+    module: type[pl.LightningModule] = Bare
+    made: tuple[Callable[[int], Callback], ...] = ()
+    validate: bool = False
+
+
+CURVES, CALIBRATION = (lambda steps: callbacks.LearningCurveMonitor()), (lambda steps: callbacks.CalibrationMonitor(diagrams=False))
+TRAINING = (
+    Variant("bare Lightning"),
+    Variant("LearningCurveMonitor", made=(CURVES,)),
+    Variant("TrainingDynamicsMonitor", made=(lambda steps: callbacks.TrainingDynamicsMonitor(steps * BATCH),)),
+    Variant("`self.log(on_epoch=True)` of the loss", Logs),
+    Variant("torchmetrics mean `.update` + `self.log`", Means),
+    Variant("torchmetrics loss, accuracy, ECE `.update`", Updates),
+    Variant("torchmetrics `.forward` + `self.log` per step, CSV logger", Forwards),
+)
+VALIDATION = (
+    Variant("bare Lightning", validate=True),
+    Variant("LearningCurveMonitor", made=(CURVES,), validate=True),
+    Variant("CalibrationMonitor", made=(CALIBRATION,), validate=True),
+    Variant("AttributionMonitor (share 5 %)", made=(lambda steps: callbacks.AttributionMonitor(steps=16),), validate=True),
+    Variant("BehaviorMonitor, 3 cases", made=(lambda steps: callbacks.BehaviorMonitor(suite()),), validate=True),
+    Variant("LearningCurveMonitor + CalibrationMonitor", made=(CURVES, CALIBRATION), validate=True),
+    Variant("`self.log` of both losses", Logs, validate=True),
+    Variant("torchmetrics ECE `.update` + `self.log`", Calibrated, validate=True),
+)
+
+
+def fit(variant: Variant, steps: int, folder: str, device: str) -> float:
+    """Seconds of one fit: of the process on a CPU, so that a busy machine counts less, of the clock elsewhere."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
     trainer = pl.Trainer(
-        max_epochs=2,
+        max_epochs=EPOCHS,
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
-        callbacks=made,
-        logger=CSVLogger(folder) if module is Forwards else False,
+        callbacks=[make(steps) for make in variant.made],
+        logger=CSVLogger(folder) if variant.module is Forwards else False,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
         num_sanity_val_steps=0,
-        limit_val_batches=None if validate else 0,
+        limit_val_batches=None if variant.validate else 0,
     )
-    net, batches = module(), Batches(steps)
-    started = time.process_time() if device == "cpu" else time.perf_counter()
-    trainer.fit(net, batches, batches if validate else None)
+    net, batches = variant.module(), Batches(steps)
+    started = clock()
+    trainer.fit(net, batches, batches if variant.validate else None)
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.process_time() if device == "cpu" else time.perf_counter()) - started
+    return clock() - started
+
+
+def fits(title: str, variants: tuple[Variant, ...], steps: int, repeats: int, device: str) -> None:
+    """One table; the times over bare are medians of differences within a turn. Each row prints when it is measured."""
+    print(f"\n| {device}, {title} | per step | over bare | waits per step |\n| --- | --- | --- | --- |", flush=True)
+    bare, *others = variants
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in variants:
+            fit(variant, 20, folder, device)
+        base = []
+        for variant in others:
+            turns = [(fit(bare, steps, folder, device), fit(variant, steps, folder, device)) for _ in range(repeats)]
+            if not base:
+                base = [first for first, _ in turns]
+                print(f"| {bare.name} | {_micro(median(base), steps):.0f} us | | {_waits(bare, folder, device):.2f} |", flush=True)
+            extra = _micro(median(second - first for first, second in turns), steps)
+            whole = _micro(median(second for _, second in turns), steps)
+            print(f"| {variant.name} | {whole:.0f} us | {extra:+.0f} us | {_waits(variant, folder, device):.2f} |", flush=True)
+
+
+def _micro(seconds: float, steps: int) -> float:
+    return 1e6 * seconds / (EPOCHS * steps)
+
+
+def _waits(variant: Variant, folder: str, device: str) -> float:
+    with CountSyncs() as counter:
+        fit(variant, 200, folder, device)
+    return counter.count / (EPOCHS * 200)
+
+
+def counting(device: str, repeats: int) -> None:
+    """What `CalibrationMonitor` does with a step, by shape, beside the least that any count must do, and torchmetrics."""
+    print(
+        f"\n| {device}, one validation step | CalibrationMonitor counts | floor: read and one exp per logit | torchmetrics ECE `.update` |"
+        "\n| --- | --- | --- | --- |",
+        flush=True,
+    )
+    for rows, classes in ((64, 10), (256, 10), (64, 100), (64, 1000)):
+        steps = max(1, min(2000, 2**25 // (4 * rows * classes)))
+        parts = [3 * torch.randn(rows, classes, device=device) for _ in range(steps)]
+        targets = [torch.randint(classes, (rows,), device=device) for _ in range(steps)]
+        metric = MulticlassCalibrationError(classes).to(device)
+        out = torch.empty_like(parts[0])
+
+        def ours(parts=parts, targets=targets) -> None:
+            recorder = CalibrationRecorder()
+            for pair in zip(parts, targets, strict=True):
+                recorder.add(*pair)
+            recorder.epoch_sums()
+
+        def floor(parts=parts, out=out) -> None:
+            for part in parts:
+                torch.exp(part, out=out)
+            _wait(out)
+
+        def theirs(parts=parts, targets=targets, metric=metric) -> None:
+            metric.reset()
+            for logits, target in zip(parts, targets, strict=True):
+                metric.update(logits.softmax(1), target)
+            _wait(out)
+
+        times = medians({"ours": ours, "floor": floor, "theirs": theirs}, repeats)
+        micro = {name: 1e6 * seconds / steps for name, seconds in times.items()}
+        print(f"| [{rows}, {classes}] | {micro['ours']:.1f} us | {micro['floor']:.1f} us | {micro['theirs']:.0f} us |", flush=True)
+
+
+def _wait(tensor: torch.Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
 
 
 def main() -> None:
-    """Print a markdown table: extra microseconds per step over the bare fit, and waits for the device per step."""
+    """Print markdown tables: microseconds per step of each fit over the bare one, and waits for the device per step."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1000, help="per epoch; two epochs are run")
+    parser.add_argument("--steps", type=int, default=500, help="training (and validation) steps per epoch; two epochs are run")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--full", action="store_true", help="3000 steps per epoch")
     options = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    steps = 3000 if options.full else options.steps
+    for name in ("lightning.pytorch", "gendebug_torch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    variants: dict[str, tuple[type[pl.LightningModule], list[str], bool]] = {
-        "bare Lightning": (Bare, [], False),
-        "LearningCurveMonitor": (Bare, ["LearningCurveMonitor"], False),
-        "torchmetrics mean `.update`": (Means, [], False),
-        "`self.log(on_epoch=True)` of the loss": (Logs, [], False),
-        "torchmetrics loss, accuracy, ECE `.update`": (Updates, [], False),
-        "torchmetrics `.forward` + `self.log`": (Forwards, [], False),
-        "bare Lightning with validation": (Bare, [], True),
-        "LearningCurveMonitor with validation": (Bare, ["LearningCurveMonitor"], True),
-        "CalibrationMonitor with validation": (Bare, ["CalibrationMonitor"], True),
-        "both monitors with validation": (Bare, ["LearningCurveMonitor", "CalibrationMonitor"], True),
-    }
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        times: dict[str, list[float]] = {name: [] for name in variants}
-        syncs: dict[str, float] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            for _ in range(options.repeats):
-                for name, (module, monitors, validate) in variants.items():
-                    times[name].append(fit(module, monitors, options.steps, folder, device, validate))
-            for name, (module, monitors, validate) in variants.items():
-                with CountSyncs() as counter:
-                    fit(module, monitors, 100, folder, device, validate)
-                syncs[name] = counter.count / 200
-        print(f"| {device}, {2 * options.steps} steps | per step | over bare | waits per step |\n| --- | --- | --- | --- |")
-        for name, (_, _, validate) in variants.items():
-            bare = "bare Lightning with validation" if validate else "bare Lightning"
-            extra = median(a - b for a, b in zip(times[name], times[bare], strict=True)) / (2 * options.steps)
-            print(f"| {name} | {1e6 * median(times[name]) / (2 * options.steps):.0f} us | {1e6 * extra:+.0f} us | {syncs[name]:.2f} |")
+        counting(device, options.repeats)
+        fits("training only", TRAINING, steps, options.repeats, device)
+        fits("training and as many validation steps", VALIDATION, steps, options.repeats, device)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json, logging, sys, warnings
 import lightning.pytorch as pl, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from gendebug_torch.callbacks import LearningCurveMonitor
+from gendebug_torch.callbacks import AttributionMonitor, LearningCurveMonitor
 
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -24,8 +24,11 @@ class Line(pl.LightningModule):
         self.net = nn.Linear(3, 1)
     def training_step(self, batch, index):
         return ((self.net(batch[0]) - batch[1]) ** 2).mean()
+    def forward(self, x):
+        return self.net(x)
     def validation_step(self, batch, index):
-        return ((self.net(batch[0]) - batch[1]) ** 2)[:, 0]
+        each = ((self.net(batch[0]) - batch[1]) ** 2)[:, 0]
+        return each.mean() if sys.argv[2] == "means" else each
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.05)
 
@@ -35,7 +38,9 @@ def data(rows):
     return TensorDataset(x, x.sum(1, keepdim=True))
 train, val = data(32), data(21)
 monitor = LearningCurveMonitor(train_eval=11)
-trainer = pl.Trainer(accelerator="cpu", strategy="ddp", devices=2, max_epochs=2, logger=False, callbacks=[monitor],
+# Each rank has its own clock; they must not disagree on whether to rank.
+ranking = AttributionMonitor(share=1e9, rows=8, steps=4)
+trainer = pl.Trainer(accelerator="cpu", strategy="ddp", devices=2, max_epochs=2, logger=False, callbacks=[monitor, ranking],
     enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False)
 net = Line()
 trainer.fit(net, DataLoader(train, batch_size=8), DataLoader(val, batch_size=4))
@@ -46,20 +51,31 @@ with torch.no_grad():
 curves = monitor.curves
 with open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w") as file:
     json.dump({"train": curves.train_loss.tolist(), "val": curves.val_loss.tolist(), "evaluated": curves.train_eval_loss.tolist(),
-        "want": want, "fitted": fitted, "untrained": curves.untrained_loss}, file)
+        "want": want, "fitted": fitted, "untrained": curves.untrained_loss, "notes": curves.notes,
+        "ranking": {str(epoch): size.tolist() for epoch, size in ranking.history.sizes.items()},
+        "broken": [finding.summary for finding in ranking.findings]}, file)
 """
 
 
-def test_two_processes_record_the_same_and_count_each_row_once(tmp_path):
+@pytest.mark.parametrize("losses", ["rows", "means"])
+def test_two_processes_record_the_same_and_count_each_row_once(tmp_path, losses):
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
     root = str(Path(__file__).resolve().parents[1])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=240, env=environment)
+    run = subprocess.run([sys.executable, str(script), str(tmp_path), losses], capture_output=True, text=True, timeout=240, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one == two
-    assert one["val"][-1] == pytest.approx(one["want"], rel=1e-5)
     assert one["evaluated"][-1] == pytest.approx(one["fitted"], rel=1e-5)
     assert one["untrained"] > one["train"][-1]
-
+    assert not one["broken"]
+    assert list(one["ranking"]) == ["0", "1"]
+    # 21 rows on two ranks: one stands twice, in a batch of three whose mean counts as that of its two own rows.
+    if losses == "rows":
+        assert one["val"][-1] == pytest.approx(one["want"], rel=1e-5)
+        assert one["notes"] == []
+    else:
+        assert one["val"][-1] == pytest.approx(one["want"], rel=0.2)
+        (note,) = one["notes"]
+        assert "counts rows twice that the sampler repeats to even the ranks (1 in all)" in note

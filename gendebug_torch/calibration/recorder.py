@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Logits kept on their device before they are counted: one pass per this many bytes, so that its fixed cost vanishes.
 _BYTES = 2**25
 # Of each such pass, the rows that tell the temperature (to about a hundredth), and the logits that they may have.
-_TEMPERATURE_ROWS, _TEMPERATURE_LOGITS = 4096, 2**20
+_TEMPERATURE_ROWS, _TEMPERATURE_LOGITS = 4096, 2**19
 # The vector of an epoch: cells, scores, temperature, rows left out.
 _PARTS = [3 * CELLS, 2 * 4, 3 * len(GRID), 1]
 

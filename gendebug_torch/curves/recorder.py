@@ -118,8 +118,8 @@ class CurveRecorder:
         self.val.setdefault(loader, LossSums()).add(loss, rows)
         if repeated and not loss.ndim:
             note = (
-                f"the {_val_name(loader)} is a mean per batch, in which {repeated} rows count that the sampler repeats to even the "
-                "ranks; return or read one loss per row to leave them out"
+                f"the {_val_name(loader)} is a mean per batch and counts rows twice that the sampler repeats to even the ranks "
+                f"({repeated} in all); return or read one loss per row to leave them out"
             )
             self.notes += [note] if note not in self.notes else []
 
