@@ -1,24 +1,27 @@
-"""Attribution beside its peers, interleaved in one process: seconds, extra memory, equality."""
+"""Attribution beside its peers and beside the network's own rate, in turns in one process: seconds, extra memory, equality, errors."""
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
+import itertools
+import math
 import multiprocessing
 import resource
-import time
 import warnings
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import captum.attr
 import numpy as np
 import torch
+from _timing import Work, medians
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import gendebug_torch as gd
-from gendebug_torch.attribution import permutation_importance
+from gendebug_torch.attribution import compare_cohorts, permutation_importance
 from gendebug_torch.runner import evaluating
 
 warnings.simplefilter("ignore")
@@ -40,15 +43,23 @@ def cnn() -> nn.Module:
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(64 * 16, 10)).eval()
 
 
-def timed(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median wall time of each, run in turns."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            started = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - started)
-    return {name: median(values) for name, values in times.items()}
+class Encoder(nn.Module):
+    """A small transformer encoder over 32 steps of 64 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.0, batch_first=True)
+        self.body, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, 10]`."""
+        return self.head(self.body(x).mean(1))
+
+
+def shown(n: int, *shape: int) -> Tensor:
+    """Standard normal inputs, always the same."""
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(1))
 
 
 def extra_memory(work: Callable[[], Any]) -> float:
@@ -75,12 +86,12 @@ def row(what: str, ours: float, peer: str, theirs: float, note: str = "") -> Non
 
 
 def integrated_gradients(repeats: int, rows: int = 2000, steps: int = 50) -> None:
-    """A small MLP: one batch, rows one by one, and the best chunk that a user could choose."""
-    model, x = mlp(), torch.randn(rows, 64, generator=torch.Generator().manual_seed(1))
+    """A small MLP: one batch, rows one by one, and a chunk that a user could choose."""
+    model, x = mlp(), shown(rows, 64)
     captums = captum.attr.IntegratedGradients(model)
 
-    def ours() -> Tensor:
-        return gd.attribute(model, x, target=1, steps=steps, device="cpu").values
+    def ours(trust: bool = False) -> Tensor:
+        return gd.attribute(model, x, target=1, steps=steps, device="cpu", trust=trust).values
 
     def one_batch(chunk: int | None = None) -> Tensor:
         with evaluating(model):
@@ -90,18 +101,23 @@ def integrated_gradients(repeats: int, rows: int = 2000, steps: int = 50) -> Non
         with evaluating(model):
             return [captums.attribute(x[i : i + 1], target=1, n_steps=steps) for i in range(0, rows, 10)]
 
-    found = timed({"ours": ours, "one": one_batch, "chunk": lambda: one_batch(4096), "row": by_row}, repeats)
+    works: dict[str, Work] = {"ours": ours, "card": lambda: ours(True), "one": one_batch}
+    found = medians(works | {"chunk": lambda: one_batch(4096), "row": by_row}, repeats)
     memory = {"ours": extra_memory(ours), "one": extra_memory(one_batch)}
     off = float((ours() - one_batch()).abs().max() / one_batch().abs().max())
     told = f"memory {memory['ours']:.0f} against {memory['one']:.0f} MB ({memory['one'] / memory['ours']:.1f}); difference {off:.0e}"
     row(f"IG, MLP, {rows} rows x {steps} steps", found["ours"], "captum, one batch", found["one"], told)
     row("the same", found["ours"], "captum, internal_batch_size=4096", found["chunk"])
     row("the same", found["ours"], "captum, row by row (a tenth, times 10)", 10 * found["row"])
+    card = gd.attribute(model, x, target=1, steps=steps, device="cpu").trust
+    assert card is not None
+    told = f"{card.evaluations:.1%} more model evaluations; captum has none"
+    row("the same with its trust card", found["card"], "ours without", found["ours"], told)
 
 
 def images(repeats: int, rows: int = 16, steps: int = 50) -> None:
     """A CNN, where choosing the chunk is all that can be gained."""
-    model, x = cnn(), torch.randn(rows, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    model, x = cnn(), shown(rows, 3, 32, 32)
     captums = captum.attr.IntegratedGradients(model)
 
     def chunked(size: int) -> Tensor:
@@ -109,9 +125,9 @@ def images(repeats: int, rows: int = 16, steps: int = 50) -> None:
             return torch.cat([captums.attribute(part, target=1, n_steps=steps).float() for part in x.split(size)])
 
     def ours() -> Tensor:
-        return gd.attribute(model, x, target=1, steps=steps, device="cpu").values
+        return gd.attribute(model, x, target=1, steps=steps, device="cpu", trust=False).values
 
-    found = timed({"ours": ours} | {str(size): (lambda size=size: chunked(size)) for size in (1, 2, 4, 8, 16)}, repeats)
+    found = medians({"ours": ours} | {str(size): (lambda size=size: chunked(size)) for size in (1, 2, 4, 8, 16)}, repeats)
     best = min((seconds, name) for name, seconds in found.items() if name != "ours")
     off = float((ours() - chunked(4)).abs().max() / chunked(4).abs().max())
     row(f"IG, CNN, {rows} images x {steps} steps", found["ours"], f"captum, best chunk ({best[1]})", best[0], f"difference {off:.0e}")
@@ -119,22 +135,22 @@ def images(repeats: int, rows: int = 16, steps: int = 50) -> None:
 
 def kernel_shap(repeats: int, rows: int = 100, d: int = 30, samples: int = 500) -> None:
     """Rows and coalitions in one batch, against a loop per row (shap) and per row and sample (captum)."""
-    model, x = mlp(d, 64), torch.randn(rows, d, generator=torch.Generator().manual_seed(1))
+    model, x = mlp(d, 64), shown(rows, d)
     captums = captum.attr.KernelShap(model)
 
     def theirs(per_eval: int, n: int) -> Tensor:
         with evaluating(model):
             return captums.attribute(x[:n], target=1, n_samples=samples, perturbations_per_eval=per_eval)
 
-    works: dict[str, Callable[[], Any]] = {
-        "ours": lambda: gd.attribute(model, x, "kernel_shap", target=1, samples=samples, device="cpu"),
+    works: dict[str, Work] = {
+        "ours": lambda: gd.attribute(model, x, "kernel_shap", target=1, samples=samples, device="cpu", trust=False),
         "captum": lambda: theirs(1, 2),
         "captum500": lambda: theirs(500, 4),
     }
     explain = shap_explainer(model, d)
     if explain is not None:
         works["shap"] = lambda: explain(x.numpy(), samples)
-    found = timed(works, repeats)
+    found = medians(works, repeats)
     what = f"KernelSHAP, {rows} rows x {d} features x {samples} samples"
     row(what, found["ours"], f"captum (2 rows, times {rows // 2})", found["captum"] * rows / 2)
     row("the same", found["ours"], f"captum, perturbations_per_eval=500 (4 rows, times {rows // 4})", found["captum500"] * rows / 4)
@@ -143,17 +159,18 @@ def kernel_shap(repeats: int, rows: int = 100, d: int = 30, samples: int = 500) 
     else:
         row("the same", found["ours"], "shap.KernelExplainer, l1_reg=False", found["shap"])
     accuracy(explain is not None)
+    exactness()
 
 
 def accuracy(with_shap: bool, d: int = 10, rows: int = 32) -> None:
     """Relative error against exact Shapley values at equal samples, mean over five seeds."""
-    model, x = mlp(d, 64), torch.randn(rows, d, generator=torch.Generator().manual_seed(1))
-    exact = gd.attribute(model, x, "kernel_shap", target=1, samples=2**d - 2).values.numpy()
+    model, x = mlp(d, 64), shown(rows, d)
+    exact = gd.attribute(model, x, "kernel_shap", target=1, samples=2**d - 2, trust=False).values.numpy()
     explain = shap_explainer(model, d) if with_shap else None
     for samples in (50, 200, 500, 1022):
         errors: dict[str, list[float]] = {"ours": [], "captum": [], "shap": []}
         for seed in range(5):
-            values = {"ours": gd.attribute(model, x, "kernel_shap", target=1, samples=samples, seed=seed).values.numpy()}
+            values = {"ours": gd.attribute(model, x, "kernel_shap", target=1, samples=samples, seed=seed, trust=False).values.numpy()}
             torch.manual_seed(seed)
             np.random.seed(seed)
             if seed < 2:
@@ -167,12 +184,29 @@ def accuracy(with_shap: bool, d: int = 10, rows: int = 32) -> None:
         print(f"| error against exact Shapley values, {d} features, {samples} samples | {told} | | | |", flush=True)
 
 
+def exactness(d: int = 8, rows: int = 16) -> None:
+    """All coalitions, against the sum that defines Shapley values, feature by feature and coalition by coalition."""
+    model, x = mlp(d, 64), shown(rows, d)
+    found = gd.attribute(model, x, "kernel_shap", target=1, samples=2**d - 2, trust=False).values.double()
+    masks = torch.tensor(list(itertools.product([0.0, 1.0], repeat=d)))
+    with torch.no_grad():
+        said = model((masks[:, None] * x).flatten(0, 1))[:, 1].double().reshape(len(masks), rows)
+    place = {tuple(mask): at for at, mask in enumerate(masks.tolist())}
+    exact = torch.zeros(rows, d, dtype=torch.float64)
+    for mask, at in place.items():
+        size = int(sum(mask))
+        for feature in (i for i in range(d) if not mask[i]):
+            joined = place[(*mask[:feature], 1.0, *mask[feature + 1 :])]
+            exact[:, feature] += (said[joined] - said[at]) / (d * math.comb(d - 1, size))
+    off = float((found - exact).abs().max() / exact.abs().max())
+    print(f"| KernelSHAP with all {2**d - 2} coalitions of {d} features against Shapley's sum | difference {off:.0e} | | | |", flush=True)
+
+
 def shap_explainer(model: nn.Module, d: int) -> Callable[[np.ndarray, int], np.ndarray] | None:
     """Shap's KernelExplainer at a zero background, all features kept; None where it is not installed."""
-    try:
-        import shap
-    except ImportError:
+    if importlib.util.find_spec("shap") is None:
         return None
+    import shap
 
     def said(rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -183,9 +217,8 @@ def shap_explainer(model: nn.Module, d: int) -> Callable[[np.ndarray, int], np.n
 
 
 def permutation(repeats: int, rows: int = 5000, d: int = 100) -> None:
-    """One shuffle per column: ours, captum's feature permutation, scikit-learn's permutation_importance."""
-    model = mlp(d, 64)
-    x = torch.randn(rows, d, generator=torch.Generator().manual_seed(1))
+    """One shuffle per column: ours with and without its shortcut, captum's feature permutation, scikit-learn's permutation_importance."""
+    model, x = mlp(d, 64), shown(rows, d)
     with torch.no_grad():
         y = model(x).argmax(1)
     records = gd.Records(x, y)
@@ -195,20 +228,23 @@ def permutation(repeats: int, rows: int = 5000, d: int = 100) -> None:
         with evaluating(model), torch.no_grad():
             return captums.attribute(x)
 
-    works: dict[str, Callable[[], Any]] = {
-        "ours": lambda: permutation_importance(model, records, metric="error", repeats=1),
-        "captum": theirs,
+    own: dict[str, Work] = {
+        "first layer left out": lambda: permutation_importance(model, records, metric="error", repeats=1),
+        "any network": lambda: permutation_importance(lambda inputs: model(inputs), records, metric="error", repeats=1),
     }
-    try:
+    peers: dict[str, Work] = {"captum": theirs}
+    if importlib.util.find_spec("sklearn") is not None:
         from sklearn.inspection import permutation_importance as peer
 
-        works["scikit-learn"] = lambda: peer(_Estimator(model), x.numpy(), y.numpy(), n_repeats=1, scoring="accuracy")
-    except ImportError:
+        peers["scikit-learn"] = lambda: peer(_Estimator(model), x.numpy(), y.numpy(), n_repeats=1, scoring="accuracy")
+    else:
         print("| permutation importance | | scikit-learn not installed | | |")
-    found = timed(works, repeats)
-    for name in works:
-        if name != "ours":
-            row(f"permutation importance, {rows} rows x {d} columns, one repeat", found["ours"], name, found[name])
+    found = medians(own | peers, repeats)
+    best = min(peers, key=found.__getitem__)
+    for name in own:
+        for other in peers:
+            note = "the best peer" if other == best else ""
+            row(f"permutation importance, {rows} rows x {d} columns, one repeat, {name}", found[name], other, found[other], note)
 
 
 class _Estimator:
@@ -238,18 +274,96 @@ class _Estimator:
         return type("Tags", (ClassifierMixin, BaseEstimator), {})().__sklearn_tags__()
 
 
+def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> None:
+    """Seconds of one comparison, and how often two samples of the same rows are told apart."""
+    model = mlp(d, 32)
+    sides = [gd.attribute(model, part, steps=16, target=1, trust=False) for part in shown(2 * rows, d).split(rows)]
+    took = medians({"ours": lambda: compare_cohorts(*sides)}, repeats)["ours"]
+    print(f"| cohorts of {rows} and {rows} rows, {d} features, 500 permutations | {1e3 * took:.0f} ms | no peer | | |", flush=True)
+    made = sides[0] + sides[1]
+    generator = torch.Generator().manual_seed(0)
+    alarms = {0.01: 0, 0.05: 0}
+    for seed in range(runs):
+        order = torch.randperm(len(made), generator=generator)[:300]
+        found = compare_cohorts(made.select(order[:150]), made.select(order[150:]), seed=seed)
+        for alpha in alarms:
+            alarms[alpha] += bool(found.changed(alpha=alpha, min_distance=0.0))
+    told = ", ".join(f"{count} at alpha {alpha:g}" for alpha, count in alarms.items())
+    print(f"| cohorts of 150 and 150 rows of one kind told apart, of {runs} reruns | {told} | no peer | | |", flush=True)
+
+
+def own_rate(repeats: int) -> None:
+    """Points per second of integrated gradients beside the network's own forward and backward to its inputs, and beside the floor."""
+    places = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if len(places) == 1:
+        print("| rates on CUDA | | no GPU here | | |", flush=True)
+    networks = {"CNN": (cnn(), (3, 32, 32), 32), "transformer encoder": (Encoder().eval(), (32, 64), 32), "MLP": (mlp(), (64,), 2000)}
+    for place, (name, (model, shape, rows)) in itertools.product(places, networks.items()):
+        for precision in ("32-true", *(["bf16-mixed"] if place == "cuda" else [])):
+            many = rows if place == "cpu" else 16 * rows
+            rate(f"{name}, {precision}", model.to(place), shown(many, *shape), 50, place, precision, repeats)
+        model.to("cpu")
+
+
+def rate(name: str, model: nn.Module, x: Tensor, steps: int, place: str, precision: Any, repeats: int) -> None:
+    """One row of `own_rate`, at the batch that suits the network best among some."""
+    points = len(x) * steps
+
+    def alone(size: int) -> Work:
+        given = x.repeat(math.ceil(size / len(x)), *[1] * (x.ndim - 1))[:size].to(place)
+
+        def work() -> None:
+            with evaluating(model), torch.autocast(place, torch.bfloat16, enabled=precision != "32-true"):
+                for _ in range(math.ceil(points / size)):
+                    at = given.detach().requires_grad_()
+                    torch.autograd.grad(model(at)[:, 1].float().sum(), at)
+            if place == "cuda":
+                torch.cuda.synchronize()
+
+        return work
+
+    sizes = [64, 256, 1024, 4096] if place == "cpu" else [256, 1024, 4096, 16384]
+    works: dict[str, Work] = {str(size): alone(size) for size in sizes}
+    works["ours"] = lambda: gd.attribute(model, x, target=1, steps=steps, device=place, precision=precision, trust=False)
+    found = medians(works, repeats)
+    size = min((seconds, name) for name, seconds in found.items() if name != "ours")[1]
+    with FlopCounterMode(display=False) as counter, torch.enable_grad():
+        model(x[:1].to(place))
+    floor = 2 * counter.get_total_flops()
+    share = floor * points / found["ours"] / matmul_rate(place, precision)
+    told = f"{found[size] / found['ours']:.0%} of its own rate; floor 4·MAC = {floor / 1e6:.2f} MFLOP per point, {share:.0%} of matmul"
+    peer = f"own forward and input-backward, {size} at once"
+    row(f"IG, {name} on {place}, {len(x)} x {steps} points", found["ours"], peer, found[size], told)
+
+
+def matmul_rate(place: str, precision: str, n: int = 1024) -> float:
+    """Floating-point operations per second of a square matrix product."""
+    dtype = torch.float32 if precision == "32-true" else torch.bfloat16
+    a = torch.ones(n, n, device=place, dtype=dtype)
+
+    def work() -> None:
+        for _ in range(8):
+            a @ a
+        if place == "cuda":
+            torch.cuda.synchronize()
+
+    return 8 * 2 * n**3 / medians({"product": work}, 5)["product"]
+
+
+PARTS = {"ig": integrated_gradients, "cnn": images, "shap": kernel_shap, "permutation": permutation, "cohorts": cohorts, "rate": own_rate}
+
+
 def main() -> None:
     """Print the rows of a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=["ig", "cnn", "shap", "permutation"])
+    parser.add_argument("--only", choices=list(PARTS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print("| what | ours | peer | ratio | |")
     print("| --- | --- | --- | --- | --- |")
-    parts = {"ig": integrated_gradients, "cnn": images, "shap": kernel_shap, "permutation": permutation}
-    for name, part in parts.items():
+    for name, part in PARTS.items():
         if args.only in (None, name):
             part(args.repeats)
 
