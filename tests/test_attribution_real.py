@@ -46,6 +46,7 @@ def test_electricity_prices_follow_the_price(shared_data):
     made = attribute(model, data, target=1)
     assert made.table()["feature"].iloc[0] == "nswprice"
     assert made.trust.ranking_usable, made.trust.verdict
+    assert made.trust.twins == (("nswprice", "vicprice"),)
     shap = attribute(model, data, "kernel_shap", target=1)
     sizes = [found.flat.abs().mean(0, keepdim=True) for found in (made, shap)]
     assert float(row_spearman(*sizes)[0]) > 0.7
@@ -64,6 +65,8 @@ def test_incomes_do_not_follow_the_census_weight(shared_data):
     model = fitted(perceptron(6), x[:15000], y[:15000], epochs=3)
     data = Records(pd.DataFrame(x[15000:17000].numpy(), columns=numbers), y[15000:17000])
     made = attribute(model, data, target=1)
+    assert "fnlwgt" in made.trust.below_probe
+    assert made.trust.rows_usable, made.trust.verdict
     order = made.table()["feature"].tolist()
     assert order.index("education-num") < order.index("fnlwgt")
     assert order.index("age") < order.index("fnlwgt")
@@ -78,8 +81,14 @@ def test_digits_are_told_by_their_ink(shared_data):
     body = [nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10)]
     model = fitted(nn.Sequential(*body), x, y, epochs=2)
     shown = x[:24]
-    made = attribute(model, shown, target="margin")
+    made = attribute(model, shown, target="margin", trust="full")
     assert made.values.shape == shown.shape
+    # Against a blurred image other pixels are the strongest: black says that ink alone can count.
+    assert made.trust.failed == ("baseline",)
+    assert made.trust.ranking_usable
+    assert list(made.trust.cascade) == pytest.approx([1 / 3, 2 / 3, 1.0])
+    # Black pixels rank alike whatever the weights: what is left beyond them is little.
+    assert made.trust.cascade[1.0].value > 0.7 > made.trust.measures["randomized"].value + 0.2
     assert float(made.relative_delta.median()) < 0.05
     # The baseline is black: only ink can contribute.
     assert float(made.values[shown == 0].abs().sum()) == 0.0
@@ -110,6 +119,8 @@ def test_reviews_are_told_by_their_words(shared_data):
     made = attribute(model, x[:3000], target=1)
     assert made.values.shape == (3000, 40)
     assert float(made.values[x[:3000] == 0].abs().max()) == 0.0
+    assert made.trust.ranking_usable, made.trust.verdict
+    assert made.trust.measures["incomplete"].value == 0.0
     means = {}
     for word in ("bad", "dull", "worst", "moving", "funny", "best"):
         places = x[:3000] == vocabulary[word]

@@ -80,7 +80,7 @@ def trust_card(
         untried | missing,
         reference if reference == reference else None,
         {share: known[share] for share in sorted(name for name in known if isinstance(name, float))},
-        _twins(first),
+        _twins(first) if first.values.ndim == 2 and not _holds_codes(inputs) else (),
         _below_noise(first, noise),
         below_probe,
         spent / total if total else 0.0,
@@ -162,6 +162,11 @@ def _worth(
     agreed = rank_agreement(per_row, first.names, seed=seed)
     # Few rows alone make a correlation small, so that its upper end is judged.
     return {"permutation": Measure(float(agreed.high), float(agreed.low), float(agreed.high), count)}, names, cost
+
+
+def _holds_codes(inputs: Any) -> bool:
+    """Whether the inputs are ids of tokens or categories, whose sizes mean nothing."""
+    return isinstance(inputs, Tensor) and not inputs.is_floating_point()
 
 
 def _are_class_ids(targets: Any) -> bool:

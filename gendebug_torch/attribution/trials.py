@@ -149,16 +149,17 @@ def tried_within(tried: Tried, budget: float, each: float) -> tuple[Measures, di
         budget: of all trials together; infinite if they may cost what they cost.
         each: evaluations that explaining one row takes.
     """
-    trials, rows = trials_of(tried), len(tried.first)
+    wanted, rows = trials_of(tried), len(tried.first)
+    trials = dict(wanted)
     times = {name: len(_stages(tried.depth)) if name == "cascade" else 1 for name in trials}
     least = 2 if math.isinf(budget) else _FEWEST
     measures: Measures = {}
     missing: dict[str, str] = {}
     if rows < least:
-        return measures, dict.fromkeys(trials, f"{rows} rows with finite contributions are too few"), 0.0
+        return measures, dict.fromkeys(wanted, f"{rows} rows with finite contributions are too few"), 0.0
     while trials and any(budget / len(trials) < times[name] * (least * each + _SETUP) for name in trials):
-        name = trials.popitem()[0]
-        missing[name] = TOO_DEAR
+        trials.popitem()
+    missing |= {name: TOO_DEAR for name in wanted if name not in trials}
     spent = 0.0
     for at, (name, trial) in enumerate(trials.items()):
         share = (budget - spent) / (len(trials) - at) / times[name]

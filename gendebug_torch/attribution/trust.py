@@ -120,7 +120,7 @@ class TrustCard:
     def verdict(self) -> str:
         """One line."""
         if not self.judged:
-            return "Not judged: a fifth of this run pays for too few rows; trust='full' asks all the same."
+            return f"Not judged: {next(iter(self.missing.values()), 'nothing can be tried with this method, network and kind of inputs')}."
         if self.rows_usable:
             return f"Global ranking usable, single rows usable{self._doubts}."
         reasons = [f"{LIMITS[name].words}: {self.measures[name].value:.2f}, limit {LIMITS[name].value:g}" for name in self.failed]
@@ -145,7 +145,8 @@ class TrustCard:
         if self.cascade and self.reference is not None:
             steps = ", ".join(f"{one.value:.2f} at {share:.0%}" for share, one in self.cascade.items())
             told.append(f"Rank correlation as layers get random weights, output first: {steps}; inputs alone give {self.reference:.2f}.")
-        return (*told, *(f"Not asked, {name}: {why}." for name, why in self.missing.items()))
+        reasons = {why: [name for name, reason in self.missing.items() if reason == why] for why in self.missing.values()}
+        return (*told, *(f"Not asked: {', '.join(names)}, since {why}." for why, names in reasons.items()))
 
     def table(self) -> pd.DataFrame:
         """One row per measure: value with its interval, limit, whether it holds, rows; then the cascade, which has no limit."""
