@@ -24,6 +24,7 @@ def drawn(seed, n=1500, name="validation", *, moved=0.0, prior=None, turned=0.0,
     table = pd.DataFrame(rng.normal(size=(4 * n, 3)), columns=["a", "b", "noise"])
     table["amount"] = rng.lognormal(3.0, 0.8, 4 * n)
     table["age"] = rng.normal(40.0, 12.0, 4 * n)
+    table["channel"] = rng.choice(["web", "shop", "phone", "post"], 4 * n, p=[0.5, 0.28, 0.15, 0.07])
     table["b"] += moved
     y = rng.random(4 * n) < 1 / (1 + np.exp(-(score(table) - turned * table["a"]).to_numpy()))
     rows = np.arange(n)
@@ -45,6 +46,10 @@ SKEWS = {
     "standardised": lambda t: t.assign(age=(t["age"] - 40.0) / 12.0),
     "exchanged": lambda t: t.assign(amount=t["age"], age=t["amount"]),
     "exchanged alike": lambda t: t.assign(a=t["b"], b=t["a"]),
+    "sign": lambda t: t.assign(amount=-t["amount"]),
+    "logarithm": lambda t: t.assign(amount=np.log1p(t["amount"])),
+    "renamed": lambda t: t.assign(channel=t["channel"].str.upper()),
+    "recoded": lambda t: t.assign(channel=t["channel"].map({"web": "shop", "shop": "phone", "phone": "post", "post": "web"})),
     "stuck": lambda t: t.assign(a=t["a"].where(np.arange(len(t)) % 3 > 0, 0.0)),
 }
 CHANGES = {
@@ -66,7 +71,9 @@ def test_labels_tell_the_kinds_apart(change):
     png(kinds)
 
 
-@pytest.mark.parametrize("change", ["none", "inputs", "classes", "unit", "standardised", "exchanged", "stuck"])
+@pytest.mark.parametrize(
+    "change", ["none", "inputs", "classes", "unit", "standardised", "exchanged", "sign", "logarithm", "renamed", "recoded", "stuck"]
+)
 def test_without_labels_what_shows_is_told(change):
     changes, expected = CHANGES[change]
     for seed in range(4):
@@ -86,6 +93,46 @@ def test_without_labels_a_meaning_is_not_known_and_an_offset_is_unsure():
     (finding,) = inputs_are_computed_as_before(replace(drawn(100, 1300, "production", serve=SKEWS["offset"]), targets=None), drawn(0))
     assert finding.severity is Severity.NOTE
     assert "without labels" in finding.summary
+
+
+def related(seed, *, turned=1.0, twist=lambda t: t):
+    """Labels follow `a`, which goes with `b` and `c`; production may see `a` twisted, or follow it in another way."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(2, 2000, 1))
+    tables = [pd.DataFrame(z + 0.7 * rng.normal(size=(2000, 3)), columns=["a", "b", "c"]) for z in hidden]
+    labels = [
+        rng.random(2000) < 1 / (1 + np.exp(-(slope * 1.5 * t["a"] - t["b"]).to_numpy(copy=True)))
+        for t, slope in zip(tables, (1.0, turned), strict=True)
+    ]
+    pairs = zip((tables[0], twist(tables[1])), labels, strict=True)
+    before, after = (
+        Records(t, torch.from_numpy(y.astype(np.int64)), torch.from_numpy((1.5 * t["a"] - t["b"]).to_numpy(copy=True))) for t, y in pairs
+    )
+    return after, before
+
+
+@pytest.mark.parametrize(
+    ("change", "labeled", "unlabeled"),
+    [
+        ({"twist": lambda t: t.assign(a=-t["a"])}, "skew", "unknown"),
+        ({"twist": lambda t: t.assign(a=t["a"].sample(frac=1.0, random_state=0).to_numpy())}, "skew", "unknown"),
+        ({"turned": -0.5}, "meaning", "none"),
+        ({"twist": lambda t: t.assign(a=t["a"] + 1.0)}, "skew", "unknown"),
+        ({}, "none", "none"),
+    ],
+    ids=["sign", "rows of others", "meaning", "offset", "nothing"],
+)
+def test_a_column_that_looks_as_before_is_told_by_its_company_and_the_labels(change, labeled, unlabeled):
+    for seed in range(2):
+        after, before = related(seed, **change)
+        assert change_kinds(after, before).verdict == labeled
+        assert change_kinds(replace(after, targets=None), before).verdict == unlabeled
+
+
+def test_counts_that_spread_are_not_stuck_at_their_mode():
+    rng = np.random.default_rng(0)
+    before, after = (Records(pd.DataFrame({"n": np.floor(np.exp(1.5 + s * rng.normal(size=3000)))})) for s in (0.7, 1.5))
+    assert change_kinds(after, before).of("n").kind == "inputs"
 
 
 def test_one_root_is_told_under_one_cause():

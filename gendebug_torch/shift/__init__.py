@@ -31,12 +31,12 @@ from gendebug_torch.shift.joint import JointShift as JointShift
 from gendebug_torch.shift.joint import joint_shift as joint_shift
 from gendebug_torch.shift.joint import mmd_two_sample as mmd_two_sample
 from gendebug_torch.shift.kinds import ChangeKinds as ChangeKinds
-from gendebug_torch.shift.kinds import FeatureChange as FeatureChange
 from gendebug_torch.shift.kinds import change_kinds as change_kinds
 from gendebug_torch.shift.ks import KSTest as KSTest
 from gendebug_torch.shift.ks import ks_two_sample as ks_two_sample
 from gendebug_torch.shift.modes import ConfidenceModes as ConfidenceModes
 from gendebug_torch.shift.modes import confidence_modes as confidence_modes
+from gendebug_torch.shift.moves import FeatureChange as FeatureChange
 from gendebug_torch.shift.prepared import PreparedReference as PreparedReference
 from gendebug_torch.shift.prepared import prepare_reference as prepare_reference
 from gendebug_torch.shift.prepared_table import PreparedTable as PreparedTable

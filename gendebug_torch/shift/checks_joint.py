@@ -14,13 +14,11 @@ from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift.accuracy import ASSUMPTIONS, estimated_accuracy
 from gendebug_torch.shift.checks_kinds import cause_of_symptom, kinds_between, p_text
 from gendebug_torch.shift.columns import compared, width
-from gendebug_torch.shift.joint import MOST_ROWS, JointShift, joint_shift
+from gendebug_torch.shift.joint import JointShift, joint_shift, time_block
 from gendebug_torch.stats import holm_adjusted
 
 # Rows under which the standard error of an estimated accuracy is itself a guess.
 _FEWEST_JUDGED = 20
-# Blocks into which a side in the order of time is cut, so that rows near each other stay together.
-_BLOCKS = 25
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
@@ -67,19 +65,13 @@ def columns_go_together_as_before(
         yield this.finding(Severity.NOTE, text, numbers={"columns": d})
         return
     sizes = (len(columns.reference), len(columns.production))
-    ordered = all(_is_ordered(records) for records in (reference, production))
-    block = max(1, min(*sizes, MOST_ROWS) // _BLOCKS) if ordered else 1
+    block = time_block(reference, production)
     try:
         shift = joint_shift(columns.reference, columns.production, categorical=columns.categorical, block=block)
     except InputError as error:
         yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers={"n": sizes[0], "m": sizes[1]})
         return
     yield _joint_finding(shift, production, validation, train, alpha, min_auc, min_correlation)
-
-
-def _is_ordered(records: Records) -> bool:
-    column, metadata = records.schema.time, records.metadata
-    return column is not None and metadata is not None and column in metadata and bool(metadata[column].is_monotonic_increasing)
 
 
 def _joint_finding(

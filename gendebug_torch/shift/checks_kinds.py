@@ -9,8 +9,11 @@ from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.records import Records
 from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift.classes import ClassShares
-from gendebug_torch.shift.kinds import ALPHA, ChangeKinds, FeatureChange, change_kinds
+from gendebug_torch.shift.columns import width
+from gendebug_torch.shift.kinds import ALPHA, ChangeKinds, change_kinds
+from gendebug_torch.shift.moves import FeatureChange
 from gendebug_torch.shift.relation import RelationChange
+from gendebug_torch.shift.undo import Undo
 
 CAUSES = {
     "skew": Cause.TRAIN_SERVE_SKEW,
@@ -47,7 +50,8 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     for records in map(given.get, ("validation", "train", "production")):
         cells = 0.0 if records is None else float(min(len(records), 20_000))
         sizes.append(cells * (1 if records is None or records.features is None else records.features.shape[-1]))
-    return Cost(elements=60.0 * sum(sizes) + 1e7)
+    # Three comparisons of all columns together at most, as `shift.joint` makes one.
+    return Cost(elements=60.0 * sum(sizes) + 3 * 5000.0 * (96.0 + width(given.get("production"))) ** 2 + 1e7)
 
 
 @check("shift.label_shift", cause=Cause.LABEL_SHIFT, needs=("validation.targets", "production"), cost=_cost)
@@ -165,8 +169,8 @@ def inputs_are_computed_as_before(
 ) -> Iterator[Finding]:
     """No feature is computed differently in production: another unit, standardised, stuck at a default, exchanged.
 
-    A move that an affine map explains is skew if the map is telling (a unit, everything scaled four times), or if the
-    labels follow the value mapped back; with labels, two columns of the same distribution are tried exchanged as well.
+    A move that a map explains is skew if the map is telling (a turned sign, a logarithm, a unit far off, new names for old
+    levels), or if the labels follow the old value; without a map, if the change keeps to the column and labels do not follow it.
 
     Source: Sculley et al. (2015), NeurIPS 28, and Breck et al. (2017), IEEE Big Data, on training/serving skew; the
     test is ours: Kolmogorov-Smirnov distances that a map leaves, and paired losses of a network fitted before.
@@ -203,8 +207,8 @@ def _skew_finding(feature: FeatureChange, kinds: ChangeKinds) -> Finding:
     numbers: dict[str, Any] = {"statistic": feature.statistic}
     remedy = f"Compare how serving computes {name} with how training did, on the same rows, and mend serving; do not retrain on it."
     if feature.undone is not None:
-        numbers |= {"factor": feature.undone.factor, "offset": feature.undone.offset, "left": feature.undone.statistic}
+        numbers |= {"map": feature.undone.kind, "left": feature.undone.statistic}
+        if isinstance(feature.undone, Undo) and feature.undone.kind != "logarithm":
+            numbers |= {"factor": feature.undone.factor, "offset": feature.undone.offset}
     summary = f"{name} is computed differently in production: {feature.how} (distance {feature.statistic:.2f})."
-    return inputs_are_computed_as_before.finding(
-        Severity.FAIL, summary, subject=name, numbers=numbers, remedy=remedy, evidence=kinds
-    )
+    return inputs_are_computed_as_before.finding(Severity.FAIL, summary, subject=name, numbers=numbers, remedy=remedy, evidence=kinds)

@@ -17,6 +17,7 @@ from torch import Tensor
 from gendebug_torch._plotting import LIVE, NEUTRAL, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.probe import Design, cross_fit, design
+from gendebug_torch.records import Records
 from gendebug_torch.shift.ks import shortened
 from gendebug_torch.stats import holm_adjusted
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 2500
 _LARGEST_BLOCK = MOST_ROWS // 10
+# Blocks into which a side in the order of time is cut, so that rows near each other stay together.
+_BLOCKS = 25
 MOST_PAIRED = 60
 _FEWEST = 40
 _ASKED = 10
@@ -172,6 +175,18 @@ def mmd_two_sample(
     weights = (1 - there) / (1 - there).sum(0) - there / there.sum(0)
     values = (weights * (kernel @ weights)).sum(0)
     return float(values[0]), float((1 + (values[1:] >= values[0] * (1 - 1e-12)).sum()) / (permutations + 1))
+
+
+def time_block(reference: Records, production: Records) -> int:
+    """Rows that `joint_shift` is to permute together: a 25th of the shorter side, or 1 where a side is not in the order of time."""
+    if not all(_is_ordered(records) for records in (reference, production)):
+        return 1
+    return max(1, min(len(reference), len(production), MOST_ROWS) // _BLOCKS)
+
+
+def _is_ordered(records: Records) -> bool:
+    column, metadata = records.schema.time, records.metadata
+    return column is not None and metadata is not None and column in metadata and bool(metadata[column].is_monotonic_increasing)
 
 
 def _told(pairs: pd.DataFrame) -> list[tuple[str, float, float, float]]:

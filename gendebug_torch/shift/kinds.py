@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import weakref
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,22 +13,31 @@ from torch import Tensor
 
 from gendebug_torch._plotting import CYCLE, axes
 from gendebug_torch.records import Records
-from gendebug_torch.shift.categories import category_shift
 from gendebug_torch.shift.classes import ClassShares, class_shares
 from gendebug_torch.shift.columns import Compared, compared
-from gendebug_torch.shift.feature import default_value
+from gendebug_torch.shift.confined import apart, labels_moved
+from gendebug_torch.shift.joint import time_block
 from gendebug_torch.shift.ks import ks_two_sample, shortened
-from gendebug_torch.shift.meaning import gain, losses
-from gendebug_torch.shift.prepared import prepare_reference
+from gendebug_torch.shift.moves import (
+    CLEAR,
+    FeatureChange,
+    Kind,
+    Labeled,
+    drawn,
+    follow_gains,
+    mistaken_columns,
+    moved_columns,
+    recomputed,
+    within_classes,
+    worth_of,
+)
 from gendebug_torch.shift.relation import RelationChange, relation_change
-from gendebug_torch.shift.undo import Undo, explained, swapped, turned_clock, undo, weighted_distance
-from gendebug_torch.stats import holm_adjusted
+from gendebug_torch.shift.undo import Renaming, weighted_distance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-Kind = Literal["skew", "classes", "inputs", "meaning", "scores"]
 LABELS: dict[Kind, str] = {
     "inputs": "inputs moved",
     "skew": "computed differently",
@@ -40,40 +48,12 @@ LABELS: dict[Kind, str] = {
 # Of the questions whether class shares moved and whether scores kept their meaning; and of all columns together.
 ALPHA = 0.001
 MOST_ROWS = 20_000
-# Columns asked about exchanges and maps, columns asked about exchanges that no distribution shows, rows that judge them.
-MOST_COLUMNS = 40
-MOST_EXCHANGED = 8
-JUDGED_ROWS = 1200
-MOST_JUDGED = 4000
+# So many columns that moved may be a matter of how they are computed; more of them are a world that moved.
+MOST_ALONE = 3
 MOST_CELLS = 20_000_000
-# Change of the chance given the score, and standard errors of a gain, that count.
+# Change of the chance given the score that counts.
 MEANING = 0.03
-CLEAR = 3.0
-CLEAR_EXCHANGE = 5.0
 MISFIT = 0.01
-
-
-@dataclass(frozen=True)
-class FeatureChange:
-    """One column that moved, and what its move is taken for.
-
-    Args:
-        name: of the column.
-        statistic: Kolmogorov-Smirnov distance.
-        kind: `skew`, `classes` or `inputs`.
-        how: what was found, as part of a sentence.
-        left: distance that remains once classes are weighted as in production; NaN if that was not asked.
-        undone: the map that undoes the move, if there is one.
-        certain: whether the kind follows from the data; False where labels would be needed to tell.
-    """
-
-    name: str
-    statistic: float
-    kind: Kind
-    how: str
-    left: float = math.nan
-    undone: Undo | None = None
-    certain: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +75,14 @@ class ChangeKinds:
     kinds: tuple[Kind, ...]
     judged: int
     labeled: bool
+
+    @property
+    def verdict(self) -> Kind | Literal["none", "unknown"]:
+        """The one kind that the evidence supports best; `unknown` where it would take labels, or other data, to tell."""
+        if not self.kinds:
+            return "none"
+        told = [feature.certain for feature in self.features if feature.kind == self.kinds[0]]
+        return "unknown" if told and not any(told) else self.kinds[0]
 
     def of(self, name: str) -> FeatureChange | None:
         """What one column's move is taken for, if it moved."""
@@ -139,15 +127,17 @@ def change_kinds(
 ) -> ChangeKinds:
     """Which kind of change lies between two sets of records, asked in the order in which one explains the other.
 
-    1. Did the class shares move, and do the columns look as before within the classes? Then columns move because of them.
-    2. Is a column's move a default value, an exchange with another, another unit, or an affine map which the labels
-       contradict (they follow the mapped-back value)? Then it is computed differently.
-    3. What else moved are the inputs themselves.
+    1. Did the class shares move, and do columns and scores look as before within the classes? Then they move because of them.
+    2. Does a default value, an exchange, a renaming, a clock or a map (unit, sign, logarithm) explain a column's move, and
+       labels do not contradict? Or does the change keep to it: the other columns and labels given those are as before, while
+       labels do not follow what it holds now? Then it is computed differently.
+    3. What else moved are the inputs themselves; all columns together are asked where none moved alone.
     4. If no input moved by itself: did the scores move all the same? Then the model is not the one that was judged.
-    5. Did the chance given the score move? Then the inputs mean something else.
+    5. Did the chance given the score, or given the inputs, move? Then the inputs mean something else.
 
-    Without labels in production 1 rests on estimated shares, and 5 and part of 2 cannot be told. Looks at 20,000 rows
-    a side at most (fewer of more than 1000 columns); the last answer per `production` is remembered while its records live.
+    Without labels 1 rests on estimated shares, 5 cannot be told, and a move that keeps to one column is open (`verdict`).
+    With them, a column that goes with no other and lost its effect is taken for 5. Looks at 20,000 rows a side at most
+    (fewer of more than 1000 columns); the last answer per `production` is remembered while its records live.
 
     Args:
         production: records with features or logits; with targets where they are known.
@@ -170,150 +160,118 @@ def change_kinds(
 
 def _change_kinds(production: Records, reference: Records, alpha: float, min_effect: float) -> ChangeKinds:
     classes = class_shares(reference, production)
-    labeled = classes is not None and classes.observed
+    labeled = _labels(reference, production) if classes is not None and classes.observed else None
     columns = compared(production, reference)
+    columns = columns if len(production) and len(reference) else None
+    of_classes = classes is not None and classes.moved(alpha)
     features: list[FeatureChange] = []
-    if columns is not None and len(production) and len(reference):
-        features = _moved(columns, alpha, min_effect)
-        if classes is not None and classes.moved(alpha):
-            features = [_within_classes(feature, columns, classes, reference) for feature in features]
-        features = _recomputed(features, columns)
-    relation = _relation(reference, production, None) if labeled else None
-    meaning = relation is not None and relation.p_value < alpha and relation.effect >= MEANING
-    if columns is not None and labeled and (meaning or any(feature.undone for feature in features)):
-        features = _followed(features, columns, reference, production, meaning)
+    if columns is not None:
+        features = moved_columns(columns, alpha, min_effect)
+        if classes is not None and of_classes and reference.targets is not None:
+            features = [within_classes(feature, columns, classes, reference.targets) for feature in features]
+        features = recomputed(features, columns)
+    relation = _relation(reference, production, None) if labeled is not None else None
+    of_classes = of_classes and classes is not None and _scores_fit(reference, production, classes)
+    if columns is not None and not (of_classes and all(feature.kind == "classes" for feature in features)):
+        block = time_block(reference, production)
+        features = _kept_apart(features, columns, labeled, block, _means_other(relation, alpha), alpha)
     kinds: list[Kind] = ["skew"] if any(feature.kind == "skew" for feature in features) else []
     moved = any(feature.kind == "inputs" for feature in features)
-    if classes is not None and not moved and not kinds and classes.moved(alpha) and _scores_fit(reference, production, classes):
+    if classes is not None and of_classes and not moved and not kinds:
         kinds.append("classes")
-        relation = _relation(reference, production, classes.weights.clamp(min=1e-6).log()) if labeled else None
-        meaning = relation is not None and relation.p_value < alpha and relation.effect >= MEANING
+        relation = _relation(reference, production, classes.weights.clamp(min=1e-6).log()) if labeled is not None else None
+    meaning = _means_other(relation, alpha)
     if moved:
         kinds.append("inputs")
     elif not kinds and columns is not None and _scores_moved(reference, production, alpha, min_effect):
         kinds.append("scores")
-    elif meaning and "skew" not in kinds:
+    elif "skew" not in kinds and (meaning or (not kinds and columns is not None and labeled is not None and _turned(columns, labeled))):
         kinds.append("meaning")
     judged = 0 if columns is None else len(columns.reference.columns)
-    return ChangeKinds(tuple(features), classes, relation, tuple(kinds), judged, labeled)
+    return ChangeKinds(tuple(features), classes, relation, tuple(kinds), judged, labeled is not None)
+
+
+def _kept_apart(
+    features: list[FeatureChange], columns: Compared, labeled: Labeled | None, block: int, meaning: bool, alpha: float
+) -> list[FeatureChange]:
+    """What is told of moved columns by whether the change keeps to them, and by the labels.
+
+    A column that is computed differently leaves the other columns, and labels given those, as they were; a world that
+    moves carries the labels along.
+    """
+    open_ = [feature for feature in features if feature.kind != "classes"]
+    if not open_:
+        return features + _hidden(columns, labeled, block, meaning, alpha)
+    names = [feature.name for feature in open_]
+    keeps = len(open_) <= MOST_ALONE and _rest_held(columns, names, labeled, block, alpha)
+    if labeled is None:
+        return [_unlabeled(feature, keeps) if feature in open_ else feature for feature in features]
+    turned = keeps and (meaning or _turned(columns, labeled))
+    gains = follow_gains([f for f in open_ if f.kind == "inputs" or f.undone is not None], columns, labeled)
+    worth = worth_of(names, columns, labeled)
+    told = {f.name: _told(f, gains.get(f.name, 0.0), worth, keeps, turned) for f in open_}
+    return [told.get(feature.name, feature) for feature in features]
+
+
+def _unlabeled(feature: FeatureChange, keeps: bool) -> FeatureChange:
+    return feature if feature.kind == "skew" else replace(feature, certain=not keeps)
+
+
+def _told(feature: FeatureChange, gained: float, worth: float, keeps: bool, turned: bool) -> FeatureChange:
+    """What labels say of one column: `gained` by its old value, `worth` of the values that it and its like hold now."""
+    if gained < -CLEAR and not isinstance(feature.undone, Renaming):
+        return replace(feature, kind="inputs", how=f"{feature.how}, and the labels follow the new value")
+    if feature.kind == "skew":
+        return feature
+    if keeps and gained > CLEAR:
+        return replace(feature, kind="skew", how=f"{feature.how}, and the labels follow the old value")
+    if keeps and (turned or worth < -CLEAR):
+        return replace(feature, kind="skew", how=f"{feature.how}, and the labels do not follow it, nor does anything else move")
+    return replace(feature, certain=not keeps or worth > CLEAR)
+
+
+def _hidden(columns: Compared, labeled: Labeled | None, block: int, meaning: bool, alpha: float) -> list[FeatureChange]:
+    """Columns that only go with the others, or with the labels, in another way."""
+    p_value, named = apart(columns.reference, columns.production, categorical=columns.categorical, block=block)
+    together = p_value < alpha
+    turned = labeled is not None and (meaning or _turned(columns, labeled))
+    mistaken = mistaken_columns(columns, labeled, block, moved=together) if turned and labeled is not None else []
+    if mistaken or not together:
+        return mistaken
+    how = "goes with the other columns in another way"
+    kind: Kind = "skew" if turned else "inputs"
+    for names in [*([name] for name in named[:MOST_ALONE]), list(named[:2])]:
+        if _rest_held(columns, names, labeled, block, alpha):
+            return [FeatureChange(name, 0.0, kind, how, certain=turned) for name in names]
+    return [FeatureChange(name, 0.0, "inputs", how) for name in named[:1]]
+
+
+def _rest_held(columns: Compared, names: list[str], labeled: Labeled | None, block: int, alpha: float) -> bool:
+    """Whether the other columns, and labels given them, are as before."""
+    before, after = (side.drop(columns=names) for side in (columns.reference, columns.production))
+    if apart(before, after, categorical=columns.categorical, block=block)[0] < alpha:
+        return False
+    return labeled is None or not labels_moved(before, labeled.before, after, labeled.after, categorical=columns.categorical)
+
+
+def _turned(columns: Compared, labeled: Labeled) -> bool:
+    return labels_moved(columns.reference, labeled.before, columns.production, labeled.after, categorical=columns.categorical)
+
+
+def _means_other(relation: RelationChange | None, alpha: float) -> bool:
+    return relation is not None and relation.p_value < alpha and relation.effect >= MEANING
+
+
+def _labels(reference: Records, production: Records) -> Labeled | None:
+    if reference.targets is None or production.targets is None:
+        return None
+    return Labeled(reference.targets.cpu(), production.targets.cpu())
 
 
 def _sample(records: Records, seed: int) -> Records:
     width = 1 if records.features is None else math.prod(records.features.shape[1:])
     most = min(MOST_ROWS, max(200, MOST_CELLS // max(width, 1)))
-    return records if len(records) <= most else records.select(_drawn(len(records), most, seed))
-
-
-def _drawn(rows: int, most: int, seed: int) -> Tensor:
-    """Places of at most so many rows, drawn without replacement, in their order."""
-    if rows <= most:
-        return torch.arange(rows)
-    return torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:most].sort().values
-
-
-def _moved(columns: Compared, alpha: float, min_effect: float) -> list[FeatureChange]:
-    """Columns whose distribution moved, largest distance first."""
-    found = []
-    names = list(columns.quantities)
-    sides = (columns.reference, columns.production)
-    before, after = (torch.from_numpy(side[names].to_numpy(dtype=np.float64, copy=True)) for side in sides)
-    prepared = prepare_reference(before, names=names)
-    test = ks_two_sample(prepared, after)
-    coded = [category_shift(columns.reference[n], columns.production[n], name=n) for n in columns.categorical]
-    adjusted = holm_adjusted(torch.cat([test.p_value, torch.tensor([shift.p_value for shift in coded], dtype=torch.float64)]))
-    for place in (adjusted < alpha).nonzero().flatten().tolist():
-        if place >= len(names):
-            if coded[place - len(names)].effect >= min_effect:
-                found.append(FeatureChange(coded[place - len(names)].name, coded[place - len(names)].distance, "inputs", "moved"))
-            continue
-        atom = default_value(prepared, after, place) if float(test.statistic[place]) >= min_effect / 2 else None
-        if atom is not None:
-            how = f"stuck at {atom.value:.4g} for {atom.live_share:.0%} of the rows"
-            found.append(FeatureChange(names[place], float(test.statistic[place]), "skew", how))
-        elif float(test.statistic[place]) >= min_effect:
-            found.append(FeatureChange(names[place], float(test.statistic[place]), "inputs", "moved"))
-    return sorted(found, key=lambda feature: -feature.statistic)
-
-
-def _within_classes(feature: FeatureChange, columns: Compared, classes: ClassShares, reference: Records) -> FeatureChange:
-    """The same move, told as one of the classes where weighting the reference's classes explains it."""
-    before, after = columns.reference[feature.name], columns.production[feature.name]
-    if feature.name in columns.categorical:
-        # Levels in the order of their change: the distance of the distribution functions is the total variation then.
-        change = after.value_counts(normalize=True).sub(before.value_counts(normalize=True), fill_value=0.0).sort_values()
-        before, after = (side.map({level: float(place) for place, level in enumerate(change.index)}) for side in (before, after))
-    values, live = (torch.from_numpy(side.to_numpy(dtype=np.float64, copy=True)) for side in (before, after))
-    assert reference.targets is not None
-    weights = classes.weights[reference.targets.cpu()]
-    kept = values.isfinite()
-    left, rows = weighted_distance(values[kept], weights[kept], live[live.isfinite()])
-    if not math.isfinite(left) or not explained(left, feature.statistic, round(rows), int(live.isfinite().sum())):
-        return replace(feature, left=left)
-    return replace(feature, left=left, kind="classes", how="follows the shares of the classes")
-
-
-def _recomputed(features: list[FeatureChange], columns: Compared) -> list[FeatureChange]:
-    """Moves that an exchange of columns or another unit explains, told as such; other affine maps are noted."""
-    open_ = [f for f in features if f.kind == "inputs" and f.name in columns.quantities][:MOST_COLUMNS]
-    sides = [columns.finite(feature.name) for feature in open_]
-    pairs = swapped([before for before, _ in sides], [after for _, after in sides], [f.statistic for f in open_])
-    told: dict[str, FeatureChange] = {}
-    for place, (feature, (before, after)) in enumerate(zip(open_, sides, strict=True)):
-        if place in pairs:
-            how = f"holds the values of {open_[pairs[place]].name}, and the other way round"
-            told[feature.name] = replace(feature, kind="skew", how=how)
-            continue
-        slipped = turned_clock(before, after)
-        if slipped:
-            told[feature.name] = replace(feature, kind="skew", how=f"turned by {slipped:+d} hours, as by a clock in another zone")
-            continue
-        found = undo(before, after, feature.statistic)
-        if found is not None:
-            kind: Kind = "skew" if found.telling else "inputs"
-            told[feature.name] = replace(feature, kind=kind, how=f"{found} what it was", undone=found, certain=found.telling)
-    return [told.get(feature.name, feature) for feature in features]
-
-
-def _followed(
-    features: list[FeatureChange], columns: Compared, reference: Records, production: Records, meaning: bool
-) -> list[FeatureChange]:
-    """What the labels say of affine moves, and of exchanged columns that look alike: they follow what was meant."""
-    assert reference.targets is not None
-    assert production.targets is not None
-    asked = [feature for feature in features if feature.kind == "inputs" and feature.undone is not None][:MOST_EXCHANGED]
-    most = MOST_JUDGED if asked else JUDGED_ROWS
-    rows = [_drawn(len(side), most, seed) for seed, side in enumerate((reference, production))]
-    before, after = (side.iloc[r.numpy()] for side, r in zip((columns.reference, columns.production), rows, strict=True))
-    versions = [after]
-    for feature in asked:
-        assert feature.undone is not None
-        versions.append(after.assign(**{feature.name: (after[feature.name] - feature.undone.offset) / feature.undone.factor}))
-    exchanges = [] if features or not meaning else list(combinations(columns.quantities[:MOST_EXCHANGED], 2))
-    for one, other in exchanges:
-        versions.append(after.assign(**{one: after[other], other: after[one]}))
-    if len(versions) == 1:
-        return features
-    targets = [records.targets.cpu()[r] for records, r in zip((reference, production), rows, strict=True) if records.targets is not None]
-    errors, own = losses(before, targets[0], versions, targets[1], categorical=columns.categorical)
-    gains = [gain(errors[0], error) for error in errors[1:]]
-    told = {f.name: _judged(f, value) for f, value in zip(asked, gains, strict=False)}
-    kept = [told.get(feature.name, feature) for feature in features]
-    best = max(range(len(exchanges)), key=lambda at: gains[at], default=None) if exchanges else None
-    if best is not None and gains[best] > CLEAR_EXCHANGE:
-        excess, left = float(errors[0].mean() - own.mean()), float(errors[1 + best].mean() - own.mean())
-        if left < 0.2 * excess:
-            one, other = exchanges[best]
-            how = "labels follow the columns as if they had been exchanged: {}"
-            kept += [FeatureChange(a, 0.0, "skew", how.format(f"{a} holds {b}")) for a, b in ((one, other), (other, one))]
-    return kept
-
-
-def _judged(feature: FeatureChange, gained: float) -> FeatureChange:
-    if gained > CLEAR:
-        return replace(feature, kind="skew", how=f"{feature.how}, and the labels follow the old value", certain=True)
-    if gained < -CLEAR:
-        return replace(feature, how=f"{feature.how}, and the labels follow the new value", certain=True)
-    return feature
+    return records if len(records) <= most else records.select(drawn(len(records), most, seed))
 
 
 def _relation(reference: Records, production: Records, bias: Tensor | None) -> RelationChange | None:
@@ -326,15 +284,15 @@ def _relation(reference: Records, production: Records, bias: Tensor | None) -> R
 
 
 def _scores_fit(reference: Records, production: Records, classes: ClassShares) -> bool:
-    """Whether the scores moved as the shares of the classes say: they fit the weighted reference no worse than the plain one."""
+    """Whether the scores moved as the shares of the classes say: they fit the weighted reference better than the plain one."""
     if not classes.observed:
         return not classes.misfit[0] < MISFIT
     if reference.logits is None or production.logits is None or reference.targets is None:
         return True
-    z, live = _scores(reference.logits), _scores(production.logits)
+    moved = int((classes.after - classes.before).abs().argmax())
+    z, live = (_score_of(logits, moved) for logits in (reference.logits, production.logits))
     plain = float(ks_two_sample(z, live).statistic)
-    left, rows = weighted_distance(z, classes.weights[reference.targets.cpu()], live)
-    return left < plain or explained(left, 1.0, round(rows), len(live))
+    return weighted_distance(z, classes.weights[reference.targets.cpu()], live)[0] < plain
 
 
 def _scores_moved(reference: Records, production: Records, alpha: float, min_effect: float) -> bool:
@@ -350,3 +308,12 @@ def _scores(logits: Tensor) -> Tensor:
     if z.ndim == 1:
         return z
     return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z.log_softmax(1).amax(1)
+
+
+def _score_of(logits: Tensor, which: int) -> Tensor:
+    """`[n]` on the host: the log-odds of one class."""
+    z = logits.double().cpu()
+    if z.ndim == 1 or z.shape[1] == 2:
+        return _scores(z)
+    others = torch.cat([z[:, :which], z[:, which + 1 :]], 1)
+    return z[:, which] - others.logsumexp(1)

@@ -33,15 +33,20 @@ def losses(
     """
     n, m = len(targets), len(live_targets)
     k = int(max(targets.max(), live_targets.max())) + 1
-    told = torch.cat([targets, live_targets.repeat(len(versions))]).clamp(max=_MOST_CLASSES - 1)
-    wanted = torch.nn.functional.one_hot(told, min(max(k, 2), _MOST_CLASSES)).double()
-    wanted = wanted[:, 1:] if wanted.shape[1] == 2 else wanted
+    told = torch.cat([targets, live_targets.repeat(len(versions))])
+    wanted = one_hot(told, k)
     built = design(reference, *versions, categorical=categorical).values
     sides = (torch.arange(len(told)) < n).long()
     answer = cross_fit(built, wanted, folds=sides)
     own = cross_fit(built[:n], wanted[:n])
     errors = (answer.scores - wanted).square().sum(1)[n:].reshape(len(versions), m)
     return errors, (own.scores - wanted[:n]).square().sum(1)
+
+
+def one_hot(targets: Tensor, classes: int) -> Tensor:
+    """`[n, k]` marks of the classes, `[n, 1]` for two; of more than 20 classes the rest shares the last column."""
+    marks = torch.nn.functional.one_hot(targets.clamp(max=_MOST_CLASSES - 1), min(max(classes, 2), _MOST_CLASSES)).double()
+    return marks[:, 1:] if marks.shape[1] == 2 else marks
 
 
 def gain(before: Tensor, after: Tensor) -> float:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,16 +23,18 @@ _LEFT = 0.125
 _NEGLIGIBLE = 0.02
 _NOISE = 1e-3
 _LESS = 0.75
+# Prices and crowds double, and some grow fivefold.
+_FAR = math.log(6.5)
 
 
 @dataclass(frozen=True)
 class Undo:
-    """A map `live = factor * reference + offset` that turns one distribution into the other.
+    """A map `live = factor * reference + offset`, or a logarithm, that turns one distribution into the other.
 
     Args:
-        kind: `unit`, `scale`, `offset`, `standardised` or `affine`.
-        factor: of the map.
-        offset: of the map.
+        kind: `unit`, `scale`, `sign`, `offset`, `standardised`, `affine` or `logarithm`.
+        factor: of the map; NaN for a logarithm.
+        offset: of the map; NaN for a logarithm.
         statistic: Kolmogorov-Smirnov distance that is left after it.
     """
 
@@ -40,16 +45,59 @@ class Undo:
 
     @property
     def telling(self) -> bool:
-        """Whether no world is likely to move so by itself: a unit, a standardisation, or everything scaled four times or more."""
-        return self.kind in ("unit", "standardised") or (self.kind == "scale" and abs(math.log(self.factor)) > math.log(4.0))
+        """Whether no world is likely to move so by itself: a turned sign, a standardisation, a logarithm, or eight times as much."""
+        return self.kind in ("sign", "standardised", "logarithm") or (self.kind in ("unit", "scale") and abs(math.log(self.factor)) > _FAR)
 
     def __str__(self) -> str:
         shown = {"unit": f"{self.factor:.4g} times", "scale": f"{self.factor:.4g} times", "offset": f"{self.offset:+.4g} added to"}
+        shown |= {"sign": "the negative of", "logarithm": "the logarithm of"}
         return shown.get(self.kind, f"{self.factor:.4g} times, and {self.offset:+.4g} added to,")
 
 
+@dataclass(frozen=True)
+class Renaming:
+    """Levels of a category that hold other names than before, matched by how frequent they are.
+
+    Args:
+        kind: `renamed` where production has levels that were never seen, `recoded` where known ones changed places.
+        levels: old name -> new name.
+        statistic: total variation that is left after it.
+    """
+
+    kind: str
+    levels: Mapping[str, str]
+    statistic: float
+
+    @property
+    def telling(self) -> bool:
+        """Whether no world is likely to move so by itself: new names for old shares, or four and more levels that changed places."""
+        return self.kind == "renamed" or len(self.levels) >= 4
+
+    def __str__(self) -> str:
+        changed = [f"{old} → {new}" for old, new in self.levels.items() if old != new]
+        return f"levels under other names ({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''}) beside"
+
+
+def renamed(reference: pd.Series[Any], live: pd.Series[Any], distance: float) -> Renaming | None:
+    """The renaming of levels that explains how one category moved, or None.
+
+    Args:
+        reference: `[n]` levels.
+        live: `[m]` levels.
+        distance: total variation as it is.
+    """
+    before, after = (side.value_counts(normalize=True) for side in (reference, live))
+    if len(before) != len(after) or not len(before):
+        return None
+    left = float(np.abs(before.to_numpy() - after.to_numpy()).sum()) / 2
+    if not explained(left, distance, len(reference), len(live)):
+        return None
+    levels = {str(old): str(new) for old, new in zip(before.index, after.index, strict=True)}
+    return Renaming("renamed" if set(levels.values()) - set(levels) else "recoded", levels, left)
+
+
 def undo(reference: Column, live: Column, distance: float) -> Undo | None:
-    """The simplest affine map that explains how one column moved, or None.
+    """The simplest affine map, or a logarithm, that explains how one column moved, or None.
 
     Factor and offset are read off 25 quantiles; what they leave is judged by the distance of the distribution functions.
 
@@ -70,11 +118,16 @@ def undo(reference: Column, live: Column, distance: float) -> Undo | None:
     intercept = float(np.median(after - slope * before))
     known = [unit for base in UNITS for unit in (base, 1 / base) if abs(math.log(ratio / unit)) < 0.08] if ratio > 0 else []
     candidates = [("unit", unit, 0.0) for unit in known] + ([("scale", ratio, 0.0)] if ratio > 0 else [])
-    candidates += [("offset", 1.0, shift), ("affine", slope, intercept)]
+    candidates += [("sign", -1.0, 0.0), ("offset", 1.0, shift)] + ([("affine", slope, intercept)] if slope > 0 else [])
     for kind, factor, offset in candidates:
-        if factor > 0 and explained(left := _distance(factor * reference + offset, live), distance, len(reference), len(live)):
+        if explained(left := _distance(factor * reference + offset, live), distance, len(reference), len(live)):
             standard = abs(float(live.mean())) < 0.2 and abs(float(live.std()) - 1) < 0.2 and not 0.8 < factor < 1.25
             return Undo("standardised" if kind == "affine" and standard else kind, factor, offset, left)
+    size = np.log1p(np.abs(reference))
+    logarithms = [np.sign(reference) * size, size / math.log(10)] + ([np.log(reference)] if float(reference.min()) > 0 else [])
+    for logarithm in logarithms:
+        if explained(left := _distance(logarithm, live), distance, len(reference), len(live)):
+            return Undo("logarithm", math.nan, math.nan, left)
     return None
 
 
