@@ -71,9 +71,8 @@ def labels_moved(
     """
     n, told = len(targets), torch.cat([targets, live_targets])
     if not reference.shape[1]:
-        return (
-            CategoryShift("class", (), *(side.bincount(minlength=int(told.max()) + 1) for side in (targets, live_targets))).p_value < alpha
-        )
+        before, after = (side.bincount(minlength=int(told.max()) + 1) for side in (targets, live_targets))
+        return CategoryShift("class", (), before, after).p_value < alpha
     wanted = one_hot(told, int(told.max()) + 1)
     values = design(reference, live, categorical=[name for name in categorical if name in reference.columns]).values
     folds = fold_ids(len(values), 5)
