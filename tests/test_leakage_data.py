@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from gendebug_torch import Cause, Records, Schema, Severity, diagnose
+from gendebug_torch.leakage import likely_groups
 
 
 def read(folder, *path):
@@ -71,6 +72,22 @@ def test_houses_sold_twice_are_on_both_sides(shared_data):
     frame = read(shared_data, "kc_house", "kc_house_data.parquet")
     found = alarms(split(frame, Schema(target="price", group="id", metadata=("date",))))
     assert found == {(Cause.SPLIT_LEAKAGE, "id"), (Cause.SPLIT_LEAKAGE, "")}, "the same house is the same row but for its price"
+
+
+def test_the_house_is_seen_to_be_a_group_without_a_word(shared_data):
+    frame = read(shared_data, "kc_house", "kc_house_data.parquet")
+    sides = split(frame, Schema(target="price", metadata=("date",)))
+    (finding,) = diagnose(**sides, only="leakage.groups").findings
+    assert (finding.subject, finding.severity) == ("id", Severity.NOTE)
+    assert 0.005 < finding.numbers["share"] < 0.02
+    assert "sqft_living" in finding.numbers["fixed"]
+
+
+@pytest.mark.parametrize(
+    "path", [("adult", "train.parquet"), ("german_credit", "german.parquet"), ("credit_default_taiwan", "UCI_Credit_Card.parquet")], ids=str
+)
+def test_no_group_is_seen_where_there_is_none(shared_data, path):
+    assert likely_groups(read(shared_data, *path)) == []
 
 
 def test_a_random_split_of_the_electricity_market_is_named(shared_data):

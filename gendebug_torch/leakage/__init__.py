@@ -15,6 +15,8 @@ from gendebug_torch.leakage.ids import AfterLabel as AfterLabel
 from gendebug_torch.leakage.ids import after_label as after_label
 from gendebug_torch.leakage.ids import row_numbers as row_numbers
 from gendebug_torch.leakage.keys import row_keys as row_keys
+from gendebug_torch.leakage.likely_groups import LikelyGroup as LikelyGroup
+from gendebug_torch.leakage.likely_groups import likely_groups as likely_groups
 from gendebug_torch.leakage.near import NearDuplicates as NearDuplicates
 from gendebug_torch.leakage.near import near_rows as near_rows
 from gendebug_torch.leakage.near import near_texts as near_texts
@@ -35,6 +37,7 @@ __all__ = [
     "FittedRows",
     "Gaps",
     "LeakCost",
+    "LikelyGroup",
     "NearDuplicates",
     "Parity",
     "Skill",
@@ -45,6 +48,7 @@ __all__ = [
     "exact_sum",
     "fitted_rows",
     "identical_rows",
+    "likely_groups",
     "near_rows",
     "near_texts",
     "parity",

@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pandas as pd
 import torch
 
 from gendebug_torch.errors import reject
 from gendebug_torch.finding import Cause, Finding, Severity
+from gendebug_torch.leakage.encodings import LISTED, VOCABULARY
 from gendebug_torch.leakage.keys import Features
+from gendebug_torch.leakage.likely_groups import likely_groups
 from gendebug_torch.leakage.overlap import SplitOverlap, chance_share, identical_rows, shared_values
 from gendebug_torch.leakage.preprocessing import FittedRows, fitted_rows
 from gendebug_torch.leakage.time import TimeOverlap, moments, time_overlap
@@ -65,14 +68,7 @@ def splits_do_not_share_rows(
         return
     found = identical_rows(sides)
     low, high = found.interval()
-    numbers: dict[str, Any] = {
-        "shared": len(found.rows),
-        "share": found.share,
-        "low": low,
-        "high": high,
-        "n": len(train),
-        "m": len(validation),
-    }
+    numbers = _overlap_numbers(found)
     if not len(found.rows):
         text = f"None of {len(validation):,} validation rows is equal to one of {len(train):,} training rows in all features."
         yield this.finding(Severity.OK, text, numbers=numbers, evidence=found)
@@ -141,63 +137,78 @@ def _why_natural(found: SplitOverlap, numbers: Mapping[str, Any], min_share: flo
     return reasons
 
 
-@check("leakage.groups", cause=Cause.SPLIT_LEAKAGE, needs=("train.metadata", "validation.metadata"), cost=_row_cost)
+@check("leakage.groups", cause=Cause.SPLIT_LEAKAGE, needs=("train", "validation"), cost=_row_cost)
 def groups_keep_to_one_side(train: Records, validation: Records, *, min_share: float = 0.01, limit: int = 10) -> Iterator[Finding]:
     """No group (customer, patient, session) and no id has rows on both sides of the split.
+
+    Without `schema.group` or `schema.ids`, columns that look like a group and that both sides share are a note: their
+    values repeat, and many other columns hold still within a value.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15; Wilson (1927), JASA 22:209 for the interval.
 
     Args:
-        train: records with `schema.group` or `schema.ids` among the metadata.
+        train: records with `schema.group` or `schema.ids` among the metadata, or with a table to look for groups in.
         validation: records with the same.
         min_share: share of validation rows from which shared values matter; fewer are a note.
         limit: most shared values named.
     """
     this = groups_keep_to_one_side
-    columns = [c for c in dict.fromkeys([train.schema.group, *train.schema.ids]) if c is not None]
-    present = [
-        c
-        for c in columns
-        if train.metadata is not None and validation.metadata is not None and c in train.metadata and c in validation.metadata
-    ]
-    if not present:
-        yield this.finding(
-            Severity.SKIPPED, "Skipped: needs schema.group or schema.ids.", numbers={"lacks": ["schema.group"]}, remedy="Declare `group`."
-        )
-        return
+    sides = [_table(side) for side in (train, validation)]
+    shared = [str(column) for column in sides[0] if column in sides[1]]
+    declared = [column for column in dict.fromkeys([train.schema.group, *train.schema.ids]) if column is not None]
+    present = [column for column in declared if all(side.metadata is not None and column in side.metadata for side in (train, validation))]
     for column in present:
-        assert train.metadata is not None
-        assert validation.metadata is not None
         what = "group" if column == train.schema.group else "id"
-        found = shared_values({"train": train.metadata[column], "validation": validation.metadata[column]}, kind=f"{what}s ({column})")
-        low, high = found.interval()
-        numbers: dict[str, Any] = {
-            "shared_rows": len(found.rows),
-            "share": found.share,
-            "low": low,
-            "high": high,
-            "n": len(train),
-            "m": len(validation),
-        }
+        found = shared_values({"train": sides[0][column], "validation": sides[1][column]}, kind=f"{what}s ({column})")
         if not len(found.rows):
-            yield this.finding(
-                Severity.OK, f"No {what} in {column} has rows on both sides.", subject=column, numbers=numbers, evidence=found
-            )
+            text = f"No {what} in {column} has rows on both sides."
+            yield this.finding(Severity.OK, text, subject=column, numbers=_overlap_numbers(found), evidence=found)
             continue
-        numbers |= {
-            "values": list(found.values[:limit]),
-            "shared_values": len(found.values),
-            "first_rows": found.rows[:_ROWS_NAMED].tolist(),
-        }
-        text = (
-            f"{len(found.rows):,} of {len(validation):,} validation rows ({found.share:.1%}, 95 % interval {low:.1%} to {high:.1%}) "
-            f"have a value of {column} that training has as well: {len(found.values):,} shared, e.g. {', '.join(found.values[:3])}."
-        )
-        remedy = (
-            f"Split by {column}, all rows of one value on one side (e.g. `GroupShuffleSplit` of scikit-learn), and judge the model again."
-        )
+        remedy = f"Split by {column}, all rows of one value on one side (`shift.group_split`), and judge the model again."
         severity = Severity.NOTE if found.share < min_share else Severity.FAIL if found.share >= FAIL_SHARE else Severity.WARN
-        yield this.finding(severity, text, subject=column, numbers=numbers, remedy=remedy, evidence=found)
+        text, numbers = _shared_text(found, column), _overlap_numbers(found) | _shared_numbers(found, limit)
+        yield this.finding(severity, f"{text}.", subject=column, numbers=numbers, remedy=remedy, evidence=found)
+    likely = [] if present else likely_groups(sides[0][shared])
+    for group in likely[:1]:
+        column = group.column
+        found = shared_values({"train": sides[0][column], "validation": sides[1][column]}, kind=f"values of {column}")
+        text = (
+            f"{column} looks like a group: rows of one value agree in {', '.join(group.fixed[:3])}"
+            f"{f' and {len(group.fixed) - 3} more' if len(group.fixed) > 3 else ''}, and {_shared_text(found, column)}"
+        )
+        numbers = _overlap_numbers(found) | _shared_numbers(found, limit) | {"fixed": list(group.fixed)}
+        remedy = f"If {column} names a customer, a patient or a session, declare it as `group` in the schema and split by it."
+        yield this.finding(Severity.NOTE, f"{text}.", subject=column, numbers=numbers, remedy=remedy, evidence=found)
+    if not present and not likely:
+        lacks = {"lacks": ["schema.group"]}
+        yield this.finding(Severity.SKIPPED, "Skipped: needs schema.group or schema.ids.", numbers=lacks, remedy="Declare `group`.")
+
+
+def _table(side: Records) -> pd.DataFrame:
+    """Features and metadata side by side, without what says how and when a row was labeled."""
+    parts = [part for part in (side.features, side.metadata) if isinstance(part, pd.DataFrame)]
+    whole = pd.concat([part.reset_index(drop=True) for part in parts], axis=1) if parts else pd.DataFrame(index=range(len(side)))
+    kept = ~whole.columns.duplicated() & ~whole.columns.isin([side.schema.source, side.schema.time, side.schema.label_time])
+    return whole.loc[:, kept]
+
+
+def _overlap_numbers(found: SplitOverlap) -> dict[str, Any]:
+    low, high = found.interval()
+    sizes = {"n": int(found.sizes[0]), "m": int(found.sizes[1])}
+    return {"shared": len(found.rows), "share": found.share, "low": low, "high": high} | sizes
+
+
+def _shared_numbers(found: SplitOverlap, limit: int) -> dict[str, Any]:
+    first = found.rows[:_ROWS_NAMED].tolist()
+    return {"values": list(found.values[:limit]), "shared_values": len(found.values), "first_rows": first}
+
+
+def _shared_text(found: SplitOverlap, column: str) -> str:
+    low, high = found.interval()
+    return (
+        f"{len(found.rows):,} of {int(found.sizes[1]):,} validation rows ({found.share:.1%}, 95 % interval {low:.1%} to {high:.1%}) "
+        f"have a value of {column} that training has as well: {len(found.values):,} shared, e.g. {', '.join(found.values[:3])}"
+    )
 
 
 @check("leakage.time", cause=Cause.SPLIT_LEAKAGE, needs=("train.metadata", "validation.metadata"), cost=_row_cost)
@@ -264,8 +275,9 @@ def preprocessing_is_fitted_on_training_rows(
 ) -> Iterator[Finding]:
     """No stored feature betrays that its scaling, filling or encoding was fitted on validation rows.
 
-    Only values that are exact to rounding over training with validation, or over validation alone, and not over training
-    are evidence; anything else is not decidable from the stored values, and the finding says so.
+    Only values that are exact to rounding (or as evenly spread, or as complete a list) over training with validation, or
+    over validation alone, and not over training are evidence; anything else is not decidable from the stored values, and the
+    finding says so: a mapping of quantiles that was rounded, a smoothed encoding, a weight of terms, a fixed catalogue.
 
     Source: Moscovich and Rosset (2022), JRSS B 84:1474, on the bias; Kaufman et al. (2012), ACM TKDD 6:15.
 
@@ -298,9 +310,12 @@ def _fitted_finding(found: FittedRows, limit: int) -> Finding:
         "fitted_on": " + ".join(first.fitted_on),
     }
     more = f" (and {len(found.found) - 1} more)" if len(found.found) > 1 else ""
+    exact = f"exact there to {first.offset:.0e}, over training alone only to {first.train_offset:.0e}"
+    if first.kind in (LISTED, VOCABULARY):
+        exact = f"training leaves {first.train_offset:.0%} of its places empty, both sides together none"
     text = (
-        f"{first.column}{more} was {first.kind} over {' and '.join(first.fitted_on)}: exact there to {first.offset:.0e} deviations, over "
-        f"training alone only to {first.train_offset:.0e}; chance of that by accident {first.p_value:.0e}."
+        f"{first.column}{more} was {first.kind} over {' and '.join(first.fitted_on)}: {exact}; "
+        f"chance of that by accident {first.p_value:.0e}."
     )
     remedy = "Fit every transformation on training rows alone, apply it to all others as it is, and judge the model again."
     subject = first.column if len(found.found) == 1 else ""

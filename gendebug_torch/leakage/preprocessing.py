@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -16,6 +14,8 @@ from torch import Tensor
 from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.columns import is_quantity, numbers
+from gendebug_torch.leakage.encodings import frequency, listed, ranked, vocabulary
+from gendebug_torch.leakage.fingerprint import Fingerprint, StoredColumn
 from gendebug_torch.leakage.keys import Features
 
 if TYPE_CHECKING:
@@ -27,27 +27,6 @@ FEWEST_DISTINCT = 20
 # Mean and deviation further than this from 0 and 1 are no rounding.
 EXACT = 1e-4
 _SMALLEST_P = 1e-300
-
-
-@dataclass(frozen=True, eq=False)
-class Fingerprint:
-    """One column whose values were computed from rows of a set beyond training.
-
-    Args:
-        column: its name.
-        kind: what was done to it.
-        fitted_on: names of the sides whose rows went into it.
-        p_value: chance that a column fitted on training alone comes as close by accident; 0 where it cannot.
-        offset: distance from the exact value when computed over `fitted_on`, in deviations of the column.
-        train_offset: the same over training alone.
-    """
-
-    column: str
-    kind: str
-    fitted_on: tuple[str, ...]
-    p_value: float
-    offset: float
-    train_offset: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +79,9 @@ def fitted_rows(
     """Columns whose stored values were computed from validation rows as well, found only where that is beyond doubt.
 
     A column standardised on a set of rows has there mean 0 and deviation 1 to rounding, one scaled to a range ends
-    exactly at both ends, a gap filled with the mean holds the mean of the other values, and an encoding by target means
-    holds them. Each is tested over train with validation and over validation alone; what train
+    exactly at both ends, a gap filled with the mean holds the mean of the other values, an encoding by target means or
+    frequencies holds them, ranks and quantiles are spread evenly, and a list of levels or terms made before the split has
+    places that only validation fills. Each is tested over train with validation and over validation alone; what train
     alone explains is clean. With m validation rows of N the mean over all N strays by `sqrt(m) / N` deviations if the
     column was fitted on training, which gives the chance of a value as close to 0; mean and deviation are combined.
 
@@ -120,7 +100,8 @@ def fitted_rows(
     columns = list(_columns(train, validation, targets))
     limit = alpha / max(len(columns), 1)
     for column in columns:
-        verdicts = [verdict for test in (_standard, _target_mean, _range, _filled) if (verdict := test(column, limit)) is not None]
+        tests = (ranked, _standard, _target_mean, frequency, _range, _filled) if column.fractional else (frequency, listed)
+        verdicts = [verdict for test in tests if (verdict := test(column, limit)) is not None]
         beyond = [verdict for verdict in verdicts if isinstance(verdict, Fingerprint)]
         if beyond:
             found.append(beyond[0])
@@ -128,37 +109,13 @@ def fitted_rows(
             clean.append((column.name, str(verdicts[0])))
         else:
             unknown.append(column.name)
+    terms = vocabulary(columns, limit)
+    found += [terms] if terms is not None else []
     return FittedRows(tuple(sorted(found, key=lambda f: f.p_value)), tuple(clean), tuple(unknown))
 
 
-@dataclass(frozen=True, eq=False)
-class _Column:
-    """One column on both sides without its missing values: `[n]` and `[m]` float64, and the targets of the same rows."""
-
-    name: str
-    before: Tensor
-    after: Tensor
-    targets: tuple[Tensor, Tensor] | None
-
-    @cached_property
-    def both(self) -> Tensor:
-        # NumPy sorts float64 with vector instructions, several times faster than torch on a CPU.
-        return torch.from_numpy(np.sort(torch.cat([self.before, self.after]).numpy()))
-
-    @cached_property
-    def runs(self) -> tuple[Tensor, Tensor]:
-        """The different values, ascending, and how often each occurs."""
-        values, counts = torch.unique_consecutive(self.both, return_counts=True)
-        return values, counts
-
-    @property
-    def strays(self) -> float:
-        """Standard error of the mean over both sides, in deviations, where the column was centred on training."""
-        return math.sqrt(len(self.after)) / len(self.both)
-
-
-def _columns(train: Features, validation: Features, targets: tuple[Tensor, Tensor] | None) -> Iterator[_Column]:
-    """Shared columns of fractional numbers with enough different values to be a quantity."""
+def _columns(train: Features, validation: Features, targets: tuple[Tensor, Tensor] | None) -> Iterator[StoredColumn]:
+    """Shared columns of numbers with two values on either side at least."""
     pairs: Any
     if isinstance(train, Tensor) and isinstance(validation, Tensor):
         if train.shape[1:] != validation.shape[1:]:
@@ -174,17 +131,12 @@ def _columns(train: Features, validation: Features, targets: tuple[Tensor, Tenso
     for name, before, after in pairs:
         known = before.isfinite(), after.isfinite()
         labels = None if targets is None else (targets[0].cpu()[known[0]].double(), targets[1].cpu()[known[1]].double())
-        column = _Column(name, before[known[0]], after[known[1]], labels)
-        if min(map(len, (column.before, column.after))) >= 2 and any(_fractional(side) for side in (column.before, column.after)):
+        column = StoredColumn(name, before[known[0]], after[known[1]], labels)
+        if min(map(len, (column.before, column.after))) >= 2:
             yield column
 
 
-def _fractional(values: Tensor) -> bool:
-    """Whether a value has a fraction; most columns that do show it early."""
-    return any(bool((part != part.round()).any()) for part in (values[:1000], values))
-
-
-def _standard(column: _Column, limit: float) -> Fingerprint | str | None:
+def _standard(column: StoredColumn, limit: float) -> Fingerprint | str | None:
     """Mean 0 and deviation 1 over both sides, or over validation alone; `standardised` if over training alone."""
     if len(column.runs[0]) < FEWEST_DISTINCT:
         return None
@@ -213,7 +165,7 @@ def _from_standard(values: Tensor, strays: float) -> tuple[float, float]:
     return max(abs(mean), spread), product * (1 - math.log(product))
 
 
-def _range(column: _Column, limit: float) -> Fingerprint | str | None:
+def _range(column: StoredColumn, limit: float) -> Fingerprint | str | None:
     """Both ends reached exactly once over both sides, one of them not in training; only for columns without ties."""
     values, counts = column.runs
     if len(values) < 0.9 * len(column.both) or int(counts[0]) > 1 or int(counts[-1]) > 1:
@@ -231,7 +183,7 @@ def _range(column: _Column, limit: float) -> Fingerprint | str | None:
     return None
 
 
-def _filled(column: _Column, limit: float) -> Fingerprint | str | None:
+def _filled(column: StoredColumn, limit: float) -> Fingerprint | str | None:
     """A value that piles up on both sides and is the mean of all other values of both."""
     values, counts = column.runs
     value = float(values[counts.argmax()])
@@ -252,7 +204,7 @@ def _filled(column: _Column, limit: float) -> Fingerprint | str | None:
     return FILLED if train_offset < 1e-6 else None
 
 
-def _target_mean(column: _Column, limit: float) -> Fingerprint | str | None:
+def _target_mean(column: StoredColumn, limit: float) -> Fingerprint | str | None:
     """Levels that hold the mean target of their rows on both sides."""
     values, _ = column.runs
     if column.targets is None or len(values) < 3 or len(values) > len(column.both) / 5:
