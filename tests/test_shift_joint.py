@@ -137,7 +137,11 @@ def test_splits_do_what_they_say():
     assert len(split.train) + len(split.test) == 200
     both = random_split(100)
     assert torch.equal(torch.cat([both.train, both.test]).sort().values, torch.arange(100))
-    torch.utils.data.Subset(torch.utils.data.TensorDataset(torch.zeros(100)), both.test.tolist())[0]
+    rows = torch.arange(100)
+    for whole in (pd.DataFrame({"x": rows}), rows, torch.utils.data.TensorDataset(rows)):
+        parts = both.of(whole)
+        assert [len(part) for part in parts] == [80, 20]
+    assert int(parts[1][3][0]) == int(both.test[3])
 
 
 def test_a_shifted_split_finds_the_region_the_source_and_the_old():
@@ -150,6 +154,29 @@ def test_a_shifted_split_finds_the_region_the_source_and_the_old():
     x.loc[source == "north", "b"] += 2
     assert shifted_split(x, source=source).name == "source north"
     assert shifted_split(x, time=np.arange(1000)[::-1]).test.sort().values.tolist() == list(range(800, 1000))
+
+
+def test_the_season_that_differs_most_is_left_out():
+    days = pd.Series(pd.date_range("2023-01-01", "2024-12-31", tz="UTC"))
+    rng = np.random.default_rng(0)
+    x = pd.DataFrame({"heat": rng.normal(size=len(days)) + 3.0 * days.dt.month.isin([6, 7, 8]), "b": rng.normal(size=len(days))})
+    split = shifted_split(x, season=days)
+    assert split.name == "season summer"
+    assert set(days.iloc[split.test.numpy()].dt.month) == {6, 7, 8}
+    assert not set(days.iloc[split.train.numpy()].dt.month) & {6, 7, 8}
+
+
+@pytest.mark.parametrize("kind", ["numbers", "classes"])
+def test_judges_of_numbers_and_of_classes_have_honest_errors(kind):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 3))
+    y = 2 * x[:, 0] + rng.normal(size=4000)
+    targets = torch.from_numpy(y if kind == "numbers" else np.digitize(y, [-1, 1]))
+    judge = probe_judge(torch.from_numpy(x), targets)
+    train, parts = torch.arange(2000), torch.arange(2000, 4000).split(100)
+    told = torch.tensor([judge(train, part) for part in parts], dtype=torch.float64)
+    assert told[:, 0].mean() > 0.6
+    assert float(told[:, 1].mean()) == pytest.approx(float(told[:, 0].std()), rel=0.4)
 
 
 def test_a_random_split_flatters_where_groups_repeat():
@@ -173,7 +200,9 @@ def test_a_random_split_flatters_where_groups_repeat():
         (lambda: time_blocks(range(50), blocks=1), "blocks"),
         (lambda: group_split(["a"] * 5), "groups"),
         (lambda: group_split(["a", "b"], share=0.0), "share"),
-        (lambda: shifted_split(torch.zeros(5, 2)), "like, source, time"),
+        (lambda: shifted_split(torch.zeros(5, 2)), "like, source, time, season"),
+        (lambda: shifted_split(torch.zeros(5, 2), season=[1, 2, 3, 4, 5]), "season"),
+        (lambda: shifted_split(torch.zeros(5, 2), season=["2024-07-01"] * 5), "season"),
         (lambda: shifted_split(torch.zeros(5, 2), source=["a"] * 5), "source"),
         (lambda: change_point(torch.zeros(30)), "values"),
         (lambda: change_point(torch.full((300,), torch.nan)), "values"),

@@ -15,6 +15,7 @@ from torch import Tensor
 from gendebug_torch._plotting import NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.probe import cross_fit, design, group_folds
+from gendebug_torch.stats import rank_auc
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +37,17 @@ class Split:
     name: str
     train: Tensor
     test: Tensor
+
+    def of(self, rows: Any) -> tuple[Any, Any]:
+        """Both parts of a table, a tensor or a map-style data set."""
+        parts, first, second = (self.train, self.test), rows, rows
+        if isinstance(rows, (pd.DataFrame, pd.Series)):
+            first, second = (rows.iloc[part.numpy()] for part in parts)
+        elif isinstance(rows, Tensor):
+            first, second = (rows[part] for part in parts)
+        else:
+            first, second = (torch.utils.data.Subset(rows, part.tolist()) for part in parts)
+        return first, second
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +150,7 @@ def shifted_split(
     like: pd.DataFrame | Tensor | None = None,
     source: Any = None,
     time: Any = None,
+    season: Any = None,
     share: float = 0.2,
     categorical: tuple[str, ...] = (),
 ) -> Split:
@@ -147,38 +160,53 @@ def shifted_split(
         features: `[n, d]` rows to split.
         like: `[m, d]` rows of production: the `share` of rows most like them is judged on (adversarial classifier).
         source: `[n]` hospital, shop, sensor: the one whose rows are told apart best from the others is left out.
-        time: `[n]`: the oldest `share` is left out, so that a model is judged on another season.
-        share: of the rows, where no source is given.
+        time: `[n]`: the oldest `share` is left out.
+        season: `[n]` dates: of winter (December to February), spring, summer and autumn the one told apart best is left out.
+        share: of the rows, for `like` and `time`.
         categorical: numeric columns that hold codes.
 
     Raises:
-        InputError: none or more than one of `like`, `source` and `time`.
+        InputError: none or more than one of `like`, `source`, `time` and `season`, or a single source or season.
 
-    Cost: one `cross_fit`, for `source` with one target per source.
+    Cost: one `cross_fit`, for `source` and `season` with one target for each.
     """
     _check_share(share)
-    given = [name for name, value in (("like", like), ("source", source), ("time", time)) if value is not None]
+    given = [name for name, value in (("like", like), ("source", source), ("time", time), ("season", season)) if value is not None]
     if len(given) != 1:
-        reject("like, source, time", "exactly one of them", str(given or "none"), "Say in which way the rows should differ.")
+        reject("like, source, time, season", "exactly one of them", str(given or "none"), "Say in which way the rows should differ.")
     n = len(features)
     cut = max(1, round(n * share))
     if time is not None:
         order = torch.from_numpy(np.argsort(moments_of(time), kind="stable"))
         return Split("oldest rows", order[cut:], order[:cut])
     if source is not None:
-        codes, names = pd.factorize(np.asarray(source, dtype=object), use_na_sentinel=False)
-        if len(names) < 2:
-            reject("source", "at least two sources", str(len(names)), "Split by time or by group.")
-        member = torch.from_numpy(codes)[:, None] == torch.arange(len(names))
-        probe = cross_fit(design(features, categorical=categorical).values, member.double())
-        strength = probe.r_squared
-        furthest = int(strength.argmax())
-        return Split(f"source {names[furthest]}", (~member[:, furthest]).nonzero()[:, 0], member[:, furthest].nonzero()[:, 0])
+        return _furthest("source", np.asarray(source, dtype=object), features, categorical)
+    if season is not None:
+        return _furthest("season", _seasons(season), features, categorical)
     assert like is not None
     built = design(features, like, categorical=categorical).values
     scores = cross_fit(built, (torch.arange(len(built)) >= n).double()).scores[:n, 0]
     order = scores.argsort(descending=True, stable=True).cpu()
     return Split("rows most like production", order[cut:].sort().values, order[:cut].sort().values)
+
+
+def _furthest(what: str, values: Any, features: pd.DataFrame | Tensor, categorical: tuple[str, ...]) -> Split:
+    """The rows of one value of `[n]` left out: that which a network tells apart best from the others."""
+    codes, names = pd.factorize(values, use_na_sentinel=False)
+    if len(names) < 2:
+        reject(what, f"at least two {what}s", str(len(names)), "Split by time or by group.")
+    member = torch.from_numpy(codes)[:, None] == torch.arange(len(names))
+    told = cross_fit(design(features, categorical=categorical).values, member.double()).r_squared
+    left_out = member[:, int(told.argmax())]
+    return Split(f"{what} {names[int(told.argmax())]}", (~left_out).nonzero()[:, 0], left_out.nonzero()[:, 0])
+
+
+def _seasons(dates: Any) -> Any:
+    """`[n]` names of the meteorological seasons."""
+    moments = pd.Series(moments_of(dates))
+    if moments.dtype.kind != "M":
+        reject("season", "dates", "numbers", "Convert with pandas.to_datetime, or pass the seasons as `source`.")
+    return np.array(["winter", "spring", "summer", "autumn"], dtype=object)[moments.dt.month.to_numpy() % 12 // 3]
 
 
 def compare_splits(splits: Mapping[str, Split] | list[Split], judge: Judge) -> SplitComparison:
@@ -194,21 +222,34 @@ def compare_splits(splits: Mapping[str, Split] | list[Split], judge: Judge) -> S
 
 
 def probe_judge(features: pd.DataFrame | Tensor, targets: Tensor, *, categorical: tuple[str, ...] = ()) -> Judge:
-    """A judge that fits the small network of `probe` and gives its AUC on the rows left out (DeLong et al., 1988).
+    """A judge that fits the small network of `probe` and judges the rows left out.
+
+    Two classes by their AUC (DeLong et al., 1988), more by the accuracy, numbers by the explained share R², with its
+    standard error by the delta method. Standard errors take rows as independent: of a series they are too small.
 
     Args:
         features: `[n, d]`.
-        targets: `[n]` of 0 and 1.
+        targets: `[n]` int64 class ids, or numbers.
         categorical: numeric columns that hold codes.
     """
     values = design(features, categorical=categorical).values
+    classes = 0 if targets.is_floating_point() else int(targets.max()) + 1
+    wanted = torch.nn.functional.one_hot(targets, classes).double() if classes > 2 else targets.double()[:, None]
 
     def judge(train: Tensor, test: Tensor) -> tuple[float, float]:
         rows = torch.cat([train, test])
         sides = (torch.arange(len(rows)) < len(train)).long()
-        probe = cross_fit(values[rows], targets[rows].double(), folds=sides)
-        from_test = type(probe)(probe.scores[len(train) :], probe.targets[len(train) :], sides[len(train) :])
-        return float(from_test.auc.auc), float(from_test.auc.variance) ** 0.5
+        scores = cross_fit(values[rows], wanted[rows], folds=sides).scores[len(train) :]
+        told = wanted[test]
+        if classes == 2:
+            area = rank_auc(scores[:, 0], told[:, 0] > 0.5)
+            return float(area.auc), float(area.variance) ** 0.5
+        if classes:
+            rate = float((scores.argmax(1) == told.argmax(1)).double().mean())
+            return rate, (rate * (1 - rate) / len(test)) ** 0.5
+        error, spread = (told - scores)[:, 0].square(), (told - told.mean())[:, 0].square()
+        left = float(error.mean() / spread.mean())
+        return 1 - left, float((error - left * spread).std() / spread.mean() / len(test) ** 0.5)
 
     return judge
 
