@@ -115,7 +115,7 @@ def test_accuracy_without_labels_is_near_the_truth_where_its_assumption_holds():
     low, high = found.interval("confidence")
     assert low - 0.01 < found.counted[0] < high + 0.01
     assert found.drop("confidence")[0] > 0.1
-    assert len(found.table()) == 4
+    assert len(found.table()) == 5
     png(found)
     with pytest.raises(InputError, match="live_logits"):
         estimated_accuracy(z, y, z[:0])
@@ -123,6 +123,27 @@ def test_accuracy_without_labels_is_near_the_truth_where_its_assumption_holds():
     (finding,) = accuracy_is_expected_to_hold(given["validation"], given["production"])
     assert finding.severity is Severity.WARN
     assert finding.numbers["counted"] < finding.numbers["before"] - 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "method"),
+    [("nothing", "confidence"), ("nothing", "threshold"), ("nothing", "classes"), ("inputs", "confidence"), ("shares", "classes")],
+)
+def test_intervals_of_accuracy_without_labels_hold_the_truth_where_their_assumption_does(change, method):
+    held = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        z = 1.2 + 2.0 * rng.normal(size=(2, 30_000)) - np.array([[0.0], [1.2 if change == "inputs" else 0.0]])
+        y = rng.random(z.shape) < 1 / (1 + np.exp(-z))
+        rows = np.arange(30_000)
+        if change == "shares":
+            rows = rng.permutation(np.concatenate([np.flatnonzero(y[1])[:3000], np.flatnonzero(~y[1])[:7000]]))
+        logits, labels = (torch.from_numpy(side) for side in (z[1][rows], y[1][rows]))
+        truth = float(((logits > 0) == labels).double().mean())
+        found = estimated_accuracy(torch.from_numpy(z[0][:2000]), torch.from_numpy(y[0][:2000]).long(), logits[:2000])
+        low, high = found.interval(method)
+        held += low <= truth <= high
+    assert held >= 51, "P(fewer than 51 of 60 at 95 %) is under 0.3 %"
 
 
 def test_splits_do_what_they_say():

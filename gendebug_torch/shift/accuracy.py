@@ -1,4 +1,4 @@
-"""How right is the model where labels have not arrived? Two estimates from its confidence, each with what it assumes."""
+"""How right is the model where labels have not arrived? Three estimates from its confidence, each with what it assumes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.affine import fit_affine
 from gendebug_torch.errors import reject
+from gendebug_torch.label_shift import label_shift
 from gendebug_torch.stats import normal_quantile
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ASSUMPTIONS = {
     "confidence": "calibrated confidence stays calibrated: P(y | x) as in validation, and no inputs that the model has not met",
+    "classes": "only the shares of the classes moved: rows of a class are right as often as in validation",
     "threshold": "as many rows lie above the confidence threshold as are right: errors stay the least confident rows",
 }
 
@@ -29,7 +31,8 @@ class EstimatedAccuracy:
 
     Args:
         before: accuracy on the labeled rows, and its standard error.
-        estimates: method -> estimate and its standard error; `confidence` and `threshold`, see `ASSUMPTIONS`.
+        estimates: method -> estimate and its standard error; `confidence`, `threshold` and, where validation has rows of every
+            class, `classes`; see `ASSUMPTIONS`.
         rows: labeled and unlabeled rows.
         counted: accuracy and standard error where production's labels were given as well.
     """
@@ -67,7 +70,8 @@ class EstimatedAccuracy:
         for place, what in enumerate(frame["what"]):
             colour, label = kinds.get(what, (LIVE, "estimated after"))
             value, error = (float(frame[column].iloc[place]) for column in ("accuracy", "standard_error"))
-            ax.errorbar(value, place, xerr=1.96 * error, fmt="o", color=colour, capsize=3, label=label if "threshold" not in what else None)
+            shown = None if what.endswith(("threshold", "classes")) else label
+            ax.errorbar(value, place, xerr=1.96 * error, fmt="o", color=colour, capsize=3, label=shown)
         ax.set_yticks(range(len(frame)), frame["what"].tolist())
         ax.set_ylim(-0.6, len(frame) - 0.4)
         ax.set_xlabel("accuracy with 95 % interval")
@@ -81,10 +85,11 @@ def estimated_accuracy(logits: Tensor, targets: Tensor, live_logits: Tensor, *, 
     """Accuracy on unlabeled rows from what the model says of them.
 
     `confidence` is the mean confidence, calibrated on the labeled rows; `threshold` (ATC) is the share of rows whose
-    confidence lies above the threshold that as many labeled rows exceed as are right.
+    confidence lies above the threshold that as many labeled rows exceed as are right; `classes` is the accuracy within the
+    classes, weighted by the shares of the classes that the scores say (`label_shift`).
 
     Source: Garg et al. (2022), ICLR, arXiv:2201.04234, for the threshold; Guillory et al. (2021), ICCV,
-    arXiv:2107.03315, for confidences.
+    arXiv:2107.03315, for confidences; Saerens, Latinne and Decaestecker (2002), Neural Computation 14:21, for the shares.
 
     Args:
         logits: `[n]` binary or `[n, k]` of labeled rows.
@@ -110,13 +115,32 @@ def estimated_accuracy(logits: Tensor, targets: Tensor, live_logits: Tensor, *, 
     error = (float(live_sure.var(correction=0)) / m + noise**2) ** 0.5
     edge = float(sure.sort(descending=True).values[min(n - 1, max(0, round(accuracy * n)))])
     above = float((live_sure > edge).double().mean())
-    threshold_error = (above * (1 - above) / m + noise**2) ** 0.5
+    # Which labeled rows are right and which lie above is one draw: only where the two disagree does it bring noise.
+    disagree = float((right != (sure > edge).double()).double().mean())
+    threshold_error = (above * (1 - above) / m + disagree / n) ** 0.5
     counted = None
     if live_right is not None:
         rate = float(live_right.mean())
         counted = (rate, (rate * (1 - rate) / m) ** 0.5)
     estimates = {"confidence": (float(live_sure.mean()), error), "threshold": (above, threshold_error)}
+    if (by_class := _by_class(fit(live_logits.double()), right, targets.cpu())) is not None:
+        estimates["classes"] = by_class
     return EstimatedAccuracy((accuracy, noise), estimates, (n, m), counted)
+
+
+def _by_class(live: Tensor, right: Tensor, targets: Tensor) -> tuple[float, float] | None:
+    """Accuracy within each class weighted by the estimated shares, and its standard error; None if a class has no labeled row."""
+    k = 2 if live.ndim == 1 else live.shape[1]
+    counts = targets.bincount(minlength=k).double()
+    if len(counts) != k or bool((counts == 0).any()):
+        return None
+    within = torch.zeros(k, dtype=torch.float64).index_add_(0, targets, right) / counts
+    shares = label_shift(live, counts / len(targets), reference_rows=len(targets))
+    error = (shares.high - shares.low) / (2 * normal_quantile(0.975))
+    # Shares sum to 1, so that what counts is how far the classes' accuracies lie apart.
+    spread = k / (k - 1) * float((error * (within - within.mean())).square().sum())
+    noise = float((shares.prior.square() * within * (1 - within) / counts).sum())
+    return float((shares.prior * within).sum()), (spread + noise) ** 0.5
 
 
 def _judged(logits: Tensor, targets: Tensor | None) -> tuple[Tensor | None, Tensor]:

@@ -126,8 +126,9 @@ def accuracy_is_expected_to_hold(
 ) -> Iterator[Finding]:
     """By what the model says of production rows, it is right as often as in validation.
 
-    Two estimates without labels, of which both have to fall. They are void under concept drift, and where inputs moved
-    to places that validation does not know; the finding says so where that is seen.
+    Two estimates without labels, of which both have to fall; where class shares moved and nothing else, the one by classes
+    alone. They are void under concept drift, and where inputs moved to places that validation does not know; the finding
+    says so where that is seen.
 
     Source: Garg et al. (2022), ICLR, arXiv:2201.04234 (ATC); Guillory et al. (2021), ICCV, arXiv:2107.03315.
 
@@ -146,21 +147,23 @@ def accuracy_is_expected_to_hold(
         return
     told = production.targets if production.targets is not None and production.targets.dtype == validation.targets.dtype else None
     found = estimated_accuracy(validation.logits, validation.targets, production.logits, live_targets=told)
+    kinds = kinds_between(production, validation)
+    moved = [] if kinds is None else [feature.name for feature in kinds.features if feature.kind in ("inputs", "skew")]
+    of_classes = kinds is not None and kinds.kinds[:1] == ("classes",) and "classes" in found.estimates
+    methods = ("classes",) if of_classes else ("confidence", "threshold")
     numbers: dict[str, Any] = {"before": found.before[0]}
     parts = []
     for method, (value, _) in found.estimates.items():
         low, high = found.interval(method)
         numbers |= {method: value, f"{method}_low": low, f"{method}_high": high}
-        parts.append(f"{value:.1%} by {method} ({low:.1%} to {high:.1%})")
+        parts += [f"{value:.1%} by {method} ({low:.1%} to {high:.1%})"] * (method in methods)
     text = f"accuracy {found.before[0]:.1%} in validation, expected in production {' and '.join(parts)}"
     if found.counted is not None:
         numbers["counted"] = found.counted[0]
         text += f", counted {found.counted[0]:.1%}"
-    drops = [found.drop(method) for method in found.estimates]
+    drops = [found.drop(method) for method in methods]
     falls = all(drop >= max(min_drop, errors * error) for drop, error in drops)
-    kinds = kinds_between(production, validation)
-    moved = [] if kinds is None else [feature.name for feature in kinds.features if feature.kind in ("inputs", "skew")]
-    caveat = f"Void where inputs are new to the model: {', '.join(moved[:3])} moved." if moved else f"Assumes: {ASSUMPTIONS['confidence']}."
+    caveat = f"Void where inputs are new to the model: {', '.join(moved[:3])} moved." if moved else f"Assumes: {ASSUMPTIONS[methods[0]]}."
     if not falls:
         said = "Withdrawn, since the estimates need inputs that the model knows" if moved else "No fall is expected"
         yield this.finding(Severity.NOTE if moved else Severity.OK, f"{said}: {text}. {caveat}", numbers=numbers, evidence=found)

@@ -40,14 +40,13 @@ class Split:
 
     def of(self, rows: Any) -> tuple[Any, Any]:
         """Both parts of a table, a tensor or a map-style data set."""
-        parts, first, second = (self.train, self.test), rows, rows
-        if isinstance(rows, (pd.DataFrame, pd.Series)):
-            first, second = (rows.iloc[part.numpy()] for part in parts)
-        elif isinstance(rows, Tensor):
-            first, second = (rows[part] for part in parts)
-        else:
-            first, second = (torch.utils.data.Subset(rows, part.tolist()) for part in parts)
-        return first, second
+        return _part(rows, self.train), _part(rows, self.test)
+
+
+def _part(rows: Any, places: Tensor) -> Any:
+    if isinstance(rows, (pd.DataFrame, pd.Series)):
+        return rows.iloc[places.numpy()]
+    return rows[places] if isinstance(rows, Tensor) else torch.utils.data.Subset(rows, places.tolist())
 
 
 @dataclass(frozen=True, eq=False)
