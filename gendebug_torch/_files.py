@@ -1,26 +1,41 @@
-"""Text files that are written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace `path` with `text` (UTF-8, line ends as they are) in one step; permissions and symbolic links are kept.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A hidden file beside `path` to write to, which takes its place in one step; permissions and symbolic links are kept.
+
+    After a failure it is gone, and what was at `path` before is untouched.
 
     Raises:
-        OSError: the directory cannot be written; what was there before is untouched.
+        OSError: the directory cannot be written.
     """
     path = path.resolve()
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(descriptor)
+    scratch = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(scratch, mode)
+        yield scratch
+        scratch.chmod(mode)
         os.replace(scratch, path)
-    except OSError:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace `path` with `text` (UTF-8, line ends as they are) in one step.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    with replacing(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", newline="")

@@ -5,52 +5,64 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch._files import replacing, write_whole
 from gendebug_torch.errors import reject
 
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL", torch.int32: "I32", torch.uint8: "U8"}
 
 
 class Shards:
-    """Outputs on disk, one file per flush, written whole or not at all; absent a directory it does nothing."""
+    """Outputs on disk by number of batch, one file per flush, written whole or not at all; absent a directory it does nothing.
 
-    def __init__(self, directory: str | Path | None, model: object, rank: int, run: dict[str, Any], *, keep: bool = True) -> None:
+    The numbers are those of the whole run, so that any number of ranks can write side by side, and go on for each other.
+    """
+
+    def __init__(self, directory: str | Path | None, model: object, run: dict[str, Any], *, keep: bool = True) -> None:
         self.directory = None if directory is None else Path(directory)
-        self.rank, self.keep = rank, keep
+        self.keep = keep
         if self.directory is not None:
             self._claim(self.directory, run | {"model": _fingerprint(model)})
 
-    def load(self) -> dict[int, dict[str, Tensor]]:
-        """Batches that an earlier run of this rank has finished; their numbers alone, if they are to stay on disk."""
+    def load(self, rank: int, world: int) -> dict[int, dict[str, Tensor]]:
+        """Finished batches that fall to this rank; their numbers alone, if they are to stay on disk."""
         parts: dict[int, dict[str, Tensor]] = {}
         if self.directory is not None:
             from safetensors import safe_open
 
-            for path in sorted(self.directory.glob(f"rank{self.rank}-*.safetensors")):
+            for path in sorted(self.directory.glob("batches-*.safetensors")):
                 with safe_open(path, framework="pt") as shard:
                     for key in shard.keys():  # noqa: SIM118 - not a mapping
                         number, _, name = key.partition("/")
+                        if int(number) % world != rank:
+                            continue
                         part = parts.setdefault(int(number), {})
                         if self.keep:
                             part[name] = shard.get_tensor(key)
         return parts
 
-    def save(self, parts: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-        """Write finished batches and hand them back, or their numbers alone, if they are to stay on disk."""
+    def save(self, parts: dict[int, dict[str, Tensor]], notes: dict[str, Any]) -> dict[int, dict[str, Tensor]]:
+        """Write finished batches and what is noted of all rows; hand back the batches, or their numbers if they are to stay on disk."""
         if self.directory is not None and parts:
             from safetensors.torch import save_file
 
-            path = self.directory / f"rank{self.rank}-{min(parts):09d}.safetensors"
+            write_whole(self.directory / "notes.json", json.dumps(notes))
+
             flat = {f"{number}/{key}": tensor.contiguous() for number, out in parts.items() for key, tensor in out.items()}
-            save_file(flat, path.with_suffix(".part"))
-            os.replace(path.with_suffix(".part"), path)
+            with replacing(self.directory / f"batches-{min(parts):09d}.safetensors") as scratch:
+                save_file(flat, scratch)
         return parts if self.keep else {number: {} for number in parts}
+
+    def recall(self) -> dict[str, Any]:
+        """What an earlier run noted of all rows."""
+        place = None if self.directory is None else self.directory / "notes.json"
+        noted: dict[str, Any] = json.loads(place.read_text()) if place is not None and place.exists() else {}
+        return noted
 
     @staticmethod
     def _claim(directory: Path, run: dict[str, Any]) -> None:
@@ -59,22 +71,20 @@ class Shards:
             directory.mkdir(parents=True, exist_ok=True)
             known = json.loads(header.read_text()) if header.exists() else None
             if known is None:
-                scratch = directory / "run.part"
-                scratch.write_text(json.dumps(run))
-                os.replace(scratch, header)
+                write_whole(header, json.dumps(run))
         except (OSError, ValueError) as error:
             reject("checkpoint", "a directory that can be written", f"{directory}: {error}", "Choose another directory.")
         if known not in (None, run):
-            expected = "shards of this model, batch size, precision and number of ranks"
-            reject("checkpoint", expected, f"{directory} of another run", "Choose an empty directory.")
+            changed = sorted(key for key in run if known.get(key) != run[key])
+            reject("checkpoint", "shards of this run", f"{directory} of another run ({', '.join(changed)})", "Choose an empty directory.")
 
 
 def join_shards(directory: Path, target: Path) -> None:
-    """Write the shards of all ranks into one safetensors file, batch after batch, holding one Tensor at a time."""
+    """Write all shards into one safetensors file, batch after batch, holding one Tensor at a time."""
     from safetensors import safe_open
 
     where: dict[str, list[tuple[int, Path, list[int]]]] = {}
-    for path in sorted(directory.glob("rank*-*.safetensors")):
+    for path in sorted(directory.glob("batches-*.safetensors")):
         with safe_open(path, framework="pt") as shard:
             for key in shard.keys():  # noqa: SIM118 - not a mapping
                 number, _, name = key.partition("/")
@@ -90,14 +100,12 @@ def join_shards(directory: Path, target: Path) -> None:
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    scratch = target.with_suffix(".part")
-    with scratch.open("wb") as file:
+    with replacing(target) as scratch, scratch.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, entries in where.items():
             for number, path, _ in entries:
                 with safe_open(path, framework="pt") as shard:
                     file.write(shard.get_tensor(f"{number}/{name}").contiguous().numpy().tobytes())
-    os.replace(scratch, target)
 
 
 def _fingerprint(model: object) -> str:

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch._batches import Unpack, check_order, cut, known_rows, moved, numbered_batches, rows_at_once, rows_of, unpacked
 from gendebug_torch._shards import Shards
-from gendebug_torch._tables import model_inputs
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
 
+T = TypeVar("T")
 Model = Callable[..., Any]
-Unpack = Callable[[Any], tuple[Any, Tensor | None]]
 Step = Callable[[Any, Tensor | None], Mapping[str, Tensor]]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 _AUTOCAST = {"32-true": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 # Outputs wait on the device until this many bytes are together, so that a copy costs one wait per flush, not per batch.
 _FLUSH_BYTES = 64 * 2**20
-# Rows per batch where the data has no batches of its own: enough to fill a device, halved where memory is short.
-_ROWS = {"cuda": 16384, "cpu": 2048}
 
 
 @contextlib.contextmanager
@@ -41,6 +39,9 @@ def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[
     Args:
         model: module or callable.
         device: where the module is moved meanwhile; None leaves it where it is.
+
+    Raises:
+        InputError: weights that are not in memory, or on several devices where one is asked for.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
@@ -50,6 +51,11 @@ def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[
     hooks = [{key: value.copy() for key, value in table.items() if isinstance(value, dict)} for table in tables]
     flags = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     home = parameters[0].device if parameters else None
+    places = sorted({str(parameter.device) for parameter in parameters})
+    if "meta" in places:
+        reject("model", "weights in memory", "parameters on the meta device", "Load them first: `to_empty`, then `load_state_dict`.")
+    if device is not None and len(places) > 1:
+        reject("model", f"weights on one device, to be moved to {device}", f"some on {', '.join(places)}", "Move it to one device.")
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
@@ -137,6 +143,7 @@ def map_rows(
     progress: bool = False,
     checkpoint: str | Path | None = None,
     identity: str = "",
+    learned: dict[str, Any] | None = None,
     keep: bool = True,
     grad: bool = False,
     watch: Callable[[Any, Tensor | None], None] | None = None,
@@ -144,10 +151,9 @@ def map_rows(
 ) -> dict[str, Tensor]:
     """`step` over all batches, its outputs joined in row order on the CPU.
 
-    Batches go to the device from pinned memory without waiting; outputs stay there until 64 MiB are
-    together. A batch that does not fit in memory is halved and tried again, and later ones start at
-    the size that fitted. Under torch.distributed each rank takes every world-size-th batch and all
-    ranks get all rows, without duplicates.
+    Batches go to the device from pinned memory without waiting; outputs stay there until 64 MiB are together. A batch that
+    does not fit in memory is halved and tried again, and later ones start at the size that fitted. Under torch.distributed
+    each rank takes every world-size-th batch and all ranks get all rows, without duplicates.
 
     Args:
         step: (inputs, targets) -> tensors that have one row per input row.
@@ -155,115 +161,106 @@ def map_rows(
         model: put into evaluation mode and onto the device meanwhile.
         batch_size: rows at once for a Tensor or Records.
         unpack: batch -> (inputs, targets).
-        device: `auto` takes CUDA where there is one.
+        device: `auto` takes CUDA where there is one, that of the local rank under torch.distributed.
         precision: `32-true`, or autocast with `16-mixed` or `bf16-mixed`.
-        progress: show a bar.
-        checkpoint: directory of shards for resuming.
+        progress: show rows per second and the time left.
+        checkpoint: directory of shards for resuming, by any number of ranks; on several machines one that they share.
         identity: what else must be the same for shards of an earlier run to be taken over.
+        learned: filled by `step` with what JSON can hold and is the same for all rows; ranks without a batch, and a run that
+            finds all of them finished, learn it from those that had one.
         keep: hand the outputs back; if not, they stay in `checkpoint` alone, and memory does not grow with the rows.
         grad: whether `step` needs autograd.
         watch: is shown the inputs and targets of every batch, on every rank, also of those that need no step.
         alone: take every batch on this rank, whatever the others do.
 
     Raises:
-        InputError: unknown batch, precision or device, no rows, or shards of another run.
+        InputError: unknown batch, precision or device, no rows, shards of another run, or a shuffled loader where its batches
+            must be the same in other processes.
     """
     if precision not in _AUTOCAST:
         reject("precision", f"one of {', '.join(_AUTOCAST)}", repr(precision), "Choose one of them.")
-    place = _device(device)
+    place = device_of(device)
     rank, world = (0, 1) if alone else _rank()
-    run = {"world": world, "precision": precision, "batch_size": batch_size} | ({"identity": identity} if identity else {})
-    shards = Shards(checkpoint, model, rank, run, keep=keep)
-    parts: dict[int, dict[str, Tensor]] = shards.load()
+    if checkpoint is not None or world > 1:
+        check_order(data)
+    total, size, notes = known_rows(data), rows_at_once(data, batch_size, place), {} if learned is None else learned
+    run = {"precision": precision, "batch size": size, "rows": total, "question": identity}
+    shards = Shards(checkpoint, model, run, keep=keep)
+    parts = shards.load(rank, world)
+    notes.update(shards.recall())
     waiting: dict[int, dict[str, Tensor]] = {}
     limit = [2**62]
-    dtype = _AUTOCAST[precision]
-    total = len(data) if hasattr(data, "__len__") and not isinstance(data, (Tensor, Records)) else None
-    autocast = torch.autocast(place.type, dtype=dtype, enabled=dtype is not None)
-    with evaluating(step if model is None else model, device=place), torch.set_grad_enabled(grad), autocast:
-        for number, batch in enumerate(_progress(_batches(data, batch_size, place), total, progress)):
-            own = number % world == rank and number not in parts
-            if not own and watch is None:
-                continue
-            inputs, targets = (unpack or _unpack)(batch)
+    shown = _counting(total, world, progress and rank == 0)
+
+    def own(number: int) -> bool:
+        return number % world == rank and number not in parts
+
+    network = step if model is None else model
+    with _on(place, precision), evaluating(network, device=place), torch.set_grad_enabled(grad), shown as count:
+        for number, batch in numbered_batches(data, size, lambda number: watch is not None or own(number)):
+            inputs, targets = (unpack or unpacked)(batch)
             if watch is not None:
                 watch(inputs, targets)
-            if not own:
+            if not own(number):
                 continue
             waiting[number] = _run_halving(step, moved(inputs, place), moved(targets, place), limit)
+            count(rows_of(inputs))
             if sum(t.numel() * t.element_size() for out in waiting.values() for t in out.values()) >= _FLUSH_BYTES:
-                parts.update(shards.save(_to_host(waiting)))
+                parts.update(shards.save(_to_host(waiting), notes))
                 waiting = {}
-        parts.update(shards.save(_to_host(waiting)))
-    gathered = _gather(parts, world)
+        parts.update(shards.save(_to_host(waiting), notes))
+        gathered = _gather(parts, notes, world)
     return _join(gathered) if keep else {}
 
 
-def sample_rows(data: Any, rows: int, *, unpack: Unpack | None = None, seed: int = 0) -> tuple[Any, Tensor | None]:
-    """Inputs and targets of at most `rows` rows: drawn without repetition from Tensor or Records, else the first ones.
-
-    Raises:
-        InputError: an iterator that could not be started again.
-    """
-    if isinstance(data, Iterator):
-        reject("loader", "a loader that can be iterated again", f"{type(data).__name__}", "Pass the DataLoader or list itself.")
-    if isinstance(data, (Tensor, Records)):
-        inputs, targets = (data, None) if isinstance(data, Tensor) else (model_inputs(data), data.targets)
-        picked = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:rows].sort().values.to(inputs.device)
-        return inputs[picked], None if targets is None else targets[picked.to(targets.device)]
-    batches: list[tuple[Any, Tensor | None]] = []
-    for batch in _batches(data, None, torch.device("cpu")):
-        batches.append((unpack or _unpack)(batch))
-        if sum(_rows(part) for part, _ in batches) >= rows:
-            break
-    if not batches:
-        reject("loader", "at least one batch", "none", "Check that the loader is not empty and not used up.")
-    targets = None if any(part is None for _, part in batches) else torch.cat([part for _, part in batches if part is not None])[:rows]
-    return _cut(_zipped([part for part, _ in batches]), 0, rows), targets
+@contextlib.contextmanager
+def _on(place: torch.device, precision: Precision) -> Iterator[None]:
+    """A device, whose streams and events are meant, and its autocast."""
+    dtype = _AUTOCAST[precision]
+    current = torch.cuda.device(place) if place.type == "cuda" else contextlib.nullcontext()
+    with current, torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
+        yield
 
 
-def _zipped(parts: Sequence[Any]) -> Any:
-    """Batches of one structure, joined along the rows; what is no Tensor is taken from the first."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(parts))
-    if isinstance(first, Mapping):
-        return {key: _zipped([part[key] for part in parts]) for key in first}
-    if isinstance(first, (tuple, list)):
-        return type(first)(_zipped(values) for values in zip(*parts, strict=True))
-    return first
+def fitting(attempt: Callable[[], T], shrink: Callable[[], bool]) -> T:
+    """What `attempt` gives, tried again where memory runs out as long as `shrink` can make the next attempt smaller."""
+    while True:
+        try:
+            return attempt()
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error) or not shrink():
+                raise
+        # Outside the except block, so that the traceback no longer holds the tensors of the failed attempt.
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _run_halving(step: Step, inputs: Any, targets: Tensor | None, limit: list[int]) -> dict[str, Tensor]:
     """`step` on pieces of at most `limit[0]` rows; the limit is halved when memory runs out."""
-    rows = _rows(inputs)
+    rows = rows_of(inputs)
     outputs: list[Mapping[str, Tensor]] = []
-    start = 0
-    while start < rows or not outputs:
-        stop = min(rows, start + limit[0])
-        size = stop - start
-        whole = size == rows
-        cut = targets if whole or targets is None else targets[start:stop]
-        try:
-            outputs.append(step(inputs if whole else _cut(inputs, start, stop), cut))
-            start = stop
-            failed = None
-        except RuntimeError as error:
-            if not _out_of_memory(error) or size <= 1:
-                raise
-            failed = True
-        if failed:
-            # Outside the except block, so that the traceback no longer holds the tensors of the failed try.
-            limit[0] = max(1, size // 2)
-            gc.collect()
-            torch.cuda.empty_cache()
-        if rows == 0:
-            break
+    done = 0
+
+    def piece() -> Mapping[str, Tensor]:
+        stop = min(rows, done + limit[0])
+        if stop - done == rows:
+            return step(inputs, targets)
+        return step(cut(inputs, done, stop), None if targets is None else targets[done:stop])
+
+    def halve() -> bool:
+        size = min(rows - done, limit[0])
+        limit[0] = max(1, size // 2)
+        return size > 1
+
+    while done < rows or not outputs:
+        outputs.append(fitting(piece, halve))
+        done += limit[0]
     return {key: torch.cat([out[key].detach() for out in outputs]) for key in outputs[0]}
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error)
+def _out_of_memory(error: BaseException) -> bool:
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def logits_of(model: Model, inputs: Any) -> Tensor:
@@ -282,61 +279,6 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
         reject("model", "a model that returns a Tensor of logits", f"{type(output).__name__}{keys}", remedy)
     logits: Tensor = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
     return logits.float()
-
-
-def _unpack(batch: Any) -> tuple[Any, Tensor | None]:
-    if isinstance(batch, Tensor):
-        return batch, None
-    if isinstance(batch, (tuple, list)) and len(batch) in (1, 2) and all(isinstance(part, Tensor) for part in batch):
-        return batch[0], batch[1] if len(batch) == 2 else None
-    what = f"{type(batch).__name__} of {[type(p).__name__ for p in batch]}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-    reject("loader", "batches that are a Tensor, (inputs,) or (inputs, targets)", what, "Pass `unpack=lambda batch: (inputs, targets)`.")
-
-
-def _batches(data: Any, batch_size: int | None, device: torch.device) -> Iterator[Any]:
-    """Batches of a loader as they are, or cuts of a Tensor or Records."""
-    if isinstance(data, Records):
-        inputs, targets = model_inputs(data), data.targets
-        size = batch_size or _ROWS.get(device.type, 2048)
-        for start in range(0, max(1, len(inputs)), size):
-            cut = slice(start, start + size)
-            yield (inputs[cut],) if targets is None else (inputs[cut], targets[cut])
-    elif isinstance(data, Tensor):
-        yield from torch.split(data, batch_size or _ROWS.get(device.type, 2048))
-    elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, pd.DataFrame, Mapping)):
-        sampler = getattr(data, "sampler", None)
-        if isinstance(sampler, torch.utils.data.DistributedSampler):
-            remedy = "Pass the plain loader: ranks share its batches without padding duplicates."
-            reject("loader", "a loader of all rows", "one with a DistributedSampler", remedy)
-        yield from data
-    else:
-        reject("loader", "a DataLoader, an iterable of batches, a Tensor or Records", type(data).__name__, "Wrap the data in a DataLoader.")
-
-
-def _rows(inputs: Any) -> int:
-    first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
-    return len(first)
-
-
-def _cut(inputs: Any, start: int, stop: int) -> Any:
-    return _apply(inputs, lambda tensor: tensor[start:stop])
-
-
-def moved(inputs: Any, device: torch.device) -> Any:
-    """The same structure with its Tensors on a device; to CUDA from pinned memory, without waiting."""
-    if device.type != "cuda":
-        return _apply(inputs, lambda tensor: tensor.to(device))
-    return _apply(inputs, lambda t: t if t.device == device else (t if t.is_pinned() else t.pin_memory()).to(device, non_blocking=True))
-
-
-def _apply(inputs: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(inputs, Tensor):
-        return function(inputs)
-    if isinstance(inputs, Mapping):
-        return {key: _apply(value, function) for key, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(_apply(value, function) for value in inputs)
-    return inputs
 
 
 def _to_host(waiting: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
@@ -369,30 +311,50 @@ def _rank() -> tuple[int, int]:
     return 0, 1
 
 
-def _gather(parts: dict[int, dict[str, Tensor]], world: int) -> dict[int, dict[str, Tensor]]:
-    """The batches of all ranks on every rank; the objects come from our own processes."""
+def world_size() -> int:
+    """Processes that share the rows."""
+    return _rank()[1]
+
+
+def _gather(parts: dict[int, dict[str, Tensor]], notes: dict[str, Any], world: int) -> dict[int, dict[str, Tensor]]:
+    """The batches and notes of all ranks on every rank; the objects come from our own processes."""
     if world == 1:
         return parts
-    gathered: list[dict[int, dict[str, Tensor]]] = [{} for _ in range(world)]
-    torch.distributed.all_gather_object(gathered, parts)
-    return {number: out for share in gathered for number, out in share.items()}
+    gathered: list[tuple[dict[int, dict[str, Tensor]], dict[str, Any]]] = [({}, {}) for _ in range(world)]
+    torch.distributed.all_gather_object(gathered, (parts, notes))
+    for _, noted in gathered:
+        notes.update(noted)
+    return {number: out for share, _ in gathered for number, out in share.items()}
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_of(device: str | torch.device) -> torch.device:
+    """The device that is meant, with its number; `auto` is CUDA where there is one.
+
+    Raises:
+        InputError: an unknown device, or one that this machine lacks.
+    """
     if device == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
     except RuntimeError as error:
         reject("device", "`auto`, `cpu`, `cuda` or `cuda:N`", f"{device!r} ({error})".partition("\n")[0], "Choose one of them.")
     if place.type == "cuda" and not torch.cuda.is_available():
         reject("device", "a device that this machine has", repr(device), "Pass `auto` or `cpu`.")
-    return place
+    if place.type != "cuda" or place.index is not None:
+        return place
+    # torchrun starts one process per device and says which, but does not choose it.
+    local = os.environ.get("LOCAL_RANK") if _rank()[1] > 1 else None
+    return torch.device("cuda", torch.cuda.current_device() if local is None else int(local) % torch.cuda.device_count())
 
 
-def _progress(batches: Iterator[Any], total: int | None, show: bool) -> Iterable[Any]:
+@contextlib.contextmanager
+def _counting(total: int | None, world: int, show: bool) -> Iterator[Callable[[int], object]]:
+    """A function that is told of finished rows, and shows rows per second and the time left."""
     if not show:
-        return batches
+        yield lambda rows: None
+        return
     from tqdm.auto import tqdm
 
-    return tqdm(batches, total=total, unit="batch", leave=False)
+    with tqdm(total=None if total is None else -(-total // world), unit=" rows", unit_scale=True, leave=False) as bar:
+        yield bar.update

@@ -3,8 +3,11 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
+
+from gendebug_torch import attribute
 
 METHODS = {
     "integrated_gradients": {"steps": 16},
@@ -15,14 +18,22 @@ METHODS = {
     "kernel_shap": {"samples": 20},
     "lime": {"samples": 60},
     "feature_ablation": {},
+    "occlusion": {"window": 1},
     "captum.IntegratedGradients": {"n_steps": 16},
     "DeepLift": {},
+    "DeepLiftShap": {"baseline": torch.linspace(-1, 1, 15).reshape(3, 5)},
     "GuidedBackprop": {},
+    "captum.FeatureAblation": {},
     "captum.KernelShap": {"n_samples": 20},
     "captum.GradientShap": {"n_samples": 8, "baseline": torch.zeros(3, 5)},
+    "LayerConductance": {"layer": "body.0", "n_steps": 16},
+    "LayerIntegratedGradients": {"layer": "body.0", "n_steps": 16},
+    "LayerGradCam": {"layer": "body.0"},
 }
+every_method = pytest.mark.parametrize("method", METHODS)
+OF_INPUTS = [method for method in METHODS if not method.startswith("Layer")]
 GRADIENT = ("integrated_gradients", "gradient_shap", "saliency", "input_x_gradient", "smooth_grad")
-OWN = (*GRADIENT, "kernel_shap", "lime", "feature_ablation")
+OWN = (*GRADIENT, "kernel_shap", "lime", "feature_ablation", "occlusion")
 
 
 class Network(nn.Module):
@@ -34,6 +45,17 @@ class Network(nn.Module):
 
     def forward(self, x):
         return self.body(x)
+
+
+class Named(nn.Module):
+    """The same, whose input is passed by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        return self.inner(x)
 
 
 def network(seed=0, **shape):
@@ -49,6 +71,20 @@ def network(seed=0, **shape):
 
 def rows(n=64, d=5, seed=1):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model, x, method, **more):
+    """The answer of a method at the options of `METHODS`; its rows of data as baseline are fixed ones."""
+    options = METHODS.get(method, {}) | more
+    if options.get("baseline") == "sample":
+        shape = x.shape[1:] if isinstance(x, torch.Tensor) else (5,)
+        options["baseline"] = rows(4, torch.Size(shape).numel(), seed=9).reshape(4, *shape)
+    return attribute(model, x, method, **options)
+
+
+def close(a, b, tolerance=1e-5):
+    """Whether two answers are equal up to rounding, which differs with the shape of a matrix product."""
+    return torch.allclose(a, b, atol=tolerance * float(b.abs().max().clamp(min=1.0)), rtol=0)
 
 
 def state(model):

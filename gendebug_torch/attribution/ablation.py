@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from gendebug_torch._batches import moved
 from gendebug_torch.attribution.question import Question
 from gendebug_torch.errors import reject
 
@@ -73,14 +74,14 @@ def occlusion(question: Question, *, window: int | Sequence[int] = 4, stride: in
         InputError: inputs that are not one Tensor of at least one axis per row, or a window that does not fit.
     """
     shape = question.shape
-    if question.groups is not None or question.features != question.points.shape[1]:
+    if not question.whole:
         reject("inputs", "one Tensor per batch, e.g. images [n, c, h, w]", "groups of inputs", "Choose `feature_ablation`.")
     axes = min(2, len(shape)) if isinstance(window, int) else len(window)
     size = _edges(window, axes, shape, "window")
     step = tuple(max(1, edge // 2) for edge in size) if stride is None else _edges(stride, axes, shape, "stride")
     covered = shape[len(shape) - axes :]
     starts = [sorted({min(at, full - edge) for at in range(0, full, by)}) for full, edge, by in zip(covered, size, step, strict=True)]
-    corners = torch.tensor(list(itertools.product(*starts)), device=question.points.device)
+    corners = moved(torch.tensor(list(itertools.product(*starts))), question.points.device)
 
     def windows(span: slice) -> Tensor:
         inside = torch.ones(span.stop - span.start, *[1] * len(shape), dtype=torch.bool, device=corners.device)

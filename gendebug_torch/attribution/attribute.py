@@ -11,15 +11,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch._batches import Unpack, sample_rows
 from gendebug_torch.attribution.attributions import Attributions
 from gendebug_torch.attribution.baselines import BACKGROUND, FROM_ROWS, check_baseline
+from gendebug_torch.attribution.captum_bridge import of_layer
+from gendebug_torch.attribution.devices import Devices, explained_by_devices
 from gendebug_torch.attribution.examine import trust_card
 from gendebug_torch.attribution.explainer import Explainer
 from gendebug_torch.attribution.outputs import check_target
-from gendebug_torch.attribution.sample import RowSample
+from gendebug_torch.attribution.precision import precision_check
+from gendebug_torch.attribution.sample import row_sample
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
-from gendebug_torch.runner import Model, Precision, Unpack, sample_rows
+from gendebug_torch.runner import Model, Precision
 
 # Rows from which a mean or median baseline is taken.
 _KNOWN_ROWS = 2048
@@ -36,7 +40,9 @@ def attribute(
     parts: Sequence[str] | None = None,
     unpack: Unpack | None = None,
     device: str | torch.device = "auto",
+    devices: Devices = 1,
     precision: Precision = "32-true",
+    compile: bool = False,
     batch_size: int | None = None,
     feature_names: Sequence[str] | None = None,
     progress: bool = False,
@@ -46,6 +52,8 @@ def attribute(
     **method_options: Any,
 ) -> Attributions:
     """Contributions of every input to one output of every row.
+
+    Inside a process group (torchrun, Lightning Fabric) the ranks share the batches, and each gets all rows.
 
     Args:
         model: module or callable from inputs to logits `[n]`, `[n, 1]` or `[n, k]`; left as it was found.
@@ -59,19 +67,21 @@ def attribute(
         parts: keys or positions of the Tensors to attribute; default all that can be.
         unpack: batch -> (inputs, targets).
         device: `auto` takes CUDA where there is one.
-        precision: as in Lightning.
+        devices: start a process on each of so many devices, on those with these numbers, or on all (`auto`).
+        precision: as in Lightning; half precision is first compared with float32 on a few rows.
+        compile: run the network through torch.compile, but for methods that set hooks on it.
         batch_size: rows at once for a Tensor or Records.
         feature_names: default: the columns of a table.
-        progress: show a bar.
+        progress: show rows per second and the time left.
         checkpoint: directory of shards, so that an interrupted run goes on where it stopped.
         stream: leave the answers in `checkpoint` and map them into memory, so that memory does not grow with the rows.
         trust: measure how far the answers can be believed, on a sample of rows, in at most a fifth of the model evaluations
             of the run; `full` on as many rows as that takes; False not at all.
-        **method_options: of the method, e.g. `steps=100`, `samples=500`, or `layer=model.body` for Captum.
+        **method_options: of the method, e.g. `steps=100`, `samples=500`, or `layer="body"` for Captum.
 
     Raises:
         InputError: an unknown method, target or option, or a loader that yields something unknown.
-        UnsupportedError: a method that cannot answer for this model.
+        UnsupportedError: a method that cannot answer for this model, or a precision in which its answers are rounding.
 
     Source: of each method in its function; for Captum's Kokhlikyan et al. (2020), arXiv:2009.07896.
     """
@@ -83,11 +93,16 @@ def attribute(
         reject("trust", "True, False or `full`", repr(trust), "Choose one of them.")
     needed = {"sample": BACKGROUND}.get(str(baseline), _KNOWN_ROWS)
     known = sample_rows(loader, needed, unpack=unpack)[0] if isinstance(baseline, str) and baseline in FROM_ROWS else None
-    names = tuple(feature_names) if feature_names is not None else _names(loader)
-    asked = Explainer(method, target, baseline, known, groups, parts, names, device, precision, method_options)
-    sample = RowSample() if trust else None
-    how = {"unpack": unpack, "batch_size": batch_size, "progress": progress, "watch": None if sample is None else sample.add}
-    found = asked.explain(model, loader, checkpoint=checkpoint, stream=stream, **how)
+    names = tuple(feature_names) if feature_names is not None else () if of_layer(method) else _names(loader)
+    asked = Explainer(method, target, baseline, known, groups, parts, names, device, precision, compile, method_options)
+    checked = None if precision == "32-true" else precision_check(asked, model, loader, unpack)
+    sample = row_sample(loader, unpack, shared=devices != 1) if trust else None
+    how: dict[str, Any] = {"unpack": unpack, "batch_size": batch_size, "progress": progress, "checkpoint": checkpoint, "stream": stream}
+    if devices == 1:
+        found = asked.explain(model, loader, watch=sample.add if sample is not None and not len(sample) else None, **how)
+    else:
+        found = explained_by_devices(asked, model, loader, devices, **how)
+    found = replace(found, precision=checked)
     if sample is None:
         return found
     noise = loader.schema.noise if isinstance(loader, Records) else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gendebug_torch._files import replacing
 from gendebug_torch._plotting import LIVE, REFERENCE, axes
 from gendebug_torch._shards import join_shards
 from gendebug_torch.errors import reject
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from gendebug_torch.attribution.precision import PrecisionCheck
     from gendebug_torch.attribution.trust import TrustCard
 
 _SHOWN = 15
@@ -51,6 +52,7 @@ class Attributions:
         evaluations: `[n]` float32 model evaluations that each row took, one with a gradient as two; not those of a Captum
             object that holds the network itself.
         trust: how far they can be believed, where that was measured.
+        precision: what half precision changes about them, where they were made in it.
     """
 
     values: Tensor
@@ -66,6 +68,7 @@ class Attributions:
     held_out: Tensor | None = None
     evaluations: Tensor | None = None
     trust: TrustCard | None = None
+    precision: PrecisionCheck | None = None
 
     @classmethod
     def from_rows(cls, rows: Mapping[str, Tensor], method: str, feature_names: tuple[str, ...] = ()) -> Attributions:
@@ -142,10 +145,8 @@ class Attributions:
         ax = axes(ax, size=(6.0, 1.2 + 0.28 * max(1, len(top))))
         colors = np.where(top["mean"] < 0, LIVE, REFERENCE).tolist()
         ax.barh(range(len(top)), top["mean_abs"], color=colors, xerr=1.96 * top["standard_error"], error_kw={"elinewidth": 0.8})
-        left_out = int((~self.usable).sum())
-        rows = f"{len(self):,} rows" + (f", {left_out:,} left out with NaN" if left_out else "")
         ax.set_yticks(range(len(top)), [short_name(name) for name in top["feature"]])
-        ax.set(xlabel="mean |contribution| (orange: lowers the output on average)", title=f"{self.method}, {rows}")
+        ax.set(xlabel="mean |contribution| (orange: lowers the output on average)", title=title_of(self))
         ax.grid(visible=False, axis="y")
         return ax
 
@@ -175,14 +176,22 @@ class Attributions:
             InputError: the place cannot be written.
         """
         target = Path(path)
-        scratch = target.with_name(f".{target.name}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self.to_frame().to_parquet(scratch)
-            os.replace(scratch, target)
+            with replacing(target) as scratch:
+                self.to_frame().to_parquet(scratch)
         except OSError as error:
             reject("path", "a place that can be written", f"{target}: {error.strerror}", "Choose another path.")
         return target
+
+
+def title_of(found: Attributions) -> str:
+    """The method, how many rows, and what of them is not to be relied on."""
+    left_out, precision = int((~found.usable).sum()), found.precision
+    told = [found.method, f"{len(found):,} rows", f"{left_out:,} left out with NaN" if left_out else ""]
+    if precision is not None and not precision.holds:
+        told.append(f"{precision.typical:.0%} off in {precision.precision}")
+    return ", ".join(filter(None, told))
 
 
 def short_name(name: str, most: int = 28) -> str:

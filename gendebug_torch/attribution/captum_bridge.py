@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,15 +18,21 @@ from torch import Tensor, nn
 
 from gendebug_torch.attribution.inputs import unwrapped
 from gendebug_torch.attribution.methods import METHODS, Method
+from gendebug_torch.attribution.operations import NONLINEAR, RECTIFIERS, calls_outside
 from gendebug_torch.attribution.question import Output, Question
 from gendebug_torch.errors import UnsupportedError, reject
 
 # These draw from the global random state, so that a row's answer would depend on the rows before it.
-_RANDOM = ("DeepLiftShap", "GradientShap", "KernelShap", "Lime", "LimeBase", "NoiseTunnel", "ShapleyValueSampling")
+_RANDOM = (
+    *("GradientShap", "LayerGradientShap", "NeuronGradientShap", "NoiseTunnel"),
+    *("KernelShap", "Lime", "LimeBase", "ShapleyValueSampling"),
+)
 # Of these the completeness fails where an operation is not one of the modules that they know.
-_RULES = ("DeepLift", "DeepLiftShap", "LayerDeepLift", "LayerDeepLiftShap")
+_RULES = ("DeepLift", "DeepLiftShap", "LayerDeepLift", "LayerDeepLiftShap", "NeuronDeepLift", "NeuronDeepLiftShap")
+# These change the gradient of ReLU, and are the plain gradient where another rectifier, or a functional one, stands in its place.
+_RELU = ("GuidedBackprop", "Deconvolution", "GuidedGradCam", "NeuronGuidedBackprop", "NeuronDeconvolution")
 # These take several baselines as their distribution.
-_DISTRIBUTION = ("DeepLiftShap", "GradientShap", "LayerDeepLiftShap", "LayerGradientShap")
+_DISTRIBUTION = ("DeepLiftShap", "GradientShap", "LayerDeepLiftShap", "LayerGradientShap", "NeuronDeepLiftShap", "NeuronGradientShap")
 _INCOMPLETE = 0.05
 _SEED = 0
 
@@ -53,9 +61,11 @@ def captum_methods() -> dict[str, type]:
 def captum_method(model: Any, method: Any, options: dict[str, Any], has_baseline: bool) -> Method:
     """A method of Captum as one of ours.
 
-    Methods that draw, and DeepLIFT through a softmax, are run row by row from one seed, since in a batch of Captum's
-    they would depend on the other rows. Rows whose output is not finite, as for one with NaN among its inputs, are kept
-    from Captum and answered with NaN. What it leaves on the modules is removed.
+    Rows go to Captum in blocks that fit into memory with their steps or baselines. Methods that draw, and DeepLIFT through a
+    softmax, are run row by row from one seed, since in a batch of Captum's they would depend on the other rows. Rows whose
+    output is not finite, as for one with NaN among its inputs, are kept from Captum and answered with NaN. What it leaves on
+    the modules is removed. DeepLIFT that does not add up, and guided backpropagation past a rectifier that it does not see,
+    are refused.
 
     Args:
         model: module or callable.
@@ -72,23 +82,37 @@ def captum_method(model: Any, method: Any, options: dict[str, Any], has_baseline
     if not hasattr(instance, "attribute"):
         reject("method", "a name, or an instance of a class of captum.attr", type(method).__name__, "Pass e.g. `DeepLift`.")
     name = type(instance).__name__
-    takes = inspect.signature(instance.attribute).parameters
+    takes = _arguments(instance)
     if unknown := sorted(set(calling) - set(takes)):
         reject("method_options", f"arguments of {name}: {sorted(takes)}", str(unknown), "Correct or remove them.")
     if has_baseline and "baselines" not in takes:
         reject("baseline", f"none, which is what {name} takes", "a baseline", "Leave it out.")
     softmax = any(isinstance(module, nn.Softmax) for module in asked.modules())
     alone = name in _RANDOM or (name in _RULES and softmax)
+    # Whether the object explains one of several outputs; known once its network was asked.
+    several: list[bool] = []
+
+    def ask(question: Question, rows: Tensor, baselines: Tensor | None) -> dict[str, Tensor]:
+        chosen = {"target": question.classes[rows]} if "target" in takes and any(several) else {}
+        return _call(instance, takes, chosen | calling, question, rows, isinstance(method, str), baselines)
+
+    def about(question: Question, rows: Tensor) -> dict[str, Tensor]:
+        return _over_baselines(name, takes, question, rows, has_baseline, ask)
 
     def explain(question: Question) -> dict[str, Tensor]:
         asked.output = question.output
         n = len(question.points)
         known = (question.at_points - question.at_baseline).isfinite().nonzero()[:, 0]
-        rows = torch.split(known, 1 if alone else max(n, 1)) if len(known) or not (alone or n) else ()
+        if len(known) and not several:
+            several.append(_has_classes(instance, asked, question.of_rows(known[:1]), isinstance(method, str)))
+        # A blurred baseline is that of its row, and so no distribution that rows could share.
+        lonely = alone or (name in _DISTRIBUTION and question.baseline.stride(1) != 0)
+        each = 1 if lonely else max(1, question.at_once // _points(name, takes, calling, question))
+        rows = torch.split(known, each) if len(known) else ()
         with _tidy(asked), _quiet():
-            parts = [_call(instance, calling, question, row, isinstance(method, str), has_baseline) for row in rows]
+            parts = [about(question, row) for row in rows]
         if not parts:
-            return {"values": torch.full_like(question.points, torch.nan)}
+            return _nothing(question, about)
         out = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         if len(out["values"]) != len(known):
             raise UnsupportedError(f"{name} gave {len(out['values'])} attributions for {len(known)} rows; it does not explain rows")
@@ -96,29 +120,98 @@ def captum_method(model: Any, method: Any, options: dict[str, Any], has_baseline
             _refuse_incomplete(asked, name, question.of_rows(known), out["convergence_delta"])
         return out if len(known) == n else {key: _spread(value, known, n) for key, value in out.items()}
 
-    return Method(explain, gradient=True)
+    # A layer's answer needs no gradient of the inputs, so that integers go to its embeddings as they are.
+    layer = of_layer(method)
+    return Method(explain, gradient=not layer, layer=layer)
+
+
+def _nothing(question: Question, ask: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
+    """NaN for all rows, in the form of an answer, which that to a row of zeros tells."""
+    if not len(question.points):
+        return {"values": question.points.float()}
+    first = torch.zeros(1, dtype=torch.int64, device=question.points.device)
+    blank = replace(question, points=torch.zeros_like(question.points))
+    with _quiet():
+        form = ask(blank, first)
+    return {key: _spread(value[:0], first[:0], len(question.points)) for key, value in form.items()}
+
+
+def of_layer(method: Any) -> bool:
+    """Whether a method explains the units of a layer, and not inputs."""
+    return words(method).startswith(("layer ", "internal influence"))
+
+
+def _arguments(instance: Any) -> dict[str, inspect.Parameter]:
+    """What `attribute` of an object of Captum takes, and of the one that it repeats, if it is a NoiseTunnel."""
+    inner = getattr(instance, "attribution_method", None)
+    own = dict(inspect.signature(instance.attribute).parameters)
+    return own if inner is None else {**inspect.signature(inner.attribute).parameters, **own}
+
+
+def _points(name: str, takes: Mapping[str, inspect.Parameter], calling: dict[str, Any], question: Question) -> int:
+    """Points that Captum makes of one row."""
+    times = [calling.get(key, takes[key].default) for key in ("n_steps", "n_samples") if key in takes]
+    return int(math.prod(times)) * (2 * len(question.baseline) if name in _DISTRIBUTION else 1)
+
+
+def _has_classes(instance: Any, asked: _Asked, one: Question, ours: bool) -> bool:
+    """Whether Captum is to be told the class, after what it would answer for another question without a word is refused by one row.
+
+    Raises:
+        UnsupportedError: a rectifier that a rule for ReLU does not see, or an object that explains another number.
+    """
+    name, row = type(instance).__name__, torch.zeros(1, dtype=torch.int64, device=one.points.device)
+    if name in _RELU:
+        unseen = calls_outside(asked, lambda: one.output(one.points, row), (nn.ReLU,), RECTIFIERS)
+        if unseen:
+            raise UnsupportedError(
+                f"{name} changes the gradient of nn.ReLU modules alone, and this network calls {', '.join(unseen)} besides: there it would "
+                "be the plain gradient. Use nn.ReLU modules, or `integrated_gradients`."
+            )
+    if ours or getattr(instance, "forward_func", None) is None:
+        return False
+    with torch.no_grad():
+        said = instance.forward_func(one.points.reshape(1, *one.shape)).reshape(1, -1).float()
+    known = said[0] if said.shape[1] == 1 or int(one.classes) < 0 else said[:, int(one.classes)]
+    if not torch.allclose(known[:1], one.at_points, rtol=1e-2, atol=1e-4):
+        raise UnsupportedError(
+            f"this {name} object explains an output of {float(known[0]):.4g} where {float(one.at_points):.4g} was asked for: pass the "
+            "network that it was built with, and for `margin` or class 0 of a single logit the method by name"
+        )
+    return bool(said.shape[1] > 1)
+
+
+def _over_baselines(
+    name: str, takes: Mapping[str, Any], question: Question, rows: Tensor, has_baseline: bool, ask: Callable[..., dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """What Captum says of these rows: against all baselines where it takes several, else the mean over one after another."""
+    if "baselines" not in takes or not (has_baseline or takes["baselines"].default is inspect.Parameter.empty):
+        return ask(question, rows, None)
+    if name in _DISTRIBUTION:
+        return ask(question, rows, question.baseline[:, rows[0]])
+    parts = [ask(question, rows, start[rows]) for start in question.baseline]
+    return {key: torch.stack([part[key] for part in parts]).mean(0) for key in parts[0]}
 
 
 def _call(
-    instance: Any, calling: dict[str, Any], question: Question, everyone: Tensor, ours: bool, has_baseline: bool
+    instance: Any,
+    takes: Mapping[str, Any],
+    calling: dict[str, Any],
+    question: Question,
+    everyone: Tensor,
+    ours: bool,
+    baselines: Tensor | None,
 ) -> dict[str, Tensor]:
     """One call of Captum about these rows."""
-    takes = inspect.signature(instance.attribute).parameters
-    whole = question.groups is None and question.features == question.points.shape[1]
-    shape = question.shape if whole else question.points.shape[1:]
-    if not ours and not whole:
+    shape = question.shape if question.whole else question.points.shape[1:]
+    if not ours and not question.whole:
         raise UnsupportedError(f"an instance of {type(instance).__name__} takes one float Tensor; for other inputs pass it by name")
     inputs = question.points[everyone].reshape(-1, *shape)
     arguments = dict(calling)
     if ours:
         arguments["additional_forward_args"] = (everyone,)
-    elif "target" in takes and bool((question.classes[everyone] >= 0).all()):
-        arguments.setdefault("target", question.classes[everyone])
-    needs = "baselines" in takes and (has_baseline or takes["baselines"].default is inspect.Parameter.empty)
-    if needs and "baselines" not in arguments:
-        spread = type(instance).__name__ in _DISTRIBUTION
-        start = question.baseline[:, everyone[0]] if spread else question.baseline[0, everyone]
-        arguments["baselines"] = start.reshape(-1, *shape)
+    if baselines is not None:
+        arguments.setdefault("baselines", baselines.reshape(-1, *shape))
     with_delta = "return_convergence_delta" in takes
     if with_delta:
         arguments["return_convergence_delta"] = True
@@ -126,7 +219,11 @@ def _call(
     np.random.seed(_SEED)
     try:
         result = instance.attribute(inputs, **arguments)
-    except (AssertionError, TypeError, ValueError, NotImplementedError) as error:
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        # The network's own errors, and those of memory, are handed on.
+        own = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
+        if own and "being used more than once" not in str(error):
+            raise
         name = type(instance).__name__
         raise UnsupportedError(f"Captum's {name} cannot explain this network: {error or type(error).__name__}") from error
     values, delta = result if with_delta else (result, None)
@@ -149,11 +246,20 @@ def _refuse_incomplete(model: nn.Module, name: str, question: Question, delta: T
     missed = delta.abs() / torch.maximum(change, change.median().clamp(min=1e-6)) if len(change) else delta
     wrong = float((missed > _INCOMPLETE).double().mean()) if len(missed) else 0.0
     if wrong > _INCOMPLETE:
-        leaves = sorted({type(module).__name__ for module in model.modules() if not list(module.children())})
+        row = torch.zeros(1, dtype=torch.int64, device=delta.device)
+        unseen = calls_outside(model, lambda: question.output(question.points[:1], row), _known(), NONLINEAR)
+        told = ", ".join(unseen) if unseen else "some operation of it"
         raise UnsupportedError(
             f"{name} misses the change of the output by more than {_INCOMPLETE:.0%} in {wrong:.0%} of the rows of a batch: it has no rule "
-            f"for some operation of this network (modules: {', '.join(leaves)}; functional calls are not seen). Use `integrated_gradients`."
+            f"for {told}, at least not where this network calls it (functional calls are not seen). Use `integrated_gradients`."
         )
+
+
+def _known() -> tuple[type[nn.Module], ...]:
+    """Modules for which DeepLIFT has a rule."""
+    from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
+
+    return tuple(SUPPORTED_NON_LINEAR)
 
 
 @contextlib.contextmanager

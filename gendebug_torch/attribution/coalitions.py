@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from gendebug_torch._batches import moved
 from gendebug_torch.errors import reject
 
 # A size with at most this many coalitions is listed, so that none is drawn twice.
@@ -57,7 +58,7 @@ class Fit:
 
     def to(self, device: torch.device) -> Fit:
         """The same fit on a device."""
-        return Fit(self.design.to(device), self.solution.to(device), self.weight.to(device), self.leverage.to(device))
+        return Fit(*(moved(part, device) for part in (self.design, self.solution, self.weight, self.leverage)))
 
     def fidelity(self, observed: Tensor, fitted: Tensor) -> tuple[Tensor, Tensor]:
         """`[n]` weighted R², and `[n]` weighted R² of leave-one-out predictions (Allen, 1974, Technometrics 16:125)."""

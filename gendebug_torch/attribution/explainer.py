@@ -18,7 +18,7 @@ from gendebug_torch.attribution.captum_bridge import captum_method, words
 from gendebug_torch.attribution.inputs import Space, unwrapped
 from gendebug_torch.attribution.methods import METHODS, Method
 from gendebug_torch.attribution.question import Question, Setting
-from gendebug_torch.runner import Model, Precision, map_rows
+from gendebug_torch.runner import Model, Precision, fitting, map_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,7 @@ class Explainer:
         names: of the features; empty for what the inputs tell.
         device: where networks run.
         precision: as in Lightning.
+        compiled: whether networks run through torch.compile, but for methods that set hooks on them.
         options: of the method.
     """
 
@@ -47,6 +48,7 @@ class Explainer:
     names: tuple[str, ...] = ()
     device: str | torch.device = "auto"
     precision: Precision = "32-true"
+    compiled: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -73,22 +75,27 @@ class Explainer:
     def explain(self, model: Model, loader: Any, *, checkpoint: str | Path | None = None, stream: bool = False, **how: Any) -> Attributions:
         """Contributions of every row of a loader; `how` is for `map_rows`."""
         chosen = self.bound(model)
-        # Captum's hooks would be ignored by a compiled model.
-        network = model if self.own else unwrapped(model)
-        setting = Setting(network, self.target, self.baseline, self.known, chosen.gradient, self.parts, self.groups)
-        learned: dict[str, tuple[str, ...]] = {}
+        setting = Setting(self._network(model), self.target, self.baseline, self.known, chosen.gradient, self.parts, self.groups)
+        learned: dict[str, Any] = {}
 
         def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
             with _differentiable(model):
                 question, space = setting.question(inputs, targets)
-                out = chosen.function(question)
-            learned["names"] = space.names if self.groups is None else ()
+                # Rows are halved where even their outputs do not fit; what a method asks beyond them, here.
+                out = fitting(lambda: chosen.function(setting.at_most(question)), setting.shrink)
+            learned["names"] = space.names if self.groups is None and not chosen.layer else ()
             return _rows(question, space, out, chosen)
 
-        how |= {"device": self.device, "precision": self.precision, "identity": self._identity()}
+        how |= {"device": self.device, "precision": self.precision, "identity": self._identity(), "learned": learned}
         rows = map_rows(step, loader, model=model, grad=True, checkpoint=checkpoint, keep=not stream, **how)
         rows = joined_rows(checkpoint) if stream and checkpoint is not None else rows
-        return Attributions.from_rows(rows, words(self.method), self.names or learned.get("names", ()))
+        return Attributions.from_rows(rows, words(self.method), self.names or tuple(learned.get("names", ())))
+
+    def _network(self, model: Model) -> Model:
+        """The network that is asked: Captum's hooks would be ignored by a compiled one."""
+        if self.own is None:
+            return unwrapped(model)
+        return torch.compile(unwrapped(model)) if self.compiled else model
 
     def _identity(self) -> str:
         """A digest of what is asked, so that the shards of another question are not taken over."""
@@ -109,12 +116,16 @@ def _differentiable(model: Model) -> Iterator[None]:
 def _rows(question: Question, space: Space, out: dict[str, Tensor], method: Method) -> dict[str, Tensor]:
     """What is kept of a batch: one row per row."""
     n = len(space.points)
-    values = out.pop("values")
+    values = out.pop("values").detach()
+    # A gradient may be finite where the output is not; it says nothing there.
+    known = (question.at_points - question.at_baseline).isfinite()
+    values = torch.where(known.reshape(-1, *[1] * (values.ndim - 1)), values, torch.nan)
     if values.shape == space.points.shape and question.groups is not None:
         values = question.per_feature(values)
-    per_feature = torch.Size(values.shape[1:]).numel() == question.features
+    # The units of a layer are not the inputs, even where there are as many.
+    per_feature = not method.layer and torch.Size(values.shape[1:]).numel() == question.features
     values = values.reshape(n, *question.shape) if per_feature else values
-    rows = {"values": values.detach().float(), "targets": question.classes, "outputs": question.at_points, "base": question.at_baseline}
+    rows = {"values": values.float(), "targets": question.classes, "outputs": question.at_points, "base": question.at_baseline}
     rows["evaluations"] = question.spent
     if method.complete and "convergence_delta" not in out:
         rows["convergence_delta"] = values.flatten(1).double().sum(1) - (question.at_points.double() - question.at_baseline.double())

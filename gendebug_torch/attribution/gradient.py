@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gendebug_torch._batches import moved
 from gendebug_torch.attribution.question import Question
 from gendebug_torch.errors import UnsupportedError, reject
 
@@ -76,7 +77,7 @@ def smooth_grad(question: Question, *, samples: int = 50, noise: float = 0.15, s
     """
     _at_least_one("samples", samples)
     half = torch.randn((samples + 1) // 2, question.points.shape[1], generator=torch.Generator().manual_seed(seed))
-    cloud = torch.cat([half, -half])[:samples].to(question.points)
+    cloud = moved(torch.cat([half, -half])[:samples].to(question.points.dtype), question.points.device)
     width = noise * (question.points - question.baseline.mean(0)).square().mean(1).sqrt()
 
     def around(rows: slice, steps: slice) -> Tensor:
@@ -101,7 +102,8 @@ def integrated_gradients(
         max_steps: most nodes for a row; default `steps`.
         tolerance: relative error of completeness that is good enough.
 
-    Cost: `n * steps` forwards and backwards for each baseline; memory of one pass.
+    Cost: `n * steps` forwards and backwards for each baseline; memory of one pass. With `max_steps` the host waits for the device
+    once per doubling, to learn which rows are left.
     """
     _at_least_one("steps", steps)
     values = _integral(question, steps)
@@ -117,8 +119,9 @@ def integrated_gradients(
 
 def _integral(question: Question, steps: int) -> Tensor:
     nodes, weights = quadrature(steps)
-    alpha = torch.tensor(nodes, device=question.points.device).to(question.points.dtype)[:, None, None]
-    weight = torch.tensor(weights, dtype=torch.float32, device=question.points.device)
+    device = question.points.device
+    alpha = moved(torch.tensor(nodes, dtype=question.points.dtype), device)[:, None, None]
+    weight = moved(torch.tensor(weights, dtype=torch.float32), device)
     values = torch.zeros_like(question.points)
     for start in question.baseline:
         difference = question.points - start
@@ -145,9 +148,10 @@ def gradient_shap(question: Question, *, samples: int = 50, seed: int = 0) -> di
     """
     _at_least_one("samples", samples)
     generator = torch.Generator().manual_seed(seed)
-    alpha = ((torch.arange(samples) + torch.rand(samples, generator=generator)) / samples).to(question.points)[:, None, None]
+    device, dtype = question.points.device, question.points.dtype
+    alpha = moved(((torch.arange(samples) + torch.rand(samples, generator=generator)) / samples).to(dtype), device)[:, None, None]
     turns = torch.arange(samples) % len(question.baseline)
-    pick = turns[torch.randperm(samples, generator=generator)].to(question.points.device)
+    pick = moved(turns[torch.randperm(samples, generator=generator)], device)
 
     def distance(rows: slice, steps: slice) -> Tensor:
         return question.points[None, rows] - question.baseline[pick[steps], rows]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch._batches import moved
 from gendebug_torch.errors import reject
 from gendebug_torch.runner import Model, logits_of
 
@@ -27,6 +28,7 @@ class Space:
         groups: `[d]` int64 feature of each column; None where each column is a feature.
         shape: of one row of the attributions; `(f,)` for anything but one Tensor.
         shown: `[n, f]` float32 values of the features, as a reader knows them.
+        whole: whether the features are one Tensor of the batch as it is.
     """
 
     points: Tensor
@@ -35,6 +37,7 @@ class Space:
     groups: Tensor | None
     shape: tuple[int, ...]
     shown: Tensor
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,14 @@ def _space(
 
     features = [_features(part, len(blocks) > 1 or isinstance(inputs, Mapping)) for part in blocks]
     names = tuple(name for named, _, _ in features for name in named)
-    sizes = torch.tensor([size for _, sizes, _ in features for size in sizes], device=points.device)
-    groups = None if bool((sizes == 1).all()) else torch.arange(len(sizes), device=points.device).repeat_interleave(sizes)
+    sizes = [size for _, sizes, _ in features for size in sizes]
+    columns = None if set(sizes) <= {1} else torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    groups = None if columns is None else moved(columns, points.device)
     shown = torch.cat([values for _, _, values in features], 1)
-    lone = blocks[0].values if len(blocks) == 1 and groups is None else None
-    shape = tuple(lone.shape[1:]) if lone is not None and lone.ndim > 1 else (len(sizes),)
+    whole = len(blocks) == 1 and groups is None
+    shape = tuple(blocks[0].values.shape[1:]) if whole and blocks[0].values.ndim > 1 else (len(sizes),)
     named = len(blocks) > 1 or groups is not None or isinstance(inputs, Mapping)
-    return Space(points, logits, names if named else (), groups, shape, shown)
+    return Space(points, logits, names if named else (), groups, shape, shown, whole)
 
 
 def _features(part: _Part, prefixed: bool) -> tuple[list[str], list[int], Tensor]:

@@ -24,11 +24,13 @@ class Method:
         function: of a `Question` and keyword-only options to `values` and more per row.
         gradient: whether it needs the gradient of the output.
         complete: whether the contributions of a row promise to sum to the change of its output.
+        layer: whether they are those of the units of a layer, and not of inputs.
     """
 
     function: Callable[..., dict[str, Tensor]]
     gradient: bool = False
     complete: bool = False
+    layer: bool = False
 
     def with_options(self, name: str, options: dict[str, Any]) -> Method:
         """The same method with some of its options set.

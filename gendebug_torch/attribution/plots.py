@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
-from gendebug_torch.attribution.attributions import Attributions, short_name
+from gendebug_torch.attribution.attributions import Attributions, short_name, title_of
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def beeswarm(found: Attributions, ax: Axes | None = None, *, top: int = 15) -> A
         dots = ax.scatter(x.numpy(), height + _spread(x), c=color.numpy(), cmap="cividis", vmin=0, vmax=1, s=7, linewidths=0)
     ax.set_yticks(range(len(order)), [short_name(found.names[feature]) for feature in reversed(order)])
     ax.axvline(0, color=NEUTRAL, linewidth=0.8)
-    ax.set(xlabel="contribution to the output", title=f"{found.method}, {len(usable):,} rows")
+    ax.set(xlabel="contribution to the output", title=title_of(found))
     if dots is not None and ax.figure is not None:
         bar = ax.figure.colorbar(dots, ax=ax, ticks=[0, 1], aspect=30, pad=0.02)
         bar.ax.set_yticklabels(["low", "high"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gendebug_torch._batches import moved
 from gendebug_torch.attribution.baselines import baselines
-from gendebug_torch.attribution.inputs import Space, space_of
+from gendebug_torch.attribution.inputs import Space, space_of, unwrapped
 from gendebug_torch.attribution.outputs import explained_of
 from gendebug_torch.errors import reject
-from gendebug_torch.runner import Model, moved
+from gendebug_torch.runner import Model
 
 # Enough points to fill a CPU core or a GPU with a small network; and bytes of activations that stay in a CPU's cache.
 _POINTS = {"cpu": 4096, "cuda": 65536}
@@ -36,6 +38,7 @@ class Question:
         groups: `[d]` int64 feature of each column; None where each column is a feature.
         shape: of one row of the answer.
         classes: `[n]` int64 explained class; -1 for the only output.
+        whole: whether the features are one Tensor of the batch as it is.
         at_once: most points in one pass.
         spent: `[n]` float32 model evaluations that each row took so far; one with a gradient counts as two.
     """
@@ -48,6 +51,7 @@ class Question:
     groups: Tensor | None
     shape: tuple[int, ...]
     classes: Tensor
+    whole: bool
     at_once: int
     spent: Tensor
 
@@ -107,7 +111,17 @@ class Setting:
     gradient: bool = True
     parts: Sequence[str] | None = None
     groups: Sequence[int] | Tensor | None = None
-    learned: dict[str, int] = field(default_factory=dict)
+    learned: dict[str, Any] = field(default_factory=dict)
+
+    def at_most(self, question: Question) -> Question:
+        """The question with as many points in a pass as have fitted so far."""
+        return replace(question, at_once=self.learned.get("at_once", 1))
+
+    def shrink(self) -> bool:
+        """Half as many points in a pass from now on; false where it is one already."""
+        now: int = self.learned.get("at_once", 1)
+        self.learned["at_once"] = max(1, now // 2)
+        return now > 1
 
     def question(self, inputs: Any, targets: Tensor | None) -> tuple[Question, Space]:
         """The question about one batch, and its inputs as a space."""
@@ -117,7 +131,7 @@ class Setting:
         with torch.no_grad():
             logits = space.logits(space.points, everyone)
             explained = explained_of(logits, targets, self.target)
-            start = baselines(self.baseline, inputs, space, lambda given: self._space(moved(given, device)).points, self.rows)
+            start = baselines(self.baseline, inputs, space, lambda given: self._known_points(given, space.points), self.rows)
             at_start = torch.stack([explained(space.logits(each, everyone), everyone) for each in start]).mean(0)
 
         spent = torch.full((n,), 1.0 + len(start), device=device)
@@ -129,13 +143,38 @@ class Setting:
             spent.index_add_(0, rows, spent.new_ones(1).expand(len(rows)), alpha=2 if torch.is_grad_enabled() else 1)
             return uncounted(points, rows)
 
-        groups = space.groups if self.groups is None else _numbered(self.groups, space)
-        shape = space.shape if self.groups is None else (int(groups.max()) + 1,) if groups is not None else ()
+        groups, shape = (space.groups, space.shape) if self.groups is None else self._numbered(self.groups, space)
         said = explained(logits, everyone)
         if n and "at_once" not in self.learned:
-            self.learned["at_once"] = _points_at_once(uncounted, space.points[:1])
+            # A compiled network is not compiled anew for so few points.
+            eager = torch.compiler.set_stance("force_eager") if unwrapped(self.model) is not self.model else contextlib.nullcontext()
+            with eager:
+                self.learned["at_once"] = _points_at_once(uncounted, space.points[:1])
         at_once = self.learned.get("at_once", 1)
-        return Question(output, space.points, start, said, at_start, groups, shape, explained.target, at_once, spent), space
+        whole = space.whole and self.groups is None
+        return Question(output, space.points, start, said, at_start, groups, shape, explained.target, whole, at_once, spent), space
+
+    def _known_points(self, given: Any, points: Tensor) -> Tensor:
+        """Given inputs as points beside these, worked out once for all batches of this width."""
+        key = f"points of {points.shape[1]}"
+        if key not in self.learned:
+            self.learned[key] = self._space(moved(given, points.device)).points
+        known: Tensor = self.learned[key]
+        return known
+
+    def _numbered(self, groups: Sequence[int] | Tensor, space: Space) -> tuple[Tensor, tuple[int]]:
+        """`[d]` feature of each column, numbered from 0 without gaps, and how many; worked out once for all batches of this width."""
+        key, features = f"groups of {space.points.shape[1]}", space.shown.shape[1]
+        if key not in self.learned:
+            given = torch.as_tensor(groups).flatten().long().cpu()
+            if len(given) != features or not len(given):
+                remedy = "Pass the feature that each input belongs to."
+                reject("groups", f"one number for each of {features} inputs", str(len(given)), remedy)
+            names, dense = torch.unique(given, return_inverse=True)
+            dense = moved(dense, space.points.device)
+            self.learned[key] = dense if space.groups is None else dense[space.groups], (len(names),)
+        numbered: tuple[Tensor, tuple[int]] = self.learned[key]
+        return numbered
 
     def _space(self, inputs: Any) -> Space:
         return space_of(self.model, inputs, gradient=self.gradient, parts=self.parts)
@@ -153,20 +192,11 @@ def _points_at_once(output: Output, point: Tensor) -> int:
     for times in (1, 2):
         kept[0] = 0
         points = point.repeat(times, 1).requires_grad_()
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        counted = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+        with torch.enable_grad(), counted:
             output(points, torch.zeros(times, dtype=torch.int64, device=point.device))
         sizes.append(kept[0])
     # Weights are saved too, but once: only the difference grows with the points.
     each = max(sizes[1] - sizes[0], 4 * point.shape[1], 1)
     free = torch.cuda.mem_get_info(point.device)[0] // 2 if point.is_cuda else _CACHE
     return max(1, min(free // each, _POINTS.get(point.device.type, 4096)))
-
-
-def _numbered(groups: Sequence[int] | Tensor, space: Space) -> Tensor:
-    """`[d]` feature of each column, numbered from 0 without gaps."""
-    given = torch.as_tensor(groups, device=space.points.device).flatten().long()
-    features = space.shown.shape[1]
-    if len(given) != features or not len(given):
-        reject("groups", f"one number for each of {features} inputs", str(len(given)), "Pass the feature that each input belongs to.")
-    dense: Tensor = torch.unique(given, return_inverse=True)[1]
-    return dense if space.groups is None else dense[space.groups]

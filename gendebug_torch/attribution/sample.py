@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gendebug_torch._batches import Unpack, known_rows, numbered_batches, rows_at, unpacked
+from gendebug_torch.runner import world_size
+
 # Rows that are kept: as many as fit into so many bytes, but within these bounds.
 _BYTES, _FEWEST, _MOST = 2**26, 32, 2000
 
@@ -56,6 +59,30 @@ class RowSample:
     def order(self) -> Tensor:
         """Places of the kept rows, so that any first few of them are a sample themselves."""
         return self.keys.argsort()
+
+
+def row_sample(loader: Any, unpack: Unpack | None, *, shared: bool) -> RowSample:
+    """An empty sample for the run to fill; filled already where the rows of a run are read by several processes.
+
+    Rows that can be found by their number are read alone, others by one more pass.
+
+    Args:
+        loader: rows.
+        unpack: batch -> (inputs, targets).
+        shared: whether other processes read them, beyond what a process group says.
+    """
+    sample, n = RowSample(), known_rows(loader)
+    if not shared and world_size() == 1:
+        return sample
+    drawn = torch.randperm(n or 0, generator=torch.Generator().manual_seed(0))[:_MOST].sort().values
+    read = rows_at(loader, drawn, unpack)
+    if read is not None:
+        sample.add(*read)
+        sample.positions = drawn[sample.positions]
+    elif shared:
+        for _, batch in numbered_batches(loader, None):
+            sample.add(*(unpack or unpacked)(batch))
+    return sample
 
 
 def picked(structure: Any, places: Tensor, n: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gendebug_torch._batches import moved
 from gendebug_torch.attribution.ablation import mean_outputs
 from gendebug_torch.attribution.coalitions import Coalitions, lime_fit, shapley_coalitions, shapley_fit
 from gendebug_torch.attribution.question import Question
@@ -39,11 +40,10 @@ def kernel_shap(question: Question, *, samples: int | None = None, seed: int = 0
     drawn = shapley_coalitions(f, wanted, seed)
     device = question.points.device
     fit, share = shapley_fit(f, wanted, seed)
-    fit = fit.to(device)
-    both = torch.cat([drawn.masks, ~drawn.masks]).to(device)
+    fit, both = fit.to(device), moved(torch.cat([drawn.masks, ~drawn.masks]), device)
     said = mean_outputs(question, lambda span: question.columns(both[span]), len(both))
     half = (said[:, : len(drawn.masks)] - said[:, len(drawn.masks) :]) / 2
-    values = half @ fit.solution.T + change * share.to(device)
+    values = half @ fit.solution.T + change * moved(share, device)
     fitted = values @ fit.design.T
     within, left_out = (score.float() for score in fit.fidelity(half, fitted))
     error = _sampling_error(drawn, fit.solution, (half - fitted) / (1 - fit.leverage).clamp(min=0.05))
@@ -75,7 +75,7 @@ def lime(question: Question, *, samples: int | None = None, width: float = 0.75,
     if count < f + 2:
         reject("samples", f"at least {f + 2} for {f} features", str(count), "Leave it out for the default of 2 f + 1024.")
     masks, fit = lime_fit(f, count, seed, width, ridge)
-    fit, masks = fit.to(question.points.device), masks.to(question.points.device)
+    fit, masks = fit.to(question.points.device), moved(masks, question.points.device)
     said = mean_outputs(question, lambda span: question.columns(masks[span]), count)
     coefficients = said @ fit.solution.T
     fitted = coefficients @ fit.design.T
@@ -99,7 +99,7 @@ def _sampling_error(drawn: Coalitions, solution: Tensor, residual: Tensor) -> Te
         possible = float(drawn.possible[own[0]]) if count else 0.0
         if not count or count >= possible:
             continue
-        own = own.to(residual.device)
+        own = moved(own, residual.device)
         part, mapped = residual[:, own], solution[:, own]
         spread = part.square() @ mapped.square().T - (part @ mapped.T).square() / count
         variance += spread.clamp(min=0) * (1 - count / possible) * count / max(1, count - 1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch._batches import Unpack
 from gendebug_torch.affine import AffineFit
 from gendebug_torch.calibration.artefact import data_hash, fitted_facts, save_artefact
 from gendebug_torch.calibration.binning import ReliabilityBins
@@ -27,7 +28,7 @@ from gendebug_torch.calibration.modules import CalibratedModel, Fitted, affine_p
 from gendebug_torch.calibration.temperature import Temperature, fit_temperature
 from gendebug_torch.errors import UnsupportedError, reject
 from gendebug_torch.records import Records
-from gendebug_torch.runner import Model, Precision, Unpack, logits_of, map_rows
+from gendebug_torch.runner import Model, Precision, logits_of, map_rows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gendebug_torch._files import replacing
 from gendebug_torch.errors import reject
 
 # Elements sorted at once by one thread (16 MiB of float64): enough to hide the overhead, small beside any table.
@@ -158,15 +157,12 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappin
     from safetensors.torch import save_file
 
     target = Path(path)
-    scratch = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+    held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(held, scratch, {"gendebug": json.dumps(header)})
-        os.replace(scratch, target)
+        with replacing(target) as scratch:
+            save_file(held, scratch, {"gendebug": json.dumps(header)})
     except (OSError, SafetensorError) as error:
         reject("path", "a writable file", f"{target}: {error}", "Choose another path.")
-    finally:
-        scratch.unlink(missing_ok=True)
     return target
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch._files import write_whole
 from gendebug_torch.errors import reject
 
 # Cell of the confusion matrix of two classes -> what was predicted, what was true.
@@ -118,11 +117,7 @@ def write_sheet(sheet: pd.DataFrame, path: str | Path, *, title: str = "Rows to 
     text = _csv(sheet) if target.suffix == ".csv" else _html(sheet, title)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, target)
+        write_whole(target, text)
     except OSError as error:
         reject("path", "a writable place", f"{target}: {error.strerror}", "Choose another path.")
     return target
