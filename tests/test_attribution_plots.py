@@ -1,3 +1,6 @@
+import warnings
+
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
@@ -60,3 +63,8 @@ def test_shap_draws_what_we_found():
     assert isinstance(explanation, shap.Explanation)
     assert explanation.values.shape == (3, 5)
     assert torch.allclose(torch.from_numpy(explanation.base_values), made.base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for draw, drawn in [("bar", explanation), ("beeswarm", explanation), ("heatmap", explanation), ("waterfall", explanation[0])]:
+            getattr(shap.plots, draw)(drawn, show=False)
+            plt.close("all")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gendebug_torch import attribute
 from gendebug_torch.cli import main
@@ -134,6 +135,34 @@ def test_attribute(place):
     assert "Row by row" in (place / "out" / "report.html").read_text()
     assert main([*arguments, "--method", "Saliency"]) == 0
     assert main([*arguments, "--method", "Nonsense"]) == 2
+
+
+@pytest.mark.parametrize("kept", ["net.safetensors", "net.pt", "lightning.ckpt"])
+def test_attribute_with_weights_from_a_checkpoint(place, kept):
+    (place / "schema.yaml").write_text("target: label\nmetadata: score\n")
+    network = torch.nn.Linear(2, 1)
+    network.weight.data = torch.tensor([[3.0, -2.0]])
+    if kept == "net.safetensors":
+        save_file(network.state_dict(), kept)
+    elif kept == "net.pt":
+        torch.save(network.state_dict(), kept)
+    else:
+        torch.save({"epoch": 3, "state_dict": {f"model.{key}": value for key, value in network.state_dict().items()}}, kept)
+    arguments = ["attribute", "--model", f"net_{os.getpid()}:build", "--data", "validation.csv", "--schema", "schema.yaml", "--out", "out"]
+    assert main([*arguments, "--weights", kept, "--checkpoint", "kept", "--fail-on", "never"]) == 0
+    table = pd.read_csv("validation.csv")
+    made = pd.read_parquet("out/attributions.parquet")
+    assert np.allclose(made[["a", "b"]], table[["a", "b"]] * [3.0, -2.0], atol=1e-4)
+    assert list((place / "kept").glob("batches-*"))
+
+
+def test_weights_that_would_be_unpickled_are_refused(place, capsys):
+    torch.save({"state_dict": {}, "hook": Runs()}, "net.ckpt")
+    (place / "schema.yaml").write_text("target: label\nmetadata: score\n")
+    arguments = ["attribute", "--model", f"net_{os.getpid()}:build", "--data", "validation.csv", "--schema", "schema.yaml", "--out", "out"]
+    assert main([*arguments, "--weights", "net.ckpt"]) == 2
+    assert "without unpickling" in capsys.readouterr().err
+    assert not (place / "was_run").exists()
 
 
 def exported(path, network):

@@ -167,12 +167,15 @@ def text(found: Attributions, row: int, tokens: Sequence[str], ax: Axes | None =
         lines[-1].append((token, value))
         used += len(token) + 1
     ax = axes(ax, size=(8.0, 0.9 + 0.36 * len(lines)))
+    assert ax.figure is not None
+    # One unit of the axis is one character, whose width in a monospaced font is 0.6 of its size.
+    size = ax.bbox.width / ax.figure.dpi * 72 / (width + 1.5) / 0.6
     for number, line in enumerate(lines):
         at = 0.0
         for token, value in line:
             color = to_rgba(REFERENCE if value > 0 else LIVE, 0.75 * abs(value) / limit)
             ground = {"facecolor": color, "edgecolor": "none", "pad": 1.5}
-            ax.text(at, -number, token.replace("$", r"\$"), family="monospace", fontsize=9, va="center", bbox=ground)
+            ax.text(at, -number, token.replace("$", r"\$"), family="monospace", fontsize=size, va="center", bbox=ground)
             at += len(token) + 1
     ax.set(xlim=(-0.5, width + 1), ylim=(-len(lines) + 0.4, 0.6), xticks=[], yticks=[], title=f"Row {row}, class {int(found.targets[row])}")
     ax.set_xlabel(f"{found.method}: blue raises the output, orange lowers it")

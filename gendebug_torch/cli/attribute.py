@@ -12,7 +12,9 @@ from gendebug_torch.attribution.plots import Swarm
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_network, load_records
 from gendebug_torch.cli.program import load_program
-from gendebug_torch.runner import Precision
+from gendebug_torch.runner import Precision, device_of
+
+_ROWS = 256
 
 
 def attribute(
@@ -27,6 +29,9 @@ def attribute(
     batch_size: int | None = None,
     precision: Precision = "32-true",
     device: str = "auto",
+    devices: int = 1,
+    compile: bool = False,
+    checkpoint: str | None = None,
     method_options: dict[str, Any] | None = None,
     fail_on: FailOn = "warn",
 ) -> int:
@@ -42,10 +47,13 @@ def attribute(
             feature_ablation, or any method of captum.attr by name.
         target: predicted, target (the label), margin, or a class id.
         baseline: zero, mean, median, sample, or a number; default zero.
-        weights: safetensors file to load into the network.
+        weights: file to load into the network: safetensors, or a checkpoint of torch.save or Lightning that holds tensors alone.
         batch_size: rows at once.
         precision: 32-true, or autocast with 16-mixed or bf16-mixed.
         device: auto, cpu, cuda or cuda:N.
+        devices: processes that share the rows, each on a device of its own.
+        compile: run the network through torch.compile.
+        checkpoint: directory for finished batches, so that an interrupted run goes on where it stopped.
         method_options: further arguments of the method.
         fail_on: exit with 1 from this severity on.
     """
@@ -53,10 +61,13 @@ def attribute(
     records = load_records("validation", data, gd.Schema.from_file(schema), computed=True)
     explained: int | str = int(target) if target.lstrip("-").isdigit() else target
     show = sys.stderr.isatty()
-    how: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "device": device, "progress": show}
+    # Of smaller batches the bar knows earlier how long the rest takes; a CPU is no slower by them.
+    size = batch_size or (_ROWS if device_of(device).type == "cpu" else None)
+    how: dict[str, Any] = {"batch_size": size, "precision": precision, "device": device, "devices": devices, "compile": compile}
+    how |= {"checkpoint": checkpoint, "progress": show, "trust": True}
     started = time.perf_counter()
     start, options = _baseline(baseline), method_options or {}
-    found = gd.attribute(network, records, method, target=explained, baseline=start, trust=True, **how, **options)
+    found = gd.attribute(network, records, method, target=explained, baseline=start, **how, **options)
     rate = len(found) / max(time.perf_counter() - started, 1e-9)
     assert found.trust is not None
     diagnosis = gd.diagnose(network, validation=records, only="attribution", device=device)
