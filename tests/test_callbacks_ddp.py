@@ -13,7 +13,7 @@ import json, logging, sys, warnings
 import lightning.pytorch as pl, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from gendebug_torch.callbacks import AttributionMonitor, LearningCurveMonitor
+from gendebug_torch.callbacks import AttributionMonitor, LearningCurveMonitor, TrainingDynamicsMonitor
 
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -35,24 +35,26 @@ class Line(pl.LightningModule):
 pl.seed_everything(0, verbose=False)
 def data(rows):
     x = torch.randn(rows, 3)
-    return TensorDataset(x, x.sum(1, keepdim=True))
-train, val = data(32), data(21)
+    return TensorDataset(x, x.sum(1, keepdim=True), torch.arange(rows))
+train, val = data(33), data(21)
+dynamics = TrainingDynamicsMonitor(33, read=lambda module, batch, outputs: (batch[2], module.net(batch[0]), (batch[1] > 0).long()))
 monitor = LearningCurveMonitor(train_eval=11)
 # Each rank has its own clock; they must not disagree on whether to rank.
 ranking = AttributionMonitor(share=1e9, rows=8, steps=4)
-trainer = pl.Trainer(accelerator="cpu", strategy="ddp", devices=2, max_epochs=2, logger=False, callbacks=[monitor, ranking],
+trainer = pl.Trainer(accelerator="cpu", strategy="ddp", devices=2, max_epochs=2, logger=False, callbacks=[monitor, ranking, dynamics],
     enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False)
 net = Line()
 trainer.fit(net, DataLoader(train, batch_size=8), DataLoader(val, batch_size=4))
 with torch.no_grad():
     want = float(((net.net(val.tensors[0]) - val.tensors[1]) ** 2).mean())
-    chosen = torch.randperm(32, generator=torch.Generator().manual_seed(0))[:11]
+    chosen = torch.randperm(33, generator=torch.Generator().manual_seed(0))[:11]
     fitted = float(((net.net(train.tensors[0][chosen]) - train.tensors[1][chosen]) ** 2).mean())
 curves = monitor.curves
 with open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w") as file:
     json.dump({"train": curves.train_loss.tolist(), "val": curves.val_loss.tolist(), "evaluated": curves.train_eval_loss.tolist(),
         "want": want, "fitted": fitted, "untrained": curves.untrained_loss, "notes": curves.notes,
         "ranking": {str(epoch): size.tolist() for epoch, size in ranking.history.sizes.items()},
+        "dynamics": dynamics.dynamics.table().round(6).to_dict("list"),
         "broken": [finding.summary for finding in ranking.findings]}, file)
 """
 
@@ -70,6 +72,7 @@ def test_two_processes_record_the_same_and_count_each_row_once(tmp_path, losses)
     assert one["evaluated"][-1] == pytest.approx(one["fitted"], rel=1e-5)
     assert one["untrained"] > one["train"][-1]
     assert not one["broken"]
+    assert one["dynamics"]["epochs"] == [2] * 33
     assert list(one["ranking"]) == ["0", "1"]
     # 21 rows on two ranks: one stands twice, in a batch of three whose mean counts as that of its two own rows.
     if losses == "rows":
