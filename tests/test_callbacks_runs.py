@@ -115,6 +115,24 @@ def test_calibration_and_dynamics_count_what_a_literal_reader_counts(options):
     assert torch.equal(dynamics.dynamics.epochs, literal.trained)
 
 
+def test_a_new_training_begins_anew_and_a_continued_one_goes_on():
+    calibration, dynamics = CalibrationMonitor(diagrams=False), TrainingDynamicsMonitor(ROWS)
+
+    def trained(epochs):
+        trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[calibration, dynamics], **QUIET)
+        trainer.fit(Learner(), loader(), loader(seed=1))
+        return trainer
+
+    trained(3)
+    trainer = trained(2)
+    assert sorted(calibration.history) == [0, 1]
+    assert (dynamics.dynamics.epochs == 2).all()
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(trainer.lightning_module, loader(), loader(seed=1))
+    assert sorted(calibration.history) == [0, 1, 2, 3]
+    assert (dynamics.dynamics.epochs == 4).all()
+
+
 class Told(Learner):
     """Validation losses that fall and rise again, whatever is trained."""
 

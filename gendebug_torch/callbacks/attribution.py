@@ -43,11 +43,16 @@ class AttributionMonitor(Monitor):
     ) -> None:
         super().__init__("attribution.stability", Cause.UNRELIABLE_EXPLANATION, log_name)
         self.rows, self.share, self.every, self.unpack, self.options = rows, share, every, unpack or first_inputs, options
-        self.history = RankingHistory()
         self._kept: list[Tensor] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget an earlier training."""
+        self.history = RankingHistory()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The time of which a share may be taken begins."""
+        super().on_train_start(trainer, pl_module)
         self._started, self.history.spent = perf_counter(), 0.0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -37,9 +37,13 @@ class BehaviorMonitor(Monitor):
         super().__init__("behavior.cases", Cause.BEHAVIOR_REGRESSION, log_name)
         self.suite = suite if isinstance(suite, Suite) else load_suite(suite)
         self.predict, self.every = predict, every_n_epochs
-        self.history: dict[int, BehaviorRun] = {}
+        self.reset()
         if predict is None and not self.suite.features:
             reject("suite", "`features`, the columns that the network is fed", "none", "Add them to the suite, or pass `predict`.")
+
+    def reset(self) -> None:
+        """Forget an earlier training."""
+        self.history: dict[int, BehaviorRun] = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the suite on the network as it is now; its mode and gradients are left as found."""

@@ -40,8 +40,12 @@ class CalibrationMonitor(Monitor):
         diagrams: bool = True,
     ) -> None:
         super().__init__("calibration.ece", Cause.MISCALIBRATION, log_name)
-        self.read, self.diagrams = read, diagrams
-        self._record = CalibrationRecorder(bins=bins, ignore_index=ignore_index)
+        self.read, self.bins, self.ignore_index, self.diagrams = read, bins, ignore_index, diagrams
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget an earlier training."""
+        self._record = CalibrationRecorder(bins=self.bins, ignore_index=self.ignore_index)
 
     @property
     def history(self) -> Mapping[int, CalibrationSums]:

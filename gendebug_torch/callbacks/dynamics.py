@@ -29,8 +29,12 @@ class TrainingDynamicsMonitor(Monitor):
 
     def __init__(self, samples: int, *, read: Read | None = None, log_name: str = "gendebug") -> None:
         super().__init__("labels.noise", Cause.LABEL_NOISE, log_name)
-        self.read = read
-        self._recorder = DynamicsRecorder(samples)
+        self.samples, self.read = samples, read
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget an earlier training."""
+        self._recorder = DynamicsRecorder(self.samples)
 
     @property
     def dynamics(self) -> TrainingDynamics:

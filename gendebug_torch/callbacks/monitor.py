@@ -35,6 +35,14 @@ class Monitor(Callback):
         """Forget the findings of an earlier run."""
         self.findings = []
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin anew where a new training begins; one that goes on, or is resumed, keeps what was seen."""
+        if trainer.global_step == 0:
+            self.reset()
+
+    def reset(self) -> None:
+        """Forget an earlier training."""
+
     def send_scalars(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """Scalars to every logger of the run, at its step."""
         named = {f"{self.log_name}/{name}": value for name, value in metrics.items()}
