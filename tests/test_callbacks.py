@@ -7,7 +7,6 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import nn
 from torch.nn.functional import mse_loss
@@ -436,8 +435,6 @@ def test_csv_logger_gets_the_scalars_and_reads_back(tmp_path):
     assert read.val_loss.tolist() == pytest.approx(monitor.curves.val_loss.tolist())
 
 
-
-
 def test_tensorboard_gets_the_scalars_and_the_picture(tmp_path):
     monitor, _, _ = fit(logger=TensorBoardLogger(tmp_path), log_every_n_steps=1)
     assert not [finding for finding in monitor.findings if finding.severity == "errored"]
@@ -445,39 +442,6 @@ def test_tensorboard_gets_the_scalars_and_the_picture(tmp_path):
     assert b"gendebug/curves" in events.read_bytes()
     read = LearningCurves.from_run(events.parent, train="gendebug/train_loss", val="gendebug/val_loss")
     assert read.val_loss.tolist() == pytest.approx(monitor.curves.val_loss.tolist(), rel=1e-6)
-
-
-class Data(pl.LightningDataModule):
-    def train_dataloader(self):
-        return loader()
-
-    def val_dataloader(self):
-        return loader(seed=1)
-
-
-@pytest.mark.filterwarnings("ignore")  # Lightning calls jsonargparse in a way that is about to go.
-def test_lightning_cli_builds_the_monitor_from_yaml(tmp_path):
-    config = tmp_path / "run.yaml"
-    config.write_text(
-        f"""
-trainer:
-  max_epochs: 2
-  accelerator: cpu
-  logger: false
-  enable_checkpointing: false
-  enable_progress_bar: false
-  enable_model_summary: false
-  default_root_dir: {tmp_path}
-  callbacks:
-    - class_path: gendebug_torch.callbacks.LearningCurveMonitor
-      init_args: {{train_eval: 20, stop_on_inflection: true}}
-"""
-    )
-    made = LightningCLI(Line, Data, save_config_callback=None, args=["fit", "--config", str(config)])
-    (monitor,) = [callback for callback in made.trainer.callbacks if isinstance(callback, LearningCurveMonitor)]
-    assert len(monitor.curves) == 2
-    assert monitor.stop_on_inflection
-    assert monitor.curves.train_eval_loss.isfinite().all()
 
 
 class Wavy(pl.LightningDataModule):

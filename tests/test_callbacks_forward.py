@@ -152,7 +152,7 @@ trainer:
   default_root_dir: {tmp_path}
   callbacks:
     - class_path: gendebug_torch.callbacks.LearningCurveMonitor
-      init_args: {{train_eval: 20}}
+      init_args: {{train_eval: 20, stop_on_inflection: true}}
     - class_path: gendebug_torch.callbacks.CalibrationMonitor
       init_args: {{read: gendebug_torch.callbacks.extra_forward, bins: 10}}
     - class_path: gendebug_torch.callbacks.TrainingDynamicsMonitor
@@ -167,6 +167,8 @@ trainer:
     made = LightningCLI(Returns, Data, save_config_callback=None, args=["fit", "--config", str(config)])
     curves, calibration, dynamics, attribution, behavior = made.trainer.callbacks[:5]
     assert len(curves.curves) == 1
+    assert curves.stop_on_inflection
+    assert curves.curves.train_eval_loss.isfinite().all()
     assert calibration.history[0].cells.total == ROWS
     assert (dynamics.dynamics.epochs == 1).all()
     assert attribution.history.sizes
