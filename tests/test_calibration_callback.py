@@ -192,6 +192,11 @@ def test_targets_that_do_not_fit_are_refused_before_the_training():
         trainer(CalibrationMonitor(), max_epochs=1).fit(Wrong(), DataLoader(rows(64), 16), DataLoader(rows(32, 1), 16))
 
 
+def test_bins_that_do_not_divide_are_refused_at_once():
+    with pytest.raises(InputError, match="divisor of 2520"):
+        CalibrationMonitor(bins=11)
+
+
 def test_rows_with_the_ignored_target_do_not_count():
     class Padded(Learner):
         def validation_step(self, batch, index):

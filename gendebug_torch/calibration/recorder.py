@@ -34,6 +34,9 @@ class CalibrationRecorder:
     Args:
         bins: of the reliability diagram; a divisor of 2520.
         ignore_index: target of rows that do not count.
+
+    Raises:
+        InputError: `bins` does not divide 2520.
     """
 
     def __init__(self, *, bins: int = 15, ignore_index: int | None = None) -> None:
@@ -42,6 +45,8 @@ class CalibrationRecorder:
         self.temperatures: dict[int, TemperatureSums] = {}
         self.notes: list[str] = []
         self.begin()
+        # An unfit number of bins is refused here, not when the first epoch is over.
+        _unpacked(*torch.split(self._sums, _PARTS)[:2]).bins(bins)
 
     def begin(self) -> None:
         """An epoch of validation starts; what an interrupted one left is forgotten."""
@@ -106,8 +111,7 @@ class CalibrationRecorder:
             self._enter(int(epoch), *torch.split(flat, _PARTS[:-1]))
 
     def _enter(self, epoch: int, cells: Tensor, scores: Tensor, temperature: Tensor) -> None:
-        count, confidence, correct = cells.view(3, CELLS)
-        self.history[epoch] = CalibrationSums(ReliabilityBins(count.long(), confidence, correct.long()), scores.view(2, 4))
+        self.history[epoch] = _unpacked(cells, scores)
         self.temperatures[epoch] = TemperatureSums(temperature.view(len(GRID), 3))
 
     def _count(self) -> None:
@@ -143,6 +147,11 @@ def _flat(sums: CalibrationSums, temperature: TemperatureSums) -> Tensor:
     cells = sums.cells
     parts = (cells.count, cells.confidence, cells.correct, sums.scores, temperature.sums)
     return torch.cat([part.double().reshape(-1) for part in parts])
+
+
+def _unpacked(cells: Tensor, scores: Tensor) -> CalibrationSums:
+    count, confidence, correct = cells.view(3, CELLS)
+    return CalibrationSums(ReliabilityBins(count.long(), confidence, correct.long()), scores.view(2, 4))
 
 
 def _have_loss(logits: Tensor, targets: Tensor, ignore_index: int | None) -> Tensor:
