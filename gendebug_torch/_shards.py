@@ -108,6 +108,24 @@ def join_shards(directory: Path, target: Path) -> None:
                     file.write(shard.get_tensor(f"{number}/{name}").contiguous().numpy().tobytes())
 
 
+def read_rows(path: Path, rows: Tensor) -> dict[str, Tensor]:
+    """Some rows of every Tensor of a joined file, by plain reads: a mapping would hold whole pages of other rows in memory."""
+    dtypes = {word: dtype for dtype, word in _DTYPES.items()}
+    found = {}
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start - 8))
+        for name, told in header.items():
+            made = torch.empty(len(rows), *told["shape"][1:], dtype=dtypes[told["dtype"]])
+            each = math.prod(made.shape[1:]) * made.element_size()
+            held = made.view(-1).view(torch.uint8).numpy()
+            for at, row in enumerate(rows.tolist()):
+                file.seek(start + told["data_offsets"][0] + row * each)
+                file.readinto(held[at * each : (at + 1) * each].data)
+            found[name] = made
+    return found
+
+
 def _fingerprint(model: object) -> str:
     """A digest of the weights, so that shards of another network are never mixed in."""
     digest = hashlib.sha256(type(model).__qualname__.encode())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch._batches import Unpack, sample_rows
-from gendebug_torch.attribution.attributions import Attributions
+from gendebug_torch.attribution.attributions import Attributions, stored_rows
 from gendebug_torch.attribution.baselines import BACKGROUND, FROM_ROWS, check_baseline
 from gendebug_torch.attribution.captum_bridge import of_layer
 from gendebug_torch.attribution.devices import Devices, explained_by_devices
@@ -21,6 +21,7 @@ from gendebug_torch.attribution.explainer import Explainer
 from gendebug_torch.attribution.outputs import check_target
 from gendebug_torch.attribution.precision import precision_check
 from gendebug_torch.attribution.sample import row_sample
+from gendebug_torch.attribution.trials import cost_of
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records
 from gendebug_torch.runner import Model, Precision
@@ -106,7 +107,8 @@ def attribute(
     if sample is None:
         return found
     noise = loader.schema.noise if isinstance(loader, Records) else ()
-    return replace(found, trust=trust_card(asked, model, found, sample, noise=noise, full=trust == "full"))
+    kept = found.select(sample.positions) if not stream or checkpoint is None else stored_rows(found, checkpoint, sample.positions)
+    return replace(found, trust=trust_card(asked, model, kept, sample, cost_of(found), noise=noise, full=trust == "full"))
 
 
 def _names(loader: Any) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gendebug_torch._files import replacing
 from gendebug_torch._plotting import LIVE, REFERENCE, axes
-from gendebug_torch._shards import join_shards
+from gendebug_torch._shards import join_shards, read_rows
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ _PER_ROW = (
     *("values", "targets", "convergence_delta", "inputs", "outputs", "base"),
     *("standard_error", "fidelity", "held_out", "evaluations"),
 )
+# Where a streamed run ends up.
+_JOINED = "attributions.safetensors"
 # Rows summed at once, so that a summary of any number of rows needs little memory.
 _CHUNK = 2**16
 
@@ -204,13 +206,18 @@ def joined_rows(directory: str | Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     source = Path(directory)
-    whole = source / "attributions.safetensors"
+    whole = source / _JOINED
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not distributed or torch.distributed.get_rank() == 0:
         join_shards(source, whole)
     if distributed:
         torch.distributed.barrier()
     return load_file(whole)
+
+
+def stored_rows(found: Attributions, directory: str | Path, rows: Tensor) -> Attributions:
+    """The rows at the given positions of a streamed run, read from its directory, so that no others come into memory."""
+    return Attributions.from_rows(read_rows(Path(directory) / _JOINED, rows), found.method, found.feature_names)
 
 
 def _sums(values: Tensor) -> tuple[int, Tensor]:

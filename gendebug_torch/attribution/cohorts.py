@@ -93,7 +93,9 @@ class CohortComparison:
         ax.barh(place + 0.2, top["distance"], 0.38, color=LIVE, label="contributions")
         ax.barh(place - 0.2, top["input_distance"].fillna(0.0), 0.38, color=REFERENCE, label="inputs")
         ax.set_yticks(place, top["feature"].astype(str).tolist())
-        ax.set(xlim=(0, 1), xlabel="Kolmogorov-Smirnov distance", title=f"{self.labels[0]} against {self.labels[1]}")
+        widest = float(top[["distance", "input_distance"]].max().max()) if len(top) else 0.0
+        ax.set_xlim(0, min(1.0, max(0.2, 1.2 * widest)))
+        ax.set(xlabel="Kolmogorov-Smirnov distance", title=f"{self.labels[0]} against {self.labels[1]}")
         ax.grid(visible=False, axis="y")
         ax.legend(frameon=False, fontsize="small", loc="lower right")
         return ax

@@ -34,8 +34,9 @@ _ROWS, _PAIRED = 256, 1000
 def trust_card(
     asked: Explainer,
     model: Model,
-    found: Attributions,
+    kept: Attributions,
     sample: RowSample,
+    total: float,
     *,
     noise: Sequence[str] = (),
     full: bool = False,
@@ -53,16 +54,16 @@ def trust_card(
     Args:
         asked: the method.
         model: network.
-        found: what the run found.
+        kept: what the run found about the rows of the sample.
         sample: of its rows.
+        total: model evaluations of the run.
         noise: names of features declared as noise.
         full: measure everything on as many rows as that takes, whatever the cost.
         seed: of jitter, random weights and shuffles.
     """
-    kept = found.select(sample.positions)
     places = sample.order[kept.usable[sample.order]]
     inputs, targets = (picked(held, places, len(sample)) for held in (sample.inputs, sample.targets))
-    first, total = kept.select(places), cost_of(found)
+    first = kept.select(places)
     budget = math.inf if full else _SHARE * total
     shuffled, missing = _shufflable(model, inputs, targets, first, _FOR_SHUFFLING * budget)
     tried = _tried(asked, model, inputs, targets, first, seed)

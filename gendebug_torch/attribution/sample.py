@@ -12,7 +12,7 @@ from gendebug_torch._batches import Unpack, known_rows, numbered_batches, rows_a
 from gendebug_torch.runner import world_size
 
 # Rows that are kept: as many as fit into so many bytes, but within these bounds.
-_BYTES, _FEWEST, _MOST = 2**26, 32, 2000
+_BYTES, _FEWEST, _MOST = 2**24, 64, 2000
 
 
 class RowSample:

@@ -212,5 +212,6 @@ def _agreement(first: Attributions, second: Attributions, name: str) -> Measures
     if len(a) < 2 or a.shape[1] < 2:
         return told
     strongest = (a.abs().mean(0) + b.abs().mean(0)).topk(min(_RANKED, a.shape[1])).indices
-    ranked = rank_agreement({"first": a[:, strongest].abs(), "second": b[:, strongest].abs()}, [first.names[i] for i in strongest.tolist()])
+    sizes = {"first": a[:, strongest].abs(), "second": b[:, strongest].abs()}
+    ranked = rank_agreement(sizes, list(map(str, strongest.tolist())))
     return told | {f"{name}_ranking": Measure(float(ranked.correlation), float(ranked.low), float(ranked.high), len(a))}

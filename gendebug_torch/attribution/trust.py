@@ -158,16 +158,20 @@ class TrustCard:
         return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "limit", "holds", "rows"]).astype({"limit": float})
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Each measure as a bar with its interval, its limit as a tick; orange where it fails."""
+        """Each measure as a bar with its interval, its limit as a tick; orange where it fails, grey where nothing is asked of it."""
         rows = self.table().iloc[::-1]
         ax = axes(ax, size=(8.6, 1.2 + 0.36 * max(1, len(rows))))
         ends = rows[["value", "low", "high"]].clip(-1, 1)
         spread = [(ends["value"] - ends["low"]).clip(lower=0), (ends["high"] - ends["value"]).clip(lower=0)]
-        colors = [GOOD if holds else LIVE for holds in rows["holds"]]
-        ax.barh(rows["measure"].tolist(), ends["value"], color=colors, xerr=spread, error_kw={"elinewidth": 0.8})
-        ax.scatter(rows["limit"], range(len(rows)), marker="|", s=160, color=NEUTRAL, zorder=3)
+        ways = [*(f" ({'≥' if LIMITS[name].more else '≤'} {LIMITS[name].value:g})" for name in self.measures), *("" for _ in self.cascade)]
+        judged = rows["limit"].notna()
+        colors = [NEUTRAL if not asked else GOOD if holds else LIVE for asked, holds in zip(judged, rows["holds"], strict=True)]
+        places = range(len(rows))
+        ax.barh(places, ends["value"], color=colors, xerr=spread, error_kw={"elinewidth": 0.8})
+        ax.set_yticks(places, [words + way for words, way in zip(rows["measure"], reversed(ways), strict=True)])
+        ax.scatter(rows["limit"], places, marker="|", s=160, color="black", zorder=3)
         left = min(0.0, float(ends["low"].min())) if len(rows) else 0.0
-        ax.set(xlim=(left, 1), xlabel="value (bar) with 95 % interval and limit (tick); orange fails")
+        ax.set(xlim=(left, 1), xlabel="value, 95 % interval and limit (tick)")
         ax.set_title(self.verdict.partition(" (")[0].partition(";")[0].partition(":")[0], x=1.0, ha="right")
         ax.grid(visible=False, axis="y")
         return ax
