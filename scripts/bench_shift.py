@@ -30,6 +30,7 @@ from gendebug_torch.shift import (
     prepare_reference,
 )
 from gendebug_torch.shift.checks import features_keep_their_distribution
+from gendebug_torch.shift.undo import turned_clock
 
 # First-order autocorrelations of ten columns: the slowest one keeps a value for 200 rows.
 SLOWNESS = np.array([0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.99])
@@ -73,12 +74,12 @@ def beside_peers(args: argparse.Namespace, reference: torch.Tensor, live: torch.
     frames = [pd.DataFrame(side.numpy(), columns=[f"c{i}" for i in range(args.columns)]) for side in (reference, live)]
     elsewhere = dict(pair.split("=", 1) for pair in args.peer_python)
     with TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{place}.parquet" for place in range(2)]
+        paths = [Path(folder) / f"{place}.npy" for place in range(2)]
         for name, peer_of in PEERS.items():
             row = f"| KS {args.columns} columns, check | {ours:.2f} s |"
             if name in elsewhere:
                 for frame, path in zip(frames, paths, strict=True):
-                    frame.to_parquet(path)
+                    np.save(path, frame.to_numpy())
                 call = [elsewhere[name], str(Path(__file__).with_name("_shift_peers.py")), name, *map(str, paths)]
                 done = subprocess.run(call, capture_output=True, text=True, check=True)
                 took = float(done.stdout.splitlines()[-1].split()[0])
@@ -134,7 +135,7 @@ def errors(args: argparse.Namespace) -> None:
 
 def stream(args: argparse.Namespace) -> None:
     """Any false alarm over a long stream of windows, with the effect threshold off."""
-    windows, rows, seeds = (1000, 100, 100) if args.full else (200, 100, 10)
+    windows, rows, seeds = (1000, 300, 50) if args.full else (200, 300, 10)
     alarmed = 0
     for seed in range(seeds):
         rng, n = np.random.default_rng(seed), 4000 + windows * rows
@@ -170,6 +171,27 @@ def breaks(args: argparse.Namespace) -> None:
         row = f"covers {covered / max(significant, 1):.1%} of {significant} significant breaks"
         row += f"; p < .05 without one {alarms / args.seeds:.1%}"
         print(f"| place of a break of 0.6 sd, {told} | {row} | {named} | |", flush=True)
+
+
+def hours(rng: np.random.Generator, n: int, rush: float) -> np.ndarray[Any, Any]:
+    """Hours of the day with a busy morning and evening."""
+    middle = np.where(rng.random(n) < 0.6, rng.normal(rush, 1.2, n), rng.normal(18.5, 2.0, n))
+    chosen = np.where(rng.random(n) < 0.2, rng.uniform(0.0, 24.0, n), middle)
+    return np.floor(chosen) % 24
+
+
+def clocks(args: argparse.Namespace) -> None:
+    """How often a clock that slipped is named with its hours, and what is taken for one."""
+    named = slipped = moved = 0
+    for seed in range(args.seeds):
+        rng = np.random.default_rng(seed)
+        before, after, later = (hours(rng, 2000, rush) for rush in (8.5, 8.5, 11.0))
+        slip = int(rng.choice([-11, -8, -6, -5, -2, -1, 1, 2, 3, 7, 9, 12]))
+        named += turned_clock(before, (after + slip) % 24) == slip
+        slipped += turned_clock(before, after) != 0
+        moved += turned_clock(before, later) != 0
+    row = f"named {named / args.seeds:.1%}, none called one {slipped / args.seeds:.1%}, a later morning called one {moved / args.seeds:.1%}"
+    print(f"| a clock that slipped by 1 to 12 hours, 2000 rows, {args.seeds} seeds | {row} | | |", flush=True)
 
 
 def in_time(args: argparse.Namespace) -> None:
@@ -262,7 +284,7 @@ def main() -> None:
         PARTS[name](args)
 
 
-PARTS = {"speed": speed, "parquet": parquet, "errors": errors, "in_time": in_time, "stream": stream, "breaks": breaks}
+PARTS = {"speed": speed, "parquet": parquet, "errors": errors, "in_time": in_time, "stream": stream, "breaks": breaks, "clocks": clocks}
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _in_chunks(
     if reference.endswith(_PREPARED):
         known = gd.shift.PreparedTable.load(reference)
     else:
-        known, before = gd.shift.read_table_in_chunks(reference, schema, name="validation")
+        known, before = gd.shift.read_table_in_chunks(reference, schema, name="validation", optional=("logits", "probs"))
     if save_reference is not None:
         known.save(save_reference)
     met, after = gd.shift.read_table_in_chunks(live, schema, name="production")

@@ -207,7 +207,7 @@ def _summary(
     significant = int((test.adjusted < alpha).sum())
     numbers |= {"largest": test.labels[largest], "statistic": distance, "p_holm": p, "significant": significant, "detectable": seen}
     numbers |= {"wandered": wandered}
-    slow = f" {wandered} moved further, but no further than their own slow swings take them." if wandered else ""
+    slow = f" {wandered} moved further, but no further than their own slow swings may have taken them." if wandered else ""
     sizes = f"{n:,} against {m:,} rows"
     if seen >= 1.0 and not shifted:
         return this.finding(Severity.NOTE, f"Too few rows to see any shift: {sizes}.", numbers=numbers, evidence=evidence)

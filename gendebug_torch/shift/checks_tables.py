@@ -17,7 +17,7 @@ from gendebug_torch.shift.checks_levels import (
     values_are_missing_as_often,
 )
 from gendebug_torch.shift.kinds import ChangeKinds
-from gendebug_torch.shift.prepared_table import TablePair
+from gendebug_torch.shift.prepared_table import MOST_LEVELS, TablePair
 
 COLUMN_CHECKS: tuple[Check, ...] = (features_keep_their_distribution, values_are_missing_as_often, categories_keep_their_shares)
 
@@ -41,7 +41,7 @@ def table_findings(
         *category_findings(pair.categories, sides.rows, kinds, **of_levels),
     ]
     if pair.uncounted:
-        text = f"Not compared, of more than 16,384 levels: {', '.join(pair.uncounted)}."
+        text = f"Not compared, of more than {MOST_LEVELS:,} levels: {', '.join(pair.uncounted)}."
         remedy = "Declare them in `ids` or `metadata` if they name rows; count them by hand otherwise."
         found.append(categories_keep_their_shares.finding(Severity.NOTE, text, numbers={"columns": len(pair.uncounted)}, remedy=remedy))
     return tuple(found)

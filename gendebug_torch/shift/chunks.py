@@ -15,7 +15,7 @@ from gendebug_torch._tables import numeric_features
 from gendebug_torch.errors import reject
 from gendebug_torch.records import Records, Schema
 from gendebug_torch.shift.categories import level_counts
-from gendebug_torch.shift.columns import time_order
+from gendebug_torch.shift.columns import WIDEST, time_order
 from gendebug_torch.shift.dependence import autocorrelation_time, cautious
 from gendebug_torch.shift.prepared import PreparedReference
 from gendebug_torch.shift.prepared_table import MOST_LEVELS, PreparedTable
@@ -27,10 +27,8 @@ COLUMNS = 32
 _CSV_BYTES = 1 << 24
 # Values of the rows that are drawn (160 MB); tables that hold no more are drawn whole.
 CELLS = 20_000_000
-# What a side may lack.
-UNKNOWN = ("target", "logits", "probs")
-# Float64 tells whole numbers apart up to here.
-_WIDEST = 2.0**53
+# What production may lack.
+UNKNOWN = ("target", "label_time", "source", "logits", "probs")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,19 @@ def prepare_table(path: str | Path, *, schema: Schema | None = None, size: int =
 def read_table_in_chunks(
     path: str | Path, schema: Schema, *, size: int = 4096, name: str = "", optional: tuple[str, ...] = UNKNOWN, cells: int = CELLS
 ) -> tuple[PreparedTable, Records]:
-    """A file in constant size, and as many of its rows, drawn at random and in their order, as hold `cells` values."""
+    """A file in constant size, and some of its rows, in one pass: columns are compared on all rows, rows on those drawn.
+
+    Args:
+        path: of the file, as for `prepare_table`.
+        schema: what the columns are.
+        size: most values kept of a column.
+        name: of both; default that of the file.
+        optional: schema keys whose columns may be absent.
+        cells: values of the rows drawn, which are all rows of a table that holds no more; they stay in their order.
+
+    Raises:
+        InputError: as `prepare_table`, or columns that the schema names and the file lacks.
+    """
     if size < 2:
         reject("size", "at least 2", str(size), "4096 keeps distances within about 0.001.")
     import pyarrow
@@ -99,25 +109,32 @@ def is_large(path: str | Path) -> bool:
     try:
         footer = read_metadata(source)
     except (OSError, pyarrow.ArrowInvalid):
+        # Whoever reads it says what is wrong with it.
         return False
     return int(footer.num_rows) * int(footer.num_columns) > CELLS
 
 
 def _source(path: Path) -> _Source:
     if path.suffix.lower() in (".parquet", ".pq"):
-        from pyarrow.parquet import ParquetFile
+        from pyarrow.parquet import read_schema
 
-        # Buffered ahead, all row groups of the columns would be held at once.
-        file = ParquetFile(path, pre_buffer=False)
-        fields = {field.name: field.type for field in file.schema_arrow}
+        fields = {field.name: field.type for field in read_schema(path)}
         names = list(fields)
         passes = [names[i : i + COLUMNS] for i in range(0, len(names), COLUMNS)]
-        return _Source(fields, passes, lambda columns: file.iter_batches(ROWS, columns=columns))
+        return _Source(fields, passes, lambda columns: _batches(path, columns))
     from pyarrow import csv
 
     reading = csv.ReadOptions(block_size=_CSV_BYTES)
     fields = {field.name: field.type for field in csv.open_csv(path, read_options=reading).schema}
     return _Source(fields, [list(fields)], lambda _: iter(csv.open_csv(path, read_options=reading)))
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile
+
+    # Buffered ahead, all row groups of the columns would be held at once.
+    with ParquetFile(path, pre_buffer=False) as file:
+        yield from file.iter_batches(ROWS, columns=columns)
 
 
 def _pass(source: _Source, columns: list[str], schema: Schema, size: int, most: int) -> tuple[PreparedTable, Any]:
@@ -194,7 +211,7 @@ def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
     wide = set()
     for place, name in enumerate(names):
         block[place] = columns[name].cast("float64", safe=False).to_numpy(zero_copy_only=False)
-        if rows and pa.types.is_integer(columns[name].type) and np.nanmax(np.abs(block[place]), initial=0.0) > _WIDEST:
+        if rows and pa.types.is_integer(columns[name].type) and np.nanmax(np.abs(block[place]), initial=0.0) > WIDEST:
             wide.add(name)
     block.sort(axis=1)
     gaps = np.isnan(block).sum(1)

@@ -22,7 +22,8 @@ from gendebug_torch.shift.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.splits import moments_of
 
 Column = NDArray[np.float64]
-_WIDEST = 2**53
+# Float64 tells whole numbers apart up to here.
+WIDEST = 2**53
 # Whole numbers that differ in so few rows may well be quantities.
 _FEWEST_IDS = 100
 
@@ -79,7 +80,7 @@ def wide_integers(records: Records) -> tuple[str, ...]:
     if features is None or isinstance(features, Tensor):
         return ()
     whole = features.select_dtypes(include=["integer"])
-    return tuple(str(c) for c in whole.columns if whole[c].max() > _WIDEST or whole[c].min() < -_WIDEST)
+    return tuple(str(c) for c in whole.columns if whole[c].max() > WIDEST or whole[c].min() < -WIDEST)
 
 
 def codes(records: Records) -> tuple[str, ...]:

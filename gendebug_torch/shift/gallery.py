@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gendebug_torch._plotting import LIVE, REFERENCE, axes
+from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.shift.feature import FeatureShift, feature_shift
 from gendebug_torch.shift.ks import KSTest, shortened
 from gendebug_torch.shift.prepared import PreparedReference, as_prepared
@@ -41,6 +41,7 @@ class MostShifted:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """One small picture per column: shares per bin on both sides, with the distance and its 95 % interval."""
+        from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
         down = max(1, math.ceil(len(self.features) / _ACROSS))
@@ -58,11 +59,15 @@ class MostShifted:
             small.tick_params(labelsize=7)
             apart = f"distance {feature.statistic:.2f} ({float(low[place]):.2f} to {float(high[place]):.2f})"
             small.set_title(f"{shortened(feature.name, 26)}\n{apart}", fontsize=8)
-        ax.set_title(f"The {len(self.features)} of {len(self.test.statistic)} features that moved furthest, with 95 % intervals", pad=22)
+        shown, asked = len(self.features), len(self.test.statistic)
+        which = f"The {shown} of {asked} features that moved furthest" if shown < asked else f"All {asked} features, furthest moved first"
+        ax.set_title(f"{which}, with 95 % intervals", pad=22)
         ax.set_xlabel("value of the feature")
         ax.set_ylabel("share of values per bin", labelpad=34)
-        handles = [Patch(color=colour, alpha=0.6, label=side) for colour, side in ((REFERENCE, "reference"), (LIVE, "production"))]
-        ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2, frameon=False)
+        sides = ((REFERENCE, "reference"), (LIVE, "production"))
+        handles: list[Any] = [Patch(color=colour, alpha=0.6, label=side) for colour, side in sides]
+        handles.append(Line2D([], [], color=NEUTRAL, linestyle="--", linewidth=1.0, label="largest gap of what lies below"))
+        ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3, frameon=False)
         return ax
 
 
