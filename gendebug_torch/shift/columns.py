@@ -25,7 +25,7 @@ Column = NDArray[np.float64]
 # Float64 tells whole numbers apart up to here.
 WIDEST = 2**53
 # Whole numbers that differ in so few rows may well be quantities.
-_FEWEST_IDS = 100
+FEWEST_IDS = 100
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def times_between(
 def is_identifier(before: Tensor, after: Tensor) -> bool:
     """Whether a column numbers its rows: whole, and never the same value twice on a side; `[n]` and `[m]` of 100 rows at least."""
     sides = (before, after)
-    if min(map(len, sides)) < _FEWEST_IDS or not all(bool((side == side.floor()).all()) for side in sides):
+    if min(map(len, sides)) < FEWEST_IDS or not all(bool((side == side.floor()).all()) for side in sides):
         return False
     return all(len(torch.unique(side)) == len(side) for side in sides)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.categories import CategoryShift, MissingShift, category_shift
-from gendebug_torch.shift.columns import Sides
+from gendebug_torch.shift.columns import FEWEST_IDS, Sides
 from gendebug_torch.shift.dependence import worth
 from gendebug_torch.shift.ks import ks_two_sample
 from gendebug_torch.shift.prepared import PreparedReference, load_tensors, save_tensors
@@ -142,11 +142,9 @@ def _sides(reference: PreparedTable, live: PreparedTable) -> Sides:
     alone = ks_two_sample(before, after)
     times = reference.times[chosen[0]], live.times[chosen[1]]
     test = worth(alone, times[0], times[0].maximum(times[1]))
-    n, m = (
-        rows if judged is None else rows.clamp(max=judged) for rows, judged in ((test.n, reference.judged), (test.m, live.judged))
-    )
+    n, m = (rows if judged is None else rows.clamp(max=judged) for rows, judged in ((test.n, reference.judged), (test.m, live.judged)))
     sizes = (reference.rows, live.rows)
-    numbering = reference.numbering & live.numbering
+    numbering = reference.numbering & live.numbering if min(sizes) >= FEWEST_IDS else frozenset()
     return Sides((reference.name, live.name), sizes, before, after, alone, replace(test, n=n, m=m), numbering)
 
 
