@@ -25,6 +25,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from gendebug_torch import callbacks
 from gendebug_torch.behavior import Case, Suite
 from gendebug_torch.calibration.recorder import CalibrationRecorder
+from gendebug_torch.labels import DynamicsRecorder
 
 CLASSES, FEATURES, WIDTH, BATCH, EPOCHS = 10, 32, 64, 64, 2
 
@@ -287,6 +288,25 @@ def counting(device: str, repeats: int) -> None:
         print(f"| [{rows}, {classes}] | {micro['ours']:.1f} us | {micro['floor']:.1f} us | {micro['theirs']:.0f} us |", flush=True)
 
 
+def dynamics(device: str, repeats: int) -> None:
+    """What `TrainingDynamicsMonitor` keeps and takes for a million rows in batches of 64."""
+    print(f"\n| {device}, TrainingDynamicsMonitor, a million rows | memory | per epoch |\n| --- | --- | --- |", flush=True)
+    for rows, classes in ((10**6, 10), (10**5, 1000)):
+        logits, targets = torch.randn(rows, classes, device=device), torch.randint(classes, (rows,), device=device)
+        ids, recorder = torch.randperm(rows, device=device), DynamicsRecorder(rows, device=device)
+
+        def epoch(recorder=recorder, given=(ids, logits, targets)) -> None:
+            for batch in zip(*(part.split(BATCH) for part in given), strict=True):
+                recorder.record(*batch)
+            recorder.end_epoch()
+            _wait(given[0])
+
+        seconds = medians({"ours": epoch}, repeats)["ours"]
+        held = sum(part.numel() * part.element_size() for part in recorder.state_dict().values())
+        scale = 10**6 / rows
+        print(f"| {classes} classes | {scale * held / 1e6:.0f} MB | {scale * seconds:.2f} s |", flush=True)
+
+
 def _wait(tensor: torch.Tensor) -> None:
     if tensor.is_cuda:
         torch.cuda.synchronize()
@@ -306,6 +326,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         counting(device, options.repeats)
+        dynamics(device, options.repeats)
         fits("training only", TRAINING, steps, options.repeats, device)
         fits("training and as many validation steps", VALIDATION, steps, options.repeats, device)
 

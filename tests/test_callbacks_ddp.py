@@ -41,7 +41,13 @@ dynamics = TrainingDynamicsMonitor(33, read=lambda module, batch, outputs: (batc
 monitor = LearningCurveMonitor(train_eval=11)
 # Each rank has its own clock; they must not disagree on whether to rank.
 ranking = AttributionMonitor(share=1e9, rows=8, steps=4)
-trainer = pl.Trainer(accelerator="cpu", strategy="ddp", devices=2, max_epochs=2, logger=False, callbacks=[monitor, ranking, dynamics],
+class Save(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(f"{sys.argv[1]}/half.ckpt")
+
+trainer = pl.Trainer(accelerator="cpu", strategy="ddp", devices=2, max_epochs=2, logger=False,
+    callbacks=[monitor, ranking, dynamics, Save()],
     enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False)
 net = Line()
 trainer.fit(net, DataLoader(train, batch_size=8), DataLoader(val, batch_size=4))
@@ -55,6 +61,7 @@ with open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w") as file:
         "want": want, "fitted": fitted, "untrained": curves.untrained_loss, "notes": curves.notes,
         "ranking": {str(epoch): size.tolist() for epoch, size in ranking.history.sizes.items()},
         "dynamics": dynamics.dynamics.table().round(6).to_dict("list"),
+        "half": torch.load(f"{sys.argv[1]}/half.ckpt", weights_only=True)["callbacks"][dynamics.state_key]["epoch"][4].sum().item(),
         "broken": [finding.summary for finding in ranking.findings]}, file)
 """
 
@@ -73,6 +80,8 @@ def test_two_processes_record_the_same_and_count_each_row_once(tmp_path, losses)
     assert one["untrained"] > one["train"][-1]
     assert not one["broken"]
     assert one["dynamics"]["epochs"] == [2] * 33
+    # The checkpoint after two steps of eight rows on two ranks.
+    assert one["half"] == 32
     assert list(one["ranking"]) == ["0", "1"]
     # 21 rows on two ranks: one stands twice, in a batch of three whose mean counts as that of its two own rows.
     if losses == "rows":

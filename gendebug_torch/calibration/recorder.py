@@ -31,6 +31,9 @@ class CalibrationRecorder:
     The owner adds what `epoch_sums` returns up over its ranks and hands it back. Rows without a loss (NaN or infinite
     logits, a masked class as the target) are left out, counted and named in `notes`.
 
+    Cost: about 10 us for a batch of [64, 10] on one CPU core and 30 us for [256, 10] or [64, 100]. Many classes are bound
+    by their exponentials: [64, 1000] takes some 5 times the 40 us of one exponential per logit.
+
     Args:
         bins: of the reliability diagram; a divisor of 2520.
         ignore_index: target of rows that do not count.
