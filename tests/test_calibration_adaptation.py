@@ -60,6 +60,37 @@ def test_shares_that_did_not_change_are_left_alone(shared_data):
     assert min(changes) > -0.015
 
 
+def test_probabilities_that_cannot_carry_a_change_are_left_alone(shared_data):
+    """Where zeros were floored, the shares that probabilities tell are wrong, and even the true ones cost accuracy."""
+    logits, targets = load(shared_data, "cleanlab_20news_test_set")
+    adapted, harmful = 0, 0
+    for seed in range(8):
+        skewed = np.random.default_rng(seed).dirichlet([0.3] * 20)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(logits), generator=generator)
+        fit, rest = order[: len(order) // 2], order[len(order) // 2 :]
+        wanted = torch.bincount(torch.multinomial(torch.tensor(skewed), 1500, replacement=True, generator=generator), minlength=20)
+        live = torch.cat([rest[targets[rest] == label][: int(count)] for label, count in enumerate(wanted)])
+        found = adapt_to_shares(logits[fit], targets[fit], logits[live])
+        adapted += found.applied
+        harmful += found.gain[0] < 0
+        assert found.applied or found.warnings
+        assert accuracy(found(logits[live]), targets[live]) >= accuracy(logits[live], targets[live]) - 0.01
+    assert adapted <= 1
+    assert harmful >= 6
+
+
+def test_shares_are_moved_by_what_is_beyond_noise():
+    validation = binary(0, 3000)
+    for rows, share, least in ((binary(1, 3000, share=0.6), 0.6, 0.98), (binary(2, 60, share=0.4), 0.4, 0.0)):
+        shift = adapt_to_shares(validation.logits, validation.targets, rows.logits).shift
+        kept = float((shift.shrunken - shift.reference)[1] / (shift.prior - shift.reference)[1])
+        assert least <= kept <= 1
+        assert float(shift.shrunken.sum()) == pytest.approx(1.0)
+        assert kept == pytest.approx(max(0.0, 1 - 1 / shift.statistic))
+        assert share == pytest.approx(float(shift.prior[1]), abs=0.2)
+
+
 def test_moved_inputs_are_told_from_moved_shares():
     validation, moved = binary(0, 3000), binary(1, 3000, share=0.6)
     found = adapt_to_shares(validation.logits, validation.targets, moved.logits)

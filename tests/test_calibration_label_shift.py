@@ -71,6 +71,17 @@ def test_moved_inputs_are_not_taken_for_moved_shares():
     assert further > 3 * distance
 
 
+def test_given_shares_are_asked_and_too_many_classes_are_not():
+    logits, targets = drawn(2000, [1 / 3] * 3, 0)
+    production, _ = drawn(1500, [0.7, 0.2, 0.1], 1)
+    right, wrong = (label_shift_misfit(logits, targets, production, torch.tensor(shares))[0] for shares in ([0.7, 0.2, 0.1], [1 / 3] * 3))
+    assert right > 0.001
+    assert wrong < 1e-6
+    generator = torch.Generator().manual_seed(2)
+    many, live = (torch.randn(n, 60, generator=generator) for n in (1200, 800))
+    assert math.isnan(label_shift_misfit(many, torch.arange(1200) % 60, live)[0])
+
+
 def test_the_rows_may_come_in_any_order_and_as_float32():
     logits, _ = drawn(3000, [0.7, 0.2, 0.1], 3)
     whole = label_shift(logits, torch.ones(3))

@@ -1,6 +1,7 @@
 """Bins and measures: golden values, the literal definitions, every head, noise, intervals and the traps of the field."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -97,6 +98,26 @@ def test_chunks_order_and_ranks_do_not_matter():
     same(whole.bins(15), reliability_bins(logits, targets), 1e-10)
     state = [whole.cells.count, whole.cells.confidence, whole.cells.correct, whole.scores]
     assert sum(part.numel() * part.element_size() for part in state) <= 64 * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_the_compiled_pass_says_the_same():
+    for k in (2, 10, 100):
+        logits, targets = sample(17, 5000, k, dtype=torch.float32)
+        logits[:300] = logits[:300].round()
+        logits[-1, 1] = -math.inf
+        targets[-1] = 0
+        plain, compiled = (reliability_bins(logits, targets, compiled=way) for way in (False, True))
+        assert torch.equal(plain.count, compiled.count)
+        assert torch.equal(plain.correct, compiled.correct)
+        assert torch.allclose(plain.confidence, compiled.confidence, rtol=1e-6)
+        one = reliability_bins(logits[:, 0], (targets == 0).long(), compiled=True)
+        assert torch.equal(one.count, reliability_bins(logits[:, 0], (targets == 0).long()).count)
+    logits[7, 2] = math.nan
+    with pytest.raises(InputError, match=r"^`logits`.* 1 rows"):
+        reliability_bins(logits, targets, compiled=True)
 
 
 def test_scores_equal_the_literal_definitions():

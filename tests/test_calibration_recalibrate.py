@@ -84,6 +84,16 @@ def test_top_maps_change_no_prediction_and_mend_the_confidence():
                 assert all(error > 0 for error in fitted.standard_errors)
 
 
+def test_a_top_map_adds_little_where_the_temperature_says_it_all():
+    lost = []
+    for seed in range(20):
+        fit, test = drawn(seed, 1000, 10, scale=2.0), drawn(seed + 500, 4000, 10, scale=2.0)
+        plain = calibration_sums(fit_temperature(fit.logits, fit.targets)(test.logits), test.targets).nll
+        lost.append(calibration_sums(fit_top_map(fit.logits, fit.targets)(test.logits), test.targets).nll - plain)
+    assert np.mean(lost) < 5e-4
+    assert np.mean(np.abs(lost) < 1e-4) > 0.5
+
+
 def test_a_top_map_keeps_the_order_of_the_other_classes():
     z = torch.randn(500, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     fitted = fit_top_map(z, drawn(1, 500, 6).targets)

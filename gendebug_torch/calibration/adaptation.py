@@ -126,7 +126,8 @@ def adapt_to_shares(logits: Tensor, targets: Tensor, production: Tensor, *, alph
             "different there, or its probabilities cannot tell the shares; nothing is adapted: label some production rows "
             "and recalibrate on them."
         )
-    if harmful := gain[0] < -gain[1]:
+    moved, harmful = shift.p_value < alpha, gain[0] < 0
+    if moved and harmful:
         told.append(
             f"Of the labeled rows, weighted to the new shares, {-gain[0]:.1%} ± {gain[1]:.1%} would become wrong: the probabilities "
             "of this network cannot carry the change, so nothing is adapted; label some production rows and recalibrate on them."
@@ -135,7 +136,7 @@ def adapt_to_shares(logits: Tensor, targets: Tensor, production: Tensor, *, alph
     if widest > _WIDE:
         told.append(f"The class shares are known to ± {widest:.0%} only: collect more unlabeled rows.")
     # A p-value of NaN, where too few rows tell one, speaks against nothing.
-    applied = not misfit[0] < 0.001 and shift.p_value < alpha and not harmful
+    applied = not misfit[0] < 0.001 and moved and not harmful
     return ShareAdaptation(calibration, shift, classes, misfit, gain, applied, tuple(told))
 
 

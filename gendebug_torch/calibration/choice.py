@@ -55,8 +55,8 @@ KEEPING = ("temperature", "label_temperature", "top_platt", "top_beta")
 # Beyond this many classes the curvature of class biases, k by k, costs more than it is worth.
 _MOST_BIASES = 256
 # Standard errors by which a map must beat the network as it is. Near the optimum the gain is half the square of the step
-# that its noise grows with: 1.3 of them are a parameter 2.6 standard errors away from the identity.
-_BEYOND_NOISE = 1.3
+# that its noise grows with: one of them is a parameter two standard errors away from the identity.
+_BEYOND_NOISE = 1.0
 
 
 @dataclass(frozen=True, eq=False)

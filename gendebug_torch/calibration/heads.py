@@ -14,8 +14,9 @@ from gendebug_torch.errors import reject
 # Elements of logits handled at once, so that memory does not grow with n: what the second-level cache of a CPU core
 # holds, for passes that go over them again and again.
 _CHUNK = {"cpu": 2**18, "cuda": 2**25}
-# For a single pass: enough rows that the calls around it cost nothing, still within the shared cache.
-SINGLE_PASS = 4
+# For a single pass: enough rows that the calls around it cost nothing, still within the shared cache; and for a compiled
+# one, which leaves nothing behind but a few numbers a row.
+SINGLE_PASS, COMPILED_PASS = 4, 64
 # Below this many classes a row does not fill a vector register of float32.
 _LANES = 16
 
