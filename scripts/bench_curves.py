@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from scipy.optimize import minimize_scalar
 
-from gendebug_torch.curves import LearningCurves, diagnose_curves, sure_inflection
+from gendebug_torch.curves import CurveDiagnosis, LearningCurves, diagnose_curves, sure_inflection
 
 KINDS = ("converged", "overfit", "underfit", "still_improving", "oscillating", "diverged", "drop", "double_descent", "too_noisy")
 PATIENCE = (3, 5, 10)
@@ -24,6 +25,89 @@ RIGHT = {kind: {kind} for kind in KINDS} | {
     "drop": {"converged"},
     "double_descent": {"converged", "still_improving"},
 }
+
+
+# Shapes that the courses of `overfit` may have; the first of each is the one of the table by rise.
+FALLS = ("exponential", "two exponentials", "power law")
+CLIMBS = ("straight", "levelling off", "gathering speed")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A validation loss that falls and then rises, without its noise.
+
+    Args:
+        fall: of `FALLS`.
+        climb: of `CLIMBS`.
+        length: epochs.
+        theta: floor, height, time constant, last epoch before the rise, rise up to the last epoch.
+        sd: of the noise.
+        correlation: of the noise.
+    """
+
+    fall: str
+    climb: str
+    length: int
+    theta: tuple[float, ...]
+    sd: float
+    correlation: float
+
+    def course(self, x: np.ndarray, theta: np.ndarray | None = None) -> np.ndarray:
+        """The loss at epochs `x`, by default with its own parameters."""
+        floor, height, time_constant, onset, total = self.theta if theta is None else theta
+        after = self.length - 1 - self.theta[3]
+        since = (x - onset).clip(0) / after
+        falling = {
+            "exponential": lambda: np.exp(-x / time_constant),
+            "two exponentials": lambda: 0.75 * np.exp(-x / time_constant) + 0.25 * np.exp(-x / (3 * time_constant)),
+            "power law": lambda: (1 + x / (0.5 * time_constant)) ** -1.5,
+        }[self.fall]()
+        climbing = {
+            "straight": lambda: since,
+            "levelling off": lambda: (1 - np.exp(-3 * since)) / (1 - np.exp(-3)),
+            "gathering speed": lambda: since**2,
+        }[self.climb]()
+        loss: np.ndarray = floor + height * falling + total * climbing
+        return loss
+
+    def bound(self) -> float:
+        """Standard error of the lowest point for one who knows the shape and the noise, but no parameter (Cramér-Rao)."""
+        epoch, theta = np.arange(self.length, dtype=float), np.array(self.theta)
+        near = int(self.course(epoch).argmin())
+
+        def lowest(moved: np.ndarray) -> float:
+            reach = (max(near - 3.0, 0.0), min(near + 3.0, self.length - 1.0))
+            return float(minimize_scalar(lambda x: float(self.course(np.array(x), moved)), bounds=reach, options={"xatol": 1e-9}).x)
+
+        steps = 1e-4 * np.array([1.0, theta[1], theta[2], 100.0, theta[4]])
+        moves = np.diag(steps)
+        change = np.array([(self.course(epoch, theta + move) - self.course(epoch, theta - move)) / 2 for move in moves])
+        gradient = np.array([(lowest(theta + move) - lowest(theta - move)) / 2 for move in moves])
+        information = white(change, self.correlation) @ white(change, self.correlation).T
+        covariance = np.linalg.pinv(information, rcond=1e-14) * self.sd**2 * (1 - self.correlation**2)
+        return float(gradient @ covariance @ gradient) ** 0.5
+
+    def likelihood_ratio(self, values: np.ndarray) -> float:
+        """Twice the log-likelihood that a straight rise from any epoch on adds, noise and the exponential fall known."""
+        epoch = np.arange(self.length, dtype=float)
+        times = self.length * np.geomspace(0.027, 0.11, 160)
+        left = white(values, self.correlation)
+        rises = white((epoch - np.arange(self.length - 3)[:, None]).clip(0), self.correlation)
+        columns = np.stack([np.ones((160, self.length)), np.exp(-epoch / times[:, None])], 1)
+        basis, _ = np.linalg.qr(white(columns, self.correlation).transpose(0, 2, 1))
+        left = left - (basis @ (basis.transpose(0, 2, 1) @ left)[:, :, None])[:, :, 0]
+        spread = (rises**2).sum(1) - ((basis.transpose(0, 2, 1) @ rises.T) ** 2).sum(1)
+        rss = (left**2).sum(1)
+        gain = rss.min() - (rss[:, None] - (left @ rises.T).clip(0) ** 2 / spread.clip(1e-9)).min()
+        return float(gain / (self.sd**2 * (1 - self.correlation**2)))
+
+
+def white(series: np.ndarray, correlation: float) -> np.ndarray:
+    """`[..., t]` series in which AR(1) noise is white."""
+    out = series.astype(float).copy()
+    out[..., 1:] -= correlation * series[..., :-1]
+    out[..., 0] *= (1 - correlation**2) ** 0.5
+    return out
 
 
 @dataclass(frozen=True)
@@ -40,6 +124,7 @@ class Truth:
         sharpness: standard error of the epoch of the inflection for one who knows everything else.
         clear: whether the kind stands out of the noise, so that another name would be wrong.
         baseline: loss of knowing nothing, for the kind underfit.
+        shape: of the kind overfit.
     """
 
     kind: str
@@ -51,6 +136,7 @@ class Truth:
     sharpness: float
     clear: bool
     baseline: float | None
+    shape: Shape | None = None
 
 
 def noise(rng: np.random.Generator, t: int, sd: float, correlation: float) -> np.ndarray:
@@ -61,8 +147,8 @@ def noise(rng: np.random.Generator, t: int, sd: float, correlation: float) -> np
     return shocks
 
 
-def simulate(kind: str, seed: int) -> Truth:
-    """A run of 20 to 120 epochs: an exponential approach, what the kind adds, and AR(1) noise."""
+def simulate(kind: str, seed: int, fall: str = FALLS[0], climb: str = CLIMBS[0]) -> Truth:
+    """A run of 20 to 120 epochs: an exponential approach, what the kind adds, and AR(1) noise; overfit ones of any shape."""
     rng = np.random.default_rng([KINDS.index(kind), seed])
     t = int(rng.integers(20, 121))
     epoch = np.arange(t)
@@ -72,12 +158,13 @@ def simulate(kind: str, seed: int) -> Truth:
     correlation = rng.uniform(0.0, 0.5)
     val = floor + height * np.exp(-epoch / time_constant)
     train = 0.9 * floor + height * np.exp(-epoch / (1.3 * time_constant))
-    baseline, clear, pace, after = None, sd / floor < 0.01, 0.0, 1
+    baseline, clear, pace, after, shape = None, sd / floor < 0.01, 0.0, 1, None
     if kind == "overfit":
         after = int(t * rng.uniform(0.4, 0.7))
         total = sd * rng.choice([3.0, 6.0, 12.0, 24.0, 48.0])
         slope = total / after
-        val = val + slope * (epoch - (t - 1 - after)).clip(0)
+        shape = Shape(fall, climb, t, (floor, height, time_constant, t - 1.0 - after, total), sd, correlation)
+        val = shape.course(epoch)
         train = train - 0.3 * floor * (epoch / t)
         pace, clear = slope / sd, total > 0.05 * floor and total >= 12 * sd
     elif kind == "underfit":
@@ -115,7 +202,7 @@ def simulate(kind: str, seed: int) -> Truth:
     lowest = int(np.nanargmin(course))
     inflation = ((1 + correlation) / (1 - correlation)) ** 0.5
     sharpness = inflation * 2 / after**0.5 / pace if pace else np.inf
-    return Truth(kind, curves, course, lowest, float((course[-1] - course[lowest]) / sd), pace, sharpness, clear, baseline)
+    return Truth(kind, curves, course, lowest, float((course[-1] - course[lowest]) / sd), pace, sharpness, clear, baseline, shape)
 
 
 def patience_rule(losses: list[float], patience: int) -> tuple[int, int] | None:
@@ -140,15 +227,111 @@ def inflection_rule(curves: LearningCurves) -> tuple[int, int] | None:
     return None
 
 
-def runs(count: int, first: int) -> Iterator[tuple[Truth, dict[str, int | None], str, tuple[int, int] | None]]:
-    """Each simulated run with what every rule says: the epoch of an inflection, or None."""
+def share(of: list[bool]) -> str:
+    """A share with its 95 % interval (Wilson)."""
+    if not of:
+        return ""
+    n, hit, z = len(of), float(np.mean(of)), 1.96
+    middle, reach = (hit + z**2 / 2 / n) / (1 + z**2 / n), z / (1 + z**2 / n) * (hit * (1 - hit) / n + z**2 / 4 / n**2) ** 0.5
+    return f"{hit:.1%} ({max(middle - reach, 0):.1%} to {min(middle + reach, 1):.1%})"
+
+
+def inflection_table(count: int, first: int) -> None:
+    """Print how often, where and how surely each rule finds a rise, by its size and by how well it can be located."""
+    rules: dict[str, Callable[[Truth], int | None]] = {f"patience {patience}": partial(_kept, patience=patience) for patience in PATIENCE}
+    rows: dict[str, list[tuple[Truth, CurveDiagnosis, dict[str, int | None]]]] = defaultdict(list)
+    for i in range(count):
+        truth = simulate("overfit", first + i)
+        found = diagnose_curves(truth.curves)
+        told = {rule: at(truth) for rule, at in rules.items()}
+        size = next(
+            name
+            for least, name in ((40, "40 and more"), (20, "20 to 40"), (10, "10 to 20"), (5, "5 to 10"), (3, "3 to 5"), (0, "below 3"))
+            if truth.rise >= least
+        )
+        sharp = "at most 1" if truth.sharpness <= 1 else "1 to 2" if truth.sharpness <= 2 else "above 2"
+        for group in (f"rise of {size} sd", f"epoch known to {sharp}", *([] if truth.rise < 3 else ["rise of 3 sd and more"])):
+            rows[group].append((truth, found, told))
+    told = " | ".join(f"{rule}: within 2" for rule in rules)
+    print(f"| overfit runs | n | found | of the found within 2 epochs | rms error / bound | interval holds | median width | {told} |")
+    print(f"| --- | --- | --- | --- | --- | --- | --- |{' --- |' * len(rules)}")
+    for group in sorted(rows):
+        patient = " | ".join(f"{np.mean([near(told[rule], truth) for truth, _, told in rows[group]]):.0%}" for rule in rules)
+        print(f"| {group} | {len(rows[group])} | {' | '.join(located([(truth, found) for truth, found, _ in rows[group]]))} | {patient} |")
+
+
+def near(at: int | None, truth: Truth) -> bool:
+    """Within two epochs."""
+    return at is not None and abs(at - truth.lowest) <= 2
+
+
+def located(rows: list[tuple[Truth, CurveDiagnosis]]) -> list[str]:
+    """Cells: found, within two epochs, root mean squared error over that of the bound, interval holds, its median width."""
+    found = [(truth, at.inflection_epoch, at.interval) for truth, at in rows if at.inflection_epoch is not None and at.interval is not None]
+    if not found:
+        return ["none", "", "", "", ""]
+    error = np.mean([(at - truth.lowest) ** 2 for truth, at, _ in found]) ** 0.5
+    bound = np.mean([truth.shape.bound() ** 2 for truth, _, _ in found if truth.shape]) ** 0.5
+    holds = [low <= truth.lowest <= high for truth, _, (low, high) in found]
+    width = np.median([high - low for _, _, (low, high) in found])
+    within = share([near(at, truth) for truth, at, _ in found])
+    return [share([at.inflection_epoch is not None for _, at in rows]), within, f"{error:.2f} / {bound:.2f}", share(holds), f"{width:.0f}"]
+
+
+def shape_table(count: int, first: int) -> None:
+    """Print the same over shapes of the fall and of the rise, where an epoch can be told to a standard error of 1."""
+    print("\n| fall, then rise | n | found | of the found within 2 epochs | rms error / bound | interval holds | median width |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for fall in FALLS:
+        for climb in CLIMBS:
+            truths = [simulate("overfit", first + i, fall, climb) for i in range(count)]
+            rows = [(truth, diagnose_curves(truth.curves)) for truth in truths if truth.shape and truth.shape.bound() <= 1]
+            print(f"| {fall}, {climb} | {len(rows)} | {' | '.join(located(rows))} |", flush=True)
+
+
+def power_table(count: int, first: int) -> None:
+    """Print the power of ours beside that of the likelihood ratio which knows noise and shapes, at 2 % false alarms."""
+    truths = [simulate("overfit", first + i) for i in range(count)]
+    ratios, flat = [], []
+    for truth in truths:
+        assert truth.shape is not None
+        *_, onset, total = truth.shape.theta
+        epoch, values = np.arange(truth.shape.length), truth.curves.val_loss.numpy()
+        ratios.append(truth.shape.likelihood_ratio(values))
+        flat.append(truth.shape.likelihood_ratio(values - total * (epoch - onset).clip(0) / (len(epoch) - 1 - onset)))
+    level = np.quantile(flat, 0.98)
+    print("\n| rise | n | found | likelihood ratio, noise and shapes known |\n| --- | --- | --- | --- |")
+    for name, least, most in (("below 3 sd", 0, 3), ("3 to 5 sd", 3, 5), ("5 to 10 sd", 5, 10)):
+        inside = [i for i, truth in enumerate(truths) if least <= truth.rise < most]
+        ours = [diagnose_curves(truths[i].curves).inflection_epoch is not None for i in inside]
+        print(f"| {name} | {len(inside)} | {share(ours)} | {share([bool(ratios[i] > level) for i in inside])} |", flush=True)
+
+
+def regime_tables(count: int, first: int) -> None:
+    """Print false alarms by kind, and which regimes clear cases are given."""
+    quiet: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    named: dict[str, list[str]] = defaultdict(list)
     for i in range(count):
         truth = simulate(KINDS[i % len(KINDS)], first + i // len(KINDS))
         found = diagnose_curves(truth.curves, baseline_loss=truth.baseline)
-        losses = truth.curves.val_loss.tolist()
-        stopped = {f"patience {patience}": patience_rule(losses, patience) for patience in PATIENCE}
-        told = {rule: None if at is None else at[1] for rule, at in stopped.items()}
-        yield truth, {"ours": found.inflection_epoch, **told}, found.regime, found.interval
+        if truth.kind in ("converged", "underfit", "drop", "still_improving", "too_noisy"):
+            for kind in (truth.kind, "all"):
+                quiet[kind]["ours"].append(found.inflection_epoch is not None)
+                for patience in PATIENCE:
+                    quiet[kind][f"patience {patience}"].append(_patient(truth, patience) is not None)
+        if truth.clear:
+            named[truth.kind].append(found.regime)
+    print(f"\n| no inflection, yet one is named | n | {' | '.join(quiet['all'])} |\n| --- | --- |{' --- |' * len(quiet['all'])}")
+    for kind, rules in quiet.items():
+        print(f"| {kind} | {len(rules['ours'])} | {' | '.join(share(alarms) for alarms in rules.values())} |")
+    print("\n| clear cases of | n | named right | otherwise |\n| --- | --- | --- | --- |")
+    total: list[bool] = []
+    for kind, regimes in named.items():
+        right = [regime in RIGHT[kind] for regime in regimes]
+        total += right
+        wrong = {regime: regimes.count(regime) for regime in sorted(set(regimes) - RIGHT[kind])}
+        print(f"| {kind} | {len(right)} | {share(right)} | {', '.join(f'{regime} {n}' for regime, n in wrong.items())} |")
+    print(f"| all | {len(total)} | {share(total)} | |", flush=True)
 
 
 def stop_table(count: int, first: int) -> None:
@@ -183,49 +366,28 @@ def _patient(truth: Truth, patience: int) -> tuple[int, int] | None:
     return patience_rule(truth.curves.val_loss.tolist(), patience)
 
 
+def _kept(truth: Truth, patience: int) -> int | None:
+    stopped = _patient(truth, patience)
+    return None if stopped is None else stopped[1]
+
+
 def main() -> None:
-    """Print four markdown tables."""
+    """Print markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=2000, help="curves judged whole")
-    parser.add_argument("--stops", type=int, default=120, help="runs judged after each of their epochs")
-    parser.add_argument("--first", type=int, default=0, help="seed of the first run")
+    parser.add_argument("--count", type=int, default=1000, help="curves of all kinds that are judged whole")
+    parser.add_argument("--overfit", type=int, default=500, help="overfit curves whose inflection is located")
+    parser.add_argument("--shapes", type=int, default=30, help="overfit curves of each shape")
+    parser.add_argument("--stops", type=int, default=60, help="runs judged after each of their epochs")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first run; nothing was tuned on 20000 and above")
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    rises: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
-    quiet: dict[str, list[bool]] = defaultdict(list)
-    named: dict[str, list[str]] = defaultdict(list)
-    held = []
-    for truth, told, regime, interval in runs(options.count, options.first):
-        for rule, at in told.items():
-            if truth.kind == "overfit":
-                sharp = "located to 1" if truth.sharpness <= 1 else "located to 2" if truth.sharpness <= 2 else "vaguer"
-                size = next(f">= {least:g}" for least in (40, 20, 10, 5, 0) if truth.rise >= least)
-                for group in (f"rise {size} sd", f"epoch can be {sharp}"):
-                    rises[rule, group].append((at is not None, at is not None and abs(at - truth.lowest) <= 2))
-            elif truth.kind in ("converged", "underfit", "drop", "still_improving", "too_noisy"):
-                quiet[rule].append(at is not None)
-        if truth.kind == "overfit" and interval is not None:
-            held.append(interval[0] <= truth.lowest <= interval[1])
-        if truth.clear:
-            named[truth.kind].append(regime)
-    rules = list(quiet)
-    print(f"| inflections | runs | {' | '.join(f'{rule}: found, within 2 epochs' for rule in rules)} |")
-    print(f"| --- | --- |{' --- |' * len(rules)}")
-    for group in sorted({group for _, group in rises}):
-        shares = [np.mean(rises[rule, group], axis=0) for rule in rules]
-        print(f"| {group} | {len(rises[rules[0], group])} | {' | '.join(f'{found:.1%}, {near:.1%}' for found, near in shares)} |")
-    print(f"| none (false alarms) | {len(quiet[rules[0]])} | {' | '.join(f'{np.mean(quiet[rule]):.1%}' for rule in rules)} |")
-    print(f"\nThe 95 % interval holds the true epoch in {np.mean(held):.1%} of {len(held)} found.\n")
-    print("| clear cases of | runs | named right | otherwise |\n| --- | --- | --- | --- |")
-    total = []
-    for kind, regimes in named.items():
-        right = [regime in RIGHT[kind] for regime in regimes]
-        total += right
-        wrong = {regime: regimes.count(regime) for regime in sorted(set(regimes) - RIGHT[kind])}
-        print(f"| {kind} | {len(right)} | {np.mean(right):.1%} | {', '.join(f'{regime} {n}' for regime, n in wrong.items())} |")
-    print(f"| all | {len(total)} | {np.mean(total):.1%} | |")
-    print(f"\n{1e3 * (time.perf_counter() - started) / options.count:.0f} ms per curve, all rules together\n")
+    inflection_table(options.overfit, options.first)
+    print(f"\n{1e3 * (time.perf_counter() - started) / max(options.overfit, 1):.0f} ms per curve, all rules together", flush=True)
+    power_table(options.overfit, options.first)
+    regime_tables(options.count, options.first)
+    shape_table(options.shapes, options.first)
+    print()
     stop_table(options.stops, options.first)
 
 

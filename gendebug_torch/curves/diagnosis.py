@@ -13,7 +13,7 @@ from gendebug_torch._plotting import ACCENT, LIVE, NEUTRAL, axes
 from gendebug_torch.curves.curves import LearningCurves, moving_average
 from gendebug_torch.curves.forecast import Forecast, extend
 from gendebug_torch.curves.gap import Gap, generalization_gap
-from gendebug_torch.curves.measure import FEWEST, Measured, measure
+from gendebug_torch.curves.measure import FEWEST, LOOK, Measured, measure
 from gendebug_torch.curves.remarks import remarks
 from gendebug_torch.errors import reject
 
@@ -45,7 +45,7 @@ class CurveDiagnosis:
         regime: `overfit`, `underfit`, `converged`, `still_improving`, `diverged`, `oscillating`, `too_noisy`
             or `too_short`.
         inflection_epoch: epoch after which the validation loss rises beyond its noise; None where it does not.
-        interval: epochs that hold it by the 95 % profile likelihood; None without it.
+        interval: epochs that hold it in 95 %; None without it.
         confidence: that the validation loss rises towards its end at all, 1 - p, in [0, 1].
         best_epoch: lowest point of the smooth validation loss: the checkpoint to keep.
         rise: relative rise of the validation loss from its lowest point to its end.
@@ -125,7 +125,7 @@ def diagnose_curves(
     *,
     window: int = 5,
     tolerance: float = 0.025,
-    alpha: float = 0.01,
+    alpha: float = 0.02,
     baseline_loss: float | None = None,
     target_loss: float | None = None,
     seed: int = 0,
@@ -134,7 +134,7 @@ def diagnose_curves(
 
     - `diverged`: a loss ends as NaN or infinite, or the training loss itself rises by more than a tenth, or
       ends above that of the untrained network.
-    - `overfit`: the validation loss rises towards its end (`rising_tail`), by more than 1.5 standard
+    - `overfit`: the validation loss rises towards its end (`rising_tail`, `turn`), by more than 1.5 standard
       deviations of an epoch and more than `tolerance`. A rise that came down again is a remark, not this.
     - `oscillating`: one period stands out of the noise, and swings by more than `tolerance` to either side.
     - `underfit`: at the end the training loss is at 95 % or more of the loss of knowing nothing, or both
@@ -143,22 +143,24 @@ def diagnose_curves(
     - `too_noisy`: the standard error of that change is more than `tolerance`.
     - `converged`: none of these: the validation loss stays within `tolerance`.
 
-    Source: Prechelt (1998), Early Stopping - But When?, for the question; the tests are those of `trend`
-    and `rising_tail`.
+    Source: Prechelt (1998), Early Stopping - But When?, for the question; the tests are those of `rising_tail`
+    and `turn`.
 
     Args:
         curves: at least 6 epochs with a validation loss for a verdict.
         window: odd number of epochs of the centred moving average.
         tolerance: relative change that counts as none, 0.02 to 0.03.
-        alpha: chance of finding an inflection in a curve that only falls.
+        alpha: chance of finding an inflection in a curve that only falls, at most 0.2.
         baseline_loss: loss of the best constant prediction, e.g. the entropy of the class shares; by default
             `curves.untrained_loss`.
         target_loss: what a sufficient model would reach.
         seed: of the simulated curves.
 
     Raises:
-        InputError: an even window, or a tolerance that is not positive.
+        InputError: an even window, a tolerance that is not positive, or an alpha outside (0, 0.2].
     """
+    if not 0 < alpha <= LOOK:
+        reject("alpha", f"a chance above 0 and up to {LOOK}", str(alpha), "Choose 0.01 or 0.02.")
     if not tolerance > 0:
         reject("tolerance", "a positive share such as 0.025", str(tolerance), "Choose 0.02 to 0.03.")
     val, train = (measure(curves.epoch, loss, window=window, seed=seed) for loss in (curves.val_loss, curves.train_loss))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gendebug_torch.curves.curves import moving_average
 from gendebug_torch.curves.signs import Swing, hump, rising_tail, swing
-from gendebug_torch.curves.trend import Curve, Noise, trend
+from gendebug_torch.curves.trend import Curve, Noise, Trend, trend
+from gendebug_torch.curves.turn import turn
 
 FEWEST = 6
 # Longer curves are averaged into this many blocks: no more are needed to see a shape.
@@ -19,6 +20,8 @@ _MOST_POINTS = 200
 _HUMP_IN_SD, _HUMP_SHARE = 6.0, 0.03
 # A residual so many times the noise of neighbouring epochs is shape that the trend does not have, e.g. a late fall.
 _MISFIT = 3.0
+# Where a curve that only falls rises so at its end by more than this chance, no shape is asked whether it rises.
+LOOK = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +35,7 @@ class Measured:
         noise: of a single value about it.
         level: loss that relative numbers refer to: the lowest of the course, or 2 % of its range where that is more.
         lowest: index of the lowest point of the course without its steps, where a rise would start.
-        interval: indices that hold it.
+        interval: indices that hold it in 95 %; all where `p_value` is above `LOOK`.
         p_value: chance of so strong a rise towards the end if the curve only falls.
         rise: from the lowest point to the end.
         slope: relative change between the halves of the last `stretch` values, sudden steps left out.
@@ -99,8 +102,8 @@ def _numbers(
     whole = len(tail) // block * block
     blocks = tail[len(tail) - whole :].reshape(-1, block).mean(1)
     course = trend(blocks)
-    _, p_value = rising_tail(blocks - course.null_steps, course.noise, seed=seed)
-    lowest, low, high = (_index(i, block, len(y), whole) for i in (course.lowest, *course.interval))
+    p_value, turned, held = _rise(blocks, course, seed)
+    lowest, low, high = (_index(i, block, len(y), whole) for i in (turned, *held))
     fit = np.interp(np.arange(len(y)), len(y) - whole + (np.arange(len(blocks)) + 0.5) * block - 0.5, course.fit)
     sd = course.noise.sd if block == 1 else float((tail - fit[first:]).std())
     smooth = moving_average(torch.from_numpy(y), window).numpy()
@@ -129,6 +132,20 @@ def _numbers(
         hump=None if passed is None else (int(epoch[passed[0]]), int(epoch[passed[1]]), int(epoch[passed[2]]), passed[3] / level),
         swing=replace(swings, period=swings.period * block, amplitude=swings.amplitude / level),
     )
+
+
+def _rise(y: Curve, course: Trend, seed: int) -> tuple[float, int, tuple[int, int]]:
+    """The chance of so strong a rise if the curve only falls, the index of the lowest point, and what holds it.
+
+    A rise of the last values is tested without a shape; where that is less than sure, the p-value is divided by the
+    Bayes factor of the shapes that rise (a p-value over an e-value is one where they are independent: Vovk and Wang,
+    2021, Ann. Stat. 49:1736; both rest on one curve here, so `scripts/bench_curves.py` counts the false alarms).
+    """
+    _, p_value = rising_tail(y - course.null_steps, course.noise, seed=seed)
+    if p_value > LOOK:
+        return p_value, course.lowest, (0, len(y) - 1)
+    found = turn(y, tuple(at for at, _ in course.jumps))
+    return p_value * float(np.exp(-max(found.log_odds, 0.0))), found.lowest, found.interval
 
 
 def _local(y: Curve, noise: Noise) -> Noise:

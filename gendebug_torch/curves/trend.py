@@ -13,14 +13,12 @@ Curve = NDArray[np.float64]
 # Time constants of the falling part, as shares of the length: any loss that falls ever more slowly is a sum of these.
 _TIMES = (*np.geomspace(0.008, 0.8, 16), 3.0)
 # Correlation of neighbouring epochs before the curve is seen, and its standard deviation: a short curve says little.
-_PRIOR_CORRELATION, _PRIOR_SD = 0.3, 0.25
+PRIOR_CORRELATION, PRIOR_SD = 0.3, 0.25
 # What the fit takes out of white noise, in values, and of its lag-one correlation: means over simulated curves.
 _TAKEN, _LAG_LOST, _LAG_DAMPED = 8.2, 5.0, 11.0
 _STEP_IN_SD = 5.0
 # Twice the log-likelihood that a rise which levels off must gain over a straight one: a straight one is located better.
 _BEND = 6.0
-# 95 % point of chi-square with two degrees of freedom: the epoch of the rise and its slope.
-_PROFILE = 5.99
 # Epochs from which a rise is tried first; around the best of them all are tried.
 _COARSE = 24
 
@@ -53,8 +51,7 @@ class Trend:
             is taken too deep makes one.
         jumps: (index after the jump, height) of each.
         noise: about the fit.
-        lowest: index of the lowest point of the fit without its steps.
-        interval: indices of the lowest points of all fits within the 95 % profile likelihood.
+        lowest: index of the lowest point of the fit without its steps; `turn` locates it better.
     """
 
     fit: Curve
@@ -63,7 +60,6 @@ class Trend:
     jumps: tuple[tuple[int, float], ...]
     noise: Noise
     lowest: int
-    interval: tuple[int, int]
 
 
 def trend(values: Curve) -> Trend:
@@ -72,7 +68,7 @@ def trend(values: Curve) -> Trend:
     The falling part is a sum of decaying exponentials with weights >= 0, the rising part a line and a
     saturating exponential with weights >= 0 from an epoch that is searched over; steps are free. Weights
     come from non-negative least squares (Lawson and Hanson, 1974) on values whitened by the AR(1)
-    correlation of a first fit, and the interval is that of the profile likelihood.
+    correlation of a first fit.
 
     Args:
         values: `[t]`, t >= 5, finite.
@@ -93,10 +89,7 @@ def trend(values: Curve) -> Trend:
     reach = range(max(around - t // _COARSE, 0), min(around + t // _COARSE, t - 3) + 1)
     white += [_solve(values, free, start, noise.correlation, bend) for start in reach if start not in coarse]
     best = min(white, key=_error)
-    lowest = [int(np.argmin(found[2])) for found in white if found[0] - best[0] <= _PROFILE * scale]
-    # The decays are a dictionary, not the truth, and an epoch is the finest that can be told: one to either side.
-    interval = max(min(lowest) - 1, 0), min(max(lowest) + 1, len(values) - 1)
-    return Trend(best[1], best[1] - best[2], fit - flat, jumps, noise, int(np.argmin(best[2])), interval)
+    return Trend(best[1], best[1] - best[2], fit - flat, jumps, noise, int(np.argmin(best[2])))
 
 
 def _error(found: tuple[float, Curve, Curve]) -> float:
@@ -123,7 +116,7 @@ def _solve(values: Curve, falling: Curve, start: int, correlation: float, satura
     shapes = [since / t, 1 - np.exp(-since / max(0.1 * t, 1.0))][: 1 + saturating]
     rising = np.stack(shapes, 1) if start < t else np.zeros((t, 0))
     design = np.concatenate([falling, rising], 1)
-    left, right = _whiten(design, correlation), _whiten(values[:, None], correlation)[:, 0]
+    left, right = whiten(design.T, correlation).T, whiten(values, correlation)
     weights, norm = nnls(left, right, maxiter=50 * design.shape[1])
     count = 2 * max(0, (falling.shape[1] - 2 - len(_TIMES)) // (len(_TIMES) + 2))
     fit = design @ weights
@@ -131,10 +124,11 @@ def _solve(values: Curve, falling: Curve, start: int, correlation: float, satura
     return float(norm) ** 2, fit, fit - steps
 
 
-def _whiten(columns: Curve, correlation: float) -> Curve:
-    white = columns.copy()
-    white[1:] -= correlation * columns[:-1]
-    white[0] *= (1 - correlation**2) ** 0.5
+def whiten(series: Curve, correlation: float) -> Curve:
+    """`[..., t]` series, so that AR(1) noise of this correlation in them becomes white."""
+    white = series.copy()
+    white[..., 1:] -= correlation * series[..., :-1]
+    white[..., 0] *= (1 - correlation**2) ** 0.5
     return white
 
 
@@ -146,8 +140,8 @@ def _noise(values: Curve, fit: Curve) -> Noise:
     lag = float((residual[1:] * residual[:-1]).sum()) / total if total > 0 else 0.0
     damped = max(1 - _LAG_DAMPED / t, 0.1)
     estimate, variance = (lag + _LAG_LOST / t) / damped, 1 / (t * damped**2)
-    trust = _PRIOR_SD**2 / (_PRIOR_SD**2 + variance)
-    correlation = float(np.clip(trust * estimate + (1 - trust) * _PRIOR_CORRELATION, 0.0, 0.9))
+    trust = PRIOR_SD**2 / (PRIOR_SD**2 + variance)
+    correlation = float(np.clip(trust * estimate + (1 - trust) * PRIOR_CORRELATION, 0.0, 0.9))
     taken = t * (1 - np.exp(-_TAKEN * ((1 + correlation) / (1 - correlation)) ** 0.85 / t))
     return Noise(float((total / max(t - taken, 1.0)) ** 0.5), correlation, (trust * variance) ** 0.5, float(max(t - taken, 2.0)))
 
