@@ -289,6 +289,20 @@ def test_sizes_name_what_more_rows_would_bring(fall, gap, regime):
     assert "800 rows" in found.summary
 
 
+def test_noise_that_shrinks_with_the_rows_is_taken_as_it_is():
+    sizes = torch.tensor([100, 200, 400, 800, 1600])
+    noise = torch.randn(40, 5, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    truth = 0.4 + 3.0 * sizes.double() ** -0.6
+    held, powers = [], []
+    for shocks in noise:
+        found = SizeCurves(sizes, truth[:, None].expand(5, 4), truth[:, None] + 0.6 * sizes.double()[:, None] ** -0.5 * shocks)
+        low, high = found.doubled.interval
+        held.append(low <= 0.4 + 3.0 * 3200**-0.6 <= high)
+        powers.append(found._scatter()[1])
+    assert np.mean(powers) == pytest.approx(0.5, abs=0.1)
+    assert np.mean(held) >= 0.78, "an interval of 90 %, less two standard errors over 40 data sets"
+
+
 def test_adding_lets_the_later_recording_count():
     first, second = made([3.0, 2.0, 1.0], [1, 1, 1], notes=("a",)), made([9.0, 8.0], [1, 1], notes=("b",))
     moved = LearningCurves(second.epoch + 2, second.train_loss, second.val_loss, {"acc": torch.tensor([0.5, 0.6])}, notes=("b",))
@@ -305,6 +319,8 @@ def test_bad_values_are_refused():
         LearningCurves(torch.tensor([0, 1, 1]), torch.zeros(3), torch.zeros(3))
     with pytest.raises(InputError, match="tolerance"):
         diagnose_curves(made(exponential()), tolerance=0)
+    with pytest.raises(InputError, match="alpha"):
+        diagnose_curves(made(exponential()), alpha=0.5)
 
 
 @pytest.mark.parametrize("epochs", [3, 12, 3000])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tensorboardX import SummaryWriter
 
-from gendebug_torch.curves import LearningCurves
+from gendebug_torch.curves import LearningCurves, diagnose_curves
 from gendebug_torch.errors import InputError
 
 
@@ -102,13 +102,48 @@ def test_what_cannot_be_read_is_refused(table, told):
         LearningCurves.from_frame(table)
 
 
-def test_a_csv_cut_in_mid_line_gives_its_whole_part(tmp_path):
+def test_a_csv_cut_anywhere_in_its_last_line_gives_its_whole_part_and_says_so(tmp_path):
     path = tmp_path / "metrics.csv"
-    text = frame().to_csv(index=False)
-    path.write_text(text[: text.rindex(",")])
+    text = frame().assign(val_loss=[1.2e-5, 6e-6, 4e-6, 3e-6, 2.4e-6]).to_csv(index=False)
+    for end in range(text.rindex("\n", 0, -1) + 2, len(text)):
+        path.write_text(text[:end])
+        curves = LearningCurves.from_csv(path)
+        assert curves.epoch.tolist()[:4] == [0, 1, 2, 3], text[:end]
+        assert curves.val_loss.tolist()[:4] == [1.2e-5, 6e-6, 4e-6, 3e-6]
+        assert any("cut short" in note for note in curves.notes), text[:end]
+
+
+def test_a_line_that_was_cut_and_written_on_is_left_out_and_named(tmp_path):
+    path = tmp_path / "metrics.csv"
+    lines = frame(6).to_csv(index=False).splitlines()
+    path.write_text("\n".join([*lines[:4], lines[4][:-3] + lines[5], lines[6], ""]))
     curves = LearningCurves.from_csv(path)
-    assert curves.epoch.tolist() == [0, 1, 2, 3]
-    assert any("cut short" in note for note in curves.notes)
+    assert curves.epoch.tolist() == [0, 1, 2, 5]
+    assert "1 lines of metrics.csv hold more values than its header and are left out, the first is line 5" in curves.notes
+    assert "epochs are missing between 2 and 5" in curves.notes
+
+
+def test_of_curves_of_different_length_the_common_part_is_judged_and_the_rest_named():
+    table = frame(30)
+    table.loc[20:, "val_loss"] = np.nan
+    found = diagnose_curves(LearningCurves.from_frame(table))
+    assert found.regime == "still_improving"
+    assert "The validation loss ends at epoch 19, the training loss at epoch 29: not recorded, or NaN." in found.remarks
+
+
+def test_a_metric_that_appears_late_and_one_that_never_does():
+    table = frame(6, accuracy=[np.nan] * 4 + [0.5, 0.6], recall=[np.nan] * 6)
+    curves = LearningCurves.from_frame(table)
+    assert list(curves.metrics) == ["accuracy"]
+    assert curves.metrics["accuracy"].isnan().tolist() == [True] * 4 + [False] * 2
+
+
+def test_steps_out_of_order_are_sorted_and_named():
+    rows = lightning_rows().drop(columns="epoch")
+    curves = LearningCurves.from_frame(rows.iloc[::-1])
+    assert curves.epoch.tolist() == [3, 7, 11]
+    assert curves.train_loss.tolist() == [1.5, 11.5, 21.5]
+    assert any("steps were out of order" in note for note in curves.notes)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b"epoch,train_loss,val_loss\n"])

@@ -222,8 +222,10 @@ def _broken_off(curves: LearningCurves) -> Told | None:
     for name, loss, patience in (("training", curves.train_loss, 1), ("validation", curves.val_loss, 3)):
         known = loss.isfinite().nonzero()[:, 0]
         lost = loss[int(known[-1]) + 1 :] if len(known) else loss
-        # A validation that was left out looks like one that was NaN, so that only several in a row count.
-        ended = len(known) > 0 and len(lost) >= patience and not _sparse(loss)
+        # A validation that was left out looks like one that was NaN, so that only several in a row count, and none while
+        # the training goes on: curves of different length are no divergence.
+        goes_on = name == "validation" and bool(curves.train_loss[-1:].isfinite().all())
+        ended = len(known) > 0 and len(lost) >= patience and not _sparse(loss) and not goes_on
         if ended or bool(lost.isinf().any()):
             at = int(curves.epoch[len(loss) - len(lost)])
             return "diverged", f"Diverged: the {name} loss is NaN or infinite from {curves.unit} {at} on."

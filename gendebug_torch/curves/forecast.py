@@ -36,7 +36,7 @@ class Forecast:
     refused: str = ""
 
 
-def extend(x: Curve, y: Curve, at: float, noise: Noise, *, replicates: int = 400, seed: int = 0) -> Forecast:
+def extend(x: Curve, y: Curve, at: float, noise: Noise, *, relative: Curve | None = None, replicates: int = 400, seed: int = 0) -> Forecast:
     """The value of a falling curve at a later x, by a power law with a floor >= 0 where the curve is positive.
 
     Source: Hestness et al. (2017, arXiv 1712.00409), Deep Learning Scaling is Predictable, for the law;
@@ -47,21 +47,24 @@ def extend(x: Curve, y: Curve, at: float, noise: Noise, *, replicates: int = 400
         y: `[t]` losses.
         at: beyond the last x.
         noise: of a single y.
+        relative: `[t]` noise of each y as a multiple of `noise.sd`; all 1 by default.
         replicates: of the bootstrap.
         seed: of the bootstrap.
     """
     if len(y) < _FEWEST:
         return _refusal(at, f"{len(y)} points are too few for a law of three parameters; {_FEWEST} are needed")
-    fitted = _fit(x, y[None], floor=0.0 if y.min() > 0 else -np.inf)
-    residual = y - fitted.curve(x)[0]
+    scale = np.ones(len(y)) if relative is None else relative
+    least = 0.0 if y.min() > 0 else -np.inf
+    fitted = _fit(x, y[None], scale**-2, least)
+    residual = (y - fitted.curve(x)[0]) / scale
     spread = float((residual**2).sum() / max(len(y) - 3, 1)) ** 0.5
     if spread > _POOR * noise.sd + 1e-12:
-        return _refusal(at, f"a power law misses the curve by {spread:.2g} per epoch, its noise is {noise.sd:.2g}")
+        return _refusal(at, f"a power law misses the curve by {spread:.2g}, more than its noise of {noise.sd:.2g}")
     if fitted.scale[0] <= 0:
         return _refusal(at, "the curve does not fall")
     generator = np.random.default_rng(seed)
-    shaken = fitted.curve(x) + max(spread, noise.sd) * ar_noise(generator, replicates, len(y), np.full(replicates, noise.correlation))
-    again = _fit(x, shaken, floor=0.0 if y.min() > 0 else -np.inf)
+    shocks = ar_noise(generator, replicates, len(y), np.full(replicates, noise.correlation))
+    again = _fit(x, fitted.curve(x) + max(spread, noise.sd) * scale * shocks, scale**-2, least)
     low, high = np.quantile(again.curve(np.array([at]))[:, 0], [0.05, 0.95]).tolist()
     value = float(fitted.curve(np.array([at]))[0, 0])
     return Forecast(at, value, (min(low, value), max(high, value)), float(fitted.floor[0]), float(fitted.power[0]))
@@ -78,19 +81,21 @@ class _Laws:
         return values
 
 
-def _fit(x: Curve, y: Curve, floor: float) -> _Laws:
-    """Least squares of `[r, t]` curves over a grid of powers; the floor and the scale are solved for, and bounded below."""
+def _fit(x: Curve, y: Curve, weight: Curve, least: float) -> _Laws:
+    """Weighted least squares of `[r, t]` curves over a grid of powers; the floor and the scale are solved for, and bounded below."""
+    weight = weight / weight.sum()
+    mean = y @ weight
     best = np.full(len(y), np.inf)
     found = np.zeros((3, len(y)))
     for power in _POWERS:
         basis = x**-power
-        centred = basis - basis.mean()
-        scale = ((y - y.mean(1, keepdims=True)) @ centred / (centred**2).sum()).clip(0)
-        level = y.mean(1) - scale * basis.mean()
-        low = level < floor
-        scale = np.where(low, ((y - (floor if low.any() else 0.0)) @ basis / (basis**2).sum()).clip(0), scale)
-        level = np.where(low, floor, level)
-        error = ((y - level[:, None] - scale[:, None] * basis) ** 2).sum(1)
+        centred = basis - basis @ weight
+        scale = (y @ (weight * centred) / (weight @ centred**2)).clip(0)
+        level = mean - scale * (basis @ weight)
+        low = level < least
+        scale = np.where(low, ((y - (least if low.any() else 0.0)) @ (weight * basis) / (weight @ basis**2)).clip(0), scale)
+        level = np.where(low, least, level)
+        error = (y - level[:, None] - scale[:, None] * basis) ** 2 @ weight
         better = error < best
         best = np.where(better, error, best)
         found[:, better] = np.stack([level, scale, np.full(len(y), power)])[:, better]

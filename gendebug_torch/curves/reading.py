@@ -73,17 +73,39 @@ def read_run(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def read_csv(source: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A CSV; a last line that a crash cut short is left out and named."""
-    notes: list[str] = []
+    """A CSV; lines that a crash cut short, or to which a resumed run then wrote on, are left out and named."""
     text = source.read_bytes().decode("utf-8", "replace").replace("\0", "")
-    lines = text.splitlines()
-    if len(lines) > 1 and not text.endswith(("\n", "\r")) and lines[-1].count(",") < lines[0].count(","):
-        notes.append(f"the last line of {source.name} was cut short and is left out")
-        text = "\n".join(lines[:-1])
+    lines, notes = _whole_lines(text, source.name)
     try:
-        return pd.read_csv(io.StringIO(text)), notes
+        return pd.read_csv(io.StringIO("\n".join(lines))), notes
     except ValueError as error:
         reject("path", "a readable CSV file", f"{source}: {error}", "Check that the path is right and the file is whole.")
+
+
+def _whole_lines(text: str, name: str) -> tuple[list[str], list[str]]:
+    lines, notes = text.splitlines(), []
+    commas = lines[0].count(",") if lines else 0
+    if len(lines) > 1 and not text.endswith(("\n", "\r")):
+        if lines[-1].count(",") < commas or not _is_number(lines[-1].rpartition(",")[2]):
+            notes.append(f"the last line of {name} was cut short and is left out")
+            lines = lines[:-1]
+        else:
+            notes.append(f"the last line of {name} has no end: its last value may be cut short")
+    longer = {i for i, line in enumerate(lines) if '"' not in line and line.count(",") > commas > 0}
+    if 0 < len(longer) < len(lines) - 1:
+        notes.append(
+            f"{len(longer)} lines of {name} hold more values than its header and are left out, the first is line {min(longer) + 1}"
+        )
+        lines = [line for i, line in enumerate(lines) if i not in longer]
+    return lines, notes
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or "nan")
+    except ValueError:
+        return False
+    return True
 
 
 def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[str]]:

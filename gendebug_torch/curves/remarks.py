@@ -19,7 +19,7 @@ def remarks(curves: LearningCurves, val: Measured | None, gap: Gap, learned: flo
             f"The losses are flat from the first {curves.unit} on: learned within it, or never; "
             "`baseline_loss`, the loss of the best constant prediction, would tell which."
         )
-    return (*told, *_unfinite(curves), *curves.notes)
+    return (*told, *_unfinite(curves), *_ends_early(curves), *curves.notes)
 
 
 def _step(epoch: int, height: float, unit: str) -> str:
@@ -57,3 +57,15 @@ def _unfinite(curves: LearningCurves) -> list[str]:
         if at:
             told.append(f"The {name} loss is infinite at {curves.unit} {', '.join(map(str, at[:5]))}.")
     return told
+
+
+def _ends_early(curves: LearningCurves) -> list[str]:
+    """A validation loss that stops three epochs or more before a training loss that goes on, beyond its own rhythm."""
+    known = curves.val_loss.isfinite().nonzero()[:, 0]
+    if not len(known) or not bool(curves.train_loss[-1:].isfinite().all()):
+        return []
+    missing = len(curves) - 1 - int(known[-1])
+    if missing < max(3, int(known.diff().max()) if len(known) > 1 else 1):
+        return []
+    unit, last = curves.unit, int(curves.epoch[known[-1]])
+    return [f"The validation loss ends at {unit} {last}, the training loss at {unit} {int(curves.epoch[-1])}: not recorded, or NaN."]

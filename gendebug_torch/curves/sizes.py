@@ -49,11 +49,29 @@ class SizeCurves:
     @cached_property
     def doubled(self) -> Forecast:
         """The mean validation loss at twice the largest size, by a power law over all sizes and seeds."""
-        x = self.sizes.double().repeat_interleave(self.val_loss.shape[1]).numpy()
-        y = self.val_loss.double().reshape(-1).numpy()
         seeds = self.val_loss.shape[1]
-        sd = float(self.val_loss.double().var(1).mean()) ** 0.5 if seeds > 1 else 0.02 * float(np.abs(y).mean())
-        return extend(x, y, 2 * float(self.sizes[-1]), Noise(sd, 0.0, 0.0, float(max(len(y) - 3, 2))))
+        x = self.sizes.double().repeat_interleave(seeds).numpy()
+        y = self.val_loss.double().reshape(-1).numpy()
+        sd, shrinks = self._scatter()
+        noise = Noise(sd, 0.0, 0.0, float(max(len(y) - 3, 2)))
+        return extend(x, y, 2 * float(self.sizes[-1]), noise, relative=(x / x[-1]) ** -shrinks)
+
+    def _scatter(self) -> tuple[float, float]:
+        """Standard deviation between seeds at the largest size, and the power of the size with which it falls.
+
+        The law `sd * (n / largest) ** -power` with a power in [0, 1] under which the variances of the sizes, each
+        chi-square over its seeds, are likeliest; a single seed shows no scatter: 2 % of the loss at every size.
+        """
+        if self.val_loss.shape[1] < 2:
+            return 0.02 * float(self.val_loss.double().abs().mean()), 0.0
+        variance = self.val_loss.double().var(1).numpy()
+        size = (self.sizes.double() / self.sizes[-1]).numpy()
+        # The likeliest variance at the largest size for each power, then the power that leaves the least deviance.
+        powers = np.linspace(0.0, 1.0, 41)
+        largest = (variance * size ** (2 * powers[:, None])).mean(1)
+        deviance = np.log(largest.clip(1e-300)) - 2 * powers * np.log(size).mean()
+        best = int(deviance.argmin())
+        return float(largest[best]) ** 0.5, float(powers[best])
 
     @property
     def regime(self) -> Literal["variance", "bias", "both", "settled", "unclear"]:

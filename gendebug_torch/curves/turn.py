@@ -17,8 +17,8 @@ _LEVELLING = (0.05, 0.1, 0.2, 0.4)
 _CORRELATIONS = (PRIOR_CORRELATION, 0.0, 0.15, 0.45, 0.6, 0.75)
 # Falling shapes this far below the best, as log-likelihood under the first correlation, are dropped for the others.
 _HOPELESS = 15.0
-# Single courses this far below the best are left out.
-_NEGLIGIBLE = 10.0
+# Courses drawn from the posterior of each set of falling shapes and each correlation.
+_DRAWN = 2000
 # The last so many values must rise: a shape that only falls more slowly is no rise.
 _END = 4
 
@@ -51,7 +51,7 @@ class _Falls:
 
 @dataclass(frozen=True, eq=False)
 class _Courses:
-    """`[n]` fitted courses: log weight, falling shape, rise and the weights of both."""
+    """`[n]` courses drawn from the posterior: log weight, falling shape, rise and the weights of both."""
 
     weight: Curve
     fall: NDArray[np.int64]
@@ -86,9 +86,9 @@ def turn(values: Curve, jumps: tuple[int, ...] = ()) -> Turn:
         rivals = falls
         for correlation in _CORRELATIONS:
             prior = -0.5 * ((correlation - PRIOR_CORRELATION) / PRIOR_SD) ** 2 - np.log(len(falls.columns))
-            falling, courses, near = _weigh(scaled, rivals, rises, correlation)
+            falling, courses, near = _weigh(scaled, rivals, rises, rise_prior, correlation)
             flat.append(prior + falling)
-            weights.append(prior + courses.weight + rise_prior[courses.rise])
+            weights.append(prior + courses.weight)
             lowest.append(_lowest(rivals, rises, courses))
             rivals = falls.keep(near) if rivals is falls else rivals
     weight = np.concatenate(weights)
@@ -135,7 +135,7 @@ def _rise_prior(t: int) -> Curve:
     return prior
 
 
-def _weigh(values: Curve, falls: _Falls, rises: Curve, correlation: float) -> tuple[float, _Courses, NDArray[np.bool_]]:
+def _weigh(values: Curve, falls: _Falls, rises: Curve, rise_prior: Curve, correlation: float) -> tuple[float, _Courses, NDArray[np.bool_]]:
     """Log marginal likelihood of no rise, the courses that rise at their end, and which falling shapes come near the best."""
     t, p = len(values), falls.columns.shape[1]
     y, late = whiten(values, correlation), whiten(rises, correlation)
@@ -154,11 +154,22 @@ def _weigh(values: Curve, falls: _Falls, rises: Curve, correlation: float) -> tu
     end = falls.columns[:, :, -1] - falls.columns[:, :, -_END]
     rising = (end[:, None] @ weights)[:, 0] + slope * (rises[:, -1] - rises[:, -_END]) > 0
     allowed = (slope > 0) & rising & (weights[:, 1 : 1 + falls.decays] >= 0).all(1)
-    marginal = np.where(allowed, _marginal(rss[:, None] - slope**2 * spread, t, p + 1) + jacobian, -np.inf)
+    marginal = np.where(allowed, _marginal(rss[:, None] - slope**2 * spread, t, p + 1) + jacobian + rise_prior, -np.inf)
     best = np.maximum(marginal.max(1), flat)
-    fall, rise = np.nonzero(marginal > marginal.max() - _NEGLIGIBLE)
-    courses = _Courses(marginal[fall, rise], fall, rise, weights[fall, :, rise], slope[fall, rise])
+    drawn, weight = _drawn(marginal.reshape(-1))
+    fall, rise = np.divmod(drawn, marginal.shape[1])
+    courses = _Courses(weight, fall, rise, weights[fall, :, rise], slope[fall, rise])
     return float(np.logaddexp.reduce(flat)), courses, best >= best.max() - _HOPELESS
+
+
+def _drawn(weight: Curve) -> tuple[NDArray[np.int64], Curve]:
+    """A systematic sample of indices by their log weight, and what each then weighs: in all as much as before."""
+    largest = float(weight.max())
+    if largest == -np.inf:
+        return np.zeros(0, np.int64), np.zeros(0)
+    below = np.exp(weight - largest).cumsum()
+    drawn, times = np.unique(np.searchsorted(below, (np.arange(_DRAWN) + 0.5) / _DRAWN * below[-1]), return_counts=True)
+    return drawn, largest + np.log(below[-1] * times / _DRAWN)
 
 
 def _marginal(rss: Curve, t: int, p: int) -> Curve:
