@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Beyond so many epochs single values are a cloud: they are drawn thinner, as dots would only hide the average.
 _MANY = 150
+# Of fewer epochs an average of five would be drawn away from most of its points.
+_FEW = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +154,7 @@ class LearningCurves:
         return pd.DataFrame(columns)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The losses, faint as recorded and bold as 5-epoch centred averages; infinite values are left out."""
+        """The losses, faint as recorded and bold as 5-epoch centred averages from 10 epochs on; infinite values are left out."""
         ax = axes(ax)
         drawn = [("train_loss", "training loss", REFERENCE), ("val_loss", "validation loss", LIVE)]
         if self.train_eval_loss is not None:
@@ -163,7 +165,8 @@ class LearningCurves:
             known = values.isfinite()
             x = self.epoch[known].numpy()
             ax.plot(x, values[known], color=color, alpha=0.35, linewidth=0 if few else 0.4, marker="." if few else "", markersize=5)
-            ax.plot(x, moving_average(values[known]).numpy(), color=color, linewidth=1.8, label=label)
+            smooth = moving_average(values[known], 5 if len(x) >= _FEW else 1)
+            ax.plot(x, smooth.numpy(), color=color, linewidth=1.8, label=label)
         if broken := _broken(self.epoch, self.train_loss):
             ax.axvspan(*broken, color=NEUTRAL, alpha=0.2, linewidth=0, label="NaN or infinite")
         ax.set(xlabel=self.unit, ylabel="loss", title="Learning curves")

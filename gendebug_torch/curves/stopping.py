@@ -19,7 +19,7 @@ def sure_inflection(curves: LearningCurves) -> CurveDiagnosis | None:
     Args:
         curves: what was recorded so far; fewer than 8 epochs with a validation loss are never enough.
 
-    Cost: some 50 ms where the last epochs are above the best ones, else next to nothing.
+    Cost: some 0.1 s where the last epochs are above the best ones, else next to nothing.
     """
     val = curves.val_loss[curves.val_loss.isfinite()]
     if len(val) < _EPOCHS:
