@@ -128,7 +128,7 @@ def reliability_bins(
         bins: equal bins (lo, hi] over [0, 1]; a confidence of 0 falls into the first.
         weights: shaped like targets; a weight of 2 counts as two rows. The counts are float64 then.
         ignore_index: target of rows that do not count.
-        compiled: by a kernel of `torch.compile`, which needs a C++ compiler and some seconds once, and then takes two thirds
+        compiled: by a kernel of `torch.compile`, which needs a C++ compiler and some seconds once; of 1000 classes it then takes two thirds
             of the time; confidences differ by the rounding of float32.
 
     Returns:
