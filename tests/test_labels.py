@@ -85,6 +85,28 @@ def test_overlapping_classes_are_no_noise(sharp):
     assert np.median(p_values) > 0.2
 
 
+@pytest.mark.slow
+def test_rare_levels_are_not_learnt_by_heart_and_told_as_noise():
+    n, sizes = 6000, [2 + 3 * i % 29 for i in range(24)]
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        table = pd.DataFrame({f"c{i}": rng.choice(k, n, p=rng.dirichlet(np.full(k, 1.5))) for i, k in enumerate(sizes)})
+        table = table.astype(float).assign(x=rng.normal(size=n), y=rng.exponential(size=n))
+        z = np.column_stack([1.5 * table["x"] + 0.8 * (table["c4"] > 5), 1.2 * table["y"] - 1.5 * table["x"], 0.4 * table["y"]])
+        targets = torch.from_numpy((z + rng.gumbel(size=z.shape)).argmax(1))
+        records = Records(table, targets, None, None, Schema(categorical=tuple(f"c{i}" for i in range(24))), "train")
+        found = training_labels_are_right(records)
+        assert not [f for f in found if f.severity.level >= Severity.WARN.level], [f.summary for f in found]
+
+
+def test_the_share_of_each_label_lies_in_its_interval_where_one_label_holds_the_noise():
+    z, given, _ = predicted(3, 4000, 3, rate=0.0, sharp=1.2)
+    taken = (given == 0) & (torch.rand(4000, generator=torch.Generator().manual_seed(3)) < 0.3)
+    table = labels.label_noise(z, torch.where(taken, 1, given)).table()
+    assert table["wrong_share"].idxmax() == 1
+    assert ((table["low"] <= table["wrong_share"]) & (table["wrong_share"] <= table["high"])).all()
+
+
 def test_wrong_probabilities_are_those_of_the_model():
     z, given, _ = predicted(1, 400, 3)
     noise = labels.label_noise(z, given)

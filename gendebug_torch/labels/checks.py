@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gendebug_torch.finding import Cause, Finding, Severity
 from gendebug_torch.labels.clusters import SuspicionGroups, suspicion_groups, suspicion_pairs
-from gendebug_torch.labels.cross_fit import cross_fitted_logits
+from gendebug_torch.labels.cross_fit import cross_fitted_logits, standardised
 from gendebug_torch.labels.dynamics import COLUMN
 from gendebug_torch.labels.noise import LabelNoise, class_logits, label_noise
 from gendebug_torch.labels.pruning import pruning_effect
@@ -28,6 +28,7 @@ _FAIL_SHARE = 0.04
 # Share of the suspicious rows in one subgroup from which the subgroup, not the labeling, is the story.
 _MOST = 0.5
 _NETWORKS, _WIDTH = 10, 48
+_NETWORKS_SAY = "small networks that did not see the row"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def validation_labels_are_right(
     """The labels of the validation rows are right, but for ambiguous rows: the model is not blamed for them.
 
     The model's logits and the features together are given to small networks, so that what is a systematic failure of
-    the model is not taken for wrong labels.
+    the model is not taken for wrong labels. Where the networks know less than the model alone (few rows of many
+    columns), the model is the judge.
 
     Source: Copas (1988), J. R. Stat. Soc. B 50:225; Northcutt, Athalye and Mueller (2021), arXiv:2103.14749, on errors
     in test sets; Benjamini and Hochberg (1995), JRSS B 57:289 over the groups.
@@ -131,11 +133,17 @@ def _judge(records: Records, out_of_sample: bool, stacked: bool, most: int, seed
         return _Judged(order, noise, basis, f"the {basis} logits of the model")
     if columns is None:
         return "Nothing to judge labels by: neither logits nor features that a small network could learn from."
-    if stacked and part.logits is not None:
-        columns = torch.cat([columns, class_logits(part.logits).to(columns)], 1)
-    noise = label_noise(cross_fitted_logits(columns, given, classes=classes, seed=seed), given)
-    words = "small networks that did not see the row" + (", fed with the model's logits" if stacked else "")
-    return _Judged(order, noise, OUT_OF_SAMPLE, words)
+    if not stacked or part.logits is None:
+        noise = label_noise(cross_fitted_logits(columns, given, classes=classes, scaled=True, seed=seed), given)
+        return _Judged(order, noise, OUT_OF_SAMPLE, _NETWORKS_SAY)
+    both = torch.cat([columns, standardised(class_logits(part.logits)).to(columns)], 1)
+    judges = {
+        f"{_NETWORKS_SAY}, fed with the model's logits": cross_fitted_logits(both, given, classes=classes, scaled=True, seed=seed),
+        "the model, which knows more than small networks fed with its logits": part.logits,
+    }
+    noises = {words: label_noise(logits, given) for words, logits in judges.items()}
+    words = min(noises, key=lambda words: noises[words].log_loss)
+    return _Judged(order, noises[words], OUT_OF_SAMPLE, words)
 
 
 def _columns(records: Records) -> Tensor | None:

@@ -20,13 +20,19 @@ _JITTER = (0.05, 0.8)
 
 
 def cross_fitted_logits(
-    features: Tensor, targets: Tensor, *, classes: int | None = None, folds: int = 5, hidden: int = 48, seed: int = 0
+    features: Tensor,
+    targets: Tensor,
+    *,
+    classes: int | None = None,
+    folds: int = 5,
+    hidden: int = 48,
+    scaled: bool = False,
+    seed: int = 0,
 ) -> Tensor:
     """`[n, k]` float32 logits of each row by networks that did not see its label.
 
     For each of two strengths of noise on the inputs, one network per fold with two hidden layers: all are trained
-    at once as one batched product, and the strength and the moment of least held-out loss are kept. Features are
-    standardised, clipped at 8 standard deviations, and NaN becomes the mean.
+    at once as one batched product, and the strength and the moment of least held-out loss are kept.
 
     Source: Stone (1974), J. R. Stat. Soc. B 36:111, cross-validation; Bishop (1995), Neural Comput. 7:108, noise as regulariser.
 
@@ -36,6 +42,8 @@ def cross_fitted_logits(
         classes: k, default the largest label + 1.
         folds: parts of each partition.
         hidden: width.
+        scaled: whether the features are as `probe.design` makes them, and stay so: blown up to unit spread, the marks of
+            rare levels would be learnt by heart. Else they are `standardised`.
         seed: of partitions, weights and batches; the global random state is not touched.
 
     Raises:
@@ -51,7 +59,7 @@ def cross_fitted_logits(
     if folds < 2 or n < 2 * folds:
         reject("features", f"at least {2 * max(folds, 2)} rows for {folds} folds, and 2 folds", f"{n} rows", "Pass more rows.")
     generator = torch.Generator().manual_seed(seed)
-    x, y = _standardised(features), targets.to(features.device)
+    x, y = features.float() if scaled else standardised(features), targets.to(features.device)
     m = len(_JITTER) * folds
     networks = _Networks(m, x.shape[1], hidden, k, generator, x.device)
     held, rest = _partition(torch.randperm(n, generator=generator).to(x.device), folds, len(_JITTER))
@@ -103,7 +111,8 @@ class _Networks:
         return torch.baddbmm(self.biases[-1], x, self.weights[-1])
 
 
-def _standardised(features: Tensor) -> Tensor:
+def standardised(features: Tensor) -> Tensor:
+    """`[n, d]` float32 with mean 0 and spread 1, clipped at 8 standard deviations; NaN becomes the mean."""
     x = features.double()
     mean = x.nanmean(0).nan_to_num(0.0)
     x = torch.where(x.isfinite(), x, mean) - mean

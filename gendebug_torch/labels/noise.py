@@ -72,29 +72,46 @@ class LabelNoise:
         """
         return 1 - self.wrong if self.p_value < 0.05 else self.probs.gather(1, self.targets[:, None])[:, 0]
 
+    @property
+    def log_loss(self) -> float:
+        """Mean nats by which the given labels surprise the fitted noise: of several judges of the same rows, the least knows most."""
+        told = (self.probs @ self.transition).gather(1, self.targets[:, None])
+        return -float(told.clamp(min=1e-300).log().mean())
+
     def rate_by(self, group: Tensor, groups: int, *, level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
         """Wrong share per group with its interval, each `[g]` float64; 0 in [0, 1] for a group without rows.
 
-        Each group's own share, by EM from the whole's, given what each row's label says. Three uncertainties add: of
-        which rows the group has, of which of them are wrong, and of the overall rate; together they count as that many
-        fewer rows in Wilson's interval. Where the overall rate may be 0, so may each of these.
+        Each group's own share, by EM from the whole's, given what each row's label says.
 
         Args:
-            group: `[n]` int64 of 0..g-1; the given labels for the share per class.
+            group: `[n]` int64 of 0..g-1; not the given labels, whose shares `rate_by_label` takes from the fit.
             groups: g.
             level: coverage.
         """
-        rows = torch.bincount(group, minlength=groups).double()
-        safe = rows.clamp(min=1.0)
-        zero = self.wrong.new_zeros(groups)
+        safe = torch.bincount(group, minlength=groups).double().clamp(min=1.0)
         overall = min(max(self.rate, 1e-9), 1 - 1e-9)
         doubt = self.wrong.clamp(max=1 - 1e-9)
         ratio = doubt / (1 - doubt) * (1 - overall) / overall
-        rate, wrong = zero + overall, self.wrong
+        rate, wrong = self.wrong.new_zeros(groups) + overall, self.wrong
         for _ in range(_EM_STEPS):
             share = rate[group]
             wrong = share * ratio / (share * ratio + 1 - share)
-            rate = zero.index_add(0, group, wrong) / safe
+            rate = self.wrong.new_zeros(groups).index_add(0, group, wrong) / safe
+        return self._with_interval(wrong, group, groups, level)
+
+    def rate_by_label(self, *, level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
+        """Wrong share per given label with its interval, each `[k]` float64: the mean of `wrong`, which knows the labels' own shares."""
+        return self._with_interval(self.wrong, self.targets, len(self.labeled), level)
+
+    def _with_interval(self, wrong: Tensor, group: Tensor, groups: int, level: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean of `wrong` per group and its interval.
+
+        Three uncertainties add: of which rows the group has, of which of them are wrong, and of the overall rate;
+        together they count as that many fewer rows in Wilson's interval. Where the overall rate may be 0, so may each of these.
+        """
+        rows = torch.bincount(group, minlength=groups).double()
+        safe, zero = rows.clamp(min=1.0), self.wrong.new_zeros(groups)
+        rate = zero.index_add(0, group, wrong) / safe
         unsure = zero.index_add(0, group, wrong * (1 - wrong)) / safe.square()
         relative = (self.high - self.low) / (2 * normal_quantile(0.975) * max(self.rate, 1e-9))
         spread = rate * (1 - rate)
@@ -114,7 +131,7 @@ class LabelNoise:
         import pandas as pd
 
         k = len(self.labeled)
-        rate, low, high = self.rate_by(self.targets, k)
+        rate, low, high = self.rate_by_label()
         suspicious = torch.bincount(self.targets[self.suspicious], minlength=k)
         columns = {"label": torch.arange(k), "rows": self.labeled, "wrong_share": rate, "low": low, "high": high}
         columns |= {"suspicious_rows": suspicious}
