@@ -25,8 +25,8 @@ EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
     Cause.LABEL_SHIFT: _WORSE | {Cause.COVARIATE_SHIFT},
     Cause.CONCEPT_DRIFT: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
     Cause.COVARIATE_SHIFT: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
-    Cause.UNDERFITTING: _PROBABILITIES,
-    Cause.OVERFITTING: _PROBABILITIES,
+    Cause.UNDERFITTING: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
+    Cause.OVERFITTING: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
     Cause.SUBGROUP_FAILURE: _PROBABILITIES,
     Cause.MISCALIBRATION: frozenset(),
     Cause.THRESHOLD: frozenset(),
@@ -35,7 +35,7 @@ EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
 UPSTREAM = tuple(EXPLAINS)
 # What changed after the deployment cannot explain what was there before it.
 _AFTER = frozenset({Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT, Cause.CONCEPT_DRIFT, Cause.COVARIATE_SHIFT})
-# A network that learned the wrong thing is wrong everywhere, however faintly its curves or labels say so.
+# A network that learned the wrong thing promises the wrong probabilities, however faintly its curves or labels say so.
 _OF_TRAINING = frozenset({Cause.LABEL_NOISE, Cause.UNDERFITTING, Cause.OVERFITTING})
 # What sits in one feature follows only from a root in that feature; a slice may fail for a fault anywhere.
 _IN_A_FEATURE = frozenset({Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW})
@@ -180,7 +180,8 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     """Whether a finding follows from a root: a known consequence, in the same place, and not older than the root."""
     if finding.cause not in EXPLAINS[root.cause]:
         return False
-    if root.cause not in _OF_TRAINING and 2 * root.support < group.support:
+    faint = 2 * root.support < group.support and not (root.subject and root.subject == group.subject)
+    if faint and (root.cause not in _OF_TRAINING or finding.cause not in _PROBABILITIES):
         return False
     # A slice that holds most of what got worse is the reason for the change of the whole, not its symptom.
     if root.cause is Cause.CONCEPT_DRIFT and not root.subject and (finding.numbers.get("share_of_rise") or 0.0) >= _MOST:

@@ -166,6 +166,29 @@ def test_a_weak_finding_does_not_explain_a_strong_one():
     assert {likely.cause for likely in likely_causes([weak, *strong])} == {Cause.COVARIATE_SHIFT, Cause.MISCALIBRATION}
 
 
+def test_the_same_feature_is_one_story_however_many_checks_tell_its_symptoms():
+    root = found("attribution.shortcut", Cause.SHORTCUT_FEATURE, Severity.FAIL, "scanner")
+    moved = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.FAIL, "scanner")
+    whole = [found(f"shift.{name}", Cause.COVARIATE_SHIFT) for name in ("confidence", "joint", "estimated_accuracy")]
+    (story,) = likely_causes([moved, *whole, root])
+    assert (story.cause, story.subject, len(story.symptoms)) == (Cause.SHORTCUT_FEATURE, "scanner", 4)
+
+
+@pytest.mark.parametrize("training", [Cause.UNDERFITTING, Cause.OVERFITTING])
+def test_a_network_that_learned_wrong_fails_in_slices_and_one_slice_can_be_a_story_of_its_own(training):
+    learned = found("curves.regime", training)
+    slices = [found("slices.worst", Cause.SUBGROUP_FAILURE, Severity.FAIL, where) for where in ("age = old", "shop = 3")]
+    assert [likely.cause for likely in likely_causes([*slices, learned])] == [training]
+    collapsed = found("slices.collapse", Cause.SUBGROUP_FAILURE, Severity.WARN, "shop = 3")
+    assert [likely.subjects for likely in likely_causes([*slices, collapsed, learned])] == [("shop = 3",), ()]
+
+
+def test_faint_noise_explains_probabilities_but_not_curves_that_fail():
+    noise, curves = found("labels.noise", Cause.LABEL_NOISE), found("curves.regime", Cause.OVERFITTING, Severity.FAIL)
+    gap, ece = found("curves.gap", Cause.OVERFITTING), found("calibration.ece", Cause.MISCALIBRATION)
+    assert [likely.cause for likely in likely_causes([noise, curves, gap, ece])] == [Cause.OVERFITTING, Cause.LABEL_NOISE]
+
+
 @pytest.mark.parametrize(
     ("findings", "decision"),
     [
