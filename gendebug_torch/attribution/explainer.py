@@ -95,7 +95,15 @@ class Explainer:
         """The network that is asked: Captum's hooks would be ignored by a compiled one."""
         if self.own is None:
             return unwrapped(model)
-        return torch.compile(unwrapped(model)) if self.compiled else model
+        if not self.compiled:
+            return model
+        module = unwrapped(model)
+        before = set(vars(module))
+        compiled = torch.compile(module)
+        # It leaves a mark on the module, which is the user's.
+        for name in set(vars(module)) - before:
+            vars(module).pop(name)
+        return compiled
 
     def _identity(self) -> str:
         """A digest of what is asked, so that the shards of another question are not taken over."""
