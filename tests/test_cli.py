@@ -270,6 +270,7 @@ def test_three_real_occupancy_tables(place, shared_data):
     assert main(["diagnose", *tables, "--schema", "occupancy.yaml", "--out", "out"]) == 1
     # A week of such slow swings is worth about ten independent rows: each column may have wandered, all of them together have not.
     joint, *_ = [f for f in findings() if f["check"] == "shift.joint"]
-    assert joint["severity"] == "fail"
+    assert joint["severity"] == "warn"
+    assert "may be a swing" in joint["summary"]
     wandered = {f["subject"] for f in findings() if f["check"] == "shift.ks" and "slow record" in f["summary"]}
     assert {"Temperature", "Light"} <= wandered

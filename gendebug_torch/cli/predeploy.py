@@ -15,7 +15,7 @@ from gendebug_torch.cli.inputs import load_network, load_records
 from gendebug_torch.errors import reject
 from gendebug_torch.slices import cohort_rows, cohort_sheet, confusion_cell, write_sheet
 
-_DISTRIBUTION = ("shift.ks", "shift.missing", "shift.categories")
+_DISTRIBUTION = ("shift.ks", "shift.missing", "shift.categories", "shift.joint")
 _CONFIDENCE = ("shift.confidence", "shift.bimodality")
 
 

@@ -14,7 +14,7 @@ from gendebug_torch.registry import Cost, check
 from gendebug_torch.shift.accuracy import ASSUMPTIONS, estimated_accuracy
 from gendebug_torch.shift.checks_kinds import cause_of_symptom, kinds_between, p_text
 from gendebug_torch.shift.columns import compared, width
-from gendebug_torch.shift.joint import JointShift, joint_shift, time_block
+from gendebug_torch.shift.joint import JointShift, joint_shift, outlasts, time_block
 from gendebug_torch.stats import holm_adjusted
 
 # Rows under which the standard error of an estimated accuracy is itself a guess.
@@ -38,7 +38,8 @@ def columns_go_together_as_before(
 ) -> Iterator[Finding]:
     """No network can tell production from validation (or training), and no two features changed how they go together.
 
-    Rows in time (`schema.time`) are permuted in blocks, so that rows which resemble their neighbours fake no shift.
+    Rows in time (`schema.time`) are permuted in blocks, so that rows which resemble their neighbours fake no shift. Where a
+    column swings more slowly than a block lasts, production differs all the same, but maybe only for this swing: that warns.
 
     Source: Lopez-Paz and Oquab (2017), ICLR, arXiv:1610.06545; Fisher (1921), Metron 1:3; Carlstein (1986), Ann.
     Stat. 14:1171; Holm (1979) over both questions.
@@ -71,11 +72,13 @@ def columns_go_together_as_before(
     except InputError as error:
         yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers={"n": sizes[0], "m": sizes[1]})
         return
-    yield _joint_finding(shift, production, validation, train, alpha, min_auc, min_correlation)
+    slow = [] if block == 1 else outlasts(columns.reference, columns.production, block, categorical=columns.categorical)
+    yield _joint_finding(shift, slow, production, validation, train, alpha, min_auc, min_correlation)
 
 
 def _joint_finding(
     shift: JointShift,
+    slow: list[str],
     production: Records,
     validation: Records | None,
     train: Records | None,
@@ -106,7 +109,10 @@ def _joint_finding(
     kinds = kinds_between(production, validation, train)
     first = kinds.kinds[0] if kinds is not None and kinds.kinds else "inputs"
     cause = {"skew": Cause.TRAIN_SERVE_SKEW, "classes": Cause.LABEL_SHIFT}.get(first, Cause.COVARIATE_SHIFT)
-    severity = Severity.NOTE if first == "classes" else Severity.FAIL if shift.auc >= 0.7 else Severity.WARN
+    if slow:
+        text += f"; {', '.join(slow[:3])} swing about as slowly as these records last, so this may be a swing and not a lasting change"
+        numbers["slow"] = slow
+    severity = Severity.NOTE if first == "classes" else Severity.FAIL if shift.auc >= 0.7 and not slow else Severity.WARN
     remedy = "Look at the features named here one by one (shift.ks), then at how they depend on each other; retrain on such rows."
     return this.finding(severity, f"Production differs as a whole: {text}.", cause=cause, numbers=numbers, remedy=remedy, evidence=shift)
 

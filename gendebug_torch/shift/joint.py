@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from gendebug_torch._plotting import LIVE, NEUTRAL, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.probe import Design, cross_fit, design
 from gendebug_torch.records import Records
+from gendebug_torch.shift.dependence import autocorrelation_time
 from gendebug_torch.shift.ks import shortened
 from gendebug_torch.stats import holm_adjusted
 
@@ -139,9 +140,7 @@ def joint_shift(
     return JointShift(auc, low, high, p, importance, _pairs(built, targets, categorical), (n, len(values) - n), block)
 
 
-def mmd_two_sample(
-    reference: Tensor, live: Tensor, *, permutations: int = 200, block: int = 1, seed: int = 0
-) -> tuple[float, float]:
+def mmd_two_sample(reference: Tensor, live: Tensor, *, permutations: int = 200, block: int = 1, seed: int = 0) -> tuple[float, float]:
     """Squared maximum mean discrepancy of two samples and its p-value by permutation, all permutations in one product.
 
     Gaussian kernel with the median distance as its width; the biased estimate `w' K w` with `w = 1/n` or `-1/m`.
@@ -182,6 +181,23 @@ def time_block(reference: Records, production: Records) -> int:
     if not all(_is_ordered(records) for records in (reference, production)):
         return 1
     return max(1, min(len(reference), len(production), MOST_ROWS) // _BLOCKS)
+
+
+def outlasts(reference: pd.DataFrame, live: pd.DataFrame, block: int, *, categorical: Collection[str] = ()) -> list[str]:
+    """Numeric columns, slowest first, whose swings last longer than a block: blocks do not stand for independent times there.
+
+    Args:
+        reference: rows in the order of time.
+        live: the same columns likewise.
+        block: of `time_block`.
+        categorical: columns to leave out.
+    """
+    names = [name for name in reference.columns if name not in categorical]
+    blocks = torch.zeros(len(names), dtype=torch.float64)
+    for side in (reference, live):
+        values = torch.from_numpy(side[names].to_numpy(dtype=np.float64, copy=True))
+        blocks = blocks.maximum(autocorrelation_time(values) * min(len(side), MOST_ROWS) / len(side) / block)
+    return [names[at] for at in blocks.argsort(descending=True).tolist() if blocks[at] > 1]
 
 
 def _is_ordered(records: Records) -> bool:
