@@ -144,10 +144,12 @@ def _targets(column: pd.Series[Any], schema: Schema, name: str) -> Tensor:
             strange = sorted(map(str, column[ids.isna()].unique()))[:5]
             reject("targets", f"values among the classes {list(schema.classes)}", f"{strange} in {label}", "Add them to `classes`.")
         return torch.from_numpy(np.array(ids, dtype=np.int64))
-    if column.dtype.kind in "iub":
+    if column.dtype.kind in "iub" and not schema.regression:
         return torch.from_numpy(np.array(column, dtype=np.int64))
-    if column.dtype.kind == "f":
+    if column.dtype.kind in "iubf":
         return torch.from_numpy(np.array(column, dtype=np.float64))
+    if schema.regression:
+        reject("targets", "numbers, since the schema says `regression`", f"text in {label}", "Convert the column, or declare `classes`.")
     found = sorted(map(str, column.unique()))[:10]
     reject("schema.classes", f"the order of the classes, since {label} holds text", f"none; found {found}", f"Add `classes: {found}`.")
 

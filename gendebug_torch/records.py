@@ -38,6 +38,7 @@ class Schema:
         categorical: feature columns that hold codes or names, not quantities.
         ids: columns that identify a row; kept as metadata.
         classes: values of `target` in the order of class ids; needed where they are not 0..k-1.
+        regression: whether `target` is a quantity although it holds whole numbers, as counts do.
         metadata: further columns that the model is never fed.
         logits: column (binary) or k columns that hold what a model said, as logits.
         probs: the same as probabilities, in place of `logits`.
@@ -64,6 +65,7 @@ class Schema:
     direction: dict[str, str] = field(default_factory=dict)
     multilabel: bool = False
     threshold: float | None = None
+    regression: bool = False
 
     def __post_init__(self) -> None:
         for key in _LIST_KEYS:
@@ -71,6 +73,8 @@ class Schema:
             object.__setattr__(self, key, (value,) if isinstance(value, str) else tuple(value or ()))
         if self.logits and self.probs:
             reject("schema", "either `logits` or `probs`", "both", "Keep the one that the model wrote.")
+        if self.regression and (self.classes or self.multilabel):
+            reject("schema.regression", "a quantity, or classes", "both", "Leave out `classes` and `multilabel`, or `regression`.")
         if self.threshold is not None and not 0 < self.threshold < 1:
             reject("schema.threshold", "a probability between 0 and 1", repr(self.threshold), "Pass it as a probability, not as a logit.")
         if wrong := {f: d for f, d in self.direction.items() if d not in ("increasing", "decreasing")}:

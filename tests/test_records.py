@@ -168,6 +168,16 @@ def test_what_cannot_be_a_table(change, words):
         Records.from_frame(change(frame()), SCHEMA)
 
 
+def test_counts_are_quantities_where_the_schema_says_so():
+    frame = pd.DataFrame({"rain": [0.0, 1.0, 2.0], "riders": [977, 16, 40]})
+    assert Records.from_frame(frame, Schema(target="riders")).targets.dtype == torch.int64
+    assert Records.from_frame(frame, Schema(target="riders", regression=True)).targets.tolist() == [977.0, 16.0, 40.0]
+    with pytest.raises(InputError, match="regression"):
+        Schema(target="riders", regression=True, classes=("few", "many"))
+    with pytest.raises(InputError, match="numbers"):
+        Records.from_frame(frame.astype({"riders": str}), Schema(target="riders", regression=True))
+
+
 def test_text_classes_must_be_ordered_by_the_caller():
     with pytest.raises(InputError, match=r"classes: \['no', 'yes'\]"):
         Records.from_frame(frame(), Schema(target="label"))
