@@ -34,6 +34,8 @@ _RELU = ("GuidedBackprop", "Deconvolution", "GuidedGradCam", "NeuronGuidedBackpr
 # These take several baselines as their distribution.
 _DISTRIBUTION = ("DeepLiftShap", "GradientShap", "LayerDeepLiftShap", "LayerGradientShap", "NeuronDeepLiftShap", "NeuronGradientShap")
 _INCOMPLETE = 0.05
+# Of the errors of torch, those in which Captum refuses: a module used twice, and no coalitions to draw from one feature.
+_REFUSALS = ("being used more than once", "probability tensor contains")
 _SEED = 0
 
 
@@ -222,7 +224,7 @@ def _call(
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
         # The network's own errors, and those of memory, are handed on.
         own = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
-        if own and "being used more than once" not in str(error):
+        if own and not any(words in str(error) for words in _REFUSALS):
             raise
         name = type(instance).__name__
         raise UnsupportedError(f"Captum's {name} cannot explain this network: {error or type(error).__name__}") from error
