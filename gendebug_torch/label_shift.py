@@ -22,6 +22,9 @@ _CHUNK = 2**20
 _MOST_ROUNDS = 500
 # Gain of mean log likelihood, in nats, that the last round leaves at most; a certificate, not the size of a step.
 _TOLERANCE = 1e-9
+# Of a share, what a jump leaves at least; and the longest jump, in rounds.
+_LEAST = 1e-3
+_LONGEST = 1e6
 _FEWEST_EXPECTED = 5.0
 _MOST_CELLS = 200
 _ROWS_PER_CELL = 60
@@ -268,8 +271,9 @@ def _maximised(z: Tensor, assumed: Tensor) -> tuple[Tensor, Tensor, bool]:
         second_gradient, value = slope(first)
         second = first * second_gradient
         step, bend = first - at, second - 2 * first + at
-        length = max(1.0, float(step.norm() / bend.norm().clamp(min=1e-300)))
-        jumped = (at + 2 * length * step + length**2 * bend).clamp(min=0)
+        length = min(max(1.0, float(step.norm() / bend.norm().clamp(min=1e-300))), _LONGEST)
+        # A share of exactly zero could never grow again, though a jump may have overshot.
+        jumped = (at + 2 * length * step + length**2 * bend).maximum(second * _LEAST)
         jumped = jumped / jumped.sum()
         gradient, reached = slope(jumped)
         if reached < value:

@@ -33,6 +33,20 @@ def test_shares_equal_the_printed_iteration(shares):
     assert found.prior.tolist() == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_no_class_that_would_gain_is_left_without_a_share(seed):
+    """The likelihood is concave: its slope is 1 for every class with a share at the maximum, and less for one without."""
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.softmax(3 * torch.randn(6, generator=generator), 0)
+    targets = torch.multinomial(shares, 300, replacement=True, generator=generator)
+    logits = 0.7 * (torch.randn(300, 6, generator=generator, dtype=torch.float64) + 0.7 * torch.eye(6)[targets])
+    found = label_shift(logits, torch.full((6,), 1 / 6))
+    ratios = 6 * logits.softmax(1)
+    slope = (ratios / (ratios @ found.prior)[:, None]).mean(0)
+    assert found.converged
+    assert float(slope.max()) < 1 + 1e-8
+
+
 def test_counts_and_one_binary_logit_say_the_same():
     logits, _ = drawn(400, [0.8, 0.2], 2)
     two = label_shift(logits, torch.tensor([500, 500]))
