@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gendebug_torch.attribution import attribute as attribute
     from gendebug_torch.calibration import recalibrate as recalibrate
-    from gendebug_torch.finding import Cause as Cause
-    from gendebug_torch.finding import Finding as Finding
-    from gendebug_torch.finding import Severity as Severity
-    from gendebug_torch.records import Records as Records
-    from gendebug_torch.records import Schema as Schema
-    from gendebug_torch.runner import collect as collect
-    from gendebug_torch.suite import Diagnosis as Diagnosis
-    from gendebug_torch.suite import diagnose as diagnose
+    from gendebug_torch.checks.finding import Cause as Cause
+    from gendebug_torch.checks.finding import Finding as Finding
+    from gendebug_torch.checks.finding import Severity as Severity
+    from gendebug_torch.data.records import Records as Records
+    from gendebug_torch.data.schema import Schema as Schema
+    from gendebug_torch.diagnosis.diagnose import Diagnosis as Diagnosis
+    from gendebug_torch.diagnosis.diagnose import diagnose as diagnose
+    from gendebug_torch.model.runner import collect as collect
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Cause": "finding",
-    "Diagnosis": "suite",
-    "Finding": "finding",
-    "Records": "records",
-    "Schema": "records",
-    "Severity": "finding",
+    "Cause": "checks.finding",
+    "Diagnosis": "diagnosis.diagnose",
+    "Finding": "checks.finding",
+    "Records": "data.records",
+    "Schema": "data.schema",
+    "Severity": "checks.finding",
     "attribute": "attribution",
-    "collect": "runner",
-    "diagnose": "suite",
+    "collect": "model.runner",
+    "diagnose": "diagnosis.diagnose",
     "recalibrate": "calibration",
 }
 _TOPICS = ("attribution", "behavior", "calibration", "callbacks", "curves", "labels", "leakage", "shift", "slices")

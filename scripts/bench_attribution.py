@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gendebug_torch as gd
 from gendebug_torch.attribution import compare_cohorts, permutation_importance
-from gendebug_torch.runner import evaluating
+from gendebug_torch.model.runner import evaluating
 
 warnings.simplefilter("ignore")
 

@@ -17,7 +17,8 @@ import torch
 from _timing import medians
 from torch import nn
 
-from gendebug_torch.behavior import Suite, examine, load_suite, redundancy, run_suite
+from gendebug_torch.behavior import Suite, examine, load_suite, run_suite
+from gendebug_torch.behavior.audit import redundancy
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

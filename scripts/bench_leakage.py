@@ -14,7 +14,8 @@ import torch
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.neighbors import NearestNeighbors
 
-from gendebug_torch.leakage import association, fitted_rows, identical_rows, near_rows
+from gendebug_torch.leakage import fitted_rows, identical_rows, near_rows
+from gendebug_torch.leakage.columns import association
 
 
 def seconds(work: Callable[[], Any]) -> float:

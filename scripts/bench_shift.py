@@ -29,8 +29,8 @@ from gendebug_torch.shift import (
     ks_two_sample,
     prepare_reference,
 )
-from gendebug_torch.shift.checks import features_keep_their_distribution
-from gendebug_torch.shift.undo import turned_clock
+from gendebug_torch.shift.checks.ks import features_keep_their_distribution
+from gendebug_torch.shift.kinds.column_transforms import turned_clock
 
 # First-order autocorrelations of ten columns: the slowest one keeps a value for 200 rows.
 SLOWNESS = np.array([0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.99])

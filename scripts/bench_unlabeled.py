@@ -22,7 +22,7 @@ from gendebug_torch.shift import (
     shifted_split,
     time_blocks,
 )
-from gendebug_torch.shift.checks_joint import columns_go_together_as_before
+from gendebug_torch.shift.checks.joint import columns_go_together_as_before
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 COLUMNS, CORRELATION = 20, 0.25

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gendebug_torch import Records, Severity
 from gendebug_torch.calibration import adapt_to_shares, calibration_sums, fit_temperature, recalibrate
-from gendebug_torch.calibration.checks import confidence_is_accuracy
-from gendebug_torch.calibration.choice import predictions, row_loss
+from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
+from gendebug_torch.calibration.map_choice import predictions, row_loss
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "logits"
 SETS = {

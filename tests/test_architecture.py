@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gendebug_torch
-from gendebug_torch.suite import TOPICS
+from gendebug_torch.checks.registry import TOPICS
 
 PACKAGE = Path(gendebug_torch.__file__).parent
 MODULES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
@@ -170,7 +170,7 @@ print(seconds, *sorted(loaded & {"lightning", "captum", "matplotlib", "pandas", 
 
 
 def test_every_check_stands_behind_a_source():
-    from gendebug_torch.suite import all_checks
+    from gendebug_torch.checks.registry import all_checks
 
     for check in all_checks():
         assert check.name.partition(".")[0] in TOPICS

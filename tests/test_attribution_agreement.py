@@ -7,9 +7,10 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from gendebug_torch import Records, attribute
-from gendebug_torch._plotting import axes
-from gendebug_torch.attribution import cardinality_bias, cross_check, permutation_importance, rank_agreement
-from gendebug_torch.attribution.stability import spearman
+from gendebug_torch.attribution import cardinality_bias, permutation_importance, rank_agreement
+from gendebug_torch.attribution.compare import cross_check
+from gendebug_torch.attribution.trust.stability import spearman
+from gendebug_torch.checks.evidence import axes
 from gendebug_torch.errors import InputError
 from tests.attribution_cases import rows, state
 

@@ -4,7 +4,7 @@ from torch import nn
 
 import gendebug_torch as gd
 from gendebug_torch import Cause, Records, Schema, Severity
-from gendebug_torch.attribution.reliance import kept_slope
+from gendebug_torch.attribution.compare.feature_use import kept_slope
 from tests.contract.plants_attribution import SCHEMA, Weights, equals_the_label, people, says_nothing
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from gendebug_torch import attribute
 from gendebug_torch.attribution import compare_attributions, compare_cohorts
-from gendebug_torch.attribution.cohorts import classifier_auc, ks_distances
+from gendebug_torch.attribution.compare.groups import classifier_auc, ks_distances
 from gendebug_torch.errors import InputError
 from tests.attribution_cases import network, rows
 from tests.reference import attribution as literal
@@ -151,7 +151,7 @@ def test_hits_against_false_alarms(model):
 def test_distances_and_areas_are_those_of_the_books():
     from sklearn.metrics import roc_auc_score
 
-    from gendebug_torch.attribution.cohorts import _area
+    from gendebug_torch.attribution.compare.groups import _area
 
     values = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(decimals=1)
     second = torch.rand(3, 60, generator=torch.Generator().manual_seed(1)).argsort(1) < 24

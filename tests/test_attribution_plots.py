@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from gendebug_torch import attribute
-from gendebug_torch._plotting import axes
 from gendebug_torch.attribution import plots
+from gendebug_torch.checks.evidence import axes
 from gendebug_torch.errors import InputError
 from tests.attribution_cases import network, rows
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from gendebug_torch import Records, attribute
 from gendebug_torch.attribution import permutation_importance
-from gendebug_torch.attribution.stability import row_spearman
+from gendebug_torch.attribution.trust.stability import row_spearman
 
 pytestmark = pytest.mark.slow
 

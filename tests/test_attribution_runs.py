@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gendebug_torch import attribute
 from gendebug_torch.attribution import attributions as module
-from gendebug_torch.attribution.precision import compared
+from gendebug_torch.attribution.trust.half_precision import compared
 from gendebug_torch.errors import InputError, UnsupportedError
 from tests.attribution_cases import METHODS, OWN, Named, close, network, rows, run, state
 
@@ -35,7 +35,7 @@ def interrupted(at):
 @pytest.fixture
 def often(monkeypatch):
     """Shards after every batch, so that a small run has several."""
-    monkeypatch.setattr("gendebug_torch.runner._FLUSH_BYTES", 1)
+    monkeypatch.setattr("gendebug_torch.model.runner._FLUSH_BYTES", 1)
 
 
 def assert_same(made, whole):

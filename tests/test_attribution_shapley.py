@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from gendebug_torch import attribute
-from gendebug_torch.attribution.coalitions import shapley_coalitions
+from gendebug_torch.attribution.methods.coalitions import shapley_coalitions
 from gendebug_torch.errors import InputError
 from tests.attribution_cases import rows
 from tests.reference import attribution as literal
@@ -76,7 +76,7 @@ def test_every_seed_draws_its_own_and_too_few_are_refused():
 def test_lime_is_a_weighted_regression_on_presence():
     model, x = bumpy(6), rows(3, 6)
     made = attribute(model, x, "lime", samples=300)
-    from gendebug_torch.attribution.coalitions import lime_fit
+    from gendebug_torch.attribution.methods.coalitions import lime_fit
 
     masks, fit = lime_fit(6, 300, 0, 0.75, 0.0)
     with torch.no_grad():

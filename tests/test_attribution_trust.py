@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from gendebug_torch import Records, Schema, attribute
-from gendebug_torch.attribution.sample import RowSample
-from gendebug_torch.attribution.stability import row_spearman, top_k_jaccard
+from gendebug_torch.attribution.explanation.row_sample import RowSample
+from gendebug_torch.attribution.trust.stability import row_spearman, top_k_jaccard
 from gendebug_torch.errors import InputError
 from tests.attribution_cases import OWN, network, rows, state
 from tests.contract.plants_attribution import SOUND, Wavy, people

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from gendebug_torch.behavior import BehaviorRun, Case, Suite, load_suite, run_suite
-from gendebug_torch.behavior.cases import ABSENT
+from gendebug_torch.behavior.suite.cases import ABSENT
 from gendebug_torch.errors import InputError
 
 PLAIN = """

@@ -7,15 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
-from gendebug_torch.behavior import (
-    Suite,
-    append_case,
-    case_of_row,
-    confirm,
-    load_suite,
-    propose_expectations,
-    proposed_expectations,
-)
+from gendebug_torch.behavior import Suite, append_case, case_of_row, confirm, load_suite, propose_expectations, proposed_expectations
 from gendebug_torch.errors import InputError
 
 TEXT = """# Incidents of the year.

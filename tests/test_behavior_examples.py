@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from gendebug_torch import diagnose
-from gendebug_torch._plotting import png
-from gendebug_torch.behavior import examine, load_suite, redundancy, run_suite
+from gendebug_torch.behavior import examine, load_suite, run_suite
+from gendebug_torch.behavior.audit import redundancy
+from gendebug_torch.checks.evidence import png
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gendebug_torch.behavior import Case, Redundancy, Suite, run_suite
-from gendebug_torch.behavior.twins import near_twins
+from gendebug_torch.behavior.audit.near_duplicates import near_twins
 from tests.reference import behavior as literal
 
 WORDS = ("same", "same_class", "higher", "lower", "not_higher", "not_lower")

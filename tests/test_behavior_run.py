@@ -8,17 +8,9 @@ import torch
 from torch import nn
 
 from gendebug_torch import Records, diagnose
-from gendebug_torch.behavior import (
-    BehaviorRun,
-    Case,
-    Suite,
-    compare_runs,
-    examine,
-    network_predict,
-    redundancy,
-    run_suite,
-)
-from gendebug_torch.behavior.twins import near_twins
+from gendebug_torch.behavior import BehaviorRun, Case, Suite, compare_runs, examine, network_predict, run_suite
+from gendebug_torch.behavior.audit import redundancy
+from gendebug_torch.behavior.audit.near_duplicates import near_twins
 from gendebug_torch.errors import InputError
 
 

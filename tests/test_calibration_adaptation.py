@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gendebug_torch._plotting import png
 from gendebug_torch.calibration import adapt_to_shares, fold_affine
+from gendebug_torch.checks.evidence import png
 from gendebug_torch.errors import InputError
 from tests.contract.plants_calibration import binary
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from gendebug_torch.affine import fit_affine
 from gendebug_torch.calibration import fit_temperature
+from gendebug_torch.stats.logit_scaling import fit_affine
 
 
 def sample(seed=0, n=1500, k=4):

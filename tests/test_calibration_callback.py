@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch.calibration import calibration_sums, fit_temperature
-from gendebug_torch.calibration.temperature_sums import temperature_sums
+from gendebug_torch.calibration.maps.temperature_sums import temperature_sums
 from gendebug_torch.callbacks import CalibrationError, CalibrationMonitor
 from gendebug_torch.errors import InputError
 from tests.contract.plants_calibration import drawn

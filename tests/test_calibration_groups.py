@@ -17,7 +17,8 @@ from gendebug_torch.calibration import (
     recalibrate,
     reliability_bins,
 )
-from gendebug_torch.calibration.checks import confidence_is_accuracy, production_confidence_is_accuracy
+from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
+from gendebug_torch.calibration.checks.production_ece import production_confidence_is_accuracy
 from gendebug_torch.errors import InputError
 from tests.contract.plants_calibration import drawn
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from gendebug_torch._plotting import axes
-from gendebug_torch.affine import fit_affine
+from gendebug_torch.checks.evidence import axes
 from gendebug_torch.errors import InputError
-from gendebug_torch.label_shift import label_shift, label_shift_misfit
+from gendebug_torch.stats.label_shift import label_shift, label_shift_misfit
+from gendebug_torch.stats.logit_scaling import fit_affine
 from tests.reference import calibration as literal
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from gendebug_torch import Records, Severity
-from gendebug_torch._plotting import axes, png
 from gendebug_torch.calibration import (
     ReliabilityBins,
     calibration_sums,
@@ -16,9 +15,10 @@ from gendebug_torch.calibration import (
     expected_calibration_error,
     reliability_bins,
     reliability_bins_of_confidence,
-    shape,
 )
-from gendebug_torch.calibration.checks import confidence_is_accuracy
+from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
+from gendebug_torch.calibration.measures import miscalibration_shape as shape
+from gendebug_torch.checks.evidence import axes, png
 from gendebug_torch.errors import InputError
 from tests.reference import calibration as literal
 

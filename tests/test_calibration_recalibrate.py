@@ -23,7 +23,7 @@ from gendebug_torch.calibration import (
     load_calibration,
     recalibrate,
 )
-from gendebug_torch.calibration.choice import FITS, out_of_fold, predictions
+from gendebug_torch.calibration.map_choice import FITS, out_of_fold, predictions
 from gendebug_torch.errors import InputError, UnsupportedError
 from tests.contract.plants_calibration import binary, drawn
 

@@ -7,11 +7,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from gendebug_torch import Cause, Records, Severity
-from gendebug_torch._plotting import axes
-from gendebug_torch.calibration import choose_threshold, confusion, confusion_table, operating_point
-from gendebug_torch.calibration.checks import confidence_is_accuracy, production_confidence_is_accuracy
-from gendebug_torch.calibration.checks_threshold import threshold_is_where_it_should_be
-from gendebug_torch.calibration.operating_point import roc_area
+from gendebug_torch.calibration import choose_threshold, confusion, confusion_table
+from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
+from gendebug_torch.calibration.checks.production_ece import production_confidence_is_accuracy
+from gendebug_torch.calibration.checks.threshold import threshold_is_where_it_should_be
+from gendebug_torch.calibration.thresholds import operating_point
+from gendebug_torch.calibration.thresholds.operating_point import roc_area
+from gendebug_torch.checks.evidence import axes
 from gendebug_torch.errors import InputError
 from tests.contract.plants_calibration import binary, drawn, scores_moved, settled
 

@@ -10,14 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch.behavior import Case, Suite
-from gendebug_torch.calibration.binning import ReliabilityBins
-from gendebug_torch.callbacks import (
-    AttributionMonitor,
-    BehaviorMonitor,
-    CalibrationMonitor,
-    LearningCurveMonitor,
-    TrainingDynamicsMonitor,
-)
+from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
+from gendebug_torch.callbacks import AttributionMonitor, BehaviorMonitor, CalibrationMonitor, LearningCurveMonitor, TrainingDynamicsMonitor
 
 ROWS = 64
 SCALARS = {"train_loss", "val_loss", "val_ece", "val_confidence", "val_temperature", "behavior_failed", "rank_correlation"}

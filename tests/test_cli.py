@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from gendebug_torch import attribute
 from gendebug_torch.cli import main
-from gendebug_torch.cli.program import load_program
 from gendebug_torch.errors import InputError
+from gendebug_torch.model.formats import load_program
 
 NETWORK = """
 import torch
@@ -226,7 +226,7 @@ def test_a_program_that_would_be_unpickled_is_refused(place, capsys):
 
 
 def test_checks_lists_every_check(place, capsys):
-    from gendebug_torch.suite import all_checks
+    from gendebug_torch.checks.registry import all_checks
 
     assert main(["checks"]) == 0
     text = capsys.readouterr().out

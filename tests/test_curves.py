@@ -11,10 +11,11 @@ import torch
 from gendebug_torch import Cause, Records, Severity
 from gendebug_torch.cli import main
 from gendebug_torch.curves import LearningCurves, SizeCurves, diagnose_curves, generalization_gap, moving_average, overlay, sure_inflection
-from gendebug_torch.curves.checks import training_ended_well, validation_loss_is_near_training_loss
-from gendebug_torch.curves.forecast import extend
-from gendebug_torch.curves.signs import _slopes, ar_noise, rising_tail
-from gendebug_torch.curves.trend import _TIMES, Noise, _columns, _solve, trend
+from gendebug_torch.curves.checks.gap import validation_loss_is_near_training_loss
+from gendebug_torch.curves.checks.regime import training_ended_well
+from gendebug_torch.curves.fit.forecast import extend
+from gendebug_torch.curves.fit.trend import _TIMES, Noise, _columns, _solve, trend
+from gendebug_torch.curves.fit.trend_tests import _slopes, ar_noise, rising_tail
 from gendebug_torch.errors import InputError
 from scripts.bench_curves import simulate
 from tests.reference import curves as reference
@@ -325,7 +326,7 @@ def test_bad_values_are_refused():
 
 @pytest.mark.parametrize("epochs", [3, 12, 3000])
 def test_plots_draw_on_the_given_axis(epochs):
-    from gendebug_torch._plotting import axes
+    from gendebug_torch.checks.evidence import axes
 
     for evidence in (made(exponential(epochs)), diagnose_curves(made(exponential(epochs, turn=epochs // 2, slope=0.9 / epochs)))):
         ax = axes()

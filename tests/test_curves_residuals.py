@@ -7,7 +7,7 @@ import torch
 
 from gendebug_torch import Cause, Records, Severity
 from gendebug_torch.curves.checks import nothing_is_left_to_learn
-from gendebug_torch.curves.residuals import residual_structure
+from gendebug_torch.curves.residual_structure import residual_structure
 from gendebug_torch.errors import InputError
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from gendebug_torch import Cause, Finding, Severity
+from gendebug_torch.checks.finding import findings_from_json, findings_to_json
 from gendebug_torch.errors import InputError
-from gendebug_torch.finding import findings_from_json, findings_to_json
 
 
 def finding(**fields):

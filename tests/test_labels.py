@@ -10,7 +10,8 @@ import torch
 
 from gendebug_torch import Cause, Records, Schema, Severity, labels
 from gendebug_torch.errors import InputError
-from gendebug_torch.labels.checks import training_labels_are_right, validation_labels_are_right
+from gendebug_torch.labels.checks.noise import training_labels_are_right
+from gendebug_torch.labels.checks.validation_noise import validation_labels_are_right
 from tests.reference import labels as reference
 
 RULES = ("confident_joint", "by_class", "by_noise_rate", "both")

@@ -10,7 +10,7 @@ import torch
 from gendebug_torch import Records
 from gendebug_torch.errors import InputError
 from gendebug_torch.labels import DynamicsRecorder, TrainingDynamics
-from gendebug_torch.labels.checks import training_labels_are_right
+from gendebug_torch.labels.checks.noise import training_labels_are_right
 
 
 def said(seed, n, k, epochs):

@@ -9,7 +9,6 @@ from gendebug_torch import Cause, Records, Schema, Severity, diagnose
 from gendebug_torch.errors import InputError
 from gendebug_torch.leakage import (
     after_label,
-    association,
     exact_sum,
     fitted_rows,
     identical_rows,
@@ -21,6 +20,7 @@ from gendebug_torch.leakage import (
     telling_gaps,
     time_overlap,
 )
+from gendebug_torch.leakage.columns import association
 from tests.reference import leakage as literal
 
 
@@ -184,7 +184,7 @@ def test_shared_values_leave_missing_ones_alone():
 
 
 def test_likeness_in_time_is_kappa_with_its_permutation_variance():
-    from gendebug_torch.leakage.time import label_likeness
+    from gendebug_torch.leakage.splits.time_overlap import label_likeness
 
     first, second = [0, 1, 1, 0, 2, 1, 0], [0, 1, 0, 0, 2, 1, 1]
     kappa, variance = literal.label_likeness(first, second)

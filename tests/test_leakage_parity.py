@@ -8,8 +8,8 @@ import torch
 from gendebug_torch import Cause, Severity
 from gendebug_torch.cli import main
 from gendebug_torch.errors import InputError
-from gendebug_torch.leakage import parity
-from gendebug_torch.leakage.checks_parity import parity_findings
+from gendebug_torch.leakage.checks._parity import parity_findings
+from gendebug_torch.leakage.preprocessing import parity
 
 PIPELINE = """
 def features(row):

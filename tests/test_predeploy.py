@@ -10,7 +10,7 @@ import torch
 
 from gendebug_torch import Records, Schema
 from gendebug_torch.cli import main
-from gendebug_torch.cli.predeploy import first_rows
+from gendebug_torch.cli.commands.predeploy import first_rows
 
 NETWORK = """
 import torch

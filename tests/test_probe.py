@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import probe as probe_module
 from gendebug_torch.errors import InputError
-from gendebug_torch.probe import cross_fit, design, fold_ids, group_folds
+from gendebug_torch.stats import probe_network as probe_module
+from gendebug_torch.stats.probe_network import cross_fit, design, fold_ids, group_folds
 
 
 def samples(seed, n=200, d=4, moved=0.0):

@@ -2,10 +2,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from gendebug_torch import Cause, Finding, Severity, registry
+from gendebug_torch import Cause, Finding, Severity
+from gendebug_torch.checks import registry
+from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.data.records import Records
 from gendebug_torch.errors import CheckError, InputError, reject
-from gendebug_torch.records import Records
-from gendebug_torch.registry import Cost, check
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_the_signature_is_the_schema(checks):
     assert made.options["limit"].help == "what counts as small, in units."
     assert made.summary == "Says whether it is small."
     assert made.source == "Somebody (2020), Journal."
-    assert checks.registered_checks() == (made,)
+    assert {"demo.small": made} == checks._CHECKS
 
 
 def test_absent_input_is_a_skipped_finding(checks):

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from gendebug_torch import Cause, Diagnosis, Finding, Severity
-from gendebug_torch._plotting import axes
-from gendebug_torch.decision import decide, likely_causes
+from gendebug_torch.checks.evidence import axes
+from gendebug_torch.diagnosis.causes import likely_causes
+from gendebug_torch.diagnosis.decision import decide
 from gendebug_torch.errors import InputError
 from gendebug_torch.report import render_html, render_junit, render_markdown, render_text, write_report
 

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch import Records, collect
 from gendebug_torch.errors import InputError
-from gendebug_torch.runner import evaluating, map_rows
+from gendebug_torch.model.runner import evaluating, map_rows
 
 
 class Network(nn.Module):
@@ -147,7 +147,7 @@ def test_other_errors_are_not_taken_for_memory():
 
 def test_a_killed_run_goes_on_where_it_stopped(network, tmp_path, monkeypatch):
     x, _ = data(40)
-    monkeypatch.setattr("gendebug_torch.runner._FLUSH_BYTES", 1)
+    monkeypatch.setattr("gendebug_torch.model.runner._FLUSH_BYTES", 1)
     seen = []
 
     def step(inputs, targets, stop=None):

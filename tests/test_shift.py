@@ -10,9 +10,9 @@ import scipy.stats
 import torch
 
 from gendebug_torch import Cause, Records, Schema, Severity
-from gendebug_torch._plotting import axes, png
+from gendebug_torch.checks.evidence import axes, png
+from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.errors import InputError
-from gendebug_torch.registry import registered_checks
 from gendebug_torch.shift import (
     category_shift,
     confidence_shift,
@@ -23,12 +23,14 @@ from gendebug_torch.shift import (
     prepare_reference,
     unseen_excess,
 )
-from gendebug_torch.shift import ks as ks_module
-from gendebug_torch.shift import prepared as prepared_module
-from gendebug_torch.shift.checks import features_keep_their_distribution
-from gendebug_torch.shift.checks_levels import categories_keep_their_shares, values_are_missing_as_often
-from gendebug_torch.shift.checks_model import confidence_keeps_its_distribution, predicted_classes_hold_one_population
-from gendebug_torch.shift.proportions import difference_interval, two_share_p_value
+from gendebug_torch.shift.checks.bimodality import predicted_classes_hold_one_population
+from gendebug_torch.shift.checks.categories import categories_keep_their_shares
+from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribution
+from gendebug_torch.shift.checks.ks import features_keep_their_distribution
+from gendebug_torch.shift.checks.missing import values_are_missing_as_often
+from gendebug_torch.shift.columns import prepared as prepared_module
+from gendebug_torch.shift.two_sample import ks as ks_module
+from gendebug_torch.stats.intervals import difference_interval, two_share_p_value
 from tests.contract.plants_shift import CLEAN, PLANTS
 from tests.reference import shift as literal
 
@@ -397,7 +399,7 @@ def test_identifiers_do_not_count_as_unseen():
 
 @pytest.mark.parametrize("make", list(PLANTS))
 def test_pictures_are_labeled(make):
-    check = {c.name: c for c in registered_checks()}[make]
+    check = {c.name: c for c in all_checks()}[make]
     for finding in check.run(PLANTS[make](0)):
         ax = finding.evidence.plot(axes())
         assert ax.get_title()

@@ -13,10 +13,12 @@ import torch
 from gendebug_torch import Records, Schema, Severity
 from gendebug_torch.cli.main import main
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import PreparedReference, PreparedTable, chunks, ks_two_sample, prepare_reference, prepare_table, table_pair
-from gendebug_torch.shift.checks import features_keep_their_distribution
-from gendebug_torch.shift.checks_levels import categories_keep_their_shares, values_are_missing_as_often
-from gendebug_torch.shift.checks_tables import table_findings
+from gendebug_torch.shift import PreparedReference, PreparedTable, ks_two_sample, prepare_reference, prepare_table, table_pair
+from gendebug_torch.shift.checks._prepared_tables import table_findings
+from gendebug_torch.shift.checks.categories import categories_keep_their_shares
+from gendebug_torch.shift.checks.ks import features_keep_their_distribution
+from gendebug_torch.shift.checks.missing import values_are_missing_as_often
+from gendebug_torch.shift.columns import chunks
 
 
 def table(seed, n=20_000):

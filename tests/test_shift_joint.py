@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from gendebug_torch import Records, Schema, Severity
-from gendebug_torch._plotting import png
+from gendebug_torch.checks.evidence import png
 from gendebug_torch.errors import InputError
-from gendebug_torch.probe import design
 from gendebug_torch.shift import (
     DriftMonitor,
     change_point,
@@ -26,8 +25,10 @@ from gendebug_torch.shift import (
     time_blocks,
     windowed_means,
 )
-from gendebug_torch.shift.checks_joint import accuracy_is_expected_to_hold, columns_go_together_as_before
-from gendebug_torch.shift.checks_time import production_stays_the_same_over_time
+from gendebug_torch.shift.checks.estimated_accuracy import accuracy_is_expected_to_hold
+from gendebug_torch.shift.checks.joint import columns_go_together_as_before
+from gendebug_torch.shift.checks.over_time import production_stays_the_same_over_time
+from gendebug_torch.stats.probe_network import design
 from tests.contract.plants_shift import PLANTS
 
 

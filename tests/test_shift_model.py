@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from gendebug_torch import Records, Severity
-from gendebug_torch._plotting import png
+from gendebug_torch.checks.evidence import png
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import confidence_modes, dip, dip_p_value
-from gendebug_torch.shift.checks_model import predicted_classes_hold_one_population
+from gendebug_torch.shift import confidence_modes, dip_p_value
+from gendebug_torch.shift.checks.bimodality import predicted_classes_hold_one_population
+from gendebug_torch.shift.scores import dip
 from tests.contract.plants_shift import CLEAN, PLANTS
 from tests.reference import shift as literal
 

@@ -6,21 +6,15 @@ import pytest
 import torch
 
 from gendebug_torch import Cause, Records, Schema, Severity
-from gendebug_torch._plotting import axes, png
+from gendebug_torch.checks.evidence import axes, png
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import (
-    autocorrelation_time,
-    change_kinds,
-    change_point,
-    drift_windows,
-    ks_two_sample,
-    most_shifted,
-)
-from gendebug_torch.shift.checks import features_keep_their_distribution
-from gendebug_torch.shift.checks_kinds import inputs_are_computed_as_before
-from gendebug_torch.shift.checks_levels import categories_keep_their_shares, values_are_missing_as_often
-from gendebug_torch.shift.checks_model import confidence_keeps_its_distribution
-from gendebug_torch.shift.undo import turned_clock
+from gendebug_torch.shift import autocorrelation_time, change_kinds, change_point, drift_windows, ks_two_sample, most_shifted
+from gendebug_torch.shift.checks.categories import categories_keep_their_shares
+from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribution
+from gendebug_torch.shift.checks.ks import features_keep_their_distribution
+from gendebug_torch.shift.checks.missing import values_are_missing_as_often
+from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
+from gendebug_torch.shift.kinds.column_transforms import turned_clock
 from tests.contract.plants_shift import PLANTS
 
 WARN = Severity.WARN.level

@@ -9,9 +9,9 @@ import torch
 
 from gendebug_torch.errors import InputError
 from gendebug_torch.slices import Slices, confirmed_slices, find_slices, fit_binnings, promised_rate, remeasured
-from gendebug_torch.slices.columns import MISSING, OTHER, level_codes
-from gendebug_torch.slices.counting import pair_sums, slice_pairs
-from gendebug_torch.slices.promised import log_upper_tail
+from gendebug_torch.slices.search.columns import MISSING, OTHER, level_codes
+from gendebug_torch.slices.search.counting import pair_sums, slice_pairs
+from gendebug_torch.slices.search.expected_errors import log_upper_tail
 from tests.reference import slices as reference
 
 

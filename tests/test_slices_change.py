@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gendebug_torch import Records, Severity
+from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.errors import InputError
 from gendebug_torch.slices import slice_change
 from gendebug_torch.slices.change import relative_rise
-from gendebug_torch.suite import all_checks
 from tests.reference import slices as reference
 
 COLLAPSE = {check.name: check for check in all_checks()}["slices.collapse"]

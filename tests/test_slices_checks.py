@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gendebug_torch import Records, Schema, Severity
+from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.slices import confirmed_slices, find_slices, plain_events, promised_events, remeasured
-from gendebug_torch.suite import all_checks
 
 WORST = {check.name: check for check in all_checks()}["slices.worst"]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gendebug_torch import Records, Severity
+from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.errors import InputError
 from gendebug_torch.slices import error_clusters
-from gendebug_torch.suite import all_checks
 
 CHECK = {check.name: check for check in all_checks()}["slices.error_clusters"]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats as scipy_stats
 
-from gendebug_torch import stats
+from gendebug_torch.stats import intervals as stats
 
 
 @pytest.mark.parametrize("probability", [0.001, 0.025, 0.5, 0.8, 0.995])

@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, diagnose
-from gendebug_torch.budget import Speed, probe_speed, seconds_of
-from gendebug_torch.decision import decide, likely_causes
+from gendebug_torch.checks.registry import Cost, all_checks
+from gendebug_torch.diagnosis.budget import Speed, by_value, probe_speed, seconds_of
+from gendebug_torch.diagnosis.causes import likely_causes
+from gendebug_torch.diagnosis.decision import decide
+from gendebug_torch.diagnosis.quality import Standing, standing
 from gendebug_torch.errors import InputError
-from gendebug_torch.registry import Cost
-from gendebug_torch.standing import Standing, standing
-from gendebug_torch.suite import all_checks
-from gendebug_torch.triage import by_value
 
 
 def found(check, cause, severity=Severity.WARN, subject="", **numbers):

@@ -11,20 +11,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch._batches import Unpack, sample_rows
 from gendebug_torch.attribution.attributions import Attributions, stored_rows
-from gendebug_torch.attribution.baselines import BACKGROUND, FROM_ROWS, check_baseline
-from gendebug_torch.attribution.captum_bridge import of_layer
 from gendebug_torch.attribution.devices import Devices, explained_by_devices
-from gendebug_torch.attribution.examine import trust_card
-from gendebug_torch.attribution.explainer import Explainer
-from gendebug_torch.attribution.outputs import check_target
-from gendebug_torch.attribution.precision import precision_check
-from gendebug_torch.attribution.sample import row_sample
-from gendebug_torch.attribution.trials import cost_of
+from gendebug_torch.attribution.explanation.baselines import BACKGROUND, FROM_ROWS, check_baseline
+from gendebug_torch.attribution.explanation.explained_output import check_target
+from gendebug_torch.attribution.explanation.explainer import Explainer
+from gendebug_torch.attribution.explanation.row_sample import row_sample
+from gendebug_torch.attribution.methods.captum_bridge import of_layer
+from gendebug_torch.attribution.trust.audit import trust_card
+from gendebug_torch.attribution.trust.half_precision import precision_check
+from gendebug_torch.attribution.trust.robustness_trials import cost_of
+from gendebug_torch.data.batches import Unpack, sample_rows
+from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
-from gendebug_torch.records import Records
-from gendebug_torch.runner import Model, Precision
+from gendebug_torch.model.runner import Model, Precision
 
 # Rows from which a mean or median baseline is taken.
 _KNOWN_ROWS = 2048

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendebug_torch._files import replacing
-from gendebug_torch._plotting import LIVE, REFERENCE, axes
-from gendebug_torch._shards import join_shards, read_rows
+from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
+from gendebug_torch.data.files import replacing
 from gendebug_torch.errors import reject
+from gendebug_torch.model.shards import join_shards, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from gendebug_torch.attribution.precision import PrecisionCheck
-    from gendebug_torch.attribution.trust import TrustCard
+    from gendebug_torch.attribution.trust.card import TrustCard
+    from gendebug_torch.attribution.trust.half_precision import PrecisionCheck
 
 _SHOWN = 15
 # Fields that hold one entry per row.

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gendebug_torch.attribution.attributions import Attributions, joined_rows
-from gendebug_torch.attribution.captum_bridge import words
-from gendebug_torch.attribution.explainer import Explainer
+from gendebug_torch.attribution.explanation.explainer import Explainer
+from gendebug_torch.attribution.methods.captum_bridge import words
 from gendebug_torch.errors import reject
-from gendebug_torch.runner import Model, device_of, world_size
+from gendebug_torch.model.runner import Model, device_of, world_size
 
 Devices = int | str | Sequence[int]
 # Where Fabric tells its processes of each other; its port must not be that of the next run.

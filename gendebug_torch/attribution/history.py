@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gendebug_torch._plotting import CYCLE, NEUTRAL, axes
 from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.attributions import Attributions, short_name
-from gendebug_torch.attribution.stability import row_spearman, top_k_jaccard
+from gendebug_torch.attribution.trust.stability import row_spearman, top_k_jaccard
+from gendebug_torch.checks.evidence import CYCLE, NEUTRAL, axes
 
 if TYPE_CHECKING:
     import pandas as pd

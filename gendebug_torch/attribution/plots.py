@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendebug_torch._plotting import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.attribution.attributions import Attributions, short_name, title_of
+from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:

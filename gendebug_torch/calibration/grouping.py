@@ -6,8 +6,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.heads import validated
-from gendebug_torch.records import Records, Schema
+from gendebug_torch.calibration.model_outputs import validated
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.schema import Schema
 
 _SAMPLE = "sample"
 

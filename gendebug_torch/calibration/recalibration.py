@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch._batches import Unpack
-from gendebug_torch.affine import AffineFit
-from gendebug_torch.calibration.artefact import data_hash, fitted_facts, save_artefact
-from gendebug_torch.calibration.binning import ReliabilityBins
-from gendebug_torch.calibration.choice import Candidate, choose, default_candidates, fits_for, judge_candidates, per_question, questions
-from gendebug_torch.calibration.clusters import temperature_error
-from gendebug_torch.calibration.fold import fold_affine
 from gendebug_torch.calibration.grouping import group_ids
-from gendebug_torch.calibration.heads import validated
-from gendebug_torch.calibration.modules import CalibratedModel, Fitted, affine_parts, as_module
-from gendebug_torch.calibration.temperature import Temperature, fit_temperature
+from gendebug_torch.calibration.map_choice import Candidate, choose, default_candidates, fits_for, judge_candidates, per_question, questions
+from gendebug_torch.calibration.maps.folding import fold_affine
+from gendebug_torch.calibration.maps.modules import CalibratedModel, Fitted, affine_parts, as_module
+from gendebug_torch.calibration.maps.temperature import Temperature, fit_temperature
+from gendebug_torch.calibration.measures.dependent_rows import temperature_error
+from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
+from gendebug_torch.calibration.model_outputs import validated
+from gendebug_torch.calibration.saving import data_hash, fitted_facts, save_artefact
+from gendebug_torch.data.batches import Unpack
+from gendebug_torch.data.records import Records
 from gendebug_torch.errors import UnsupportedError, reject
-from gendebug_torch.records import Records
-from gendebug_torch.runner import Model, Precision, logits_of, map_rows
+from gendebug_torch.model.runner import Model, Precision, logits_of, map_rows
+from gendebug_torch.stats.logit_scaling import AffineFit
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.binning import ReliabilityBins
-from gendebug_torch.calibration.heads import validated
-from gendebug_torch.calibration.sums import CELLS, CalibrationSums, calibration_sums
-from gendebug_torch.calibration.temperature_sums import GRID, TemperatureSums, temperature_sums
+from gendebug_torch.calibration.maps.temperature_sums import GRID, TemperatureSums, temperature_sums
+from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
+from gendebug_torch.calibration.measures.sufficient_statistics import CELLS, CalibrationSums, calibration_sums
+from gendebug_torch.calibration.model_outputs import validated
 from gendebug_torch.errors import InputError
 
 if TYPE_CHECKING:

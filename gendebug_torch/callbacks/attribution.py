@@ -11,9 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from gendebug_torch.attribution.history import RankingHistory
-from gendebug_torch.callbacks.glue import first_inputs, in_fit
-from gendebug_torch.callbacks.monitor import Monitor
-from gendebug_torch.finding import Cause
+from gendebug_torch.callbacks.hooks.monitor import Monitor
+from gendebug_torch.callbacks.hooks.steps import first_inputs, in_fit
+from gendebug_torch.checks.finding import Cause
 
 
 class AttributionMonitor(Monitor):

@@ -10,10 +10,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from gendebug_torch.behavior import BehaviorRun, Suite, load_suite, network_predict, run_suite
-from gendebug_torch.behavior.system import Predict
-from gendebug_torch.callbacks.monitor import Monitor
+from gendebug_torch.behavior.running.model_adapter import Predict
+from gendebug_torch.callbacks.hooks.monitor import Monitor
+from gendebug_torch.checks.finding import Cause
 from gendebug_torch.errors import reject
-from gendebug_torch.finding import Cause
 
 
 class BehaviorMonitor(Monitor):

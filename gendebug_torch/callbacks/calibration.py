@@ -9,11 +9,11 @@ import pandas as pd
 from lightning.pytorch import LightningModule, Trainer
 
 from gendebug_torch.calibration import CalibrationSums
+from gendebug_torch.calibration.maps.temperature_sums import TemperatureSums
 from gendebug_torch.calibration.recorder import CalibrationRecorder
-from gendebug_torch.calibration.temperature_sums import TemperatureSums
-from gendebug_torch.callbacks.glue import Read, over_ranks, real_rows, step_tensors, val_loader
-from gendebug_torch.callbacks.monitor import Monitor
-from gendebug_torch.finding import Cause, Finding, Severity
+from gendebug_torch.callbacks.hooks.monitor import Monitor
+from gendebug_torch.callbacks.hooks.steps import Read, over_ranks, real_rows, step_tensors, val_loader
+from gendebug_torch.checks.finding import Cause, Finding, Severity
 
 
 class CalibrationMonitor(Monitor):

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from gendebug_torch.callbacks.glue import Read, in_fit, real_rows, repeated_rows, scalars, step_loss, summed, val_loader
-from gendebug_torch.callbacks.monitor import TELL, Monitor
-from gendebug_torch.callbacks.train_eval import evaluated_loss, sample_loader
+from gendebug_torch.callbacks.hooks.monitor import TELL, Monitor
+from gendebug_torch.callbacks.hooks.steps import Read, in_fit, real_rows, repeated_rows, scalars, step_loss, summed, val_loader
+from gendebug_torch.callbacks.hooks.train_evaluation import evaluated_loss, sample_loader
+from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.curves import CurveDiagnosis, LearningCurves, diagnose_curves, sure_inflection
-from gendebug_torch.curves.checks import training_ended_well, validation_loss_is_near_training_loss
+from gendebug_torch.curves.checks.gap import validation_loss_is_near_training_loss
+from gendebug_torch.curves.checks.regime import training_ended_well
 from gendebug_torch.curves.recorder import CurveRecorder, batch_rows
-from gendebug_torch.finding import Cause, Finding, Severity
 
 
 class LearningCurveMonitor(Monitor):

@@ -9,11 +9,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from gendebug_torch.callbacks.glue import Read, over_ranks, step_tensors
-from gendebug_torch.callbacks.monitor import Monitor
-from gendebug_torch.finding import Cause
-from gendebug_torch.labels.dynamics import TrainingDynamics
-from gendebug_torch.labels.recorder import DynamicsRecorder
+from gendebug_torch.callbacks.hooks.monitor import Monitor
+from gendebug_torch.callbacks.hooks.steps import Read, over_ranks, step_tensors
+from gendebug_torch.checks.finding import Cause
+from gendebug_torch.labels.dynamics.recorder import DynamicsRecorder
+from gendebug_torch.labels.dynamics.training_dynamics import TrainingDynamics
 
 
 class TrainingDynamicsMonitor(Monitor):

@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gendebug_torch as gd
-from gendebug_torch.cli import behave
-from gendebug_torch.cli.attribute import attribute
-from gendebug_torch.cli.checks import checks
-from gendebug_torch.cli.curves import curves
+from gendebug_torch.cli.commands import behave
+from gendebug_torch.cli.commands.attribute import attribute
+from gendebug_torch.cli.commands.checks import checks
+from gendebug_torch.cli.commands.curves import curves
+from gendebug_torch.cli.commands.diagnose import diagnose
+from gendebug_torch.cli.commands.labels import labels
+from gendebug_torch.cli.commands.leakage import leakage
+from gendebug_torch.cli.commands.parity import parity
+from gendebug_torch.cli.commands.predeploy import predeploy
+from gendebug_torch.cli.commands.recalibrate import recalibrate
+from gendebug_torch.cli.commands.shift import shift
 from gendebug_torch.cli.deliver import BAD_INPUT
-from gendebug_torch.cli.diagnose import diagnose
-from gendebug_torch.cli.labels import labels
-from gendebug_torch.cli.leakage import leakage
-from gendebug_torch.cli.parity import parity
-from gendebug_torch.cli.predeploy import predeploy
-from gendebug_torch.cli.recalibrate import recalibrate
-from gendebug_torch.cli.shift import shift
 from gendebug_torch.errors import InputError
 
 # Command -> its parameters that are given by position; one that takes several values ends in "+".

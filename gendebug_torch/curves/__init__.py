@@ -8,16 +8,16 @@ knows the shapes and the noise: the rest is the price of not knowing whether a r
 and 50 % beyond; of rises of 3 and more all were found, and the 95 % interval held the start in 98 %.
 """
 
-from gendebug_torch.curves.curves import LearningCurves as LearningCurves
-from gendebug_torch.curves.curves import moving_average as moving_average
-from gendebug_torch.curves.curves import overlay as overlay
 from gendebug_torch.curves.diagnosis import CurveDiagnosis as CurveDiagnosis
 from gendebug_torch.curves.diagnosis import diagnose_curves as diagnose_curves
-from gendebug_torch.curves.forecast import Forecast as Forecast
-from gendebug_torch.curves.gap import Gap as Gap
-from gendebug_torch.curves.gap import generalization_gap as generalization_gap
+from gendebug_torch.curves.early_stopping import sure_inflection as sure_inflection
+from gendebug_torch.curves.fit.forecast import Forecast as Forecast
+from gendebug_torch.curves.generalization_gap import Gap as Gap
+from gendebug_torch.curves.generalization_gap import generalization_gap as generalization_gap
+from gendebug_torch.curves.learning_curves import LearningCurves as LearningCurves
+from gendebug_torch.curves.learning_curves import moving_average as moving_average
+from gendebug_torch.curves.learning_curves import overlay as overlay
 from gendebug_torch.curves.sizes import SizeCurves as SizeCurves
-from gendebug_torch.curves.stopping import sure_inflection as sure_inflection
 
 __all__ = [
     "CurveDiagnosis",

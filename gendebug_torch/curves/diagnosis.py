@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from gendebug_torch._plotting import ACCENT, LIVE, NEUTRAL, axes
-from gendebug_torch.curves.curves import LearningCurves, moving_average
-from gendebug_torch.curves.forecast import Forecast, extend
-from gendebug_torch.curves.gap import Gap, generalization_gap
-from gendebug_torch.curves.measure import FEWEST, LOOK, Measured, measure
-from gendebug_torch.curves.remarks import remarks
+from gendebug_torch.checks.evidence import ACCENT, LIVE, NEUTRAL, axes
+from gendebug_torch.curves.fit.curve_statistics import FEWEST, LOOK, Measured, measure
+from gendebug_torch.curves.fit.forecast import Forecast, extend
+from gendebug_torch.curves.generalization_gap import Gap, generalization_gap
+from gendebug_torch.curves.learning_curves import LearningCurves, moving_average
+from gendebug_torch.curves.notes import remarks
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:

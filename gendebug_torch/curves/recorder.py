@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.curves.curves import LearningCurves
+from gendebug_torch.curves.learning_curves import LearningCurves
 
 # References kept before they are summed: one stacking per this many steps or values instead of one wait per step.
 _STEPS, _VALUES = 50, 2**20

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendebug_torch._plotting import LIVE, REFERENCE, axes
-from gendebug_torch.curves.forecast import Forecast, extend
-from gendebug_torch.curves.trend import Noise
+from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
+from gendebug_torch.curves.fit.forecast import Forecast, extend
+from gendebug_torch.curves.fit.trend import Noise
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gendebug_torch._files import write_whole
+from gendebug_torch.data.files import write_whole
 from gendebug_torch.errors import reject
 
 

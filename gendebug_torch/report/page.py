@@ -8,9 +8,10 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from gendebug_torch._plotting import png
-from gendebug_torch.decision import Decision, LikelyCause
-from gendebug_torch.finding import Finding, Severity
+from gendebug_torch.checks.evidence import png
+from gendebug_torch.checks.finding import Finding, Severity
+from gendebug_torch.diagnosis.causes import LikelyCause
+from gendebug_torch.diagnosis.decision import Decision
 from gendebug_torch.report.text import words
 
 if TYPE_CHECKING:

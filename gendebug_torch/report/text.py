@@ -7,8 +7,9 @@ import textwrap
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from gendebug_torch.decision import Decision, LikelyCause
-from gendebug_torch.finding import Finding, Severity
+from gendebug_torch.checks.finding import Finding, Severity
+from gendebug_torch.diagnosis.causes import LikelyCause
+from gendebug_torch.diagnosis.decision import Decision
 
 _WIDTH = 100
 # XML 1.0 allows no other control characters (W3C, Extensible Markup Language, section 2.2).

@@ -4,20 +4,20 @@ from gendebug_torch.slices.change import SliceChange as SliceChange
 from gendebug_torch.slices.change import slice_change as slice_change
 from gendebug_torch.slices.clusters import ErrorClusters as ErrorClusters
 from gendebug_torch.slices.clusters import error_clusters as error_clusters
-from gendebug_torch.slices.cohort import cohort_rows as cohort_rows
-from gendebug_torch.slices.cohort import cohort_sheet as cohort_sheet
-from gendebug_torch.slices.cohort import confusion_cell as confusion_cell
-from gendebug_torch.slices.cohort import write_sheet as write_sheet
-from gendebug_torch.slices.columns import Binning as Binning
-from gendebug_torch.slices.columns import fit_binnings as fit_binnings
-from gendebug_torch.slices.events import Event as Event
-from gendebug_torch.slices.events import plain_events as plain_events
-from gendebug_torch.slices.events import promised_events as promised_events
-from gendebug_torch.slices.found import Slices as Slices
-from gendebug_torch.slices.promised import promised_rate as promised_rate
-from gendebug_torch.slices.search import confirmed_slices as confirmed_slices
-from gendebug_torch.slices.search import find_slices as find_slices
-from gendebug_torch.slices.search import remeasured as remeasured
+from gendebug_torch.slices.review_sheet import cohort_rows as cohort_rows
+from gendebug_torch.slices.review_sheet import cohort_sheet as cohort_sheet
+from gendebug_torch.slices.review_sheet import confusion_cell as confusion_cell
+from gendebug_torch.slices.review_sheet import write_sheet as write_sheet
+from gendebug_torch.slices.search.columns import Binning as Binning
+from gendebug_torch.slices.search.columns import fit_binnings as fit_binnings
+from gendebug_torch.slices.search.events import Event as Event
+from gendebug_torch.slices.search.events import plain_events as plain_events
+from gendebug_torch.slices.search.events import promised_events as promised_events
+from gendebug_torch.slices.search.expected_errors import promised_rate as promised_rate
+from gendebug_torch.slices.search.result import Slices as Slices
+from gendebug_torch.slices.search.search import confirmed_slices as confirmed_slices
+from gendebug_torch.slices.search.search import find_slices as find_slices
+from gendebug_torch.slices.search.search import remeasured as remeasured
 
 __all__ = [
     "Binning",

@@ -11,14 +11,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch._plotting import LIVE, REFERENCE, axes
+from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
-from gendebug_torch.slices.columns import Binning, fit_binnings, level_codes
-from gendebug_torch.slices.counting import member_masks, pair_sums, slice_pairs, worth_asking
-from gendebug_torch.slices.found import SHOWN, caption, shortened
-from gendebug_torch.slices.merging import distinct_slices, words
-from gendebug_torch.slices.promised import log_upper_tail
-from gendebug_torch.stats import benjamini_hochberg_adjusted, wilson_interval
+from gendebug_torch.slices.search.columns import Binning, fit_binnings, level_codes
+from gendebug_torch.slices.search.counting import member_masks, pair_sums, slice_pairs, worth_asking
+from gendebug_torch.slices.search.expected_errors import log_upper_tail
+from gendebug_torch.slices.search.merging import distinct_slices, words
+from gendebug_torch.slices.search.result import SHOWN, caption, shortened
+from gendebug_torch.stats.intervals import wilson_interval
+from gendebug_torch.stats.multiple_testing import benjamini_hochberg_adjusted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch._plotting import LIVE, REFERENCE, axes
+from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
-from gendebug_torch.slices.found import caption, shortened
-from gendebug_torch.slices.promised import log_upper_tail
-from gendebug_torch.stats import wilson_interval
+from gendebug_torch.slices.search.expected_errors import log_upper_tail
+from gendebug_torch.slices.search.result import caption, shortened
+from gendebug_torch.stats.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gendebug_torch import Finding, Records, Severity
-from gendebug_torch._plotting import axes
-from gendebug_torch.finding import findings_from_json, findings_to_json
-from gendebug_torch.suite import TOPICS, all_checks
+from gendebug_torch.checks.evidence import axes
+from gendebug_torch.checks.finding import findings_from_json, findings_to_json
+from gendebug_torch.checks.registry import TOPICS, all_checks
 
 CHECKS = {check.name: check for check in all_checks()}
 PLANTS, CLEAN = {}, {}

@@ -1,0 +1,1 @@
+"""Rankings, groups of rows and methods, compared; permutation importance."""

@@ -1,0 +1,1 @@
+"""What is explained: inputs, output, baseline, and the options of a run."""

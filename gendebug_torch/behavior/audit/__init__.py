@@ -1,0 +1,1 @@
+"""How much a suite would notice: planted faults and redundant cases."""

@@ -1,0 +1,1 @@
+"""A suite put to a model: verdicts, margins, comparison of two runs."""

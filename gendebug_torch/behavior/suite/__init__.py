@@ -1,0 +1,1 @@
+"""What a suite says, its file, and how it grows."""

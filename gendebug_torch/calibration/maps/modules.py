@@ -1,0 +1,104 @@
+"""Fitted maps of logits as modules, and a network with one behind it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gendebug_torch.calibration.maps.isotonic import IsotonicMap
+from gendebug_torch.calibration.maps.temperature import Temperature
+from gendebug_torch.calibration.maps.top_label_map import TopMap, top_mapped
+from gendebug_torch.stats.logit_scaling import AffineFit
+
+Fitted = Temperature | AffineFit | TopMap | IsotonicMap
+
+
+class AffineModule(nn.Module):
+    """`scale * logits + bias` along the class axis; 0-dimensional values act on all logits."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, scale: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("bias", bias.float())
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Mapped logits `[n]`, `[n, k]` or `[n, k, ...]`."""
+        scale, bias = self.scale, self.bias
+        if scale.ndim and logits.ndim > 2:
+            scale, bias = (part.view(-1, *([1] * (logits.ndim - 2))) for part in (scale, bias))
+        return logits * scale + bias
+
+
+class TopMapModule(nn.Module):
+    """`TopMap` as a module: a handful of tensor operations, exportable."""
+
+    values: Tensor
+
+    def __init__(self, fitted: TopMap) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.tensor([fitted.temperature, *fitted.coefficients]))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Mapped logits `[n]` or `[n, k, ...]`."""
+        temperature, a, b, m = self.values.unbind()
+        return top_mapped(logits, temperature, a, b, m)
+
+
+class IsotonicModule(nn.Module):
+    """`IsotonicMap` as a module: one search among the steps."""
+
+    steps: Tensor
+    levels: Tensor
+
+    def __init__(self, fitted: IsotonicMap) -> None:
+        super().__init__()
+        self.register_buffer("steps", fitted.steps.float())
+        self.register_buffer("levels", fitted.levels.float())
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Mapped logits `[n]`, or `[n, 2]` whose first column is 0."""
+        return IsotonicMap(self.steps, self.levels)(logits)
+
+
+class CalibratedModel(nn.Module):
+    """A network with a calibration map behind it; inputs are passed through."""
+
+    def __init__(self, model: nn.Module, calibration: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.calibration = calibration
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """Calibrated logits, in float32 at least."""
+        logits: Tensor = self.model(*inputs, **named)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            # Rounded again to few digits, two classes could become equal and a prediction change.
+            logits = logits.float()
+        if logits.ndim == 2 and logits.shape[1] == 1:
+            logits = logits[:, 0]
+            mapped: Tensor = self.calibration(logits)[:, None]
+        else:
+            mapped = self.calibration(logits)
+        return mapped
+
+
+def as_module(fitted: Fitted) -> nn.Module:
+    """A fitted map as an `nn.Module` on logits."""
+    if isinstance(fitted, TopMap):
+        return TopMapModule(fitted)
+    if isinstance(fitted, IsotonicMap):
+        return IsotonicModule(fitted)
+    return AffineModule(*affine_parts(fitted))
+
+
+def affine_parts(fitted: Temperature | AffineFit) -> tuple[Tensor, Tensor]:
+    """Scale and bias of a temperature or an affine map."""
+    if isinstance(fitted, AffineFit):
+        return fitted.scale, fitted.bias
+    return torch.tensor(1 / fitted.temperature if 0 < fitted.temperature < math.inf else 1.0), torch.tensor(0.0)

@@ -1,0 +1,1 @@
+"""How far confidence strays from accuracy, with intervals."""

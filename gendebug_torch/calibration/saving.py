@@ -1,0 +1,120 @@
+"""A recalibration on disk: JSON and safetensors, each file whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gendebug_torch.calibration.maps.isotonic import IsotonicMap
+from gendebug_torch.calibration.maps.modules import AffineModule, Fitted, IsotonicModule, TopMapModule, as_module
+from gendebug_torch.calibration.maps.top_label_map import TopMap
+from gendebug_torch.errors import reject
+from gendebug_torch.stats.logit_scaling import AffineFit
+
+_JSON, _MAP, _MODEL = "calibration.json", "calibration.safetensors", "model.safetensors"
+
+
+def save_artefact(directory: str | Path, facts: Mapping[str, Any], fitted: Fitted | None, model: nn.Module | None) -> Path:
+    """Write `calibration.json`, the map as `calibration.safetensors` and the network as `model.safetensors`.
+
+    Raises:
+        InputError: the directory cannot be written.
+    """
+    from safetensors.torch import save_file, save_model
+
+    target = Path(directory)
+    kind = "none" if fitted is None else type(as_module(fitted)).__name__
+    text = json.dumps({"module": kind, **facts}, indent=2, allow_nan=False) + "\n"
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            place = Path(scratch)
+            if model is not None:
+                save_model(model, str(place / _MODEL))
+            if fitted is not None:
+                save_file({key: value.contiguous() for key, value in as_module(fitted).state_dict().items()}, place / _MAP)
+            (place / _JSON).write_text(text)
+            # The JSON comes last: whoever reads a new one finds its tensors in place.
+            for name in (_MODEL, _MAP, _JSON):
+                if (place / name).exists():
+                    os.replace(place / name, target / name)
+                else:
+                    (target / name).unlink(missing_ok=True)
+    except OSError as error:
+        reject("directory", "a directory that can be written", f"{target}: {error.strerror}", "Choose another directory.")
+    return target
+
+
+def load_calibration(directory: str | Path) -> nn.Module:
+    """The saved map as a module on logits; `nn.Identity` where none was chosen.
+
+    Raises:
+        InputError: no artefact that `save` wrote.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    source = Path(directory)
+    try:
+        kind = json.loads((source / _JSON).read_text())["module"]
+        if kind == "none":
+            return nn.Identity()
+        tensors = load_file(source / _MAP)
+        module = _module(kind, tensors)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reject("directory", "what `Recalibration.save` wrote", f"{source}: {error}", "Check the path, or save it again.")
+    return module
+
+
+def _module(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    if kind == "AffineModule":
+        return AffineModule(tensors["scale"], tensors["bias"])
+    if kind == "TopMapModule":
+        temperature, *coefficients = tensors["values"].tolist()
+        return TopMapModule(TopMap("beta", temperature, (coefficients[0], coefficients[1], coefficients[2]), (0.0, 0.0, 0.0), True, False))
+    if kind == "IsotonicModule":
+        return IsotonicModule(IsotonicMap(tensors["steps"], tensors["levels"]))
+    raise ValueError(f"unknown module {kind!r}")
+
+
+def data_hash(*parts: Tensor) -> str:
+    """SHA-256 of the rows of a fit, so that a map can be traced to them."""
+    digest = hashlib.sha256()
+    for tensor in parts:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fitted_facts(fitted: Fitted | None) -> dict[str, Any]:
+    """The parameters of a map with their standard errors, as JSON values."""
+    if fitted is None:
+        return {}
+    if isinstance(fitted, AffineFit):
+        names = ("scale", "bias", "scale_error", "bias_error")
+        return {name: _json(getattr(fitted, name).tolist()) for name in names} | {
+            "converged": fitted.converged,
+            "unbounded": fitted.unbounded,
+        }
+    if isinstance(fitted, IsotonicMap):
+        return {"steps": len(fitted.levels)}
+    if isinstance(fitted, TopMap):
+        named = zip("abm", fitted.coefficients, fitted.standard_errors, strict=True)
+        return {name: {"value": value, "standard_error": error} for name, value, error in named} | {"temperature": fitted.temperature}
+    return {}
+
+
+def _json(values: Any) -> Any:
+    """Nested numbers, None in place of NaN: JSON knows none."""
+    if isinstance(values, list):
+        return [_json(value) for value in values]
+    return values if math.isfinite(values) else None

@@ -1,0 +1,1 @@
+"""Where a model says yes: thresholds, and class shares they depend on."""

@@ -1,0 +1,1 @@
+"""What the callbacks share: reading steps, logging, evaluating the training sample."""

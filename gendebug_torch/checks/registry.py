@@ -1,0 +1,216 @@
+"""`@check`: a function becomes a `Check`; its signature is the schema of everything built upon it."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.errors import CheckError, InputError, reject
+
+if TYPE_CHECKING:
+    pass
+
+
+INPUTS = ("model", "curves", "train", "validation", "production", "behavior")
+TOPICS = (
+    "attribution",
+    "behavior",
+    "calibration",
+    "curves",
+    "labels",
+    "leakage",
+    "shift",
+    "slices",
+)
+
+_CHECKS: dict[str, Check] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a check will compute: model forwards and backwards in rows, and elementary operations."""
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+    elements: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.forwards + other.forwards, self.backwards + other.backwards, self.elements + other.elements)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword-only parameter of a check: annotation, default and its line in `Args:`."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """A registered check: callable like its function, and described by its function's signature.
+
+    Args:
+        name: id, `topic.short`.
+        cause: what its findings point at.
+        function: the decorated generator function.
+        needs: inputs and fields it cannot run without, e.g. `validation.logits`.
+        cost: inputs -> Cost.
+    """
+
+    name: str
+    cause: Cause
+    function: Callable[..., Iterator[Finding]]
+    needs: tuple[str, ...]
+    cost: Callable[[Mapping[str, Any]], Cost]
+
+    def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
+        """Run the function and return its findings; errors of the function come through."""
+        findings = list(self.function(*inputs, **options))
+        strays = [type(f).__name__ for f in findings if not isinstance(f, Finding)]
+        if strays:
+            raise CheckError(f"check {self.name} yielded {strays[0]}; a check yields only Finding")
+        return findings
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what it inspects, in the order of its parameters."""
+        return tuple(p.name for p in inspect.signature(self.function).parameters.values() if p.kind is not p.KEYWORD_ONLY)
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """Its options by name, read off the signature and the docstring."""
+        hints = get_type_hints(self.function)
+        lines = _argument_lines(inspect.getdoc(self.function) or "")
+        return {
+            p.name: Option(p.name, hints.get(p.name), p.default, lines.get(p.name, ""))
+            for p in inspect.signature(self.function).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        }
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def source(self) -> str:
+        """The literature it rests on: the `Source:` paragraph of the docstring."""
+        _, _, tail = (inspect.getdoc(self.function) or "").partition("Source:")
+        return " ".join(tail.partition("\n\n")[0].split())
+
+    def finding(self, severity: Severity, summary: str, *, cause: Cause | None = None, **fields: Any) -> Finding:
+        """A finding in this check's name; `fields` are those of `Finding`."""
+        return Finding(self.name, cause or self.cause, severity, summary, **fields)
+
+    def lacks(self, given: Mapping[str, Any]) -> list[str]:
+        """Which of `needs` is absent from the given inputs."""
+        return [need for need in self.needs if not _present(given, need)]
+
+    def run(self, given: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> list[Finding]:
+        """Run on whatever inputs there are; never raises for what happens inside the check.
+
+        Absent inputs give one `skipped` finding that says what is lacking; an exception gives one
+        `errored` finding with the traceback, so that a broken check never vanishes.
+
+        Raises:
+            InputError: an option that the check does not have.
+        """
+        unknown = set(options or {}) - set(self.options)
+        if unknown:
+            reject(f"options[{self.name!r}]", f"options among {sorted(self.options)}", str(sorted(unknown)), "See `gendebug checks`.")
+        if lacking := self.lacks(given):
+            reason = f"Skipped: needs {', '.join(lacking)}."
+            return [self.finding(Severity.SKIPPED, reason, numbers={"lacks": lacking}, remedy=f"Pass {', '.join(lacking)} to run it.")]
+        started = time.perf_counter()
+        try:
+            return self(*(given.get(name) for name in self.inputs), **(options or {}))
+        except InputError as error:
+            return [self._broken(f"Refused its input: {error}", started)]
+        except Exception as error:
+            return [self._broken(f"Broke with {type(error).__name__}: {error}", started)]
+
+    def _broken(self, summary: str, started: float) -> Finding:
+        numbers = {"traceback": traceback.format_exc(), "seconds": time.perf_counter() - started}
+        remedy = "Mend the input that the message names; if it names none, report the traceback as a bug."
+        return self.finding(Severity.ERRORED, summary, numbers=numbers, remedy=remedy)
+
+
+def check(
+    name: str,
+    *,
+    cause: Cause,
+    needs: tuple[str, ...] | None = None,
+    cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost(),
+) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
+    """Register a generator of findings as a check.
+
+    Args:
+        name: id, `topic.short`; unique.
+        cause: what its findings point at.
+        needs: dotted fields it cannot run without (`validation.logits`); default: every positional
+            parameter without a default.
+        cost: given inputs -> `Cost`, so that a budget can be kept.
+
+    Raises:
+        CheckError: the id is taken, a positional parameter is outside `INPUTS`, or an option lacks
+            its annotation or default.
+    """
+
+    def register(function: Callable[..., Iterator[Finding]]) -> Check:
+        parameters = inspect.signature(function).parameters.values()
+        positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+        if name in _CHECKS:
+            raise CheckError(f"check {name!r} is registered twice")
+        if strangers := [p.name for p in positional if p.name not in INPUTS]:
+            raise CheckError(f"check {name!r} inspects {strangers}; the vocabulary is {INPUTS}")
+        if bare := [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.empty in (p.default, p.annotation)]:
+            raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
+        required = tuple(p.name for p in positional if p.default is p.empty)
+        registered = Check(name, cause, function, required if needs is None else needs, cost)
+        _CHECKS[name] = registered
+        return registered
+
+    return register
+
+
+def all_checks() -> tuple[Check, ...]:
+    """Every check of every topic, by id: one for each file of `<topic>/checks/`."""
+    for topic in TOPICS:
+        room = import_module(f"gendebug_torch.{topic}.checks")
+        for module in iter_modules(room.__path__):
+            import_module(f"{room.__name__}.{module.name}")
+    return tuple(_CHECKS[name] for name in sorted(_CHECKS))
+
+
+def _present(given: Mapping[str, Any], need: str) -> bool:
+    name, _, attribute = need.partition(".")
+    value = given.get(name)
+    return value is not None and (not attribute or getattr(value, attribute) is not None)
+
+
+def _argument_lines(docstring: str) -> dict[str, str]:
+    """`Args:` of a Google docstring as {name: text}."""
+    _, _, tail = docstring.partition("Args:\n")
+    lines: dict[str, str] = {}
+    current = ""
+    for line in tail.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and indent < 4:
+            break
+        if indent == 4 and ":" in line:
+            current, _, text = line.strip().partition(":")
+            lines[current] = text.strip()
+        elif current and line.strip():
+            lines[current] += " " + line.strip()
+    return lines

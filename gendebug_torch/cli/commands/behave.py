@@ -1,0 +1,189 @@
+"""Run, grow and prune a suite of cases that a model must pass; `gendebug behave SUITE` runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gendebug_torch as gd
+from gendebug_torch import behavior
+from gendebug_torch.behavior.checks.cases import case_findings
+from gendebug_torch.checks.evidence import png
+from gendebug_torch.cli.deliver import CLEAN, FailOn, exit_code
+from gendebug_torch.data.files import write_whole
+from gendebug_torch.data.tables import read_table
+from gendebug_torch.errors import did_you_mean, reject
+from gendebug_torch.model.formats import load_weights
+from gendebug_torch.report import render_junit
+
+
+def run(
+    suite: str,
+    model: str | None = None,
+    weights: str | None = None,
+    baseline: str | None = None,
+    tags: list[str] | None = None,
+    save: str | None = None,
+    junit: str | None = None,
+    out: str | None = None,
+    allowed: float = 0.0,
+    fail_on: FailOn = "warn",
+) -> int:
+    """Run every case of a suite against a model.
+
+    Args:
+        suite: YAML file of the cases (*.behavior.yaml), or a Python file with one Suite.
+        model: MODULE:NAME of predict(list of dicts) -> scores, of a network, or of a function that returns either.
+        weights: safetensors file to load into the network.
+        baseline: saved run of the last model, to be compared case by case.
+        tags: run only cases with one of these tags or capabilities.
+        save: file to save the run in, as the next baseline.
+        junit: file for a CI server, one test per case.
+        out: directory for report.html, findings.json and behavior.json.
+        allowed: share of cases per capability that may fail.
+        fail_on: exit with 1 from this severity on.
+    """
+    loaded = behavior.load_suite(suite)
+    if baseline is not None:
+        behavior.BehaviorRun.load(baseline)
+    if tags:
+        loaded = _tagged(loaded, tags)
+    ran = behavior.examine(loaded, _system(model, loaded, weights), name=model or "")
+    options = {"allowed": allowed, "baseline": baseline or ""}
+    diagnosis = gd.diagnose(behavior=ran, only="behavior", options={"behavior.cases": options})
+    for path in (save, f"{out}/behavior.json" if out else None):
+        if path is not None:
+            ran.save(path)
+    if junit is not None:
+        _write(junit, render_junit(case_findings(ran), name=ran.suite))
+    if out is not None:
+        diagnosis.write(out, tables={"Cases": ran.cases(), "Failure rate per capability": ran.table()})
+    print(ran)
+    for finding in diagnosis.findings:
+        if not finding.subject and finding.evidence is not ran:
+            print(f"\n{finding.severity.upper()} {finding.summary}")
+    return exit_code(diagnosis, fail_on)
+
+
+def add(
+    suite: str,
+    from_: str,
+    row: int,
+    expect: str | None = None,
+    id: str | None = None,
+    capability: str | None = None,
+    tags: list[str] | None = None,
+    origin: str | None = None,
+    fields: list[str] | None = None,
+) -> int:
+    """Add one row of a table as a case; everything else in the file stays as it is.
+
+    Args:
+        suite: YAML file of the cases; begun if it is not there.
+        from_: table (CSV or Parquet) that holds the row.
+        row: position of the row, counted from 0.
+        expect: 0.0:0.3 for a range of scores, or a class; without it the case is a draft for `record`.
+        id: name of the case; default: the table and the row.
+        capability: what the case is about.
+        tags: further names.
+        origin: the incident; default: the table and the row.
+        fields: columns to take; default: the suite's features, else those that its inputs use, else all.
+    """
+    path = Path(suite)
+    known = behavior.load_suite(path) if path.exists() else behavior.Suite(())
+    more = {"id": id, "capability": capability, "tags": tags, "origin": origin}
+    case = behavior.case_of_row(read_table(from_), row, known, expect=expect, fields=fields or (), source=from_, **more)
+    after = behavior.append_case(path, case)
+    print(f"Added {case['id']} to {path} ({len(after.cases)} cases).")
+    return CLEAN
+
+
+def record(suite: str, model: str | None = None, weights: str | None = None, width: float = 0.1) -> int:
+    """Propose an expectation for each case that has none, from what the model says now; a person must confirm it.
+
+    Args:
+        suite: YAML file of the cases.
+        model: MODULE:NAME, as in `gendebug behave run`.
+        weights: safetensors file to load into the network.
+        width: half the range of scores that is proposed.
+    """
+    loaded = behavior.load_suite(suite)
+    proposals, broken = behavior.proposed_expectations(loaded, _system(model, loaded, weights), width=width)
+    if proposals:
+        behavior.propose_expectations(suite, proposals)
+    for name, expectation in proposals.items():
+        print(f"{name}: {behavior.Expectation.of(expectation)}")
+    for name, problem in broken.items():
+        print(f"{name}: nothing proposed, the model breaks on it ({problem})")
+    told = f"; look at them, then `gendebug behave confirm {suite}`" if proposals else ""
+    print(f"{len(proposals)} expectations proposed{told}.")
+    return CLEAN
+
+
+def confirm(suite: str, ids: list[str] | None = None) -> int:
+    """Say that a person stands behind proposed expectations.
+
+    Args:
+        suite: YAML file of the cases.
+        ids: cases to confirm; default: all that say `reviewed: false`.
+    """
+    waiting = {case.id for case in behavior.load_suite(suite).cases if not case.reviewed}
+    after = behavior.confirm(suite, ids or [])
+    still = {case.id for case in after.cases if not case.reviewed}
+    print(f"Confirmed {', '.join(sorted(waiting - still)) or 'nothing: no case waits'}.")
+    return CLEAN
+
+
+def redundancy(
+    suite: str,
+    model: str | None = None,
+    weights: str | None = None,
+    runs: list[str] | None = None,
+    out: str | None = None,
+) -> int:
+    """Say which cases pass and fail together over planted faults and other models, and what no case notices.
+
+    Args:
+        suite: YAML file of the cases.
+        model: MODULE:NAME, as in `gendebug behave run`.
+        weights: safetensors file to load into the network.
+        runs: saved runs of other models.
+        out: directory for redundancy.csv and redundancy.png.
+    """
+    loaded = behavior.load_suite(suite)
+    others = {path: behavior.BehaviorRun.load(path) for path in runs or []}
+    found = behavior.redundancy(loaded, _system(model, loaded, weights), runs=others)
+    print(found)
+    print()
+    print(found.table().to_string(index=False))
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        _write(str(Path(out) / "redundancy.csv"), found.table().to_csv(index=False))
+        (Path(out) / "redundancy.png").write_bytes(png(found))
+    return CLEAN
+
+
+def _tagged(suite: behavior.Suite, tags: list[str]) -> behavior.Suite:
+    known = dict.fromkeys(name for case in suite.cases for name in (case.capability, *case.tags))
+    for name in tags:
+        if name not in known:
+            reject("--tags", f"tags or capabilities among {', '.join(known)}", repr(name), f"{did_you_mean(name, known)}Correct it.")
+    return suite.select(lambda case: bool({case.capability, *case.tags} & set(tags)))
+
+
+def _system(name: str | None, suite: behavior.Suite, weights: str | None) -> Any:
+    chosen = name or suite.model
+    if not chosen:
+        reject("--model", "MODULE:NAME of the model, or `model:` in the suite", "neither", "Pass e.g. --model serving:predict.")
+    system = behavior.load_system(chosen)
+    if weights is not None:
+        load_weights(system, weights)
+    return system
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), text)
+    except OSError as error:
+        reject("path", "a file that can be written", f"{path}: {error.strerror}", "Choose another path.")

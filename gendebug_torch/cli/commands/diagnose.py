@@ -1,0 +1,58 @@
+"""`gendebug diagnose`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import gendebug_torch as gd
+from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.errors import reject
+from gendebug_torch.model.formats import load_network
+
+
+def diagnose(
+    out: str,
+    train: str | None = None,
+    validation: str | None = None,
+    production: str | None = None,
+    schema: str | None = None,
+    curves: str | None = None,
+    behavior: str | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+    budget: str | None = None,
+    only: list[str] | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
+    device: str = "auto",
+    fail_on: FailOn = "warn",
+) -> int:
+    """Run every check that the given tables allow and write one report.
+
+    Args:
+        out: directory for report.html and findings.json.
+        train: table that the model was fitted on (CSV or Parquet).
+        validation: table that it was judged on.
+        production: table that it met afterwards; its target and logits may be absent.
+        schema: YAML file that says what the columns are (target, time, classes, logits, ...).
+        curves: CSV of epoch, train_loss, val_loss and metrics, or Lightning's metrics.csv.
+        behavior: suite of cases that the model must pass (*.behavior.yaml), or the saved run of one.
+        model: MODULE:NAME of a network, or of a function that returns one, importable from here.
+        weights: safetensors file to load into the network.
+        budget: time to spend, e.g. 90s or 2m; what does not fit is listed with its cost.
+        only: ids of checks or topics, e.g. shift or calibration.ece.
+        options: check id to option to value, e.g. '{"shift.ks": {"alpha": 0.001}}'.
+        device: auto, cpu, cuda or cuda:N.
+        fail_on: exit with 1 from this severity on.
+    """
+    network = None if model is None else load_network(model, weights)
+    known = gd.Schema() if schema is None else gd.Schema.from_file(schema)
+    tables = {"train": train, "validation": validation, "production": production}
+    if any(tables.values()) and schema is None:
+        reject("--schema", "a YAML file that says what the columns are", "none", "Write one, e.g. `target: label`, and pass it.")
+    records = {name: load_records(name, path, known, network is not None) for name, path in tables.items() if path is not None}
+    learned = None if curves is None else gd.curves.LearningCurves.from_run(curves)
+    given: dict[str, Any] = {"curves": learned, "behavior": behavior, **records}
+    diagnosis = gd.diagnose(network, budget=budget, only=only, options=options, device=device, progress=sys.stderr.isatty(), **given)
+    return deliver(diagnosis, out, fail_on)

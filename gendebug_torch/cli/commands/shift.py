@@ -1,0 +1,100 @@
+"""`gendebug shift`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import gendebug_torch as gd
+from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.model.formats import load_network
+
+_PREPARED = ".safetensors"
+
+
+def shift(
+    reference: str,
+    live: str,
+    schema: str,
+    out: str,
+    save_reference: str | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+    budget: str | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
+    fail_on: FailOn = "warn",
+) -> int:
+    """Compare live rows with a reference: what moved, how far, and which kind of change it is.
+
+    Tables of more than 20 million values are read in chunks, in bounded memory: columns are compared on all rows, and what
+    needs whole rows on some that are drawn at random.
+
+    Args:
+        reference: table of rows before deployment (CSV or Parquet), or what --save-reference wrote (.safetensors).
+        live: table of rows after it; its target and logits may be absent.
+        schema: YAML file that says what the columns are (target, time, categorical, logits, ...).
+        out: directory for report.html and findings.json.
+        save_reference: write the reference here in constant size, so that the next run reads the live table alone.
+        model: MODULE:NAME of a network, for what it says where the tables hold no logits.
+        weights: safetensors file to load into the network.
+        budget: time to spend, e.g. 90s or 2m.
+        options: check id to option to value, e.g. '{"shift.ks": {"min_effect": 0.05}}'.
+        fail_on: exit with 1 from this severity on.
+    """
+    known = gd.Schema.from_file(schema)
+    network = None if model is None else load_network(model, weights)
+    settings: dict[str, Any] = {"budget": budget, "options": options or {}, "progress": sys.stderr.isatty()}
+    if save_reference or reference.endswith(_PREPARED) or any(map(gd.shift.is_large, (reference, live))):
+        diagnosis, before, after = _in_chunks(reference, live, known, save_reference, network, settings)
+    else:
+        before = load_records("validation", reference, known, computed=True)
+        after = load_records("production", live, known, computed=True)
+        diagnosis = gd.diagnose(network, validation=before, production=after, only="shift", **settings)
+    return deliver(diagnosis, out, fail_on, title="Shift", **_extras(diagnosis, before, after))
+
+
+def _in_chunks(
+    reference: str, live: str, schema: gd.Schema, save_reference: str | None, network: Any, settings: dict[str, Any]
+) -> tuple[gd.Diagnosis, gd.Records | None, gd.Records]:
+    """The findings about all rows and about those drawn, and the rows drawn; a prepared reference has none."""
+    from gendebug_torch.checks.registry import all_checks
+    from gendebug_torch.shift.checks._prepared_tables import COLUMN_CHECKS, table_findings
+
+    before: gd.Records | None = None
+    if reference.endswith(_PREPARED):
+        known = gd.shift.PreparedTable.load(reference)
+    else:
+        known, before = gd.shift.read_table_in_chunks(reference, schema, name="validation", optional=("logits", "probs"))
+    if save_reference is not None:
+        known.save(save_reference)
+    met, after = gd.shift.read_table_in_chunks(live, schema, name="production")
+    chosen = [check.name for check in all_checks() if check.name.startswith("shift.") and check not in COLUMN_CHECKS]
+    options = settings["options"]
+    others = {name: values for name, values in options.items() if name not in {check.name for check in COLUMN_CHECKS}}
+    told = gd.diagnose(network, validation=before, production=after, only=chosen, **settings | {"options": others})
+    columns = table_findings(
+        gd.shift.table_pair(known, met), lambda: None if before is None else gd.shift.change_kinds(after, before), options
+    )
+    findings = sorted([*columns, *told.findings], key=lambda finding: -finding.severity.level)
+    rows = {side.name: f"{side.rows:,} rows" for side in (known, met)}
+    drawn = {f"{side.name}, drawn": f"{len(side):,} rows for what needs whole rows" for side in (before, after) if side is not None}
+    return replace(told, findings=tuple(findings), context=dict(told.context) | rows | drawn), before, after
+
+
+def _extras(diagnosis: gd.Diagnosis, before: gd.Records | None, after: gd.Records) -> dict[str, Any]:
+    """Tables and pictures of the report beside those of the findings."""
+    pictures: dict[str, Any] = {}
+    tables = {}
+    for finding in diagnosis.findings:
+        if isinstance(finding.evidence, gd.shift.MostShifted):
+            pictures["Features that moved furthest"] = finding.evidence
+    if before is not None and before.features is not None and after.features is not None:
+        kinds = gd.shift.change_kinds(after, before)
+        tables["What moved, and what for"] = kinds.table()
+        pictures["Kinds of change"] = kinds
+        if (drift := gd.shift.drift_windows(after, before)) is not None:
+            tables["Drift per window of time"] = drift.table()
+            pictures["Drift per window of time"] = drift
+    return {"tables": tables, "pictures": pictures}

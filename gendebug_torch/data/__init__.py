@@ -1,0 +1,1 @@
+"""What rows are and how they enter: records, schemas, tables, files."""

@@ -1,0 +1,1 @@
+"""Which checks run within a budget, and what their findings add up to."""

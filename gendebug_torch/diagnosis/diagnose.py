@@ -1,0 +1,255 @@
+"""`diagnose()`: which checks run, in which order, within which budget, and what their findings add up to."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import gendebug_torch
+from gendebug_torch import report
+from gendebug_torch.behavior import BehaviorRun, Suite, load_behavior
+from gendebug_torch.checks.finding import Finding, Severity, findings_to_json
+from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks
+from gendebug_torch.data.records import Records
+from gendebug_torch.diagnosis.budget import CheckCost, Speed, by_value, estimates, probe_speed, seconds_of, triage_table
+from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
+from gendebug_torch.diagnosis.decision import Decision, decide
+from gendebug_torch.diagnosis.quality import Standing, standing
+from gendebug_torch.errors import did_you_mean, reject
+from gendebug_torch.model.runner import Model, collect
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gendebug_torch.curves import LearningCurves
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings, worst first, and what they add up to.
+
+    Args:
+        findings: of every check, those that were skipped or broke included.
+        context: what went in: rows, versions, seconds.
+        standing: quality in validation and in production; None where it cannot be known.
+        costs: per check, in the order in which they were taken, what it is worth and what it took.
+    """
+
+    findings: tuple[Finding, ...]
+    context: Mapping[str, str] = field(default_factory=dict)
+    standing: Standing | None = None
+    costs: tuple[CheckCost, ...] = ()
+
+    @cached_property
+    def causes(self) -> tuple[LikelyCause, ...]:
+        """What most likely is wrong, best supported first; empty where nothing was found."""
+        return likely_causes(self.findings)
+
+    @cached_property
+    def verdict(self) -> Decision:
+        """The decision with its reasons and what would change it."""
+        return decide(self.causes, self.standing)
+
+    @property
+    def decision(self) -> str:
+        """`nothing`, `recalibrate`, `move_threshold`, `fix_data`, `retrain` or `redesign`."""
+        return self.verdict.name
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why this decision: the sentences of the findings it rests on."""
+        return self.verdict.reasons
+
+    @property
+    def skipped(self) -> tuple[Finding, ...]:
+        """Checks that did not run, each with what it lacked or what it would have cost."""
+        return tuple(finding for finding in self.findings if finding.severity is Severity.SKIPPED)
+
+    @property
+    def worst(self) -> Severity:
+        """The worst severity among the findings; `ok` where there are none."""
+        return max((finding.severity for finding in self.findings), key=lambda severity: severity.level, default=Severity.OK)
+
+    def to_json(self) -> str:
+        """The findings as a JSON list."""
+        return findings_to_json(self.findings)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per finding: check, cause, severity, subject, summary, numbers, remedy."""
+        import pandas as pd
+
+        return pd.DataFrame([finding.to_dict() for finding in self.findings])
+
+    def triage(self) -> pd.DataFrame:
+        """One row per check in the order in which they were taken: value, estimated and spent seconds."""
+        return triage_table(self.costs)
+
+    def to_html(self, *, title: str = "Diagnosis", **extras: Any) -> str:
+        """One self-contained page; `extras` are the `tables` and `pictures` of `report.render_html`."""
+        triage = self.triage() if self.costs else None
+        extras |= {"context": self.context, "triage": triage}
+        return report.render_html(self.findings, title=title, verdict=self.verdict, causes=self.causes, **extras)
+
+    def write(self, directory: str | Path, *, title: str = "Diagnosis", **extras: Any) -> Path:
+        """Write `report.html` and `findings.json` into a directory, each whole or not at all."""
+        return report.write_report(directory, self.to_html(title=title, **extras), self.to_json())
+
+    def __str__(self) -> str:
+        return report.render_text(self.findings, title="Diagnosis", verdict=self.verdict, causes=self.causes)
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+
+def diagnose(
+    model: Model | None = None,
+    *,
+    curves: LearningCurves | None = None,
+    train: Records | None = None,
+    validation: Records | None = None,
+    production: Records | None = None,
+    behavior: Suite | BehaviorRun | str | Path | None = None,
+    budget: str | float | None = None,
+    only: str | Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = False,
+) -> Diagnosis:
+    """Every check that the given inputs allow, most telling per second first, and what they add up to.
+
+    Where a model is given, records without logits get them once, and every check shares them.
+    Under a budget a short probe of this model on this device turns the declared cost of each check
+    into seconds; what does not fit is listed as skipped with its estimate.
+
+    Args:
+        model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
+        curves: learning curves of the training.
+        train: records that the model was fitted on.
+        validation: records that it was judged on.
+        production: records that it met afterwards, labeled or not.
+        behavior: suite of cases that the model must pass, a run of one, or the file of either.
+        budget: time to spend: seconds, or `90s`, `2m`, `1h`; None runs everything.
+        only: check ids or topics, e.g. `shift` or `shift.ks`.
+        options: check id -> option -> value.
+        device: for the model; `auto` takes CUDA where there is one.
+        progress: show a bar.
+
+    Raises:
+        InputError: nothing to inspect, something that is not Records, an unknown check, option or budget.
+    """
+    started = time.perf_counter()
+    given: dict[str, Any] = {"model": model, "curves": curves, "train": train, "validation": validation, "production": production}
+    given["behavior"] = None if behavior is None else load_behavior(behavior)
+    _refuse_strangers(given)
+    chosen = _chosen(all_checks(), only)
+    settings = _settings(chosen, options or {}, given)
+    limit = None if budget is None else seconds_of(budget)
+    speed = None if limit is None else probe_speed(given, device)
+    given |= _with_logits(given, limit, speed, device, progress)
+    findings: list[Finding] = []
+    costs: list[CheckCost] = []
+    prices = estimates(chosen, given, speed)
+    for check, value in _bar(by_value(chosen, prices), progress):
+        left = None if limit is None else limit - (time.perf_counter() - started)
+        price = None if speed is None else prices[check.name]
+        began = time.perf_counter()
+        if check.lacks(given) or left is None or price is None or price <= max(left, 0.0):
+            findings.extend(check.run(given, settings.get(check.name)))
+            spent = None if check.lacks(given) else time.perf_counter() - began
+        else:
+            findings.append(_unaffordable(check, price, left))
+            spent = None
+        costs.append(CheckCost(check.name, check.cause, value, price, spent))
+    ranked = tuple(sorted(findings, key=lambda finding: -finding.severity.level))
+    stands = standing(given["validation"], given["production"])
+    return Diagnosis(ranked, _context(given, time.perf_counter() - started), stands, tuple(costs))
+
+
+def _refuse_strangers(given: Mapping[str, Any]) -> None:
+    for name in ("train", "validation", "production"):
+        if given[name] is not None and not isinstance(given[name], Records):
+            reject(name, "Records", type(given[name]).__name__, "Build them with Records.from_frame or collect(model, loader).")
+    if given["model"] is not None and not callable(given["model"]):
+        reject("model", "a module or a callable", type(given["model"]).__name__, "Pass the network itself, not its weights.")
+    sources = ("train", "validation", "production", "curves", "behavior")
+    if all(given[name] is None for name in sources):
+        reject(", ".join(sources), "at least one of them", "none", "Pass the records, curves or suite to inspect.")
+
+
+def _chosen(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
+    if only is None:
+        return list(checks)
+    wanted = [only] if isinstance(only, str) else list(only)
+    for name in wanted:
+        if name not in TOPICS:
+            _known(name, checks, "only")
+    return [check for check in checks if check.name in wanted or check.name.partition(".")[0] in wanted]
+
+
+def _settings(
+    checks: Sequence[Check], options: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """Options per check: those given, over what the schema declares for all of them."""
+    for name, values in options.items():
+        check = _known(name, all_checks(), "options")
+        if unknown := sorted(set(values) - set(check.options)):
+            reject(f"options[{name!r}]", f"options among {sorted(check.options)}", str(unknown), "See `gendebug checks`.")
+    schemas = [given[name].schema for name in ("validation", "production", "train") if given[name] is not None]
+    declared = next((schema.threshold for schema in schemas if schema.threshold is not None), None)
+    everywhere = {} if declared is None else {"threshold": declared}
+    known = {check.name: {key: value for key, value in everywhere.items() if key in check.options} for check in checks}
+    return {name: declared_for | dict(options.get(name, {})) for name, declared_for in known.items()}
+
+
+def _known(name: str, checks: Sequence[Check], argument: str) -> Check:
+    for check in checks:
+        if check.name == name:
+            return check
+    hint = did_you_mean(name, [check.name for check in checks] + list(TOPICS))
+    reject(argument, "ids of checks or topics", repr(name), f"{hint}`gendebug checks` lists them.")
+
+
+def _with_logits(given: Mapping[str, Any], limit: float | None, speed: Speed | None, device: Any, progress: bool) -> dict[str, Records]:
+    """Records with the logits that the model gives them, as far as half of the budget allows."""
+    filled: dict[str, Records] = {}
+    left = None if limit is None else limit / 2
+    for name in ("validation", "production", "train"):
+        records = given[name]
+        if given["model"] is None or records is None or records.logits is not None or records.features is None or not len(records):
+            continue
+        if left is not None and speed is not None:
+            left -= speed.seconds(Cost(forwards=len(records)))
+            if left < 0:
+                continue
+        collected = collect(given["model"], records, device=device, progress=progress)
+        filled[name] = replace(records, logits=collected.logits)
+    return filled
+
+
+def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
+    summary = f"Skipped: would take about {seconds:.3g} s; {max(left, 0.0):.3g} s of the budget were left."
+    remedy = f"Raise the budget, or run it alone with only={check.name!r}."
+    return check.finding(Severity.SKIPPED, summary, numbers={"estimated_seconds": seconds, "seconds_left": left}, remedy=remedy)
+
+
+def _bar(checks: Sequence[tuple[Check, float]], show: bool) -> Iterable[tuple[Check, float]]:
+    if not show:
+        return checks
+    from tqdm.auto import tqdm
+
+    bar: Iterable[tuple[Check, float]] = tqdm(checks, desc="checks", unit="check", leave=False)
+    return bar
+
+
+def _context(given: Mapping[str, Any], seconds: float) -> dict[str, str]:
+    rows = {name: f"{len(given[name]):,} rows" for name in ("train", "validation", "production") if given[name] is not None}
+    model = {} if given["model"] is None else {"model": type(given["model"]).__name__}
+    versions = {"gendebug_torch": gendebug_torch.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    return rows | model | {"seconds": f"{seconds:.1f}"} | versions

@@ -1,0 +1,1 @@
+"""What one column gives away about the target."""

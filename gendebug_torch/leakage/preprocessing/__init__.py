@@ -1,0 +1,1 @@
+"""Which rows a transformation was fitted on, and whether serving computes the same."""

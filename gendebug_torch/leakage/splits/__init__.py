@@ -1,0 +1,1 @@
+"""What the sides of a split share."""

@@ -1,0 +1,1 @@
+"""The columns of two sides, aligned and prepared."""

@@ -1,0 +1,1 @@
+"""What kind of change it is, and in which column."""

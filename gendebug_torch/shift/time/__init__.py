@@ -1,0 +1,1 @@
+"""Change over time: when it began, and monitoring."""

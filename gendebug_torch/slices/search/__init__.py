@@ -1,0 +1,1 @@
+"""The search for slices that are worse than expected."""

@@ -1,0 +1,65 @@
+"""Areas under ROC curves by ranks, with DeLong's variance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.stats.intervals import normal_quantile
+
+
+@dataclass(frozen=True, eq=False)
+class RankAUC:
+    """Area under the ROC curve of `d` scores, each with the variance that sampling of both classes gives it.
+
+    Args:
+        auc: `[d]` float64 in [0, 1]; NaN where one class is absent.
+        variance: `[d]` float64, by placements.
+    """
+
+    auc: Tensor
+    variance: Tensor
+
+    def interval(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper bound, `[d]`, on the logit scale, so that both stay in [0, 1]; an AUC of 0 or 1 gets no width."""
+        z = normal_quantile(0.5 + level / 2)
+        inside = self.auc.clamp(1e-12, 1 - 1e-12)
+        half = z * self.variance.sqrt() / (inside * (1 - inside))
+        return (inside.logit() - half).sigmoid(), (inside.logit() + half).sigmoid()
+
+
+def rank_auc(scores: Tensor, positive: Tensor) -> RankAUC:
+    """Probability that a positive row scores higher than a negative one (ties count half), for `d` scores at once.
+
+    Source: DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44:837, by midranks as in Sun and Xu (2014),
+    IEEE Signal Process. Lett. 21:1389.
+
+    Args:
+        scores: `[n]` or `[n, d]` float, higher for positives; NaN is not allowed.
+        positive: `[n]` bool.
+
+    Returns:
+        `auc` and `variance`, `[d]` float64 (`[1]` for one score).
+
+    Cost: three sorts, n log n per score.
+    """
+    columns = (scores[:, None] if scores.ndim == 1 else scores).T.contiguous()
+    high, low = columns[:, positive], columns[:, ~positive]
+    m, n = high.shape[1], low.shape[1]
+    if not m or not n:
+        nothing = torch.full((len(columns),), math.nan, dtype=torch.float64, device=columns.device)
+        return RankAUC(nothing, nothing.clone())
+    above = (midranks(columns, high) - midranks(high, high)) / n
+    below = (midranks(columns, low) - midranks(low, low)) / m
+    variance = above.var(1, correction=min(1, m - 1)) / m + below.var(1, correction=min(1, n - 1)) / n
+    return RankAUC(above.mean(1), variance)
+
+
+def midranks(among: Tensor, values: Tensor) -> Tensor:
+    """`[d, m]` float64 mean rank, from 1, of each value among the sorted rows of `among`, ties shared."""
+    ordered = among.sort(1).values
+    left = torch.searchsorted(ordered, values.contiguous())
+    return (left + torch.searchsorted(ordered, values.contiguous(), right=True) + 1).double() / 2
