@@ -1,7 +1,8 @@
-"""Card transactions: a seeded simulator of half a year and one production week, and a reader for foreign tables.
+"""Card transactions: a seeded simulator of half a year and one production week, and a reader for
+foreign tables.
 
-Every table has the columns `time` (seconds), `card`, `merchant`, `amount`, `fraud`, `cause` and `label_time`
-(when the fraud became known). `cause` tells the story afterwards; no model is fed it.
+Every table has the columns `time` (seconds), `card`, `merchant`, `amount`, `fraud`, `cause` and
+`label_time` (when the fraud became known). `cause` tells the story afterwards; no model is fed it.
 """
 
 import itertools
@@ -33,8 +34,14 @@ def simulate(seed: int = 0, *, rows: int = 200_000, shift: bool = True) -> pd.Da
     legit = _legitimate(rng, int(per_day * days), days, cards, popularity / popularity.sum(), level)
     parts = [legit, *_frauds(rng, len(legit), days, cards, merchants, level)]
     if shift:
-        parts.append(_new_merchants(rng, int(0.45 * per_day * WEEK_DAYS), days - WEEK_DAYS, cards, merchants, level))
-    table = pd.concat(parts, ignore_index=True).sort_values("time", kind="stable", ignore_index=True)
+        parts.append(
+            _new_merchants(
+                rng, int(0.45 * per_day * WEEK_DAYS), days - WEEK_DAYS, cards, merchants, level
+            )
+        )
+    table = pd.concat(parts, ignore_index=True).sort_values(
+        "time", kind="stable", ignore_index=True
+    )
     delay = rng.lognormal(np.log(10.0), 0.6, len(table)) * DAY
     return table.assign(label_time=table["time"] + np.where(table["fraud"] == 1, delay, 0.0))
 
@@ -54,7 +61,9 @@ def _times(rng, n, days, start=0.0):
 
 
 def _frauds(rng, legitimate, days, cards, merchants, level):
-    """Stolen cards (bursts of large amounts), card testing (small amounts at night), colluding merchants."""
+    """Stolen cards (bursts of large amounts), card testing (small amounts at night), colluding
+    merchants.
+    """
     bursts = int(legitimate * 0.0016)
     size = rng.integers(3, 9, bursts)
     first = rng.uniform(0, days, bursts) * DAY
@@ -70,13 +79,17 @@ def _frauds(rng, legitimate, days, cards, merchants, level):
     cheap = np.argsort(level)[: max(5, merchants // 20)]
     amount = rng.uniform(0.5, 3.0, tests)
     time = day * DAY + rng.uniform(1, 5, tests) * 3600
-    yield _table(time, rng.integers(0, cards, tests), rng.choice(cheap, tests), amount, 1, "card testing")
+    yield _table(
+        time, rng.integers(0, cards, tests), rng.choice(cheap, tests), amount, 1, "card testing"
+    )
 
     schemes, each = 12, max(5, int(legitimate * 0.002 / 12))
     corrupt = np.repeat(rng.choice(merchants, schemes), each)
     day = np.repeat(rng.uniform(0, days - 14, schemes), each) + rng.uniform(0, 14, schemes * each)
     amount = np.exp(level[corrupt] + rng.normal(1.6, 0.3, schemes * each))
-    yield _table(day * DAY, rng.integers(0, cards, schemes * each), corrupt, amount, 1, "colluding merchant")
+    yield _table(
+        day * DAY, rng.integers(0, cards, schemes * each), corrupt, amount, 1, "colluding merchant"
+    )
 
 
 def _new_merchants(rng, n, start, cards, merchants, level):
@@ -85,11 +98,27 @@ def _new_merchants(rng, n, start, cards, merchants, level):
     shop = rng.integers(0, shops, n)
     own = rng.choice(level, shops)
     amount = np.exp(own[shop] + rng.normal(0, 0.6, n))
-    return _table(_times(rng, n, WEEK_DAYS, start), rng.integers(0, cards, n), merchants + shop, amount, 0, "legitimate")
+    return _table(
+        _times(rng, n, WEEK_DAYS, start),
+        rng.integers(0, cards, n),
+        merchants + shop,
+        amount,
+        0,
+        "legitimate",
+    )
 
 
 def _table(time, card, merchant, amount, fraud, cause):
-    return pd.DataFrame({"time": time, "card": card, "merchant": merchant, "amount": np.round(amount, 2), "fraud": fraud, "cause": cause})
+    return pd.DataFrame(
+        {
+            "time": time,
+            "card": card,
+            "merchant": merchant,
+            "amount": np.round(amount, 2),
+            "fraud": fraud,
+            "cause": cause,
+        }
+    )
 
 
 def simulated_periods(table: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -100,17 +129,33 @@ def simulated_periods(table: pd.DataFrame) -> dict[str, np.ndarray]:
 def read_foreign(path: str | Path) -> pd.DataFrame:
     """Somebody else's transactions, from one CSV or Parquet file or a directory of them.
 
-    Known column names are those of the Fraud Detection Handbook's simulator (TX_DATETIME, CUSTOMER_ID,
-    TERMINAL_ID, TX_AMOUNT, TX_FRAUD); labels are taken to arrive a week late.
+    Known column names are those of the Fraud Detection Handbook's simulator (TX_DATETIME,
+    CUSTOMER_ID, TERMINAL_ID, TX_AMOUNT, TX_FRAUD); labels are taken to arrive a week late.
     """
     source = Path(path)
-    files = sorted(file for file in ([source] if source.is_file() else source.iterdir()) if file.suffix in (".csv", ".parquet"))
+    files = sorted(
+        file
+        for file in ([source] if source.is_file() else source.iterdir())
+        if file.suffix in (".csv", ".parquet")
+    )
     if not files:
         raise SystemExit(f"--data {path}: no .csv or .parquet file is there")
-    wanted = {"TX_DATETIME": "time", "CUSTOMER_ID": "card", "TERMINAL_ID": "merchant", "TX_AMOUNT": "amount", "TX_FRAUD": "fraud"}
-    table = pd.concat([pd.read_parquet(f) if f.suffix == ".parquet" else pd.read_csv(f) for f in files], ignore_index=True)
+    wanted = {
+        "TX_DATETIME": "time",
+        "CUSTOMER_ID": "card",
+        "TERMINAL_ID": "merchant",
+        "TX_AMOUNT": "amount",
+        "TX_FRAUD": "fraud",
+    }
+    table = pd.concat(
+        [pd.read_parquet(f) if f.suffix == ".parquet" else pd.read_csv(f) for f in files],
+        ignore_index=True,
+    )
     if missing := sorted(set(wanted) - set(table)):
-        raise SystemExit(f"--data {path}: the table lacks {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+        raise SystemExit(
+            f"--data {path}: the table lacks {', '.join(missing)}; it has "
+            f"{', '.join(map(str, table.columns))}"
+        )
     cause = table["TX_FRAUD_SCENARIO"].astype(str) if "TX_FRAUD_SCENARIO" in table else "unknown"
     table = table[list(wanted)].rename(columns=wanted).assign(cause=cause)
     moment = pd.to_datetime(table["time"])
@@ -120,7 +165,9 @@ def read_foreign(path: str | Path) -> pd.DataFrame:
 
 
 def foreign_periods(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The last week is production, the 30 days before it validation, what lies before (after a month of history) training."""
+    """The last week is production, the 30 days before it validation, what lies before (after a
+    month of history) training.
+    """
     end = (np.floor(table["time"].max() / DAY) + 1) * DAY
     return _periods(table, [min(31 * DAY, 0.2 * end), end - 37 * DAY, end - 7 * DAY, end])
 

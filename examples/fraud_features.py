@@ -12,8 +12,8 @@ SHORT_HISTORY = 20
 def build_features(table: pd.DataFrame) -> pd.DataFrame:
     """One row of features per transaction, in the order of the table (which is that of time).
 
-    `transaction_amount_percentile` is cumulative: the rank of the amount among all transactions of its
-    merchant so far, this one included, as a share of their number. It is what breaks.
+    `transaction_amount_percentile` is cumulative: the rank of the amount among all transactions of
+    its merchant so far, this one included, as a share of their number. It is what breaks.
     """
     time, amount = table["time"].to_numpy(), table["amount"].to_numpy()
     card, merchant = table["card"].to_numpy(), table["merchant"].to_numpy()
@@ -41,18 +41,21 @@ def history(table: pd.DataFrame) -> np.ndarray:
 
 
 def cumulative_percentile(group: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """Rank of each amount among those of its group so far (itself included) over their number; rows in order of time."""
+    """Rank of each amount among those of its group so far (itself included) over their number; rows
+    in order of time.
+    """
     earlier = count_not_larger_before(group, amount)
     number = pd.Series(group).groupby(group).cumcount().to_numpy()
     return (earlier + 1) / (number + 1)
 
 
 def rolling_percentile(table: pd.DataFrame, days: float = 30.0, prior: float = 20.0) -> np.ndarray:
-    """The percentile rebuilt: over the merchant's last one to two months, shrunk to the percentile among everybody.
+    """The percentile rebuilt: over the merchant's last one to two months, shrunk to the percentile
+    among everybody.
 
-    `(rank in window + prior * overall percentile) / (number in window + prior)`: a merchant without history
-    gets the percentile among all merchants instead of 1. The window is the current block of 30 days and the
-    one before, so that it can be ranked without a loop.
+    `(rank in window + prior * overall percentile) / (number in window + prior)`: a merchant without
+    history gets the percentile among all merchants instead of 1. The window is the current block of
+    30 days and the one before, so that it can be ranked without a loop.
     """
     time, amount, merchant = (table[name].to_numpy() for name in ("time", "amount", "merchant"))
     block = np.floor(time / (days * DAY)).astype(np.int64)
@@ -68,10 +71,12 @@ def rolling_percentile(table: pd.DataFrame, days: float = 30.0, prior: float = 2
 
 
 def count_not_larger_before(group: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """For each row, how many earlier rows of its group have a value not larger; n log n, no loop over rows.
+    """For each row, how many earlier rows of its group have a value not larger; n log n, no loop
+    over rows.
 
-    Rows are laid out by group and time and walked in order of (group, value) while a wavelet tree over the
-    positions is descended: at each bit, rows of the left half that come first are counted for the right half.
+    Rows are laid out by group and time and walked in order of (group, value) while a wavelet tree
+    over the positions is descended: at each bit, rows of the left half that come first are counted
+    for the right half.
     """
     n = len(group)
     by_group = np.argsort(group, kind="stable")
@@ -91,7 +96,11 @@ def count_not_larger_before(group: np.ndarray, value: np.ndarray) -> np.ndarray:
         following = np.empty_like(walk)
         following[place] = walk
         walk = following
-    starts = np.flatnonzero(np.r_[True, ordered_group[1:] != ordered_group[:-1]]) if n else np.empty(0, dtype=np.int64)
+    starts = (
+        np.flatnonzero(np.r_[True, ordered_group[1:] != ordered_group[:-1]])
+        if n
+        else np.empty(0, dtype=np.int64)
+    )
     # Everything of smaller groups was counted too: exactly the rows before the group begins.
     counted -= np.repeat(starts, np.diff(np.r_[starts, n]))
     out = np.empty(n, dtype=np.int64)
@@ -104,7 +113,9 @@ def seconds_since_last(group: np.ndarray, time: np.ndarray) -> np.ndarray:
     return pd.Series(time).groupby(group).diff().fillna(30 * DAY).to_numpy()
 
 
-def window(group: np.ndarray, time: np.ndarray, value: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+def window(
+    group: np.ndarray, time: np.ndarray, value: np.ndarray, length: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Number and mean of the group's values in the last `length` seconds, this row included."""
     order = np.lexsort((time, group))
     key = _key(group[order], time[order], time)
@@ -119,7 +130,9 @@ def window(group: np.ndarray, time: np.ndarray, value: np.ndarray, length: float
 
 
 def reported_share(table: pd.DataFrame, length: float) -> np.ndarray:
-    """Frauds reported at the merchant in the last `length` seconds, per transaction there; nothing from the future."""
+    """Frauds reported at the merchant in the last `length` seconds, per transaction there; nothing
+    from the future.
+    """
     time, merchant = table["time"].to_numpy(), table["merchant"].to_numpy()
     count, _ = window(merchant, time, time, length)
     fraud = table[table["fraud"] == 1]

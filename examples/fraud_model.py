@@ -20,14 +20,18 @@ SCHEMA = Schema(time="time", categorical=("card", "merchant"))
 
 
 class FraudNet(nn.Module):
-    """Standardised features to one logit; the scaling is part of the network, as it must be in serving."""
+    """Standardised features to one logit; the scaling is part of the network, as it must be in
+    serving.
+    """
 
     def __init__(self, features: Tensor, width: int = 64) -> None:
         super().__init__()
         self.register_buffer("mean", features.mean(0))
         self.register_buffer("scale", features.std(0).clamp(min=1e-6))
         sizes = [features.shape[1], width, width]
-        hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+        hidden = [
+            layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())
+        ]
         self.body = nn.Sequential(*hidden, nn.Linear(width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,7 +40,9 @@ class FraudNet(nn.Module):
 
 
 class FraudModule(pl.LightningModule):
-    """Binary cross-entropy with Adam; the rate falls along a cosine, so that the last epochs settle."""
+    """Binary cross-entropy with Adam; the rate falls along a cosine, so that the last epochs
+    settle.
+    """
 
     def __init__(self, network: nn.Module, rate: float = 3e-3) -> None:
         super().__init__()
@@ -51,7 +57,11 @@ class FraudModule(pl.LightningModule):
         """Loss, logits and targets, so that the monitors need no second pass."""
         x, y = batch
         logits = self.network(x)
-        return {"loss": binary_cross_entropy_with_logits(logits, y.float()), "logits": logits, "targets": y}
+        return {
+            "loss": binary_cross_entropy_with_logits(logits, y.float()),
+            "logits": logits,
+            "targets": y,
+        }
 
     def configure_optimizers(self) -> dict[str, object]:
         """Adam with a cosine schedule over all epochs."""
@@ -61,7 +71,9 @@ class FraudModule(pl.LightningModule):
 
 
 class Batches:
-    """Rows of two tensors, cut into batches without touching single rows; shuffled anew each epoch if asked."""
+    """Rows of two tensors, cut into batches without touching single rows; shuffled anew each epoch
+    if asked.
+    """
 
     def __init__(self, x: Tensor, y: Tensor, shuffle: bool, seed: int) -> None:
         self.x, self.y, self.shuffle = x, y, shuffle
@@ -71,7 +83,11 @@ class Batches:
         return -(-len(self.x) // BATCH)
 
     def __iter__(self):
-        order = torch.randperm(len(self.x), generator=self.generator) if self.shuffle else torch.arange(len(self.x))
+        order = (
+            torch.randperm(len(self.x), generator=self.generator)
+            if self.shuffle
+            else torch.arange(len(self.x))
+        )
         for rows in order.split(BATCH):
             yield self.x[rows], self.y[rows]
 
@@ -85,7 +101,9 @@ class Trained:
     calibration: CalibrationMonitor
 
 
-def train(fit: Records, judge: Records, *, epochs: int, seed: int, progress: bool = False) -> Trained:
+def train(
+    fit: Records, judge: Records, *, epochs: int, seed: int, progress: bool = False
+) -> Trained:
     """Train on one table and validate on another, with both monitors in the Trainer."""
     pl.seed_everything(seed, verbose=False)
     x, judged = (torch.tensor(side.features.to_numpy(dtype="float32")) for side in (fit, judge))
@@ -94,7 +112,8 @@ def train(fit: Records, judge: Records, *, epochs: int, seed: int, progress: boo
     loaders = Batches(x, fit.targets, True, seed), Batches(judged, judge.targets, False, seed)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # Lightning advises more workers; these batches are cut from tensors in memory and need none.
+        # Lightning advises more workers; these batches are cut from tensors in memory and need
+        # none.
         warnings.simplefilter("ignore")
         trainer = pl.Trainer(
             max_epochs=epochs,
@@ -113,4 +132,6 @@ def records(features: pd.DataFrame, table: pd.DataFrame, rows, name: str) -> Rec
     """Records of the chosen rows; who, where and when are metadata that no model is fed."""
     known = table.loc[rows, ["time", "card", "merchant", "history"]].reset_index(drop=True)
     targets = torch.tensor(table["fraud"].to_numpy()[rows], dtype=torch.int64)
-    return Records(features[rows].reset_index(drop=True), targets, metadata=known, schema=SCHEMA, name=name)
+    return Records(
+        features[rows].reset_index(drop=True), targets, metadata=known, schema=SCHEMA, name=name
+    )

@@ -40,7 +40,9 @@ def measure_remedies(world: "World", progress: Callable[[str], None]) -> pd.Data
     base, threshold = world.trained.network, world.threshold
     logits_early, logits_late = (gd.collect(base, side).logits for side in (early, late))
     forward = microseconds(lambda: gd.collect(base, late), len(late))
-    rows = {"as deployed": scores(logits_late, late.targets, threshold) | {"added us per record": 0.0}}
+    rows = {
+        "as deployed": scores(logits_late, late.targets, threshold) | {"added us per record": 0.0}
+    }
 
     progress("temperature and threshold")
     temperature = fit_temperature(logits_early, early.targets)
@@ -48,13 +50,17 @@ def measure_remedies(world: "World", progress: Callable[[str], None]) -> pd.Data
         cooled = scores(temperature(logits_late), late.targets, threshold)
         rows[f"temperature {temperature.temperature:.2f}"] = cooled | {"added us per record": 0.0}
     moved = best_threshold(logits_early, early.targets)
-    rows[f"threshold moved to {moved:.2f}"] = scores(logits_late, late.targets, moved) | {"added us per record": 0.0}
+    rows[f"threshold moved to {moved:.2f}"] = scores(logits_late, late.targets, moved) | {
+        "added us per record": 0.0
+    }
 
     progress("retraining without the broken feature")
     dropped = world.features.drop(columns=world.broken)
     network, at = world.retrain(dropped)
     without = gd.collect(network, world.cut(dropped, "late")).logits
-    rows[f"without {world.broken}"] = scores(without, late.targets, at) | {"added us per record": 0.0}
+    rows[f"without {world.broken}"] = scores(without, late.targets, at) | {
+        "added us per record": 0.0
+    }
 
     if world.broken == PERCENTILE:
         progress("retraining on the rebuilt feature")
@@ -63,12 +69,17 @@ def measure_remedies(world: "World", progress: Callable[[str], None]) -> pd.Data
         added = (time.perf_counter() - started) / len(rebuilt) * 1e6
         network_rebuilt, at_rebuilt = world.retrain(rebuilt)
         logits = gd.collect(network_rebuilt, world.cut(rebuilt, "late")).logits
-        rows["percentile rebuilt on a rolling window"] = scores(logits, late.targets, at_rebuilt) | {"added us per record": added}
+        rows["percentile rebuilt on a rolling window"] = scores(
+            logits, late.targets, at_rebuilt
+        ) | {"added us per record": added}
 
     new = torch.tensor(late.metadata["history"].to_numpy() < SHORT_HISTORY)
-    # The two models decide at different probabilities; the odds of the second are moved so that one threshold serves both.
+    # The two models decide at different probabilities; the odds of the second are moved so that one
+    # threshold serves both.
     routed = torch.where(new, without + _logit(threshold) - _logit(at), logits_late)
-    rows["separate model for merchants without history"] = scores(routed, late.targets, threshold) | {"added us per record": forward}
+    rows["separate model for merchants without history"] = scores(
+        routed, late.targets, threshold
+    ) | {"added us per record": forward}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("remedy").reset_index()
 
 

@@ -1,6 +1,7 @@
 """A fraud network as it is served: raw quantities of one card transaction in, one logit out.
 
-`fraud.behavior.yaml` says what it must do: gendebug behave fraud.behavior.yaml --model fraud_serving:network
+`fraud.behavior.yaml` says what it must do: gendebug behave fraud.behavior.yaml --model
+fraud_serving:network
 """
 
 from functools import cache
@@ -11,15 +12,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-COLUMNS = ("amount", "mean_amount_30d", "hour", "abroad", "minutes_since_last", "count_24h", "account_age_days", "merchant_risk")
+COLUMNS = (
+    "amount",
+    "mean_amount_30d",
+    "hour",
+    "abroad",
+    "minutes_since_last",
+    "count_24h",
+    "account_age_days",
+    "merchant_risk",
+)
 
 
 class ServedFraudNet(nn.Module):
-    """The transformations of the features are part of the network, so that serving cannot compute them another way."""
+    """The transformations of the features are part of the network, so that serving cannot compute
+    them another way.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(9, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+        self.body = nn.Sequential(
+            nn.Linear(9, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """`[n, 8]` raw quantities in the order of `COLUMNS` to `[n]` logits."""
@@ -40,7 +54,9 @@ class ServedFraudNet(nn.Module):
 
 
 def transactions(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Simulated transactions and whether each was fraud: amounts out of proportion, at night, abroad, in bursts."""
+    """Simulated transactions and whether each was fraud: amounts out of proportion, at night,
+    abroad, in bursts.
+    """
     rng = np.random.default_rng(seed)
     mean = rng.lognormal(3.4, 0.6, rows)
     count = rng.poisson(1.2, rows) + rng.poisson(6, rows) * (rng.random(rows) < 0.1)
@@ -48,7 +64,10 @@ def transactions(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
         {
             "amount": mean * rng.lognormal(0, 0.9, rows),
             "mean_amount_30d": mean,
-            "hour": np.where(rng.random(rows) < 0.85, rng.normal(14, 4, rows), rng.uniform(0, 24, rows)) % 24,
+            "hour": np.where(
+                rng.random(rows) < 0.85, rng.normal(14, 4, rows), rng.uniform(0, 24, rows)
+            )
+            % 24,
             "abroad": (rng.random(rows) < 0.08).astype(float),
             "minutes_since_last": rng.exponential(1400 / (1 + count)),
             "count_24h": count.astype(float),
@@ -60,16 +79,28 @@ def transactions(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     night = (table["hour"] < 6).to_numpy()
     burst = ((table["count_24h"] > 4) & (table["minutes_since_last"] < 60)).to_numpy()
     ratio = np.log((table["amount"] + 1) / (table["mean_amount_30d"] + 1))
-    logit = -5.5 + 1.6 * ratio + 1.3 * night + 1.6 * table["abroad"] + 3.0 * burst + 1.2 * (table["account_age_days"] < 30)
+    logit = (
+        -5.5
+        + 1.6 * ratio
+        + 1.3 * night
+        + 1.6 * table["abroad"]
+        + 3.0 * burst
+        + 1.2 * (table["account_age_days"] < 30)
+    )
     logit = (logit + 25 * table["merchant_risk"]).to_numpy()
     return table, (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int64)
 
 
 @cache
 def network(rows: int = 50_000, steps: int = 600, seed: int = 0) -> ServedFraudNet:
-    """The network, trained in seconds on simulated transactions; a real one would load its weights here."""
+    """The network, trained in seconds on simulated transactions; a real one would load its weights
+    here.
+    """
     table, fraud = transactions(rows, seed)
-    x, y = torch.tensor(table.to_numpy(), dtype=torch.float32), torch.tensor(fraud, dtype=torch.float32)
+    x, y = (
+        torch.tensor(table.to_numpy(), dtype=torch.float32),
+        torch.tensor(fraud, dtype=torch.float32),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         served = ServedFraudNet()

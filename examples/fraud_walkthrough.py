@@ -1,7 +1,9 @@
-"""From a flattering validation to a broken week in production, and back: the whole story on card transactions.
+"""From a flattering validation to a broken week in production, and back: the whole story on card
+transactions.
 
-Half a year of transactions trains a small network twice, on a random split and on a split in time. In the week
-after deployment merchants without history appear. `diagnose` says what broke and why; the remedies are measured.
+Half a year of transactions trains a small network twice, on a random split and on a split in time.
+In the week after deployment merchants without history appear. `diagnose` says what broke and why;
+the remedies are measured.
 
     python examples/fraud_walkthrough.py                 simulated transactions
     python examples/fraud_walkthrough.py --no-shift      the same without the new merchants
@@ -34,16 +36,24 @@ class Progress:
         print(f"[{time.perf_counter() - self.started:6.1f} s] {stage}", flush=True)
 
 
-def load(options: argparse.Namespace, progress: Progress) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray]]:
+def load(
+    options: argparse.Namespace, progress: Progress
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray]]:
     """The table, its features and its periods."""
     progress("reading transactions" if options.data else "simulating transactions")
-    table = read_foreign(options.data) if options.data else simulate(options.seed, rows=options.rows, shift=options.shift)
+    table = (
+        read_foreign(options.data)
+        if options.data
+        else simulate(options.seed, rows=options.rows, shift=options.shift)
+    )
     periods = foreign_periods(table) if options.data else simulated_periods(table)
     progress(f"building features of {len(table):,} transactions, {table['fraud'].mean():.2%} fraud")
     return table.assign(history=history(table)), build_features(table), periods
 
 
-def random_split(table: pd.DataFrame, features: pd.DataFrame, periods: dict[str, np.ndarray], seed: int) -> tuple[gd.Records, gd.Records]:
+def random_split(
+    table: pd.DataFrame, features: pd.DataFrame, periods: dict[str, np.ndarray], seed: int
+) -> tuple[gd.Records, gd.Records]:
     """80/20 at random over everything before production: bursts of one fraud fall on both sides."""
     rows = np.flatnonzero(periods["train"] | periods["validation"])
     judged = np.zeros(len(table), dtype=bool)
@@ -59,13 +69,30 @@ def compare_splits(by_time: Trained, at_random: Trained) -> pd.DataFrame:
         curves = trained.curves.curves
         best = int(curves.val_loss.argmin())
         regime = trained.curves.diagnosis.regime
-        rows.append([name, int(curves.epoch[best]), float(curves.train_loss[best]), float(curves.val_loss[best]), regime])
-    return pd.DataFrame(rows, columns=["split", "best epoch", "train loss", "validation loss", "regime"])
+        rows.append(
+            [
+                name,
+                int(curves.epoch[best]),
+                float(curves.train_loss[best]),
+                float(curves.val_loss[best]),
+                regime,
+            ]
+        )
+    return pd.DataFrame(
+        rows, columns=["split", "best epoch", "train loss", "validation loss", "regime"]
+    )
 
 
 def named_feature(diagnosis: gd.Diagnosis, features: pd.DataFrame) -> tuple[str, str] | None:
     """The likeliest cause that sits in a feature."""
-    return next(((likely.cause.value, likely.subject) for likely in diagnosis.causes if likely.subject in features), None)
+    return next(
+        (
+            (likely.cause.value, likely.subject)
+            for likely in diagnosis.causes
+            if likely.subject in features
+        ),
+        None,
+    )
 
 
 def main(arguments: list[str] | None = None) -> gd.Diagnosis:
@@ -76,7 +103,11 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
     sides = {name: records(features, table, rows, name) for name, rows in periods.items()}
 
     progress(f"training on a random split, {options.epochs} epochs")
-    at_random = train(*random_split(table, features, periods, options.seed), epochs=options.epochs, seed=options.seed)
+    at_random = train(
+        *random_split(table, features, periods, options.seed),
+        epochs=options.epochs,
+        seed=options.seed,
+    )
     progress("training on a split in time")
     by_time = train(sides["train"], sides["validation"], epochs=options.epochs, seed=options.seed)
     splits = compare_splits(by_time, at_random)
@@ -88,16 +119,31 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
     alarms = {name: alarm_rate(sides[name], threshold) for name in ("validation", "production")}
 
     progress("diagnosing")
-    sides = {name: replace(side, schema=replace(side.schema, threshold=threshold)) for name, side in sides.items()}
+    sides = {
+        name: replace(side, schema=replace(side.schema, threshold=threshold))
+        for name, side in sides.items()
+    }
     diagnosis = gd.diagnose(network, curves=by_time.curves.curves, **sides, budget="2m")
     found = named_feature(diagnosis, features)
     alarmed = pd.DataFrame.from_dict(alarms, orient="index").rename_axis("period").reset_index()
     tables = {"What the splits promised": splits, "Alarms at the deployed threshold": alarmed}
     if found is not None:
-        world = World(table, features, periods, by_time, threshold, found[1], options.epochs, options.seed)
-        tables["Remedies, judged on the second half of the week"] = measure_remedies(world, progress)
-    pictures = {"Random split": at_random.curves.diagnosis, "Split in time": by_time.curves.diagnosis}
-    diagnosis.write(options.out, title="A fraud model, one week after deployment", tables=tables, pictures=pictures)
+        world = World(
+            table, features, periods, by_time, threshold, found[1], options.epochs, options.seed
+        )
+        tables["Remedies, judged on the second half of the week"] = measure_remedies(
+            world, progress
+        )
+    pictures = {
+        "Random split": at_random.curves.diagnosis,
+        "Split in time": by_time.curves.diagnosis,
+    }
+    diagnosis.write(
+        options.out,
+        title="A fraud model, one week after deployment",
+        tables=tables,
+        pictures=pictures,
+    )
     progress("done")
     tell(diagnosis, tables, found, options.out)
     return diagnosis
@@ -115,11 +161,18 @@ def alarm_rate(side: gd.Records, threshold: float) -> dict[str, float]:
     }
 
 
-def tell(diagnosis: gd.Diagnosis, tables: dict[str, pd.DataFrame], found: tuple[str, str] | None, out: str) -> None:
+def tell(
+    diagnosis: gd.Diagnosis,
+    tables: dict[str, pd.DataFrame],
+    found: tuple[str, str] | None,
+    out: str,
+) -> None:
     """Print what was found."""
     print(f"\n{diagnosis}\n")
     for name, table in tables.items():
-        print(f"{name}\n{table.to_string(index=False, float_format=lambda value: f'{value:.4g}')}\n")
+        print(
+            f"{name}\n{table.to_string(index=False, float_format=lambda value: f'{value:.4g}')}\n"
+        )
     if found is None:
         print("No shift was found: nothing to mend.")
     else:
@@ -129,13 +182,25 @@ def tell(diagnosis: gd.Diagnosis, tables: dict[str, pd.DataFrame], found: tuple[
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the simulator, the split and the training")
-    parser.add_argument("--no-shift", dest="shift", action="store_false", help="open no new merchants in production")
-    parser.add_argument("--data", help="CSV or Parquet file, or a directory of them, in place of the simulator")
-    parser.add_argument("--rows", type=int, default=200_000, help="simulated transactions before production")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the simulator, the split and the training"
+    )
+    parser.add_argument(
+        "--no-shift", dest="shift", action="store_false", help="open no new merchants in production"
+    )
+    parser.add_argument(
+        "--data", help="CSV or Parquet file, or a directory of them, in place of the simulator"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=200_000, help="simulated transactions before production"
+    )
     parser.add_argument("--epochs", type=int, default=20, help="of each training")
-    parser.add_argument("--out", default="runs/walkthrough", help="directory for report.html and findings.json")
+    parser.add_argument(
+        "--out", default="runs/walkthrough", help="directory for report.html and findings.json"
+    )
     return parser.parse_args(arguments)
 
 

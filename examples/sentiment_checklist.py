@@ -1,9 +1,11 @@
-"""CheckList's sentiment suite against a small SST-2 model: where does a model with a decent accuracy break?
+"""CheckList's sentiment suite against a small SST-2 model: where does a model with a decent
+accuracy break?
 
     python examples/sentiment_checklist.py --data DIR
 
-DIR holds `sst2/{train,dev}.parquet` (sentence, label) and `checklist_sentiment/sentiment_suite.jsonl.gz`, the cases of
-Ribeiro et al. (2020), arXiv:2005.04118. The suite is built in Python: a suite is a value, wherever it comes from.
+DIR holds `sst2/{train,dev}.parquet` (sentence, label) and
+`checklist_sentiment/sentiment_suite.jsonl.gz`, the cases of Ribeiro et al. (2020),
+arXiv:2005.04118. The suite is built in Python: a suite is a value, wherever it comes from.
 """
 
 import argparse
@@ -24,10 +26,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from gendebug_torch.behavior import Case, Suite, run_suite
 
 BUCKETS = 2**15
-# SST-2 knows no neutral class; as in CheckList's own evaluation the middle third of the score stands for it.
+# SST-2 knows no neutral class; as in CheckList's own evaluation the middle third of the score
+# stands for it.
 LABELS = {0: {"score": [0, 1 / 3]}, 1: {"score": [1 / 3, 2 / 3]}, 2: {"score": [2 / 3, 1]}}
 NOT_NEGATIVE = {"score": [1 / 3, 1]}
-# Expectations of the tests by direction: (word, class that is meant), with CheckList's tolerance of 0.1.
+# Expectations of the tests by direction: (word, class that is meant), with CheckList's tolerance of
+# 0.1.
 DIRECTIONS = {
     "intensifiers": ("not_lower", "predicted"),
     "reducers": ("not_higher", "predicted"),
@@ -38,14 +42,20 @@ DIRECTIONS = {
 
 
 def load_checklist(path: Path, *, every: int = 1) -> Suite:
-    """The suite, or every n-th case of each test; tests whose texts were lost when they were published are left out."""
+    """The suite, or every n-th case of each test; tests whose texts were lost when they were
+    published are left out.
+    """
     cases = []
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines):
             test = json.loads(line)
             if isinstance(test["data"][0], str) and test["data"][0].startswith("<__main__"):
                 continue
-            cases += [case for case in _cases(number, test) if int(case.id.rpartition("-")[2]) % every == 0]
+            cases += [
+                case
+                for case in _cases(number, test)
+                if int(case.id.rpartition("-")[2]) % every == 0
+            ]
     return Suite(tuple(cases), name="CheckList sentiment", classes=("negative", "positive"))
 
 
@@ -73,7 +83,9 @@ class BagOfPairs(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(16, 1))
 
     def forward(self, codes: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        """Hashed words of all sentences in a row, and where each sentence starts, to `[n]` logits."""
+        """Hashed words of all sentences in a row, and where each sentence starts, to `[n]`
+        logits.
+        """
         return self.head(self.table(codes, starts))[:, 0]
 
 
@@ -83,11 +95,16 @@ def encode(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     for text in texts:
         words = re.findall(r"[a-z]+|n't|[!?]", text.lower().replace("n't", " n't"))
         starts.append(len(codes))
-        codes += [zlib.crc32(token.encode()) % BUCKETS for token in [*words, *map(" ".join, itertools.pairwise(words))]] or [0]
+        codes += [
+            zlib.crc32(token.encode()) % BUCKETS
+            for token in [*words, *map(" ".join, itertools.pairwise(words))]
+        ] or [0]
     return torch.tensor(codes), torch.tensor(starts)
 
 
-def train_sentiment(folder: Path, *, epochs: int = 2, seed: int = 0) -> Callable[[list[dict]], torch.Tensor]:
+def train_sentiment(
+    folder: Path, *, epochs: int = 2, seed: int = 0
+) -> Callable[[list[dict]], torch.Tensor]:
     """`predict(list of {text})` of a model trained on SST-2 in seconds."""
     train = pd.read_parquet(folder / "train.parquet")
     labels = torch.tensor(train["label"].to_numpy(), dtype=torch.float32)
@@ -126,7 +143,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     options = parser.parse_args()
     predict = train_sentiment(options.data / "sst2")
-    suite = load_checklist(options.data / "checklist_sentiment" / "sentiment_suite.jsonl.gz", every=options.every)
+    suite = load_checklist(
+        options.data / "checklist_sentiment" / "sentiment_suite.jsonl.gz", every=options.every
+    )
     started = time.perf_counter()
     run = run_suite(suite, predict, name="bag of pairs")
     seconds = time.perf_counter() - started

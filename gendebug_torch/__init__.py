@@ -1,6 +1,8 @@
-"""Why a network that looks great in validation falls apart in production, with the evidence and what to do next.
+"""Why a network that looks great in validation falls apart in production, with the evidence and
+what to do next.
 
-Importing this module loads nothing but the standard library; each name below is fetched when it is first used.
+Importing this module loads nothing but the standard library; each name below is fetched when it is
+first used.
 """
 
 from importlib import import_module
@@ -32,7 +34,17 @@ _HOME = {
     "diagnose": "diagnosis.diagnose",
     "recalibrate": "calibration",
 }
-_TOPICS = ("attribution", "behavior", "calibration", "callbacks", "curves", "labels", "leakage", "shift", "slices")
+_TOPICS = (
+    "attribution",
+    "behavior",
+    "calibration",
+    "callbacks",
+    "curves",
+    "labels",
+    "leakage",
+    "shift",
+    "slices",
+)
 
 __all__ = sorted([*_HOME, *_TOPICS])
 
@@ -42,7 +54,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f"gendebug_torch.{name}")
     if name in _HOME:
         return getattr(import_module(f"gendebug_torch.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'gendebug_torch' has no attribute {name!r}; it has {', '.join(__all__)}")
+    raise AttributeError(
+        f"module 'gendebug_torch' has no attribute {name!r}; it has {', '.join(__all__)}"
+    )
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,11 @@
 """The exception tree.
 
 GendebugError
-├── InputError          (ValueError)           what you passed cannot be used; the message says why and what to do
-├── UnsupportedError    (NotImplementedError)  valid input, but this method cannot answer it truthfully
-├── MissingExtraError   (ImportError)          an optional library is needed and absent
-└── CheckError          (RuntimeError)         a check broke its contract (a bug in the check, not in your data)
+├── InputError          (ValueError)           what you passed cannot be used; the message says why
+and what to do ├── UnsupportedError    (NotImplementedError)  valid input, but this method cannot
+answer it truthfully ├── MissingExtraError   (ImportError)          an optional library is needed
+and absent └── CheckError          (RuntimeError)         a check broke its contract (a bug in the
+check, not in your data)
 """
 
 import difflib
@@ -55,6 +56,8 @@ def reject(argument: str, expected: str, got: str, remedy: str) -> NoReturn:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`Did you mean 'x'? ` for the known name nearest to a misspelt one; empty where none is near."""
+    """`Did you mean 'x'? ` for the known name nearest to a misspelt one; empty where none is
+    near.
+    """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {near[0]!r}? " if near else ""

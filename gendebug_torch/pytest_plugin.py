@@ -1,7 +1,8 @@
 """Behavioral suites as pytest items: `pytest path/to/suite.behavior.yaml`.
 
-The model is `--behavior-model MODULE:NAME`, or the ini value `behavior_model`, or `model:` of the suite. All cases of a
-suite go through it in one run when its first item runs; each case is an item that passes or fails by itself.
+The model is `--behavior-model MODULE:NAME`, or the ini value `behavior_model`, or `model:` of the
+suite. All cases of a suite go through it in one run when its first item runs; each case is an item
+that passes or fails by itself.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 class SuiteFile(pytest.File):
-    """One suite; reads its cases when it is collected and runs them all when the first is asked for."""
+    """One suite; reads its cases when it is collected and runs them all when the first is asked
+    for.
+    """
 
     @cached_property
     def suite(self) -> Suite:
@@ -51,10 +54,19 @@ class SuiteFile(pytest.File):
         from gendebug_torch.behavior import load_system, run_suite
         from gendebug_torch.errors import reject
 
-        name = self.config.getoption("--behavior-model") or self.config.getini("behavior_model") or self.suite.model
+        name = (
+            self.config.getoption("--behavior-model")
+            or self.config.getini("behavior_model")
+            or self.suite.model
+        )
         if not name:
-            remedy = "Pass --behavior-model, set behavior_model in the ini file, or write `model:` in the suite."
-            reject("--behavior-model", "MODULE:NAME of the model", f"none for {self.path.name}", remedy)
+            remedy = (
+                "Pass --behavior-model, set behavior_model in the ini file, or write "
+                "`model:` in the suite."
+            )
+            reject(
+                "--behavior-model", "MODULE:NAME of the model", f"none for {self.path.name}", remedy
+            )
         run: BehaviorRun = run_suite(self.suite, load_system(name), name=name)
         return {result.id: result for result in run.results}
 
@@ -91,7 +103,9 @@ class CaseItem(pytest.Item):
         raise CaseFailed(result)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """What was expected and what came, with the line of the case; the traceback where the model broke."""
+        """What was expected and what came, with the line of the case; the traceback where the model
+        broke.
+        """
         from gendebug_torch.errors import InputError
 
         if isinstance(excinfo.value, InputError):
@@ -99,7 +113,11 @@ class CaseItem(pytest.Item):
         if not isinstance(excinfo.value, CaseFailed):
             return super().repr_failure(excinfo, style)
         result: CaseResult = excinfo.value.args[0]
-        lines = [f"{self.path}:{result.line}: {result.id}", f"  expected {result.expected}", f"  got      {result.got}"]
+        lines = [
+            f"{self.path}:{result.line}: {result.id}",
+            f"  expected {result.expected}",
+            f"  got      {result.got}",
+        ]
         lines += [f"  from     {result.origin}"] if result.origin else []
         return "\n".join([*lines, result.error] if result.error else lines)
 

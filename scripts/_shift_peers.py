@@ -1,4 +1,6 @@
-"""Peers that look for drift column by column, timed on two npy files; alone, so that it runs where only a peer is installed."""
+"""Peers that look for drift column by column, timed on two npy files; alone, so that it runs where
+only a peer is installed.
+"""
 
 import sys
 import time
@@ -29,7 +31,11 @@ def deepchecks(reference: pd.DataFrame, live: pd.DataFrame) -> int:
     from deepchecks.tabular import Dataset
     from deepchecks.tabular.checks import FeatureDrift
 
-    told = FeatureDrift(numerical_drift_method="KS").run(Dataset(reference, cat_features=[]), Dataset(live, cat_features=[])).value
+    told = (
+        FeatureDrift(numerical_drift_method="KS")
+        .run(Dataset(reference, cat_features=[]), Dataset(live, cat_features=[]))
+        .value
+    )
     return sum(column["Drift score"] > 0.2 for column in told.values())
 
 
@@ -42,12 +48,20 @@ def nannyml(reference: pd.DataFrame, live: pd.DataFrame) -> int:
     return int(told.xs("alert", axis=1, level=2).any().sum())
 
 
-PEERS = {"evidently": evidently, "alibi_detect": alibi_detect, "deepchecks": deepchecks, "nannyml": nannyml}
+PEERS = {
+    "evidently": evidently,
+    "alibi_detect": alibi_detect,
+    "deepchecks": deepchecks,
+    "nannyml": nannyml,
+}
 
 
 if __name__ == "__main__":
     name, *paths = sys.argv[1:]
-    frames = [pd.DataFrame(rows, columns=[f"c{i}" for i in range(rows.shape[1])]) for rows in map(np.load, paths)]
+    frames = [
+        pd.DataFrame(rows, columns=[f"c{i}" for i in range(rows.shape[1])])
+        for rows in map(np.load, paths)
+    ]
     started = time.perf_counter()
     found = PEERS[name](*frames)
     print(time.perf_counter() - started, found)

@@ -1,4 +1,6 @@
-"""Attribution beside its peers and beside the network's own rate, in turns in one process: seconds, extra memory, equality, errors."""
+"""Attribution beside its peers and beside the network's own rate, in turns in one process: seconds,
+extra memory, equality, errors.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ warnings.simplefilter("ignore")
 def mlp(d: int = 64, hidden: int = 256, k: int = 2) -> nn.Module:
     """A small network with fixed weights."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, k)).eval()
+    return nn.Sequential(
+        nn.Linear(d, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, k)
+    ).eval()
 
 
 def cnn() -> nn.Module:
@@ -38,7 +42,9 @@ def cnn() -> nn.Module:
     torch.manual_seed(0)
     sizes = [(3, 32), (32, 64), (64, 64)]
     blocks = [
-        layer for a, b in sizes for layer in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
+        layer
+        for a, b in sizes
+        for layer in (nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2))
     ]
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(64 * 16, 10)).eval()
 
@@ -50,7 +56,10 @@ class Encoder(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         layer = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.0, batch_first=True)
-        self.body, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(64, 10)
+        self.body, self.head = (
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
+            nn.Linear(64, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, 10]`."""
@@ -82,7 +91,11 @@ def extra_memory(work: Callable[[], Any]) -> float:
 
 def row(what: str, ours: float, peer: str, theirs: float, note: str = "") -> None:
     """One row of the table."""
-    print(f"| {what} | {1e3 * ours:.0f} ms | {peer} {1e3 * theirs:.0f} ms | {theirs / ours:.1f} | {note} |", flush=True)
+    print(
+        f"| {what} | {1e3 * ours:.0f} ms | {peer} {1e3 * theirs:.0f} ms | {theirs / ours:.1f} | "
+        f"{note} |",
+        flush=True,
+    )
 
 
 def integrated_gradients(repeats: int, rows: int = 2000, steps: int = 50) -> None:
@@ -99,14 +112,25 @@ def integrated_gradients(repeats: int, rows: int = 2000, steps: int = 50) -> Non
 
     def by_row() -> list[Tensor]:
         with evaluating(model):
-            return [captums.attribute(x[i : i + 1], target=1, n_steps=steps) for i in range(0, rows, 10)]
+            return [
+                captums.attribute(x[i : i + 1], target=1, n_steps=steps) for i in range(0, rows, 10)
+            ]
 
     works: dict[str, Work] = {"ours": ours, "card": lambda: ours(True), "one": one_batch}
     found = medians(works | {"chunk": lambda: one_batch(4096), "row": by_row}, repeats)
     memory = {"ours": extra_memory(ours), "one": extra_memory(one_batch)}
     off = float((ours() - one_batch()).abs().max() / one_batch().abs().max())
-    told = f"memory {memory['ours']:.0f} against {memory['one']:.0f} MB ({memory['one'] / memory['ours']:.1f}); difference {off:.0e}"
-    row(f"IG, MLP, {rows} rows x {steps} steps", found["ours"], "captum, one batch", found["one"], told)
+    told = (
+        f"memory {memory['ours']:.0f} against {memory['one']:.0f} MB "
+        f"({memory['one'] / memory['ours']:.1f}); difference {off:.0e}"
+    )
+    row(
+        f"IG, MLP, {rows} rows x {steps} steps",
+        found["ours"],
+        "captum, one batch",
+        found["one"],
+        told,
+    )
     row("the same", found["ours"], "captum, internal_batch_size=4096", found["chunk"])
     row("the same", found["ours"], "captum, row by row (a tenth, times 10)", 10 * found["row"])
     card = gd.attribute(model, x, target=1, steps=steps, device="cpu").trust
@@ -122,28 +146,46 @@ def images(repeats: int, rows: int = 16, steps: int = 50) -> None:
 
     def chunked(size: int) -> Tensor:
         with evaluating(model):
-            return torch.cat([captums.attribute(part, target=1, n_steps=steps).float() for part in x.split(size)])
+            return torch.cat(
+                [captums.attribute(part, target=1, n_steps=steps).float() for part in x.split(size)]
+            )
 
     def ours() -> Tensor:
         return gd.attribute(model, x, target=1, steps=steps, device="cpu", trust=False).values
 
-    found = medians({"ours": ours} | {str(size): (lambda size=size: chunked(size)) for size in (1, 2, 4, 8, 16)}, repeats)
+    found = medians(
+        {"ours": ours}
+        | {str(size): (lambda size=size: chunked(size)) for size in (1, 2, 4, 8, 16)},
+        repeats,
+    )
     best = min((seconds, name) for name, seconds in found.items() if name != "ours")
     off = float((ours() - chunked(4)).abs().max() / chunked(4).abs().max())
-    row(f"IG, CNN, {rows} images x {steps} steps", found["ours"], f"captum, best chunk ({best[1]})", best[0], f"difference {off:.0e}")
+    row(
+        f"IG, CNN, {rows} images x {steps} steps",
+        found["ours"],
+        f"captum, best chunk ({best[1]})",
+        best[0],
+        f"difference {off:.0e}",
+    )
 
 
 def kernel_shap(repeats: int, rows: int = 100, d: int = 30, samples: int = 500) -> None:
-    """Rows and coalitions in one batch, against a loop per row (shap) and per row and sample (captum)."""
+    """Rows and coalitions in one batch, against a loop per row (shap) and per row and sample
+    (captum).
+    """
     model, x = mlp(d, 64), shown(rows, d)
     captums = captum.attr.KernelShap(model)
 
     def theirs(per_eval: int, n: int) -> Tensor:
         with evaluating(model):
-            return captums.attribute(x[:n], target=1, n_samples=samples, perturbations_per_eval=per_eval)
+            return captums.attribute(
+                x[:n], target=1, n_samples=samples, perturbations_per_eval=per_eval
+            )
 
     works: dict[str, Work] = {
-        "ours": lambda: gd.attribute(model, x, "kernel_shap", target=1, samples=samples, device="cpu", trust=False),
+        "ours": lambda: gd.attribute(
+            model, x, "kernel_shap", target=1, samples=samples, device="cpu", trust=False
+        ),
         "captum": lambda: theirs(1, 2),
         "captum500": lambda: theirs(500, 4),
     }
@@ -153,7 +195,12 @@ def kernel_shap(repeats: int, rows: int = 100, d: int = 30, samples: int = 500) 
     found = medians(works, repeats)
     what = f"KernelSHAP, {rows} rows x {d} features x {samples} samples"
     row(what, found["ours"], f"captum (2 rows, times {rows // 2})", found["captum"] * rows / 2)
-    row("the same", found["ours"], f"captum, perturbations_per_eval=500 (4 rows, times {rows // 4})", found["captum500"] * rows / 4)
+    row(
+        "the same",
+        found["ours"],
+        f"captum, perturbations_per_eval=500 (4 rows, times {rows // 4})",
+        found["captum500"] * rows / 4,
+    )
     if explain is None:
         print("| the same | | shap not installed | | |")
     else:
@@ -165,29 +212,45 @@ def kernel_shap(repeats: int, rows: int = 100, d: int = 30, samples: int = 500) 
 def accuracy(with_shap: bool, d: int = 10, rows: int = 32) -> None:
     """Relative error against exact Shapley values at equal samples, mean over five seeds."""
     model, x = mlp(d, 64), shown(rows, d)
-    exact = gd.attribute(model, x, "kernel_shap", target=1, samples=2**d - 2, trust=False).values.numpy()
+    exact = gd.attribute(
+        model, x, "kernel_shap", target=1, samples=2**d - 2, trust=False
+    ).values.numpy()
     explain = shap_explainer(model, d) if with_shap else None
     for samples in (50, 200, 500, 1022):
         errors: dict[str, list[float]] = {"ours": [], "captum": [], "shap": []}
         for seed in range(5):
-            values = {"ours": gd.attribute(model, x, "kernel_shap", target=1, samples=samples, seed=seed, trust=False).values.numpy()}
+            values = {
+                "ours": gd.attribute(
+                    model, x, "kernel_shap", target=1, samples=samples, seed=seed, trust=False
+                ).values.numpy()
+            }
             torch.manual_seed(seed)
             np.random.seed(seed)
             if seed < 2:
                 captums = captum.attr.KernelShap(model)
-                values["captum"] = captums.attribute(x, target=1, n_samples=samples, perturbations_per_eval=500).numpy()
+                values["captum"] = captums.attribute(
+                    x, target=1, n_samples=samples, perturbations_per_eval=500
+                ).numpy()
             if explain is not None:
                 values["shap"] = explain(x.numpy(), samples)
             for name, found in values.items():
                 errors[name].append(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)))
         told = ", ".join(f"{name} {np.mean(error):.4f}" for name, error in errors.items() if error)
-        print(f"| error against exact Shapley values, {d} features, {samples} samples | {told} | | | |", flush=True)
+        print(
+            f"| error against exact Shapley values, {d} features, {samples} samples | {told} | | "
+            "| |",
+            flush=True,
+        )
 
 
 def exactness(d: int = 8, rows: int = 16) -> None:
-    """All coalitions, against the sum that defines Shapley values, feature by feature and coalition by coalition."""
+    """All coalitions, against the sum that defines Shapley values, feature by feature and coalition
+    by coalition.
+    """
     model, x = mlp(d, 64), shown(rows, d)
-    found = gd.attribute(model, x, "kernel_shap", target=1, samples=2**d - 2, trust=False).values.double()
+    found = gd.attribute(
+        model, x, "kernel_shap", target=1, samples=2**d - 2, trust=False
+    ).values.double()
     masks = torch.tensor(list(itertools.product([0.0, 1.0], repeat=d)))
     with torch.no_grad():
         said = model((masks[:, None] * x).flatten(0, 1))[:, 1].double().reshape(len(masks), rows)
@@ -199,11 +262,17 @@ def exactness(d: int = 8, rows: int = 16) -> None:
             joined = place[(*mask[:feature], 1.0, *mask[feature + 1 :])]
             exact[:, feature] += (said[joined] - said[at]) / (d * math.comb(d - 1, size))
     off = float((found - exact).abs().max() / exact.abs().max())
-    print(f"| KernelSHAP with all {2**d - 2} coalitions of {d} features against Shapley's sum | difference {off:.0e} | | | |", flush=True)
+    print(
+        f"| KernelSHAP with all {2**d - 2} coalitions of {d} features against Shapley's sum | "
+        f"difference {off:.0e} | | | |",
+        flush=True,
+    )
 
 
 def shap_explainer(model: nn.Module, d: int) -> Callable[[np.ndarray, int], np.ndarray] | None:
-    """Shap's KernelExplainer at a zero background, all features kept; None where it is not installed."""
+    """Shap's KernelExplainer at a zero background, all features kept; None where it is not
+    installed.
+    """
     if importlib.util.find_spec("shap") is None:
         return None
     import shap
@@ -217,26 +286,36 @@ def shap_explainer(model: nn.Module, d: int) -> Callable[[np.ndarray, int], np.n
 
 
 def permutation(repeats: int, rows: int = 5000, d: int = 100) -> None:
-    """One shuffle per column: ours with and without its shortcut, captum's feature permutation, scikit-learn's permutation_importance."""
+    """One shuffle per column: ours with and without its shortcut, captum's feature permutation,
+    scikit-learn's permutation_importance.
+    """
     model, x = mlp(d, 64), shown(rows, d)
     with torch.no_grad():
         y = model(x).argmax(1)
     records = gd.Records(x, y)
-    captums = captum.attr.FeaturePermutation(lambda inputs: (model(inputs).argmax(1) == y).double().mean())
+    captums = captum.attr.FeaturePermutation(
+        lambda inputs: (model(inputs).argmax(1) == y).double().mean()
+    )
 
     def theirs() -> Tensor:
         with evaluating(model), torch.no_grad():
             return captums.attribute(x)
 
     own: dict[str, Work] = {
-        "first layer left out": lambda: permutation_importance(model, records, metric="error", repeats=1),
-        "any network": lambda: permutation_importance(lambda inputs: model(inputs), records, metric="error", repeats=1),
+        "first layer left out": lambda: permutation_importance(
+            model, records, metric="error", repeats=1
+        ),
+        "any network": lambda: permutation_importance(
+            lambda inputs: model(inputs), records, metric="error", repeats=1
+        ),
     }
     peers: dict[str, Work] = {"captum": theirs}
     if importlib.util.find_spec("sklearn") is not None:
         from sklearn.inspection import permutation_importance as peer
 
-        peers["scikit-learn"] = lambda: peer(_Estimator(model), x.numpy(), y.numpy(), n_repeats=1, scoring="accuracy")
+        peers["scikit-learn"] = lambda: peer(
+            _Estimator(model), x.numpy(), y.numpy(), n_repeats=1, scoring="accuracy"
+        )
     else:
         print("| permutation importance | | scikit-learn not installed | | |")
     found = medians(own | peers, repeats)
@@ -244,7 +323,13 @@ def permutation(repeats: int, rows: int = 5000, d: int = 100) -> None:
     for name in own:
         for other in peers:
             note = "the best peer" if other == best else ""
-            row(f"permutation importance, {rows} rows x {d} columns, one repeat, {name}", found[name], other, found[other], note)
+            row(
+                f"permutation importance, {rows} rows x {d} columns, one repeat, {name}",
+                found[name],
+                other,
+                found[other],
+                note,
+            )
 
 
 class _Estimator:
@@ -277,9 +362,16 @@ class _Estimator:
 def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> None:
     """Seconds of one comparison, and how often two samples of the same rows are told apart."""
     model = mlp(d, 32)
-    sides = [gd.attribute(model, part, steps=16, target=1, trust=False) for part in shown(2 * rows, d).split(rows)]
+    sides = [
+        gd.attribute(model, part, steps=16, target=1, trust=False)
+        for part in shown(2 * rows, d).split(rows)
+    ]
     took = medians({"ours": lambda: compare_cohorts(*sides)}, repeats)["ours"]
-    print(f"| cohorts of {rows} and {rows} rows, {d} features, 500 permutations | {1e3 * took:.0f} ms | no peer | | |", flush=True)
+    print(
+        f"| cohorts of {rows} and {rows} rows, {d} features, 500 permutations | {1e3 * took:.0f} "
+        "ms | no peer | | |",
+        flush=True,
+    )
     made = sides[0] + sides[1]
     generator = torch.Generator().manual_seed(0)
     alarms = {0.01: 0, 0.05: 0}
@@ -289,23 +381,43 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
         for alpha in alarms:
             alarms[alpha] += bool(found.changed(alpha=alpha, min_distance=0.0))
     told = ", ".join(f"{count} at alpha {alpha:g}" for alpha, count in alarms.items())
-    print(f"| cohorts of 150 and 150 rows of one kind told apart, of {runs} reruns | {told} | no peer | | |", flush=True)
+    print(
+        f"| cohorts of 150 and 150 rows of one kind told apart, of {runs} reruns | {told} | no "
+        "peer | | |",
+        flush=True,
+    )
 
 
 def own_rate(repeats: int) -> None:
-    """Points per second of integrated gradients beside the network's own forward and backward to its inputs, and beside the floor."""
+    """Points per second of integrated gradients beside the network's own forward and backward to
+    its inputs, and beside the floor.
+    """
     places = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if len(places) == 1:
         print("| rates on CUDA | | no GPU here | | |", flush=True)
-    networks = {"CNN": (cnn(), (3, 32, 32), 32), "transformer encoder": (Encoder().eval(), (32, 64), 32), "MLP": (mlp(), (64,), 2000)}
+    networks = {
+        "CNN": (cnn(), (3, 32, 32), 32),
+        "transformer encoder": (Encoder().eval(), (32, 64), 32),
+        "MLP": (mlp(), (64,), 2000),
+    }
     for place, (name, (model, shape, rows)) in itertools.product(places, networks.items()):
         for precision in ("32-true", *(["bf16-mixed"] if place == "cuda" else [])):
             many = rows if place == "cpu" else 16 * rows
-            rate(f"{name}, {precision}", model.to(place), shown(many, *shape), 50, place, precision, repeats)
+            rate(
+                f"{name}, {precision}",
+                model.to(place),
+                shown(many, *shape),
+                50,
+                place,
+                precision,
+                repeats,
+            )
         model.to("cpu")
 
 
-def rate(name: str, model: nn.Module, x: Tensor, steps: int, place: str, precision: Any, repeats: int) -> None:
+def rate(
+    name: str, model: nn.Module, x: Tensor, steps: int, place: str, precision: Any, repeats: int
+) -> None:
     """One row of `own_rate`, at the batch that suits the network best among some."""
     points = len(x) * steps
 
@@ -313,7 +425,10 @@ def rate(name: str, model: nn.Module, x: Tensor, steps: int, place: str, precisi
         given = x.repeat(math.ceil(size / len(x)), *[1] * (x.ndim - 1))[:size].to(place)
 
         def work() -> None:
-            with evaluating(model), torch.autocast(place, torch.bfloat16, enabled=precision != "32-true"):
+            with (
+                evaluating(model),
+                torch.autocast(place, torch.bfloat16, enabled=precision != "32-true"),
+            ):
                 for _ in range(math.ceil(points / size)):
                     at = given.detach().requires_grad_()
                     torch.autograd.grad(model(at)[:, 1].float().sum(), at)
@@ -324,14 +439,19 @@ def rate(name: str, model: nn.Module, x: Tensor, steps: int, place: str, precisi
 
     sizes = [64, 256, 1024, 4096] if place == "cpu" else [256, 1024, 4096, 16384]
     works: dict[str, Work] = {str(size): alone(size) for size in sizes}
-    works["ours"] = lambda: gd.attribute(model, x, target=1, steps=steps, device=place, precision=precision, trust=False)
+    works["ours"] = lambda: gd.attribute(
+        model, x, target=1, steps=steps, device=place, precision=precision, trust=False
+    )
     found = medians(works, repeats)
     size = min((seconds, name) for name, seconds in found.items() if name != "ours")[1]
     with FlopCounterMode(display=False) as counter, torch.enable_grad():
         model(x[:1].to(place))
     floor = 2 * counter.get_total_flops()
     share = floor * points / found["ours"] / matmul_rate(place, precision)
-    told = f"{found[size] / found['ours']:.0%} of its own rate; floor 4·MAC = {floor / 1e6:.2f} MFLOP per point, {share:.0%} of matmul"
+    told = (
+        f"{found[size] / found['ours']:.0%} of its own rate; floor 4·MAC = {floor / 1e6:.2f} "
+        f"MFLOP per point, {share:.0%} of matmul"
+    )
     peer = f"own forward and input-backward, {size} at once"
     row(f"IG, {name} on {place}, {len(x)} x {steps} points", found["ours"], peer, found[size], told)
 
@@ -350,7 +470,14 @@ def matmul_rate(place: str, precision: str, n: int = 1024) -> float:
     return 8 * 2 * n**3 / medians({"product": work}, 5)["product"]
 
 
-PARTS = {"ig": integrated_gradients, "cnn": images, "shap": kernel_shap, "permutation": permutation, "cohorts": cohorts, "rate": own_rate}
+PARTS = {
+    "ig": integrated_gradients,
+    "cnn": images,
+    "shap": kernel_shap,
+    "permutation": permutation,
+    "cohorts": cohorts,
+    "rate": own_rate,
+}
 
 
 def main() -> None:

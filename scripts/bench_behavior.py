@@ -1,4 +1,6 @@
-"""Behavioral suites: twenty cases of a fraud network, its columns swapped, and CheckList's sentiment suite beside CheckList."""
+"""Behavioral suites: twenty cases of a fraud network, its columns swapped, and CheckList's
+sentiment suite beside CheckList.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,7 @@ import torch
 from _timing import medians
 from torch import nn
 
-from gendebug_torch.behavior import Suite, examine, load_suite, run_suite
-from gendebug_torch.behavior.audit import redundancy
+from gendebug_torch.behavior import Suite, examine, load_suite, redundancy, run_suite
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -38,7 +39,9 @@ class Swapped(nn.Module):
 
 
 def fraud() -> None:
-    """Twenty cases against a trained fraud network, and against it with each pair of columns swapped."""
+    """Twenty cases against a trained fraud network, and against it with each pair of columns
+    swapped.
+    """
     from fraud_serving import network
 
     path = ROOT / "examples" / "fraud.behavior.yaml"
@@ -54,19 +57,30 @@ def fraud() -> None:
     runs = {(a, b): examine(suite, Swapped(served, a, b, width)) for a, b in pairs}
     caught = sum(bool(run.broken) for run in runs.values())
     told = {pair: run.explanation.change for pair, run in runs.items() if run.explanation}
-    right = sum(change == f"{suite.features[a]} and {suite.features[b]} swapped" for (a, b), change in told.items())
+    right = sum(
+        change == f"{suite.features[a]} and {suite.features[b]} swapped"
+        for (a, b), change in told.items()
+    )
     print(f"| swapped pairs of columns that the suite notices | {caught} of {len(pairs)} |")
     print(f"| pairs explained, rightly | {right} of {len(told)} |")
-    works = {"swap": lambda: examine(suite, Swapped(served, 0, 1, width)), "redundancy": lambda: redundancy(suite, served)}
+    works = {
+        "swap": lambda: examine(suite, Swapped(served, 0, 1, width)),
+        "redundancy": lambda: redundancy(suite, served),
+    }
     took = medians(works, 3)
     print(f"| find the swap among all faults | {1e3 * took['swap']:.0f} ms |")
     found = redundancy(suite, served)
-    needed = f"{len(found.cover)} of {len(found.ids)} cases notice all {int(found.noticed.any(0).sum())} of {len(found.faults)} faults"
+    needed = (
+        f"{len(found.cover)} of {len(found.ids)} cases notice all "
+        f"{int(found.noticed.any(0).sum())} of {len(found.faults)} faults"
+    )
     print(f"| redundancy | {needed}, {1e3 * took['redundancy']:.0f} ms |")
 
 
 def sentiment(data: Path, every: int) -> None:
-    """CheckList's cases against a small SST-2 model, ours and CheckList's own runner interleaved."""
+    """CheckList's cases against a small SST-2 model, ours and CheckList's own runner
+    interleaved.
+    """
     from sentiment_checklist import accuracy, load_checklist, train_sentiment
 
     predict = train_sentiment(data / "sst2")
@@ -78,7 +92,10 @@ def sentiment(data: Path, every: int) -> None:
     print(f"| accuracy of the model on SST-2 dev | {accuracy(predict, data / 'sst2'):.3f} |")
     print(f"| CheckList: {len(suite.cases):,} cases, {len(rows):,} texts | {time} |")
     for row in run.table().itertuples(index=False):
-        print(f"| fail: {row.capability} | {row.rate:.1%} ({row.low:.1%} to {row.high:.1%}) of {row.cases:,} |")
+        print(
+            f"| fail: {row.capability} | {row.rate:.1%} ({row.low:.1%} to {row.high:.1%}) of "
+            f"{row.cases:,} |"
+        )
     beside_checklist(suite, predict)
 
 
@@ -102,7 +119,11 @@ def beside_checklist(suite: Suite, predict: Callable[[list[dict[str, Any]]], tor
 
     groups: dict[str, list[Any]] = {}
     for case in suite.cases:
-        if case.expect is not None and case.expect.word in ("same_class", "not_lower", "not_higher"):
+        if case.expect is not None and case.expect.word in (
+            "same_class",
+            "not_lower",
+            "not_higher",
+        ):
             groups.setdefault(case.tags[0], []).append(case)
     ours_time = theirs_time = 0.0
     equal = total = 0
@@ -110,7 +131,11 @@ def beside_checklist(suite: Suite, predict: Callable[[list[dict[str, Any]]], tor
         word, meant = cases[0].expect.word, cases[0].of
         part = Suite(tuple(cases), classes=suite.classes)
         label = None if meant == "predicted" else meant
-        direction = expect.inv(0.1) if word == "same_class" else expect.monotonic(label, word == "not_lower", 0.1)
+        direction = (
+            expect.inv(0.1)
+            if word == "same_class"
+            else expect.monotonic(label, word == "not_lower", 0.1)
+        )
         test = library.DIR([[row["text"] for row in case.inputs] for case in cases], direction)
         started = time.perf_counter()
         test.run(softmax, verbose=False)
@@ -122,7 +147,10 @@ def beside_checklist(suite: Suite, predict: Callable[[list[dict[str, Any]]], tor
         equal += sum((place in failed) == result.broken for place, result in enumerate(run.results))
         total += len(cases)
     print(f"| the same verdict as CheckList | {equal:,} of {total:,} INV and DIR cases |")
-    print(f"| time, model included | ours {ours_time:.2f} s, CheckList {theirs_time:.2f} s, ratio {theirs_time / ours_time:.2f} |")
+    print(
+        f"| time, model included | ours {ours_time:.2f} s, CheckList {theirs_time:.2f} s, ratio "
+        f"{theirs_time / ours_time:.2f} |"
+    )
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""Calibration beside its peers in one run: streaming ECE, temperature, the choice of a map, class shares, false alarms."""
+"""Calibration beside its peers in one run: streaming ECE, temperature, the choice of a map, class
+shares, false alarms.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ from calibration_figures import bench_alarms, bench_choice, bench_shares
 from scipy.optimize import brentq
 from torch import Tensor
 
-from gendebug_torch.calibration import fit_temperature, reliability_bins, reliability_bins_of_confidence
+from gendebug_torch.calibration import (
+    fit_temperature,
+    reliability_bins,
+    reliability_bins_of_confidence,
+)
 
 BATCH = 4096
 Work = Callable[[], Any]
@@ -152,9 +158,11 @@ def temperature_peers(logits: Tensor, targets: Tensor) -> dict[str, Work]:
 
 
 def stand_in_for_torchvision() -> None:
-    """Let torch-uncertainty be imported without torchvision, whose wheels fit no CPU build of torch.
+    """Let torch-uncertainty be imported without torchvision, whose wheels fit no CPU build of
+    torch.
 
-    Its data sets and plots need torchvision, its temperature scaler does not: that file runs as published.
+    Its data sets and plots need torchvision, its temperature scaler does not: that file runs as
+    published.
     """
     try:
         import torchvision  # noqa: F401
@@ -170,7 +178,9 @@ class _StandIn:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         from importlib.machinery import ModuleSpec
 
-        return ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
+        return (
+            ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
+        )
 
     def create_module(self, spec: Any) -> types.ModuleType:
         module = types.ModuleType(spec.name)
@@ -198,11 +208,15 @@ def bench_ece(sizes: list[tuple[int, int]], repeats: int) -> None:
         del confidence, said
         floors: dict[str, Work] = {
             "one read": logits.sum,
-            "torch's log_softmax": lambda z=logits: [part.log_softmax(1) for part in z.split(2**20 // z.shape[1])],
+            "torch's log_softmax": lambda z=logits: [
+                part.log_softmax(1) for part in z.split(2**20 // z.shape[1])
+            ],
         }
         ours: dict[str, Work] = {"ours": lambda z=logits, y=targets: reliability_bins(z, y).ece}
         if shutil.which("g++") or shutil.which("clang++"):
-            ours["ours, compiled"] = lambda z=logits, y=targets: reliability_bins(z, y, compiled=True).ece
+            ours["ours, compiled"] = lambda z=logits, y=targets: (
+                reliability_bins(z, y, compiled=True).ece
+            )
             ours["ours, compiled"]()
         found = interleaved(floors | ours | ece_peers(logits, targets), repeats)
         for name in ("torchmetrics", "netcal"):
@@ -213,10 +227,17 @@ def bench_ece(sizes: list[tuple[int, int]], repeats: int) -> None:
                     print(f"{row} not installed | | {value - exact:+.0e} | |")
                     continue
                 theirs, told = found[name]
-                print(f"{row} {theirs:.3f} s | {theirs / taken:.1f} | {value - exact:+.0e} | {told - exact:+.0e} |")
+                print(
+                    f"{row} {theirs:.3f} s | {theirs / taken:.1f} | {value - exact:+.0e} | "
+                    f"{told - exact:+.0e} |"
+                )
         read, softmax = (found[name][0] for name in floors)
         rate = logits.numel() * 4 / read / 1e9
-        print(f"| beside it: one read {read:.4f} s at {rate:.0f} GB/s, torch's log_softmax {softmax:.4f} s | | | | | |", flush=True)
+        print(
+            f"| beside it: one read {read:.4f} s at {rate:.0f} GB/s, torch's log_softmax "
+            f"{softmax:.4f} s | | | | | |",
+            flush=True,
+        )
 
 
 def bench_one_bin(n: int) -> None:
@@ -226,12 +247,16 @@ def bench_one_bin(n: int) -> None:
     correct = torch.arange(n) % 10 > 0
     confidence = torch.full((n,), 0.97)
     ours = reliability_bins_of_confidence(confidence, correct).ece
-    theirs = float(binary_calibration_error(confidence, correct.long(), n_bins=15, validate_args=False))
+    theirs = float(
+        binary_calibration_error(confidence, correct.long(), n_bins=15, validate_args=False)
+    )
     print(f"\n{n:,} rows in one bin, true error 0.07: ours {ours:.6f}, torchmetrics {theirs:.6f}\n")
 
 
 def bench_temperature(sizes: list[tuple[int, int]], repeats: int) -> None:
-    """Print the table of temperatures; of the larger size each slow peer runs once, ours before and after it."""
+    """Print the table of temperatures; of the larger size each slow peer runs once, ours before and
+    after it.
+    """
     print("| temperature | time | peer / ours | T | relative error | reads of the logits |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     for n, k in sizes:
@@ -240,17 +265,31 @@ def bench_temperature(sizes: list[tuple[int, int]], repeats: int) -> None:
         works = temperature_peers(logits, targets)
         fitted = fit_temperature(logits, targets)
         off = abs(fitted.temperature / exact - 1)
-        print(f"| ours, [{n:,}, {k}] | | 1.0 | {fitted.temperature:.6f} | {off:.0e} | {fitted.reads} |")
+        print(
+            f"| ours, [{n:,}, {k}] | | 1.0 | {fitted.temperature:.6f} | {off:.0e} | "
+            f"{fitted.reads} |"
+        )
         times = repeats if n * k < 10**7 else 1
-        for name in ("scikit-learn", "probmetrics", "torch-uncertainty", "netcal (float32, silently 1)", "netcal (float64)"):
+        for name in (
+            "scikit-learn",
+            "probmetrics",
+            "torch-uncertainty",
+            "netcal (float32, silently 1)",
+            "netcal (float64)",
+        ):
             if name not in works:
                 print(f"| {name}, [{n:,}, {k}] | not installed | | | | |")
                 continue
-            around = {"before": lambda z=logits, y=targets: fit_temperature(z, y), name: works[name]}
+            around = {
+                "before": lambda z=logits, y=targets: fit_temperature(z, y),
+                name: works[name],
+            }
             found = interleaved(around | {"after": around["before"]}, times)
             ours = (found["before"][0] + found["after"][0]) / 2
             theirs, value = found[name]
-            row = f"| {name}, [{n:,}, {k}] | {theirs:.3f} s, ours {ours:.3f} s | {theirs / ours:.1f}"
+            row = (
+                f"| {name}, [{n:,}, {k}] | {theirs:.3f} s, ours {ours:.3f} s | {theirs / ours:.1f}"
+            )
             print(f"{row} | {value:.6f} | {abs(value / exact - 1):.0e} | |", flush=True)
 
 
@@ -264,7 +303,11 @@ def bench_exactness() -> None:
         "logits x 1e-3": (logits * 1e-3, logits * 1e-3, targets),
         "float16": (logits.half(), logits.half().float(), targets),
         "a masked class": (masked, logits, targets),
-        "one logit": (pair[:, 1] - pair[:, 0], torch.stack([torch.zeros(len(pair)), pair[:, 1] - pair[:, 0]], 1), answers),
+        "one logit": (
+            pair[:, 1] - pair[:, 0],
+            torch.stack([torch.zeros(len(pair)), pair[:, 1] - pair[:, 0]], 1),
+            answers,
+        ),
     }
     print("\n| temperature, hard cases, [10,000, 10] | T | relative error |\n| --- | --- | --- |")
     for name, (given, plain, y) in cases.items():
@@ -274,7 +317,10 @@ def bench_exactness() -> None:
     random = torch.randint(10, (len(logits),), generator=torch.Generator().manual_seed(1))
     for name, y in (("every row right", logits.argmax(1)), ("random labels", random)):
         fitted = fit_temperature(logits, y)
-        print(f"| {name} | {'flagged: unbounded' if fitted.unbounded else fitted.temperature} | |", flush=True)
+        print(
+            f"| {name} | {'flagged: unbounded' if fitted.unbounded else fitted.temperature} | |",
+            flush=True,
+        )
 
 
 def main() -> None:

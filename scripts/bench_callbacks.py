@@ -1,4 +1,6 @@
-"""What the monitors cost per step: a bare Lightning fit, each monitor, torchmetrics and `self.log` doing the same, interleaved."""
+"""What the monitors cost per step: a bare Lightning fit, each monitor, torchmetrics and `self.log`
+doing the same, interleaved.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,13 @@ class Bare(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES))
+        self.net = nn.Sequential(
+            nn.Linear(FEATURES, WIDTH),
+            nn.ReLU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.ReLU(),
+            nn.Linear(WIDTH, CLASSES),
+        )
 
     def forward(self, x):
         """Logits."""
@@ -60,7 +68,12 @@ class Bare(pl.LightningModule):
     def training_step(self, batch, index):
         """Cross-entropy."""
         logits = self.net(batch[0])
-        return {"loss": cross_entropy(logits, batch[1]), "logits": logits, "targets": batch[1], "ids": batch[2]}
+        return {
+            "loss": cross_entropy(logits, batch[1]),
+            "logits": logits,
+            "targets": batch[1],
+            "ids": batch[2],
+        }
 
     validation_step = training_step
 
@@ -108,7 +121,9 @@ class Logs(Bare):
 
 
 class Calibrated(Bare):
-    """torchmetrics for the calibration error, logged per epoch: what `CalibrationMonitor` does, but for the rest of it."""
+    """torchmetrics for the calibration error, logged per epoch: what `CalibrationMonitor` does, but
+    for the rest of it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +165,9 @@ class Forwards(Updates):
 
 
 class CountSyncs(TorchDispatchMode):
-    """Counts the operations that would wait for a device: reading a number, finding where, comparing by value."""
+    """Counts the operations that would wait for a device: reading a number, finding where,
+    comparing by value.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,14 +176,25 @@ class CountSyncs(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         """Count and go on."""
         name = function.__name__.partition(".")[0]
-        self.count += name in {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"}
+        self.count += name in {
+            "_local_scalar_dense",
+            "nonzero",
+            "equal",
+            "is_nonzero",
+            "masked_select",
+        }
         return function(*args, **(kwargs or {}))
 
 
 def suite() -> Suite:
     """Three cases of three rows each."""
     names = tuple(f"f{i}" for i in range(FEATURES))
-    return Suite(tuple(Case(f"case{i}", dict.fromkeys(names, 0.0), "same", {f"f{i}": 0.1}) for i in range(3)), features=names)
+    return Suite(
+        tuple(
+            Case(f"case{i}", dict.fromkeys(names, 0.0), "same", {f"f{i}": 0.1}) for i in range(3)
+        ),
+        features=names,
+    )
 
 
 @dataclass(frozen=True)
@@ -179,11 +207,17 @@ class Variant:
     validate: bool = False
 
 
-CURVES, CALIBRATION = (lambda steps: callbacks.LearningCurveMonitor()), (lambda steps: callbacks.CalibrationMonitor(diagrams=False))
+CURVES, CALIBRATION = (
+    (lambda steps: callbacks.LearningCurveMonitor()),
+    (lambda steps: callbacks.CalibrationMonitor(diagrams=False)),
+)
 TRAINING = (
     Variant("bare Lightning"),
     Variant("LearningCurveMonitor", made=(CURVES,)),
-    Variant("TrainingDynamicsMonitor", made=(lambda steps: callbacks.TrainingDynamicsMonitor(steps * BATCH),)),
+    Variant(
+        "TrainingDynamicsMonitor",
+        made=(lambda steps: callbacks.TrainingDynamicsMonitor(steps * BATCH),),
+    ),
     Variant("`self.log(on_epoch=True)` of the loss", Logs),
     Variant("torchmetrics mean `.update` + `self.log`", Means),
     Variant("torchmetrics loss, accuracy, ECE `.update`", Updates),
@@ -193,8 +227,16 @@ VALIDATION = (
     Variant("bare Lightning", validate=True),
     Variant("LearningCurveMonitor", made=(CURVES,), validate=True),
     Variant("CalibrationMonitor", made=(CALIBRATION,), validate=True),
-    Variant("AttributionMonitor (share 5 %)", made=(lambda steps: callbacks.AttributionMonitor(steps=16),), validate=True),
-    Variant("BehaviorMonitor, 3 cases", made=(lambda steps: callbacks.BehaviorMonitor(suite()),), validate=True),
+    Variant(
+        "AttributionMonitor (share 5 %)",
+        made=(lambda steps: callbacks.AttributionMonitor(steps=16),),
+        validate=True,
+    ),
+    Variant(
+        "BehaviorMonitor, 3 cases",
+        made=(lambda steps: callbacks.BehaviorMonitor(suite()),),
+        validate=True,
+    ),
     Variant("LearningCurveMonitor + CalibrationMonitor", made=(CURVES, CALIBRATION), validate=True),
     Variant("`self.log` of both losses", Logs, validate=True),
     Variant("torchmetrics ECE `.update` + `self.log`", Calibrated, validate=True),
@@ -202,7 +244,9 @@ VALIDATION = (
 
 
 def fit(variant: Variant, steps: int, folder: str, device: str) -> float:
-    """Seconds of one fit: of the process on a CPU, so that a busy machine counts less, of the clock elsewhere."""
+    """Seconds of one fit: of the process on a CPU, so that a busy machine counts less, of the clock
+    elsewhere.
+    """
     clock = time.process_time if device == "cpu" else time.perf_counter
     trainer = pl.Trainer(
         max_epochs=EPOCHS,
@@ -225,21 +269,38 @@ def fit(variant: Variant, steps: int, folder: str, device: str) -> float:
 
 
 def fits(title: str, variants: tuple[Variant, ...], steps: int, repeats: int, device: str) -> None:
-    """One table; the times over bare are medians of differences within a turn. Each row prints when it is measured."""
-    print(f"\n| {device}, {title} | per step | over bare | waits per step |\n| --- | --- | --- | --- |", flush=True)
+    """One table; the times over bare are medians of differences within a turn. Each row prints when
+    it is measured.
+    """
+    print(
+        f"\n| {device}, {title} | per step | over bare | waits per step |\n| --- | --- | --- | "
+        "--- |",
+        flush=True,
+    )
     bare, *others = variants
     with tempfile.TemporaryDirectory() as folder:
         for variant in variants:
             fit(variant, 20, folder, device)
         base = []
         for variant in others:
-            turns = [(fit(bare, steps, folder, device), fit(variant, steps, folder, device)) for _ in range(repeats)]
+            turns = [
+                (fit(bare, steps, folder, device), fit(variant, steps, folder, device))
+                for _ in range(repeats)
+            ]
             if not base:
                 base = [first for first, _ in turns]
-                print(f"| {bare.name} | {_micro(median(base), steps):.0f} us | | {_waits(bare, folder, device):.2f} |", flush=True)
+                print(
+                    f"| {bare.name} | {_micro(median(base), steps):.0f} us | | "
+                    f"{_waits(bare, folder, device):.2f} |",
+                    flush=True,
+                )
             extra = _micro(median(second - first for first, second in turns), steps)
             whole = _micro(median(second for _, second in turns), steps)
-            print(f"| {variant.name} | {whole:.0f} us | {extra:+.0f} us | {_waits(variant, folder, device):.2f} |", flush=True)
+            print(
+                f"| {variant.name} | {whole:.0f} us | {extra:+.0f} us | "
+                f"{_waits(variant, folder, device):.2f} |",
+                flush=True,
+            )
 
 
 def _micro(seconds: float, steps: int) -> float:
@@ -253,9 +314,12 @@ def _waits(variant: Variant, folder: str, device: str) -> float:
 
 
 def counting(device: str, repeats: int) -> None:
-    """What `CalibrationMonitor` does with a step, by shape, beside the least that any count must do, and torchmetrics."""
+    """What `CalibrationMonitor` does with a step, by shape, beside the least that any count must
+    do, and torchmetrics.
+    """
     print(
-        f"\n| {device}, one validation step | CalibrationMonitor counts | floor: read and one exp per logit | torchmetrics ECE `.update` |"
+        f"\n| {device}, one validation step | CalibrationMonitor counts | floor: read and one exp "
+        "per logit | torchmetrics ECE `.update` |"
         "\n| --- | --- | --- | --- |",
         flush=True,
     )
@@ -285,14 +349,25 @@ def counting(device: str, repeats: int) -> None:
 
         times = medians({"ours": ours, "floor": floor, "theirs": theirs}, repeats)
         micro = {name: 1e6 * seconds / steps for name, seconds in times.items()}
-        print(f"| [{rows}, {classes}] | {micro['ours']:.1f} us | {micro['floor']:.1f} us | {micro['theirs']:.0f} us |", flush=True)
+        print(
+            f"| [{rows}, {classes}] | {micro['ours']:.1f} us | {micro['floor']:.1f} us | "
+            f"{micro['theirs']:.0f} us |",
+            flush=True,
+        )
 
 
 def dynamics(device: str, repeats: int) -> None:
     """What `TrainingDynamicsMonitor` keeps and takes for a million rows in batches of 64."""
-    print(f"\n| {device}, TrainingDynamicsMonitor, a million rows | memory | per epoch |\n| --- | --- | --- |", flush=True)
+    print(
+        f"\n| {device}, TrainingDynamicsMonitor, a million rows | memory | per epoch |\n| --- | "
+        "--- | --- |",
+        flush=True,
+    )
     for rows, classes in ((10**6, 10), (10**5, 1000)):
-        logits, targets = torch.randn(rows, classes, device=device), torch.randint(classes, (rows,), device=device)
+        logits, targets = (
+            torch.randn(rows, classes, device=device),
+            torch.randint(classes, (rows,), device=device),
+        )
         ids, recorder = torch.randperm(rows, device=device), DynamicsRecorder(rows, device=device)
 
         def epoch(recorder=recorder, given=(ids, logits, targets)) -> None:
@@ -304,7 +379,10 @@ def dynamics(device: str, repeats: int) -> None:
         seconds = medians({"ours": epoch}, repeats)["ours"]
         held = sum(part.numel() * part.element_size() for part in recorder.state_dict().values())
         scale = 10**6 / rows
-        print(f"| {classes} classes | {scale * held / 1e6:.0f} MB | {scale * seconds:.2f} s |", flush=True)
+        print(
+            f"| {classes} classes | {scale * held / 1e6:.0f} MB | {scale * seconds:.2f} s |",
+            flush=True,
+        )
 
 
 def _wait(tensor: torch.Tensor) -> None:
@@ -313,9 +391,16 @@ def _wait(tensor: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Print markdown tables: microseconds per step of each fit over the bare one, and waits for the device per step."""
+    """Print markdown tables: microseconds per step of each fit over the bare one, and waits for the
+    device per step.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=500, help="training (and validation) steps per epoch; two epochs are run")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=500,
+        help="training (and validation) steps per epoch; two epochs are run",
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--full", action="store_true", help="3000 steps per epoch")
     options = parser.parse_args()

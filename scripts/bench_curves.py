@@ -1,4 +1,6 @@
-"""Curves with known truth: what is found, where, and how often nothing is mistaken for something; EarlyStopping beside it."""
+"""Curves with known truth: what is found, where, and how often nothing is mistaken for something;
+EarlyStopping beside it.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,22 @@ from scipy.optimize import minimize_scalar
 
 from gendebug_torch.curves import CurveDiagnosis, LearningCurves, diagnose_curves, sure_inflection
 
-KINDS = ("converged", "overfit", "underfit", "still_improving", "oscillating", "diverged", "drop", "double_descent", "too_noisy")
+KINDS = (
+    "converged",
+    "overfit",
+    "underfit",
+    "still_improving",
+    "oscillating",
+    "diverged",
+    "drop",
+    "double_descent",
+    "too_noisy",
+)
 PATIENCE = (3, 5, 10)
 # Runs that nothing is wrong with: one that is stopped may have had its best epochs ahead.
 HEALTHY = ("converged", "still_improving", "drop")
-# The regime that is right for each kind; a drop of the learning rate and a double descent only must not be called overfit.
+# The regime that is right for each kind; a drop of the learning rate and a double descent only must
+# not be called overfit.
 RIGHT = {kind: {kind} for kind in KINDS} | {
     "drop": {"converged"},
     "double_descent": {"converged", "still_improving"},
@@ -59,7 +72,9 @@ class Shape:
         since = (x - onset).clip(0) / after
         falling = {
             "exponential": lambda: np.exp(-x / time_constant),
-            "two exponentials": lambda: 0.75 * np.exp(-x / time_constant) + 0.25 * np.exp(-x / (3 * time_constant)),
+            "two exponentials": lambda: (
+                0.75 * np.exp(-x / time_constant) + 0.25 * np.exp(-x / (3 * time_constant))
+            ),
             "power law": lambda: (1 + x / (0.5 * time_constant)) ** -1.5,
         }[self.fall]()
         climbing = {
@@ -71,24 +86,41 @@ class Shape:
         return loss
 
     def bound(self) -> float:
-        """Standard error of the lowest point for one who knows the shape and the noise, but no parameter (Cramér-Rao)."""
+        """Standard error of the lowest point for one who knows the shape and the noise, but no
+        parameter (Cramér-Rao).
+        """
         epoch, theta = np.arange(self.length, dtype=float), np.array(self.theta)
         near = int(self.course(epoch).argmin())
 
         def lowest(moved: np.ndarray) -> float:
             reach = (max(near - 3.0, 0.0), min(near + 3.0, self.length - 1.0))
-            return float(minimize_scalar(lambda x: float(self.course(np.array(x), moved)), bounds=reach, options={"xatol": 1e-9}).x)
+            return float(
+                minimize_scalar(
+                    lambda x: float(self.course(np.array(x), moved)),
+                    bounds=reach,
+                    options={"xatol": 1e-9},
+                ).x
+            )
 
         steps = 1e-4 * np.array([1.0, theta[1], theta[2], 100.0, theta[4]])
         moves = np.diag(steps)
-        change = np.array([(self.course(epoch, theta + move) - self.course(epoch, theta - move)) / 2 for move in moves])
+        change = np.array(
+            [
+                (self.course(epoch, theta + move) - self.course(epoch, theta - move)) / 2
+                for move in moves
+            ]
+        )
         gradient = np.array([(lowest(theta + move) - lowest(theta - move)) / 2 for move in moves])
         information = white(change, self.correlation) @ white(change, self.correlation).T
-        covariance = np.linalg.pinv(information, rcond=1e-14) * self.sd**2 * (1 - self.correlation**2)
+        covariance = (
+            np.linalg.pinv(information, rcond=1e-14) * self.sd**2 * (1 - self.correlation**2)
+        )
         return float(gradient @ covariance @ gradient) ** 0.5
 
     def likelihood_ratio(self, values: np.ndarray) -> float:
-        """Twice the log-likelihood that a straight rise from any epoch on adds, noise and the exponential fall known."""
+        """Twice the log-likelihood that a straight rise from any epoch on adds, noise and the
+        exponential fall known.
+        """
         epoch = np.arange(self.length, dtype=float)
         times = self.length * np.geomspace(0.027, 0.11, 160)
         left = white(values, self.correlation)
@@ -148,7 +180,9 @@ def noise(rng: np.random.Generator, t: int, sd: float, correlation: float) -> np
 
 
 def simulate(kind: str, seed: int, fall: str = FALLS[0], climb: str = CLIMBS[0]) -> Truth:
-    """A run of 20 to 120 epochs: an exponential approach, what the kind adds, and AR(1) noise; overfit ones of any shape."""
+    """A run of 20 to 120 epochs: an exponential approach, what the kind adds, and AR(1) noise;
+    overfit ones of any shape.
+    """
     rng = np.random.default_rng([KINDS.index(kind), seed])
     t = int(rng.integers(20, 121))
     epoch = np.arange(t)
@@ -163,20 +197,29 @@ def simulate(kind: str, seed: int, fall: str = FALLS[0], climb: str = CLIMBS[0])
         after = int(t * rng.uniform(0.4, 0.7))
         total = sd * rng.choice([3.0, 6.0, 12.0, 24.0, 48.0])
         slope = total / after
-        shape = Shape(fall, climb, t, (floor, height, time_constant, t - 1.0 - after, total), sd, correlation)
+        shape = Shape(
+            fall, climb, t, (floor, height, time_constant, t - 1.0 - after, total), sd, correlation
+        )
         val = shape.course(epoch)
         train = train - 0.3 * floor * (epoch / t)
         pace, clear = slope / sd, total > 0.05 * floor and total >= 12 * sd
     elif kind == "underfit":
         baseline = floor
-        val, train = np.full(t, floor) * rng.uniform(0.98, 1.02), np.full(t, floor) * rng.uniform(0.97, 1.0)
+        val, train = (
+            np.full(t, floor) * rng.uniform(0.98, 1.02),
+            np.full(t, floor) * rng.uniform(0.97, 1.0),
+        )
     elif kind == "still_improving":
         time_constant = t * rng.uniform(0.4, 1.0)
-        val, train = (share * floor + height * np.exp(-epoch / time_constant) for share in (1.0, 0.9))
+        val, train = (
+            share * floor + height * np.exp(-epoch / time_constant) for share in (1.0, 0.9)
+        )
         clear = True
     elif kind == "oscillating":
         amplitude = max(5 * sd, 0.06 * floor)
-        val = val + amplitude * np.sin(2 * np.pi * epoch / rng.uniform(2.5, t / 8) + rng.uniform(0, 6))
+        val = val + amplitude * np.sin(
+            2 * np.pi * epoch / rng.uniform(2.5, t / 8) + rng.uniform(0, 6)
+        )
         clear = t >= 30
     elif kind == "diverged":
         at = int(t * rng.uniform(0.3, 0.8))
@@ -191,7 +234,11 @@ def simulate(kind: str, seed: int, fall: str = FALLS[0], climb: str = CLIMBS[0])
         val, train = val - below, train - below
     elif kind == "double_descent":
         bump = floor * rng.uniform(0.15, 0.5) * np.exp(-(((epoch - 0.4 * t) / (0.1 * t)) ** 2) / 2)
-        val = val + bump - 0.1 * floor * (epoch > 0.4 * t) * (1 - np.exp(-(epoch - 0.4 * t).clip(0) / (0.2 * t)))
+        val = (
+            val
+            + bump
+            - 0.1 * floor * (epoch > 0.4 * t) * (1 - np.exp(-(epoch - 0.4 * t).clip(0) / (0.2 * t)))
+        )
         clear = t >= 40
     elif kind == "too_noisy":
         sd, clear = floor * rng.uniform(0.15, 0.4), True
@@ -202,11 +249,24 @@ def simulate(kind: str, seed: int, fall: str = FALLS[0], climb: str = CLIMBS[0])
     lowest = int(np.nanargmin(course))
     inflation = ((1 + correlation) / (1 - correlation)) ** 0.5
     sharpness = inflation * 2 / after**0.5 / pace if pace else np.inf
-    return Truth(kind, curves, course, lowest, float((course[-1] - course[lowest]) / sd), pace, sharpness, clear, baseline, shape)
+    return Truth(
+        kind,
+        curves,
+        course,
+        lowest,
+        float((course[-1] - course[lowest]) / sd),
+        pace,
+        sharpness,
+        clear,
+        baseline,
+        shape,
+    )
 
 
 def patience_rule(losses: list[float], patience: int) -> tuple[int, int] | None:
-    """Epoch at which Lightning's EarlyStopping stops and the one it keeps, None where it trains to the end; driven as the Trainer does."""
+    """Epoch at which Lightning's EarlyStopping stops and the one it keeps, None where it trains to
+    the end; driven as the Trainer does.
+    """
     rule = EarlyStopping("val_loss", patience=patience)
     best, at = np.inf, 0
     for epoch, loss in enumerate(losses):
@@ -221,7 +281,9 @@ def patience_rule(losses: list[float], patience: int) -> tuple[int, int] | None:
 def inflection_rule(curves: LearningCurves) -> tuple[int, int] | None:
     """The same for `LearningCurveMonitor(stop_on_inflection=True)`, asked after every epoch."""
     for t in range(1, len(curves) + 1):
-        found = sure_inflection(LearningCurves(curves.epoch[:t], curves.train_loss[:t], curves.val_loss[:t]))
+        found = sure_inflection(
+            LearningCurves(curves.epoch[:t], curves.train_loss[:t], curves.val_loss[:t])
+        )
         if found is not None:
             return t - 1, int(found.inflection_epoch or 0)
     return None
@@ -232,13 +294,20 @@ def share(of: list[bool]) -> str:
     if not of:
         return ""
     n, hit, z = len(of), float(np.mean(of)), 1.96
-    middle, reach = (hit + z**2 / 2 / n) / (1 + z**2 / n), z / (1 + z**2 / n) * (hit * (1 - hit) / n + z**2 / 4 / n**2) ** 0.5
+    middle, reach = (
+        (hit + z**2 / 2 / n) / (1 + z**2 / n),
+        z / (1 + z**2 / n) * (hit * (1 - hit) / n + z**2 / 4 / n**2) ** 0.5,
+    )
     return f"{hit:.1%} ({max(middle - reach, 0):.1%} to {min(middle + reach, 1):.1%})"
 
 
 def inflection_table(count: int, first: int) -> None:
-    """Print how often, where and how surely each rule finds a rise, by its size and by how well it can be located."""
-    rules: dict[str, Callable[[Truth], int | None]] = {f"patience {patience}": partial(_kept, patience=patience) for patience in PATIENCE}
+    """Print how often, where and how surely each rule finds a rise, by its size and by how well it
+    can be located.
+    """
+    rules: dict[str, Callable[[Truth], int | None]] = {
+        f"patience {patience}": partial(_kept, patience=patience) for patience in PATIENCE
+    }
     rows: dict[str, list[tuple[Truth, CurveDiagnosis, dict[str, int | None]]]] = defaultdict(list)
     for i in range(count):
         truth = simulate("overfit", first + i)
@@ -246,18 +315,41 @@ def inflection_table(count: int, first: int) -> None:
         told = {rule: at(truth) for rule, at in rules.items()}
         size = next(
             name
-            for least, name in ((40, "40 and more"), (20, "20 to 40"), (10, "10 to 20"), (5, "5 to 10"), (3, "3 to 5"), (0, "below 3"))
+            for least, name in (
+                (40, "40 and more"),
+                (20, "20 to 40"),
+                (10, "10 to 20"),
+                (5, "5 to 10"),
+                (3, "3 to 5"),
+                (0, "below 3"),
+            )
             if truth.rise >= least
         )
-        sharp = "at most 1" if truth.sharpness <= 1 else "1 to 2" if truth.sharpness <= 2 else "above 2"
-        for group in (f"rise of {size} sd", f"epoch known to {sharp}", *([] if truth.rise < 3 else ["rise of 3 sd and more"])):
+        sharp = (
+            "at most 1" if truth.sharpness <= 1 else "1 to 2" if truth.sharpness <= 2 else "above 2"
+        )
+        for group in (
+            f"rise of {size} sd",
+            f"epoch known to {sharp}",
+            *([] if truth.rise < 3 else ["rise of 3 sd and more"]),
+        ):
             rows[group].append((truth, found, told))
     told = " | ".join(f"{rule}: within 2" for rule in rules)
-    print(f"| overfit runs | n | found | of the found within 2 epochs | rms error / bound | interval holds | median width | {told} |")
+    print(
+        "| overfit runs | n | found | of the found within 2 epochs | rms error / bound | "
+        f"interval holds | median width | {told} |"
+    )
     print(f"| --- | --- | --- | --- | --- | --- | --- |{' --- |' * len(rules)}")
     for group in sorted(rows):
-        patient = " | ".join(f"{np.mean([near(told[rule], truth) for truth, _, told in rows[group]]):.0%}" for rule in rules)
-        print(f"| {group} | {len(rows[group])} | {' | '.join(located([(truth, found) for truth, found, _ in rows[group]]))} | {patient} |")
+        patient = " | ".join(
+            f"{np.mean([near(told[rule], truth) for truth, _, told in rows[group]]):.0%}"
+            for rule in rules
+        )
+        print(
+            f"| {group} | {len(rows[group])} | "
+            f"{' | '.join(located([(truth, found) for truth, found, _ in rows[group]]))} | "
+            f"{patient} |"
+        )
 
 
 def near(at: int | None, truth: Truth) -> bool:
@@ -266,8 +358,14 @@ def near(at: int | None, truth: Truth) -> bool:
 
 
 def located(rows: list[tuple[Truth, CurveDiagnosis]]) -> list[str]:
-    """Cells: found, within two epochs, root mean squared error over that of the bound, interval holds, its median width."""
-    found = [(truth, at.inflection_epoch, at.interval) for truth, at in rows if at.inflection_epoch is not None and at.interval is not None]
+    """Cells: found, within two epochs, root mean squared error over that of the bound, interval
+    holds, its median width.
+    """
+    found = [
+        (truth, at.inflection_epoch, at.interval)
+        for truth, at in rows
+        if at.inflection_epoch is not None and at.interval is not None
+    ]
     if not found:
         return ["none", "", "", "", ""]
     error = np.mean([(at - truth.lowest) ** 2 for truth, at, _ in found]) ** 0.5
@@ -275,22 +373,39 @@ def located(rows: list[tuple[Truth, CurveDiagnosis]]) -> list[str]:
     holds = [low <= truth.lowest <= high for truth, _, (low, high) in found]
     width = np.median([high - low for _, _, (low, high) in found])
     within = share([near(at, truth) for truth, at, _ in found])
-    return [share([at.inflection_epoch is not None for _, at in rows]), within, f"{error:.2f} / {bound:.2f}", share(holds), f"{width:.0f}"]
+    return [
+        share([at.inflection_epoch is not None for _, at in rows]),
+        within,
+        f"{error:.2f} / {bound:.2f}",
+        share(holds),
+        f"{width:.0f}",
+    ]
 
 
 def shape_table(count: int, first: int) -> None:
-    """Print the same over shapes of the fall and of the rise, where an epoch can be told to a standard error of 1."""
-    print("\n| fall, then rise | n | found | of the found within 2 epochs | rms error / bound | interval holds | median width |")
+    """Print the same over shapes of the fall and of the rise, where an epoch can be told to a
+    standard error of 1.
+    """
+    print(
+        "\n| fall, then rise | n | found | of the found within 2 epochs | rms error / bound | "
+        "interval holds | median width |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for fall in FALLS:
         for climb in CLIMBS:
             truths = [simulate("overfit", first + i, fall, climb) for i in range(count)]
-            rows = [(truth, diagnose_curves(truth.curves)) for truth in truths if truth.shape and truth.shape.bound() <= 1]
+            rows = [
+                (truth, diagnose_curves(truth.curves))
+                for truth in truths
+                if truth.shape and truth.shape.bound() <= 1
+            ]
             print(f"| {fall}, {climb} | {len(rows)} | {' | '.join(located(rows))} |", flush=True)
 
 
 def power_table(count: int, first: int) -> None:
-    """Print the power of ours beside that of the likelihood ratio which knows noise and shapes, at 2 % false alarms."""
+    """Print the power of ours beside that of the likelihood ratio which knows noise and shapes, at
+    2 % false alarms.
+    """
     truths = [simulate("overfit", first + i) for i in range(count)]
     ratios, flat = [], []
     for truth in truths:
@@ -298,13 +413,24 @@ def power_table(count: int, first: int) -> None:
         *_, onset, total = truth.shape.theta
         epoch, values = np.arange(truth.shape.length), truth.curves.val_loss.numpy()
         ratios.append(truth.shape.likelihood_ratio(values))
-        flat.append(truth.shape.likelihood_ratio(values - total * (epoch - onset).clip(0) / (len(epoch) - 1 - onset)))
+        flat.append(
+            truth.shape.likelihood_ratio(
+                values - total * (epoch - onset).clip(0) / (len(epoch) - 1 - onset)
+            )
+        )
     level = np.quantile(flat, 0.98)
-    print("\n| rise | n | found | likelihood ratio, noise and shapes known |\n| --- | --- | --- | --- |")
+    print(
+        "\n| rise | n | found | likelihood ratio, noise and shapes known |\n| --- | --- | --- | "
+        "--- |"
+    )
     for name, least, most in (("below 3 sd", 0, 3), ("3 to 5 sd", 3, 5), ("5 to 10 sd", 5, 10)):
         inside = [i for i, truth in enumerate(truths) if least <= truth.rise < most]
         ours = [diagnose_curves(truths[i].curves).inflection_epoch is not None for i in inside]
-        print(f"| {name} | {len(inside)} | {share(ours)} | {share([bool(ratios[i] > level) for i in inside])} |", flush=True)
+        print(
+            f"| {name} | {len(inside)} | {share(ours)} | "
+            f"{share([bool(ratios[i] > level) for i in inside])} |",
+            flush=True,
+        )
 
 
 def regime_tables(count: int, first: int) -> None:
@@ -318,34 +444,52 @@ def regime_tables(count: int, first: int) -> None:
             for kind in (truth.kind, "all"):
                 quiet[kind]["ours"].append(found.inflection_epoch is not None)
                 for patience in PATIENCE:
-                    quiet[kind][f"patience {patience}"].append(_patient(truth, patience) is not None)
+                    quiet[kind][f"patience {patience}"].append(
+                        _patient(truth, patience) is not None
+                    )
         if truth.clear:
             named[truth.kind].append(found.regime)
-    print(f"\n| no inflection, yet one is named | n | {' | '.join(quiet['all'])} |\n| --- | --- |{' --- |' * len(quiet['all'])}")
+    print(
+        f"\n| no inflection, yet one is named | n | {' | '.join(quiet['all'])} |\n| --- | --- "
+        f"|{' --- |' * len(quiet['all'])}"
+    )
     for kind, rules in quiet.items():
-        print(f"| {kind} | {len(rules['ours'])} | {' | '.join(share(alarms) for alarms in rules.values())} |")
+        print(
+            f"| {kind} | {len(rules['ours'])} | "
+            f"{' | '.join(share(alarms) for alarms in rules.values())} |"
+        )
     print("\n| clear cases of | n | named right | otherwise |\n| --- | --- | --- | --- |")
     total: list[bool] = []
     for kind, regimes in named.items():
         right = [regime in RIGHT[kind] for regime in regimes]
         total += right
         wrong = {regime: regimes.count(regime) for regime in sorted(set(regimes) - RIGHT[kind])}
-        print(f"| {kind} | {len(right)} | {share(right)} | {', '.join(f'{regime} {n}' for regime, n in wrong.items())} |")
+        print(
+            f"| {kind} | {len(right)} | {share(right)} | "
+            f"{', '.join(f'{regime} {n}' for regime, n in wrong.items())} |"
+        )
     print(f"| all | {len(total)} | {share(total)} | |", flush=True)
 
 
 def stop_table(count: int, first: int) -> None:
     """Print what each rule does to healthy runs and to clear overfit ones, half of each."""
-    healthy = [simulate(HEALTHY[i % len(HEALTHY)], first + i // len(HEALTHY)) for i in range(count // 2)]
+    healthy = [
+        simulate(HEALTHY[i % len(HEALTHY)], first + i // len(HEALTHY)) for i in range(count // 2)
+    ]
     overfit = []
     while len(overfit) < count - len(healthy):
         truth = simulate("overfit", first)
         overfit += [truth] if truth.clear else []
         first += 1
-    rules: dict[str, Callable[[Truth], tuple[int, int] | None]] = {"ours": lambda truth: inflection_rule(truth.curves)}
+    rules: dict[str, Callable[[Truth], tuple[int, int] | None]] = {
+        "ours": lambda truth: inflection_rule(truth.curves)
+    }
     for patience in PATIENCE:
         rules[f"patience {patience}"] = partial(_patient, patience=patience)
-    stopped = f"healthy stopped, of {len(healthy)} | true loss lost | overfit stopped, of {len(overfit)} | epochs late | true loss lost"
+    stopped = (
+        f"healthy stopped, of {len(healthy)} | true loss lost | overfit stopped, of "
+        f"{len(overfit)} | epochs late | true loss lost"
+    )
     print(f"| rule | {stopped} |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, rule in rules.items():
@@ -374,16 +518,31 @@ def _kept(truth: Truth, patience: int) -> int | None:
 def main() -> None:
     """Print markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000, help="curves of all kinds that are judged whole")
-    parser.add_argument("--overfit", type=int, default=500, help="overfit curves whose inflection is located")
+    parser.add_argument(
+        "--count", type=int, default=1000, help="curves of all kinds that are judged whole"
+    )
+    parser.add_argument(
+        "--overfit", type=int, default=500, help="overfit curves whose inflection is located"
+    )
     parser.add_argument("--shapes", type=int, default=30, help="overfit curves of each shape")
-    parser.add_argument("--stops", type=int, default=60, help="runs judged after each of their epochs")
-    parser.add_argument("--first", type=int, default=0, help="seed of the first run; nothing was tuned on 20000 and above")
+    parser.add_argument(
+        "--stops", type=int, default=60, help="runs judged after each of their epochs"
+    )
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        help="seed of the first run; nothing was tuned on 20000 and above",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
     inflection_table(options.overfit, options.first)
-    print(f"\n{1e3 * (time.perf_counter() - started) / max(options.overfit, 1):.0f} ms per curve, all rules together", flush=True)
+    print(
+        f"\n{1e3 * (time.perf_counter() - started) / max(options.overfit, 1):.0f} ms per curve, "
+        "all rules together",
+        flush=True,
+    )
     power_table(options.overfit, options.first)
     regime_tables(options.count, options.first)
     shape_table(options.shapes, options.first)

@@ -1,4 +1,6 @@
-"""Kinds of change told apart on planted data: worlds of many column families, rules, models and magnitudes; synthetic and real tables."""
+"""Kinds of change told apart on planted data: worlds of many column families, rules, models and
+magnitudes; synthetic and real tables.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Rows:
 
     def take(self, rows: Array) -> Rows:
         """Some of the rows."""
-        return Rows(self.seen.iloc[rows].reset_index(drop=True), self.codes[rows], self.labels[rows])
+        return Rows(
+            self.seen.iloc[rows].reset_index(drop=True), self.codes[rows], self.labels[rows]
+        )
 
 
 FAMILIES: dict[str, Callable[[Array], Array]] = {
@@ -71,7 +75,9 @@ class World:
         self.used = used
         # Log-odds against the first class, so that every column used tells something.
         self.linear = np.zeros((self.d, self.classes))
-        self.linear[used, 1:] = rng.choice([-1, 1], (len(used), self.classes - 1)) * rng.uniform(0.8, 1.6, (len(used), self.classes - 1))
+        self.linear[used, 1:] = rng.choice([-1, 1], (len(used), self.classes - 1)) * rng.uniform(
+            0.8, 1.6, (len(used), self.classes - 1)
+        )
         self.bends = rng.normal(size=(self.d, 4)) * (self.linear[:, 1:2] != 0)
         self.outs = rng.normal(size=(4, self.classes)) * rng.choice([0.0, 0.8])
         self.bias = np.zeros(self.classes)
@@ -84,16 +90,28 @@ class World:
         scores: Array = codes @ self.linear + np.tanh(codes @ self.bends) @ self.outs + self.bias
         return scores
 
-    def draw(self, n: int, *, move: Callable[[Array], Array] | None = None, rule: Callable[[Array], Array] | None = None) -> Rows:
+    def draw(
+        self,
+        n: int,
+        *,
+        move: Callable[[Array], Array] | None = None,
+        rule: Callable[[Array], Array] | None = None,
+    ) -> Rows:
         """Rows of it, where a plant moves the hidden normal columns or changes the rule."""
-        z = (self.rng.normal(size=(n, 3)) @ self.loadings + self.rng.normal(size=(n, self.d))) / self.scale
+        z = (
+            self.rng.normal(size=(n, 3)) @ self.loadings + self.rng.normal(size=(n, self.d))
+        ) / self.scale
         z = z if move is None else move(z)
         codes, seen = z.copy(), {}
         for i, family in enumerate(self.families):
             if family in ("levels", "coded"):
                 level = np.searchsorted(self.levels[i], z[:, i])
                 codes[:, i] = self.effects[i][level]
-                shown = (level * 7) % 11 if family == "coded" else np.array([f"{chr(97 + v)}_{v}" for v in range(12)], dtype=object)[level]
+                shown = (
+                    (level * 7) % 11
+                    if family == "coded"
+                    else np.array([f"{chr(97 + v)}_{v}" for v in range(12)], dtype=object)[level]
+                )
                 seen[f"x{i}"] = shown
             else:
                 seen[f"x{i}"] = FAMILIES[family](z[:, i])
@@ -109,7 +127,9 @@ def encoded(train: Table, table: Table) -> Array:
     columns = []
     for name in train:
         if train[name].dtype.kind not in "iufb":
-            levels = {level: place for place, level in enumerate(sorted(train[name].astype(str).unique()))}
+            levels = {
+                level: place for place, level in enumerate(sorted(train[name].astype(str).unique()))
+            }
             columns.append(table[name].astype(str).map(levels).fillna(-1).to_numpy(dtype=float))
         else:
             columns.append(table[name].to_numpy(dtype=float))
@@ -122,7 +142,9 @@ def fitted(rows: Rows, rng: np.random.Generator) -> Callable[[Table], torch.Tens
         HistGradientBoostingClassifier(max_iter=60),
         RandomForestClassifier(60, min_samples_leaf=10),
         make_pipeline(StandardScaler(), LogisticRegression()),
-        make_pipeline(StandardScaler(), MLPClassifier((32,), alpha=0.1, max_iter=60, early_stopping=True)),
+        make_pipeline(
+            StandardScaler(), MLPClassifier((32,), alpha=0.1, max_iter=60, early_stopping=True)
+        ),
     ]
     model = kinds[rng.integers(len(kinds))]
     seed = {"random_state": 0}
@@ -138,7 +160,8 @@ def fitted(rows: Rows, rng: np.random.Generator) -> Callable[[Table], torch.Tens
 
 
 class Tables:
-    """A real table as a population: rows drawn without replacement, with labels that are really its own.
+    """A real table as a population: rows drawn without replacement, with labels that are really its
+    own.
 
     Args:
         frame: features and `label`.
@@ -168,14 +191,22 @@ class Tables:
         rows, self.order = self.order[:n], self.order[n:]
         seen = self.frame.iloc[rows].reset_index(drop=True)
         codes = encoded(self.frame, seen)
-        return Rows(seen, np.nan_to_num((codes - np.nanmean(codes, 0)) / (np.nanstd(codes, 0) + 1e-9)), self.labels[rows])
+        return Rows(
+            seen,
+            np.nan_to_num((codes - np.nanmean(codes, 0)) / (np.nanstd(codes, 0) + 1e-9)),
+            self.labels[rows],
+        )
 
 
 def inputs(world: World | Tables, n: int) -> tuple[Rows, str]:
     """Rows whose columns moved while labels follow them as before."""
     rng = world.rng
     chosen = rng.permutation(world.used)[: int(rng.integers(1, 3))]
-    how = str(rng.choice(["mean", "spread", "population", "region"])) if isinstance(world, World) else "region"
+    how = (
+        str(rng.choice(["mean", "spread", "population", "region"]))
+        if isinstance(world, World)
+        else "region"
+    )
     if isinstance(world, Tables) or how == "region":
         pool = world.draw(4 * n)
         inside = (pool.codes[:, chosen] > np.median(pool.codes[:, chosen], 0)).all(1)
@@ -186,8 +217,12 @@ def inputs(world: World | Tables, n: int) -> tuple[Rows, str]:
     def move(z: Array) -> Array:
         z = z.copy()
         if how == "population":
-            return z + size * world.loadings[0] / world.scale + 0.3 * size * (world.linear[:, 1] != 0)
-        z[:, chosen] = z[:, chosen] + size if how == "mean" else z[:, chosen] * (2.0 if size > 0 else 0.4)
+            return (
+                z + size * world.loadings[0] / world.scale + 0.3 * size * (world.linear[:, 1] != 0)
+            )
+        z[:, chosen] = (
+            z[:, chosen] + size if how == "mean" else z[:, chosen] * (2.0 if size > 0 else 0.4)
+        )
         return z
 
     return world.draw(n, move=move), how
@@ -196,11 +231,19 @@ def inputs(world: World | Tables, n: int) -> tuple[Rows, str]:
 def classes(world: World | Tables, n: int) -> tuple[Rows, str]:
     """Rows of which one class is as much as five times as frequent as before."""
     pool = world.draw((8 if isinstance(world, World) else 4) * n)
-    factor, one = float(world.rng.choice([0.2, 0.33, 3.0, 5.0])), int(world.rng.integers(world.classes))
+    factor, one = (
+        float(world.rng.choice([0.2, 0.33, 3.0, 5.0])),
+        int(world.rng.integers(world.classes)),
+    )
     share = float((pool.labels == one).mean())
     wanted = factor * share / (1 - share + factor * share)
     count = min(round(wanted * n), int((pool.labels == one).sum()))
-    rows = np.concatenate([np.flatnonzero(pool.labels == one)[:count], np.flatnonzero(pool.labels != one)[: n - count]])
+    rows = np.concatenate(
+        [
+            np.flatnonzero(pool.labels == one)[:count],
+            np.flatnonzero(pool.labels != one)[: n - count],
+        ]
+    )
     return pool.take(world.rng.permutation(rows)), f"odds x {factor:g}"
 
 
@@ -209,8 +252,12 @@ def meaning(world: World | Tables, n: int) -> tuple[Rows, str]:
     rng = world.rng
     if isinstance(world, Tables):
         rows = world.draw(n)
-        inside = rows.codes[:, world.used[0]] > np.quantile(rows.codes[:, world.used[0]], rng.choice([0.4, 0.6]))
-        return replace(rows, labels=np.where(inside, (rows.labels + 1) % world.classes, rows.labels)), "region"
+        inside = rows.codes[:, world.used[0]] > np.quantile(
+            rows.codes[:, world.used[0]], rng.choice([0.4, 0.6])
+        )
+        return replace(
+            rows, labels=np.where(inside, (rows.labels + 1) % world.classes, rows.labels)
+        ), "region"
     how = str(rng.choice(["turned", "region", "offset", "faded"]))
     strongest = world.used[np.argsort(-np.abs(world.linear[world.used]).max(1))[:2]]
 
@@ -236,24 +283,40 @@ def skew(world: World | Tables, n: int) -> tuple[Rows, str]:
     """Rows as before, of which serving computes one column (or two) in another way."""
     rows, rng = world.draw(n), world.rng
     names = [rows.seen.columns[i] for i in world.used]
-    numbers = [name for name in names if rows.seen[name].dtype.kind in "if" and name not in world.coded and rows.seen[name].nunique() > 30]
+    numbers = [
+        name
+        for name in names
+        if rows.seen[name].dtype.kind in "if"
+        and name not in world.coded
+        and rows.seen[name].nunique() > 30
+    ]
     levels = [name for name in names if name not in numbers]
     seen = rows.seen.copy()
     if not numbers or (levels and rng.random() < 0.25):
         name = levels[0]
         values = list(seen[name].unique())
         if seen[name].dtype.kind not in "iuf" and rng.random() < 0.5:
-            return replace(rows, seen=seen.assign(**{name: seen[name].astype(str).str.upper() + " "})), "renamed"
+            return replace(
+                rows, seen=seen.assign(**{name: seen[name].astype(str).str.upper() + " "})
+            ), "renamed"
         mapped = dict(zip(values, values[1:] + values[:1], strict=True))
         return replace(rows, seen=seen.assign(**{name: seen[name].map(mapped)})), "recoded"
     name = numbers[0]
     x = seen[name].astype(float)
     ways: dict[str, Callable[[], Table]] = {
-        "unit": lambda: seen.assign(**{name: x * rng.choice([1000.0, 0.01, 60.0, 2.54, 1 / 1.609, 100.0])}),
+        "unit": lambda: seen.assign(
+            **{name: x * rng.choice([1000.0, 0.01, 60.0, 2.54, 1 / 1.609, 100.0])}
+        ),
         "offset": lambda: seen.assign(**{name: x + x.std() * rng.choice([-1.0, 1.5])}),
         "standardised": lambda: seen.assign(**{name: (x - x.mean()) / x.std()}),
         "sign": lambda: seen.assign(**{name: -x}),
-        "stuck": lambda: seen.assign(**{name: x.where(rng.random(n) > rng.choice([0.3, 0.6]), rng.choice([0.0, -1.0, x.median()]))}),
+        "stuck": lambda: seen.assign(
+            **{
+                name: x.where(
+                    rng.random(n) > rng.choice([0.3, 0.6]), rng.choice([0.0, -1.0, x.median()])
+                )
+            }
+        ),
         "logarithm": lambda: seen.assign(**{name: np.sign(x) * np.log1p(x.abs())}),
         "other rows": lambda: seen.assign(**{name: rng.permutation(x)}),
     }
@@ -271,7 +334,13 @@ def none(world: World | Tables, n: int) -> tuple[Rows, str]:
 PLANTS = {"none": none, "inputs": inputs, "classes": classes, "meaning": meaning, "skew": skew}
 
 
-def records(rows: Rows, logits: Callable[[Table], torch.Tensor], coded: tuple[str, ...], *, labeled: bool = True) -> gd.Records:
+def records(
+    rows: Rows,
+    logits: Callable[[Table], torch.Tensor],
+    coded: tuple[str, ...],
+    *,
+    labeled: bool = True,
+) -> gd.Records:
     """What the check is given."""
     targets = torch.from_numpy(rows.labels.astype(np.int64)) if labeled else None
     return gd.Records(rows.seen, targets, logits(rows.seen), schema=gd.Schema(categorical=coded))
@@ -284,17 +353,29 @@ def real_table(seed: int) -> Table:
     if name == "adult":
         return pd.read_parquet(DATA / "adult" / "train.parquet").rename(columns={"income": "label"})
     if name == "taiwan":
-        frame = pd.read_parquet(DATA / "credit_default_taiwan" / "UCI_Credit_Card.parquet").drop(columns="ID")
+        frame = pd.read_parquet(DATA / "credit_default_taiwan" / "UCI_Credit_Card.parquet").drop(
+            columns="ID"
+        )
         return frame.rename(columns={"default.payment.next.month": "label"})
     if name == "bikes":
-        frame = pd.read_parquet(DATA / "bike_sharing_hour" / "hour.parquet").drop(columns=["instant", "dteday", "casual", "registered"])
+        frame = pd.read_parquet(DATA / "bike_sharing_hour" / "hour.parquet").drop(
+            columns=["instant", "dteday", "casual", "registered"]
+        )
         return frame.assign(label=pd.qcut(frame["cnt"], 3, labels=False)).drop(columns="cnt")
     if name == "houses":
-        frame = pd.read_parquet(DATA / "kc_house" / "kc_house_data.parquet").drop(columns=["id", "date"])
+        frame = pd.read_parquet(DATA / "kc_house" / "kc_house_data.parquet").drop(
+            columns=["id", "date"]
+        )
         return frame.assign(label=pd.qcut(frame["price"], 3, labels=False)).drop(columns="price")
     if name == "electricity":
-        return pd.read_parquet(DATA / "elec2" / "electricity.parquet").drop(columns="date").rename(columns={"class": "label"})
-    frame = pd.read_parquet(DATA / "us_flights_2015_sample" / "flights.parquet").dropna(subset=["ARR_DELAY"])
+        return (
+            pd.read_parquet(DATA / "elec2" / "electricity.parquet")
+            .drop(columns="date")
+            .rename(columns={"class": "label"})
+        )
+    frame = pd.read_parquet(DATA / "us_flights_2015_sample" / "flights.parquet").dropna(
+        subset=["ARR_DELAY"]
+    )
     keep = [c for c in frame if frame[c].dtype.kind in "if"]
     return frame[keep].assign(label=(frame["ARR_DELAY"] > 15).astype(int)).drop(columns="ARR_DELAY")
 
@@ -311,7 +392,10 @@ def draws(seeds: range, *, real: bool) -> Table:
         before = records(world.draw(sizes[0]), logits, world.coded)
         for kind, planted in PLANTS.items():
             rows, how = planted(world, sizes[1])
-            verdicts = [change_kinds(records(rows, logits, world.coded, labeled=labeled), before).verdict for labeled in (True, False)]
+            verdicts = [
+                change_kinds(records(rows, logits, world.coded, labeled=labeled), before).verdict
+                for labeled in (True, False)
+            ]
             told.append((seed, kind, how, *verdicts))
     return pd.DataFrame(told, columns=["seed", "planted", "how", "labeled", "unlabeled"])
 
@@ -323,18 +407,30 @@ def summary(told: Table, side: str) -> str:
     missed = (told[side] == "none") & ~right
     wrong = ~right & ~open_ & ~missed
     parts = [
-        f"{name} {part.mean():.1%}" for name, part in (("right", right), ("wrong", wrong), ("cannot be told", open_), ("not seen", missed))
+        f"{name} {part.mean():.1%}"
+        for name, part in (
+            ("right", right),
+            ("wrong", wrong),
+            ("cannot be told", open_),
+            ("not seen", missed),
+        )
     ]
     return ", ".join(parts)
 
 
 def main() -> None:
-    """Print the rows of a markdown table, one for each planted kind, with labels in production and without."""
+    """Print the rows of a markdown table, one for each planted kind, with labels in production and
+    without.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=40, help="worlds; each has five plants")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--real", type=int, default=12, help="draws of real tables, where they are present")
-    parser.add_argument("--every", action="store_true", help="print every verdict that is not right")
+    parser.add_argument(
+        "--real", type=int, default=12, help="draws of real tables, where they are present"
+    )
+    parser.add_argument(
+        "--every", action="store_true", help="print every verdict that is not right"
+    )
     args = parser.parse_args()
     print("| planted | draws | with labels | without |")
     print("| --- | --- | --- | --- |")
@@ -344,7 +440,11 @@ def main() -> None:
         told = draws(range(args.first, args.first + count), real=real)
         source = "real tables" if real else "synthetic worlds"
         for kind, part in [("all kinds", told), *told.groupby("planted")]:
-            print(f"| {kind}, {source} | {len(part)} | {summary(part, 'labeled')} | {summary(part, 'unlabeled')} |", flush=True)
+            print(
+                f"| {kind}, {source} | {len(part)} | {summary(part, 'labeled')} | "
+                f"{summary(part, 'unlabeled')} |",
+                flush=True,
+            )
         if args.every:
             print(told[(told["labeled"] != told["planted"])].to_string())
             print(Counter(zip(told["planted"], told["unlabeled"], strict=True)))

@@ -1,4 +1,6 @@
-"""The label audit beside cleanlab: speed and equality of the sets, and average precision on flipped and on real errors."""
+"""The label audit beside cleanlab: speed and equality of the sets, and average precision on flipped
+and on real errors.
+"""
 
 from __future__ import annotations
 
@@ -39,20 +41,32 @@ def predicted(n: int, k: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(z).softmax(1), torch.from_numpy(given)
 
 
-def flipped_digits(seed: int, *, pair: bool, rate: float = 0.05) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
-    """Digits of sklearn, `[1797, 64]` in [0, 1], labels with 5 % flips (any class, or the next), and which are wrong."""
+def flipped_digits(
+    seed: int, *, pair: bool, rate: float = 0.05
+) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
+    """Digits of sklearn, `[1797, 64]` in [0, 1], labels with 5 % flips (any class, or the next),
+    and which are wrong.
+    """
     digits = load_digits()
     x, y = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(y), generator=generator)[: round(rate * len(y))]
-    step = torch.ones(len(rows), dtype=torch.int64) if pair else torch.randint(1, 10, (len(rows),), generator=generator)
+    step = (
+        torch.ones(len(rows), dtype=torch.int64)
+        if pair
+        else torch.randint(1, 10, (len(rows),), generator=generator)
+    )
     given = y.clone()
     given[rows] = (y[rows] + step) % 10
     return x, given, (given != y).numpy()
 
 
-def trained_dynamics(x: Tensor, given: Tensor, seed: int, *, epochs: int = 60) -> labels.TrainingDynamics:
-    """Dynamics of one run of a small network by plain SGD with momentum, as the area under the margin asks for."""
+def trained_dynamics(
+    x: Tensor, given: Tensor, seed: int, *, epochs: int = 60
+) -> labels.TrainingDynamics:
+    """Dynamics of one run of a small network by plain SGD with momentum, as the area under the
+    margin asks for.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(x.shape[1], 128), nn.ReLU(), nn.Linear(128, 10))
@@ -70,7 +84,9 @@ def trained_dynamics(x: Tensor, given: Tensor, seed: int, *, epochs: int = 60) -
 
 
 def digits_precision(seed: int, *, pair: bool) -> dict[str, float]:
-    """Average precision of the out-of-sample ranking, of the dynamics, and of cleanlab's ranking of the same logits."""
+    """Average precision of the out-of-sample ranking, of the dynamics, and of cleanlab's ranking of
+    the same logits.
+    """
     x, given, wrong = flipped_digits(seed, pair=pair)
     logits = labels.cross_fitted_logits(x, given, seed=seed)
     noise = labels.label_noise(logits, given)
@@ -88,7 +104,9 @@ def digits_precision(seed: int, *, pair: bool) -> dict[str, float]:
 
 
 def reviewed_precision(name: str) -> dict[str, float]:
-    """Average precision against people's verdicts on the reviewed rows, beside each of cleanlab's rankings."""
+    """Average precision against people's verdicts on the reviewed rows, beside each of cleanlab's
+    rankings.
+    """
     folder = DATA / f"label_errors_{name}"
     archive = np.load(folder / "pred_probs.npz", allow_pickle=False)
     probs, given = torch.tensor(archive["pred_probs"]), torch.tensor(archive["given_labels"]).long()
@@ -106,7 +124,9 @@ def reviewed_precision(name: str) -> dict[str, float]:
 
 
 def print_speed(n: int, k: int, repeats: int) -> None:
-    """Rows of the table for the sets; cleanlab takes the faster of one process and its default number."""
+    """Rows of the table for the sets; cleanlab takes the faster of one process and its default
+    number.
+    """
     probs, given = predicted(n, k)
     for rule, theirs in RULES.items():
         works: dict[str, Work] = {"ours": partial(labels.label_issues, probs, given, rule=rule)}
@@ -125,17 +145,26 @@ def print_speed(n: int, k: int, repeats: int) -> None:
             peer, ratio = f"{best:.3f} s", f"{best / ours:.1f}"
             equal = f"; sets equal: {np.array_equal(works['one'](), works['ours']().numpy())}"
         cuda = f"; CUDA {took['CUDA']:.4f} s" if "CUDA" in took else ""
-        print(f"| sets `{rule}`, {n:,} x {k}{equal}{cuda} | {ours:.3f} s | cleanlab {peer} | {ratio} |")
+        print(
+            f"| sets `{rule}`, {n:,} x {k}{equal}{cuda} | {ours:.3f} s | cleanlab {peer} | "
+            f"{ratio} |"
+        )
 
 
 def print_recorder(n: int, batch: int) -> None:
     """Row of the table for recording one epoch of n rows with ten classes."""
     recorder = labels.DynamicsRecorder(n)
-    logits, given, order = torch.randn(n, 10), torch.randint(0, 10, (n,)), torch.split(torch.randperm(n), batch)
+    logits, given, order = (
+        torch.randn(n, 10),
+        torch.randint(0, 10, (n,)),
+        torch.split(torch.randperm(n), batch),
+    )
     batches = [(rows, logits[rows], given[rows]) for rows in order]
     step = seconds(lambda: [recorder.record(*parts) for parts in batches]) / len(batches)
     fold = seconds(recorder.end_epoch)
-    size = sum(value.numel() * value.element_size() for value in recorder.state_dict().values()) / 1e6
+    size = (
+        sum(value.numel() * value.element_size() for value in recorder.state_dict().values()) / 1e6
+    )
     text = f"{step * 1e3:.2f} ms per batch of {batch:,}, {fold:.2f} s per epoch, {size:.0f} MB"
     print(f"| dynamics of {n:,} rows, 10 classes | {text} | | |")
 
@@ -155,13 +184,28 @@ def main() -> None:
         found = [digits_precision(seed, pair=pair) for seed in range(args.seeds)]
         scores = {name: mean(run[name] for run in found) for name in found[0]}
         kind = "next class" if pair else "any class"
-        peer = f"cleanlab {scores['cleanlab']:.3f} on the same logits" if CLEANLAB else "cleanlab not installed"
-        print(f"| digits, 5 % flipped to {kind}: average precision out of sample | {scores['out of sample']:.3f} | {peer} | |")
-        print(f"| the same with training dynamics; estimated rate {scores['rate']:.1%} | {scores['dynamics']:.3f} | | |")
+        peer = (
+            f"cleanlab {scores['cleanlab']:.3f} on the same logits"
+            if CLEANLAB
+            else "cleanlab not installed"
+        )
+        print(
+            f"| digits, 5 % flipped to {kind}: average precision out of sample | "
+            f"{scores['out of sample']:.3f} | {peer} | |"
+        )
+        print(
+            f"| the same with training dynamics; estimated rate {scores['rate']:.1%} | "
+            f"{scores['dynamics']:.3f} | | |"
+        )
     for name in ("mnist", "cifar10") if DATA.is_dir() else ():
         scores = reviewed_precision(name)
-        peers = ", ".join(f"{method} {value:.3f}" for method, value in scores.items() if method != "ours")
-        print(f"| label errors of {name} by people's verdicts: average precision | {scores['ours']:.3f} | {peers or 'not installed'} | |")
+        peers = ", ".join(
+            f"{method} {value:.3f}" for method, value in scores.items() if method != "ours"
+        )
+        print(
+            f"| label errors of {name} by people's verdicts: average precision | "
+            f"{scores['ours']:.3f} | {peers or 'not installed'} | |"
+        )
     print_recorder(1_000_000, 4096)
 
 

@@ -14,8 +14,7 @@ import torch
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.neighbors import NearestNeighbors
 
-from gendebug_torch.leakage import fitted_rows, identical_rows, near_rows
-from gendebug_torch.leakage.columns import association
+from gendebug_torch.leakage import association, fitted_rows, identical_rows, near_rows
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -26,7 +25,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Print the rows of a markdown table; mutual_info_classif runs on a part, its time scaled by rows and columns."""
+    """Print the rows of a markdown table; mutual_info_classif runs on a part, its time scaled by
+    rows and columns.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, default=50)
@@ -34,7 +35,9 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     target = rng.integers(0, 2, args.rows)
-    frame = pd.DataFrame(rng.normal(size=(args.rows, args.columns)), columns=[f"c{i}" for i in range(args.columns)])
+    frame = pd.DataFrame(
+        rng.normal(size=(args.rows, args.columns)), columns=[f"c{i}" for i in range(args.columns)]
+    )
     frame["c0"] += target
     cut = args.rows * 4 // 5
     copied = rng.choice(cut, args.rows // 100, replace=False)
@@ -51,7 +54,9 @@ def main() -> None:
         return int(frame.duplicated()[cut:].sum())
 
     def peer_near() -> Any:
-        index = NearestNeighbors(n_neighbors=6, algorithm="brute").fit(few.to_numpy(dtype=np.float32))
+        index = NearestNeighbors(n_neighbors=6, algorithm="brute").fit(
+            few.to_numpy(dtype=np.float32)
+        )
         return index.kneighbors(validation.iloc[:1000].to_numpy(dtype=np.float32))
 
     works: dict[str, Callable[[], Any]] = {
@@ -71,20 +76,38 @@ def main() -> None:
     took = {name: median(values) for name, values in times.items()}
     information = took["mutual_info_classif"] * scale
     peers = {
-        "screen, 200,000 rows looked at": ("mutual_info_classif, scaled from 20,000 x 2", information),
+        "screen, 200,000 rows looked at": (
+            "mutual_info_classif, scaled from 20,000 x 2",
+            information,
+        ),
         "screen, all rows": ("mutual_info_classif, scaled from 20,000 x 2", information),
         "identical rows": ("pandas duplicated", took["pandas duplicated"]),
-        "near rows, 1,000 against 100,000": ("NearestNeighbors, brute force", took["NearestNeighbors"]),
+        "near rows, 1,000 against 100,000": (
+            "NearestNeighbors, brute force",
+            took["NearestNeighbors"],
+        ),
     }
     print("| what | ours | peer | ratio |")
     print("| --- | --- | --- | --- |")
     for name, (peer, slow) in peers.items():
-        size = f"{args.columns} columns" if name.startswith("near") else f"{args.rows:,} x {args.columns}"
-        print(f"| {name}, {size} | {took[name]:.2f} s | {peer} {slow:.2f} s | {slow / took[name]:.1f} |")
-    print(f"| fitted rows, {args.rows:,} x {args.columns} | {took['fitted rows']:.2f} s | no peer | |")
+        size = (
+            f"{args.columns} columns"
+            if name.startswith("near")
+            else f"{args.rows:,} x {args.columns}"
+        )
+        print(
+            f"| {name}, {size} | {took[name]:.2f} s | {peer} {slow:.2f} s | "
+            f"{slow / took[name]:.1f} |"
+        )
+    print(
+        f"| fitted rows, {args.rows:,} x {args.columns} | {took['fitted rows']:.2f} s | no peer | |"
+    )
     ours = float(association(frame.iloc[part, :some], labels[part]).information[0])
     shared = len(identical_rows({"train": train, "validation": validation}).rows)
-    print(f"| information of c0, nats | {ours:.4f} | mutual_info_classif {peer_information()[0]:.4f} | |")
+    print(
+        f"| information of c0, nats | {ours:.4f} | mutual_info_classif "
+        f"{peer_information()[0]:.4f} | |"
+    )
     print(f"| shared rows found | {shared:,} | pandas {peer_duplicates():,} | |")
 
 

@@ -1,4 +1,6 @@
-"""Shift beside its peers in one run: speed of 500 Kolmogorov-Smirnov tests, memory, and false alarms and power over seeds."""
+"""Shift beside its peers in one run: speed of 500 Kolmogorov-Smirnov tests, memory, and false
+alarms and power over seeds.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ SLOWNESS = np.array([0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.99])
 
 
 def speed(args: argparse.Namespace) -> None:
-    """Rows of a table: ours and scipy's loop interleaved, scipy on a tenth of the columns and times ten."""
+    """Rows of a table: ours and scipy's loop interleaved, scipy on a tenth of the columns and times
+    ten.
+    """
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(args.reference, args.columns, generator=generator, dtype=torch.float64)
     live = torch.randn(args.live, args.columns, generator=generator, dtype=torch.float64)
@@ -63,15 +67,28 @@ def speed(args: argparse.Namespace) -> None:
     off = np.abs(test.p_value[places].numpy() - [result.pvalue for result in told]).max()
     peer = times.pop("scipy") * args.columns / len(part)
     for name, took in times.items():
-        print(f"| KS {args.columns} columns, {name} | {took:.2f} s | scipy loop {peer:.2f} s | {peer / took:.1f} |", flush=True)
-    print(f"| statistic equal to the last bit | {equal} | scipy | largest difference of p {off:.1e} |")
+        print(
+            f"| KS {args.columns} columns, {name} | {took:.2f} s | scipy loop {peer:.2f} s | "
+            f"{peer / took:.1f} |",
+            flush=True,
+        )
+    print(
+        f"| statistic equal to the last bit | {equal} | scipy | largest difference of p {off:.1e} |"
+    )
     if not args.skip_peers:
         beside_peers(args, reference, live, times["check"])
 
 
-def beside_peers(args: argparse.Namespace, reference: torch.Tensor, live: torch.Tensor, ours: float) -> None:
-    """One row per peer: in this process where it is installed, else in the interpreter that --peer-python names for it."""
-    frames = [pd.DataFrame(side.numpy(), columns=[f"c{i}" for i in range(args.columns)]) for side in (reference, live)]
+def beside_peers(
+    args: argparse.Namespace, reference: torch.Tensor, live: torch.Tensor, ours: float
+) -> None:
+    """One row per peer: in this process where it is installed, else in the interpreter that
+    --peer-python names for it.
+    """
+    frames = [
+        pd.DataFrame(side.numpy(), columns=[f"c{i}" for i in range(args.columns)])
+        for side in (reference, live)
+    ]
     elsewhere = dict(pair.split("=", 1) for pair in args.peer_python)
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{place}.npy" for place in range(2)]
@@ -80,7 +97,12 @@ def beside_peers(args: argparse.Namespace, reference: torch.Tensor, live: torch.
             if name in elsewhere:
                 for frame, path in zip(frames, paths, strict=True):
                     np.save(path, frame.to_numpy())
-                call = [elsewhere[name], str(Path(__file__).with_name("_shift_peers.py")), name, *map(str, paths)]
+                call = [
+                    elsewhere[name],
+                    str(Path(__file__).with_name("_shift_peers.py")),
+                    name,
+                    *map(str, paths),
+                ]
                 done = subprocess.run(call, capture_output=True, text=True, check=True)
                 took = float(done.stdout.splitlines()[-1].split()[0])
             elif importlib.util.find_spec(name) is None:
@@ -92,7 +114,9 @@ def beside_peers(args: argparse.Namespace, reference: torch.Tensor, live: torch.
 
 
 def columns_of_kinds(rng: np.random.Generator, n: int, d: int, *, odd: bool) -> torch.Tensor:
-    """`[n, d]` normal columns; where odd, ten have heavy tails, ten are discrete and ten autocorrelated."""
+    """`[n, d]` normal columns; where odd, ten have heavy tails, ten are discrete and ten
+    autocorrelated.
+    """
     rows = rng.normal(size=(n, d))
     if odd:
         rows[:, :10] = rng.standard_t(2, size=(n, 10))
@@ -101,18 +125,32 @@ def columns_of_kinds(rng: np.random.Generator, n: int, d: int, *, odd: bool) -> 
     return torch.from_numpy(rows)
 
 
-def autocorrelated(rng: np.random.Generator, n: int, rhos: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def autocorrelated(
+    rng: np.random.Generator, n: int, rhos: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
     """`[n, d]` autoregressive columns of unit variance."""
     noise = rng.normal(size=(n, len(rhos))) * np.sqrt(1 - rhos**2)
     noise[0] /= np.sqrt(1 - rhos**2)
-    return np.stack([lfilter([1.0], [1.0, -rho], noise[:, place]) for place, rho in enumerate(rhos)], 1)
+    return np.stack(
+        [lfilter([1.0], [1.0, -rho], noise[:, place]) for place, rho in enumerate(rhos)], 1
+    )
 
 
 def errors(args: argparse.Namespace) -> None:
-    """False alarms and power over seeds, 200 features with 10,000 rows a side, the second half of each series against the first."""
+    """False alarms and power over seeds, 200 features with 10,000 rows a side, the second half of
+    each series against the first.
+    """
     rows, d = 10_000, 200
     kinds = "10 heavy-tailed, 10 discrete, 10 autocorrelated"
-    alarms = dict.fromkeys(("normal, Holm 5 %", f"{kinds}, Holm 5 %", "the same at the 0.2 % of shift.ks", "the same, scipy p < .05"), 0)
+    alarms = dict.fromkeys(
+        (
+            "normal, Holm 5 %",
+            f"{kinds}, Holm 5 %",
+            "the same at the 0.2 % of shift.ks",
+            "the same, scipy p < .05",
+        ),
+        0,
+    )
     found = {0.1: 0, 0.2: 0}
     for seed in range(args.seeds):
         rng = np.random.default_rng(seed)
@@ -121,7 +159,9 @@ def errors(args: argparse.Namespace) -> None:
             prepared = prepare_reference(series[:rows])
             test = ks_two_sample(prepared, series[rows:])
             significant = (test.adjusted < 0.05).nonzero().flatten()
-            timed = for_dependent_rows(test, series[:rows], series[rows:], significant) if odd else test
+            timed = (
+                for_dependent_rows(test, series[:rows], series[rows:], significant) if odd else test
+            )
             alarms[name] += bool((timed.adjusted < 0.05).any())
         alarms["the same at the 0.2 % of shift.ks"] += bool((timed.adjusted < 0.002).any())
         alarms["the same, scipy p < .05"] += bool((test.p_value < 0.05).any())
@@ -130,9 +170,17 @@ def errors(args: argparse.Namespace) -> None:
             shifted[:, 50] += moved
             found[moved] += bool(ks_two_sample(prepared, shifted).adjusted[50] < 0.05)
     for name, count in alarms.items():
-        print(f"| any alarm without a shift, {d} features ({name}), {args.seeds} seeds | {count / args.seeds:.1%} | | |", flush=True)
+        print(
+            f"| any alarm without a shift, {d} features ({name}), {args.seeds} seeds | "
+            f"{count / args.seeds:.1%} | | |",
+            flush=True,
+        )
     for moved, count in found.items():
-        print(f"| one feature of {d} moved by {moved} sd, found and named, {args.seeds} seeds | {count / args.seeds:.1%} | | |", flush=True)
+        print(
+            f"| one feature of {d} moved by {moved} sd, found and named, {args.seeds} seeds | "
+            f"{count / args.seeds:.1%} | | |",
+            flush=True,
+        )
 
 
 def stream(args: argparse.Namespace) -> None:
@@ -141,17 +189,29 @@ def stream(args: argparse.Namespace) -> None:
     alarmed = 0
     for seed in range(seeds):
         rng, n = np.random.default_rng(seed), 4000 + windows * rows
-        kinds = [rng.normal(size=n), rng.standard_t(2, size=n), rng.integers(0, 5, n), *autocorrelated(rng, n, np.array([0.5, 0.9])).T]
+        kinds = [
+            rng.normal(size=n),
+            rng.standard_t(2, size=n),
+            rng.integers(0, 5, n),
+            *autocorrelated(rng, n, np.array([0.5, 0.9])).T,
+        ]
         series = torch.from_numpy(np.stack(kinds, 1))
         times = cautious(autocorrelation_time(series[:4000]), 4000)
-        monitor = DriftMonitor(prepare_reference(series[:4000]), alpha=0.05, min_effect=0.0, times=times)
+        monitor = DriftMonitor(
+            prepare_reference(series[:4000]), alpha=0.05, min_effect=0.0, times=times
+        )
         alarmed += any(monitor.update(window).alarm for window in series[4000:].split(rows))
-    what = f"any alarm over {windows} windows, 5 columns (heavy-tailed, discrete, autocorrelated), {seeds} seeds"
+    what = (
+        f"any alarm over {windows} windows, 5 columns (heavy-tailed, discrete, "
+        f"autocorrelated), {seeds} seeds"
+    )
     print(f"| {what} | {alarmed / seeds:.1%} | | |", flush=True)
 
 
 def breaks(args: argparse.Namespace) -> None:
-    """How often the 95 % interval holds the place of a break, and what breaks and wanders are called."""
+    """How often the 95 % interval holds the place of a break, and what breaks and wanders are
+    called.
+    """
     for n, rho in ((1500, 0.0), (4000, 0.5), (20_000, 0.9)):
         covered = significant = alarms = 0
         called: dict[str, list[str]] = {"break": [], "wander": []}
@@ -166,10 +226,15 @@ def breaks(args: argparse.Namespace) -> None:
                 significant += 1
                 covered += broken.low <= place <= broken.high
                 called["break"].append(broken.shape)
-            called["wander"].append(change_point(torch.from_numpy(quiet + np.linspace(0.0, 2.0, n))).shape)
+            called["wander"].append(
+                change_point(torch.from_numpy(quiet + np.linspace(0.0, 2.0, n))).shape
+            )
         told = f"{n:,} rows, autocorrelation {rho}, {args.seeds} seeds"
         shares = {kind: Counter(shapes) for kind, shapes in called.items()}
-        named = "; ".join(f"a {kind} called {', '.join(f'{s} {c}' for s, c in shares[kind].most_common())}" for kind in called)
+        named = "; ".join(
+            f"a {kind} called {', '.join(f'{s} {c}' for s, c in shares[kind].most_common())}"
+            for kind in called
+        )
         row = f"covers {covered / max(significant, 1):.1%} of {significant} significant breaks"
         row += f"; p < .05 without one {alarms / args.seeds:.1%}"
         print(f"| place of a break of 0.6 sd, {told} | {row} | {named} | |", flush=True)
@@ -192,21 +257,38 @@ def clocks(args: argparse.Namespace) -> None:
         named += turned_clock(before, (after + slip) % 24) == slip
         slipped += turned_clock(before, after) != 0
         moved += turned_clock(before, later) != 0
-    row = f"named {named / args.seeds:.1%}, none called one {slipped / args.seeds:.1%}, a later morning called one {moved / args.seeds:.1%}"
-    print(f"| a clock that slipped by 1 to 12 hours, 2000 rows, {args.seeds} seeds | {row} | | |", flush=True)
+    row = (
+        f"named {named / args.seeds:.1%}, none called one {slipped / args.seeds:.1%}, a later "
+        f"morning called one {moved / args.seeds:.1%}"
+    )
+    print(
+        f"| a clock that slipped by 1 to 12 hours, 2000 rows, {args.seeds} seeds | {row} | | |",
+        flush=True,
+    )
 
 
 def in_time(args: argparse.Namespace) -> None:
-    """Alarms of the check on ten autocorrelated columns, the second half of each series against the first."""
+    """Alarms of the check on ten autocorrelated columns, the second half of each series against the
+    first.
+    """
     counts = {"time named": 0, "no time": 0, "column 0 moved by 0.5 sd, found": 0}
     for seed in range(args.seeds):
-        series = pd.DataFrame(autocorrelated(np.random.default_rng(seed), 3000, SLOWNESS), columns=[f"c{i}" for i in range(10)])
+        series = pd.DataFrame(
+            autocorrelated(np.random.default_rng(seed), 3000, SLOWNESS),
+            columns=[f"c{i}" for i in range(10)],
+        )
         moments = pd.DataFrame({"time": np.arange(1500.0)})
         schema = gd.Schema(time="time")
 
         def alarmed(after: pd.DataFrame, series: pd.DataFrame = series, **parts: Any) -> set[str]:
-            pair = [gd.Records(side.reset_index(drop=True), **parts) for side in (after, series[:1500])]
-            return {f.subject for f in features_keep_their_distribution(*pair) if f.severity.level >= gd.Severity.WARN.level}
+            pair = [
+                gd.Records(side.reset_index(drop=True), **parts) for side in (after, series[:1500])
+            ]
+            return {
+                f.subject
+                for f in features_keep_their_distribution(*pair)
+                if f.severity.level >= gd.Severity.WARN.level
+            }
 
         after = series[1500:]
         counts["no time"] += bool(alarmed(after))
@@ -214,7 +296,10 @@ def in_time(args: argparse.Namespace) -> None:
         found = alarmed(after.assign(c0=after["c0"] + 0.5), metadata=moments, schema=schema)
         counts["column 0 moved by 0.5 sd, found"] += "c0" in found
     told = " | ".join(f"{name}: {count / args.seeds:.1%}" for name, count in counts.items())
-    print(f"| any alarm, 10 autocorrelated columns without a shift, {args.seeds} seeds | {told} | |", flush=True)
+    print(
+        f"| any alarm, 10 autocorrelated columns without a shift, {args.seeds} seeds | {told} | |",
+        flush=True,
+    )
 
 
 _CHILD = """
@@ -222,13 +307,21 @@ import resource, sys, time
 from gendebug_torch.cli.main import main
 started = time.perf_counter()
 code = main(sys.argv[1:])
-print("measured", code, time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print("measured", code, time.perf_counter() - started, peak)
 """
 
 
 def command(*arguments: object) -> tuple[float, float]:
-    """Seconds of a command in a process of its own, and the most MiB that it held, torch and all."""
-    done = subprocess.run([sys.executable, "-c", _CHILD, *map(str, arguments)], capture_output=True, text=True, check=True)
+    """Seconds of a command in a process of its own, and the most MiB that it held, torch and
+    all.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     _, _, took, held = done.stdout.splitlines()[-1].split()
     return float(took), float(held)
 
@@ -242,28 +335,46 @@ def write_parquet(path: Path, rows: int, columns: int) -> float:
     rng, chunk = np.random.default_rng(0), min(100_000, rows)
     writer: Any = None
     for _ in range(rows // chunk):
-        part = pa.table({f"c{i}": rng.standard_normal(chunk, dtype=np.float32) for i in range(columns)})
-        writer = writer or pq.ParquetWriter(path, part.schema, use_dictionary=False, compression="none")
+        part = pa.table(
+            {f"c{i}": rng.standard_normal(chunk, dtype=np.float32) for i in range(columns)}
+        )
+        writer = writer or pq.ParquetWriter(
+            path, part.schema, use_dictionary=False, compression="none"
+        )
         writer.write_table(part)
     writer.close()
     return path.stat().st_size / 2**20
 
 
 def parquet(args: argparse.Namespace) -> None:
-    """`gendebug shift` on files read in chunks: seconds and the most memory, with both sides and with a saved reference."""
+    """`gendebug shift` on files read in chunks: seconds and the most memory, with both sides and
+    with a saved reference.
+    """
     sizes = [(1_000_000, 25), (1_000_000, 100)] + ([(10_000_000, 500)] if args.full else [])
     for rows, columns in sizes:
         with TemporaryDirectory() as folder:
             place = Path(folder)
-            table, saved, schema = place / "table.parquet", place / "reference.safetensors", place / "schema.yaml"
+            table, saved, schema = (
+                place / "table.parquet",
+                place / "reference.safetensors",
+                place / "schema.yaml",
+            )
             schema.write_text("{}\n")
             size = write_parquet(table, rows, columns)
             common = ("--schema", schema, "--out", place / "out", "--budget", "20s")
-            what = f"| gendebug shift, {rows:,} rows x {columns} columns ({size:,.0f} MiB of Parquet)"
+            what = (
+                f"| gendebug shift, {rows:,} rows x {columns} columns ({size:,.0f} MiB of Parquet)"
+            )
             took, held = command("shift", table, table, *common, "--save-reference", saved)
-            print(f"{what}, both sides read | {took:.0f} s | {held:.0f} MiB at most | |", flush=True)
+            print(
+                f"{what}, both sides read | {took:.0f} s | {held:.0f} MiB at most | |", flush=True
+            )
             took, held = command("shift", saved, table, *common)
-            print(f"{what}, reference of {saved.stat().st_size / 2**20:.0f} MiB | {took:.0f} s | {held:.0f} MiB at most | |", flush=True)
+            print(
+                f"{what}, reference of {saved.stat().st_size / 2**20:.0f} MiB | {took:.0f} s | "
+                f"{held:.0f} MiB at most | |",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -276,8 +387,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="default 20, or 200 with --full")
     parser.add_argument("--only", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--skip-peers", action="store_true")
-    parser.add_argument("--peer-python", nargs="*", default=[], metavar="PEER=PYTHON", help="interpreters for peers that need older pins")
-    parser.add_argument("--full", action="store_true", help="the sizes and seeds that take an hour, and 20 GB of disk")
+    parser.add_argument(
+        "--peer-python",
+        nargs="*",
+        default=[],
+        metavar="PEER=PYTHON",
+        help="interpreters for peers that need older pins",
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="the sizes and seeds that take an hour, and 20 GB of disk",
+    )
     args = parser.parse_args()
     args.seeds = args.seeds or (200 if args.full else 20)
     print("| what | ours | peer | ratio |")
@@ -286,7 +407,15 @@ def main() -> None:
         PARTS[name](args)
 
 
-PARTS = {"speed": speed, "parquet": parquet, "errors": errors, "in_time": in_time, "stream": stream, "breaks": breaks, "clocks": clocks}
+PARTS = {
+    "speed": speed,
+    "parquet": parquet,
+    "errors": errors,
+    "in_time": in_time,
+    "stream": stream,
+    "breaks": breaks,
+    "clocks": clocks,
+}
 
 
 if __name__ == "__main__":

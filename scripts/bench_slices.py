@@ -1,4 +1,6 @@
-"""Finding bad slices: 100,000 rows, ten columns of ten values (4,600 slices), ours beside sliceline, and how often each is right."""
+"""Finding bad slices: 100,000 rows, ten columns of ten values (4,600 slices), ours beside
+sliceline, and how often each is right.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,20 @@ PLANTED = frozenset({"c0 = a", "c1 = a"})
 SEARCHES: dict[str, Callable[..., Any]] = {"all rows": find_slices, "halves": confirmed_slices}
 
 
-def table(seed: int, n: int, columns: int = 10, values: int = 10) -> tuple[pd.DataFrame, torch.Tensor, torch.Tensor]:
-    """Columns of letters; an event at 10 %, and one at 20 % where c0 and c1 are both a, which are 2 % of the rows."""
+def table(
+    seed: int, n: int, columns: int = 10, values: int = 10
+) -> tuple[pd.DataFrame, torch.Tensor, torch.Tensor]:
+    """Columns of letters; an event at 10 %, and one at 20 % where c0 and c1 are both a, which are 2
+    % of the rows.
+    """
     rng = np.random.default_rng(seed)
     letters = [chr(ord("a") + place) for place in range(values)]
     frame = pd.DataFrame({f"c{place}": rng.choice(letters, n) for place in range(columns)})
     frame.loc[rng.random(n) < 0.02 - values**-2, ["c0", "c1"]] = "a"
     inside = np.array((frame["c0"] == "a") & (frame["c1"] == "a"))
-    null, planted = (torch.from_numpy(rng.random(n) < rate) for rate in (0.1, np.where(inside, 0.2, 0.1)))
+    null, planted = (
+        torch.from_numpy(rng.random(n) < rate) for rate in (0.1, np.where(inside, 0.2, 0.1))
+    )
     return frame, null, planted
 
 
@@ -37,7 +45,9 @@ def speed(n: int, repeats: int, peer: Any) -> None:
     asked = find_slices(frame, event).asked
     works: dict[str, Work] = {
         "errors": lambda: find_slices(frame, event),
-        "errors beyond what was promised": lambda: find_slices(frame, event, expected=promised_rate(score, event)),
+        "errors beyond what was promised": lambda: find_slices(
+            frame, event, expected=promised_rate(score, event)
+        ),
         "a loss": lambda: find_slices(frame, loss),
         "one half proposes, the other confirms": lambda: confirmed_slices(frame, event),
         "three-way by beam": lambda: find_slices(frame, event, ways=3),
@@ -68,7 +78,11 @@ def planted(n: int, runs: int, peer: Any, peer_runs: int) -> None:
             first["sliceline"] += bool(best) and best[0] == PLANTED
     told = "not installed" if peer is None else f"{first['sliceline']} of {peer_runs}"
     for name in SEARCHES:
-        row(f"planted slice (2 % of {n:,} rows, error x 2) first, {name}", f"{first[name]} of {runs}", told)
+        row(
+            f"planted slice (2 % of {n:,} rows, error x 2) first, {name}",
+            f"{first[name]} of {runs}",
+            told,
+        )
 
 
 def null(n: int, runs: int, peer: Any, peer_runs: int) -> None:
@@ -92,7 +106,9 @@ def row(what: str, ours: str, peer: str, ratio: str = "") -> None:
 
 
 def sliceline_peer(alpha: float) -> Any:
-    """Sliceline's slices of a table as sets of `column = value`, or None where it is not installed."""
+    """Sliceline's slices of a table as sets of `column = value`, or None where it is not
+    installed.
+    """
     if importlib.util.find_spec("sliceline") is None:
         return None
     from sliceline.slicefinder import Slicefinder
@@ -101,7 +117,11 @@ def sliceline_peer(alpha: float) -> Any:
         finder = Slicefinder(alpha=alpha, k=5, max_l=2, min_sup=30, verbose=False)
         finder.fit(frame, event.double().numpy())
         return [
-            frozenset(f"{name} = {value}" for name, value in zip(frame.columns, row, strict=True) if value is not None)
+            frozenset(
+                f"{name} = {value}"
+                for name, value in zip(frame.columns, row, strict=True)
+                if value is not None
+            )
             for row in finder.top_slices_
         ]
 
@@ -111,13 +131,19 @@ def sliceline_peer(alpha: float) -> Any:
 def main() -> None:
     """Print the rows of a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=100_000, help="of the timed and of the planted table")
+    parser.add_argument(
+        "--rows", type=int, default=100_000, help="of the timed and of the planted table"
+    )
     parser.add_argument("--null-rows", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--runs", type=int, default=40, help="seeds of the planted data")
     parser.add_argument("--null-runs", type=int, default=200, help="seeds of the null data")
-    parser.add_argument("--peer-runs", type=int, default=5, help="of these, those that sliceline sees")
-    parser.add_argument("--alpha", type=float, default=0.95, help="sliceline's weight of errors against size")
+    parser.add_argument(
+        "--peer-runs", type=int, default=5, help="of these, those that sliceline sees"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.95, help="sliceline's weight of errors against size"
+    )
     options = parser.parse_args()
     peer = sliceline_peer(options.alpha)
     print("| what | ours | sliceline | ratio |")

@@ -1,4 +1,6 @@
-"""What is known before labels arrive: all columns together, the accuracy to expect, and splits that are harder than a random one."""
+"""What is known before labels arrive: all columns together, the accuracy to expect, and splits that
+are harder than a random one.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def alarm(after: pd.DataFrame, before: pd.DataFrame, **parts: Any) -> gd.Finding
 
 
 def together(seeds: int, rows: int) -> None:
-    """Alarms without a shift, in time and not, and the power against a change of one correlation."""
+    """Alarms without a shift, in time and not, and the power against a change of one
+    correlation.
+    """
     counts: Counter[str] = Counter()
     moments = {"metadata": pd.DataFrame({"t": range(rows)}), "schema": gd.Schema(time="t")}
     for seed in range(seeds):
@@ -68,28 +72,49 @@ def together(seeds: int, rows: int) -> None:
         whole = series(rng, 2 * rows, 0.8)
         counts["in time"] += alarm(whole[rows:], whole[:rows], **moments) is not None
         counts["time not named"] += alarm(whole[rows:], whole[:rows]) is not None
-    told = {name: f"{counts[name] / seeds:.1%}" for name in ("no shift", "in time", "time not named", "found", "named")}
+    told = {
+        name: f"{counts[name] / seeds:.1%}"
+        for name in ("no shift", "in time", "time not named", "found", "named")
+    }
     size = f"{COLUMNS} columns, {rows:,} rows a side, {seeds} seeds"
     in_time = f"{told['in time']}; {told['time not named']} if time is not named"
     print(f"| joint test, no shift, alarms | {told['no shift']} | {size} |")
-    print(f"| joint test, no shift, rows in time (memory 0.8), alarms | {in_time} | 6 columns, {rows:,} rows a side, {seeds} seeds |")
-    print(f"| correlation alone, 0 to {CORRELATION}, found; pair named | {told['found']}; {told['named']} | {size} |", flush=True)
+    print(
+        f"| joint test, no shift, rows in time (memory 0.8), alarms | {in_time} | 6 columns, "
+        f"{rows:,} rows a side, {seeds} seeds |"
+    )
+    print(
+        f"| correlation alone, 0 to {CORRELATION}, found; pair named | {told['found']}; "
+        f"{told['named']} | {size} |",
+        flush=True,
+    )
 
 
 def classified(
-    rng: np.random.Generator, n: int, *, moved: float = 0.0, prior: float | None = None, turned: float = 0.0
+    rng: np.random.Generator,
+    n: int,
+    *,
+    moved: float = 0.0,
+    prior: float | None = None,
+    turned: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a calibrated model and labels; inputs, class shares or the meaning of the score may be others."""
+    """Logits of a calibrated model and labels; inputs, class shares or the meaning of the score may
+    be others.
+    """
     z = 1.2 + 2.0 * rng.normal(size=6 * n) + moved
     y = rng.random(6 * n) < 1 / (1 + np.exp(-z - turned))
     rows = np.arange(n)
     if prior is not None:
-        rows = np.concatenate([np.flatnonzero(y)[: round(prior * n)], np.flatnonzero(~y)[: n - round(prior * n)]])
+        rows = np.concatenate(
+            [np.flatnonzero(y)[: round(prior * n)], np.flatnonzero(~y)[: n - round(prior * n)]]
+        )
     return torch.from_numpy(z[rows]), torch.from_numpy(y[rows].astype(np.int64))
 
 
 def accuracy(seeds: int) -> None:
-    """How often the 95 % intervals of the accuracy without labels hold the true accuracy, and how far off the estimate is."""
+    """How often the 95 % intervals of the accuracy without labels hold the true accuracy, and how
+    far off the estimate is.
+    """
     changes: dict[str, dict[str, float]] = {
         "no shift": {},
         "inputs moved": {"moved": -1.2},
@@ -101,15 +126,26 @@ def accuracy(seeds: int) -> None:
         off: Counter[str] = Counter()
         for seed in range(seeds):
             rng = np.random.default_rng(seed)
-            known, unknown, many = classified(rng, 2000), classified(rng, 2000, **change), classified(rng, 20_000, **change)
+            known, unknown, many = (
+                classified(rng, 2000),
+                classified(rng, 2000, **change),
+                classified(rng, 20_000, **change),
+            )
             truth = float(((many[0] > 0).long() == many[1]).double().mean())
             found = estimated_accuracy(*known, unknown[0])
             for method in found.estimates:
                 low, high = found.interval(method)
                 held[method] += low <= truth <= high
                 off[method] += found.estimates[method][0] - truth
-        told = "; ".join(f"{method} {held[method] / seeds:.0%}, off by {off[method] / seeds:+.3f}" for method in held)
-        print(f"| 95 % intervals of the accuracy hold the truth, {name} | {told} | 2,000 rows a side, {seeds} seeds |", flush=True)
+        told = "; ".join(
+            f"{method} {held[method] / seeds:.0%}, off by {off[method] / seeds:+.3f}"
+            for method in held
+        )
+        print(
+            f"| 95 % intervals of the accuracy hold the truth, {name} | {told} | 2,000 rows a "
+            f"side, {seeds} seeds |",
+            flush=True,
+        )
 
 
 def harder(name: str, frame: pd.DataFrame, targets: torch.Tensor, splits: list[Split]) -> None:
@@ -117,14 +153,20 @@ def harder(name: str, frame: pd.DataFrame, targets: torch.Tensor, splits: list[S
     table = compare_splits(splits, probe_judge(frame, targets)).table()
     for row in table.to_dict("records"):
         interval = f"{row['metric']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-        print(f"| {name}, {row['split']} | {interval} | {row['train']:,} rows to fit, {row['test']:,} to judge |", flush=True)
+        print(
+            f"| {name}, {row['split']} | {interval} | {row['train']:,} rows to fit, "
+            f"{row['test']:,} to judge |",
+            flush=True,
+        )
 
 
 def real_splits() -> None:
     """Random, time, group and shifted splits of two real tables."""
     bikes = pd.read_parquet(DATA / "bike_sharing_hour" / "hour.parquet")
     days = pd.to_datetime(bikes["dteday"])
-    features = bikes.drop(columns=["instant", "dteday", "casual", "registered", "cnt", "yr", "mnth", "season"])
+    features = bikes.drop(
+        columns=["instant", "dteday", "casual", "registered", "cnt", "yr", "mnth", "season"]
+    )
     late = bikes["yr"] == 1
     harder(
         "bike_sharing, R²",
@@ -143,14 +185,24 @@ def real_splits() -> None:
     up = torch.from_numpy(pd.factorize(market["class"], sort=True)[0].astype(np.int64))
     market = market.drop(columns=["class", "date"])
     row = np.arange(len(market))
-    splits = [random_split(len(market)), group_split(row // 48), time_blocks(row)[-1], shifted_split(market, time=row)]
+    splits = [
+        random_split(len(market)),
+        group_split(row // 48),
+        time_blocks(row)[-1],
+        shifted_split(market, time=row),
+    ]
     harder("elec2, AUC", market, up, [*splits, shifted_split(market, like=market[-9000:])])
 
 
 def main() -> None:
     """Print the rows of a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, help="of the accuracy; of the joint test a fifth, or all with --full")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=200,
+        help="of the accuracy; of the joint test a fifth, or all with --full",
+    )
     parser.add_argument("--rows", type=int, default=1500)
     parser.add_argument("--full", action="store_true")
     args = parser.parse_args()

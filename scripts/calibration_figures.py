@@ -1,4 +1,6 @@
-"""What recalibration, adaptation to class shares and the check of calibration are worth on real logits and drawn ones."""
+"""What recalibration, adaptation to class shares and the check of calibration are worth on real
+logits and drawn ones.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ import torch
 from torch import Tensor
 
 from gendebug_torch import Records, Severity
-from gendebug_torch.calibration import adapt_to_shares, calibration_sums, fit_temperature, recalibrate
+from gendebug_torch.calibration import (
+    adapt_to_shares,
+    calibration_sums,
+    fit_temperature,
+    recalibrate,
+)
 from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
 from gendebug_torch.calibration.map_choice import predictions, row_loss
 
@@ -22,19 +29,30 @@ SETS = {
     "IMDB (binary)": "cleanlab_imdb_test_set",
 }
 # Sets on which shares are adapted; that of 100 classes takes longer than the others together.
-SHARES = ("ResNet-50, CIFAR-10", "LeNet, CIFAR-10", "IMDB (binary)", "20 Newsgroups", "DenseNet, CIFAR-100")
+SHARES = (
+    "ResNet-50, CIFAR-10",
+    "LeNet, CIFAR-10",
+    "IMDB (binary)",
+    "20 Newsgroups",
+    "DenseNet, CIFAR-100",
+)
 
 
 def load(name: str) -> tuple[Tensor, Tensor]:
     """Logits and labels of a real network."""
     with np.load(DATA / f"{SETS[name]}.npz") as archive:
         side = "test_" if "test_logits" in archive else ""
-        return torch.from_numpy(archive[f"{side}logits"]), torch.from_numpy(archive[f"{side}labels"]).long()
+        return torch.from_numpy(archive[f"{side}logits"]), torch.from_numpy(
+            archive[f"{side}labels"]
+        ).long()
 
 
 def bench_choice(splits: int) -> None:
     """Print what the chosen map and the temperature alone do to rows that neither has seen."""
-    print("\n| choice of a map | ECE before | temperature | chosen | if calibrated | log loss beyond temperature's | changed | maps |")
+    print(
+        "\n| choice of a map | ECE before | temperature | chosen | if calibrated | log loss "
+        "beyond temperature's | changed | maps |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     if not DATA.exists():
         print("| the logits of real networks are not here | | | | | | | |")
@@ -48,25 +66,47 @@ def bench_choice(splits: int) -> None:
             fit, test = order[: len(z) // 2], order[len(z) // 2 :]
             found = recalibrate(None, Records(logits=z[fit], targets=y[fit]), seed=seed)
             given = (z[test], fit_temperature(z[fit], y[fit])(z[test]), found(z[test]))
-            before, scaled, mapped = (calibration_sums(part, y[test]).bins().measure() for part in given)
+            before, scaled, mapped = (
+                calibration_sums(part, y[test]).bins().measure() for part in given
+            )
             more = row_loss(given[2], y[test]) - row_loss(given[1], y[test])
             changed = int((predictions(given[2]) != predictions(given[0])).sum())
             rows.append(
-                [before.value, scaled.value, mapped.value, mapped.null, float(more.mean()), float(more.std()) / len(more) ** 0.5, changed]
+                [
+                    before.value,
+                    scaled.value,
+                    mapped.value,
+                    mapped.null,
+                    float(more.mean()),
+                    float(more.std()) / len(more) ** 0.5,
+                    changed,
+                ]
             )
             maps.append(found.chosen)
         before, scaled, mapped, null, more_mean, noise, changed_mean = np.mean(rows, 0)
         found_errors.append((mapped, null))
         errors = f"{before:.2%} | {scaled:.2%} | {mapped:.2%} | {null:.2%}"
         names = ", ".join(sorted(set(maps)))
-        print(f"| {name} | {errors} | {more_mean:+.4f} ± {noise:.4f} | {changed_mean * splits:.0f} | {names} |", flush=True)
+        print(
+            f"| {name} | {errors} | {more_mean:+.4f} ± {noise:.4f} | {changed_mean * splits:.0f} "
+            f"| {names} |",
+            flush=True,
+        )
     for what, some in (("more than two classes", found_errors[:4]), ("all sets", found_errors)):
-        print(f"| mean, {what} | | | {np.mean(some, 0)[0]:.2%} | {np.mean(some, 0)[1]:.2%} | | | |", flush=True)
+        print(
+            f"| mean, {what} | | | {np.mean(some, 0)[0]:.2%} | {np.mean(some, 0)[1]:.2%} | | | |",
+            flush=True,
+        )
 
 
 def bench_shares(draws: int, *, full: bool) -> None:
-    """Print the accuracy in production with other class shares, with and without adapting, over draws without replacement."""
-    print("\n| class shares without labels | as it was | adapted | true shares | worst change of a draw | adapted in |")
+    """Print the accuracy in production with other class shares, with and without adapting, over
+    draws without replacement.
+    """
+    print(
+        "\n| class shares without labels | as it was | adapted | true shares | worst change of a "
+        "draw | adapted in |"
+    )
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     for name in SHARES if full else SHARES[:-1]:
         if not DATA.exists():
@@ -80,35 +120,54 @@ def bench_shares(draws: int, *, full: bool) -> None:
                 found = adapt_to_shares(z[fit], y[fit], z[live])
                 true = torch.bincount(y[live], minlength=z.shape[1]).double().clamp(min=1e-9)
                 old = torch.bincount(y[fit], minlength=z.shape[1]).double()
-                oracle = found.calibration(z[live].double()) + (true / true.sum() * old.sum() / old).log()
-                right = [(part.argmax(1) == y[live]).double() for part in (z[live], found(z[live].double()), oracle)]
+                oracle = (
+                    found.calibration(z[live].double())
+                    + (true / true.sum() * old.sum() / old).log()
+                )
+                right = [
+                    (part.argmax(1) == y[live]).double()
+                    for part in (z[live], found(z[live].double()), oracle)
+                ]
                 rows.append([*(float(part.mean()) for part in right), found.applied])
                 won = right[1] - right[0]
                 changes.append((float(won.mean()), float(won.std()) / len(won) ** 0.5))
             before, after, best, applied = np.mean(rows, 0)
             worst = min(changes)
             print(
-                f"| {name}, {'skewed' if skewed else 'unchanged'} | {before:.2%} | {after:.2%} | {best:.2%} "
+                f"| {name}, {'skewed' if skewed else 'unchanged'} | {before:.2%} | {after:.2%} | "
+                f"{best:.2%} "
                 f"| {worst[0]:+.2%} ± {worst[1]:.2%} | {applied * draws:.0f} of {draws} |",
                 flush=True,
             )
 
 
-def _drawn(targets: Tensor, classes: int, seed: int, *, skewed: bool, n: int = 2000) -> tuple[Tensor, Tensor]:
-    """Half of the rows, and up to n of the others, each once, with other class shares or the same."""
+def _drawn(
+    targets: Tensor, classes: int, seed: int, *, skewed: bool, n: int = 2000
+) -> tuple[Tensor, Tensor]:
+    """Half of the rows, and up to n of the others, each once, with other class shares or the
+    same.
+    """
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(targets), generator=generator)
     fit, rest = order[: len(order) // 2], order[len(order) // 2 :]
     if not skewed:
         return fit, rest[:n]
     shares = np.random.default_rng(seed).dirichlet([0.3] * classes) if classes > 2 else [0.1, 0.9]
-    wanted = torch.bincount(torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator), minlength=classes)
-    return fit, torch.cat([rest[targets[rest] == label][: int(count)] for label, count in enumerate(wanted)])
+    wanted = torch.bincount(
+        torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator),
+        minlength=classes,
+    )
+    return fit, torch.cat(
+        [rest[targets[rest] == label][: int(count)] for label, count in enumerate(wanted)]
+    )
 
 
 def bench_alarms(seeds: int) -> None:
     """Print how often the check fires on calibrated rows, and on rows 1.3 times too sharp."""
-    print("\n| the check calibration.ece | rows | classes | fires |\n| --- | --- | --- | --- |", flush=True)
+    print(
+        "\n| the check calibration.ece | rows | classes | fires |\n| --- | --- | --- | --- |",
+        flush=True,
+    )
     cases = [(n, k, 1.0) for n in (300, 3000, 30_000) for k in (2, 10, 100)]
     for n, k, sharpness in [*cases, (3000, 10, 1.3)]:
         fired = 0
@@ -116,6 +175,12 @@ def bench_alarms(seeds: int) -> None:
             generator = torch.Generator().manual_seed(seed)
             logits = 2 * torch.randn(n, k, generator=generator)
             targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-            (finding,) = confidence_is_accuracy(Records(logits=sharpness * logits, targets=targets, name="drawn"))
+            (finding,) = confidence_is_accuracy(
+                Records(logits=sharpness * logits, targets=targets, name="drawn")
+            )
             fired += finding.severity.level >= Severity.WARN.level
-        print(f"| {'calibrated' if sharpness == 1 else 'T = 1.3'} | {n:,} | {k} | {fired / seeds:.1%} of {seeds} seeds |", flush=True)
+        print(
+            f"| {'calibrated' if sharpness == 1 else 'T = 1.3'} | {n:,} | {k} | "
+            f"{fired / seeds:.1%} of {seeds} seeds |",
+            flush=True,
+        )

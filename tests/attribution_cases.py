@@ -41,7 +41,9 @@ class Network(nn.Module):
 
     def __init__(self, d=5, k=3):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(d, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, k))
+        self.body = nn.Sequential(
+            nn.Linear(d, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, k)
+        )
 
     def forward(self, x):
         return self.body(x)
@@ -74,7 +76,8 @@ def rows(n=64, d=5, seed=1):
 
 
 def run(model, x, method, **more):
-    """The answer of a method at the options of `METHODS`; its rows of data as baseline are fixed ones."""
+    """The answer of a method at the options of `METHODS`; its rows of data as baseline are fixed
+    ones."""
     options = METHODS.get(method, {}) | more
     if options.get("baseline") == "sample":
         shape = x.shape[1:] if isinstance(x, torch.Tensor) else (5,)
@@ -83,7 +86,8 @@ def run(model, x, method, **more):
 
 
 def close(a, b, tolerance=1e-5):
-    """Whether two answers are equal up to rounding, which differs with the shape of a matrix product."""
+    """Whether two answers are equal up to rounding, which differs with the shape of a matrix
+    product."""
     return torch.allclose(a, b, atol=tolerance * float(b.abs().max().clamp(min=1.0)), rtol=0)
 
 
@@ -93,9 +97,18 @@ def state(model):
     return {
         "modes": {name: module.training for name, module in modules.items()},
         "flags": [parameter.requires_grad for parameter in model.parameters()],
-        "gradients": [None if p.grad is None else (id(p.grad), p.grad.tolist()) for p in model.parameters()],
+        "gradients": [
+            None if p.grad is None else (id(p.grad), p.grad.tolist()) for p in model.parameters()
+        ],
         "attributes": {name: sorted(vars(module)) for name, module in modules.items()},
-        "hooks": {name: [len(v) for k, v in sorted(vars(module).items()) if k.endswith("_hooks")] for name, module in modules.items()},
+        "hooks": {
+            name: [len(v) for k, v in sorted(vars(module).items()) if k.endswith("_hooks")]
+            for name, module in modules.items()
+        },
         "values": {key: value.tolist() for key, value in model.state_dict().items()},
-        "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),
+        "random": (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        ),
     }

@@ -1,4 +1,5 @@
-"""Fixtures for all tests: where the real data lies, and one thread per worker so that workers do not fight."""
+"""Fixtures for all tests: where the real data lies, and one thread per worker so that workers do
+not fight."""
 
 import os
 import subprocess
@@ -25,11 +26,21 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def run_pytest():
-    """Another pytest with our plugin in the current folder: words of its command line -> what came of it."""
+    """Another pytest with our plugin in the current folder: words of its command line -> what came
+    of it."""
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-        command = [sys.executable, "-m", "pytest", "-p", "gendebug_torch.pytest_plugin", "-p", "no:cacheprovider", *words]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "gendebug_torch.pytest_plugin",
+            "-p",
+            "no:cacheprovider",
+            *words,
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     return run

@@ -1,4 +1,5 @@
-"""Tables with one planted cause each, and a small network that is really trained on them: for tests of the whole diagnosis."""
+"""Tables with one planted cause each, and a small network that is really trained on them: for tests
+of the whole diagnosis."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,21 @@ from gendebug_torch.behavior import Case, Suite
 from gendebug_torch.curves import LearningCurves
 
 SIZES = {"train": 6000, "validation": 2000, "production": 2000}
-SCHEMA = Schema(target="label", time="time", group="customer", source="labeler", metadata=("segment",), categorical=("channel",))
+SCHEMA = Schema(
+    target="label",
+    time="time",
+    group="customer",
+    source="labeler",
+    metadata=("segment",),
+    categorical=("channel",),
+)
 DAY = 86_400.0
 
 
 @dataclass
 class World:
-    """Three tables in the order of time, a label rule, and how the network is trained; a plant changes some of it."""
+    """Three tables in the order of time, a label rule, and how the network is trained; a plant
+    changes some of it."""
 
     seed: int
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -44,17 +53,23 @@ class World:
             self.tables[name] = self.draw(n, start, days, customer, customers)
             start, customer = start + days * DAY, customer + customers
 
-    def draw(self, n: int, start: float, days: float, customer: int, customers: int) -> pd.DataFrame:
+    def draw(
+        self, n: int, start: float, days: float, customer: int, customers: int
+    ) -> pd.DataFrame:
         """Rows of the stationary world, in the order of time."""
         rng = self.rng
-        table = pd.DataFrame(rng.normal(size=(n, 4)), columns=["score_a", "score_b", "score_c", "score_d"])
+        table = pd.DataFrame(
+            rng.normal(size=(n, 4)), columns=["score_a", "score_b", "score_c", "score_d"]
+        )
         table["amount"] = rng.lognormal(3.0, 0.8, n)
         table["age"] = rng.normal(40, 12, n).round(1)
         table["channel"] = rng.choice(3, n, p=[0.5, 0.3, 0.2]).astype(float)
         table["time"] = np.sort(rng.uniform(start, start + days * DAY, n))
         table["customer"] = rng.integers(customer, customer + customers, n)
         table["labeler"] = rng.choice([f"labeler_{i}" for i in range(8)], n)
-        table["segment"] = rng.choice(["north", "south", "east", "west", "islands"], n, p=[0.3, 0.25, 0.2, 0.15, 0.1])
+        table["segment"] = rng.choice(
+            ["north", "south", "east", "west", "islands"], n, p=[0.3, 0.25, 0.2, 0.15, 0.1]
+        )
         table["label"] = self.labels(logit(table))
         return table
 
@@ -64,12 +79,19 @@ class World:
 
     def given(self) -> dict[str, Any]:
         """What `diagnose` is given: the trained network, its curves and three Records."""
-        features = self.columns or tuple(c for c in self.tables["train"] if c not in self.schema.outside_features)
+        features = self.columns or tuple(
+            c for c in self.tables["train"] if c not in self.schema.outside_features
+        )
         self.tables["train"] = self.tables["train"][: self.rows_to_fit]
-        sides = {name: Records.from_frame(table, self.schema, name=name, optional=("source",)) for name, table in self.tables.items()}
+        sides = {
+            name: Records.from_frame(table, self.schema, name=name, optional=("source",))
+            for name, table in self.tables.items()
+        }
         network, curves = fit(sides["train"], sides["validation"], features, self)
         if self.serve is not None:
-            sides["production"] = replace(sides["production"], features=self.serve(sides["production"].features))
+            sides["production"] = replace(
+                sides["production"], features=self.serve(sides["production"].features)
+            )
         return {"model": network, "curves": curves, **sides}
 
 
@@ -77,7 +99,14 @@ def logit(table: pd.DataFrame) -> np.ndarray:
     """The rule of the world: curved, with an interaction, so that a straight line underfits."""
     amount = (np.log(table["amount"].to_numpy()) - 3.0) / 0.8
     a, b, c = (table[f"score_{letter}"].to_numpy() for letter in "abc")
-    return 1.8 * a - 1.3 * b + 1.2 * a * c + 0.7 * amount + 0.6 * (table["channel"].to_numpy() == 1) - 0.4
+    return (
+        1.8 * a
+        - 1.3 * b
+        + 1.2 * a * c
+        + 0.7 * amount
+        + 0.6 * (table["channel"].to_numpy() == 1)
+        - 0.4
+    )
 
 
 class Network(nn.Module):
@@ -87,7 +116,13 @@ class Network(nn.Module):
         super().__init__()
         self.register_buffer("mean", x.mean(0))
         self.register_buffer("scale", x.std(0).clamp(min=1e-6))
-        self.body = nn.Sequential(nn.Linear(x.shape[1], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+        self.body = nn.Sequential(
+            nn.Linear(x.shape[1], width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, 1),
+        )
         self.sharpen = 1.0
         self.sharper = sharpen
 
@@ -95,7 +130,9 @@ class Network(nn.Module):
         return self.sharpen * self.body((x - self.mean) / self.scale)[:, 0]
 
 
-def fit(train: Records, judge: Records, features: tuple[str, ...], world: World) -> tuple[nn.Module, LearningCurves]:
+def fit(
+    train: Records, judge: Records, features: tuple[str, ...], world: World
+) -> tuple[nn.Module, LearningCurves]:
     """Minibatch Adam; both losses after each epoch in evaluation mode."""
     torch.manual_seed(world.seed)
     x, y = tensor(train, features), train.targets.float()
@@ -112,12 +149,19 @@ def fit(train: Records, judge: Records, features: tuple[str, ...], world: World)
             optimizer.step()
         schedule.step()
         with torch.no_grad():
-            losses.append([float(binary_cross_entropy_with_logits(network(a), b)) for a, b in ((x, y), (judged, truth))])
+            losses.append(
+                [
+                    float(binary_cross_entropy_with_logits(network(a), b))
+                    for a, b in ((x, y), (judged, truth))
+                ]
+            )
     network.sharpen = network.sharper
     epoch = torch.arange(world.epochs)
     train_loss, val_loss = torch.tensor(losses, dtype=torch.float64).T
     network.eval()
-    return (world.wrap(network) if world.wrap else network), LearningCurves(epoch, train_loss, val_loss)
+    return (world.wrap(network) if world.wrap else network), LearningCurves(
+        epoch, train_loss, val_loss
+    )
 
 
 def tensor(records: Records, features: tuple[str, ...]) -> torch.Tensor:
@@ -146,11 +190,15 @@ def miscalibration(seed: int) -> dict[str, Any]:
 
 
 def threshold(seed: int) -> dict[str, Any]:
-    """Scores that serving adds a constant to, known from tables alone: the ranking holds, the operating point does not."""
+    """Scores that serving adds a constant to, known from tables alone: the ranking holds, the
+    operating point does not."""
     given = World(seed).given()
     network = given.pop("model")
     for name in SIZES:
-        given[name] = replace(given[name], logits=answer(network, given[name]) + (1.5 if name == "production" else 0.0))
+        given[name] = replace(
+            given[name],
+            logits=answer(network, given[name]) + (1.5 if name == "production" else 0.0),
+        )
     return given
 
 
@@ -184,7 +232,11 @@ def target_leakage(seed: int) -> dict[str, Any]:
     """A column that exists because the answer is known; in production it is not filled yet."""
     world = World(seed)
     for name, table in world.tables.items():
-        known = table["label"].to_numpy() * (1.0 + world.rng.random(len(table))) * (world.rng.random(len(table)) < 0.98)
+        known = (
+            table["label"].to_numpy()
+            * (1.0 + world.rng.random(len(table)))
+            * (world.rng.random(len(table)) < 0.98)
+        )
         table["refund"] = known if name != "production" else 0.0
     return world.given()
 
@@ -264,12 +316,15 @@ def behavior_regression(seed: int) -> dict[str, Any]:
     for i in range(10):
         row = usual | {"amount": 10.0 + 3.0 * i, "age": 30.0 + i}
         cases.append(Case(f"more-a-{i}", row, "higher", {"score_a": 1.0}, capability="direction"))
-        cases.append(Case(f"much-b-{i}", row | {"score_b": 1.5}, {"score": [0.0, 0.4]}, capability="minimum"))
+        cases.append(
+            Case(f"much-b-{i}", row | {"score_b": 1.5}, {"score": [0.0, 0.4]}, capability="minimum")
+        )
     return world.given() | {"behavior": Suite(tuple(cases), features=names)}
 
 
 class Jagged(nn.Module):
-    """A network behind an input that is rounded to a fine sawtooth: no integral along a path converges in few steps."""
+    """A network behind an input that is rounded to a fine sawtooth: no integral along a path
+    converges in few steps."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

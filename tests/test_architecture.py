@@ -1,54 +1,31 @@
-"""The rules of the house, held by reading the source: who may import whom, how big a thing may be, what an import costs."""
+"""The rules of the house, held by reading the source: who imports whom, and how big a thing is."""
 
 import ast
+import io
+import statistics
 import subprocess
 import sys
+import tokenize
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import gendebug_torch
-from gendebug_torch.checks.registry import TOPICS
+from gendebug_torch.checks.registry import TOPICS, all_checks
 
 PACKAGE = Path(gendebug_torch.__file__).parent
-MODULES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
-FLOORS = {
-    "errors": 0,
-    "_files": 0,
-    "_importing": 1,
-    "stats": 0,
-    "_plotting": 0,
-    "_tables": 1,
-    "affine": 1,
-    "label_shift": 1,
-    "_shards": 1,
-    "_batches": 1,
-    "records": 1,
-    "finding": 1,
-    "registry": 2,
-    "runner": 2,
-    "probe": 2,
-    "attribution": 3,
-    "behavior": 3,
-    "calibration": 3,
-    "curves": 3,
-    "leakage": 3,
-    "labels": 3,
-    "shift": 3,
-    "slices": 3,
-    "standing": 2,
-    "budget": 3,
-    "decision": 3,
-    "triage": 4,
-    "report": 4,
-    "suite": 5,
-    "callbacks": 6,
-    "cli": 6,
-    "pytest_plugin": 6,
-}
-# _tables and records are two halves of one door, and batches are cut from both.
-SAME_FLOOR = {("_tables", "records"), ("records", "_tables"), ("_batches", "_tables"), ("_batches", "records")}
-HEAVY = ("captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "safetensors", "scipy", "shap", "tqdm", "yaml", "pyarrow")
+MODULES = {path.relative_to(PACKAGE): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {path: ast.parse(text) for path, text in MODULES.items()}
+# A module imports only from rooms on lower floors, and from its own room.
+FLOORS = {"errors": 0, "checks": 1, "data": 1, "stats": 2, "model": 2}
+FLOORS |= dict.fromkeys(TOPICS, 3)
+FLOORS |= {"report": 4, "diagnosis": 5, "callbacks": 6, "cli": 6, "pytest_plugin": 6}
+# Libraries that cost time or are seldom needed: imported where they are used.
+HEAVY = {"captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "pyarrow"}
+HEAVY |= {"safetensors", "scipy", "shap", "tqdm", "yaml"}
+# One file per check or command: such a room may be larger.
+LISTS = ("checks", "commands")
 
 
 def room(path):
@@ -56,7 +33,7 @@ def room(path):
 
 
 def imported(tree):
-    """(dotted name, is at type-checking or function level) of every import in a module."""
+    """Dotted names of every import in a tree, `module.name` for `from module import name`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -66,89 +43,169 @@ def imported(tree):
 
 
 def own_imports(tree):
+    """Parts of the dotted names that are imported from this package, without its own name."""
     for name in imported(tree):
-        parts = name.split(".")
-        if parts[0] == "gendebug_torch" and len(parts) > 1 and parts[1] in FLOORS:
-            yield parts[1]
+        package, *parts = name.split(".")
+        if package == "gendebug_torch" and parts and parts[0] in FLOORS:
+            yield parts
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__init__.py" or len(path.parts) > 1], ids=str)
-def test_a_module_imports_only_lower_floors(path):
-    here = room(path)
-    assert here in FLOORS, f"{here} has no floor: give it one here and in the design"
-    for other in own_imports(MODULES[path]):
-        allowed = other == here or FLOORS[other] < FLOORS[here] or (here, other) in SAME_FLOOR
-        assert allowed, f"{path} (floor {FLOORS[here]}) imports {other} (floor {FLOORS[other]})"
+def at_run_time(tree):
+    """A module without what only a type checker imports."""
+    typing = [node for node in tree.body if "TYPE_CHECKING" in ast.unparse(node)[:20]]
+    return ast.Module([node for node in tree.body if node not in typing], type_ignores=[])
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[0] in TOPICS and not path.name.startswith("checks")], ids=str)
-def test_maths_knows_nothing_of_checks(path):
-    knows = {"registry", "finding", "suite"} & set(own_imports(MODULES[path]))
-    assert not knows, f"{path} imports {knows}; only checks.py may"
-    assert not any(name.startswith(f"gendebug_torch.{path.parts[0]}.checks") for name in imported(MODULES[path]))
+def functions(tree):
+    return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
-def test_captum_and_lightning_are_touched_in_one_place():
+def body(function):
+    """Statements of a function after its docstring."""
+    first = function.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return function.body[documented:]
+
+
+def test_a_module_imports_only_from_lower_floors_and_its_own_room():
+    wrong = [
+        f"{path} (floor {FLOORS[room(path)]}) imports {'.'.join(parts)}"
+        for path, tree in TREES.items()
+        if path != Path("__init__.py")
+        for parts in own_imports(at_run_time(tree))
+        if parts[0] != room(path) and FLOORS[parts[0]] >= FLOORS[room(path)]
+    ]
+    assert not wrong, wrong
+
+
+def module_of(parts):
+    """The file that `a.b.name` comes from."""
+    while parts:
+        for path in (Path(*parts).with_suffix(".py"), Path(*parts, "__init__.py")):
+            if path in MODULES:
+                return path
+        parts = parts[:-1]
+    return None
+
+
+def test_there_is_no_import_cycle():
+    graph = {
+        path: {module_of(parts) for parts in own_imports(at_run_time(tree))} - {path, None}
+        for path, tree in TREES.items()
+        if path.name != "__init__.py"
+    }
+    while free := {path for path, needed in graph.items() if not needed & graph.keys()}:
+        graph = {path: needed for path, needed in graph.items() if path not in free}
+    assert not graph, f"these import each other: {sorted(map(str, graph))}"
+
+
+def test_one_check_one_file_named_after_it():
+    files = {
+        f"{path.parts[0]}.{path.stem}"
+        for path in MODULES
+        if len(path.parts) == 3 and path.parts[1] == "checks" and not path.stem.startswith("_")
+    }
+    assert {check.name for check in all_checks()} == files
+    for path, tree in TREES.items():
+        inside = len(path.parts) > 1 and path.parts[1] == "checks"
+        for parts in own_imports(tree):
+            is_check = len(parts) > 2 and parts[1] == "checks" and not parts[2].startswith("_")
+            assert not (inside and is_check), f"{path} imports the check {'.'.join(parts)}"
+        if path.parts[0] in TOPICS and not inside:
+            knows = {parts[1] for parts in own_imports(tree) if parts[0] == "checks"}
+            assert knows <= {"evidence"}, f"{path} knows of checks: {knows}"
+
+
+def test_foreign_libraries_are_touched_in_one_place():
     def touching(library):
-        return {path.as_posix() for path, tree in MODULES.items() if any(name.startswith(library) for name in imported(tree))}
+        return {
+            path.as_posix()
+            for path, tree in TREES.items()
+            if any(name.startswith(library) for name in imported(tree))
+        }
 
-    captum, lightning = touching("captum"), {name for name in touching("lightning") if not name.startswith("callbacks/")}
-    matplotlib = touching("matplotlib.fig") | touching("matplotlib.back")
-    assert captum <= {"attribution/captum_bridge.py"}
-    assert lightning == {"attribution/devices.py"}
-    assert matplotlib == {"_plotting.py"}
-
-
-def body_lines(node):
-    first = node.body[0]
-    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
-    start = first.end_lineno + 1 if documented else first.lineno
-    return node.end_lineno - start + 1
-
-
-@pytest.mark.parametrize("path", MODULES, ids=str)
-def test_budgets(path):
-    assert len((PACKAGE / path).read_text().splitlines()) <= 400
-    for node in ast.walk(MODULES[path]):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert body_lines(node) <= 50, f"{path}:{node.lineno} {node.name} has {body_lines(node)} lines"
-        if isinstance(node, ast.ClassDef):
-            methods = [item for item in node.body if isinstance(item, ast.FunctionDef) and not item.name.startswith("__")]
-            assert len(methods) <= 12, f"{path}:{node.lineno} {node.name} has {len(methods)} methods"
+    assert touching("captum") <= {"attribution/methods/captum_bridge.py"}
+    assert touching("yaml") <= {"data/yaml.py"}
+    assert touching("matplotlib.fig") | touching("matplotlib.back") == {"checks/evidence.py"}
+    lightning = {name for name in touching("lightning") if not name.startswith("callbacks/")}
+    assert lightning <= {"attribution/devices.py"}
+    unpickling = ("pickle", "cloudpickle", "dill", "joblib")
+    networking = ("socket", "urllib", "requests", "http.")
+    assert not set().union(*map(touching, unpickling + networking))
+    for path, tree in TREES.items():
+        # The edges import what a command runs; pytest loads the plugin in every run of every user.
+        edge = room(path) in ("cli", "pytest_plugin") or path.name == "__init__.py"
+        for function in functions(tree):
+            names = {name.split(".")[0] for name in imported(function)}
+            assert edge or names <= HEAVY, f"{path}: {function.name} imports {names - HEAVY}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=str)
-def test_only_heavy_libraries_are_imported_inside_functions(path):
-    for function in ast.walk(MODULES[path]):
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        for name in imported(ast.Module(body=function.body, type_ignores=[])):
-            # pytest loads the plugin in every run of every user: it imports the library only where a suite is met.
-            edge = path.parts[0] == "cli" or path.name in ("__init__.py", "pytest_plugin.py")
-            assert edge or name.split(".")[0] in HEAVY, f"{path}: {function.name} imports {name}"
+def tokens_of_bodies(text, tree):
+    """(function, tokens of its body) of a module; comments and line ends are no tokens."""
+    layout = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    starts = [
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type not in layout
+    ]
+    counts = Counter(starts)
+    for function in functions(tree):
+        if inner := body(function):
+            lines = range(inner[0].lineno, function.end_lineno + 1)
+            yield function, sum(counts[line] for line in lines)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=str)
-def test_no_exception_is_swallowed_and_nothing_is_unpickled(path):
-    for node in ast.walk(MODULES[path]):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"{path}:{node.lineno} bare except"
-            assert not all(isinstance(item, ast.Pass) for item in node.body), f"{path}:{node.lineno} swallows"
-    names = {name.split(".")[0] for name in imported(MODULES[path])}
-    assert not names & {"pickle", "cloudpickle", "dill", "joblib", "socket", "urllib", "requests", "http"}
+def test_budgets_of_size():
+    sizes = []
+    for path, text in MODULES.items():
+        lines = text.splitlines()
+        assert len(lines) <= 400, f"{path} has {len(lines)} lines"
+        for function, tokens in tokens_of_bodies(text, TREES[path]):
+            sizes.append(tokens)
+            inner = body(function)
+            length = function.end_lineno - inner[0].lineno + 1
+            assert length <= 50, f"{path}:{function.lineno} {function.name} has {length} lines"
+            assert tokens <= 450, f"{path}:{function.lineno} {function.name} has {tokens} tokens"
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.ClassDef):
+                methods = [f for f in functions(node) if not f.name.startswith("__")]
+                assert len(methods) <= 12, f"{path} {node.name} has {len(methods)} methods"
+    assert statistics.mean(tokens > 300 for tokens in sizes) <= 0.02
+    rooms = Counter(path.parent for path in MODULES if path.name != "__init__.py")
+    crowded = {str(r): n for r, n in rooms.items() if n > 7 and r.name not in LISTS}
+    assert not crowded, crowded
 
 
-def test_the_public_face():
-    names = [name for name in gendebug_torch.__all__ if name not in gendebug_torch._TOPICS]
-    assert len(names) <= 15
-    for name in gendebug_torch.__all__:
-        assert getattr(gendebug_torch, name) is not None
-    with pytest.raises(AttributeError, match="diagnose"):
-        gendebug_torch.diagnos  # noqa: B018
+def test_no_state_no_swallowed_exception_no_deep_inheritance():
+    bases = {}
+    for path, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+                text = ast.unparse(node.value)
+                empty = text in ("{}", "[]", "set()", "dict()", "list()")
+                cached = "WeakKey" in text or "lru_cache" in text
+                registry = path == Path("checks/registry.py")
+                assert registry or not (empty or cached), f"{path}:{node.lineno} keeps state"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Global):
+                raise AssertionError(f"{path}:{node.lineno} changes a global")
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{path}:{node.lineno} catches everything"
+                swallows = all(isinstance(item, ast.Pass) for item in node.body)
+                assert not swallows, f"{path}:{node.lineno} swallows an exception"
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+
+    def depth(name):
+        return 1 + max(map(depth, bases[name]), default=0) if name in bases else 0
+
+    assert max(map(depth, bases)) <= 2 + 1, "the exception tree alone is three deep"
 
 
 def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_importing_is_light_and_opens_no_socket():
@@ -162,18 +219,27 @@ import time; started = time.perf_counter()
 import gendebug_torch
 seconds = time.perf_counter() - started
 loaded = {name.split(".")[0] for name in set(sys.modules) - before}
-print(seconds, *sorted(loaded & {"lightning", "captum", "matplotlib", "pandas", "scipy", "jsonargparse", "jinja2"}))
+heavy = {"lightning", "captum", "matplotlib", "pandas", "scipy", "jsonargparse", "jinja2"}
+print(seconds, *sorted(loaded & heavy))
 """
     seconds, *loaded = run(code).split()
     assert loaded == []
     assert float(seconds) < 0.1
 
 
-def test_every_check_stands_behind_a_source():
-    from gendebug_torch.checks.registry import all_checks
-
+def test_every_check_names_its_source_and_explains_its_options():
     for check in all_checks():
         assert check.name.partition(".")[0] in TOPICS
-        assert any(character.isdigit() for character in check.source), f"{check.name} names no source with a year"
+        dated = any(character.isdigit() for character in check.source)
+        assert dated, f"{check.name} names no source with a year"
         for option in check.options.values():
             assert option.help, f"{check.name}: option {option.name} has no line in Args"
+
+
+def test_the_public_face():
+    names = [name for name in gendebug_torch.__all__ if name not in gendebug_torch._TOPICS]
+    assert len(names) <= 15
+    for name in gendebug_torch.__all__:
+        assert getattr(gendebug_torch, name) is not None
+    with pytest.raises(AttributeError, match="diagnose"):
+        gendebug_torch.diagnos  # noqa: B018

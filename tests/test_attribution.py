@@ -1,4 +1,3 @@
-
 import captum.attr
 import pandas as pd
 import pytest
@@ -66,9 +65,15 @@ def test_targets():
     assert torch.equal(predicted.targets, logits.argmax(1))
     assert torch.allclose(predicted.outputs, logits.amax(1), atol=1e-5)
     assert torch.equal(attribute(model, loader, target="target", steps=16).targets, y)
-    assert torch.allclose(attribute(model, loader, target=2, steps=16).outputs, logits[:, 2], atol=1e-5)
+    assert torch.allclose(
+        attribute(model, loader, target=2, steps=16).outputs, logits[:, 2], atol=1e-5
+    )
     top = logits.topk(2, 1).values
-    assert torch.allclose(attribute(model, loader, target="margin", steps=16).outputs, top[:, 0] - top[:, 1], atol=1e-5)
+    assert torch.allclose(
+        attribute(model, loader, target="margin", steps=16).outputs,
+        top[:, 0] - top[:, 1],
+        atol=1e-5,
+    )
 
 
 def test_a_single_logit_is_class_one_and_its_negative_class_zero():
@@ -133,8 +138,12 @@ def test_the_table_has_the_moments_of_the_rows():
     table = made.table().set_index("feature").loc[list(made.names)]
     flat = made.flat
     assert torch.allclose(torch.tensor(table["mean_abs"].to_numpy()), flat.abs().mean(0))
-    assert torch.allclose(torch.tensor(table["standard_error"].to_numpy()), flat.abs().std(0) / 50**0.5)
-    assert torch.allclose(torch.tensor(table["mean_standard_error"].to_numpy()), flat.std(0) / 50**0.5)
+    assert torch.allclose(
+        torch.tensor(table["standard_error"].to_numpy()), flat.abs().std(0) / 50**0.5
+    )
+    assert torch.allclose(
+        torch.tensor(table["mean_standard_error"].to_numpy()), flat.std(0) / 50**0.5
+    )
     assert float(table["share"].sum()) == pytest.approx(1.0)
 
 

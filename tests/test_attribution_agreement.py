@@ -7,8 +7,12 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from gendebug_torch import Records, attribute
-from gendebug_torch.attribution import cardinality_bias, permutation_importance, rank_agreement
-from gendebug_torch.attribution.compare import cross_check
+from gendebug_torch.attribution import (
+    cardinality_bias,
+    cross_check,
+    permutation_importance,
+    rank_agreement,
+)
 from gendebug_torch.attribution.trust.stability import spearman
 from gendebug_torch.checks.evidence import axes
 from gendebug_torch.errors import InputError
@@ -28,13 +32,18 @@ def linear(weights=TRUE):
 def labeled(n=600, seed=0, weights=TRUE):
     x = rows(n, len(weights), seed=seed)
     drawn = torch.rand(n, generator=torch.Generator().manual_seed(seed + 1))
-    return Records(pd.DataFrame(x.numpy(), columns=list("abcdefgh")[: len(weights)]), (drawn < (x @ weights).sigmoid()).long())
+    return Records(
+        pd.DataFrame(x.numpy(), columns=list("abcdefgh")[: len(weights)]),
+        (drawn < (x @ weights).sigmoid()).long(),
+    )
 
 
 def test_ranks_share_ties_as_in_scipy():
     first = torch.tensor([[1.0, 1.0, 0.0, 3.0, 0.0], [0.0, 1.0, 2.0, 3.0, 4.0]])
     second = torch.tensor([[0.0, 2.0, 0.0, 3.0, 1.0], [4.0, 4.0, 2.0, 1.0, 0.0]])
-    expected = [spearmanr(a, b).statistic for a, b in zip(first.numpy(), second.numpy(), strict=True)]
+    expected = [
+        spearmanr(a, b).statistic for a, b in zip(first.numpy(), second.numpy(), strict=True)
+    ]
     assert spearman(first, second).tolist() == pytest.approx(expected)
     assert spearman(torch.ones(1, 4), first[:1, :4]).isnan().all()
 
@@ -58,7 +67,9 @@ def test_methods_agree_on_a_linear_model_and_permutation_importance_is_among_the
 
 def test_methods_that_rank_otherwise_do_not_agree():
     size = torch.rand(300, 5, generator=torch.Generator().manual_seed(0)) + torch.arange(5)
-    found = rank_agreement({"up": size, "down": size.flip(1), "none": torch.ones(300, 5)}, list("abcde"))
+    found = rank_agreement(
+        {"up": size, "down": size.flip(1), "none": torch.ones(300, 5)}, list("abcde")
+    )
     assert found.correlation[0] == pytest.approx(-1.0)
     assert float(found.high[0]) < 0
     assert found.correlation[1:].isnan().all()
@@ -67,16 +78,22 @@ def test_methods_that_rank_otherwise_do_not_agree():
 
 @pytest.mark.parametrize("noise", [0.5, 2.0])
 def test_the_interval_covers_the_agreement_of_all_rows(noise):
-    """Two noisy views of the same sizes: the correlation of very many rows lies in the intervals of few."""
+    """Two noisy views of the same sizes: the correlation of very many rows lies in the intervals of
+    few."""
     generator = torch.Generator().manual_seed(0)
     size = torch.linspace(0, 1, 12)
     shifts = {"first": torch.zeros(12), "second": 0.5 * torch.rand(12, generator=generator)}
-    views = {name: size + shift + noise * torch.randn(40_000, 12, generator=generator) for name, shift in shifts.items()}
+    views = {
+        name: size + shift + noise * torch.randn(40_000, 12, generator=generator)
+        for name, shift in shifts.items()
+    }
     truth = float(rank_agreement(views, list("abcdefghijkl"), replicates=10).correlation[0])
     inside = 0
     for part in range(60):
         cut = slice(part * 600, part * 600 + 600)
-        found = rank_agreement({name: value[cut] for name, value in views.items()}, list("abcdefghijkl"), seed=part)
+        found = rank_agreement(
+            {name: value[cut] for name, value in views.items()}, list("abcdefghijkl"), seed=part
+        )
         inside += float(found.low[0]) <= truth <= float(found.high[0])
     assert inside >= 52
 
@@ -91,7 +108,13 @@ def test_rows_with_missing_values_are_left_out():
 
 
 @pytest.mark.parametrize(
-    "per_row", [{"one": rows(9, 3)}, {"one": rows(9, 3), "two": rows(8, 3)}, {"one": rows(1, 3), "two": rows(1, 3)}, {}]
+    "per_row",
+    [
+        {"one": rows(9, 3)},
+        {"one": rows(9, 3), "two": rows(8, 3)},
+        {"one": rows(1, 3), "two": rows(1, 3)},
+        {},
+    ],
 )
 def test_bad_input_is_named(per_row):
     with pytest.raises(InputError, match="per_row"):
@@ -107,21 +130,25 @@ def test_a_random_column_is_under_its_probe_and_a_real_one_is_not():
         found = permutation_importance(model, data, repeats=3, seed=seed)
         under += torch.tensor([name in found.noise for name in "abcdef"])
     assert under[:3].max() <= 2
-    # The network leans on the last two, which carry nothing, so that shuffling them changes nothing.
+    # The network leans on the last two, which carry nothing, so that shuffling them changes
+    # nothing.
     assert under[4:].min() >= 90
 
 
 def test_one_shuffle_has_no_probe_and_a_metric_of_the_whole_has_one():
     model, data = linear(), labeled()
     assert permutation_importance(model, data, repeats=1).noise == ()
-    found = permutation_importance(model, data, metric=lambda logits, targets: (logits - targets).abs().mean(), repeats=4)
+    found = permutation_importance(
+        model, data, metric=lambda logits, targets: (logits - targets).abs().mean(), repeats=4
+    )
     assert found.probe is not None
     assert bool((found.probe >= 0).all())
     assert "probe" in found.table()
 
 
 def memorizer():
-    """A network that learned its rows by the values of two columns: an identifier, and one sound column with two values."""
+    """A network that learned its rows by the values of two columns: an identifier, and one sound
+    column with two values."""
     generator = torch.Generator().manual_seed(0)
 
     def table(n):
@@ -184,7 +211,10 @@ def test_the_trust_card_names_what_is_noise_and_how_the_ranking_agrees():
 
 def test_a_ranking_that_shuffling_contradicts_is_not_usable():
     """Strong contributions of columns that tell nothing, weak ones of those that do."""
-    used, told = torch.tensor([1.0, 0.9, 0.8, 0.3, 0.4, 0.5]), torch.tensor([0.0, 0.0, 0.0, 3.0, 4.0, 5.0])
+    used, told = (
+        torch.tensor([1.0, 0.9, 0.8, 0.3, 0.4, 0.5]),
+        torch.tensor([0.0, 0.0, 0.0, 3.0, 4.0, 5.0]),
+    )
     card = attribute(linear(used), labeled(6000, weights=told)).trust
     assert "permutation" in card.failed
     assert not card.ranking_usable

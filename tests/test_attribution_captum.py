@@ -1,4 +1,5 @@
-"""Methods of Captum: the same numbers as its own calls, over whole loaders, and refused where it would be wrong without a word."""
+"""Methods of Captum: the same numbers as its own calls, over whole loaders, and refused where it
+would be wrong without a word."""
 
 import warnings
 
@@ -16,7 +17,17 @@ from tests.attribution_cases import close, network, rows
 
 
 @pytest.mark.parametrize("way", ["by name", "snake case", "instance"])
-@pytest.mark.parametrize("name", ["IntegratedGradients", "Saliency", "InputXGradient", "DeepLift", "GuidedBackprop", "FeatureAblation"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "IntegratedGradients",
+        "Saliency",
+        "InputXGradient",
+        "DeepLift",
+        "GuidedBackprop",
+        "FeatureAblation",
+    ],
+)
 def test_any_captum_method_by_name_and_as_an_instance(name, way):
     model, x = network(), rows(20)
     cls = getattr(captum.attr, name)
@@ -30,13 +41,22 @@ def test_any_captum_method_by_name_and_as_an_instance(name, way):
 
 def test_every_class_of_captum_runs_or_says_why_not():
     model, x = network(), rows(6)
-    more = {"layer": "body.0", "neuron_selector": 0, "attribution_method": "Saliency", "n_samples": 10}
+    more = {
+        "layer": "body.0",
+        "neuron_selector": 0,
+        "attribution_method": "Saliency",
+        "n_samples": 10,
+    }
     ran, refused = [], {}
     for name in sorted(n for n in vars(captum.attr) if isinstance(getattr(captum.attr, n), type)):
         cls = getattr(captum.attr, name)
         if not (issubclass(cls, captum.attr.Attribution) and hasattr(cls, "attribute")):
             continue
-        wanted = {k: v for k, v in more.items() if k in cls.__init__.__annotations__ or k in cls.attribute.__annotations__}
+        wanted = {
+            k: v
+            for k, v in more.items()
+            if k in cls.__init__.__annotations__ or k in cls.attribute.__annotations__
+        }
         try:
             ran.append(len(attribute(model, x, name, **wanted)) == 6)
         except (InputError, UnsupportedError) as error:
@@ -50,11 +70,21 @@ def theirs(model, make, *arguments, **more):
     """What Captum says itself, in evaluation mode, of the predicted class."""
     with evaluating(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return make(model).attribute(*arguments, target=model(arguments[0]).argmax(1), **more).detach()
+        return (
+            make(model).attribute(*arguments, target=model(arguments[0]).argmax(1), **more).detach()
+        )
 
 
 @pytest.mark.parametrize(
-    "name", ["LayerConductance", "LayerIntegratedGradients", "LayerGradCam", "LayerDeepLift", "LayerActivation", "InternalInfluence"]
+    "name",
+    [
+        "LayerConductance",
+        "LayerIntegratedGradients",
+        "LayerGradCam",
+        "LayerDeepLift",
+        "LayerActivation",
+        "InternalInfluence",
+    ],
 )
 def test_layer_methods_take_a_layer_by_name(name):
     model, x = network(), rows(20)
@@ -90,7 +120,10 @@ def test_deep_lift_shap_explains_rows_and_backgrounds_together():
     assert len(calls) < 20
     assert float(made.relative_delta.max()) < 1e-4
     by_class = attribute(model, x, "LayerDeepLiftShap", layer="body.0", baseline=background)
-    assert close(by_class.values, theirs(model, lambda m: captum.attr.LayerDeepLiftShap(m, m.body[0]), x, background))
+    assert close(
+        by_class.values,
+        theirs(model, lambda m: captum.attr.LayerDeepLiftShap(m, m.body[0]), x, background),
+    )
 
 
 def test_a_row_against_several_baselines_is_the_mean_over_them():
@@ -110,7 +143,9 @@ class Words(nn.Module):
         return self.head(self.word(tokens).tanh().mean(1))
 
 
-@pytest.mark.parametrize("name", ["LayerIntegratedGradients", "LayerConductance", "LayerGradientXActivation"])
+@pytest.mark.parametrize(
+    "name", ["LayerIntegratedGradients", "LayerConductance", "LayerGradientXActivation"]
+)
 def test_layers_over_integers_are_those_of_the_embedding(name):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -120,14 +155,23 @@ def test_layers_over_integers_are_those_of_the_embedding(name):
     assert made.values.shape == (9, 7, 6)
     if name == "LayerIntegratedGradients":
         padding = torch.zeros_like(tokens)
-        assert close(made.values, theirs(model, lambda m: captum.attr.LayerIntegratedGradients(m, m.word), tokens, padding))
+        assert close(
+            made.values,
+            theirs(
+                model, lambda m: captum.attr.LayerIntegratedGradients(m, m.word), tokens, padding
+            ),
+        )
         assert float(made.convergence_delta.abs().max()) < 1e-4
 
 
 class Eye(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.act, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Linear(4 * 36, 3)
+        self.first, self.act, self.head = (
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Linear(4 * 36, 3),
+        )
 
     def forward(self, x):
         return self.head(self.act(self.first(x)).flatten(1))
@@ -150,8 +194,13 @@ def test_images_through_captum(name, options):
         torch.manual_seed(0)
         model = Eye()
     x = rows(7, 72).reshape(7, 2, 6, 6)
-    cls, calling = getattr(captum.attr, name), {key: value for key, value in options.items() if key != "layer"}
-    expected = theirs(model, lambda m: cls(m, m.first) if "layer" in options else cls(m), x, **calling)
+    cls, calling = (
+        getattr(captum.attr, name),
+        {key: value for key, value in options.items() if key != "layer"},
+    )
+    expected = theirs(
+        model, lambda m: cls(m, m.first) if "layer" in options else cls(m), x, **calling
+    )
     made = attribute(model, x, name, batch_size=3, **options)
     assert close(made.values, expected)
     assert (made.inputs is None) == name.startswith("Layer")
@@ -163,12 +212,19 @@ def test_an_object_of_the_user_keeps_its_settings():
     made = attribute(model, x, tunnel, nt_samples=4, stdevs=0.0, abs=False)
     assert close(made.values, attribute(model, x, "saliency").values)
     halves = captum.attr.IntegratedGradients(model, multiply_by_inputs=False)
-    assert close(attribute(model, x, halves, baseline=0.5, n_steps=20).values, theirs(model, lambda m: halves, x, 0.5, n_steps=20).float())
+    assert close(
+        attribute(model, x, halves, baseline=0.5, n_steps=20).values,
+        theirs(model, lambda m: halves, x, 0.5, n_steps=20).float(),
+    )
 
 
 def test_an_object_that_explains_another_number_is_refused():
     model, single, x = network(), network(k=1), rows(6)
-    for target, network_of, asked in [("predicted", network(1), model), ("margin", model, model), (0, single, single)]:
+    for target, network_of, asked in [
+        ("predicted", network(1), model),
+        ("margin", model, model),
+        (0, single, single),
+    ]:
         with pytest.raises(UnsupportedError, match="explains an output of"):
             attribute(asked, x, captum.attr.Saliency(network_of), target=target)
     for target in (1, "predicted"):

@@ -5,7 +5,13 @@ from torch import nn
 import gendebug_torch as gd
 from gendebug_torch import Cause, Records, Schema, Severity
 from gendebug_torch.attribution.compare.feature_use import kept_slope
-from tests.contract.plants_attribution import SCHEMA, Weights, equals_the_label, people, says_nothing
+from tests.contract.plants_attribution import (
+    SCHEMA,
+    Weights,
+    equals_the_label,
+    people,
+    says_nothing,
+)
 
 
 def alarms(check, **given):
@@ -14,9 +20,15 @@ def alarms(check, **given):
 
 
 def sides(model, code=None, later=None, **changes):
-    made = {"validation": people(1, model, code=code), "production": people(2, model, code=later, name="production")}
+    made = {
+        "validation": people(1, model, code=code),
+        "production": people(2, model, code=later, name="production"),
+    }
     schema = Schema(**(vars(SCHEMA) | changes))
-    return {key: Records(side.features, side.targets, side.logits, schema=schema, name=key) for key, side in made.items()}
+    return {
+        key: Records(side.features, side.targets, side.logits, schema=schema, name=key)
+        for key, side in made.items()
+    }
 
 
 LEANING = Weights(-0.7, 0.7, 0.4, 0.2, 4.0)
@@ -31,20 +43,34 @@ def test_a_column_that_equals_the_label_until_production_is_a_shortcut():
 
 
 def test_a_strong_feature_whose_worth_lasts_is_none():
-    assert not alarms("shortcut", model=LEANING, **sides(LEANING, equals_the_label, equals_the_label))
+    assert not alarms(
+        "shortcut", model=LEANING, **sides(LEANING, equals_the_label, equals_the_label)
+    )
 
 
 def test_a_causal_feature_whose_worth_goes_is_a_drift():
-    (finding,) = alarms("shortcut", model=LEANING, **sides(LEANING, equals_the_label, says_nothing, causal=("row_code",), noise=()))
+    (finding,) = alarms(
+        "shortcut",
+        model=LEANING,
+        **sides(LEANING, equals_the_label, says_nothing, causal=("row_code",), noise=()),
+    )
     assert finding.cause is Cause.CONCEPT_DRIFT
 
 
 def test_a_feature_that_stands_still_is_left_to_the_checks_of_shift():
-    assert not alarms("shortcut", model=LEANING, **sides(LEANING, equals_the_label, lambda y, generator: torch.ones(len(y))))
+    assert not alarms(
+        "shortcut",
+        model=LEANING,
+        **sides(LEANING, equals_the_label, lambda y, generator: torch.ones(len(y))),
+    )
 
 
 def test_a_relation_that_turns_round_is_no_shortcut():
-    assert not alarms("shortcut", model=LEANING, **sides(LEANING, equals_the_label, lambda y, generator: 1.0 - 2.0 * y))
+    assert not alarms(
+        "shortcut",
+        model=LEANING,
+        **sides(LEANING, equals_the_label, lambda y, generator: 1.0 - 2.0 * y),
+    )
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.1, 2.5])
@@ -57,7 +83,9 @@ def test_noise_counts_by_what_it_carries(weight):
 @pytest.mark.parametrize(("weight", "wrong"), [(-1.5, []), (1.0, ["income"]), (0.02, [])])
 def test_direction_counts_where_it_matters(weight, wrong):
     model = Weights(weight, 1.5, 0.8, 0.5, 0.0)
-    assert [finding.subject for finding in alarms("direction", model=model, **sides(model))] == wrong
+    assert [
+        finding.subject for finding in alarms("direction", model=model, **sides(model))
+    ] == wrong
 
 
 def test_two_logits_say_the_same_as_one():
@@ -67,17 +95,24 @@ def test_two_logits_say_the_same_as_one():
             return torch.stack([-one / 2, one / 2], 1)
 
     given = sides(Weights(1.0, 1.5, 0.8, 0.5, 2.5))
-    given = {key: Records(side.features, side.targets, schema=side.schema, name=key) for key, side in given.items()}
+    given = {
+        key: Records(side.features, side.targets, schema=side.schema, name=key)
+        for key, side in given.items()
+    }
     assert [f.subject for f in alarms("noise_feature", model=Two(), **given)] == ["row_code"]
     assert [f.subject for f in alarms("direction", model=Two(), **given)] == ["income"]
 
 
 @pytest.mark.slow
 def test_light_is_the_shortcut_of_occupancy(shared_data):
-    """Light tells occupancy almost alone in February; the schema of a cautious expert calls it noise."""
+    """Light tells occupancy almost alone in February; the schema of a cautious expert calls it
+    noise."""
     schema = Schema(target="Occupancy", time="date", noise=("Light",))
     files = {"train": "datatraining", "validation": "datatest"}
-    tables = {name: Records.from_file(shared_data / "occupancy" / f"{file}.parquet", schema, name=name) for name, file in files.items()}
+    tables = {
+        name: Records.from_file(shared_data / "occupancy" / f"{file}.parquet", schema, name=name)
+        for name, file in files.items()
+    }
     x = torch.from_numpy(tables["train"].features.to_numpy(dtype="float32", copy=True))
     y = tables["train"].targets.float()
 
@@ -128,7 +163,9 @@ def test_a_relation_that_turned_round_is_a_drift_of_that_feature():
     network = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Flatten(0))
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([[1.8, -1.0, 0.7]]))
-    assert [(f.cause, f.subject) for f in alarms("production_errors", model=network, **made)] == [(Cause.CONCEPT_DRIFT, "feature_0")]
+    assert [(f.cause, f.subject) for f in alarms("production_errors", model=network, **made)] == [
+        (Cause.CONCEPT_DRIFT, "feature_0")
+    ]
 
 
 def logit(*weights):
@@ -154,7 +191,12 @@ def false_alarms(weights, given, *, recorded=None):
 
 
 def production_errors(model, made, **options):
-    return gd.diagnose(model, **made, only="attribution.production_errors", options={"attribution.production_errors": options}).findings
+    return gd.diagnose(
+        model,
+        **made,
+        only="attribution.production_errors",
+        options={"attribution.production_errors": options},
+    ).findings
 
 
 @pytest.mark.parametrize(("weight", "severity"), [(2.0, Severity.FAIL), (0.08, Severity.NOTE)])
@@ -174,6 +216,14 @@ def test_logits_of_another_model_are_not_explained_by_this_one():
     assert found.numbers["logit_difference"] > 0.1
 
     def rounded(side):
-        return Records(side.features, side.targets, (model(side.features).detach() * 100).round() / 100, name=side.name)
+        return Records(
+            side.features,
+            side.targets,
+            (model(side.features).detach() * 100).round() / 100,
+            name=side.name,
+        )
 
-    assert production_errors(model, {name: rounded(side) for name, side in made.items()})[0].severity is Severity.FAIL
+    assert (
+        production_errors(model, {name: rounded(side) for name, side in made.items()})[0].severity
+        is Severity.FAIL
+    )

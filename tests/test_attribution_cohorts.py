@@ -1,4 +1,5 @@
-"""Seven pairs of cohorts in which it is known what changed: nothing, inputs, their correlation, the network, its outputs."""
+"""Seven pairs of cohorts in which it is known what changed: nothing, inputs, their correlation, the
+network, its outputs."""
 
 from dataclasses import replace
 
@@ -25,7 +26,9 @@ def draw(n, seed, mean=0.0, correlation=0.0):
 
 def label(x, seed):
     score = 1.5 * x[:, 0] + x[:, 1] - x[:, 2] + x[:, 0] * x[:, 1] + 0.7 * x[:, 3] ** 2 - 0.7
-    return (torch.rand(len(x), generator=torch.Generator().manual_seed(seed)) < score.sigmoid()).float()
+    return (
+        torch.rand(len(x), generator=torch.Generator().manual_seed(seed)) < score.sigmoid()
+    ).float()
 
 
 def trained(seed, leak=False):
@@ -40,7 +43,9 @@ def trained(seed, leak=False):
         for _ in range(6):
             for part in torch.randperm(len(x)).split(100):
                 optimizer.zero_grad()
-                nn.functional.binary_cross_entropy_with_logits(model(x[part])[:, 0], y[part]).backward()
+                nn.functional.binary_cross_entropy_with_logits(
+                    model(x[part])[:, 0], y[part]
+                ).backward()
                 optimizer.step()
     return model
 
@@ -56,7 +61,8 @@ def explained(model, x):
 
 @pytest.fixture(scope="module")
 def seeds():
-    """Rows with a column that equals the label, explained by networks that differ in their seed alone, and by one trained on it."""
+    """Rows with a column that equals the label, explained by networks that differ in their seed
+    alone, and by one trained on it."""
     x = draw(800, 1)
     x[:, 19] = 2 * label(x, 5) - 1
     return [explained(trained(seed), x) for seed in range(6)], explained(trained(6, leak=True), x)
@@ -79,13 +85,16 @@ def test_nothing_is_reported_of_nothing_in_200_reruns(model):
         found = compare_cohorts(made.select(order[:150]), made.select(order[150:]), seed=seed)
         for alpha in alarms:
             alarms[alpha] += bool(found.changed(alpha=alpha, min_distance=0.0))
-    # The default asks for a hundredth, with a smallest distance on top; even a twentieth without one is quiet enough.
+    # The default asks for a hundredth, with a smallest distance on top; even a twentieth without
+    # one is quiet enough.
     assert alarms[0.01] <= 0.02 * 200
     assert alarms[0.05] <= 0.05 * 200
 
 
 def test_a_shift_of_one_input_is_explained_by_the_input(model):
-    found = compare_cohorts(explained(model, draw(2000, 1)), explained(model, draw(2000, 2, mean=0.8)))
+    found = compare_cohorts(
+        explained(model, draw(2000, 1)), explained(model, draw(2000, 2, mean=0.8))
+    )
     assert found.changed()[0] == "feature_2"
     assert "feature_2" not in found.excess()
     assert float(found.auc[0]) < float(found.auc[1]) + 0.05
@@ -94,7 +103,9 @@ def test_a_shift_of_one_input_is_explained_by_the_input(model):
 
 
 def test_a_shift_of_a_correlation_shows_in_contributions_and_in_no_single_input(model):
-    found = compare_cohorts(explained(model, draw(2000, 1)), explained(model, draw(2000, 2, correlation=0.9)))
+    found = compare_cohorts(
+        explained(model, draw(2000, 1)), explained(model, draw(2000, 2, correlation=0.9))
+    )
     assert set(found.changed()) & {"feature_0", "feature_1"}
     assert set(found.excess()) == set(found.changed())
     assert float(found.adjusted[1].min()) > 0.01
@@ -124,8 +135,14 @@ def test_no_seed_is_taken_for_more_than_a_seed():
     chosen = torch.Generator().manual_seed(1)
     alarms = 0
     for _ in range(100):
-        first, *ensemble, last = (made[at] for at in torch.randperm(len(made), generator=chosen)[:5].tolist())
-        alarms += bool(compare_cohorts(first, last, paired=True, ensemble=ensemble, permutations=50).changed(min_distance=0.0))
+        first, *ensemble, last = (
+            made[at] for at in torch.randperm(len(made), generator=chosen)[:5].tolist()
+        )
+        alarms += bool(
+            compare_cohorts(first, last, paired=True, ensemble=ensemble, permutations=50).changed(
+                min_distance=0.0
+            )
+        )
     assert alarms <= 0.02 * 100
 
 
@@ -143,7 +160,9 @@ def test_hits_against_false_alarms(model):
     x = draw(3000, 1)
     made = explained(model, x)
     alarm, truth = made.outputs > 0, label(x, 3) > 0
-    found = compare_cohorts(made.select(alarm & truth), made.select(alarm & ~truth), labels=("hits", "false alarms"))
+    found = compare_cohorts(
+        made.select(alarm & truth), made.select(alarm & ~truth), labels=("hits", "false alarms")
+    )
     assert set(found.changed(min_distance=0.05)) & {"feature_0", "feature_1", "feature_2"}
     assert "hits" in found.plot().get_title()
 
@@ -153,14 +172,24 @@ def test_distances_and_areas_are_those_of_the_books():
 
     from gendebug_torch.attribution.compare.groups import _area
 
-    values = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round(decimals=1)
+    values = torch.randn(
+        60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).round(decimals=1)
     second = torch.rand(3, 60, generator=torch.Generator().manual_seed(1)).argsort(1) < 24
-    expected = [[literal.ks_statistic(column[~side], column[side]) for column in values.T] for side in second]
+    expected = [
+        [literal.ks_statistic(column[~side], column[side]) for column in values.T]
+        for side in second
+    ]
     assert torch.allclose(ks_distances(values, second), torch.tensor(expected, dtype=torch.float64))
     scores = torch.randn(60, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     area = _area(scores, second.double().T)
-    assert area.tolist() == pytest.approx([roc_auc_score(side, scores[:, i]) for i, side in enumerate(second.numpy())])
-    half = classifier_auc(torch.randn(400, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), torch.rand(20, 400) < 0.5)
+    assert area.tolist() == pytest.approx(
+        [roc_auc_score(side, scores[:, i]) for i, side in enumerate(second.numpy())]
+    )
+    half = classifier_auc(
+        torch.randn(400, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3)),
+        torch.rand(20, 400) < 0.5,
+    )
     assert float(half.mean()) == pytest.approx(0.5, abs=0.02)
 
 

@@ -1,4 +1,5 @@
-"""Inputs as networks take them: tuples, mappings, integers through embeddings, images, groups of columns, baselines."""
+"""Inputs as networks take them: tuples, mappings, integers through embeddings, images, groups of
+columns, baselines."""
 
 import pytest
 import torch
@@ -15,14 +16,22 @@ class Mixed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.color, self.shape, self.word = nn.Embedding(4, 3), nn.Embedding(5, 2), nn.Embedding(20, 6)
+        self.color, self.shape, self.word = (
+            nn.Embedding(4, 3),
+            nn.Embedding(5, 2),
+            nn.Embedding(20, 6),
+        )
         self.place = nn.Embedding(7, 6)
         self.head = nn.Linear(3 + 3 + 2 + 6, 2)
 
     def forward(self, numbers, codes, tokens, mask=None):
         words = self.word(tokens) + self.place(torch.arange(tokens.shape[1], device=tokens.device))
         kept = words if mask is None else words * mask[..., None]
-        return self.head(torch.cat([numbers, self.color(codes[:, 0]), self.shape(codes[:, 1]), kept.tanh().mean(1)], 1))
+        return self.head(
+            torch.cat(
+                [numbers, self.color(codes[:, 0]), self.shape(codes[:, 1]), kept.tanh().mean(1)], 1
+            )
+        )
 
 
 @pytest.fixture
@@ -34,9 +43,17 @@ def mixed():
 
 def parts(n=9):
     generator = torch.Generator().manual_seed(0)
-    codes = torch.stack([torch.randint(4, (n,), generator=generator), torch.randint(5, (n,), generator=generator)], 1)
+    codes = torch.stack(
+        [torch.randint(4, (n,), generator=generator), torch.randint(5, (n,), generator=generator)],
+        1,
+    )
     tokens = torch.randint(20, (n, 7), generator=generator)
-    return {"numbers": rows(n, 3), "codes": codes, "tokens": tokens, "mask": torch.ones(n, 7, dtype=torch.bool)}
+    return {
+        "numbers": rows(n, 3),
+        "codes": codes,
+        "tokens": tokens,
+        "mask": torch.ones(n, 7, dtype=torch.bool),
+    }
 
 
 def batches(inputs, size):
@@ -48,7 +65,9 @@ def batches(inputs, size):
 def test_a_mapping_with_embeddings_is_attributed_per_token_and_column(mixed, method):
     before = state(mixed)
     options = {"samples": 8} if method in ("gradient_shap", "smooth_grad") else {}
-    made = attribute(mixed, batches(parts(), 4), method, target=1, unpack=lambda batch: (batch, None), **options)
+    made = attribute(
+        mixed, batches(parts(), 4), method, target=1, unpack=lambda batch: (batch, None), **options
+    )
     assert state(mixed) == before
     assert made.values.shape == (9, 3 + 1 + 1 + 7)
     assert made.names[:5] == ("numbers_0", "numbers_1", "numbers_2", "word_0", "word_1")
@@ -67,13 +86,22 @@ def test_integrated_gradients_over_embeddings_are_complete_and_literal(mixed):
         fixed = [torch.zeros(1, 3), torch.zeros(1, 3), torch.zeros(1, 2)]
         return mixed.head(torch.cat([*fixed, words.tanh().mean(1)], 1))[:, 1]
 
-    by_value = literal.integrated_gradients(from_words, mixed.word(row["tokens"]).detach().flatten(), torch.zeros(42))
+    by_value = literal.integrated_gradients(
+        from_words, mixed.word(row["tokens"]).detach().flatten(), torch.zeros(42)
+    )
     assert torch.allclose(made.values[0, 3:10], by_value.reshape(7, 6).sum(1), atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["kernel_shap", "feature_ablation", "lime"])
 def test_methods_without_gradients_replace_the_integers(mixed, method):
-    made = attribute(mixed, batches(parts(), 9), method, target=1, parts=["codes", "numbers"], unpack=lambda batch: (batch, None))
+    made = attribute(
+        mixed,
+        batches(parts(), 9),
+        method,
+        target=1,
+        parts=["codes", "numbers"],
+        unpack=lambda batch: (batch, None),
+    )
     assert made.names == ("numbers_0", "numbers_1", "numbers_2", "codes_0", "codes_1")
     if method == "feature_ablation":
         changed = parts()
@@ -95,13 +123,23 @@ def test_a_tuple_and_the_same_in_one_tensor():
     x = rows(8, 6)
     for method in (m for m in OWN if m != "occlusion"):
         options = {"baseline": 0.1}
-        two = attribute(Two(), [(x[:, :3], x[:, 3:])], method, unpack=lambda batch: (batch, None), **options)
-        assert torch.allclose(two.values, attribute(One(), x, method, **options).values, atol=1e-5), method
+        two = attribute(
+            Two(), [(x[:, :3], x[:, 3:])], method, unpack=lambda batch: (batch, None), **options
+        )
+        assert torch.allclose(
+            two.values, attribute(One(), x, method, **options).values, atol=1e-5
+        ), method
         assert two.names[0] == "0_0"
 
 
 def test_captum_takes_them_too(mixed):
-    made = attribute(mixed, batches(parts(), 4), "captum.IntegratedGradients", target=1, unpack=lambda batch: (batch, None))
+    made = attribute(
+        mixed,
+        batches(parts(), 4),
+        "captum.IntegratedGradients",
+        target=1,
+        unpack=lambda batch: (batch, None),
+    )
     ours = attribute(mixed, batches(parts(), 4), target=1, unpack=lambda batch: (batch, None))
     assert torch.allclose(made.values, ours.values, atol=1e-5)
 
@@ -120,7 +158,13 @@ def test_integers_without_an_embedding_are_refused_by_gradient_methods():
 class Eye(nn.Module):
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 1))
+        self.body = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16, 1),
+        )
 
     def forward(self, x):
         return self.body(x)
@@ -159,7 +203,10 @@ def test_groups_are_features():
         assert torch.allclose(made.values, expected, atol=1e-5), method
 
 
-@pytest.mark.parametrize("baseline", [None, "zero", "mean", "median", "sample", 0.5, torch.full((5,), 0.5), torch.full((3, 5), 0.5)])
+@pytest.mark.parametrize(
+    "baseline",
+    [None, "zero", "mean", "median", "sample", 0.5, torch.full((5,), 0.5), torch.full((3, 5), 0.5)],
+)
 def test_baselines(baseline):
     class Square(nn.Module):
         def forward(self, x):
@@ -167,7 +214,9 @@ def test_baselines(baseline):
 
     x = rows(40, 5)
     made = attribute(Square(), x, baseline=baseline, steps=8)
-    start = {"mean": x.mean(0), "median": x.median(0).values}.get(baseline if isinstance(baseline, str) else "", baseline)
+    start = {"mean": x.mean(0), "median": x.median(0).values}.get(
+        baseline if isinstance(baseline, str) else "", baseline
+    )
     if isinstance(start, str) or start is None:
         start = torch.zeros(5) if baseline != "sample" else None
     if start is not None:
@@ -188,6 +237,8 @@ def test_blur_leaves_a_flat_image_without_contributions():
 def test_one_row_of_a_mapping_serves_as_its_baseline(mixed):
     inputs = parts()
     start = {key: value[:1] for key, value in inputs.items()}
-    made = attribute(mixed, batches(inputs, 4), baseline=start, target=1, unpack=lambda batch: (batch, None))
+    made = attribute(
+        mixed, batches(inputs, 4), baseline=start, target=1, unpack=lambda batch: (batch, None)
+    )
     assert torch.allclose(made.values[0], torch.zeros(12), atol=1e-6)
     assert float((made.base - made.outputs[0]).abs().max()) < 1e-5

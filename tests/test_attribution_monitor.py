@@ -38,8 +38,18 @@ def loaders():
 
 def fit(monitor, epochs=4, model=None, **options):
     lightning.seed_everything(0, verbose=False)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[monitor] if monitor else [], **(quiet | options))
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[monitor] if monitor else [],
+        **(quiet | options),
+    )
     model = model or Learner()
     trainer.fit(model, *loaders())
     return model, trainer
@@ -72,7 +82,8 @@ class Clock:
 
 
 class Timed(Learner):
-    """A training step takes a second, a forward of an explanation `fixed` and `per_row` for each of its rows."""
+    """A training step takes a second, a forward of an explanation `fixed` and `per_row` for each of
+    its rows."""
 
     def __init__(self, clock, fixed, per_row):
         super().__init__()
@@ -80,11 +91,15 @@ class Timed(Learner):
 
     def forward(self, x):
         explaining = torch.is_grad_enabled() and not self.training
-        self.clock.now += 1.0 if self.training else (self.fixed + self.per_row * len(x)) if explaining else 0.0
+        self.clock.now += (
+            1.0 if self.training else (self.fixed + self.per_row * len(x)) if explaining else 0.0
+        )
         return super().forward(x)
 
 
-@pytest.mark.parametrize(("fixed", "per_row"), [(0.0, 0.0001), (0.0, 0.002), (0.2, 0.0001), (0.5, 0.0)])
+@pytest.mark.parametrize(
+    ("fixed", "per_row"), [(0.0, 0.0001), (0.0, 0.002), (0.2, 0.0001), (0.5, 0.0)]
+)
 def test_rankings_take_a_bounded_share_of_the_time(monkeypatch, fixed, per_row):
     """An epoch takes 8 seconds by this clock, of which 0.4 may be spent."""
     clock, spent = Clock(), []
@@ -109,9 +124,14 @@ def test_a_batch_that_holds_no_tensor_first_is_refused_before_the_training():
     x = TensorDataset(torch.randn(8, 4), torch.ones(8))
     named = DataLoader(x, 4, collate_fn=lambda rows: {"x": torch.stack([row[0] for row in rows])})
     trainer = lightning.Trainer(
-        max_epochs=1, accelerator="cpu", callbacks=[AttributionMonitor()], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[AttributionMonitor()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     with pytest.raises(InputError, match=r"`unpack`.*got dict"):
         trainer.fit(Named(), loaders()[0], named)
 

@@ -33,8 +33,13 @@ def test_it_is_the_rise_of_the_loss_under_the_same_shuffles(shape):
 
     with torch.no_grad():
         model.eval()
-        rises = [[literal.permutation_rise(loss, x, data.targets, column, order) for column in range(5)] for order in orders]
-    assert torch.allclose(found.importance, torch.tensor(rises, dtype=torch.float64).mean(0), atol=1e-6)
+        rises = [
+            [literal.permutation_rise(loss, x, data.targets, column, order) for column in range(5)]
+            for order in orders
+        ]
+    assert torch.allclose(
+        found.importance, torch.tensor(rises, dtype=torch.float64).mean(0), atol=1e-6
+    )
 
 
 class Plain(nn.Module):
@@ -48,18 +53,24 @@ class Plain(nn.Module):
         return self.body(x)
 
 
-@pytest.mark.parametrize("kind", ["plain", "missing", "infinite", "outlier", "hooked", "hooked layer", "patched"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "missing", "infinite", "outlier", "hooked", "hooked layer", "patched"]
+)
 def test_the_first_layer_is_only_left_out_where_that_changes_nothing(kind):
     body, x = network().body.eval(), rows(300)
     y = body(x).argmax(1)
     if kind in ("missing", "infinite", "outlier"):
         x[7, 2] = {"missing": torch.nan, "infinite": torch.inf, "outlier": 1e9}[kind]
     if kind.startswith("hooked"):
-        (body if kind == "hooked" else body[0]).register_forward_hook(lambda module, given, out: out.roll(1, 1))
+        (body if kind == "hooked" else body[0]).register_forward_hook(
+            lambda module, given, out: out.roll(1, 1)
+        )
     if kind == "patched":
         inner = body[0]
         inner.forward = lambda x: nn.functional.linear(x.abs(), inner.weight, inner.bias)
-    short, whole = (permutation_importance(model, Records(x, y), repeats=2) for model in (body, Plain(body)))
+    short, whole = (
+        permutation_importance(model, Records(x, y), repeats=2) for model in (body, Plain(body))
+    )
     assert torch.allclose(short.importance, whole.importance, atol=1e-6, equal_nan=True)
     assert torch.allclose(short.standard_error, whole.standard_error, atol=1e-6, equal_nan=True)
 
@@ -101,7 +112,12 @@ def test_any_metric_of_torchmetrics_knows_its_own_direction():
     theirs = permutation_importance(model, data, metric=accuracy)
     assert torch.allclose(ours.importance, theirs.importance, atol=1e-6)
     function = torchmetrics.functional.classification.multiclass_accuracy
-    named = permutation_importance(model, data, metric=lambda said, y: function(said, y, 3, average="micro"), greater_is_better=True)
+    named = permutation_importance(
+        model,
+        data,
+        metric=lambda said, y: function(said, y, 3, average="micro"),
+        greater_is_better=True,
+    )
     assert torch.allclose(named.importance, theirs.importance)
     assert (theirs.standard_error > 0).any()
 

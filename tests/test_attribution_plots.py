@@ -65,6 +65,11 @@ def test_shap_draws_what_we_found():
     assert torch.allclose(torch.from_numpy(explanation.base_values), made.base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for draw, drawn in [("bar", explanation), ("beeswarm", explanation), ("heatmap", explanation), ("waterfall", explanation[0])]:
+        for draw, drawn in [
+            ("bar", explanation),
+            ("beeswarm", explanation),
+            ("heatmap", explanation),
+            ("waterfall", explanation[0]),
+        ]:
             getattr(shap.plots, draw)(drawn, show=False)
             plt.close("all")

@@ -40,7 +40,10 @@ def standardized(frame):
 def test_electricity_prices_follow_the_price(shared_data):
     table = pd.read_parquet(shared_data / "elec2" / "electricity.parquet")
     features = table.drop(columns=["class", "date"])
-    x, y = standardized(features), torch.from_numpy((table["class"] == "UP").to_numpy(dtype=np.int64, copy=True))
+    x, y = (
+        standardized(features),
+        torch.from_numpy((table["class"] == "UP").to_numpy(dtype=np.int64, copy=True)),
+    )
     model = fitted(perceptron(x.shape[1]), x[:20000], y[:20000], epochs=4)
     data = Records(pd.DataFrame(x[20000:24000].numpy(), columns=features.columns), y[20000:24000])
     made = attribute(model, data, target=1)
@@ -50,14 +53,16 @@ def test_electricity_prices_follow_the_price(shared_data):
     shap = attribute(model, data, "kernel_shap", target=1)
     sizes = [found.flat.abs().mean(0, keepdim=True) for found in (made, shap)]
     assert float(row_spearman(*sizes)[0]) > 0.7
-    # What the network uses and what it is worth are two things: months later the hour of the day misleads it.
+    # What the network uses and what it is worth are two things: months later the hour of the day
+    # misleads it.
     permuted = permutation_importance(model, data).table().set_index("feature")
     assert permuted.index[0] == "nswprice"
     assert permuted.loc["period", "high"] < 0
 
 
 def test_incomes_do_not_follow_the_census_weight(shared_data):
-    """`fnlwgt` says how many people a row stands for: nothing about the income of the one it describes."""
+    """`fnlwgt` says how many people a row stands for: nothing about the income of the one it
+    describes."""
     table = pd.read_parquet(shared_data / "adult" / "train.parquet")
     numbers = ["age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week"]
     x = standardized(table[numbers])
@@ -78,7 +83,14 @@ def test_digits_are_told_by_their_ink(shared_data):
     archive = np.load(shared_data / "mnist" / "mnist.npz")
     x = torch.from_numpy(archive["x_train"][:6000].astype(np.float32)).reshape(-1, 1, 28, 28) / 255
     y = torch.from_numpy(archive["y_train"][:6000].astype(np.int64))
-    body = [nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10)]
+    body = [
+        nn.Conv2d(1, 8, 5, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(400, 10),
+    ]
     model = fitted(nn.Sequential(*body), x, y, epochs=2)
     shown = x[:24]
     made = attribute(model, shown, target="margin", trust="full")
@@ -94,7 +106,9 @@ def test_digits_are_told_by_their_ink(shared_data):
     assert float(made.values[shown == 0].abs().sum()) == 0.0
     occluded = attribute(model, shown, "occlusion", target="margin", window=5, stride=2)
     near = nn.functional.max_pool2d(shown, 5, 1, 2) > 0.2
-    assert float(occluded.values[near].abs().mean()) > 5 * float(occluded.values[~near].abs().mean())
+    assert float(occluded.values[near].abs().mean()) > 5 * float(
+        occluded.values[~near].abs().mean()
+    )
 
 
 class Sentiment(nn.Module):
@@ -103,7 +117,9 @@ class Sentiment(nn.Module):
         self.embedding, self.head = nn.Embedding(words, 16, padding_idx=0), nn.Linear(16, 2)
 
     def forward(self, tokens):
-        return self.head(self.embedding(tokens).sum(1) / (tokens > 0).sum(1, keepdim=True).clamp(min=1))
+        return self.head(
+            self.embedding(tokens).sum(1) / (tokens > 0).sum(1, keepdim=True).clamp(min=1)
+        )
 
 
 def test_reviews_are_told_by_their_words(shared_data):
@@ -125,4 +141,8 @@ def test_reviews_are_told_by_their_words(shared_data):
     for word in ("bad", "dull", "worst", "moving", "funny", "best"):
         places = x[:3000] == vocabulary[word]
         means[word] = float(made.values[places].mean())
-    assert max(means[word] for word in ("bad", "dull", "worst")) < 0 < min(means[word] for word in ("moving", "funny", "best")), means
+    assert (
+        max(means[word] for word in ("bad", "dull", "worst"))
+        < 0
+        < min(means[word] for word in ("moving", "funny", "best"))
+    ), means

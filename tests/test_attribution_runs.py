@@ -1,4 +1,5 @@
-"""Runs that are killed, streamed, shared by ranks or devices, short of memory, compiled, or in half precision."""
+"""Runs that are killed, streamed, shared by ranks or devices, short of memory, compiled, or in half
+precision."""
 
 import os
 import signal
@@ -67,7 +68,8 @@ class Slow:
         for part in rows(60).split(7):
             yield {"x": part}
             time.sleep(0.3)
-attribute(Named(), Slow(), "smooth_grad", unpack=lambda batch: (batch, None), checkpoint=sys.argv[1], stream=True, trust=False)
+options = {"checkpoint": sys.argv[1], "stream": True, "trust": False}
+attribute(Named(), Slow(), "smooth_grad", unpack=lambda batch: (batch, None), **options)
 """
 
 
@@ -82,7 +84,10 @@ def test_a_process_that_was_killed_is_continued_with_the_same_bits(tmp_path):
     process.wait()
     done = len(list(tmp_path.glob("batches-*")))
     assert 3 <= done < 9
-    batches, how = [{"x": part} for part in loader()], {"unpack": lambda batch: (batch, None), "trust": False}
+    batches, how = (
+        [{"x": part} for part in loader()],
+        {"unpack": lambda batch: (batch, None), "trust": False},
+    )
     whole = attribute(Named(), batches, "smooth_grad", **how)
     for _ in range(2):
         made = attribute(Named(), batches, "smooth_grad", checkpoint=tmp_path, stream=True, **how)
@@ -140,10 +145,16 @@ with tempfile.TemporaryDirectory() as place:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell memory of one's own from mapped files")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="needs Linux to tell memory of one's own from mapped files",
+)
 def test_memory_does_not_grow_with_the_rows():
-    grown = subprocess.run([sys.executable, "-c", STREAM, "40"], capture_output=True, text=True, check=True)
-    # Forty batches hold 640 MB of values and inputs; what is alive at once is one flush of 64 MB and its copies.
+    grown = subprocess.run(
+        [sys.executable, "-c", STREAM, "40"], capture_output=True, text=True, check=True
+    )
+    # Forty batches hold 640 MB of values and inputs; what is alive at once is one flush of 64 MB
+    # and its copies.
     assert float(grown.stdout) < 150
 
 
@@ -164,11 +175,15 @@ class Counted(Dataset):
 
 def _rank(rank, place, x, expected):
     os.environ["LOCAL_RANK"] = str(rank)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{place}/store", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{place}/store", rank=rank, world_size=2
+    )
     made = attribute(network(), x, batch_size=7, steps=16)
     assert torch.equal(made.values, expected)
     assert made.trust is not None
-    streamed = attribute(network(), x, batch_size=7, steps=16, checkpoint=f"{place}/shards", stream=True)
+    streamed = attribute(
+        network(), x, batch_size=7, steps=16, checkpoint=f"{place}/shards", stream=True
+    )
     assert torch.equal(streamed.values, expected)
     wrapped = nn.parallel.DistributedDataParallel(network())
     assert torch.equal(attribute(wrapped, x, batch_size=7, steps=16, trust=False).values, expected)
@@ -191,7 +206,10 @@ def test_two_ranks_equal_one_and_each_reads_its_own_rows_alone(tmp_path):
     assert sorted(map(len, read)) == [19, 21]
     assert sorted(int(row) for part in read for row in part) == list(range(40))
     # What two ranks left is taken over by one.
-    assert torch.equal(attribute(network(), x, batch_size=7, steps=16, checkpoint=tmp_path / "shards").values, expected)
+    assert torch.equal(
+        attribute(network(), x, batch_size=7, steps=16, checkpoint=tmp_path / "shards").values,
+        expected,
+    )
 
 
 @pytest.mark.slow
@@ -199,7 +217,14 @@ def test_two_devices_equal_one(tmp_path, capfd):
     x, model = rows(40), network()
     before = state(model)
     expected = attribute(model, x, batch_size=7, steps=16)
-    made = attribute(model, DataLoader(TensorDataset(x), batch_size=7), devices=2, device="cpu", steps=16, checkpoint=tmp_path / "shards")
+    made = attribute(
+        model,
+        DataLoader(TensorDataset(x), batch_size=7),
+        devices=2,
+        device="cpu",
+        steps=16,
+        checkpoint=tmp_path / "shards",
+    )
     assert_same(made, expected)
     assert made.trust is not None
     assert state(model) == before
@@ -209,7 +234,9 @@ def test_two_devices_equal_one(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("method", OWN)
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["torch", "python"])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["torch", "python"]
+)
 def test_a_pass_that_does_not_fit_is_made_smaller(method, error):
     class Small(type(network())):
         most, refused = 12, 0
@@ -238,7 +265,17 @@ def test_a_pass_that_does_not_fit_is_made_smaller(method, error):
 class Waits(TorchDispatchMode):
     """Counts the operations for which the host has to wait for a device."""
 
-    waiting = frozenset(("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2", "unique_dim", "masked_select"))
+    waiting = frozenset(
+        (
+            "_local_scalar_dense",
+            "nonzero",
+            "is_nonzero",
+            "equal",
+            "_unique2",
+            "unique_dim",
+            "masked_select",
+        )
+    )
 
     def __init__(self):
         super().__init__()
@@ -250,7 +287,9 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("method", OWN)
-@pytest.mark.parametrize("more", [{}, {"groups": [0, 0, 1, 2, 2]}, {"baseline": "mean"}, {"target": "margin"}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{}, {"groups": [0, 0, 1, 2, 2]}, {"baseline": "mean"}, {"target": "margin"}], ids=str
+)
 def test_the_host_does_not_wait_in_the_loop(method, more):
     if method == "occlusion" and "groups" in more:
         pytest.skip("windows know no groups")
@@ -291,15 +330,23 @@ def test_a_compiled_run_gives_the_same_answers():
     model, x = network(), rows(40)
     before = state(model)
     for method in ("integrated_gradients", "kernel_shap", "DeepLift"):
-        plain, compiled = (run(model, x, method, trust=False, compile=flag, batch_size=16) for flag in (False, True))
+        plain, compiled = (
+            run(model, x, method, trust=False, compile=flag, batch_size=16)
+            for flag in (False, True)
+        )
         assert close(compiled.values, plain.values), method
     assert state(model) == before
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("captum.KernelShap", "captum.GradientShap")])
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if m not in ("captum.KernelShap", "captum.GradientShap")]
+)
 def test_half_precision_comes_with_what_it_changes(method):
     model, x = network(), rows(60)
-    single, half = run(model, x, method, trust=False), run(model, x, method, trust=False, precision="bf16-mixed")
+    single, half = (
+        run(model, x, method, trust=False),
+        run(model, x, method, trust=False, precision="bf16-mixed"),
+    )
     assert single.precision is None
     assert half.precision.rows == 32
     assert half.precision.holds
@@ -326,7 +373,9 @@ def test_half_precision_that_is_rounding_is_refused_and_doubtful_one_is_labelled
     with pytest.raises(UnsupportedError, match="mostly rounding"):
         attribute(Cancelling(1e-4), rows(40), "feature_ablation", precision="bf16-mixed")
     with pytest.warns(UserWarning, match="`32-true` avoids it"):
-        made = attribute(Cancelling(0.01), rows(40), "input_x_gradient", precision="bf16-mixed", trust=False)
+        made = attribute(
+            Cancelling(0.01), rows(40), "input_x_gradient", precision="bf16-mixed", trust=False
+        )
     assert not made.precision.holds
     assert "off in bf16-mixed" in made.plot().get_title()
 
@@ -349,4 +398,6 @@ def test_a_summary_needs_no_copy_of_all_values(monkeypatch):
     monkeypatch.setattr(module, "_CHUNK", 10)
     made = attribute(network(), rows(35))
     monkeypatch.undo()
-    assert made.table()["mean_abs"].tolist() == pytest.approx(made.flat.abs().mean(0).sort(descending=True).values.tolist())
+    assert made.table()["mean_abs"].tolist() == pytest.approx(
+        made.flat.abs().mean(0).sort(descending=True).values.tolist()
+    )

@@ -12,7 +12,9 @@ from tests.reference import attribution as literal
 def bumpy(d, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(d, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+        model = nn.Sequential(
+            nn.Linear(d, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1)
+        )
     for parameter in model.parameters():
         parameter.data *= 1.7
     return model
@@ -22,7 +24,12 @@ def test_full_enumeration_gives_the_values_of_shapley():
     model, x = bumpy(5), rows(4, 5)
     made = attribute(model, x, "kernel_shap", baseline=0.2)
     with torch.no_grad():
-        slow = torch.stack([literal.shapley_values(lambda p: model(p)[:, 0], row, torch.full((5,), 0.2)) for row in x])
+        slow = torch.stack(
+            [
+                literal.shapley_values(lambda p: model(p)[:, 0], row, torch.full((5,), 0.2))
+                for row in x
+            ]
+        )
     assert torch.allclose(made.flat, slow, atol=1e-5)
     assert float(made.standard_error.max()) == 0.0
 
@@ -42,7 +49,10 @@ def test_samples_come_close_and_know_how_close(samples):
 def test_more_samples_err_less_and_fidelity_says_how_additive_the_output_is():
     model, x = bumpy(12), rows(10, 12)
     exact = attribute(model, x, "kernel_shap").values
-    errors = [float((attribute(model, x, "kernel_shap", samples=n).values - exact).norm()) for n in (60, 240, 960)]
+    errors = [
+        float((attribute(model, x, "kernel_shap", samples=n).values - exact).norm())
+        for n in (60, 240, 960)
+    ]
     assert errors[0] > errors[1] > errors[2]
     additive = attribute(nn.Linear(12, 1), x, "kernel_shap", samples=100)
     assert float(additive.held_out.min()) > 0.999
@@ -50,7 +60,9 @@ def test_more_samples_err_less_and_fidelity_says_how_additive_the_output_is():
     assert float(rough.held_out.median()) < 0.999
 
 
-@pytest.mark.parametrize(("features", "samples"), [(4, 14), (7, 60), (10, 500), (16, 900), (30, 500), (60, 1000)])
+@pytest.mark.parametrize(
+    ("features", "samples"), [(4, 14), (7, 60), (10, 500), (16, 900), (30, 500), (60, 1000)]
+)
 def test_coalitions_come_in_pairs_without_repeats_and_weigh_what_they_should(features, samples):
     drawn = shapley_coalitions(features, samples, 0)
     both = torch.cat([drawn.masks, ~drawn.masks])
@@ -58,7 +70,9 @@ def test_coalitions_come_in_pairs_without_repeats_and_weigh_what_they_should(fea
     assert len(both) <= samples
     assert len(both) >= min(samples, 2**features - 2) - features
     sizes = range(1, features // 2 + 1)
-    kernel = [(features - 1) / (k * (features - k)) / (2 if 2 * k == features else 1) for k in sizes]
+    kernel = [
+        (features - 1) / (k * (features - k)) / (2 if 2 * k == features else 1) for k in sizes
+    ]
     for size, weight in zip(sizes, kernel, strict=True):
         own = drawn.size == size
         assert bool((drawn.masks[own].sum(1) == size).all())
@@ -92,5 +106,7 @@ def test_a_background_of_rows_is_averaged():
     model, x = bumpy(6), rows(10, 6)
     background = rows(4, 6, seed=9)
     made = attribute(model, x, "kernel_shap", baseline=background)
-    singles = torch.stack([attribute(model, x, "kernel_shap", baseline=row).values for row in background])
+    singles = torch.stack(
+        [attribute(model, x, "kernel_shap", baseline=row).values for row in background]
+    )
     assert torch.allclose(made.values, singles.mean(0), atol=1e-4)

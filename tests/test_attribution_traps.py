@@ -1,9 +1,10 @@
-"""The sixteen groups of traps into which libraries of attribution fall: each a test by its number, over all methods where it applies.
+"""The sixteen groups of traps into which libraries of attribution fall: each a test by its number,
+over all methods where it applies.
 
  1  left in training mode: BatchNorm moves, dropout drops; modes of single submodules are lost
  2  a forward that raises leaves `requires_grad`, hooks or attributes behind
- 3  a rectifier that is re-used, or called as a function: DeepLIFT and guided backpropagation are wrong without a word
- 4  a first operation in place
+ 3  a rectifier that is re-used, or called as a function: DeepLIFT and guided backpropagation are
+ wrong without a word 4  a first operation in place
  5  forms of output: one logit, two, a margin, a mapping, three axes
  6  forms of input: mappings, integers, embeddings, unused inputs, no gradient
  7  NaN and infinite cells
@@ -17,7 +18,8 @@
 15  defaults that drop signs or small contributions
 16  groups with gaps, no rows, more inputs than fit squared
 
-More of 3 is in test_attribution_captum.py, more of 6 in test_attribution_inputs.py, of 14 and 16 in test_attribution_runs.py.
+More of 3 is in test_attribution_captum.py, more of 6 in test_attribution_inputs.py, of 14 and 16 in
+test_attribution_runs.py.
 """
 
 import random
@@ -32,7 +34,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gendebug_torch import attribute
 from gendebug_torch.errors import InputError, UnsupportedError
 from gendebug_torch.model.runner import evaluating
-from tests.attribution_cases import GRADIENT, METHODS, OF_INPUTS, OWN, close, every_method, network, rows, run, state
+from tests.attribution_cases import (
+    GRADIENT,
+    METHODS,
+    OF_INPUTS,
+    OWN,
+    close,
+    every_method,
+    network,
+    rows,
+    run,
+    state,
+)
 
 
 def lightning_module(model):
@@ -140,7 +153,9 @@ class Single(nn.Module):
 
     def forward(self, x):
         logit = self.body(x)
-        return {"column": logit, "flat": logit[:, 0], "pair": torch.cat([0 * logit, logit], 1)}[self.form]
+        return {"column": logit, "flat": logit[:, 0], "pair": torch.cat([0 * logit, logit], 1)}[
+            self.form
+        ]
 
 
 @pytest.mark.parametrize("method", OF_INPUTS)
@@ -169,7 +184,11 @@ def test_trap_05_a_margin_is_the_difference_of_two_classes(method):
 
 
 @every_method
-@pytest.mark.parametrize("output", [lambda x: {"logits": x}, lambda x: (x, x), lambda x: x[:, :, None]], ids=["dict", "tuple", "axes"])
+@pytest.mark.parametrize(
+    "output",
+    [lambda x: {"logits": x}, lambda x: (x, x), lambda x: x[:, :, None]],
+    ids=["dict", "tuple", "axes"],
+)
 def test_trap_05_another_form_of_output_is_named(method, output):
     class Wrapped(type(network())):
         def forward(self, x):
@@ -193,7 +212,11 @@ class Mixed(nn.Module):
 
 
 # Methods that sample, at enough samples; what they give an unused input is the error of sampling.
-MANY = {"kernel_shap": {"samples": 2000}, "lime": {"samples": 2000}, "captum.KernelShap": {"n_samples": 500}}
+MANY = {
+    "kernel_shap": {"samples": 2000},
+    "lime": {"samples": 2000},
+    "captum.KernelShap": {"n_samples": 500},
+}
 NOTHING = {"lime": 0.01, "captum.KernelShap": 0.05}
 
 
@@ -209,9 +232,21 @@ def test_trap_06_a_mapping_of_numbers_codes_and_something_unused(method):
     batches = [{key: value[i : i + 4] for key, value in inputs.items()} for i in range(0, 9, 4)]
     several = method in ("DeepLiftShap", "captum.GradientShap", "gradient_shap")
     start = {key: value[:3] for key, value in inputs.items()} if several else None
-    options = {key: value for key, value in METHODS[method].items() if key != "baseline"} | MANY.get(method, {})
-    made = attribute(model, batches, method, target=1, baseline=start, unpack=lambda batch: (batch, None), **options)
-    assert sorted(made.names) == sorted([*(f"numbers_{i}" for i in range(5)), "unused_0", "unused_1", made.names[-1]])
+    options = {
+        key: value for key, value in METHODS[method].items() if key != "baseline"
+    } | MANY.get(method, {})
+    made = attribute(
+        model,
+        batches,
+        method,
+        target=1,
+        baseline=start,
+        unpack=lambda batch: (batch, None),
+        **options,
+    )
+    assert sorted(made.names) == sorted(
+        [*(f"numbers_{i}" for i in range(5)), "unused_0", "unused_1", made.names[-1]]
+    )
     assert made.values.shape == (9, 8)
     unused = [made.names.index("unused_0"), made.names.index("unused_1")]
     assert float(made.values[:, unused].abs().max()) < NOTHING.get(method, 1e-5)
@@ -220,8 +255,12 @@ def test_trap_06_a_mapping_of_numbers_codes_and_something_unused(method):
 
 def test_trap_06_windows_over_several_tensors_are_refused():
     with pytest.raises(InputError, match="one Tensor per batch"):
-        attribute(Mixed(), [{"numbers": rows(4), "codes": torch.ones(4, 1, dtype=torch.int64), "unused": rows(4)}], "occlusion",
-                  unpack=lambda batch: (batch, None))  # fmt: skip
+        attribute(
+            Mixed(),
+            [{"numbers": rows(4), "codes": torch.ones(4, 1, dtype=torch.int64), "unused": rows(4)}],
+            "occlusion",
+            unpack=lambda batch: (batch, None),
+        )
 
 
 @pytest.mark.parametrize("method", OF_INPUTS)
@@ -275,7 +314,11 @@ def test_trap_07_a_batch_without_a_usable_row(method):
 def test_trap_08_one_feature(method):
     model, x = network(d=1), rows(6, d=1)
     more = {"samples": 4} if method in ("kernel_shap", "lime") else {}
-    more |= {"baseline": torch.linspace(-1, 1, 3)[:, None]} if isinstance(METHODS[method].get("baseline"), torch.Tensor) else {}
+    more |= (
+        {"baseline": torch.linspace(-1, 1, 3)[:, None]}
+        if isinstance(METHODS[method].get("baseline"), torch.Tensor)
+        else {}
+    )
     if method == "captum.KernelShap":
         with pytest.raises(UnsupportedError, match="KernelShap cannot explain"):
             run(model, x, method)
@@ -339,7 +382,9 @@ def test_trap_11_a_network_that_looks_at_nothing(method):
     made.plot().figure.canvas.draw()
 
 
-@pytest.mark.parametrize("method", [m for m in OF_INPUTS if "Shap" not in m and m != "gradient_shap"])
+@pytest.mark.parametrize(
+    "method", [m for m in OF_INPUTS if "Shap" not in m and m != "gradient_shap"]
+)
 def test_trap_11_a_row_that_is_its_own_baseline(method):
     model, x = network(), rows(8)
     if method == "GuidedBackprop":
@@ -401,19 +446,29 @@ def test_trap_14_callers_without_gradients(method, mode):
 def test_trap_14_wrappers(method, wrap):
     model, x = network(), rows(10)
     expected = run(model, x, method).values
-    more = {"layer": "model.body.0"} if method.startswith("Layer") and wrap is lightning_module else {}
+    more = (
+        {"layer": "model.body.0"} if method.startswith("Layer") and wrap is lightning_module else {}
+    )
     wrapped = wrap(model)
     before = state(model)
     assert close(run(wrapped, x, method, **more).values, expected)
     assert state(model) == before
 
 
-@pytest.mark.parametrize("method", ["saliency", "captum.Saliency", "kernel_shap", "lime", "captum.KernelShap"])
+@pytest.mark.parametrize(
+    "method", ["saliency", "captum.Saliency", "kernel_shap", "lime", "captum.KernelShap"]
+)
 def test_trap_15_signs_and_small_contributions_are_kept(method):
     weight = torch.cat([torch.tensor([-5.0, 3.0]), 0.001 * torch.arange(1.0, 14)])
     linear = nn.Linear(15, 1)
     linear.weight.data, linear.bias.data = weight[None], torch.zeros(1)
-    more = {"abs": False} if method == "captum.Saliency" else {"samples": 200} if method in ("kernel_shap", "lime") else {}
+    more = (
+        {"abs": False}
+        if method == "captum.Saliency"
+        else {"samples": 200}
+        if method in ("kernel_shap", "lime")
+        else {}
+    )
     more |= {"n_samples": 400} if method == "captum.KernelShap" else {}
     made = attribute(linear, torch.ones(2, 15), method, **more)
     assert torch.allclose(made.values[0], weight, atol=2e-4)
@@ -450,14 +505,20 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         parts = out if isinstance(out, (tuple, list)) else [out]
-        self.most = max([self.most, *(part.numel() for part in parts if isinstance(part, torch.Tensor))])
+        self.most = max(
+            [self.most, *(part.numel() for part in parts if isinstance(part, torch.Tensor))]
+        )
         return out
 
 
 @pytest.mark.parametrize("method", [*GRADIENT, "feature_ablation", "occlusion"])
 def test_trap_16_no_object_of_rows_times_inputs_squared(method):
     d = 3000
-    options = {"window": 500} if method == "occlusion" else {key: value for key, value in METHODS[method].items() if key != "baseline"}
+    options = (
+        {"window": 500}
+        if method == "occlusion"
+        else {key: value for key, value in METHODS[method].items() if key != "baseline"}
+    )
     with Largest() as seen:
         attribute(nn.Linear(d, 1), rows(8, d), method, **options)
     assert seen.most < 8 * d * d / 4
@@ -473,5 +534,10 @@ def test_trap_14_recurrent_networks_and_sequences(method):
         def forward(self, x):
             return self.head(self.lstm(x)[0][:, -1])
 
-    made = run(Recurrent(), rows(6, d=8).reshape(6, 4, 2), method, **({"baseline": 0.0} if method == "gradient_shap" else {}))
+    made = run(
+        Recurrent(),
+        rows(6, d=8).reshape(6, 4, 2),
+        method,
+        **({"baseline": 0.0} if method == "gradient_shap" else {}),
+    )
     assert made.values.shape == (6, 4, 2)

@@ -13,7 +13,10 @@ from tests.contract.plants_attribution import SOUND, Wavy, people
 def trained(seed=0):
     """A network of six inputs, of which two matter much, two little, two not at all."""
     x = rows(2000, 6, seed=seed)
-    y = (torch.rand(2000, generator=torch.Generator().manual_seed(seed)) < (3 * x[:, 0] - 2 * x[:, 1] + 0.5 * x[:, 2]).sigmoid()).float()
+    y = (
+        torch.rand(2000, generator=torch.Generator().manual_seed(seed))
+        < (3 * x[:, 0] - 2 * x[:, 1] + 0.5 * x[:, 2]).sigmoid()
+    ).float()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
@@ -63,7 +66,9 @@ def test_a_card_costs_a_fifth_of_the_model_evaluations_at_most(method, n):
     card = attribute(model, data, method, **options).trust
     extra = total[0] - 2 * alone
     assert 0 <= extra <= 0.2 * alone
-    assert card.evaluations * float(plain.evaluations.sum()) == pytest.approx(extra, abs=40 + 0.02 * alone)
+    assert card.evaluations * float(plain.evaluations.sum()) == pytest.approx(
+        extra, abs=40 + 0.02 * alone
+    )
 
 
 def test_what_a_run_cannot_pay_for_is_named_and_measured_on_demand():
@@ -84,7 +89,9 @@ def test_what_a_run_cannot_pay_for_is_named_and_measured_on_demand():
 
 def test_few_rows_are_less_certain_than_many():
     model, x = trained()
-    few, many = (attribute(model, part, trust="full").trust.measures["jitter"] for part in (x[:10], x))
+    few, many = (
+        attribute(model, part, trust="full").trust.measures["jitter"] for part in (x[:10], x)
+    )
     assert few.high - few.low > 2 * (many.high - many.low)
     assert "jitter" in attribute(model, x[:10], trust="full").trust.uncertain
 
@@ -94,8 +101,12 @@ def test_rows_are_sampled_as_they_pass(kind):
     """Neither can be asked for the same rows again."""
     model, x = trained()
     y = (x[:, 0] > 0).long()
-    shuffled = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=32, shuffle=True)
-    made = attribute(model, shuffled if kind == "shuffled" else zip(x.split(32), y.split(32), strict=True))
+    shuffled = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(x, y), batch_size=32, shuffle=True
+    )
+    made = attribute(
+        model, shuffled if kind == "shuffled" else zip(x.split(32), y.split(32), strict=True)
+    )
     assert made.trust.measures["jitter"].value > 0.8
     assert made.trust.rows_usable, made.trust.verdict
 
@@ -139,7 +150,10 @@ def test_an_explanation_that_cannot_be_trusted_is_not():
 
 def test_too_few_samples_do_not_agree_with_themselves():
     model, x = network(d=30), rows(200, 30)
-    few, many = (attribute(model, x, "kernel_shap", samples=samples).trust.measures["rerun"].value for samples in (60, 2000))
+    few, many = (
+        attribute(model, x, "kernel_shap", samples=samples).trust.measures["rerun"].value
+        for samples in (60, 2000)
+    )
     assert few < many
     assert many > 0.8
 
@@ -180,7 +194,8 @@ def test_a_trained_network_forgets_from_the_output_down():
 
 
 def test_inputs_of_very_different_size_do_not_make_an_explanation_look_random():
-    """Contributions follow the sizes of the inputs whatever the weights: that is no fault of theirs."""
+    """Contributions follow the sizes of the inputs whatever the weights: that is no fault of
+    theirs."""
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
     card = attribute(model, rows(400, 8) * 10.0 ** -torch.arange(8), trust="full").trust
     assert card.cascade[1.0].value > 0.9

@@ -47,7 +47,11 @@ def test_a_suite_says_what_stands_in_it(tmp_path):
     assert norway.input == {"amount": 12.5, "hour": 9, "country": "NO"}
     assert (norway.kind, norway.tags, norway.line) == ("MFT", ("geo", "old"), 8)
     assert extreme.input == {"amount": 1e308, "hour": None, "country": "NO"}
-    assert (extreme.capability, extreme.origin, extreme.tolerance) == ("extremes", "incident 12", 0.1)
+    assert (extreme.capability, extreme.origin, extreme.tolerance) == (
+        "extremes",
+        "incident 12",
+        0.1,
+    )
     assert [row["hour"] for row in hour.inputs] == [9, 23, 16]
     assert hour.kind == "INV"
 
@@ -87,13 +91,23 @@ def test_scalars_mean_what_people_expect(tmp_path, written, value):
         ("id: hour", "id: norway", 19, "first in line 8"),
         ("{amount: 1e308, hour: null}", "{amuont: 3}", 12, "Did you mean 'amount'"),
         ("class: legitimate", "class: legitimat", 8, "Did you mean 'legitimate'"),
-        ("like: usual\n    expect: {class", "like: usal\n    expect: {class", 9, "Did you mean 'usual'"),
+        (
+            "like: usual\n    expect: {class",
+            "like: usal\n    expect: {class",
+            9,
+            "Did you mean 'usual'",
+        ),
         ("expect: {class: legitimate}", "expect: higher", 10, "a `change` beside it"),
         ("suite: fraud", "suit: fraud", 2, "Did you mean 'suite'"),
         ("    capability: extremes", "    id: again", 15, "stands in line 12"),
         ("    capability: extremes", "   capability: extremes", 15, "YAML"),
         ("    origin: incident 12", "    origin: [a]", 16, "a text"),
-        ("like: usual\n    input: {amount: 1e308, hour: null}", "tags: c", 12, "an `input` or a `like`"),
+        (
+            "like: usual\n    input: {amount: 1e308, hour: null}",
+            "tags: c",
+            12,
+            "an `input` or a `like`",
+        ),
         ("  - id: norway\n    like", "  - like", 8, "an id in every case"),
         ("features: [amount, hour, country]", "features: amount", 3, "list of names"),
         ("{amount: 1e308, hour: null}", "{amount: !tensr x.npy}", 14, "!tensr"),
@@ -114,7 +128,9 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, old, new, line, words):
     assert path.read_text() == PLAIN.replace(old, new)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"[1, 2]", b"cases: 3", b"cases: [1]", b"a: &a [*a]"])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"", b"[1, 2]", b"cases: 3", b"cases: [1]", b"a: &a [*a]"]
+)
 def test_unreadable_files_are_refused_by_name(tmp_path, content):
     path = tmp_path / "s.behavior.yaml"
     path.write_bytes(content)
@@ -176,7 +192,13 @@ PLACES = [
         f"cases:\n- id: a\n  input: {{x: 1, y: 2}}\n  {key}: %s\n"
         for key in ("like", "change", "expect", "of", "tolerance", "tags", "origin")
     ),
-    *("cases: %s\n", "cases:\n- %s\n", "%s", "cases:\n- id: a\n  input: %s\n", "cases:\n- id: %s\n  input: text\n"),
+    *(
+        "cases: %s\n",
+        "cases:\n- %s\n",
+        "%s",
+        "cases:\n- id: a\n  input: %s\n",
+        "cases:\n- id: %s\n  input: text\n",
+    ),
     "cases:\n- id: a\n  input: {x: 1}\n  change: {x: %s}\n  expect: same\n",
 ]
 
@@ -191,7 +213,9 @@ def test_odd_values_anywhere_are_taken_or_refused_by_name(tmp_path, place):
         except InputError as error:
             refused.append(str(error))
     assert all(str(path) in message for message in refused)
-    assert all(BehaviorRun.load(run.save(tmp_path / "run.json")).results == run.results for run in taken)
+    assert all(
+        BehaviorRun.load(run.save(tmp_path / "run.json")).results == run.results for run in taken
+    )
     assert refused
 
 
@@ -224,7 +248,9 @@ cases:
 def test_a_python_file_holds_one_suite(tmp_path):
     path = tmp_path / "s.py"
     head = "from gendebug_torch.behavior import Case, Suite\n"
-    path.write_text(head + "S = Suite([Case(f'n{i}', {'x': i}, {'score': [0, 1]}) for i in range(3)])\n")
+    path.write_text(
+        head + "S = Suite([Case(f'n{i}', {'x': i}, {'score': [0, 1]}) for i in range(3)])\n"
+    )
     assert [case.id for case in load_suite(path).cases] == ["n0", "n1", "n2"]
     path.write_text(head)
     with pytest.raises(InputError, match="exactly one Suite"):

@@ -7,7 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pytest
 
-from gendebug_torch.behavior import Suite, append_case, case_of_row, confirm, load_suite, propose_expectations, proposed_expectations
+from gendebug_torch.behavior import (
+    Suite,
+    append_case,
+    case_of_row,
+    confirm,
+    load_suite,
+    propose_expectations,
+    proposed_expectations,
+)
 from gendebug_torch.errors import InputError
 
 TEXT = """# Incidents of the year.
@@ -38,10 +46,18 @@ def path(tmp_path):
 
 def test_a_case_is_added_behind_the_last_one(path):
     os.chmod(path, 0o640)
-    case = {"id": "new", "input": {"amount": 1e30, "country": "NO", "text": "a: 'b' # 🎉\nc", "gap": None}, "expect": {"score": [0.0, 0.3]}}
+    case = {
+        "id": "new",
+        "input": {"amount": 1e30, "country": "NO", "text": "a: 'b' # 🎉\nc", "gap": None},
+        "expect": {"score": [0.0, 0.3]},
+    }
     suite = append_case(path, case)
     added = suite.cases[-1]
-    assert (added.id, dict(added.input), str(added.expect)) == ("new", case["input"], "score in [0, 0.3]")
+    assert (added.id, dict(added.input), str(added.expect)) == (
+        "new",
+        case["input"],
+        "score in [0, 0.3]",
+    )
     after = path.read_text()
     head, tail = TEXT.split("threshold")
     assert after.startswith(head)
@@ -53,8 +69,18 @@ def test_a_case_is_added_behind_the_last_one(path):
 def test_additions_at_once_are_all_kept(path):
     pytest.importorskip("fcntl", reason="only flock keeps two editors apart")
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: append_case(path, {"id": f"n{number}", "input": {"x": number}}), range(16)))
-    assert {case.id for case in load_suite(path).cases} == {"first", "flow", "text", *(f"n{number}" for number in range(16))}
+        list(
+            pool.map(
+                lambda number: append_case(path, {"id": f"n{number}", "input": {"x": number}}),
+                range(16),
+            )
+        )
+    assert {case.id for case in load_suite(path).cases} == {
+        "first",
+        "flow",
+        "text",
+        *(f"n{number}" for number in range(16)),
+    }
 
 
 def test_a_linked_suite_stays_a_link(path):
@@ -92,7 +118,9 @@ def test_every_shape_of_file_takes_a_case(tmp_path, text, newline):
     assert [case.id for case in after[-3:]] == ["n0", "n1", "n2"]
     content = file.read_bytes().decode()
     left = iter(content)
-    assert all(character in left for character in text.replace("\n", newline)), "every character that was there is there, in order"
+    assert all(character in left for character in text.replace("\n", newline)), (
+        "every character that was there is there, in order"
+    )
     if newline == "\r\n" and "\n" in text:
         assert content.count("\n") == content.count("\r\n")
 
@@ -121,7 +149,14 @@ def test_a_refused_case_leaves_the_file_alone(path, case):
     assert os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize("text", ["cases: [{id: a, input: {x: 1}}]\n", "cases: []\n", "cases:\n- id: a\n  input: {x: 1}\n...\nrest\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cases: [{id: a, input: {x: 1}}]\n",
+        "cases: []\n",
+        "cases:\n- id: a\n  input: {x: 1}\n...\nrest\n",
+    ],
+)
 def test_what_cannot_be_edited_is_refused_and_left_alone(tmp_path, text):
     file = tmp_path / "s.yaml"
     file.write_text(text)
@@ -162,10 +197,15 @@ def test_what_a_model_says_is_proposed():
 
     suite = Suite(tuple(Case(**draft) for draft in drafts))
     found, broken = proposed_expectations(suite, lambda rows: [row["x"] for row in rows])
-    assert found == {"low": {"score": [0.1, 0.31]}, "pair": "higher"} or found["low"]["score"][0] <= 0.1
+    assert (
+        found == {"low": {"score": [0.1, 0.31]}, "pair": "higher"}
+        or found["low"]["score"][0] <= 0.1
+    )
     assert found["pair"] == "higher"
     assert set(broken) == {"bad"}
-    three, _ = proposed_expectations(suite.select(lambda case: case.id == "low"), lambda rows: [[0.1, 0.7, 0.2]])
+    three, _ = proposed_expectations(
+        suite.select(lambda case: case.id == "low"), lambda rows: [[0.1, 0.7, 0.2]]
+    )
     assert three == {"low": {"class": 1}}
 
 
@@ -181,20 +221,39 @@ TABLE = pd.DataFrame(
 
 
 def test_a_row_becomes_a_case(tmp_path):
-    case = case_of_row(TABLE, 0, Suite(()), expect="0.0:0.3", source="dir/live.parquet", capability="c", id=None)
+    case = case_of_row(
+        TABLE, 0, Suite(()), expect="0.0:0.3", source="dir/live.parquet", capability="c", id=None
+    )
     assert case["id"] == "live-row-0"
     assert case["origin"] == "live.parquet row 0"
-    assert case["input"] == {"amount": 1.5, "when": "2024-01-02T00:00:00", "name": "NO", "count": 3, "flag": True}
+    assert case["input"] == {
+        "amount": 1.5,
+        "when": "2024-01-02T00:00:00",
+        "name": "NO",
+        "count": 3,
+        "flag": True,
+    }
     assert case["expect"] == {"score": [0.0, 0.3]}
-    empty = case_of_row(TABLE, 1, Suite((), features=("amount", "count")), expect="fraud", id="mine")
-    assert empty == {"id": "mine", "origin": "table row 1", "input": {"amount": None, "count": None}, "expect": {"class": "fraud"}}
+    empty = case_of_row(
+        TABLE, 1, Suite((), features=("amount", "count")), expect="fraud", id="mine"
+    )
+    assert empty == {
+        "id": "mine",
+        "origin": "table row 1",
+        "input": {"amount": None, "count": None},
+        "expect": {"class": "fraud"},
+    }
     file = tmp_path / "s.yaml"
     suite = append_case(file, case)
     assert dict(suite.cases[0].input) == case["input"]
     assert case_of_row(TABLE, 1, suite)["input"].keys() == case["input"].keys()
 
 
-@pytest.mark.parametrize("wrong", [{"row": 2}, {"row": -1}, {"fields": ["amuont"]}, {"expect": "0:7"}, {"expect": "0.5:0.1"}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"row": 2}, {"row": -1}, {"fields": ["amuont"]}, {"expect": "0:7"}, {"expect": "0.5:0.1"}],
+    ids=str,
+)
 def test_a_wrong_row_is_refused(wrong):
     with pytest.raises(InputError):
         case_of_row(TABLE, **{"row": 0, "suite": Suite(())} | wrong)

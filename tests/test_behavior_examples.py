@@ -1,4 +1,5 @@
-"""The suites of the examples against really trained networks, and CheckList's sentiment cases against a small SST-2 model."""
+"""The suites of the examples against really trained networks, and CheckList's sentiment cases
+against a small SST-2 model."""
 
 import itertools
 import os
@@ -11,8 +12,7 @@ import torch
 from torch import nn
 
 from gendebug_torch import diagnose
-from gendebug_torch.behavior import examine, load_suite, run_suite
-from gendebug_torch.behavior.audit import redundancy
+from gendebug_torch.behavior import examine, load_suite, redundancy, run_suite
 from gendebug_torch.checks.evidence import png
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,12 +89,23 @@ def test_checklist_finds_where_a_sentiment_model_breaks(shared_data, monkeypatch
     predict = train_sentiment(shared_data / "sst2")
     assert torch.equal(torch.get_rng_state(), state)
     assert accuracy(predict, shared_data / "sst2") > 0.75
-    suite = load_checklist(shared_data / "checklist_sentiment" / "sentiment_suite.jsonl.gz", every=40)
+    suite = load_checklist(
+        shared_data / "checklist_sentiment" / "sentiment_suite.jsonl.gz", every=40
+    )
     run = run_suite(suite, predict)
     table = run.table().set_index("capability")
-    assert set(table.index) == {"Fairness", "NER", "Negation", "Robustness", "SRL", "Temporal", "Vocabulary"}
+    assert set(table.index) == {
+        "Fairness",
+        "NER",
+        "Negation",
+        "Robustness",
+        "SRL",
+        "Temporal",
+        "Vocabulary",
+    }
     assert not table["errored"].any()
-    # A bag of words cannot know what a negation refers to, or whose opinion counts; typing errors hardly move it.
+    # A bag of words cannot know what a negation refers to, or whose opinion counts; typing errors
+    # hardly move it.
     for hard in ("Negation", "SRL"):
         assert table.loc[hard, "low"] > table.loc["Robustness", "high"]
     assert png(run).startswith(b"\x89PNG")
@@ -103,7 +114,11 @@ def test_checklist_finds_where_a_sentiment_model_breaks(shared_data, monkeypatch
 def test_thirty_copies_add_nothing_and_are_named(served, suite):
     """Fifty cases of which thirty repeat others notice no more faults than the twenty."""
     copies = [
-        replace(case, id=f"{case.id}-again-{number}", input={**case.input, "amount": case.input["amount"] * (1 + 1e-6 * number)})
+        replace(
+            case,
+            id=f"{case.id}-again-{number}",
+            input={**case.input, "amount": case.input["amount"] * (1 + 1e-6 * number)},
+        )
         for number in (1, 2)
         for case in suite.cases[:15]
     ]

@@ -19,13 +19,22 @@ def random_case(rng, number, classes):
     if choice < 2:
         expect = {"score": sorted(round(float(x), 1) for x in rng.random(2))}
     elif choice < 4:
-        expect = {"class": list(map(str, rng.choice(classes, rng.integers(1, len(classes)), replace=False)))}
+        expect = {
+            "class": list(
+                map(str, rng.choice(classes, rng.integers(1, len(classes)), replace=False))
+            )
+        }
     else:
         expect = WORDS[rng.integers(0, len(WORDS))]
         change = tuple({"x": i} for i in range(rng.integers(1, 4)))
     of = [None, "predicted", str(rng.choice(classes))][rng.integers(0, 3)]
     tolerance = float(rng.choice([0.0, 0.1, 0.3]))
-    return Case(f"c{number}", {"x": -1}, expect, change, of=of, tolerance=tolerance), expect, of, tolerance
+    return (
+        Case(f"c{number}", {"x": -1}, expect, change, of=of, tolerance=tolerance),
+        expect,
+        of,
+        tolerance,
+    )
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
@@ -52,7 +61,11 @@ def test_twins():
     cases = []
     for number in range(120):
         text = " ".join(rng.choice(vocabulary, 6))
-        fields = {"amount": round(float(rng.choice([0, 1, 50, 50.5, 100])), 2), "code": str(rng.choice(["x", "y"])), "text": text}
+        fields = {
+            "amount": round(float(rng.choice([0, 1, 50, 50.5, 100])), 2),
+            "code": str(rng.choice(["x", "y"])),
+            "text": text,
+        }
         expect = {"class": int(rng.integers(0, 2))}
         cases.append(Case(f"c{number}", fields, expect))
     suite = Suite(tuple(cases))

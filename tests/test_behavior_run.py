@@ -1,4 +1,5 @@
-"""Running suites: batches, crashes, networks, tables, saved runs, comparison, redundancy, explanation."""
+"""Running suites: batches, crashes, networks, tables, saved runs, comparison, redundancy,
+explanation."""
 
 import json
 
@@ -8,14 +9,26 @@ import torch
 from torch import nn
 
 from gendebug_torch import Records, diagnose
-from gendebug_torch.behavior import BehaviorRun, Case, Suite, compare_runs, examine, network_predict, run_suite
-from gendebug_torch.behavior.audit import redundancy
+from gendebug_torch.behavior import (
+    BehaviorRun,
+    Case,
+    Suite,
+    compare_runs,
+    examine,
+    network_predict,
+    redundancy,
+    run_suite,
+)
 from gendebug_torch.behavior.audit.near_duplicates import near_twins
 from gendebug_torch.errors import InputError
 
 
 def numbers(n, expect=None, **more):
-    return Suite(tuple(Case(f"c{i}", {"x": float(i)}, expect or {"score": [0, 0.5]}, **more) for i in range(n)))
+    return Suite(
+        tuple(
+            Case(f"c{i}", {"x": float(i)}, expect or {"score": [0, 0.5]}, **more) for i in range(n)
+        )
+    )
 
 
 class Line(nn.Module):
@@ -57,7 +70,13 @@ def test_a_case_that_crashes_fails_alone():
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda rows: [0.5] * 9, lambda rows: None, lambda rows: torch.zeros(len(rows), 2, 2), lambda rows: ["a"]]
+    "wrong",
+    [
+        lambda rows: [0.5] * 9,
+        lambda rows: None,
+        lambda rows: torch.zeros(len(rows), 2, 2),
+        lambda rows: ["a"],
+    ],
 )
 def test_a_model_that_answers_wrongly_fails_every_case_and_is_named(wrong):
     suite = numbers(3)
@@ -79,7 +98,10 @@ def test_a_model_cannot_change_the_suite():
 
 
 def test_a_network_is_fed_its_columns_and_left_as_it_was():
-    suite = Suite((Case("a", {"y": 3.0, "x": -3.0}, {"class": 0}), Case("gap", {"y": 1.0}, {"class": 1})), features=("x", "y"))
+    suite = Suite(
+        (Case("a", {"y": 3.0, "x": -3.0}, {"class": 0}), Case("gap", {"y": 1.0}, {"class": 1})),
+        features=("x", "y"),
+    )
     network = Line().train()
     network.scale.grad = torch.ones(())
     state = torch.get_rng_state()
@@ -98,16 +120,25 @@ def test_a_network_is_fed_its_columns_and_left_as_it_was():
 
 
 def test_tensor_fields_are_stacked():
-    suite = Suite((Case("a", {"image": torch.full((1, 2, 2), 4.0)}, {"class": 1}),), features=("image",))
+    suite = Suite(
+        (Case("a", {"image": torch.full((1, 2, 2), 4.0)}, {"class": 1}),), features=("image",)
+    )
     predict = network_predict(lambda x: x.flatten(1).sum(1), suite.features)
     assert not run_suite(suite, predict).broken
 
 
 def mixed_run():
-    cases = [Case(f"a{i}", {"x": i}, {"score": [0, 0.5]}, capability="low", tags=("t",)) for i in range(6)]
+    cases = [
+        Case(f"a{i}", {"x": i}, {"score": [0, 0.5]}, capability="low", tags=("t",))
+        for i in range(6)
+    ]
     cases += [Case(f"b{i}", {"x": i}, {"score": [0.5, 1]}, capability="high") for i in range(4)]
     cases += [Case("waits", {"x": 9}, {"score": [0.5, 1]}, reviewed=False), Case("draft", {"x": 9})]
-    return run_suite(Suite(tuple(cases)), lambda rows: [0.9 if row["x"] in (0, 1) else 0.1 for row in rows], name="m")
+    return run_suite(
+        Suite(tuple(cases)),
+        lambda rows: [0.9 if row["x"] in (0, 1) else 0.1 for row in rows],
+        name="m",
+    )
 
 
 def test_tables_count_what_a_person_stands_behind():
@@ -137,7 +168,13 @@ def test_a_run_is_saved_and_read(tmp_path):
     run = mixed_run()
     path = run.save(tmp_path / "deep" / "run.json")
     assert BehaviorRun.load(path) == run
-    for content in ("", "[]", "{}", '{"format": "x"}', json.dumps(run.to_dict() | {"results": [{}]})):
+    for content in (
+        "",
+        "[]",
+        "{}",
+        '{"format": "x"}',
+        json.dumps(run.to_dict() | {"results": [{}]}),
+    ):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(InputError):
             BehaviorRun.load(tmp_path / "bad.json")
@@ -149,12 +186,26 @@ def test_a_run_is_saved_and_read(tmp_path):
 
 def test_comparison_case_by_case():
     suite = Suite(tuple(Case(f"c{i}", {"x": i}, {"score": [0, 0.5]}) for i in range(5)))
-    changed = Suite((*suite.cases[:4], Case("c4", {"x": 99}, {"score": [0, 0.5]}), Case("new", {"x": 1}, {"score": [0, 1]})))
+    changed = Suite(
+        (
+            *suite.cases[:4],
+            Case("c4", {"x": 99}, {"score": [0, 0.5]}),
+            Case("new", {"x": 1}, {"score": [0, 1]}),
+        )
+    )
     before = run_suite(suite, lambda rows: [0.1, 0.9, 0.9, 0.1, 0.1])
     after = run_suite(changed, lambda rows: [0.8, 0.1, 0.7, 0.4, 0.1, 0.1])
     compared = compare_runs(before, after)
-    names = {name: [r.id for r in getattr(compared, name)] for name in ("newly_broken", "newly_fixed", "still_broken", "drifting")}
-    assert names == {"newly_broken": ["c0"], "newly_fixed": ["c1"], "still_broken": ["c2"], "drifting": ["c3"]}
+    names = {
+        name: [r.id for r in getattr(compared, name)]
+        for name in ("newly_broken", "newly_fixed", "still_broken", "drifting")
+    }
+    assert names == {
+        "newly_broken": ["c0"],
+        "newly_fixed": ["c1"],
+        "still_broken": ["c2"],
+        "drifting": ["c3"],
+    }
     assert set(compared.incomparable) == {"c4", "new"}
     assert compared.p_value == 1.0
     table = compared.table()
@@ -162,7 +213,9 @@ def test_comparison_case_by_case():
     assert table["drift"].tolist() == pytest.approx([0.7, -0.8, -0.2, 0.3])
     assert compared.plot().get_title()
     with pytest.raises(InputError):
-        compare_runs(before, run_suite(Suite((Case("z", {"x": 1}, {"score": [0, 1]}),)), lambda rows: [0.1]))
+        compare_runs(
+            before, run_suite(Suite((Case("z", {"x": 1}, {"score": [0, 1]}),)), lambda rows: [0.1])
+        )
 
 
 def test_mcnemar_agrees_with_scipy():
@@ -178,29 +231,40 @@ def test_near_identical_inputs_are_named():
     def text(name, words, expect=0):
         return Case(name, words, {"class": expect})
 
-    texts = Suite((
-        text("a", "the flight was very good indeed today"),
-        text("b", "The flight was very good indeed today!"),
-        text("c", "the flight was very bad"),
-        text("d", "the flight was very good indeed today", 1),
-    ))  # fmt: skip
+    texts = Suite(
+        (
+            text("a", "the flight was very good indeed today"),
+            text("b", "The flight was very good indeed today!"),
+            text("c", "the flight was very bad"),
+            text("d", "the flight was very good indeed today", 1),
+        )
+    )
     assert near_twins(texts) == (("a", "b"),)
     rows = Suite(
-        tuple(Case(f"r{i}", {"x": x, "code": code}, {"class": 0}) for i, (x, code) in enumerate([(0, "u"), (1, "u"), (1, "v"), (100, "u")]))
+        tuple(
+            Case(f"r{i}", {"x": x, "code": code}, {"class": 0})
+            for i, (x, code) in enumerate([(0, "u"), (1, "u"), (1, "v"), (100, "u")])
+        )
     )
     assert near_twins(rows) == (("r0", "r1"),)
     assert near_twins(Suite(())) == ()
 
 
 def weighted_suite():
-    """Three cases that guard the first column in the same way, one that guards the second, one that guards nothing."""
+    """Three cases that guard the first column in the same way, one that guards the second, one that
+    guards nothing."""
     cases = [Case(f"x{i}", {"x": 2.0 + i, "y": 0.0}, {"class": 1}) for i in range(3)]
-    cases += [Case("y", {"x": -1.0, "y": 3.0}, {"class": 1}), Case("any", {"x": 0.0, "y": 0.0}, {"score": [0, 1]})]
+    cases += [
+        Case("y", {"x": -1.0, "y": 3.0}, {"class": 1}),
+        Case("any", {"x": 0.0, "y": 0.0}, {"score": [0, 1]}),
+    ]
     return Suite(tuple(cases), features=("x", "y"))
 
 
 def test_redundant_cases_pass_and_fail_together():
-    found = redundancy(weighted_suite(), nn.Sequential(nn.Linear(2, 1, bias=False)).requires_grad_(False))
+    found = redundancy(
+        weighted_suite(), nn.Sequential(nn.Linear(2, 1, bias=False)).requires_grad_(False)
+    )
     assert isinstance(found.table(), pd.DataFrame)
     network = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
@@ -231,7 +295,10 @@ def test_redundancy_over_other_models_alone():
 
 def test_swapped_columns_are_named_as_the_explanation():
     features = ("a", "b", "c", "d")
-    cases = tuple(Case(f"c{i}", {"a": 3.0 - i % 2, "b": -3.0, "c": 0.1 * i, "d": 0.0}, {"class": 1}) for i in range(12))
+    cases = tuple(
+        Case(f"c{i}", {"a": 3.0 - i % 2, "b": -3.0, "c": 0.1 * i, "d": 0.0}, {"class": 1})
+        for i in range(12)
+    )
     suite = Suite(cases, features=features)
     assert examine(suite, Line(0)).explanation is None
     run = examine(suite, Line(1))
@@ -241,11 +308,18 @@ def test_swapped_columns_are_named_as_the_explanation():
     assert BehaviorRun.from_dict(run.to_dict()) == run
     assert run.explanation.plot().get_title()
     assert len(run.explanation.table()) == 12
-    assert examine(suite, lambda rows: [0.1] * len(rows)).explanation is None, "nothing heals a model that is deaf"
+    assert examine(suite, lambda rows: [0.1] * len(rows)).explanation is None, (
+        "nothing heals a model that is deaf"
+    )
 
 
 def test_the_suite_reaches_diagnose(tmp_path):
-    suite = Suite(tuple(Case(f"c{i}", {"a": 3.0, "b": -3.0}, {"class": 1}, capability="size") for i in range(6)), features=("a", "b"))
+    suite = Suite(
+        tuple(
+            Case(f"c{i}", {"a": 3.0, "b": -3.0}, {"class": 1}, capability="size") for i in range(6)
+        ),
+        features=("a", "b"),
+    )
     good, bad = diagnose(Line(0), behavior=suite), diagnose(Line(1), behavior=suite)
     assert good.worst == "ok" or all(f.severity in ("ok", "note", "skipped") for f in good.findings)
     assert bad.causes[0].cause == "behavior_regression"
@@ -255,7 +329,14 @@ def test_the_suite_reaches_diagnose(tmp_path):
     (skipped,) = [f for f in diagnose(behavior=suite).findings if f.check == "behavior.cases"]
     assert skipped.severity == "skipped"
     texts = Suite((Case("praise", "a good film", {"class": 1}),))
-    assert diagnose(lambda rows: [float("good" in row["text"]) for row in rows], behavior=texts, only="behavior").worst == "ok"
+    assert (
+        diagnose(
+            lambda rows: [float("good" in row["text"]) for row in rows],
+            behavior=texts,
+            only="behavior",
+        ).worst
+        == "ok"
+    )
     with pytest.raises(InputError, match="behavior"):
         diagnose(behavior=3)
     columns = Records(pd.DataFrame({"a": [0.0], "b": [0.0]}))

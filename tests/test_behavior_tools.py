@@ -58,7 +58,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.behavior.yaml").write_text(SUITE)
     (tmp_path / "served.py").write_text(MODEL)
-    pd.DataFrame({"amount": [1.0, 2e9], "hour": [3, 4], "other": ["a", "b"]}).to_parquet("live.parquet")
+    pd.DataFrame({"amount": [1.0, 2e9], "hour": [3, 4], "other": ["a", "b"]}).to_parquet(
+        "live.parquet"
+    )
     return tmp_path
 
 
@@ -69,8 +71,22 @@ def behave(*words, model="served:predict"):
 def test_a_suite_runs_from_the_command_line(place, capsys):
     assert behave("s.behavior.yaml", "--save", "base.json", "--out", "out") == 0
     assert "0 of 2 cases fail" in capsys.readouterr().out
-    assert {path.name for path in Path("out").iterdir()} == {"report.html", "findings.json", "behavior.json"}
-    assert behave("s.behavior.yaml", "--baseline", "base.json", "--junit", "junit.xml", model="served:worse") == 1
+    assert {path.name for path in Path("out").iterdir()} == {
+        "report.html",
+        "findings.json",
+        "behavior.json",
+    }
+    assert (
+        behave(
+            "s.behavior.yaml",
+            "--baseline",
+            "base.json",
+            "--junit",
+            "junit.xml",
+            model="served:worse",
+        )
+        == 1
+    )
     text = capsys.readouterr().out
     assert "s.behavior.yaml:8" in text
     assert "five hundred" in text
@@ -92,11 +108,17 @@ def test_a_suite_grows_on_the_command_line(place, capsys):
     add = ["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "1"]
     assert behave(*add, "--expect", "0.0:0.3", "--capability", "size", model=None) == 0
     added = load_suite("s.behavior.yaml").cases[-1]
-    assert (added.id, added.capability, dict(added.input)) == ("live-row-1", "size", {"amount": 2e9, "hour": 4})
+    assert (added.id, added.capability, dict(added.input)) == (
+        "live-row-1",
+        "size",
+        {"amount": 2e9, "hour": 4},
+    )
     assert behave(*add, model=None) == 2
     assert "live-row-1" in capsys.readouterr().err
     assert behave("record", "s.behavior.yaml") == 0
-    assert [case.id for case in load_suite("s.behavior.yaml").cases if not case.reviewed] == ["draft"]
+    assert [case.id for case in load_suite("s.behavior.yaml").cases if not case.reviewed] == [
+        "draft"
+    ]
     assert behave("s.behavior.yaml", "--tags", "[general]", "--fail-on", "warn") == 0
     assert behave("confirm", "s.behavior.yaml", model=None) == 0
     assert all(case.reviewed for case in load_suite("s.behavior.yaml").cases)
@@ -115,8 +137,16 @@ def test_a_suite_grows_on_the_command_line(place, capsys):
         (["s.behavior.yaml", "--baseline", "absent.json"], "served:predict", "absent.json"),
         (["s.behavior.yaml", "--out", "/proc/nowhere"], "served:predict", "/proc/nowhere"),
         (["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "7"], None, "0..1"),
-        (["add", "s.behavior.yaml", "--from", "absent.parquet", "--row", "0"], None, "absent.parquet"),
-        (["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "0", "--expect", "0:3"], None, "[0, 1]"),
+        (
+            ["add", "s.behavior.yaml", "--from", "absent.parquet", "--row", "0"],
+            None,
+            "absent.parquet",
+        ),
+        (
+            ["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "0", "--expect", "0:3"],
+            None,
+            "[0, 1]",
+        ),
         (["s.behavior.yaml", "--tags", "[monney]"], "served:predict", "Did you mean 'money'"),
         (["confirm", "s.behavior.yaml", "--ids", "[nobody]"], None, "nobody"),
     ],
@@ -127,7 +157,16 @@ def test_bad_input_exits_with_two_and_touches_nothing(place, capsys, words, mode
     assert (place / "s.behavior.yaml").read_text() == SUITE
 
 
-@pytest.mark.parametrize("words", [["behave"], ["behave", "run"], ["behave", "add"], ["behave", "record"], ["behave", "redundancy"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["behave"],
+        ["behave", "run"],
+        ["behave", "add"],
+        ["behave", "record"],
+        ["behave", "redundancy"],
+    ],
+)
 def test_help_spells_flags_as_people_write_them(capsys, words):
     with pytest.raises(SystemExit) as stopped:
         main([*words, "--help"])
@@ -139,7 +178,17 @@ def test_help_spells_flags_as_people_write_them(capsys, words):
 
 
 def test_diagnose_takes_a_suite(place):
-    words = ["diagnose", "--behavior", "s.behavior.yaml", "--model", "served:build", "--out", "out", "--only", "[behavior]"]
+    words = [
+        "diagnose",
+        "--behavior",
+        "s.behavior.yaml",
+        "--model",
+        "served:build",
+        "--out",
+        "out",
+        "--only",
+        "[behavior]",
+    ]
     assert main(words) == 0
     Path("s.behavior.yaml").write_text(SUITE.replace("[amount, hour]", "[hour, amount]"))
     assert main(words) == 1
@@ -151,7 +200,9 @@ def test_a_suite_is_a_file_of_pytest(place, run_pytest):
     assert "s.behavior.yaml::small PASSED" in done.stdout
     assert "2 passed, 1 skipped" in done.stdout
     Path("pytest.ini").write_text("[pytest]\nbehavior_model = served:worse\n")
-    Path("s.behavior.yaml").write_text(SUITE + "    expect: {score: [0.9, 1]}\n    reviewed: false\n")
+    Path("s.behavior.yaml").write_text(
+        SUITE + "    expect: {score: [0.9, 1]}\n    reviewed: false\n"
+    )
     done = run_pytest("s.behavior.yaml")
     assert done.returncode == 1
     assert re.search(r"s\.behavior\.yaml:8: large", done.stdout)
@@ -172,7 +223,10 @@ def test_pytest_says_what_is_wrong_with_a_suite_or_model(place, run_pytest):
 
 
 def test_the_plugin_costs_a_pytest_run_nothing():
-    code = "import sys, gendebug_torch.pytest_plugin; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    code = (
+        "import sys, gendebug_torch.pytest_plugin; print('torch' in sys.modules, 'pandas' in "
+        "sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 
@@ -204,9 +258,15 @@ def fit(monitor, epochs=4, **options):
     data = torch.utils.data.TensorDataset(x, (x[:, 1] > 0).float())
     loader = torch.utils.data.DataLoader(data, 64)
     trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", callbacks=[monitor], logger=False, enable_model_summary=False, enable_progress_bar=False,
-        enable_checkpointing=False, **options,
-    )  # fmt: skip
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[monitor],
+        logger=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        **options,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(Learner(), loader, loader)
@@ -214,7 +274,10 @@ def fit(monitor, epochs=4, **options):
 
 
 def test_the_callback_follows_the_suite_over_epochs():
-    cases = (Case("up", {"a": 0, "b": 0}, "higher", {"b": 1}), Case("high", {"a": 0, "b": 3}, {"class": 1}))
+    cases = (
+        Case("up", {"a": 0, "b": 0}, "higher", {"b": 1}),
+        Case("high", {"a": 0, "b": 3}, {"class": 1}),
+    )
     suite = Suite(cases, features=("a", "b"))
     monitor = BehaviorMonitor(suite)
     trainer = fit(monitor)
@@ -228,7 +291,9 @@ def test_the_callback_follows_the_suite_over_epochs():
     fit(sparse)
     assert list(sparse.history) == [0, 2]
     assert trainer.lightning_module.training or not trainer.lightning_module.training
-    seen = BehaviorMonitor(Suite(cases), predict=lambda module: lambda rows: [float(row["b"] > 0) for row in rows])
+    seen = BehaviorMonitor(
+        Suite(cases), predict=lambda module: lambda rows: [float(row["b"] > 0) for row in rows]
+    )
     fit(seen, epochs=1)
     assert not seen.history[0].broken
     with pytest.raises(InputError, match="features"):

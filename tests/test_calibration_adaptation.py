@@ -1,4 +1,5 @@
-"""Class shares without labels on real logits: near the oracle, quiet where nothing changed, silent where it would be wrong."""
+"""Class shares without labels on real logits: near the oracle, quiet where nothing changed, silent
+where it would be wrong."""
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from tests.contract.plants_calibration import binary
 def load(shared_data, name):
     with np.load(shared_data / "logits" / f"{name}.npz") as archive:
         side = "test_" if "test_logits" in archive else ""
-        return torch.from_numpy(archive[f"{side}logits"]), torch.from_numpy(archive[f"{side}labels"]).long()
+        return torch.from_numpy(archive[f"{side}logits"]), torch.from_numpy(
+            archive[f"{side}labels"]
+        ).long()
 
 
 def resampled(logits, targets, shares, seed, n=2000):
@@ -36,13 +39,24 @@ def test_adapted_accuracy_is_near_that_of_the_true_shares(name, shared_data):
     logits, targets = load(shared_data, name)
     classes, rows = logits.shape[1], []
     for seed in range(20):
-        skewed = np.random.default_rng(seed).dirichlet([0.3] * classes) if classes > 2 else [0.1, 0.9]
-        fit, live = resampled(logits, targets, torch.tensor(skewed, dtype=torch.float64).clamp(min=1e-9), seed)
+        skewed = (
+            np.random.default_rng(seed).dirichlet([0.3] * classes) if classes > 2 else [0.1, 0.9]
+        )
+        fit, live = resampled(
+            logits, targets, torch.tensor(skewed, dtype=torch.float64).clamp(min=1e-9), seed
+        )
         found = adapt_to_shares(logits[fit], targets[fit], logits[live])
         true = torch.bincount(targets[live], minlength=classes).double().clamp(min=1e-9)
         old = torch.bincount(targets[fit], minlength=classes).double()
-        oracle = found.calibration(logits[live].double()) + (true / true.sum() * old.sum() / old).log()
-        rows.append([accuracy(z, targets[live]) for z in (logits[live], found(logits[live].double()), oracle)])
+        oracle = (
+            found.calibration(logits[live].double()) + (true / true.sum() * old.sum() / old).log()
+        )
+        rows.append(
+            [
+                accuracy(z, targets[live])
+                for z in (logits[live], found(logits[live].double()), oracle)
+            ]
+        )
     raw, adapted, oracle = np.mean(rows, 0)
     assert adapted >= oracle - 0.005
     assert adapted > raw
@@ -55,13 +69,16 @@ def test_shares_that_did_not_change_are_left_alone(shared_data):
     for seed in range(20):
         fit, live = resampled(logits, targets, torch.full((10,), 0.1, dtype=torch.float64), seed)
         found = adapt_to_shares(logits[fit], targets[fit], logits[live])
-        changes.append(accuracy(found(logits[live]), targets[live]) - accuracy(logits[live], targets[live]))
+        changes.append(
+            accuracy(found(logits[live]), targets[live]) - accuracy(logits[live], targets[live])
+        )
     assert np.mean(changes) > -0.003
     assert min(changes) > -0.015
 
 
 def test_probabilities_that_cannot_carry_a_change_are_left_alone(shared_data):
-    """Where zeros were floored, the shares that probabilities tell are wrong, and even the true ones cost accuracy."""
+    """Where zeros were floored, the shares that probabilities tell are wrong, and even the true
+    ones cost accuracy."""
     logits, targets = load(shared_data, "cleanlab_20news_test_set")
     adapted, harmful = 0, 0
     for seed in range(8):
@@ -69,20 +86,31 @@ def test_probabilities_that_cannot_carry_a_change_are_left_alone(shared_data):
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(logits), generator=generator)
         fit, rest = order[: len(order) // 2], order[len(order) // 2 :]
-        wanted = torch.bincount(torch.multinomial(torch.tensor(skewed), 1500, replacement=True, generator=generator), minlength=20)
-        live = torch.cat([rest[targets[rest] == label][: int(count)] for label, count in enumerate(wanted)])
+        wanted = torch.bincount(
+            torch.multinomial(torch.tensor(skewed), 1500, replacement=True, generator=generator),
+            minlength=20,
+        )
+        live = torch.cat(
+            [rest[targets[rest] == label][: int(count)] for label, count in enumerate(wanted)]
+        )
         found = adapt_to_shares(logits[fit], targets[fit], logits[live])
         adapted += found.applied
         harmful += found.gain[0] < 0
         assert found.applied or found.warnings
-        assert accuracy(found(logits[live]), targets[live]) >= accuracy(logits[live], targets[live]) - 0.01
+        assert (
+            accuracy(found(logits[live]), targets[live])
+            >= accuracy(logits[live], targets[live]) - 0.01
+        )
     assert adapted <= 1
     assert harmful >= 6
 
 
 def test_shares_are_moved_by_what_is_beyond_noise():
     validation = binary(0, 3000)
-    for rows, share, least in ((binary(1, 3000, share=0.6), 0.6, 0.98), (binary(2, 60, share=0.4), 0.4, 0.0)):
+    for rows, share, least in (
+        (binary(1, 3000, share=0.6), 0.6, 0.98),
+        (binary(2, 60, share=0.4), 0.4, 0.0),
+    ):
         shift = adapt_to_shares(validation.logits, validation.targets, rows.logits).shift
         kept = float((shift.shrunken - shift.reference)[1] / (shift.prior - shift.reference)[1])
         assert least <= kept <= 1
@@ -101,7 +129,9 @@ def test_moved_inputs_are_told_from_moved_shares():
     assert len(found.table()) == 2
     png(found)
     stranger = binary(2, 3000)
-    squeezed = adapt_to_shares(validation.logits, validation.targets, stranger.logits.clamp(-1, 1) + 0.5)
+    squeezed = adapt_to_shares(
+        validation.logits, validation.targets, stranger.logits.clamp(-1, 1) + 0.5
+    )
     assert not squeezed.applied
     assert "label some production rows" in squeezed.warnings[0]
     assert torch.equal(squeezed(stranger.logits), stranger.logits)
@@ -109,8 +139,18 @@ def test_moved_inputs_are_told_from_moved_shares():
 
 def test_few_rows_say_how_little_is_known_and_an_absent_class_is_left_out():
     validation, few = binary(3, 400), binary(4, 25, share=0.7)
-    assert any("more unlabeled rows" in text for text in adapt_to_shares(validation.logits, validation.targets, few.logits).warnings)
-    pair = torch.stack([torch.zeros(400, dtype=torch.float64), validation.logits, torch.full((400,), -9.0, dtype=torch.float64)], 1)
+    assert any(
+        "more unlabeled rows" in text
+        for text in adapt_to_shares(validation.logits, validation.targets, few.logits).warnings
+    )
+    pair = torch.stack(
+        [
+            torch.zeros(400, dtype=torch.float64),
+            validation.logits,
+            torch.full((400,), -9.0, dtype=torch.float64),
+        ],
+        1,
+    )
     found = adapt_to_shares(pair, validation.targets, pair[:200])
     assert found.classes.tolist() == [0, 1]
     assert found(pair).shape == pair.shape

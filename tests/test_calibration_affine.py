@@ -1,4 +1,5 @@
-"""Affine maps of logits: at the minimum, free of scale, weights as repetition, absent and masked classes."""
+"""Affine maps of logits: at the minimum, free of scale, weights as repetition, absent and masked
+classes."""
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from gendebug_torch.stats.logit_scaling import fit_affine
 def sample(seed=0, n=1500, k=4):
     generator = torch.Generator().manual_seed(seed)
     logits = 1.5 * torch.randn(n, k, generator=generator, dtype=torch.float64)
-    targets = torch.multinomial((0.5 * logits + torch.linspace(0, 1, k)).softmax(1), 1, generator=generator)[:, 0]
+    targets = torch.multinomial(
+        (0.5 * logits + torch.linspace(0, 1, k)).softmax(1), 1, generator=generator
+    )[:, 0]
     return logits, targets
 
 
@@ -24,7 +27,9 @@ def test_the_fit_is_the_minimum_of_loss_and_prior(family):
     def penalised(scale, bias):
         loss = torch.nn.functional.cross_entropy(logits * scale + bias, targets, reduction="sum")
         common = 1 / fit_temperature(logits, targets).temperature
-        spread = ((scale - scale.mean()) / (0.25 * common)).square().sum() if family == "vector" else 0.0
+        spread = (
+            ((scale - scale.mean()) / (0.25 * common)).square().sum() if family == "vector" else 0.0
+        )
         return float(loss + bias.square().sum() / 2 + spread / 2)
 
     free = {"temperature": 1, "bias_corrected": 5, "vector": 8}[family]
@@ -34,7 +39,9 @@ def test_the_fit_is_the_minimum_of_loss_and_prior(family):
         scale = x[:4] if family == "vector" else x[:1].expand(4)
         return penalised(scale, x[-4:] if free > 1 else torch.zeros(4, dtype=torch.float64))
 
-    best = minimize(objective, [0.5] * (free - 4 if free > 1 else 1) + [0.0] * (4 if free > 1 else 0), tol=1e-12).fun
+    best = minimize(
+        objective, [0.5] * (free - 4 if free > 1 else 1) + [0.0] * (4 if free > 1 else 0), tol=1e-12
+    ).fun
     assert penalised(fit.scale, fit.bias) == pytest.approx(best, abs=1e-6)
     assert fit.bias_error.shape == fit.scale_error.shape == (4,)
 
@@ -52,7 +59,10 @@ def test_bias_corrected_finds_the_truth_within_its_errors():
 @pytest.mark.parametrize("family", ["temperature", "bias_corrected", "vector"])
 def test_the_scale_of_the_logits_does_not_matter(family, factor):
     logits, targets = sample()
-    plain, scaled = fit_affine(logits, targets, family=family), fit_affine(logits * factor, targets, family=family)
+    plain, scaled = (
+        fit_affine(logits, targets, family=family),
+        fit_affine(logits * factor, targets, family=family),
+    )
     assert torch.allclose(scaled.scale * factor, plain.scale, rtol=1e-6)
     assert torch.allclose(scaled.bias, plain.bias, atol=1e-6)
 
@@ -63,7 +73,9 @@ def test_weights_repeat_rows_and_zero_removes_them():
     weighted = fit_affine(logits, targets, weights=weights)
     repeated = fit_affine(logits.repeat_interleave(weights, 0), targets.repeat_interleave(weights))
     for part in ("scale", "bias", "scale_error", "bias_error"):
-        assert torch.allclose(getattr(weighted, part), getattr(repeated, part), rtol=1e-6, atol=1e-9)
+        assert torch.allclose(
+            getattr(weighted, part), getattr(repeated, part), rtol=1e-6, atol=1e-9
+        )
     assert weighted.nll == pytest.approx(repeated.nll)
 
 
@@ -91,7 +103,10 @@ def test_one_binary_logit_is_platt_scaling():
 
     def loss(x):
         return float(
-            torch.nn.functional.binary_cross_entropy_with_logits(one * x[0] + x[1], targets.double(), reduction="sum") + x[1] ** 2 / 2
+            torch.nn.functional.binary_cross_entropy_with_logits(
+                one * x[0] + x[1], targets.double(), reduction="sum"
+            )
+            + x[1] ** 2 / 2
         )
 
     best = minimize(loss, [1.0, 0.0], tol=1e-12).x

@@ -1,4 +1,5 @@
-"""`CalibrationMonitor` in real Lightning runs: equal to one pass over all rows, over ranks, resumed, and harmless."""
+"""`CalibrationMonitor` in real Lightning runs: equal to one pass over all rows, over ranks,
+resumed, and harmless."""
 
 import subprocess
 import sys
@@ -30,7 +31,11 @@ class Learner(pl.LightningModule):
 
     def validation_step(self, batch, _):
         logits = self(batch[0])
-        return {"loss": nn.functional.cross_entropy(logits, batch[1]), "logits": logits, "targets": batch[1]}
+        return {
+            "loss": nn.functional.cross_entropy(logits, batch[1]),
+            "logits": logits,
+            "targets": batch[1],
+        }
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.5)
@@ -56,7 +61,9 @@ def trainer(*callbacks, **options):
 def fitted(monitor, epochs=3, **options):
     torch.manual_seed(0)
     model = Learner()
-    trainer(monitor, max_epochs=epochs, **options).fit(model, DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
+    trainer(monitor, max_epochs=epochs, **options).fit(
+        model, DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16)
+    )
     return model
 
 
@@ -97,7 +104,12 @@ def test_a_run_goes_on_where_its_checkpoint_stopped(tmp_path):
     start.fit(Learner(), DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
     start.save_checkpoint(tmp_path / "half.ckpt")
     on = trainer(second, max_epochs=4)
-    on.fit(Learner(), DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16), ckpt_path=tmp_path / "half.ckpt")
+    on.fit(
+        Learner(),
+        DataLoader(rows(64), 16),
+        DataLoader(rows(101, 1), 16),
+        ckpt_path=tmp_path / "half.ckpt",
+    )
     assert sorted(second.history) == [0, 1, 2, 3]
     for epoch in range(4):
         assert torch.allclose(second.history[epoch].scores, whole.history[epoch].scores)
@@ -147,7 +159,8 @@ def test_two_ranks_count_every_row_once(tmp_path):
 
 
 class Diverged(Learner):
-    """The logits of the first rows of each validation batch are not numbers, and one target is masked."""
+    """The logits of the first rows of each validation batch are not numbers, and one target is
+    masked."""
 
     def __init__(self, broken):
         super().__init__()
@@ -177,7 +190,9 @@ def test_rows_without_a_loss_are_left_out_and_named(broken):
         expected = calibration_sums(model(x), y[:, 0])
     assert torch.equal(monitor.history[0].cells.count, expected.cells.count)
     assert torch.allclose(monitor.history[0].scores, expected.scores)
-    assert monitor.table()["temperature"].iloc[0] == pytest.approx(temperature_sums(model(x).detach(), y[:, 0]).temperature()[0], rel=1e-5)
+    assert monitor.table()["temperature"].iloc[0] == pytest.approx(
+        temperature_sums(model(x).detach(), y[:, 0]).temperature()[0], rel=1e-5
+    )
 
 
 def test_targets_that_do_not_fit_are_refused_before_the_training():
@@ -189,7 +204,9 @@ def test_targets_that_do_not_fit_are_refused_before_the_training():
             raise AssertionError("the training began")
 
     with pytest.raises(InputError, match=r"class ids in 0\.\.2"):
-        trainer(CalibrationMonitor(), max_epochs=1).fit(Wrong(), DataLoader(rows(64), 16), DataLoader(rows(32, 1), 16))
+        trainer(CalibrationMonitor(), max_epochs=1).fit(
+            Wrong(), DataLoader(rows(64), 16), DataLoader(rows(32, 1), 16)
+        )
 
 
 def test_bins_that_do_not_divide_are_refused_at_once():
@@ -204,7 +221,9 @@ def test_rows_with_the_ignored_target_do_not_count():
 
     monitor = CalibrationMonitor(ignore_index=-100)
     model = Padded()
-    trainer(monitor, max_epochs=1).fit(model, DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
+    trainer(monitor, max_epochs=1).fit(
+        model, DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16)
+    )
     x, y = rows(101, 1).tensors
     with torch.no_grad():
         expected = calibration_sums(model(x[y != 2]), y[y != 2])
@@ -224,7 +243,9 @@ def test_outputs_may_be_unpacked_and_be_one_logit_or_dense():
             super().__init__(k=1)
 
         def training_step(self, batch, _):
-            return nn.functional.binary_cross_entropy_with_logits(self(batch[0])[:, 0], batch[1].clamp(max=1).float())
+            return nn.functional.binary_cross_entropy_with_logits(
+                self(batch[0])[:, 0], batch[1].clamp(max=1).float()
+            )
 
         def validation_step(self, batch, _):
             return {"logits": self(batch[0]), "targets": batch[1].clamp(max=1)}
@@ -239,14 +260,18 @@ def test_outputs_may_be_unpacked_and_be_one_logit_or_dense():
             return {"logits": logits, "targets": batch[1][:, None, None].expand(-1, 2, 2)}
 
     dense = CalibrationMonitor()
-    trainer(dense, max_epochs=1).fit(Pixels(), DataLoader(rows(64), 16), DataLoader(rows(40, 1), 16))
+    trainer(dense, max_epochs=1).fit(
+        Pixels(), DataLoader(rows(64), 16), DataLoader(rows(40, 1), 16)
+    )
     assert dense.history[0].cells.total == 160
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 2.5, 7.0])
 def test_a_temperature_from_sums_is_near_the_exact_one(scale):
     records = drawn(0, 4000, 5, scale=scale)
-    parts = temperature_sums(records.logits[:99], records.targets[:99]) + temperature_sums(records.logits[99:], records.targets[99:])
+    parts = temperature_sums(records.logits[:99], records.targets[:99]) + temperature_sums(
+        records.logits[99:], records.targets[99:]
+    )
     exact = fit_temperature(records.logits, records.targets)
     temperature, error = parts.temperature()
     assert temperature == pytest.approx(exact.temperature, rel=1e-3)
@@ -257,12 +282,15 @@ def test_a_temperature_from_sums_is_near_the_exact_one(scale):
 def test_a_temperature_from_some_of_the_rows_is_as_sure_as_they_make_it():
     records = drawn(2, 20_000, 5, scale=2.0)
     (all_rows, error), (some, wider) = (
-        temperature_sums(records.logits, records.targets, most_rows=most).temperature() for most in (None, 2000)
+        temperature_sums(records.logits, records.targets, most_rows=most).temperature()
+        for most in (None, 2000)
     )
     assert wider == pytest.approx(error * 10**0.5, rel=0.15)
     assert abs(some - all_rows) < 3.5 * wider
     dense = records.logits.view(20, 1000, 5).movedim(2, 1), records.targets.view(20, 1000)
-    assert temperature_sums(*dense, most_rows=2000).temperature()[0] == pytest.approx(all_rows, abs=3.5 * wider)
+    assert temperature_sums(*dense, most_rows=2000).temperature()[0] == pytest.approx(
+        all_rows, abs=3.5 * wider
+    )
 
 
 def test_the_metric_is_the_same_error_and_is_logged():

@@ -50,13 +50,17 @@ def place(tmp_path, monkeypatch, request):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1500, 2, generator=generator)
     said = torch.bernoulli((2 * x[:, 0]).sigmoid(), generator=generator).long()
-    pd.DataFrame(x.numpy(), columns=["p", "q"]).assign(label=said.numpy()).to_csv("data.csv", index=False)
+    pd.DataFrame(x.numpy(), columns=["p", "q"]).assign(label=said.numpy()).to_csv(
+        "data.csv", index=False
+    )
     (tmp_path / "data.yaml").write_text("target: label\n")
     yield name
     sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("file", ["logits.npz", "logits.safetensors", "logits.csv", "logits.parquet"])
+@pytest.mark.parametrize(
+    "file", ["logits.npz", "logits.safetensors", "logits.csv", "logits.parquet"]
+)
 def test_from_saved_logits(place, file, capsys):
     schema = ["--schema", "schema.yaml"] if file.endswith(("csv", "parquet")) else []
     assert main(["recalibrate", "--logits", file, "--out", "out", *schema]) == 0
@@ -66,26 +70,49 @@ def test_from_saved_logits(place, file, capsys):
     printed = capsys.readouterr().out
     assert printed.count(f"{told['ece']['after']:.4f} [") == 1
     assert "after (out of fold)" in printed
-    for name in ("reliability_before.png", "reliability_after.png", "report.html", "findings.json", "calibration.safetensors"):
+    for name in (
+        "reliability_before.png",
+        "reliability_after.png",
+        "report.html",
+        "findings.json",
+        "calibration.safetensors",
+    ):
         assert (Path("out") / name).stat().st_size > 0
 
 
 def test_a_threshold_shows_its_decisions_before_and_after(place, capsys):
     records = binary(0, 3000, scale=2.5)
     np.savez("binary.npz", logits=records.logits.numpy(), labels=records.targets.numpy())
-    assert main(["recalibrate", "--logits", "binary.npz", "--threshold", "0.8", "--out", "out"]) == 0
+    assert (
+        main(["recalibrate", "--logits", "binary.npz", "--threshold", "0.8", "--out", "out"]) == 0
+    )
     printed = capsys.readouterr().out
-    lines = {line.split()[0]: [float(value) for value in line.split()[1:]] for line in printed.splitlines() if line[:3] in ("tp ", "fp ")}
+    lines = {
+        line.split()[0]: [float(value) for value in line.split()[1:]]
+        for line in printed.splitlines()
+        if line[:3] in ("tp ", "fp ")
+    }
     said, true = records.logits.sigmoid() > 0.8, records.targets == 1
     assert lines["tp"][0] == pytest.approx(float((said & true).sum()), rel=1e-3)
     assert lines["fp"][1] < lines["fp"][0]
     moved = float(printed.split("move the threshold to ")[1].split()[0].rstrip("."))
     assert 0.5 < moved < 0.8
     assert "Decisions before and after" in Path("out/report.html").read_text()
-    assert main(["recalibrate", "--logits", "logits.npz", "--threshold", "0.8", "--out", "out"]) == 2
+    assert (
+        main(["recalibrate", "--logits", "logits.npz", "--threshold", "0.8", "--out", "out"]) == 2
+    )
     assert main(["recalibrate", "--logits", "binary.npz", "--threshold", "3", "--out", "out"]) == 2
     Path("binary.yaml").write_text("target: label\nthreshold: 0.8\n")
-    arguments = ["--data", "data.csv", "--schema", "binary.yaml", "--model", f"{place}:build", "--candidates", "[temperature]"]
+    arguments = [
+        "--data",
+        "data.csv",
+        "--schema",
+        "binary.yaml",
+        "--model",
+        f"{place}:build",
+        "--candidates",
+        "[temperature]",
+    ]
     assert main(["recalibrate", "--out", "out", *arguments]) == 0
     assert "threshold 0.8" in capsys.readouterr().out
 
@@ -100,22 +127,54 @@ def overconfident(net):
 def test_from_a_lightning_checkpoint(place, monkeypatch):
     monkeypatch.syspath_prepend(".")
     net = overconfident(import_module(place).Net(width=2))
-    run = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    run = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     run.strategy.connect(net)
     run.save_checkpoint("net.ckpt", weights_only=True)
-    arguments = ["recalibrate", "--model", f"{place}:Net", "--checkpoint", "net.ckpt", "--data", "data.csv", "--schema", "data.yaml"]
+    arguments = [
+        "recalibrate",
+        "--model",
+        f"{place}:Net",
+        "--checkpoint",
+        "net.ckpt",
+        "--data",
+        "data.csv",
+        "--schema",
+        "data.yaml",
+    ]
     assert main([*arguments, "--out", "out"]) == 0
-    assert json.loads(Path("out/calibration.json").read_text())["temperature"] == pytest.approx(3.0, abs=0.5)
+    assert json.loads(Path("out/calibration.json").read_text())["temperature"] == pytest.approx(
+        3.0, abs=0.5
+    )
     assert main([*arguments[:3], "--checkpoint", "data.csv", *arguments[5:], "--out", "out"]) == 2
 
 
 def test_from_an_exported_program(place):
     net = overconfident(torch.nn.Sequential(OrderedDict(head=torch.nn.Linear(2, 2))))
     rows = torch.export.Dim("rows", min=1, max=100_000)
-    torch.export.save(torch.export.export(net, (torch.zeros(4, 2),), dynamic_shapes=({0: rows},)), "net.pt2")
-    arguments = ["recalibrate", "--program", "net.pt2", "--data", "data.csv", "--schema", "data.yaml", "--out", "out"]
+    torch.export.save(
+        torch.export.export(net, (torch.zeros(4, 2),), dynamic_shapes=({0: rows},)), "net.pt2"
+    )
+    arguments = [
+        "recalibrate",
+        "--program",
+        "net.pt2",
+        "--data",
+        "data.csv",
+        "--schema",
+        "data.yaml",
+        "--out",
+        "out",
+    ]
     assert main(arguments) == 0
-    assert json.loads(Path("out/calibration.json").read_text())["temperature"] == pytest.approx(3.0, abs=0.5)
+    assert json.loads(Path("out/calibration.json").read_text())["temperature"] == pytest.approx(
+        3.0, abs=0.5
+    )
     assert main([*arguments[:2], "data.csv", *arguments[3:]]) == 2
 
 

@@ -1,4 +1,5 @@
-"""Rows that are not independent count once: dense outputs, groups of the schema; and rows with weights."""
+"""Rows that are not independent count once: dense outputs, groups of the schema; and rows with
+weights."""
 
 import math
 
@@ -24,7 +25,8 @@ from tests.contract.plants_calibration import drawn
 
 
 def images(seed, samples=60, size=6, k=4, scale=1.0):
-    """Dense outputs in which all pixels of an image say the same and have the same label: one row of evidence each."""
+    """Dense outputs in which all pixels of an image say the same and have the same label: one row
+    of evidence each."""
     one = drawn(seed, samples, k, scale=scale)
     z = one.logits[:, :, None, None].expand(-1, -1, size, size)
     return z, one.targets[:, None, None].expand(-1, size, size), one
@@ -32,19 +34,30 @@ def images(seed, samples=60, size=6, k=4, scale=1.0):
 
 def test_groups_of_one_row_are_independent_rows():
     records = drawn(0, 3000, 5, scale=1.5)
-    grouped = {m.measure: m for m in group_sums(records.logits, records.targets, torch.arange(3000)).measures()}
-    plain = {m.measure: m for m in calibration_sums(records.logits, records.targets).measures(replicates=200)}
+    grouped = {
+        m.measure: m
+        for m in group_sums(records.logits, records.targets, torch.arange(3000)).measures()
+    }
+    plain = {
+        m.measure: m
+        for m in calibration_sums(records.logits, records.targets).measures(replicates=200)
+    }
     plain["ece"] = reliability_bins(records.logits, records.targets).measure()
     for name, found in grouped.items():
         assert found.value == pytest.approx(plain[name].value, abs=1e-9)
-        assert found.high - found.value == pytest.approx(plain[name].high - plain[name].value, rel=0.15)
+        assert found.high - found.value == pytest.approx(
+            plain[name].high - plain[name].value, rel=0.15
+        )
     assert grouped["ece"].low == pytest.approx(plain["ece"].low, abs=0.006)
     assert grouped["ece"].null == pytest.approx(plain["ece"].null, rel=0.15)
 
 
 def test_pixels_of_an_image_are_one_piece_of_evidence():
     z, y, one = images(1, scale=2.0)
-    by_image, by_row = group_sums(z, y).measures(), group_sums(one.logits, one.targets, torch.arange(60)).measures()
+    by_image, by_row = (
+        group_sums(z, y).measures(),
+        group_sums(one.logits, one.targets, torch.arange(60)).measures(),
+    )
     for found, expected in zip(by_image, by_row, strict=True):
         assert [found.value, found.low, found.high, found.p_value] == pytest.approx(
             [expected.value, expected.low, expected.high, expected.p_value], abs=1e-9, nan_ok=True
@@ -80,7 +93,9 @@ def test_dense_records_are_recalibrated_as_the_network_is():
     z, y, _ = images(5, samples=80, scale=2.5)
     y = y.clone()
     y[:, :2] = 255
-    direct = recalibrate(nn.Identity(), [(z.float()[:30], y[:30]), (z.float()[30:], y[30:])], ignore_index=255)
+    direct = recalibrate(
+        nn.Identity(), [(z.float()[:30], y[:30]), (z.float()[30:], y[30:])], ignore_index=255
+    )
     flat = recalibrate(None, dense_records(z.float(), y, ignore_index=255))
     assert direct.chosen == flat.chosen
     assert direct.comparison().equals(flat.comparison())
@@ -88,7 +103,9 @@ def test_dense_records_are_recalibrated_as_the_network_is():
     whole = fit_temperature(z, y, ignore_index=255)
     assert direct.temperature.temperature == pytest.approx(whole.temperature, rel=1e-6)
     # 24 pixels that agree tell no more than one.
-    assert direct.temperature.standard_error == pytest.approx(whole.standard_error * math.sqrt(24), rel=0.02)
+    assert direct.temperature.standard_error == pytest.approx(
+        whole.standard_error * math.sqrt(24), rel=0.02
+    )
 
 
 def test_weights_are_repetitions_in_recalibration():
@@ -100,14 +117,22 @@ def test_weights_are_repetitions_in_recalibration():
     kept = weights > 0
     again = recalibrate(None, records.select(kept), weights=weights[kept])
     repeated = Records(
-        None, records.targets.repeat_interleave(weights), records.logits.repeat_interleave(weights, 0), frame, Schema(group="row")
+        None,
+        records.targets.repeat_interleave(weights),
+        records.logits.repeat_interleave(weights, 0),
+        frame,
+        Schema(group="row"),
     )
     grouped = recalibrate(None, repeated)
     assert again.chosen == grouped.chosen == weighted.chosen
     for name in ("none", "temperature", "top_beta"):
         one, two = again.candidate(name), grouped.candidate(name)
-        assert [one.gain, one.ece, one.sums.nll] == pytest.approx([two.gain, two.ece, two.sums.nll], rel=1e-9)
-    assert weighted.temperature.temperature == pytest.approx(grouped.temperature.temperature, rel=1e-9)
+        assert [one.gain, one.ece, one.sums.nll] == pytest.approx(
+            [two.gain, two.ece, two.sums.nll], rel=1e-9
+        )
+    assert weighted.temperature.temperature == pytest.approx(
+        grouped.temperature.temperature, rel=1e-9
+    )
     assert weighted.before.ece == pytest.approx(grouped.before.ece, rel=1e-12)
 
 
@@ -117,10 +142,17 @@ def test_weights_move_the_fit_of_every_head():
     z, y = torch.cat([calm.logits, bold.logits]), torch.cat([calm.targets, bold.targets])
     first = (torch.arange(1200) < 600).double()
     assert recalibrate(None, Records(logits=z, targets=y), weights=first).chosen == "none"
-    assert recalibrate(None, Records(logits=z, targets=y), weights=1 - first).temperature.temperature > 2.5
+    assert (
+        recalibrate(None, Records(logits=z, targets=y), weights=1 - first).temperature.temperature
+        > 2.5
+    )
     labels = torch.bernoulli((z / 2).sigmoid(), generator=generator).long()
-    found = recalibrate(None, Records(logits=z, targets=labels), weights=1 - first, candidates=["label_temperature"])
-    expected = recalibrate(None, Records(logits=z[600:], targets=labels[600:]), candidates=["label_temperature"])
+    found = recalibrate(
+        None, Records(logits=z, targets=labels), weights=1 - first, candidates=["label_temperature"]
+    )
+    expected = recalibrate(
+        None, Records(logits=z[600:], targets=labels[600:]), candidates=["label_temperature"]
+    )
     assert torch.allclose(found.fitted.scale, expected.fitted.scale)
 
 
@@ -149,7 +181,9 @@ def test_classwise_takes_dense_outputs_weights_and_ignored_labels():
     dense = classwise_bins(z.view(12, 10, 10, 4).movedim(-1, 1), y.view(12, 10, 10))
     assert torch.equal(dense.count, expected.count)
     assert torch.allclose(dense.ece, expected.ece)
-    marked = classwise_bins(torch.cat([z, z[:100]]), torch.cat([y, torch.full((100,), -100)]), ignore_index=-100)
+    marked = classwise_bins(
+        torch.cat([z, z[:100]]), torch.cat([y, torch.full((100,), -100)]), ignore_index=-100
+    )
     assert torch.allclose(marked.ece, expected.ece)
     weights = torch.arange(1200) % 3
     weighted = classwise_bins(z, y, weights=weights)
@@ -170,9 +204,18 @@ def test_classwise_takes_dense_outputs_weights_and_ignored_labels():
         (lambda z, y: group_sums(z, y * 0 + 9, ignore_index=9), "targets"),
         (lambda z, y: group_sums(z / 0, y), "logits"),
         (lambda z, y: dense_records(z, y[:3]), "targets"),
-        (lambda z, y: recalibrate(None, Records(logits=z, targets=y), weights=torch.ones(3)), "weights"),
-        (lambda z, y: recalibrate(None, Records(logits=z, targets=y), weights=-torch.ones(50)), "weights"),
-        (lambda z, y: recalibrate(None, Records(logits=z, targets=y), weights=torch.zeros(50)), "weights"),
+        (
+            lambda z, y: recalibrate(None, Records(logits=z, targets=y), weights=torch.ones(3)),
+            "weights",
+        ),
+        (
+            lambda z, y: recalibrate(None, Records(logits=z, targets=y), weights=-torch.ones(50)),
+            "weights",
+        ),
+        (
+            lambda z, y: recalibrate(None, Records(logits=z, targets=y), weights=torch.zeros(50)),
+            "weights",
+        ),
     ],
 )
 def test_bad_input_is_named(call, argument):

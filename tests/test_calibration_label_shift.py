@@ -1,4 +1,5 @@
-"""Class shares of unlabeled rows: equal to the printed iteration, covering the truth, honest about a bad fit."""
+"""Class shares of unlabeled rows: equal to the printed iteration, covering the truth, honest about
+a bad fit."""
 
 import math
 
@@ -13,11 +14,16 @@ from tests.reference import calibration as literal
 
 
 def drawn(n, shares, seed, *, moved=0.0):
-    """Exact log likelihoods of normal classes, so that softmax of them is calibrated for equal shares."""
+    """Exact log likelihoods of normal classes, so that softmax of them is calibrated for equal
+    shares."""
     k = len(shares)
     generator = torch.Generator().manual_seed(seed)
-    targets = torch.multinomial(torch.tensor(shares, dtype=torch.float64), n, replacement=True, generator=generator)
-    centers = 1.5 * torch.randn(k, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    targets = torch.multinomial(
+        torch.tensor(shares, dtype=torch.float64), n, replacement=True, generator=generator
+    )
+    centers = 1.5 * torch.randn(
+        k, 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64
+    )
     x = centers[targets] + torch.randn(n, 4, generator=generator, dtype=torch.float64)
     x[:, 0] += moved
     return -0.5 * (x[:, None] - centers).square().sum(-1), targets
@@ -35,11 +41,14 @@ def test_shares_equal_the_printed_iteration(shares):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_class_that_would_gain_is_left_without_a_share(seed):
-    """The likelihood is concave: its slope is 1 for every class with a share at the maximum, and less for one without."""
+    """The likelihood is concave: its slope is 1 for every class with a share at the maximum, and
+    less for one without."""
     generator = torch.Generator().manual_seed(seed)
     shares = torch.softmax(3 * torch.randn(6, generator=generator), 0)
     targets = torch.multinomial(shares, 300, replacement=True, generator=generator)
-    logits = 0.7 * (torch.randn(300, 6, generator=generator, dtype=torch.float64) + 0.7 * torch.eye(6)[targets])
+    logits = 0.7 * (
+        torch.randn(300, 6, generator=generator, dtype=torch.float64) + 0.7 * torch.eye(6)[targets]
+    )
     found = label_shift(logits, torch.full((6,), 1 / 6))
     ratios = 6 * logits.softmax(1)
     slope = (ratios / (ratios @ found.prior)[:, None]).mean(0)
@@ -53,9 +62,13 @@ def test_counts_and_one_binary_logit_say_the_same():
     one = label_shift(logits[:, 1] - logits[:, 0], torch.tensor([0.5, 0.5]))
     assert torch.allclose(two.prior, one.prior, atol=1e-9)
     adapted = one.adapted(logits[:, 1] - logits[:, 0])
-    assert torch.allclose(adapted, (two.adapted(logits)[:, 1] - two.adapted(logits)[:, 0]), atol=1e-6)
+    assert torch.allclose(
+        adapted, (two.adapted(logits)[:, 1] - two.adapted(logits)[:, 0]), atol=1e-6
+    )
     threshold = one.threshold(0.3)
-    assert bool(((adapted.sigmoid() > 0.3) == ((logits[:, 1] - logits[:, 0]).sigmoid() > threshold)).all())
+    assert bool(
+        ((adapted.sigmoid() > 0.3) == ((logits[:, 1] - logits[:, 0]).sigmoid() > threshold)).all()
+    )
 
 
 def test_intervals_cover_and_no_change_is_seldom_denied():
@@ -77,7 +90,10 @@ def test_intervals_cover_and_no_change_is_seldom_denied():
 
 def test_moved_inputs_are_not_taken_for_moved_shares():
     logits, targets = drawn(2000, [1 / 3] * 3, 0)
-    shares_moved, inputs_moved = drawn(1500, [0.7, 0.2, 0.1], 1)[0], drawn(1500, [1 / 3] * 3, 1, moved=1.0)[0]
+    shares_moved, inputs_moved = (
+        drawn(1500, [0.7, 0.2, 0.1], 1)[0],
+        drawn(1500, [1 / 3] * 3, 1, moved=1.0)[0],
+    )
     p, distance = label_shift_misfit(logits, targets, shares_moved)
     q, further = label_shift_misfit(logits, targets, inputs_moved)
     assert p > 0.001
@@ -88,7 +104,10 @@ def test_moved_inputs_are_not_taken_for_moved_shares():
 def test_given_shares_are_asked_and_too_many_classes_are_not():
     logits, targets = drawn(2000, [1 / 3] * 3, 0)
     production, _ = drawn(1500, [0.7, 0.2, 0.1], 1)
-    right, wrong = (label_shift_misfit(logits, targets, production, torch.tensor(shares))[0] for shares in ([0.7, 0.2, 0.1], [1 / 3] * 3))
+    right, wrong = (
+        label_shift_misfit(logits, targets, production, torch.tensor(shares))[0]
+        for shares in ([0.7, 0.2, 0.1], [1 / 3] * 3)
+    )
     assert right > 0.001
     assert wrong < 1e-6
     generator = torch.Generator().manual_seed(2)
@@ -99,7 +118,10 @@ def test_given_shares_are_asked_and_too_many_classes_are_not():
 def test_the_rows_may_come_in_any_order_and_as_float32():
     logits, _ = drawn(3000, [0.7, 0.2, 0.1], 3)
     whole = label_shift(logits, torch.ones(3))
-    shuffled = label_shift(logits[torch.randperm(3000, generator=torch.Generator().manual_seed(0))].float(), torch.ones(3))
+    shuffled = label_shift(
+        logits[torch.randperm(3000, generator=torch.Generator().manual_seed(0))].float(),
+        torch.ones(3),
+    )
     assert torch.allclose(whole.prior, shuffled.prior, atol=1e-5)
     assert whole.p_value < 1e-10
     assert whole.distance == pytest.approx(0.37, abs=0.05)
@@ -129,6 +151,13 @@ def test_bad_input_is_named(call, argument):
 
 
 def test_too_few_rows_for_the_question_give_no_p_value():
-    assert all(map(math.isnan, label_shift_misfit(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), torch.zeros(5, 2))))
+    assert all(
+        map(
+            math.isnan,
+            label_shift_misfit(
+                torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), torch.zeros(5, 2)
+            ),
+        )
+    )
     p, _ = label_shift_misfit(torch.randn(3, 2), torch.tensor([0, 1, 0]), torch.randn(4, 2))
     assert math.isnan(p) or 0 <= p <= 1

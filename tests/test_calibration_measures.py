@@ -1,4 +1,5 @@
-"""Bins and measures: golden values, the literal definitions, every head, noise, intervals and the traps of the field."""
+"""Bins and measures: golden values, the literal definitions, every head, noise, intervals and the
+traps of the field."""
 
 import math
 import shutil
@@ -15,9 +16,9 @@ from gendebug_torch.calibration import (
     expected_calibration_error,
     reliability_bins,
     reliability_bins_of_confidence,
+    shape,
 )
 from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
-from gendebug_torch.calibration.measures import miscalibration_shape as shape
 from gendebug_torch.checks.evidence import axes, png
 from gendebug_torch.errors import InputError
 from tests.reference import calibration as literal
@@ -40,13 +41,17 @@ def sample(seed=0, n=2000, k=5, scale=1.0, dtype=torch.float64):
 
 def same(a, b, tolerance=1e-12):
     for part in ("count", "confidence", "correct"):
-        assert torch.allclose(getattr(a, part).double(), getattr(b, part).double(), rtol=tolerance, atol=tolerance)
+        assert torch.allclose(
+            getattr(a, part).double(), getattr(b, part).double(), rtol=tolerance, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("network", PUBLISHED)
 def test_published_errors_to_every_digit(network, shared_data):
     with np.load(shared_data / "logits" / "toplabel_confidences.npz") as archive:
-        confidence, label, said = (torch.from_numpy(archive[f"{network}__{part}"]) for part in ("conf", "label", "pred"))
+        confidence, label, said = (
+            torch.from_numpy(archive[f"{network}__{part}"]) for part in ("conf", "label", "pred")
+        )
     found = reliability_bins_of_confidence(confidence.double(), label == said)
     assert round(100 * found.ece, 3) == PUBLISHED[network]
 
@@ -58,15 +63,21 @@ def test_error_equals_the_literal_definition(bins, dtype):
     logits[:20] = logits[:20].round()
     pairs = literal.top_label(logits.tolist(), targets.tolist())
     expected = literal.expected_calibration_error(pairs, bins)
-    assert reliability_bins(logits, targets, bins=bins).ece == pytest.approx(expected, abs=1e-7 if dtype == torch.float32 else 1e-12)
-    assert float(expected_calibration_error(logits, targets, bins=bins)) == pytest.approx(expected, abs=1e-7)
+    assert reliability_bins(logits, targets, bins=bins).ece == pytest.approx(
+        expected, abs=1e-7 if dtype == torch.float32 else 1e-12
+    )
+    assert float(expected_calibration_error(logits, targets, bins=bins)) == pytest.approx(
+        expected, abs=1e-7
+    )
 
 
 def test_edges_belong_to_the_lower_bin_and_certainty_to_the_last():
     confidence = torch.arange(16, dtype=torch.float64) / 15
     found = reliability_bins_of_confidence(confidence, torch.ones(16, dtype=torch.bool))
     assert found.count.tolist() == [2] + [1] * 14
-    two = reliability_bins_of_confidence(torch.tensor([0.95, 1.0]), torch.tensor([True, False]), bins=2)
+    two = reliability_bins_of_confidence(
+        torch.tensor([0.95, 1.0]), torch.tensor([True, False]), bins=2
+    )
     assert two.ece == pytest.approx(0.475)
 
 
@@ -90,7 +101,9 @@ def test_chunks_order_and_ranks_do_not_matter():
     whole = calibration_sums(logits, targets)
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
     shuffled = calibration_sums(logits[order], targets[order])
-    parts = calibration_sums(logits[:1], targets[:1]) + calibration_sums(logits[1:999], targets[1:999])
+    parts = calibration_sums(logits[:1], targets[:1]) + calibration_sums(
+        logits[1:999], targets[1:999]
+    )
     parts += calibration_sums(logits[999:], targets[999:])
     for other in (shuffled, parts):
         same(whole.cells, other.cells, 1e-10)
@@ -101,8 +114,13 @@ def test_chunks_order_and_ranks_do_not_matter():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
+@pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")),
+    reason="torch.compile needs a C++ compiler",
+)
 def test_the_compiled_pass_says_the_same():
     for k in (2, 10, 100):
         logits, targets = sample(17, 5000, k, dtype=torch.float32)
@@ -124,11 +142,17 @@ def test_scores_equal_the_literal_definitions():
     logits, targets = sample(3, 200)
     sums = calibration_sums(logits, targets)
     assert sums.nll == pytest.approx(literal.log_loss(logits.tolist(), targets.tolist()), abs=1e-12)
-    assert sums.brier == pytest.approx(literal.brier_score(logits.tolist(), targets.tolist()), abs=1e-12)
+    assert sums.brier == pytest.approx(
+        literal.brier_score(logits.tolist(), targets.tolist()), abs=1e-12
+    )
     probs = logits.softmax(1)
     measures = {m.measure: m for m in sums.measures(replicates=20)}
-    assert measures["nll"].null == pytest.approx(float(-(probs * probs.log()).sum(1).mean()), abs=1e-9)
-    assert measures["brier"].null == pytest.approx(float((1 - probs.square().sum(1)).mean()), abs=1e-9)
+    assert measures["nll"].null == pytest.approx(
+        float(-(probs * probs.log()).sum(1).mean()), abs=1e-9
+    )
+    assert measures["brier"].null == pytest.approx(
+        float((1 - probs.square().sum(1)).mean()), abs=1e-9
+    )
 
 
 def test_brier_of_the_prediction_splits_into_its_parts():
@@ -137,21 +161,36 @@ def test_brier_of_the_prediction_splits_into_its_parts():
     measures = {m.measure: m.value for m in sums.measures(replicates=10)}
     bins = sums.bins()
     mean = bins.confidence / bins.count.clamp(min=1)
-    binned = float((bins.count * mean.square() - 2 * mean * bins.correct + bins.correct).sum()) / bins.total
+    binned = (
+        float((bins.count * mean.square() - 2 * mean * bins.correct + bins.correct).sum())
+        / bins.total
+    )
     uncertainty = bins.accuracy * (1 - bins.accuracy)
-    assert measures["reliability"] - measures["resolution"] + uncertainty == pytest.approx(binned, abs=1e-12)
+    assert measures["reliability"] - measures["resolution"] + uncertainty == pytest.approx(
+        binned, abs=1e-12
+    )
     assert measures["rms"] ** 2 == pytest.approx(measures["reliability"])
 
 
 def heads():
     logits, targets = sample(5, 1200, 4)
     dense = logits.view(12, 10, 10, 4).movedim(-1, 1), targets.view(12, 10, 10)
-    ignored = torch.cat([targets, torch.full((50,), 255)]), torch.cat([logits, torch.randn(50, 4, dtype=torch.float64)])
+    ignored = (
+        torch.cat([targets, torch.full((50,), 255)]),
+        torch.cat([logits, torch.randn(50, 4, dtype=torch.float64)]),
+    )
     masked = torch.cat([logits, torch.full((1200, 1), -math.inf)], 1)
     return {
         "dense": ({"logits": dense[0], "targets": dense[1]}, 1e-12),
         "ignored": ({"logits": ignored[1], "targets": ignored[0], "ignore_index": 255}, 1e-12),
-        "weightless": ({"logits": ignored[1], "targets": ignored[0].clamp(max=3), "weights": (ignored[0] < 255).long()}, 1e-12),
+        "weightless": (
+            {
+                "logits": ignored[1],
+                "targets": ignored[0].clamp(max=3),
+                "weights": (ignored[0] < 255).long(),
+            },
+            1e-12,
+        ),
         "masked class": ({"logits": masked, "targets": targets}, 1e-12),
         "half": ({"logits": logits.half(), "targets": targets}, 2e-3),
         "bfloat16": ({"logits": logits.bfloat16(), "targets": targets}, 1e-2),
@@ -178,18 +217,26 @@ def test_one_binary_logit_is_the_pair_of_zero_and_itself():
     assert reliability_bins(far, torch.tensor([1, 0, 1, 0])).ece < 1e-9
     of_one = classwise_bins(one, targets)
     assert float(of_one.probability.sum()) == pytest.approx(float(one.sigmoid().sum()))
-    assert float(of_one.ece) == pytest.approx(float(classwise_bins(logits, targets).ece[1]), abs=1e-9)
+    assert float(of_one.ece) == pytest.approx(
+        float(classwise_bins(logits, targets).ece[1]), abs=1e-9
+    )
 
 
 def test_integer_weights_repeat_rows():
     logits, targets = sample(7, 400, scale=1.5)
     weights = torch.arange(400) % 4
     weighted = calibration_sums(logits, targets, weights=weights)
-    repeated = calibration_sums(logits.repeat_interleave(weights, 0), targets.repeat_interleave(weights))
+    repeated = calibration_sums(
+        logits.repeat_interleave(weights, 0), targets.repeat_interleave(weights)
+    )
     same(weighted.cells, repeated.cells)
     assert torch.allclose(weighted.scores, repeated.scores)
-    for a, b in zip(weighted.measures(replicates=50), repeated.measures(replicates=50), strict=True):
-        assert [a.value, a.low, a.high, a.null] == pytest.approx([b.value, b.low, b.high, b.null], nan_ok=True)
+    for a, b in zip(
+        weighted.measures(replicates=50), repeated.measures(replicates=50), strict=True
+    ):
+        assert [a.value, a.low, a.high, a.null] == pytest.approx(
+            [b.value, b.low, b.high, b.null], nan_ok=True
+        )
 
 
 def test_multilabel_is_one_question_per_label():
@@ -199,13 +246,17 @@ def test_multilabel_is_one_question_per_label():
     logits[:, 2] *= 3
     found = classwise_bins(logits, targets)
     for label in range(3):
-        assert torch.equal(found.count[label], classwise_bins(logits[:, label], targets[:, label]).count[0])
+        assert torch.equal(
+            found.count[label], classwise_bins(logits[:, label], targets[:, label]).count[0]
+        )
     table = found.table()
     assert int(table["class"][0]) == 2
     assert list(table["p_holm"] < 0.01) == [True, False, False]
     parts = classwise_bins(logits[:7], targets[:7]) + classwise_bins(logits[7:], targets[7:])
     assert torch.allclose(parts.ece, found.ece)
-    same(found.of_class(2), ReliabilityBins(found.count[2], found.probability[2], found.positive[2]))
+    same(
+        found.of_class(2), ReliabilityBins(found.count[2], found.probability[2], found.positive[2])
+    )
     png(found)
 
 
@@ -215,7 +266,9 @@ def test_classwise_equals_the_literal_count():
     probs = [literal.softmax(row) for row in logits.tolist()]
     for label in range(3):
         pairs = [(p[label], t == label) for p, t in zip(probs, targets.tolist(), strict=True)]
-        assert float(found.ece[label]) == pytest.approx(literal.expected_calibration_error(pairs), abs=1e-12)
+        assert float(found.ece[label]) == pytest.approx(
+            literal.expected_calibration_error(pairs), abs=1e-12
+        )
 
 
 def test_adaptive_bins_keep_equal_confidences_together():
@@ -224,12 +277,16 @@ def test_adaptive_bins_keep_equal_confidences_together():
     sums = calibration_sums(logits, torch.zeros(900, dtype=torch.int64))
     measures = {m.measure: m.value for m in sums.measures(replicates=5)}
     assert measures["adaptive_ece"] == pytest.approx(measures["ece"])
-    assert calibration_sums(torch.zeros(50, 2), torch.zeros(50, dtype=torch.int64)).measures(replicates=5)[3].value == pytest.approx(0.5)
+    assert calibration_sums(torch.zeros(50, 2), torch.zeros(50, dtype=torch.int64)).measures(
+        replicates=5
+    )[3].value == pytest.approx(0.5)
 
 
 def test_smooth_error_is_its_own_kernel_width():
     logits, targets = sample(10, 4000, scale=2.5)
-    smooth = {m.measure: m.value for m in calibration_sums(logits, targets).measures(replicates=5)}["smooth_ece"]
+    smooth = {m.measure: m.value for m in calibration_sums(logits, targets).measures(replicates=5)}[
+        "smooth_ece"
+    ]
     confidence, correct = logits.softmax(1).max(1).values, logits.argmax(1) == targets
     grid = torch.linspace(0, 1, 1001, dtype=torch.float64)
     residual = (confidence - correct.double()) / len(confidence)
@@ -275,12 +332,17 @@ def test_an_s_shape_is_told_and_the_worst_bin_named_though_the_mean_is_fine():
     generator = torch.Generator().manual_seed(12)
     confidence = 0.5 + 0.5 * torch.rand(8000, generator=generator, dtype=torch.float64)
     accuracy = torch.where(confidence < 0.75, confidence - 0.08, confidence + 0.08).clamp(max=1)
-    found = reliability_bins_of_confidence(confidence, torch.rand(8000, generator=generator, dtype=torch.float64) < accuracy)
+    found = reliability_bins_of_confidence(
+        confidence, torch.rand(8000, generator=generator, dtype=torch.float64) < accuracy
+    )
     assert abs(found.mean_confidence - found.accuracy) < 0.02
     told = shape(found)
     assert told.kind == "S-shaped"
     assert told.worst
-    assert shape(reliability_bins_of_confidence(torch.ones(1), torch.ones(1, dtype=torch.bool))).kind == "too few rows"
+    assert (
+        shape(reliability_bins_of_confidence(torch.ones(1), torch.ones(1, dtype=torch.bool))).kind
+        == "too few rows"
+    )
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
@@ -310,16 +372,38 @@ def nan_row():
         (lambda: reliability_bins(torch.tensor([[math.inf, 0.0]]), torch.tensor([0])), "logits"),
         (lambda: reliability_bins(torch.full((1, 2), -math.inf), torch.tensor([0])), "logits"),
         (lambda: reliability_bins(torch.full((1, 2), 7e4).half(), torch.tensor([0])), "logits"),
-        (lambda: reliability_bins(torch.ones(3, 2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)), "logits"),
+        (
+            lambda: reliability_bins(
+                torch.ones(3, 2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+            ),
+            "logits",
+        ),
         (lambda: reliability_bins(torch.ones(3, 2), torch.zeros(3)), "targets"),
         (lambda: reliability_bins(torch.ones(3, 2), torch.tensor([0, 1, 2])), "targets"),
         (lambda: reliability_bins(torch.ones(3), torch.tensor([0, 1, 2])), "targets"),
         (lambda: reliability_bins(torch.ones(3, 2), torch.zeros(2, dtype=torch.int64)), "targets"),
-        (lambda: reliability_bins(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64), weights=-torch.ones(3)), "weights"),
-        (lambda: reliability_bins(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64), bins=0), "bins"),
-        (lambda: calibration_sums(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64)).bins(11), "bins"),
-        (lambda: reliability_bins_of_confidence(torch.tensor([1.2]), torch.tensor([True])), "confidence"),
-        (lambda: reliability_bins_of_confidence(torch.tensor([math.nan]), torch.tensor([True])), "confidence"),
+        (
+            lambda: reliability_bins(
+                torch.ones(3, 2), torch.zeros(3, dtype=torch.int64), weights=-torch.ones(3)
+            ),
+            "weights",
+        ),
+        (
+            lambda: reliability_bins(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64), bins=0),
+            "bins",
+        ),
+        (
+            lambda: calibration_sums(torch.ones(3, 2), torch.zeros(3, dtype=torch.int64)).bins(11),
+            "bins",
+        ),
+        (
+            lambda: reliability_bins_of_confidence(torch.tensor([1.2]), torch.tensor([True])),
+            "confidence",
+        ),
+        (
+            lambda: reliability_bins_of_confidence(torch.tensor([math.nan]), torch.tensor([True])),
+            "confidence",
+        ),
         (lambda: expected_calibration_error(torch.ones(3, 2)), "targets"),
         (lambda: classwise_bins(torch.ones(3, 2), torch.full((3, 2), 2)), "targets"),
         (lambda: classwise_bins(torch.ones(3, 2), torch.ones(3, 3).long()), "targets"),
@@ -339,7 +423,9 @@ def test_logits_that_look_like_probabilities_stay_logits():
 def test_the_checks_take_masked_classes():
     generator = torch.Generator().manual_seed(16)
     logits, _ = sample(16, 3000, 5)
-    logits = logits.masked_fill((torch.rand(3000, 5, generator=generator) < 0.3) & (torch.arange(5) > 0), -math.inf)
+    logits = logits.masked_fill(
+        (torch.rand(3000, 5, generator=generator) < 0.3) & (torch.arange(5) > 0), -math.inf
+    )
     targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
     calm, bold = (Records(logits=scale * logits, targets=targets) for scale in (1.0, 2.0))
     assert confidence_is_accuracy(calm)[0].severity is Severity.OK
@@ -353,6 +439,9 @@ def test_the_checks_take_masked_classes():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_counts_the_same():
     logits, targets = sample(15, 50_000, 10, dtype=torch.float32)
-    on_host, on_device = calibration_sums(logits, targets), calibration_sums(logits.cuda(), targets.cuda())
+    on_host, on_device = (
+        calibration_sums(logits, targets),
+        calibration_sums(logits.cuda(), targets.cuda()),
+    )
     assert on_device.bins().ece == pytest.approx(on_host.bins().ece, abs=1e-5)
     assert on_device.nll == pytest.approx(on_host.nll, rel=1e-5)

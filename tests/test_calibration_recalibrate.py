@@ -1,4 +1,5 @@
-"""Maps, the choice among them, and deployment: folded, exported, saved; the user's network is never touched."""
+"""Maps, the choice among them, and deployment: folded, exported, saved; the user's network is never
+touched."""
 
 import copy
 import json
@@ -66,7 +67,9 @@ def held_out(model, n=1200, sharpness=2.5, seed=0):
 
 
 def loader(model, **options):
-    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*held_out(model, **options)), batch_size=256)
+    return torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*held_out(model, **options)), batch_size=256
+    )
 
 
 def test_top_maps_change_no_prediction_and_mend_the_confidence():
@@ -88,8 +91,13 @@ def test_a_top_map_adds_little_where_the_temperature_says_it_all():
     lost = []
     for seed in range(20):
         fit, test = drawn(seed, 1000, 10, scale=2.0), drawn(seed + 500, 4000, 10, scale=2.0)
-        plain = calibration_sums(fit_temperature(fit.logits, fit.targets)(test.logits), test.targets).nll
-        lost.append(calibration_sums(fit_top_map(fit.logits, fit.targets)(test.logits), test.targets).nll - plain)
+        plain = calibration_sums(
+            fit_temperature(fit.logits, fit.targets)(test.logits), test.targets
+        ).nll
+        lost.append(
+            calibration_sums(fit_top_map(fit.logits, fit.targets)(test.logits), test.targets).nll
+            - plain
+        )
     assert np.mean(lost) < 5e-4
     assert np.mean(np.abs(lost) < 1e-4) > 0.5
 
@@ -97,7 +105,10 @@ def test_a_top_map_adds_little_where_the_temperature_says_it_all():
 def test_a_top_map_keeps_the_order_of_the_other_classes():
     z = torch.randn(500, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     fitted = fit_top_map(z, drawn(1, 500, 6).targets)
-    before, after = z.softmax(1), fit_top_map(z, torch.randint(6, (500,), generator=torch.Generator().manual_seed(4)))
+    before, after = (
+        z.softmax(1),
+        fit_top_map(z, torch.randint(6, (500,), generator=torch.Generator().manual_seed(4))),
+    )
     assert fitted.unbounded or torch.equal(fitted(z).argsort(1), z.argsort(1))
     if not after.unbounded:
         shares = after(z).softmax(1)
@@ -160,7 +171,9 @@ def test_an_overconfident_network_is_mended_and_left_as_it_was():
         assert torch.equal(value, kept[key])
     assert found.chosen != "none"
     assert found.after.ece < 0.3 * found.before.ece
-    assert found.temperature.temperature == pytest.approx(2.5, abs=4 * found.temperature.standard_error)
+    assert found.temperature.temperature == pytest.approx(
+        2.5, abs=4 * found.temperature.standard_error
+    )
     x = torch.randn(7, 8)
     model.eval()
     assert torch.allclose(found.model(x), found(model(x)), atol=1e-4)
@@ -191,7 +204,9 @@ def test_what_temperature_makes_worse_is_not_taken(shared_data):
 def test_maps_that_move_predictions_need_leave():
     generator = torch.Generator().manual_seed(5)
     z = torch.randn(3000, 3, generator=generator, dtype=torch.float64)
-    y = torch.multinomial((z + torch.tensor([0.0, 0.0, 1.5])).softmax(1), 1, generator=generator)[:, 0]
+    y = torch.multinomial((z + torch.tensor([0.0, 0.0, 1.5])).softmax(1), 1, generator=generator)[
+        :, 0
+    ]
     records = gd.Records(logits=z, targets=y)
     free = recalibrate(None, records, keep_predictions=False)
     assert free.chosen in ("bias_corrected", "vector")
@@ -212,7 +227,9 @@ def test_a_masked_class_stays_masked():
 
 
 def test_rows_of_the_training_are_suspected():
-    records = gd.Records(logits=9 * torch.eye(3)[torch.arange(1500) % 3], targets=torch.arange(1500) % 3)
+    records = gd.Records(
+        logits=9 * torch.eye(3)[torch.arange(1500) % 3], targets=torch.arange(1500) % 3
+    )
     with pytest.warns(UserWarning, match="not trained on|finite temperature"):
         found = recalibrate(None, records)
     assert found.chosen == "none"
@@ -222,12 +239,15 @@ def test_rows_of_the_training_are_suspected():
 
 
 def labeled_pixels(model, samples=40, size=8, sharpness=2.5, ignored=0.2):
-    """Images with a label per pixel, drawn from what the network says `sharpness` times less sure; some are 255."""
+    """Images with a label per pixel, drawn from what the network says `sharpness` times less sure;
+    some are 255."""
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(samples, 3, size, size, generator=generator)
     with torch.no_grad():
         z = model(x).movedim(1, -1)
-    y = torch.multinomial((z / sharpness).softmax(-1).reshape(-1, z.shape[-1]), 1, generator=generator).view(samples, size, size)
+    y = torch.multinomial(
+        (z / sharpness).softmax(-1).reshape(-1, z.shape[-1]), 1, generator=generator
+    ).view(samples, size, size)
     return x, y.masked_fill(torch.rand(y.shape, generator=generator) < ignored, 255)
 
 
@@ -245,10 +265,15 @@ def test_a_dense_network_is_mended_position_by_position_and_folded():
         exact = fit_temperature(z, y, ignore_index=255)
         assert found.temperature.temperature == pytest.approx(exact.temperature, rel=1e-5)
         assert found.chosen == "temperature"
-        assert found.temperature.temperature == pytest.approx(2.5, abs=4 * found.temperature.standard_error)
+        assert found.temperature.temperature == pytest.approx(
+            2.5, abs=4 * found.temperature.standard_error
+        )
         assert found.model(x).shape == z.shape
         assert torch.allclose(found.fold()(x), found.model(x), atol=1e-5)
-        assert calibration_sums(found.model(x), y, ignore_index=255).bins().ece < 0.5 * found.before.ece
+        assert (
+            calibration_sums(found.model(x), y, ignore_index=255).bins().ece
+            < 0.5 * found.before.ece
+        )
     free = recalibrate(nn.Identity(), [(z, y)], ignore_index=255, keep_predictions=False)
     assert {"vector", "top_beta"} <= set(free.comparison()["map"])
     with pytest.raises(InputError, match=r"^`targets`.*255"):
@@ -261,8 +286,14 @@ def test_positions_of_one_sample_are_no_independent_evidence():
     generator = torch.Generator().manual_seed(7)
     z = 2 * torch.randn(30, 3, generator=generator)
     y = torch.multinomial((z / 1.5).softmax(1), 1, generator=generator)[:, 0]
-    same_everywhere = (z[:, :, None, None].expand(-1, -1, 16, 16), y[:, None, None].expand(-1, 16, 16))
-    one, many = (recalibrate(nn.Identity(), [rows]).candidate("temperature") for rows in ((z, y), same_everywhere))
+    same_everywhere = (
+        z[:, :, None, None].expand(-1, -1, 16, 16),
+        y[:, None, None].expand(-1, 16, 16),
+    )
+    one, many = (
+        recalibrate(nn.Identity(), [rows]).candidate("temperature")
+        for rows in ((z, y), same_everywhere)
+    )
     assert many.gain == pytest.approx(one.gain, abs=1e-6)
     assert many.gain_error == pytest.approx(one.gain_error, rel=1e-4)
 
@@ -284,8 +315,12 @@ def test_each_label_of_a_multilabel_head_gets_its_temperature(tmp_path):
     assert torch.allclose(1 / found.fitted.scale, torch.tensor([1.0, 3.0, 0.5]).double(), rtol=0.15)
     assert torch.equal(found(z) > 0, z > 0)
     assert found.after.ece < 0.4 * found.before.ece
-    assert torch.allclose(load_calibration(found.save(tmp_path / "out"))(z.float()), found(z.float()), atol=1e-5)
-    same = recalibrate(None, gd.Records(logits=z, targets=y.double()), candidates=["label_temperature"])
+    assert torch.allclose(
+        load_calibration(found.save(tmp_path / "out"))(z.float()), found(z.float()), atol=1e-5
+    )
+    same = recalibrate(
+        None, gd.Records(logits=z, targets=y.double()), candidates=["label_temperature"]
+    )
     assert torch.equal(same.fitted.scale, found.fitted.scale)
 
 
@@ -305,7 +340,13 @@ def test_a_multilabel_network_is_folded_and_a_silent_label_left_alone():
         assert torch.allclose(found.fold()(x), found.model(x), atol=1e-5)
     assert FITS.keys() & set(found.comparison()["map"]) == set()
     kept = sum(
-        recalibrate(None, gd.Records(**dict(zip(("logits", "targets"), multilabel(s, 600, (1, 1, 1)), strict=True)))).chosen == "none"
+        recalibrate(
+            None,
+            gd.Records(
+                **dict(zip(("logits", "targets"), multilabel(s, 600, (1, 1, 1)), strict=True))
+            ),
+        ).chosen
+        == "none"
         for s in range(20)
     )
     assert kept >= 18
@@ -395,17 +436,25 @@ def test_exported_programs_say_the_same(name):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 @pytest.mark.parametrize("name", ["folded", "top_beta"])
 def test_onnx_says_the_same(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     model = Net().eval()
     x, _ = held_out(model)
-    found = recalibrate(model, loader(model), candidates=["temperature" if name == "folded" else name])
+    found = recalibrate(
+        model, loader(model), candidates=["temperature" if name == "folded" else name]
+    )
     whole = found.fold().eval() if name == "folded" else found.model.eval()
-    torch.onnx.export(whole, (x[:8],), tmp_path / "net.onnx", dynamo=True, verbose=False, dynamic_shapes=None)
-    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    torch.onnx.export(
+        whole, (x[:8],), tmp_path / "net.onnx", dynamo=True, verbose=False, dynamic_shapes=None
+    )
+    session = onnxruntime.InferenceSession(
+        tmp_path / "net.onnx", providers=["CPUExecutionProvider"]
+    )
     (got,) = session.run(None, {session.get_inputs()[0].name: x[:8].numpy()})
     with torch.no_grad():
         assert np.allclose(got, found.model(x[:8]).numpy(), atol=1e-4)
@@ -417,7 +466,9 @@ def test_the_artefact_comes_back(name, tmp_path):
     generator = torch.Generator().manual_seed(0)
     if name in ("bias_corrected", "vector"):
         shifted = (records.logits / 2.5 + torch.tensor([0.0, 0.5, 1.0, 1.5])).softmax(1)
-        records = gd.Records(logits=records.logits, targets=torch.multinomial(shifted, 1, generator=generator)[:, 0])
+        records = gd.Records(
+            logits=records.logits, targets=torch.multinomial(shifted, 1, generator=generator)[:, 0]
+        )
     candidates = None if name == "none" else [name]
     found = recalibrate(None, records, candidates=candidates, keep_predictions=False)
     assert found.chosen == name
@@ -461,7 +512,10 @@ def test_the_chosen_map_on_real_logits(shared_data):
     ):
         with np.load(shared_data / "logits" / f"{name}.npz") as archive:
             side = "test_" if "test_logits" in archive else ""
-            z, y = torch.from_numpy(archive[f"{side}logits"]), torch.from_numpy(archive[f"{side}labels"]).long()
+            z, y = (
+                torch.from_numpy(archive[f"{side}logits"]),
+                torch.from_numpy(archive[f"{side}labels"]).long(),
+            )
         for seed in range(5):
             order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))
             fit, test = order[: len(z) // 2], order[len(z) // 2 :]
@@ -469,7 +523,10 @@ def test_the_chosen_map_on_real_logits(shared_data):
             mapped, scaled = found(z[test]), fit_temperature(z[fit], y[fit])(z[test])
             errors.append(calibration_sums(mapped, y[test]).bins().ece)
             assert int((predictions(mapped) != predictions(z[test])).sum()) == 0
-            assert calibration_sums(mapped, y[test]).nll <= calibration_sums(scaled, y[test]).nll + 0.005
+            assert (
+                calibration_sums(mapped, y[test]).nll
+                <= calibration_sums(scaled, y[test]).nll + 0.005
+            )
     assert np.mean(errors) <= 0.015
 
 
@@ -480,8 +537,18 @@ def test_the_chosen_map_on_real_logits(shared_data):
         (lambda: recalibrate(None, gd.Records(logits=torch.zeros(20, 3))), "loader"),
         (lambda: recalibrate(None, drawn(0, 5)), "loader"),
         (lambda: recalibrate(None, drawn(0, 50), candidates=["magic"]), "candidates"),
-        (lambda: recalibrate(None, gd.Records(logits=torch.zeros(20, 3), targets=torch.full((20, 3), 0.5))), "targets"),
-        (lambda: recalibrate(None, gd.Records(logits=torch.zeros(20, 3), targets=torch.zeros(20, 2))), "targets"),
+        (
+            lambda: recalibrate(
+                None, gd.Records(logits=torch.zeros(20, 3), targets=torch.full((20, 3), 0.5))
+            ),
+            "targets",
+        ),
+        (
+            lambda: recalibrate(
+                None, gd.Records(logits=torch.zeros(20, 3), targets=torch.zeros(20, 2))
+            ),
+            "targets",
+        ),
         (lambda: recalibrate(nn.Identity(), [torch.zeros(20, 3)]), "loader"),
     ],
 )

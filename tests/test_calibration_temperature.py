@@ -25,7 +25,9 @@ def exact(logits, targets):
 
     def slope(b):
         moved = z / unit
-        return float(((moved * b).softmax(1) * moved).sum() - moved.gather(1, targets[:, None]).sum())
+        return float(
+            ((moved * b).softmax(1) * moved).sum() - moved.gather(1, targets[:, None]).sum()
+        )
 
     return unit / brentq(slope, 1e-4, 1e3, xtol=1e-15, rtol=1e-14)
 
@@ -55,9 +57,16 @@ def test_exact_to_a_millionth(case):
 
 
 def test_exact_on_real_logits(shared_data):
-    for name in ("netcal_lenet_5_cifar_10", "netcal_densenet_bc_100_cifar_100", "cleanlab_20news_test_set"):
+    for name in (
+        "netcal_lenet_5_cifar_10",
+        "netcal_densenet_bc_100_cifar_100",
+        "cleanlab_20news_test_set",
+    ):
         with np.load(shared_data / "logits" / f"{name}.npz") as archive:
-            logits, targets = torch.from_numpy(archive["logits"]), torch.from_numpy(archive["labels"]).long()
+            logits, targets = (
+                torch.from_numpy(archive["logits"]),
+                torch.from_numpy(archive["labels"]).long(),
+            )
         found = fit_temperature(logits, targets)
         assert found.temperature == pytest.approx(exact(logits, targets), rel=1e-6)
         assert found.reads <= 4
@@ -66,7 +75,10 @@ def test_exact_on_real_logits(shared_data):
 def test_it_minimises_the_literal_loss():
     logits, targets = sample(1, 100)
     found = fit_temperature(logits, targets)
-    at, below, above = (literal.log_loss(logits.tolist(), targets.tolist(), found.temperature * factor) for factor in (1.0, 0.99, 1.01))
+    at, below, above = (
+        literal.log_loss(logits.tolist(), targets.tolist(), found.temperature * factor)
+        for factor in (1.0, 0.99, 1.01)
+    )
     assert at < min(below, above)
 
 
@@ -85,14 +97,18 @@ def test_one_logit_masked_classes_and_dense_outputs():
     pair, labels = sample(3, k=2)
     one = pair[:, 1] - pair[:, 0]
     for factor in (1.0, 10.0, 100.0):
-        assert fit_temperature(one * factor, labels).temperature == pytest.approx(factor * exact(pair, labels), rel=1e-6)
+        assert fit_temperature(one * factor, labels).temperature == pytest.approx(
+            factor * exact(pair, labels), rel=1e-6
+        )
 
 
 def test_integer_weights_repeat_rows_and_zero_removes_them():
     logits, targets = sample(4)
     weights = torch.arange(3000) % 3
     weighted = fit_temperature(logits, targets, weights=weights)
-    repeated = fit_temperature(logits.repeat_interleave(weights, 0), targets.repeat_interleave(weights))
+    repeated = fit_temperature(
+        logits.repeat_interleave(weights, 0), targets.repeat_interleave(weights)
+    )
     for part in ("temperature", "standard_error", "nll"):
         assert getattr(weighted, part) == pytest.approx(getattr(repeated, part), rel=1e-9)
     right = 5 * torch.eye(4, dtype=torch.float64)[targets]
@@ -127,7 +143,10 @@ def test_perfect_and_empty_logits_are_flagged():
     flagged = 0
     for seed in range(50):
         generator = torch.Generator().manual_seed(seed)
-        found = fit_temperature(torch.randn(1000, 10, generator=generator), torch.randint(10, (1000,), generator=generator))
+        found = fit_temperature(
+            torch.randn(1000, 10, generator=generator),
+            torch.randint(10, (1000,), generator=generator),
+        )
         assert found.temperature > 0
         flagged += found.unbounded
     assert flagged >= 48
@@ -156,11 +175,29 @@ def broken(value):
         (lambda: fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)), "targets"),
         (lambda: fit_temperature(*broken(math.nan)), "logits"),
         (lambda: fit_temperature(*broken(math.inf)), "logits"),
-        (lambda: fit_temperature(torch.tensor([[0.0, -math.inf], [1.0, 0.5]]), torch.tensor([1, 1])), "targets"),
+        (
+            lambda: fit_temperature(
+                torch.tensor([[0.0, -math.inf], [1.0, 0.5]]), torch.tensor([1, 1])
+            ),
+            "targets",
+        ),
         (lambda: fit_temperature(torch.zeros(3, 2), torch.tensor([0, 1, 5])), "targets"),
-        (lambda: fit_temperature(torch.zeros(3, 2), torch.tensor([0, 1, 1]), weights=torch.zeros(3)), "targets"),
-        (lambda: fit_temperature(torch.zeros(3, 2), torch.tensor([0, 1, 1]), weights=-torch.ones(3)), "weights"),
-        (lambda: fit_temperature(torch.zeros(3, 2), torch.tensor([9, 9, 9]), ignore_index=9), "targets"),
+        (
+            lambda: fit_temperature(
+                torch.zeros(3, 2), torch.tensor([0, 1, 1]), weights=torch.zeros(3)
+            ),
+            "targets",
+        ),
+        (
+            lambda: fit_temperature(
+                torch.zeros(3, 2), torch.tensor([0, 1, 1]), weights=-torch.ones(3)
+            ),
+            "weights",
+        ),
+        (
+            lambda: fit_temperature(torch.zeros(3, 2), torch.tensor([9, 9, 9]), ignore_index=9),
+            "targets",
+        ),
     ],
 )
 def test_bad_input_is_named(call, argument):

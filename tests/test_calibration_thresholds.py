@@ -1,4 +1,5 @@
-"""Thresholds: the best by brute force, covering intervals, and a check that knows a moved point from a lost ranking."""
+"""Thresholds: the best by brute force, covering intervals, and a check that knows a moved point
+from a lost ranking."""
 
 import math
 
@@ -7,11 +8,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from gendebug_torch import Cause, Records, Severity
-from gendebug_torch.calibration import choose_threshold, confusion, confusion_table
+from gendebug_torch.calibration import choose_threshold, confusion, confusion_table, operating_point
 from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
 from gendebug_torch.calibration.checks.production_ece import production_confidence_is_accuracy
 from gendebug_torch.calibration.checks.threshold import threshold_is_where_it_should_be
-from gendebug_torch.calibration.thresholds import operating_point
 from gendebug_torch.calibration.thresholds.operating_point import roc_area
 from gendebug_torch.checks.evidence import axes
 from gendebug_torch.errors import InputError
@@ -26,7 +26,10 @@ def sample(seed=0, n=400, share=0.3):
 def counts(probs, targets, threshold):
     said = [p > threshold for p in probs.tolist()]
     pairs = list(zip(said, targets.tolist(), strict=True))
-    return [sum(1 for s, t in pairs if s == a and t == b) for a, b in ((True, 1), (True, 0), (False, 1), (False, 0))]
+    return [
+        sum(1 for s, t in pairs if s == a and t == b)
+        for a, b in ((True, 1), (True, 0), (False, 1), (False, 0))
+    ]
 
 
 def score(objective, tp, fp, fn, n):
@@ -62,7 +65,9 @@ def test_the_choice_is_the_best_of_all_thresholds(objective):
 
 
 def test_a_floor_that_nothing_keeps_is_said():
-    found = choose_threshold(torch.tensor([0.2, 0.4, 0.9]), torch.tensor([0, 0, 0]), objective="precision")
+    found = choose_threshold(
+        torch.tensor([0.2, 0.4, 0.9]), torch.tensor([0, 0, 0]), objective="precision"
+    )
     assert not found.feasible
     assert math.isnan(found.value)
 
@@ -83,7 +88,9 @@ def test_calibrated_probabilities_stand_in_for_labels():
     with_labels, without = choose_threshold(probs, targets), choose_threshold(probs, probs)
     assert without.threshold == pytest.approx(0.5, abs=0.01)
     assert without.value == pytest.approx(with_labels.value, abs=0.01)
-    assert confusion(probs, probs).precision == pytest.approx(confusion(probs, targets).precision, abs=0.03)
+    assert confusion(probs, probs).precision == pytest.approx(
+        confusion(probs, targets).precision, abs=0.03
+    )
 
 
 def test_row_order_does_not_matter():
@@ -97,7 +104,10 @@ def test_area_and_its_error():
     logits, targets = binary(5).logits.round(), binary(5).targets
     area, error = roc_area(logits, targets)
     assert area == pytest.approx(roc_auc_score(targets, logits), abs=1e-12)
-    areas = torch.tensor([roc_area(binary(s, 500).logits, binary(s, 500).targets) for s in range(60)], dtype=torch.float64)
+    areas = torch.tensor(
+        [roc_area(binary(s, 500).logits, binary(s, 500).targets) for s in range(60)],
+        dtype=torch.float64,
+    )
     assert float(areas[:, 1].mean()) == pytest.approx(float(areas[:, 0].std()), rel=0.25)
     assert error < 0.02
 
@@ -116,7 +126,9 @@ def test_the_operating_point_tells_what_moving_saves():
 
 
 def alarms(make, seeds, check=threshold_is_where_it_should_be):
-    return sum(check(**make(seed))[0].severity.level >= Severity.WARN.level for seed in range(seeds))
+    return sum(
+        check(**make(seed))[0].severity.level >= Severity.WARN.level for seed in range(seeds)
+    )
 
 
 def test_the_check_fires_where_the_point_moved_and_nowhere_else():
@@ -128,15 +140,25 @@ def test_the_check_fires_where_the_point_moved_and_nowhere_else():
 
     def ranking_lost(seed):
         production = binary(seed + 5000)
-        noise = 4 * torch.randn(len(production), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        return {"validation": binary(seed), "production": type(production)(targets=production.targets, logits=production.logits + noise)}
+        noise = 4 * torch.randn(
+            len(production), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+        return {
+            "validation": binary(seed),
+            "production": type(production)(
+                targets=production.targets, logits=production.logits + noise
+            ),
+        }
 
     assert alarms(scores_moved, 20) == 20
     assert alarms(prior_moved, 20) == 20
     assert alarms(settled, 60) == 0
     assert alarms(overconfident, 20) == 0
     assert alarms(ranking_lost, 20) == 0
-    assert production_confidence_is_accuracy(overconfident(0)["production"])[0].severity.level >= Severity.WARN.level
+    assert (
+        production_confidence_is_accuracy(overconfident(0)["production"])[0].severity.level
+        >= Severity.WARN.level
+    )
     (finding,) = threshold_is_where_it_should_be(**scores_moved(0))
     assert finding.cause is Cause.THRESHOLD
     assert "Move the threshold to" in finding.remedy
@@ -154,20 +176,38 @@ def test_a_reversed_ranking_is_not_called_held():
     assert "held" not in finding.summary
     assert "swapped" in finding.remedy
     noise = torch.randn(3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    blind = {side: type(binary(0))(targets=binary(0).targets, logits=noise[at::2]) for at, side in enumerate(("validation", "production"))}
+    blind = {
+        side: type(binary(0))(targets=binary(0).targets, logits=noise[at::2])
+        for at, side in enumerate(("validation", "production"))
+    }
     assert "reversed" not in threshold_is_where_it_should_be(**blind)[0].summary
 
 
 def test_a_deployed_threshold_and_a_cost_may_be_given():
     given = settled(0)
     assert threshold_is_where_it_should_be(**given, threshold=0.2)[0].severity is Severity.OK
-    assert threshold_is_where_it_should_be(**given, threshold=0.5, cost=0.05)[0].severity.level >= Severity.WARN.level
+    assert (
+        threshold_is_where_it_should_be(**given, threshold=0.5, cost=0.05)[0].severity.level
+        >= Severity.WARN.level
+    )
 
 
 def test_the_check_of_calibration_is_quiet_on_calibrated_draws_and_sees_a_temperature():
     for n, k in ((300, 2), (3000, 10), (3000, 100)):
-        assert alarms(lambda seed, n=n, k=k: {"validation": drawn(seed, n, k)}, 20, confidence_is_accuracy) == 0
-    assert alarms(lambda seed: {"validation": drawn(seed, 3000, 10, scale=1.3)}, 20, confidence_is_accuracy) == 20
+        assert (
+            alarms(
+                lambda seed, n=n, k=k: {"validation": drawn(seed, n, k)}, 20, confidence_is_accuracy
+            )
+            == 0
+        )
+    assert (
+        alarms(
+            lambda seed: {"validation": drawn(seed, 3000, 10, scale=1.3)},
+            20,
+            confidence_is_accuracy,
+        )
+        == 20
+    )
 
 
 def labels(seed, scales=(1.0, 1.0, 1.0, 1.0), n=1500, name="validation"):
@@ -178,16 +218,30 @@ def labels(seed, scales=(1.0, 1.0, 1.0, 1.0), n=1500, name="validation"):
 
 
 def test_labels_of_a_multilabel_head_are_judged_one_by_one():
-    for check, side in ((confidence_is_accuracy, "validation"), (production_confidence_is_accuracy, "production")):
-        calm = [check(**{side: labels(seed, name=side)})[0].severity is Severity.OK for seed in range(40)]
+    for check, side in (
+        (confidence_is_accuracy, "validation"),
+        (production_confidence_is_accuracy, "production"),
+    ):
+        calm = [
+            check(**{side: labels(seed, name=side)})[0].severity is Severity.OK
+            for seed in range(40)
+        ]
         assert sum(calm) >= 39, "P(more than 1 alarm of 40 at 0.2 %) is under 0.4 %"
-        found = [check(**{side: labels(seed, (1.0, 2.5, 1.0, 1.0), name=side)})[0] for seed in range(20)]
+        found = [
+            check(**{side: labels(seed, (1.0, 2.5, 1.0, 1.0), name=side)})[0] for seed in range(20)
+        ]
         assert sum(finding.severity.level >= Severity.WARN.level for finding in found) >= 19
-        assert all(finding.subject == "label 1" for finding in found if finding.severity.level >= Severity.WARN.level)
+        assert all(
+            finding.subject == "label 1"
+            for finding in found
+            if finding.severity.level >= Severity.WARN.level
+        )
     # Two labels that err in opposite ways cancel in one diagram, not here.
     (finding,) = confidence_is_accuracy(labels(0, (2.5, 0.3)))
     assert finding.numbers["miscalibrated"] == 2
-    (finding,) = production_confidence_is_accuracy(labels(0, (2.5, 1.0), name="production"), labels(1, (1.0, 1.0)))
+    (finding,) = production_confidence_is_accuracy(
+        labels(0, (2.5, 1.0), name="production"), labels(1, (1.0, 1.0))
+    )
     assert "in validation" in finding.summary
     assert finding.numbers["validation_ece"] < finding.numbers["worst_ece"]
     few = Records(logits=torch.zeros(5, 2), targets=torch.zeros(5, 2).long())
@@ -200,9 +254,15 @@ def test_labels_of_a_multilabel_head_are_judged_one_by_one():
         (lambda: choose_threshold(torch.tensor([1.5]), torch.tensor([1])), "probs"),
         (lambda: choose_threshold(torch.zeros(0), torch.zeros(0)), "probs"),
         (lambda: choose_threshold(torch.tensor([0.5]), torch.tensor([2])), "targets"),
-        (lambda: choose_threshold(torch.tensor([0.5]), torch.tensor([1]), objective="luck"), "objective"),
+        (
+            lambda: choose_threshold(torch.tensor([0.5]), torch.tensor([1]), objective="luck"),
+            "objective",
+        ),
         (lambda: choose_threshold(torch.tensor([0.5]), torch.tensor([1]), floor=1.5), "floor"),
-        (lambda: operating_point(*[torch.zeros(3), torch.tensor([0, 1, 1])] * 2, threshold=1.0), "threshold"),
+        (
+            lambda: operating_point(*[torch.zeros(3), torch.tensor([0, 1, 1])] * 2, threshold=1.0),
+            "threshold",
+        ),
         (lambda: operating_point(*[torch.zeros(3), torch.tensor([1, 1, 1])] * 2), "targets"),
     ],
 )

@@ -13,7 +13,11 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torchmetrics import MeanMetric
 
-from gendebug_torch.callbacks import CalibrationMonitor, LearningCurveMonitor, learning_curve_over_sizes
+from gendebug_torch.callbacks import (
+    CalibrationMonitor,
+    LearningCurveMonitor,
+    learning_curve_over_sizes,
+)
 from gendebug_torch.curves import LearningCurves
 from gendebug_torch.errors import InputError
 
@@ -24,7 +28,9 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 def line(rows=ROWS, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(rows, 3, generator=generator)
-    return TensorDataset(x, x.sum(1, keepdim=True) + 0.1 * torch.randn(rows, 1, generator=generator))
+    return TensorDataset(
+        x, x.sum(1, keepdim=True) + 0.1 * torch.randn(rows, 1, generator=generator)
+    )
 
 
 def loader(rows=ROWS, seed=0, **options):
@@ -60,10 +66,14 @@ class Literal(Callback):
         loss = outputs["loss"].item() * trainer.accumulate_grad_batches
         self.train.setdefault(trainer.current_epoch, []).append((loss, len(batch[0])))
 
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+    def on_validation_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ):
         if not trainer.sanity_checking:
             at = (trainer.current_epoch, trainer.global_step)
-            self.val.setdefault(dataloader_idx, {}).setdefault(at, []).append((outputs.item(), len(batch[0])))
+            self.val.setdefault(dataloader_idx, {}).setdefault(at, []).append(
+                (outputs.item(), len(batch[0]))
+            )
 
 
 def mean(pairs):
@@ -91,7 +101,10 @@ OPTIONS = {
     "all rows as sanity steps": {"num_sanity_val_steps": -1},
     "validation within epochs": {"val_check_interval": 0.5},
     "validation every second epoch": {"check_val_every_n_epoch": 2, "max_epochs": 4},
-    "validation by steps, across epochs": {"val_check_interval": 5, "check_val_every_n_epoch": None},
+    "validation by steps, across epochs": {
+        "val_check_interval": 5,
+        "check_val_every_n_epoch": None,
+    },
     "accumulation": {"accumulate_grad_batches": 3},
     "limited batches": {"limit_train_batches": 4, "limit_val_batches": 2},
     "no validation batches": {"limit_val_batches": 0},
@@ -107,7 +120,9 @@ def test_losses_are_those_of_a_literal_reader(options):
     if options.get("barebones"):
         # Lightning refuses some options of its own beside this one.
         monitor, literal = LearningCurveMonitor(), Literal()
-        pl.Trainer(barebones=True, max_epochs=2, accelerator="cpu", callbacks=[monitor, literal]).fit(Line(), loader(), loader(seed=1))
+        pl.Trainer(
+            barebones=True, max_epochs=2, accelerator="cpu", callbacks=[monitor, literal]
+        ).fit(Line(), loader(), loader(seed=1))
     else:
         monitor, literal, _ = fit(**options)
     curves = monitor.curves
@@ -119,7 +134,9 @@ def test_losses_are_those_of_a_literal_reader(options):
         last = [pairs for (at, _), pairs in sorted(checks.items()) if at == epoch]
         assert loss == pytest.approx(mean(last[-1]), rel=1e-6) if last else math.isnan(loss)
     assert monitor.check_curves.epoch.tolist() == [step for _, step in sorted(checks)]
-    assert monitor.check_curves.val_loss.tolist() == pytest.approx([mean(checks[at]) for at in sorted(checks)], rel=1e-6)
+    assert monitor.check_curves.val_loss.tolist() == pytest.approx(
+        [mean(checks[at]) for at in sorted(checks)], rel=1e-6
+    )
 
 
 def test_several_validation_loaders_are_several_curves():
@@ -137,7 +154,9 @@ class Stream(IterableDataset):
 
 def test_iterable_data_set():
     monitor, literal, _ = fit(train=DataLoader(Stream(), batch_size=BATCH))
-    assert monitor.curves.train_loss.tolist() == pytest.approx([mean(pairs) for pairs in literal.train.values()], rel=1e-6)
+    assert monitor.curves.train_loss.tolist() == pytest.approx(
+        [mean(pairs) for pairs in literal.train.values()], rel=1e-6
+    )
 
 
 class Manual(Line):
@@ -162,7 +181,9 @@ class Manual(Line):
 
 def test_manual_optimization_with_two_optimizers():
     monitor, literal, _ = fit(Manual())
-    assert monitor.curves.train_loss.tolist() == pytest.approx([mean(pairs) for pairs in literal.train.values()], rel=1e-6)
+    assert monitor.curves.train_loss.tolist() == pytest.approx(
+        [mean(pairs) for pairs in literal.train.values()], rel=1e-6
+    )
 
 
 class Logs(Line):
@@ -186,7 +207,9 @@ class Silent(Literal):
 def test_logged_losses_and_metrics_are_taken_where_none_is_returned():
     monitor, _, _ = fit(Logs(), literal=Silent())
     assert monitor.curves.val_loss.isfinite().all()
-    assert monitor.curves.metrics["val_error"].tolist() == pytest.approx(monitor.curves.val_loss.tolist(), rel=1e-5)
+    assert monitor.curves.metrics["val_error"].tolist() == pytest.approx(
+        monitor.curves.val_loss.tolist(), rel=1e-5
+    )
     manual, _, _ = fit(Manual(returns=False), literal=Callback())
     assert manual.curves.train_loss.isfinite().all()
 
@@ -198,7 +221,11 @@ def test_a_metric_of_an_old_validation_is_not_recorded_again():
 
 
 def test_losses_per_row_by_read():
-    monitor, literal, _ = fit(monitor=LearningCurveMonitor(read=lambda module, batch, _: ((module.net(batch[0]) - batch[1]) ** 2)[:, 0]))
+    monitor, literal, _ = fit(
+        monitor=LearningCurveMonitor(
+            read=lambda module, batch, _: ((module.net(batch[0]) - batch[1]) ** 2)[:, 0]
+        )
+    )
     want = [mean(pairs) for pairs in literal.val[0].values()]
     assert monitor.curves.val_loss.tolist() == pytest.approx(want, rel=1e-5)
 
@@ -295,23 +322,38 @@ class Stop(Callback):
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize(
     ("save", "crash"),
-    [({"every_n_epochs": 1, "save_on_train_epoch_end": True}, 17), ({"every_n_epochs": 1}, 17), ({"every_n_train_steps": 5}, 17)],
+    [
+        ({"every_n_epochs": 1, "save_on_train_epoch_end": True}, 17),
+        ({"every_n_epochs": 1}, 17),
+        ({"every_n_train_steps": 5}, 17),
+    ],
     ids=["saved at the end of an epoch", "saved after the validation", "saved in mid-epoch"],
 )
 def test_a_resumed_run_is_equal_to_the_last_bit(tmp_path, save, crash):
     def run(monitor, *more, **options):
         pl.seed_everything(1, verbose=False)
-        made = trainer(monitor, *more, max_epochs=4, enable_checkpointing=True, default_root_dir=tmp_path, **options)
+        made = trainer(
+            monitor,
+            *more,
+            max_epochs=4,
+            enable_checkpointing=True,
+            default_root_dir=tmp_path,
+            **options,
+        )
         return made, (Line(), Stateful(Numbered(), batch_size=BATCH), loader(seed=1))
 
     whole = LearningCurveMonitor()
     made, given = run(whole, ModelCheckpoint(tmp_path / "whole", save_top_k=0))
     made.fit(*given)
     broken = LearningCurveMonitor()
-    made, given = run(broken, ModelCheckpoint(tmp_path / "saved", save_top_k=-1, **save), Stop(crash))
+    made, given = run(
+        broken, ModelCheckpoint(tmp_path / "saved", save_top_k=-1, **save), Stop(crash)
+    )
     with pytest.raises(SystemExit):
         made.fit(*given)
-    last = max((tmp_path / "saved").glob("*.ckpt"), key=lambda path: int(path.stem.partition("step=")[2]))
+    last = max(
+        (tmp_path / "saved").glob("*.ckpt"), key=lambda path: int(path.stem.partition("step=")[2])
+    )
     resumed = LearningCurveMonitor()
     made, given = run(resumed, ModelCheckpoint(tmp_path / "saved", save_top_k=-1, **save))
     made.fit(*given, ckpt_path=last, weights_only=True)
@@ -325,15 +367,27 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tmp_path, save, crash):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("made", "epochs"), [(DataLoader, [0, 1, 2, 3]), (Stateful, [0, 2, 3])])
 def test_an_epoch_saved_on_its_last_batch_is_ended_and_none_invented(tmp_path, made, epochs):
-    """Lightning leaves out the end of that epoch, and with a loader that keeps a state all of the next: the record says so."""
+    """Lightning leaves out the end of that epoch, and with a loader that keeps a state all of the
+    next: the record says so."""
 
     def saving():
         return ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=7)
 
-    whole, _, _ = fit(train=made(Numbered(), batch_size=BATCH), enable_checkpointing=True, max_epochs=1, literal=saving())
+    whole, _, _ = fit(
+        train=made(Numbered(), batch_size=BATCH),
+        enable_checkpointing=True,
+        max_epochs=1,
+        literal=saving(),
+    )
     monitor = LearningCurveMonitor()
     run = trainer(monitor, saving(), max_epochs=4, enable_checkpointing=True)
-    run.fit(Line(), made(Numbered(), batch_size=BATCH), loader(seed=1), ckpt_path=next(tmp_path.glob("*step=7.ckpt")), weights_only=True)
+    run.fit(
+        Line(),
+        made(Numbered(), batch_size=BATCH),
+        loader(seed=1),
+        ckpt_path=next(tmp_path.glob("*step=7.ckpt")),
+        weights_only=True,
+    )
     assert monitor.curves.epoch.tolist() == epochs
     assert monitor.curves.train_loss[0] == whole.curves.train_loss[0]
 
@@ -348,10 +402,17 @@ class Counted(Logs):
 
 def test_train_eval_measures_as_validation_does_and_leaves_no_trace():
     plain, _, one = fit(Counted, literal=Callback())
-    monitor, _, two = fit(Counted, literal=Callback(), monitor=LearningCurveMonitor(train_eval=ROWS))
+    monitor, _, two = fit(
+        Counted, literal=Callback(), monitor=LearningCurveMonitor(train_eval=ROWS)
+    )
     assert torch.equal(plain.curves.train_loss, monitor.curves.train_loss)
     assert torch.equal(plain.curves.metrics["val_error"], monitor.curves.metrics["val_error"])
-    assert all(torch.equal(a, b) for a, b in zip(one.lightning_module.parameters(), two.lightning_module.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            one.lightning_module.parameters(), two.lightning_module.parameters(), strict=True
+        )
+    )
     module = two.lightning_module
     with torch.no_grad():
         want = mse_loss(module.eval().net(line().tensors[0]), line().tensors[1])
@@ -361,14 +422,22 @@ def test_train_eval_measures_as_validation_does_and_leaves_no_trace():
 
 
 def test_train_eval_takes_a_loader_and_refuses_a_stream():
-    monitor, _, _ = fit(train=DataLoader(Stream(), batch_size=BATCH), monitor=LearningCurveMonitor(train_eval=loader()))
+    monitor, _, _ = fit(
+        train=DataLoader(Stream(), batch_size=BATCH),
+        monitor=LearningCurveMonitor(train_eval=loader()),
+    )
     assert monitor.curves.train_eval_loss.isfinite().all()
     with pytest.raises(InputError, match="train_eval"):
-        fit(train=DataLoader(Stream(), batch_size=BATCH), monitor=LearningCurveMonitor(train_eval=20))
+        fit(
+            train=DataLoader(Stream(), batch_size=BATCH),
+            monitor=LearningCurveMonitor(train_eval=20),
+        )
 
 
 def test_the_error_for_a_bare_loss_shows_the_three_ways():
-    with pytest.raises(InputError, match=r"'logits': logits.*read=lambda.*read=extra_forward.*one more forward"):
+    with pytest.raises(
+        InputError, match=r"'logits': logits.*read=lambda.*read=extra_forward.*one more forward"
+    ):
         fit(monitor=CalibrationMonitor())
 
 
@@ -393,7 +462,9 @@ def test_stop_on_inflection_stops_soon_after_the_turn_and_says_so_once(caplog):
     caplog.set_level(logging.WARNING, "gendebug_torch")
     monitor = planted(LearningCurveMonitor(stop_on_inflection=True), falling_then_rising(), 60)
     assert 16 <= len(monitor.curves) <= 26
-    assert len([record for record in caplog.records if "Overfits after epoch" in record.message]) == 1
+    assert (
+        len([record for record in caplog.records if "Overfits after epoch" in record.message]) == 1
+    )
     assert monitor.findings[0].cause == "overfitting"
 
 
@@ -405,7 +476,9 @@ def test_without_stopping_it_trains_on_and_warns_once(caplog):
 
 
 def test_a_falling_run_is_not_stopped():
-    monitor = planted(LearningCurveMonitor(stop_on_inflection=True), falling_then_rising(40, slope=0.0), 40)
+    monitor = planted(
+        LearningCurveMonitor(stop_on_inflection=True), falling_then_rising(40, slope=0.0), 40
+    )
     assert len(monitor.curves) == 40
 
 
@@ -430,7 +503,11 @@ def test_a_broken_logger_does_not_end_the_run_and_is_reported_once():
 
 def test_csv_logger_gets_the_scalars_and_reads_back(tmp_path):
     monitor, _, _ = fit(logger=CSVLogger(tmp_path), log_every_n_steps=1)
-    read = LearningCurves.from_run(next(tmp_path.glob("**/metrics.csv")).parent, train="gendebug/train_loss", val="gendebug/val_loss")
+    read = LearningCurves.from_run(
+        next(tmp_path.glob("**/metrics.csv")).parent,
+        train="gendebug/train_loss",
+        val="gendebug/val_loss",
+    )
     assert len(read) == 3
     assert read.val_loss.tolist() == pytest.approx(monitor.curves.val_loss.tolist())
 
@@ -440,7 +517,9 @@ def test_tensorboard_gets_the_scalars_and_the_picture(tmp_path):
     assert not [finding for finding in monitor.findings if finding.severity == "errored"]
     events = next(tmp_path.glob("**/*tfevents*"))
     assert b"gendebug/curves" in events.read_bytes()
-    read = LearningCurves.from_run(events.parent, train="gendebug/train_loss", val="gendebug/val_loss")
+    read = LearningCurves.from_run(
+        events.parent, train="gendebug/train_loss", val="gendebug/val_loss"
+    )
     assert read.val_loss.tolist() == pytest.approx(monitor.curves.val_loss.tolist(), rel=1e-6)
 
 
@@ -462,7 +541,9 @@ class Wavy(pl.LightningDataModule):
 
 def test_sizes_of_a_line_on_a_wave_are_biased_and_the_random_state_is_left():
     before = torch.get_rng_state()
-    found = learning_curve_over_sizes(Line, Wavy(), [60, 120, 240, 480], seeds=(0, 1), max_epochs=10, accelerator="cpu")
+    found = learning_curve_over_sizes(
+        Line, Wavy(), [60, 120, 240, 480], seeds=(0, 1), max_epochs=10, accelerator="cpu"
+    )
     assert torch.equal(before, torch.get_rng_state())
     assert found.regime == "bias", found.summary
     assert len(found.table()) == 8

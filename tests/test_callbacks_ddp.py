@@ -1,4 +1,5 @@
-"""Two processes over gloo: sums and counts are added up, rows that the sampler repeats are not counted."""
+"""Two processes over gloo: sums and counts are added up, rows that the sampler repeats are not
+counted."""
 
 import json
 import os
@@ -13,7 +14,8 @@ import json, logging, sys, warnings
 import lightning.pytorch as pl, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from gendebug_torch.callbacks import AttributionMonitor, LearningCurveMonitor, TrainingDynamicsMonitor
+from gendebug_torch import callbacks
+from gendebug_torch.callbacks import AttributionMonitor, LearningCurveMonitor
 
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -37,7 +39,9 @@ def data(rows):
     x = torch.randn(rows, 3)
     return TensorDataset(x, x.sum(1, keepdim=True), torch.arange(rows))
 train, val = data(33), data(21)
-dynamics = TrainingDynamicsMonitor(33, read=lambda module, batch, outputs: (batch[2], module.net(batch[0]), (batch[1] > 0).long()))
+def read(module, batch, outputs):
+    return batch[2], module.net(batch[0]), (batch[1] > 0).long()
+dynamics = callbacks.TrainingDynamicsMonitor(33, read=read)
 monitor = LearningCurveMonitor(train_eval=11)
 # Each rank has its own clock; they must not disagree on whether to rank.
 ranking = AttributionMonitor(share=1e9, rows=8, steps=4)
@@ -56,12 +60,14 @@ with torch.no_grad():
     chosen = torch.randperm(33, generator=torch.Generator().manual_seed(0))[:11]
     fitted = float(((net.net(train.tensors[0][chosen]) - train.tensors[1][chosen]) ** 2).mean())
 curves = monitor.curves
+half = torch.load(f"{sys.argv[1]}/half.ckpt", weights_only=True)
 with open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w") as file:
-    json.dump({"train": curves.train_loss.tolist(), "val": curves.val_loss.tolist(), "evaluated": curves.train_eval_loss.tolist(),
+    json.dump({"train": curves.train_loss.tolist(), "val": curves.val_loss.tolist(),
+        "evaluated": curves.train_eval_loss.tolist(),
         "want": want, "fitted": fitted, "untrained": curves.untrained_loss, "notes": curves.notes,
         "ranking": {str(epoch): size.tolist() for epoch, size in ranking.history.sizes.items()},
         "dynamics": dynamics.dynamics.table().round(6).to_dict("list"),
-        "half": torch.load(f"{sys.argv[1]}/half.ckpt", weights_only=True)["callbacks"][dynamics.state_key]["epoch"][4].sum().item(),
+        "half": half["callbacks"][dynamics.state_key]["epoch"][4].sum().item(),
         "broken": [finding.summary for finding in ranking.findings]}, file)
 """
 
@@ -72,7 +78,13 @@ def test_two_processes_record_the_same_and_count_each_row_once(tmp_path, losses)
     script.write_text(SCRIPT)
     root = str(Path(__file__).resolve().parents[1])
     environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([sys.executable, str(script), str(tmp_path), losses], capture_output=True, text=True, timeout=240, env=environment)
+    run = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), losses],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one == two
@@ -83,7 +95,8 @@ def test_two_processes_record_the_same_and_count_each_row_once(tmp_path, losses)
     # The checkpoint after two steps of eight rows on two ranks.
     assert one["half"] == 32
     assert list(one["ranking"]) == ["0", "1"]
-    # 21 rows on two ranks: one stands twice, in a batch of three whose mean counts as that of its two own rows.
+    # 21 rows on two ranks: one stands twice, in a batch of three whose mean counts as that of its
+    # two own rows.
     if losses == "rows":
         assert one["val"][-1] == pytest.approx(one["want"], rel=1e-5)
         assert one["notes"] == []

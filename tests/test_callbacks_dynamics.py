@@ -1,4 +1,5 @@
-"""`TrainingDynamicsMonitor` in real Lightning runs: shuffling, resume, reading, accumulation, and a clear refusal."""
+"""`TrainingDynamicsMonitor` in real Lightning runs: shuffling, resume, reading, accumulation, and a
+clear refusal."""
 
 import pandas as pd
 import pytest
@@ -24,7 +25,10 @@ class Module(LightningModule):
         x, y, ids = batch
         logits = self.net(x)
         found = {"logits": logits, "targets": y, "ids": ids}
-        return {"loss": nn.functional.cross_entropy(logits, y), **{key: found[key] for key in self.keys}}
+        return {
+            "loss": nn.functional.cross_entropy(logits, y),
+            **{key: found[key] for key in self.keys},
+        }
 
     def validation_step(self, batch, batch_idx):
         self.log("val", self.net(batch[0]).sum())
@@ -34,7 +38,8 @@ class Module(LightningModule):
 
 
 class Shuffled(Sampler):
-    """An order for each epoch that depends on nothing else, so that a resumed run can be compared with a whole one."""
+    """An order for each epoch that depends on nothing else, so that a resumed run can be compared
+    with a whole one."""
 
     def __init__(self, seed):
         self.seed, self.epoch = seed, 0
@@ -46,7 +51,11 @@ class Shuffled(Sampler):
         return N
 
     def __iter__(self):
-        return iter(torch.randperm(N, generator=torch.Generator().manual_seed(100 * self.seed + self.epoch)).tolist())
+        return iter(
+            torch.randperm(
+                N, generator=torch.Generator().manual_seed(100 * self.seed + self.epoch)
+            ).tolist()
+        )
 
 
 class Resumable(DataLoader):
@@ -87,14 +96,25 @@ def fit(tmp_path, module, monitor, *, epochs=3, callbacks=(), ckpt=None, seed=0,
         callbacks=[monitor, *callbacks],
         **options,
     )
-    trainer.fit(module, loader, DataLoader(rows(), batch_size=16), ckpt_path=ckpt, weights_only=True if ckpt else None)
+    trainer.fit(
+        module,
+        loader,
+        DataLoader(rows(), batch_size=16),
+        ckpt_path=ckpt,
+        weights_only=True if ckpt else None,
+    )
     return monitor.dynamics.table()
 
 
-@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 3}, {"val_check_interval": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulate_grad_batches": 3}, {"val_check_interval": 2}], ids=str
+)
 def test_every_row_is_recorded_once_per_epoch_by_its_id(tmp_path, options):
     """With a rate of nothing the network stays, so the order of rows must not matter at all."""
-    tables = [fit(tmp_path, Module(rate=0.0), TrainingDynamicsMonitor(N), seed=seed, **options) for seed in (0, 1)]
+    tables = [
+        fit(tmp_path, Module(rate=0.0), TrainingDynamicsMonitor(N), seed=seed, **options)
+        for seed in (0, 1)
+    ]
     pd.testing.assert_frame_equal(*tables)
     assert (tables[0]["epochs"] == 3).all()
     x, y, _ = rows().tensors
@@ -128,7 +148,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, step):
 
 def test_read_finds_what_the_step_does_not_return(tmp_path):
     keys = TrainingDynamicsMonitor(N)
-    read = TrainingDynamicsMonitor(N, read=lambda module, batch, outputs: (batch[2], outputs["logits"], batch[1]))
+    read = TrainingDynamicsMonitor(
+        N, read=lambda module, batch, outputs: (batch[2], outputs["logits"], batch[1])
+    )
     expected = fit(tmp_path, Module(), keys)
     pd.testing.assert_frame_equal(fit(tmp_path, Module(keys=("logits",)), read), expected)
 
@@ -139,8 +161,11 @@ def test_a_bare_loss_is_refused_with_the_way_out(tmp_path):
 
 
 def _rank(rank, path):
-    """One of two processes: rows in ranks' turns with one repeated to make them even, as a DistributedSampler does."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}/group", rank=rank, world_size=2)
+    """One of two processes: rows in ranks' turns with one repeated to make them even, as a
+    DistributedSampler does."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{path}/group", rank=rank, world_size=2
+    )
     x, y, ids = rows().tensors
     net, recorder = Module().net, DynamicsRecorder(N)
     for _ in range(2):
@@ -166,4 +191,6 @@ def test_two_processes_say_what_one_says(tmp_path):
         alone.record(ids, Module().net(x), y)
         alone.end_epoch()
     for rank in (0, 1):
-        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"rank{rank}.parquet"), alone.dynamics.table())
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(tmp_path / f"rank{rank}.parquet"), alone.dynamics.table()
+        )

@@ -1,4 +1,5 @@
-"""The three ways to hand a monitor its logits, and that one more forward leaves a training exactly as it was."""
+"""The three ways to hand a monitor its logits, and that one more forward leaves a training exactly
+as it was."""
 
 import lightning.pytorch as pl
 import pytest
@@ -19,7 +20,9 @@ class Bare(pl.LightningModule):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3))
+        self.net = nn.Sequential(
+            nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3)
+        )
         self.forwards = 0
 
     def forward(self, x):
@@ -38,7 +41,12 @@ class Bare(pl.LightningModule):
 class Returns(Bare):
     def training_step(self, batch, index):
         logits = self(batch[0])
-        return {"loss": cross_entropy(logits, batch[1]), "logits": logits, "targets": batch[1], "ids": batch[2]}
+        return {
+            "loss": cross_entropy(logits, batch[1]),
+            "logits": logits,
+            "targets": batch[1],
+            "ids": batch[2],
+        }
 
     validation_step = training_step
 
@@ -56,13 +64,20 @@ class Data(pl.LightningDataModule):
         return DataLoader(rows(), 16)
 
 
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def fit(module, *callbacks):
     pl.seed_everything(3, verbose=False)
     made = module()
-    pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=list(callbacks), num_sanity_val_steps=0, **QUIET).fit(made, datamodule=Data())
+    pl.Trainer(
+        max_epochs=2, accelerator="cpu", callbacks=list(callbacks), num_sanity_val_steps=0, **QUIET
+    ).fit(made, datamodule=Data())
     return made, torch.get_rng_state()
 
 
@@ -72,7 +87,10 @@ def with_ids(module, batch, outputs):
 
 def test_one_more_forward_leaves_the_training_as_it_was():
     plain, plain_state = fit(Bare)
-    calibration, dynamics = CalibrationMonitor(read=extra_forward), TrainingDynamicsMonitor(ROWS, read=with_ids)
+    calibration, dynamics = (
+        CalibrationMonitor(read=extra_forward),
+        TrainingDynamicsMonitor(ROWS, read=with_ids),
+    )
     watched, state = fit(Bare, calibration, dynamics)
     assert torch.equal(plain_state, state)
     for (name, a), b in zip(plain.state_dict().items(), watched.state_dict().values(), strict=True):
@@ -104,9 +122,11 @@ def test_what_a_step_returns_costs_no_forward_and_says_the_same():
             CalibrationMonitor(),
             [
                 "'logits' and 'targets' in what the step returns, got Tensor",
-                "Return {'loss': loss, 'logits': logits, 'targets': targets} from the step, which costs nothing",
+                "Return {'loss': loss, 'logits': logits, 'targets': targets} from the step, which "
+                "costs nothing",
                 "`read=lambda module, batch, outputs: (logits, targets)`",
-                "`read=extra_forward` (from gendebug_torch.callbacks), which costs one more forward",
+                "`read=extra_forward` (from gendebug_torch.callbacks), which costs one more "
+                "forward",
             ],
         ),
         (
@@ -164,7 +184,9 @@ trainer:
       init_args: {{suite: {suite}}}
 """
     )
-    made = LightningCLI(Returns, Data, save_config_callback=None, args=["fit", "--config", str(config)])
+    made = LightningCLI(
+        Returns, Data, save_config_callback=None, args=["fit", "--config", str(config)]
+    )
     curves, calibration, dynamics, attribution, behavior = made.trainer.callbacks[:5]
     assert len(curves.curves) == 1
     assert curves.stop_on_inflection

@@ -1,4 +1,5 @@
-"""What the loggers get from every monitor, each by its own calls, and that none of it can end a training."""
+"""What the loggers get from every monitor, each by its own calls, and that none of it can end a
+training."""
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,10 +12,24 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch.behavior import Case, Suite
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
-from gendebug_torch.callbacks import AttributionMonitor, BehaviorMonitor, CalibrationMonitor, LearningCurveMonitor, TrainingDynamicsMonitor
+from gendebug_torch.callbacks import (
+    AttributionMonitor,
+    BehaviorMonitor,
+    CalibrationMonitor,
+    LearningCurveMonitor,
+    TrainingDynamicsMonitor,
+)
 
 ROWS = 64
-SCALARS = {"train_loss", "val_loss", "val_ece", "val_confidence", "val_temperature", "behavior_failed", "rank_correlation"}
+SCALARS = {
+    "train_loss",
+    "val_loss",
+    "val_ece",
+    "val_confidence",
+    "val_temperature",
+    "behavior_failed",
+    "rank_correlation",
+}
 FIGURES = {"curves", "reliability", "data_map", "attribution"}
 
 
@@ -29,7 +44,12 @@ class Network(pl.LightningModule):
     def training_step(self, batch, index):
         x, targets, ids = batch
         logits = self(x)
-        return {"loss": nn.functional.cross_entropy(logits, targets), "logits": logits, "targets": targets, "ids": ids}
+        return {
+            "loss": nn.functional.cross_entropy(logits, targets),
+            "logits": logits,
+            "targets": targets,
+            "ids": ids,
+        }
 
     validation_step = training_step
 
@@ -39,7 +59,9 @@ class Network(pl.LightningModule):
 
 def monitors():
     suite = Suite((Case("up", {"a": 0, "b": 0}, "higher", {"b": 1}),), features=("a", "b"))
-    predict = BehaviorMonitor(suite, predict=lambda module: lambda rows: [float(row["b"]) for row in rows])
+    predict = BehaviorMonitor(
+        suite, predict=lambda module: lambda rows: [float(row["b"]) for row in rows]
+    )
     return [
         LearningCurveMonitor(),
         CalibrationMonitor(),
@@ -53,9 +75,16 @@ def fit(logger, *, epochs=2, callbacks=None):
     x = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(0))
     data = TensorDataset(x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long(), torch.arange(ROWS))
     callbacks = monitors() if callbacks is None else callbacks
-    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
+    quiet = {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+    }
     torch.manual_seed(0)
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=logger, callbacks=callbacks, **quiet)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=logger, callbacks=callbacks, **quiet
+    )
     trainer.fit(Network(), DataLoader(data, 16), DataLoader(data, 16))
     assert trainer.current_epoch == epochs
     return callbacks
@@ -72,7 +101,9 @@ class Keeps(Logger):
 
     def log_metrics(self, metrics, step=None):
         assert step is not None
-        self.scalars |= {name: value for name, value in metrics.items() if name.startswith("gendebug/")}
+        self.scalars |= {
+            name: value for name, value in metrics.items() if name.startswith("gendebug/")
+        }
 
     def log_hyperparams(self, params, *arguments, **options):
         """Nothing to do."""
@@ -136,7 +167,12 @@ def test_every_monitor_sends_its_scalars_and_pictures(kind):
     assert {f"gendebug/{name}" for name in SCALARS} <= set(logger.scalars)
     assert set(logger.figures) == {f"gendebug/{name}" for name in FIGURES}
     assert logger.figures.count("gendebug/reliability") == 2
-    assert not [finding for callback in callbacks for finding in callback.findings if finding.severity == "errored"]
+    assert not [
+        finding
+        for callback in callbacks
+        for finding in callback.findings
+        if finding.severity == "errored"
+    ]
 
 
 def test_a_diagram_per_epoch_can_be_left_out():
@@ -159,7 +195,9 @@ def test_a_broken_logger_ends_no_run_and_leaves_the_others_theirs(caplog):
     callbacks = fit([Broken(), kept])
     assert set(kept.figures) == {f"gendebug/{name}" for name in FIGURES}
     for callback in callbacks:
-        errored = [finding.summary for finding in callback.findings if finding.severity == "errored"]
+        errored = [
+            finding.summary for finding in callback.findings if finding.severity == "errored"
+        ]
         assert len(errored) == len(set(errored)) >= 1, type(callback).__name__
         assert all("OSError" in summary for summary in errored)
     assert sum("disk full" in record.message for record in caplog.records) == 4
@@ -172,7 +210,10 @@ def test_a_broken_picture_or_network_ends_no_run(monkeypatch):
     monkeypatch.setattr(ReliabilityBins, "plot", fail)
     suite = Suite((Case("up", {"a": 0}, "higher", {"a": 1}),), features=("a",))
     cannot = BehaviorMonitor(suite, predict=fail)
-    callbacks = fit(LikeTensorBoard(), callbacks=[CalibrationMonitor(), AttributionMonitor(method="no such"), cannot])
+    callbacks = fit(
+        LikeTensorBoard(),
+        callbacks=[CalibrationMonitor(), AttributionMonitor(method="no such"), cannot],
+    )
     for callback in callbacks:
         (finding,) = [finding for finding in callback.findings if finding.severity == "errored"]
         assert "traceback" in finding.numbers
@@ -186,8 +227,15 @@ def test_weights_and_biases_takes_them(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     callbacks = fit(WandbLogger(save_dir=tmp_path, project="test"))
     wandb.finish()
-    assert not [finding for callback in callbacks for finding in callback.findings if finding.severity == "errored"]
-    pictures = {path.name.partition("_")[0] for path in tmp_path.rglob("media/images/gendebug/*.png")}
+    assert not [
+        finding
+        for callback in callbacks
+        for finding in callback.findings
+        if finding.severity == "errored"
+    ]
+    pictures = {
+        path.name.partition("_")[0] for path in tmp_path.rglob("media/images/gendebug/*.png")
+    }
     assert pictures == {name.partition("_")[0] for name in FIGURES}
 
 
@@ -198,6 +246,13 @@ def test_mlflow_takes_them(tmp_path, monkeypatch):
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     callbacks = fit(MLFlowLogger("test", tracking_uri=f"file:{tmp_path}"))
-    assert not [finding for callback in callbacks for finding in callback.findings if finding.severity == "errored"]
+    assert not [
+        finding
+        for callback in callbacks
+        for finding in callback.findings
+        if finding.severity == "errored"
+    ]
     assert {path.name for path in tmp_path.rglob("metrics/gendebug/*")} == SCALARS
-    assert {path.stem.rpartition("_")[0] for path in tmp_path.rglob("artifacts/gendebug/*.png")} == FIGURES
+    assert {
+        path.stem.rpartition("_")[0] for path in tmp_path.rglob("artifacts/gendebug/*.png")
+    } == FIGURES

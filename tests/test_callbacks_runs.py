@@ -1,4 +1,5 @@
-"""All monitors together through the options of a Trainer: what they count, what a resume keeps, and that no step waits."""
+"""All monitors together through the options of a Trainer: what they count, what a resume keeps, and
+that no step waits."""
 
 import lightning.pytorch as pl
 import pytest
@@ -10,10 +11,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch.calibration import calibration_sums
-from gendebug_torch.callbacks import CalibrationMonitor, LearningCurveMonitor, TrainingDynamicsMonitor
+from gendebug_torch.callbacks import (
+    CalibrationMonitor,
+    LearningCurveMonitor,
+    TrainingDynamicsMonitor,
+)
 
 ROWS, BATCH = 50, 8
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def data(rows=ROWS, seed=0):
@@ -32,7 +42,12 @@ class Learner(pl.LightningModule):
 
     def step(self, batch):
         logits = self.net(batch[0])
-        return {"loss": cross_entropy(logits, batch[1]), "logits": logits, "targets": batch[1], "ids": batch[2]}
+        return {
+            "loss": cross_entropy(logits, batch[1]),
+            "logits": logits,
+            "targets": batch[1],
+            "ids": batch[2],
+        }
 
     def training_step(self, batch, index):
         return self.step(batch)
@@ -86,7 +101,10 @@ OPTIONS = {
     "plain, the last batch shorter": {},
     "all rows as sanity steps": {"num_sanity_val_steps": -1},
     "validation within epochs": {"val_check_interval": 0.5},
-    "validation by steps, across epochs": {"val_check_interval": 5, "check_val_every_n_epoch": None},
+    "validation by steps, across epochs": {
+        "val_check_interval": 5,
+        "check_val_every_n_epoch": None,
+    },
     "validation every second epoch": {"check_val_every_n_epoch": 2},
     "accumulation": {"accumulate_grad_batches": 3},
     "limited batches": {"limit_train_batches": 4, "limit_val_batches": 2},
@@ -102,9 +120,15 @@ OPTIONS = {
 def test_calibration_and_dynamics_count_what_a_literal_reader_counts(options):
     options = {"max_epochs": 2, "module": Learner, "val": loader(seed=1)} | options
     module, val = options.pop("module"), options.pop("val")
-    calibration, dynamics, literal = CalibrationMonitor(diagrams=False), TrainingDynamicsMonitor(ROWS), Literal()
+    calibration, dynamics, literal = (
+        CalibrationMonitor(diagrams=False),
+        TrainingDynamicsMonitor(ROWS),
+        Literal(),
+    )
     pl.seed_everything(0, verbose=False)
-    trainer = pl.Trainer(accelerator="cpu", callbacks=[calibration, dynamics, literal], **QUIET, **options)
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[calibration, dynamics, literal], **QUIET, **options
+    )
     trainer.fit(module(), loader(), val)
     assert sorted(calibration.history) == sorted(literal.checks)
     for epoch, pairs in literal.checks.items():
@@ -119,7 +143,9 @@ def test_a_new_training_begins_anew_and_a_continued_one_goes_on():
     calibration, dynamics = CalibrationMonitor(diagrams=False), TrainingDynamicsMonitor(ROWS)
 
     def trained(epochs):
-        trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[calibration, dynamics], **QUIET)
+        trainer = pl.Trainer(
+            max_epochs=epochs, accelerator="cpu", callbacks=[calibration, dynamics], **QUIET
+        )
         trainer.fit(Learner(), loader(), loader(seed=1))
         return trainer
 
@@ -143,8 +169,12 @@ class Told(Learner):
 
 
 def stopping(monitor, epochs, path=None):
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[monitor], num_sanity_val_steps=0, **QUIET)
-    trainer.fit(Told(), loader(16), loader(16, seed=1), ckpt_path=path, weights_only=True if path else None)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", callbacks=[monitor], num_sanity_val_steps=0, **QUIET
+    )
+    trainer.fit(
+        Told(), loader(16), loader(16, seed=1), ckpt_path=path, weights_only=True if path else None
+    )
     return trainer
 
 
@@ -192,7 +222,13 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.__name__.partition(".")[0]
-        self.count += name in {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"}
+        self.count += name in {
+            "_local_scalar_dense",
+            "nonzero",
+            "equal",
+            "is_nonzero",
+            "masked_select",
+        }
         return function(*args, **(kwargs or {}))
 
 
@@ -205,7 +241,9 @@ def test_no_step_waits_for_the_device(make):
     """Twice as many steps wait as often: once per epoch, not per step."""
     found = []
     for rows in (480, 960):
-        trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[make()], num_sanity_val_steps=0, **QUIET)
+        trainer = pl.Trainer(
+            max_epochs=1, accelerator="cpu", callbacks=[make()], num_sanity_val_steps=0, **QUIET
+        )
         with Waits() as waits:
             trainer.fit(Learner(), loader(rows), loader(rows, seed=1))
         found.append(waits.count)

@@ -31,7 +31,9 @@ def write_table(path, n=800, seed=0, shift=0.0):
     x = rng.normal(size=(n, 2))
     score = 1.5 * x[:, 0]
     y = (rng.random(n) < 1 / (1 + np.exp(-score))).astype(int)
-    pd.DataFrame({"a": x[:, 0], "b": x[:, 1] + shift, "label": y, "score": score}).to_csv(path, index=False)
+    pd.DataFrame({"a": x[:, 0], "b": x[:, 1] + shift, "label": y, "score": score}).to_csv(
+        path, index=False
+    )
 
 
 @pytest.fixture
@@ -58,7 +60,15 @@ def findings():
 def test_clean_tables_exit_with_zero(place, capsys):
     assert diagnose() == 0
     assert "nothing" in capsys.readouterr().out
-    assert set(findings()[0]) == {"check", "cause", "severity", "subject", "summary", "numbers", "remedy"}
+    assert set(findings()[0]) == {
+        "check",
+        "cause",
+        "severity",
+        "subject",
+        "summary",
+        "numbers",
+        "remedy",
+    }
 
 
 def test_a_shift_exits_with_one_and_is_named(place):
@@ -108,7 +118,13 @@ def test_unknown_flags_exit_with_two(place):
 
 def test_curves(place, capsys):
     epoch = np.arange(40)
-    overfit = pd.DataFrame({"epoch": epoch, "train_loss": np.exp(-epoch / 8), "val_loss": 0.5 + (epoch - 12) ** 2 / 800})
+    overfit = pd.DataFrame(
+        {
+            "epoch": epoch,
+            "train_loss": np.exp(-epoch / 8),
+            "val_loss": 0.5 + (epoch - 12) ** 2 / 800,
+        }
+    )
     overfit.to_csv("curves.csv", index=False)
     assert main(["curves", "curves.csv", "--out", "out"]) == 1
     assert any(f["cause"] == "overfitting" for f in findings())
@@ -120,14 +136,26 @@ def test_recalibrate(place):
     targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
     np.savez("logits.npz", logits=(logits * 2).numpy(), labels=targets.numpy())
     assert main(["recalibrate", "--logits", "logits.npz", "--out", "out"]) == 0
-    assert any(path.suffix == ".json" and "calibration" in path.name for path in (place / "out").iterdir())
+    assert any(
+        path.suffix == ".json" and "calibration" in path.name for path in (place / "out").iterdir()
+    )
     assert main(["recalibrate", "--logits", "logits.npz", "--out", "out", "--fail-on", "warn"]) == 1
 
 
 def test_attribute(place):
     (place / "schema.yaml").write_text("target: label\nmetadata: score\n")
     model = f"net_{os.getpid()}:build"
-    arguments = ["attribute", "--model", model, "--data", "validation.csv", "--schema", "schema.yaml", "--out", "out"]
+    arguments = [
+        "attribute",
+        "--model",
+        model,
+        "--data",
+        "validation.csv",
+        "--schema",
+        "schema.yaml",
+        "--out",
+        "out",
+    ]
     assert main(arguments) == 0
     written = pd.read_parquet("out/attributions.parquet")
     assert list(written.columns[:2]) == ["a", "b"]
@@ -147,8 +175,26 @@ def test_attribute_with_weights_from_a_checkpoint(place, kept):
     elif kept == "net.pt":
         torch.save(network.state_dict(), kept)
     else:
-        torch.save({"epoch": 3, "state_dict": {f"model.{key}": value for key, value in network.state_dict().items()}}, kept)
-    arguments = ["attribute", "--model", f"net_{os.getpid()}:build", "--data", "validation.csv", "--schema", "schema.yaml", "--out", "out"]
+        torch.save(
+            {
+                "epoch": 3,
+                "state_dict": {
+                    f"model.{key}": value for key, value in network.state_dict().items()
+                },
+            },
+            kept,
+        )
+    arguments = [
+        "attribute",
+        "--model",
+        f"net_{os.getpid()}:build",
+        "--data",
+        "validation.csv",
+        "--schema",
+        "schema.yaml",
+        "--out",
+        "out",
+    ]
     assert main([*arguments, "--weights", kept, "--checkpoint", "kept", "--fail-on", "never"]) == 0
     table = pd.read_csv("validation.csv")
     made = pd.read_parquet("out/attributions.parquet")
@@ -159,7 +205,17 @@ def test_attribute_with_weights_from_a_checkpoint(place, kept):
 def test_weights_that_would_be_unpickled_are_refused(place, capsys):
     torch.save({"state_dict": {}, "hook": Runs()}, "net.ckpt")
     (place / "schema.yaml").write_text("target: label\nmetadata: score\n")
-    arguments = ["attribute", "--model", f"net_{os.getpid()}:build", "--data", "validation.csv", "--schema", "schema.yaml", "--out", "out"]
+    arguments = [
+        "attribute",
+        "--model",
+        f"net_{os.getpid()}:build",
+        "--data",
+        "validation.csv",
+        "--schema",
+        "schema.yaml",
+        "--out",
+        "out",
+    ]
     assert main([*arguments, "--weights", "net.ckpt"]) == 2
     assert "without unpickling" in capsys.readouterr().err
     assert not (place / "was_run").exists()
@@ -167,19 +223,33 @@ def test_weights_that_would_be_unpickled_are_refused(place, capsys):
 
 def exported(path, network):
     rows = torch.export.Dim("rows", min=1, max=100_000)
-    torch.export.save(torch.export.export(network, (torch.zeros(4, 2),), dynamic_shapes=({0: rows},)), path)
+    torch.export.save(
+        torch.export.export(network, (torch.zeros(4, 2),), dynamic_shapes=({0: rows},)), path
+    )
 
 
 def test_attribute_an_exported_program(place):
     (place / "schema.yaml").write_text("target: label\nmetadata: score\n")
     network = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1))
     exported("net.pt2", network)
-    arguments = ["attribute", "--data", "validation.csv", "--schema", "schema.yaml", "--out", "out", "--fail-on", "never"]
+    arguments = [
+        "attribute",
+        "--data",
+        "validation.csv",
+        "--schema",
+        "schema.yaml",
+        "--out",
+        "out",
+        "--fail-on",
+        "never",
+    ]
     assert main([*arguments, "--model", "net.pt2"]) == 0
     table = pd.read_csv("validation.csv")
     x = torch.tensor(table[["a", "b"]].to_numpy(), dtype=torch.float32)
     expected = attribute(network, x).values.numpy()
-    assert np.allclose(pd.read_parquet("out/attributions.parquet")[["a", "b"]].to_numpy(), expected, atol=1e-5)
+    assert np.allclose(
+        pd.read_parquet("out/attributions.parquet")[["a", "b"]].to_numpy(), expected, atol=1e-5
+    )
 
 
 class Runs:
@@ -208,10 +278,20 @@ def test_a_program_that_would_be_unpickled_is_refused(place, capsys):
         return json.dumps(kept)
 
     changes = {
-        "sample": lambda e, c: () if e is None else (e, code.getvalue() if "sample_inputs" in e and e.endswith(".pt") else c),
-        "weights": lambda e, c: () if e is None else (e, flagged(c) if e.endswith("weights_config.json") else c),
-        "legacy": lambda e, c: (("net/data/weights/model.pt", code.getvalue()),) if e is None else (e, c),
-        "library": lambda e, c: (("net/data/aotinductor/model/net.so", b""),) if e is None else (e, c),
+        "sample": lambda e, c: (
+            ()
+            if e is None
+            else (e, code.getvalue() if "sample_inputs" in e and e.endswith(".pt") else c)
+        ),
+        "weights": lambda e, c: (
+            () if e is None else (e, flagged(c) if e.endswith("weights_config.json") else c)
+        ),
+        "legacy": lambda e, c: (
+            (("net/data/weights/model.pt", code.getvalue()),) if e is None else (e, c)
+        ),
+        "library": lambda e, c: (
+            (("net/data/aotinductor/model/net.so", b""),) if e is None else (e, c)
+        ),
         "object": lambda e, c: (("net/data/constants/opaque_obj_0", b""),) if e is None else (e, c),
     }
     for name, change in changes.items():
@@ -235,7 +315,9 @@ def test_checks_lists_every_check(place, capsys):
     assert len(json.loads(capsys.readouterr().out)) == len(all_checks())
 
 
-@pytest.mark.parametrize("command", ["diagnose", "recalibrate", "attribute", "curves", "checks", "predeploy"])
+@pytest.mark.parametrize(
+    "command", ["diagnose", "recalibrate", "attribute", "curves", "checks", "predeploy"]
+)
 def test_help_teaches(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -246,7 +328,12 @@ def test_help_teaches(capsys, command):
 
 
 def test_the_entry_point_runs(place):
-    done = subprocess.run([sys.executable, "-m", "gendebug_torch.cli", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "gendebug_torch.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "diagnose" in done.stdout
 
 
@@ -255,22 +342,37 @@ def test_real_tables_from_files_alone(place, shared_data, kind):
     table = pd.read_parquet(shared_data / "elec2" / "electricity.parquet")
     cuts = {"train": table[:20000], "validation": table[20000:30000], "production": table[30000:]}
     for name, part in cuts.items():
-        part.to_csv(f"{name}.csv", index=False) if kind == "csv" else part.to_parquet(f"{name}.parquet")
+        part.to_csv(f"{name}.csv", index=False) if kind == "csv" else part.to_parquet(
+            f"{name}.parquet"
+        )
     (place / "elec.yaml").write_text("target: class\nclasses: [DOWN, UP]\n")
     tables = [argument for name in cuts for argument in (f"--{name}", f"{name}.{kind}")]
     assert main(["diagnose", *tables, "--schema", "elec.yaml", "--out", "out"]) == 1
-    shifted = {f["subject"] for f in findings() if f["check"] == "shift.ks" and f["severity"] in ("warn", "fail")}
+    shifted = {
+        f["subject"]
+        for f in findings()
+        if f["check"] == "shift.ks" and f["severity"] in ("warn", "fail")
+    }
     assert "date" in shifted
 
 
 def test_three_real_occupancy_tables(place, shared_data):
     files = {"train": "datatraining", "validation": "datatest", "production": "datatest2"}
-    tables = [argument for name, file in files.items() for argument in (f"--{name}", str(shared_data / "occupancy" / f"{file}.parquet"))]
+    tables = [
+        argument
+        for name, file in files.items()
+        for argument in (f"--{name}", str(shared_data / "occupancy" / f"{file}.parquet"))
+    ]
     (place / "occupancy.yaml").write_text("target: Occupancy\ntime: date\n")
     assert main(["diagnose", *tables, "--schema", "occupancy.yaml", "--out", "out"]) == 1
-    # A week of such slow swings is worth about ten independent rows: each column may have wandered, all of them together have not.
+    # A week of such slow swings is worth about ten independent rows: each column may have wandered,
+    # all of them together have not.
     joint, *_ = [f for f in findings() if f["check"] == "shift.joint"]
     assert joint["severity"] == "warn"
     assert "may be a swing" in joint["summary"]
-    wandered = {f["subject"] for f in findings() if f["check"] == "shift.ks" and "slow record" in f["summary"]}
+    wandered = {
+        f["subject"]
+        for f in findings()
+        if f["check"] == "shift.ks" and "slow record" in f["summary"]
+    }
     assert {"Temperature", "Light"} <= wandered

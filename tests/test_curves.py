@@ -10,7 +10,15 @@ import torch
 
 from gendebug_torch import Cause, Records, Severity
 from gendebug_torch.cli import main
-from gendebug_torch.curves import LearningCurves, SizeCurves, diagnose_curves, generalization_gap, moving_average, overlay, sure_inflection
+from gendebug_torch.curves import (
+    LearningCurves,
+    SizeCurves,
+    diagnose_curves,
+    generalization_gap,
+    moving_average,
+    overlay,
+    sure_inflection,
+)
 from gendebug_torch.curves.checks.gap import validation_loss_is_near_training_loss
 from gendebug_torch.curves.checks.regime import training_ended_well
 from gendebug_torch.curves.fit.forecast import extend
@@ -21,7 +29,17 @@ from scripts.bench_curves import simulate
 from tests.reference import curves as reference
 
 
-def exponential(epochs=60, floor=0.4, height=0.8, time=6.0, sd=0.004, seed=0, correlation=0.3, turn=None, slope=0.0):
+def exponential(
+    epochs=60,
+    floor=0.4,
+    height=0.8,
+    time=6.0,
+    sd=0.004,
+    seed=0,
+    correlation=0.3,
+    turn=None,
+    slope=0.0,
+):
     rng = np.random.default_rng(seed)
     epoch = np.arange(epochs)
     noise = sd * ar_noise(rng, 1, epochs, np.array([correlation]))[0]
@@ -31,15 +49,25 @@ def exponential(epochs=60, floor=0.4, height=0.8, time=6.0, sd=0.004, seed=0, co
 
 def made(val, train=None, **more):
     val = np.asarray(val, dtype=float)
-    train = exponential(len(val), floor=0.36, sd=0.002, seed=99) if train is None else np.asarray(train, dtype=float)
-    return LearningCurves(torch.arange(len(val)), torch.from_numpy(train), torch.from_numpy(val), **more)
+    train = (
+        exponential(len(val), floor=0.36, sd=0.002, seed=99)
+        if train is None
+        else np.asarray(train, dtype=float)
+    )
+    return LearningCurves(
+        torch.arange(len(val)), torch.from_numpy(train), torch.from_numpy(val), **more
+    )
 
 
 def test_moving_average_is_the_literal_one():
     for t in (1, 2, 5, 6, 31):
         values = np.random.default_rng(t).normal(size=t)
-        assert moving_average(torch.from_numpy(values)).tolist() == pytest.approx(reference.moving_average(values.tolist()))
-    assert moving_average(torch.arange(9.0)).tolist() == pytest.approx(list(range(9))), "nothing lags on a line"
+        assert moving_average(torch.from_numpy(values)).tolist() == pytest.approx(
+            reference.moving_average(values.tolist())
+        )
+    assert moving_average(torch.arange(9.0)).tolist() == pytest.approx(list(range(9))), (
+        "nothing lags on a line"
+    )
     with pytest.raises(InputError, match="odd"):
         moving_average(torch.zeros(5), 4)
 
@@ -47,19 +75,26 @@ def test_moving_average_is_the_literal_one():
 @pytest.mark.parametrize("t", [5, 12, 40])
 def test_slopes_of_all_tails_are_those_of_line_fits(t):
     values = np.random.default_rng(t).normal(size=t)
-    assert _slopes(values[None], 0.7, 0.4)[0] == pytest.approx(reference.tail_slopes(values, 0.7, 0.4), rel=1e-9)
+    assert _slopes(values[None], 0.7, 0.4)[0] == pytest.approx(
+        reference.tail_slopes(values, 0.7, 0.4), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize(("start", "correlation"), [(0, 0.0), (20, 0.3), (40, 0.6)])
 def test_the_trend_is_the_best_non_negative_fit(start, correlation):
     values = exponential(40, turn=20, slope=0.01)
     found, _, _ = _solve(values, _columns(40, []), start, correlation)
-    assert found == pytest.approx(reference.trend_error(values, correlation, start, _TIMES), rel=1e-5)
+    assert found == pytest.approx(
+        reference.trend_error(values, correlation, start, _TIMES), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.6])
 def test_the_noise_of_a_curve_is_estimated_without_bias(correlation):
-    found = [trend(exponential(60, correlation=correlation, seed=seed, turn=25, slope=0.002)).noise for seed in range(30)]
+    found = [
+        trend(exponential(60, correlation=correlation, seed=seed, turn=25, slope=0.002)).noise
+        for seed in range(30)
+    ]
     assert np.mean([noise.sd for noise in found]) == pytest.approx(0.004, rel=0.15)
     assert np.mean([noise.correlation for noise in found]) == pytest.approx(correlation, abs=0.17)
 
@@ -81,7 +116,10 @@ REGIMES = {
     "too_short": (made([1.0, 0.6, 0.5]), {}),
     "diverged": (made(exponential(), exponential(turn=20, slope=0.05)), {}),
     "oscillating": (made(exponential() + 0.05 * np.sin(2 * np.pi * np.arange(60) / 7)), {}),
-    "underfit": (made(np.full(30, 0.66) + exponential(30, 0, 0), np.full(30, 0.65) + exponential(30, 0, 0)), {"baseline_loss": 0.67}),
+    "underfit": (
+        made(np.full(30, 0.66) + exponential(30, 0, 0), np.full(30, 0.65) + exponential(30, 0, 0)),
+        {"baseline_loss": 0.67},
+    ),
 }
 
 
@@ -97,7 +135,9 @@ def test_each_regime_is_named(regime):
 @pytest.mark.parametrize("period", [3.0, 7.0, 14.0, 20.0])
 def test_a_wave_is_named_and_is_neither_an_inflection_nor_a_passing_hump(period):
     for phase in (0.0, 1.6, 3.1, 4.7):
-        val = exponential(120, sd=0.008) + 0.05 * np.sin(2 * np.pi * np.arange(120) / period + phase)
+        val = exponential(120, sd=0.008) + 0.05 * np.sin(
+            2 * np.pi * np.arange(120) / period + phase
+        )
         found = diagnose_curves(made(val))
         assert found.regime == "oscillating", found
         assert found.inflection_epoch is None
@@ -115,7 +155,10 @@ def test_a_stop_is_asked_for_late_enough_to_be_sure_and_not_on_a_plateau():
     overfit, healthy = made(exponential(turn=25, slope=0.006)), made(exponential())
 
     def stop(curves):
-        parts = (LearningCurves(curves.epoch[:t], curves.train_loss[:t], curves.val_loss[:t]) for t in range(len(curves) + 1))
+        parts = (
+            LearningCurves(curves.epoch[:t], curves.train_loss[:t], curves.val_loss[:t])
+            for t in range(len(curves) + 1)
+        )
         return next((len(part) - 1 for part in parts if sure_inflection(part) is not None), None)
 
     assert 28 <= stop(overfit) <= 40
@@ -152,7 +195,9 @@ def test_double_descent_is_told_as_seen_and_not_called_overfitting():
     found = diagnose_curves(made(val))
     assert found.regime in ("converged", "still_improving")
     assert any("came down again" in remark for remark in found.remarks)
-    assert diagnose_curves(made(val[:40])).regime == "overfit", "until it came back nobody could know"
+    assert diagnose_curves(made(val[:40])).regime == "overfit", (
+        "until it came back nobody could know"
+    )
 
 
 def test_an_even_guess_is_underfit_without_a_reference_and_another_level_is_not():
@@ -172,7 +217,9 @@ def test_a_target_loss_tells_underfitting_from_converged():
 def test_the_entropy_of_the_labels_is_the_reference():
     targets = torch.tensor([0] * 900 + [1] * 100)
     entropy = 0.3251
-    curves = made(entropy + exponential(30, 0, 0, sd=0.001), entropy + exponential(30, 0, 0, sd=0.001, seed=1))
+    curves = made(
+        entropy + exponential(30, 0, 0, sd=0.001), entropy + exponential(30, 0, 0, sd=0.001, seed=1)
+    )
     (found,) = training_ended_well(curves, Records(torch.zeros(1000, 1), targets))
     assert (found.cause, found.severity) == (Cause.UNDERFITTING, Severity.WARN)
     (without,) = training_ended_well(curves)
@@ -207,7 +254,9 @@ def test_validation_below_training_says_what_is_ruled_out():
     running = diagnose_curves(made(val, train))
     assert any("dropout" in remark and "remain" in remark for remark in running.remarks)
     alike = diagnose_curves(made(val, train, train_eval_loss=torch.from_numpy(train)))
-    assert any("ruled out" in remark and "also in the training data" in remark for remark in alike.remarks)
+    assert any(
+        "ruled out" in remark and "also in the training data" in remark for remark in alike.remarks
+    )
 
 
 def test_the_running_loss_is_moved_by_half_an_epoch():
@@ -219,7 +268,9 @@ def test_the_running_loss_is_moved_by_half_an_epoch():
 
 
 def test_the_gap_has_every_unit():
-    gap = generalization_gap(made(exponential(floor=0.5), exponential(floor=0.4, seed=1)), baseline_loss=0.7)
+    gap = generalization_gap(
+        made(exponential(floor=0.5), exponential(floor=0.4, seed=1)), baseline_loss=0.7
+    )
     assert gap.absolute == pytest.approx(0.1, abs=0.01)
     assert gap.relative == pytest.approx(0.25, abs=0.03)
     assert gap.share == pytest.approx(1 / 3, abs=0.04)
@@ -229,9 +280,13 @@ def test_the_gap_has_every_unit():
 
 
 def test_a_small_loss_that_doubles_is_no_failure_of_generalization():
-    (found,) = validation_loss_is_near_training_loss(made(exponential(floor=0.04, height=2), exponential(floor=0.01, height=2, seed=1)))
+    (found,) = validation_loss_is_near_training_loss(
+        made(exponential(floor=0.04, height=2), exponential(floor=0.01, height=2, seed=1))
+    )
     assert found.severity is Severity.OK
-    (wide,) = validation_loss_is_near_training_loss(made(exponential(floor=0.6), exponential(floor=0.1, seed=1)))
+    (wide,) = validation_loss_is_near_training_loss(
+        made(exponential(floor=0.6), exponential(floor=0.1, seed=1))
+    )
     assert wide.severity is Severity.WARN
 
 
@@ -279,12 +334,20 @@ def test_simulated_runs_are_named_right_and_nothing_is_mistaken():
 
 @pytest.mark.parametrize(
     ("fall", "gap", "regime"),
-    [(4.0, 0.3, "variance"), (4.0, 0.0, "settled"), (0.0, 0.3, "both"), (0.0, 0.0, "bias"), (4.0, None, "unclear")],
+    [
+        (4.0, 0.3, "variance"),
+        (4.0, 0.0, "settled"),
+        (0.0, 0.3, "both"),
+        (0.0, 0.0, "bias"),
+        (4.0, None, "unclear"),
+    ],
 )
 def test_sizes_name_what_more_rows_would_bring(fall, gap, regime):
     sizes = torch.tensor([50, 100, 200, 400, 800])
     noise = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    val = (0.6 + fall * sizes.double() ** -0.7)[:, None] + (0.003 if gap is not None else 0.3) * noise
+    val = (0.6 + fall * sizes.double() ** -0.7)[:, None] + (
+        0.003 if gap is not None else 0.3
+    ) * noise
     found = SizeCurves(sizes, val * (1 - (gap or 0.0)), val)
     assert found.regime == regime, found.summary
     assert "800 rows" in found.summary
@@ -296,7 +359,11 @@ def test_noise_that_shrinks_with_the_rows_is_taken_as_it_is():
     truth = 0.4 + 3.0 * sizes.double() ** -0.6
     held, powers = [], []
     for shocks in noise:
-        found = SizeCurves(sizes, truth[:, None].expand(5, 4), truth[:, None] + 0.6 * sizes.double()[:, None] ** -0.5 * shocks)
+        found = SizeCurves(
+            sizes,
+            truth[:, None].expand(5, 4),
+            truth[:, None] + 0.6 * sizes.double()[:, None] ** -0.5 * shocks,
+        )
         low, high = found.doubled.interval
         held.append(low <= 0.4 + 3.0 * 3200**-0.6 <= high)
         powers.append(found._scatter()[1])
@@ -305,8 +372,17 @@ def test_noise_that_shrinks_with_the_rows_is_taken_as_it_is():
 
 
 def test_adding_lets_the_later_recording_count():
-    first, second = made([3.0, 2.0, 1.0], [1, 1, 1], notes=("a",)), made([9.0, 8.0], [1, 1], notes=("b",))
-    moved = LearningCurves(second.epoch + 2, second.train_loss, second.val_loss, {"acc": torch.tensor([0.5, 0.6])}, notes=("b",))
+    first, second = (
+        made([3.0, 2.0, 1.0], [1, 1, 1], notes=("a",)),
+        made([9.0, 8.0], [1, 1], notes=("b",)),
+    )
+    moved = LearningCurves(
+        second.epoch + 2,
+        second.train_loss,
+        second.val_loss,
+        {"acc": torch.tensor([0.5, 0.6])},
+        notes=("b",),
+    )
     joined = first + moved
     assert joined.val_loss.tolist() == [3.0, 2.0, 9.0, 8.0]
     assert joined.metrics["acc"].isnan().tolist() == [True, True, False, False]
@@ -328,7 +404,10 @@ def test_bad_values_are_refused():
 def test_plots_draw_on_the_given_axis(epochs):
     from gendebug_torch.checks.evidence import axes
 
-    for evidence in (made(exponential(epochs)), diagnose_curves(made(exponential(epochs, turn=epochs // 2, slope=0.9 / epochs)))):
+    for evidence in (
+        made(exponential(epochs)),
+        diagnose_curves(made(exponential(epochs, turn=epochs // 2, slope=0.9 / epochs))),
+    ):
         ax = axes()
         assert evidence.plot(ax) is ax
         assert ax.get_xlabel() == "epoch"
@@ -336,7 +415,13 @@ def test_plots_draw_on_the_given_axis(epochs):
 
 
 def test_the_command_reads_a_run_and_says_what_it_did(tmp_path, capsys):
-    frame = pd.DataFrame({"epoch": range(60), "train_loss": exponential(floor=0.36), "val_loss": exponential(turn=25, slope=0.004)})
+    frame = pd.DataFrame(
+        {
+            "epoch": range(60),
+            "train_loss": exponential(floor=0.36),
+            "val_loss": exponential(turn=25, slope=0.004),
+        }
+    )
     frame.to_csv(tmp_path / "run.csv", index=False)
     assert main(["curves", str(tmp_path / "run.csv"), "--out", str(tmp_path / "out")]) == 1
     assert "Overfits after epoch" in " ".join(capsys.readouterr().out.split())
@@ -344,4 +429,18 @@ def test_the_command_reads_a_run_and_says_what_it_did(tmp_path, capsys):
     assert found[0]["cause"] == "overfitting"
     assert main(["curves", str(tmp_path / "absent.csv"), "--out", str(tmp_path / "out")]) == 2
     frame.rename(columns={"val_loss": "nll"}).to_csv(tmp_path / "run.csv", index=False)
-    assert main(["curves", str(tmp_path / "run.csv"), "--val", "nll", "--fail-on", "never", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "curves",
+                str(tmp_path / "run.csv"),
+                "--val",
+                "nll",
+                "--fail-on",
+                "never",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )

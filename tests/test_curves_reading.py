@@ -1,4 +1,5 @@
-"""Records of past runs: CSV, TensorBoard, Hugging Face, any table; whole, cut, out of order, repeated."""
+"""Records of past runs: CSV, TensorBoard, Hugging Face, any table; whole, cut, out of order,
+repeated."""
 
 import json
 import struct
@@ -14,7 +15,9 @@ from gendebug_torch.errors import InputError
 
 def frame(epochs=5, **columns):
     epoch = np.arange(epochs)
-    return pd.DataFrame({"epoch": epoch, "train_loss": 1.0 / (epoch + 1), "val_loss": 1.2 / (epoch + 1)} | columns)
+    return pd.DataFrame(
+        {"epoch": epoch, "train_loss": 1.0 / (epoch + 1), "val_loss": 1.2 / (epoch + 1)} | columns
+    )
 
 
 def test_a_plain_table():
@@ -26,10 +29,22 @@ def test_a_plain_table():
 
 @pytest.mark.parametrize(
     ("train", "val"),
-    [("train_loss_epoch", "val_loss"), ("loss", "eval_loss"), ("Loss/train", "Loss/validation"), ("training loss", "valid-loss")],
+    [
+        ("train_loss_epoch", "val_loss"),
+        ("loss", "eval_loss"),
+        ("Loss/train", "Loss/validation"),
+        ("training loss", "valid-loss"),
+    ],
 )
 def test_usual_names_are_known(train, val):
-    assert len(LearningCurves.from_frame(frame().rename(columns={"train_loss": train, "val_loss": val}))) == 5
+    assert (
+        len(
+            LearningCurves.from_frame(
+                frame().rename(columns={"train_loss": train, "val_loss": val})
+            )
+        )
+        == 5
+    )
 
 
 def test_other_names_are_given():
@@ -42,10 +57,14 @@ def test_other_names_are_given():
 
 
 def lightning_rows(epochs=3, steps=4):
-    """As Lightning's CSVLogger writes: a row per logged step, one per validation, one per epoch, each mostly empty."""
+    """As Lightning's CSVLogger writes: a row per logged step, one per validation, one per epoch,
+    each mostly empty."""
     rows = []
     for epoch in range(epochs):
-        rows += [{"epoch": epoch, "step": epoch * steps + step, "train_loss": 10.0 * epoch + step} for step in range(steps)]
+        rows += [
+            {"epoch": epoch, "step": epoch * steps + step, "train_loss": 10.0 * epoch + step}
+            for step in range(steps)
+        ]
         rows.append({"epoch": epoch, "step": (epoch + 1) * steps - 1, "val_loss": 5.0 - epoch})
     return pd.DataFrame(rows)
 
@@ -59,7 +78,9 @@ def test_steps_of_an_epoch_are_averaged_and_its_validation_is_the_last():
 def test_a_resumed_run_counts_the_later_rows():
     rows = lightning_rows()
     again = rows[rows["epoch"] == 1].assign(train_loss=lambda t: t["train_loss"] + 100)
-    curves = LearningCurves.from_frame(pd.concat([rows[rows["epoch"] < 2], again, rows[rows["epoch"] == 2]]))
+    curves = LearningCurves.from_frame(
+        pd.concat([rows[rows["epoch"] < 2], again, rows[rows["epoch"] == 2]])
+    )
     assert curves.train_loss.tolist() == [1.5, 111.5, 21.5]
     assert any("out of order" in note for note in curves.notes)
     repeated = LearningCurves.from_frame(pd.concat([frame(), frame().tail(2).assign(val_loss=9.0)]))
@@ -69,7 +90,9 @@ def test_a_resumed_run_counts_the_later_rows():
 def test_missing_epochs_are_named():
     curves = LearningCurves.from_frame(frame(8).drop(index=[3, 4]))
     assert "epochs are missing between 2 and 5" in curves.notes
-    assert not LearningCurves.from_frame(frame(9).iloc[::2]).notes, "every second epoch is a habit, no hole"
+    assert not LearningCurves.from_frame(frame(9).iloc[::2]).notes, (
+        "every second epoch is a habit, no hole"
+    )
 
 
 def test_rows_without_an_epoch_are_left_out_and_named():
@@ -119,7 +142,10 @@ def test_a_line_that_was_cut_and_written_on_is_left_out_and_named(tmp_path):
     path.write_text("\n".join([*lines[:4], lines[4][:-3] + lines[5], lines[6], ""]))
     curves = LearningCurves.from_csv(path)
     assert curves.epoch.tolist() == [0, 1, 2, 5]
-    assert "1 lines of metrics.csv hold more values than its header and are left out, the first is line 5" in curves.notes
+    assert (
+        "1 lines of metrics.csv hold more values than its header and are left out, the first is "
+        "line 5" in curves.notes
+    )
     assert "epochs are missing between 2 and 5" in curves.notes
 
 
@@ -128,7 +154,10 @@ def test_of_curves_of_different_length_the_common_part_is_judged_and_the_rest_na
     table.loc[20:, "val_loss"] = np.nan
     found = diagnose_curves(LearningCurves.from_frame(table))
     assert found.regime == "still_improving"
-    assert "The validation loss ends at epoch 19, the training loss at epoch 29: not recorded, or NaN." in found.remarks
+    assert (
+        "The validation loss ends at epoch 19, the training loss at epoch 29: not recorded, or NaN."
+        in found.remarks
+    )
 
 
 def test_a_metric_that_appears_late_and_one_that_never_does():
@@ -159,11 +188,27 @@ def test_an_empty_or_foreign_file_is_refused(tmp_path, content):
 def test_hugging_face_trainer_state(tmp_path):
     history = []
     for epoch in range(3):
-        history += [{"loss": 2.0 - epoch / 2 - half / 4, "epoch": epoch + 0.5 * half, "step": 10 * epoch + 5 * half} for half in (1, 2)]
-        history.append({"eval_loss": 1.5 - epoch / 4, "eval_accuracy": 0.5, "epoch": epoch + 1.0, "step": 10 * (epoch + 1)})
+        history += [
+            {
+                "loss": 2.0 - epoch / 2 - half / 4,
+                "epoch": epoch + 0.5 * half,
+                "step": 10 * epoch + 5 * half,
+            }
+            for half in (1, 2)
+        ]
+        history.append(
+            {
+                "eval_loss": 1.5 - epoch / 4,
+                "eval_accuracy": 0.5,
+                "epoch": epoch + 1.0,
+                "step": 10 * (epoch + 1),
+            }
+        )
     history.append({"train_runtime": 3.0, "train_loss": 1.0, "epoch": 3.0, "step": 30})
     (tmp_path / "checkpoint-30").mkdir()
-    (tmp_path / "checkpoint-30" / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    (tmp_path / "checkpoint-30" / "trainer_state.json").write_text(
+        json.dumps({"log_history": history})
+    )
     curves = LearningCurves.from_run(tmp_path)
     assert curves.epoch.tolist() == [1, 2, 3]
     assert curves.train_loss.tolist() == [1.625, 1.125, 0.625]
@@ -176,7 +221,9 @@ def test_hugging_face_trainer_state(tmp_path):
 
 def test_hugging_face_evaluating_within_epochs_counts_steps(tmp_path):
     history = [{"loss": 1.0, "epoch": step / 10, "step": step} for step in range(1, 21)]
-    history += [{"eval_loss": 1.0 / step, "epoch": step / 10, "step": step} for step in range(2, 21, 2)]
+    history += [
+        {"eval_loss": 1.0 / step, "epoch": step / 10, "step": step} for step in range(2, 21, 2)
+    ]
     path = tmp_path / "trainer_state.json"
     path.write_text(json.dumps({"log_history": history}))
     curves = LearningCurves.from_run(path)
@@ -217,7 +264,8 @@ def test_two_event_files_of_one_run_count_the_later(tmp_path):
 
 
 def test_scalars_written_as_tensors(tmp_path):
-    """TensorFlow 2 writes a scalar as a tensor of no dimension; built here byte by byte from the wire format."""
+    """TensorFlow 2 writes a scalar as a tensor of no dimension; built here byte by byte from the
+    wire format."""
 
     def field(number, payload):
         return bytes([number << 3 | 2, len(payload)]) + payload
@@ -225,11 +273,19 @@ def test_scalars_written_as_tensors(tmp_path):
     def event(step, tag, value):
         tensor = bytes([1 << 3, 1]) + field(4, struct.pack("<f", value))
         summary = field(5, field(1, field(1, tag.encode()) + field(8, tensor)))
-        body = bytes([1 << 3 | 1]) + struct.pack("<d", 100.0 + step) + bytes([2 << 3, step]) + summary
+        body = (
+            bytes([1 << 3 | 1]) + struct.pack("<d", 100.0 + step) + bytes([2 << 3, step]) + summary
+        )
         return struct.pack("<Q", len(body)) + bytes(4) + body + bytes(4)
 
     path = tmp_path / "events.out.tfevents.1.host"
-    path.write_bytes(b"".join(event(step, tag, step + 0.5) for step in range(1, 4) for tag in ("train_loss", "val_loss")))
+    path.write_bytes(
+        b"".join(
+            event(step, tag, step + 0.5)
+            for step in range(1, 4)
+            for tag in ("train_loss", "val_loss")
+        )
+    )
     assert LearningCurves.from_run(path).val_loss.tolist() == [1.5, 2.5, 3.5]
     path.write_bytes(b"garbage that is no event file, but long enough to look like one")
     with pytest.raises(InputError, match="no scalars"):

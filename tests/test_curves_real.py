@@ -1,4 +1,5 @@
-"""Real networks on real tables and digits, made to overfit, underfit, converge and diverge on purpose."""
+"""Real networks on real tables and digits, made to overfit, underfit, converge and diverge on
+purpose."""
 
 import logging
 
@@ -20,7 +21,13 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 def network(inputs, classes, width):
-    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
+    return nn.Sequential(
+        nn.Linear(inputs, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, classes),
+    )
 
 
 def standard(train, *others):
@@ -79,7 +86,9 @@ def fitted(folder, data, way, seed):
     if "momentum" in how:
         optimizer = torch.optim.SGD(net.parameters(), how["rate"], how["momentum"])
     else:
-        optimizer = torch.optim.AdamW(net.parameters(), how["rate"], weight_decay=how.get("decay", 0.0))
+        optimizer = torch.optim.AdamW(
+            net.parameters(), how["rate"], weight_decay=how.get("decay", 0.0)
+        )
     losses = {"train": [], "val": []}
     with torch.no_grad():
         untrained = float(cross_entropy(net(x), y))
@@ -95,7 +104,9 @@ def fitted(folder, data, way, seed):
         with torch.no_grad():
             losses["val"].append(float(cross_entropy(net(vx), vy)))
     train, val = (torch.tensor(losses[side], dtype=torch.float64) for side in ("train", "val"))
-    return LearningCurves(torch.arange(len(train)), train, val, untrained_loss=untrained), Records(x, y, name="train")
+    return LearningCurves(torch.arange(len(train)), train, val, untrained_loss=untrained), Records(
+        x, y, name="train"
+    )
 
 
 @pytest.mark.slow
@@ -106,7 +117,12 @@ def test_real_runs_are_named_right_over_five_seeds(shared_data, data, way):
         curves, records = fitted(shared_data / data, data, way, seed)
         found = gd.diagnose(curves=curves, train=records, only="curves")
         causes = {likely.cause for likely in found.causes}
-        want = {"overfit": {Cause.OVERFITTING}, "underfit": {Cause.UNDERFITTING}, "diverged": {Cause.UNDERFITTING}, "converged": set()}
+        want = {
+            "overfit": {Cause.OVERFITTING},
+            "underfit": {Cause.UNDERFITTING},
+            "diverged": {Cause.UNDERFITTING},
+            "converged": set(),
+        }
         assert causes == want[way], f"seed {seed}: {found}"
         if way != "overfit":
             assert diagnose_curves(curves).regime in RIGHT[way], found
@@ -121,7 +137,11 @@ class Elec2(pl.LightningModule):
         return cross_entropy(self.net(batch[0]), batch[1])
 
     def validation_step(self, batch, index):
-        return {"loss": cross_entropy(self.net(batch[0]), batch[1]), "logits": self.net(batch[0]), "targets": batch[1]}
+        return {
+            "loss": cross_entropy(self.net(batch[0]), batch[1]),
+            "logits": self.net(batch[0]),
+            "targets": batch[1],
+        }
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), 1e-3)
@@ -131,8 +151,15 @@ def test_a_healthy_lightning_run_on_elec2_stays_quiet(shared_data):
     pl.seed_everything(7, verbose=False)
     x, y, vx, vy = elec2(shared_data / "elec2", np.random.default_rng(7), 6000)
     monitor, calibration = LearningCurveMonitor(train_eval=1000), CalibrationMonitor()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
-    trainer = pl.Trainer(max_epochs=20, accelerator="cpu", callbacks=[monitor, calibration], **quiet)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+    }
+    trainer = pl.Trainer(
+        max_epochs=20, accelerator="cpu", callbacks=[monitor, calibration], **quiet
+    )
     loaders = (DataLoader(TensorDataset(a, b), batch_size=256) for a, b in ((x, y), (vx, vy)))
     trainer.fit(Elec2(x.shape[1]), *loaders)
     found = gd.diagnose(curves=monitor.curves, train=Records(x, y, name="train"), only="curves")

@@ -1,4 +1,5 @@
-"""What residuals hold: structure that was planted is found, and none is seen where there is none."""
+"""What residuals hold: structure that was planted is found, and none is seen where there is
+none."""
 
 import numpy as np
 import pandas as pd
@@ -73,10 +74,17 @@ def test_values_and_several_classes_are_asked_alike(learned, severity):
     truth = (x["a"] + 2 * x["b"].abs()).to_numpy(copy=True)
     noise = rng.normal(size=1500)
     value = torch.tensor(truth if learned else x["a"].to_numpy() + 1.6)
-    assert judged(Records(x, torch.from_numpy(truth + noise), value, name="train")).severity is severity
+    assert (
+        judged(Records(x, torch.from_numpy(truth + noise), value, name="train")).severity
+        is severity
+    )
     scores = np.stack([np.zeros(1500), 2 * truth - 3, x["d"].to_numpy()], 1)
     targets = torch.from_numpy((scores + rng.gumbel(size=scores.shape)).argmax(1))
-    said = scores if learned else np.stack([np.zeros(1500), 2 * x["a"].to_numpy() + 0.2, x["d"].to_numpy()], 1)
+    said = (
+        scores
+        if learned
+        else np.stack([np.zeros(1500), 2 * x["a"].to_numpy() + 0.2, x["d"].to_numpy()], 1)
+    )
     assert judged(Records(x, targets, torch.from_numpy(said), name="train")).severity is severity
 
 

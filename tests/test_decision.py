@@ -1,4 +1,5 @@
-"""Every cause of the design, planted in tables with a really trained network: named, and quiet where nothing is wrong."""
+"""Every cause of the design, planted in tables with a really trained network: named, and quiet
+where nothing is wrong."""
 
 import pytest
 
@@ -6,7 +7,8 @@ from gendebug_torch import Cause, Severity, diagnose
 from tests import planted
 
 SEEDS = 10
-# What each planted cause asks for; the rest of the causes ask for a look at the model's explanations or its suite.
+# What each planted cause asks for; the rest of the causes ask for a look at the model's
+# explanations or its suite.
 DECISIONS = {
     "overfitting": {"retrain"},
     "underfitting": {"redesign"},
@@ -31,7 +33,9 @@ def test_a_planted_cause_is_named_among_the_first_two(cause):
     named, decided, told = 0, 0, []
     for seed in range(SEEDS):
         diagnosis = diagnose(**getattr(planted, cause)(seed))
-        assert not [finding for finding in diagnosis.findings if finding.severity is Severity.ERRORED], str(diagnosis)
+        assert not [
+            finding for finding in diagnosis.findings if finding.severity is Severity.ERRORED
+        ], str(diagnosis)
         likely = [story.cause.value for story in diagnosis.causes[:2]]
         named += cause in likely
         decided += diagnosis.decision in DECISIONS.get(cause, {diagnosis.decision})
@@ -46,5 +50,7 @@ def test_clean_tables_stay_quiet():
     for seed in range(100, 120):
         diagnosis = diagnose(**planted.clean(seed))
         if diagnosis.decision != "nothing" or diagnosis.causes:
-            alarms[seed] = [finding.summary for story in diagnosis.causes for finding in story.findings]
+            alarms[seed] = [
+                finding.summary for story in diagnosis.causes for finding in story.findings
+            ]
     assert len(alarms) <= 1, alarms

@@ -20,7 +20,13 @@ def beside_the_examples(monkeypatch):
 
 
 def walk(out, *arguments):
-    command = [sys.executable, str(EXAMPLES / "fraud_walkthrough.py"), "--out", str(out), *arguments]
+    command = [
+        sys.executable,
+        str(EXAMPLES / "fraud_walkthrough.py"),
+        "--out",
+        str(out),
+        *arguments,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads((out / "findings.json").read_text())
@@ -31,8 +37,20 @@ def walk(out, *arguments):
 def test_the_broken_feature_is_named_and_every_remedy_is_measured(tmp_path, seed):
     told, findings = walk(tmp_path, "--seed", seed, "--rows", "120000", "--epochs", "12")
     assert re.search(rf"Named cause: \w+ in {PERCENTILE}", told)
-    assert any(f["check"] == "shift.ks" and f["subject"] == PERCENTILE and f["severity"] in ("warn", "fail") for f in findings)
-    for remedy in ("as deployed", "temperature", "threshold moved", f"without {PERCENTILE}", "rebuilt", "separate model"):
+    assert any(
+        f["check"] == "shift.ks"
+        and f["subject"] == PERCENTILE
+        and f["severity"] in ("warn", "fail")
+        for f in findings
+    )
+    for remedy in (
+        "as deployed",
+        "temperature",
+        "threshold moved",
+        f"without {PERCENTILE}",
+        "rebuilt",
+        "separate model",
+    ):
         assert remedy in told
     assert (tmp_path / "report.html").stat().st_size > 50_000
 
@@ -41,7 +59,9 @@ def test_the_broken_feature_is_named_and_every_remedy_is_measured(tmp_path, seed
 def test_without_the_new_merchants_no_shift_is_found(tmp_path):
     told, findings = walk(tmp_path, "--no-shift", "--epochs", "12")
     assert "No shift was found: nothing to mend." in told
-    assert not [f for f in findings if f["cause"] == "covariate_shift" and f["severity"] in ("warn", "fail")]
+    assert not [
+        f for f in findings if f["cause"] == "covariate_shift" and f["severity"] in ("warn", "fail")
+    ]
 
 
 @pytest.mark.slow
@@ -49,7 +69,9 @@ def test_somebody_elses_transactions(tmp_path, shared_data):
     days = sorted((shared_data / "fraud_handbook_simulated").glob("*.parquet"))
     table = pd.concat(map(pd.read_parquet, days), ignore_index=True)
     table[table["CUSTOMER_ID"].astype(int) % 10 == 0].to_parquet(tmp_path / "some.parquet")
-    told, findings = walk(tmp_path / "out", "--data", str(tmp_path / "some.parquet"), "--epochs", "3")
+    told, findings = walk(
+        tmp_path / "out", "--data", str(tmp_path / "some.parquet"), "--epochs", "3"
+    )
     assert "Diagnosis:" in told
     assert {"check", "cause", "severity", "summary"} <= set(findings[0])
     assert "TX_FRAUD_SCENARIO" not in json.dumps(findings)
@@ -57,7 +79,14 @@ def test_somebody_elses_transactions(tmp_path, shared_data):
 
 def test_an_unknown_table_is_refused_in_words(tmp_path):
     pd.DataFrame({"x": [1]}).to_csv(tmp_path / "t.csv")
-    command = [sys.executable, str(EXAMPLES / "fraud_walkthrough.py"), "--data", str(tmp_path / "t.csv"), "--out", str(tmp_path / "o")]
+    command = [
+        sys.executable,
+        str(EXAMPLES / "fraud_walkthrough.py"),
+        "--data",
+        str(tmp_path / "t.csv"),
+        "--out",
+        str(tmp_path / "o"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "the table lacks CUSTOMER_ID, TERMINAL_ID, TX_AMOUNT" in done.stderr
@@ -69,11 +98,15 @@ def test_counting_before_equals_the_literal_count():
 
     rng = np.random.default_rng(0)
     group, value = rng.integers(0, 7, 300), rng.integers(0, 20, 300)
-    literal = [sum(group[j] == group[i] and value[j] <= value[i] for j in range(i)) for i in range(300)]
+    literal = [
+        sum(group[j] == group[i] and value[j] <= value[i] for j in range(i)) for i in range(300)
+    ]
     assert count_not_larger_before(group, value).tolist() == literal
     time = np.sort(rng.uniform(0, 100, 300))
     count, mean = window(group, time, value.astype(float), 10.0)
-    inside = [(group == group[i]) & (np.arange(300) <= i) & (time > time[i] - 10.0) for i in range(300)]
+    inside = [
+        (group == group[i]) & (np.arange(300) <= i) & (time > time[i] - 10.0) for i in range(300)
+    ]
     assert count.tolist() == [int(rows.sum()) for rows in inside]
     assert np.allclose(mean, [value[rows].mean() for rows in inside])
 
@@ -84,6 +117,12 @@ def test_features_know_nothing_of_the_future():
 
     table = simulate(3, rows=4000)
     cut = table["time"] < 120 * DAY
-    whole, early = build_features(table)[cut.to_numpy()], build_features(table[cut].reset_index(drop=True))
+    whole, early = (
+        build_features(table)[cut.to_numpy()],
+        build_features(table[cut].reset_index(drop=True)),
+    )
     pd.testing.assert_frame_equal(whole.reset_index(drop=True), early)
-    assert np.array_equal(rolling_percentile(table)[cut.to_numpy()], rolling_percentile(table[cut].reset_index(drop=True)))
+    assert np.array_equal(
+        rolling_percentile(table)[cut.to_numpy()],
+        rolling_percentile(table[cut].reset_index(drop=True)),
+    )

@@ -14,7 +14,10 @@ def finding(**fields):
 
 
 def test_json_round_trip(tmp_path):
-    written = [finding(subject="a", numbers={"d": 0.3, "bins": [1, 2]}, remedy="Rebuild a."), finding()]
+    written = [
+        finding(subject="a", numbers={"d": 0.3, "bins": [1, 2]}, remedy="Rebuild a."),
+        finding(),
+    ]
     path = tmp_path / "findings.json"
     path.write_text(findings_to_json(written))
     assert findings_from_json(path) == written
@@ -23,7 +26,13 @@ def test_json_round_trip(tmp_path):
 
 def test_numbers_become_plain_json():
     numbers = finding(
-        numbers={"t": torch.tensor([1.0, float("nan")]), "s": np.float32(2), "inf": float("inf"), "d": {"x": np.int64(1)}, "o": object}
+        numbers={
+            "t": torch.tensor([1.0, float("nan")]),
+            "s": np.float32(2),
+            "inf": float("inf"),
+            "d": {"x": np.int64(1)},
+            "o": object,
+        }
     ).numbers
     assert numbers["t"] == [1.0, None]
     assert numbers["inf"] is None
@@ -38,7 +47,9 @@ def test_strings_become_members_and_unknown_ones_are_refused():
 
 def test_from_dict_names_what_is_missing():
     with pytest.raises(InputError, match="no remedy"):
-        Finding.from_dict({key: value for key, value in finding().to_dict().items() if key != "remedy"})
+        Finding.from_dict(
+            {key: value for key, value in finding().to_dict().items() if key != "remedy"}
+        )
 
 
 def test_severities_are_ordered():

@@ -29,13 +29,17 @@ def predicted(seed, n, k, *, rate=0.1, sharp=3.0, skew=50.0, pair=False):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(("n", "k", "skew"), [(60, 4, 0.3), (200, 2, 50.0), (300, 12, 0.3), (40, 30, 0.3)])
+@pytest.mark.parametrize(
+    ("n", "k", "skew"), [(60, 4, 0.3), (200, 2, 50.0), (300, 12, 0.3), (40, 30, 0.3)]
+)
 def test_confident_learning_equals_the_literal_version(rule, n, k, skew):
     for seed in range(3):
         z, given, _ = predicted(seed, n, k, skew=skew, sharp=1.2)
         probs = z.softmax(1)
         expected = reference.issues(probs.tolist(), given.tolist(), k, rule)
-        assert set(labels.label_issues(probs, given, rule=rule).nonzero()[:, 0].tolist()) == expected
+        assert (
+            set(labels.label_issues(probs, given, rule=rule).nonzero()[:, 0].tolist()) == expected
+        )
 
 
 def test_the_confident_joint_adds_over_chunks_and_keeps_the_label_counts():
@@ -43,7 +47,9 @@ def test_the_confident_joint_adds_over_chunks_and_keeps_the_label_counts():
     probs = z.softmax(1)
     whole = labels.confident_joint(probs, given)
     limits = whole.thresholds
-    halves = [labels.confident_joint(probs[half::2], given[half::2], thresholds=limits) for half in (0, 1)]
+    halves = [
+        labels.confident_joint(probs[half::2], given[half::2], thresholds=limits) for half in (0, 1)
+    ]
     assert torch.equal((halves[0] + halves[1]).counts, whole.counts)
     assert whole.counts.tolist() == reference.joint(probs.tolist(), given.tolist(), 5)
     assert torch.equal(whole.calibrated.sum(1), torch.bincount(given, minlength=5))
@@ -53,8 +59,16 @@ def test_the_confident_joint_adds_over_chunks_and_keeps_the_label_counts():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_sets_equal_cleanlab(rule):
-    cleanlab = pytest.importorskip("cleanlab.filter", reason="cleanlab (extra `bench`) is not installed")
-    name = dict(zip(RULES, ("confident_learning", "prune_by_class", "prune_by_noise_rate", "both"), strict=True))[rule]
+    cleanlab = pytest.importorskip(
+        "cleanlab.filter", reason="cleanlab (extra `bench`) is not installed"
+    )
+    name = dict(
+        zip(
+            RULES,
+            ("confident_learning", "prune_by_class", "prune_by_noise_rate", "both"),
+            strict=True,
+        )
+    )[rule]
     for seed, n, k, skew in ((0, 3000, 30, 50.0), (1, 2000, 8, 0.5)):
         z, given, _ = predicted(seed, n, k, skew=skew, sharp=1.2)
         probs = z.softmax(1)
@@ -80,7 +94,9 @@ def test_overlapping_classes_are_no_noise(sharp):
     for seed in range(10):
         rng = np.random.default_rng(seed)
         z = torch.from_numpy(rng.normal(size=(1000, 3)) * 2 * sharp)
-        given = torch.multinomial(z.softmax(1), 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+        given = torch.multinomial(z.softmax(1), 1, generator=torch.Generator().manual_seed(seed))[
+            :, 0
+        ]
         p_values.append(labels.label_noise(2.5 * z, given).p_value)
     assert min(p_values) > 0.001
     assert np.median(p_values) > 0.2
@@ -91,13 +107,33 @@ def test_rare_levels_are_not_learnt_by_heart_and_told_as_noise():
     n, sizes = 6000, [2 + 3 * i % 29 for i in range(24)]
     for seed in range(2):
         rng = np.random.default_rng(seed)
-        table = pd.DataFrame({f"c{i}": rng.choice(k, n, p=rng.dirichlet(np.full(k, 1.5))) for i, k in enumerate(sizes)})
+        table = pd.DataFrame(
+            {
+                f"c{i}": rng.choice(k, n, p=rng.dirichlet(np.full(k, 1.5)))
+                for i, k in enumerate(sizes)
+            }
+        )
         table = table.astype(float).assign(x=rng.normal(size=n), y=rng.exponential(size=n))
-        z = np.column_stack([1.5 * table["x"] + 0.8 * (table["c4"] > 5), 1.2 * table["y"] - 1.5 * table["x"], 0.4 * table["y"]])
+        z = np.column_stack(
+            [
+                1.5 * table["x"] + 0.8 * (table["c4"] > 5),
+                1.2 * table["y"] - 1.5 * table["x"],
+                0.4 * table["y"],
+            ]
+        )
         targets = torch.from_numpy((z + rng.gumbel(size=z.shape)).argmax(1))
-        records = Records(table, targets, None, None, Schema(categorical=tuple(f"c{i}" for i in range(24))), "train")
+        records = Records(
+            table,
+            targets,
+            None,
+            None,
+            Schema(categorical=tuple(f"c{i}" for i in range(24))),
+            "train",
+        )
         found = training_labels_are_right(records)
-        assert not [f for f in found if f.severity.level >= Severity.WARN.level], [f.summary for f in found]
+        assert not [f for f in found if f.severity.level >= Severity.WARN.level], [
+            f.summary for f in found
+        ]
 
 
 def test_the_share_of_each_label_lies_in_its_interval_where_one_label_holds_the_noise():
@@ -112,21 +148,32 @@ def test_wrong_probabilities_are_those_of_the_model():
     z, given, _ = predicted(1, 400, 3)
     noise = labels.label_noise(z, given)
     probs, transition = noise.probs.tolist(), noise.transition.tolist()
-    expected = [reference.wrong_probability(row, y, transition) for row, y in zip(probs, given.tolist(), strict=True)]
+    expected = [
+        reference.wrong_probability(row, y, transition)
+        for row, y in zip(probs, given.tolist(), strict=True)
+    ]
     assert noise.wrong.tolist() == pytest.approx(expected, abs=1e-9)
     assert noise.rate == pytest.approx(np.mean(expected))
-    assert float(noise.expected_suspicious().sum()) == pytest.approx(int(noise.suspicious.sum()), rel=0.3)
+    assert float(noise.expected_suspicious().sum()) == pytest.approx(
+        int(noise.suspicious.sum()), rel=0.3
+    )
 
 
 def test_a_binary_logit_says_what_two_columns_say():
     z, given, _ = predicted(2, 500, 2)
-    one, two = labels.label_noise(z[:, 1] - z[:, 0], given), labels.label_noise(torch.stack([0 * z[:, 0], z[:, 1] - z[:, 0]], 1), given)
+    one, two = (
+        labels.label_noise(z[:, 1] - z[:, 0], given),
+        labels.label_noise(torch.stack([0 * z[:, 0], z[:, 1] - z[:, 0]], 1), given),
+    )
     assert one.rate == two.rate
 
 
 def test_cross_fitting_never_sees_the_label_it_judges():
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(400, 5, generator=generator), torch.randint(0, 2, (400,), generator=generator)
+    x, y = (
+        torch.randn(400, 5, generator=generator),
+        torch.randint(0, 2, (400,), generator=generator),
+    )
     state = torch.get_rng_state()
     logits = labels.cross_fitted_logits(x, y)
     assert torch.equal(state, torch.get_rng_state())
@@ -145,7 +192,16 @@ def test_cross_fitting_learns_what_can_be_learned_and_bears_gaps_and_constants()
 
 
 def test_buckets_put_the_confidently_wrong_first():
-    probs = torch.tensor([[0.9, 0.1, 0.0], [0.05, 0.9, 0.05], [0.1, 0.46, 0.44], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    probs = torch.tensor(
+        [
+            [0.9, 0.1, 0.0],
+            [0.05, 0.9, 0.05],
+            [0.1, 0.46, 0.44],
+            [0.8, 0.1, 0.1],
+            [0.1, 0.8, 0.1],
+            [0.1, 0.1, 0.8],
+        ]
+    )
     given = torch.tensor([0, 0, 0, 0, 1, 2])
     ranking = labels.label_ranking(probs.double(), given)
     assert ranking.least_confident(share=1 / 3).tolist() == [1, 2]
@@ -157,7 +213,9 @@ def test_buckets_put_the_confidently_wrong_first():
 
 def test_a_score_of_the_training_overrides_the_order():
     z, given, _ = predicted(0, 50, 3)
-    ranking = labels.label_ranking(z.softmax(1), given, basis="training dynamics", score=torch.arange(50.0))
+    ranking = labels.label_ranking(
+        z.softmax(1), given, basis="training dynamics", score=torch.arange(50.0)
+    )
     assert ranking.order.tolist() == list(range(50))
 
 
@@ -193,7 +251,9 @@ def labeled(seed, *, rate=0.0, careless=0.0, n=900):
     metadata = pd.DataFrame({"who": who, "day": np.arange(n), "id": np.arange(n)})
     given = torch.from_numpy(np.where(flipped, 1 - true, true))
     schema = Schema(source="who", time="day", ids=("id",), classes=("cat", "dog"))
-    return Records(pd.DataFrame(x, columns=list("wxyz")), given, torch.from_numpy(z), metadata, schema, "train"), flipped
+    return Records(
+        pd.DataFrame(x, columns=list("wxyz")), given, torch.from_numpy(z), metadata, schema, "train"
+    ), flipped
 
 
 def test_a_lone_labeler_is_named_and_alone():
@@ -210,9 +270,17 @@ def test_a_segment_with_a_rule_of_its_own_is_a_subgroup_and_no_noise():
         records, _ = labeled(seed)
         apart = torch.from_numpy(np.random.default_rng(seed + 50).random(len(records)) < 0.12)
         metadata = records.metadata.assign(region=np.where(apart.numpy(), "islands", "mainland"))
-        turned = replace(records, metadata=metadata, targets=torch.where(apart, 1 - records.targets, records.targets))
-        found = [f for f in training_labels_are_right(turned) if f.severity.level >= Severity.WARN.level]
-        assert {(f.cause, f.subject) for f in found} == {(Cause.SUBGROUP_FAILURE, "region = islands")}, [f.summary for f in found]
+        turned = replace(
+            records,
+            metadata=metadata,
+            targets=torch.where(apart, 1 - records.targets, records.targets),
+        )
+        found = [
+            f for f in training_labels_are_right(turned) if f.severity.level >= Severity.WARN.level
+        ]
+        assert {(f.cause, f.subject) for f in found} == {
+            (Cause.SUBGROUP_FAILURE, "region = islands")
+        }, [f.summary for f in found]
 
 
 def test_even_noise_names_no_labeler_and_the_rows_are_found():
@@ -230,7 +298,9 @@ def test_the_model_is_not_blamed_for_labels_nor_labels_for_the_model():
     broken = records.logits.clone()
     where = torch.tensor(records.features["y"].to_numpy() > 0.8)
     broken[where] = -broken[where]
-    failing = Records(records.features, records.targets, broken, records.metadata, records.schema, "validation")
+    failing = Records(
+        records.features, records.targets, broken, records.metadata, records.schema, "validation"
+    )
     assert float(failing.correct.double().mean()) < 0.85
     assert validation_labels_are_right(failing)[0].severity is Severity.OK
 
@@ -238,7 +308,10 @@ def test_the_model_is_not_blamed_for_labels_nor_labels_for_the_model():
 def test_the_finding_says_which_logits_it_got():
     records, _ = labeled(2, rate=0.1)
     bare = Records(None, records.targets, records.logits, None, records.schema, "train")
-    inside, outside = training_labels_are_right(bare), training_labels_are_right(bare, out_of_sample=True)
+    inside, outside = (
+        training_labels_are_right(bare),
+        training_labels_are_right(bare, out_of_sample=True),
+    )
     assert inside[0].numbers["in_sample"]
     assert "the true share is higher" in inside[0].summary
     assert not outside[0].numbers["in_sample"]
@@ -251,4 +324,6 @@ def test_cuda_gives_the_same_sets_and_rate():
     for rule in RULES:
         ours = labels.label_issues(z.cuda().softmax(1), given.cuda(), rule=rule).cpu()
         assert torch.equal(ours, labels.label_issues(z.softmax(1), given, rule=rule))
-    assert labels.label_noise(z.cuda(), given.cuda()).rate == pytest.approx(labels.label_noise(z, given).rate, rel=1e-4)
+    assert labels.label_noise(z.cuda(), given.cuda()).rate == pytest.approx(
+        labels.label_noise(z, given).rate, rel=1e-4
+    )

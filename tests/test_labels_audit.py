@@ -18,7 +18,9 @@ NAMES = ("=cat", "dog", "emu")
 def ranking():
     generator = torch.Generator().manual_seed(0)
     given = torch.randint(0, 3, (40,), generator=generator)
-    return labels.label_ranking(torch.rand(40, 3, generator=generator, dtype=torch.float64).softmax(1), given)
+    return labels.label_ranking(
+        torch.rand(40, 3, generator=generator, dtype=torch.float64).softmax(1), given
+    )
 
 
 def written(tmp_path, sheet, name="sheet.csv"):
@@ -28,7 +30,13 @@ def written(tmp_path, sheet, name="sheet.csv"):
 
 
 def test_a_sheet_lists_the_most_suspicious_rows_and_comes_back(ranking, tmp_path):
-    sheet = labels.audit_sheet(ranking, names=NAMES, source=[f"who{i}" for i in range(40)], size=6, without=[int(ranking.order[0])])
+    sheet = labels.audit_sheet(
+        ranking,
+        names=NAMES,
+        source=[f"who{i}" for i in range(40)],
+        size=6,
+        without=[int(ranking.order[0])],
+    )
     assert sheet["row"].astype(int).tolist() == ranking.order[1:7].tolist()
     assert (sheet["verdict"] == "").all()
     assert sheet["source"].tolist() == [f"who{i}" for i in ranking.order[1:7].tolist()]
@@ -64,7 +72,10 @@ def edit(sheet, line, column, value):
 
 
 SPOILED = {
-    "another label": (lambda s: edit(s, 1, "given", "emu" if s["given"][1] != "emu" else "dog"), "line 3"),
+    "another label": (
+        lambda s: edit(s, 1, "given", "emu" if s["given"][1] != "emu" else "dog"),
+        "line 3",
+    ),
     "another row": (lambda s: edit(s, 2, "row", "39"), "line 4"),
     "another score": (lambda s: edit(s, 0, "score", "0.5"), "line 2"),
     "a strange verdict": (lambda s: edit(s, 3, "verdict", "perhaps"), "'perhaps' in line 5"),
@@ -103,11 +114,16 @@ def test_pruning_shows_the_temperature_that_the_noise_had_bent():
     z, given, flipped = noisy_logits(0)
     there, truth, other = noisy_logits(1)
     truth = torch.where(other, (truth + 2) % 3, truth)
-    effect = labels.pruning_effect(z, given, flipped, judged_on=(there, truth), fit=lambda keep: there + 0 * keep.sum())
+    effect = labels.pruning_effect(
+        z, given, flipped, judged_on=(there, truth), fit=lambda keep: there + 0 * keep.sum()
+    )
     table = effect.table().set_index("variant")
     assert table.loc["temperature of all rows", "temperature"] > 1.3
     assert table.loc["temperature of the rows kept", "temperature"] == pytest.approx(1.0, abs=0.12)
-    assert table.loc["temperature of the rows kept", "log_loss_high"] < table.loc["temperature of all rows", "log_loss_low"]
+    assert (
+        table.loc["temperature of the rows kept", "log_loss_high"]
+        < table.loc["temperature of all rows", "log_loss_low"]
+    )
     assert table.loc["fitted anew on the rows kept", "log_loss_change"] == 0
     assert not effect.biased
     assert labels.pruning_effect(z, given, flipped).biased
@@ -118,7 +134,11 @@ def test_pruning_shows_the_temperature_that_the_noise_had_bent():
     [
         (lambda n: torch.zeros(n - 1, dtype=torch.bool), {}, "`suspicious`"),
         (lambda n: torch.ones(n, dtype=torch.bool), {}, "two rows to keep"),
-        (lambda n: torch.zeros(n, dtype=torch.bool), {"fit": lambda keep: torch.zeros(3, 3)}, "`fit`"),
+        (
+            lambda n: torch.zeros(n, dtype=torch.bool),
+            {"fit": lambda keep: torch.zeros(3, 3)},
+            "`fit`",
+        ),
     ],
 )
 def test_pruning_refuses_what_it_cannot_use(mask, options, message):
@@ -135,7 +155,9 @@ def table(tmp_path):
     true = np.where(8 * x[:, 0] + 6 * x[:, 1] > rng.logistic(size=n), "dog", "=cat")
     flipped = rng.random(n) < 0.12
     given = np.where(flipped, np.where(true == "dog", "=cat", "dog"), true)
-    frame = pd.DataFrame(x, columns=list("abc")).assign(label=given, who=rng.choice(["ann", "<b>eve</b>"], n))
+    frame = pd.DataFrame(x, columns=list("abc")).assign(
+        label=given, who=rng.choice(["ann", "<b>eve</b>"], n)
+    )
     frame.to_csv(tmp_path / "t.csv", index=False)
     (tmp_path / "s.yaml").write_text('target: label\nclasses: ["=cat", dog]\nsource: who\n')
     return tmp_path, true, flipped
@@ -143,7 +165,16 @@ def table(tmp_path):
 
 def test_the_command_writes_a_sheet_and_takes_it_back(table, capsys):
     folder, true, _ = table
-    arguments = ["labels", str(folder / "t.csv"), "--schema", str(folder / "s.yaml"), "--out", str(folder / "out"), "--size", "20"]
+    arguments = [
+        "labels",
+        str(folder / "t.csv"),
+        "--schema",
+        str(folder / "s.yaml"),
+        "--out",
+        str(folder / "out"),
+        "--size",
+        "20",
+    ]
     assert main(arguments) == 1
     first = pd.read_csv(folder / "out" / "audit-1.csv", dtype=str, keep_default_na=False)
     found = json.loads((folder / "out" / "findings.json").read_text())
@@ -168,7 +199,14 @@ def test_the_command_writes_a_sheet_and_takes_it_back(table, capsys):
 def test_the_command_refuses_a_spoiled_sheet_and_writes_nothing(table, capsys):
     folder, _, _ = table
     (folder / "bad.csv").write_text("row,verdict\n1,right\n")
-    arguments = ["labels", str(folder / "t.csv"), "--schema", str(folder / "s.yaml"), "--out", str(folder / "out")]
+    arguments = [
+        "labels",
+        str(folder / "t.csv"),
+        "--schema",
+        str(folder / "s.yaml"),
+        "--out",
+        str(folder / "out"),
+    ]
     assert main([*arguments, "--reviewed", str(folder / "bad.csv")]) == 2
     assert "line 1" in capsys.readouterr().err
     assert not (folder / "out").exists()

@@ -1,4 +1,5 @@
-"""Training dynamics: the sums, their independence of order, batches and ranks, and their way to the check."""
+"""Training dynamics: the sums, their independence of order, batches and ranks, and their way to the
+check."""
 
 import math
 from itertools import pairwise
@@ -15,7 +16,9 @@ from gendebug_torch.labels.checks.noise import training_labels_are_right
 
 def said(seed, n, k, epochs):
     generator = torch.Generator().manual_seed(seed)
-    return 2 * torch.randn(epochs, n, k, generator=generator), torch.randint(0, k, (n,), generator=generator)
+    return 2 * torch.randn(epochs, n, k, generator=generator), torch.randint(
+        0, k, (n,), generator=generator
+    )
 
 
 def recorded(logits, targets, *, batch=7, seed=0, repeat=0, recorder=None):
@@ -36,7 +39,10 @@ def test_sums_are_those_of_the_papers():
     table = recorded(logits, targets).dynamics.table()
     for i, y in enumerate(targets.tolist()):
         p = [float(epoch[i].softmax(0)[y]) for epoch in logits]
-        margins = [float(epoch[i, y] - max(v for j, v in enumerate(epoch[i]) if j != y)) for epoch in logits]
+        margins = [
+            float(epoch[i, y] - max(v for j, v in enumerate(epoch[i]) if j != y))
+            for epoch in logits
+        ]
         right = [margin > 0 for margin in margins]
         mean = sum(p) / 5
         expected = {
@@ -54,7 +60,9 @@ def test_sums_are_those_of_the_papers():
 @pytest.mark.parametrize("changes", [{"batch": 1}, {"batch": 100}, {"seed": 5}, {"repeat": 9}])
 def test_order_batches_and_repeated_rows_change_nothing(changes):
     logits, targets = said(1, 30, 3, 4)
-    one, other = (recorded(logits, targets, **options).dynamics.table() for options in ({}, changes))
+    one, other = (
+        recorded(logits, targets, **options).dynamics.table() for options in ({}, changes)
+    )
     pd.testing.assert_frame_equal(one, other)
 
 
@@ -62,7 +70,9 @@ def test_a_binary_logit_says_what_two_columns_say():
     logits, targets = said(2, 10, 2, 3)
     both = torch.stack([torch.zeros_like(logits[..., 0]), logits[..., 0]], -1)
     for one in (logits[..., 0], logits[..., :1]):
-        pd.testing.assert_frame_equal(recorded(one, targets).dynamics.table(), recorded(both, targets).dynamics.table())
+        pd.testing.assert_frame_equal(
+            recorded(one, targets).dynamics.table(), recorded(both, targets).dynamics.table()
+        )
 
 
 def test_going_on_from_the_middle_of_an_epoch_is_exact():
@@ -74,7 +84,9 @@ def test_going_on_from_the_middle_of_an_epoch_is_exact():
     second.load_state_dict({key: value.clone() for key, value in first.state_dict().items()})
     second.record(torch.arange(8, 20), logits[1][8:], targets[8:])
     second.end_epoch()
-    pd.testing.assert_frame_equal(recorded(logits[2:], targets, recorder=second).dynamics.table(), whole)
+    pd.testing.assert_frame_equal(
+        recorded(logits[2:], targets, recorder=second).dynamics.table(), whole
+    )
     with pytest.raises(InputError, match="20 as in the checkpoint"):
         DynamicsRecorder(21).load_state_dict(first.state_dict())
 
@@ -123,11 +135,20 @@ def test_recorded_dynamics_order_the_rows_of_the_check():
     x = torch.randn(500, 3, generator=generator, dtype=torch.float64)
     true = (x[:, 0] > 0).long()
     flipped = torch.rand(500, generator=generator) < 0.15
-    train = Records(x, torch.where(flipped, 1 - true, true), metadata=pd.DataFrame({"batch": ["a"] * 500}), name="train")
+    train = Records(
+        x,
+        torch.where(flipped, 1 - true, true),
+        metadata=pd.DataFrame({"batch": ["a"] * 500}),
+        name="train",
+    )
     margin = torch.arange(500.0, dtype=torch.float64)
     counts = torch.ones(500, dtype=torch.int64)
     dynamics = TrainingDynamics(counts, margin, margin, margin, margin, counts, counts)
     told = [f for f in training_labels_are_right(dynamics.attach(train)) if "bucket" in f.numbers]
     assert told[0].numbers["basis"] == "training dynamics"
     assert set(told[0].numbers["rows"]) <= set(range(25))
-    assert not [f for f in training_labels_are_right(dynamics.attach(train)) if f.subject.startswith("dynamics_")]
+    assert not [
+        f
+        for f in training_labels_are_right(dynamics.attach(train))
+        if f.subject.startswith("dynamics_")
+    ]

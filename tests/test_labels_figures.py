@@ -1,4 +1,5 @@
-"""What the audit reaches: on flipped digits, on people's verdicts, beside cleanlab, and in a whole diagnosis."""
+"""What the audit reaches: on flipped digits, on people's verdicts, beside cleanlab, and in a whole
+diagnosis."""
 
 import math
 from itertools import pairwise
@@ -22,7 +23,11 @@ def flipped_digits(seed, pair):
     x, y = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(y), generator=generator)[: round(0.05 * len(y))]
-    step = torch.ones(len(rows), dtype=torch.int64) if pair else torch.randint(1, 10, (len(rows),), generator=generator)
+    step = (
+        torch.ones(len(rows), dtype=torch.int64)
+        if pair
+        else torch.randint(1, 10, (len(rows),), generator=generator)
+    )
     given = y.clone()
     given[rows] = (y[rows] + step) % 10
     return x, given, given != y
@@ -34,7 +39,9 @@ def network(sizes, seed):
     return nn.Sequential(*layers[:-1])
 
 
-def train(module, x, y, optimizer, *, epochs, batch=64, each=lambda rows, logits: None, after=lambda: None):
+def train(
+    module, x, y, optimizer, *, epochs, batch=64, each=lambda rows, logits: None, after=lambda: None
+):
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(batch):
             logits = module(x[rows])
@@ -46,7 +53,9 @@ def train(module, x, y, optimizer, *, epochs, batch=64, each=lambda rows, logits
     return module.eval()
 
 
-@pytest.mark.parametrize(("pair", "floor"), [(False, 0.97), (True, 0.95)], ids=["any class", "next class"])
+@pytest.mark.parametrize(
+    ("pair", "floor"), [(False, 0.97), (True, 0.95)], ids=["any class", "next class"]
+)
 def test_flipped_digits_are_found_out_of_sample(pair, floor):
     found, rates = [], []
     for seed in range(3):
@@ -58,7 +67,9 @@ def test_flipped_digits_are_found_out_of_sample(pair, floor):
     assert all(abs(rate - 0.05) < 0.015 for rate in rates), rates
 
 
-@pytest.mark.parametrize(("pair", "floor"), [(False, 0.99), (True, 0.98)], ids=["any class", "next class"])
+@pytest.mark.parametrize(
+    ("pair", "floor"), [(False, 0.99), (True, 0.98)], ids=["any class", "next class"]
+)
 def test_flipped_digits_are_found_by_their_dynamics(pair, floor):
     found = []
     for seed in range(3):
@@ -66,7 +77,10 @@ def test_flipped_digits_are_found_by_their_dynamics(pair, floor):
         module = network((64, 128, 10), seed)
         recorder = labels.DynamicsRecorder(len(x))
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
-        note = lambda rows, logits, recorder=recorder, given=given: recorder.record(rows, logits, given[rows])  # noqa: E731
+
+        def note(rows, logits, recorder=recorder, given=given):
+            recorder.record(rows, logits, given[rows])
+
         train(module, x, given, optimizer, epochs=60, each=note, after=recorder.end_epoch)
         found.append(average_precision(wrong.tolist(), (-recorder.dynamics.aum).tolist()))
     assert mean(found) >= floor, found
@@ -86,7 +100,8 @@ def test_errors_that_people_confirmed_rank_no_lower_than_with_cleanlab(name, cle
 
 
 def whole_story(seed, rate, *, n=1000):
-    """A curved and overlapping problem, a network really trained on the (flipped) training labels, clean other sides."""
+    """A curved and overlapping problem, a network really trained on the (flipped) training labels,
+    clean other sides."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(3 * n, 6, generator=generator)
     z = 7.0 * (x[:, 0] + 0.8 * x[:, 1] * x[:, 2])
@@ -95,13 +110,24 @@ def whole_story(seed, rate, *, n=1000):
     flipped[:n] = torch.rand(n, generator=generator) < rate
     given = torch.where(flipped, 1 - y, y)
     module = network((6, 32, 32, 2), seed)
-    train(module, x[:n], given[:n], torch.optim.Adam(module.parameters(), 3e-3, weight_decay=1e-3), epochs=12)
+    train(
+        module,
+        x[:n],
+        given[:n],
+        torch.optim.Adam(module.parameters(), 3e-3, weight_decay=1e-3),
+        epochs=12,
+    )
     with torch.no_grad():
         logits = module(x)
     sides = {}
     for place, name in enumerate(("train", "validation", "production")):
         rows = slice(place * n, (place + 1) * n)
-        sides[name] = Records(pd.DataFrame(x[rows].numpy(), columns=list("abcdef")), given[rows], logits[rows], name=name)
+        sides[name] = Records(
+            pd.DataFrame(x[rows].numpy(), columns=list("abcdef")),
+            given[rows],
+            logits[rows],
+            name=name,
+        )
     return sides
 
 
@@ -116,13 +142,20 @@ def test_a_diagnosis_names_flipped_training_labels_among_the_first_two_causes():
 def test_a_diagnosis_does_not_name_them_where_labels_are_right():
     for seed in range(10):
         found = diagnose(**whole_story(seed, 0.0), only="labels")
-        assert found.worst.level < Severity.WARN.level, [finding.summary for finding in found.findings]
+        assert found.worst.level < Severity.WARN.level, [
+            finding.summary for finding in found.findings
+        ]
 
 
 def test_clean_but_ambiguous_real_data_stay_quiet(shared_data):
     """Classes that overlap everywhere are no wrong labels."""
-    for path, target, positive in (("adult/train.parquet", "income", ">50K"), ("elec2/electricity.parquet", "class", "UP")):
-        frame = pd.read_parquet(shared_data / path).sample(3000, random_state=0).reset_index(drop=True)
+    for path, target, positive in (
+        ("adult/train.parquet", "income", ">50K"),
+        ("elec2/electricity.parquet", "class", "UP"),
+    ):
+        frame = (
+            pd.read_parquet(shared_data / path).sample(3000, random_state=0).reset_index(drop=True)
+        )
         given = torch.from_numpy((frame[target] == positive).to_numpy(dtype=np.int64, copy=True))
         records = Records(frame.drop(columns=target), given, name="train")
         found = diagnose(train=records, only="labels.noise").findings[0]

@@ -1,4 +1,5 @@
-"""Leakage: association, gaps, ids, rows shared by splits, times and fits, against literal versions and planted faults."""
+"""Leakage: association, gaps, ids, rows shared by splits, times and fits, against literal versions
+and planted faults."""
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from gendebug_torch import Cause, Records, Schema, Severity, diagnose
 from gendebug_torch.errors import InputError
 from gendebug_torch.leakage import (
     after_label,
+    association,
     exact_sum,
     fitted_rows,
     identical_rows,
@@ -20,7 +22,6 @@ from gendebug_torch.leakage import (
     telling_gaps,
     time_overlap,
 )
-from gendebug_torch.leakage.columns import association
 from tests.reference import leakage as literal
 
 
@@ -32,19 +33,27 @@ def rng():
 def test_association_is_that_of_the_definitions(rng):
     n = 400
     classes = rng.integers(0, 3, n)
-    frame = pd.DataFrame({"code": (classes + rng.integers(0, 2, n)) % 4, "name": rng.choice(list("abcde"), n)})
+    frame = pd.DataFrame(
+        {"code": (classes + rng.integers(0, 2, n)) % 4, "name": rng.choice(list("abcde"), n)}
+    )
     found = association(frame, torch.from_numpy(classes), categorical=("code",))
     for i, column in enumerate(frame):
         levels, wanted = frame[column].tolist(), classes.tolist()
-        assert float(found.explained[i]) == pytest.approx(max(literal.explained_share(levels, wanted), 0.0), abs=1e-12)
-        assert float(found.information[i]) == pytest.approx(max(literal.mutual_information(levels, wanted), 0.0), abs=1e-12)
+        assert float(found.explained[i]) == pytest.approx(
+            max(literal.explained_share(levels, wanted), 0.0), abs=1e-12
+        )
+        assert float(found.information[i]) == pytest.approx(
+            max(literal.mutual_information(levels, wanted), 0.0), abs=1e-12
+        )
 
 
 def test_association_with_a_real_target_is_the_correlation_ratio(rng):
     levels = rng.choice(list("abcde"), 300)
     values = rng.normal(size=300) + 3.0 * (levels == "a")
     found = association(pd.DataFrame({"name": levels}), torch.from_numpy(values))
-    assert float(found.explained[0]) == pytest.approx(literal.explained_values(levels.tolist(), values.tolist()), abs=1e-12)
+    assert float(found.explained[0]) == pytest.approx(
+        literal.explained_values(levels.tolist(), values.tolist()), abs=1e-12
+    )
 
 
 def test_auc_and_pearson_of_quantities(rng):
@@ -54,12 +63,18 @@ def test_auc_and_pearson_of_quantities(rng):
     frame = pd.DataFrame({"x": x, "few": np.round(x), "flag": classes})
     found = association(frame, torch.from_numpy(classes))
     for i, column in enumerate(frame):
-        assert float(found.auc[i]) == pytest.approx(literal.auc(frame[column].tolist(), classes.tolist()), abs=0.01)
-        assert float(found.pearson[i]) == pytest.approx(np.corrcoef(frame[column], classes)[0, 1], abs=1e-12)
+        assert float(found.auc[i]) == pytest.approx(
+            literal.auc(frame[column].tolist(), classes.tolist()), abs=0.01
+        )
+        assert float(found.pearson[i]) == pytest.approx(
+            np.corrcoef(frame[column], classes)[0, 1], abs=1e-12
+        )
     assert float(found.explained[2]) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("bend", [np.square, np.cos, lambda x: np.floor(2 * x) % 2], ids=["square", "cosine", "stripes"])
+@pytest.mark.parametrize(
+    "bend", [np.square, np.cos, lambda x: np.floor(2 * x) % 2], ids=["square", "cosine", "stripes"]
+)
 def test_what_pearson_does_not_see_is_seen(rng, bend):
     x = rng.uniform(-2, 2, 4000)
     y = bend(x)
@@ -89,8 +104,12 @@ def test_missing_and_infinite_values_do_not_spoil_the_rest(rng):
     y = (x > 0).astype(np.int64)
     holes = x.copy()
     holes[::5], holes[1], holes[2] = np.nan, np.inf, -np.inf
-    found = association(pd.DataFrame({"x": x, "holes": holes, "empty": np.nan, "same": 1.0}), torch.from_numpy(y))
-    assert float(found.pearson[1]) == pytest.approx(np.corrcoef(holes[np.isfinite(holes)], y[np.isfinite(holes)])[0, 1])
+    found = association(
+        pd.DataFrame({"x": x, "holes": holes, "empty": np.nan, "same": 1.0}), torch.from_numpy(y)
+    )
+    assert float(found.pearson[1]) == pytest.approx(
+        np.corrcoef(holes[np.isfinite(holes)], y[np.isfinite(holes)])[0, 1]
+    )
     assert found.explained[2:].tolist() == [0.0, 0.0]
     assert bool(found.pearson[2:].isnan().all())
 
@@ -111,7 +130,13 @@ def test_exact_sums_are_found_with_the_fewest_columns(rng, real):
 def test_gaps_that_tell(rng):
     y = torch.from_numpy(rng.integers(0, 2, 1000))
     missing = torch.stack(
-        [torch.zeros(1000, dtype=torch.bool), torch.from_numpy(rng.random(1000) < 0.3), y == 0, (y == 0) & (torch.arange(1000) % 9 > 0)], 1
+        [
+            torch.zeros(1000, dtype=torch.bool),
+            torch.from_numpy(rng.random(1000) < 0.3),
+            y == 0,
+            (y == 0) & (torch.arange(1000) % 9 > 0),
+        ],
+        1,
     )
     found = telling_gaps(missing, y, names=list("abcd"))
     assert set(found.telling(0.95, 0.8, 1e-6)) == {2, 3}
@@ -138,21 +163,40 @@ def test_row_numbers_are_told_from_quantities(rng):
 
 
 def test_keys_are_equal_where_rows_are():
-    train = pd.DataFrame({"i": [2**60, 2**60 + 1, 3, 4], "f": [0.0, np.nan, 0.1, 2.0], "t": ["a", None, "c", "d"]})
-    validation = pd.DataFrame({"t": ["a", "b", None, "d"], "f": [-0.0, 0.1, np.nan, 2.0], "i": [2**60, 3, 2**60 + 1, 4]})
+    train = pd.DataFrame(
+        {"i": [2**60, 2**60 + 1, 3, 4], "f": [0.0, np.nan, 0.1, 2.0], "t": ["a", None, "c", "d"]}
+    )
+    validation = pd.DataFrame(
+        {"t": ["a", "b", None, "d"], "f": [-0.0, 0.1, np.nan, 2.0], "i": [2**60, 3, 2**60 + 1, 4]}
+    )
     found = identical_rows({"train": train, "validation": validation})
-    expected = literal.first_match(train.values.tolist(), validation[["i", "f", "t"]].values.tolist())
-    assert dict(zip(found.rows.tolist(), found.partners.tolist(), strict=True)) == {i: row for i, row in enumerate(expected) if row >= 0}
+    expected = literal.first_match(
+        train.values.tolist(), validation[["i", "f", "t"]].values.tolist()
+    )
+    assert dict(zip(found.rows.tolist(), found.partners.tolist(), strict=True)) == {
+        i: row for i, row in enumerate(expected) if row >= 0
+    }
     assert len(found.rows) == 3
 
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [("int64", "float64"), ("float32", "float64"), ("int64", "float32"), ("bool", "int64"), ("Int64", "float64")],
+    [
+        ("int64", "float64"),
+        ("float32", "float64"),
+        ("int64", "float32"),
+        ("bool", "int64"),
+        ("Int64", "float64"),
+    ],
 )
 def test_keys_do_not_depend_on_the_type(a, b):
     values = [0, 1, 1, 0, 1]
-    first, second = row_keys([pd.DataFrame({"x": pd.Series(values).astype(a)}), pd.DataFrame({"x": pd.Series(values).astype(b)})])[0]
+    first, second = row_keys(
+        [
+            pd.DataFrame({"x": pd.Series(values).astype(a)}),
+            pd.DataFrame({"x": pd.Series(values).astype(b)}),
+        ]
+    )[0]
     assert torch.equal(first, second)
 
 
@@ -169,7 +213,11 @@ def test_keys_of_tensors_see_order_and_every_bit():
 def test_the_table_of_shared_rows(rng):
     train, validation = rng.normal(size=(50, 3)), rng.normal(size=(20, 3))
     validation[3], validation[4] = train[7], train[7]
-    sides = {"train": torch.from_numpy(train), "validation": torch.from_numpy(validation), "production": torch.from_numpy(validation[:5])}
+    sides = {
+        "train": torch.from_numpy(train),
+        "validation": torch.from_numpy(validation),
+        "production": torch.from_numpy(validation[:5]),
+    }
     found = identical_rows(sides)
     assert found.shared.tolist() == [[0, 1, 1], [2, 2, 5], [2, 5, 2]]
     assert found.pairs()["train"].tolist() == [7, 7]
@@ -177,7 +225,10 @@ def test_the_table_of_shared_rows(rng):
 
 
 def test_shared_values_leave_missing_ones_alone():
-    found = shared_values({"train": pd.Series(["a", None, "b"]), "validation": pd.Series([None, "b", "c", "b"])}, kind="groups")
+    found = shared_values(
+        {"train": pd.Series(["a", None, "b"]), "validation": pd.Series([None, "b", "c", "b"])},
+        kind="groups",
+    )
     assert found.rows.tolist() == [1, 3]
     assert found.partners.tolist() == [2, 2]
     assert found.values == ("b",)
@@ -213,7 +264,10 @@ def test_time_overlap_reads_order_and_neighbours(rng):
     [
         (lambda both, train: (both - both.mean()) / both.std(), "standardised"),
         (lambda both, train: (both - both.mean()) / both.std(ddof=1), "standardised"),
-        (lambda both, train: ((both - both.mean()) / both.std()).astype(np.float32), "standardised"),
+        (
+            lambda both, train: ((both - both.mean()) / both.std()).astype(np.float32),
+            "standardised",
+        ),
     ],
     ids=["population", "sample", "float32"],
 )
@@ -258,10 +312,21 @@ def test_ranges_filling_and_target_means_are_decisive(rng):
             "sign": np.sign(x) / 2 + 0.5,
         }
     )
-    found = fitted_rows(frame[:cut], frame[cut:], targets=(torch.from_numpy(target[:cut]), torch.from_numpy(target[cut:])))
+    found = fitted_rows(
+        frame[:cut],
+        frame[cut:],
+        targets=(torch.from_numpy(target[:cut]), torch.from_numpy(target[cut:])),
+    )
     kinds = {entry.column: entry.kind for entry in found.found}
-    assert kinds == {"range": "scaled to a range", "filled": "filled with the mean", "encoded": "encoded by target means"}
-    assert dict(found.clean) == {"encoded_on_train": "encoded by target means", "filled_on_train": "filled with the mean"}
+    assert kinds == {
+        "range": "scaled to a range",
+        "filled": "filled with the mean",
+        "encoded": "encoded by target means",
+    }
+    assert dict(found.clean) == {
+        "encoded_on_train": "encoded by target means",
+        "filled_on_train": "filled with the mean",
+    }
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -289,7 +354,8 @@ def test_times_after_the_label_are_found_in_any_zone(rng):
     known = pd.Series(pd.date_range("2026-01-01", periods=100, freq="h", tz="UTC"))
     frame = pd.DataFrame(
         {
-            "berlin": known.dt.tz_convert("Europe/Berlin") + pd.to_timedelta(np.where(np.arange(100) < 10, 1, -1), unit="h"),
+            "berlin": known.dt.tz_convert("Europe/Berlin")
+            + pd.to_timedelta(np.where(np.arange(100) < 10, 1, -1), unit="h"),
             "text": (known - pd.Timedelta(days=1)).astype(str),
             "number": np.arange(100),
         }
@@ -307,13 +373,18 @@ def test_the_cost_of_a_column(rng):
     frame = pd.DataFrame(x, columns=list("abc")).assign(leak=leaked)
     labels = torch.from_numpy(y)
     broken = frame.assign(leak=0.0)
-    sides = {"validation": (frame[1000:1500], labels[1000:1500]), "production": (broken[1500:], labels[1500:])}
+    sides = {
+        "validation": (frame[1000:1500], labels[1000:1500]),
+        "production": (broken[1500:], labels[1500:]),
+    }
     worth = probe_cost(["leak"], (frame[:1000], labels[:1000]), sides, keep=list("abc"))
     (with_it, without) = worth.sides["validation"]
     assert with_it.auc > 0.95
     assert 0.7 < without.auc < 0.9
     assert worth.sides["production"][0].auc < worth.sides["validation"][0].auc
-    through = permuted_cost(["leak"], sides, lambda table: torch.tensor(table["leak"].to_numpy(copy=True))[:, None])
+    through = permuted_cost(
+        ["leak"], sides, lambda table: torch.tensor(table["leak"].to_numpy(copy=True))[:, None]
+    )
     assert through.sides["validation"][0].auc > 0.95
     assert abs(through.sides["validation"][1].auc - 0.5) < 0.1
     assert "leak" not in frame.columns or frame["leak"].tolist() == leaked.tolist()
@@ -324,7 +395,10 @@ def leaky(rng, n=1500, **schema):
     y = (x[:, 0] + rng.normal(size=n) > 0).astype(np.int64)
     frame = pd.DataFrame(x, columns=list("abc")).assign(fee=y + 0.2 * rng.normal(size=n), y=y)
     sides = {"train": frame[:1000], "validation": frame[1000:].reset_index(drop=True)}
-    return {name: Records.from_frame(side, Schema(target="y", **schema), name=name) for name, side in sides.items()}
+    return {
+        name: Records.from_frame(side, Schema(target="y", **schema), name=name)
+        for name, side in sides.items()
+    }
 
 
 def test_a_leak_comes_with_its_cost_and_through_the_model(rng):
@@ -333,7 +407,10 @@ def test_a_leak_comes_with_its_cost_and_through_the_model(rng):
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 10.0]]))
         model.bias.fill_(-5.0)
-    plain, through = (next(f for f in diagnose(m, **sides, only="leakage.columns").findings if f.subject == "fee") for m in (None, model))
+    plain, through = (
+        next(f for f in diagnose(m, **sides, only="leakage.columns").findings if f.subject == "fee")
+        for m in (None, model)
+    )
     assert plain.severity is through.severity is Severity.FAIL
     assert plain.numbers["validation_with"] > 0.95 > plain.numbers["validation_without"]
     assert through.numbers["cost_by"] == "permuted through the model"
@@ -349,8 +426,12 @@ def test_a_causal_column_is_exempt(rng):
 def test_several_classes_and_several_labels(rng):
     n = 900
     y = rng.integers(0, 3, n)
-    frame = pd.DataFrame({"a": rng.normal(size=n), "tells_class_2": (y == 2) + 0.05 * rng.normal(size=n)})
-    (finding, _) = diagnose(train=Records(frame, torch.from_numpy(y), name="train"), only="leakage.columns").findings
+    frame = pd.DataFrame(
+        {"a": rng.normal(size=n), "tells_class_2": (y == 2) + 0.05 * rng.normal(size=n)}
+    )
+    (finding, _) = diagnose(
+        train=Records(frame, torch.from_numpy(y), name="train"), only="leakage.columns"
+    ).findings
     assert (finding.cause, finding.subject) == (Cause.TARGET_LEAKAGE, "tells_class_2")
     assert "of class 2" in finding.summary
     many = Records(frame, torch.from_numpy(rng.integers(0, 2, (n, 2))), name="train")
@@ -361,9 +442,18 @@ def test_several_classes_and_several_labels(rng):
     ("frame", "targets"),
     [
         (pd.DataFrame({"a": np.ones(200)}), torch.arange(200) % 2),
-        (pd.DataFrame({"a": np.tile([0.0, 1.0], 100), "b": "x"}), torch.zeros(200, dtype=torch.int64)),
-        (pd.DataFrame({"a": 2**62 + np.arange(200), "b": np.arange(200) % 2}), torch.arange(200) % 2),
-        (pd.DataFrame({"a": [None] * 200, "b": [np.inf] * 200}), torch.arange(200, dtype=torch.float64)),
+        (
+            pd.DataFrame({"a": np.tile([0.0, 1.0], 100), "b": "x"}),
+            torch.zeros(200, dtype=torch.int64),
+        ),
+        (
+            pd.DataFrame({"a": 2**62 + np.arange(200), "b": np.arange(200) % 2}),
+            torch.arange(200) % 2,
+        ),
+        (
+            pd.DataFrame({"a": [None] * 200, "b": [np.inf] * 200}),
+            torch.arange(200, dtype=torch.float64),
+        ),
         (pd.DataFrame({"a": np.arange(200)}), torch.full((200,), 3.0)),
     ],
     ids=["identical rows", "one class", "ids beyond floats", "nothing but gaps", "constant target"],
@@ -376,15 +466,22 @@ def test_strange_tables_are_judged_or_named_as_not_judged(frame, targets):
 
 def test_without_a_target_the_split_is_still_judged(rng):
     frame = pd.DataFrame({"a": rng.normal(size=300), "b": rng.normal(size=300)})
-    sides = {"train": Records(frame, name="train"), "validation": Records(frame[:50], name="validation")}
-    found = {finding.check: finding.severity for finding in diagnose(**sides, only="leakage").findings}
+    sides = {
+        "train": Records(frame, name="train"),
+        "validation": Records(frame[:50], name="validation"),
+    }
+    found = {
+        finding.check: finding.severity for finding in diagnose(**sides, only="leakage").findings
+    }
     assert found["leakage.duplicates"] is Severity.FAIL
     assert found["leakage.columns"] is Severity.SKIPPED
 
 
 def test_columns_that_differ_on_the_two_sides(rng):
     train = Records(pd.DataFrame({"a": np.arange(100) / 7, "only_here": 1.0}), name="train")
-    validation = Records(pd.DataFrame({"a": np.arange(100) / 7, "only_there": 1.0}), name="validation")
+    validation = Records(
+        pd.DataFrame({"a": np.arange(100) / 7, "only_there": 1.0}), name="validation"
+    )
     diagnosis = diagnose(train=train, validation=validation, only="leakage.duplicates")
     assert diagnosis.findings[0].numbers["shared"] == 100
     stranger = Records(pd.DataFrame({"z": np.arange(100)}), name="validation")
@@ -396,13 +493,22 @@ def test_columns_that_differ_on_the_two_sides(rng):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: association(pd.DataFrame({"a": [1, 2]}), torch.tensor([0])), r"`targets`: expected \[n\] with n = 2"),
+        (
+            lambda: association(pd.DataFrame({"a": [1, 2]}), torch.tensor([0])),
+            r"`targets`: expected \[n\] with n = 2",
+        ),
         (lambda: identical_rows({"train": pd.DataFrame({"a": [1]})}), "at least two sides"),
         (lambda: row_keys([torch.zeros(2, 3), torch.zeros(2, 4)]), "rows of one shape"),
         (lambda: row_keys([torch.zeros(2, 3), pd.DataFrame({"a": [1]})]), "a mixture"),
         (lambda: exact_sum(torch.zeros(9, 2), ["a"], torch.zeros(9)), "d names and n targets"),
-        (lambda: fitted_rows(torch.zeros(2, 3), torch.zeros(2, 4)), "rows of the shape that training has"),
-        (lambda: after_label(pd.DataFrame({"a": [1]}), pd.Series(["not a date"])), "schema.label_time"),
+        (
+            lambda: fitted_rows(torch.zeros(2, 3), torch.zeros(2, 4)),
+            "rows of the shape that training has",
+        ),
+        (
+            lambda: after_label(pd.DataFrame({"a": [1]}), pd.Series(["not a date"])),
+            "schema.label_time",
+        ),
     ],
 )
 def test_bad_input_is_named(call, words):

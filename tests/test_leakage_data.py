@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from gendebug_torch import Cause, Records, Schema, Severity, diagnose
-from gendebug_torch.leakage.splits import likely_groups
+from gendebug_torch.leakage import likely_groups
 
 
 def read(folder, *path):
@@ -17,13 +17,20 @@ def split(frame, schema, seed=0, share=0.2):
     order = np.random.default_rng(seed).permutation(len(frame))
     cut = int(share * len(frame))
     parts = {"validation": order[:cut], "train": order[cut:]}
-    return {name: Records.from_frame(frame.iloc[rows].reset_index(drop=True), schema, name=name) for name, rows in parts.items()}
+    return {
+        name: Records.from_frame(frame.iloc[rows].reset_index(drop=True), schema, name=name)
+        for name, rows in parts.items()
+    }
 
 
 def alarms(sides):
     diagnosis = diagnose(**sides, only="leakage")
     assert diagnosis.worst is not Severity.ERRORED, str(diagnosis)
-    return {(finding.cause, finding.subject) for finding in diagnosis.findings if finding.severity.level >= Severity.WARN.level}
+    return {
+        (finding.cause, finding.subject)
+        for finding in diagnosis.findings
+        if finding.severity.level >= Severity.WARN.level
+    }
 
 
 def leaks(folder, name, target, **schema):
@@ -39,17 +46,28 @@ def test_bike_sharing_names_both_parts_of_the_sum(shared_data):
 
 def test_titanic_names_boat_and_body(shared_data):
     found = leaks(shared_data, ("leak_titanic3", "titanic3.parquet"), "survived", ids=("name",))
-    assert {subject for cause, subject in found if cause is Cause.TARGET_LEAKAGE} == {"boat", "body"}
+    assert {subject for cause, subject in found if cause is Cause.TARGET_LEAKAGE} == {
+        "boat",
+        "body",
+    }
 
 
 def test_credit_card_names_expenditure_and_share(shared_data):
-    found = leaks(shared_data, ("leak_aer_creditcard", "CreditCard.parquet"), "card", classes=("no", "yes"), ids=("rownames",))
+    found = leaks(
+        shared_data,
+        ("leak_aer_creditcard", "CreditCard.parquet"),
+        "card",
+        classes=("no", "yes"),
+        ids=("rownames",),
+    )
     assert found == {(Cause.TARGET_LEAKAGE, "expenditure"), (Cause.TARGET_LEAKAGE, "share")}
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["minutes", "more than 15 minutes late"])
 def test_flights_name_the_departure_delay(shared_data, late):
-    frame = read(shared_data, "us_flights_2015_sample", "flights.parquet").dropna(subset=["ARR_DELAY"])
+    frame = read(shared_data, "us_flights_2015_sample", "flights.parquet").dropna(
+        subset=["ARR_DELAY"]
+    )
     if late:
         frame = frame.assign(ARR_DELAY=(frame["ARR_DELAY"] > 15).astype(int))
     found = alarms(split(frame, Schema(target="ARR_DELAY")))
@@ -57,21 +75,30 @@ def test_flights_name_the_departure_delay(shared_data, late):
 
 
 def test_messages_repeat_across_a_random_split(shared_data):
-    sides = split(read(shared_data, "sms_spam", "sms.parquet"), Schema(target="label", classes=("ham", "spam")))
+    sides = split(
+        read(shared_data, "sms_spam", "sms.parquet"),
+        Schema(target="label", classes=("ham", "spam")),
+    )
     diagnosis = diagnose(**sides, only="leakage.duplicates")
     (finding,) = diagnosis.findings
     assert finding.cause is Cause.SPLIT_LEAKAGE
     assert finding.severity.level >= Severity.WARN.level
     seen = set(sides["train"].features["message"])
-    assert finding.numbers["shared"] == sum(message in seen for message in sides["validation"].features["message"])
+    assert finding.numbers["shared"] == sum(
+        message in seen for message in sides["validation"].features["message"]
+    )
     row, partner = finding.numbers["first_rows"][0], finding.numbers["their_training_rows"][0]
-    assert sides["validation"].features["message"][row] == sides["train"].features["message"][partner]
+    assert (
+        sides["validation"].features["message"][row] == sides["train"].features["message"][partner]
+    )
 
 
 def test_houses_sold_twice_are_on_both_sides(shared_data):
     frame = read(shared_data, "kc_house", "kc_house_data.parquet")
     found = alarms(split(frame, Schema(target="price", group="id", metadata=("date",))))
-    assert found == {(Cause.SPLIT_LEAKAGE, "id"), (Cause.SPLIT_LEAKAGE, "")}, "the same house is the same row but for its price"
+    assert found == {(Cause.SPLIT_LEAKAGE, "id"), (Cause.SPLIT_LEAKAGE, "")}, (
+        "the same house is the same row but for its price"
+    )
 
 
 def test_the_house_is_seen_to_be_a_group_without_a_word(shared_data):
@@ -84,20 +111,30 @@ def test_the_house_is_seen_to_be_a_group_without_a_word(shared_data):
 
 
 @pytest.mark.parametrize(
-    "path", [("adult", "train.parquet"), ("german_credit", "german.parquet"), ("credit_default_taiwan", "UCI_Credit_Card.parquet")], ids=str
+    "path",
+    [
+        ("adult", "train.parquet"),
+        ("german_credit", "german.parquet"),
+        ("credit_default_taiwan", "UCI_Credit_Card.parquet"),
+    ],
+    ids=str,
 )
 def test_no_group_is_seen_where_there_is_none(shared_data, path):
     assert likely_groups(read(shared_data, *path)) == []
 
 
 def test_a_random_split_of_the_electricity_market_is_named(shared_data):
-    frame = read(shared_data, "elec2", "electricity.parquet").assign(moment=lambda f: np.arange(len(f)))
+    frame = read(shared_data, "elec2", "electricity.parquet").assign(
+        moment=lambda f: np.arange(len(f))
+    )
     schema = Schema(target="class", classes=("DOWN", "UP"), time="moment", metadata=("date",))
     assert alarms(split(frame, schema)) == {(Cause.SPLIT_LEAKAGE, "moment")}
     late = len(frame) * 4 // 5
     by_time = {
         "train": Records.from_frame(frame[:late], schema, name="train"),
-        "validation": Records.from_frame(frame[late:].reset_index(drop=True), schema, name="validation"),
+        "validation": Records.from_frame(
+            frame[late:].reset_index(drop=True), schema, name="validation"
+        ),
     }
     assert alarms(by_time) == set()
 
@@ -105,7 +142,12 @@ def test_a_random_split_of_the_electricity_market_is_named(shared_data):
 def test_light_is_the_shortcut_to_occupancy(shared_data):
     names = {"train": "datatraining", "validation": "datatest", "production": "datatest2"}
     schema = Schema(target="Occupancy", time="date")
-    sides = {side: Records.from_frame(read(shared_data, "occupancy", f"{file}.parquet"), schema, name=side) for side, file in names.items()}
+    sides = {
+        side: Records.from_frame(
+            read(shared_data, "occupancy", f"{file}.parquet"), schema, name=side
+        )
+        for side, file in names.items()
+    }
     found = alarms(sides)
     assert (Cause.SHORTCUT_FEATURE, "Light") in found
     assert not any(cause is Cause.TARGET_LEAKAGE for cause, _ in found)
@@ -117,7 +159,11 @@ def test_light_is_the_shortcut_to_occupancy(shared_data):
         (("adult", "train.parquet"), "income", {"classes": ("<=50K", ">50K")}),
         (("german_credit", "german.parquet"), "class", {"classes": (1, 2)}),
         (("credit_default_taiwan", "UCI_Credit_Card.parquet"), "default.payment.next.month", {}),
-        (("credit_default_taiwan", "UCI_Credit_Card.parquet"), "default.payment.next.month", {"ids": ("ID",)}),
+        (
+            ("credit_default_taiwan", "UCI_Credit_Card.parquet"),
+            "default.payment.next.month",
+            {"ids": ("ID",)},
+        ),
     ],
     ids=["adult", "german", "taiwan", "taiwan without id"],
 )
@@ -128,8 +174,13 @@ def test_no_leak_is_claimed_where_there_is_none(shared_data, name, target, schem
 def test_the_published_split_of_adult_is_clean(shared_data):
     schema = Schema(target="income", classes=("<=50K", ">50K"))
     files = {"train": "train.parquet", "validation": "test.parquet"}
-    sides = {side: Records.from_frame(read(shared_data, "adult", file), schema, name=side) for side, file in files.items()}
+    sides = {
+        side: Records.from_frame(read(shared_data, "adult", file), schema, name=side)
+        for side, file in files.items()
+    }
     assert alarms(sides) == set()
     (finding,) = diagnose(**sides, only="leakage.duplicates").findings
     seen = set(map(tuple, sides["train"].features.astype(str).to_numpy()))
-    assert finding.numbers["shared"] == sum(tuple(row) in seen for row in sides["validation"].features.astype(str).to_numpy())
+    assert finding.numbers["shared"] == sum(
+        tuple(row) in seen for row in sides["validation"].features.astype(str).to_numpy()
+    )

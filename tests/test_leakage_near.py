@@ -1,4 +1,5 @@
-"""Near copies: texts against the exact Jaccard index, rows of numbers against what smooth densities bring by themselves."""
+"""Near copies: texts against the exact Jaccard index, rows of numbers against what smooth densities
+bring by themselves."""
 
 import numpy as np
 import pandas as pd
@@ -29,11 +30,20 @@ def test_edited_texts_are_found_and_others_are_not(rng):
     validation[30] = train[99]
     found = near_texts(train, validation)
     assert set(found.rows.tolist()) <= set(range(30)), "an identical text is not a near copy"
-    close = [row for row in range(30) if literal.jaccard(train[2 * row].lower(), " ".join(validation[row].lower().split())) >= 0.8]
+    close = [
+        row
+        for row in range(30)
+        if literal.jaccard(train[2 * row].lower(), " ".join(validation[row].lower().split())) >= 0.8
+    ]
     assert set(close) == set(found.rows.tolist())
-    assert all(partner == 2 * row for row, partner in zip(found.rows.tolist(), found.partners.tolist(), strict=True))
+    assert all(
+        partner == 2 * row
+        for row, partner in zip(found.rows.tolist(), found.partners.tolist(), strict=True)
+    )
     for row in found.rows.tolist():
-        expected = literal.jaccard(train[2 * row].lower(), " ".join(validation[row].lower().split()))
+        expected = literal.jaccard(
+            train[2 * row].lower(), " ".join(validation[row].lower().split())
+        )
         assert float(found.values[row]) == pytest.approx(expected)
 
 
@@ -49,8 +59,13 @@ def test_repeated_messages_of_the_real_corpus(shared_data):
     order = np.random.default_rng(0).permutation(len(messages))
     validation, train = messages[order[:300]].tolist(), messages[order[1100:]].tolist()
     found = near_texts(train, validation)
-    plain = [{" ".join(text.lower().split()): None for text in side} for side in (train, validation)]
-    shingles = [{text.encode()[i : i + 5] for i in range(max(len(text.encode()) - 4, 1))} for text in plain[0]]
+    plain = [
+        {" ".join(text.lower().split()): None for text in side} for side in (train, validation)
+    ]
+    shingles = [
+        {text.encode()[i : i + 5] for i in range(max(len(text.encode()) - 4, 1))}
+        for text in plain[0]
+    ]
     expected = set()
     for row, text in enumerate(validation):
         own = " ".join(text.lower().split())
@@ -69,7 +84,10 @@ def test_noisy_copies_are_found_with_their_originals(rng, noise, kind):
     d = 400 if kind == "wide tensor" else 8
     train, validation = rng.normal(size=(2000, d)), rng.normal(size=(500, d))
     validation[:50] = train[100:150] + noise * rng.normal(size=(50, d))
-    sides = [pd.DataFrame(side) if kind == "table" else torch.from_numpy(side) for side in (train, validation)]
+    sides = [
+        pd.DataFrame(side) if kind == "table" else torch.from_numpy(side)
+        for side in (train, validation)
+    ]
     found = near_rows(*sides)
     assert found.rows.tolist() == list(range(50))
     assert found.partners.tolist() == list(range(100, 150))
@@ -103,14 +121,19 @@ def test_levels_gaps_and_times_take_part(rng):
             "x": rng.normal(size=n),
             "z": np.where(rng.random(n) < 0.3, np.nan, rng.normal(size=n)),
             "level": rng.choice(list("abc"), n),
-            "seen": pd.Timestamp("2026-01-01") + pd.to_timedelta(rng.integers(0, 10**6, n), unit="s"),
+            "seen": pd.Timestamp("2026-01-01")
+            + pd.to_timedelta(rng.integers(0, 10**6, n), unit="s"),
             "w": rng.normal(size=n),
         }
     )
     copies = frame[:30].assign(x=lambda f: f["x"] + 1e-4)
     other = copies.assign(level=copies["level"].map({"a": "b", "b": "c", "c": "a"}))
-    assert near_rows(frame[:1200], pd.concat([copies, frame[1200:]], ignore_index=True)).rows.tolist() == list(range(30))
-    assert len(near_rows(frame[:1200], pd.concat([other, frame[1200:]], ignore_index=True)).rows) <= 1
+    assert near_rows(
+        frame[:1200], pd.concat([copies, frame[1200:]], ignore_index=True)
+    ).rows.tolist() == list(range(30))
+    assert (
+        len(near_rows(frame[:1200], pd.concat([other, frame[1200:]], ignore_index=True)).rows) <= 1
+    )
 
 
 @pytest.mark.parametrize(

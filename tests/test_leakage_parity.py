@@ -1,4 +1,5 @@
-"""Parity: one record at a time against what was stored, as a function, as findings and from the command line."""
+"""Parity: one record at a time against what was stored, as a function, as findings and from the
+command line."""
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,8 @@ import torch
 from gendebug_torch import Cause, Severity
 from gendebug_torch.cli import main
 from gendebug_torch.errors import InputError
+from gendebug_torch.leakage import parity
 from gendebug_torch.leakage.checks._parity import parity_findings
-from gendebug_torch.leakage.preprocessing import parity
 
 PIPELINE = """
 def features(row):
@@ -21,11 +22,25 @@ def features(row):
 @pytest.fixture
 def raw():
     rng = np.random.default_rng(0)
-    return pd.DataFrame({"id": range(60), "amount": rng.lognormal(size=60), "day": rng.choice(["mo", "tu"], 60), "gap": np.nan})
+    return pd.DataFrame(
+        {
+            "id": range(60),
+            "amount": rng.lognormal(size=60),
+            "day": rng.choice(["mo", "tu"], 60),
+            "gap": np.nan,
+        }
+    )
 
 
 def whole(raw):
-    return pd.DataFrame({"amount": raw["amount"], "over_mean": raw["amount"] / raw["amount"].mean(), "day": raw["day"], "gap": raw["gap"]})
+    return pd.DataFrame(
+        {
+            "amount": raw["amount"],
+            "over_mean": raw["amount"] / raw["amount"].mean(),
+            "day": raw["day"],
+            "gap": raw["gap"],
+        }
+    )
 
 
 def test_a_look_at_other_rows_is_found(raw):
@@ -35,7 +50,11 @@ def test_a_look_at_other_rows_is_found(raw):
     assert [column.differing for column in others] == [0, 0, 0]
     assert over_mean.first[0] == (0, pytest.approx(raw["amount"][0] / raw["amount"].mean()), 1.0)
     (finding,) = parity_findings(found)
-    assert (finding.cause, finding.subject, finding.severity) == (Cause.TRAIN_SERVE_SKEW, "over_mean", Severity.FAIL)
+    assert (finding.cause, finding.subject, finding.severity) == (
+        Cause.TRAIN_SERVE_SKEW,
+        "over_mean",
+        Severity.FAIL,
+    )
     assert "first in row 0" in finding.summary
     assert found.differences()["row"].tolist() == list(range(20))
 
@@ -54,7 +73,11 @@ def test_a_look_at_other_rows_is_found(raw):
 def test_what_a_pipeline_may_return(raw, answer):
     stored = raw[["amount"]]
     found = parity(
-        lambda row: dict(zip(["amount"], answer(row).tolist(), strict=True)) if isinstance(answer(row), pd.Series) else answer(row),
+        lambda row: (
+            dict(zip(["amount"], answer(row).tolist(), strict=True))
+            if isinstance(answer(row), pd.Series)
+            else answer(row)
+        ),
         raw,
         stored,
     )
@@ -71,7 +94,11 @@ def test_tolerance_is_per_column(raw):
         return {"amount": value + 1e-4, "other": value + 1e-4}
 
     assert parity(pipeline, raw, stored, tolerance=slightly).equal
-    assert [c.column for c in parity(pipeline, raw, stored, tolerance={"amount": 1e-3}).columns if c.differing] == ["other"]
+    assert [
+        c.column
+        for c in parity(pipeline, raw, stored, tolerance={"amount": 1e-3}).columns
+        if c.differing
+    ] == ["other"]
 
 
 def test_missing_columns_and_records_that_break_are_told(raw):
@@ -81,16 +108,28 @@ def test_missing_columns_and_records_that_break_are_told(raw):
         return {"amount": row["amount"].iloc[0], "new": 1}
 
     found = parity(pipeline, raw, raw[["amount", "day"]])
-    assert (found.lacking, found.added, [row for row, _ in found.broken]) == (("day",), ("new",), [5, 9])
+    assert (found.lacking, found.added, [row for row, _ in found.broken]) == (
+        ("day",),
+        ("new",),
+        [5, 9],
+    )
     assert found.columns[0].rows == 58
     messages = [finding.summary for finding in parity_findings(found)]
     assert any("does not return day" in message for message in messages)
-    assert any("raised on 2 of 60 records, first in row 5: KeyError" in message for message in messages)
+    assert any(
+        "raised on 2 of 60 records, first in row 5: KeyError" in message for message in messages
+    )
 
 
 def test_records_may_be_spread_evenly_and_come_as_a_sequence(raw):
     records = raw.to_dict("records")
-    found = parity(lambda record: {"amount": record["amount"]}, records, raw[["amount"]], max_rows=7, progress=True)
+    found = parity(
+        lambda record: {"amount": record["amount"]},
+        records,
+        raw[["amount"]],
+        max_rows=7,
+        progress=True,
+    )
     assert found.rows == 7
     assert found.equal
 
@@ -115,7 +154,17 @@ def test_from_the_command_line(raw, tmp_path, monkeypatch, capsys):
     raw.to_parquet("raw.parquet")
     stored = whole(raw).drop(columns="gap").assign(id=raw["id"]).sample(frac=1.0, random_state=0)
     stored.to_parquet("stored.parquet")
-    arguments = ["parity", "--pipeline", "serving_pipe:features", "--raw", "raw.parquet", "--stored", "stored.parquet", "--out", "out"]
+    arguments = [
+        "parity",
+        "--pipeline",
+        "serving_pipe:features",
+        "--raw",
+        "raw.parquet",
+        "--stored",
+        "stored.parquet",
+        "--out",
+        "out",
+    ]
     assert main([*arguments, "--key", "id"]) == 1
     assert "over_mean differs in 60 of 60 records" in " ".join(capsys.readouterr().out.split())
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"findings.json", "report.html"}

@@ -63,14 +63,18 @@ def test_ranks_within_validation_are_decisive(rng):
 def test_frequencies_over_both_sides_are_decisive(rng, share):
     level = rng.zipf(1.6, N).clip(max=60)
     counts = pd.Series(level).map(pd.Series(level).value_counts()).to_numpy()
-    assert found(counts / N if share else counts)[0] == [("encoded by frequencies", ("train", "validation"))]
+    assert found(counts / N if share else counts)[0] == [
+        ("encoded by frequencies", ("train", "validation"))
+    ]
     own = pd.Series(level).map(pd.Series(level[:CUT]).value_counts()).to_numpy()
     assert found(own / CUT if share else own)[1].clean == (("x", "encoded by frequencies"),)
 
 
 def test_a_list_of_levels_with_places_that_only_validation_fills_is_decisive(rng):
     level = rng.zipf(1.3, N)
-    assert found(pd.factorize(level, sort=True)[0])[0] == [("coded by a list of levels that was made", ("train", "validation"))]
+    assert found(pd.factorize(level, sort=True)[0])[0] == [
+        ("coded by a list of levels that was made", ("train", "validation"))
+    ]
     known = {value: place for place, value in enumerate(np.unique(level[:CUT]))}
     assert not found(np.array([known.get(value, -1) for value in level]))[0]
 
@@ -87,7 +91,9 @@ def test_a_vocabulary_with_terms_that_only_validation_holds_is_decisive(rng):
     assert entry.kind == "laid out by a vocabulary that was made"
     seen = frame.loc[:, (frame[:CUT] != 0).any()]
     assert not fitted_rows(seen[:CUT], seen[CUT:]).found
-    (finding,) = preprocessing_is_fitted_on_training_rows(Records(frame[:CUT]), Records(frame[CUT:].reset_index(drop=True)))
+    (finding,) = preprocessing_is_fitted_on_training_rows(
+        Records(frame[:CUT]), Records(frame[CUT:].reset_index(drop=True))
+    )
     assert finding.severity is Severity.FAIL
     assert "of its places empty" in finding.summary
 

@@ -28,7 +28,15 @@ def write(path, n, seed, shift=0.0, labeled=True):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 2))
     y = (rng.random(n) < 1 / (1 + np.exp(-2 * x[:, 0]))).astype(int)
-    frame = pd.DataFrame({"a": x[:, 0], "b": x[:, 1] + shift, "time": np.arange(n)[::-1], "score": 2 * x[:, 0], "label": y})
+    frame = pd.DataFrame(
+        {
+            "a": x[:, 0],
+            "b": x[:, 1] + shift,
+            "time": np.arange(n)[::-1],
+            "score": 2 * x[:, 0],
+            "label": y,
+        }
+    )
     frame["shop"] = rng.choice(["<b>Corner</b>", "Market"], n)
     (frame if labeled else frame.drop(columns="label")).to_csv(path, index=False)
 
@@ -41,7 +49,9 @@ def place(tmp_path, monkeypatch):
     write("live.csv", 3000, 2)
     write("shifted.csv", 3000, 3, shift=1.5)
     write("unlabeled.csv", 3000, 4, labeled=False)
-    (tmp_path / "schema.yaml").write_text("target: label\ntime: time\nlogits: score\nmetadata: shop\n")
+    (tmp_path / "schema.yaml").write_text(
+        "target: label\ntime: time\nlogits: score\nmetadata: shop\n"
+    )
     (tmp_path / "bare.yaml").write_text("target: label\ntime: time\nmetadata: [shop, score]\n")
     (tmp_path / f"live_net_{os.getpid()}.py").write_text(NETWORK)
     return tmp_path
@@ -66,13 +76,23 @@ def test_clean_rows_pass_and_leave_a_sheet(place, capsys):
     assert "<b>Corner" not in (place / "out" / "sheet.html").read_text()
     with open("out/findings.json") as file:
         checks = {finding["check"] for finding in json.load(file)}
-    assert checks == {"shift.ks", "shift.missing", "shift.categories", "shift.joint", "shift.confidence", "shift.bimodality"}
+    assert checks == {
+        "shift.ks",
+        "shift.missing",
+        "shift.categories",
+        "shift.joint",
+        "shift.confidence",
+        "shift.bimodality",
+    }
 
 
 def test_a_shift_against_training_is_named(place):
     assert predeploy("shifted.csv") == 1
     with open("out/findings.json") as file:
-        assert any(f["check"] == "shift.ks" and f["subject"] == "b" and "train" in f["summary"] for f in json.load(file))
+        assert any(
+            f["check"] == "shift.ks" and f["subject"] == "b" and "train" in f["summary"]
+            for f in json.load(file)
+        )
 
 
 def test_without_labels_it_says_what_the_sheet_cannot_hold(place):
@@ -85,7 +105,12 @@ def test_without_labels_it_says_what_the_sheet_cannot_hold(place):
 
 def test_a_network_gives_logits_and_reasons(place):
     model = f"live_net_{os.getpid()}:build"
-    assert predeploy("live.csv", "--model", model, "--order", "confidence", "--size", "7", schema="bare.yaml") == 0
+    assert (
+        predeploy(
+            "live.csv", "--model", model, "--order", "confidence", "--size", "7", schema="bare.yaml"
+        )
+        == 0
+    )
     sheet = pd.read_csv("out/sheet.csv")
     assert len(sheet) == 7
     assert sheet["because"].str.startswith("a +").all()
@@ -108,7 +133,12 @@ def test_first_means_first_in_time():
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(["--rows", "0"], "--rows"), (["--size", "0"], "size"), (["--model", "nowhere:net"], "nowhere"), (["--out", "/proc/nowhere"], "path")],
+    [
+        (["--rows", "0"], "--rows"),
+        (["--size", "0"], "size"),
+        (["--model", "nowhere:net"], "nowhere"),
+        (["--out", "/proc/nowhere"], "path"),
+    ],
 )
 def test_bad_input_exits_with_two(place, capsys, more, words):
     assert predeploy("live.csv", *more) == 2
@@ -116,9 +146,16 @@ def test_bad_input_exits_with_two(place, capsys, more, words):
 
 
 def test_the_occupancy_rooms(place, shared_data):
-    """Three real weeks: the door of the last one stands open; a logistic regression was fitted on the first."""
-    tables = {name: pd.read_parquet(shared_data / "occupancy" / f"{file}.parquet") for name, file in
-              (("train", "datatraining"), ("validation", "datatest"), ("production", "datatest2"))}  # fmt: skip
+    """Three real weeks: the door of the last one stands open; a logistic regression was fitted on
+    the first."""
+    tables = {
+        name: pd.read_parquet(shared_data / "occupancy" / f"{file}.parquet")
+        for name, file in (
+            ("train", "datatraining"),
+            ("validation", "datatest"),
+            ("production", "datatest2"),
+        )
+    }
     columns = ["Temperature", "Humidity", "Light", "CO2", "HumidityRatio"]
     fitted = tables["train"][columns]
     x = torch.tensor(((fitted - fitted.mean()) / fitted.std()).to_numpy(), dtype=torch.float64)

@@ -1,4 +1,5 @@
-"""`probe`: out-of-fold answers against a literal ridge regression, an honest null, what it learns, odd input."""
+"""`probe`: out-of-fold answers against a literal ridge regression, an honest null, what it learns,
+odd input."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,11 @@ def samples(seed, n=200, d=4, moved=0.0):
 
 def with_permutations(target, count, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    orders = torch.stack([torch.arange(len(target))] + [torch.randperm(len(target), generator=generator) for _ in range(count)], 1)
+    orders = torch.stack(
+        [torch.arange(len(target))]
+        + [torch.randperm(len(target), generator=generator) for _ in range(count)],
+        1,
+    )
     return target[orders].double()
 
 
@@ -53,7 +58,9 @@ def test_it_learns_what_a_line_does_not():
     product = torch.from_numpy((x[:, 0] * x[:, 1] > 0).astype(float))
     answer = cross_fit(design(torch.from_numpy(x)).values, product)
     assert float(answer.auc.auc) > 0.95
-    curve = cross_fit(design(torch.from_numpy(x)).values, torch.from_numpy(np.sin(2 * x[:, 0]) + x[:, 1] ** 2))
+    curve = cross_fit(
+        design(torch.from_numpy(x)).values, torch.from_numpy(np.sin(2 * x[:, 0]) + x[:, 1] ** 2)
+    )
     assert float(curve.r_squared) > 0.8
     values, target = samples(1, 600, moved=0.5)
     moved = cross_fit(values, with_permutations(target, 30))
@@ -63,7 +70,14 @@ def test_it_learns_what_a_line_does_not():
 
 
 def test_a_design_takes_mixed_columns():
-    a = pd.DataFrame({"x": [1.0, np.nan, 3.0, np.inf], "c": ["u", "v", None, "u"], "b": [True, False, True, True], "k": [1, 2, 1, 2]})
+    a = pd.DataFrame(
+        {
+            "x": [1.0, np.nan, 3.0, np.inf],
+            "c": ["u", "v", None, "u"],
+            "b": [True, False, True, True],
+            "k": [1, 2, 1, 2],
+        }
+    )
     built = design(a, a[["c", "x", "b", "k"]].iloc[:2], categorical=["k"])
     assert built.names == ("x", "c", "b", "k")
     assert built.owner.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3]
@@ -106,7 +120,12 @@ def test_the_global_random_state_is_left_alone():
         (lambda: cross_fit(torch.full((5, 2), torch.nan), torch.zeros(5)), "values"),
         (lambda: cross_fit(torch.zeros(1, 2), torch.zeros(1)), "folds"),
         (lambda: cross_fit(torch.zeros(0, 2), torch.zeros(0)), "folds"),
-        (lambda: cross_fit(torch.zeros(5, 2), torch.zeros(5), folds=torch.zeros(5, dtype=torch.int64)), "folds"),
+        (
+            lambda: cross_fit(
+                torch.zeros(5, 2), torch.zeros(5), folds=torch.zeros(5, dtype=torch.int64)
+            ),
+            "folds",
+        ),
     ],
 )
 def test_bad_input_is_named(call, argument):

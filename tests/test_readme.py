@@ -36,7 +36,11 @@ def module():
 
         def validation_step(self, batch, index):
             logits = self.network(batch[0])
-            return {"loss": nn.functional.cross_entropy(logits, batch[1]), "logits": logits, "targets": batch[1]}
+            return {
+                "loss": nn.functional.cross_entropy(logits, batch[1]),
+                "logits": logits,
+                "targets": batch[1],
+            }
 
         def configure_optimizers(self):
             return torch.optim.Adam(self.parameters(), 1e-2)
@@ -48,7 +52,12 @@ def test_the_recipes_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     trained = module()
-    names = {"module": trained, "model": trained.network, "train_loader": loader(0), "validation_loader": loader(1)}
+    names = {
+        "module": trained,
+        "model": trained.network,
+        "train_loader": loader(0),
+        "validation_loader": loader(1),
+    }
     names["production_loader"] = loader(2)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(tensorboard|GPU|workers|log_every).*")

@@ -21,7 +21,9 @@ def frame(n=6):
     )
 
 
-SCHEMA = Schema(target="label", time="when", classes=("no", "yes"), logits="score", categorical="shop")
+SCHEMA = Schema(
+    target="label", time="when", classes=("no", "yes"), logits="score", categorical="shop"
+)
 
 
 def records():
@@ -51,11 +53,19 @@ def test_derived_values():
 
 
 def test_a_masked_class_has_probability_zero():
-    made = Records(logits=torch.tensor([[2.0, -torch.inf, 0.0], [-torch.inf, 1.0, -torch.inf]]), targets=torch.tensor([2, 1]))
-    assert torch.allclose(made.probs[:, [0, 2]], torch.tensor([[2.0, 0.0], [-torch.inf, -torch.inf]]).double().softmax(1).nan_to_num(0.0))
+    made = Records(
+        logits=torch.tensor([[2.0, -torch.inf, 0.0], [-torch.inf, 1.0, -torch.inf]]),
+        targets=torch.tensor([2, 1]),
+    )
+    assert torch.allclose(
+        made.probs[:, [0, 2]],
+        torch.tensor([[2.0, 0.0], [-torch.inf, -torch.inf]]).double().softmax(1).nan_to_num(0.0),
+    )
     assert made.probs[1].tolist() == [0, 1, 0]
     assert made.predicted.tolist() == [0, 1]
-    assert made.confidence.tolist() == pytest.approx([float(torch.tensor(2.0).double().sigmoid()), 1])
+    assert made.confidence.tolist() == pytest.approx(
+        [float(torch.tensor(2.0).double().sigmoid()), 1]
+    )
     assert made.correct.tolist() == [False, True]
 
 
@@ -137,11 +147,26 @@ def test_model_inputs_refuses_text_and_missing_values():
         ({"logits": torch.tensor([1.0, float("nan")])}, "NaN or infinity in 1 of 2"),
         ({"logits": torch.tensor([1.0, -torch.inf])}, "NaN or infinity in 1 of 2"),
         ({"logits": torch.tensor([[1.0, -torch.inf]])}, "NaN or infinity in 1 of 1"),
-        ({"logits": torch.tensor([[1.0, 2.0, torch.inf], [torch.nan, 0.0, 1.0]])}, "NaN or infinity in 2 of 2.*"),
+        (
+            {"logits": torch.tensor([[1.0, 2.0, torch.inf], [torch.nan, 0.0, 1.0]])},
+            "NaN or infinity in 2 of 2.*",
+        ),
         ({"logits": torch.full((2, 3), -torch.inf)}, "not for all"),
-        ({"logits": torch.tensor([[1.0, 2.0, -torch.inf]]), "targets": torch.tensor([2])}, "1 of 1 rows .* has logit -inf"),
-        ({"logits": torch.tensor([[1.0, 2.0, -torch.inf]]), "targets": torch.tensor([[0, 1, 0]])}, "NaN or infinity in 1 of 1"),
-        ({"logits": torch.tensor([[1.0, 2.0, -torch.inf]]), "schema": Schema(multilabel=True)}, "NaN or infinity in 1 of 1"),
+        (
+            {"logits": torch.tensor([[1.0, 2.0, -torch.inf]]), "targets": torch.tensor([2])},
+            "1 of 1 rows .* has logit -inf",
+        ),
+        (
+            {
+                "logits": torch.tensor([[1.0, 2.0, -torch.inf]]),
+                "targets": torch.tensor([[0, 1, 0]]),
+            },
+            "NaN or infinity in 1 of 1",
+        ),
+        (
+            {"logits": torch.tensor([[1.0, 2.0, -torch.inf]]), "schema": Schema(multilabel=True)},
+            "NaN or infinity in 1 of 1",
+        ),
         ({"logits": torch.tensor([1, 2])}, "int64"),
         ({"logits": torch.zeros(2, 3, 4)}, r"\[2, 3, 4\]"),
         ({"logits": torch.zeros(2, 3), "targets": torch.tensor([0, 3])}, "0..2"),
@@ -172,7 +197,11 @@ def test_what_cannot_be_a_table(change, words):
 def test_counts_are_quantities_where_the_schema_says_so():
     frame = pd.DataFrame({"rain": [0.0, 1.0, 2.0], "riders": [977, 16, 40]})
     assert Records.from_frame(frame, Schema(target="riders")).targets.dtype == torch.int64
-    assert Records.from_frame(frame, Schema(target="riders", regression=True)).targets.tolist() == [977.0, 16.0, 40.0]
+    assert Records.from_frame(frame, Schema(target="riders", regression=True)).targets.tolist() == [
+        977.0,
+        16.0,
+        40.0,
+    ]
     with pytest.raises(InputError, match="regression"):
         Schema(target="riders", regression=True, classes=("few", "many"))
     with pytest.raises(InputError, match="numbers"):
@@ -235,6 +264,9 @@ def test_bad_schema_files(tmp_path, text, words):
 
 
 def test_empty_table(tmp_path):
-    empty = Records.from_frame(frame().iloc[:0].assign(label=[]), Schema(target="label", classes=("no",), time="when", categorical="shop"))
+    empty = Records.from_frame(
+        frame().iloc[:0].assign(label=[]),
+        Schema(target="label", classes=("no",), time="when", categorical="shop"),
+    )
     assert len(empty) == 0
     assert len(empty.select([])) == 0

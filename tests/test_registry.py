@@ -17,7 +17,12 @@ def checks(monkeypatch):
 
 
 def planted(checks, body=None):
-    @check("demo.small", cause=Cause.THRESHOLD, needs=("validation.logits",), cost=lambda given: Cost(elements=5))
+    @check(
+        "demo.small",
+        cause=Cause.THRESHOLD,
+        needs=("validation.logits",),
+        cost=lambda given: Cost(elements=5),
+    )
     def is_small(validation: Records, *, limit: float = 0.5) -> Iterator[Finding]:
         """Says whether it is small.
 
@@ -66,7 +71,9 @@ def test_a_break_becomes_an_errored_finding_with_its_traceback(checks):
 def test_refused_input_says_so(checks):
     import torch
 
-    (finding,) = planted(checks, lambda: reject("x", "a", "b", "Do c.")).run({"validation": Records(logits=torch.zeros(3))})
+    (finding,) = planted(checks, lambda: reject("x", "a", "b", "Do c.")).run(
+        {"validation": Records(logits=torch.zeros(3))}
+    )
     assert finding.summary == "Refused its input: `x`: expected a, got b. Do c."
 
 

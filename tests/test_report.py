@@ -12,7 +12,13 @@ from gendebug_torch.checks.evidence import axes
 from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.diagnosis.decision import decide
 from gendebug_torch.errors import InputError
-from gendebug_torch.report import render_html, render_junit, render_markdown, render_text, write_report
+from gendebug_torch.report import (
+    render_html,
+    render_junit,
+    render_markdown,
+    render_text,
+    write_report,
+)
 
 EVIL = "<script>alert('x')</script>|`\\"
 
@@ -38,15 +44,28 @@ class Broken(Bars):
 
 def finding(severity=Severity.FAIL, subject="amount", evidence=None, **numbers):
     told = f"{subject} moved by 3 sd"
-    return Finding("shift.ks", Cause.COVARIATE_SHIFT, severity, told, subject, numbers, "Look at it.", evidence)
+    return Finding(
+        "shift.ks", Cause.COVARIATE_SHIFT, severity, told, subject, numbers, "Look at it.", evidence
+    )
 
 
 FINDINGS = (
     finding(evidence=Bars(), distance=0.25, interval=[0.2, None], rows=12345),
     finding(Severity.WARN, EVIL, Bars(EVIL)),
     Finding("curves.regime", Cause.OVERFITTING, Severity.OK, "The curves are sound."),
-    Finding("calibration.ece", Cause.MISCALIBRATION, Severity.SKIPPED, "Skipped: needs validation.logits."),
-    Finding("slices.worst", Cause.SUBGROUP_FAILURE, Severity.ERRORED, "Broke with ValueError: x", numbers={"traceback": "Traceback: <b>"}),
+    Finding(
+        "calibration.ece",
+        Cause.MISCALIBRATION,
+        Severity.SKIPPED,
+        "Skipped: needs validation.logits.",
+    ),
+    Finding(
+        "slices.worst",
+        Cause.SUBGROUP_FAILURE,
+        Severity.ERRORED,
+        "Broke with ValueError: x",
+        numbers={"traceback": "Traceback: <b>"},
+    ),
 )
 
 
@@ -58,14 +77,27 @@ def said(findings=FINDINGS):
 def test_the_page_shows_every_finding_and_stands_alone():
     page = render_html(FINDINGS, **said(), context={"train": "5 rows"})
     assert page.count("<details id=") == len(FINDINGS)
-    for piece in ("retrain", "Look at it.", "12,345", "data:image/png;base64,", "train: 5 rows", "20 further rows"):
+    for piece in (
+        "retrain",
+        "Look at it.",
+        "12,345",
+        "data:image/png;base64,",
+        "train: 5 rows",
+        "20 further rows",
+    ):
         assert piece in page
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert "default-src 'none'" in page
 
 
 def test_every_name_is_escaped():
-    page = render_html(FINDINGS, **said(), tables={EVIL: pd.DataFrame({EVIL: [EVIL]})}, pictures={EVIL: Bars()}, context={EVIL: EVIL})
+    page = render_html(
+        FINDINGS,
+        **said(),
+        tables={EVIL: pd.DataFrame({EVIL: [EVIL]})},
+        pictures={EVIL: Bars()},
+        context={EVIL: EVIL},
+    )
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "<b>" not in page
@@ -94,7 +126,9 @@ def test_text_fits_a_terminal_and_tells_what_to_do():
 
 
 def test_markdown_keeps_its_table_whole():
-    rows = [line for line in render_markdown(FINDINGS, **said()).splitlines() if line.startswith("|")]
+    rows = [
+        line for line in render_markdown(FINDINGS, **said()).splitlines() if line.startswith("|")
+    ]
     assert len(rows) == 2 + len(FINDINGS)
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
     assert not any("<script" in row for row in rows)
@@ -102,7 +136,12 @@ def test_markdown_keeps_its_table_whole():
 
 def test_junit_counts_and_survives_control_characters():
     suite = ElementTree.fromstring(render_junit([*FINDINGS, finding(subject="bell\x07")]))
-    assert [int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")] == [6, 3, 1, 1]
+    assert [int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")] == [
+        6,
+        3,
+        1,
+        1,
+    ]
     assert [case.get("name") for case in suite][-1] == "bell"
 
 

@@ -1,4 +1,5 @@
-"""The report in a real browser: sections open, pictures have size, nothing is fetched, names stay text."""
+"""The report in a real browser: sections open, pictures have size, nothing is fetched, names stay
+text."""
 
 import shutil
 
@@ -10,7 +11,14 @@ import torch
 from gendebug_torch import Records, Schema, diagnose
 from gendebug_torch.curves import LearningCurves
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 NAME = "<script>window.broken = true</script>"
 
@@ -19,7 +27,10 @@ def side(seed, shift=0.0):
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame({NAME: rng.normal(shift, 1.0, 1500), "amount": rng.normal(size=1500)})
     logits = torch.from_numpy(2.5 * frame[NAME].to_numpy() - 2.5 * shift)
-    targets = (torch.rand(1500, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) < (logits / 2.5).sigmoid()).long()
+    targets = (
+        torch.rand(1500, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        < (logits / 2.5).sigmoid()
+    ).long()
     return Records(frame, targets, logits, schema=Schema(), name="side")
 
 
@@ -30,7 +41,12 @@ def report(tmp_path_factory):
     val = 0.5 + 0.6 * torch.exp(-epoch / 6) + 0.006 * (epoch - 15).clamp(min=0) + noise
     curves = LearningCurves(epoch, torch.exp(-epoch / 8).double(), val.double())
     diagnosis = diagnose(curves=curves, validation=side(0), production=side(1, 1.0), budget="1m")
-    return diagnosis.write(tmp_path_factory.mktemp("report"), title=NAME, pictures={"Curves": curves}, tables={NAME: curves.table()})
+    return diagnosis.write(
+        tmp_path_factory.mktemp("report"),
+        title=NAME,
+        pictures={"Curves": curves},
+        tables={NAME: curves.table()},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +54,13 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        arguments = [
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ]
         running = playwright.chromium.launch(executable_path=BROWSER, args=arguments)
         yield running
         running.close()

@@ -15,7 +15,9 @@ from gendebug_torch.model.runner import evaluating, map_rows
 class Network(nn.Module):
     def __init__(self, k=3):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, k))
+        self.body = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, k)
+        )
 
     def forward(self, x):
         return self.body(x)
@@ -50,7 +52,9 @@ def same(a, b):
     return (
         a[0] == b[0]
         and a[1] == b[1]
-        and all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a[2], b[2], strict=True))
+        and all(
+            (x is None and y is None) or torch.equal(x, y) for x, y in zip(a[2], b[2], strict=True)
+        )
         and a[3:5] == b[3:5]
         and all(torch.equal(a[5][key], b[5][key]) for key in a[5])
     )
@@ -116,7 +120,9 @@ def test_unpack_and_mappings():
             return a + b
 
     batches = [{"a": torch.ones(2, 3), "b": torch.zeros(2, 3), "y": torch.tensor([0, 1])}]
-    made = collect(TwoInputs(), batches, unpack=lambda batch: ({"a": batch["a"], "b": batch["b"]}, batch["y"]))
+    made = collect(
+        TwoInputs(), batches, unpack=lambda batch: ({"a": batch["a"], "b": batch["b"]}, batch["y"])
+    )
     assert made.logits.tolist() == torch.ones(2, 3).tolist()
     assert made.targets.tolist() == [0, 1]
 
@@ -157,7 +163,9 @@ def test_a_killed_run_goes_on_where_it_stopped(network, tmp_path, monkeypatch):
         return {"logits": network(inputs)}
 
     with pytest.raises(KeyboardInterrupt):
-        map_rows(lambda i, t: step(i, t, 3), x, model=network, batch_size=10, checkpoint=tmp_path / "run")
+        map_rows(
+            lambda i, t: step(i, t, 3), x, model=network, batch_size=10, checkpoint=tmp_path / "run"
+        )
     out = map_rows(step, x, model=network, batch_size=10, checkpoint=tmp_path / "run")
     assert len(seen) == 4
     assert torch.equal(out["logits"], map_rows(step, x, model=network, batch_size=10)["logits"])
@@ -195,7 +203,9 @@ def test_models_that_return_something_else():
         collect(lambda x: {"logits": x}, data()[0])
 
 
-@pytest.mark.parametrize(("options", "words"), [({"precision": "8"}, "precision"), ({"device": "moon"}, "device")])
+@pytest.mark.parametrize(
+    ("options", "words"), [({"precision": "8"}, "precision"), ({"device": "moon"}, "device")]
+)
 def test_bad_options(network, options, words):
     with pytest.raises(InputError, match=words):
         collect(network, data()[0], **options)
@@ -225,7 +235,9 @@ def test_gradients_where_asked(network):
 
 
 def _two_ranks(rank, path, x):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{path}", rank=rank, world_size=2
+    )
     out = map_rows(lambda inputs, targets: {"sum": inputs.sum(1)}, x, batch_size=3)
     assert torch.equal(out["sum"], x.sum(1))
     torch.distributed.destroy_process_group()

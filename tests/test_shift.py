@@ -70,16 +70,22 @@ def test_ks_equals_scipy(kind, sizes):
             assert float(test.statistic[column]) == expected.statistic
             assert float(test.direction[column]) == expected.statistic_sign
             x = float(test.location[column])
-            assert (a <= x).mean() - (b <= x).mean() == pytest.approx(float(test.signed[column]), abs=1e-15)
+            assert (a <= x).mean() - (b <= x).mean() == pytest.approx(
+                float(test.signed[column]), abs=1e-15
+            )
             assert (int(test.n[column]), int(test.m[column])) == (len(a), len(b))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (1, 5), (7, 3), (40, 60), (100, 100), (200, 200), (1, 399)])
+@pytest.mark.parametrize(
+    "sizes", [(1, 1), (1, 5), (7, 3), (40, 60), (100, 100), (200, 200), (1, 399)]
+)
 def test_few_rows_have_exact_p_values(sizes):
     reference, live = sample(1, *sizes, 4)
     test = ks_two_sample(reference, live)
     for column in range(4):
-        expected = scipy.stats.ks_2samp(reference[:, column].numpy(), live[:, column].numpy(), method="exact")
+        expected = scipy.stats.ks_2samp(
+            reference[:, column].numpy(), live[:, column].numpy(), method="exact"
+        )
         assert float(test.p_value[column]) == pytest.approx(expected.pvalue, rel=1e-9)
     extreme = ks_two_sample(reference[:, 0], live[:, 0] + 100.0)
     assert float(extreme.p_value) == pytest.approx(2 / math.comb(sum(sizes), sizes[0]), rel=1e-9)
@@ -90,7 +96,9 @@ def test_many_rows_have_asymptotic_p_values(sizes):
     reference, live = sample(1, *sizes, 4)
     test = ks_two_sample(reference, live - 0.27)
     for column in range(4):
-        expected = scipy.stats.ks_2samp(reference[:, column].numpy(), live[:, column].numpy() - 0.27, method="asymp")
+        expected = scipy.stats.ks_2samp(
+            reference[:, column].numpy(), live[:, column].numpy() - 0.27, method="asymp"
+        )
         assert float(test.p_value[column]) == pytest.approx(expected.pvalue, abs=1e-12)
 
 
@@ -99,7 +107,9 @@ def test_ties_have_the_exact_conditional_p_value():
     for seed in range(6):
         a, b = rng.integers(0, 3, 6).astype(float), rng.integers(0, 3 + seed % 2, 5).astype(float)
         test = ks_two_sample(torch.from_numpy(a), torch.from_numpy(b))
-        assert float(test.conditional_p_value) == pytest.approx(literal.tied_ks(a.tolist(), b.tolist()))
+        assert float(test.conditional_p_value) == pytest.approx(
+            literal.tied_ks(a.tolist(), b.tolist())
+        )
 
 
 def test_ties_of_many_rows_agree_with_permutations_and_keep_their_level():
@@ -108,10 +118,14 @@ def test_ties_of_many_rows_agree_with_permutations_and_keep_their_level():
     pooled = torch.from_numpy(np.concatenate([a, b]).astype(float))
     test = ks_two_sample(pooled[:500], pooled[500:])
     generator = torch.Generator().manual_seed(0)
-    shuffled = torch.stack([pooled[torch.randperm(900, generator=generator)] for _ in range(3000)], 1)
+    shuffled = torch.stack(
+        [pooled[torch.randperm(900, generator=generator)] for _ in range(3000)], 1
+    )
     null = ks_two_sample(shuffled[:500], shuffled[500:]).statistic
     share = float((null >= test.statistic - 1e-12).double().mean())
-    assert float(test.conditional_p_value) == pytest.approx(share, abs=4 * (share * (1 - share) / 3000) ** 0.5)
+    assert float(test.conditional_p_value) == pytest.approx(
+        share, abs=4 * (share * (1 - share) / 3000) ** 0.5
+    )
     assert float(test.conditional_p_value) < float(test.p_value)
     binary = [(torch.rand(700, 300, generator=generator) < 0.3).double() for _ in range(2)]
     level = float((ks_two_sample(*binary).conditional_p_value < 0.05).double().mean())
@@ -119,13 +133,18 @@ def test_ties_of_many_rows_agree_with_permutations_and_keep_their_level():
 
 
 def test_one_far_row_against_many_is_possible_by_chance():
-    assert float(ks_two_sample(torch.rand(1500), torch.tensor([2.0])).p_value) == pytest.approx(2 / 1501)
+    assert float(ks_two_sample(torch.rand(1500), torch.tensor([2.0])).p_value) == pytest.approx(
+        2 / 1501
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_ks_equals_the_literal_definition(kind):
     reference, live = sample(3, 40, 30, **kind)
-    expected = [literal.ks_distance(a, b) for a, b in zip(reference.T.tolist(), live.T.tolist(), strict=True)]
+    expected = [
+        literal.ks_distance(a, b)
+        for a, b in zip(reference.T.tolist(), live.T.tolist(), strict=True)
+    ]
     assert ks_two_sample(reference, live).statistic.tolist() == pytest.approx(expected, abs=1e-15)
 
 
@@ -133,7 +152,9 @@ def test_ks_equals_the_literal_definition(kind):
 def test_the_path_for_devices_says_the_same(kind):
     reference, live = sample(4, 300, 200, **kind)
     (a, n), (b, m) = prepared_module.sorted_columns(reference), prepared_module.sorted_columns(live)
-    on_host, on_device = (f(a, n, b, m) for f in (ks_module._distances, ks_module._distances_on_device))
+    on_host, on_device = (
+        f(a, n, b, m) for f in (ks_module._distances, ks_module._distances_on_device)
+    )
     assert torch.equal(on_host.nan_to_num(-9.0), on_device.nan_to_num(-9.0))
 
 
@@ -180,8 +201,14 @@ def test_inputs_are_unchanged_and_kinds_of_numbers_are_taken():
     prepare_reference(single)
     assert torch.equal(single, reference[:, 0])
     assert float(ks_two_sample(torch.arange(10), torch.arange(5, 15)).statistic) == 0.5
-    assert float(ks_two_sample(torch.tensor([True, False]), torch.tensor([True, True])).statistic) == 0.5
-    assert float(ks_two_sample(torch.arange(10.0, requires_grad=True), torch.arange(10.0)).statistic) == 0.0
+    assert (
+        float(ks_two_sample(torch.tensor([True, False]), torch.tensor([True, True])).statistic)
+        == 0.5
+    )
+    assert (
+        float(ks_two_sample(torch.arange(10.0, requires_grad=True), torch.arange(10.0)).statistic)
+        == 0.0
+    )
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 5), (5, 0), (0, 0), (1, 1), (1, 5)])
@@ -211,7 +238,9 @@ def test_interval_covers_the_true_distance():
     covered = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        test = ks_two_sample(torch.from_numpy(rng.normal(size=300)), torch.from_numpy(rng.normal(0.5, 1.0, 200)))
+        test = ks_two_sample(
+            torch.from_numpy(rng.normal(size=300)), torch.from_numpy(rng.normal(0.5, 1.0, 200))
+        )
         low, high = test.interval()
         covered += float(low) <= truth <= float(high)
     assert covered >= 95
@@ -273,7 +302,9 @@ def test_atoms_equal_the_literal_count():
     for seed in range(10):
         reference, live = (side[:, 0] for side in sample(seed, 60, 40, 1, ties=True))
         atom = largest_atom(reference, live)
-        assert (atom.value, atom.reference_share, atom.live_share) == literal.largest_growth(reference.tolist(), live.tolist())
+        assert (atom.value, atom.reference_share, atom.live_share) == literal.largest_growth(
+            reference.tolist(), live.tolist()
+        )
         assert atom.reference_distinct == len(set(reference.tolist()))
     assert largest_atom(torch.tensor([math.nan]), torch.ones(3)) is None
 
@@ -283,13 +314,20 @@ def test_feature_shift_counts_every_value_and_adds():
     whole = feature_shift(reference, live, name="x")
     assert int(whole.reference.sum()) + whole.reference_missing == 500
     assert int(whole.live.sum()) + whole.live_missing == 300
-    parts = feature_shift(reference[:100], live[:40], edges=whole.edges) + feature_shift(reference[100:], live[40:], edges=whole.edges)
+    parts = feature_shift(reference[:100], live[:40], edges=whole.edges) + feature_shift(
+        reference[100:], live[40:], edges=whole.edges
+    )
     assert torch.equal(parts.reference, whole.reference)
     assert torch.equal(parts.live, whole.live)
     assert float(whole.ecdf[0][-1]) == pytest.approx(1.0)
     with pytest.raises(InputError, match="other"):
         whole + feature_shift(reference, live, bins=3)
-    for odd in (torch.zeros(0), torch.full((3,), 7.0), torch.full((3,), math.inf), torch.full((3,), math.nan)):
+    for odd in (
+        torch.zeros(0),
+        torch.full((3,), 7.0),
+        torch.full((3,), math.inf),
+        torch.full((3,), math.nan),
+    ):
         png(feature_shift(odd, odd))
 
 
@@ -301,12 +339,16 @@ def test_confidence_equals_direct_counts_and_adds():
     assert exact.statistic - 2e-3 <= shift.statistic <= exact.statistic
     assert shift.p_value >= exact.pvalue
     assert shift.rates().tolist() == [float((p >= 0.3).double().mean()) for p in (a, b)]
-    assert shift.rates("near").tolist() == [float(((p - 0.3).abs() < 0.05).double().mean()) for p in (a, b)]
+    assert shift.rates("near").tolist() == [
+        float(((p - 0.3).abs() < 0.05).double().mean()) for p in (a, b)
+    ]
     gap, low, high = shift.mean_difference()
     welch = scipy.stats.ttest_ind(b, a, equal_var=False).confidence_interval()
     assert gap == pytest.approx(float(b.mean() - a.mean()), abs=1e-12)
     assert (low, high) == pytest.approx((welch.low, welch.high), abs=1e-5)
-    parts = confidence_shift(a[:100], b[:10], threshold=0.3) + confidence_shift(a[100:], b[10:], threshold=0.3)
+    parts = confidence_shift(a[:100], b[:10], threshold=0.3) + confidence_shift(
+        a[100:], b[10:], threshold=0.3
+    )
     assert torch.equal(parts.counts, shift.counts)
     assert torch.allclose(parts.mean, shift.mean, atol=1e-15)
     assert parts.statistic == shift.statistic
@@ -341,12 +383,19 @@ def test_shares():
     x, n = torch.tensor([3, 0, 400, 0]), torch.tensor([100, 50, 1000, 0])
     y, m = torch.tensor([12, 0, 300, 3]), torch.tensor([90, 40, 1000, 10])
     p = two_share_p_value(x, n, y, m)
-    assert p[1:3].tolist() == pytest.approx([1.0, scipy.stats.chi2_contingency([[400, 600], [300, 700]], correction=False).pvalue])
+    assert p[1:3].tolist() == pytest.approx(
+        [1.0, scipy.stats.chi2_contingency([[400, 600], [300, 700]], correction=False).pvalue]
+    )
     assert p[3].isnan()
-    rare = two_share_p_value(torch.tensor([0]), torch.tensor([1000]), torch.tensor([3]), torch.tensor([100]))
+    rare = two_share_p_value(
+        torch.tensor([0]), torch.tensor([1000]), torch.tensor([3]), torch.tensor([100])
+    )
     assert float(rare) == pytest.approx(scipy.stats.fisher_exact([[0, 1000], [3, 97]]).pvalue)
-    # Newcombe (1998), table II, example (a): 56/70 against 48/80 gives 0.0524 to 0.3339 by method 10.
-    low, high = difference_interval(torch.tensor(48), torch.tensor(80), torch.tensor(56), torch.tensor(70))
+    # Newcombe (1998), table II, example (a): 56/70 against 48/80 gives 0.0524 to 0.3339 by method
+    # 10.
+    low, high = difference_interval(
+        torch.tensor(48), torch.tensor(80), torch.tensor(56), torch.tensor(70)
+    )
     assert (float(low), float(high)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
@@ -357,7 +406,9 @@ def test_missing_shift():
     assert test.difference.tolist() == [-0.5, 0.5]
     assert (test.adjusted < 1e-9).all()
     assert float(test.effect[1]) == pytest.approx(math.pi / 2)
-    parts = missing_shift(before[:30], after[:7], names=["a", "b"]) + missing_shift(before[30:], after[7:], names=["a", "b"])
+    parts = missing_shift(before[:30], after[:7], names=["a", "b"]) + missing_shift(
+        before[30:], after[7:], names=["a", "b"]
+    )
     assert torch.equal(parts.difference, test.difference)
     assert torch.equal(missing_shift(before.isnan(), after.isnan()).difference, test.difference)
     with pytest.raises(InputError, match="other"):
@@ -390,7 +441,9 @@ def test_levels_agree_across_types():
 
 def test_identifiers_do_not_count_as_unseen():
     rng = np.random.default_rng(0)
-    many = category_shift(rng.integers(0, 100_000, 2000).astype(str), rng.integers(0, 100_000, 1000).astype(str))
+    many = category_shift(
+        rng.integers(0, 100_000, 2000).astype(str), rng.integers(0, 100_000, 1000).astype(str)
+    )
     assert many.unseen[1] > 0.9
     assert unseen_excess(many) < 0.0
     assert many.effect < 0.1
@@ -434,7 +487,9 @@ def test_a_default_value_is_named():
 
 def test_a_moved_code_is_not_called_a_default():
     rng = np.random.default_rng(0)
-    before, after = (Records(pd.DataFrame({"flag": (rng.random(2000) < p).astype(float)})) for p in (0.1, 0.5))
+    before, after = (
+        Records(pd.DataFrame({"flag": (rng.random(2000) < p).astype(float)})) for p in (0.1, 0.5)
+    )
     first, _ = features_keep_their_distribution(after, before)
     assert first.severity is Severity.FAIL
     assert "atom_value" not in first.numbers
@@ -442,16 +497,23 @@ def test_a_moved_code_is_not_called_a_default():
 
 def test_tiny_effects_at_large_n_are_no_alarm():
     rng = np.random.default_rng(0)
-    before, after = (Records(torch.from_numpy(rng.normal(mu, 1.0, (50_000, 1)))) for mu in (0.0, 0.05))
+    before, after = (
+        Records(torch.from_numpy(rng.normal(mu, 1.0, (50_000, 1)))) for mu in (0.0, 0.05)
+    )
     (finding,) = features_keep_their_distribution(after, before)
     assert finding.severity is Severity.OK
     assert finding.numbers["significant"] == 1
-    assert features_keep_their_distribution(after, before, min_effect=0.01)[0].severity is Severity.WARN
+    assert (
+        features_keep_their_distribution(after, before, min_effect=0.01)[0].severity
+        is Severity.WARN
+    )
 
 
 def test_train_stands_in_for_validation():
     given = CLEAN["shift.ks"](0)
-    (finding,) = features_keep_their_distribution(given["production"], None, replace(given["validation"], name="train"))
+    (finding,) = features_keep_their_distribution(
+        given["production"], None, replace(given["validation"], name="train")
+    )
     assert finding.severity is Severity.OK
     for check in CHECKS[:3]:
         assert severities(check.run({"production": given["production"]})) == [Severity.SKIPPED]
@@ -460,17 +522,27 @@ def test_train_stands_in_for_validation():
 def test_absent_and_textual_columns():
     given = CLEAN["shift.ks"](0)
     features = given["production"].features
-    changed = features.drop(columns=["hour", "channel"]).assign(amount=features["amount"].astype(str))
+    changed = features.drop(columns=["hour", "channel"]).assign(
+        amount=features["amount"].astype(str)
+    )
     given["production"] = Records(changed[changed.columns[::-1]], name="production")
     lost = [f for f in features_keep_their_distribution.run(given) if f.severity is Severity.FAIL]
-    assert [(f.subject, f.cause) for f in lost] == [("hour", Cause.TRAIN_SERVE_SKEW), ("amount", Cause.TRAIN_SERVE_SKEW)]
-    assert [f.subject for f in categories_keep_their_shares.run(given) if f.severity is Severity.FAIL] == ["channel"]
+    assert [(f.subject, f.cause) for f in lost] == [
+        ("hour", Cause.TRAIN_SERVE_SKEW),
+        ("amount", Cause.TRAIN_SERVE_SKEW),
+    ]
+    assert [
+        f.subject for f in categories_keep_their_shares.run(given) if f.severity is Severity.FAIL
+    ] == ["channel"]
     assert severities(values_are_missing_as_often.run(given)) == [Severity.OK]
 
 
 def test_precision_of_one_file_is_no_shift():
     values = np.round(np.random.default_rng(0).random(3000), 1)
-    before, after = Records(pd.DataFrame({"x": values})), Records(pd.DataFrame({"x": values.astype("float32")}))
+    before, after = (
+        Records(pd.DataFrame({"x": values})),
+        Records(pd.DataFrame({"x": values.astype("float32")})),
+    )
     (finding,) = features_keep_their_distribution(after, before)
     assert finding.numbers["statistic"] == 0.0
 
@@ -486,13 +558,17 @@ def test_features_of_another_kind_are_refused():
 def test_codes_of_the_schema_are_categories():
     rng = np.random.default_rng(0)
     schema = Schema(categorical=("code",))
-    before, after = (Records(pd.DataFrame({"code": rng.integers(0, k, 1000)}), schema=schema) for k in (3, 4))
+    before, after = (
+        Records(pd.DataFrame({"code": rng.integers(0, k, 1000)}), schema=schema) for k in (3, 4)
+    )
     assert [f.subject for f in categories_keep_their_shares(after, before)] == ["code"]
     assert severities(features_keep_their_distribution(after, before)) == [Severity.NOTE]
 
 
 def test_row_numbers_are_no_shift():
-    before, after = (Records(pd.DataFrame({"id": range(start, start + 500), "x": 1.0})) for start in (0, 500))
+    before, after = (
+        Records(pd.DataFrame({"id": range(start, start + 500), "x": 1.0})) for start in (0, 500)
+    )
     first, _ = features_keep_their_distribution(after, before)
     assert first.severity is Severity.NOTE
     assert "numbers its rows" in first.summary
@@ -511,7 +587,10 @@ def test_any_alarm_over_200_features_is_rare_and_a_tenth_of_a_deviation_is_found
         sides = []
         for _ in range(2):
             rows = rng.normal(size=(5000, 200))
-            rows[:, :10], rows[:, 10:20] = rng.standard_t(2, size=(5000, 10)), rng.integers(0, 5, size=(5000, 10))
+            rows[:, :10], rows[:, 10:20] = (
+                rng.standard_t(2, size=(5000, 10)),
+                rng.integers(0, 5, size=(5000, 10)),
+            )
             sides.append(torch.from_numpy(rows))
         prepared = prepare_reference(sides[0])
         alarms += bool((ks_two_sample(prepared, sides[1]).adjusted < 0.05).any())
@@ -528,7 +607,10 @@ def test_one_row_is_a_note():
 
 def test_a_rare_positive_rate_that_doubles_is_seen():
     rng = np.random.default_rng(0)
-    before, after = (Records(logits=torch.from_numpy(np.where(rng.random(50_000) < p, 3.0, -3.0))) for p in (0.01, 0.03))
+    before, after = (
+        Records(logits=torch.from_numpy(np.where(rng.random(50_000) < p, 3.0, -3.0)))
+        for p in (0.01, 0.03)
+    )
     (finding,) = confidence_keeps_its_distribution(before, after)
     assert finding.severity is Severity.WARN
     assert finding.numbers["positive_rate_production"] > 0.025
@@ -536,7 +618,9 @@ def test_a_rare_positive_rate_that_doubles_is_seen():
 
 def occupancy(shared_data, name):
     frame = pd.read_parquet(shared_data / "occupancy" / f"{name}.parquet")
-    return Records(frame.select_dtypes("number").drop(columns=["Occupancy"], errors="ignore"), name=name)
+    return Records(
+        frame.select_dtypes("number").drop(columns=["Occupancy"], errors="ignore"), name=name
+    )
 
 
 def test_occupancy_shifts_like_scipy_says(shared_data):
@@ -554,7 +638,9 @@ def test_occupancy_split_at_random_is_quiet(shared_data):
     whole = occupancy(shared_data, "datatraining")
     for seed in range(5):
         order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
-        (finding,) = features_keep_their_distribution(whole.select(order[:4000]), whole.select(order[4000:]))
+        (finding,) = features_keep_their_distribution(
+            whole.select(order[:4000]), whole.select(order[4000:])
+        )
         assert finding.severity is Severity.OK
 
 
@@ -574,6 +660,8 @@ def test_cuda_says_the_same_without_waiting(kind):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for test in (whole, prepared):
-        assert torch.equal(test.statistic.cpu().nan_to_num(-9.0), expected.statistic.nan_to_num(-9.0))
+        assert torch.equal(
+            test.statistic.cpu().nan_to_num(-9.0), expected.statistic.nan_to_num(-9.0)
+        )
         assert torch.equal(test.location.cpu().nan_to_num(-9.0), expected.location.nan_to_num(-9.0))
         assert torch.allclose(test.p_value.cpu(), expected.p_value, atol=1e-12, equal_nan=True)

@@ -1,4 +1,5 @@
-"""`shift`: tables read in chunks and prepared in constant size, against the same tables in memory; the command on them."""
+"""`shift`: tables read in chunks and prepared in constant size, against the same tables in memory;
+the command on them."""
 
 import json
 import math
@@ -13,7 +14,14 @@ import torch
 from gendebug_torch import Records, Schema, Severity
 from gendebug_torch.cli.main import main
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import PreparedReference, PreparedTable, ks_two_sample, prepare_reference, prepare_table, table_pair
+from gendebug_torch.shift import (
+    PreparedReference,
+    PreparedTable,
+    ks_two_sample,
+    prepare_reference,
+    prepare_table,
+    table_pair,
+)
 from gendebug_torch.shift.checks._prepared_tables import table_findings
 from gendebug_torch.shift.checks.categories import categories_keep_their_shares
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
@@ -60,13 +68,20 @@ def small_chunks(monkeypatch):
 @pytest.mark.parametrize("kind", ["parquet", "csv", "csv.gz"])
 @pytest.mark.parametrize("size", [64, 500, 30_000])
 def test_a_file_in_chunks_says_what_the_table_in_memory_says(tmp_path, small_chunks, size, kind):
-    before, after = table(0), table(1).assign(a=lambda frame: frame["a"] + 0.2)[["word", "c", "b", "a"]]
+    before, after = (
+        table(0),
+        table(1).assign(a=lambda frame: frame["a"] + 0.2)[["word", "c", "b", "a"]],
+    )
     paths = [tmp_path / f"{name}.{kind}" for name in ("before", "after")]
     for frame, path in zip((before, after), paths, strict=True):
         _ = write(frame, path) if kind == "parquet" else frame.to_csv(path, index=False)
     known, live = (prepare_table(path, size=size) for path in paths)
     found, whole = known.quantities, prepare_reference(numbers(before))
-    assert (found.names, known.rows, known.columns) == (("a", "b", "c"), 20_000, ("a", "b", "c", "word"))
+    assert (found.names, known.rows, known.columns) == (
+        ("a", "b", "c"),
+        20_000,
+        ("a", "b", "c", "word"),
+    )
     assert torch.equal(found.n, whole.n)
     assert torch.equal(found.missing, whole.missing)
     assert (distance(whole, found) <= found.error + 1e-12).all()
@@ -88,14 +103,25 @@ def test_a_file_in_chunks_says_what_the_table_in_memory_says(tmp_path, small_chu
 def test_prepared_tables_say_what_the_checks_say_of_records(tmp_path, small_chunks):
     before = table(0)
     after = table(1).assign(a=lambda frame: frame["a"] + 0.5, word="x", b=np.nan)
-    sides = [prepare_table(write(frame, tmp_path / f"{i}.parquet"), size=30_000) for i, frame in enumerate((before, after))]
+    sides = [
+        prepare_table(write(frame, tmp_path / f"{i}.parquet"), size=30_000)
+        for i, frame in enumerate((before, after))
+    ]
     told = table_findings(table_pair(*sides), lambda: None, {})
     pair = Records(after, name="1"), Records(before, name="0")
-    checks = features_keep_their_distribution, values_are_missing_as_often, categories_keep_their_shares
+    checks = (
+        features_keep_their_distribution,
+        values_are_missing_as_often,
+        categories_keep_their_shares,
+    )
     expected = [finding for check in checks for finding in check(*pair)]
-    assert [(f.check, f.subject, f.severity) for f in told] == [(f.check, f.subject, f.severity) for f in expected]
+    assert [(f.check, f.subject, f.severity) for f in told] == [
+        (f.check, f.subject, f.severity) for f in expected
+    ]
     assert [f.numbers for f in told] == [f.numbers for f in expected]
-    assert {finding.subject for finding in told if finding.severity.level >= Severity.WARN.level} == {"a", "b", "word"}
+    assert {
+        finding.subject for finding in told if finding.severity.level >= Severity.WARN.level
+    } == {"a", "b", "word"}
     with pytest.raises(InputError, match=r"shift\.ks"):
         table_findings(table_pair(*sides), lambda: None, {"shift.ks": {"min_efect": 1}})
 
@@ -129,14 +155,18 @@ def test_references_add_in_any_order_within_their_error():
         assert (distance(prepare_reference(rows), total) <= total.error + 1e-12).all()
         assert (total.error < 0.025).all()
     exact = prepare_reference(rows[:4500]) + prepare_reference(rows[4500:])
-    assert torch.equal(exact.columns.nan_to_num(9.0)[:, :9000], prepare_reference(rows).columns.nan_to_num(9.0))
+    assert torch.equal(
+        exact.columns.nan_to_num(9.0)[:, :9000], prepare_reference(rows).columns.nan_to_num(9.0)
+    )
     assert isinstance(exact, PreparedReference)
     with pytest.raises(InputError, match=r"^`other`"):
         parts[0] + prepare_reference(rows).thinned(50)
 
 
 def test_odd_files(tmp_path):
-    frame = table(0, 50).assign(flag=True, day=pd.Timestamp(0), empty=np.nan, whole=pd.array([1, None] * 25, dtype="Int64"))
+    frame = table(0, 50).assign(
+        flag=True, day=pd.Timestamp(0), empty=np.nan, whole=pd.array([1, None] * 25, dtype="Int64")
+    )
     frame["id"] = np.arange(50) + 2**60
     path = write(frame, tmp_path / "odd.parquet")
     found = prepare_table(path, schema=Schema(target="c", categorical=("a",)))
@@ -149,7 +179,10 @@ def test_odd_files(tmp_path):
     nothing = prepare_table(write(frame.iloc[:0], tmp_path / "nothing.parquet"))
     pair = table_pair(prepare_table(path), nothing)
     assert pair.quantities.test.statistic.isnan().all()
-    assert {finding.severity for finding in table_findings(pair, lambda: None, {})} <= {Severity.NOTE, Severity.OK}
+    assert {finding.severity for finding in table_findings(pair, lambda: None, {})} <= {
+        Severity.NOTE,
+        Severity.OK,
+    }
     (tmp_path / "broken.parquet").write_bytes(b"no table")
     calls = {
         "path": lambda: prepare_table(tmp_path / "broken.parquet"),
@@ -164,11 +197,18 @@ def test_odd_files(tmp_path):
 
 def test_columns_that_cannot_be_compared_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "MOST_LEVELS", 10)
-    before = table(0, 2000).assign(key=[f"k{i}" for i in range(2000)], gone=1.0, price=1.5, row=range(2000))
+    before = table(0, 2000).assign(
+        key=[f"k{i}" for i in range(2000)], gone=1.0, price=1.5, row=range(2000)
+    )
     after = before.drop(columns="gone").assign(price="1.50", row=range(5000, 7000))
-    sides = [prepare_table(write(frame, tmp_path / f"{i}.parquet")) for i, frame in enumerate((before, after))]
+    sides = [
+        prepare_table(write(frame, tmp_path / f"{i}.parquet"))
+        for i, frame in enumerate((before, after))
+    ]
     told = table_findings(table_pair(*sides), lambda: None, {})
-    failed = {finding.subject: finding.summary for finding in told if finding.severity is Severity.FAIL}
+    failed = {
+        finding.subject: finding.summary for finding in told if finding.severity is Severity.FAIL
+    }
     assert failed.keys() == {"gone", "price"}
     assert "absent" in failed["gone"]
     assert "no longer numeric" in failed["price"]
@@ -203,7 +243,19 @@ def test_rows_in_time_are_worth_less_also_when_drawn(tmp_path):
 
 def shift(place, *arguments, expect):
     (place / "schema.yaml").write_text("target: y\nlogits: score\n")
-    assert main(["shift", *map(str, arguments), "--schema", str(place / "schema.yaml"), "--out", str(place / "out")]) == expect
+    assert (
+        main(
+            [
+                "shift",
+                *map(str, arguments),
+                "--schema",
+                str(place / "schema.yaml"),
+                "--out",
+                str(place / "out"),
+            ]
+        )
+        == expect
+    )
     return json.loads((place / "out" / "findings.json").read_text())
 
 
@@ -217,13 +269,28 @@ def with_scores(seed, n=4000, moved=0.0):
 
 
 @pytest.mark.slow
-def test_the_command_reads_large_tables_in_chunks_and_saves_its_reference(tmp_path, monkeypatch, small_chunks, capsys):
+def test_the_command_reads_large_tables_in_chunks_and_saves_its_reference(
+    tmp_path, monkeypatch, small_chunks, capsys
+):
     monkeypatch.setattr(chunks, "CELLS", 12_000)
     before = write(with_scores(0), tmp_path / "before.parquet")
     moved = write(with_scores(1, moved=1.0), tmp_path / "moved.parquet")
     saved = tmp_path / "before.safetensors"
-    clean = shift(tmp_path, before, write(with_scores(2), tmp_path / "clean.parquet"), "--save-reference", saved, expect=0)
-    assert {finding["check"] for finding in clean} >= {"shift.ks", "shift.missing", "shift.categories", "shift.joint", "shift.confidence"}
+    clean = shift(
+        tmp_path,
+        before,
+        write(with_scores(2), tmp_path / "clean.parquet"),
+        "--save-reference",
+        saved,
+        expect=0,
+    )
+    assert {finding["check"] for finding in clean} >= {
+        "shift.ks",
+        "shift.missing",
+        "shift.categories",
+        "shift.joint",
+        "shift.confidence",
+    }
     for reference in (before, saved):
         told = shift(tmp_path, reference, moved, expect=1)
         worst = next(finding for finding in told if finding["severity"] == "fail")
@@ -231,5 +298,18 @@ def test_the_command_reads_large_tables_in_chunks_and_saves_its_reference(tmp_pa
         assert 0.3 < worst["numbers"]["low"] < 2 * 0.1915 < worst["numbers"]["high"]
     before.unlink()
     assert shift(tmp_path, saved, tmp_path / "clean.parquet", expect=0)
-    assert main(["shift", str(tmp_path / "absent.safetensors"), str(moved), "--schema", str(tmp_path / "schema.yaml"), "--out", "x"]) == 2
+    assert (
+        main(
+            [
+                "shift",
+                str(tmp_path / "absent.safetensors"),
+                str(moved),
+                "--schema",
+                str(tmp_path / "schema.yaml"),
+                "--out",
+                "x",
+            ]
+        )
+        == 2
+    )
     assert "absent.safetensors" in capsys.readouterr().err

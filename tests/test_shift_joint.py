@@ -60,13 +60,19 @@ def test_a_correlation_that_moved_is_named():
 
 def test_correlation_only_shift_is_found_in_95_percent_at_its_stated_size():
     """Stated size: 1500 rows a side, 6 columns, a correlation that goes from 0 to 0.25."""
-    found = sum(float(joint_shift(*samples(seed, 1500, rho=0.25), permutations=10).pairs["p_holm"].iloc[0]) < 0.002 for seed in range(20))
+    found = sum(
+        float(joint_shift(*samples(seed, 1500, rho=0.25), permutations=10).pairs["p_holm"].iloc[0])
+        < 0.002
+        for seed in range(20)
+    )
     assert found == 20
 
 
 def test_no_difference_is_not_found():
     p = [joint_shift(*samples(seed, 200, 4), permutations=20) for seed in range(30)]
-    assert sum(shift.p_value < 0.05 for shift in p) <= 5, "P(more than 5 of 30 at 5 %) is under 0.4 %"
+    assert sum(shift.p_value < 0.05 for shift in p) <= 5, (
+        "P(more than 5 of 30 at 5 %) is under 0.4 %"
+    )
     assert sum(float(shift.pairs["p_holm"].iloc[0]) < 0.05 for shift in p) <= 5
     assert all(not shift.importance for shift in p if shift.p_value >= 0.01)
 
@@ -83,7 +89,10 @@ def test_blocks_keep_autocorrelation_from_faking_a_shift():
 
 def test_mmd_finds_shape_and_keeps_its_level():
     rng = np.random.default_rng(0)
-    round_, square = rng.normal(size=(300, 2)), rng.choice([-1.0, 1.0], size=(300, 2)) + 0.1 * rng.normal(size=(300, 2))
+    round_, square = (
+        rng.normal(size=(300, 2)),
+        rng.choice([-1.0, 1.0], size=(300, 2)) + 0.1 * rng.normal(size=(300, 2)),
+    )
     value, p = mmd_two_sample(torch.from_numpy(round_), torch.from_numpy(square))
     assert p < 0.01
     points = np.concatenate([round_, square])
@@ -91,14 +100,24 @@ def test_mmd_finds_shape_and_keeps_its_level():
     kernel = np.exp(-squared / np.median(squared[~np.eye(600, dtype=bool)]))
     expected = kernel[:300, :300].mean() + kernel[300:, 300:].mean() - 2 * kernel[:300, 300:].mean()
     assert value == pytest.approx(expected, rel=0.01)
-    null = [mmd_two_sample(torch.from_numpy(rng.normal(size=(60, 2))), torch.from_numpy(rng.normal(size=(50, 2))))[1] for _ in range(60)]
+    null = [
+        mmd_two_sample(
+            torch.from_numpy(rng.normal(size=(60, 2))), torch.from_numpy(rng.normal(size=(50, 2)))
+        )[1]
+        for _ in range(60)
+    ]
     assert sum(p < 0.1 for p in null) <= 13
 
 
 def test_time_ordered_records_are_permuted_in_blocks():
     schema = Schema(time="t")
     sides = [
-        Records(pd.DataFrame(side.numpy()).rename(columns=str), metadata=pd.DataFrame({"t": range(len(side))}), schema=schema, name=name)
+        Records(
+            pd.DataFrame(side.numpy()).rename(columns=str),
+            metadata=pd.DataFrame({"t": range(len(side))}),
+            schema=schema,
+            name=name,
+        )
         for side, name in zip(autocorrelated(3), ("validation", "production"), strict=True)
     ]
     (finding,) = columns_go_together_as_before(sides[1], sides[0])
@@ -128,27 +147,47 @@ def test_accuracy_without_labels_is_near_the_truth_where_its_assumption_holds():
 
 @pytest.mark.parametrize(
     ("change", "method"),
-    [("nothing", "confidence"), ("nothing", "threshold"), ("nothing", "classes"), ("inputs", "confidence"), ("shares", "classes")],
+    [
+        ("nothing", "confidence"),
+        ("nothing", "threshold"),
+        ("nothing", "classes"),
+        ("inputs", "confidence"),
+        ("shares", "classes"),
+    ],
 )
-def test_intervals_of_accuracy_without_labels_hold_the_truth_where_their_assumption_does(change, method):
+def test_intervals_of_accuracy_without_labels_hold_the_truth_where_their_assumption_does(
+    change, method
+):
     held = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        z = 1.2 + 2.0 * rng.normal(size=(2, 30_000)) - np.array([[0.0], [1.2 if change == "inputs" else 0.0]])
+        z = (
+            1.2
+            + 2.0 * rng.normal(size=(2, 30_000))
+            - np.array([[0.0], [1.2 if change == "inputs" else 0.0]])
+        )
         y = rng.random(z.shape) < 1 / (1 + np.exp(-z))
         rows = np.arange(30_000)
         if change == "shares":
-            rows = rng.permutation(np.concatenate([np.flatnonzero(y[1])[:3000], np.flatnonzero(~y[1])[:7000]]))
+            rows = rng.permutation(
+                np.concatenate([np.flatnonzero(y[1])[:3000], np.flatnonzero(~y[1])[:7000]])
+            )
         logits, labels = (torch.from_numpy(side) for side in (z[1][rows], y[1][rows]))
         truth = float(((logits > 0) == labels).double().mean())
-        found = estimated_accuracy(torch.from_numpy(z[0][:2000]), torch.from_numpy(y[0][:2000]).long(), logits[:2000])
+        found = estimated_accuracy(
+            torch.from_numpy(z[0][:2000]), torch.from_numpy(y[0][:2000]).long(), logits[:2000]
+        )
         low, high = found.interval(method)
         held += low <= truth <= high
     assert held >= 51, "P(fewer than 51 of 60 at 95 %) is under 0.3 %"
 
 
 def test_splits_do_what_they_say():
-    days = pd.Series(pd.date_range("2024-01-01", periods=40, tz="UTC").repeat(5)).sample(frac=1.0, random_state=0).reset_index(drop=True)
+    days = (
+        pd.Series(pd.date_range("2024-01-01", periods=40, tz="UTC").repeat(5))
+        .sample(frac=1.0, random_state=0)
+        .reset_index(drop=True)
+    )
     for split in time_blocks(days, blocks=4):
         assert days.iloc[split.train.numpy()].max() < days.iloc[split.test.numpy()].min()
     gapped = time_blocks(torch.arange(100), blocks=5, gap=10)[0]
@@ -172,16 +211,25 @@ def test_a_shifted_split_finds_the_region_the_source_and_the_old():
     like = x.sample(400, random_state=1).assign(a=lambda frame: frame["a"] + 2)
     split = shifted_split(x, like=like)
     assert x["a"].iloc[split.test.numpy()].mean() > x["a"].iloc[split.train.numpy()].mean() + 1
-    source = np.where(np.arange(1000) < 200, "north", np.where(np.arange(1000) < 600, "south", "east"))
+    source = np.where(
+        np.arange(1000) < 200, "north", np.where(np.arange(1000) < 600, "south", "east")
+    )
     x.loc[source == "north", "b"] += 2
     assert shifted_split(x, source=source).name == "source north"
-    assert shifted_split(x, time=np.arange(1000)[::-1]).test.sort().values.tolist() == list(range(800, 1000))
+    assert shifted_split(x, time=np.arange(1000)[::-1]).test.sort().values.tolist() == list(
+        range(800, 1000)
+    )
 
 
 def test_the_season_that_differs_most_is_left_out():
     days = pd.Series(pd.date_range("2023-01-01", "2024-12-31", tz="UTC"))
     rng = np.random.default_rng(0)
-    x = pd.DataFrame({"heat": rng.normal(size=len(days)) + 3.0 * days.dt.month.isin([6, 7, 8]), "b": rng.normal(size=len(days))})
+    x = pd.DataFrame(
+        {
+            "heat": rng.normal(size=len(days)) + 3.0 * days.dt.month.isin([6, 7, 8]),
+            "b": rng.normal(size=len(days)),
+        }
+    )
     split = shifted_split(x, season=days)
     assert split.name == "season summer"
     assert set(days.iloc[split.test.numpy()].dt.month) == {6, 7, 8}
@@ -229,7 +277,10 @@ def test_a_random_split_flatters_where_groups_repeat():
         (lambda: change_point(torch.zeros(30)), "values"),
         (lambda: change_point(torch.full((300,), torch.nan)), "values"),
         (lambda: joint_shift(torch.zeros(30, 2), torch.zeros(300, 2)), "live"),
-        (lambda: joint_shift(torch.zeros(50, 2), torch.zeros(50, 2), permutations=3), "permutations"),
+        (
+            lambda: joint_shift(torch.zeros(50, 2), torch.zeros(50, 2), permutations=3),
+            "permutations",
+        ),
         (lambda: mmd_two_sample(torch.zeros(30, 2), torch.zeros(30, 3)), "live"),
         (lambda: DriftMonitor(prepare_reference(torch.zeros(3, 1)), alpha=0.0), "alpha"),
     ],
@@ -267,7 +318,9 @@ def test_the_monitor_keeps_its_error_rate_and_resumes():
     alarmed = 0
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        monitor = DriftMonitor(prepare_reference(torch.randn(1000, 5, generator=generator)), alpha=0.05, min_effect=0.0)
+        monitor = DriftMonitor(
+            prepare_reference(torch.randn(1000, 5, generator=generator)), alpha=0.05, min_effect=0.0
+        )
         steps = [monitor.update(torch.randn(300, 5, generator=generator)) for _ in range(50)]
         alarmed += any(step.alarm for step in steps)
     assert alarmed <= 4
@@ -283,7 +336,9 @@ def test_the_monitor_keeps_its_error_rate_and_resumes():
 
 
 def test_windows_set_causes_beside_the_impact():
-    table = windowed_means({"loss": torch.arange(100.0), "amount": torch.ones(100)}, range(100), windows=4)
+    table = windowed_means(
+        {"loss": torch.arange(100.0), "amount": torch.ones(100)}, range(100), windows=4
+    )
     assert table[("loss", "mean")].tolist() == [12.0, 37.0, 62.0, 87.0]
     assert table[("rows", "")].tolist() == [25] * 4
 

@@ -1,4 +1,5 @@
-"""`shift`: the kinds of change told apart, with labels and without, and the parts that the verdict rests on."""
+"""`shift`: the kinds of change told apart, with labels and without, and the parts that the verdict
+rests on."""
 
 import math
 from dataclasses import replace
@@ -11,28 +12,40 @@ import torch
 
 from gendebug_torch import Cause, Records, Severity
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.shift import change_kinds, class_shares, relation_change, weighted_distance
+from gendebug_torch.shift import (
+    change_kinds,
+    class_shares,
+    relation_change,
+    undo,
+    weighted_distance,
+)
 from gendebug_torch.shift.checks.concept_drift import scores_keep_their_meaning
 from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribution
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.label_shift import classes_keep_their_shares
 from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
-from gendebug_torch.shift.kinds import column_transforms as undo
 from tests.reference import shift as literal
 
 
-def drawn(seed, n=1500, name="validation", *, moved=0.0, prior=None, turned=0.0, serve=None, offset=0.0):
-    """Labels follow `a`, `b` and `amount`; the model knows the rule and sees what serving computes."""
+def drawn(
+    seed, n=1500, name="validation", *, moved=0.0, prior=None, turned=0.0, serve=None, offset=0.0
+):
+    """Labels follow `a`, `b` and `amount`; the model knows the rule and sees what serving
+    computes."""
     rng = np.random.default_rng(seed)
     table = pd.DataFrame(rng.normal(size=(4 * n, 3)), columns=["a", "b", "noise"])
     table["amount"] = rng.lognormal(3.0, 0.8, 4 * n)
     table["age"] = rng.normal(40.0, 12.0, 4 * n)
-    table["channel"] = rng.choice(["web", "shop", "phone", "post"], 4 * n, p=[0.5, 0.28, 0.15, 0.07])
+    table["channel"] = rng.choice(
+        ["web", "shop", "phone", "post"], 4 * n, p=[0.5, 0.28, 0.15, 0.07]
+    )
     table["b"] += moved
     y = rng.random(4 * n) < 1 / (1 + np.exp(-(score(table) - turned * table["a"]).to_numpy()))
     rows = np.arange(n)
     if prior is not None:
-        rows = np.concatenate([np.flatnonzero(y)[: int(prior * n)], np.flatnonzero(~y)[: n - int(prior * n)]])
+        rows = np.concatenate(
+            [np.flatnonzero(y)[: int(prior * n)], np.flatnonzero(~y)[: n - int(prior * n)]]
+        )
     seen = table.iloc[rows].reset_index(drop=True)
     seen = seen if serve is None else serve(seen)
     logits = torch.from_numpy(score(seen).to_numpy(copy=True)) + offset
@@ -40,7 +53,9 @@ def drawn(seed, n=1500, name="validation", *, moved=0.0, prior=None, turned=0.0,
 
 
 def score(table):
-    return 1.8 * table["a"] - 1.3 * table["b"] + 0.7 * (np.log(table["amount"].clip(lower=1e-9)) - 3.0)
+    return (
+        1.8 * table["a"] - 1.3 * table["b"] + 0.7 * (np.log(table["amount"].clip(lower=1e-9)) - 3.0)
+    )
 
 
 SKEWS = {
@@ -52,7 +67,9 @@ SKEWS = {
     "sign": lambda t: t.assign(amount=-t["amount"]),
     "logarithm": lambda t: t.assign(amount=np.log1p(t["amount"])),
     "renamed": lambda t: t.assign(channel=t["channel"].str.upper()),
-    "recoded": lambda t: t.assign(channel=t["channel"].map({"web": "shop", "shop": "phone", "phone": "post", "post": "web"})),
+    "recoded": lambda t: t.assign(
+        channel=t["channel"].map({"web": "shop", "shop": "phone", "phone": "post", "post": "web"})
+    ),
     "stuck": lambda t: t.assign(a=t["a"].where(np.arange(len(t)) % 3 > 0, 0.0)),
 }
 CHANGES = {
@@ -75,7 +92,20 @@ def test_labels_tell_the_kinds_apart(change):
 
 
 @pytest.mark.parametrize(
-    "change", ["none", "inputs", "classes", "unit", "standardised", "exchanged", "sign", "logarithm", "renamed", "recoded", "stuck"]
+    "change",
+    [
+        "none",
+        "inputs",
+        "classes",
+        "unit",
+        "standardised",
+        "exchanged",
+        "sign",
+        "logarithm",
+        "renamed",
+        "recoded",
+        "stuck",
+    ],
 )
 def test_without_labels_what_shows_is_told(change):
     changes, expected = CHANGES[change]
@@ -89,27 +119,39 @@ def test_without_labels_a_meaning_is_not_known_and_an_offset_is_unsure():
     kinds = change_kinds(production, drawn(0))
     assert kinds.kinds == ()
     assert kinds.relation is None
-    moved = change_kinds(replace(drawn(100, 1300, "production", serve=SKEWS["offset"]), targets=None), drawn(0))
+    moved = change_kinds(
+        replace(drawn(100, 1300, "production", serve=SKEWS["offset"]), targets=None), drawn(0)
+    )
     assert moved.kinds == ("inputs",)
     assert not moved.of("a").certain
     assert moved.of("a").undone.kind == "offset"
-    (finding,) = inputs_are_computed_as_before(replace(drawn(100, 1300, "production", serve=SKEWS["offset"]), targets=None), drawn(0))
+    (finding,) = inputs_are_computed_as_before(
+        replace(drawn(100, 1300, "production", serve=SKEWS["offset"]), targets=None), drawn(0)
+    )
     assert finding.severity is Severity.NOTE
     assert "without labels" in finding.summary
 
 
 def related(seed, *, turned=1.0, twist=lambda t: t):
-    """Labels follow `a`, which goes with `b` and `c`; production may see `a` twisted, or follow it in another way."""
+    """Labels follow `a`, which goes with `b` and `c`; production may see `a` twisted, or follow it
+    in another way."""
     rng = np.random.default_rng(seed)
     hidden = rng.normal(size=(2, 2000, 1))
-    tables = [pd.DataFrame(z + 0.7 * rng.normal(size=(2000, 3)), columns=["a", "b", "c"]) for z in hidden]
+    tables = [
+        pd.DataFrame(z + 0.7 * rng.normal(size=(2000, 3)), columns=["a", "b", "c"]) for z in hidden
+    ]
     labels = [
         rng.random(2000) < 1 / (1 + np.exp(-(slope * 1.5 * t["a"] - t["b"]).to_numpy(copy=True)))
         for t, slope in zip(tables, (1.0, turned), strict=True)
     ]
     pairs = zip((tables[0], twist(tables[1])), labels, strict=True)
     before, after = (
-        Records(t, torch.from_numpy(y.astype(np.int64)), torch.from_numpy((1.5 * t["a"] - t["b"]).to_numpy(copy=True))) for t, y in pairs
+        Records(
+            t,
+            torch.from_numpy(y.astype(np.int64)),
+            torch.from_numpy((1.5 * t["a"] - t["b"]).to_numpy(copy=True)),
+        )
+        for t, y in pairs
     )
     return after, before
 
@@ -118,14 +160,20 @@ def related(seed, *, turned=1.0, twist=lambda t: t):
     ("change", "labeled", "unlabeled"),
     [
         ({"twist": lambda t: t.assign(a=-t["a"])}, "skew", "unknown"),
-        ({"twist": lambda t: t.assign(a=t["a"].sample(frac=1.0, random_state=0).to_numpy())}, "skew", "unknown"),
+        (
+            {"twist": lambda t: t.assign(a=t["a"].sample(frac=1.0, random_state=0).to_numpy())},
+            "skew",
+            "unknown",
+        ),
         ({"turned": -0.5}, "meaning", "none"),
         ({"twist": lambda t: t.assign(a=t["a"] + 1.0)}, "skew", "unknown"),
         ({}, "none", "none"),
     ],
     ids=["sign", "rows of others", "meaning", "offset", "nothing"],
 )
-def test_a_column_that_looks_as_before_is_told_by_its_company_and_the_labels(change, labeled, unlabeled):
+def test_a_column_that_looks_as_before_is_told_by_its_company_and_the_labels(
+    change, labeled, unlabeled
+):
     for seed in range(2):
         after, before = related(seed, **change)
         assert change_kinds(after, before).verdict == labeled
@@ -134,7 +182,10 @@ def test_a_column_that_looks_as_before_is_told_by_its_company_and_the_labels(cha
 
 def test_counts_that_spread_are_not_stuck_at_their_mode():
     rng = np.random.default_rng(0)
-    before, after = (Records(pd.DataFrame({"n": np.floor(np.exp(1.5 + s * rng.normal(size=3000)))})) for s in (0.7, 1.5))
+    before, after = (
+        Records(pd.DataFrame({"n": np.floor(np.exp(1.5 + s * rng.normal(size=3000)))}))
+        for s in (0.7, 1.5)
+    )
     assert change_kinds(after, before).of("n").kind == "inputs"
 
 
@@ -148,16 +199,27 @@ def test_one_root_is_told_under_one_cause():
         ({"offset": 1.5}, Cause.THRESHOLD),
     ):
         given = {"production": drawn(100, 1800, "production", **changes), "validation": reference}
-        alarms = [f for check in everything for f in check.run(given) if f.severity.level >= Severity.WARN.level]
+        alarms = [
+            f
+            for check in everything
+            for f in check.run(given)
+            if f.severity.level >= Severity.WARN.level
+        ]
         assert {f.cause for f in alarms} == {cause}
-    followed = features_keep_their_distribution(drawn(100, 1800, "production", prior=0.15), reference)
+    followed = features_keep_their_distribution(
+        drawn(100, 1800, "production", prior=0.15), reference
+    )
     assert {f.severity for f in followed} == {Severity.NOTE}
     assert "within the classes" in followed[0].summary
 
 
 def test_each_check_names_its_kind_and_leaves_the_others():
     reference = drawn(0, 2000)
-    checks = {"classes": classes_keep_their_shares, "meaning": scores_keep_their_meaning, "skew": inputs_are_computed_as_before}
+    checks = {
+        "classes": classes_keep_their_shares,
+        "meaning": scores_keep_their_meaning,
+        "skew": inputs_are_computed_as_before,
+    }
     for change in ("none", "inputs", "classes", "meaning", "unit", "scores"):
         changes, expected = CHANGES[change]
         given = {"production": drawn(100, 1800, "production", **changes), "validation": reference}
@@ -173,7 +235,9 @@ def test_an_estimated_class_share_comes_with_its_truth_inside():
     covered = 0
     for seed in range(20):
         reference = drawn(seed, 1000)
-        found = class_shares(reference, replace(drawn(seed + 100, 1000, "production", prior=0.2), targets=None))
+        found = class_shares(
+            reference, replace(drawn(seed + 100, 1000, "production", prior=0.2), targets=None)
+        )
         assert not found.observed
         covered += float(found.low[1]) < 0.2 < float(found.high[1])
         assert found.misfit[0] > 1e-4
@@ -187,7 +251,9 @@ def test_an_estimated_class_share_comes_with_its_truth_inside():
 
 
 def test_rare_classes_move_by_ratio():
-    before, after = (Records(targets=(torch.arange(20_000) % every == 0).long()) for every in (100, 33))
+    before, after = (
+        Records(targets=(torch.arange(20_000) % every == 0).long()) for every in (100, 33)
+    )
     (finding,) = classes_keep_their_shares(before, after)
     assert finding.severity is Severity.WARN
     assert finding.cause is Cause.LABEL_SHIFT
@@ -256,7 +322,9 @@ def test_weighted_distance_equals_the_literal_one():
     for seed in range(10):
         a, b = np.round(rng.normal(size=30), seed % 2), np.round(rng.normal(size=20), seed % 2)
         w = rng.random(30)
-        left, rows = weighted_distance(torch.from_numpy(a), torch.from_numpy(w), torch.from_numpy(b))
+        left, rows = weighted_distance(
+            torch.from_numpy(a), torch.from_numpy(w), torch.from_numpy(b)
+        )
         assert left == pytest.approx(literal.weighted_ks(a, w, b))
         assert rows == pytest.approx(w.sum() ** 2 / (w**2).sum())
     assert math.isnan(weighted_distance(torch.zeros(3), torch.ones(3), torch.zeros(0))[0])

@@ -1,4 +1,5 @@
-"""`shift`: what the model says: the dip test against a linear program and its own null, modes within predicted classes."""
+"""`shift`: what the model says: the dip test against a linear program and its own null, modes
+within predicted classes."""
 
 import math
 from dataclasses import replace
@@ -10,9 +11,8 @@ import torch
 from gendebug_torch import Records, Severity
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import confidence_modes, dip_p_value
+from gendebug_torch.shift import confidence_modes, dip, dip_p_value
 from gendebug_torch.shift.checks.bimodality import predicted_classes_hold_one_population
-from gendebug_torch.shift.scores import dip
 from tests.contract.plants_shift import CLEAN, PLANTS
 from tests.reference import shift as literal
 
@@ -28,7 +28,13 @@ def test_the_dip_equals_a_linear_program():
 
 @pytest.mark.parametrize(
     ("shares", "expected"),
-    [([1, 1, 1, 1], 0.0), ([1, 2, 4, 2], 0.0), ([1, 0, 0, 1], 1 / 6), ([1] + [0] * 98 + [1], 49 / 198), ([5], 0.0)],
+    [
+        ([1, 1, 1, 1], 0.0),
+        ([1, 2, 4, 2], 0.0),
+        ([1, 0, 0, 1], 1 / 6),
+        ([1] + [0] * 98 + [1], 49 / 198),
+        ([5], 0.0),
+    ],
 )
 def test_known_dips(shares, expected):
     cdf = np.concatenate([[0.0], np.cumsum(shares) / np.sum(shares)])
@@ -39,7 +45,12 @@ def test_p_values_of_the_dip_are_uniform_at_worst():
     rng = np.random.default_rng(1)
     knots = np.linspace(0.0, 1.0, 1001)
     counts = rng.multinomial(5000, np.full(1000, 1 / 1000), size=1000)
-    p = np.array([dip_p_value(dip(knots, np.concatenate([[0.0], row.cumsum() / 5000])), 5000) for row in counts])
+    p = np.array(
+        [
+            dip_p_value(dip(knots, np.concatenate([[0.0], row.cumsum() / 5000])), 5000)
+            for row in counts
+        ]
+    )
     for level in (0.01, 0.05, 0.25, 0.5):
         spread = math.sqrt(level * (1 - level) / len(p))
         assert level - 5 * spread < (p <= level).mean() < level + 3 * spread
@@ -49,14 +60,18 @@ def test_p_values_of_the_dip_are_uniform_at_worst():
 
 
 def test_modes_add_and_name_their_classes():
-    logits = torch.randn(900, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    logits = (
+        torch.randn(900, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    )
     probs = logits.softmax(1)
     whole = confidence_modes(probs, names=["a", "b", "c", "d"])
     found = logits.argmax(1).bincount()
     top = found.argsort(descending=True)[:3]
     assert whole.n.tolist() == found[top].tolist()
     assert whole.classes == tuple("abcd"[i] for i in top)
-    parts = confidence_modes(probs[:300], classes=top.tolist()) + confidence_modes(probs[300:], classes=top.tolist())
+    parts = confidence_modes(probs[:300], classes=top.tolist()) + confidence_modes(
+        probs[300:], classes=top.tolist()
+    )
     assert torch.equal(parts.counts, whole.counts)
     with pytest.raises(InputError, match="other"):
         whole + confidence_modes(probs, classes=[0])
@@ -69,7 +84,9 @@ def test_modes_add_and_name_their_classes():
 
 def test_two_modes_are_described():
     rng = np.random.default_rng(0)
-    confidence = np.concatenate([rng.normal(0.6, 0.02, 400), rng.normal(0.93, 0.01, 600)]).clip(0.51, 1.0)
+    confidence = np.concatenate([rng.normal(0.6, 0.02, 400), rng.normal(0.93, 0.01, 600)]).clip(
+        0.51, 1.0
+    )
     modes = confidence_modes(torch.from_numpy(confidence))
     lower, valley, upper, below = modes.valley(0)
     assert lower == pytest.approx(0.6, abs=0.03)
@@ -94,7 +111,10 @@ def test_two_modes_alarm_only_where_validation_had_one():
     assert 0.25 < finding.numbers["share_below_valley"] < 0.45
     assert predicted_classes_hold_one_population(given["production"])[0].severity is Severity.NOTE
     again = replace(given["production"], name="validation")
-    assert predicted_classes_hold_one_population(given["production"], again)[0].severity is Severity.NOTE
+    assert (
+        predicted_classes_hold_one_population(given["production"], again)[0].severity
+        is Severity.NOTE
+    )
     clean = CLEAN["shift.bimodality"](0)
     (quiet,) = predicted_classes_hold_one_population(clean["production"], clean["validation"])
     assert quiet.severity is Severity.OK

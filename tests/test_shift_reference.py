@@ -16,7 +16,10 @@ def test_a_saved_reference_says_the_same(tmp_path):
     prepared = prepare_reference(rows, names=["a", "b", "c"])
     loaded = PreparedReference.load(prepared.save(tmp_path / "reference.safetensors"))
     assert loaded.names == ("a", "b", "c")
-    assert torch.equal(ks_two_sample(loaded, rows[:100] + 0.1).statistic, ks_two_sample(prepared, rows[:100] + 0.1).statistic)
+    assert torch.equal(
+        ks_two_sample(loaded, rows[:100] + 0.1).statistic,
+        ks_two_sample(prepared, rows[:100] + 0.1).statistic,
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["reference.safetensors"]
     (tmp_path / "broken").write_bytes(b"not a reference")
     for path in (tmp_path / "broken", tmp_path / "absent"):
@@ -42,7 +45,9 @@ def test_a_thinned_reference_is_off_by_one_part_in_its_size(missing):
     assert ((full.statistic - quick.statistic).abs() <= quick.error + 1e-12).all()
     assert (quick.error <= 1 / 400).all()
     assert (quick.p_value >= full.p_value).all()
-    assert torch.equal(prepared.thinned(20_000).columns.nan_to_num(9.0), prepared.columns.nan_to_num(9.0))
+    assert torch.equal(
+        prepared.thinned(20_000).columns.nan_to_num(9.0), prepared.columns.nan_to_num(9.0)
+    )
     with pytest.raises(InputError, match=r"^`size`"):
         prepared.thinned(1)
 

@@ -1,4 +1,5 @@
-"""`shift` in time: rows that depend on their neighbours, windows with one error rate, and a clock that slipped."""
+"""`shift` in time: rows that depend on their neighbours, windows with one error rate, and a clock
+that slipped."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,14 @@ import torch
 from gendebug_torch import Cause, Records, Schema, Severity
 from gendebug_torch.checks.evidence import axes, png
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import autocorrelation_time, change_kinds, change_point, drift_windows, ks_two_sample, most_shifted
+from gendebug_torch.shift import (
+    autocorrelation_time,
+    change_kinds,
+    change_point,
+    drift_windows,
+    ks_two_sample,
+    most_shifted,
+)
 from gendebug_torch.shift.checks.categories import categories_keep_their_shares
 from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribution
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
@@ -35,7 +43,10 @@ def in_time(values, name, *, start=0, shuffled=None):
     time = pd.DataFrame({"time": start + np.arange(len(values), dtype=float)})
     if shuffled is not None:
         order = shuffled.permutation(len(values))
-        frame, time = frame.iloc[order].reset_index(drop=True), time.iloc[order].reset_index(drop=True)
+        frame, time = (
+            frame.iloc[order].reset_index(drop=True),
+            time.iloc[order].reset_index(drop=True),
+        )
     return Records(frame, metadata=time, schema=Schema(time="time"), name=name)
 
 
@@ -45,7 +56,9 @@ def test_the_time_of_an_autoregression_is_its_formula(rho, tolerance):
     expected = (1 + rho) / (1 - rho)
     assert float(autocorrelation_time(values).mean()) == pytest.approx(expected, rel=tolerance)
     assert torch.allclose(autocorrelation_time(values.exp()), autocorrelation_time(values))
-    assert float(autocorrelation_time(values, pieces=4).mean()) == pytest.approx(expected, rel=2 * tolerance)
+    assert float(autocorrelation_time(values, pieces=4).mean()) == pytest.approx(
+        expected, rel=2 * tolerance
+    )
 
 
 def test_the_time_of_odd_columns():
@@ -60,7 +73,12 @@ def test_the_time_of_odd_columns():
     broken[1000:] += 3.0
     assert float(autocorrelation_time(broken)) > 50
     assert float(autocorrelation_time(broken, pieces=4)) < 2
-    for odd in (torch.zeros(0, 2), torch.zeros(1, 2), torch.full((300, 2), 3.0), torch.full((300, 2), torch.nan)):
+    for odd in (
+        torch.zeros(0, 2),
+        torch.zeros(1, 2),
+        torch.full((300, 2), 3.0),
+        torch.full((300, 2), torch.nan),
+    ):
         assert autocorrelation_time(odd).tolist() == [1.0, 1.0]
     assert autocorrelation_time(torch.zeros(5, 0)).shape == (0,)
     with pytest.raises(InputError, match=r"^`values`"):
@@ -77,12 +95,17 @@ def test_slow_columns_do_not_alarm_and_moved_ones_do():
     for seed in range(25):
         rng = np.random.default_rng(seed)
         series = memory(rng, 2500, 10, rhos)
-        before, after = in_time(series[:1500], "validation"), in_time(series[1500:], "production", start=1500, shuffled=rng)
+        before, after = (
+            in_time(series[:1500], "validation"),
+            in_time(series[1500:], "production", start=1500, shuffled=rng),
+        )
         alarmed += bool(alarms(features_keep_their_distribution(after, before)))
         plain = [Records(records.features, name=records.name) for records in (before, after)]
         alone += bool(alarms(features_keep_their_distribution(plain[1], plain[0])))
         moved = after.features.assign(x0=after.features["x0"] + 0.5, x2=after.features["x2"] + 0.7)
-        told = features_keep_their_distribution(Records(moved, metadata=after.metadata, schema=after.schema), before)
+        told = features_keep_their_distribution(
+            Records(moved, metadata=after.metadata, schema=after.schema), before
+        )
         found += {"x0", "x2"} <= alarms(told)
     assert alone >= 18, "without a time column most runs alarm"
     assert alarmed <= 1
@@ -94,14 +117,19 @@ def test_slow_columns_do_not_alarm_and_moved_ones_do():
 
 def test_a_reference_too_short_for_the_swings_of_a_feature_is_said_to_be():
     walk = memory(np.random.default_rng(3), 3000, 1, 1 - 1e-6) * 30
-    first, summary = features_keep_their_distribution(in_time(walk[2000:], "production", start=2000), in_time(walk[:2000], "validation"))
+    first, summary = features_keep_their_distribution(
+        in_time(walk[2000:], "production", start=2000), in_time(walk[:2000], "validation")
+    )
     assert first.severity is Severity.NOTE
     assert first.numbers["independent_n"] < 10
     assert "cannot be told from one slow record" in first.summary
     assert "long enough" in first.remedy
     assert summary.severity is Severity.NOTE
     slow = memory(np.random.default_rng(1), 3000, 1, 0.95)
-    before, after = in_time(slow[:2000], "validation"), in_time(slow[2000:] + 0.2, "production", start=2000)
+    before, after = (
+        in_time(slow[:2000], "validation"),
+        in_time(slow[2000:] + 0.2, "production", start=2000),
+    )
     first, summary = features_keep_their_distribution(after, before)
     assert [finding.severity for finding in (first, summary)] == [Severity.NOTE, Severity.NOTE]
     assert "slow swings" in first.summary
@@ -112,10 +140,14 @@ def test_a_break_inside_production_is_still_a_shift():
     after = rng.normal(size=(2000, 3))
     after[900:, 1] += 1.0
     before = in_time(rng.normal(size=(2000, 3)), "validation")
-    assert alarms(features_keep_their_distribution(in_time(after, "production", start=2000), before)) == {"x1"}
+    assert alarms(
+        features_keep_their_distribution(in_time(after, "production", start=2000), before)
+    ) == {"x1"}
 
 
-@pytest.mark.parametrize(("n", "rho", "step"), [(600, 0.0, 1.0), (1500, 0.5, 1.0), (4000, 0.9, 1.5), (4000, 0.0, 4.0)])
+@pytest.mark.parametrize(
+    ("n", "rho", "step"), [(600, 0.0, 1.0), (1500, 0.5, 1.0), (4000, 0.9, 1.5), (4000, 0.0, 4.0)]
+)
 def test_the_interval_holds_the_place_of_a_break_also_among_dependent_rows(n, rho, step):
     covered = 0
     for seed in range(40):
@@ -136,14 +168,20 @@ def test_what_is_neither_clearly_a_break_nor_clearly_a_wander_is_called_a_change
         rng = np.random.default_rng(seed)
         slow = memory(rng, 600, 1, 0.9)[:, 0] + np.linspace(0, 2, 600)
         clear = rng.normal(size=4000) + np.linspace(0, 2, 4000)
-        shapes.append((change_point(torch.from_numpy(slow)).shape, change_point(torch.from_numpy(clear)).shape))
+        shapes.append(
+            (
+                change_point(torch.from_numpy(slow)).shape,
+                change_point(torch.from_numpy(clear)).shape,
+            )
+        )
     assert [shape for _, shape in shapes] == ["wander"] * 20
     assert sum(shape == "break" for shape, _ in shapes) <= 3
     assert sum(shape == "change" for shape, _ in shapes) >= 10
 
 
 def levels_in_time(rng, n, stay):
-    """A category that stays what it is with a probability, and a column that is missing in such stretches."""
+    """A category that stays what it is with a probability, and a column that is missing in such
+    stretches."""
     drawn, fresh = rng.integers(0, 3, n), rng.random(n) > stay
     fresh[0] = True
     level = drawn[np.maximum.accumulate(np.where(fresh, np.arange(n), 0))]
@@ -158,14 +196,20 @@ def test_levels_and_gaps_that_last_do_not_alarm_and_moved_ones_do():
         frame["fast"] = rng.choice(["a", "b"], 3000)
         sides = frame[:1800].reset_index(drop=True), frame[1800:].reset_index(drop=True)
         timed = [
-            Records(side, metadata=pd.DataFrame({"time": start + np.arange(len(side))}), schema=Schema(time="time"))
+            Records(
+                side,
+                metadata=pd.DataFrame({"time": start + np.arange(len(side))}),
+                schema=Schema(time="time"),
+            )
             for side, start in zip(sides, (0, 1800), strict=True)
         ]
         for check in (categories_keep_their_shares, values_are_missing_as_often):
             alone += bool(alarms(check(*(Records(side) for side in sides[::-1]))))
             alarmed += bool(alarms(check(*timed[::-1])))
         moved = timed[1].features.assign(fast="b")
-        told = categories_keep_their_shares(Records(moved, metadata=timed[1].metadata, schema=timed[1].schema), timed[0])
+        told = categories_keep_their_shares(
+            Records(moved, metadata=timed[1].metadata, schema=timed[1].schema), timed[0]
+        )
         found += alarms(told) == {"fast"}
     assert alone >= 25, "rows taken as independent alarm in most runs"
     assert alarmed <= 1
@@ -177,13 +221,28 @@ def test_confidence_that_swings_slowly_does_not_alarm():
     for seed in range(25):
         rng = np.random.default_rng(seed)
         logits = torch.from_numpy(1.5 * memory(rng, 3000, 1, 0.97)[:, 0])
-        parts = [{"metadata": pd.DataFrame({"time": np.arange(size)}), "schema": Schema(time="time")} for size in (1800, 1200)]
+        parts = [
+            {"metadata": pd.DataFrame({"time": np.arange(size)}), "schema": Schema(time="time")}
+            for size in (1800, 1200)
+        ]
         bare = Records(logits=logits[:1800]), Records(logits=logits[1800:])
-        timed = [Records(logits=side.logits, **part) for side, part in zip(bare, parts, strict=True)]
-        alone += bool([f for f in confidence_keeps_its_distribution(*bare) if f.severity.level >= WARN])
-        alarmed += bool([f for f in confidence_keeps_its_distribution(*timed) if f.severity.level >= WARN])
+        timed = [
+            Records(logits=side.logits, **part) for side, part in zip(bare, parts, strict=True)
+        ]
+        alone += bool(
+            [f for f in confidence_keeps_its_distribution(*bare) if f.severity.level >= WARN]
+        )
+        alarmed += bool(
+            [f for f in confidence_keeps_its_distribution(*timed) if f.severity.level >= WARN]
+        )
         moved = Records(logits=timed[1].logits + 4.0, **parts[1])
-        found += bool([f for f in confidence_keeps_its_distribution(timed[0], moved) if f.severity.level >= WARN])
+        found += bool(
+            [
+                f
+                for f in confidence_keeps_its_distribution(timed[0], moved)
+                if f.severity.level >= WARN
+            ]
+        )
     assert alone >= 15, "rows taken as independent alarm in most runs"
     assert alarmed <= 1
     assert found >= 20
@@ -205,17 +264,26 @@ def test_the_furthest_features_are_drawn_together():
 def test_windows_alarm_where_production_changed_and_name_the_moment():
     rng = np.random.default_rng(0)
     series = memory(rng, 4000, 4, np.array([0.0, 0.3, 0.6, 0.9]))
-    quiet = drift_windows(in_time(series[2000:], "production", start=2000, shuffled=rng), in_time(series[:2000], "validation"))
+    quiet = drift_windows(
+        in_time(series[2000:], "production", start=2000, shuffled=rng),
+        in_time(series[:2000], "validation"),
+    )
     assert not any(step.alarm for step in quiet.steps)
     assert len(quiet.steps) == 20
     series[3000:, 0] += 1.0
-    drift = drift_windows(in_time(series[2000:], "production", start=2000, shuffled=rng), in_time(series[:2000], "validation"))
+    drift = drift_windows(
+        in_time(series[2000:], "production", start=2000, shuffled=rng),
+        in_time(series[:2000], "validation"),
+    )
     alarm = next(step for step in drift.steps if step.alarm)
     assert (alarm.feature, alarm.moment) == ("x0", "3000.0")
     png(drift)
     bare = Records(drift_frame := pd.DataFrame({"x0": series[2000:, 0]}))
     assert drift_windows(bare, Records(drift_frame)) is None
-    assert drift_windows(in_time(series[:40], "production"), in_time(series[:2000], "validation")) is None
+    assert (
+        drift_windows(in_time(series[:40], "production"), in_time(series[:2000], "validation"))
+        is None
+    )
 
 
 def hours(rng, n, slip=0):
@@ -229,14 +297,26 @@ def hours(rng, n, slip=0):
 def test_a_slipped_clock_is_recognised(slip):
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        before, after = (pd.DataFrame({"hour": hours(rng, 3000, by), "x": rng.normal(size=3000)}) for by in (0, slip))
+        before, after = (
+            pd.DataFrame({"hour": hours(rng, 3000, by), "x": rng.normal(size=3000)})
+            for by in (0, slip)
+        )
         assert turned_clock(before["hour"].to_numpy(float), after["hour"].to_numpy(float)) == slip
-        sides = {"production": Records(after, name="production"), "validation": Records(before, name="validation")}
+        sides = {
+            "production": Records(after, name="production"),
+            "validation": Records(before, name="validation"),
+        }
         kinds = change_kinds(sides["production"], sides["validation"])
         assert kinds.kinds == ("skew",)
         assert f"{slip:+d} hours" in kinds.of("hour").how
-        told = [finding for finding in inputs_are_computed_as_before.run(sides) if finding.severity.level >= WARN]
-        assert [(finding.subject, finding.cause) for finding in told] == [("hour", Cause.TRAIN_SERVE_SKEW)]
+        told = [
+            finding
+            for finding in inputs_are_computed_as_before.run(sides)
+            if finding.severity.level >= WARN
+        ]
+        assert [(finding.subject, finding.cause) for finding in told] == [
+            ("hour", Cause.TRAIN_SERVE_SKEW)
+        ]
         assert f"{slip:+d} hours" in told[0].summary
 
 
@@ -245,6 +325,13 @@ def test_what_is_no_slipped_clock():
     before = hours(rng, 3000).astype(float)
     flat = [rng.integers(0, 24, 3000).astype(float) for _ in range(2)]
     longer = np.where(rng.random(3000) < 0.4, 13.0, hours(rng, 3000))
-    cases = [(before, hours(rng, 3000).astype(float)), flat, (before, longer), (before, before + 0.5), (before, before[:0]), ([], [])]
+    cases = [
+        (before, hours(rng, 3000).astype(float)),
+        flat,
+        (before, longer),
+        (before, before + 0.5),
+        (before, before[:0]),
+        ([], []),
+    ]
     for one, other in cases:
         assert turned_clock(np.asarray(one, dtype=float), np.asarray(other, dtype=float)) == 0

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from gendebug_torch.errors import InputError
-from gendebug_torch.slices import Slices, confirmed_slices, find_slices, fit_binnings, promised_rate, remeasured
+from gendebug_torch.slices import (
+    Slices,
+    confirmed_slices,
+    find_slices,
+    fit_binnings,
+    promised_rate,
+    remeasured,
+)
 from gendebug_torch.slices.search.columns import MISSING, OTHER, level_codes
 from gendebug_torch.slices.search.counting import pair_sums, slice_pairs
 from gendebug_torch.slices.search.expected_errors import log_upper_tail
@@ -34,7 +41,16 @@ def test_levels_of_every_kind_of_column():
             "amount": [0.5, 1.5, 2.5, 3.5, np.nan, 5.5, 6.5, np.inf],
             "items": [1, 2, 3, 4, 5, 6, 7, 8],
             "when": pd.to_datetime(
-                ["2026-01-01", "2026-01-02", None, "2026-01-04", "2026-01-05", "2026-01-06", "2026-01-07", "2026-01-08"]
+                [
+                    "2026-01-01",
+                    "2026-01-02",
+                    None,
+                    "2026-01-04",
+                    "2026-01-05",
+                    "2026-01-06",
+                    "2026-01-07",
+                    "2026-01-08",
+                ]
             ),
             "flag": [True, False] * 4,
             "kind": ["x", "x", "y", None, "z", "x", "y", "w"],
@@ -48,7 +64,16 @@ def test_levels_of_every_kind_of_column():
     assert labels["kind"] == ["x", "y", OTHER, MISSING]
     assert labels["flag"] == ["False", "True", OTHER, MISSING]
     assert labels["when"][0].startswith("up to 2026-01-0")
-    assert [labels["kind"][code] for code in cuts["kind"].codes(frame)] == ["x", "x", "y", MISSING, OTHER, "x", "y", OTHER]
+    assert [labels["kind"][code] for code in cuts["kind"].codes(frame)] == [
+        "x",
+        "x",
+        "y",
+        MISSING,
+        OTHER,
+        "x",
+        "y",
+        OTHER,
+    ]
     assert cuts["amount"].codes(frame).tolist() == [0, 0, 0, 1, 2, 1, 1, 1]
     assert cuts["when"].codes(frame)[2] == 2
     assert cuts["items"].codes(pd.DataFrame({"other": [1, 2]})).tolist() == [2, 2]
@@ -67,10 +92,14 @@ def test_sums_equal_counting_one_by_one():
     levels, codes = level_codes(frame, fit_binnings(frame))
     rows, sums = pair_sums(codes, torch.from_numpy(weights)[None], len(levels))
     first, second = slice_pairs(levels, 2)
-    count, weight = reference.pair_counts([[str(levels[code]) for code in row] for row in codes.tolist()], weights)
+    count, weight = reference.pair_counts(
+        [[str(levels[code]) for code in row] for row in codes.tolist()], weights
+    )
     ours = {}
     for a, b in zip(first.tolist(), second.tolist(), strict=True):
-        members = tuple(sorted({(int(levels[place].column[1]), str(levels[place])) for place in (a, b)}))
+        members = tuple(
+            sorted({(int(levels[place].column[1]), str(levels[place])) for place in (a, b)})
+        )
         ours[members] = (int(rows[a, b]), float(sums[0, a, b]))
     for members, expected in count.items():
         assert ours[members][0] == expected
@@ -78,14 +107,18 @@ def test_sums_equal_counting_one_by_one():
     assert sum(n for n, _ in ours.values()) == sum(count.values())
 
 
-@pytest.mark.parametrize(("size", "marked", "drawn"), [(1000, 100, 30), (1000, 500, 60), (5000, 50, 200), (300, 60, 90)])
+@pytest.mark.parametrize(
+    ("size", "marked", "drawn"), [(1000, 100, 30), (1000, 500, 60), (5000, 50, 200), (300, 60, 90)]
+)
 @pytest.mark.parametrize("sd", [1, 3, 5])
 def test_the_tail_bounds_fisher_from_above_and_closely(size, marked, drawn, sd):
     rate = marked / size
     mean, variance = drawn * rate, drawn * rate * (1 - rate) * (1 - drawn / size)
     hits = math.ceil(mean + sd * variance**0.5)
     most = min(drawn, marked)
-    ours = math.exp(float(log_upper_tail(*(torch.tensor([value]) for value in (hits, most, mean, variance)))))
+    ours = math.exp(
+        float(log_upper_tail(*(torch.tensor([value]) for value in (hits, most, mean, variance))))
+    )
     exact = reference.hypergeometric_tail(hits, drawn, marked, size)
     assert exact <= ours * 1.005
     assert math.log10(ours) <= 0.9 * math.log10(exact)
@@ -95,17 +128,30 @@ def test_the_tail_bounds_fisher_from_above_and_closely(size, marked, drawn, sd):
 @pytest.mark.parametrize("sd", [1, 3, 5])
 def test_the_tail_bounds_unequal_events_from_above_and_closely(kind, sd):
     rng = np.random.default_rng(0)
-    probs = {"equal": np.full(80, 0.3), "mixed": rng.beta(0.5, 3, 300), "two kinds": np.r_[np.full(100, 0.01), np.full(10, 0.9)]}[kind]
+    probs = {
+        "equal": np.full(80, 0.3),
+        "mixed": rng.beta(0.5, 3, 300),
+        "two kinds": np.r_[np.full(100, 0.01), np.full(10, 0.9)],
+    }[kind]
     mean, variance = probs.sum(), (probs * (1 - probs)).sum()
     hits = math.ceil(mean + sd * variance**0.5)
-    ours = math.exp(float(log_upper_tail(*(torch.tensor([value]) for value in (hits, len(probs), mean, variance)))))
+    ours = math.exp(
+        float(
+            log_upper_tail(*(torch.tensor([value]) for value in (hits, len(probs), mean, variance)))
+        )
+    )
     exact = reference.poisson_binomial_tail(probs, hits)
     assert exact <= ours * (1 + 1e-9)
     assert math.log10(ours) <= (0.9999 if kind == "equal" else 0.7) * math.log10(exact)
 
 
 def test_the_tail_ranks_where_no_double_reaches():
-    log_p = log_upper_tail(torch.tensor([9000, 9900, 10_000]), torch.full((3,), 10_000), torch.full((3,), 100.0), torch.full((3,), 99.0))
+    log_p = log_upper_tail(
+        torch.tensor([9000, 9900, 10_000]),
+        torch.full((3,), 10_000),
+        torch.full((3,), 100.0),
+        torch.full((3,), 99.0),
+    )
     assert bool(log_p.isfinite().all())
     assert bool((log_p.diff() < 0).all())
     assert float(log_p[-1]) == pytest.approx(10_000 * math.log(0.01), rel=1e-6)
@@ -117,7 +163,9 @@ def test_the_promise_equals_the_literal_isotonic_fit(seed):
     score = rng.integers(0, 25, 60) / 10
     events = rng.random(60) < score / 3
     ours = promised_rate(torch.from_numpy(score), torch.from_numpy(events))
-    np.testing.assert_allclose(ours.numpy(), reference.isotonic(score.tolist(), events.astype(float).tolist()), atol=1e-12)
+    np.testing.assert_allclose(
+        ours.numpy(), reference.isotonic(score.tolist(), events.astype(float).tolist()), atol=1e-12
+    )
     assert float(ours.sum()) == pytest.approx(events.sum())
 
 
@@ -125,7 +173,9 @@ def test_a_monotone_distortion_of_the_score_changes_no_promise():
     rng = np.random.default_rng(1)
     logit = torch.from_numpy(rng.normal(size=500))
     events = torch.rand(500, generator=torch.Generator().manual_seed(0)) < logit.sigmoid()
-    assert torch.equal(promised_rate(logit, events), promised_rate((3 * logit - 1).sigmoid(), events))
+    assert torch.equal(
+        promised_rate(logit, events), promised_rate((3 * logit - 1).sigmoid(), events)
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -134,7 +184,9 @@ def test_a_planted_slice_ranks_first(seed):
     found = find_slices(frame, event)
     assert set(map(str, found.members[0])) == {"c0 = a", "c1 = a"}
     assert int(found.support[0]) == inside.sum()
-    assert float(found.lift[0]) == pytest.approx(float(event[inside].double().mean() / event.double().mean()))
+    assert float(found.lift[0]) == pytest.approx(
+        float(event[inside].double().mean() / event.double().mean())
+    )
     assert torch.equal(found.mask(frame, 0), torch.from_numpy(inside))
     assert len(found) <= 3, "what contains it, or overlaps with it, is told once"
 
@@ -178,7 +230,8 @@ def test_three_levels_are_found_by_beam():
 
 
 def test_hard_is_not_failing():
-    """Errors that the confidence owns up to are no excess; the same errors without its knowing are."""
+    """Errors that the confidence owns up to are no excess; the same errors without its knowing
+    are."""
     rng = np.random.default_rng(0)
     frame, _ = table(0, n=20_000)
     hard = (frame["c0"] == "a").to_numpy()
@@ -187,7 +240,10 @@ def test_hard_is_not_failing():
     knows, ignorant = torch.from_numpy(rate), torch.from_numpy(rng.random(20_000))
     assert find_slices(frame, event).names[0] == "c0 = a"
     assert len(find_slices(frame, event, expected=promised_rate(knows, event), alpha=0.002)) == 0
-    assert find_slices(frame, event, expected=promised_rate(ignorant, event), alpha=0.002).names[0] == "c0 = a"
+    assert (
+        find_slices(frame, event, expected=promised_rate(ignorant, event), alpha=0.002).names[0]
+        == "c0 = a"
+    )
 
 
 def test_a_slice_that_is_surer_than_all_others_cannot_hide():
@@ -196,8 +252,12 @@ def test_a_slice_that_is_surer_than_all_others_cannot_hide():
     inside = (frame["c0"] == "a").to_numpy() & (rng.random(10_000) < 0.2)
     frame["batch"] = np.where(inside, "new", "old")
     confidence = np.where(inside, 12.0, rng.normal(3, 1, 10_000))
-    event = torch.from_numpy(rng.random(10_000) < np.where(inside, 0.3, 1 / (1 + np.exp(np.minimum(confidence, 8)))))
-    found = find_slices(frame, event, expected=promised_rate(torch.from_numpy(-confidence), event), alpha=0.002)
+    event = torch.from_numpy(
+        rng.random(10_000) < np.where(inside, 0.3, 1 / (1 + np.exp(np.minimum(confidence, 8))))
+    )
+    found = find_slices(
+        frame, event, expected=promised_rate(torch.from_numpy(-confidence), event), alpha=0.002
+    )
     assert found.names[0] == "batch = new"
 
 
@@ -233,7 +293,9 @@ def test_a_column_of_a_million_values_costs_a_level():
 def test_too_many_levels_to_pair_still_finds_the_strongest_columns():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(1500, 600))).add_prefix("x")
-    event = torch.from_numpy(rng.random(1500) < np.where((frame["x3"] > 0.9) & (frame["x5"] > 0.9), 0.9, 0.1))
+    event = torch.from_numpy(
+        rng.random(1500) < np.where((frame["x3"] > 0.9) & (frame["x5"] > 0.9), 0.9, 0.1)
+    )
     found = find_slices(frame, event)
     assert {level.column for level in found.members[0]} == {"x3", "x5"}
     assert found.asked > 1_000_000
@@ -277,7 +339,10 @@ def test_a_score_that_is_no_number_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_finds_the_same():
     frame, event, _ = planted(0)
-    there, here = find_slices(frame, event, device="cuda", ways=3), find_slices(frame, event, ways=3)
+    there, here = (
+        find_slices(frame, event, device="cuda", ways=3),
+        find_slices(frame, event, ways=3),
+    )
     assert isinstance(there, Slices)
     assert there.names == here.names
     assert torch.equal(there.total, here.total)

@@ -21,7 +21,11 @@ def side(seed, n=20_000, rate=0.1, inside_rate=None, name="validation"):
     """Rows with an event; in `country = B and device = ios` its rate may be another."""
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame(
-        {"country": rng.choice(list("ABCDE"), n), "device": rng.choice(["ios", "android", "web"], n), "x": rng.normal(size=n)}
+        {
+            "country": rng.choice(list("ABCDE"), n),
+            "device": rng.choice(["ios", "android", "web"], n),
+            "x": rng.normal(size=n),
+        }
     )
     inside = np.array((frame["country"] == "B") & (frame["device"] == "ios"))
     p = np.full(n, rate) if np.isscalar(rate) else rate(frame)
@@ -30,20 +34,32 @@ def side(seed, n=20_000, rate=0.1, inside_rate=None, name="validation"):
 
 
 @pytest.mark.parametrize("ratio", [0.7, 1.0, 2.5])
-@pytest.mark.parametrize(("before", "after"), [((200, 20), (150, 45)), ((60, 3), (80, 20)), ((500, 10), (40, 9)), ((100, 60), (120, 112))])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((200, 20), (150, 45)), ((60, 3), (80, 20)), ((500, 10), (40, 9)), ((100, 60), (120, 112))],
+)
 def test_the_rise_has_the_tail_of_fishers_noncentral_distribution(before, after, ratio):
     """With so many rows outside that their odds ratio is known."""
     outside = 10_000_000
     hits = round(outside * 0.1 * ratio / (0.9 + 0.1 * ratio))
-    total = torch.tensor([[outside + before[0], outside // 10 + before[1]], [outside + after[0], hits + after[1]]])
+    total = torch.tensor(
+        [[outside + before[0], outside // 10 + before[1]], [outside + after[0], hits + after[1]]]
+    )
     ours = float(relative_rise(torch.tensor([before]), torch.tensor([after]), total))
-    exact = math.log(reference.noncentral_tail(after[1], before[1] + after[1], before[0], after[0], ratio))
+    exact = math.log(
+        reference.noncentral_tail(after[1], before[1] + after[1], before[0], after[0], ratio)
+    )
     assert exact * 1.01 - 0.02 <= ours <= 0.8 * exact if ours < 0 else exact > math.log(0.35)
 
 
 def test_few_rows_outside_leave_the_rise_in_doubt():
     inside = torch.tensor([[200, 20]]), torch.tensor([[200, 50]])
-    sure, unsure = (float(relative_rise(*inside, torch.tensor([[n + 200, n // 10 + 20], [n + 200, n // 10 + 50]]))) for n in (100_000, 50))
+    sure, unsure = (
+        float(
+            relative_rise(*inside, torch.tensor([[n + 200, n // 10 + 20], [n + 200, n // 10 + 50]]))
+        )
+        for n in (100_000, 50)
+    )
     assert sure < 3 * unsure < 0
 
 
@@ -57,12 +73,17 @@ def test_a_collapsed_slice_is_named_while_the_whole_hardly_moves():
 
 
 def test_a_rise_of_the_whole_names_no_slice():
-    """Twice the odds everywhere is many more points where errors are frequent: no slice of its own."""
+    """Twice the odds everywhere is many more points where errors are frequent: no slice of its
+    own."""
 
     def rate(odds):
         return lambda frame: 1 / (1 + np.exp(-(frame["x"].to_numpy() - 2.5 + np.log(odds))))
 
-    loud = sum(len(slice_change(*side(seed, rate=rate(1)), *side(seed + 100, rate=rate(2)), alpha=0.002)) > 0 for seed in range(10))
+    loud = sum(
+        len(slice_change(*side(seed, rate=rate(1)), *side(seed + 100, rate=rate(2)), alpha=0.002))
+        > 0
+        for seed in range(10)
+    )
     assert loud == 0
 
 
@@ -75,23 +96,43 @@ def test_few_rows_name_nothing(size):
     assert change.plot().get_title()
 
 
-@pytest.mark.parametrize(("arguments", "words"), [({"ways": 3}, "`ways`"), ({"live_event": torch.zeros(3)}, "`live_event`")])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"ways": 3}, "`ways`"), ({"live_event": torch.zeros(3)}, "`live_event`")],
+)
 def test_bad_input(arguments, words):
     frame, event = side(0, n=100)
-    given = {"reference": frame, "reference_event": event, "live": frame, "live_event": event} | arguments
+    given = {
+        "reference": frame,
+        "reference_event": event,
+        "live": frame,
+        "live_event": event,
+    } | arguments
     with pytest.raises(InputError, match=words):
         slice_change(**given)
 
 
 def fraud(seed, blind, n=12_000):
-    """A model that ranks well; in production it may be blind to the positives of one channel, 8 % of the rows."""
+    """A model that ranks well; in production it may be blind to the positives of one channel, 8 %
+    of the rows."""
     rng = np.random.default_rng(seed)
-    metadata = pd.DataFrame({"channel": rng.choice(["web", "shop", "phone"], n, p=[0.5, 0.42, 0.08]), "day": rng.integers(0, 7, n)})
+    metadata = pd.DataFrame(
+        {
+            "channel": rng.choice(["web", "shop", "phone"], n, p=[0.5, 0.42, 0.08]),
+            "day": rng.integers(0, 7, n),
+        }
+    )
     targets = rng.random(n) < 0.2
     logits = rng.normal(np.where(targets, 2.0, -2.0), 1.2)
     unseen = (metadata["channel"] == "phone").to_numpy() & targets & (rng.random(n) < blind)
     logits[unseen] -= 4.0
-    return Records(None, torch.from_numpy(targets.astype(int)), torch.from_numpy(logits), metadata, name="production")
+    return Records(
+        None,
+        torch.from_numpy(targets.astype(int)),
+        torch.from_numpy(logits),
+        metadata,
+        name="production",
+    )
 
 
 def test_a_recall_that_falls_in_one_channel_behind_a_good_auc():
@@ -100,7 +141,11 @@ def test_a_recall_that_falls_in_one_channel_behind_a_good_auc():
     before, after = fraud(0, 0.0), fraud(1, 0.2)
     auc = [roc_auc_score(records.targets, records.logits) for records in (before, after)]
     assert auc[0] - auc[1] < 0.02
-    alarms = [finding for finding in COLLAPSE(before, after) if finding.severity.level >= Severity.WARN.level]
+    alarms = [
+        finding
+        for finding in COLLAPSE(before, after)
+        if finding.severity.level >= Severity.WARN.level
+    ]
     assert [finding.subject for finding in alarms] == ["channel = phone"]
     assert alarms[0].numbers["event"] == "missed positive"
     assert alarms[0].numbers["change"] > 0.1
@@ -112,4 +157,7 @@ def test_production_without_that_column_or_labels_is_no_collapse():
     bare = Records(None, after.targets, after.logits, after.metadata[["day"]], name="production")
     assert max(finding.severity.level for finding in COLLAPSE(before, bare)) < Severity.WARN.level
     unlabeled = Records(None, None, after.logits, after.metadata, name="production")
-    assert COLLAPSE.run({"validation": before, "production": unlabeled})[0].severity is Severity.SKIPPED
+    assert (
+        COLLAPSE.run({"validation": before, "production": unlabeled})[0].severity
+        is Severity.SKIPPED
+    )

@@ -7,21 +7,36 @@ import torch
 
 from gendebug_torch import Records, Schema, Severity
 from gendebug_torch.checks.registry import all_checks
-from gendebug_torch.slices import confirmed_slices, find_slices, plain_events, promised_events, remeasured
+from gendebug_torch.slices import (
+    confirmed_slices,
+    find_slices,
+    plain_events,
+    promised_events,
+    remeasured,
+)
 
 WORST = {check.name: check for check in all_checks()}["slices.worst"]
 
 
 def alarms(records, **options):
-    return [finding for finding in WORST(records, **options) if finding.severity.level >= Severity.WARN.level]
+    return [
+        finding
+        for finding in WORST(records, **options)
+        if finding.severity.level >= Severity.WARN.level
+    ]
 
 
 def calibrated(seed, n=6000, temperature=1.0, failing=None):
-    """A model whose certainty the columns decide; labels are drawn from what it says, but where `failing`."""
+    """A model whose certainty the columns decide; labels are drawn from what it says, but where
+    `failing`."""
     rng = np.random.default_rng(seed)
-    features = pd.DataFrame({"a": rng.normal(size=n), "b": rng.normal(size=n), "noise": rng.normal(size=n)})
+    features = pd.DataFrame(
+        {"a": rng.normal(size=n), "b": rng.normal(size=n), "noise": rng.normal(size=n)}
+    )
     metadata = pd.DataFrame({"country": rng.choice(list("ABCDE"), n), "user": np.arange(n)})
-    logit = (2.5 * features["a"] + features["b"] - 1.0 + 1.5 * (metadata["country"] == "B")).to_numpy()
+    logit = (
+        2.5 * features["a"] + features["b"] - 1.0 + 1.5 * (metadata["country"] == "B")
+    ).to_numpy()
     inside = np.zeros(n, bool) if failing is None else failing(features.join(metadata)).to_numpy()
     true = np.where(inside, -logit, logit)
     targets = rng.random(n) < 1 / (1 + np.exp(-true))
@@ -62,19 +77,36 @@ def test_what_a_slice_does_is_told_in_one_finding():
 
 def test_two_logits_say_what_one_logit_says():
     one = calibrated(0, failing=lambda frame: frame["country"] == "C")
-    two = Records(one.features, one.targets, torch.stack([-one.logits / 2, one.logits / 2], 1), one.metadata, one.schema, one.name)
-    assert [finding.summary for finding in alarms(one)] == [finding.summary for finding in alarms(two)]
+    two = Records(
+        one.features,
+        one.targets,
+        torch.stack([-one.logits / 2, one.logits / 2], 1),
+        one.metadata,
+        one.schema,
+        one.name,
+    )
+    assert [finding.summary for finding in alarms(one)] == [
+        finding.summary for finding in alarms(two)
+    ]
 
 
 def test_many_classes_are_judged_by_their_errors():
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(2 * rng.normal(size=(6000, 5)))
     camera = rng.choice(["old", "new"], 6000, p=[0.1, 0.9])
-    targets = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(0))[:, 0]
+    targets = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(0))[
+        :, 0
+    ]
     moved = torch.from_numpy((camera == "old") & (rng.random(6000) < 0.5))
     clean = Records(None, targets, logits, pd.DataFrame({"camera": camera}), name="validation")
     assert alarms(clean) == []
-    broken = Records(None, torch.where(moved, (targets + 1) % 5, targets), logits, pd.DataFrame({"camera": camera}), name="validation")
+    broken = Records(
+        None,
+        torch.where(moved, (targets + 1) % 5, targets),
+        logits,
+        pd.DataFrame({"camera": camera}),
+        name="validation",
+    )
     assert [finding.subject for finding in alarms(broken)] == ["camera = old"]
 
 
@@ -87,9 +119,21 @@ def test_the_threshold_is_the_users():
 @pytest.mark.parametrize(
     "records",
     [
-        Records(torch.zeros(50, 3, 4), torch.zeros(50, dtype=torch.int64), torch.zeros(50), name="validation"),
-        Records(pd.DataFrame({"a": range(50)}), torch.zeros(50), torch.zeros(50), name="validation"),
-        Records(pd.DataFrame({"a": range(50)}), torch.zeros(50, 2, dtype=torch.int64), torch.zeros(50, 2), name="validation"),
+        Records(
+            torch.zeros(50, 3, 4),
+            torch.zeros(50, dtype=torch.int64),
+            torch.zeros(50),
+            name="validation",
+        ),
+        Records(
+            pd.DataFrame({"a": range(50)}), torch.zeros(50), torch.zeros(50), name="validation"
+        ),
+        Records(
+            pd.DataFrame({"a": range(50)}),
+            torch.zeros(50, 2, dtype=torch.int64),
+            torch.zeros(50, 2),
+            name="validation",
+        ),
     ],
     ids=["images", "regression", "multilabel"],
 )
@@ -103,29 +147,44 @@ def test_the_promise_of_each_kind_of_mistake_adds_up():
     records = calibrated(0)
     for event in promised_events(records.logits, records.targets, threshold=0.3):
         assert float(event.promise().sum()) == pytest.approx(int(event.happened.sum()))
-        assert int(event.happened.sum()) == int(plain_events(records.logits, records.targets, threshold=0.3)[event.name][1].sum())
+        assert int(event.happened.sum()) == int(
+            plain_events(records.logits, records.targets, threshold=0.3)[event.name][1].sum()
+        )
 
 
 def adult(shared_data, name):
     frame = pd.read_parquet(shared_data / "adult" / f"{name}.parquet")
-    return frame.drop(columns="income"), torch.from_numpy((frame["income"] == ">50K").to_numpy().astype(int))
+    return frame.drop(columns="income"), torch.from_numpy(
+        (frame["income"] == ">50K").to_numpy().astype(int)
+    )
 
 
 @pytest.fixture(scope="module")
 def adult_network(shared_data):
-    """Logits on the test half of adult of a small network that knows only numbers, so that jobs and sexes are news to it."""
+    """Logits on the test half of adult of a small network that knows only numbers, so that jobs and
+    sexes are news to it."""
     (train, labels), (test, truth) = adult(shared_data, "train"), adult(shared_data, "test")
     numeric = train.select_dtypes("number").columns
     mean, spread = train[numeric].mean(), train[numeric].std()
-    x, unseen = (torch.tensor(((part[numeric] - mean) / spread).to_numpy(), dtype=torch.float32) for part in (train, test))
+    x, unseen = (
+        torch.tensor(((part[numeric] - mean) / spread).to_numpy(), dtype=torch.float32)
+        for part in (train, test)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = torch.nn.Sequential(torch.nn.Linear(x.shape[1], 32), torch.nn.ReLU(), torch.nn.Linear(32, 1), torch.nn.Flatten(0))
+        network = torch.nn.Sequential(
+            torch.nn.Linear(x.shape[1], 32),
+            torch.nn.ReLU(),
+            torch.nn.Linear(32, 1),
+            torch.nn.Flatten(0),
+        )
         optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
         for _ in range(8):
             for rows in torch.split(torch.randperm(len(x)), 256):
                 optimizer.zero_grad()
-                torch.nn.functional.binary_cross_entropy_with_logits(network(x[rows]), labels[rows].float()).backward()
+                torch.nn.functional.binary_cross_entropy_with_logits(
+                    network(x[rows]), labels[rows].float()
+                ).backward()
                 optimizer.step()
         with torch.no_grad():
             return test, truth, network(unseen)
@@ -136,8 +195,15 @@ def test_the_worst_slices_of_adult_are_found_again_on_its_other_half(adult_netwo
     event = promised_events(logits, truth)[0]
     half = torch.arange(len(truth)) % 2 == 0
     first, second = half.nonzero()[:, 0], (~half).nonzero()[:, 0]
-    found = find_slices(columns.iloc[first.numpy()], event.happened[first], expected=event.promise(first), alpha=0.002)
-    again = remeasured(found, columns.iloc[second.numpy()], event.happened[second], event.promise(second))
+    found = find_slices(
+        columns.iloc[first.numpy()],
+        event.happened[first],
+        expected=event.promise(first),
+        alpha=0.002,
+    )
+    again = remeasured(
+        found, columns.iloc[second.numpy()], event.happened[second], event.promise(second)
+    )
     assert len(found) >= 3
     assert float(again.adjusted[0]) < 1e-10
     assert float((again.adjusted < 0.05).double().mean()) >= 0.5
@@ -149,7 +215,10 @@ def test_the_worst_slices_of_adult_are_found_again_on_its_other_half(adult_netwo
 def test_roberta_on_tweets_is_worse_in_some_slices_and_again_on_the_other_half(shared_data):
     frame = pd.read_parquet(shared_data / "tweeteval_open" / "sentiment.parquet")
     frame = frame[frame["roberta_rt_prediction"].notna()]
-    label, said = frame["label"].astype(str), frame["roberta_rt_prediction"].astype(float).astype(int).astype(str)
+    label, said = (
+        frame["label"].astype(str),
+        frame["roberta_rt_prediction"].astype(float).astype(int).astype(str),
+    )
     text = frame["text"].astype(str)
     columns = pd.DataFrame(
         {

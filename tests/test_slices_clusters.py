@@ -14,13 +14,18 @@ CHECK = {check.name: check for check in all_checks()}["slices.error_clusters"]
 
 
 def rows(seed, n=6000, share=0.7, d=6):
-    """Errors of which a share lies in one corner of two features; elsewhere they are as the correct rows."""
+    """Errors of which a share lies in one corner of two features; elsewhere they are as the correct
+    rows."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=generator, dtype=torch.float64)
     error = torch.rand(n, generator=generator) < 0.08
     crowd = error & (torch.rand(n, generator=generator) < share)
-    x[crowd, 0] = 2.5 + 0.5 * torch.randn(int(crowd.sum()), generator=generator, dtype=torch.float64)
-    x[crowd, 1] = -2.5 + 0.5 * torch.randn(int(crowd.sum()), generator=generator, dtype=torch.float64)
+    x[crowd, 0] = 2.5 + 0.5 * torch.randn(
+        int(crowd.sum()), generator=generator, dtype=torch.float64
+    )
+    x[crowd, 1] = -2.5 + 0.5 * torch.randn(
+        int(crowd.sum()), generator=generator, dtype=torch.float64
+    )
     return x, error, crowd
 
 
@@ -84,14 +89,18 @@ def test_bad_input(x, error, words):
 def as_records(x, error, unsure):
     targets = torch.randint(0, 2, (len(x),), generator=torch.Generator().manual_seed(0))
     margin = torch.where(unsure, 0.1, 3.0) * torch.where(error, -1.0, 1.0) * (2.0 * targets - 1)
-    return Records(pd.DataFrame(x.numpy(), columns=list("abcdef")), targets, margin, name="validation")
+    return Records(
+        pd.DataFrame(x.numpy(), columns=list("abcdef")), targets, margin, name="validation"
+    )
 
 
 def test_the_check_names_the_share_that_asks_for_a_redesign():
     x, error, crowd = rows(0)
     (finding,) = CHECK(as_records(x, error, torch.zeros_like(error)))
     assert finding.severity.level >= Severity.WARN.level
-    assert finding.numbers["largest_share"] == pytest.approx(float(crowd.sum() / error.sum()), abs=0.1)
+    assert finding.numbers["largest_share"] == pytest.approx(
+        float(crowd.sum() / error.sum()), abs=0.1
+    )
     assert "a high" in finding.subject
 
 

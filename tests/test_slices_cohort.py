@@ -69,7 +69,9 @@ def test_rows_are_drawn_at_random_or_by_confidence():
 def test_a_sheet_holds_score_reasons_columns_and_room_for_remarks():
     columns = pd.DataFrame({"amount": [1.0, 2.0, 3.0], "score": ["x", "y", "z"]})
     because = pd.DataFrame({"amount": [0.2, -0.1], "age": [-0.9, 0.05]})
-    sheet = cohort_sheet(columns, torch.tensor([2, 0]), torch.tensor([0.1, 0.2, 0.3]), attributions=because, top=1)
+    sheet = cohort_sheet(
+        columns, torch.tensor([2, 0]), torch.tensor([0.1, 0.2, 0.3]), attributions=because, top=1
+    )
     assert list(sheet.columns) == ["row", "score", "because", "amount", "remark"]
     assert sheet["row"].tolist() == [2, 0]
     assert sheet["because"].tolist() == ["age -0.9", "amount -0.1"]
@@ -81,7 +83,9 @@ NASTY = ["<script>alert(1)</script>", "=HYPERLINK(1)", "ordinary", None]
 
 
 def test_html_is_escaped_and_csv_runs_nothing(tmp_path):
-    sheet = cohort_sheet(pd.DataFrame({"<b>": NASTY, "n": [-1.0, 2.0, np.nan, 4.0]}), torch.arange(4), torch.zeros(4))
+    sheet = cohort_sheet(
+        pd.DataFrame({"<b>": NASTY, "n": [-1.0, 2.0, np.nan, 4.0]}), torch.arange(4), torch.zeros(4)
+    )
     page = write_sheet(sheet, tmp_path / "new" / "sheet.html", title="<i>").read_text()
     assert "<script" not in page
     assert "<b>" not in page
@@ -95,6 +99,8 @@ def test_html_is_escaped_and_csv_runs_nothing(tmp_path):
 
 
 def test_an_empty_cohort_is_an_empty_sheet(tmp_path):
-    sheet = cohort_sheet(pd.DataFrame({"a": [1.0]}), torch.zeros(0, dtype=torch.int64), torch.zeros(1))
+    sheet = cohort_sheet(
+        pd.DataFrame({"a": [1.0]}), torch.zeros(0, dtype=torch.int64), torch.zeros(1)
+    )
     assert sheet.empty
     assert "remark" in write_sheet(sheet, tmp_path / "sheet.html").read_text()

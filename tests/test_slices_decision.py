@@ -1,4 +1,5 @@
-"""A failing subgroup, planted in tables with a really trained small network, is named by the whole library."""
+"""A failing subgroup, planted in tables with a really trained small network, is named by the whole
+library."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ SEGMENT = {"north = 1", "old = 1"}
 def table(seed, n, name, *, known, share=0.06, other_rule=True):
     """Two features decide the label; in one segment they count the other way round.
 
-    What tells the segment is a feature where it is `known`, so that its rule could be learnt, else metadata.
+    What tells the segment is a feature where it is `known`, so that its rule could be learnt, else
+    metadata.
     """
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 4))
@@ -24,16 +26,28 @@ def table(seed, n, name, *, known, share=0.06, other_rule=True):
     north, old = np.where(north & old, False, north) | inside, old | inside
     logit = 5.0 * (x[:, 0] + x[:, 1]) * np.where(inside & other_rule, -1.0, 1.0) - 1.0
     targets = torch.from_numpy((rng.random(n) < 1 / (1 + np.exp(-logit))).astype(int))
-    features, place = pd.DataFrame(x, columns=list("abcd")), pd.DataFrame({"north": north.astype(float), "old": old.astype(float)})
-    return Records(features.join(place), targets, name=name) if known else Records(features, targets, None, place, name=name)
+    features, place = (
+        pd.DataFrame(x, columns=list("abcd")),
+        pd.DataFrame({"north": north.astype(float), "old": old.astype(float)}),
+    )
+    return (
+        Records(features.join(place), targets, name=name)
+        if known
+        else Records(features, targets, None, place, name=name)
+    )
 
 
 def trained(train, split, seed, epochs=25):
     """A small network after a few epochs, and its curves."""
     torch.manual_seed(seed)
-    network = nn.Sequential(nn.Linear(train.features.shape[1], 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0))
+    network = nn.Sequential(
+        nn.Linear(train.features.shape[1], 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0)
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=0.002)
-    sides = [(torch.tensor(part.features.to_numpy(), dtype=torch.float32), part.targets.float()) for part in (train, split)]
+    sides = [
+        (torch.tensor(part.features.to_numpy(), dtype=torch.float32), part.targets.float())
+        for part in (train, split)
+    ]
     loss = nn.BCEWithLogitsLoss()
     losses = []
     for _ in range(epochs):
@@ -48,15 +62,25 @@ def trained(train, split, seed, epochs=25):
 
 
 def lacking(seed):
-    """Training and its own split lacked the segment; the records that it is judged on, and production, have it."""
-    train, split = (table(seed + at, 3000, "train", known=True, share=0.002, other_rule=False) for at in (0, 300))
-    judged = {name: table(seed + at, 3000, name, known=True) for name, at in (("validation", 100), ("production", 200))}
+    """Training and its own split lacked the segment; the records that it is judged on, and
+    production, have it."""
+    train, split = (
+        table(seed + at, 3000, "train", known=True, share=0.002, other_rule=False)
+        for at in (0, 300)
+    )
+    judged = {
+        name: table(seed + at, 3000, name, known=True)
+        for name, at in (("validation", 100), ("production", 200))
+    }
     return told(seed, train, split, **judged)
 
 
 def collapsing(seed, *, other_rule=True, only=None):
     """The segment follows the rule of all others until production."""
-    train, validation = (table(seed + at, 3000, name, known=False, other_rule=False) for name, at in (("train", 0), ("validation", 100)))
+    train, validation = (
+        table(seed + at, 3000, name, known=False, other_rule=False)
+        for name, at in (("train", 0), ("validation", 100))
+    )
     production = table(seed + 200, 3000, "production", known=False, other_rule=other_rule)
     return told(seed, train, validation, validation=validation, production=production, only=only)
 
@@ -69,14 +93,19 @@ def told(seed, train, split, *, only=None, **judged):
 
 def named(diagnosis):
     first_two = {likely.cause: likely for likely in diagnosis.causes[:2]}
-    return Cause.SUBGROUP_FAILURE in first_two and set(first_two[Cause.SUBGROUP_FAILURE].subject.split(" and ")) == SEGMENT
+    return (
+        Cause.SUBGROUP_FAILURE in first_two
+        and set(first_two[Cause.SUBGROUP_FAILURE].subject.split(" and ")) == SEGMENT
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plant", [lacking, collapsing])
 def test_the_segment_is_named_among_the_first_two_causes(plant):
     stories = [plant(seed) for seed in range(10)]
-    assert sum(map(named, stories)) >= 9, [str(diagnosis) for diagnosis in stories if not named(diagnosis)][:1]
+    assert sum(map(named, stories)) >= 9, [
+        str(diagnosis) for diagnosis in stories if not named(diagnosis)
+    ][:1]
 
 
 @pytest.mark.slow
@@ -84,4 +113,6 @@ def test_without_a_plant_no_slice_is_blamed():
     for seed in range(10):
         slices = collapsing(seed, other_rule=False, only="slices").findings
         assert len(slices) == 3
-        assert all(finding.severity is Severity.OK for finding in slices), [finding.summary for finding in slices]
+        assert all(finding.severity is Severity.OK for finding in slices), [
+            finding.summary for finding in slices
+        ]

@@ -10,13 +10,17 @@ from gendebug_torch.stats import intervals as stats
 
 @pytest.mark.parametrize("probability", [0.001, 0.025, 0.5, 0.8, 0.995])
 def test_normal_quantile(probability):
-    assert stats.normal_quantile(probability) == pytest.approx(scipy_stats.norm.ppf(probability), rel=1e-9, abs=1e-12)
+    assert stats.normal_quantile(probability) == pytest.approx(
+        scipy_stats.norm.ppf(probability), rel=1e-9, abs=1e-12
+    )
 
 
 def test_wilson_interval_equals_scipy():
     successes, trials = torch.tensor([0, 3, 10, 50]), torch.tensor([10, 10, 10, 1000])
     low, high = stats.wilson_interval(successes, trials)
-    for k, n, a, b in zip(successes.tolist(), trials.tolist(), low.tolist(), high.tolist(), strict=True):
+    for k, n, a, b in zip(
+        successes.tolist(), trials.tolist(), low.tolist(), high.tolist(), strict=True
+    ):
         expected = scipy_stats.binomtest(k, n).proportion_ci(method="wilson")
         assert (a, b) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
@@ -52,7 +56,9 @@ def test_bootstrap_interval_of_a_mean_covers():
     hits = 0
     for seed in range(100):
         x = torch.randn(200, generator=generator, dtype=torch.float64)
-        replicates = stats.bootstrap_replicates(lambda w, x=x: w @ x / w.sum(1), 200, replicates=300, seed=seed)
+        replicates = stats.bootstrap_replicates(
+            lambda w, x=x: w @ x / w.sum(1), 200, replicates=300, seed=seed
+        )
         low, high = stats.percentile_interval(replicates)
         hits += int(low <= 0 <= high)
     assert hits >= 87
@@ -65,7 +71,8 @@ def test_bootstrap_leaves_the_global_random_state():
 
 
 def literal_auc(scores, positive):
-    """Every pair compared; the variance from the placements of DeLong et al. (1988), equation by equation."""
+    """Every pair compared; the variance from the placements of DeLong et al. (1988), equation by
+    equation."""
     high, low = scores[positive], scores[~positive]
     wins = (high[:, None] > low[None]).astype(float) + 0.5 * (high[:, None] == low[None])
     return wins.mean(), wins.mean(1).var(ddof=1) / len(high) + wins.mean(0).var(ddof=1) / len(low)
@@ -75,7 +82,9 @@ def literal_auc(scores, positive):
 def test_rank_auc_equals_the_literal_one_for_many_scores(levels):
     rng = np.random.default_rng(levels)
     positive = rng.random(300) < 0.3
-    scores = rng.integers(0, levels, (300, 3)) + positive[:, None] * np.array([0, levels // 4, levels])
+    scores = rng.integers(0, levels, (300, 3)) + positive[:, None] * np.array(
+        [0, levels // 4, levels]
+    )
     found = stats.rank_auc(torch.from_numpy(scores).double(), torch.from_numpy(positive))
     for column in range(3):
         auc, variance = literal_auc(scores[:, column], positive)
@@ -89,7 +98,9 @@ def test_the_interval_of_rank_auc_covers():
     covered = 0
     for _ in range(300):
         positive = np.arange(120) < 40
-        found = stats.rank_auc(torch.from_numpy(rng.normal(size=120) + positive), torch.from_numpy(positive))
+        found = stats.rank_auc(
+            torch.from_numpy(rng.normal(size=120) + positive), torch.from_numpy(positive)
+        )
         low, high = found.interval()
         covered += float(low) <= truth <= float(high)
     assert 0.91 <= covered / 300 <= 0.985

@@ -16,7 +16,15 @@ from gendebug_torch.errors import InputError
 
 
 def found(check, cause, severity=Severity.WARN, subject="", **numbers):
-    return Finding(check, cause, severity, f"{check} says {subject or 'it'}", subject=subject, numbers=numbers, remedy="Mend it.")
+    return Finding(
+        check,
+        cause,
+        severity,
+        f"{check} says {subject or 'it'}",
+        subject=subject,
+        numbers=numbers,
+        remedy="Mend it.",
+    )
 
 
 def table(n, seed, shift=0.0):
@@ -37,7 +45,10 @@ def model():
     return network
 
 
-@pytest.mark.parametrize(("budget", "seconds"), [("90s", 90), ("2m", 120), ("1.5h", 5400), (7, 7), ("0.5", 0.5), (" 3 M ", 180)])
+@pytest.mark.parametrize(
+    ("budget", "seconds"),
+    [("90s", 90), ("2m", 120), ("1.5h", 5400), (7, 7), ("0.5", 0.5), (" 3 M ", 180)],
+)
 def test_budgets(budget, seconds):
     assert seconds_of(budget) == seconds
 
@@ -50,7 +61,9 @@ def test_bad_budgets(budget):
 
 def test_speed_turns_work_into_seconds(model):
     assert Speed(10, 5, 1000).seconds(Cost(forwards=20, backwards=10, elements=500)) == 4.5
-    speed = probe_speed({"model": model, "validation": table(600, 0), "production": None, "train": None})
+    speed = probe_speed(
+        {"model": model, "validation": table(600, 0), "production": None, "train": None}
+    )
     assert 0 < speed.backwards < float("inf")
     assert 0 < speed.forwards < float("inf")
 
@@ -60,7 +73,13 @@ def test_a_clean_input_is_clean(model):
     assert diagnosis.decision == "nothing", str(diagnosis)
     assert diagnosis.worst.level < Severity.WARN.level
     assert not diagnosis.causes
-    assert {finding.check.partition(".")[0] for finding in diagnosis.skipped} <= {"behavior", "curves", "labels", "leakage", "shift"}
+    assert {finding.check.partition(".")[0] for finding in diagnosis.skipped} <= {
+        "behavior",
+        "curves",
+        "labels",
+        "leakage",
+        "shift",
+    }
 
 
 def test_a_shifted_feature_is_named(model):
@@ -94,12 +113,17 @@ def test_a_generous_budget_changes_nothing(model):
 def test_forms(model, tmp_path):
     diagnosis = diagnose(model, validation=table(500, 0), production=table(500, 1, shift=1.0))
     assert len(diagnosis.to_frame()) == len(diagnosis.findings)
-    assert [entry["check"] for entry in json.loads(diagnosis.to_json())] == [finding.check for finding in diagnosis.findings]
+    assert [entry["check"] for entry in json.loads(diagnosis.to_json())] == [
+        finding.check for finding in diagnosis.findings
+    ]
     assert "<html" in diagnosis.to_html()
     assert diagnosis._repr_html_() == diagnosis.to_html()
     assert "retrain" in str(diagnosis)
     diagnosis.write(tmp_path / "out", title="T")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["findings.json", "report.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "findings.json",
+        "report.html",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -137,10 +161,19 @@ def test_agreeing_checks_raise_a_cause():
 def test_a_root_is_told_once_with_its_symptoms():
     leak = found("leakage.column", Cause.TARGET_LEAKAGE, Severity.FAIL, "refund")
     moved = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.FAIL, "refund")
-    sliced = found("slices.collapse", Cause.SUBGROUP_FAILURE, Severity.WARN, "refund in [0, 1] and channel = web")
+    sliced = found(
+        "slices.collapse",
+        Cause.SUBGROUP_FAILURE,
+        Severity.WARN,
+        "refund in [0, 1] and channel = web",
+    )
     other = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.WARN, "refund_count")
     first, second = likely_causes([moved, sliced, other, leak])
-    assert (first.cause, first.subject, first.symptoms) == (Cause.TARGET_LEAKAGE, "refund", (moved, sliced))
+    assert (first.cause, first.subject, first.symptoms) == (
+        Cause.TARGET_LEAKAGE,
+        "refund",
+        (moved, sliced),
+    )
     assert (second.cause, second.subject) == (Cause.COVARIATE_SHIFT, "refund_count")
 
 
@@ -149,43 +182,80 @@ def test_what_came_after_does_not_explain_what_was_there_before():
     before = found("calibration.ece", Cause.MISCALIBRATION)
     after = found("calibration.production_ece", Cause.MISCALIBRATION)
     assert [likely.cause for likely in likely_causes([shifted, after])] == [Cause.COVARIATE_SHIFT]
-    assert [likely.cause for likely in likely_causes([shifted, before])] == [Cause.COVARIATE_SHIFT, Cause.MISCALIBRATION]
+    assert [likely.cause for likely in likely_causes([shifted, before])] == [
+        Cause.COVARIATE_SHIFT,
+        Cause.MISCALIBRATION,
+    ]
 
 
-@pytest.mark.parametrize(("share", "causes"), [(0.9, [Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE]), (0.2, [Cause.CONCEPT_DRIFT])])
+@pytest.mark.parametrize(
+    ("share", "causes"),
+    [(0.9, [Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE]), (0.2, [Cause.CONCEPT_DRIFT])],
+)
 def test_a_slice_that_holds_most_of_a_change_is_no_symptom_of_it(share, causes):
     whole = found("shift.concept_drift", Cause.CONCEPT_DRIFT)
-    part = found("slices.collapse", Cause.SUBGROUP_FAILURE, Severity.WARN, "shop = 3", share_of_rise=share)
+    part = found(
+        "slices.collapse", Cause.SUBGROUP_FAILURE, Severity.WARN, "shop = 3", share_of_rise=share
+    )
     assert [likely.cause for likely in likely_causes([whole, part])] == causes
 
 
 def test_a_weak_finding_does_not_explain_a_strong_one():
     weak = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.WARN, "b")
-    strong = [found(f"calibration.production_{i}", Cause.MISCALIBRATION, Severity.FAIL) for i in range(2)]
-    assert {likely.cause for likely in likely_causes([weak, *strong])} == {Cause.COVARIATE_SHIFT, Cause.MISCALIBRATION}
+    strong = [
+        found(f"calibration.production_{i}", Cause.MISCALIBRATION, Severity.FAIL) for i in range(2)
+    ]
+    assert {likely.cause for likely in likely_causes([weak, *strong])} == {
+        Cause.COVARIATE_SHIFT,
+        Cause.MISCALIBRATION,
+    }
 
 
 def test_the_same_feature_is_one_story_however_many_checks_tell_its_symptoms():
     root = found("attribution.shortcut", Cause.SHORTCUT_FEATURE, Severity.FAIL, "scanner")
     moved = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.FAIL, "scanner")
-    whole = [found(f"shift.{name}", Cause.COVARIATE_SHIFT) for name in ("confidence", "joint", "estimated_accuracy")]
+    whole = [
+        found(f"shift.{name}", Cause.COVARIATE_SHIFT)
+        for name in ("confidence", "joint", "estimated_accuracy")
+    ]
     (story,) = likely_causes([moved, *whole, root])
-    assert (story.cause, story.subject, len(story.symptoms)) == (Cause.SHORTCUT_FEATURE, "scanner", 4)
+    assert (story.cause, story.subject, len(story.symptoms)) == (
+        Cause.SHORTCUT_FEATURE,
+        "scanner",
+        4,
+    )
 
 
 @pytest.mark.parametrize("training", [Cause.UNDERFITTING, Cause.OVERFITTING])
-def test_a_network_that_learned_wrong_fails_in_slices_and_one_slice_can_be_a_story_of_its_own(training):
+def test_a_network_that_learned_wrong_fails_in_slices_and_one_slice_can_be_a_story_of_its_own(
+    training,
+):
     learned = found("curves.regime", training)
-    slices = [found("slices.worst", Cause.SUBGROUP_FAILURE, Severity.FAIL, where) for where in ("age = old", "shop = 3")]
+    slices = [
+        found("slices.worst", Cause.SUBGROUP_FAILURE, Severity.FAIL, where)
+        for where in ("age = old", "shop = 3")
+    ]
     assert [likely.cause for likely in likely_causes([*slices, learned])] == [training]
     collapsed = found("slices.collapse", Cause.SUBGROUP_FAILURE, Severity.WARN, "shop = 3")
-    assert [likely.subjects for likely in likely_causes([*slices, collapsed, learned])] == [("shop = 3",), ()]
+    assert [likely.subjects for likely in likely_causes([*slices, collapsed, learned])] == [
+        ("shop = 3",),
+        (),
+    ]
 
 
 def test_faint_noise_explains_probabilities_but_not_curves_that_fail():
-    noise, curves = found("labels.noise", Cause.LABEL_NOISE), found("curves.regime", Cause.OVERFITTING, Severity.FAIL)
-    gap, ece = found("curves.gap", Cause.OVERFITTING), found("calibration.ece", Cause.MISCALIBRATION)
-    assert [likely.cause for likely in likely_causes([noise, curves, gap, ece])] == [Cause.OVERFITTING, Cause.LABEL_NOISE]
+    noise, curves = (
+        found("labels.noise", Cause.LABEL_NOISE),
+        found("curves.regime", Cause.OVERFITTING, Severity.FAIL),
+    )
+    gap, ece = (
+        found("curves.gap", Cause.OVERFITTING),
+        found("calibration.ece", Cause.MISCALIBRATION),
+    )
+    assert [likely.cause for likely in likely_causes([noise, curves, gap, ece])] == [
+        Cause.OVERFITTING,
+        Cause.LABEL_NOISE,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -210,14 +280,19 @@ def test_decisions(findings, decision):
 
 
 def test_a_feature_stuck_on_one_value_is_to_be_mended():
-    assert decide(likely_causes([found("s.k", Cause.COVARIATE_SHIFT, atom_value=0.5)])).name == "fix_data"
+    assert (
+        decide(likely_causes([found("s.k", Cause.COVARIATE_SHIFT, atom_value=0.5)])).name
+        == "fix_data"
+    )
 
 
 @pytest.mark.parametrize(("production", "decision"), [(0.89, "recalibrate"), (0.6, "retrain")])
 def test_where_the_ranking_held_the_probabilities_are_mended(production, decision):
     stands = Standing("AUC", {"validation": (0.9, 0.01), "production": (production, 0.01)}, {})
     drift = found("shift.concept", Cause.CONCEPT_DRIFT, Severity.FAIL)
-    verdict = decide(likely_causes([drift, found("calibration.production_ece", Cause.MISCALIBRATION)]), stands)
+    verdict = decide(
+        likely_causes([drift, found("calibration.production_ece", Cause.MISCALIBRATION)]), stands
+    )
     assert verdict.name == decision
     assert any("AUC 0.900" in reason for reason in verdict.reasons)
 
@@ -227,7 +302,9 @@ def test_standing_of_a_model_that_drifts():
     logits = 2 * torch.randn(4000, generator=generator, dtype=torch.float64)
     time = torch.linspace(0, 1, 4000, dtype=torch.float64)
     truth = (torch.rand(4000, generator=generator, dtype=torch.float64) < logits.sigmoid()).long()
-    turned = (torch.rand(4000, generator=generator, dtype=torch.float64) < (logits * (1 - time)).sigmoid()).long()
+    turned = (
+        torch.rand(4000, generator=generator, dtype=torch.float64) < (logits * (1 - time)).sigmoid()
+    ).long()
     metadata = pd.DataFrame({"time": time.numpy()})
     before = Records(targets=truth, logits=logits, metadata=metadata, schema=Schema(time="time"))
     stands = standing(before, replace(before, targets=turned))
@@ -242,8 +319,15 @@ def test_standing_of_a_model_that_drifts():
 
 def test_the_schema_declares_the_threshold_once(model):
     schema = Schema(threshold=0.9)
-    sides = {name: replace(table(1500, seed), schema=schema) for seed, name in enumerate(("validation", "production"))}
-    (finding,) = [f for f in diagnose(model, **sides, only="shift.confidence").findings if "at or above" in f.summary][:1]
+    sides = {
+        name: replace(table(1500, seed), schema=schema)
+        for seed, name in enumerate(("validation", "production"))
+    }
+    (finding,) = [
+        f
+        for f in diagnose(model, **sides, only="shift.confidence").findings
+        if "at or above" in f.summary
+    ][:1]
     assert "0.9" in finding.summary
     with pytest.raises(InputError, match="threshold"):
         Schema(threshold=2.0)

@@ -54,35 +54,45 @@ def attribute(
 ) -> Attributions:
     """Contributions of every input to one output of every row.
 
-    Inside a process group (torchrun, Lightning Fabric) the ranks share the batches, and each gets all rows.
+    Inside a process group (torchrun, Lightning Fabric) the ranks share the batches, and each gets
+    all rows.
 
     Args:
-        model: module or callable from inputs to logits `[n]`, `[n, 1]` or `[n, k]`; left as it was found.
-        loader: DataLoader, batches, Tensor, or `Records`; inputs are a Tensor, a tuple or a mapping of Tensors.
-        method: a name in `METHODS`, or any class of captum.attr by name or as an instance (`captum.Saliency`
-            for Captum's own).
-        target: `predicted` class of each row, `target` for its label, `margin` of the predicted class over the next,
-            or a class id. Of a single logit class 1 is the logit, class 0 minus it, `predicted` the logit itself.
-        baseline: `zero`, `mean`, `median`, `sample`, `blur`, a number, one row, or rows of the same structure.
+        model: module or callable from inputs to logits `[n]`, `[n, 1]` or `[n, k]`; left as it was
+            found.
+        loader: DataLoader, batches, Tensor, or `Records`; inputs are a Tensor, a tuple or a mapping
+            of Tensors.
+        method: a name in `METHODS`, or any class of captum.attr by name or as an instance
+            (`captum.Saliency` for Captum's own).
+        target: `predicted` class of each row, `target` for its label, `margin` of the predicted
+            class over the next, or a class id. Of a single logit class 1 is the logit, class 0
+            minus it, `predicted` the logit itself.
+        baseline: `zero`, `mean`, `median`, `sample`, `blur`, a number, one row, or rows of the same
+            structure.
         groups: `[d]` feature of each input, where inputs are taken together.
         parts: keys or positions of the Tensors to attribute; default all that can be.
         unpack: batch -> (inputs, targets).
         device: `auto` takes CUDA where there is one.
-        devices: start a process on each of so many devices, on those with these numbers, or on all (`auto`).
+        devices: start a process on each of so many devices, on those with these numbers, or on all
+            (`auto`).
         precision: as in Lightning; half precision is first compared with float32 on a few rows.
         compile: run the network through torch.compile, but for methods that set hooks on it.
         batch_size: rows at once for a Tensor or Records.
         feature_names: default: the columns of a table.
         progress: show rows per second and the time left.
         checkpoint: directory of shards, so that an interrupted run goes on where it stopped.
-        stream: leave the answers in `checkpoint` and map them into memory, so that memory does not grow with the rows.
-        trust: measure how far the answers can be believed, on a sample of rows, in at most a fifth of the model evaluations
-            of the run; `full` on as many rows as that takes; False not at all.
-        **method_options: of the method, e.g. `steps=100`, `samples=500`, or `layer="body"` for Captum.
+        stream: leave the answers in `checkpoint` and map them into memory, so that memory does not
+            grow with the rows.
+        trust: measure how far the answers can be believed, on a sample of rows, in at most a fifth
+            of the model evaluations of the run; `full` on as many rows as that takes; False not at
+            all.
+        **method_options: of the method, e.g. `steps=100`, `samples=500`, or `layer="body"` for
+            Captum.
 
     Raises:
         InputError: an unknown method, target or option, or a loader that yields something unknown.
-        UnsupportedError: a method that cannot answer for this model, or a precision in which its answers are rounding.
+        UnsupportedError: a method that cannot answer for this model, or a precision in which its
+            answers are rounding.
 
     Source: of each method in its function; for Captum's Kokhlikyan et al. (2020), arXiv:2009.07896.
     """
@@ -93,22 +103,64 @@ def attribute(
     if trust not in (True, False, "full"):
         reject("trust", "True, False or `full`", repr(trust), "Choose one of them.")
     needed = {"sample": BACKGROUND}.get(str(baseline), _KNOWN_ROWS)
-    known = sample_rows(loader, needed, unpack=unpack)[0] if isinstance(baseline, str) and baseline in FROM_ROWS else None
-    names = tuple(feature_names) if feature_names is not None else () if of_layer(method) else _names(loader)
-    asked = Explainer(method, target, baseline, known, groups, parts, names, device, precision, compile, method_options)
+    known = (
+        sample_rows(loader, needed, unpack=unpack)[0]
+        if isinstance(baseline, str) and baseline in FROM_ROWS
+        else None
+    )
+    names = (
+        tuple(feature_names)
+        if feature_names is not None
+        else ()
+        if of_layer(method)
+        else _names(loader)
+    )
+    asked = Explainer(
+        method,
+        target,
+        baseline,
+        known,
+        groups,
+        parts,
+        names,
+        device,
+        precision,
+        compile,
+        method_options,
+    )
     checked = None if precision == "32-true" else precision_check(asked, model, loader, unpack)
     sample = row_sample(loader, unpack, shared=devices != 1) if trust else None
-    how: dict[str, Any] = {"unpack": unpack, "batch_size": batch_size, "progress": progress, "checkpoint": checkpoint, "stream": stream}
+    how: dict[str, Any] = {
+        "unpack": unpack,
+        "batch_size": batch_size,
+        "progress": progress,
+        "checkpoint": checkpoint,
+        "stream": stream,
+    }
     if devices == 1:
-        found = asked.explain(model, loader, watch=sample.add if sample is not None and not len(sample) else None, **how)
+        found = asked.explain(
+            model,
+            loader,
+            watch=sample.add if sample is not None and not len(sample) else None,
+            **how,
+        )
     else:
         found = explained_by_devices(asked, model, loader, devices, **how)
     found = replace(found, precision=checked)
     if sample is None:
         return found
     noise = loader.schema.noise if isinstance(loader, Records) else ()
-    kept = found.select(sample.positions) if not stream or checkpoint is None else stored_rows(found, checkpoint, sample.positions)
-    return replace(found, trust=trust_card(asked, model, kept, sample, cost_of(found), noise=noise, full=trust == "full"))
+    kept = (
+        found.select(sample.positions)
+        if not stream or checkpoint is None
+        else stored_rows(found, checkpoint, sample.positions)
+    )
+    return replace(
+        found,
+        trust=trust_card(
+            asked, model, kept, sample, cost_of(found), noise=noise, full=trust == "full"
+        ),
+    )
 
 
 def _names(loader: Any) -> tuple[str, ...]:

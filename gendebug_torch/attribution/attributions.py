@@ -40,19 +40,22 @@ class Attributions:
     """Contributions of the inputs to one output per row; adds up over batches.
 
     Args:
-        values: `[n, ...]` float32, shaped like the inputs, `[n, f]` for grouped ones, or like the layer for layer methods.
+        values: `[n, ...]` float32, shaped like the inputs, `[n, f]` for grouped ones, or like the
+            layer for layer methods.
         targets: `[n]` int64, the explained class; -1 for the only output.
-        convergence_delta: `[n]` float32, sum of contributions minus what they should sum to; None if the method has none.
+        convergence_delta: `[n]` float32, sum of contributions minus what they should sum to; None
+            if the method has none.
         method: that made them.
         feature_names: one per input of a row, or empty.
         inputs: values of the inputs, shaped like `values`; None where they differ in shape.
         outputs: `[n]` float32 explained output.
         base: `[n]` float32 output at the baseline.
-        standard_error: of sampling, shaped like `values`; None if nothing is sampled, or it is not known.
+        standard_error: of sampling, shaped like `values`; None if nothing is sampled, or it is not
+            known.
         fidelity: `[n]` weighted R² of a surrogate.
         held_out: `[n]` the same of leave-one-out predictions.
-        evaluations: `[n]` float32 model evaluations that each row took, one with a gradient as two; not those of a Captum
-            object that holds the network itself.
+        evaluations: `[n]` float32 model evaluations that each row took, one with a gradient as two;
+            not those of a Captum object that holds the network itself.
         trust: how far they can be believed, where that was measured.
         precision: what half precision changes about them, where they were made in it.
     """
@@ -73,7 +76,9 @@ class Attributions:
     precision: PrecisionCheck | None = None
 
     @classmethod
-    def from_rows(cls, rows: Mapping[str, Tensor], method: str, feature_names: tuple[str, ...] = ()) -> Attributions:
+    def from_rows(
+        cls, rows: Mapping[str, Tensor], method: str, feature_names: tuple[str, ...] = ()
+    ) -> Attributions:
         """Build from per-row fields by name."""
         fields = {name: rows.get(name) for name in _PER_ROW}
         return cls(method=method, feature_names=feature_names, **fields)  # type: ignore[arg-type]
@@ -83,7 +88,9 @@ class Attributions:
 
     def __add__(self, other: Attributions) -> Attributions:
         mine, theirs = self.per_row(), other.per_row()
-        joined: dict[str, Any] = {name: torch.cat([mine[name], theirs[name]]) for name in mine if name in theirs}
+        joined: dict[str, Any] = {
+            name: torch.cat([mine[name], theirs[name]]) for name in mine if name in theirs
+        }
         return Attributions.from_rows(joined, self.method, self.feature_names)
 
     def select(self, rows: Tensor) -> Attributions:
@@ -102,32 +109,48 @@ class Attributions:
 
     @property
     def usable(self) -> Tensor:
-        """`[n]` bool, false where a contribution is NaN or infinite, as for a row with such an input."""
+        """`[n]` bool, false where a contribution is NaN or infinite, as for a row with such an
+        input.
+        """
         return self.values.flatten(1).isfinite().all(1)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns of `flat`."""
         width = torch.Size(self.values.shape[1:]).numel()
-        return self.feature_names if len(self.feature_names) == width else tuple(f"feature_{i}" for i in range(width))
+        return (
+            self.feature_names
+            if len(self.feature_names) == width
+            else tuple(f"feature_{i}" for i in range(width))
+        )
 
     @property
     def relative_delta(self) -> Tensor:
-        """`[n]` float64 |convergence delta| as a share of the change of the output, at least that of a thousandth of it.
+        """`[n]` float64 |convergence delta| as a share of the change of the output, at least that
+        of a thousandth of it.
 
-        A row whose output hardly differs from the baseline's is measured by the size of the outputs instead.
+        A row whose output hardly differs from the baseline's is measured by the size of the outputs
+        instead.
 
         Raises:
             InputError: the method promises no sum.
         """
         if self.convergence_delta is None or self.outputs is None or self.base is None:
-            reject("attributions", "a method whose contributions promise a sum", self.method, "Use e.g. integrated_gradients.")
+            reject(
+                "attributions",
+                "a method whose contributions promise a sum",
+                self.method,
+                "Use e.g. integrated_gradients.",
+            )
         change = (self.outputs.double() - self.base.double()).abs()
         size = torch.maximum(self.outputs.double().abs(), self.base.double().abs())
-        return self.convergence_delta.double().abs() / torch.maximum(change, 1e-3 * size).clamp(min=1e-12)
+        return self.convergence_delta.double().abs() / torch.maximum(change, 1e-3 * size).clamp(
+            min=1e-12
+        )
 
     def table(self) -> pd.DataFrame:
-        """One row per input: mean absolute and mean signed contribution with standard errors, share; largest first.
+        """One row per input: mean absolute and mean signed contribution with standard errors,
+        share; largest first.
 
         Rows with contributions that are NaN or infinite are left out; `usable` tells which.
         """
@@ -135,25 +158,46 @@ class Attributions:
 
         n, sums = _sums(self.values)
         size, signed, square = sums / max(n, 1)
-        spread = [((square - mean * mean).clamp(min=0) / max(n - 1, 1)).sqrt() for mean in (size, signed)]
-        columns = {"mean_abs": size, "standard_error": spread[0], "share": size / size.sum().clamp(min=1e-300)}
+        spread = [
+            ((square - mean * mean).clamp(min=0) / max(n - 1, 1)).sqrt() for mean in (size, signed)
+        ]
+        columns = {
+            "mean_abs": size,
+            "standard_error": spread[0],
+            "share": size / size.sum().clamp(min=1e-300),
+        }
         columns |= {"mean": signed, "mean_standard_error": spread[1]}
-        frame = pd.DataFrame({"feature": list(self.names)} | {key: value.numpy() for key, value in columns.items()})
+        frame = pd.DataFrame(
+            {"feature": list(self.names)} | {key: value.numpy() for key, value in columns.items()}
+        )
         return frame.sort_values("mean_abs", ascending=False, ignore_index=True, kind="stable")
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Mean absolute contribution of the strongest inputs; orange where more of it lowers the output on average."""
+        """Mean absolute contribution of the strongest inputs; orange where more of it lowers the
+        output on average.
+        """
         top = self.table().head(_SHOWN).iloc[::-1]
         ax = axes(ax, size=(6.0, 1.2 + 0.28 * max(1, len(top))))
         colors = np.where(top["mean"] < 0, LIVE, REFERENCE).tolist()
-        ax.barh(range(len(top)), top["mean_abs"], color=colors, xerr=1.96 * top["standard_error"], error_kw={"elinewidth": 0.8})
+        ax.barh(
+            range(len(top)),
+            top["mean_abs"],
+            color=colors,
+            xerr=1.96 * top["standard_error"],
+            error_kw={"elinewidth": 0.8},
+        )
         ax.set_yticks(range(len(top)), [short_name(name) for name in top["feature"]])
-        ax.set(xlabel="mean |contribution| (orange: lowers the output on average)", title=title_of(self))
+        ax.set(
+            xlabel="mean |contribution| (orange: lowers the output on average)",
+            title=title_of(self),
+        )
         ax.grid(visible=False, axis="y")
         return ax
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per row of the data: contributions by input, then `target` and whatever else is known of the row."""
+        """One row per row of the data: contributions by input, then `target` and whatever else is
+        known of the row.
+        """
         import pandas as pd
 
         frame = pd.DataFrame(self.flat.float().numpy(), columns=list(self.names))
@@ -169,7 +213,9 @@ class Attributions:
 
         base = None if self.base is None else self.base.numpy()
         data = None if self.inputs is None else self.inputs.flatten(1).numpy()
-        return shap.Explanation(self.flat.numpy(), base_values=base, data=data, feature_names=list(self.names))
+        return shap.Explanation(
+            self.flat.numpy(), base_values=base, data=data, feature_names=list(self.names)
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write `to_frame` as Parquet, whole or not at all.
@@ -183,14 +229,23 @@ class Attributions:
             with replacing(target) as scratch:
                 self.to_frame().to_parquet(scratch)
         except OSError as error:
-            reject("path", "a place that can be written", f"{target}: {error.strerror}", "Choose another path.")
+            reject(
+                "path",
+                "a place that can be written",
+                f"{target}: {error.strerror}",
+                "Choose another path.",
+            )
         return target
 
 
 def title_of(found: Attributions) -> str:
     """The method, how many rows, and what of them is not to be relied on."""
     left_out, precision = int((~found.usable).sum()), found.precision
-    told = [found.method, f"{len(found):,} rows", f"{left_out:,} left out with NaN" if left_out else ""]
+    told = [
+        found.method,
+        f"{len(found):,} rows",
+        f"{left_out:,} left out with NaN" if left_out else "",
+    ]
     if precision is not None and not precision.holds:
         told.append(f"{precision.typical:.0%} off in {precision.precision}")
     return ", ".join(filter(None, told))
@@ -202,7 +257,9 @@ def short_name(name: str, most: int = 28) -> str:
 
 
 def joined_rows(directory: str | Path) -> dict[str, Tensor]:
-    """The fields of a streamed run by name, mapped into memory: read when they are used, and not before."""
+    """The fields of a streamed run by name, mapped into memory: read when they are used, and not
+    before.
+    """
     from safetensors.torch import load_file
 
     source = Path(directory)
@@ -216,8 +273,12 @@ def joined_rows(directory: str | Path) -> dict[str, Tensor]:
 
 
 def stored_rows(found: Attributions, directory: str | Path, rows: Tensor) -> Attributions:
-    """The rows at the given positions of a streamed run, read from its directory, so that no others come into memory."""
-    return Attributions.from_rows(read_rows(Path(directory) / _JOINED, rows), found.method, found.feature_names)
+    """The rows at the given positions of a streamed run, read from its directory, so that no others
+    come into memory.
+    """
+    return Attributions.from_rows(
+        read_rows(Path(directory) / _JOINED, rows), found.method, found.feature_names
+    )
 
 
 def _sums(values: Tensor) -> tuple[int, Tensor]:

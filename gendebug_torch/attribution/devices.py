@@ -1,4 +1,6 @@
-"""One process per device: the ranks write shards side by side, and the caller maps what they wrote."""
+"""One process per device: the ranks write shards side by side, and the caller maps what they
+wrote.
+"""
 
 from __future__ import annotations
 
@@ -23,29 +25,52 @@ _MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
 def explained_by_devices(
-    asked: Explainer, model: Model, loader: Any, devices: Devices, *, checkpoint: str | Path | None, stream: bool, **how: Any
+    asked: Explainer,
+    model: Model,
+    loader: Any,
+    devices: Devices,
+    *,
+    checkpoint: str | Path | None,
+    stream: bool,
+    **how: Any,
 ) -> Attributions:
-    """What `asked.explain` gives, from one process per device, each of which takes every so many-th batch.
+    """What `asked.explain` gives, from one process per device, each of which takes every so many-th
+    batch.
 
-    The processes are started by Lightning Fabric and read the loader themselves, so that it, the model and the options must be
-    such that they can be pickled. Results come back through files, not through memory.
+    The processes are started by Lightning Fabric and read the loader themselves, so that it, the
+    model and the options must be such that they can be pickled. Results come back through files,
+    not through memory.
 
     Raises:
-        InputError: a process group that is there already, or something that cannot be sent to another process.
+        InputError: a process group that is there already, or something that cannot be sent to
+            another process.
     """
     if world_size() > 1:
-        reject("devices", "1 inside a process group, whose ranks share the rows anyway", str(devices), "Leave it out.")
+        reject(
+            "devices",
+            "1 inside a process group, whose ranks share the rows anyway",
+            str(devices),
+            "Leave it out.",
+        )
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch if checkpoint is None else checkpoint)
-        _launched(partial(_rank, asked, model, loader, place, how), devices, device_of(asked.device).type)
+        _launched(
+            partial(_rank, asked, model, loader, place, how), devices, device_of(asked.device).type
+        )
         rows, notes = joined_rows(place), json.loads((place / "notes.json").read_text())
         kept = rows if stream else {name: value.clone() for name, value in rows.items()}
-        return Attributions.from_rows(kept, words(asked.method), asked.names or tuple(notes.get("names", ())))
+        return Attributions.from_rows(
+            kept, words(asked.method), asked.names or tuple(notes.get("names", ()))
+        )
 
 
-def _rank(asked: Explainer, model: Model, loader: Any, place: Path, how: dict[str, Any], fabric: Any) -> None:
+def _rank(
+    asked: Explainer, model: Model, loader: Any, place: Path, how: dict[str, Any], fabric: Any
+) -> None:
     """The share of one process."""
-    replace(asked, device=fabric.device).explain(model, loader, checkpoint=place, stream=True, **how)
+    replace(asked, device=fabric.device).explain(
+        model, loader, checkpoint=place, stream=True, **how
+    )
 
 
 def _launched(function: Callable[[Any], None], devices: Devices, accelerator: str) -> None:
@@ -59,8 +84,16 @@ def _launched(function: Callable[[Any], None], devices: Devices, accelerator: st
     except Exception as error:
         if "pickle" not in str(error):
             raise
-        remedy = "Define functions and classes at the top of a module, or start one process per device yourself with torchrun."
-        reject("devices", "a model, loader and options that can be sent to other processes", str(error), remedy)
+        remedy = (
+            "Define functions and classes at the top of a module, or start one process per "
+            "device yourself with torchrun."
+        )
+        reject(
+            "devices",
+            "a model, loader and options that can be sent to other processes",
+            str(error),
+            remedy,
+        )
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

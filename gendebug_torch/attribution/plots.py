@@ -24,7 +24,9 @@ _DOTS = 2000
 
 @dataclass(frozen=True, eq=False)
 class Swarm:
-    """Attributions that draw themselves row by row, where their inputs are known, as evidence for a report."""
+    """Attributions that draw themselves row by row, where their inputs are known, as evidence for a
+    report.
+    """
 
     found: Attributions
 
@@ -34,11 +36,16 @@ class Swarm:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The beeswarm; bars where no input is known, or no row is usable."""
-        return self.found.plot(ax) if self.found.inputs is None or not bool(self.found.usable.any()) else beeswarm(self.found, ax)
+        return (
+            self.found.plot(ax)
+            if self.found.inputs is None or not bool(self.found.usable.any())
+            else beeswarm(self.found, ax)
+        )
 
 
 def beeswarm(found: Attributions, ax: Axes | None = None, *, top: int = 15) -> Axes:
-    """One dot per row and feature at its contribution, coloured by the rank of the feature's value from low to high.
+    """One dot per row and feature at its contribution, coloured by the rank of the feature's value
+    from low to high.
 
     Args:
         found: attributions with their inputs.
@@ -49,18 +56,38 @@ def beeswarm(found: Attributions, ax: Axes | None = None, *, top: int = 15) -> A
         InputError: the values of the inputs are not known.
     """
     if found.inputs is None:
-        reject("found", "attributions that know their inputs", f"those of {found.method}", "Use `found.plot()`.")
+        reject(
+            "found",
+            "attributions that know their inputs",
+            f"those of {found.method}",
+            "Use `found.plot()`.",
+        )
     usable = found.select(found.usable)
     assert usable.inputs is not None
     picked = torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))[:_DOTS]
     flat, inputs = usable.flat[picked], usable.inputs.flatten(1).double()[picked]
-    order = usable.flat.abs().mean(0).argsort(descending=True, stable=True)[:top].tolist() if len(usable) else []
+    order = (
+        usable.flat.abs().mean(0).argsort(descending=True, stable=True)[:top].tolist()
+        if len(usable)
+        else []
+    )
     ax = axes(ax, size=(7.2, 1.4 + 0.34 * max(1, len(order))))
     dots: Any = None
     for height, feature in enumerate(reversed(order)):
         x, color = flat[:, feature], _rank(inputs[:, feature])
-        dots = ax.scatter(x.numpy(), height + _spread(x), c=color.numpy(), cmap="cividis", vmin=0, vmax=1, s=7, linewidths=0)
-    ax.set_yticks(range(len(order)), [short_name(found.names[feature]) for feature in reversed(order)])
+        dots = ax.scatter(
+            x.numpy(),
+            height + _spread(x),
+            c=color.numpy(),
+            cmap="cividis",
+            vmin=0,
+            vmax=1,
+            s=7,
+            linewidths=0,
+        )
+    ax.set_yticks(
+        range(len(order)), [short_name(found.names[feature]) for feature in reversed(order)]
+    )
     ax.axvline(0, color=NEUTRAL, linewidth=0.8)
     ax.set(xlabel="contribution to the output", title=title_of(found))
     if dots is not None and ax.figure is not None:
@@ -72,7 +99,8 @@ def beeswarm(found: Attributions, ax: Axes | None = None, *, top: int = 15) -> A
 
 
 def waterfall(found: Attributions, row: int, ax: Axes | None = None, *, top: int = 10) -> Axes:
-    """How the output of one row comes about: from the baseline's output, one feature at a time, largest last.
+    """How the output of one row comes about: from the baseline's output, one feature at a time,
+    largest last.
 
     Args:
         found: attributions that promise a sum.
@@ -84,9 +112,16 @@ def waterfall(found: Attributions, row: int, ax: Axes | None = None, *, top: int
         InputError: a method without outputs to start from, or no such row.
     """
     if found.outputs is None or found.base is None:
-        reject("found", "attributions that know the output and its baseline", f"those of {found.method}", "Use `integrated_gradients`.")
+        reject(
+            "found",
+            "attributions that know the output and its baseline",
+            f"those of {found.method}",
+            "Use `integrated_gradients`.",
+        )
     if not -len(found) <= row < len(found):
-        reject("row", f"a position below {len(found)}", str(row), "Choose a row of these attributions.")
+        reject(
+            "row", f"a position below {len(found)}", str(row), "Choose a row of these attributions."
+        )
     values = found.flat[row]
     order = values.abs().argsort(descending=True, stable=True).tolist()
     named = [(_labelled(found, row, feature), float(values[feature])) for feature in order[:top]]
@@ -96,24 +131,40 @@ def waterfall(found: Attributions, row: int, ax: Axes | None = None, *, top: int
     ends = float(found.base[row]) + np.cumsum([value for _, value in named])
     ax = axes(ax, size=(7.2, 1.5 + 0.36 * len(named)))
     colors = [REFERENCE if value >= 0 else LIVE for _, value in named]
-    ax.barh(range(len(named)), [value for _, value in named], left=ends - [value for _, value in named], color=colors)
+    ax.barh(
+        range(len(named)),
+        [value for _, value in named],
+        left=ends - [value for _, value in named],
+        color=colors,
+    )
     starts = ends - [value for _, value in named]
     left, right = float(min(ends.min(), starts.min())), float(max(ends.max(), starts.max()))
     ax.set_xlim(left - 0.16 * (right - left or 1.0), right + 0.16 * (right - left or 1.0))
     for height, (_, value) in enumerate(named):
         side = 1 if value >= 0 else -1
-        ax.annotate(f"{value:+.3g}", (float(ends[height]), height), (4 * side, 0), textcoords="offset points", va="center",
-                    ha="left" if side > 0 else "right", fontsize="small")  # fmt: skip
+        ax.annotate(
+            f"{value:+.3g}",
+            (float(ends[height]), height),
+            (4 * side, 0),
+            textcoords="offset points",
+            va="center",
+            ha="left" if side > 0 else "right",
+            fontsize="small",
+        )
     ax.set_yticks(range(len(named)), [name for name, _ in named])
     ax.axvline(float(found.base[row]), color=NEUTRAL, linewidth=0.8, linestyle=":")
     ax.axvline(float(found.outputs[row]), color="black", linewidth=0.8)
     start, end = float(found.base[row]), float(found.outputs[row])
-    ax.set(xlabel="output", title=f"Row {row}: output {end:.3g} (solid), baseline {start:.3g} (dotted)")
+    ax.set(
+        xlabel="output", title=f"Row {row}: output {end:.3g} (solid), baseline {start:.3g} (dotted)"
+    )
     ax.grid(visible=False, axis="y")
     return ax
 
 
-def heat_map(found: Attributions, row: int, ax: Axes | None = None, *, image: Tensor | None = None) -> Axes:
+def heat_map(
+    found: Attributions, row: int, ax: Axes | None = None, *, image: Tensor | None = None
+) -> Axes:
     """Contributions of the pixels of one image, summed over channels, over the image in grey.
 
     Args:
@@ -126,7 +177,12 @@ def heat_map(found: Attributions, row: int, ax: Axes | None = None, *, image: Te
         InputError: no images.
     """
     if found.values.ndim not in (3, 4):
-        reject("found", "attributions of images [n, h, w] or [n, c, h, w]", f"shape {list(found.values.shape)}", "Use `waterfall`.")
+        reject(
+            "found",
+            "attributions of images [n, h, w] or [n, c, h, w]",
+            f"shape {list(found.values.shape)}",
+            "Use `waterfall`.",
+        )
     values = found.values[row].double()
     values = values.sum(0) if values.ndim == 3 else values
     beneath = image if image is not None else None if found.inputs is None else found.inputs[row]
@@ -137,20 +193,31 @@ def heat_map(found: Attributions, row: int, ax: Axes | None = None, *, image: Te
         ax.imshow(grey.numpy(), cmap="gray", alpha=0.55)
     strength = (values.abs() / limit).clamp(0, 1).sqrt().numpy()
     shown = ax.imshow(values.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=strength)
-    ax.set(xticks=[], yticks=[], xlabel=f"{found.method}, sum over channels", title=f"Row {row}, class {int(found.targets[row])}")
+    ax.set(
+        xticks=[],
+        yticks=[],
+        xlabel=f"{found.method}, sum over channels",
+        title=f"Row {row}, class {int(found.targets[row])}",
+    )
     ax.grid(visible=False)
     if ax.figure is not None:
-        ax.figure.colorbar(shown, ax=ax, shrink=0.8, label="contribution (orange raises, purple lowers)")
+        ax.figure.colorbar(
+            shown, ax=ax, shrink=0.8, label="contribution (orange raises, purple lowers)"
+        )
     return ax
 
 
-def text(found: Attributions, row: int, tokens: Sequence[str], ax: Axes | None = None, *, width: int = 60) -> Axes:
-    """The tokens of one row on a ground of their contributions: blue raises the output, orange lowers it.
+def text(
+    found: Attributions, row: int, tokens: Sequence[str], ax: Axes | None = None, *, width: int = 60
+) -> Axes:
+    """The tokens of one row on a ground of their contributions: blue raises the output, orange
+    lowers it.
 
     Args:
         found: attributions `[n, l]`, one per token.
         row: position.
-        tokens: of the row; those past its end, such as padding, are left out by leaving them out here.
+        tokens: of the row; those past its end, such as padding, are left out by leaving them out
+            here.
         ax: to draw on.
         width: characters per line.
     """
@@ -175,9 +242,23 @@ def text(found: Attributions, row: int, tokens: Sequence[str], ax: Axes | None =
         for token, value in line:
             color = to_rgba(REFERENCE if value > 0 else LIVE, 0.75 * abs(value) / limit)
             ground = {"facecolor": color, "edgecolor": "none", "pad": 1.5}
-            ax.text(at, -number, token.replace("$", r"\$"), family="monospace", fontsize=size, va="center", bbox=ground)
+            ax.text(
+                at,
+                -number,
+                token.replace("$", r"\$"),
+                family="monospace",
+                fontsize=size,
+                va="center",
+                bbox=ground,
+            )
             at += len(token) + 1
-    ax.set(xlim=(-0.5, width + 1), ylim=(-len(lines) + 0.4, 0.6), xticks=[], yticks=[], title=f"Row {row}, class {int(found.targets[row])}")
+    ax.set(
+        xlim=(-0.5, width + 1),
+        ylim=(-len(lines) + 0.4, 0.6),
+        xticks=[],
+        yticks=[],
+        title=f"Row {row}, class {int(found.targets[row])}",
+    )
     ax.set_xlabel(f"{found.method}: blue raises the output, orange lowers it")
     ax.grid(visible=False)
     for side in ax.spines.values():
@@ -186,7 +267,9 @@ def text(found: Attributions, row: int, tokens: Sequence[str], ax: Axes | None =
 
 
 def _rank(values: Tensor) -> Tensor:
-    """`[n]` place of each value among all, 0 to 1, equal values alike: extreme values do not take all the colour."""
+    """`[n]` place of each value among all, 0 to 1, equal values alike: extreme values do not take
+    all the colour.
+    """
     values = values.contiguous()
     ordered = values.sort().values
     low, high = torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
@@ -209,4 +292,8 @@ def _spread(values: Tensor, bins: int = 60, height: float = 0.38) -> np.ndarray:
 
 def _labelled(found: Attributions, row: int, feature: int) -> str:
     name = short_name(found.names[feature])
-    return name if found.inputs is None else f"{name} = {float(found.inputs[row].flatten()[feature]):.4g}"
+    return (
+        name
+        if found.inputs is None
+        else f"{name} = {float(found.inputs[row].flatten()[feature]):.4g}"
+    )

@@ -1,4 +1,6 @@
-"""Whether probabilities mean what they say, and how to make them: measures, temperature and beyond, thresholds."""
+"""Whether probabilities mean what they say, and how to make them: measures, temperature and beyond,
+thresholds.
+"""
 
 from gendebug_torch.calibration.grouping import dense_records as dense_records
 from gendebug_torch.calibration.maps.folding import fold_affine as fold_affine
@@ -18,23 +20,43 @@ from gendebug_torch.calibration.measures.measure import Measure as Measure
 from gendebug_torch.calibration.measures.miscalibration_shape import Shape as Shape
 from gendebug_torch.calibration.measures.miscalibration_shape import shape as shape
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins as ReliabilityBins
-from gendebug_torch.calibration.measures.reliability_bins import expected_calibration_error as expected_calibration_error
-from gendebug_torch.calibration.measures.reliability_bins import reliability_bins as reliability_bins
-from gendebug_torch.calibration.measures.reliability_bins import reliability_bins_of_confidence as reliability_bins_of_confidence
-from gendebug_torch.calibration.measures.sufficient_statistics import CalibrationSums as CalibrationSums
-from gendebug_torch.calibration.measures.sufficient_statistics import calibration_sums as calibration_sums
+from gendebug_torch.calibration.measures.reliability_bins import (
+    expected_calibration_error as expected_calibration_error,
+)
+from gendebug_torch.calibration.measures.reliability_bins import (
+    reliability_bins as reliability_bins,
+)
+from gendebug_torch.calibration.measures.reliability_bins import (
+    reliability_bins_of_confidence as reliability_bins_of_confidence,
+)
+from gendebug_torch.calibration.measures.sufficient_statistics import (
+    CalibrationSums as CalibrationSums,
+)
+from gendebug_torch.calibration.measures.sufficient_statistics import (
+    calibration_sums as calibration_sums,
+)
 from gendebug_torch.calibration.recalibration import Recalibration as Recalibration
 from gendebug_torch.calibration.recalibration import recalibrate as recalibrate
 from gendebug_torch.calibration.saving import load_calibration as load_calibration
-from gendebug_torch.calibration.thresholds.label_share_adaptation import ShareAdaptation as ShareAdaptation
-from gendebug_torch.calibration.thresholds.label_share_adaptation import adapt_to_shares as adapt_to_shares
+from gendebug_torch.calibration.thresholds.label_share_adaptation import (
+    ShareAdaptation as ShareAdaptation,
+)
+from gendebug_torch.calibration.thresholds.label_share_adaptation import (
+    adapt_to_shares as adapt_to_shares,
+)
 from gendebug_torch.calibration.thresholds.operating_point import OperatingPoint as OperatingPoint
 from gendebug_torch.calibration.thresholds.operating_point import operating_point as operating_point
 from gendebug_torch.calibration.thresholds.threshold_choice import Confusion as Confusion
-from gendebug_torch.calibration.thresholds.threshold_choice import ThresholdChoice as ThresholdChoice
-from gendebug_torch.calibration.thresholds.threshold_choice import choose_threshold as choose_threshold
+from gendebug_torch.calibration.thresholds.threshold_choice import (
+    ThresholdChoice as ThresholdChoice,
+)
+from gendebug_torch.calibration.thresholds.threshold_choice import (
+    choose_threshold as choose_threshold,
+)
 from gendebug_torch.calibration.thresholds.threshold_choice import confusion as confusion
-from gendebug_torch.calibration.thresholds.threshold_choice import confusion_table as confusion_table
+from gendebug_torch.calibration.thresholds.threshold_choice import (
+    confusion_table as confusion_table,
+)
 from gendebug_torch.stats.logit_scaling import AffineFit as AffineFit
 from gendebug_torch.stats.logit_scaling import fit_affine as fit_affine
 

@@ -19,7 +19,10 @@ from gendebug_torch.calibration.maps.top_label_map import fit_top_map
 from gendebug_torch.calibration.measures.classwise import classwise_bins
 from gendebug_torch.calibration.measures.dependent_rows import group_sums, grouped_error
 from gendebug_torch.calibration.measures.measure import Measure
-from gendebug_torch.calibration.measures.sufficient_statistics import CalibrationSums, calibration_sums
+from gendebug_torch.calibration.measures.sufficient_statistics import (
+    CalibrationSums,
+    calibration_sums,
+)
 from gendebug_torch.calibration.model_outputs import chunks, validated
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import fit_affine
@@ -54,8 +57,9 @@ LABEL_FITS: dict[str, Fit] = {
 KEEPING = ("temperature", "label_temperature", "top_platt", "top_beta")
 # Beyond this many classes the curvature of class biases, k by k, costs more than it is worth.
 _MOST_BIASES = 256
-# Standard errors by which a map must beat the network as it is. Near the optimum the gain is half the square of the step
-# that its noise grows with: one of them is a parameter two standard errors away from the identity.
+# Standard errors by which a map must beat the network as it is. Near the optimum the gain is half
+# the square of the step that its noise grows with: one of them is a parameter two standard errors
+# away from the identity.
 _BEYOND_NOISE = 1.0
 
 
@@ -66,14 +70,15 @@ class Candidate:
     Args:
         name: of the family; `none` is the network as it is.
         sums: calibration of the rows, each mapped by a fit that did not see it.
-        measures: `nll`, `brier` and `ece` of these, with intervals over what is independent: rows, or groups of them.
+        measures: `nll`, `brier` and `ece` of these, with intervals over what is independent: rows,
+            or groups of them.
         gain: log loss of `none` less that of this one, mean in nats.
         gain_error: its standard error over rows.
         behind: log loss of this one less the least, mean in nats.
         behind_error: its standard error over rows.
         changed: predictions that it changes.
-        ece: calibration error in 15 bins; of a multilabel head the mean over its labels, since labels that err in
-            opposite ways cancel when they are counted together.
+        ece: calibration error in 15 bins; of a multilabel head the mean over its labels, since
+            labels that err in opposite ways cancel when they are counted together.
     """
 
     name: str
@@ -93,7 +98,9 @@ def fits_for(targets: Tensor) -> dict[str, Fit]:
 
 
 def default_candidates(logits: Tensor, targets: Tensor, keep_predictions: bool) -> tuple[str, ...]:
-    """The maps worth trying for a head: those that keep predictions, and if asked those that may change them."""
+    """The maps worth trying for a head: those that keep predictions, and if asked those that may
+    change them.
+    """
     names = [name for name in fits_for(targets) if name in KEEPING or not keep_predictions]
     classes = 2 if logits.ndim == 1 else logits.shape[1]
     if classes > _MOST_BIASES:
@@ -116,7 +123,8 @@ def judge_candidates(
 ) -> tuple[Candidate, ...]:
     """Every candidate, and `none`, on rows that its fits have not seen.
 
-    Source: Stone (1974), JRSS B 36:111, for the folds; Liang and Zeger (1986), Biometrika 73:13, for errors over groups.
+    Source: Stone (1974), JRSS B 36:111, for the folds; Liang and Zeger (1986), Biometrika 73:13,
+    for errors over groups.
 
     Args:
         logits: `[n, k]` or `[n]`.
@@ -135,7 +143,9 @@ def judge_candidates(
     if unknown := sorted(set(names) - set(fits)):
         reject("candidates", f"names among {sorted(fits)}", str(unknown), "Correct the names.")
     how: dict[str, Any] = {"weights": weights, "groups": groups, "folds": folds, "seed": seed}
-    mapped = {"none": logits} | {name: out_of_fold(logits, targets, fits[name], **how) for name in names}
+    mapped = {"none": logits} | {
+        name: out_of_fold(logits, targets, fits[name], **how) for name in names
+    }
     losses = {name: row_loss(z, targets) for name, z in mapped.items()}
     mass = torch.ones_like(losses["none"]) if weights is None else weights.to(losses["none"])
     said = predictions(questions(logits, targets)[0])
@@ -147,14 +157,25 @@ def judge_candidates(
         changed = int((predictions(asked[0]) != said).sum())
         scores = (*_mean(gain, mass, groups), *_mean(behind, mass, groups))
         sums = calibration_sums(*asked, weights=per_question(weights, targets))
-        measures = _measures(sums, *asked, per_question(weights, targets), per_question(groups, targets), bins)
-        ece = classwise_bins(z, targets, weights=weights).macro if targets.ndim == 2 else sums.bins().ece
+        measures = _measures(
+            sums, *asked, per_question(weights, targets), per_question(groups, targets), bins
+        )
+        ece = (
+            classwise_bins(z, targets, weights=weights).macro
+            if targets.ndim == 2
+            else sums.bins().ece
+        )
         found.append(Candidate(name, sums, measures, *scores, changed, ece))
     return tuple(found)
 
 
 def _measures(
-    sums: CalibrationSums, logits: Tensor, targets: Tensor, weights: Tensor | None, groups: Tensor | None, bins: int
+    sums: CalibrationSums,
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    groups: Tensor | None,
+    bins: int,
 ) -> tuple[Measure, ...]:
     if groups is not None:
         return group_sums(logits, targets, groups, bins=bins, weights=weights).measures()
@@ -164,27 +185,47 @@ def _measures(
 def choose(candidates: Sequence[Candidate], *, keep_predictions: bool = True) -> tuple[str, str]:
     """The name of the map to deploy and the reason in one sentence.
 
-    A map must beat `none` in log loss beyond noise without raising the calibration error. Among maps within one standard
-    error of the least log loss the calibration error decides, and where it is the same, simplicity. Maps of the confidence
-    come shrunken (see `fit_top_map`), so that one that merely follows the noise of the error does no harm.
+    A map must beat `none` in log loss beyond noise without raising the calibration error. Among
+    maps within one standard error of the least log loss the calibration error decides, and where it
+    is the same, simplicity. Maps of the confidence come shrunken (see `fit_top_map`), so that one
+    that merely follows the noise of the error does no harm.
     """
     none = next(candidate for candidate in candidates if candidate.name == "none")
-    allowed = [candidate for candidate in candidates if candidate.name != "none" and not (keep_predictions and candidate.changed)]
+    allowed = [
+        candidate
+        for candidate in candidates
+        if candidate.name != "none" and not (keep_predictions and candidate.changed)
+    ]
     winners = [c for c in allowed if c.gain > _BEYOND_NOISE * c.gain_error and c.ece <= none.ece]
     if not winners:
         best = max(allowed, key=lambda candidate: candidate.gain, default=none)
-        why = f"the best map, {best.name}, gains {best.gain:.4f} ± {best.gain_error:.4f} nats a row and takes the ECE to {best.ece:.1%}"
-        return "none", f"Nothing beats the network as it is beyond noise: {why} from {none.ece:.1%}."
+        why = (
+            f"the best map, {best.name}, gains {best.gain:.4f} ± {best.gain_error:.4f} nats a "
+            f"row and takes the ECE to {best.ece:.1%}"
+        )
+        return (
+            "none",
+            f"Nothing beats the network as it is beyond noise: {why} from {none.ece:.1%}.",
+        )
     least = max(winners, key=lambda candidate: candidate.gain)
-    tied = [c for c in winners if c.behind - least.behind <= math.hypot(c.behind_error, least.behind_error)]
+    tied = [
+        c
+        for c in winners
+        if c.behind - least.behind <= math.hypot(c.behind_error, least.behind_error)
+    ]
     simplest = [*LABEL_FITS, *FITS]
     chosen = min(tied, key=lambda candidate: (candidate.ece, simplest.index(candidate.name)))
     others = [candidate.name for candidate in tied if candidate is not chosen]
     equal = (
-        f"in log loss {' and '.join(others)} do as well" if len(others) > 1 else f"in log loss {others[0]} does as well" if others else ""
+        f"in log loss {' and '.join(others)} do as well"
+        if len(others) > 1
+        else f"in log loss {others[0]} does as well"
+        if others
+        else ""
     )
     return chosen.name, (
-        f"{chosen.name} gains {chosen.gain:.4f} ± {chosen.gain_error:.4f} nats a row out of fold and takes the ECE from "
+        f"{chosen.name} gains {chosen.gain:.4f} ± {chosen.gain_error:.4f} nats a row out of fold "
+        "and takes the ECE from "
         f"{none.ece:.1%} to {chosen.ece:.1%}; {equal or 'no other map does as well in log loss'}."
     )
 
@@ -199,39 +240,53 @@ def out_of_fold(
     folds: int = 5,
     seed: int = 0,
 ) -> Tensor:
-    """Logits `[n, k]` or `[n]`, each fold mapped by the fit to the others; where none could be fitted, as they were.
+    """Logits `[n, k]` or `[n]`, each fold mapped by the fit to the others; where none could be
+    fitted, as they were.
 
     Rows of one group fall into one fold.
     """
     place = torch.arange(len(logits)) if groups is None else groups.cpu()
     units = int(place.max()) + 1 if len(place) else 0
     part = torch.empty(units, dtype=torch.int64)
-    part[torch.randperm(units, generator=torch.Generator().manual_seed(seed))] = torch.arange(units) % folds
+    part[torch.randperm(units, generator=torch.Generator().manual_seed(seed))] = (
+        torch.arange(units) % folds
+    )
     part = part[place].to(logits.device)
     mapped = logits.clone()
     for fold in range(folds):
         held = part == fold
-        fitted = fit(logits[~held], targets[~held], weights=None if weights is None else weights[~held])
+        fitted = fit(
+            logits[~held], targets[~held], weights=None if weights is None else weights[~held]
+        )
         if not getattr(fitted, "unbounded", False):
             mapped[held] = fitted(logits[held])
     return mapped
 
 
 def questions(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Multilabel outputs `[n, k]` with their targets as `n k` binary ones, `[n k]`; others as they are."""
+    """Multilabel outputs `[n, k]` with their targets as `n k` binary ones, `[n k]`; others as they
+    are.
+    """
     return (logits.reshape(-1), targets.reshape(-1)) if targets.ndim == 2 else (logits, targets)
 
 
 def per_question(values: Tensor | None, targets: Tensor) -> Tensor | None:
     """Values `[n]` of rows for the `questions` of these targets."""
-    return values.repeat_interleave(targets.shape[1]) if values is not None and targets.ndim == 2 else values
+    return (
+        values.repeat_interleave(targets.shape[1])
+        if values is not None and targets.ndim == 2
+        else values
+    )
 
 
 def row_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """`[n]` float64 log loss of each row; of a multilabel row the mean over its labels."""
     z, true = questions(logits, targets)
     validated(z, true)
-    own = [-chunk.logits.double().log_softmax(1).gather(1, chunk.targets[:, None])[:, 0] for chunk in chunks(z, true)]
+    own = [
+        -chunk.logits.double().log_softmax(1).gather(1, chunk.targets[:, None])[:, 0]
+        for chunk in chunks(z, true)
+    ]
     return torch.cat(own).view(len(logits), -1).mean(1)
 
 
@@ -241,10 +296,14 @@ def predictions(logits: Tensor) -> Tensor:
 
 
 def _mean(rows: Tensor, mass: Tensor, groups: Tensor | None) -> tuple[float, float]:
-    """Weighted mean of rows that are independent, or only so between groups, and its standard error."""
+    """Weighted mean of rows that are independent, or only so between groups, and its standard
+    error.
+    """
     total = float(mass.sum())
     mean = float(rows @ mass) / total
     if groups is not None:
-        return mean, grouped_error(torch.bincount(groups.to(rows.device), mass * (rows - mean)), total)
+        return mean, grouped_error(
+            torch.bincount(groups.to(rows.device), mass * (rows - mean)), total
+        )
     variance = float(mass @ (rows - mean).square()) / (total - 1) if total > 1 else math.inf
     return mean, math.sqrt(variance / total)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from gendebug_torch.errors import reject
 
-# Elements of logits handled at once, so that memory does not grow with n: what the second-level cache of a CPU core
-# holds, for passes that go over them again and again.
+# Elements of logits handled at once, so that memory does not grow with n: what the second-level
+# cache of a CPU core holds, for passes that go over them again and again.
 _CHUNK = {"cpu": 2**18, "cuda": 2**25}
-# For a single pass: enough rows that the calls around it cost nothing, still within the shared cache; and for a compiled
-# one, which leaves nothing behind but a few numbers a row.
+# For a single pass: enough rows that the calls around it cost nothing, still within the shared
+# cache; and for a compiled one, which leaves nothing behind but a few numbers a row.
 SINGLE_PASS, COMPILED_PASS = 4, 64
 # Below this many classes a row does not fill a vector register of float32.
 _LANES = 16
@@ -38,20 +38,28 @@ class Chunk:
     @property
     def counted(self) -> Tensor:
         """`[m]` bool, the rows that count."""
-        return torch.ones_like(self.targets, dtype=torch.bool) if self.weights is None else self.weights > 0
+        return (
+            torch.ones_like(self.targets, dtype=torch.bool)
+            if self.weights is None
+            else self.weights > 0
+        )
 
     def log_probs(self) -> Tensor:
-        """`[m, k]` log of the softmax, NaN in broken rows; that of a row does not depend on the others, to the bit."""
+        """`[m, k]` log of the softmax, NaN in broken rows; that of a row does not depend on the
+        others, to the bit.
+        """
         if self.logits.shape[1] >= _LANES:
             return self.logits.log_softmax(1)
-        # Registers are filled across rows. The classes are added one by one, since the order in which `sum(0)` adds
-        # them depends on how many rows there are.
+        # Registers are filled across rows. The classes are added one by one, since the order in
+        # which `sum(0)` adds them depends on how many rows there are.
         across = self.logits.T.contiguous()
         shifted = across - across.amax(0)
         return shifted.sub_(reduce(torch.add, shifted.exp()).log_()).T
 
 
-def validated(logits: Tensor, targets: Tensor, weights: Tensor | None = None, ignore_index: int | None = None) -> None:
+def validated(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, ignore_index: int | None = None
+) -> None:
     """Refuse what is no output of a classifier with its labels.
 
     Raises:
@@ -59,25 +67,52 @@ def validated(logits: Tensor, targets: Tensor, weights: Tensor | None = None, ig
     """
     if logits.ndim == 0 or not logits.is_floating_point():
         remedy = "Pass raw model outputs before softmax."
-        reject("logits", "float [n, k], [n] or [n, k, ...]", f"{logits.dtype} {list(logits.shape)}", remedy)
+        reject(
+            "logits",
+            "float [n, k], [n] or [n, k, ...]",
+            f"{logits.dtype} {list(logits.shape)}",
+            remedy,
+        )
     expected = torch.Size([len(logits), *logits.shape[2:]])
     if targets.shape != expected or targets.dtype.is_floating_point:
         remedy = "Pass one class id per row of logits."
-        reject("targets", f"{list(expected)} class ids", f"{targets.dtype} {list(targets.shape)}", remedy)
+        reject(
+            "targets",
+            f"{list(expected)} class ids",
+            f"{targets.dtype} {list(targets.shape)}",
+            remedy,
+        )
     classes = 2 if logits.ndim == 1 else logits.shape[1]
     kept = targets if ignore_index is None else targets.masked_fill(targets == ignore_index, 0)
     low, high = (int(bound) for bound in kept.aminmax()) if kept.numel() else (0, -1)
     if low < 0 or high >= classes:
-        reject("targets", f"class ids in 0..{classes - 1}", f"{low}..{high}", "Map labels to the columns of the logits.")
+        reject(
+            "targets",
+            f"class ids in 0..{classes - 1}",
+            f"{low}..{high}",
+            "Map labels to the columns of the logits.",
+        )
     if weights is not None and (weights.shape != targets.shape or bool((weights < 0).any())):
         smallest = f"{float(weights.min()):.3g}" if weights.numel() else "none"
-        reject("weights", f"{list(targets.shape)} non-negative", f"{list(weights.shape)}, smallest {smallest}", "Pass one weight per row.")
+        reject(
+            "weights",
+            f"{list(targets.shape)} non-negative",
+            f"{list(weights.shape)}, smallest {smallest}",
+            "Pass one weight per row.",
+        )
 
 
 def chunks(
-    logits: Tensor, targets: Tensor, weights: Tensor | None = None, ignore_index: int | None = None, *, times: int = 1
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    ignore_index: int | None = None,
+    *,
+    times: int = 1,
 ) -> Iterator[Chunk]:
-    """Rows of validated outputs, `[n, k]`, `[n]` or dense `[n, k, ...]`, some cache-fulls at a time."""
+    """Rows of validated outputs, `[n, k]`, `[n]` or dense `[n, k, ...]`, some cache-fulls at a
+    time.
+    """
     size = _CHUNK.get(logits.device.type, 2**18) * times
     step = max(1, size // max(1, logits[:1].numel() * (2 if logits.ndim == 1 else 1)))
     for start in range(0, len(logits), step):
@@ -104,5 +139,8 @@ def refuse_broken(rows: int) -> None:
     """
     if rows:
         reject(
-            "logits", "finite values, or -inf for a masked class", f"NaN or infinity in {rows} rows", "Find the rows that break the model."
+            "logits",
+            "finite values, or -inf for a masked class",
+            f"NaN or infinity in {rows} rows",
+            "Find the rows that break the model.",
         )

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from gendebug_torch.calibration.maps.isotonic import IsotonicMap
-from gendebug_torch.calibration.maps.modules import AffineModule, Fitted, IsotonicModule, TopMapModule, as_module
+from gendebug_torch.calibration.maps.modules import (
+    AffineModule,
+    Fitted,
+    IsotonicModule,
+    TopMapModule,
+    as_module,
+)
 from gendebug_torch.calibration.maps.top_label_map import TopMap
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import AffineFit
@@ -23,8 +29,11 @@ from gendebug_torch.stats.logit_scaling import AffineFit
 _JSON, _MAP, _MODEL = "calibration.json", "calibration.safetensors", "model.safetensors"
 
 
-def save_artefact(directory: str | Path, facts: Mapping[str, Any], fitted: Fitted | None, model: nn.Module | None) -> Path:
-    """Write `calibration.json`, the map as `calibration.safetensors` and the network as `model.safetensors`.
+def save_artefact(
+    directory: str | Path, facts: Mapping[str, Any], fitted: Fitted | None, model: nn.Module | None
+) -> Path:
+    """Write `calibration.json`, the map as `calibration.safetensors` and the network as
+    `model.safetensors`.
 
     Raises:
         InputError: the directory cannot be written.
@@ -41,7 +50,13 @@ def save_artefact(directory: str | Path, facts: Mapping[str, Any], fitted: Fitte
             if model is not None:
                 save_model(model, str(place / _MODEL))
             if fitted is not None:
-                save_file({key: value.contiguous() for key, value in as_module(fitted).state_dict().items()}, place / _MAP)
+                save_file(
+                    {
+                        key: value.contiguous()
+                        for key, value in as_module(fitted).state_dict().items()
+                    },
+                    place / _MAP,
+                )
             (place / _JSON).write_text(text)
             # The JSON comes last: whoever reads a new one finds its tensors in place.
             for name in (_MODEL, _MAP, _JSON):
@@ -50,7 +65,12 @@ def save_artefact(directory: str | Path, facts: Mapping[str, Any], fitted: Fitte
                 else:
                     (target / name).unlink(missing_ok=True)
     except OSError as error:
-        reject("directory", "a directory that can be written", f"{target}: {error.strerror}", "Choose another directory.")
+        reject(
+            "directory",
+            "a directory that can be written",
+            f"{target}: {error.strerror}",
+            "Choose another directory.",
+        )
     return target
 
 
@@ -71,7 +91,12 @@ def load_calibration(directory: str | Path) -> nn.Module:
         tensors = load_file(source / _MAP)
         module = _module(kind, tensors)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reject("directory", "what `Recalibration.save` wrote", f"{source}: {error}", "Check the path, or save it again.")
+        reject(
+            "directory",
+            "what `Recalibration.save` wrote",
+            f"{source}: {error}",
+            "Check the path, or save it again.",
+        )
     return module
 
 
@@ -80,7 +105,16 @@ def _module(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
         return AffineModule(tensors["scale"], tensors["bias"])
     if kind == "TopMapModule":
         temperature, *coefficients = tensors["values"].tolist()
-        return TopMapModule(TopMap("beta", temperature, (coefficients[0], coefficients[1], coefficients[2]), (0.0, 0.0, 0.0), True, False))
+        return TopMapModule(
+            TopMap(
+                "beta",
+                temperature,
+                (coefficients[0], coefficients[1], coefficients[2]),
+                (0.0, 0.0, 0.0),
+                True,
+                False,
+            )
+        )
     if kind == "IsotonicModule":
         return IsotonicModule(IsotonicMap(tensors["steps"], tensors["levels"]))
     raise ValueError(f"unknown module {kind!r}")
@@ -91,7 +125,9 @@ def data_hash(*parts: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in parts:
         digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -109,7 +145,9 @@ def fitted_facts(fitted: Fitted | None) -> dict[str, Any]:
         return {"steps": len(fitted.levels)}
     if isinstance(fitted, TopMap):
         named = zip("abm", fitted.coefficients, fitted.standard_errors, strict=True)
-        return {name: {"value": value, "standard_error": error} for name, value, error in named} | {"temperature": fitted.temperature}
+        return {name: {"value": value, "standard_error": error} for name, value, error in named} | {
+            "temperature": fitted.temperature
+        }
     return {}
 
 

@@ -7,7 +7,9 @@ from gendebug_torch.callbacks.calibration_error import CalibrationError as Calib
 from gendebug_torch.callbacks.curves import LearningCurveMonitor as LearningCurveMonitor
 from gendebug_torch.callbacks.dynamics import TrainingDynamicsMonitor as TrainingDynamicsMonitor
 from gendebug_torch.callbacks.hooks.steps import extra_forward as extra_forward
-from gendebug_torch.callbacks.training_sizes import learning_curve_over_sizes as learning_curve_over_sizes
+from gendebug_torch.callbacks.training_sizes import (
+    learning_curve_over_sizes as learning_curve_over_sizes,
+)
 
 __all__ = [
     "AttributionMonitor",

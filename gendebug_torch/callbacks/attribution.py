@@ -17,10 +17,11 @@ from gendebug_torch.checks.finding import Cause
 
 
 class AttributionMonitor(Monitor):
-    """Ranks the features after a validation by a sample of its rows, in a bounded share of the time of the training.
+    """Ranks the features after a validation by a sample of its rows, in a bounded share of the time
+    of the training.
 
-    The first ranking, of 32 rows, tells the speed; from then on a validation is passed over until the share allows for
-    another. Under several ranks all explain the rows of the first.
+    The first ranking, of 32 rows, tells the speed; from then on a validation is passed over until
+    the share allows for another. Under several ranks all explain the rows of the first.
 
     Args:
         rows: most rows to explain.
@@ -42,7 +43,13 @@ class AttributionMonitor(Monitor):
         **options: Any,
     ) -> None:
         super().__init__("attribution.stability", Cause.UNRELIABLE_EXPLANATION, log_name)
-        self.rows, self.share, self.every, self.unpack, self.options = rows, share, every, unpack or first_inputs, options
+        self.rows, self.share, self.every, self.unpack, self.options = (
+            rows,
+            share,
+            every,
+            unpack or first_inputs,
+            options,
+        )
         self._kept: list[Tensor] = []
         self.reset()
 
@@ -60,7 +67,13 @@ class AttributionMonitor(Monitor):
         self._kept = []
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep the first rows."""
         if sum(map(len, self._kept)) < self.rows:
@@ -72,12 +85,23 @@ class AttributionMonitor(Monitor):
         if not in_fit(trainer) or not kept or trainer.current_epoch % self.every:
             return
         allowed = self.share * (perf_counter() - self._started)
-        inputs = trainer.strategy.broadcast(torch.cat(kept)[: self.history.affordable_rows(self.rows, allowed)])
+        inputs = trainer.strategy.broadcast(
+            torch.cat(kept)[: self.history.affordable_rows(self.rows, allowed)]
+        )
         if len(inputs):
             with self.shielded():
-                self.history.explain(trainer.current_epoch, pl_module, inputs, perf_counter, device=pl_module.device, **self.options)
+                self.history.explain(
+                    trainer.current_epoch,
+                    pl_module,
+                    inputs,
+                    perf_counter,
+                    device=pl_module.device,
+                    **self.options,
+                )
                 agreement = float(self.history.table()["rank_correlation"].iloc[-1])
-                self.send_scalars(trainer, {"rank_correlation": agreement} if agreement == agreement else {})
+                self.send_scalars(
+                    trainer, {"rank_correlation": agreement} if agreement == agreement else {}
+                )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand the picture of all rankings to the loggers."""

@@ -21,7 +21,8 @@ class BehaviorMonitor(Monitor):
 
     Args:
         suite: a Suite, or the path of one.
-        predict: module -> predict(list of dicts), where the network is not fed `features` of the suite as columns.
+        predict: module -> predict(list of dicts), where the network is not fed `features` of the
+            suite as columns.
         every_n_epochs: run in every so many epochs.
         log_name: prefix of what is logged.
     """
@@ -39,7 +40,12 @@ class BehaviorMonitor(Monitor):
         self.predict, self.every = predict, every_n_epochs
         self.reset()
         if predict is None and not self.suite.features:
-            reject("suite", "`features`, the columns that the network is fed", "none", "Add them to the suite, or pass `predict`.")
+            reject(
+                "suite",
+                "`features`, the columns that the network is fed",
+                "none",
+                "Add them to the suite, or pass `predict`.",
+            )
 
     def reset(self) -> None:
         """Forget an earlier training."""
@@ -49,7 +55,9 @@ class BehaviorMonitor(Monitor):
         """Run the suite on the network as it is now; its mode and gradients are left as found."""
         if trainer.sanity_checking or trainer.current_epoch % self.every:
             return
-        build = self.predict or partial(network_predict, features=self.suite.features, device=pl_module.device)
+        build = self.predict or partial(
+            network_predict, features=self.suite.features, device=pl_module.device
+        )
         with self.shielded():
             run = run_suite(self.suite, build(pl_module), name=f"epoch {trainer.current_epoch}")
             self.history[trainer.current_epoch] = run
@@ -61,4 +69,6 @@ class BehaviorMonitor(Monitor):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.history = {int(epoch): BehaviorRun.from_dict(run) for epoch, run in state_dict["history"].items()}
+        self.history = {
+            int(epoch): BehaviorRun.from_dict(run) for epoch, run in state_dict["history"].items()
+        }

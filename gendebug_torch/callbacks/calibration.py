@@ -12,18 +12,26 @@ from gendebug_torch.calibration import CalibrationSums
 from gendebug_torch.calibration.maps.temperature_sums import TemperatureSums
 from gendebug_torch.calibration.recorder import CalibrationRecorder
 from gendebug_torch.callbacks.hooks.monitor import Monitor
-from gendebug_torch.callbacks.hooks.steps import Read, over_ranks, real_rows, step_tensors, val_loader
+from gendebug_torch.callbacks.hooks.steps import (
+    Read,
+    over_ranks,
+    real_rows,
+    step_tensors,
+    val_loader,
+)
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 
 
 class CalibrationMonitor(Monitor):
     """Counts confidence against correctness over each validation epoch; no host sync per step.
 
-    `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` finds them. Rows that a
-    distributed sampler repeats to even the ranks are not counted. All validation loaders are taken together.
+    `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` finds
+    them. Rows that a distributed sampler repeats to even the ranks are not counted. All validation
+    loaders are taken together.
 
     Args:
-        read: (module, batch, outputs) -> (logits, targets), in place of the keys; `extra_forward` computes them.
+        read: (module, batch, outputs) -> (logits, targets), in place of the keys; `extra_forward`
+            computes them.
         bins: of the reliability diagram.
         ignore_index: target of rows or positions that do not count.
         log_name: prefix of what is logged.
@@ -58,7 +66,9 @@ class CalibrationMonitor(Monitor):
         return self._record.temperatures
 
     def table(self) -> pd.DataFrame:
-        """One row per validated epoch: ECE with interval, accuracy, confidence, log loss, temperature needed."""
+        """One row per validated epoch: ECE with interval, accuracy, confidence, log loss,
+        temperature needed.
+        """
         return self._record.table()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -66,16 +76,26 @@ class CalibrationMonitor(Monitor):
         self._record.begin()
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep references; they are counted when enough are together."""
         keys = ("logits", "targets")
-        logits, targets = step_tensors("CalibrationMonitor", keys, self.read, pl_module, batch, outputs)
+        logits, targets = step_tensors(
+            "CalibrationMonitor", keys, self.read, pl_module, batch, outputs
+        )
         own = real_rows(trainer, val_loader(trainer, dataloader_idx), batch_idx, len(targets))
         self._record.add(logits[:own], targets[:own])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the rest, also of the sanity steps, so that what does not fit is refused before training; then log."""
+        """Count the rest, also of the sanity steps, so that what does not fit is refused before
+        training; then log.
+        """
         sums = self._record.epoch_sums()
         if trainer.sanity_checking:
             return
@@ -88,8 +108,19 @@ class CalibrationMonitor(Monitor):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the rows that could not be counted."""
         for note in self._record.notes:
-            remedy = "Look for what breaks the network there: a diverged training, or NaN among its inputs."
-            self.findings.append(Finding("calibration.ece", Cause.MISCALIBRATION, Severity.WARN, f"In {note}.", remedy=remedy))
+            remedy = (
+                "Look for what breaks the network there: a diverged training, or NaN among "
+                "its inputs."
+            )
+            self.findings.append(
+                Finding(
+                    "calibration.ece",
+                    Cause.MISCALIBRATION,
+                    Severity.WARN,
+                    f"In {note}.",
+                    remedy=remedy,
+                )
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The epochs counted so far."""

@@ -1,4 +1,6 @@
-"""`CalibrationError`: the calibration of this library as a torchmetrics `Metric`, for `self.log`."""
+"""`CalibrationError`: the calibration of this library as a torchmetrics `Metric`, for
+`self.log`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from gendebug_torch.calibration.measures.sufficient_statistics import CELLS
 
 
 class CalibrationError(Metric):
-    """Expected calibration error in constant state: 60 KB of float64 sums whatever n, one sum over ranks.
+    """Expected calibration error in constant state: 60 KB of float64 sums whatever n, one sum over
+    ranks.
 
     Args:
         bins: a divisor of 2520.
@@ -37,7 +40,9 @@ class CalibrationError(Metric):
         """Count rows, as `calibration_sums` takes them."""
         found = calibration_sums(logits, targets, ignore_index=self.ignore_index)
         cells = found.cells
-        self.cells += torch.stack([cells.count.double(), cells.confidence, cells.correct.double()]).to(self.cells.device)
+        self.cells += torch.stack(
+            [cells.count.double(), cells.confidence, cells.correct.double()]
+        ).to(self.cells.device)
         self.scores += found.scores.to(self.scores.device)
 
     def compute(self) -> Tensor:
@@ -47,4 +52,6 @@ class CalibrationError(Metric):
     def sums(self) -> CalibrationSums:
         """Everything that was counted here, for every other measure with its interval."""
         count, confidence, correct = self.cells.cpu()
-        return CalibrationSums(ReliabilityBins(count.long(), confidence, correct.long()), self.scores.cpu())
+        return CalibrationSums(
+            ReliabilityBins(count.long(), confidence, correct.long()), self.scores.cpu()
+        )

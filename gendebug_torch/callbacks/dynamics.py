@@ -17,11 +17,13 @@ from gendebug_torch.labels.dynamics.training_dynamics import TrainingDynamics
 
 
 class TrainingDynamicsMonitor(Monitor):
-    """Records margin, confidence and correctness of every training row in every epoch; no host sync per step.
+    """Records margin, confidence and correctness of every training row in every epoch; no host sync
+    per step.
 
-    `training_step` returns `{"loss": ..., "logits": [b, k], "targets": [b], "ids": [b]}`, the ids being the rows' places
-    in the training set; or `read` finds them. A million rows take 77 MB and, at 10 classes, about a second of one CPU
-    core per epoch. Under several ranks each checkpoint holds the rows of all.
+    `training_step` returns `{"loss": ..., "logits": [b, k], "targets": [b], "ids": [b]}`, the ids
+    being the rows' places in the training set; or `read` finds them. A million rows take 77 MB and,
+    at 10 classes, about a second of one CPU core per epoch. Under several ranks each checkpoint
+    holds the rows of all.
 
     Args:
         samples: number of training rows.
@@ -29,7 +31,9 @@ class TrainingDynamicsMonitor(Monitor):
         log_name: prefix of the data map that loggers get at the end.
     """
 
-    def __init__(self, samples: int, *, read: Read | None = None, log_name: str = "gendebug") -> None:
+    def __init__(
+        self, samples: int, *, read: Read | None = None, log_name: str = "gendebug"
+    ) -> None:
         super().__init__("labels.noise", Cause.LABEL_NOISE, log_name)
         self.samples, self.read = samples, read
         self._over_ranks: Callable[[Tensor], Tensor] | None = None
@@ -46,13 +50,21 @@ class TrainingDynamicsMonitor(Monitor):
 
     @property
     def dynamics(self) -> TrainingDynamics:
-        """Of the epochs finished so far; `dynamics.attach(records)` hands them to the label checks."""
+        """Of the epochs finished so far; `dynamics.attach(records)` hands them to the label
+        checks.
+        """
         return self._recorder.dynamics
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write the batch into the buffer; before the last validation of the epoch, share it among the ranks."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write the batch into the buffer; before the last validation of the epoch, share it among
+        the ranks.
+        """
         keys = ("ids", "logits", "targets")
-        self._recorder.record(*step_tensors("TrainingDynamicsMonitor", keys, self.read, pl_module, batch, outputs))
+        self._recorder.record(
+            *step_tensors("TrainingDynamicsMonitor", keys, self.read, pl_module, batch, outputs)
+        )
         if trainer.is_last_batch and self._over_ranks is not None:
             self._recorder.merge(self._over_ranks)
 
@@ -65,7 +77,9 @@ class TrainingDynamicsMonitor(Monitor):
         self.send_figure(trainer, "data_map", self.dynamics)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums, and what the unfinished epoch has seen; all ranks take part, as in every checkpoint of Lightning."""
+        """The sums, and what the unfinished epoch has seen; all ranks take part, as in every
+        checkpoint of Lightning.
+        """
         if self._over_ranks is not None:
             self._recorder.merge(self._over_ranks)
         return self._recorder.state_dict()

@@ -23,14 +23,16 @@ def learning_curve_over_sizes(
     seeds: Sequence[int] = (0, 1, 2),
     **trainer_options: Any,
 ) -> SizeCurves:
-    """Losses of fresh networks trained on random subsets of the training rows: bias, variance, and what more rows bring.
+    """Losses of fresh networks trained on random subsets of the training rows: bias, variance, and
+    what more rows bring.
 
-    Each training is judged at the epoch of its lowest smoothed validation loss, the training rows of its subset
-    in evaluation mode, so that neither a late epoch nor dropout tells the regimes apart. More rows are also more
-    steps per epoch: give enough epochs for the smallest size to converge.
+    Each training is judged at the epoch of its lowest smoothed validation loss, the training rows
+    of its subset in evaluation mode, so that neither a late epoch nor dropout tells the regimes
+    apart. More rows are also more steps per epoch: give enough epochs for the smallest size to
+    converge.
 
-    Source: Cortes et al. (1993), Learning Curves: Asymptotic Values and Rate of Convergence; Hestness et al.
-    (2017, arXiv 1712.00409), for the power law.
+    Source: Cortes et al. (1993), Learning Curves: Asymptotic Values and Rate of Convergence;
+    Hestness et al. (2017, arXiv 1712.00409), for the power law.
 
     Args:
         module_factory: makes a fresh module; called once per size and seed.
@@ -43,30 +45,65 @@ def learning_curve_over_sizes(
         InputError: no sizes or seeds, or a size beyond the rows.
     """
     if not sizes or not seeds:
-        reject("sizes", "at least one size and one seed", f"{len(sizes)} and {len(seeds)}", "Five sizes, each half the next, tell most.")
+        reject(
+            "sizes",
+            "at least one size and one seed",
+            f"{len(sizes)} and {len(seeds)}",
+            "Five sizes, each half the next, tell most.",
+        )
     datamodule.prepare_data()
     datamodule.setup("fit")
     loader = datamodule.train_dataloader()
     rows = len(getattr(loader, "dataset", ()))
     if max(sizes) > rows or min(sizes) < 1:
-        reject("sizes", f"numbers from 1 to the {rows} training rows", str(list(sizes)), "Leave the others out.")
-    found = [[_trained(module_factory, datamodule, loader, size, seed, trainer_options) for seed in seeds] for size in sorted(set(sizes))]
+        reject(
+            "sizes",
+            f"numbers from 1 to the {rows} training rows",
+            str(list(sizes)),
+            "Leave the others out.",
+        )
+    found = [
+        [
+            _trained(module_factory, datamodule, loader, size, seed, trainer_options)
+            for seed in seeds
+        ]
+        for size in sorted(set(sizes))
+    ]
     losses = torch.tensor(found, dtype=torch.float64)
     return SizeCurves(torch.tensor(sorted(set(sizes))), losses[:, :, 0], losses[:, :, 1])
 
 
 def _trained(
-    factory: Callable[[], LightningModule], data: LightningDataModule, loader: Any, size: int, seed: int, options: dict[str, Any]
+    factory: Callable[[], LightningModule],
+    data: LightningDataModule,
+    loader: Any,
+    size: int,
+    seed: int,
+    options: dict[str, Any],
 ) -> tuple[float, float]:
     """Training and validation loss at the best epoch of one training."""
-    rows = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(seed))[:size].tolist()
-    part = DataLoader(Subset(loader.dataset, rows), batch_size=loader.batch_size, shuffle=True, collate_fn=loader.collate_fn)
+    rows = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(seed))[
+        :size
+    ].tolist()
+    part = DataLoader(
+        Subset(loader.dataset, rows),
+        batch_size=loader.batch_size,
+        shuffle=True,
+        collate_fn=loader.collate_fn,
+    )
     monitor = LearningCurveMonitor(train_eval=size)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+    }
     callbacks = [*(options.get("callbacks") or []), monitor]
     with isolate_rng():
         torch.manual_seed(seed)
-        Trainer(**quiet | options | {"callbacks": callbacks}).fit(factory(), part, data.val_dataloader())
+        Trainer(**quiet | options | {"callbacks": callbacks}).fit(
+            factory(), part, data.val_dataloader()
+        )
     curves = monitor.curves
     known = curves.val_loss.isfinite()
     if not bool(known.any()) or curves.train_eval_loss is None:

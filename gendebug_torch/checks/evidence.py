@@ -1,4 +1,6 @@
-"""The one place that imports matplotlib: axes without global state, a palette, a figure as bytes."""
+"""The one place that imports matplotlib: axes without global state, a palette, a figure as
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Plottable(Protocol):
 
 
 def axes(ax: Axes | None = None, *, size: tuple[float, float] = (6.0, 4.0)) -> Axes:
-    """The given axis, or one on a new figure outside pyplot, so that no window and no global state is made."""
+    """The given axis, or one on a new figure outside pyplot, so that no window and no global state
+    is made.
+    """
     if ax is None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -14,7 +14,9 @@ JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "rem
 
 
 class Severity(StrEnum):
-    """How bad a finding is, from `ok` to `fail`; `skipped` and `errored` say that nothing was judged."""
+    """How bad a finding is, from `ok` to `fail`; `skipped` and `errored` say that nothing was
+    judged.
+    """
 
     OK = "ok"
     NOTE = "note"
@@ -25,7 +27,9 @@ class Severity(StrEnum):
 
     @property
     def level(self) -> int:
-        """Rank for sorting and `--fail-on`: 0 for ok and skipped, 1 note, 2 warn, 3 fail, 4 errored."""
+        """Rank for sorting and `--fail-on`: 0 for ok and skipped, 1 note, 2 warn, 3 fail, 4
+        errored.
+        """
         return {"ok": 0, "skipped": 0, "note": 1, "warn": 2, "fail": 3, "errored": 4}[self.value]
 
 
@@ -88,7 +92,12 @@ class Finding:
         """Rebuild a finding from its JSON form; evidence does not survive."""
         missing = [key for key in JSON_KEYS if key not in value]
         if missing:
-            reject("value", f"the keys {', '.join(JSON_KEYS)}", f"no {', '.join(missing)}", "Pass one entry of a findings.json.")
+            reject(
+                "value",
+                f"the keys {', '.join(JSON_KEYS)}",
+                f"no {', '.join(missing)}",
+                "Pass one entry of a findings.json.",
+            )
         return cls(**{key: value[key] for key in JSON_KEYS})
 
 

@@ -1,4 +1,6 @@
-"""`@check`: a function becomes a `Check`; its signature is the schema of everything built upon it."""
+"""`@check`: a function becomes a `Check`; its signature is the schema of everything built upon
+it.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,20 @@ _CHECKS: dict[str, Check] = {}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a check will compute: model forwards and backwards in rows, and elementary operations."""
+    """What a check will compute: model forwards and backwards in rows, and elementary
+    operations.
+    """
 
     forwards: float = 0.0
     backwards: float = 0.0
     elements: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.forwards + other.forwards, self.backwards + other.backwards, self.elements + other.elements)
+        return Cost(
+            self.forwards + other.forwards,
+            self.backwards + other.backwards,
+            self.elements + other.elements,
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,11 @@ class Check:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of what it inspects, in the order of its parameters."""
-        return tuple(p.name for p in inspect.signature(self.function).parameters.values() if p.kind is not p.KEYWORD_ONLY)
+        return tuple(
+            p.name
+            for p in inspect.signature(self.function).parameters.values()
+            if p.kind is not p.KEYWORD_ONLY
+        )
 
     @cached_property
     def options(self) -> dict[str, Option]:
@@ -109,7 +121,9 @@ class Check:
         _, _, tail = (inspect.getdoc(self.function) or "").partition("Source:")
         return " ".join(tail.partition("\n\n")[0].split())
 
-    def finding(self, severity: Severity, summary: str, *, cause: Cause | None = None, **fields: Any) -> Finding:
+    def finding(
+        self, severity: Severity, summary: str, *, cause: Cause | None = None, **fields: Any
+    ) -> Finding:
         """A finding in this check's name; `fields` are those of `Finding`."""
         return Finding(self.name, cause or self.cause, severity, summary, **fields)
 
@@ -117,7 +131,9 @@ class Check:
         """Which of `needs` is absent from the given inputs."""
         return [need for need in self.needs if not _present(given, need)]
 
-    def run(self, given: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> list[Finding]:
+    def run(
+        self, given: Mapping[str, Any], options: Mapping[str, Any] | None = None
+    ) -> list[Finding]:
         """Run on whatever inputs there are; never raises for what happens inside the check.
 
         Absent inputs give one `skipped` finding that says what is lacking; an exception gives one
@@ -128,10 +144,22 @@ class Check:
         """
         unknown = set(options or {}) - set(self.options)
         if unknown:
-            reject(f"options[{self.name!r}]", f"options among {sorted(self.options)}", str(sorted(unknown)), "See `gendebug checks`.")
+            reject(
+                f"options[{self.name!r}]",
+                f"options among {sorted(self.options)}",
+                str(sorted(unknown)),
+                "See `gendebug checks`.",
+            )
         if lacking := self.lacks(given):
             reason = f"Skipped: needs {', '.join(lacking)}."
-            return [self.finding(Severity.SKIPPED, reason, numbers={"lacks": lacking}, remedy=f"Pass {', '.join(lacking)} to run it.")]
+            return [
+                self.finding(
+                    Severity.SKIPPED,
+                    reason,
+                    numbers={"lacks": lacking},
+                    remedy=f"Pass {', '.join(lacking)} to run it.",
+                )
+            ]
         started = time.perf_counter()
         try:
             return self(*(given.get(name) for name in self.inputs), **(options or {}))
@@ -142,7 +170,10 @@ class Check:
 
     def _broken(self, summary: str, started: float) -> Finding:
         numbers = {"traceback": traceback.format_exc(), "seconds": time.perf_counter() - started}
-        remedy = "Mend the input that the message names; if it names none, report the traceback as a bug."
+        remedy = (
+            "Mend the input that the message names; if it names none, report the traceback "
+            "as a bug."
+        )
         return self.finding(Severity.ERRORED, summary, numbers=numbers, remedy=remedy)
 
 
@@ -174,7 +205,11 @@ def check(
             raise CheckError(f"check {name!r} is registered twice")
         if strangers := [p.name for p in positional if p.name not in INPUTS]:
             raise CheckError(f"check {name!r} inspects {strangers}; the vocabulary is {INPUTS}")
-        if bare := [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.empty in (p.default, p.annotation)]:
+        if bare := [
+            p.name
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY and p.empty in (p.default, p.annotation)
+        ]:
             raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
         required = tuple(p.name for p in positional if p.default is p.empty)
         registered = Check(name, cause, function, required if needs is None else needs, cost)

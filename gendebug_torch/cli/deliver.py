@@ -24,4 +24,6 @@ def exit_code(diagnosis: gd.Diagnosis, fail_on: FailOn) -> int:
     severity = gd.Severity
     if diagnosis.worst is severity.ERRORED:
         return BROKEN
-    return FOUND if fail_on != "never" and diagnosis.worst.level >= severity(fail_on).level else CLEAN
+    return (
+        FOUND if fail_on != "never" and diagnosis.worst.level >= severity(fail_on).level else CLEAN
+    )

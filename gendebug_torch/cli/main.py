@@ -37,7 +37,8 @@ COMMANDS: dict[Callable[..., int], tuple[str, ...]] = {
     checks: (),
 }
 
-# Command -> its subcommands; the first one is meant where none is named, as in `gendebug behave SUITE`.
+# Command -> its subcommands; the first one is meant where none is named, as in `gendebug behave
+# SUITE`.
 GROUPS: dict[str, dict[Callable[..., int], tuple[str, ...]]] = {
     "behave": {
         behave.run: ("suite",),
@@ -52,7 +53,9 @@ _CODES = "Exit code: 0 clean, 1 findings from --fail-on on, 2 bad input, 3 a che
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: 0 clean, 1 findings at or above --fail-on, 2 bad input, 3 a check broke."""
-    parser = _parser(prog="gendebug", description=(gd.__doc__ or "").partition("\n")[0], version=gd.__version__)
+    parser = _parser(
+        prog="gendebug", description=(gd.__doc__ or "").partition("\n")[0], version=gd.__version__
+    )
     commands = parser.add_subcommands()
     _add_commands(commands, COMMANDS)
     for name, functions in GROUPS.items():
@@ -73,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(**settings: Any) -> Any:
-    """A parser whose help spells flags as people write them, `--fail-on` and `--from`, not as Python names its parameters."""
+    """A parser whose help spells flags as people write them, `--fail-on` and `--from`, not as
+    Python names its parameters.
+    """
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
@@ -93,13 +98,19 @@ def _add_commands(commands: Any, functions: Mapping[Callable[..., int], tuple[st
         text = (function.__doc__ or "").partition("\n")[0]
         command = _parser(description=text, epilog=_CODES)
         for name in positional:
-            command.add_argument(name.removesuffix("+"), type=str, nargs="+" if name.endswith("+") else None)
-        command.add_function_arguments(function, as_positional=False, skip={name.removesuffix("+") for name in positional})
+            command.add_argument(
+                name.removesuffix("+"), type=str, nargs="+" if name.endswith("+") else None
+            )
+        command.add_function_arguments(
+            function, as_positional=False, skip={name.removesuffix("+") for name in positional}
+        )
         commands.add_subcommand(function.__name__, command, help=text)
 
 
 def _spelled(arguments: Sequence[str]) -> list[str]:
-    """Flags as the parser spells them, and the default subcommand of a group where none is named."""
+    """Flags as the parser spells them, and the default subcommand of a group where none is
+    named.
+    """
     words = [_flag(argument) for argument in arguments]
     functions = GROUPS.get(words[0], {}) if words else {}
     named = {function.__name__ for function in functions}
@@ -109,9 +120,15 @@ def _spelled(arguments: Sequence[str]) -> list[str]:
 
 
 def _flag(argument: str) -> str:
-    """`--fail-on` as the parser spells it, `--fail_on`, and `--from`, a word of Python, as `--from_`; values are left alone."""
+    """`--fail-on` as the parser spells it, `--fail_on`, and `--from`, a word of Python, as
+    `--from_`; values are left alone.
+    """
     name, equals, value = argument.partition("=")
     if not argument.startswith("--"):
         return argument
     plain = name[2:].replace("-", "_")
-    return f"--{plain}_" + equals + value if keyword.iskeyword(plain) else f"--{plain}" + equals + value
+    return (
+        f"--{plain}_" + equals + value
+        if keyword.iskeyword(plain)
+        else f"--{plain}" + equals + value
+    )

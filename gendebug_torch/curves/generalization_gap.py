@@ -1,4 +1,6 @@
-"""The distance of the validation loss above the training loss at the end of a training, and what it is measured with."""
+"""The distance of the validation loss above the training loss at the end of a training, and what it
+is measured with.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ class Gap:
         absolute: in units of the loss; NaN where either loss has no value.
         error: its standard error, by the scatter of the difference from epoch to epoch.
         relative: share of the training loss; NaN where that is not positive.
-        share: of what the training took off the loss, the part that the validation rows do not get; NaN where unknown.
+        share: of what the training took off the loss, the part that the validation rows do not get;
+            NaN where unknown.
         in_noise: the gap over the standard deviation of the difference in a single epoch.
-        basis: `train_eval`: both in evaluation mode at the end of the epoch. `running`: the training loss was
-            averaged while the weights moved, in training mode.
+        basis: `train_eval`: both in evaluation mode at the end of the epoch. `running`: the
+            training loss was averaged while the weights moved, in training mode.
         train: training loss over the last epochs.
         validation: validation loss over the last epochs.
     """
@@ -40,20 +43,29 @@ class Gap:
         return self.absolute - 1.96 * self.error, self.absolute + 1.96 * self.error
 
 
-def generalization_gap(curves: LearningCurves, *, window: int = 5, baseline_loss: float | None = None) -> Gap:
+def generalization_gap(
+    curves: LearningCurves, *, window: int = 5, baseline_loss: float | None = None
+) -> Gap:
     """The gap over the last epochs that have both losses.
 
-    Source: Goodfellow, Bengio and Courville (2016), Deep Learning, section 5.2. The share relates it to
-    what was learned, so that a small loss which doubles from .01 to .02 is not taken for a failure.
+    Source: Goodfellow, Bengio and Courville (2016), Deep Learning, section 5.2. The share relates
+    it to what was learned, so that a small loss which doubles from .01 to .02 is not taken for a
+    failure.
 
     Args:
         curves: losses per epoch.
         window: epochs averaged at the end.
-        baseline_loss: of knowing nothing; else the loss before training, else the highest loss of the first epoch.
+        baseline_loss: of knowing nothing; else the loss before training, else the highest loss of
+            the first epoch.
     """
-    basis: Literal["train_eval", "running"] = "running" if curves.train_eval_loss is None else "train_eval"
+    basis: Literal["train_eval", "running"] = (
+        "running" if curves.train_eval_loss is None else "train_eval"
+    )
     both = curves.fitted_loss.isfinite() & curves.val_loss.isfinite()
-    train, validation = curves.fitted_loss[both][-window:].double(), curves.val_loss[both][-window:].double()
+    train, validation = (
+        curves.fitted_loss[both][-window:].double(),
+        curves.val_loss[both][-window:].double(),
+    )
     if not len(train):
         return Gap(math.nan, math.nan, math.nan, math.nan, math.nan, basis, math.nan, math.nan)
     apart = validation - train

@@ -1,4 +1,6 @@
-"""The record of a training as it goes: mean losses per validation check and per epoch, without waiting for the device."""
+"""The record of a training as it goes: mean losses per validation check and per epoch, without
+waiting for the device.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from torch import Tensor
 
 from gendebug_torch.curves.learning_curves import LearningCurves
 
-# References kept before they are summed: one stacking per this many steps or values instead of one wait per step.
+# References kept before they are summed: one stacking per this many steps or values instead of one
+# wait per step.
 _STEPS, _VALUES = 50, 2**20
 # What a sum holds: weighted losses, weights, steps, steps whose loss was NaN or infinite.
 _FIELDS = 4
@@ -21,7 +24,9 @@ _VAL_NAMES = ("val_loss", "valid_loss", "validation_loss", "val/loss")
 
 
 class LossSums:
-    """Sums of losses that stay on their device; float64, so that nothing drifts over long epochs."""
+    """Sums of losses that stay on their device; float64, so that nothing drifts over long
+    epochs.
+    """
 
     def __init__(self) -> None:
         self.values: list[Tensor] = []
@@ -30,7 +35,9 @@ class LossSums:
         self._count = 0
 
     def add(self, value: Tensor, rows: int) -> None:
-        """Keep a reference to a loss: a scalar mean over so many rows, or one value per row, of which the first ones count."""
+        """Keep a reference to a loss: a scalar mean over so many rows, or one value per row, of
+        which the first ones count.
+        """
         if not rows:
             return
         value = value[:rows] if value.ndim else value
@@ -41,19 +48,31 @@ class LossSums:
             self._flush()
 
     def total(self) -> Tensor:
-        """`[4]` float64 weighted losses, weights, steps and bad steps, on the device of the values; empties this."""
+        """`[4]` float64 weighted losses, weights, steps and bad steps, on the device of the values;
+        empties this.
+        """
         self._flush()
         sums = torch.zeros(_FIELDS, dtype=torch.float64) if self.sums is None else self.sums
         self.sums = None
         return sums
 
     def state_dict(self) -> dict[str, Any]:
-        """What is not yet taken, summed only as far as it is, so that a resumed run rounds as an uninterrupted one."""
-        return {"values": [value.cpu() for value in self.values], "rows": list(self.rows), "sums": self.sums}
+        """What is not yet taken, summed only as far as it is, so that a resumed run rounds as an
+        uninterrupted one.
+        """
+        return {
+            "values": [value.cpu() for value in self.values],
+            "rows": list(self.rows),
+            "sums": self.sums,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.values, self.rows, self.sums = list(state["values"]), list(state["rows"]), state["sums"]
+        self.values, self.rows, self.sums = (
+            list(state["values"]),
+            list(state["rows"]),
+            state["sums"],
+        )
         self._count = sum(value.numel() for value in self.values)
 
     def _flush(self) -> None:
@@ -61,13 +80,23 @@ class LossSums:
             return
         device = self.values[-1].device
         if all(value.numel() == 1 for value in self.values):
-            losses = torch.stack([value.detach().reshape(()).to(device) for value in self.values]).double()
+            losses = torch.stack(
+                [value.detach().reshape(()).to(device) for value in self.values]
+            ).double()
         else:
-            losses = torch.stack([value.detach().double().mean().to(device) for value in self.values])
+            losses = torch.stack(
+                [value.detach().double().mean().to(device) for value in self.values]
+            )
         weight = torch.tensor(self.rows, dtype=torch.float64)
-        weight = weight.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else weight.to(device)
+        weight = (
+            weight.pin_memory().to(device, non_blocking=True)
+            if device.type == "cuda"
+            else weight.to(device)
+        )
         bad = (~losses.isfinite()).double().sum()
-        sums = torch.stack([losses @ weight, weight.sum(), torch.full_like(bad, len(self.values)), bad])
+        sums = torch.stack(
+            [losses @ weight, weight.sum(), torch.full_like(bad, len(self.values)), bad]
+        )
         self.sums = sums if self.sums is None else self.sums.to(device) + sums
         self.values.clear()
         self.rows.clear()
@@ -75,10 +104,11 @@ class LossSums:
 
 
 class CurveRecorder:
-    """Rows per epoch and per validation check, from losses handed in step by step and metrics logged beside them.
+    """Rows per epoch and per validation check, from losses handed in step by step and metrics
+    logged beside them.
 
-    `epoch` is the one whose training is under way, None between epochs. The owner sums what `check_sums` and
-    `epoch_sums` return over its ranks and hands the numbers back.
+    `epoch` is the one whose training is under way, None between epochs. The owner sums what
+    `check_sums` and `epoch_sums` return over its ranks and hands the numbers back.
     """
 
     def __init__(self) -> None:
@@ -97,9 +127,17 @@ class CurveRecorder:
         self._logged: set[str] = set()
 
     def begin(self, epoch: int, step: int) -> None:
-        """A fit starts at this epoch: what was recorded of later ones is forgotten, and all of it where a new run starts."""
+        """A fit starts at this epoch: what was recorded of later ones is forgotten, and all of it
+        where a new run starts.
+        """
         if not self._resumed:
-            self.train, self.val, self._epoch_train, self._first, self.epoch = LossSums(), {}, None, None, None
+            self.train, self.val, self._epoch_train, self._first, self.epoch = (
+                LossSums(),
+                {},
+                None,
+                None,
+                None,
+            )
         if epoch == 0 and step == 0:
             self.notes, self.untrained_loss = [], None
         self.rows = [row for row in self.rows if row["epoch"] < epoch]
@@ -114,11 +152,14 @@ class CurveRecorder:
         self.train.add(loss, rows)
 
     def add_val(self, loader: int, loss: Tensor, rows: int, *, repeated: int = 0) -> None:
-        """Keep the loss of a validation step of one loader, of which so many rows stand among its batches twice."""
+        """Keep the loss of a validation step of one loader, of which so many rows stand among its
+        batches twice.
+        """
         self.val.setdefault(loader, LossSums()).add(loss, rows)
         if repeated and not loss.ndim:
             note = (
-                f"the {_val_name(loader)} is a mean per batch and counts rows twice that the sampler repeats to even the ranks "
+                f"the {_val_name(loader)} is a mean per batch and counts rows twice that the "
+                "sampler repeats to even the ranks "
                 f"({repeated} in all); return or read one loss per row to leave them out"
             )
             self.notes += [note] if note not in self.notes else []
@@ -130,24 +171,36 @@ class CurveRecorder:
     def check_sums(self) -> Tensor:
         """`[1 + l, 4]` sums of the training since the last check and of each validation loader."""
         train = self.train.total()
-        self._epoch_train = train if self._epoch_train is None else self._epoch_train.to(train.device) + train
+        self._epoch_train = (
+            train if self._epoch_train is None else self._epoch_train.to(train.device) + train
+        )
         sums = [train, *(self.val[loader].total().to(train.device) for loader in sorted(self.val))]
         return torch.stack(sums)
 
-    def close_check(self, epoch: int, step: int, sums: Sequence[Sequence[float]], logged: Mapping[str, float]) -> None:
+    def close_check(
+        self, epoch: int, step: int, sums: Sequence[Sequence[float]], logged: Mapping[str, float]
+    ) -> None:
         """A validation check is over; of what is logged by now, its own counts."""
         self._val_names |= set(logged) - self._logged
-        metrics = _with_loss({name: value for name, value in logged.items() if name in self._val_names}, "val_loss", _VAL_NAMES)
+        metrics = _with_loss(
+            {name: value for name, value in logged.items() if name in self._val_names},
+            "val_loss",
+            _VAL_NAMES,
+        )
         row = {"epoch": float(epoch), "step": float(step), "train_loss": _mean(sums[0])}
         for loader, part in zip(sorted(self.val), sums[1:], strict=True):
             name = _val_name(loader)
             row[name] = _mean(part)
             self.notes += _bad(name, epoch, part)
         self.val.clear()
-        self.checks = [check for check in self.checks if check["step"] != row["step"]] + [row | _new(metrics, row)]
+        self.checks = [check for check in self.checks if check["step"] != row["step"]] + [
+            row | _new(metrics, row)
+        ]
 
     def epoch_sums(self) -> Tensor:
-        """`[2, 4]` sums of the training of the whole epoch, and of the first loss before any update."""
+        """`[2, 4]` sums of the training of the whole epoch, and of the first loss before any
+        update.
+        """
         train = self.train.total()
         if self._epoch_train is not None:
             train = self._epoch_train.to(train.device) + train
@@ -158,19 +211,27 @@ class CurveRecorder:
             self._first = None
         return torch.stack([train, first])
 
-    def close_epoch(self, epoch: int, sums: Sequence[Sequence[float]], logged: Mapping[str, float]) -> dict[str, float]:
-        """An epoch is over; its validation is that of its last check. One without a step or a metric is none.
+    def close_epoch(
+        self, epoch: int, sums: Sequence[Sequence[float]], logged: Mapping[str, float]
+    ) -> dict[str, float]:
+        """An epoch is over; its validation is that of its last check. One without a step or a
+        metric is none.
 
         Args:
             epoch: which.
-            sums: those of `epoch_sums`, then the summed loss and the rows of the evaluated training sample where there is one.
+            sums: those of `epoch_sums`, then the summed loss and the rows of the evaluated training
+                sample where there is one.
             logged: all metrics; those of the validation were taken by its check.
 
         Returns:
             The losses of the epoch by name.
         """
         self.epoch = None
-        metrics = _with_loss({name: value for name, value in logged.items() if name not in self._val_names}, "train_loss", _TRAIN_NAMES)
+        metrics = _with_loss(
+            {name: value for name, value in logged.items() if name not in self._val_names},
+            "train_loss",
+            _TRAIN_NAMES,
+        )
         if len(sums) > 2 and sums[2][1]:
             metrics["train_eval_loss"] = _mean(sums[2])
         if not sums[0][2] and not metrics:
@@ -181,7 +242,11 @@ class CurveRecorder:
         self.notes += _bad("train_loss", epoch, sums[0])
         checked = [check for check in self.checks if check["epoch"] == epoch]
         if checked:
-            row |= {name: value for name, value in checked[-1].items() if name not in ("epoch", "step", "train_loss")}
+            row |= {
+                name: value
+                for name, value in checked[-1].items()
+                if name not in ("epoch", "step", "train_loss")
+            }
         row |= _new(metrics, row)
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] != epoch] + [row]
         return {name: value for name, value in row.items() if "loss" in name}
@@ -194,20 +259,40 @@ class CurveRecorder:
     @property
     def check_curves(self) -> LearningCurves:
         """One row per validation check, counted in optimizer steps."""
-        rows = [{name: value for name, value in row.items() if name != "epoch"} for row in self.checks]
+        rows = [
+            {name: value for name, value in row.items() if name != "epoch"} for row in self.checks
+        ]
         return _as_curves(rows, "step", self.untrained_loss, self.notes)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, the unfinished epoch included."""
-        kept = {name: getattr(self, name) for name in ("rows", "checks", "notes", "untrained_loss", "_first", "_epoch_train", "epoch")}
+        kept = {
+            name: getattr(self, name)
+            for name in (
+                "rows",
+                "checks",
+                "notes",
+                "untrained_loss",
+                "_first",
+                "_epoch_train",
+                "epoch",
+            )
+        }
         kept["val_names"] = sorted(self._val_names)
-        return kept | {"train": self.train.state_dict(), "val": {loader: sums.state_dict() for loader, sums in self.val.items()}}
+        return kept | {
+            "train": self.train.state_dict(),
+            "val": {loader: sums.state_dict() for loader, sums in self.val.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.rows, self.checks = ([dict(row) for row in state[name]] for name in ("rows", "checks"))
         self.notes, self.untrained_loss = list(state["notes"]), state["untrained_loss"]
-        self._first, self._epoch_train, self.epoch = state["_first"], state["_epoch_train"], state["epoch"]
+        self._first, self._epoch_train, self.epoch = (
+            state["_first"],
+            state["_epoch_train"],
+            state["epoch"],
+        )
         self._val_names = set(state["val_names"])
         self.train.load_state_dict(state["train"])
         self.val = {int(loader): LossSums() for loader in state["val"]}
@@ -220,7 +305,13 @@ def batch_rows(batch: object) -> int:
     """Rows of a batch: the length of its first tensor, however nested; 1 where there is none."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    parts = (
+        batch.values()
+        if isinstance(batch, Mapping)
+        else batch
+        if isinstance(batch, (tuple, list))
+        else ()
+    )
     for part in parts:
         if isinstance(part, Tensor) and part.ndim:
             return len(part)
@@ -229,12 +320,28 @@ def batch_rows(batch: object) -> int:
     return 1
 
 
-def _as_curves(rows: Sequence[Mapping[str, float]], unit: str, untrained: float | None, notes: Sequence[str]) -> LearningCurves:
-    names = dict.fromkeys(["train_loss", "val_loss", *(name for row in rows for name in row if name != unit)])
-    columns = {name: torch.tensor([row.get(name, torch.nan) for row in rows], dtype=torch.float64) for name in names}
+def _as_curves(
+    rows: Sequence[Mapping[str, float]], unit: str, untrained: float | None, notes: Sequence[str]
+) -> LearningCurves:
+    names = dict.fromkeys(
+        ["train_loss", "val_loss", *(name for row in rows for name in row if name != unit)]
+    )
+    columns = {
+        name: torch.tensor([row.get(name, torch.nan) for row in rows], dtype=torch.float64)
+        for name in names
+    }
     epoch = torch.tensor([int(row[unit]) for row in rows], dtype=torch.int64)
     evaluated = columns.pop("train_eval_loss", None)
-    return LearningCurves(epoch, columns.pop("train_loss"), columns.pop("val_loss"), columns, evaluated, untrained, unit, tuple(notes))
+    return LearningCurves(
+        epoch,
+        columns.pop("train_loss"),
+        columns.pop("val_loss"),
+        columns,
+        evaluated,
+        untrained,
+        unit,
+        tuple(notes),
+    )
 
 
 def _val_name(loader: int) -> str:
@@ -242,7 +349,11 @@ def _val_name(loader: int) -> str:
 
 
 def _bad(name: str, epoch: int, sums: Sequence[float]) -> list[str]:
-    return [f"the {name} was NaN or infinite in {sums[3]:.0f} of {sums[2]:.0f} steps of epoch {epoch}"] if sums[3] else []
+    return (
+        [f"the {name} was NaN or infinite in {sums[3]:.0f} of {sums[2]:.0f} steps of epoch {epoch}"]
+        if sums[3]
+        else []
+    )
 
 
 def _with_loss(metrics: Mapping[str, float], side: str, names: Sequence[str]) -> dict[str, float]:

@@ -1,4 +1,6 @@
-"""What a model leaves to be learned: whether its features tell more about its residuals than its own output does."""
+"""What a model leaves to be learned: whether its features tell more about its residuals than its
+own output does.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ _BINS = 10
 
 @dataclass(frozen=True, eq=False)
 class ResidualStructure:
-    """Mean squared residuals of a model, and how much of them a probe of its features explains out of fold.
+    """Mean squared residuals of a model, and how much of them a probe of its features explains out
+    of fold.
 
     Args:
         rows: how many were judged.
@@ -45,7 +48,9 @@ class ResidualStructure:
 
     @property
     def gain(self) -> float:
-        """Share of the recalibrated model's mean squared residual that the features explain; negative where they add only noise."""
+        """Share of the recalibrated model's mean squared residual that the features explain;
+        negative where they add only noise.
+        """
         return 1 - self.explained / self.recalibrated if self.recalibrated > 0 else 0.0
 
     @property
@@ -57,16 +62,32 @@ class ResidualStructure:
         """One row per bin."""
         import pandas as pd
 
-        columns = {"predicted": self.predicted, "observed": self.observed, "standard_error": self.observed_error}
+        columns = {
+            "predicted": self.predicted,
+            "observed": self.observed,
+            "standard_error": self.observed_error,
+        }
         return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Observed against foretold mean residuals: on the flat line nothing is left, on the diagonal all of it was foretold."""
+        """Observed against foretold mean residuals: on the flat line nothing is left, on the
+        diagonal all of it was foretold.
+        """
         ax = axes(ax)
-        x, y, error = (values.cpu().numpy() for values in (self.predicted, self.observed, self.observed_error))
+        x, y, error = (
+            values.cpu().numpy() for values in (self.predicted, self.observed, self.observed_error)
+        )
         ax.axhline(0.0, color=NEUTRAL, linewidth=0.8)
         ax.plot(x, x, color=NEUTRAL, linestyle=":", label="as foretold")
-        ax.errorbar(x, y, yerr=1.96 * error, color=LIVE, marker="o", linestyle="", label="observed, 95 % interval")
+        ax.errorbar(
+            x,
+            y,
+            yerr=1.96 * error,
+            color=LIVE,
+            marker="o",
+            linestyle="",
+            label="observed, 95 % interval",
+        )
         ax.set(xlabel="residual that the features foretell", ylabel="mean residual")
         ax.set_title(f"{self.gain:.0%} of the squared residual is foretold")
         ax.legend(frameon=False, fontsize="small")
@@ -74,21 +95,28 @@ class ResidualStructure:
 
 
 def residual_structure(
-    features: pd.DataFrame | Tensor, outputs: Tensor, residuals: Tensor, *, categorical: tuple[str, ...] = (), seed: int = 0
+    features: pd.DataFrame | Tensor,
+    outputs: Tensor,
+    residuals: Tensor,
+    *,
+    categorical: tuple[str, ...] = (),
+    seed: int = 0,
 ) -> ResidualStructure:
     """How much of the residuals of a model its features explain beyond what its outputs do.
 
-    Two cross-fitted probes foretell `residuals`: one of `outputs` alone, which is recalibration, and one of outputs
-    and features. What the second takes off the mean squared residual beyond the first, on rows it has not
-    seen, could have been learned: a bound from below, as the probe is small.
+    Two cross-fitted probes foretell `residuals`: one of `outputs` alone, which is recalibration,
+    and one of outputs and features. What the second takes off the mean squared residual beyond the
+    first, on rows it has not seen, could have been learned: a bound from below, as the probe is
+    small.
 
-    Source: Ramsey (1969), J. R. Stat. Soc. B 31:350, for asking residuals what a fit missed; here by a probe, out
-    of fold, and beyond recalibration.
+    Source: Ramsey (1969), J. R. Stat. Soc. B 31:350, for asking residuals what a fit missed; here
+    by a probe, out of fold, and beyond recalibration.
 
     Args:
         features: `[n, ...]` what the model was fed.
         outputs: `[n, k]` float, what it said: logits or values.
-        residuals: `[n, k]` float, target minus prediction; for classes the indicator minus the probability.
+        residuals: `[n, k]` float, target minus prediction; for classes the indicator minus the
+            probability.
         categorical: feature columns that hold codes.
         seed: of the folds and the probes.
 
@@ -99,7 +127,12 @@ def residual_structure(
     """
     n = len(residuals)
     if not len(features) == len(outputs) == n or n < 5 * _BINS:
-        reject("residuals", f"at least {5 * _BINS} rows, as many as features and outputs", str(n), "Pass more rows.")
+        reject(
+            "residuals",
+            f"at least {5 * _BINS} rows, as many as features and outputs",
+            str(n),
+            "Pass more rows.",
+        )
     folds = fold_ids(n, 5, seed)
     told = design(outputs.cpu()).values
     known = design(features, categorical=categorical).values.cpu()

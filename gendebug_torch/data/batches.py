@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from gendebug_torch.data.records import Records, model_inputs
 from gendebug_torch.errors import reject
@@ -16,7 +23,8 @@ from gendebug_torch.errors import reject
 T = TypeVar("T")
 Unpack = Callable[[Any], tuple[Any, Tensor | None]]
 
-# Rows per batch where the data has no batches of its own: enough to fill a device, halved where memory is short.
+# Rows per batch where the data has no batches of its own: enough to fill a device, halved where
+# memory is short.
 _ROWS = {"cuda": 16384, "cpu": 2048}
 _SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -25,22 +33,42 @@ def unpacked(batch: Any) -> tuple[Any, Tensor | None]:
     """Inputs and targets of a batch that is a Tensor, `(inputs,)` or `(inputs, targets)`."""
     if isinstance(batch, Tensor):
         return batch, None
-    if isinstance(batch, (tuple, list)) and len(batch) in (1, 2) and all(isinstance(part, Tensor) for part in batch):
+    if (
+        isinstance(batch, (tuple, list))
+        and len(batch) in (1, 2)
+        and all(isinstance(part, Tensor) for part in batch)
+    ):
         return batch[0], batch[1] if len(batch) == 2 else None
-    what = f"{type(batch).__name__} of {[type(p).__name__ for p in batch]}" if isinstance(batch, (tuple, list)) else type(batch).__name__
-    reject("loader", "batches that are a Tensor, (inputs,) or (inputs, targets)", what, "Pass `unpack=lambda batch: (inputs, targets)`.")
+    what = (
+        f"{type(batch).__name__} of {[type(p).__name__ for p in batch]}"
+        if isinstance(batch, (tuple, list))
+        else type(batch).__name__
+    )
+    reject(
+        "loader",
+        "batches that are a Tensor, (inputs,) or (inputs, targets)",
+        what,
+        "Pass `unpack=lambda batch: (inputs, targets)`.",
+    )
 
 
 def rows_at_once(data: Any, batch_size: int | None, device: torch.device) -> int | None:
-    """Rows per batch: as asked or as the loader has them, else as many as suit the device; None where only the loader knows."""
-    own = _ROWS.get(device.type, 2048) if isinstance(data, (Tensor, Records)) else getattr(data, "batch_size", None)
+    """Rows per batch: as asked or as the loader has them, else as many as suit the device; None
+    where only the loader knows.
+    """
+    own = (
+        _ROWS.get(device.type, 2048)
+        if isinstance(data, (Tensor, Records))
+        else getattr(data, "batch_size", None)
+    )
     return batch_size or own
 
 
 def numbered_batches(
     data: Any, batch_size: int | None, wanted: Callable[[int], bool] = lambda number: True
 ) -> Iterator[tuple[int, Any]]:
-    """The wanted batches with their numbers; a DataLoader over a data set that can be indexed reads no others.
+    """The wanted batches with their numbers; a DataLoader over a data set that can be indexed reads
+    no others.
 
     Raises:
         InputError: data that have no batches, or a loader that is shared out already.
@@ -48,7 +76,11 @@ def numbered_batches(
     if isinstance(getattr(data, "sampler", None), DistributedSampler):
         remedy = "Pass the plain loader: ranks share its batches without padding duplicates."
         reject("loader", "a loader of all rows", "one with a DistributedSampler", remedy)
-    if type(data) is DataLoader and data.batch_sampler is not None and not all(map(wanted, range(len(data)))):
+    if (
+        type(data) is DataLoader
+        and data.batch_sampler is not None
+        and not all(map(wanted, range(len(data))))
+    ):
         numbers = [number for number in range(len(data)) if wanted(number)]
         yield from zip(numbers, _with_batches(data, numbers), strict=True)
         return
@@ -58,31 +90,57 @@ def numbered_batches(
 
 
 def check_order(data: Any) -> None:
-    """Refuse a loader whose batches are others each time, where ranks or an interrupted run must agree on them."""
+    """Refuse a loader whose batches are others each time, where ranks or an interrupted run must
+    agree on them.
+    """
     if isinstance(getattr(data, "sampler", None), _SHUFFLED):
-        remedy = "Build it with shuffle=False: the answers of all rows are wanted, and their numbers must mean the same in every process."
-        reject("loader", "a loader that keeps its order", f"one with a {type(data.sampler).__name__}", remedy)
+        remedy = (
+            "Build it with shuffle=False: the answers of all rows are wanted, and their "
+            "numbers must mean the same in every process."
+        )
+        reject(
+            "loader",
+            "a loader that keeps its order",
+            f"one with a {type(data.sampler).__name__}",
+            remedy,
+        )
 
 
 def known_rows(data: Any) -> int | None:
     """How many rows there are, where that can be told without reading them."""
     if isinstance(data, Records):
         return len(data)
-    whole: Any = data.dataset if isinstance(data, DataLoader) else data if isinstance(data, Tensor) else None
+    whole: Any = (
+        data.dataset if isinstance(data, DataLoader) else data if isinstance(data, Tensor) else None
+    )
     return len(whole) if hasattr(whole, "__len__") else None
 
 
-def sample_rows(data: Any, rows: int, *, unpack: Unpack | None = None, seed: int = 0) -> tuple[Any, Tensor | None]:
-    """Inputs and targets of at most `rows` rows: drawn without repetition from Tensor or Records, else the first ones.
+def sample_rows(
+    data: Any, rows: int, *, unpack: Unpack | None = None, seed: int = 0
+) -> tuple[Any, Tensor | None]:
+    """Inputs and targets of at most `rows` rows: drawn without repetition from Tensor or Records,
+    else the first ones.
 
     Raises:
         InputError: an iterator that could not be started again.
     """
     if isinstance(data, Iterator):
-        reject("loader", "a loader that can be iterated again", f"{type(data).__name__}", "Pass the DataLoader or list itself.")
+        reject(
+            "loader",
+            "a loader that can be iterated again",
+            f"{type(data).__name__}",
+            "Pass the DataLoader or list itself.",
+        )
     if isinstance(data, (Tensor, Records)):
-        inputs, targets = (data, None) if isinstance(data, Tensor) else (model_inputs(data), data.targets)
-        picked = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:rows].sort().values.to(inputs.device)
+        inputs, targets = (
+            (data, None) if isinstance(data, Tensor) else (model_inputs(data), data.targets)
+        )
+        picked = (
+            torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:rows]
+            .sort()
+            .values.to(inputs.device)
+        )
         return inputs[picked], None if targets is None else targets[picked.to(targets.device)]
     batches: list[tuple[Any, Tensor | None]] = []
     for batch in _batches(data, rows):
@@ -90,26 +148,48 @@ def sample_rows(data: Any, rows: int, *, unpack: Unpack | None = None, seed: int
         if sum(rows_of(part) for part, _ in batches) >= rows:
             break
     if not batches:
-        reject("loader", "at least one batch", "none", "Check that the loader is not empty and not used up.")
-    targets = None if any(part is None for _, part in batches) else torch.cat([part for _, part in batches if part is not None])[:rows]
+        reject(
+            "loader",
+            "at least one batch",
+            "none",
+            "Check that the loader is not empty and not used up.",
+        )
+    targets = (
+        None
+        if any(part is None for _, part in batches)
+        else torch.cat([part for _, part in batches if part is not None])[:rows]
+    )
     return cut(_zipped([part for part, _ in batches]), 0, rows), targets
 
 
 def rows_at(data: Any, places: Tensor, unpack: Unpack | None) -> tuple[Any, Tensor | None] | None:
-    """Inputs and targets of the rows at these places; None where rows cannot be found by their number."""
+    """Inputs and targets of the rows at these places; None where rows cannot be found by their
+    number.
+    """
     if isinstance(data, Tensor):
         return data[places.to(data.device)], None
     if isinstance(data, Records):
         targets = data.targets
-        return model_inputs(data)[places], None if targets is None else targets[places.to(targets.device)]
-    if type(data) is DataLoader and isinstance(data.sampler, SequentialSampler) and data.batch_sampler is not None and len(places):
+        return model_inputs(data)[places], None if targets is None else targets[
+            places.to(targets.device)
+        ]
+    if (
+        type(data) is DataLoader
+        and isinstance(data.sampler, SequentialSampler)
+        and data.batch_sampler is not None
+        and len(places)
+    ):
         return (unpack or unpacked)(data.collate_fn([data.dataset[int(place)] for place in places]))
     return None
 
 
 def rows_of(inputs: Any) -> int:
     """How many rows a batch of inputs has."""
-    first = inputs if isinstance(inputs, Tensor) else next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
+    first = (
+        inputs
+        if isinstance(inputs, Tensor)
+        else next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
+    )
     return len(first)
 
 
@@ -119,12 +199,16 @@ def cut(inputs: Any, start: int, stop: int) -> Any:
 
 
 def moved(inputs: T, device: torch.device) -> T:
-    """The same structure with its Tensors on a device; to CUDA from pinned memory, without waiting."""
+    """The same structure with its Tensors on a device; to CUDA from pinned memory, without
+    waiting.
+    """
 
     def move(tensor: Tensor) -> Tensor:
         if device.type != "cuda":
             return tensor.to(device)
-        return (tensor if tensor.is_cuda or tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+        return (tensor if tensor.is_cuda or tensor.is_pinned() else tensor.pin_memory()).to(
+            device, non_blocking=True
+        )
 
     there: T = _apply(inputs, move)
     return there
@@ -142,19 +226,41 @@ def _batches(data: Any, size: int) -> Iterator[Any]:
     elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, pd.DataFrame, Mapping)):
         yield from data
     else:
-        reject("loader", "a DataLoader, an iterable of batches, a Tensor or Records", type(data).__name__, "Wrap the data in a DataLoader.")
+        reject(
+            "loader",
+            "a DataLoader, an iterable of batches, a Tensor or Records",
+            type(data).__name__,
+            "Wrap the data in a DataLoader.",
+        )
 
 
 def _with_batches(loader: DataLoader[Any], numbers: Sequence[int]) -> DataLoader[Any]:
     """The same loader with some of its batches only."""
     wanted = set(numbers)
-    kept = [indices for number, indices in enumerate(loader.batch_sampler or ()) if number in wanted]
-    names = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context", "prefetch_factor")
-    return DataLoader(loader.dataset, batch_sampler=kept, generator=loader.generator, **{name: getattr(loader, name) for name in names})
+    kept = [
+        indices for number, indices in enumerate(loader.batch_sampler or ()) if number in wanted
+    ]
+    names = (
+        "num_workers",
+        "collate_fn",
+        "pin_memory",
+        "timeout",
+        "worker_init_fn",
+        "multiprocessing_context",
+        "prefetch_factor",
+    )
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=kept,
+        generator=loader.generator,
+        **{name: getattr(loader, name) for name in names},
+    )
 
 
 def _zipped(parts: Sequence[Any]) -> Any:
-    """Batches of one structure, joined along the rows; what is no Tensor is taken from the first."""
+    """Batches of one structure, joined along the rows; what is no Tensor is taken from the
+    first.
+    """
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(list(parts))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden file beside `path` to write to, which takes its place in one step; permissions and symbolic links are kept.
+    """A hidden file beside `path` to write to, which takes its place in one step; permissions and
+    symbolic links are kept.
 
     After a failure it is gone, and what was at `path` before is untouched.
 

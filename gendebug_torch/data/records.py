@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
 
 def numeric_features(records: Records) -> tuple[tuple[str, ...], Tensor]:
-    """Names and `[n, d]` float64 values of the quantities among the features; codes and text are left out.
+    """Names and `[n, d]` float64 values of the quantities among the features; codes and text are
+    left out.
 
-    Columns that the schema calls categorical, and text columns, are not quantities; booleans are 0 and 1.
-    Tensor features are flattened per row and named `feature_0` and so on. Missing values are NaN.
+    Columns that the schema calls categorical, and text columns, are not quantities; booleans are 0
+    and 1. Tensor features are flattened per row and named `feature_0` and so on. Missing values are
+    NaN.
     """
     features = records.features
     if features is None:
@@ -45,10 +47,12 @@ def numeric_features(records: Records) -> tuple[tuple[str, ...], Tensor]:
 
 
 def model_inputs(records: Records) -> Tensor:
-    """What a model is fed: tensor features as they are, or all columns of the table as `[n, d]` float32.
+    """What a model is fed: tensor features as they are, or all columns of the table as `[n, d]`
+    float32.
 
     Raises:
-        InputError: a column is not numeric or has missing values, so that the table cannot be fed as it is.
+        InputError: a column is not numeric or has missing values, so that the table cannot be fed
+            as it is.
     """
     features = records.features
     if features is None:
@@ -56,23 +60,40 @@ def model_inputs(records: Records) -> Tensor:
     if isinstance(features, Tensor):
         return features
     if text := [str(c) for c in features.columns if features[c].dtype.kind not in "fiub"]:
-        reject(records.name, "numeric feature columns for the model", f"{text}", "Encode them, or move them to `metadata` or `ids`.")
-    values = torch.from_numpy(np.array(features.to_numpy(dtype=np.float32, na_value=np.nan), copy=True))
+        reject(
+            records.name,
+            "numeric feature columns for the model",
+            f"{text}",
+            "Encode them, or move them to `metadata` or `ids`.",
+        )
+    values = torch.from_numpy(
+        np.array(features.to_numpy(dtype=np.float32, na_value=np.nan), copy=True)
+    )
     if bool(values.isnan().any()):
-        columns = [str(c) for c, bad in zip(features.columns, values.isnan().any(0).tolist(), strict=True) if bad]
-        reject(records.name, "features without missing values for the model", f"NaN in {columns}", "Fill them as in training.")
+        columns = [
+            str(c)
+            for c, bad in zip(features.columns, values.isnan().any(0).tolist(), strict=True)
+            if bad
+        ]
+        reject(
+            records.name,
+            "features without missing values for the model",
+            f"NaN in {columns}",
+            "Fill them as in training.",
+        )
     return values
 
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """n aligned rows: what went into a model, what came out, what was true, and what is known besides.
+    """n aligned rows: what went into a model, what came out, what was true, and what is known
+    besides.
 
     Args:
         features: `[n, d]` DataFrame with named, possibly mixed columns, or a `[n, ...]` Tensor.
         targets: `[n]` int64 class ids, `[n, k]` multilabel, `[n]` float for regression, or None.
-        logits: `[n]` one binary logit, `[n, k]`, or None. Finite; of three and more classes some may be -inf, which
-            masks a class (probability 0) that is not the row's target.
+        logits: `[n]` one binary logit, `[n, k]`, or None. Finite; of three and more classes some
+            may be -inf, which masks a class (probability 0) that is not the row's target.
         metadata: `[n, m]` DataFrame (time, groups, labeler); never fed to a model.
         schema: what the columns mean.
         name: for messages, e.g. `validation`.
@@ -91,9 +112,19 @@ class Records:
     def __post_init__(self) -> None:
         lengths = {key: len(value) for key in _PARTS if (value := getattr(self, key)) is not None}
         if not lengths:
-            reject("records", "at least one of features, targets, logits, metadata", "none", "Pass one of them.")
+            reject(
+                "records",
+                "at least one of features, targets, logits, metadata",
+                "none",
+                "Pass one of them.",
+            )
         if len(set(lengths.values())) > 1:
-            reject("records", "parts of one length", str(lengths), f"Align the rows of {self.name!r} before building Records.")
+            reject(
+                "records",
+                "parts of one length",
+                str(lengths),
+                f"Align the rows of {self.name!r} before building Records.",
+            )
         _check_logits(self.logits, _is_multilabel(self), self.name)
         _check_targets(self.targets, self.logits, self.schema, self.name)
 
@@ -102,7 +133,9 @@ class Records:
 
     @property
     def probs(self) -> Tensor:
-        """`[n]` for one binary logit (sigmoid), else `[n, k]` (softmax, or sigmoid if multilabel), float64."""
+        """`[n]` for one binary logit (sigmoid), else `[n, k]` (softmax, or sigmoid if multilabel),
+        float64.
+        """
         logits = _required(self, "logits").double()
         return logits.sigmoid() if logits.ndim == 1 or _is_multilabel(self) else logits.softmax(-1)
 
@@ -110,13 +143,21 @@ class Records:
     def confidence(self) -> Tensor:
         """Probability of the predicted class, `[n]` (`[n, k]` if multilabel), float64 in [0, 1]."""
         probs = self.probs
-        return torch.maximum(probs, 1 - probs) if probs.ndim == 1 or _is_multilabel(self) else probs.amax(-1)
+        return (
+            torch.maximum(probs, 1 - probs)
+            if probs.ndim == 1 or _is_multilabel(self)
+            else probs.amax(-1)
+        )
 
     @property
     def predicted(self) -> Tensor:
-        """Predicted class ids, `[n]` int64 (`[n, k]` of 0/1 if multilabel); a binary logit of 0 is class 0."""
+        """Predicted class ids, `[n]` int64 (`[n, k]` of 0/1 if multilabel); a binary logit of 0 is
+        class 0.
+        """
         logits = _required(self, "logits")
-        return (logits > 0).long() if logits.ndim == 1 or _is_multilabel(self) else logits.argmax(-1)
+        return (
+            (logits > 0).long() if logits.ndim == 1 or _is_multilabel(self) else logits.argmax(-1)
+        )
 
     @property
     def correct(self) -> Tensor:
@@ -124,11 +165,18 @@ class Records:
         return self.predicted == _required(self, "targets")
 
     def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:
-        """The rows where a `[n]` bool mask is true, or at the given int positions, in that order."""
+        """The rows where a `[n]` bool mask is true, or at the given int positions, in that
+        order.
+        """
         index = torch.as_tensor(np.asarray(rows))
         if index.dtype == torch.bool:
             if len(index) != len(self):
-                reject("rows", f"a mask of length {len(self)}", f"length {len(index)}", "Build the mask from these records.")
+                reject(
+                    "rows",
+                    f"a mask of length {len(self)}",
+                    f"length {len(index)}",
+                    "Build the mask from these records.",
+                )
             index = index.nonzero()[:, 0]
         positions = index.long()
         picked: dict[str, Any] = {}
@@ -142,7 +190,9 @@ class Records:
 
     @staticmethod
     def concat(parts: Sequence[Records]) -> Records:
-        """The rows of all parts, in order; a part that lacks what another has is an `InputError`."""
+        """The rows of all parts, in order; a part that lacks what another has is an
+        `InputError`.
+        """
         if not parts:
             reject("parts", "at least one Records", "none", "Pass the records to join.")
         joined: dict[str, Any] = {}
@@ -150,7 +200,12 @@ class Records:
             values = [getattr(part, key) for part in parts]
             present = [value is not None for value in values]
             if any(present) and not all(present):
-                reject("parts", f"`{key}` in all or in none", f"{sum(present)} of {len(parts)}", f"Drop or fill `{key}`.")
+                reject(
+                    "parts",
+                    f"`{key}` in all or in none",
+                    f"{sum(present)} of {len(parts)}",
+                    f"Drop or fill `{key}`.",
+                )
             if all(present):
                 tensors = isinstance(values[0], Tensor)
                 joined[key] = torch.cat(values) if tensors else pd.concat(values, ignore_index=True)
@@ -158,11 +213,16 @@ class Records:
 
     def to(self, device: str | torch.device) -> Records:
         """The same records with their tensors on `device`; tables stay in host memory."""
-        tensors: dict[str, Any] = {key: value.to(device) for key in _PARTS if isinstance(value := getattr(self, key), Tensor)}
+        tensors: dict[str, Any] = {
+            key: value.to(device)
+            for key in _PARTS
+            if isinstance(value := getattr(self, key), Tensor)
+        }
         return dataclasses.replace(self, **tensors)
 
     def save(self, directory: str | Path) -> Path:
-        """Write tensors as safetensors, tables as Parquet and the schema as JSON; all of it or nothing.
+        """Write tensors as safetensors, tables as Parquet and the schema as JSON; all of it or
+        nothing.
 
         An existing `directory` is replaced only if it holds saved records.
         """
@@ -170,15 +230,29 @@ class Records:
 
         target = Path(directory)
         if target.exists() and not (target / "records.json").exists():
-            reject("directory", "a new directory or saved records", f"{target} with other content", "Choose another path.")
+            reject(
+                "directory",
+                "a new directory or saved records",
+                f"{target} with other content",
+                "Choose another path.",
+            )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         except OSError as error:
-            reject("directory", "a writable place", f"{target}: {error.strerror}", "Choose another path.")
+            reject(
+                "directory",
+                "a writable place",
+                f"{target}: {error.strerror}",
+                "Choose another path.",
+            )
         try:
             parts = {key: value for key in _PARTS if (value := getattr(self, key)) is not None}
-            tensors = {key: value.detach().cpu().contiguous() for key, value in parts.items() if isinstance(value, Tensor)}
+            tensors = {
+                key: value.detach().cpu().contiguous()
+                for key, value in parts.items()
+                if isinstance(value, Tensor)
+            }
             save_file(tensors, scratch / "tensors.safetensors")
             for key, value in parts.items():
                 if isinstance(value, pd.DataFrame):
@@ -207,11 +281,23 @@ class Records:
             for path in source.glob("*.parquet"):
                 parts[path.stem] = pd.read_parquet(path)
         except (OSError, ValueError, SafetensorError) as error:
-            reject("directory", "records written by `Records.save`", f"{source}: {error}", "Check the path, or save them again.")
+            reject(
+                "directory",
+                "records written by `Records.save`",
+                f"{source}: {error}",
+                "Check the path, or save them again.",
+            )
         return cls(**parts, schema=Schema(**header["schema"]), name=header["name"])
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, schema: Schema, *, name: str = "records", optional: Sequence[str] = ()) -> Records:
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        schema: Schema,
+        *,
+        name: str = "records",
+        optional: Sequence[str] = (),
+    ) -> Records:
         """Split one table by its schema; columns that the schema does not name are features.
 
         Args:
@@ -227,13 +313,27 @@ class Records:
         return cls(features, targets, logits, metadata, schema, name)
 
     @classmethod
-    def from_file(cls, path: str | Path, schema: Schema | None = None, *, name: str = "", optional: Sequence[str] = ()) -> Records:
-        """Read CSV, Parquet (both need `schema`) or npz with `logits` or `probs`, `targets` or `labels`, `features`."""
+    def from_file(
+        cls,
+        path: str | Path,
+        schema: Schema | None = None,
+        *,
+        name: str = "",
+        optional: Sequence[str] = (),
+    ) -> Records:
+        """Read CSV, Parquet (both need `schema`) or npz with `logits` or `probs`, `targets` or
+        `labels`, `features`.
+        """
         label = name or Path(path).stem
         if Path(path).suffix == ".npz":
             return cls(**read_npz(path), schema=schema or Schema(), name=label)
         if schema is None:
-            reject("schema", "a Schema for a table", "None", "Say which column is the target, e.g. Schema(target='label').")
+            reject(
+                "schema",
+                "a Schema for a table",
+                "None",
+                "Say which column is the target, e.g. Schema(target='label').",
+            )
         return cls.from_frame(read_table(path), schema, name=label, optional=optional)
 
 
@@ -243,7 +343,12 @@ _PARTS = ("features", "targets", "logits", "metadata")
 def _required(records: Records, key: str) -> Tensor:
     value: Tensor | None = getattr(records, key)
     if value is None:
-        reject(records.name, f"records with {key}", "none", f"Build them with {key}, or collect(model, loader).")
+        reject(
+            records.name,
+            f"records with {key}",
+            "none",
+            f"Build them with {key}, or collect(model, loader).",
+        )
     return value
 
 
@@ -264,19 +369,39 @@ def _check_logits(logits: Tensor | None, multilabel: bool, name: str) -> None:
     masked = values.isneginf() if masks else torch.zeros_like(values, dtype=torch.bool)
     rows = (~(values.isfinite() | masked)).any(1) | masked.all(1)
     if bad := int(rows.sum()):
-        expected = "finite values, or -inf for a masked class and not for all" if masks else "finite values"
+        expected = (
+            "finite values, or -inf for a masked class and not for all"
+            if masks
+            else "finite values"
+        )
         got = f"NaN or infinity in {bad} of {len(logits)} rows of {name!r}"
         reject("logits", expected, got, "Find the rows that break the model, or drop them.")
 
 
-def _check_targets(targets: Tensor | None, logits: Tensor | None, schema: Schema, name: str) -> None:
+def _check_targets(
+    targets: Tensor | None, logits: Tensor | None, schema: Schema, name: str
+) -> None:
     if targets is None:
         return
-    if targets.ndim not in (1, 2) or targets.dtype not in (torch.int64, torch.float32, torch.float64):
+    if targets.ndim not in (1, 2) or targets.dtype not in (
+        torch.int64,
+        torch.float32,
+        torch.float64,
+    ):
         got = f"{targets.dtype} {list(targets.shape)} in {name!r}"
-        reject("targets", "int64 class ids or float values, [n] or [n, k]", got, "Convert with .long() for classes.")
+        reject(
+            "targets",
+            "int64 class ids or float values, [n] or [n, k]",
+            got,
+            "Convert with .long() for classes.",
+        )
     if targets.is_floating_point() and not bool(targets.isfinite().all()):
-        reject("targets", "finite values", f"NaN or infinity in {name!r}", "Drop rows without a label, or leave targets out.")
+        reject(
+            "targets",
+            "finite values",
+            f"NaN or infinity in {name!r}",
+            "Drop rows without a label, or leave targets out.",
+        )
     if targets.dtype != torch.int64 or not len(targets) or logits is None:
         return
     classes = 2 if logits.ndim == 1 or targets.ndim == 2 else logits.shape[1]
@@ -284,6 +409,15 @@ def _check_targets(targets: Tensor | None, logits: Tensor | None, schema: Schema
     if low < 0 or high >= classes:
         remedy = "Map labels to 0..k-1, or declare `classes` in the schema."
         reject("targets", f"class ids in 0..{classes - 1}", f"{low}..{high} in {name!r}", remedy)
-    if targets.ndim == 1 and logits.ndim == 2 and (masked := int(logits.gather(1, targets.to(logits.device)[:, None]).isneginf().sum())):
+    if (
+        targets.ndim == 1
+        and logits.ndim == 2
+        and (masked := int(logits.gather(1, targets.to(logits.device)[:, None]).isneginf().sum()))
+    ):
         got = f"{masked} of {len(targets)} rows of {name!r} whose class has logit -inf"
-        reject("targets", "classes that the model does not mask", got, "Unmask the class, or drop the rows.")
+        reject(
+            "targets",
+            "classes that the model does not mask",
+            got,
+            "Unmask the class, or drop the rows.",
+        )

@@ -1,6 +1,8 @@
-"""YAML 1.2 as people expect it: NO is a text, 1e30 a number, a key stands once, and every mistake has its line.
+"""YAML 1.2 as people expect it: NO is a text, 1e30 a number, a key stands once, and every mistake
+has its line.
 
-PyYAML follows YAML 1.1, in which `NO` is false, `1e30` a text, `010` eight, `12:30` a number and a second key silently wins.
+PyYAML follows YAML 1.1, in which `NO` is false, `1e30` a text, `010` eight, `12:30` a number and a
+second key silently wins.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from gendebug_torch.errors import InputError, reject
 
@@ -22,20 +24,27 @@ _PATTERNS = {
     "null": (r"~|null|Null|NULL|", "~nN\0"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
     "merge": (r"<<", "<"),
 }
 _TAG = "tag:yaml.org,2002:"
 
 
 def compose(text: str, path: Path) -> Node:
-    """The root node of a text; a syntax error or a duplicate key is an `InputError` with its line."""
+    """The root node of a text; a syntax error or a duplicate key is an `InputError` with its
+    line.
+    """
     import yaml
 
     try:
         root = yaml.compose(text, Loader=_loader())
     except yaml.MarkedYAMLError as error:
-        raise InputError(f"{path}:{_error_line(error)}: not readable as YAML: {error.problem or error.context}.") from None
+        raise InputError(
+            f"{path}:{_error_line(error)}: not readable as YAML: {error.problem or error.context}."
+        ) from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not readable as YAML: {error}.") from None
     if root is None:
@@ -64,16 +73,28 @@ def construct(node: Node, path: Path, tags: Mapping[str, Callable[[str], Any]]) 
 def pairs(node: Node, path: Path, argument: str) -> dict[str, tuple[Node, Node]]:
     """Key -> (key node, value node) of a mapping."""
     if node.id != "mapping":
-        raise InputError(f"{path}:{line_of(node)}: `{argument}`: expected field: value pairs, got a {node.id}. Write e.g. `id: a-name`.")
+        raise InputError(
+            f"{path}:{line_of(node)}: `{argument}`: expected field: value pairs, got a {node.id}. "
+            "Write e.g. `id: a-name`."
+        )
     return {str(key.value): (key, value) for key, value in node.value}
 
 
 def dump(value: Any, *, flow: bool = False) -> str:
-    """A value as YAML text that `construct` reads back as it was: one line if `flow`, else block style."""
+    """A value as YAML text that `construct` reads back as it was: one line if `flow`, else block
+    style.
+    """
     import yaml
 
     style = True if flow else None
-    text: str = yaml.dump(value, Dumper=_dumper(), allow_unicode=True, sort_keys=False, width=math.inf, default_flow_style=style)
+    text: str = yaml.dump(
+        value,
+        Dumper=_dumper(),
+        allow_unicode=True,
+        sort_keys=False,
+        width=math.inf,
+        default_flow_style=style,
+    )
     return text.removesuffix("\n").removesuffix("\n...")
 
 
@@ -83,7 +104,9 @@ def line_of(node: Node) -> int:
 
 
 def end_of(node: Node) -> int:
-    """Position just behind the last character of a node; block collections end with their last entry."""
+    """Position just behind the last character of a node; block collections end with their last
+    entry.
+    """
     if node.id == "scalar" or node.flow_style or not node.value:
         return int(node.end_mark.index)
     last = node.value[-1]
@@ -95,8 +118,8 @@ def _loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012
-        yaml_constructors = dict(yaml.SafeLoader.yaml_constructors)  # noqa: RUF012
+        yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]
+        yaml_constructors: ClassVar[Any] = dict(yaml.SafeLoader.yaml_constructors)
 
     _resolve(Loader)
 
@@ -118,13 +141,15 @@ def _dumper() -> Any:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012
+        yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]
 
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
     def text(dumper: Any, value: str) -> Any:
-        """Line breaks as escapes, so that a text stays on its line whatever the indentation around it."""
+        """Line breaks as escapes, so that a text stays on its line whatever the indentation around
+        it.
+        """
         return dumper.represent_scalar(f"{_TAG}str", value, style='"' if "\n" in value else None)
 
     Dumper.add_representer(str, text)
@@ -156,7 +181,9 @@ def _refuse_duplicates(root: Node, path: Path) -> None:
             above.remove(id(node))
             continue
         if id(node) in above:
-            raise InputError(f"{path}:{line_of(node)}: not readable as YAML: this collection contains itself.")
+            raise InputError(
+                f"{path}:{line_of(node)}: not readable as YAML: this collection contains itself."
+            )
         if id(node) in seen or node.id == "scalar":
             continue
         seen.add(id(node))
@@ -164,7 +191,9 @@ def _refuse_duplicates(root: Node, path: Path) -> None:
         waiting.append((node, True))
         if node.id == "mapping":
             _refuse_twins(node, path)
-        inside = node.value if node.id == "sequence" else [part for pair in node.value for part in pair]
+        inside = (
+            node.value if node.id == "sequence" else [part for pair in node.value for part in pair]
+        )
         waiting.extend((part, False) for part in inside)
 
 
@@ -175,7 +204,9 @@ def _refuse_twins(mapping: Node, path: Path) -> None:
             continue
         if key.value in keys:
             remedy = f"It stands in line {keys[key.value]} already; remove one of the two."
-            raise InputError(f"{path}:{line_of(key)}: `{key.value}`: expected a key once, got it twice. {remedy}")
+            raise InputError(
+                f"{path}:{line_of(key)}: `{key.value}`: expected a key once, got it twice. {remedy}"
+            )
         keys[key.value] = line_of(key)
 
 

@@ -38,7 +38,11 @@ class Speed:
 
     def seconds(self, cost: Cost) -> float:
         """Time that this work takes at these rates."""
-        return cost.forwards / self.forwards + cost.backwards / self.backwards + cost.elements / self.elements
+        return (
+            cost.forwards / self.forwards
+            + cost.backwards / self.backwards
+            + cost.elements / self.elements
+        )
 
 
 def seconds_of(budget: str | float) -> float:
@@ -53,20 +57,29 @@ def seconds_of(budget: str | float) -> float:
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(budget).lower())
         seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if not seconds > 0:
-        reject("budget", "a positive time such as `90s`, `2m` or `1h`", repr(budget), "Write a number and a unit.")
+        reject(
+            "budget",
+            "a positive time such as `90s`, `2m` or `1h`",
+            repr(budget),
+            "Write a number and a unit.",
+        )
     return seconds
 
 
 def probe_speed(given: Mapping[str, Any], device: str | torch.device = "auto") -> Speed:
-    """Rates measured on a few hundred rows of the given records, in well under a second for a small model.
+    """Rates measured on a few hundred rows of the given records, in well under a second for a small
+    model.
 
     The second of two equal runs is timed: the first pays for compiled kernels and cold caches.
-    Without a model, or without rows to feed it, the model's rates are infinite, since no check can use it.
+    Without a model, or without rows to feed it, the model's rates are infinite, since no check can
+    use it.
     """
     elements = torch.arange(_PROBE_ELEMENTS, dtype=torch.float64)
     rate = 3 * _PROBE_ELEMENTS / _seconds(lambda: elements.mul(0.5).add_(1.0).sum())
     sets = [given[name] for name in ("validation", "production", "train")]
-    rows = next((r for r in sets if isinstance(r, Records) and r.features is not None and len(r)), None)
+    rows = next(
+        (r for r in sets if isinstance(r, Records) and r.features is not None and len(r)), None
+    )
     model = given["model"]
     if model is None or rows is None:
         return Speed(float("inf"), float("inf"), rate)
@@ -80,8 +93,16 @@ def probe_speed(given: Mapping[str, Any], device: str | torch.device = "auto") -
         return {"gradient": torch.autograd.grad(logits_of(model, points).sum(), points)[0]}
 
     there = _seconds(lambda: map_rows(forward, sample, model=model, device=device))
-    differentiable = sample.features is None or not isinstance(sample.features, torch.Tensor) or sample.features.is_floating_point()
-    back = _seconds(lambda: map_rows(backward, sample, model=model, device=device, grad=True)) if differentiable else 3 * there
+    differentiable = (
+        sample.features is None
+        or not isinstance(sample.features, torch.Tensor)
+        or sample.features.is_floating_point()
+    )
+    back = (
+        _seconds(lambda: map_rows(backward, sample, model=model, device=device, grad=True))
+        if differentiable
+        else 3 * there
+    )
     return Speed(len(sample) / there, len(sample) / back, rate)
 
 
@@ -92,7 +113,8 @@ def _seconds(work: Callable[[], Any]) -> float:
     return max(time.perf_counter() - started, 1e-9)
 
 
-# One model forward counts as this many elementary operations, a backward as three forwards, where nothing was probed.
+# One model forward counts as this many elementary operations, a backward as three forwards, where
+# nothing was probed.
 _ELEMENTS_PER_FORWARD = 1e3
 
 
@@ -118,9 +140,9 @@ class CheckCost:
 def by_value(checks: Sequence[Check], costs: Mapping[str, float]) -> list[tuple[Check, float]]:
     """Checks with their value, the highest value per cost first.
 
-    The first check of a cause tells most; each further one of the same cause tells less (harmonically), so
-    that a short budget is spread over causes. Greedy, as is usual for submodular cover (Nemhauser, Wolsey and
-    Fisher, 1978, Math. Program. 14:265).
+    The first check of a cause tells most; each further one of the same cause tells less
+    (harmonically), so that a short budget is spread over causes. Greedy, as is usual for submodular
+    cover (Nemhauser, Wolsey and Fisher, 1978, Math. Program. 14:265).
     """
     left, told = list(checks), Counter[str]()
     ordered = []
@@ -134,17 +156,33 @@ def by_value(checks: Sequence[Check], costs: Mapping[str, float]) -> list[tuple[
     return ordered
 
 
-def estimates(checks: Sequence[Check], given: Mapping[str, Any], speed: Speed | None) -> dict[str, float]:
-    """Cost of each check: seconds by the probe, else elementary operations; 0 for a check that lacks an input."""
-    return {check.name: 0.0 if check.lacks(given) else _price(check, given, speed) for check in checks}
+def estimates(
+    checks: Sequence[Check], given: Mapping[str, Any], speed: Speed | None
+) -> dict[str, float]:
+    """Cost of each check: seconds by the probe, else elementary operations; 0 for a check that
+    lacks an input.
+    """
+    return {
+        check.name: 0.0 if check.lacks(given) else _price(check, given, speed) for check in checks
+    }
 
 
 def _price(check: Check, given: Mapping[str, Any], speed: Speed | None) -> float:
     cost = check.cost(given)
-    return speed.seconds(cost) if speed else cost.elements + _ELEMENTS_PER_FORWARD * (cost.forwards + 3 * cost.backwards)
+    return (
+        speed.seconds(cost)
+        if speed
+        else cost.elements + _ELEMENTS_PER_FORWARD * (cost.forwards + 3 * cost.backwards)
+    )
 
 
 def triage_table(costs: Sequence[CheckCost]) -> pd.DataFrame:
-    """One row per check in the order in which they were taken: value, estimated and spent seconds."""
-    rows = [(cost.check, cost.cause, round(cost.value, 2), cost.estimated, cost.spent) for cost in costs]
-    return pd.DataFrame(rows, columns=["check", "cause", "value", "estimated_seconds", "spent_seconds"])
+    """One row per check in the order in which they were taken: value, estimated and spent
+    seconds.
+    """
+    rows = [
+        (cost.check, cost.cause, round(cost.value, 2), cost.estimated, cost.spent) for cost in costs
+    ]
+    return pd.DataFrame(
+        rows, columns=["check", "cause", "value", "estimated_seconds", "spent_seconds"]
+    )

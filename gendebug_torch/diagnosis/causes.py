@@ -11,13 +11,15 @@ from gendebug_torch.checks.registry import all_checks
 
 _PROBABILITIES = frozenset({Cause.MISCALIBRATION, Cause.THRESHOLD})
 _WORSE = _PROBABILITIES | {Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE}
-# What each cause brings about besides itself, from the source of the data to the last symptom. A cause explains only
-# what stands below it here, so that one root is told once and not five times.
+# What each cause brings about besides itself, from the source of the data to the last symptom. A
+# cause explains only what stands below it here, so that one root is told once and not five times.
 EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
-    Cause.TARGET_LEAKAGE: _WORSE | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW},
+    Cause.TARGET_LEAKAGE: _WORSE
+    | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW},
     Cause.SPLIT_LEAKAGE: _WORSE,
     Cause.PREPROCESSING_LEAKAGE: frozenset(),
-    Cause.TRAIN_SERVE_SKEW: _WORSE | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.LABEL_SHIFT},
+    Cause.TRAIN_SERVE_SKEW: _WORSE
+    | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.LABEL_SHIFT},
     Cause.BEHAVIOR_REGRESSION: _WORSE,
     Cause.LABEL_NOISE: _PROBABILITIES | {Cause.OVERFITTING, Cause.SUBGROUP_FAILURE},
     Cause.SHORTCUT_FEATURE: _WORSE | {Cause.COVARIATE_SHIFT},
@@ -33,10 +35,14 @@ EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
 }
 UPSTREAM = tuple(EXPLAINS)
 # What changed after the deployment cannot explain what was there before it.
-_AFTER = frozenset({Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT, Cause.CONCEPT_DRIFT, Cause.COVARIATE_SHIFT})
-# A network that learned the wrong thing promises the wrong probabilities, however faintly its curves or labels say so.
+_AFTER = frozenset(
+    {Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT, Cause.CONCEPT_DRIFT, Cause.COVARIATE_SHIFT}
+)
+# A network that learned the wrong thing promises the wrong probabilities, however faintly its
+# curves or labels say so.
 _OF_TRAINING = frozenset({Cause.LABEL_NOISE, Cause.UNDERFITTING, Cause.OVERFITTING})
-# What sits in one feature follows only from a root in that feature; a slice may fail for a fault anywhere.
+# What sits in one feature follows only from a root in that feature; a slice may fail for a fault
+# anywhere.
 _IN_A_FEATURE = frozenset({Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW})
 _CURE = {
     Cause.TARGET_LEAKAGE: "fix_data",
@@ -94,29 +100,41 @@ class LikelyCause:
     @property
     def cure(self) -> str:
         """The decision that this cause asks for by itself."""
-        # A feature that is stuck on one value, stopped arriving, or is fed in another's place is not a new world to learn: it is
-        # to be mended.
-        broken = any(_BROKEN & finding.numbers.keys() or finding.check == "shift.missing" for finding in self.findings)
+        # A feature that is stuck on one value, stopped arriving, or is fed in another's place is
+        # not a new world to learn: it is to be mended.
+        broken = any(
+            _BROKEN & finding.numbers.keys() or finding.check == "shift.missing"
+            for finding in self.findings
+        )
         return "fix_data" if broken else _CURE.get(self.cause, "retrain")
 
 
 def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
     """Root causes that at least one check warns of, by weight and then from upstream to symptom.
 
-    Findings are grouped by cause and subject; one about the whole data set supports every subject of its
-    cause. From upstream down, a group all of whose findings follow from better supported causes above it is
-    told as their symptom. What is left of one cause is one story with its subjects.
+    Findings are grouped by cause and subject; one about the whole data set supports every subject
+    of its cause. From upstream down, a group all of whose findings follow from better supported
+    causes above it is told as their symptom. What is left of one cause is one story with its
+    subjects.
     """
-    alarming = [finding for finding in findings if finding.severity in (Severity.WARN, Severity.FAIL)]
+    alarming = [
+        finding for finding in findings if finding.severity in (Severity.WARN, Severity.FAIL)
+    ]
     roots: list[LikelyCause] = []
     for group in sorted(_groups(alarming), key=lambda group: UPSTREAM.index(group.cause)):
-        explaining = [[at for at, root in enumerate(roots) if _explains(root, finding, group)] for finding in group.findings]
+        explaining = [
+            [at for at, root in enumerate(roots) if _explains(root, finding, group)]
+            for finding in group.findings
+        ]
         if not all(explaining):
             roots.append(group)
             continue
         for at in sorted({at for places in explaining for at in places}):
             roots[at] = replace(roots[at], symptoms=roots[at].symptoms + group.findings)
-    stories = [_merged([root for root in roots if root.cause is cause]) for cause in dict.fromkeys(root.cause for root in roots)]
+    stories = [
+        _merged([root for root in roots if root.cause is cause])
+        for cause in dict.fromkeys(root.cause for root in roots)
+    ]
     return tuple(sorted(stories, key=lambda story: (-story.weight, UPSTREAM.index(story.cause))))
 
 
@@ -130,7 +148,15 @@ def _groups(alarming: Sequence[Finding]) -> list[LikelyCause]:
         if not subject and cause in named:
             continue
         whole = grouped.get((cause, ""), []) if subject else []
-        groups.append(LikelyCause(cause, subject, tuple(sorted(own + whole, key=lambda finding: -finding.severity.level)), (), (subject,)))
+        groups.append(
+            LikelyCause(
+                cause,
+                subject,
+                tuple(sorted(own + whole, key=lambda finding: -finding.severity.level)),
+                (),
+                (subject,),
+            )
+        )
     return groups
 
 
@@ -142,17 +168,31 @@ def _points(findings: Iterable[Finding]) -> int:
 
 
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
-    """Whether a finding follows from a root: a known consequence, in the same place, and not older than the root."""
+    """Whether a finding follows from a root: a known consequence, in the same place, and not older
+    than the root.
+    """
     if finding.cause not in EXPLAINS[root.cause]:
         return False
-    faint = 2 * root.support < group.support and not (root.subject and root.subject == group.subject)
+    faint = 2 * root.support < group.support and not (
+        root.subject and root.subject == group.subject
+    )
     if faint and (root.cause not in _OF_TRAINING or finding.cause not in _PROBABILITIES):
         return False
-    # A slice that holds most of what got worse is the reason for the change of the whole, not its symptom.
-    if root.cause is Cause.CONCEPT_DRIFT and not root.subject and (finding.numbers.get("share_of_rise") or 0.0) >= _MOST:
+    # A slice that holds most of what got worse is the reason for the change of the whole, not its
+    # symptom.
+    if (
+        root.cause is Cause.CONCEPT_DRIFT
+        and not root.subject
+        and (finding.numbers.get("share_of_rise") or 0.0) >= _MOST
+    ):
         return False
     in_place = finding.cause in _IN_A_FEATURE or root.cause is Cause.COVARIATE_SHIFT
-    if in_place and root.subject and finding.subject and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject):
+    if (
+        in_place
+        and root.subject
+        and finding.subject
+        and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject)
+    ):
         return False
     return root.cause not in _AFTER or "production" in _inputs().get(finding.check, ("production",))
 
@@ -167,4 +207,10 @@ def _merged(roots: Sequence[LikelyCause]) -> LikelyCause:
     findings = {id(finding): finding for root in ordered for finding in root.findings}
     symptoms = {id(finding): finding for root in ordered for finding in root.symptoms}
     subjects = tuple(root.subject for root in ordered if root.subject)
-    return LikelyCause(ordered[0].cause, ordered[0].subject, tuple(findings.values()), tuple(symptoms.values()), subjects)
+    return LikelyCause(
+        ordered[0].cause,
+        ordered[0].subject,
+        tuple(findings.values()),
+        tuple(symptoms.values()),
+        subjects,
+    )

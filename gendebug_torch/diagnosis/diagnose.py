@@ -1,4 +1,6 @@
-"""`diagnose()`: which checks run, in which order, within which budget, and what their findings add up to."""
+"""`diagnose()`: which checks run, in which order, within which budget, and what their findings add
+up to.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from gendebug_torch.behavior import BehaviorRun, Suite, load_behavior
 from gendebug_torch.checks.finding import Finding, Severity, findings_to_json
 from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks
 from gendebug_torch.data.records import Records
-from gendebug_torch.diagnosis.budget import CheckCost, Speed, by_value, estimates, probe_speed, seconds_of, triage_table
+from gendebug_torch.diagnosis.budget import (
+    CheckCost,
+    Speed,
+    by_value,
+    estimates,
+    probe_speed,
+    seconds_of,
+    triage_table,
+)
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
 from gendebug_torch.diagnosis.quality import Standing, standing
@@ -75,7 +85,11 @@ class Diagnosis:
     @property
     def worst(self) -> Severity:
         """The worst severity among the findings; `ok` where there are none."""
-        return max((finding.severity for finding in self.findings), key=lambda severity: severity.level, default=Severity.OK)
+        return max(
+            (finding.severity for finding in self.findings),
+            key=lambda severity: severity.level,
+            default=Severity.OK,
+        )
 
     def to_json(self) -> str:
         """The findings as a JSON list."""
@@ -88,21 +102,29 @@ class Diagnosis:
         return pd.DataFrame([finding.to_dict() for finding in self.findings])
 
     def triage(self) -> pd.DataFrame:
-        """One row per check in the order in which they were taken: value, estimated and spent seconds."""
+        """One row per check in the order in which they were taken: value, estimated and spent
+        seconds.
+        """
         return triage_table(self.costs)
 
     def to_html(self, *, title: str = "Diagnosis", **extras: Any) -> str:
-        """One self-contained page; `extras` are the `tables` and `pictures` of `report.render_html`."""
+        """One self-contained page; `extras` are the `tables` and `pictures` of
+        `report.render_html`.
+        """
         triage = self.triage() if self.costs else None
         extras |= {"context": self.context, "triage": triage}
-        return report.render_html(self.findings, title=title, verdict=self.verdict, causes=self.causes, **extras)
+        return report.render_html(
+            self.findings, title=title, verdict=self.verdict, causes=self.causes, **extras
+        )
 
     def write(self, directory: str | Path, *, title: str = "Diagnosis", **extras: Any) -> Path:
         """Write `report.html` and `findings.json` into a directory, each whole or not at all."""
         return report.write_report(directory, self.to_html(title=title, **extras), self.to_json())
 
     def __str__(self) -> str:
-        return report.render_text(self.findings, title="Diagnosis", verdict=self.verdict, causes=self.causes)
+        return report.render_text(
+            self.findings, title="Diagnosis", verdict=self.verdict, causes=self.causes
+        )
 
     def _repr_html_(self) -> str:
         return self.to_html()
@@ -122,7 +144,8 @@ def diagnose(
     device: str | torch.device = "auto",
     progress: bool = False,
 ) -> Diagnosis:
-    """Every check that the given inputs allow, most telling per second first, and what they add up to.
+    """Every check that the given inputs allow, most telling per second first, and what they add up
+    to.
 
     Where a model is given, records without logits get them once, and every check shares them.
     Under a budget a short probe of this model on this device turns the declared cost of each check
@@ -142,10 +165,17 @@ def diagnose(
         progress: show a bar.
 
     Raises:
-        InputError: nothing to inspect, something that is not Records, an unknown check, option or budget.
+        InputError: nothing to inspect, something that is not Records, an unknown check, option or
+            budget.
     """
     started = time.perf_counter()
-    given: dict[str, Any] = {"model": model, "curves": curves, "train": train, "validation": validation, "production": production}
+    given: dict[str, Any] = {
+        "model": model,
+        "curves": curves,
+        "train": train,
+        "validation": validation,
+        "production": production,
+    }
     given["behavior"] = None if behavior is None else load_behavior(behavior)
     _refuse_strangers(given)
     chosen = _chosen(all_checks(), only)
@@ -175,12 +205,27 @@ def diagnose(
 def _refuse_strangers(given: Mapping[str, Any]) -> None:
     for name in ("train", "validation", "production"):
         if given[name] is not None and not isinstance(given[name], Records):
-            reject(name, "Records", type(given[name]).__name__, "Build them with Records.from_frame or collect(model, loader).")
+            reject(
+                name,
+                "Records",
+                type(given[name]).__name__,
+                "Build them with Records.from_frame or collect(model, loader).",
+            )
     if given["model"] is not None and not callable(given["model"]):
-        reject("model", "a module or a callable", type(given["model"]).__name__, "Pass the network itself, not its weights.")
+        reject(
+            "model",
+            "a module or a callable",
+            type(given["model"]).__name__,
+            "Pass the network itself, not its weights.",
+        )
     sources = ("train", "validation", "production", "curves", "behavior")
     if all(given[name] is None for name in sources):
-        reject(", ".join(sources), "at least one of them", "none", "Pass the records, curves or suite to inspect.")
+        reject(
+            ", ".join(sources),
+            "at least one of them",
+            "none",
+            "Pass the records, curves or suite to inspect.",
+        )
 
 
 def _chosen(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
@@ -190,7 +235,9 @@ def _chosen(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[C
     for name in wanted:
         if name not in TOPICS:
             _known(name, checks, "only")
-    return [check for check in checks if check.name in wanted or check.name.partition(".")[0] in wanted]
+    return [
+        check for check in checks if check.name in wanted or check.name.partition(".")[0] in wanted
+    ]
 
 
 def _settings(
@@ -200,12 +247,26 @@ def _settings(
     for name, values in options.items():
         check = _known(name, all_checks(), "options")
         if unknown := sorted(set(values) - set(check.options)):
-            reject(f"options[{name!r}]", f"options among {sorted(check.options)}", str(unknown), "See `gendebug checks`.")
-    schemas = [given[name].schema for name in ("validation", "production", "train") if given[name] is not None]
+            reject(
+                f"options[{name!r}]",
+                f"options among {sorted(check.options)}",
+                str(unknown),
+                "See `gendebug checks`.",
+            )
+    schemas = [
+        given[name].schema
+        for name in ("validation", "production", "train")
+        if given[name] is not None
+    ]
     declared = next((schema.threshold for schema in schemas if schema.threshold is not None), None)
     everywhere = {} if declared is None else {"threshold": declared}
-    known = {check.name: {key: value for key, value in everywhere.items() if key in check.options} for check in checks}
-    return {name: declared_for | dict(options.get(name, {})) for name, declared_for in known.items()}
+    known = {
+        check.name: {key: value for key, value in everywhere.items() if key in check.options}
+        for check in checks
+    }
+    return {
+        name: declared_for | dict(options.get(name, {})) for name, declared_for in known.items()
+    }
 
 
 def _known(name: str, checks: Sequence[Check], argument: str) -> Check:
@@ -216,13 +277,21 @@ def _known(name: str, checks: Sequence[Check], argument: str) -> Check:
     reject(argument, "ids of checks or topics", repr(name), f"{hint}`gendebug checks` lists them.")
 
 
-def _with_logits(given: Mapping[str, Any], limit: float | None, speed: Speed | None, device: Any, progress: bool) -> dict[str, Records]:
+def _with_logits(
+    given: Mapping[str, Any], limit: float | None, speed: Speed | None, device: Any, progress: bool
+) -> dict[str, Records]:
     """Records with the logits that the model gives them, as far as half of the budget allows."""
     filled: dict[str, Records] = {}
     left = None if limit is None else limit / 2
     for name in ("validation", "production", "train"):
         records = given[name]
-        if given["model"] is None or records is None or records.logits is not None or records.features is None or not len(records):
+        if (
+            given["model"] is None
+            or records is None
+            or records.logits is not None
+            or records.features is None
+            or not len(records)
+        ):
             continue
         if left is not None and speed is not None:
             left -= speed.seconds(Cost(forwards=len(records)))
@@ -234,9 +303,17 @@ def _with_logits(given: Mapping[str, Any], limit: float | None, speed: Speed | N
 
 
 def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
-    summary = f"Skipped: would take about {seconds:.3g} s; {max(left, 0.0):.3g} s of the budget were left."
+    summary = (
+        f"Skipped: would take about {seconds:.3g} s; {max(left, 0.0):.3g} s of the budget "
+        "were left."
+    )
     remedy = f"Raise the budget, or run it alone with only={check.name!r}."
-    return check.finding(Severity.SKIPPED, summary, numbers={"estimated_seconds": seconds, "seconds_left": left}, remedy=remedy)
+    return check.finding(
+        Severity.SKIPPED,
+        summary,
+        numbers={"estimated_seconds": seconds, "seconds_left": left},
+        remedy=remedy,
+    )
 
 
 def _bar(checks: Sequence[tuple[Check, float]], show: bool) -> Iterable[tuple[Check, float]]:
@@ -249,7 +326,15 @@ def _bar(checks: Sequence[tuple[Check, float]], show: bool) -> Iterable[tuple[Ch
 
 
 def _context(given: Mapping[str, Any], seconds: float) -> dict[str, str]:
-    rows = {name: f"{len(given[name]):,} rows" for name in ("train", "validation", "production") if given[name] is not None}
+    rows = {
+        name: f"{len(given[name]):,} rows"
+        for name in ("train", "validation", "production")
+        if given[name] is not None
+    }
     model = {} if given["model"] is None else {"model": type(given["model"]).__name__}
-    versions = {"gendebug_torch": gendebug_torch.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {
+        "gendebug_torch": gendebug_torch.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     return rows | model | {"seconds": f"{seconds:.1f}"} | versions

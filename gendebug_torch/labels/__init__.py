@@ -4,7 +4,9 @@ from gendebug_torch.labels.dynamics.recorder import DynamicsRecorder as Dynamics
 from gendebug_torch.labels.dynamics.training_dynamics import TrainingDynamics as TrainingDynamics
 from gendebug_torch.labels.noise.confident_learning import ConfidentJoint as ConfidentJoint
 from gendebug_torch.labels.noise.confident_learning import confident_joint as confident_joint
-from gendebug_torch.labels.noise.confident_learning import confident_thresholds as confident_thresholds
+from gendebug_torch.labels.noise.confident_learning import (
+    confident_thresholds as confident_thresholds,
+)
 from gendebug_torch.labels.noise.confident_learning import label_issues as label_issues
 from gendebug_torch.labels.noise.cross_fitting import cross_fitted_logits as cross_fitted_logits
 from gendebug_torch.labels.noise.noise_model import LabelNoise as LabelNoise

@@ -1,4 +1,6 @@
-"""What a model cannot know in production but was given here: target leaks, splits that share rows, fits on validation rows."""
+"""What a model cannot know in production but was given here: target leaks, splits that share rows,
+fits on validation rows.
+"""
 
 from gendebug_torch.leakage.columns.association import Association as Association
 from gendebug_torch.leakage.columns.association import association as association

@@ -1,4 +1,6 @@
-"""Networks as people keep them: MODULE:NAME, weights in a file, exported programs; read without unpickling."""
+"""Networks as people keep them: MODULE:NAME, weights in a file, exported programs; read without
+unpickling.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,20 @@ def import_name(name: str, argument: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        reject(argument, "something importable from here", f"{name!r}: {error}", "Run from the folder that holds the module.")
+        reject(
+            argument,
+            "something importable from here",
+            f"{name!r}: {error}",
+            "Run from the folder that holds the module.",
+        )
     finally:
         sys.path.pop(0)
 
 
 def load_network(name: str, weights: str | None) -> Any:
-    """The network that MODULE:NAME names, or that the function there returns, with weights from a file."""
+    """The network that MODULE:NAME names, or that the function there returns, with weights from a
+    file.
+    """
     network = import_name(name, "--model")
     if not isinstance(network, nn.Module) and callable(network):
         network = network()
@@ -47,21 +56,33 @@ def load_network(name: str, weights: str | None) -> Any:
 
 
 def load_weights(network: Any, path: str) -> None:
-    """The state of a network from a safetensors file, or from a checkpoint of torch.save or Lightning that holds tensors alone."""
+    """The state of a network from a safetensors file, or from a checkpoint of torch.save or
+    Lightning that holds tensors alone.
+    """
     from safetensors import SafetensorError
 
     try:
         network.load_state_dict(_state(path, network.state_dict()))
     except Exception as error:
         # The class is not imported, so that nothing here can unpickle.
-        if not isinstance(error, (OSError, RuntimeError, SafetensorError)) and type(error).__name__ != "UnpicklingError":
+        if (
+            not isinstance(error, (OSError, RuntimeError, SafetensorError))
+            and type(error).__name__ != "UnpicklingError"
+        ):
             raise
         remedy = "Write it with safetensors.torch.save_model."
-        reject("--weights", "the state of this network, in a file that is read without unpickling", f"{path}: {error}", remedy)
+        reject(
+            "--weights",
+            "the state of this network, in a file that is read without unpickling",
+            f"{path}: {error}",
+            remedy,
+        )
 
 
 def _state(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a file by the names of a network, which a LightningModule may have kept under one of its own, as `model.`."""
+    """The tensors of a file by the names of a network, which a LightningModule may have kept under
+    one of its own, as `model.`.
+    """
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file
 
@@ -70,19 +91,29 @@ def _state(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = held.get("state_dict", held)
     first = next(iter(own), "")
     prefix = next((name.removesuffix(first) for name in state if name.endswith("." + first)), "")
-    return state if first in state else {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return (
+        state
+        if first in state
+        else {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+    )
 
 
-# Of these loading runs what the file brings: pickles of old layouts, of custom objects, and compiled libraries.
+# Of these loading runs what the file brings: pickles of old layouts, of custom objects, and
+# compiled libraries.
 _RUNS = ("data/aotinductor/", "custom_obj", "opaque_obj", "serialized_")
 
 
 def load_program(path: str, argument: str) -> Any:
     """The module of an exported program, its tensors taken from raw bytes.
 
-    torch.export.load unpickles tensors of subclasses, custom objects, files of old layouts and samples of inputs that hold
-    more than tensors; such a file is refused. What is left is a program all the same: PyTorch builds Python of its graph, so
-    only a file that you exported yourself is to be loaded.
+    torch.export.load unpickles tensors of subclasses, custom objects, files of old layouts and
+    samples of inputs that hold more than tensors; such a file is refused. What is left is a program
+    all the same: PyTorch builds Python of its graph, so only a file that you exported yourself is
+    to be loaded.
 
     Raises:
         InputError: no such file, another layout, or one that would be unpickled.
@@ -93,10 +124,23 @@ def load_program(path: str, argument: str) -> Any:
             unpickled = _unpickled(archive)
         if unpickled is None:
             return _loaded(path)
-    except (OSError, KeyError, RuntimeError, ValueError, AttributeError, AssertionError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        KeyError,
+        RuntimeError,
+        ValueError,
+        AttributeError,
+        AssertionError,
+        zipfile.BadZipFile,
+    ) as error:
         reject(argument, "a file that torch.export.save wrote", f"{path}: {error}", remedy)
-    remedy = "Export a network of plain tensors, with plain tensors as sample inputs; or pass MODULE:NAME and weights."
-    reject(argument, "an exported program that holds nothing pickled", f"{unpickled} in {path}", remedy)
+    remedy = (
+        "Export a network of plain tensors, with plain tensors as sample inputs; or pass "
+        "MODULE:NAME and weights."
+    )
+    reject(
+        argument, "an exported program that holds nothing pickled", f"{unpickled} in {path}", remedy
+    )
 
 
 def _loaded(path: str) -> Any:
@@ -105,15 +149,26 @@ def _loaded(path: str) -> Any:
 
 def _unpickled(archive: zipfile.ZipFile) -> str | None:
     """The first entry that loading would unpickle or run."""
-    # PyTorch finds entries whatever their case, and the first of two of one name, where Python finds the last.
-    if twice := [name for name, times in Counter(map(str.lower, archive.namelist())).items() if times > 1]:
+    # PyTorch finds entries whatever their case, and the first of two of one name, where Python
+    # finds the last.
+    if twice := [
+        name for name, times in Counter(map(str.lower, archive.namelist())).items() if times > 1
+    ]:
         return twice[0]
     for entry in archive.namelist():
         place = PurePosixPath(entry.lower())
         inner = "/".join(place.parts[1:])
-        if inner.startswith(_RUNS[0]) or place.name.startswith(_RUNS[1:]) or (place.suffix == ".pt" and "sample_inputs" not in place.parts):
+        if (
+            inner.startswith(_RUNS[0])
+            or place.name.startswith(_RUNS[1:])
+            or (place.suffix == ".pt" and "sample_inputs" not in place.parts)
+        ):
             return entry
-        if place.suffix == ".pt" and (content := archive.read(entry)) and not _only_tensors(content):
+        if (
+            place.suffix == ".pt"
+            and (content := archive.read(entry))
+            and not _only_tensors(content)
+        ):
             return entry
         if place.name.endswith("_config.json"):
             kept = json.loads(archive.read(entry)).get("config", {})

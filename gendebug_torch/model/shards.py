@@ -14,30 +14,43 @@ from torch import Tensor, nn
 from gendebug_torch.data.files import replacing, write_whole
 from gendebug_torch.errors import reject
 
-_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL", torch.int32: "I32", torch.uint8: "U8"}
+_DTYPES = {
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
 
 
 class Shards:
-    """Outputs on disk by number of batch, one file per flush, written whole or not at all; absent a directory it does nothing.
+    """Outputs on disk by number of batch, one file per flush, written whole or not at all; absent a
+    directory it does nothing.
 
-    The numbers are those of the whole run, so that any number of ranks can write side by side, and go on for each other.
+    The numbers are those of the whole run, so that any number of ranks can write side by side, and
+    go on for each other.
     """
 
-    def __init__(self, directory: str | Path | None, model: object, run: dict[str, Any], *, keep: bool = True) -> None:
+    def __init__(
+        self, directory: str | Path | None, model: object, run: dict[str, Any], *, keep: bool = True
+    ) -> None:
         self.directory = None if directory is None else Path(directory)
         self.keep = keep
         if self.directory is not None:
             self._claim(self.directory, run | {"model": _fingerprint(model)})
 
     def load(self, rank: int, world: int) -> dict[int, dict[str, Tensor]]:
-        """Finished batches that fall to this rank; their numbers alone, if they are to stay on disk."""
+        """Finished batches that fall to this rank; their numbers alone, if they are to stay on
+        disk.
+        """
         parts: dict[int, dict[str, Tensor]] = {}
         if self.directory is not None:
             from safetensors import safe_open
 
             for path in sorted(self.directory.glob("batches-*.safetensors")):
                 with safe_open(path, framework="pt") as shard:
-                    for key in shard.keys():  # noqa: SIM118 - not a mapping
+                    for key in shard.keys():  # noqa: SIM118
                         number, _, name = key.partition("/")
                         if int(number) % world != rank:
                             continue
@@ -46,14 +59,22 @@ class Shards:
                             part[name] = shard.get_tensor(key)
         return parts
 
-    def save(self, parts: dict[int, dict[str, Tensor]], notes: dict[str, Any]) -> dict[int, dict[str, Tensor]]:
-        """Write finished batches and what is noted of all rows; hand back the batches, or their numbers if they are to stay on disk."""
+    def save(
+        self, parts: dict[int, dict[str, Tensor]], notes: dict[str, Any]
+    ) -> dict[int, dict[str, Tensor]]:
+        """Write finished batches and what is noted of all rows; hand back the batches, or their
+        numbers if they are to stay on disk.
+        """
         if self.directory is not None and parts:
             from safetensors.torch import save_file
 
             write_whole(self.directory / "notes.json", json.dumps(notes))
 
-            flat = {f"{number}/{key}": tensor.contiguous() for number, out in parts.items() for key, tensor in out.items()}
+            flat = {
+                f"{number}/{key}": tensor.contiguous()
+                for number, out in parts.items()
+                for key, tensor in out.items()
+            }
             with replacing(self.directory / f"batches-{min(parts):09d}.safetensors") as scratch:
                 save_file(flat, scratch)
         return parts if self.keep else {number: {} for number in parts}
@@ -61,7 +82,9 @@ class Shards:
     def recall(self) -> dict[str, Any]:
         """What an earlier run noted of all rows."""
         place = None if self.directory is None else self.directory / "notes.json"
-        noted: dict[str, Any] = json.loads(place.read_text()) if place is not None and place.exists() else {}
+        noted: dict[str, Any] = (
+            json.loads(place.read_text()) if place is not None and place.exists() else {}
+        )
         return noted
 
     @staticmethod
@@ -73,22 +96,36 @@ class Shards:
             if known is None:
                 write_whole(header, json.dumps(run))
         except (OSError, ValueError) as error:
-            reject("checkpoint", "a directory that can be written", f"{directory}: {error}", "Choose another directory.")
+            reject(
+                "checkpoint",
+                "a directory that can be written",
+                f"{directory}: {error}",
+                "Choose another directory.",
+            )
         if known not in (None, run):
             changed = sorted(key for key in run if known.get(key) != run[key])
-            reject("checkpoint", "shards of this run", f"{directory} of another run ({', '.join(changed)})", "Choose an empty directory.")
+            reject(
+                "checkpoint",
+                "shards of this run",
+                f"{directory} of another run ({', '.join(changed)})",
+                "Choose an empty directory.",
+            )
 
 
 def join_shards(directory: Path, target: Path) -> None:
-    """Write all shards into one safetensors file, batch after batch, holding one Tensor at a time."""
+    """Write all shards into one safetensors file, batch after batch, holding one Tensor at a
+    time.
+    """
     from safetensors import safe_open
 
     where: dict[str, list[tuple[int, Path, list[int]]]] = {}
     for path in sorted(directory.glob("batches-*.safetensors")):
         with safe_open(path, framework="pt") as shard:
-            for key in shard.keys():  # noqa: SIM118 - not a mapping
+            for key in shard.keys():  # noqa: SIM118
                 number, _, name = key.partition("/")
-                where.setdefault(name, []).append((int(number), path, shard.get_slice(key).get_shape()))
+                where.setdefault(name, []).append(
+                    (int(number), path, shard.get_slice(key).get_shape())
+                )
     header, offset = {}, 0
     for name, entries in where.items():
         entries.sort(key=lambda entry: entry[0])
@@ -96,7 +133,11 @@ def join_shards(directory: Path, target: Path) -> None:
         with safe_open(entries[0][1], framework="pt") as shard:
             first = shard.get_tensor(f"{entries[0][0]}/{name}")
         size = math.prod(shape) * first.element_size()
-        header[name] = {"dtype": _DTYPES[first.dtype], "shape": shape, "data_offsets": [offset, offset + size]}
+        header[name] = {
+            "dtype": _DTYPES[first.dtype],
+            "shape": shape,
+            "data_offsets": [offset, offset + size],
+        }
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -109,7 +150,9 @@ def join_shards(directory: Path, target: Path) -> None:
 
 
 def read_rows(path: Path, rows: Tensor) -> dict[str, Tensor]:
-    """Some rows of every Tensor of a joined file, by plain reads: a mapping would hold whole pages of other rows in memory."""
+    """Some rows of every Tensor of a joined file, by plain reads: a mapping would hold whole pages
+    of other rows in memory.
+    """
     dtypes = {word: dtype for dtype, word in _DTYPES.items()}
     found = {}
     with path.open("rb") as file:

@@ -20,5 +20,10 @@ def write_report(directory: str | Path, html: str, findings_json: str) -> Path:
         write_whole(target / "findings.json", findings_json)
         write_whole(target / "report.html", html)
     except OSError as error:
-        reject("out", "a directory that can be written", f"{target}: {error.strerror}", "Choose another directory.")
+        reject(
+            "out",
+            "a directory that can be written",
+            f"{target}: {error.strerror}",
+            "Choose another directory.",
+        )
     return target / "report.html"

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.checks.finding import Finding, Severity
-from gendebug_torch.diagnosis.causes import LikelyCause
-from gendebug_torch.diagnosis.decision import Decision
 from gendebug_torch.report.text import words
 
 if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
+
+    from gendebug_torch.diagnosis.causes import LikelyCause
+    from gendebug_torch.diagnosis.decision import Decision
 
 # Pictures are what makes a page heavy; the worst findings get them.
 _PICTURES = 40
@@ -27,9 +28,12 @@ _CAUSES = 8
 _SUPPORT = 6
 ADVICE = {
     "nothing": "All is within noise. Keep watching.",
-    "recalibrate": "Ranking held, probabilities did not: fit a temperature and ship the recalibrated network.",
-    "move_threshold": "The scores are sound, the operating point is not: choose the threshold again on recent labels.",
-    "fix_data": "A feature, a split or the labels are broken: mend them before anything is trained again.",
+    "recalibrate": "Ranking held, probabilities did not: fit a temperature and ship the "
+    "recalibrated network.",
+    "move_threshold": "The scores are sound, the operating point is not: choose the threshold "
+    "again on recent labels.",
+    "fix_data": "A feature, a split or the labels are broken: mend them before anything is "
+    "trained again.",
     "retrain": "The world or the training went another way: retrain, as the reasons below say.",
     "redesign": "The model cannot express what is asked: change features or architecture first.",
 }
@@ -59,7 +63,11 @@ def render_html(
         triage: a row per check with what it is worth and what it took.
     """
     numbered = list(enumerate(findings))
-    alarming = [i for i, finding in numbered if finding.severity.level >= Severity.NOTE.level and finding.evidence is not None]
+    alarming = [
+        i
+        for i, finding in numbered
+        if finding.severity.level >= Severity.NOTE.level and finding.evidence is not None
+    ]
     drawn = set(alarming[:_PICTURES])
     place = {id(finding): i for i, finding in numbered}
     return _template().render(
@@ -85,13 +93,20 @@ def render_html(
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(resources.files("gendebug_torch.report").joinpath("report.html.jinja").read_text("utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(
+        resources.files("gendebug_torch.report").joinpath("report.html.jinja").read_text("utf-8")
+    )
 
 
 def _cause(likely: LikelyCause, place: Mapping[int, int]) -> dict[str, Any]:
     def shown(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-        return [{"finding": finding, "anchor": place.get(id(finding))} for finding in findings[:_SUPPORT]]
+        return [
+            {"finding": finding, "anchor": place.get(id(finding))}
+            for finding in findings[:_SUPPORT]
+        ]
 
     return {
         "cause": words(likely.cause.value),
@@ -118,13 +133,18 @@ def _entry(number: int, finding: Finding, draw: bool) -> dict[str, Any]:
 
 
 def _picture(evidence: Any) -> dict[str, str]:
-    """The picture as a data URI; a plot that breaks leaves its reason in place of the picture, not a lost report."""
+    """The picture as a data URI; a plot that breaks leaves its reason in place of the picture, not
+    a lost report.
+    """
     if isinstance(evidence, bytes):
         return {"source": _uri(evidence), "problem": ""}
     try:
         return {"source": _uri(png(evidence)), "problem": ""}
     except Exception as error:
-        return {"source": "", "problem": f"This picture could not be drawn: {type(error).__name__}: {error}"}
+        return {
+            "source": "",
+            "problem": f"This picture could not be drawn: {type(error).__name__}: {error}",
+        }
 
 
 def _uri(picture: bytes) -> str:
@@ -135,12 +155,23 @@ def _table(table: pd.DataFrame, rows: int = _ROWS) -> dict[str, Any]:
     head = table.head(rows)
     cells = [[_number(value) for value in row] for row in head.itertuples(index=False)]
     numeric = [dtype.kind in "iuf" for dtype in head.dtypes]
-    return {"columns": [str(column) for column in head.columns], "rows": cells, "numeric": numeric, "more": len(table) - len(head)}
+    return {
+        "columns": [str(column) for column in head.columns],
+        "rows": cells,
+        "numeric": numeric,
+        "more": len(table) - len(head),
+    }
 
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
-        return "n/a" if value != value else f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+        return (
+            "n/a"
+            if value != value
+            else f"{value:,.0f}"
+            if value.is_integer() and abs(value) < 1e15
+            else f"{value:.4g}"
+        )
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "n/a"}[value]
     if isinstance(value, int):
@@ -151,6 +182,16 @@ def _number(value: Any) -> str:
 
 
 def _counts(findings: Sequence[Finding]) -> list[tuple[str, int]]:
-    order = [Severity.FAIL, Severity.WARN, Severity.NOTE, Severity.OK, Severity.SKIPPED, Severity.ERRORED]
-    counted = [(severity.value, sum(finding.severity is severity for finding in findings)) for severity in order]
+    order = [
+        Severity.FAIL,
+        Severity.WARN,
+        Severity.NOTE,
+        Severity.OK,
+        Severity.SKIPPED,
+        Severity.ERRORED,
+    ]
+    counted = [
+        (severity.value, sum(finding.severity is severity for finding in findings))
+        for severity in order
+    ]
     return [(name, count) for name, count in counted if count]

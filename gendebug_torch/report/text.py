@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from gendebug_torch.checks.finding import Finding, Severity
-from gendebug_torch.diagnosis.causes import LikelyCause
-from gendebug_torch.diagnosis.decision import Decision
+
+if TYPE_CHECKING:
+    from gendebug_torch.diagnosis.causes import LikelyCause
+    from gendebug_torch.diagnosis.decision import Decision
 
 _WIDTH = 100
 # XML 1.0 allows no other control characters (W3C, Extensible Markup Language, section 2.2).
@@ -21,14 +24,35 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def render_text(findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]) -> str:
-    """A table for the terminal, at most 100 columns wide: the decision, likely causes, then every finding."""
-    lines = [f"{title}: {words(verdict.name)}", *(_wrapped(f"- {reason}", "  ") for reason in verdict.reasons), ""]
+def render_text(
+    findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]
+) -> str:
+    """A table for the terminal, at most 100 columns wide: the decision, likely causes, then every
+    finding.
+    """
+    lines = [
+        f"{title}: {words(verdict.name)}",
+        *(_wrapped(f"- {reason}", "  ") for reason in verdict.reasons),
+        "",
+    ]
     if causes:
-        lines += ["Likely causes", *(_wrapped(f"{place}. {_cause(likely)}", "  ") for place, likely in enumerate(causes[:5], 1)), ""]
+        lines += [
+            "Likely causes",
+            *(
+                _wrapped(f"{place}. {_cause(likely)}", "  ")
+                for place, likely in enumerate(causes[:5], 1)
+            ),
+            "",
+        ]
     if verdict.would_change:
-        lines += ["What would change this", *(_wrapped(f"- {sentence}", "  ") for sentence in verdict.would_change), ""]
-    shown = [finding for finding in findings if finding.severity not in (Severity.OK, Severity.SKIPPED)]
+        lines += [
+            "What would change this",
+            *(_wrapped(f"- {sentence}", "  ") for sentence in verdict.would_change),
+            "",
+        ]
+    shown = [
+        finding for finding in findings if finding.severity not in (Severity.OK, Severity.SKIPPED)
+    ]
     for finding in shown:
         subject = f"  {finding.subject}" if finding.subject else ""
         lines.append(f"{finding.severity.upper():8} {finding.check}{subject}")
@@ -39,14 +63,36 @@ def render_text(findings: Sequence[Finding], *, title: str, verdict: Decision, c
     return "\n".join(lines).rstrip()
 
 
-def render_markdown(findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]) -> str:
+def render_markdown(
+    findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]
+) -> str:
     """The same as Markdown, for a pull request or a wiki."""
-    lines = [f"# {title}: {words(verdict.name)}", "", *(f"- {_cell(reason)}" for reason in verdict.reasons), ""]
+    lines = [
+        f"# {title}: {words(verdict.name)}",
+        "",
+        *(f"- {_cell(reason)}" for reason in verdict.reasons),
+        "",
+    ]
     if causes:
-        lines += ["## Likely causes", "", *(f"{place}. {_cell(_cause(likely))}" for place, likely in enumerate(causes, 1)), ""]
+        lines += [
+            "## Likely causes",
+            "",
+            *(f"{place}. {_cell(_cause(likely))}" for place, likely in enumerate(causes, 1)),
+            "",
+        ]
     if verdict.would_change:
-        lines += ["## What would change this", "", *(f"- {_cell(sentence)}" for sentence in verdict.would_change), ""]
-    lines += ["## Findings", "", "| severity | check | subject | summary | what to do |", "|---|---|---|---|---|"]
+        lines += [
+            "## What would change this",
+            "",
+            *(f"- {_cell(sentence)}" for sentence in verdict.would_change),
+            "",
+        ]
+    lines += [
+        "## Findings",
+        "",
+        "| severity | check | subject | summary | what to do |",
+        "|---|---|---|---|---|",
+    ]
     for finding in findings:
         cells = (finding.severity, finding.check, finding.subject, finding.summary, finding.remedy)
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
@@ -54,20 +100,30 @@ def render_markdown(findings: Sequence[Finding], *, title: str, verdict: Decisio
 
 
 def render_junit(findings: Sequence[Finding], *, name: str = "gendebug") -> str:
-    """JUnit XML for a CI server: one case per finding; warn and fail are failures, a broken check is an error."""
+    """JUnit XML for a CI server: one case per finding; warn and fail are failures, a broken check
+    is an error.
+    """
     counts = {
         "tests": len(findings),
         "failures": sum(finding.severity in (Severity.WARN, Severity.FAIL) for finding in findings),
         "errors": sum(finding.severity is Severity.ERRORED for finding in findings),
         "skipped": sum(finding.severity is Severity.SKIPPED for finding in findings),
     }
-    suite = ElementTree.Element("testsuite", {"name": _legal(name)} | {key: str(value) for key, value in counts.items()})
+    suite = ElementTree.Element(
+        "testsuite", {"name": _legal(name)} | {key: str(value) for key, value in counts.items()}
+    )
     for finding in findings:
         title = finding.subject or finding.check
-        case = ElementTree.SubElement(suite, "testcase", classname=finding.check, name=_legal(title))
-        kind = {"warn": "failure", "fail": "failure", "errored": "error", "skipped": "skipped"}.get(finding.severity.value)
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=finding.check, name=_legal(title)
+        )
+        kind = {"warn": "failure", "fail": "failure", "errored": "error", "skipped": "skipped"}.get(
+            finding.severity.value
+        )
         if kind is not None:
-            entry = ElementTree.SubElement(case, kind, message=_legal(finding.summary), type=finding.cause.value)
+            entry = ElementTree.SubElement(
+                case, kind, message=_legal(finding.summary), type=finding.cause.value
+            )
             entry.text = _legal(str(finding.numbers.get("traceback") or finding.remedy))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -77,7 +133,9 @@ def _cause(likely: LikelyCause) -> str:
     also = f" and {len(likely.subjects) - 1} more" if len(likely.subjects) > 1 else ""
     checks = ", ".join(dict.fromkeys(finding.check for finding in likely.findings))
     symptoms = ", ".join(dict.fromkeys(words(finding.cause) for finding in likely.symptoms))
-    return f"{words(likely.cause)}{where}{also} ({checks})" + (f"; explains {symptoms}" if symptoms else "")
+    return f"{words(likely.cause)}{where}{also} ({checks})" + (
+        f"; explains {symptoms}" if symptoms else ""
+    )
 
 
 def _quiet(findings: Sequence[Finding]) -> list[str]:
@@ -90,16 +148,31 @@ def _quiet(findings: Sequence[Finding]) -> list[str]:
     lines = [""] if ruled_out or skipped else []
     if ruled_out:
         lines.append(_wrapped(f"Ruled out by: {', '.join(ruled_out)}", ""))
-    lines += [_wrapped(f"{reason.rstrip('.')}: {', '.join(sorted(checks))}", "  ") for reason, checks in sorted(skipped.items())]
+    lines += [
+        _wrapped(f"{reason.rstrip('.')}: {', '.join(sorted(checks))}", "  ")
+        for reason, checks in sorted(skipped.items())
+    ]
     return lines
 
 
 def _wrapped(text: str, indent: str) -> str:
-    return textwrap.fill(" ".join(text.split()), _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False)
+    return textwrap.fill(
+        " ".join(text.split()),
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+    )
 
 
 def _cell(text: str) -> str:
-    escaped = str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = (
+        str(text)
+        .replace("\\", "\\\\")
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+    )
     return " ".join(escaped.split())
 
 

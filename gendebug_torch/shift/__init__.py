@@ -1,4 +1,6 @@
-"""Two samples of the same columns, compared: quantities, categories, missing values and the model's confidence."""
+"""Two samples of the same columns, compared: quantities, categories, missing values and the model's
+confidence.
+"""
 
 from gendebug_torch.shift.columns.chunks import is_large as is_large
 from gendebug_torch.shift.columns.chunks import prepare_table as prepare_table

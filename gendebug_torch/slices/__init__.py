@@ -1,4 +1,6 @@
-"""Subgroups for which a model fails: slices by columns, slices that collapsed, clusters of errors, sheets to look at."""
+"""Subgroups for which a model fails: slices by columns, slices that collapsed, clusters of errors,
+sheets to look at.
+"""
 
 from gendebug_torch.slices.change import SliceChange as SliceChange
 from gendebug_torch.slices.change import slice_change as slice_change

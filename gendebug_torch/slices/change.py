@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class SliceChange:
-    """Rate of an event per slice, before and after; the surest worsening first, redundant slices merged.
+    """Rate of an event per slice, before and after; the surest worsening first, redundant slices
+    merged.
 
     Args:
         names: how each slice reads.
@@ -64,31 +65,58 @@ class SliceChange:
 
     @property
     def share_of_rise(self) -> Tensor:
-        """`[s]` events in the slice beyond its rate before, over those in all rows; NaN where these did not rise."""
+        """`[s]` events in the slice beyond its rate before, over those in all rows; NaN where these
+        did not rise.
+        """
         beyond = self.after[:, 1] - self.after[:, 0] * _rate(self.before)
         whole = float(self.total[1, 1] - self.total[1, 0] * _rate(self.total)[0])
         return beyond / whole if whole > 0 else torch.full_like(beyond, math.nan)
 
     def table(self) -> pd.DataFrame:
-        """One row per slice: support and rate with 95 % interval on both sides, change, p-values."""
+        """One row per slice: support and rate with 95 % interval on both sides, change,
+        p-values.
+        """
         columns: dict[str, Tensor] = {}
         for side, counts in (("before", self.before), ("after", self.after)):
             low, high = wilson_interval(counts[:, 1], counts[:, 0])
-            columns |= {f"rows_{side}": counts[:, 0], f"rate_{side}": _rate(counts), f"low_{side}": low, f"high_{side}": high}
+            columns |= {
+                f"rows_{side}": counts[:, 0],
+                f"rate_{side}": _rate(counts),
+                f"low_{side}": low,
+                f"high_{side}": high,
+            }
         columns |= {"change": self.change, "p_value": self.log_p.exp(), "adjusted": self.adjusted}
-        return pd.DataFrame({"slice": list(self.names)} | {key: value.numpy() for key, value in columns.items()})
+        return pd.DataFrame(
+            {"slice": list(self.names)} | {key: value.numpy() for key, value in columns.items()}
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Rates before and after of the slices that worsened most, with intervals."""
         ax = axes(ax, size=(8.0, 2.2 + 0.38 * min(SHOWN, max(1, len(self)))))
         top = self.table().head(SHOWN).iloc[::-1]
         place = range(len(top))
-        ax.hlines(place, top["rate_before"], top["rate_after"], color="#BBBBBB", linewidth=1.0, zorder=1)
+        ax.hlines(
+            place, top["rate_before"], top["rate_after"], color="#BBBBBB", linewidth=1.0, zorder=1
+        )
         for side, color, offset in (("before", REFERENCE, 0.12), ("after", LIVE, -0.12)):
             rate = top[f"rate_{side}"]
             spread = [rate - top[f"low_{side}"], top[f"high_{side}"] - rate]
-            ax.errorbar(rate, [i + offset for i in place], xerr=spread, fmt="o", color=color, label=side, markersize=4)
-        ax.set_yticks(place, [f"{shortened(name)} ({n:,})" for name, n in zip(top["slice"], top["rows_after"], strict=True)])
+            ax.errorbar(
+                rate,
+                [i + offset for i in place],
+                xerr=spread,
+                fmt="o",
+                color=color,
+                label=side,
+                markersize=4,
+            )
+        ax.set_yticks(
+            place,
+            [
+                f"{shortened(name)} ({n:,})"
+                for name, n in zip(top["slice"], top["rows_after"], strict=True)
+            ],
+        )
         ax.set_ylim(-0.6, max(len(top), 1) - 0.4)
         ax.grid(visible=False, axis="y")
         ax.set_xlabel(f"{self.name} rate (95 % interval)")
@@ -112,9 +140,9 @@ def slice_change(
 ) -> SliceChange:
     """Slices in which the rate of an event rose beyond its rise over all other rows.
 
-    For each slice the odds ratio after : before is compared with that of the rows outside it (`relative_rise`), so that
-    a slice that follows the whole is not named: twice the odds everywhere is more points where errors are frequent,
-    and the same change.
+    For each slice the odds ratio after : before is compared with that of the rows outside it
+    (`relative_rise`), so that a slice that follows the whole is not named: twice the odds
+    everywhere is more points where errors are frequent, and the same change.
 
     Args:
         reference: `[n, c]` columns to slice by; cuts are fitted here.
@@ -139,7 +167,12 @@ def slice_change(
     tables = ((reference, reference_event), (live, live_event))
     for argument, (frame, event) in zip(("reference_event", "live_event"), tables, strict=True):
         if event.shape != (len(frame),):
-            reject(argument, f"[{len(frame)}] one value per row", f"shape {list(event.shape)}", "Pass a bool per row of the table.")
+            reject(
+                argument,
+                f"[{len(frame)}] one value per row",
+                f"shape {list(event.shape)}",
+                "Pass a bool per row of the table.",
+            )
     cuts = fit_binnings(reference) if binnings is None else binnings
     coded = [level_codes(frame, cuts) for frame, _ in tables]
     levels = coded[0][0]
@@ -152,23 +185,31 @@ def slice_change(
         sides.append(torch.stack([rows[first, second], hits[0, first, second].round().long()], 1))
     total = torch.tensor([[len(event), int(event.sum())] for event in happened], dtype=torch.int64)
     asked = new & (sides[0][:, 0] >= min_support) & (sides[1][:, 0] >= min_support)
-    log_p = torch.where(asked, relative_rise(sides[0], sides[1], total), torch.tensor(math.nan, dtype=torch.float64))
+    log_p = torch.where(
+        asked, relative_rise(sides[0], sides[1], total), torch.tensor(math.nan, dtype=torch.float64)
+    )
     adjusted = benjamini_hochberg_adjusted(log_p.exp())
     order = log_p.nan_to_num(0.0).argsort(stable=True)
     chosen = order[(adjusted[order] <= alpha) & (log_p[order] < 0)][: 2 * limit]
     sets = torch.stack([first, second, second], 1)[chosen]
     masks = torch.cat([member_masks(codes, sets, levels) for _, codes in coded], 1)
-    kept, _ = distinct_slices(masks, lambda rest, fresh: _rise_of(rest, fresh, happened), int(asked.sum()), alpha)
+    kept, _ = distinct_slices(
+        masks, lambda rest, fresh: _rise_of(rest, fresh, happened), int(asked.sum()), alpha
+    )
     at = chosen[torch.tensor(kept[:limit], dtype=torch.int64)]
     names = tuple(words(levels, sets[place].tolist()) for place in kept[:limit])
-    return SliceChange(names, sides[0][at], sides[1][at], log_p[at], adjusted[at], total, int(asked.sum()), name)
+    return SliceChange(
+        names, sides[0][at], sides[1][at], log_p[at], adjusted[at], total, int(asked.sum()), name
+    )
 
 
 def relative_rise(before: Tensor, after: Tensor, total: Tensor) -> Tensor:
-    """`[s]` log of the one-sided p-value that the odds of the event rose more inside each slice than outside it.
+    """`[s]` log of the one-sided p-value that the odds of the event rose more inside each slice
+    than outside it.
 
-    Given all events of a slice, those that fall in production follow the odds ratio after : before of the rows outside
-    (Breslow and Day, 1980, section 4.4); the uncertainty of that ratio widens their variance.
+    Given all events of a slice, those that fall in production follow the odds ratio after : before
+    of the rows outside (Breslow and Day, 1980, section 4.4); the uncertainty of that ratio widens
+    their variance.
 
     Args:
         before: `[s, 2]` int64 rows and events.
@@ -183,16 +224,20 @@ def relative_rise(before: Tensor, after: Tensor, total: Tensor) -> Tensor:
         doubt += 1 / hits + 1 / misses
     events, rows = before[:, 1] + after[:, 1].double(), after[:, 0].double()
     mean, variance = _shared_events(events, before[:, 0].double(), rows, rise.exp())
-    # Widening the variance and narrowing the excess are the same to first order, and the tail keeps its shape.
+    # Widening the variance and narrowing the excess are the same to first order, and the tail keeps
+    # its shape.
     narrowed = mean + (after[:, 1] - mean) / (1 + variance * doubt).sqrt()
     return log_upper_tail(narrowed, torch.minimum(rows, events), mean, variance)
 
 
-def _shared_events(events: Tensor, before: Tensor, after: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the events that fall in `after` rows, out of all, at an odds ratio after : before.
+def _shared_events(
+    events: Tensor, before: Tensor, after: Tensor, ratio: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the events that fall in `after` rows, out of all, at an odds ratio after
+    : before.
 
-    The mean m solves m (before - events + m) = ratio (events - m) (after - m); the variance is one over the sum of the
-    reciprocals of the four cells.
+    The mean m solves m (before - events + m) = ratio (events - m) (after - m); the variance is one
+    over the sum of the reciprocals of the four cells.
     """
     a = 1 - ratio
     b = before - events + ratio * (events + after)
@@ -208,10 +253,17 @@ def _hits_and_misses(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rise_of(inside: Tensor, within: Tensor, happened: Sequence[Tensor]) -> float:
-    """The same for the rows of one mask against the others of another; both run over the two tables."""
+    """The same for the rows of one mask against the others of another; both run over the two
+    tables.
+    """
     cut = [len(event) for event in happened]
     part, whole = (
-        torch.tensor([[int(rows.sum()), int((rows & event).sum())] for rows, event in zip(torch.split(mask, cut), happened, strict=True)])
+        torch.tensor(
+            [
+                [int(rows.sum()), int((rows & event).sum())]
+                for rows, event in zip(torch.split(mask, cut), happened, strict=True)
+            ]
+        )
         for mask in (inside, within)
     )
     return float(relative_rise(part[:1], part[1:], whole))

@@ -29,19 +29,21 @@ _WORDS = 3
 _STARTS = 4
 _ITERATIONS = 50
 _CHUNK = 2**16
-# Variance below which a feature makes no cluster tighter, in that of the correct rows: a column of two values, split
-# in two, then gains no more than the split costs.
+# Variance below which a feature makes no cluster tighter, in that of the correct rows: a column of
+# two values, split in two, then gains no more than the split costs.
 _NARROWEST = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorClusters:
-    """Clusters of errors, against the correct rows in the same region; the one with most errors first.
+    """Clusters of errors, against the correct rows in the same region; the one with most errors
+    first.
 
     Args:
         errors: `[k]` int64 errors per cluster.
         correct: `[k]` int64 correct rows in the same region.
-        expected: `[k]` float64 errors that the model's confidence promised there, or by the rate of all rows.
+        expected: `[k]` float64 errors that the model's confidence promised there, or by the rate of
+            all rows.
         variance: `[k]` float64 of the errors, given what was expected.
         words: per cluster, the features that set it apart, e.g. `amount high (+2.1 sd)`.
         assignment: `[n]` int64 cluster of every row, numbered like the rows above.
@@ -69,7 +71,9 @@ class ErrorClusters:
 
     @property
     def concentration(self) -> Tensor:
-        """`[k]` share of errors over share of correct rows in the cluster, with one row added to each."""
+        """`[k]` share of errors over share of correct rows in the cluster, with one row added to
+        each.
+        """
         of_errors = (self.errors + 1).double() / (self.errors.sum() + 1)
         of_correct = (self.correct + 1).double() / (self.correct.sum() + 1)
         return of_errors / of_correct
@@ -81,17 +85,27 @@ class ErrorClusters:
 
     @property
     def log_p(self) -> Tensor:
-        """`[k]` log of the one-sided p-value that so many errors lie there, given what was expected."""
+        """`[k]` log of the one-sided p-value that so many errors lie there, given what was
+        expected.
+        """
         return log_upper_tail(self.errors, self.errors + self.correct, self.expected, self.variance)
 
     def table(self) -> pd.DataFrame:
-        """One row per cluster: errors, correct rows, error rate with interval, expected rate, concentration, words."""
+        """One row per cluster: errors, correct rows, error rate with interval, expected rate,
+        concentration, words.
+        """
         support = self.errors + self.correct
         low, high = wilson_interval(self.errors, support)
         columns = {"errors": self.errors, "correct": self.correct, "share_of_errors": self.share}
         columns |= {"error_rate": self.errors / support.clamp(min=1), "low": low, "high": high}
-        columns |= {"expected_rate": self.expected / support.clamp(min=1), "concentration": self.concentration}
-        return pd.DataFrame({key: value.numpy() for key, value in columns.items()} | {"set_apart_by": list(self.words)})
+        columns |= {
+            "expected_rate": self.expected / support.clamp(min=1),
+            "concentration": self.concentration,
+        }
+        return pd.DataFrame(
+            {key: value.numpy() for key, value in columns.items()}
+            | {"set_apart_by": list(self.words)}
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Share of errors, with its interval, and of correct rows per cluster, side by side."""
@@ -100,9 +114,23 @@ class ErrorClusters:
         low, high = wilson_interval(self.errors, self.errors.sum().expand_as(self.errors))
         spread = torch.stack([self.share - low, high - self.share]).clamp(min=0).numpy()
         correct = (self.correct / self.correct.sum().clamp(min=1)).numpy()
-        ax.barh(position + 0.2, self.share.numpy(), 0.4, color=LIVE, xerr=spread, error_kw={"elinewidth": 0.8}, label="errors")
+        ax.barh(
+            position + 0.2,
+            self.share.numpy(),
+            0.4,
+            color=LIVE,
+            xerr=spread,
+            error_kw={"elinewidth": 0.8},
+            label="errors",
+        )
         ax.barh(position - 0.2, correct, 0.4, color=REFERENCE, label="correct rows")
-        ax.set_yticks(position, [f"{shortened(said)} ({n:,} errors)" for said, n in zip(self.words, self.errors.tolist(), strict=True)])
+        ax.set_yticks(
+            position,
+            [
+                f"{shortened(said)} ({n:,} errors)"
+                for said, n in zip(self.words, self.errors.tolist(), strict=True)
+            ],
+        )
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("share of rows of each kind")
         caption(ax, "Where errors crowd, against correct rows")
@@ -110,19 +138,27 @@ class ErrorClusters:
 
 
 def error_clusters(
-    features: Tensor, error: Tensor, *, expected: Tensor | None = None, names: Sequence[str] = (), clusters: int = 8, seed: int = 0
+    features: Tensor,
+    error: Tensor,
+    *,
+    expected: Tensor | None = None,
+    names: Sequence[str] = (),
+    clusters: int = 8,
+    seed: int = 0,
 ) -> ErrorClusters:
     """Clusters of the errors, and how many correct rows share each region.
 
-    k-means (k-means++ seeds, Arthur and Vassilvitskii, 2007) on the errors of one random half, standardised by its
-    correct rows, missing values at the mean; errors and correct rows of the other half are assigned to the nearest
-    center and counted. The number of clusters, from 1 on, is that of the best penalised likelihood (Pelleg and Moore,
-    2000, X-means, here with a width for each cluster and feature).
+    k-means (k-means++ seeds, Arthur and Vassilvitskii, 2007) on the errors of one random half,
+    standardised by its correct rows, missing values at the mean; errors and correct rows of the
+    other half are assigned to the nearest center and counted. The number of clusters, from 1 on, is
+    that of the best penalised likelihood (Pelleg and Moore, 2000, X-means, here with a width for
+    each cluster and feature).
 
     Args:
         features: `[n, d]` float; features or an embedding.
         error: `[n]` bool.
-        expected: `[n]` float in [0, 1], error rate that the model promises; default: that of all rows.
+        expected: `[n]` float in [0, 1], error rate that the model promises; default: that of all
+            rows.
         names: of the features.
         clusters: most clusters.
         seed: of the halves and the clustering.
@@ -134,21 +170,43 @@ def error_clusters(
     """
     wrong = error.bool().cpu()
     if features.ndim != 2 or len(features) != len(wrong):
-        reject("features", "[n, d] and one `error` per row", f"{list(features.shape)} and {list(wrong.shape)}", "Flatten features per row.")
+        reject(
+            "features",
+            "[n, d] and one `error` per row",
+            f"{list(features.shape)} and {list(wrong.shape)}",
+            "Flatten features per row.",
+        )
     if not bool(wrong.any()) or bool(wrong.all()):
-        reject("error", "errors and correct rows", f"{int(wrong.sum())} errors of {len(wrong)}", "There is nothing to tell apart.")
+        reject(
+            "error",
+            "errors and correct rows",
+            f"{int(wrong.sum())} errors of {len(wrong)}",
+            "There is nothing to tell apart.",
+        )
     labels = tuple(names) or tuple(f"feature_{i}" for i in range(features.shape[1]))
     fitted, counted = _halves(wrong, seed)
     scaled = _standardised(features.double().cpu(), fitted & ~wrong)
     assignment, k = _regions(scaled, wrong, fitted, clusters, seed)
-    order = torch.bincount(assignment[wrong & counted], minlength=k).argsort(descending=True, stable=True)
+    order = torch.bincount(assignment[wrong & counted], minlength=k).argsort(
+        descending=True, stable=True
+    )
     assignment = torch.empty_like(order).index_copy_(0, order, torch.arange(k))[assignment]
-    errors, correct = (torch.bincount(assignment[rows & counted], minlength=k) for rows in (wrong, ~wrong))
-    p = torch.full((len(wrong),), float(wrong.double().mean()), dtype=torch.float64) if expected is None else expected.double().cpu()
-    sums = torch.zeros(2, k, dtype=torch.float64).index_add_(1, assignment[counted], torch.stack([p, p * (1 - p)])[:, counted])
+    errors, correct = (
+        torch.bincount(assignment[rows & counted], minlength=k) for rows in (wrong, ~wrong)
+    )
+    p = (
+        torch.full((len(wrong),), float(wrong.double().mean()), dtype=torch.float64)
+        if expected is None
+        else expected.double().cpu()
+    )
+    sums = torch.zeros(2, k, dtype=torch.float64).index_add_(
+        1, assignment[counted], torch.stack([p, p * (1 - p)])[:, counted]
+    )
     variance = sums[1] * (1 - sums[1] / sums[1].sum().clamp(min=1e-300))
     words = tuple(_words(scaled[wrong & (assignment == cluster)], labels) for cluster in range(k))
-    return ErrorClusters(errors, correct, sums[0], variance, words, assignment, not torch.equal(fitted, counted))
+    return ErrorClusters(
+        errors, correct, sums[0], variance, words, assignment, not torch.equal(fitted, counted)
+    )
 
 
 def _halves(wrong: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -159,11 +217,19 @@ def _halves(wrong: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     half = torch.zeros_like(wrong)
     for kind in (wrong, ~wrong):
         rows = kind.nonzero()[:, 0]
-        half[rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[: len(rows) // 2]]] = True
+        half[
+            rows[
+                torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[
+                    : len(rows) // 2
+                ]
+            ]
+        ] = True
     return half, ~half
 
 
-def _regions(scaled: Tensor, wrong: Tensor, fitted: Tensor, clusters: int, seed: int) -> tuple[Tensor, int]:
+def _regions(
+    scaled: Tensor, wrong: Tensor, fitted: Tensor, clusters: int, seed: int
+) -> tuple[Tensor, int]:
     """`[n]` int64 region of each row, and how many there are."""
     errors = scaled[wrong & fitted]
     generator = torch.Generator().manual_seed(seed)
@@ -179,23 +245,34 @@ def _regions(scaled: Tensor, wrong: Tensor, fitted: Tensor, clusters: int, seed:
 
 
 def _worth(sample: Tensor, centers: Tensor) -> float:
-    """Log-likelihood of normal clusters, each with its own width per feature, less half of log n for each parameter."""
+    """Log-likelihood of normal clusters, each with its own width per feature, less half of log n
+    for each parameter.
+    """
     (n, d), k = sample.shape, len(centers)
     members = _distances(sample, centers).argmin(1)
     count = torch.bincount(members, minlength=k).double()
     away = (sample - centers[members]).square()
-    width = torch.zeros(k, d, dtype=torch.float64).index_add_(0, members, away) / count.clamp(min=1)[:, None]
-    fit = count * ((count / n).clamp(min=1e-300).log() - (width.clamp(min=_NARROWEST).log().sum(1) + d) / 2)
+    width = (
+        torch.zeros(k, d, dtype=torch.float64).index_add_(0, members, away)
+        / count.clamp(min=1)[:, None]
+    )
+    fit = count * (
+        (count / n).clamp(min=1e-300).log() - (width.clamp(min=_NARROWEST).log().sum(1) + d) / 2
+    )
     return float(fit.sum()) - (k * (2 * d + 1) - 1) / 2 * math.log(n)
 
 
 def _centers(sample: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """`[k, d]` centers by Lloyd's iterations from k-means++ seeds; a center that loses all points stays where it was."""
+    """`[k, d]` centers by Lloyd's iterations from k-means++ seeds; a center that loses all points
+    stays where it was.
+    """
     centers = sample[torch.randint(len(sample), (1,), generator=generator)]
     for _ in range(k - 1):
         far = _distances(sample, centers).amin(1)
         # Where all points coincide with centers any one will do.
-        drawn = torch.multinomial(far if float(far.sum()) > 0 else torch.ones_like(far), 1, generator=generator)
+        drawn = torch.multinomial(
+            far if float(far.sum()) > 0 else torch.ones_like(far), 1, generator=generator
+        )
         centers = torch.cat([centers, sample[drawn]])
     members = torch.full((len(sample),), -1)
     for _ in range(_ITERATIONS):
@@ -203,7 +280,9 @@ def _centers(sample: Tensor, k: int, generator: torch.Generator) -> Tensor:
         if torch.equal(before, members):
             break
         count = torch.bincount(members, minlength=k)
-        mean = torch.zeros_like(centers).index_add_(0, members, sample) / count.clamp(min=1)[:, None]
+        mean = (
+            torch.zeros_like(centers).index_add_(0, members, sample) / count.clamp(min=1)[:, None]
+        )
         centers = torch.where(count[:, None] > 0, mean, centers)
     return centers
 
@@ -215,7 +294,9 @@ def _nearest(points: Tensor, centers: Tensor) -> Tensor:
 
 def _distances(points: Tensor, centers: Tensor) -> Tensor:
     """`[n, k]` squared Euclidean distances."""
-    return (points.square().sum(1, keepdim=True) - 2 * points @ centers.T + centers.square().sum(1)).clamp(min=0.0)
+    return (
+        points.square().sum(1, keepdim=True) - 2 * points @ centers.T + centers.square().sum(1)
+    ).clamp(min=0.0)
 
 
 def _standardised(features: Tensor, reference: Tensor) -> Tensor:
@@ -228,10 +309,16 @@ def _standardised(features: Tensor, reference: Tensor) -> Tensor:
 
 
 def _words(rows: Tensor, names: Sequence[str]) -> str:
-    """The features whose mean lies farthest from that of correct rows, in their standard deviations."""
+    """The features whose mean lies farthest from that of correct rows, in their standard
+    deviations.
+    """
     if not len(rows):
         return "no rows"
     mean = rows.mean(0)
     top = mean.abs().argsort(descending=True, stable=True)[:_WORDS].tolist()
-    said = [f"{names[i]} {'high' if mean[i] > 0 else 'low'} ({float(mean[i]):+.1f} sd)" for i in top if abs(float(mean[i])) >= 0.5]
+    said = [
+        f"{names[i]} {'high' if mean[i] > 0 else 'low'} ({float(mean[i]):+.1f} sd)"
+        for i in top
+        if abs(float(mean[i])) >= 0.5
+    ]
     return ", ".join(said) or "like the correct rows"

@@ -15,42 +15,69 @@ from gendebug_torch.data.files import write_whole
 from gendebug_torch.errors import reject
 
 # Cell of the confusion matrix of two classes -> what was predicted, what was true.
-CELLS = {"true_positive": (1, 1), "false_positive": (1, 0), "true_negative": (0, 0), "false_negative": (0, 1)}
+CELLS = {
+    "true_positive": (1, 1),
+    "false_positive": (1, 0),
+    "true_negative": (0, 0),
+    "false_negative": (0, 1),
+}
 _STYLE = (
     "body{font:14px/1.4 system-ui,sans-serif;margin:2em}table{border-collapse:collapse}"
-    "td,th{border:1px solid #ddd;padding:.3em .6em;text-align:left;vertical-align:top}th{background:#f5f5f5;position:sticky;top:0}"
+    "td,th{border:1px solid #ddd;padding:.3em "
+    ".6em;text-align:left;vertical-align:top}th{background:#f5f5f5;position:sticky;top:0}"
 )
 # A spreadsheet takes text that begins so for a formula and runs it.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def confusion_cell(predicted: Tensor, targets: Tensor, cell: str | tuple[int, int] = "false_positive") -> Tensor:
+def confusion_cell(
+    predicted: Tensor, targets: Tensor, cell: str | tuple[int, int] = "false_positive"
+) -> Tensor:
     """`[n]` bool, rows of one cell of the confusion matrix.
 
     Args:
         predicted: `[n]` int64 class ids.
         targets: `[n]` int64 class ids.
-        cell: (predicted class, true class); `error` for all mistakes; or, for the classes 0 and 1, `false_positive`,
-            `false_negative`, `true_positive`, `true_negative`.
+        cell: (predicted class, true class); `error` for all mistakes; or, for the classes 0 and 1,
+            `false_positive`, `false_negative`, `true_positive`, `true_negative`.
 
     Raises:
-        InputError: an unknown cell, lengths that differ, or a name of two classes where there are more.
+        InputError: an unknown cell, lengths that differ, or a name of two classes where there are
+            more.
     """
     if predicted.shape != targets.shape or predicted.ndim != 1:
-        reject("targets", f"{list(predicted.shape)} like `predicted`", str(list(targets.shape)), "Pass one label per row.")
+        reject(
+            "targets",
+            f"{list(predicted.shape)} like `predicted`",
+            str(list(targets.shape)),
+            "Pass one label per row.",
+        )
     if cell == "error":
         return predicted != targets
     if isinstance(cell, str):
         if cell not in CELLS:
-            reject("cell", f"one of error, {', '.join(CELLS)}, or a pair of classes", repr(cell), "Choose one of them.")
+            reject(
+                "cell",
+                f"one of error, {', '.join(CELLS)}, or a pair of classes",
+                repr(cell),
+                "Choose one of them.",
+            )
         if len(predicted) and max(int(predicted.max()), int(targets.max())) > 1:
-            reject("cell", "`error` or (predicted, true) for more than two classes", repr(cell), "Pass for example (2, 0).")
+            reject(
+                "cell",
+                "`error` or (predicted, true) for more than two classes",
+                repr(cell),
+                "Pass for example (2, 0).",
+            )
         cell = CELLS[cell]
     return (predicted == cell[0]) & (targets == cell[1])
 
 
-def cohort_rows(member: Tensor, score: Tensor, *, size: int = 50, order: str = "random", seed: int = 0) -> Tensor:
-    """`[m]` int64 positions of at most `size` rows of a cohort, drawn at random or the highest score first.
+def cohort_rows(
+    member: Tensor, score: Tensor, *, size: int = 50, order: str = "random", seed: int = 0
+) -> Tensor:
+    """`[m]` int64 positions of at most `size` rows of a cohort, drawn at random or the highest
+    score first.
 
     Args:
         member: `[n]` bool, rows of the cohort.
@@ -65,19 +92,34 @@ def cohort_rows(member: Tensor, score: Tensor, *, size: int = 50, order: str = "
     if size < 1:
         reject("size", "at least 1", str(size), "Fifty rows can be looked at in one sitting.")
     if member.shape != score.shape:
-        reject("score", f"{list(member.shape)} like `member`", str(list(score.shape)), "Pass one score per row.")
+        reject(
+            "score",
+            f"{list(member.shape)} like `member`",
+            str(list(score.shape)),
+            "Pass one score per row.",
+        )
     rows = member.cpu().nonzero()[:, 0]
     if order == "random":
-        return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:size]].sort().values
+        return (
+            rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:size]]
+            .sort()
+            .values
+        )
     if order == "confidence":
         return rows[score.cpu()[rows].argsort(descending=True, stable=True)[:size]]
     reject("order", "`random` or `confidence`", repr(order), "Choose one of them.")
 
 
 def cohort_sheet(
-    columns: pd.DataFrame, rows: Tensor, score: Tensor, *, attributions: pd.DataFrame | None = None, top: int = 3
+    columns: pd.DataFrame,
+    rows: Tensor,
+    score: Tensor,
+    *,
+    attributions: pd.DataFrame | None = None,
+    top: int = 3,
 ) -> pd.DataFrame:
-    """The rows of a cohort with their score, what drove it where that is known, and an empty column for remarks.
+    """The rows of a cohort with their score, what drove it where that is known, and an empty column
+    for remarks.
 
     Args:
         columns: `[n, c]` features and metadata.
@@ -87,26 +129,37 @@ def cohort_sheet(
         top: features named in `because`, by the size of their attribution.
 
     Returns:
-        `[m, ...]`: `row` (position in the table), `score`, `because` where attributions are given, the columns, `remark`.
+        `[m, ...]`: `row` (position in the table), `score`, `because` where attributions are given,
+        the columns, `remark`.
 
     Raises:
         InputError: attributions of other rows than these.
     """
     if attributions is not None and len(attributions) != len(rows):
-        reject("attributions", f"{len(rows)} rows, one per row of the sheet", str(len(attributions)), "Attribute just these rows.")
+        reject(
+            "attributions",
+            f"{len(rows)} rows, one per row of the sheet",
+            str(len(attributions)),
+            "Attribute just these rows.",
+        )
     at = rows.cpu()
     sheet = columns.iloc[at.numpy()].reset_index(drop=True)
-    sheet = sheet.drop(columns=[name for name in ("row", "score", "because", "remark") if name in sheet])
+    sheet = sheet.drop(
+        columns=[name for name in ("row", "score", "because", "remark") if name in sheet]
+    )
     front = {"row": at.numpy(), "score": score.cpu()[at].numpy()}
     if attributions is not None:
-        front["because"] = np.array([_because(values, top) for _, values in attributions.iterrows()], dtype=object)
+        front["because"] = np.array(
+            [_because(values, top) for _, values in attributions.iterrows()], dtype=object
+        )
     return pd.concat([pd.DataFrame(front), sheet], axis=1).assign(remark="")
 
 
 def write_sheet(sheet: pd.DataFrame, path: str | Path, *, title: str = "Rows to look at") -> Path:
     """Write a sheet as CSV or HTML by its suffix, whole or not at all.
 
-    The HTML page escapes every value; in CSV, text that a spreadsheet would run as a formula is quoted.
+    The HTML page escapes every value; in CSV, text that a spreadsheet would run as a formula is
+    quoted.
 
     Raises:
         InputError: another suffix, or a place that cannot be written.
@@ -130,13 +183,20 @@ def _because(attributions: pd.Series[Any], top: int) -> str:
 
 
 def _csv(sheet: pd.DataFrame) -> str:
-    return sheet.map(lambda value: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value).to_csv(index=False)
+    return sheet.map(
+        lambda value: (
+            f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        )
+    ).to_csv(index=False)
 
 
 def _html(sheet: pd.DataFrame, title: str) -> str:
-    table = sheet.to_html(index=False, escape=True, na_rep="", border=0, float_format=lambda value: f"{value:.4g}")
+    table = sheet.to_html(
+        index=False, escape=True, na_rep="", border=0, float_format=lambda value: f"{value:.4g}"
+    )
     heading = escape(title)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{heading}</title><style>{_STYLE}</style></head>'
+        '<!doctype html><html lang="en"><head><meta '
+        f'charset="utf-8"><title>{heading}</title><style>{_STYLE}</style></head>'
         f"<body><h1>{heading}</h1>{table}</body></html>\n"
     )

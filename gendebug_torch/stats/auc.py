@@ -13,7 +13,8 @@ from gendebug_torch.stats.intervals import normal_quantile
 
 @dataclass(frozen=True, eq=False)
 class RankAUC:
-    """Area under the ROC curve of `d` scores, each with the variance that sampling of both classes gives it.
+    """Area under the ROC curve of `d` scores, each with the variance that sampling of both classes
+    gives it.
 
     Args:
         auc: `[d]` float64 in [0, 1]; NaN where one class is absent.
@@ -24,7 +25,9 @@ class RankAUC:
     variance: Tensor
 
     def interval(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Lower and upper bound, `[d]`, on the logit scale, so that both stay in [0, 1]; an AUC of 0 or 1 gets no width."""
+        """Lower and upper bound, `[d]`, on the logit scale, so that both stay in [0, 1]; an AUC of
+        0 or 1 gets no width.
+        """
         z = normal_quantile(0.5 + level / 2)
         inside = self.auc.clamp(1e-12, 1 - 1e-12)
         half = z * self.variance.sqrt() / (inside * (1 - inside))
@@ -32,10 +35,11 @@ class RankAUC:
 
 
 def rank_auc(scores: Tensor, positive: Tensor) -> RankAUC:
-    """Probability that a positive row scores higher than a negative one (ties count half), for `d` scores at once.
+    """Probability that a positive row scores higher than a negative one (ties count half), for `d`
+    scores at once.
 
-    Source: DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44:837, by midranks as in Sun and Xu (2014),
-    IEEE Signal Process. Lett. 21:1389.
+    Source: DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44:837, by midranks as in Sun and
+    Xu (2014), IEEE Signal Process. Lett. 21:1389.
 
     Args:
         scores: `[n]` or `[n, d]` float, higher for positives; NaN is not allowed.
@@ -54,12 +58,16 @@ def rank_auc(scores: Tensor, positive: Tensor) -> RankAUC:
         return RankAUC(nothing, nothing.clone())
     above = (midranks(columns, high) - midranks(high, high)) / n
     below = (midranks(columns, low) - midranks(low, low)) / m
-    variance = above.var(1, correction=min(1, m - 1)) / m + below.var(1, correction=min(1, n - 1)) / n
+    variance = (
+        above.var(1, correction=min(1, m - 1)) / m + below.var(1, correction=min(1, n - 1)) / n
+    )
     return RankAUC(above.mean(1), variance)
 
 
 def midranks(among: Tensor, values: Tensor) -> Tensor:
-    """`[d, m]` float64 mean rank, from 1, of each value among the sorted rows of `among`, ties shared."""
+    """`[d, m]` float64 mean rank, from 1, of each value among the sorted rows of `among`, ties
+    shared.
+    """
     ordered = among.sort(1).values
     left = torch.searchsorted(ordered, values.contiguous())
     return (left + torch.searchsorted(ordered, values.contiguous(), right=True) + 1).double() / 2

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from gendebug_torch.errors import reject
 
-# The window of lags is this many times the time that it finds; the usual compromise of bias and noise.
+# The window of lags is this many times the time that it finds; the usual compromise of bias and
+# noise.
 _WINDOW = 5
 # Values whose spectrum is held at once.
 _CELLS = 1 << 22
-# Pieces of production that are asked apart, so that a break between them does not pass for dependence; rows of a piece.
+# Pieces of production that are asked apart, so that a break between them does not pass for
+# dependence; rows of a piece.
 _PIECES = 4
 _FEWEST = 50
 # Levels of a column, commonest first, that are asked how long they last.
@@ -21,18 +23,21 @@ MOST_TIMED = 20
 
 
 def autocorrelation_time(values: Tensor, *, pieces: int = 1) -> Tensor:
-    """Rows that are worth one independent row, at least 1, `[d]` float64: `1 + 2 sum_k rho_k` of each column.
+    """Rows that are worth one independent row, at least 1, `[d]` float64: `1 + 2 sum_k rho_k` of
+    each column.
 
-    The larger one of the ranks and of their distance from the middle, so that neither a slow level nor a slow spread
-    escapes; summed up to the first lag that is five times the sum, and corrected for the mean taken off. What chance
-    alone gives (two standard errors) counts as 1.
+    The larger one of the ranks and of their distance from the middle, so that neither a slow level
+    nor a slow spread escapes; summed up to the first lag that is five times the sum, and corrected
+    for the mean taken off. What chance alone gives (two standard errors) counts as 1.
 
-    Source: Sokal (1997), Monte Carlo Methods in Statistical Mechanics, section 3; Wolff (2004), Comput. Phys. Commun.
-    156:143, eq. 49, for the correction.
+    Source: Sokal (1997), Monte Carlo Methods in Statistical Mechanics, section 3; Wolff (2004),
+    Comput. Phys. Commun. 156:143, eq. 49, for the correction.
 
     Args:
-        values: `[n, d]` or `[n]` real numbers in the order of time; NaN is missing and keeps its place.
-        pieces: parts of the time asked apart, of which the median is taken: a break between two of them is no dependence.
+        values: `[n, d]` or `[n]` real numbers in the order of time; NaN is missing and keeps its
+            place.
+        pieces: parts of the time asked apart, of which the median is taken: a break between two of
+            them is no dependence.
 
     Raises:
         InputError: other axes.
@@ -40,7 +45,12 @@ def autocorrelation_time(values: Tensor, *, pieces: int = 1) -> Tensor:
     Cost: a few transforms of length 2n per column.
     """
     if values.ndim not in (1, 2):
-        reject("values", "[n, d] or [n] in the order of time", str(list(values.shape)), "Flatten the rows.")
+        reject(
+            "values",
+            "[n, d] or [n] in the order of time",
+            str(list(values.shape)),
+            "Flatten the rows.",
+        )
     columns = (values[:, None] if values.ndim == 1 else values).detach().double().T
     d, n = columns.shape
     if not d or not n:
@@ -52,10 +62,12 @@ def autocorrelation_time(values: Tensor, *, pieces: int = 1) -> Tensor:
 
 
 def dependent_times(reference: Tensor | None, live: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`[d]` rows of either side that are worth one independent row, as long as the estimates may well be.
+    """`[d]` rows of either side that are worth one independent row, as long as the estimates may
+    well be.
 
-    Half a standard error above them: a record of few swings shows too short a time as often as not. Production takes the
-    longer time of both sides: it is the same process if nothing changed, and its own may hold a break.
+    Half a standard error above them: a record of few swings shows too short a time as often as not.
+    Production takes the longer time of both sides: it is the same process if nothing changed, and
+    its own may hold a break.
 
     Args:
         reference: `[n, d]` in the order of time, or None where that is not known.
@@ -73,7 +85,8 @@ def dependent_times(reference: Tensor | None, live: Tensor | None) -> tuple[Tens
 
 
 def cautious(times: Tensor, rows: int) -> Tensor:
-    """`[d]` autocorrelation times and half a standard error, `sqrt(2 (2 W + 1) / n)` of each, for the window W = 5 times.
+    """`[d]` autocorrelation times and half a standard error, `sqrt(2 (2 W + 1) / n)` of each, for
+    the window W = 5 times.
 
     Source: Sokal (1997), section 3; Wolff (2004), Comput. Phys. Commun. 156:143, eq. 42.
     """
@@ -82,7 +95,9 @@ def cautious(times: Tensor, rows: int) -> Tensor:
 
 
 def independent_shares(counts: Tensor, rows: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Events and trials, int64, of which as many independent ones say as much; unchanged where the time is 1."""
+    """Events and trials, int64, of which as many independent ones say as much; unchanged where the
+    time is 1.
+    """
     kept = (rows / times).floor().clamp(min=1.0).minimum(rows.double())
     return (counts / rows.clamp(min=1) * kept).round().long(), kept.long()
 
@@ -94,8 +109,11 @@ def _time(columns: Tensor) -> Tensor:
         return torch.ones(c, dtype=torch.float64)
     ranks = _centred_ranks(columns)
     held = ~columns.isnan()
-    # Missing values weigh nothing: pairs of rows that are both there remain, which is the sum that is asked for.
-    folded = (ranks.abs() - ranks.abs().sum(1, keepdim=True) / held.sum(1, keepdim=True).clamp(min=1)) * held
+    # Missing values weigh nothing: pairs of rows that are both there remain, which is the sum that
+    # is asked for.
+    folded = (
+        ranks.abs() - ranks.abs().sum(1, keepdim=True) / held.sum(1, keepdim=True).clamp(min=1)
+    ) * held
     series = torch.cat([ranks, folded])
     length = 1 << math.ceil(math.log2(2 * n))
     covariance = torch.fft.irfft(torch.fft.rfft(series, n=length).abs().square(), n=length)[:, :n]

@@ -1,4 +1,6 @@
-"""Intervals of shares and quantiles, the bootstrap, and two shares compared; tensors in, tensors out."""
+"""Intervals of shares and quantiles, the bootstrap, and two shares compared; tensors in, tensors
+out.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from torch import Tensor
 FEWEST_EXPECTED = 5.0
 
 
-def difference_interval(x: Tensor, n: Tensor, y: Tensor, m: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
+def difference_interval(
+    x: Tensor, n: Tensor, y: Tensor, m: Tensor, *, level: float = 0.95
+) -> tuple[Tensor, Tensor]:
     """Bounds of `y / m - x / n`, built from the two Wilson intervals.
 
     Source: Newcombe (1998), Stat. Med. 17:873, method 10.
@@ -39,11 +43,13 @@ def difference_interval(x: Tensor, n: Tensor, y: Tensor, m: Tensor, *, level: fl
 
 
 def two_share_p_value(x: Tensor, n: Tensor, y: Tensor, m: Tensor) -> Tensor:
-    """Two-sided p-values for equal shares; NaN where a side has no trials, 1 where nothing or everything is an event.
+    """Two-sided p-values for equal shares; NaN where a side has no trials, 1 where nothing or
+    everything is an event.
 
     The pooled z-test, or Fisher's exact test where one of the four expected counts is under 5.
 
-    Source: Fisher (1922), J. R. Stat. Soc. 85:87; Cochran (1954), Biometrics 10:417 for the limit of 5.
+    Source: Fisher (1922), J. R. Stat. Soc. 85:87; Cochran (1954), Biometrics 10:417 for the limit
+    of 5.
 
     Args:
         x: `[d]` events among n.
@@ -61,17 +67,25 @@ def two_share_p_value(x: Tensor, n: Tensor, y: Tensor, m: Tensor) -> Tensor:
     spread = np.sqrt(pooled * (1 - pooled) * (1 / safe_b + 1 / safe_d))
     z = np.abs(a / safe_b - c / safe_d) / np.where(spread > 0, spread, 1.0)
     p = np.where(spread > 0, 2.0 * norm.sf(z), 1.0)
-    for i in np.flatnonzero((np.minimum(b, d) * np.minimum(pooled, 1 - pooled) < FEWEST_EXPECTED) & (spread > 0)):
-        p[i] = float(fisher_exact(np.array([[a[i], b[i] - a[i]], [c[i], d[i] - c[i]]], dtype=np.int64))[1])
+    for i in np.flatnonzero(
+        (np.minimum(b, d) * np.minimum(pooled, 1 - pooled) < FEWEST_EXPECTED) & (spread > 0)
+    ):
+        p[i] = float(
+            fisher_exact(np.array([[a[i], b[i] - a[i]], [c[i], d[i] - c[i]]], dtype=np.int64))[1]
+        )
     return torch.from_numpy(np.where((b == 0) | (d == 0), np.nan, np.minimum(p, 1.0)))
 
 
 def normal_quantile(probability: float) -> float:
     """Quantile of the standard normal distribution at `probability` in (0, 1)."""
-    return math.sqrt(2.0) * float(torch.erfinv(torch.tensor(2.0 * probability - 1.0, dtype=torch.float64)))
+    return math.sqrt(2.0) * float(
+        torch.erfinv(torch.tensor(2.0 * probability - 1.0, dtype=torch.float64))
+    )
 
 
-def wilson_interval(successes: Tensor, trials: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
+def wilson_interval(
+    successes: Tensor, trials: Tensor, *, level: float = 0.95
+) -> tuple[Tensor, Tensor]:
     """Wilson score interval of a proportion; (0, 1) where there were no trials.
 
     Source: Wilson (1927), JASA 22:209; recommended for small n by Brown, Cai and DasGupta (2001).
@@ -89,13 +103,19 @@ def wilson_interval(successes: Tensor, trials: Tensor, *, level: float = 0.95) -
     safe = n.clamp(min=1.0)
     rate = successes.double() / safe
     center = (rate + z * z / (2 * safe)) / (1 + z * z / safe)
-    half = z / (1 + z * z / safe) * (rate * (1 - rate) / safe + z * z / (4 * safe * safe)).clamp(min=0.0).sqrt()
+    half = (
+        z
+        / (1 + z * z / safe)
+        * (rate * (1 - rate) / safe + z * z / (4 * safe * safe)).clamp(min=0.0).sqrt()
+    )
     low = torch.where(n > 0, (center - half).clamp(min=0.0), torch.zeros_like(n))
     high = torch.where(n > 0, (center + half).clamp(max=1.0), torch.ones_like(n))
     return low, high
 
 
-def clopper_pearson_interval(successes: Tensor, trials: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
+def clopper_pearson_interval(
+    successes: Tensor, trials: Tensor, *, level: float = 0.95
+) -> tuple[Tensor, Tensor]:
     """Exact interval of a proportion, never too narrow; (0, 1) where there were no trials.
 
     Source: Clopper and Pearson (1934), Biometrika 26:404.
@@ -113,18 +133,28 @@ def clopper_pearson_interval(successes: Tensor, trials: Tensor, *, level: float 
     right, n = successes.double(), trials.double()
     wrong = (n - right).clamp(min=0)
     tail = (1 - level) / 2
-    low = torch.from_numpy(betaincinv(right.clamp(min=1e-9).numpy(), (wrong + 1).numpy(), tail)).masked_fill(right <= 0, 0.0)
-    high = torch.from_numpy(betaincinv((right + 1).numpy(), wrong.clamp(min=1e-9).numpy(), 1 - tail)).masked_fill(wrong <= 0, 1.0)
+    low = torch.from_numpy(
+        betaincinv(right.clamp(min=1e-9).numpy(), (wrong + 1).numpy(), tail)
+    ).masked_fill(right <= 0, 0.0)
+    high = torch.from_numpy(
+        betaincinv((right + 1).numpy(), wrong.clamp(min=1e-9).numpy(), 1 - tail)
+    ).masked_fill(wrong <= 0, 1.0)
     return low.masked_fill(n <= 0, 0.0), high.masked_fill(n <= 0, 1.0)
 
 
 def bootstrap_replicates(
-    statistic: Callable[[Tensor], Tensor], n: int, *, replicates: int = 200, seed: int = 0, chunk: int = 64
+    statistic: Callable[[Tensor], Tensor],
+    n: int,
+    *,
+    replicates: int = 200,
+    seed: int = 0,
+    chunk: int = 64,
 ) -> Tensor:
     """Replicates of a weighted statistic under the Poisson bootstrap, batched over replicates.
 
-    Every row gets an independent Poisson(1) weight, which agrees with multinomial resampling as n grows
-    and needs no gather of rows (Hanley and MacGibbon, 2006, Comput. Methods Programs Biomed. 83:57).
+    Every row gets an independent Poisson(1) weight, which agrees with multinomial resampling as n
+    grows and needs no gather of rows (Hanley and MacGibbon, 2006, Comput. Methods Programs Biomed.
+    83:57).
 
     Args:
         statistic: maps `[r, n]` float64 row weights to `[r, ...]`.
@@ -147,5 +177,7 @@ def bootstrap_replicates(
 def percentile_interval(replicates: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
     """Percentile interval over the first axis of `[r, ...]` bootstrap replicates (Efron, 1979)."""
     tail = (1.0 - level) / 2
-    bounds = torch.quantile(replicates.double(), torch.tensor([tail, 1.0 - tail], dtype=torch.float64), dim=0)
+    bounds = torch.quantile(
+        replicates.double(), torch.tensor([tail, 1.0 - tail], dtype=torch.float64), dim=0
+    )
     return bounds[0], bounds[1]

@@ -1,4 +1,6 @@
-"""Affine maps of logits, `scale * logits + bias`, fitted exactly to labels: temperature, class bias, vector scaling."""
+"""Affine maps of logits, `scale * logits + bias`, fitted exactly to labels: temperature, class
+bias, vector scaling.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ Family = Literal["temperature", "bias_corrected", "vector"]
 
 _CHUNK = 2**20
 _MOST_STEPS = 40
-# Standard deviations of the normal priors: nats of class bias, and each scale relative to the common one. Without
-# them the bias of a class without rows runs off to minus infinity.
+# Standard deviations of the normal priors: nats of class bias, and each scale relative to the
+# common one. Without them the bias of a class without rows runs off to minus infinity.
 _BIAS_PRIOR = 1.0
 _SCALE_PRIOR = 0.25
-# Standard errors by which the common scale must differ from 0; random labels pass by chance once in 370 times.
+# Standard errors by which the common scale must differ from 0; random labels pass by chance once in
+# 370 times.
 _INFORMATIVE = 3.0
 
 
@@ -30,13 +33,15 @@ class AffineFit:
 
     Args:
         family: which parameters were free.
-        scale: `[k]` float64 (`[]` for one binary logit); positive unless the logits point the wrong way.
+        scale: `[k]` float64 (`[]` for one binary logit); positive unless the logits point the wrong
+            way.
         bias: `[k]` float64 (`[]`), in nats, comparable between classes only.
         scale_error: standard errors of `scale`, robust to misspecification (sandwich).
         bias_error: the same of `bias`.
         converged: whether the last Newton step promised less than 1e-10 nats per row.
-        unbounded: whether no finite scale can be told: the map is right in every row, so that the loss falls for ever
-            as the scale grows, or the scale is not above 0 beyond noise, so that the logits carry nothing.
+        unbounded: whether no finite scale can be told: the map is right in every row, so that the
+            loss falls for ever as the scale grows, or the scale is not above 0 beyond noise, so
+            that the logits carry nothing.
         nll: mean log loss on the rows of the fit.
     """
 
@@ -55,14 +60,23 @@ class AffineFit:
         return logits * self.scale.to(logits).view(shape) + self.bias.to(logits).view(shape)
 
 
-def fit_affine(logits: Tensor, targets: Tensor, *, family: Family = "bias_corrected", weights: Tensor | None = None) -> AffineFit:
-    """The affine map of logits that minimises the log loss, by Newton's method with the full curvature.
+def fit_affine(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    family: Family = "bias_corrected",
+    weights: Tensor | None = None,
+) -> AffineFit:
+    """The affine map of logits that minimises the log loss, by Newton's method with the full
+    curvature.
 
-    `temperature` frees one scale, `bias_corrected` one scale and a bias per class, `vector` a scale and a bias
-    per class. Biases have a normal prior of 1 nat, scales one of a quarter around the common scale.
+    `temperature` frees one scale, `bias_corrected` one scale and a bias per class, `vector` a scale
+    and a bias per class. Biases have a normal prior of 1 nat, scales one of a quarter around the
+    common scale.
 
-    Source: Guo et al. (2017), arXiv:1706.04599, for vector scaling; Alexandari, Kundaje and Shrikumar (2020),
-    ICML, arXiv:1901.06852, for bias-corrected temperature; Platt (1999) where there is one binary logit.
+    Source: Guo et al. (2017), arXiv:1706.04599, for vector scaling; Alexandari, Kundaje and
+    Shrikumar (2020), ICML, arXiv:1901.06852, for bias-corrected temperature; Platt (1999) where
+    there is one binary logit.
 
     Args:
         logits: `[n, k]` float, or `[n]` binary; a masked class may be -inf.
@@ -100,11 +114,22 @@ def fit_affine(logits: Tensor, targets: Tensor, *, family: Family = "bias_correc
     scale_error, bias_error = error.view(2, classes)
     parts = [scale / rows.unit, bias, scale_error / rows.unit, bias_error]
     scale, bias, scale_error, bias_error = (part[1] if binary else part for part in parts)
-    return AffineFit(family, scale, bias, scale_error, bias_error, converged and not separable, unbounded, loss / rows.mass)
+    return AffineFit(
+        family,
+        scale,
+        bias,
+        scale_error,
+        bias_error,
+        converged and not separable,
+        unbounded,
+        loss / rows.mass,
+    )
 
 
 def _design(family: Family, classes: int, binary: bool) -> Tensor:
-    """`[2 k, parameters]`: how the scales and biases of all classes follow from the free parameters."""
+    """`[2 k, parameters]`: how the scales and biases of all classes follow from the free
+    parameters.
+    """
     ones, eye = torch.ones(classes, 1), torch.eye(classes)
     blank = torch.zeros(classes, classes)
     if binary:
@@ -121,7 +146,9 @@ def _design(family: Family, classes: int, binary: bool) -> Tensor:
 class _Rows:
     """The rows of one fit, read in chunks: loss and its derivatives at given scales and biases."""
 
-    def __init__(self, logits: Tensor, targets: Tensor, weights: Tensor | None, unit: float) -> None:
+    def __init__(
+        self, logits: Tensor, targets: Tensor, weights: Tensor | None, unit: float
+    ) -> None:
         self.logits, self.targets, self.weights, self.unit = logits, targets, weights, unit
         self.device = logits.device
         self.mass = float(len(logits) if weights is None else weights.double().sum())
@@ -138,7 +165,12 @@ class _Rows:
             masked = z == -math.inf
             z = z.masked_fill(masked, 0.0)
             weight = None if self.weights is None else self.weights[cut].double()
-            yield z, (z * scale + bias).masked_fill(masked, -math.inf).log_softmax(1), self.targets[cut], weight
+            yield (
+                z,
+                (z * scale + bias).masked_fill(masked, -math.inf).log_softmax(1),
+                self.targets[cut],
+                weight,
+            )
 
     def separable(self) -> bool:
         """Whether the logits, as they are or negated, are right in every row that counts."""
@@ -160,7 +192,9 @@ class _Rows:
         return float(total)
 
     def derivatives(self, values: Tensor, *, meat: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient `[2 k]` and curvature `[2 k, 2 k]` in all scales and biases, and the summed squares of row gradients."""
+        """Gradient `[2 k]` and curvature `[2 k, 2 k]` in all scales and biases, and the summed
+        squares of row gradients.
+        """
         classes = len(values) // 2
         gradient = torch.zeros(2 * classes, dtype=torch.float64, device=self.device)
         curvature = torch.zeros(2 * classes, 2 * classes, dtype=torch.float64, device=self.device)
@@ -176,18 +210,32 @@ class _Rows:
             gradient += row_gradient.sum(0) if weight is None else weight @ row_gradient
             curvature -= stacked.T @ (stacked if weight is None else stacked * weight[:, None])
             first, second = (weighted * z).sum(0), (weighted * z.square()).sum(0)
-            curvature += torch.cat([torch.cat([second.diag(), first.diag()], 1), torch.cat([first.diag(), weighted.sum(0).diag()], 1)])
+            curvature += torch.cat(
+                [
+                    torch.cat([second.diag(), first.diag()], 1),
+                    torch.cat([first.diag(), weighted.sum(0).diag()], 1),
+                ]
+            )
             if meat:
-                squares += row_gradient.T @ (row_gradient if weight is None else row_gradient * weight[:, None])
+                squares += row_gradient.T @ (
+                    row_gradient if weight is None else row_gradient * weight[:, None]
+                )
         return gradient.cpu(), curvature.cpu(), squares.cpu()
 
 
-def _newton(rows: _Rows, design: Tensor, start: Tensor, ridge: Tensor) -> tuple[Tensor, float, bool]:
+def _newton(
+    rows: _Rows, design: Tensor, start: Tensor, ridge: Tensor
+) -> tuple[Tensor, float, bool]:
     """Minimum over the free parameters of the loss plus `ridge @ parameters^2 / 2`."""
     at = start
     loss = rows.loss(design @ at)
     if not math.isfinite(loss):
-        reject("logits", "finite values, or -inf for a class that is not the target", "others", "Find the rows that break the model.")
+        reject(
+            "logits",
+            "finite values, or -inf for a class that is not the target",
+            "others",
+            "Find the rows that break the model.",
+        )
     for _ in range(_MOST_STEPS):
         raw_gradient, raw_curvature, _ = rows.derivatives(design @ at)
         gradient = design.T @ raw_gradient + ridge * at
@@ -195,14 +243,18 @@ def _newton(rows: _Rows, design: Tensor, start: Tensor, ridge: Tensor) -> tuple[
         step = -torch.linalg.pinv(curvature, hermitian=True) @ gradient
         promised = -float(gradient @ step)
         if not promised > 1e-10 * rows.mass:
-            # Newton's error is squared by each step: taking this last one leaves about 1e-10 of a standard error.
+            # Newton's error is squared by each step: taking this last one leaves about 1e-10 of a
+            # standard error.
             return (at + step, loss, True) if math.isfinite(promised) else (at, loss, False)
         length = 1.0
         penalty = float(ridge @ at.square()) / 2
         while length > 1e-6:
             moved = at + length * step
             following = rows.loss(design @ moved)
-            if following + float(ridge @ moved.square()) / 2 <= loss + penalty - 1e-4 * length * promised:
+            if (
+                following + float(ridge @ moved.square()) / 2
+                <= loss + penalty - 1e-4 * length * promised
+            ):
                 break
             length /= 2
         at, loss = moved, following
@@ -220,9 +272,24 @@ def _spread(logits: Tensor) -> float:
 
 def _validate(logits: Tensor, targets: Tensor, classes: int) -> None:
     if not classes or not logits.is_floating_point() or not len(logits):
-        reject("logits", "float [n, k] or [n] with n > 0", f"{logits.dtype} {list(logits.shape)}", "Pass raw model outputs before softmax.")
+        reject(
+            "logits",
+            "float [n, k] or [n] with n > 0",
+            f"{logits.dtype} {list(logits.shape)}",
+            "Pass raw model outputs before softmax.",
+        )
     if targets.shape != logits.shape[:1] or targets.dtype.is_floating_point:
-        reject("targets", f"[{len(logits)}] class ids", f"{targets.dtype} {list(targets.shape)}", "Pass one class id per row of logits.")
+        reject(
+            "targets",
+            f"[{len(logits)}] class ids",
+            f"{targets.dtype} {list(targets.shape)}",
+            "Pass one class id per row of logits.",
+        )
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= classes:
-        reject("targets", f"class ids in 0..{classes - 1}", f"{low}..{high}", "Map labels to the columns of the logits.")
+        reject(
+            "targets",
+            f"class ids in 0..{classes - 1}",
+            f"{low}..{high}",
+            "Map labels to the columns of the logits.",
+        )

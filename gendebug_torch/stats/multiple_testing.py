@@ -9,9 +9,11 @@ from torch import Tensor
 
 
 def holm_adjusted(p_values: Tensor) -> Tensor:
-    """Holm's step-down adjusted p-values: below alpha with family-wise error at most alpha, any dependence.
+    """Holm's step-down adjusted p-values: below alpha with family-wise error at most alpha, any
+    dependence.
 
-    Source: Holm (1979), Scand. J. Statist. 6:65. NaN (a question not asked) stays NaN and is not counted.
+    Source: Holm (1979), Scand. J. Statist. 6:65. NaN (a question not asked) stays NaN and is not
+    counted.
 
     Args:
         p_values: `[d]` float.

@@ -1,4 +1,5 @@
-"""Networks that lean on what they should not, explanations that cannot be believed, and clean inputs for `attribution`."""
+"""Networks that lean on what they should not, explanations that cannot be believed, and clean
+inputs for `attribution`."""
 
 import pandas as pd
 import torch
@@ -7,7 +8,9 @@ from torch import nn
 from gendebug_torch import Records, Schema
 
 NAMES = ("income", "debt", "age", "region", "row_code")
-SCHEMA = Schema(target="default", noise=("row_code",), direction={"income": "decreasing", "debt": "increasing"})
+SCHEMA = Schema(
+    target="default", noise=("row_code",), direction={"income": "decreasing", "debt": "increasing"}
+)
 
 
 class Linear(nn.Module):
@@ -16,7 +19,8 @@ class Linear(nn.Module):
 
 
 class Wavy(nn.Module):
-    """Steep and oscillating: fifty nodes miss most of it, and a small step changes the explanation."""
+    """Steep and oscillating: fifty nodes miss most of it, and a small step changes the
+    explanation."""
 
     def forward(self, x):
         return torch.sin(400.0 * x[:, 0]) + torch.tanh(900.0 * (x[:, 1] - 0.3))
@@ -54,15 +58,25 @@ def people(seed, model=SOUND, n=800, code=None, name="validation"):
         if code is not None:
             x[:, 4] = code(y, generator)
         logits = model(x)
-    return Records(pd.DataFrame(x.numpy(), columns=list(NAMES)), y, logits, schema=SCHEMA, name=name)
+    return Records(
+        pd.DataFrame(x.numpy(), columns=list(NAMES)), y, logits, schema=SCHEMA, name=name
+    )
 
 
 def clean(seed):
-    return {"model": Linear(), "validation": records(seed), "production": records(seed + 5000, name="production")}
+    return {
+        "model": Linear(),
+        "validation": records(seed),
+        "production": records(seed + 5000, name="production"),
+    }
 
 
 def sound(seed):
-    return {"model": SOUND, "validation": people(seed), "production": people(seed + 5000, name="production")}
+    return {
+        "model": SOUND,
+        "validation": people(seed),
+        "production": people(seed + 5000, name="production"),
+    }
 
 
 def wavy(seed):
@@ -70,13 +84,21 @@ def wavy(seed):
 
 
 def stuck_feature(seed):
-    return {"model": Linear(), "validation": records(seed), "production": records(seed + 5000, broken=0.4, name="production")}
+    return {
+        "model": Linear(),
+        "validation": records(seed),
+        "production": records(seed + 5000, broken=0.4, name="production"),
+    }
 
 
 def with_weights(*weights):
     def plant(seed):
         model = Weights(*weights)
-        return {"model": model, "validation": people(seed, model), "production": people(seed + 5000, model, name="production")}
+        return {
+            "model": model,
+            "validation": people(seed, model),
+            "production": people(seed + 5000, model, name="production"),
+        }
 
     return plant
 
@@ -92,7 +114,10 @@ def says_nothing(y, generator):
 def shortcut(seed):
     model = Weights(-0.7, 0.7, 0.4, 0.2, 4.0)
     sides = {"validation": equals_the_label, "production": says_nothing}
-    return {"model": model} | {key: people(seed + 5000 * (key == "production"), model, code=code, name=key) for key, code in sides.items()}
+    return {"model": model} | {
+        key: people(seed + 5000 * (key == "production"), model, code=code, name=key)
+        for key, code in sides.items()
+    }
 
 
 PLANTS = {

@@ -17,7 +17,8 @@ class Risk(nn.Module):
         self.order = list(order)
         generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(
-            torch.tensor([2.0, 0.0, 1.5, 1.0]) + 0.05 * torch.randn(4, generator=generator) * torch.tensor([1.0, 0, 1, 1])
+            torch.tensor([2.0, 0.0, 1.5, 1.0])
+            + 0.05 * torch.randn(4, generator=generator) * torch.tensor([1.0, 0, 1, 1])
         )
 
     def forward(self, x):
@@ -35,7 +36,10 @@ def suite(seed):
             "abroad": 0,
         }
         word = ("low", "high", "same", "higher")[i % 4]
-        change = {"same": {"hour": float(rng.integers(0, 24)) + 0.5}, "higher": {"amount": row["amount"] + 1.5}}.get(word, ())
+        change = {
+            "same": {"hour": float(rng.integers(0, 24)) + 0.5},
+            "higher": {"amount": row["amount"] + 1.5},
+        }.get(word, ())
         expect = {"low": {"score": [0.0, 0.5]}, "high": {"class": "fraud"}}.get(word, word)
         row |= {"amount": 3.0} if word == "high" else {}
         cases.append(Case(f"case-{i}", row, expect, change, capability=word))

@@ -6,7 +6,8 @@ from gendebug_torch import Records, Schema
 
 
 def drawn(seed, n=1500, k=4, scale=1.0, name="validation"):
-    """Labels drawn from the softmax of the logits, so that `scale=1` is calibrated and `scale=2` overconfident."""
+    """Labels drawn from the softmax of the logits, so that `scale=1` is calibrated and `scale=2`
+    overconfident."""
     generator = torch.Generator().manual_seed(seed)
     logits = 1.5 * torch.randn(n, k, generator=generator, dtype=torch.float64)
     targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
@@ -14,7 +15,8 @@ def drawn(seed, n=1500, k=4, scale=1.0, name="validation"):
 
 
 def multilabel(seed, n=1500, k=4, scale=1.0, name="validation"):
-    """Independent yes/no labels drawn from the sigmoid of each logit; the last one is `scale` times too sharp."""
+    """Independent yes/no labels drawn from the sigmoid of each logit; the last one is `scale` times
+    too sharp."""
     generator = torch.Generator().manual_seed(seed)
     logits = 1.5 * torch.randn(n, k, generator=generator, dtype=torch.float64)
     targets = torch.bernoulli(logits.sigmoid(), generator=generator).long()
@@ -28,18 +30,27 @@ def head(seed):
 
 
 def clean(seed):
-    return {"validation": head(seed)(seed), "production": head(seed)(seed + 5000, name="production")}
+    return {
+        "validation": head(seed)(seed),
+        "production": head(seed)(seed + 5000, name="production"),
+    }
 
 
 def overconfident(seed):
     draw = head(seed)
-    return {"validation": draw(seed, scale=2.5), "production": draw(seed + 5000, scale=2.5, name="production")}
+    return {
+        "validation": draw(seed, scale=2.5),
+        "production": draw(seed + 5000, scale=2.5, name="production"),
+    }
 
 
 def binary(seed, n=1500, share=0.3, moved=0.0, scale=1.0, name="validation"):
-    """One logit, calibrated for a share of 0.3 in class 1; `moved` shifts every score, `scale` sharpens it."""
+    """One logit, calibrated for a share of 0.3 in class 1; `moved` shifts every score, `scale`
+    sharpens it."""
     generator = torch.Generator().manual_seed(seed)
-    targets = torch.bernoulli(torch.full((n,), share, dtype=torch.float64), generator=generator).long()
+    targets = torch.bernoulli(
+        torch.full((n,), share, dtype=torch.float64), generator=generator
+    ).long()
     score = 2.0 * (2 * targets - 1) + 2.0 * torch.randn(n, generator=generator, dtype=torch.float64)
     logits = score + torch.logit(torch.tensor(0.3, dtype=torch.float64))
     return Records(targets=targets, logits=scale * (logits + moved), name=name)
@@ -50,7 +61,10 @@ def settled(seed):
 
 
 def scores_moved(seed):
-    return {"validation": binary(seed), "production": binary(seed + 5000, moved=2.0, name="production")}
+    return {
+        "validation": binary(seed),
+        "production": binary(seed + 5000, moved=2.0, name="production"),
+    }
 
 
 PLANTS = {

@@ -14,7 +14,11 @@ def curves(seed, rise=0.0, floor=0.4, noise=0.01, epochs=60, gap=0.04):
     fall = 0.8 * np.exp(-epoch / 6)
     train = floor - gap + fall + noise * rng.normal(size=epochs)
     val = floor + fall + noise * rng.normal(size=epochs) + rise * np.clip(epoch - 25, 0, None)
-    return {"curves": LearningCurves(torch.from_numpy(epoch), torch.from_numpy(train), torch.from_numpy(val))}
+    return {
+        "curves": LearningCurves(
+            torch.from_numpy(epoch), torch.from_numpy(train), torch.from_numpy(val)
+        )
+    }
 
 
 def overfit(seed):
@@ -26,7 +30,8 @@ def wide_gap(seed):
 
 
 def answered(seed, learned=True, n=1500):
-    """Rows whose labels hang on an interaction, and logits of a model that knows it, or only the straight part."""
+    """Rows whose labels hang on an interaction, and logits of a model that knows it, or only the
+    straight part."""
     rng = np.random.default_rng(seed)
     table = pd.DataFrame(rng.normal(size=(n, 4)), columns=list("abcd"))
     truth = (1.2 * table["a"] + 1.5 * table["b"] * table["c"]).to_numpy()

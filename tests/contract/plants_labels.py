@@ -1,4 +1,5 @@
-"""Flipped labels, a careless labeler, and overlapping but rightly labeled classes for the checks of the topic `labels`."""
+"""Flipped labels, a careless labeler, and overlapping but rightly labeled classes for the checks of
+the topic `labels`."""
 
 import pandas as pd
 import torch
@@ -7,7 +8,8 @@ from gendebug_torch import Records, Schema
 
 
 def rows(seed, n=600):
-    """Two classes that overlap around a boundary; 8 % of the labels are on the other side of it and right."""
+    """Two classes that overlap around a boundary; 8 % of the labels are on the other side of it and
+    right."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, 4, generator=generator, dtype=torch.float64)
     logits = 8.0 * x[:, 0] + 6.0 * x[:, 1]
@@ -43,5 +45,11 @@ def one_side(name, make):
     return lambda seed: {name: make(seed)[name]}
 
 
-PLANTS = {"labels.noise": one_side("train", flipped), "labels.validation_noise": one_side("validation", flipped)}
-CLEAN = {"labels.noise": one_side("train", clean), "labels.validation_noise": one_side("validation", clean)}
+PLANTS = {
+    "labels.noise": one_side("train", flipped),
+    "labels.validation_noise": one_side("validation", flipped),
+}
+CLEAN = {
+    "labels.noise": one_side("train", clean),
+    "labels.validation_noise": one_side("validation", clean),
+}

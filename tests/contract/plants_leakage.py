@@ -1,4 +1,5 @@
-"""Planted leaks of the target, of the split and of preprocessing, and clean tables, for the checks of the topic `leakage`."""
+"""Planted leaks of the target, of the split and of preprocessing, and clean tables, for the checks
+of the topic `leakage`."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ SCHEMA = Schema(time="moment", label_time="known", group="customer", ids=("row",
 
 
 def table(seed, n=2000, m=800):
-    """Features, a target that depends on some of them, and metadata; training first, then validation."""
+    """Features, a target that depends on some of them, and metadata; training first, then
+    validation."""
     rng = np.random.default_rng(seed)
     rows = n + m
     age = rng.normal(40.0, 12.0, rows)
@@ -21,17 +23,22 @@ def table(seed, n=2000, m=800):
             "visits": rng.poisson(3.0, rows),
             "score": rng.normal(size=rows),
             "channel": rng.choice(["web", "shop", "phone"], rows, p=[0.5, 0.4, 0.1]),
-            "seen": pd.Timestamp("2025-01-01") + pd.to_timedelta(rng.integers(0, 300 * 24, rows), unit="h"),
+            "seen": pd.Timestamp("2025-01-01")
+            + pd.to_timedelta(rng.integers(0, 300 * 24, rows), unit="h"),
         }
     )
     logit = 1.2 * features["score"] + 0.4 * (features["channel"] == "web") - 0.02 * (age - 40)
     targets = (rng.random(rows) < 1 / (1 + np.exp(-logit))).to_numpy().astype(np.int64)
-    moment = pd.Timestamp("2026-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 100 * 86_400, rows)), unit="s")
+    moment = pd.Timestamp("2026-01-01") + pd.to_timedelta(
+        np.sort(rng.integers(0, 100 * 86_400, rows)), unit="s"
+    )
     metadata = pd.DataFrame(
         {
             "moment": moment,
             "known": moment + pd.Timedelta(days=30),
-            "customer": [f"c{i}" for i in np.r_[rng.integers(0, 900, n), rng.integers(900, 1300, m)]],
+            "customer": [
+                f"c{i}" for i in np.r_[rng.integers(0, 900, n), rng.integers(900, 1300, m)]
+            ],
             "row": np.arange(rows),
         }
     )
@@ -61,25 +68,35 @@ def clean(seed):
 def written_afterwards(seed):
     parts = table(seed)
     features, targets, _, rng = parts
-    features["fee"] = np.where(targets == 1, rng.lognormal(2.0, 1.0, len(targets)), 0.0) * (rng.random(len(targets)) < 0.97)
+    features["fee"] = np.where(targets == 1, rng.lognormal(2.0, 1.0, len(targets)), 0.0) * (
+        rng.random(len(targets)) < 0.97
+    )
     return split(parts)
 
 
 def not_there_in_production(seed):
     given, later = written_afterwards(seed), written_afterwards(seed + 30_000)["train"]
-    features = later.features.assign(fee=np.random.default_rng(seed).lognormal(2.0, 1.0, len(later)))
-    return given | {"production": Records(features, later.targets, schema=SCHEMA, name="production")}
+    features = later.features.assign(
+        fee=np.random.default_rng(seed).lognormal(2.0, 1.0, len(later))
+    )
+    return given | {
+        "production": Records(features, later.targets, schema=SCHEMA, name="production")
+    }
 
 
 def there_in_production(seed):
     later = written_afterwards(seed + 30_000)["train"]
-    return written_afterwards(seed) | {"production": Records(later.features, later.targets, schema=SCHEMA, name="production")}
+    return written_afterwards(seed) | {
+        "production": Records(later.features, later.targets, schema=SCHEMA, name="production")
+    }
 
 
 def filled_for_one_class(seed):
     parts = table(seed)
     features, targets, _, rng = parts
-    features["closed"] = np.where((targets == 1) & (rng.random(len(targets)) < 0.3), rng.normal(size=len(targets)), np.nan)
+    features["closed"] = np.where(
+        (targets == 1) & (rng.random(len(targets)) < 0.3), rng.normal(size=len(targets)), np.nan
+    )
     return split(parts)
 
 
@@ -87,7 +104,9 @@ def numbered_by_source(seed):
     parts = table(seed)
     features, targets, _, rng = parts
     other = (targets == 1) & (rng.random(len(targets)) < 0.5)
-    features["case"] = np.where(other, rng.integers(2**44, 2**45, len(targets)), rng.integers(0, 2**44, len(targets)))
+    features["case"] = np.where(
+        other, rng.integers(2**44, 2**45, len(targets)), rng.integers(0, 2**44, len(targets))
+    )
     return split(parts)
 
 
@@ -102,7 +121,9 @@ def seen_after_the_label(seed):
 def repeated_rows(seed):
     parts = table(seed)
     order, rng = np.arange(2800), parts[3]
-    order[rng.choice(np.arange(2000, 2800), 80, replace=False)] = rng.choice(2000, 80, replace=False)
+    order[rng.choice(np.arange(2000, 2800), 80, replace=False)] = rng.choice(
+        2000, 80, replace=False
+    )
     return split(parts, order=order)
 
 
@@ -130,7 +151,9 @@ def random_split_of_a_series(seed):
 def scaled_before_the_split(seed):
     parts = table(seed)
     numeric = ["amount", "age", "score"]
-    parts[0][numeric] = (parts[0][numeric] - parts[0][numeric].mean()) / parts[0][numeric].std(ddof=0)
+    parts[0][numeric] = (parts[0][numeric] - parts[0][numeric].mean()) / parts[0][numeric].std(
+        ddof=0
+    )
     return split(parts)
 
 

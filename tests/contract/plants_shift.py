@@ -33,7 +33,11 @@ def planted(change):
     def plant(seed):
         given = clean(seed)
         production = given["production"]
-        features, logits = change(production.features.copy(), production.logits.clone(), np.random.default_rng(seed + 10_000))
+        features, logits = change(
+            production.features.copy(),
+            production.logits.clone(),
+            np.random.default_rng(seed + 10_000),
+        )
         return given | {"production": Records(features, logits=logits, name="production")}
 
     return plant
@@ -60,7 +64,8 @@ def spike_near_threshold(features, logits, rng):
 
 
 def two_populations(features, logits, rng):
-    """A third of the rows predicted as the negative class come from a group that the model is unsure of."""
+    """A third of the rows predicted as the negative class come from a group that the model is
+    unsure of."""
     group = torch.from_numpy(rng.random(len(logits)) < 0.35)
     logits[group] = torch.from_numpy(rng.normal(-0.35, 0.08, len(logits)))[group]
     logits[~group] -= 1.5
@@ -77,14 +82,26 @@ def world(seed, n, name, *, prior=None, turned=False, factor=1.0):
         y = rng.random(4 * n) < 1 / (1 + np.exp(-(0.3 * x[:, 0] - 1.0 * x[:, 1])))
     rows = np.arange(n)
     if prior is not None:
-        rows = np.concatenate([np.flatnonzero(y)[: int(prior * n)], np.flatnonzero(~y)[: n - int(prior * n)]])
-    features = pd.DataFrame(x[rows], columns=list("abcd")).assign(amount=factor * rng.lognormal(3.0, 1.0, len(rows)))
-    return Records(features, torch.from_numpy(y[rows].astype(np.int64)), torch.from_numpy(logits[rows]), name=name)
+        rows = np.concatenate(
+            [np.flatnonzero(y)[: int(prior * n)], np.flatnonzero(~y)[: n - int(prior * n)]]
+        )
+    features = pd.DataFrame(x[rows], columns=list("abcd")).assign(
+        amount=factor * rng.lognormal(3.0, 1.0, len(rows))
+    )
+    return Records(
+        features,
+        torch.from_numpy(y[rows].astype(np.int64)),
+        torch.from_numpy(logits[rows]),
+        name=name,
+    )
 
 
 def kinds(**changes):
     def plant(seed):
-        return {"validation": world(seed, 1500, "validation"), "production": world(seed + 5000, 1200, "production", **changes)}
+        return {
+            "validation": world(seed, 1500, "validation"),
+            "production": world(seed + 5000, 1200, "production", **changes),
+        }
 
     return plant
 
@@ -111,10 +128,16 @@ def in_time(seed, broken=False):
     targets = live.targets.clone()
     if broken:
         generator = torch.Generator().manual_seed(seed)
-        late = (torch.arange(len(targets)) > len(targets) // 2) & (torch.rand(len(targets), generator=generator) < 0.8)
+        late = (torch.arange(len(targets)) > len(targets) // 2) & (
+            torch.rand(len(targets), generator=generator) < 0.8
+        )
         targets[late] = torch.randint(0, 2, (int(late.sum()),), generator=generator)
     moments = pd.DataFrame({"time": np.arange(len(targets), dtype=float)})
-    return given | {"production": Records(live.features, targets, live.logits, moments, Schema(time="time"), "production")}
+    return given | {
+        "production": Records(
+            live.features, targets, live.logits, moments, Schema(time="time"), "production"
+        )
+    }
 
 
 def breaks(seed):
@@ -134,5 +157,13 @@ PLANTS = {
     "shift.over_time": breaks,
     "shift.estimated_accuracy": unsure,
 }
-KINDS = ("shift.joint", "shift.estimated_accuracy", "shift.label_shift", "shift.concept_drift", "shift.serving_skew")
-CLEAN = {name: kinds() if name in KINDS else clean for name in PLANTS} | {"shift.over_time": in_time}
+KINDS = (
+    "shift.joint",
+    "shift.estimated_accuracy",
+    "shift.label_shift",
+    "shift.concept_drift",
+    "shift.serving_skew",
+)
+CLEAN = {name: kinds() if name in KINDS else clean for name in PLANTS} | {
+    "shift.over_time": in_time
+}

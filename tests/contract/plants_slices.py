@@ -10,8 +10,19 @@ from gendebug_torch import Records
 def rows(seed, n=3000, name="validation"):
     """A binary model that is right as often everywhere; columns by which rows can be sliced."""
     rng = np.random.default_rng(seed)
-    features = pd.DataFrame({"amount": rng.normal(size=n), "age": rng.normal(size=n), "hour": rng.integers(0, 24, n).astype(float)})
-    metadata = pd.DataFrame({"country": rng.choice(list("ABCDE"), n), "device": rng.choice(["ios", "android", "web"], n)})
+    features = pd.DataFrame(
+        {
+            "amount": rng.normal(size=n),
+            "age": rng.normal(size=n),
+            "hour": rng.integers(0, 24, n).astype(float),
+        }
+    )
+    metadata = pd.DataFrame(
+        {
+            "country": rng.choice(list("ABCDE"), n),
+            "device": rng.choice(["ios", "android", "web"], n),
+        }
+    )
     targets = rng.integers(0, 2, n)
     wrong = rng.random(n) < 0.1
     return features, metadata, targets, wrong, rng
@@ -21,11 +32,16 @@ def records(parts, name="validation"):
     features, metadata, targets, wrong, rng = parts
     said = np.where(wrong, 1 - targets, targets)
     logits = (2.0 * said - 1.0) * rng.uniform(0.5, 3.0, len(said))
-    return Records(features, torch.from_numpy(targets), torch.from_numpy(logits), metadata, name=name)
+    return Records(
+        features, torch.from_numpy(targets), torch.from_numpy(logits), metadata, name=name
+    )
 
 
 def clean(seed):
-    return {"validation": records(rows(seed)), "production": records(rows(seed + 5000), "production")}
+    return {
+        "validation": records(rows(seed)),
+        "production": records(rows(seed + 5000), "production"),
+    }
 
 
 def failing_slice(seed):
@@ -51,5 +67,9 @@ def failing_region(seed):
     return {"validation": records(parts)}
 
 
-PLANTS = {"slices.worst": failing_slice, "slices.collapse": collapsed_slice, "slices.error_clusters": failing_region}
+PLANTS = {
+    "slices.worst": failing_slice,
+    "slices.collapse": collapsed_slice,
+    "slices.error_clusters": failing_region,
+}
 CLEAN = dict.fromkeys(PLANTS, clean)

@@ -1,4 +1,5 @@
-"""One battery over all registered checks: power, false alarms, determinism, untouched inputs, odd inputs."""
+"""One battery over all registered checks: power, false alarms, determinism, untouched inputs, odd
+inputs."""
 
 import copy
 import math
@@ -80,7 +81,9 @@ def test_deterministic_and_inputs_unchanged(name, inputs):
         if isinstance(value, torch.nn.Module):
             now, then = value.state_dict(), kept[key].state_dict()
             assert all(torch.equal(now[entry], then[entry]) for entry in then)
-            assert [m.training for m in value.modules()] == [m.training for m in kept[key].modules()]
+            assert [m.training for m in value.modules()] == [
+                m.training for m in kept[key].modules()
+            ]
 
 
 def equal(a, b):
@@ -101,10 +104,14 @@ def test_findings_are_sound(name, inputs):
     for finding in findings:
         assert finding.check == name
         assert finding.summary
-        assert finding.remedy or finding.severity.level < Severity.WARN.level, "an alarm says what to do"
+        assert finding.remedy or finding.severity.level < Severity.WARN.level, (
+            "an alarm says what to do"
+        )
         assert finite(finding.to_dict()["numbers"])
         assert "nan" not in finding.summary.lower().split()
-    assert findings_from_json(findings_to_json(findings)) == [replace(f, evidence=None) for f in findings]
+    assert findings_from_json(findings_to_json(findings)) == [
+        replace(f, evidence=None) for f in findings
+    ]
 
 
 @every_check
@@ -131,7 +138,9 @@ def test_row_order_does_not_matter(name, inputs):
     given = inputs[name](3)
     shuffled = dict(given)
     for key in records_of(given):
-        shuffled[key] = given[key].select(torch.randperm(len(given[key]), generator=torch.Generator().manual_seed(9)))
+        shuffled[key] = given[key].select(
+            torch.randperm(len(given[key]), generator=torch.Generator().manual_seed(9))
+        )
     assert worst(run(name, shuffled)) is worst(run(name, given))
 
 
@@ -162,10 +171,16 @@ def odd(given, kind):
             changed[key] = replace(part, targets=torch.zeros_like(part.targets))
         elif kind == "constant" and part.features is not None:
             table = part.features
-            constant = table * 0 + 1 if isinstance(table, torch.Tensor) else table.assign(**dict.fromkeys(table, 1.0))
+            constant = (
+                table * 0 + 1
+                if isinstance(table, torch.Tensor)
+                else table.assign(**dict.fromkeys(table, 1.0))
+            )
             changed[key] = replace(part, features=constant)
         elif kind == "missing" and isinstance(part.features, pd.DataFrame):
-            changed[key] = replace(part, features=part.features.assign(**{part.features.columns[0]: float("nan")}))
+            changed[key] = replace(
+                part, features=part.features.assign(**{part.features.columns[0]: float("nan")})
+            )
     return changed
 
 
@@ -191,7 +206,9 @@ def test_features_may_be_a_tensor(name):
     if not CHECKS[name].lacks(given):
         CHECKS[name].cost(given)
     for finding in run(name, given):
-        broke = finding.severity is Severity.ERRORED and not finding.summary.startswith("Refused its input:")
+        broke = finding.severity is Severity.ERRORED and not finding.summary.startswith(
+            "Refused its input:"
+        )
         assert not broke, finding.numbers["traceback"]
 
 
@@ -212,19 +229,31 @@ def test_cost_is_declared(name):
 @every_check
 def test_cuda_says_the_same(name):
     given = PLANTS[name](7)
-    moved = {key: value.to("cuda") if isinstance(value, (Records, torch.nn.Module)) else value for key, value in given.items()}
+    moved = {
+        key: value.to("cuda") if isinstance(value, (Records, torch.nn.Module)) else value
+        for key, value in given.items()
+    }
     assert worst(run(name, moved)) is worst(run(name, PLANTS[name](7)))
 
 
 def with_masks(part):
-    """The records with one wrong class masked in every second row, where they hold logits of three or more classes."""
-    if not isinstance(part, Records) or part.logits is None or part.logits.ndim != 2 or part.logits.shape[1] < 3 or part.schema.multilabel:
+    """The records with one wrong class masked in every second row, where they hold logits of three
+    or more classes."""
+    if (
+        not isinstance(part, Records)
+        or part.logits is None
+        or part.logits.ndim != 2
+        or part.logits.shape[1] < 3
+        or part.schema.multilabel
+    ):
         return part
     rows, k = len(part), part.logits.shape[1]
     wrong = torch.arange(rows) % k
     own = part.targets is not None and part.targets.dtype == torch.int64 and part.targets.ndim == 1
     free = wrong != part.targets if own else torch.ones(rows, dtype=torch.bool)
-    masked = torch.zeros(rows, k, dtype=torch.bool).scatter(1, wrong[:, None], (free & (torch.arange(rows) % 2 == 0))[:, None])
+    masked = torch.zeros(rows, k, dtype=torch.bool).scatter(
+        1, wrong[:, None], (free & (torch.arange(rows) % 2 == 0))[:, None]
+    )
     return replace(part, logits=part.logits.masked_fill(masked, -math.inf))
 
 

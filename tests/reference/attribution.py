@@ -16,7 +16,8 @@ def integrated_gradients(f, x, baseline, steps=1000):
 
 
 def shapley_values(f, x, baseline):
-    """Shapley (1953): the mean over subsets of what a player adds, an absent one at the baseline; one row."""
+    """Shapley (1953): the mean over subsets of what a player adds, an absent one at the baseline;
+    one row."""
     d = len(x)
 
     def value(present):
@@ -29,7 +30,9 @@ def shapley_values(f, x, baseline):
         total = 0.0
         for size in range(d):
             weight = math.factorial(size) * math.factorial(d - size - 1) / math.factorial(d)
-            total += weight * sum(value({*s, i}) - value(set(s)) for s in itertools.combinations(others, size))
+            total += weight * sum(
+                value({*s, i}) - value(set(s)) for s in itertools.combinations(others, size)
+            )
         values.append(total)
     return torch.tensor(values, dtype=torch.float64)
 
@@ -43,7 +46,8 @@ def permutation_rise(loss, inputs, targets, column, order):
 
 
 def occlusion(f, x, baseline, window, stride):
-    """Zeiler and Fergus (2014): each window at the baseline, the mean loss over windows that cover a pixel; one image."""
+    """Zeiler and Fergus (2014): each window at the baseline, the mean loss over windows that cover
+    a pixel; one image."""
     total, times = torch.zeros_like(x), torch.zeros_like(x)
     height, width = x.shape[-2:]
     tops = sorted({min(t, height - window) for t in range(0, height, stride)})
@@ -60,4 +64,7 @@ def occlusion(f, x, baseline, window, stride):
 
 def ks_statistic(a, b):
     """Largest distance of two empirical distribution functions, at every value of both."""
-    return max(abs(float((a <= v).double().mean()) - float((b <= v).double().mean())) for v in torch.cat([a, b]).tolist())
+    return max(
+        abs(float((a <= v).double().mean()) - float((b <= v).double().mean()))
+        for v in torch.cat([a, b]).tolist()
+    )

@@ -1,13 +1,16 @@
-"""Slow, literal versions of what the behavioral suites compute: one case, one pair, one subset at a time."""
+"""Slow, literal versions of what the behavioral suites compute: one case, one pair, one subset at a
+time."""
 
 import itertools
 import re
 
 
 def holds(expect, scores, classes, threshold, of, tolerance):
-    """Whether class probabilities `[1 + changes][k]` satisfy an expectation, spelled out case by case.
+    """Whether class probabilities `[1 + changes][k]` satisfy an expectation, spelled out case by
+    case.
 
-    `same_class` is CheckList's `Expect.inv` and the directions its `Expect.monotonic`, Ribeiro et al. (2020).
+    `same_class` is CheckList's `Expect.inv` and the directions its `Expect.monotonic`, Ribeiro et
+    al. (2020).
     """
 
     def label(row):
@@ -26,9 +29,17 @@ def holds(expect, scores, classes, threshold, of, tolerance):
         low, high = expect["score"]
         return low - tolerance <= first[meant] <= high + tolerance
     if isinstance(expect, dict):
-        wanted = [classes.index(name) for name in (expect["class"] if isinstance(expect["class"], list) else [expect["class"]])]
+        wanted = [
+            classes.index(name)
+            for name in (
+                expect["class"] if isinstance(expect["class"], list) else [expect["class"]]
+            )
+        ]
         if len(first) == 2:
-            return any(first[1] >= threshold - tolerance if w == 1 else first[1] < threshold + tolerance for w in wanted)
+            return any(
+                first[1] >= threshold - tolerance if w == 1 else first[1] < threshold + tolerance
+                for w in wanted
+            )
         others = [score for k, score in enumerate(first) if k not in wanted]
         return not others or max(first[w] for w in wanted) >= max(others) - tolerance
     for row in rest:
@@ -37,7 +48,10 @@ def holds(expect, scores, classes, threshold, of, tolerance):
             if any(abs(row[k] - first[k]) > tolerance for k in columns):
                 return False
         elif expect == "same_class":
-            if label(row) != label(first) and abs(row[label(first)] - first[label(first)]) > tolerance:
+            if (
+                label(row) != label(first)
+                and abs(row[label(first)] - first[label(first)]) > tolerance
+            ):
                 return False
         else:
             moved = row[meant] - first[meant]
@@ -60,7 +74,11 @@ def near_twins(suite, near=0.02, overlap=0.8):
 
 def _near(suite, name, x, y, near, overlap):
     if isinstance(x, (int, float)) and isinstance(y, (int, float)):
-        own = [case.input[name] for case in suite.cases if isinstance(case.input.get(name), (int, float))]
+        own = [
+            case.input[name]
+            for case in suite.cases
+            if isinstance(case.input.get(name), (int, float))
+        ]
         return x == y or abs(x - y) <= near * (max(own) - min(own))
     if " " in str(x) and " " in str(y):
         a, b = (set(re.findall(r"\w+", text.lower())) for text in (x, y))
@@ -69,7 +87,8 @@ def _near(suite, name, x, y, near, overlap):
 
 
 def least_cover(noticed):
-    """Size of the smallest set of rows that notices every column any row notices, by trying all sets."""
+    """Size of the smallest set of rows that notices every column any row notices, by trying all
+    sets."""
     wanted = {column for row in noticed for column, some in enumerate(row) if some}
     for size in range(len(noticed) + 1):
         for rows in itertools.combinations(noticed, size):

@@ -1,4 +1,5 @@
-"""Slow literal versions of what the topic `calibration` computes fast: Python floats, one row at a time."""
+"""Slow literal versions of what the topic `calibration` computes fast: Python floats, one row at a
+time."""
 
 import math
 
@@ -28,7 +29,9 @@ def expected_calibration_error(pairs, bins=15):
     groups = [[] for _ in range(bins)]
     for confidence, right in pairs:
         groups[bin_of(confidence, bins)].append((confidence, right))
-    return math.fsum(abs(math.fsum(c for c, _ in group) - sum(r for _, r in group)) for group in groups) / len(pairs)
+    return math.fsum(
+        abs(math.fsum(c for c, _ in group) - sum(r for _, r in group)) for group in groups
+    ) / len(pairs)
 
 
 def log_loss(rows, targets, temperature=1.0, weights=None):
@@ -38,7 +41,9 @@ def log_loss(rows, targets, temperature=1.0, weights=None):
     for row, target, weight in zip(rows, targets, weights, strict=True):
         scaled = [z / temperature for z in row]
         top = max(scaled)
-        total += weight * (top + math.log(math.fsum(math.exp(z - top) for z in scaled)) - scaled[target])
+        total += weight * (
+            top + math.log(math.fsum(math.exp(z - top) for z in scaled)) - scaled[target]
+        )
     return total / math.fsum(weights)
 
 

@@ -24,7 +24,8 @@ def tail_slopes(values, sd, correlation, fewest=4):
 
 
 def trend_error(values, correlation, start, times):
-    """Smallest whitened residual sum of squares of decays plus a line from `start` on, by a general-purpose solver."""
+    """Smallest whitened residual sum of squares of decays plus a line from `start` on, by a
+    general-purpose solver."""
     from scipy.optimize import lsq_linear
 
     t = len(values)
@@ -33,7 +34,11 @@ def trend_error(values, correlation, start, times):
     if start < t:
         columns.append(np.clip(index - start, 0, None) / t)
     design = np.stack(columns, 1)
-    left = np.concatenate([[design[0] * np.sqrt(1 - correlation**2)], design[1:] - correlation * design[:-1]])
-    right = np.concatenate([[values[0] * np.sqrt(1 - correlation**2)], values[1:] - correlation * values[:-1]])
+    left = np.concatenate(
+        [[design[0] * np.sqrt(1 - correlation**2)], design[1:] - correlation * design[:-1]]
+    )
+    right = np.concatenate(
+        [[values[0] * np.sqrt(1 - correlation**2)], values[1:] - correlation * values[:-1]]
+    )
     low = [-np.inf] + [0.0] * (design.shape[1] - 1)
     return float(2 * lsq_linear(left, right, bounds=(low, np.inf), tol=1e-14, method="bvls").cost)

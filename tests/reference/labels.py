@@ -1,4 +1,5 @@
-"""Confident learning and the noise model, written out row by row from the papers; slow on purpose."""
+"""Confident learning and the noise model, written out row by row from the papers; slow on
+purpose."""
 
 import math
 
@@ -31,7 +32,8 @@ def joint(probs, labels, k):
 
 
 def calibrated(counts, labels, k):
-    """Rows scaled to the label counts; the largest remainders, in the order of NumPy's sort, make the sums whole."""
+    """Rows scaled to the label counts; the largest remainders, in the order of NumPy's sort, make
+    the sums whole."""
     matrix = []
     for y in range(k):
         row = [max(c, 1) if j == y else c for j, c in enumerate(counts[y])]
@@ -49,7 +51,11 @@ def issues(probs, labels, k, rule):
     limits = thresholds(probs, labels, k)
     chosen = set()
     if rule == "confident_joint":
-        chosen = {i for i, row in enumerate(probs) if confident_class(row, limits) not in (None, labels[i])}
+        chosen = {
+            i
+            for i, row in enumerate(probs)
+            if confident_class(row, limits) not in (None, labels[i])
+        }
     else:
         matrix = calibrated(joint(probs, labels, k), labels, k)
         by_class, by_rate = set(), set()
@@ -59,13 +65,26 @@ def issues(probs, labels, k, rule):
                 continue
             others = max(sum(c != 0 for c in matrix[y]) - 1, 1)
             lack = max(1 - matrix[y][y], 0)
-            wanted = [max(matrix[y][y], 1) if j == y else max(int(c - lack / others), 0) for j, c in enumerate(matrix[y])]
-            by_class |= set(sorted(members, key=lambda i, y=y: probs[i][y])[: max(len(members) - wanted[y], 0)])
+            wanted = [
+                max(matrix[y][y], 1) if j == y else max(int(c - lack / others), 0)
+                for j, c in enumerate(matrix[y])
+            ]
+            by_class |= set(
+                sorted(members, key=lambda i, y=y: probs[i][y])[: max(len(members) - wanted[y], 0)]
+            )
             for j in range(k):
                 if j != y:
-                    by_rate |= set(sorted(members, key=lambda i, y=y, j=j: probs[i][y] - probs[i][j])[: wanted[j]])
+                    by_rate |= set(
+                        sorted(members, key=lambda i, y=y, j=j: probs[i][y] - probs[i][j])[
+                            : wanted[j]
+                        ]
+                    )
         chosen = {"by_class": by_class, "by_noise_rate": by_rate, "both": by_class & by_rate}[rule]
-    return {i for i in chosen if max(p for j, p in enumerate(probs[i]) if j != labels[i]) > probs[i][labels[i]] + 1e-6}
+    return {
+        i
+        for i in chosen
+        if max(p for j, p in enumerate(probs[i]) if j != labels[i]) > probs[i][labels[i]] + 1e-6
+    }
 
 
 def wrong_probability(row, label, transition):

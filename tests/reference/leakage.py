@@ -6,14 +6,19 @@ from itertools import combinations
 
 
 def explained_share(levels, classes):
-    """Goodman and Kruskal's tau, adjusted for the number of levels, by its definition as a reduction of error."""
+    """Goodman and Kruskal's tau, adjusted for the number of levels, by its definition as a
+    reduction of error."""
     n = len(classes)
     shares = [count / n for count in Counter(classes).values()]
     error = 1 - sum(share**2 for share in shares)
     within = 0.0
     for level in set(levels):
         inside = [c for lv, c in zip(levels, classes, strict=True) if lv == level]
-        within += len(inside) / n * (1 - sum((count / len(inside)) ** 2 for count in Counter(inside).values()))
+        within += (
+            len(inside)
+            / n
+            * (1 - sum((count / len(inside)) ** 2 for count in Counter(inside).values()))
+        )
     raw = 1 - within / error
     return 1 - (1 - raw) * (n - 1) / (n - len(set(levels)))
 
@@ -38,7 +43,9 @@ def mutual_information(levels, classes):
 
 
 def auc(values, classes):
-    positives, negatives = ([v for v, c in zip(values, classes, strict=True) if c == wanted] for wanted in (1, 0))
+    positives, negatives = (
+        [v for v, c in zip(values, classes, strict=True) if c == wanted] for wanted in (1, 0)
+    )
     pairs = [(p > q) + (p == q) / 2 for p in positives for q in negatives]
     return sum(pairs) / len(pairs)
 
@@ -54,11 +61,14 @@ def first_match(train, validation):
 
 
 def label_likeness(first, second):
-    """Cohen's kappa and the exact mean and variance of the agreement over all permutations, for short lists."""
+    """Cohen's kappa and the exact mean and variance of the agreement over all permutations, for
+    short lists."""
     from itertools import permutations
 
     m = len(first)
-    agreements = [sum(a == b for a, b in zip(first, order, strict=True)) / m for order in permutations(second)]
+    agreements = [
+        sum(a == b for a, b in zip(first, order, strict=True)) / m for order in permutations(second)
+    ]
     mean = sum(agreements) / len(agreements)
     variance = sum((a - mean) ** 2 for a in agreements) / len(agreements)
     agreement = sum(a == b for a, b in zip(first, second, strict=True)) / m
@@ -67,9 +77,15 @@ def label_likeness(first, second):
 
 def jaccard(a, b, width=5):
     """Of the character shingles of two texts."""
-    shingles = [{text[i : i + width] for i in range(max(len(text) - width + 1, 1))} for text in (a, b)]
+    shingles = [
+        {text[i : i + width] for i in range(max(len(text) - width + 1, 1))} for text in (a, b)
+    ]
     return len(shingles[0] & shingles[1]) / len(shingles[0] | shingles[1])
 
 
 def close_pairs(points, radius):
-    return {(i, j) for i, j in combinations(range(len(points)), 2) if math.dist(points[i], points[j]) <= radius}
+    return {
+        (i, j)
+        for i, j in combinations(range(len(points)), 2)
+        if math.dist(points[i], points[j]) <= radius
+    }

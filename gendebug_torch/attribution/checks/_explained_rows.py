@@ -1,4 +1,6 @@
-"""Checks of what a network leans on against what the domain expert knows: noise, direction, and worth that does not last."""
+"""Checks of what a network leans on against what the domain expert knows: noise, direction, and
+worth that does not last.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ from gendebug_torch.attribution.explanation.explained_output import PositiveLogi
 from gendebug_torch.data.records import Records, model_inputs
 
 _FEWEST = 50
-# Rows from which shares of attribution are taken, and steps of the integral: a share needs no better.
+# Rows from which shares of attribution are taken, and steps of the integral: a share needs no
+# better.
 _ROWS, _STEPS = 500, 32
 _ROWS_OF_RELATION = 2000
-# A slope of labels on contributions below which a relation counts as gone, where rows are many enough to tell.
+# A slope of labels on contributions below which a relation counts as gone, where rows are many
+# enough to tell.
 _VANISHED = 0.15
 # Standard errors below zero from which a relation counts as turned round.
 _TURNED = 3.0
@@ -27,12 +31,20 @@ def sampled(records: Records, rows: int, seed: int) -> Records:
     """At most this many rows, drawn without repetition."""
     if len(records) <= rows:
         return records
-    return records.select(torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:rows].sort().values)
+    return records.select(
+        torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:rows]
+        .sort()
+        .values
+    )
 
 
 def explainable(records: Records) -> bool:
     """Whether there are enough rows of floats `[n, d]` to explain."""
-    return len(records) >= _FEWEST and (inputs := model_inputs(records)).is_floating_point() and inputs.ndim == 2
+    return (
+        len(records) >= _FEWEST
+        and (inputs := model_inputs(records)).is_floating_point()
+        and inputs.ndim == 2
+    )
 
 
 def _rows(given: Mapping[str, Any], name: str, most: int) -> int:
@@ -41,10 +53,12 @@ def _rows(given: Mapping[str, Any], name: str, most: int) -> int:
 
 
 def relation_vanished(model: nn.Module, production: Records, at: int, *, seed: int) -> bool:
-    """Whether the labels of production follow a feature's contribution no more, rather than in another way.
+    """Whether the labels of production follow a feature's contribution no more, rather than in
+    another way.
 
-    A shortcut holds where the data was collected and means nothing elsewhere; a relation that is weaker or turned round, but there,
-    is a world that drifted. Without a binary question both read as a shortcut.
+    A shortcut holds where the data was collected and means nothing elsewhere; a relation that is
+    weaker or turned round, but there, is a world that drifted. Without a binary question both read
+    as a shortcut.
     """
     if not is_binary(model, production) or production.targets is None:
         return True
@@ -56,5 +70,7 @@ def relation_vanished(model: nn.Module, production: Records, at: int, *, seed: i
 
 
 def _explained(model: nn.Module, records: Records) -> Any:
-    """The model as one logit where the question is binary, so that contributions have one meaning in all rows."""
+    """The model as one logit where the question is binary, so that contributions have one meaning
+    in all rows.
+    """
     return PositiveLogit(model) if is_binary(model, records) else model

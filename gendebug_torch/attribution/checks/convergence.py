@@ -32,9 +32,11 @@ def integrated_gradients_converge(
 ) -> Iterator[Finding]:
     """Integrated gradients with this many steps add up to the change of the output.
 
-    |delta| / |f(x) - f(b)| from the median row, on a random sample of rows; the share of rows over the tolerance counts.
+    |delta| / |f(x) - f(b)| from the median row, on a random sample of rows; the share of rows over
+    the tolerance counts.
 
-    Source: Sundararajan, Taly and Yan (2017), section 5, arXiv:1703.01365, for the completeness axiom.
+    Source: Sundararajan, Taly and Yan (2017), section 5, arXiv:1703.01365, for the completeness
+    axiom.
 
     Args:
         model: network to explain.
@@ -56,13 +58,29 @@ def integrated_gradients_converge(
     assert found.base is not None
     # The usual change of the output guards rows whose output hardly differs from the baseline's.
     change = (found.outputs.double() - found.base.double()).abs()
-    relative = found.convergence_delta.double().abs() / change.clamp(min=max(float(change.median()) / 2, 1e-6))
+    relative = found.convergence_delta.double().abs() / change.clamp(
+        min=max(float(change.median()) / 2, 1e-6)
+    )
     over = float((relative > tolerance).double().mean())
-    numbers = {"share_over": over, "median": float(relative.median()), "tolerance": tolerance, "steps": steps, "rows": len(sample)}
-    told = f"with {steps} steps {over:.0%} of {len(sample)} rows miss the change of their output by more than {tolerance:.0%}"
+    numbers = {
+        "share_over": over,
+        "median": float(relative.median()),
+        "tolerance": tolerance,
+        "steps": steps,
+        "rows": len(sample),
+    }
+    told = (
+        f"with {steps} steps {over:.0%} of {len(sample)} rows miss the change of their output "
+        f"by more than {tolerance:.0%}"
+    )
     if over > limit:
-        remedy = f"Do not read these attributions; pass max_steps={16 * steps}, until this check passes, or use `kernel_shap`."
+        remedy = (
+            f"Do not read these attributions; pass max_steps={16 * steps}, until this check "
+            "passes, or use `kernel_shap`."
+        )
         summary = f"Integrated gradients do not converge: {told}."
         yield this.finding(Severity.WARN, summary, numbers=numbers, remedy=remedy, evidence=found)
     else:
-        yield this.finding(Severity.OK, f"Integrated gradients converge: {told}.", numbers=numbers, evidence=found)
+        yield this.finding(
+            Severity.OK, f"Integrated gradients converge: {told}.", numbers=numbers, evidence=found
+        )

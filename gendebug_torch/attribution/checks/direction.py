@@ -1,4 +1,6 @@
-"""Checks of what a network leans on against what the domain expert knows: noise, direction, and worth that does not last."""
+"""Checks of what a network leans on against what the domain expert knows: noise, direction, and
+worth that does not last.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,21 @@ from gendebug_torch.data.records import Records
     cost=lambda given: Cost(forwards=2.0 * _rows(given, "validation", 2000) * _declared(given)),
 )
 def features_push_the_way_experts_expect(
-    model: nn.Module, validation: Records, *, alpha: float = 0.001, min_effect: float = 0.1, rows: int = 2000, seed: int = 0
+    model: nn.Module,
+    validation: Records,
+    *,
+    alpha: float = 0.001,
+    min_effect: float = 0.1,
+    rows: int = 2000,
+    seed: int = 0,
 ) -> Iterator[Finding]:
     """Each feature with a declared `direction` pushes the output that way.
 
-    The mean change of the log odds when the feature goes from its lower to its upper quartile, everything else as it
-    is. Holm's correction over the declared features.
+    The mean change of the log odds when the feature goes from its lower to its upper quartile,
+    everything else as it is. Holm's correction over the declared features.
 
-    Source: Friedman (2001), Ann. Statist. 29:1189, section 8.2; Holm (1979), Scand. J. Statist. 6:65.
+    Source: Friedman (2001), Ann. Statist. 29:1189, section 8.2; Holm (1979), Scand. J. Statist.
+    6:65.
 
     Args:
         model: network of a binary question, or with one output.
@@ -42,30 +51,61 @@ def features_push_the_way_experts_expect(
     """
     this = features_push_the_way_experts_expect
     expected = dict(validation.schema.direction)
-    known = expected and isinstance(validation.features, pd.DataFrame) and any(name in validation.features for name in expected)
+    known = (
+        expected
+        and isinstance(validation.features, pd.DataFrame)
+        and any(name in validation.features for name in expected)
+    )
     if not known or not explainable(validation) or not is_binary(model, validation):
-        reason = "No direction is declared" if not known else "Too few rows, or more than two classes"
-        yield this.finding(Severity.NOTE, f"{reason}; nothing was judged.", numbers={"declared": len(expected), "rows": len(validation)})
+        reason = (
+            "No direction is declared" if not known else "Too few rows, or more than two classes"
+        )
+        yield this.finding(
+            Severity.NOTE,
+            f"{reason}; nothing was judged.",
+            numbers={"declared": len(expected), "rows": len(validation)},
+        )
         return
     found = directions(PositiveLogit(model), sampled(validation, rows, seed), expected)
     wrong = 0
     for at, name in enumerate(found.names):
-        change, sign, p = float(found.change[at]), float(found.expected[at]), float(found.adjusted[at])
+        change, sign, p = (
+            float(found.change[at]),
+            float(found.expected[at]),
+            float(found.adjusted[at]),
+        )
         if not (change * sign < -min_effect * found.scale and p < alpha):
             continue
         wrong += 1
         half = 1.96 * float(found.standard_error[at])
-        numbers = {"change": change, "interval": [change - half, change + half], "p_holm": p, "rows_against": float(found.against[at])}
+        numbers = {
+            "change": change,
+            "interval": [change - half, change + half],
+            "p_holm": p,
+            "rows_against": float(found.against[at]),
+        }
         way, other = ("raise", "lowers") if sign > 0 else ("lower", "raises")
         summary = (
-            f"{name} should {way} the output but {other} it: {change:+.2f} on average from its lower to its upper quartile "
-            f"(95 % interval {change - half:+.2f} to {change + half:+.2f}), the wrong way in {float(found.against[at]):.0%} of the rows."
+            f"{name} should {way} the output but {other} it: {change:+.2f} on average from its "
+            "lower to its upper quartile "
+            f"(95 % interval {change - half:+.2f} to {change + half:+.2f}), the wrong way in "
+            f"{float(found.against[at]):.0%} of the rows."
         )
-        remedy = f"Plot the target against {name} in training: look for a confounder, a wrong sign or unit; then constrain or drop it."
-        yield this.finding(Severity.FAIL, summary, subject=name, numbers=numbers, remedy=remedy, evidence=found)
+        remedy = (
+            f"Plot the target against {name} in training: look for a confounder, a wrong "
+            "sign or unit; then constrain or drop it."
+        )
+        yield this.finding(
+            Severity.FAIL, summary, subject=name, numbers=numbers, remedy=remedy, evidence=found
+        )
     if not wrong:
         numbers = {"features": len(found.names), "scale": found.scale}
-        yield this.finding(Severity.OK, f"All {len(found.names)} declared features push the expected way.", numbers=numbers, evidence=found)
+        yield this.finding(
+            Severity.OK,
+            f"All {len(found.names)} declared features push the expected way.",
+            numbers=numbers,
+            evidence=found,
+        )
 
 
 def _declared(given: Mapping[str, Any]) -> int:

@@ -35,10 +35,11 @@ def explanations_hold_still(
 ) -> Iterator[Finding]:
     """Explanations hold still when the inputs move by too little to matter.
 
-    Integrated gradients of a sample of rows before and after Gaussian noise on every input; the median relative change
-    of a row's contributions counts, where the outputs move much less.
+    Integrated gradients of a sample of rows before and after Gaussian noise on every input; the
+    median relative change of a row's contributions counts, where the outputs move much less.
 
-    Source: Alvarez-Melis and Jaakkola (2018), arXiv:1806.08049; Yeh et al. (2019), arXiv:1901.09392.
+    Source: Alvarez-Melis and Jaakkola (2018), arXiv:1806.08049; Yeh et al. (2019),
+    arXiv:1901.09392.
 
     Args:
         model: network to explain.
@@ -53,23 +54,55 @@ def explanations_hold_still(
     this = explanations_hold_still
     sample = sampled(validation, rows, seed)
     if len(sample) < 2 or not (inputs := model_inputs(sample)).is_floating_point():
-        yield this.finding(Severity.NOTE, "No two rows with floating-point features to explain.", numbers={"rows": len(sample)})
+        yield this.finding(
+            Severity.NOTE,
+            "No two rows with floating-point features to explain.",
+            numbers={"rows": len(sample)},
+        )
         return
     baseline = inputs.median(0).values
     before = attribute(model, inputs, baseline=baseline, steps=steps, trust=False)
-    # The class that was explained before, so that a changed prediction is not a changed explanation.
-    moved = replace(sample, features=jitter(inputs, noise, seed), targets=before.targets.clamp(min=0), logits=None)
+    # The class that was explained before, so that a changed prediction is not a changed
+    # explanation.
+    moved = replace(
+        sample,
+        features=jitter(inputs, noise, seed),
+        targets=before.targets.clamp(min=0),
+        logits=None,
+    )
     target = "target" if int(before.targets.max()) >= 0 else "predicted"
-    found = sensitivity(before, attribute(model, moved, baseline=baseline, steps=steps, target=target, trust=False), noise)
+    found = sensitivity(
+        before,
+        attribute(model, moved, baseline=baseline, steps=steps, target=target, trust=False),
+        noise,
+    )
     if not len(found.attribution):
-        yield this.finding(Severity.NOTE, "No row could be explained without NaN.", numbers={"rows": len(sample)})
+        yield this.finding(
+            Severity.NOTE, "No row could be explained without NaN.", numbers={"rows": len(sample)}
+        )
         return
     change, output = float(found.attribution.median()), float(found.output.median())
-    numbers = {"attribution_change": change, "output_change": output, "noise": noise, "rows": len(sample)}
-    told = f"contributions change by {change:.0%} in the median of {len(sample)} rows when every input moves by {noise:.0%} of its spread"
+    numbers = {
+        "attribution_change": change,
+        "output_change": output,
+        "noise": noise,
+        "rows": len(sample),
+    }
+    told = (
+        f"contributions change by {change:.0%} in the median of {len(sample)} rows when every "
+        f"input moves by {noise:.0%} of its spread"
+    )
     if change > limit and change > excess * noise:
-        remedy = "Do not explain single rows of this network; smooth it (weight decay, fewer epochs), or average with `smooth_grad`."
-        summary = f"Explanations do not hold still: {told} (the output moves by {output:.2f} standard deviations)."
+        remedy = (
+            "Do not explain single rows of this network; smooth it (weight decay, fewer "
+            "epochs), or average with `smooth_grad`."
+        )
+        summary = (
+            f"Explanations do not hold still: {told} (the output moves by {output:.2f} "
+            "standard deviations)."
+        )
         yield this.finding(Severity.WARN, summary, numbers=numbers, remedy=remedy, evidence=found)
     else:
-        yield this.finding(Severity.OK, f"Explanations hold still: {told}.", numbers=numbers, evidence=found)
+        yield this.finding(
+            Severity.OK, f"Explanations hold still: {told}.", numbers=numbers, evidence=found
+        )

@@ -32,7 +32,8 @@ class AttributionComparison:
         reference: `[d]` float64 mean signed contribution.
         other: `[d]` float64 mean signed contribution.
         standard_error: `[d]` float64 of the difference.
-        share: `[2, d]` float64 share of each feature in the mean absolute contribution, reference and other.
+        share: `[2, d]` float64 share of each feature in the mean absolute contribution, reference
+            and other.
         labels: of the two groups.
     """
 
@@ -52,7 +53,9 @@ class AttributionComparison:
     def adjusted(self) -> Tensor:
         """`[d]` two-sided p-value of Welch's normal test after Holm's correction over features."""
         z = self.difference.abs() / self.standard_error.clamp(min=1e-300)
-        p = torch.where(self.difference == 0, torch.ones_like(z), torch.from_numpy(2 * norm.sf(z.numpy())))
+        p = torch.where(
+            self.difference == 0, torch.ones_like(z), torch.from_numpy(2 * norm.sf(z.numpy()))
+        )
         return holm_adjusted(p)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
@@ -65,10 +68,24 @@ class AttributionComparison:
         import pandas as pd
 
         low, high = self.interval()
-        columns = {"reference": self.reference, "other": self.other, "difference": self.difference, "low": low, "high": high}
-        columns |= {"adjusted": self.adjusted, "reference_share": self.share[0], "other_share": self.share[1]}
-        frame = pd.DataFrame({"feature": list(self.names)} | {key: value.numpy() for key, value in columns.items()})
-        return frame.sort_values("difference", key=lambda change: -change.abs(), ignore_index=True, kind="stable")
+        columns = {
+            "reference": self.reference,
+            "other": self.other,
+            "difference": self.difference,
+            "low": low,
+            "high": high,
+        }
+        columns |= {
+            "adjusted": self.adjusted,
+            "reference_share": self.share[0],
+            "other_share": self.share[1],
+        }
+        frame = pd.DataFrame(
+            {"feature": list(self.names)} | {key: value.numpy() for key, value in columns.items()}
+        )
+        return frame.sort_values(
+            "difference", key=lambda change: -change.abs(), ignore_index=True, kind="stable"
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Mean contributions of both groups, side by side, where they differ most."""
@@ -79,13 +96,18 @@ class AttributionComparison:
         ax.barh(position - 0.2, top["other"], 0.4, color=LIVE, label=self.labels[1])
         ax.set_yticks(position, top["feature"].astype(str).tolist())
         ax.axvline(0, color="black", linewidth=0.6)
-        ax.set(xlabel="mean contribution to the output", title="What carries the output in each group")
+        ax.set(
+            xlabel="mean contribution to the output", title="What carries the output in each group"
+        )
         ax.legend(frameon=False, fontsize="small")
         return ax
 
 
 def compare_attributions(
-    reference: Attributions, other: Attributions, *, labels: tuple[str, str] = ("reference", "other")
+    reference: Attributions,
+    other: Attributions,
+    *,
+    labels: tuple[str, str] = ("reference", "other"),
 ) -> AttributionComparison:
     """Mean contribution per feature in two groups of rows, with the error of their difference.
 
@@ -111,4 +133,6 @@ def compare_attributions(
     variance = torch.stack([flat.var(0) / len(flat) for flat in flats]).sum(0)
     size = torch.stack([flat.abs().mean(0) for flat in flats])
     share = size / size.sum(1, keepdim=True).clamp(min=1e-300)
-    return AttributionComparison(reference.names, flats[0].mean(0), flats[1].mean(0), variance.sqrt(), share, labels)
+    return AttributionComparison(
+        reference.names, flats[0].mean(0), flats[1].mean(0), variance.sqrt(), share, labels
+    )

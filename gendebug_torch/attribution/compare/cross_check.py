@@ -1,4 +1,6 @@
-"""`cross_check()`: the same rows asked of several methods, and whether they rank the features alike."""
+"""`cross_check()`: the same rows asked of several methods, and whether they rank the features
+alike.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,11 @@ def cross_check(
     seed: int = 0,
     device: str | torch.device = "auto",
 ) -> RankAgreement:
-    """Whether several methods, and permutation importance where rows are labeled, rank the features of a table alike.
+    """Whether several methods, and permutation importance where rows are labeled, rank the features
+    of a table alike.
 
-    Where they do not, the ranking is a property of the method, not of the network: columns that carry the same, or that act
-    together, are shared out differently.
+    Where they do not, the ranking is a property of the method, not of the network: columns that
+    carry the same, or that act together, are shared out differently.
 
     Source: as of `rank_agreement`; permutation importance: Breiman (2001), Machine Learning 45:5.
 
@@ -51,11 +54,22 @@ def cross_check(
 
     Cost: of each method, and `rows d repeats` forwards.
     """
-    picked = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
+    picked = (
+        torch.randperm(len(records), generator=torch.Generator().manual_seed(seed))[:rows]
+        .sort()
+        .values
+    )
     sample = records.select(picked)
-    found = {name: attribute(model, sample, name, baseline=baseline, target=target, device=device, trust=False) for name in methods}
+    found = {
+        name: attribute(
+            model, sample, name, baseline=baseline, target=target, device=device, trust=False
+        )
+        for name in methods
+    }
     per_row = {one.method: one.flat.abs() for one in found.values()}
     names = next(iter(found.values())).names if found else ()
     if sample.targets is not None and len(sample):
-        per_row["permutation importance"] = loss_rises(model, sample, repeats=repeats, seed=seed, device=device).mean(0).T
+        per_row["permutation importance"] = (
+            loss_rises(model, sample, repeats=repeats, seed=seed, device=device).mean(0).T
+        )
     return rank_agreement(per_row, names, replicates=replicates, seed=seed)

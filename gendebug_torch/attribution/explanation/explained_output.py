@@ -31,28 +31,48 @@ class Explained:
         if logits.ndim == 1:
             return torch.where(target == 0, -logits, logits)
         chosen = logits.gather(1, target[:, None])[:, 0]
-        return chosen if self.rival is None else chosen - logits.gather(1, self.rival[rows, None])[:, 0]
+        return (
+            chosen
+            if self.rival is None
+            else chosen - logits.gather(1, self.rival[rows, None])[:, 0]
+        )
 
 
 def check_target(target: Any) -> None:
     """Refuse what is neither a word nor a class id."""
-    if isinstance(target, bool) or not (isinstance(target, int) or target in ("predicted", "target", "margin")):
-        reject("target", "`predicted`, `target`, `margin` or a class id", repr(target), "Choose one of them.")
+    if isinstance(target, bool) or not (
+        isinstance(target, int) or target in ("predicted", "target", "margin")
+    ):
+        reject(
+            "target",
+            "`predicted`, `target`, `margin` or a class id",
+            repr(target),
+            "Choose one of them.",
+        )
 
 
 def explained_of(logits: Tensor, targets: Tensor | None, target: str | int) -> Explained:
     """The explained number of each row, from the logits of the batch.
 
     Raises:
-        InputError: no class targets where they are asked for, a class that does not exist, or logits of another shape.
+        InputError: no class targets where they are asked for, a class that does not exist, or
+            logits of another shape.
     """
     if logits.ndim not in (1, 2):
-        remedy = "Wrap the model so that it returns one row of logits per row, e.g. `lambda x: model(x).mean(-1)`."
+        remedy = (
+            "Wrap the model so that it returns one row of logits per row, e.g. `lambda x: "
+            "model(x).mean(-1)`."
+        )
         reject("model", "logits [n], [n, 1] or [n, k]", f"shape {list(logits.shape)}", remedy)
     n, classes = len(logits), 2 if logits.ndim == 1 else logits.shape[1]
     if target == "target":
         if targets is None or targets.is_floating_point() or targets.ndim != 1:
-            reject("target", "a loader that yields class targets [n]", "none", "Pass targets, or explain the `predicted` class.")
+            reject(
+                "target",
+                "a loader that yields class targets [n]",
+                "none",
+                "Pass targets, or explain the `predicted` class.",
+            )
         return Explained(targets.long())
     if target in ("predicted", "margin"):
         if logits.ndim == 1:
@@ -62,7 +82,12 @@ def explained_of(logits: Tensor, targets: Tensor | None, target: str | int) -> E
         best = logits.topk(2, dim=1).indices
         return Explained(best[:, 0], best[:, 1])
     if not 0 <= int(target) < classes:
-        reject("target", f"a class id in 0..{classes - 1}", str(target), "Choose one of the model's outputs.")
+        reject(
+            "target",
+            f"a class id in 0..{classes - 1}",
+            str(target),
+            "Choose one of the model's outputs.",
+        )
     return Explained(torch.full((n,), int(target), dtype=torch.int64, device=logits.device))
 
 

@@ -1,4 +1,6 @@
-"""A method with all that it is asked by, free of the network and of the rows, so that the same can be asked again."""
+"""A method with all that it is asked by, free of the network and of the rows, so that the same can
+be asked again.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Explainer:
         names: of the features; empty for what the inputs tell.
         device: where networks run.
         precision: as in Lightning.
-        compiled: whether networks run through torch.compile, but for methods that set hooks on them.
+        compiled: whether networks run through torch.compile, but for methods that set hooks on
+            them.
         options: of the method.
     """
 
@@ -72,24 +75,50 @@ class Explainer:
             return self.own.with_options(str(self.method), dict(self.options))
         return captum_method(model, self.method, dict(self.options), self.baseline is not None)
 
-    def explain(self, model: Model, loader: Any, *, checkpoint: str | Path | None = None, stream: bool = False, **how: Any) -> Attributions:
+    def explain(
+        self,
+        model: Model,
+        loader: Any,
+        *,
+        checkpoint: str | Path | None = None,
+        stream: bool = False,
+        **how: Any,
+    ) -> Attributions:
         """Contributions of every row of a loader; `how` is for `map_rows`."""
         chosen = self.bound(model)
-        setting = Setting(self._network(model), self.target, self.baseline, self.known, chosen.gradient, self.parts, self.groups)
+        setting = Setting(
+            self._network(model),
+            self.target,
+            self.baseline,
+            self.known,
+            chosen.gradient,
+            self.parts,
+            self.groups,
+        )
         learned: dict[str, Any] = {}
 
         def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
             with _differentiable(model):
                 question, space = setting.question(inputs, targets)
-                # Rows are halved where even their outputs do not fit; what a method asks beyond them, here.
+                # Rows are halved where even their outputs do not fit; what a method asks beyond
+                # them, here.
                 out = fitting(lambda: chosen.function(setting.at_most(question)), setting.shrink)
             learned["names"] = space.names if self.groups is None and not chosen.layer else ()
             return _rows(question, space, out, chosen)
 
-        how |= {"device": self.device, "precision": self.precision, "identity": self._identity(), "learned": learned}
-        rows = map_rows(step, loader, model=model, grad=True, checkpoint=checkpoint, keep=not stream, **how)
+        how |= {
+            "device": self.device,
+            "precision": self.precision,
+            "identity": self._identity(),
+            "learned": learned,
+        }
+        rows = map_rows(
+            step, loader, model=model, grad=True, checkpoint=checkpoint, keep=not stream, **how
+        )
         rows = joined_rows(checkpoint) if stream and checkpoint is not None else rows
-        return Attributions.from_rows(rows, words(self.method), self.names or tuple(learned.get("names", ())))
+        return Attributions.from_rows(
+            rows, words(self.method), self.names or tuple(learned.get("names", ()))
+        )
 
     def _network(self, model: Model) -> Model:
         """The network that is asked: Captum's hooks would be ignored by a compiled one."""
@@ -107,21 +136,34 @@ class Explainer:
 
     def _identity(self) -> str:
         """A digest of what is asked, so that the shards of another question are not taken over."""
-        settings = [words(self.method), self.target, self.baseline, self.groups, self.parts, sorted(self.options.items())]
+        settings = [
+            words(self.method),
+            self.target,
+            self.baseline,
+            self.groups,
+            self.parts,
+            sorted(self.options.items()),
+        ]
         plain = [value.tolist() if isinstance(value, Tensor) else value for value in settings]
         return hashlib.sha256(repr(plain).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def _differentiable(model: Model) -> Iterator[None]:
-    """Gradients on, whatever mode the caller is in; recurrent layers off cuDNN, which has no backward in evaluation mode."""
-    recurrent = isinstance(model, nn.Module) and any(isinstance(module, nn.RNNBase) for module in model.modules())
+    """Gradients on, whatever mode the caller is in; recurrent layers off cuDNN, which has no
+    backward in evaluation mode.
+    """
+    recurrent = isinstance(model, nn.Module) and any(
+        isinstance(module, nn.RNNBase) for module in model.modules()
+    )
     cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else contextlib.nullcontext()
     with torch.inference_mode(False), torch.enable_grad(), cudnn:
         yield
 
 
-def _rows(question: Question, space: Space, out: dict[str, Tensor], method: Method) -> dict[str, Tensor]:
+def _rows(
+    question: Question, space: Space, out: dict[str, Tensor], method: Method
+) -> dict[str, Tensor]:
     """What is kept of a batch: one row per row."""
     n = len(space.points)
     values = out.pop("values").detach()
@@ -133,11 +175,21 @@ def _rows(question: Question, space: Space, out: dict[str, Tensor], method: Meth
     # The units of a layer are not the inputs, even where there are as many.
     per_feature = not method.layer and torch.Size(values.shape[1:]).numel() == question.features
     values = values.reshape(n, *question.shape) if per_feature else values
-    rows = {"values": values.float(), "targets": question.classes, "outputs": question.at_points, "base": question.at_baseline}
+    rows = {
+        "values": values.float(),
+        "targets": question.classes,
+        "outputs": question.at_points,
+        "base": question.at_baseline,
+    }
     rows["evaluations"] = question.spent
     if method.complete and "convergence_delta" not in out:
-        rows["convergence_delta"] = values.flatten(1).double().sum(1) - (question.at_points.double() - question.at_baseline.double())
+        rows["convergence_delta"] = values.flatten(1).double().sum(1) - (
+            question.at_points.double() - question.at_baseline.double()
+        )
     if per_feature and space.shown.shape[1] == question.features:
         rows["inputs"] = space.shown.reshape(n, *question.shape)
     kept = {**rows, **out}
-    return {key: value.detach() if key == "targets" else value.detach().float() for key, value in kept.items()}
+    return {
+        key: value.detach() if key == "targets" else value.detach().float()
+        for key, value in kept.items()
+    }

@@ -17,11 +17,13 @@ from gendebug_torch.data.batches import moved
 from gendebug_torch.errors import reject
 from gendebug_torch.model.runner import Model
 
-# Enough points to fill a CPU core or a GPU with a small network; and bytes of activations that stay in a CPU's cache.
+# Enough points to fill a CPU core or a GPU with a small network; and bytes of activations that stay
+# in a CPU's cache.
 _POINTS = {"cpu": 4096, "cuda": 65536}
 _CACHE = 2**25
 
-# Points `[p, d]` and the row `[p]` that each belongs to, to the explained number of each point `[p]`.
+# Points `[p, d]` and the row `[p]` that each belongs to, to the explained number of each point
+# `[p]`.
 Output = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -40,7 +42,8 @@ class Question:
         classes: `[n]` int64 explained class; -1 for the only output.
         whole: whether the features are one Tensor of the batch as it is.
         at_once: most points in one pass.
-        spent: `[n]` float32 model evaluations that each row took so far; one with a gradient counts as two.
+        spent: `[n]` float32 model evaluations that each row took so far; one with a gradient counts
+            as two.
     """
 
     output: Output
@@ -131,8 +134,16 @@ class Setting:
         with torch.no_grad():
             logits = space.logits(space.points, everyone)
             explained = explained_of(logits, targets, self.target)
-            start = baselines(self.baseline, inputs, space, lambda given: self._known_points(given, space.points), self.rows)
-            at_start = torch.stack([explained(space.logits(each, everyone), everyone) for each in start]).mean(0)
+            start = baselines(
+                self.baseline,
+                inputs,
+                space,
+                lambda given: self._known_points(given, space.points),
+                self.rows,
+            )
+            at_start = torch.stack(
+                [explained(space.logits(each, everyone), everyone) for each in start]
+            ).mean(0)
 
         spent = torch.full((n,), 1.0 + len(start), device=device)
 
@@ -140,19 +151,44 @@ class Setting:
             return explained(space.logits(points, rows), rows)
 
         def output(points: Tensor, rows: Tensor) -> Tensor:
-            spent.index_add_(0, rows, spent.new_ones(1).expand(len(rows)), alpha=2 if torch.is_grad_enabled() else 1)
+            spent.index_add_(
+                0,
+                rows,
+                spent.new_ones(1).expand(len(rows)),
+                alpha=2 if torch.is_grad_enabled() else 1,
+            )
             return uncounted(points, rows)
 
-        groups, shape = (space.groups, space.shape) if self.groups is None else self._numbered(self.groups, space)
+        groups, shape = (
+            (space.groups, space.shape)
+            if self.groups is None
+            else self._numbered(self.groups, space)
+        )
         said = explained(logits, everyone)
         if n and "at_once" not in self.learned:
             # A compiled network is not compiled anew for so few points.
-            eager = torch.compiler.set_stance("force_eager") if unwrapped(self.model) is not self.model else contextlib.nullcontext()
+            eager = (
+                torch.compiler.set_stance("force_eager")
+                if unwrapped(self.model) is not self.model
+                else contextlib.nullcontext()
+            )
             with eager:
                 self.learned["at_once"] = _points_at_once(uncounted, space.points[:1])
         at_once = self.learned.get("at_once", 1)
         whole = space.whole and self.groups is None
-        return Question(output, space.points, start, said, at_start, groups, shape, explained.target, whole, at_once, spent), space
+        return Question(
+            output,
+            space.points,
+            start,
+            said,
+            at_start,
+            groups,
+            shape,
+            explained.target,
+            whole,
+            at_once,
+            spent,
+        ), space
 
     def _known_points(self, given: Any, points: Tensor) -> Tensor:
         """Given inputs as points beside these, worked out once for all batches of this width."""
@@ -163,16 +199,23 @@ class Setting:
         return known
 
     def _numbered(self, groups: Sequence[int] | Tensor, space: Space) -> tuple[Tensor, tuple[int]]:
-        """`[d]` feature of each column, numbered from 0 without gaps, and how many; worked out once for all batches of this width."""
+        """`[d]` feature of each column, numbered from 0 without gaps, and how many; worked out once
+        for all batches of this width.
+        """
         key, features = f"groups of {space.points.shape[1]}", space.shown.shape[1]
         if key not in self.learned:
             given = torch.as_tensor(groups).flatten().long().cpu()
             if len(given) != features or not len(given):
                 remedy = "Pass the feature that each input belongs to."
-                reject("groups", f"one number for each of {features} inputs", str(len(given)), remedy)
+                reject(
+                    "groups", f"one number for each of {features} inputs", str(len(given)), remedy
+                )
             names, dense = torch.unique(given, return_inverse=True)
             dense = moved(dense, space.points.device)
-            self.learned[key] = dense if space.groups is None else dense[space.groups], (len(names),)
+            self.learned[key] = (
+                dense if space.groups is None else dense[space.groups],
+                (len(names),),
+            )
         numbered: tuple[Tensor, tuple[int]] = self.learned[key]
         return numbered
 
@@ -181,7 +224,9 @@ class Setting:
 
 
 def _points_at_once(output: Output, point: Tensor) -> int:
-    """Points whose saved activations fit the cache of a CPU core, or half of what is free on a GPU."""
+    """Points whose saved activations fit the cache of a CPU core, or half of what is free on a
+    GPU.
+    """
     kept = [0]
 
     def count(tensor: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ _BYTES, _FEWEST, _MOST = 2**24, 64, 2000
 
 
 class RowSample:
-    """A uniform sample without repetition of rows that come in batches, whose number is not known beforehand.
+    """A uniform sample without repetition of rows that come in batches, whose number is not known
+    beforehand.
 
     Every row gets a random number, and those with the smallest ones stay.
 
@@ -62,7 +63,8 @@ class RowSample:
 
 
 def row_sample(loader: Any, unpack: Unpack | None, *, shared: bool) -> RowSample:
-    """An empty sample for the run to fill; filled already where the rows of a run are read by several processes.
+    """An empty sample for the run to fill; filled already where the rows of a run are read by
+    several processes.
 
     Rows that can be found by their number are read alone, others by one more pass.
 
@@ -94,19 +96,31 @@ def _tensors(inputs: Any) -> list[Tensor]:
     """Every Tensor of a structure that has an axis of rows."""
     if isinstance(inputs, Tensor):
         return [inputs] if inputs.ndim else []
-    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
+    parts = (
+        inputs.values()
+        if isinstance(inputs, Mapping)
+        else inputs
+        if isinstance(inputs, (tuple, list))
+        else ()
+    )
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _merged(held: Any, batch: Any, stay: Tensor, enter: Tensor, n: int) -> Any:
-    """Rows of what is held and of a batch of `n`, one after the other; whatever has no such rows is taken from the batch."""
+    """Rows of what is held and of a batch of `n`, one after the other; whatever has no such rows is
+    taken from the batch.
+    """
     if isinstance(batch, Tensor):
         if not batch.ndim or len(batch) != n:
             return batch
         picked = batch[enter.to(batch.device)]
         return picked if held is None else torch.cat([held[stay.to(held.device)], picked])
     if isinstance(batch, Mapping):
-        return {key: _merged(held and held[key], part, stay, enter, n) for key, part in batch.items()}
+        return {
+            key: _merged(held and held[key], part, stay, enter, n) for key, part in batch.items()
+        }
     if isinstance(batch, (tuple, list)):
-        return type(batch)(_merged(held and held[at], part, stay, enter, n) for at, part in enumerate(batch))
+        return type(batch)(
+            _merged(held and held[at], part, stay, enter, n) for at, part in enumerate(batch)
+        )
     return batch

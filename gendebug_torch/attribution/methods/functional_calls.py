@@ -1,4 +1,6 @@
-"""Which activations a network calls as functions, where a rule that is tied to modules does not see them."""
+"""Which activations a network calls as functions, where a rule that is tied to modules does not see
+them.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +10,65 @@ from typing import Any
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# What a rule for rectifiers would have to know, and what a rule for any non-linear operation would, by their names in ATen.
+# What a rule for rectifiers would have to know, and what a rule for any non-linear operation would,
+# by their names in ATen.
 RECTIFIERS = frozenset(
-    ("relu", "gelu", "silu", "elu", "leaky_relu", "hardtanh", "hardswish", "mish", "softplus", "_prelu_kernel", "rrelu_with_noise",
-     "clamp_min", "clamp")
-)  # fmt: skip
+    (
+        "relu",
+        "gelu",
+        "silu",
+        "elu",
+        "leaky_relu",
+        "hardtanh",
+        "hardswish",
+        "mish",
+        "softplus",
+        "_prelu_kernel",
+        "rrelu_with_noise",
+        "clamp_min",
+        "clamp",
+    )
+)
 NONLINEAR = RECTIFIERS | frozenset(
-    ("sigmoid", "tanh", "hardsigmoid", "log_sigmoid_forward", "_softmax", "_log_softmax", "native_layer_norm", "native_group_norm", "bmm",
-     "exp", "log", "pow", "sqrt", "rsqrt", "abs", "sin", "cos", "threshold", "max_pool2d_with_indices")
-)  # fmt: skip
+    (
+        "sigmoid",
+        "tanh",
+        "hardsigmoid",
+        "log_sigmoid_forward",
+        "_softmax",
+        "_log_softmax",
+        "native_layer_norm",
+        "native_group_norm",
+        "bmm",
+        "exp",
+        "log",
+        "pow",
+        "sqrt",
+        "rsqrt",
+        "abs",
+        "sin",
+        "cos",
+        "threshold",
+        "max_pool2d_with_indices",
+    )
+)
 
 
-def calls_outside(model: nn.Module, run: Callable[[], Any], known: tuple[type[nn.Module], ...], watched: frozenset[str]) -> tuple[str, ...]:
+def calls_outside(
+    model: nn.Module,
+    run: Callable[[], Any],
+    known: tuple[type[nn.Module], ...],
+    watched: frozenset[str],
+) -> tuple[str, ...]:
     """Names of the watched operations that `run` calls outside modules of the known types."""
     watch = _Watch(watched)
     hooks = []
     for module in model.modules():
         if isinstance(module, known):
-            hooks += [module.register_forward_pre_hook(watch.enter), module.register_forward_hook(watch.leave)]
+            hooks += [
+                module.register_forward_pre_hook(watch.enter),
+                module.register_forward_hook(watch.leave),
+            ]
     try:
         with watch:
             run()

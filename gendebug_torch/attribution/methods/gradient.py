@@ -17,15 +17,20 @@ from gendebug_torch.errors import UnsupportedError, reject
 Path = Callable[[slice, slice], Tensor]
 
 
-def weighted_gradients(question: Question, path: Path, weight: Tensor, factor: Path | None = None) -> Tensor:
-    """`[n, d]` sum over s of weight[s] times the gradient at path(rows, s), times factor(rows, s) if there is one.
+def weighted_gradients(
+    question: Question, path: Path, weight: Tensor, factor: Path | None = None
+) -> Tensor:
+    """`[n, d]` sum over s of weight[s] times the gradient at path(rows, s), times factor(rows, s)
+    if there is one.
 
-    The weights enter as the seed of the backward pass, so that one pass serves many points. They are scaled to
-    mean one there, since small seeds underflow in half precision.
+    The weights enter as the seed of the backward pass, so that one pass serves many points. They
+    are scaled to mean one there, since small seeds underflow in half precision.
     """
     count, n = len(weight), len(question.points)
     rows, at_once = question.blocks(count)
-    total = torch.zeros_like(question.points, dtype=torch.promote_types(question.points.dtype, torch.float32))
+    total = torch.zeros_like(
+        question.points, dtype=torch.promote_types(question.points.dtype, torch.float32)
+    )
     for i in range(0, n, rows):
         span = slice(i, min(n, i + rows))
         index = torch.arange(span.start, span.stop, device=question.points.device)
@@ -36,7 +41,8 @@ def weighted_gradients(question: Question, path: Path, weight: Tensor, factor: P
             output = question.output(at, index.repeat(len(points)))
             if not output.requires_grad:
                 raise UnsupportedError(
-                    "the output has no gradient with respect to the inputs: the model detaches them, or runs under no_grad; "
+                    "the output has no gradient with respect to the inputs: the model detaches "
+                    "them, or runs under no_grad; "
                     "choose a method without gradients, e.g. `kernel_shap`"
                 )
             seed = (weight[steps] * count).repeat_interleave(len(index)).to(output.dtype)
@@ -51,7 +57,9 @@ def saliency(question: Question) -> dict[str, Tensor]:
     Source: Simonyan, Vedaldi and Zisserman (2013), arXiv:1312.6034, who show its absolute value.
     """
     one = question.points.new_ones(1, dtype=torch.float32)
-    return {"values": weighted_gradients(question, lambda rows, steps: question.points[None, rows], one)}
+    return {
+        "values": weighted_gradients(question, lambda rows, steps: question.points[None, rows], one)
+    }
 
 
 def input_x_gradient(question: Question) -> dict[str, Tensor]:
@@ -62,7 +70,9 @@ def input_x_gradient(question: Question) -> dict[str, Tensor]:
     return {"values": saliency(question)["values"] * (question.points - question.baseline.mean(0))}
 
 
-def smooth_grad(question: Question, *, samples: int = 50, noise: float = 0.15, seed: int = 0) -> dict[str, Tensor]:
+def smooth_grad(
+    question: Question, *, samples: int = 50, noise: float = 0.15, seed: int = 0
+) -> dict[str, Tensor]:
     """Mean gradient in a Gaussian cloud around each row, drawn in mirrored pairs.
 
     The cloud is the same for every row, so that a row's answer depends on no other row.
@@ -72,12 +82,17 @@ def smooth_grad(question: Question, *, samples: int = 50, noise: float = 0.15, s
     Args:
         question: what to explain.
         samples: points per row.
-        noise: standard deviation of the cloud as a share of a row's distance to the baseline, root mean square.
+        noise: standard deviation of the cloud as a share of a row's distance to the baseline, root
+            mean square.
         seed: of the cloud.
     """
     _at_least_one("samples", samples)
-    half = torch.randn((samples + 1) // 2, question.points.shape[1], generator=torch.Generator().manual_seed(seed))
-    cloud = moved(torch.cat([half, -half])[:samples].to(question.points.dtype), question.points.device)
+    half = torch.randn(
+        (samples + 1) // 2, question.points.shape[1], generator=torch.Generator().manual_seed(seed)
+    )
+    cloud = moved(
+        torch.cat([half, -half])[:samples].to(question.points.dtype), question.points.device
+    )
     width = noise * (question.points - question.baseline.mean(0)).square().mean(1).sqrt()
 
     def around(rows: slice, steps: slice) -> Tensor:
@@ -89,10 +104,12 @@ def smooth_grad(question: Question, *, samples: int = 50, noise: float = 0.15, s
 def integrated_gradients(
     question: Question, *, steps: int = 50, max_steps: int | None = None, tolerance: float = 0.01
 ) -> dict[str, Tensor]:
-    """`(x - b) * sum_s w_s grad f(b + a_s (x - b))` with Gauss-Legendre nodes a and weights w on [0, 1].
+    """`(x - b) * sum_s w_s grad f(b + a_s (x - b))` with Gauss-Legendre nodes a and weights w on
+    [0, 1].
 
-    Over several baselines the mean is taken. With `max_steps`, rows whose sum misses the change of the output by
-    more than `tolerance` are integrated again with twice the steps, until they hold or `max_steps` is reached.
+    Over several baselines the mean is taken. With `max_steps`, rows whose sum misses the change of
+    the output by more than `tolerance` are integrated again with twice the steps, until they hold
+    or `max_steps` is reached.
 
     Source: Sundararajan, Taly and Yan (2017), arXiv:1703.01365.
 
@@ -102,14 +119,16 @@ def integrated_gradients(
         max_steps: most nodes for a row; default `steps`.
         tolerance: relative error of completeness that is good enough.
 
-    Cost: `n * steps` forwards and backwards for each baseline; memory of one pass. With `max_steps` the host waits for the device
-    once per doubling, to learn which rows are left.
+    Cost: `n * steps` forwards and backwards for each baseline; memory of one pass. With `max_steps`
+    the host waits for the device once per doubling, to learn which rows are left.
     """
     _at_least_one("steps", steps)
     values = _integral(question, steps)
     while max_steps is not None and (steps := 2 * steps) <= max_steps:
         change = question.at_points - question.at_baseline
-        scale = torch.maximum(change.abs(), 1e-3 * torch.maximum(question.at_points.abs(), question.at_baseline.abs()))
+        scale = torch.maximum(
+            change.abs(), 1e-3 * torch.maximum(question.at_points.abs(), question.at_baseline.abs())
+        )
         rest = ((values.sum(1) - change).abs() > tolerance * scale).nonzero()[:, 0]
         if not len(rest):
             break
@@ -126,7 +145,9 @@ def _integral(question: Question, steps: int) -> Tensor:
     for start in question.baseline:
         difference = question.points - start
 
-        def path(rows: slice, at: slice, start: Tensor = start, difference: Tensor = difference) -> Tensor:
+        def path(
+            rows: slice, at: slice, start: Tensor = start, difference: Tensor = difference
+        ) -> Tensor:
             return torch.addcmul(start[None, rows], alpha[at], difference[None, rows])
 
         values = values + weighted_gradients(question, path, weight) * difference
@@ -134,12 +155,14 @@ def _integral(question: Question, steps: int) -> Tensor:
 
 
 def gradient_shap(question: Question, *, samples: int = 50, seed: int = 0) -> dict[str, Tensor]:
-    """Expected gradients: mean over baselines and path positions of (x - b) * grad f(b + a (x - b)).
+    """Expected gradients: mean over baselines and path positions of (x - b) * grad f(b + a (x -
+    b)).
 
-    Positions are stratified and baselines come in equal numbers, drawn once for all rows, so that a row's answer
-    depends on no other row; the error of sampling is shared by the rows.
+    Positions are stratified and baselines come in equal numbers, drawn once for all rows, so that a
+    row's answer depends on no other row; the error of sampling is shared by the rows.
 
-    Source: Erion, Janizek, Sturmfels, Lundberg and Lee (2021), Nat. Mach. Intell. 3:620, arXiv:1906.10670.
+    Source: Erion, Janizek, Sturmfels, Lundberg and Lee (2021), Nat. Mach. Intell. 3:620,
+    arXiv:1906.10670.
 
     Args:
         question: what to explain.
@@ -149,7 +172,10 @@ def gradient_shap(question: Question, *, samples: int = 50, seed: int = 0) -> di
     _at_least_one("samples", samples)
     generator = torch.Generator().manual_seed(seed)
     device, dtype = question.points.device, question.points.dtype
-    alpha = moved(((torch.arange(samples) + torch.rand(samples, generator=generator)) / samples).to(dtype), device)[:, None, None]
+    alpha = moved(
+        ((torch.arange(samples) + torch.rand(samples, generator=generator)) / samples).to(dtype),
+        device,
+    )[:, None, None]
     turns = torch.arange(samples) % len(question.baseline)
     pick = moved(turns[torch.randperm(samples, generator=generator)], device)
 

@@ -11,7 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from gendebug_torch.attribution.methods.ablation import feature_ablation, occlusion
-from gendebug_torch.attribution.methods.gradient import gradient_shap, input_x_gradient, integrated_gradients, saliency, smooth_grad
+from gendebug_torch.attribution.methods.gradient import (
+    gradient_shap,
+    input_x_gradient,
+    integrated_gradients,
+    saliency,
+    smooth_grad,
+)
 from gendebug_torch.attribution.methods.shapley import kernel_shap, lime
 from gendebug_torch.errors import reject
 
@@ -38,9 +44,15 @@ class Method:
         Raises:
             InputError: an option that it does not have.
         """
-        known = [p.name for p in inspect.signature(self.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        known = [
+            p.name
+            for p in inspect.signature(self.function).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        ]
         if unknown := sorted(set(options) - set(known)):
-            expected = f"options of {name} among {sorted(known)}" if known else f"no options for {name}"
+            expected = (
+                f"options of {name} among {sorted(known)}" if known else f"no options for {name}"
+            )
             reject("method_options", expected, str(unknown), "Correct or remove them.")
         return replace(self, function=partial(self.function, **options))
 

@@ -16,13 +16,17 @@ _MOST_CASES = 2000
 _WORD = re.compile(r"\w+")
 
 
-def near_twins(suite: Suite, *, near: float = 0.02, overlap: float = 0.8) -> tuple[tuple[str, str], ...]:
+def near_twins(
+    suite: Suite, *, near: float = 0.02, overlap: float = 0.8
+) -> tuple[tuple[str, str], ...]:
     """Pairs of cases that expect the same of nearly the same input, among the first 2,000.
 
     Args:
         suite: the cases.
-        near: largest distance of numbers, as a share of the range that their column has in the suite.
-        overlap: least share of words that two texts have in common (Jaccard, 1912, New Phytol. 11:37).
+        near: largest distance of numbers, as a share of the range that their column has in the
+            suite.
+        overlap: least share of words that two texts have in common (Jaccard, 1912, New Phytol.
+            11:37).
 
     Cost: O(c^2 d) for c cases of the same expectation with d fields.
     """

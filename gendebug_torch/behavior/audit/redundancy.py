@@ -1,4 +1,6 @@
-"""How much of a suite says something of its own: near-identical inputs, and cases that pass and fail together."""
+"""How much of a suite says something of its own: near-identical inputs, and cases that pass and
+fail together.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ class Redundancy:
     def cover(self) -> tuple[str, ...]:
         """The fewest cases, chosen greedily, that notice every fault that any case notices.
 
-        Greedy set cover (Chvátal, 1979, Math. Oper. Res. 4:233): at most ln(faults) + 1 times the least number.
+        Greedy set cover (Chvátal, 1979, Math. Oper. Res. 4:233): at most ln(faults) + 1 times the
+        least number.
         """
         left = self.noticed.any(0)
         chosen = []
@@ -58,17 +61,29 @@ class Redundancy:
         for name, row in zip(self.ids, self.noticed.tolist(), strict=True):
             if any(row):
                 groups.setdefault(tuple(row), []).append(name)
-        return tuple(sorted((tuple(group) for group in groups.values() if len(group) > 1), key=len, reverse=True))
+        return tuple(
+            sorted(
+                (tuple(group) for group in groups.values() if len(group) > 1), key=len, reverse=True
+            )
+        )
 
     @property
     def idle(self) -> tuple[str, ...]:
         """Cases that notice none of the faults."""
-        return tuple(name for name, some in zip(self.ids, self.noticed.any(1).tolist(), strict=True) if not some)
+        return tuple(
+            name
+            for name, some in zip(self.ids, self.noticed.any(1).tolist(), strict=True)
+            if not some
+        )
 
     @property
     def unnoticed(self) -> tuple[str, ...]:
         """Faults that no case notices: what the suite is blind to."""
-        return tuple(name for name, some in zip(self.faults, self.noticed.any(0).tolist(), strict=True) if not some)
+        return tuple(
+            name
+            for name, some in zip(self.faults, self.noticed.any(0).tolist(), strict=True)
+            if not some
+        )
 
     def __str__(self) -> str:
         """The whole in a few sentences."""
@@ -77,28 +92,42 @@ class Redundancy:
         parts = [f"{len(self.cover)} of {len(self.ids)} passing cases notice {all_noticed}."]
         if self.together:
             parts.append(
-                f"{sum(map(len, self.together))} cases pass and fail in {len(self.together)} groups together: {_listed(self.together)}."
+                f"{sum(map(len, self.together))} cases pass and fail in {len(self.together)} "
+                f"groups together: {_listed(self.together)}."
             )
         if self.idle:
             parts.append(f"{len(self.idle)} notice nothing: {', '.join(self.idle[:8])}.")
         if self.twins:
-            parts.append(f"{len(self.twins)} pairs have nearly the same input: {_listed(self.twins)}.")
+            parts.append(
+                f"{len(self.twins)} pairs have nearly the same input: {_listed(self.twins)}."
+            )
         if self.unnoticed:
-            parts.append(f"No case notices {len(self.unnoticed)} faults, e.g. {'; '.join(self.unnoticed[:5])}.")
+            parts.append(
+                f"No case notices {len(self.unnoticed)} faults, e.g. "
+                f"{'; '.join(self.unnoticed[:5])}."
+            )
         return "\n".join(parts)
 
     def table(self) -> pd.DataFrame:
-        """One row per case: faults it notices, those that it alone notices, place in the cover, cases like it."""
+        """One row per case: faults it notices, those that it alone notices, place in the cover,
+        cases like it.
+        """
         import pandas as pd
 
         by = self.noticed.sum(0)
         alone = (self.noticed & (by == 1)).sum(1)
         like = {name: group for group in self.together for name in group}
         place = {name: number for number, name in enumerate(self.cover, 1)}
-        frame = pd.DataFrame({"id": list(self.ids), "notices": self.noticed.sum(1).tolist(), "alone": alone.tolist()})
+        frame = pd.DataFrame(
+            {"id": list(self.ids), "notices": self.noticed.sum(1).tolist(), "alone": alone.tolist()}
+        )
         frame["cover"] = [place.get(name, 0) for name in self.ids]
-        frame["like"] = [", ".join(other for other in like.get(name, ()) if other != name) for name in self.ids]
-        return frame.sort_values(["notices", "alone"], ascending=False, kind="stable", ignore_index=True)
+        frame["like"] = [
+            ", ".join(other for other in like.get(name, ()) if other != name) for name in self.ids
+        ]
+        return frame.sort_values(
+            ["notices", "alone"], ascending=False, kind="stable", ignore_index=True
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Faults noticed by the first 1, 2, ... cases of the cover; the flat rest is redundant."""
@@ -118,17 +147,24 @@ class Redundancy:
         ax.locator_params(axis="x", integer=True)
         ax.set_xlabel("cases, the most telling first")
         ax.set_ylabel(f"faults noticed, of {len(self.faults)}")
-        ax.set_title(f"{len(self.cover)} of {len(self.ids)} cases notice all that the suite notices")
+        ax.set_title(
+            f"{len(self.cover)} of {len(self.ids)} cases notice all that the suite notices"
+        )
         return ax
 
 
 def redundancy(
-    suite: Suite, model: Any = None, *, runs: Mapping[str, BehaviorRun] | None = None, base: BehaviorRun | None = None
+    suite: Suite,
+    model: Any = None,
+    *,
+    runs: Mapping[str, BehaviorRun] | None = None,
+    base: BehaviorRun | None = None,
 ) -> Redundancy:
-    """Which cases fail together over planted faults and other models, and which inputs are nearly the same.
+    """Which cases fail together over planted faults and other models, and which inputs are nearly
+    the same.
 
-    Source: mutation analysis after DeMillo, Lipton and Sayward (1978), Computer 11(4):34; test-suite reduction after
-    Harrold, Gupta and Soffa (1993), ACM TOSEM 2:270.
+    Source: mutation analysis after DeMillo, Lipton and Sayward (1978), Computer 11(4):34;
+    test-suite reduction after Harrold, Gupta and Soffa (1993), ACM TOSEM 2:270.
 
     Args:
         suite: the cases.
@@ -149,4 +185,6 @@ def redundancy(
 
 
 def _listed(groups: tuple[tuple[str, ...], ...], limit: int = 5) -> str:
-    return "; ".join(" = ".join(group[:4]) + (" = …" if len(group) > 4 else "") for group in groups[:limit])
+    return "; ".join(
+        " = ".join(group[:4]) + (" = …" if len(group) > 4 else "") for group in groups[:limit]
+    )

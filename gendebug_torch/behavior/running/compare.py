@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 Pair = tuple[CaseResult, CaseResult]
 # A passing case that lost this share of its margin is on its way out.
 DRIFTING = 0.5
-_COLORS = {"newly broken": LIVE, "newly fixed": GOOD, "still broken": NEUTRAL, "drifting": "#E69F00", "holds": REFERENCE}
+_COLORS = {
+    "newly broken": LIVE,
+    "newly fixed": GOOD,
+    "still broken": NEUTRAL,
+    "drifting": "#E69F00",
+    "holds": REFERENCE,
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,14 @@ class RunComparison:
     def pairs(self) -> tuple[Pair, ...]:
         """Cases that both runs have, asked in the same words, reviewed and judged."""
         earlier = {result.id: result for result in self.before.results}
-        both = ((earlier[result.id], result) for result in self.after.judged if result.id in earlier)
-        return tuple(pair for pair in both if pair[0].fingerprint == pair[1].fingerprint and pair[0].status != "draft")
+        both = (
+            (earlier[result.id], result) for result in self.after.judged if result.id in earlier
+        )
+        return tuple(
+            pair
+            for pair in both
+            if pair[0].fingerprint == pair[1].fingerprint and pair[0].status != "draft"
+        )
 
     @property
     def newly_broken(self) -> tuple[CaseResult, ...]:
@@ -71,29 +83,50 @@ class RunComparison:
 
     @property
     def p_value(self) -> float:
-        """Two-sided exact p-value of McNemar (1947, Psychometrika 12:153): breaking and fixing equally likely."""
+        """Two-sided exact p-value of McNemar (1947, Psychometrika 12:153): breaking and fixing
+        equally likely.
+        """
         broken, fixed = len(self.newly_broken), len(self.newly_fixed)
         return min(1.0, 2 * float(bdtr(min(broken, fixed), broken + fixed, 0.5)))
 
     def table(self) -> pd.DataFrame:
-        """One row per case: what became of it, scores, drift and margins; newly broken ones first."""
+        """One row per case: what became of it, scores, drift and margins; newly broken ones
+        first.
+        """
         import pandas as pd
 
-        rows = [[new.id, new.capability, _word(old, new), old.score, new.score, old.margin, new.margin] for old, new in self.pairs]
-        columns = ["id", "capability", "verdict", "score_before", "score_after", "margin_before", "margin_after"]
+        rows = [
+            [new.id, new.capability, _word(old, new), old.score, new.score, old.margin, new.margin]
+            for old, new in self.pairs
+        ]
+        columns = [
+            "id",
+            "capability",
+            "verdict",
+            "score_before",
+            "score_after",
+            "margin_before",
+            "margin_after",
+        ]
         frame = pd.DataFrame(rows, columns=columns)
         numeric = columns[3:]
         frame[numeric] = frame[numeric].astype("float64")
         frame.insert(5, "drift", frame["score_after"] - frame["score_before"])
         order = frame["verdict"].map({word: place for place, word in enumerate(_COLORS)})
         frame = frame.assign(order=order, size=-frame["drift"].abs())
-        return frame.sort_values(["order", "size"], kind="stable", ignore_index=True).drop(columns=["order", "size"])
+        return frame.sort_values(["order", "size"], kind="stable", ignore_index=True).drop(
+            columns=["order", "size"]
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Margins before and after: right below broke, left above was mended, what left the diagonal moved."""
+        """Margins before and after: right below broke, left above was mended, what left the
+        diagonal moved.
+        """
         ax = axes(ax, size=(5.6, 5.0))
         table = self.table().dropna(subset=["margin_before", "margin_after"])
-        reach = 1.1 * max(table[["margin_before", "margin_after"]].abs().max().max() if len(table) else 1.0, 0.1)
+        reach = 1.1 * max(
+            table[["margin_before", "margin_after"]].abs().max().max() if len(table) else 1.0, 0.1
+        )
         ax.plot([-reach, reach], [-reach, reach], color=NEUTRAL, linewidth=0.8, linestyle="--")
         ax.axhline(0, color=NEUTRAL, linewidth=0.8)
         ax.axvline(0, color=NEUTRAL, linewidth=0.8)
@@ -101,12 +134,23 @@ class RunComparison:
             chosen = table[table["verdict"] == word]
             if len(chosen):
                 label = f"{word} ({len(chosen):,})"
-                ax.scatter(chosen["margin_before"], chosen["margin_after"], color=color, s=26, alpha=0.8, label=label, zorder=3)
+                ax.scatter(
+                    chosen["margin_before"],
+                    chosen["margin_after"],
+                    color=color,
+                    s=26,
+                    alpha=0.8,
+                    label=label,
+                    zorder=3,
+                )
         ax.set_xlim(-reach, reach)
         ax.set_ylim(-reach, reach)
         ax.set_xlabel(f"margin on {self.before.model or 'the last model'}; fails below 0")
         ax.set_ylabel(f"margin on {self.after.model or 'this model'}; fails below 0")
-        ax.set_title(f"{len(self.newly_broken)} newly broken, {len(self.newly_fixed)} newly fixed of {len(self.pairs)}")
+        ax.set_title(
+            f"{len(self.newly_broken)} newly broken, {len(self.newly_fixed)} newly fixed of "
+            f"{len(self.pairs)}"
+        )
         if len(table):
             ax.legend(frameon=False, fontsize=8)
         return ax
@@ -128,10 +172,20 @@ def compare_runs(before: BehaviorRun, after: BehaviorRun) -> RunComparison:
     for name, value in (("before", before), ("after", after)):
         found: Any = value
         if not isinstance(found, BehaviorRun):
-            reject(name, "a BehaviorRun", type(found).__name__, "Pass run_suite(...) or BehaviorRun.load(path).")
+            reject(
+                name,
+                "a BehaviorRun",
+                type(found).__name__,
+                "Pass run_suite(...) or BehaviorRun.load(path).",
+            )
     compared = RunComparison(before, after)
     if not compared.pairs:
-        reject("before", "a run of the same cases", f"{len(before.results)} cases, none in common", "Pass an earlier run of this suite.")
+        reject(
+            "before",
+            "a run of the same cases",
+            f"{len(before.results)} cases, none in common",
+            "Pass an earlier run of this suite.",
+        )
     return compared
 
 

@@ -39,18 +39,26 @@ class Explanation:
 
     @property
     def p_value(self) -> float:
-        """Chance that any fault tried heals so many cases more than it spoils, if each healed at the average rate.
+        """Chance that any fault tried heals so many cases more than it spoils, if each healed at
+        the average rate.
 
-        A binomial tail times the number of faults (Bonferroni); it takes the cases as independent of each other.
+        A binomial tail times the number of faults (Bonferroni); it takes the cases as independent
+        of each other.
         """
         net = len(self.healed) - len(self.spoiled)
-        return min(1.0, self.tried * float(bdtrc(net - 1, self.failing, self.chance))) if net > 0 else 1.0
+        return (
+            min(1.0, self.tried * float(bdtrc(net - 1, self.failing, self.chance)))
+            if net > 0
+            else 1.0
+        )
 
     def table(self) -> pd.DataFrame:
         """One row per case whose verdict the change turns."""
         import pandas as pd
 
-        rows = [(name, "heals") for name in self.healed] + [(name, "spoils") for name in self.spoiled]
+        rows = [(name, "heals") for name in self.healed] + [
+            (name, "spoils") for name in self.spoiled
+        ]
         return pd.DataFrame(rows, columns=["id", self.change])
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -45,7 +45,13 @@ class CaseMargins:
                 ax.hlines(place, min(margin, 0.0), max(margin, 0.0), color=color, linewidth=2)
                 ax.plot(margin, place, marker="o", color=color)
         ax.axvline(0, color=NEUTRAL, linewidth=0.8)
-        ax.set_yticks(range(len(shown)), [name if len(name) <= _WIDTH else name[: _WIDTH - 1] + "…" for name in (r.id for r in shown)])
+        ax.set_yticks(
+            range(len(shown)),
+            [
+                name if len(name) <= _WIDTH else name[: _WIDTH - 1] + "…"
+                for name in (r.id for r in shown)
+            ],
+        )
         ax.set_ylim(-0.7, max(len(shown), 1) - 0.3)
         ax.set_xlabel("margin: fails below 0")
         broken = sum(result.broken for result in self.results)
@@ -57,4 +63,7 @@ class CaseMargins:
 def case_margins(run: BehaviorRun, capability: str) -> CaseMargins:
     """The reviewed cases of one capability: those on which the model broke, then by margin."""
     own = (result for result in run.judged if result.capability == capability)
-    return CaseMargins(tuple(sorted(own, key=lambda result: (result.margin is not None, result.margin or 0.0))), capability)
+    return CaseMargins(
+        tuple(sorted(own, key=lambda result: (result.margin is not None, result.margin or 0.0))),
+        capability,
+    )

@@ -1,4 +1,6 @@
-"""`run_suite`: all cases through the model in as few calls as possible; a case that crashes fails alone."""
+"""`run_suite`: all cases through the model in as few calls as possible; a case that crashes fails
+alone.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class CaseResult:
         id: of the case.
         kind: `MFT`, `INV`, `DIR` or `draft`.
         capability: what it is about.
-        status: `passed`, `failed`, `errored` (the model broke on it) or `draft` (nothing was expected).
+        status: `passed`, `failed`, `errored` (the model broke on it) or `draft` (nothing was
+            expected).
         expected: in words.
         got: in words.
         score: of the class that is meant, for the unchanged input; None where the model broke.
@@ -98,13 +101,26 @@ class BehaviorRun:
         return BehaviorRun(self.results + other.results, self.suite, self.model, self.path)
 
     def __str__(self) -> str:
-        """Failing cases with what was expected and what came, then the failure rate per capability."""
-        lines = [f"{self.suite} on {self.model}: {len(self.broken):,} of {len(self.judged):,} cases fail"]
+        """Failing cases with what was expected and what came, then the failure rate per
+        capability.
+        """
+        lines = [
+            f"{self.suite} on {self.model}: {len(self.broken):,} of {len(self.judged):,} cases fail"
+        ]
         failing = [result for result in self.results if result.status in ("failed", "errored")]
         for result in failing[:_LISTED]:
-            word = "waits" if not result.reviewed else "broke" if result.status == "errored" else "FAIL"
+            word = (
+                "waits"
+                if not result.reviewed
+                else "broke"
+                if result.status == "errored"
+                else "FAIL"
+            )
             place = f"  {self.path}:{result.line}" if result.line else ""
-            lines += [f"  {word:5} {result.id}{place}", f"        expected {result.expected}, got {result.got}"]
+            lines += [
+                f"  {word:5} {result.id}{place}",
+                f"        expected {result.expected}, got {result.got}",
+            ]
             lines += [f"        from {result.origin}"] if result.origin else []
         lines += [f"  and {len(failing) - _LISTED:,} more"] if len(failing) > _LISTED else []
         table = self.table()
@@ -116,7 +132,9 @@ class BehaviorRun:
     @property
     def judged(self) -> tuple[CaseResult, ...]:
         """Cases with an expectation that a person stands behind."""
-        return tuple(result for result in self.results if result.reviewed and result.status != "draft")
+        return tuple(
+            result for result in self.results if result.reviewed and result.status != "draft"
+        )
 
     @property
     def broken(self) -> tuple[CaseResult, ...]:
@@ -126,7 +144,9 @@ class BehaviorRun:
     @property
     def unreviewed(self) -> tuple[CaseResult, ...]:
         """Cases that wait for a person: drafts, and expectations that were proposed."""
-        return tuple(result for result in self.results if not result.reviewed or result.status == "draft")
+        return tuple(
+            result for result in self.results if not result.reviewed or result.status == "draft"
+        )
 
     def table(self, by: str = "capability") -> pd.DataFrame:
         """Failure rate with Wilson's 95 % interval per `capability`, `kind` or `tags`; worst first.
@@ -148,20 +168,43 @@ class BehaviorRun:
         counts = torch.tensor(list(counted.values()), dtype=torch.int64).reshape(-1, 3)
         low, high = wilson_interval(counts[:, 1], counts[:, 0])
         columns = {"cases": counts[:, 0], "failed": counts[:, 1], "errored": counts[:, 2]}
-        frame = pd.DataFrame({by: list(counted)} | {name: value.numpy() for name, value in columns.items()})
+        frame = pd.DataFrame(
+            {by: list(counted)} | {name: value.numpy() for name, value in columns.items()}
+        )
         frame["rate"] = frame["failed"] / frame["cases"]
         frame["low"], frame["high"] = low.numpy(), high.numpy()
-        return frame.sort_values(["rate", "cases"], ascending=False, kind="stable", ignore_index=True)
+        return frame.sort_values(
+            ["rate", "cases"], ascending=False, kind="stable", ignore_index=True
+        )
 
     def cases(self) -> pd.DataFrame:
         """One row per case, failing ones first and then by margin."""
         import pandas as pd
 
-        columns = ("id", "capability", "kind", "status", "expected", "got", "score", "margin", "reviewed", "line", "origin")
-        frame = pd.DataFrame([[getattr(result, name) for name in columns] for result in self.results], columns=list(columns))
+        columns = (
+            "id",
+            "capability",
+            "kind",
+            "status",
+            "expected",
+            "got",
+            "score",
+            "margin",
+            "reviewed",
+            "line",
+            "origin",
+        )
+        frame = pd.DataFrame(
+            [[getattr(result, name) for name in columns] for result in self.results],
+            columns=list(columns),
+        )
         order = frame["status"].map({"errored": 0, "failed": 1, "passed": 2, "draft": 3})
         frame[["score", "margin"]] = frame[["score", "margin"]].astype("float64")
-        return frame.assign(order=order).sort_values(["order", "margin"], kind="stable", ignore_index=True).drop(columns="order")
+        return (
+            frame.assign(order=order)
+            .sort_values(["order", "margin"], kind="stable", ignore_index=True)
+            .drop(columns="order")
+        )
 
     def plot(self, ax: Axes | None = None, *, by: str = "capability") -> Axes:
         """Failure rate per group with its interval, worst on top."""
@@ -175,7 +218,12 @@ class BehaviorRun:
         ax.set_yticks(places, [_short(str(name)) for name in shown[by]])
         for place, (failed, cases) in enumerate(zip(shown["failed"], shown["cases"], strict=True)):
             ax.annotate(
-                f"{failed:,} of {cases:,}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=NEUTRAL
+                f"{failed:,} of {cases:,}",
+                (1.01, place),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=8,
+                color=NEUTRAL,
             )
         ax.set_xlim(-0.02, 1.02)
         ax.set_ylim(-0.7, max(len(shown), 1) - 0.3)
@@ -197,14 +245,27 @@ class BehaviorRun:
         """
         try:
             if value["format"] != _FORMAT:
-                reject("run", f"the format {_FORMAT!r}", repr(value["format"]), "Save the run again.")
-            results = tuple(CaseResult(**entry | {"tags": tuple(entry["tags"])}) for entry in value["results"])
+                reject(
+                    "run", f"the format {_FORMAT!r}", repr(value["format"]), "Save the run again."
+                )
+            results = tuple(
+                CaseResult(**entry | {"tags": tuple(entry["tags"])}) for entry in value["results"]
+            )
             told = value["explanation"]
-            explanation = None if told is None else Explanation(**told | {key: tuple(told[key]) for key in ("healed", "spoiled")})
+            explanation = (
+                None
+                if told is None
+                else Explanation(**told | {key: tuple(told[key]) for key in ("healed", "spoiled")})
+            )
             twins = tuple((a, b) for a, b in value["twins"])
             return cls(results, value["suite"], value["model"], value["path"], explanation, twins)
         except (KeyError, TypeError) as error:
-            reject("run", "what BehaviorRun.to_dict gives", f"{type(error).__name__}: {error}", "Pass a run as it was saved.")
+            reject(
+                "run",
+                "what BehaviorRun.to_dict gives",
+                f"{type(error).__name__}: {error}",
+                "Pass a run as it was saved.",
+            )
 
     def save(self, path: str | Path) -> Path:
         """Write the run as JSON, whole or not at all, to be compared with a later one.
@@ -216,7 +277,12 @@ class BehaviorRun:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             write_whole(Path(path), json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
         except OSError as error:
-            reject("path", "a file that can be written", f"{path}: {error.strerror}", "Choose another path.")
+            reject(
+                "path",
+                "a file that can be written",
+                f"{path}: {error.strerror}",
+                "Choose another path.",
+            )
         return Path(path)
 
     @classmethod
@@ -229,19 +295,32 @@ class BehaviorRun:
         try:
             content = json.loads(Path(path).read_text("utf-8"))
         except (OSError, ValueError) as error:
-            reject("path", "the readable file of a saved run", f"{path}: {error}", "Pass a behavior.json of an earlier run.")
+            reject(
+                "path",
+                "the readable file of a saved run",
+                f"{path}: {error}",
+                "Pass a behavior.json of an earlier run.",
+            )
         return cls.from_dict(content)
 
 
-def run_suite(suite: Suite, model: Any, *, name: str = "", device: str | torch.device = "auto", batch_size: int = 4096) -> BehaviorRun:
+def run_suite(
+    suite: Suite,
+    model: Any,
+    *,
+    name: str = "",
+    device: str | torch.device = "auto",
+    batch_size: int = 4096,
+) -> BehaviorRun:
     """The suite against a model; what happens inside the model is in the results and never raised.
 
-    All inputs go through in one call as long as there are at most `batch_size`; a call that breaks is halved until the
-    case that breaks it stands alone.
+    All inputs go through in one call as long as there are at most `batch_size`; a call that breaks
+    is halved until the case that breaks it stands alone.
 
     Args:
         suite: what is expected.
-        model: a network fed with `suite.features`, or `predict(list[dict])` that returns scores in [0, 1].
+        model: a network fed with `suite.features`, or `predict(list[dict])` that returns scores in
+            [0, 1].
         name: of the model, for reports.
         device: for a network.
         batch_size: most inputs per call.
@@ -258,12 +337,18 @@ def run_suite(suite: Suite, model: Any, *, name: str = "", device: str | torch.d
     """
     predict = as_predict(model, suite.features, device=device)
     scored = score_groups(predict, [case.inputs for case in suite.cases], batch_size)
-    results = tuple(result_of(suite, case, found) for case, found in zip(suite.cases, scored, strict=True))
+    results = tuple(
+        result_of(suite, case, found) for case, found in zip(suite.cases, scored, strict=True)
+    )
     return BehaviorRun(results, suite.name, name or suite.model or type(model).__name__, suite.path)
 
 
-def score_groups(predict: Predict, groups: Sequence[Rows], batch_size: int = 4096) -> list[list[list[float]] | str]:
-    """`[rows][k]` class probabilities of each group of inputs, or the traceback where the model broke on it."""
+def score_groups(
+    predict: Predict, groups: Sequence[Rows], batch_size: int = 4096
+) -> list[list[list[float]] | str]:
+    """`[rows][k]` class probabilities of each group of inputs, or the traceback where the model
+    broke on it.
+    """
     return [found for chunk in _chunks(groups, batch_size) for found in _attempt(predict, chunk)]
 
 
@@ -310,9 +395,21 @@ def result_of(suite: Suite, case: Case, scores: list[list[float]] | str) -> Case
     got = verdict.got if verdict else f"a crash ({last_line(error)})"
     margin = verdict.margin if verdict else None
     return CaseResult(
-        case.id, case.kind, case.capability, _status(verdict), expected, got, verdict.score if verdict else None, margin,
-        case.reviewed, case.fingerprint, case.line, case.tags, case.origin, error,
-    )  # fmt: skip
+        case.id,
+        case.kind,
+        case.capability,
+        _status(verdict),
+        expected,
+        got,
+        verdict.score if verdict else None,
+        margin,
+        case.reviewed,
+        case.fingerprint,
+        case.line,
+        case.tags,
+        case.origin,
+        error,
+    )
 
 
 def _status(verdict: Verdict | None) -> str:

@@ -16,7 +16,8 @@ from gendebug_torch.errors import InputError, did_you_mean, reject
 
 INVARIANT = ("same", "same_class")
 DIRECTED = ("higher", "lower", "not_higher", "not_lower")
-# How far scores of an invariant pair may part where the case says nothing; elsewhere the default is none.
+# How far scores of an invariant pair may part where the case says nothing; elsewhere the default is
+# none.
 INVARIANCE_TOLERANCE = 0.05
 
 
@@ -35,7 +36,8 @@ class Expectation:
     """What a case expects of the scores.
 
     Args:
-        word: `score`, `class`, or one of `same`, `same_class`, `higher`, `lower`, `not_higher`, `not_lower`.
+        word: `score`, `class`, or one of `same`, `same_class`, `higher`, `lower`, `not_higher`,
+            `not_lower`.
         low: lower end of a score range.
         high: upper end of it.
         classes: accepted classes.
@@ -48,7 +50,8 @@ class Expectation:
 
     @classmethod
     def of(cls, value: Any) -> Expectation:
-        """From the way it is written: `same`, `{score: [0, 0.3]}`, `{class: fraud}`, `{class: [neutral, positive]}`.
+        """From the way it is written: `same`, `{score: [0, 0.3]}`, `{class: fraud}`,
+        `{class: [neutral, positive]}`.
 
         Raises:
             InputError: another word, or a range outside [0, 1].
@@ -59,14 +62,29 @@ class Expectation:
         if isinstance(value, str):
             if value not in words:
                 remedy = f"{did_you_mean(value, words)}A class is written {{class: {value}}}."
-                reject("expect", f"one of {', '.join(words)}, or {{score: [low, high]}}, {{class: name}}", repr(value), remedy)
+                reject(
+                    "expect",
+                    f"one of {', '.join(words)}, or {{score: [low, high]}}, {{class: name}}",
+                    repr(value),
+                    remedy,
+                )
             return cls(value)
-        if not isinstance(value, Mapping) or len(value) != 1 or next(iter(value)) not in ("score", "class"):
-            hint = did_you_mean(str(next(iter(value))), ("score", "class")) if isinstance(value, Mapping) and value else ""
+        if (
+            not isinstance(value, Mapping)
+            or len(value) != 1
+            or next(iter(value)) not in ("score", "class")
+        ):
+            hint = (
+                did_you_mean(str(next(iter(value))), ("score", "class"))
+                if isinstance(value, Mapping) and value
+                else ""
+            )
             forms = f"{{score: [low, high]}}, {{class: name}} or one of {', '.join(words)}"
             reject("expect", forms, repr(value), f"{hint}Write one of them.")
         ((word, content),) = value.items()
-        return cls(word, *_range(content)) if word == "score" else cls(word, classes=_classes(content))
+        return (
+            cls(word, *_range(content)) if word == "score" else cls(word, classes=_classes(content))
+        )
 
     def plain(self) -> Any:
         """The way it is written in a file."""
@@ -94,9 +112,10 @@ class Case:
         input: field -> value; a plain text stands for `{text: ...}`; None is a missing value.
         expect: see `Expectation.of`; None is a draft, which is scored and not judged.
         change: fields that are replaced for an invariance or a direction, one mapping or several.
-        of: the class whose score is meant, or `predicted` (the class of the unchanged input); default: the last of
-            two classes, `predicted` among more.
-        tolerance: by how much the expectation may be missed; default: the suite's, else 0.05 for `same`, else 0.
+        of: the class whose score is meant, or `predicted` (the class of the unchanged input);
+            default: the last of two classes, `predicted` among more.
+        tolerance: by how much the expectation may be missed; default: the suite's, else 0.05 for
+            `same`, else 0.
         capability: what it is about, for the table.
         tags: further names for selecting and grouping.
         origin: the incident it came from.
@@ -133,34 +152,70 @@ class Case:
         if not self.id:
             reject("id", "a name", repr(self.id), "Give the case a short name of its own.")
         if not isinstance(self.of, (str, int, type(None))) or isinstance(self.of, bool):
-            reject("of", "a class, or `predicted`", repr(self.of), "Name the class whose score is meant.")
+            reject(
+                "of",
+                "a class, or `predicted`",
+                repr(self.of),
+                "Name the class whose score is meant.",
+            )
         if not isinstance(self.reviewed, bool):
             reject("reviewed", "true or false", repr(self.reviewed), "Write one of them.")
         pairwise = self.expect is not None and self.expect.word in INVARIANT + DIRECTED
         if pairwise and not self.change:
-            reject("expect", "a `change` beside it", f"{self.expect.plain()!r} alone" if self.expect else "", "Say which fields change.")
+            reject(
+                "expect",
+                "a `change` beside it",
+                f"{self.expect.plain()!r} alone" if self.expect else "",
+                "Say which fields change.",
+            )
         if self.expect is not None and not pairwise and self.change:
-            reject("change", f"an expectation about two inputs: {', '.join(INVARIANT + DIRECTED)}", str(self.expect), "Correct `expect`.")
+            reject(
+                "change",
+                f"an expectation about two inputs: {', '.join(INVARIANT + DIRECTED)}",
+                str(self.expect),
+                "Correct `expect`.",
+            )
 
     @property
     def kind(self) -> str:
-        """`MFT` (minimum functionality), `INV` (invariance), `DIR` (direction) or `draft`, after Ribeiro et al. (2020)."""
+        """`MFT` (minimum functionality), `INV` (invariance), `DIR` (direction) or `draft`, after
+        Ribeiro et al. (2020).
+        """
         if self.expect is None:
             return "draft"
-        return "INV" if self.expect.word in INVARIANT else "DIR" if self.expect.word in DIRECTED else "MFT"
+        return (
+            "INV"
+            if self.expect.word in INVARIANT
+            else "DIR"
+            if self.expect.word in DIRECTED
+            else "MFT"
+        )
 
     @cached_property
     def inputs(self) -> tuple[dict[str, Any], ...]:
         """The input, and then the input under each change."""
         base = {name: value for name, value in self.input.items() if value is not ABSENT}
         merged = ({**base, **change} for change in self.change)
-        return (base, *({name: value for name, value in one.items() if value is not ABSENT} for one in merged))
+        return (
+            base,
+            *(
+                {name: value for name, value in one.items() if value is not ABSENT}
+                for one in merged
+            ),
+        )
 
     @cached_property
     def fingerprint(self) -> str:
         """Digest of what is asked; two runs are compared only where it is equal."""
-        asked = [self.inputs, None if self.expect is None else self.expect.plain(), self.of, self.tolerance]
-        return hashlib.sha256(json.dumps(asked, default=_digestible, sort_keys=True).encode()).hexdigest()[:16]
+        asked = [
+            self.inputs,
+            None if self.expect is None else self.expect.plain(),
+            self.of,
+            self.tolerance,
+        ]
+        return hashlib.sha256(
+            json.dumps(asked, default=_digestible, sort_keys=True).encode()
+        ).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -201,7 +256,13 @@ class Suite:
         for case in self.cases:
             if case.id in seen:
                 first = f", first in line {seen[case.id].line}" if case.line else ""
-                self._refuse(case, "id", "an id of its own", f"{case.id!r} twice{first}", "Rename one of the two.")
+                self._refuse(
+                    case,
+                    "id",
+                    "an id of its own",
+                    f"{case.id!r} twice{first}",
+                    "Rename one of the two.",
+                )
             seen[case.id] = case
             self._check_columns(case)
             self._check_classes(case)
@@ -212,7 +273,9 @@ class Suite:
             return case.tolerance
         if self.tolerance is not None:
             return self.tolerance
-        return INVARIANCE_TOLERANCE if case.expect is not None and case.expect.word == "same" else 0.0
+        return (
+            INVARIANCE_TOLERANCE if case.expect is not None and case.expect.word == "same" else 0.0
+        )
 
     def class_index(self, name: str | int, count: int) -> int:
         """Position of a class among `count` scores.
@@ -222,9 +285,18 @@ class Suite:
         """
         index = self.classes.index(str(name)) if str(name) in self.classes else name
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < count:
-            known = f"one of {', '.join(self.classes)}" if self.classes else f"a class id in 0..{count - 1}"
+            known = (
+                f"one of {', '.join(self.classes)}"
+                if self.classes
+                else f"a class id in 0..{count - 1}"
+            )
             hint = did_you_mean(str(name), self.classes)
-            reject("class", known, repr(name), f"{hint}Name the scores in their order under `classes` of the suite.")
+            reject(
+                "class",
+                known,
+                repr(name),
+                f"{hint}Name the scores in their order under `classes` of the suite.",
+            )
         return index
 
     def class_name(self, index: int) -> str:
@@ -238,12 +310,17 @@ class Suite:
     def _check_columns(self, case: Case) -> None:
         for name in (name for part in (case.input, *case.change) for name in part):
             if self.features and name not in self.features:
-                listed = ", ".join(self.features[:12]) + (", ..." if len(self.features) > 12 else "")
+                listed = ", ".join(self.features[:12]) + (
+                    ", ..." if len(self.features) > 12 else ""
+                )
                 remedy = f"{did_you_mean(name, self.features)}Correct the column."
                 self._refuse(case, "input", f"columns among {listed}", repr(name), remedy)
 
     def _check_classes(self, case: Case) -> None:
-        named = (*(case.expect.classes if case.expect else ()), *(() if case.of in (None, "predicted") else (case.of,)))
+        named = (
+            *(case.expect.classes if case.expect else ()),
+            *(() if case.of in (None, "predicted") else (case.of,)),
+        )
         for name in named:
             if self.classes and name is not None:
                 try:
@@ -267,14 +344,26 @@ def unit(argument: str, value: Any) -> float:
     Raises:
         InputError: anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0 or math.isnan(value):
-        reject(argument, "a number in [0, 1]", repr(value), "Scores are probabilities; write one between 0 and 1.")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0.0 <= value <= 1.0
+        or math.isnan(value)
+    ):
+        reject(
+            argument,
+            "a number in [0, 1]",
+            repr(value),
+            "Scores are probabilities; write one between 0 and 1.",
+        )
     return float(value)
 
 
 def _range(content: Any) -> tuple[float, float]:
     if not isinstance(content, Sequence) or isinstance(content, str) or len(content) != 2:
-        reject("expect", "a score range [low, high]", repr(content), "Write e.g. {score: [0.0, 0.3]}.")
+        reject(
+            "expect", "a score range [low, high]", repr(content), "Write e.g. {score: [0.0, 0.3]}."
+        )
     low, high = (unit("expect", bound) for bound in content)
     if low > high:
         reject("expect", "a range with low <= high", f"[{low:g}, {high:g}]", "Swap the two ends.")
@@ -283,8 +372,15 @@ def _range(content: Any) -> tuple[float, float]:
 
 def _classes(content: Any) -> tuple[str | int, ...]:
     listed = tuple(content) if isinstance(content, (list, tuple)) else (content,)
-    if not listed or not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in listed):
-        reject("expect", "a class, or a list of accepted classes", repr(content), "Write names or class ids; quote a name like '1'.")
+    if not listed or not all(
+        isinstance(name, (str, int)) and not isinstance(name, bool) for name in listed
+    ):
+        reject(
+            "expect",
+            "a class, or a list of accepted classes",
+            repr(content),
+            "Write names or class ids; quote a name like '1'.",
+        )
     return listed
 
 
@@ -300,8 +396,17 @@ def _listed(argument: str, value: Any) -> Sequence[Any]:
 def _fields(argument: str, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         return {"text": value}
-    if not isinstance(value, Mapping) or not value or not all(isinstance(name, str) for name in value):
-        reject(argument, "a text, or field: value pairs", repr(value), "Write e.g. {amount: 12.5, hour: 3}.")
+    if (
+        not isinstance(value, Mapping)
+        or not value
+        or not all(isinstance(name, str) for name in value)
+    ):
+        reject(
+            argument,
+            "a text, or field: value pairs",
+            repr(value),
+            "Write e.g. {amount: 12.5, hour: 3}.",
+        )
     return dict(value)
 
 
@@ -315,5 +420,9 @@ def _text_fields(owner: Any, names: Iterable[str]) -> None:
 
 def _digestible(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return [str(value.dtype), list(value.shape), hashlib.sha256(value.contiguous().cpu().numpy().tobytes()).hexdigest()]
+        return [
+            str(value.dtype),
+            list(value.shape),
+            hashlib.sha256(value.contiguous().cpu().numpy().tobytes()).hexdigest(),
+        ]
     return repr(value)

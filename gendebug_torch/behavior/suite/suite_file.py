@@ -1,4 +1,6 @@
-"""Suites in files: YAML 1.2 with the line of every mistake, tensors and long texts by reference, and Python."""
+"""Suites in files: YAML 1.2 with the line of every mistake, tensors and long texts by reference,
+and Python.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,27 @@ from gendebug_torch.data.yaml import Node, compose, construct, line_of, pairs
 from gendebug_torch.errors import InputError, did_you_mean, reject
 
 _SUITE_KEYS = ("suite", "model", "features", "classes", "threshold", "tolerance", "inputs", "cases")
-CASE_KEYS = ("id", "like", "input", "change", "expect", "of", "tolerance", "capability", "tags", "origin", "reviewed")
+CASE_KEYS = (
+    "id",
+    "like",
+    "input",
+    "change",
+    "expect",
+    "of",
+    "tolerance",
+    "capability",
+    "tags",
+    "origin",
+    "reviewed",
+)
 
 
 def load_suite(path: str | Path) -> Suite:
     """The suite in a `.yaml` file, or the only `Suite` that a `.py` file defines.
 
     Raises:
-        InputError: names the file, the line and the field: an unknown field, a duplicate key or id, an
-            expectation outside [0, 1], an unknown column, an unreadable file.
+        InputError: names the file, the line and the field: an unknown field, a duplicate key or id,
+            an expectation outside [0, 1], an unknown column, an unreadable file.
     """
     source = Path(path)
     if source.suffix == ".py":
@@ -36,7 +50,8 @@ def load_suite(path: str | Path) -> Suite:
 
 
 def load_behavior(value: Any) -> Suite | BehaviorRun:
-    """A suite or a run as it is, or from a file: `.json` holds a saved run, everything else a suite.
+    """A suite or a run as it is, or from a file: `.json` holds a saved run, everything else a
+    suite.
 
     Raises:
         InputError: something else, or a file that is neither.
@@ -44,7 +59,12 @@ def load_behavior(value: Any) -> Suite | BehaviorRun:
     if isinstance(value, (Suite, BehaviorRun)):
         return value
     if not isinstance(value, (str, Path)):
-        reject("behavior", "a Suite, a BehaviorRun or the path of one", type(value).__name__, "Pass load_suite(path) or run_suite(...).")
+        reject(
+            "behavior",
+            "a Suite, a BehaviorRun or the path of one",
+            type(value).__name__,
+            "Pass load_suite(path) or run_suite(...).",
+        )
     return BehaviorRun.load(value) if Path(value).suffix == ".json" else load_suite(value)
 
 
@@ -57,7 +77,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reject("suite", "a readable UTF-8 file", f"{path}: {error}", "Check the path and the encoding.")
+        reject(
+            "suite", "a readable UTF-8 file", f"{path}: {error}", "Check the path and the encoding."
+        )
 
 
 def parse_suite(text: str, path: Path) -> Suite:
@@ -71,7 +93,14 @@ def parse_suite(text: str, path: Path) -> Suite:
     listed = entries["cases"][1] if "cases" in entries else None
     if listed is not None and not (listed.id == "scalar" and not listed.value):
         if listed.id != "sequence":
-            _refuse(path, line_of(listed), "cases", "a list of cases", f"a {listed.id}", "Start each case with `- id: ...`.")
+            _refuse(
+                path,
+                line_of(listed),
+                "cases",
+                "a list of cases",
+                f"a {listed.id}",
+                "Start each case with `- id: ...`.",
+            )
         cases = [_case(node, path, named, loaders) for node in listed.value]
     settings = {
         key: construct(entries[key][1], path, loaders)
@@ -80,7 +109,14 @@ def parse_suite(text: str, path: Path) -> Suite:
     }
     for key in ("features", "classes"):
         if not isinstance(settings.get(key, []), list):
-            _refuse(path, line_of(entries[key][0]), key, "a list of names", repr(settings[key]), "Write e.g. [amount, hour].")
+            _refuse(
+                path,
+                line_of(entries[key][0]),
+                key,
+                "a list of names",
+                repr(settings[key]),
+                "Write e.g. [amount, hour].",
+            )
         settings[key] = tuple(map(str, settings.get(key, ())))
     given = construct(entries["suite"][1], path, loaders) if "suite" in entries else None
     name = given or path.name.removesuffix(path.suffix).removesuffix(".behavior")
@@ -92,7 +128,9 @@ def parse_suite(text: str, path: Path) -> Suite:
         raise InputError(f"{path}:{line}: {error}" if line else str(error)) from None
 
 
-def _case(node: Node, path: Path, named: Mapping[str, Mapping[str, Any]], loaders: Mapping[str, Any]) -> Case:
+def _case(
+    node: Node, path: Path, named: Mapping[str, Mapping[str, Any]], loaders: Mapping[str, Any]
+) -> Case:
     entries = pairs(node, path, "case")
     _known_keys(entries, CASE_KEYS, path)
     values = {key: construct(value, path, loaders) for key, (_, value) in entries.items()}
@@ -113,10 +151,24 @@ def _case(node: Node, path: Path, named: Mapping[str, Mapping[str, Any]], loader
             )
         own = values.get("input") or {}
         if not isinstance(own, Mapping):
-            _refuse(path, line_of(entries["input"][0]), "input", "field: value pairs beside `like`", repr(own), "Name the fields.")
+            _refuse(
+                path,
+                line_of(entries["input"][0]),
+                "input",
+                "field: value pairs beside `like`",
+                repr(own),
+                "Name the fields.",
+            )
         values["input"] = {**named[like], **own}
     if values.get("input") is None:
-        _refuse(path, line, "input", "an `input` or a `like` in every case", "neither", "Add `input: {field: value}`.")
+        _refuse(
+            path,
+            line,
+            "input",
+            "an `input` or a `like` in every case",
+            "neither",
+            "Add `input: {field: value}`.",
+        )
     if values.get("reviewed") is None:
         values.pop("reviewed", None)
     try:
@@ -126,12 +178,21 @@ def _case(node: Node, path: Path, named: Mapping[str, Mapping[str, Any]], loader
         raise InputError(f"{path}:{line_of(key_node)}: {values['id']}: {error}") from None
 
 
-def _named_inputs(node: Node, path: Path, loaders: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _named_inputs(
+    node: Node, path: Path, loaders: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
     named = {}
     for key, (_, value) in pairs(node, path, "inputs").items():
         content = construct(value, path, loaders)
         if not isinstance(content, (Mapping, str)) or not content:
-            _refuse(path, line_of(value), f"inputs.{key}", "field: value pairs", repr(content), "Write e.g. {amount: 12.5, hour: 3}.")
+            _refuse(
+                path,
+                line_of(value),
+                f"inputs.{key}",
+                "field: value pairs",
+                repr(content),
+                "Write e.g. {amount: 12.5, hour: 3}.",
+            )
         named[key] = {"text": content} if isinstance(content, str) else content
     return named
 
@@ -151,7 +212,9 @@ def _refuse(path: Path, line: int, argument: str, expected: str, got: str, remed
 
 
 def _constructors(folder: Path) -> dict[str, Any]:
-    """What the tags of a suite stand for: `!tensor FILE`, `!tensor FILE#NAME`, `!text FILE` and `!absent`."""
+    """What the tags of a suite stand for: `!tensor FILE`, `!tensor FILE#NAME`, `!text FILE` and
+    `!absent`.
+    """
     return {
         "!tensor": lambda text: read_tensor(text, folder),
         "!text": lambda text: read_text(folder / text),
@@ -171,12 +234,15 @@ def _archive(path: Path) -> Mapping[str, Tensor]:
         return loaded if isinstance(loaded, dict) else {"": loaded}
     loaded = np.load(path, allow_pickle=False)
     return (
-        {"": torch.from_numpy(loaded)} if isinstance(loaded, np.ndarray) else {key: torch.from_numpy(loaded[key]) for key in loaded.files}
+        {"": torch.from_numpy(loaded)}
+        if isinstance(loaded, np.ndarray)
+        else {key: torch.from_numpy(loaded[key]) for key in loaded.files}
     )
 
 
 def read_tensor(reference: str, folder: Path) -> Tensor:
-    """The tensor that `FILE` or `FILE#NAME` names: .npy, .npz, .safetensors or .pt, none of them unpickled.
+    """The tensor that `FILE` or `FILE#NAME` names: .npy, .npz, .safetensors or .pt, none of them
+    unpickled.
 
     Raises:
         InputError: no such file or name, or a format that would have to be unpickled.
@@ -184,22 +250,50 @@ def read_tensor(reference: str, folder: Path) -> Tensor:
     name, _, key = reference.partition("#")
     path = folder / name
     if path.suffix not in (".npy", ".npz", ".safetensors", ".pt"):
-        reject("!tensor", "a .npy, .npz, .safetensors or .pt file", reference, "Convert it to one of them.")
+        reject(
+            "!tensor",
+            "a .npy, .npz, .safetensors or .pt file",
+            reference,
+            "Convert it to one of them.",
+        )
     try:
         found = _archive(path)
     except Exception as error:
-        reject("!tensor", "a readable file of tensors", f"{path}: {error}".partition("\n")[0], "Check the path and the format.")
-    chosen = found[key] if key in found else next(iter(found.values())) if len(found) == 1 and not key else None
+        reject(
+            "!tensor",
+            "a readable file of tensors",
+            f"{path}: {error}".partition("\n")[0],
+            "Check the path and the format.",
+        )
+    chosen = (
+        found[key]
+        if key in found
+        else next(iter(found.values()))
+        if len(found) == 1 and not key
+        else None
+    )
     if not isinstance(chosen, Tensor):
-        reject("!tensor", f"one of the names {', '.join(map(str, found))}", repr(key), f"Write e.g. {name}#{next(iter(found), 'NAME')}.")
+        reject(
+            "!tensor",
+            f"one of the names {', '.join(map(str, found))}",
+            repr(key),
+            f"Write e.g. {name}#{next(iter(found), 'NAME')}.",
+        )
     return chosen
 
 
 def _from_python(path: Path) -> Suite:
     if not path.is_file():
         reject("suite", "a readable file", str(path), "Check the path.")
-    found = {id(value): value for value in runpy.run_path(str(path)).values() if isinstance(value, Suite)}
+    found = {
+        id(value): value for value in runpy.run_path(str(path)).values() if isinstance(value, Suite)
+    }
     if len(found) != 1:
-        reject("suite", "exactly one Suite in a Python file", f"{len(found)} in {path}", "Keep one at the top level.")
+        reject(
+            "suite",
+            "exactly one Suite in a Python file",
+            f"{len(found)} in {path}",
+            "Keep one at the top level.",
+        )
     (suite,) = found.values()
     return replace(suite, path=str(path))

@@ -12,12 +12,22 @@ from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
-# A calibration error beyond noise from which on no probability of the label can be taken at its word.
+# A calibration error beyond noise from which on no probability of the label can be taken at its
+# word.
 _FAILS_FROM = 0.1
 
 
-def judged_labels(this: Check, records: Records, bins: int, limit: float, alpha: float, earlier: Records | None = None) -> Finding:
-    """The finding on labels `[n, k]` of 0 and 1: the worst label beyond noise, corrected for how many were asked."""
+def judged_labels(
+    this: Check,
+    records: Records,
+    bins: int,
+    limit: float,
+    alpha: float,
+    earlier: Records | None = None,
+) -> Finding:
+    """The finding on labels `[n, k]` of 0 and 1: the worst label beyond noise, corrected for how
+    many were asked.
+    """
     found = _counted(records, bins)
     null, p = found.noise(replicates=1000)
     adjusted = holm_adjusted(p)
@@ -42,19 +52,34 @@ def judged_labels(this: Check, records: Records, bins: int, limit: float, alpha:
         numbers["validation_ece"] = float(before.ece[worst])
         was = f", against {float(before.ece[worst]):.1%} in validation"
     name = _name(records, worst)
-    error = f"calibration error {float(found.ece[worst]):.1%}{was}, where a calibrated one would show {float(null[worst]):.1%}"
+    error = (
+        f"calibration error {float(found.ece[worst]):.1%}{was}, where a calibrated one would "
+        f"show {float(null[worst]):.1%}"
+    )
     if not bool(bad.any()):
         bound = f"calibrated within noise or to within {limit:.0%}"
-        text = f"All {len(found.count)} labels of {records.name} are {bound}; worst is {name}: {error}."
+        text = (
+            f"All {len(found.count)} labels of {records.name} are {bound}; worst is {name}: "
+            f"{error}."
+        )
         return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
-    said, true = float(found.probability[worst].sum()) / len(records), float(found.positive[worst].sum()) / len(records)
+    said, true = (
+        float(found.probability[worst].sum()) / len(records),
+        float(found.positive[worst].sum()) / len(records),
+    )
     text = (
-        f"{int(bad.sum())} of {len(found.count)} labels of {records.name} are miscalibrated; worst is {name}: {error}; "
+        f"{int(bad.sum())} of {len(found.count)} labels of {records.name} are miscalibrated; "
+        f"worst is {name}: {error}; "
         f"it is expected in {said:.1%} of the rows and true in {true:.1%}."
     )
-    remedy = "Recalibrate each label by itself: `recalibrate` with `label_temperature`, or `label_platt` where the rate is off too."
+    remedy = (
+        "Recalibrate each label by itself: `recalibrate` with `label_temperature`, or "
+        "`label_platt` where the rate is off too."
+    )
     severity = Severity.FAIL if float(real[worst]) >= _FAILS_FROM else Severity.WARN
-    return this.finding(severity, text, subject=name, numbers=numbers, remedy=remedy, evidence=found)
+    return this.finding(
+        severity, text, subject=name, numbers=numbers, remedy=remedy, evidence=found
+    )
 
 
 def _counted(records: Records, bins: int) -> ClasswiseBins:

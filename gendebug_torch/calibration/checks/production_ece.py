@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gendebug_torch.calibration.checks._judged import _FEWEST, _binned, _cost, _is_multilabel, _judged, _refused
+from gendebug_torch.calibration.checks._judged import (
+    _FEWEST,
+    _binned,
+    _cost,
+    _is_multilabel,
+    _judged,
+    _refused,
+)
 from gendebug_torch.calibration.checks._multilabel import judged_labels
 from gendebug_torch.checks.finding import Cause, Finding
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 
 
-@check("calibration.production_ece", cause=Cause.MISCALIBRATION, needs=("production.logits", "production.targets"), cost=_cost)
+@check(
+    "calibration.production_ece",
+    cause=Cause.MISCALIBRATION,
+    needs=("production.logits", "production.targets"),
+    cost=_cost,
+)
 def production_confidence_is_accuracy(
     production: Records,
     validation: Records | None = None,
@@ -25,7 +37,8 @@ def production_confidence_is_accuracy(
 
     As `calibration.ece`, on production; the finding says what the error was in validation.
 
-    Source: Guo et al. (2017), arXiv:1706.04599; Ovadia et al. (2019), arXiv:1906.02530, for calibration under shift.
+    Source: Guo et al. (2017), arXiv:1706.04599; Ovadia et al. (2019), arXiv:1906.02530, for
+    calibration under shift.
 
     Args:
         production: labeled records with logits.
@@ -40,9 +53,22 @@ def production_confidence_is_accuracy(
     if refused is not None:
         yield refused
         return
-    earlier = validation if validation is not None and validation.logits is not None and _refused(this, validation, 1) is None else None
+    earlier = (
+        validation
+        if validation is not None
+        and validation.logits is not None
+        and _refused(this, validation, 1) is None
+        else None
+    )
     if _is_multilabel(production):
-        yield judged_labels(this, production, bins, limit, alpha, earlier if earlier is not None and _is_multilabel(earlier) else None)
+        yield judged_labels(
+            this,
+            production,
+            bins,
+            limit,
+            alpha,
+            earlier if earlier is not None and _is_multilabel(earlier) else None,
+        )
         return
     before = None if earlier is None or _is_multilabel(earlier) else _binned(earlier, bins)
     yield _judged(this, production, _binned(production, bins), limit, alpha, before)

@@ -1,4 +1,6 @@
-"""An affine map of the logits put into the weights of the layer that makes them, so that serving costs nothing."""
+"""An affine map of the logits put into the weights of the layer that makes them, so that serving
+costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,16 @@ from gendebug_torch.errors import UnsupportedError
 from gendebug_torch.model.runner import evaluating, logits_of
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Largest difference of the folded logits, relative to the largest logit: rounding of float32 and no more.
+# Largest difference of the folded logits, relative to the largest logit: rounding of float32 and no
+# more.
 _TOLERANCE = 1e-5
 
 
 def fold_affine(model: nn.Module, scale: Tensor, bias: Tensor, probe: Any) -> nn.Module:
     """A copy of a network whose last linear or convolution layer gives `scale * logits + bias`.
 
-    The layer is found by running `probe` and looking whose output the logits are. `W' = scale W`, `b' = scale b + bias`;
-    a layer without a bias gets one where it is needed.
+    The layer is found by running `probe` and looking whose output the logits are. `W' = scale W`,
+    `b' = scale b + bias`; a layer without a bias gets one where it is needed.
 
     Args:
         model: network to logits; not changed.
@@ -29,8 +32,8 @@ def fold_affine(model: nn.Module, scale: Tensor, bias: Tensor, probe: Any) -> nn
         probe: some inputs of the network, on which the result is verified.
 
     Raises:
-        UnsupportedError: the logits are not the output of such a layer, it is used or its weights are shared elsewhere,
-            or the folded network differs on the probe.
+        UnsupportedError: the logits are not the output of such a layer, it is used or its weights
+            are shared elsewhere, or the folded network differs on the probe.
     """
     folded = copy.deepcopy(model)
     layer = _last_layer(folded, probe)
@@ -50,7 +53,9 @@ def _last_layer(model: nn.Module, probe: Any) -> Any:
     """The layer whose output, up to reshaping, is what the network returns."""
     outputs: dict[nn.Module, list[Tensor]] = {}
     handles = [
-        module.register_forward_hook(lambda layer, _, out: outputs.setdefault(layer, []).append(out))
+        module.register_forward_hook(
+            lambda layer, _, out: outputs.setdefault(layer, []).append(out)
+        )
         for module in model.modules()
         if isinstance(module, _LAYERS)
     ]
@@ -61,20 +66,38 @@ def _last_layer(model: nn.Module, probe: Any) -> Any:
         for handle in handles:
             handle.remove()
     for layer, given in outputs.items():
-        if len(given) == 1 and given[0].numel() == logits.numel() and torch.equal(given[0].reshape(-1).float(), logits.reshape(-1)):
-            shared = [m for m in model.modules() if m is not layer and any(p is layer.weight for p in m.parameters(recurse=False))]
+        if (
+            len(given) == 1
+            and given[0].numel() == logits.numel()
+            and torch.equal(given[0].reshape(-1).float(), logits.reshape(-1))
+        ):
+            shared = [
+                m
+                for m in model.modules()
+                if m is not layer and any(p is layer.weight for p in m.parameters(recurse=False))
+            ]
             if shared:
-                raise UnsupportedError("the weights of the last layer are shared with another layer; ship `.model` instead")
+                raise UnsupportedError(
+                    "the weights of the last layer are shared with another layer; ship `.model` "
+                    "instead"
+                )
             return layer
-    raise UnsupportedError("the logits are not the output of a linear or convolution layer; ship `.model` instead")
+    raise UnsupportedError(
+        "the logits are not the output of a linear or convolution layer; ship `.model` instead"
+    )
 
 
 def _verified(model: nn.Module, folded: nn.Module, scale: Tensor, bias: Tensor, probe: Any) -> None:
     with torch.no_grad(), evaluating(model), evaluating(folded):
         before, after = logits_of(model, probe), logits_of(folded, probe)
     shape = (-1, *([1] * (before.ndim - 2)))
-    wide, moved = (part.to(before).view(shape) if part.ndim else part.to(before) for part in (scale, bias))
+    wide, moved = (
+        part.to(before).view(shape) if part.ndim else part.to(before) for part in (scale, bias)
+    )
     expected = before * wide + moved
     off = float((after - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
     if not off <= _TOLERANCE:
-        raise UnsupportedError(f"the folded network differs by {off:.1e} of its largest logit on the probe; ship `.model` instead")
+        raise UnsupportedError(
+            f"the folded network differs by {off:.1e} of its largest logit on the probe; ship "
+            "`.model` instead"
+        )

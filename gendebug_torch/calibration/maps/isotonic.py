@@ -13,7 +13,8 @@ from gendebug_torch.errors import reject
 
 @dataclass(frozen=True, eq=False)
 class IsotonicMap:
-    """Steps over a binary logit: `levels[i]` where i of the `steps` lie below it. It makes ties and moves predictions.
+    """Steps over a binary logit: `levels[i]` where i of the `steps` lie below it. It makes ties and
+    moves predictions.
 
     Args:
         steps: `[s - 1]` float64 ascending logits at which the level changes.
@@ -35,11 +36,14 @@ class IsotonicMap:
 
 
 def fit_isotonic(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> IsotonicMap:
-    """The monotone map of a binary logit with the least squared error, by pooling adjacent violators.
+    """The monotone map of a binary logit with the least squared error, by pooling adjacent
+    violators.
 
-    Each step's rate is drawn one row towards the base rate, since a step of 0 or 1 would make the log loss infinite.
+    Each step's rate is drawn one row towards the base rate, since a step of 0 or 1 would make the
+    log loss infinite.
 
-    Source: Zadrozny and Elkan (2002), KDD; Robertson and Cribbs (1984), Ann. Inst. Stat. Math. 36:15, for pooling.
+    Source: Zadrozny and Elkan (2002), KDD; Robertson and Cribbs (1984), Ann. Inst. Stat. Math.
+    36:15, for pooling.
 
     Args:
         logits: `[n]` float, or `[n, 2]`.
@@ -55,9 +59,16 @@ def fit_isotonic(logits: Tensor, targets: Tensor, *, weights: Tensor | None = No
 
     validated(logits, targets, weights)
     if logits.ndim > 2 or (logits.ndim == 2 and logits.shape[1] != 2) or not len(logits):
-        reject("logits", "[n] or [n, 2] of a binary model, n > 0", f"{list(logits.shape)}", "Take a temperature for more classes.")
+        reject(
+            "logits",
+            "[n] or [n, 2] of a binary model, n > 0",
+            f"{list(logits.shape)}",
+            "Take a temperature for more classes.",
+        )
     score = (logits if logits.ndim == 1 else logits[:, 1] - logits[:, 0]).double().cpu()
-    mass = torch.ones(len(score), dtype=torch.float64) if weights is None else weights.double().cpu()
+    mass = (
+        torch.ones(len(score), dtype=torch.float64) if weights is None else weights.double().cpu()
+    )
     true = targets.double().cpu()
     distinct, place = torch.unique(score[mass > 0], return_inverse=True)
     rows = torch.bincount(place, mass[mass > 0])

@@ -101,4 +101,6 @@ def affine_parts(fitted: Temperature | AffineFit) -> tuple[Tensor, Tensor]:
     """Scale and bias of a temperature or an affine map."""
     if isinstance(fitted, AffineFit):
         return fitted.scale, fitted.bias
-    return torch.tensor(1 / fitted.temperature if 0 < fitted.temperature < math.inf else 1.0), torch.tensor(0.0)
+    return torch.tensor(
+        1 / fitted.temperature if 0 < fitted.temperature < math.inf else 1.0
+    ), torch.tensor(0.0)

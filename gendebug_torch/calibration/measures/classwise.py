@@ -25,7 +25,8 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True, eq=False)
 class ClasswiseBins:
-    """Rows counted by the probability of each class, in b equal bins (lo, hi]; adds up over batches and ranks.
+    """Rows counted by the probability of each class, in b equal bins (lo, hi]; adds up over batches
+    and ranks.
 
     Args:
         count: `[k, b]` rows, int64, or float64 where rows have weights.
@@ -41,7 +42,12 @@ class ClasswiseBins:
 
     def __add__(self, other: ClasswiseBins) -> ClasswiseBins:
         if self.count.shape != other.count.shape:
-            reject("other", f"shape {list(self.count.shape)}", f"{list(other.count.shape)}", "Bin both with the same classes and `bins`.")
+            reject(
+                "other",
+                f"shape {list(self.count.shape)}",
+                f"{list(other.count.shape)}",
+                "Bin both with the same classes and `bins`.",
+            )
         pairs = zip(self._parts, other._parts, strict=True)
         return ClasswiseBins(*(a + b for a, b in pairs))
 
@@ -52,7 +58,9 @@ class ClasswiseBins:
     @property
     def ece(self) -> Tensor:
         """`[k]` float64 calibration error of each class, in [0, 1]."""
-        return (self.probability - self.positive).abs().sum(1) / self.count.sum(1).double().clamp(min=1e-300)
+        return (self.probability - self.positive).abs().sum(1) / self.count.sum(1).double().clamp(
+            min=1e-300
+        )
 
     @property
     def macro(self) -> float:
@@ -60,37 +68,56 @@ class ClasswiseBins:
         return float(self.ece.mean()) if len(self.count) else 0.0
 
     def noise(self, *, replicates: int = 200, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Per class, what a calibrated model would show, and the p-value (normal draws per bin of 5 or more expected).
+        """Per class, what a calibrated model would show, and the p-value (normal draws per bin of 5
+        or more expected).
 
         Returns:
             `[k]` float64 mean null value and `[k]` p-value, one per class and not adjusted.
         """
         generator = torch.Generator().manual_seed(seed)
         total = self.count.sum(1).double().clamp(min=1e-300)
-        noise = torch.randn(replicates, *self.count.shape, generator=generator, dtype=torch.float64) * self.squares.sqrt()
+        noise = (
+            torch.randn(replicates, *self.count.shape, generator=generator, dtype=torch.float64)
+            * self.squares.sqrt()
+        )
         null = noise.abs().sum(2) / total
-        # Where few rows are expected the count is skewed: a Poisson draw takes the place of the normal one.
+        # Where few rows are expected the count is skewed: a Poisson draw takes the place of the
+        # normal one.
         rare = (self.probability < 5) & (self.count > 0)
         if bool(rare.any()):
-            few = torch.poisson((self.probability * rare).expand(replicates, -1, -1), generator=generator) - self.probability * rare
+            few = (
+                torch.poisson(
+                    (self.probability * rare).expand(replicates, -1, -1), generator=generator
+                )
+                - self.probability * rare
+            )
             null = torch.where(rare, few, noise).abs().sum(2) / total
-        # The tail beyond the replicates follows a gamma with the mean and variance of the null: a sum of absolute values
-        # is skewed, and a normal tail would be too thin.
+        # The tail beyond the replicates follows a gamma with the mean and variance of the null: a
+        # sum of absolute values is skewed, and a normal tail would be too thin.
         mean, variance = null.mean(0).clamp(min=1e-300), null.var(0).clamp(min=1e-300)
         share = (1 + (null >= self.ece).sum(0)) / (1 + replicates)
         tail = torch.special.gammaincc(mean.square() / variance, self.ece * mean / variance)
-        return null.mean(0), torch.where(share <= 2 / (1 + replicates), torch.minimum(share, tail.clamp(min=1e-300)), share)
+        return null.mean(0), torch.where(
+            share <= 2 / (1 + replicates), torch.minimum(share, tail.clamp(min=1e-300)), share
+        )
 
     def of_class(self, label: int) -> ReliabilityBins:
         """The bins of one class, with its interval and diagram."""
         return ReliabilityBins(self.count[label], self.probability[label], self.positive[label])
 
     def table(self) -> pd.DataFrame:
-        """One row per class, worst first: rows, ECE, what chance would give, p-value adjusted by Holm."""
+        """One row per class, worst first: rows, ECE, what chance would give, p-value adjusted by
+        Holm.
+        """
         import pandas as pd
 
         null, p = self.noise()
-        columns = {"rows": self.positive.sum(1), "ece": self.ece, "null": null, "p_holm": holm_adjusted(p)}
+        columns = {
+            "rows": self.positive.sum(1),
+            "ece": self.ece,
+            "null": null,
+            "p_holm": holm_adjusted(p),
+        }
         frame = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
         frame.insert(0, "class", np.arange(len(frame)))
         return frame.sort_values("ece", ascending=False, ignore_index=True)
@@ -101,20 +128,36 @@ class ClasswiseBins:
         table = self.table().head(20)
         places = np.arange(len(table))
         ax.bar(places, table["ece"], 0.8, color=LIVE, alpha=0.7, label="calibration error")
-        ax.plot(places, table["null"], "_", color=NEUTRAL, markersize=12, markeredgewidth=2, label="calibrated, by chance")
+        ax.plot(
+            places,
+            table["null"],
+            "_",
+            color=NEUTRAL,
+            markersize=12,
+            markeredgewidth=2,
+            label="calibrated, by chance",
+        )
         ax.set_xticks(places, [str(label) for label in table["class"]])
-        ax.set(xlabel="class", ylabel="ECE", title=f"Calibration by class: mean ECE {self.macro:.1%}")
+        ax.set(
+            xlabel="class", ylabel="ECE", title=f"Calibration by class: mean ECE {self.macro:.1%}"
+        )
         ax.legend(frameon=False, fontsize="small")
         return ax
 
 
 def classwise_bins(
-    logits: Tensor, targets: Tensor, *, bins: int = 15, weights: Tensor | None = None, ignore_index: int | None = None
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    bins: int = 15,
+    weights: Tensor | None = None,
+    ignore_index: int | None = None,
 ) -> ClasswiseBins:
     """Rows by the probability of each class in turn: one-against-rest, or label by label.
 
-    Class ids `[n]` with logits `[n, k]` take the softmax; 0/1 targets `[n, k]` take the sigmoid of each label
-    (multilabel); logits `[n]` take the sigmoid, so that P(y = 1) is binned, not the confidence of the prediction.
+    Class ids `[n]` with logits `[n, k]` take the softmax; 0/1 targets `[n, k]` take the sigmoid of
+    each label (multilabel); logits `[n]` take the sigmoid, so that P(y = 1) is binned, not the
+    confidence of the prediction.
 
     Source: Kull et al. (2019), NeurIPS, arXiv:1910.12656, section 2, for classwise calibration.
 
@@ -122,7 +165,8 @@ def classwise_bins(
         logits: `[n, k]` or `[n]` float, or dense `[n, k, ...]`; a masked class may be -inf.
         targets: `[n]` (dense `[n, ...]`) int64 class ids, or `[n, k]` of 0 and 1.
         bins: equal bins (lo, hi] over [0, 1].
-        weights: `[n]` (dense `[n, ...]`); a weight of 2 counts as two rows. The counts are float64 then.
+        weights: `[n]` (dense `[n, ...]`); a weight of 2 counts as two rows. The counts are float64
+            then.
         ignore_index: target of rows, positions or labels that do not count.
 
     Raises:
@@ -149,25 +193,38 @@ def classwise_bins(
 Part = tuple[Tensor, Tensor, Tensor | None]
 
 
-def _class_parts(logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int | None) -> Iterator[Part]:
+def _class_parts(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int | None
+) -> Iterator[Part]:
     for chunk in chunks(logits, targets, weights, ignore_index):
         probs = chunk.logits.double().softmax(1)
         positive = torch.zeros_like(probs).scatter_(1, chunk.targets[:, None], 1.0)
-        yield probs, positive, None if chunk.weights is None else chunk.weights[:, None].expand_as(probs)
+        yield (
+            probs,
+            positive,
+            None if chunk.weights is None else chunk.weights[:, None].expand_as(probs),
+        )
 
 
-def _label_parts(logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int | None) -> Iterator[Part]:
+def _label_parts(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int | None
+) -> Iterator[Part]:
     step = max(1, _CHUNK // max(1, logits.shape[1]))
     for start in range(0, len(logits), step):
         cut = slice(start, start + step)
-        true, mass = targets[cut], None if weights is None else weights[cut].double()[:, None].expand_as(targets[cut])
+        true, mass = (
+            targets[cut],
+            None if weights is None else weights[cut].double()[:, None].expand_as(targets[cut]),
+        )
         if ignore_index is not None:
             kept = (true != ignore_index).double()
             mass = kept if mass is None else mass * kept
         yield logits[cut].double().sigmoid(), true.double(), mass
 
 
-def _counted(parts: Iterator[Part], k: int, bins: int, device: torch.device, *, whole: bool) -> ClasswiseBins:
+def _counted(
+    parts: Iterator[Part], k: int, bins: int, device: torch.device, *, whole: bool
+) -> ClasswiseBins:
     inner = bin_edges(bins)[1:-1].to(device)
     sums = torch.zeros(4, k * bins, dtype=torch.float64, device=device)
     offsets = torch.arange(k, device=device) * bins
@@ -176,8 +233,12 @@ def _counted(parts: Iterator[Part], k: int, bins: int, device: torch.device, *, 
         counted = torch.ones_like(probs) if mass is None else mass
         broken += int((probs.isnan() & (counted > 0)).any(1).sum())
         slot = (torch.bucketize(probs, inner) + offsets).reshape(-1)
-        for total, value in zip(sums, (torch.ones_like(probs), probs, positive, probs * (1 - probs)), strict=True):
-            total += torch.bincount(slot, torch.where(counted > 0, value * counted, 0.0).reshape(-1), minlength=k * bins)[: k * bins]
+        for total, value in zip(
+            sums, (torch.ones_like(probs), probs, positive, probs * (1 - probs)), strict=True
+        ):
+            total += torch.bincount(
+                slot, torch.where(counted > 0, value * counted, 0.0).reshape(-1), minlength=k * bins
+            )[: k * bins]
     refuse_broken(broken)
     count, probability, positives, squares = sums.view(4, k, bins).cpu()
     kind = torch.int64 if whole else torch.float64

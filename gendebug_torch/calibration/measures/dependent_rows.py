@@ -1,4 +1,6 @@
-"""Calibration of rows that are not independent, such as the pixels of an image: evidence counts by group."""
+"""Calibration of rows that are not independent, such as the pixels of an image: evidence counts by
+group.
+"""
 
 from __future__ import annotations
 
@@ -34,21 +36,28 @@ class GroupSums:
     gap: Tensor
     scores: Tensor
 
-    def measures(self, *, level: float = 0.95, replicates: int = 1000, seed: int = 0) -> tuple[Measure, Measure, Measure]:
-        """`nll`, `brier` and `ece` with intervals over groups; what their own probabilities promise is not told for scores.
+    def measures(
+        self, *, level: float = 0.95, replicates: int = 1000, seed: int = 0
+    ) -> tuple[Measure, Measure, Measure]:
+        """`nll`, `brier` and `ece` with intervals over groups; what their own probabilities promise
+        is not told for scores.
 
-        The gaps of a calibrated model change sign from group to group by chance: flipping them at random gives the null
-        value and the p-value of the calibration error, and Poisson numbers of each group its interval.
+        The gaps of a calibrated model change sign from group to group by chance: flipping them at
+        random gives the null value and the p-value of the calibration error, and Poisson numbers of
+        each group its interval.
 
-        Source: Liang and Zeger (1986), Biometrika 73:13, for the scores; Cameron, Gelbach and Miller (2008), Rev. Econ.
-        Stat. 90:414, for signs by group; Field and Welsh (2007), JRSS B 69:369, for groups resampled whole.
+        Source: Liang and Zeger (1986), Biometrika 73:13, for the scores; Cameron, Gelbach and
+        Miller (2008), Rev. Econ. Stat. 90:414, for signs by group; Field and Welsh (2007), JRSS B
+        69:369, for groups resampled whole.
         """
         nll, brier = (self._score(column, level) for column in (0, 1))
         return Measure("nll", *nll), Measure("brier", *brier), self._ece(level, replicates, seed)
 
     def _score(self, column: int, level: float) -> tuple[float, float, float, float, float]:
         value = float(self.scores[:, column].sum() / self.mass.sum())
-        half = normal_quantile(0.5 + level / 2) * grouped_error(self.scores[:, column] - value * self.mass, float(self.mass.sum()))
+        half = normal_quantile(0.5 + level / 2) * grouped_error(
+            self.scores[:, column] - value * self.mass, float(self.mass.sum())
+        )
         return value, value - half, value + half, math.nan, math.nan
 
     def _ece(self, level: float, replicates: int, seed: int) -> Measure:
@@ -88,7 +97,8 @@ def group_sums(
     Args:
         logits: `[n, k]` float, `[n]` binary, or dense `[n, k, ...]`.
         targets: `[n]` (dense `[n, ...]`) int64 class ids.
-        groups: shaped like targets, int64 ids 0..g-1; default: every sample is one, with all its positions.
+        groups: shaped like targets, int64 ids 0..g-1; default: every sample is one, with all its
+            positions.
         bins: equal bins of confidence.
         weights: shaped like targets.
         ignore_index: target of rows that do not count.
@@ -100,14 +110,28 @@ def group_sums(
     """
     validated(logits, targets, weights, ignore_index)
     if groups is None:
-        groups = torch.arange(len(targets), device=targets.device).view(-1, *([1] * (targets.ndim - 1))).expand_as(targets)
-    if groups.shape != targets.shape or groups.is_floating_point() or (groups.numel() and int(groups.min()) < 0):
-        reject("groups", f"{list(targets.shape)} ids from 0", f"{groups.dtype} {list(groups.shape)}", "Number the groups of rows.")
+        groups = (
+            torch.arange(len(targets), device=targets.device)
+            .view(-1, *([1] * (targets.ndim - 1)))
+            .expand_as(targets)
+        )
+    if (
+        groups.shape != targets.shape
+        or groups.is_floating_point()
+        or (groups.numel() and int(groups.min()) < 0)
+    ):
+        reject(
+            "groups",
+            f"{list(targets.shape)} ids from 0",
+            f"{groups.dtype} {list(groups.shape)}",
+            "Number the groups of rows.",
+        )
     size = int(groups.max()) + 1 if groups.numel() else 0
     upper = (bin_edges(bins)[1:] * (1 + rounding(logits))).to(logits.device)
     gap = torch.zeros(size * bins, dtype=torch.float64, device=logits.device)
     sums = torch.zeros(3, size, dtype=torch.float64, device=logits.device)
-    # Dense groups are flattened as `chunks` flattens the positions of a sample: the same rows in the same order.
+    # Dense groups are flattened as `chunks` flattens the positions of a sample: the same rows in
+    # the same order.
     places = groups.reshape(-1)
     at = 0
     for chunk in chunks(logits, targets, weights, ignore_index):
@@ -125,13 +149,27 @@ def group_sums(
             total.index_add_(0, place, torch.where(mass > 0, mass * row, 0.0))
     held = (sums[0] > 0).cpu()
     if not bool(held.any()):
-        reject("targets", "at least one row that counts", "none", "Pass rows with positive weight, not all ignored.")
+        reject(
+            "targets",
+            "at least one row that counts",
+            "none",
+            "Pass rows with positive weight, not all ignored.",
+        )
     mass, nll, brier = sums.cpu()[:, held]
     return GroupSums(mass, gap.view(size, bins).cpu()[held], torch.stack([nll, brier], 1))
 
 
-def temperature_error(logits: Tensor, targets: Tensor, groups: Tensor, temperature: float, *, weights: Tensor | None = None) -> float:
-    """Standard error of a fitted temperature over groups of rows (see `group_sums` for the arguments)."""
+def temperature_error(
+    logits: Tensor,
+    targets: Tensor,
+    groups: Tensor,
+    temperature: float,
+    *,
+    weights: Tensor | None = None,
+) -> float:
+    """Standard error of a fitted temperature over groups of rows (see `group_sums` for the
+    arguments).
+    """
     pull = torch.zeros(int(groups.max()) + 1, dtype=torch.float64, device=logits.device)
     curvature, at = 0.0, 0
     for chunk in chunks(logits, targets, weights):
@@ -140,16 +178,26 @@ def temperature_error(logits: Tensor, targets: Tensor, groups: Tensor, temperatu
         known = z.masked_fill(z.isneginf(), 0.0)
         mean = (probs * known).sum(1)
         mass = torch.ones_like(mean) if chunk.weights is None else chunk.weights
-        pull.index_add_(0, groups[at : at + len(mean)], mass * (mean - z.gather(1, chunk.targets[:, None])[:, 0]))
+        pull.index_add_(
+            0,
+            groups[at : at + len(mean)],
+            mass * (mean - z.gather(1, chunk.targets[:, None])[:, 0]),
+        )
         curvature += float(mass @ ((probs * known.square()).sum(1) - mean.square()))
         at += len(mean)
     return temperature**2 * grouped_error(pull, curvature) if curvature > 0 else math.nan
 
 
 def grouped_error(apart: Tensor, mass: float) -> float:
-    """Standard error of a mean from `[g]` sums of its deviations by independent group, over rows of this total weight."""
+    """Standard error of a mean from `[g]` sums of its deviations by independent group, over rows of
+    this total weight.
+    """
     groups = len(apart)
-    return math.sqrt(float(apart.square().sum()) * groups / (groups - 1)) / mass if groups > 1 else math.inf
+    return (
+        math.sqrt(float(apart.square().sum()) * groups / (groups - 1)) / mass
+        if groups > 1
+        else math.inf
+    )
 
 
 def _blocks(replicates: int, groups: int) -> Iterator[int]:

@@ -1,4 +1,6 @@
-"""Measures of calibration, each beside its interval and what a calibrated model would show by chance."""
+"""Measures of calibration, each beside its interval and what a calibrated model would show by
+chance.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class Measure:
         value: as observed.
         low: lower bound, corrected for the upward bias that noise gives.
         high: upper bound.
-        null: mean of a perfectly calibrated model with these confidences and as many rows; NaN where none exists.
+        null: mean of a perfectly calibrated model with these confidences and as many rows; NaN
+            where none exists.
         p_value: of a value at least this far from a calibrated model's; NaN where none exists.
     """
 
@@ -45,16 +48,24 @@ class Measure:
 
 
 def binned_measures(
-    cells: ReliabilityBins, *, bins: int = 15, level: float = 0.95, replicates: int = 500, seed: int = 0
+    cells: ReliabilityBins,
+    *,
+    bins: int = 15,
+    level: float = 0.95,
+    replicates: int = 500,
+    seed: int = 0,
 ) -> tuple[Measure, ...]:
-    """`ece, mce, rms, adaptive_ece, smooth_ece, reliability, resolution` of the predicted class, from fine cells.
+    """`ece, mce, rms, adaptive_ece, smooth_ece, reliability, resolution` of the predicted class,
+    from fine cells.
 
-    Right rows are drawn per cell from Binomial(n, mean confidence) for the null value and p-value (consistency
-    resampling), and from Binomial(n, shrunken accuracy) of Poisson rows for the interval.
+    Right rows are drawn per cell from Binomial(n, mean confidence) for the null value and p-value
+    (consistency resampling), and from Binomial(n, shrunken accuracy) of Poisson rows for the
+    interval.
 
-    Source: Naeini, Cooper and Hauskrecht (2015) for ECE and MCE; Nguyen and O'Connor (2015), EMNLP, for bins of equal
-    mass; Murphy (1973), J. Appl. Meteorol. 12:595, for the parts of the Brier score; Błasiok and Nakkiran (2024),
-    ICLR, arXiv:2309.12236, for the smooth error; Bröcker and Smith (2007), Weather and Forecasting 22:651.
+    Source: Naeini, Cooper and Hauskrecht (2015) for ECE and MCE; Nguyen and O'Connor (2015), EMNLP,
+    for bins of equal mass; Murphy (1973), J. Appl. Meteorol. 12:595, for the parts of the Brier
+    score; Błasiok and Nakkiran (2024), ICLR, arXiv:2309.12236, for the smooth error; Bröcker and
+    Smith (2007), Weather and Forecasting 22:651.
     """
     names = ("ece", "mce", "rms", "adaptive_ece", "smooth_ece", "reliability", "resolution")
     starts = _equal_mass(cells.count.double().numpy(), bins)
@@ -69,7 +80,9 @@ def binned_measures(
     return (*measures[:-1], replace(measures[-1], null=math.nan, p_value=math.nan))
 
 
-def ece_measure(bins: ReliabilityBins, *, level: float = 0.95, replicates: int = 1000, seed: int = 0) -> Measure:
+def ece_measure(
+    bins: ReliabilityBins, *, level: float = 0.95, replicates: int = 1000, seed: int = 0
+) -> Measure:
     """The expected calibration error of some bins, judged as in `binned_measures`."""
 
     def values(count: Array, confidence: Array, correct: Array) -> Array:
@@ -77,18 +90,30 @@ def ece_measure(bins: ReliabilityBins, *, level: float = 0.95, replicates: int =
         return found
 
     found = resampled(bins, len(bins.count), values, level=level, replicates=replicates, seed=seed)
-    return Measure("ece", 0.0, 0.0, 1.0, 0.0, 1.0) if found is None else Measure("ece", *found[0].tolist())
+    return (
+        Measure("ece", 0.0, 0.0, 1.0, 0.0, 1.0)
+        if found is None
+        else Measure("ece", *found[0].tolist())
+    )
 
 
 def resampled(
-    cells: ReliabilityBins, bins: int, values: Callable[[Array, Array, Array], Array], *, level: float, replicates: int, seed: int
+    cells: ReliabilityBins,
+    bins: int,
+    values: Callable[[Array, Array, Array], Array],
+    *,
+    level: float,
+    replicates: int,
+    seed: int,
 ) -> Array | None:
-    """`[s, 5]` value, bounds, null value and p-value of s statistics of the cells; None without rows.
+    """`[s, 5]` value, bounds, null value and p-value of s statistics of the cells; None without
+    rows.
 
     Args:
         cells: `[c]` sums, in `bins` equal bins of neighbouring cells.
         bins: over which the gap is taken as constant for the interval.
-        values: `[r, c]` counts, confidences and right rows -> `[s, r]`; a first axis of 1 stands for all.
+        values: `[r, c]` counts, confidences and right rows -> `[s, r]`; a first axis of 1 stands
+            for all.
         level: coverage of the bounds.
         replicates: of each kind.
         seed: of a private generator.
@@ -103,14 +128,16 @@ def resampled(
     null = values(count[None], confidence[None], _drawn(generator, count[None], sure, replicates))
     rates = _shrunken_rates(count, sure, confidence - correct, bins)
     truth = values(count[None], confidence[None], (count * rates)[None])[:, 0]
-    # The confidences are a sample too: Poisson counts per cell are the Poisson bootstrap of the rows.
+    # The confidences are a sample too: Poisson counts per cell are the Poisson bootstrap of the
+    # rows.
     counts: Array = generator.poisson(count, size=(replicates, len(count))).astype(np.float64)
     again = values(counts, counts * sure, _drawn(generator, counts, rates, replicates))
     half = normal_quantile(0.5 + level / 2) * again.std(1)
     # Noise can only raise an error: the bias comes off the lower end alone.
     low = np.maximum(0.0, seen - np.maximum(0.0, again.mean(1) - truth) - half)
     p = (1 + (null >= seen[:, None]).sum(1)) / (1 + replicates)
-    # A value that a calibrated model shows as well may be 0: the interval is the set that the test accepts.
+    # A value that a calibrated model shows as well may be 0: the interval is the set that the test
+    # accepts.
     low = np.where(p > (1 - level) / 2, 0.0, low)
     return np.stack([seen, low, seen + half, null.mean(1), p], 1)
 
@@ -127,12 +154,22 @@ def score_measure(name: str, row: Tensor, mass: float, *, level: float = 0.95) -
     total, squares, expected, variance = row.tolist()
     value = total / mass
     half = normal_quantile(0.5 + level / 2) * math.sqrt(max(squares / mass - value**2, 0.0) / mass)
-    z = (total - expected) / math.sqrt(variance) if variance > 0 else 0.0 if abs(total - expected) < 1e-9 * mass else math.inf
-    return Measure(name, value, value - half, value + half, expected / mass, float(2 * ndtr(-abs(z))))
+    z = (
+        (total - expected) / math.sqrt(variance)
+        if variance > 0
+        else 0.0
+        if abs(total - expected) < 1e-9 * mass
+        else math.inf
+    )
+    return Measure(
+        name, value, value - half, value + half, expected / mass, float(2 * ndtr(-abs(z)))
+    )
 
 
 def _drawn(generator: np.random.Generator, count: Array, rate: Array, replicates: int) -> Array:
-    """`[replicates, c]` right rows per cell; a fractional count is drawn as the next whole one and scaled."""
+    """`[replicates, c]` right rows per cell; a fractional count is drawn as the next whole one and
+    scaled.
+    """
     whole = np.ceil(count)
     scale: Array = np.divide(count, whole, out=np.zeros_like(count), where=whole > 0)
     right = generator.binomial(whole.astype(np.int64), rate, size=(replicates, count.shape[-1]))
@@ -140,22 +177,31 @@ def _drawn(generator: np.random.Generator, count: Array, rate: Array, replicates
 
 
 def _shrunken_rates(count: Array, sure: Array, residual: Array, bins: int) -> Array:
-    """Rate of right rows per cell: its mean confidence moved by the gap of its bin, less what of the gap is noise.
+    """Rate of right rows per cell: its mean confidence moved by the gap of its bin, less what of
+    the gap is noise.
 
     Without the shrinkage noise would count twice, once in the data and once in the draws.
     """
     mass = count.reshape(bins, -1).sum(1)
     gap = residual.reshape(bins, -1).sum(1) / np.where(mass > 0, mass, 1.0)
-    noise = (count * sure * (1 - sure)).reshape(bins, -1).sum(1) / np.where(mass > 0, mass, 1.0) ** 2
+    noise = (count * sure * (1 - sure)).reshape(bins, -1).sum(1) / np.where(
+        mass > 0, mass, 1.0
+    ) ** 2
     gap = np.sign(gap) * np.sqrt(np.maximum(gap**2 - noise, 0.0))
     rates: Array = (sure - np.repeat(gap, len(count) // bins)).clip(0, 1)
     return rates
 
 
-def _values(count: Array, confidence: Array, correct: Array, bins: int, starts: NDArray[np.int64]) -> Array:
-    """`[7, r]` measures of `[r, c]` right rows; `[1, c]` counts and confidences stand for all replicates."""
+def _values(
+    count: Array, confidence: Array, correct: Array, bins: int, starts: NDArray[np.int64]
+) -> Array:
+    """`[7, r]` measures of `[r, c]` right rows; `[1, c]` counts and confidences stand for all
+    replicates.
+    """
     n = np.maximum(count.sum(1), 1e-300)
-    mass, sure, right = (part.reshape(len(part), bins, -1).sum(2) for part in (count, confidence, correct))
+    mass, sure, right = (
+        part.reshape(len(part), bins, -1).sum(2) for part in (count, confidence, correct)
+    )
     gap = sure - right
     safe = np.where(mass > 0, mass, 1.0)
     reliability = (gap**2 / safe).sum(1) / n
@@ -165,11 +211,23 @@ def _values(count: Array, confidence: Array, correct: Array, bins: int, starts: 
     residual = confidence - correct
     adaptive = np.abs(np.add.reduceat(residual, starts, axis=1)).sum(1) / n
     smooth = _smooth(residual / n[:, None])
-    return np.stack([np.abs(gap).sum(1) / n, largest, np.sqrt(reliability), adaptive, smooth, reliability, resolution])
+    return np.stack(
+        [
+            np.abs(gap).sum(1) / n,
+            largest,
+            np.sqrt(reliability),
+            adaptive,
+            smooth,
+            reliability,
+            resolution,
+        ]
+    )
 
 
 def _equal_mass(count: Array, bins: int) -> NDArray[np.int64]:
-    """First cell of each of `bins` groups of equal mass; equal confidences stay together, so there may be fewer."""
+    """First cell of each of `bins` groups of equal mass; equal confidences stay together, so there
+    may be fewer.
+    """
     if not count.any():
         return np.zeros(1, dtype=np.int64)
     middle = np.cumsum(count) - count / 2
@@ -178,9 +236,11 @@ def _equal_mass(count: Array, bins: int) -> NDArray[np.int64]:
 
 
 def _smooth(residual: Array) -> Array:
-    """Calibration error of residuals smoothed by a reflected normal kernel whose width equals the error.
+    """Calibration error of residuals smoothed by a reflected normal kernel whose width equals the
+    error.
 
-    The reflected kernel is diagonal in the cosine transform, so that all replicates are smoothed at once.
+    The reflected kernel is diagonal in the cosine transform, so that all replicates are smoothed at
+    once.
     """
     from scipy.fft import dct, idct
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, bin_edges
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
-Kind = Literal["calibrated within noise", "overconfident", "underconfident", "S-shaped", "too few rows"]
+Kind = Literal[
+    "calibrated within noise", "overconfident", "underconfident", "S-shaped", "too few rows"
+]
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,12 @@ class Shape:
 def shape(bins: ReliabilityBins, *, alpha: float = 0.05) -> Shape:
     """Whether the gap has one sign over all confidences, or changes it, beyond noise.
 
-    The bins are split into a less and a more confident half of the rows; each half has a z-test of its summed gap
-    under calibration, Bonferroni over both. A monotone map mends either shape, a temperature only the first two.
+    The bins are split into a less and a more confident half of the rows; each half has a z-test of
+    its summed gap under calibration, Bonferroni over both. A monotone map mends either shape, a
+    temperature only the first two.
 
-    Source: Niculescu-Mizil and Caruana (2005), ICML, for the shapes; Spiegelhalter (1986), Stat. Med. 5:421, for the test.
+    Source: Niculescu-Mizil and Caruana (2005), ICML, for the shapes; Spiegelhalter (1986), Stat.
+    Med. 5:421, for the test.
     """
     from scipy.special import ndtr
 
@@ -75,7 +79,9 @@ def shape(bins: ReliabilityBins, *, alpha: float = 0.05) -> Shape:
         n = float(count[half].sum())
         gap = float((bins.confidence - bins.correct)[half].sum())
         error = math.sqrt(float((count * sure * (1 - sure))[half].sum()))
-        beyond = (error > 0 and 2 * float(ndtr(-abs(gap) / error)) < alpha / 2) or (error == 0 and abs(gap) > 0.5)
+        beyond = (error > 0 and 2 * float(ndtr(-abs(gap) / error)) < alpha / 2) or (
+            error == 0 and abs(gap) > 0.5
+        )
         halves.append((gap / n, error / n) if n else (0.0, math.nan))
         kinds.append(int(math.copysign(1, gap)) if beyond else 0)
     (gap_low, error_low), (gap_high, error_high) = halves
@@ -84,18 +90,33 @@ def shape(bins: ReliabilityBins, *, alpha: float = 0.05) -> Shape:
         kind = "S-shaped"
     elif any(kinds):
         kind = "overconfident" if sum(kinds) > 0 else "underconfident"
-    return Shape(kind, gap_low, gap_high, (error_low, error_high), _beyond_chance(bins, sure, alpha))
+    return Shape(
+        kind, gap_low, gap_high, (error_low, error_high), _beyond_chance(bins, sure, alpha)
+    )
 
 
 def _beyond_chance(bins: ReliabilityBins, sure: Tensor, alpha: float) -> tuple[BadBin, ...]:
     from scipy.stats import binom
 
     n, k = bins.count.round().long().numpy(), bins.correct.round().long().numpy()
-    tails = torch.from_numpy(2 * binom.cdf(k, n, sure.numpy())), torch.from_numpy(2 * binom.sf(k - 1, n, sure.numpy()))
+    tails = (
+        torch.from_numpy(2 * binom.cdf(k, n, sure.numpy())),
+        torch.from_numpy(2 * binom.sf(k - 1, n, sure.numpy())),
+    )
     p = torch.minimum(*tails).clamp(max=1).masked_fill(bins.count <= 0, math.nan)
     adjusted, edges = holm_adjusted(p), bin_edges(len(n))
-    order = sorted((adjusted < alpha).nonzero().flatten().tolist(), key=lambda b: -abs(float(bins.gap[b])))
+    order = sorted(
+        (adjusted < alpha).nonzero().flatten().tolist(), key=lambda b: -abs(float(bins.gap[b]))
+    )
     accuracy = bins.correct.double() / bins.count.clamp(min=1)
     return tuple(
-        BadBin(float(edges[b]), float(edges[b + 1]), int(n[b]), float(sure[b]), float(accuracy[b]), float(adjusted[b])) for b in order
+        BadBin(
+            float(edges[b]),
+            float(edges[b + 1]),
+            int(n[b]),
+            float(sure[b]),
+            float(accuracy[b]),
+            float(adjusted[b]),
+        )
+        for b in order
     )

@@ -1,4 +1,6 @@
-"""Reliability bins: what a model was sure of against how often it was right, and the errors read off them."""
+"""Reliability bins: what a model was sure of against how often it was right, and the errors read
+off them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from torch import Tensor
 
 from gendebug_torch.calibration.measures.measure import Measure, ece_measure
 from gendebug_torch.calibration.measures.reliability_diagram import reliability_diagram
-from gendebug_torch.calibration.model_outputs import COMPILED_PASS, SINGLE_PASS, Chunk, chunks, refuse_broken, validated
+from gendebug_torch.calibration.model_outputs import (
+    COMPILED_PASS,
+    SINGLE_PASS,
+    Chunk,
+    chunks,
+    refuse_broken,
+    validated,
+)
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.intervals import clopper_pearson_interval
 
@@ -21,7 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# What the softmax of logits in float32 and in float64 rounds off a probability, relatively, at most.
+# What the softmax of logits in float32 and in float64 rounds off a probability, relatively, at
+# most.
 _SINGLE, _DOUBLE = 1e-6, 1e-14
 
 
@@ -41,8 +51,17 @@ class ReliabilityBins:
 
     def __add__(self, other: ReliabilityBins) -> ReliabilityBins:
         if len(self.count) != len(other.count):
-            reject("other", f"{len(self.count)} bins", f"{len(other.count)}", "Bin both with the same `bins`.")
-        return ReliabilityBins(self.count + other.count, self.confidence + other.confidence, self.correct + other.correct)
+            reject(
+                "other",
+                f"{len(self.count)} bins",
+                f"{len(other.count)}",
+                "Bin both with the same `bins`.",
+            )
+        return ReliabilityBins(
+            self.count + other.count,
+            self.confidence + other.confidence,
+            self.correct + other.correct,
+        )
 
     @property
     def total(self) -> int:
@@ -57,7 +76,9 @@ class ReliabilityBins:
     @property
     def ece(self) -> float:
         """Expected calibration error, in [0, 1]; see `expected_calibration_error`."""
-        return float((self.confidence - self.correct).abs().sum()) / max(float(self.count.sum()), 1e-300)
+        return float((self.confidence - self.correct).abs().sum()) / max(
+            float(self.count.sum()), 1e-300
+        )
 
     @property
     def mce(self) -> float:
@@ -75,16 +96,22 @@ class ReliabilityBins:
         return float(self.confidence.sum()) / max(float(self.count.sum()), 1e-300)
 
     def measure(self, level: float = 0.95, *, replicates: int = 1000, seed: int = 0) -> Measure:
-        """The calibration error with its interval, what a calibrated model would show, and the p-value of more."""
+        """The calibration error with its interval, what a calibrated model would show, and the
+        p-value of more.
+        """
         return ece_measure(self, level=level, replicates=replicates, seed=seed)
 
     def interval(self, level: float = 0.95, *, seed: int = 0) -> tuple[float, float]:
-        """Interval of the calibration error; it holds 0 where a calibrated model may show as much."""
+        """Interval of the calibration error; it holds 0 where a calibrated model may show as
+        much.
+        """
         found = self.measure(level, seed=seed)
         return found.low, found.high
 
     def noise(self, *, seed: int = 0) -> tuple[float, float]:
-        """Mean calibration error that a perfectly calibrated model would show here, and the p-value of ours."""
+        """Mean calibration error that a perfectly calibrated model would show here, and the p-value
+        of ours.
+        """
         found = self.measure(seed=seed)
         return found.null, found.p_value
 
@@ -96,13 +123,20 @@ class ReliabilityBins:
         low, high = clopper_pearson_interval(self.correct, self.count)
         empty = self.count == 0
         columns = {"from": edges[:-1], "to": edges[1:], "rows": self.count}
-        rates = {"confidence": self.confidence / self.count, "accuracy": self.correct.double() / self.count}
-        columns |= {name: rate.double().masked_fill(empty, float("nan")) for name, rate in rates.items()}
+        rates = {
+            "confidence": self.confidence / self.count,
+            "accuracy": self.correct.double() / self.count,
+        }
+        columns |= {
+            name: rate.double().masked_fill(empty, float("nan")) for name, rate in rates.items()
+        }
         columns |= {"low": low, "high": high, "gap": self.gap}
         return pd.DataFrame({name: value.numpy() for name, value in columns.items()})
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Reliability diagram: accuracy against confidence with exact intervals, chance around the diagonal, row counts."""
+        """Reliability diagram: accuracy against confidence with exact intervals, chance around the
+        diagonal, row counts.
+        """
         return reliability_diagram(self, ax)
 
 
@@ -117,19 +151,21 @@ def reliability_bins(
 ) -> ReliabilityBins:
     """Rows by the confidence of their prediction, in one pass.
 
-    The confidence is the largest softmax probability, for one binary logit `max(p, 1 - p)`; P(y = 1) is binned by
-    `classwise_bins` instead. Of equal logits the first class is predicted.
+    The confidence is the largest softmax probability, for one binary logit `max(p, 1 - p)`; P(y =
+    1) is binned by `classwise_bins` instead. Of equal logits the first class is predicted.
 
     Source: Guo, Pleiss, Sun and Weinberger (2017), section 2, arXiv:1706.04599.
 
     Args:
-        logits: `[n, k]` float, `[n]` for a binary model, or dense `[n, k, ...]`; a masked class may be -inf.
+        logits: `[n, k]` float, `[n]` for a binary model, or dense `[n, k, ...]`; a masked class may
+            be -inf.
         targets: `[n]` (dense `[n, ...]`) int64 class ids.
         bins: equal bins (lo, hi] over [0, 1]; a confidence of 0 falls into the first.
         weights: shaped like targets; a weight of 2 counts as two rows. The counts are float64 then.
         ignore_index: target of rows that do not count.
-        compiled: by a kernel of `torch.compile`, which needs a C++ compiler and some seconds once; of 1000 classes it then takes two thirds
-            of the time; confidences differ by the rounding of float32.
+        compiled: by a kernel of `torch.compile`, which needs a C++ compiler and some seconds once;
+            of 1000 classes it then takes two thirds of the time; confidences differ by the rounding
+            of float32.
 
     Returns:
         Sums on the CPU; the state is `[bins]` whatever n.
@@ -141,13 +177,21 @@ def reliability_bins(
     """
     validated(logits, targets, weights, ignore_index)
     state = BinSums(bins, logits.device, rounding=rounding(logits))
-    for chunk in chunks(logits, targets, weights, ignore_index, times=COMPILED_PASS if compiled else SINGLE_PASS):
-        found = _settled(chunk, *_kernel()(chunk.logits, chunk.targets)) if compiled else top_label(chunk, chunk.log_probs())
+    for chunk in chunks(
+        logits, targets, weights, ignore_index, times=COMPILED_PASS if compiled else SINGLE_PASS
+    ):
+        found = (
+            _settled(chunk, *_kernel()(chunk.logits, chunk.targets))
+            if compiled
+            else top_label(chunk, chunk.log_probs())
+        )
         state.add(*found, chunk.weights)
     return state.bins(whole=weights is None)
 
 
-def reliability_bins_of_confidence(confidence: Tensor, correct: Tensor, *, bins: int = 15) -> ReliabilityBins:
+def reliability_bins_of_confidence(
+    confidence: Tensor, correct: Tensor, *, bins: int = 15
+) -> ReliabilityBins:
     """The same from confidences `[n]` in [0, 1] and whether each prediction was right, `[n]` bool.
 
     Raises:
@@ -158,18 +202,27 @@ def reliability_bins_of_confidence(confidence: Tensor, correct: Tensor, *, bins:
         reject("confidence", "[n], and `correct` [n]", got, "Pass one value of each per row.")
     if bool((~((confidence >= 0) & (confidence <= 1))).any()):
         got = f"{float(confidence.min()):.3g} to {float(confidence.max()):.3g}"
-        reject("confidence", "values in [0, 1]", got, "Pass probabilities, or use reliability_bins on logits.")
+        reject(
+            "confidence",
+            "values in [0, 1]",
+            got,
+            "Pass probabilities, or use reliability_bins on logits.",
+        )
     state = BinSums(bins, confidence.device)
     state.add(confidence.double(), correct.bool())
     return state.bins()
 
 
-def expected_calibration_error(bins_or_logits: ReliabilityBins | Tensor, targets: Tensor | None = None, *, bins: int = 15) -> Tensor:
+def expected_calibration_error(
+    bins_or_logits: ReliabilityBins | Tensor, targets: Tensor | None = None, *, bins: int = 15
+) -> Tensor:
     """`sum_b n_b / n |accuracy_b - mean confidence_b|`.
 
-    It is biased upwards on few rows and never 0; read it with `ReliabilityBins.interval` and `.noise`.
+    It is biased upwards on few rows and never 0; read it with `ReliabilityBins.interval` and
+    `.noise`.
 
-    Source: Naeini, Cooper and Hauskrecht (2015), AAAI; bins as in Guo et al. (2017), arXiv:1706.04599.
+    Source: Naeini, Cooper and Hauskrecht (2015), AAAI; bins as in Guo et al. (2017),
+    arXiv:1706.04599.
 
     Args:
         bins_or_logits: what `reliability_bins` gave, or logits as it takes them.
@@ -184,7 +237,12 @@ def expected_calibration_error(bins_or_logits: ReliabilityBins | Tensor, targets
     """
     if isinstance(bins_or_logits, Tensor):
         if targets is None:
-            reject("targets", "class ids with logits", "None", "Pass targets, or ReliabilityBins alone.")
+            reject(
+                "targets",
+                "class ids with logits",
+                "None",
+                "Pass targets, or ReliabilityBins alone.",
+            )
         bins_or_logits = reliability_bins(bins_or_logits, targets, bins=bins)
     return torch.tensor(bins_or_logits.ece, dtype=torch.float64)
 
@@ -195,13 +253,17 @@ def bin_edges(bins: int) -> Tensor:
 
 
 def top_label(chunk: Chunk, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence `[m]` float64 and correctness `[m]` bool of the predicted class; NaN confidence for broken rows."""
+    """Confidence `[m]` float64 and correctness `[m]` bool of the predicted class; NaN confidence
+    for broken rows.
+    """
     top = log_probs.amax(1)
     return _settled(chunk, top, log_probs.gather(1, chunk.targets[:, None])[:, 0] == top)
 
 
 def _settled(chunk: Chunk, top: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence and correctness from the largest log probability and whether the target has it too."""
+    """Confidence and correctness from the largest log probability and whether the target has it
+    too.
+    """
     confidence = top.double().exp_()
     # Another, earlier class can be as likely, to rounding, only where no class has more than half.
     tied = correct & (confidence < 0.5 + _SINGLE)
@@ -241,9 +303,12 @@ class BinSums:
         if bins < 1:
             reject("bins", "at least 1", str(bins), "15 is the usual number.")
         # Open below, and with room for the place of NaN.
-        self._edges = (torch.cat([bin_edges(bins), torch.tensor([math.inf])]) * (1.0 + rounding)).to(device)
+        self._edges = (
+            torch.cat([bin_edges(bins), torch.tensor([math.inf])]) * (1.0 + rounding)
+        ).to(device)
         self._edges[0] = -math.inf
-        # float64 counts are exact below 2^53. The last row collects NaN, which lies beyond every edge.
+        # float64 counts are exact below 2^53. The last row collects NaN, which lies beyond every
+        # edge.
         self._sums = torch.zeros(bins + 1, 3, dtype=torch.float64, device=device)
 
     def add(self, confidence: Tensor, correct: Tensor, weights: Tensor | None = None) -> None:
@@ -255,15 +320,23 @@ class BinSums:
         self._sums += torch.stack([mass.sum(1), sure, mass[:, 1]], 1)
 
     def _slots(self, confidence: Tensor) -> Tensor:
-        """`[m]` int64 bin of each confidence, the number of bins for NaN, in a tenth of the time of a binary search."""
+        """`[m]` int64 bin of each confidence, the number of bins for NaN, in a tenth of the time of
+        a binary search.
+        """
         bins = len(self._edges) - 2
         near = (confidence * bins).ceil_().sub_(1).clamp_(0, bins - 1).nan_to_num_(nan=bins).long()
         # Rounding may have put it one bin off.
-        return near + (confidence > self._edges[near + 1]).long() - (confidence <= self._edges[near]).long()
+        return (
+            near
+            + (confidence > self._edges[near + 1]).long()
+            - (confidence <= self._edges[near]).long()
+        )
 
     def bins(self, *, whole: bool = True) -> ReliabilityBins:
         """What was counted, as int64 counts where every row counted once."""
         count, confidence, correct = self._sums.T.cpu()
         refuse_broken(math.ceil(float(count[-1])))
         kind = torch.int64 if whole else torch.float64
-        return ReliabilityBins(count[:-1].to(kind), confidence[:-1].contiguous(), correct[:-1].to(kind))
+        return ReliabilityBins(
+            count[:-1].to(kind), confidence[:-1].contiguous(), correct[:-1].to(kind)
+        )

@@ -1,4 +1,6 @@
-"""Everything that one pass over labeled logits leaves behind: fine cells of confidence and the proper scores."""
+"""Everything that one pass over labeled logits leaves behind: fine cells of confidence and the
+proper scores.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.measures.measure import Measure, binned_measures, score_measure
-from gendebug_torch.calibration.measures.reliability_bins import BinSums, ReliabilityBins, rounding, top_label
+from gendebug_torch.calibration.measures.reliability_bins import (
+    BinSums,
+    ReliabilityBins,
+    rounding,
+    top_label,
+)
 from gendebug_torch.calibration.model_outputs import chunks, validated
 from gendebug_torch.errors import reject
 
@@ -17,18 +24,20 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# Divided by every number of bins in use (1 to 10, 12, 14, 15, 18, 20, ...), so that coarser bins are exact.
+# Divided by every number of bins in use (1 to 10, 12, 14, 15, 18, 20, ...), so that coarser bins
+# are exact.
 CELLS = 2520
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationSums:
-    """Sums over labeled rows from which every measure of calibration follows; 60 KB whatever n, adds over ranks.
+    """Sums over labeled rows from which every measure of calibration follows; 60 KB whatever n,
+    adds over ranks.
 
     Args:
         cells: rows by confidence in 2520 cells.
-        scores: `[2, 4]` float64, for log loss and Brier score: sum, sum of squares, and mean and variance of the sum
-            that calibrated probabilities would give.
+        scores: `[2, 4]` float64, for log loss and Brier score: sum, sum of squares, and mean and
+            variance of the sum that calibrated probabilities would give.
     """
 
     cells: ReliabilityBins
@@ -44,7 +53,12 @@ class CalibrationSums:
             InputError: `bins` does not divide 2520.
         """
         if bins < 1 or CELLS % bins:
-            reject("bins", f"a divisor of {CELLS}", str(bins), "Take 10, 12, 15, 18, 20 or 30, or use reliability_bins.")
+            reject(
+                "bins",
+                f"a divisor of {CELLS}",
+                str(bins),
+                "Take 10, 12, 15, 18, 20 or 30, or use reliability_bins.",
+            )
         parts = (self.cells.count, self.cells.confidence, self.cells.correct)
         return ReliabilityBins(*(part.view(bins, -1).sum(1) for part in parts))
 
@@ -58,19 +72,27 @@ class CalibrationSums:
         """Mean Brier score: squared distance of the probabilities from the label, in [0, 2]."""
         return float(self.scores[1, 0]) / max(float(self.cells.count.sum()), 1e-300)
 
-    def measures(self, *, bins: int = 15, level: float = 0.95, replicates: int = 500, seed: int = 0) -> tuple[Measure, ...]:
-        """Each measure with its interval, what a calibrated model of these confidences would show, and a p-value.
+    def measures(
+        self, *, bins: int = 15, level: float = 0.95, replicates: int = 500, seed: int = 0
+    ) -> tuple[Measure, ...]:
+        """Each measure with its interval, what a calibrated model of these confidences would show,
+        and a p-value.
 
-        `ece, mce, rms, adaptive_ece, smooth_ece, reliability, resolution` are of the predicted class; `nll` and
-        `brier` of all classes. See `binned_measures` and `score_measure`.
+        `ece, mce, rms, adaptive_ece, smooth_ece, reliability, resolution` are of the predicted
+        class; `nll` and `brier` of all classes. See `binned_measures` and `score_measure`.
         """
-        binned = binned_measures(self.cells, bins=bins, level=level, replicates=replicates, seed=seed)
+        binned = binned_measures(
+            self.cells, bins=bins, level=level, replicates=replicates, seed=seed
+        )
         return (*binned, *self.score_measures(level=level))
 
     def score_measures(self, *, level: float = 0.95) -> tuple[Measure, ...]:
         """`nll` and `brier` alone, which need no draws."""
         mass = float(self.cells.count.sum())
-        return tuple(score_measure(name, row, mass, level=level) for name, row in zip(("nll", "brier"), self.scores, strict=True))
+        return tuple(
+            score_measure(name, row, mass, level=level)
+            for name, row in zip(("nll", "brier"), self.scores, strict=True)
+        )
 
     def table(self, **options: int) -> pd.DataFrame:
         """One row per measure; `options` go to `measures`."""
@@ -83,7 +105,13 @@ class CalibrationSums:
         return self.bins().plot(ax)
 
 
-def calibration_sums(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, ignore_index: int | None = None) -> CalibrationSums:
+def calibration_sums(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weights: Tensor | None = None,
+    ignore_index: int | None = None,
+) -> CalibrationSums:
     """One pass over labeled logits, for every measure of calibration.
 
     Args:
@@ -103,13 +131,22 @@ def calibration_sums(logits: Tensor, targets: Tensor, *, weights: Tensor | None 
 
 
 class RunningSums:
-    """`CalibrationSums` in the making, on the device of the logits; nothing is copied to the host until `sums()`."""
+    """`CalibrationSums` in the making, on the device of the logits; nothing is copied to the host
+    until `sums()`.
+    """
 
     def __init__(self, device: torch.device, *, rounding: float) -> None:
         self._cells = BinSums(CELLS, device, rounding=rounding)
         self._scores = torch.zeros(2, 4, dtype=torch.float64, device=device)
 
-    def add(self, logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, ignore_index: int | None = None) -> None:
+    def add(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        weights: Tensor | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
         """Count rows, as `calibration_sums` takes them."""
         validated(logits, targets, weights, ignore_index)
         for chunk in chunks(logits, targets, weights, ignore_index):
@@ -126,10 +163,12 @@ class RunningSums:
 
 
 def _scored(log_probs: Tensor, targets: Tensor) -> Tensor:
-    """`[2, 4, m]`: log loss and Brier score of each row, their squares, and mean and variance under calibration.
+    """`[2, 4, m]`: log loss and Brier score of each row, their squares, and mean and variance under
+    calibration.
 
-    With p the probabilities, the log loss has mean `H = -sum p log p` and variance `sum p log(p)^2 - H^2`; the Brier
-    score `1 + sum p^2 - 2 p_y` has mean `1 - sum p^2` and variance `4 (sum p^3 - (sum p^2)^2)`.
+    With p the probabilities, the log loss has mean `H = -sum p log p` and variance
+    `sum p log(p)^2 - H^2`; the Brier score `1 + sum p^2 - 2 p_y` has mean `1 - sum p^2` and
+    variance `4 (sum p^3 - (sum p^2)^2)`.
     """
     probs = log_probs.exp()
     own = log_probs.gather(1, targets[:, None])[:, 0].double()

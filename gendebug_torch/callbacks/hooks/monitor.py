@@ -1,4 +1,6 @@
-"""What every monitor does with what it saw: scalars and pictures to the loggers, and nothing that breaks there ends a training."""
+"""What every monitor does with what it saw: scalars and pictures to the loggers, and nothing that
+breaks there ends a training.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ TELL = logging.getLogger("gendebug_torch")
 
 
 class Monitor(Callback):
-    """A callback whose reports cannot end a run: what breaks in them is told at once and stands among `findings`.
+    """A callback whose reports cannot end a run: what breaks in them is told at once and stands
+    among `findings`.
 
     Args:
         check: id under which its findings stand.
@@ -36,7 +39,9 @@ class Monitor(Callback):
         self.findings = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin anew where a new training begins; one that goes on, or is resumed, keeps what was seen."""
+        """Begin anew where a new training begins; one that goes on, or is resumed, keeps what was
+        seen.
+        """
         if trainer.global_step == 0:
             self.reset()
 
@@ -70,7 +75,16 @@ class Monitor(Callback):
             if all(earlier.summary != summary for earlier in self.findings):
                 numbers = {"traceback": traceback.format_exc()}
                 remedy = "The training went on; mend what the traceback names, e.g. the logger."
-                self.findings.append(Finding(self._check, self._cause, Severity.ERRORED, summary, numbers=numbers, remedy=remedy))
+                self.findings.append(
+                    Finding(
+                        self._check,
+                        self._cause,
+                        Severity.ERRORED,
+                        summary,
+                        numbers=numbers,
+                        remedy=remedy,
+                    )
+                )
                 TELL.warning("%s: %s", type(self).__name__, summary)
 
 
@@ -78,11 +92,17 @@ def _sender(logger: Any) -> Callable[[str, Any, int], None] | None:
     """How a logger takes a picture: (name, figure, step) -> None; None where it takes none."""
     experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_figure"):  # TensorBoard
-        return lambda name, figure, step: experiment.add_figure(name, figure, global_step=step, close=False)
+        return lambda name, figure, step: experiment.add_figure(
+            name, figure, global_step=step, close=False
+        )
     if hasattr(logger, "log_image"):  # Weights & Biases, which takes arrays
         return lambda name, figure, step: logger.log_image(name, [_pixels(figure)], step=step)
-    if hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):  # MLflow, where a name is a file, so one per step
-        return lambda name, figure, step: experiment.log_figure(logger.run_id, figure, f"{name}_{step:08d}.png")
+    if hasattr(experiment, "log_figure") and hasattr(
+        logger, "run_id"
+    ):  # MLflow, where a name is a file, so one per step
+        return lambda name, figure, step: experiment.log_figure(
+            logger.run_id, figure, f"{name}_{step:08d}.png"
+        )
     if hasattr(experiment, "log_figure"):  # Comet
         return lambda name, figure, step: experiment.log_figure(name, figure, step=step)
     return None

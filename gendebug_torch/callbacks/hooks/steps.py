@@ -18,7 +18,9 @@ Read = Callable[[LightningModule, Any, Any], Any]
 
 
 def in_fit(trainer: Trainer) -> bool:
-    """Whether a validation is one of the training: neither its sanity steps nor `trainer.validate`."""
+    """Whether a validation is one of the training: neither its sanity steps nor
+    `trainer.validate`.
+    """
     return not trainer.sanity_checking and trainer.state.fn is TrainerFn.FITTING
 
 
@@ -30,12 +32,21 @@ def first_inputs(batch: Any) -> Tensor:
     """
     found = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if not isinstance(found, Tensor):
-        reject("unpack", "a batch that is a Tensor or begins with one", type(found).__name__, "Pass `unpack=lambda batch: ...`.")
+        reject(
+            "unpack",
+            "a batch that is a Tensor or begins with one",
+            type(found).__name__,
+            "Pass `unpack=lambda batch: ...`.",
+        )
     return found
 
 
-def step_loss(read: Read | None, module: LightningModule, batch: Any, outputs: Any) -> Tensor | None:
-    """The loss that `read` finds of a step, or that it returned, bare or under `loss`: a scalar, or one value per row `[n]`."""
+def step_loss(
+    read: Read | None, module: LightningModule, batch: Any, outputs: Any
+) -> Tensor | None:
+    """The loss that `read` finds of a step, or that it returned, bare or under `loss`: a scalar, or
+    one value per row `[n]`.
+    """
     if read is not None:
         outputs = read(module, batch, outputs)
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -43,18 +54,24 @@ def step_loss(read: Read | None, module: LightningModule, batch: Any, outputs: A
 
 
 def extra_forward(module: LightningModule, batch: Any, outputs: Any) -> tuple[Tensor, Tensor]:
-    """Logits and targets of a batch `(inputs, targets, ...)` by one more forward per step: `read=extra_forward`.
+    """Logits and targets of a batch `(inputs, targets, ...)` by one more forward per step:
+    `read=extra_forward`.
 
-    For a module that returns neither and is not to be changed. The forward runs in evaluation mode, without
-    gradients, after the step (in training: after its update); mode, gradients, BatchNorm statistics and random
-    states are left as found.
+    For a module that returns neither and is not to be changed. The forward runs in evaluation mode,
+    without gradients, after the step (in training: after its update); mode, gradients, BatchNorm
+    statistics and random states are left as found.
     """
     with evaluating(module), torch.no_grad():
         return logits_of(module, batch[0]), batch[1]
 
 
 def step_tensors(
-    argument: str, keys: Sequence[str], read: Read | None, module: LightningModule, batch: Any, outputs: Any
+    argument: str,
+    keys: Sequence[str],
+    read: Read | None,
+    module: LightningModule,
+    batch: Any,
+    outputs: Any,
 ) -> tuple[Tensor, ...]:
     """What `read` finds of a step, or what the step returned under these keys, detached.
 
@@ -66,13 +83,27 @@ def step_tensors(
     found = [outputs.get(key) if isinstance(outputs, Mapping) else None for key in keys]
     tensors = tuple(value.detach() for value in found if isinstance(value, Tensor))
     if len(tensors) < len(keys):
-        came = f"keys {sorted(map(str, outputs))}" if isinstance(outputs, Mapping) else type(outputs).__name__
-        lacking = " and ".join(repr(key) for key, value in zip(keys, found, strict=True) if not isinstance(value, Tensor))
-        forward = "lambda *step: (step[1][2], *extra_forward(*step))" if "ids" in keys else "extra_forward"
+        came = (
+            f"keys {sorted(map(str, outputs))}"
+            if isinstance(outputs, Mapping)
+            else type(outputs).__name__
+        )
+        lacking = " and ".join(
+            repr(key)
+            for key, value in zip(keys, found, strict=True)
+            if not isinstance(value, Tensor)
+        )
+        forward = (
+            "lambda *step: (step[1][2], *extra_forward(*step))"
+            if "ids" in keys
+            else "extra_forward"
+        )
         remedy = (
-            f"Return {{'loss': loss, {', '.join(f'{key!r}: {key}' for key in keys)}}} from the step, which costs nothing; "
+            f"Return {{'loss': loss, {', '.join(f'{key!r}: {key}' for key in keys)}}} from the "
+            "step, which costs nothing; "
             f"or pass `read=lambda module, batch, outputs: ({', '.join(keys)})`; "
-            f"or pass `read={forward}` (from gendebug_torch.callbacks), which costs one more forward per step."
+            f"or pass `read={forward}` (from gendebug_torch.callbacks), which costs one more "
+            "forward per step."
         )
         reject(argument, f"a Tensor under {lacking} in what the step returns", came, remedy)
     return tensors
@@ -85,15 +116,19 @@ def val_loader(trainer: Trainer, index: int) -> Any:
 
 
 def real_rows(trainer: Trainer, loader: Any, batch_idx: int, rows: int) -> int:
-    """How many rows of a batch are its own: a DistributedSampler repeats rows at the end so that all ranks get equally many.
+    """How many rows of a batch are its own: a DistributedSampler repeats rows at the end so that
+    all ranks get equally many.
 
-    They are the last places of its order, shuffled or not. Exact for batches of one size; elsewhere every row counts.
+    They are the last places of its order, shuffled or not. Exact for batches of one size; elsewhere
+    every row counts.
     """
     size = getattr(loader, "batch_size", None)
     if size is None or not repeated_rows(trainer, loader):
         return rows
     sampler = loader.sampler
-    own: int = (len(sampler.dataset) - sampler.rank + sampler.num_replicas - 1) // sampler.num_replicas
+    own: int = (
+        len(sampler.dataset) - sampler.rank + sampler.num_replicas - 1
+    ) // sampler.num_replicas
     return max(0, min(rows, own - batch_idx * int(size)))
 
 
@@ -121,8 +156,14 @@ def summed(trainer: Trainer, sums: Tensor) -> list[list[float]]:
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Logged scalars as floats, with one wait for the device."""
-    single = {name: value for name, value in metrics.items() if isinstance(value, Tensor) and value.numel() == 1}
+    single = {
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, Tensor) and value.numel() == 1
+    }
     if not single:
         return {}
-    values = torch.stack([value.detach().double().reshape(()).cpu() for value in single.values()]).tolist()
+    values = torch.stack(
+        [value.detach().double().reshape(()).cpu() for value in single.values()]
+    ).tolist()
     return dict(zip(single, values, strict=True))

@@ -33,7 +33,8 @@ def run(
 
     Args:
         suite: YAML file of the cases (*.behavior.yaml), or a Python file with one Suite.
-        model: MODULE:NAME of predict(list of dicts) -> scores, of a network, or of a function that returns either.
+        model: MODULE:NAME of predict(list of dicts) -> scores, of a network, or of a function that
+            returns either.
         weights: safetensors file to load into the network.
         baseline: saved run of the last model, to be compared case by case.
         tags: run only cases with one of these tags or capabilities.
@@ -57,7 +58,9 @@ def run(
     if junit is not None:
         _write(junit, render_junit(case_findings(ran), name=ran.suite))
     if out is not None:
-        diagnosis.write(out, tables={"Cases": ran.cases(), "Failure rate per capability": ran.table()})
+        diagnosis.write(
+            out, tables={"Cases": ran.cases(), "Failure rate per capability": ran.table()}
+        )
     print(ran)
     for finding in diagnosis.findings:
         if not finding.subject and finding.evidence is not ran:
@@ -82,24 +85,31 @@ def add(
         suite: YAML file of the cases; begun if it is not there.
         from_: table (CSV or Parquet) that holds the row.
         row: position of the row, counted from 0.
-        expect: 0.0:0.3 for a range of scores, or a class; without it the case is a draft for `record`.
+        expect: 0.0:0.3 for a range of scores, or a class; without it the case is a draft for
+            `record`.
         id: name of the case; default: the table and the row.
         capability: what the case is about.
         tags: further names.
         origin: the incident; default: the table and the row.
-        fields: columns to take; default: the suite's features, else those that its inputs use, else all.
+        fields: columns to take; default: the suite's features, else those that its inputs use, else
+            all.
     """
     path = Path(suite)
     known = behavior.load_suite(path) if path.exists() else behavior.Suite(())
     more = {"id": id, "capability": capability, "tags": tags, "origin": origin}
-    case = behavior.case_of_row(read_table(from_), row, known, expect=expect, fields=fields or (), source=from_, **more)
+    case = behavior.case_of_row(
+        read_table(from_), row, known, expect=expect, fields=fields or (), source=from_, **more
+    )
     after = behavior.append_case(path, case)
     print(f"Added {case['id']} to {path} ({len(after.cases)} cases).")
     return CLEAN
 
 
-def record(suite: str, model: str | None = None, weights: str | None = None, width: float = 0.1) -> int:
-    """Propose an expectation for each case that has none, from what the model says now; a person must confirm it.
+def record(
+    suite: str, model: str | None = None, weights: str | None = None, width: float = 0.1
+) -> int:
+    """Propose an expectation for each case that has none, from what the model says now; a person
+    must confirm it.
 
     Args:
         suite: YAML file of the cases.
@@ -108,7 +118,9 @@ def record(suite: str, model: str | None = None, weights: str | None = None, wid
         width: half the range of scores that is proposed.
     """
     loaded = behavior.load_suite(suite)
-    proposals, broken = behavior.proposed_expectations(loaded, _system(model, loaded, weights), width=width)
+    proposals, broken = behavior.proposed_expectations(
+        loaded, _system(model, loaded, weights), width=width
+    )
     if proposals:
         behavior.propose_expectations(suite, proposals)
     for name, expectation in proposals.items():
@@ -141,7 +153,8 @@ def redundancy(
     runs: list[str] | None = None,
     out: str | None = None,
 ) -> int:
-    """Say which cases pass and fail together over planted faults and other models, and what no case notices.
+    """Say which cases pass and fail together over planted faults and other models, and what no case
+    notices.
 
     Args:
         suite: YAML file of the cases.
@@ -167,14 +180,24 @@ def _tagged(suite: behavior.Suite, tags: list[str]) -> behavior.Suite:
     known = dict.fromkeys(name for case in suite.cases for name in (case.capability, *case.tags))
     for name in tags:
         if name not in known:
-            reject("--tags", f"tags or capabilities among {', '.join(known)}", repr(name), f"{did_you_mean(name, known)}Correct it.")
+            reject(
+                "--tags",
+                f"tags or capabilities among {', '.join(known)}",
+                repr(name),
+                f"{did_you_mean(name, known)}Correct it.",
+            )
     return suite.select(lambda case: bool({case.capability, *case.tags} & set(tags)))
 
 
 def _system(name: str | None, suite: behavior.Suite, weights: str | None) -> Any:
     chosen = name or suite.model
     if not chosen:
-        reject("--model", "MODULE:NAME of the model, or `model:` in the suite", "neither", "Pass e.g. --model serving:predict.")
+        reject(
+            "--model",
+            "MODULE:NAME of the model, or `model:` in the suite",
+            "neither",
+            "Pass e.g. --model serving:predict.",
+        )
     system = behavior.load_system(chosen)
     if weights is not None:
         load_weights(system, weights)
@@ -186,4 +209,9 @@ def _write(path: str, text: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(Path(path), text)
     except OSError as error:
-        reject("path", "a file that can be written", f"{path}: {error.strerror}", "Choose another path.")
+        reject(
+            "path",
+            "a file that can be written",
+            f"{path}: {error.strerror}",
+            "Choose another path.",
+        )

@@ -26,11 +26,20 @@ def checks(as_json: bool = False) -> int:
         }
         for check in all_checks()
     ]
-    print(json.dumps(listed, indent=2, default=str) if as_json else "\n\n".join(map(_paragraph, listed)))
+    print(
+        json.dumps(listed, indent=2, default=str)
+        if as_json
+        else "\n\n".join(map(_paragraph, listed))
+    )
     return CLEAN
 
 
 def _paragraph(entry: dict[str, Any]) -> str:
     options = ", ".join(f"{name}={default}" for name, default in entry["options"].items()) or "none"
-    lines = [f"{entry['check']}  ({entry['cause']})", entry["summary"], f"needs: {', '.join(entry['needs'])}", f"options: {options}"]
+    lines = [
+        f"{entry['check']}  ({entry['cause']})",
+        entry["summary"],
+        f"needs: {', '.join(entry['needs'])}",
+        f"options: {options}",
+    ]
     return "\n  ".join([*lines, f"source: {entry['source']}"])

@@ -37,7 +37,8 @@ def diagnose(
         production: table that it met afterwards; its target and logits may be absent.
         schema: YAML file that says what the columns are (target, time, classes, logits, ...).
         curves: CSV of epoch, train_loss, val_loss and metrics, or Lightning's metrics.csv.
-        behavior: suite of cases that the model must pass (*.behavior.yaml), or the saved run of one.
+        behavior: suite of cases that the model must pass (*.behavior.yaml), or the saved run of
+            one.
         model: MODULE:NAME of a network, or of a function that returns one, importable from here.
         weights: safetensors file to load into the network.
         budget: time to spend, e.g. 90s or 2m; what does not fit is listed with its cost.
@@ -50,9 +51,26 @@ def diagnose(
     known = gd.Schema() if schema is None else gd.Schema.from_file(schema)
     tables = {"train": train, "validation": validation, "production": production}
     if any(tables.values()) and schema is None:
-        reject("--schema", "a YAML file that says what the columns are", "none", "Write one, e.g. `target: label`, and pass it.")
-    records = {name: load_records(name, path, known, network is not None) for name, path in tables.items() if path is not None}
+        reject(
+            "--schema",
+            "a YAML file that says what the columns are",
+            "none",
+            "Write one, e.g. `target: label`, and pass it.",
+        )
+    records = {
+        name: load_records(name, path, known, network is not None)
+        for name, path in tables.items()
+        if path is not None
+    }
     learned = None if curves is None else gd.curves.LearningCurves.from_run(curves)
     given: dict[str, Any] = {"curves": learned, "behavior": behavior, **records}
-    diagnosis = gd.diagnose(network, budget=budget, only=only, options=options, device=device, progress=sys.stderr.isatty(), **given)
+    diagnosis = gd.diagnose(
+        network,
+        budget=budget,
+        only=only,
+        options=options,
+        device=device,
+        progress=sys.stderr.isatty(),
+        **given,
+    )
     return deliver(diagnosis, out, fail_on)

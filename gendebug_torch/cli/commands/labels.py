@@ -13,7 +13,14 @@ from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.data.files import write_whole
 from gendebug_torch.data.tables import read_table
 from gendebug_torch.errors import reject
-from gendebug_torch.labels import LabelNoise, Review, audit_ranking, audit_sheet, pruning_effect, read_review
+from gendebug_torch.labels import (
+    LabelNoise,
+    Review,
+    audit_ranking,
+    audit_sheet,
+    pruning_effect,
+    read_review,
+)
 from gendebug_torch.slices import write_sheet
 
 
@@ -27,14 +34,17 @@ def labels(
     seed: int = 0,
     fail_on: FailOn = "warn",
 ) -> int:
-    """Audit the labels of a table: how many are wrong, where they come from, and a sheet of rows for a person to judge.
+    """Audit the labels of a table: how many are wrong, where they come from, and a sheet of rows
+    for a person to judge.
 
     Args:
         table: table (CSV or Parquet) with features or logits.
         schema: YAML file that says what the columns are (target, source, classes, logits, ...).
-        out: directory for report.html, findings.json and the next sheet, audit-1.csv and audit-1.html and so on.
+        out: directory for report.html, findings.json and the next sheet, audit-1.csv and
+            audit-1.html and so on.
         size: rows of the sheet.
-        reviewed: sheet, or [sheet, sheet], with verdicts; gives the precision of the audit, the corrected table and the next sheet.
+        reviewed: sheet, or [sheet, sheet], with verdicts; gives the precision of the audit, the
+            corrected table and the next sheet.
         out_of_sample: whether the logits in the table are of models that did not see the row.
         seed: of the small networks that judge the labels.
         fail_on: exit with 1 from this severity on.
@@ -42,37 +52,62 @@ def labels(
     known, frame = gd.Schema.from_file(schema), read_table(table)
     records = gd.Records.from_frame(frame, known, name="train", optional=("logits", "probs"))
     if records.targets is None or records.targets.is_floating_point() or records.targets.ndim != 1:
-        reject("--schema", "a target that holds classes", f"{known.target!r}", "Labels can be audited for classes only.")
+        reject(
+            "--schema",
+            "a target that holds classes",
+            f"{known.target!r}",
+            "Labels can be audited for classes only.",
+        )
     sheets = [reviewed] if isinstance(reviewed, str) else reviewed or []
     reviews = [read_review(sheet, records.targets, names=known.classes) for sheet in sheets]
     settings = {"rows": max(len(records), 1), "out_of_sample": out_of_sample, "seed": seed}
     diagnosis = gd.diagnose(train=records, only="labels.noise", options={"labels.noise": settings})
-    found = next(((f.evidence, f.numbers) for f in diagnosis.findings if isinstance(f.evidence, LabelNoise)), None)
+    found = next(
+        ((f.evidence, f.numbers) for f in diagnosis.findings if isinstance(f.evidence, LabelNoise)),
+        None,
+    )
     tables: dict[str, pd.DataFrame] = {}
     pictures: dict[str, Plottable] = {}
     if found is not None:
         noise, basis = found[0], str(found[1]["basis"])
         ranking = audit_ranking(noise, basis, records.metadata)
-        source = None if records.metadata is None or known.source is None else records.metadata[known.source].tolist()
+        source = (
+            None
+            if records.metadata is None or known.source is None
+            else records.metadata[known.source].tolist()
+        )
         judged = [row for review in reviews for row in (*review.looked, *review.unsure)]
         sheet = audit_sheet(ranking, names=known.classes, source=source, size=size, without=judged)
         path = _free(Path(out), "audit", ".csv")
         for suffix in (".csv", ".html"):
-            write_sheet(sheet, path.with_suffix(suffix), title=f"Labels to judge: {len(sheet)} rows, most suspicious first")
-        print(f"Sheet: {path}; write right, wrong, unsure or another class into `verdict`, then pass it as --reviewed.")
+            write_sheet(
+                sheet,
+                path.with_suffix(suffix),
+                title=f"Labels to judge: {len(sheet)} rows, most suspicious first",
+            )
+        print(
+            f"Sheet: {path}; write right, wrong, unsure or another class into `verdict`, then "
+            "pass it as --reviewed."
+        )
         pictures["How much the labels are believed"] = ranking
         tables["Least and most confident rows"] = ranking.table()
         if records.logits is not None and not out_of_sample and int((~noise.suspicious).sum()) >= 2:
             effect = pruning_effect(records.logits, records.targets, noise.suspicious)
             tables["Without the suspicious rows"] = effect.table()
     if reviews:
-        tables["Review"] = _corrected(frame, known, sum(reviews[1:], reviews[0]), Path(out), Path(table).suffix)
+        tables["Review"] = _corrected(
+            frame, known, sum(reviews[1:], reviews[0]), Path(out), Path(table).suffix
+        )
     return deliver(diagnosis, out, fail_on, tables=tables, pictures=pictures)
 
 
-def _corrected(frame: pd.DataFrame, known: gd.Schema, review: Review, out: Path, suffix: str) -> pd.DataFrame:
+def _corrected(
+    frame: pd.DataFrame, known: gd.Schema, review: Review, out: Path, suffix: str
+) -> pd.DataFrame:
     """Write the table with the corrected labels beside the old one; its precision as a table."""
-    values: dict[str, Any] = {str(value): value for value in known.classes or frame[known.target].unique()}
+    values: dict[str, Any] = {
+        str(value): value for value in known.classes or frame[known.target].unique()
+    }
     given = frame[known.target].tolist()
     for row, name in review.corrections.items():
         given[row] = values.get(name, name)
@@ -87,9 +122,18 @@ def _corrected(frame: pd.DataFrame, known: gd.Schema, review: Review, out: Path,
         write_whole(path, corrected.to_csv(index=False))
     precision, low, high = review.precision
     counts = f"{len(review.corrections)} of {len(review.looked)} judged labels were wrong"
-    print(f"Review: {counts} ({precision:.0%}, 95 % interval {low:.0%} to {high:.0%}); {len(review.unsure)} unsure, "
-          f"{len(review.waiting)} without a verdict. Corrected table: {path}")  # fmt: skip
-    numbers = {"judged": len(review.looked), "wrong": len(review.corrections), "precision": precision, "low": low, "high": high}
+    print(
+        f"Review: {counts} ({precision:.0%}, 95 % interval {low:.0%} to {high:.0%}); "
+        f"{len(review.unsure)} unsure, "
+        f"{len(review.waiting)} without a verdict. Corrected table: {path}"
+    )
+    numbers = {
+        "judged": len(review.looked),
+        "wrong": len(review.corrections),
+        "precision": precision,
+        "low": low,
+        "high": high,
+    }
     return pd.DataFrame([numbers | {"unsure": len(review.unsure), "waiting": len(review.waiting)}])
 
 

@@ -23,7 +23,8 @@ def leakage(
     budget: str | None = None,
     fail_on: FailOn = "warn",
 ) -> int:
-    """Say what a model was given that it cannot know: columns that leak the target, splits that share rows, early fits.
+    """Say what a model was given that it cannot know: columns that leak the target, splits that
+    share rows, early fits.
 
     Args:
         tables: one to three tables (CSV or Parquet): train, then validation, then production.
@@ -35,11 +36,32 @@ def leakage(
         fail_on: exit with 1 from this severity on.
     """
     if len(tables) > len(_SIDES):
-        reject("tables", "one to three tables", str(len(tables)), "Pass train, then validation, then production.")
+        reject(
+            "tables",
+            "one to three tables",
+            str(len(tables)),
+            "Pass train, then validation, then production.",
+        )
     known = gd.Schema.from_file(schema)
     network = None if model is None else load_network(model, weights)
-    sides: dict[str, Any] = {side: load_records(side, path, known, network is not None) for side, path in zip(_SIDES, tables, strict=False)}
-    diagnosis = gd.diagnose(network, only="leakage", budget=budget, progress=sys.stderr.isatty(), **sides)
-    shared = {finding.check: finding.evidence for finding in diagnosis.findings if isinstance(finding.evidence, gd.leakage.SplitOverlap)}
+    sides: dict[str, Any] = {
+        side: load_records(side, path, known, network is not None)
+        for side, path in zip(_SIDES, tables, strict=False)
+    }
+    diagnosis = gd.diagnose(
+        network, only="leakage", budget=budget, progress=sys.stderr.isatty(), **sides
+    )
+    shared = {
+        finding.check: finding.evidence
+        for finding in diagnosis.findings
+        if isinstance(finding.evidence, gd.leakage.SplitOverlap)
+    }
     named = {evidence.kind.capitalize(): evidence for evidence in shared.values()}
-    return deliver(diagnosis, out, fail_on, tables={f"{kind}, shared by the splits": evidence.table() for kind, evidence in named.items()})
+    return deliver(
+        diagnosis,
+        out,
+        fail_on,
+        tables={
+            f"{kind}, shared by the splits": evidence.table() for kind, evidence in named.items()
+        },
+    )

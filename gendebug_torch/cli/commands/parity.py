@@ -23,14 +23,17 @@ def parity(
     max_rows: int | None = None,
     fail_on: FailOn = "warn",
 ) -> int:
-    """Recompute features one record at a time, as serving would, and compare them with the stored ones.
+    """Recompute features one record at a time, as serving would, and compare them with the stored
+    ones.
 
     Args:
-        pipeline: MODULE:NAME of a callable from a one-row table to its features, importable from here.
+        pipeline: MODULE:NAME of a callable from a one-row table to its features, importable from
+            here.
         raw: table of the records as they arrive (CSV or Parquet).
         stored: table of the features that were stored for them.
         out: directory for report.html and findings.json.
-        key: column of both tables that says which rows belong together; without it they are taken in order.
+        key: column of both tables that says which rows belong together; without it they are taken
+            in order.
         tolerance: largest difference that is equal, relative to 1 + |stored|.
         max_rows: recompute so many records, evenly spread.
         fail_on: exit with 1 from this severity on.
@@ -39,13 +42,30 @@ def parity(
     if key is not None:
         for name, table in (("--raw", records), ("--stored", features)):
             if key not in table or table[key].duplicated().any():
-                reject(name, f"one row per value of {key!r}", "no such column, or repeated values", "Pass another key.")
+                reject(
+                    name,
+                    f"one row per value of {key!r}",
+                    "no such column, or repeated values",
+                    "Pass another key.",
+                )
         features = features.set_index(key).reindex(records[key]).reset_index(drop=True)
     started = time.perf_counter()
     call = import_name(pipeline, "--pipeline")
     if not callable(call):
-        reject("--pipeline", "a callable", type(call).__name__, "Name a function from a one-row table to its features.")
-    found = gd.leakage.parity(call, records, features, tolerance=tolerance, max_rows=max_rows, progress=sys.stderr.isatty())
+        reject(
+            "--pipeline",
+            "a callable",
+            type(call).__name__,
+            "Name a function from a one-row table to its features.",
+        )
+    found = gd.leakage.parity(
+        call,
+        records,
+        features,
+        tolerance=tolerance,
+        max_rows=max_rows,
+        progress=sys.stderr.isatty(),
+    )
     context = {"records": f"{found.rows:,}", "seconds": f"{time.perf_counter() - started:.1f}"}
     diagnosis = gd.Diagnosis(tuple(parity_findings(found)), context)
     tables = {"Every feature": found.table(), "First differences": found.differences().astype(str)}

@@ -36,20 +36,25 @@ def predeploy(
     device: str = "auto",
     fail_on: FailOn = "warn",
 ) -> int:
-    """Three checks on the first live rows: inputs against training, confidence by class, fifty false positives to look at.
+    """Three checks on the first live rows: inputs against training, confidence by class, fifty
+    false positives to look at.
 
     Args:
         train: table that the model was fitted on (CSV or Parquet).
         production: the first table of live rows; its target may be absent.
         schema: YAML file that says what the columns are (target, time, classes, logits, ...).
         out: directory for report.html, findings.json, and the sheet as sheet.csv and sheet.html.
-        validation: table that the model was judged on; what it said there is set beside what it says now.
-        rows: how many live rows to look at, by the time column where the schema names one, else from the top.
+        validation: table that the model was judged on; what it said there is set beside what it
+            says now.
+        rows: how many live rows to look at, by the time column where the schema names one, else
+            from the top.
         size: rows of the sheet.
         order: of the sheet: random, or confidence for the surest mistakes first.
-        threshold: on the probability of a binary model; that of the schema, or 0.5, where none is given.
+        threshold: on the probability of a binary model; that of the schema, or 0.5, where none is
+            given.
         seed: of the drawing.
-        model: MODULE:NAME of a network; gives logits where the tables hold none, and the top attributions on the sheet.
+        model: MODULE:NAME of a network; gives logits where the tables hold none, and the top
+            attributions on the sheet.
         weights: safetensors file to load into the network.
         device: auto, cpu, cuda or cuda:N.
         fail_on: exit with 1 from this severity on.
@@ -61,7 +66,9 @@ def predeploy(
     network = None if model is None else load_network(model, weights)
     paths = {"train": train, "validation": validation, "production": production}
     sides = {
-        name: load_records(name, path, known, name == "train" or network is not None) for name, path in paths.items() if path is not None
+        name: load_records(name, path, known, name == "train" or network is not None)
+        for name, path in paths.items()
+        if path is not None
     }
     sides["production"] = first_rows(sides["production"], rows)
     if network is not None:
@@ -70,28 +77,49 @@ def predeploy(
     live, judged = sides["production"], sides.get("validation")
     diagnosis = _together(
         gd.diagnose(train=sides["train"], production=live, only=_DISTRIBUTION),
-        gd.diagnose(validation=judged, production=live, only=_CONFIDENCE, options={"shift.confidence": {"threshold": deployed}}),
+        gd.diagnose(
+            validation=judged,
+            production=live,
+            only=_CONFIDENCE,
+            options={"shift.confidence": {"threshold": deployed}},
+        ),
     )
     member, caption = cohort(live, deployed)
     tables: dict[str, pd.DataFrame] = {}
     if live.logits is not None:
         score = live.confidence if live.probs.ndim == 2 else live.probs
         picked = cohort_rows(member, live.confidence, size=size, order=order, seed=seed)
-        because = None if network is None or not len(picked) else _because(network, live.select(picked), device)
+        because = (
+            None
+            if network is None or not len(picked)
+            else _because(network, live.select(picked), device)
+        )
         sheet = cohort_sheet(_columns(live, deployed), picked, score, attributions=because)
         caption = (
-            f"{caption} {len(sheet)} of {int(member.sum()):,} {'drawn at random' if order == 'random' else 'with the highest confidence'}."
+            f"{caption} {len(sheet)} of {int(member.sum()):,} "
+            f"{'drawn at random' if order == 'random' else 'with the highest confidence'}."
         )
         tables = {caption: sheet}
         for suffix in (".csv", ".html"):
             write_sheet(sheet, Path(out) / f"sheet{suffix}", title=caption)
     else:
         print(caption)
-    named = {f"Confidence in {side.name}": side for side in (live, judged) if side is not None and side.logits is not None}
+    named = {
+        f"Confidence in {side.name}": side
+        for side in (live, judged)
+        if side is not None and side.logits is not None
+    }
     pictures = (
-        {} if known.multilabel else {name: gd.shift.confidence_modes(side.probs, names=known.classes) for name, side in named.items()}
+        {}
+        if known.multilabel
+        else {
+            name: gd.shift.confidence_modes(side.probs, names=known.classes)
+            for name, side in named.items()
+        }
     )
-    return deliver(diagnosis, out, fail_on, title="Before deployment", tables=tables, pictures=pictures)
+    return deliver(
+        diagnosis, out, fail_on, title="Before deployment", tables=tables, pictures=pictures
+    )
 
 
 def first_rows(records: gd.Records, rows: int) -> gd.Records:
@@ -100,20 +128,32 @@ def first_rows(records: gd.Records, rows: int) -> gd.Records:
     column = records.schema.time
     if column is not None and records.metadata is not None and column in records.metadata:
         time = records.metadata[column]
-        moments = time if time.dtype.kind in "Mfiu" else pd.to_datetime(time, errors="coerce", format="mixed")
-        order = torch.tensor(moments.reset_index(drop=True).sort_values(kind="stable").index.to_numpy())
+        moments = (
+            time
+            if time.dtype.kind in "Mfiu"
+            else pd.to_datetime(time, errors="coerce", format="mixed")
+        )
+        order = torch.tensor(
+            moments.reset_index(drop=True).sort_values(kind="stable").index.to_numpy()
+        )
     return records.select(order[:rows])
 
 
 def cohort(live: gd.Records, threshold: float) -> tuple[torch.Tensor, str]:
-    """`[n]` bool, the rows that the sheet is drawn from, and what it can and cannot hold, in words."""
+    """`[n]` bool, the rows that the sheet is drawn from, and what it can and cannot hold, in
+    words.
+    """
     if live.logits is None or live.schema.multilabel:
         return torch.zeros(
             len(live), dtype=torch.bool
         ), "No sheet: it needs the logits of one label per row; pass --model or name `logits`."
     said = _predicted(live, threshold)
     two_classes = live.probs.ndim == 1 or live.probs.shape[1] == 2
-    what = "False positives" if two_classes else "Mistakes, each a false positive of the class predicted"
+    what = (
+        "False positives"
+        if two_classes
+        else "Mistakes, each a false positive of the class predicted"
+    )
     if live.targets is not None:
         return confusion_cell(
             said, live.targets, "false_positive" if two_classes else "error"
@@ -122,7 +162,8 @@ def cohort(live: gd.Records, threshold: float) -> tuple[torch.Tensor, str]:
     wrong = float(1 - live.confidence[member].mean()) if bool(member.any()) else 0.0
     kind = "Positive predictions" if two_classes else "Predictions"
     return member, (
-        f"{kind} among the first {len(live):,} live rows. Their labels have not arrived, so the sheet cannot say which are false: "
+        f"{kind} among the first {len(live):,} live rows. Their labels have not arrived, so the "
+        "sheet cannot say which are false: "
         f"by the model's own confidence {wrong:.0%} of them are. Label these rows to find out."
     )
 
@@ -144,7 +185,11 @@ def _columns(records: gd.Records, threshold: float) -> pd.DataFrame:
     said = pd.DataFrame({"predicted": named(_predicted(records, threshold))})
     if records.targets is not None:
         said["target"] = named(records.targets)
-    tables = [part.reset_index(drop=True) for part in (records.metadata, records.features) if isinstance(part, pd.DataFrame)]
+    tables = [
+        part.reset_index(drop=True)
+        for part in (records.metadata, records.features)
+        if isinstance(part, pd.DataFrame)
+    ]
     joined = pd.concat([said, *tables], axis=1)
     return joined.loc[:, ~joined.columns.duplicated()]
 
@@ -155,7 +200,11 @@ def _because(network: Any, rows: gd.Records, device: str) -> pd.DataFrame:
 
 
 def _together(first: gd.Diagnosis, second: gd.Diagnosis) -> gd.Diagnosis:
-    findings = sorted([*first.findings, *second.findings], key=lambda finding: -finding.severity.level)
+    findings = sorted(
+        [*first.findings, *second.findings], key=lambda finding: -finding.severity.level
+    )
     seconds = sum(float(part.context["seconds"]) for part in (first, second))
     context = {**first.context, **second.context, "seconds": f"{seconds:.1f}"}
-    return replace(second, findings=tuple(findings), context=context, costs=first.costs + second.costs)
+    return replace(
+        second, findings=tuple(findings), context=context, costs=first.costs + second.costs
+    )

@@ -28,15 +28,17 @@ def shift(
 ) -> int:
     """Compare live rows with a reference: what moved, how far, and which kind of change it is.
 
-    Tables of more than 20 million values are read in chunks, in bounded memory: columns are compared on all rows, and what
-    needs whole rows on some that are drawn at random.
+    Tables of more than 20 million values are read in chunks, in bounded memory: columns are
+    compared on all rows, and what needs whole rows on some that are drawn at random.
 
     Args:
-        reference: table of rows before deployment (CSV or Parquet), or what --save-reference wrote (.safetensors).
+        reference: table of rows before deployment (CSV or Parquet), or what --save-reference wrote
+            (.safetensors).
         live: table of rows after it; its target and logits may be absent.
         schema: YAML file that says what the columns are (target, time, categorical, logits, ...).
         out: directory for report.html and findings.json.
-        save_reference: write the reference here in constant size, so that the next run reads the live table alone.
+        save_reference: write the reference here in constant size, so that the next run reads the
+            live table alone.
         model: MODULE:NAME of a network, for what it says where the tables hold no logits.
         weights: safetensors file to load into the network.
         budget: time to spend, e.g. 90s or 2m.
@@ -45,20 +47,39 @@ def shift(
     """
     known = gd.Schema.from_file(schema)
     network = None if model is None else load_network(model, weights)
-    settings: dict[str, Any] = {"budget": budget, "options": options or {}, "progress": sys.stderr.isatty()}
-    if save_reference or reference.endswith(_PREPARED) or any(map(gd.shift.is_large, (reference, live))):
-        diagnosis, before, after = _in_chunks(reference, live, known, save_reference, network, settings)
+    settings: dict[str, Any] = {
+        "budget": budget,
+        "options": options or {},
+        "progress": sys.stderr.isatty(),
+    }
+    if (
+        save_reference
+        or reference.endswith(_PREPARED)
+        or any(map(gd.shift.is_large, (reference, live)))
+    ):
+        diagnosis, before, after = _in_chunks(
+            reference, live, known, save_reference, network, settings
+        )
     else:
         before = load_records("validation", reference, known, computed=True)
         after = load_records("production", live, known, computed=True)
-        diagnosis = gd.diagnose(network, validation=before, production=after, only="shift", **settings)
+        diagnosis = gd.diagnose(
+            network, validation=before, production=after, only="shift", **settings
+        )
     return deliver(diagnosis, out, fail_on, title="Shift", **_extras(diagnosis, before, after))
 
 
 def _in_chunks(
-    reference: str, live: str, schema: gd.Schema, save_reference: str | None, network: Any, settings: dict[str, Any]
+    reference: str,
+    live: str,
+    schema: gd.Schema,
+    save_reference: str | None,
+    network: Any,
+    settings: dict[str, Any],
 ) -> tuple[gd.Diagnosis, gd.Records | None, gd.Records]:
-    """The findings about all rows and about those drawn, and the rows drawn; a prepared reference has none."""
+    """The findings about all rows and about those drawn, and the rows drawn; a prepared reference
+    has none.
+    """
     from gendebug_torch.checks.registry import all_checks
     from gendebug_torch.shift.checks._prepared_tables import COLUMN_CHECKS, table_findings
 
@@ -66,24 +87,48 @@ def _in_chunks(
     if reference.endswith(_PREPARED):
         known = gd.shift.PreparedTable.load(reference)
     else:
-        known, before = gd.shift.read_table_in_chunks(reference, schema, name="validation", optional=("logits", "probs"))
+        known, before = gd.shift.read_table_in_chunks(
+            reference, schema, name="validation", optional=("logits", "probs")
+        )
     if save_reference is not None:
         known.save(save_reference)
     met, after = gd.shift.read_table_in_chunks(live, schema, name="production")
-    chosen = [check.name for check in all_checks() if check.name.startswith("shift.") and check not in COLUMN_CHECKS]
+    chosen = [
+        check.name
+        for check in all_checks()
+        if check.name.startswith("shift.") and check not in COLUMN_CHECKS
+    ]
     options = settings["options"]
-    others = {name: values for name, values in options.items() if name not in {check.name for check in COLUMN_CHECKS}}
-    told = gd.diagnose(network, validation=before, production=after, only=chosen, **settings | {"options": others})
+    others = {
+        name: values
+        for name, values in options.items()
+        if name not in {check.name for check in COLUMN_CHECKS}
+    }
+    told = gd.diagnose(
+        network, validation=before, production=after, only=chosen, **settings | {"options": others}
+    )
     columns = table_findings(
-        gd.shift.table_pair(known, met), lambda: None if before is None else gd.shift.change_kinds(after, before), options
+        gd.shift.table_pair(known, met),
+        lambda: None if before is None else gd.shift.change_kinds(after, before),
+        options,
     )
     findings = sorted([*columns, *told.findings], key=lambda finding: -finding.severity.level)
     rows = {side.name: f"{side.rows:,} rows" for side in (known, met)}
-    drawn = {f"{side.name}, drawn": f"{len(side):,} rows for what needs whole rows" for side in (before, after) if side is not None}
-    return replace(told, findings=tuple(findings), context=dict(told.context) | rows | drawn), before, after
+    drawn = {
+        f"{side.name}, drawn": f"{len(side):,} rows for what needs whole rows"
+        for side in (before, after)
+        if side is not None
+    }
+    return (
+        replace(told, findings=tuple(findings), context=dict(told.context) | rows | drawn),
+        before,
+        after,
+    )
 
 
-def _extras(diagnosis: gd.Diagnosis, before: gd.Records | None, after: gd.Records) -> dict[str, Any]:
+def _extras(
+    diagnosis: gd.Diagnosis, before: gd.Records | None, after: gd.Records
+) -> dict[str, Any]:
     """Tables and pictures of the report beside those of the findings."""
     pictures: dict[str, Any] = {}
     tables = {}

@@ -8,7 +8,9 @@ from dataclasses import asdict
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
-from gendebug_torch.curves.checks.residuals import nothing_is_left_to_learn as nothing_is_left_to_learn
+from gendebug_torch.curves.checks.residuals import (
+    nothing_is_left_to_learn as nothing_is_left_to_learn,
+)
 from gendebug_torch.curves.generalization_gap import generalization_gap
 from gendebug_torch.curves.learning_curves import LearningCurves
 
@@ -19,11 +21,12 @@ def validation_loss_is_near_training_loss(
 ) -> Iterator[Finding]:
     """At the end of the training the validation loss is not far above the training loss.
 
-    Far is both: by more than `limit` of the training loss, and by more than `share` of what the training took
-    off the loss. Both losses must measure the same: label smoothing or class weights in the training loss
-    alone make the gap smaller than it is, or larger.
+    Far is both: by more than `limit` of the training loss, and by more than `share` of what the
+    training took off the loss. Both losses must measure the same: label smoothing or class weights
+    in the training loss alone make the gap smaller than it is, or larger.
 
-    Source: Goodfellow, Bengio and Courville (2016), Deep Learning, section 5.2, for the generalization gap.
+    Source: Goodfellow, Bengio and Courville (2016), Deep Learning, section 5.2, for the
+    generalization gap.
 
     Args:
         curves: losses per epoch.
@@ -43,12 +46,22 @@ def validation_loss_is_near_training_loss(
         told = "The training loss is not positive: a relative gap means nothing."
         yield this.finding(Severity.NOTE, told, numbers=numbers)
         return
-    measured = "evaluated alike" if gap.basis == "train_eval" else "the training loss as it ran, in training mode"
-    losses = f"the validation loss is {gap.validation:.4g}, the training loss {gap.train:.4g} ({gap.relative:+.0%}; {measured})"
+    measured = (
+        "evaluated alike"
+        if gap.basis == "train_eval"
+        else "the training loss as it ran, in training mode"
+    )
+    losses = (
+        f"the validation loss is {gap.validation:.4g}, the training loss {gap.train:.4g} "
+        f"({gap.relative:+.0%}; {measured})"
+    )
     told = f"over the last {window} {curves.unit}s {losses}"
     low = gap.interval[0]
     if low > limit * gap.train and low > share * gap.absolute / gap.share:
-        remedy = "Regularise, stop earlier, or get more varied data; check that both losses are computed alike."
+        remedy = (
+            "Regularise, stop earlier, or get more varied data; check that both losses are "
+            "computed alike."
+        )
         lost = f"; these get {max(1 - gap.share, 0):.0%} of what was learned"
         summary, severity = f"Training and validation are apart: {told}{lost}.", Severity.WARN
     else:

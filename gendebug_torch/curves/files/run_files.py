@@ -1,4 +1,6 @@
-"""Records of past runs as one row per epoch: which column is which, what repeats, what is missing, what was cut."""
+"""Records of past runs as one row per epoch: which column is which, what repeats, what is missing,
+what was cut.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +17,32 @@ import pandas as pd
 from gendebug_torch.curves.files.tensorboard_events import read_scalars
 from gendebug_torch.errors import reject
 
-# Names after lower case, `_` for every other sign, and without a closing `_epoch`; the first that is there counts.
+# Names after lower case, `_` for every other sign, and without a closing `_epoch`; the first that
+# is there counts.
 _TRAIN = ("train_loss", "training_loss", "loss_train", "loss_training", "loss", "train_loss_step")
-_VAL = ("val_loss", "valid_loss", "validation_loss", "eval_loss", "loss_val", "loss_valid", "loss_validation", "loss_eval", "dev_loss")
+_VAL = (
+    "val_loss",
+    "valid_loss",
+    "validation_loss",
+    "eval_loss",
+    "loss_val",
+    "loss_valid",
+    "loss_validation",
+    "loss_eval",
+    "dev_loss",
+)
 _STEP = ("step", "global_step", "steps", "iteration")
 
 
-def per_epoch(frame: pd.DataFrame, *, train: str | None = None, val: str | None = None) -> tuple[pd.DataFrame, str, list[str]]:
-    """One row per epoch with `train_loss` and `val_loss`, the unit of the rows, and remarks on the gaps.
+def per_epoch(
+    frame: pd.DataFrame, *, train: str | None = None, val: str | None = None
+) -> tuple[pd.DataFrame, str, list[str]]:
+    """One row per epoch with `train_loss` and `val_loss`, the unit of the rows, and remarks on the
+    gaps.
 
-    The training loss of an epoch is the mean of its rows, every other column its last value. Where a step is
-    repeated, as after a resumed run, the later row counts. Without epochs, or with several validations in
-    most of them, a row is a validation, and its unit the step.
+    The training loss of an epoch is the mean of its rows, every other column its last value. Where
+    a step is repeated, as after a resumed run, the later row counts. Without epochs, or with
+    several validations in most of them, a row is a validation, and its unit the step.
     """
     if not len(frame):
         reject("curves", "at least one epoch", "no rows", "Train for an epoch first.")
@@ -56,8 +72,8 @@ def read_run(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """The rows that a run left behind, and remarks on what could not be read.
 
     Args:
-        path: CSV, `trainer_state.json` of a Hugging Face trainer, a TensorBoard event file, or a folder with
-            any of them.
+        path: CSV, `trainer_state.json` of a Hugging Face trainer, a TensorBoard event file, or a
+            folder with any of them.
     """
     source = Path(path)
     if source.is_dir():
@@ -69,17 +85,29 @@ def read_run(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
             return _read_trainer_state(source)
         return read_csv(source)
     except OSError as error:
-        reject("path", "a readable file", f"{source}: {error.strerror or error}", "Check that the path is right.")
+        reject(
+            "path",
+            "a readable file",
+            f"{source}: {error.strerror or error}",
+            "Check that the path is right.",
+        )
 
 
 def read_csv(source: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A CSV; lines that a crash cut short, or to which a resumed run then wrote on, are left out and named."""
+    """A CSV; lines that a crash cut short, or to which a resumed run then wrote on, are left out
+    and named.
+    """
     text = source.read_bytes().decode("utf-8", "replace").replace("\0", "")
     lines, notes = _whole_lines(text, source.name)
     try:
         return pd.read_csv(io.StringIO("\n".join(lines))), notes
     except ValueError as error:
-        reject("path", "a readable CSV file", f"{source}: {error}", "Check that the path is right and the file is whole.")
+        reject(
+            "path",
+            "a readable CSV file",
+            f"{source}: {error}",
+            "Check that the path is right and the file is whole.",
+        )
 
 
 def _whole_lines(text: str, name: str) -> tuple[list[str], list[str]]:
@@ -94,7 +122,8 @@ def _whole_lines(text: str, name: str) -> tuple[list[str], list[str]]:
     longer = {i for i, line in enumerate(lines) if '"' not in line and line.count(",") > commas > 0}
     if 0 < len(longer) < len(lines) - 1:
         notes.append(
-            f"{len(longer)} lines of {name} hold more values than its header and are left out, the first is line {min(longer) + 1}"
+            f"{len(longer)} lines of {name} hold more values than its header and are left out, "
+            f"the first is line {min(longer) + 1}"
         )
         lines = [line for i, line in enumerate(lines) if i not in longer]
     return lines, notes
@@ -111,13 +140,20 @@ def _is_number(text: str) -> bool:
 def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     if (folder / "metrics.csv").is_file():
         return read_csv(folder / "metrics.csv")
-    states = sorted(folder.glob("**/trainer_state.json"), key=lambda state: (state.stat().st_mtime, str(state)))
+    states = sorted(
+        folder.glob("**/trainer_state.json"), key=lambda state: (state.stat().st_mtime, str(state))
+    )
     if states:
         return _read_trainer_state(states[-1])
     events = sorted(folder.glob("**/*tfevents*"))
     if events:
         return _read_events(events)
-    reject("path", "metrics.csv, trainer_state.json or TensorBoard event files", f"none in {folder}", "Pass the folder of one run.")
+    reject(
+        "path",
+        "metrics.csv, trainer_state.json or TensorBoard event files",
+        f"none in {folder}",
+        "Pass the folder of one run.",
+    )
 
 
 def _read_trainer_state(source: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -126,7 +162,12 @@ def _read_trainer_state(source: Path) -> tuple[pd.DataFrame, list[str]]:
         rows = [row for row in history if "train_runtime" not in row]
     except (ValueError, KeyError, TypeError) as error:
         told = f"{source}: {type(error).__name__} {error}"
-        reject("path", "a trainer_state.json with `log_history`", told, "Take the one of the last checkpoint that is whole.")
+        reject(
+            "path",
+            "a trainer_state.json with `log_history`",
+            told,
+            "Take the one of the last checkpoint that is whole.",
+        )
     return pd.DataFrame(rows), []
 
 
@@ -155,7 +196,9 @@ def _named(frame: pd.DataFrame, train: str | None, val: str | None) -> pd.DataFr
     known = ", ".join(table.columns)
     for argument, name in (("train", train), ("val", val)):
         if name is not None and name not in table:
-            reject(argument, "a column of the table", f"{name!r} among {known}", "Correct the name.")
+            reject(
+                argument, "a column of the table", f"{name!r} among {known}", "Correct the name."
+            )
     plain = {str(column): _plain(str(column)) for column in table}
     chosen = {
         "train_loss": train or _first(plain, _TRAIN),
@@ -167,9 +210,16 @@ def _named(frame: pd.DataFrame, train: str | None, val: str | None) -> pd.DataFr
     missing += ["epoch or step"] if chosen["epoch"] is None and chosen["step"] is None else []
     if missing:
         remedy = "Rename the columns, or name them with `train` and `val`."
-        reject("curves", "columns epoch, train_loss and val_loss", f"no {', '.join(missing)} among {known}", remedy)
+        reject(
+            "curves",
+            "columns epoch, train_loss and val_loss",
+            f"no {', '.join(missing)} among {known}",
+            remedy,
+        )
     names = {column: name for name, column in chosen.items() if column is not None}
-    return table.drop(columns=[name for name in chosen if name in table and name not in names]).rename(columns=names)
+    return table.drop(
+        columns=[name for name in chosen if name in table and name not in names]
+    ).rename(columns=names)
 
 
 def _plain(column: str) -> str:
@@ -186,7 +236,9 @@ def _first(plain: dict[str, str], names: Sequence[str]) -> str | None:
 
 
 def _numeric(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns of numbers; text that is no number is refused where it matters and left out where not."""
+    """Columns of numbers; text that is no number is refused where it matters and left out where
+    not.
+    """
     needed = [name for name in ("epoch", "step", "train_loss", "val_loss") if name in table]
     columns: dict[str, Any] = {}
     for name in table.columns:
@@ -206,7 +258,10 @@ def _in_order(table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     keys = [key for key in ("epoch", "step") if key in table]
     back = next((key for key in reversed(keys) if bool((table[key].diff() < 0).any())), None)
     if back is not None:
-        notes.append(f"{back}s were out of order, as a resumed run leaves them: sorted, the later row of each counts")
+        notes.append(
+            f"{back}s were out of order, as a resumed run leaves them: sorted, the later row of "
+            "each counts"
+        )
     if "step" in keys and table["step"].notna().all():
         table = table.groupby(keys, sort=True).last().reset_index()
     return table.sort_values(keys, kind="stable", na_position="last")
@@ -229,7 +284,8 @@ def _merged(table: pd.DataFrame, x: str) -> pd.DataFrame:
     others = [name for name in table.columns if name not in ("epoch", "step", "train_loss")]
     grouped = table.groupby(key.astype("int64"), sort=True)
     last = grouped[others].last() if others else pd.DataFrame(index=grouped.size().index)
-    # Steps within an epoch are averaged; rows that only repeat an epoch are recordings of which the last one counts.
+    # Steps within an epoch are averaged; rows that only repeat an epoch are recordings of which the
+    # last one counts.
     train = grouped["train_loss"].mean() if "step" in table else grouped["train_loss"].last()
     return last.assign(train_loss=train)
 
@@ -241,4 +297,7 @@ def _name_missing(epochs: Any, notes: list[str]) -> None:
         holes = np.flatnonzero(steps > usual)
         if len(holes):
             at = [f"{int(epochs[hole])} and {int(epochs[hole + 1])}" for hole in holes[:3]]
-            notes.append(f"epochs are missing between {', '.join(at)}{' and elsewhere' if len(holes) > 3 else ''}")
+            notes.append(
+                "epochs are missing between "
+                f"{', '.join(at)}{' and elsewhere' if len(holes) > 3 else ''}"
+            )

@@ -1,7 +1,8 @@
 """Scalars of TensorBoard event files, read without TensorFlow, protobuf or TensorBoard.
 
-A file is a row of records (TFRecord: length, checksum, bytes, checksum), each a protocol buffer `Event`. Only
-the few fields that hold scalars are followed; the wire format makes it safe to step over all others.
+A file is a row of records (TFRecord: length, checksum, bytes, checksum), each a protocol buffer
+`Event`. Only the few fields that hold scalars are followed; the wire format makes it safe to step
+over all others.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Scalar(NamedTuple):
 def read_scalars(path: Path) -> tuple[list[Scalar], str]:
     """All scalars of one event file, and what cut it short, empty where it is whole.
 
-    The readable part of a file that ends in the middle of a record, as a crash leaves it, is returned.
+    The readable part of a file that ends in the middle of a record, as a crash leaves it, is
+    returned.
     """
     data = path.read_bytes()
     found: list[Scalar] = []
@@ -89,7 +91,14 @@ def _tensor_scalar(tensor: bytes) -> float | None:
     fields = dict(_fields(tensor))
     dtype = fields.get(_DTYPE)
     shape = _FORMATS.get(dtype) if isinstance(dtype, int) else None
-    content = next((value for key in (_CONTENT, _FLOATS, _DOUBLES) if isinstance(value := fields.get(key), bytes)), None)
+    content = next(
+        (
+            value
+            for key in (_CONTENT, _FLOATS, _DOUBLES)
+            if isinstance(value := fields.get(key), bytes)
+        ),
+        None,
+    )
     if shape is None or content is None or len(content) != struct.calcsize(shape):
         return None
     return float(struct.unpack(shape, content)[0])

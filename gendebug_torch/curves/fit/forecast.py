@@ -1,4 +1,6 @@
-"""Where a falling curve is heading: a power law with a floor, its interval, or the reason why it cannot be told."""
+"""Where a falling curve is heading: a power law with a floor, its interval, or the reason why it
+cannot be told.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,21 @@ class Forecast:
     refused: str = ""
 
 
-def extend(x: Curve, y: Curve, at: float, noise: Noise, *, relative: Curve | None = None, replicates: int = 400, seed: int = 0) -> Forecast:
-    """The value of a falling curve at a later x, by a power law with a floor >= 0 where the curve is positive.
+def extend(
+    x: Curve,
+    y: Curve,
+    at: float,
+    noise: Noise,
+    *,
+    relative: Curve | None = None,
+    replicates: int = 400,
+    seed: int = 0,
+) -> Forecast:
+    """The value of a falling curve at a later x, by a power law with a floor >= 0 where the curve
+    is positive.
 
-    Source: Hestness et al. (2017, arXiv 1712.00409), Deep Learning Scaling is Predictable, for the law;
-    Efron (1979) for the interval, by a parametric bootstrap with AR(1) noise.
+    Source: Hestness et al. (2017, arXiv 1712.00409), Deep Learning Scaling is Predictable, for the
+    law; Efron (1979) for the interval, by a parametric bootstrap with AR(1) noise.
 
     Args:
         x: `[t]` positive, ascending: epochs from 1, or numbers of rows.
@@ -52,14 +64,19 @@ def extend(x: Curve, y: Curve, at: float, noise: Noise, *, relative: Curve | Non
         seed: of the bootstrap.
     """
     if len(y) < _FEWEST:
-        return _refusal(at, f"{len(y)} points are too few for a law of three parameters; {_FEWEST} are needed")
+        return _refusal(
+            at, f"{len(y)} points are too few for a law of three parameters; {_FEWEST} are needed"
+        )
     scale = np.ones(len(y)) if relative is None else relative
     least = 0.0 if y.min() > 0 else -np.inf
     fitted = _fit(x, y[None], scale**-2, least)
     residual = (y - fitted.curve(x)[0]) / scale
     spread = float((residual**2).sum() / max(len(y) - 3, 1)) ** 0.5
     if spread > _POOR * noise.sd + 1e-12:
-        return _refusal(at, f"a power law misses the curve by {spread:.2g}, more than its noise of {noise.sd:.2g}")
+        return _refusal(
+            at,
+            f"a power law misses the curve by {spread:.2g}, more than its noise of {noise.sd:.2g}",
+        )
     if fitted.scale[0] <= 0:
         return _refusal(at, "the curve does not fall")
     generator = np.random.default_rng(seed)
@@ -67,7 +84,13 @@ def extend(x: Curve, y: Curve, at: float, noise: Noise, *, relative: Curve | Non
     again = _fit(x, fitted.curve(x) + max(spread, noise.sd) * scale * shocks, scale**-2, least)
     low, high = np.quantile(again.curve(np.array([at]))[:, 0], [0.05, 0.95]).tolist()
     value = float(fitted.curve(np.array([at]))[0, 0])
-    return Forecast(at, value, (min(low, value), max(high, value)), float(fitted.floor[0]), float(fitted.power[0]))
+    return Forecast(
+        at,
+        value,
+        (min(low, value), max(high, value)),
+        float(fitted.floor[0]),
+        float(fitted.power[0]),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +105,9 @@ class _Laws:
 
 
 def _fit(x: Curve, y: Curve, weight: Curve, least: float) -> _Laws:
-    """Weighted least squares of `[r, t]` curves over a grid of powers; the floor and the scale are solved for, and bounded below."""
+    """Weighted least squares of `[r, t]` curves over a grid of powers; the floor and the scale are
+    solved for, and bounded below.
+    """
     weight = weight / weight.sum()
     mean = y @ weight
     best = np.full(len(y), np.inf)
@@ -93,7 +118,11 @@ def _fit(x: Curve, y: Curve, weight: Curve, least: float) -> _Laws:
         scale = (y @ (weight * centred) / (weight @ centred**2)).clip(0)
         level = mean - scale * (basis @ weight)
         low = level < least
-        scale = np.where(low, ((y - (least if low.any() else 0.0)) @ (weight * basis) / (weight @ basis**2)).clip(0), scale)
+        scale = np.where(
+            low,
+            ((y - (least if low.any() else 0.0)) @ (weight * basis) / (weight @ basis**2)).clip(0),
+            scale,
+        )
         level = np.where(low, least, level)
         error = (y - level[:, None] - scale[:, None] * basis) ** 2 @ weight
         better = error < best

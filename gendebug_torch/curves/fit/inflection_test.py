@@ -1,4 +1,6 @@
-"""Where a curve turns from falling to rising, and whether it does: an average over all shapes it may have."""
+"""Where a curve turns from falling to rising, and whether it does: an average over all shapes it
+may have.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,16 @@ from numpy.typing import NDArray
 from gendebug_torch.curves.fit.trend import PRIOR_CORRELATION, PRIOR_SD, Curve, whiten
 
 # Time constants of the decays, and of power laws `(1 + i / c) ** -power`, as shares of the length.
-_DECAYS, _SCALES, _POWERS = np.geomspace(0.008, 0.8, 40), np.geomspace(0.005, 0.5, 12), (0.5, 1.0, 2.0)
+_DECAYS, _SCALES, _POWERS = (
+    np.geomspace(0.008, 0.8, 40),
+    np.geomspace(0.005, 0.5, 12),
+    (0.5, 1.0, 2.0),
+)
 # Time constants of a rise that levels off; beside them a straight rise and one that gathers speed.
 _LEVELLING = (0.05, 0.1, 0.2, 0.4)
 _CORRELATIONS = (PRIOR_CORRELATION, 0.0, 0.15, 0.45, 0.6, 0.75)
-# Falling shapes this far below the best, as log-likelihood under the first correlation, are dropped for the others.
+# Falling shapes this far below the best, as log-likelihood under the first correlation, are dropped
+# for the others.
 _HOPELESS = 15.0
 # Courses drawn from the posterior of each set of falling shapes and each correlation.
 _DRAWN = 2000
@@ -30,7 +37,8 @@ class Turn:
     Args:
         lowest: index of the lowest point of the course: the median of its posterior.
         interval: indices that hold 95 % of the posterior, and one to either side.
-        log_odds: natural logarithm of the Bayes factor of a rise at the end against a curve that only falls.
+        log_odds: natural logarithm of the Bayes factor of a rise at the end against a curve that
+            only falls.
     """
 
     lowest: int
@@ -40,7 +48,9 @@ class Turn:
 
 @dataclass(frozen=True, eq=False)
 class _Falls:
-    """`[m, p, t]` falling shapes of p columns: a level, decays with weights >= 0, and free columns for steps."""
+    """`[m, p, t]` falling shapes of p columns: a level, decays with weights >= 0, and free columns
+    for steps.
+    """
 
     columns: Curve
     decays: int
@@ -51,7 +61,9 @@ class _Falls:
 
 @dataclass(frozen=True, eq=False)
 class _Courses:
-    """`[n]` courses drawn from the posterior: log weight, falling shape, rise and the weights of both."""
+    """`[n]` courses drawn from the posterior: log weight, falling shape, rise and the weights of
+    both.
+    """
 
     weight: Curve
     fall: NDArray[np.int64]
@@ -61,16 +73,19 @@ class _Courses:
 
 
 def turn(values: Curve, jumps: tuple[int, ...] = ()) -> Turn:
-    """The posterior of the lowest point over falling shapes, rising shapes, where the rise sets in, and AR(1) noise.
+    """The posterior of the lowest point over falling shapes, rising shapes, where the rise sets in,
+    and AR(1) noise.
 
-    A course is a level, none, one or two decays (exponentials or a power law), and a rise from index k on (straight,
-    levelling off or gathering speed), with weights >= 0 by least squares of the values whitened by the correlation.
-    Its marginal likelihood is `RSS ** (-(t - p) / 2) * t ** (-p / 2)` for p weights: Jeffreys' prior on the noise, and
-    the unit-information prior of Kass and Wasserman (1995, J. Am. Stat. Assoc. 90:928) on the weights. None, one and
-    two decays are as likely before the values are seen, and so is each index for the rise.
+    A course is a level, none, one or two decays (exponentials or a power law), and a rise from
+    index k on (straight, levelling off or gathering speed), with weights >= 0 by least squares of
+    the values whitened by the correlation. Its marginal likelihood is
+    `RSS ** (-(t - p) / 2) * t ** (-p / 2)` for p weights: Jeffreys' prior on the noise, and the
+    unit-information prior of Kass and Wasserman (1995, J. Am. Stat. Assoc. 90:928) on the weights.
+    None, one and two decays are as likely before the values are seen, and so is each index for the
+    rise.
 
-    A curve that only falls passes a Bayes factor of b with a chance of 1 / b at most (Markov's inequality), as far as
-    the shapes hold the true one.
+    A curve that only falls passes a Bayes factor of b with a chance of 1 / b at most (Markov's
+    inequality), as far as the shapes hold the true one.
 
     Args:
         values: `[t]`, t >= 6, finite.
@@ -85,7 +100,9 @@ def turn(values: Curve, jumps: tuple[int, ...] = ()) -> Turn:
     for falls in _falling(t, jumps):
         rivals = falls
         for correlation in _CORRELATIONS:
-            prior = -0.5 * ((correlation - PRIOR_CORRELATION) / PRIOR_SD) ** 2 - np.log(len(falls.columns))
+            prior = -0.5 * ((correlation - PRIOR_CORRELATION) / PRIOR_SD) ** 2 - np.log(
+                len(falls.columns)
+            )
             falling, courses, near = _weigh(scaled, rivals, rises, rise_prior, correlation)
             flat.append(prior + falling)
             weights.append(prior + courses.weight)
@@ -97,13 +114,16 @@ def turn(values: Curve, jumps: tuple[int, ...] = ()) -> Turn:
     share = np.exp(weight - weight.max())
     below = np.bincount(np.concatenate(lowest), share, t).cumsum() / share.sum()
     low, middle, high = (int(np.searchsorted(below, level)) for level in (0.025, 0.5, 0.975))
-    # The shapes are a grid, not the truth, and an index is the finest that can be told: one to either side.
+    # The shapes are a grid, not the truth, and an index is the finest that can be told: one to
+    # either side.
     interval = max(low - 1, 0), min(high + 1, t - 1)
     return Turn(middle, interval, float(np.logaddexp.reduce(weight) - np.logaddexp.reduce(flat)))
 
 
 def _falling(t: int, jumps: tuple[int, ...]) -> Iterator[_Falls]:
-    """Shapes of no, one and two decays; weights of two neighbouring time constants make the one that lies between."""
+    """Shapes of no, one and two decays; weights of two neighbouring time constants make the one
+    that lies between.
+    """
     index = np.arange(t, dtype=np.float64)
     times = (_DECAYS * t)[_DECAYS * t >= 0.3]
     decays = np.exp(-index / times[:, None])
@@ -128,15 +148,21 @@ def _rises(t: int) -> Curve:
 
 
 def _rise_prior(t: int) -> Curve:
-    """`[r]` log prior of each of `_rises`: three in four on a straight rise, as a bend is one more thing to be shown."""
+    """`[r]` log prior of each of `_rises`: three in four on a straight rise, as a bend is one more
+    thing to be shown.
+    """
     onsets = t - _END + 1
     bent = 1 + len(_LEVELLING)
     prior: Curve = np.log(np.repeat([0.75, *[0.25 / bent] * bent], onsets) / onsets)
     return prior
 
 
-def _weigh(values: Curve, falls: _Falls, rises: Curve, rise_prior: Curve, correlation: float) -> tuple[float, _Courses, NDArray[np.bool_]]:
-    """Log marginal likelihood of no rise, the courses that rise at their end, and which falling shapes come near the best."""
+def _weigh(
+    values: Curve, falls: _Falls, rises: Curve, rise_prior: Curve, correlation: float
+) -> tuple[float, _Courses, NDArray[np.bool_]]:
+    """Log marginal likelihood of no rise, the courses that rise at their end, and which falling
+    shapes come near the best.
+    """
     t, p = len(values), falls.columns.shape[1]
     y, late = whiten(values, correlation), whiten(rises, correlation)
     basis, upper = np.linalg.qr(whiten(falls.columns, correlation).transpose(0, 2, 1))
@@ -154,7 +180,11 @@ def _weigh(values: Curve, falls: _Falls, rises: Curve, rise_prior: Curve, correl
     end = falls.columns[:, :, -1] - falls.columns[:, :, -_END]
     rising = (end[:, None] @ weights)[:, 0] + slope * (rises[:, -1] - rises[:, -_END]) > 0
     allowed = (slope > 0) & rising & (weights[:, 1 : 1 + falls.decays] >= 0).all(1)
-    marginal = np.where(allowed, _marginal(rss[:, None] - slope**2 * spread, t, p + 1) + jacobian + rise_prior, -np.inf)
+    marginal = np.where(
+        allowed,
+        _marginal(rss[:, None] - slope**2 * spread, t, p + 1) + jacobian + rise_prior,
+        -np.inf,
+    )
     best = np.maximum(marginal.max(1), flat)
     drawn, weight = _drawn(marginal.reshape(-1))
     fall, rise = np.divmod(drawn, marginal.shape[1])
@@ -163,12 +193,16 @@ def _weigh(values: Curve, falls: _Falls, rises: Curve, rise_prior: Curve, correl
 
 
 def _drawn(weight: Curve) -> tuple[NDArray[np.int64], Curve]:
-    """A systematic sample of indices by their log weight, and what each then weighs: in all as much as before."""
+    """A systematic sample of indices by their log weight, and what each then weighs: in all as much
+    as before.
+    """
     largest = float(weight.max())
     if largest == -np.inf:
         return np.zeros(0, np.int64), np.zeros(0)
     below = np.exp(weight - largest).cumsum()
-    drawn, times = np.unique(np.searchsorted(below, (np.arange(_DRAWN) + 0.5) / _DRAWN * below[-1]), return_counts=True)
+    drawn, times = np.unique(
+        np.searchsorted(below, (np.arange(_DRAWN) + 0.5) / _DRAWN * below[-1]), return_counts=True
+    )
     return drawn, largest + np.log(below[-1] * times / _DRAWN)
 
 
@@ -181,5 +215,7 @@ def _lowest(falls: _Falls, rises: Curve, courses: _Courses) -> NDArray[np.int64]
     """Index of the lowest point of each course, steps left out."""
     smooth = slice(0, 1 + falls.decays)
     fall = (courses.fall_weights[:, None, smooth] @ falls.columns[courses.fall, smooth])[:, 0]
-    lowest: NDArray[np.int64] = (fall + courses.rise_weight[:, None] * rises[courses.rise]).argmin(1)
+    lowest: NDArray[np.int64] = (fall + courses.rise_weight[:, None] * rises[courses.rise]).argmin(
+        1
+    )
     return lowest

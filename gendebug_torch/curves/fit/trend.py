@@ -1,4 +1,6 @@
-"""A curve taken apart: what falls, what rises from some epoch on, sudden steps, and the noise that is left."""
+"""A curve taken apart: what falls, what rises from some epoch on, sudden steps, and the noise that
+is left.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,18 @@ from scipy.optimize import nnls
 
 Curve = NDArray[np.float64]
 
-# Time constants of the falling part, as shares of the length: any loss that falls ever more slowly is a sum of these.
+# Time constants of the falling part, as shares of the length: any loss that falls ever more slowly
+# is a sum of these.
 _TIMES = (*np.geomspace(0.008, 0.8, 16), 3.0)
-# Correlation of neighbouring epochs before the curve is seen, and its standard deviation: a short curve says little.
+# Correlation of neighbouring epochs before the curve is seen, and its standard deviation: a short
+# curve says little.
 PRIOR_CORRELATION, PRIOR_SD = 0.3, 0.25
-# What the fit takes out of white noise, in values, and of its lag-one correlation: means over simulated curves.
+# What the fit takes out of white noise, in values, and of its lag-one correlation: means over
+# simulated curves.
 _TAKEN, _LAG_LOST, _LAG_DAMPED = 8.2, 5.0, 11.0
 _STEP_IN_SD = 5.0
-# Twice the log-likelihood that a rise which levels off must gain over a straight one: a straight one is located better.
+# Twice the log-likelihood that a rise which levels off must gain over a straight one: a straight
+# one is located better.
 _BEND = 6.0
 # Epochs from which a rise is tried first; around the best of them all are tried.
 _COARSE = 24
@@ -47,8 +53,8 @@ class Trend:
     Args:
         fit: `[t]` smooth course, steps included.
         steps: `[t]` the part of it that is sudden jumps.
-        null_steps: `[t]` the same of the best fit that never rises: a rise is tested against these, as a step that
-            is taken too deep makes one.
+        null_steps: `[t]` the same of the best fit that never rises: a rise is tested against these,
+            as a step that is taken too deep makes one.
         jumps: (index after the jump, height) of each.
         noise: about the fit.
         lowest: index of the lowest point of the fit without its steps; `turn` locates it better.
@@ -65,10 +71,10 @@ class Trend:
 def trend(values: Curve) -> Trend:
     """Least squares of a falling part, steps, and a rising part from the best epoch on.
 
-    The falling part is a sum of decaying exponentials with weights >= 0, the rising part a line and a
-    saturating exponential with weights >= 0 from an epoch that is searched over; steps are free. Weights
-    come from non-negative least squares (Lawson and Hanson, 1974) on values whitened by the AR(1)
-    correlation of a first fit.
+    The falling part is a sum of decaying exponentials with weights >= 0, the rising part a line and
+    a saturating exponential with weights >= 0 from an epoch that is searched over; steps are free.
+    Weights come from non-negative least squares (Lawson and Hanson, 1974) on values whitened by the
+    AR(1) correlation of a first fit.
 
     Args:
         values: `[t]`, t >= 5, finite.
@@ -79,15 +85,24 @@ def trend(values: Curve) -> Trend:
     t = len(values)
     free = _columns(t, [at for at, _ in jumps])
     coarse = sorted({*np.linspace(0, t - 3, min(t - 2, _COARSE)).astype(int).tolist(), t})
-    noise = _noise(values, min((_solve(values, free, start, 0.0) for start in coarse), key=_error)[1])
+    noise = _noise(
+        values, min((_solve(values, free, start, 0.0) for start in coarse), key=_error)[1]
+    )
     scale = max(noise.sd**2 * (1 - noise.correlation**2), 1e-30)
-    straight, bent = ([_solve(values, free, start, noise.correlation, bend) for start in coarse] for bend in (False, True))
+    straight, bent = (
+        [_solve(values, free, start, noise.correlation, bend) for start in coarse]
+        for bend in (False, True)
+    )
     bend = min(map(_error, straight)) - min(map(_error, bent)) > _BEND * scale
     white = bent if bend else straight
     _, fit, flat = straight[coarse.index(t)]
     around = coarse[white.index(min(white, key=_error))]
     reach = range(max(around - t // _COARSE, 0), min(around + t // _COARSE, t - 3) + 1)
-    white += [_solve(values, free, start, noise.correlation, bend) for start in reach if start not in coarse]
+    white += [
+        _solve(values, free, start, noise.correlation, bend)
+        for start in reach
+        if start not in coarse
+    ]
     best = min(white, key=_error)
     return Trend(best[1], best[1] - best[2], fit - flat, jumps, noise, int(np.argmin(best[2])))
 
@@ -97,7 +112,9 @@ def _error(found: tuple[float, Curve, Curve]) -> float:
 
 
 def _columns(t: int, jumps: list[int]) -> Curve:
-    """`[t, c]`: a level of either sign, decays from the start and onsets of decays after each jump, then jumps of either sign."""
+    """`[t, c]`: a level of either sign, decays from the start and onsets of decays after each jump,
+    then jumps of either sign.
+    """
     index = np.arange(t, dtype=np.float64)
     columns = [np.ones(t), -np.ones(t)]
     for start in [0, *jumps]:
@@ -109,8 +126,12 @@ def _columns(t: int, jumps: list[int]) -> Curve:
     return np.stack(columns, 1)
 
 
-def _solve(values: Curve, falling: Curve, start: int, correlation: float, saturating: bool = False) -> tuple[float, Curve, Curve]:
-    """Whitened residual sum of squares, fit, and fit without the steps, of a rise from one epoch on."""
+def _solve(
+    values: Curve, falling: Curve, start: int, correlation: float, saturating: bool = False
+) -> tuple[float, Curve, Curve]:
+    """Whitened residual sum of squares, fit, and fit without the steps, of a rise from one epoch
+    on.
+    """
     t = len(values)
     since = (np.arange(t, dtype=np.float64) - start).clip(0)
     shapes = [since / t, 1 - np.exp(-since / max(0.1 * t, 1.0))][: 1 + saturating]
@@ -120,7 +141,12 @@ def _solve(values: Curve, falling: Curve, start: int, correlation: float, satura
     weights, norm = nnls(left, right, maxiter=50 * design.shape[1])
     count = 2 * max(0, (falling.shape[1] - 2 - len(_TIMES)) // (len(_TIMES) + 2))
     fit = design @ weights
-    steps = falling[:, falling.shape[1] - count :] @ weights[falling.shape[1] - count : falling.shape[1]] if count else np.zeros(t)
+    steps = (
+        falling[:, falling.shape[1] - count :]
+        @ weights[falling.shape[1] - count : falling.shape[1]]
+        if count
+        else np.zeros(t)
+    )
     return float(norm) ** 2, fit, fit - steps
 
 
@@ -133,7 +159,9 @@ def whiten(series: Curve, correlation: float) -> Curve:
 
 
 def _noise(values: Curve, fit: Curve) -> Noise:
-    """Strength and lag-one correlation of the residual, corrected for what the fit takes out of both."""
+    """Strength and lag-one correlation of the residual, corrected for what the fit takes out of
+    both.
+    """
     residual = values - fit
     t = len(residual)
     total = float((residual**2).sum())
@@ -143,11 +171,18 @@ def _noise(values: Curve, fit: Curve) -> Noise:
     trust = PRIOR_SD**2 / (PRIOR_SD**2 + variance)
     correlation = float(np.clip(trust * estimate + (1 - trust) * PRIOR_CORRELATION, 0.0, 0.9))
     taken = t * (1 - np.exp(-_TAKEN * ((1 + correlation) / (1 - correlation)) ** 0.85 / t))
-    return Noise(float((total / max(t - taken, 1.0)) ** 0.5), correlation, (trust * variance) ** 0.5, float(max(t - taken, 2.0)))
+    return Noise(
+        float((total / max(t - taken, 1.0)) ** 0.5),
+        correlation,
+        (trust * variance) ** 0.5,
+        float(max(t - taken, 2.0)),
+    )
 
 
 def _jumps(values: Curve) -> tuple[tuple[int, float], ...]:
-    """At most four sudden lasting changes: far beyond the differences around them, and still there four epochs later."""
+    """At most four sudden lasting changes: far beyond the differences around them, and still there
+    four epochs later.
+    """
     t = len(values)
     if t < 12:
         return ()
@@ -160,10 +195,18 @@ def _jumps(values: Curve) -> tuple[tuple[int, float], ...]:
         drift = float(np.median(around))
         height = float(np.median(values[at : at + 4]) - np.median(values[at - 4 : at])) - 4 * drift
         own = float(steps[at - 1]) - drift
-        if abs(own) > _STEP_IN_SD * spread and own * height > 0 and abs(height) > max(0.6 * abs(own), 2.5 * spread):
+        if (
+            abs(own) > _STEP_IN_SD * spread
+            and own * height > 0
+            and abs(height) > max(0.6 * abs(own), 2.5 * spread)
+        ):
             found.append((at, height))
     found.sort(key=lambda jump: -abs(jump[1]))
-    apart = [jump for i, jump in enumerate(found) if all(abs(jump[0] - other[0]) > 3 for other in found[:i])]
+    apart = [
+        jump
+        for i, jump in enumerate(found)
+        if all(abs(jump[0] - other[0]) > 3 for other in found[:i])
+    ]
     return tuple(sorted(apart[:4]))
 
 

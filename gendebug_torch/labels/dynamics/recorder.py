@@ -1,4 +1,6 @@
-"""Recording training dynamics by sample id: one preallocated buffer on the device, no wait for it per step."""
+"""Recording training dynamics by sample id: one preallocated buffer on the device, no wait for it
+per step.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,20 @@ from torch import Tensor, nn
 from gendebug_torch.errors import reject
 from gendebug_torch.labels.dynamics.training_dynamics import TrainingDynamics
 
-# Per row and epoch: given logit minus the largest other one, probability of the given label, loss, correctness, seen.
+# Per row and epoch: given logit minus the largest other one, probability of the given label, loss,
+# correctness, seen.
 _MARGIN, _CONFIDENCE, _LOSS, _CORRECT, _SEEN = range(5)
-# Logits kept on their device before they are read: one pass per this many bytes, so that a step costs next to nothing.
+# Logits kept on their device before they are read: one pass per this many bytes, so that a step
+# costs next to nothing.
 _BYTES = 2**24
 
 
 class DynamicsRecorder:
-    """What the rows of one epoch did, by id, folded into sums at its end; shuffling and repeated rows change nothing.
+    """What the rows of one epoch did, by id, folded into sums at its end; shuffling and repeated
+    rows change nothing.
 
-    A row counts once per epoch, by its last presentation, so rows that a sampler repeats to fill ranks or batches do
-    not weigh double. 77 bytes per row: 77 MB for a million rows.
+    A row counts once per epoch, by its last presentation, so rows that a sampler repeats to fill
+    ranks or batches do not weigh double. 77 bytes per row: 77 MB for a million rows.
 
     Args:
         samples: n; ids are 0..n-1, the rows' places in the training set.
@@ -53,7 +58,12 @@ class DynamicsRecorder:
         """
         z, y = logits.detach(), targets.detach().reshape(-1)
         if not len(ids) == len(z) == len(y):
-            reject("ids, logits, targets", "one of each per row", f"{len(ids)}, {len(z)}, {len(y)}", "Return them for the same batch.")
+            reject(
+                "ids, logits, targets",
+                "one of each per row",
+                f"{len(ids)}, {len(z)}, {len(y)}",
+                "Return them for the same batch.",
+            )
         if not self._placed:
             self._move(z.device)
         self._waiting.append((ids.reshape(-1), z.reshape(len(z), -1), y))
@@ -62,7 +72,8 @@ class DynamicsRecorder:
             self._flush()
 
     def merge(self, add_over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Give every rank the rows of all; a row that several ranks saw gets the mean of what they saw.
+        """Give every rank the rows of all; a row that several ranks saw gets the mean of what they
+        saw.
 
         Args:
             add_over_ranks: a `[5, n]` tensor -> its sum over the ranks.
@@ -92,7 +103,12 @@ class DynamicsRecorder:
     def state_dict(self) -> dict[str, Any]:
         """Everything, the unfinished epoch included, as tensors."""
         self._flush()
-        return {"epoch": self._epoch, "sums": self._sums, "counts": self._counts, "before": self._before}
+        return {
+            "epoch": self._epoch,
+            "sums": self._sums,
+            "counts": self._counts,
+            "before": self._before,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint.
@@ -101,7 +117,12 @@ class DynamicsRecorder:
             InputError: it is of another number of rows.
         """
         if len(state["before"]) != self.samples:
-            reject("samples", f"{len(state['before'])} as in the checkpoint", str(self.samples), "Resume with the same training set.")
+            reject(
+                "samples",
+                f"{len(state['before'])} as in the checkpoint",
+                str(self.samples),
+                "Resume with the same training set.",
+            )
         self._waiting, self._bytes = [], 0
         place = self._epoch.device
         self._epoch, self._sums, self._counts, self._before = (
@@ -114,15 +135,21 @@ class DynamicsRecorder:
         if not self._waiting:
             return
         place = self._epoch.device
-        ids, z, y = (torch.cat([part.to(place) for part in parts]) for parts in zip(*self._waiting, strict=True))
+        ids, z, y = (
+            torch.cat([part.to(place) for part in parts])
+            for parts in zip(*self._waiting, strict=True)
+        )
         self._waiting, self._bytes = [], 0
         z, y, ids = z.float(), y.long(), ids.long()
         z = torch.cat([torch.zeros_like(z), z], 1) if z.shape[1] == 1 else z
         own = z.gather(1, y[:, None])[:, 0]
         margin = own - z.scatter(1, y[:, None], -torch.inf).amax(1)
         loss = nn.functional.cross_entropy(z, y, reduction="none")
-        values = torch.stack([margin, (-loss).exp(), loss, (margin > 0).float(), torch.ones_like(loss)])
-        # Of a row that comes twice, all presentations write the last one, whatever the order of writing.
+        values = torch.stack(
+            [margin, (-loss).exp(), loss, (margin > 0).float(), torch.ones_like(loss)]
+        )
+        # Of a row that comes twice, all presentations write the last one, whatever the order of
+        # writing.
         last = torch.zeros(self.samples, dtype=torch.int64, device=place)
         last.scatter_reduce_(0, ids, torch.arange(len(ids), device=place), "amax")
         self._epoch.index_copy_(1, ids, values[:, last[ids]])

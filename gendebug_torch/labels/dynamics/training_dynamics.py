@@ -44,22 +44,35 @@ class TrainingDynamics:
 
     def __add__(self, other: TrainingDynamics) -> TrainingDynamics:
         if len(self.epochs) != len(other.epochs):
-            reject("other", f"dynamics of {len(self.epochs)} rows", str(len(other.epochs)), "Add runs over the same training rows.")
-        return replace(self, **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+            reject(
+                "other",
+                f"dynamics of {len(self.epochs)} rows",
+                str(len(other.epochs)),
+                "Add runs over the same training rows.",
+            )
+        return replace(
+            self, **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
 
     @property
     def aum(self) -> Tensor:
-        """`[n]` area under the margin, its mean over the epochs; low for wrong labels (Pleiss et al., 2020, arXiv:2001.10528)."""
+        """`[n]` area under the margin, its mean over the epochs; low for wrong labels (Pleiss et
+        al., 2020, arXiv:2001.10528).
+        """
         return self._mean(self.margin)
 
     @property
     def mean_confidence(self) -> Tensor:
-        """`[n]` mean probability of the given label (Swayamdipta et al., 2020, arXiv:2009.10795, data maps)."""
+        """`[n]` mean probability of the given label (Swayamdipta et al., 2020, arXiv:2009.10795,
+        data maps).
+        """
         return self._mean(self.confidence)
 
     @property
     def variability(self) -> Tensor:
-        """`[n]` standard deviation over the epochs of the probability of the given label (data maps)."""
+        """`[n]` standard deviation over the epochs of the probability of the given label (data
+        maps).
+        """
         return (self._mean(self.squares) - self.mean_confidence.square()).clamp(min=0.0).sqrt()
 
     @property
@@ -71,15 +84,21 @@ class TrainingDynamics:
         """One row per training row, in their order; NaN for a row that was never seen."""
         import pandas as pd
 
-        columns = {"aum": self.aum, "mean_confidence": self.mean_confidence, "variability": self.variability}
+        columns = {
+            "aum": self.aum,
+            "mean_confidence": self.mean_confidence,
+            "variability": self.variability,
+        }
         columns |= {"correctness": self.correctness, "mean_loss": self._mean(self.loss)}
         columns |= {"forgetting": self.forgotten, "epochs": self.epochs}
         return pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
 
     def attach(self, records: Records) -> Records:
-        """The training records with these columns in their metadata, named `dynamics_aum` and so on, for the label checks.
+        """The training records with these columns in their metadata, named `dynamics_aum` and so
+        on, for the label checks.
 
-        They travel with the rows through `select`, `save` and tables, so no alignment by hand is needed later.
+        They travel with the rows through `select`, `save` and tables, so no alignment by hand is
+        needed later.
 
         Raises:
             InputError: another number of rows; row i must be the sample of id i.
@@ -87,18 +106,38 @@ class TrainingDynamics:
         import pandas as pd
 
         if len(records) != len(self.epochs):
-            reject("records", f"{len(self.epochs)} rows, as trained on", f"{len(records)} rows", "Pass them in the order of their ids.")
+            reject(
+                "records",
+                f"{len(self.epochs)} rows, as trained on",
+                f"{len(records)} rows",
+                "Pass them in the order of their ids.",
+            )
         columns = self.table().add_prefix(COLUMN)
-        kept = [] if records.metadata is None else [records.metadata.drop(columns=list(columns), errors="ignore")]
+        kept = (
+            []
+            if records.metadata is None
+            else [records.metadata.drop(columns=list(columns), errors="ignore")]
+        )
         return replace(records, metadata=pd.concat([*kept, columns], axis=1))
 
     def plot(self, ax: Axes | None = None, *, most: int = 20_000) -> Axes:
-        """Data map: confidence against variability, coloured by correctness; wrong labels gather at the lower left."""
+        """Data map: confidence against variability, coloured by correctness; wrong labels gather at
+        the lower left.
+        """
         ax = axes(ax)
         seen = (self.epochs > 0).nonzero()[:, 0]
-        rows = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))[:most].to(seen.device)]
-        x, y, color = (value[rows].cpu().numpy() for value in (self.variability, self.mean_confidence, self.correctness))
-        points = ax.scatter(x, y, c=color, cmap="viridis", s=6, alpha=0.6, linewidths=0, vmin=0.0, vmax=1.0)
+        rows = seen[
+            torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))[:most].to(
+                seen.device
+            )
+        ]
+        x, y, color = (
+            value[rows].cpu().numpy()
+            for value in (self.variability, self.mean_confidence, self.correctness)
+        )
+        points = ax.scatter(
+            x, y, c=color, cmap="viridis", s=6, alpha=0.6, linewidths=0, vmin=0.0, vmax=1.0
+        )
         ax.figure.colorbar(points, ax=ax, label="share of epochs predicted as labeled")
         ax.set_xlabel("variability of the confidence over the epochs")
         ax.set_ylabel("mean confidence in the given label")

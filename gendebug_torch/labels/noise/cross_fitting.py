@@ -1,4 +1,6 @@
-"""Out-of-sample logits where a caller has none: small networks, one per fold, trained together by batched matmul."""
+"""Out-of-sample logits where a caller has none: small networks, one per fold, trained together by
+batched matmul.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from gendebug_torch.errors import reject
 _BATCH = 256
 # Gradient steps: this many passes over the rows, within these limits.
 _PASSES, _FEWEST_STEPS, _MOST_STEPS = 10, 100, 1500
-# How often the held-out loss is looked at, to keep the logits from before the networks learn labels by heart.
+# How often the held-out loss is looked at, to keep the logits from before the networks learn labels
+# by heart.
 _LOOKS = 12
-# Standard deviations of the noise on standardised inputs: next to none, for few sharp features; much, for many like pixels.
+# Standard deviations of the noise on standardised inputs: next to none, for few sharp features;
+# much, for many like pixels.
 _JITTER = (0.05, 0.8)
 
 
@@ -31,10 +35,12 @@ def cross_fitted_logits(
 ) -> Tensor:
     """`[n, k]` float32 logits of each row by networks that did not see its label.
 
-    For each of two strengths of noise on the inputs, one network per fold with two hidden layers: all are trained
-    at once as one batched product, and the strength and the moment of least held-out loss are kept.
+    For each of two strengths of noise on the inputs, one network per fold with two hidden layers:
+    all are trained at once as one batched product, and the strength and the moment of least
+    held-out loss are kept.
 
-    Source: Stone (1974), J. R. Stat. Soc. B 36:111, cross-validation; Bishop (1995), Neural Comput. 7:108, noise as regulariser.
+    Source: Stone (1974), J. R. Stat. Soc. B 36:111, cross-validation; Bishop (1995), Neural Comput.
+    7:108, noise as regulariser.
 
     Args:
         features: `[n, d]` numbers.
@@ -42,8 +48,8 @@ def cross_fitted_logits(
         classes: k, default the largest label + 1.
         folds: parts of each partition.
         hidden: width.
-        scaled: whether the features are as `probe.design` makes them, and stay so: blown up to unit spread, the marks of
-            rare levels would be learnt by heart. Else they are `standardised`.
+        scaled: whether the features are as `probe.design` makes them, and stay so: blown up to unit
+            spread, the marks of rare levels would be learnt by heart. Else they are `standardised`.
         seed: of partitions, weights and batches; the global random state is not touched.
 
     Raises:
@@ -53,16 +59,30 @@ def cross_fitted_logits(
         At most 1500 steps of 256 rows however many rows there are.
     """
     n, k = len(targets), int(classes or (int(targets.max()) + 1 if len(targets) else 0))
-    if features.ndim != 2 or targets.ndim != 1 or len(features) != n or targets.dtype != torch.int64:
+    if (
+        features.ndim != 2
+        or targets.ndim != 1
+        or len(features) != n
+        or targets.dtype != torch.int64
+    ):
         got = f"{list(features.shape)} with {targets.dtype} {list(targets.shape)}"
-        reject("features, targets", "[n, d] and int64 [n]", got, "Pass one row of numbers per label.")
+        reject(
+            "features, targets", "[n, d] and int64 [n]", got, "Pass one row of numbers per label."
+        )
     if folds < 2 or n < 2 * folds:
-        reject("features", f"at least {2 * max(folds, 2)} rows for {folds} folds, and 2 folds", f"{n} rows", "Pass more rows.")
+        reject(
+            "features",
+            f"at least {2 * max(folds, 2)} rows for {folds} folds, and 2 folds",
+            f"{n} rows",
+            "Pass more rows.",
+        )
     generator = torch.Generator().manual_seed(seed)
     x, y = features.float() if scaled else standardised(features), targets.to(features.device)
     m = len(_JITTER) * folds
     networks = _Networks(m, x.shape[1], hidden, k, generator, x.device)
-    held, rest = _partition(torch.randperm(n, generator=generator).to(x.device), folds, len(_JITTER))
+    held, rest = _partition(
+        torch.randperm(n, generator=generator).to(x.device), folds, len(_JITTER)
+    )
     jitter = torch.tensor(_JITTER, device=x.device).repeat_interleave(folds)[:, None, None]
     best, logits = [math.inf] * len(_JITTER), x.new_zeros(m, held.shape[1], k)
     inside, held = (held >= 0).view(len(_JITTER), -1), held.clamp(min=0)
@@ -71,7 +91,9 @@ def cross_fitted_logits(
     for step in range(steps):
         inputs, labels = _drawn(x, y, rest, jitter, generator)
         with torch.enable_grad():
-            loss = nn.functional.cross_entropy(networks(inputs).flatten(0, 1), labels.flatten(), reduction="sum")
+            loss = nn.functional.cross_entropy(
+                networks(inputs).flatten(0, 1), labels.flatten(), reduction="sum"
+            )
             optimizer.zero_grad()
             (loss / labels.shape[1]).backward()  # type: ignore[no-untyped-call]
         optimizer.param_groups[0]["lr"] = _learning_rate(step / steps)
@@ -83,23 +105,33 @@ def cross_fitted_logits(
             for level, found in enumerate((losses * inside).sum(1).tolist()):
                 if found < best[level]:
                     best[level] = found
-                    logits[level * folds : (level + 1) * folds] = current[level * folds : (level + 1) * folds]
+                    logits[level * folds : (level + 1) * folds] = current[
+                        level * folds : (level + 1) * folds
+                    ]
     chosen = slice(best.index(min(best)) * folds, (best.index(min(best)) + 1) * folds)
     flat = inside[0]
-    return x.new_zeros(n, k).index_copy_(0, held[chosen].flatten()[flat], logits[chosen].flatten(0, 1)[flat])
+    return x.new_zeros(n, k).index_copy_(
+        0, held[chosen].flatten()[flat], logits[chosen].flatten(0, 1)[flat]
+    )
 
 
 class _Networks:
     """m networks d → h → h → k as batched weights; called with `[m, b, d]`."""
 
-    def __init__(self, m: int, d: int, h: int, k: int, generator: torch.Generator, device: torch.device) -> None:
+    def __init__(
+        self, m: int, d: int, h: int, k: int, generator: torch.Generator, device: torch.device
+    ) -> None:
         shapes = ((d, h), (h, h), (h, k))
         gains = (2.0, 2.0, 0.01)
         self.weights = [
-            (torch.randn(m, *shape, generator=generator) * math.sqrt(gain / max(shape[0], 1))).to(device).requires_grad_(True)
+            (torch.randn(m, *shape, generator=generator) * math.sqrt(gain / max(shape[0], 1)))
+            .to(device)
+            .requires_grad_(True)
             for shape, gain in zip(shapes, gains, strict=True)
         ]
-        self.biases = [torch.zeros(m, 1, shape[1], device=device, requires_grad=True) for shape in shapes]
+        self.biases = [
+            torch.zeros(m, 1, shape[1], device=device, requires_grad=True) for shape in shapes
+        ]
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -112,16 +144,22 @@ class _Networks:
 
 
 def standardised(features: Tensor) -> Tensor:
-    """`[n, d]` float32 with mean 0 and spread 1, clipped at 8 standard deviations; NaN becomes the mean."""
+    """`[n, d]` float32 with mean 0 and spread 1, clipped at 8 standard deviations; NaN becomes the
+    mean.
+    """
     x = features.double()
     mean = x.nanmean(0).nan_to_num(0.0)
     x = torch.where(x.isfinite(), x, mean) - mean
     spread = x.square().mean(0).sqrt()
-    return (x / torch.where(spread > 1e-12 * (mean.abs() + 1), spread, 1.0)).clamp(-8.0, 8.0).float()
+    return (
+        (x / torch.where(spread > 1e-12 * (mean.abs() + 1), spread, 1.0)).clamp(-8.0, 8.0).float()
+    )
 
 
 def _partition(order: Tensor, folds: int, copies: int) -> tuple[Tensor, Tensor]:
-    """Rows that each network does not see, `[copies * folds, h]` padded with -1, and those that it does."""
+    """Rows that each network does not see, `[copies * folds, h]` padded with -1, and those that it
+    does.
+    """
     cuts = [round(len(order) * i / folds) for i in range(folds + 1)]
     widest = max(end - start for start, end in pairwise(cuts))
     held, rest = [], []
@@ -131,7 +169,9 @@ def _partition(order: Tensor, folds: int, copies: int) -> tuple[Tensor, Tensor]:
     return torch.stack(held).repeat(copies, 1), torch.stack(rest).repeat(copies, 1)
 
 
-def _drawn(x: Tensor, y: Tensor, rest: Tensor, jitter: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _drawn(
+    x: Tensor, y: Tensor, rest: Tensor, jitter: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """A batch per network, `[m, b, d]` noisy inputs and `[m, b]` labels."""
     size = (rest.shape[0], min(_BATCH, rest.shape[1]))
     rows = rest.gather(1, torch.randint(rest.shape[1], size, generator=generator).to(x.device))
@@ -140,5 +180,11 @@ def _drawn(x: Tensor, y: Tensor, rest: Tensor, jitter: Tensor, generator: torch.
 
 
 def _learning_rate(progress: float) -> float:
-    """Up to 0.03 over the first quarter, then down to nothing (Smith and Topin, 2019, one-cycle)."""
-    return 0.03 * progress / 0.25 + 1e-3 if progress < 0.25 else 0.015 * (1 + math.cos(math.pi * (progress - 0.25) / 0.75)) + 1e-5
+    """Up to 0.03 over the first quarter, then down to nothing (Smith and Topin, 2019,
+    one-cycle).
+    """
+    return (
+        0.03 * progress / 0.25 + 1e-3
+        if progress < 0.25
+        else 0.015 * (1 + math.cos(math.pi * (progress - 0.25) / 0.75)) + 1e-5
+    )

@@ -1,4 +1,6 @@
-"""What leaving out suspicious rows would change: the temperature, and the metric on rows that were not picked by it."""
+"""What leaving out suspicious rows would change: the temperature, and the metric on rows that were
+not picked by it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class PruningEffect:
         nats: `[v, m]` float64 log loss of each judging row.
         pruned: rows left out.
         rows: rows before.
-        biased: the judging rows are among those that were pruned, so that better is partly by construction.
+        biased: the judging rows are among those that were pruned, so that better is partly by
+            construction.
     """
 
     names: tuple[str, ...]
@@ -43,13 +46,19 @@ class PruningEffect:
     biased: bool
 
     def table(self) -> DataFrame:
-        """One row per variant: temperature, accuracy and log loss with their change and its 95 % interval, paired by row."""
+        """One row per variant: temperature, accuracy and log loss with their change and its 95 %
+        interval, paired by row.
+        """
         import pandas as pd
 
         frame = pd.DataFrame({"variant": self.names, "temperature": self.temperature.cpu().numpy()})
         for name, values in (("accuracy", self.correct), ("log_loss", self.nats)):
             change = values - values[0]
-            half = normal_quantile(0.975) * change.std(1) / max(values.shape[1], 1) ** 0.5 if values.shape[1] > 1 else change.sum(1) * 0
+            half = (
+                normal_quantile(0.975) * change.std(1) / max(values.shape[1], 1) ** 0.5
+                if values.shape[1] > 1
+                else change.sum(1) * 0
+            )
             columns = {name: values.mean(1), f"{name}_change": change.mean(1)}
             columns |= {f"{name}_low": change.mean(1) - half, f"{name}_high": change.mean(1) + half}
             frame = frame.assign(**{key: value.cpu().numpy() for key, value in columns.items()})
@@ -78,30 +87,39 @@ def pruning_effect(
     judged_on: tuple[Tensor, Tensor] | None = None,
     fit: Callable[[Tensor], Tensor] | None = None,
 ) -> PruningEffect:
-    """The model as it is, its temperature refitted on all rows and on the rows kept, and a model fitted anew on them.
+    """The model as it is, its temperature refitted on all rows and on the rows kept, and a model
+    fitted anew on them.
 
-    Dropping rows that a model disagrees with makes it look better on what is left whatever the labels are; so the
-    variants are judged on other rows, `judged_on`, where there are any.
+    Dropping rows that a model disagrees with makes it look better on what is left whatever the
+    labels are; so the variants are judged on other rows, `judged_on`, where there are any.
 
-    Source: Guo et al. (2017), arXiv:1706.04599, temperature; Northcutt, Jiang and Chuang (2021), J. Artif. Intell. Res.
-    70:1373, training on the pruned rows.
+    Source: Guo et al. (2017), arXiv:1706.04599, temperature; Northcutt, Jiang and Chuang (2021), J.
+    Artif. Intell. Res. 70:1373, training on the pruned rows.
 
     Args:
         logits: `[n, k]` or `[n]` of the model on the rows to prune.
         targets: `[n]` int64 given labels.
         suspicious: `[n]` bool, rows to leave out.
         judged_on: logits `[m, k]` and labels `[m]` of other rows, e.g. validation.
-        fit: `[n]` bool rows to keep -> logits `[m, k]` of a newly trained model on the judging rows.
+        fit: `[n]` bool rows to keep -> logits `[m, k]` of a newly trained model on the judging
+            rows.
 
     Raises:
         InputError: lengths differ, nothing is kept, or `fit` returns another shape.
     """
     if not len(logits) == len(targets) == len(suspicious) or suspicious.dtype != torch.bool:
         got = f"{len(logits)}, {len(targets)}, {len(suspicious)} of {suspicious.dtype}"
-        reject("suspicious", f"a mask of {len(targets)} rows", got, "Pass one bool per row of logits and targets.")
+        reject(
+            "suspicious",
+            f"a mask of {len(targets)} rows",
+            got,
+            "Pass one bool per row of logits and targets.",
+        )
     keep = ~suspicious
     if int(keep.sum()) < 2:
-        reject("suspicious", "at least two rows to keep", str(int(keep.sum())), "Leave out fewer rows.")
+        reject(
+            "suspicious", "at least two rows to keep", str(int(keep.sum())), "Leave out fewer rows."
+        )
     z = class_logits(logits)
     there, truth = judged_on or (logits[keep], targets[keep])
     there = class_logits(there)
@@ -112,13 +130,28 @@ def pruning_effect(
     if fit is not None:
         fresh = class_logits(fit(keep))
         if fresh.shape != there.shape:
-            reject("fit", f"logits {list(there.shape)} of the judging rows", str(list(fresh.shape)), "Return one row per judging row.")
+            reject(
+                "fit",
+                f"logits {list(there.shape)} of the judging rows",
+                str(list(fresh.shape)),
+                "Return one row per judging row.",
+            )
         variants["fitted anew on the rows kept"] = (1.0, fresh)
     said = torch.stack([value for _, value in variants.values()])
-    nats = torch.nn.functional.cross_entropy(said.flatten(0, 1), truth.repeat(len(said)), reduction="none").view(len(said), -1)
+    nats = torch.nn.functional.cross_entropy(
+        said.flatten(0, 1), truth.repeat(len(said)), reduction="none"
+    ).view(len(said), -1)
     temperature = torch.tensor([value for value, _ in variants.values()], dtype=torch.float64)
     correct = (said.argmax(2) == truth).double()
-    return PruningEffect(tuple(variants), temperature, correct, nats, int(suspicious.sum()), len(targets), judged_on is None)
+    return PruningEffect(
+        tuple(variants),
+        temperature,
+        correct,
+        nats,
+        int(suspicious.sum()),
+        len(targets),
+        judged_on is None,
+    )
 
 
 def _temperature(z: Tensor, targets: Tensor) -> float:

@@ -39,7 +39,9 @@ class Review:
 
     @property
     def precision(self) -> tuple[float, float, float]:
-        """Share of the judged rows whose label was wrong, with its 95 % interval (Wilson, 1927); NaN in [0, 1] for none."""
+        """Share of the judged rows whose label was wrong, with its 95 % interval (Wilson, 1927);
+        NaN in [0, 1] for none.
+        """
         n, wrong = len(self.looked), len(self.corrections)
         low, high = wilson_interval(torch.tensor(wrong), torch.tensor(n))
         return wrong / n if n else float("nan"), float(low), float(high)
@@ -63,7 +65,8 @@ def audit_sheet(
 ) -> pd.DataFrame:
     """The most suspicious rows in the order to look at them, with an empty column for the verdict.
 
-    A verdict is `right`, `wrong` (then the suggestion is taken), the name of another class, or `unsure`.
+    A verdict is `right`, `wrong` (then the suggestion is taken), the name of another class, or
+    `unsure`.
 
     Args:
         ranking: of n rows.
@@ -73,8 +76,8 @@ def audit_sheet(
         without: rows to leave out, e.g. those judged before.
 
     Returns:
-        `place` (1 of 100), `row`, `given`, `suggested`, `score`, `source`, `basis` of the score, `key` (a checksum, by
-        which an edited line is known) and the empty `verdict`.
+        `place` (1 of 100), `row`, `given`, `suggested`, `score`, `source`, `basis` of the score,
+        `key` (a checksum, by which an edited line is known) and the empty `verdict`.
 
     Raises:
         InputError: a size below 1.
@@ -87,15 +90,26 @@ def audit_sheet(
     rows = order[~done[order]][:size].tolist()
     lines = []
     for place, row in enumerate(rows, start=1):
-        given, suggested = (_name(int(ids[row]), names) for ids in (ranking.targets, ranking.suggested))
+        given, suggested = (
+            _name(int(ids[row]), names) for ids in (ranking.targets, ranking.suggested)
+        )
         who = "" if source is None else str(source[row])
-        line = [f"{place} of {len(rows)}", str(row), given, suggested, f"{float(ranking.score[row]):.4g}", who, ranking.basis]
+        line = [
+            f"{place} of {len(rows)}",
+            str(row),
+            given,
+            suggested,
+            f"{float(ranking.score[row]):.4g}",
+            who,
+            ranking.basis,
+        ]
         lines.append([*line, _key(line), ""])
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
 def read_review(path: str | Path, targets: Tensor, *, names: Sequence[object] = ()) -> Review:
-    """The verdicts of a sheet that a person filled in; anything but the verdicts must be as it was written.
+    """The verdicts of a sheet that a person filled in; anything but the verdicts must be as it was
+    written.
 
     Args:
         path: CSV file with the columns of `audit_sheet`; further columns are ignored.
@@ -103,15 +117,24 @@ def read_review(path: str | Path, targets: Tensor, *, names: Sequence[object] = 
         names: k class names; default the class ids.
 
     Raises:
-        InputError: an unreadable file, an edited, repeated or missing line, or an unknown verdict; names the line.
+        InputError: an unreadable file, an edited, repeated or missing line, or an unknown verdict;
+            names the line.
     """
     lines = _read(path)
-    known = [_name(i, names) for i in range(max(len(names), int(targets.max()) + 1 if len(targets) else 0))]
+    known = [
+        _name(i, names)
+        for i in range(max(len(names), int(targets.max()) + 1 if len(targets) else 0))
+    ]
     looked, corrections, unsure, waiting, seen = [], {}, [], [], dict[str, int]()
     for number, line in lines:
         _check_line(path, number, line, targets, names)
         if line["place"] in seen:
-            _refuse(path, number, f"the same place as line {seen[line['place']]}: {line['place']!r}", "Remove one of the two lines.")
+            _refuse(
+                path,
+                number,
+                f"the same place as line {seen[line['place']]}: {line['place']!r}",
+                "Remove one of the two lines.",
+            )
         seen[line["place"]] = number
         row, verdict = int(line["row"]), line["verdict"].strip()
         corrected = line["suggested"] if verdict.lower() == WRONG else verdict
@@ -125,29 +148,54 @@ def read_review(path: str | Path, targets: Tensor, *, names: Sequence[object] = 
             looked.append(row)
             corrections[row] = corrected
         else:
-            expected = f"`{RIGHT}`, `{WRONG}`, `{UNSURE}`, nothing, or a class among {', '.join(known[:20])}"
+            expected = (
+                f"`{RIGHT}`, `{WRONG}`, `{UNSURE}`, nothing, or a class among "
+                f"{', '.join(known[:20])}"
+            )
             _refuse(path, number, f"the verdict {verdict!r}", f"Write {expected}.")
     _check_complete(path, lines)
     return Review(tuple(looked), corrections, tuple(unsure), tuple(waiting))
 
 
 def _read(path: str | Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, fields) of every line that is not empty, without the quotes that keep text from running as a formula."""
+    """(line number, fields) of every line that is not empty, without the quotes that keep text from
+    running as a formula.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reject("reviewed", "a readable CSV file", f"{path}: {error}", "Save the sheet as CSV in UTF-8.")
+        reject(
+            "reviewed", "a readable CSV file", f"{path}: {error}", "Save the sheet as CSV in UTF-8."
+        )
     header = text.partition("\n")[0]
-    reader = csv.DictReader(text.splitlines(), delimiter=";" if header.count(";") > header.count(",") else ",")
+    reader = csv.DictReader(
+        text.splitlines(), delimiter=";" if header.count(";") > header.count(",") else ","
+    )
     absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if absent:
-        reject("reviewed", f"the columns {', '.join(COLUMNS)}", f"no {', '.join(absent)} in line 1 of {path}", "Restore the first line.")
-    return [(reader.line_num, {key: _unquoted(line.get(key) or "") for key in COLUMNS}) for line in reader if any(line.values())]
+        reject(
+            "reviewed",
+            f"the columns {', '.join(COLUMNS)}",
+            f"no {', '.join(absent)} in line 1 of {path}",
+            "Restore the first line.",
+        )
+    return [
+        (reader.line_num, {key: _unquoted(line.get(key) or "") for key in COLUMNS})
+        for line in reader
+        if any(line.values())
+    ]
 
 
-def _check_line(path: str | Path, number: int, line: dict[str, str], targets: Tensor, names: Sequence[object]) -> None:
+def _check_line(
+    path: str | Path, number: int, line: dict[str, str], targets: Tensor, names: Sequence[object]
+) -> None:
     if _key([line[key] for key in COLUMNS[:-2]]) != line["key"]:
-        _refuse(path, number, "another content than was written", "Only the verdict may be filled in; restore this line from the sheet.")
+        _refuse(
+            path,
+            number,
+            "another content than was written",
+            "Only the verdict may be filled in; restore this line from the sheet.",
+        )
     row = int(line["row"])
     if row >= len(targets) or _name(int(targets[row]), names) != line["given"]:
         got = f"row {row} labeled {line['given']}, which the table does not have"
@@ -159,8 +207,17 @@ def _check_complete(path: str | Path, lines: list[tuple[int, dict[str, str]]]) -
     total = int(lines[0][1]["place"].partition(" of ")[2]) if lines else 0
     missing = [f"{i} of {total}" for i in range(1, total + 1) if f"{i} of {total}" not in places]
     if missing or not lines:
-        what = f"no line for {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}" if lines else "no lines"
-        reject("reviewed", "every line of the sheet", f"{what} in {path}", "Restore them; leave the verdict empty where none was made.")
+        what = (
+            f"no line for {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}"
+            if lines
+            else "no lines"
+        )
+        reject(
+            "reviewed",
+            "every line of the sheet",
+            f"{what} in {path}",
+            "Restore them; leave the verdict empty where none was made.",
+        )
 
 
 def _refuse(path: str | Path, number: int, got: str, remedy: str) -> NoReturn:

@@ -1,4 +1,6 @@
-"""Checks of what a column is: a number of the row rather than a fact about it, or a time after the outcome."""
+"""Checks of what a column is: a number of the row rather than a fact about it, or a time after the
+outcome.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Checks of what the sides of a split share: rows, groups, times, and the rows that a transformation was fitted on."""
+"""Checks of what the sides of a split share: rows, groups, times, and the rows that a
+transformation was fitted on.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,29 @@ _SPLIT_NEEDS = ("train.features", "validation.features")
 
 def _cost(given: Mapping[str, Any]) -> Cost:
     sides = [given.get(name) for name in ("train", "validation", "production")]
-    return Cost(elements=30.0 * sum(float(math.prod(r.features.shape)) for r in sides if r is not None and r.features is not None))
+    return Cost(
+        elements=30.0
+        * sum(
+            float(math.prod(r.features.shape))
+            for r in sides
+            if r is not None and r.features is not None
+        )
+    )
 
 
 def _row_cost(given: Mapping[str, Any]) -> Cost:
-    return Cost(elements=60.0 * sum(len(given[name]) for name in ("train", "validation") if given.get(name) is not None))
+    return Cost(
+        elements=60.0
+        * sum(len(given[name]) for name in ("train", "validation") if given.get(name) is not None)
+    )
 
 
 def _features(**sides: Records | None) -> dict[str, Features]:
-    return {name: records.features for name, records in sides.items() if records is not None and records.features is not None}
+    return {
+        name: records.features
+        for name, records in sides.items()
+        if records is not None and records.features is not None
+    }
 
 
 def _overlap_numbers(found: SplitOverlap) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Checks of what a column is: a number of the row rather than a fact about it, or a time after the outcome."""
+"""Checks of what a column is: a number of the row rather than a fact about it, or a time after the
+outcome.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,19 @@ from gendebug_torch.leakage.columns.identifiers import AfterLabel, after_label
 FAIL_AFTER = 0.5
 
 
-@check("leakage.after_label", cause=Cause.TARGET_LEAKAGE, needs=("train.features", "train.metadata"), cost=_cost)
-def features_are_known_before_the_label(train: Records, *, min_share: float = 0.01, limit: int = 10) -> Iterator[Finding]:
+@check(
+    "leakage.after_label",
+    cause=Cause.TARGET_LEAKAGE,
+    needs=("train.features", "train.metadata"),
+    cost=_cost,
+)
+def features_are_known_before_the_label(
+    train: Records, *, min_share: float = 0.01, limit: int = 10
+) -> Iterator[Finding]:
     """No feature holds a time later than the one at which the label became known.
 
-    Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, section 3 (no time travel); Wilson (1927),
-    JASA 22:209 for the interval.
+    Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, section 3 (no time
+    travel); Wilson (1927), JASA 22:209 for the interval.
 
     Args:
         train: records with features, and with `schema.label_time` among the metadata.
@@ -29,7 +38,12 @@ def features_are_known_before_the_label(train: Records, *, min_share: float = 0.
     """
     this = features_are_known_before_the_label
     column = train.schema.label_time
-    if column is None or train.metadata is None or column not in train.metadata or not isinstance(train.features, pd.DataFrame):
+    if (
+        column is None
+        or train.metadata is None
+        or column not in train.metadata
+        or not isinstance(train.features, pd.DataFrame)
+    ):
         lacks = ["schema.label_time"]
         yield this.finding(
             Severity.SKIPPED,
@@ -44,7 +58,9 @@ def features_are_known_before_the_label(train: Records, *, min_share: float = 0.
         yield _late_finding(entry, column)
     if not found:
         text = f"None of {len(late)} columns of times lies after {column}."
-        yield this.finding(Severity.OK, text, numbers={"columns": len(late)}, evidence=late[0] if late else None)
+        yield this.finding(
+            Severity.OK, text, numbers={"columns": len(late)}, evidence=late[0] if late else None
+        )
 
 
 def _late_finding(entry: AfterLabel, column: str) -> Finding:
@@ -57,9 +73,15 @@ def _late_finding(entry: AfterLabel, column: str) -> Finding:
         "first_rows": list(entry.first_rows),
     }
     text = (
-        f"{entry.column} is later than {column} in {entry.late:,} of {entry.rows:,} rows ({entry.share:.1%}, 95 % interval "
+        f"{entry.column} is later than {column} in {entry.late:,} of {entry.rows:,} rows "
+        f"({entry.share:.1%}, 95 % interval "
         f"{entry.low:.1%} to {entry.high:.1%}), first in row {entry.first_rows[0]}."
     )
-    remedy = f"Drop {entry.column} and all that is computed from it, or rebuild it as it stood when the model is asked; then retrain."
+    remedy = (
+        f"Drop {entry.column} and all that is computed from it, or rebuild it as it stood "
+        "when the model is asked; then retrain."
+    )
     severity = Severity.FAIL if entry.share >= FAIL_AFTER else Severity.WARN
-    return features_are_known_before_the_label.finding(severity, text, subject=entry.column, numbers=numbers, remedy=remedy, evidence=entry)
+    return features_are_known_before_the_label.finding(
+        severity, text, subject=entry.column, numbers=numbers, remedy=remedy, evidence=entry
+    )

@@ -26,7 +26,12 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     return Cost(elements=200.0 * math.prod(shape))
 
 
-@check("leakage.near_duplicates", cause=Cause.SPLIT_LEAKAGE, needs=("train.features", "validation.features"), cost=_cost)
+@check(
+    "leakage.near_duplicates",
+    cause=Cause.SPLIT_LEAKAGE,
+    needs=("train.features", "validation.features"),
+    cost=_cost,
+)
 def splits_do_not_share_near_copies(
     train: Records,
     validation: Records,
@@ -37,27 +42,33 @@ def splits_do_not_share_near_copies(
     max_rows: int = 1000,
     seed: int = 0,
 ) -> Iterator[Finding]:
-    """No validation row is nearly a training row: an edited text, a resaved picture, the same case with a little noise.
+    """No validation row is nearly a training row: an edited text, a resaved picture, the same case
+    with a little noise.
 
-    Texts count from a Jaccard likeness of their shingles, rows of numbers where the nearest training row is much closer
-    than the sixth nearest; where rows have few dimensions that happens by itself, and the share of it is stated. Equal
-    rows are left to `leakage.duplicates`.
+    Texts count from a Jaccard likeness of their shingles, rows of numbers where the nearest
+    training row is much closer than the sixth nearest; where rows have few dimensions that happens
+    by itself, and the share of it is stated. Equal rows are left to `leakage.duplicates`.
 
-    Source: Broder (1997), SEQUENCES, for texts; Facco et al. (2017), Sci. Rep. 7:12140, for distances; Barz and Denzler
-    (2020), J. Imaging 6:41, on near copies across splits.
+    Source: Broder (1997), SEQUENCES, for texts; Facco et al. (2017), Sci. Rep. 7:12140, for
+    distances; Barz and Denzler (2020), J. Imaging 6:41, on near copies across splits.
 
     Args:
         train: records with features.
         validation: records with features.
         min_likeness: Jaccard index from which texts are near copies.
-        max_distance: share of the distance to the sixth neighbour within which a row is a near copy.
+        max_distance: share of the distance to the sixth neighbour within which a row is a near
+            copy.
         min_share: share of validation rows from which near copies matter.
         max_rows: so many validation rows of numbers are judged.
         seed: of their choice.
     """
     this = splits_do_not_share_near_copies
     if not len(train) or not len(validation):
-        yield this.finding(Severity.NOTE, f"No rows to compare: {len(train)} against {len(validation)}.", numbers={"n": len(train)})
+        yield this.finding(
+            Severity.NOTE,
+            f"No rows to compare: {len(train)} against {len(validation)}.",
+            numbers={"n": len(train)},
+        )
         return
     assert train.features is not None
     assert validation.features is not None
@@ -74,7 +85,11 @@ def _long_texts(features: Features) -> list[Any]:
     if not isinstance(features, pd.DataFrame) or not len(features):
         return []
     columns = features.select_dtypes(include=["object", "string"]).columns
-    return [c for c in columns if features[c].dropna().astype(str).head(1000).str.len().mean() >= LONG_TEXT]
+    return [
+        c
+        for c in columns
+        if features[c].dropna().astype(str).head(1000).str.len().mean() >= LONG_TEXT
+    ]
 
 
 def _texts(train: Features, validation: Features) -> tuple[list[str], list[str]] | None:
@@ -84,19 +99,36 @@ def _texts(train: Features, validation: Features) -> tuple[list[str], list[str]]
     columns = [c for c in _long_texts(train) if c in validation]
     if not columns:
         return None
-    before, after = (side[columns].astype("string").fillna("").agg(" ".join, axis=1).tolist() for side in (train, validation))
+    before, after = (
+        side[columns].astype("string").fillna("").agg(" ".join, axis=1).tolist()
+        for side in (train, validation)
+    )
     return before, after
 
 
 def _without_long_text(features: Features) -> Features:
-    return features.drop(columns=_long_texts(features)) if isinstance(features, pd.DataFrame) else features
+    return (
+        features.drop(columns=_long_texts(features))
+        if isinstance(features, pd.DataFrame)
+        else features
+    )
 
 
 def _near_finding(found: NearDuplicates, min_share: float) -> Finding:
     this = splits_do_not_share_near_copies
     low, high = found.interval()
-    numbers: dict[str, Any] = {"near": len(found.rows), "judged": len(found.values), "share": found.share, "low": low, "high": high}
-    numbers |= {"threshold": found.threshold, "natural": found.natural, "dimension": found.dimension}
+    numbers: dict[str, Any] = {
+        "near": len(found.rows),
+        "judged": len(found.values),
+        "share": found.share,
+        "low": low,
+        "high": high,
+    }
+    numbers |= {
+        "threshold": found.threshold,
+        "natural": found.natural,
+        "dimension": found.dimension,
+    }
     if not len(found.values):
         return this.finding(Severity.NOTE, f"Too few {found.kind} to judge.", numbers=numbers)
     measure = (
@@ -108,11 +140,24 @@ def _near_finding(found: NearDuplicates, min_share: float) -> Finding:
     text = f"{counted} ({found.share:.1%}, 95 % interval {low:.1%} to {high:.1%}) have {measure}"
     if not len(found.rows):
         return this.finding(Severity.OK, f"{text}.", numbers=numbers, evidence=found)
-    numbers |= {"first_rows": found.rows[:_ROWS_NAMED].tolist(), "their_training_rows": found.partners[:_ROWS_NAMED].tolist()}
-    text += f", without being equal to it, first row {int(found.rows[0])} (training row {int(found.partners[0])})"
+    numbers |= {
+        "first_rows": found.rows[:_ROWS_NAMED].tolist(),
+        "their_training_rows": found.partners[:_ROWS_NAMED].tolist(),
+    }
+    text += (
+        f", without being equal to it, first row {int(found.rows[0])} (training row "
+        f"{int(found.partners[0])})"
+    )
     if low < min_share or low < 2 * found.natural:
-        why = f"{found.natural:.1%} would without any copy" if low >= min_share else "too few to change what validation says"
+        why = (
+            f"{found.natural:.1%} would without any copy"
+            if low >= min_share
+            else "too few to change what validation says"
+        )
         return this.finding(Severity.NOTE, f"{text}; {why}.", numbers=numbers, evidence=found)
-    remedy = "Look at the named pairs, put all copies of one case (document, session) on one side, and judge the model again."
+    remedy = (
+        "Look at the named pairs, put all copies of one case (document, session) on one "
+        "side, and judge the model again."
+    )
     severity = Severity.FAIL if found.share >= FAIL_SHARE else Severity.WARN
     return this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=found)

@@ -1,4 +1,6 @@
-"""How much one column alone tells about the target: explained share, AUC, mutual information, Pearson, missingness."""
+"""How much one column alone tells about the target: explained share, AUC, mutual information,
+Pearson, missingness.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# Quantile classes of a real target, for mutual information and missingness; its explained share uses the values.
+# Quantile classes of a real target, for mutual information and missingness; its explained share
+# uses the values.
 TARGET_BINS = 16
 FEWEST_ROWS, FEWEST_OF_CLASS = 50, 10
 
@@ -42,17 +45,21 @@ class Association:
         names: of the columns.
         n: rows.
         classes: k; 0 for a real target.
-        pearson: `[d]` correlation over the rows that have a value; with k > 2 classes that of the class that it is largest for.
-        explained: `[d]` share of the variance of the target that the level means explain, adjusted for the number of levels.
+        pearson: `[d]` correlation over the rows that have a value; with k > 2 classes that of the
+            class that it is largest for.
+        explained: `[d]` share of the variance of the target that the level means explain, adjusted
+            for the number of levels.
         explained_error: `[d]` its standard error.
-        auc: `[d]` of the column as a score for class 1 of 2, in either direction; NaN for names and other targets.
+        auc: `[d]` of the column as a score for class 1 of 2, in either direction; NaN for names and
+            other targets.
         auc_error: `[d]` its standard error.
         information: `[d]` mutual information in nats, less the bias of Miller and Madow.
         information_error: `[d]` its standard error.
         target_entropy: nats.
         best_class: `[d]` the class that the column explains best.
         best_explained: `[d]` the explained share of that class against the rest.
-        gaps: `[d, k]` int64 rows per class (quantile class of a real target) in which the column is missing.
+        gaps: `[d, k]` int64 rows per class (quantile class of a real target) in which the column is
+            missing.
         totals: `[k]` int64 rows per class.
         distinct: `[d]` int64 different values.
     """
@@ -77,7 +84,8 @@ class Association:
     def interval(self, measure: str, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """`[d]` bounds of `pearson`, `explained`, `auc` or `information`.
 
-        Source: Fisher (1921), Metron 1:3 for the correlation; normal limits with the delta-method error otherwise.
+        Source: Fisher (1921), Metron 1:3 for the correlation; normal limits with the delta-method
+        error otherwise.
         """
         z = normal_quantile(0.5 + level / 2)
         value: Tensor = getattr(self, measure)
@@ -86,7 +94,9 @@ class Association:
             inside = value.clamp(-1 + 1e-12, 1 - 1e-12).atanh()
             return (inside - half).tanh(), (inside + half).tanh()
         half_width = z * getattr(self, f"{measure}_error")
-        return (value - half_width).clamp(min=0.0), (value + half_width).clamp(max=1.0 if measure != "information" else math.inf)
+        return (value - half_width).clamp(min=0.0), (value + half_width).clamp(
+            max=1.0 if measure != "information" else math.inf
+        )
 
     def table(self) -> pd.DataFrame:
         """One row per column, the most telling first."""
@@ -103,19 +113,28 @@ class Association:
             "missing": self.gaps.sum(1).double() / max(self.n, 1),
             "distinct": self.distinct,
         }
-        frame = pd.DataFrame({"column": list(self.names)} | {key: value.cpu().numpy() for key, value in columns.items()})
+        frame = pd.DataFrame(
+            {"column": list(self.names)}
+            | {key: value.cpu().numpy() for key, value in columns.items()}
+        )
         return frame.sort_values("explained", ascending=False, ignore_index=True)
 
     def plot(self, ax: Axes | None = None, *, most: int = 15, flagged: Sequence[str] = ()) -> Axes:
-        """Explained share of the most telling columns with its interval; what is flagged is set apart by colour."""
+        """Explained share of the most telling columns with its interval; what is flagged is set
+        apart by colour.
+        """
         ax = axes(ax, size=(6.4, 4.0))
-        rows = self.table().dropna(subset=["explained"]).head(most).iloc[::-1].reset_index(drop=True)
+        rows = (
+            self.table().dropna(subset=["explained"]).head(most).iloc[::-1].reset_index(drop=True)
+        )
         limit = 0.64
         for place, row in enumerate(rows.to_dict("records")):
             colour = LIVE if row["column"] in flagged or row["explained"] >= limit else REFERENCE
             ax.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.6)
             ax.plot([row["explained"]], [place], "o", color=colour, markersize=5)
-        ax.axvline(limit, color=NEUTRAL, linestyle="--", linewidth=1.0, label="a correlation of 0.8")
+        ax.axvline(
+            limit, color=NEUTRAL, linestyle="--", linewidth=1.0, label="a correlation of 0.8"
+        )
         ax.set_yticks(range(len(rows)), [str(name)[:28] for name in rows["column"]])
         ax.set_xlim(-0.02, 1.02)
         ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
@@ -126,17 +145,23 @@ class Association:
 
 
 def association(
-    features: pd.DataFrame | Tensor, targets: Tensor, *, categorical: Sequence[str] = (), max_rows: int = 200_000
+    features: pd.DataFrame | Tensor,
+    targets: Tensor,
+    *,
+    categorical: Sequence[str] = (),
+    max_rows: int = 200_000,
 ) -> Association:
     """Every column by itself against the target, from one count of levels by classes per column.
 
-    The explained share is Goodman and Kruskal's tau for classes and the correlation ratio for a real target, both
-    `1 - (1 - raw) (n - 1) / (n - levels)`: for two columns of numbers in a straight line it is Pearson's r squared, and
-    it sees bent, symmetric and categorical relations, which r does not.
+    The explained share is Goodman and Kruskal's tau for classes and the correlation ratio for a
+    real target, both `1 - (1 - raw) (n - 1) / (n - levels)`: for two columns of numbers in a
+    straight line it is Pearson's r squared, and it sees bent, symmetric and categorical relations,
+    which r does not.
 
-    Source: Pearson (1905), Drapers' Co. Res. Mem. 2, for the ratio; Goodman and Kruskal (1954), JASA 49:732, section 9;
-    Miller (1955) for the bias of information; standard errors of counts by the delta method, of R² after Olkin and
-    Finn (1995), Psychol. Bull. 118:155. The AUC is that of the binned column: off by half a pair within a bin.
+    Source: Pearson (1905), Drapers' Co. Res. Mem. 2, for the ratio; Goodman and Kruskal (1954),
+    JASA 49:732, section 9; Miller (1955) for the bias of information; standard errors of counts by
+    the delta method, of R² after Olkin and Finn (1995), Psychol. Bull. 118:155. The AUC is that of
+    the binned column: off by half a pair within a bin.
 
     Args:
         features: `[n, d]` table or `[n, ...]` tensor.
@@ -150,7 +175,12 @@ def association(
     Cost: `n d log(bins)` with n at most `max_rows`; memory is constant in d.
     """
     if targets.ndim != 1 or len(targets) != len(features):
-        reject("targets", f"[n] with n = {len(features)}", str(list(targets.shape)), "Pass one label at a time, aligned with the rows.")
+        reject(
+            "targets",
+            f"[n] with n = {len(features)}",
+            str(list(targets.shape)),
+            "Pass one label at a time, aligned with the rows.",
+        )
     features, targets = thinned(features, targets, max_rows)
     classes, centred = target_classes(targets)
     k = int(classes.max()) + 1 if len(classes) else 1
@@ -161,7 +191,14 @@ def association(
     shares = totals.double() / max(len(targets), 1)
     entropy = float(-(shares * shares.clamp(min=1e-300).log()).sum())
     names = tuple(name for block in blocks for name in block.names)
-    return Association(names, len(targets), 0 if centred is not None else k, totals=totals, target_entropy=entropy, **joined)
+    return Association(
+        names,
+        len(targets),
+        0 if centred is not None else k,
+        totals=totals,
+        target_entropy=entropy,
+        **joined,
+    )
 
 
 def too_few(targets: Tensor) -> str:
@@ -171,15 +208,21 @@ def too_few(targets: Tensor) -> str:
         return f"{len(targets)} rows, or a constant target" if few else ""
     counts = torch.bincount(targets) if len(targets) else targets
     enough = len(targets) >= FEWEST_ROWS and int((counts >= FEWEST_OF_CLASS).sum()) >= 2
-    return "" if enough else f"{len(targets)} rows, fewer than two classes of {FEWEST_OF_CLASS} rows"
+    return (
+        "" if enough else f"{len(targets)} rows, fewer than two classes of {FEWEST_OF_CLASS} rows"
+    )
 
 
-def thinned(features: pd.DataFrame | Tensor, targets: Tensor, max_rows: int) -> tuple[pd.DataFrame | Tensor, Tensor]:
+def thinned(
+    features: pd.DataFrame | Tensor, targets: Tensor, max_rows: int
+) -> tuple[pd.DataFrame | Tensor, Tensor]:
     """Every so-many-th row, so that at most `max_rows` are left."""
     step = -(-len(targets) // max_rows)
     if step <= 1:
         return features, targets
-    return (features[::step] if isinstance(features, Tensor) else features.iloc[::step]), targets[::step]
+    return (features[::step] if isinstance(features, Tensor) else features.iloc[::step]), targets[
+        ::step
+    ]
 
 
 def target_classes(targets: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -194,8 +237,13 @@ def target_classes(targets: Tensor) -> tuple[Tensor, Tensor | None]:
     return torch.searchsorted(torch.unique(cuts), centred), centred
 
 
-def _measured(block: CodedBlock, classes: Tensor, centred: Tensor | None, k: int) -> dict[str, Tensor]:
-    classes, centred = classes.to(block.codes.device), None if centred is None else centred.to(block.codes.device)
+def _measured(
+    block: CodedBlock, classes: Tensor, centred: Tensor | None, k: int
+) -> dict[str, Tensor]:
+    classes, centred = (
+        classes.to(block.codes.device),
+        None if centred is None else centred.to(block.codes.device),
+    )
     counts = level_counts(block.codes, block.levels, classes, k)
     unknown = torch.full((len(block.names),), math.nan, dtype=torch.float64, device=counts.device)
     information_, information_error = delta_error(information, counts)
@@ -210,7 +258,11 @@ def _measured(block: CodedBlock, classes: Tensor, centred: Tensor | None, k: int
         by_class = explained[:, None]
     scored = centred is None and k == 2 and block.values is not None
     auc, auc_error = delta_error(binned_auc, counts[:, :-1]) if scored else (unknown, unknown)
-    pearson = unknown if block.values is None else correlation(block.values, classes if centred is None else centred, k)
+    pearson = (
+        unknown
+        if block.values is None
+        else correlation(block.values, classes if centred is None else centred, k)
+    )
     best = by_class.nan_to_num(-1.0).argmax(1)
     return {
         "pearson": pearson,
@@ -228,7 +280,8 @@ def _measured(block: CodedBlock, classes: Tensor, centred: Tensor | None, k: int
 
 
 def correlation(values: Tensor, targets: Tensor, k: int) -> Tensor:
-    """`[c]` Pearson's r of each column with a real target, or with the class indicator that it is largest for.
+    """`[c]` Pearson's r of each column with a real target, or with the class indicator that it is
+    largest for.
 
     Args:
         values: `[c, n]`; rows that are not finite are left out per column.
@@ -240,11 +293,17 @@ def correlation(values: Tensor, targets: Tensor, k: int) -> Tensor:
     centre = torch.where(known, values, 0.0).sum(1, keepdim=True) / m
     x = torch.where(known, values - centre, 0.0)
     x = x / x.abs().amax(1, keepdim=True).clamp(min=1e-300)
-    y = targets.double()[:, None] if targets.is_floating_point() or k <= 2 else torch.nn.functional.one_hot(targets, k).double()
+    y = (
+        targets.double()[:, None]
+        if targets.is_floating_point() or k <= 2
+        else torch.nn.functional.one_hot(targets, k).double()
+    )
     present = known.double()
     y_sum, y_square = present @ y, present @ y.square()
     covariance = x @ y - x.sum(1, keepdim=True) * y_sum / m
-    spread = (x.square().sum(1, keepdim=True) * (y_square - y_sum.square() / m)).clamp(min=0.0).sqrt()
+    spread = (
+        (x.square().sum(1, keepdim=True) * (y_square - y_sum.square() / m)).clamp(min=0.0).sqrt()
+    )
     r = torch.where(spread > 1e-12 * m, covariance / spread.clamp(min=1e-300), math.nan)
     best = r.abs().nan_to_num(-1.0).argmax(1, keepdim=True)
     return r.gather(1, best)[:, 0].clamp(-1.0, 1.0)

@@ -1,4 +1,6 @@
-"""Measures of association on counts of levels by classes, batched over columns, with standard errors from the same counts."""
+"""Measures of association on counts of levels by classes, batched over columns, with standard
+errors from the same counts.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,11 @@ def level_sums(codes: Tensor, levels: int, values: Tensor) -> Tensor:
 
 
 def explained_share(counts: Tensor) -> Tensor:
-    """`[c]` share of the Gini variance of the classes that the levels explain, adjusted for the number of levels.
+    """`[c]` share of the Gini variance of the classes that the levels explain, adjusted for the
+    number of levels.
 
-    `tau = (sum n_bc^2 / n_b - sum n_c^2 / n) / (n - sum n_c^2 / n)`; for two classes it is the correlation ratio.
+    `tau = (sum n_bc^2 / n_b - sum n_c^2 / n) / (n - sum n_c^2 / n)`; for two classes it is the
+    correlation ratio.
 
     Source: Goodman and Kruskal (1954), JASA 49:732, section 9; adjusted as R² is (Ezekiel, 1930).
     """
@@ -52,7 +56,8 @@ def explained_by_class(counts: Tensor) -> Tensor:
 
 
 def explained_values(counts: Tensor, sums: Tensor, values: Tensor) -> Tensor:
-    """`[c]` adjusted share of the variance of real values that the level means explain (Pearson, 1905).
+    """`[c]` adjusted share of the variance of real values that the level means explain (Pearson,
+    1905).
 
     Args:
         counts: `[c, levels]` rows.
@@ -60,12 +65,16 @@ def explained_values(counts: Tensor, sums: Tensor, values: Tensor) -> Tensor:
         values: `[n]` the centred values.
     """
     total = values.square().sum()
-    between = (sums.square() / counts.clamp(min=1)).sum(1) - sums.sum(1).square() / max(len(values), 1)
+    between = (sums.square() / counts.clamp(min=1)).sum(1) - sums.sum(1).square() / max(
+        len(values), 1
+    )
     return adjusted(_ratio(between, total.expand(len(counts))), counts, counts.sum(1))
 
 
 def adjusted(raw: Tensor, level_rows: Tensor, n: Tensor) -> Tensor:
-    """`1 - (1 - raw) (n - 1) / (n - levels)`, at least 0; NaN where the levels leave no row over."""
+    """`1 - (1 - raw) (n - 1) / (n - levels)`, at least 0; NaN where the levels leave no row
+    over.
+    """
     rows = n.detach().double()
     spare = rows - (level_rows.detach() > 0).sum(1)
     factor = torch.where(spare > 0, (rows - 1) / spare.clamp(min=1), math.nan)
@@ -73,7 +82,9 @@ def adjusted(raw: Tensor, level_rows: Tensor, n: Tensor) -> Tensor:
 
 
 def information(counts: Tensor) -> Tensor:
-    """`[c]` mutual information of levels and classes in nats, less its bias `(levels - 1)(k - 1) / 2n` (Miller, 1955)."""
+    """`[c]` mutual information of levels and classes in nats, less its bias
+    `(levels - 1)(k - 1) / 2n` (Miller, 1955).
+    """
     n = counts.sum((1, 2)).clamp(min=1e-12)
     n_b, n_c = counts.sum(2), counts.sum(1)
     raw = (_xlogx(counts).sum((1, 2)) - _xlogx(n_b).sum(1) - _xlogx(n_c).sum(1) + _xlogx(n)) / n
@@ -82,7 +93,8 @@ def information(counts: Tensor) -> Tensor:
 
 
 def binned_auc(counts: Tensor) -> Tensor:
-    """`[c]` chance that a row of class 1 lies in a higher level than one of class 0, half for the same level.
+    """`[c]` chance that a row of class 1 lies in a higher level than one of class 0, half for the
+    same level.
 
     Source: Mann and Whitney (1947), Ann. Math. Stat. 18:50, for grouped data.
 
@@ -97,8 +109,8 @@ def binned_auc(counts: Tensor) -> Tensor:
 def delta_error(statistic: Callable[[Tensor], Tensor], counts: Tensor) -> tuple[Tensor, Tensor]:
     """A statistic of counts and its standard error for multinomial rows, `[c]` each.
 
-    `Var = sum n_cell g^2 - (sum n_cell g)^2 / n` with the gradient g of the statistic in the counts; for the AUC that
-    is DeLong's variance to first order.
+    `Var = sum n_cell g^2 - (sum n_cell g)^2 / n` with the gradient g of the statistic in the
+    counts; for the AUC that is DeLong's variance to first order.
 
     Source: Goodman and Kruskal (1972), JASA 67:415.
     """

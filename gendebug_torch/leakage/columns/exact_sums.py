@@ -34,16 +34,22 @@ class ExactSum:
     error: float
 
     def __str__(self) -> str:
-        parts = " + ".join(name if abs(w - 1) < 1e-6 else f"{w:.4g} {name}" for name, w in zip(self.names, self.weights, strict=True))
+        parts = " + ".join(
+            name if abs(w - 1) < 1e-6 else f"{w:.4g} {name}"
+            for name, w in zip(self.names, self.weights, strict=True)
+        )
         return parts if abs(self.intercept) < 1e-6 else f"{parts} + {self.intercept:.4g}"
 
 
-def exact_sum(values: Tensor, names: Sequence[str], targets: Tensor, *, most: int = 8) -> ExactSum | None:
+def exact_sum(
+    values: Tensor, names: Sequence[str], targets: Tensor, *, most: int = 8
+) -> ExactSum | None:
     """The fewest columns of which the target is a linear function in every row, or None.
 
-    Least squares on the columns that correlate most with the target; where it leaves nothing but rounding, columns
-    join by falling weight until the target is reproduced. None if more than `most` are needed, for a formula over
-    many columns is a way to define a target, and not a leak of one.
+    Least squares on the columns that correlate most with the target; where it leaves nothing but
+    rounding, columns join by falling weight until the target is reproduced. None if more than
+    `most` are needed, for a formula over many columns is a way to define a target, and not a leak
+    of one.
 
     Args:
         values: `[n, d]` float64; columns with many gaps are left out, then rows with one.
@@ -58,8 +64,17 @@ def exact_sum(values: Tensor, names: Sequence[str], targets: Tensor, *, most: in
     """
     if values.ndim != 2 or len(names) != values.shape[1] or len(targets) != len(values):
         got = f"{list(values.shape)} values, {len(names)} names, {len(targets)} targets"
-        reject("values", "[n, d] with d names and n targets", got, "Pass one name per column and one target per row.")
-    full = values.isfinite().double().mean(0) > 0.9 if len(values) else torch.zeros(len(names), dtype=torch.bool)
+        reject(
+            "values",
+            "[n, d] with d names and n targets",
+            got,
+            "Pass one name per column and one target per row.",
+        )
+    full = (
+        values.isfinite().double().mean(0) > 0.9
+        if len(values)
+        else torch.zeros(len(names), dtype=torch.bool)
+    )
     names = [name for name, enough in zip(names, full.tolist(), strict=True) if enough]
     kept = values[:, full].cpu()
     known = kept.isfinite().all(1)
@@ -83,11 +98,20 @@ def exact_sum(values: Tensor, names: Sequence[str], targets: Tensor, *, most: in
     return None
 
 
-def _solved(values: Tensor, y: Tensor, columns: Tensor, names: Sequence[str], spread: float) -> ExactSum | None:
+def _solved(
+    values: Tensor, y: Tensor, columns: Tensor, names: Sequence[str], spread: float
+) -> ExactSum | None:
     part = values[:, columns]
     centre = part.mean(0)
-    weights = torch.linalg.lstsq(part - centre, (y - y.mean())[:, None], driver="gelsd").solution[:, 0]
+    weights = torch.linalg.lstsq(part - centre, (y - y.mean())[:, None], driver="gelsd").solution[
+        :, 0
+    ]
     error = float(((part - centre) @ weights - (y - y.mean())).abs().max()) / spread
     if error > ROUNDING:
         return None
-    return ExactSum(tuple(names[i] for i in columns.tolist()), tuple(weights.tolist()), float(y.mean() - centre @ weights), error)
+    return ExactSum(
+        tuple(names[i] for i in columns.tolist()),
+        tuple(weights.tolist()),
+        float(y.mean() - centre @ weights),
+        error,
+    )

@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 FEWEST_ROWS = 50
 _DISTINCT = 0.99
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
-_OUTCOME = re.compile(r"(^|[_\W])(target|label|outcome|y_true|ground_?truth|response|result|resolution|verdict)s?($|[_\W])", re.IGNORECASE)
+_OUTCOME = re.compile(
+    r"(^|[_\W])(target|label|outcome|y_true|ground_?truth|response|result|resolution|verdict)s?($|[_\W])",
+    re.IGNORECASE,
+)
 
 
 def row_numbers(features: pd.DataFrame) -> dict[str, str]:
-    """Columns with another value in nearly every row that are no measurements: name -> what they look like.
+    """Columns with another value in nearly every row that are no measurements: name -> what they
+    look like.
 
-    Whole numbers count where they run without gaps, or fill their range as evenly as a hash or a counter does: the
-    distance of their distribution from a uniform one is within what chance allows. Amounts in cents may all differ,
-    but pile up at the small end. Text counts where it is one short word per row.
+    Whole numbers count where they run without gaps, or fill their range as evenly as a hash or a
+    counter does: the distance of their distribution from a uniform one is within what chance
+    allows. Amounts in cents may all differ, but pile up at the small end. Text counts where it is
+    one short word per row.
 
-    Source: Kolmogorov (1933), G. Ist. Ital. Attuari 4:83, for the distance and its limit `1.95 / sqrt(n)`.
+    Source: Kolmogorov (1933), G. Ist. Ital. Attuari 4:83, for the distance and its limit
+    `1.95 / sqrt(n)`.
 
     Args:
         features: `[n, d]`.
@@ -43,7 +49,9 @@ def row_numbers(features: pd.DataFrame) -> dict[str, str]:
 def _kind(values: pd.Series[Any]) -> str:
     present = values.dropna()
     n = len(present)
-    if n < FEWEST_ROWS or (values.dtype.kind not in "iuOTM" and str(values.dtype) not in ("str", "string")):
+    if n < FEWEST_ROWS or (
+        values.dtype.kind not in "iuOTM" and str(values.dtype) not in ("str", "string")
+    ):
         return ""
     if values.dtype.kind in "iu":
         return _kind_of_whole(np.sort(present.to_numpy()))
@@ -73,9 +81,17 @@ def _kind_of_whole(ordered: np.ndarray[Any, Any]) -> str:
 
 def target_like_names(features: pd.DataFrame, target: str | None) -> tuple[str, ...]:
     """Columns whose name contains that of the target, or a word for outcomes."""
-    wanted = None if not target or len(target) < 3 else re.compile(rf"(^|[_\W]){re.escape(target)}($|[_\W])", re.IGNORECASE)
+    wanted = (
+        None
+        if not target or len(target) < 3
+        else re.compile(rf"(^|[_\W]){re.escape(target)}($|[_\W])", re.IGNORECASE)
+    )
     names = map(str, features.columns)
-    return tuple(name for name in names if _OUTCOME.search(name) or (wanted is not None and wanted.search(name)))
+    return tuple(
+        name
+        for name in names
+        if _OUTCOME.search(name) or (wanted is not None and wanted.search(name))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +131,18 @@ class AfterLabel:
 
     def table(self) -> pd.DataFrame:
         """One row per bin: hours from the label to the value, rows."""
-        return pd.DataFrame({"from": self.hours[:-1].numpy(), "to": self.hours[1:].numpy(), "rows": self.counts.numpy()})
+        return pd.DataFrame(
+            {
+                "from": self.hours[:-1].numpy(),
+                "to": self.hours[1:].numpy(),
+                "rows": self.counts.numpy(),
+            }
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Histogram of the hours from the label to the value; what lies right of zero was not known."""
+        """Histogram of the hours from the label to the value; what lies right of zero was not
+        known.
+        """
         ax = axes(ax)
         ax.stairs(self.counts.numpy(), self.hours.numpy(), color=LIVE, fill=True, alpha=0.4)
         ax.axvline(0.0, color=NEUTRAL, linestyle="--", linewidth=1.0, label="the label is known")
@@ -129,11 +153,13 @@ class AfterLabel:
         return ax
 
 
-def after_label(features: pd.DataFrame, label_time: pd.Series[Any], *, bins: int = 40) -> list[AfterLabel]:
+def after_label(
+    features: pd.DataFrame, label_time: pd.Series[Any], *, bins: int = 40
+) -> list[AfterLabel]:
     """Every column of times against the time of the label, the latest first.
 
-    Columns of dates, and of text that reads as dates, count; a column of numbers does where the label time is a
-    number too and the two ranges overlap.
+    Columns of dates, and of text that reads as dates, count; a column of numbers does where the
+    label time is a number too and the two ranges overlap.
 
     Args:
         features: `[n, d]`.
@@ -151,9 +177,15 @@ def after_label(features: pd.DataFrame, label_time: pd.Series[Any], *, bins: int
         late = (hours > 0).nonzero()[:, 0]
         if len(both):
             low, high = float(both.min()), float(both.max())
-            edges = torch.linspace(low, high if high > low else low + 1.0, bins + 1, dtype=torch.float64)
+            edges = torch.linspace(
+                low, high if high > low else low + 1.0, bins + 1, dtype=torch.float64
+            )
             counts = torch.histogram(both, edges).hist.long()
-            found.append(AfterLabel(str(column), len(both), len(late), tuple(late[:20].tolist()), edges, counts))
+            found.append(
+                AfterLabel(
+                    str(column), len(both), len(late), tuple(late[:20].tolist()), edges, counts
+                )
+            )
     return sorted(found, key=lambda entry: -entry.share)
 
 
@@ -164,7 +196,9 @@ def _times(values: pd.Series[Any], known: torch.Tensor, calendar: bool) -> torch
     if values.dtype.kind in "iuf":
         numbers = moments(values, str(values.name))[0]
         span = known[known.isfinite()]
-        inside = len(span) > 0 and bool(((numbers >= span.min()) & (numbers <= span.max())).double().mean() > 0.5)
+        inside = len(span) > 0 and bool(
+            ((numbers >= span.min()) & (numbers <= span.max())).double().mean() > 0.5
+        )
         return numbers if not calendar and inside and float(span.max()) > 1e6 else None
     if not calendar or values.dropna().empty or not _DATE.match(str(values.dropna().iloc[0])):
         return None

@@ -1,4 +1,6 @@
-"""What a column is worth: how far small networks, or the model itself, come with it and without it."""
+"""What a column is worth: how far small networks, or the model itself, come with it and without
+it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ class Skill:
     """How well a target is foretold on rows that were not used for fitting.
 
     Args:
-        explained: share of the variance of the target (Brier skill for classes); NaN where it has none.
+        explained: share of the variance of the target (Brier skill for classes); NaN where it has
+            none.
         auc: for class 1 of 2; NaN otherwise.
         error: standard error of `auc`, or of `explained` where there is no AUC.
         rows: that were judged.
@@ -67,24 +70,42 @@ class LeakCost:
     sides: Mapping[str, tuple[Skill, Skill]]
 
     def error(self, side: str) -> float:
-        """Standard error of the difference on one side, as if the two were independent: an upper bound."""
+        """Standard error of the difference on one side, as if the two were independent: an upper
+        bound.
+        """
         a, b = self.sides[side]
         return math.hypot(a.error, b.error)
 
     def table(self) -> pd.DataFrame:
-        """One row per side: the metric with and without the columns, the difference and its standard error."""
-        rows = [[side, a.metric, a.value, b.value, a.value - b.value, self.error(side), a.rows] for side, (a, b) in self.sides.items()]
-        return pd.DataFrame(rows, columns=["side", "metric", "with", "without", "difference", "standard_error", "rows"])
+        """One row per side: the metric with and without the columns, the difference and its
+        standard error.
+        """
+        rows = [
+            [side, a.metric, a.value, b.value, a.value - b.value, self.error(side), a.rows]
+            for side, (a, b) in self.sides.items()
+        ]
+        return pd.DataFrame(
+            rows,
+            columns=["side", "metric", "with", "without", "difference", "standard_error", "rows"],
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The metric of each side with and without the columns, with 95 % intervals."""
         ax = axes(ax, size=(5.6, 3.8))
         z = normal_quantile(0.975)
         for place, (_, pair) in enumerate(self.sides.items()):
-            for skill, offset, colour, label in zip(pair, (-0.12, 0.12), (LIVE, REFERENCE), ("with", "without"), strict=True):
+            for skill, offset, colour, label in zip(
+                pair, (-0.12, 0.12), (LIVE, REFERENCE), ("with", "without"), strict=True
+            ):
                 half = z * skill.error if math.isfinite(skill.error) else 0.0
                 ax.errorbar(
-                    [place + offset], [skill.value], yerr=[half], fmt="o", color=colour, capsize=3, label=label if not place else None
+                    [place + offset],
+                    [skill.value],
+                    yerr=[half],
+                    fmt="o",
+                    color=colour,
+                    capsize=3,
+                    label=label if not place else None,
                 )
         metric = next(iter(self.sides.values()))[0].metric if self.sides else "metric"
         ax.set_xticks(range(len(self.sides)), list(self.sides))
@@ -119,7 +140,9 @@ def skill(scores: Tensor, targets: Tensor) -> Skill:
 
 
 def target_columns(targets: Tensor, k: int) -> Tensor:
-    """`[n, r]` float64: one column for a real target or two classes, an indicator per class otherwise."""
+    """`[n, r]` float64: one column for a real target or two classes, an indicator per class
+    otherwise.
+    """
     if targets.is_floating_point() or k <= 2:
         return targets.double()[:, None]
     return torch.nn.functional.one_hot(targets, k).double()
@@ -137,7 +160,8 @@ def skill_without(
     """How far small networks come, out of fold, without each of some sets of columns.
 
     Args:
-        features: `[n, d]` table or `[n, ...]` tensor; at most 10,000 rows, drawn at random, are used.
+        features: `[n, d]` table or `[n, ...]` tensor; at most 10,000 rows, drawn at random, are
+            used.
         targets: `[n]` int64 class ids or float values.
         drops: sets of columns to leave out, one after the other.
         keep: columns by falling interest; the first 60 are used.
@@ -154,7 +178,11 @@ def skill_without(
     for drop in drops:
         part = whole.without(list(drop))
         nothing = not part.values.shape[1] or len(y) < 10
-        scores = wanted.mean(0).expand_as(wanted) if nothing else cross_fit(part.values, wanted, seed=seed).scores
+        scores = (
+            wanted.mean(0).expand_as(wanted)
+            if nothing
+            else cross_fit(part.values, wanted, seed=seed).scores
+        )
         found.append(skill(scores, wanted))
     return found
 
@@ -167,12 +195,14 @@ def probe_cost(
     keep: Sequence[str],
     categorical: Sequence[str] = (),
 ) -> LeakCost:
-    """Small networks fitted on training rows with and without some columns, judged on every other side.
+    """Small networks fitted on training rows with and without some columns, judged on every other
+    side.
 
     Args:
         columns: to leave out.
         train: features and targets to fit on.
-        sides: name -> features and targets to judge on; a side that lacks one of the columns is left out.
+        sides: name -> features and targets to judge on; a side that lacks one of the columns is
+            left out.
         keep: columns by falling interest; the first 60 are used.
         categorical: columns that hold codes although they are numbers.
     """
@@ -182,7 +212,9 @@ def probe_cost(
         parts = [(train[0], train[1]), (features, targets)]
         tables, labels = [], []
         for part, values in parts:
-            rows = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[:MOST_ROWS]
+            rows = torch.randperm(len(values), generator=torch.Generator().manual_seed(0))[
+                :MOST_ROWS
+            ]
             tables.append(plain_table(part, rows, used))
             labels.append(values.cpu()[rows])
         shared = [c for c in tables[0].columns if c in tables[1].columns]
@@ -193,7 +225,10 @@ def probe_cost(
         wanted = target_columns(y, int(y.max()) + 1 if not y.is_floating_point() else 0)
         judged = torch.arange(len(y)) >= len(labels[0])
         pair = [
-            skill(cross_fit(part.values, wanted, folds=(~judged).long()).scores[judged], wanted[judged])
+            skill(
+                cross_fit(part.values, wanted, folds=(~judged).long()).scores[judged],
+                wanted[judged],
+            )
             for part in (whole, whole.without(list(columns)))
         ]
         costs[name] = (pair[0], pair[1])
@@ -201,9 +236,14 @@ def probe_cost(
 
 
 def permuted_cost(
-    columns: Collection[str], sides: Mapping[str, tuple[Features, Tensor]], judge: Callable[[Features], Tensor], *, seed: int = 0
+    columns: Collection[str],
+    sides: Mapping[str, tuple[Features, Tensor]],
+    judge: Callable[[Features], Tensor],
+    *,
+    seed: int = 0,
 ) -> LeakCost:
-    """What the model's own answers are worth with some columns and with their values permuted over the rows.
+    """What the model's own answers are worth with some columns and with their values permuted over
+    the rows.
 
     Source: Breiman (2001), Mach. Learn. 45:5, section 10.
 
@@ -218,7 +258,10 @@ def permuted_cost(
         scores = judge(features)
         wanted = target_columns(targets.cpu(), scores.shape[1] if scores.shape[1] > 1 else 2)
         order = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(seed))
-        costs[name] = (skill(scores, wanted), skill(judge(permuted(features, columns, order)), wanted))
+        costs[name] = (
+            skill(scores, wanted),
+            skill(judge(permuted(features, columns, order)), wanted),
+        )
     return LeakCost(tuple(columns), "permuted through the model", costs)
 
 
@@ -242,8 +285,18 @@ def plain_table(features: Features, rows: Tensor, columns: Sequence[str]) -> pd.
         flat = features.detach().reshape(len(features), -1)
         known = [name for name in columns if int(name.removeprefix("feature_")) < flat.shape[1]]
         places = [int(name.removeprefix("feature_")) for name in known]
-        return pd.DataFrame(flat[rows.to(flat.device)][:, places].double().cpu().numpy(), columns=known)
+        return pd.DataFrame(
+            flat[rows.to(flat.device)][:, places].double().cpu().numpy(), columns=known
+        )
     by_name = {str(c): c for c in features.columns}
-    chosen = {name: features[by_name[name]].iloc[rows.numpy()].reset_index(drop=True) for name in columns if name in by_name}
-    times = {name: pd.Series(numbers(values)) for name, values in chosen.items() if values.dtype.kind in "mM"}
+    chosen = {
+        name: features[by_name[name]].iloc[rows.numpy()].reset_index(drop=True)
+        for name in columns
+        if name in by_name
+    }
+    times = {
+        name: pd.Series(numbers(values))
+        for name, values in chosen.items()
+        if values.dtype.kind in "mM"
+    }
     return pd.DataFrame(chosen | times, index=pd.RangeIndex(len(rows)))

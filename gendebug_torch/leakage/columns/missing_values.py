@@ -1,4 +1,6 @@
-"""Missing values that tell the target: what the rows with and without a gap are, column by column."""
+"""Missing values that tell the target: what the rows with and without a gap are, column by
+column.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# Purity says little where nearly every row is of one class anyway; so much correlation must stand beside it.
+# Purity says little where nearly every row is of one class anyway; so much correlation must stand
+# beside it.
 LEAST_CORRELATION = 0.1
 
 
@@ -31,11 +34,13 @@ class Gaps:
         n: rows.
         missing: `[d]` int64 rows without a value.
         where_missing: `[d]` whether the telling side is the missing one.
-        classes: `[d]` int64 the class that prevails there (a sixteenth of the range of a real target).
+        classes: `[d]` int64 the class that prevails there (a sixteenth of the range of a real
+            target).
         rows: `[d]` int64 rows of that side.
         hits: `[d]` int64 of them of that class.
         base: `[d]` share of that class overall.
-        correlation: `[d]` of being missing with the target; with k > 2 classes the largest of one class.
+        correlation: `[d]` of being missing with the target; with k > 2 classes the largest of one
+            class.
         p_adjusted: `[d]` Holm over the columns.
     """
 
@@ -60,14 +65,20 @@ class Gaps:
         return wilson_interval(self.hits, self.rows, level=level)
 
     def telling(self, min_share: float, min_correlation: float, alpha: float) -> list[int]:
-        """Columns whose gaps tell: nearly one class alone on one side, or much correlation; strongest first."""
+        """Columns whose gaps tell: nearly one class alone on one side, or much correlation;
+        strongest first.
+        """
         r = self.correlation.abs().nan_to_num(0.0)
         pure = (self.interval()[0] >= min_share) & (r >= LEAST_CORRELATION)
-        found = ((self.p_adjusted <= alpha) & (pure | (r >= min_correlation))).nonzero()[:, 0].tolist()
+        found = (
+            ((self.p_adjusted <= alpha) & (pure | (r >= min_correlation))).nonzero()[:, 0].tolist()
+        )
         return sorted(found, key=lambda i: -float(r[i]))
 
     def table(self) -> pd.DataFrame:
-        """One row per column with gaps: missing rows, telling side, class and its share there and overall."""
+        """One row per column with gaps: missing rows, telling side, class and its share there and
+        overall.
+        """
         import pandas as pd
 
         low, high = self.interval()
@@ -89,15 +100,33 @@ class Gaps:
         return frame[some].sort_values("correlation", key=lambda r: -r.abs(), ignore_index=True)
 
     def plot(self, ax: Axes | None = None, *, most: int = 12) -> Axes:
-        """For the strongest columns: the share of the class where the column tells, with its interval, and overall."""
+        """For the strongest columns: the share of the class where the column tells, with its
+        interval, and overall.
+        """
         ax = axes(ax, size=(6.4, 4.0))
         rows = self.table().head(most).iloc[::-1].reset_index(drop=True)
         for place, row in enumerate(rows.to_dict("records")):
             ax.plot([row["low"], row["high"]], [place, place], color=LIVE, linewidth=1.6)
-            ax.plot([row["share"]], [place], "o", color=LIVE, label="on that side" if place == 0 else None)
-            ax.plot([row["overall"]], [place], "o", color=REFERENCE, label="overall" if place == 0 else None)
+            ax.plot(
+                [row["share"]],
+                [place],
+                "o",
+                color=LIVE,
+                label="on that side" if place == 0 else None,
+            )
+            ax.plot(
+                [row["overall"]],
+                [place],
+                "o",
+                color=REFERENCE,
+                label="overall" if place == 0 else None,
+            )
         ax.set_yticks(
-            range(len(rows)), [f"{str(row['column'])[:20]} {row['side']}, n = {row['rows']:,}" for row in rows.to_dict("records")]
+            range(len(rows)),
+            [
+                f"{str(row['column'])[:20]} {row['side']}, n = {row['rows']:,}"
+                for row in rows.to_dict("records")
+            ],
         )
         ax.set_xlim(-0.02, 1.02)
         ax.set_xlabel("share of the class that prevails")
@@ -111,10 +140,12 @@ class Gaps:
 def telling_gaps(missing: Tensor, targets: Tensor, *, names: Sequence[str]) -> Gaps:
     """What missing and present values of each column say about the target.
 
-    Of the `2 k` sides and classes of a column the one with the most surprising purity is kept: the chance of at least
-    h of r rows in a class of share b is at most `exp(-r KL(h / r || b))`, times 2 k for the choice.
+    Of the `2 k` sides and classes of a column the one with the most surprising purity is kept: the
+    chance of at least h of r rows in a class of share b is at most `exp(-r KL(h / r || b))`, times
+    2 k for the choice.
 
-    Source: Chernoff (1952), Ann. Math. Stat. 23:493; Holm (1979), Scand. J. Statist. 6:65, over the columns.
+    Source: Chernoff (1952), Ann. Math. Stat. 23:493; Holm (1979), Scand. J. Statist. 6:65, over the
+    columns.
 
     Args:
         missing: `[n, d]` bool.

@@ -1,4 +1,6 @@
-"""A column as it is stored on both sides of a split, and what its values betray of how they were computed."""
+"""A column as it is stored on both sides of a split, and what its values betray of how they were
+computed.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ class Fingerprint:
         column: its name.
         kind: what was done to it.
         fitted_on: names of the sides whose rows went into it.
-        p_value: chance that a column fitted on training alone comes as close by accident; 0 where it cannot.
-        offset: distance from the exact value when computed over `fitted_on`, in deviations of the column; of ranks, the
-            distance from an even spread; of lists, the share of their places that is empty.
+        p_value: chance that a column fitted on training alone comes as close by accident; 0 where
+            it cannot.
+        offset: distance from the exact value when computed over `fitted_on`, in deviations of the
+            column; of ranks, the distance from an even spread; of lists, the share of their places
+            that is empty.
         train_offset: the same over training alone.
     """
 
@@ -35,7 +39,9 @@ class Fingerprint:
 
 @dataclass(frozen=True, eq=False)
 class StoredColumn:
-    """One column on both sides without its missing values: `[n]` and `[m]` float64, and the targets of the same rows."""
+    """One column on both sides without its missing values: `[n]` and `[m]` float64, and the targets
+    of the same rows.
+    """
 
     name: str
     before: Tensor
@@ -62,5 +68,7 @@ class StoredColumn:
 
     @property
     def strays(self) -> float:
-        """Standard error of the mean over both sides, in deviations, where the column was centred on training."""
+        """Standard error of the mean over both sides, in deviations, where the column was centred
+        on training.
+        """
         return math.sqrt(len(self.after)) / len(self.both)

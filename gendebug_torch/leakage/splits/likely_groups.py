@@ -10,8 +10,8 @@ import pandas as pd
 # Fewer values are levels; fewer pairs of rows say nothing.
 FEWEST_VALUES, FEWEST_PAIRS = 20, 30
 MOST_ROWS = 200_000
-# Agreement of two rows of one value that counts as fixed, agreement of any two rows up to which it means something, and
-# how many of the other columns have to be fixed.
+# Agreement of two rows of one value that counts as fixed, agreement of any two rows up to which it
+# means something, and how many of the other columns have to be fixed.
 FIXED, BY_CHANCE = 0.95, 0.5
 FEWEST_FIXED, LEAST_SHARE = 2, 0.3
 
@@ -34,11 +34,13 @@ class LikelyGroup:
 
 
 def likely_groups(table: pd.DataFrame) -> list[LikelyGroup]:
-    """Columns of names or whole numbers that repeat, and within whose values many other columns hold still.
+    """Columns of names or whole numbers that repeat, and within whose values many other columns
+    hold still.
 
-    Rows of one value are compared pairwise with their neighbour of the same value. A column is fixed if 95 % of the pairs
-    agree in it while at most half of any two rows do (`sum p^2`); 30 % of the other columns have to be fixed, and two at
-    least. Two columns that say the same (a code and its name) are counted once.
+    Rows of one value are compared pairwise with their neighbour of the same value. A column is
+    fixed if 95 % of the pairs agree in it while at most half of any two rows do (`sum p^2`); 30 %
+    of the other columns have to be fixed, and two at least. Two columns that say the same (a code
+    and its name) are counted once.
 
     Args:
         table: `[n, d]`; of more than 200,000 rows the first ones are looked at.
@@ -58,10 +60,16 @@ def likely_groups(table: pd.DataFrame) -> list[LikelyGroup]:
         order = np.argsort(code, kind="stable")
         same = (code[order][1:] == code[order][:-1]) & (code[order][1:] >= 0)
         left, right = order[:-1][same], order[1:][same]
-        others = [other for other in telling if other != name and not _renames(sizes[other], sizes[name])]
+        others = [
+            other for other in telling if other != name and not _renames(sizes[other], sizes[name])
+        ]
         if len(left) < FEWEST_PAIRS or not others:
             continue
-        fixed = tuple(other for other in others if float((codes[other][left] == codes[other][right]).mean()) >= FIXED)
+        fixed = tuple(
+            other
+            for other in others
+            if float((codes[other][left] == codes[other][right]).mean()) >= FIXED
+        )
         if len(fixed) >= max(FEWEST_FIXED, LEAST_SHARE * len(others)):
             found.append(LikelyGroup(name, len(sizes[name]), len(left), fixed))
     return sorted(found, key=lambda group: -len(group.fixed))

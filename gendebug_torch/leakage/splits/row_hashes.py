@@ -1,4 +1,6 @@
-"""Rows as 64-bit keys: equal rows have equal keys, whatever their types, at the cost of reading the table once."""
+"""Rows as 64-bit keys: equal rows have equal keys, whatever their types, at the cost of reading the
+table once.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,17 @@ _MISSING = -0x2152411021524111
 
 
 def row_keys(sides: Sequence[Features]) -> tuple[tuple[Tensor, ...], tuple[str, ...]]:
-    """One `[n]` int64 key per row of each side, and the columns that count: those that all sides have.
+    """One `[n]` int64 key per row of each side, and the columns that count: those that all sides
+    have.
 
-    `key = sum_j mix(word_j + j * golden) mod 2^64` with the finaliser of SplitMix64 as `mix`. Two different rows share
-    a key with chance 2^-64: about 3e-8 for any pair among a million rows. Integers keep all 64 bits; a column that is an
-    integer on one side and a float on another is compared as float64, or as float32 where a side is float32. Zeros of
-    either sign are equal, and so are missing values.
+    `key = sum_j mix(word_j + j * golden) mod 2^64` with the finaliser of SplitMix64 as `mix`. Two
+    different rows share a key with chance 2^-64: about 3e-8 for any pair among a million rows.
+    Integers keep all 64 bits; a column that is an integer on one side and a float on another is
+    compared as float64, or as float32 where a side is float32. Zeros of either sign are equal, and
+    so are missing values.
 
-    Source: Steele, Lea and Flood (2014), OOPSLA, figure 16, for the finaliser; Carter and Wegman (1979), J. Comput.
-    Syst. Sci. 18:143, for the sum of hashes per position.
+    Source: Steele, Lea and Flood (2014), OOPSLA, figure 16, for the finaliser; Carter and Wegman
+    (1979), J. Comput. Syst. Sci. 18:143, for the sum of hashes per position.
 
     Args:
         sides: tables `[n_i, d]`, or tensors `[n_i, ...]` of one row shape.
@@ -44,12 +48,22 @@ def row_keys(sides: Sequence[Features]) -> tuple[tuple[Tensor, ...], tuple[str, 
     tables = [side for side in sides if isinstance(side, pd.DataFrame)]
     tensors = [side for side in sides if isinstance(side, Tensor)]
     if tables and tensors:
-        reject("features", "tables on all sides, or tensors on all", "a mixture", "Build all sides in the same way.")
+        reject(
+            "features",
+            "tables on all sides, or tensors on all",
+            "a mixture",
+            "Build all sides in the same way.",
+        )
     if tensors:
         return _tensor_keys(tensors)
     names = [c for c in tables[0].columns if all(c in side.columns for side in tables[1:])]
     if not names:
-        reject("features", "at least one column that all sides have", "none", "Compare tables with the same columns.")
+        reject(
+            "features",
+            "at least one column that all sides have",
+            "none",
+            "Compare tables with the same columns.",
+        )
     keys = [torch.zeros(len(side), dtype=torch.int64) for side in tables]
     for position, name in enumerate(names):
         for key, words in zip(keys, _column_words([side[name] for side in tables]), strict=True):
@@ -58,7 +72,9 @@ def row_keys(sides: Sequence[Features]) -> tuple[tuple[Tensor, ...], tuple[str, 
 
 
 def mixed(words: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 on int64 words, in place: every input bit moves every output bit with chance one half."""
+    """The finaliser of SplitMix64 on int64 words, in place: every input bit moves every output bit
+    with chance one half.
+    """
     words ^= (words >> 30) & (2**34 - 1)
     words *= _FIRST
     words ^= (words >> 27) & (2**37 - 1)
@@ -86,17 +102,30 @@ def first_matches(reference: Tensor, keys: Tensor) -> Tensor:
 def _tensor_keys(sides: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[str, ...]]:
     shapes = {tuple(side.shape[1:]) for side in sides}
     if len(shapes) > 1:
-        reject("features", "rows of one shape on all sides", str(sorted(map(str, shapes))), "Build all sides with the same preprocessing.")
+        reject(
+            "features",
+            "rows of one shape on all sides",
+            str(sorted(map(str, shapes))),
+            "Build all sides with the same preprocessing.",
+        )
     kinds = {side.dtype for side in sides}
-    narrow = next((kind for kind in (torch.float16, torch.bfloat16, torch.float32) if kind in kinds), torch.float64)
+    narrow = next(
+        (kind for kind in (torch.float16, torch.bfloat16, torch.float32) if kind in kinds),
+        torch.float64,
+    )
     whole = not any(kind.is_floating_point for kind in kinds)
     keys = []
     for side in sides:
         flat = side.detach().reshape(len(side), -1)
         offset = torch.arange(1, flat.shape[1] + 1, device=flat.device) * _GOLDEN
         step = max(BLOCK_CELLS // max(flat.shape[1], 1), 1)
-        parts = [mixed(_tensor_words(part, whole, narrow) + offset).sum(1) for part in torch.split(flat, step)]
-        keys.append(torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=side.device))
+        parts = [
+            mixed(_tensor_words(part, whole, narrow) + offset).sum(1)
+            for part in torch.split(flat, step)
+        ]
+        keys.append(
+            torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=side.device)
+        )
     return tuple(keys), tuple(f"feature_{i}" for i in range(int(np.prod(sides[0].shape[1:]))))
 
 
@@ -116,11 +145,22 @@ def _column_words(sides: Sequence[pd.Series[Any]]) -> list[Tensor]:
     if kinds <= set("iubf"):
         single = any(str(side.dtype) in ("float32", "Float32") for side in sides)
         numbers = [side.to_numpy(dtype=np.float64, na_value=np.nan) for side in sides]
-        numbers = [value.astype(np.float32).astype(np.float64) if single else value for value in numbers]
-        return [_or_missing((value + 0.0).view(np.int64), gap) for value, gap in zip(numbers, gaps, strict=True)]
+        numbers = [
+            value.astype(np.float32).astype(np.float64) if single else value for value in numbers
+        ]
+        return [
+            _or_missing((value + 0.0).view(np.int64), gap)
+            for value, gap in zip(numbers, gaps, strict=True)
+        ]
     if kinds == {"M"} and len({str(side.dtype) for side in sides}) == 1:
-        return [_or_missing(side.to_numpy().astype("int64"), gap) for side, gap in zip(sides, gaps, strict=True)]
-    texts = [pd.util.hash_array(np.asarray(side.astype("string").fillna(""), dtype=object)) for side in sides]
+        return [
+            _or_missing(side.to_numpy().astype("int64"), gap)
+            for side, gap in zip(sides, gaps, strict=True)
+        ]
+    texts = [
+        pd.util.hash_array(np.asarray(side.astype("string").fillna(""), dtype=object))
+        for side in sides
+    ]
     return [_or_missing(text.view(np.int64), gap) for text, gap in zip(texts, gaps, strict=True)]
 
 

@@ -1,4 +1,6 @@
-"""Checks that tell the kinds of change apart: class shares, what inputs mean, how inputs are computed."""
+"""Checks that tell the kinds of change apart: class shares, what inputs mean, how inputs are
+computed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ CAUSES = {
     "classes": Cause.LABEL_SHIFT,
     "inputs": Cause.COVARIATE_SHIFT,
     "meaning": Cause.CONCEPT_DRIFT,
-    # Scores that move although no input does: the same ranking, perhaps, but no longer the same operating point.
+    # Scores that move although no input does: the same ranking, perhaps, but no longer the same
+    # operating point.
     "scores": Cause.THRESHOLD,
 }
 FAIL_EFFECT = 0.3
@@ -27,8 +30,12 @@ def p_text(value: float) -> str:
     return "p < 1e-16" if value < 1e-16 else f"p = {value:.2g}"
 
 
-def kinds_between(production: Records, validation: Records | None, train: Records | None = None) -> ChangeKinds | None:
-    """The decision table against validation, or against training without its scores, which are too good to compare."""
+def kinds_between(
+    production: Records, validation: Records | None, train: Records | None = None
+) -> ChangeKinds | None:
+    """The decision table against validation, or against training without its scores, which are too
+    good to compare.
+    """
     reference = validation if validation is not None else train
     if reference is None:
         return None
@@ -36,7 +43,9 @@ def kinds_between(production: Records, validation: Records | None, train: Record
 
 
 def cause_of_symptom(production: Records, validation: Records | None) -> Cause:
-    """The root behind a change of what the model says: the first kind of change, or the inputs where none is seen."""
+    """The root behind a change of what the model says: the first kind of change, or the inputs
+    where none is seen.
+    """
     kinds = kinds_between(production, validation)
     return CAUSES[kinds.kinds[0]] if kinds is not None and kinds.kinds else Cause.COVARIATE_SHIFT
 
@@ -45,6 +54,11 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     sizes = []
     for records in map(given.get, ("validation", "train", "production")):
         cells = 0.0 if records is None else float(min(len(records), 20_000))
-        sizes.append(cells * (1 if records is None or records.features is None else records.features.shape[-1]))
+        sizes.append(
+            cells
+            * (1 if records is None or records.features is None else records.features.shape[-1])
+        )
     # Three comparisons of all columns together at most, as `shift.joint` makes one.
-    return Cost(elements=60.0 * sum(sizes) + 3 * 5000.0 * (96.0 + width(given.get("production"))) ** 2 + 1e7)
+    return Cost(
+        elements=60.0 * sum(sizes) + 3 * 5000.0 * (96.0 + width(given.get("production"))) ** 2 + 1e7
+    )

@@ -1,4 +1,6 @@
-"""Checks of what the model says: how sure it is, and whether one predicted class holds two populations."""
+"""Checks of what the model says: how sure it is, and whether one predicted class holds two
+populations.
+"""
 
 from __future__ import annotations
 
@@ -9,4 +11,11 @@ from gendebug_torch.checks.registry import Cost
 
 
 def _confidence_cost(given: Mapping[str, Any]) -> Cost:
-    return Cost(elements=20.0 * sum(float(r.logits.numel()) for r in map(given.get, ("validation", "production")) if r is not None))
+    return Cost(
+        elements=20.0
+        * sum(
+            float(r.logits.numel())
+            for r in map(given.get, ("validation", "production"))
+            if r is not None
+        )
+    )

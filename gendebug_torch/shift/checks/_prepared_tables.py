@@ -8,24 +8,32 @@ from typing import Any
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.errors import reject
-from gendebug_torch.shift.checks._levels import category_findings, lost, missing_findings
-from gendebug_torch.shift.checks.categories import categories_keep_their_shares
+from gendebug_torch.shift.checks._levels import lost
+from gendebug_torch.shift.checks.categories import categories_keep_their_shares, category_findings
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution, quantity_findings
-from gendebug_torch.shift.checks.missing import values_are_missing_as_often
+from gendebug_torch.shift.checks.missing import missing_findings, values_are_missing_as_often
 from gendebug_torch.shift.columns.prepared_table import MOST_LEVELS, TablePair
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 
-COLUMN_CHECKS: tuple[Check, ...] = (features_keep_their_distribution, values_are_missing_as_often, categories_keep_their_shares)
+COLUMN_CHECKS: tuple[Check, ...] = (
+    features_keep_their_distribution,
+    values_are_missing_as_often,
+    categories_keep_their_shares,
+)
 
 
 def table_findings(
-    pair: TablePair, kinds: Callable[[], ChangeKinds | None], options: Mapping[str, Mapping[str, Any]]
+    pair: TablePair,
+    kinds: Callable[[], ChangeKinds | None],
+    options: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Finding, ...]:
-    """What `shift.ks`, `shift.missing` and `shift.categories` say of all rows of two prepared tables.
+    """What `shift.ks`, `shift.missing` and `shift.categories` say of all rows of two prepared
+    tables.
 
     Args:
         pair: the tables compared.
-        kinds: what a move is taken for, asked only where a column moved; None where no rows are at hand to tell.
+        kinds: what a move is taken for, asked only where a column moved; None where no rows are at
+            hand to tell.
         options: check id -> option -> value.
     """
     of_quantities, of_gaps, of_levels = (_settings(check, options) for check in COLUMN_CHECKS)
@@ -38,13 +46,24 @@ def table_findings(
     ]
     if pair.uncounted:
         text = f"Not compared, of more than {MOST_LEVELS:,} levels: {', '.join(pair.uncounted)}."
-        remedy = "Declare them in `ids` or `metadata` if they name rows; count them by hand otherwise."
-        found.append(categories_keep_their_shares.finding(Severity.NOTE, text, numbers={"columns": len(pair.uncounted)}, remedy=remedy))
+        remedy = (
+            "Declare them in `ids` or `metadata` if they name rows; count them by hand otherwise."
+        )
+        found.append(
+            categories_keep_their_shares.finding(
+                Severity.NOTE, text, numbers={"columns": len(pair.uncounted)}, remedy=remedy
+            )
+        )
     return tuple(found)
 
 
 def _settings(check: Check, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     given = dict(options.get(check.name, {}))
     if unknown := sorted(set(given) - set(check.options)):
-        reject(f"options[{check.name!r}]", f"options among {sorted(check.options)}", str(unknown), "See `gendebug checks`.")
+        reject(
+            f"options[{check.name!r}]",
+            f"options among {sorted(check.options)}",
+            str(unknown),
+            "See `gendebug checks`.",
+        )
     return {name: option.default for name, option in check.options.items()} | given

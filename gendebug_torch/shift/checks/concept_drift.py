@@ -1,4 +1,6 @@
-"""Checks that tell the kinds of change apart: class shares, what inputs mean, how inputs are computed."""
+"""Checks that tell the kinds of change apart: class shares, what inputs mean, how inputs are
+computed.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,18 @@ from gendebug_torch.shift.kinds.score_relation import RelationChange
     needs=("validation.targets", "validation.logits", "production.targets", "production.logits"),
     cost=_cost,
 )
-def scores_keep_their_meaning(validation: Records, production: Records, *, fail_effect: float = 0.1) -> Iterator[Finding]:
-    """The same score means the same chance in production as in validation, unless inputs or classes moved.
+def scores_keep_their_meaning(
+    validation: Records, production: Records, *, fail_effect: float = 0.1
+) -> Iterator[Finding]:
+    """The same score means the same chance in production as in validation, unless inputs or classes
+    moved.
 
-    Concept drift is a change of P(y | x) at inputs that stay. Where inputs moved too, the network may as well be
-    extrapolating, which labels given the score alone cannot tell apart: then this is a note.
+    Concept drift is a change of P(y | x) at inputs that stay. Where inputs moved too, the network
+    may as well be extrapolating, which labels given the score alone cannot tell apart: then this is
+    a note.
 
-    Source: Gama et al. (2014), ACM Comput. Surv. 46(4):44, for the kinds; Cochran (1954), Biometrics 10:417 for the test.
+    Source: Gama et al. (2014), ACM Comput. Surv. 46(4):44, for the kinds; Cochran (1954),
+    Biometrics 10:417 for the test.
 
     Args:
         validation: records with targets and logits; with features where known.
@@ -36,30 +43,55 @@ def scores_keep_their_meaning(validation: Records, production: Records, *, fail_
     kinds = change_kinds(production, validation)
     relation = kinds.relation
     if relation is None or not relation.p_value >= 0:
-        yield this.finding(Severity.NOTE, "Not judged: no classes, or too few rows in every bin of the score.")
+        yield this.finding(
+            Severity.NOTE, "Not judged: no classes, or too few rows in every bin of the score."
+        )
         return
     numbers = _relation_numbers(relation)
     text = (
-        f"the chance of {relation.event!r} given the score moved by {relation.effect:.3f} on average beyond noise "
+        f"the chance of {relation.event!r} given the score moved by {relation.effect:.3f} on "
+        "average beyond noise "
         f"({relation.direction:+.3f} net, {p_text(relation.p_value)})"
     )
     if "meaning" in kinds.kinds:
         remedy = (
-            "Retrain on recent labeled rows: recalibration mends the probabilities, not the ranking. Find where it turned: "
+            "Retrain on recent labeled rows: recalibration mends the probabilities, not the "
+            "ranking. Find where it turned: "
             "`slices`, and the attributions of production errors."
         )
         severity = Severity.FAIL if relation.effect >= fail_effect else Severity.WARN
         inputs = "and no input moved" if kinds.judged else "; inputs were not given"
-        yield this.finding(severity, f"Concept drift: {text} {inputs}.", numbers=numbers, remedy=remedy, evidence=relation)
+        yield this.finding(
+            severity,
+            f"Concept drift: {text} {inputs}.",
+            numbers=numbers,
+            remedy=remedy,
+            evidence=relation,
+        )
         return
     if relation.p_value < ALPHA and kinds.kinds:
-        why = {"skew": "an input is computed differently", "inputs": "inputs moved", "scores": "the scores moved although no input did"}
+        why = {
+            "skew": "an input is computed differently",
+            "inputs": "inputs moved",
+            "scores": "the scores moved although no input did",
+        }
         reason = why.get(kinds.kinds[0], "class shares moved")
-        yield this.finding(Severity.NOTE, f"No concept drift by itself, since {reason}: {text}.", numbers=numbers, evidence=relation)
+        yield this.finding(
+            Severity.NOTE,
+            f"No concept drift by itself, since {reason}: {text}.",
+            numbers=numbers,
+            evidence=relation,
+        )
         return
-    yield this.finding(Severity.OK, f"Scores kept their meaning: {text}.", numbers=numbers, evidence=relation)
+    yield this.finding(
+        Severity.OK, f"Scores kept their meaning: {text}.", numbers=numbers, evidence=relation
+    )
 
 
 def _relation_numbers(relation: RelationChange) -> dict[str, Any]:
-    numbers: dict[str, Any] = {"effect": relation.effect, "direction": relation.direction, "p_value": relation.p_value}
+    numbers: dict[str, Any] = {
+        "effect": relation.effect,
+        "direction": relation.direction,
+        "p_value": relation.p_value,
+    }
     return numbers | {"n": int(relation.rows[0].sum()), "m": int(relation.rows[1].sum())}

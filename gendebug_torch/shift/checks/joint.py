@@ -1,4 +1,6 @@
-"""Checks of all columns together, and of the accuracy that can be expected where labels have not arrived."""
+"""Checks of all columns together, and of the accuracy that can be expected where labels have not
+arrived.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,15 @@ def columns_go_together_as_before(
     min_correlation: float = 0.15,
     most_columns: int = 300,
 ) -> Iterator[Finding]:
-    """No network can tell production from validation (or training), and no two features changed how they go together.
+    """No network can tell production from validation (or training), and no two features changed how
+    they go together.
 
-    Rows in time (`schema.time`) are permuted in blocks, so that rows which resemble their neighbours fake no shift. Where a
-    column swings more slowly than a block lasts, production differs all the same, but maybe only for this swing: that warns.
+    Rows in time (`schema.time`) are permuted in blocks, so that rows which resemble their
+    neighbours fake no shift. Where a column swings more slowly than a block lasts, production
+    differs all the same, but maybe only for this swing: that warns.
 
-    Source: Lopez-Paz and Oquab (2017), ICLR, arXiv:1610.06545; Fisher (1921), Metron 1:3; Carlstein (1986), Ann.
-    Stat. 14:1171; Holm (1979) over both questions.
+    Source: Lopez-Paz and Oquab (2017), ICLR, arXiv:1610.06545; Fisher (1921), Metron 1:3; Carlstein
+    (1986), Ann. Stat. 14:1171; Holm (1979) over both questions.
 
     Args:
         production: records with features.
@@ -53,7 +57,11 @@ def columns_go_together_as_before(
     reference = validation if validation is not None and validation.features is not None else train
     if reference is None or reference.features is None:
         lacking = ["validation.features"]
-        yield this.finding(Severity.SKIPPED, "Skipped: needs validation.features or train.features.", numbers={"lacks": lacking})
+        yield this.finding(
+            Severity.SKIPPED,
+            "Skipped: needs validation.features or train.features.",
+            numbers={"lacks": lacking},
+        )
         return
     d = width(production)
     columns = compared(production, reference) if d <= most_columns else None
@@ -64,12 +72,22 @@ def columns_go_together_as_before(
     sizes = (len(columns.reference), len(columns.production))
     block = time_block(reference, production)
     try:
-        shift = joint_shift(columns.reference, columns.production, categorical=columns.categorical, block=block)
+        shift = joint_shift(
+            columns.reference, columns.production, categorical=columns.categorical, block=block
+        )
     except InputError as error:
-        yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers={"n": sizes[0], "m": sizes[1]})
+        yield this.finding(
+            Severity.NOTE, f"Not judged: {error}", numbers={"n": sizes[0], "m": sizes[1]}
+        )
         return
-    slow = [] if block == 1 else outlasts(columns.reference, columns.production, block, categorical=columns.categorical)
-    yield _joint_finding(shift, slow, production, validation, train, alpha, min_auc, min_correlation)
+    slow = (
+        []
+        if block == 1
+        else outlasts(columns.reference, columns.production, block, categorical=columns.categorical)
+    )
+    yield _joint_finding(
+        shift, slow, production, validation, train, alpha, min_auc, min_correlation
+    )
 
 
 def _joint_finding(
@@ -84,30 +102,68 @@ def _joint_finding(
 ) -> Finding:
     paired = 1.0 if not len(shift.pairs) else float(shift.pairs["p_holm"].iloc[0])
     adjusted = holm_adjusted(torch.tensor([shift.p_value, paired], dtype=torch.float64)).tolist()
-    numbers: dict[str, Any] = {"auc": shift.auc, "low": shift.low, "high": shift.high, "p_holm": adjusted[0], "p_holm_pairs": adjusted[1]}
+    numbers: dict[str, Any] = {
+        "auc": shift.auc,
+        "low": shift.low,
+        "high": shift.high,
+        "p_holm": adjusted[0],
+        "p_holm_pairs": adjusted[1],
+    }
     numbers |= {"n": shift.rows[0], "m": shift.rows[1], "block": shift.block}
     apart = adjusted[0] < alpha and shift.auc >= min_auc
     change = 0.0
     bounds = f"{shift.low:.3f} to {shift.high:.3f}, {p_text(adjusted[0])}"
     text = f"a network tells production from the reference with AUC {shift.auc:.3f} ({bounds})"
     if len(shift.pairs):
-        one, other, before, after = (shift.pairs[name].iloc[0] for name in ("one", "other", "before", "after"))
+        one, other, before, after = (
+            shift.pairs[name].iloc[0] for name in ("one", "other", "before", "after")
+        )
         change = float(after - before)
-        numbers |= {"pair": f"{one} & {other}", "correlation_reference": float(before), "correlation_production": float(after)}
-        text += f"; the correlation that moved most is of {one} and {other}: {before:+.2f} → {after:+.2f} (Holm {p_text(adjusted[1])})"
+        numbers |= {
+            "pair": f"{one} & {other}",
+            "correlation_reference": float(before),
+            "correlation_production": float(after),
+        }
+        text += (
+            f"; the correlation that moved most is of {one} and {other}: {before:+.2f} → "
+            f"{after:+.2f} (Holm {p_text(adjusted[1])})"
+        )
     coupled = adjusted[1] < alpha and abs(change) >= min_correlation
     this = columns_go_together_as_before
     if not apart and not coupled:
-        return this.finding(Severity.OK, f"Columns go together as before: {text}.", numbers=numbers, evidence=shift)
+        return this.finding(
+            Severity.OK, f"Columns go together as before: {text}.", numbers=numbers, evidence=shift
+        )
     if shift.importance:
         top = next(iter(shift.importance))
         text += f"; what gives it away most is {top} (AUC {shift.importance[top]:+.3f})"
     kinds = kinds_between(production, validation, train)
     first = kinds.kinds[0] if kinds is not None and kinds.kinds else "inputs"
-    cause = {"skew": Cause.TRAIN_SERVE_SKEW, "classes": Cause.LABEL_SHIFT}.get(first, Cause.COVARIATE_SHIFT)
+    cause = {"skew": Cause.TRAIN_SERVE_SKEW, "classes": Cause.LABEL_SHIFT}.get(
+        first, Cause.COVARIATE_SHIFT
+    )
     if slow:
-        text += f"; {', '.join(slow[:3])} swing about as slowly as these records last, so this may be a swing and not a lasting change"
+        text += (
+            f"; {', '.join(slow[:3])} swing about as slowly as these records last, so this "
+            "may be a swing and not a lasting change"
+        )
         numbers["slow"] = slow
-    severity = Severity.NOTE if first == "classes" else Severity.FAIL if shift.auc >= 0.7 and not slow else Severity.WARN
-    remedy = "Look at the features named here one by one (shift.ks), then at how they depend on each other; retrain on such rows."
-    return this.finding(severity, f"Production differs as a whole: {text}.", cause=cause, numbers=numbers, remedy=remedy, evidence=shift)
+    severity = (
+        Severity.NOTE
+        if first == "classes"
+        else Severity.FAIL
+        if shift.auc >= 0.7 and not slow
+        else Severity.WARN
+    )
+    remedy = (
+        "Look at the features named here one by one (shift.ks), then at how they depend on "
+        "each other; retrain on such rows."
+    )
+    return this.finding(
+        severity,
+        f"Production differs as a whole: {text}.",
+        cause=cause,
+        numbers=numbers,
+        remedy=remedy,
+        evidence=shift,
+    )

@@ -13,7 +13,13 @@ from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._kinds import FAIL_EFFECT, kinds_between, p_text
 from gendebug_torch.shift.checks._levels import by_kind, columns_cost, lost, nothing_to_compare
-from gendebug_torch.shift.columns.shared_columns import Sides, compared_quantities, quantities, shared_columns, wide_integers
+from gendebug_torch.shift.columns.shared_columns import (
+    Sides,
+    compared_quantities,
+    quantities,
+    shared_columns,
+    wide_integers,
+)
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.effect_sizes import effect_sizes
 from gendebug_torch.shift.two_sample.feature_shift import Atom, default_value, feature_shift
@@ -33,13 +39,16 @@ def features_keep_their_distribution(
     fewest: int = 10,
     limit: int = 20,
 ) -> Iterator[Finding]:
-    """Each numeric feature is distributed in production as it was in validation (or in training, without validation).
+    """Each numeric feature is distributed in production as it was in validation (or in training,
+    without validation).
 
-    Two-sample Kolmogorov-Smirnov tests with Holm's correction over the features. Rows are taken as independent, but
-    where the schema names a time column each feature's rows count as the independent ones that they are worth.
+    Two-sample Kolmogorov-Smirnov tests with Holm's correction over the features. Rows are taken as
+    independent, but where the schema names a time column each feature's rows count as the
+    independent ones that they are worth.
 
-    Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Holm (1979), Scand. J. Statist. 6:65; Sokal (1997) for rows that
-    depend on each other; for corrected univariate tests Rabanser, Günnemann and Lipton (2019), arXiv:1810.11953.
+    Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Holm (1979), Scand. J. Statist. 6:65; Sokal
+    (1997) for rows that depend on each other; for corrected univariate tests Rabanser, Günnemann
+    and Lipton (2019), arXiv:1810.11953.
 
     Args:
         production: records with features.
@@ -48,7 +57,8 @@ def features_keep_their_distribution(
         alpha: chance of any false alarm over all features.
         min_effect: smallest distance of the distribution functions that matters.
         min_atom: growth of the share of one single value that matters whatever the distance.
-        fewest: independent rows of a slow feature under which its reference is one slow record, from which nothing can be told.
+        fewest: independent rows of a slow feature under which its reference is one slow record,
+            from which nothing can be told.
         limit: most features reported one by one, largest distance first.
     """
     this = features_keep_their_distribution
@@ -81,7 +91,8 @@ def quantity_findings(
     fewest: int,
     limit: int,
 ) -> Iterator[Finding]:
-    """What two prepared sides say of their quantities, column by column and in sum; options as those of the check.
+    """What two prepared sides say of their quantities, column by column and in sum; options as
+    those of the check.
 
     `kinds` is asked only where a column moved.
     """
@@ -95,21 +106,32 @@ def quantity_findings(
         else:
             yield by_kind(_feature_finding(sides, column, atom), table)
     slow = unknown | ~(test.adjusted < alpha)
-    wandered = ((alone.adjusted < alpha) & (alone.statistic >= min_effect) & slow).nonzero().flatten().tolist()
+    wandered = (
+        ((alone.adjusted < alpha) & (alone.statistic >= min_effect) & slow)
+        .nonzero()
+        .flatten()
+        .tolist()
+    )
     for column in sorted(wandered, key=lambda column: -float(test.statistic[column]))[:limit]:
         yield _wandered(_feature_finding(sides, column, None), sides.names[0], fewest)
     evidence = most_shifted(test, sides.before, sides.after) if found or wandered else test
     yield _summary(sides, len(found), len(wandered), alpha, min_effect, evidence)
 
 
-def _shifted(sides: Sides, known: Tensor, alpha: float, min_effect: float, min_atom: float) -> list[tuple[int, Atom | None]]:
-    """Columns that count as shifted, of the known ones, largest distance first, each with the value that piles up in it, if any.
+def _shifted(
+    sides: Sides, known: Tensor, alpha: float, min_effect: float, min_atom: float
+) -> list[tuple[int, Atom | None]]:
+    """Columns that count as shifted, of the known ones, largest distance first, each with the value
+    that piles up in it, if any.
 
-    An atom that grew by g moves the distribution function by g / 2 at least, so smaller distances need no look.
+    An atom that grew by g moves the distribution function by g / 2 at least, so smaller distances
+    need no look.
     """
     test, found = sides.test, []
     candidates = known & (test.adjusted < alpha) & (test.statistic >= min(min_effect, min_atom / 2))
-    for column in sorted(candidates.nonzero().flatten().tolist(), key=lambda column: -float(test.statistic[column])):
+    for column in sorted(
+        candidates.nonzero().flatten().tolist(), key=lambda column: -float(test.statistic[column])
+    ):
         default = default_value(sides.before, sides.after, column, min_growth=min_atom)
         if default is not None or float(test.statistic[column]) >= min_effect:
             found.append((column, default))
@@ -120,8 +142,14 @@ def _wandered(finding: Finding, reference: str, fewest: int) -> Finding:
     """The note about a distance that is large, but no larger than slow swings make it."""
     text, name = finding.summary[:-1], finding.subject
     if finding.numbers["independent_n"] < fewest:
-        text += f": that cannot be told from one slow record, whose swings take about as long as {reference} lasts"
-        remedy = f"Nothing is known of a lasting shift of {name}; compare with a record that is long enough to hold several of its swings."
+        text += (
+            ": that cannot be told from one slow record, whose swings take about as long as "
+            f"{reference} lasts"
+        )
+        remedy = (
+            f"Nothing is known of a lasting shift of {name}; compare with a record that is "
+            "long enough to hold several of its swings."
+        )
     else:
         text += ": no further than its own slow swings take it"
         remedy = f"Keep watching {name}; nothing has to be done yet."
@@ -130,16 +158,26 @@ def _wandered(finding: Finding, reference: str, fewest: int) -> Finding:
 
 def _identifier_finding(sides: Sides, column: int) -> Finding:
     name, distance = sides.test.labels[column], float(sides.test.statistic[column])
-    text = f"{name} numbers its rows (every value is whole and occurs once), so its distance {distance:.2f} says nothing."
+    text = (
+        f"{name} numbers its rows (every value is whole and occurs once), so its distance "
+        f"{distance:.2f} says nothing."
+    )
     remedy = f"Declare {name} in `ids`, and do not feed it to the model."
     numbers = {"statistic": distance}
-    return features_keep_their_distribution.finding(Severity.NOTE, text, subject=name, numbers=numbers, remedy=remedy, evidence=sides.test)
+    return features_keep_their_distribution.finding(
+        Severity.NOTE, text, subject=name, numbers=numbers, remedy=remedy, evidence=sides.test
+    )
 
 
 def _wide_finding(names: tuple[str, ...]) -> Finding:
-    text = f"Not compared: {', '.join(names)} hold whole numbers beyond 2^53, which are ids or hashes rather than quantities."
+    text = (
+        f"Not compared: {', '.join(names)} hold whole numbers beyond 2^53, which are ids or "
+        "hashes rather than quantities."
+    )
     remedy = "Declare them in `ids`, and do not feed them to the model as numbers."
-    return features_keep_their_distribution.finding(Severity.NOTE, text, numbers={"columns": len(names)}, remedy=remedy)
+    return features_keep_their_distribution.finding(
+        Severity.NOTE, text, numbers={"columns": len(names)}, remedy=remedy
+    )
 
 
 def _feature_finding(sides: Sides, column: int, atom: Atom | None) -> Finding:
@@ -170,14 +208,28 @@ def _feature_finding(sides: Sides, column: int, atom: Atom | None) -> Finding:
     }
     text = (
         f"{name} moved between {sides.names[0]} and {sides.names[1]}: distance {distance:.2f} "
-        f"(95 % interval {low:.2f} to {high:.2f}, Holm {p_text(p)}), median {medians[0]:.4g} → {medians[1]:.4g}"
+        f"(95 % interval {low:.2f} to {high:.2f}, Holm {p_text(p)}), median {medians[0]:.4g} → "
+        f"{medians[1]:.4g}"
     )
     if numbers["independent_n"] < numbers["n"] or numbers["independent_m"] < numbers["m"]:
-        text += f"; in time its rows are worth {numbers['independent_n']:,} and {numbers['independent_m']:,} independent ones"
-    remedy = f"Compare how {name} is computed in production and in training; if the change is real and lasting, retrain on recent rows."
+        text += (
+            f"; in time its rows are worth {numbers['independent_n']:,} and "
+            f"{numbers['independent_m']:,} independent ones"
+        )
+    remedy = (
+        f"Compare how {name} is computed in production and in training; if the change is "
+        "real and lasting, retrain on recent rows."
+    )
     if atom is not None:
-        numbers |= {"atom_value": atom.value, "atom_share_reference": atom.reference_share, "atom_share_production": atom.live_share}
-        text += f"; the value {atom.value:.4g} grew from {atom.reference_share:.1%} to {atom.live_share:.1%} of the rows"
+        numbers |= {
+            "atom_value": atom.value,
+            "atom_share_reference": atom.reference_share,
+            "atom_share_production": atom.live_share,
+        }
+        text += (
+            f"; the value {atom.value:.4g} grew from {atom.reference_share:.1%} to "
+            f"{atom.live_share:.1%} of the rows"
+        )
         remedy = (
             f"{name} is constant at {atom.value:.4g} for {atom.live_share:.0%} of production rows: "
             "a default or a missing history; rebuild it or drop it."
@@ -190,31 +242,66 @@ def _feature_finding(sides: Sides, column: int, atom: Atom | None) -> Finding:
 
 
 def _summary(
-    sides: Sides, shifted: int, wandered: int, alpha: float, min_effect: float, evidence: KSTest | MostShifted
+    sides: Sides,
+    shifted: int,
+    wandered: int,
+    alpha: float,
+    min_effect: float,
+    evidence: KSTest | MostShifted,
 ) -> Finding:
     this, test, d = features_keep_their_distribution, sides.test, len(sides.test.statistic)
     n, m = sides.rows
     judged = int(test.statistic.isfinite().sum())
-    numbers: dict[str, Any] = {"features": d, "judged": judged, "shifted": shifted, "n": n, "m": m, "alpha": alpha}
+    numbers: dict[str, Any] = {
+        "features": d,
+        "judged": judged,
+        "shifted": shifted,
+        "n": n,
+        "m": m,
+        "alpha": alpha,
+    }
     if not judged:
-        return this.finding(Severity.NOTE, f"No numeric feature could be compared: {d} columns, {n} against {m} rows.", numbers=numbers)
+        return this.finding(
+            Severity.NOTE,
+            f"No numeric feature could be compared: {d} columns, {n} against {m} rows.",
+            numbers=numbers,
+        )
     largest = int(test.statistic.nan_to_num(-1.0).argmax())
     seen = float(test.detectable(alpha=alpha).min())
     distance, p = float(test.statistic[largest]), float(test.adjusted[largest])
     significant = int((test.adjusted < alpha).sum())
-    numbers |= {"largest": test.labels[largest], "statistic": distance, "p_holm": p, "significant": significant, "detectable": seen}
+    numbers |= {
+        "largest": test.labels[largest],
+        "statistic": distance,
+        "p_holm": p,
+        "significant": significant,
+        "detectable": seen,
+    }
     numbers |= {"wandered": wandered}
-    slow = f" {wandered} moved further, but no further than their own slow swings may have taken them." if wandered else ""
+    slow = (
+        f" {wandered} moved further, but no further than their own slow swings may have taken them."
+        if wandered
+        else ""
+    )
     sizes = f"{n:,} against {m:,} rows"
     if seen >= 1.0 and not shifted:
-        return this.finding(Severity.NOTE, f"Too few rows to see any shift: {sizes}.", numbers=numbers, evidence=evidence)
+        return this.finding(
+            Severity.NOTE,
+            f"Too few rows to see any shift: {sizes}.",
+            numbers=numbers,
+            evidence=evidence,
+        )
     if shifted:
         where = f"the largest distance is {distance:.2f} in {test.labels[largest]}"
         text = f"{shifted} of {judged} numeric features moved ({sizes}); {where}.{slow}"
         return this.finding(Severity.NOTE, text, numbers=numbers, evidence=evidence)
     small = f"{significant} moved by less than {min_effect:g}; " if significant else ""
     text = (
-        f"None of {judged} numeric features moved by {min_effect:g} or more ({sizes}): {small}largest distance {distance:.3f} in "
-        f"{test.labels[largest]} (Holm {p_text(p)}); from {seen:.3f} on a shift would have been seen.{slow}"
+        f"None of {judged} numeric features moved by {min_effect:g} or more ({sizes}): "
+        f"{small}largest distance {distance:.3f} in "
+        f"{test.labels[largest]} (Holm {p_text(p)}); from {seen:.3f} on a shift would have been "
+        f"seen.{slow}"
     )
-    return this.finding(Severity.NOTE if wandered else Severity.OK, text, numbers=numbers, evidence=evidence)
+    return this.finding(
+        Severity.NOTE if wandered else Severity.OK, text, numbers=numbers, evidence=evidence
+    )

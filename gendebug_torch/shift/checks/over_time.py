@@ -1,4 +1,6 @@
-"""Checks along the time of production: when did the impact begin, and was it a break or a wander."""
+"""Checks along the time of production: when did the impact begin, and was it a break or a
+wander.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,20 @@ def _cost(given: Mapping[str, Any]) -> Cost:
 
 @check("shift.over_time", cause=Cause.CONCEPT_DRIFT, needs=("production.logits",), cost=_cost)
 def production_stays_the_same_over_time(
-    production: Records, *, alpha: float = 0.002, min_accuracy: float = 0.05, min_confidence: float = 0.05
+    production: Records,
+    *,
+    alpha: float = 0.002,
+    min_accuracy: float = 0.05,
+    min_confidence: float = 0.05,
 ) -> Iterator[Finding]:
-    """Accuracy, or confidence where labels are unknown, keeps its level from the first to the last production row.
+    """Accuracy, or confidence where labels are unknown, keeps its level from the first to the last
+    production row.
 
-    A fall of the accuracy with the confidence unmoved is concept drift; where confidence moves too, inputs did.
+    A fall of the accuracy with the confidence unmoved is concept drift; where confidence moves too,
+    inputs did.
 
-    Source: Ploberger and Krämer (1992), Econometrica 60:271; Carlstein (1986), Ann. Stat. 14:1171, for dependent rows.
+    Source: Ploberger and Krämer (1992), Econometrica 60:271; Carlstein (1986), Ann. Stat. 14:1171,
+    for dependent rows.
 
     Args:
         production: records with logits and a time column; with targets where known.
@@ -41,7 +50,9 @@ def production_stays_the_same_over_time(
     this = production_stays_the_same_over_time
     column, metadata = production.schema.time, production.metadata
     if column is None or metadata is None or column not in metadata:
-        yield this.finding(Severity.NOTE, "Not judged: no time column; name it as `time` in the schema.")
+        yield this.finding(
+            Severity.NOTE, "Not judged: no time column; name it as `time` in the schema."
+        )
         return
     if production.schema.multilabel or production.confidence.ndim != 1:
         yield this.finding(Severity.NOTE, "Not judged: needs one prediction per row.")
@@ -57,14 +68,23 @@ def production_stays_the_same_over_time(
         return
     times = metadata[column].iloc[order.numpy()].reset_index(drop=True)
     moved = [
-        name for name, change in found.items()
+        name
+        for name, change in found.items()
         if change.p_value < alpha / len(found) and abs(change.change[0]) >= series[name][1]
     ]
     if not moved:
-        told = [f"{name} {change.before[0]:.3f} → {change.after[0]:.3f} ({p_text(change.p_value)})" for name, change in found.items()]
+        told = [
+            f"{name} {change.before[0]:.3f} → {change.after[0]:.3f} ({p_text(change.p_value)})"
+            for name, change in found.items()
+        ]
         numbers = {f"{name}_p_value": change.p_value for name, change in found.items()}
         evidence = found.get("accuracy", found["confidence"])
-        yield this.finding(Severity.OK, f"No change inside production: {', '.join(told)}.", numbers=numbers, evidence=evidence)
+        yield this.finding(
+            Severity.OK,
+            f"No change inside production: {', '.join(told)}.",
+            numbers=numbers,
+            evidence=evidence,
+        )
         return
     name = "accuracy" if "accuracy" in moved else "confidence"
     cause = Cause.CONCEPT_DRIFT if "confidence" not in moved else Cause.COVARIATE_SHIFT
@@ -73,17 +93,37 @@ def production_stays_the_same_over_time(
 
 def _change_finding(change: ChangePoint, times: Any, cause: Cause) -> Finding:
     difference, error = change.change
-    numbers: dict[str, Any] = {"row": change.row, "low": change.low, "high": change.high, "change": difference, "standard_error": error}
-    numbers |= {"p_value": change.p_value, "sudden": change.sudden, "before": change.before[0], "after": change.after[0]}
+    numbers: dict[str, Any] = {
+        "row": change.row,
+        "low": change.low,
+        "high": change.high,
+        "change": difference,
+        "standard_error": error,
+    }
+    numbers |= {
+        "p_value": change.p_value,
+        "sudden": change.sudden,
+        "before": change.before[0],
+        "after": change.after[0],
+    }
     numbers |= {"moment": str(times.iloc[min(change.row, len(times) - 1)])}
     bounds = f"{times.iloc[change.low]} to {times.iloc[min(change.high, len(times) - 1)]}"
     how = {True: "broke", False: "wandered", None: "changed"}[change.sudden]
     text = (
-        f"{change.name.capitalize()} {how} inside production, {change.before[0]:.3f} → {change.after[0]:.3f} "
-        f"({difference:+.3f} ± {1.96 * error:.3f}, {p_text(change.p_value)}), from {numbers['moment']} on ({bounds})"
+        f"{change.name.capitalize()} {how} inside production, {change.before[0]:.3f} → "
+        f"{change.after[0]:.3f} "
+        f"({difference:+.3f} ± {1.96 * error:.3f}, {p_text(change.p_value)}), from "
+        f"{numbers['moment']} on ({bounds})"
     )
-    what = "what grows or fades since" if change.sudden is False else "what was released, switched or renamed then"
-    remedy = f"Look for {what}; compare rows before and after that moment feature by feature (gendebug shift)."
+    what = (
+        "what grows or fades since"
+        if change.sudden is False
+        else "what was released, switched or renamed then"
+    )
+    remedy = (
+        f"Look for {what}; compare rows before and after that moment feature by feature "
+        "(gendebug shift)."
+    )
     severity = Severity.FAIL if abs(difference) >= 0.15 else Severity.WARN
     return production_stays_the_same_over_time.finding(
         severity, f"{text}.", cause=cause, numbers=numbers, remedy=remedy, evidence=change

@@ -1,4 +1,6 @@
-"""Tables that need not fit in memory, read in chunks: every column in constant size, and some rows drawn at random."""
+"""Tables that need not fit in memory, read in chunks: every column in constant size, and some rows
+drawn at random.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from gendebug_torch.shift.columns.shared_columns import WIDEST, time_order
 from gendebug_torch.shift.two_sample.categories import level_counts
 from gendebug_torch.stats.effective_sample_size import autocorrelation_time, cautious
 
-# Read at once: rows of a chunk, and columns of a pass over a Parquet file; 16 MiB of float64 together.
+# Read at once: rows of a chunk, and columns of a pass over a Parquet file; 16 MiB of float64
+# together.
 ROWS = 1 << 16
 COLUMNS = 32
 # Bytes of a chunk of CSV, which is read once, all columns together.
@@ -40,31 +43,41 @@ class _Source:
     chunks: Callable[[list[str]], Iterator[Any]]
 
 
-def prepare_table(path: str | Path, *, schema: Schema | None = None, size: int = 4096, name: str = "") -> PreparedTable:
+def prepare_table(
+    path: str | Path, *, schema: Schema | None = None, size: int = 4096, name: str = ""
+) -> PreparedTable:
     """A Parquet or CSV file in constant size, read in chunks whatever the size of its row groups.
 
-    Distances of columns are within `quantities.error` of those of all rows, `(1 + log2(chunks)) / (2 size)` at most, and
-    exact up to `size` values.
+    Distances of columns are within `quantities.error` of those of all rows,
+    `(1 + log2(chunks)) / (2 size)` at most, and exact up to `size` values.
 
     Args:
         path: of the file.
-        schema: what the columns are; those that it calls target, time, ids, metadata ... are no features.
+        schema: what the columns are; those that it calls target, time, ids, metadata ... are no
+            features.
         size: most values kept of a column; a million makes tables of up to so many rows exact.
         name: of the table; default that of the file.
 
     Raises:
         InputError: no readable Parquet or CSV file, or a size under 2.
 
-    Cost: one pass over a Parquet file per 32 columns. Holds 65,536 rows of them, `log2(n / 65536)` thinned chunks, and the
-    rows drawn to see how far neighbours in time depend on each other.
+    Cost: one pass over a Parquet file per 32 columns. Holds 65,536 rows of them, `log2(n / 65536)`
+    thinned chunks, and the rows drawn to see how far neighbours in time depend on each other.
     """
     return read_table_in_chunks(path, schema or Schema(), size=size, name=name)[0]
 
 
 def read_table_in_chunks(
-    path: str | Path, schema: Schema, *, size: int = 4096, name: str = "", optional: tuple[str, ...] = UNKNOWN, cells: int = CELLS
+    path: str | Path,
+    schema: Schema,
+    *,
+    size: int = 4096,
+    name: str = "",
+    optional: tuple[str, ...] = UNKNOWN,
+    cells: int = CELLS,
 ) -> tuple[PreparedTable, Records]:
-    """A file in constant size, and some of its rows, in one pass: columns are compared on all rows, rows on those drawn.
+    """A file in constant size, and some of its rows, in one pass: columns are compared on all rows,
+    rows on those drawn.
 
     Args:
         path: of the file, as for `prepare_table`.
@@ -72,7 +85,8 @@ def read_table_in_chunks(
         size: most values kept of a column.
         name: of both; default that of the file.
         optional: schema keys whose columns may be absent.
-        cells: values of the rows drawn, which are all rows of a table that holds no more; they stay in their order.
+        cells: values of the rows drawn, which are all rows of a table that holds no more; they stay
+            in their order.
 
     Raises:
         InputError: as `prepare_table`, or columns that the schema names and the file lacks.
@@ -88,16 +102,25 @@ def read_table_in_chunks(
         nothing = pyarrow.schema(list(source.fields.items())).empty_table().to_pandas()
         Records.from_frame(nothing, schema, name=label, optional=optional)
         most = max(1, cells // max(len(source.fields), 1))
-        parts, drawn = zip(*(_pass(source, columns, schema, size, most) for columns in source.passes), strict=True)
+        parts, drawn = zip(
+            *(_pass(source, columns, schema, size, most) for columns in source.passes), strict=True
+        )
     except (OSError, pyarrow.ArrowInvalid) as error:
-        reject("path", "a readable Parquet or CSV file", f"{path}: {error}", "Check that the path is right and the file is whole.")
+        reject(
+            "path",
+            "a readable Parquet or CSV file",
+            f"{path}: {error}",
+            "Check that the path is right and the file is whole.",
+        )
     frame = reduce(lambda left, right: left.join(right), (rows.to_pandas() for rows in drawn))
     sample = Records.from_frame(frame, schema, name=label, optional=optional)
     return _in_time(replace(_side_by_side(parts), name=label), sample), sample
 
 
 def is_large(path: str | Path) -> bool:
-    """Whether a Parquet or CSV file holds more values than are drawn, by its footer or its size on disk."""
+    """Whether a Parquet or CSV file holds more values than are drawn, by its footer or its size on
+    disk.
+    """
     source = Path(path)
     if not source.is_file():
         return False
@@ -137,11 +160,18 @@ def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
         yield from file.iter_batches(ROWS, columns=columns)
 
 
-def _pass(source: _Source, columns: list[str], schema: Schema, size: int, most: int) -> tuple[PreparedTable, Any]:
-    """Some columns of a file: those that are features prepared, and all of them for the rows that are drawn."""
+def _pass(
+    source: _Source, columns: list[str], schema: Schema, size: int, most: int
+) -> tuple[PreparedTable, Any]:
+    """Some columns of a file: those that are features prepared, and all of them for the rows that
+    are drawn.
+    """
     rows = _Reservoir(most)
     features = [name for name in columns if name not in schema.outside_features]
-    kinds = {name: "level" if name in schema.categorical else _kind(source.fields[name]) for name in features}
+    kinds = {
+        name: "level" if name in schema.categorical else _kind(source.fields[name])
+        for name in features
+    }
 
     def pieces() -> Iterator[PreparedTable]:
         # One of no rows first, so that an empty file has one too.
@@ -154,7 +184,9 @@ def _pass(source: _Source, columns: list[str], schema: Schema, size: int, most: 
 
 
 class _Reservoir:
-    """So many rows drawn at random, in their order: every row draws a number, and those with the smallest ones stay."""
+    """So many rows drawn at random, in their order: every row draws a number, and those with the
+    smallest ones stay.
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -177,7 +209,9 @@ class _Reservoir:
         import pyarrow as pa
 
         self._prune()
-        return pa.Table.from_batches(self.parts, schema=pa.schema([(name, fields[name]) for name in columns]))
+        return pa.Table.from_batches(
+            self.parts, schema=pa.schema([(name, fields[name]) for name in columns])
+        )
 
     def _prune(self) -> None:
         numbers = np.concatenate([*self.numbers, np.zeros(0)])
@@ -196,7 +230,12 @@ def _kind(field: Any) -> str:
 
     if types.is_integer(field) or types.is_floating(field):
         return "quantity"
-    level = types.is_boolean(field) or types.is_string(field) or types.is_large_string(field) or types.is_dictionary(field)
+    level = (
+        types.is_boolean(field)
+        or types.is_string(field)
+        or types.is_large_string(field)
+        or types.is_dictionary(field)
+    )
     return "level" if level else "other"
 
 
@@ -211,13 +250,21 @@ def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
     wide = set()
     for place, name in enumerate(names):
         block[place] = columns[name].cast("float64", safe=False).to_numpy(zero_copy_only=False)
-        if rows and pa.types.is_integer(columns[name].type) and np.nanmax(np.abs(block[place]), initial=0.0) > WIDEST:
+        if (
+            rows
+            and pa.types.is_integer(columns[name].type)
+            and np.nanmax(np.abs(block[place]), initial=0.0) > WIDEST
+        ):
             wide.add(name)
     block.sort(axis=1)
     gaps = np.isnan(block).sum(1)
     n = torch.from_numpy(rows - gaps)
     distinct = (block[:, 1:] != block[:, :-1]).all(1) & (gaps == 0)
-    counting = {name for place, name in enumerate(names) if distinct[place] and (block[place] == np.floor(block[place])).all()}
+    counting = {
+        name
+        for place, name in enumerate(names)
+        if distinct[place] and (block[place] == np.floor(block[place])).all()
+    }
     exact = torch.zeros(len(names), dtype=torch.float64)
     whole = PreparedReference(torch.from_numpy(block), n, rows - n, exact, names)
     missing = {name: _gaps(column) for name, column in columns.items()}
@@ -227,7 +274,9 @@ def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
         missing,
         rows,
         frozenset(counting | wide),
-        frozenset(name for name in names if batch is None or pa.types.is_float32(columns[name].type)),
+        frozenset(
+            name for name in names if batch is None or pa.types.is_float32(columns[name].type)
+        ),
         torch.ones(len(names), dtype=torch.float64),
     )
 
@@ -243,7 +292,9 @@ def _levels(column: Any) -> dict[str, int] | None:
     if len(found) > MOST_LEVELS:
         return None
     pairs = zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)
-    return level_counts({level: count for level, count in pairs if level is not None and level == level})
+    return level_counts(
+        {level: count for level, count in pairs if level is not None and level == level}
+    )
 
 
 def _in_time(table: PreparedTable, sample: Records) -> PreparedTable:
@@ -253,7 +304,9 @@ def _in_time(table: PreparedTable, sample: Records) -> PreparedTable:
     if order is None or not names:
         return table
     numeric, values = numeric_features(sample)
-    found = cautious(autocorrelation_time(values[order][:, [numeric.index(name) for name in names]]), len(sample))
+    found = cautious(
+        autocorrelation_time(values[order][:, [numeric.index(name) for name in names]]), len(sample)
+    )
     apart = table.rows / max(len(sample), 1)
     return replace(table, times=torch.where(found > 1, found * apart, found), judged=len(sample))
 
@@ -262,8 +315,14 @@ def _side_by_side(parts: tuple[PreparedTable, ...]) -> PreparedTable:
     """The columns of several passes over one file as one table."""
     quantities = [part.quantities for part in parts]
     width = max(part.columns.shape[1] for part in quantities)
-    padded = [torch.nn.functional.pad(part.columns, (0, width - part.columns.shape[1]), value=torch.nan) for part in quantities]
-    joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in quantities]) for name in ("n", "missing", "error")}
+    padded = [
+        torch.nn.functional.pad(part.columns, (0, width - part.columns.shape[1]), value=torch.nan)
+        for part in quantities
+    ]
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(part, name) for part in quantities])
+        for name in ("n", "missing", "error")
+    }
     names = tuple(name for part in quantities for name in part.names)
     return replace(
         parts[0],
@@ -277,7 +336,9 @@ def _side_by_side(parts: tuple[PreparedTable, ...]) -> PreparedTable:
 
 
 def _summed(pieces: Iterable[PreparedTable]) -> PreparedTable:
-    """Pieces added pairwise, like the digits of a binary counter: no row is thinned more often than the logarithm of their number."""
+    """Pieces added pairwise, like the digits of a binary counter: no row is thinned more often than
+    the logarithm of their number.
+    """
     waiting: list[tuple[int, PreparedTable]] = []
     for piece in pieces:
         level, total = 0, piece

@@ -1,4 +1,6 @@
-"""One side of a comparison in constant size, whatever its rows: quantities as quantiles, levels counted, missing values."""
+"""One side of a comparison in constant size, whatever its rows: quantities as quantiles, levels
+counted, missing values.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,13 @@ class PreparedTable:
         levels: code column -> level -> rows; None where there are more than 16,384 levels.
         missing: feature column -> rows without a value.
         rows: of the table.
-        numbering: quantities that number their rows: whole, and no value twice among neighbours, or beyond 2**53.
+        numbering: quantities that number their rows: whole, and no value twice among neighbours, or
+            beyond 2**53.
         single: quantities in single precision.
-        times: `[d]` float64 rows that are worth one independent row, of the quantities; 1 where no time is named.
-        judged: rows that those times were seen on; no more count as independent. None where no time is named.
+        times: `[d]` float64 rows that are worth one independent row, of the quantities; 1 where no
+            time is named.
+        judged: rows that those times were seen on; no more count as independent. None where no time
+            is named.
         name: of the table.
     """
 
@@ -53,17 +58,26 @@ class PreparedTable:
 
     def __add__(self, other: PreparedTable) -> PreparedTable:
         if self.columns != other.columns or self.levels.keys() != other.levels.keys():
-            reject("other", f"the columns {list(self.columns)}", str(list(other.columns)), "Add pieces of one table.")
+            reject(
+                "other",
+                f"the columns {list(self.columns)}",
+                str(list(other.columns)),
+                "Add pieces of one table.",
+            )
         return replace(
             self,
             quantities=self.quantities + other.quantities,
-            levels={name: merged_levels(self.levels[name], other.levels[name]) for name in self.levels},
+            levels={
+                name: merged_levels(self.levels[name], other.levels[name]) for name in self.levels
+            },
             missing={name: count + other.missing[name] for name, count in self.missing.items()},
             rows=self.rows + other.rows,
             numbering=self.numbering & other.numbering,
             single=self.single & other.single,
             times=self.times.maximum(other.times),
-            judged=None if self.judged is None or other.judged is None else self.judged + other.judged,
+            judged=None
+            if self.judged is None or other.judged is None
+            else self.judged + other.judged,
         )
 
     def save(self, path: str | Path) -> Path:
@@ -77,14 +91,23 @@ class PreparedTable:
             "judged": self.judged,
             "name": self.name,
         }
-        return save_tensors(path, self.quantities.tensors() | {"times": self.times}, self.quantities.header() | {"table": table})
+        return save_tensors(
+            path,
+            self.quantities.tensors() | {"times": self.times},
+            self.quantities.header() | {"table": table},
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> PreparedTable:
         """Read what `save` wrote."""
         tensors, header = load_tensors(path, "PreparedTable.save")
         if "table" not in header:
-            reject("path", "a file written by `PreparedTable.save`", f"another one, {path}", "Prepare the reference anew.")
+            reject(
+                "path",
+                "a file written by `PreparedTable.save`",
+                f"another one, {path}",
+                "Prepare the reference anew.",
+            )
         table: dict[str, Any] = dict(header["table"])
         table |= {name: frozenset(table[name]) for name in ("numbering", "single")}
         return cls(PreparedReference.from_tensors(tensors, header), times=tensors["times"], **table)
@@ -114,7 +137,10 @@ class TablePair:
 def table_pair(reference: PreparedTable, live: PreparedTable) -> TablePair:
     """What the columns of two prepared tables say of each other."""
     both = tuple(name for name in reference.columns if name in live.missing)
-    counts = [torch.tensor([side.missing[name] for name in both], dtype=torch.int64) for side in (reference, live)]
+    counts = [
+        torch.tensor([side.missing[name] for name in both], dtype=torch.int64)
+        for side in (reference, live)
+    ]
     coded = [name for name in reference.levels if name in live.levels]
     categories = {}
     for name in coded:
@@ -126,33 +152,59 @@ def table_pair(reference: PreparedTable, live: PreparedTable) -> TablePair:
         missing=MissingShift(counts[0], counts[1], reference.rows, live.rows, both),
         categories=tuple(categories.values()),
         absent=tuple(name for name in reference.columns if name not in live.missing),
-        textual=tuple(name for name in reference.quantities.names if name in both and name not in live.quantities.names),
+        textual=tuple(
+            name
+            for name in reference.quantities.names
+            if name in both and name not in live.quantities.names
+        ),
         uncounted=tuple(name for name in coded if name not in categories),
     )
 
 
 def _sides(reference: PreparedTable, live: PreparedTable) -> Sides:
-    """The quantities of both; production takes the longer time of both sides, as in `for_dependent_rows`."""
-    places = [{name: place for place, name in enumerate(side.quantities.names)} for side in (reference, live)]
+    """The quantities of both; production takes the longer time of both sides, as in
+    `for_dependent_rows`.
+    """
+    places = [
+        {name: place for place, name in enumerate(side.quantities.names)}
+        for side in (reference, live)
+    ]
     names = [name for name in places[0] if name in places[1]]
     chosen = [[place[name] for name in names] for place in places]
-    mixed = torch.tensor([(name in reference.single) is not (name in live.single) for name in names], dtype=torch.bool)
-    before, after = (_rounded(side.quantities.select(place), mixed) for side, place in zip((reference, live), chosen, strict=True))
+    mixed = torch.tensor(
+        [(name in reference.single) is not (name in live.single) for name in names],
+        dtype=torch.bool,
+    )
+    before, after = (
+        _rounded(side.quantities.select(place), mixed)
+        for side, place in zip((reference, live), chosen, strict=True)
+    )
     alone = ks_two_sample(before, after)
     times = reference.times[chosen[0]], live.times[chosen[1]]
     test = worth(alone, times[0], times[0].maximum(times[1]))
-    n, m = (rows if judged is None else rows.clamp(max=judged) for rows, judged in ((test.n, reference.judged), (test.m, live.judged)))
+    n, m = (
+        rows if judged is None else rows.clamp(max=judged)
+        for rows, judged in ((test.n, reference.judged), (test.m, live.judged))
+    )
     sizes = (reference.rows, live.rows)
     numbering = reference.numbering & live.numbering if min(sizes) >= FEWEST_IDS else frozenset()
-    return Sides((reference.name, live.name), sizes, before, after, alone, replace(test, n=n, m=m), numbering)
+    return Sides(
+        (reference.name, live.name), sizes, before, after, alone, replace(test, n=n, m=m), numbering
+    )
 
 
 def _rounded(side: PreparedReference, mixed: Tensor) -> PreparedReference:
-    """The same with the columns that are single on one side alone rounded to it, so that 0.1 equals 0.1."""
-    return replace(side, columns=torch.where(mixed[:, None], side.columns.float().double(), side.columns))
+    """The same with the columns that are single on one side alone rounded to it, so that 0.1 equals
+    0.1.
+    """
+    return replace(
+        side, columns=torch.where(mixed[:, None], side.columns.float().double(), side.columns)
+    )
 
 
-def merged_levels(one: Mapping[str, int] | None, other: Mapping[str, int] | None) -> dict[str, int] | None:
+def merged_levels(
+    one: Mapping[str, int] | None, other: Mapping[str, int] | None
+) -> dict[str, int] | None:
     """Rows per level of both; None where they are too many."""
     if one is None or other is None:
         return None

@@ -1,4 +1,6 @@
-"""What kind of change it is: of the inputs, of the classes' shares, of what inputs mean, or of how inputs are computed."""
+"""What kind of change it is: of the inputs, of the classes' shares, of what inputs mean, or of how
+inputs are computed.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,12 @@ LABELS: dict[Kind, str] = {
     "meaning": "meaning of the score",
     "scores": "scores without inputs",
 }
-# Of the questions whether class shares moved and whether scores kept their meaning; and of all columns together.
+# Of the questions whether class shares moved and whether scores kept their meaning; and of all
+# columns together.
 ALPHA = 0.001
 MOST_ROWS = 20_000
-# So many columns that moved may be a matter of how they are computed; more of them are a world that moved.
+# So many columns that moved may be a matter of how they are computed; more of them are a world that
+# moved.
 MOST_ALONE = 3
 MOST_CELLS = 20_000_000
 # Change of the chance given the score that counts.
@@ -58,7 +62,8 @@ MISFIT = 0.01
 
 @dataclass(frozen=True, eq=False)
 class ChangeKinds:
-    """The decision table: every column that moved, the classes, the meaning of the score, and the verdict.
+    """The decision table: every column that moved, the classes, the meaning of the score, and the
+    verdict.
 
     Args:
         features: columns that moved, largest distance first.
@@ -78,7 +83,9 @@ class ChangeKinds:
 
     @property
     def verdict(self) -> Kind | Literal["none", "unknown"]:
-        """The one kind that the evidence supports best; `unknown` where it would take labels, or other data, to tell."""
+        """The one kind that the evidence supports best; `unknown` where it would take labels, or
+        other data, to tell.
+        """
         if not self.kinds:
             return "none"
         told = [feature.certain for feature in self.features if feature.kind == self.kinds[0]]
@@ -94,10 +101,28 @@ class ChangeKinds:
 
         rows = [(f.name, f.statistic, f.left, f.kind, f.how) for f in self.features]
         if self.classes is not None:
-            rows.append(("class shares", self.classes.distance, math.nan, "classes", f"p = {self.classes.p_value:.2g}"))
+            rows.append(
+                (
+                    "class shares",
+                    self.classes.distance,
+                    math.nan,
+                    "classes",
+                    f"p = {self.classes.p_value:.2g}",
+                )
+            )
         if self.relation is not None:
-            rows.append(("labels given the score", self.relation.effect, math.nan, "meaning", f"p = {self.relation.p_value:.2g}"))
-        return pd.DataFrame(rows, columns=["what", "effect", "left_with_class_shares", "kind", "how"])
+            rows.append(
+                (
+                    "labels given the score",
+                    self.relation.effect,
+                    math.nan,
+                    "meaning",
+                    f"p = {self.relation.p_value:.2g}",
+                )
+            )
+        return pd.DataFrame(
+            rows, columns=["what", "effect", "left_with_class_shares", "kind", "how"]
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """How much each thing moved, coloured by what its move is taken for."""
@@ -107,12 +132,19 @@ class ChangeKinds:
         for kind, colour in colours.items():
             chosen = (frame["kind"] == kind).to_numpy()
             if chosen.any():
-                ax.barh(np.flatnonzero(chosen), frame["effect"].to_numpy()[chosen], color=colour, label=LABELS[kind])
+                ax.barh(
+                    np.flatnonzero(chosen),
+                    frame["effect"].to_numpy()[chosen],
+                    color=colour,
+                    label=LABELS[kind],
+                )
         ax.set_yticks(range(len(frame)), [shortened(str(name)) for name in frame["what"]])
         ax.set_xlim(0.0, 1.0)
         ax.set_xlabel("size of the change (distance, or change of the chance)")
         ax.set_ylabel("what moved")
-        ax.set_title("Which kind of change: " + (", ".join(LABELS[kind] for kind in self.kinds) or "none"))
+        ax.set_title(
+            "Which kind of change: " + (", ".join(LABELS[kind] for kind in self.kinds) or "none")
+        )
         if len(frame):
             ax.legend(loc="lower right", frameon=True)
         return ax
@@ -123,26 +155,40 @@ _known: weakref.WeakKeyDictionary[Records, _Known] = weakref.WeakKeyDictionary()
 
 
 def change_kinds(
-    production: Records, reference: Records, *, scores: bool = True, alpha: float = ALPHA, min_effect: float = 0.1
+    production: Records,
+    reference: Records,
+    *,
+    scores: bool = True,
+    alpha: float = ALPHA,
+    min_effect: float = 0.1,
 ) -> ChangeKinds:
-    """Which kind of change lies between two sets of records, asked in the order in which one explains the other.
+    """Which kind of change lies between two sets of records, asked in the order in which one
+    explains the other.
 
-    1. Did the class shares move, and do columns and scores look as before within the classes? Then they move because of them.
-    2. Does a default value, an exchange, a renaming, a clock or a map (unit, sign, logarithm) explain a column's move, and
-       labels do not contradict? Or does the change keep to it: the other columns and labels given those are as before, while
-       labels do not follow what it holds now? Then it is computed differently.
-    3. What else moved are the inputs themselves; all columns together are asked where none moved alone.
-    4. If no input moved by itself: did the scores move all the same? Then the model is not the one that was judged.
-    5. Did the chance given the score, or given the inputs, move? Then the inputs mean something else.
+    1. Did the class shares move, and do columns and scores look as before within the classes? Then
+      they move because of them.
+    2. Does a default value, an exchange, a renaming, a clock or a map (unit, sign, logarithm)
+      explain a column's move, and
+       labels do not contradict? Or does the change keep to it: the other columns and labels given
+       those are as before, while labels do not follow what it holds now? Then it is computed
+       differently.
+    3. What else moved are the inputs themselves; all columns together are asked where none moved
+      alone.
+    4. If no input moved by itself: did the scores move all the same? Then the model is not the one
+      that was judged.
+    5. Did the chance given the score, or given the inputs, move? Then the inputs mean something
+      else.
 
-    Without labels 1 rests on estimated shares, 5 cannot be told, and a move that keeps to one column is open (`verdict`).
-    With them, a column that goes with no other and lost its effect is taken for 5. Looks at 20,000 rows a side at most
-    (fewer of more than 1000 columns); the last answer per `production` is remembered while its records live.
+    Without labels 1 rests on estimated shares, 5 cannot be told, and a move that keeps to one
+    column is open (`verdict`). With them, a column that goes with no other and lost its effect is
+    taken for 5. Looks at 20,000 rows a side at most (fewer of more than 1000 columns); the last
+    answer per `production` is remembered while its records live.
 
     Args:
         production: records with features or logits; with targets where they are known.
         reference: the same before deployment.
-        scores: whether to compare what the model says; not with rows that it was fitted on, of which it is too sure.
+        scores: whether to compare what the model says; not with rows that it was fitted on, of
+            which it is too sure.
         alpha: level of each question.
         min_effect: smallest distance of a column that counts.
     """
@@ -158,7 +204,9 @@ def change_kinds(
     return found
 
 
-def _change_kinds(production: Records, reference: Records, alpha: float, min_effect: float) -> ChangeKinds:
+def _change_kinds(
+    production: Records, reference: Records, alpha: float, min_effect: float
+) -> ChangeKinds:
     classes = class_shares(reference, production)
     labeled = _labels(reference, production) if classes is not None and classes.observed else None
     columns = compared(production, reference)
@@ -168,36 +216,60 @@ def _change_kinds(production: Records, reference: Records, alpha: float, min_eff
     if columns is not None:
         features = moved_columns(columns, alpha, min_effect)
         if classes is not None and of_classes and reference.targets is not None:
-            features = [within_classes(feature, columns, classes, reference.targets) for feature in features]
+            features = [
+                within_classes(feature, columns, classes, reference.targets) for feature in features
+            ]
         features = recomputed(features, columns)
     relation = _relation(reference, production, None) if labeled is not None else None
     of_classes = of_classes and classes is not None and _scores_fit(reference, production, classes)
-    if columns is not None and not (of_classes and all(feature.kind == "classes" for feature in features)):
+    if columns is not None and not (
+        of_classes and all(feature.kind == "classes" for feature in features)
+    ):
         block = time_block(reference, production)
-        features = _kept_apart(features, columns, labeled, block, _means_other(relation, alpha), alpha)
+        features = _kept_apart(
+            features, columns, labeled, block, _means_other(relation, alpha), alpha
+        )
     kinds: list[Kind] = ["skew"] if any(feature.kind == "skew" for feature in features) else []
     moved = any(feature.kind == "inputs" for feature in features)
     if classes is not None and of_classes and not moved and not kinds:
         kinds.append("classes")
-        relation = _relation(reference, production, classes.weights.clamp(min=1e-6).log()) if labeled is not None else None
+        relation = (
+            _relation(reference, production, classes.weights.clamp(min=1e-6).log())
+            if labeled is not None
+            else None
+        )
     meaning = _means_other(relation, alpha)
     if moved:
         kinds.append("inputs")
-    elif not kinds and columns is not None and _scores_moved(reference, production, alpha, min_effect):
+    elif (
+        not kinds
+        and columns is not None
+        and _scores_moved(reference, production, alpha, min_effect)
+    ):
         kinds.append("scores")
-    elif "skew" not in kinds and (meaning or (not kinds and columns is not None and labeled is not None and _turned(columns, labeled))):
+    elif "skew" not in kinds and (
+        meaning
+        or (not kinds and columns is not None and labeled is not None and _turned(columns, labeled))
+    ):
         kinds.append("meaning")
     judged = 0 if columns is None else len(columns.reference.columns)
-    return ChangeKinds(tuple(features), classes, relation, tuple(kinds), judged, labeled is not None)
+    return ChangeKinds(
+        tuple(features), classes, relation, tuple(kinds), judged, labeled is not None
+    )
 
 
 def _kept_apart(
-    features: list[FeatureChange], columns: Compared, labeled: Labeled | None, block: int, meaning: bool, alpha: float
+    features: list[FeatureChange],
+    columns: Compared,
+    labeled: Labeled | None,
+    block: int,
+    meaning: bool,
+    alpha: float,
 ) -> list[FeatureChange]:
     """What is told of moved columns by whether the change keeps to them, and by the labels.
 
-    A column that is computed differently leaves the other columns, and labels given those, as they were; a world that
-    moves carries the labels along.
+    A column that is computed differently leaves the other columns, and labels given those, as they
+    were; a world that moves carries the labels along.
     """
     open_ = [feature for feature in features if feature.kind != "classes"]
     if not open_:
@@ -207,7 +279,9 @@ def _kept_apart(
     if labeled is None:
         return [_unlabeled(feature, keeps) if feature in open_ else feature for feature in features]
     turned = keeps and (meaning or _turned(columns, labeled))
-    gains = follow_gains([f for f in open_ if f.kind == "inputs" or f.undone is not None], columns, labeled)
+    gains = follow_gains(
+        [f for f in open_ if f.kind == "inputs" or f.undone is not None], columns, labeled
+    )
     worth = worth_of(names, columns, labeled)
     told = {f.name: _told(f, gains.get(f.name, 0.0), worth, keeps, turned) for f in open_}
     return [told.get(feature.name, feature) for feature in features]
@@ -217,25 +291,45 @@ def _unlabeled(feature: FeatureChange, keeps: bool) -> FeatureChange:
     return feature if feature.kind == "skew" else replace(feature, certain=not keeps)
 
 
-def _told(feature: FeatureChange, gained: float, worth: float, keeps: bool, turned: bool) -> FeatureChange:
-    """What labels say of one column: `gained` by its old value, `worth` of the values that it and its like hold now."""
+def _told(
+    feature: FeatureChange, gained: float, worth: float, keeps: bool, turned: bool
+) -> FeatureChange:
+    """What labels say of one column: `gained` by its old value, `worth` of the values that it and
+    its like hold now.
+    """
     if gained < -CLEAR and not isinstance(feature.undone, Renaming):
-        return replace(feature, kind="inputs", how=f"{feature.how}, and the labels follow the new value")
+        return replace(
+            feature, kind="inputs", how=f"{feature.how}, and the labels follow the new value"
+        )
     if feature.kind == "skew":
         return feature
     if keeps and gained > CLEAR:
-        return replace(feature, kind="skew", how=f"{feature.how}, and the labels follow the old value")
+        return replace(
+            feature, kind="skew", how=f"{feature.how}, and the labels follow the old value"
+        )
     if keeps and (turned or worth < -CLEAR):
-        return replace(feature, kind="skew", how=f"{feature.how}, and the labels do not follow it, nor does anything else move")
+        return replace(
+            feature,
+            kind="skew",
+            how=f"{feature.how}, and the labels do not follow it, nor does anything else move",
+        )
     return replace(feature, certain=not keeps or worth > CLEAR)
 
 
-def _hidden(columns: Compared, labeled: Labeled | None, block: int, meaning: bool, alpha: float) -> list[FeatureChange]:
+def _hidden(
+    columns: Compared, labeled: Labeled | None, block: int, meaning: bool, alpha: float
+) -> list[FeatureChange]:
     """Columns that only go with the others, or with the labels, in another way."""
-    p_value, named = apart(columns.reference, columns.production, categorical=columns.categorical, block=block)
+    p_value, named = apart(
+        columns.reference, columns.production, categorical=columns.categorical, block=block
+    )
     together = p_value < alpha
     turned = labeled is not None and (meaning or _turned(columns, labeled))
-    mistaken = mistaken_columns(columns, labeled, block, moved=together) if turned and labeled is not None else []
+    mistaken = (
+        mistaken_columns(columns, labeled, block, moved=together)
+        if turned and labeled is not None
+        else []
+    )
     if mistaken or not together:
         return mistaken
     how = "goes with the other columns in another way"
@@ -246,16 +340,26 @@ def _hidden(columns: Compared, labeled: Labeled | None, block: int, meaning: boo
     return [FeatureChange(name, 0.0, "inputs", how) for name in named[:1]]
 
 
-def _rest_held(columns: Compared, names: list[str], labeled: Labeled | None, block: int, alpha: float) -> bool:
+def _rest_held(
+    columns: Compared, names: list[str], labeled: Labeled | None, block: int, alpha: float
+) -> bool:
     """Whether the other columns, and labels given them, are as before."""
     before, after = (side.drop(columns=names) for side in (columns.reference, columns.production))
     if apart(before, after, categorical=columns.categorical, block=block)[0] < alpha:
         return False
-    return labeled is None or not labels_moved(before, labeled.before, after, labeled.after, categorical=columns.categorical)
+    return labeled is None or not labels_moved(
+        before, labeled.before, after, labeled.after, categorical=columns.categorical
+    )
 
 
 def _turned(columns: Compared, labeled: Labeled) -> bool:
-    return labels_moved(columns.reference, labeled.before, columns.production, labeled.after, categorical=columns.categorical)
+    return labels_moved(
+        columns.reference,
+        labeled.before,
+        columns.production,
+        labeled.after,
+        categorical=columns.categorical,
+    )
 
 
 def _means_other(relation: RelationChange | None, alpha: float) -> bool:
@@ -274,17 +378,26 @@ def _sample(records: Records, seed: int) -> Records:
     return records if len(records) <= most else records.select(drawn(len(records), most, seed))
 
 
-def _relation(reference: Records, production: Records, bias: Tensor | None) -> RelationChange | None:
+def _relation(
+    reference: Records, production: Records, bias: Tensor | None
+) -> RelationChange | None:
     parts = (reference.logits, reference.targets, production.logits, production.targets)
-    if any(part is None or (part.dtype == torch.int64 and part.ndim != 1) for part in parts) or not min(len(reference), len(production)):
+    if any(
+        part is None or (part.dtype == torch.int64 and part.ndim != 1) for part in parts
+    ) or not min(len(reference), len(production)):
         return None
     z, y, live, told = parts
-    assert z is not None and y is not None and live is not None and told is not None  # noqa: PT018
+    assert z is not None
+    assert y is not None
+    assert live is not None
+    assert told is not None
     return relation_change(z, y, live, told, bias=bias)
 
 
 def _scores_fit(reference: Records, production: Records, classes: ClassShares) -> bool:
-    """Whether the scores moved as the shares of the classes say: they fit the weighted reference better than the plain one."""
+    """Whether the scores moved as the shares of the classes say: they fit the weighted reference
+    better than the plain one.
+    """
     if not classes.observed:
         return not classes.misfit[0] < MISFIT
     if reference.logits is None or production.logits is None or reference.targets is None:
@@ -303,7 +416,9 @@ def _scores_moved(reference: Records, production: Records, alpha: float, min_eff
 
 
 def _scores(logits: Tensor) -> Tensor:
-    """`[n]` on the host: the one binary logit, the difference of two, or the log confidence of many."""
+    """`[n]` on the host: the one binary logit, the difference of two, or the log confidence of
+    many.
+    """
     z = logits.double().cpu()
     if z.ndim == 1:
         return z

@@ -1,4 +1,6 @@
-"""Shares of the classes before and after: counted where production has labels, estimated from the scores where not."""
+"""Shares of the classes before and after: counted where production has labels, estimated from the
+scores where not.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class ClassShares:
         rows: reference and production rows.
         names: of the classes.
         observed: whether production's labels were counted, rather than estimated from scores.
-        misfit: p-value and distance that a change of shares leaves unexplained in the scores; (NaN, NaN) if counted.
+        misfit: p-value and distance that a change of shares leaves unexplained in the scores; (NaN,
+            NaN) if counted.
     """
 
     before: Tensor
@@ -58,12 +61,20 @@ class ClassShares:
 
     @property
     def weights(self) -> Tensor:
-        """`[k]` by which reference rows of each class are to be weighted to have production's shares; 0 for classes without rows."""
-        return torch.where(self.before > 0, self.after / self.before.clamp(min=1e-12), torch.zeros_like(self.after))
+        """`[k]` by which reference rows of each class are to be weighted to have production's
+        shares; 0 for classes without rows.
+        """
+        return torch.where(
+            self.before > 0, self.after / self.before.clamp(min=1e-12), torch.zeros_like(self.after)
+        )
 
     def moved(self, alpha: float, *, min_distance: float = 0.05, min_ratio: float = 2.0) -> bool:
-        """Whether shares moved: significantly, and by `min_distance`, or a class by the factor `min_ratio` (and 1 % of the rows)."""
-        ratio = torch.maximum(self.after, self.before) / torch.minimum(self.after, self.before).clamp(min=1e-12)
+        """Whether shares moved: significantly, and by `min_distance`, or a class by the factor
+        `min_ratio` (and 1 % of the rows).
+        """
+        ratio = torch.maximum(self.after, self.before) / torch.minimum(
+            self.after, self.before
+        ).clamp(min=1e-12)
         far = ((ratio >= min_ratio) & ((self.after - self.before).abs() >= 0.01)).any()
         return self.p_value < alpha and (self.distance >= min_distance or bool(far))
 
@@ -71,62 +82,130 @@ class ClassShares:
         """One row per class: shares before and after with the 95 % interval, and their ratio."""
         import pandas as pd
 
-        frame = pd.DataFrame({"class": list(self.names), "reference": self.before.numpy(), "production": self.after.numpy()})
-        return frame.assign(low=self.low.numpy(), high=self.high.numpy(), ratio=self.weights.numpy())
+        frame = pd.DataFrame(
+            {
+                "class": list(self.names),
+                "reference": self.before.numpy(),
+                "production": self.after.numpy(),
+            }
+        )
+        return frame.assign(
+            low=self.low.numpy(), high=self.high.numpy(), ratio=self.weights.numpy()
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Shares before and after as bars, the 20 largest changes."""
         ax = axes(ax, size=(6.0, 3.6))
         order = (self.after - self.before).abs().argsort(descending=True, stable=True)[:20]
         places = torch.arange(len(order)).numpy()
-        before, after, low, high = (part[order].numpy() for part in (self.before, self.after, self.low, self.high))
+        before, after, low, high = (
+            part[order].numpy() for part in (self.before, self.after, self.low, self.high)
+        )
         told = "counted" if self.observed else "estimated"
-        ax.bar(places - 0.2, before, 0.38, color=REFERENCE, label=f"reference (n = {self.rows[0]:,})")
+        ax.bar(
+            places - 0.2, before, 0.38, color=REFERENCE, label=f"reference (n = {self.rows[0]:,})"
+        )
         whiskers = [(after - low).clip(0), (high - after).clip(0)]
         bars: dict[str, Any] = {"yerr": whiskers, "capsize": 3}
-        ax.bar(places + 0.2, after, 0.38, color=LIVE, label=f"production, {told} (n = {self.rows[1]:,})", **bars)
+        ax.bar(
+            places + 0.2,
+            after,
+            0.38,
+            color=LIVE,
+            label=f"production, {told} (n = {self.rows[1]:,})",
+            **bars,
+        )
         ax.set_xticks(places, [self.names[int(place)] for place in order])
-        ax.set(xlabel="class", ylabel="share of rows", title=f"Class shares: distance {self.distance:.3f}")
+        ax.set(
+            xlabel="class",
+            ylabel="share of rows",
+            title=f"Class shares: distance {self.distance:.3f}",
+        )
         ax.legend(frameon=True)
         return ax
 
 
 def class_shares(reference: Records, production: Records) -> ClassShares | None:
-    """Shares of the classes on both sides; None without classes before, or without labels and scores after.
+    """Shares of the classes on both sides; None without classes before, or without labels and
+    scores after.
 
-    Estimated shares are the likeliest ones under label shift, from logits calibrated on the reference.
+    Estimated shares are the likeliest ones under label shift, from logits calibrated on the
+    reference.
 
-    Source: Saerens, Latinne and Decaestecker (2002), Neural Computation 14:21, through `label_shift`.
+    Source: Saerens, Latinne and Decaestecker (2002), Neural Computation 14:21, through
+    `label_shift`.
     """
     targets = reference.targets
-    if targets is None or targets.dtype != torch.int64 or targets.ndim != 1 or min(len(reference), len(production)) < _FEWEST:
+    if (
+        targets is None
+        or targets.dtype != torch.int64
+        or targets.ndim != 1
+        or min(len(reference), len(production)) < _FEWEST
+    ):
         return None
     told = production.targets
     pair = (targets.cpu(), told.cpu() if told is not None else torch.zeros(0, dtype=torch.int64))
     if told is not None and (told.dtype != torch.int64 or told.ndim != 1):
         return None
     seen = 1 + max(int(side.max()) if len(side) else 0 for side in pair)
-    logits = [records.logits for records in (reference, production) if records.logits is not None and records.logits.ndim <= 2]
+    logits = [
+        records.logits
+        for records in (reference, production)
+        if records.logits is not None and records.logits.ndim <= 2
+    ]
     k = max([seen, 2, *[2 if z.ndim == 1 else z.shape[1] for z in logits]])
     counts = [side.bincount(minlength=k) for side in pair]
-    names = tuple(str(name) for name in reference.schema.classes) if len(reference.schema.classes) == k else tuple(map(str, range(k)))
+    names = (
+        tuple(str(name) for name in reference.schema.classes)
+        if len(reference.schema.classes) == k
+        else tuple(map(str, range(k)))
+    )
     before = counts[0].double() / len(reference)
     sizes = (len(reference), len(production))
     if told is not None:
-        shift = _in_time(CategoryShift("class", names, counts[0], counts[1]), reference, production, pair)
-        low, high = wilson_interval(*independent_shares(counts[1], torch.full((k,), len(production)), torch.tensor(shift.times[1])))
-        return ClassShares(before, counts[1].double() / len(production), low, high, shift.p_value, sizes, names, True)
+        shift = _in_time(
+            CategoryShift("class", names, counts[0], counts[1]), reference, production, pair
+        )
+        low, high = wilson_interval(
+            *independent_shares(
+                counts[1], torch.full((k,), len(production)), torch.tensor(shift.times[1])
+            )
+        )
+        return ClassShares(
+            before,
+            counts[1].double() / len(production),
+            low,
+            high,
+            shift.p_value,
+            sizes,
+            names,
+            True,
+        )
     if len(logits) < 2 or bool((counts[0] == 0).any()):
         return None
     fit = fit_affine(logits[0].double(), targets)
     z, live = (fit(part.double()).cpu() for part in logits)
     estimate = label_shift(live, before, reference_rows=len(reference))
     misfit = label_shift_misfit(z, targets, live)
-    return ClassShares(before, estimate.prior, estimate.low, estimate.high, estimate.p_value, sizes, names, False, misfit)
+    return ClassShares(
+        before,
+        estimate.prior,
+        estimate.low,
+        estimate.high,
+        estimate.p_value,
+        sizes,
+        names,
+        False,
+        misfit,
+    )
 
 
-def _in_time(shift: CategoryShift, reference: Records, production: Records, targets: tuple[Tensor, Tensor]) -> CategoryShift:
-    """Counted shares with rows in time counted as what they are worth, by the longest time of the commonest classes."""
+def _in_time(
+    shift: CategoryShift, reference: Records, production: Records, targets: tuple[Tensor, Tensor]
+) -> CategoryShift:
+    """Counted shares with rows in time counted as what they are worth, by the longest time of the
+    commonest classes.
+    """
     common = (shift.reference + shift.live).argsort(descending=True, stable=True)[:MOST_TIMED]
     before, after = ((side[:, None] == common).double() for side in targets)
     times = times_between(reference, production, before, after, torch.arange(len(common)))

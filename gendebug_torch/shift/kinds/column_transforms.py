@@ -1,4 +1,6 @@
-"""How a column may have been computed differently: another unit, an offset, standardised, or exchanged with another."""
+"""How a column may have been computed differently: another unit, an offset, standardised, or
+exchanged with another.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,30 @@ from gendebug_torch.shift.columns.shared_columns import Column
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.shift.two_sample.ks_p_values import ks_p_value
 
-# Factors between units that people mix up: powers of ten, clocks and calendars, lengths, weights, volumes.
-UNITS = (10.0, 100.0, 1e3, 1e4, 1e6, 1e9, 60.0, 3600.0, 24.0, 86400.0, 7.0, 12.0, 2.54, 3.2808, 2.2046, 3.7854, 28.35, 1024.0)
-# A map explains a shift if it leaves a small share of it, or a larger one that is no more than noise.
+# Factors between units that people mix up: powers of ten, clocks and calendars, lengths, weights,
+# volumes.
+UNITS = (
+    10.0,
+    100.0,
+    1e3,
+    1e4,
+    1e6,
+    1e9,
+    60.0,
+    3600.0,
+    24.0,
+    86400.0,
+    7.0,
+    12.0,
+    2.54,
+    3.2808,
+    2.2046,
+    3.7854,
+    28.35,
+    1024.0,
+)
+# A map explains a shift if it leaves a small share of it, or a larger one that is no more than
+# noise.
 _LEFT = 0.125
 _NEGLIGIBLE = 0.02
 _NOISE = 1e-3
@@ -29,7 +52,8 @@ _FAR = math.log(6.5)
 
 @dataclass(frozen=True)
 class Undo:
-    """A map `live = factor * reference + offset`, or a logarithm, that turns one distribution into the other.
+    """A map `live = factor * reference + offset`, or a logarithm, that turns one distribution into
+    the other.
 
     Args:
         kind: `unit`, `scale`, `sign`, `offset`, `standardised`, `affine` or `logarithm`.
@@ -45,11 +69,19 @@ class Undo:
 
     @property
     def telling(self) -> bool:
-        """Whether no world is likely to move so by itself: a turned sign, a standardisation, a logarithm, or eight times as much."""
-        return self.kind in ("sign", "standardised", "logarithm") or (self.kind in ("unit", "scale") and abs(math.log(self.factor)) > _FAR)
+        """Whether no world is likely to move so by itself: a turned sign, a standardisation, a
+        logarithm, or eight times as much.
+        """
+        return self.kind in ("sign", "standardised", "logarithm") or (
+            self.kind in ("unit", "scale") and abs(math.log(self.factor)) > _FAR
+        )
 
     def __str__(self) -> str:
-        shown = {"unit": f"{self.factor:.4g} times", "scale": f"{self.factor:.4g} times", "offset": f"{self.offset:+.4g} added to"}
+        shown = {
+            "unit": f"{self.factor:.4g} times",
+            "scale": f"{self.factor:.4g} times",
+            "offset": f"{self.offset:+.4g} added to",
+        }
         shown |= {"sign": "the negative of", "logarithm": "the logarithm of"}
         return shown.get(self.kind, f"{self.factor:.4g} times, and {self.offset:+.4g} added to,")
 
@@ -59,7 +91,8 @@ class Renaming:
     """Levels of a category that hold other names than before, matched by how frequent they are.
 
     Args:
-        kind: `renamed` where production has levels that were never seen, `recoded` where known ones changed places.
+        kind: `renamed` where production has levels that were never seen, `recoded` where known ones
+            changed places.
         levels: old name -> new name.
         statistic: total variation that is left after it.
     """
@@ -70,12 +103,17 @@ class Renaming:
 
     @property
     def telling(self) -> bool:
-        """Whether no world is likely to move so by itself: new names for old shares, or four and more levels that changed places."""
+        """Whether no world is likely to move so by itself: new names for old shares, or four and
+        more levels that changed places.
+        """
         return self.kind == "renamed" or len(self.levels) >= 4
 
     def __str__(self) -> str:
         changed = [f"{old} → {new}" for old, new in self.levels.items() if old != new]
-        return f"levels under other names ({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''}) beside"
+        return (
+            "levels under other names "
+            f"({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''}) beside"
+        )
 
 
 def renamed(reference: pd.Series[Any], live: pd.Series[Any], distance: float) -> Renaming | None:
@@ -99,7 +137,8 @@ def renamed(reference: pd.Series[Any], live: pd.Series[Any], distance: float) ->
 def undo(reference: Column, live: Column, distance: float) -> Undo | None:
     """The simplest affine map, or a logarithm, that explains how one column moved, or None.
 
-    Factor and offset are read off 25 quantiles; what they leave is judged by the distance of the distribution functions.
+    Factor and offset are read off 25 quantiles; what they leave is judged by the distance of the
+    distribution functions.
 
     Args:
         reference: `[n]` finite values.
@@ -116,15 +155,36 @@ def undo(reference: Column, live: Column, distance: float) -> Undo | None:
     slope = float(np.cov(before, after)[0, 1] / before.var(ddof=1))
     shift = float(np.median(after - before))
     intercept = float(np.median(after - slope * before))
-    known = [unit for base in UNITS for unit in (base, 1 / base) if abs(math.log(ratio / unit)) < 0.08] if ratio > 0 else []
-    candidates = [("unit", unit, 0.0) for unit in known] + ([("scale", ratio, 0.0)] if ratio > 0 else [])
-    candidates += [("sign", -1.0, 0.0), ("offset", 1.0, shift)] + ([("affine", slope, intercept)] if slope > 0 else [])
+    known = (
+        [unit for base in UNITS for unit in (base, 1 / base) if abs(math.log(ratio / unit)) < 0.08]
+        if ratio > 0
+        else []
+    )
+    candidates = [("unit", unit, 0.0) for unit in known] + (
+        [("scale", ratio, 0.0)] if ratio > 0 else []
+    )
+    candidates += [("sign", -1.0, 0.0), ("offset", 1.0, shift)] + (
+        [("affine", slope, intercept)] if slope > 0 else []
+    )
     for kind, factor, offset in candidates:
-        if explained(left := _distance(factor * reference + offset, live), distance, len(reference), len(live)):
-            standard = abs(float(live.mean())) < 0.2 and abs(float(live.std()) - 1) < 0.2 and not 0.8 < factor < 1.25
-            return Undo("standardised" if kind == "affine" and standard else kind, factor, offset, left)
+        if explained(
+            left := _distance(factor * reference + offset, live),
+            distance,
+            len(reference),
+            len(live),
+        ):
+            standard = (
+                abs(float(live.mean())) < 0.2
+                and abs(float(live.std()) - 1) < 0.2
+                and not 0.8 < factor < 1.25
+            )
+            return Undo(
+                "standardised" if kind == "affine" and standard else kind, factor, offset, left
+            )
     size = np.log1p(np.abs(reference))
-    logarithms = [np.sign(reference) * size, size / math.log(10)] + ([np.log(reference)] if float(reference.min()) > 0 else [])
+    logarithms = [np.sign(reference) * size, size / math.log(10)] + (
+        [np.log(reference)] if float(reference.min()) > 0 else []
+    )
     for logarithm in logarithms:
         if explained(left := _distance(logarithm, live), distance, len(reference), len(live)):
             return Undo("logarithm", math.nan, math.nan, left)
@@ -146,26 +206,44 @@ def swapped(reference: list[Column], live: list[Column], distances: list[float])
 
 
 def turned_clock(reference: Column, live: Column) -> int:
-    """Hours by which an hour-of-day column was turned around the clock, or 0: not such a column, or no turn explains it.
+    """Hours by which an hour-of-day column was turned around the clock, or 0: not such a column, or
+    no turn explains it.
 
-    Compares shares of the 24 hours under each turn by total variation, less what sampling alone gives.
+    Compares shares of the 24 hours under each turn by total variation, less what sampling alone
+    gives.
     """
     both = np.concatenate([reference, live])
-    hours = len(both) and bool(((both == np.floor(both)) & (both >= 0) & (both < 24)).all()) and len(np.unique(both)) >= 20
+    hours = (
+        len(both)
+        and bool(((both == np.floor(both)) & (both >= 0) & (both < 24)).all())
+        and len(np.unique(both)) >= 20
+    )
     if not hours or not len(reference) or not len(live):
         return 0
-    before, after = (np.bincount(side.astype(np.int64), minlength=24) / len(side) for side in (reference, live))
+    before, after = (
+        np.bincount(side.astype(np.int64), minlength=24) / len(side) for side in (reference, live)
+    )
     pooled = (before + after) / 2
-    noise = float(np.sqrt(pooled * (1 - pooled) * (1 / len(reference) + 1 / len(live)) / (2 * np.pi)).sum())
-    distances = np.array([np.abs(np.roll(before, turn) - after).sum() / 2 - noise for turn in range(24)])
+    noise = float(
+        np.sqrt(pooled * (1 - pooled) * (1 / len(reference) + 1 / len(live)) / (2 * np.pi)).sum()
+    )
+    distances = np.array(
+        [np.abs(np.roll(before, turn) - after).sum() / 2 - noise for turn in range(24)]
+    )
     best = int(distances.argmin())
-    if best == 0 or distances[0] <= _NEGLIGIBLE or distances[best] > max(_LEFT * distances[0], _NEGLIGIBLE):
+    if (
+        best == 0
+        or distances[0] <= _NEGLIGIBLE
+        or distances[best] > max(_LEFT * distances[0], _NEGLIGIBLE)
+    ):
         return 0
     return best if best <= 12 else best - 24
 
 
 def explained(left: float, distance: float, n: float, m: float) -> bool:
-    """Whether what is left of a distance is an eighth of it or negligible, or noise and clearly less than it was."""
+    """Whether what is left of a distance is an eighth of it or negligible, or noise and clearly
+    less than it was.
+    """
     if left <= max(_LEFT * distance, _NEGLIGIBLE):
         return True
     p = float(ks_p_value(torch.tensor([left]), torch.tensor([n]), torch.tensor([m])))
@@ -173,7 +251,8 @@ def explained(left: float, distance: float, n: float, m: float) -> bool:
 
 
 def weighted_distance(reference: Tensor, weights: Tensor, live: Tensor) -> tuple[float, float]:
-    """Largest distance of the weighted and the plain distribution function, and the effective rows of the weighted one.
+    """Largest distance of the weighted and the plain distribution function, and the effective rows
+    of the weighted one.
 
     Source: Kish (1965), Survey Sampling, for `(sum w)^2 / sum w^2`.
 
@@ -191,7 +270,8 @@ def weighted_distance(reference: Tensor, weights: Tensor, live: Tensor) -> tuple
     points = torch.unique(torch.cat([values, live]))
     ordered = live.sort().values
     gaps = [
-        below[torch.searchsorted(values, points, right=right)] - torch.searchsorted(ordered, points, right=right).double() / len(live)
+        below[torch.searchsorted(values, points, right=right)]
+        - torch.searchsorted(ordered, points, right=right).double() / len(live)
         for right in (False, True)
     ]
     return max(float(gap.abs().max()) for gap in gaps), total**2 / float(mass.square().sum())

@@ -1,4 +1,6 @@
-"""Which version of production's columns do the labels follow? A small network fitted before deployment is the judge."""
+"""Which version of production's columns do the labels follow? A small network fitted before
+deployment is the judge.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,15 @@ _MOST_CLASSES = 20
 
 
 def losses(
-    reference: pd.DataFrame, targets: Tensor, versions: Sequence[pd.DataFrame], live_targets: Tensor, *, categorical: Sequence[str] = ()
+    reference: pd.DataFrame,
+    targets: Tensor,
+    versions: Sequence[pd.DataFrame],
+    live_targets: Tensor,
+    *,
+    categorical: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Squared errors of a network fitted on the reference: of each version of production, and out of fold on the reference.
+    """Squared errors of a network fitted on the reference: of each version of production, and out
+    of fold on the reference.
 
     All versions are asked in one pass: they are rows of one fold, the reference is the other.
 
@@ -44,12 +52,22 @@ def losses(
 
 
 def one_hot(targets: Tensor, classes: int) -> Tensor:
-    """`[n, k]` marks of the classes, `[n, 1]` for two; of more than 20 classes the rest shares the last column."""
-    marks = torch.nn.functional.one_hot(targets.clamp(max=_MOST_CLASSES - 1), min(max(classes, 2), _MOST_CLASSES)).double()
+    """`[n, k]` marks of the classes, `[n, 1]` for two; of more than 20 classes the rest shares the
+    last column.
+    """
+    marks = torch.nn.functional.one_hot(
+        targets.clamp(max=_MOST_CLASSES - 1), min(max(classes, 2), _MOST_CLASSES)
+    ).double()
     return marks[:, 1:] if marks.shape[1] == 2 else marks
 
 
 def gain(before: Tensor, after: Tensor) -> float:
-    """By how many standard errors the mean of paired losses fell from `before` to `after`, both `[m]`."""
+    """By how many standard errors the mean of paired losses fell from `before` to `after`, both
+    `[m]`.
+    """
     saved = before - after
-    return float(saved.mean() / (saved.std() / len(saved) ** 0.5).clamp(min=1e-12)) if len(saved) > 1 else 0.0
+    return (
+        float(saved.mean() / (saved.std() / len(saved) ** 0.5).clamp(min=1e-12))
+        if len(saved) > 1
+        else 0.0
+    )

@@ -1,4 +1,6 @@
-"""Does a change keep to some columns? Whether the others, the labels given them, and all columns together are as before."""
+"""Does a change keep to some columns? Whether the others, the labels given them, and all columns
+together are as before.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,18 @@ from gendebug_torch.stats.probe_network import cross_fit, design, fold_ids
 # The classifier test needs so many rows a side, and is not asked of more columns.
 _FEWEST = 40
 MOST_COLUMNS = 300
-# Standard errors of what a network fitted on residuals explains of others, and its share of the variance, that count.
+# Standard errors of what a network fitted on residuals explains of others, and its share of the
+# variance, that count.
 CLEAR = 2.0
 UNEXPLAINED = 0.005
 _MEANING = 0.03
 
 
-def apart(reference: pd.DataFrame, live: pd.DataFrame, *, categorical: Sequence[str] = (), block: int = 1) -> tuple[float, tuple[str, ...]]:
-    """P-value of no difference of all columns together, and the columns that give it away, most first.
+def apart(
+    reference: pd.DataFrame, live: pd.DataFrame, *, categorical: Sequence[str] = (), block: int = 1
+) -> tuple[float, tuple[str, ...]]:
+    """P-value of no difference of all columns together, and the columns that give it away, most
+    first.
 
     NaN without columns, with more than 300 of them, or with fewer than 40 rows on a side.
 
@@ -56,10 +62,12 @@ def labels_moved(
     categorical: Sequence[str] = (),
     alpha: float = 0.0001,
 ) -> bool:
-    """Whether labels given these columns are others than before, by a network fitted on both sides together.
+    """Whether labels given these columns are others than before, by a network fitted on both sides
+    together.
 
-    Either its score means another chance on the two sides (`relation_change`), or a second network, fitted to what the
-    first leaves of production's labels, explains some of it. Both are asked out of fold, so that neither side is known better.
+    Either its score means another chance on the two sides (`relation_change`), or a second network,
+    fitted to what the first leaves of production's labels, explains some of it. Both are asked out
+    of fold, so that neither side is known better.
 
     Args:
         reference: `[n, d]`.
@@ -71,13 +79,21 @@ def labels_moved(
     """
     n, told = len(targets), torch.cat([targets, live_targets])
     if not reference.shape[1]:
-        before, after = (side.bincount(minlength=int(told.max()) + 1) for side in (targets, live_targets))
+        before, after = (
+            side.bincount(minlength=int(told.max()) + 1) for side in (targets, live_targets)
+        )
         return CategoryShift("class", (), before, after).p_value < alpha
     wanted = one_hot(told, int(told.max()) + 1)
-    values = design(reference, live, categorical=[name for name in categorical if name in reference.columns]).values
+    values = design(
+        reference, live, categorical=[name for name in categorical if name in reference.columns]
+    ).values
     folds = fold_ids(len(values), 5)
     scores = cross_fit(values, wanted, folds=folds).scores
-    logits, classes = (scores[:, 0], told) if scores.shape[1] == 1 else (scores, told.clamp(max=scores.shape[1] - 1))
+    logits, classes = (
+        (scores[:, 0], told)
+        if scores.shape[1] == 1
+        else (scores, told.clamp(max=scores.shape[1] - 1))
+    )
     relation = relation_change(logits[:n], classes[:n], logits[n:], classes[n:])
     if relation.p_value < alpha and relation.effect >= _MEANING:
         return True

@@ -1,4 +1,6 @@
-"""What the move of each column is taken for: of its world, of the classes, or of how it is computed."""
+"""What the move of each column is taken for: of its world, of the classes, or of how it is
+computed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ from torch import Tensor
 from gendebug_torch.shift.columns.prepared import prepare_reference
 from gendebug_torch.shift.columns.shared_columns import Column, Compared
 from gendebug_torch.shift.kinds.class_shares import ClassShares
-from gendebug_torch.shift.kinds.column_transforms import Renaming, Undo, explained, renamed, swapped, turned_clock, undo, weighted_distance
+from gendebug_torch.shift.kinds.column_transforms import (
+    Renaming,
+    Undo,
+    explained,
+    renamed,
+    swapped,
+    turned_clock,
+    undo,
+    weighted_distance,
+)
 from gendebug_torch.shift.kinds.label_model import gain, losses
 from gendebug_torch.shift.kinds.localised_change import apart
 from gendebug_torch.shift.two_sample.categories import category_shift
@@ -25,14 +36,16 @@ from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 Kind = Literal["skew", "classes", "inputs", "meaning", "scores"]
-# Columns asked about exchanges and maps; columns whose labels are asked about old values and about exchanges; rows that judge them.
+# Columns asked about exchanges and maps; columns whose labels are asked about old values and about
+# exchanges; rows that judge them.
 MOST_COLUMNS = 40
 MOST_ASKED = 8
 MOST_JUDGED = 4000
 # Standard errors of a gain that count.
 CLEAR = 3.0
 CLEAR_EXCHANGE = 5.0
-# Level at which what is left beside a default value counts as moved, and the values that it takes to judge.
+# Level at which what is left beside a default value counts as moved, and the values that it takes
+# to judge.
 NOISE = 1e-3
 _FEWEST_OTHERS = 20
 
@@ -43,12 +56,15 @@ class FeatureChange:
 
     Args:
         name: of the column.
-        statistic: Kolmogorov-Smirnov distance; 0 for a column that only goes with the others, or with labels, in another way.
+        statistic: Kolmogorov-Smirnov distance; 0 for a column that only goes with the others, or
+            with labels, in another way.
         kind: `skew`, `classes` or `inputs`.
         how: what was found, as part of a sentence.
-        left: distance that remains once classes are weighted as in production; NaN if that was not asked.
+        left: distance that remains once classes are weighted as in production; NaN if that was not
+            asked.
         undone: the map that undoes the move, if there is one.
-        certain: whether the kind follows from the data; False where labels, or other data, would be needed to tell.
+        certain: whether the kind follows from the data; False where labels, or other data, would be
+            needed to tell.
     """
 
     name: str
@@ -73,27 +89,51 @@ def moved_columns(columns: Compared, alpha: float, min_effect: float) -> list[Fe
     found = []
     names = list(columns.quantities)
     sides = (columns.reference, columns.production)
-    before, after = (torch.from_numpy(side[names].to_numpy(dtype=np.float64, copy=True)) for side in sides)
+    before, after = (
+        torch.from_numpy(side[names].to_numpy(dtype=np.float64, copy=True)) for side in sides
+    )
     prepared = prepare_reference(before, names=names)
     test = ks_two_sample(prepared, after)
-    coded = [category_shift(columns.reference[n], columns.production[n], name=n) for n in columns.categorical]
-    adjusted = holm_adjusted(torch.cat([test.p_value, torch.tensor([shift.p_value for shift in coded], dtype=torch.float64)]))
+    coded = [
+        category_shift(columns.reference[n], columns.production[n], name=n)
+        for n in columns.categorical
+    ]
+    adjusted = holm_adjusted(
+        torch.cat(
+            [test.p_value, torch.tensor([shift.p_value for shift in coded], dtype=torch.float64)]
+        )
+    )
     for place in (adjusted < alpha).nonzero().flatten().tolist():
         if place >= len(names):
             if coded[place - len(names)].effect >= min_effect:
-                found.append(FeatureChange(coded[place - len(names)].name, coded[place - len(names)].distance, "inputs", "moved"))
+                found.append(
+                    FeatureChange(
+                        coded[place - len(names)].name,
+                        coded[place - len(names)].distance,
+                        "inputs",
+                        "moved",
+                    )
+                )
             continue
-        atom = default_value(prepared, after, place) if float(test.statistic[place]) >= min_effect / 2 else None
+        atom = (
+            default_value(prepared, after, place)
+            if float(test.statistic[place]) >= min_effect / 2
+            else None
+        )
         if atom is not None and _others_held(atom.value, before[:, place], after[:, place]):
             how = f"stuck at {atom.value:.4g} for {atom.live_share:.0%} of the rows"
             found.append(FeatureChange(names[place], float(test.statistic[place]), "skew", how))
         elif float(test.statistic[place]) >= min_effect:
-            found.append(FeatureChange(names[place], float(test.statistic[place]), "inputs", "moved"))
+            found.append(
+                FeatureChange(names[place], float(test.statistic[place]), "inputs", "moved")
+            )
     return sorted(found, key=lambda feature: -feature.statistic)
 
 
 def _others_held(value: float, before: Tensor, after: Tensor) -> bool:
-    """Whether the values beside the one that piles up are distributed as before; a world that moves piles up and moves the rest."""
+    """Whether the values beside the one that piles up are distributed as before; a world that moves
+    piles up and moves the rest.
+    """
     rest = [side[side.isfinite() & (side != value)] for side in (before, after)]
     if min(map(len, rest)) < _FEWEST_OTHERS:
         return True
@@ -101,29 +141,49 @@ def _others_held(value: float, before: Tensor, after: Tensor) -> bool:
     return float(test.p_value) > NOISE or float(test.statistic) < 0.05
 
 
-def within_classes(feature: FeatureChange, columns: Compared, classes: ClassShares, targets: Tensor) -> FeatureChange:
-    """The same move, told as one of the classes where weighting the reference's classes explains it."""
+def within_classes(
+    feature: FeatureChange, columns: Compared, classes: ClassShares, targets: Tensor
+) -> FeatureChange:
+    """The same move, told as one of the classes where weighting the reference's classes explains
+    it.
+    """
     before, after = columns.reference[feature.name], columns.production[feature.name]
     if feature.name in columns.categorical:
-        # Levels in the order of their change: the distance of the distribution functions is the total variation then.
-        change = after.value_counts(normalize=True).sub(before.value_counts(normalize=True), fill_value=0.0).sort_values()
-        before, after = (side.map({level: float(place) for place, level in enumerate(change.index)}) for side in (before, after))
-    values, live = (torch.from_numpy(side.to_numpy(dtype=np.float64, copy=True)) for side in (before, after))
+        # Levels in the order of their change: the distance of the distribution functions is the
+        # total variation then.
+        change = (
+            after.value_counts(normalize=True)
+            .sub(before.value_counts(normalize=True), fill_value=0.0)
+            .sort_values()
+        )
+        before, after = (
+            side.map({level: float(place) for place, level in enumerate(change.index)})
+            for side in (before, after)
+        )
+    values, live = (
+        torch.from_numpy(side.to_numpy(dtype=np.float64, copy=True)) for side in (before, after)
+    )
     weights = classes.weights[targets.cpu()]
     kept = values.isfinite()
     left, rows = weighted_distance(values[kept], weights[kept], live[live.isfinite()])
-    if not math.isfinite(left) or not explained(left, feature.statistic, round(rows), int(live.isfinite().sum())):
+    if not math.isfinite(left) or not explained(
+        left, feature.statistic, round(rows), int(live.isfinite().sum())
+    ):
         return replace(feature, left=left)
     return replace(feature, left=left, kind="classes", how="follows the shares of the classes")
 
 
 def recomputed(features: list[FeatureChange], columns: Compared) -> list[FeatureChange]:
-    """Moves that an exchange of columns, a clock or a map explains, told as skew where that is telling and noted where not."""
+    """Moves that an exchange of columns, a clock or a map explains, told as skew where that is
+    telling and noted where not.
+    """
     moved = [f for f in features if f.kind == "inputs"][:MOST_COLUMNS]
     told = {f.name: _named(f, columns) for f in moved if f.name in columns.categorical}
     open_ = [f for f in moved if f.name in columns.quantities]
     sides = [columns.finite(feature.name) for feature in open_]
-    pairs = swapped([before for before, _ in sides], [after for _, after in sides], [f.statistic for f in open_])
+    pairs = swapped(
+        [before for before, _ in sides], [after for _, after in sides], [f.statistic for f in open_]
+    )
     for place, (feature, (before, after)) in enumerate(zip(open_, sides, strict=True)):
         if place in pairs:
             how = f"holds the values of {open_[pairs[place]].name}, and the other way round"
@@ -131,7 +191,11 @@ def recomputed(features: list[FeatureChange], columns: Compared) -> list[Feature
             continue
         slipped = turned_clock(before, after)
         if slipped:
-            told[feature.name] = replace(feature, kind="skew", how=f"turned by {slipped:+d} hours, as by a clock in another zone")
+            told[feature.name] = replace(
+                feature,
+                kind="skew",
+                how=f"turned by {slipped:+d} hours, as by a clock in another zone",
+            )
             continue
         found = undo(before, after, feature.statistic)
         if found is not None:
@@ -140,37 +204,64 @@ def recomputed(features: list[FeatureChange], columns: Compared) -> list[Feature
 
 
 def _named(feature: FeatureChange, columns: Compared) -> FeatureChange:
-    found = renamed(columns.reference[feature.name], columns.production[feature.name], feature.statistic)
+    found = renamed(
+        columns.reference[feature.name], columns.production[feature.name], feature.statistic
+    )
     return feature if found is None else _undone(feature, found)
 
 
 def _undone(feature: FeatureChange, found: Undo | Renaming) -> FeatureChange:
-    return replace(feature, kind="skew" if found.telling else "inputs", how=f"{found} what it was", undone=found)
+    return replace(
+        feature,
+        kind="skew" if found.telling else "inputs",
+        how=f"{found} what it was",
+        undone=found,
+    )
 
 
-def follow_gains(features: Sequence[FeatureChange], columns: Compared, labeled: Labeled) -> dict[str, float]:
-    """By how many standard errors labels follow the old value of a moved column better than the one it holds now.
+def follow_gains(
+    features: Sequence[FeatureChange], columns: Compared, labeled: Labeled
+) -> dict[str, float]:
+    """By how many standard errors labels follow the old value of a moved column better than the one
+    it holds now.
 
-    The old value of a quantity is the one of the same rank in the reference, as any increasing map of it would leave it (a
-    decreasing one for a sign that turned); that of a category is the level that a renaming says. Asks of eight columns at most.
+    The old value of a quantity is the one of the same rank in the reference, as any increasing map
+    of it would leave it (a decreasing one for a sign that turned); that of a category is the level
+    that a renaming says. Asks of eight columns at most.
     """
-    asked = [f for f in features if f.name in columns.quantities or isinstance(f.undone, Renaming)][:MOST_ASKED]
+    asked = [f for f in features if f.name in columns.quantities or isinstance(f.undone, Renaming)][
+        :MOST_ASKED
+    ]
     if not asked:
         return {}
     before, after, targets = _judges(columns, labeled)
-    versions = [after, *(after.assign(**{f.name: _old_values(f, before[f.name], after[f.name])}) for f in asked)]
-    errors, _ = losses(before, targets.before, versions, targets.after, categorical=columns.categorical)
-    return {feature.name: gain(errors[0], error) for feature, error in zip(asked, errors[1:], strict=True)}
+    versions = [
+        after,
+        *(after.assign(**{f.name: _old_values(f, before[f.name], after[f.name])}) for f in asked),
+    ]
+    errors, _ = losses(
+        before, targets.before, versions, targets.after, categorical=columns.categorical
+    )
+    return {
+        feature.name: gain(errors[0], error)
+        for feature, error in zip(asked, errors[1:], strict=True)
+    }
 
 
 def worth_of(names: Sequence[str], columns: Compared, labeled: Labeled) -> float:
-    """By how many standard errors production's labels are told better with the values that these columns hold now than without them."""
+    """By how many standard errors production's labels are told better with the values that these
+    columns hold now than without them.
+    """
     before, after, targets = _judges(columns, labeled)
     sides = [(side.drop(columns=list(names)), side) for side in (before, after)]
     errors = []
     for told, asked in zip(*sides, strict=True):
         coded = [name for name in columns.categorical if name in told.columns]
-        errors.append(losses(told, targets.before, [asked], targets.after, categorical=coded)[0][0] if told.shape[1] else None)
+        errors.append(
+            losses(told, targets.before, [asked], targets.after, categorical=coded)[0][0]
+            if told.shape[1]
+            else None
+        )
     if errors[0] is None or errors[1] is None:
         return 0.0
     return gain(errors[0], errors[1])
@@ -181,14 +272,20 @@ def _old_values(feature: FeatureChange, before: pd.Series[Any], after: pd.Series
         old = {new: name for name, new in feature.undone.levels.items()}
         return after.map(lambda level: old.get(str(level), level))
     down = feature.undone is not None and feature.undone.factor < 0
-    return _of_same_rank(before.to_numpy(dtype=np.float64), after.to_numpy(dtype=np.float64), down=down)
+    return _of_same_rank(
+        before.to_numpy(dtype=np.float64), after.to_numpy(dtype=np.float64), down=down
+    )
 
 
-def mistaken_columns(columns: Compared, labeled: Labeled, block: int, *, moved: bool) -> list[FeatureChange]:
-    """Columns that look as before while labels follow them as if two had been exchanged, or one had turned its sign.
+def mistaken_columns(
+    columns: Compared, labeled: Labeled, block: int, *, moved: bool
+) -> list[FeatureChange]:
+    """Columns that look as before while labels follow them as if two had been exchanged, or one had
+    turned its sign.
 
-    Only where undoing that leaves all columns together as before. A turned sign of a column that goes with no other may as
-    well be a world that turned, and is not certain; where it `moved` how columns go together, it is.
+    Only where undoing that leaves all columns together as before. A turned sign of a column that
+    goes with no other may as well be a world that turned, and is not certain; where it `moved` how
+    columns go together, it is.
     """
     names = columns.quantities[:MOST_ASKED]
     before, after, targets = _judges(columns, labeled)
@@ -199,7 +296,9 @@ def mistaken_columns(columns: Compared, labeled: Labeled, block: int, *, moved: 
         versions.append(after.assign(**{name: _of_same_rank(*sides, down=True)}))
     if not versions:
         return []
-    errors, own = losses(before, targets.before, [after, *versions], targets.after, categorical=columns.categorical)
+    errors, own = losses(
+        before, targets.before, [after, *versions], targets.after, categorical=columns.categorical
+    )
     gains = [gain(errors[0], error) for error in errors[1:]]
     best = max(range(len(gains)), key=gains.__getitem__)
     excess, left = (float(error.mean() - own.mean()) for error in (errors[0], errors[1 + best]))
@@ -210,24 +309,42 @@ def mistaken_columns(columns: Compared, labeled: Labeled, block: int, *, moved: 
     if best < len(exchanges):
         one, other = exchanges[best]
         how = "labels follow the columns as if they had been exchanged: {}"
-        return [FeatureChange(a, 0.0, "skew", how.format(f"{a} holds {b}")) for a, b in ((one, other), (other, one))]
+        return [
+            FeatureChange(a, 0.0, "skew", how.format(f"{a} holds {b}"))
+            for a, b in ((one, other), (other, one))
+        ]
     name = names[best - len(exchanges)]
-    return [FeatureChange(name, 0.0, "skew", f"labels follow {name} with its sign turned", certain=moved)]
+    return [
+        FeatureChange(
+            name, 0.0, "skew", f"labels follow {name} with its sign turned", certain=moved
+        )
+    ]
 
 
 def _judges(columns: Compared, labeled: Labeled) -> tuple[pd.DataFrame, pd.DataFrame, Labeled]:
-    rows = [drawn(len(side), MOST_JUDGED, seed) for seed, side in enumerate((labeled.before, labeled.after))]
-    before, after = (side.iloc[r.numpy()] for side, r in zip((columns.reference, columns.production), rows, strict=True))
+    rows = [
+        drawn(len(side), MOST_JUDGED, seed)
+        for seed, side in enumerate((labeled.before, labeled.after))
+    ]
+    before, after = (
+        side.iloc[r.numpy()]
+        for side, r in zip((columns.reference, columns.production), rows, strict=True)
+    )
     return before, after, Labeled(labeled.before[rows[0]], labeled.after[rows[1]])
 
 
 def _of_same_rank(before: Column, after: Column, *, down: bool = False) -> Column:
-    """`[m]` the reference value whose rank each value has (from the other end, if `down`); missing values stay."""
+    """`[m]` the reference value whose rank each value has (from the other end, if `down`); missing
+    values stay.
+    """
     mapped = after.copy()
     known, target = np.isfinite(after), np.sort(before[np.isfinite(before)])
     if known.any() and len(target):
         ordered = np.sort(after[known])
-        middle = (np.searchsorted(ordered, after[known]) + np.searchsorted(ordered, after[known], side="right")) / (2 * len(ordered))
+        middle = (
+            np.searchsorted(ordered, after[known])
+            + np.searchsorted(ordered, after[known], side="right")
+        ) / (2 * len(ordered))
         mapped[known] = np.quantile(target, 1 - middle if down else middle)
     return mapped
 

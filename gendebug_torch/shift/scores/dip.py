@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
 
-# Quantiles of sqrt(n) * dip for the uniform distribution as n grows, from 4e6 Brownian bridges on 1000 steps.
+# Quantiles of sqrt(n) * dip for the uniform distribution as n grows, from 4e6 Brownian bridges on
+# 1000 steps.
 _SCALED = np.array([0.0, 0.2021, 0.2285, 0.2579, 0.2763, 0.3121, 0.3611, 0.4212, 0.4854])
 _TAIL = np.array([1.0, 0.999, 0.99, 0.95, 0.9, 0.75, 0.5, 0.25, 0.1])
 # Beyond, log p = c0 + c1 t + c2 t^2: within 2 % of the simulated tail down to p = 5e-5.
@@ -17,11 +18,13 @@ _FAR = (1.57532, -0.30279, -15.83603)
 
 
 def dip(knots: Points, cdf: Points) -> float:
-    """Hartigan's dip of a piecewise linear distribution function: its distance to the nearest one with one mode.
+    """Hartigan's dip of a piecewise linear distribution function: its distance to the nearest one
+    with one mode.
 
-    The greatest convex minorant and the least concave majorant over a modal interval bound the distance, and the
-    interval shrinks until it cannot grow. Of a distribution function read off at the edges of a histogram the dip is
-    at most that of the sample, and short of it by no more than the share of the fullest bin.
+    The greatest convex minorant and the least concave majorant over a modal interval bound the
+    distance, and the interval shrinks until it cannot grow. Of a distribution function read off at
+    the edges of a histogram the dip is at most that of the sample, and short of it by no more than
+    the share of the fullest bin.
 
     Source: Hartigan and Hartigan (1985), Ann. Stat. 13:70.
 
@@ -54,10 +57,11 @@ def dip(knots: Points, cdf: Points) -> float:
 def dip_p_value(statistic: float, n: int) -> float:
     """P-value of a dip for n rows of a distribution with one mode; NaN without rows.
 
-    The uniform distribution is the least favourable; the limit as n grows is used throughout, which is conservative
-    for few rows (at n = 50 a nominal 1 % is 0.5 %).
+    The uniform distribution is the least favourable; the limit as n grows is used throughout, which
+    is conservative for few rows (at n = 50 a nominal 1 % is 0.5 %).
 
-    Source: Hartigan and Hartigan (1985), Ann. Stat. 13:70, section 5; the quantiles are our own simulation.
+    Source: Hartigan and Hartigan (1985), Ann. Stat. 13:70, section 5; the quantiles are our own
+    simulation.
     """
     if not n or math.isnan(statistic):
         return math.nan
@@ -68,7 +72,9 @@ def dip_p_value(statistic: float, n: int) -> float:
 
 
 def _hull(x: Points, y: Points, sign: float) -> NDArray[np.int64]:
-    """Places of the vertices of the lower (sign 1) or upper (sign -1) hull, by Andrew's monotone chain (1979)."""
+    """Places of the vertices of the lower (sign 1) or upper (sign -1) hull, by Andrew's monotone
+    chain (1979).
+    """
     xs, ys = x.tolist(), (sign * y).tolist()
     kept: list[int] = []
     for i, (u, v) in enumerate(zip(xs, ys, strict=True)):

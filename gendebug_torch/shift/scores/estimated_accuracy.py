@@ -1,4 +1,6 @@
-"""How right is the model where labels have not arrived? Three estimates from its confidence, each with what it assumes."""
+"""How right is the model where labels have not arrived? Three estimates from its confidence, each
+with what it assumes.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,24 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 ASSUMPTIONS = {
-    "confidence": "calibrated confidence stays calibrated: P(y | x) as in validation, and no inputs that the model has not met",
-    "classes": "only the shares of the classes moved: rows of a class are right as often as in validation",
-    "threshold": "as many rows lie above the confidence threshold as are right: errors stay the least confident rows",
+    "confidence": "calibrated confidence stays calibrated: P(y | x) as in validation, and no "
+    "inputs that the model has not met",
+    "classes": "only the shares of the classes moved: rows of a class are right as often as in "
+    "validation",
+    "threshold": "as many rows lie above the confidence threshold as are right: errors stay the "
+    "least confident rows",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class EstimatedAccuracy:
-    """Accuracy before, and estimates of it after, each with a standard error that includes the noise of validation.
+    """Accuracy before, and estimates of it after, each with a standard error that includes the
+    noise of validation.
 
     Args:
         before: accuracy on the labeled rows, and its standard error.
-        estimates: method -> estimate and its standard error; `confidence`, `threshold` and, where validation has rows of every
-            class, `classes`; see `ASSUMPTIONS`.
+        estimates: method -> estimate and its standard error; `confidence`, `threshold` and, where
+            validation has rows of every class, `classes`; see `ASSUMPTIONS`.
         rows: labeled and unlabeled rows.
         counted: accuracy and standard error where production's labels were given as well.
     """
@@ -54,11 +60,16 @@ class EstimatedAccuracy:
         return self.before[0] - value, (error**2 + self.before[1] ** 2) ** 0.5
 
     def table(self) -> DataFrame:
-        """One row per number: accuracy before, estimates after with their assumptions, and what was counted."""
+        """One row per number: accuracy before, estimates after with their assumptions, and what was
+        counted.
+        """
         import pandas as pd
 
         rows = [("validation, counted", *self.before, "")]
-        rows += [(f"production, {name}", *self.estimates[name], ASSUMPTIONS[name]) for name in self.estimates]
+        rows += [
+            (f"production, {name}", *self.estimates[name], ASSUMPTIONS[name])
+            for name in self.estimates
+        ]
         rows += [("production, counted", *self.counted, "")] if self.counted is not None else []
         return pd.DataFrame(rows, columns=["what", "accuracy", "standard_error", "assumes"])
 
@@ -66,12 +77,19 @@ class EstimatedAccuracy:
         """The numbers of the table with 95 % intervals."""
         frame = self.table().iloc[::-1]
         ax = axes(ax, size=(6.0, 2.8))
-        kinds = {"validation, counted": (REFERENCE, "counted before"), "production, counted": (NEUTRAL, "counted after")}
+        kinds = {
+            "validation, counted": (REFERENCE, "counted before"),
+            "production, counted": (NEUTRAL, "counted after"),
+        }
         for place, what in enumerate(frame["what"]):
             colour, label = kinds.get(what, (LIVE, "estimated after"))
-            value, error = (float(frame[column].iloc[place]) for column in ("accuracy", "standard_error"))
+            value, error = (
+                float(frame[column].iloc[place]) for column in ("accuracy", "standard_error")
+            )
             shown = None if what.endswith(("threshold", "classes")) else label
-            ax.errorbar(value, place, xerr=1.96 * error, fmt="o", color=colour, capsize=3, label=shown)
+            ax.errorbar(
+                value, place, xerr=1.96 * error, fmt="o", color=colour, capsize=3, label=shown
+            )
         ax.set_yticks(range(len(frame)), frame["what"].tolist())
         ax.set_ylim(-0.6, len(frame) - 0.4)
         ax.set_xlabel("accuracy with 95 % interval")
@@ -81,15 +99,19 @@ class EstimatedAccuracy:
         return ax
 
 
-def estimated_accuracy(logits: Tensor, targets: Tensor, live_logits: Tensor, *, live_targets: Tensor | None = None) -> EstimatedAccuracy:
+def estimated_accuracy(
+    logits: Tensor, targets: Tensor, live_logits: Tensor, *, live_targets: Tensor | None = None
+) -> EstimatedAccuracy:
     """Accuracy on unlabeled rows from what the model says of them.
 
-    `confidence` is the mean confidence, calibrated on the labeled rows; `threshold` (ATC) is the share of rows whose
-    confidence lies above the threshold that as many labeled rows exceed as are right; `classes` is the accuracy within the
-    classes, weighted by the shares of the classes that the scores say (`label_shift`).
+    `confidence` is the mean confidence, calibrated on the labeled rows; `threshold` (ATC) is the
+    share of rows whose confidence lies above the threshold that as many labeled rows exceed as are
+    right; `classes` is the accuracy within the classes, weighted by the shares of the classes that
+    the scores say (`label_shift`).
 
-    Source: Garg et al. (2022), ICLR, arXiv:2201.04234, for the threshold; Guillory et al. (2021), ICCV,
-    arXiv:2107.03315, for confidences; Saerens, Latinne and Decaestecker (2002), Neural Computation 14:21, for the shares.
+    Source: Garg et al. (2022), ICLR, arXiv:2201.04234, for the threshold; Guillory et al. (2021),
+    ICCV, arXiv:2107.03315, for confidences; Saerens, Latinne and Decaestecker (2002), Neural
+    Computation 14:21, for the shares.
 
     Args:
         logits: `[n]` binary or `[n, k]` of labeled rows.
@@ -111,25 +133,32 @@ def estimated_accuracy(logits: Tensor, targets: Tensor, live_logits: Tensor, *, 
     assert right is not None
     accuracy = float(right.mean())
     noise = (accuracy * (1 - accuracy) / n) ** 0.5
-    # Calibration in the large has the noise of the labeled rows; the mean confidence that of the unlabeled ones.
+    # Calibration in the large has the noise of the labeled rows; the mean confidence that of the
+    # unlabeled ones.
     error = (float(live_sure.var(correction=0)) / m + noise**2) ** 0.5
     edge = float(sure.sort(descending=True).values[min(n - 1, max(0, round(accuracy * n)))])
     above = float((live_sure > edge).double().mean())
-    # Which labeled rows are right and which lie above is one draw: only where the two disagree does it bring noise.
+    # Which labeled rows are right and which lie above is one draw: only where the two disagree does
+    # it bring noise.
     disagree = float((right != (sure > edge).double()).double().mean())
     threshold_error = (above * (1 - above) / m + disagree / n) ** 0.5
     counted = None
     if live_right is not None:
         rate = float(live_right.mean())
         counted = (rate, (rate * (1 - rate) / m) ** 0.5)
-    estimates = {"confidence": (float(live_sure.mean()), error), "threshold": (above, threshold_error)}
+    estimates = {
+        "confidence": (float(live_sure.mean()), error),
+        "threshold": (above, threshold_error),
+    }
     if (by_class := _by_class(fit(live_logits.double()), right, targets.cpu())) is not None:
         estimates["classes"] = by_class
     return EstimatedAccuracy((accuracy, noise), estimates, (n, m), counted)
 
 
 def _by_class(live: Tensor, right: Tensor, targets: Tensor) -> tuple[float, float] | None:
-    """Accuracy within each class weighted by the estimated shares, and its standard error; None if a class has no labeled row."""
+    """Accuracy within each class weighted by the estimated shares, and its standard error; None if
+    a class has no labeled row.
+    """
     k = 2 if live.ndim == 1 else live.shape[1]
     counts = targets.bincount(minlength=k).double()
     if len(counts) != k or bool((counts == 0).any()):

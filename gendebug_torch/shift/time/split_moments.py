@@ -1,4 +1,6 @@
-"""Harder check sets than a random split: by time, by group, and shifted, so that validation stops being an oracle."""
+"""Harder check sets than a random split: by time, by group, and shifted, so that validation stops
+being an oracle.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,18 @@ def moments_of(time: Any) -> np.ndarray[Any, np.dtype[Any]]:
         try:
             column = pd.to_datetime(column, utc=True, format="mixed")
         except (ValueError, TypeError) as error:
-            reject("time", "numbers or timestamps", str(error).splitlines()[0], "Convert with pandas.to_datetime, in one time zone.")
+            reject(
+                "time",
+                "numbers or timestamps",
+                str(error).splitlines()[0],
+                "Convert with pandas.to_datetime, in one time zone.",
+            )
     if missing := int(column.isna().sum()):
-        reject("time", "a moment in every row", f"{missing} of {len(column)} missing", "Drop or fill those rows.")
+        reject(
+            "time",
+            "a moment in every row",
+            f"{missing} of {len(column)} missing",
+            "Drop or fill those rows.",
+        )
     moments: np.ndarray[Any, np.dtype[Any]] = column.to_numpy()
     return moments

@@ -1,4 +1,6 @@
-"""Harder check sets than a random split: by time, by group, and shifted, so that validation stops being an oracle."""
+"""Harder check sets than a random split: by time, by group, and shifted, so that validation stops
+being an oracle.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ Judge = Callable[[Tensor, Tensor], tuple[float, float]]
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to fit on and rows to judge on; as indices they serve DataFrames (`iloc`), tensors and `torch.utils.data.Subset`.
+    """Rows to fit on and rows to judge on; as indices they serve DataFrames (`iloc`), tensors and
+    `torch.utils.data.Subset`.
 
     Args:
         name: what is special about it.
@@ -48,7 +51,9 @@ class Split:
 def _part(rows: Any, places: Tensor) -> Any:
     if isinstance(rows, (pd.DataFrame, pd.Series)):
         return rows.iloc[places.numpy()]
-    return rows[places] if isinstance(rows, Tensor) else torch.utils.data.Subset(rows, places.tolist())
+    return (
+        rows[places] if isinstance(rows, Tensor) else torch.utils.data.Subset(rows, places.tolist())
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +68,9 @@ class SplitComparison:
 
     @property
     def flattery(self) -> float:
-        """Metric of the first split less the worst of the others: by how much a random split flatters."""
+        """Metric of the first split less the worst of the others: by how much a random split
+        flatters.
+        """
         metric = self.frame["metric"].to_numpy()
         return float(metric[0] - metric[1:].min()) if len(metric) > 1 else 0.0
 
@@ -77,9 +84,22 @@ class SplitComparison:
         frame = self.frame.iloc[::-1]
         ax = axes(ax, size=(6.0, max(2.2, 0.4 * len(frame) + 1.2)))
         places = range(len(frame))
-        ax.errorbar(frame["metric"], list(places), xerr=1.96 * frame["standard_error"], fmt="o", color=REFERENCE, capsize=3)
+        ax.errorbar(
+            frame["metric"],
+            list(places),
+            xerr=1.96 * frame["standard_error"],
+            fmt="o",
+            color=REFERENCE,
+            capsize=3,
+        )
         first = self.frame.iloc[0]
-        ax.axvline(float(first["metric"]), color=NEUTRAL, linestyle="--", linewidth=1.0, label=str(first["split"]))
+        ax.axvline(
+            float(first["metric"]),
+            color=NEUTRAL,
+            linestyle="--",
+            linewidth=1.0,
+            label=str(first["split"]),
+        )
         ax.set_yticks(list(places), frame["split"].tolist())
         ax.set_ylim(-0.6, len(frame) - 0.4)
         ax.set_xlabel("metric on the rows left out")
@@ -108,7 +128,8 @@ def time_blocks(time: Any, *, blocks: int = 5, gap: int = 0) -> list[Split]:
         gap: rows before each block that are left out of training, as for labels that arrive late.
 
     Raises:
-        InputError: fewer than 2 blocks, missing moments, time zones mixed, or fewer distinct moments than blocks.
+        InputError: fewer than 2 blocks, missing moments, time zones mixed, or fewer distinct
+            moments than blocks.
     """
     moments = moments_of(time)
     if blocks < 2:
@@ -119,10 +140,17 @@ def time_blocks(time: Any, *, blocks: int = 5, gap: int = 0) -> list[Split]:
     cuts = np.searchsorted(edges, [len(moments) * block // blocks for block in range(1, blocks)])
     starts = [int(edge) for edge in edges[cuts] if 0 < edge < len(moments)]
     if len(set(starts)) < blocks - 1:
-        reject("time", f"at least {blocks} distinct moments, spread over the rows", f"{len(edges) - 1}", "Use fewer blocks.")
+        reject(
+            "time",
+            f"at least {blocks} distinct moments, spread over the rows",
+            f"{len(edges) - 1}",
+            "Use fewer blocks.",
+        )
     bounds = [*starts, len(moments)]
     return [
-        Split(f"time block {place + 2} of {blocks}", order[: max(0, start - gap)], order[start:stop])
+        Split(
+            f"time block {place + 2} of {blocks}", order[: max(0, start - gap)], order[start:stop]
+        )
         for place, (start, stop) in enumerate(pairwise(bounds))
     ]
 
@@ -159,22 +187,35 @@ def shifted_split(
 
     Args:
         features: `[n, d]` rows to split.
-        like: `[m, d]` rows of production: the `share` of rows most like them is judged on (adversarial classifier).
-        source: `[n]` hospital, shop, sensor: the one whose rows are told apart best from the others is left out.
+        like: `[m, d]` rows of production: the `share` of rows most like them is judged on
+            (adversarial classifier).
+        source: `[n]` hospital, shop, sensor: the one whose rows are told apart best from the others
+            is left out.
         time: `[n]`: the oldest `share` is left out.
-        season: `[n]` dates: of winter (December to February), spring, summer and autumn the one told apart best is left out.
+        season: `[n]` dates: of winter (December to February), spring, summer and autumn the one
+            told apart best is left out.
         share: of the rows, for `like` and `time`.
         categorical: numeric columns that hold codes.
 
     Raises:
-        InputError: none or more than one of `like`, `source`, `time` and `season`, or a single source or season.
+        InputError: none or more than one of `like`, `source`, `time` and `season`, or a single
+            source or season.
 
     Cost: one `cross_fit`, for `source` and `season` with one target for each.
     """
     _check_share(share)
-    given = [name for name, value in (("like", like), ("source", source), ("time", time), ("season", season)) if value is not None]
+    given = [
+        name
+        for name, value in (("like", like), ("source", source), ("time", time), ("season", season))
+        if value is not None
+    ]
     if len(given) != 1:
-        reject("like, source, time, season", "exactly one of them", str(given or "none"), "Say in which way the rows should differ.")
+        reject(
+            "like, source, time, season",
+            "exactly one of them",
+            str(given or "none"),
+            "Say in which way the rows should differ.",
+        )
     n = len(features)
     cut = max(1, round(n * share))
     if time is not None:
@@ -191,42 +232,65 @@ def shifted_split(
     return Split("rows most like production", order[cut:].sort().values, order[:cut].sort().values)
 
 
-def _furthest(what: str, values: Any, features: pd.DataFrame | Tensor, categorical: tuple[str, ...]) -> Split:
-    """The rows of one value of `[n]` left out: that which a network tells apart best from the others."""
+def _furthest(
+    what: str, values: Any, features: pd.DataFrame | Tensor, categorical: tuple[str, ...]
+) -> Split:
+    """The rows of one value of `[n]` left out: that which a network tells apart best from the
+    others.
+    """
     codes, names = pd.factorize(values, use_na_sentinel=False)
     if len(names) < 2:
         reject(what, f"at least two {what}s", str(len(names)), "Split by time or by group.")
     member = torch.from_numpy(codes)[:, None] == torch.arange(len(names))
     told = cross_fit(design(features, categorical=categorical).values, member.double()).r_squared
     left_out = member[:, int(told.argmax())]
-    return Split(f"{what} {names[int(told.argmax())]}", (~left_out).nonzero()[:, 0], left_out.nonzero()[:, 0])
+    return Split(
+        f"{what} {names[int(told.argmax())]}", (~left_out).nonzero()[:, 0], left_out.nonzero()[:, 0]
+    )
 
 
 def _seasons(dates: Any) -> Any:
     """`[n]` names of the meteorological seasons."""
     moments = pd.Series(moments_of(dates))
     if moments.dtype.kind != "M":
-        reject("season", "dates", "numbers", "Convert with pandas.to_datetime, or pass the seasons as `source`.")
-    return np.array(["winter", "spring", "summer", "autumn"], dtype=object)[moments.dt.month.to_numpy() % 12 // 3]
+        reject(
+            "season",
+            "dates",
+            "numbers",
+            "Convert with pandas.to_datetime, or pass the seasons as `source`.",
+        )
+    return np.array(["winter", "spring", "summer", "autumn"], dtype=object)[
+        moments.dt.month.to_numpy() % 12 // 3
+    ]
 
 
 def compare_splits(splits: Mapping[str, Split] | list[Split], judge: Judge) -> SplitComparison:
-    """A model fitted and judged on each split; the first one, usually a random split, is what the others are compared with.
+    """A model fitted and judged on each split; the first one, usually a random split, is what the
+    others are compared with.
 
     Args:
         splits: to compare.
-        judge: `(train, test) -> (metric, standard error)`, which fits anew; `probe_judge` makes one from a table.
+        judge: `(train, test) -> (metric, standard error)`, which fits anew; `probe_judge` makes one
+            from a table.
     """
     named = list(splits.values()) if isinstance(splits, Mapping) else splits
-    rows = [(split.name, len(split.train), len(split.test), *judge(split.train, split.test)) for split in named]
-    return SplitComparison(pd.DataFrame(rows, columns=["split", "train", "test", "metric", "standard_error"]))
+    rows = [
+        (split.name, len(split.train), len(split.test), *judge(split.train, split.test))
+        for split in named
+    ]
+    return SplitComparison(
+        pd.DataFrame(rows, columns=["split", "train", "test", "metric", "standard_error"])
+    )
 
 
-def probe_judge(features: pd.DataFrame | Tensor, targets: Tensor, *, categorical: tuple[str, ...] = ()) -> Judge:
+def probe_judge(
+    features: pd.DataFrame | Tensor, targets: Tensor, *, categorical: tuple[str, ...] = ()
+) -> Judge:
     """A judge that fits the small network of `probe` and judges the rows left out.
 
-    Two classes by their AUC (DeLong et al., 1988), more by the accuracy, numbers by the explained share R², with its
-    standard error by the delta method. Standard errors take rows as independent: of a series they are too small.
+    Two classes by their AUC (DeLong et al., 1988), more by the accuracy, numbers by the explained
+    share R², with its standard error by the delta method. Standard errors take rows as independent:
+    of a series they are too small.
 
     Args:
         features: `[n, d]`.
@@ -235,7 +299,11 @@ def probe_judge(features: pd.DataFrame | Tensor, targets: Tensor, *, categorical
     """
     values = design(features, categorical=categorical).values
     classes = 0 if targets.is_floating_point() else int(targets.max()) + 1
-    wanted = torch.nn.functional.one_hot(targets, classes).double() if classes > 2 else targets.double()[:, None]
+    wanted = (
+        torch.nn.functional.one_hot(targets, classes).double()
+        if classes > 2
+        else targets.double()[:, None]
+    )
 
     def judge(train: Tensor, test: Tensor) -> tuple[float, float]:
         rows = torch.cat([train, test])

@@ -1,4 +1,6 @@
-"""What quantities do not show: shares of missing values per column, and levels of categorical columns."""
+"""What quantities do not show: shares of missing values per column, and levels of categorical
+columns.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.two_sample.ks import shortened
 from gendebug_torch.stats.effective_sample_size import independent_shares
-from gendebug_torch.stats.intervals import FEWEST_EXPECTED, difference_interval, two_share_p_value, wilson_interval
+from gendebug_torch.stats.intervals import (
+    FEWEST_EXPECTED,
+    difference_interval,
+    two_share_p_value,
+    wilson_interval,
+)
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 if TYPE_CHECKING:
@@ -35,7 +42,8 @@ class MissingShift:
         n: reference rows.
         m: live rows.
         names: `d` column names.
-        times: `[2, d]` rows of either side that are worth one independent row, or a single number for all.
+        times: `[2, d]` rows of either side that are worth one independent row, or a single number
+            for all.
     """
 
     reference: Tensor
@@ -47,9 +55,18 @@ class MissingShift:
 
     def __add__(self, other: MissingShift) -> MissingShift:
         if self.names != other.names:
-            reject("other", f"the columns {list(self.names)}", str(list(other.names)), "Add pieces of one table.")
+            reject(
+                "other",
+                f"the columns {list(self.names)}",
+                str(list(other.names)),
+                "Add pieces of one table.",
+            )
         return replace(
-            self, reference=self.reference + other.reference, live=self.live + other.live, n=self.n + other.n, m=self.m + other.m
+            self,
+            reference=self.reference + other.reference,
+            live=self.live + other.live,
+            n=self.n + other.n,
+            m=self.m + other.m,
         )
 
     @property
@@ -65,7 +82,9 @@ class MissingShift:
 
     @property
     def effect(self) -> Tensor:
-        """`[d]` Cohen's h, `2 asin sqrt q - 2 asin sqrt p` (Cohen, 1988): .2 small, .5 medium, .8 large."""
+        """`[d]` Cohen's h, `2 asin sqrt q - 2 asin sqrt p` (Cohen, 1988): .2 small, .5 medium, .8
+        large.
+        """
         before, after = self.rates
         return 2 * after.sqrt().asin() - 2 * before.sqrt().asin()
 
@@ -99,7 +118,9 @@ class MissingShift:
             "p_value": self.p_value,
             "p_holm": self.adjusted,
         }
-        frame = pd.DataFrame({"feature": list(self.names), **{key: value.numpy() for key, value in columns.items()}})
+        frame = pd.DataFrame(
+            {"feature": list(self.names), **{key: value.numpy() for key, value in columns.items()}}
+        )
         order = frame["difference"].abs().sort_values(ascending=False, kind="stable").index
         return frame.loc[order].reset_index(drop=True)
 
@@ -107,7 +128,14 @@ class MissingShift:
         """Missing shares before and after as bars, the `top` largest changes."""
         frame = self.table().head(top).iloc[::-1]
         names = frame["feature"].tolist()
-        ax = _paired_bars(ax, names, frame["reference_share"].to_numpy(), frame["production_share"].to_numpy(), self.n, self.m)
+        ax = _paired_bars(
+            ax,
+            names,
+            frame["reference_share"].to_numpy(),
+            frame["production_share"].to_numpy(),
+            self.n,
+            self.m,
+        )
         ax.set_xlabel("share of missing values")
         ax.set_ylabel("feature")
         ax.set_title("Missing values: reference against production")
@@ -123,7 +151,8 @@ class MissingShift:
 
 @dataclass(frozen=True, eq=False)
 class CategoryShift:
-    """Level counts of one categorical column, before and after; missing values are left out. Adds over rows.
+    """Level counts of one categorical column, before and after; missing values are left out. Adds
+    over rows.
 
     Args:
         name: of the column.
@@ -142,9 +171,16 @@ class CategoryShift:
     def __add__(self, other: CategoryShift) -> CategoryShift:
         counts = [
             Counter(dict(zip(side.levels, values.tolist(), strict=True)))
-            for side, values in ((self, self.reference), (other, other.reference), (self, self.live), (other, other.live))
+            for side, values in (
+                (self, self.reference),
+                (other, other.reference),
+                (self, self.live),
+                (other, other.live),
+            )
         ]
-        total = category_shift(_sum(counts[0], counts[1]), _sum(counts[2], counts[3]), name=self.name)
+        total = category_shift(
+            _sum(counts[0], counts[1]), _sum(counts[2], counts[3]), name=self.name
+        )
         return replace(total, times=self.times)
 
     @property
@@ -164,13 +200,17 @@ class CategoryShift:
 
     @property
     def distance(self) -> float:
-        """Total variation distance in [0, 1]: the share of rows that would have to change level. 0 where a side is empty."""
+        """Total variation distance in [0, 1]: the share of rows that would have to change level. 0
+        where a side is empty.
+        """
         before, after = self.shares
         return float((before - after).abs().sum()) / 2 if self.n and self.m else 0.0
 
     @property
     def effect(self) -> float:
-        """`distance`, rare levels pooled as in `chi_square`, less what sampling gives: `sum_l sqrt(p (1 - p) (1 / n + 1 / m) / 2 pi)`."""
+        """`distance`, rare levels pooled as in `chi_square`, less what sampling gives:
+        `sum_l sqrt(p (1 - p) (1 / n + 1 / m) / 2 pi)`.
+        """
         if not self.n or not self.m:
             return 0.0
         table = _pooled(self)
@@ -182,9 +222,11 @@ class CategoryShift:
 
     @cached_property
     def chi_square(self) -> tuple[float, int]:
-        """Pearson's statistic of the 2 x L table and its degrees of freedom; levels expected under 5 times are pooled.
+        """Pearson's statistic of the 2 x L table and its degrees of freedom; levels expected under
+        5 times are pooled.
 
-        Counts are divided by `times`: the correction of Rao and Scott (1981), J. Am. Stat. Assoc. 76:221, by one design effect a side.
+        Counts are divided by `times`: the correction of Rao and Scott (1981), J. Am. Stat. Assoc.
+        76:221, by one design effect a side.
         """
         if not self.n or not self.m:
             return 0.0, 0
@@ -194,7 +236,9 @@ class CategoryShift:
 
     @property
     def p_value(self) -> float:
-        """P-value for equal level shares: chi-square (Pearson, 1900); NaN where a side is empty, 1 for a single level."""
+        """P-value for equal level shares: chi-square (Pearson, 1900); NaN where a side is empty, 1
+        for a single level.
+        """
         if not self.n or not self.m:
             return float("nan")
         statistic, freedom = self.chi_square
@@ -204,10 +248,11 @@ class CategoryShift:
     def cramers_v(self) -> float:
         """Association of level and side in [0, 1], without its bias.
 
-        `V = sqrt(max(0, phi2 - f / (N - 1)) / (min(2', L') - 1))` with `r' = r - (r - 1)^2 / (N - 1)`.
+        `V = sqrt(max(0, phi2 - f / (N - 1)) / (min(2', L') - 1))` with
+        `r' = r - (r - 1)^2 / (N - 1)`.
 
-        Source: Bergsma (2013), J. Korean Stat. Soc. 42:323. Small where one side is much larger than the other:
-        compare `distance` then.
+        Source: Bergsma (2013), J. Korean Stat. Soc. 42:323. Small where one side is much larger
+        than the other: compare `distance` then.
         """
         statistic, freedom = self.chi_square
         total = self.n / self.times[0] + self.m / self.times[1]
@@ -226,7 +271,9 @@ class CategoryShift:
 
     @property
     def expected_unseen(self) -> float:
-        """Share of unseen levels that a fresh sample of the same source would have: levels seen once / n (Good, 1953)."""
+        """Share of unseen levels that a fresh sample of the same source would have: levels seen
+        once / n (Good, 1953).
+        """
         return int((self.reference == 1).sum()) / max(self.n, 1)
 
     def table(self) -> DataFrame:
@@ -234,17 +281,39 @@ class CategoryShift:
         import pandas as pd
 
         before, after = self.shares
-        columns = {"reference": self.reference, "production": self.live, "reference_share": before, "production_share": after}
-        frame = pd.DataFrame({"level": list(self.levels), **{key: value.numpy() for key, value in columns.items()}})
+        columns = {
+            "reference": self.reference,
+            "production": self.live,
+            "reference_share": before,
+            "production_share": after,
+        }
+        frame = pd.DataFrame(
+            {"level": list(self.levels), **{key: value.numpy() for key, value in columns.items()}}
+        )
         frame["unseen"] = frame["reference"] == 0
-        order = (frame["production_share"] - frame["reference_share"]).abs().sort_values(ascending=False, kind="stable").index
+        order = (
+            (frame["production_share"] - frame["reference_share"])
+            .abs()
+            .sort_values(ascending=False, kind="stable")
+            .index
+        )
         return frame.loc[order].reset_index(drop=True)
 
     def plot(self, ax: Axes | None = None, *, top: int = 15) -> Axes:
         """Level shares before and after as bars, the `top` largest changes."""
         frame = self.table().head(top).iloc[::-1]
-        names = [f"{level} (unseen)" if unseen else level for level, unseen in zip(frame["level"], frame["unseen"], strict=True)]
-        ax = _paired_bars(ax, names, frame["reference_share"].to_numpy(), frame["production_share"].to_numpy(), self.n, self.m)
+        names = [
+            f"{level} (unseen)" if unseen else level
+            for level, unseen in zip(frame["level"], frame["unseen"], strict=True)
+        ]
+        ax = _paired_bars(
+            ax,
+            names,
+            frame["reference_share"].to_numpy(),
+            frame["production_share"].to_numpy(),
+            self.n,
+            self.m,
+        )
         ax.set_xlabel("share of rows")
         ax.set_ylabel("level")
         ax.set_title(f"{shortened(self.name, 40)}: distance {self.distance:.3f}")
@@ -252,10 +321,15 @@ class CategoryShift:
 
 
 def unseen_excess(shift: CategoryShift, *, level: float = 0.95) -> float:
-    """How far the unseen share lies above what a fresh sample would bring; over 0 only where both Wilson intervals part."""
+    """How far the unseen share lies above what a fresh sample would bring; over 0 only where both
+    Wilson intervals part.
+    """
     seen_once = int((shift.reference == 1).sum())
     counts, rows = torch.tensor([shift.unseen[0], seen_once]), torch.tensor([shift.m, shift.n])
-    bounds = wilson_interval(*independent_shares(counts, rows, torch.tensor([shift.times[1], shift.times[0]])), level=level)
+    bounds = wilson_interval(
+        *independent_shares(counts, rows, torch.tensor([shift.times[1], shift.times[0]])),
+        level=level,
+    )
     return float(bounds[0][0] - bounds[1][1])
 
 
@@ -273,26 +347,47 @@ def missing_shift(reference: Tensor, live: Tensor, *, names: Sequence[str] = ())
     pair = [_missing(value, name) for value, name in ((reference, "reference"), (live, "live"))]
     d = pair[0].shape[1]
     if pair[1].shape[1] != d:
-        reject("live", f"{d} columns like the reference", str(pair[1].shape[1]), "Select the same columns in the same order.")
+        reject(
+            "live",
+            f"{d} columns like the reference",
+            str(pair[1].shape[1]),
+            "Select the same columns in the same order.",
+        )
     if names and len(names) != d:
-        reject("names", f"one name for each of {d} columns", f"{len(names)} names", "Pass one per column, or none.")
+        reject(
+            "names",
+            f"one name for each of {d} columns",
+            f"{len(names)} names",
+            "Pass one per column, or none.",
+        )
     before, after = (value.sum(0).cpu() for value in pair)
-    return MissingShift(before, after, len(reference), len(live), tuple(map(str, names)) or tuple(f"column_{i}" for i in range(d)))
+    return MissingShift(
+        before,
+        after,
+        len(reference),
+        len(live),
+        tuple(map(str, names)) or tuple(f"column_{i}" for i in range(d)),
+    )
 
 
 def category_shift(reference: Any, live: Any, *, name: str = "category") -> CategoryShift:
     """Level counts of one categorical column, compared.
 
-    Levels are compared as text, and whole numbers and booleans as integers, so that 3, 3.0 and True, 1 agree across files.
+    Levels are compared as text, and whole numbers and booleans as integers, so that 3, 3.0 and
+    True, 1 agree across files.
 
     Args:
-        reference: `[n]` values (sequence, array or column; None and NaN are missing), or a mapping of level to count.
+        reference: `[n]` values (sequence, array or column; None and NaN are missing), or a mapping
+            of level to count.
         live: `[m]` values, or a mapping.
         name: of the column.
     """
     before, after = level_counts(reference), level_counts(live)
     levels = sorted(before.keys() | after.keys())
-    counts = [torch.tensor([side.get(level, 0) for level in levels], dtype=torch.int64) for side in (before, after)]
+    counts = [
+        torch.tensor([side.get(level, 0) for level in levels], dtype=torch.int64)
+        for side in (before, after)
+    ]
     return CategoryShift(name, tuple(levels), counts[0], counts[1])
 
 
@@ -314,7 +409,9 @@ def level_indicators(values: Any, levels: Sequence[str]) -> Tensor:
 
 def _pooled(shift: CategoryShift) -> Any:
     """`[2, L']` counts with the rare levels as one."""
-    table = torch.stack([shift.reference, shift.live]).double().numpy() / np.array(shift.times)[:, None]
+    table = (
+        torch.stack([shift.reference, shift.live]).double().numpy() / np.array(shift.times)[:, None]
+    )
     rare = table.sum(0) * table.sum(1).min() / table.sum() < FEWEST_EXPECTED
     pooled = np.concatenate([table[:, ~rare], table[:, rare].sum(1, keepdims=True)], axis=1)
     return pooled[:, pooled.sum(0) > 0]
@@ -322,13 +419,24 @@ def _pooled(shift: CategoryShift) -> Any:
 
 def _missing(value: Tensor, argument: str) -> Tensor:
     if not isinstance(value, Tensor) or value.ndim != 2 or value.is_complex():
-        got = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        reject(argument, "a tensor [n, d]", got, "Pass numbers with NaN, or booleans that are True where missing.")
+        got = (
+            f"{value.dtype} {list(value.shape)}"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
+        reject(
+            argument,
+            "a tensor [n, d]",
+            got,
+            "Pass numbers with NaN, or booleans that are True where missing.",
+        )
     return value if value.dtype == torch.bool else value.isnan()
 
 
 def level_counts(values: Any) -> Counter[str]:
-    """Rows per level, as text: of `[n]` values, of which missing ones are left out, or of a mapping of level to count."""
+    """Rows per level, as text: of `[n]` values, of which missing ones are left out, or of a mapping
+    of level to count.
+    """
     import pandas as pd
 
     if isinstance(values, Tensor):
@@ -341,7 +449,9 @@ def level_counts(values: Any) -> Counter[str]:
 
 
 def _level(value: Any) -> str:
-    whole = isinstance(value, (bool, int, np.bool_, np.integer)) or (isinstance(value, (float, np.floating)) and float(value).is_integer())
+    whole = isinstance(value, (bool, int, np.bool_, np.integer)) or (
+        isinstance(value, (float, np.floating)) and float(value).is_integer()
+    )
     return str(int(value)) if whole else str(value)
 
 
@@ -349,7 +459,9 @@ def _sum(one: Counter[str], other: Counter[str]) -> dict[str, int]:
     return {level: one[level] + other[level] for level in one | other}
 
 
-def _paired_bars(ax: Axes | None, names: Sequence[str], before: Any, after: Any, n: int, m: int) -> Axes:
+def _paired_bars(
+    ax: Axes | None, names: Sequence[str], before: Any, after: Any, n: int, m: int
+) -> Axes:
     ax = axes(ax, size=(6.0, max(2.5, 0.36 * len(names) + 1.2)))
     places = np.arange(len(names))
     ax.barh(places + 0.2, before, 0.4, color=REFERENCE, label=f"reference (n = {n:,})")

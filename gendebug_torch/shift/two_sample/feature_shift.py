@@ -1,4 +1,6 @@
-"""One feature before and after: its two histograms and distribution functions, and a value that suddenly piles up."""
+"""One feature before and after: its two histograms and distribution functions, and a value that
+suddenly piles up.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FeatureShift:
-    """Counts of one feature in shared bins, of the reference and of production. Adds over rows binned alike.
+    """Counts of one feature in shared bins, of the reference and of production. Adds over rows
+    binned alike.
 
     Args:
         name: of the feature.
@@ -47,7 +50,12 @@ class FeatureShift:
 
     def __add__(self, other: FeatureShift) -> FeatureShift:
         if not torch.equal(self.edges, other.edges):
-            reject("other", f"the bins of {self.name!r}", "other edges", "Bin both pieces with the same `edges`.")
+            reject(
+                "other",
+                f"the bins of {self.name!r}",
+                "other edges",
+                "Bin both pieces with the same `edges`.",
+            )
         return replace(
             self,
             reference=self.reference + other.reference,
@@ -61,7 +69,9 @@ class FeatureShift:
     @property
     def shares(self) -> tuple[Tensor, Tensor]:
         """`[b]` shares of the values of reference and production in each bin."""
-        before, after = (counts.double() / counts.sum().clamp(min=1) for counts in (self.reference, self.live))
+        before, after = (
+            counts.double() / counts.sum().clamp(min=1) for counts in (self.reference, self.live)
+        )
         return before, after
 
     @property
@@ -86,7 +96,9 @@ class FeatureShift:
         return pd.DataFrame({key: value.numpy() for key, value in columns.items()})
 
     def plot(self, ax: Axes | None = None, *, cumulative: bool = False) -> Axes:
-        """Two histograms as shares, or two distribution functions, with the place of the largest distance."""
+        """Two histograms as shares, or two distribution functions, with the place of the largest
+        distance.
+        """
         ax = axes(ax)
         self.draw(ax, cumulative=cumulative)
         ax.set_xlabel(shortened(self.name, 60))
@@ -100,15 +112,32 @@ class FeatureShift:
         """The curves alone, without words around them, for a picture among others."""
         pair = self.ecdf if cumulative else self.shares
         for share, count, colour, side in zip(
-            pair, (self.reference, self.live), (REFERENCE, LIVE), ("reference", "production"), strict=True
+            pair,
+            (self.reference, self.live),
+            (REFERENCE, LIVE),
+            ("reference", "production"),
+            strict=True,
         ):
             label = f"{side} (n = {int(count.sum()):,})"
             baseline = None if cumulative else 0.0
-            ax.stairs(share.numpy(), self.edges.numpy(), baseline=baseline, color=colour, linewidth=1.6, label=label)
+            ax.stairs(
+                share.numpy(),
+                self.edges.numpy(),
+                baseline=baseline,
+                color=colour,
+                linewidth=1.6,
+                label=label,
+            )
             if not cumulative:
                 ax.stairs(share.numpy(), self.edges.numpy(), color=colour, fill=True, alpha=0.18)
         if math.isfinite(self.location):
-            ax.axvline(self.location, color=NEUTRAL, linestyle="--", linewidth=1.0, label=f"largest gap at {self.location:.4g}")
+            ax.axvline(
+                self.location,
+                color=NEUTRAL,
+                linestyle="--",
+                linewidth=1.0,
+                label=f"largest gap at {self.location:.4g}",
+            )
         ax.set_ylim(bottom=0.0)
 
 
@@ -120,7 +149,8 @@ class Atom:
         value: the value.
         reference_share: its share among the reference values.
         live_share: its share among the production values.
-        reference_distinct: distinct values of the reference; few of them mean a code rather than a quantity.
+        reference_distinct: distinct values of the reference; few of them mean a code rather than a
+            quantity.
     """
 
     value: float
@@ -146,10 +176,12 @@ def feature_shift(
 ) -> FeatureShift:
     """Histograms of one feature over shared bins of equal width.
 
-    The outermost 0.1 % of the pooled values on either side may reach far; they are counted in the first and last bin.
+    The outermost 0.1 % of the pooled values on either side may reach far; they are counted in the
+    first and last bin.
 
     Args:
-        reference: `[n]` real numbers, NaN is missing; or one prepared column, whose values count for those that they stand for.
+        reference: `[n]` real numbers, NaN is missing; or one prepared column, whose values count
+            for those that they stand for.
         live: `[m]`, or likewise.
         name: of the feature.
         bins: number of bins.
@@ -165,12 +197,21 @@ def feature_shift(
     sides = [_one(side, 0) for side in (reference, live)]
     kept = [side.values(0).double().cpu() for side in sides]
     grid = _edges(torch.cat(kept), bins) if edges is None else edges.double().cpu()
-    stands_for = [int(side.n) / max(len(values), 1) for values, side in zip(kept, sides, strict=True)]
-    before, after = ((_counts(values, grid) * each).round().long() for values, each in zip(kept, stands_for, strict=True))
-    return FeatureShift(name, grid, before, after, int(sides[0].missing), int(sides[1].missing), location, statistic)
+    stands_for = [
+        int(side.n) / max(len(values), 1) for values, side in zip(kept, sides, strict=True)
+    ]
+    before, after = (
+        (_counts(values, grid) * each).round().long()
+        for values, each in zip(kept, stands_for, strict=True)
+    )
+    return FeatureShift(
+        name, grid, before, after, int(sides[0].missing), int(sides[1].missing), location, statistic
+    )
 
 
-def largest_atom(reference: PreparedReference | Tensor, live: PreparedReference | Tensor, column: int = 0) -> Atom | None:
+def largest_atom(
+    reference: PreparedReference | Tensor, live: PreparedReference | Tensor, column: int = 0
+) -> Atom | None:
     """The value of one column whose share grew most, or None where a side is empty.
 
     Args:
@@ -182,10 +223,14 @@ def largest_atom(reference: PreparedReference | Tensor, live: PreparedReference 
     """
     known, met = _one(reference, column), _one(live, column)
     before = known.values(0).cpu().numpy()
-    values, counts = np.unique(met.values(0).to(known.columns.dtype).cpu().numpy(), return_counts=True)
+    values, counts = np.unique(
+        met.values(0).to(known.columns.dtype).cpu().numpy(), return_counts=True
+    )
     if not len(values) or not len(before):
         return None
-    held = (np.searchsorted(before, values, side="right") - np.searchsorted(before, values)) / len(before)
+    held = (np.searchsorted(before, values, side="right") - np.searchsorted(before, values)) / len(
+        before
+    )
     shares = counts / counts.sum()
     best = int((shares - held).argmax())
     distinct = 1 + int((before[1:] != before[:-1]).sum())
@@ -207,7 +252,8 @@ def default_value(
         live: likewise.
         column: which of the d.
         min_growth: smallest growth of its share; the share has to double besides.
-        fewest_distinct: a column with fewer distinct values is a code, whose levels may well grow without being a default.
+        fewest_distinct: a column with fewer distinct values is a code, whose levels may well grow
+            without being a default.
     """
     known, met = _one(reference, column), _one(live, column)
     atom = largest_atom(known, met)

@@ -1,4 +1,6 @@
-"""The columns that moved furthest, side by side: both distributions of each, and how far they are apart."""
+"""The columns that moved furthest, side by side: both distributions of each, and how far they are
+apart.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class MostShifted:
         return self.test.table()
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """One small picture per column: shares per bin on both sides, with the distance and its 95 % interval."""
+        """One small picture per column: shares per bin on both sides, with the distance and its 95
+        % interval.
+        """
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
@@ -54,24 +58,50 @@ class MostShifted:
         low, high = self.test.interval()
         for i, (feature, place) in enumerate(zip(self.features, self.places, strict=True)):
             row, across = divmod(i, _ACROSS)
-            small = ax.inset_axes((across / _ACROSS + 0.02, 1 - (row + 0.88) / down, 1 / _ACROSS - 0.06, 0.62 / down))
+            small = ax.inset_axes(
+                (across / _ACROSS + 0.02, 1 - (row + 0.88) / down, 1 / _ACROSS - 0.06, 0.62 / down)
+            )
             feature.draw(axes(small))
             small.tick_params(labelsize=7)
-            apart = f"distance {feature.statistic:.2f} ({float(low[place]):.2f} to {float(high[place]):.2f})"
+            apart = (
+                f"distance {feature.statistic:.2f} ({float(low[place]):.2f} to "
+                f"{float(high[place]):.2f})"
+            )
             small.set_title(f"{shortened(feature.name, 26)}\n{apart}", fontsize=8)
         shown, asked = len(self.features), len(self.test.statistic)
-        which = f"The {shown} of {asked} features that moved furthest" if shown < asked else f"All {asked} features, furthest moved first"
+        which = (
+            f"The {shown} of {asked} features that moved furthest"
+            if shown < asked
+            else f"All {asked} features, furthest moved first"
+        )
         ax.set_title(f"{which}, with 95 % intervals", pad=22)
         ax.set_xlabel("value of the feature")
         ax.set_ylabel("share of values per bin", labelpad=34)
         sides = ((REFERENCE, "reference"), (LIVE, "production"))
         handles: list[Any] = [Patch(color=colour, alpha=0.6, label=side) for colour, side in sides]
-        handles.append(Line2D([], [], color=NEUTRAL, linestyle="--", linewidth=1.0, label="largest gap of what lies below"))
-        ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3, frameon=False)
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=NEUTRAL,
+                linestyle="--",
+                linewidth=1.0,
+                label="largest gap of what lies below",
+            )
+        )
+        ax.legend(
+            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3, frameon=False
+        )
         return ax
 
 
-def most_shifted(test: KSTest, reference: Tensor | PreparedReference, live: Tensor | PreparedReference, *, top: int = 6) -> MostShifted:
+def most_shifted(
+    test: KSTest,
+    reference: Tensor | PreparedReference,
+    live: Tensor | PreparedReference,
+    *,
+    top: int = 6,
+) -> MostShifted:
     """The `top` columns with the largest distance.
 
     Args:
@@ -84,7 +114,9 @@ def most_shifted(test: KSTest, reference: Tensor | PreparedReference, live: Tens
     """
     sides = (as_prepared(reference), as_prepared(live))
     order = torch.argsort(test.statistic.nan_to_num(-1.0), descending=True, stable=True)
-    places = tuple(place for place in order[:top].tolist() if math.isfinite(float(test.statistic[place])))
+    places = tuple(
+        place for place in order[:top].tolist() if math.isfinite(float(test.statistic[place]))
+    )
     features = tuple(
         feature_shift(
             *(side.select([place]) for side in sides),

@@ -17,7 +17,8 @@ from gendebug_torch.errors import reject
 
 OTHER = "(other)"
 MISSING = "(missing)"
-# Names beyond this length would crowd every table and picture; the column's own values stay as they are.
+# Names beyond this length would crowd every table and picture; the column's own values stay as they
+# are.
 _LONGEST = 60
 
 
@@ -59,11 +60,17 @@ class Binning:
     def levels(self) -> tuple[Level, ...]:
         """All levels, the leftover ones last."""
         if self.edges is None:
-            shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..." for name in self.names]
+            shown = [
+                name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+                for name in self.names
+            ]
             return tuple(Level(self.column, label) for label in (*shown, OTHER, MISSING))
         cuts = [self._words(edge) for edge in self.edges]
         inner = [f"above {low} to {high}" for low, high in pairwise(cuts)]
-        return tuple(Level(self.column, label) for label in (f"up to {cuts[0]}", *inner, f"above {cuts[-1]}", MISSING))
+        return tuple(
+            Level(self.column, label)
+            for label in (f"up to {cuts[0]}", *inner, f"above {cuts[-1]}", MISSING)
+        )
 
     def codes(self, frame: pd.DataFrame) -> Tensor:
         """`[n]` int64 level of each row; a column that the table lacks is missing everywhere."""
@@ -73,11 +80,16 @@ class Binning:
         if self.edges is None:
             coded, distinct = _factorized(values)
             position = {name: index for index, name in enumerate(self.names)}
-            place = np.array([*(position.get(name, len(self.names)) for name in distinct), len(self.names) + 1], dtype=np.int64)
+            place = np.array(
+                [*(position.get(name, len(self.names)) for name in distinct), len(self.names) + 1],
+                dtype=np.int64,
+            )
             return torch.from_numpy(place[coded])
         numbers = _numbers(values)
         codes = np.searchsorted(np.asarray(self.edges), numbers, side="left")
-        return torch.from_numpy(np.where(np.isnan(numbers), len(self.edges) + 1, codes).astype(np.int64))
+        return torch.from_numpy(
+            np.where(np.isnan(numbers), len(self.edges) + 1, codes).astype(np.int64)
+        )
 
     def _words(self, edge: float) -> str:
         if self.moment:
@@ -85,11 +97,14 @@ class Binning:
         return f"{edge:,.0f}" if self.whole else f"{edge:.4g}"
 
 
-def fit_binnings(frame: pd.DataFrame, *, bins: int = 5, most_levels: int = 20, categorical: Sequence[str] = ()) -> tuple[Binning, ...]:
-    """Cuts for every column: quantiles of quantities and times, the most frequent values of the rest.
+def fit_binnings(
+    frame: pd.DataFrame, *, bins: int = 5, most_levels: int = 20, categorical: Sequence[str] = ()
+) -> tuple[Binning, ...]:
+    """Cuts for every column: quantiles of quantities and times, the most frequent values of the
+    rest.
 
-    Columns of one value tell no slice apart and are left out; beyond `most_levels` values are pooled as
-    `(other)`, so that a column of a million names costs one level.
+    Columns of one value tell no slice apart and are left out; beyond `most_levels` values are
+    pooled as `(other)`, so that a column of a million names costs one level.
 
     Args:
         frame: `[n, c]`.
@@ -97,48 +112,72 @@ def fit_binnings(frame: pd.DataFrame, *, bins: int = 5, most_levels: int = 20, c
         most_levels: levels of a column of names.
         categorical: numeric columns that hold codes.
     """
-    binnings = [_fit(frame[column], str(column), bins, most_levels, column in categorical) for column in frame.columns]
+    binnings = [
+        _fit(frame[column], str(column), bins, most_levels, column in categorical)
+        for column in frame.columns
+    ]
     return tuple(binning for binning in binnings if binning is not None)
 
 
-def level_codes(frame: pd.DataFrame, binnings: Sequence[Binning]) -> tuple[tuple[Level, ...], Tensor]:
+def level_codes(
+    frame: pd.DataFrame, binnings: Sequence[Binning]
+) -> tuple[tuple[Level, ...], Tensor]:
     """All levels of all columns, and `[n, c]` int64 which level each row has in each column."""
     levels: list[Level] = []
     columns = []
     for binning in binnings:
         columns.append(binning.codes(frame) + len(levels))
         levels.extend(binning.levels)
-    return tuple(levels), torch.stack(columns, 1) if columns else torch.empty(len(frame), 0, dtype=torch.int64)
+    return tuple(levels), torch.stack(columns, 1) if columns else torch.empty(
+        len(frame), 0, dtype=torch.int64
+    )
 
 
-def _fit(values: pd.Series[Any], column: str, bins: int, most_levels: int, coded: bool) -> Binning | None:
+def _fit(
+    values: pd.Series[Any], column: str, bins: int, most_levels: int, coded: bool
+) -> Binning | None:
     moment = values.dtype.kind == "M"
     if values.dtype.kind in "fiuM" and not coded:
         numbers = _numbers(values)
         known = numbers[np.isfinite(numbers)]
         distinct = np.unique(known)
         if len(distinct) > bins:
-            cuts = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf"))
+            cuts = np.unique(
+                np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf")
+            )
             cuts = cuts[cuts < distinct[-1]]
             whole = not moment and bool((known == np.rint(known)).all())
-            return Binning(column, tuple(map(float, cuts)), whole=whole, moment=moment) if len(cuts) else None
+            return (
+                Binning(column, tuple(map(float, cuts)), whole=whole, moment=moment)
+                if len(cuts)
+                else None
+            )
     codes, distinct_names = _factorized(values)
     counts = np.bincount(codes[codes >= 0], minlength=len(distinct_names))
     if len(counts) + int((codes < 0).any()) < 2:
         return None
-    frequent = nsmallest(most_levels, range(len(counts)), key=lambda place: (-counts[place], distinct_names[place]))
+    frequent = nsmallest(
+        most_levels, range(len(counts)), key=lambda place: (-counts[place], distinct_names[place])
+    )
     return Binning(column, None, tuple(distinct_names[place] for place in frequent))
 
 
 def _factorized(values: pd.Series[Any]) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
-    """`[n]` int64 place of each value among the distinct ones (-1 where missing), and these as text.
+    """`[n]` int64 place of each value among the distinct ones (-1 where missing), and these as
+    text.
 
-    A whole number reads the same as int and as float, since a table with a missing value turns one into the other.
+    A whole number reads the same as int and as float, since a table with a missing value turns one
+    into the other.
     """
     try:
         codes, distinct = pd.factorize(values)
     except TypeError as error:
-        reject(str(values.name), "a column of numbers, names or times", f"{error}", "Leave the column out, or turn its values into names.")
+        reject(
+            str(values.name),
+            "a column of numbers, names or times",
+            f"{error}",
+            "Leave the column out, or turn its values into names.",
+        )
     return codes, list(map(_text, distinct))
 
 
@@ -150,6 +189,10 @@ def _text(value: Any) -> str:
 
 def _numbers(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     if values.dtype.kind == "M":
-        stamps = values.astype("datetime64[ns, UTC]" if getattr(values.dtype, "tz", None) is not None else "datetime64[ns]")
+        stamps = values.astype(
+            "datetime64[ns, UTC]"
+            if getattr(values.dtype, "tz", None) is not None
+            else "datetime64[ns]"
+        )
         return np.where(values.isna(), np.nan, stamps.astype("int64").to_numpy(dtype=np.float64))
     return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)

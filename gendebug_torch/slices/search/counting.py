@@ -1,4 +1,6 @@
-"""Sums over all one- and two-way slices at once, by matrix products; over given sets of levels, by masks."""
+"""Sums over all one- and two-way slices at once, by matrix products; over given sets of levels, by
+masks.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,18 @@ from torch import Tensor
 
 from gendebug_torch.slices.search.columns import Level
 
-# Cells of the 0/1 matrix held at once; its rows stay below 2^24, so that counts in float32 are exact.
+# Cells of the 0/1 matrix held at once; its rows stay below 2^24, so that counts in float32 are
+# exact.
 _CELLS = 2**23
 # Two slices that share this much of their union are the same rows in other words.
 SAME_ROWS = 0.9
 
 
-def pair_sums(codes: Tensor, weights: Tensor, size: int, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
-    """Rows and sums of weights over the rows that have both of two levels; the diagonal holds single levels.
+def pair_sums(
+    codes: Tensor, weights: Tensor, size: int, device: str | torch.device = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Rows and sums of weights over the rows that have both of two levels; the diagonal holds
+    single levels.
 
     With the 0/1 matrix H of rows and levels, `H'H` and `H' diag(w) H`.
 
@@ -39,7 +45,9 @@ def pair_sums(codes: Tensor, weights: Tensor, size: int, device: str | torch.dev
         rows += hot.T @ hot
         for place, weight in enumerate(weights[:, start : start + step].to(device).float()):
             counted = weight.nonzero()[:, 0]
-            part, weight = (hot, weight) if len(counted) == len(hot) else (hot[counted], weight[counted])
+            part, weight = (
+                (hot, weight) if len(counted) == len(hot) else (hot[counted], weight[counted])
+            )
             sums[place] += (part * weight[:, None]).T @ part
     return rows.long().cpu(), sums.cpu()
 
@@ -51,7 +59,9 @@ def one_hot(codes: Tensor, size: int) -> Tensor:
 
 
 def slice_pairs(levels: Sequence[Level], ways: int) -> tuple[Tensor, Tensor]:
-    """Indices of single levels (twice the same) and, for two ways, of pairs from different columns."""
+    """Indices of single levels (twice the same) and, for two ways, of pairs from different
+    columns.
+    """
     of = column_of(levels)
     single = torch.arange(len(levels))
     if ways == 1:
@@ -62,7 +72,8 @@ def slice_pairs(levels: Sequence[Level], ways: int) -> tuple[Tensor, Tensor]:
 
 
 def worth_asking(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """`[s]` bool, sets that hold some rows and not almost all rows of one of their two levels, which asks the same alone.
+    """`[s]` bool, sets that hold some rows and not almost all rows of one of their two levels,
+    which asks the same alone.
 
     Args:
         rows: `[L, L]` int64 from `pair_sums`.
@@ -75,7 +86,9 @@ def worth_asking(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 def column_of(levels: Sequence[Level]) -> Tensor:
     """`[L]` int64, the column in `codes` to which each level belongs."""
-    columns = {name: index for index, name in enumerate(dict.fromkeys(level.column for level in levels))}
+    columns = {
+        name: index for index, name in enumerate(dict.fromkeys(level.column for level in levels))
+    }
     return torch.tensor([columns[level.column] for level in levels], dtype=torch.int64)
 
 

@@ -1,4 +1,6 @@
-"""What can go wrong in a row, in which rows it can, and how often the model itself says that it will."""
+"""What can go wrong in a row, in which rows it can, and how often the model itself says that it
+will.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Event:
         rows: `[m]` int64 positions of these rows.
         happened: `[m]` bool.
         score: `[m]` float64, higher where the model itself holds the event likelier.
-        side: `[m]` int64 0 or 1, what was predicted; the model's promise is read on each side by itself.
+        side: `[m]` int64 0 or 1, what was predicted; the model's promise is read on each side by
+            itself.
     """
 
     name: str
@@ -31,8 +34,12 @@ class Event:
     side: Tensor
 
     def promise(self, at: Tensor | None = None) -> Tensor:
-        """`[h]` rate that the model's confidence promises in the rows at these places, by default in all; see `promised_rate`."""
-        score, happened, side = ((part if at is None else part[at]) for part in (self.score, self.happened, self.side))
+        """`[h]` rate that the model's confidence promises in the rows at these places, by default
+        in all; see `promised_rate`.
+        """
+        score, happened, side = (
+            (part if at is None else part[at]) for part in (self.score, self.happened, self.side)
+        )
         rate = torch.zeros(len(score), dtype=torch.float64)
         for value in (0, 1):
             part = side == value
@@ -40,11 +47,14 @@ class Event:
         return rate
 
 
-def promised_events(logits: Tensor, targets: Tensor, *, threshold: float = 0.5) -> tuple[Event, ...]:
-    """Events that can be held against the model's own confidence: errors, and for two classes either kind of error.
+def promised_events(
+    logits: Tensor, targets: Tensor, *, threshold: float = 0.5
+) -> tuple[Event, ...]:
+    """Events that can be held against the model's own confidence: errors, and for two classes
+    either kind of error.
 
-    A missed positive is asked among negative predictions, a false alarm among positive ones: there the score says how
-    likely it is, while among the true positives the score decides it.
+    A missed positive is asked among negative predictions, a false alarm among positive ones: there
+    the score says how likely it is, while among the true positives the score decides it.
 
     Args:
         logits: `[n]` binary, or `[n, k]`.
@@ -56,7 +66,9 @@ def promised_events(logits: Tensor, targets: Tensor, *, threshold: float = 0.5) 
     if margin is None:
         confidence = logits.double().log_softmax(1).amax(1).cpu()
         wrong = (logits.argmax(1) != targets).cpu()
-        return (Event("error", "all rows", everyone, wrong, -confidence, torch.zeros_like(everyone)),)
+        return (
+            Event("error", "all rows", everyone, wrong, -confidence, torch.zeros_like(everyone)),
+        )
     said, true = _said(margin, threshold), (targets == 1).cpu()
     doubt = torch.where(said, -margin, margin)
     return (
@@ -71,11 +83,13 @@ def promised_events(logits: Tensor, targets: Tensor, *, threshold: float = 0.5) 
     )
 
 
-def plain_events(logits: Tensor, targets: Tensor, *, threshold: float = 0.5) -> dict[str, tuple[Tensor, Tensor]]:
+def plain_events(
+    logits: Tensor, targets: Tensor, *, threshold: float = 0.5
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Event -> `[n]` bool rows that can have it, and `[n]` bool rows that have it.
 
-    Errors; for two classes also misses among the positives (1 - recall) and false alarms among the negatives (the
-    false-positive rate).
+    Errors; for two classes also misses among the positives (1 - recall) and false alarms among the
+    negatives (the false-positive rate).
 
     Args:
         logits: `[n]` binary, or `[n, k]`.
@@ -87,7 +101,11 @@ def plain_events(logits: Tensor, targets: Tensor, *, threshold: float = 0.5) -> 
     if margin is None:
         return {"error": (everyone, (logits.argmax(1) != targets).cpu())}
     said, true = _said(margin, threshold), (targets == 1).cpu()
-    return {"error": (everyone, said != true), "missed positive": (true, ~said & true), "false alarm": (~true, said & ~true)}
+    return {
+        "error": (everyone, said != true),
+        "missed positive": (true, ~said & true),
+        "false alarm": (~true, said & ~true),
+    }
 
 
 def _margin(logits: Tensor) -> Tensor | None:

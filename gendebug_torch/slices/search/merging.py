@@ -1,4 +1,6 @@
-"""Many slices are the same rows in other words, or bad only through a worse slice in them: which ones say something new."""
+"""Many slices are the same rows in other words, or bad only through a worse slice in them: which
+ones say something new.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,13 @@ def distinct_slices(
 ) -> tuple[list[int], list[list[int]]]:
     """Places of the slices that say something new, and for each the places of its twins.
 
-    The k-th slice that is kept must by itself reach `k alpha / asked`: many words for one bad slice must not pay for
-    another, as they would in Benjamini and Hochberg's count of rejections.
+    The k-th slice that is kept must by itself reach `k alpha / asked`: many words for one bad slice
+    must not pay for another, as they would in Benjamini and Hochberg's count of rejections.
 
     Args:
         masks: `[s, n]` bool, rows of each slice, worst slice first.
-        log_p_of: given `[n]` bool, the rows of a slice that no better one holds, and `[n]` bool, all rows that none
-            holds: log of the p-value of these rows by themselves.
+        log_p_of: given `[n]` bool, the rows of a slice that no better one holds, and `[n]` bool,
+            all rows that none holds: log of the p-value of these rows by themselves.
         asked: number of slices that were tested.
         alpha: false discovery rate.
 
@@ -38,7 +40,9 @@ def distinct_slices(
     for place, mask in enumerate(masks):
         if alike := [rank for rank, other in enumerate(kept) if same[place, other]]:
             twins[alike[0]].append(place)
-        elif not kept or log_p_of(mask & fresh, fresh) <= math.log(max((len(kept) + 1) * alpha / max(asked, 1), 1e-300)):
+        elif not kept or log_p_of(mask & fresh, fresh) <= math.log(
+            max((len(kept) + 1) * alpha / max(asked, 1), 1e-300)
+        ):
             kept.append(place)
             twins.append([])
             fresh &= ~mask

@@ -23,15 +23,18 @@ _LONGEST = 60
 
 @dataclass(frozen=True, eq=False)
 class Slices:
-    """Slices with their support, sum of a metric and what was expected of it, worst first, redundant ones merged.
+    """Slices with their support, sum of a metric and what was expected of it, worst first,
+    redundant ones merged.
 
     Args:
         binnings: how the columns were cut.
-        sets: `[s, 3]` int64 places of the levels that define each slice; fewer than three are repeated.
+        sets: `[s, 3]` int64 places of the levels that define each slice; fewer than three are
+            repeated.
         support: `[s]` int64 rows.
         total: `[s]` float64 sum of the metric: of events, their number.
         squares: `[s]` float64 sum of the squared metric.
-        expected: `[s]` float64 sum that was expected: by the rate of all rows, or by what the model promised.
+        expected: `[s]` float64 sum that was expected: by the rate of all rows, or by what the model
+            promised.
         log_p: `[s]` float64 natural logarithm of the one-sided p-value.
         adjusted: `[s]` float64 p-value after Benjamini-Hochberg over everything asked.
         also: per slice, other words for the same rows.
@@ -64,7 +67,9 @@ class Slices:
     def members(self) -> tuple[tuple[Level, ...], ...]:
         """Per slice, the levels that define it."""
         levels = [level for binning in self.binnings for level in binning.levels]
-        return tuple(tuple(levels[place] for place in dict.fromkeys(row)) for row in self.sets.tolist())
+        return tuple(
+            tuple(levels[place] for place in dict.fromkeys(row)) for row in self.sets.tolist()
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,7 +89,9 @@ class Slices:
     @property
     def lift(self) -> Tensor:
         """`[s]` rate over what was expected."""
-        return self.total / torch.where(self.expected == 0, torch.full_like(self.expected, 1e-300), self.expected)
+        return self.total / torch.where(
+            self.expected == 0, torch.full_like(self.expected, 1e-300), self.expected
+        )
 
     def interval(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """`[s]` bounds of the rate: Wilson's for events, else by the normal approximation."""
@@ -101,29 +108,73 @@ class Slices:
         return member_masks(codes, self.sets[place : place + 1], levels)[0]
 
     def table(self) -> pd.DataFrame:
-        """One row per slice: support, rate with 95 % interval, expected rate, lift, p-values, other words for it."""
+        """One row per slice: support, rate with 95 % interval, expected rate, lift, p-values, other
+        words for it.
+        """
         low, high = self.interval()
-        columns = {"support": self.support, "rate": self.rate, "low": low, "high": high, "expected": self.expected_rate}
+        columns = {
+            "support": self.support,
+            "rate": self.rate,
+            "low": low,
+            "high": high,
+            "expected": self.expected_rate,
+        }
         columns |= {"lift": self.lift, "p_value": self.log_p.exp(), "adjusted": self.adjusted}
-        frame = pd.DataFrame({"slice": list(self.names)} | {key: value.numpy() for key, value in columns.items()})
+        frame = pd.DataFrame(
+            {"slice": list(self.names)} | {key: value.numpy() for key, value in columns.items()}
+        )
         frame["same_rows_as"] = ["; ".join(words) for words in self.also]
         return frame
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Rates of the worst slices with intervals, beside what was expected and the rate of all rows."""
+        """Rates of the worst slices with intervals, beside what was expected and the rate of all
+        rows.
+        """
         ax = axes(ax, size=(8.0, 2.2 + 0.32 * min(SHOWN, max(1, len(self)))))
         top = self.table().head(SHOWN).iloc[::-1]
         place = range(len(top))
-        spread = [(top["rate"] - top["low"]).clip(lower=0), (top["high"] - top["rate"]).clip(lower=0)]
-        ax.barh(place, top["rate"], color=LIVE, xerr=spread, error_kw={"elinewidth": 0.8}, label="in the slice (95 % interval)")
+        spread = [
+            (top["rate"] - top["low"]).clip(lower=0),
+            (top["high"] - top["rate"]).clip(lower=0),
+        ]
+        ax.barh(
+            place,
+            top["rate"],
+            color=LIVE,
+            xerr=spread,
+            error_kw={"elinewidth": 0.8},
+            label="in the slice (95 % interval)",
+        )
         if self.promised:
-            ax.plot(top["expected"], place, "D", color=REFERENCE, markersize=5, label="as the model's confidence promised")
-        ax.axvline(self.overall[1] / max(self.overall[0], 1), color=NEUTRAL, linestyle="--", label="all rows")
-        ax.set_yticks(place, [f"{shortened(name)} ({n:,})" for name, n in zip(top["slice"], top["support"], strict=True)])
+            ax.plot(
+                top["expected"],
+                place,
+                "D",
+                color=REFERENCE,
+                markersize=5,
+                label="as the model's confidence promised",
+            )
+        ax.axvline(
+            self.overall[1] / max(self.overall[0], 1),
+            color=NEUTRAL,
+            linestyle="--",
+            label="all rows",
+        )
+        ax.set_yticks(
+            place,
+            [
+                f"{shortened(name)} ({n:,})"
+                for name, n in zip(top["slice"], top["support"], strict=True)
+            ],
+        )
         ax.grid(visible=False, axis="y")
         quantity = f"{self.name} rate" if self.counts else f"mean {self.name}"
         ax.set_xlabel(quantity)
-        caption(ax, f"Slices with the highest {quantity}" + (" beyond what was promised" if self.promised else ""))
+        caption(
+            ax,
+            f"Slices with the highest {quantity}"
+            + (" beyond what was promised" if self.promised else ""),
+        )
         return ax
 
 
