@@ -68,6 +68,7 @@ def test_clean_tables_exit_with_zero(place, capsys):
         "summary",
         "numbers",
         "remedy",
+        "inputs",
     }
 
 

@@ -1,13 +1,13 @@
-"""The one place that imports matplotlib: axes without global state, a palette, a figure as
-bytes.
-"""
+"""Evidence: what can be drawn and read as a table. The one place that imports matplotlib."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 # Okabe and Ito (2008): told apart under every common colour blindness, and in grey by lightness.
@@ -42,6 +42,58 @@ def axes(ax: Axes | None = None, *, size: tuple[float, float] = (6.0, 4.0)) -> A
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax
+
+
+@dataclass(frozen=True, eq=False)
+class BarEvidence:
+    """A table drawn as horizontal bars: evidence that needs no class of its own.
+
+    Args:
+        frame: one row per bar, in the order in which they are to be read, from the top.
+        label: column that names the bars.
+        value: column that holds their lengths.
+        title: heading of the picture.
+        xlabel: what the lengths are, with their unit.
+        interval: columns of the lower and upper bound of each length, if there are any.
+        marker: a length to compare with, drawn as a dashed line, e.g. a limit.
+        limit: most bars drawn; the table holds all.
+
+    Example:
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"feature": ["age", "income"], "points": [3.0, 1.0]})
+        >>> evidence = BarEvidence(frame, "feature", "points", title="Lost", xlabel="points")
+        >>> [float(bar.get_width()) for bar in evidence.plot().patches]
+        [1.0, 3.0]
+    """
+
+    frame: pd.DataFrame
+    label: str
+    value: str
+    title: str
+    xlabel: str
+    interval: tuple[str, str] | None = None
+    marker: float | None = None
+    limit: int = 20
+
+    def table(self) -> pd.DataFrame:
+        """One row per bar."""
+        return self.frame
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The bars, the first row on top, with their intervals and the marker."""
+        shown = self.frame.head(self.limit).iloc[::-1]
+        ax = axes(ax, size=(6.0, max(2.0, 0.6 + 0.32 * len(shown))))
+        ends = range(len(shown))
+        ax.barh(ends, shown[self.value].to_numpy(dtype=float), color=REFERENCE, height=0.7)
+        if self.interval is not None:
+            low, high = (shown[column].to_numpy(dtype=float) for column in self.interval)
+            ax.hlines(ends, low, high, color="black", linewidth=1.0)
+        if self.marker is not None:
+            ax.axvline(self.marker, color=LIVE, linestyle="--", linewidth=1.0)
+        ax.set_yticks(ends, [str(name) for name in shown[self.label]])
+        ax.set_title(self.title)
+        ax.set_xlabel(self.xlabel)
+        return ax
 
 
 def png(evidence: Plottable, *, dpi: int = 110) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gendebug_torch.errors import reject
 
-JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "remedy")
+JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "remedy", "inputs")
 
 
 class Severity(StrEnum):
@@ -66,6 +66,7 @@ class Finding:
         subject: the feature, slice or rows it is about; empty for the whole data set.
         numbers: JSON scalars (or lists of them) by name; NaN and infinities are stored as None.
         remedy: what to do next, as a sentence; empty where nothing is to be done.
+        inputs: names of what the check inspects, e.g. `("validation", "production")`.
         evidence: the value behind it, with `table()` and `plot(ax)`; not part of the JSON form.
     """
 
@@ -76,20 +77,27 @@ class Finding:
     subject: str = ""
     numbers: Mapping[str, Any] = field(default_factory=dict)
     remedy: str = ""
+    inputs: tuple[str, ...] = ()
     evidence: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cause", Cause(self.cause))
         object.__setattr__(self, "severity", Severity(self.severity))
+        object.__setattr__(self, "inputs", tuple(self.inputs))
         object.__setattr__(self, "numbers", {str(k): _plain(v) for k, v in self.numbers.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: `check, cause, severity, subject, summary, numbers, remedy`."""
-        return {key: getattr(self, key) for key in JSON_KEYS}
+        """The JSON form: `check, cause, severity, subject, summary, numbers, remedy, inputs`."""
+        return {key: getattr(self, key) for key in JSON_KEYS} | {"inputs": list(self.inputs)}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Finding":
-        """Rebuild a finding from its JSON form; evidence does not survive."""
+        """Rebuild a finding from its JSON form; evidence does not survive.
+
+        Files of version 0.1 have no `inputs`; such findings explain and follow as those about
+        production do.
+        """
+        value = {"inputs": ()} | dict(value)
         missing = [key for key in JSON_KEYS if key not in value]
         if missing:
             reject(

@@ -125,7 +125,9 @@ class Check:
         self, severity: Severity, summary: str, *, cause: Cause | None = None, **fields: Any
     ) -> Finding:
         """A finding in this check's name; `fields` are those of `Finding`."""
-        return Finding(self.name, cause or self.cause, severity, summary, **fields)
+        return Finding(
+            self.name, cause or self.cause, severity, summary, inputs=self.inputs, **fields
+        )
 
     def lacks(self, given: Mapping[str, Any]) -> list[str]:
         """Which of `needs` is absent from the given inputs."""

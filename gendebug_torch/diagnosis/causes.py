@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import all_checks
 
 _PROBABILITIES = frozenset({Cause.MISCALIBRATION, Cause.THRESHOLD})
 _WORSE = _PROBABILITIES | {Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE}
@@ -194,11 +193,7 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
         and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject)
     ):
         return False
-    return root.cause not in _AFTER or "production" in _inputs().get(finding.check, ("production",))
-
-
-def _inputs() -> dict[str, tuple[str, ...]]:
-    return {check.name: check.inputs for check in all_checks()}
+    return root.cause not in _AFTER or "production" in (finding.inputs or ("production",))
 
 
 def _merged(roots: Sequence[LikelyCause]) -> LikelyCause:

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from gendebug_torch import Records, Schema
+from gendebug_torch import Cause, Records, Schema
 
 NAMES = ("income", "debt", "age", "region", "row_code")
 SCHEMA = Schema(
@@ -129,3 +129,13 @@ PLANTS = {
     "attribution.stability": wavy,
 }
 CLEAN = dict.fromkeys(PLANTS, sound) | {"attribution.production_errors": clean}
+
+# Check -> cause and subject (a regular expression) that its planted fault is to be found under.
+EXPECTED = {
+    "attribution.convergence": (Cause.UNRELIABLE_EXPLANATION, r""),
+    "attribution.direction": (Cause.SHORTCUT_FEATURE, r"income"),
+    "attribution.noise_feature": (Cause.SHORTCUT_FEATURE, r"row_code"),
+    "attribution.production_errors": (Cause.COVARIATE_SHIFT, r"feature_1"),
+    "attribution.shortcut": (Cause.SHORTCUT_FEATURE, r"row_code"),
+    "attribution.stability": (Cause.UNRELIABLE_EXPLANATION, r""),
+}

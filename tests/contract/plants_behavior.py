@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gendebug_torch import Cause
 from gendebug_torch.behavior import Case, Suite
 
 FEATURES = ("amount", "hour", "velocity", "abroad")
@@ -56,3 +57,8 @@ def clean(seed):
 
 PLANTS = {"behavior.cases": swapped}
 CLEAN = {"behavior.cases": clean}
+
+# Check -> cause and subject (a regular expression) that its planted fault is to be found under.
+EXPECTED = {
+    "behavior.cases": (Cause.BEHAVIOR_REGRESSION, r"low"),
+}

@@ -2,7 +2,7 @@
 
 import torch
 
-from gendebug_torch import Records, Schema
+from gendebug_torch import Cause, Records, Schema
 
 
 def drawn(seed, n=1500, k=4, scale=1.0, name="validation"):
@@ -73,3 +73,10 @@ PLANTS = {
     "calibration.threshold": scores_moved,
 }
 CLEAN = dict.fromkeys(PLANTS, clean) | {"calibration.threshold": settled}
+
+# Check -> cause and subject (a regular expression) that its planted fault is to be found under.
+EXPECTED = {
+    "calibration.ece": (Cause.MISCALIBRATION, r"|label 3"),
+    "calibration.production_ece": (Cause.MISCALIBRATION, r"|label 3"),
+    "calibration.threshold": (Cause.THRESHOLD, r""),
+}

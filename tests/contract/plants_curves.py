@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gendebug_torch import Records
+from gendebug_torch import Cause, Records
 from gendebug_torch.curves import LearningCurves
 
 
@@ -46,3 +46,10 @@ def straight(seed):
 
 PLANTS = {"curves.regime": overfit, "curves.gap": wide_gap, "curves.residuals": straight}
 CLEAN = {"curves.regime": curves, "curves.gap": curves, "curves.residuals": answered}
+
+# Check -> cause and subject (a regular expression) that its planted fault is to be found under.
+EXPECTED = {
+    "curves.regime": (Cause.OVERFITTING, r""),
+    "curves.gap": (Cause.OVERFITTING, r""),
+    "curves.residuals": (Cause.UNDERFITTING, r""),
+}

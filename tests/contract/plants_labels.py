@@ -4,7 +4,7 @@ the topic `labels`."""
 import pandas as pd
 import torch
 
-from gendebug_torch import Records, Schema
+from gendebug_torch import Cause, Records, Schema
 
 
 def rows(seed, n=600):
@@ -52,4 +52,10 @@ PLANTS = {
 CLEAN = {
     "labels.noise": one_side("train", clean),
     "labels.validation_noise": one_side("validation", clean),
+}
+
+# Check -> cause and subject (a regular expression) that its planted fault is to be found under.
+EXPECTED = {
+    "labels.noise": (Cause.LABEL_NOISE, r""),
+    "labels.validation_noise": (Cause.LABEL_NOISE, r""),
 }

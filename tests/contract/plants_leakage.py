@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gendebug_torch import Records, Schema
+from gendebug_torch import Cause, Records, Schema
 
 SCHEMA = Schema(time="moment", label_time="known", group="customer", ids=("row",))
 
@@ -180,4 +180,18 @@ PLANTS = {
 CLEAN = dict.fromkeys(PLANTS, clean) | {
     "leakage.preprocessing": scaled_on_training,
     "leakage.vanishing": there_in_production,
+}
+
+# Check -> cause and subject (a regular expression) that its planted fault is to be found under.
+EXPECTED = {
+    "leakage.columns": (Cause.TARGET_LEAKAGE, r"fee"),
+    "leakage.vanishing": (Cause.TARGET_LEAKAGE, r"fee"),
+    "leakage.missing": (Cause.TARGET_LEAKAGE, r"closed"),
+    "leakage.ids": (Cause.TARGET_LEAKAGE, r"case"),
+    "leakage.after_label": (Cause.TARGET_LEAKAGE, r"seen"),
+    "leakage.duplicates": (Cause.SPLIT_LEAKAGE, r""),
+    "leakage.near_duplicates": (Cause.SPLIT_LEAKAGE, r""),
+    "leakage.groups": (Cause.SPLIT_LEAKAGE, r"customer"),
+    "leakage.time": (Cause.SPLIT_LEAKAGE, r"moment"),
+    "leakage.preprocessing": (Cause.PREPROCESSING_LEAKAGE, r""),
 }

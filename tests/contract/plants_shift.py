@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gendebug_torch import Records, Schema
+from gendebug_torch import Cause, Records, Schema
 
 
 def table(rng, n):
@@ -166,4 +166,19 @@ KINDS = (
 )
 CLEAN = {name: kinds() if name in KINDS else clean for name in PLANTS} | {
     "shift.over_time": in_time
+}
+
+# Check -> cause and subject (a regular expression) that its planted fault is to be found under.
+EXPECTED = {
+    "shift.ks": (Cause.TRAIN_SERVE_SKEW, r"percentile"),
+    "shift.missing": (Cause.COVARIATE_SHIFT, r"age"),
+    "shift.categories": (Cause.COVARIATE_SHIFT, r"channel"),
+    "shift.confidence": (Cause.THRESHOLD, r""),
+    "shift.bimodality": (Cause.THRESHOLD, r""),
+    "shift.label_shift": (Cause.LABEL_SHIFT, r""),
+    "shift.concept_drift": (Cause.CONCEPT_DRIFT, r""),
+    "shift.serving_skew": (Cause.TRAIN_SERVE_SKEW, r"amount"),
+    "shift.joint": (Cause.COVARIATE_SHIFT, r""),
+    "shift.over_time": (Cause.CONCEPT_DRIFT, r""),
+    "shift.estimated_accuracy": (Cause.COVARIATE_SHIFT, r""),
 }

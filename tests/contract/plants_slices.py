@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from gendebug_torch import Records
+from gendebug_torch import Cause, Records
 
 
 def rows(seed, n=3000, name="validation"):
@@ -73,3 +73,10 @@ PLANTS = {
     "slices.error_clusters": failing_region,
 }
 CLEAN = dict.fromkeys(PLANTS, clean)
+
+# Check -> cause and subject (a regular expression) that its planted fault is to be found under.
+EXPECTED = {
+    "slices.worst": (Cause.SUBGROUP_FAILURE, r"country\ =\ B\ and\ device\ =\ ios"),
+    "slices.collapse": (Cause.SUBGROUP_FAILURE, r"country\ =\ C"),
+    "slices.error_clusters": (Cause.SUBGROUP_FAILURE, r"amount high .*"),
+}
