@@ -32,7 +32,7 @@ ADVICE = {
     "recalibrated network.",
     "move_threshold": "The scores are sound, the operating point is not: choose the threshold "
     "again on recent labels.",
-    "fix_data": "A feature, a split or the labels are broken: mend them before anything is "
+    "fix_data": "A feature, a split or the labels are broken: repair it before anything is "
     "trained again.",
     "retrain": "The world or the training went another way: retrain, as the reasons below say.",
     "redesign": "The model cannot express what is asked: change features or architecture first.",
@@ -48,7 +48,7 @@ def render_html(
     tables: Mapping[str, pd.DataFrame] | None = None,
     pictures: Mapping[str, Any] | None = None,
     context: Mapping[str, str] | None = None,
-    triage: pd.DataFrame | None = None,
+    schedule: pd.DataFrame | None = None,
 ) -> str:
     """The whole report as one HTML document, worst findings first.
 
@@ -60,7 +60,7 @@ def render_html(
         tables: further tables by caption.
         pictures: further pictures by caption: evidence with `plot`, or PNG bytes.
         context: what went in, by name.
-        triage: a row per check with what it is worth and what it took.
+        schedule: row per check with its value and what it took.
     """
     numbered = list(enumerate(findings))
     alarming = [
@@ -84,7 +84,7 @@ def render_html(
         tables={name: _table(table, _MEASURED_ROWS) for name, table in (tables or {}).items()},
         pictures={name: _picture(picture) for name, picture in (pictures or {}).items()},
         context=context or {},
-        triage=None if triage is None else _table(triage, rows=len(triage)),
+        schedule=None if schedule is None else _table(schedule, rows=len(schedule)),
         words=words,
     )
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -6,13 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, diagnose
+from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, collect, diagnose
+from gendebug_torch.checks.finding import findings_to_json
 from gendebug_torch.checks.registry import Cost, all_checks
 from gendebug_torch.diagnosis.budget import Speed, by_value, probe_speed, seconds_of
 from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.diagnosis.decision import decide
-from gendebug_torch.diagnosis.quality import Standing, standing
+from gendebug_torch.diagnosis.quality import QualityChange, quality_change
 from gendebug_torch.errors import InputError
+
+INPUTS = {check.name: check.inputs for check in all_checks()}
 
 
 def found(check, cause, severity=Severity.WARN, subject="", **numbers):
@@ -23,7 +28,8 @@ def found(check, cause, severity=Severity.WARN, subject="", **numbers):
         f"{check} says {subject or 'it'}",
         subject=subject,
         numbers=numbers,
-        remedy="Mend it.",
+        remedy="Repair it.",
+        inputs=INPUTS.get(check, ()),
     )
 
 
@@ -288,16 +294,18 @@ def test_a_feature_stuck_on_one_value_is_to_be_mended():
 
 @pytest.mark.parametrize(("production", "decision"), [(0.89, "recalibrate"), (0.6, "retrain")])
 def test_where_the_ranking_held_the_probabilities_are_mended(production, decision):
-    stands = Standing("AUC", {"validation": (0.9, 0.01), "production": (production, 0.01)}, {})
+    quality = QualityChange(
+        "AUC", {"validation": (0.9, 0.01), "production": (production, 0.01)}, {}
+    )
     drift = found("shift.concept", Cause.CONCEPT_DRIFT, Severity.FAIL)
     verdict = decide(
-        likely_causes([drift, found("calibration.production_ece", Cause.MISCALIBRATION)]), stands
+        likely_causes([drift, found("calibration.production_ece", Cause.MISCALIBRATION)]), quality
     )
     assert verdict.name == decision
     assert any("AUC 0.900" in reason for reason in verdict.reasons)
 
 
-def test_standing_of_a_model_that_drifts():
+def test_quality_of_a_model_that_drifts():
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(4000, generator=generator, dtype=torch.float64)
     time = torch.linspace(0, 1, 4000, dtype=torch.float64)
@@ -307,14 +315,18 @@ def test_standing_of_a_model_that_drifts():
     ).long()
     metadata = pd.DataFrame({"time": time.numpy()})
     before = Records(targets=truth, logits=logits, metadata=metadata, schema=Schema(time="time"))
-    stands = standing(before, replace(before, targets=turned))
-    assert stands.metric == "AUC"
-    assert stands.change[0] < -0.05
-    assert stands.drifts()
-    assert not standing(before, before).drifts()
-    assert list(stands.table()["side"]) == ["validation", "production"]
-    assert standing(before, replace(before, targets=None)) is None
-    assert standing(before, replace(before, targets=torch.ones(4000, dtype=torch.int64))) is None
+    change = quality_change(before, replace(before, targets=turned))
+    assert change.metric == "AUC"
+    assert change.change[0] < -0.05
+    slope, error = change.trend
+    assert abs(slope) > 1.96 * error
+    slope, error = quality_change(before, before).trend
+    assert abs(slope) < 1.96 * error
+    assert list(change.table()["side"]) == ["validation", "production"]
+    assert quality_change(before, replace(before, targets=None)) is None
+    assert (
+        quality_change(before, replace(before, targets=torch.ones(4000, dtype=torch.int64))) is None
+    )
 
 
 def test_the_schema_declares_the_threshold_once(model):
@@ -333,7 +345,7 @@ def test_the_schema_declares_the_threshold_once(model):
         Schema(threshold=2.0)
 
 
-def test_triage_spreads_a_budget_over_causes():
+def test_the_schedule_spreads_a_budget_over_causes():
     checks = [check for check in all_checks() if check.name.startswith(("shift.", "calibration."))]
     ordered = by_value(checks, {check.name: 1.0 for check in checks})
     distinct = len({check.cause for check in checks})
@@ -341,11 +353,11 @@ def test_triage_spreads_a_budget_over_causes():
     assert [value for _, value in ordered] == sorted((value for _, value in ordered), reverse=True)
 
 
-def test_triage_says_what_each_check_took(model):
+def test_the_schedule_says_what_each_check_took(model):
     diagnosis = diagnose(model, validation=table(500, 0), production=table(500, 1), budget="1m")
-    triage = diagnosis.triage()
-    assert set(triage["check"]) == {check.name for check in all_checks()}
-    ran = triage[triage["spent_seconds"].notna()]
+    schedule = diagnosis.schedule()
+    assert set(schedule["check"]) == {check.name for check in all_checks()}
+    ran = schedule[schedule["spent_seconds"].notna()]
     assert (ran["estimated_seconds"] >= 0).all()
     assert "spent_seconds" in diagnosis.to_html()
 
@@ -353,3 +365,55 @@ def test_triage_says_what_each_check_took(model):
 def test_an_empty_diagnosis_reads_well():
     assert Diagnosis(()).worst is Severity.OK
     assert "nothing" in str(Diagnosis(()))
+
+
+def test_causes_depend_on_the_findings_alone():
+    """Read from findings.json in a fresh process that has imported no topic."""
+    findings = [
+        found("calibration.ece", Cause.MISCALIBRATION, Severity.FAIL),
+        found("shift.label_shift", Cause.LABEL_SHIFT, Severity.FAIL),
+    ]
+    code = """
+import sys
+from gendebug_torch.checks.finding import findings_from_json
+from gendebug_torch.diagnosis.causes import likely_causes
+print([likely.cause.value for likely in likely_causes(findings_from_json(sys.stdin.read()))])
+"""
+    fresh = subprocess.run(
+        [sys.executable, "-c", code],
+        input=findings_to_json(findings),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = [likely.cause.value for likely in likely_causes(findings)]
+    assert fresh.stdout.strip() == str(expected)
+    assert len(expected) == 2, "what was there before the deployment is not explained by the shift"
+
+
+def test_a_step_that_breaks_is_an_errored_finding_and_the_rest_runs(monkeypatch):
+    def explode(validation, production):
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("gendebug_torch.diagnosis.diagnose.quality_change", explode)
+    diagnosis = diagnose(validation=table(200, 0), production=table(200, 1), only="shift.ks")
+    assert diagnosis.quality is None
+    assert {finding.check for finding in diagnosis.findings} == {"shift.ks", "diagnose.quality"}
+    (broken,) = [f for f in diagnosis.findings if f.severity is Severity.ERRORED]
+    assert "boom" in broken.summary
+    assert "boom" in broken.numbers["traceback"]
+
+
+def test_local_time_across_a_change_of_the_clocks(model):
+    """Texts with two offsets in one column are moments of one time line."""
+    sides = {}
+    for seed, name in enumerate(("validation", "production")):
+        records = collect(model, table(400, seed))
+        hours = pd.date_range("2026-10-25", periods=400, freq="min", tz="Europe/Berlin")
+        metadata = pd.DataFrame({"time": [moment.isoformat() for moment in hours]})
+        metadata.loc[7, "time"] = None
+        sides[name] = replace(records, metadata=metadata, schema=Schema(time="time"))
+    diagnosis = diagnose(**sides, only="calibration")
+    slope, error = diagnosis.quality.trend
+    assert abs(slope) < 3 * error
+    assert not any(f.severity is Severity.ERRORED for f in diagnosis.findings)
