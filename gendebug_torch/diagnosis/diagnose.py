@@ -117,6 +117,12 @@ class Diagnosis:
             self.findings, title=title, verdict=self.verdict, causes=self.causes, **extras
         )
 
+    def to_markdown(self, *, title: str = "Diagnosis") -> str:
+        """The decision, likely causes and a table of the findings, e.g. for a pull request."""
+        return report.render_markdown(
+            self.findings, title=title, verdict=self.verdict, causes=self.causes
+        )
+
     def write(self, directory: str | Path, *, title: str = "Diagnosis", **extras: Any) -> Path:
         """Write `report.html` and `findings.json` into a directory, each whole or not at all."""
         return report.write_report(directory, self.to_html(title=title, **extras), self.to_json())

@@ -9,7 +9,8 @@ import gendebug_torch as gd
 from gendebug_torch import behavior
 from gendebug_torch.behavior.checks.cases import case_findings
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.cli.deliver import CLEAN, FailOn, exit_code
+from gendebug_torch.cli.deliver import FailOn, exit_code
+from gendebug_torch.cli.exit_codes import CLEAN
 from gendebug_torch.data.files import write_whole
 from gendebug_torch.data.tables import read_table
 from gendebug_torch.errors import did_you_mean, reject

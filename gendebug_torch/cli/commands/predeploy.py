@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 
 import gendebug_torch as gd
-from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.model.formats import load_network
 from gendebug_torch.slices import cohort_rows, cohort_sheet, confusion_cell, write_sheet
@@ -35,6 +36,7 @@ def predeploy(
     weights: str | None = None,
     device: str = "auto",
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Three checks on the first live rows: inputs against training, confidence by class, fifty
     false positives to look at.
@@ -58,6 +60,7 @@ def predeploy(
         weights: safetensors file to load into the network.
         device: auto, cpu, cuda or cuda:N.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     if rows < 1:
         reject("--rows", "at least 1", str(rows), "Ten thousand rows show most of what goes wrong.")
@@ -117,9 +120,8 @@ def predeploy(
             for name, side in named.items()
         }
     )
-    return deliver(
-        diagnosis, out, fail_on, title="Before deployment", tables=tables, pictures=pictures
-    )
+    extras: dict[str, Any] = {"tables": tables, "pictures": pictures}
+    return deliver(diagnosis, out, fail_on, also=also or (), title="Before deployment", **extras)
 
 
 def first_rows(records: gd.Records, rows: int) -> gd.Records:
@@ -127,15 +129,8 @@ def first_rows(records: gd.Records, rows: int) -> gd.Records:
     order = torch.arange(len(records))
     column = records.schema.time
     if column is not None and records.metadata is not None and column in records.metadata:
-        time = records.metadata[column]
-        moments = (
-            time
-            if time.dtype.kind in "Mfiu"
-            else pd.to_datetime(time, errors="coerce", format="mixed")
-        )
-        order = torch.tensor(
-            moments.reset_index(drop=True).sort_values(kind="stable").index.to_numpy()
-        )
+        # Rows without a moment come last: argsort puts NaN there.
+        order = parse_times(records.metadata[column]).argsort(stable=True)
     return records.select(order[:rows])
 
 
