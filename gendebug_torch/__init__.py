@@ -1,5 +1,4 @@
-"""Why a network that looks great in validation falls apart in production, with the evidence and
-what to do next.
+"""Why a network that looks great in validation falls apart in production, and what to do next.
 
 Importing this module loads nothing but the standard library; each name below is fetched when it is
 first used.

@@ -37,9 +37,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 class SuiteFile(pytest.File):
-    """One suite; reads its cases when it is collected and runs them all when the first is asked
-    for.
-    """
+    """One suite. It reads its cases when collected and runs them all before the first result."""
 
     @cached_property
     def suite(self) -> Suite:
@@ -103,9 +101,7 @@ class CaseItem(pytest.Item):
         raise CaseFailed(result)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """What was expected and what came, with the line of the case; the traceback where the model
-        broke.
-        """
+        """Expected and actual answer with the line of the case, or the traceback of the model."""
         from gendebug_torch.errors import InputError
 
         if isinstance(excinfo.value, InputError):

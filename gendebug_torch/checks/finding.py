@@ -15,9 +15,7 @@ JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "rem
 
 
 class Severity(StrEnum):
-    """How bad a finding is, from `ok` to `fail`; `skipped` and `errored` say that nothing was
-    judged.
-    """
+    """How bad a finding is, from `ok` to `fail`; `skipped` and `errored` judge nothing."""
 
     OK = "ok"
     NOTE = "note"
@@ -28,9 +26,7 @@ class Severity(StrEnum):
 
     @property
     def level(self) -> int:
-        """Rank for sorting and `--fail-on`: 0 for ok and skipped, 1 note, 2 warn, 3 fail, 4
-        errored.
-        """
+        """Rank for `--fail-on`: 0 ok and skipped, 1 note, 2 warn, 3 fail, 4 errored."""
         return {"ok": 0, "skipped": 0, "note": 1, "warn": 2, "fail": 3, "errored": 4}[self.value]
 
 

@@ -1,6 +1,4 @@
-"""`@check`: a function becomes a `Check`; its signature is the schema of everything built upon
-it.
-"""
+"""`@check` makes a `Check` of a function; its signature is the schema of all that uses it."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ _CHECKS: dict[str, Check] = {}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a check will compute: model forwards and backwards in rows, and elementary
-    operations.
-    """
+    """Work of a check: rows through the model and back, and elementary operations."""
 
     forwards: float = 0.0
     backwards: float = 0.0

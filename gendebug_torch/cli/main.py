@@ -149,7 +149,7 @@ def _parser(name: str, function: Callable[..., int], positional: Sequence[str]) 
     for parameter in positional:
         several = "+" if parameter.endswith("+") else None
         parser.add_argument(parameter.removesuffix("+"), type=str, nargs=several)
-    skip = {name.removesuffix("+") for name in positional}
+    skip: set[str | int] = {parameter.removesuffix("+") for parameter in positional}
     parser.add_function_arguments(function, as_positional=False, skip=skip)
     return parser
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 
 def numeric_features(records: Records) -> tuple[tuple[str, ...], Tensor]:
-    """Names and `[n, d]` float64 values of the quantities among the features; codes and text are
-    left out.
+    """Names and `[n, d]` float64 values of the quantities among the features.
+
+    Codes and text are left out.
 
     Columns that the schema calls categorical, and text columns, are not quantities; booleans are 0
     and 1. Tensor features are flattened per row and named `feature_0` and so on. Missing values are
@@ -47,8 +48,7 @@ def numeric_features(records: Records) -> tuple[tuple[str, ...], Tensor]:
 
 
 def model_inputs(records: Records) -> Tensor:
-    """What a model is fed: tensor features as they are, or all columns of the table as `[n, d]`
-    float32.
+    """Inputs of a model: tensor features as they are, or a table as `[n, d]` float32.
 
     Raises:
         InputError: a column is not numeric or has missing values, so that the table cannot be fed
@@ -86,8 +86,7 @@ def model_inputs(records: Records) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """n aligned rows: what went into a model, what came out, what was true, and what is known
-    besides.
+    """n aligned rows: inputs of a model, its outputs, the truth, and what is known besides.
 
     Args:
         features: `[n, d]` DataFrame with named, possibly mixed columns, or a `[n, ...]` Tensor.
@@ -133,8 +132,9 @@ class Records:
 
     @property
     def probs(self) -> Tensor:
-        """`[n]` for one binary logit (sigmoid), else `[n, k]` (softmax, or sigmoid if multilabel),
-        float64.
+        """Probabilities, `[n]` of one binary logit (sigmoid), else `[n, k]`, float64.
+
+        Softmax, or sigmoid if multilabel.
         """
         logits = _required(self, "logits").double()
         return logits.sigmoid() if logits.ndim == 1 or _is_multilabel(self) else logits.softmax(-1)
@@ -151,8 +151,9 @@ class Records:
 
     @property
     def predicted(self) -> Tensor:
-        """Predicted class ids, `[n]` int64 (`[n, k]` of 0/1 if multilabel); a binary logit of 0 is
-        class 0.
+        """Predicted class ids, `[n]` int64, or `[n, k]` of 0 and 1 if multilabel.
+
+        A binary logit of 0 is class 0.
         """
         logits = _required(self, "logits")
         return (
@@ -165,9 +166,7 @@ class Records:
         return self.predicted == _required(self, "targets")
 
     def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:
-        """The rows where a `[n]` bool mask is true, or at the given int positions, in that
-        order.
-        """
+        """The rows where a `[n]` bool mask is true, or at int positions, in that order."""
         index = torch.as_tensor(np.asarray(rows))
         if index.dtype == torch.bool:
             if len(index) != len(self):
@@ -190,9 +189,7 @@ class Records:
 
     @staticmethod
     def concat(parts: Sequence[Records]) -> Records:
-        """The rows of all parts, in order; a part that lacks what another has is an
-        `InputError`.
-        """
+        """The rows of all parts, in order; all parts must have the same fields."""
         if not parts:
             reject("parts", "at least one Records", "none", "Pass the records to join.")
         joined: dict[str, Any] = {}
@@ -221,8 +218,7 @@ class Records:
         return dataclasses.replace(self, **tensors)
 
     def save(self, directory: str | Path) -> Path:
-        """Write tensors as safetensors, tables as Parquet and the schema as JSON; all of it or
-        nothing.
+        """Write tensors as safetensors, tables as Parquet, the schema as JSON: all or nothing.
 
         An existing `directory` is replaced only if it holds saved records.
         """
@@ -321,8 +317,9 @@ class Records:
         name: str = "",
         optional: Sequence[str] = (),
     ) -> Records:
-        """Read CSV, Parquet (both need `schema`) or npz with `logits` or `probs`, `targets` or
-        `labels`, `features`.
+        """Read a CSV or Parquet table (with its schema) or an npz of arrays.
+
+        An npz holds `logits` or `probs`, `targets` or `labels`, `features`.
         """
         label = name or Path(path).stem
         if Path(path).suffix == ".npz":

@@ -26,8 +26,9 @@ _COLUMN_KEYS = (
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV or Parquet file as a DataFrame; anything unreadable is an `InputError` that names the
-    file.
+    """A CSV or Parquet file as a DataFrame.
+
+    Raises InputError with the file's name where it cannot be read.
     """
     source = Path(path)
     readers = {
@@ -92,8 +93,9 @@ def read_npz(path: str | Path) -> dict[str, Any]:
 
 
 def logits_of_probs(probs: Tensor) -> Tensor:
-    """Logits that give these probabilities back: log-odds of `[n]`, log p of `[n, k]`; zeros
-    floored at 1e-38.
+    """Logits that give these probabilities: log-odds of `[n]`, log p of `[n, k]`.
+
+    Zeros are floored at 1e-38.
     """
     outside = (probs < 0) | (probs > 1) | probs.isnan()
     if bool(outside.any()):

@@ -67,8 +67,7 @@ def seconds_of(budget: str | float) -> float:
 
 
 def probe_speed(given: Mapping[str, Any], device: str | torch.device = "auto") -> Speed:
-    """Rates measured on a few hundred rows of the given records, in well under a second for a small
-    model.
+    """Rates measured on a few hundred rows of the given records.
 
     The second of two equal runs is timed: the first pays for compiled kernels and cold caches.
     Without a model, or without rows to feed it, the model's rates are infinite, since no check can

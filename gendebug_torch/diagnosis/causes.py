@@ -168,9 +168,7 @@ def _points(findings: Iterable[Finding]) -> int:
 
 
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
-    """Whether a finding follows from a root: a known consequence, in the same place, and not older
-    than the root.
-    """
+    """Whether a finding follows from a root: a known consequence, there, and not older."""
     if finding.cause not in EXPLAINS[root.cause]:
         return False
     faint = 2 * root.support < group.support and not (

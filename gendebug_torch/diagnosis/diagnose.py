@@ -1,6 +1,4 @@
-"""`diagnose()`: which checks run, in which order, within which budget, and what their findings add
-up to.
-"""
+"""`diagnose()`: which checks run, in which order and budget, and what their findings add up to."""
 
 from __future__ import annotations
 
@@ -108,9 +106,7 @@ class Diagnosis:
         return schedule_table(self.costs)
 
     def to_html(self, *, title: str = "Diagnosis", **extras: Any) -> str:
-        """One self-contained page; `extras` are the `tables` and `pictures` of
-        `report.render_html`.
-        """
+        """One self-contained page; `extras` are tables and pictures of `report.render_html`."""
         schedule = self.schedule() if self.costs else None
         extras |= {"context": self.context, "schedule": schedule}
         return report.render_html(

@@ -1,6 +1,4 @@
-"""Where the model meets the data: one loop over batches, and the promise to leave the model as it
-was.
-"""
+"""Where the model meets the data: one loop over batches that leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -44,8 +42,7 @@ _FLUSH_BYTES = 64 * 2**20
 
 @contextlib.contextmanager
 def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[None]:
-    """The model in evaluation mode with frozen parameters; everything is put back, also after a
-    failure.
+    """The model in evaluation mode with frozen parameters, restored on exit and after a failure.
 
     Put back: the mode of every submodule, `requires_grad`, `.grad`, hooks, the device, and the
     random states of Python, NumPy and torch (every device). A plain callable has only the random
@@ -297,8 +294,9 @@ def _on(place: torch.device, precision: Precision) -> Iterator[None]:
 
 
 def fitting(attempt: Callable[[], T], shrink: Callable[[], bool]) -> T:
-    """What `attempt` gives, tried again where memory runs out as long as `shrink` can make the next
-    attempt smaller.
+    """The result of `attempt`, repeated with less after running out of memory.
+
+    It gives up where `shrink` cannot make the next attempt smaller.
     """
     while True:
         try:

@@ -25,8 +25,9 @@ _DTYPES = {
 
 
 class Shards:
-    """Outputs on disk by number of batch, one file per flush, written whole or not at all; absent a
-    directory it does nothing.
+    """Outputs on disk by number of batch, one file per flush, written whole or not at all.
+
+    Without a directory it does nothing.
 
     The numbers are those of the whole run, so that any number of ranks can write side by side, and
     go on for each other.
@@ -41,9 +42,7 @@ class Shards:
             self._claim(self.directory, run | {"model": _fingerprint(model)})
 
     def load(self, rank: int, world: int) -> dict[int, dict[str, Tensor]]:
-        """Finished batches that fall to this rank; their numbers alone, if they are to stay on
-        disk.
-        """
+        """Finished batches of this rank; their numbers alone if the batches stay on disk."""
         parts: dict[int, dict[str, Tensor]] = {}
         if self.directory is not None:
             from safetensors import safe_open
@@ -62,8 +61,9 @@ class Shards:
     def save(
         self, parts: dict[int, dict[str, Tensor]], notes: dict[str, Any]
     ) -> dict[int, dict[str, Tensor]]:
-        """Write finished batches and what is noted of all rows; hand back the batches, or their
-        numbers if they are to stay on disk.
+        """Write finished batches and the notes on all rows.
+
+        Returns the batches, or their numbers if they stay on disk.
         """
         if self.directory is not None and parts:
             from safetensors.torch import save_file
@@ -113,9 +113,7 @@ class Shards:
 
 
 def join_shards(directory: Path, target: Path) -> None:
-    """Write all shards into one safetensors file, batch after batch, holding one Tensor at a
-    time.
-    """
+    """Write all shards into one safetensors file, batch after batch, one Tensor in memory."""
     from safetensors import safe_open
 
     where: dict[str, list[tuple[int, Path, list[int]]]] = {}
@@ -150,8 +148,9 @@ def join_shards(directory: Path, target: Path) -> None:
 
 
 def read_rows(path: Path, rows: Tensor) -> dict[str, Tensor]:
-    """Some rows of every Tensor of a joined file, by plain reads: a mapping would hold whole pages
-    of other rows in memory.
+    """Some rows of every Tensor of a joined file, by plain reads.
+
+    A memory map would hold whole pages of other rows.
     """
     dtypes = {word: dtype for dtype, word in _DTYPES.items()}
     found = {}

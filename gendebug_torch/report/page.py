@@ -133,9 +133,7 @@ def _entry(number: int, finding: Finding, draw: bool) -> dict[str, Any]:
 
 
 def _picture(evidence: Any) -> dict[str, str]:
-    """The picture as a data URI; a plot that breaks leaves its reason in place of the picture, not
-    a lost report.
-    """
+    """The picture as a data URI; a plot that breaks leaves its reason in place of the picture."""
     if isinstance(evidence, bytes):
         return {"source": _uri(evidence), "problem": ""}
     try:

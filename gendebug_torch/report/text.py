@@ -27,9 +27,7 @@ def words(name: str) -> str:
 def render_text(
     findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]
 ) -> str:
-    """A table for the terminal, at most 100 columns wide: the decision, likely causes, then every
-    finding.
-    """
+    """Text for the terminal, 100 columns wide: decision, likely causes, findings."""
     lines = [
         f"{title}: {words(verdict.name)}",
         *(_wrapped(f"- {reason}", "  ") for reason in verdict.reasons),
@@ -100,8 +98,9 @@ def render_markdown(
 
 
 def render_junit(findings: Sequence[Finding], *, name: str = "gendebug") -> str:
-    """JUnit XML for a CI server: one case per finding; warn and fail are failures, a broken check
-    is an error.
+    """JUnit XML for a CI server: one case per finding.
+
+    Warn and fail are failures, a check that broke is an error.
     """
     counts = {
         "tests": len(findings),

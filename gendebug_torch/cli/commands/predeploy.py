@@ -38,8 +38,7 @@ def predeploy(
     fail_on: FailOn = "warn",
     also: list[Format] | None = None,
 ) -> int:
-    """Three checks on the first live rows: inputs against training, confidence by class, fifty
-    false positives to look at.
+    """Look at the first live rows: inputs, confidence by class, and a sheet of mistakes.
 
     Args:
         train: table that the model was fitted on (CSV or Parquet).
@@ -135,9 +134,7 @@ def first_rows(records: gd.Records, rows: int) -> gd.Records:
 
 
 def cohort(live: gd.Records, threshold: float) -> tuple[torch.Tensor, str]:
-    """`[n]` bool, the rows that the sheet is drawn from, and what it can and cannot hold, in
-    words.
-    """
+    """Rows that the sheet is drawn from, `[n]` bool, and its caption."""
     if live.logits is None or live.schema.multilabel:
         return torch.zeros(
             len(live), dtype=torch.bool
