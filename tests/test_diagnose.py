@@ -11,7 +11,8 @@ from torch import nn
 from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, collect, diagnose
 from gendebug_torch.checks.finding import findings_to_json
 from gendebug_torch.checks.registry import Cost, all_checks
-from gendebug_torch.diagnosis.budget import Speed, by_value, probe_speed, seconds_of
+from gendebug_torch.data.times import seconds_of
+from gendebug_torch.diagnosis.budget import Speed, by_value, probe_speed
 from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.diagnosis.decision import decide
 from gendebug_torch.diagnosis.quality import QualityChange, quality_change

@@ -8,13 +8,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from gendebug_torch.errors import reject
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden file beside `path` to write to, which takes its place in one step; permissions and
-    symbolic links are kept.
+    """A hidden file beside `path` to write to, which takes its place in one step.
 
-    After a failure it is gone, and what was at `path` before is untouched.
+    Permissions and symbolic links are kept. After a failure it is gone, and what was at `path`
+    before is untouched.
 
     Raises:
         OSError: the directory cannot be written.
@@ -40,3 +42,26 @@ def write_whole(path: Path, text: str) -> None:
     """
     with replacing(path) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="")
+
+
+@contextlib.contextmanager
+def writing(argument: str, path: str | Path) -> Iterator[None]:
+    """A block that writes; where the system refuses, an InputError says where and why.
+
+    Args:
+        argument: name of the argument that gave the path.
+        path: file or directory that is written.
+
+    Raises:
+        InputError: the disk is full, the path is not writable, and so on.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        reject(
+            argument,
+            "a place that can be written",
+            f"{path}: {reason}",
+            "Free some space, or choose another path.",
+        )

@@ -1,7 +1,8 @@
-"""The one reader of moments in time: numbers, timestamps, dates and their texts, all in UTC."""
+"""The one reader of time: moments as numbers, timestamps and texts, in UTC, and durations."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.errors import reject
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_times(values: Any, *, argument: str = "time") -> Tensor:
@@ -53,3 +56,28 @@ def parse_times(values: Any, *, argument: str = "time") -> Tensor:
 def _numbers(column: pd.Series[Any]) -> bool:
     present = column.dropna()
     return bool(len(present)) and all(isinstance(value, int | float) for value in present)
+
+
+def seconds_of(duration: str | float, *, argument: str = "budget") -> float:
+    """Seconds of `90`, `90s`, `2m` or `1.5h`.
+
+    Args:
+        duration: number of seconds, or text of a number and a unit.
+        argument: name of the argument for errors.
+
+    Raises:
+        InputError: anything else, or a duration that is not positive.
+
+    Example:
+        >>> seconds_of("1.5h")
+        5400.0
+    """
+    if isinstance(duration, int | float):
+        seconds = float(duration)
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(duration).lower())
+        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not seconds > 0:
+        remedy = "Write a number and a unit."
+        reject(argument, "a positive time such as `90s`, `2m` or `1h`", repr(duration), remedy)
+    return seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +13,8 @@ import torch
 
 from gendebug_torch.checks.registry import Check, Cost
 from gendebug_torch.data.records import Records
-from gendebug_torch.errors import reject
 from gendebug_torch.model.runner import logits_of, map_rows
 
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PROBE_ROWS = 512
 _PROBE_ELEMENTS = 2**20
 
@@ -45,44 +42,34 @@ class Speed:
         )
 
 
-def seconds_of(budget: str | float) -> float:
-    """Seconds of `90`, `90s`, `2m` or `1.5h`.
-
-    Raises:
-        InputError: anything else, or a budget that is not positive.
-    """
-    if isinstance(budget, (int, float)):
-        seconds = float(budget)
-    else:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(budget).lower())
-        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if not seconds > 0:
-        reject(
-            "budget",
-            "a positive time such as `90s`, `2m` or `1h`",
-            repr(budget),
-            "Write a number and a unit.",
-        )
-    return seconds
-
-
 def probe_speed(given: Mapping[str, Any], device: str | torch.device = "auto") -> Speed:
     """Rates measured on a few hundred rows of the given records.
 
     The second of two equal runs is timed: the first pays for compiled kernels and cold caches.
     Without a model, or without rows to feed it, the model's rates are infinite, since no check can
-    use it.
+    use it. Cost: well under a second for a small model.
     """
     elements = torch.arange(_PROBE_ELEMENTS, dtype=torch.float64)
     rate = 3 * _PROBE_ELEMENTS / _seconds(lambda: elements.mul(0.5).add_(1.0).sum())
-    sets = [given[name] for name in ("validation", "production", "train")]
-    rows = next(
-        (r for r in sets if isinstance(r, Records) and r.features is not None and len(r)), None
-    )
     model = given["model"]
+    rows = next(
+        (
+            records
+            for name in ("validation", "production", "train")
+            if isinstance(records := given[name], Records)
+            and records.features is not None
+            and len(records)
+        ),
+        None,
+    )
     if model is None or rows is None:
         return Speed(float("inf"), float("inf"), rate)
     sample = rows.select(range(min(_PROBE_ROWS, len(rows))))
+    return Speed(*_model_rates(model, sample, device), rate)
+
+
+def _model_rates(model: Any, sample: Records, device: str | torch.device) -> tuple[float, float]:
+    """Rows per second through the model, and through it and back to its inputs."""
 
     def forward(inputs: Any, targets: Any) -> dict[str, torch.Tensor]:
         return {"logits": logits_of(model, inputs)}
@@ -91,18 +78,14 @@ def probe_speed(given: Mapping[str, Any], device: str | torch.device = "auto") -
         points = inputs.detach().requires_grad_()
         return {"gradient": torch.autograd.grad(logits_of(model, points).sum(), points)[0]}
 
-    there = _seconds(lambda: map_rows(forward, sample, model=model, device=device))
-    differentiable = (
-        sample.features is None
-        or not isinstance(sample.features, torch.Tensor)
-        or sample.features.is_floating_point()
+    seconds = _seconds(lambda: map_rows(forward, sample, model=model, device=device))
+    features = sample.features
+    if isinstance(features, torch.Tensor) and not features.is_floating_point():
+        return len(sample) / seconds, len(sample) / (3 * seconds)
+    options: dict[str, Any] = {"model": model, "device": device, "grad": True}
+    return len(sample) / seconds, len(sample) / _seconds(
+        lambda: map_rows(backward, sample, **options)
     )
-    back = (
-        _seconds(lambda: map_rows(backward, sample, model=model, device=device, grad=True))
-        if differentiable
-        else 3 * there
-    )
-    return Speed(len(sample) / there, len(sample) / back, rate)
 
 
 def _seconds(work: Callable[[], Any]) -> float:

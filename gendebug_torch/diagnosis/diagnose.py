@@ -18,6 +18,7 @@ from gendebug_torch.behavior import BehaviorRun, Suite, load_behavior
 from gendebug_torch.checks.finding import Finding, Severity, errored_finding, findings_to_json
 from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.times import seconds_of
 from gendebug_torch.diagnosis.budget import (
     CheckCost,
     Speed,
@@ -25,7 +26,6 @@ from gendebug_torch.diagnosis.budget import (
     estimate,
     probe_speed,
     schedule_table,
-    seconds_of,
 )
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
