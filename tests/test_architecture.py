@@ -23,7 +23,7 @@ FLOORS |= dict.fromkeys(TOPICS, 3)
 FLOORS |= {"report": 4, "diagnosis": 5, "callbacks": 6, "cli": 6, "pytest_plugin": 6}
 # Libraries that cost time or are seldom needed: imported where they are used.
 HEAVY = {"captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "pyarrow"}
-HEAVY |= {"safetensors", "scipy", "shap", "tqdm", "yaml"}
+HEAVY |= {"markupsafe", "safetensors", "scipy", "shap", "tqdm", "yaml"}
 # One file per check or command: such a room may be larger.
 LISTS = ("checks", "commands")
 

@@ -91,13 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gendebug {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        from gendebug_torch.report.text import printable
+
         if debug:
             traceback.print_exc()
         if isinstance(error, GendebugError):
-            print(f"gendebug {name}: {error}", file=sys.stderr)
+            print(printable(f"gendebug {name}: {error}"), file=sys.stderr)
             return BAD_INPUT
         advice = "This is a bug of gendebug_torch or of the model; --debug shows where."
-        print(f"gendebug {name}: {type(error).__name__}: {error}\n{advice}", file=sys.stderr)
+        text = f"gendebug {name}: {type(error).__name__}: {error}\n{advice}"
+        print(printable(text), file=sys.stderr)
         return BROKEN
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.checks.finding import Finding, Severity
-from gendebug_torch.report.text import words
+from gendebug_torch.report.text import printable, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,11 +94,20 @@ def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_readable,
     )
     return environment.from_string(
         resources.files("gendebug_torch.report").joinpath("report.html.jinja").read_text("utf-8")
     )
+
+
+def _readable(value: Any) -> Any:
+    """Names without control characters and marks of direction; markup of our own as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def _cause(likely: LikelyCause, place: Mapping[int, int]) -> dict[str, Any]:
@@ -146,7 +155,10 @@ def _picture(evidence: Any) -> dict[str, str]:
 
 
 def _uri(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
+    from markupsafe import Markup
+
+    # Markup of our own: base64 needs no escaping, and is longer than any name.
+    return Markup(f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}")
 
 
 def _table(table: pd.DataFrame, rows: int = _ROWS) -> dict[str, Any]:
