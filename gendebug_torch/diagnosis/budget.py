@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from gendebug_torch.checks.registry import Check, Cost
+from gendebug_torch.checks.registry import Check, Cost, Deferred
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
 from gendebug_torch.model.runner import logits_of, map_rows
@@ -157,18 +157,23 @@ def by_value(checks: Sequence[Check], costs: Mapping[str, float]) -> list[tuple[
 
 
 def estimates(
-    checks: Sequence[Check], given: Mapping[str, Any], speed: Speed | None
+    checks: Sequence[Check],
+    given: Mapping[str, Any],
+    speed: Speed | None,
+    shared: Mapping[str, Deferred[Any]] | None = None,
 ) -> dict[str, float]:
-    """Cost of each check: seconds by the probe, else elementary operations; 0 for a check that
-    lacks an input.
+    """Cost of each check: seconds by the probe, else elementary operations.
+
+    It is 0 for a check that lacks an input. Derived inputs in `shared` that are computed already
+    cost nothing more.
     """
     return {
-        check.name: 0.0 if check.lacks(given) else _price(check, given, speed) for check in checks
+        check.name: 0.0 if check.lacks(given) else _price(check.total_cost(given, shared), speed)
+        for check in checks
     }
 
 
-def _price(check: Check, given: Mapping[str, Any], speed: Speed | None) -> float:
-    cost = check.cost(given)
+def _price(cost: Cost, speed: Speed | None) -> float:
     return (
         speed.seconds(cost)
         if speed

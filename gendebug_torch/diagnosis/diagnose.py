@@ -18,7 +18,7 @@ import gendebug_torch
 from gendebug_torch import report
 from gendebug_torch.behavior import BehaviorRun, Suite, load_behavior
 from gendebug_torch.checks.finding import Finding, Severity, findings_to_json
-from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks
+from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks, derived_inputs
 from gendebug_torch.data.records import Records
 from gendebug_torch.diagnosis.budget import (
     CheckCost,
@@ -186,12 +186,13 @@ def diagnose(
     findings: list[Finding] = []
     costs: list[CheckCost] = []
     prices = estimates(chosen, given, speed)
+    shared = derived_inputs(chosen, given)
     for check, value in _bar(by_value(chosen, prices), progress):
         left = None if limit is None else limit - (time.perf_counter() - started)
-        price = None if speed is None else prices[check.name]
+        price = None if speed is None else estimates([check], given, speed, shared)[check.name]
         began = time.perf_counter()
         if check.lacks(given) or left is None or price is None or price <= max(left, 0.0):
-            findings.extend(check.run(given, settings.get(check.name)))
+            findings.extend(check.run(given, settings.get(check.name), shared))
             spent = None if check.lacks(given) else time.perf_counter() - began
         else:
             findings.append(_unaffordable(check, price, left))
