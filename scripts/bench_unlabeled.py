@@ -24,7 +24,7 @@ from gendebug_torch.shift import (
     shifted_split,
     time_blocks,
 )
-from gendebug_torch.shift.checks.joint import columns_go_together_as_before
+from gendebug_torch.shift.checks.joint import columns_relate_as_before
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 COLUMNS, CORRELATION = 20, 0.25
@@ -52,7 +52,7 @@ def series(rng: np.random.Generator, n: int, memory: float) -> pd.DataFrame:
 def alarm(after: pd.DataFrame, before: pd.DataFrame, **parts: Any) -> gd.Finding | None:
     """The finding of the joint check, where it warns."""
     sides = [gd.Records(side.reset_index(drop=True), **parts) for side in (after, before)]
-    (finding,) = columns_go_together_as_before(*sides)
+    (finding,) = columns_relate_as_before(*sides)
     return finding if finding.severity.level >= gd.Severity.WARN.level else None
 
 

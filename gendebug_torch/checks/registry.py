@@ -66,6 +66,7 @@ class Deferred(Generic[T_co]):
 
     def __call__(self) -> T_co:
         """The value, computed by the first call."""
+        value: T_co
         value, error = self._outcome
         if error is not None:
             raise error
