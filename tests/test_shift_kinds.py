@@ -159,7 +159,7 @@ def related(seed, *, turned=1.0, twist=lambda t: t):
         ({"twist": lambda t: t.assign(a=-t["a"])}, "train_serve_skew", "unknown"),
         (
             {"twist": lambda t: t.assign(a=t["a"].sample(frac=1.0, random_state=0).to_numpy())},
-            "skew",
+            "train_serve_skew",
             "unknown",
         ),
         ({"turned": -0.5}, "concept_drift", "none"),
@@ -281,7 +281,7 @@ def test_many_classes_have_a_relation_too():
     y = torch.multinomial(z.softmax(1), 1, generator=generator)[:, 0]
     held = relation_change(z[:1500], y[:1500], z[1500:], y[1500:])
     assert held.p_value > 0.001
-    assert held.event == "predicted right"
+    assert held.event == "correct prediction"
     broken = relation_change(z[:1500], y[:1500], z[1500:], y[1500:].roll(1))
     assert broken.p_value < 1e-9
 

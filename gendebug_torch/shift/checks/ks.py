@@ -257,30 +257,38 @@ def _summary(sides: Sides, shifted: int, slow: int, alpha: float, min_effect: fl
         text = f"No numeric feature could be compared: {d} columns, {n} against {m} rows."
         return this.finding(Severity.NOTE, text, numbers=numbers)
     largest = int(test.statistic.nan_to_num(-1.0).argmax())
-    distance, p = float(test.statistic[largest]), float(test.adjusted[largest])
-    significant = int((test.adjusted < alpha).sum())
-    detectable = float(test.detectable(alpha=alpha).min())
-    numbers |= {"largest": test.labels[largest], "statistic": distance, "p_holm": p}
-    numbers |= {"significant": significant, "detectable": detectable, "autocorrelated": slow}
+    numbers |= {
+        "largest": test.labels[largest],
+        "statistic": float(test.statistic[largest]),
+        "p_holm": float(test.adjusted[largest]),
+        "significant": int((test.adjusted < alpha).sum()),
+        "detectable": float(test.detectable(alpha=alpha).min()),
+        "autocorrelated": slow,
+    }
     evidence = most_shifted(test, sides.before, sides.after) if shifted or slow else test
-    sizes, name = f"{n:,} against {m:,} rows", test.labels[largest]
-    if detectable >= 1.0 and not shifted:
-        text, severity = f"Too few rows to detect any shift: {sizes}.", Severity.NOTE
-    elif shifted:
-        text = (
-            f"{shifted} of {judged} numeric features shifted ({sizes}); the largest distance is "
-            f"{distance:.2f} in {name}.{_slow_text(slow)}"
-        )
-        severity = Severity.NOTE
-    else:
-        small = f"{significant} shifted by less than {min_effect:g}; " if significant else ""
-        text = (
-            f"None of {judged} numeric features shifted by {min_effect:g} or more ({sizes}): "
-            f"{small}largest distance {distance:.3f} in {name} (Holm {p_value_text(p)}); a "
-            f"distance of {detectable:.3f} or more would have been detected.{_slow_text(slow)}"
-        )
-        severity = Severity.NOTE if slow else Severity.OK
+    severity = Severity.NOTE if shifted or slow else Severity.OK
+    text = f"{_summary_text(numbers, min_effect)}{_slow_text(slow)}"
+    if numbers["detectable"] >= 1.0 and not shifted:
+        text, severity = f"Too few rows to detect any shift: {n} against {m}.", Severity.NOTE
     return this.finding(severity, text, numbers=numbers, evidence=evidence)
+
+
+def _summary_text(numbers: dict[str, Any], min_effect: float) -> str:
+    """How many features shifted, and how far the largest distance is."""
+    judged, sizes = numbers["judged"], f"{numbers['n']:,} against {numbers['m']:,} rows"
+    if numbers["shifted"]:
+        return (
+            f"{numbers['shifted']} of {judged} numeric features shifted ({sizes}); the largest "
+            f"distance is {numbers['statistic']:.2f} in {numbers['largest']}."
+        )
+    significant = numbers["significant"]
+    small = f"{significant} shifted by less than {min_effect:g}; " if significant else ""
+    return (
+        f"None of {judged} numeric features shifted by {min_effect:g} or more ({sizes}): {small}"
+        f"largest distance {numbers['statistic']:.3f} in {numbers['largest']} (Holm "
+        f"{p_value_text(numbers['p_holm'])}); a distance of {numbers['detectable']:.3f} or more "
+        "would have been detected."
+    )
 
 
 def _slow_text(slow: int) -> str:

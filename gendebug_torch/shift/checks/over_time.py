@@ -57,11 +57,8 @@ def production_stays_the_same_over_time(
         yield this.finding(Severity.NOTE, "Not judged: needs one prediction per row.")
         return
     order = torch.from_numpy(np.argsort(moments_of(metadata[column]), kind="stable"))
-    series = {"confidence": production.confidence[order]}
-    if production.targets is not None and production.targets.dtype == torch.int64:
-        series["accuracy"] = production.correct[order].double()
     try:
-        found = {name: change_point(values, name=name) for name, values in series.items()}
+        found = _change_points(production, order)
     except InputError as error:
         yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers={"m": len(production)})
         return
@@ -78,6 +75,14 @@ def production_stays_the_same_over_time(
     cause = Cause.COVARIATE_SHIFT if "confidence" in changed else Cause.CONCEPT_DRIFT
     name = "accuracy" if "accuracy" in changed else "confidence"
     yield _change_finding(found[name], times, cause)
+
+
+def _change_points(production: Records, order: torch.Tensor) -> dict[str, ChangePoint]:
+    """Of the confidence, and of the accuracy where production has class ids."""
+    series = {"confidence": production.confidence[order]}
+    if production.targets is not None and production.targets.dtype == torch.int64:
+        series["accuracy"] = production.correct[order].double()
+    return {name: change_point(values, name=name) for name, values in series.items()}
 
 
 def _clean_finding(found: dict[str, ChangePoint]) -> Finding:

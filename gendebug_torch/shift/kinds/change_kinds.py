@@ -115,6 +115,7 @@ class ChangeKinds:
         ax.set_yticks(range(len(frame)), [shortened(str(name)) for name in frame["what"]])
         ax.set_xlim(0.0, 1.0)
         ax.set_xlabel("size of the change (distance of distributions, or change of the event rate)")
+        ax.set_ylabel("change")
         ax.set_title("Kind of change: " + (", ".join(map(_words, self.kinds)) or "none"))
         if len(frame):
             ax.legend(loc="lower right", frameon=True)
@@ -163,11 +164,9 @@ def change_kinds(
         >>> [(f.name, str(f.kind), f.description) for f in change_kinds(after, before).features]
         [('feature_1', 'train_serve_skew', 'multiplied by 1000')]
     """
-    before, after = (_sample(records, seed) for seed, records in enumerate((reference, production)))
-    if not scores and before.features is not None:
-        before, after = replace(before, logits=None), replace(after, logits=None)
+    before, after = _samples(reference, production, scores)
     classes = class_shares(before, after)
-    labels = _labels(before, after) if classes is not None and classes.observed else None
+    labels = _labels(before, after, classes)
     relation = None if labels is None else _relation(before, after)
     columns = compared(after, before)
     columns = columns if len(before) and len(after) else None
@@ -175,21 +174,21 @@ def change_kinds(
     features: list[FeatureChange] = []
     if columns is not None:
         features = _explained_shifts(columns, changed, before.targets, alpha, min_effect)
-    label_shift = changed is not None and _scores_follow(before, after, changed)
-    where = None
-    if columns is not None and not (label_shift and {f.kind for f in features} <= {"label_shift"}):
-        score_changed = _relation_changed(relation, alpha)
-        where = Localisation(columns, labels, time_block(before, after), score_changed, alpha)
-        features = _localised(features, where)
-    if label_shift and changed is not None and {f.kind for f in features} <= {"label_shift"}:
-        kinds: list[Kind] = ["label_shift"]
+    if changed is not None and not _scores_follow(before, after, changed):
+        changed = None
+    if changed is not None and all(feature.kind == "label_shift" for feature in features):
         relation = None if labels is None else _relation(before, after, changed)
-        kinds += ["concept_drift"] if _relation_changed(relation, alpha) else []
+        drift = _relation_changed(relation, alpha)
+        kinds: tuple[Kind, ...] = ("label_shift", "concept_drift") if drift else ("label_shift",)
+    elif columns is not None:
+        drift = _relation_changed(relation, alpha)
+        where = Localisation(columns, labels, time_block(before, after), drift, alpha)
+        features = _localised(features, where)
+        kinds = _kinds(features, where, _scores_shifted(before, after, alpha, min_effect))
     else:
-        score_shifted = where is not None and _scores_shifted(before, after, alpha, min_effect)
-        kinds = _kinds(features, where, score_shifted, _relation_changed(relation, alpha))
+        kinds = ("concept_drift",) if _relation_changed(relation, alpha) else ()
     judged = 0 if columns is None else len(columns.reference.columns)
-    return ChangeKinds(tuple(features), classes, relation, tuple(kinds), judged, labels is not None)
+    return ChangeKinds(tuple(features), classes, relation, kinds, judged, labels is not None)
 
 
 def _explained_shifts(
@@ -209,20 +208,16 @@ def _explained_shifts(
 
 
 def _kinds(
-    features: list[FeatureChange],
-    where: Localisation | None,
-    score_shifted: bool,
-    score_changed: bool,
-) -> list[Kind]:
+    features: list[FeatureChange], where: Localisation, scores_shifted: bool
+) -> tuple[Kind, ...]:
     """The kinds of change where the class shares do not explain everything."""
     found = {feature.kind for feature in features}
-    kinds: list[Kind] = [k for k in ("train_serve_skew", "covariate_shift") if k in found]
-    if kinds:
+    kinds: tuple[Kind, ...] = ("train_serve_skew", "covariate_shift")
+    if kinds := tuple(kind for kind in kinds if kind in found):
         return kinds
-    if score_shifted:
-        return ["threshold"]
-    changed = score_changed or (where is not None and where.labels_changed())
-    return ["concept_drift"] if changed else []
+    if scores_shifted:
+        return ("threshold",)
+    return ("concept_drift",) if where.labels_changed() else ()
 
 
 def _localised(features: list[FeatureChange], where: Localisation) -> list[FeatureChange]:
@@ -284,10 +279,23 @@ def _relation_changed(relation: RelationChange | None, alpha: float) -> bool:
     return relation is not None and relation.p_value < alpha and relation.effect >= MIN_EFFECT
 
 
-def _labels(reference: Records, production: Records) -> LabelPair | None:
-    if reference.targets is None or production.targets is None:
+def _labels(
+    reference: Records, production: Records, classes: ClassShares | None
+) -> LabelPair | None:
+    """Class ids of both sides, if both have them."""
+    if classes is None or not classes.observed:
         return None
+    assert reference.targets is not None
+    assert production.targets is not None
     return LabelPair(reference.targets.cpu(), production.targets.cpu())
+
+
+def _samples(reference: Records, production: Records, scores: bool) -> tuple[Records, Records]:
+    """At most 20,000 rows of both sides, without logits if scores are not to be compared."""
+    before, after = _sample(reference, 0), _sample(production, 1)
+    if scores or before.features is None:
+        return before, after
+    return replace(before, logits=None), replace(after, logits=None)
 
 
 def _sample(records: Records, seed: int) -> Records:

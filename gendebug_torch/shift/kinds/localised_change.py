@@ -9,6 +9,7 @@ from itertools import combinations
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from gendebug_torch.shift.columns.shared_columns import Compared
 from gendebug_torch.shift.kinds.label_model import (
@@ -103,8 +104,12 @@ def labels_given_columns_changed(
     relation = relation_change(logits[:n], classes[:n], logits[n:], classes[n:])
     if relation.p_value < _LABEL_ALPHA and relation.effect >= MIN_EFFECT:
         return True
-    residuals = (wanted - scores)[n:]
-    refitted = residuals - cross_fit(values[n:], residuals, folds=folds[n:]).scores
+    return _residuals_explained(values[n:], (wanted - scores)[n:], folds[n:])
+
+
+def _residuals_explained(values: Tensor, residuals: Tensor, folds: Tensor) -> bool:
+    """Whether a network fitted to the residuals explains some of them out of fold."""
+    refitted = residuals - cross_fit(values, residuals, folds=folds).scores
     explained = 1 - float(refitted.square().sum() / residuals.square().sum().clamp(min=1e-12))
     z_score = paired_z_score(residuals.square().sum(1), refitted.square().sum(1))
     return explained >= _MIN_EXPLAINED and z_score > _MIN_Z
@@ -183,32 +188,37 @@ class Localisation:
         that relates to no other may as well be concept drift, and is not certain then.
         """
         assert self.labels is not None
-        names = self.columns.quantities[:MAX_TRIED]
         sample = LabeledColumns.sample(self.columns, self.labels)
-        before, after = sample.reference, sample.production
-        exchanges = list(combinations(names, 2))
-        versions = [after.assign(**{a: after[b], b: after[a]}) for a, b in exchanges]
-        for name in names:
-            ranks = (side[name].to_numpy(dtype=float) for side in (before, after))
-            versions.append(after.assign(**{name: same_rank_values(*ranks, descending=True)}))
+        changes, versions = _candidates(self.columns.quantities[:MAX_TRIED], sample, certain)
         if not versions:
             return []
-        errors = sample.squared_errors([after, *versions])
+        errors = sample.squared_errors([sample.production, *versions])
         z_scores = [paired_z_score(errors[0], error) for error in errors[1:]]
         best = max(range(len(z_scores)), key=z_scores.__getitem__)
-        usual = float(sample.reference_errors([after, *versions]).mean())
+        usual = float(sample.reference_errors([sample.production, *versions]).mean())
         excess, left = (float(error.mean()) - usual for error in (errors[0], errors[1 + best]))
         if z_scores[best] <= _EXCHANGE_MIN_Z or left >= _MAX_EXCESS_LEFT * excess:
             return []
-        coded = sample.categorical
-        p_value, _ = joint_p_value(before, versions[best], categorical=coded, block=self.block)
-        if p_value < _RESTORED_ALPHA:
-            return []
-        if best < len(exchanges):
-            return [_exchange(*exchanges[best]), _exchange(*reversed(exchanges[best]))]
-        text = "the labels follow it with the sign reversed"
-        sign = names[best - len(exchanges)]
-        return [FeatureChange(sign, 0.0, "train_serve_skew", text, certain=certain)]
+        p_value, _ = joint_p_value(
+            sample.reference, versions[best], categorical=sample.categorical, block=self.block
+        )
+        return [] if p_value < _RESTORED_ALPHA else changes[best]
+
+
+def _candidates(
+    names: Sequence[str], sample: LabeledColumns, certain: bool
+) -> tuple[list[list[FeatureChange]], list[pd.DataFrame]]:
+    """Exchanges of two columns and reversed signs of one, and production with each reverted."""
+    changes, versions, after = [], [], sample.production
+    for one, other in combinations(names, 2):
+        changes.append([_exchange(one, other), _exchange(other, one)])
+        versions.append(after.assign(**{one: after[other], other: after[one]}))
+    text = "the labels follow it with the sign reversed"
+    for name in names:
+        ranks = (side[name].to_numpy(dtype=float) for side in (sample.reference, after))
+        changes.append([FeatureChange(name, 0.0, "train_serve_skew", text, certain=certain)])
+        versions.append(after.assign(**{name: same_rank_values(*ranks, descending=True)}))
+    return changes, versions
 
 
 def _exchange(name: str, other: str) -> FeatureChange:
