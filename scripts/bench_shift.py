@@ -32,7 +32,7 @@ from gendebug_torch.shift import (
     prepare_reference,
 )
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
-from gendebug_torch.shift.kinds.column_transforms import turned_clock
+from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
 
 # First-order autocorrelations of ten columns: the slowest one keeps a value for 200 rows.
 SLOWNESS = np.array([0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.99])
@@ -254,9 +254,9 @@ def clocks(args: argparse.Namespace) -> None:
         rng = np.random.default_rng(seed)
         before, after, later = (hours(rng, 2000, rush) for rush in (8.5, 8.5, 11.0))
         slip = int(rng.choice([-11, -8, -6, -5, -2, -1, 1, 2, 3, 7, 9, 12]))
-        named += turned_clock(before, (after + slip) % 24) == slip
-        slipped += turned_clock(before, after) != 0
-        moved += turned_clock(before, later) != 0
+        named += clock_offset_hours(before, (after + slip) % 24) == slip
+        slipped += clock_offset_hours(before, after) != 0
+        moved += clock_offset_hours(before, later) != 0
     row = (
         f"named {named / args.seeds:.1%}, none called one {slipped / args.seeds:.1%}, a later "
         f"morning called one {moved / args.seeds:.1%}"

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from gendebug_torch.checks.registry import Check, Cost
+from gendebug_torch.checks.registry import Check, Cost, Deferred
 from gendebug_torch.data.records import Records
 from gendebug_torch.model.runner import logits_of, map_rows
 
@@ -138,11 +138,19 @@ def by_value(checks: Sequence[Check], costs: Mapping[str, float]) -> list[tuple[
     return ordered
 
 
-def estimate(check: Check, given: Mapping[str, Any], speed: Speed | None) -> float:
-    """Seconds of a check by the probe, else elementary operations; 0 where it lacks an input."""
+def estimate(
+    check: Check,
+    given: Mapping[str, Any],
+    speed: Speed | None,
+    shared: Mapping[str, Deferred[Any]] | None = None,
+) -> float:
+    """Seconds of a check by the probe, else elementary operations; 0 where it lacks an input.
+
+    Derived inputs in `shared` that are computed already cost nothing more.
+    """
     if check.lacks(given):
         return 0.0
-    cost = check.cost(given)
+    cost = check.total_cost(given, shared)
     if speed is not None:
         return speed.seconds(cost)
     return cost.elements + _ELEMENTS_PER_FORWARD * (cost.forwards + 3 * cost.backwards)

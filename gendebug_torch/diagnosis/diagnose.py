@@ -16,7 +16,7 @@ import gendebug_torch
 from gendebug_torch import report
 from gendebug_torch.behavior import BehaviorRun, Suite, load_behavior
 from gendebug_torch.checks.finding import Finding, Severity, errored_finding, findings_to_json
-from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks
+from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks, derived_inputs
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import seconds_of
 from gendebug_torch.diagnosis.budget import (
@@ -192,16 +192,17 @@ def diagnose(
         check.name: _attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
         for check in checks
     }
+    shared = derived_inputs(checks, given)
     costs = []
     for check, value in _progress(by_value(checks, estimates), progress):
         left = None if limit is None else limit - (time.perf_counter() - started)
-        estimated = None if speed is None else estimates[check.name]
+        estimated = None if speed is None else estimate(check, given, speed, shared)
         spent = None
         if left is not None and estimated is not None and estimated > max(left, 0.0):
             findings.append(_unaffordable(check, estimated, left))
         else:
             began = time.perf_counter()
-            findings.extend(check.run(given, settings[check.name]))
+            findings.extend(check.run(given, settings[check.name], shared))
             spent = None if check.lacks(given) else time.perf_counter() - began
         costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
     quality = _attempt(

@@ -14,9 +14,10 @@ from gendebug_torch.shift.kinds.change_kinds import ChangeKinds as ChangeKinds
 from gendebug_torch.shift.kinds.change_kinds import change_kinds as change_kinds
 from gendebug_torch.shift.kinds.class_shares import ClassShares as ClassShares
 from gendebug_torch.shift.kinds.class_shares import class_shares as class_shares
-from gendebug_torch.shift.kinds.column_transforms import Undo as Undo
-from gendebug_torch.shift.kinds.column_transforms import undo as undo
-from gendebug_torch.shift.kinds.column_transforms import weighted_distance as weighted_distance
+from gendebug_torch.shift.kinds.column_transforms import FeatureTransform as FeatureTransform
+from gendebug_torch.shift.kinds.column_transforms import (
+    fit_feature_transform as fit_feature_transform,
+)
 from gendebug_torch.shift.kinds.moved_columns import FeatureChange as FeatureChange
 from gendebug_torch.shift.kinds.score_relation import RelationChange as RelationChange
 from gendebug_torch.shift.kinds.score_relation import relation_change as relation_change
@@ -78,6 +79,7 @@ __all__ = [
     "EstimatedAccuracy",
     "FeatureChange",
     "FeatureShift",
+    "FeatureTransform",
     "JointShift",
     "KSTest",
     "MissingShift",
@@ -88,7 +90,6 @@ __all__ = [
     "Split",
     "SplitComparison",
     "TablePair",
-    "Undo",
     "autocorrelation_time",
     "category_shift",
     "cautious",
@@ -104,6 +105,7 @@ __all__ = [
     "effect_sizes",
     "estimated_accuracy",
     "feature_shift",
+    "fit_feature_transform",
     "for_dependent_rows",
     "group_split",
     "is_large",
@@ -122,8 +124,6 @@ __all__ = [
     "shifted_split",
     "table_pair",
     "time_blocks",
-    "undo",
     "unseen_excess",
-    "weighted_distance",
     "windowed_means",
 ]

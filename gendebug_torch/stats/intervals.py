@@ -180,3 +180,16 @@ def percentile_interval(replicates: Tensor, *, level: float = 0.95) -> tuple[Ten
         replicates.double(), torch.tensor([tail, 1.0 - tail], dtype=torch.float64), dim=0
     )
     return bounds[0], bounds[1]
+
+
+def p_value_text(p_value: float) -> str:
+    """A p-value as a sentence shows it.
+
+    Args:
+        p_value: in [0, 1].
+
+    Example:
+        >>> p_value_text(0.01234), p_value_text(1e-40)
+        ('p = 0.012', 'p < 1e-16')
+    """
+    return "p < 1e-16" if p_value < 1e-16 else f"p = {p_value:.2g}"

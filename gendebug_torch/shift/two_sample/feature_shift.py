@@ -15,7 +15,7 @@ from torch import Tensor
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
-from gendebug_torch.shift.kinds.column_transforms import turned_clock
+from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
 from gendebug_torch.shift.two_sample.ks import shortened
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def default_value(
     if atom is None or atom.growth <= min_growth or atom.live_share < 2 * atom.reference_share:
         return None
     # The busy hours of a clock in another zone pile up elsewhere; no value is stuck there.
-    if turned_clock(*(side.values(0).double().cpu().numpy() for side in (known, met))):
+    if clock_offset_hours(*(side.values(0).double().cpu().numpy() for side in (known, met))):
         return None
     return atom if atom.reference_distinct > fewest_distinct or atom.live_share > 0.99 else None
 
