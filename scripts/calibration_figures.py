@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gendebug_torch import Records, Severity
 from gendebug_torch.calibration import (
-    adapt_to_shares,
+    adapt_to_label_shift,
     calibration_sums,
     fit_temperature,
     recalibrate,
 )
-from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
+from gendebug_torch.calibration.checks.ece import confidence_equals_accuracy
 from gendebug_torch.calibration.map_choice import predictions, row_loss
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "logits"
@@ -117,7 +117,7 @@ def bench_shares(draws: int, *, full: bool) -> None:
             rows, changes = [], []
             for seed in range(draws):
                 fit, live = _drawn(y, z.shape[1], seed, skewed=skewed)
-                found = adapt_to_shares(z[fit], y[fit], z[live])
+                found = adapt_to_label_shift(z[fit], y[fit], z[live])
                 true = torch.bincount(y[live], minlength=z.shape[1]).double().clamp(min=1e-9)
                 old = torch.bincount(y[fit], minlength=z.shape[1]).double()
                 oracle = (
@@ -175,7 +175,7 @@ def bench_alarms(seeds: int) -> None:
             generator = torch.Generator().manual_seed(seed)
             logits = 2 * torch.randn(n, k, generator=generator)
             targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-            (finding,) = confidence_is_accuracy(
+            (finding,) = confidence_equals_accuracy(
                 Records(logits=sharpness * logits, targets=targets, name="drawn")
             )
             fired += finding.severity.level >= Severity.WARN.level

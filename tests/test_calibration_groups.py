@@ -14,12 +14,12 @@ from gendebug_torch.calibration import (
     classwise_bins,
     dense_records,
     fit_temperature,
-    group_sums,
     recalibrate,
     reliability_bins,
 )
-from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
-from gendebug_torch.calibration.checks.production_ece import production_confidence_is_accuracy
+from gendebug_torch.calibration.checks.ece import confidence_equals_accuracy
+from gendebug_torch.calibration.checks.production_ece import production_confidence_equals_accuracy
+from gendebug_torch.calibration.measures.dependent_rows import group_sums
 from gendebug_torch.errors import InputError
 from tests.contract.plants_calibration import drawn
 
@@ -80,9 +80,9 @@ def test_checks_go_by_the_group_of_the_schema():
     records = dense_records(*images(3, samples=100)[:2])
     assert records.schema.group == "sample"
     alone = Records(logits=records.logits, targets=records.targets)
-    assert confidence_is_accuracy(records)[0].severity is Severity.OK
-    assert confidence_is_accuracy(alone)[0].severity.level >= Severity.WARN.level
-    for this in (confidence_is_accuracy, production_confidence_is_accuracy):
+    assert confidence_equals_accuracy(records)[0].severity is Severity.OK
+    assert confidence_equals_accuracy(alone)[0].severity.level >= Severity.WARN.level
+    for this in (confidence_equals_accuracy, production_confidence_equals_accuracy):
         (told,) = this(dense_records(*images(4, samples=300, scale=3.0)[:2]))
         assert told.severity.level >= Severity.WARN.level
         assert told.numbers["groups"] == 300

@@ -14,11 +14,11 @@ from gendebug_torch.calibration import (
     calibration_sums,
     classwise_bins,
     expected_calibration_error,
+    miscalibration_shape,
     reliability_bins,
     reliability_bins_of_confidence,
-    shape,
 )
-from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
+from gendebug_torch.calibration.checks.ece import confidence_equals_accuracy
 from gendebug_torch.checks.evidence import axes, png
 from gendebug_torch.errors import InputError
 from tests.reference import calibration as literal
@@ -323,7 +323,7 @@ SHAPES = {"overconfident": 1.6, "underconfident": 0.6, "calibrated within noise"
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_shapes(kind):
-    found = shape(reliability_bins(*sample(11, 6000, scale=SHAPES[kind])))
+    found = miscalibration_shape(reliability_bins(*sample(11, 6000, scale=SHAPES[kind])))
     assert found.kind == kind
     assert bool(found.worst) == (kind != "calibrated within noise")
 
@@ -336,11 +336,13 @@ def test_an_s_shape_is_told_and_the_worst_bin_named_though_the_mean_is_fine():
         confidence, torch.rand(8000, generator=generator, dtype=torch.float64) < accuracy
     )
     assert abs(found.mean_confidence - found.accuracy) < 0.02
-    told = shape(found)
+    told = miscalibration_shape(found)
     assert told.kind == "S-shaped"
     assert told.worst
     assert (
-        shape(reliability_bins_of_confidence(torch.ones(1), torch.ones(1, dtype=torch.bool))).kind
+        miscalibration_shape(
+            reliability_bins_of_confidence(torch.ones(1), torch.ones(1, dtype=torch.bool))
+        ).kind
         == "too few rows"
     )
 
@@ -428,8 +430,8 @@ def test_the_checks_take_masked_classes():
     )
     targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
     calm, bold = (Records(logits=scale * logits, targets=targets) for scale in (1.0, 2.0))
-    assert confidence_is_accuracy(calm)[0].severity is Severity.OK
-    (finding,) = confidence_is_accuracy(bold)
+    assert confidence_equals_accuracy(calm)[0].severity is Severity.OK
+    (finding,) = confidence_equals_accuracy(bold)
     assert finding.severity.level >= Severity.WARN.level
     assert finding.numbers["temperature"] == pytest.approx(2.0, abs=0.2)
     assert calm.confidence.tolist() == pytest.approx(logits.softmax(1).amax(1).tolist())

@@ -14,17 +14,17 @@ from torch import nn
 
 import gendebug_torch as gd
 from gendebug_torch.calibration import (
-    as_module,
     calibration_sums,
     fit_affine,
     fit_isotonic,
     fit_temperature,
-    fit_top_map,
-    fold_affine,
+    fit_top_label_map,
     load_calibration,
     recalibrate,
 )
 from gendebug_torch.calibration.map_choice import FITS, out_of_fold, predictions
+from gendebug_torch.calibration.maps.folding import fold_affine
+from gendebug_torch.calibration.maps.modules import CalibratedModel, as_module
 from gendebug_torch.errors import InputError, UnsupportedError
 from tests.contract.plants_calibration import binary, drawn
 
@@ -78,7 +78,7 @@ def test_top_maps_change_no_prediction_and_mend_the_confidence():
         for family in ("platt", "beta"):
             for dtype in (torch.float64, torch.float32):
                 z = records.logits.to(dtype)
-                fitted = fit_top_map(z, records.targets, family=family)
+                fitted = fit_top_label_map(z, records.targets, family=family)
                 mapped = fitted(z)
                 assert torch.equal(mapped.argmax(1), z.argmax(1))
                 assert calibration_sums(mapped, records.targets).bins().measure().p_value > 0.01
@@ -95,7 +95,9 @@ def test_a_top_map_adds_little_where_the_temperature_says_it_all():
             fit_temperature(fit.logits, fit.targets)(test.logits), test.targets
         ).nll
         lost.append(
-            calibration_sums(fit_top_map(fit.logits, fit.targets)(test.logits), test.targets).nll
+            calibration_sums(
+                fit_top_label_map(fit.logits, fit.targets)(test.logits), test.targets
+            ).nll
             - plain
         )
     assert np.mean(lost) < 5e-4
@@ -104,10 +106,10 @@ def test_a_top_map_adds_little_where_the_temperature_says_it_all():
 
 def test_a_top_map_keeps_the_order_of_the_other_classes():
     z = torch.randn(500, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    fitted = fit_top_map(z, drawn(1, 500, 6).targets)
+    fitted = fit_top_label_map(z, drawn(1, 500, 6).targets)
     before, after = (
         z.softmax(1),
-        fit_top_map(z, torch.randint(6, (500,), generator=torch.Generator().manual_seed(4))),
+        fit_top_label_map(z, torch.randint(6, (500,), generator=torch.Generator().manual_seed(4))),
     )
     assert fitted.unbounded or torch.equal(fitted(z).argsort(1), z.argsort(1))
     if not after.unbounded:
@@ -121,14 +123,17 @@ def test_a_top_map_keeps_the_order_of_the_other_classes():
 def test_a_top_map_of_one_logit_is_that_of_the_pair():
     records = binary(0, 2000, scale=2.5)
     pair = torch.stack([torch.zeros(2000, dtype=torch.float64), records.logits], 1)
-    one, two = fit_top_map(records.logits, records.targets), fit_top_map(pair, records.targets)
+    one, two = (
+        fit_top_label_map(records.logits, records.targets),
+        fit_top_label_map(pair, records.targets),
+    )
     mapped = two(pair)
     assert torch.allclose(one(records.logits), mapped[:, 1] - mapped[:, 0])
     assert torch.equal(one(records.logits) > 0, records.logits > 0)
 
 
 def test_a_top_map_of_perfect_rows_is_refused():
-    fitted = fit_top_map(5 * torch.eye(4)[torch.arange(40) % 4], torch.arange(40) % 4)
+    fitted = fit_top_label_map(5 * torch.eye(4)[torch.arange(40) % 4], torch.arange(40) % 4)
     assert fitted.unbounded
     with pytest.raises(UnsupportedError, match="right"):
         fitted(torch.zeros(1, 4))
@@ -234,7 +239,7 @@ def test_rows_of_the_training_are_suspected():
         found = recalibrate(None, records)
     assert found.chosen == "none"
     assert len(found.warnings) == 2
-    with pytest.warns(UserWarning, match="was it trained on them"):
+    with pytest.warns(UserWarning, match="network trained on them"):
         recalibrate(None, drawn(0, 900, 4, scale=2.0), expected_accuracy=0.3)
 
 
@@ -428,7 +433,7 @@ def test_exported_programs_say_the_same(name):
     with torch.no_grad():
         z = model(x)
     fitted = FITS[name](z, y)
-    whole = gd.calibration.CalibratedModel(model, as_module(fitted)).eval()
+    whole = CalibratedModel(model, as_module(fitted)).eval()
     rows = torch.export.Dim("rows", min=2, max=4096)
     program = torch.export.export(whole, (x[:8],), dynamic_shapes={"inputs": ({0: rows},)})
     with torch.no_grad():

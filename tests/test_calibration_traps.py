@@ -235,7 +235,7 @@ class Net(nn.Module):
         return 3 * self.body(x)
 
 
-@pytest.mark.filterwarnings("ignore:No finite temperature")
+@pytest.mark.filterwarnings("ignore:There is no finite temperature")
 def test_20_modes_weights_and_random_states_are_left_as_they_were():
     model, x = Net().train(), torch.randn(400, 4, generator=torch.Generator().manual_seed(1))
     model.body[1].eval()
@@ -252,7 +252,7 @@ def test_20_modes_weights_and_random_states_are_left_as_they_were():
 
 
 def test_21_training_rows_are_suspected():
-    with pytest.warns(UserWarning, match="was it trained on them"):
+    with pytest.warns(UserWarning, match="network trained on them"):
         recalibrate(None, ROWS, expected_accuracy=0.3)
 
 
