@@ -96,7 +96,7 @@ def recalibrate(
         >>> _ = overconfident.weight.data.copy_(6 * torch.eye(3))
         >>> result = recalibrate(overconfident, [(inputs, targets)], candidates=["temperature"])
         >>> print(f"{result.chosen}: ECE {result.before.ece:.1%} -> {result.after.ece:.1%}")
-        temperature: ECE 14.4% -> 1.1%
+        temperature: ECE 15.8% -> 2.1%
         >>> deployable = result.fold()
     """
     how: dict[str, Any] = {
@@ -134,13 +134,13 @@ def recalibrate(
     warnings = _warnings(rows, accuracy, expected_accuracy, temperature)
     for warning in warnings:
         python_warnings.warn(warning, stacklevel=2)
-    parts = (rows.logits, rows.targets, rows.weights)
-    digest = data_hash(*(part for part in parts if part is not None))
-    network: nn.Module | None = None
-    if model is not None:
-        network = model if isinstance(model, nn.Module) else _CallableModule(model)
     outcome = (chosen, reason, fitted, temperature, evaluated, warnings)
-    return Recalibration(*outcome, digest, bins, network, rows.probe)
+    digest = data_hash(rows.logits, rows.targets, rows.weights)
+    return Recalibration(*outcome, digest, bins, _as_network(model), rows.probe)
+
+
+def _as_network(model: Model | None) -> nn.Module | None:
+    return model if model is None or isinstance(model, nn.Module) else _CallableModule(model)
 
 
 def _temperature(rows: HeldOutRows) -> Temperature:

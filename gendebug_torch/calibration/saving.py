@@ -129,10 +129,10 @@ def _module(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
     raise ValueError(f"unknown module {kind!r}")
 
 
-def data_hash(*parts: Tensor) -> str:
+def data_hash(*parts: Tensor | None) -> str:
     """SHA-256 of the rows of a fit, by which a map can be traced to them."""
     digest = hashlib.sha256()
-    for tensor in parts:
+    for tensor in (part for part in parts if part is not None):
         digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -59,11 +59,6 @@ class LabelShift:
     level: float = 0.95
 
     @property
-    def distance(self) -> float:
-        """Total variation between the priors, in [0, 1]."""
-        return float((self.prior - self.reference).abs().sum() / 2)
-
-    @property
     def shrunken(self) -> Tensor:
         """Priors `[k]` float64 shrunken towards the reference by the noise of their distance.
 
@@ -80,13 +75,8 @@ class LabelShift:
         """One row per class: assumed prior, estimated prior with interval, ratio."""
         import pandas as pd
 
-        columns = {
-            "reference": self.reference,
-            "prior": self.prior,
-            "low": self.low,
-            "high": self.high,
-        }
-        frame = pd.DataFrame({name: value.numpy() for name, value in columns.items()})
+        names = ("reference", "prior", "low", "high")
+        frame = pd.DataFrame({name: getattr(self, name).numpy() for name in names})
         frame.insert(0, "class", range(len(frame)))
         return frame.assign(ratio=frame["prior"] / frame["reference"])
 
@@ -155,14 +145,11 @@ def label_shift(
             "Pass calibrated logits, one row each.",
         )
     if reference.shape != z.shape[1:] or bool((reference <= 0).any()):
-        got = (
-            f"shape {list(reference.shape)}, smallest "
-            f"{float(reference.min()) if reference.numel() else None}"
-        )
+        smallest = float(reference.min()) if reference.numel() else None
         reject(
             "reference",
             f"[{z.shape[1]}] positive priors",
-            got,
+            f"shape {list(reference.shape)}, smallest {smallest}",
             "Leave out classes that are absent from the reference.",
         )
     assumed = reference.double().cpu() / reference.double().sum().cpu()
@@ -264,19 +251,23 @@ def _cells(logits: Tensor, production: Tensor) -> tuple[Tensor, Tensor, int]:
     score, predicted = torch.cat([score, live_score]), torch.cat([predicted, live_predicted])
     classes = int(predicted.max()) + 1 if n + m else 1
     parts = max(2, min(10, int(min(n, m) / (_ROWS_PER_CELL * classes)), _MAX_CELLS // classes))
-    # Rank of each row among the rows with the same prediction, by score.
-    order = torch.argsort(score, stable=True)
-    order = order[torch.argsort(predicted[order], stable=True)]
-    count = torch.bincount(predicted, minlength=classes)
-    rank = torch.arange(n + m) - (count.cumsum(0) - count)[predicted[order]]
-    cell = torch.empty_like(predicted)
-    cell[order] = rank * parts // count[predicted[order]]
-    cell += predicted * parts
+    cell = predicted * parts + _quantile_groups(score, predicted, parts)
     rows = torch.bincount(cell, minlength=classes * parts)
     dense = rows * min(n, m) >= 2 * _MIN_EXPECTED * (n + m)
     numbers = torch.where(dense, dense.long().cumsum(0) - 1 + int((~dense).any()), 0)
     cell = numbers[cell]
     return cell[:n], cell[n:], int(numbers.max()) + 1
+
+
+def _quantile_groups(score: Tensor, predicted: Tensor, parts: int) -> Tensor:
+    """`[n]` which of `parts` equal groups by score each row is in, among those of its class."""
+    order = torch.argsort(score, stable=True)
+    order = order[torch.argsort(predicted[order], stable=True)]
+    count = torch.bincount(predicted)
+    rank = torch.arange(len(score)) - (count.cumsum(0) - count)[predicted[order]]
+    group = torch.empty_like(predicted)
+    group[order] = rank * parts // count[predicted[order]]
+    return group
 
 
 def _score_and_class(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -297,20 +288,36 @@ def _ratios(z: Tensor, assumed: Tensor) -> Iterator[Tensor]:
         yield z[start : start + rows].double().softmax(1) * scale
 
 
-def _maximised(z: Tensor, assumed: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """Likeliest priors, slope of the mean log likelihood there, and whether it converged."""
-    cached = [torch.cat(list(_ratios(z, assumed)))] if z.numel() <= 2**26 else None
+@dataclass(frozen=True, eq=False)
+class _Likelihood:
+    """Mean log likelihood of class priors for unlabeled rows.
 
-    def slope(priors: Tensor) -> tuple[Tensor, float]:
+    Args:
+        z: calibrated logits `[n, k]`.
+        assumed: priors `[k]` that the probabilities assume.
+        ratios: `p_ij / r_j` of all rows, where they fit into memory.
+    """
+
+    z: Tensor
+    assumed: Tensor
+    ratios: list[Tensor] | None
+
+    def slope(self, priors: Tensor) -> tuple[Tensor, float]:
+        """Its derivatives `[k]` in the priors, and its value."""
+        z, q = self.z, priors.to(self.z.device)
         total = torch.zeros(z.shape[1] + 1, dtype=torch.float64, device=z.device)
-        q = priors.to(z.device)
-        for ratios in cached or _ratios(z, assumed):
+        for ratios in self.ratios or _ratios(z, self.assumed):
             mixed = ratios @ q
             total[:-1] += mixed.reciprocal() @ ratios
             total[-1] += mixed.log().sum()
         total = (total / len(z)).cpu()
         return total[:-1], float(total[-1])
 
+
+def _maximised(z: Tensor, assumed: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Likeliest priors, slope of the mean log likelihood there, and whether it converged."""
+    ratios = [torch.cat(list(_ratios(z, assumed)))] if z.numel() <= 2**26 else None
+    slope = _Likelihood(z, assumed, ratios).slope
     at = assumed
     gradient, _ = slope(at)
     for _ in range(_MAX_ROUNDS):
@@ -348,16 +355,10 @@ def _bounds(
     from scipy.stats import chi2
 
     n, k = len(z), len(prior)
-    at_prior, at_assumed = (
-        torch.zeros(k, k, dtype=torch.float64, device=z.device) for _ in range(2)
-    )
-    for ratios in _ratios(z, assumed):
-        for total, priors in ((at_prior, prior), (at_assumed, assumed)):
-            part = ratios / (ratios @ priors.to(z.device))[:, None]
-            total += part.T @ part / n
+    at_prior, at_assumed = _informations(z, assumed, (prior, assumed))
     # The reference is a sample too: its noise adds in proportion to the rows.
     per_row = 1 / n + (1 / reference_rows if reference_rows else 0.0)
-    noise = per_row * _constrained_inverse(at_prior.cpu(), prior > 1e-6)
+    noise = per_row * _constrained_inverse(at_prior, prior > 1e-6)
     z_value = normal_quantile(0.5 + level / 2)
     half = z_value * noise.diagonal().clamp(min=0).sqrt()
     # The log likelihood falls by n (1 - slope) per unit of a vanished prior; it may fall by half a
@@ -366,11 +367,22 @@ def _bounds(
     gone = prior <= 1e-6
     low = torch.where(gone, torch.zeros_like(prior), (prior - half).clamp(min=0))
     high = torch.where(gone, reach.clamp(max=1), (prior + half).clamp(max=1))
-    variance = per_row * _constrained_inverse(at_assumed.cpu(), assumed > 0)
+    variance = per_row * _constrained_inverse(at_assumed, assumed > 0)
     change = prior - assumed
     wald = float(change @ torch.linalg.pinv(variance, hermitian=True, rtol=1e-10) @ change)
     p_value = float(chi2.sf(wald, k - 1)) if k > 1 and math.isfinite(wald) else math.nan
     return low, high, wald, p_value
+
+
+def _informations(z: Tensor, assumed: Tensor, points: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Observed information `[k, k]` per row at each of some priors."""
+    k = len(assumed)
+    totals = [torch.zeros(k, k, dtype=torch.float64, device=z.device) for _ in points]
+    for ratios in _ratios(z, assumed):
+        for total, priors in zip(totals, points, strict=True):
+            part = ratios / (ratios @ priors.to(z.device))[:, None]
+            total += part.T @ part / len(z)
+    return tuple(total.cpu() for total in totals)
 
 
 def _constrained_inverse(information: Tensor, free: Tensor) -> Tensor:

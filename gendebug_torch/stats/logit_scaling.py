@@ -88,23 +88,18 @@ def fit_affine(
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
-        >>> logits = 2 * torch.randn(2000, generator=generator)
+        >>> logits = 2 * torch.randn(8000, generator=generator)
         >>> targets = torch.bernoulli((logits / 2 + 1).sigmoid(), generator=generator).long()
         >>> fit = fit_affine(logits, targets)  # of one binary logit: Platt scaling
         >>> print(f"{float(fit.scale):.1f} {float(fit.bias):.1f}")
-        0.5 1.0
+        0.5 0.9
     """
     binary = logits.ndim == 1
     classes = 2 if binary else logits.shape[1] if logits.ndim == 2 else 0
     _validate(logits, targets, classes)
     rows = _Rows(logits, targets, weights, _spread(logits))
     design = _design(family, classes, binary)
-    start = torch.zeros(design.shape[1], dtype=torch.float64)
-    ridge = torch.full_like(start, _BIAS_PRIOR**-2)
-    ridge[0] = 0.0
-    if family == "vector" and not binary:
-        start[:1] = _newton(rows, _design("temperature", classes, binary), start[:1], ridge[:1])[0]
-        ridge[1 : 1 + classes] = (_SCALE_PRIOR * float(start[0].abs().clamp(min=1e-12))) ** -2
+    start, ridge = _start(rows, design, family, binary)
     parameters, loss, converged = _newton(rows, design, start, ridge)
     variance = _sandwich(rows, design, parameters, ridge)
     values, errors = design @ parameters, variance.diagonal().clamp(min=0).sqrt()
@@ -120,11 +115,24 @@ def fit_affine(
     return AffineFit(family, scale, bias, scale_error, bias_error, converged, unbounded, nll)
 
 
+def _start(rows: _Rows, design: Tensor, family: Family, binary: bool) -> tuple[Tensor, Tensor]:
+    """Start and prior precision `[p]` of the parameters; vector scaling starts from T."""
+    start = torch.zeros(design.shape[1], dtype=torch.float64)
+    ridge = torch.full_like(start, _BIAS_PRIOR**-2)
+    ridge[0] = 0.0
+    if family == "vector" and not binary:
+        classes = len(design) // 2
+        start[:1] = _newton(rows, _design("temperature", classes, binary), start[:1], ridge[:1])[0]
+        ridge[1 : 1 + classes] = (_SCALE_PRIOR * float(start[0].abs().clamp(min=1e-12))) ** -2
+    return start, ridge
+
+
 def _sandwich(rows: _Rows, design: Tensor, parameters: Tensor, ridge: Tensor) -> Tensor:
     """`[2 k, 2 k]` covariance of the scales and biases, robust to misspecification."""
     _, curvature, squares = rows.derivatives(design @ parameters, squares=True)
     inverse = torch.linalg.pinv(design.T @ curvature @ design + ridge.diag(), hermitian=True)
-    return design @ inverse @ (design.T @ squares @ design) @ inverse @ design.T
+    variance: Tensor = design @ inverse @ (design.T @ squares @ design) @ inverse @ design.T
+    return variance
 
 
 def _design(family: Family, classes: int, binary: bool) -> Tensor:
@@ -204,10 +212,7 @@ class _Rows:
             probs = log_probs.exp()
             weighted = probs if weight is None else probs * weight[:, None]
             stacked = torch.cat([probs * z, probs], 1)
-            row_gradient = stacked.clone()
-            rows = torch.arange(len(z), device=z.device)
-            row_gradient[rows, targets] -= z[rows, targets]
-            row_gradient[rows, classes + targets] -= 1
+            row_gradient = _row_gradients(stacked, z, targets)
             gradient += row_gradient.sum(0) if weight is None else weight @ row_gradient
             curvature -= stacked.T @ (stacked if weight is None else stacked * weight[:, None])
             first, second = (weighted * z).sum(0), (weighted * z.square()).sum(0)
@@ -221,6 +226,14 @@ class _Rows:
                 weighted_rows = row_gradient if weight is None else row_gradient * weight[:, None]
                 outer += row_gradient.T @ weighted_rows
         return gradient.cpu(), curvature.cpu(), outer.cpu()
+
+
+def _row_gradients(stacked: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+    """`[m, 2 k]` gradients in all scales and biases, from the `stacked` expectations."""
+    gradients, rows = stacked.clone(), torch.arange(len(z), device=z.device)
+    gradients[rows, targets] -= z[rows, targets]
+    gradients[rows, z.shape[1] + targets] -= 1
+    return gradients
 
 
 def _newton(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gendebug_torch.calibration.measures.classwise import ClasswiseBins, classwise_bins
 from gendebug_torch.checks.finding import Finding, Severity
@@ -15,6 +14,10 @@ from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 # ECE beyond noise above which no probability of the label can be trusted.
 _FAILS_FROM = 0.1
+_REMEDY = (
+    "Recalibrate each label: `recalibrate` with `label_temperature`, or with `label_platt` where "
+    "the mean probability is wrong too."
+)
 
 
 def multilabel_finding(
@@ -47,26 +50,26 @@ def multilabel_finding(
     if before is not None and len(before.count) == len(labels.count):
         numbers["validation_ece"] = float(before.ece[worst])
     name = _label_name(records, worst)
-    if not bool(bad.any()):
-        text = (
-            f"All {len(labels.count)} labels of {records.name} are calibrated within noise or to "
-            f"within {limit:.0%}. The largest error is that of {name}: {_error(numbers)}."
+    if bool(bad.any()):
+        probability, frequency = (
+            f"{float(sums[worst].sum()) / len(records):.1%}"
+            for sums in (labels.probability, labels.positive)
         )
-        return this.finding(Severity.OK, text, numbers=numbers, evidence=labels)
+        return this.finding(
+            Severity.FAIL if numbers["beyond_noise"] >= _FAILS_FROM else Severity.WARN,
+            f"{numbers['miscalibrated']} of {numbers['labels']} labels of {records.name} are "
+            f"miscalibrated. The worst is {name}: {_error(numbers)}; its mean probability is "
+            f"{probability}, its frequency {frequency}.",
+            subject=name,
+            numbers=numbers,
+            remedy=_REMEDY,
+            evidence=labels,
+        )
     text = (
-        f"{int(bad.sum())} of {len(labels.count)} labels of {records.name} are miscalibrated. The "
-        f"worst is {name}: {_error(numbers)}; its mean probability is "
-        f"{_rate(labels.probability, worst, records)}, its frequency "
-        f"{_rate(labels.positive, worst, records)}."
+        f"All {numbers['labels']} labels of {records.name} are calibrated within noise or to "
+        f"within {limit:.0%}. The largest error is that of {name}: {_error(numbers)}."
     )
-    remedy = (
-        "Recalibrate each label: `recalibrate` with `label_temperature`, or with `label_platt` "
-        "where the mean probability is wrong too."
-    )
-    severity = Severity.FAIL if numbers["beyond_noise"] >= _FAILS_FROM else Severity.WARN
-    return this.finding(
-        severity, text, subject=name, numbers=numbers, remedy=remedy, evidence=labels
-    )
+    return this.finding(Severity.OK, text, numbers=numbers, evidence=labels)
 
 
 def _label_bins(records: Records, bins: int) -> ClasswiseBins:
@@ -84,7 +87,3 @@ def _error(numbers: dict[str, Any]) -> str:
     before = numbers.get("validation_ece")
     change = "" if before is None else f", against {before:.1%} in validation"
     return f"ECE {numbers['worst_ece']:.1%}{change}, by chance {numbers['noise']:.1%}"
-
-
-def _rate(sums: Tensor, label: int, records: Records) -> str:
-    return f"{float(sums[label].sum()) / len(records):.1%}"

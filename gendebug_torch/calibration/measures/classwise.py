@@ -177,7 +177,7 @@ def classwise_bins(
         >>> labels = torch.bernoulli(logits.sigmoid(), generator=generator).long()
         >>> logits[:, 2] *= 3  # the last label is three times too sharp
         >>> [f"{ece:.2f}" for ece in classwise_bins(logits, labels).ece.tolist()]
-        ['0.02', '0.02', '0.13']
+        ['0.03', '0.04', '0.13']
     """
     if bins < 1:
         reject("bins", "at least 1", str(bins), "15 is the usual number.")

@@ -187,14 +187,18 @@ def _summed_by_group(rows: LabeledOutputs, groups: Tensor, bins: int) -> GroupSu
         confidence, correct = top_label(chunk, log_probs)
         reject_nonfinite(int(confidence.isnan().sum()))
         group = flat_groups[start : start + len(confidence)]
-        own = chunk.at_target(log_probs).double()
-        brier = 1 + log_probs.exp().square().sum(1).double() - 2 * own.exp()
         slot = group * bins + torch.bucketize(confidence, upper).clamp(max=bins - 1)
         gap.index_add_(0, slot, chunk.weighted(confidence - correct.double()))
-        values = chunk.weighted(torch.stack([torch.ones_like(own), -own, brier]))
-        sums.index_add_(1, group, values)
+        sums.index_add_(1, group, chunk.weighted(_row_scores(chunk, log_probs)))
     mass, nll, brier = sums.cpu()
     return GroupSums(mass, gap.view(size, bins).cpu(), torch.stack([nll, brier], 1))
+
+
+def _row_scores(chunk: Chunk, log_probs: Tensor) -> Tensor:
+    """`[3, m]` one, log loss and Brier score of each row."""
+    own = chunk.at_target(log_probs).double()
+    brier = 1 + log_probs.exp().square().sum(1).double() - 2 * own.exp()
+    return torch.stack([torch.ones_like(own), -own, brier])
 
 
 def _numbered(rows: LabeledOutputs) -> Iterator[tuple[int, Chunk]]:

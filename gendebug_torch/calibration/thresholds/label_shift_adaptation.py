@@ -129,7 +129,7 @@ def adapt_to_label_shift(
         >>> (logits, targets), (production, _) = rows(2000, 0.5), rows(2000, 0.1)
         >>> adapted = adapt_to_label_shift(logits, targets, production)
         >>> adapted.applied, f"{float(adapted.shift.prior[1]):.2f}"
-        (True, '0.11')
+        (True, '0.13')
     """
     labeled_outputs(logits, targets)
     shapes_fit = production.ndim == logits.ndim and production.shape[1:] == logits.shape[1:]

@@ -105,7 +105,7 @@ class OperatingPoint:
             f"Threshold {self.threshold:.3g} in production; {self.best_threshold:.3g} would save "
             f"{self.saving:.0%} of the cost"
         )
-        ax.set(ylim=(0, 1), ylabel="share of the decisions", title=title)
+        ax.set(ylim=(0, 1), xlabel="of the decisions", ylabel="share", title=title)
         ax.legend(frameon=False, fontsize="small")
         return ax
 
@@ -150,7 +150,7 @@ def operating_point(
         >>> logits = 4.0 * targets - 2 + torch.randn(2000, generator=generator)
         >>> point = operating_point(logits, targets, logits + 2, targets)  # production: all higher
         >>> print(f"{point.best_threshold:.2f} saves {point.saving:.0%}")
-        0.85 saves 85%
+        0.90 saves 88%
     """
     _validate(threshold, cost, targets, production_targets)
     if cost is None:

@@ -166,7 +166,7 @@ def choose_threshold(
         >>> targets = torch.bernoulli(probs, generator=generator)
         >>> choice = choose_threshold(probs, targets, false_negative_cost=4.0)
         >>> print(f"{choice.threshold:.2f}")  # 1 / (1 + 4) in theory
-        0.20
+        0.21
     """
     _validate(probs, targets, objective, false_positive_cost, false_negative_cost, beta, floor)
     candidates, positive, negative = _counts(probs, targets)
