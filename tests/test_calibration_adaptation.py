@@ -120,13 +120,13 @@ def test_shares_are_moved_by_what_is_beyond_noise():
         assert share == pytest.approx(float(shift.prior[1]), abs=0.2)
 
 
-def test_moved_inputs_are_told_from_moved_shares():
+def test_moved_inputs_are_distinguished_from_moved_shares():
     validation, moved = binary(0, 3000), binary(1, 3000, share=0.6)
     found = adapt_to_label_shift(validation.logits, validation.targets, moved.logits)
     assert found.applied
     assert float(found.shift.prior[1]) == pytest.approx(0.6, abs=0.05)
-    said = (found(moved.logits) > 0) == (moved.logits.sigmoid() > found.threshold())
-    assert bool(said.all())
+    agree = (found(moved.logits) > 0) == (moved.logits.sigmoid() > found.threshold())
+    assert bool(agree.all())
     assert len(found.table()) == 2
     png(found)
     stranger = binary(2, 3000)

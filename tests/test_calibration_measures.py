@@ -49,10 +49,10 @@ def same(a, b, tolerance=1e-12):
 @pytest.mark.parametrize("network", PUBLISHED)
 def test_published_errors_to_every_digit(network, shared_data):
     with np.load(shared_data / "logits" / "toplabel_confidences.npz") as archive:
-        confidence, label, said = (
+        confidence, label, predicted = (
             torch.from_numpy(archive[f"{network}__{part}"]) for part in ("conf", "label", "pred")
         )
-    found = reliability_bins_of_confidence(confidence.double(), label == said)
+    found = reliability_bins_of_confidence(confidence.double(), label == predicted)
     assert round(100 * found.ece, 3) == PUBLISHED[network]
 
 
@@ -239,7 +239,7 @@ def test_integer_weights_repeat_rows():
         )
 
 
-def test_multilabel_is_one_question_per_label():
+def test_multilabel_is_one_test_per_label():
     generator = torch.Generator().manual_seed(8)
     logits = 2 * torch.randn(3000, 3, generator=generator, dtype=torch.float64)
     targets = torch.bernoulli(logits.sigmoid(), generator=generator).long()
@@ -328,7 +328,7 @@ def test_shapes(kind):
     assert bool(found.worst) == (kind != "calibrated within noise")
 
 
-def test_an_s_shape_is_told_and_the_worst_bin_named_though_the_mean_is_fine():
+def test_an_s_shape_is_reported_and_the_worst_bin_named_though_the_mean_is_fine():
     generator = torch.Generator().manual_seed(12)
     confidence = 0.5 + 0.5 * torch.rand(8000, generator=generator, dtype=torch.float64)
     accuracy = torch.where(confidence < 0.75, confidence - 0.08, confidence + 0.08).clamp(max=1)
@@ -336,9 +336,9 @@ def test_an_s_shape_is_told_and_the_worst_bin_named_though_the_mean_is_fine():
         confidence, torch.rand(8000, generator=generator, dtype=torch.float64) < accuracy
     )
     assert abs(found.mean_confidence - found.accuracy) < 0.02
-    told = miscalibration_shape(found)
-    assert told.kind == "S-shaped"
-    assert told.worst
+    shape = miscalibration_shape(found)
+    assert shape.kind == "S-shaped"
+    assert shape.worst
     assert (
         miscalibration_shape(
             reliability_bins_of_confidence(torch.ones(1), torch.ones(1, dtype=torch.bool))

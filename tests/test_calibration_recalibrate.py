@@ -72,7 +72,7 @@ def loader(model, **options):
     )
 
 
-def test_top_maps_change_no_prediction_and_mend_the_confidence():
+def test_top_maps_change_no_prediction_and_correct_the_confidence():
     for k, scale in ((2, 2.5), (10, 3.0)):
         records = drawn(0, 4000, k, scale=scale)
         for family in ("platt", "beta"):
@@ -87,7 +87,7 @@ def test_top_maps_change_no_prediction_and_mend_the_confidence():
                 assert all(error > 0 for error in fitted.standard_errors)
 
 
-def test_a_top_map_adds_little_where_the_temperature_says_it_all():
+def test_a_top_map_adds_little_where_the_temperature_suffices():
     lost = []
     for seed in range(20):
         fit, test = drawn(seed, 1000, 10, scale=2.0), drawn(seed + 500, 4000, 10, scale=2.0)
@@ -142,12 +142,12 @@ def test_a_top_map_of_perfect_rows_is_refused():
 def test_isotonic_equals_scikit_learn_before_its_smoothing():
     records = binary(1, 3000, scale=2.0)
     fitted = fit_isotonic(records.logits, records.targets)
-    told = IsotonicRegression().fit_transform(records.logits.numpy(), records.targets.numpy())
+    expected = IsotonicRegression().fit_transform(records.logits.numpy(), records.targets.numpy())
     ours = fitted(records.logits).sigmoid().numpy()
     assert bool((fitted.levels.diff() >= 0).all())
-    assert np.abs(ours - told).max() < 0.5
-    inner = (told > 0.02) & (told < 0.98)
-    assert np.abs(ours - told)[inner].mean() < 0.02
+    assert np.abs(ours - expected).max() < 0.5
+    inner = (expected > 0.02) & (expected < 0.98)
+    assert np.abs(ours - expected)[inner].mean() < 0.02
     assert calibration_sums(fitted(records.logits), records.targets).nll < math.inf
     pair = torch.stack([torch.zeros(3000, dtype=torch.float64), records.logits], 1)
     assert torch.allclose(fitted(pair)[:, 1], fitted(records.logits))
@@ -165,7 +165,7 @@ def test_out_of_fold_rows_are_mapped_by_fits_that_did_not_see_them():
     assert torch.allclose(mapped[held], expected)
 
 
-def test_an_overconfident_network_is_mended_and_left_as_it_was():
+def test_an_overconfident_network_is_recalibrated_and_left_as_it_was():
     model = Net()
     model.train()
     kept = copy.deepcopy(model.state_dict())
@@ -206,7 +206,7 @@ def test_what_temperature_makes_worse_is_not_taken(shared_data):
     assert better.candidate(better.chosen).changed == 0
 
 
-def test_maps_that_move_predictions_need_leave():
+def test_maps_that_move_predictions_need_permission():
     generator = torch.Generator().manual_seed(5)
     z = torch.randn(3000, 3, generator=generator, dtype=torch.float64)
     y = torch.multinomial((z + torch.tensor([0.0, 0.0, 1.5])).softmax(1), 1, generator=generator)[
@@ -256,7 +256,7 @@ def labeled_pixels(model, samples=40, size=8, sharpness=2.5, ignored=0.2):
     return x, y.masked_fill(torch.rand(y.shape, generator=generator) < ignored, 255)
 
 
-def test_a_dense_network_is_mended_position_by_position_and_folded():
+def test_a_dense_network_is_recalibrated_position_by_position_and_folded():
     model = Dense().eval()
     with torch.no_grad():
         model.head.weight.mul_(6)
@@ -287,7 +287,7 @@ def test_a_dense_network_is_mended_position_by_position_and_folded():
         recalibrate(model, [(x[:5], y[:5])], ignore_index=255)
 
 
-def test_positions_of_one_sample_are_no_independent_evidence():
+def test_positions_of_one_sample_are_no_independent_rows():
     generator = torch.Generator().manual_seed(7)
     z = 2 * torch.randn(30, 3, generator=generator)
     y = torch.multinomial((z / 1.5).softmax(1), 1, generator=generator)[:, 0]
@@ -329,7 +329,7 @@ def test_each_label_of_a_multilabel_head_gets_its_temperature(tmp_path):
     assert torch.equal(same.fitted.scale, found.fitted.scale)
 
 
-def test_a_multilabel_network_is_folded_and_a_silent_label_left_alone():
+def test_a_multilabel_network_is_folded_and_an_uninformative_label_unchanged():
     model = Net(k=3, scale=4.0).eval()
     x = torch.randn(3000, 8, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -389,7 +389,7 @@ def test_folding_a_dense_and_a_single_logit_head():
         assert found.model(x).shape == (9, 1)
 
 
-def test_what_cannot_be_folded_is_said():
+def test_what_cannot_be_folded_is_refused():
     class Normed(Net):
         def forward(self, x):
             return super().forward(x).log_softmax(1)
@@ -427,7 +427,7 @@ MAPS = ["temperature", "bias_corrected", "vector", "top_platt", "top_beta"]
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_exported_programs_say_the_same(name):
+def test_exported_programs_agree(name):
     model = Net().eval()
     x, y = held_out(model)
     with torch.no_grad():
@@ -478,12 +478,12 @@ def test_the_artefact_comes_back(name, tmp_path):
     found = recalibrate(None, records, candidates=candidates, keep_predictions=False)
     assert found.chosen == name
     place = found.save(tmp_path / "out")
-    told = json.loads((place / "calibration.json").read_text())
-    assert told["chosen"] == name
-    assert len(told["data_sha256"]) == 64
-    assert told["standard_error"] > 0
-    assert told["ece"]["before"] == pytest.approx(found.before.ece)
-    assert told["gendebug_torch"] == gd.__version__
+    saved = json.loads((place / "calibration.json").read_text())
+    assert saved["chosen"] == name
+    assert len(saved["data_sha256"]) == 64
+    assert saved["standard_error"] > 0
+    assert saved["ece"]["before"] == pytest.approx(found.before.ece)
+    assert saved["gendebug_torch"] == gd.__version__
     module = load_calibration(place)
     assert torch.allclose(module(records.logits.float()), found(records.logits.float()), atol=1e-4)
 

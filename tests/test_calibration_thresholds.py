@@ -24,8 +24,8 @@ def sample(seed=0, n=400, share=0.3):
 
 
 def counts(probs, targets, threshold):
-    said = [p > threshold for p in probs.tolist()]
-    pairs = list(zip(said, targets.tolist(), strict=True))
+    decided = [p > threshold for p in probs.tolist()]
+    pairs = list(zip(decided, targets.tolist(), strict=True))
     return [
         sum(1 for s, t in pairs if s == a and t == b)
         for a, b in ((True, 1), (True, 0), (False, 1), (False, 0))
@@ -64,7 +64,7 @@ def test_the_choice_is_the_best_of_all_thresholds(objective):
     assert len(found.table()) == len(found.candidates)
 
 
-def test_a_floor_that_nothing_keeps_is_said():
+def test_a_floor_that_nothing_keeps_is_reported():
     found = choose_threshold(
         torch.tensor([0.2, 0.4, 0.9]), torch.tensor([0, 0, 0]), objective="precision"
     )
@@ -116,7 +116,7 @@ def test_area_and_its_error():
     assert float(error.max()) < 0.04
 
 
-def test_the_operating_point_tells_what_moving_saves():
+def test_the_operating_point_gives_the_saving():
     given = scores_moved(0)
     parts = [given[side] for side in ("validation", "production")]
     found = operating_point(*(part for side in parts for part in (side.logits, side.targets)))

@@ -120,12 +120,12 @@ def test_11_one_logit_is_a_head_however_far_it_goes():
     for factor in (1.0, 20.0, 1e3):
         found = fit_temperature(factor * one.logits, one.targets)
         assert found.temperature == pytest.approx(factor * expected.temperature, rel=1e-6)
-    said = classwise_bins(one.logits, one.targets)
-    assert float(said.probability.sum()) == pytest.approx(float(one.logits.sigmoid().sum()))
+    bins = classwise_bins(one.logits, one.targets)
+    assert float(bins.probability.sum()) == pytest.approx(float(one.logits.sigmoid().sum()))
     assert reliability_bins(one.logits, one.targets).mean_confidence >= 0.5
 
 
-def test_12_every_label_of_a_multilabel_head_is_asked():
+def test_12_every_label_of_a_multilabel_head_is_tested():
     labels = multilabel(0, 3000, scale=3.0)
     found = classwise_bins(labels.logits, labels.targets)
     assert int(found.ece.argmax()) == 3
