@@ -1,4 +1,4 @@
-"""`CalibrationMonitor`: reliability of the validation rows, epoch by epoch."""
+"""`CalibrationMonitor`: calibration of the validation rows, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 from lightning.pytorch import LightningModule, Trainer
 
-from gendebug_torch.calibration import CalibrationSums
 from gendebug_torch.calibration.maps.temperature_sums import TemperatureSums
+from gendebug_torch.calibration.measures.sufficient_statistics import CalibrationSums
 from gendebug_torch.calibration.recorder import CalibrationRecorder
 from gendebug_torch.callbacks.hooks.monitor import Monitor
 from gendebug_torch.callbacks.hooks.steps import (
@@ -23,19 +23,19 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 
 
 class CalibrationMonitor(Monitor):
-    """Counts confidence against correctness over each validation epoch; no host sync per step.
+    """Calibration of the validation rows in every epoch, without a host sync per step.
 
-    `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` finds
+    `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` returns
     them. Rows that a distributed sampler repeats to even the ranks are not counted. All validation
     loaders are taken together.
 
     Args:
-        read: (module, batch, outputs) -> (logits, targets), in place of the keys; `extra_forward`
-            computes them.
-        bins: of the reliability diagram.
+        read: function from (module, batch, outputs) to (logits, targets), in place of the keys;
+            `extra_forward` computes them.
+        bins: number of bins of the reliability diagram; a divisor of 2520.
         ignore_index: target of rows or positions that do not count.
-        log_name: prefix of what is logged.
-        diagrams: hand the reliability diagram of each epoch to every logger that takes pictures.
+        log_name: prefix of the logged names.
+        diagrams: whether to pass the reliability diagram of each epoch to the loggers.
     """
 
     def __init__(
@@ -57,22 +57,20 @@ class CalibrationMonitor(Monitor):
 
     @property
     def history(self) -> Mapping[int, CalibrationSums]:
-        """What was counted, by epoch."""
+        """The sums of each epoch."""
         return self._record.history
 
     @property
     def temperatures(self) -> Mapping[int, TemperatureSums]:
-        """What tells the temperature, by epoch."""
+        """The sums of each epoch that its temperature follows from."""
         return self._record.temperatures
 
     def table(self) -> pd.DataFrame:
-        """One row per validated epoch: ECE with interval, accuracy, confidence, log loss,
-        temperature needed.
-        """
+        """One row per epoch: ECE with interval, accuracy, confidence, log loss, temperature."""
         return self._record.table()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an interrupted validation left."""
+        """Drop the rows of an interrupted validation."""
         self._record.begin()
 
     def on_validation_batch_end(
@@ -84,7 +82,7 @@ class CalibrationMonitor(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep references; they are counted when enough are together."""
+        """Keep references to the outputs; they are counted when there are enough."""
         keys = ("logits", "targets")
         logits, targets = step_tensors(
             "CalibrationMonitor", keys, self.read, pl_module, batch, outputs
@@ -93,9 +91,7 @@ class CalibrationMonitor(Monitor):
         self._record.add(logits[:own], targets[:own])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the rest, also of the sanity steps, so that what does not fit is refused before
-        training; then log.
-        """
+        """Count the remaining rows and log; wrong shapes are rejected in the sanity steps."""
         sums = self._record.epoch_sums()
         if trainer.sanity_checking:
             return
@@ -106,12 +102,9 @@ class CalibrationMonitor(Monitor):
             self.send_figure(trainer, "reliability", self._record.diagram(epoch))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the rows that could not be counted."""
+        """Report the rows that could not be counted."""
         for note in self._record.notes:
-            remedy = (
-                "Look for what breaks the network there: a diverged training, or NaN among "
-                "its inputs."
-            )
+            remedy = "Check whether training diverged, or whether the inputs contain NaN."
             self.findings.append(
                 Finding(
                     "calibration.ece",
@@ -127,5 +120,5 @@ class CalibrationMonitor(Monitor):
         return self._record.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self._record.load_state_dict(state_dict)

@@ -1,6 +1,4 @@
-"""`CalibrationError`: the calibration of this library as a torchmetrics `Metric`, for
-`self.log`.
-"""
+"""`CalibrationError`: the expected calibration error as a torchmetrics `Metric`."""
 
 from __future__ import annotations
 
@@ -10,18 +8,17 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from gendebug_torch.calibration import CalibrationSums, ReliabilityBins, calibration_sums
-from gendebug_torch.calibration.measures.sufficient_statistics import CELLS
+from gendebug_torch.calibration import ReliabilityBins, calibration_sums
+from gendebug_torch.calibration.measures.sufficient_statistics import CELLS, CalibrationSums
 
 
 class CalibrationError(Metric):
-    """Expected calibration error in constant state: 60 KB of float64 sums whatever n, one sum over
-    ranks.
+    """Expected calibration error with a constant state of 60 KB, summed over ranks.
 
     Args:
-        bins: a divisor of 2520.
+        bins: number of bins; a divisor of 2520.
         ignore_index: target of rows that do not count.
-        options: of `torchmetrics.Metric`.
+        options: options of `torchmetrics.Metric`.
     """
 
     is_differentiable = False
@@ -38,19 +35,17 @@ class CalibrationError(Metric):
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count rows, as `calibration_sums` takes them."""
-        found = calibration_sums(logits, targets, ignore_index=self.ignore_index)
-        cells = found.cells
-        self.cells += torch.stack(
-            [cells.count.double(), cells.confidence, cells.correct.double()]
-        ).to(self.cells.device)
-        self.scores += found.scores.to(self.scores.device)
+        sums = calibration_sums(logits, targets, ignore_index=self.ignore_index)
+        parts = [sums.cells.count.double(), sums.cells.confidence, sums.cells.correct.double()]
+        self.cells += torch.stack(parts).to(self.cells.device)
+        self.scores += sums.scores.to(self.scores.device)
 
     def compute(self) -> Tensor:
         """The error, `[]` float64 in [0, 1]."""
         return torch.tensor(self.sums().bins(self.bins).ece, dtype=torch.float64)
 
     def sums(self) -> CalibrationSums:
-        """Everything that was counted here, for every other measure with its interval."""
+        """The sums so far, for every other measure with its interval."""
         count, confidence, correct = self.cells.cpu()
         return CalibrationSums(
             ReliabilityBins(count.long(), confidence, correct.long()), self.scores.cpu()

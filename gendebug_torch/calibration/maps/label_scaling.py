@@ -1,4 +1,4 @@
-"""One map per label of a multilabel head."""
+"""One scale and bias per label of a multilabel head."""
 
 from __future__ import annotations
 
@@ -9,26 +9,24 @@ from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import AffineFit, Family, fit_affine
 
 
-def fit_labels(
+def fit_label_scaling(
     logits: Tensor,
     targets: Tensor,
     *,
     family: Family = "bias_corrected",
     weights: Tensor | None = None,
 ) -> AffineFit:
-    """A scale, and with `bias_corrected` a bias, for each label by itself: k fits of one binary
-    logit.
+    """A scale, and with `bias_corrected` a bias, for each label: k fits of one binary logit.
 
-    A label whose rows tell no finite scale (all of them right, or a logit that carries nothing)
-    keeps its logit.
+    A label without a finite optimum (all rows right, or an uninformative logit) is left as it is.
 
     Source: Platt (1999), Advances in Large Margin Classifiers, per label.
 
     Args:
-        logits: `[n, k]` float.
-        targets: `[n, k]` int64 of 0 and 1.
+        logits: float `[n, k]`.
+        targets: int64 `[n, k]` of 0 and 1.
         family: `temperature` frees the scale, `bias_corrected` the bias too.
-        weights: `[n]` of the rows; a weight of 2 counts as two.
+        weights: row weights `[n]`; a weight of 2 counts as two rows.
 
     Returns:
         Scale and bias `[k]`; `unbounded` where no label could be fitted, `nll` the mean over the
@@ -50,24 +48,22 @@ def fit_labels(
         fit_affine(logits[:, label], targets[:, label], family=family, weights=weights)
         for label in range(logits.shape[1])
     ]
-    told = [fit for fit in fits if not fit.unbounded]
-    if not told:
-        return _joined(family, fits, converged=False, unbounded=True)
-    return _joined(family, fits, converged=all(fit.converged for fit in told), unbounded=False)
+    return _joined(family, fits)
 
 
-def _joined(
-    family: Family, fits: list[AffineFit], *, converged: bool, unbounded: bool
-) -> AffineFit:
-    kept = torch.tensor([fit.unbounded for fit in fits])
+def _joined(family: Family, fits: list[AffineFit]) -> AffineFit:
+    """The fits of all labels as one; the identity for a label without a finite optimum."""
+    unbounded = torch.tensor([fit.unbounded for fit in fits])
     stacked = [
         torch.stack([getattr(fit, part) for fit in fits])
         for part in ("scale", "bias", "scale_error", "bias_error")
     ]
-    plain = (1.0, 0.0, torch.nan, torch.nan)
+    identity = (1.0, 0.0, torch.nan, torch.nan)
     scale, bias, scale_error, bias_error = (
-        part.masked_fill(kept, value) for part, value in zip(stacked, plain, strict=True)
+        part.masked_fill(unbounded.to(part.device), value)
+        for part, value in zip(stacked, identity, strict=True)
     )
-    nll = [fit.nll for fit in fits if not fit.unbounded]
-    mean = sum(nll) / len(nll) if nll else torch.nan
-    return AffineFit(family, scale, bias, scale_error, bias_error, converged, unbounded, mean)
+    bounded = [fit for fit in fits if not fit.unbounded]
+    nll = sum(fit.nll for fit in bounded) / len(bounded) if bounded else torch.nan
+    converged = bool(bounded) and all(fit.converged for fit in bounded)
+    return AffineFit(family, scale, bias, scale_error, bias_error, converged, not bounded, nll)
