@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from gendebug_torch import Records, Severity
 from gendebug_torch.leakage import fitted_rows
-from gendebug_torch.leakage.checks import preprocessing_is_fitted_on_training_rows
+from gendebug_torch.leakage.checks.preprocessing import preprocessing_is_fitted_on_training_rows
 
 N, CUT = 2000, 1500
 
