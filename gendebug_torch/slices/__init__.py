@@ -6,10 +6,9 @@ from gendebug_torch.slices.change import SliceChange as SliceChange
 from gendebug_torch.slices.change import slice_change as slice_change
 from gendebug_torch.slices.clusters import ErrorClusters as ErrorClusters
 from gendebug_torch.slices.clusters import error_clusters as error_clusters
-from gendebug_torch.slices.review_sheet import cohort_rows as cohort_rows
-from gendebug_torch.slices.review_sheet import cohort_sheet as cohort_sheet
+from gendebug_torch.slices.review_sheet import review_rows as review_rows
+from gendebug_torch.slices.review_sheet import review_sheet as review_sheet
 from gendebug_torch.slices.review_sheet import confusion_cell as confusion_cell
-from gendebug_torch.slices.review_sheet import write_sheet as write_sheet
 from gendebug_torch.slices.search.columns import Binning as Binning
 from gendebug_torch.slices.search.columns import fit_binnings as fit_binnings
 from gendebug_torch.slices.search.events import Event as Event
@@ -27,8 +26,8 @@ __all__ = [
     "Event",
     "SliceChange",
     "Slices",
-    "cohort_rows",
-    "cohort_sheet",
+    "review_rows",
+    "review_sheet",
     "confirmed_slices",
     "confusion_cell",
     "error_clusters",
@@ -39,5 +38,4 @@ __all__ = [
     "promised_rate",
     "remeasured",
     "slice_change",
-    "write_sheet",
 ]

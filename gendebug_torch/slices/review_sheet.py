@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.data.files import write_whole
 from gendebug_torch.errors import reject
 
 # Cell of the confusion matrix of two classes -> what was predicted, what was true.
@@ -21,13 +18,6 @@ CELLS = {
     "true_negative": (0, 0),
     "false_negative": (0, 1),
 }
-_STYLE = (
-    "body{font:14px/1.4 system-ui,sans-serif;margin:2em}table{border-collapse:collapse}"
-    "td,th{border:1px solid #ddd;padding:.3em "
-    ".6em;text-align:left;vertical-align:top}th{background:#f5f5f5;position:sticky;top:0}"
-)
-# A spreadsheet takes text that begins so for a formula and runs it.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def confusion_cell(
@@ -73,7 +63,7 @@ def confusion_cell(
     return (predicted == cell[0]) & (targets == cell[1])
 
 
-def cohort_rows(
+def review_rows(
     member: Tensor, score: Tensor, *, size: int = 50, order: str = "random", seed: int = 0
 ) -> Tensor:
     """`[m]` int64 positions of at most `size` rows of a cohort, drawn at random or the highest
@@ -110,7 +100,7 @@ def cohort_rows(
     reject("order", "`random` or `confidence`", repr(order), "Choose one of them.")
 
 
-def cohort_sheet(
+def review_sheet(
     columns: pd.DataFrame,
     rows: Tensor,
     score: Tensor,
@@ -123,7 +113,7 @@ def cohort_sheet(
 
     Args:
         columns: `[n, c]` features and metadata.
-        rows: `[m]` int64 positions in `columns`, e.g. from `cohort_rows`.
+        rows: `[m]` int64 positions in `columns`, e.g. from `review_rows`.
         score: `[n]` float.
         attributions: `[m, d]` one row for each of `rows`, in their order; columns name features.
         top: features named in `because`, by the size of their attribution.
@@ -155,48 +145,7 @@ def cohort_sheet(
     return pd.concat([pd.DataFrame(front), sheet], axis=1).assign(remark="")
 
 
-def write_sheet(sheet: pd.DataFrame, path: str | Path, *, title: str = "Rows to look at") -> Path:
-    """Write a sheet as CSV or HTML by its suffix, whole or not at all.
-
-    The HTML page escapes every value; in CSV, text that a spreadsheet would run as a formula is
-    quoted.
-
-    Raises:
-        InputError: another suffix, or a place that cannot be written.
-    """
-    target = Path(path)
-    if target.suffix not in (".csv", ".html"):
-        reject("path", "a .csv or .html file", str(target), "Choose one of them.")
-    text = _csv(sheet) if target.suffix == ".csv" else _html(sheet, title)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, text)
-    except OSError as error:
-        reject("path", "a writable place", f"{target}: {error.strerror}", "Choose another path.")
-    return target
-
-
 def _because(attributions: pd.Series[Any], top: int) -> str:
     """The features that moved the score most, with sign."""
     order = attributions.abs().sort_values(ascending=False, kind="stable").index[:top]
     return ", ".join(f"{name} {attributions[name]:+.3g}" for name in order)
-
-
-def _csv(sheet: pd.DataFrame) -> str:
-    return sheet.map(
-        lambda value: (
-            f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-        )
-    ).to_csv(index=False)
-
-
-def _html(sheet: pd.DataFrame, title: str) -> str:
-    table = sheet.to_html(
-        index=False, escape=True, na_rep="", border=0, float_format=lambda value: f"{value:.4g}"
-    )
-    heading = escape(title)
-    return (
-        '<!doctype html><html lang="en"><head><meta '
-        f'charset="utf-8"><title>{heading}</title><style>{_STYLE}</style></head>'
-        f"<body><h1>{heading}</h1>{table}</body></html>\n"
-    )
