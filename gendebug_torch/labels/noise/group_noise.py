@@ -126,14 +126,18 @@ def noise_by_group(noise: LabelNoise, columns: pd.DataFrame) -> GroupNoise:
     named = zip(columns, parts, strict=True)
     pairs = [(str(name), value) for name, (values, _) in named for value in values]
     empty = torch.zeros(6, 0, dtype=torch.float64)
-    rows, suspicious, expected, *shares = torch.cat([empty, *(part for _, part in parts)], 1)
+    rows, suspicious, expected, rate, low, high = torch.cat(
+        [empty, *(part for _, part in parts)], 1
+    )
     return GroupNoise(
         tuple(name for name, _ in pairs),
         tuple(value for _, value in pairs),
         rows.long(),
         suspicious.long(),
         expected,
-        *shares,
+        rate,
+        low,
+        high,
         _poisson_p_value(suspicious, expected),
         noise.rate,
         len(pairs),

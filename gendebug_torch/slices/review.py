@@ -1,4 +1,4 @@
-"""Fifty rows of one kind of mistake, to be looked at by a person."""
+"""A sample of rows of one kind of error, for a person to review."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gendebug_torch.errors import reject
 
-# Cell of the confusion matrix of two classes -> what was predicted, what was true.
+# Cell of the confusion matrix of two classes -> predicted class, true class.
 CELLS = {
     "true_positive": (1, 1),
     "false_positive": (1, 0),
@@ -26,14 +26,19 @@ def confusion_cell(
     """`[n]` bool, rows of one cell of the confusion matrix.
 
     Args:
-        predicted: `[n]` int64 class ids.
-        targets: `[n]` int64 class ids.
-        cell: (predicted class, true class); `error` for all mistakes; or, for the classes 0 and 1,
-            `false_positive`, `false_negative`, `true_positive`, `true_negative`.
+        predicted: predicted class ids, `[n]` int64.
+        targets: class ids, `[n]` int64.
+        cell: pair (predicted class, true class); `error` for all errors; or, for the classes 0 and
+            1, `false_positive`, `false_negative`, `true_positive`, `true_negative`.
 
     Raises:
         InputError: an unknown cell, lengths that differ, or a name of two classes where there are
             more.
+
+    Example:
+        >>> predicted, targets = torch.tensor([1, 1, 0]), torch.tensor([1, 0, 0])
+        >>> confusion_cell(predicted, targets, "false_positive").tolist()
+        [False, True, False]
     """
     if predicted.shape != targets.shape or predicted.ndim != 1:
         reject(
@@ -66,21 +71,26 @@ def confusion_cell(
 def review_rows(
     member: Tensor, score: Tensor, *, size: int = 50, order: str = "random", seed: int = 0
 ) -> Tensor:
-    """`[m]` int64 positions of at most `size` rows of a cohort, drawn at random or the highest
-    score first.
+    """`[m]` int64 row numbers of a sample of a cohort, random or of the highest scores.
 
     Args:
-        member: `[n]` bool, rows of the cohort.
-        score: `[n]` float, e.g. the confidence.
+        member: rows of the cohort, `[n]` bool.
+        score: score of each row, e.g. the confidence, `[n]` float.
         size: most rows.
         order: `random`, in the order of the table, or `confidence` for the highest scores first.
-        seed: of the drawing.
+        seed: seed of the sample.
 
     Raises:
         InputError: an unknown order, lengths that differ, or a size below 1.
+
+    Example:
+        >>> member = torch.tensor([True, False, True, True])
+        >>> score = torch.tensor([0.2, 0.9, 0.7, 0.5])
+        >>> review_rows(member, score, size=2, order="confidence").tolist()
+        [2, 3]
     """
     if size < 1:
-        reject("size", "at least 1", str(size), "Fifty rows can be looked at in one sitting.")
+        reject("size", "at least 1", str(size), "Fifty rows can be reviewed in one sitting.")
     if member.shape != score.shape:
         reject(
             "score",
@@ -90,11 +100,8 @@ def review_rows(
         )
     rows = member.cpu().nonzero()[:, 0]
     if order == "random":
-        return (
-            rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:size]]
-            .sort()
-            .values
-        )
+        sample = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:size]
+        return rows[sample].sort().values
     if order == "confidence":
         return rows[score.cpu()[rows].argsort(descending=True, stable=True)[:size]]
     reject("order", "`random` or `confidence`", repr(order), "Choose one of them.")
@@ -108,36 +115,40 @@ def review_sheet(
     attributions: pd.DataFrame | None = None,
     top: int = 3,
 ) -> pd.DataFrame:
-    """The rows of a cohort with their score, what drove it where that is known, and an empty column
-    for remarks.
+    """The rows with their score, the features behind it, and an empty column for remarks.
 
     Args:
-        columns: `[n, c]` features and metadata.
-        rows: `[m]` int64 positions in `columns`, e.g. from `review_rows`.
-        score: `[n]` float.
-        attributions: `[m, d]` one row for each of `rows`, in their order; columns name features.
-        top: features named in `because`, by the size of their attribution.
+        columns: features and metadata, `[n, c]`.
+        rows: row numbers, e.g. from `review_rows`, `[m]` int64.
+        score: score of each row of the table, `[n]` float.
+        attributions: attributions of `rows`, in their order, `[m, d]`; columns name features.
+        top: number of features named in `because`, those of the largest attributions.
 
     Returns:
-        `[m, ...]`: `row` (position in the table), `score`, `because` where attributions are given,
-        the columns, `remark`.
+        Table `[m, ...]`: `row` (its number), `score`, `because` where attributions are given, the
+        columns, `remark`.
 
     Raises:
-        InputError: attributions of other rows than these.
+        InputError: attributions of other rows.
+
+    Example:
+        >>> table = pd.DataFrame({"amount": [1.0, 2.0, 3.0]})
+        >>> review_sheet(table, torch.tensor([2]), torch.tensor([0.1, 0.2, 0.9])).columns.tolist()
+        ['row', 'score', 'amount', 'remark']
     """
     if attributions is not None and len(attributions) != len(rows):
         reject(
             "attributions",
             f"{len(rows)} rows, one per row of the sheet",
             str(len(attributions)),
-            "Attribute just these rows.",
+            "Attribute these rows.",
         )
-    at = rows.cpu()
-    sheet = columns.iloc[at.numpy()].reset_index(drop=True)
+    index = rows.cpu()
+    sheet = columns.iloc[index.numpy()].reset_index(drop=True)
     sheet = sheet.drop(
         columns=[name for name in ("row", "score", "because", "remark") if name in sheet]
     )
-    front = {"row": at.numpy(), "score": score.cpu()[at].numpy()}
+    front = {"row": index.numpy(), "score": score.cpu()[index].numpy()}
     if attributions is not None:
         front["because"] = np.array(
             [_because(values, top) for _, values in attributions.iterrows()], dtype=object
@@ -146,6 +157,6 @@ def review_sheet(
 
 
 def _because(attributions: pd.Series[Any], top: int) -> str:
-    """The features that moved the score most, with sign."""
+    """The features of the largest attributions, with sign."""
     order = attributions.abs().sort_values(ascending=False, kind="stable").index[:top]
     return ", ".join(f"{name} {attributions[name]:+.3g}" for name in order)
