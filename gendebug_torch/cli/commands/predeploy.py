@@ -15,7 +15,8 @@ from gendebug_torch.cli.inputs import load_records
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.model.formats import load_network
-from gendebug_torch.slices import cohort_rows, cohort_sheet, confusion_cell, write_sheet
+from gendebug_torch.report.sheets import write_sheet
+from gendebug_torch.slices import confusion_cell, review_rows, review_sheet
 
 _DISTRIBUTION = ("shift.ks", "shift.missing", "shift.categories", "shift.joint")
 _CONFIDENCE = ("shift.confidence", "shift.bimodality")
@@ -90,13 +91,13 @@ def predeploy(
     tables: dict[str, pd.DataFrame] = {}
     if live.logits is not None:
         score = live.confidence if live.probs.ndim == 2 else live.probs
-        picked = cohort_rows(member, live.confidence, size=size, order=order, seed=seed)
+        picked = review_rows(member, live.confidence, size=size, order=order, seed=seed)
         because = (
             None
             if network is None or not len(picked)
             else _because(network, live.select(picked), device)
         )
-        sheet = cohort_sheet(_columns(live, deployed), picked, score, attributions=because)
+        sheet = review_sheet(_columns(live, deployed), picked, score, attributions=because)
         caption = (
             f"{caption} {len(sheet)} of {int(member.sum()):,} "
             f"{'drawn at random' if order == 'random' else 'with the highest confidence'}."

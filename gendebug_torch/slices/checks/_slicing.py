@@ -1,4 +1,4 @@
-"""The checks of this topic: thresholds, findings and wording."""
+"""What the checks of this topic share: columns to slice by, and which records have classes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost
 from gendebug_torch.data.records import Records
 
-# Tensor features are sliced by their columns up to this many.
-_MOST_TENSOR_COLUMNS = 64
+# Tensor features with more columns than this are not sliced.
+_MAX_TENSOR_COLUMNS = 64
 
 
-def _cost(given: Mapping[str, Any]) -> Cost:
+def slicing_cost(given: Mapping[str, Any]) -> Cost:
+    """Cost of counting all pairs of levels in the given records."""
     elements = 1.0
     for name in ("validation", "production"):
         records = given.get(name)
@@ -32,12 +33,16 @@ def _cost(given: Mapping[str, Any]) -> Cost:
 
 
 def slicing_columns(records: Records) -> pd.DataFrame | None:
-    """Metadata and named features that a slice may be cut by; ids are left out, few tensor columns
-    get names.
+    """Metadata and features to slice by, without ids; None if there are none.
+
+    Columns of tensor features are named `feature_0` etc.
+
+    Args:
+        records: records with metadata or features.
     """
     features = records.features
     if isinstance(features, Tensor):
-        few = features.ndim == 2 and features.shape[1] <= _MOST_TENSOR_COLUMNS
+        few = features.ndim == 2 and features.shape[1] <= _MAX_TENSOR_COLUMNS
         features = pd.DataFrame(features.cpu().numpy()).add_prefix("feature_") if few else None
     parts = [
         part.reset_index(drop=True) for part in (records.metadata, features) if part is not None
@@ -46,27 +51,28 @@ def slicing_columns(records: Records) -> pd.DataFrame | None:
         return None
     joined = pd.concat(parts, axis=1)
     joined = joined.loc[:, ~joined.columns.duplicated()]
-    kept = joined.drop(columns=[name for name in records.schema.ids if name in joined])
-    return kept if kept.shape[1] else None
+    joined = joined.drop(columns=[name for name in records.schema.ids if name in joined])
+    return joined if joined.shape[1] else None
 
 
-def _has_classes(records: Records) -> bool:
-    targets = records.targets
-    return (
-        targets is not None
-        and records.logits is not None
-        and targets.dtype == torch.int64
-        and targets.ndim == 1
-    )
+def class_outputs(records: Records) -> tuple[Tensor, Tensor] | None:
+    """Logits and class ids, or None where the rows have no single class label.
+
+    Args:
+        records: records with or without logits and targets.
+    """
+    logits, targets = records.logits, records.targets
+    if logits is None or targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
+        return None
+    return logits, targets
 
 
-def _said(records: Records) -> tuple[Tensor, Tensor]:
-    assert records.logits is not None
-    assert records.targets is not None
-    return records.logits, records.targets
+def nothing_to_slice(this: Check) -> Finding:
+    """Skipped, since columns or class labels are missing.
 
-
-def _nothing_to_slice(this: Check) -> Finding:
+    Args:
+        this: check that makes the finding.
+    """
     reason = (
         "Skipped: needs named columns (metadata or a feature table) and one class label per row."
     )

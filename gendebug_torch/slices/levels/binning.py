@@ -17,9 +17,8 @@ from gendebug_torch.errors import reject
 
 OTHER = "(other)"
 MISSING = "(missing)"
-# Names beyond this length would crowd every table and picture; the column's own values stay as they
-# are.
-_LONGEST = 60
+# Longer names are cut in labels; the values of the column stay as they are.
+_MAX_LENGTH = 60
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Level:
 
     Args:
         column: name of the column.
-        label: how the level reads, e.g. `3 to 7`.
+        label: name of the level, e.g. `3 to 7`.
     """
 
     column: str
@@ -40,32 +39,32 @@ class Level:
 
 @dataclass(frozen=True)
 class Binning:
-    """How one column is cut into levels, fixed on the reference so that another table is cut alike.
+    """Levels of one column, fitted on one table and applied to others.
 
     Args:
         column: name of the column.
         edges: inner cuts of a quantity; None for names.
-        names: the frequent values of a column of names, as text.
-        whole: whether the quantity takes whole numbers only, so that its levels read as such.
-        moment: whether the quantity is a time, its cuts in nanoseconds.
+        names: frequent values of a column of names, as text.
+        is_integer: whether the quantity takes whole numbers only.
+        is_time: whether the quantity is a time, with cuts in nanoseconds.
     """
 
     column: str
     edges: tuple[float, ...] | None
     names: tuple[str, ...] = ()
-    whole: bool = False
-    moment: bool = False
+    is_integer: bool = False
+    is_time: bool = False
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """All levels, the leftover ones last."""
+        """All levels, `(other)` and `(missing)` last."""
         if self.edges is None:
             shown = [
-                name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
+                name if len(name) <= _MAX_LENGTH else f"{name[: _MAX_LENGTH - 3]}..."
                 for name in self.names
             ]
             return tuple(Level(self.column, label) for label in (*shown, OTHER, MISSING))
-        cuts = [self._words(edge) for edge in self.edges]
+        cuts = [self._text(edge) for edge in self.edges]
         inner = [f"above {low} to {high}" for low, high in pairwise(cuts)]
         return tuple(
             Level(self.column, label)
@@ -73,47 +72,44 @@ class Binning:
         )
 
     def codes(self, frame: pd.DataFrame) -> Tensor:
-        """`[n]` int64 level of each row; a column that the table lacks is missing everywhere."""
+        """`[n]` int64 level of each row; all missing if the table lacks the column."""
         if self.column not in frame:
             return torch.full((len(frame),), len(self.levels) - 1)
         values = frame[self.column]
         if self.edges is None:
             coded, distinct = _factorized(values)
-            position = {name: index for index, name in enumerate(self.names)}
-            place = np.array(
-                [*(position.get(name, len(self.names)) for name in distinct), len(self.names) + 1],
-                dtype=np.int64,
-            )
-            return torch.from_numpy(place[coded])
+            index = {name: i for i, name in enumerate(self.names)}
+            other, missing = len(self.names), len(self.names) + 1
+            level = [*(index.get(name, other) for name in distinct), missing]
+            return torch.from_numpy(np.array(level, dtype=np.int64)[coded])
         numbers = _numbers(values)
         codes = np.searchsorted(np.asarray(self.edges), numbers, side="left")
         return torch.from_numpy(
             np.where(np.isnan(numbers), len(self.edges) + 1, codes).astype(np.int64)
         )
 
-    def _words(self, edge: float) -> str:
-        if self.moment:
+    def _text(self, edge: float) -> str:
+        if self.is_time:
             return str(pd.Timestamp(int(edge)).floor("s"))
-        return f"{edge:,.0f}" if self.whole else f"{edge:.4g}"
+        return f"{edge:,.0f}" if self.is_integer else f"{edge:.4g}"
 
 
 def fit_binnings(
-    frame: pd.DataFrame, *, bins: int = 5, most_levels: int = 20, categorical: Sequence[str] = ()
+    frame: pd.DataFrame, *, bins: int = 5, max_levels: int = 20, categorical: Sequence[str] = ()
 ) -> tuple[Binning, ...]:
-    """Cuts for every column: quantiles of quantities and times, the most frequent values of the
-    rest.
+    """Levels for every column: quantiles of quantities and times, frequent values of the rest.
 
-    Columns of one value tell no slice apart and are left out; beyond `most_levels` values are
-    pooled as `(other)`, so that a column of a million names costs one level.
+    Constant columns are left out. Beyond `max_levels`, values are pooled as `(other)`, so that a
+    column of a million names costs one level.
 
     Args:
-        frame: `[n, c]`.
-        bins: levels of a quantity.
-        most_levels: levels of a column of names.
-        categorical: numeric columns that hold codes.
+        frame: table, `[n, c]`.
+        bins: number of levels of a quantity.
+        max_levels: most levels of a column of names.
+        categorical: names of numeric columns that hold codes.
     """
     binnings = [
-        _fit(frame[column], str(column), bins, most_levels, column in categorical)
+        _fit(frame[column], str(column), bins, max_levels, column in categorical)
         for column in frame.columns
     ]
     return tuple(binning for binning in binnings if binning is not None)
@@ -122,7 +118,7 @@ def fit_binnings(
 def level_codes(
     frame: pd.DataFrame, binnings: Sequence[Binning]
 ) -> tuple[tuple[Level, ...], Tensor]:
-    """All levels of all columns, and `[n, c]` int64 which level each row has in each column."""
+    """All levels of all columns, and `[n, c]` int64 level of each row in each column."""
     levels: list[Level] = []
     columns = []
     for binning in binnings:
@@ -134,40 +130,36 @@ def level_codes(
 
 
 def _fit(
-    values: pd.Series[Any], column: str, bins: int, most_levels: int, coded: bool
+    values: pd.Series[Any], column: str, bins: int, max_levels: int, coded: bool
 ) -> Binning | None:
-    moment = values.dtype.kind == "M"
+    is_time = values.dtype.kind == "M"
     if values.dtype.kind in "fiuM" and not coded:
         numbers = _numbers(values)
-        known = numbers[np.isfinite(numbers)]
-        distinct = np.unique(known)
+        finite = numbers[np.isfinite(numbers)]
+        distinct = np.unique(finite)
         if len(distinct) > bins:
             cuts = np.unique(
-                np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf")
+                np.quantile(finite, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf")
             )
             cuts = cuts[cuts < distinct[-1]]
-            whole = not moment and bool((known == np.rint(known)).all())
-            return (
-                Binning(column, tuple(map(float, cuts)), whole=whole, moment=moment)
-                if len(cuts)
-                else None
-            )
+            is_integer = not is_time and bool((finite == np.rint(finite)).all())
+            edges = tuple(map(float, cuts))
+            return Binning(column, edges, (), is_integer, is_time) if edges else None
     codes, distinct_names = _factorized(values)
     counts = np.bincount(codes[codes >= 0], minlength=len(distinct_names))
     if len(counts) + int((codes < 0).any()) < 2:
         return None
     frequent = nsmallest(
-        most_levels, range(len(counts)), key=lambda place: (-counts[place], distinct_names[place])
+        max_levels, range(len(counts)), key=lambda i: (-counts[i], distinct_names[i])
     )
-    return Binning(column, None, tuple(distinct_names[place] for place in frequent))
+    return Binning(column, None, tuple(distinct_names[i] for i in frequent))
 
 
 def _factorized(values: pd.Series[Any]) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[str]]:
-    """`[n]` int64 place of each value among the distinct ones (-1 where missing), and these as
-    text.
+    """`[n]` int64 index of each value among the distinct ones (-1 if missing), and these as text.
 
-    A whole number reads the same as int and as float, since a table with a missing value turns one
-    into the other.
+    A whole number is the same text as int and as float, since a missing value turns one into the
+    other.
     """
     try:
         codes, distinct = pd.factorize(values)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from gendebug_torch.errors import InputError
-from gendebug_torch.slices import cohort_rows, cohort_sheet, confusion_cell, write_sheet
+from gendebug_torch.report.sheets import write_sheet
+from gendebug_torch.slices import confusion_cell, review_rows, review_sheet
 
 PREDICTED = torch.tensor([1, 1, 0, 0, 1, 0])
 TARGETS = torch.tensor([1, 0, 0, 1, 0, 0])
@@ -42,9 +43,9 @@ def test_cells_of_many_classes_are_pairs():
     [
         (lambda: confusion_cell(PREDICTED, TARGETS, "false"), "`cell`"),
         (lambda: confusion_cell(PREDICTED, TARGETS[:3]), "`targets`"),
-        (lambda: cohort_rows(PREDICTED > 0, TARGETS, order="worst"), "`order`"),
-        (lambda: cohort_rows(PREDICTED > 0, TARGETS, size=0), "`size`"),
-        (lambda: cohort_rows(PREDICTED > 0, TARGETS[:2]), "`score`"),
+        (lambda: review_rows(PREDICTED > 0, TARGETS, order="worst"), "`order`"),
+        (lambda: review_rows(PREDICTED > 0, TARGETS, size=0), "`size`"),
+        (lambda: review_rows(PREDICTED > 0, TARGETS[:2]), "`score`"),
         (lambda: write_sheet(pd.DataFrame(), "sheet.xlsx"), "`path`"),
         (lambda: write_sheet(pd.DataFrame(), "/proc/nowhere/sheet.csv"), "`path`"),
     ],
@@ -57,33 +58,33 @@ def test_bad_input(call, words):
 def test_rows_are_drawn_at_random_or_by_confidence():
     member = torch.arange(1000) % 4 == 0
     score = torch.arange(1000.0)
-    drawn = cohort_rows(member, score, seed=1)
+    drawn = review_rows(member, score, seed=1)
     assert len(drawn) == 50
     assert bool(member[drawn].all())
-    assert torch.equal(drawn, cohort_rows(member, score, seed=1))
-    assert not torch.equal(drawn, cohort_rows(member, score, seed=2))
-    assert cohort_rows(member, score, order="confidence", size=3).tolist() == [996, 992, 988]
-    assert len(cohort_rows(torch.zeros(4, dtype=torch.bool), torch.zeros(4))) == 0
+    assert torch.equal(drawn, review_rows(member, score, seed=1))
+    assert not torch.equal(drawn, review_rows(member, score, seed=2))
+    assert review_rows(member, score, order="confidence", size=3).tolist() == [996, 992, 988]
+    assert len(review_rows(torch.zeros(4, dtype=torch.bool), torch.zeros(4))) == 0
 
 
 def test_a_sheet_holds_score_reasons_columns_and_room_for_remarks():
     columns = pd.DataFrame({"amount": [1.0, 2.0, 3.0], "score": ["x", "y", "z"]})
     because = pd.DataFrame({"amount": [0.2, -0.1], "age": [-0.9, 0.05]})
-    sheet = cohort_sheet(
+    sheet = review_sheet(
         columns, torch.tensor([2, 0]), torch.tensor([0.1, 0.2, 0.3]), attributions=because, top=1
     )
     assert list(sheet.columns) == ["row", "score", "because", "amount", "remark"]
     assert sheet["row"].tolist() == [2, 0]
     assert sheet["because"].tolist() == ["age -0.9", "amount -0.1"]
     with pytest.raises(InputError, match="`attributions`"):
-        cohort_sheet(columns, torch.tensor([0]), torch.zeros(3), attributions=because)
+        review_sheet(columns, torch.tensor([0]), torch.zeros(3), attributions=because)
 
 
 NASTY = ["<script>alert(1)</script>", "=HYPERLINK(1)", "ordinary", None]
 
 
 def test_html_is_escaped_and_csv_runs_nothing(tmp_path):
-    sheet = cohort_sheet(
+    sheet = review_sheet(
         pd.DataFrame({"<b>": NASTY, "n": [-1.0, 2.0, np.nan, 4.0]}), torch.arange(4), torch.zeros(4)
     )
     page = write_sheet(sheet, tmp_path / "new" / "sheet.html", title="<i>").read_text()
@@ -99,7 +100,7 @@ def test_html_is_escaped_and_csv_runs_nothing(tmp_path):
 
 
 def test_an_empty_cohort_is_an_empty_sheet(tmp_path):
-    sheet = cohort_sheet(
+    sheet = review_sheet(
         pd.DataFrame({"a": [1.0]}), torch.zeros(0, dtype=torch.int64), torch.zeros(1)
     )
     assert sheet.empty
