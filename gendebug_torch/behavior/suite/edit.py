@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gendebug_torch.behavior.suite.cases import Case, Suite
-from gendebug_torch.behavior.suite.suite_file import CASE_KEYS, parse_suite, read_text
-from gendebug_torch.data.files import write_whole
+from gendebug_torch.behavior.suite.suite_file import CASE_KEYS, parse_suite
+from gendebug_torch.data.files import read_text, write_whole
 from gendebug_torch.data.yaml import Node, compose, dump, end_of, line_of, pairs
 from gendebug_torch.errors import InputError, reject
 
@@ -121,7 +121,7 @@ def _rewrite(path: Path, edit: Callable[[str, Suite], Edit], begin: str | None =
     that is not there.
     """
     with _alone(path.parent):
-        text = begin if begin is not None and not path.exists() else read_text(path)
+        text = begin if begin is not None and not path.exists() else read_text(path, "suite")
         before = parse_suite(text, path)
         edited = edit(text, before)
         after = parse_suite(edited.text, path)
@@ -188,7 +188,7 @@ def _said(case: Case, confirmed: bool = False) -> tuple[Any, ...]:
 def _end_of_cases(text: str, path: Path) -> tuple[int, int, str]:
     """Where the next case goes, its indentation, and what stands between."""
     newline = _newline(text)
-    entries = pairs(compose(text, path), path, "suite")
+    entries = pairs(compose(text, path, "suite"), path, "suite")
     if "cases" not in entries:
         return len(text), 0, ("" if text.endswith("\n") else newline) + f"cases:{newline}"
     key, cases = entries["cases"]
@@ -208,7 +208,7 @@ def _end_of_cases(text: str, path: Path) -> tuple[int, int, str]:
 
 
 def _case_nodes(text: str, path: Path) -> dict[str, Node]:
-    entries = pairs(compose(text, path), path, "suite")
+    entries = pairs(compose(text, path, "suite"), path, "suite")
     nodes = entries["cases"][1].value if "cases" in entries else []
     return {str(pairs(node, path, "case")["id"][1].value): node for node in nodes}
 

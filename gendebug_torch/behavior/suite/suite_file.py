@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gendebug_torch.behavior.running.run import BehaviorRun
 from gendebug_torch.behavior.suite.cases import ABSENT, Case, Suite
+from gendebug_torch.data.files import read_text
 from gendebug_torch.data.yaml import Node, compose, construct, line_of, pairs
 from gendebug_torch.errors import InputError, did_you_mean, reject
 
@@ -46,7 +47,7 @@ def load_suite(path: str | Path) -> Suite:
     source = Path(path)
     if source.suffix == ".py":
         return _from_python(source)
-    return parse_suite(read_text(source), source)
+    return parse_suite(read_text(source, "suite"), source)
 
 
 def load_behavior(value: Any) -> Suite | BehaviorRun:
@@ -68,23 +69,9 @@ def load_behavior(value: Any) -> Suite | BehaviorRun:
     return BehaviorRun.load(value) if Path(value).suffix == ".json" else load_suite(value)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file with its line ends as they are.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reject(
-            "suite", "a readable UTF-8 file", f"{path}: {error}", "Check the path and the encoding."
-        )
-
-
 def parse_suite(text: str, path: Path) -> Suite:
     """The suite in a YAML text; `path` is for messages and for files that it refers to."""
-    root = compose(text, path)
+    root = compose(text, path, "suite")
     entries = pairs(root, path, "suite")
     _known_keys(entries, _SUITE_KEYS, path)
     loaders = _constructors(path.parent)
@@ -217,7 +204,7 @@ def _constructors(folder: Path) -> dict[str, Any]:
     """
     return {
         "!tensor": lambda text: read_tensor(text, folder),
-        "!text": lambda text: read_text(folder / text),
+        "!text": lambda text: read_text(folder / text, "!text"),
         "!absent": lambda text: ABSENT,
     }
 
