@@ -250,20 +250,72 @@ def test_schema_file(tmp_path):
     assert schema.categorical == ("day",)
 
 
+def test_schema_files_are_yaml_1_2(tmp_path):
+    path = tmp_path / "schema.yaml"
+    path.write_text("classes: [no, yes]\nthreshold: 1e-3\nmultilabel: false\ntime: null\nids: NO\n")
+    schema = Schema.from_file(path)
+    assert (schema.classes, schema.threshold, schema.ids) == (("no", "yes"), 1e-3, ("NO",))
+    assert schema.multilabel is False
+    assert schema.time is None
+
+
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "line", "words"),
     [
-        ("taget: label", "taget"),
-        ("- a\n- b", "mapping"),
-        ("target: [", "YAML"),
-        ("logits: a\nprobs: b", "both"),
-        ("direction: {a: up}", "increasing"),
+        ("taget: label", 1, "Did you mean 'target'"),
+        ("- a\n- b", 1, "mapping"),
+        ("target: [", 1, "YAML"),
+        ("logits: a\nprobs: b", 2, "both"),
+        ("classes: [1, 2]\nregression: true", 2, "both"),
+        ("direction: {a: up}", 1, "increasing"),
+        ("target: label\ndirection: income", 2, "{income: increasing}"),
+        ("direction: [income]", 1, "{income: increasing}"),
+        ("direction: {a: [increasing]}", 1, "increasing"),
+        ("direction: {1: increasing}", 1, "increasing"),
+        ("target: label\n\nmultilabel: 'no'", 3, "true or false"),
+        ("multilabel: no", 1, "true or false"),
+        ("regression: 1", 1, "true or false"),
+        ("target: label\ntarget: other", 2, "stands in line 1"),
+        ("target: 5", 1, "quotes"),
+        ("target: [label]", 1, "name of a column"),
+        ("time: {a: 1}", 1, "name of a column"),
+        ("source: true", 1, "name of a column"),
+        ("categorical: 5", 1, "names of columns"),
+        ("ids: [a, 5]", 1, "quotes"),
+        ("noise: {a: 1}", 1, "names of columns"),
+        ("classes: {a: 1}", 1, "values of the target"),
+        ("classes: [a, [b]]", 1, "values of the target"),
+        ("classes: [a, b, a]", 1, "once"),
+        ("classes: [a, null]", 1, "values of the target"),
+        ("threshold: '0.3'", 1, "probability"),
+        ("threshold: [0.3]", 1, "probability"),
+        ("threshold: true", 1, "probability"),
+        ("threshold: .nan", 1, "probability"),
+        ("threshold: 2", 1, "logit"),
+        ("1: a", 1, "'1'"),
+        ("? [a]\n: b", 1, "keys"),
+        ("target: !!python/object/apply:os.system [ls]", 1, "python"),
+        ("ids: &a [*a]", 1, "contains itself"),
+        ("ids: " + "[" * 3000, 1, "depth"),
     ],
 )
-def test_bad_schema_files(tmp_path, text, words):
+def test_bad_schema_files_name_the_line_and_the_key(tmp_path, text, line, words):
     path = tmp_path / "schema.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError) as refused:
+        Schema.from_file(path)
+    message = str(refused.value)
+    assert message.startswith(f"{path}:{line}: ")
+    assert words in message
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("content", [b"", b"# none", b"\xff\xfe", b"\x00", None])
+def test_unreadable_schema_files_are_refused_by_name(tmp_path, content):
+    path = tmp_path / "schema.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"schema\.yaml"):
         Schema.from_file(path)
 
 

@@ -21,10 +21,10 @@ class BehaviorMonitor(Monitor):
 
     Args:
         suite: a Suite, or the path of one.
-        predict: module -> predict(list of dicts), where the network is not fed `features` of the
-            suite as columns.
-        every_n_epochs: run in every so many epochs.
-        log_name: prefix of what is logged.
+        predict: function from the module to predict(list of dicts), where the network is not fed
+            `features` of the suite as columns.
+        every_n_epochs: number of epochs from one run to the next.
+        log_name: prefix of the logged value.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class BehaviorMonitor(Monitor):
             )
 
     def reset(self) -> None:
-        """Forget an earlier training."""
+        """Remove the runs of an earlier training."""
         self.history: dict[int, BehaviorRun] = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Run the suite on the network as it is now; its mode and gradients are left as found."""
+        """Run the suite on the network as it is now; its mode and gradients stay as they were."""
         if trainer.sanity_checking or trainer.current_epoch % self.every:
             return
         build = self.predict or partial(
@@ -61,14 +61,14 @@ class BehaviorMonitor(Monitor):
         with self.shielded():
             run = run_suite(self.suite, build(pl_module), name=f"epoch {trainer.current_epoch}")
             self.history[trainer.current_epoch] = run
-            self.send_scalars(trainer, {"behavior_failed": float(len(run.broken))})
+            self.send_scalars(trainer, {"behavior_failed": float(len(run.failures))})
 
     def state_dict(self) -> dict[str, Any]:
         """The runs so far."""
         return {"history": {epoch: run.to_dict() for epoch, run in self.history.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.history = {
             int(epoch): BehaviorRun.from_dict(run) for epoch, run in state_dict["history"].items()
         }

@@ -14,7 +14,8 @@ import torch
 
 import gendebug_torch
 from gendebug_torch import report
-from gendebug_torch.behavior import BehaviorRun, Suite, load_behavior
+from gendebug_torch.behavior import BehaviorRun, Suite
+from gendebug_torch.behavior.suite.suite_file import load_behavior
 from gendebug_torch.checks.finding import Finding, Severity, errored_finding, findings_to_json
 from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks, derived_inputs
 from gendebug_torch.data.records import Records

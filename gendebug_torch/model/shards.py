@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gendebug_torch import __version__
-from gendebug_torch.data.files import replacing, write_whole, writing
+from gendebug_torch.data.files import replacing, write_whole
 from gendebug_torch.errors import reject
 
 _DTYPES = {
@@ -110,10 +110,8 @@ class Shards:
             made_of = {str(number): fingerprints[number] for number in parts}
             metadata = {"fingerprints": json.dumps(made_of), "checksum": _checksum(flat)}
             name = f"batches-{min(parts):09d}.safetensors"
-            with writing("checkpoint", self.directory):
-                write_whole(self.directory / "notes.json", json.dumps(notes))
-                with replacing(self.directory / name) as scratch:
-                    scratch.write_bytes(save(flat, metadata))
+            write_whole(self.directory / "notes.json", json.dumps(notes), "checkpoint")
+            write_whole(self.directory / name, save(flat, metadata), "checkpoint")
         return parts if self.keep else {number: {} for number in parts}
 
     def load_notes(self) -> dict[str, Any]:
@@ -136,7 +134,7 @@ class Shards:
             directory.mkdir(parents=True, exist_ok=True)
             previous = json.loads(header.read_text(encoding="utf-8")) if header.exists() else None
             if previous is None:
-                write_whole(header, json.dumps(run))
+                write_whole(header, json.dumps(run), "checkpoint")
         except (OSError, ValueError) as error:
             reject(
                 "checkpoint",
@@ -239,7 +237,7 @@ def join_shards(directory: Path, target: Path) -> None:
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with writing("checkpoint", target), replacing(target) as scratch, scratch.open("wb") as file:
+    with replacing(target, "checkpoint") as scratch, scratch.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, batches in places.items():
             for number, path, _ in batches:
