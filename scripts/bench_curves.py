@@ -16,7 +16,12 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from scipy.optimize import minimize_scalar
 
-from gendebug_torch.curves import CurveDiagnosis, LearningCurves, diagnose_curves, sure_inflection
+from gendebug_torch.curves import (
+    CurveDiagnosis,
+    LearningCurves,
+    diagnose_curves,
+    early_stopping_diagnosis,
+)
 
 KINDS = (
     "converged",
@@ -281,7 +286,7 @@ def patience_rule(losses: list[float], patience: int) -> tuple[int, int] | None:
 def inflection_rule(curves: LearningCurves) -> tuple[int, int] | None:
     """The same for `LearningCurveMonitor(stop_on_inflection=True)`, asked after every epoch."""
     for t in range(1, len(curves) + 1):
-        found = sure_inflection(
+        found = early_stopping_diagnosis(
             LearningCurves(curves.epoch[:t], curves.train_loss[:t], curves.val_loss[:t])
         )
         if found is not None:

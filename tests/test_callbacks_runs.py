@@ -209,7 +209,7 @@ def test_a_run_without_any_loss_says_so():
     trainer.fit(Silent(), loader(), loader(seed=1))
     (finding,) = monitor.findings
     assert finding.severity == "skipped"
-    assert "no step showed a loss" in finding.summary
+    assert "no step returned a loss" in finding.summary
     assert "train_loss" in finding.remedy
 
 
