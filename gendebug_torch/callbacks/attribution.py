@@ -87,12 +87,13 @@ class AttributionMonitor(Monitor):
         batches, self._batches = self._batches, []
         if not in_fit(trainer) or not batches or trainer.current_epoch % self.every_n_epochs:
             return
-        allowed = self.max_time_share * (perf_counter() - self._started)
-        rows = self.history.affordable_rows(self.rows, allowed)
-        inputs = trainer.strategy.broadcast(torch.cat(batches)[:rows])
+        sample = self.on_every_rank(trainer, "sample", lambda: self._sample(batches))
+        if sample is None:
+            return
+        inputs = trainer.strategy.broadcast(sample)
         if not len(inputs):
             return
-        with self.guarded():
+        with self.guarded("rank"):
             self.history.explain(
                 trainer.current_epoch,
                 pl_module,
@@ -104,6 +105,11 @@ class AttributionMonitor(Monitor):
             correlation = float(self.history.table()["rank_correlation"].iloc[-1])
             if not math.isnan(correlation):
                 self.log_scalars(trainer, {"rank_correlation": correlation})
+
+    def _sample(self, batches: list[Tensor]) -> Tensor:
+        """As many of the held rows as the time allows."""
+        allowed = self.max_time_share * (perf_counter() - self._started)
+        return torch.cat(batches)[: self.history.affordable_rows(self.rows, allowed)]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the figure of all rankings."""

@@ -69,7 +69,7 @@ class BehaviorMonitor(Monitor):
         build = self.predict or partial(
             network_predict, features=self.suite.features, device=pl_module.device
         )
-        with self.guarded():
+        with self.guarded("run_suite"):
             run = run_suite(self.suite, build(pl_module), name=f"epoch {trainer.current_epoch}")
             self.history[trainer.current_epoch] = run
             self.log_scalars(trainer, {"behavior_failed": float(len(run.broken))})

@@ -93,8 +93,11 @@ class CalibrationMonitor(Monitor):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the rest and log; sanity steps only refuse bad input before the training."""
-        sums = self._record.epoch_sums()
         if trainer.sanity_checking:
+            self._record.epoch_sums()
+            return
+        sums = self.on_every_rank(trainer, "epoch_sums", self._record.epoch_sums)
+        if sums is None:
             return
         epoch = trainer.current_epoch
         scalars = self._record.close_epoch(epoch, over_ranks(trainer, sums).cpu())

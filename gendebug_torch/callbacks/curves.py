@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from gendebug_torch.callbacks.hooks.batch_rows import (
     batch_rows,
@@ -92,6 +94,8 @@ class LearningCurveMonitor(Monitor):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue the record of a checkpoint, or start a new one."""
+        if self.train_eval is not None:
+            sample_loader(trainer, self.train_eval)
         self._record.begin(trainer.current_epoch, trainer.global_step)
         unfinished = self._record.epoch
         if unfinished is not None and unfinished < trainer.current_epoch:
@@ -132,27 +136,36 @@ class LearningCurveMonitor(Monitor):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the means of this check."""
-        if in_fit(trainer):
-            sums = summed(trainer, self._record.check_sums())
-            metrics = scalars(trainer.callback_metrics)
-            self._record.close_check(trainer.current_epoch, trainer.global_step, sums, metrics)
+        if not in_fit(trainer):
+            return
+        sums = self.on_every_rank(trainer, "check_sums", self._record.check_sums)
+        if sums is not None:
+            totals, metrics = summed(trainer, sums), scalars(trainer.callback_metrics)
+            self._record.close_check(trainer.current_epoch, trainer.global_step, totals, metrics)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the means of the epoch, log them, and test whether the network overfits."""
-        sums = [self._record.epoch_sums()]
-        if self.train_eval is not None:
-            loader = sample_loader(trainer, self.train_eval)
-            evaluated = evaluated_loss(trainer, pl_module, loader, self.read)
-            sums.append(evaluated[None].to(sums[0].device))
-        totals, metrics = summed(trainer, torch.cat(sums)), scalars(trainer.callback_metrics)
-        losses = self._record.close_epoch(trainer.current_epoch, totals, metrics)
-        self.log_scalars(trainer, losses)
+        compute = partial(self._epoch_sums, trainer, pl_module)
+        sums = self.on_every_rank(trainer, "epoch_sums", compute)
+        if sums is not None:
+            totals, metrics = summed(trainer, sums), scalars(trainer.callback_metrics)
+            losses = self._record.close_epoch(trainer.current_epoch, totals, metrics)
+            self.log_scalars(trainer, losses)
         self._stop_if_overfit(trainer)
+
+    def _epoch_sums(self, trainer: Trainer, module: LightningModule) -> Tensor:
+        """Sums of the epoch, and of the evaluated training rows, `[2 or 3, 4]`."""
+        sums = self._record.epoch_sums()
+        if self.train_eval is None:
+            return sums
+        loader = sample_loader(trainer, self.train_eval)
+        evaluated = evaluated_loss(trainer, module, loader, self.read)
+        return torch.cat([sums, evaluated[None].to(sums.device)])
 
     def _stop_if_overfit(self, trainer: Trainer) -> None:
         """Warn of the first inflection, and stop if that is wanted."""
         overfit: CurveDiagnosis | None = None
-        with self.guarded():
+        with self.guarded("early_stopping"):
             if self.stop_on_inflection or not self._warned:
                 overfit = early_stopping_diagnosis(self.curves)
         if overfit is not None and not self._warned:

@@ -64,11 +64,14 @@ class TrainingDynamicsMonitor(Monitor):
     ) -> None:
         """Record the batch; after the last one of an epoch, add over the ranks."""
         keys = ("ids", "logits", "targets")
-        self._recorder.record(
-            *step_tensors("TrainingDynamicsMonitor", keys, self.read, pl_module, batch, outputs)
-        )
-        if trainer.is_last_batch and self._over_ranks is not None:
-            self._recorder.merge(self._over_ranks)
+        try:
+            self._recorder.record(
+                *step_tensors("TrainingDynamicsMonitor", keys, self.read, pl_module, batch, outputs)
+            )
+        finally:
+            # Also after an error: the other ranks wait for this one.
+            if trainer.is_last_batch and self._over_ranks is not None:
+                self._recorder.merge(self._over_ranks)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch to the sums."""
