@@ -64,7 +64,7 @@ class BehaviorMonitor(Monitor):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the suite on the network; its mode and gradients are left as they were."""
-        if trainer.sanity_checking or trainer.current_epoch % self.every_n_epochs:
+        if self.skips_validation(trainer) or trainer.current_epoch % self.every_n_epochs:
             return
         build = self.predict or partial(
             network_predict, features=self.suite.features, device=pl_module.device

@@ -93,7 +93,7 @@ class CalibrationMonitor(Monitor):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the rest and log; sanity steps only refuse bad input before the training."""
-        if trainer.sanity_checking:
+        if self.skips_validation(trainer):
             self._record.epoch_sums()
             return
         sums = self.on_every_rank(trainer, "epoch_sums", self._record.epoch_sums)

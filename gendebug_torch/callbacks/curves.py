@@ -35,6 +35,7 @@ from gendebug_torch.curves import (
 )
 from gendebug_torch.curves.checks.gap import validation_loss_is_near_training_loss
 from gendebug_torch.curves.checks.regime import training_converged_without_overfitting
+from gendebug_torch.curves.loss_sums import FIELDS
 from gendebug_torch.curves.recorder import CurveRecorder
 
 
@@ -158,8 +159,10 @@ class LearningCurveMonitor(Monitor):
         sums = self._record.epoch_sums()
         if self.train_eval is None:
             return sums
-        loader = sample_loader(trainer, self.train_eval)
-        evaluated = evaluated_loss(trainer, module, loader, self.read)
+        evaluated = torch.zeros(FIELDS, dtype=torch.float64)
+        with self.guarded("train_eval"):
+            loader = sample_loader(trainer, self.train_eval)
+            evaluated = evaluated_loss(trainer, module, loader, self.read)
         return torch.cat([sums, evaluated[None].to(sums.device)])
 
     def _stop_if_overfit(self, trainer: Trainer) -> None:

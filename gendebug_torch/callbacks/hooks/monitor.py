@@ -41,6 +41,7 @@ class Monitor(Callback):
         self.log_name = log_name
         self._check, self._cause = check, cause
         self._failures: set[tuple[str, type[Exception]]] = set()
+        self._trained = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -55,11 +56,21 @@ class Monitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the record where a new training begins; a continued or resumed one keeps it."""
+        self._trained = True
         if trainer.global_step == 0:
             self.reset()
 
     def reset(self) -> None:
         """Drop the record of an earlier training."""
+
+    def skips_validation(self, trainer: Trainer) -> bool:
+        """Whether a validation is a sanity check, or comes beside the training on record.
+
+        `trainer.validate` counts for a monitor that has seen no training; after one it is about
+        other rows or another network, and adds no epoch.
+        """
+        beside = self._trained and trainer.state.fn is not TrainerFn.FITTING
+        return trainer.sanity_checking or beside
 
     def finding(self, severity: Severity, summary: str, remedy: str, **numbers: Any) -> Finding:
         """A finding in the name of this monitor's check."""
