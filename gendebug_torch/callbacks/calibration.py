@@ -1,4 +1,4 @@
-"""`CalibrationMonitor`: calibration of the validation rows, epoch by epoch."""
+"""`CalibrationMonitor`: calibration on the validation rows, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from typing import Any
 import pandas as pd
 from lightning.pytorch import LightningModule, Trainer
 
+from gendebug_torch.calibration import CalibrationSums
 from gendebug_torch.calibration.maps.temperature_sums import TemperatureSums
-from gendebug_torch.calibration.measures.sufficient_statistics import CalibrationSums
 from gendebug_torch.calibration.recorder import CalibrationRecorder
+from gendebug_torch.callbacks.hooks.batch_rows import unrepeated_rows, val_loader
 from gendebug_torch.callbacks.hooks.monitor import Monitor
-from gendebug_torch.callbacks.hooks.steps import (
-    Read,
-    over_ranks,
-    real_rows,
-    step_tensors,
-    val_loader,
-)
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.callbacks.hooks.steps import Read, over_ranks, step_tensors
+from gendebug_torch.checks.finding import Cause, Severity
 
 
 class CalibrationMonitor(Monitor):
-    """Calibration of the validation rows in every epoch, without a host sync per step.
+    """Measures calibration and accuracy over each validation epoch; no step waits for the device.
 
-    `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` returns
+    `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` reads
     them. Rows that a distributed sampler repeats to even the ranks are not counted. All validation
     loaders are taken together.
 
     Args:
-        read: function from (module, batch, outputs) to (logits, targets), in place of the keys;
+        read: reader of a step, (module, batch, outputs) -> (logits, targets), in place of the keys;
             `extra_forward` computes them.
-        bins: number of bins of the reliability diagram; a divisor of 2520.
+        bins: number of bins of the reliability diagram.
         ignore_index: target of rows or positions that do not count.
-        log_name: prefix of the logged names.
-        diagrams: whether to pass the reliability diagram of each epoch to the loggers.
+        log_name: prefix of logged names.
+        diagrams: log the reliability diagram of each epoch to every logger that takes figures.
+
+    Example:
+        >>> monitor = CalibrationMonitor(bins=10)
+        >>> # Trainer(callbacks=[monitor]).fit(module, train, val); monitor.table()
+        >>> len(monitor.table())
+        0
     """
 
     def __init__(
@@ -52,17 +53,17 @@ class CalibrationMonitor(Monitor):
         self.reset()
 
     def reset(self) -> None:
-        """Forget an earlier training."""
+        """Drop the record of an earlier training."""
         self._record = CalibrationRecorder(bins=self.bins, ignore_index=self.ignore_index)
 
     @property
     def history(self) -> Mapping[int, CalibrationSums]:
-        """The sums of each epoch."""
+        """Counts of confidence and correctness, by epoch."""
         return self._record.history
 
     @property
     def temperatures(self) -> Mapping[int, TemperatureSums]:
-        """The sums of each epoch that its temperature follows from."""
+        """Sufficient statistics of the temperature, by epoch."""
         return self._record.temperatures
 
     def table(self) -> pd.DataFrame:
@@ -70,7 +71,7 @@ class CalibrationMonitor(Monitor):
         return self._record.table()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the rows of an interrupted validation."""
+        """Drop the counts of an interrupted validation."""
         self._record.begin()
 
     def on_validation_batch_end(
@@ -82,43 +83,38 @@ class CalibrationMonitor(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep references to the outputs; they are counted when there are enough."""
+        """Hold logits and targets; they are counted when enough are together."""
         keys = ("logits", "targets")
         logits, targets = step_tensors(
             "CalibrationMonitor", keys, self.read, pl_module, batch, outputs
         )
-        own = real_rows(trainer, val_loader(trainer, dataloader_idx), batch_idx, len(targets))
+        own = unrepeated_rows(trainer, val_loader(trainer, dataloader_idx), batch_idx, len(targets))
         self._record.add(logits[:own], targets[:own])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the remaining rows and log; wrong shapes are rejected in the sanity steps."""
-        sums = self._record.epoch_sums()
-        if trainer.sanity_checking:
+        """Count the rest and log; sanity steps only refuse bad input before the training."""
+        if self.skips_validation(trainer):
+            self._record.epoch_sums()
+            return
+        sums = self.on_every_rank(trainer, "epoch_sums", self._record.epoch_sums)
+        if sums is None:
             return
         epoch = trainer.current_epoch
         scalars = self._record.close_epoch(epoch, over_ranks(trainer, sums).cpu())
-        self.send_scalars(trainer, scalars)
+        self.log_scalars(trainer, scalars)
         if self.diagrams and epoch in self.history:
-            self.send_figure(trainer, "reliability", self._record.diagram(epoch))
+            self.log_figure(trainer, "reliability", self._record.diagram(epoch))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the rows that could not be counted."""
         for note in self._record.notes:
-            remedy = "Check whether training diverged, or whether the inputs contain NaN."
-            self.findings.append(
-                Finding(
-                    "calibration.ece",
-                    Cause.MISCALIBRATION,
-                    Severity.WARN,
-                    f"In {note}.",
-                    remedy=remedy,
-                )
-            )
+            remedy = "Find the cause in the network: a diverged training, or NaN among its inputs."
+            self.findings.append(self.finding(Severity.WARN, f"In {note}.", remedy))
 
     def state_dict(self) -> dict[str, Any]:
-        """The epochs counted so far."""
+        """The counts so far, by epoch."""
         return self._record.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the record of a checkpoint."""
         self._record.load_state_dict(state_dict)
