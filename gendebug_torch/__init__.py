@@ -7,6 +7,8 @@ first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gendebug_torch.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from gendebug_torch.attribution import attribute as attribute
     from gendebug_torch.calibration import recalibrate as recalibrate
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from gendebug_torch.diagnosis.diagnose import Diagnosis as Diagnosis
     from gendebug_torch.diagnosis.diagnose import diagnose as diagnose
     from gendebug_torch.model.runner import collect as collect
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Cause": "checks.finding",

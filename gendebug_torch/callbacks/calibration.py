@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 from lightning.pytorch import LightningModule, Trainer
 
-from gendebug_torch.calibration import CalibrationSums
 from gendebug_torch.calibration.maps.temperature_sums import TemperatureSums
+from gendebug_torch.calibration.measures.sufficient_statistics import CalibrationSums
 from gendebug_torch.calibration.recorder import CalibrationRecorder
 from gendebug_torch.callbacks.hooks.batch_rows import unrepeated_rows, val_loader
 from gendebug_torch.callbacks.hooks.monitor import Monitor

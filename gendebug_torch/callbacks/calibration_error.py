@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from gendebug_torch.calibration import CalibrationSums, ReliabilityBins, calibration_sums
-from gendebug_torch.calibration.measures.sufficient_statistics import CELLS
+from gendebug_torch.calibration.measures.sufficient_statistics import (
+    CELLS,
+    CalibrationSums,
+    ReliabilityBins,
+    calibration_sums,
+)
 
 
 class CalibrationError(Metric):

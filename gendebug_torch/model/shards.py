@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch import __version__
 from gendebug_torch.data.files import replacing, write_whole
 from gendebug_torch.errors import reject
+from gendebug_torch.version import __version__
 
 _DTYPES = {
     torch.float32: "F32",
