@@ -113,7 +113,7 @@ def predeploy(
         {}
         if known.multilabel
         else {
-            name: gd.shift.confidence_modes(side.probs, names=known.classes)
+            name: gd.shift.confidence_bimodality(side.probs, names=known.classes)
             for name, side in named.items()
         }
     )

@@ -10,7 +10,7 @@ from typing import Any
 from gendebug_torch.checks.finding import Cause
 from gendebug_torch.checks.registry import Cost
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.columns.shared_columns import width
+from gendebug_torch.shift.columns.shared_columns import column_count
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds, change_kinds
 
 CAUSES = {
@@ -60,5 +60,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
         )
     # Three comparisons of all columns together at most, as `shift.joint` makes one.
     return Cost(
-        elements=60.0 * sum(sizes) + 3 * 5000.0 * (96.0 + width(given.get("production"))) ** 2 + 1e7
+        elements=60.0 * sum(sizes)
+        + 3 * 5000.0 * (96.0 + column_count(given.get("production"))) ** 2
+        + 1e7
     )

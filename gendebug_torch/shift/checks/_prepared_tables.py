@@ -12,7 +12,7 @@ from gendebug_torch.shift.checks._levels import lost
 from gendebug_torch.shift.checks.categories import categories_keep_their_shares, category_findings
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution, quantity_findings
 from gendebug_torch.shift.checks.missing import missing_findings, values_are_missing_as_often
-from gendebug_torch.shift.columns.prepared_table import MOST_LEVELS, TablePair
+from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, TableComparison
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 
 COLUMN_CHECKS: tuple[Check, ...] = (
@@ -23,7 +23,7 @@ COLUMN_CHECKS: tuple[Check, ...] = (
 
 
 def table_findings(
-    pair: TablePair,
+    pair: TableComparison,
     kinds: Callable[[], ChangeKinds | None],
     options: Mapping[str, Mapping[str, Any]],
 ) -> tuple[Finding, ...]:
@@ -39,19 +39,20 @@ def table_findings(
     of_quantities, of_gaps, of_levels = (_settings(check, options) for check in COLUMN_CHECKS)
     sides = pair.quantities
     found = [
-        *lost(features_keep_their_distribution, sides.names, pair.absent, pair.textual),
+        *lost(features_keep_their_distribution, sides.names, pair.absent, pair.non_numeric),
         *quantity_findings(sides, kinds, **of_quantities),
         *missing_findings(pair.missing, **of_gaps),
         *category_findings(pair.categories, sides.rows, kinds, **of_levels),
     ]
-    if pair.uncounted:
-        text = f"Not compared, of more than {MOST_LEVELS:,} levels: {', '.join(pair.uncounted)}."
+    if pair.not_counted:
+        names = ", ".join(pair.not_counted)
+        text = f"Not compared, of more than {MAX_COUNTED_LEVELS:,} levels: {names}."
         remedy = (
             "Declare them in `ids` or `metadata` if they name rows; count them by hand otherwise."
         )
         found.append(
             categories_keep_their_shares.finding(
-                Severity.NOTE, text, numbers={"columns": len(pair.uncounted)}, remedy=remedy
+                Severity.NOTE, text, numbers={"columns": len(pair.not_counted)}, remedy=remedy
             )
         )
     return tuple(found)

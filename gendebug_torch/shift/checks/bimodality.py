@@ -15,8 +15,8 @@ from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._kinds import FAIL_EFFECT, cause_of_symptom, p_text
 from gendebug_torch.shift.checks._model import _confidence_cost
-from gendebug_torch.shift.columns.shared_columns import times_between
-from gendebug_torch.shift.scores.bimodality import ConfidenceModes, confidence_modes
+from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
+from gendebug_torch.shift.scores.bimodality import ConfidenceBimodality, confidence_bimodality
 
 # How many standard errors the dip must have grown beyond the reference's.
 GROWN = 3.5
@@ -65,9 +65,9 @@ def predicted_classes_hold_one_population(
         return
     found = production.predicted.bincount().cpu()
     ids = [int(c) for c in found.argsort(descending=True, stable=True)[:top] if found[c]]
-    after, before = confidence_modes(production.probs, classes=ids, names=names), None
+    after, before = confidence_bimodality(production.probs, classes=ids, names=names), None
     if validation is not None and validation.logits is not None:
-        before = confidence_modes(validation.probs, classes=ids, names=names)
+        before = confidence_bimodality(validation.probs, classes=ids, names=names)
     bimodal = ((after.adjusted < alpha) & (after.dip >= min_dip)).nonzero().flatten().tolist()
     swing = (
         _swing(validation, production)
@@ -99,12 +99,20 @@ def _swing(validation: Records, production: Records) -> float:
     """
     before, after = (side.confidence.cpu().double()[:, None] for side in (validation, production))
     return math.sqrt(
-        max(map(float, times_between(validation, production, before, after, torch.arange(1))))
+        max(
+            map(
+                float, autocorrelation_times(validation, production, before, after, torch.arange(1))
+            )
+        )
     )
 
 
 def _modes_finding(
-    after: ConfidenceModes, before: ConfidenceModes | None, which: int, min_dip: float, swing: float
+    after: ConfidenceBimodality,
+    before: ConfidenceBimodality | None,
+    which: int,
+    min_dip: float,
+    swing: float,
 ) -> Finding:
     name, value = after.classes[which], float(after.dip[which])
     low, high = (float(bound[which]) for bound in after.interval())

@@ -21,10 +21,10 @@ from gendebug_torch.shift.checks._levels import (
 )
 from gendebug_torch.shift.columns.shared_columns import (
     SharedColumns,
-    codes,
-    level_values,
+    autocorrelation_times,
+    category_names,
+    column_values,
     shared_columns,
-    times_between,
 )
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.categories import (
@@ -33,7 +33,7 @@ from gendebug_torch.shift.two_sample.categories import (
     level_indicators,
     unseen_excess,
 )
-from gendebug_torch.stats.effective_sample_size import MOST_TIMED
+from gendebug_torch.stats.effective_sample_size import MAX_LEVELS
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 
@@ -71,12 +71,12 @@ def categories_keep_their_shares(
         limit: most columns reported one by one, largest change first.
     """
     this = categories_keep_their_shares
-    if (pair := shared_columns(production, validation, train, codes)) is None:
+    if (pair := shared_columns(production, validation, train, category_names)) is None:
         yield nothing_to_compare(this)
         return
     yield from lost(this, (pair.reference.name, pair.production.name), pair.absent)
     tests = [
-        category_shift(level_values(pair.reference, n), level_values(pair.production, n), name=n)
+        category_shift(column_values(pair.reference, n), column_values(pair.production, n), name=n)
         for n in pair.names
     ]
     yield from category_findings(
@@ -98,14 +98,16 @@ def _in_time(test: CategoryShift, pair: SharedColumns) -> CategoryShift:
     levels.
     """
     common = (
-        (test.reference + test.live).argsort(descending=True, stable=True)[:MOST_TIMED].tolist()
+        (test.reference + test.live).argsort(descending=True, stable=True)[:MAX_LEVELS].tolist()
     )
     levels = [test.levels[place] for place in common]
     before, after = (
-        level_indicators(level_values(side, test.name), levels)
+        level_indicators(column_values(side, test.name), levels)
         for side in (pair.reference, pair.production)
     )
-    times = times_between(pair.reference, pair.production, before, after, torch.arange(len(levels)))
+    times = autocorrelation_times(
+        pair.reference, pair.production, before, after, torch.arange(len(levels))
+    )
     return replace(test, times=(float(times[0].amax()), float(times[1].amax())))
 
 

@@ -14,7 +14,7 @@ from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._kinds import FAIL_EFFECT, cause_of_symptom, p_text
 from gendebug_torch.shift.checks._model import _confidence_cost
-from gendebug_torch.shift.columns.shared_columns import times_between
+from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.scores.confidence import (
     ConfidenceShift,
     confidence_series,
@@ -71,7 +71,7 @@ def confidence_keeps_its_distribution(
         shift = replace(
             shift,
             times=torch.stack(
-                times_between(validation, production, before, after, torch.arange(3))
+                autocorrelation_times(validation, production, before, after, torch.arange(3))
             ),
         )
         p = _three_questions(shift)

@@ -14,13 +14,18 @@ from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import InputError
 from gendebug_torch.shift.checks._kinds import kinds_between, p_text
-from gendebug_torch.shift.columns.shared_columns import compared, width
-from gendebug_torch.shift.two_sample.joint import JointShift, joint_shift, outlasts, time_block
+from gendebug_torch.shift.columns.shared_columns import column_count, shared_tables
+from gendebug_torch.shift.two_sample.joint import (
+    JointShift,
+    joint_shift,
+    permutation_block,
+    slow_columns,
+)
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
-    return Cost(elements=5000.0 * (96.0 + width(given.get("production"))) ** 2 + 3e7)
+    return Cost(elements=5000.0 * (96.0 + column_count(given.get("production"))) ** 2 + 3e7)
 
 
 @check("shift.joint", cause=Cause.COVARIATE_SHIFT, needs=("production.features",), cost=_cost)
@@ -63,14 +68,14 @@ def columns_go_together_as_before(
             numbers={"lacks": lacking},
         )
         return
-    d = width(production)
-    columns = compared(production, reference) if d <= most_columns else None
+    d = column_count(production)
+    columns = shared_tables(production, reference) if d <= most_columns else None
     if columns is None or not len(columns.reference.columns):
         text = f"Not judged: {d} columns, of which none is shared, or more than {most_columns}."
         yield this.finding(Severity.NOTE, text, numbers={"columns": d})
         return
     sizes = (len(columns.reference), len(columns.production))
-    block = time_block(reference, production)
+    block = permutation_block(reference, production)
     try:
         shift = joint_shift(
             columns.reference, columns.production, categorical=columns.categorical, block=block
@@ -83,7 +88,9 @@ def columns_go_together_as_before(
     slow = (
         []
         if block == 1
-        else outlasts(columns.reference, columns.production, block, categorical=columns.categorical)
+        else slow_columns(
+            columns.reference, columns.production, block, categorical=columns.categorical
+        )
     )
     yield _joint_finding(
         shift, slow, production, validation, train, alpha, min_auc, min_correlation

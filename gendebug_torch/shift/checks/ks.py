@@ -13,18 +13,18 @@ from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._kinds import FAIL_EFFECT, kinds_between, p_text
 from gendebug_torch.shift.checks._levels import by_kind, columns_cost, lost, nothing_to_compare
+from gendebug_torch.shift.columns.default_values import Atom, default_value
 from gendebug_torch.shift.columns.shared_columns import (
-    Sides,
-    compared_quantities,
-    quantities,
+    QuantityComparison,
+    quantity_comparison,
+    quantity_names,
     shared_columns,
-    wide_integers,
+    wide_integer_names,
 )
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.effect_sizes import effect_sizes
-from gendebug_torch.shift.two_sample.feature_shift import Atom, default_value, feature_shift
+from gendebug_torch.shift.two_sample.feature_shift import MostShifted, feature_shift, most_shifted
 from gendebug_torch.shift.two_sample.ks import KSTest
-from gendebug_torch.shift.two_sample.most_shifted import MostShifted, most_shifted
 
 
 @check("shift.ks", cause=Cause.COVARIATE_SHIFT, needs=("production.features",), cost=columns_cost)
@@ -62,12 +62,12 @@ def features_keep_their_distribution(
         limit: most features reported one by one, largest distance first.
     """
     this = features_keep_their_distribution
-    if (pair := shared_columns(production, validation, train, quantities)) is None:
+    if (pair := shared_columns(production, validation, train, quantity_names)) is None:
         yield nothing_to_compare(this)
         return
-    sides, textual = compared_quantities(pair, alpha)
+    sides, textual = quantity_comparison(pair, alpha)
     yield from lost(this, sides.names, pair.absent, textual)
-    if wide := wide_integers(pair.reference):
+    if wide := wide_integer_names(pair.reference):
         yield _wide_finding(wide)
     told = quantity_findings(
         sides,
@@ -82,7 +82,7 @@ def features_keep_their_distribution(
 
 
 def quantity_findings(
-    sides: Sides,
+    sides: QuantityComparison,
     kinds: Callable[[], ChangeKinds | None],
     *,
     alpha: float,
@@ -96,12 +96,12 @@ def quantity_findings(
 
     `kinds` is asked only where a column moved.
     """
-    alone, test = sides.alone, sides.test
+    alone, test = sides.independent, sides.test
     unknown = (test.n < fewest) & (test.n < alone.n)
     found = _shifted(sides, ~unknown, alpha, min_effect, min_atom)
     table = kinds() if found else None
     for column, atom in found[:limit]:
-        if sides.test.labels[column] in sides.numbering:
+        if sides.test.labels[column] in sides.identifiers:
             yield _identifier_finding(sides, column)
         else:
             yield by_kind(_feature_finding(sides, column, atom), table)
@@ -119,7 +119,7 @@ def quantity_findings(
 
 
 def _shifted(
-    sides: Sides, known: Tensor, alpha: float, min_effect: float, min_atom: float
+    sides: QuantityComparison, known: Tensor, alpha: float, min_effect: float, min_atom: float
 ) -> list[tuple[int, Atom | None]]:
     """Columns that count as shifted, of the known ones, largest distance first, each with the value
     that piles up in it, if any.
@@ -156,7 +156,7 @@ def _wandered(finding: Finding, reference: str, fewest: int) -> Finding:
     return replace(finding, severity=Severity.NOTE, summary=f"{text}.", remedy=remedy)
 
 
-def _identifier_finding(sides: Sides, column: int) -> Finding:
+def _identifier_finding(sides: QuantityComparison, column: int) -> Finding:
     name, distance = sides.test.labels[column], float(sides.test.statistic[column])
     text = (
         f"{name} numbers its rows (every value is whole and occurs once), so its distance "
@@ -180,7 +180,7 @@ def _wide_finding(names: tuple[str, ...]) -> Finding:
     )
 
 
-def _feature_finding(sides: Sides, column: int, atom: Atom | None) -> Finding:
+def _feature_finding(sides: QuantityComparison, column: int, atom: Atom | None) -> Finding:
     test, name = sides.test, sides.test.labels[column]
     distance, location = float(test.statistic[column]), float(test.location[column])
     low, high = (float(bound[column]) for bound in test.interval())
@@ -191,7 +191,7 @@ def _feature_finding(sides: Sides, column: int, atom: Atom | None) -> Finding:
     numbers = {
         "smd": float(effects.mean_difference),
         "smd_standard_error": float(effects.standard_error),
-        "psi": float(effects.stability),
+        "psi": float(effects.population_stability_index),
         "statistic": distance,
         "low": low,
         "high": high,
@@ -242,7 +242,7 @@ def _feature_finding(sides: Sides, column: int, atom: Atom | None) -> Finding:
 
 
 def _summary(
-    sides: Sides,
+    sides: QuantityComparison,
     shifted: int,
     wandered: int,
     alpha: float,

@@ -15,15 +15,12 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._kinds import FAIL_EFFECT
 from gendebug_torch.shift.checks._levels import columns_cost, nothing_to_compare
 from gendebug_torch.shift.columns.shared_columns import (
-    every_column,
-    gaps,
+    all_feature_names,
+    autocorrelation_times,
+    missing_mask,
     shared_columns,
-    times_between,
 )
-from gendebug_torch.shift.two_sample.categories import (
-    MissingShift,
-    missing_shift,
-)
+from gendebug_torch.shift.two_sample.missing import MissingShift, missing_shift
 
 
 @check(
@@ -56,13 +53,13 @@ def values_are_missing_as_often(
         limit: most columns reported one by one, largest change first.
     """
     this = values_are_missing_as_often
-    if (pair := shared_columns(production, validation, train, every_column)) is None:
+    if (pair := shared_columns(production, validation, train, all_feature_names)) is None:
         yield nothing_to_compare(this)
         return
-    before, after = (gaps(side, pair.names) for side in (pair.reference, pair.production))
+    before, after = (missing_mask(side, pair.names) for side in (pair.reference, pair.production))
     test = missing_shift(before, after, names=pair.names)
     significant = (test.adjusted < alpha).nonzero().flatten()
-    times = times_between(
+    times = autocorrelation_times(
         pair.reference, pair.production, before.double(), after.double(), significant
     )
     test = replace(test, times=torch.stack(times))

@@ -7,16 +7,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import InputError
 from gendebug_torch.shift.checks._kinds import p_text
 from gendebug_torch.shift.time.change_point import ChangePoint, change_point
-from gendebug_torch.shift.time.split_moments import moments_of
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
@@ -57,7 +56,11 @@ def production_stays_the_same_over_time(
     if production.schema.multilabel or production.confidence.ndim != 1:
         yield this.finding(Severity.NOTE, "Not judged: needs one prediction per row.")
         return
-    order = torch.from_numpy(np.argsort(moments_of(metadata[column]), kind="stable"))
+    times = parse_times(metadata[column], column)
+    order = times.order[: len(production) - times.missing]
+    if times.missing:
+        text = f"{times.missing} of {len(production)} rows have no time and are left out."
+        yield this.finding(Severity.NOTE, text, numbers={"without_time": times.missing})
     series = {"confidence": (production.confidence[order], min_confidence)}
     if production.targets is not None and production.targets.dtype == torch.int64:
         series["accuracy"] = (production.correct[order].double(), min_accuracy)
@@ -66,7 +69,7 @@ def production_stays_the_same_over_time(
     except InputError as error:
         yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers={"m": len(production)})
         return
-    times = metadata[column].iloc[order.numpy()].reset_index(drop=True)
+    moments = metadata[column].iloc[order.numpy()].reset_index(drop=True)
     moved = [
         name
         for name, change in found.items()
@@ -88,7 +91,7 @@ def production_stays_the_same_over_time(
         return
     name = "accuracy" if "accuracy" in moved else "confidence"
     cause = Cause.CONCEPT_DRIFT if "confidence" not in moved else Cause.COVARIATE_SHIFT
-    yield _change_finding(found[name], times, cause)
+    yield _change_finding(found[name], moments, cause)
 
 
 def _change_finding(change: ChangePoint, times: Any, cause: Cause) -> Finding:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import CYCLE, axes
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.columns.shared_columns import Compared, compared
+from gendebug_torch.shift.columns.shared_columns import SharedTables, shared_tables
 from gendebug_torch.shift.kinds.class_shares import ClassShares, class_shares
 from gendebug_torch.shift.kinds.column_transforms import Renaming, weighted_distance
 from gendebug_torch.shift.kinds.localised_change import apart, labels_moved
@@ -33,8 +33,9 @@ from gendebug_torch.shift.kinds.moved_columns import (
     worth_of,
 )
 from gendebug_torch.shift.kinds.score_relation import RelationChange, relation_change
-from gendebug_torch.shift.two_sample.joint import time_block
-from gendebug_torch.shift.two_sample.ks import ks_two_sample, shortened
+from gendebug_torch.shift.plots import axis_label
+from gendebug_torch.shift.two_sample.joint import permutation_block
+from gendebug_torch.shift.two_sample.ks import ks_two_sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,7 +139,7 @@ class ChangeKinds:
                     color=colour,
                     label=LABELS[kind],
                 )
-        ax.set_yticks(range(len(frame)), [shortened(str(name)) for name in frame["what"]])
+        ax.set_yticks(range(len(frame)), [axis_label(str(name)) for name in frame["what"]])
         ax.set_xlim(0.0, 1.0)
         ax.set_xlabel("size of the change (distance, or change of the chance)")
         ax.set_ylabel("what moved")
@@ -209,7 +210,7 @@ def _change_kinds(
 ) -> ChangeKinds:
     classes = class_shares(reference, production)
     labeled = _labels(reference, production) if classes is not None and classes.observed else None
-    columns = compared(production, reference)
+    columns = shared_tables(production, reference)
     columns = columns if len(production) and len(reference) else None
     of_classes = classes is not None and classes.moved(alpha)
     features: list[FeatureChange] = []
@@ -225,7 +226,7 @@ def _change_kinds(
     if columns is not None and not (
         of_classes and all(feature.kind == "classes" for feature in features)
     ):
-        block = time_block(reference, production)
+        block = permutation_block(reference, production)
         features = _kept_apart(
             features, columns, labeled, block, _means_other(relation, alpha), alpha
         )
@@ -260,7 +261,7 @@ def _change_kinds(
 
 def _kept_apart(
     features: list[FeatureChange],
-    columns: Compared,
+    columns: SharedTables,
     labeled: Labeled | None,
     block: int,
     meaning: bool,
@@ -317,7 +318,7 @@ def _told(
 
 
 def _hidden(
-    columns: Compared, labeled: Labeled | None, block: int, meaning: bool, alpha: float
+    columns: SharedTables, labeled: Labeled | None, block: int, meaning: bool, alpha: float
 ) -> list[FeatureChange]:
     """Columns that only go with the others, or with the labels, in another way."""
     p_value, named = apart(
@@ -341,7 +342,7 @@ def _hidden(
 
 
 def _rest_held(
-    columns: Compared, names: list[str], labeled: Labeled | None, block: int, alpha: float
+    columns: SharedTables, names: list[str], labeled: Labeled | None, block: int, alpha: float
 ) -> bool:
     """Whether the other columns, and labels given them, are as before."""
     before, after = (side.drop(columns=names) for side in (columns.reference, columns.production))
@@ -352,7 +353,7 @@ def _rest_held(
     )
 
 
-def _turned(columns: Compared, labeled: Labeled) -> bool:
+def _turned(columns: SharedTables, labeled: Labeled) -> bool:
     return labels_moved(
         columns.reference,
         labeled.before,

@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch.shift.columns.default_values import default_value
 from gendebug_torch.shift.columns.prepared import prepare_reference
-from gendebug_torch.shift.columns.shared_columns import Column, Compared
+from gendebug_torch.shift.columns.shared_columns import Column, SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
 from gendebug_torch.shift.kinds.column_transforms import (
     Renaming,
@@ -31,7 +32,6 @@ from gendebug_torch.shift.kinds.column_transforms import (
 from gendebug_torch.shift.kinds.label_model import gain, losses
 from gendebug_torch.shift.kinds.localised_change import apart
 from gendebug_torch.shift.two_sample.categories import category_shift
-from gendebug_torch.shift.two_sample.feature_shift import default_value
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -84,7 +84,7 @@ class Labeled:
     after: Tensor
 
 
-def moved_columns(columns: Compared, alpha: float, min_effect: float) -> list[FeatureChange]:
+def moved_columns(columns: SharedTables, alpha: float, min_effect: float) -> list[FeatureChange]:
     """Columns whose distribution moved, largest distance first."""
     found = []
     names = list(columns.quantities)
@@ -142,7 +142,7 @@ def _others_held(value: float, before: Tensor, after: Tensor) -> bool:
 
 
 def within_classes(
-    feature: FeatureChange, columns: Compared, classes: ClassShares, targets: Tensor
+    feature: FeatureChange, columns: SharedTables, classes: ClassShares, targets: Tensor
 ) -> FeatureChange:
     """The same move, told as one of the classes where weighting the reference's classes explains
     it.
@@ -173,7 +173,7 @@ def within_classes(
     return replace(feature, left=left, kind="classes", how="follows the shares of the classes")
 
 
-def recomputed(features: list[FeatureChange], columns: Compared) -> list[FeatureChange]:
+def recomputed(features: list[FeatureChange], columns: SharedTables) -> list[FeatureChange]:
     """Moves that an exchange of columns, a clock or a map explains, told as skew where that is
     telling and noted where not.
     """
@@ -203,7 +203,7 @@ def recomputed(features: list[FeatureChange], columns: Compared) -> list[Feature
     return [told.get(feature.name, feature) for feature in features]
 
 
-def _named(feature: FeatureChange, columns: Compared) -> FeatureChange:
+def _named(feature: FeatureChange, columns: SharedTables) -> FeatureChange:
     found = renamed(
         columns.reference[feature.name], columns.production[feature.name], feature.statistic
     )
@@ -220,7 +220,7 @@ def _undone(feature: FeatureChange, found: Undo | Renaming) -> FeatureChange:
 
 
 def follow_gains(
-    features: Sequence[FeatureChange], columns: Compared, labeled: Labeled
+    features: Sequence[FeatureChange], columns: SharedTables, labeled: Labeled
 ) -> dict[str, float]:
     """By how many standard errors labels follow the old value of a moved column better than the one
     it holds now.
@@ -248,7 +248,7 @@ def follow_gains(
     }
 
 
-def worth_of(names: Sequence[str], columns: Compared, labeled: Labeled) -> float:
+def worth_of(names: Sequence[str], columns: SharedTables, labeled: Labeled) -> float:
     """By how many standard errors production's labels are told better with the values that these
     columns hold now than without them.
     """
@@ -278,7 +278,7 @@ def _old_values(feature: FeatureChange, before: pd.Series[Any], after: pd.Series
 
 
 def mistaken_columns(
-    columns: Compared, labeled: Labeled, block: int, *, moved: bool
+    columns: SharedTables, labeled: Labeled, block: int, *, moved: bool
 ) -> list[FeatureChange]:
     """Columns that look as before while labels follow them as if two had been exchanged, or one had
     turned its sign.
@@ -321,7 +321,7 @@ def mistaken_columns(
     ]
 
 
-def _judges(columns: Compared, labeled: Labeled) -> tuple[pd.DataFrame, pd.DataFrame, Labeled]:
+def _judges(columns: SharedTables, labeled: Labeled) -> tuple[pd.DataFrame, pd.DataFrame, Labeled]:
     rows = [
         drawn(len(side), MOST_JUDGED, seed)
         for seed, side in enumerate((labeled.before, labeled.after))
