@@ -124,7 +124,7 @@ def _trend(production: Records, loss: Tensor) -> tuple[float, float] | None:
     column = production.schema.time
     if column is None or production.metadata is None or column not in production.metadata:
         return None
-    time = parse_times(production.metadata[column])
+    time = parse_times(production.metadata[column], column).values
     dated = time.isfinite()
     time, loss = time[dated], loss[dated]
     if len(loss) < _MIN_ROWS or float(loss.mean()) <= 0:

@@ -116,7 +116,7 @@ def predeploy(
         {}
         if known.multilabel
         else {
-            name: gd.shift.confidence_modes(side.probs, names=known.classes)
+            name: gd.shift.confidence_bimodality(side.probs, names=known.classes)
             for name, side in named.items()
         }
     )
@@ -129,8 +129,7 @@ def first_rows(records: gd.Records, rows: int) -> gd.Records:
     order = torch.arange(len(records))
     column = records.schema.time
     if column is not None and records.metadata is not None and column in records.metadata:
-        # Rows without a moment come last: argsort puts NaN there.
-        order = parse_times(records.metadata[column]).argsort(stable=True)
+        order = parse_times(records.metadata[column], column).order
     return records.select(order[:rows])
 
 
