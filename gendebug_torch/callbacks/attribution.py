@@ -1,4 +1,4 @@
-"""`AttributionMonitor`: what the network leans on, epoch by epoch."""
+"""`AttributionMonitor`: the ranking of the features, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from gendebug_torch.checks.finding import Cause
 
 
 class AttributionMonitor(Monitor):
-    """Ranks the features after a validation by a sample of its rows, in a bounded share of the time
-    of the training.
+    """Ranks the features after validations, on a sample of rows and in a share of the time.
 
-    The first ranking, of 32 rows, tells the speed; from then on a validation is passed over until
-    the share allows for another. Under several ranks all explain the rows of the first.
+    The first ranking, of 32 rows, measures the speed; later validations are skipped until the share
+    allows for another ranking. Under several ranks all explain the rows of the first.
 
     Args:
-        rows: most rows to explain.
-        share: largest share of the time since the start of the training that rankings may take.
-        every: rank at most after every so many epochs.
-        unpack: batch -> inputs; default the first entry.
-        log_name: prefix of what is logged: `rank_correlation` with the ranking before.
-        **options: of `attribute`, e.g. `method`, `steps`, `feature_names`.
+        rows: largest number of rows to explain.
+        share: largest share of the time since the start of the training.
+        every: smallest number of epochs between rankings.
+        unpack: function from a batch to inputs; default the first entry.
+        log_name: prefix of the logged `rank_correlation` with the ranking before.
+        **options: options of `attribute`, e.g. `method`, `steps`, `feature_names`.
     """
 
     def __init__(
@@ -50,21 +49,21 @@ class AttributionMonitor(Monitor):
             unpack or first_inputs,
             options,
         )
-        self._kept: list[Tensor] = []
+        self._inputs: list[Tensor] = []
         self.reset()
 
     def reset(self) -> None:
-        """Forget an earlier training."""
+        """Drop the rankings of an earlier training."""
         self.history = RankingHistory()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The time of which a share may be taken begins."""
+        """Start the clock of the share."""
         super().on_train_start(trainer, pl_module)
-        self._started, self.history.spent = perf_counter(), 0.0
+        self._start, self.history.seconds = perf_counter(), 0.0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the rows of the last validation."""
-        self._kept = []
+        """Drop the rows of the last validation."""
+        self._inputs = []
 
     def on_validation_batch_end(
         self,
@@ -75,18 +74,18 @@ class AttributionMonitor(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first rows."""
-        if sum(map(len, self._kept)) < self.rows:
-            self._kept.append(self.unpack(batch))
+        """Store the first rows."""
+        if sum(map(len, self._inputs)) < self.rows:
+            self._inputs.append(self.unpack(batch))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rank if the time allows, log, and let the rows go."""
-        kept, self._kept = self._kept, []
-        if not in_fit(trainer) or not kept or trainer.current_epoch % self.every:
+        """Rank if the time allows, log, and drop the rows."""
+        batches, self._inputs = self._inputs, []
+        if not in_fit(trainer) or not batches or trainer.current_epoch % self.every:
             return
-        allowed = self.share * (perf_counter() - self._started)
+        allowed = self.share * (perf_counter() - self._start)
         inputs = trainer.strategy.broadcast(
-            torch.cat(kept)[: self.history.affordable_rows(self.rows, allowed)]
+            torch.cat(batches)[: self.history.affordable_rows(self.rows, allowed)]
         )
         if len(inputs):
             with self.shielded():
@@ -104,7 +103,7 @@ class AttributionMonitor(Monitor):
                 )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hand the picture of all rankings to the loggers."""
+        """Send the plot of all rankings to the loggers."""
         if self.history.sizes:
             self.send_figure(trainer, "attribution", self.history)
 
@@ -113,6 +112,6 @@ class AttributionMonitor(Monitor):
         return {"names": list(self.history.names), "sizes": self.history.sizes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         sizes = {int(epoch): size for epoch, size in state_dict["sizes"].items()}
         self.history = RankingHistory(tuple(state_dict["names"]), sizes)
