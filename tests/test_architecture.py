@@ -124,7 +124,7 @@ def test_foreign_libraries_are_touched_in_one_place():
             if any(name.startswith(library) for name in imported(tree))
         }
 
-    assert touching("captum") <= {"attribution/methods/captum_bridge.py"}
+    assert touching("captum") <= {"attribution/methods/captum/classes.py"}
     assert touching("ruamel") <= {"data/yaml.py"}
     assert touching("matplotlib.fig") | touching("matplotlib.back") == {"checks/evidence.py"}
     lightning = {name for name in touching("lightning") if not name.startswith("callbacks/")}

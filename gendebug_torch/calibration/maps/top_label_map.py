@@ -12,7 +12,7 @@ from torch import Tensor
 from gendebug_torch.calibration.maps.temperature import Temperature, fit_temperature
 from gendebug_torch.calibration.model_outputs import LabeledOutputs, labeled_outputs
 from gendebug_torch.errors import UnsupportedError
-from gendebug_torch.model.binary import binary_logit, two_class_logits
+from gendebug_torch.model.binary import positive_logit, two_class_logits
 
 TopLabelFamily = Literal["platt", "beta"]
 
@@ -75,7 +75,7 @@ def top_label_mapped(
 ) -> Tensor:
     """Logits `[n, k, ...]` or `[n]` after a temperature and the map that `TopLabelMap` defines."""
     if logits.ndim == 1:
-        return binary_logit(top_label_mapped(two_class_logits(logits), temperature, a, b, m))
+        return positive_logit(top_label_mapped(two_class_logits(logits), temperature, a, b, m))
     log_probs = (logits / temperature).log_softmax(1)
     top, predicted = log_probs.max(1, keepdim=True)
     others = log_probs.scatter(1, predicted, -math.inf)
