@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import gendebug_torch as gd
 from gendebug_torch.attribution import compare_attributions, permutation_importance
-from gendebug_torch.model.runner import evaluating
+from gendebug_torch.model.evaluation import evaluating
 
 warnings.simplefilter("ignore")
 

@@ -25,10 +25,11 @@ from gendebug_torch.attribution.explanation.task import AttributionTask, explain
 from gendebug_torch.attribution.trust.audit import trust_card
 from gendebug_torch.attribution.trust.half_precision import precision_check
 from gendebug_torch.attribution.trust.robustness_trials import total_evaluations
-from gendebug_torch.data.batches import Unpack, sample_rows
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, Precision
+from gendebug_torch.model.batches import Unpack, sample_rows
+from gendebug_torch.model.devices import Precision
+from gendebug_torch.model.evaluation import Model
 
 # Rows for a mean or median baseline.
 _CENTER_ROWS = 2048

@@ -15,7 +15,8 @@ from gendebug_torch.attribution.attributions import Attributions, joined_rows
 from gendebug_torch.attribution.explain import explain
 from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, device_of, world_size
+from gendebug_torch.model.devices import device_of, world_size
+from gendebug_torch.model.evaluation import Model
 
 Devices = int | str | Sequence[int]
 # Environment variables by which Fabric's processes meet; the next run needs another port.

@@ -17,7 +17,9 @@ from gendebug_torch.attribution.explanation.input_space import InputSpace, unwra
 from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.attribution.methods.captum.bridge import captum_method
 from gendebug_torch.attribution.methods.table import METHODS, Method
-from gendebug_torch.model.runner import Model, fitting, map_rows
+from gendebug_torch.model.devices import fitting
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import map_rows
 
 
 def own_method(task: AttributionTask) -> Method | None:

@@ -13,7 +13,8 @@ from gendebug_torch.calibration.model_outputs import labeled_mask, labeled_outpu
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, logits_of, map_rows
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import logits_of, map_rows
 
 _SAMPLE = "sample"
 _PROBE_ROWS = 16

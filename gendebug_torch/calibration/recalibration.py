@@ -24,9 +24,10 @@ from gendebug_torch.calibration.maps.temperature import Temperature, fit_tempera
 from gendebug_torch.calibration.measures.dependent_rows import temperature_error
 from gendebug_torch.calibration.result import Recalibration
 from gendebug_torch.calibration.saving import data_hash
-from gendebug_torch.data.batches import Unpack
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, Precision
+from gendebug_torch.model.batches import Unpack
+from gendebug_torch.model.devices import Precision
+from gendebug_torch.model.evaluation import Model
 
 # A network that is right this often on "held-out" rows has most likely been trained on them.
 _TRAINING_ACCURACY, _MIN_ROWS = 0.9995, 1000

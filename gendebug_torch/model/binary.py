@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, evaluating, logits_of
+from gendebug_torch.model.evaluation import Model, evaluating
+from gendebug_torch.model.runner import logits_of
 
 
 def two_class_logits(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from gendebug_torch.attribution.checks._rows import SHARE_STEPS, sample_records
 from gendebug_torch.attribution.compare.feature_use import contribution_slope
 from gendebug_torch.data.records import Records
 from gendebug_torch.model.binary import PositiveLogit, is_binary
-from gendebug_torch.model.runner import Model
+from gendebug_torch.model.evaluation import Model
 
 _ROWS = 2000
 # Slope of the labels on contributions below which a relation counts as gone, where the rows are

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from gendebug_torch.checks.registry import Cost
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.model.binary import PositiveLogit, is_binary
-from gendebug_torch.model.runner import Model
+from gendebug_torch.model.evaluation import Model
 
 _MIN_ROWS = 50
 # Rows from which shares of attribution are estimated, and steps of their integrals: shares need no

@@ -10,7 +10,8 @@ from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.checks._rows import explanation_cost, sample_records
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
 
 
 @check(

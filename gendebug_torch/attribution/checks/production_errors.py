@@ -20,7 +20,8 @@ from gendebug_torch.attribution.compare.comparison import (
 )
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.model.binary import PositiveLogit, positive_logit
 from gendebug_torch.stats.intervals import wilson_interval
 

@@ -24,7 +24,8 @@ from gendebug_torch.attribution.compare.feature_use import (
 )
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
 
 # Share of the most frequent value from which a feature is constant, and below which it was not.
 _CONSTANT, _VARIED = 0.9, 0.85

@@ -12,7 +12,8 @@ from gendebug_torch.attribution.checks._rows import explanation_cost, sample_rec
 from gendebug_torch.attribution.trust.stability import Sensitivity, jitter, sensitivity
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
 
 
 @check(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch.model.runner import Model, evaluating, logits_of
+from gendebug_torch.model.evaluation import Model, evaluating
+from gendebug_torch.model.runner import logits_of
 
 # From logits and targets to one loss per row, or to one number.
 Metric = Callable[[Tensor, Tensor], Tensor]

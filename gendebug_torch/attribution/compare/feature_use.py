@@ -19,8 +19,10 @@ from gendebug_torch.attribution.compare.permutation import (
     permutation_importance,
 )
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
-from gendebug_torch.data.records import Records, model_inputs
-from gendebug_torch.model.runner import Model, map_rows
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import map_rows
 from gendebug_torch.stats.intervals import normal_quantile
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 

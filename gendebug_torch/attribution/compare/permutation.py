@@ -16,9 +16,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from gendebug_torch.attribution.attributions import short_name
 from gendebug_torch.attribution.compare.column_shuffling import Metric, loss_rises
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model
+from gendebug_torch.model.evaluation import Model
 from gendebug_torch.stats.intervals import normal_quantile
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 

@@ -14,9 +14,9 @@ from gendebug_torch.attribution.explanation.baselines import baseline_points
 from gendebug_torch.attribution.explanation.explained_output import explained_output
 from gendebug_torch.attribution.explanation.input_space import InputSpace, input_space, unwrapped
 from gendebug_torch.attribution.explanation.task import AttributionTask
-from gendebug_torch.data.batches import moved
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model
+from gendebug_torch.model.batches import moved
+from gendebug_torch.model.evaluation import Model
 
 # Points that keep a CPU core or a GPU busy with a small network, and bytes of activations that stay
 # in the cache of a CPU.

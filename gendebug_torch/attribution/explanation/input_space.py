@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch.data.batches import moved
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, logits_of
+from gendebug_torch.model.batches import moved
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import logits_of
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.data.batches import Unpack, known_rows, numbered_batches, rows_at, unpacked
-from gendebug_torch.model.runner import world_size
+from gendebug_torch.model.batches import Unpack, known_rows, numbered_batches, rows_at, unpacked
+from gendebug_torch.model.devices import world_size
 
 # Rows of a sample: as many as fit into so many bytes, within these bounds.
 _BYTES, _MIN_ROWS, _MAX_ROWS = 2**24, 64, 2000

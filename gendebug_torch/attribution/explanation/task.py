@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.model.runner import Precision
+from gendebug_torch.model.devices import Precision
 
 
 @dataclass(frozen=True, eq=False)

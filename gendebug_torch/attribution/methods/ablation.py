@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.attribution.explanation.batch import ExplainedBatch
-from gendebug_torch.data.batches import moved
 from gendebug_torch.errors import reject
+from gendebug_torch.model.batches import moved
 
 # Entries of the window masks that are expanded at once.
 _MASK_ENTRIES = 2**22

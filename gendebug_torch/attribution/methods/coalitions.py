@@ -10,8 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gendebug_torch.data.batches import moved
 from gendebug_torch.errors import reject
+from gendebug_torch.model.batches import moved
 
 # A size with at most this many coalitions is enumerated, so that none is drawn twice.
 _ENUMERATED = 20_000

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.attribution.explanation.batch import ExplainedBatch
-from gendebug_torch.data.batches import moved
 from gendebug_torch.errors import UnsupportedError, reject
+from gendebug_torch.model.batches import moved
 
 # From a slice of rows and a slice of steps to `[s, r, d]` points, or factors of their gradients.
 Path = Callable[[slice, slice], Tensor]

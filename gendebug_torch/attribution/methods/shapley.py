@@ -13,8 +13,8 @@ from gendebug_torch.attribution.methods.coalitions import (
     shapley_coalitions,
     shapley_fit,
 )
-from gendebug_torch.data.batches import moved
 from gendebug_torch.errors import reject
+from gendebug_torch.model.batches import moved
 
 
 def kernel_shap(

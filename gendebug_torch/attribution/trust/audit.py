@@ -27,7 +27,8 @@ from gendebug_torch.attribution.trust.robustness_trials import (
     share_measure,
     total_evaluations,
 )
-from gendebug_torch.model.runner import Model, evaluating, logits_of
+from gendebug_torch.model.evaluation import Model, evaluating
+from gendebug_torch.model.runner import logits_of
 
 # Model evaluations of a card as a share of those of its run, and the part of them for shuffling.
 _BUDGET, _SHUFFLING = 0.2, 0.35

@@ -13,9 +13,9 @@ from gendebug_torch.attribution.attributions import Attributions
 from gendebug_torch.attribution.compare.rank_agreement import top_k_jaccard
 from gendebug_torch.attribution.explain import explain
 from gendebug_torch.attribution.explanation.task import AttributionTask
-from gendebug_torch.data.batches import Unpack, sample_rows
 from gendebug_torch.errors import UnsupportedError
-from gendebug_torch.model.runner import Model
+from gendebug_torch.model.batches import Unpack, sample_rows
+from gendebug_torch.model.evaluation import Model
 
 _ROWS = 32
 # Relative change of the median row above which attributions are mostly rounding, and up to which

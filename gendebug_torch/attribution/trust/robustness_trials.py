@@ -28,7 +28,7 @@ from gendebug_torch.attribution.trust.randomization import (
     randomized_copy,
 )
 from gendebug_torch.attribution.trust.stability import jitter
-from gendebug_torch.model.runner import Model
+from gendebug_torch.model.evaluation import Model
 from gendebug_torch.stats.intervals import wilson_interval
 
 # Noise of the inputs, in standard deviations of each.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gendebug_torch.errors import UnsupportedError
-from gendebug_torch.model.runner import evaluating, logits_of
+from gendebug_torch.model.evaluation import evaluating
+from gendebug_torch.model.runner import logits_of
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Largest difference of the folded logits, relative to the largest logit: rounding of float32 and no

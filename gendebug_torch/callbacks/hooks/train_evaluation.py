@@ -18,7 +18,7 @@ from gendebug_torch.callbacks.hooks.steps import Read, step_loss
 from gendebug_torch.curves.files.column_names import VAL_LOSS, usual_column
 from gendebug_torch.curves.loss_sums import LossSums
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import evaluating
+from gendebug_torch.model.evaluation import evaluating
 
 
 def sample_loader(trainer: Trainer, rows: int | Iterable[Any]) -> Iterable[Any]:

@@ -11,8 +11,8 @@ import gendebug_torch as gd
 from gendebug_torch.attribution.plots import Beeswarm
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.model.devices import Precision, device_of
 from gendebug_torch.model.formats import load_network, load_program
-from gendebug_torch.model.runner import Precision, device_of
 
 _ROWS = 256
 

@@ -25,7 +25,8 @@ from gendebug_torch.leakage.columns.column_ablation import (
     target_columns,
 )
 from gendebug_torch.leakage.columns.column_codes import Features
-from gendebug_torch.model.runner import Model, collect
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import collect
 
 # A column that explains so much is a leak whatever the others explain.
 _NEARLY_ALL = 0.97

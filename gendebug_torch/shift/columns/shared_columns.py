@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gendebug_torch.data.records import Records, numeric_features
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
