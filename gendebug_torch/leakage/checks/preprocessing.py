@@ -60,7 +60,7 @@ def _clean_finding(found: PreprocessingLeaks, numbers: dict[str, Any]) -> Findin
     if found.clean:
         parts.append(f"{len(found.clean)} columns were fitted on training rows alone")
     if found.undecidable or not found.clean:
-        parts.append(f"for {len(found.undecidable)} columns the values do not tell")
+        parts.append(f"{len(found.undecidable)} columns cannot be decided from their values")
     return preprocessing_is_fitted_on_training_rows.finding(
         Severity.OK,
         f"No column was demonstrably fitted on validation rows: {', '.join(parts)}.",

@@ -96,11 +96,11 @@ def _overlap_finding(found: TimeOverlap, column: str, severity: Severity) -> Fin
     agreement = f"{found.agreement:.2f} (0 is chance, 1 is perfect; {p})"
     leak = severity in (Severity.WARN, Severity.FAIL)
     if leak:
-        text += f" Labels of neighbours in time agree: {agreement}."
+        text += f" Labels of neighbours in time agree by {agreement}."
     elif severity is Severity.NOTE and not found.pairs:
         text += " None is between training rows: validation is older than training."
     elif severity is Severity.NOTE and math.isfinite(found.agreement):
-        text += f" Labels of neighbours in time hardly agree: {agreement}."
+        text += f" Labels of neighbours in time agree by {agreement} only."
     elif severity is Severity.NOTE:
         text += " The agreement of labels of neighbours in time is not known."
     remedy = (

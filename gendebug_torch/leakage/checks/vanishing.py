@@ -72,8 +72,8 @@ def strong_columns_predict_in_production(
         yield _lost_finding((train.name, production.name), before, after, i, candidate)
     if not lost:
         text = (
-            f"All {len(after.names)} columns that predict the target alone in {train.name} predict "
-            f"it in {production.name} as well."
+            f"All columns that predict the target alone in {train.name} "
+            f"({', '.join(after.names[:limit])}) predict it in {production.name} as well."
         )
         numbers = {"columns": len(after.names)}
         yield this.finding(Severity.OK, text, numbers=numbers, evidence=after)
