@@ -94,6 +94,7 @@ def no_column_predicts_the_target_alone(
         limit: largest number of columns reported one by one.
     """
     this = no_column_predicts_the_target_alone
+    train = train.labeled()
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None
@@ -104,8 +105,9 @@ def no_column_predicts_the_target_alone(
     found = association(features, targets, categorical=train.schema.categorical)
     candidates = leak_candidates(train, found, max_pearson, max_auc)[:limit]
     splits = {"validation": validation, "production": production}
+    splits = {name: None if part is None else part.labeled() for name, part in splits.items()}
     reported = 0
-    for candidate, context in _contexts(train, validation, found, candidates):
+    for candidate, context in _contexts(train, splits["validation"], found, candidates):
         leak = _is_leak(candidate, context)
         if leak or _is_shortcut(candidate, context):
             ablation = _ablation(context.equivalent, found, train, splits, model)

@@ -10,6 +10,7 @@ import torch
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import missing_labels
 from gendebug_torch.leakage.checks._costs import split_cost
 from gendebug_torch.leakage.checks._splits import (
     SPLIT_NEEDS,
@@ -110,8 +111,10 @@ def _label_agreement(train: Records, validation: Records, found: SplitOverlap) -
         return None
     if train.targets.shape[1:] != validation.targets.shape[1:] or train.targets.is_floating_point():
         return None
-    same = train.targets.cpu()[found.partners] == validation.targets.cpu()[found.rows]
-    return float(same.reshape(len(same), -1).all(1).double().mean())
+    first, second = train.targets.cpu()[found.partners], validation.targets.cpu()[found.rows]
+    rows = ~(missing_labels(first) | missing_labels(second))
+    same = (first == second)[rows].reshape(int(rows.sum()), -1).all(1)
+    return float(same.double().mean()) if len(same) else None
 
 
 def _accuracy(validation: Records, found: SplitOverlap) -> dict[str, float]:

@@ -48,6 +48,7 @@ def missing_values_do_not_predict_the_target(
         limit: largest number of columns reported one by one.
     """
     this = missing_values_do_not_predict_the_target
+    train = train.labeled()
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None

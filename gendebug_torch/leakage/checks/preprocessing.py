@@ -44,7 +44,8 @@ def preprocessing_is_fitted_on_training_rows(
     assert train.features is not None
     assert validation.features is not None
     pair = None
-    if before is not None and after is not None and before.ndim == after.ndim == 1:
+    complete = not train.unlabeled and not validation.unlabeled
+    if before is not None and after is not None and complete and before.ndim == after.ndim == 1:
         pair = before, after
     found = preprocessing_leaks(train.features, validation.features, targets=pair, alpha=alpha)
     numbers: dict[str, Any] = {

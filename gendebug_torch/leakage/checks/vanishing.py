@@ -46,6 +46,7 @@ def strong_columns_predict_in_production(
         limit: largest number of columns reported one by one.
     """
     this = strong_columns_predict_in_production
+    train, production = train.labeled(), production.labeled()
     assert train.features is not None
     assert train.targets is not None
     assert production.features is not None
