@@ -20,7 +20,8 @@ def pair_sums(
 ) -> tuple[Tensor, Tensor]:
     """Rows and sums of weights over the rows that have both of two levels.
 
-    The diagonal holds single levels. With the 0/1 matrix H of rows and levels, `H'H` and `H' diag(w) H`.
+    The diagonal holds single levels. With the 0/1 matrix H of rows and levels these are `H'H` and
+    `H' diag(w) H`.
 
     Args:
         codes: level of each row in each column, `[n, c]` int64.
