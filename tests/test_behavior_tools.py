@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import lightning.pytorch as pl
@@ -194,29 +195,42 @@ def test_diagnose_takes_a_suite(place):
     assert main(words) == 1
 
 
-def test_a_suite_is_a_file_of_pytest(place, run_pytest):
-    done = run_pytest("s.behavior.yaml", "--behavior-model", "served:predict", "-v")
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.fixture
+def run_inside(capsys):
+    """Another pytest with our plugin in this process and the current folder."""
+
+    def run(*words):
+        sys.modules.pop("served", None)
+        plugins = ["-p", "gendebug_torch.pytest_plugin", "-p", "no:cacheprovider"]
+        code = pytest.main([*plugins, *words])
+        return SimpleNamespace(returncode=code, stdout=capsys.readouterr().out)
+
+    return run
+
+
+def test_a_suite_is_a_file_of_pytest(place, run_inside):
+    done = run_inside("s.behavior.yaml", "--behavior-model", "served:predict", "-v")
+    assert done.returncode == 0, done.stdout
     assert "s.behavior.yaml::small PASSED" in done.stdout
     assert "2 passed, 1 skipped" in done.stdout
     Path("pytest.ini").write_text("[pytest]\nbehavior_model = served:worse\n")
     Path("s.behavior.yaml").write_text(
         SUITE + "    expect: {score: [0.9, 1]}\n    reviewed: false\n"
     )
-    done = run_pytest("s.behavior.yaml")
+    done = run_inside("s.behavior.yaml")
     assert done.returncode == 1
     assert re.search(r"s\.behavior\.yaml:8: large", done.stdout)
     assert "ValueError: five hundred" in done.stdout
     assert "1 failed, 1 passed, 1 xfailed" in done.stdout
-    assert "1 passed, 2 deselected" in run_pytest("s.behavior.yaml", "-k", "money").stdout
+    assert "1 passed, 2 deselected" in run_inside("s.behavior.yaml", "-k", "money").stdout
 
 
-def test_pytest_says_what_is_wrong_with_a_suite_or_model(place, run_pytest):
-    done = run_pytest("s.behavior.yaml")
+def test_pytest_says_what_is_wrong_with_a_suite_or_model(place, run_inside):
+    done = run_inside("s.behavior.yaml")
     assert done.returncode == 1
     assert "--behavior-model" in done.stdout
     Path("s.behavior.yaml").write_text(SUITE.replace("expect: {class: 1}", "expct: {class: 1}"))
-    done = run_pytest("s.behavior.yaml")
+    done = run_inside("s.behavior.yaml")
     assert done.returncode == 2
     assert "s.behavior.yaml:10" in done.stdout
     assert "Did you mean 'expect'" in done.stdout

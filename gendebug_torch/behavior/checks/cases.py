@@ -94,9 +94,10 @@ def _capability_finding(run: BehaviorRun, row: Any) -> Finding:
     failures = sorted((r for r in own if r.is_failure), key=_badness)
     worst = _short(f"{failures[0].id}, expected {failures[0].expected}, got {failures[0].got}")
     also = f" Also failing: {id_list(failures[1:])}." if len(failures) > 1 else ""
+    total = _plural(row.cases, "case")
     errors = f", {row.errored} of them with an error of the model" if row.errored else ""
     summary = (
-        f"{row.failed} of {row.cases} cases of the capability {row.capability} fail{errors} "
+        f"{row.failed} of {total} of capability {row.capability!r} fail{errors} "
         f"({row.rate:.0%}, 95 % interval {row.low:.0%} to {row.high:.0%}). Worst: {worst}.{also}"
     )
     numbers: dict[str, Any] = {
@@ -141,15 +142,16 @@ def _margins(results: tuple[CaseResult, ...], capability: str) -> BarEvidence:
 
 def _explanation_text(explanation: Explanation) -> str:
     text = (
-        f"With {explanation.change}, {len(explanation.fixed)} of the {explanation.failing} failing "
+        f"With {explanation.change}, {len(explanation.fixed)} of {explanation.failing} failing "
         "cases pass"
     )
     broken = len(explanation.broken)
-    return f"{text} and {broken} passing cases fail." if broken else f"{text}."
+    return f"{text}, and {_plural(broken, 'passing case')} fail." if broken else f"{text}."
 
 
 def _summary(run: BehaviorRun, *, exceeded: bool) -> Finding:
     cases, failures = len(run.evaluated), len(run.failures)
+    tested = f"{_plural(cases, 'case')} of the suite {run.suite}"
     numbers: dict[str, Any] = {
         "cases": cases,
         "failed": failures,
@@ -172,13 +174,12 @@ def _summary(run: BehaviorRun, *, exceeded: bool) -> Finding:
         return cases_pass.finding(Severity.NOTE, text, numbers=numbers, evidence=found.bars())
     if failures:
         limit = "" if exceeded else ", within the allowed share"
-        text = f"{failures} of {cases} cases of {run.suite} fail{limit}: {id_list(run.failures)}."
+        text = f"{failures} of {tested} fail{limit}: {id_list(run.failures)}."
         return cases_pass.finding(Severity.NOTE, text, numbers=numbers, evidence=run)
     closest = min(run.evaluated, key=lambda r: 1.0 if r.margin is None else r.margin)
     numbers |= {"closest": closest.id, "margin": closest.margin}
     text = (
-        f"All {cases} cases of {run.suite} pass. The smallest margin is {closest.margin:.3f}, "
-        f"of the case {closest.id}."
+        f"All {tested} pass. The smallest margin is {closest.margin:.3f}, of the case {closest.id}."
     )
     return cases_pass.finding(Severity.OK, text, numbers=numbers, evidence=run)
 
@@ -187,8 +188,8 @@ def _suite_findings(run: BehaviorRun) -> Iterator[Finding]:
     """What is to be done about the suite itself: unreviewed cases and near duplicates."""
     if unreviewed := run.unreviewed:
         text = (
-            f"{len(unreviewed)} cases of {run.suite} are not reviewed and cannot fail: "
-            f"{id_list(unreviewed)}."
+            f"{_plural(len(unreviewed), 'case')} of the suite {run.suite} cannot fail yet because no "
+            f"person has reviewed the expectation: {id_list(unreviewed)}."
         )
         remedy = "Give each draft an expectation, and confirm or correct the proposed ones."
         numbers: dict[str, Any] = {"unreviewed": [result.id for result in unreviewed[:_MAX_IDS]]}
@@ -197,8 +198,8 @@ def _suite_findings(run: BehaviorRun) -> Iterator[Finding]:
         more = f" and {len(pairs) - _MAX_PAIRS} more" if len(pairs) > _MAX_PAIRS else ""
         names = "; ".join(f"{a} and {b}" for a, b in pairs[:_MAX_PAIRS])
         text = (
-            f"{len(pairs)} pairs of cases have nearly the same input and the same expectation: "
-            f"{names}{more}."
+            f"{_plural(len(pairs), 'pair')} of cases with nearly the same input and the same "
+            f"expectation: {names}{more}."
         )
         remedy = "Keep one case of each pair, and test something else with the other."
         numbers = {"near_duplicates": [list(pair) for pair in pairs[:_MAX_IDS]]}
@@ -210,7 +211,7 @@ def _comparison_finding(comparison: RunComparison) -> Finding:
     drifting = comparison.drifting
     groups = ((broken, "newly broken"), (fixed, "newly fixed"), (drifting, "closer to failure"))
     counts = [f"{len(group)} {word}" for group, word in groups if group]
-    text = f"Compared with the baseline, of {len(comparison.pairs)} cases: "
+    text = f"Compared with the baseline, of {_plural(len(comparison.pairs), 'case')}: "
     text += ", ".join(counts) or "no result changed"
     text += (
         f". Newly broken: {id_list(broken)} (McNemar p = {comparison.p_value:.2g})."
@@ -253,6 +254,10 @@ def _case_finding(run: BehaviorRun, result: CaseResult) -> Finding:
     return cases_pass.finding(
         severity, summary, subject=result.id, numbers=numbers, remedy=location + origin
     )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _short(text: str, length: int = _MAX_TEXT) -> str:
