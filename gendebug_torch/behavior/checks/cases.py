@@ -188,8 +188,8 @@ def _suite_findings(run: BehaviorRun) -> Iterator[Finding]:
     """What is to be done about the suite itself: unreviewed cases and near duplicates."""
     if unreviewed := run.unreviewed:
         text = (
-            f"{_plural(len(unreviewed), 'case')} of the suite {run.suite} cannot fail yet because no "
-            f"person has reviewed the expectation: {id_list(unreviewed)}."
+            f"{_plural(len(unreviewed), 'case')} of the suite {run.suite} cannot fail yet, because "
+            f"the expectation is not reviewed: {id_list(unreviewed)}."
         )
         remedy = "Give each draft an expectation, and confirm or correct the proposed ones."
         numbers: dict[str, Any] = {"unreviewed": [result.id for result in unreviewed[:_MAX_IDS]]}
