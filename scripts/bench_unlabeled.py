@@ -1,12 +1,9 @@
-"""What is known before labels arrive: all columns together, the accuracy to expect, and splits that
-are harder than a random one.
-"""
+"""What is known before labels arrive: the joint shift of all columns, and the expected accuracy."""
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,24 +11,14 @@ import pandas as pd
 import torch
 
 import gendebug_torch as gd
-from gendebug_torch.shift import (
-    Split,
-    compare_splits,
-    estimated_accuracy,
-    group_split,
-    probe_judge,
-    random_split,
-    shifted_split,
-    time_blocks,
-)
-from gendebug_torch.shift.checks.joint import columns_go_together_as_before
+from gendebug_torch.shift import estimated_accuracy
+from gendebug_torch.shift.checks.joint import columns_relate_as_before
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 COLUMNS, CORRELATION = 20, 0.25
 
 
 def sample(rng: np.random.Generator, n: int, correlation: float = 0.0) -> pd.DataFrame:
-    """Columns of which some are skewed, heavy or discrete; the first two may go together."""
+    """Columns of which some are skewed, heavy or discrete; the first two may be correlated."""
     x = rng.normal(size=(n, COLUMNS))
     x[:, 1] = correlation * x[:, 0] + np.sqrt(1 - correlation**2) * x[:, 1]
     x[:, 2:6] = np.exp(x[:, 2:6])
@@ -52,7 +39,7 @@ def series(rng: np.random.Generator, n: int, memory: float) -> pd.DataFrame:
 def alarm(after: pd.DataFrame, before: pd.DataFrame, **parts: Any) -> gd.Finding | None:
     """The finding of the joint check, where it warns."""
     sides = [gd.Records(side.reset_index(drop=True), **parts) for side in (after, before)]
-    (finding,) = columns_go_together_as_before(*sides)
+    (finding,) = columns_relate_as_before(*sides)
     return finding if finding.severity.level >= gd.Severity.WARN.level else None
 
 
@@ -72,20 +59,20 @@ def together(seeds: int, rows: int) -> None:
         whole = series(rng, 2 * rows, 0.8)
         counts["in time"] += alarm(whole[rows:], whole[:rows], **moments) is not None
         counts["time not named"] += alarm(whole[rows:], whole[:rows]) is not None
-    told = {
+    shown = {
         name: f"{counts[name] / seeds:.1%}"
         for name in ("no shift", "in time", "time not named", "found", "named")
     }
     size = f"{COLUMNS} columns, {rows:,} rows a side, {seeds} seeds"
-    in_time = f"{told['in time']}; {told['time not named']} if time is not named"
-    print(f"| joint test, no shift, alarms | {told['no shift']} | {size} |")
+    in_time = f"{shown['in time']}; {shown['time not named']} if time is not named"
+    print(f"| joint test, no shift, alarms | {shown['no shift']} | {size} |")
     print(
         f"| joint test, no shift, rows in time (memory 0.8), alarms | {in_time} | 6 columns, "
         f"{rows:,} rows a side, {seeds} seeds |"
     )
     print(
-        f"| correlation alone, 0 to {CORRELATION}, found; pair named | {told['found']}; "
-        f"{told['named']} | {size} |",
+        f"| correlation alone, 0 to {CORRELATION}, found; pair named | {shown['found']}; "
+        f"{shown['named']} | {size} |",
         flush=True,
     )
 
@@ -98,9 +85,7 @@ def classified(
     prior: float | None = None,
     turned: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a calibrated model and labels; inputs, class shares or the meaning of the score may
-    be others.
-    """
+    """Logits of a calibrated model, and labels; inputs, class shares or P(y | x) may shift."""
     z = 1.2 + 2.0 * rng.normal(size=6 * n) + moved
     y = rng.random(6 * n) < 1 / (1 + np.exp(-z - turned))
     rows = np.arange(n)
@@ -137,61 +122,15 @@ def accuracy(seeds: int) -> None:
                 low, high = found.interval(method)
                 held[method] += low <= truth <= high
                 off[method] += found.estimates[method][0] - truth
-        told = "; ".join(
+        shown = "; ".join(
             f"{method} {held[method] / seeds:.0%}, off by {off[method] / seeds:+.3f}"
             for method in held
         )
         print(
-            f"| 95 % intervals of the accuracy hold the truth, {name} | {told} | 2,000 rows a "
+            f"| 95 % intervals of the accuracy hold the truth, {name} | {shown} | 2,000 rows a "
             f"side, {seeds} seeds |",
             flush=True,
         )
-
-
-def harder(name: str, frame: pd.DataFrame, targets: torch.Tensor, splits: list[Split]) -> None:
-    """One row per split of a real table."""
-    table = compare_splits(splits, probe_judge(frame, targets)).table()
-    for row in table.to_dict("records"):
-        interval = f"{row['metric']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-        print(
-            f"| {name}, {row['split']} | {interval} | {row['train']:,} rows to fit, "
-            f"{row['test']:,} to judge |",
-            flush=True,
-        )
-
-
-def real_splits() -> None:
-    """Random, time, group and shifted splits of two real tables."""
-    bikes = pd.read_parquet(DATA / "bike_sharing_hour" / "hour.parquet")
-    days = pd.to_datetime(bikes["dteday"])
-    features = bikes.drop(
-        columns=["instant", "dteday", "casual", "registered", "cnt", "yr", "mnth", "season"]
-    )
-    late = bikes["yr"] == 1
-    harder(
-        "bike_sharing, R²",
-        features,
-        torch.from_numpy(bikes["cnt"].to_numpy(dtype=float)),
-        [
-            random_split(len(bikes)),
-            group_split(days),
-            time_blocks(days)[-1],
-            shifted_split(features, season=days),
-            shifted_split(features, time=days),
-            shifted_split(features, like=features[late]),
-        ],
-    )
-    market = pd.read_parquet(DATA / "elec2" / "electricity.parquet")
-    up = torch.from_numpy(pd.factorize(market["class"], sort=True)[0].astype(np.int64))
-    market = market.drop(columns=["class", "date"])
-    row = np.arange(len(market))
-    splits = [
-        random_split(len(market)),
-        group_split(row // 48),
-        time_blocks(row)[-1],
-        shifted_split(market, time=row),
-    ]
-    harder("elec2, AUC", market, up, [*splits, shifted_split(market, like=market[-9000:])])
 
 
 def main() -> None:
@@ -209,8 +148,6 @@ def main() -> None:
     print("| what | result | size |")
     print("| --- | --- | --- |")
     accuracy(args.seeds)
-    if DATA.exists():
-        real_splits()
     together(args.seeds if args.full else max(1, args.seeds // 5), args.rows)
 
 

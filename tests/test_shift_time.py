@@ -9,20 +9,15 @@ import torch
 from gendebug_torch import Cause, Records, Schema, Severity
 from gendebug_torch.checks.evidence import axes, png
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import (
-    autocorrelation_time,
-    change_kinds,
-    change_point,
-    drift_windows,
-    ks_two_sample,
-    most_shifted,
-)
+from gendebug_torch.shift import change_kinds, change_point, drift_windows, ks_two_sample
 from gendebug_torch.shift.checks.categories import categories_keep_their_shares
 from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribution
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.missing import values_are_missing_as_often
 from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
-from gendebug_torch.shift.kinds.column_transforms import turned_clock
+from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
+from gendebug_torch.shift.two_sample.feature_shift import most_shifted
+from gendebug_torch.stats.effective_sample_size import autocorrelation_time
 from tests.contract.plants_shift import PLANTS
 
 WARN = Severity.WARN.level
@@ -56,7 +51,7 @@ def test_the_time_of_an_autoregression_is_its_formula(rho, tolerance):
     expected = (1 + rho) / (1 - rho)
     assert float(autocorrelation_time(values).mean()) == pytest.approx(expected, rel=tolerance)
     assert torch.allclose(autocorrelation_time(values.exp()), autocorrelation_time(values))
-    assert float(autocorrelation_time(values, pieces=4).mean()) == pytest.approx(
+    assert float(autocorrelation_time(values, parts=4).mean()) == pytest.approx(
         expected, rel=2 * tolerance
     )
 
@@ -72,7 +67,7 @@ def test_the_time_of_odd_columns():
     broken = torch.from_numpy(rng.normal(size=2000))
     broken[1000:] += 3.0
     assert float(autocorrelation_time(broken)) > 50
-    assert float(autocorrelation_time(broken, pieces=4)) < 2
+    assert float(autocorrelation_time(broken, parts=4)) < 2
     for odd in (
         torch.zeros(0, 2),
         torch.zeros(1, 2),
@@ -122,7 +117,7 @@ def test_a_reference_too_short_for_the_swings_of_a_feature_is_said_to_be():
     )
     assert first.severity is Severity.NOTE
     assert first.numbers["independent_n"] < 10
-    assert "cannot be told from one slow record" in first.summary
+    assert "too short to tell a shift" in first.summary
     assert "long enough" in first.remedy
     assert summary.severity is Severity.NOTE
     slow = memory(np.random.default_rng(1), 3000, 1, 0.95)
@@ -132,7 +127,7 @@ def test_a_reference_too_short_for_the_swings_of_a_feature_is_said_to_be():
     )
     first, summary = features_keep_their_distribution(after, before)
     assert [finding.severity for finding in (first, summary)] == [Severity.NOTE, Severity.NOTE]
-    assert "slow swings" in first.summary
+    assert "slow fluctuations explain" in first.summary
 
 
 def test_a_break_inside_production_is_still_a_shift():
@@ -162,7 +157,7 @@ def test_the_interval_holds_the_place_of_a_break_also_among_dependent_rows(n, rh
     assert covered >= 36, "P(fewer than 36 of 40 at 95 %) is under 4 %"
 
 
-def test_what_is_neither_clearly_a_break_nor_clearly_a_wander_is_called_a_change():
+def test_what_is_neither_clearly_a_step_nor_clearly_a_trend_is_called_a_change():
     shapes = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -174,8 +169,8 @@ def test_what_is_neither_clearly_a_break_nor_clearly_a_wander_is_called_a_change
                 change_point(torch.from_numpy(clear)).shape,
             )
         )
-    assert [shape for _, shape in shapes] == ["wander"] * 20
-    assert sum(shape == "break" for shape, _ in shapes) <= 3
+    assert [shape for _, shape in shapes] == ["trend"] * 20
+    assert sum(shape == "step" for shape, _ in shapes) <= 3
     assert sum(shape == "change" for shape, _ in shapes) >= 10
 
 
@@ -301,14 +296,17 @@ def test_a_slipped_clock_is_recognised(slip):
             pd.DataFrame({"hour": hours(rng, 3000, by), "x": rng.normal(size=3000)})
             for by in (0, slip)
         )
-        assert turned_clock(before["hour"].to_numpy(float), after["hour"].to_numpy(float)) == slip
+        assert (
+            clock_offset_hours(before["hour"].to_numpy(float), after["hour"].to_numpy(float))
+            == slip
+        )
         sides = {
             "production": Records(after, name="production"),
             "validation": Records(before, name="validation"),
         }
         kinds = change_kinds(sides["production"], sides["validation"])
-        assert kinds.kinds == ("skew",)
-        assert f"{slip:+d} hours" in kinds.of("hour").how
+        assert kinds.kinds == ("train_serve_skew",)
+        assert f"{slip:+d} hours" in kinds.feature("hour").description
         told = [
             finding
             for finding in inputs_are_computed_as_before.run(sides)
@@ -334,4 +332,4 @@ def test_what_is_no_slipped_clock():
         ([], []),
     ]
     for one, other in cases:
-        assert turned_clock(np.asarray(one, dtype=float), np.asarray(other, dtype=float)) == 0
+        assert clock_offset_hours(np.asarray(one, dtype=float), np.asarray(other, dtype=float)) == 0

@@ -14,7 +14,8 @@ from gendebug_torch.behavior.running.model_adapter import load_model
 from gendebug_torch.behavior.suite.expectation import Expectation
 from gendebug_torch.behavior.suite.proposals import case_of_row, proposed_expectations
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.cli.deliver import CLEAN, FailOn, exit_code
+from gendebug_torch.cli.deliver import FailOn, exit_code
+from gendebug_torch.cli.exit_codes import CLEAN
 from gendebug_torch.data.files import replacing_files, write_whole
 from gendebug_torch.data.tables import read_table
 from gendebug_torch.errors import did_you_mean, reject

@@ -10,6 +10,9 @@ import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_records
 from gendebug_torch.model.formats import load_network
+from gendebug_torch.shift.columns.chunks import is_large, read_table_in_chunks
+from gendebug_torch.shift.columns.prepared_table import PreparedTable, table_comparison
+from gendebug_torch.shift.two_sample.feature_shift import MostShifted
 
 _PREPARED = ".safetensors"
 
@@ -26,20 +29,20 @@ def shift(
     options: dict[str, dict[str, Any]] | None = None,
     fail_on: FailOn = "warn",
 ) -> int:
-    """Compare live rows with a reference: what moved, how far, and which kind of change it is.
+    """Compare production rows with a reference: which columns shifted, how far, and for what cause.
 
     Tables of more than 20 million values are read in chunks, in bounded memory: columns are
-    compared on all rows, and what needs whole rows on some that are drawn at random.
+    compared on all rows, whole rows on a random sample.
 
     Args:
-        reference: table of rows before deployment (CSV or Parquet), or what --save-reference wrote
-            (.safetensors).
-        live: table of rows after it; its target and logits may be absent.
-        schema: YAML file that says what the columns are (target, time, categorical, logits, ...).
+        reference: table of rows before deployment (CSV or Parquet), or a file written by
+            --save-reference (.safetensors).
+        live: table of rows after deployment; target and logits may be absent.
+        schema: YAML file with the roles of the columns (target, time, categorical, logits, ...).
         out: directory for report.html and findings.json.
-        save_reference: write the reference here in constant size, so that the next run reads the
-            live table alone.
-        model: MODULE:NAME of a network, for what it says where the tables hold no logits.
+        save_reference: file for the reference in constant size, so that the next run reads the live
+            table alone.
+        model: MODULE:NAME of a network, for the logits where the tables hold none.
         weights: safetensors file to load into the network.
         budget: time to spend, e.g. 90s or 2m.
         options: check id to option to value, e.g. '{"shift.ks": {"min_effect": 0.05}}'.
@@ -52,11 +55,7 @@ def shift(
         "options": options or {},
         "progress": sys.stderr.isatty(),
     }
-    if (
-        save_reference
-        or reference.endswith(_PREPARED)
-        or any(map(gd.shift.is_large, (reference, live)))
-    ):
+    if save_reference or reference.endswith(_PREPARED) or any(map(is_large, (reference, live))):
         diagnosis, before, after = _in_chunks(
             reference, live, known, save_reference, network, settings
         )
@@ -77,53 +76,55 @@ def _in_chunks(
     network: Any,
     settings: dict[str, Any],
 ) -> tuple[gd.Diagnosis, gd.Records | None, gd.Records]:
-    """The findings about all rows and about those drawn, and the rows drawn; a prepared reference
-    has none.
+    """Findings about all rows and about sampled ones, and the samples (none of a prepared one).
+
+    Checks of columns compare the prepared tables, and all others the sampled rows.
     """
-    from gendebug_torch.checks.registry import all_checks
-    from gendebug_torch.shift.checks._prepared_tables import COLUMN_CHECKS, table_findings
+    from gendebug_torch.checks.registry import Deferred, all_checks
+    from gendebug_torch.shift.checks._columns import COLUMN_PAIR, PreparedPair
 
     before: gd.Records | None = None
     if reference.endswith(_PREPARED):
-        known = gd.shift.PreparedTable.load(reference)
+        known = PreparedTable.load(reference)
     else:
-        known, before = gd.shift.read_table_in_chunks(
+        known, before = read_table_in_chunks(
             reference, schema, name="validation", optional=("logits", "probs")
         )
     if save_reference is not None:
         known.save(save_reference)
-    met, after = gd.shift.read_table_in_chunks(live, schema, name="production")
-    chosen = [
-        check.name
-        for check in all_checks()
-        if check.name.startswith("shift.") and check not in COLUMN_CHECKS
-    ]
+    met, after = read_table_in_chunks(live, schema, name="production")
+    checks = [check for check in all_checks() if check.name.startswith("shift.")]
+    of_columns = [check for check in checks if COLUMN_PAIR in check.derived]
+    others = [check.name for check in checks if check not in of_columns]
     options = settings["options"]
-    others = {
-        name: values
-        for name, values in options.items()
-        if name not in {check.name for check in COLUMN_CHECKS}
+    settings = settings | {"options": {name: options[name] for name in options if name in others}}
+    diagnosis = gd.diagnose(network, validation=before, production=after, only=others, **settings)
+    kinds = _change_kinds(diagnosis)
+    shared: dict[str, Deferred[Any]] = {
+        "column_pair": Deferred(lambda: PreparedPair(table_comparison(known, met))),
+        "change_kinds": Deferred(lambda: kinds),
     }
-    told = gd.diagnose(
-        network, validation=before, production=after, only=chosen, **settings | {"options": others}
-    )
-    columns = table_findings(
-        gd.shift.table_pair(known, met),
-        lambda: None if before is None else gd.shift.change_kinds(after, before),
-        options,
-    )
-    findings = sorted([*columns, *told.findings], key=lambda finding: -finding.severity.level)
+    given = {"production": after, "validation": before}
+    columns = [
+        finding
+        for check in of_columns
+        for finding in check.run(given, options.get(check.name), shared)
+    ]
+    findings = sorted([*columns, *diagnosis.findings], key=lambda f: -f.severity.level)
     rows = {side.name: f"{side.rows:,} rows" for side in (known, met)}
-    drawn = {
-        f"{side.name}, drawn": f"{len(side):,} rows for what needs whole rows"
+    sampled = {
+        f"{side.name}, sampled": f"{len(side):,} rows for what needs whole rows"
         for side in (before, after)
         if side is not None
     }
-    return (
-        replace(told, findings=tuple(findings), context=dict(told.context) | rows | drawn),
-        before,
-        after,
-    )
+    context = dict(diagnosis.context) | rows | sampled
+    return replace(diagnosis, findings=tuple(findings), context=context), before, after
+
+
+def _change_kinds(diagnosis: gd.Diagnosis) -> gd.shift.ChangeKinds | None:
+    """The kinds of change that the diagnosis rests on, if it judged them."""
+    evidence = (finding.evidence for finding in diagnosis.findings)
+    return next((part for part in evidence if isinstance(part, gd.shift.ChangeKinds)), None)
 
 
 def _extras(
@@ -133,13 +134,13 @@ def _extras(
     pictures: dict[str, Any] = {}
     tables = {}
     for finding in diagnosis.findings:
-        if isinstance(finding.evidence, gd.shift.MostShifted):
-            pictures["Features that moved furthest"] = finding.evidence
-    if before is not None and before.features is not None and after.features is not None:
-        kinds = gd.shift.change_kinds(after, before)
-        tables["What moved, and what for"] = kinds.table()
+        if isinstance(finding.evidence, MostShifted):
+            pictures["Features that shifted most"] = finding.evidence
+    if (kinds := _change_kinds(diagnosis)) is not None:
+        tables["Kinds of change"] = kinds.table()
         pictures["Kinds of change"] = kinds
-        if (drift := gd.shift.drift_windows(after, before)) is not None:
-            tables["Drift per window of time"] = drift.table()
-            pictures["Drift per window of time"] = drift
+    paired = before is not None and before.features is not None and after.features is not None
+    if paired and (drift := gd.shift.drift_windows(after, before)) is not None:
+        tables["Drift per window of time"] = drift.table()
+        pictures["Drift per window of time"] = drift
     return {"tables": tables, "pictures": pictures}
