@@ -351,3 +351,53 @@ def test_the_suite_reaches_diagnose(tmp_path):
     baseline = run_suite(suite, Line(0)).save(tmp_path / "before.json")
     compared = diagnose(behavior=saved, options={"behavior.cases": {"baseline": str(baseline)}})
     assert any("6 newly broken" in finding.summary for finding in compared.findings)
+
+
+def raising(rows):
+    raise TypeError("the tokenizer got a list of dicts")
+
+
+@pytest.mark.parametrize(
+    ("predict", "words"),
+    [
+        (raising, "the tokenizer got a list of dicts"),
+        (lambda rows: [5.0 * row["x"] - 3.0 for row in rows], "expected scores in [0, 1]"),
+        (lambda rows: torch.zeros(len(rows), 2, 2), "shape"),
+        (lambda rows: [0.5] * 9, "shape"),
+        (lambda rows: [float("nan")] * len(rows), "nan"),
+        (lambda rows: None, "shape []"),
+    ],
+)
+def test_a_predict_function_that_cannot_answer_is_an_error_and_no_regression(predict, words):
+    suite = Suite(tuple(Case(f"c{i}", {"x": i / 10}, {"score": [0, 0.5]}) for i in range(10)))
+    found = diagnose(predict, behavior=suite, only="behavior")
+    (errored,) = [f for f in found.findings if f.check == "behavior.cases"]
+    assert errored.severity == "errored"
+    assert "says nothing about the model" in errored.summary
+    assert words in errored.numbers["traceback"]
+    assert not found.causes
+    assert found.decision not in ("retrain", "redesign")
+
+
+def test_an_error_on_some_cases_is_a_failure_of_these(tmp_path):
+    def predict(rows):
+        if any(row["x"] > 7 for row in rows):
+            raise ValueError("too large")
+        return [0.1] * len(rows)
+
+    suite = numbers(10)
+    found = diagnose(predict, behavior=suite, only="behavior")
+    (failed,) = [f for f in found.findings if f.severity == "fail"]
+    assert (failed.numbers["failed"], failed.numbers["errored"]) == (2, 2)
+    assert found.causes[0].cause == "behavior_regression"
+    gap = lambda rows: [float("nan") if row["x"] == 3 else 0.1 for row in rows]  # noqa: E731
+    found = diagnose(gap, behavior=suite, only="behavior")
+    assert found.causes[0].cause == "behavior_regression"
+
+
+def test_a_draft_on_which_the_model_raises_is_no_failure():
+    suite = Suite((*numbers(2).cases, Case("draft", {"y": 1.0})))
+    run = run_suite(suite, lambda rows: [0.1 * row["x"] for row in rows])
+    assert [result.status for result in run.results] == ["passed", "passed", "draft"]
+    assert "KeyError" in run.results[2].error
+    assert not run.failures

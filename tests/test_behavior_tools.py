@@ -31,6 +31,9 @@ def worse(rows):
         raise ValueError("five hundred")
     return [0.1 for row in rows]
 
+def broken(rows):
+    return [100.0 * row["amount"] for row in rows]
+
 class Net(nn.Module):
     def forward(self, x):
         return (x[:, 0] - 100) / 10
@@ -98,6 +101,7 @@ def test_a_suite_runs_from_the_command_line(place, capsys):
     assert [case.get("name") for case in suite] == ["small", "large", "draft"]
     assert behave("s.behavior.yaml", "--tags", "[money]", model="served:worse") == 0
     assert behave("s.behavior.yaml", "--fail-on", "never", model="served:worse") == 0
+    assert behave("s.behavior.yaml", "--fail-on", "never", model="served:broken") == 3
 
 
 @pytest.mark.parametrize("model", ["served:build", "served:Net"])
@@ -312,3 +316,14 @@ def test_the_callback_follows_the_suite_over_epochs():
     assert not seen.history[0].failures
     with pytest.raises(InputError, match="features"):
         BehaviorMonitor(Suite(cases))
+
+
+def test_the_callback_reports_a_predict_function_that_fails_and_counts_nothing():
+    def raising(rows):
+        raise TypeError("a list of dicts")
+
+    suite = Suite((Case("a", {"x": 1}, {"class": 1}),))
+    monitor = BehaviorMonitor(suite, predict=lambda module: raising)
+    fit(monitor, epochs=2)
+    (errored,) = [finding for finding in monitor.findings if finding.severity == "errored"]
+    assert "a list of dicts" in errored.summary

@@ -12,7 +12,8 @@ from gendebug_torch.behavior.audit.explain import explained_run
 from gendebug_torch.behavior.running.compare import RunComparison, compare_runs
 from gendebug_torch.behavior.running.explanation import Explanation
 from gendebug_torch.behavior.running.model_adapter import network_predict
-from gendebug_torch.behavior.running.results import BehaviorRun, CaseResult, id_list
+from gendebug_torch.behavior.running.results import BehaviorRun, CaseResult, id_list, model_error
+from gendebug_torch.behavior.running.scores import last_line
 from gendebug_torch.behavior.suite.cases import Suite
 from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.checks.finding import Cause, Finding, Severity
@@ -71,6 +72,10 @@ def cases_pass(
         suite = _with_columns(behavior, validation, train, production)
         predict = network_predict(model, suite.features) if suite.features else model
         run = explained_run(suite, predict)
+    if error := model_error(run):
+        yield _model_error_finding(run, error)
+        yield from _suite_findings(run)
+        return
     failing = run.table().query("rate > @allowed", local_dict={"allowed": allowed})
     for row in failing.head(limit).itertuples(index=False):
         yield _capability_finding(run, row)
@@ -87,6 +92,23 @@ def _with_columns(suite: Suite, *tables: Records | None) -> Suite:
     if suite.features or frame is None:
         return suite
     return replace(suite, features=tuple(map(str, frame.columns)))
+
+
+def _model_error_finding(run: BehaviorRun, error: str) -> Finding:
+    errored = sum(result.status == "errored" for result in run.evaluated)
+    total = _plural(len(run.evaluated), "case")
+    summary = (
+        f"The suite says nothing about the model: the predict function failed on {errored} of "
+        f"{total}: {_short(last_line(error)).rstrip('.')}."
+    )
+    remedy = (
+        "Correct the predict function: it takes a list of dicts and returns one probability, or "
+        "one per class, for each. Then run the suite again."
+    )
+    numbers = {"cases": len(run.evaluated), "errored": errored, "traceback": error}
+    return cases_pass.finding(
+        Severity.ERRORED, summary, numbers=numbers, remedy=remedy, evidence=run
+    )
 
 
 def _capability_finding(run: BehaviorRun, row: Any) -> Finding:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gendebug_torch.behavior.running.explanation import Explanation
+from gendebug_torch.behavior.running.scores import breaks_contract
 from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.data.files import read_text, write_whole
 from gendebug_torch.errors import InputError, reject
@@ -251,6 +252,18 @@ class BehaviorRun:
             return cls.from_dict(content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+
+def model_error(run: BehaviorRun) -> str:
+    """The error that makes a run say nothing about the model, or an empty text.
+
+    An error on every evaluated case, or scores that are no probabilities, is a fault of the predict
+    function (or of how it is called) and no regression of the model.
+    """
+    errors = [result.error for result in run.evaluated if result.status == "errored"]
+    if errors and len(errors) == len(run.evaluated):
+        return errors[0]
+    return next(filter(breaks_contract, errors), "")
 
 
 def id_list(results: Iterable[CaseResult], limit: int = 5) -> str:
