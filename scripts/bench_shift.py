@@ -22,17 +22,15 @@ from scipy.signal import lfilter
 from scipy.stats import ks_2samp
 
 import gendebug_torch as gd
-from gendebug_torch.shift import (
-    DriftMonitor,
-    autocorrelation_time,
-    cautious,
-    change_point,
-    for_dependent_rows,
-    ks_two_sample,
-    prepare_reference,
-)
+from gendebug_torch.shift import DriftMonitor, change_point, ks_two_sample, prepare_reference
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
+from gendebug_torch.shift.two_sample.ks import KSTest
+from gendebug_torch.stats.effective_sample_size import (
+    autocorrelation_time,
+    autocorrelation_time_bound,
+    two_sample_autocorrelation_times,
+)
 
 # First-order autocorrelations of ten columns: the slowest one keeps a value for 200 rows.
 SLOWNESS = np.array([0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.99])
@@ -136,6 +134,16 @@ def autocorrelated(
     )
 
 
+def at_effective_sizes(test: KSTest, reference: torch.Tensor, live: torch.Tensor) -> KSTest:
+    """The test with the autocorrelation times of its significant columns."""
+    significant = (test.adjusted < 0.05).nonzero().flatten()
+    times = torch.ones(2, len(test.statistic), dtype=torch.float64)
+    if len(significant):
+        sides = (side[:, significant] for side in (reference, live))
+        times[:, significant] = torch.stack(two_sample_autocorrelation_times(*sides))
+    return test.with_autocorrelation(*times)
+
+
 def errors(args: argparse.Namespace) -> None:
     """False alarms and power over seeds, 200 features with 10,000 rows a side, the second half of
     each series against the first.
@@ -158,10 +166,7 @@ def errors(args: argparse.Namespace) -> None:
             series = columns_of_kinds(rng, 2 * rows, d, odd=odd)
             prepared = prepare_reference(series[:rows])
             test = ks_two_sample(prepared, series[rows:])
-            significant = (test.adjusted < 0.05).nonzero().flatten()
-            timed = (
-                for_dependent_rows(test, series[:rows], series[rows:], significant) if odd else test
-            )
+            timed = at_effective_sizes(test, series[:rows], series[rows:]) if odd else test
             alarms[name] += bool((timed.adjusted < 0.05).any())
         alarms["the same at the 0.2 % of shift.ks"] += bool((timed.adjusted < 0.002).any())
         alarms["the same, scipy p < .05"] += bool((test.p_value < 0.05).any())
@@ -196,7 +201,7 @@ def stream(args: argparse.Namespace) -> None:
             *autocorrelated(rng, n, np.array([0.5, 0.9])).T,
         ]
         series = torch.from_numpy(np.stack(kinds, 1))
-        times = cautious(autocorrelation_time(series[:4000]), 4000)
+        times = autocorrelation_time_bound(autocorrelation_time(series[:4000]), 4000)
         monitor = DriftMonitor(
             prepare_reference(series[:4000]), alpha=0.05, min_effect=0.0, times=times
         )
@@ -208,13 +213,11 @@ def stream(args: argparse.Namespace) -> None:
     print(f"| {what} | {alarmed / seeds:.1%} | | |", flush=True)
 
 
-def breaks(args: argparse.Namespace) -> None:
-    """How often the 95 % interval holds the place of a break, and what breaks and wanders are
-    called.
-    """
+def steps(args: argparse.Namespace) -> None:
+    """Coverage of the 95 % interval of a change point, and the shapes of steps and trends."""
     for n, rho in ((1500, 0.0), (4000, 0.5), (20_000, 0.9)):
         covered = significant = alarms = 0
-        called: dict[str, list[str]] = {"break": [], "wander": []}
+        called: dict[str, list[str]] = {"step": [], "trend": []}
         for seed in range(args.seeds):
             rng = np.random.default_rng(seed)
             quiet = autocorrelated(rng, n, np.array([rho]))[:, 0]
@@ -225,8 +228,8 @@ def breaks(args: argparse.Namespace) -> None:
             if broken.p_value < 0.002:
                 significant += 1
                 covered += broken.low <= place <= broken.high
-                called["break"].append(broken.shape)
-            called["wander"].append(
+                called["step"].append(broken.shape)
+            called["trend"].append(
                 change_point(torch.from_numpy(quiet + np.linspace(0.0, 2.0, n))).shape
             )
         told = f"{n:,} rows, autocorrelation {rho}, {args.seeds} seeds"
@@ -235,9 +238,9 @@ def breaks(args: argparse.Namespace) -> None:
             f"a {kind} called {', '.join(f'{s} {c}' for s, c in shares[kind].most_common())}"
             for kind in called
         )
-        row = f"covers {covered / max(significant, 1):.1%} of {significant} significant breaks"
+        row = f"covers {covered / max(significant, 1):.1%} of {significant} significant steps"
         row += f"; p < .05 without one {alarms / args.seeds:.1%}"
-        print(f"| place of a break of 0.6 sd, {told} | {row} | {named} | |", flush=True)
+        print(f"| change point of a step of 0.6 sd, {told} | {row} | {named} | |", flush=True)
 
 
 def hours(rng: np.random.Generator, n: int, rush: float) -> np.ndarray[Any, Any]:
@@ -413,7 +416,7 @@ PARTS = {
     "errors": errors,
     "in_time": in_time,
     "stream": stream,
-    "breaks": breaks,
+    "steps": steps,
     "clocks": clocks,
 }
 

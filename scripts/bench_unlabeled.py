@@ -1,12 +1,9 @@
-"""What is known before labels arrive: all columns together, the accuracy to expect, and splits that
-are harder than a random one.
-"""
+"""What is known before labels arrive: the joint shift of all columns, and the expected accuracy."""
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +11,9 @@ import pandas as pd
 import torch
 
 import gendebug_torch as gd
-from gendebug_torch.shift import (
-    Split,
-    compare_splits,
-    estimated_accuracy,
-    group_split,
-    probe_judge,
-    random_split,
-    shifted_split,
-    time_blocks,
-)
+from gendebug_torch.shift import estimated_accuracy
 from gendebug_torch.shift.checks.joint import columns_relate_as_before
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 COLUMNS, CORRELATION = 20, 0.25
 
 
@@ -146,52 +133,6 @@ def accuracy(seeds: int) -> None:
         )
 
 
-def harder(name: str, frame: pd.DataFrame, targets: torch.Tensor, splits: list[Split]) -> None:
-    """One row per split of a real table."""
-    table = compare_splits(splits, probe_judge(frame, targets)).table()
-    for row in table.to_dict("records"):
-        interval = f"{row['metric']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-        print(
-            f"| {name}, {row['split']} | {interval} | {row['train']:,} rows to fit, "
-            f"{row['test']:,} to judge |",
-            flush=True,
-        )
-
-
-def real_splits() -> None:
-    """Random, time, group and shifted splits of two real tables."""
-    bikes = pd.read_parquet(DATA / "bike_sharing_hour" / "hour.parquet")
-    days = pd.to_datetime(bikes["dteday"])
-    features = bikes.drop(
-        columns=["instant", "dteday", "casual", "registered", "cnt", "yr", "mnth", "season"]
-    )
-    late = bikes["yr"] == 1
-    harder(
-        "bike_sharing, R²",
-        features,
-        torch.from_numpy(bikes["cnt"].to_numpy(dtype=float)),
-        [
-            random_split(len(bikes)),
-            group_split(days),
-            time_blocks(days)[-1],
-            shifted_split(features, season=days),
-            shifted_split(features, time=days),
-            shifted_split(features, like=features[late]),
-        ],
-    )
-    market = pd.read_parquet(DATA / "elec2" / "electricity.parquet")
-    up = torch.from_numpy(pd.factorize(market["class"], sort=True)[0].astype(np.int64))
-    market = market.drop(columns=["class", "date"])
-    row = np.arange(len(market))
-    splits = [
-        random_split(len(market)),
-        group_split(row // 48),
-        time_blocks(row)[-1],
-        shifted_split(market, time=row),
-    ]
-    harder("elec2, AUC", market, up, [*splits, shifted_split(market, like=market[-9000:])])
-
-
 def main() -> None:
     """Print the rows of a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -207,8 +148,6 @@ def main() -> None:
     print("| what | result | size |")
     print("| --- | --- | --- |")
     accuracy(args.seeds)
-    if DATA.exists():
-        real_splits()
     together(args.seeds if args.full else max(1, args.seeds // 5), args.rows)
 
 

@@ -16,12 +16,9 @@ from gendebug_torch.errors import InputError
 from gendebug_torch.shift import (
     category_shift,
     confidence_shift,
-    feature_shift,
     ks_two_sample,
-    largest_atom,
     missing_shift,
     prepare_reference,
-    unseen_excess,
 )
 from gendebug_torch.shift.checks.bimodality import predicted_classes_hold_one_population
 from gendebug_torch.shift.checks.categories import categories_keep_their_shares
@@ -29,7 +26,10 @@ from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribu
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.missing import values_are_missing_as_often
 from gendebug_torch.shift.columns import prepared as prepared_module
+from gendebug_torch.shift.columns.default_values import largest_atom
 from gendebug_torch.shift.two_sample import ks as ks_module
+from gendebug_torch.shift.two_sample.categories import unseen_excess
+from gendebug_torch.shift.two_sample.feature_shift import feature_shift
 from gendebug_torch.stats.intervals import difference_interval, two_share_p_value
 from tests.contract.plants_shift import CLEAN, PLANTS
 from tests.reference import shift as literal
@@ -173,7 +173,7 @@ def test_ks_properties(monkeypatch):
     same(whole, ks_two_sample(reference[shuffled], live.flip(0)))
     same(whole, ks_two_sample(reference.float(), live.float()))
     same(whole, ks_two_sample(prepare_reference(reference), live.float()))
-    monkeypatch.setattr(prepared_module, "BLOCK", 1)
+    monkeypatch.setattr(prepared_module, "BLOCK_ELEMENTS", 1)
     same(whole, ks_two_sample(reference, live))
     same(whole, ks_two_sample(prepare_reference(reference), live))
     mirrored = ks_two_sample(live, reference)

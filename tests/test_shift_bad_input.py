@@ -12,12 +12,13 @@ from gendebug_torch import Records, Schema, Severity, diagnose
 from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.cli.main import main
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import change_kinds, class_shares, drift_windows, ks_two_sample
+from gendebug_torch.shift import change_kinds, drift_windows, ks_two_sample
 from gendebug_torch.shift.checks.categories import categories_keep_their_shares
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.label_shift import classes_keep_their_shares
 from gendebug_torch.shift.checks.missing import values_are_missing_as_often
 from gendebug_torch.shift.columns.shared_columns import time_order
+from gendebug_torch.shift.kinds.class_shares import class_shares
 
 WARN = Severity.WARN.level
 COLUMNS = (

@@ -16,17 +16,16 @@ from gendebug_torch.cli.main import main
 from gendebug_torch.errors import InputError
 from gendebug_torch.shift import (
     PreparedReference,
-    PreparedTable,
     ks_two_sample,
     prepare_reference,
     prepare_table,
-    table_pair,
 )
 from gendebug_torch.shift.checks._columns import PreparedPair
 from gendebug_torch.shift.checks.categories import categories_keep_their_shares
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.missing import values_are_missing_as_often
 from gendebug_torch.shift.columns import chunks
+from gendebug_torch.shift.columns.prepared_table import PreparedTable, table_comparison
 
 
 def table(seed, n=20_000):
@@ -73,9 +72,9 @@ def table_findings(pair):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(chunks, "ROWS", 1000)
-    monkeypatch.setattr(chunks, "COLUMNS", 2)
-    monkeypatch.setattr(chunks, "_CSV_BYTES", 1 << 16)
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 1000)
+    monkeypatch.setattr(chunks, "CHUNK_COLUMNS", 2)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 16)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "csv.gz"])
@@ -99,8 +98,8 @@ def test_a_file_in_chunks_says_what_the_table_in_memory_says(tmp_path, small_chu
     assert torch.equal(found.missing, whole.missing)
     assert (distance(whole, found) <= found.error + 1e-12).all()
     assert (found.error <= (2 + math.log2(40)) / (2 * size)).all()
-    pair = table_pair(known, live)
-    test, full = pair.quantities.alone, ks_two_sample(whole, numbers(after))
+    pair = table_comparison(known, live)
+    test, full = pair.quantities.independent, ks_two_sample(whole, numbers(after))
     assert ((test.statistic - full.statistic).abs() <= test.error + 1e-12).all()
     assert (test.p_value >= full.p_value).all()
     assert size == 64 or float(test.p_value[0]) < 1e-6
@@ -121,7 +120,7 @@ def test_prepared_tables_say_what_the_checks_say_of_records(tmp_path, small_chun
         for i, frame in enumerate((before, after))
     ]
     pair = Records(after, name="1"), Records(before, name="0")
-    told = table_findings(table_pair(*sides))
+    told = table_findings(table_comparison(*sides))
     expected = [finding for check in COLUMN_CHECKS for finding in check(*pair)]
     assert [(f.check, f.subject, f.severity) for f in told] == [
         (f.check, f.subject, f.severity) for f in expected
@@ -138,7 +137,7 @@ def test_a_saved_table_says_the_same_in_constant_size(tmp_path):
         known = prepare_table(write(table(0, n), tmp_path / "before.parquet"), size=256)
         loaded = PreparedTable.load(known.save(tmp_path / "before.safetensors"))
         live = prepare_table(write(table(1, 300), tmp_path / "after.parquet"))
-        pairs = [table_pair(one, live) for one in (known, loaded)]
+        pairs = [table_comparison(one, live) for one in (known, loaded)]
         assert torch.equal(pairs[0].quantities.test.p_value, pairs[1].quantities.test.p_value)
         assert pairs[0].categories[0].p_value == pairs[1].categories[0].p_value
         sizes.append((tmp_path / "before.safetensors").stat().st_size)
@@ -152,7 +151,7 @@ def test_a_saved_table_says_the_same_in_constant_size(tmp_path):
 def test_references_add_in_any_order_within_their_error():
     rows = torch.randn(9000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rows[:4000, 1] = math.nan
-    parts = [prepare_reference(piece).thinned(100) for piece in rows.split([10, 3990, 50, 4950])]
+    parts = [prepare_reference(piece).sketch(100) for piece in rows.split([10, 3990, 50, 4950])]
     for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
         total = sum((parts[i] for i in order[1:]), parts[order[0]])
         assert total.n.tolist() == [9000, 5000]
@@ -166,7 +165,7 @@ def test_references_add_in_any_order_within_their_error():
     )
     assert isinstance(exact, PreparedReference)
     with pytest.raises(InputError, match=r"^`other`"):
-        parts[0] + prepare_reference(rows).thinned(50)
+        parts[0] + prepare_reference(rows).sketch(50)
 
 
 def test_odd_files(tmp_path):
@@ -178,12 +177,12 @@ def test_odd_files(tmp_path):
     found = prepare_table(path, schema=Schema(target="c", categorical=("a",)))
     assert found.quantities.names == ("b", "empty", "whole", "id")
     assert found.quantities.n.tolist()[1:] == [0, 25, 50]
-    assert found.numbering == {"id"}
+    assert found.identifiers == {"id"}
     assert found.columns == ("a", "b", "word", "flag", "day", "empty", "whole", "id")
     assert found.missing["empty"] == 50
     assert len(found.levels["a"]) == 50
     nothing = prepare_table(write(frame.iloc[:0], tmp_path / "nothing.parquet"))
-    pair = table_pair(prepare_table(path), nothing)
+    pair = table_comparison(prepare_table(path), nothing)
     assert pair.quantities.test.statistic.isnan().all()
     assert {finding.severity for finding in table_findings(pair)} <= {
         Severity.NOTE,
@@ -202,7 +201,7 @@ def test_odd_files(tmp_path):
 
 
 def test_columns_that_cannot_be_compared_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(chunks, "MOST_LEVELS", 10)
+    monkeypatch.setattr(chunks, "MAX_COUNTED_LEVELS", 10)
     before = table(0, 2000).assign(
         key=[f"k{i}" for i in range(2000)], gone=1.0, price=1.5, row=range(2000)
     )
@@ -211,7 +210,7 @@ def test_columns_that_cannot_be_compared_are_told(tmp_path, monkeypatch):
         prepare_table(write(frame, tmp_path / f"{i}.parquet"))
         for i, frame in enumerate((before, after))
     ]
-    told = table_findings(table_pair(*sides))
+    told = table_findings(table_comparison(*sides))
     failed = {
         finding.subject: finding.summary for finding in told if finding.severity is Severity.FAIL
     }
@@ -244,7 +243,7 @@ def test_rows_in_time_are_worth_less_also_when_drawn(tmp_path):
         slow, fast = found.times.tolist()
         assert slow == pytest.approx(400, rel=0.4)
         assert fast == 1.0
-        assert found.judged == min(40_000, cells // 3)
+        assert found.timed_rows == min(40_000, cells // 3)
 
 
 def shift(place, *arguments, expect):
@@ -278,7 +277,7 @@ def with_scores(seed, n=4000, moved=0.0):
 def test_the_command_reads_large_tables_in_chunks_and_saves_its_reference(
     tmp_path, monkeypatch, small_chunks, capsys
 ):
-    monkeypatch.setattr(chunks, "CELLS", 12_000)
+    monkeypatch.setattr(chunks, "MAX_CELLS", 12_000)
     before = write(with_scores(0), tmp_path / "before.parquet")
     moved = write(with_scores(1, moved=1.0), tmp_path / "moved.parquet")
     saved = tmp_path / "before.safetensors"

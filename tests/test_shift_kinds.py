@@ -11,16 +11,18 @@ import torch
 
 from gendebug_torch import Cause, Records, Severity
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.shift import change_kinds, class_shares, relation_change
+from gendebug_torch.shift import change_kinds
 from gendebug_torch.shift.checks.concept_drift import labels_follow_the_score_as_before
 from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribution
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.label_shift import classes_keep_their_shares
 from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
+from gendebug_torch.shift.kinds.class_shares import class_shares
 from gendebug_torch.shift.kinds.column_transforms import (
     fit_feature_transform,
     weighted_ks_distance,
 )
+from gendebug_torch.shift.kinds.score_relation import relation_change
 from tests.reference import shift as literal
 
 

@@ -11,8 +11,9 @@ import torch
 from gendebug_torch import Records, Severity
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import confidence_modes, dip, dip_p_value
+from gendebug_torch.shift import confidence_bimodality
 from gendebug_torch.shift.checks.bimodality import predicted_classes_hold_one_population
+from gendebug_torch.shift.scores.dip import dip, dip_p_value
 from tests.contract.plants_shift import CLEAN, PLANTS
 from tests.reference import shift as literal
 
@@ -64,22 +65,22 @@ def test_modes_add_and_name_their_classes():
         torch.randn(900, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
     )
     probs = logits.softmax(1)
-    whole = confidence_modes(probs, names=["a", "b", "c", "d"])
+    whole = confidence_bimodality(probs, names=["a", "b", "c", "d"])
     found = logits.argmax(1).bincount()
     top = found.argsort(descending=True)[:3]
     assert whole.n.tolist() == found[top].tolist()
     assert whole.classes == tuple("abcd"[i] for i in top)
-    parts = confidence_modes(probs[:300], classes=top.tolist()) + confidence_modes(
+    parts = confidence_bimodality(probs[:300], classes=top.tolist()) + confidence_bimodality(
         probs[300:], classes=top.tolist()
     )
     assert torch.equal(parts.counts, whole.counts)
     with pytest.raises(InputError, match="other"):
-        whole + confidence_modes(probs, classes=[0])
-    binary = confidence_modes(torch.tensor([0.1, 0.8, 0.9]))
+        whole + confidence_bimodality(probs, classes=[0])
+    binary = confidence_bimodality(torch.tensor([0.1, 0.8, 0.9]))
     assert binary.classes == ("class 1", "class 0")
     with pytest.raises(InputError, match="top"):
-        confidence_modes(probs, top=0)
-    png(confidence_modes(torch.zeros(0)))
+        confidence_bimodality(probs, top=0)
+    png(confidence_bimodality(torch.zeros(0)))
 
 
 def test_two_modes_are_described():
@@ -87,7 +88,7 @@ def test_two_modes_are_described():
     confidence = np.concatenate([rng.normal(0.6, 0.02, 400), rng.normal(0.93, 0.01, 600)]).clip(
         0.51, 1.0
     )
-    modes = confidence_modes(torch.from_numpy(confidence))
+    modes = confidence_bimodality(torch.from_numpy(confidence))
     lower, valley, upper, below = modes.valley(0)
     assert lower == pytest.approx(0.6, abs=0.03)
     assert upper == pytest.approx(0.93, abs=0.03)
@@ -101,7 +102,7 @@ def test_two_modes_are_described():
 
 def test_saturated_confidence_has_one_mode():
     sure = torch.cat([torch.ones(5000), torch.linspace(0.5, 1.0, 200)]).double()
-    assert float(confidence_modes(sure).dip[0]) < 0.01
+    assert float(confidence_bimodality(sure).dip[0]) < 0.01
 
 
 def test_two_modes_alarm_only_where_validation_had_one():

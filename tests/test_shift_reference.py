@@ -30,14 +30,14 @@ def test_a_saved_reference_says_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("missing", [0, 7000, 9950])
-def test_a_thinned_reference_is_off_by_one_part_in_its_size(missing):
+def test_a_sketch_is_off_by_at_most_one_part_in_its_size(missing):
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(10_000, 2, generator=generator, dtype=torch.float64)
     rows[:missing, 1] = math.nan
     prepared = prepare_reference(rows)
-    small = prepared.thinned(200)
+    small = prepared.sketch(200)
     assert small.columns.shape == (2, 200)
-    assert small.kept.tolist() == [200, min(200, 10_000 - missing)]
+    assert small.stored.tolist() == [200, min(200, 10_000 - missing)]
     assert torch.equal(small.n, prepared.n)
     assert torch.equal(small.missing, prepared.missing)
     live = torch.randn(500, 2, generator=generator, dtype=torch.float64) + 0.4
@@ -46,10 +46,10 @@ def test_a_thinned_reference_is_off_by_one_part_in_its_size(missing):
     assert (quick.error <= 1 / 400).all()
     assert (quick.p_value >= full.p_value).all()
     assert torch.equal(
-        prepared.thinned(20_000).columns.nan_to_num(9.0), prepared.columns.nan_to_num(9.0)
+        prepared.sketch(20_000).columns.nan_to_num(9.0), prepared.columns.nan_to_num(9.0)
     )
     with pytest.raises(InputError, match=r"^`size`"):
-        prepared.thinned(1)
+        prepared.sketch(1)
 
 
 def test_effect_sizes_equal_their_formulas():
@@ -61,17 +61,19 @@ def test_effect_sizes_equal_their_formulas():
     np.testing.assert_allclose(found.mean_difference.numpy(), (b.mean(0) - a.mean(0)) / spread)
     low, high = found.interval()
     assert float(low[1]) < 0.5 < float(high[1])
-    assert float(found.stability[0]) < 0.05
-    assert float(found.stability[1]) > 0.15
-    assert float(found.stability[2]) > 0.25
+    assert float(found.population_stability_index[0]) < 0.05
+    assert float(found.population_stability_index[1]) > 0.15
+    assert float(found.population_stability_index[2]) > 0.25
     assert found.table()["feature"].iloc[0] == "column_1"
 
 
-def test_the_index_by_chance_is_what_it_says():
+def test_the_index_without_a_shift_has_its_expected_mean():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(n, 300, generator=generator, dtype=torch.float64) for n in (1000, 500))
     found = effect_sizes(a, b)
-    assert float(found.stability.mean()) == pytest.approx(float(found.noise.mean()), rel=0.1)
+    assert float(found.population_stability_index.mean()) == pytest.approx(
+        float(found.expected_index.mean()), rel=0.1
+    )
 
 
 def test_effect_sizes_of_odd_columns():
@@ -79,7 +81,7 @@ def test_effect_sizes_of_odd_columns():
     found = effect_sizes(a, a)
     assert found.mean_difference.tolist()[0] == 0.0
     assert math.isnan(found.mean_difference.tolist()[1])
-    assert found.stability.tolist()[2] == 0.0
+    assert found.population_stability_index.tolist()[2] == 0.0
     with pytest.raises(InputError, match=r"^`live`"):
         effect_sizes(a, a[:, :2])
     with pytest.raises(InputError, match=r"^`bins`"):

@@ -9,20 +9,15 @@ import torch
 from gendebug_torch import Cause, Records, Schema, Severity
 from gendebug_torch.checks.evidence import axes, png
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift import (
-    autocorrelation_time,
-    change_kinds,
-    change_point,
-    drift_windows,
-    ks_two_sample,
-    most_shifted,
-)
+from gendebug_torch.shift import change_kinds, change_point, drift_windows, ks_two_sample
 from gendebug_torch.shift.checks.categories import categories_keep_their_shares
 from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribution
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.missing import values_are_missing_as_often
 from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
 from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
+from gendebug_torch.shift.two_sample.feature_shift import most_shifted
+from gendebug_torch.stats.effective_sample_size import autocorrelation_time
 from tests.contract.plants_shift import PLANTS
 
 WARN = Severity.WARN.level
@@ -56,7 +51,7 @@ def test_the_time_of_an_autoregression_is_its_formula(rho, tolerance):
     expected = (1 + rho) / (1 - rho)
     assert float(autocorrelation_time(values).mean()) == pytest.approx(expected, rel=tolerance)
     assert torch.allclose(autocorrelation_time(values.exp()), autocorrelation_time(values))
-    assert float(autocorrelation_time(values, pieces=4).mean()) == pytest.approx(
+    assert float(autocorrelation_time(values, parts=4).mean()) == pytest.approx(
         expected, rel=2 * tolerance
     )
 
@@ -72,7 +67,7 @@ def test_the_time_of_odd_columns():
     broken = torch.from_numpy(rng.normal(size=2000))
     broken[1000:] += 3.0
     assert float(autocorrelation_time(broken)) > 50
-    assert float(autocorrelation_time(broken, pieces=4)) < 2
+    assert float(autocorrelation_time(broken, parts=4)) < 2
     for odd in (
         torch.zeros(0, 2),
         torch.zeros(1, 2),
@@ -162,7 +157,7 @@ def test_the_interval_holds_the_place_of_a_break_also_among_dependent_rows(n, rh
     assert covered >= 36, "P(fewer than 36 of 40 at 95 %) is under 4 %"
 
 
-def test_what_is_neither_clearly_a_break_nor_clearly_a_wander_is_called_a_change():
+def test_what_is_neither_clearly_a_step_nor_clearly_a_trend_is_called_a_change():
     shapes = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -174,8 +169,8 @@ def test_what_is_neither_clearly_a_break_nor_clearly_a_wander_is_called_a_change
                 change_point(torch.from_numpy(clear)).shape,
             )
         )
-    assert [shape for _, shape in shapes] == ["wander"] * 20
-    assert sum(shape == "break" for shape, _ in shapes) <= 3
+    assert [shape for _, shape in shapes] == ["trend"] * 20
+    assert sum(shape == "step" for shape, _ in shapes) <= 3
     assert sum(shape == "change" for shape, _ in shapes) >= 10
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.errors import CheckError, InputError, reject
+from gendebug_torch.checks.finding import Cause, Finding, Severity, errored_finding
+from gendebug_torch.errors import CheckError, reject
 
 INPUTS = ("model", "curves", "train", "validation", "production", "behavior")
 TOPICS = (
@@ -252,15 +250,25 @@ class Check:
                     remedy=f"Pass {', '.join(lacking)} to run it.",
                 )
             ]
-        started = time.perf_counter()
         try:
             known = derived_inputs([self], given) | dict(shared or {})
-            inputs = {name: given.get(name) for name in self.inputs}
+            inputs = {name: self._labeled(name, given.get(name)) for name in self.inputs}
             return self(**inputs, **self._handed(known), **(options or {}))
-        except InputError as error:
-            return [self._broken(f"Refused its input: {error}", started)]
         except Exception as error:
-            return [self._broken(f"Broke with {type(error).__name__}: {error}", started)]
+            return [
+                replace(errored_finding(self.name, error, cause=self.cause), inputs=self.inputs)
+            ]
+
+    def _labeled(self, name: str, value: Any) -> Any:
+        """Records whose labels are partly missing: the labeled rows where the check needs labels.
+
+        Elsewhere all rows, without labels.
+        """
+        if not 0 < getattr(value, "unlabeled", 0) < len(value) if value is not None else True:
+            return value
+        if f"{name}.targets" in self.needs:
+            return value.labeled()
+        return replace(value, targets=None)
 
     def _handed(self, values: Mapping[str, Deferred[Any]]) -> dict[str, Any]:
         """The derived inputs among `values` as the function receives them."""
@@ -268,14 +276,6 @@ class Check:
         return computed | {
             part.name: values[part.name] for part in self.deferred if part.name in values
         }
-
-    def _broken(self, summary: str, started: float) -> Finding:
-        numbers = {"traceback": traceback.format_exc(), "seconds": time.perf_counter() - started}
-        remedy = (
-            "Correct the input that the message names; if it names none, report the traceback "
-            "as a bug."
-        )
-        return self.finding(Severity.ERRORED, summary, numbers=numbers, remedy=remedy)
 
 
 def check(

@@ -1,4 +1,4 @@
-"""Rows in time that depend on their neighbours: how many of them are worth one independent row."""
+"""Effective sample size of rows in time that depend on their neighbours."""
 
 from __future__ import annotations
 
@@ -9,40 +9,44 @@ from torch import Tensor
 
 from gendebug_torch.errors import reject
 
-# The window of lags is this many times the time that it finds; the usual compromise of bias and
-# noise.
+# The window of lags in autocorrelation times: the usual compromise of bias and noise.
 _WINDOW = 5
-# Values whose spectrum is held at once.
-_CELLS = 1 << 22
-# Pieces of production that are asked apart, so that a break between them does not pass for
-# dependence; rows of a piece.
-_PIECES = 4
-_FEWEST = 50
-# Levels of a column, commonest first, that are asked how long they last.
-MOST_TIMED = 20
+# Elements whose spectrum is held at once.
+_MAX_ELEMENTS = 1 << 22
+# Parts into which production is cut, so that a break between them does not pass for dependence.
+_PARTS = 4
+_MIN_ROWS = 50
+# Levels of a column, commonest first, whose autocorrelation is looked at.
+MAX_LEVELS = 20
 
 
-def autocorrelation_time(values: Tensor, *, pieces: int = 1) -> Tensor:
-    """Rows that are worth one independent row, at least 1, `[d]` float64: `1 + 2 sum_k rho_k` of
-    each column.
+def autocorrelation_time(values: Tensor, *, parts: int = 1) -> Tensor:
+    """Integrated autocorrelation time of each column, `1 + 2 sum_k rho_k`, `[d]` float64 >= 1.
 
-    The larger one of the ranks and of their distance from the middle, so that neither a slow level
-    nor a slow spread escapes; summed up to the first lag that is five times the sum, and corrected
-    for the mean taken off. What chance alone gives (two standard errors) counts as 1.
+    A column of n rows holds as much information as n / time independent rows. The time is the
+    larger one of the ranks and of their distance from the middle, so that neither a slow level nor
+    a slow spread escapes; summed up to the first lag that is five times the sum, and corrected for
+    the mean taken off. What chance alone gives (two standard errors) counts as 1.
 
     Source: Sokal (1997), Monte Carlo Methods in Statistical Mechanics, section 3; Wolff (2004),
     Comput. Phys. Commun. 156:143, eq. 49, for the correction.
 
     Args:
-        values: `[n, d]` or `[n]` real numbers in the order of time; NaN is missing and keeps its
-            place.
-        pieces: parts of the time asked apart, of which the median is taken: a break between two of
-            them is no dependence.
+        values: real numbers, `[n, d]` or `[n]`, in the order of time; NaN is missing and keeps its
+            row.
+        parts: number of consecutive parts whose median is taken: a break between two of them is no
+            dependence.
 
     Raises:
         InputError: other axes.
 
     Cost: a few transforms of length 2n per column.
+
+    Example:
+        >>> noise = torch.randn(4009, generator=torch.Generator().manual_seed(0))
+        >>> columns = torch.stack([noise[:4000], noise.unfold(0, 10, 1).mean(1)], 1)
+        >>> [round(time) for time in autocorrelation_time(columns).tolist()]
+        [1, 11]
     """
     if values.ndim not in (1, 2):
         reject(
@@ -54,71 +58,88 @@ def autocorrelation_time(values: Tensor, *, pieces: int = 1) -> Tensor:
     columns = (values[:, None] if values.ndim == 1 else values).detach().double().T
     d, n = columns.shape
     if not d or not n:
-        return torch.ones(d, dtype=torch.float64)
-    parts = columns.tensor_split(max(1, min(pieces, n // _FEWEST)), dim=1)
-    blocks = math.ceil(d * n / _CELLS)
-    found = [torch.cat([_time(block) for block in part.tensor_split(blocks)]) for part in parts]
-    return torch.stack(found).quantile(0.5, dim=0)
+        return torch.ones(d, dtype=torch.float64, device=columns.device)
+    pieces = columns.tensor_split(max(1, min(parts, n // _MIN_ROWS)), dim=1)
+    blocks = math.ceil(d * n / _MAX_ELEMENTS)
+    times = [torch.cat([_time(block) for block in piece.tensor_split(blocks)]) for piece in pieces]
+    return torch.stack(times).quantile(0.5, dim=0)
 
 
-def dependent_times(reference: Tensor | None, live: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`[d]` rows of either side that are worth one independent row, as long as the estimates may
-    well be.
+def autocorrelation_time_bound(times: Tensor, rows: int) -> Tensor:
+    """Autocorrelation times plus half a standard error, `[d]` float64.
 
-    Half a standard error above them: a record of few swings shows too short a time as often as not.
-    Production takes the longer time of both sides: it is the same process if nothing changed, and
-    its own may hold a break.
-
-    Args:
-        reference: `[n, d]` in the order of time, or None where that is not known.
-        live: `[m, d]` likewise; not None where the reference is.
-    """
-    times = []
-    if reference is not None:
-        times.append(cautious(autocorrelation_time(reference), len(reference)))
-    if live is not None:
-        pieces = 1 if reference is None else _PIECES
-        times.append(cautious(autocorrelation_time(live, pieces=pieces), len(live) // pieces))
-    if reference is None:
-        return torch.ones_like(times[0]), times[0]
-    return times[0], torch.stack(times).amax(0)
-
-
-def cautious(times: Tensor, rows: int) -> Tensor:
-    """`[d]` autocorrelation times and half a standard error, `sqrt(2 (2 W + 1) / n)` of each, for
-    the window W = 5 times.
+    A record of few swings shows too short a time as often as not. The standard error is
+    `time sqrt(2 (2 W + 1) / n)` for the window W = 5 times.
 
     Source: Sokal (1997), section 3; Wolff (2004), Comput. Phys. Commun. 156:143, eq. 42.
+
+    Args:
+        times: estimates, `[d]` float64.
+        rows: number of rows that they were estimated from.
     """
     error = (2 * (2 * _WINDOW * times + 1) / max(rows, 1)).sqrt()
     return torch.where(times > 1, times * (1 + error / 2), times)
 
 
-def independent_shares(counts: Tensor, rows: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Events and trials, int64, of which as many independent ones say as much; unchanged where the
-    time is 1.
+def two_sample_autocorrelation_times(
+    reference: Tensor | None, live: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Bounds of the autocorrelation times of two samples of the same columns, `[d]` float64 each.
+
+    The live sample takes the longer time of both: it is the same process if nothing changed, and
+    its own estimate may hold a break.
+
+    Args:
+        reference: values, `[n, d]` in the order of time, or None where that is unknown.
+        live: values, `[m, d]` likewise; not None where the reference is.
     """
-    kept = (rows / times).floor().clamp(min=1.0).minimum(rows.double())
-    return (counts / rows.clamp(min=1) * kept).round().long(), kept.long()
+    times = []
+    if reference is not None:
+        times.append(autocorrelation_time_bound(autocorrelation_time(reference), len(reference)))
+    if live is not None:
+        parts = 1 if reference is None else _PARTS
+        times.append(
+            autocorrelation_time_bound(autocorrelation_time(live, parts=parts), len(live) // parts)
+        )
+    if reference is None:
+        return torch.ones_like(times[0]), times[0]
+    return times[0], torch.stack(times).amax(0)
+
+
+def effective_sample_size(rows: Tensor, times: Tensor) -> Tensor:
+    """Number of independent rows with as much information, `n / time`, int64, at least 1 of any.
+
+    Args:
+        rows: numbers of rows, `[d]` int64.
+        times: autocorrelation times, `[d]`, or one for all.
+    """
+    return (rows / times).floor().long().clamp(min=1).minimum(rows)
+
+
+def effective_counts(counts: Tensor, rows: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Events and trials of the effective sample size, int64: the share is kept, up to rounding.
+
+    Args:
+        counts: numbers of events, `[d]` int64.
+        rows: numbers of trials, `[d]` int64.
+        times: autocorrelation times, `[d]`, or one for all.
+    """
+    trials = effective_sample_size(rows, times)
+    return (counts / rows.clamp(min=1) * trials).round().long(), trials
 
 
 def _time(columns: Tensor) -> Tensor:
     """`[c]` autocorrelation times of `[c, n]`."""
     c, n = columns.shape
     if n < 3:
-        return torch.ones(c, dtype=torch.float64)
+        return torch.ones(c, dtype=torch.float64, device=columns.device)
     ranks = _centred_ranks(columns)
-    held = ~columns.isnan()
-    # Missing values weigh nothing: pairs of rows that are both there remain, which is the sum that
-    # is asked for.
-    folded = (
-        ranks.abs() - ranks.abs().sum(1, keepdim=True) / held.sum(1, keepdim=True).clamp(min=1)
-    ) * held
-    series = torch.cat([ranks, folded])
-    length = 1 << math.ceil(math.log2(2 * n))
-    covariance = torch.fft.irfft(torch.fft.rfft(series, n=length).abs().square(), n=length)[:, :n]
+    present = ~columns.isnan()
+    # Missing values have weight zero, so that only pairs of rows that are both present count.
+    mean = ranks.abs().sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
+    covariance = _autocovariance(torch.cat([ranks, (ranks.abs() - mean) * present]))
     times = 2 * (covariance / covariance[:, :1].clamp(min=1e-12)).cumsum(1) - 1
-    lags = torch.arange(n)
+    lags = torch.arange(n, device=columns.device)
     stop = (lags >= _WINDOW * times).int().argmax(1)
     time = times.gather(1, stop[:, None])[:, 0] * (1 + (2 * stop + 1) / n)
     chance = 1 + 2 * math.sqrt(2 * (2 * _WINDOW + 1) / n)
@@ -126,13 +147,22 @@ def _time(columns: Tensor) -> Tensor:
     return torch.where(longest > chance, longest, torch.ones_like(longest)).clamp(max=float(n))
 
 
+def _autocovariance(series: Tensor) -> Tensor:
+    """`[c, n]` sums of products of each series with itself, by lag."""
+    n = series.shape[1]
+    length = 1 << math.ceil(math.log2(2 * n))
+    spectrum = torch.fft.rfft(series, n=length).abs().square()
+    products: Tensor = torch.fft.irfft(spectrum, n=length)
+    return products[:, :n]
+
+
 def _centred_ranks(columns: Tensor) -> Tensor:
     """`[c, n]` midranks over the number of values, less a half; 0 where missing."""
     ordered = columns.sort(1).values
     counts = (~columns.isnan()).sum(1, keepdim=True)
     padded = ordered.nan_to_num(math.inf, math.inf, -math.inf).contiguous()
-    asked = columns.nan_to_num(0.0, math.inf, -math.inf).contiguous()
-    left = torch.searchsorted(padded, asked)
-    right = torch.searchsorted(padded, asked, right=True).minimum(counts)
+    values = columns.nan_to_num(0.0, math.inf, -math.inf).contiguous()
+    left = torch.searchsorted(padded, values)
+    right = torch.searchsorted(padded, values, right=True).minimum(counts)
     ranks = (left + right).double() / (2 * counts.clamp(min=1)) - 0.5
     return ranks.masked_fill(columns.isnan(), 0.0)

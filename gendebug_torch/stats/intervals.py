@@ -1,6 +1,4 @@
-"""Intervals of shares and quantiles, the bootstrap, and two shares compared; tensors in, tensors
-out.
-"""
+"""Intervals of proportions and quantiles, the bootstrap, and tests of two proportions."""
 
 from __future__ import annotations
 
@@ -43,8 +41,9 @@ def difference_interval(
 
 
 def two_share_p_value(x: Tensor, n: Tensor, y: Tensor, m: Tensor) -> Tensor:
-    """Two-sided p-values for equal shares; NaN where a side has no trials, 1 where nothing or
-    everything is an event.
+    """Two-sided p-values for equal proportions.
+
+    NaN where a side has no trials, 1 where nothing or everything is an event.
 
     The pooled z-test, or Fisher's exact test where one of the four expected counts is under 5.
 

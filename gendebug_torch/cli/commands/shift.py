@@ -10,6 +10,9 @@ import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_records
 from gendebug_torch.model.formats import load_network
+from gendebug_torch.shift.columns.chunks import is_large, read_table_in_chunks
+from gendebug_torch.shift.columns.prepared_table import PreparedTable, table_comparison
+from gendebug_torch.shift.two_sample.feature_shift import MostShifted
 
 _PREPARED = ".safetensors"
 
@@ -26,20 +29,20 @@ def shift(
     options: dict[str, dict[str, Any]] | None = None,
     fail_on: FailOn = "warn",
 ) -> int:
-    """Compare live rows with a reference: what moved, how far, and which kind of change it is.
+    """Compare production rows with a reference: which columns shifted, how far, and for what cause.
 
     Tables of more than 20 million values are read in chunks, in bounded memory: columns are
-    compared on all rows, and what needs whole rows on some that are drawn at random.
+    compared on all rows, whole rows on a random sample.
 
     Args:
-        reference: table of rows before deployment (CSV or Parquet), or what --save-reference wrote
-            (.safetensors).
-        live: table of rows after it; its target and logits may be absent.
-        schema: YAML file that says what the columns are (target, time, categorical, logits, ...).
+        reference: table of rows before deployment (CSV or Parquet), or a file written by
+            --save-reference (.safetensors).
+        live: table of rows after deployment; target and logits may be absent.
+        schema: YAML file with the roles of the columns (target, time, categorical, logits, ...).
         out: directory for report.html and findings.json.
-        save_reference: write the reference here in constant size, so that the next run reads the
-            live table alone.
-        model: MODULE:NAME of a network, for what it says where the tables hold no logits.
+        save_reference: file for the reference in constant size, so that the next run reads the live
+            table alone.
+        model: MODULE:NAME of a network, for the logits where the tables hold none.
         weights: safetensors file to load into the network.
         budget: time to spend, e.g. 90s or 2m.
         options: check id to option to value, e.g. '{"shift.ks": {"min_effect": 0.05}}'.
@@ -52,11 +55,7 @@ def shift(
         "options": options or {},
         "progress": sys.stderr.isatty(),
     }
-    if (
-        save_reference
-        or reference.endswith(_PREPARED)
-        or any(map(gd.shift.is_large, (reference, live)))
-    ):
+    if save_reference or reference.endswith(_PREPARED) or any(map(is_large, (reference, live))):
         diagnosis, before, after = _in_chunks(
             reference, live, known, save_reference, network, settings
         )
@@ -86,14 +85,14 @@ def _in_chunks(
 
     before: gd.Records | None = None
     if reference.endswith(_PREPARED):
-        known = gd.shift.PreparedTable.load(reference)
+        known = PreparedTable.load(reference)
     else:
-        known, before = gd.shift.read_table_in_chunks(
+        known, before = read_table_in_chunks(
             reference, schema, name="validation", optional=("logits", "probs")
         )
     if save_reference is not None:
         known.save(save_reference)
-    met, after = gd.shift.read_table_in_chunks(live, schema, name="production")
+    met, after = read_table_in_chunks(live, schema, name="production")
     checks = [check for check in all_checks() if check.name.startswith("shift.")]
     of_columns = [check for check in checks if COLUMN_PAIR in check.derived]
     others = [check.name for check in checks if check not in of_columns]
@@ -102,7 +101,7 @@ def _in_chunks(
     diagnosis = gd.diagnose(network, validation=before, production=after, only=others, **settings)
     kinds = _change_kinds(diagnosis)
     shared: dict[str, Deferred[Any]] = {
-        "column_pair": Deferred(lambda: PreparedPair(gd.shift.table_pair(known, met))),
+        "column_pair": Deferred(lambda: PreparedPair(table_comparison(known, met))),
         "change_kinds": Deferred(lambda: kinds),
     }
     given = {"production": after, "validation": before}
@@ -135,7 +134,7 @@ def _extras(
     pictures: dict[str, Any] = {}
     tables = {}
     for finding in diagnosis.findings:
-        if isinstance(finding.evidence, gd.shift.MostShifted):
+        if isinstance(finding.evidence, MostShifted):
             pictures["Features that shifted most"] = finding.evidence
     if (kinds := _change_kinds(diagnosis)) is not None:
         tables["Kinds of change"] = kinds.table()

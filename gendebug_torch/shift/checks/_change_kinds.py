@@ -9,7 +9,7 @@ from typing import Any
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, DerivedInput
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.columns.shared_columns import width
+from gendebug_torch.shift.columns.shared_columns import column_count
 from gendebug_torch.shift.kinds import change_kinds as kinds
 
 
@@ -30,7 +30,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
             columns = 1 if records.features is None else records.features.shape[-1]
             cells += float(min(len(records), kinds.MAX_ROWS)) * columns
     # Three tests of all columns together at most, as `shift.joint` makes one.
-    joint = 3 * 5000.0 * (96.0 + width(given.get("production"))) ** 2
+    joint = 3 * 5000.0 * (96.0 + column_count(given.get("production"))) ** 2
     return Cost(elements=60.0 * cells + joint + 1e7)
 
 

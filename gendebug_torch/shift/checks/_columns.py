@@ -11,28 +11,27 @@ import torch
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, DerivedInput
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.columns.prepared_table import TablePair
+from gendebug_torch.shift.columns.prepared_table import TableComparison
 from gendebug_torch.shift.columns.shared_columns import (
+    QuantityComparison,
     SharedColumns,
-    Sides,
-    codes,
-    compared_quantities,
-    every_column,
-    gaps,
-    level_values,
-    quantities,
+    all_feature_names,
+    autocorrelation_times,
+    category_names,
+    column_values,
+    missing_mask,
+    quantity_comparison,
+    quantity_names,
     shared_columns,
-    times_between,
-    wide_integers,
+    wide_integer_names,
 )
 from gendebug_torch.shift.two_sample.categories import (
     CategoryShift,
-    MissingShift,
     category_shift,
     level_indicators,
-    missing_shift,
 )
-from gendebug_torch.stats.effective_sample_size import MOST_TIMED
+from gendebug_torch.shift.two_sample.missing import MissingShift, missing_shift
+from gendebug_torch.stats.effective_sample_size import MAX_LEVELS
 
 # Size of an effect, in [0, 1], from which a shifted column is a failure.
 _FAIL_EFFECT = 0.3
@@ -49,7 +48,7 @@ class Quantities:
         wide: columns of integers beyond 2^53, which are not compared.
     """
 
-    sides: Sides
+    sides: QuantityComparison
     absent: tuple[str, ...] = ()
     textual: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
@@ -101,30 +100,32 @@ class RecordPair:
 
     def quantities(self, alpha: float) -> Quantities:
         """The numeric columns."""
-        pair = shared_columns(self.production, self.reference, None, quantities)
+        pair = shared_columns(self.production, self.reference, None, quantity_names)
         assert pair is not None
-        sides, textual = compared_quantities(pair, alpha)
-        return Quantities(sides, pair.absent, textual, wide_integers(self.reference))
+        sides, textual = quantity_comparison(pair, alpha)
+        return Quantities(sides, pair.absent, textual, wide_integer_names(self.reference))
 
     def missing(self, alpha: float) -> MissingShift:
         """Missing values of all columns."""
-        pair = shared_columns(self.production, self.reference, None, every_column)
+        pair = shared_columns(self.production, self.reference, None, all_feature_names)
         assert pair is not None
-        before, after = (gaps(side, pair.names) for side in (pair.reference, pair.production))
+        before, after = (
+            missing_mask(side, pair.names) for side in (pair.reference, pair.production)
+        )
         test = missing_shift(before, after, names=pair.names)
         significant = (test.adjusted < alpha).nonzero().flatten()
-        times = times_between(
+        times = autocorrelation_times(
             self.reference, self.production, before.double(), after.double(), significant
         )
         return replace(test, times=torch.stack(times))
 
     def categories(self, alpha: float) -> Categories:
         """The categorical columns."""
-        pair = shared_columns(self.production, self.reference, None, codes)
+        pair = shared_columns(self.production, self.reference, None, category_names)
         assert pair is not None
         tests = []
         for name in pair.names:
-            levels = level_values(pair.reference, name), level_values(pair.production, name)
+            levels = column_values(pair.reference, name), column_values(pair.production, name)
             test = category_shift(*levels, name=name)
             suspicious = test.p_value < alpha or test.unseen[0]
             tests.append(_dependent_in_time(test, pair) if suspicious else test)
@@ -141,11 +142,11 @@ class PreparedPair:
         pair: both tables, compared.
     """
 
-    pair: TablePair
+    pair: TableComparison
 
     def quantities(self, alpha: float) -> Quantities:
         """The numeric columns, with all columns that production lacks."""
-        return Quantities(self.pair.quantities, self.pair.absent, self.pair.textual)
+        return Quantities(self.pair.quantities, self.pair.absent, self.pair.non_numeric)
 
     def missing(self, alpha: float) -> MissingShift:
         """Missing values of all columns."""
@@ -155,7 +156,7 @@ class PreparedPair:
         """The categorical columns."""
         sides = self.pair.quantities
         return Categories(
-            sides.names, sides.rows, self.pair.categories, uncounted=self.pair.uncounted
+            sides.names, sides.rows, self.pair.categories, uncounted=self.pair.not_counted
         )
 
 
@@ -174,13 +175,15 @@ COLUMN_PAIR = DerivedInput("column_pair", _record_pair)
 def _dependent_in_time(test: CategoryShift, pair: SharedColumns) -> CategoryShift:
     """The test with the effective sample size of rows in time, by its commonest levels."""
     counts = test.reference + test.live
-    common = counts.argsort(descending=True, stable=True)[:MOST_TIMED].tolist()
+    common = counts.argsort(descending=True, stable=True)[:MAX_LEVELS].tolist()
     levels = [test.levels[place] for place in common]
     before, after = (
-        level_indicators(level_values(side, test.name), levels)
+        level_indicators(column_values(side, test.name), levels)
         for side in (pair.reference, pair.production)
     )
-    times = times_between(pair.reference, pair.production, before, after, torch.arange(len(levels)))
+    times = autocorrelation_times(
+        pair.reference, pair.production, before, after, torch.arange(len(levels))
+    )
     return replace(test, times=(float(times[0].amax()), float(times[1].amax())))
 
 

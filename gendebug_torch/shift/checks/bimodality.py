@@ -13,9 +13,9 @@ from gendebug_torch.checks.registry import NOTHING, Deferred, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
-from gendebug_torch.shift.columns.shared_columns import times_between
+from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
-from gendebug_torch.shift.scores.bimodality import ConfidenceModes, confidence_modes
+from gendebug_torch.shift.scores.bimodality import ConfidenceBimodality, confidence_bimodality
 from gendebug_torch.stats.intervals import p_value_text
 
 # Standard errors by which the dip must exceed that of the reference, and the dip of a failure.
@@ -69,9 +69,9 @@ def predicted_classes_hold_one_population(
     counts = production.predicted.bincount().cpu()
     ids = [int(c) for c in counts.argsort(descending=True, stable=True)[:top] if counts[c]]
     names = production.schema.classes
-    after, before = confidence_modes(production.probs, classes=ids, names=names), None
+    after, before = confidence_bimodality(production.probs, classes=ids, names=names), None
     if validation is not None and validation.logits is not None:
-        before = confidence_modes(validation.probs, classes=ids, names=names)
+        before = confidence_bimodality(validation.probs, classes=ids, names=names)
     bimodal = ((after.adjusted < alpha) & (after.dip >= min_dip)).nonzero().flatten().tolist()
     inflation = 1.0
     if bimodal and before is not None and validation is not None:
@@ -83,7 +83,7 @@ def predicted_classes_hold_one_population(
         yield _unimodal_finding(after)
 
 
-def _unimodal_finding(after: ConfidenceModes) -> Finding:
+def _unimodal_finding(after: ConfidenceBimodality) -> Finding:
     largest = int(after.dip.nan_to_num(-1.0).argmax())
     dip, p = float(after.dip[largest]), float(after.adjusted[largest])
     text = (
@@ -101,13 +101,17 @@ def _error_inflation(validation: Records, production: Records) -> float:
     """Factor of the standard errors for rows that depend on their neighbours in time."""
     before, after = (side.confidence.cpu().double()[:, None] for side in (validation, production))
     return math.sqrt(
-        max(map(float, times_between(validation, production, before, after, torch.arange(1))))
+        max(
+            map(
+                float, autocorrelation_times(validation, production, before, after, torch.arange(1))
+            )
+        )
     )
 
 
 def _bimodal_finding(
-    after: ConfidenceModes,
-    before: ConfidenceModes | None,
+    after: ConfidenceBimodality,
+    before: ConfidenceBimodality | None,
     which: int,
     min_dip: float,
     inflation: float,

@@ -13,7 +13,7 @@ from gendebug_torch.checks.registry import NOTHING, Deferred, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
-from gendebug_torch.shift.columns.shared_columns import times_between
+from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.scores.confidence import (
     ConfidenceShift,
@@ -132,7 +132,7 @@ def _dependent_in_time(
         confidence_series(side.probs.cpu(), threshold=threshold)
         for side in (validation, production)
     )
-    times = times_between(validation, production, before, after, torch.arange(3))
+    times = autocorrelation_times(validation, production, before, after, torch.arange(3))
     return replace(shift, times=torch.stack(times))
 
 

@@ -14,9 +14,14 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.errors import InputError
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._columns import no_reference
-from gendebug_torch.shift.columns.shared_columns import compared, width
+from gendebug_torch.shift.columns.shared_columns import column_count, shared_tables
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
-from gendebug_torch.shift.two_sample.joint import JointShift, joint_shift, outlasts, time_block
+from gendebug_torch.shift.two_sample.joint import (
+    JointShift,
+    joint_shift,
+    permutation_block,
+    slow_columns,
+)
 from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -24,7 +29,7 @@ _FAIL_AUC = 0.7
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
-    return Cost(elements=5000.0 * (96.0 + width(given.get("production"))) ** 2 + 3e7)
+    return Cost(elements=5000.0 * (96.0 + column_count(given.get("production"))) ** 2 + 3e7)
 
 
 @check(
@@ -69,14 +74,14 @@ def columns_relate_as_before(
     if reference is None or reference.features is None:
         yield no_reference(this)
         return
-    d = width(production)
-    columns = compared(production, reference) if d <= most_columns else None
+    d = column_count(production)
+    columns = shared_tables(production, reference) if d <= most_columns else None
     if columns is None or not len(columns.reference.columns):
         reason = f"more than {most_columns} columns" if d > most_columns else "no shared columns"
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"columns": d})
         return
     sides, coded = (columns.reference, columns.production), columns.categorical
-    block = time_block(reference, production)
+    block = permutation_block(reference, production)
     try:
         shift = joint_shift(*sides, categorical=coded, block=block)
     except InputError as error:
@@ -85,7 +90,7 @@ def columns_relate_as_before(
         return
     result = _Result.of(shift)
     if result.differs(alpha, min_auc, min_correlation):
-        slow = [] if block == 1 else outlasts(*sides, block, categorical=coded)
+        slow = [] if block == 1 else slow_columns(*sides, block, categorical=coded)
         yield _difference_finding(result, slow, change_kinds())
     else:
         text = f"Columns relate as before: {result.text}."

@@ -20,11 +20,11 @@ from gendebug_torch.shift.checks._columns import (
     severity_of,
 )
 from gendebug_torch.shift.checks._costs import columns_cost
-from gendebug_torch.shift.columns.shared_columns import Sides
+from gendebug_torch.shift.columns.default_values import Atom, default_value
+from gendebug_torch.shift.columns.shared_columns import QuantityComparison
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.effect_sizes import effect_sizes
-from gendebug_torch.shift.two_sample.feature_shift import Atom, default_value, feature_shift
-from gendebug_torch.shift.two_sample.most_shifted import most_shifted
+from gendebug_torch.shift.two_sample.feature_shift import feature_shift, most_shifted
 from gendebug_torch.stats.intervals import p_value_text
 
 
@@ -81,11 +81,11 @@ def features_keep_their_distribution(
     yield from lost_columns(this, sides.names, columns.absent, columns.textual)
     if columns.wide:
         yield _wide_finding(columns.wide)
-    too_short = (sides.test.n < min_independent_rows) & (sides.test.n < sides.alone.n)
+    too_short = (sides.test.n < min_independent_rows) & (sides.test.n < sides.independent.n)
     shifted = _shifted(sides, ~too_short, alpha, min_effect, min_atom)
     kinds = change_kinds() if shifted else None
     for column, atom in shifted[:limit]:
-        if sides.test.labels[column] in sides.numbering:
+        if sides.test.labels[column] in sides.identifiers:
             yield _identifier_finding(sides, column)
         else:
             yield with_cause(_feature_finding(sides, column, atom), kinds)
@@ -97,7 +97,7 @@ def features_keep_their_distribution(
 
 
 def _shifted(
-    sides: Sides, judged: Tensor, alpha: float, min_effect: float, min_atom: float
+    sides: QuantityComparison, judged: Tensor, alpha: float, min_effect: float, min_atom: float
 ) -> list[tuple[int, Atom | None]]:
     """Judged columns that shifted, largest distance first, with the value that piles up in each.
 
@@ -114,9 +114,11 @@ def _shifted(
     return found
 
 
-def _autocorrelated(sides: Sides, too_short: Tensor, alpha: float, min_effect: float) -> list[int]:
+def _autocorrelated(
+    sides: QuantityComparison, too_short: Tensor, alpha: float, min_effect: float
+) -> list[int]:
     """Columns whose distance would matter if rows were independent, largest distance first."""
-    alone = (sides.alone.adjusted < alpha) & (sides.alone.statistic >= min_effect)
+    alone = (sides.independent.adjusted < alpha) & (sides.independent.statistic >= min_effect)
     return _largest_first(
         alone & (too_short | ~(sides.test.adjusted < alpha)), sides.test.statistic
     )
@@ -144,7 +146,7 @@ def _autocorrelation_note(finding: Finding, reference: str, min_independent_rows
     return replace(finding, severity=Severity.NOTE, summary=f"{text}.", remedy=remedy)
 
 
-def _identifier_finding(sides: Sides, column: int) -> Finding:
+def _identifier_finding(sides: QuantityComparison, column: int) -> Finding:
     name, distance = sides.test.labels[column], float(sides.test.statistic[column])
     text = (
         f"{name} identifies rows (every value is whole and occurs once), so its distance "
@@ -171,7 +173,7 @@ def _wide_finding(names: tuple[str, ...]) -> Finding:
     )
 
 
-def _feature_finding(sides: Sides, column: int, atom: Atom | None) -> Finding:
+def _feature_finding(sides: QuantityComparison, column: int, atom: Atom | None) -> Finding:
     name, numbers = sides.test.labels[column], _numbers(sides, column)
     text = (
         f"The distribution of {name} shifted between {sides.names[0]} and {sides.names[1]}: "
@@ -220,7 +222,7 @@ def _feature_finding(sides: Sides, column: int, atom: Atom | None) -> Finding:
     )
 
 
-def _numbers(sides: Sides, column: int) -> dict[str, Any]:
+def _numbers(sides: QuantityComparison, column: int) -> dict[str, Any]:
     """What is known of one column."""
     test = sides.test
     low, high = (float(bound[column]) for bound in test.interval())
@@ -230,7 +232,7 @@ def _numbers(sides: Sides, column: int) -> dict[str, Any]:
     return {
         "smd": float(effects.mean_difference),
         "smd_standard_error": float(effects.standard_error),
-        "psi": float(effects.stability),
+        "psi": float(effects.population_stability_index),
         "statistic": float(test.statistic[column]),
         "low": low,
         "high": high,
@@ -247,7 +249,9 @@ def _numbers(sides: Sides, column: int) -> dict[str, Any]:
     }
 
 
-def _summary(sides: Sides, shifted: int, slow: int, alpha: float, min_effect: float) -> Finding:
+def _summary(
+    sides: QuantityComparison, shifted: int, slow: int, alpha: float, min_effect: float
+) -> Finding:
     """One finding over all features."""
     this, test, (n, m) = features_keep_their_distribution, sides.test, sides.rows
     d, judged = len(test.statistic), int(test.statistic.isfinite().sum())

@@ -9,7 +9,7 @@ from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._columns import COLUMN_PAIR, ColumnPair, no_reference, severity_of
 from gendebug_torch.shift.checks._costs import columns_cost
-from gendebug_torch.shift.two_sample.categories import MissingShift
+from gendebug_torch.shift.two_sample.missing import MissingShift
 
 
 @check(

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import InputError
 from gendebug_torch.shift.time.change_point import ChangePoint, change_point
-from gendebug_torch.shift.time.split_moments import moments_of
 from gendebug_torch.stats.intervals import p_value_text
 
 _FAIL_CHANGE = 0.15
@@ -56,7 +55,11 @@ def production_stays_the_same_over_time(
     if production.schema.multilabel or production.confidence.ndim != 1:
         yield this.finding(Severity.NOTE, "Not judged: needs one prediction per row.")
         return
-    order = torch.from_numpy(np.argsort(moments_of(metadata[column]), kind="stable"))
+    times = parse_times(metadata[column], column)
+    order = times.order[: len(production) - times.missing]
+    if times.missing:
+        text = f"{times.missing} of {len(production)} rows have no time and are left out."
+        yield this.finding(Severity.NOTE, text, numbers={"without_time": times.missing})
     try:
         found = _change_points(production, order)
     except InputError as error:
@@ -71,10 +74,10 @@ def production_stays_the_same_over_time(
     if not changed:
         yield _clean_finding(found)
         return
-    times = metadata[column].iloc[order.numpy()].reset_index(drop=True)
+    moments = metadata[column].iloc[order.numpy()].reset_index(drop=True)
     cause = Cause.COVARIATE_SHIFT if "confidence" in changed else Cause.CONCEPT_DRIFT
     name = "accuracy" if "accuracy" in changed else "confidence"
-    yield _change_finding(found[name], times, cause)
+    yield _change_finding(found[name], moments, cause)
 
 
 def _change_points(production: Records, order: torch.Tensor) -> dict[str, ChangePoint]:

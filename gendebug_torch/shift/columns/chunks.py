@@ -1,6 +1,4 @@
-"""Tables that need not fit in memory, read in chunks: every column in constant size, and some rows
-drawn at random.
-"""
+"""Tables larger than memory, read in chunks: columns in constant size, and a sample of the rows."""
 
 from __future__ import annotations
 
@@ -17,26 +15,28 @@ from gendebug_torch.data.records import Records, numeric_features
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.prepared import PreparedReference
-from gendebug_torch.shift.columns.prepared_table import MOST_LEVELS, PreparedTable
-from gendebug_torch.shift.columns.shared_columns import WIDEST, time_order
+from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, PreparedTable
+from gendebug_torch.shift.columns.shared_columns import MAX_EXACT_INTEGER, time_order
 from gendebug_torch.shift.two_sample.categories import level_counts
-from gendebug_torch.stats.effective_sample_size import autocorrelation_time, cautious
+from gendebug_torch.stats.effective_sample_size import (
+    autocorrelation_time,
+    autocorrelation_time_bound,
+)
 
-# Read at once: rows of a chunk, and columns of a pass over a Parquet file; 16 MiB of float64
-# together.
-ROWS = 1 << 16
-COLUMNS = 32
-# Bytes of a chunk of CSV, which is read once, all columns together.
-_CSV_BYTES = 1 << 24
-# Values of the rows that are drawn (160 MB); tables that hold no more are drawn whole.
-CELLS = 20_000_000
-# What production may lack.
-UNKNOWN = ("target", "label_time", "source", "logits", "probs")
+# Rows of a chunk, and columns of a pass over a Parquet file: 16 MiB of float64 together.
+CHUNK_ROWS = 1 << 16
+CHUNK_COLUMNS = 32
+# Bytes of a chunk of CSV, which is read in one pass.
+CHUNK_BYTES = 1 << 24
+# Values of the sampled rows (160 MB); smaller tables are sampled whole.
+MAX_CELLS = 20_000_000
+# Schema keys whose columns production may lack.
+OPTIONAL = ("target", "label_time", "source", "logits", "probs")
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A file as chunks of columns: `chunks(columns)` reads it once."""
+    """A file as chunks of columns: `chunks(columns)` reads it in one pass."""
 
     fields: dict[str, Any]
     passes: list[list[str]]
@@ -46,23 +46,37 @@ class _Source:
 def prepare_table(
     path: str | Path, *, schema: Schema | None = None, size: int = 4096, name: str = ""
 ) -> PreparedTable:
-    """A Parquet or CSV file in constant size, read in chunks whatever the size of its row groups.
+    """Statistics of the columns of a Parquet or CSV file in constant size, read in chunks.
 
     Distances of columns are within `quantities.error` of those of all rows,
     `(1 + log2(chunks)) / (2 size)` at most, and exact up to `size` values.
 
     Args:
-        path: of the file.
-        schema: what the columns are; those that it calls target, time, ids, metadata ... are no
+        path: path of the file.
+        schema: roles of the columns; those that it calls target, time, ids, metadata ... are no
             features.
-        size: most values kept of a column; a million makes tables of up to so many rows exact.
-        name: of the table; default that of the file.
+        size: largest number of values stored per column; a million makes tables of up to so many
+            rows exact.
+        name: name of the table; default that of the file.
+
+    Returns:
+        The statistics, which add over files; `table_comparison` tests two of them.
 
     Raises:
         InputError: no readable Parquet or CSV file, or a size under 2.
 
     Cost: one pass over a Parquet file per 32 columns. Holds 65,536 rows of them, `log2(n / 65536)`
-    thinned chunks, and the rows drawn to see how far neighbours in time depend on each other.
+    sketches, and a sample of the rows for the autocorrelation times.
+
+    Example:
+        >>> import tempfile
+        >>> import pandas as pd
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "rows.csv"
+        ...     pd.DataFrame({"age": range(500), "city": "Bern"}).to_csv(path, index=False)
+        ...     table = prepare_table(path)
+        >>> table.rows, table.quantities.names, table.levels["city"]
+        (500, ('age',), {'Bern': 500})
     """
     return read_table_in_chunks(path, schema or Schema(), size=size, name=name)[0]
 
@@ -73,20 +87,19 @@ def read_table_in_chunks(
     *,
     size: int = 4096,
     name: str = "",
-    optional: tuple[str, ...] = UNKNOWN,
-    cells: int = CELLS,
+    optional: tuple[str, ...] = OPTIONAL,
+    cells: int = MAX_CELLS,
 ) -> tuple[PreparedTable, Records]:
-    """A file in constant size, and some of its rows, in one pass: columns are compared on all rows,
-    rows on those drawn.
+    """Statistics of the columns of a file and a random sample of its rows, in one pass.
 
     Args:
-        path: of the file, as for `prepare_table`.
-        schema: what the columns are.
-        size: most values kept of a column.
-        name: of both; default that of the file.
+        path: path of the file, as for `prepare_table`.
+        schema: roles of the columns.
+        size: largest number of values stored per column.
+        name: name of both; default that of the file.
         optional: schema keys whose columns may be absent.
-        cells: values of the rows drawn, which are all rows of a table that holds no more; they stay
-            in their order.
+        cells: largest number of sampled values; a smaller table is sampled whole. Rows keep their
+            order.
 
     Raises:
         InputError: as `prepare_table`, or columns that the schema names and the file lacks.
@@ -98,12 +111,12 @@ def read_table_in_chunks(
     label = name or Path(path).stem
     try:
         source = _source(Path(path))
-        # What the schema asks for and the file lacks is told before anything is read.
-        nothing = pyarrow.schema(list(source.fields.items())).empty_table().to_pandas()
-        Records.from_frame(nothing, schema, name=label, optional=optional)
-        most = max(1, cells // max(len(source.fields), 1))
-        parts, drawn = zip(
-            *(_pass(source, columns, schema, size, most) for columns in source.passes), strict=True
+        # Columns that the schema names and the file lacks are an error before anything is read.
+        empty = pyarrow.schema(list(source.fields.items())).empty_table().to_pandas()
+        Records.from_frame(empty, schema, name=label, optional=optional)
+        limit = max(1, cells // max(len(source.fields), 1))
+        parts, samples = zip(
+            *(_pass(source, columns, schema, size, limit) for columns in source.passes), strict=True
         )
     except (OSError, pyarrow.ArrowInvalid) as error:
         reject(
@@ -112,29 +125,27 @@ def read_table_in_chunks(
             f"{path}: {error}",
             "Check that the path is right and the file is whole.",
         )
-    frame = reduce(lambda left, right: left.join(right), (rows.to_pandas() for rows in drawn))
+    frame = reduce(lambda left, right: left.join(right), (rows.to_pandas() for rows in samples))
     sample = Records.from_frame(frame, schema, name=label, optional=optional)
-    return _in_time(replace(_side_by_side(parts), name=label), sample), sample
+    return _with_times(replace(_side_by_side(parts), name=label), sample), sample
 
 
 def is_large(path: str | Path) -> bool:
-    """Whether a Parquet or CSV file holds more values than are drawn, by its footer or its size on
-    disk.
-    """
+    """Whether a Parquet or CSV file holds more than 20 million values, by its footer or size."""
     source = Path(path)
     if not source.is_file():
         return False
     if source.suffix.lower() not in (".parquet", ".pq"):
-        return source.stat().st_size > 8 * CELLS
+        return source.stat().st_size > 8 * MAX_CELLS
     import pyarrow
     from pyarrow.parquet import read_metadata
 
     try:
         footer = read_metadata(source)
     except (OSError, pyarrow.ArrowInvalid):
-        # Whoever reads it says what is wrong with it.
+        # The error is raised where the file is read.
         return False
-    return int(footer.num_rows) * int(footer.num_columns) > CELLS
+    return int(footer.num_rows) * int(footer.num_columns) > MAX_CELLS
 
 
 def _source(path: Path) -> _Source:
@@ -143,11 +154,11 @@ def _source(path: Path) -> _Source:
 
         fields = {field.name: field.type for field in read_schema(path)}
         names = list(fields)
-        passes = [names[i : i + COLUMNS] for i in range(0, len(names), COLUMNS)]
+        passes = [names[i : i + CHUNK_COLUMNS] for i in range(0, len(names), CHUNK_COLUMNS)]
         return _Source(fields, passes, lambda columns: _batches(path, columns))
     from pyarrow import csv
 
-    reading = csv.ReadOptions(block_size=_CSV_BYTES)
+    reading = csv.ReadOptions(block_size=CHUNK_BYTES)
     fields = {field.name: field.type for field in csv.open_csv(path, read_options=reading).schema}
     return _Source(fields, [list(fields)], lambda _: iter(csv.open_csv(path, read_options=reading)))
 
@@ -157,55 +168,52 @@ def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
 
     # Buffered ahead, all row groups of the columns would be held at once.
     with ParquetFile(path, pre_buffer=False) as file:
-        yield from file.iter_batches(ROWS, columns=columns)
+        yield from file.iter_batches(CHUNK_ROWS, columns=columns)
 
 
 def _pass(
-    source: _Source, columns: list[str], schema: Schema, size: int, most: int
+    source: _Source, columns: list[str], schema: Schema, size: int, limit: int
 ) -> tuple[PreparedTable, Any]:
-    """Some columns of a file: those that are features prepared, and all of them for the rows that
-    are drawn.
-    """
-    rows = _Reservoir(most)
+    """Statistics of those columns that are features, and the sampled rows of all columns."""
+    rows = _Reservoir(limit)
     features = [name for name in columns if name not in schema.outside_features]
     kinds = {
         name: "level" if name in schema.categorical else _kind(source.fields[name])
         for name in features
     }
 
-    def pieces() -> Iterator[PreparedTable]:
-        # One of no rows first, so that an empty file has one too.
+    def chunks() -> Iterator[PreparedTable]:
+        # One without rows first, so that an empty file has one too.
         yield _prepared(None, kinds, size)
         for batch in source.chunks(columns):
             rows.add(batch)
             yield _prepared(batch, kinds, size)
 
-    return _summed(pieces()), rows.table(columns, source.fields)
+    return _summed(chunks()), rows.table(columns, source.fields)
 
 
 class _Reservoir:
-    """So many rows drawn at random, in their order: every row draws a number, and those with the
-    smallest ones stay.
-    """
+    """A uniform sample of rows in their order: those with the smallest random numbers."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        # The same seed in every pass over a file draws the same rows.
+    def __init__(self, size: int) -> None:
+        self.size = size
+        # The same seed in every pass over a file samples the same rows.
         self.rng = np.random.default_rng(0)
         self.limit = 1.0
         self.numbers: list[np.ndarray[Any, Any]] = []
         self.parts: list[Any] = []
 
     def add(self, batch: Any) -> None:
+        """Offer a batch of rows."""
         numbers = self.rng.random(len(batch))
-        stay = np.flatnonzero(numbers < self.limit)
-        self.numbers.append(numbers[stay])
-        self.parts.append(batch.take(stay))
-        if sum(map(len, self.numbers)) > 2 * self.most:
+        chosen = np.flatnonzero(numbers < self.limit)
+        self.numbers.append(numbers[chosen])
+        self.parts.append(batch.take(chosen))
+        if sum(map(len, self.numbers)) > 2 * self.size:
             self._prune()
 
     def table(self, columns: list[str], fields: dict[str, Any]) -> Any:
-        """The rows, as an arrow table."""
+        """The sampled rows, as an Arrow table."""
         import pyarrow as pa
 
         self._prune()
@@ -215,14 +223,14 @@ class _Reservoir:
 
     def _prune(self) -> None:
         numbers = np.concatenate([*self.numbers, np.zeros(0)])
-        if len(numbers) <= self.most:
+        if len(numbers) <= self.size:
             return
         import pyarrow as pa
 
-        self.limit = float(np.partition(numbers, self.most)[self.most])
-        stay = np.flatnonzero(numbers < self.limit)
-        self.numbers = [numbers[stay]]
-        self.parts = pa.Table.from_batches(self.parts).take(stay).combine_chunks().to_batches()
+        self.limit = float(np.partition(numbers, self.size)[self.size])
+        chosen = np.flatnonzero(numbers < self.limit)
+        self.numbers = [numbers[chosen]]
+        self.parts = pa.Table.from_batches(self.parts).take(chosen).combine_chunks().to_batches()
 
 
 def _kind(field: Any) -> str:
@@ -240,75 +248,76 @@ def _kind(field: Any) -> str:
 
 
 def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
-    """One chunk of rows."""
+    """Statistics of one chunk of rows."""
     import pyarrow as pa
 
     rows = 0 if batch is None else len(batch)
     columns = {name: pa.array([]) if batch is None else batch.column(name) for name in kinds}
     names = tuple(name for name, kind in kinds.items() if kind == "quantity")
     block = np.empty((len(names), rows))
-    wide = set()
-    for place, name in enumerate(names):
-        block[place] = columns[name].cast("float64", safe=False).to_numpy(zero_copy_only=False)
-        if (
-            rows
-            and pa.types.is_integer(columns[name].type)
-            and np.nanmax(np.abs(block[place]), initial=0.0) > WIDEST
-        ):
-            wide.add(name)
+    for i, name in enumerate(names):
+        block[i] = columns[name].cast("float64", safe=False).to_numpy(zero_copy_only=False)
     block.sort(axis=1)
-    gaps = np.isnan(block).sum(1)
-    n = torch.from_numpy(rows - gaps)
-    distinct = (block[:, 1:] != block[:, :-1]).all(1) & (gaps == 0)
-    counting = {
-        name
-        for place, name in enumerate(names)
-        if distinct[place] and (block[place] == np.floor(block[place])).all()
-    }
+    n = torch.from_numpy(rows - np.isnan(block).sum(1))
     exact = torch.zeros(len(names), dtype=torch.float64)
     whole = PreparedReference(torch.from_numpy(block), n, rows - n, exact, names)
-    missing = {name: _gaps(column) for name, column in columns.items()}
+    single = {name for name in names if batch is None or pa.types.is_float32(columns[name].type)}
     return PreparedTable(
-        whole.thinned(size),
-        {name: _levels(columns[name]) for name, kind in kinds.items() if kind == "level"},
-        missing,
-        rows,
-        frozenset(counting | wide),
-        frozenset(
-            name for name in names if batch is None or pa.types.is_float32(columns[name].type)
-        ),
-        torch.ones(len(names), dtype=torch.float64),
+        quantities=whole.sketch(size),
+        levels={name: _levels(columns[name]) for name, kind in kinds.items() if kind == "level"},
+        missing={name: _missing_values(column) for name, column in columns.items()},
+        rows=rows,
+        identifiers=_identifiers(block, names, columns),
+        single_precision=frozenset(single),
+        times=torch.ones(len(names), dtype=torch.float64),
     )
 
 
-def _gaps(column: Any) -> int:
+def _identifiers(
+    block: np.ndarray[Any, Any], names: tuple[str, ...], columns: dict[str, Any]
+) -> frozenset[str]:
+    """Names of the ascending columns that hold distinct whole numbers, or integers beyond 2**53."""
+    import pyarrow as pa
+
+    distinct = (block[:, 1:] != block[:, :-1]).all(1) & ~np.isnan(block).any(1)
+    found = set()
+    for i, name in enumerate(names):
+        integers = block.shape[1] and pa.types.is_integer(columns[name].type)
+        if (integers and np.nanmax(np.abs(block[i]), initial=0.0) > MAX_EXACT_INTEGER) or (
+            distinct[i] and (block[i] == np.floor(block[i])).all()
+        ):
+            found.add(name)
+    return frozenset(found)
+
+
+def _missing_values(column: Any) -> int:
     from pyarrow import compute
 
     return int(compute.sum(compute.is_null(column, nan_is_null=True)).as_py() or 0)
 
 
 def _levels(column: Any) -> dict[str, int] | None:
-    found = column.value_counts()
-    if len(found) > MOST_LEVELS:
+    counts = column.value_counts()
+    if len(counts) > MAX_COUNTED_LEVELS:
         return None
-    pairs = zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)
+    pairs = zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)
     return level_counts(
         {level: count for level, count in pairs if level is not None and level == level}
     )
 
 
-def _in_time(table: PreparedTable, sample: Records) -> PreparedTable:
-    """The table with how far neighbours in time depend on each other, as the drawn rows show it."""
+def _with_times(table: PreparedTable, sample: Records) -> PreparedTable:
+    """The table with the autocorrelation times of its quantities, estimated on the sampled rows."""
     order = time_order(sample)
     names = table.quantities.names
     if order is None or not names:
         return table
     numeric, values = numeric_features(sample)
-    found = cautious(
-        autocorrelation_time(values[order][:, [numeric.index(name) for name in names]]), len(sample)
-    )
-    apart = table.rows / max(len(sample), 1)
-    return replace(table, times=torch.where(found > 1, found * apart, found), judged=len(sample))
+    series = values[order][:, [numeric.index(name) for name in names]]
+    times = autocorrelation_time_bound(autocorrelation_time(series), len(sample))
+    spacing = table.rows / max(len(sample), 1)
+    times = torch.where(times > 1, times * spacing, times)
+    return replace(table, times=times, timed_rows=len(sample))
 
 
 def _side_by_side(parts: tuple[PreparedTable, ...]) -> PreparedTable:
@@ -329,19 +338,17 @@ def _side_by_side(parts: tuple[PreparedTable, ...]) -> PreparedTable:
         quantities=replace(quantities[0], columns=torch.cat(padded), names=names, **joined),
         levels={name: count for part in parts for name, count in part.levels.items()},
         missing={name: count for part in parts for name, count in part.missing.items()},
-        numbering=frozenset().union(*(part.numbering for part in parts)),
-        single=frozenset().union(*(part.single for part in parts)),
+        identifiers=frozenset().union(*(part.identifiers for part in parts)),
+        single_precision=frozenset().union(*(part.single_precision for part in parts)),
         times=torch.cat([part.times for part in parts]),
     )
 
 
-def _summed(pieces: Iterable[PreparedTable]) -> PreparedTable:
-    """Pieces added pairwise, like the digits of a binary counter: no row is thinned more often than
-    the logarithm of their number.
-    """
+def _summed(chunks: Iterable[PreparedTable]) -> PreparedTable:
+    """The sum of chunks, added pairwise so that errors grow with the logarithm of their number."""
     waiting: list[tuple[int, PreparedTable]] = []
-    for piece in pieces:
-        level, total = 0, piece
+    for chunk in chunks:
+        level, total = 0, chunk
         while waiting and waiting[-1][0] == level:
             level, total = level + 1, waiting.pop()[1] + total
         waiting.append((level, total))

@@ -1,6 +1,4 @@
-"""Columns sorted once, whole or in constant size: the side of a comparison that is prepared, saved
-and met again.
-"""
+"""Sorted columns of a sample, whole or as quantile sketches, for repeated two-sample tests."""
 
 from __future__ import annotations
 
@@ -20,26 +18,24 @@ from torch import Tensor
 from gendebug_torch.data.files import replacing
 from gendebug_torch.errors import reject
 
-# Elements sorted at once by one thread (16 MiB of float64): enough to hide the overhead, small
-# beside any table.
-BLOCK = 1 << 21
-CUDA_BLOCK = 1 << 26
+# Elements sorted at once by one thread (16 MiB of float64): enough to hide the overhead.
+BLOCK_ELEMENTS = 1 << 21
+CUDA_BLOCK_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedReference:
-    """Sorted columns, so that every later check sorts only the live rows; all values, or so many
-    that the size is constant. Adds over rows.
+    """Sorted columns of a sample, so that later tests sort only the live rows; adds over rows.
 
     Args:
-        columns: `[d, k]` float32 or float64, each row ascending, NaN last; each value of a column
-            stands for equally many rows.
-        n: `[d]` int64 values that are not missing, of the whole sample.
-        missing: `[d]` int64 missing values, excluded from every test.
-        error: `[d]` float64, how far the distribution function of the values here is from that of
-            all n, at most.
-        names: `d` column names, or empty.
-        size: most values kept of a column; None keeps all.
+        columns: stored values, `[d, k]` float32 or float64, each row ascending, NaN last; each
+            represents equally many rows.
+        n: numbers of values of the whole sample, missing ones excluded, `[d]` int64.
+        missing: numbers of missing values, `[d]` int64.
+        error: largest distances between the distribution functions of the stored and of all values,
+            `[d]` float64.
+        names: column names, `d` of them, or empty.
+        size: largest number of values stored per column; None stores all.
     """
 
     columns: Tensor
@@ -50,48 +46,47 @@ class PreparedReference:
     size: int | None = None
 
     @property
-    def kept(self) -> Tensor:
-        """`[d]` int64 values of each column that are here."""
+    def stored(self) -> Tensor:
+        """Numbers of stored values, `[d]` int64."""
         return self.n.clamp(max=self.columns.shape[1])
 
     def values(self, column: int) -> Tensor:
-        """`[kept]` ascending values of one column."""
-        return self.columns[column, : int(self.kept[column])]
+        """Stored values of one column, `[stored]` ascending."""
+        return self.columns[column, : int(self.stored[column])]
 
-    def select(self, places: Sequence[int]) -> PreparedReference:
-        """Some columns, in this order."""
-        chosen = list(places)
+    def select(self, columns: Sequence[int]) -> PreparedReference:
+        """The columns with these numbers, in this order."""
+        chosen = list(columns)
         parts = {name: getattr(self, name)[chosen] for name in ("columns", "n", "missing", "error")}
         return replace(
-            self, **parts, names=tuple(self.names[place] for place in chosen) if self.names else ()
+            self, **parts, names=tuple(self.names[i] for i in chosen) if self.names else ()
         )
 
-    def thinned(self, size: int = 4096) -> PreparedReference:
-        """The same reference in constant size: `size` evenly spaced order statistics of each
-        column, `error` grown by `1 / (2 size)`.
+    def sketch(self, size: int = 4096) -> PreparedReference:
+        """The same sample in constant size: `size` evenly spaced quantiles of each column.
 
-        Columns with fewer values are kept whole. A later `+` thins to the same size again.
+        `error` grows by `1 / (2 size)`. Columns with fewer values are stored whole. A later `+`
+        reduces the sum to the same size again.
+
+        Args:
+            size: largest number of values stored per column, at least 2.
         """
         if size < 2:
             reject("size", "at least 2", str(size), "4096 keeps distances within 0.0002.")
-        kept, width = self.kept, self.columns.shape[1]
-        left = kept.clamp(max=size)
-        place = torch.arange(min(size, width), device=self.columns.device)[None, :]
-        index = (
-            ((place + 0.5) * (kept / left.clamp(min=1)).double()[:, None])
-            .long()
-            .clamp(max=max(width - 1, 0))
-        )
-        columns = self.columns.gather(1, index).masked_fill(place >= left[:, None], math.nan)
-        return replace(
-            self, columns=columns, error=self.error + (kept > size) * (0.5 / size), size=size
-        )
+        stored, width = self.stored, self.columns.shape[1]
+        left = stored.clamp(max=size)
+        rank = torch.arange(min(size, width), device=self.columns.device)[None, :]
+        step = (stored / left.clamp(min=1)).double()[:, None]
+        index = ((rank + 0.5) * step).long().clamp(max=max(width - 1, 0))
+        columns = self.columns.gather(1, index).masked_fill(rank >= left[:, None], math.nan)
+        error = self.error + (stored > size).double() * (0.5 / size)
+        return replace(self, columns=columns, error=error, size=size)
 
     def __add__(self, other: PreparedReference) -> PreparedReference:
-        """Both samples together, thinned to `size` again where there is one.
+        """Both samples together, reduced to `size` again where there is one.
 
-        Thinning adds `1 / (2 size)` to the mean of both errors; chunks that are added pairwise stay
-        within `(1 + log2(chunks)) / (2 size)`.
+        The reduction adds `1 / (2 size)` to the mean of both errors; chunks that are added pairwise
+        stay within `(1 + log2(chunks)) / (2 size)`.
 
         Source: Munro and Paterson (1980), Theor. Comput. Sci. 12:315; Manku, Rajagopalan and
         Lindsay (1998), SIGMOD, section 4.
@@ -99,24 +94,17 @@ class PreparedReference:
         if (self.names, self.size, len(self.n)) != (other.names, other.size, len(other.n)):
             reject(
                 "other",
-                f"the same columns, kept to {self.size} values",
+                f"the same columns, of at most {self.size} stored values",
                 "another reference",
                 "Build both with the same call.",
             )
-        columns = torch.cat([self.columns, other.columns], 1)
-        order = _merged_order(columns)
-        weights = torch.cat([_weights(self), _weights(other)], 1).gather(1, order)
-        n, width = self.n + other.n, columns.shape[1]
-        kept = n.clamp(max=min(width, self.size or width))
-        place = torch.arange(min(width, self.size or width), device=columns.device)[None, :]
-        ranks = (place + 0.5) * (n / kept.clamp(min=1)).double()[:, None]
-        index = _first_reaching(weights.cumsum(1), ranks).clamp(max=max(width - 1, 0))
-        values = columns.gather(1, order.gather(1, index)).masked_fill(
-            place >= kept[:, None], math.nan
-        )
-        mixed = (self.n * self.error + other.n * other.error) / n.clamp(min=1)
-        error = mixed if self.size is None else mixed + (n > self.size) * (0.5 / self.size)
-        return replace(self, columns=values, n=n, missing=self.missing + other.missing, error=error)
+        n = self.n + other.n
+        error = (self.n * self.error + other.n * other.error) / n.clamp(min=1)
+        if self.size is not None:
+            error = error + (n > self.size).double() * (0.5 / self.size)
+        columns = _merged_quantiles(self, other, self.size)
+        missing = self.missing + other.missing
+        return replace(self, columns=columns, n=n, missing=missing, error=error)
 
     def save(self, path: str | Path) -> Path:
         """Write it as one safetensors file, whole or not at all."""
@@ -128,11 +116,11 @@ class PreparedReference:
         return cls.from_tensors(*load_tensors(path, "PreparedReference.save"))
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file holds as tensors."""
+        """Tensors of the file that `save` writes."""
         return {name: getattr(self, name) for name in ("columns", "n", "missing", "error")}
 
     def header(self) -> dict[str, Any]:
-        """What a file holds as JSON."""
+        """Header of the file that `save` writes, as JSON."""
         return {"names": self.names, "size": self.size}
 
     @classmethod
@@ -145,17 +133,26 @@ class PreparedReference:
 
 
 def prepare_reference(reference: Tensor, *, names: Sequence[str] = ()) -> PreparedReference:
-    """The reference with every column sorted once, for repeated checks against it.
+    """Columns sorted once, for repeated two-sample tests against the same reference.
 
     Args:
-        reference: `[n, d]` or `[n]` real numbers; NaN is missing; float32 stays float32, others
+        reference: real numbers, `[n, d]` or `[n]`; NaN is missing; float32 stays float32, others
             become float64 (integers above 2**53 are rounded).
-        names: `d` column names, or empty.
+        names: column names, `d` of them, or empty.
+
+    Returns:
+        The sorted columns; `.sketch(size)` stores them in constant size, `.save(path)` in a file.
 
     Raises:
         InputError: not a real tensor of one or two axes, or another number of names than columns.
 
     Cost: `d n log n` time; holds `d n` values, and one block of columns beside them.
+
+    Example:
+        >>> rows = torch.arange(20_000.0)
+        >>> sketch = prepare_reference(rows).sketch(size=100)
+        >>> sketch.columns.shape, float(sketch.error)
+        (torch.Size([1, 100]), 0.005)
     """
     values = matrix(reference, "reference")
     d = values.shape[1]
@@ -172,7 +169,7 @@ def prepare_reference(reference: Tensor, *, names: Sequence[str] = ()) -> Prepar
 
 
 def as_prepared(side: Tensor | PreparedReference) -> PreparedReference:
-    """A side of a comparison with its columns sorted."""
+    """A sample with its columns sorted."""
     return side if isinstance(side, PreparedReference) else prepare_reference(side)
 
 
@@ -184,19 +181,17 @@ def save_tensors(
     from safetensors.torch import save_file
 
     target = Path(path)
-    held = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with replacing(target) as scratch:
-            save_file(held, scratch, {"gendebug": json.dumps(header)})
+            save_file(contiguous, scratch, {"gendebug": json.dumps(header)})
     except (OSError, SafetensorError) as error:
         reject("path", "a writable file", f"{target}: {error}", "Choose another path.")
     return target
 
 
 def load_tensors(path: str | Path, writer: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the header that `save_tensors` wrote; `writer` is named where the file is
-    something else.
-    """
+    """Tensors and header of a file of `save_tensors`; `writer` is the method named in an error."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -248,17 +243,15 @@ def check_names(names: Sequence[str], d: int) -> None:
 
 
 def over_blocks(work: Callable[[int, int], None], values: Tensor, rows: int) -> None:
-    """Call `work(start, stop)` over blocks of columns: in threads on the CPU, one after another on
-    CUDA.
-    """
+    """Call `work(start, stop)` per block of columns, in threads on the CPU, in turn on CUDA."""
     d = values.shape[1]
     if values.device.type != "cpu":
-        width = max(1, CUDA_BLOCK // max(rows, 1))
+        width = max(1, CUDA_BLOCK_ELEMENTS // max(rows, 1))
         for start in range(0, d, width):
             work(start, min(start + width, d))
         return
     threads = min(torch.get_num_threads(), max(d, 1))
-    width = max(1, min(BLOCK // max(rows, 1), math.ceil(d / (2 * threads))))
+    width = max(1, min(BLOCK_ELEMENTS // max(rows, 1), math.ceil(d / (2 * threads))))
     starts = range(0, d, width)
     if threads == 1:
         for start in starts:
@@ -269,9 +262,7 @@ def over_blocks(work: Callable[[int, int], None], values: Tensor, rows: int) -> 
 
 
 def sorted_columns(values: Tensor) -> tuple[Tensor, Tensor]:
-    """`[n, c]` to ascending `[c, n]` with NaN last, and the `[c]` numbers of values that are not
-    NaN.
-    """
+    """Ascending `[c, n]` columns of `[n, c]`, NaN last, and their `[c]` numbers of values."""
     if values.device.type != "cpu":
         ascending = values.T.contiguous().sort(dim=1).values
         return ascending, len(values) - ascending.isnan().sum(1)
@@ -281,31 +272,42 @@ def sorted_columns(values: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(block), torch.tensor(valid, dtype=torch.int64)
 
 
+def _merged_quantiles(one: PreparedReference, other: PreparedReference, size: int | None) -> Tensor:
+    """`[d, k]` evenly spaced quantiles of two samples together, or all values without a size."""
+    columns = torch.cat([one.columns, other.columns], 1)
+    order = _merged_order(columns)
+    weights = torch.cat([_weights(one), _weights(other)], 1).gather(1, order)
+    n, width = one.n + other.n, columns.shape[1]
+    length = min(width, size or width)
+    stored = n.clamp(max=length)
+    rank = torch.arange(length, device=columns.device)[None, :]
+    targets = (rank + 0.5) * (n / stored.clamp(min=1)).double()[:, None]
+    index = _first_reaching(weights.cumsum(1), targets).clamp(max=max(width - 1, 0))
+    return columns.gather(1, order.gather(1, index)).masked_fill(rank >= stored[:, None], math.nan)
+
+
 def _weights(sample: PreparedReference) -> Tensor:
-    """`[d, k]` rows that each value stands for; 0 where there is none."""
-    held = (
-        torch.arange(sample.columns.shape[1], device=sample.n.device)[None, :]
-        < sample.kept[:, None]
-    )
-    return held * (sample.n / sample.kept.clamp(min=1)).double()[:, None]
+    """`[d, k]` numbers of rows that each stored value represents; 0 beyond them."""
+    rank = torch.arange(sample.columns.shape[1], device=sample.n.device)[None, :]
+    rows = (sample.n / sample.stored.clamp(min=1)).double()[:, None]
+    return (rank < sample.stored[:, None]) * rows
 
 
 def _merged_order(columns: Tensor) -> Tensor:
-    """`[d, k]` places in ascending order, of rows that are two ascending runs, which a stable sort
-    merges in one pass.
-    """
+    """`[d, k]` ascending order of two ascending runs, which a stable sort merges in one pass."""
     if columns.device.type != "cpu":
         return columns.argsort(dim=1, stable=True)
     return torch.from_numpy(np.argsort(columns.numpy(), axis=1, kind="stable"))
 
 
-def _first_reaching(ascending: Tensor, asked: Tensor) -> Tensor:
-    """`[d, s]` first places of ascending rows that reach the values asked, ascending too: numpy
-    walks on where torch starts anew.
+def _first_reaching(ascending: Tensor, targets: Tensor) -> Tensor:
+    """`[d, s]` first indices where ascending rows reach the targets, which ascend too.
+
+    NumPy goes on from the last index where torch starts anew.
     """
     if ascending.device.type != "cpu":
-        return torch.searchsorted(ascending, asked)
-    pairs = zip(ascending.numpy(), asked.numpy(), strict=True)
+        return torch.searchsorted(ascending, targets)
+    pairs = zip(ascending.numpy(), targets.numpy(), strict=True)
     return torch.from_numpy(
-        np.array([np.searchsorted(*pair) for pair in pairs], dtype=np.int64).reshape(asked.shape)
+        np.array([np.searchsorted(*pair) for pair in pairs], dtype=np.int64).reshape(targets.shape)
     )

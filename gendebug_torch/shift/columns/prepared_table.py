@@ -1,6 +1,4 @@
-"""One side of a comparison in constant size, whatever its rows: quantities as quantiles, levels
-counted, missing values.
-"""
+"""Tables in constant size: quantile sketches, level counts, missing values; their comparison."""
 
 from __future__ import annotations
 
@@ -14,46 +12,46 @@ from torch import Tensor
 
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.prepared import PreparedReference, load_tensors, save_tensors
-from gendebug_torch.shift.columns.shared_columns import FEWEST_IDS, Sides
-from gendebug_torch.shift.two_sample.categories import CategoryShift, MissingShift, category_shift
-from gendebug_torch.shift.two_sample.ks import ks_two_sample, worth
+from gendebug_torch.shift.columns.shared_columns import MIN_IDENTIFIERS, QuantityComparison
+from gendebug_torch.shift.two_sample.categories import CategoryShift, category_shift
+from gendebug_torch.shift.two_sample.ks import ks_two_sample
+from gendebug_torch.shift.two_sample.missing import MissingShift
 
-# A column with more levels is text or a key: its levels are not counted.
-MOST_LEVELS = 1 << 14
+# A column with more levels is text or a key.
+MAX_COUNTED_LEVELS = 1 << 14
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedTable:
-    """What the columns of a table are compared by. Adds over rows.
+    """Statistics of the columns of a table; adds over rows.
 
     Args:
-        quantities: the numeric columns.
-        levels: code column -> level -> rows; None where there are more than 16,384 levels.
-        missing: feature column -> rows without a value.
-        rows: of the table.
-        numbering: quantities that number their rows: whole, and no value twice among neighbours, or
-            beyond 2**53.
-        single: quantities in single precision.
-        times: `[d]` float64 rows that are worth one independent row, of the quantities; 1 where no
-            time is named.
-        judged: rows that those times were seen on; no more count as independent. None where no time
-            is named.
-        name: of the table.
+        quantities: quantiles of the numeric columns.
+        levels: numbers of rows by level, by categorical column; None with more than 16,384 levels.
+        missing: numbers of missing values by column.
+        rows: number of rows of the table.
+        identifiers: names of the quantities that number their rows: whole, and no value twice among
+            neighbours, or beyond 2**53.
+        single_precision: names of the quantities in single precision.
+        times: autocorrelation times of the quantities, `[d]` float64; 1 without a time column.
+        timed_rows: number of rows that the times were estimated from, which bounds the effective
+            sample size; None without a time column.
+        name: name of the table.
     """
 
     quantities: PreparedReference
     levels: Mapping[str, Mapping[str, int] | None]
     missing: Mapping[str, int]
     rows: int
-    numbering: frozenset[str]
-    single: frozenset[str]
+    identifiers: frozenset[str]
+    single_precision: frozenset[str]
     times: Tensor
-    judged: int | None = None
+    timed_rows: int | None = None
     name: str = "table"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All feature columns."""
+        """Names of all feature columns."""
         return tuple(self.missing)
 
     def __add__(self, other: PreparedTable) -> PreparedTable:
@@ -62,8 +60,9 @@ class PreparedTable:
                 "other",
                 f"the columns {list(self.columns)}",
                 str(list(other.columns)),
-                "Add pieces of one table.",
+                "Add parts of one table.",
             )
+        timed = None not in (self.timed_rows, other.timed_rows)
         return replace(
             self,
             quantities=self.quantities + other.quantities,
@@ -72,12 +71,10 @@ class PreparedTable:
             },
             missing={name: count + other.missing[name] for name, count in self.missing.items()},
             rows=self.rows + other.rows,
-            numbering=self.numbering & other.numbering,
-            single=self.single & other.single,
+            identifiers=self.identifiers & other.identifiers,
+            single_precision=self.single_precision & other.single_precision,
             times=self.times.maximum(other.times),
-            judged=None
-            if self.judged is None or other.judged is None
-            else self.judged + other.judged,
+            timed_rows=(self.timed_rows or 0) + (other.timed_rows or 0) if timed else None,
         )
 
     def save(self, path: str | Path) -> Path:
@@ -86,9 +83,9 @@ class PreparedTable:
             "levels": self.levels,
             "missing": self.missing,
             "rows": self.rows,
-            "numbering": sorted(self.numbering),
-            "single": sorted(self.single),
-            "judged": self.judged,
+            "identifiers": sorted(self.identifiers),
+            "single_precision": sorted(self.single_precision),
+            "timed_rows": self.timed_rows,
             "name": self.name,
         }
         return save_tensors(
@@ -109,104 +106,110 @@ class PreparedTable:
                 "Prepare the reference anew.",
             )
         table: dict[str, Any] = dict(header["table"])
-        table |= {name: frozenset(table[name]) for name in ("numbering", "single")}
+        table |= {name: frozenset(table[name]) for name in ("identifiers", "single_precision")}
         return cls(PreparedReference.from_tensors(tensors, header), times=tensors["times"], **table)
 
 
 @dataclass(frozen=True, eq=False)
-class TablePair:
+class TableComparison:
     """Two prepared tables, compared column by column.
 
     Args:
-        quantities: those of both, sorted and tested.
+        quantities: the quantities of both, sorted and tested.
         missing: missing values of the columns of both.
-        categories: one per code column of both.
-        absent: columns that production lacks.
-        textual: quantities of the reference that are no numbers in production.
-        uncounted: code columns with too many levels on a side.
+        categories: level counts of the categorical columns of both.
+        absent: names of the columns that production lacks.
+        non_numeric: names of the quantities of the reference that are not numeric in production.
+        not_counted: names of the categorical columns with too many levels.
     """
 
-    quantities: Sides
+    quantities: QuantityComparison
     missing: MissingShift
     categories: tuple[CategoryShift, ...]
     absent: tuple[str, ...]
-    textual: tuple[str, ...]
-    uncounted: tuple[str, ...]
+    non_numeric: tuple[str, ...]
+    not_counted: tuple[str, ...]
 
 
-def table_pair(reference: PreparedTable, live: PreparedTable) -> TablePair:
-    """What the columns of two prepared tables say of each other."""
+def table_comparison(reference: PreparedTable, live: PreparedTable) -> TableComparison:
+    """Tests of all columns that two prepared tables share."""
     both = tuple(name for name in reference.columns if name in live.missing)
     counts = [
         torch.tensor([side.missing[name] for name in both], dtype=torch.int64)
         for side in (reference, live)
     ]
-    coded = [name for name in reference.levels if name in live.levels]
+    categorical = [name for name in reference.levels if name in live.levels]
     categories = {}
-    for name in coded:
+    for name in categorical:
         sides = reference.levels[name], live.levels[name]
         if sides[0] is not None and sides[1] is not None:
             categories[name] = category_shift(*sides, name=name)
-    return TablePair(
-        quantities=_sides(reference, live),
+    return TableComparison(
+        quantities=_quantity_comparison(reference, live),
         missing=MissingShift(counts[0], counts[1], reference.rows, live.rows, both),
         categories=tuple(categories.values()),
         absent=tuple(name for name in reference.columns if name not in live.missing),
-        textual=tuple(
+        non_numeric=tuple(
             name
             for name in reference.quantities.names
             if name in both and name not in live.quantities.names
         ),
-        uncounted=tuple(name for name in coded if name not in categories),
+        not_counted=tuple(name for name in categorical if name not in categories),
     )
 
 
-def _sides(reference: PreparedTable, live: PreparedTable) -> Sides:
-    """The quantities of both; production takes the longer time of both sides, as in
-    `for_dependent_rows`.
-    """
-    places = [
-        {name: place for place, name in enumerate(side.quantities.names)}
-        for side in (reference, live)
+def _quantity_comparison(reference: PreparedTable, live: PreparedTable) -> QuantityComparison:
+    """The quantities of both; production takes the longer autocorrelation time of both."""
+    numbers = [
+        {name: i for i, name in enumerate(table.quantities.names)} for table in (reference, live)
     ]
-    names = [name for name in places[0] if name in places[1]]
-    chosen = [[place[name] for name in names] for place in places]
+    names = [name for name in numbers[0] if name in numbers[1]]
+    chosen = [[number[name] for name in names] for number in numbers]
+    before, after = _same_precision(reference, live, names, chosen)
+    independent = ks_two_sample(before, after)
+    times = reference.times[chosen[0]], live.times[chosen[1]]
+    test = independent.with_autocorrelation(times[0], times[0].maximum(times[1]))
+    n, m = (
+        rows if limit is None else rows.clamp(max=limit)
+        for rows, limit in ((test.n, reference.timed_rows), (test.m, live.timed_rows))
+    )
+    rows = (reference.rows, live.rows)
+    identifiers = reference.identifiers & live.identifiers
+    return QuantityComparison(
+        names=(reference.name, live.name),
+        rows=rows,
+        before=before,
+        after=after,
+        independent=independent,
+        test=replace(test, n=n, m=m),
+        identifiers=identifiers if min(rows) >= MIN_IDENTIFIERS else frozenset(),
+    )
+
+
+def _same_precision(
+    reference: PreparedTable, live: PreparedTable, names: list[str], chosen: list[list[int]]
+) -> tuple[PreparedReference, PreparedReference]:
+    """The chosen columns, rounded where one table alone is in single precision: 0.1 equals 0.1."""
     mixed = torch.tensor(
-        [(name in reference.single) is not (name in live.single) for name in names],
+        [(name in reference.single_precision) != (name in live.single_precision) for name in names],
         dtype=torch.bool,
+    )[:, None]
+    before, after = (
+        table.quantities.select(columns)
+        for table, columns in zip((reference, live), chosen, strict=True)
     )
     before, after = (
-        _rounded(side.quantities.select(place), mixed)
-        for side, place in zip((reference, live), chosen, strict=True)
+        replace(side, columns=torch.where(mixed, side.columns.float().double(), side.columns))
+        for side in (before, after)
     )
-    alone = ks_two_sample(before, after)
-    times = reference.times[chosen[0]], live.times[chosen[1]]
-    test = worth(alone, times[0], times[0].maximum(times[1]))
-    n, m = (
-        rows if judged is None else rows.clamp(max=judged)
-        for rows, judged in ((test.n, reference.judged), (test.m, live.judged))
-    )
-    sizes = (reference.rows, live.rows)
-    numbering = reference.numbering & live.numbering if min(sizes) >= FEWEST_IDS else frozenset()
-    return Sides(
-        (reference.name, live.name), sizes, before, after, alone, replace(test, n=n, m=m), numbering
-    )
-
-
-def _rounded(side: PreparedReference, mixed: Tensor) -> PreparedReference:
-    """The same with the columns that are single on one side alone rounded to it, so that 0.1 equals
-    0.1.
-    """
-    return replace(
-        side, columns=torch.where(mixed[:, None], side.columns.float().double(), side.columns)
-    )
+    return before, after
 
 
 def merged_levels(
     one: Mapping[str, int] | None, other: Mapping[str, int] | None
 ) -> dict[str, int] | None:
-    """Rows per level of both; None where they are too many."""
+    """Numbers of rows by level of two tables; None with too many levels."""
     if one is None or other is None:
         return None
     total = {level: one.get(level, 0) + other.get(level, 0) for level in {**one, **other}}
-    return total if len(total) <= MOST_LEVELS else None
+    return total if len(total) <= MAX_COUNTED_LEVELS else None

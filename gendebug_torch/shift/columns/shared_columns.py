@@ -1,4 +1,4 @@
-"""The columns that two records share, as values that the topic's maths can compare."""
+"""The columns that two records share, as tensors and tables that can be compared."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gendebug_torch.data.records import Records, numeric_features
+from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
-from gendebug_torch.shift.time.split_moments import moments_of
-from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample, worth
-from gendebug_torch.stats.effective_sample_size import dependent_times
+from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
+from gendebug_torch.stats.effective_sample_size import two_sample_autocorrelation_times
 
 Column = NDArray[np.float64]
-# Float64 tells whole numbers apart up to here.
-WIDEST = 2**53
-# Whole numbers that differ in so few rows may well be quantities.
-FEWEST_IDS = 100
+# Float64 is exact for whole numbers up to here.
+MAX_EXACT_INTEGER = 2**53
+# Distinct whole numbers in fewer rows may be quantities.
+MIN_IDENTIFIERS = 100
 
 
 @dataclass(frozen=True)
 class SharedColumns:
-    """The columns that reference and production share, and those that production lacks."""
+    """The columns of the reference that production has, and those that it lacks.
+
+    Args:
+        reference: records before deployment.
+        production: records after it.
+        names: names of the columns in both.
+        absent: names of the columns that production lacks.
+    """
 
     reference: Records
     production: Records
@@ -41,9 +48,19 @@ def shared_columns(
     production: Records,
     validation: Records | None,
     train: Records | None,
-    wanted: Callable[[Records], tuple[str, ...]],
+    select: Callable[[Records], tuple[str, ...]],
 ) -> SharedColumns | None:
-    """Both sides and their columns; None where nothing is given to compare with."""
+    """Columns shared with validation, or else with training; None where neither has features.
+
+    Args:
+        production: records with features.
+        validation: records to compare with, or None.
+        train: records to compare with otherwise, or None.
+        select: names of the columns to compare, of the reference.
+
+    Raises:
+        InputError: a table against a tensor, or tensors of different shapes.
+    """
     given = [
         records
         for records in (validation, train)
@@ -75,9 +92,9 @@ def shared_columns(
                 str(shapes[1]),
                 "Build both with the same preprocessing.",
             )
-        return SharedColumns(reference, production, wanted(reference), ())
+        return SharedColumns(reference, production, select(reference), ())
     present = set(map(str, getattr(production.features, "columns", ())))
-    names = wanted(reference)
+    names = select(reference)
     return SharedColumns(
         reference,
         production,
@@ -86,15 +103,15 @@ def shared_columns(
     )
 
 
-def width(records: Records | None) -> int:
-    """Feature columns, those of a tensor flattened; 0 without features."""
+def column_count(records: Records | None) -> int:
+    """Number of feature columns, those of a tensor flattened; 0 without features."""
     return (
         0 if records is None or records.features is None else math.prod(records.features.shape[1:])
     )
 
 
-def quantities(records: Records) -> tuple[str, ...]:
-    """Numeric columns but booleans, which are levels rather than quantities."""
+def quantity_names(records: Records) -> tuple[str, ...]:
+    """Names of the numeric columns; booleans are categories."""
     features = records.features
     if features is None or isinstance(features, Tensor):
         return (
@@ -103,25 +120,25 @@ def quantities(records: Records) -> tuple[str, ...]:
             else tuple(f"feature_{i}" for i in range(math.prod(features.shape[1:])))
         )
     chosen = features.select_dtypes(include=["number"]).columns
-    left_out = {*records.schema.categorical, *wide_integers(records)}
+    left_out = {*records.schema.categorical, *wide_integer_names(records)}
     return tuple(str(c) for c in chosen if c not in left_out)
 
 
-def wide_integers(records: Records) -> tuple[str, ...]:
-    """Whole columns with values beyond 2**53, which float64 cannot tell apart: ids or hashes, not
-    quantities.
-    """
+def wide_integer_names(records: Records) -> tuple[str, ...]:
+    """Names of the integer columns with values beyond 2**53: ids or hashes, not quantities."""
     features = records.features
     if features is None or isinstance(features, Tensor):
         return ()
     whole = features.select_dtypes(include=["integer"])
     return tuple(
-        str(c) for c in whole.columns if whole[c].max() > WIDEST or whole[c].min() < -WIDEST
+        str(c)
+        for c in whole.columns
+        if whole[c].max() > MAX_EXACT_INTEGER or whole[c].min() < -MAX_EXACT_INTEGER
     )
 
 
-def codes(records: Records) -> tuple[str, ...]:
-    """Columns of text, categories or booleans, and those that the schema calls categorical."""
+def category_names(records: Records) -> tuple[str, ...]:
+    """Names of the columns of text, categories or booleans, and of those the schema declares so."""
     features = records.features
     if features is None or isinstance(features, Tensor):
         return ()
@@ -131,123 +148,131 @@ def codes(records: Records) -> tuple[str, ...]:
     return tuple(str(c) for c in features.columns if c in chosen)
 
 
-def every_column(records: Records) -> tuple[str, ...]:
-    """All feature columns, of whatever kind."""
+def all_feature_names(records: Records) -> tuple[str, ...]:
+    """Names of all feature columns."""
     return (
-        quantities(records)
+        quantity_names(records)
         if isinstance(records.features, Tensor)
         else tuple(map(str, getattr(records.features, "columns", ())))
     )
 
 
-def paired_values(pair: SharedColumns) -> tuple[tuple[str, ...], tuple[str, ...], Tensor, Tensor]:
-    """Shared quantities, those that are no numbers in production, and the `[n, d]` and `[m, d]`
-    values.
-    """
+def quantity_values(pair: SharedColumns) -> tuple[tuple[str, ...], tuple[str, ...], Tensor, Tensor]:
+    """Names of the quantities, of those not numeric in production, and values of both samples."""
     sides = [numeric_features(records) for records in (pair.reference, pair.production)]
-    places = [{name: i for i, name in enumerate(names)} for names, _ in sides]
-    names = tuple(name for name in pair.names if name in places[1])
+    numbers = [{name: i for i, name in enumerate(names)} for names, _ in sides]
+    names = tuple(name for name in pair.names if name in numbers[1])
     before, after = (
-        values[:, [place[name] for name in names]]
-        for (_, values), place in zip(sides, places, strict=True)
+        values[:, [number[name] for name in names]]
+        for (_, values), number in zip(sides, numbers, strict=True)
     )
     for i, name in enumerate(names):
         kinds = {str(_dtype(records, name)) for records in (pair.reference, pair.production)}
         if len(kinds) > 1 and "float32" in kinds:
             before[:, i], after[:, i] = before[:, i].float().double(), after[:, i].float().double()
-    return names, tuple(name for name in pair.names if name not in places[1]), before, after
+    return names, tuple(name for name in pair.names if name not in numbers[1]), before, after
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
-    """The quantities that two samples share, sorted and compared.
+class QuantityComparison:
+    """The quantities of two samples, sorted and tested.
 
     Args:
-        names: what the samples are called, the reference first.
-        rows: of each.
-        before: `d` columns of the reference.
-        after: the same ones of production.
-        alone: the test of rows that are taken as independent.
-        test: the same, with rows in time counted as the independent ones that they are worth.
-        numbering: columns that number their rows.
+        names: names of the two samples, the reference first.
+        rows: numbers of rows of the two samples.
+        before: the `d` sorted columns of the reference.
+        after: the same columns of production.
+        independent: tests with all rows taken as independent.
+        test: tests at the effective sample sizes of rows in time.
+        identifiers: names of the columns that number their rows.
     """
 
     names: tuple[str, str]
     rows: tuple[int, int]
     before: PreparedReference
     after: PreparedReference
-    alone: KSTest
+    independent: KSTest
     test: KSTest
-    numbering: frozenset[str] = frozenset()
+    identifiers: frozenset[str] = frozenset()
 
 
-def compared_quantities(pair: SharedColumns, alpha: float) -> tuple[Sides, tuple[str, ...]]:
-    """Both sides, and the quantities that are no numbers in production.
-
-    Only columns that would be significant at alpha are asked how far their rows depend on each
-    other.
-    """
-    names, textual, before, after = paired_values(pair)
-    reference, live = (prepare_reference(values, names=names) for values in (before, after))
-    alone = ks_two_sample(reference, live)
-    significant = (alone.adjusted < alpha).nonzero().flatten()
-    test = worth(alone, *times_between(pair.reference, pair.production, before, after, significant))
-    numbering = frozenset(
-        names[place]
-        for place in significant.tolist()
-        if is_identifier(before[:, place], after[:, place])
-    )
-    rows = len(pair.reference), len(pair.production)
-    return Sides(
-        (pair.reference.name, pair.production.name), rows, reference, live, alone, test, numbering
-    ), textual
-
-
-def times_between(
-    reference: Records, production: Records, before: Tensor, after: Tensor, columns: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`[d]` rows of either side that are worth one independent row; 1 for columns not asked, and
-    where no time is known.
+def quantity_comparison(
+    pair: SharedColumns, alpha: float
+) -> tuple[QuantityComparison, tuple[str, ...]]:
+    """The tested quantities, and the names of those that are not numeric in production.
 
     Args:
-        reference: whose schema may name a time column.
-        production: likewise.
-        before: `[n, d]` series of the reference, in its order of rows.
-        after: `[m, d]` of production.
-        columns: `[c]` places of the series to ask.
+        pair: columns of both samples.
+        alpha: level; autocorrelation is estimated only for columns that are significant at it.
+    """
+    names, non_numeric, before, after = quantity_values(pair)
+    reference, live = (prepare_reference(values, names=names) for values in (before, after))
+    independent = ks_two_sample(reference, live)
+    significant = (independent.adjusted < alpha).nonzero().flatten()
+    times = autocorrelation_times(pair.reference, pair.production, before, after, significant)
+    identifiers = frozenset(
+        names[i] for i in significant.tolist() if is_identifier(before[:, i], after[:, i])
+    )
+    comparison = QuantityComparison(
+        names=(pair.reference.name, pair.production.name),
+        rows=(len(pair.reference), len(pair.production)),
+        before=reference,
+        after=live,
+        independent=independent,
+        test=independent.with_autocorrelation(*times),
+        identifiers=identifiers,
+    )
+    return comparison, non_numeric
+
+
+def autocorrelation_times(
+    reference: Records, production: Records, before: Tensor, after: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Autocorrelation times of series of both samples, `[d]` each.
+
+    1 for the other columns, and where the schema names no time.
+
+    Args:
+        reference: records whose schema may name a time column.
+        production: records whose schema may name one.
+        before: series of the reference, `[n, d]`, in its order of rows.
+        after: series of production, `[m, d]`.
+        columns: numbers of the series to look at, `[c]`.
     """
     orders = [time_order(records) for records in (reference, production)]
-    everywhere = torch.ones(2, before.shape[1], dtype=torch.float64)
+    times = torch.ones(2, before.shape[1], dtype=torch.float64)
     if len(columns) and any(order is not None for order in orders):
         series = [
-            None if order is None else side[order][:, columns]
-            for order, side in zip(orders, (before, after), strict=True)
+            None if order is None else values[order][:, columns]
+            for order, values in zip(orders, (before, after), strict=True)
         ]
-        everywhere[:, columns] = torch.stack(dependent_times(*series))
-    return everywhere[0], everywhere[1]
+        times[:, columns] = torch.stack(two_sample_autocorrelation_times(*series))
+    return times[0], times[1]
 
 
 def is_identifier(before: Tensor, after: Tensor) -> bool:
-    """Whether a column numbers its rows: whole, and never the same value twice on a side; `[n]` and
-    `[m]` of 100 rows at least.
+    """Whether a column numbers its rows: whole numbers, none twice in a sample.
+
+    Args:
+        before: values of the reference, `[n]`; False under 100 rows.
+        after: values of production, `[m]`; False under 100 rows.
     """
-    sides = (before, after)
-    if min(map(len, sides)) < FEWEST_IDS or not all(
-        bool((side == side.floor()).all()) for side in sides
-    ):
+    samples = (before, after)
+    if min(map(len, samples)) < MIN_IDENTIFIERS:
         return False
-    return all(len(torch.unique(side)) == len(side) for side in sides)
+    if not all(bool((values == values.floor()).all()) for values in samples):
+        return False
+    return all(len(torch.unique(values)) == len(values) for values in samples)
 
 
 @dataclass(frozen=True, eq=False)
-class Compared:
-    """Shared columns as tables on the host: quantities as numbers, all others as text codes;
-    without row numbers.
+class SharedTables:
+    """The shared columns of two records as tables on the host, without identifiers.
 
     Args:
-        reference: `[n, d]`.
-        production: `[m, d]`.
-        quantities: which columns are quantities.
+        reference: table of the reference, `[n, d]`: quantities as numbers, others as categories.
+        production: table of production, `[m, d]`.
+        quantities: names of the columns that are quantities.
     """
 
     reference: pd.DataFrame
@@ -256,38 +281,36 @@ class Compared:
 
     @property
     def categorical(self) -> tuple[str, ...]:
-        """Columns that hold codes."""
+        """Names of the columns that are categories."""
         return tuple(str(name) for name in self.reference.columns if name not in self.quantities)
 
     def finite(self, name: str) -> tuple[Column, Column]:
-        """Finite values of a quantity on both sides, float64."""
+        """Finite values of a quantity in both samples, float64."""
         before, after = (
             side[name].to_numpy(dtype=np.float64) for side in (self.reference, self.production)
         )
         return before[np.isfinite(before)], after[np.isfinite(after)]
 
 
-def compared(production: Records, reference: Records) -> Compared | None:
-    """The shared columns of two records as tables; None where a side has no features."""
+def shared_tables(production: Records, reference: Records) -> SharedTables | None:
+    """Shared columns of two records as tables; None where either has no features."""
     if production.features is None or reference.features is None:
         return None
-    pair = shared_columns(production, reference, None, quantities)
-    coded = shared_columns(production, reference, None, codes)
+    pair = shared_columns(production, reference, None, quantity_names)
+    coded = shared_columns(production, reference, None, category_names)
     if pair is None or coded is None:
         return None
-    names, _, before, after = paired_values(pair)
-    kept = [
-        place for place in range(len(names)) if not is_identifier(before[:, place], after[:, place])
-    ]
-    names = tuple(names[place] for place in kept)
+    names, _, before, after = quantity_values(pair)
+    chosen = [i for i in range(len(names)) if not is_identifier(before[:, i], after[:, i])]
+    names = tuple(names[i] for i in chosen)
     sides = [
-        pd.DataFrame(values[:, kept].cpu().numpy(), columns=list(names))
+        pd.DataFrame(values[:, chosen].cpu().numpy(), columns=list(names))
         for values in (before, after)
     ]
     for name in coded.names:
         for side, records in zip(sides, (reference, production), strict=True):
-            side[name] = pd.Series(list(level_values(records, name)), dtype=object)
-    return Compared(sides[0], sides[1], names)
+            side[name] = pd.Series(list(column_values(records, name)), dtype=object)
+    return SharedTables(sides[0], sides[1], names)
 
 
 def _dtype(records: Records, name: str) -> Any:
@@ -298,8 +321,8 @@ def _dtype(records: Records, name: str) -> Any:
     )
 
 
-def gaps(records: Records, names: tuple[str, ...]) -> Tensor:
-    """`[n, d]` booleans, True where missing."""
+def missing_mask(records: Records, names: tuple[str, ...]) -> Tensor:
+    """Missing values of the named columns, `[n, d]` bool."""
     features = records.features
     if isinstance(features, Tensor):
         return features.reshape(len(features), len(names)).isnan()
@@ -312,16 +335,15 @@ def gaps(records: Records, names: tuple[str, ...]) -> Tensor:
 
 
 def time_order(records: Records) -> Tensor | None:
-    """`[n]` places of the rows in the order of the time column that the schema names; None where
-    there is none, or it has gaps.
-    """
+    """Rows in the order of time, `[n]` int64; None without a time column or with missing times."""
     name, metadata = records.schema.time, records.metadata
-    if name is None or metadata is None or name not in metadata or metadata[name].isna().any():
+    if name is None or metadata is None or name not in metadata:
         return None
-    return torch.from_numpy(np.argsort(moments_of(metadata[name]), kind="stable"))
+    times = parse_times(metadata[name], name)
+    return None if times.missing else times.order
 
 
-def level_values(records: Records, name: str) -> Any:
-    """`[n]` values of one column of a table."""
+def column_values(records: Records, name: str) -> Any:
+    """Values of one column of a table, `[n]`."""
     features: Any = records.features
     return features[next(column for column in features.columns if str(column) == name)]

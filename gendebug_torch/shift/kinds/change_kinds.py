@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import CYCLE, axes
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.columns.shared_columns import Compared, compared
+from gendebug_torch.shift.columns.shared_columns import SharedTables, shared_tables
 from gendebug_torch.shift.kinds.class_shares import ClassShares, class_shares
 from gendebug_torch.shift.kinds.column_transforms import LevelRenaming, weighted_ks_distance
 from gendebug_torch.shift.kinds.label_model import (
@@ -31,8 +31,9 @@ from gendebug_torch.shift.kinds.moved_columns import (
     transform_explanations,
 )
 from gendebug_torch.shift.kinds.score_relation import MIN_EFFECT, RelationChange, relation_change
-from gendebug_torch.shift.two_sample.joint import time_block
-from gendebug_torch.shift.two_sample.ks import ks_two_sample, shortened
+from gendebug_torch.shift.plots import axis_label
+from gendebug_torch.shift.two_sample.joint import permutation_block
+from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.stats.intervals import p_value_text
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class ChangeKinds:
                     color=colour,
                     label=_words(kind),
                 )
-        ax.set_yticks(range(len(frame)), [shortened(str(name)) for name in frame["what"]])
+        ax.set_yticks(range(len(frame)), [axis_label(str(name)) for name in frame["what"]])
         ax.set_xlim(0.0, 1.0)
         ax.set_xlabel("size of the change (distance of distributions, or change of the event rate)")
         ax.set_ylabel("change")
@@ -168,7 +169,7 @@ def change_kinds(
     classes = class_shares(before, after)
     labels = _labels(before, after, classes)
     relation = None if labels is None else _relation(before, after)
-    columns = compared(after, before)
+    columns = shared_tables(after, before)
     columns = columns if len(before) and len(after) else None
     changed = classes if classes is not None and classes.changed(alpha) else None
     features: list[FeatureChange] = []
@@ -182,7 +183,7 @@ def change_kinds(
         kinds: tuple[Kind, ...] = ("label_shift", "concept_drift") if drift else ("label_shift",)
     elif columns is not None:
         drift = _relation_changed(relation, alpha)
-        where = Localisation(columns, labels, time_block(before, after), drift, alpha)
+        where = Localisation(columns, labels, permutation_block(before, after), drift, alpha)
         features = _localised(features, where)
         kinds = _kinds(features, where, _scores_shifted(before, after, alpha, min_effect))
     else:
@@ -192,7 +193,7 @@ def change_kinds(
 
 
 def _explained_shifts(
-    columns: Compared,
+    columns: SharedTables,
     classes: ClassShares | None,
     targets: Tensor | None,
     alpha: float,

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.columns.shared_columns import times_between
+from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.two_sample.categories import CategoryShift
-from gendebug_torch.stats.effective_sample_size import MOST_TIMED, independent_shares
+from gendebug_torch.stats.effective_sample_size import MAX_LEVELS, effective_counts
 from gendebug_torch.stats.intervals import wilson_interval
 from gendebug_torch.stats.label_shift import label_shift, label_shift_misfit
 from gendebug_torch.stats.logit_scaling import fit_affine
@@ -188,9 +188,7 @@ def _counted_shares(reference: Records, production: Records) -> ClassShares:
     shift = CategoryShift("class", names, counts[0], counts[1])
     shift = _dependent_in_time(shift, reference, production, pair)
     trials = torch.full((k,), len(production))
-    low, high = wilson_interval(
-        *independent_shares(counts[1], trials, torch.tensor(shift.times[1]))
-    )
+    low, high = wilson_interval(*effective_counts(counts[1], trials, torch.tensor(shift.times[1])))
     return ClassShares(
         counts[0].double() / len(reference),
         counts[1].double() / len(production),
@@ -230,7 +228,7 @@ def _dependent_in_time(
     shift: CategoryShift, reference: Records, production: Records, targets: tuple[Tensor, Tensor]
 ) -> CategoryShift:
     """Counted shares with the effective sample size of rows in time, by the commonest classes."""
-    common = (shift.reference + shift.live).argsort(descending=True, stable=True)[:MOST_TIMED]
+    common = (shift.reference + shift.live).argsort(descending=True, stable=True)[:MAX_LEVELS]
     before, after = ((side[:, None] == common).double() for side in targets)
-    times = times_between(reference, production, before, after, torch.arange(len(common)))
+    times = autocorrelation_times(reference, production, before, after, torch.arange(len(common)))
     return replace(shift, times=(float(times[0].amax()), float(times[1].amax())))

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.shift.columns.shared_columns import Column, Compared
+from gendebug_torch.shift.columns.shared_columns import Column, SharedTables
 from gendebug_torch.shift.kinds.column_transforms import LevelRenaming
 from gendebug_torch.shift.kinds.moved_columns import FeatureChange, random_rows
 from gendebug_torch.stats.probe_network import cross_fit, design
@@ -53,7 +53,7 @@ class LabeledColumns:
     categorical: tuple[str, ...]
 
     @classmethod
-    def sample(cls, columns: Compared, labels: LabelPair) -> LabeledColumns:
+    def sample(cls, columns: SharedTables, labels: LabelPair) -> LabeledColumns:
         """Rows drawn at random from both sides, always the same ones."""
         first, second = (
             random_rows(len(side), _MAX_ROWS, seed)

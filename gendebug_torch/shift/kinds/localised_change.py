@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.shift.columns.shared_columns import Compared
+from gendebug_torch.shift.columns.shared_columns import SharedTables
 from gendebug_torch.shift.kinds.label_model import (
     MAX_TRIED,
     LabeledColumns,
@@ -127,7 +127,7 @@ class Localisation:
         alpha: level of the test of all columns together.
     """
 
-    columns: Compared
+    columns: SharedTables
     labels: LabelPair | None
     block: int
     score_changed: bool

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gendebug_torch.shift.columns.default_values import default_value
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
-from gendebug_torch.shift.columns.shared_columns import Compared
+from gendebug_torch.shift.columns.shared_columns import SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
 from gendebug_torch.shift.kinds.column_transforms import (
     Transform,
@@ -23,7 +24,6 @@ from gendebug_torch.shift.kinds.column_transforms import (
     weighted_ks_distance,
 )
 from gendebug_torch.shift.two_sample.categories import category_shift
-from gendebug_torch.shift.two_sample.feature_shift import default_value
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -62,7 +62,7 @@ class FeatureChange:
     certain: bool = True
 
 
-def shifted_columns(columns: Compared, alpha: float, min_effect: float) -> list[FeatureChange]:
+def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> list[FeatureChange]:
     """Columns whose distribution shifted, largest distance first.
 
     A single value that piles up while the other values keep their distribution is a default value
@@ -123,7 +123,7 @@ def _default_value(
 
 
 def label_shift_explanation(
-    feature: FeatureChange, columns: Compared, classes: ClassShares, targets: Tensor
+    feature: FeatureChange, columns: SharedTables, classes: ClassShares, targets: Tensor
 ) -> FeatureChange:
     """The same shift, as label shift where weighting the classes of the reference explains it.
 
@@ -156,7 +156,9 @@ def label_shift_explanation(
     )
 
 
-def transform_explanations(features: list[FeatureChange], columns: Compared) -> list[FeatureChange]:
+def transform_explanations(
+    features: list[FeatureChange], columns: SharedTables
+) -> list[FeatureChange]:
     """The same shifts, with the exchange, clock offset or transform that explains each, if any.
 
     They are train/serve skew where drift is unlikely to do the same.

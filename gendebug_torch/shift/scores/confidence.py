@@ -1,21 +1,20 @@
-"""How sure the model is, before and after: histograms, positive rate, and the pile of cases near
-the threshold.
-"""
+"""Shift of a model's probabilities: histograms, positive rate and share near the threshold."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import ACCENT, LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.two_sample.ks_p_values import ks_p_value
-from gendebug_torch.stats.effective_sample_size import independent_shares
+from gendebug_torch.stats.effective_sample_size import effective_counts, effective_sample_size
 from gendebug_torch.stats.intervals import (
     difference_interval,
     normal_quantile,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+# Half width of the band around the threshold.
 HALF_WIDTH = 0.05
 POSITIVE = "positive-class probability"
 TOP = "top confidence"
@@ -34,24 +34,21 @@ TOP = "top confidence"
 
 @dataclass(frozen=True, eq=False)
 class ConfidenceShift:
-    """Counts and sums of a model's probabilities, reference first and production second. Adds over
-    rows.
+    """Counts and sums of a model's probabilities, reference first; adds over rows.
 
     Args:
-        edges: `[b + 1]` float64 from 0 to 1; fine everywhere, and finer where probabilities
-            saturate.
-        counts: `[2, b]` int64.
-        total: `[2]` float64 sums of the probabilities.
-        squares: `[2]` float64 sums of their squares.
-        positive: `[2]` int64 rows at or above the threshold.
-        near: `[2]` int64 rows within `half_width` of the threshold.
+        edges: edges of the bins, `[b + 1]` float64 from 0 to 1, finer where probabilities saturate.
+        counts: counts of both samples, `[2, b]` int64.
+        total: sums of the probabilities, `[2]` float64.
+        squares: sums of their squares, `[2]` float64.
+        positive: numbers of rows at or above the threshold, `[2]` int64.
+        near: numbers of rows within `half_width` of the threshold, `[2]` int64.
         threshold: decision threshold in (0, 1).
-        half_width: half the width of the band around it.
-        quantity: what the probabilities are.
-        bins: number of bins in the picture.
-        times: `[2, 3]` rows of either side that are worth one independent row, of the
-            probabilities, of positive rows and of those near the threshold; or a single number for
-            all.
+        half_width: half width of the band around the threshold.
+        quantity: name of the probabilities.
+        bins: number of bins of the plot.
+        times: autocorrelation times of both samples, `[2, 3]`, of the probabilities, of positive
+            rows and of rows near the threshold; or one number for all.
     """
 
     edges: Tensor
@@ -73,7 +70,7 @@ class ConfidenceShift:
                     "other",
                     f"{name} {getattr(self, name)}",
                     str(getattr(other, name)),
-                    "Add pieces made with the same arguments.",
+                    "Add parts made with the same arguments.",
                 )
         sums = {
             name: getattr(self, name) + getattr(other, name)
@@ -83,14 +80,12 @@ class ConfidenceShift:
 
     @property
     def n(self) -> Tensor:
-        """`[2]` int64 rows."""
+        """Numbers of rows, `[2]` int64."""
         return self.counts.sum(1)
 
     @property
     def statistic(self) -> float:
-        """Kolmogorov-Smirnov distance at the bin edges: at most the exact one, short of it by less
-        than one bin's share.
-        """
+        """Kolmogorov-Smirnov distance at the edges, short of the exact one by less than a bin."""
         if int(self.n.min()) == 0:
             return math.nan
         steps = self.counts.cumsum(1).double() / self.n[:, None]
@@ -98,21 +93,17 @@ class ConfidenceShift:
 
     @property
     def p_value(self) -> float:
-        """P-value of `statistic` without a shift, see `ks_p_value`; conservative through the
-        bins.
-        """
-        n = independent_shares(self.n, self.n, self.times.expand(2, 3)[:, 0])[1]
+        """P-value of equal distributions, conservative because of the bins, see `ks_p_value`."""
+        n = effective_sample_size(self.n, self.times.expand(2, 3)[:, 0])
         return float(ks_p_value(torch.tensor([self.statistic], dtype=torch.float64), n[:1], n[1:]))
 
     @property
     def mean(self) -> Tensor:
-        """`[2]` mean probability."""
+        """Mean probabilities, `[2]` float64."""
         return self.total / self.n.clamp(min=1)
 
     def mean_difference(self, *, level: float = 0.95) -> tuple[float, float, float]:
-        """Production minus reference mean, and its bounds by the normal approximation with unequal
-        variances (Welch, 1947).
-        """
+        """Production less reference mean, and its bounds (Welch, 1947; normal approximation)."""
         n = self.n.clamp(min=1).double()
         variance = (
             (self.squares / n - self.mean.square()).clamp(min=0.0) * n / (n - 1).clamp(min=1.0)
@@ -122,27 +113,25 @@ class ConfidenceShift:
         return gap, gap - half, gap + half
 
     def rates(self, what: str = "positive") -> Tensor:
-        """`[2]` share of rows that are `positive`, or `near` the threshold."""
+        """Shares of rows that are `positive`, or `near` the threshold, `[2]` float64."""
         return self._events(what).double() / self.n.clamp(min=1)
 
     def rate_difference(
         self, what: str = "positive", *, level: float = 0.95
     ) -> tuple[float, float, float]:
-        """Production minus reference share, and its bounds (Newcombe, 1998)."""
-        events, n = _independent(self, what)
+        """Production less reference share, and its bounds (Newcombe, 1998)."""
+        events, n = _effective_events(self, what)
         low, high = difference_interval(events[0], n[0], events[1], n[1], level=level)
         before, after = self.rates(what)
         return float(after - before), float(low), float(high)
 
     def rate_p_value(self, what: str = "positive") -> float:
-        """P-value for an unchanged share of `positive` rows, or of those `near` the threshold."""
-        events, n = _independent(self, what)
+        """P-value of equal shares of `positive` rows, or of rows `near` the threshold."""
+        events, n = _effective_events(self, what)
         return float(two_share_p_value(events[:1], n[:1], events[1:], n[1:]))
 
     def table(self) -> DataFrame:
-        """Mean, positive rate and share near the threshold before and after, with the difference
-        and its 95 % interval.
-        """
+        """Mean, positive rate and share near the threshold in both samples, and differences."""
         import pandas as pd
 
         rows = [("mean", *map(float, self.mean), *self.mean_difference(), math.nan)]
@@ -162,37 +151,21 @@ class ConfidenceShift:
         return pd.DataFrame(rows, columns=names)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Two histograms of shares with the threshold, and the band around it shaded."""
+        """Histograms of both samples, the threshold, and the band around it."""
         ax = axes(ax)
-        grid = torch.linspace(0.0, 1.0, self.bins + 1, dtype=torch.float64)
-        place = torch.searchsorted(grid, self.edges[:-1], right=True) - 1
-        coarse = torch.zeros(2, self.bins, dtype=torch.int64).index_add_(
-            1, place.clamp(0, self.bins - 1), self.counts
-        )
-        shares = (coarse / self.n.clamp(min=1)[:, None]).numpy()
-        sides = zip(
+        shares = self._coarse_shares()
+        grid = np.linspace(0.0, 1.0, self.bins + 1)
+        for share, n, colour, side in zip(
             shares, self.n.tolist(), (REFERENCE, LIVE), ("reference", "production"), strict=True
-        )
-        for share, n, colour, side in sides:
-            ax.stairs(share, grid.numpy(), color=colour, linewidth=1.6, label=f"{side} (n = {n:,})")
-            ax.stairs(share, grid.numpy(), color=colour, fill=True, alpha=0.18)
+        ):
+            ax.stairs(share, grid, color=colour, linewidth=1.6, label=f"{side} (n = {n:,})")
+            ax.stairs(share, grid, color=colour, fill=True, alpha=0.18)
         before, after = self.rates("near").tolist()
         band = f"within {self.half_width:g} of it: {before:.1%} → {after:.1%}"
-        ax.axvspan(
-            self.threshold - self.half_width,
-            self.threshold + self.half_width,
-            color=ACCENT,
-            alpha=0.25,
-            label=band,
-            zorder=0,
-        )
-        ax.axvline(
-            self.threshold,
-            color=NEUTRAL,
-            linestyle="--",
-            linewidth=1.2,
-            label=f"threshold {self.threshold:g}",
-        )
+        low, high = self.threshold - self.half_width, self.threshold + self.half_width
+        ax.axvspan(low, high, color=ACCENT, alpha=0.25, label=band, zorder=0)
+        line: dict[str, Any] = {"color": NEUTRAL, "linestyle": "--", "linewidth": 1.2}
+        ax.axvline(self.threshold, label=f"threshold {self.threshold:g}", **line)
         ax.set_xlim(0.0, 1.0)
         ax.set_ylim(0.0, 1.5 * max(float(shares.max()), 1e-3))
         ax.set_xlabel(self.quantity)
@@ -202,8 +175,18 @@ class ConfidenceShift:
         ax.legend(loc="upper right", frameon=True)
         return ax
 
+    def _coarse_shares(self) -> NDArray[np.float64]:
+        """`[2, bins]` shares of the rows in the bins of the plot."""
+        grid = torch.linspace(0.0, 1.0, self.bins + 1, dtype=torch.float64)
+        bin_ids = torch.searchsorted(grid, self.edges[:-1], right=True) - 1
+        coarse = torch.zeros(2, self.bins, dtype=torch.int64).index_add_(
+            1, bin_ids.clamp(0, self.bins - 1), self.counts
+        )
+        shares: NDArray[np.float64] = (coarse / self.n.clamp(min=1)[:, None]).numpy()
+        return shares
+
     def intervals(self, what: str = "positive", *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """`[2]` lower and upper Wilson bounds of the two shares."""
+        """Wilson bounds of the two shares, `[2]` lower and `[2]` upper."""
         return wilson_interval(self._events(what), self.n, level=level)
 
     def _events(self, what: str) -> Tensor:
@@ -215,9 +198,9 @@ class ConfidenceShift:
 _KINDS = ("positive", "near")
 
 
-def _independent(shift: ConfidenceShift, what: str) -> tuple[Tensor, Tensor]:
-    """`[2]` events and trials, dependent rows counted as what they are worth."""
-    return independent_shares(
+def _effective_events(shift: ConfidenceShift, what: str) -> tuple[Tensor, Tensor]:
+    """Events and trials at the effective sample size, `[2]` each."""
+    return effective_counts(
         shift._events(what), shift.n, shift.times.expand(2, 3)[:, 1 + _KINDS.index(what)]
     )
 
@@ -230,25 +213,59 @@ def confidence_shift(
     half_width: float = HALF_WIDTH,
     bins: int = 50,
 ) -> ConfidenceShift:
-    """How a model's probabilities moved: distribution, mean, positive rate, and the share near the
-    threshold.
+    """Shift of a model's probabilities: distribution, positive rate and share near the threshold.
 
-    A pile of cases near the threshold is where small errors of the inputs flip decisions.
+    Decisions of rows near the threshold flip with small errors of the inputs.
 
     Args:
-        reference_probs: `[n]` positive-class probabilities or top confidences; `[n, 2]` gives the
-            second column, `[n, k]` the largest of each row.
-        live_probs: `[m]` or `[m, k]`, of the same form.
+        reference_probs: probabilities of the positive class or top confidences, `[n]`; of `[n, 2]`
+            the second column, of `[n, k]` the largest of each row.
+        live_probs: probabilities of the same form, `[m]` or `[m, k]`.
         threshold: decision threshold in (0, 1); rows at it count as positive.
-        half_width: of the band around the threshold.
-        bins: bins in the picture.
+        half_width: half width of the band around the threshold.
+        bins: number of bins of the plot.
+
+    Returns:
+        Counts and sums of both samples, with distances, rates, intervals and p-values.
 
     Raises:
         InputError: NaN or values outside [0, 1], other shapes, another number of classes, a
             threshold outside (0, 1).
 
     Cost: `(n + m) log 1500`; holds one probability per row.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> reference, live = torch.rand(2, 1000, generator=generator)
+        >>> shift = confidence_shift(reference, live.sqrt())
+        >>> [round(rate, 1) for rate in shift.rates().tolist()]
+        [0.5, 0.7]
     """
+    _check_options(threshold, half_width, bins)
+    before, quantity = _scores(reference_probs, "reference_probs")
+    after, live_quantity = _scores(live_probs, "live_probs")
+    if quantity != live_quantity or reference_probs.shape[1:] != live_probs.shape[1:]:
+        expected = f"{list(reference_probs.shape[1:])} after the rows, like the reference"
+        reject("live_probs", expected, str(list(live_probs.shape[1:])), "Use one model for both.")
+    edges = confidence_edges(bins)
+    sides = (before, after)
+    events = [_events_of(side, threshold, half_width) for side in sides]
+    positive, near = (torch.stack([side[which].sum() for side in events]).cpu() for which in (0, 1))
+    return ConfidenceShift(
+        edges=edges,
+        counts=torch.stack([_histogram(side, edges) for side in sides]),
+        total=torch.stack([side.sum() for side in sides]).cpu(),
+        squares=torch.stack([side.square().sum() for side in sides]).cpu(),
+        positive=positive,
+        near=near,
+        threshold=threshold,
+        half_width=half_width,
+        quantity=quantity,
+        bins=bins,
+    )
+
+
+def _check_options(threshold: float, half_width: float, bins: int) -> None:
     if not 0.0 < threshold < 1.0:
         reject(
             "threshold", "a number in (0, 1)", str(threshold), "Pass a probability, not a logit."
@@ -257,28 +274,17 @@ def confidence_shift(
         reject("half_width", "a number in (0, 0.5]", str(half_width), "The default is 0.05.")
     if bins < 1:
         reject("bins", "at least 1", str(bins), "Use 20 to 100.")
-    before, quantity = _scores(reference_probs, "reference_probs")
-    after, other = _scores(live_probs, "live_probs")
-    if quantity != other or reference_probs.shape[1:] != live_probs.shape[1:]:
-        expected = f"{list(reference_probs.shape[1:])} after the rows, like the reference"
-        reject("live_probs", expected, str(list(live_probs.shape[1:])), "Use one model for both.")
-    edges = confidence_edges(bins)
-    pair = (before, after)
-    counts = torch.stack([_histogram(p, edges) for p in pair])
-    events = [_events_of(p, threshold, half_width) for p in pair]
-    positive, near = (torch.stack([side[which].sum() for side in events]).cpu() for which in (0, 1))
-    total = torch.stack([p.sum() for p in pair]).cpu()
-    squares = torch.stack([p.square().sum() for p in pair]).cpu()
-    return ConfidenceShift(
-        edges, counts, total, squares, positive, near, threshold, half_width, quantity, bins
-    )
 
 
 def confidence_series(
     probs: Tensor, *, threshold: float = 0.5, half_width: float = HALF_WIDTH
 ) -> Tensor:
-    """`[n, 3]` float64: the probability that is compared, whether it is positive, and whether it is
-    near the threshold.
+    """Probability, whether positive, and whether near the threshold, of each row, `[n, 3]` float64.
+
+    Args:
+        probs: probabilities, `[n]` or `[n, k]`.
+        threshold: decision threshold in (0, 1).
+        half_width: half width of the band around it.
     """
     scores = _scores(probs, "probs")[0]
     return torch.stack(
@@ -287,8 +293,7 @@ def confidence_series(
 
 
 def checked_probs(probs: Tensor, argument: str) -> Tensor:
-    """`[n]` or `[n, k]` float64 probabilities without a gradient, rounding outside [0, 1] taken
-    off.
+    """Probabilities `[n]` or `[n, k]`, float64, detached, and clamped by at most a rounding error.
 
     Raises:
         InputError: no float tensor of that shape, NaN, or values outside [0, 1].
@@ -317,8 +322,10 @@ def checked_probs(probs: Tensor, argument: str) -> Tensor:
 
 
 def confidence_edges(bins: int) -> Tensor:
-    """Edges over [0, 1]: those of a picture, 1000 equal steps, and steps of 0.1 in log-odds towards
-    0 and 1.
+    """Edges over [0, 1]: those of a plot, 1000 equal steps, and steps of 0.1 in log-odds.
+
+    Args:
+        bins: number of bins of the plot.
     """
     odds = torch.linspace(-20.0, 20.0, 401, dtype=torch.float64).sigmoid().numpy()
     grids = [odds, np.linspace(0.0, 1.0, 1001), np.linspace(0.0, 1.0, bins + 1)]
@@ -326,12 +333,12 @@ def confidence_edges(bins: int) -> Tensor:
 
 
 def _events_of(scores: Tensor, threshold: float, half_width: float) -> tuple[Tensor, Tensor]:
-    """`[n]` booleans each: at or above the threshold, and near it."""
+    """Whether rows are at or above the threshold, and near it, `[n]` bool each."""
     return scores >= threshold, (scores - threshold).abs() < half_width
 
 
 def _scores(probs: Tensor, argument: str) -> tuple[Tensor, str]:
-    """`[n]` float64 and what they are."""
+    """The compared probabilities, `[n]` float64, and their name."""
     values = checked_probs(probs, argument)
     if values.ndim == 2 and values.shape[1] > 2:
         return values.amax(1), TOP
@@ -340,5 +347,5 @@ def _scores(probs: Tensor, argument: str) -> tuple[Tensor, str]:
 
 def _histogram(values: Tensor, edges: Tensor) -> Tensor:
     bins = len(edges) - 1
-    place = torch.bucketize(values, edges.to(values.device)[1:-1], right=True)
-    return torch.bincount(place, minlength=bins).cpu()
+    bin_ids = torch.bucketize(values, edges.to(values.device)[1:-1], right=True)
+    return torch.bincount(bin_ids, minlength=bins).cpu()

@@ -1,6 +1,4 @@
-"""How right is the model where labels have not arrived? Three estimates from its confidence, each
-with what it assumes.
-"""
+"""Accuracy on unlabeled rows: three estimates from the confidence, each with its assumption."""
 
 from __future__ import annotations
 
@@ -21,26 +19,26 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 ASSUMPTIONS = {
-    "confidence": "calibrated confidence stays calibrated: P(y | x) as in validation, and no "
-    "inputs that the model has not met",
-    "classes": "only the shares of the classes moved: rows of a class are right as often as in "
+    "confidence": "the calibrated confidence stays calibrated: P(y | x) as in validation, and no "
+    "inputs unlike those of validation",
+    "classes": "only the class shares changed: the accuracy within each class is that of "
     "validation",
-    "threshold": "as many rows lie above the confidence threshold as are right: errors stay the "
-    "least confident rows",
+    "threshold": "the share of rows above the confidence threshold stays the accuracy: errors are "
+    "the least confident rows",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class EstimatedAccuracy:
-    """Accuracy before, and estimates of it after, each with a standard error that includes the
-    noise of validation.
+    """Accuracy on labeled rows, and estimates of it on unlabeled ones.
 
     Args:
         before: accuracy on the labeled rows, and its standard error.
-        estimates: method -> estimate and its standard error; `confidence`, `threshold` and, where
-            validation has rows of every class, `classes`; see `ASSUMPTIONS`.
-        rows: labeled and unlabeled rows.
-        counted: accuracy and standard error where production's labels were given as well.
+        estimates: estimates and standard errors by method: `confidence`, `threshold` and, where
+            validation has rows of every class, `classes`; see `ASSUMPTIONS`. Standard errors
+            include the sampling error of validation.
+        rows: numbers of labeled and unlabeled rows.
+        counted: accuracy in production and its standard error, where its labels were given.
     """
 
     before: tuple[float, float]
@@ -49,20 +47,18 @@ class EstimatedAccuracy:
     counted: tuple[float, float] | None = None
 
     def interval(self, method: str, *, level: float = 0.95) -> tuple[float, float]:
-        """Bounds of one estimate, if its assumption holds."""
+        """Bounds of one estimate under its assumption."""
         value, error = self.estimates[method]
         half = normal_quantile(0.5 + level / 2) * error
         return max(0.0, value - half), min(1.0, value + half)
 
     def drop(self, method: str) -> tuple[float, float]:
-        """Accuracy before less the estimate, and its standard error."""
+        """Accuracy on labeled rows less an estimate, and its standard error."""
         value, error = self.estimates[method]
         return self.before[0] - value, (error**2 + self.before[1] ** 2) ** 0.5
 
     def table(self) -> DataFrame:
-        """One row per number: accuracy before, estimates after with their assumptions, and what was
-        counted.
-        """
+        """One row per number: accuracy before, estimates with assumptions, accuracy counted."""
         import pandas as pd
 
         rows = [("validation, counted", *self.before, "")]
@@ -71,7 +67,7 @@ class EstimatedAccuracy:
             for name in self.estimates
         ]
         rows += [("production, counted", *self.counted, "")] if self.counted is not None else []
-        return pd.DataFrame(rows, columns=["what", "accuracy", "standard_error", "assumes"])
+        return pd.DataFrame(rows, columns=["what", "accuracy", "standard_error", "assumption"])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The numbers of the table with 95 % intervals."""
@@ -81,20 +77,18 @@ class EstimatedAccuracy:
             "validation, counted": (REFERENCE, "counted before"),
             "production, counted": (NEUTRAL, "counted after"),
         }
-        for place, what in enumerate(frame["what"]):
+        for i, what in enumerate(frame["what"]):
             colour, label = kinds.get(what, (LIVE, "estimated after"))
             value, error = (
-                float(frame[column].iloc[place]) for column in ("accuracy", "standard_error")
+                float(frame[column].iloc[i]) for column in ("accuracy", "standard_error")
             )
             shown = None if what.endswith(("threshold", "classes")) else label
-            ax.errorbar(
-                value, place, xerr=1.96 * error, fmt="o", color=colour, capsize=3, label=shown
-            )
+            ax.errorbar(value, i, xerr=1.96 * error, fmt="o", color=colour, capsize=3, label=shown)
         ax.set_yticks(range(len(frame)), frame["what"].tolist())
         ax.set_ylim(-0.6, len(frame) - 0.4)
         ax.set_xlabel("accuracy with 95 % interval")
-        ax.set_ylabel("side, source")
-        ax.set_title(f"Accuracy without labels ({self.rows[1]:,} rows)")
+        ax.set_ylabel("sample, method")
+        ax.set_title(f"Accuracy estimated without labels ({self.rows[1]:,} rows)")
         ax.legend(frameon=True)
         return ax
 
@@ -102,78 +96,106 @@ class EstimatedAccuracy:
 def estimated_accuracy(
     logits: Tensor, targets: Tensor, live_logits: Tensor, *, live_targets: Tensor | None = None
 ) -> EstimatedAccuracy:
-    """Accuracy on unlabeled rows from what the model says of them.
+    """Accuracy on unlabeled rows, estimated from the model's scores by three methods.
 
-    `confidence` is the mean confidence, calibrated on the labeled rows; `threshold` (ATC) is the
-    share of rows whose confidence lies above the threshold that as many labeled rows exceed as are
-    right; `classes` is the accuracy within the classes, weighted by the shares of the classes that
-    the scores say (`label_shift`).
+    `confidence` is the mean confidence, calibrated on the labeled rows. `threshold` (ATC) is the
+    share of rows whose confidence exceeds a threshold; on the labeled rows that share is the
+    accuracy. `classes` is the accuracy within the classes, weighted by class shares estimated from
+    the scores (`label_shift`).
 
     Source: Garg et al. (2022), ICLR, arXiv:2201.04234, for the threshold; Guillory et al. (2021),
     ICCV, arXiv:2107.03315, for confidences; Saerens, Latinne and Decaestecker (2002), Neural
     Computation 14:21, for the shares.
 
     Args:
-        logits: `[n]` binary or `[n, k]` of labeled rows.
-        targets: `[n]` int64 class ids.
-        live_logits: `[m]` or `[m, k]` of unlabeled rows.
-        live_targets: `[m]` int64, where they are known after all.
+        logits: logits of labeled rows, `[n]` binary or `[n, k]`.
+        targets: class ids, `[n]` int64.
+        live_logits: logits of unlabeled rows, `[m]` or `[m, k]`.
+        live_targets: class ids of the unlabeled rows, `[m]` int64, where they are known after all.
+
+    Returns:
+        The estimates with standard errors and assumptions.
 
     Raises:
-        InputError: no rows on a side.
+        InputError: no rows in a sample.
 
     Cost: one sort of n, and about eight passes over the labeled rows.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = 3 * torch.randn(4000, generator=generator)
+        >>> targets = (torch.rand(4000, generator=generator) < logits.sigmoid()).long()
+        >>> accuracy = estimated_accuracy(logits, targets, logits / 3)
+        >>> round(accuracy.before[0], 1), round(accuracy.estimates["confidence"][0], 1)
+        (0.8, 0.7)
     """
     n, m = len(logits), len(live_logits)
     if not n or not m:
-        reject("live_logits", "rows on both sides", f"{n} and {m}", "Pass the logits of both.")
+        reject("live_logits", "rows in both samples", f"{n} and {m}", "Pass the logits of both.")
     fit = fit_affine(logits, targets)
-    right, sure = _judged(fit(logits.double()), targets)
-    live_right, live_sure = _judged(fit(live_logits.double()), live_targets)
-    assert right is not None
-    accuracy = float(right.mean())
-    noise = (accuracy * (1 - accuracy) / n) ** 0.5
-    # Calibration in the large has the noise of the labeled rows; the mean confidence that of the
-    # unlabeled ones.
-    error = (float(live_sure.var(correction=0)) / m + noise**2) ** 0.5
-    edge = float(sure.sort(descending=True).values[min(n - 1, max(0, round(accuracy * n)))])
-    above = float((live_sure > edge).double().mean())
-    # Which labeled rows are right and which lie above is one draw: only where the two disagree does
-    # it bring noise.
-    disagree = float((right != (sure > edge).double()).double().mean())
-    threshold_error = (above * (1 - above) / m + disagree / n) ** 0.5
-    counted = None
-    if live_right is not None:
-        rate = float(live_right.mean())
-        counted = (rate, (rate * (1 - rate) / m) ** 0.5)
+    calibrated, live = fit(logits.double()), fit(live_logits.double())
+    confidence, live_confidence = _confidence(calibrated), _confidence(live)
+    correct = _correct(calibrated, targets)
+    before = _share(correct)
+    # The calibrated mean has the sampling error of the labeled rows, the live mean its own.
+    variance = float(live_confidence.var(correction=0)) / m + before[1] ** 2
     estimates = {
-        "confidence": (float(live_sure.mean()), error),
-        "threshold": (above, threshold_error),
+        "confidence": (float(live_confidence.mean()), variance**0.5),
+        "threshold": _by_threshold(confidence, correct, live_confidence),
     }
-    if (by_class := _by_class(fit(live_logits.double()), right, targets.cpu())) is not None:
+    if (by_class := _by_class(live, correct, targets.cpu())) is not None:
         estimates["classes"] = by_class
-    return EstimatedAccuracy((accuracy, noise), estimates, (n, m), counted)
+    counted = None if live_targets is None else _share(_correct(live, live_targets))
+    return EstimatedAccuracy(before, estimates, (n, m), counted)
 
 
-def _by_class(live: Tensor, right: Tensor, targets: Tensor) -> tuple[float, float] | None:
-    """Accuracy within each class weighted by the estimated shares, and its standard error; None if
-    a class has no labeled row.
+def _by_threshold(
+    confidence: Tensor, correct: Tensor, live_confidence: Tensor
+) -> tuple[float, float]:
+    """Share of live rows above the threshold that fits the labeled ones, and its standard error."""
+    n, m = len(confidence), len(live_confidence)
+    rank = min(n - 1, max(0, round(float(correct.mean()) * n)))
+    threshold = float(confidence.sort(descending=True).values[rank])
+    above = float((live_confidence > threshold).double().mean())
+    # Correct rows and rows above the threshold are of one sample: only those that are one of both
+    # add sampling error.
+    discordant = float((correct != (confidence > threshold).double()).double().mean())
+    return above, (above * (1 - above) / m + discordant / n) ** 0.5
+
+
+def _by_class(live: Tensor, correct: Tensor, targets: Tensor) -> tuple[float, float] | None:
+    """Accuracy within the classes weighted by estimated shares, and its standard error.
+
+    None if a class has no labeled row.
     """
     k = 2 if live.ndim == 1 else live.shape[1]
     counts = targets.bincount(minlength=k).double()
     if len(counts) != k or bool((counts == 0).any()):
         return None
-    within = torch.zeros(k, dtype=torch.float64).index_add_(0, targets, right) / counts
+    within = torch.zeros(k, dtype=torch.float64).index_add_(0, targets, correct) / counts
     shares = label_shift(live, counts / len(targets), reference_rows=len(targets))
     error = (shares.high - shares.low) / (2 * normal_quantile(0.975))
-    # Shares sum to 1, so that what counts is how far the classes' accuracies lie apart.
-    spread = k / (k - 1) * float((error * (within - within.mean())).square().sum())
-    noise = float((shares.prior.square() * within * (1 - within) / counts).sum())
-    return float((shares.prior * within).sum()), (spread + noise) ** 0.5
+    # Shares sum to 1: their errors matter only as far as the accuracies of the classes differ.
+    share_variance = k / (k - 1) * float((error * (within - within.mean())).square().sum())
+    variance = float((shares.prior.square() * within * (1 - within) / counts).sum())
+    return float((shares.prior * within).sum()), (share_variance + variance) ** 0.5
 
 
-def _judged(logits: Tensor, targets: Tensor | None) -> tuple[Tensor | None, Tensor]:
-    """Whether each row is right (float64), and how sure the model is of it."""
-    both = torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
-    sure, said = both.softmax(1).max(1)
-    return (None if targets is None else (said == targets).double().cpu()), sure.cpu()
+def _share(correct: Tensor) -> tuple[float, float]:
+    """Share of correct rows and its standard error."""
+    share = float(correct.mean())
+    return share, (share * (1 - share) / len(correct)) ** 0.5
+
+
+def _two_columns(logits: Tensor) -> Tensor:
+    return torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
+
+
+def _confidence(logits: Tensor) -> Tensor:
+    """Probability of the predicted class, `[n]` float64 on the host."""
+    return _two_columns(logits).softmax(1).amax(1).cpu()
+
+
+def _correct(logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether the prediction is the target, `[n]` float64 on the host."""
+    return (_two_columns(logits).argmax(1) == targets).double().cpu()

@@ -1,13 +1,10 @@
-"""Over time: when did it change, did it break or wander, and monitoring that keeps its error rate
-however long it runs.
-"""
+"""Change point of a series: when its mean changed, and whether by a step or a trend."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,33 +20,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_MOST_BINS = 200
+_MAX_BINS = 200
 _ROWS_PER_BIN = 10
-_FEWEST_BINS = 12
-# Twice the difference of the log likelihoods of a step and of a straight line from which one of
-# them is clearly better.
+_MIN_BINS = 12
+# Twice the difference of log likelihoods from which a step or a straight line is clearly better.
 _CLEAR = 8.0
-# Twice the drop of the log likelihood within which a place of change is kept: P(max of the two arms
-# <= x) = (1 - e^{-x/2})^2.
+# Twice the drop of the log likelihood within the 95 % interval of the change:
+# P(max of its two arms <= x) = (1 - e^{-x/2})^2.
 _ARMS = -2 * math.log(1 - math.sqrt(0.95))
 
 
 @dataclass(frozen=True, eq=False)
 class ChangePoint:
-    """The best place at which the mean of a series changed.
+    """The most likely change of the mean of a series.
 
     Args:
-        row: first row after the change.
-        low: first row of the 95 % interval of that place.
-        high: last row of it.
+        row: number of the first row after the change.
+        low: first row of the 95 % interval of `row`.
+        high: last row of the 95 % interval of `row`.
         before: mean before, and its standard error.
         after: mean after, and its standard error.
-        p_value: of no change anywhere.
-        sudden: whether a step fits better than a straight line: a break rather than a wander; None
-            where neither is clearly better.
-        means: `[b]` float64 means of equal bins of rows, for the picture.
-        rows: length of the series.
-        name: of the series.
+        p_value: p-value of no change anywhere.
+        sudden: whether a step fits better than a straight line; None where neither is clearly
+            better.
+        means: means of equal bins of rows, `[b]` float64, for the plot.
+        rows: number of rows of the series.
+        name: name of the series.
     """
 
     row: int
@@ -70,16 +66,16 @@ class ChangePoint:
 
     @property
     def shape(self) -> str:
-        """`break`, `wander`, or `change` where neither is clearly better."""
-        return {True: "break", False: "wander", None: "change"}[self.sudden]
+        """Shape of the change: `step`, `trend`, or `change` where neither is clearly better."""
+        return {True: "step", False: "trend", None: "change"}[self.sudden]
 
     def table(self) -> pd.DataFrame:
-        """One row per side."""
+        """One row before and one after the change."""
         rows = [("before", 0, self.row, *self.before), ("after", self.row, self.rows, *self.after)]
-        return pd.DataFrame(rows, columns=["side", "from_row", "to_row", "mean", "standard_error"])
+        return pd.DataFrame(rows, columns=["part", "from_row", "to_row", "mean", "standard_error"])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The binned series, the place of change with its interval, and the two means."""
+        """The binned series, the change with its interval, and the two means."""
         ax = axes(ax)
         width = self.rows / max(len(self.means), 1)
         middles = (np.arange(len(self.means)) + 0.5) * width
@@ -116,115 +112,114 @@ class ChangePoint:
         )
         ax.set_xlabel("row in the order of time")
         ax.set_ylabel(self.name)
-        ax.set_title(f"{self.shape.capitalize()} of {self.name} (p = {self.p_value:.2g})")
+        ax.set_title(f"{self.shape.capitalize()} of the {self.name} (p = {self.p_value:.2g})")
         ax.legend(frameon=True)
         return ax
 
 
 def change_point(values: Tensor, *, name: str = "value") -> ChangePoint:
-    """Whether and where the mean of a series changed: CUSUM of bin means with a long-run variance.
+    """Change point of the mean of a series, by the CUSUM of bin means with a long-run variance.
 
     `max_k |S_k - k / B S_B| / (sigma sqrt B)` has the Kolmogorov distribution without a change.
     Neighbours may depend on each other over six bins: sigma comes from differences of neighbouring
-    batches of up to so many.
+    batches of up to six bins.
 
     Source: Ploberger and Krämer (1992), Econometrica 60:271, for the test; von Neumann et al.
     (1941), Ann. Math. Stat. 12:153, for differences; Carlstein (1986), Ann. Stat. 14:1171, for
-    batches; Yao (1987), Ann. Stat. 15:1321, for the likelihood around the place of change.
+    batches; Yao (1987), Ann. Stat. 15:1321, for the likelihood of the change point.
 
     Args:
-        values: `[n]` float in the order of time, at least 120.
-        name: of the series.
+        values: series, `[n]` float in the order of time, at least 120 rows.
+        name: name of the series.
+
+    Returns:
+        The most likely change, with its interval, p-value and shape.
 
     Raises:
         InputError: too few rows, or missing values.
 
     Cost: one pass; the rest works on 200 bins at most.
+
+    Example:
+        >>> loss = torch.randn(600, generator=torch.Generator().manual_seed(0))
+        >>> loss[400:] += 1.0
+        >>> change = change_point(loss, name="loss")
+        >>> change.low <= 400 <= change.high, change.shape, change.p_value < 0.001
+        (True, 'step', True)
     """
     series = values.detach().double().cpu()
-    bins = min(_MOST_BINS, len(series) // _ROWS_PER_BIN)
-    if series.ndim != 1 or bins < _FEWEST_BINS:
-        got = f"{list(series.shape)}"
-        reject(
-            "values",
-            f"[n] with at least {_FEWEST_BINS * _ROWS_PER_BIN} rows",
-            got,
-            "Wait for more rows.",
-        )
-    if not bool(series.isfinite().all()):
-        reject("values", "finite values", "NaN or infinity", "Drop those rows.")
-    place = torch.arange(len(series)) * bins // len(series)
-    means = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, series) / place.bincount(
-        minlength=bins
-    )
+    bins = min(_MAX_BINS, len(series) // _ROWS_PER_BIN)
+    _check_series(series, bins)
+    means = _bin_means(series, bins)
     y = means.numpy()
     errors = np.array([_step_error(y, k) for k in range(1, bins)])
     k = 1 + int(errors.argmin())
     sigma = _long_run_deviation(y)
-    walk = np.abs((y - y.mean()).cumsum()[:-1]).max()
-    flat = walk <= 1e-12 * max(1.0, float(np.abs(y).max()))
-    p = 1.0 if flat else float(kstwobign.sf(walk / (max(sigma, 1e-300) * math.sqrt(bins))))
-    sides = [(float(part.mean()), sigma / math.sqrt(len(part))) for part in (y[:k], y[k:])]
-    row, low, high = _place_of_change(
-        series.numpy(), len(series) // bins, sigma**2 * len(series) / bins
-    )
-    line = np.polyfit(np.arange(bins), y, 1)
-    wander = float(((y - np.polyval(line, np.arange(bins))) ** 2).sum())
-    gain = (wander - float(errors.min())) / max(sigma**2, 1e-300)
+    variance = sigma**2 * len(series) / bins
+    row, low, high = _change_interval(series.numpy(), len(series) // bins, variance)
+    before, after = ((float(part.mean()), sigma / math.sqrt(len(part))) for part in (y[:k], y[k:]))
+    gain = (_line_error(y) - float(errors.min())) / max(sigma**2, 1e-300)
     sudden = None if abs(gain) < _CLEAR else gain > 0
-    return ChangePoint(row, low, high, sides[0], sides[1], p, sudden, means, len(series), name)
+    p_value = _cusum_p_value(y, sigma)
+    return ChangePoint(row, low, high, before, after, p_value, sudden, means, len(series), name)
 
 
-def windowed_means(
-    values: Mapping[str, Tensor], moments: Sequence[Any], *, windows: int = 20
-) -> pd.DataFrame:
-    """Means of several series in windows of equal time, with standard errors and rows: causes and
-    impact side by side.
-
-    Args:
-        values: name -> `[n]` float (a feature, confidence, loss, positives as 0 and 1).
-        moments: `[n]` numbers or timestamps.
-        windows: how many.
-    """
-    times = pd.Series(moments)
-    numbers = (
-        times if times.dtype.kind in "iuf" else pd.to_datetime(times, utc=True).astype("int64")
-    )
-    frame = pd.DataFrame({name: series.double().cpu().numpy() for name, series in values.items()})
-    grouped = frame.groupby(pd.cut(numbers, windows, labels=False), observed=True)
-    table = pd.concat({"mean": grouped.mean(), "standard_error": grouped.sem()}, axis=1).swaplevel(
-        axis=1
-    )
-    table[("rows", "")] = grouped.size()
-    table.index.name = "window"
-    return table.sort_index(axis=1)
+def _check_series(series: Tensor, bins: int) -> None:
+    if series.ndim != 1 or bins < _MIN_BINS:
+        reject(
+            "values",
+            f"[n] with at least {_MIN_BINS * _ROWS_PER_BIN} rows",
+            f"{list(series.shape)}",
+            "Wait for more rows.",
+        )
+    if not bool(series.isfinite().all()):
+        reject("values", "finite values", "NaN or infinity", "Drop those rows.")
 
 
-def _place_of_change(
+def _bin_means(series: Tensor, bins: int) -> Tensor:
+    """`[b]` means of equal bins of rows."""
+    bin_ids = torch.arange(len(series)) * bins // len(series)
+    sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_ids, series)
+    return sums / bin_ids.bincount(minlength=bins)
+
+
+def _cusum_p_value(y: NDArray[np.float64], sigma: float) -> float:
+    """P-value of no change of the mean; 1 for a constant series."""
+    largest = np.abs((y - y.mean()).cumsum()[:-1]).max()
+    if largest <= 1e-12 * max(1.0, float(np.abs(y).max())):
+        return 1.0
+    return float(kstwobign.sf(largest / (max(sigma, 1e-300) * math.sqrt(len(y)))))
+
+
+def _change_interval(
     series: NDArray[np.float64], margin: int, variance: float
 ) -> tuple[int, int, int]:
     """First row after the change, with its 95 % interval, given the long-run variance of a row.
 
-    Rows stay whose squared error, with the means that fit best on either side, is no more than the
-    limit of the two arms above the least; the first and last `margin` rows are not asked.
+    The interval holds the rows whose squared error, with the best means on both sides, exceeds the
+    least by no more than the limit of the two arms; the first and last `margin` rows are left out.
     """
     rows = np.arange(margin, len(series) - margin + 1)
     sums = np.concatenate([[0.0], (series - series.mean()).cumsum()])[rows]
     errors = -(sums**2) * len(series) / (rows * (len(series) - rows))
-    kept = rows[errors - errors.min() <= _ARMS * variance]
-    return int(rows[errors.argmin()]), int(kept.min()), int(kept.max())
+    inside = rows[errors - errors.min() <= _ARMS * variance]
+    return int(rows[errors.argmin()]), int(inside.min()), int(inside.max())
 
 
 def _step_error(y: NDArray[np.float64], k: int) -> float:
     return float(((y[:k] - y[:k].mean()) ** 2).sum() + ((y[k:] - y[k:].mean()) ** 2).sum())
 
 
-def _long_run_deviation(y: NDArray[np.float64]) -> float:
-    """Standard deviation of the sum per root bin: the largest over batches of 1, 3 and 6 bins, by
-    differences of neighbours.
+def _line_error(y: NDArray[np.float64]) -> float:
+    x = np.arange(len(y))
+    return float(((y - np.polyval(np.polyfit(x, y, 1), x)) ** 2).sum())
 
-    Differences see a step once, and so a change does not hide itself; longer batches hold the
-    dependence of neighbours.
+
+def _long_run_deviation(y: NDArray[np.float64]) -> float:
+    """Standard deviation of the sum per root bin: the largest over batches of 1, 3 and 6 bins.
+
+    By differences of neighbours, which a step enters once, so that a change does not hide itself;
+    longer batches include the dependence of neighbours.
     """
     variances = []
     for length in (1, 3, 6):

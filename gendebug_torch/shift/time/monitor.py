@@ -1,4 +1,4 @@
-"""Monitoring in windows of time that keeps its error rate over a whole stream."""
+"""Drift monitoring in windows of time, with one error rate over the whole stream."""
 
 from __future__ import annotations
 
@@ -15,31 +15,37 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.columns.shared_columns import (
-    paired_values,
-    quantities,
+    quantity_names,
+    quantity_values,
     shared_columns,
     time_order,
 )
-from gendebug_torch.shift.two_sample.ks import ks_two_sample, worth
-from gendebug_torch.stats.effective_sample_size import autocorrelation_time, cautious
+from gendebug_torch.shift.two_sample.ks import ks_two_sample
+from gendebug_torch.stats.effective_sample_size import (
+    autocorrelation_time,
+    autocorrelation_time_bound,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Rows of a window.
+_MIN_ROWS = 30
+
 
 @dataclass(frozen=True)
 class DriftStep:
-    """What one window said.
+    """The test of one window.
 
     Args:
-        window: its number, from 1.
-        rows: of the window.
-        feature: the column with the smallest p-value.
-        statistic: its Kolmogorov-Smirnov distance.
-        p_value: its p-value, adjusted for the columns.
-        level: the share of the error rate that this window may spend.
-        alarm: whether the p-value is under the level and the distance matters.
-        moment: when the window begins, if known.
+        window: number of the window, from 1.
+        rows: number of rows of the window.
+        feature: name of the column with the smallest p-value.
+        statistic: Kolmogorov-Smirnov distance of that column.
+        p_value: p-value of that column, adjusted for all columns.
+        level: level of this window's test.
+        alarm: whether the p-value is at most the level and the distance at least `min_effect`.
+        moment: start of the window, if known.
     """
 
     window: int
@@ -53,20 +59,28 @@ class DriftStep:
 
 
 class DriftMonitor:
-    """Windows against one reference, with a false-alarm rate over the whole stream, however long it
-    runs.
+    """Tests of windows against one reference, with one false-alarm rate over an endless stream.
 
-    Window t may spend `alpha / (t (t + 1))`, which sums to alpha: by the union bound the chance of
-    any false alarm, ever, is at most alpha, also though all windows share one reference.
+    Window t is tested at the level `alpha / (t (t + 1))`; the levels sum to alpha. By the union
+    bound the probability of any false alarm is at most alpha, although all windows share one
+    reference.
 
-    Source: Lan and DeMets (1983), Biometrika 70:659, for spending.
+    Source: Lan and DeMets (1983), Biometrika 70:659, for alpha spending.
 
     Args:
-        reference: what `prepare_reference` made of the rows to compare with.
-        alpha: chance of any false alarm over the whole stream.
-        min_effect: smallest distance that matters.
-        times: `[d]` rows that are worth one independent row, as `autocorrelation_time` of the
-            reference says; default 1.
+        reference: reference rows, as `prepare_reference` returns them.
+        alpha: probability of any false alarm over the whole stream.
+        min_effect: smallest distance that raises an alarm.
+        times: autocorrelation times of the columns, `[d]`, see `autocorrelation_time`; default 1.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> monitor = DriftMonitor(prepare_reference(torch.randn(1000, 2, generator=generator)))
+        >>> monitor.update(torch.randn(300, 2, generator=generator)).alarm
+        False
+        >>> monitor.update(torch.randn(300, 2, generator=generator) + 0.5).alarm
+        True
     """
 
     def __init__(
@@ -88,21 +102,24 @@ class DriftMonitor:
         self.steps: list[DriftStep] = []
 
     def update(self, live: Tensor, *, moment: str = "") -> DriftStep:
-        """Judge the next window, `[m, d]`, that begins at a moment; an empty one is no question and
-        spends nothing.
+        """Test the next window; an empty one is not tested and uses none of the error rate.
+
+        Args:
+            live: values of the window, `[m, d]`.
+            moment: start of the window, for the table.
         """
         test = ks_two_sample(self.reference, live)
         if self.times is not None:
-            test = worth(test, self.times, self.times)
+            test = test.with_autocorrelation(self.times, self.times)
         window = 1 + sum(step.rows > 0 for step in self.steps)
         level = self.alpha / (window * (window + 1))
         p = test.adjusted.nan_to_num(1.0)
         least = int(p.argmin()) if len(p) else -1
-        asked = least >= 0 and len(live) > 0
-        statistic = float(test.statistic[least]) if asked else math.nan
-        value = float(p[least]) if asked else math.nan
-        alarm = asked and value <= level and statistic >= self.min_effect
-        feature, spent = (test.labels[least], level) if asked else ("", 0.0)
+        tested = least >= 0 and len(live) > 0
+        statistic = float(test.statistic[least]) if tested else math.nan
+        value = float(p[least]) if tested else math.nan
+        alarm = tested and value <= level and statistic >= self.min_effect
+        feature, spent = (test.labels[least], level) if tested else ("", 0.0)
         step = DriftStep(
             len(self.steps) + 1, len(live), feature, statistic, value, spent, alarm, moment
         )
@@ -110,7 +127,7 @@ class DriftMonitor:
         return step
 
     def state_dict(self) -> dict[str, Any]:
-        """The windows so far, as plain values that JSON can hold; the reference is saved apart."""
+        """The windows so far, as values that JSON can hold; the reference is saved separately."""
         return {
             "alpha": self.alpha,
             "min_effect": self.min_effect,
@@ -118,7 +135,7 @@ class DriftMonitor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue from a `state_dict`."""
         self.alpha, self.min_effect = state["alpha"], state["min_effect"]
         self.steps = [DriftStep(**step) for step in state["steps"]]
 
@@ -127,7 +144,7 @@ class DriftMonitor:
         return pd.DataFrame([asdict(step) for step in self.steps])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The p-value of each window beside the level that it may spend; alarms marked."""
+        """The p-value and the level of each window, with the alarms."""
         ax = axes(ax)
         frame = self.table()
         if len(frame):
@@ -146,7 +163,7 @@ class DriftMonitor:
                 frame["level"],
                 color=NEUTRAL,
                 linestyle="--",
-                label="alarm boundary",
+                label="level of the window",
             )
             alarms = frame[frame["alarm"]]
             ax.plot(
@@ -166,14 +183,11 @@ class DriftMonitor:
                 )
         ax.set_yscale("log")
         ax.set_xlabel(
-            "window" if not len(frame) or not frame["moment"].any() else "beginning of the window"
+            "window" if not len(frame) or not frame["moment"].any() else "start of the window"
         )
-        ax.set_ylabel("p-value; an alarm lies under the boundary")
-        ax.set_title(f"Drift per window, {self.alpha:.0%} false alarms over the whole stream")
+        ax.set_ylabel("p-value; an alarm lies under the level")
+        ax.set_title(f"Drift per window, {self.alpha:.0%} false-alarm rate over the whole stream")
         return ax
-
-
-_FEWEST_ROWS = 30
 
 
 def drift_windows(
@@ -184,38 +198,52 @@ def drift_windows(
     alpha: float = 0.05,
     min_effect: float = 0.1,
 ) -> DriftMonitor | None:
-    """Windows of equally many production rows in the order of time against the reference, as a
-    monitor would have met them.
+    """Tests of windows of equally many production rows, in the order of time, against a reference.
 
-    Rows of a feature count as the independent ones that they are worth, by its autocorrelation in
-    the reference, or in production where the reference has no time.
+    At the effective sample sizes that follow from the autocorrelation of each feature in the
+    reference, or in production where the reference has no time.
 
     Args:
         production: records with features and a time column.
         reference: records from before, with the same features.
-        windows: how many; fewer where a window would have under 30 rows.
-        alpha: chance of any false alarm over all windows.
-        min_effect: smallest distance that matters.
+        windows: number of windows; fewer where a window would have under 30 rows.
+        alpha: probability of any false alarm over all windows.
+        min_effect: smallest distance that raises an alarm.
 
     Returns:
         The monitor after the last window; None without a time column, shared quantities, or rows
         for two windows.
+
+    Cost: one sort of all values, and a few Fourier transforms of each feature.
+
+    Example:
+        >>> import torch
+        >>> from gendebug_torch import Schema
+        >>> generator, schema = torch.Generator().manual_seed(0), Schema(time="day")
+        >>> values = torch.randn(600, generator=generator)
+        >>> values[400:] += 1.0
+        >>> days = pd.DataFrame({"day": range(600)})
+        >>> records = Records(pd.DataFrame({"age": values}), metadata=days, schema=schema)
+        >>> production, reference = records.select(range(200, 600)), records.select(range(200))
+        >>> drift = drift_windows(production, reference, windows=4)
+        >>> [step.alarm for step in drift.steps]
+        [False, False, True, True]
     """
     order = time_order(production)
     pair = (
         None
         if reference.features is None or production.features is None
-        else shared_columns(production, reference, None, quantities)
+        else shared_columns(production, reference, None, quantity_names)
     )
     if order is None or pair is None:
         return None
-    names, _, before, after = paired_values(pair)
-    count = min(windows, len(production) // _FEWEST_ROWS)
+    names, _, before, after = quantity_values(pair)
+    count = min(windows, len(production) // _MIN_ROWS)
     if count < 2 or not names or not len(reference):
         return None
-    earlier = time_order(reference)
-    series = after[order] if earlier is None else before[earlier]
-    times = cautious(autocorrelation_time(series), len(series))
+    reference_order = time_order(reference)
+    series = after[order] if reference_order is None else before[reference_order]
+    times = autocorrelation_time_bound(autocorrelation_time(series), len(series))
     monitor = DriftMonitor(
         prepare_reference(before, names=names), alpha=alpha, min_effect=min_effect, times=times
     )

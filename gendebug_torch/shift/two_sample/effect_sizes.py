@@ -1,6 +1,4 @@
-"""Effect sizes that people ask for by name: standardised mean difference and population stability
-index, of all columns at once.
-"""
+"""Standardised mean difference and population stability index of all columns."""
 
 from __future__ import annotations
 
@@ -17,25 +15,26 @@ from gendebug_torch.stats.intervals import normal_quantile
 
 @dataclass(frozen=True, eq=False)
 class EffectSizes:
-    """How far d columns moved.
+    """Effect sizes of d columns between two samples.
 
     Args:
-        mean_difference: `[d]` standardised: production less reference mean, over the pooled
-            standard deviation.
-        standard_error: `[d]` of it.
-        stability: `[d]` population stability index; 0.1 and 0.25 are the customary marks.
-        noise: `[d]` what the index is on average where nothing moved.
-        names: `d` column names.
+        mean_difference: standardised mean differences, `[d]`: production less reference mean, over
+            the pooled standard deviation.
+        standard_error: standard errors of the mean differences, `[d]`.
+        population_stability_index: population stability indices, `[d]`; 0.1 and 0.25 are the usual
+            limits.
+        expected_index: means of the index without a shift, `[d]`.
+        names: column names, `d` of them.
     """
 
     mean_difference: Tensor
     standard_error: Tensor
-    stability: Tensor
-    noise: Tensor
+    population_stability_index: Tensor
+    expected_index: Tensor
     names: tuple[str, ...]
 
     def interval(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """`[d]` bounds of the standardised mean difference."""
+        """Bounds of the standardised mean difference, `[d]` each."""
         half = normal_quantile(0.5 + level / 2) * self.standard_error
         return self.mean_difference - half, self.mean_difference + half
 
@@ -46,8 +45,8 @@ class EffectSizes:
             "smd": self.mean_difference,
             "low": low,
             "high": high,
-            "psi": self.stability,
-            "psi_by_chance": self.noise,
+            "psi": self.population_stability_index,
+            "psi_by_chance": self.expected_index,
         }
         frame = pd.DataFrame(
             {
@@ -63,8 +62,7 @@ class EffectSizes:
 def effect_sizes(
     reference: Tensor | PreparedReference, live: Tensor | PreparedReference, *, bins: int = 10
 ) -> EffectSizes:
-    """Standardised mean differences and stability indices of all columns; NaN where a side has no
-    finite value.
+    """Standardised mean differences and population stability indices; NaN without finite values.
 
     `smd = (mean_live - mean_ref) / s` with the pooled s and
     `se^2 = 1/n + 1/m + smd^2 / (2 (n + m))`. `psi = sum_b (q_b - p_b) log(q_b / p_b)` over bins
@@ -76,73 +74,79 @@ def effect_sizes(
     for its mean.
 
     Args:
-        reference: `[n, d]`, or what `prepare_reference` returned for it.
-        live: `[m, d]`, or prepared likewise.
-        bins: of the index; columns with few distinct values get fewer.
+        reference: numbers, `[n, d]`, or what `prepare_reference` returned for them.
+        live: numbers, `[m, d]`, or prepared likewise.
+        bins: number of bins of the index; columns with few distinct values get fewer.
+
+    Returns:
+        The effect sizes; `table()` lists them, largest mean difference first.
 
     Raises:
         InputError: other numbers of columns, or fewer than 2 bins.
 
     Cost: one pass over both, and `m log bins` per column.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> reference, live = torch.randn(2000, 1, generator=generator).split(1000)
+        >>> sizes = effect_sizes(reference, live + 0.5)
+        >>> round(float(sizes.mean_difference), 1), bool(sizes.population_stability_index > 0.1)
+        (0.5, True)
     """
-    known, after = as_prepared(reference), as_prepared(live)
-    if len(after.columns) != len(known.columns):
+    before, after = as_prepared(reference), as_prepared(live)
+    if len(after.columns) != len(before.columns):
         reject(
             "live",
-            f"{len(known.columns)} columns like the reference",
+            f"{len(before.columns)} columns like the reference",
             str(len(after.columns)),
             "Select the same columns.",
         )
     if bins < 2:
         reject("bins", "at least 2", str(bins), "10 is customary.")
-    (n, mean, spread), (m, live_mean, live_spread) = (_moments(side) for side in (known, after))
+    (n, mean, spread), (m, live_mean, live_spread) = (_moments(side) for side in (before, after))
     pooled = ((spread * (n - 1) + live_spread * (m - 1)) / (n + m - 2).clamp(min=1)).sqrt()
     smd = (live_mean - mean) / torch.where(pooled > 0, pooled, torch.full_like(pooled, torch.nan))
     smd = torch.where((pooled == 0) & (live_mean == mean), torch.zeros_like(smd), smd)
     error = (1 / n + 1 / m + smd.square() / (2 * (n + m))).sqrt()
-    index, noise = _stability(known, after, bins)
-    names = known.names or tuple(f"column_{i}" for i in range(len(known.columns)))
-    return EffectSizes(smd, error, index, noise, names)
+    index, expected = _population_stability_index(before, after, bins)
+    names = before.names or tuple(f"column_{i}" for i in range(len(before.columns)))
+    return EffectSizes(smd, error, index, expected, names)
 
 
 def _moments(side: PreparedReference) -> tuple[Tensor, Tensor, Tensor]:
-    """`[d]` number, mean and variance of the finite values of each column; those left of a thinned
-    one stand for all.
-    """
+    """`[d]` number, mean and variance of the finite values of each column."""
     columns = side.columns.double()
-    held = columns.isfinite()
-    count = held.sum(1).double()
-    kept = torch.where(held, columns, torch.zeros_like(columns))
-    mean = kept.sum(1) / count
-    deviation = torch.where(held, columns - mean[:, None], torch.zeros_like(columns))
+    finite = columns.isfinite()
+    count = finite.sum(1).double()
+    mean = torch.where(finite, columns, torch.zeros_like(columns)).sum(1) / count
+    deviation = torch.where(finite, columns - mean[:, None], torch.zeros_like(columns))
     return (
-        count * side.n / side.kept.clamp(min=1),
+        count * side.n / side.stored.clamp(min=1),
         mean,
         deviation.square().sum(1) / (count - 1).clamp(min=1),
     )
 
 
-def _stability(
-    known: PreparedReference, after: PreparedReference, bins: int
+def _population_stability_index(
+    before: PreparedReference, after: PreparedReference, bins: int
 ) -> tuple[Tensor, Tensor]:
-    device = known.columns.device
-    index, noise = (
-        torch.full((len(known.n),), torch.nan, dtype=torch.float64, device=device) for _ in range(2)
+    """`[d]` indices and their `[d]` means without a shift."""
+    device = before.columns.device
+    index, expected = (
+        torch.full((len(before.n),), torch.nan, dtype=torch.float64, device=device)
+        for _ in range(2)
     )
-    for column, sizes in enumerate(zip(known.n.tolist(), after.n.tolist(), strict=True)):
+    for column, sizes in enumerate(zip(before.n.tolist(), after.n.tolist(), strict=True)):
         if not min(sizes):
             continue
-        held, live = (side.values(column).double().contiguous() for side in (known, after))
-        edges = torch.unique(held[(torch.arange(1, bins, device=device) * len(held)) // bins])
-        places = [torch.searchsorted(edges, side, right=True) for side in (held, live)]
-        shares = [
-            torch.bincount(place, minlength=len(edges) + 1).double() / len(place)
-            for place in places
-        ]
-        p, q = (
-            (share * n + 0.5) / (n + 0.5 * len(share))
-            for share, n in zip(shares, sizes, strict=True)
-        )
+        values, live = (side.values(column).double().contiguous() for side in (before, after))
+        edges = torch.unique(values[(torch.arange(1, bins, device=device) * len(values)) // bins])
+        shares = []
+        for side, n in zip((values, live), sizes, strict=True):
+            bin_ids = torch.searchsorted(edges, side, right=True)
+            share = torch.bincount(bin_ids, minlength=len(edges) + 1).double() / len(side)
+            shares.append((share * n + 0.5) / (n + 0.5 * len(share)))
+        p, q = shares
         index[column] = ((q - p) * (q / p).log()).sum()
-        noise[column] = len(edges) * sum(1 / n for n in sizes)
-    return index, noise
+        expected[column] = len(edges) * sum(1 / n for n in sizes)
+    return index, expected

@@ -1,42 +1,43 @@
-"""One feature before and after: its two histograms and distribution functions, and a value that
-suddenly piles up.
-"""
+"""Histograms of one feature in two samples, and of the most shifted features."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
-from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
-from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
-from gendebug_torch.shift.two_sample.ks import shortened
+from gendebug_torch.shift.columns.default_values import one_column
+from gendebug_torch.shift.columns.prepared import PreparedReference, as_prepared
+from gendebug_torch.shift.plots import axis_label
+from gendebug_torch.shift.two_sample.ks import KSTest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+# Panels of a figure in one row.
+_PANELS = 3
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureShift:
-    """Counts of one feature in shared bins, of the reference and of production. Adds over rows
-    binned alike.
+    """Histograms of one feature in two samples, in shared bins; adds over rows binned alike.
 
     Args:
-        name: of the feature.
-        edges: `[b + 1]` float64 ascending; a bin holds its left edge, the last one both.
-        reference: `[b]` int64 counts.
-        live: `[b]` int64 counts.
-        reference_missing: missing values of the reference.
-        live_missing: missing values in production.
-        location: where the distribution functions are furthest apart, or NaN.
-        statistic: that distance, or NaN.
+        name: name of the feature.
+        edges: edges of the bins, `[b + 1]` float64 ascending; a bin holds its left edge, the last
+            one both.
+        reference: counts of the reference, `[b]` int64.
+        live: counts of the live sample, `[b]` int64.
+        reference_missing: number of missing values of the reference.
+        live_missing: number of missing values of the live sample.
+        location: value at which the distribution functions are furthest apart, or NaN.
+        statistic: their distance there, or NaN.
     """
 
     name: str
@@ -68,7 +69,7 @@ class FeatureShift:
 
     @property
     def shares(self) -> tuple[Tensor, Tensor]:
-        """`[b]` shares of the values of reference and production in each bin."""
+        """Shares of the values per bin in the reference and in production, `[b]` float64 each."""
         before, after = (
             counts.double() / counts.sum().clamp(min=1) for counts in (self.reference, self.live)
         )
@@ -76,7 +77,7 @@ class FeatureShift:
 
     @property
     def ecdf(self) -> tuple[Tensor, Tensor]:
-        """`[b]` shares of reference and production that lie below the right edge of each bin."""
+        """Shares of the values below the right edge of each bin in both samples, `[b]` each."""
         before, after = self.shares
         return before.cumsum(0), after.cumsum(0)
 
@@ -96,20 +97,18 @@ class FeatureShift:
         return pd.DataFrame({key: value.numpy() for key, value in columns.items()})
 
     def plot(self, ax: Axes | None = None, *, cumulative: bool = False) -> Axes:
-        """Two histograms as shares, or two distribution functions, with the place of the largest
-        distance.
-        """
+        """Two histograms as shares, or two distribution functions, with their largest distance."""
         ax = axes(ax)
         self.draw(ax, cumulative=cumulative)
-        ax.set_xlabel(shortened(self.name, 60))
+        ax.set_xlabel(axis_label(self.name, 60))
         ax.set_ylabel("share of values at or below" if cumulative else "share of values per bin")
         distance = f": distance {self.statistic:.3f}" if math.isfinite(self.statistic) else ""
-        ax.set_title(f"{shortened(self.name, 40)}{distance}")
+        ax.set_title(f"{axis_label(self.name, 40)}{distance}")
         ax.legend(frameon=True)
         return ax
 
     def draw(self, ax: Axes, *, cumulative: bool = False) -> None:
-        """The curves alone, without words around them, for a picture among others."""
+        """Draw the curves without labels, as a panel of a figure."""
         pair = self.ecdf if cumulative else self.shares
         for share, count, colour, side in zip(
             pair,
@@ -141,27 +140,68 @@ class FeatureShift:
         ax.set_ylim(bottom=0.0)
 
 
-@dataclass(frozen=True)
-class Atom:
-    """A single value whose share grew.
+@dataclass(frozen=True, eq=False)
+class MostShifted:
+    """Histograms of the features with the largest distances.
 
     Args:
-        value: the value.
-        reference_share: its share among the reference values.
-        live_share: its share among the production values.
-        reference_distinct: distinct values of the reference; few of them mean a code rather than a
-            quantity.
+        test: tests of all columns.
+        features: histograms of the most shifted features, largest distance first.
+        columns: numbers of those features among the columns of the test.
     """
 
-    value: float
-    reference_share: float
-    live_share: float
-    reference_distinct: int
+    test: KSTest
+    features: tuple[FeatureShift, ...]
+    columns: tuple[int, ...]
 
-    @property
-    def growth(self) -> float:
-        """Difference of the two shares."""
-        return self.live_share - self.reference_share
+    def table(self) -> DataFrame:
+        """One row per column of the test, largest distance first."""
+        return self.test.table()
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """One panel per feature: shares per bin in both samples, and the distance."""
+        rows = max(1, math.ceil(len(self.features) / _PANELS))
+        ax = axes(ax, size=(9.0, 2.2 * rows + 1.2))
+        ax.grid(visible=False)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        for side in ax.spines.values():
+            side.set_visible(False)
+        for i in range(len(self.features)):
+            self._draw_panel(ax, i, rows)
+        shown, d = len(self.features), len(self.test.statistic)
+        title = f"The {shown} most shifted of {d} features" if shown < d else f"All {d} features"
+        ax.set_title(f"{title}, largest distance first, with 95 % intervals", pad=22)
+        ax.set_xlabel("value of the feature")
+        ax.set_ylabel("share of values per bin", labelpad=34)
+        handles = _legend_handles()
+        ax.legend(
+            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3, frameon=False
+        )
+        return ax
+
+    def _draw_panel(self, ax: Axes, i: int, rows: int) -> None:
+        feature, column = self.features[i], self.columns[i]
+        low, high = (float(bound[column]) for bound in self.test.interval())
+        row, across = divmod(i, _PANELS)
+        panel = ax.inset_axes(
+            (across / _PANELS + 0.02, 1 - (row + 0.88) / rows, 1 / _PANELS - 0.06, 0.62 / rows)
+        )
+        feature.draw(axes(panel))
+        panel.tick_params(labelsize=7)
+        distance = f"distance {feature.statistic:.2f} ({low:.2f} to {high:.2f})"
+        panel.set_title(f"{axis_label(feature.name, 26)}\n{distance}", fontsize=8)
+
+
+def _legend_handles() -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    sides = ((REFERENCE, "reference"), (LIVE, "production"))
+    line = Line2D(
+        [], [], color=NEUTRAL, linestyle="--", linewidth=1.0, label="largest distance of the ECDFs"
+    )
+    return [*(Patch(color=colour, alpha=0.6, label=side) for colour, side in sides), line]
 
 
 def feature_shift(
@@ -176,100 +216,66 @@ def feature_shift(
 ) -> FeatureShift:
     """Histograms of one feature over shared bins of equal width.
 
-    The outermost 0.1 % of the pooled values on either side may reach far; they are counted in the
+    The outermost 0.1 % of the pooled values on either end may reach far; they are counted in the
     first and last bin.
 
     Args:
-        reference: `[n]` real numbers, NaN is missing; or one prepared column, whose values count
-            for those that they stand for.
-        live: `[m]`, or likewise.
-        name: of the feature.
+        reference: real numbers, `[n]`, NaN is missing; or one prepared column, whose stored values
+            represent all of them.
+        live: real numbers, `[m]`, or prepared likewise.
+        name: name of the feature.
         bins: number of bins.
-        edges: `[b + 1]` ascending, in place of `bins`, so that pieces of one table add.
-        location: where the gap is, for the picture.
-        statistic: distance of the distribution functions, for the picture.
+        edges: edges in place of `bins`, `[b + 1]` ascending, so that parts of one table add.
+        location: value of the largest distance, for the plot.
+        statistic: distance of the distribution functions, for the plot.
 
     Raises:
         InputError: `bins` under 1.
     """
     if bins < 1:
         reject("bins", "at least 1", str(bins), "Use 20 to 100.")
-    sides = [_one(side, 0) for side in (reference, live)]
-    kept = [side.values(0).double().cpu() for side in sides]
-    grid = _edges(torch.cat(kept), bins) if edges is None else edges.double().cpu()
-    stands_for = [
-        int(side.n) / max(len(values), 1) for values, side in zip(kept, sides, strict=True)
-    ]
+    sides = [one_column(side, 0) for side in (reference, live)]
+    values = [side.values(0).double().cpu() for side in sides]
+    grid = _edges(torch.cat(values), bins) if edges is None else edges.double().cpu()
     before, after = (
-        (_counts(values, grid) * each).round().long()
-        for values, each in zip(kept, stands_for, strict=True)
+        (_counts(stored, grid) * int(side.n) / max(len(stored), 1)).round().long()
+        for stored, side in zip(values, sides, strict=True)
     )
     return FeatureShift(
         name, grid, before, after, int(sides[0].missing), int(sides[1].missing), location, statistic
     )
 
 
-def largest_atom(
-    reference: PreparedReference | Tensor, live: PreparedReference | Tensor, column: int = 0
-) -> Atom | None:
-    """The value of one column whose share grew most, or None where a side is empty.
-
-    Args:
-        reference: `[n, d]`, `[n]`, or what `prepare_reference` made of it.
-        live: likewise; NaN is left out.
-        column: which of the d.
-
-    Cost: `m log m + n` for the one column.
-    """
-    known, met = _one(reference, column), _one(live, column)
-    before = known.values(0).cpu().numpy()
-    values, counts = np.unique(
-        met.values(0).to(known.columns.dtype).cpu().numpy(), return_counts=True
-    )
-    if not len(values) or not len(before):
-        return None
-    held = (np.searchsorted(before, values, side="right") - np.searchsorted(before, values)) / len(
-        before
-    )
-    shares = counts / counts.sum()
-    best = int((shares - held).argmax())
-    distinct = 1 + int((before[1:] != before[:-1]).sum())
-    return Atom(float(values[best]), float(held[best]), float(shares[best]), distinct)
-
-
-def default_value(
-    reference: PreparedReference | Tensor,
-    live: PreparedReference | Tensor,
-    column: int = 0,
+def most_shifted(
+    test: KSTest,
+    reference: Tensor | PreparedReference,
+    live: Tensor | PreparedReference,
     *,
-    min_growth: float = 0.1,
-    fewest_distinct: int = 20,
-) -> Atom | None:
-    """The value that one column is stuck at for a part of production, or None.
+    top: int = 6,
+) -> MostShifted:
+    """Histograms of the `top` columns with the largest distances.
 
     Args:
-        reference: `[n, d]`, `[n]`, or what `prepare_reference` made of it.
-        live: likewise.
-        column: which of the d.
-        min_growth: smallest growth of its share; the share has to double besides.
-        fewest_distinct: a column with fewer distinct values is a code, whose levels may well grow
-            without being a default.
+        test: result of `ks_two_sample(reference, live)`.
+        reference: real numbers, `[n, d]`, or what `prepare_reference` returned for them.
+        live: real numbers, `[m, d]`, or prepared likewise.
+        top: number of columns.
+
+    Cost: one pass over the chosen columns, once prepared.
     """
-    known, met = _one(reference, column), _one(live, column)
-    atom = largest_atom(known, met)
-    if atom is None or atom.growth <= min_growth or atom.live_share < 2 * atom.reference_share:
-        return None
-    # The busy hours of a clock in another zone pile up elsewhere; no value is stuck there.
-    if clock_offset_hours(*(side.values(0).double().cpu().numpy() for side in (known, met))):
-        return None
-    return atom if atom.reference_distinct > fewest_distinct or atom.live_share > 0.99 else None
-
-
-def _one(side: Tensor | PreparedReference, column: int) -> PreparedReference:
-    """One column of a side, sorted."""
-    if isinstance(side, PreparedReference):
-        return side.select([column])
-    return prepare_reference(side if side.ndim == 1 else side[:, column])
+    sides = (as_prepared(reference), as_prepared(live))
+    order = torch.argsort(test.statistic.nan_to_num(-1.0), descending=True, stable=True)
+    columns = tuple(i for i in order[:top].tolist() if math.isfinite(float(test.statistic[i])))
+    features = tuple(
+        feature_shift(
+            *(side.select([i]) for side in sides),
+            name=test.labels[i],
+            location=float(test.location[i]),
+            statistic=float(test.statistic[i]),
+        )
+        for i in columns
+    )
+    return MostShifted(test, features, columns)
 
 
 def _edges(values: Tensor, bins: int) -> Tensor:
@@ -289,5 +295,5 @@ def _edges(values: Tensor, bins: int) -> Tensor:
 
 def _counts(values: Tensor, edges: Tensor) -> Tensor:
     bins = len(edges) - 1
-    place = (torch.searchsorted(edges, values, right=True) - 1).clamp(0, bins - 1)
-    return torch.bincount(place, minlength=bins)
+    bin_ids = (torch.searchsorted(edges, values, right=True) - 1).clamp(0, bins - 1)
+    return torch.bincount(bin_ids, minlength=bins)

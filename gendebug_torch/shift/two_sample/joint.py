@@ -1,6 +1,4 @@
-"""All columns together: can a small network tell the two samples apart, and did columns change how
-they go together?
-"""
+"""Shift of all columns together: a classifier two-sample test and changes of correlations."""
 
 from __future__ import annotations
 
@@ -18,8 +16,9 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
-from gendebug_torch.shift.two_sample.ks import shortened
+from gendebug_torch.shift.plots import axis_label
 from gendebug_torch.stats.effective_sample_size import autocorrelation_time
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 from gendebug_torch.stats.probe_network import Design, cross_fit, design
@@ -27,29 +26,31 @@ from gendebug_torch.stats.probe_network import Design, cross_fit, design
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_ROWS = 2500
-_LARGEST_BLOCK = MOST_ROWS // 10
-# Blocks into which a side in the order of time is cut, so that rows near each other stay together.
+MAX_ROWS = 2500
+_MAX_BLOCK = MAX_ROWS // 10
+# Blocks of a sample in the order of time.
 _BLOCKS = 25
-MOST_PAIRED = 60
-_FEWEST = 40
-_ASKED = 10
+# Columns whose correlations are compared.
+MAX_PAIRED = 60
+_MIN_ROWS = 40
+# Features whose importance is measured.
+_MAX_IMPORTANCE = 10
 
 
 @dataclass(frozen=True, eq=False)
 class JointShift:
-    """How well production can be told from the reference by all columns together.
+    """Classifier two-sample test of all columns, and changes of their correlations.
 
     Args:
-        auc: out-of-fold AUC of a network that tells the samples apart; 0.5 where it cannot.
+        auc: out-of-fold AUC of a network that classifies rows by sample; 0.5 where it cannot.
         low: lower 95 % bound of the AUC.
-        high: upper bound.
-        p_value: of no difference, by permuted labels with refits.
-        importance: feature -> loss of AUC without it, largest first; empty where nothing was found.
-        pairs: columns `one, other, before, after, p_holm`: correlation of normal scores, largest
+        high: upper 95 % bound of the AUC.
+        p_value: p-value of no difference, by permuted labels with refits.
+        importance: losses of AUC by the feature left out, largest first; empty without a shift.
+        pairs: correlations of normal scores, columns `one, other, before, after, p_holm`, largest
             change first.
-        rows: reference and production rows looked at.
-        block: rows that were permuted together.
+        rows: numbers of reference and production rows used.
+        block: number of consecutive rows that were permuted together.
     """
 
     auc: float
@@ -62,37 +63,33 @@ class JointShift:
     block: int = 1
 
     def table(self) -> pd.DataFrame:
-        """One row per feature that gives the sample away, then one per pair whose correlation moved
-        most.
-        """
+        """One row per important feature, then one per pair with the largest changes."""
         rows = [
             ("AUC lost without it", name, value, math.nan, math.nan)
             for name, value in self.importance.items()
         ]
-        rows += [("correlation", *pair) for pair in _told(self.pairs.head(20))]
+        rows += [("correlation", *pair) for pair in _changes(self.pairs.head(20))]
         return pd.DataFrame(rows, columns=["what", "features", "change", "reference", "production"])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """What the network loses without each feature; without importance, the pairs whose
-        correlation moved most.
-        """
-        told = list(self.importance.items())[:12]
+        """Losses of AUC without each feature; without a shift, changes of correlation."""
+        bars = list(self.importance.items())[:12]
         label = "AUC lost without the feature"
-        if not told:
-            told = [(pair, abs(change)) for pair, change, _, _ in _told(self.pairs.head(12))]
+        if not bars:
+            bars = [(pair, abs(change)) for pair, change, _, _ in _changes(self.pairs.head(12))]
             label = "change of the correlation"
-        told = told[::-1]
-        ax = axes(ax, size=(6.0, max(2.5, 0.3 * len(told) + 1.4)))
+        bars = bars[::-1]
+        ax = axes(ax, size=(6.0, max(2.5, 0.3 * len(bars) + 1.4)))
         counted = f"{self.rows[0]:,} reference against {self.rows[1]:,} production rows"
-        ax.barh(range(len(told)), [value for _, value in told], color=LIVE, label=counted)
-        ax.set_yticks(range(len(told)), [shortened(name) for name, _ in told])
+        ax.barh(range(len(bars)), [value for _, value in bars], color=LIVE, label=counted)
+        ax.set_yticks(range(len(bars)), [axis_label(name) for name, _ in bars])
         ax.axvline(0.0, color=NEUTRAL, linewidth=0.8)
         ax.set_xlabel(label)
         ax.set_ylabel("feature")
         ax.set_title(
-            f"Telling the samples apart: AUC {self.auc:.3f} ({self.low:.3f} to {self.high:.3f})"
+            f"Reference against production: AUC {self.auc:.3f} ({self.low:.3f} to {self.high:.3f})"
         )
-        if told:
+        if bars:
             ax.legend(loc="lower right", frameon=True)
         return ax
 
@@ -106,10 +103,9 @@ def joint_shift(
     permutations: int = 60,
     seed: int = 0,
 ) -> JointShift:
-    """Adversarial validation with a permutation null, and a test of every pair of quantities for
-    its correlation.
+    """Classifier two-sample test with a permutation null, and tests of all pairwise correlations.
 
-    A cross-fitted network (`probe.cross_fit`) is fitted to the true labels of the sample and to
+    A cross-fitted network (`probe_network.cross_fit`) is fitted to the true sample labels and to
     permuted ones at once. Correlations are those of normal scores; their change in Fisher's z is
     measured in the larger of its theoretical standard error and its spread over the permutations,
     Holm over the pairs.
@@ -118,168 +114,109 @@ def joint_shift(
     (1921), Metron 1:3; Carlstein (1986), Ann. Stat. 14:1171, for blocks.
 
     Args:
-        reference: `[n, d]` table or tensor; of more than 2500 rows as many are drawn.
-        live: `[m, d]`, with the same columns.
-        categorical: numeric columns that hold codes.
-        block: rows (of those drawn) next to each other that stay together when labels are permuted
-            and folds drawn, for rows in time; at most 250.
-        permutations: refits with permuted labels, at least 10.
-        seed: of drawing and permuting.
+        reference: table or tensor, `[n, d]`; of more than 2500 rows as many are drawn.
+        live: table or tensor, `[m, d]`, with the same columns.
+        categorical: names of the numeric columns that hold codes.
+        block: number of consecutive rows (of those drawn) that stay together when labels are
+            permuted and folds drawn, for rows in time; at most 250.
+        permutations: number of refits with permuted labels, at least 10.
+        seed: seed of drawing and permuting.
+
+    Returns:
+        AUC, p-value, importance of the features and correlations.
 
     Raises:
         InputError: fewer than 40 rows on a side, fewer than 10 permutations, other columns.
 
-    Cost: one `cross_fit` with `permutations + 1` targets; up to ten more for importance where
-    something is found.
+    Cost: one `cross_fit` with `permutations + 1` targets; up to ten more for importance where the
+    samples differ.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> reference = torch.randn(200, 2, generator=generator)
+        >>> live = torch.randn(200, 1, generator=generator).repeat(1, 2)
+        >>> shift = joint_shift(reference, live, permutations=20)
+        >>> round(float(shift.pairs["after"][0]), 2), bool(shift.pairs["p_holm"][0] < 0.001)
+        (1.0, True)
     """
-    if min(len(reference), len(live)) < _FEWEST:
+    _check_sizes(reference, live, block, permutations)
+    generator = torch.Generator().manual_seed(seed)
+    sides = [_subsample(side, block, generator) for side in (reference, live)]
+    built = design(*sides, categorical=categorical)
+    n, m = len(sides[0]), len(built.values) - len(sides[0])
+    blocks, in_production = _blocks(n, m, block)
+    orders = [torch.randperm(len(in_production), generator=generator) for _ in range(permutations)]
+    labels = [in_production, *(in_production[order] for order in orders)]
+    targets = torch.stack(labels, 1).double()[blocks]
+    folds = (torch.randperm(len(in_production), generator=generator) % 5)[blocks]
+    fit = cross_fit(built.values, targets, folds=folds, seed=seed)
+    auc, p_value = float(fit.auc.auc), fit.p_value()
+    low, high = (float(bound) for bound in fit.auc.interval())
+    differs = p_value < 0.01 and auc > 0.5
+    importance = _importance(built, targets[:, :1], folds, auc, seed) if differs else {}
+    pairs = _pairs(built, targets, categorical)
+    return JointShift(auc, low, high, p_value, importance, pairs, (n, m), block)
+
+
+def _check_sizes(
+    reference: pd.DataFrame | Tensor, live: pd.DataFrame | Tensor, block: int, permutations: int
+) -> None:
+    if min(len(reference), len(live)) < _MIN_ROWS:
         reject(
             "live",
-            f"at least {_FEWEST} rows on either side",
+            f"at least {_MIN_ROWS} rows in either sample",
             f"{len(reference)} and {len(live)}",
             "Collect more rows first.",
         )
     if permutations < 10:
         reject("permutations", "at least 10", str(permutations), "The default is 60.")
-    if not 1 <= block <= _LARGEST_BLOCK:
+    if not 1 <= block <= _MAX_BLOCK:
         reject(
             "block",
-            f"1 to {_LARGEST_BLOCK} rows",
+            f"1 to {_MAX_BLOCK} rows",
             str(block),
-            "Fewer than ten blocks a side cannot be permuted.",
+            "Fewer than ten blocks of a sample cannot be permuted.",
         )
-    generator = torch.Generator().manual_seed(seed)
-    sides = [_thinned(side, block, generator) for side in (reference, live)]
-    built = design(*sides, categorical=categorical)
-    n = len(sides[0])
-    blocks, after = _blocks(n, len(built.values) - n, block)
-    labels = [after] + [
-        after[torch.randperm(len(after), generator=generator)] for _ in range(permutations)
-    ]
-    targets = torch.stack(labels, 1).double()[blocks]
-    folds = (torch.randperm(len(after), generator=generator) % 5)[blocks]
-    values = built.values
-    probe = cross_fit(values, targets, folds=folds, seed=seed)
-    area = probe.auc
-    low, high = (float(bound) for bound in area.interval())
-    auc, p = float(area.auc), probe.p_value()
-    importance = (
-        _importance(built, targets[:, :1], folds, auc, seed) if p < 0.01 and auc > 0.5 else {}
-    )
-    return JointShift(
-        auc,
-        low,
-        high,
-        p,
-        importance,
-        _pairs(built, targets, categorical),
-        (n, len(values) - n),
-        block,
-    )
 
 
-def mmd_two_sample(
-    reference: Tensor, live: Tensor, *, permutations: int = 200, block: int = 1, seed: int = 0
-) -> tuple[float, float]:
-    """Squared maximum mean discrepancy of two samples and its p-value by permutation, all
-    permutations in one product.
-
-    Gaussian kernel with the median distance as its width; the biased estimate `w' K w` with
-    `w = 1/n` or `-1/m`.
-
-    Source: Gretton et al. (2012), JMLR 13:723.
-
-    Args:
-        reference: `[n, p]` columns of comparable scale, e.g. `design(...).values`, embeddings, or
-            softmax outputs.
-        live: `[m, p]`.
-        permutations: how many; the smallest p-value is 1 / (permutations + 1).
-        block: rows next to each other that stay together, for rows in time.
-        seed: of the permutations.
-
-    Raises:
-        InputError: other numbers of columns, or no rows on a side.
-
-    Cost: `(n + m)^2 (p + permutations)`; memory `(n + m)^2`, so pass a few thousand rows.
-    """
-    if (
-        reference.ndim != 2
-        or live.ndim != 2
-        or reference.shape[1] != live.shape[1]
-        or not len(reference)
-        or not len(live)
-    ):
-        got = f"{list(reference.shape)} and {list(live.shape)}"
-        reject(
-            "live",
-            "rows with the columns of the reference [n, p], [m, p]",
-            got,
-            "Build both with one `design`.",
-        )
-    n, m = len(reference), len(live)
-    rows = torch.cat([reference, live]).double()
-    distance = torch.cdist(rows, rows).square()
-    width = (
-        distance[~torch.eye(n + m, dtype=torch.bool, device=rows.device)].median().clamp(min=1e-12)
-    )
-    kernel = (-distance / width).exp()
-    generator = torch.Generator().manual_seed(seed)
-    blocks, after = _blocks(n, m, block)
-    sides = torch.stack(
-        [after]
-        + [after[torch.randperm(len(after), generator=generator)] for _ in range(permutations)],
-        1,
-    )[blocks]
-    there = sides.double().to(rows.device)
-    weights = (1 - there) / (1 - there).sum(0) - there / there.sum(0)
-    values = (weights * (kernel @ weights)).sum(0)
-    return float(values[0]), float(
-        (1 + (values[1:] >= values[0] * (1 - 1e-12)).sum()) / (permutations + 1)
-    )
-
-
-def time_block(reference: Records, production: Records) -> int:
-    """Rows that `joint_shift` is to permute together: a 25th of the shorter side, or 1 where a side
-    is not in the order of time.
-    """
+def permutation_block(reference: Records, production: Records) -> int:
+    """Block length for `joint_shift`: a 25th of the shorter sample, or 1 if rows are unordered."""
     if not all(_is_ordered(records) for records in (reference, production)):
         return 1
-    return max(1, min(len(reference), len(production), MOST_ROWS) // _BLOCKS)
+    return max(1, min(len(reference), len(production), MAX_ROWS) // _BLOCKS)
 
 
-def outlasts(
+def slow_columns(
     reference: pd.DataFrame, live: pd.DataFrame, block: int, *, categorical: Collection[str] = ()
 ) -> list[str]:
-    """Numeric columns, slowest first, whose swings last longer than a block: blocks do not stand
-    for independent times there.
+    """Numeric columns whose autocorrelation time exceeds a block, slowest first.
+
+    Blocks of such columns are not independent.
 
     Args:
-        reference: rows in the order of time.
-        live: the same columns likewise.
-        block: of `time_block`.
-        categorical: columns to leave out.
+        reference: rows in the order of time, `[n, d]`.
+        live: rows in the order of time, `[m, d]`, with the same columns.
+        block: length of a block, see `permutation_block`.
+        categorical: names of the columns to leave out.
     """
     names = [name for name in reference.columns if name not in categorical]
     blocks = torch.zeros(len(names), dtype=torch.float64)
     for side in (reference, live):
         values = torch.from_numpy(side[names].to_numpy(dtype=np.float64, copy=True))
         blocks = blocks.maximum(
-            autocorrelation_time(values) * min(len(side), MOST_ROWS) / len(side) / block
+            autocorrelation_time(values) * min(len(side), MAX_ROWS) / len(side) / block
         )
-    return [names[at] for at in blocks.argsort(descending=True).tolist() if blocks[at] > 1]
+    return [names[i] for i in blocks.argsort(descending=True).tolist() if blocks[i] > 1]
 
 
 def _is_ordered(records: Records) -> bool:
     column, metadata = records.schema.time, records.metadata
-    return (
-        column is not None
-        and metadata is not None
-        and column in metadata
-        and bool(metadata[column].is_monotonic_increasing)
-    )
+    if column is None or metadata is None or column not in metadata:
+        return False
+    return bool((parse_times(metadata[column], column).values.diff() >= 0).all())
 
 
-def _told(pairs: pd.DataFrame) -> list[tuple[str, float, float, float]]:
+def _changes(pairs: pd.DataFrame) -> list[tuple[str, float, float, float]]:
     """Names, change, and correlation before and after."""
     columns = [pairs[name].tolist() for name in ("one", "other", "before", "after")]
     return [
@@ -288,25 +225,23 @@ def _told(pairs: pd.DataFrame) -> list[tuple[str, float, float, float]]:
     ]
 
 
-def _thinned(
+def _subsample(
     side: pd.DataFrame | Tensor, block: int, generator: torch.Generator
 ) -> pd.DataFrame | Tensor:
-    """At most 2500 rows: drawn at random, or, where rows in time go in blocks, spread evenly over
-    the side.
-    """
-    if len(side) <= MOST_ROWS:
+    """At most 2500 rows, at random, or evenly spaced where rows in time go in blocks."""
+    if len(side) <= MAX_ROWS:
         return side
     if block == 1:
-        rows = torch.randperm(len(side), generator=generator)[:MOST_ROWS].sort().values
+        rows = torch.randperm(len(side), generator=generator)[:MAX_ROWS].sort().values
     else:
         rows = torch.linspace(
-            0, len(side) - 1, MOST_ROWS // block * block, dtype=torch.float64
+            0, len(side) - 1, MAX_ROWS // block * block, dtype=torch.float64
         ).long()
     return side[rows] if isinstance(side, Tensor) else side.iloc[rows.numpy()]
 
 
 def _blocks(n: int, m: int, block: int) -> tuple[Tensor, Tensor]:
-    """`[n + m]` block of each row, and for each block whether it lies in production."""
+    """`[n + m]` block of each row, and for each block whether it is production."""
     sides = [torch.arange(size) // block for size in (n, m)]
     first = int(sides[0][-1]) + 1
     return torch.cat([sides[0], sides[1] + first]), torch.arange(
@@ -317,67 +252,62 @@ def _blocks(n: int, m: int, block: int) -> tuple[Tensor, Tensor]:
 def _importance(
     built: Design, target: Tensor, folds: Tensor, auc: float, seed: int
 ) -> dict[str, float]:
-    """AUC lost without each of the features that go most with the answer (all of them, if few)."""
+    """AUC lost without each of the ten features most correlated with the sample label."""
     names = list(built.names)
-    if len(names) > _ASKED:
+    if len(names) > _MAX_IMPORTANCE:
         centred = target - target.mean()
         strength = (built.values.T @ centred).abs().flatten() / built.values.norm(dim=0).clamp(
             min=1e-12
         )
-        order = [int(built.owner[place]) for place in strength.argsort(descending=True)]
-        names = [names[place] for place in dict.fromkeys(order)][:_ASKED]
+        order = [int(built.owner[column]) for column in strength.argsort(descending=True)]
+        names = [names[owner] for owner in dict.fromkeys(order)][:_MAX_IMPORTANCE]
     if len(built.names) < 2:
         return {names[0]: auc - 0.5}
-    lost = {
+    losses = {
         name: auc
         - float(cross_fit(built.without([name]).values, target, folds=folds, seed=seed).auc.auc)
         for name in names
     }
-    return dict(sorted(lost.items(), key=lambda entry: -entry[1]))
+    return dict(sorted(losses.items(), key=lambda entry: -entry[1]))
 
 
 def _pairs(built: Design, targets: Tensor, categorical: Sequence[str]) -> pd.DataFrame:
-    """Correlations of the quantities on both sides, largest change in standard errors first."""
-    single = [place for place in range(len(built.names)) if built.names[place] not in categorical]
-    firsts = [
-        int((built.owner == place).nonzero()[0])
-        for place in single
-        if bool((built.owner == place).any())
-    ]
-    distinct = [place for place in firsts if len(torch.unique(built.values[:, place])) > 5][
-        :MOST_PAIRED
-    ]
-    columns = ["one", "other", "before", "after", "p_holm"]
-    places = list(combinations(range(len(distinct)), 2))
-    if not places:
-        return pd.DataFrame(columns=columns)
-    x = built.values[:, distinct]
-    left, right = (
-        torch.tensor([pair[side] for pair in places], device=x.device) for side in (0, 1)
-    )
-    z = [_fisher(x, side, left, right) for side in (1 - targets, targets)]
-    moved = z[1] - z[0]
+    """Correlations of the quantities in both samples, most significant change first."""
+    chosen = _paired_columns(built, categorical)
+    pairs = list(combinations(range(len(chosen)), 2))
+    if not pairs:
+        return pd.DataFrame(columns=["one", "other", "before", "after", "p_holm"])
+    x = built.values[:, chosen]
+    left, right = (torch.tensor(side, device=x.device) for side in zip(*pairs, strict=True))
+    z = [_fisher(x, weights, left, right) for weights in (1 - targets, targets)]
+    change = z[1] - z[0]
     n, m = float((1 - targets[:, 0]).sum()), float(targets[:, 0].sum())
     theory = math.sqrt(1 / max(n - 3, 1) + 1 / max(m - 3, 1))
-    error = moved[1:].std(0).clamp(min=theory)
-    p = holm_adjusted(torch.from_numpy(2 * norm.sf((moved[0].abs() / error).cpu().numpy())))
-    names = [built.names[int(built.owner[place])] for place in distinct]
+    error = change[1:].std(0).clamp(min=theory)
+    p = holm_adjusted(torch.from_numpy(2 * norm.sf((change[0].abs() / error).cpu().numpy())))
+    names = [built.names[int(built.owner[column])] for column in chosen]
     before, after = (part[0].tanh().cpu().numpy() for part in z)
     frame = pd.DataFrame(
-        {"one": [names[i] for i, _ in places], "other": [names[j] for _, j in places]}
+        {"one": [names[i] for i, _ in pairs], "other": [names[j] for _, j in pairs]}
     )
     frame = frame.assign(before=before, after=after, p_holm=p.numpy())
     return frame.iloc[np.argsort(p.numpy(), kind="stable")].reset_index(drop=True)
 
 
+def _paired_columns(built: Design, categorical: Sequence[str]) -> list[int]:
+    """The first column of each quantity with more than five distinct values, 60 at most."""
+    quantities = [i for i in range(len(built.names)) if built.names[i] not in categorical]
+    owned = [(built.owner == i).nonzero().flatten() for i in quantities]
+    firsts = [int(columns[0]) for columns in owned if len(columns)]
+    return [i for i in firsts if len(torch.unique(built.values[:, i])) > 5][:MAX_PAIRED]
+
+
 def _fisher(x: Tensor, weights: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """`[r, pairs]` Fisher's z of the correlations among the rows of each of r weightings
-    `[n, r]`.
-    """
+    """`[r, pairs]` Fisher's z of the correlations under each of r weightings `[n, r]`."""
     share = weights / weights.sum(0)
     mean, square = share.T @ x, share.T @ x.square()
     spread = (square - mean.square()).clamp(min=1e-12).sqrt()
-    # One weighting after another: d^2 numbers each, rather than n d^2 for all of them.
+    # One weighting after another takes d^2 numbers each, all at once n d^2.
     crossed = torch.stack([((x * w[:, None]).T @ x)[left, right] for w in share.T])
     correlation = (crossed - mean[:, left] * mean[:, right]) / (spread[:, left] * spread[:, right])
     return correlation.clamp(-0.999999, 0.999999).atanh()

@@ -1,6 +1,4 @@
-"""Two-sample Kolmogorov-Smirnov tests of all columns at once, against a reference that is sorted
-only once.
-"""
+"""Two-sample Kolmogorov-Smirnov tests of all columns at once."""
 
 from __future__ import annotations
 
@@ -24,60 +22,14 @@ from gendebug_torch.shift.columns.prepared import (
     over_blocks,
     sorted_columns,
 )
-from gendebug_torch.shift.two_sample.ks_p_values import ks_p_value, tied_counts, tied_p_value
-from gendebug_torch.stats.effective_sample_size import dependent_times
+from gendebug_torch.shift.plots import axis_label
+from gendebug_torch.shift.two_sample.ks_p_values import ks_p_value, ks_p_value_with_ties, tie_counts
+from gendebug_torch.stats.effective_sample_size import effective_sample_size
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
-
-
-def for_dependent_rows(
-    test: KSTest, reference: Tensor | None, live: Tensor | None, columns: Tensor | None = None
-) -> KSTest:
-    """The same test with the rows of each side counted as the independent rows that they are worth,
-    see `dependent_times`.
-
-    Args:
-        test: of d columns.
-        reference: `[n, d]` in the order of time, or None where that is not known.
-        live: `[m, d]` likewise.
-        columns: `[c]` places of the columns to look at; default all.
-
-    Returns:
-        the test with smaller `n` and `m`; p-values, intervals and what could have been seen follow
-        from them.
-    """
-    chosen = torch.arange(len(test.statistic)) if columns is None else columns
-    if (reference is None and live is None) or not len(chosen):
-        return test
-    times = dependent_times(
-        *(None if side is None else side[:, chosen] for side in (reference, live))
-    )
-    everywhere = torch.ones(2, len(test.statistic), dtype=torch.float64)
-    everywhere[:, chosen] = torch.stack(times)
-    return worth(test, everywhere[0], everywhere[1])
-
-
-def worth(test: KSTest, reference_times: Tensor, live_times: Tensor) -> KSTest:
-    """The same test with `n` and `m` divided by the `[d]` rows that are worth one independent row
-    on either side.
-    """
-    n, m = (
-        (counts / time).floor().long().clamp(min=1).minimum(counts)
-        for counts, time in (
-            (test.n, reference_times.to(test.n.device)),
-            (test.m, live_times.to(test.m.device)),
-        )
-    )
-    dependent = set(((reference_times > 1) | (live_times > 1)).nonzero().flatten().tolist())
-    return replace(
-        test,
-        n=n,
-        m=m,
-        tied={place: counts for place, counts in test.tied.items() if place not in dependent},
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,24 +56,21 @@ class KSTest:
     n: Tensor
     m: Tensor
     names: tuple[str, ...] = ()
-    tied: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+    ties: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
     error: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     @property
     def signed(self) -> Tensor:
-        """`[d]` float64, the statistic with its direction: positive where live values are
-        larger.
-        """
+        """Statistics with their direction, `[d]` float64: positive where live values are larger."""
         return self.statistic * self.direction
 
     @cached_property
     def p_value(self) -> Tensor:
-        """`[d]` float64 p-values under `no shift`, computed on the host when first read, see
-        `ks_p_value`.
+        """P-values of equal distributions, `[d]` float64, computed on the host when first read.
 
-        Of the smallest statistic that `error` allows. Conservative for columns with ties, see
-        `conditional_p_value`. Not valid for rows that depend on each other, such as hourly
-        measurements.
+        Of the smallest statistic that `error` allows, see `ks_p_value`. Conservative for columns
+        with ties, see `conditional_p_value`. Not valid for rows that depend on each other, such as
+        hourly measurements, see `with_autocorrelation`.
         """
         return ks_p_value((self.statistic - self.error).clamp(min=0.0), self.n, self.m).to(
             self.statistic.device
@@ -129,27 +78,40 @@ class KSTest:
 
     @cached_property
     def conditional_p_value(self) -> Tensor:
-        """`[d]` float64 p-values given the ties of each column, see `tied_p_value`; those of
-        `p_value` where values rarely repeat.
-        """
+        """P-values given the ties of each column, `[d]` float64; `p_value` where ties are rare."""
         values = self.p_value.clone()
-        for column, counts in self.tied.items():
-            tied = tied_p_value(
+        for column, counts in self.ties.items():
+            p = ks_p_value_with_ties(
                 float(self.statistic[column]), int(self.n[column]), int(self.m[column]), counts
             )
-            # Beyond ten digits the sum over the grid says nothing; the continuous value bounds it
-            # there.
-            values[column] = min(float(values[column]), max(tied, 1e-10))
+            # The sum over the grid has ten digits; below them the continuous p-value is a bound.
+            values[column] = min(float(values[column]), max(p, 1e-10))
         return values
 
     @cached_property
     def adjusted(self) -> Tensor:
-        """`[d]` float64 `conditional_p_value` adjusted for d questions (Holm, 1979)."""
+        """Conditional p-values adjusted for d tests (Holm, 1979), `[d]` float64."""
         return holm_adjusted(self.conditional_p_value)
 
+    def with_autocorrelation(self, times: Tensor, live_times: Tensor) -> KSTest:
+        """The test with `n` and `m` replaced by effective sample sizes.
+
+        P-values, intervals and what is detectable follow from them.
+
+        Args:
+            times: autocorrelation times of the reference, `[d]` float64.
+            live_times: autocorrelation times of the live sample, `[d]` float64.
+        """
+        n, m = (
+            effective_sample_size(rows, time.to(rows.device))
+            for rows, time in ((self.n, times), (self.m, live_times))
+        )
+        dependent = set(((times > 1) | (live_times > 1)).nonzero().flatten().tolist())
+        ties = {column: counts for column, counts in self.ties.items() if column not in dependent}
+        return replace(self, n=n, m=m, ties=ties)
+
     def interval(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Bounds of the true distance of the two distributions, `[d]` each, whatever the
-        distributions are.
+        """Bounds of the distance of the two true distributions, `[d]` each, whatever they are.
 
         Each empirical distribution function stays within `sqrt(log(4 / (1 - level)) / 2n)` of its
         own, so the statistic within the sum of both, and of `error`. Conservative.
@@ -165,18 +127,16 @@ class KSTest:
         return (self.statistic - half).clamp(min=0.0), (self.statistic + half).clamp(max=1.0)
 
     def detectable(self, *, alpha: float = 0.01) -> Tensor:
-        """`[d]` statistic from which a column would be significant, had all d columns to share
-        alpha; 1 at most.
-        """
+        """Smallest significant statistic of each column, `[d]`, where d columns share alpha."""
         size = self.n.double() * self.m.double() / (self.n + self.m).clamp(min=1).double()
-        asked = max(int(self.statistic.isfinite().sum()), 1)
+        tests = max(int(self.statistic.isfinite().sum()), 1)
         return (
-            (math.log(2.0 * asked / alpha) / (2.0 * size.clamp(min=1e-9))).sqrt() + self.error
+            (math.log(2.0 * tests / alpha) / (2.0 * size.clamp(min=1e-9))).sqrt() + self.error
         ).clamp(max=1.0)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """`d` names, `column_0` and so on where none were given."""
+        """Column names, `column_0` and so on where none were given."""
         return self.names or tuple(f"column_{i}" for i in range(len(self.statistic)))
 
     def table(self) -> DataFrame:
@@ -204,12 +164,10 @@ class KSTest:
         return frame.sort_values("statistic", ascending=False, kind="stable", ignore_index=True)
 
     def plot(self, ax: Axes | None = None, *, top: int = 20, alpha: float = 0.01) -> Axes:
-        """The `top` largest statistics as bars with their 95 % interval, coloured where Holm's
-        p-value is below alpha.
-        """
+        """The `top` largest statistics as bars with 95 % intervals, coloured where significant."""
         frame = self.table().dropna(subset=["statistic"]).head(top).iloc[::-1]
         ax = axes(ax, size=(6.0, max(2.5, 0.28 * len(frame) + 1.2)))
-        places = np.arange(len(frame))
+        rows = np.arange(len(frame))
         significant = (frame["p_holm"] < alpha).to_numpy()
         whiskers = np.stack([frame["statistic"] - frame["low"], frame["high"] - frame["statistic"]])
         for chosen, colour, label in (
@@ -222,13 +180,13 @@ class KSTest:
                     "error_kw": {"ecolor": "#444444", "elinewidth": 0.8},
                 }
                 ax.barh(
-                    places[chosen],
+                    rows[chosen],
                     frame["statistic"].to_numpy()[chosen],
                     color=colour,
                     label=label,
                     **bars,
                 )
-        ax.set_yticks(places, [shortened(name) for name in frame["feature"]])
+        ax.set_yticks(rows, [axis_label(name) for name in frame["feature"]])
         ax.set_xlim(0.0, 1.0)
         ax.set_xlabel("KS distance with 95 % interval")
         ax.set_ylabel("feature")
@@ -239,13 +197,6 @@ class KSTest:
         if len(frame):
             ax.legend(loc="lower right", frameon=True)
         return ax
-
-
-def shortened(name: str, limit: int = 28) -> str:
-    """A name that fits beside an axis, its middle left out, with `$` made literal."""
-    half = limit // 2
-    text = name if len(name) <= limit else f"{name[: limit - half - 1]}…{name[-half:]}"
-    return text.replace("$", r"\$")
 
 
 def ks_two_sample(
@@ -264,10 +215,13 @@ def ks_two_sample(
     Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Hodges (1958), Ark. Mat. 3:469.
 
     Args:
-        reference: `[n, d]` or `[n]` real tensor, or what `prepare_reference` returned for it.
-        live: `[m, d]` or `[m]` on the same device, or prepared likewise. NaN is missing: left out,
-            column by column.
-        names: `d` column names; default those of a prepared reference.
+        reference: real numbers, `[n, d]` or `[n]`, or what `prepare_reference` returned for them;
+            NaN is missing: left out, column by column.
+        live: real numbers, `[m, d]` or `[m]` on the same device, or prepared likewise.
+        names: column names, `d` of them; default those of a prepared reference.
+
+    Returns:
+        The tests of all columns; `table()` lists them, largest statistic first.
 
     Raises:
         InputError: not real tensors, another number of columns, different devices.
@@ -277,81 +231,92 @@ def ks_two_sample(
     elements on CUDA, where nothing waits for the host; p-values are computed on the host when they
     are read.
 
-    >>> float(ks_two_sample(torch.arange(10.0), torch.arange(10.0) + 5).statistic)
-    0.5
+    Example:
+        >>> generator = torch.Generator().manual_seed(1)
+        >>> reference, live = torch.randn(500, 2, generator=generator).split([300, 200])
+        >>> live[:, 1] += 0.5
+        >>> test = ks_two_sample(reference, live, names=["age", "income"])
+        >>> (test.adjusted < 0.01).tolist()
+        [False, True]
     """
-    values, other = (
-        _as_matrix(side, argument) for side, argument in ((reference, "reference"), (live, "live"))
-    )
-    d = values.shape[1]
-    if other.shape[1] != d:
-        reject(
-            "live",
-            f"{d} columns like the reference",
-            str(other.shape[1]),
-            "Select the same columns in the same order.",
-        )
-    if other.device != values.device:
-        reject(
-            "live",
-            f"a tensor on {values.device} like the reference",
-            str(other.device),
-            "Move both to one device.",
-        )
-    given = names or (reference.names if isinstance(reference, PreparedReference) else ())
-    check_names(given, d)
-    dtype = torch.float32 if torch.float32 in (values.dtype, other.dtype) else torch.float64
-    results = torch.empty(3, d, dtype=torch.float64, device=values.device)
-    counts = torch.empty(2, d, dtype=torch.int64, device=values.device)
-    error = sum(
-        (side.error for side in (reference, live) if isinstance(side, PreparedReference)),
-        torch.zeros_like(results[0]),
-    )
-    tied: dict[int, NDArray[np.int64]] = {}
+    columns, live_columns = _aligned_columns(reference, live)
+    d, precision = columns.shape[1], _common_precision(columns, live_columns)
+    labels = names or (reference.names if isinstance(reference, PreparedReference) else ())
+    check_names(labels, d)
+    distances = torch.empty(3, d, dtype=torch.float64, device=columns.device)
+    counts = torch.empty(2, d, dtype=torch.int64, device=columns.device)
+    ties: dict[int, NDArray[np.int64]] = {}
 
     def compare(start: int, stop: int) -> None:
-        place = slice(start, stop)
-        before, kept, counts[0, place] = _ascending(reference, values[:, place].to(dtype), place)
-        after, live_kept, counts[1, place] = _ascending(live, other[:, place].to(dtype), place)
-        results[:, place] = _distances(before, kept, after, live_kept)
+        part = slice(start, stop)
+        before, stored, counts[0, part] = _ascending(
+            reference, columns[:, part].to(precision), part
+        )
+        after, live_stored, counts[1, part] = _ascending(
+            live, live_columns[:, part].to(precision), part
+        )
+        distances[:, part] = _distances(before, stored, after, live_stored)
         if before.device.type == "cpu":
-            tied.update(tied_counts(before, kept, after, live_kept, start))
+            ties.update(tie_counts(before, stored, after, live_stored, start))
 
-    prepared_on_host = isinstance(reference, PreparedReference) and values.device.type == "cpu"
-    over_blocks(compare, values, len(other) if prepared_on_host else max(len(values), len(other)))
-    whole = {column: tied[column] for column in sorted(tied) if not error[column]}
+    prepared = isinstance(reference, PreparedReference) and columns.device.type == "cpu"
+    rows = len(live_columns) if prepared else max(len(columns), len(live_columns))
+    over_blocks(compare, columns, rows)
+    error = sum(
+        (side.error for side in (reference, live) if isinstance(side, PreparedReference)),
+        torch.zeros_like(distances[0]),
+    )
+    exact = {column: ties[column] for column in sorted(ties) if not error[column]}
+    statistic, location, direction = distances
+    n, m = counts
     return KSTest(
-        results[0],
-        results[1],
-        results[2],
-        counts[0],
-        counts[1],
-        tuple(map(str, given)),
-        whole,
-        error,
+        statistic, location, direction, n, m, tuple(map(str, labels)), ties=exact, error=error
     )
 
 
-def _as_matrix(side: Tensor | PreparedReference, argument: str) -> Tensor:
-    return side.columns.T if isinstance(side, PreparedReference) else matrix(side, argument)
+def _aligned_columns(
+    reference: Tensor | PreparedReference, live: Tensor | PreparedReference
+) -> tuple[Tensor, Tensor]:
+    """`[n, d]` and `[m, d]` values of both samples, on one device."""
+    columns, live_columns = (
+        side.columns.T if isinstance(side, PreparedReference) else matrix(side, argument)
+        for side, argument in ((reference, "reference"), (live, "live"))
+    )
+    if live_columns.shape[1] != columns.shape[1]:
+        reject(
+            "live",
+            f"{columns.shape[1]} columns like the reference",
+            str(live_columns.shape[1]),
+            "Select the same columns in the same order.",
+        )
+    if live_columns.device != columns.device:
+        reject(
+            "live",
+            f"a tensor on {columns.device} like the reference",
+            str(live_columns.device),
+            "Move both to one device.",
+        )
+    return columns, live_columns
+
+
+def _common_precision(columns: Tensor, live_columns: Tensor) -> torch.dtype:
+    """Single precision if either sample has it, so that 0.1 equals 0.1 across files."""
+    single = torch.float32 in (columns.dtype, live_columns.dtype)
+    return torch.float32 if single else torch.float64
 
 
 def _ascending(
-    side: Tensor | PreparedReference, values: Tensor, place: slice
+    sample: Tensor | PreparedReference, values: Tensor, part: slice
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Some columns of a side, `[c, n]` ascending, with the `[c]` numbers of values that are there,
-    and that they stand for.
-    """
-    if isinstance(side, PreparedReference):
-        return values.T, side.kept[place], side.n[place]
-    ascending, kept = sorted_columns(values)
-    return ascending, kept, kept
+    """Columns of a sample, `[c, n]` ascending, with `[c]` numbers of stored and of all values."""
+    if isinstance(sample, PreparedReference):
+        return values.T, sample.stored[part], sample.n[part]
+    ascending, present = sorted_columns(values)
+    return ascending, present, present
 
 
 def _distances(reference: Tensor, n: Tensor, live: Tensor, m: Tensor) -> Tensor:
-    """Statistic, location and direction, `[3, c]` float64, of sorted `[c, n]` and `[c, m]`
-    columns.
-    """
+    """Statistic, location and direction, `[3, c]`, of ascending `[c, n]` and `[c, m]` columns."""
     if reference.device.type != "cpu":
         return _distances_on_device(reference, n, live, m)
     columns = zip(reference.numpy(), n.tolist(), live.numpy(), m.tolist(), strict=True)
@@ -363,9 +328,7 @@ def _distances(reference: Tensor, n: Tensor, live: Tensor, m: Tensor) -> Tensor:
 
 
 def _distance(reference: NDArray[Any], live: NDArray[Any]) -> tuple[float, float, float]:
-    """One column on the host. Ties inside `live` need no care: the first or last of a run gives the
-    larger gap.
-    """
+    """One column on the host; of ties inside `live` the first or last gives the larger gap."""
     n, m = len(reference), len(live)
     if not n or not m:
         return math.nan, math.nan, math.nan
@@ -391,19 +354,18 @@ def _distances_on_device(reference: Tensor, n: Tensor, live: Tensor, m: Tensor) 
             (3, len(reference)), math.nan, dtype=torch.float64, device=reference.device
         )
     padded = reference.masked_fill(reference.isnan(), math.inf).contiguous()
-    place = torch.arange(live.shape[1], device=live.device)
-    out = place >= m[:, None]
-    sizes, live_sizes = n[:, None].clamp(min=1).double(), m[:, None].clamp(min=1).double()
-    below = torch.searchsorted(padded, live.contiguous())
-    above_gap = (below / sizes - place / live_sizes).masked_fill(out, -math.inf)
-    through = torch.searchsorted(padded, live.contiguous(), right=True).minimum(n[:, None])
-    below_gap = ((place + 1) / live_sizes - through / sizes).masked_fill(out, -math.inf)
-    above, i = above_gap.max(1)
-    under, j = below_gap.max(1)
-    before = (below.gather(1, i[:, None]) - 1).clamp(min=0)
+    live = live.contiguous()
+    rank = torch.arange(live.shape[1], device=live.device)
+    absent = rank >= m[:, None]
+    n_values, m_values = n[:, None].clamp(min=1).double(), m[:, None].clamp(min=1).double()
+    below = torch.searchsorted(padded, live)
+    through = torch.searchsorted(padded, live, right=True).minimum(n[:, None])
+    above, i = (below / n_values - rank / m_values).masked_fill(absent, -math.inf).max(1)
+    under, j = ((rank + 1) / m_values - through / n_values).masked_fill(absent, -math.inf).max(1)
     falls = under > above
+    before = (below.gather(1, i[:, None]) - 1).clamp(min=0)
     location = torch.where(falls, live.gather(1, j[:, None])[:, 0], padded.gather(1, before)[:, 0])
-    answer = torch.stack(
+    result = torch.stack(
         [torch.where(falls, under, above), location.double(), 1.0 - 2.0 * falls.double()]
     )
-    return answer.masked_fill((n == 0) | (m == 0), math.nan)
+    return result.masked_fill((n == 0) | (m == 0), math.nan)

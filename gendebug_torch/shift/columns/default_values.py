@@ -1,0 +1,94 @@
+"""Values whose share of a column grew: defaults that production fills in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
+from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
+
+# A column with fewer distinct values is a code, whose levels may grow without being a default.
+_MIN_DISTINCT = 20
+
+
+@dataclass(frozen=True)
+class Atom:
+    """A single value with a share of its own.
+
+    Args:
+        value: the value.
+        reference_share: share of the reference values that equal it.
+        live_share: share of the production values that equal it.
+        reference_distinct: number of distinct reference values.
+    """
+
+    value: float
+    reference_share: float
+    live_share: float
+    reference_distinct: int
+
+    @property
+    def growth(self) -> float:
+        """Share in production less share in the reference."""
+        return self.live_share - self.reference_share
+
+
+def largest_atom(
+    reference: PreparedReference | Tensor, live: PreparedReference | Tensor, column: int = 0
+) -> Atom | None:
+    """The value of one column whose share grew most, or None without values in a sample.
+
+    Args:
+        reference: values, `[n, d]` or `[n]`, or what `prepare_reference` returned for them.
+        live: values, `[m, d]` or `[m]`, or prepared likewise; NaN is missing.
+        column: number of the column.
+
+    Cost: `m log m + n` for the one column.
+    """
+    before, after = one_column(reference, column), one_column(live, column)
+    known = before.values(0).cpu().numpy()
+    values, counts = np.unique(
+        after.values(0).to(before.columns.dtype).cpu().numpy(), return_counts=True
+    )
+    if not len(values) or not len(known):
+        return None
+    known_counts = np.searchsorted(known, values, side="right") - np.searchsorted(known, values)
+    known_shares, shares = known_counts / len(known), counts / counts.sum()
+    best = int((shares - known_shares).argmax())
+    distinct = 1 + int((known[1:] != known[:-1]).sum())
+    return Atom(float(values[best]), float(known_shares[best]), float(shares[best]), distinct)
+
+
+def default_value(
+    reference: PreparedReference | Tensor,
+    live: PreparedReference | Tensor,
+    column: int = 0,
+    *,
+    min_growth: float = 0.1,
+) -> Atom | None:
+    """The value that a part of production has in one column where it varied before, or None.
+
+    Args:
+        reference: values, `[n, d]` or `[n]`, or what `prepare_reference` returned for them.
+        live: values, `[m, d]` or `[m]`, or prepared likewise.
+        column: number of the column.
+        min_growth: smallest growth of the share of the value; the share has to double as well.
+    """
+    sides = one_column(reference, column), one_column(live, column)
+    atom = largest_atom(*sides)
+    if atom is None or atom.growth <= min_growth or atom.live_share < 2 * atom.reference_share:
+        return None
+    # The busy hours of a clock in another zone grow as well, and are no default.
+    if clock_offset_hours(*(side.values(0).double().cpu().numpy() for side in sides)):
+        return None
+    return atom if atom.reference_distinct > _MIN_DISTINCT or atom.live_share > 0.99 else None
+
+
+def one_column(side: Tensor | PreparedReference, column: int) -> PreparedReference:
+    """One column of a sample, sorted."""
+    if isinstance(side, PreparedReference):
+        return side.select([column])
+    return prepare_reference(side if side.ndim == 1 else side[:, column])
