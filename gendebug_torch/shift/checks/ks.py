@@ -29,6 +29,10 @@ from gendebug_torch.shift.two_sample.effect_sizes import effect_sizes
 from gendebug_torch.shift.two_sample.feature_shift import feature_shift, most_shifted
 from gendebug_torch.stats.intervals import p_value_text
 
+# Share of production values outside the range of the reference from which autocorrelation excuses
+# nothing.
+_MIN_OUTSIDE = 0.9
+
 
 @check(
     "shift.ks",
@@ -96,7 +100,11 @@ def features_keep_their_distribution(
         yield with_cause(_feature_finding(sides, column, atom), kinds)
     for column in slow[:limit]:
         finding = _feature_finding(sides, column, None)
-        yield _autocorrelation_note(finding, sides.names[0], min_independent_rows)
+        outside = _share_outside(sides, column)
+        if outside >= _MIN_OUTSIDE:
+            yield _extrapolation_finding(finding, sides.names[0], outside)
+        else:
+            yield _autocorrelation_note(finding, sides.names[0], min_independent_rows)
     compared = sides.test.statistic.isfinite()
     compared[list(excluded)] = False
     yield _summary(sides, compared, len(shifted), len(slow), alpha, min_effect)
@@ -147,6 +155,30 @@ def _autocorrelated(
 def _largest_first(chosen: Tensor, statistic: Tensor) -> list[int]:
     columns = chosen.nonzero().flatten().tolist()
     return sorted(columns, key=lambda column: -float(statistic[column]))
+
+
+def _share_outside(sides: QuantityComparison, column: int) -> float:
+    """Share of the production values that lie outside the whole range of the reference."""
+    before, after = sides.before.values(column), sides.after.values(column)
+    if not len(before) or not len(after):
+        return 0.0
+    return float(((after < before[0]) | (after > before[-1])).double().mean())
+
+
+def _extrapolation_finding(finding: Finding, reference: str, outside: float) -> Finding:
+    """The warning about values that the model has never seen, however slowly they came about."""
+    text = (
+        f"{finding.summary[:-1]}: {outside:.0%} of the production values lie outside the whole "
+        f"range of {reference}, where the model extrapolates"
+    )
+    remedy = (
+        f"Retrain on rows that cover the new range of {finding.subject}, or clip it to the range "
+        "of training; do not trust the predictions until then."
+    )
+    numbers = {**finding.numbers, "outside": outside}
+    return replace(
+        finding, severity=Severity.WARN, summary=f"{text}.", remedy=remedy, numbers=numbers
+    )
 
 
 def _autocorrelation_note(finding: Finding, reference: str, min_independent_rows: int) -> Finding:
