@@ -150,7 +150,7 @@ def main() -> None:
     run = run_suite(suite, predict, name="bag of pairs")
     seconds = time.perf_counter() - started
     print(f"accuracy on SST-2 dev: {accuracy(predict, options.data / 'sst2'):.3f}")
-    print(f"{len(suite.cases):,} cases in {seconds:.1f} s: {len(run.broken):,} fail\n")
+    print(f"{len(suite.cases):,} cases in {seconds:.1f} s: {len(run.failures):,} fail\n")
     print(run.table().to_string(index=False, float_format="{:.3f}".format), "\n")
     print(run.table("tags").to_string(index=False, float_format="{:.3f}".format))
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,4 @@
-"""Why a network that looks great in validation falls apart in production, with the evidence and
-what to do next.
+"""Why a network that looks great in validation falls apart in production, and what to do next.
 
 Importing this module loads nothing but the standard library; each name below is fetched when it is
 first used.
@@ -7,6 +6,8 @@ first used.
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from gendebug_torch.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from gendebug_torch.attribution import attribute as attribute
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from gendebug_torch.diagnosis.diagnose import Diagnosis as Diagnosis
     from gendebug_torch.diagnosis.diagnose import diagnose as diagnose
     from gendebug_torch.model.runner import collect as collect
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Cause": "checks.finding",

@@ -56,8 +56,6 @@ def reject(argument: str, expected: str, got: str, remedy: str) -> NoReturn:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`Did you mean 'x'? ` for the known name nearest to a misspelt one; empty where none is
-    near.
-    """
+    """`Did you mean 'x'? ` for the nearest of the valid names; empty where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {near[0]!r}? " if near else ""

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from gendebug_torch.behavior import BehaviorRun, Case, CaseResult, Suite
+    from gendebug_torch.behavior import BehaviorRun, Case, Suite
+    from gendebug_torch.behavior.running.results import CaseResult
 
 
 class CaseFailed(Exception):
-    """A case does not hold; the message says what was expected and what came."""
+    """A case fails; the message holds its expectation and its scores."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,16 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Suites by their name."""
+    """A suite file, recognised by its name."""
     if file_path.name.endswith((".behavior.yaml", ".behavior.yml")):
         return SuiteFile.from_parent(parent, path=file_path)
     return None
 
 
 class SuiteFile(pytest.File):
-    """One suite; reads its cases when it is collected and runs them all when the first is asked
-    for.
-    """
+    """One suite: its cases are read at collection and run together before the first test."""
 
     @cached_property
     def suite(self) -> Suite:
@@ -50,8 +49,9 @@ class SuiteFile(pytest.File):
 
     @cached_property
     def results(self) -> dict[str, CaseResult]:
-        """Case -> what became of it."""
-        from gendebug_torch.behavior import load_system, run_suite
+        """Id of a case -> its result."""
+        from gendebug_torch.behavior import run_suite
+        from gendebug_torch.behavior.running.model_adapter import load_model
         from gendebug_torch.errors import reject
 
         name = (
@@ -67,7 +67,7 @@ class SuiteFile(pytest.File):
             reject(
                 "--behavior-model", "MODULE:NAME of the model", f"none for {self.path.name}", remedy
             )
-        run: BehaviorRun = run_suite(self.suite, load_system(name), name=name)
+        run: BehaviorRun = run_suite(self.suite, load_model(name), name=name)
         return {result.id: result for result in run.results}
 
     def collect(self) -> Iterator[CaseItem]:
@@ -91,7 +91,7 @@ class CaseItem(pytest.Item):
         self.extra_keyword_matches.update({case.capability, *case.tags})
 
     def runtest(self) -> None:
-        """Judge the case; one that waits for a person is an expected failure or skipped."""
+        """Test the case; a failure that is not reviewed is expected, and a draft is skipped."""
         parent: Any = self.parent
         result: CaseResult = parent.results[self.case.id]
         if result.status == "draft":
@@ -99,13 +99,11 @@ class CaseItem(pytest.Item):
         if result.status == "passed":
             return
         if not result.reviewed:
-            pytest.xfail("the expectation waits for a person")
+            pytest.xfail("the expectation is not reviewed")
         raise CaseFailed(result)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """What was expected and what came, with the line of the case; the traceback where the model
-        broke.
-        """
+        """Expectation, scores and line of the case, and the traceback of an error of the model."""
         from gendebug_torch.errors import InputError
 
         if isinstance(excinfo.value, InputError):

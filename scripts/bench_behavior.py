@@ -1,6 +1,4 @@
-"""Behavioral suites: twenty cases of a fraud network, its columns swapped, and CheckList's
-sentiment suite beside CheckList.
-"""
+"""Behavioral suites: a fraud network with swapped columns, and CheckList's sentiment suite."""
 
 from __future__ import annotations
 
@@ -19,7 +17,9 @@ import torch
 from _timing import medians
 from torch import nn
 
-from gendebug_torch.behavior import Suite, examine, load_suite, redundancy, run_suite
+from gendebug_torch.behavior import Suite, load_suite, run_suite
+from gendebug_torch.behavior.audit.explain import explained_run
+from gendebug_torch.behavior.audit.redundancy import redundancy
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -39,9 +39,7 @@ class Swapped(nn.Module):
 
 
 def fraud() -> None:
-    """Twenty cases against a trained fraud network, and against it with each pair of columns
-    swapped.
-    """
+    """Twenty cases on a trained fraud network, and on it with each pair of columns swapped."""
     from fraud_serving import network
 
     path = ROOT / "examples" / "fraud.behavior.yaml"
@@ -51,36 +49,34 @@ def fraud() -> None:
     took = medians(works, 5)
     print(f"| read {len(suite.cases)} cases from YAML | {1e3 * took['read']:.0f} ms |")
     print(f"| run {len(suite.cases)} cases, network loaded | {1e3 * took['run']:.1f} ms |")
-    print(f"| fail on the trained network | {len(run.broken)} of {len(run.judged)} |")
+    print(f"| fail on the trained network | {len(run.failures)} of {len(run.evaluated)} |")
     width = len(suite.features)
     pairs = list(itertools.combinations(range(width), 2))
-    runs = {(a, b): examine(suite, Swapped(served, a, b, width)) for a, b in pairs}
-    caught = sum(bool(run.broken) for run in runs.values())
-    told = {pair: run.explanation.change for pair, run in runs.items() if run.explanation}
+    runs = {(a, b): explained_run(suite, Swapped(served, a, b, width)) for a, b in pairs}
+    caught = sum(bool(run.failures) for run in runs.values())
+    explained = {pair: run.explanation.change for pair, run in runs.items() if run.explanation}
     right = sum(
         change == f"{suite.features[a]} and {suite.features[b]} swapped"
-        for (a, b), change in told.items()
+        for (a, b), change in explained.items()
     )
-    print(f"| swapped pairs of columns that the suite notices | {caught} of {len(pairs)} |")
-    print(f"| pairs explained, rightly | {right} of {len(told)} |")
+    print(f"| swapped pairs of columns that the suite detects | {caught} of {len(pairs)} |")
+    print(f"| pairs explained, rightly | {right} of {len(explained)} |")
     works = {
-        "swap": lambda: examine(suite, Swapped(served, 0, 1, width)),
+        "swap": lambda: explained_run(suite, Swapped(served, 0, 1, width)),
         "redundancy": lambda: redundancy(suite, served),
     }
     took = medians(works, 3)
     print(f"| find the swap among all faults | {1e3 * took['swap']:.0f} ms |")
     found = redundancy(suite, served)
     needed = (
-        f"{len(found.cover)} of {len(found.ids)} cases notice all "
-        f"{int(found.noticed.any(0).sum())} of {len(found.faults)} faults"
+        f"{len(found.cover)} of {len(found.ids)} cases detect all "
+        f"{int(found.detected.any(0).sum())} of {len(found.faults)} faults"
     )
     print(f"| redundancy | {needed}, {1e3 * took['redundancy']:.0f} ms |")
 
 
 def sentiment(data: Path, every: int) -> None:
-    """CheckList's cases against a small SST-2 model, ours and CheckList's own runner
-    interleaved.
-    """
+    """CheckList's cases on a small SST-2 model, ours and CheckList's own runner interleaved."""
     from sentiment_checklist import accuracy, load_checklist, train_sentiment
 
     predict = train_sentiment(data / "sst2")
@@ -144,7 +140,9 @@ def beside_checklist(suite: Suite, predict: Callable[[list[dict[str, Any]]], tor
         started = time.perf_counter()
         run = run_suite(part, predict)
         ours_time += time.perf_counter() - started
-        equal += sum((place in failed) == result.broken for place, result in enumerate(run.results))
+        equal += sum(
+            (number in failed) == result.is_failure for number, result in enumerate(run.results)
+        )
         total += len(cases)
     print(f"| the same verdict as CheckList | {equal:,} of {total:,} INV and DIR cases |")
     print(

@@ -1,6 +1,4 @@
-"""Calibration beside its peers in one run: streaming ECE, temperature, the choice of a map, class
-shares, false alarms.
-"""
+"""Calibration beside its peers in one run: ECE, temperature, map choice, priors, false alarms."""
 
 from __future__ import annotations
 
@@ -158,8 +156,7 @@ def temperature_peers(logits: Tensor, targets: Tensor) -> dict[str, Work]:
 
 
 def stand_in_for_torchvision() -> None:
-    """Let torch-uncertainty be imported without torchvision, whose wheels fit no CPU build of
-    torch.
+    """Let torch-uncertainty be imported without torchvision, which has no wheel for torch on CPU.
 
     Its data sets and plots need torchvision, its temperature scaler does not: that file runs as
     published.
@@ -198,14 +195,16 @@ def _empty_class(name: str) -> type:
 
 
 def bench_ece(sizes: list[tuple[int, int]], repeats: int) -> None:
-    """Print the table of streaming errors, and what no pass over these logits can undercut."""
+    """Print the table of streaming errors, and the least time of a pass over these logits."""
     print("| streaming ECE, 15 bins | ours | peer | peer / ours | ours - exact | peer - exact |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
     for n, k in sizes:
         logits, targets = overconfident(n, k)
-        confidence, said = torch.cat([z.double().softmax(1) for z in logits.split(20_000)]).max(1)
-        exact = reliability_bins_of_confidence(confidence, said == targets).ece
-        del confidence, said
+        confidence, predicted = torch.cat(
+            [z.double().softmax(1) for z in logits.split(20_000)]
+        ).max(1)
+        exact = reliability_bins_of_confidence(confidence, predicted == targets).ece
+        del confidence, predicted
         floors: dict[str, Work] = {
             "one read": logits.sum,
             "torch's log_softmax": lambda z=logits: [
@@ -218,20 +217,20 @@ def bench_ece(sizes: list[tuple[int, int]], repeats: int) -> None:
                 reliability_bins(z, y, compiled=True).ece
             )
             ours["ours, compiled"]()
-        found = interleaved(floors | ours | ece_peers(logits, targets), repeats)
+        results = interleaved(floors | ours | ece_peers(logits, targets), repeats)
         for name in ("torchmetrics", "netcal"):
             for own in ours:
-                taken, value = found[own]
+                taken, value = results[own]
                 row = f"| {own}, [{n:,}, {k}] against {name} | {taken:.3f} s |"
-                if name not in found:
+                if name not in results:
                     print(f"{row} not installed | | {value - exact:+.0e} | |")
                     continue
-                theirs, told = found[name]
+                theirs, their_ece = results[name]
                 print(
                     f"{row} {theirs:.3f} s | {theirs / taken:.1f} | {value - exact:+.0e} | "
-                    f"{told - exact:+.0e} |"
+                    f"{their_ece - exact:+.0e} |"
                 )
-        read, softmax = (found[name][0] for name in floors)
+        read, softmax = (results[name][0] for name in floors)
         rate = logits.numel() * 4 / read / 1e9
         print(
             f"| beside it: one read {read:.4f} s at {rate:.0f} GB/s, torch's log_softmax "
@@ -254,8 +253,9 @@ def bench_one_bin(n: int) -> None:
 
 
 def bench_temperature(sizes: list[tuple[int, int]], repeats: int) -> None:
-    """Print the table of temperatures; of the larger size each slow peer runs once, ours before and
-    after it.
+    """Print the table of temperatures.
+
+    At the larger size each slow peer runs once, ours before and after it.
     """
     print("| temperature | time | peer / ours | T | relative error | reads of the logits |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
@@ -284,9 +284,9 @@ def bench_temperature(sizes: list[tuple[int, int]], repeats: int) -> None:
                 "before": lambda z=logits, y=targets: fit_temperature(z, y),
                 name: works[name],
             }
-            found = interleaved(around | {"after": around["before"]}, times)
-            ours = (found["before"][0] + found["after"][0]) / 2
-            theirs, value = found[name]
+            results = interleaved(around | {"after": around["before"]}, times)
+            ours = (results["before"][0] + results["after"][0]) / 2
+            theirs, value = results[name]
             row = (
                 f"| {name}, [{n:,}, {k}] | {theirs:.3f} s, ours {ours:.3f} s | {theirs / ours:.1f}"
             )

@@ -1,6 +1,4 @@
-"""What the monitors cost per step: a bare Lightning fit, each monitor, torchmetrics and `self.log`
-doing the same, interleaved.
-"""
+"""Cost of the monitors per step, beside a bare Lightning fit, torchmetrics and `self.log`."""
 
 from __future__ import annotations
 
@@ -121,9 +119,7 @@ class Logs(Bare):
 
 
 class Calibrated(Bare):
-    """torchmetrics for the calibration error, logged per epoch: what `CalibrationMonitor` does, but
-    for the rest of it.
-    """
+    """torchmetrics for the calibration error, logged per epoch: a part of `CalibrationMonitor`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,9 +161,7 @@ class Forwards(Updates):
 
 
 class CountSyncs(TorchDispatchMode):
-    """Counts the operations that would wait for a device: reading a number, finding where,
-    comparing by value.
-    """
+    """Counts the operations that would wait for a device, such as reading a number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,11 +193,11 @@ def suite() -> Suite:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: a module and what watches it, with validation or without."""
+    """One row: a module and its monitors, with validation or without."""
 
     name: str
     module: type[pl.LightningModule] = Bare
-    made: tuple[Callable[[int], Callback], ...] = ()
+    monitors: tuple[Callable[[int], Callback], ...] = ()
     validate: bool = False
 
 
@@ -213,10 +207,10 @@ CURVES, CALIBRATION = (
 )
 TRAINING = (
     Variant("bare Lightning"),
-    Variant("LearningCurveMonitor", made=(CURVES,)),
+    Variant("LearningCurveMonitor", monitors=(CURVES,)),
     Variant(
         "TrainingDynamicsMonitor",
-        made=(lambda steps: callbacks.TrainingDynamicsMonitor(steps * BATCH),),
+        monitors=(lambda steps: callbacks.TrainingDynamicsMonitor(steps * BATCH),),
     ),
     Variant("`self.log(on_epoch=True)` of the loss", Logs),
     Variant("torchmetrics mean `.update` + `self.log`", Means),
@@ -225,34 +219,34 @@ TRAINING = (
 )
 VALIDATION = (
     Variant("bare Lightning", validate=True),
-    Variant("LearningCurveMonitor", made=(CURVES,), validate=True),
-    Variant("CalibrationMonitor", made=(CALIBRATION,), validate=True),
+    Variant("LearningCurveMonitor", monitors=(CURVES,), validate=True),
+    Variant("CalibrationMonitor", monitors=(CALIBRATION,), validate=True),
     Variant(
         "AttributionMonitor (share 5 %)",
-        made=(lambda steps: callbacks.AttributionMonitor(steps=16),),
+        monitors=(lambda steps: callbacks.AttributionMonitor(steps=16),),
         validate=True,
     ),
     Variant(
         "BehaviorMonitor, 3 cases",
-        made=(lambda steps: callbacks.BehaviorMonitor(suite()),),
+        monitors=(lambda steps: callbacks.BehaviorMonitor(suite()),),
         validate=True,
     ),
-    Variant("LearningCurveMonitor + CalibrationMonitor", made=(CURVES, CALIBRATION), validate=True),
+    Variant(
+        "LearningCurveMonitor + CalibrationMonitor", monitors=(CURVES, CALIBRATION), validate=True
+    ),
     Variant("`self.log` of both losses", Logs, validate=True),
     Variant("torchmetrics ECE `.update` + `self.log`", Calibrated, validate=True),
 )
 
 
 def fit(variant: Variant, steps: int, folder: str, device: str) -> float:
-    """Seconds of one fit: of the process on a CPU, so that a busy machine counts less, of the clock
-    elsewhere.
-    """
+    """Seconds of one fit: process time on a CPU, as machines are busy, wall time elsewhere."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     trainer = pl.Trainer(
         max_epochs=EPOCHS,
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
-        callbacks=[make(steps) for make in variant.made],
+        callbacks=[make(steps) for make in variant.monitors],
         logger=CSVLogger(folder) if variant.module is Forwards else False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -269,9 +263,7 @@ def fit(variant: Variant, steps: int, folder: str, device: str) -> float:
 
 
 def fits(title: str, variants: tuple[Variant, ...], steps: int, repeats: int, device: str) -> None:
-    """One table; the times over bare are medians of differences within a turn. Each row prints when
-    it is measured.
-    """
+    """Print one table; the times over bare are medians of differences within a turn."""
     print(
         f"\n| {device}, {title} | per step | over bare | waits per step |\n| --- | --- | --- | "
         "--- |",
@@ -314,9 +306,7 @@ def _waits(variant: Variant, folder: str, device: str) -> float:
 
 
 def counting(device: str, repeats: int) -> None:
-    """What `CalibrationMonitor` does with a step, by shape, beside the least that any count must
-    do, and torchmetrics.
-    """
+    """Print the cost of `CalibrationMonitor`'s count, beside its floor and torchmetrics."""
     print(
         f"\n| {device}, one validation step | CalibrationMonitor counts | floor: read and one exp "
         "per logit | torchmetrics ECE `.update` |"
@@ -357,7 +347,7 @@ def counting(device: str, repeats: int) -> None:
 
 
 def dynamics(device: str, repeats: int) -> None:
-    """What `TrainingDynamicsMonitor` keeps and takes for a million rows in batches of 64."""
+    """Print memory and time of `TrainingDynamicsMonitor` for a million rows in batches of 64."""
     print(
         f"\n| {device}, TrainingDynamicsMonitor, a million rows | memory | per epoch |\n| --- | "
         "--- | --- |",
@@ -391,9 +381,7 @@ def _wait(tensor: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Print markdown tables: microseconds per step of each fit over the bare one, and waits for the
-    device per step.
-    """
+    """Print markdown tables: microseconds per step over the bare fit, and waits per step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--steps",

@@ -1,6 +1,4 @@
-"""Curves with known truth: what is found, where, and how often nothing is mistaken for something;
-EarlyStopping beside it.
-"""
+"""Simulated curves: power, location and false alarms of the diagnosis, beside EarlyStopping."""
 
 from __future__ import annotations
 
@@ -16,7 +14,12 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from scipy.optimize import minimize_scalar
 
-from gendebug_torch.curves import CurveDiagnosis, LearningCurves, diagnose_curves, sure_inflection
+from gendebug_torch.curves import (
+    CurveDiagnosis,
+    LearningCurves,
+    diagnose_curves,
+    early_stopping_diagnosis,
+)
 
 KINDS = (
     "converged",
@@ -86,9 +89,7 @@ class Shape:
         return loss
 
     def bound(self) -> float:
-        """Standard error of the lowest point for one who knows the shape and the noise, but no
-        parameter (Cramér-Rao).
-        """
+        """Cramér-Rao bound on the standard error of the minimum, with shape and noise known."""
         epoch, theta = np.arange(self.length, dtype=float), np.array(self.theta)
         near = int(self.course(epoch).argmin())
 
@@ -118,9 +119,7 @@ class Shape:
         return float(gradient @ covariance @ gradient) ** 0.5
 
     def likelihood_ratio(self, values: np.ndarray) -> float:
-        """Twice the log-likelihood that a straight rise from any epoch on adds, noise and the
-        exponential fall known.
-        """
+        """Likelihood ratio statistic of a straight rise, with noise and exponential fall known."""
         epoch = np.arange(self.length, dtype=float)
         times = self.length * np.geomspace(0.027, 0.11, 160)
         left = white(values, self.correlation)
@@ -153,7 +152,7 @@ class Truth:
         lowest: epoch of the lowest true validation loss.
         rise: of the true validation loss from there to the end, in standard deviations of an epoch.
         pace: the same per epoch.
-        sharpness: standard error of the epoch of the inflection for one who knows everything else.
+        sharpness: standard error of the epoch of the inflection with everything else known.
         clear: whether the kind stands out of the noise, so that another name would be wrong.
         baseline: loss of knowing nothing, for the kind underfit.
         shape: of the kind overfit.
@@ -180,8 +179,9 @@ def noise(rng: np.random.Generator, t: int, sd: float, correlation: float) -> np
 
 
 def simulate(kind: str, seed: int, fall: str = FALLS[0], climb: str = CLIMBS[0]) -> Truth:
-    """A run of 20 to 120 epochs: an exponential approach, what the kind adds, and AR(1) noise;
-    overfit ones of any shape.
+    """A run of 20 to 120 epochs: an exponential fall, what the kind adds, and AR(1) noise.
+
+    Overfit runs may have any shape.
     """
     rng = np.random.default_rng([KINDS.index(kind), seed])
     t = int(rng.integers(20, 121))
@@ -264,9 +264,7 @@ def simulate(kind: str, seed: int, fall: str = FALLS[0], climb: str = CLIMBS[0])
 
 
 def patience_rule(losses: list[float], patience: int) -> tuple[int, int] | None:
-    """Epoch at which Lightning's EarlyStopping stops and the one it keeps, None where it trains to
-    the end; driven as the Trainer does.
-    """
+    """Epoch at which Lightning's EarlyStopping stops, and its best one; None if it never does."""
     rule = EarlyStopping("val_loss", patience=patience)
     best, at = np.inf, 0
     for epoch, loss in enumerate(losses):
@@ -279,9 +277,9 @@ def patience_rule(losses: list[float], patience: int) -> tuple[int, int] | None:
 
 
 def inflection_rule(curves: LearningCurves) -> tuple[int, int] | None:
-    """The same for `LearningCurveMonitor(stop_on_inflection=True)`, asked after every epoch."""
+    """The same for `LearningCurveMonitor(stop_on_inflection=True)`, repeated after every epoch."""
     for t in range(1, len(curves) + 1):
-        found = sure_inflection(
+        found = early_stopping_diagnosis(
             LearningCurves(curves.epoch[:t], curves.train_loss[:t], curves.val_loss[:t])
         )
         if found is not None:
@@ -302,9 +300,7 @@ def share(of: list[bool]) -> str:
 
 
 def inflection_table(count: int, first: int) -> None:
-    """Print how often, where and how surely each rule finds a rise, by its size and by how well it
-    can be located.
-    """
+    """Print how often and where each rule finds a rise, by its size and the bound on its epoch."""
     rules: dict[str, Callable[[Truth], int | None]] = {
         f"patience {patience}": partial(_kept, patience=patience) for patience in PATIENCE
     }
@@ -312,7 +308,7 @@ def inflection_table(count: int, first: int) -> None:
     for i in range(count):
         truth = simulate("overfit", first + i)
         found = diagnose_curves(truth.curves)
-        told = {rule: at(truth) for rule, at in rules.items()}
+        epochs = {rule: at(truth) for rule, at in rules.items()}
         size = next(
             name
             for least, name in (
@@ -333,16 +329,16 @@ def inflection_table(count: int, first: int) -> None:
             f"epoch known to {sharp}",
             *([] if truth.rise < 3 else ["rise of 3 sd and more"]),
         ):
-            rows[group].append((truth, found, told))
-    told = " | ".join(f"{rule}: within 2" for rule in rules)
+            rows[group].append((truth, found, epochs))
+    headings = " | ".join(f"{rule}: within 2" for rule in rules)
     print(
         "| overfit runs | n | found | of the found within 2 epochs | rms error / bound | "
-        f"interval holds | median width | {told} |"
+        f"interval holds | median width | {headings} |"
     )
     print(f"| --- | --- | --- | --- | --- | --- | --- |{' --- |' * len(rules)}")
     for group in sorted(rows):
         patient = " | ".join(
-            f"{np.mean([near(told[rule], truth) for truth, _, told in rows[group]]):.0%}"
+            f"{np.mean([near(epochs[rule], truth) for truth, _, epochs in rows[group]]):.0%}"
             for rule in rules
         )
         print(
@@ -358,9 +354,7 @@ def near(at: int | None, truth: Truth) -> bool:
 
 
 def located(rows: list[tuple[Truth, CurveDiagnosis]]) -> list[str]:
-    """Cells: found, within two epochs, root mean squared error over that of the bound, interval
-    holds, its median width.
-    """
+    """Cells: found, within two epochs, error over its bound, interval holds, median width."""
     found = [
         (truth, at.inflection_epoch, at.interval)
         for truth, at in rows
@@ -383,9 +377,7 @@ def located(rows: list[tuple[Truth, CurveDiagnosis]]) -> list[str]:
 
 
 def shape_table(count: int, first: int) -> None:
-    """Print the same over shapes of the fall and of the rise, where an epoch can be told to a
-    standard error of 1.
-    """
+    """Print the same over shapes of fall and rise, where the bound is at most one epoch."""
     print(
         "\n| fall, then rise | n | found | of the found within 2 epochs | rms error / bound | "
         "interval holds | median width |"
@@ -403,8 +395,9 @@ def shape_table(count: int, first: int) -> None:
 
 
 def power_table(count: int, first: int) -> None:
-    """Print the power of ours beside that of the likelihood ratio which knows noise and shapes, at
-    2 % false alarms.
+    """Print our power beside that of the likelihood ratio with noise and shapes known.
+
+    Both have 2 % false alarms.
     """
     truths = [simulate("overfit", first + i) for i in range(count)]
     ratios, flat = [], []

@@ -1,6 +1,4 @@
-"""Kinds of change told apart on planted data: worlds of many column families, rules, models and
-magnitudes; synthetic and real tables.
-"""
+"""Kinds of change on planted data: many column families, rules, models and magnitudes."""
 
 from __future__ import annotations
 
@@ -198,7 +196,7 @@ class Tables:
         )
 
 
-def inputs(world: World | Tables, n: int) -> tuple[Rows, str]:
+def covariate_shift(world: World | Tables, n: int) -> tuple[Rows, str]:
     """Rows whose columns moved while labels follow them as before."""
     rng = world.rng
     chosen = rng.permutation(world.used)[: int(rng.integers(1, 3))]
@@ -228,7 +226,7 @@ def inputs(world: World | Tables, n: int) -> tuple[Rows, str]:
     return world.draw(n, move=move), how
 
 
-def classes(world: World | Tables, n: int) -> tuple[Rows, str]:
+def label_shift(world: World | Tables, n: int) -> tuple[Rows, str]:
     """Rows of which one class is as much as five times as frequent as before."""
     pool = world.draw((8 if isinstance(world, World) else 4) * n)
     factor, one = (
@@ -247,7 +245,7 @@ def classes(world: World | Tables, n: int) -> tuple[Rows, str]:
     return pool.take(world.rng.permutation(rows)), f"odds x {factor:g}"
 
 
-def meaning(world: World | Tables, n: int) -> tuple[Rows, str]:
+def concept_drift(world: World | Tables, n: int) -> tuple[Rows, str]:
     """Rows whose columns are as before, with labels that follow another rule."""
     rng = world.rng
     if isinstance(world, Tables):
@@ -279,7 +277,7 @@ def meaning(world: World | Tables, n: int) -> tuple[Rows, str]:
     return world.draw(n, rule=rule), how
 
 
-def skew(world: World | Tables, n: int) -> tuple[Rows, str]:
+def train_serve_skew(world: World | Tables, n: int) -> tuple[Rows, str]:
     """Rows as before, of which serving computes one column (or two) in another way."""
     rows, rng = world.draw(n), world.rng
     names = [rows.seen.columns[i] for i in world.used]
@@ -331,7 +329,13 @@ def none(world: World | Tables, n: int) -> tuple[Rows, str]:
     return world.draw(n), ""
 
 
-PLANTS = {"none": none, "inputs": inputs, "classes": classes, "meaning": meaning, "skew": skew}
+PLANTS = {
+    "none": none,
+    "covariate_shift": covariate_shift,
+    "label_shift": label_shift,
+    "concept_drift": concept_drift,
+    "train_serve_skew": train_serve_skew,
+}
 
 
 def records(
@@ -382,7 +386,7 @@ def real_table(seed: int) -> Table:
 
 def draws(seeds: range, *, real: bool) -> Table:
     """One row per world and planted kind: the verdict with labels in production, and without."""
-    told = []
+    verdict_rows = []
     for seed in seeds:
         world: World | Tables = Tables(real_table(seed), seed) if real else World(seed)
         rng = np.random.default_rng(seed + 10_000)
@@ -396,15 +400,15 @@ def draws(seeds: range, *, real: bool) -> Table:
                 change_kinds(records(rows, logits, world.coded, labeled=labeled), before).verdict
                 for labeled in (True, False)
             ]
-            told.append((seed, kind, how, *verdicts))
-    return pd.DataFrame(told, columns=["seed", "planted", "how", "labeled", "unlabeled"])
+            verdict_rows.append((seed, kind, how, *verdicts))
+    return pd.DataFrame(verdict_rows, columns=["seed", "planted", "how", "labeled", "unlabeled"])
 
 
-def summary(told: Table, side: str) -> str:
-    """Shares of right, wrong and open verdicts."""
-    right = told[side] == told["planted"]
-    open_ = told[side] == "unknown"
-    missed = (told[side] == "none") & ~right
+def summary(found: Table, side: str) -> str:
+    """Shares of right, wrong and undecided verdicts."""
+    right = found[side] == found["planted"]
+    open_ = found[side] == "unknown"
+    missed = (found[side] == "none") & ~right
     wrong = ~right & ~open_ & ~missed
     parts = [
         f"{name} {part.mean():.1%}"
@@ -412,7 +416,7 @@ def summary(told: Table, side: str) -> str:
             ("right", right),
             ("wrong", wrong),
             ("cannot be told", open_),
-            ("not seen", missed),
+            ("missed", missed),
         )
     ]
     return ", ".join(parts)
@@ -437,17 +441,17 @@ def main() -> None:
     for real, count in ((False, args.seeds), (True, args.real if DATA.exists() else 0)):
         if not count:
             continue
-        told = draws(range(args.first, args.first + count), real=real)
+        found = draws(range(args.first, args.first + count), real=real)
         source = "real tables" if real else "synthetic worlds"
-        for kind, part in [("all kinds", told), *told.groupby("planted")]:
+        for kind, part in [("all kinds", found), *found.groupby("planted")]:
             print(
                 f"| {kind}, {source} | {len(part)} | {summary(part, 'labeled')} | "
                 f"{summary(part, 'unlabeled')} |",
                 flush=True,
             )
         if args.every:
-            print(told[(told["labeled"] != told["planted"])].to_string())
-            print(Counter(zip(told["planted"], told["unlabeled"], strict=True)))
+            print(found[(found["labeled"] != found["planted"])].to_string())
+            print(Counter(zip(found["planted"], found["unlabeled"], strict=True)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from gendebug_torch import labels
+from gendebug_torch.labels.dynamics.training_dynamics import TrainingDynamics
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CLEANLAB = importlib.util.find_spec("cleanlab") is not None
@@ -61,9 +62,7 @@ def flipped_digits(
     return x, given, (given != y).numpy()
 
 
-def trained_dynamics(
-    x: Tensor, given: Tensor, seed: int, *, epochs: int = 60
-) -> labels.TrainingDynamics:
+def trained_dynamics(x: Tensor, given: Tensor, seed: int, *, epochs: int = 60) -> TrainingDynamics:
     """Dynamics of one run of a small network by plain SGD with momentum, as the area under the
     margin asks for.
     """
@@ -91,7 +90,7 @@ def digits_precision(seed: int, *, pair: bool) -> dict[str, float]:
     logits = labels.cross_fitted_logits(x, given, seed=seed)
     noise = labels.label_noise(logits, given)
     found = {
-        "out of sample": average_precision_score(wrong, -noise.belief.numpy()),
+        "out of sample": average_precision_score(wrong, -noise.label_quality.numpy()),
         "dynamics": average_precision_score(wrong, -trained_dynamics(x, given, seed).aum.numpy()),
         "rate": noise.rate,
     }
@@ -113,7 +112,7 @@ def reviewed_precision(name: str) -> dict[str, float]:
     verdicts = pd.read_csv(folder / "human_review.csv")
     rows, wrong = verdicts["index"].to_numpy(), verdicts["is_label_error"].astype(bool).to_numpy()
     noise = labels.label_noise(probs.clamp(min=1e-38).log(), given)
-    found = {"ours": average_precision_score(wrong, -noise.belief.numpy()[rows])}
+    found = {"ours": average_precision_score(wrong, -noise.label_quality.numpy()[rows])}
     if CLEANLAB:
         from cleanlab.rank import get_label_quality_scores
 

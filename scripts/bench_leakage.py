@@ -14,7 +14,12 @@ import torch
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.neighbors import NearestNeighbors
 
-from gendebug_torch.leakage import association, fitted_rows, identical_rows, near_rows
+from gendebug_torch.leakage import (
+    association,
+    identical_rows,
+    near_duplicate_rows,
+    preprocessing_leaks,
+)
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -65,9 +70,9 @@ def main() -> None:
         "mutual_info_classif": peer_information,
         "identical rows": lambda: identical_rows({"train": train, "validation": validation}),
         "pandas duplicated": peer_duplicates,
-        "near rows, 1,000 against 100,000": lambda: near_rows(few, validation),
+        "near rows, 1,000 against 100,000": lambda: near_duplicate_rows(few, validation),
         "NearestNeighbors": peer_near,
-        "fitted rows": lambda: fitted_rows(train, validation),
+        "fitted rows": lambda: preprocessing_leaks(train, validation),
     }
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(args.repeats):

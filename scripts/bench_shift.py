@@ -24,7 +24,7 @@ from scipy.stats import ks_2samp
 import gendebug_torch as gd
 from gendebug_torch.shift import DriftMonitor, change_point, ks_two_sample, prepare_reference
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
-from gendebug_torch.shift.kinds.column_transforms import turned_clock
+from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
 from gendebug_torch.shift.two_sample.ks import KSTest
 from gendebug_torch.stats.effective_sample_size import (
     autocorrelation_time,
@@ -257,9 +257,9 @@ def clocks(args: argparse.Namespace) -> None:
         rng = np.random.default_rng(seed)
         before, after, later = (hours(rng, 2000, rush) for rush in (8.5, 8.5, 11.0))
         slip = int(rng.choice([-11, -8, -6, -5, -2, -1, 1, 2, 3, 7, 9, 12]))
-        named += turned_clock(before, (after + slip) % 24) == slip
-        slipped += turned_clock(before, after) != 0
-        moved += turned_clock(before, later) != 0
+        named += clock_offset_hours(before, (after + slip) % 24) == slip
+        slipped += clock_offset_hours(before, after) != 0
+        moved += clock_offset_hours(before, later) != 0
     row = (
         f"named {named / args.seeds:.1%}, none called one {slipped / args.seeds:.1%}, a later "
         f"morning called one {moved / args.seeds:.1%}"

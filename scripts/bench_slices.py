@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from _timing import Work, medians
 
-from gendebug_torch.slices import confirmed_slices, find_slices, fit_binnings, promised_rate
+from gendebug_torch.slices import confirmed_slices, find_slices, isotonic_rate
+from gendebug_torch.slices.levels.binning import fit_binnings
 
 PLANTED = frozenset({"c0 = a", "c1 = a"})
 SEARCHES: dict[str, Callable[..., Any]] = {"all rows": find_slices, "halves": confirmed_slices}
@@ -42,11 +43,11 @@ def speed(n: int, repeats: int, peer: Any) -> None:
     frame, _, event = table(0, n)
     rng = np.random.default_rng(1)
     loss, score = torch.from_numpy(rng.exponential(size=n)), torch.from_numpy(rng.normal(size=n))
-    asked = find_slices(frame, event).asked
+    asked = find_slices(frame, event).tests
     works: dict[str, Work] = {
         "errors": lambda: find_slices(frame, event),
-        "errors beyond what was promised": lambda: find_slices(
-            frame, event, expected=promised_rate(score, event)
+        "errors beyond the expected rate": lambda: find_slices(
+            frame, event, expected=isotonic_rate(score, event)
         ),
         "a loss": lambda: find_slices(frame, loss),
         "one half proposes, the other confirms": lambda: confirmed_slices(frame, event),

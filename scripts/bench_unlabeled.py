@@ -12,13 +12,13 @@ import torch
 
 import gendebug_torch as gd
 from gendebug_torch.shift import estimated_accuracy
-from gendebug_torch.shift.checks.joint import columns_go_together_as_before
+from gendebug_torch.shift.checks.joint import columns_relate_as_before
 
 COLUMNS, CORRELATION = 20, 0.25
 
 
 def sample(rng: np.random.Generator, n: int, correlation: float = 0.0) -> pd.DataFrame:
-    """Columns of which some are skewed, heavy or discrete; the first two may go together."""
+    """Columns of which some are skewed, heavy or discrete; the first two may be correlated."""
     x = rng.normal(size=(n, COLUMNS))
     x[:, 1] = correlation * x[:, 0] + np.sqrt(1 - correlation**2) * x[:, 1]
     x[:, 2:6] = np.exp(x[:, 2:6])
@@ -39,7 +39,7 @@ def series(rng: np.random.Generator, n: int, memory: float) -> pd.DataFrame:
 def alarm(after: pd.DataFrame, before: pd.DataFrame, **parts: Any) -> gd.Finding | None:
     """The finding of the joint check, where it warns."""
     sides = [gd.Records(side.reset_index(drop=True), **parts) for side in (after, before)]
-    (finding,) = columns_go_together_as_before(*sides)
+    (finding,) = columns_relate_as_before(*sides)
     return finding if finding.severity.level >= gd.Severity.WARN.level else None
 
 
@@ -59,20 +59,20 @@ def together(seeds: int, rows: int) -> None:
         whole = series(rng, 2 * rows, 0.8)
         counts["in time"] += alarm(whole[rows:], whole[:rows], **moments) is not None
         counts["time not named"] += alarm(whole[rows:], whole[:rows]) is not None
-    told = {
+    shown = {
         name: f"{counts[name] / seeds:.1%}"
         for name in ("no shift", "in time", "time not named", "found", "named")
     }
     size = f"{COLUMNS} columns, {rows:,} rows a side, {seeds} seeds"
-    in_time = f"{told['in time']}; {told['time not named']} if time is not named"
-    print(f"| joint test, no shift, alarms | {told['no shift']} | {size} |")
+    in_time = f"{shown['in time']}; {shown['time not named']} if time is not named"
+    print(f"| joint test, no shift, alarms | {shown['no shift']} | {size} |")
     print(
         f"| joint test, no shift, rows in time (memory 0.8), alarms | {in_time} | 6 columns, "
         f"{rows:,} rows a side, {seeds} seeds |"
     )
     print(
-        f"| correlation alone, 0 to {CORRELATION}, found; pair named | {told['found']}; "
-        f"{told['named']} | {size} |",
+        f"| correlation alone, 0 to {CORRELATION}, found; pair named | {shown['found']}; "
+        f"{shown['named']} | {size} |",
         flush=True,
     )
 
@@ -85,9 +85,7 @@ def classified(
     prior: float | None = None,
     turned: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a calibrated model and labels; inputs, class shares or the meaning of the score may
-    be others.
-    """
+    """Logits of a calibrated model, and labels; inputs, class shares or P(y | x) may shift."""
     z = 1.2 + 2.0 * rng.normal(size=6 * n) + moved
     y = rng.random(6 * n) < 1 / (1 + np.exp(-z - turned))
     rows = np.arange(n)
@@ -124,12 +122,12 @@ def accuracy(seeds: int) -> None:
                 low, high = found.interval(method)
                 held[method] += low <= truth <= high
                 off[method] += found.estimates[method][0] - truth
-        told = "; ".join(
+        shown = "; ".join(
             f"{method} {held[method] / seeds:.0%}, off by {off[method] / seeds:+.3f}"
             for method in held
         )
         print(
-            f"| 95 % intervals of the accuracy hold the truth, {name} | {told} | 2,000 rows a "
+            f"| 95 % intervals of the accuracy hold the truth, {name} | {shown} | 2,000 rows a "
             f"side, {seeds} seeds |",
             flush=True,
         )

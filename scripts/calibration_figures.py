@@ -1,6 +1,4 @@
-"""What recalibration, adaptation to class shares and the check of calibration are worth on real
-logits and drawn ones.
-"""
+"""Recalibration, label-shift adaptation and `calibration.ece` on real and drawn logits."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ from torch import Tensor
 
 from gendebug_torch import Records, Severity
 from gendebug_torch.calibration import (
-    adapt_to_shares,
+    adapt_to_label_shift,
     calibration_sums,
     fit_temperature,
     recalibrate,
 )
-from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
+from gendebug_torch.calibration.checks.ece import confidence_equals_accuracy
 from gendebug_torch.calibration.map_choice import predictions, row_loss
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "logits"
@@ -28,7 +26,7 @@ SETS = {
     "20 Newsgroups": "cleanlab_20news_test_set",
     "IMDB (binary)": "cleanlab_imdb_test_set",
 }
-# Sets on which shares are adapted; that of 100 classes takes longer than the others together.
+# Sets for label shift; that of 100 classes takes longer than the others together.
 SHARES = (
     "ResNet-50, CIFAR-10",
     "LeNet, CIFAR-10",
@@ -48,7 +46,7 @@ def load(name: str) -> tuple[Tensor, Tensor]:
 
 
 def bench_choice(splits: int) -> None:
-    """Print what the chosen map and the temperature alone do to rows that neither has seen."""
+    """Print the effect of the chosen map and of the temperature alone on unseen rows."""
     print(
         "\n| choice of a map | ECE before | temperature | chosen | if calibrated | log loss "
         "beyond temperature's | changed | maps |"
@@ -57,15 +55,15 @@ def bench_choice(splits: int) -> None:
     if not DATA.exists():
         print("| the logits of real networks are not here | | | | | | | |")
         return
-    found_errors = []
+    errors_by_set = []
     for name in SETS:
         z, y = load(name)
         rows, maps = [], []
         for seed in range(splits):
             order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))
             fit, test = order[: len(z) // 2], order[len(z) // 2 :]
-            found = recalibrate(None, Records(logits=z[fit], targets=y[fit]), seed=seed)
-            given = (z[test], fit_temperature(z[fit], y[fit])(z[test]), found(z[test]))
+            result = recalibrate(None, Records(logits=z[fit], targets=y[fit]), seed=seed)
+            given = (z[test], fit_temperature(z[fit], y[fit])(z[test]), result(z[test]))
             before, scaled, mapped = (
                 calibration_sums(part, y[test]).bins().measure() for part in given
             )
@@ -82,9 +80,9 @@ def bench_choice(splits: int) -> None:
                     changed,
                 ]
             )
-            maps.append(found.chosen)
+            maps.append(result.chosen)
         before, scaled, mapped, null, more_mean, noise, changed_mean = np.mean(rows, 0)
-        found_errors.append((mapped, null))
+        errors_by_set.append((mapped, null))
         errors = f"{before:.2%} | {scaled:.2%} | {mapped:.2%} | {null:.2%}"
         names = ", ".join(sorted(set(maps)))
         print(
@@ -92,7 +90,7 @@ def bench_choice(splits: int) -> None:
             f"| {names} |",
             flush=True,
         )
-    for what, some in (("more than two classes", found_errors[:4]), ("all sets", found_errors)):
+    for what, some in (("more than two classes", errors_by_set[:4]), ("all sets", errors_by_set)):
         print(
             f"| mean, {what} | | | {np.mean(some, 0)[0]:.2%} | {np.mean(some, 0)[1]:.2%} | | | |",
             flush=True,
@@ -100,11 +98,12 @@ def bench_choice(splits: int) -> None:
 
 
 def bench_shares(draws: int, *, full: bool) -> None:
-    """Print the accuracy in production with other class shares, with and without adapting, over
-    draws without replacement.
+    """Print the accuracy under other class priors, with and without adaptation.
+
+    Production is drawn without replacement.
     """
     print(
-        "\n| class shares without labels | as it was | adapted | true shares | worst change of a "
+        "\n| class priors without labels | as it was | adapted | true priors | worst change of a "
         "draw | adapted in |"
     )
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
@@ -117,18 +116,18 @@ def bench_shares(draws: int, *, full: bool) -> None:
             rows, changes = [], []
             for seed in range(draws):
                 fit, live = _drawn(y, z.shape[1], seed, skewed=skewed)
-                found = adapt_to_shares(z[fit], y[fit], z[live])
+                result = adapt_to_label_shift(z[fit], y[fit], z[live])
                 true = torch.bincount(y[live], minlength=z.shape[1]).double().clamp(min=1e-9)
                 old = torch.bincount(y[fit], minlength=z.shape[1]).double()
                 oracle = (
-                    found.calibration(z[live].double())
+                    result.calibration(z[live].double())
                     + (true / true.sum() * old.sum() / old).log()
                 )
                 right = [
                     (part.argmax(1) == y[live]).double()
-                    for part in (z[live], found(z[live].double()), oracle)
+                    for part in (z[live], result(z[live].double()), oracle)
                 ]
-                rows.append([*(float(part.mean()) for part in right), found.applied])
+                rows.append([*(float(part.mean()) for part in right), result.applied])
                 won = right[1] - right[0]
                 changes.append((float(won.mean()), float(won.std()) / len(won) ** 0.5))
             before, after, best, applied = np.mean(rows, 0)
@@ -144,9 +143,7 @@ def bench_shares(draws: int, *, full: bool) -> None:
 def _drawn(
     targets: Tensor, classes: int, seed: int, *, skewed: bool, n: int = 2000
 ) -> tuple[Tensor, Tensor]:
-    """Half of the rows, and up to n of the others, each once, with other class shares or the
-    same.
-    """
+    """Half of the rows, and up to n of the others, with other class priors or the same."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(targets), generator=generator)
     fit, rest = order[: len(order) // 2], order[len(order) // 2 :]
@@ -175,7 +172,7 @@ def bench_alarms(seeds: int) -> None:
             generator = torch.Generator().manual_seed(seed)
             logits = 2 * torch.randn(n, k, generator=generator)
             targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-            (finding,) = confidence_is_accuracy(
+            (finding,) = confidence_equals_accuracy(
                 Records(logits=sharpness * logits, targets=targets, name="drawn")
             )
             fired += finding.severity.level >= Severity.WARN.level

@@ -56,7 +56,7 @@ def fit(monitor, epochs=4, model=None, **options):
 
 
 def test_the_ranking_follows_the_training():
-    monitor = AttributionMonitor(share=1e9, feature_names=["a", "b", "c", "d"], steps=16)
+    monitor = AttributionMonitor(max_time_share=1e9, feature_names=["a", "b", "c", "d"], steps=16)
     fit(monitor)
     table = monitor.history.table()
     assert table["epoch"].tolist() == [0, 1, 2, 3]
@@ -66,7 +66,7 @@ def test_the_ranking_follows_the_training():
 
 
 def test_the_training_is_what_it_would_be_without():
-    plain, watched = fit(None)[0], fit(AttributionMonitor(share=1e9))[0]
+    plain, watched = fit(None)[0], fit(AttributionMonitor(max_time_share=1e9))[0]
     for a, b in zip(plain.state_dict().values(), watched.state_dict().values(), strict=True):
         assert torch.equal(a, b)
 
@@ -108,7 +108,7 @@ def test_rankings_take_a_bounded_share_of_the_time(monkeypatch, fixed, per_row):
         def on_train_epoch_end(self, *_):
             spent.append(self.history.spent)
 
-    monitor = Watched(share=0.05, method="saliency")
+    monitor = Watched(max_time_share=0.05, method="saliency")
     monkeypatch.setattr("gendebug_torch.callbacks.attribution.perf_counter", clock)
     fit(monitor, 20, Timed(clock, fixed, per_row))
     assert spent[-1] - spent[0] <= 0.05 * clock.now
@@ -137,7 +137,7 @@ def test_a_batch_that_holds_no_tensor_first_is_refused_before_the_training():
 
 
 def test_it_goes_on_from_a_checkpoint_and_passes_a_dry_run():
-    monitor = AttributionMonitor(share=1e9, every=2)
+    monitor = AttributionMonitor(max_time_share=1e9, every_n_epochs=2)
     fit(monitor)
     assert sorted(monitor.history.sizes) == [0, 2]
     later = AttributionMonitor()

@@ -60,7 +60,8 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path, often, stream, 
 
 KILLED = """
 import sys, time, torch
-from gendebug_torch import attribute, runner
+from gendebug_torch import attribute
+from gendebug_torch.model import runner
 from tests.attribution_cases import Named, rows
 runner._FLUSH_BYTES = 1
 class Slow:

@@ -10,12 +10,11 @@ import pytest
 from gendebug_torch.behavior import (
     Suite,
     append_case,
-    case_of_row,
-    confirm,
+    confirm_expectations,
     load_suite,
     propose_expectations,
-    proposed_expectations,
 )
+from gendebug_torch.behavior.suite.proposals import case_of_row, proposed_expectations
 from gendebug_torch.errors import InputError
 
 TEXT = """# Incidents of the year.
@@ -174,13 +173,13 @@ def test_proposals_are_marked_and_confirmed_by_a_person(path):
     proposed = path.read_text()
     removed = [line for line in TEXT.splitlines() if line not in proposed.splitlines()]
     assert removed == ["  - {id: flow, input: {amount: 1}}   # in one line"]
-    confirm(path, ["flow"])
+    confirm_expectations(path, ["flow"])
     assert [case.id for case in load_suite(path).cases if not case.reviewed] == ["text"]
-    confirm(path, [])
+    confirm_expectations(path, [])
     assert path.read_text() == proposed.replace("reviewed: false", "reviewed: true")
     for wrong in (["nobody"], ["first"], ["flow"]):
         with pytest.raises(InputError):
-            confirm(path, wrong)
+            confirm_expectations(path, wrong)
     with pytest.raises(InputError, match="without `expect`"):
         propose_expectations(path, {"first": "same"})
     with pytest.raises(InputError, match="nobody"):

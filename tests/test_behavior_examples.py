@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from gendebug_torch import diagnose
-from gendebug_torch.behavior import examine, load_suite, redundancy, run_suite
+from gendebug_torch.behavior import load_suite, run_suite
+from gendebug_torch.behavior.audit.explain import explained_run
+from gendebug_torch.behavior.audit.redundancy import redundancy
 from gendebug_torch.checks.evidence import png
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,22 +48,22 @@ class Swapped(nn.Module):
 
 
 def test_twenty_cases_hold_for_the_trained_network_and_say_different_things(served, suite):
-    run = examine(suite, served)
-    assert len(run.judged) == 20
-    assert not run.broken, str(run)
-    assert not run.twins
+    run = explained_run(suite, served)
+    assert len(run.evaluated) == 20
+    assert not run.failures, str(run)
+    assert not run.near_duplicates
     found = redundancy(suite, served)
-    assert len(found.unnoticed) <= 0.1 * len(found.faults)
-    assert not found.idle
+    assert len(found.undetected) <= 0.1 * len(found.faults)
+    assert not found.ineffective
 
 
 def test_any_two_swapped_columns_are_caught_and_never_explained_wrongly(served, suite):
     width = len(suite.features)
     explained = 0
     for a, b in itertools.combinations(range(width), 2):
-        run = examine(suite, Swapped(served, a, b, width))
+        run = explained_run(suite, Swapped(served, a, b, width))
         names = f"{suite.features[a]} and {suite.features[b]} swapped"
-        assert run.broken, names
+        assert run.failures, names
         if run.explanation is not None:
             assert run.explanation.change == names
             explained += 1
@@ -125,7 +127,7 @@ def test_thirty_copies_add_nothing_and_are_named(served, suite):
     fifty = replace(suite, cases=(*suite.cases, *copies))
     twenty, found = redundancy(suite, served), redundancy(fifty, served)
     assert len(fifty.cases) == 50
-    assert {name for pair in found.twins for name in pair} >= {case.id for case in copies}
+    assert {name for pair in found.near_duplicates for name in pair} >= {case.id for case in copies}
     assert len(found.cover) <= len(twenty.cover) + 1
-    assert len(found.unnoticed) >= len(twenty.unnoticed) - 1
-    assert sum(map(len, found.together)) >= 40
+    assert len(found.undetected) >= len(twenty.undetected) - 1
+    assert sum(map(len, found.equivalent)) >= 40

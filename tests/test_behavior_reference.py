@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gendebug_torch.behavior import Case, Redundancy, Suite, run_suite
-from gendebug_torch.behavior.audit.near_duplicates import near_twins
+from gendebug_torch.behavior import Case, Suite, run_suite
+from gendebug_torch.behavior.audit.near_duplicates import near_duplicates
+from gendebug_torch.behavior.audit.redundancy import Redundancy
 from tests.reference import behavior as literal
 
 WORDS = ("same", "same_class", "higher", "lower", "not_higher", "not_lower")
@@ -69,8 +70,8 @@ def test_twins():
         expect = {"class": int(rng.integers(0, 2))}
         cases.append(Case(f"c{number}", fields, expect))
     suite = Suite(tuple(cases))
-    found = near_twins(suite)
-    assert sorted(found) == sorted(literal.near_twins(suite))
+    found = near_duplicates(suite)
+    assert sorted(found) == sorted(literal.near_duplicates(suite))
     assert len(found) > 3
 
 

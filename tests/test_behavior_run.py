@@ -14,12 +14,12 @@ from gendebug_torch.behavior import (
     Case,
     Suite,
     compare_runs,
-    examine,
     network_predict,
-    redundancy,
     run_suite,
 )
-from gendebug_torch.behavior.audit.near_duplicates import near_twins
+from gendebug_torch.behavior.audit.explain import explained_run
+from gendebug_torch.behavior.audit.near_duplicates import near_duplicates
+from gendebug_torch.behavior.audit.redundancy import redundancy
 from gendebug_torch.errors import InputError
 
 
@@ -49,7 +49,7 @@ def test_all_cases_go_through_in_one_call():
     suite = Suite(tuple(Case(f"c{i}", {"x": i}, "same", ({"x": 1}, {"x": 2})) for i in range(20)))
     run = run_suite(suite, lambda rows: calls.append(len(rows)) or [0.5] * len(rows))
     assert calls == [60]
-    assert not run.broken
+    assert not run.failures
     run_suite(suite, lambda rows: calls.append(len(rows)) or [0.5] * len(rows), batch_size=10)
     assert max(calls[1:]) == 9
     assert sum(calls[1:]) == 60
@@ -62,8 +62,8 @@ def test_a_case_that_crashes_fails_alone():
         return [0.1 for _ in rows]
 
     run = run_suite(numbers(20), predict)
-    assert [result.id for result in run.broken] == ["c7"]
-    (broken,) = run.broken
+    assert [result.id for result in run.failures] == ["c7"]
+    (broken,) = run.failures
     assert broken.status == "errored"
     assert "RuntimeError: seven" in broken.error
     assert "seven" in broken.got
@@ -81,8 +81,8 @@ def test_a_case_that_crashes_fails_alone():
 def test_a_model_that_answers_wrongly_fails_every_case_and_is_named(wrong):
     suite = numbers(3)
     run = run_suite(suite, wrong)
-    assert len(run.broken) >= 2
-    assert all(result.error for result in run.broken)
+    assert len(run.failures) >= 2
+    assert all(result.error for result in run.failures)
 
 
 def test_a_model_cannot_change_the_suite():
@@ -124,7 +124,7 @@ def test_tensor_fields_are_stacked():
         (Case("a", {"image": torch.full((1, 2, 2), 4.0)}, {"class": 1}),), features=("image",)
     )
     predict = network_predict(lambda x: x.flatten(1).sum(1), suite.features)
-    assert not run_suite(suite, predict).broken
+    assert not run_suite(suite, predict).failures
 
 
 def mixed_run():
@@ -239,15 +239,15 @@ def test_near_identical_inputs_are_named():
             text("d", "the flight was very good indeed today", 1),
         )
     )
-    assert near_twins(texts) == (("a", "b"),)
+    assert near_duplicates(texts) == (("a", "b"),)
     rows = Suite(
         tuple(
             Case(f"r{i}", {"x": x, "code": code}, {"class": 0})
             for i, (x, code) in enumerate([(0, "u"), (1, "u"), (1, "v"), (100, "u")])
         )
     )
-    assert near_twins(rows) == (("r0", "r1"),)
-    assert near_twins(Suite(())) == ()
+    assert near_duplicates(rows) == (("r0", "r1"),)
+    assert near_duplicates(Suite(())) == ()
 
 
 def weighted_suite():
@@ -270,14 +270,14 @@ def test_redundant_cases_pass_and_fail_together():
     with torch.no_grad():
         network.weight.copy_(torch.tensor([[2.0, 2.0]]))
     found = redundancy(weighted_suite(), network)
-    assert set(found.together[0]) >= {"x0", "x1", "x2"}
-    assert "any" in found.idle
+    assert set(found.equivalent[0]) >= {"x0", "x1", "x2"}
+    assert "any" in found.ineffective
     assert len(found.cover) <= 3
-    rows = dict(zip(found.ids, found.noticed, strict=True))
+    rows = dict(zip(found.ids, found.detected, strict=True))
     covered = torch.stack([rows[name] for name in found.cover]).any(0)
-    assert torch.equal(covered, found.noticed.any(0))
+    assert torch.equal(covered, found.detected.any(0))
     assert found.plot().get_title()
-    assert "notice" in str(found)
+    assert "cases detect all" in str(found)
 
 
 def test_redundancy_over_other_models_alone():
@@ -288,9 +288,9 @@ def test_redundancy_over_other_models_alone():
         "m2": run_suite(suite, lambda rows: [0.9, 0.9, 0.9, 0.1]),
     }
     found = redundancy(suite, runs=runs)
-    assert found.together == (("c0", "c1"),)
+    assert found.equivalent == (("c0", "c1"),)
     assert found.cover == ("c0",)
-    assert found.idle == ("c3",)
+    assert found.ineffective == ("c3",)
 
 
 def test_swapped_columns_are_named_as_the_explanation():
@@ -300,15 +300,15 @@ def test_swapped_columns_are_named_as_the_explanation():
         for i in range(12)
     )
     suite = Suite(cases, features=features)
-    assert examine(suite, Line(0)).explanation is None
-    run = examine(suite, Line(1))
-    assert len(run.broken) == 12
+    assert explained_run(suite, Line(0)).explanation is None
+    run = explained_run(suite, Line(1))
+    assert len(run.failures) == 12
     assert run.explanation.change == "a and b swapped"
-    assert len(run.explanation.healed) == 12
+    assert len(run.explanation.fixed) == 12
     assert BehaviorRun.from_dict(run.to_dict()) == run
-    assert run.explanation.plot().get_title()
-    assert len(run.explanation.table()) == 12
-    assert examine(suite, lambda rows: [0.1] * len(rows)).explanation is None, (
+    assert run.explanation.bars().plot().get_title()
+    assert run.explanation.bars().table()["failing"].tolist() == [12, 0]
+    assert explained_run(suite, lambda rows: [0.1] * len(rows)).explanation is None, (
         "nothing heals a model that is deaf"
     )
 

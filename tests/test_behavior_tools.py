@@ -281,7 +281,7 @@ def test_the_callback_follows_the_suite_over_epochs():
     suite = Suite(cases, features=("a", "b"))
     monitor = BehaviorMonitor(suite)
     trainer = fit(monitor)
-    failed = [len(run.broken) for run in monitor.history.values()]
+    failed = [len(run.failures) for run in monitor.history.values()]
     assert list(monitor.history) == [0, 1, 2, 3]
     assert failed[-1] == 0
     resumed = BehaviorMonitor(suite, every_n_epochs=2)
@@ -295,6 +295,6 @@ def test_the_callback_follows_the_suite_over_epochs():
         Suite(cases), predict=lambda module: lambda rows: [float(row["b"] > 0) for row in rows]
     )
     fit(seen, epochs=1)
-    assert not seen.history[0].broken
+    assert not seen.history[0].failures
     with pytest.raises(InputError, match="features"):
         BehaviorMonitor(Suite(cases))

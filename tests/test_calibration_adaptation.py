@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from gendebug_torch.calibration import adapt_to_shares, fold_affine
+from gendebug_torch.calibration import adapt_to_label_shift
+from gendebug_torch.calibration.maps.folding import fold_affine
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.errors import InputError
 from tests.contract.plants_calibration import binary
@@ -45,7 +46,7 @@ def test_adapted_accuracy_is_near_that_of_the_true_shares(name, shared_data):
         fit, live = resampled(
             logits, targets, torch.tensor(skewed, dtype=torch.float64).clamp(min=1e-9), seed
         )
-        found = adapt_to_shares(logits[fit], targets[fit], logits[live])
+        found = adapt_to_label_shift(logits[fit], targets[fit], logits[live])
         true = torch.bincount(targets[live], minlength=classes).double().clamp(min=1e-9)
         old = torch.bincount(targets[fit], minlength=classes).double()
         oracle = (
@@ -68,7 +69,7 @@ def test_shares_that_did_not_change_are_left_alone(shared_data):
     changes = []
     for seed in range(20):
         fit, live = resampled(logits, targets, torch.full((10,), 0.1, dtype=torch.float64), seed)
-        found = adapt_to_shares(logits[fit], targets[fit], logits[live])
+        found = adapt_to_label_shift(logits[fit], targets[fit], logits[live])
         changes.append(
             accuracy(found(logits[live]), targets[live]) - accuracy(logits[live], targets[live])
         )
@@ -93,7 +94,7 @@ def test_probabilities_that_cannot_carry_a_change_are_left_alone(shared_data):
         live = torch.cat(
             [rest[targets[rest] == label][: int(count)] for label, count in enumerate(wanted)]
         )
-        found = adapt_to_shares(logits[fit], targets[fit], logits[live])
+        found = adapt_to_label_shift(logits[fit], targets[fit], logits[live])
         adapted += found.applied
         harmful += found.gain[0] < 0
         assert found.applied or found.warnings
@@ -111,7 +112,7 @@ def test_shares_are_moved_by_what_is_beyond_noise():
         (binary(1, 3000, share=0.6), 0.6, 0.98),
         (binary(2, 60, share=0.4), 0.4, 0.0),
     ):
-        shift = adapt_to_shares(validation.logits, validation.targets, rows.logits).shift
+        shift = adapt_to_label_shift(validation.logits, validation.targets, rows.logits).shift
         kept = float((shift.shrunken - shift.reference)[1] / (shift.prior - shift.reference)[1])
         assert least <= kept <= 1
         assert float(shift.shrunken.sum()) == pytest.approx(1.0)
@@ -119,21 +120,21 @@ def test_shares_are_moved_by_what_is_beyond_noise():
         assert share == pytest.approx(float(shift.prior[1]), abs=0.2)
 
 
-def test_moved_inputs_are_told_from_moved_shares():
+def test_moved_inputs_are_distinguished_from_moved_shares():
     validation, moved = binary(0, 3000), binary(1, 3000, share=0.6)
-    found = adapt_to_shares(validation.logits, validation.targets, moved.logits)
+    found = adapt_to_label_shift(validation.logits, validation.targets, moved.logits)
     assert found.applied
     assert float(found.shift.prior[1]) == pytest.approx(0.6, abs=0.05)
-    said = (found(moved.logits) > 0) == (moved.logits.sigmoid() > found.threshold())
-    assert bool(said.all())
+    agree = (found(moved.logits) > 0) == (moved.logits.sigmoid() > found.threshold())
+    assert bool(agree.all())
     assert len(found.table()) == 2
     png(found)
     stranger = binary(2, 3000)
-    squeezed = adapt_to_shares(
+    squeezed = adapt_to_label_shift(
         validation.logits, validation.targets, stranger.logits.clamp(-1, 1) + 0.5
     )
     assert not squeezed.applied
-    assert "label some production rows" in squeezed.warnings[0]
+    assert "Label some production rows" in squeezed.warnings[0]
     assert torch.equal(squeezed(stranger.logits), stranger.logits)
 
 
@@ -141,7 +142,7 @@ def test_few_rows_say_how_little_is_known_and_an_absent_class_is_left_out():
     validation, few = binary(3, 400), binary(4, 25, share=0.7)
     assert any(
         "more unlabeled rows" in text
-        for text in adapt_to_shares(validation.logits, validation.targets, few.logits).warnings
+        for text in adapt_to_label_shift(validation.logits, validation.targets, few.logits).warnings
     )
     pair = torch.stack(
         [
@@ -151,7 +152,7 @@ def test_few_rows_say_how_little_is_known_and_an_absent_class_is_left_out():
         ],
         1,
     )
-    found = adapt_to_shares(pair, validation.targets, pair[:200])
+    found = adapt_to_label_shift(pair, validation.targets, pair[:200])
     assert found.classes.tolist() == [0, 1]
     assert found(pair).shape == pair.shape
 
@@ -163,7 +164,7 @@ def test_adaptation_folds_into_the_last_layer():
     with torch.no_grad():
         z = layer(x)[:, 0]
         y = torch.bernoulli(z.sigmoid(), generator=torch.Generator().manual_seed(1)).long()
-        found = adapt_to_shares(z, y, z[z > 0.2])
+        found = adapt_to_label_shift(z, y, z[z > 0.2])
         folded = fold_affine(layer, found.scale, found.bias, x[:20])
         assert torch.allclose(folded(x)[:, 0], found(z), atol=1e-5)
 
@@ -171,10 +172,10 @@ def test_adaptation_folds_into_the_last_layer():
 @pytest.mark.parametrize(
     ("call", "argument"),
     [
-        (lambda z, y: adapt_to_shares(z, y, z[:0]), "production"),
-        (lambda z, y: adapt_to_shares(z, y, torch.zeros(4, 2)), "production"),
-        (lambda z, y: adapt_to_shares(z, torch.zeros_like(y), z), "targets"),
-        (lambda z, y: adapt_to_shares(z, y, z).threshold(0.0), "threshold"),
+        (lambda z, y: adapt_to_label_shift(z, y, z[:0]), "production"),
+        (lambda z, y: adapt_to_label_shift(z, y, torch.zeros(4, 2)), "production"),
+        (lambda z, y: adapt_to_label_shift(z, torch.zeros_like(y), z), "targets"),
+        (lambda z, y: adapt_to_label_shift(z, y, z).threshold(0.0), "threshold"),
     ],
 )
 def test_bad_input_is_named(call, argument):

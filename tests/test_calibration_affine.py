@@ -119,7 +119,7 @@ FAMILIES = ["temperature", "bias_corrected", "vector"]
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("factor", [1.0, 1e4, 1e-3, -1.0])
-def test_rows_that_are_all_right_or_all_wrong_tell_no_scale(family, factor):
+def test_rows_that_are_all_right_or_all_wrong_give_no_scale(family, factor):
     logits, _ = sample(n=300, k=3)
     fit = fit_affine(factor * logits, logits.argmax(1), family=family)
     assert fit.unbounded
@@ -135,7 +135,7 @@ def test_rows_that_are_all_right_or_all_wrong_tell_no_scale(family, factor):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_labels_that_have_nothing_to_do_with_the_logits_tell_no_scale(family):
+def test_labels_that_have_nothing_to_do_with_the_logits_give_no_scale(family):
     flagged = 0
     for seed in range(20):
         logits, targets = sample(seed, n=600)

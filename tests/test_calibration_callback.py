@@ -282,13 +282,13 @@ def test_a_temperature_from_sums_is_near_the_exact_one(scale):
 def test_a_temperature_from_some_of_the_rows_is_as_sure_as_they_make_it():
     records = drawn(2, 20_000, 5, scale=2.0)
     (all_rows, error), (some, wider) = (
-        temperature_sums(records.logits, records.targets, most_rows=most).temperature()
+        temperature_sums(records.logits, records.targets, max_rows=most).temperature()
         for most in (None, 2000)
     )
     assert wider == pytest.approx(error * 10**0.5, rel=0.15)
     assert abs(some - all_rows) < 3.5 * wider
     dense = records.logits.view(20, 1000, 5).movedim(2, 1), records.targets.view(20, 1000)
-    assert temperature_sums(*dense, most_rows=2000).temperature()[0] == pytest.approx(
+    assert temperature_sums(*dense, max_rows=2000).temperature()[0] == pytest.approx(
         all_rows, abs=3.5 * wider
     )
 

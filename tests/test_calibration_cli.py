@@ -49,8 +49,8 @@ def place(tmp_path, monkeypatch, request):
     (tmp_path / "schema.yaml").write_text("target: label\nlogits: [a, b, c, d]\n")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1500, 2, generator=generator)
-    said = torch.bernoulli((2 * x[:, 0]).sigmoid(), generator=generator).long()
-    pd.DataFrame(x.numpy(), columns=["p", "q"]).assign(label=said.numpy()).to_csv(
+    targets = torch.bernoulli((2 * x[:, 0]).sigmoid(), generator=generator).long()
+    pd.DataFrame(x.numpy(), columns=["p", "q"]).assign(label=targets.numpy()).to_csv(
         "data.csv", index=False
     )
     (tmp_path / "data.yaml").write_text("target: label\n")
@@ -64,11 +64,11 @@ def place(tmp_path, monkeypatch, request):
 def test_from_saved_logits(place, file, capsys):
     schema = ["--schema", "schema.yaml"] if file.endswith(("csv", "parquet")) else []
     assert main(["recalibrate", "--logits", file, "--out", "out", *schema]) == 0
-    told = json.loads(Path("out/calibration.json").read_text())
-    assert told["temperature"] == pytest.approx(2.5, abs=0.3)
-    assert told["ece"]["after"] < told["ece"]["before"]
+    saved = json.loads(Path("out/calibration.json").read_text())
+    assert saved["temperature"] == pytest.approx(2.5, abs=0.3)
+    assert saved["ece"]["after"] < saved["ece"]["before"]
     printed = capsys.readouterr().out
-    assert printed.count(f"{told['ece']['after']:.4f} [") == 1
+    assert printed.count(f"{saved['ece']['after']:.4f} [") == 1
     assert "after (out of fold)" in printed
     for name in (
         "reliability_before.png",
@@ -92,8 +92,8 @@ def test_a_threshold_shows_its_decisions_before_and_after(place, capsys):
         for line in printed.splitlines()
         if line[:3] in ("tp ", "fp ")
     }
-    said, true = records.logits.sigmoid() > 0.8, records.targets == 1
-    assert lines["tp"][0] == pytest.approx(float((said & true).sum()), rel=1e-3)
+    decided, true = records.logits.sigmoid() > 0.8, records.targets == 1
+    assert lines["tp"][0] == pytest.approx(float((decided & true).sum()), rel=1e-3)
     assert lines["fp"][1] < lines["fp"][0]
     moved = float(printed.split("move the threshold to ")[1].split()[0].rstrip("."))
     assert 0.5 < moved < 0.8

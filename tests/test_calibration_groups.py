@@ -14,12 +14,12 @@ from gendebug_torch.calibration import (
     classwise_bins,
     dense_records,
     fit_temperature,
-    group_sums,
     recalibrate,
     reliability_bins,
 )
-from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
-from gendebug_torch.calibration.checks.production_ece import production_confidence_is_accuracy
+from gendebug_torch.calibration.checks.ece import confidence_equals_accuracy
+from gendebug_torch.calibration.checks.production_ece import production_confidence_equals_accuracy
+from gendebug_torch.calibration.measures.dependent_rows import group_sums
 from gendebug_torch.errors import InputError
 from tests.contract.plants_calibration import drawn
 
@@ -52,7 +52,7 @@ def test_groups_of_one_row_are_independent_rows():
     assert grouped["ece"].null == pytest.approx(plain["ece"].null, rel=0.15)
 
 
-def test_pixels_of_an_image_are_one_piece_of_evidence():
+def test_pixels_of_an_image_are_one_observation():
     z, y, one = images(1, scale=2.0)
     by_image, by_row = (
         group_sums(z, y).measures(),
@@ -80,13 +80,13 @@ def test_checks_go_by_the_group_of_the_schema():
     records = dense_records(*images(3, samples=100)[:2])
     assert records.schema.group == "sample"
     alone = Records(logits=records.logits, targets=records.targets)
-    assert confidence_is_accuracy(records)[0].severity is Severity.OK
-    assert confidence_is_accuracy(alone)[0].severity.level >= Severity.WARN.level
-    for this in (confidence_is_accuracy, production_confidence_is_accuracy):
-        (told,) = this(dense_records(*images(4, samples=300, scale=3.0)[:2]))
-        assert told.severity.level >= Severity.WARN.level
-        assert told.numbers["groups"] == 300
-        assert "300 groups" in told.summary
+    assert confidence_equals_accuracy(records)[0].severity is Severity.OK
+    assert confidence_equals_accuracy(alone)[0].severity.level >= Severity.WARN.level
+    for this in (confidence_equals_accuracy, production_confidence_equals_accuracy):
+        (finding,) = this(dense_records(*images(4, samples=300, scale=3.0)[:2]))
+        assert finding.severity.level >= Severity.WARN.level
+        assert finding.numbers["groups"] == 300
+        assert "300 groups" in finding.summary
 
 
 def test_dense_records_are_recalibrated_as_the_network_is():
@@ -189,12 +189,12 @@ def test_classwise_takes_dense_outputs_weights_and_ignored_labels():
     weighted = classwise_bins(z, y, weights=weights)
     repeated = classwise_bins(z.repeat_interleave(weights, 0), y.repeat_interleave(weights))
     assert torch.allclose(weighted.ece, repeated.ece)
-    asked = torch.bernoulli(z.sigmoid(), generator=torch.Generator().manual_seed(0)).long()
-    unknown = asked.clone()
+    labels = torch.bernoulli(z.sigmoid(), generator=torch.Generator().manual_seed(0)).long()
+    unknown = labels.clone()
     unknown[:300, 2] = -1
     found = classwise_bins(z, unknown, ignore_index=-1)
-    assert torch.allclose(found.ece[2], classwise_bins(z[300:, 2], asked[300:, 2]).ece[0])
-    assert torch.allclose(found.ece[:2], classwise_bins(z, asked).ece[:2])
+    assert torch.allclose(found.ece[2], classwise_bins(z[300:, 2], labels[300:, 2]).ece[0])
+    assert torch.allclose(found.ece[:2], classwise_bins(z, labels).ece[:2])
 
 
 @pytest.mark.parametrize(

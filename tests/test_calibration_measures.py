@@ -14,11 +14,11 @@ from gendebug_torch.calibration import (
     calibration_sums,
     classwise_bins,
     expected_calibration_error,
+    miscalibration_shape,
     reliability_bins,
     reliability_bins_of_confidence,
-    shape,
 )
-from gendebug_torch.calibration.checks.ece import confidence_is_accuracy
+from gendebug_torch.calibration.checks.ece import confidence_equals_accuracy
 from gendebug_torch.checks.evidence import axes, png
 from gendebug_torch.errors import InputError
 from tests.reference import calibration as literal
@@ -49,10 +49,10 @@ def same(a, b, tolerance=1e-12):
 @pytest.mark.parametrize("network", PUBLISHED)
 def test_published_errors_to_every_digit(network, shared_data):
     with np.load(shared_data / "logits" / "toplabel_confidences.npz") as archive:
-        confidence, label, said = (
+        confidence, label, predicted = (
             torch.from_numpy(archive[f"{network}__{part}"]) for part in ("conf", "label", "pred")
         )
-    found = reliability_bins_of_confidence(confidence.double(), label == said)
+    found = reliability_bins_of_confidence(confidence.double(), label == predicted)
     assert round(100 * found.ece, 3) == PUBLISHED[network]
 
 
@@ -239,7 +239,7 @@ def test_integer_weights_repeat_rows():
         )
 
 
-def test_multilabel_is_one_question_per_label():
+def test_multilabel_is_one_test_per_label():
     generator = torch.Generator().manual_seed(8)
     logits = 2 * torch.randn(3000, 3, generator=generator, dtype=torch.float64)
     targets = torch.bernoulli(logits.sigmoid(), generator=generator).long()
@@ -323,12 +323,12 @@ SHAPES = {"overconfident": 1.6, "underconfident": 0.6, "calibrated within noise"
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_shapes(kind):
-    found = shape(reliability_bins(*sample(11, 6000, scale=SHAPES[kind])))
+    found = miscalibration_shape(reliability_bins(*sample(11, 6000, scale=SHAPES[kind])))
     assert found.kind == kind
     assert bool(found.worst) == (kind != "calibrated within noise")
 
 
-def test_an_s_shape_is_told_and_the_worst_bin_named_though_the_mean_is_fine():
+def test_an_s_shape_is_reported_and_the_worst_bin_named_though_the_mean_is_fine():
     generator = torch.Generator().manual_seed(12)
     confidence = 0.5 + 0.5 * torch.rand(8000, generator=generator, dtype=torch.float64)
     accuracy = torch.where(confidence < 0.75, confidence - 0.08, confidence + 0.08).clamp(max=1)
@@ -336,11 +336,13 @@ def test_an_s_shape_is_told_and_the_worst_bin_named_though_the_mean_is_fine():
         confidence, torch.rand(8000, generator=generator, dtype=torch.float64) < accuracy
     )
     assert abs(found.mean_confidence - found.accuracy) < 0.02
-    told = shape(found)
-    assert told.kind == "S-shaped"
-    assert told.worst
+    shape = miscalibration_shape(found)
+    assert shape.kind == "S-shaped"
+    assert shape.worst
     assert (
-        shape(reliability_bins_of_confidence(torch.ones(1), torch.ones(1, dtype=torch.bool))).kind
+        miscalibration_shape(
+            reliability_bins_of_confidence(torch.ones(1), torch.ones(1, dtype=torch.bool))
+        ).kind
         == "too few rows"
     )
 
@@ -428,8 +430,8 @@ def test_the_checks_take_masked_classes():
     )
     targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
     calm, bold = (Records(logits=scale * logits, targets=targets) for scale in (1.0, 2.0))
-    assert confidence_is_accuracy(calm)[0].severity is Severity.OK
-    (finding,) = confidence_is_accuracy(bold)
+    assert confidence_equals_accuracy(calm)[0].severity is Severity.OK
+    (finding,) = confidence_equals_accuracy(bold)
     assert finding.severity.level >= Severity.WARN.level
     assert finding.numbers["temperature"] == pytest.approx(2.0, abs=0.2)
     assert calm.confidence.tolist() == pytest.approx(logits.softmax(1).amax(1).tolist())

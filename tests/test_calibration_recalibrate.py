@@ -14,17 +14,17 @@ from torch import nn
 
 import gendebug_torch as gd
 from gendebug_torch.calibration import (
-    as_module,
     calibration_sums,
     fit_affine,
     fit_isotonic,
     fit_temperature,
-    fit_top_map,
-    fold_affine,
+    fit_top_label_map,
     load_calibration,
     recalibrate,
 )
 from gendebug_torch.calibration.map_choice import FITS, out_of_fold, predictions
+from gendebug_torch.calibration.maps.folding import fold_affine
+from gendebug_torch.calibration.maps.modules import CalibratedModel, as_module
 from gendebug_torch.errors import InputError, UnsupportedError
 from tests.contract.plants_calibration import binary, drawn
 
@@ -72,13 +72,13 @@ def loader(model, **options):
     )
 
 
-def test_top_maps_change_no_prediction_and_mend_the_confidence():
+def test_top_maps_change_no_prediction_and_correct_the_confidence():
     for k, scale in ((2, 2.5), (10, 3.0)):
         records = drawn(0, 4000, k, scale=scale)
         for family in ("platt", "beta"):
             for dtype in (torch.float64, torch.float32):
                 z = records.logits.to(dtype)
-                fitted = fit_top_map(z, records.targets, family=family)
+                fitted = fit_top_label_map(z, records.targets, family=family)
                 mapped = fitted(z)
                 assert torch.equal(mapped.argmax(1), z.argmax(1))
                 assert calibration_sums(mapped, records.targets).bins().measure().p_value > 0.01
@@ -87,7 +87,7 @@ def test_top_maps_change_no_prediction_and_mend_the_confidence():
                 assert all(error > 0 for error in fitted.standard_errors)
 
 
-def test_a_top_map_adds_little_where_the_temperature_says_it_all():
+def test_a_top_map_adds_little_where_the_temperature_suffices():
     lost = []
     for seed in range(20):
         fit, test = drawn(seed, 1000, 10, scale=2.0), drawn(seed + 500, 4000, 10, scale=2.0)
@@ -95,7 +95,9 @@ def test_a_top_map_adds_little_where_the_temperature_says_it_all():
             fit_temperature(fit.logits, fit.targets)(test.logits), test.targets
         ).nll
         lost.append(
-            calibration_sums(fit_top_map(fit.logits, fit.targets)(test.logits), test.targets).nll
+            calibration_sums(
+                fit_top_label_map(fit.logits, fit.targets)(test.logits), test.targets
+            ).nll
             - plain
         )
     assert np.mean(lost) < 5e-4
@@ -104,10 +106,10 @@ def test_a_top_map_adds_little_where_the_temperature_says_it_all():
 
 def test_a_top_map_keeps_the_order_of_the_other_classes():
     z = torch.randn(500, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    fitted = fit_top_map(z, drawn(1, 500, 6).targets)
+    fitted = fit_top_label_map(z, drawn(1, 500, 6).targets)
     before, after = (
         z.softmax(1),
-        fit_top_map(z, torch.randint(6, (500,), generator=torch.Generator().manual_seed(4))),
+        fit_top_label_map(z, torch.randint(6, (500,), generator=torch.Generator().manual_seed(4))),
     )
     assert fitted.unbounded or torch.equal(fitted(z).argsort(1), z.argsort(1))
     if not after.unbounded:
@@ -121,14 +123,17 @@ def test_a_top_map_keeps_the_order_of_the_other_classes():
 def test_a_top_map_of_one_logit_is_that_of_the_pair():
     records = binary(0, 2000, scale=2.5)
     pair = torch.stack([torch.zeros(2000, dtype=torch.float64), records.logits], 1)
-    one, two = fit_top_map(records.logits, records.targets), fit_top_map(pair, records.targets)
+    one, two = (
+        fit_top_label_map(records.logits, records.targets),
+        fit_top_label_map(pair, records.targets),
+    )
     mapped = two(pair)
     assert torch.allclose(one(records.logits), mapped[:, 1] - mapped[:, 0])
     assert torch.equal(one(records.logits) > 0, records.logits > 0)
 
 
 def test_a_top_map_of_perfect_rows_is_refused():
-    fitted = fit_top_map(5 * torch.eye(4)[torch.arange(40) % 4], torch.arange(40) % 4)
+    fitted = fit_top_label_map(5 * torch.eye(4)[torch.arange(40) % 4], torch.arange(40) % 4)
     assert fitted.unbounded
     with pytest.raises(UnsupportedError, match="right"):
         fitted(torch.zeros(1, 4))
@@ -137,12 +142,12 @@ def test_a_top_map_of_perfect_rows_is_refused():
 def test_isotonic_equals_scikit_learn_before_its_smoothing():
     records = binary(1, 3000, scale=2.0)
     fitted = fit_isotonic(records.logits, records.targets)
-    told = IsotonicRegression().fit_transform(records.logits.numpy(), records.targets.numpy())
+    expected = IsotonicRegression().fit_transform(records.logits.numpy(), records.targets.numpy())
     ours = fitted(records.logits).sigmoid().numpy()
     assert bool((fitted.levels.diff() >= 0).all())
-    assert np.abs(ours - told).max() < 0.5
-    inner = (told > 0.02) & (told < 0.98)
-    assert np.abs(ours - told)[inner].mean() < 0.02
+    assert np.abs(ours - expected).max() < 0.5
+    inner = (expected > 0.02) & (expected < 0.98)
+    assert np.abs(ours - expected)[inner].mean() < 0.02
     assert calibration_sums(fitted(records.logits), records.targets).nll < math.inf
     pair = torch.stack([torch.zeros(3000, dtype=torch.float64), records.logits], 1)
     assert torch.allclose(fitted(pair)[:, 1], fitted(records.logits))
@@ -160,7 +165,7 @@ def test_out_of_fold_rows_are_mapped_by_fits_that_did_not_see_them():
     assert torch.allclose(mapped[held], expected)
 
 
-def test_an_overconfident_network_is_mended_and_left_as_it_was():
+def test_an_overconfident_network_is_recalibrated_and_left_as_it_was():
     model = Net()
     model.train()
     kept = copy.deepcopy(model.state_dict())
@@ -201,7 +206,7 @@ def test_what_temperature_makes_worse_is_not_taken(shared_data):
     assert better.candidate(better.chosen).changed == 0
 
 
-def test_maps_that_move_predictions_need_leave():
+def test_maps_that_move_predictions_need_permission():
     generator = torch.Generator().manual_seed(5)
     z = torch.randn(3000, 3, generator=generator, dtype=torch.float64)
     y = torch.multinomial((z + torch.tensor([0.0, 0.0, 1.5])).softmax(1), 1, generator=generator)[
@@ -234,7 +239,7 @@ def test_rows_of_the_training_are_suspected():
         found = recalibrate(None, records)
     assert found.chosen == "none"
     assert len(found.warnings) == 2
-    with pytest.warns(UserWarning, match="was it trained on them"):
+    with pytest.warns(UserWarning, match="network trained on them"):
         recalibrate(None, drawn(0, 900, 4, scale=2.0), expected_accuracy=0.3)
 
 
@@ -251,7 +256,7 @@ def labeled_pixels(model, samples=40, size=8, sharpness=2.5, ignored=0.2):
     return x, y.masked_fill(torch.rand(y.shape, generator=generator) < ignored, 255)
 
 
-def test_a_dense_network_is_mended_position_by_position_and_folded():
+def test_a_dense_network_is_recalibrated_position_by_position_and_folded():
     model = Dense().eval()
     with torch.no_grad():
         model.head.weight.mul_(6)
@@ -282,7 +287,7 @@ def test_a_dense_network_is_mended_position_by_position_and_folded():
         recalibrate(model, [(x[:5], y[:5])], ignore_index=255)
 
 
-def test_positions_of_one_sample_are_no_independent_evidence():
+def test_positions_of_one_sample_are_no_independent_rows():
     generator = torch.Generator().manual_seed(7)
     z = 2 * torch.randn(30, 3, generator=generator)
     y = torch.multinomial((z / 1.5).softmax(1), 1, generator=generator)[:, 0]
@@ -324,7 +329,7 @@ def test_each_label_of_a_multilabel_head_gets_its_temperature(tmp_path):
     assert torch.equal(same.fitted.scale, found.fitted.scale)
 
 
-def test_a_multilabel_network_is_folded_and_a_silent_label_left_alone():
+def test_a_multilabel_network_is_folded_and_an_uninformative_label_unchanged():
     model = Net(k=3, scale=4.0).eval()
     x = torch.randn(3000, 8, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
@@ -384,7 +389,7 @@ def test_folding_a_dense_and_a_single_logit_head():
         assert found.model(x).shape == (9, 1)
 
 
-def test_what_cannot_be_folded_is_said():
+def test_what_cannot_be_folded_is_refused():
     class Normed(Net):
         def forward(self, x):
             return super().forward(x).log_softmax(1)
@@ -422,13 +427,13 @@ MAPS = ["temperature", "bias_corrected", "vector", "top_platt", "top_beta"]
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_exported_programs_say_the_same(name):
+def test_exported_programs_agree(name):
     model = Net().eval()
     x, y = held_out(model)
     with torch.no_grad():
         z = model(x)
     fitted = FITS[name](z, y)
-    whole = gd.calibration.CalibratedModel(model, as_module(fitted)).eval()
+    whole = CalibratedModel(model, as_module(fitted)).eval()
     rows = torch.export.Dim("rows", min=2, max=4096)
     program = torch.export.export(whole, (x[:8],), dynamic_shapes={"inputs": ({0: rows},)})
     with torch.no_grad():
@@ -473,12 +478,12 @@ def test_the_artefact_comes_back(name, tmp_path):
     found = recalibrate(None, records, candidates=candidates, keep_predictions=False)
     assert found.chosen == name
     place = found.save(tmp_path / "out")
-    told = json.loads((place / "calibration.json").read_text())
-    assert told["chosen"] == name
-    assert len(told["data_sha256"]) == 64
-    assert told["standard_error"] > 0
-    assert told["ece"]["before"] == pytest.approx(found.before.ece)
-    assert told["gendebug_torch"] == gd.__version__
+    saved = json.loads((place / "calibration.json").read_text())
+    assert saved["chosen"] == name
+    assert len(saved["data_sha256"]) == 64
+    assert saved["standard_error"] > 0
+    assert saved["ece"]["before"] == pytest.approx(found.before.ece)
+    assert saved["gendebug_torch"] == gd.__version__
     module = load_calibration(place)
     assert torch.allclose(module(records.logits.float()), found(records.logits.float()), atol=1e-4)
 

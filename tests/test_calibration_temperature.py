@@ -1,4 +1,4 @@
-"""Temperature: exact for every head and scale, flagged where none can be told, in few reads."""
+"""Temperature: exact for every head and scale, flagged where there is none, in few reads."""
 
 import math
 

@@ -120,12 +120,12 @@ def test_11_one_logit_is_a_head_however_far_it_goes():
     for factor in (1.0, 20.0, 1e3):
         found = fit_temperature(factor * one.logits, one.targets)
         assert found.temperature == pytest.approx(factor * expected.temperature, rel=1e-6)
-    said = classwise_bins(one.logits, one.targets)
-    assert float(said.probability.sum()) == pytest.approx(float(one.logits.sigmoid().sum()))
+    bins = classwise_bins(one.logits, one.targets)
+    assert float(bins.probability.sum()) == pytest.approx(float(one.logits.sigmoid().sum()))
     assert reliability_bins(one.logits, one.targets).mean_confidence >= 0.5
 
 
-def test_12_every_label_of_a_multilabel_head_is_asked():
+def test_12_every_label_of_a_multilabel_head_is_tested():
     labels = multilabel(0, 3000, scale=3.0)
     found = classwise_bins(labels.logits, labels.targets)
     assert int(found.ece.argmax()) == 3
@@ -235,7 +235,7 @@ class Net(nn.Module):
         return 3 * self.body(x)
 
 
-@pytest.mark.filterwarnings("ignore:No finite temperature")
+@pytest.mark.filterwarnings("ignore:There is no finite temperature")
 def test_20_modes_weights_and_random_states_are_left_as_they_were():
     model, x = Net().train(), torch.randn(400, 4, generator=torch.Generator().manual_seed(1))
     model.body[1].eval()
@@ -252,7 +252,7 @@ def test_20_modes_weights_and_random_states_are_left_as_they_were():
 
 
 def test_21_training_rows_are_suspected():
-    with pytest.warns(UserWarning, match="was it trained on them"):
+    with pytest.warns(UserWarning, match="network trained on them"):
         recalibrate(None, ROWS, expected_accuracy=0.3)
 
 

@@ -251,7 +251,7 @@ def test_one_bad_batch_is_recorded_and_named(value):
     monitor, _, _ = fit(Bad(10, value), max_epochs=4)
     assert monitor.curves.train_loss.isfinite().tolist() == [True, False, True, True]
     assert "the train_loss was NaN or infinite in 1 of 7 steps of epoch 1" in monitor.curves.notes
-    assert any("1 of 7 steps" in remark for remark in monitor.diagnosis.remarks)
+    assert any("1 of 7 steps" in note for note in monitor.diagnosis.notes)
 
 
 def test_fit_called_twice_goes_on_and_a_new_trainer_begins_anew():

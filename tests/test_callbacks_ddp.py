@@ -44,7 +44,7 @@ def read(module, batch, outputs):
 dynamics = callbacks.TrainingDynamicsMonitor(33, read=read)
 monitor = LearningCurveMonitor(train_eval=11)
 # Each rank has its own clock; they must not disagree on whether to rank.
-ranking = AttributionMonitor(share=1e9, rows=8, steps=4)
+ranking = AttributionMonitor(max_time_share=1e9, rows=8, steps=4)
 class Save(pl.Callback):
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == 2:

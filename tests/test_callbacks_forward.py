@@ -72,11 +72,15 @@ QUIET = {
 }
 
 
-def fit(module, *callbacks):
+def fit(module, *callbacks, num_sanity_val_steps=0):
     pl.seed_everything(3, verbose=False)
     made = module()
     pl.Trainer(
-        max_epochs=2, accelerator="cpu", callbacks=list(callbacks), num_sanity_val_steps=0, **QUIET
+        max_epochs=2,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        num_sanity_val_steps=num_sanity_val_steps,
+        **QUIET,
     ).fit(made, datamodule=Data())
     return made, torch.get_rng_state()
 
@@ -141,9 +145,9 @@ def test_what_a_step_returns_costs_no_forward_and_says_the_same():
     ],
     ids=["calibration", "dynamics"],
 )
-def test_a_bare_loss_is_refused_with_the_three_ways(monitor, ways):
+def test_a_bare_loss_is_refused_before_the_training_with_the_three_ways(monitor, ways):
     with pytest.raises(InputError) as refused:
-        fit(Bare, monitor)
+        fit(Bare, monitor, num_sanity_val_steps=2)
     for way in ways:
         assert way in str(refused.value)
 

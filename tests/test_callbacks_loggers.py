@@ -66,7 +66,7 @@ def monitors():
         LearningCurveMonitor(),
         CalibrationMonitor(),
         TrainingDynamicsMonitor(ROWS),
-        AttributionMonitor(share=1e9, rows=8, steps=4),
+        AttributionMonitor(max_time_share=1e9, rows=8, steps=4),
         predict,
     ]
 

@@ -10,8 +10,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
+from gendebug_torch.behavior import Case, Suite
 from gendebug_torch.calibration import calibration_sums
 from gendebug_torch.callbacks import (
+    BehaviorMonitor,
     CalibrationMonitor,
     LearningCurveMonitor,
     TrainingDynamicsMonitor,
@@ -159,6 +161,29 @@ def test_a_new_training_begins_anew_and_a_continued_one_goes_on():
     assert (dynamics.dynamics.epochs == 4).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_a_validation_after_the_fit_adds_no_epoch_and_one_alone_is_recorded():
+    suite = Suite((Case("up", {"a": 0}, "higher", {"a": 1}),), features=("a",))
+    behavior = BehaviorMonitor(
+        suite, predict=lambda module: lambda rows: [float(row["a"]) for row in rows]
+    )
+    curves, calibration = LearningCurveMonitor(), CalibrationMonitor(diagrams=False)
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", callbacks=[curves, calibration, behavior], **QUIET
+    )
+    trainer.fit(Learner(), loader(), loader(seed=1))
+    before = calibration.table()
+    trainer.validate(trainer.lightning_module, loader(seed=5), verbose=False)
+    assert curves.curves.epoch.tolist() == [0, 1]
+    assert calibration.table().equals(before)
+    assert list(behavior.history) == [0, 1]
+    alone = CalibrationMonitor(diagrams=False)
+    pl.Trainer(accelerator="cpu", callbacks=[alone], **QUIET).validate(
+        Learner(), loader(seed=5), verbose=False
+    )
+    assert alone.history[0].cells.total == ROWS
+
+
 class Told(Learner):
     """Validation losses that fall and rise again, whatever is trained."""
 
@@ -169,6 +194,7 @@ class Told(Learner):
 
 
 def stopping(monitor, epochs, path=None):
+    pl.seed_everything(0, verbose=False)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", callbacks=[monitor], num_sanity_val_steps=0, **QUIET
     )
@@ -209,7 +235,7 @@ def test_a_run_without_any_loss_says_so():
     trainer.fit(Silent(), loader(), loader(seed=1))
     (finding,) = monitor.findings
     assert finding.severity == "skipped"
-    assert "no step showed a loss" in finding.summary
+    assert "no step returned a loss" in finding.summary
     assert "train_loss" in finding.remedy
 
 

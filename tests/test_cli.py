@@ -366,14 +366,14 @@ def test_three_real_occupancy_tables(place, shared_data):
     ]
     (place / "occupancy.yaml").write_text("target: Occupancy\ntime: date\n")
     assert main(["diagnose", *tables, "--schema", "occupancy.yaml", "--out", "out"]) == 1
-    # A week of such slow swings is worth about ten independent rows: each column may have wandered,
-    # all of them together have not.
+    # A week of such slow fluctuations has an effective sample size of about ten: they may explain
+    # each column, but not all of them together.
     joint, *_ = [f for f in findings() if f["check"] == "shift.joint"]
     assert joint["severity"] == "warn"
-    assert "may be a swing" in joint["summary"]
+    assert "may be a fluctuation" in joint["summary"]
     wandered = {
         f["subject"]
         for f in findings()
-        if f["check"] == "shift.ks" and "slow record" in f["summary"]
+        if f["check"] == "shift.ks" and "too short to tell" in f["summary"]
     }
     assert {"Temperature", "Light"} <= wandered

@@ -14,16 +14,21 @@ from gendebug_torch.curves import (
     LearningCurves,
     SizeCurves,
     diagnose_curves,
+    early_stopping_diagnosis,
     generalization_gap,
-    moving_average,
-    overlay,
-    sure_inflection,
 )
 from gendebug_torch.curves.checks.gap import validation_loss_is_near_training_loss
-from gendebug_torch.curves.checks.regime import training_ended_well
-from gendebug_torch.curves.fit.forecast import extend
-from gendebug_torch.curves.fit.trend import _TIMES, Noise, _columns, _solve, trend
-from gendebug_torch.curves.fit.trend_tests import _slopes, ar_noise, rising_tail
+from gendebug_torch.curves.checks.regime import training_converged_without_overfitting
+from gendebug_torch.curves.fit.forecast import power_law_forecast
+from gendebug_torch.curves.fit.moving_average import moving_average
+from gendebug_torch.curves.fit.trend import (
+    _TIME_CONSTANTS,
+    Noise,
+    _falling_columns,
+    _solve,
+    fit_trend,
+)
+from gendebug_torch.curves.fit.trend_tests import _tail_slopes, ar_noise, rising_tail_p_value
 from gendebug_torch.errors import InputError
 from scripts.bench_curves import simulate
 from tests.reference import curves as reference
@@ -75,7 +80,7 @@ def test_moving_average_is_the_literal_one():
 @pytest.mark.parametrize("t", [5, 12, 40])
 def test_slopes_of_all_tails_are_those_of_line_fits(t):
     values = np.random.default_rng(t).normal(size=t)
-    assert _slopes(values[None], 0.7, 0.4)[0] == pytest.approx(
+    assert _tail_slopes(values[None], 0.7, 0.4)[0] == pytest.approx(
         reference.tail_slopes(values, 0.7, 0.4), rel=1e-9
     )
 
@@ -83,16 +88,16 @@ def test_slopes_of_all_tails_are_those_of_line_fits(t):
 @pytest.mark.parametrize(("start", "correlation"), [(0, 0.0), (20, 0.3), (40, 0.6)])
 def test_the_trend_is_the_best_non_negative_fit(start, correlation):
     values = exponential(40, turn=20, slope=0.01)
-    found, _, _ = _solve(values, _columns(40, []), start, correlation)
-    assert found == pytest.approx(
-        reference.trend_error(values, correlation, start, _TIMES), rel=1e-5
+    found = _solve(values, _falling_columns(40, []), start, correlation)
+    assert found.rss == pytest.approx(
+        reference.trend_error(values, correlation, start, _TIME_CONSTANTS), rel=1e-5
     )
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.6])
 def test_the_noise_of_a_curve_is_estimated_without_bias(correlation):
     found = [
-        trend(exponential(60, correlation=correlation, seed=seed, turn=25, slope=0.002)).noise
+        fit_trend(exponential(60, correlation=correlation, seed=seed, turn=25, slope=0.002)).noise
         for seed in range(30)
     ]
     assert np.mean([noise.sd for noise in found]) == pytest.approx(0.004, rel=0.15)
@@ -103,7 +108,7 @@ def test_the_noise_of_a_curve_is_estimated_without_bias(correlation):
 def test_p_values_of_flat_curves_are_at_least_uniform(correlation):
     noise = Noise(1.0, correlation, 0.1, 40.0)
     flat = ar_noise(np.random.default_rng(5), 300, 50, np.full(300, correlation))
-    p_values = np.array([rising_tail(values, noise, replicates=300)[1] for values in flat])
+    p_values = np.array([rising_tail_p_value(values, noise, replicates=300) for values in flat])
     for level in (0.02, 0.1, 0.3):
         assert (p_values <= level).mean() <= level + 2.6 * (level * (1 - level) / 300) ** 0.5
 
@@ -141,7 +146,7 @@ def test_a_wave_is_named_and_is_neither_an_inflection_nor_a_passing_hump(period)
         found = diagnose_curves(made(val))
         assert found.regime == "oscillating", found
         assert found.inflection_epoch is None
-        assert not any("came down again" in remark for remark in found.remarks)
+        assert not any("came down again" in note for note in found.notes)
 
 
 def test_a_rise_far_beyond_a_wave_is_overfitting():
@@ -159,7 +164,9 @@ def test_a_stop_is_asked_for_late_enough_to_be_sure_and_not_on_a_plateau():
             LearningCurves(curves.epoch[:t], curves.train_loss[:t], curves.val_loss[:t])
             for t in range(len(curves) + 1)
         )
-        return next((len(part) - 1 for part in parts if sure_inflection(part) is not None), None)
+        return next(
+            (len(part) - 1 for part in parts if early_stopping_diagnosis(part) is not None), None
+        )
 
     assert 28 <= stop(overfit) <= 40
     assert stop(healthy) is None
@@ -180,7 +187,7 @@ def test_a_learning_rate_drop_is_a_step_and_no_inflection():
     val[35:] -= 0.08
     found = diagnose_curves(made(val))
     assert found.regime == "converged"
-    assert any("steps down" in remark and "epoch 35" in remark for remark in found.remarks)
+    assert any("steps down" in note and "epoch 35" in note for note in found.notes)
 
 
 def test_overfitting_after_a_learning_rate_drop_is_found():
@@ -194,7 +201,7 @@ def test_double_descent_is_told_as_seen_and_not_called_overfitting():
     val = exponential(100) + 0.3 * np.exp(-(((epoch - 40) / 10) ** 2) / 2)
     found = diagnose_curves(made(val))
     assert found.regime in ("converged", "still_improving")
-    assert any("came down again" in remark for remark in found.remarks)
+    assert any("came down again" in note for note in found.notes)
     assert diagnose_curves(made(val[:40])).regime == "overfit", (
         "until it came back nobody could know"
     )
@@ -205,7 +212,7 @@ def test_an_even_guess_is_underfit_without_a_reference_and_another_level_is_not(
     assert diagnose_curves(made(math.log(2) + noise, math.log(2) + noise)).regime == "underfit"
     other = diagnose_curves(made(0.5 + noise, 0.5 + noise))
     assert other.regime == "converged"
-    assert any("baseline_loss" in remark for remark in other.remarks)
+    assert any("baseline_loss" in note for note in other.notes)
 
 
 def test_a_target_loss_tells_underfitting_from_converged():
@@ -220,16 +227,20 @@ def test_the_entropy_of_the_labels_is_the_reference():
     curves = made(
         entropy + exponential(30, 0, 0, sd=0.001), entropy + exponential(30, 0, 0, sd=0.001, seed=1)
     )
-    (found,) = training_ended_well(curves, Records(torch.zeros(1000, 1), targets))
+    (found,) = training_converged_without_overfitting(
+        curves, Records(torch.zeros(1000, 1), targets)
+    )
     assert (found.cause, found.severity) == (Cause.UNDERFITTING, Severity.WARN)
-    (without,) = training_ended_well(curves)
+    (without,) = training_converged_without_overfitting(curves)
     assert without.severity is Severity.OK
 
 
 def test_a_weighted_loss_above_the_entropy_is_not_called_underfit():
     targets = torch.tensor([0] * 900 + [1] * 100)
     curves = made(exponential(floor=0.65), exponential(floor=0.6, seed=1))
-    (found,) = training_ended_well(curves, Records(torch.zeros(1000, 1), targets))
+    (found,) = training_converged_without_overfitting(
+        curves, Records(torch.zeros(1000, 1), targets)
+    )
     assert found.severity is Severity.OK
 
 
@@ -252,11 +263,9 @@ def test_validation_every_few_epochs_is_no_divergence():
 def test_validation_below_training_says_what_is_ruled_out():
     val, train = exponential(), exponential(floor=0.5, seed=3)
     running = diagnose_curves(made(val, train))
-    assert any("dropout" in remark and "remain" in remark for remark in running.remarks)
+    assert any("dropout" in note and "remain" in note for note in running.notes)
     alike = diagnose_curves(made(val, train, train_eval_loss=torch.from_numpy(train)))
-    assert any(
-        "ruled out" in remark and "also in the training data" in remark for remark in alike.remarks
-    )
+    assert any("ruled out" in note and "also in the training data" in note for note in alike.notes)
 
 
 def test_the_running_loss_is_moved_by_half_an_epoch():
@@ -295,12 +304,17 @@ def test_a_forecast_holds_the_truth_and_a_poor_one_is_refused():
     held = 0
     for seed in range(40):
         y = 0.3 + 1.2 * x**-0.7 + 0.01 * np.random.default_rng(seed).normal(size=40)
-        found = extend(x, y, 80.0, Noise(0.01, 0.0, 0.1, 30.0), seed=seed)
+        found = power_law_forecast(x, y, 80.0, Noise(0.01, 0.0, 0.1, 30.0), seed=seed)
         held += found.interval[0] <= 0.3 + 1.2 * 80**-0.7 <= found.interval[1]
     assert held >= 31
     bent = 1.0 - 0.3 / (1 + np.exp(-(x - 25)))
-    assert "misses the curve" in extend(x, bent, 80.0, Noise(0.002, 0.0, 0.1, 30.0)).refused
-    assert "too few" in extend(x[:5], bent[:5], 80.0, Noise(0.002, 0.0, 0.1, 30.0)).refused
+    assert (
+        "misses the curve"
+        in power_law_forecast(x, bent, 80.0, Noise(0.002, 0.0, 0.1, 30.0)).refusal
+    )
+    assert (
+        "too few" in power_law_forecast(x[:5], bent[:5], 80.0, Noise(0.002, 0.0, 0.1, 30.0)).refusal
+    )
 
 
 def test_still_improving_says_what_more_epochs_would_bring():
@@ -316,7 +330,7 @@ def test_long_curves_are_judged_in_blocks():
     found = diagnose_curves(curves)
     assert found.regime == "overfit"
     assert abs(found.inflection_epoch - 800) < 100
-    assert len(found.course) == 3000
+    assert len(found.val_loss_smooth) == 3000
 
 
 def test_simulated_runs_are_named_right_and_nothing_is_mistaken():
@@ -364,9 +378,9 @@ def test_noise_that_shrinks_with_the_rows_is_taken_as_it_is():
             truth[:, None].expand(5, 4),
             truth[:, None] + 0.6 * sizes.double()[:, None] ** -0.5 * shocks,
         )
-        low, high = found.doubled.interval
+        low, high = found.forecast.interval
         held.append(low <= 0.4 + 3.0 * 3200**-0.6 <= high)
-        powers.append(found._scatter()[1])
+        powers.append(found._seed_noise()[1])
     assert np.mean(powers) == pytest.approx(0.5, abs=0.1)
     assert np.mean(held) >= 0.78, "an interval of 90 %, less two standard errors over 40 data sets"
 
@@ -411,7 +425,6 @@ def test_plots_draw_on_the_given_axis(epochs):
         ax = axes()
         assert evidence.plot(ax) is ax
         assert ax.get_xlabel() == "epoch"
-    assert len(overlay({"a": made(exponential()), "b": made(exponential(seed=1))}).lines) == 4
 
 
 def test_the_command_reads_a_run_and_says_what_it_did(tmp_path, capsys):

@@ -156,7 +156,7 @@ def test_of_curves_of_different_length_the_common_part_is_judged_and_the_rest_na
     assert found.regime == "still_improving"
     assert (
         "The validation loss ends at epoch 19, the training loss at epoch 29: not recorded, or NaN."
-        in found.remarks
+        in found.notes
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gendebug_torch import Cause, Records, Severity
-from gendebug_torch.curves.checks import nothing_is_left_to_learn
+from gendebug_torch.curves.checks.residuals import features_do_not_predict_residuals
 from gendebug_torch.curves.residual_structure import residual_structure
 from gendebug_torch.errors import InputError
 
@@ -29,7 +29,7 @@ def binary(seed, learned, n=300, scale=1.0):
 
 
 def judged(train, validation=None):
-    (found,) = nothing_is_left_to_learn(train, validation)
+    (found,) = features_do_not_predict_residuals(train, validation)
     return found
 
 
@@ -43,7 +43,8 @@ def test_an_interaction_that_the_model_misses_is_found():
     found = [judged(binary(seed, learned=False, n=1500)) for seed in range(20)]
     assert sum(finding.severity is Severity.WARN for finding in found) >= 19
     assert found[0].cause is Cause.UNDERFITTING
-    assert found[0].summary.startswith("Underfits: on 1500 training rows")
+    assert found[0].summary.startswith("Underfits: a small probe network predicts")
+    assert "1500 training rows" in found[0].summary
 
 
 @pytest.mark.parametrize("scale", [0.3, 4.0, -1.0])
@@ -56,7 +57,7 @@ def test_a_model_that_is_fed_the_wrong_columns_is_not_called_underfit():
     targets = drawn(rng, 3 * x["a"].to_numpy())
     found = judged(Records(x, targets, torch.tensor(3 * x["b"].to_numpy(copy=True)), name="train"))
     assert found.severity is Severity.NOTE
-    assert "no fit" in found.summary
+    assert "does not fit" in found.summary
 
 
 def test_a_model_that_fits_its_own_rows_better_than_others_is_not_asked():
@@ -65,7 +66,7 @@ def test_a_model_that_fits_its_own_rows_better_than_others_is_not_asked():
     by_heart = Records(x, train.targets, 6.0 * train.targets.double() - 3.0, name="train")
     found = judged(by_heart, binary(6, learned=False, n=1500))
     assert found.severity is Severity.NOTE
-    assert "better than others" in found.summary
+    assert "better than the validation rows" in found.summary
 
 
 @pytest.mark.parametrize(("learned", "severity"), [(True, Severity.OK), (False, Severity.WARN)])

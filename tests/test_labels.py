@@ -12,6 +12,7 @@ from gendebug_torch import Cause, Records, Schema, Severity, labels
 from gendebug_torch.errors import InputError
 from gendebug_torch.labels.checks.noise import training_labels_are_right
 from gendebug_torch.labels.checks.validation_noise import validation_labels_are_right
+from gendebug_torch.labels.noise.confident_learning import confident_joint
 from tests.reference import labels as reference
 
 RULES = ("confident_joint", "by_class", "by_noise_rate", "both")
@@ -42,19 +43,12 @@ def test_confident_learning_equals_the_literal_version(rule, n, k, skew):
         )
 
 
-def test_the_confident_joint_adds_over_chunks_and_keeps_the_label_counts():
+def test_the_confident_joint_equals_the_literal_version_and_keeps_the_label_counts():
     z, given, _ = predicted(0, 500, 5, sharp=1.2)
     probs = z.softmax(1)
-    whole = labels.confident_joint(probs, given)
-    limits = whole.thresholds
-    halves = [
-        labels.confident_joint(probs[half::2], given[half::2], thresholds=limits) for half in (0, 1)
-    ]
-    assert torch.equal((halves[0] + halves[1]).counts, whole.counts)
-    assert whole.counts.tolist() == reference.joint(probs.tolist(), given.tolist(), 5)
-    assert torch.equal(whole.calibrated.sum(1), torch.bincount(given, minlength=5))
-    with pytest.raises(InputError, match="same thresholds"):
-        whole + labels.confident_joint(probs[:100], given[:100])
+    joint = confident_joint(probs, given)
+    assert joint.counts.tolist() == reference.joint(probs.tolist(), given.tolist(), 5)
+    assert torch.equal(joint.calibrated.sum(1), torch.bincount(given, minlength=5))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -84,7 +78,7 @@ def test_the_rate_and_its_interval_hold_the_truth(pair):
         noise = labels.label_noise(3.0 * z, given)
         assert noise.p_value < 1e-6
         held += noise.low <= float(flipped.double().mean()) <= noise.high
-        assert reference.average_precision(flipped.tolist(), noise.wrong.tolist()) > 0.9
+        assert reference.average_precision(flipped.tolist(), noise.error_probability.tolist()) > 0.9
     assert held >= 9
 
 
@@ -103,7 +97,7 @@ def test_overlapping_classes_are_no_noise(sharp):
 
 
 @pytest.mark.slow
-def test_rare_levels_are_not_learnt_by_heart_and_told_as_noise():
+def test_rare_levels_are_not_memorized_and_reported_as_noise():
     n, sizes = 6000, [2 + 3 * i % 29 for i in range(24)]
     for seed in range(2):
         rng = np.random.default_rng(seed)
@@ -152,14 +146,14 @@ def test_wrong_probabilities_are_those_of_the_model():
         reference.wrong_probability(row, y, transition)
         for row, y in zip(probs, given.tolist(), strict=True)
     ]
-    assert noise.wrong.tolist() == pytest.approx(expected, abs=1e-9)
+    assert noise.error_probability.tolist() == pytest.approx(expected, abs=1e-9)
     assert noise.rate == pytest.approx(np.mean(expected))
     assert float(noise.expected_suspicious().sum()) == pytest.approx(
         int(noise.suspicious.sum()), rel=0.3
     )
 
 
-def test_a_binary_logit_says_what_two_columns_say():
+def test_a_binary_logit_equals_two_columns():
     z, given, _ = predicted(2, 500, 2)
     one, two = (
         labels.label_noise(z[:, 1] - z[:, 0], given),
@@ -168,7 +162,7 @@ def test_a_binary_logit_says_what_two_columns_say():
     assert one.rate == two.rate
 
 
-def test_cross_fitting_never_sees_the_label_it_judges():
+def test_cross_fitting_never_sees_the_label_it_predicts():
     generator = torch.Generator().manual_seed(0)
     x, y = (
         torch.randn(400, 5, generator=generator),
@@ -182,7 +176,7 @@ def test_cross_fitting_never_sees_the_label_it_judges():
     assert abs(right - 0.5) < 4 * 0.5 / math.sqrt(400), "pure chance stays pure chance"
 
 
-def test_cross_fitting_learns_what_can_be_learned_and_bears_gaps_and_constants():
+def test_cross_fitting_learns_despite_missing_values_and_constants():
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(600, 4, generator=generator)
     y = (x[:, 0] * x[:, 1] > 0).long()
@@ -261,7 +255,7 @@ def test_a_lone_labeler_is_named_and_alone():
         found = training_labels_are_right(labeled(seed, careless=0.4)[0])
         named = [f for f in found if f.severity is Severity.WARN and f.subject]
         assert [f.subject for f in named] == ["who = C"], [f.summary for f in found]
-        assert named[0].numbers["lone"]
+        assert named[0].numbers["single"]
         assert named[0].numbers["low"] < 0.4 < named[0].numbers["high"]
 
 

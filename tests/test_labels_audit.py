@@ -35,7 +35,7 @@ def test_a_sheet_lists_the_most_suspicious_rows_and_comes_back(ranking, tmp_path
         names=NAMES,
         source=[f"who{i}" for i in range(40)],
         size=6,
-        without=[int(ranking.order[0])],
+        exclude=[int(ranking.order[0])],
     )
     assert sheet["row"].astype(int).tolist() == ranking.order[1:7].tolist()
     assert (sheet["verdict"] == "").all()
@@ -43,9 +43,9 @@ def test_a_sheet_lists_the_most_suspicious_rows_and_comes_back(ranking, tmp_path
     sheet["verdict"] = ["right", "Wrong ", "", "unsure", sheet["suggested"][4], sheet["given"][5]]
     review = labels.read_review(written(tmp_path, sheet), ranking.targets, names=NAMES)
     rows = sheet["row"].astype(int).tolist()
-    assert review.looked == (rows[0], rows[1], rows[4], rows[5])
+    assert review.decisions == (rows[0], rows[1], rows[4], rows[5])
     assert review.corrections == {rows[1]: sheet["suggested"][1], rows[4]: sheet["suggested"][4]}
-    assert (review.waiting, review.unsure) == ((rows[2],), (rows[3],))
+    assert (review.pending, review.unsure) == ((rows[2],), (rows[3],))
     precision, low, high = review.precision
     assert precision == 0.5
     assert 0 < low < 0.5 < high < 1
@@ -79,7 +79,7 @@ SPOILED = {
     "another row": (lambda s: edit(s, 2, "row", "39"), "line 4"),
     "another score": (lambda s: edit(s, 0, "score", "0.5"), "line 2"),
     "a strange verdict": (lambda s: edit(s, 3, "verdict", "perhaps"), "'perhaps' in line 5"),
-    "a repeated line": (lambda s: pd.concat([s, s.iloc[[1]]]), "same place as line 3"),
+    "a repeated line": (lambda s: pd.concat([s, s.iloc[[1]]]), "same position as line 3"),
     "a lost line": (lambda s: s.drop(index=2), "no line for 3 of 5"),
     "a lost column": (lambda s: s.drop(columns="key"), "no key in line 1"),
     "no lines": (lambda s: s.iloc[:0], "no lines"),
@@ -115,16 +115,18 @@ def test_pruning_shows_the_temperature_that_the_noise_had_bent():
     there, truth, other = noisy_logits(1)
     truth = torch.where(other, (truth + 2) % 3, truth)
     effect = labels.pruning_effect(
-        z, given, flipped, judged_on=(there, truth), fit=lambda keep: there + 0 * keep.sum()
+        z, given, flipped, evaluation=(there, truth), fit=lambda keep: there + 0 * keep.sum()
     )
     table = effect.table().set_index("variant")
     assert table.loc["temperature of all rows", "temperature"] > 1.3
-    assert table.loc["temperature of the rows kept", "temperature"] == pytest.approx(1.0, abs=0.12)
+    assert table.loc["temperature of the remaining rows", "temperature"] == pytest.approx(
+        1.0, abs=0.12
+    )
     assert (
-        table.loc["temperature of the rows kept", "log_loss_high"]
+        table.loc["temperature of the remaining rows", "log_loss_high"]
         < table.loc["temperature of all rows", "log_loss_low"]
     )
-    assert table.loc["fitted anew on the rows kept", "log_loss_change"] == 0
+    assert table.loc["retrained on the remaining rows", "log_loss_change"] == 0
     assert not effect.biased
     assert labels.pruning_effect(z, given, flipped).biased
 
@@ -133,7 +135,7 @@ def test_pruning_shows_the_temperature_that_the_noise_had_bent():
     ("mask", "options", "message"),
     [
         (lambda n: torch.zeros(n - 1, dtype=torch.bool), {}, "`suspicious`"),
-        (lambda n: torch.ones(n, dtype=torch.bool), {}, "two rows to keep"),
+        (lambda n: torch.ones(n, dtype=torch.bool), {}, "two remaining rows"),
         (
             lambda n: torch.zeros(n, dtype=torch.bool),
             {"fit": lambda keep: torch.zeros(3, 3)},
@@ -186,7 +188,7 @@ def test_the_command_writes_a_sheet_and_takes_it_back(table, capsys):
     first["verdict"] = np.where(right, "right", "wrong")
     reviewed = written(folder, first, "reviewed.csv")
     assert main([*arguments, "--reviewed", str(reviewed)]) == 1
-    assert f"{20 - sum(right)} of 20 judged labels were wrong" in capsys.readouterr().out
+    assert f"{20 - sum(right)} of 20 reviewed labels were wrong" in capsys.readouterr().out
     second = pd.read_csv(folder / "out" / "audit-2.csv")
     assert not set(second["row"]) & set(rows)
     before, after = pd.read_csv(folder / "t.csv"), pd.read_csv(folder / "out" / "corrected-1.csv")

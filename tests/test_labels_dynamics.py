@@ -10,11 +10,12 @@ import torch
 
 from gendebug_torch import Records
 from gendebug_torch.errors import InputError
-from gendebug_torch.labels import DynamicsRecorder, TrainingDynamics
+from gendebug_torch.labels import DynamicsRecorder
 from gendebug_torch.labels.checks.noise import training_labels_are_right
+from gendebug_torch.labels.dynamics.training_dynamics import TrainingDynamics
 
 
-def said(seed, n, k, epochs):
+def outputs(seed, n, k, epochs):
     generator = torch.Generator().manual_seed(seed)
     return 2 * torch.randn(epochs, n, k, generator=generator), torch.randint(
         0, k, (n,), generator=generator
@@ -35,7 +36,7 @@ def recorded(logits, targets, *, batch=7, seed=0, repeat=0, recorder=None):
 
 
 def test_sums_are_those_of_the_papers():
-    logits, targets = said(0, 6, 4, 5)
+    logits, targets = outputs(0, 6, 4, 5)
     table = recorded(logits, targets).dynamics.table()
     for i, y in enumerate(targets.tolist()):
         p = [float(epoch[i].softmax(0)[y]) for epoch in logits]
@@ -59,15 +60,15 @@ def test_sums_are_those_of_the_papers():
 
 @pytest.mark.parametrize("changes", [{"batch": 1}, {"batch": 100}, {"seed": 5}, {"repeat": 9}])
 def test_order_batches_and_repeated_rows_change_nothing(changes):
-    logits, targets = said(1, 30, 3, 4)
+    logits, targets = outputs(1, 30, 3, 4)
     one, other = (
         recorded(logits, targets, **options).dynamics.table() for options in ({}, changes)
     )
     pd.testing.assert_frame_equal(one, other)
 
 
-def test_a_binary_logit_says_what_two_columns_say():
-    logits, targets = said(2, 10, 2, 3)
+def test_a_binary_logit_equals_two_columns():
+    logits, targets = outputs(2, 10, 2, 3)
     both = torch.stack([torch.zeros_like(logits[..., 0]), logits[..., 0]], -1)
     for one in (logits[..., 0], logits[..., :1]):
         pd.testing.assert_frame_equal(
@@ -76,7 +77,7 @@ def test_a_binary_logit_says_what_two_columns_say():
 
 
 def test_going_on_from_the_middle_of_an_epoch_is_exact():
-    logits, targets = said(3, 20, 3, 3)
+    logits, targets = outputs(3, 20, 3, 3)
     whole = recorded(logits, targets).dynamics.table()
     first = recorded(logits[:1], targets)
     first.record(torch.arange(8), logits[1][:8], targets[:8])
@@ -91,8 +92,8 @@ def test_going_on_from_the_middle_of_an_epoch_is_exact():
         DynamicsRecorder(21).load_state_dict(first.state_dict())
 
 
-def test_two_ranks_with_padding_say_what_one_says():
-    logits, targets = said(4, 15, 3, 2)
+def test_two_ranks_with_padding_equal_one():
+    logits, targets = outputs(4, 15, 3, 2)
     ranks = [DynamicsRecorder(15), DynamicsRecorder(15)]
     for epoch in logits:
         for rank, recorder in enumerate(ranks):
@@ -109,7 +110,7 @@ def test_two_ranks_with_padding_say_what_one_says():
 
 
 def test_runs_add_and_unseen_rows_are_nan():
-    logits, targets = said(5, 12, 3, 4)
+    logits, targets = outputs(5, 12, 3, 4)
     halves = recorded(logits[:2], targets).dynamics, recorded(logits[2:], targets).dynamics
     assert torch.allclose((halves[0] + halves[1]).aum, recorded(logits, targets).dynamics.aum)
     never = DynamicsRecorder(3)
@@ -144,9 +145,9 @@ def test_recorded_dynamics_order_the_rows_of_the_check():
     margin = torch.arange(500.0, dtype=torch.float64)
     counts = torch.ones(500, dtype=torch.int64)
     dynamics = TrainingDynamics(counts, margin, margin, margin, margin, counts, counts)
-    told = [f for f in training_labels_are_right(dynamics.attach(train)) if "bucket" in f.numbers]
-    assert told[0].numbers["basis"] == "training dynamics"
-    assert set(told[0].numbers["rows"]) <= set(range(25))
+    ranked = [f for f in training_labels_are_right(dynamics.attach(train)) if "bucket" in f.numbers]
+    assert ranked[0].numbers["basis"] == "training dynamics"
+    assert set(ranked[0].numbers["rows"]) <= set(range(25))
     assert not [
         f
         for f in training_labels_are_right(dynamics.attach(train))

@@ -61,7 +61,7 @@ def test_flipped_digits_are_found_out_of_sample(pair, floor):
     for seed in range(3):
         x, given, wrong = flipped_digits(seed, pair)
         noise = labels.label_noise(labels.cross_fitted_logits(x, given, seed=seed), given)
-        found.append(average_precision(wrong.tolist(), (-noise.belief).tolist()))
+        found.append(average_precision(wrong.tolist(), (-noise.label_quality).tolist()))
         rates.append(noise.rate)
     assert mean(found) >= floor, found
     assert all(abs(rate - 0.05) < 0.015 for rate in rates), rates
@@ -94,7 +94,7 @@ def test_errors_that_people_confirmed_rank_no_lower_than_with_cleanlab(name, cle
     given = torch.tensor(archive["given_labels"]).long()
     noise = labels.label_noise(torch.tensor(archive["pred_probs"]).clamp(min=1e-38).log(), given)
     verdicts = pd.read_csv(folder / "human_review.csv")
-    score = -noise.belief[torch.tensor(verdicts["index"].to_numpy())]
+    score = -noise.label_quality[torch.tensor(verdicts["index"].to_numpy())]
     assert average_precision(verdicts["is_label_error"].tolist(), score.tolist()) >= cleanlab
     assert noise.rate < 0.01, "ten thousand labels of which next to none are wrong"
 

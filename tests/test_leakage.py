@@ -1,5 +1,5 @@
-"""Leakage: association, gaps, ids, rows shared by splits, times and fits, against literal versions
-and planted faults."""
+"""Leakage: association, missing values, identifiers, shared rows, times and fits, against literal
+versions and planted faults."""
 
 import numpy as np
 import pandas as pd
@@ -9,19 +9,19 @@ import torch
 from gendebug_torch import Cause, Records, Schema, Severity, diagnose
 from gendebug_torch.errors import InputError
 from gendebug_torch.leakage import (
-    after_label,
     association,
-    exact_sum,
-    fitted_rows,
     identical_rows,
-    permuted_cost,
-    probe_cost,
-    row_keys,
-    row_numbers,
+    identifier_columns,
+    label_delays,
+    missing_value_association,
+    preprocessing_leaks,
     shared_values,
-    telling_gaps,
     time_overlap,
 )
+from gendebug_torch.leakage.columns.column_ablation import permutation_ablation, refit_ablation
+from gendebug_torch.leakage.columns.linear_combination import exact_linear_combination
+from gendebug_torch.leakage.splits.row_hashes import row_hashes
+from gendebug_torch.leakage.times.time_overlap import label_agreement
 from tests.reference import leakage as literal
 
 
@@ -119,15 +119,15 @@ def test_exact_sums_are_found_with_the_fewest_columns(rng, real):
     values = torch.from_numpy(rng.poisson(5.0, (2000, 6)).astype(np.float64))
     y = values[:, 1] + values[:, 4] if real else (values[:, 1] > 5).double()
     values = values if real else torch.cat([values, 1 - y[:, None]], 1)
-    found = exact_sum(values, [f"c{i}" for i in range(values.shape[1])], y)
+    found = exact_linear_combination(values, [f"c{i}" for i in range(values.shape[1])], y)
     assert found is not None
     assert set(found.names) == ({"c1", "c4"} if real else {"c6"})
     assert str(found).startswith("c") if real else "-1" in str(found)
     noisy = values + 0.01 * torch.from_numpy(rng.normal(size=values.shape))
-    assert exact_sum(noisy, [f"c{i}" for i in range(values.shape[1])], y) is None
+    assert exact_linear_combination(noisy, [f"c{i}" for i in range(values.shape[1])], y) is None
 
 
-def test_gaps_that_tell(rng):
+def test_missing_values_that_predict_the_target(rng):
     y = torch.from_numpy(rng.integers(0, 2, 1000))
     missing = torch.stack(
         [
@@ -138,13 +138,16 @@ def test_gaps_that_tell(rng):
         ],
         1,
     )
-    found = telling_gaps(missing, y, names=list("abcd"))
-    assert set(found.telling(0.95, 0.8, 1e-6)) == {2, 3}
+    values = torch.where(missing, torch.nan, 1.0)
+    tensor = missing_value_association(values, y)
+    found = missing_value_association(pd.DataFrame(values.numpy(), columns=list("abcd")), y)
+    assert torch.allclose(tensor.p_adjusted, found.p_adjusted, equal_nan=True)
+    assert set(found.associated(0.95, 0.8, 1e-6)) == {2, 3}
     assert float(found.correlation[2]) == pytest.approx(-1.0)
     assert list(found.table()["column"])[:2] == ["c", "d"]
 
 
-def test_row_numbers_are_told_from_quantities(rng):
+def test_identifiers_are_separated_from_quantities(rng):
     n = 1000
     frame = pd.DataFrame(
         {
@@ -159,10 +162,10 @@ def test_row_numbers_are_told_from_quantities(rng):
             "seen": pd.Timestamp("2026-01-01") + pd.to_timedelta(rng.permutation(n), unit="min"),
         }
     )
-    assert set(row_numbers(frame)) == {"counter", "hash", "beyond_float", "code", "seen"}
+    assert set(identifier_columns(frame)) == {"counter", "hash", "beyond_float", "code", "seen"}
 
 
-def test_keys_are_equal_where_rows_are():
+def test_hashes_are_equal_where_rows_are():
     train = pd.DataFrame(
         {"i": [2**60, 2**60 + 1, 3, 4], "f": [0.0, np.nan, 0.1, 2.0], "t": ["a", None, "c", "d"]}
     )
@@ -189,9 +192,9 @@ def test_keys_are_equal_where_rows_are():
         ("Int64", "float64"),
     ],
 )
-def test_keys_do_not_depend_on_the_type(a, b):
+def test_hashes_do_not_depend_on_the_type(a, b):
     values = [0, 1, 1, 0, 1]
-    first, second = row_keys(
+    first, second = row_hashes(
         [
             pd.DataFrame({"x": pd.Series(values).astype(a)}),
             pd.DataFrame({"x": pd.Series(values).astype(b)}),
@@ -200,13 +203,13 @@ def test_keys_do_not_depend_on_the_type(a, b):
     assert torch.equal(first, second)
 
 
-def test_keys_of_tensors_see_order_and_every_bit():
+def test_hashes_of_tensors_see_order_and_every_bit():
     x = torch.zeros(3, 4, 2)
     x[1, 0, 0], x[2, 0, 1] = 1.0, 1.0
-    (keys,), _ = row_keys([x])
+    (keys,), _ = row_hashes([x])
     assert len(set(keys.tolist())) == 3
     rows = torch.randint(0, 256, (20_000, 3), generator=torch.Generator().manual_seed(0))
-    (keys,), _ = row_keys([rows])
+    (keys,), _ = row_hashes([rows])
     assert len(set(keys.tolist())) == len(set(map(tuple, rows.tolist())))
 
 
@@ -220,7 +223,7 @@ def test_the_table_of_shared_rows(rng):
     }
     found = identical_rows(sides)
     assert found.shared.tolist() == [[0, 1, 1], [2, 2, 5], [2, 5, 2]]
-    assert found.pairs()["train"].tolist() == [7, 7]
+    assert found.partners.tolist() == [7, 7]
     assert found.table()["share"].max() == 1.0
 
 
@@ -234,13 +237,11 @@ def test_shared_values_leave_missing_ones_alone():
     assert found.values == ("b",)
 
 
-def test_likeness_in_time_is_kappa_with_its_permutation_variance():
-    from gendebug_torch.leakage.splits.time_overlap import label_likeness
-
+def test_agreement_in_time_is_kappa_with_its_permutation_variance():
     first, second = [0, 1, 1, 0, 2, 1, 0], [0, 1, 0, 0, 2, 1, 1]
-    kappa, variance = literal.label_likeness(first, second)
+    kappa, variance = literal.label_agreement(first, second)
     long = torch.tensor(first * 2), torch.tensor(second * 2)
-    assert label_likeness(*long)[0] == pytest.approx(kappa)
+    assert label_agreement(*long)[0] == pytest.approx(kappa)
     m = len(first)
     r = (torch.tensor(first)[:, None] == torch.tensor(second)).double()
     centred = r - r.mean(0) - r.mean(1, keepdim=True) + r.mean()
@@ -252,11 +253,11 @@ def test_time_overlap_reads_order_and_neighbours(rng):
     label = torch.from_numpy((np.sin(np.arange(1000) / 30) > 0).astype(np.int64))
     mixed = torch.from_numpy(rng.permutation(1000))
     a, b = mixed[:800], mixed[800:]
-    assert time_overlap(time[a], time[b], label[a], label[b]).likeness > 0.9
+    assert time_overlap(time[a], time[b], label[a], label[b]).agreement > 0.9
     by_time = time_overlap(time[:800], time[800:], label[:800], label[800:])
-    assert (by_time.inside, by_time.between) == (0.0, 0)
+    assert (by_time.overlap, by_time.pairs) == (0.0, 0)
     noise = torch.from_numpy(rng.integers(0, 2, 1000))
-    assert abs(time_overlap(time[a], time[b], noise[a], noise[b]).likeness) < 0.2
+    assert abs(time_overlap(time[a], time[b], noise[a], noise[b]).agreement) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -275,20 +276,20 @@ def test_scaling_over_both_sides_is_decisive(rng, scale, kind):
     both = rng.gamma(2.0, 3.0, 1000)
     scaled = scale(both, both[:800])
     sides = pd.DataFrame({"x": scaled[:800]}), pd.DataFrame({"x": scaled[800:]})
-    (entry,) = fitted_rows(*sides).found
-    assert (entry.kind, entry.fitted_on) == (kind, ("train", "validation"))
+    (entry,) = preprocessing_leaks(*sides).leaks
+    assert (entry.operation, entry.fitted_on) == (kind, ("train", "validation"))
     clean = (both - both[:800].mean()) / both[:800].std()
-    found = fitted_rows(pd.DataFrame({"x": clean[:800]}), pd.DataFrame({"x": clean[800:]}))
-    assert not found.found
-    assert found.clean == (("x", "standardised"),)
-    raw = fitted_rows(pd.DataFrame({"x": both[:800]}), pd.DataFrame({"x": both[800:]}))
+    found = preprocessing_leaks(pd.DataFrame({"x": clean[:800]}), pd.DataFrame({"x": clean[800:]}))
+    assert not found.leaks
+    assert [(fit.column, fit.operation) for fit in found.clean] == [("x", "standardised")]
+    raw = preprocessing_leaks(pd.DataFrame({"x": both[:800]}), pd.DataFrame({"x": both[800:]}))
     assert raw.undecidable == ("x",)
 
 
 def test_refitting_on_validation_is_decisive(rng):
     before, after = rng.normal(3.0, 2.0, 800), rng.normal(4.0, 2.0, 200)
     sides = [pd.DataFrame({"x": (side - side.mean()) / side.std()}) for side in (before, after)]
-    (entry,) = fitted_rows(*sides).found
+    (entry,) = preprocessing_leaks(*sides).leaks
     assert entry.fitted_on == ("validation",)
 
 
@@ -312,20 +313,20 @@ def test_ranges_filling_and_target_means_are_decisive(rng):
             "sign": np.sign(x) / 2 + 0.5,
         }
     )
-    found = fitted_rows(
+    found = preprocessing_leaks(
         frame[:cut],
         frame[cut:],
         targets=(torch.from_numpy(target[:cut]), torch.from_numpy(target[cut:])),
     )
-    kinds = {entry.column: entry.kind for entry in found.found}
+    kinds = {entry.column: entry.operation for entry in found.leaks}
     assert kinds == {
         "range": "scaled to a range",
-        "filled": "filled with the mean",
+        "filled": "imputed with the mean",
         "encoded": "encoded by target means",
     }
-    assert dict(found.clean) == {
+    assert {fit.column: fit.operation for fit in found.clean} == {
         "encoded_on_train": "encoded by target means",
-        "filled_on_train": "filled with the mean",
+        "filled_on_train": "imputed with the mean",
     }
 
 
@@ -345,8 +346,8 @@ def test_nothing_is_claimed_of_bounded_columns_that_nobody_fitted(seed):
             "noise": rng.normal(size=n),
         }
     )
-    found = fitted_rows(frame[: n // 2], frame[n // 2 :])
-    assert not found.found
+    found = preprocessing_leaks(frame[: n // 2], frame[n // 2 :])
+    assert not found.leaks
     assert not found.clean
 
 
@@ -360,12 +361,12 @@ def test_times_after_the_label_are_found_in_any_zone(rng):
             "number": np.arange(100),
         }
     )
-    late, early = after_label(frame, known)
+    late, early = label_delays(frame, known)
     assert (late.column, late.late, late.first_rows) == ("berlin", 10, tuple(range(10)))
     assert (early.column, early.late) == ("text", 0)
 
 
-def test_the_cost_of_a_column(rng):
+def test_performance_without_a_column(rng):
     n = 2000
     x = rng.normal(size=(n, 3))
     y = (x[:, 0] + rng.normal(size=n) > 0).astype(np.int64)
@@ -377,16 +378,16 @@ def test_the_cost_of_a_column(rng):
         "validation": (frame[1000:1500], labels[1000:1500]),
         "production": (broken[1500:], labels[1500:]),
     }
-    worth = probe_cost(["leak"], (frame[:1000], labels[:1000]), sides, keep=list("abc"))
-    (with_it, without) = worth.sides["validation"]
+    ablation = refit_ablation(["leak"], (frame[:1000], labels[:1000]), sides, order=list("abc"))
+    (with_it, without) = ablation.splits["validation"]
     assert with_it.auc > 0.95
     assert 0.7 < without.auc < 0.9
-    assert worth.sides["production"][0].auc < worth.sides["validation"][0].auc
-    through = permuted_cost(
+    assert ablation.splits["production"][0].auc < ablation.splits["validation"][0].auc
+    through = permutation_ablation(
         ["leak"], sides, lambda table: torch.tensor(table["leak"].to_numpy(copy=True))[:, None]
     )
-    assert through.sides["validation"][0].auc > 0.95
-    assert abs(through.sides["validation"][1].auc - 0.5) < 0.1
+    assert through.splits["validation"][0].auc > 0.95
+    assert abs(through.splits["validation"][1].auc - 0.5) < 0.1
     assert "leak" not in frame.columns or frame["leak"].tolist() == leaked.tolist()
 
 
@@ -401,7 +402,7 @@ def leaky(rng, n=1500, **schema):
     }
 
 
-def test_a_leak_comes_with_its_cost_and_through_the_model(rng):
+def test_a_leak_comes_with_the_performance_without_it(rng):
     sides = leaky(rng)
     model = torch.nn.Linear(4, 1)
     with torch.no_grad():
@@ -413,7 +414,7 @@ def test_a_leak_comes_with_its_cost_and_through_the_model(rng):
     )
     assert plain.severity is through.severity is Severity.FAIL
     assert plain.numbers["validation_with"] > 0.95 > plain.numbers["validation_without"]
-    assert through.numbers["cost_by"] == "permuted through the model"
+    assert through.numbers["method"] == "permuted through the model"
     assert through.numbers["validation_without"] == pytest.approx(0.5, abs=0.1)
 
 
@@ -487,7 +488,7 @@ def test_columns_that_differ_on_the_two_sides(rng):
     stranger = Records(pd.DataFrame({"z": np.arange(100)}), name="validation")
     (finding,) = diagnose(train=train, validation=stranger, only="leakage.duplicates").findings
     assert finding.severity is Severity.ERRORED
-    assert "at least one column that all sides have" in finding.summary
+    assert "at least one column that all splits have" in finding.summary
 
 
 @pytest.mark.parametrize(
@@ -497,16 +498,19 @@ def test_columns_that_differ_on_the_two_sides(rng):
             lambda: association(pd.DataFrame({"a": [1, 2]}), torch.tensor([0])),
             r"`targets`: expected \[n\] with n = 2",
         ),
-        (lambda: identical_rows({"train": pd.DataFrame({"a": [1]})}), "at least two sides"),
-        (lambda: row_keys([torch.zeros(2, 3), torch.zeros(2, 4)]), "rows of one shape"),
-        (lambda: row_keys([torch.zeros(2, 3), pd.DataFrame({"a": [1]})]), "a mixture"),
-        (lambda: exact_sum(torch.zeros(9, 2), ["a"], torch.zeros(9)), "d names and n targets"),
+        (lambda: identical_rows({"train": pd.DataFrame({"a": [1]})}), "at least two splits"),
+        (lambda: row_hashes([torch.zeros(2, 3), torch.zeros(2, 4)]), "rows of one shape"),
+        (lambda: row_hashes([torch.zeros(2, 3), pd.DataFrame({"a": [1]})]), "a mixture"),
         (
-            lambda: fitted_rows(torch.zeros(2, 3), torch.zeros(2, 4)),
+            lambda: exact_linear_combination(torch.zeros(9, 2), ["a"], torch.zeros(9)),
+            "d names and n targets",
+        ),
+        (
+            lambda: preprocessing_leaks(torch.zeros(2, 3), torch.zeros(2, 4)),
             "rows of the shape that training has",
         ),
         (
-            lambda: after_label(pd.DataFrame({"a": [1]}), pd.Series(["not a date"])),
+            lambda: label_delays(pd.DataFrame({"a": [1]}), pd.Series(["not a date"])),
             "schema.label_time",
         ),
     ],

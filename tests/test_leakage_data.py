@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from gendebug_torch import Cause, Records, Schema, Severity, diagnose
-from gendebug_torch.leakage import likely_groups
+from gendebug_torch.leakage.splits.likely_groups import likely_groups
 
 
 def read(folder, *path):
@@ -107,7 +107,7 @@ def test_the_house_is_seen_to_be_a_group_without_a_word(shared_data):
     (finding,) = diagnose(**sides, only="leakage.groups").findings
     assert (finding.subject, finding.severity) == ("id", Severity.NOTE)
     assert 0.005 < finding.numbers["share"] < 0.02
-    assert "sqft_living" in finding.numbers["fixed"]
+    assert "sqft_living" in finding.numbers["constant"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Near copies: texts against the exact Jaccard index, rows of numbers against what smooth densities
-bring by themselves."""
+"""Near duplicates: texts against the exact Jaccard index, rows of numbers against smooth
+densities."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gendebug_torch.errors import InputError
-from gendebug_torch.leakage import near_rows, near_texts
+from gendebug_torch.leakage import near_duplicate_rows, near_duplicate_texts
 from tests.reference import leakage as literal
 
 WORDS = ["amber", "birch", "cedar", "delta", "ember", "frost", "grove", "harbor", "island"]
@@ -28,8 +28,8 @@ def test_edited_texts_are_found_and_others_are_not(rng):
     for row in range(0, 30):
         validation[row] = train[2 * row].replace(train[2 * row].split()[3], "zebra").upper() + "  !"
     validation[30] = train[99]
-    found = near_texts(train, validation)
-    assert set(found.rows.tolist()) <= set(range(30)), "an identical text is not a near copy"
+    found = near_duplicate_texts(train, validation)
+    assert set(found.rows.tolist()) <= set(range(30)), "an identical text is not a near duplicate"
     close = [
         row
         for row in range(30)
@@ -49,7 +49,7 @@ def test_edited_texts_are_found_and_others_are_not(rng):
 
 @pytest.mark.parametrize("train", [[], [""], ["a", "ab", "é"]])
 def test_texts_of_any_length(train):
-    found = near_texts(train, ["", "a", "something longer", "é"])
+    found = near_duplicate_texts(train, ["", "a", "something longer", "é"])
     assert len(found.values) == 4
     assert not len(found.rows)
 
@@ -58,7 +58,7 @@ def test_repeated_messages_of_the_real_corpus(shared_data):
     messages = pd.read_parquet(shared_data / "sms_spam" / "sms.parquet")["message"].to_numpy()
     order = np.random.default_rng(0).permutation(len(messages))
     validation, train = messages[order[:300]].tolist(), messages[order[1100:]].tolist()
-    found = near_texts(train, validation)
+    found = near_duplicate_texts(train, validation)
     plain = [
         {" ".join(text.lower().split()): None for text in side} for side in (train, validation)
     ]
@@ -88,19 +88,21 @@ def test_noisy_copies_are_found_with_their_originals(rng, noise, kind):
         pd.DataFrame(side) if kind == "table" else torch.from_numpy(side)
         for side in (train, validation)
     ]
-    found = near_rows(*sides)
+    found = near_duplicate_rows(*sides)
     assert found.rows.tolist() == list(range(50))
     assert found.partners.tolist() == list(range(100, 150))
-    assert found.natural < 1e-3
+    assert found.expected < 1e-3
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 6])
-def test_the_natural_share_is_what_smooth_densities_bring(rng, d):
+def test_the_expected_share_is_what_smooth_densities_bring(rng, d):
     train, validation = (rng.gamma(2.0, 1.0, (n, d)) for n in (8000, 3000))
-    found = near_rows(pd.DataFrame(train), pd.DataFrame(validation), threshold=0.15, max_rows=3000)
+    found = near_duplicate_rows(
+        pd.DataFrame(train), pd.DataFrame(validation), threshold=0.15, max_rows=3000
+    )
     low, high = found.interval(level=0.999)
-    assert low <= found.natural * 1.3 + 1e-3
-    assert high >= found.natural / 1.3
+    assert low <= found.expected * 1.3 + 1e-3
+    assert high >= found.expected / 1.3
     assert found.dimension == pytest.approx(d, rel=0.25)
 
 
@@ -109,12 +111,12 @@ def test_identical_rows_are_left_out_and_copies_of_copies_stay(rng):
     validation[:10] = train[:10]
     train[500:502] = train[20] + 1e-4
     validation[10] = train[20] - 1e-4
-    found = near_rows(torch.from_numpy(train), torch.from_numpy(validation))
+    found = near_duplicate_rows(torch.from_numpy(train), torch.from_numpy(validation))
     assert found.rows.tolist() == [10]
     assert len(found.values) == 190
 
 
-def test_levels_gaps_and_times_take_part(rng):
+def test_levels_missing_values_and_times_take_part(rng):
     n = 1500
     frame = pd.DataFrame(
         {
@@ -128,19 +130,24 @@ def test_levels_gaps_and_times_take_part(rng):
     )
     copies = frame[:30].assign(x=lambda f: f["x"] + 1e-4)
     other = copies.assign(level=copies["level"].map({"a": "b", "b": "c", "c": "a"}))
-    assert near_rows(
+    assert near_duplicate_rows(
         frame[:1200], pd.concat([copies, frame[1200:]], ignore_index=True)
     ).rows.tolist() == list(range(30))
     assert (
-        len(near_rows(frame[:1200], pd.concat([other, frame[1200:]], ignore_index=True)).rows) <= 1
+        len(
+            near_duplicate_rows(
+                frame[:1200], pd.concat([other, frame[1200:]], ignore_index=True)
+            ).rows
+        )
+        <= 1
     )
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: near_texts(["a"], ["b"], threshold=0.2), "a likeness from 0.5 to 1"),
-        (lambda: near_rows(torch.zeros(5, 2), pd.DataFrame({"a": [1.0]})), "a mixture"),
+        (lambda: near_duplicate_texts(["a"], ["b"], threshold=0.2), "a similarity from 0.5 to 1"),
+        (lambda: near_duplicate_rows(torch.zeros(5, 2), pd.DataFrame({"a": [1.0]})), "a mixture"),
     ],
 )
 def test_bad_input(call, words):

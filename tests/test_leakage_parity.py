@@ -9,7 +9,7 @@ import torch
 from gendebug_torch import Cause, Severity
 from gendebug_torch.cli import main
 from gendebug_torch.errors import InputError
-from gendebug_torch.leakage import parity
+from gendebug_torch.leakage import feature_parity
 from gendebug_torch.leakage.checks._parity import parity_findings
 
 PIPELINE = """
@@ -43,8 +43,8 @@ def whole(raw):
     )
 
 
-def test_a_look_at_other_rows_is_found(raw):
-    found = parity(whole, raw, whole(raw))
+def test_a_dependence_on_other_rows_is_found(raw):
+    found = feature_parity(whole, raw, whole(raw))
     (over_mean, *others) = found.columns
     assert (over_mean.column, over_mean.differing) == ("over_mean", 60)
     assert [column.differing for column in others] == [0, 0, 0]
@@ -55,7 +55,7 @@ def test_a_look_at_other_rows_is_found(raw):
         "over_mean",
         Severity.FAIL,
     )
-    assert "first in row 0" in finding.summary
+    assert "The first is row 0" in finding.summary
     assert found.differences()["row"].tolist() == list(range(20))
 
 
@@ -72,7 +72,7 @@ def test_a_look_at_other_rows_is_found(raw):
 )
 def test_what_a_pipeline_may_return(raw, answer):
     stored = raw[["amount"]]
-    found = parity(
+    found = feature_parity(
         lambda row: (
             dict(zip(["amount"], answer(row).tolist(), strict=True))
             if isinstance(answer(row), pd.Series)
@@ -93,22 +93,22 @@ def test_tolerance_is_per_column(raw):
         value = float(row["amount"].iloc[0])
         return {"amount": value + 1e-4, "other": value + 1e-4}
 
-    assert parity(pipeline, raw, stored, tolerance=slightly).equal
+    assert feature_parity(pipeline, raw, stored, tolerance=slightly).equal
     assert [
         c.column
-        for c in parity(pipeline, raw, stored, tolerance={"amount": 1e-3}).columns
+        for c in feature_parity(pipeline, raw, stored, tolerance={"amount": 1e-3}).columns
         if c.differing
     ] == ["other"]
 
 
-def test_missing_columns_and_records_that_break_are_told(raw):
+def test_absent_columns_and_records_that_fail_are_reported(raw):
     def pipeline(row):
         if row["id"].iloc[0] in (5, 9):
             raise KeyError("no rate")
         return {"amount": row["amount"].iloc[0], "new": 1}
 
-    found = parity(pipeline, raw, raw[["amount", "day"]])
-    assert (found.lacking, found.added, [row for row, _ in found.broken]) == (
+    found = feature_parity(pipeline, raw, raw[["amount", "day"]])
+    assert (found.absent, found.added, [row for row, _ in found.failed]) == (
         ("day",),
         ("new",),
         [5, 9],
@@ -117,13 +117,14 @@ def test_missing_columns_and_records_that_break_are_told(raw):
     messages = [finding.summary for finding in parity_findings(found)]
     assert any("does not return day" in message for message in messages)
     assert any(
-        "raised on 2 of 60 records, first in row 5: KeyError" in message for message in messages
+        "raised an error on 2 of 60 records, first in row 5: KeyError" in message
+        for message in messages
     )
 
 
 def test_records_may_be_spread_evenly_and_come_as_a_sequence(raw):
     records = raw.to_dict("records")
-    found = parity(
+    found = feature_parity(
         lambda record: {"amount": record["amount"]},
         records,
         raw[["amount"]],
@@ -145,7 +146,7 @@ def test_records_may_be_spread_evenly_and_come_as_a_sequence(raw):
 )
 def test_bad_input(raw, pipeline, stored, words):
     with pytest.raises(InputError, match=words):
-        parity(pipeline, raw, raw[["amount", "day"]][stored])
+        feature_parity(pipeline, raw, raw[["amount", "day"]][stored])
 
 
 def test_from_the_command_line(raw, tmp_path, monkeypatch, capsys):

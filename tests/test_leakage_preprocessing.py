@@ -1,4 +1,4 @@
-"""`leakage`: encodings that betray the rows they were made from, and columns that nobody fitted."""
+"""`leakage`: encodings that prove which rows they were fitted on, and columns without a fit."""
 
 import numpy as np
 import pandas as pd
@@ -7,8 +7,8 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from gendebug_torch import Records, Severity
-from gendebug_torch.leakage import fitted_rows
-from gendebug_torch.leakage.checks import preprocessing_is_fitted_on_training_rows
+from gendebug_torch.leakage import preprocessing_leaks
+from gendebug_torch.leakage.checks.preprocessing import preprocessing_is_fitted_on_training_rows
 
 N, CUT = 2000, 1500
 
@@ -26,8 +26,8 @@ def quantiles(fit, x, points=1000):
 
 def found(column):
     frame = pd.DataFrame({"x": column})
-    told = fitted_rows(frame[:CUT], frame[CUT:])
-    return [(entry.kind, entry.fitted_on) for entry in told.found], told
+    fits = preprocessing_leaks(frame[:CUT], frame[CUT:])
+    return [(entry.operation, entry.fitted_on) for entry in fits.leaks], fits
 
 
 RANKS = {
@@ -42,21 +42,21 @@ RANKS = {
 @pytest.mark.parametrize("how", RANKS)
 def test_ranks_over_both_sides_are_decisive(rng, how):
     x = rng.lognormal(size=N)
-    kinds, told = found(RANKS[how](x, x))
-    assert kinds == [("spread evenly by its ranks", ("train", "validation"))]
-    assert told.found[0].p_value < 1e-9
-    assert told.found[0].offset < told.found[0].train_offset
+    kinds, fits = found(RANKS[how](x, x))
+    assert kinds == [("transformed to ranks or quantiles", ("train", "validation"))]
+    assert fits.leaks[0].p_value < 1e-9
+    assert fits.leaks[0].error < fits.leaks[0].train_error
 
 
 def test_quantiles_of_training_alone_are_clean(rng):
     x = rng.lognormal(size=N)
-    assert found(quantiles(x[:CUT], x))[1].clean == (("x", "spread evenly by its ranks"),)
+    assert found(quantiles(x[:CUT], x))[1].clean[0].operation == "transformed to ranks or quantiles"
 
 
 def test_ranks_within_validation_are_decisive(rng):
     x = rng.lognormal(size=N)
     column = np.concatenate([rankdata(x[:CUT]) / CUT, rankdata(x[CUT:]) / (N - CUT)])
-    assert found(column)[0] == [("spread evenly by its ranks", ("validation",))]
+    assert found(column)[0] == [("transformed to ranks or quantiles", ("validation",))]
 
 
 @pytest.mark.parametrize("share", [False, True], ids=["counts", "shares"])
@@ -67,13 +67,13 @@ def test_frequencies_over_both_sides_are_decisive(rng, share):
         ("encoded by frequencies", ("train", "validation"))
     ]
     own = pd.Series(level).map(pd.Series(level[:CUT]).value_counts()).to_numpy()
-    assert found(own / CUT if share else own)[1].clean == (("x", "encoded by frequencies"),)
+    assert found(own / CUT if share else own)[1].clean[0].operation == "encoded by frequencies"
 
 
 def test_a_list_of_levels_with_places_that_only_validation_fills_is_decisive(rng):
     level = rng.zipf(1.3, N)
     assert found(pd.factorize(level, sort=True)[0])[0] == [
-        ("coded by a list of levels that was made", ("train", "validation"))
+        ("encoded by a list of levels", ("train", "validation"))
     ]
     known = {value: place for place, value in enumerate(np.unique(level[:CUT]))}
     assert not found(np.array([known.get(value, -1) for value in level]))[0]
@@ -87,15 +87,15 @@ def test_a_vocabulary_with_terms_that_only_validation_holds_is_decisive(rng):
         for word in said:
             counts[row, terms[word]] += 1
     frame = pd.DataFrame(counts).rename(columns=str)
-    (entry,) = fitted_rows(frame[:CUT], frame[CUT:]).found
-    assert entry.kind == "laid out by a vocabulary that was made"
+    (entry,) = preprocessing_leaks(frame[:CUT], frame[CUT:]).leaks
+    assert entry.operation == "encoded by a vocabulary"
     seen = frame.loc[:, (frame[:CUT] != 0).any()]
-    assert not fitted_rows(seen[:CUT], seen[CUT:]).found
+    assert not preprocessing_leaks(seen[:CUT], seen[CUT:]).leaks
     (finding,) = preprocessing_is_fitted_on_training_rows(
         Records(frame[:CUT]), Records(frame[CUT:].reset_index(drop=True))
     )
     assert finding.severity is Severity.FAIL
-    assert "of its places empty" in finding.summary
+    assert "of its entries do not occur in training" in finding.summary
 
 
 def test_ids_of_customers_are_no_list(rng):
@@ -127,5 +127,5 @@ def test_nothing_is_claimed_of_columns_that_nobody_fitted(seed):
     )
     order = rng.permutation(n) if seed % 2 else np.arange(n)
     cut = n * 3 // 4
-    told = fitted_rows(frame.iloc[order[:cut]], frame.iloc[order[cut:]])
-    assert not told.found, told.table()
+    fits = preprocessing_leaks(frame.iloc[order[:cut]], frame.iloc[order[cut:]])
+    assert not fits.leaks, fits.table()

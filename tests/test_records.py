@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,8 +172,11 @@ def test_model_inputs_refuses_text_and_missing_values():
         ({"logits": torch.tensor([1, 2])}, "int64"),
         ({"logits": torch.zeros(2, 3, 4)}, r"\[2, 3, 4\]"),
         ({"logits": torch.zeros(2, 3), "targets": torch.tensor([0, 3])}, "0..2"),
-        ({"targets": torch.tensor([True, False])}, "bool"),
-        ({"targets": torch.tensor([1.0, float("nan")])}, "finite"),
+        ({"targets": torch.tensor([1.0, float("inf")])}, "infinities"),
+        ({"targets": torch.zeros(2, 2, 2)}, r"\[2, 2, 2\]"),
+        ({"targets": torch.tensor([1, -3])}, "-3..1"),
+        ({"features": pd.DataFrame([[1, 2]], columns=["a", "a"])}, "several named a"),
+        ({"features": pd.DataFrame([[1, 2]], columns=[1, "1"])}, "several named 1"),
     ],
 )
 def test_what_cannot_be_records(fields, words):
@@ -183,7 +188,6 @@ def test_what_cannot_be_records(fields, words):
     ("change", "words"),
     [
         (lambda f: f.drop(columns="label"), "missing 'label'"),
-        (lambda f: f.assign(label=[None, *f["label"][1:]]), "1 of 6 missing"),
         (lambda f: f.assign(label="maybe"), "maybe"),
         (lambda f: f.assign(score="x"), "score"),
         (lambda f: f.assign(score=np.nan), "NaN or infinity in 6 of 6"),
@@ -246,20 +250,72 @@ def test_schema_file(tmp_path):
     assert schema.categorical == ("day",)
 
 
+def test_schema_files_are_yaml_1_2(tmp_path):
+    path = tmp_path / "schema.yaml"
+    path.write_text("classes: [no, yes]\nthreshold: 1e-3\nmultilabel: false\ntime: null\nids: NO\n")
+    schema = Schema.from_file(path)
+    assert (schema.classes, schema.threshold, schema.ids) == (("no", "yes"), 1e-3, ("NO",))
+    assert schema.multilabel is False
+    assert schema.time is None
+
+
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "line", "words"),
     [
-        ("taget: label", "taget"),
-        ("- a\n- b", "mapping"),
-        ("target: [", "YAML"),
-        ("logits: a\nprobs: b", "both"),
-        ("direction: {a: up}", "increasing"),
+        ("taget: label", 1, "Did you mean 'target'"),
+        ("- a\n- b", 1, "mapping"),
+        ("target: [", 1, "YAML"),
+        ("logits: a\nprobs: b", 2, "both"),
+        ("classes: [1, 2]\nregression: true", 2, "both"),
+        ("direction: {a: up}", 1, "increasing"),
+        ("target: label\ndirection: income", 2, "{income: increasing}"),
+        ("direction: [income]", 1, "{income: increasing}"),
+        ("direction: {a: [increasing]}", 1, "increasing"),
+        ("direction: {1: increasing}", 1, "increasing"),
+        ("target: label\n\nmultilabel: 'no'", 3, "true or false"),
+        ("multilabel: no", 1, "true or false"),
+        ("regression: 1", 1, "true or false"),
+        ("target: label\ntarget: other", 2, "stands in line 1"),
+        ("target: 5", 1, "quotes"),
+        ("target: [label]", 1, "name of a column"),
+        ("time: {a: 1}", 1, "name of a column"),
+        ("source: true", 1, "name of a column"),
+        ("categorical: 5", 1, "names of columns"),
+        ("ids: [a, 5]", 1, "quotes"),
+        ("noise: {a: 1}", 1, "names of columns"),
+        ("classes: {a: 1}", 1, "values of the target"),
+        ("classes: [a, [b]]", 1, "values of the target"),
+        ("classes: [a, b, a]", 1, "once"),
+        ("classes: [a, null]", 1, "values of the target"),
+        ("threshold: '0.3'", 1, "probability"),
+        ("threshold: [0.3]", 1, "probability"),
+        ("threshold: true", 1, "probability"),
+        ("threshold: .nan", 1, "probability"),
+        ("threshold: 2", 1, "logit"),
+        ("1: a", 1, "'1'"),
+        ("? [a]\n: b", 1, "keys"),
+        ("target: !!python/object/apply:os.system [ls]", 1, "python"),
+        ("ids: &a [*a]", 1, "contains itself"),
+        ("ids: " + "[" * 3000, 1, "depth"),
     ],
 )
-def test_bad_schema_files(tmp_path, text, words):
+def test_bad_schema_files_name_the_line_and_the_key(tmp_path, text, line, words):
     path = tmp_path / "schema.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError) as refused:
+        Schema.from_file(path)
+    message = str(refused.value)
+    assert message.startswith(f"{path}:{line}: ")
+    assert words in message
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("content", [b"", b"# none", b"\xff\xfe", b"\x00", None])
+def test_unreadable_schema_files_are_refused_by_name(tmp_path, content):
+    path = tmp_path / "schema.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"schema\.yaml"):
         Schema.from_file(path)
 
 
@@ -270,3 +326,136 @@ def test_empty_table(tmp_path):
     )
     assert len(empty) == 0
     assert len(empty.select([])) == 0
+
+
+BINARY = torch.tensor([0, 1, 1, 0, 1, 0] * 4)
+CLASSES = torch.tensor([0, 1, 2, 2, 1, 0] * 4)
+FORMS = {
+    "int64": lambda ids: ids,
+    "int8": lambda ids: ids.to(torch.int8),
+    "uint8": lambda ids: ids.to(torch.uint8),
+    "column": lambda ids: ids[:, None],
+    "float column": lambda ids: ids[:, None].float(),
+    "float": lambda ids: ids.float(),
+    "float64": lambda ids: ids.double(),
+}
+reads_floats = pytest.mark.filterwarnings("ignore:.*whole numbers stored as floats.*")
+
+
+@reads_floats
+@pytest.mark.parametrize("form", [*FORMS, "bool"])
+def test_labels_are_the_same_however_they_are_stored(form):
+    forms = FORMS | {"bool": lambda ids: ids > 0}
+    for ids, k in ((BINARY, None), (BINARY, 2), (CLASSES, 3)):
+        if form == "bool" and k == 3:
+            continue
+        logits = torch.randn(24) if k is None else torch.randn(24, k)
+        for records in (Records(targets=forms[form](ids)), Records(None, forms[form](ids), logits)):
+            assert records.targets.dtype == torch.int64
+            assert torch.equal(records.targets, ids)
+            assert records.task == ("multiclass" if k == 3 else "binary")
+            part = records.select(range(3))
+            assert torch.equal(part.targets, ids[:3])
+
+
+@reads_floats
+@pytest.mark.parametrize("kind", ["int64", "float64", "Int64", "boolean", "object", "str"])
+def test_label_columns_of_a_table(kind):
+    column = pd.Series(BINARY.tolist()).astype(kind if kind != "str" else str)
+    schema = Schema(target="y", classes=("0", "1") if kind == "str" else ())
+    assert torch.equal(Records.from_frame(pd.DataFrame({"y": column}), schema).targets, BINARY)
+
+
+def test_missing_labels_mean_not_labeled():
+    for targets in (
+        torch.tensor([1.0, float("nan"), 0.0]),
+        torch.tensor([1, -100, 0]),
+        torch.tensor([[1.0], [float("nan")], [0.0]]),
+    ):
+        records = Records(targets=targets, logits=torch.tensor([2.0, 1.0, -1.0]))
+        assert records.targets.tolist() == [1, -100, 0]
+        assert records.unlabeled == 1
+        assert records.labeled().targets.tolist() == [1, 0]
+        assert records.labeled().correct.tolist() == [True, True]
+    frame = pd.DataFrame({"y": [1, None, 0], "text": ["yes", None, "no"]})
+    assert Records.from_frame(frame, Schema(target="y")).targets.tolist() == [1, -100, 0]
+    schema = Schema(target="text", classes=("no", "yes"))
+    assert Records.from_frame(frame, schema).targets.tolist() == [1, -100, 0]
+    quantity = Records(targets=torch.tensor([1.5, float("nan")]))
+    assert quantity.unlabeled == 1
+    assert quantity.labeled().targets.tolist() == [1.5]
+    assert Records(features=torch.zeros(3, 1)).unlabeled == 3
+
+
+def test_two_readings_are_said_with_the_argument_that_decides():
+    with pytest.warns(UserWarning, match=r"class ids.*regression: true"):
+        assert Records(targets=CLASSES.double()).task == "multiclass"
+    counts = Records(targets=CLASSES.double(), schema=Schema(regression=True))
+    assert counts.targets.is_floating_point()
+    one_hot = torch.nn.functional.one_hot(CLASSES)
+    for rows in (one_hot, one_hot.float(), one_hot.bool()):
+        with pytest.warns(UserWarning, match=r"one-hot classes.*multilabel: true"):
+            assert torch.equal(Records(targets=rows).targets, CLASSES)
+    labels = Records(targets=one_hot.float(), schema=Schema(multilabel=True))
+    assert labels.task == "multilabel"
+    assert labels.targets.dtype == torch.int64
+
+
+def test_some_whole_rows_of_a_regression_are_a_regression():
+    values = torch.tensor([0.5, 1.0, 0.0, 1.0])
+    records = Records(targets=values)
+    assert records.task == "regression"
+    part = records.select([1, 2, 3])
+    assert part.task == "regression"
+    assert part.targets.is_floating_point()
+    outputs = Records(targets=torch.rand(4, 2), logits=torch.rand(4, 2))
+    assert outputs.task == "regression"
+
+
+def test_columns_are_known_by_text_and_objects_that_are_numbers_are_numbers():
+    table = pd.DataFrame(
+        {
+            0: [Decimal("1.5"), None],
+            "objects": np.array([1, 2.5], dtype=object),
+            "text": ["a", "b"],
+            "mixed": np.array([1, "b"], dtype=object),
+        }
+    )
+    features = Records(features=table).features
+    assert list(features) == ["0", "objects", "text", "mixed"]
+    assert features["0"].dtype == features["objects"].dtype == np.float64
+    assert features["0"].isna().tolist() == [False, True]
+    assert features["mixed"].dtype == object
+    whole = pd.DataFrame({"a": [1.0]})
+    assert Records(features=whole).features is whole
+
+
+def test_codes_are_read_as_they_are_written(tmp_path):
+    """One letter in one file, or a leading zero, does not make other levels of the rest."""
+    (tmp_path / "a.csv").write_text("zip,shop,y\n01001,7,0\n20001,,1\n")
+    schema = Schema(target="y", categorical=("zip", "shop"))
+    features = Records.from_file(tmp_path / "a.csv", schema).features
+    assert features["zip"].tolist() == ["01001", "20001"]
+    assert features["shop"].dtype == "Int64"
+    assert features["shop"].dropna().tolist() == [7]
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"logits": np.float32(1.0)},
+        {"logits": np.zeros((3, 0))},
+        {"targets": np.array(["a", "b"])},
+    ],
+    ids=["no rows", "no classes", "texts"],
+)
+def test_arrays_that_are_no_records(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError):
+        Records.from_file(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float16, np.longdouble, ">f8"])
+def test_arrays_of_every_kind_of_number(tmp_path, kind):
+    np.savez(tmp_path / "a.npz", probs=np.array([0, 1]).astype(kind), targets=np.array([0, 1]))
+    assert len(Records.from_file(tmp_path / "a.npz")) == 2

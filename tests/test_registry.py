@@ -104,3 +104,69 @@ def test_only_findings_may_be_yielded(checks):
 
     with pytest.raises(CheckError, match="str"):
         wrong(None)
+
+
+def derived(checks, compute):
+    """Two checks that share a derived input: one always uses it, one only where it is wanted."""
+    total = registry.DerivedInput("total", compute, lambda given: Cost(elements=100))
+    price = {"cause": Cause.THRESHOLD, "cost": lambda given: Cost(elements=5)}
+
+    @check("demo.always", derived=(total,), **price)
+    def always(validation: Records, total: int | None = None) -> Iterator[Finding]:
+        """The total is small."""
+        yield always.finding(Severity.OK, f"total {total}")
+
+    @check("demo.wanted", deferred=(total,), **price)
+    def wanted(
+        validation: Records,
+        total: registry.Deferred[int | None] = registry.NOTHING,
+        *,
+        ask: bool = False,
+    ) -> Iterator[Finding]:
+        """The total is small where it is asked for."""
+        yield wanted.finding(Severity.OK, f"total {total()}" if ask else "fine")
+
+    return always, wanted
+
+
+def test_a_derived_input_is_computed_once_and_only_on_demand(checks):
+    calls = []
+    always, wanted = derived(checks, lambda validation: calls.append(validation) or len(calls))
+    given = {"validation": 7, "train": None}
+    shared = registry.derived_inputs([always, wanted], given)
+    assert [finding.summary for finding in wanted.run(given, {"ask": False}, shared)] == ["fine"]
+    assert not calls
+    for made, options in ((always, {}), (wanted, {"ask": True}), (always, {})):
+        assert [finding.summary for finding in made.run(given, options, shared)] == ["total 1"]
+    assert calls == [7]
+    assert always.inputs == wanted.inputs == ("validation",)
+    assert [finding.summary for finding in always(8)] == ["total 2"], "alone it computes its own"
+    assert [finding.summary for finding in always(8, total=0)] == ["total 0"]
+    assert [finding.summary for finding in wanted.run(given, {"ask": True})] == ["total 3"]
+
+
+def test_a_derived_input_that_breaks_is_an_errored_finding_of_each_check_that_uses_it(checks):
+    def explode(validation):
+        explode.calls += 1
+        raise ZeroDivisionError("boom")
+
+    explode.calls = 0
+    always, wanted = derived(checks, explode)
+    shared = registry.derived_inputs([always, wanted], {"validation": 7})
+    runs = [
+        made.run({"validation": 7}, options, shared)
+        for made, options in ((always, {}), (wanted, {"ask": True}), (wanted, {}))
+    ]
+    assert [finding.severity.value for (finding,) in runs] == ["errored", "errored", "ok"]
+    assert "boom" in runs[1][0].summary
+    assert explode.calls == 1
+
+
+def test_the_cost_of_a_derived_input_counts_once(checks):
+    always, wanted = derived(checks, lambda validation: 1)
+    given = {"validation": 7}
+    shared = registry.derived_inputs([always, wanted], given)
+    assert always.total_cost(given, shared).elements == 105
+    assert wanted.total_cost(given, shared).elements == 5
+    always.run(given, shared=shared)
+    assert always.total_cost(given, shared).elements == 5

@@ -180,3 +180,13 @@ def test_an_empty_report_reads_well():
 
 def test_findings_without_numbers_are_fine():
     assert "<dl>" not in render_html([replace(FINDINGS[2])], **said([]))
+
+
+def test_nothing_that_acts_on_a_terminal_is_printed_or_reordered():
+    hostile = "\x1b[2J\x07\r\x00\u202eevil\u2066" + "x" * 100_000
+    findings = [finding(Severity.FAIL, hostile)]
+    diagnosis = Diagnosis(tuple(findings))
+    for text in (str(diagnosis), diagnosis.to_html(), diagnosis.to_markdown()):
+        assert not set("\x1b\x07\r\x00\u202e\u2066") & set(text)
+        assert len(text) < 60_000
+    assert "\\x1b" in str(diagnosis)

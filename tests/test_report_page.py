@@ -90,7 +90,7 @@ def test_every_section_opens(visit):
         if details.get_attribute("open") is None:
             details.locator("summary").click()
         assert details.locator(".inside").is_visible()
-    for section in ("causes", "tables", "pictures", "findings", "triage"):
+    for section in ("causes", "tables", "pictures", "findings", "schedule"):
         assert visit.locator(f"#{section} h2").is_visible()
 
 

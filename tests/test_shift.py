@@ -597,7 +597,7 @@ def test_row_numbers_are_no_shift():
     )
     first, _ = features_keep_their_distribution(after, before)
     assert first.severity is Severity.NOTE
-    assert "numbers its rows" in first.summary
+    assert "identifies rows" in first.summary
     ids = Records(pd.DataFrame({"id": np.arange(300) + 2**60, "x": 1.0}))
     told, summary = features_keep_their_distribution(ids, ids)
     assert (told.severity, summary.severity) == (Severity.NOTE, Severity.OK)

@@ -20,7 +20,7 @@ from gendebug_torch.shift import (
     prepare_reference,
     prepare_table,
 )
-from gendebug_torch.shift.checks._prepared_tables import table_findings
+from gendebug_torch.shift.checks._columns import PreparedPair
 from gendebug_torch.shift.checks.categories import categories_keep_their_shares
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.missing import values_are_missing_as_often
@@ -55,6 +55,19 @@ def numbers(frame):
 def distance(one, other):
     """Largest distance of two distribution functions, column by column."""
     return ks_two_sample(one, other.columns.T).statistic
+
+
+COLUMN_CHECKS = (
+    features_keep_their_distribution,
+    values_are_missing_as_often,
+    categories_keep_their_shares,
+)
+
+
+def table_findings(pair):
+    """What the checks of columns say of two prepared tables."""
+    prepared, rows = PreparedPair(pair), Records(pd.DataFrame({"a": []}), name="production")
+    return [finding for check in COLUMN_CHECKS for finding in check(rows, column_pair=prepared)]
 
 
 @pytest.fixture
@@ -106,14 +119,9 @@ def test_prepared_tables_say_what_the_checks_say_of_records(tmp_path, small_chun
         prepare_table(write(frame, tmp_path / f"{i}.parquet"), size=30_000)
         for i, frame in enumerate((before, after))
     ]
-    told = table_findings(table_comparison(*sides), lambda: None, {})
     pair = Records(after, name="1"), Records(before, name="0")
-    checks = (
-        features_keep_their_distribution,
-        values_are_missing_as_often,
-        categories_keep_their_shares,
-    )
-    expected = [finding for check in checks for finding in check(*pair)]
+    told = table_findings(table_comparison(*sides))
+    expected = [finding for check in COLUMN_CHECKS for finding in check(*pair)]
     assert [(f.check, f.subject, f.severity) for f in told] == [
         (f.check, f.subject, f.severity) for f in expected
     ]
@@ -121,8 +129,6 @@ def test_prepared_tables_say_what_the_checks_say_of_records(tmp_path, small_chun
     assert {
         finding.subject for finding in told if finding.severity.level >= Severity.WARN.level
     } == {"a", "b", "word"}
-    with pytest.raises(InputError, match=r"shift\.ks"):
-        table_findings(table_comparison(*sides), lambda: None, {"shift.ks": {"min_efect": 1}})
 
 
 def test_a_saved_table_says_the_same_in_constant_size(tmp_path):
@@ -178,7 +184,7 @@ def test_odd_files(tmp_path):
     nothing = prepare_table(write(frame.iloc[:0], tmp_path / "nothing.parquet"))
     pair = table_comparison(prepare_table(path), nothing)
     assert pair.quantities.test.statistic.isnan().all()
-    assert {finding.severity for finding in table_findings(pair, lambda: None, {})} <= {
+    assert {finding.severity for finding in table_findings(pair)} <= {
         Severity.NOTE,
         Severity.OK,
     }
@@ -204,7 +210,7 @@ def test_columns_that_cannot_be_compared_are_told(tmp_path, monkeypatch):
         prepare_table(write(frame, tmp_path / f"{i}.parquet"))
         for i, frame in enumerate((before, after))
     ]
-    told = table_findings(table_comparison(*sides), lambda: None, {})
+    told = table_findings(table_comparison(*sides))
     failed = {
         finding.subject: finding.summary for finding in told if finding.severity is Severity.FAIL
     }

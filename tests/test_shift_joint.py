@@ -18,7 +18,7 @@ from gendebug_torch.shift import (
     prepare_reference,
 )
 from gendebug_torch.shift.checks.estimated_accuracy import accuracy_is_expected_to_hold
-from gendebug_torch.shift.checks.joint import columns_go_together_as_before
+from gendebug_torch.shift.checks.joint import columns_relate_as_before
 from gendebug_torch.shift.checks.over_time import production_stays_the_same_over_time
 from tests.contract.plants_shift import PLANTS
 
@@ -89,7 +89,7 @@ def test_time_ordered_records_are_permuted_in_blocks():
         )
         for side, name in zip(autocorrelated(3), ("validation", "production"), strict=True)
     ]
-    (finding,) = columns_go_together_as_before(sides[1], sides[0])
+    (finding,) = columns_relate_as_before(sides[1], sides[0])
     assert finding.numbers["block"] == 32
     assert finding.severity is Severity.OK
 

@@ -1,5 +1,4 @@
-"""`shift`: the kinds of change told apart, with labels and without, and the parts that the verdict
-rests on."""
+"""`shift`: the kinds of change, with labels and without, and the parts that they rest on."""
 
 import math
 from dataclasses import replace
@@ -13,13 +12,16 @@ import torch
 from gendebug_torch import Cause, Records, Severity
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.shift import change_kinds
-from gendebug_torch.shift.checks.concept_drift import scores_keep_their_meaning
+from gendebug_torch.shift.checks.concept_drift import labels_follow_the_score_as_before
 from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribution
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.label_shift import classes_keep_their_shares
 from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
 from gendebug_torch.shift.kinds.class_shares import class_shares
-from gendebug_torch.shift.kinds.column_transforms import undo, weighted_distance
+from gendebug_torch.shift.kinds.column_transforms import (
+    fit_feature_transform,
+    weighted_ks_distance,
+)
 from gendebug_torch.shift.kinds.score_relation import relation_change
 from tests.reference import shift as literal
 
@@ -71,11 +73,11 @@ SKEWS = {
 }
 CHANGES = {
     "none": ({}, ()),
-    "inputs": ({"moved": 1.2}, ("inputs",)),
-    "classes": ({"prior": 0.2}, ("classes",)),
-    "meaning": ({"turned": 2.5}, ("meaning",)),
-    "scores": ({"offset": 1.5}, ("scores",)),
-} | {name: ({"serve": serve}, ("skew",)) for name, serve in SKEWS.items()}
+    "inputs": ({"moved": 1.2}, ("covariate_shift",)),
+    "classes": ({"prior": 0.2}, ("label_shift",)),
+    "meaning": ({"turned": 2.5}, ("concept_drift",)),
+    "scores": ({"offset": 1.5}, ("threshold",)),
+} | {name: ({"serve": serve}, ("train_serve_skew",)) for name, serve in SKEWS.items()}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -119,9 +121,9 @@ def test_without_labels_a_meaning_is_not_known_and_an_offset_is_unsure():
     moved = change_kinds(
         replace(drawn(100, 1300, "production", serve=SKEWS["offset"]), targets=None), drawn(0)
     )
-    assert moved.kinds == ("inputs",)
-    assert not moved.of("a").certain
-    assert moved.of("a").undone.kind == "offset"
+    assert moved.kinds == ("covariate_shift",)
+    assert not moved.feature("a").certain
+    assert moved.feature("a").transform.kind == "offset"
     (finding,) = inputs_are_computed_as_before(
         replace(drawn(100, 1300, "production", serve=SKEWS["offset"]), targets=None), drawn(0)
     )
@@ -156,14 +158,14 @@ def related(seed, *, turned=1.0, twist=lambda t: t):
 @pytest.mark.parametrize(
     ("change", "labeled", "unlabeled"),
     [
-        ({"twist": lambda t: t.assign(a=-t["a"])}, "skew", "unknown"),
+        ({"twist": lambda t: t.assign(a=-t["a"])}, "train_serve_skew", "unknown"),
         (
             {"twist": lambda t: t.assign(a=t["a"].sample(frac=1.0, random_state=0).to_numpy())},
-            "skew",
+            "train_serve_skew",
             "unknown",
         ),
-        ({"turned": -0.5}, "meaning", "none"),
-        ({"twist": lambda t: t.assign(a=t["a"] + 1.0)}, "skew", "unknown"),
+        ({"turned": -0.5}, "concept_drift", "none"),
+        ({"twist": lambda t: t.assign(a=t["a"] + 1.0)}, "train_serve_skew", "unknown"),
         ({}, "none", "none"),
     ],
     ids=["sign", "rows of others", "meaning", "offset", "nothing"],
@@ -183,7 +185,7 @@ def test_counts_that_spread_are_not_stuck_at_their_mode():
         Records(pd.DataFrame({"n": np.floor(np.exp(1.5 + s * rng.normal(size=3000)))}))
         for s in (0.7, 1.5)
     )
-    assert change_kinds(after, before).of("n").kind == "inputs"
+    assert change_kinds(after, before).feature("n").kind == "covariate_shift"
 
 
 def test_one_root_is_told_under_one_cause():
@@ -213,9 +215,9 @@ def test_one_root_is_told_under_one_cause():
 def test_each_check_names_its_kind_and_leaves_the_others():
     reference = drawn(0, 2000)
     checks = {
-        "classes": classes_keep_their_shares,
-        "meaning": scores_keep_their_meaning,
-        "skew": inputs_are_computed_as_before,
+        "label_shift": classes_keep_their_shares,
+        "concept_drift": labels_follow_the_score_as_before,
+        "train_serve_skew": inputs_are_computed_as_before,
     }
     for change in ("none", "inputs", "classes", "meaning", "unit", "scores"):
         changes, expected = CHANGES[change]
@@ -281,7 +283,7 @@ def test_many_classes_have_a_relation_too():
     y = torch.multinomial(z.softmax(1), 1, generator=generator)[:, 0]
     held = relation_change(z[:1500], y[:1500], z[1500:], y[1500:])
     assert held.p_value > 0.001
-    assert held.event == "predicted right"
+    assert held.event == "correct prediction"
     broken = relation_change(z[:1500], y[:1500], z[1500:], y[1500:].roll(1))
     assert broken.p_value < 1e-9
 
@@ -300,7 +302,7 @@ def test_many_classes_have_a_relation_too():
 def test_maps_are_found(change, kind, factor, offset):
     rng = np.random.default_rng(0)
     before, after = rng.gamma(4.0, 5.0, 3000) + 10, change(rng.gamma(4.0, 5.0, 2500) + 10)
-    found = undo(before, after, scipy.stats.ks_2samp(before, after).statistic)
+    found = fit_feature_transform(before, after, scipy.stats.ks_2samp(before, after).statistic)
     assert found.kind == kind
     if factor is not None:
         assert found.factor == pytest.approx(factor, rel=0.05)
@@ -310,8 +312,8 @@ def test_maps_are_found(change, kind, factor, offset):
 def test_another_shape_has_no_map():
     rng = np.random.default_rng(0)
     before, after = rng.normal(size=3000), rng.exponential(size=3000) * 3
-    assert undo(before, after, 0.6) is None
-    assert undo(np.ones(50), rng.normal(size=50), 0.9) is None
+    assert fit_feature_transform(before, after, 0.6) is None
+    assert fit_feature_transform(np.ones(50), rng.normal(size=50), 0.9) is None
 
 
 def test_weighted_distance_equals_the_literal_one():
@@ -319,16 +321,20 @@ def test_weighted_distance_equals_the_literal_one():
     for seed in range(10):
         a, b = np.round(rng.normal(size=30), seed % 2), np.round(rng.normal(size=20), seed % 2)
         w = rng.random(30)
-        left, rows = weighted_distance(
+        left, rows = weighted_ks_distance(
             torch.from_numpy(a), torch.from_numpy(w), torch.from_numpy(b)
         )
         assert left == pytest.approx(literal.weighted_ks(a, w, b))
         assert rows == pytest.approx(w.sum() ** 2 / (w**2).sum())
-    assert math.isnan(weighted_distance(torch.zeros(3), torch.ones(3), torch.zeros(0))[0])
+    assert math.isnan(weighted_ks_distance(torch.zeros(3), torch.ones(3), torch.zeros(0))[0])
 
 
-def test_the_answer_is_remembered_for_the_same_records_only():
+def test_the_answer_follows_the_values_of_the_records():
+    """Records are values: a table that was edited in place has no answer from before."""
     production, reference = drawn(100, 400, "production"), drawn(0, 400)
-    first = change_kinds(production, reference)
-    assert change_kinds(production, reference) is first
-    assert change_kinds(production, drawn(1, 400)) is not first
+    assert change_kinds(production, reference).verdict == "none"
+    production.features["noise"] += 2.0
+    edited = change_kinds(production, reference)
+    fresh = change_kinds(replace(production, features=production.features.copy()), reference)
+    assert [f.name for f in edited.features] == ["noise"]
+    pd.testing.assert_frame_equal(edited.table(), fresh.table())

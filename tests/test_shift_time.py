@@ -15,7 +15,7 @@ from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribu
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.missing import values_are_missing_as_often
 from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
-from gendebug_torch.shift.kinds.column_transforms import turned_clock
+from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
 from gendebug_torch.shift.two_sample.feature_shift import most_shifted
 from gendebug_torch.stats.effective_sample_size import autocorrelation_time
 from tests.contract.plants_shift import PLANTS
@@ -117,7 +117,7 @@ def test_a_reference_too_short_for_the_swings_of_a_feature_is_said_to_be():
     )
     assert first.severity is Severity.NOTE
     assert first.numbers["independent_n"] < 10
-    assert "cannot be told from one slow record" in first.summary
+    assert "too short to tell a shift" in first.summary
     assert "long enough" in first.remedy
     assert summary.severity is Severity.NOTE
     slow = memory(np.random.default_rng(1), 3000, 1, 0.95)
@@ -127,7 +127,7 @@ def test_a_reference_too_short_for_the_swings_of_a_feature_is_said_to_be():
     )
     first, summary = features_keep_their_distribution(after, before)
     assert [finding.severity for finding in (first, summary)] == [Severity.NOTE, Severity.NOTE]
-    assert "slow swings" in first.summary
+    assert "slow fluctuations explain" in first.summary
 
 
 def test_a_break_inside_production_is_still_a_shift():
@@ -296,14 +296,17 @@ def test_a_slipped_clock_is_recognised(slip):
             pd.DataFrame({"hour": hours(rng, 3000, by), "x": rng.normal(size=3000)})
             for by in (0, slip)
         )
-        assert turned_clock(before["hour"].to_numpy(float), after["hour"].to_numpy(float)) == slip
+        assert (
+            clock_offset_hours(before["hour"].to_numpy(float), after["hour"].to_numpy(float))
+            == slip
+        )
         sides = {
             "production": Records(after, name="production"),
             "validation": Records(before, name="validation"),
         }
         kinds = change_kinds(sides["production"], sides["validation"])
-        assert kinds.kinds == ("skew",)
-        assert f"{slip:+d} hours" in kinds.of("hour").how
+        assert kinds.kinds == ("train_serve_skew",)
+        assert f"{slip:+d} hours" in kinds.feature("hour").description
         told = [
             finding
             for finding in inputs_are_computed_as_before.run(sides)
@@ -329,4 +332,4 @@ def test_what_is_no_slipped_clock():
         ([], []),
     ]
     for one, other in cases:
-        assert turned_clock(np.asarray(one, dtype=float), np.asarray(other, dtype=float)) == 0
+        assert clock_offset_hours(np.asarray(one, dtype=float), np.asarray(other, dtype=float)) == 0

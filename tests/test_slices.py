@@ -8,17 +8,12 @@ import pytest
 import torch
 
 from gendebug_torch.errors import InputError
-from gendebug_torch.slices import (
-    Slices,
-    confirmed_slices,
-    find_slices,
-    fit_binnings,
-    promised_rate,
-    remeasured,
-)
-from gendebug_torch.slices.search.columns import MISSING, OTHER, level_codes
-from gendebug_torch.slices.search.counting import pair_sums, slice_pairs
-from gendebug_torch.slices.search.expected_errors import log_upper_tail
+from gendebug_torch.slices import confirmed_slices, find_slices, isotonic_rate
+from gendebug_torch.slices.levels.binning import MISSING, OTHER, fit_binnings, level_codes
+from gendebug_torch.slices.levels.counting import pair_sums, slice_pairs
+from gendebug_torch.slices.search.find import slices_on
+from gendebug_torch.slices.search.result import Slices
+from gendebug_torch.slices.statistics.tails import log_upper_tail
 from tests.reference import slices as reference
 
 
@@ -57,7 +52,7 @@ def test_levels_of_every_kind_of_column():
             "constant": 1,
         }
     )
-    cuts = {binning.column: binning for binning in fit_binnings(frame, bins=2, most_levels=2)}
+    cuts = {binning.column: binning for binning in fit_binnings(frame, bins=2, max_levels=2)}
     assert set(cuts) == {"amount", "items", "when", "flag", "kind"}
     labels = {name: [level.label for level in binning.levels] for name, binning in cuts.items()}
     assert labels["items"] == ["up to 4", "above 4", MISSING]
@@ -158,23 +153,23 @@ def test_the_tail_ranks_where_no_double_reaches():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_promise_equals_the_literal_isotonic_fit(seed):
+def test_the_isotonic_rate_equals_the_literal_fit(seed):
     rng = np.random.default_rng(seed)
     score = rng.integers(0, 25, 60) / 10
     events = rng.random(60) < score / 3
-    ours = promised_rate(torch.from_numpy(score), torch.from_numpy(events))
+    ours = isotonic_rate(torch.from_numpy(score), torch.from_numpy(events))
     np.testing.assert_allclose(
         ours.numpy(), reference.isotonic(score.tolist(), events.astype(float).tolist()), atol=1e-12
     )
     assert float(ours.sum()) == pytest.approx(events.sum())
 
 
-def test_a_monotone_distortion_of_the_score_changes_no_promise():
+def test_a_monotone_distortion_of_the_score_changes_no_rate():
     rng = np.random.default_rng(1)
     logit = torch.from_numpy(rng.normal(size=500))
     events = torch.rand(500, generator=torch.Generator().manual_seed(0)) < logit.sigmoid()
     assert torch.equal(
-        promised_rate(logit, events), promised_rate((3 * logit - 1).sigmoid(), events)
+        isotonic_rate(logit, events), isotonic_rate((3 * logit - 1).sigmoid(), events)
     )
 
 
@@ -199,12 +194,12 @@ def test_null_data_is_quiet():
     assert loud <= 6
 
 
-def test_the_same_rows_in_other_words_are_merged():
+def test_duplicates_are_merged():
     frame, event, _ = planted(0)
     frame["copy"] = frame["c0"].str.upper()
     found = find_slices(frame, event)
     assert len(found) <= 3
-    told = {found.names[0], *found.also[0]}
+    told = {found.names[0], *found.aliases[0]}
     assert {"c0 = a and c1 = a", "c1 = a and copy = A"} <= told
 
 
@@ -226,7 +221,7 @@ def test_three_levels_are_found_by_beam():
     event = torch.from_numpy(rng.random(20_000) < np.where(inside, 0.6, 0.1))
     found = find_slices(frame, event, ways=3)
     assert set(map(str, found.members[0])) == {"c0 = a", "c1 = b", "c2 = c"}
-    assert found.asked > find_slices(frame, event).asked
+    assert found.tests > find_slices(frame, event).tests
 
 
 def test_hard_is_not_failing():
@@ -239,9 +234,9 @@ def test_hard_is_not_failing():
     event = torch.from_numpy(rng.random(20_000) < rate)
     knows, ignorant = torch.from_numpy(rate), torch.from_numpy(rng.random(20_000))
     assert find_slices(frame, event).names[0] == "c0 = a"
-    assert len(find_slices(frame, event, expected=promised_rate(knows, event), alpha=0.002)) == 0
+    assert len(find_slices(frame, event, expected=isotonic_rate(knows, event), alpha=0.002)) == 0
     assert (
-        find_slices(frame, event, expected=promised_rate(ignorant, event), alpha=0.002).names[0]
+        find_slices(frame, event, expected=isotonic_rate(ignorant, event), alpha=0.002).names[0]
         == "c0 = a"
     )
 
@@ -256,7 +251,7 @@ def test_a_slice_that_is_surer_than_all_others_cannot_hide():
         rng.random(10_000) < np.where(inside, 0.3, 1 / (1 + np.exp(np.minimum(confidence, 8))))
     )
     found = find_slices(
-        frame, event, expected=promised_rate(torch.from_numpy(-confidence), event), alpha=0.002
+        frame, event, expected=isotonic_rate(torch.from_numpy(-confidence), event), alpha=0.002
     )
     assert found.names[0] == "batch = new"
 
@@ -267,7 +262,7 @@ def test_halves_confirm_and_do_not_flatter():
     assert set(map(str, found.members[0])) == {"c0 = a", "c1 = a"}
     assert int(found.support[0]) < inside.sum()
     assert found.overall[0] == len(frame) - len(frame) // 2
-    again = remeasured(found, frame, event)
+    again = slices_on(found, frame, event)
     assert int(again.support[0]) == inside.sum()
     assert len(confirmed_slices(frame, event, seed=1)) >= 1
 
@@ -287,7 +282,7 @@ def test_a_column_of_a_million_values_costs_a_level():
     event = torch.from_numpy(rng.random(n) < np.where(frame["kind"] == "a", 0.2, 0.1))
     found = find_slices(frame, event)
     assert found.names[0] == "kind = a"
-    assert found.asked < 100
+    assert found.tests < 100
 
 
 def test_too_many_levels_to_pair_still_finds_the_strongest_columns():
@@ -298,7 +293,7 @@ def test_too_many_levels_to_pair_still_finds_the_strongest_columns():
     )
     found = find_slices(frame, event)
     assert {level.column for level in found.members[0]} == {"x3", "x5"}
-    assert found.asked > 1_000_000
+    assert found.tests > 1_000_000
 
 
 @pytest.mark.parametrize("columns", [0, 2])
@@ -332,17 +327,17 @@ def test_bad_input(change, words):
 
 def test_a_score_that_is_no_number_is_refused():
     with pytest.raises(InputError, match="NaN in 1 rows"):
-        promised_rate(torch.tensor([0.1, math.nan]), torch.tensor([True, False]))
+        isotonic_rate(torch.tensor([0.1, math.nan]), torch.tensor([True, False]))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_finds_the_same():
     frame, event, _ = planted(0)
-    there, here = (
+    on_cuda, on_cpu = (
         find_slices(frame, event, device="cuda", ways=3),
         find_slices(frame, event, ways=3),
     )
-    assert isinstance(there, Slices)
-    assert there.names == here.names
-    assert torch.equal(there.total, here.total)
+    assert isinstance(on_cuda, Slices)
+    assert on_cuda.names == on_cpu.names
+    assert torch.equal(on_cuda.total, on_cpu.total)

@@ -7,13 +7,9 @@ import torch
 
 from gendebug_torch import Records, Schema, Severity
 from gendebug_torch.checks.registry import all_checks
-from gendebug_torch.slices import (
-    confirmed_slices,
-    find_slices,
-    plain_events,
-    promised_events,
-    remeasured,
-)
+from gendebug_torch.slices import confirmed_slices, find_slices
+from gendebug_torch.slices.search.error_events import errors_by_class, errors_by_prediction
+from gendebug_torch.slices.search.find import slices_on
 
 WORST = {check.name: check for check in all_checks()}["slices.worst"]
 
@@ -56,7 +52,7 @@ def test_neither_a_hard_slice_nor_a_global_temperature_alarms(temperature):
         (finding,) = WORST(calibrated(seed, temperature=temperature))
         assert finding.severity is Severity.OK
         assert finding.numbers["hardest"].startswith("a = ")
-        assert finding.numbers["promised"] == pytest.approx(finding.numbers["rate"], abs=0.06)
+        assert finding.numbers["expected_rate"] == pytest.approx(finding.numbers["rate"], abs=0.06)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -65,14 +61,14 @@ def test_a_failing_slice_alarms_whatever_the_temperature(temperature):
     found = alarms(records)
     assert found[0].subject == "country = C"
     assert found[0].severity is Severity.FAIL
-    assert found[0].numbers["promised"] < found[0].numbers["interval"][0]
+    assert found[0].numbers["expected_rate"] < found[0].numbers["interval"][0]
     assert "user" not in " ".join(finding.subject for finding in found), "ids slice nothing"
 
 
 def test_what_a_slice_does_is_told_in_one_finding():
     found = alarms(calibrated(0, failing=lambda frame: frame["country"] == "C"))
     assert len({finding.subject for finding in found}) == len(found)
-    assert {"error_rate", "missed_positive_rate"} <= set(found[0].numbers)
+    assert {"error_rate", "false_omission_rate"} <= set(found[0].numbers)
 
 
 def test_two_logits_say_what_one_logit_says():
@@ -143,13 +139,17 @@ def test_what_cannot_be_sliced_is_skipped_with_its_reason(records):
     assert "named columns" in finding.summary
 
 
-def test_the_promise_of_each_kind_of_mistake_adds_up():
+def test_the_expected_rates_of_each_kind_of_error_add_up():
     records = calibrated(0)
-    for event in promised_events(records.logits, records.targets, threshold=0.3):
-        assert float(event.promise().sum()) == pytest.approx(int(event.happened.sum()))
-        assert int(event.happened.sum()) == int(
-            plain_events(records.logits, records.targets, threshold=0.3)[event.name][1].sum()
-        )
+    by_class = errors_by_class(records.logits, records.targets, threshold=0.3)
+    name = {
+        "error": "error",
+        "false omission": "false negative",
+        "false discovery": "false positive",
+    }
+    for event in errors_by_prediction(records.logits, records.targets, threshold=0.3):
+        assert float(event.expected_rate().sum()) == pytest.approx(int(event.errors.sum()))
+        assert int(event.errors.sum()) == int(by_class[name[event.name]][1].sum())
 
 
 def adult(shared_data, name):
@@ -192,17 +192,17 @@ def adult_network(shared_data):
 
 def test_the_worst_slices_of_adult_are_found_again_on_its_other_half(adult_network):
     columns, truth, logits = adult_network
-    event = promised_events(logits, truth)[0]
+    event = errors_by_prediction(logits, truth)[0]
     half = torch.arange(len(truth)) % 2 == 0
     first, second = half.nonzero()[:, 0], (~half).nonzero()[:, 0]
     found = find_slices(
         columns.iloc[first.numpy()],
-        event.happened[first],
-        expected=event.promise(first),
+        event.errors[first],
+        expected=event.expected_rate(first),
         alpha=0.002,
     )
-    again = remeasured(
-        found, columns.iloc[second.numpy()], event.happened[second], event.promise(second)
+    again = slices_on(
+        found, columns.iloc[second.numpy()], event.errors[second], event.expected_rate(second)
     )
     assert len(found) >= 3
     assert float(again.adjusted[0]) < 1e-10

@@ -30,23 +30,25 @@ def rows(seed, n=6000, share=0.7, d=6):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_crowd_is_found_in_words_with_its_share(seed):
+def test_a_cluster_is_described_with_its_share(seed):
     x, error, crowd = rows(seed)
     found = error_clusters(x, error, names=list("abcdef"))
     share, low, high = found.largest_share
     truth = float(crowd.sum() / error.sum())
     assert low - 0.03 <= truth <= high + 0.03
     assert low < share < high
-    assert found.words[0].startswith(("a high", "b low"))
-    assert {"a high", "b low"} <= {word.split(" (")[0] for word in found.words[0].split(", ")}
+    assert found.descriptions[0].startswith(("a high", "b low"))
+    assert {"a high", "b low"} <= {
+        word.split(" (")[0] for word in found.descriptions[0].split(", ")
+    }
     assert float(found.concentration[0]) > 5
-    assert found.confirmed
+    assert found.is_held_out
     assert int(found.errors.sum()) == pytest.approx(int(error.sum()) / 2, abs=1)
     assert len(found.assignment) == len(x)
 
 
 def test_errors_like_correct_rows_form_one_cluster():
-    ones = [len(error_clusters(*rows(seed, share=0.0)[:2]).words) for seed in range(6)]
+    ones = [len(error_clusters(*rows(seed, share=0.0)[:2]).descriptions) for seed in range(6)]
     assert ones.count(1) >= 5
 
 
@@ -58,18 +60,18 @@ def test_the_largest_comes_first_and_all_rows_are_counted():
     assert float(found.expected.sum()) == pytest.approx(int(found.errors.sum()), rel=0.02)
 
 
-def test_missing_values_and_constant_columns_are_no_place():
+def test_missing_values_and_constant_columns_distinguish_no_cluster():
     x, error, _ = rows(0)
     x[::3, 2] = float("nan")
     x[:, 3] = 1.0
     found = error_clusters(x, error, names=list("abcdef"))
-    assert "c " not in found.words[0]
-    assert "d " not in found.words[0]
+    assert "c " not in found.descriptions[0]
+    assert "d " not in found.descriptions[0]
 
 
 def test_few_errors_are_counted_where_they_were_fitted():
     x, error, _ = rows(0, n=300)
-    assert not error_clusters(x, error).confirmed
+    assert not error_clusters(x, error).is_held_out
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_the_check_names_the_share_that_asks_for_a_redesign():
     assert "a high" in finding.subject
 
 
-def test_a_crowd_that_the_model_owns_up_to_is_no_alarm():
+def test_a_cluster_of_expected_errors_is_no_alarm():
     """Half of the rows of one corner are wrong, and the model is unsure of exactly these rows."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(8000, 6)))

@@ -1,4 +1,4 @@
-"""A recalibration on disk: JSON and safetensors, each file whole or not at all."""
+"""A recalibration on disk: JSON and safetensors, written atomically."""
 
 from __future__ import annotations
 
@@ -17,23 +17,31 @@ from torch import Tensor, nn
 from gendebug_torch.calibration.maps.isotonic import IsotonicMap
 from gendebug_torch.calibration.maps.modules import (
     AffineModule,
-    Fitted,
+    CalibrationMap,
     IsotonicModule,
-    TopMapModule,
+    TopLabelModule,
     as_module,
 )
-from gendebug_torch.calibration.maps.top_label_map import TopMap
+from gendebug_torch.calibration.maps.top_label_map import TopLabelMap
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import AffineFit
 
 _JSON, _MAP, _MODEL = "calibration.json", "calibration.safetensors", "model.safetensors"
 
 
-def save_artefact(
-    directory: str | Path, facts: Mapping[str, Any], fitted: Fitted | None, model: nn.Module | None
+def save_recalibration(
+    directory: str | Path,
+    facts: Mapping[str, Any],
+    fitted: CalibrationMap | None,
+    model: nn.Module | None,
 ) -> Path:
-    """Write `calibration.json`, the map as `calibration.safetensors` and the network as
-    `model.safetensors`.
+    """Write `calibration.json`, `calibration.safetensors` and `model.safetensors`, atomically.
+
+    Args:
+        directory: directory to write to; made if needed.
+        facts: values of `calibration.json`.
+        fitted: fitted map, or None.
+        model: network to save, or None.
 
     Raises:
         InputError: the directory cannot be written.
@@ -46,22 +54,17 @@ def save_artefact(
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-            place = Path(scratch)
             if model is not None:
-                save_model(model, str(place / _MODEL))
+                save_model(model, str(Path(scratch, _MODEL)))
             if fitted is not None:
-                save_file(
-                    {
-                        key: value.contiguous()
-                        for key, value in as_module(fitted).state_dict().items()
-                    },
-                    place / _MAP,
-                )
-            (place / _JSON).write_text(text)
-            # The JSON comes last: whoever reads a new one finds its tensors in place.
+                state = as_module(fitted).state_dict()
+                tensors = {key: value.contiguous() for key, value in state.items()}
+                save_file(tensors, Path(scratch, _MAP))
+            Path(scratch, _JSON).write_text(text)
+            # The JSON comes last: whoever reads a new one finds its tensors written.
             for name in (_MODEL, _MAP, _JSON):
-                if (place / name).exists():
-                    os.replace(place / name, target / name)
+                if Path(scratch, name).exists():
+                    os.replace(Path(scratch, name), target / name)
                 else:
                     (target / name).unlink(missing_ok=True)
     except OSError as error:
@@ -77,8 +80,23 @@ def save_artefact(
 def load_calibration(directory: str | Path) -> nn.Module:
     """The saved map as a module on logits; `nn.Identity` where none was chosen.
 
+    Args:
+        directory: directory that `Recalibration.save` wrote.
+
     Raises:
-        InputError: no artefact that `save` wrote.
+        InputError: the files of `save` are missing or broken.
+
+    Example:
+        >>> import tempfile
+        >>> from gendebug_torch import Records, recalibrate
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = 2 * torch.randn(1000, 3, generator=generator)
+        >>> targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+        >>> result = recalibrate(None, Records(logits=3 * logits, targets=targets))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     module = load_calibration(result.save(directory))
+        >>> bool(torch.allclose(module(3 * logits), result(3 * logits), atol=1e-4))
+        True
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -88,12 +106,11 @@ def load_calibration(directory: str | Path) -> nn.Module:
         kind = json.loads((source / _JSON).read_text())["module"]
         if kind == "none":
             return nn.Identity()
-        tensors = load_file(source / _MAP)
-        module = _module(kind, tensors)
+        module = _module(kind, load_file(source / _MAP))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reject(
             "directory",
-            "what `Recalibration.save` wrote",
+            "a directory that `Recalibration.save` wrote",
             f"{source}: {error}",
             "Check the path, or save it again.",
         )
@@ -103,27 +120,19 @@ def load_calibration(directory: str | Path) -> nn.Module:
 def _module(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:
     if kind == "AffineModule":
         return AffineModule(tensors["scale"], tensors["bias"])
-    if kind == "TopMapModule":
-        temperature, *coefficients = tensors["values"].tolist()
-        return TopMapModule(
-            TopMap(
-                "beta",
-                temperature,
-                (coefficients[0], coefficients[1], coefficients[2]),
-                (0.0, 0.0, 0.0),
-                True,
-                False,
-            )
-        )
+    if kind == "TopLabelModule":
+        temperature, a, b, m = tensors["values"].tolist()
+        errors = (0.0, 0.0, 0.0)
+        return TopLabelModule(TopLabelMap("beta", temperature, (a, b, m), errors, True, False))
     if kind == "IsotonicModule":
         return IsotonicModule(IsotonicMap(tensors["steps"], tensors["levels"]))
     raise ValueError(f"unknown module {kind!r}")
 
 
-def data_hash(*parts: Tensor) -> str:
-    """SHA-256 of the rows of a fit, so that a map can be traced to them."""
+def data_hash(*parts: Tensor | None) -> str:
+    """SHA-256 of the rows of a fit, by which a map can be traced to them."""
     digest = hashlib.sha256()
-    for tensor in parts:
+    for tensor in (part for part in parts if part is not None):
         digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(
             tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -131,7 +140,7 @@ def data_hash(*parts: Tensor) -> str:
     return digest.hexdigest()
 
 
-def fitted_facts(fitted: Fitted | None) -> dict[str, Any]:
+def map_parameters(fitted: CalibrationMap | None) -> dict[str, Any]:
     """The parameters of a map with their standard errors, as JSON values."""
     if fitted is None:
         return {}
@@ -143,7 +152,7 @@ def fitted_facts(fitted: Fitted | None) -> dict[str, Any]:
         }
     if isinstance(fitted, IsotonicMap):
         return {"steps": len(fitted.levels)}
-    if isinstance(fitted, TopMap):
+    if isinstance(fitted, TopLabelMap):
         named = zip("abm", fitted.coefficients, fitted.standard_errors, strict=True)
         return {name: {"value": value, "standard_error": error} for name, value, error in named} | {
             "temperature": fitted.temperature
@@ -152,7 +161,7 @@ def fitted_facts(fitted: Fitted | None) -> dict[str, Any]:
 
 
 def _json(values: Any) -> Any:
-    """Nested numbers, None in place of NaN: JSON knows none."""
+    """Nested numbers with None in place of NaN, which JSON does not have."""
     if isinstance(values, list):
         return [_json(value) for value in values]
     return values if math.isfinite(values) else None

@@ -1,4 +1,4 @@
-"""`CalibrationMonitor`: reliability of the validation rows, epoch by epoch."""
+"""`CalibrationMonitor`: calibration on the validation rows, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from typing import Any
 import pandas as pd
 from lightning.pytorch import LightningModule, Trainer
 
-from gendebug_torch.calibration import CalibrationSums
 from gendebug_torch.calibration.maps.temperature_sums import TemperatureSums
+from gendebug_torch.calibration.measures.sufficient_statistics import CalibrationSums
 from gendebug_torch.calibration.recorder import CalibrationRecorder
+from gendebug_torch.callbacks.hooks.batch_rows import unrepeated_rows, val_loader
 from gendebug_torch.callbacks.hooks.monitor import Monitor
-from gendebug_torch.callbacks.hooks.steps import (
-    Read,
-    over_ranks,
-    real_rows,
-    step_tensors,
-    val_loader,
-)
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.callbacks.hooks.steps import Read, over_ranks, step_tensors
+from gendebug_torch.checks.finding import Cause, Severity
 
 
 class CalibrationMonitor(Monitor):
-    """Counts confidence against correctness over each validation epoch; no host sync per step.
+    """Measures calibration and accuracy over each validation epoch; no step waits for the device.
 
-    `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` finds
+    `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` reads
     them. Rows that a distributed sampler repeats to even the ranks are not counted. All validation
     loaders are taken together.
 
     Args:
-        read: (module, batch, outputs) -> (logits, targets), in place of the keys; `extra_forward`
-            computes them.
-        bins: of the reliability diagram.
+        read: reader of a step, (module, batch, outputs) -> (logits, targets), in place of the keys;
+            `extra_forward` computes them.
+        bins: number of bins of the reliability diagram.
         ignore_index: target of rows or positions that do not count.
-        log_name: prefix of what is logged.
-        diagrams: hand the reliability diagram of each epoch to every logger that takes pictures.
+        log_name: prefix of logged names.
+        diagrams: log the reliability diagram of each epoch to every logger that takes figures.
+
+    Example:
+        >>> monitor = CalibrationMonitor(bins=10)
+        >>> # Trainer(callbacks=[monitor]).fit(module, train, val); monitor.table()
+        >>> len(monitor.table())
+        0
     """
 
     def __init__(
@@ -52,27 +53,25 @@ class CalibrationMonitor(Monitor):
         self.reset()
 
     def reset(self) -> None:
-        """Forget an earlier training."""
+        """Drop the record of an earlier training."""
         self._record = CalibrationRecorder(bins=self.bins, ignore_index=self.ignore_index)
 
     @property
     def history(self) -> Mapping[int, CalibrationSums]:
-        """What was counted, by epoch."""
+        """Counts of confidence and correctness, by epoch."""
         return self._record.history
 
     @property
     def temperatures(self) -> Mapping[int, TemperatureSums]:
-        """What tells the temperature, by epoch."""
+        """Sufficient statistics of the temperature, by epoch."""
         return self._record.temperatures
 
     def table(self) -> pd.DataFrame:
-        """One row per validated epoch: ECE with interval, accuracy, confidence, log loss,
-        temperature needed.
-        """
+        """One row per epoch: ECE with interval, accuracy, confidence, log loss, temperature."""
         return self._record.table()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an interrupted validation left."""
+        """Drop the counts of an interrupted validation."""
         self._record.begin()
 
     def on_validation_batch_end(
@@ -84,48 +83,38 @@ class CalibrationMonitor(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep references; they are counted when enough are together."""
+        """Hold logits and targets; they are counted when enough are together."""
         keys = ("logits", "targets")
         logits, targets = step_tensors(
             "CalibrationMonitor", keys, self.read, pl_module, batch, outputs
         )
-        own = real_rows(trainer, val_loader(trainer, dataloader_idx), batch_idx, len(targets))
+        own = unrepeated_rows(trainer, val_loader(trainer, dataloader_idx), batch_idx, len(targets))
         self._record.add(logits[:own], targets[:own])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the rest, also of the sanity steps, so that what does not fit is refused before
-        training; then log.
-        """
-        sums = self._record.epoch_sums()
-        if trainer.sanity_checking:
+        """Count the rest and log; sanity steps only refuse bad input before the training."""
+        if self.skips_validation(trainer):
+            self._record.epoch_sums()
+            return
+        sums = self.on_every_rank(trainer, "epoch_sums", self._record.epoch_sums)
+        if sums is None:
             return
         epoch = trainer.current_epoch
         scalars = self._record.close_epoch(epoch, over_ranks(trainer, sums).cpu())
-        self.send_scalars(trainer, scalars)
+        self.log_scalars(trainer, scalars)
         if self.diagrams and epoch in self.history:
-            self.send_figure(trainer, "reliability", self._record.diagram(epoch))
+            self.log_figure(trainer, "reliability", self._record.diagram(epoch))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the rows that could not be counted."""
+        """Report the rows that could not be counted."""
         for note in self._record.notes:
-            remedy = (
-                "Look for what breaks the network there: a diverged training, or NaN among "
-                "its inputs."
-            )
-            self.findings.append(
-                Finding(
-                    "calibration.ece",
-                    Cause.MISCALIBRATION,
-                    Severity.WARN,
-                    f"In {note}.",
-                    remedy=remedy,
-                )
-            )
+            remedy = "Find the cause in the network: a diverged training, or NaN among its inputs."
+            self.findings.append(self.finding(Severity.WARN, f"In {note}.", remedy))
 
     def state_dict(self) -> dict[str, Any]:
-        """The epochs counted so far."""
+        """The counts so far, by epoch."""
         return self._record.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the record of a checkpoint."""
         self._record.load_state_dict(state_dict)

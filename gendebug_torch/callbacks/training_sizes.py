@@ -1,4 +1,4 @@
-"""Trainings on subsets of the rows, with Lightning."""
+"""Learning curves over the number of training rows, with Lightning."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Subset
 
 from gendebug_torch.callbacks.curves import LearningCurveMonitor
-from gendebug_torch.curves import moving_average
-from gendebug_torch.curves.sizes import SizeCurves
+from gendebug_torch.curves import SizeCurves
+from gendebug_torch.curves.fit.moving_average import moving_average
 from gendebug_torch.errors import reject
+
+_QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,
+}
 
 
 def learning_curve_over_sizes(
@@ -23,33 +30,34 @@ def learning_curve_over_sizes(
     seeds: Sequence[int] = (0, 1, 2),
     **trainer_options: Any,
 ) -> SizeCurves:
-    """Losses of fresh networks trained on random subsets of the training rows: bias, variance, and
-    what more rows bring.
+    """Losses of networks trained on random subsets of the rows: bias, variance, gain by more rows.
 
     Each training is judged at the epoch of its lowest smoothed validation loss, the training rows
-    of its subset in evaluation mode, so that neither a late epoch nor dropout tells the regimes
-    apart. More rows are also more steps per epoch: give enough epochs for the smallest size to
+    of its subset in evaluation mode, so that neither a late epoch nor dropout separates the
+    regimes. More rows are also more steps per epoch: give enough epochs for the smallest size to
     converge.
 
     Source: Cortes et al. (1993), Learning Curves: Asymptotic Values and Rate of Convergence;
     Hestness et al. (2017, arXiv 1712.00409), for the power law.
 
     Args:
-        module_factory: makes a fresh module; called once per size and seed.
-        datamodule: whose training loader is a DataLoader over rows that can be picked by number.
+        module_factory: function that makes a fresh module; called once per size and seed.
+        datamodule: data module whose training DataLoader has a data set with access by index.
         sizes: numbers of training rows.
-        seeds: of the subset, the weights and the shuffling.
-        trainer_options: of `Trainer`; give at least `max_epochs`.
+        seeds: seeds of the subset, the weights and the shuffling.
+        **trainer_options: options of `Trainer`, at least `max_epochs`.
 
     Raises:
         InputError: no sizes or seeds, or a size beyond the rows.
+
+    Cost: one training per size and seed.
     """
     if not sizes or not seeds:
         reject(
             "sizes",
             "at least one size and one seed",
             f"{len(sizes)} and {len(seeds)}",
-            "Five sizes, each half the next, tell most.",
+            "Five sizes, each half of the next, are a good choice.",
         )
     datamodule.prepare_data()
     datamodule.setup("fit")
@@ -62,15 +70,16 @@ def learning_curve_over_sizes(
             str(list(sizes)),
             "Leave the others out.",
         )
-    found = [
+    sizes = sorted(set(sizes))
+    losses = [
         [
             _trained(module_factory, datamodule, loader, size, seed, trainer_options)
             for seed in seeds
         ]
-        for size in sorted(set(sizes))
+        for size in sizes
     ]
-    losses = torch.tensor(found, dtype=torch.float64)
-    return SizeCurves(torch.tensor(sorted(set(sizes))), losses[:, :, 0], losses[:, :, 1])
+    train, val = torch.tensor(losses, dtype=torch.float64).unbind(2)
+    return SizeCurves(torch.tensor(sizes), train, val)
 
 
 def _trained(
@@ -82,31 +91,22 @@ def _trained(
     options: dict[str, Any],
 ) -> tuple[float, float]:
     """Training and validation loss at the best epoch of one training."""
-    rows = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(seed))[
-        :size
-    ].tolist()
+    order = torch.randperm(len(loader.dataset), generator=torch.Generator().manual_seed(seed))
     part = DataLoader(
-        Subset(loader.dataset, rows),
+        Subset(loader.dataset, order[:size].tolist()),
         batch_size=loader.batch_size,
         shuffle=True,
         collate_fn=loader.collate_fn,
     )
     monitor = LearningCurveMonitor(train_eval=size)
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_model_summary": False,
-        "enable_progress_bar": False,
-    }
     callbacks = [*(options.get("callbacks") or []), monitor]
     with isolate_rng():
         torch.manual_seed(seed)
-        Trainer(**quiet | options | {"callbacks": callbacks}).fit(
-            factory(), part, data.val_dataloader()
-        )
+        trainer = Trainer(**_QUIET | options | {"callbacks": callbacks})
+        trainer.fit(factory(), part, data.val_dataloader())
     curves = monitor.curves
-    known = curves.val_loss.isfinite()
-    if not bool(known.any()) or curves.train_eval_loss is None:
+    finite = curves.val_loss.isfinite()
+    if not bool(finite.any()) or curves.train_eval_loss is None:
         return float("nan"), float("nan")
-    best = int(moving_average(curves.val_loss[known]).argmin())
-    return float(curves.train_eval_loss[known][best]), float(curves.val_loss[known][best])
+    best = int(moving_average(curves.val_loss[finite]).argmin())
+    return float(curves.train_eval_loss[finite][best]), float(curves.val_loss[finite][best])

@@ -27,9 +27,7 @@ class Plottable(Protocol):
 
 
 def axes(ax: Axes | None = None, *, size: tuple[float, float] = (6.0, 4.0)) -> Axes:
-    """The given axis, or one on a new figure outside pyplot, so that no window and no global state
-    is made.
-    """
+    """The given axis, or one on a new figure outside pyplot: no window, no global state."""
     if ax is None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

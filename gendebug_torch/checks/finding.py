@@ -2,21 +2,20 @@
 
 import json
 import math
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import InputError, reject
 
 JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "remedy", "inputs")
 
 
 class Severity(StrEnum):
-    """How bad a finding is, from `ok` to `fail`; `skipped` and `errored` say that nothing was
-    judged.
-    """
+    """How bad a finding is, from `ok` to `fail`; `skipped` and `errored` judge nothing."""
 
     OK = "ok"
     NOTE = "note"
@@ -27,9 +26,7 @@ class Severity(StrEnum):
 
     @property
     def level(self) -> int:
-        """Rank for sorting and `--fail-on`: 0 for ok and skipped, 1 note, 2 warn, 3 fail, 4
-        errored.
-        """
+        """Rank for `--fail-on`: 0 ok and skipped, 1 note, 2 warn, 3 fail, 4 errored."""
         return {"ok": 0, "skipped": 0, "note": 1, "warn": 2, "fail": 3, "errored": 4}[self.value]
 
 
@@ -52,6 +49,7 @@ class Cause(StrEnum):
     SUBGROUP_FAILURE = "subgroup_failure"
     BEHAVIOR_REGRESSION = "behavior_regression"
     UNRELIABLE_EXPLANATION = "unreliable_explanation"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +64,8 @@ class Finding:
         subject: the feature, slice or rows it is about; empty for the whole data set.
         numbers: JSON scalars (or lists of them) by name; NaN and infinities are stored as None.
         remedy: what to do next, as a sentence; empty where nothing is to be done.
-        inputs: names of what the check inspects, e.g. `("validation", "production")`.
         evidence: the value behind it, with `table()` and `plot(ax)`; not part of the JSON form.
+        inputs: names of what the check inspects, e.g. `("validation", "production")`.
     """
 
     check: str
@@ -77,8 +75,8 @@ class Finding:
     subject: str = ""
     numbers: Mapping[str, Any] = field(default_factory=dict)
     remedy: str = ""
-    inputs: tuple[str, ...] = ()
     evidence: Any = field(default=None, compare=False, repr=False)
+    inputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cause", Cause(self.cause))
@@ -107,6 +105,25 @@ class Finding:
                 "Pass one entry of a findings.json.",
             )
         return cls(**{key: value[key] for key in JSON_KEYS})
+
+
+def errored_finding(check: str, error: Exception, *, cause: Cause = Cause.UNKNOWN) -> Finding:
+    """What is left of a step that raised: its message, its traceback, and what to do about it.
+
+    Args:
+        check: id of the check, or name of the step of a diagnosis.
+        error: the exception, while it is being handled.
+        cause: what the check looks for.
+    """
+    if isinstance(error, InputError):
+        summary = f"Refused its input: {error}"
+    else:
+        summary = f"Broke with {type(error).__name__}: {error}"
+    remedy = (
+        "Correct the input that the message names. If it names none, report the traceback as a bug."
+    )
+    numbers = {"traceback": traceback.format_exc()}
+    return Finding(check, cause, Severity.ERRORED, summary, numbers=numbers, remedy=remedy)
 
 
 def findings_to_json(findings: Iterable[Finding]) -> str:

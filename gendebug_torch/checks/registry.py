@@ -1,25 +1,17 @@
-"""`@check`: a function becomes a `Check`; its signature is the schema of everything built upon
-it.
-"""
+"""`@check`: a function becomes a `Check`, and its signature the schema of what is built on it."""
 
 from __future__ import annotations
 
 import inspect
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.errors import CheckError, InputError, reject
-
-if TYPE_CHECKING:
-    pass
-
+from gendebug_torch.checks.finding import Cause, Finding, Severity, errored_finding
+from gendebug_torch.errors import CheckError, reject
 
 INPUTS = ("model", "curves", "train", "validation", "production", "behavior")
 TOPICS = (
@@ -34,13 +26,12 @@ TOPICS = (
 )
 
 _CHECKS: dict[str, Check] = {}
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a check will compute: model forwards and backwards in rows, and elementary
-    operations.
-    """
+    """What a check computes: rows through the model, forwards and backwards, and operations."""
 
     forwards: float = 0.0
     backwards: float = 0.0
@@ -52,6 +43,68 @@ class Cost:
             self.backwards + other.backwards,
             self.elements + other.elements,
         )
+
+
+class Deferred(Generic[T_co]):
+    """A value that is computed when it is first called for, and only then.
+
+    An error of the computation is kept too, and raised by each call.
+
+    Args:
+        function: computation of the value, without arguments.
+
+    Example:
+        >>> answer = Deferred(lambda: 6 * 7)
+        >>> answer.computed, answer(), answer.computed
+        (False, 42, True)
+    """
+
+    def __init__(self, function: Callable[[], T_co]) -> None:
+        self._function = function
+
+    def __call__(self) -> T_co:
+        """The value, computed by the first call."""
+        value: T_co
+        value, error = self._outcome
+        if error is not None:
+            raise error
+        return value
+
+    @property
+    def computed(self) -> bool:
+        """Whether the value has been called for."""
+        return "_outcome" in self.__dict__
+
+    @cached_property
+    def _outcome(self) -> tuple[Any, Exception | None]:
+        try:
+            return self._function(), None
+        except Exception as error:
+            return None, error
+
+
+# Default of a deferred parameter: nothing is known.
+NOTHING: Deferred[None] = Deferred(lambda: None)
+
+
+@dataclass(frozen=True)
+class DerivedInput(Generic[T_co]):
+    """What several checks compute from the given inputs, so that it is computed once for all.
+
+    Args:
+        name: parameter of the checks that receives it.
+        function: computation from parameters among `INPUTS`; absent ones are None.
+        cost: inputs -> Cost.
+    """
+
+    name: str
+    function: Callable[..., T_co]
+    cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost()
+
+    def of(self, given: Mapping[str, Any]) -> Deferred[T_co]:
+        """The value for these inputs, not computed yet."""
+        names = inspect.signature(self.function).parameters
+        return Deferred(lambda: self.function(**{name: given.get(name) for name in names}))
 
 
 @dataclass(frozen=True)
@@ -73,7 +126,9 @@ class Check:
         cause: what its findings point at.
         function: the decorated generator function.
         needs: inputs and fields it cannot run without, e.g. `validation.logits`.
-        cost: inputs -> Cost.
+        cost: inputs -> Cost, without that of derived inputs.
+        derived: derived inputs that it always uses; it receives their values.
+        deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
     """
 
     name: str
@@ -81,10 +136,21 @@ class Check:
     function: Callable[..., Iterator[Finding]]
     needs: tuple[str, ...]
     cost: Callable[[Mapping[str, Any]], Cost]
+    derived: tuple[DerivedInput[Any], ...] = ()
+    deferred: tuple[DerivedInput[Any], ...] = ()
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
-        """Run the function and return its findings; errors of the function come through."""
-        findings = list(self.function(*inputs, **options))
+        """Run the function and return its findings; errors of the function come through.
+
+        Derived inputs that are not passed are computed from the others.
+        """
+        given = inspect.signature(self.function).bind_partial(*inputs, **options).arguments
+        absent = {
+            part.name: part.of(given)
+            for part in (*self.derived, *self.deferred)
+            if part.name not in given
+        }
+        findings = list(self.function(*inputs, **options, **self._handed(absent)))
         strays = [type(f).__name__ for f in findings if not isinstance(f, Finding)]
         if strays:
             raise CheckError(f"check {self.name} yielded {strays[0]}; a check yields only Finding")
@@ -92,11 +158,12 @@ class Check:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """Names of what it inspects, in the order of its parameters."""
+        """Names of what it inspects, in the order of its parameters, without derived inputs."""
+        derived = {part.name for part in (*self.derived, *self.deferred)}
         return tuple(
             p.name
             for p in inspect.signature(self.function).parameters.values()
-            if p.kind is not p.KEYWORD_ONLY
+            if p.kind is not p.KEYWORD_ONLY and p.name not in derived
         )
 
     @cached_property
@@ -133,13 +200,34 @@ class Check:
         """Which of `needs` is absent from the given inputs."""
         return [need for need in self.needs if not _present(given, need)]
 
+    def total_cost(
+        self, given: Mapping[str, Any], shared: Mapping[str, Deferred[Any]] | None = None
+    ) -> Cost:
+        """Its own cost, and that of the derived inputs that are not computed yet.
+
+        Args:
+            given: inputs by name.
+            shared: derived inputs by name, those of `derived_inputs`.
+        """
+        computed = {name for name, value in (shared or {}).items() if value.computed}
+        open_costs = [part.cost(given) for part in self.derived if part.name not in computed]
+        return sum(open_costs, self.cost(given))
+
     def run(
-        self, given: Mapping[str, Any], options: Mapping[str, Any] | None = None
+        self,
+        given: Mapping[str, Any],
+        options: Mapping[str, Any] | None = None,
+        shared: Mapping[str, Deferred[Any]] | None = None,
     ) -> list[Finding]:
         """Run on whatever inputs there are; never raises for what happens inside the check.
 
         Absent inputs give one `skipped` finding that says what is lacking; an exception gives one
         `errored` finding with the traceback, so that a broken check never vanishes.
+
+        Args:
+            given: inputs by name.
+            options: values of its options by name.
+            shared: derived inputs by name, computed once for several checks; its own by default.
 
         Raises:
             InputError: an option that the check does not have.
@@ -162,21 +250,32 @@ class Check:
                     remedy=f"Pass {', '.join(lacking)} to run it.",
                 )
             ]
-        started = time.perf_counter()
         try:
-            return self(*(given.get(name) for name in self.inputs), **(options or {}))
-        except InputError as error:
-            return [self._broken(f"Refused its input: {error}", started)]
+            known = derived_inputs([self], given) | dict(shared or {})
+            inputs = {name: self._labeled(name, given.get(name)) for name in self.inputs}
+            return self(**inputs, **self._handed(known), **(options or {}))
         except Exception as error:
-            return [self._broken(f"Broke with {type(error).__name__}: {error}", started)]
+            return [
+                replace(errored_finding(self.name, error, cause=self.cause), inputs=self.inputs)
+            ]
 
-    def _broken(self, summary: str, started: float) -> Finding:
-        numbers = {"traceback": traceback.format_exc(), "seconds": time.perf_counter() - started}
-        remedy = (
-            "Mend the input that the message names; if it names none, report the traceback "
-            "as a bug."
-        )
-        return self.finding(Severity.ERRORED, summary, numbers=numbers, remedy=remedy)
+    def _labeled(self, name: str, value: Any) -> Any:
+        """Records whose labels are partly missing: the labeled rows where the check needs labels.
+
+        Elsewhere all rows, without labels.
+        """
+        if not 0 < getattr(value, "unlabeled", 0) < len(value) if value is not None else True:
+            return value
+        if f"{name}.targets" in self.needs:
+            return value.labeled()
+        return replace(value, targets=None)
+
+    def _handed(self, values: Mapping[str, Deferred[Any]]) -> dict[str, Any]:
+        """The derived inputs among `values` as the function receives them."""
+        computed = {part.name: values[part.name]() for part in self.derived if part.name in values}
+        return computed | {
+            part.name: values[part.name] for part in self.deferred if part.name in values
+        }
 
 
 def check(
@@ -185,6 +284,8 @@ def check(
     cause: Cause,
     needs: tuple[str, ...] | None = None,
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost(),
+    derived: tuple[DerivedInput[Any], ...] = (),
+    deferred: tuple[DerivedInput[Any], ...] = (),
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
 
@@ -194,10 +295,13 @@ def check(
         needs: dotted fields it cannot run without (`validation.logits`); default: every positional
             parameter without a default.
         cost: given inputs -> `Cost`, so that a budget can be kept.
+        derived: derived inputs that it always uses, and receives as values.
+        deferred: derived inputs that it only uses where it finds something, and receives as
+            `Deferred`.
 
     Raises:
-        CheckError: the id is taken, a positional parameter is outside `INPUTS`, or an option lacks
-            its annotation or default.
+        CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
+            input, or an option lacks its annotation or default.
     """
 
     def register(function: Callable[..., Iterator[Finding]]) -> Check:
@@ -205,8 +309,9 @@ def check(
         positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         if name in _CHECKS:
             raise CheckError(f"check {name!r} is registered twice")
-        if strangers := [p.name for p in positional if p.name not in INPUTS]:
-            raise CheckError(f"check {name!r} inspects {strangers}; the vocabulary is {INPUTS}")
+        vocabulary = (*INPUTS, *(part.name for part in (*derived, *deferred)))
+        if unknown := [p.name for p in positional if p.name not in vocabulary]:
+            raise CheckError(f"check {name!r} inspects {unknown}; the vocabulary is {vocabulary}")
         if bare := [
             p.name
             for p in parameters
@@ -214,7 +319,8 @@ def check(
         ]:
             raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
         required = tuple(p.name for p in positional if p.default is p.empty)
-        registered = Check(name, cause, function, required if needs is None else needs, cost)
+        lacking = required if needs is None else needs
+        registered = Check(name, cause, function, lacking, cost, derived, deferred)
         _CHECKS[name] = registered
         return registered
 
@@ -228,6 +334,13 @@ def all_checks() -> tuple[Check, ...]:
         for module in iter_modules(room.__path__):
             import_module(f"{room.__name__}.{module.name}")
     return tuple(_CHECKS[name] for name in sorted(_CHECKS))
+
+
+def derived_inputs(checks: Iterable[Check], given: Mapping[str, Any]) -> dict[str, Deferred[Any]]:
+    """What these checks derive from the given inputs, by name; nothing is computed yet."""
+    return {
+        part.name: part.of(given) for check in checks for part in (*check.derived, *check.deferred)
+    }
 
 
 def _present(given: Mapping[str, Any], need: str) -> bool:

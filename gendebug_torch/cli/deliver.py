@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gendebug_torch as gd
+from gendebug_torch.cli.exit_codes import BROKEN, CLEAN, FINDINGS
+from gendebug_torch.data.files import write_whole
+from gendebug_torch.report import render_junit
 
-CLEAN, FOUND, BAD_INPUT, BROKEN = 0, 1, 2, 3
 FailOn = Literal["note", "warn", "fail", "never"]
+Format = Literal["junit", "markdown"]
 
 
-def deliver(diagnosis: gd.Diagnosis, out: str, fail_on: FailOn, **extras: Any) -> int:
-    """Write the report, print the findings, and turn the worst one into an exit code."""
+def deliver(
+    diagnosis: gd.Diagnosis,
+    out: str,
+    fail_on: FailOn,
+    *,
+    also: Sequence[Format] = (),
+    **extras: Any,
+) -> int:
+    """Write the report, print the findings, and turn the worst one into an exit code.
+
+    Args:
+        diagnosis: what to report.
+        out: directory of `report.html` and `findings.json`.
+        fail_on: severity from which findings give exit code 1.
+        also: further formats, `findings.xml` (JUnit) and `findings.md` (Markdown).
+        extras: tables and pictures of the page.
+    """
     diagnosis.write(out, **extras)
+    if "junit" in also:
+        write_whole(Path(out) / "findings.xml", render_junit(diagnosis.findings))
+    if "markdown" in also:
+        write_whole(Path(out) / "findings.md", diagnosis.to_markdown())
     print(diagnosis)
     print(f"\nReport: {Path(out) / 'report.html'}")
     return exit_code(diagnosis, fail_on)
@@ -25,5 +48,7 @@ def exit_code(diagnosis: gd.Diagnosis, fail_on: FailOn) -> int:
     if diagnosis.worst is severity.ERRORED:
         return BROKEN
     return (
-        FOUND if fail_on != "never" and diagnosis.worst.level >= severity(fail_on).level else CLEAN
+        FINDINGS
+        if fail_on != "never" and diagnosis.worst.level >= severity(fail_on).level
+        else CLEAN
     )

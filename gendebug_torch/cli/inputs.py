@@ -6,8 +6,9 @@ import gendebug_torch as gd
 
 
 def load_records(name: str, path: str, schema: gd.Schema, computed: bool) -> gd.Records:
-    """Records of one table; production may lack labels, and logits may be absent where a network
-    computes them.
+    """Records of one table.
+
+    Production may lack labels; logits may be absent where a network computes them.
     """
     optional = {"logits", "probs"} if computed else set()
     if name == "production":

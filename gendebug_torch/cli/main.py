@@ -1,134 +1,204 @@
-"""The parser, made from the signatures and docstrings of the commands."""
+"""The command line: each command's parser is made from the signature and docstring of a function.
+
+A command's module is imported when the command is called, so that help costs no import of torch.
+"""
 
 from __future__ import annotations
 
+import ast
+import json
 import keyword
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
-import gendebug_torch as gd
-from gendebug_torch.cli.commands import behave
-from gendebug_torch.cli.commands.attribute import attribute
-from gendebug_torch.cli.commands.checks import checks
-from gendebug_torch.cli.commands.curves import curves
-from gendebug_torch.cli.commands.diagnose import diagnose
-from gendebug_torch.cli.commands.labels import labels
-from gendebug_torch.cli.commands.leakage import leakage
-from gendebug_torch.cli.commands.parity import parity
-from gendebug_torch.cli.commands.predeploy import predeploy
-from gendebug_torch.cli.commands.recalibrate import recalibrate
-from gendebug_torch.cli.commands.shift import shift
-from gendebug_torch.cli.deliver import BAD_INPUT
-from gendebug_torch.errors import InputError
+import gendebug_torch
+from gendebug_torch.cli.exit_codes import BAD_INPUT, BROKEN, CLEAN, INTERRUPTED
+from gendebug_torch.errors import GendebugError, did_you_mean
 
-# Command -> its parameters that are given by position; one that takes several values ends in "+".
-COMMANDS: dict[Callable[..., int], tuple[str, ...]] = {
-    diagnose: (),
-    recalibrate: (),
-    attribute: (),
-    curves: ("file",),
-    shift: ("reference", "live"),
-    leakage: ("tables+",),
-    parity: (),
-    labels: ("table",),
-    predeploy: (),
-    checks: (),
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Args:
+        module: file under `cli/commands`.
+        function: name of the function that runs it and whose signature gives its options.
+        positional: parameters given by position; one that takes several values ends in "+".
+    """
+
+    module: str
+    function: str
+    positional: tuple[str, ...] = ()
+
+
+COMMANDS: Mapping[str, Command] = {
+    "diagnose": Command("diagnose", "diagnose"),
+    "recalibrate": Command("recalibrate", "recalibrate"),
+    "attribute": Command("attribute", "attribute"),
+    "curves": Command("curves", "curves", ("file",)),
+    "shift": Command("shift", "shift", ("reference", "live")),
+    "leakage": Command("leakage", "leakage", ("tables+",)),
+    "parity": Command("parity", "parity"),
+    "labels": Command("labels", "labels", ("table",)),
+    "predeploy": Command("predeploy", "predeploy"),
+    "checks": Command("checks", "checks"),
+    "behave": Command("behave", "run", ("suite",)),
+    "behave add": Command("behave", "add", ("suite",)),
+    "behave record": Command("behave", "record", ("suite",)),
+    "behave confirm": Command("behave", "confirm", ("suite",)),
+    "behave redundancy": Command("behave", "redundancy", ("suite",)),
 }
-
-# Command -> its subcommands; the first one is meant where none is named, as in `gendebug behave
-# SUITE`.
-GROUPS: dict[str, dict[Callable[..., int], tuple[str, ...]]] = {
-    "behave": {
-        behave.run: ("suite",),
-        behave.add: ("suite",),
-        behave.record: ("suite",),
-        behave.confirm: ("suite",),
-        behave.redundancy: ("suite",),
-    },
-}
-_CODES = "Exit code: 0 clean, 1 findings from --fail-on on, 2 bad input, 3 a check broke."
+_EXIT_CODES = (
+    "Exit code: 0 clean, 1 findings from --fail-on on, 2 bad input, 3 something broke, "
+    "130 interrupted. --debug shows the traceback of an error."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: 0 clean, 1 findings at or above --fail-on, 2 bad input, 3 a check broke."""
-    parser = _parser(
-        prog="gendebug", description=(gd.__doc__ or "").partition("\n")[0], version=gd.__version__
-    )
-    commands = parser.add_subcommands()
-    _add_commands(commands, COMMANDS)
-    for name, functions in GROUPS.items():
-        text = (sys.modules[next(iter(functions)).__module__].__doc__ or "").partition("\n")[0]
-        group = _parser(description=text, epilog=_CODES)
-        commands.add_subcommand(name, group, help=text)
-        _add_commands(group.add_subcommands(), functions)
-    chosen = parser.parse_args(_spelled(sys.argv[1:] if arguments is None else arguments))
-    functions, values = COMMANDS, chosen
-    while (name := values.subcommand) in GROUPS:
-        functions, values = GROUPS[name], values[name]
-    call = {function.__name__: function for function in functions}[name]
-    try:
-        return call(**values[name].as_dict())
-    except InputError as error:
-        print(f"gendebug {chosen.subcommand}: {error}", file=sys.stderr)
-        return BAD_INPUT
+    """Entry point of `gendebug`.
 
+    Args:
+        arguments: words after `gendebug`; default those of the process.
 
-def _parser(**settings: Any) -> Any:
-    """A parser whose help spells flags as people write them, `--fail-on` and `--from`, not as
-    Python names its parameters.
+    Returns:
+        0 clean, 1 findings at or above --fail-on, 2 bad input, 3 something broke, 130 interrupted.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return CLEAN if words else BAD_INPUT
+    if words[0] == "--version":
+        print(f"gendebug {gendebug_torch.__version__}")
+        return CLEAN
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    if name == "behave" and words[1:2] == ["run"]:
+        words.pop(1)
+    if name not in COMMANDS:
+        hint = did_you_mean(name, COMMANDS)
+        print(f"gendebug: no command {name!r}. {hint}See gendebug --help.", file=sys.stderr)
+        return BAD_INPUT
+    try:
+        return _call(name, words[len(name.split()) :])
+    except KeyboardInterrupt:
+        print(f"gendebug {name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        from gendebug_torch.report.text import printable
+
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, GendebugError):
+            print(printable(f"gendebug {name}: {error}"), file=sys.stderr)
+            return BAD_INPUT
+        advice = "This is a bug of gendebug_torch or of the model; --debug shows where."
+        text = f"gendebug {name}: {type(error).__name__}: {error}\n{advice}"
+        print(printable(text), file=sys.stderr)
+        return BROKEN
+
+
+def _call(name: str, words: Sequence[str]) -> int:
+    command = COMMANDS[name]
+    module = import_module(f"gendebug_torch.cli.commands.{command.module}")
+    function: Callable[..., int] = getattr(module, command.function)
+    parser = _parser(name, function, command.positional)
+    return function(**parser.parse_args(_python_names(words, function)).as_dict())
+
+
+def _overview() -> str:
+    """Usage and one line per command, from the docstrings, without importing a command."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {_first_line(command)}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: gendebug COMMAND [options]      gendebug COMMAND --help",
+            "",
+            (gendebug_torch.__doc__ or "").partition("\n")[0],
+            "",
+            *lines,
+            "",
+            _EXIT_CODES,
+        ]
+    )
+
+
+def _first_line(command: Command) -> str:
+    source = (Path(__file__).parent / "commands" / f"{command.module}.py").read_text("utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name == command.function:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
+
+
+def _parser(name: str, function: Callable[..., int], positional: Sequence[str]) -> Any:
+    """The parser of one command; its help spells flags as people write them."""
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
         def format_help(self, *formatter: Any) -> str:
             return re.sub(r"--[a-z_]+( [A-Z_]+)?", _as_written, super().format_help(*formatter))
 
-    return Parser(**settings)
+    description = (function.__doc__ or "").partition("\n\n")[0]
+    others = [f"gendebug {command}" for command in COMMANDS if command.startswith(f"{name} ")]
+    also = f"See also {', '.join(others)}. " if others else ""
+    parser = Parser(prog=f"gendebug {name}", description=description, epilog=also + _EXIT_CODES)
+    for parameter in positional:
+        several = "+" if parameter.endswith("+") else None
+        parser.add_argument(parameter.removesuffix("+"), type=str, nargs=several)
+    skip: set[str | int] = {parameter.removesuffix("+") for parameter in positional}
+    parser.add_function_arguments(function, as_positional=False, skip=skip)
+    return parser
 
 
 def _as_written(flag: re.Match[str]) -> str:
+    """`--fail_on FAIL_ON` as it is written on a command line: `--fail-on FAIL_ON`."""
     name, _, value = flag[0].partition(" ")
     return name.rstrip("_").replace("_", "-") + (f" {value.rstrip('_')}" if value else "")
 
 
-def _add_commands(commands: Any, functions: Mapping[Callable[..., int], tuple[str, ...]]) -> None:
-    for function, positional in functions.items():
-        text = (function.__doc__ or "").partition("\n")[0]
-        command = _parser(description=text, epilog=_CODES)
-        for name in positional:
-            command.add_argument(
-                name.removesuffix("+"), type=str, nargs="+" if name.endswith("+") else None
-            )
-        command.add_function_arguments(
-            function, as_positional=False, skip={name.removesuffix("+") for name in positional}
-        )
-        commands.add_subcommand(function.__name__, command, help=text)
+def _python_names(words: Sequence[str], function: Callable[..., int]) -> list[str]:
+    """The words with flags as Python names, and values of lists as JSON lists.
 
-
-def _spelled(arguments: Sequence[str]) -> list[str]:
-    """Flags as the parser spells them, and the default subcommand of a group where none is
-    named.
+    `--fail-on` becomes `--fail_on`, `--from` (a word of Python) `--from_`; `--only shift,labels` or
+    `--only shift labels` becomes `--only '["shift", "labels"]'`.
     """
-    words = [_flag(argument) for argument in arguments]
-    functions = GROUPS.get(words[0], {}) if words else {}
-    named = {function.__name__ for function in functions}
-    if functions and len(words) > 1 and words[1] not in {*named, "-h", "--help"}:
-        words.insert(1, next(iter(functions)).__name__)
-    return words
+    hints = get_type_hints(function)
+    lists = {
+        name
+        for name, hint in hints.items()
+        if any(get_origin(kind) is list for kind in (hint, *get_args(hint)))
+    }
+    result: list[str] = []
+    values: list[str] | None = None
+    for word in [*words, "--"]:
+        if values is not None and not word.startswith("--"):
+            values.append(word)
+            continue
+        if values is not None:
+            result.append(_as_list(values))
+            values = None
+        if word == "--" or not word.startswith("--"):
+            result.append(word)
+            continue
+        flag, equals, value = word[2:].partition("=")
+        name = flag.replace("-", "_")
+        name += "_" * keyword.iskeyword(name)
+        result.append(f"--{name}")
+        if name in lists:
+            values = [value] if equals else []
+        elif equals:
+            result[-1] += f"={value}"
+    return result[:-1]
 
 
-def _flag(argument: str) -> str:
-    """`--fail-on` as the parser spells it, `--fail_on`, and `--from`, a word of Python, as
-    `--from_`; values are left alone.
-    """
-    name, equals, value = argument.partition("=")
-    if not argument.startswith("--"):
-        return argument
-    plain = name[2:].replace("-", "_")
-    return (
-        f"--{plain}_" + equals + value
-        if keyword.iskeyword(plain)
-        else f"--{plain}" + equals + value
-    )
+def _as_list(values: Sequence[str]) -> str:
+    if len(values) == 1 and values[0].startswith("["):
+        return values[0]
+    return json.dumps([part for value in values for part in value.split(",") if part])

@@ -1,6 +1,4 @@
-"""The distance of the validation loss above the training loss at the end of a training, and what it
-is measured with.
-"""
+"""The distance of the validation loss above the training loss at the end of a training."""
 
 from __future__ import annotations
 
@@ -16,13 +14,13 @@ class Gap:
     """Validation loss minus training loss over the last epochs.
 
     Args:
-        absolute: in units of the loss; NaN where either loss has no value.
-        error: its standard error, by the scatter of the difference from epoch to epoch.
-        relative: share of the training loss; NaN where that is not positive.
-        share: of what the training took off the loss, the part that the validation rows do not get;
-            NaN where unknown.
-        in_noise: the gap over the standard deviation of the difference in a single epoch.
-        basis: `train_eval`: both in evaluation mode at the end of the epoch. `running`: the
+        absolute: difference in units of the loss; NaN where either loss has no value.
+        error: standard error of it, by the scatter of the difference from epoch to epoch.
+        relative: difference as a share of the training loss; NaN where that is not positive.
+        share: part of what the training took off the loss that the validation rows do not get; NaN
+            where unknown.
+        in_noise: difference over its standard deviation in a single epoch.
+        basis: `train_eval`: both losses in evaluation mode at the end of the epoch. `running`: the
             training loss was averaged while the weights moved, in training mode.
         train: training loss over the last epochs.
         validation: validation loss over the last epochs.
@@ -39,49 +37,57 @@ class Gap:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of 95 %, for `absolute`."""
+        """95 % interval of `absolute`."""
         return self.absolute - 1.96 * self.error, self.absolute + 1.96 * self.error
 
 
 def generalization_gap(
     curves: LearningCurves, *, window: int = 5, baseline_loss: float | None = None
 ) -> Gap:
-    """The gap over the last epochs that have both losses.
+    """The generalization gap over the last epochs that have both losses.
 
-    Source: Goodfellow, Bengio and Courville (2016), Deep Learning, section 5.2. The share relates
-    it to what was learned, so that a small loss which doubles from .01 to .02 is not taken for a
-    failure.
+    The gap is also given as a share of what was learned, so that a small loss which doubles from
+    .01 to .02 is not taken for a failure.
+
+    Source: Goodfellow, Bengio and Courville (2016), Deep Learning, section 5.2.
 
     Args:
         curves: losses per epoch.
-        window: epochs averaged at the end.
-        baseline_loss: of knowing nothing; else the loss before training, else the highest loss of
-            the first epoch.
+        window: number of epochs averaged at the end.
+        baseline_loss: loss of a constant prediction; else the loss before training, else the
+            highest loss of the first epoch.
+
+    Example:
+        >>> import torch
+        >>> from gendebug_torch.curves import LearningCurves
+        >>> val = torch.tensor([0.7, 0.5, 0.5, 0.5, 0.5, 0.5])
+        >>> gap = generalization_gap(LearningCurves(torch.arange(6), 0.8 * val, val))
+        >>> round(gap.relative, 2)
+        0.25
     """
     basis: Literal["train_eval", "running"] = (
         "running" if curves.train_eval_loss is None else "train_eval"
     )
     both = curves.fitted_loss.isfinite() & curves.val_loss.isfinite()
-    train, validation = (
-        curves.fitted_loss[both][-window:].double(),
-        curves.val_loss[both][-window:].double(),
-    )
-    if not len(train):
+    if not bool(both.any()):
         return Gap(math.nan, math.nan, math.nan, math.nan, math.nan, basis, math.nan, math.nan)
-    apart = validation - train
-    absolute, trained = float(apart.mean()), float(train.mean())
-    sd = float(apart.std()) if len(apart) > 1 else math.nan
-    start = baseline_loss if baseline_loss is not None else curves.untrained_loss
+    train = curves.fitted_loss[both].double()
+    validation = curves.val_loss[both].double()
+    start = curves.untrained_loss if baseline_loss is None else baseline_loss
     if start is None:
-        start = max(float(curves.fitted_loss[both][0]), float(curves.val_loss[both][0]))
-    learned = start - trained
+        start = max(float(train[0]), float(validation[0]))
+    train, validation = train[-window:], validation[-window:]
+    difference = validation - train
+    absolute, final = float(difference.mean()), float(train.mean())
+    sd = float(difference.std()) if len(difference) > 1 else math.nan
+    learned = start - final
     return Gap(
         absolute=absolute,
-        error=sd / len(apart) ** 0.5,
-        relative=absolute / trained if trained > 0 else math.nan,
+        error=sd / len(difference) ** 0.5,
+        relative=absolute / final if final > 0 else math.nan,
         share=absolute / learned if learned > 0 else math.nan,
         in_noise=absolute / sd if sd > 0 else math.nan,
         basis=basis,
-        train=trained,
+        train=final,
         validation=float(validation.mean()),
     )

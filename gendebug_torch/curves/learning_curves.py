@@ -1,4 +1,4 @@
-"""`LearningCurves`: what training and validation loss did, epoch by epoch."""
+"""`LearningCurves`: training loss, validation loss and metrics, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import CYCLE, LIVE, NEUTRAL, REFERENCE, axes
-from gendebug_torch.curves.files.run_files import per_epoch, read_csv, read_run
+from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
+from gendebug_torch.curves.files.epoch_table import epoch_table
+from gendebug_torch.curves.files.run_files import read_csv, read_run
+from gendebug_torch.curves.fit.moving_average import moving_average
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# Beyond so many epochs single values are a cloud: they are drawn thinner, as dots would only hide
-# the average.
-_MANY = 150
-# Of fewer epochs an average of five would be drawn away from most of its points.
-_FEW = 10
+# Beyond so many epochs single values are drawn as a thin line, as dots would hide the average.
+_MAX_DOTS = 150
+# With fewer epochs an average of five would be drawn away from most of its points.
+_MIN_SMOOTHED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +31,27 @@ class LearningCurves:
     """Losses and metrics per epoch.
 
     Args:
-        epoch: `[t]` int64, ascending.
-        train_loss: `[t]` float64, averaged over the epoch while the weights move; NaN where not
-            recorded.
-        val_loss: `[t]` float64; NaN where there was no validation.
-        metrics: further `[t]` float64 by name.
-        train_eval_loss: `[t]` float64 of a fixed sample of the training rows in evaluation mode at
-            the end of the epoch, which is what the validation loss may be compared with; None where
-            that was not recorded.
-        untrained_loss: of the first batch, before any update; None where unknown.
-        unit: what `epoch` counts: `epoch` or `step`.
-        notes: remarks on the record itself: gaps, repeated rows, NaN batches.
+        epoch: epochs or steps, `[t]` int64, ascending.
+        train_loss: training loss, `[t]` float64, averaged over the epoch while the weights move;
+            NaN where not recorded.
+        val_loss: validation loss, `[t]` float64; NaN where there was no validation.
+        metrics: further curves by name, each `[t]` float64.
+        train_eval_loss: loss `[t]` float64 of a fixed sample of the training rows in evaluation
+            mode at the end of the epoch, which is comparable with the validation loss; None where
+            not recorded.
+        untrained_loss: loss of the first batch, before any update; None where unknown.
+        unit: unit of `epoch`: `epoch` or `step`.
+        notes: sentences on the record itself: missing epochs, repeated rows, NaN batches.
+
+    Raises:
+        InputError: lengths that differ, or epochs that do not ascend.
+
+    Example:
+        >>> import torch
+        >>> epoch = torch.arange(30)
+        >>> curves = LearningCurves(epoch, 1 / (1 + epoch), 0.2 + 1 / (1 + epoch))
+        >>> round(float(curves.val_loss[-1] - curves.train_loss[-1]), 2)
+        0.2
     """
 
     epoch: Tensor
@@ -68,7 +79,7 @@ class LearningCurves:
             got = f"{int(self.epoch[at])} followed by {int(self.epoch[at + 1])}"
             reject(
                 "epoch",
-                "epochs that rise",
+                "epochs in ascending order",
                 got,
                 "A resumed run repeats epochs: keep the last row of each.",
             )
@@ -77,32 +88,29 @@ class LearningCurves:
         return len(self.epoch)
 
     def __add__(self, later: LearningCurves) -> LearningCurves:
-        """These epochs followed by later ones; where both have an epoch the later recording
-        counts.
-        """
+        """These epochs followed by later ones; of an epoch that both have the later one counts."""
         keep = ~torch.isin(self.epoch, later.epoch)
         epoch = torch.cat([self.epoch[keep], later.epoch])
         order = epoch.argsort(stable=True)
         first, second = self._columns(), later._columns()
 
-        def join(name: str) -> Tensor:
-            a, b = (
-                side.get(name, torch.full((len(whole),), torch.nan))
-                for side, whole in ((first, self), (second, later))
-            )
+        def joined(name: str) -> Tensor:
+            a = first.get(name, torch.full((len(self),), torch.nan))
+            b = second.get(name, torch.full((len(later),), torch.nan))
             return torch.cat([a.double()[keep], b.double()])[order]
 
-        names = [name for name in dict.fromkeys([*first, *second]) if name != self.unit]
-        columns = {name: join(name) for name in names}
-        train, val, evaluated = (
-            columns.pop(name, None) for name in ("train_loss", "val_loss", "train_eval_loss")
-        )
-        assert train is not None
-        assert val is not None
-        untrained = later.untrained_loss if self.untrained_loss is None else self.untrained_loss
-        notes = tuple(dict.fromkeys([*self.notes, *later.notes]))
+        columns = {name: joined(name) for name in {**first, **second} if name != self.unit}
         return LearningCurves(
-            epoch[order], train, val, columns, evaluated, untrained, self.unit, notes
+            epoch=epoch[order],
+            train_loss=columns.pop("train_loss"),
+            val_loss=columns.pop("val_loss"),
+            train_eval_loss=columns.pop("train_eval_loss", None),
+            metrics=columns,
+            untrained_loss=(
+                later.untrained_loss if self.untrained_loss is None else self.untrained_loss
+            ),
+            unit=self.unit,
+            notes=tuple(dict.fromkeys([*self.notes, *later.notes])),
         )
 
     @classmethod
@@ -112,14 +120,14 @@ class LearningCurves:
         """Curves from a table with an epoch or a step column, both losses and any metrics.
 
         Several rows of one epoch, as loggers write them, are merged: the training loss of an epoch
-        is the mean over its steps, every other column its last value. What is missing, repeated or
-        out of order is named in `notes`. Usual names of the columns are known (`train_loss_epoch`,
-        `loss`, `eval_loss`, `Loss/validation`).
+        is the mean over its steps, every other column its last value. Missing, repeated and
+        unordered rows are named in `notes`. Usual names of the columns are recognised
+        (`train_loss_epoch`, `loss`, `eval_loss`, `Loss/validation`).
 
         Args:
-            frame: one row per epoch, step or log line.
+            frame: table with one row per epoch, step or log line.
             train: column of the training loss, where its name is not a usual one.
-            val: column of the validation loss, likewise.
+            val: column of the validation loss, where its name is not a usual one.
 
         Raises:
             InputError: a column is absent or not numeric, or there are no rows.
@@ -130,8 +138,12 @@ class LearningCurves:
     def from_csv(
         cls, path: str | Path, *, train: str | None = None, val: str | None = None
     ) -> LearningCurves:
-        """Read a CSV as `from_frame` takes it, e.g. Lightning's metrics.csv; a last line that was
-        cut is left out.
+        """Curves from a CSV such as Lightning's metrics.csv; a truncated last line is left out.
+
+        Args:
+            path: CSV with the columns of `from_frame`.
+            train: column of the training loss, where its name is not a usual one.
+            val: column of the validation loss, where its name is not a usual one.
 
         Raises:
             InputError: the file cannot be read, or as `from_frame`.
@@ -151,11 +163,16 @@ class LearningCurves:
     def from_run(
         cls, path: str | Path, *, train: str | None = None, val: str | None = None
     ) -> LearningCurves:
-        """Read what a past run left: a CSV, a TensorBoard event file, `trainer_state.json`, or a
-        folder with one.
+        """Curves from the files of a past run.
+
+        Args:
+            path: CSV, TensorBoard event file, `trainer_state.json` of a Hugging Face trainer, or a
+                folder with one of them.
+            train: column of the training loss, where its name is not a usual one.
+            val: column of the validation loss, where its name is not a usual one.
 
         Raises:
-            InputError: nothing of the kind is there, it cannot be read, or as `from_frame`.
+            InputError: there is no such file, it cannot be read, or as `from_frame`.
         """
         frame, notes = read_run(path)
         return cls._read(frame, train, val, notes)
@@ -164,33 +181,25 @@ class LearningCurves:
     def _read(
         cls, frame: pd.DataFrame, train: str | None, val: str | None, notes: list[str] | None = None
     ) -> LearningCurves:
-        table, unit, remarks = per_epoch(frame, train=train, val=val)
-        columns: dict[str, Tensor] = {
-            name: torch.tensor(table[name].to_numpy(copy=True)) for name in table.columns
-        }
-        epoch, trained, validated = (
-            columns.pop(name) for name in ("epoch", "train_loss", "val_loss")
-        )
-        evaluated = columns.pop("train_eval_loss", None)
+        table, unit, table_notes = epoch_table(frame, train=train, val=val)
+        columns = {name: torch.tensor(table[name].to_numpy(copy=True)) for name in table.columns}
         return cls(
-            epoch.long(),
-            trained,
-            validated,
-            columns,
-            evaluated,
-            None,
-            unit,
-            (*(notes or []), *remarks),
+            epoch=columns.pop("epoch").long(),
+            train_loss=columns.pop("train_loss"),
+            val_loss=columns.pop("val_loss"),
+            train_eval_loss=columns.pop("train_eval_loss", None),
+            metrics=columns,
+            unit=unit,
+            notes=(*(notes or []), *table_notes),
         )
 
     @property
     def fitted_loss(self) -> Tensor:
-        """`[t]` training loss at the end of each epoch: `train_eval_loss`, else the mean of this
-        epoch's and the next's.
+        """Training loss at the end of each epoch, `[t]`, comparable with the validation loss.
 
-        The running training loss of an epoch is averaged while the weights move, half an epoch
-        before its end on average, so that the mean of two neighbours estimates the loss between
-        them; the last epoch keeps its own.
+        That is `train_eval_loss` where it was recorded. Otherwise, as the running training loss is
+        averaged while the weights move, half an epoch before the end on average, it is the mean of
+        two neighbouring epochs; the last epoch keeps its own.
         """
         if self.train_eval_loss is not None:
             return self.train_eval_loss
@@ -221,91 +230,37 @@ class LearningCurves:
         return pd.DataFrame(columns)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The losses, faint as recorded and bold as 5-epoch centred averages from 10 epochs on;
-        infinite values are left out.
+        """The losses as recorded, and from 10 epochs on their 5-epoch centred averages.
+
+        Infinite values are left out.
         """
         ax = axes(ax)
-        drawn = [("train_loss", "training loss", REFERENCE), ("val_loss", "validation loss", LIVE)]
+        lines = [("train_loss", "training loss", REFERENCE), ("val_loss", "validation loss", LIVE)]
         if self.train_eval_loss is not None:
-            drawn.insert(1, ("train_eval_loss", "training rows, evaluated", NEUTRAL))
-        few = len(self) <= _MANY
-        for name, label, color in drawn:
-            values = getattr(self, name)
-            known = values.isfinite()
-            x = self.epoch[known].numpy()
-            ax.plot(
-                x,
-                values[known],
-                color=color,
-                alpha=0.35,
-                linewidth=0 if few else 0.4,
-                marker="." if few else "",
-                markersize=5,
-            )
-            smooth = moving_average(values[known], 5 if len(x) >= _FEW else 1)
-            ax.plot(x, smooth.numpy(), color=color, linewidth=1.8, label=label)
-        if broken := _broken(self.epoch, self.train_loss):
-            ax.axvspan(*broken, color=NEUTRAL, alpha=0.2, linewidth=0, label="NaN or infinite")
+            lines.insert(1, ("train_eval_loss", "training rows, evaluated", NEUTRAL))
+        for name, label, color in lines:
+            _draw_loss(ax, self.epoch, getattr(self, name), label, color)
+        if nonfinite := _nonfinite_end(self.epoch, self.train_loss):
+            ax.axvspan(*nonfinite, color=NEUTRAL, alpha=0.2, linewidth=0, label="NaN or infinite")
         ax.set(xlabel=self.unit, ylabel="loss", title="Learning curves")
         ax.locator_params(axis="x", integer=True)
         ax.legend(frameon=False, fontsize="small")
         return ax
 
 
-def moving_average(values: Tensor, window: int = 5) -> Tensor:
-    """Centred moving average `[t]`; towards the ends the window shrinks evenly on both sides, so
-    nothing lags.
-
-    Args:
-        values: `[t]` float, without NaN.
-        window: odd number of epochs.
-    """
-    if window < 1 or window % 2 == 0:
-        reject("window", "an odd number of epochs", str(window), "5 is the usual number.")
-    t = len(values)
-    position = torch.arange(t)
-    half = torch.minimum(torch.minimum(position, t - 1 - position), torch.tensor(window // 2))
-    sums = torch.cat([torch.zeros(1, dtype=torch.float64), values.double().cumsum(0)])
-    return (sums[position + half + 1] - sums[position - half]) / (2 * half + 1)
+def _draw_loss(ax: Axes, epoch: Tensor, loss: Tensor, label: str, color: str) -> None:
+    """One loss, faint as recorded and bold as averaged."""
+    finite = loss.isfinite()
+    x, y = epoch[finite].numpy(), loss[finite]
+    dots = len(epoch) <= _MAX_DOTS
+    style = {"linewidth": 0, "marker": ".", "markersize": 5} if dots else {"linewidth": 0.4}
+    ax.plot(x, y, color=color, alpha=0.35, **style)
+    smooth = moving_average(y, 5 if len(x) >= _MIN_SMOOTHED else 1)
+    ax.plot(x, smooth.numpy(), color=color, linewidth=1.8, label=label)
 
 
-def _broken(epoch: Tensor, loss: Tensor) -> tuple[int, int] | None:
-    """First and last epoch of a loss that ends as no number."""
-    known = loss.isfinite().nonzero()[:, 0]
-    first = int(known[-1]) + 1 if len(known) else 0
+def _nonfinite_end(epoch: Tensor, loss: Tensor) -> tuple[int, int] | None:
+    """First and last epoch of the final stretch without a finite loss."""
+    finite = loss.isfinite().nonzero()[:, 0]
+    first = int(finite[-1]) + 1 if len(finite) else 0
     return (int(epoch[first]), int(epoch[-1])) if first < len(loss) else None
-
-
-def overlay(runs: Mapping[str, LearningCurves], ax: Axes | None = None) -> Axes:
-    """The validation losses of several runs on one axis, smoothed, each ending in a dot at its best
-    epoch.
-    """
-    ax = axes(ax)
-    for i, (name, curves) in enumerate(runs.items()):
-        known = curves.val_loss.isfinite()
-        if not bool(known.any()):
-            continue
-        smooth, x, color = (
-            moving_average(curves.val_loss[known]),
-            curves.epoch[known],
-            CYCLE[i % len(CYCLE)],
-        )
-        best = int(smooth.argmin())
-        ax.plot(
-            x.numpy(),
-            smooth.numpy(),
-            color=color,
-            linewidth=1.8,
-            linestyle=("-", "--", ":")[i // len(CYCLE) % 3],
-            label=name,
-        )
-        ax.plot([int(x[best])], [float(smooth[best])], color=color, marker="o")
-    units = sorted({curves.unit for curves in runs.values()})
-    ax.set(
-        xlabel=" or ".join(units) or "epoch",
-        ylabel="validation loss",
-        title="Validation losses; a dot marks the best epoch of each",
-    )
-    if runs:
-        ax.legend(frameon=False, fontsize="small")
-    return ax

@@ -1,6 +1,4 @@
-"""What a model leaves to be learned: whether its features tell more about its residuals than its
-own output does.
-"""
+"""Structure in the residuals of a model: whether its features still predict them."""
 
 from __future__ import annotations
 
@@ -23,18 +21,17 @@ _BINS = 10
 
 @dataclass(frozen=True, eq=False)
 class ResidualStructure:
-    """Mean squared residuals of a model, and how much of them a probe of its features explains out
-    of fold.
+    """Mean squared residuals of a model, and the share that a probe network predicts.
 
     Args:
-        rows: how many were judged.
+        rows: number of rows inspected.
         model: mean squared residual of the model, summed over classes (the Brier score).
-        recalibrated: the same once a probe of the model's output alone has corrected it.
-        explained: the same once a probe of output and features has.
+        recalibrated: the same after a probe of the model's outputs alone has corrected it.
+        explained: the same after a probe of outputs and features has.
         error: standard error of `recalibrated - explained`.
-        predicted: `[b]` mean residual that the probe foretells, in bins of equally many rows.
-        observed: `[b]` mean residual of these rows.
-        observed_error: `[b]` its standard error.
+        predicted: mean residual that the probe predicts, `[b]`, in bins of equally many rows.
+        observed: mean residual of these rows, `[b]`.
+        observed_error: standard error of `observed`, `[b]`.
     """
 
     rows: int
@@ -48,8 +45,9 @@ class ResidualStructure:
 
     @property
     def gain(self) -> float:
-        """Share of the recalibrated model's mean squared residual that the features explain;
-        negative where they add only noise.
+        """Share of the recalibrated model's mean squared residual that the features explain.
+
+        It is negative where they add only noise.
         """
         return 1 - self.explained / self.recalibrated if self.recalibrated > 0 else 0.0
 
@@ -70,15 +68,16 @@ class ResidualStructure:
         return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Observed against foretold mean residuals: on the flat line nothing is left, on the
-        diagonal all of it was foretold.
+        """Observed over predicted mean residuals.
+
+        On the flat line the features predict nothing, on the diagonal what they predict is true.
         """
         ax = axes(ax)
         x, y, error = (
             values.cpu().numpy() for values in (self.predicted, self.observed, self.observed_error)
         )
         ax.axhline(0.0, color=NEUTRAL, linewidth=0.8)
-        ax.plot(x, x, color=NEUTRAL, linestyle=":", label="as foretold")
+        ax.plot(x, x, color=NEUTRAL, linestyle=":", label="as predicted")
         ax.errorbar(
             x,
             y,
@@ -88,8 +87,8 @@ class ResidualStructure:
             linestyle="",
             label="observed, 95 % interval",
         )
-        ax.set(xlabel="residual that the features foretell", ylabel="mean residual")
-        ax.set_title(f"{self.gain:.0%} of the squared residual is foretold")
+        ax.set(xlabel="residual predicted from the features", ylabel="mean residual")
+        ax.set_title(f"{self.gain:.0%} of the squared residual is predictable")
         ax.legend(frameon=False, fontsize="small")
         return ax
 
@@ -104,21 +103,21 @@ def residual_structure(
 ) -> ResidualStructure:
     """How much of the residuals of a model its features explain beyond what its outputs do.
 
-    Two cross-fitted probes foretell `residuals`: one of `outputs` alone, which is recalibration,
-    and one of outputs and features. What the second takes off the mean squared residual beyond the
-    first, on rows it has not seen, could have been learned: a bound from below, as the probe is
-    small.
+    Two cross-fitted probe networks predict `residuals`: one from `outputs` alone, which is
+    recalibration, and one from outputs and features. What the second takes off the mean squared
+    residual beyond the first, on rows it has not seen, could have been learned: a lower bound, as
+    the probe is small.
 
-    Source: Ramsey (1969), J. R. Stat. Soc. B 31:350, for asking residuals what a fit missed; here
-    by a probe, out of fold, and beyond recalibration.
+    Source: Ramsey (1969), J. R. Stat. Soc. B 31:350, for testing residuals for what a fit missed;
+    here by a probe, out of fold, and beyond recalibration.
 
     Args:
-        features: `[n, ...]` what the model was fed.
-        outputs: `[n, k]` float, what it said: logits or values.
-        residuals: `[n, k]` float, target minus prediction; for classes the indicator minus the
+        features: model inputs, `[n, ...]`.
+        outputs: logits or predicted values, `[n, k]` float.
+        residuals: target minus prediction, `[n, k]` float; for classes the indicator minus the
             probability.
-        categorical: feature columns that hold codes.
-        seed: of the folds and the probes.
+        categorical: names of feature columns that hold codes.
+        seed: seed of the folds and the probes.
 
     Raises:
         InputError: lengths that differ, or fewer than 50 rows.
@@ -134,24 +133,25 @@ def residual_structure(
             "Pass more rows.",
         )
     folds = fold_ids(n, 5, seed)
-    told = design(outputs.cpu()).values
-    known = design(features, categorical=categorical).values.cpu()
-    wanted = residuals.double().cpu()
-    alone = cross_fit(told, wanted, folds=folds, seed=seed)
-    both = cross_fit(torch.cat([told, known], 1), wanted, folds=folds, seed=seed)
-    before, after = ((wanted - probe.scores).square().sum(1) for probe in (alone, both))
-    apart = before - after
-    # The class that the probe foretells most of is drawn.
-    drawn = int(both.scores.var(0).argmax())
-    order = both.scores[:, drawn].argsort(stable=True)
-    parts = [(both.scores[rows, drawn], wanted[rows, drawn]) for rows in order.tensor_split(_BINS)]
+    output_columns = design(outputs.cpu()).values
+    feature_columns = design(features, categorical=categorical).values.cpu()
+    residuals = residuals.double().cpu()
+    alone = cross_fit(output_columns, residuals, folds=folds, seed=seed)
+    both = cross_fit(
+        torch.cat([output_columns, feature_columns], 1), residuals, folds=folds, seed=seed
+    )
+    before, after = ((residuals - probe.scores).square().sum(1) for probe in (alone, both))
+    # The class whose residual the probe predicts best is drawn.
+    column = int(both.scores.var(0).argmax())
+    predicted, observed = both.scores[:, column], residuals[:, column]
+    bins = predicted.argsort(stable=True).tensor_split(_BINS)
     return ResidualStructure(
         rows=n,
-        model=float(wanted.square().sum(1).mean()),
+        model=float(residuals.square().sum(1).mean()),
         recalibrated=float(before.mean()),
         explained=float(after.mean()),
-        error=float(apart.std()) / n**0.5,
-        predicted=torch.stack([score.mean() for score, _ in parts]),
-        observed=torch.stack([seen.mean() for _, seen in parts]),
-        observed_error=torch.stack([seen.std() / len(seen) ** 0.5 for _, seen in parts]),
+        error=float((before - after).std()) / n**0.5,
+        predicted=torch.stack([predicted[rows].mean() for rows in bins]),
+        observed=torch.stack([observed[rows].mean() for rows in bins]),
+        observed_error=torch.stack([observed[rows].std() / len(rows) ** 0.5 for rows in bins]),
     )

@@ -53,8 +53,9 @@ def unpacked(batch: Any) -> tuple[Any, Tensor | None]:
 
 
 def rows_at_once(data: Any, batch_size: int | None, device: torch.device) -> int | None:
-    """Rows per batch: as asked or as the loader has them, else as many as suit the device; None
-    where only the loader knows.
+    """Rows per batch: as given, as the loader has them, or what suits the device.
+
+    None where only the loader knows.
     """
     own = (
         _ROWS.get(device.type, 2048)
@@ -67,8 +68,9 @@ def rows_at_once(data: Any, batch_size: int | None, device: torch.device) -> int
 def numbered_batches(
     data: Any, batch_size: int | None, wanted: Callable[[int], bool] = lambda number: True
 ) -> Iterator[tuple[int, Any]]:
-    """The wanted batches with their numbers; a DataLoader over a data set that can be indexed reads
-    no others.
+    """The wanted batches with their numbers.
+
+    A DataLoader over a data set that can be indexed reads no others.
 
     Raises:
         InputError: data that have no batches, or a loader that is shared out already.
@@ -90,9 +92,7 @@ def numbered_batches(
 
 
 def check_order(data: Any) -> None:
-    """Refuse a loader whose batches are others each time, where ranks or an interrupted run must
-    agree on them.
-    """
+    """Refuse a loader whose batches differ each time where ranks or a resumed run must agree."""
     if isinstance(getattr(data, "sampler", None), _SHUFFLED):
         remedy = (
             "Build it with shuffle=False: the answers of all rows are wanted, and their "
@@ -119,8 +119,9 @@ def known_rows(data: Any) -> int | None:
 def sample_rows(
     data: Any, rows: int, *, unpack: Unpack | None = None, seed: int = 0
 ) -> tuple[Any, Tensor | None]:
-    """Inputs and targets of at most `rows` rows: drawn without repetition from Tensor or Records,
-    else the first ones.
+    """Inputs and targets of at most `rows` rows.
+
+    Drawn without repetition from Tensor or Records, else the first ones.
 
     Raises:
         InputError: an iterator that could not be started again.
@@ -163,9 +164,7 @@ def sample_rows(
 
 
 def rows_at(data: Any, places: Tensor, unpack: Unpack | None) -> tuple[Any, Tensor | None] | None:
-    """Inputs and targets of the rows at these places; None where rows cannot be found by their
-    number.
-    """
+    """Inputs and targets of the rows with these numbers; None where rows have no numbers."""
     if isinstance(data, Tensor):
         return data[places.to(data.device)], None
     if isinstance(data, Records):
@@ -199,8 +198,9 @@ def cut(inputs: Any, start: int, stop: int) -> Any:
 
 
 def moved(inputs: T, device: torch.device) -> T:
-    """The same structure with its Tensors on a device; to CUDA from pinned memory, without
-    waiting.
+    """The same structure with its Tensors on a device.
+
+    To CUDA they go from pinned memory, without waiting.
     """
 
     def move(tensor: Tensor) -> Tensor:
@@ -258,9 +258,7 @@ def _with_batches(loader: DataLoader[Any], numbers: Sequence[int]) -> DataLoader
 
 
 def _zipped(parts: Sequence[Any]) -> Any:
-    """Batches of one structure, joined along the rows; what is no Tensor is taken from the
-    first.
-    """
+    """Batches of one structure, joined along the rows; other values are those of the first."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat(list(parts))

@@ -1,42 +1,191 @@
-"""Files that are written whole or not at all."""
+"""Files that are read as text, and files and directories that are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from gendebug_torch.errors import reject
+
+
+def read_text(path: str | Path, argument: str = "path") -> str:
+    """The text of a UTF-8 file with its line ends as they are.
+
+    Args:
+        path: the file.
+        argument: name of the path as the caller wrote it, for messages.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        remedy = "Check the path and the encoding."
+        reject(argument, "a readable UTF-8 file", f"{path}: {problem}", remedy)
+
+
+def write_whole(path: str | Path, content: str | bytes, argument: str = "path") -> Path:
+    """Replace a file in one step and return its path; see `replacing`.
+
+    Args:
+        path: the file; its directory is made if needed.
+        content: text (written as UTF-8, line ends as they are) or bytes.
+        argument: name of the path as the caller wrote it, for messages.
+
+    Raises:
+        InputError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder) / "new" / "a.txt", "content").read_text()
+        'content'
+    """
+    with replacing(path, argument) as scratch:
+        scratch.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    return Path(path)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A hidden file beside `path` to write to, which takes its place in one step; permissions and
-    symbolic links are kept.
+def replacing(path: str | Path, argument: str = "path") -> Iterator[Path]:
+    """A hidden file beside `path` to write to, which replaces it in one step.
 
-    After a failure it is gone, and what was at `path` before is untouched.
+    Permissions and symbolic links are kept. After a failure the hidden file is gone, and what was
+    at `path` is untouched.
+
+    Args:
+        path: the file; its directory is made if needed.
+        argument: name of the path as the caller wrote it, for messages.
 
     Raises:
-        OSError: the directory cannot be written.
+        InputError: the file cannot be written, e.g. because the disk is full.
     """
-    path = path.resolve()
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(descriptor)
-    scratch = Path(name)
+    with _write_errors(path, argument, "a file"):
+        target = Path(path).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():
+            reject(argument, "a regular file", str(path), "Choose another path.")
+        scratch = _hidden(target)
+        try:
+            scratch.touch()
+            yield scratch
+            if target.exists():
+                scratch.chmod(target.stat().st_mode & 0o777)
+            os.replace(scratch, target)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_directory(directory: str | Path, argument: str = "directory") -> Iterator[Path]:
+    """A hidden directory to write to, which replaces `directory` with all that is in it.
+
+    After a failure the hidden directory is gone, and what was at `directory` is untouched. Whoever
+    calls this makes sure that what stands there may be replaced.
+
+    Args:
+        directory: path of the directory; its parent is made if needed.
+        argument: name of the path as the caller wrote it, for messages.
+
+    Raises:
+        InputError: the directory cannot be written, e.g. because the disk is full.
+    """
+    with _write_errors(directory, argument, "a directory"):
+        target = Path(directory).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_dir():
+            reject(argument, "a directory", f"{directory}, a file", "Choose another path.")
+        scratch, old = _hidden(target), _hidden(target)
+        try:
+            scratch.mkdir()
+            yield scratch
+            _exchange_directory(scratch, target, old)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replacing_files(
+    directory: str | Path, names: Sequence[str], argument: str = "directory"
+) -> Iterator[Path]:
+    """A hidden directory to write to, whose files replace those of `directory` all or none.
+
+    Other files of `directory` stay. After a failure the old files are whole, whichever step failed.
+
+    Args:
+        directory: path of the directory, made if needed.
+        names: files that belong together, replaced in this order; one that is not written is
+            removed from `directory`.
+        argument: name of the path as the caller wrote it, for messages.
+
+    Raises:
+        InputError: the directory cannot be written, e.g. because the disk is full.
+    """
+    with _write_errors(directory, argument, "a directory"):
+        target = Path(directory).resolve()
+        target.mkdir(parents=True, exist_ok=True)
+        scratch = _hidden(target / "files")
+        try:
+            scratch.mkdir()
+            yield scratch
+            _exchange_files(scratch, target, names)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _exchange_directory(scratch: Path, target: Path, old: Path) -> None:
+    """Move the old directory aside and the new one in; move the old one back if that fails."""
     try:
-        yield scratch
-        scratch.chmod(mode)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+        if target.exists():
+            scratch.chmod(target.stat().st_mode & 0o777)
+            os.replace(target, old)
+        os.replace(scratch, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace `path` with `text` (UTF-8, line ends as they are) in one step.
+def _exchange_files(scratch: Path, target: Path, names: Sequence[str]) -> None:
+    """Move the old files aside and the new ones in; move the old ones back if a step fails."""
+    old = scratch / "old"
+    old.mkdir()
+    removed, added = [], []
+    try:
+        for name in names:
+            if (target / name).exists():
+                os.replace(target / name, old / name)
+                removed.append(name)
+            if (scratch / name).exists():
+                os.replace(scratch / name, target / name)
+                added.append(name)
+    except BaseException:
+        for name in added:
+            (target / name).unlink()
+        for name in removed:
+            os.replace(old / name, target / name)
+        raise
 
-    Raises:
-        OSError: the directory cannot be written.
-    """
-    with replacing(path) as scratch:
-        scratch.write_text(text, encoding="utf-8", newline="")
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name[:32]}-{uuid.uuid4().hex}")
+
+
+@contextlib.contextmanager
+def _write_errors(path: str | Path, argument: str, kind: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    # A full disk is an OSError to Python and pyarrow, and a SafetensorError to safetensors.
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        remedy = "Choose another path, or free some space."
+        reject(argument, f"{kind} that can be written", f"{path}: {problem}", remedy)

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,87 +19,40 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.data.schema import Schema
-from gendebug_torch.data.tables import read_npz, read_table, split_frame
+from gendebug_torch.data.tables import model_inputs as model_inputs
+from gendebug_torch.data.tables import numeric_features as numeric_features
+from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
+from gendebug_torch.data.task import Task, missing_labels, stored_targets, task_of
 from gendebug_torch.errors import reject
-
-if TYPE_CHECKING:
-    from gendebug_torch.data.schema import Schema
-
-
-def numeric_features(records: Records) -> tuple[tuple[str, ...], Tensor]:
-    """Names and `[n, d]` float64 values of the quantities among the features; codes and text are
-    left out.
-
-    Columns that the schema calls categorical, and text columns, are not quantities; booleans are 0
-    and 1. Tensor features are flattened per row and named `feature_0` and so on. Missing values are
-    NaN.
-    """
-    features = records.features
-    if features is None:
-        reject(records.name, "records with features", "none", "Pass a table with feature columns.")
-    if isinstance(features, Tensor):
-        flat = features.reshape(len(features), -1).double()
-        return tuple(f"feature_{i}" for i in range(flat.shape[1])), flat
-    numeric = features.select_dtypes(include=["number", "bool"])
-    names = [column for column in numeric.columns if column not in records.schema.categorical]
-    values = numeric[names].to_numpy(dtype=np.float64, na_value=np.nan)
-    return tuple(map(str, names)), torch.from_numpy(np.array(values, copy=True))
-
-
-def model_inputs(records: Records) -> Tensor:
-    """What a model is fed: tensor features as they are, or all columns of the table as `[n, d]`
-    float32.
-
-    Raises:
-        InputError: a column is not numeric or has missing values, so that the table cannot be fed
-            as it is.
-    """
-    features = records.features
-    if features is None:
-        reject(records.name, "records with features", "none", "Pass a table with feature columns.")
-    if isinstance(features, Tensor):
-        return features
-    if text := [str(c) for c in features.columns if features[c].dtype.kind not in "fiub"]:
-        reject(
-            records.name,
-            "numeric feature columns for the model",
-            f"{text}",
-            "Encode them, or move them to `metadata` or `ids`.",
-        )
-    values = torch.from_numpy(
-        np.array(features.to_numpy(dtype=np.float32, na_value=np.nan), copy=True)
-    )
-    if bool(values.isnan().any()):
-        columns = [
-            str(c)
-            for c, bad in zip(features.columns, values.isnan().any(0).tolist(), strict=True)
-            if bad
-        ]
-        reject(
-            records.name,
-            "features without missing values for the model",
-            f"NaN in {columns}",
-            "Fill them as in training.",
-        )
-    return values
 
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """n aligned rows: what went into a model, what came out, what was true, and what is known
-    besides.
+    """n aligned rows: inputs of a model, its outputs, the truth, and what is known besides.
 
     Args:
-        features: `[n, d]` DataFrame with named, possibly mixed columns, or a `[n, ...]` Tensor.
-        targets: `[n]` int64 class ids, `[n, k]` multilabel, `[n]` float for regression, or None.
-        logits: `[n]` one binary logit, `[n, k]`, or None. Finite; of three and more classes some
-            may be -inf, which masks a class (probability 0) that is not the row's target.
-        metadata: `[n, m]` DataFrame (time, groups, labeler); never fed to a model.
-        schema: what the columns mean.
-        name: for messages, e.g. `validation`.
+        features: inputs of the model, a DataFrame `[n, d]` or a Tensor `[n, ...]`. Columns are
+            known by their names as text; objects that are numbers become numbers.
+        targets: labels in any form that torch's losses or a CSV use (ids of any integer type,
+            booleans, floats 0.0 and 1.0, `[n, 1]`, one-hot rows, `[n, k]` multilabel) or
+            quantities; NaN and -100 are missing. Stored as int64 ids or answers, or floats.
+        logits: outputs of the model: one binary logit `[n]`, or `[n, k]`. Finite; of three and more
+            classes some may be -inf, which masks a class that is not the row's target.
+        metadata: columns that no model is fed (time, groups, labeler), DataFrame `[n, m]`.
+        schema: meaning of the columns.
+        name: name for messages, e.g. `validation`.
+        task: question that the model answers; decided from the rest where it is None.
 
     Raises:
-        InputError: lengths differ, logits are not finite, class ids fall outside the classes.
+        InputError: lengths differ, logits are not finite, class ids fall outside the classes, or
+            two columns have one name.
+
+    Example:
+        >>> import torch
+        >>> targets = torch.tensor([[1.0], [0.0]])
+        >>> records = Records(logits=torch.tensor([2.0, -1.0]), targets=targets)
+        >>> records.targets.tolist(), records.correct.tolist(), str(records.task)
+        ([1, 0], [True, True], 'binary')
     """
 
     features: pd.DataFrame | Tensor | None = None
@@ -108,6 +61,7 @@ class Records:
     metadata: pd.DataFrame | None = None
     schema: Schema = field(default_factory=Schema)
     name: str = "records"
+    task: Task | None = None
 
     def __post_init__(self) -> None:
         lengths = {key: len(value) for key in _PARTS if (value := getattr(self, key)) is not None}
@@ -125,19 +79,35 @@ class Records:
                 str(lengths),
                 f"Align the rows of {self.name!r} before building Records.",
             )
-        _check_logits(self.logits, _is_multilabel(self), self.name)
-        _check_targets(self.targets, self.logits, self.schema, self.name)
+        targets, schema = self.targets, self.schema
+        if targets is not None:
+            # Some rows of a regression may happen to be whole: its task is decided once.
+            if self.task is Task.REGRESSION and not schema.regression:
+                schema = dataclasses.replace(schema, regression=True, multilabel=False)
+            targets = stored_targets(targets, self.logits, schema, self.name)
+            object.__setattr__(self, "targets", targets)
+        object.__setattr__(self, "task", task_of(targets, self.logits, schema))
+        for key in ("features", "metadata"):
+            if isinstance(table := getattr(self, key), pd.DataFrame):
+                object.__setattr__(self, key, standard_columns(table, self.name))
+        _check_logits(self.logits, self.task is Task.MULTILABEL, self.name)
+        _check_ids(self, missing_labels(targets) if targets is not None else None)
 
     def __len__(self) -> int:
         return next(len(value) for key in _PARTS if (value := getattr(self, key)) is not None)
 
     @property
     def probs(self) -> Tensor:
-        """`[n]` for one binary logit (sigmoid), else `[n, k]` (softmax, or sigmoid if multilabel),
-        float64.
+        """Probabilities, `[n]` of one binary logit (sigmoid), else `[n, k]`, float64.
+
+        Softmax, or sigmoid if multilabel.
         """
         logits = _required(self, "logits").double()
-        return logits.sigmoid() if logits.ndim == 1 or _is_multilabel(self) else logits.softmax(-1)
+        return (
+            logits.sigmoid()
+            if logits.ndim == 1 or self.task is Task.MULTILABEL
+            else logits.softmax(-1)
+        )
 
     @property
     def confidence(self) -> Tensor:
@@ -145,18 +115,21 @@ class Records:
         probs = self.probs
         return (
             torch.maximum(probs, 1 - probs)
-            if probs.ndim == 1 or _is_multilabel(self)
+            if probs.ndim == 1 or self.task is Task.MULTILABEL
             else probs.amax(-1)
         )
 
     @property
     def predicted(self) -> Tensor:
-        """Predicted class ids, `[n]` int64 (`[n, k]` of 0/1 if multilabel); a binary logit of 0 is
-        class 0.
+        """Predicted class ids, `[n]` int64, or `[n, k]` of 0 and 1 if multilabel.
+
+        A binary logit of 0 is class 0.
         """
         logits = _required(self, "logits")
         return (
-            (logits > 0).long() if logits.ndim == 1 or _is_multilabel(self) else logits.argmax(-1)
+            (logits > 0).long()
+            if logits.ndim == 1 or self.task is Task.MULTILABEL
+            else logits.argmax(-1)
         )
 
     @property
@@ -164,10 +137,19 @@ class Records:
         """Whether the prediction equals the target, bool, shaped like `predicted`."""
         return self.predicted == _required(self, "targets")
 
+    @property
+    def unlabeled(self) -> int:
+        """How many rows have no label: all without targets, else those where one is missing."""
+        return len(self) if self.targets is None else int(missing_labels(self.targets).sum())
+
+    def labeled(self) -> Records:
+        """The rows that have a label; these records themselves where all rows have one."""
+        if self.targets is None or not self.unlabeled:
+            return self
+        return self.select(~missing_labels(self.targets).cpu())
+
     def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:
-        """The rows where a `[n]` bool mask is true, or at the given int positions, in that
-        order.
-        """
+        """The rows where a `[n]` bool mask is true, or at int positions, in that order."""
         index = torch.as_tensor(np.asarray(rows))
         if index.dtype == torch.bool:
             if len(index) != len(self):
@@ -190,9 +172,7 @@ class Records:
 
     @staticmethod
     def concat(parts: Sequence[Records]) -> Records:
-        """The rows of all parts, in order; a part that lacks what another has is an
-        `InputError`.
-        """
+        """The rows of all parts, in order; all parts must have the same fields."""
         if not parts:
             reject("parts", "at least one Records", "none", "Pass the records to join.")
         joined: dict[str, Any] = {}
@@ -221,8 +201,7 @@ class Records:
         return dataclasses.replace(self, **tensors)
 
     def save(self, directory: str | Path) -> Path:
-        """Write tensors as safetensors, tables as Parquet and the schema as JSON; all of it or
-        nothing.
+        """Write tensors as safetensors, tables as Parquet, the schema as JSON: all or nothing.
 
         An existing `directory` is replaced only if it holds saved records.
         """
@@ -257,7 +236,11 @@ class Records:
             for key, value in parts.items():
                 if isinstance(value, pd.DataFrame):
                     value.to_parquet(scratch / f"{key}.parquet")
-            header = {"name": self.name, "schema": dataclasses.asdict(self.schema)}
+            header = {
+                "name": self.name,
+                "schema": dataclasses.asdict(self.schema),
+                "task": self.task,
+            }
             (scratch / "records.json").write_text(json.dumps(header, default=str))
             if target.exists():
                 old = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
@@ -287,7 +270,13 @@ class Records:
                 f"{source}: {error}",
                 "Check the path, or save them again.",
             )
-        return cls(**parts, schema=Schema(**header["schema"]), name=header["name"])
+        task = header.get("task")
+        return cls(
+            **parts,
+            schema=Schema(**header["schema"]),
+            name=header["name"],
+            task=None if task is None else Task(task),
+        )
 
     @classmethod
     def from_frame(
@@ -321,8 +310,9 @@ class Records:
         name: str = "",
         optional: Sequence[str] = (),
     ) -> Records:
-        """Read CSV, Parquet (both need `schema`) or npz with `logits` or `probs`, `targets` or
-        `labels`, `features`.
+        """Read a CSV or Parquet table (with its schema) or an npz of arrays.
+
+        An npz holds `logits` or `probs`, `targets` or `labels`, `features`.
         """
         label = name or Path(path).stem
         if Path(path).suffix == ".npz":
@@ -334,7 +324,8 @@ class Records:
                 "None",
                 "Say which column is the target, e.g. Schema(target='label').",
             )
-        return cls.from_frame(read_table(path), schema, name=label, optional=optional)
+        codes = (*schema.categorical, *schema.ids)
+        return cls.from_frame(read_table(path, codes), schema, name=label, optional=optional)
 
 
 _PARTS = ("features", "targets", "logits", "metadata")
@@ -350,10 +341,6 @@ def _required(records: Records, key: str) -> Tensor:
             f"Build them with {key}, or collect(model, loader).",
         )
     return value
-
-
-def _is_multilabel(records: Records) -> bool:
-    return records.schema.multilabel or (records.targets is not None and records.targets.ndim == 2)
 
 
 def _check_logits(logits: Tensor | None, multilabel: bool, name: str) -> None:
@@ -378,46 +365,28 @@ def _check_logits(logits: Tensor | None, multilabel: bool, name: str) -> None:
         reject("logits", expected, got, "Find the rows that break the model, or drop them.")
 
 
-def _check_targets(
-    targets: Tensor | None, logits: Tensor | None, schema: Schema, name: str
-) -> None:
-    if targets is None:
+def _check_ids(records: Records, missing: Tensor | None) -> None:
+    """Refuse class ids that the logits have no place for, or that they mask."""
+    targets, logits, name = records.targets, records.logits, records.name
+    if targets is None or missing is None or targets.is_floating_point():
         return
-    if targets.ndim not in (1, 2) or targets.dtype not in (
-        torch.int64,
-        torch.float32,
-        torch.float64,
-    ):
-        got = f"{targets.dtype} {list(targets.shape)} in {name!r}"
-        reject(
-            "targets",
-            "int64 class ids or float values, [n] or [n, k]",
-            got,
-            "Convert with .long() for classes.",
-        )
-    if targets.is_floating_point() and not bool(targets.isfinite().all()):
-        reject(
-            "targets",
-            "finite values",
-            f"NaN or infinity in {name!r}",
-            "Drop rows without a label, or leave targets out.",
-        )
-    if targets.dtype != torch.int64 or not len(targets) or logits is None:
+    rows = (~missing).nonzero()[:, 0]
+    ids = targets[rows]
+    if not len(ids):
         return
-    classes = 2 if logits.ndim == 1 or targets.ndim == 2 else logits.shape[1]
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= classes:
+    low, high = int(ids.min()), int(ids.max())
+    multilabel = targets.ndim == 2
+    classes = 2 if multilabel or (logits is not None and logits.ndim == 1) else None
+    if classes is None and logits is not None:
+        classes = logits.shape[1]
+    if low < 0 or (classes is not None and high >= classes):
+        expected = "class ids from 0" if classes is None else f"class ids in 0..{classes - 1}"
         remedy = "Map labels to 0..k-1, or declare `classes` in the schema."
-        reject("targets", f"class ids in 0..{classes - 1}", f"{low}..{high} in {name!r}", remedy)
-    if (
-        targets.ndim == 1
-        and logits.ndim == 2
-        and (masked := int(logits.gather(1, targets.to(logits.device)[:, None]).isneginf().sum()))
-    ):
+        reject("targets", expected, f"{low}..{high} in {name!r}", remedy)
+    if multilabel or logits is None or logits.ndim == 1:
+        return
+    own = logits[rows.to(logits.device)].gather(1, ids.to(logits.device)[:, None])
+    if masked := int(own.isneginf().sum()):
         got = f"{masked} of {len(targets)} rows of {name!r} whose class has logit -inf"
-        reject(
-            "targets",
-            "classes that the model does not mask",
-            got,
-            "Unmask the class, or drop the rows.",
-        )
+        expected = "classes that the model does not mask"
+        reject("targets", expected, got, "Unmask the class, or drop the rows.")

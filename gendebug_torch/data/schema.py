@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from gendebug_torch.errors import reject
+from gendebug_torch.data.files import read_text
+from gendebug_torch.data.yaml import compose, construct, line_of, pairs, reject_at
+from gendebug_torch.errors import InputError, did_you_mean, reject
 
-_LIST_KEYS = ("categorical", "ids", "classes", "metadata", "logits", "probs", "noise", "causal")
 _METADATA_KEYS = ("time", "label_time", "group", "source")
+_NAME_KEYS = ("target", *_METADATA_KEYS)
+_LIST_KEYS = ("categorical", "ids", "metadata", "logits", "probs", "noise", "causal")
+_FLAG_KEYS = ("multilabel", "regression")
+_DIRECTIONS = ("increasing", "decreasing")
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Schema:
     Args:
         target: column to predict.
         time: column by which rows are ordered.
-        label_time: column that says when the label became known.
+        label_time: column that says when the label became available.
         group: column whose values must not be shared by splits (customer, patient).
         source: column that says who labeled the row.
         categorical: feature columns that hold codes or names, not quantities.
@@ -28,14 +35,21 @@ class Schema:
         classes: values of `target` in the order of class ids; needed where they are not 0..k-1.
         regression: whether `target` is a quantity although it holds whole numbers, as counts do.
         metadata: further columns that the model is never fed.
-        logits: column (binary) or k columns that hold what a model said, as logits.
+        logits: column (binary) or k columns that hold the outputs of a model, as logits.
         probs: the same as probabilities, in place of `logits`.
-        noise: features that should carry nothing.
+        noise: features that should carry no information.
         causal: features that may follow the target closely.
-        direction: feature -> `increasing` or `decreasing`, what more of it must do to the output.
-        multilabel: whether the k logits are k independent yes/no questions.
+        direction: feature -> `increasing` or `decreasing`, how the output must change with it.
+        multilabel: whether the k logits are k independent yes/no labels.
         threshold: probability above which a deployed binary model says yes; checks that judge its
             answers use it.
+
+    Raises:
+        InputError: a value of another type, or two that exclude each other.
+
+    Example:
+        >>> Schema(target="label", ids="customer", classes=["no", "yes"]).outside_features
+        ('label', 'customer')
     """
 
     target: str | None = None
@@ -57,80 +71,119 @@ class Schema:
     regression: bool = False
 
     def __post_init__(self) -> None:
-        for key in _LIST_KEYS:
-            value = getattr(self, key)
-            object.__setattr__(
-                self, key, (value,) if isinstance(value, str) else tuple(value or ())
-            )
+        for keys, read in (
+            (_NAME_KEYS, _column),
+            (_LIST_KEYS, _columns),
+            (_FLAG_KEYS, _flag),
+            (("classes",), _classes),
+            (("direction",), _direction),
+            (("threshold",), _threshold),
+        ):
+            for key in keys:
+                object.__setattr__(self, key, read(f"schema.{key}", getattr(self, key)))
         if self.logits and self.probs:
-            reject(
-                "schema", "either `logits` or `probs`", "both", "Keep the one that the model wrote."
-            )
+            remedy = "Keep the one that the model wrote."
+            reject("schema.probs", "either `logits` or `probs`", "both", remedy)
         if self.regression and (self.classes or self.multilabel):
-            reject(
-                "schema.regression",
-                "a quantity, or classes",
-                "both",
-                "Leave out `classes` and `multilabel`, or `regression`.",
-            )
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            reject(
-                "schema.threshold",
-                "a probability between 0 and 1",
-                repr(self.threshold),
-                "Pass it as a probability, not as a logit.",
-            )
-        if wrong := {
-            f: d for f, d in self.direction.items() if d not in ("increasing", "decreasing")
-        }:
-            reject(
-                "schema.direction",
-                "`increasing` or `decreasing` per feature",
-                str(wrong),
-                "Correct the value.",
-            )
+            remedy = "Leave out `classes` and `multilabel`, or `regression`."
+            reject("schema.regression", "a quantity, or classes", "both", remedy)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Schema:
-        """Read `schema.yaml`; an unknown key is an `InputError`, so that a typing error cannot
-        pass.
-        """
-        import yaml
+        """The schema in a YAML file (YAML 1.2: `no` is a text, `1e-3` a number).
 
+        Args:
+            path: the file, e.g. `schema.yaml`.
+
+        Raises:
+            InputError: names the file, the line and the key: an unknown or duplicate key, a value
+                of another type, or a file that cannot be read.
+        """
+        source, known = Path(path), [f.name for f in dataclasses.fields(cls)]
+        entries = pairs(compose(read_text(source, "schema"), source, "schema"), source, "schema")
+        for key, (node, _) in entries.items():
+            if key not in known:
+                expected = f"keys among {', '.join(known)}"
+                remedy = f"{did_you_mean(key, known)}Correct or remove it."
+                reject_at(source, node, "schema", expected, repr(key[:80]), remedy)
+        values = {key: construct(value, source) for key, (_, value) in entries.items()}
         try:
-            content = yaml.safe_load(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reject(
-                "schema",
-                "a readable YAML file",
-                f"{path}: {error}",
-                "Check the path and the YAML syntax.",
-            )
-        if not isinstance(content, dict):
-            reject(
-                "schema",
-                "a mapping of keys to columns",
-                f"{type(content).__name__} in {path}",
-                "Write e.g. `target: label`.",
-            )
-        known = [f.name for f in dataclasses.fields(cls)]
-        if unknown := sorted(set(content) - set(known)):
-            reject(
-                "schema",
-                f"keys among {', '.join(known)}",
-                ", ".join(map(str, unknown)),
-                f"Correct or remove them in {path}.",
-            )
-        return cls(**{key: value for key, value in content.items() if value is not None})
+            return cls(**{key: value for key, value in values.items() if value is not None})
+        except InputError as error:
+            line = line_of(entries[error.argument.removeprefix("schema.")][0])
+            raise InputError(f"{source}:{line}: {error}") from None
 
     @property
     def outside_features(self) -> tuple[str, ...]:
-        """Columns that are never features: target, logits, probabilities and every kind of
-        metadata.
-        """
-        single = [getattr(self, key) for key in ("target", *_METADATA_KEYS)]
+        """Columns that are never features: target, logits, probabilities and all metadata."""
+        single = [getattr(self, key) for key in _NAME_KEYS]
         return tuple(
             dict.fromkeys(
                 [c for c in single if c] + [*self.ids, *self.metadata, *self.logits, *self.probs]
             )
         )
+
+
+def _column(argument: str, value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    remedy = "Write one name; a name that looks like a number needs quotes."
+    reject(argument, "the name of a column", _short(value), remedy)
+
+
+def _columns(argument: str, value: Any) -> tuple[str, ...]:
+    names = _items(argument, "names of columns", value)
+    if not all(isinstance(name, str) for name in names):
+        remedy = "Write e.g. [first, second]; a name that looks like a number needs quotes."
+        reject(argument, "names of columns", _short(value), remedy)
+    return names
+
+
+def _classes(argument: str, value: Any) -> tuple[Any, ...]:
+    classes = _items(argument, "values of the target", value)
+    plain = all(isinstance(one, (str, Real)) or hasattr(one, "dtype") for one in classes)
+    if not plain or len(set(classes)) < len(classes):
+        remedy = "Write each value once, in the order of class ids, e.g. [no, yes]."
+        reject(argument, "different values of the target", _short(value), remedy)
+    return classes
+
+
+def _flag(argument: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        remedy = "Write it without quotes; `yes` and `no` are texts."
+        reject(argument, "true or false", _short(value), remedy)
+    return value
+
+
+def _threshold(argument: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < float(value) < 1:
+        remedy = "Write it as a probability without quotes, not as a logit."
+        reject(argument, "a probability between 0 and 1", _short(value), remedy)
+    return float(value)
+
+
+def _direction(argument: str, value: Any) -> dict[str, str]:
+    words = value.values() if isinstance(value, Mapping) else [None]
+    named = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+    if not named or any(word not in _DIRECTIONS for word in words):
+        expected = "`increasing` or `decreasing` per feature"
+        reject(argument, expected, _short(value), "Write e.g. {income: increasing}.")
+    return dict(value)
+
+
+def _items(argument: str, expected: str, value: Any) -> tuple[Any, ...]:
+    """One entry or a list of them as a tuple; a missing value is an empty one."""
+    if value is None or isinstance(value, str):
+        return () if value is None else (value,)
+    listed = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(listed, (list, tuple)):
+        reject(argument, expected, _short(value), "Write e.g. [first, second].")
+    return tuple(listed)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.errors import reject
+from gendebug_torch.data.task import IGNORED
+from gendebug_torch.errors import InputError, reject
 
 if TYPE_CHECKING:
+    from gendebug_torch.data.records import Records
     from gendebug_torch.data.schema import Schema
 
 
@@ -25,14 +30,16 @@ _COLUMN_KEYS = (
 )
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV or Parquet file as a DataFrame; anything unreadable is an `InputError` that names the
-    file.
+def read_table(path: str | Path, codes: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV or Parquet file as a DataFrame.
+
+    Raises InputError with the file's name where it cannot be read.
     """
     source = Path(path)
+    text = dict.fromkeys(codes, str)
     readers = {
-        ".csv": pd.read_csv,
-        ".gz": pd.read_csv,
+        ".csv": partial(pd.read_csv, dtype=text),
+        ".gz": partial(pd.read_csv, dtype=text),
         ".parquet": pd.read_parquet,
         ".pq": pd.read_parquet,
     }
@@ -45,7 +52,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
             "Convert the table to one of them.",
         )
     try:
-        return reader(source)  # type: ignore[no-any-return]
+        frame: pd.DataFrame = reader(source)
     except (OSError, ValueError, EOFError) as error:
         reject(
             "path",
@@ -53,47 +60,62 @@ def read_table(path: str | Path) -> pd.DataFrame:
             f"{source}: {error}",
             "Check that the path is right and the file is whole.",
         )
+    columns = [column for column in codes if column in frame]
+    return frame.assign(**{column: _codes(frame[column]) for column in columns})
+
+
+def _codes(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Codes as they are written: whole numbers, or texts where one has a leading zero or letter.
+
+    Guessing by file would make 01001 a number in one file and a text in the next.
+    """
+    if column.dtype.kind in "iub":
+        return column
+    present = column.dropna().astype(str)
+    whole = bool(present.str.fullmatch(r"0|-?[1-9][0-9]{0,17}").all()) and len(present) > 0
+    return column.astype("Int64" if column.isna().any() else "int64") if whole else column
 
 
 def read_npz(path: str | Path) -> dict[str, Any]:
-    """`features`, `targets` and `logits` of an npz file, read without unpickling."""
+    """`features`, `targets` and `logits` of an npz file, read without unpickling.
+
+    Raises:
+        InputError: no such file, or arrays of other names, kinds or shapes.
+    """
+    remedy = "Check that the path is right and the file is whole."
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {
-                key: torch.from_numpy(archive[key])
-                for key in archive.files
-                if archive[key].dtype.kind in "fiub"
-            }
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reject(
-            "path",
-            "a readable npz file of numbers",
-            f"{path}: {error}",
-            "Check that the path is right and the file is whole.",
-        )
+            arrays = {key: _tensor(archive[key], key, path) for key in archive.files}
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        reject("path", "a readable npz file of numbers", f"{path}: {error}", remedy)
     targets = arrays.get("targets", arrays.get("labels"))
     logits = arrays.get("logits")
-    if logits is None and "probs" in arrays:
-        logits = logits_of_probs(arrays["probs"])
-    if logits is None and targets is None and "features" not in arrays:
+    if logits is None and (probs := arrays.get("probs")) is not None:
+        logits = logits_of_probs(probs.double())
+    if logits is None and targets is None and arrays.get("features") is None:
         remedy = "Save with numpy.savez(path, logits=..., targets=...)."
-        reject(
-            "path",
-            "arrays named logits, probs, targets, labels or features",
-            f"{sorted(arrays)} in {path}",
-            remedy,
-        )
-    whole = targets is not None and not targets.is_floating_point()
-    return {
-        "features": arrays.get("features"),
-        "targets": targets.long() if whole and targets is not None else targets,
-        "logits": logits,
-    }
+        expected = "arrays named logits, probs, targets, labels or features"
+        reject("path", expected, f"{sorted(arrays)} in {path}", remedy)
+    return {"features": arrays.get("features"), "targets": targets, "logits": logits}
+
+
+def _tensor(array: np.ndarray[Any, Any], key: str, path: str | Path) -> Tensor | None:
+    """An array of numbers as a Tensor; None of other kinds."""
+    if array.dtype.kind not in "fiub":
+        return None
+    if array.ndim == 0 or 0 in array.shape[1:]:
+        got = f"shape {list(array.shape)} in {path}"
+        reject(key, "an array with one row per sample", got, "Save it as [n] or [n, k].")
+    wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    return torch.from_numpy(array.astype(np.float64 if wide else array.dtype.newbyteorder("=")))
 
 
 def logits_of_probs(probs: Tensor) -> Tensor:
-    """Logits that give these probabilities back: log-odds of `[n]`, log p of `[n, k]`; zeros
-    floored at 1e-38.
+    """Logits that give these probabilities: log-odds of `[n]`, log p of `[n, k]`.
+
+    Zeros are floored at 1e-38.
     """
     outside = (probs < 0) | (probs > 1) | probs.isnan()
     if bool(outside.any()):
@@ -113,6 +135,7 @@ def split_frame(
     frame: pd.DataFrame, schema: Schema, name: str, optional: tuple[str, ...]
 ) -> tuple[pd.DataFrame | None, Tensor | None, Tensor | None, pd.DataFrame | None]:
     """Features, targets, logits and metadata of one table."""
+    frame = standard_columns(frame, name)
     absent = _absent_columns(frame, schema, optional)
     if absent:
         listed = ", ".join(f"{column!r} ({key})" for column, key in absent.items())
@@ -137,6 +160,64 @@ def split_frame(
     )
 
 
+def numeric_features(records: Records) -> tuple[tuple[str, ...], Tensor]:
+    """Names and `[n, d]` float64 values of the quantities among the features.
+
+    Codes and text are left out.
+
+    Columns that the schema calls categorical, and text columns, are not quantities; booleans are 0
+    and 1. Tensor features are flattened per row and named `feature_0` and so on. Missing values are
+    NaN.
+    """
+    features = records.features
+    if features is None:
+        reject(records.name, "records with features", "none", "Pass a table with feature columns.")
+    if isinstance(features, Tensor):
+        flat = features.reshape(len(features), -1).double()
+        return tuple(f"feature_{i}" for i in range(flat.shape[1])), flat
+    numeric = features.select_dtypes(include=["number", "bool"])
+    names = [column for column in numeric.columns if column not in records.schema.categorical]
+    values = numeric[names].to_numpy(dtype=np.float64, na_value=np.nan)
+    return tuple(map(str, names)), torch.from_numpy(np.array(values, copy=True))
+
+
+def model_inputs(records: Records) -> Tensor:
+    """Inputs of a model: tensor features as they are, or a table as `[n, d]` float32.
+
+    Raises:
+        InputError: a column is not numeric or has missing values, so that the table cannot be fed
+            as it is.
+    """
+    features = records.features
+    if features is None:
+        reject(records.name, "records with features", "none", "Pass a table with feature columns.")
+    if isinstance(features, Tensor):
+        return features
+    if text := [str(c) for c in features.columns if features[c].dtype.kind not in "fiub"]:
+        reject(
+            records.name,
+            "numeric feature columns for the model",
+            f"{text}",
+            "Encode them, or move them to `metadata` or `ids`.",
+        )
+    values = torch.from_numpy(
+        np.array(features.to_numpy(dtype=np.float32, na_value=np.nan), copy=True)
+    )
+    if bool(values.isnan().any()):
+        columns = [
+            str(c)
+            for c, bad in zip(features.columns, values.isnan().any(0).tolist(), strict=True)
+            if bad
+        ]
+        reject(
+            records.name,
+            "features without missing values for the model",
+            f"NaN in {columns}",
+            "Fill them as in training.",
+        )
+    return values
+
+
 def _absent_columns(
     frame: pd.DataFrame, schema: Schema, optional: tuple[str, ...]
 ) -> dict[str, str]:
@@ -150,47 +231,64 @@ def _absent_columns(
 
 
 def _targets(column: pd.Series[Any], schema: Schema, name: str) -> Tensor:
+    """Labels of one column, float64 with NaN where one is missing, else int64 or float64."""
     label = f"column {schema.target!r} of {name!r}"
-    if missing := int(column.isna().sum()):
-        remedy = (
-            "Drop rows whose label has not arrived, or leave the column out of unlabeled "
-            "production."
-        )
-        reject(
-            "targets",
-            "a label in every row",
-            f"{missing} of {len(column)} missing in {label}",
-            remedy,
-        )
+    missing = column.isna()
     if schema.classes:
-        ids = column.map({value: index for index, value in enumerate(schema.classes)})
-        if ids.isna().any():
-            strange = sorted(map(str, column[ids.isna()].unique()))[:5]
-            reject(
-                "targets",
-                f"values among the classes {list(schema.classes)}",
-                f"{strange} in {label}",
-                "Add them to `classes`.",
-            )
-        return torch.from_numpy(np.array(ids, dtype=np.int64))
-    if column.dtype.kind in "iub" and not schema.regression:
-        return torch.from_numpy(np.array(column, dtype=np.int64))
-    if column.dtype.kind in "iubf":
-        return torch.from_numpy(np.array(column, dtype=np.float64))
-    if schema.regression:
-        reject(
-            "targets",
-            "numbers, since the schema says `regression`",
-            f"text in {label}",
-            "Convert the column, or declare `classes`.",
-        )
-    found = sorted(map(str, column.unique()))[:10]
-    reject(
-        "schema.classes",
-        f"the order of the classes, since {label} holds text",
-        f"none; found {found}",
-        f"Add `classes: {found}`.",
-    )
+        ids = column.map(_class_ids(schema.classes))
+        if bool((ids.isna() & ~missing).any()):
+            unknown = sorted(map(str, column[ids.isna() & ~missing].unique()))[:5]
+            expected = f"values among the classes {list(schema.classes)}"
+            reject("targets", expected, f"{unknown} in {label}", "Add them to `classes`.")
+        return torch.from_numpy(ids.fillna(IGNORED).to_numpy(dtype=np.int64).copy())
+    if column.dtype.kind in "iub" and not bool(missing.any()):
+        return torch.from_numpy(column.to_numpy(dtype=np.int64).copy())
+    if column.dtype.kind not in "iubf":
+        if schema.regression:
+            expected = "numbers, since the schema says `regression`"
+            reject("targets", expected, f"text in {label}", "Correct it, or declare `classes`.")
+        found = sorted(map(str, column[~missing].unique()))[:10]
+        expected = f"the order of the classes, since {label} holds text"
+        reject("schema.classes", expected, f"none; found {found}", f"Add `classes: {found}`.")
+    return torch.from_numpy(column.to_numpy(dtype=np.float64, na_value=np.nan).copy())
+
+
+def _class_ids(classes: tuple[Any, ...]) -> dict[Any, int]:
+    """Id of each declared class, by its value and by the text of its value."""
+    ids = {value: index for index, value in enumerate(classes)}
+    return {str(value): index for value, index in ids.items()} | ids
+
+
+def standard_columns(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The table with its columns known by text, and with objects that are numbers as numbers.
+
+    Decimals (of Python or Arrow) and columns of Python numbers become float64. A table that needs
+    no change is returned as it is.
+
+    Raises:
+        InputError: two columns have one name.
+    """
+    names = [str(column) for column in frame.columns]
+    if twice := sorted(column for column, times in Counter(names).items() if times > 1):
+        got = f"several named {', '.join(twice[:5])}"
+        reject(name, "one column for each name", got, "Rename or drop them.")
+    table = frame if names == list(frame.columns) else frame.set_axis(names, axis=1)
+    numbers = {
+        column: table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+        for column in names
+        if _holds_numbers(table[column])
+    }
+    return table.assign(**numbers) if numbers else table
+
+
+def _holds_numbers(column: pd.Series[Any]) -> bool:
+    """Whether a column of objects, or of Arrow's decimals, holds numbers alone."""
+    if column.dtype.kind != "O":
+        return False
+    if "decimal" in str(column.dtype):
+        return True
+    kinds = ("decimal", "integer", "floating", "mixed-integer-float")
+    return pd.api.types.infer_dtype(column, skipna=True) in kinds
 
 
 def _logits(frame: pd.DataFrame, schema: Schema, name: str) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Time columns as numbers on one axis: the only place where times are parsed."""
+"""Time columns as numbers on one axis, and durations: the only place where times are parsed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gendebug_torch.errors import reject
 
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 # 20260131, which is a date rather than a number.
 _COMPACT_DATE = re.compile(r"(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 # 31/12/2025, 31.12.25: day and month in either order.
@@ -134,3 +135,28 @@ def _dates(column: pd.Series[Any]) -> pd.Series[Any]:
             )
             dates = dates.where(~either, again.reindex(dates.index))
     return dates.dt.tz_localize(None)
+
+
+def seconds_of(duration: str | float, *, argument: str = "budget") -> float:
+    """Seconds of `90`, `90s`, `2m` or `1.5h`.
+
+    Args:
+        duration: number of seconds, or text of a number and a unit.
+        argument: name of the argument for errors.
+
+    Raises:
+        InputError: anything else, or a duration that is not positive.
+
+    Example:
+        >>> seconds_of("1.5h")
+        5400.0
+    """
+    if isinstance(duration, int | float):
+        seconds = float(duration)
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(duration).lower())
+        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not seconds > 0:
+        remedy = "Write a number and a unit."
+        reject(argument, "a positive time such as `90s`, `2m` or `1h`", repr(duration), remedy)
+    return seconds

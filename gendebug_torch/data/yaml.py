@@ -1,101 +1,128 @@
-"""YAML 1.2 as people expect it: NO is a text, 1e30 a number, a key stands once, and every mistake
-has its line.
+"""The one YAML 1.2 loader: `NO` is a text, `1e-3` a number, and every mistake has its line.
 
-PyYAML follows YAML 1.1, in which `NO` is false, `1e30` a text, `010` eight, `12:30` a number and a
-second key silently wins.
+ruamel.yaml parses. Added here are the bounds on what a short file may expand to, and errors that
+name the file, the line and the key.
 """
 
 from __future__ import annotations
 
-import math
-import re
+import io
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gendebug_torch.errors import InputError, reject
 
+if TYPE_CHECKING:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
 Node = Any
-"""A node of `yaml.compose`: what stands in the file, with its place."""
+"""A node of the parsed file: a scalar, sequence or mapping, with its position in the text."""
 
-# The core schema of YAML 1.2.2, section 10.3.2, and the merge key of 1.1, which people rely on.
-_PATTERNS = {
-    "null": (r"~|null|Null|NULL|", "~nN\0"),
-    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    "float": (
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-    "merge": (r"<<", "<"),
-}
+_MAX_DEPTH = 100
+# Nodes that aliases and merge keys may add to those that are written, some seconds of work.
+_MAX_ALIASED = 1_000_000
 _TAG = "tag:yaml.org,2002:"
+_LONGEST_LINE = 2**31
 
 
-def compose(text: str, path: Path) -> Node:
-    """The root node of a text; a syntax error or a duplicate key is an `InputError` with its
-    line.
+def compose(text: str, path: Path, argument: str) -> Node:
+    """The root node of a YAML text.
+
+    Args:
+        text: content of the file.
+        path: file that it came from, for messages.
+        argument: name of the content, for messages.
+
+    Raises:
+        InputError: a syntax error, an empty file, a duplicate key, a collection that contains
+            itself, or nesting and aliases beyond the limits; names the line.
     """
-    import yaml
+    from ruamel.yaml.error import YAMLError
 
     try:
-        root = yaml.compose(text, Loader=_loader())
-    except yaml.MarkedYAMLError as error:
-        raise InputError(
-            f"{path}:{_error_line(error)}: not readable as YAML: {error.problem or error.context}."
-        ) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not readable as YAML: {error}.") from None
+        root = _yaml().compose(text)
+    except YAMLError as error:
+        _reject_syntax(error, path)
     if root is None:
-        reject("suite", "a suite", f"an empty file {path}", "Start it with `cases:`.")
-    _refuse_duplicates(root, path)
+        reject(argument, "key: value lines", f"an empty file {path}", "Write e.g. `key: value`.")
+    _check_collections(root, path)
     return root
 
 
-def construct(node: Node, path: Path, tags: Mapping[str, Callable[[str], Any]]) -> Any:
-    """The value of a node; `tags` says what own tags stand for, given the text behind them."""
-    import yaml
+def construct(
+    node: Node, path: Path, tags: Mapping[str, Callable[[str], Any]] | None = None
+) -> Any:
+    """The value of a node.
 
-    loader = _loader()("")
-    for tag, function in tags.items():
-        _register(loader, tag, function)
+    Args:
+        node: part of what `compose` returned.
+        path: file that it came from, for messages.
+        tags: tag such as `!tensor` -> function of the text behind it.
+
+    Raises:
+        InputError: an unknown tag, or a value that does not fit its tag; names the line.
+    """
+    from ruamel.yaml.error import YAMLError
+
+    # A date stays the text that it is, to be read by the one parser of times.
+    plain = dict.fromkeys((f"{_TAG}timestamp", f"{_TAG}value"), str)
+    own = {tag: _tagged(function) for tag, function in (plain | dict(tags or {})).items()}
+    constructor = _yaml().constructor
+    constructor.yaml_constructors = constructor.yaml_constructors | own
     try:
-        return loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        raise InputError(f"{path}:{_error_line(error)}: {error.problem}.") from None
-    except ValueError as error:
+        return constructor.construct_document(node)
+    except YAMLError as error:
+        _reject_syntax(error, path)
+    # Standard tags before a value that does not fit them, such as `!!bool maybe`, break inside
+    # the library with errors of these kinds.
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}:{line_of(node)}: {error}") from None
-    finally:
-        loader.dispose()
 
 
 def pairs(node: Node, path: Path, argument: str) -> dict[str, tuple[Node, Node]]:
-    """Key -> (key node, value node) of a mapping."""
+    """Key -> (key node, value node) of a mapping.
+
+    Raises:
+        InputError: the node is not a mapping.
+    """
     if node.id != "mapping":
-        raise InputError(
-            f"{path}:{line_of(node)}: `{argument}`: expected field: value pairs, got a {node.id}. "
-            "Write e.g. `id: a-name`."
+        got = f"a {node.id}"
+        reject_at(
+            path, node, argument, "a mapping (`key: value` lines)", got, "Write `key: value`."
         )
     return {str(key.value): (key, value) for key, value in node.value}
 
 
-def dump(value: Any, *, flow: bool = False) -> str:
-    """A value as YAML text that `construct` reads back as it was: one line if `flow`, else block
-    style.
-    """
-    import yaml
+def reject_at(
+    path: Path, node: Node, argument: str, expected: str, got: str, remedy: str
+) -> NoReturn:
+    """Raise the `InputError` of `reject` with the file and the line in front.
 
-    style = True if flow else None
-    text: str = yaml.dump(
-        value,
-        Dumper=_dumper(),
-        allow_unicode=True,
-        sort_keys=False,
-        width=math.inf,
-        default_flow_style=style,
-    )
-    return text.removesuffix("\n").removesuffix("\n...")
+    Raises:
+        InputError: always.
+    """
+    try:
+        reject(argument, expected, got, remedy)
+    except InputError as error:
+        raise InputError(f"{path}:{line_of(node)}: {error}") from None
+
+
+def dump(value: Any, *, flow: bool = False) -> str:
+    """A value as YAML text that `construct` reads back as it was.
+
+    Args:
+        value: numbers, texts, None, lists and mappings.
+        flow: one line with brackets instead of block style.
+    """
+    yaml: Any = _yaml()
+    yaml.default_flow_style = True if flow else None
+    representer, stream = yaml.representer, io.StringIO()
+    representer.ignore_aliases = lambda data: True
+    representer.yaml_representers = representer.yaml_representers | {str: _represent_text}
+    yaml.dump(value, stream)
+    return stream.getvalue().removesuffix("\n").removesuffix("\n...")
 
 
 def line_of(node: Node) -> int:
@@ -104,112 +131,90 @@ def line_of(node: Node) -> int:
 
 
 def end_of(node: Node) -> int:
-    """Position just behind the last character of a node; block collections end with their last
-    entry.
-    """
+    """Position behind the last character of a node; a block collection ends with its last entry."""
     if node.id == "scalar" or node.flow_style or not node.value:
         return int(node.end_mark.index)
     last = node.value[-1]
     return end_of(last[1] if isinstance(last, tuple) else last)
 
 
-@cache
-def _loader() -> Any:
-    import yaml
+def _yaml() -> YAML:
+    from ruamel.yaml import YAML
 
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]
-        yaml_constructors: ClassVar[Any] = dict(yaml.SafeLoader.yaml_constructors)
-
-    _resolve(Loader)
-
-    def integer(loader: Any, node: Node) -> int:
-        text = str(loader.construct_scalar(node))
-        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
-
-    def number(loader: Any, node: Node) -> float:
-        text = str(loader.construct_scalar(node)).lower()
-        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
-
-    Loader.add_constructor(f"{_TAG}int", integer)
-    Loader.add_constructor(f"{_TAG}float", number)
-    return Loader
+    yaml = YAML(typ="safe", pure=True)
+    yaml.max_depth, yaml.width = _MAX_DEPTH, _LONGEST_LINE
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    return yaml
 
 
-@cache
-def _dumper() -> Any:
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}  # type: ignore[misc]
-
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    def text(dumper: Any, value: str) -> Any:
-        """Line breaks as escapes, so that a text stays on its line whatever the indentation around
-        it.
-        """
-        return dumper.represent_scalar(f"{_TAG}str", value, style='"' if "\n" in value else None)
-
-    Dumper.add_representer(str, text)
-    _resolve(Dumper)
-    return Dumper
+def _represent_text(representer: Any, value: str) -> Any:
+    """Line breaks as escapes, so that a text stays on its line whatever the indentation."""
+    style = '"' if "\n" in value else None
+    return representer.represent_scalar(f"{_TAG}str", value, style=style)
 
 
-def _resolve(owner: Any) -> None:
-    for name, (pattern, starts) in _PATTERNS.items():
-        first = ["" if letter == "\0" else letter for letter in starts]
-        owner.add_implicit_resolver(f"{_TAG}{name}", re.compile(rf"^(?:{pattern})$"), first)
+def _tagged(function: Callable[[str], Any]) -> Callable[[Any, Node], Any]:
+    def build(constructor: Any, node: Node) -> Any:
+        return function(str(constructor.construct_scalar(node)))
+
+    return build
 
 
-def _register(loader: Any, tag: str, function: Callable[[str], Any]) -> None:
-    def build(loader: Any, node: Node) -> Any:
-        return function(str(loader.construct_scalar(node)))
+def _reject_syntax(error: YAMLError, path: Path) -> NoReturn:
+    from ruamel.yaml.error import MarkedYAMLError
 
-    loader.yaml_constructors = {**loader.yaml_constructors, tag: build}
+    if not isinstance(error, MarkedYAMLError):
+        raise InputError(f"{path}: not readable as YAML: {error}.") from None
+    mark = error.problem_mark or error.context_mark
+    line = int(mark.line) + 1 if mark else 0
+    problem = str(error.problem or error.context).partition(", if necessary")[0]
+    raise InputError(f"{path}:{line}: not readable as YAML: {problem}.") from None
 
 
-def _refuse_duplicates(root: Node, path: Path) -> None:
-    """Every key stands once in its mapping, and nothing contains itself."""
-    seen: set[int] = set()
-    above: set[int] = set()
-    waiting = [(root, False)]
-    while waiting:
-        node, leaving = waiting.pop()
-        if leaving:
-            above.remove(id(node))
+def _check_collections(root: Node, path: Path) -> None:
+    """Refuse duplicate keys, collections that contain themselves and aliases without bound."""
+    sizes: dict[int, int] = {}
+    ancestors: set[int] = set()
+    written = 0
+    pending = [(root, False)]
+    while pending:
+        node, complete = pending.pop()
+        children = _children(node)
+        if complete:
+            ancestors.remove(id(node))
+            sizes[id(node)] = 1 + sum(sizes[id(child)] for child in children)
             continue
-        if id(node) in above:
+        if id(node) in ancestors:
             raise InputError(
                 f"{path}:{line_of(node)}: not readable as YAML: this collection contains itself."
             )
-        if id(node) in seen or node.id == "scalar":
+        if id(node) in sizes:
             continue
-        seen.add(id(node))
-        above.add(id(node))
-        waiting.append((node, True))
+        written += 1
         if node.id == "mapping":
-            _refuse_twins(node, path)
-        inside = (
-            node.value if node.id == "sequence" else [part for pair in node.value for part in pair]
+            _check_keys(node, path)
+        ancestors.add(id(node))
+        pending.append((node, True))
+        pending.extend((child, False) for child in children)
+    if sizes[id(root)] - written > _MAX_ALIASED:
+        raise InputError(
+            f"{path}: not readable as YAML: its aliases expand {written:,} values to "
+            f"{sizes[id(root)]:,}. Write the values out, or split the file."
         )
-        waiting.extend((part, False) for part in inside)
 
 
-def _refuse_twins(mapping: Node, path: Path) -> None:
-    keys: dict[str, int] = {}
+def _children(node: Node) -> list[Node]:
+    if node.id == "scalar":
+        return []
+    return node.value if node.id == "sequence" else [part for pair in node.value for part in pair]
+
+
+def _check_keys(mapping: Node, path: Path) -> None:
+    lines: dict[str, int] = {}
     for key, _ in mapping.value:
-        if key.id != "scalar" or key.value == "<<":
-            continue
-        if key.value in keys:
-            remedy = f"It stands in line {keys[key.value]} already; remove one of the two."
-            raise InputError(
-                f"{path}:{line_of(key)}: `{key.value}`: expected a key once, got it twice. {remedy}"
-            )
-        keys[key.value] = line_of(key)
-
-
-def _error_line(error: Any) -> int:
-    mark = error.problem_mark or error.context_mark
-    return int(mark.line) + 1 if mark else 0
+        if key.id != "scalar":
+            reject_at(path, key, "key", "keys that are names", f"a {key.id}", "Write a name.")
+        if key.value in lines:
+            remedy = f"It stands in line {lines[key.value]} already; remove one of the two."
+            reject_at(path, key, key.value, "a key once", "it twice", remedy)
+        lines[key.value] = line_of(key)

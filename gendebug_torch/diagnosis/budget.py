@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from gendebug_torch.checks.registry import Check, Cost
+from gendebug_torch.checks.registry import Check, Cost, Deferred
 from gendebug_torch.data.records import Records
-from gendebug_torch.errors import reject
 from gendebug_torch.model.runner import logits_of, map_rows
 
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PROBE_ROWS = 512
 _PROBE_ELEMENTS = 2**20
 
@@ -45,45 +42,34 @@ class Speed:
         )
 
 
-def seconds_of(budget: str | float) -> float:
-    """Seconds of `90`, `90s`, `2m` or `1.5h`.
-
-    Raises:
-        InputError: anything else, or a budget that is not positive.
-    """
-    if isinstance(budget, (int, float)):
-        seconds = float(budget)
-    else:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smh]?)\s*", str(budget).lower())
-        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if not seconds > 0:
-        reject(
-            "budget",
-            "a positive time such as `90s`, `2m` or `1h`",
-            repr(budget),
-            "Write a number and a unit.",
-        )
-    return seconds
-
-
 def probe_speed(given: Mapping[str, Any], device: str | torch.device = "auto") -> Speed:
-    """Rates measured on a few hundred rows of the given records, in well under a second for a small
-    model.
+    """Rates measured on a few hundred rows of the given records.
 
     The second of two equal runs is timed: the first pays for compiled kernels and cold caches.
     Without a model, or without rows to feed it, the model's rates are infinite, since no check can
-    use it.
+    use it. Cost: well under a second for a small model.
     """
     elements = torch.arange(_PROBE_ELEMENTS, dtype=torch.float64)
     rate = 3 * _PROBE_ELEMENTS / _seconds(lambda: elements.mul(0.5).add_(1.0).sum())
-    sets = [given[name] for name in ("validation", "production", "train")]
-    rows = next(
-        (r for r in sets if isinstance(r, Records) and r.features is not None and len(r)), None
-    )
     model = given["model"]
+    rows = next(
+        (
+            records
+            for name in ("validation", "production", "train")
+            if isinstance(records := given[name], Records)
+            and records.features is not None
+            and len(records)
+        ),
+        None,
+    )
     if model is None or rows is None:
         return Speed(float("inf"), float("inf"), rate)
     sample = rows.select(range(min(_PROBE_ROWS, len(rows))))
+    return Speed(*_model_rates(model, sample, device), rate)
+
+
+def _model_rates(model: Any, sample: Records, device: str | torch.device) -> tuple[float, float]:
+    """Rows per second through the model, and through it and back to its inputs."""
 
     def forward(inputs: Any, targets: Any) -> dict[str, torch.Tensor]:
         return {"logits": logits_of(model, inputs)}
@@ -92,18 +78,14 @@ def probe_speed(given: Mapping[str, Any], device: str | torch.device = "auto") -
         points = inputs.detach().requires_grad_()
         return {"gradient": torch.autograd.grad(logits_of(model, points).sum(), points)[0]}
 
-    there = _seconds(lambda: map_rows(forward, sample, model=model, device=device))
-    differentiable = (
-        sample.features is None
-        or not isinstance(sample.features, torch.Tensor)
-        or sample.features.is_floating_point()
+    seconds = _seconds(lambda: map_rows(forward, sample, model=model, device=device))
+    features = sample.features
+    if isinstance(features, torch.Tensor) and not features.is_floating_point():
+        return len(sample) / seconds, len(sample) / (3 * seconds)
+    options: dict[str, Any] = {"model": model, "device": device, "grad": True}
+    return len(sample) / seconds, len(sample) / _seconds(
+        lambda: map_rows(backward, sample, **options)
     )
-    back = (
-        _seconds(lambda: map_rows(backward, sample, model=model, device=device, grad=True))
-        if differentiable
-        else 3 * there
-    )
-    return Speed(len(sample) / there, len(sample) / back, rate)
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -120,13 +102,13 @@ _ELEMENTS_PER_FORWARD = 1e3
 
 @dataclass(frozen=True)
 class CheckCost:
-    """One line of the triage.
+    """One line of the schedule.
 
     Args:
-        check: its id.
-        cause: what it is after.
+        check: id of the check.
+        cause: cause that it looks for.
         value: 1 for the first check of a cause, 1/2 for the second, and so on.
-        estimated: seconds by the probe; None where no budget asked for it.
+        estimated: seconds by the probe; None where no budget needed them.
         spent: seconds that it took; None where it did not run.
     """
 
@@ -140,49 +122,44 @@ class CheckCost:
 def by_value(checks: Sequence[Check], costs: Mapping[str, float]) -> list[tuple[Check, float]]:
     """Checks with their value, the highest value per cost first.
 
-    The first check of a cause tells most; each further one of the same cause tells less
-    (harmonically), so that a short budget is spread over causes. Greedy, as is usual for submodular
-    cover (Nemhauser, Wolsey and Fisher, 1978, Math. Program. 14:265).
+    The first check of a cause is worth most and each further one less (harmonically), so that a
+    short budget is spread over causes. Greedy, as is usual for submodular cover (Nemhauser, Wolsey
+    and Fisher, 1978, Math. Program. 14:265).
     """
-    left, told = list(checks), Counter[str]()
+    left, scheduled = list(checks), Counter[str]()
     ordered = []
     while left:
-        value = {check.name: 1 / (1 + told[check.cause]) for check in left}
+        value = {check.name: 1 / (1 + scheduled[check.cause]) for check in left}
         rate = {check.name: value[check.name] / max(costs[check.name], 1e-9) for check in left}
-        best = next(check for check in left if rate[check.name] == max(rate.values()))
+        best = max(left, key=lambda check: rate[check.name])
         ordered.append((best, value[best.name]))
-        told[best.cause] += 1
+        scheduled[best.cause] += 1
         left.remove(best)
     return ordered
 
 
-def estimates(
-    checks: Sequence[Check], given: Mapping[str, Any], speed: Speed | None
-) -> dict[str, float]:
-    """Cost of each check: seconds by the probe, else elementary operations; 0 for a check that
-    lacks an input.
+def estimate(
+    check: Check,
+    given: Mapping[str, Any],
+    speed: Speed | None,
+    shared: Mapping[str, Deferred[Any]] | None = None,
+) -> float:
+    """Seconds of a check by the probe, else elementary operations; 0 where it lacks an input.
+
+    Derived inputs in `shared` that are computed already cost nothing more.
     """
-    return {
-        check.name: 0.0 if check.lacks(given) else _price(check, given, speed) for check in checks
-    }
+    if check.lacks(given):
+        return 0.0
+    cost = check.total_cost(given, shared)
+    if speed is not None:
+        return speed.seconds(cost)
+    return cost.elements + _ELEMENTS_PER_FORWARD * (cost.forwards + 3 * cost.backwards)
 
 
-def _price(check: Check, given: Mapping[str, Any], speed: Speed | None) -> float:
-    cost = check.cost(given)
-    return (
-        speed.seconds(cost)
-        if speed
-        else cost.elements + _ELEMENTS_PER_FORWARD * (cost.forwards + 3 * cost.backwards)
-    )
-
-
-def triage_table(costs: Sequence[CheckCost]) -> pd.DataFrame:
-    """One row per check in the order in which they were taken: value, estimated and spent
-    seconds.
-    """
+def schedule_table(costs: Sequence[CheckCost]) -> pd.DataFrame:
+    """One row per check in the order in which they ran: value, estimated and spent seconds."""
     rows = [
         (cost.check, cost.cause, round(cost.value, 2), cost.estimated, cost.spent) for cost in costs
     ]
-    return pd.DataFrame(
-        rows, columns=["check", "cause", "value", "estimated_seconds", "spent_seconds"]
-    )
+    columns = ["check", "cause", "value", "estimated_seconds", "spent_seconds"]
+    return pd.DataFrame(rows, columns=columns)

@@ -11,7 +11,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 _PROBABILITIES = frozenset({Cause.MISCALIBRATION, Cause.THRESHOLD})
 _WORSE = _PROBABILITIES | {Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE}
 # What each cause brings about besides itself, from the source of the data to the last symptom. A
-# cause explains only what stands below it here, so that one root is told once and not five times.
+# cause explains only what stands below it here, so that one root is named once and not five times.
 EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
     Cause.TARGET_LEAKAGE: _WORSE
     | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW},
@@ -31,10 +31,11 @@ EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
     Cause.MISCALIBRATION: frozenset(),
     Cause.THRESHOLD: frozenset(),
     Cause.UNRELIABLE_EXPLANATION: frozenset(),
+    Cause.UNKNOWN: frozenset(),
 }
 UPSTREAM = tuple(EXPLAINS)
 # What changed after the deployment cannot explain what was there before it.
-_AFTER = frozenset(
+AFTER_DEPLOYMENT = frozenset(
     {Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT, Cause.CONCEPT_DRIFT, Cause.COVARIATE_SHIFT}
 )
 # A network that learned the wrong thing promises the wrong probabilities, however faintly its
@@ -43,7 +44,7 @@ _OF_TRAINING = frozenset({Cause.LABEL_NOISE, Cause.UNDERFITTING, Cause.OVERFITTI
 # What sits in one feature follows only from a root in that feature; a slice may fail for a fault
 # anywhere.
 _IN_A_FEATURE = frozenset({Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW})
-_CURE = {
+_DECISION = {
     Cause.TARGET_LEAKAGE: "fix_data",
     Cause.SPLIT_LEAKAGE: "fix_data",
     Cause.PREPROCESSING_LEAKAGE: "fix_data",
@@ -97,15 +98,15 @@ class LikelyCause:
         return self.support + _points(self.symptoms) / 2
 
     @property
-    def cure(self) -> str:
+    def decision(self) -> str:
         """The decision that this cause asks for by itself."""
         # A feature that is stuck on one value, stopped arriving, or is fed in another's place is
-        # not a new world to learn: it is to be mended.
+        # to be repaired; there is nothing new to learn from it.
         broken = any(
             _BROKEN & finding.numbers.keys() or finding.check == "shift.missing"
             for finding in self.findings
         )
-        return "fix_data" if broken else _CURE.get(self.cause, "retrain")
+        return "fix_data" if broken else _DECISION.get(self.cause, "retrain")
 
 
 def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
@@ -113,7 +114,7 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
 
     Findings are grouped by cause and subject; one about the whole data set supports every subject
     of its cause. From upstream down, a group all of whose findings follow from better supported
-    causes above it is told as their symptom. What is left of one cause is one story with its
+    causes above it becomes their symptom. What is left of one cause is merged, with all of its
     subjects.
     """
     alarming = [
@@ -167,9 +168,7 @@ def _points(findings: Iterable[Finding]) -> int:
 
 
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
-    """Whether a finding follows from a root: a known consequence, in the same place, and not older
-    than the root.
-    """
+    """Whether a finding follows from a root: a known consequence, there, and not older."""
     if finding.cause not in EXPLAINS[root.cause]:
         return False
     faint = 2 * root.support < group.support and not (
@@ -193,7 +192,7 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
         and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject)
     ):
         return False
-    return root.cause not in _AFTER or "production" in (finding.inputs or ("production",))
+    return root.cause not in AFTER_DEPLOYMENT or "production" in (finding.inputs or ("production",))
 
 
 def _merged(roots: Sequence[LikelyCause]) -> LikelyCause:

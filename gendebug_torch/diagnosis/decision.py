@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gendebug_torch.checks.finding import Cause
-from gendebug_torch.diagnosis.causes import _AFTER, LikelyCause
-from gendebug_torch.diagnosis.quality import Standing
+from gendebug_torch.diagnosis.causes import AFTER_DEPLOYMENT, LikelyCause
+from gendebug_torch.diagnosis.quality import QualityChange
 
 DECISIONS = ("fix_data", "redesign", "retrain", "move_threshold", "recalibrate", "nothing")
 # What would clear the data of a suspicion.
-_SOUND = {
+_PROOF = {
     Cause.TARGET_LEAKAGE: "Declare {where} causal in the schema if it is known before the answer "
     "and may follow it closely",
     Cause.SHORTCUT_FEATURE: "Declare {where} causal in the schema if it is a cause of the answer",
@@ -38,95 +38,81 @@ class Decision:
     would_change: tuple[str, ...] = ()
 
 
-def decide(causes: Sequence[LikelyCause], standing: Standing | None = None) -> Decision:
-    """The most fundamental cure among the well-supported causes, with its reasons and what would
-    change it.
+def decide(causes: Sequence[LikelyCause], quality: QualityChange | None = None) -> Decision:
+    """The most fundamental decision among the well-supported causes, and its reasons.
 
     A cause with half of the first one's weight or less, or that only warns where the first one
-    fails, does not decide. Where inputs or the world moved but the ranking held within 5 %, and
-    only the probabilities suffered, the probabilities are mended, not the model.
+    fails, does not decide. Where inputs or classes moved but the ranking held within 5 %, and only
+    the probabilities suffered, the probabilities are corrected and the model is kept.
     """
     deciding = [
         likely
         for likely in causes
         if 2 * likely.weight > causes[0].weight and likely.level >= causes[0].level
     ]
-    cures = [_cure(likely, standing) for likely in deciding]
-    name = next((name for name in DECISIONS if name in cures), "nothing")
+    decisions = [_decision(likely, quality) for likely in deciding]
+    name = next((name for name in DECISIONS if name in decisions), "nothing")
     behind = [
-        likely for likely, cure in zip(deciding, cures, strict=True) if cure == name != "nothing"
+        likely
+        for likely, decision in zip(deciding, decisions, strict=True)
+        if decision == name != "nothing"
     ]
-    told = [finding.summary for likely in behind[:2] for finding in likely.findings[:2]]
-    reasons = dict.fromkeys([*told, *([f"{standing}."] if standing is not None else [])])
-    return Decision(name, tuple(reasons), _would_change(name, behind, causes, standing))
+    reasons = [finding.summary for likely in behind[:2] for finding in likely.findings[:2]]
+    if quality is not None:
+        reasons.append(f"{quality}.")
+    return Decision(
+        name, tuple(dict.fromkeys(reasons)), _would_change(name, behind, causes, quality)
+    )
 
 
-def _cure(likely: LikelyCause, standing: Standing | None) -> str:
-    cure = likely.cure
-    if (
-        cure != "retrain"
-        or likely.cause not in _AFTER
-        or standing is None
-        or abs(standing.change[0]) > HELD
-    ):
-        return cure
-    suffered = {finding.cause for finding in likely.symptoms}
-    if Cause.THRESHOLD in suffered:
+def _decision(likely: LikelyCause, quality: QualityChange | None) -> str:
+    held = quality is not None and abs(quality.change[0]) <= HELD
+    if likely.decision != "retrain" or likely.cause not in AFTER_DEPLOYMENT or not held:
+        return likely.decision
+    symptoms = {finding.cause for finding in likely.symptoms}
+    if Cause.THRESHOLD in symptoms:
         return "move_threshold"
-    return "recalibrate" if Cause.MISCALIBRATION in suffered else cure
+    return "recalibrate" if Cause.MISCALIBRATION in symptoms else likely.decision
 
 
 def _would_change(
     name: str,
     behind: Sequence[LikelyCause],
     causes: Sequence[LikelyCause],
-    standing: Standing | None,
+    quality: QualityChange | None,
 ) -> tuple[str, ...]:
-    """What would have to be seen for another verdict, with the number as it is now."""
-    now = (
-        f"now {standing.change[0]:+.1%}"
-        if standing is not None
-        else "not known without labels and logits on both sides"
-    )
-    quality = standing.metric if standing is not None else "quality"
+    """What would have to be seen for another decision, with the number as it is now."""
+    now = "not known without labels and logits on both sides"
+    if quality is not None:
+        now = f"now {quality.change[0]:+.1%}"
+    metric = quality.metric if quality is not None else "quality"
     fell = (
-        f"Retrain if the {quality} in production falls more than {HELD:.0%} below validation "
+        f"Retrain if the {metric} in production falls more than {HELD:.0%} below validation "
         f"({now})."
     )
-    crowd = next(
-        (
-            f.numbers["largest_share"]
-            for cause in causes
-            for f in cause.findings
-            if "largest_share" in f.numbers
-        ),
-        None,
+    if name in ("nothing", "recalibrate"):
+        return (fell,)
+    if name == "move_threshold":
+        recalibrate = "Recalibrate first if the calibration error stays at the new threshold."
+        return (fell, recalibrate)
+    if name == "fix_data":
+        return (_what_clears_the_data(behind, causes),)
+    if name == "redesign":
+        return ("Retrain instead if more rows of the same kind close the gap.",)
+    numbers = (finding.numbers for likely in causes for finding in likely.findings)
+    share = next((n["largest_share"] for n in numbers if "largest_share" in n), None)
+    now = "" if share is None else f", now {share:.0%}"
+    return (
+        "Redesign instead if one subgroup or error cluster holds most of the errors (30 % or "
+        f"more{now}).",
     )
-    crowded = "" if crowd is None else f", now {crowd:.0%}"
-    after = next((likely for likely in causes if likely not in behind), None)
-    then = (
-        "the other checks decide" if after is None else f"{after.cause.replace('_', ' ')} decides"
-    )
-    where = behind[0].subject if behind and behind[0].subject else "the data"
-    proof = (
-        _SOUND.get(behind[0].cause, "Show that {where} is sound").format(where=where)
-        if behind
-        else ""
-    )
-    return {
-        "nothing": (fell,),
-        "recalibrate": (fell,),
-        "move_threshold": (
-            fell,
-            "Recalibrate first if the calibration error stays beyond noise at the new threshold.",
-        ),
-        "fix_data": (f"{proof}; then {then}.",),
-        "retrain": (
-            "Redesign instead if one subgroup or error cluster holds most of the errors (30 % or "
-            f"more{crowded}).",
-        ),
-        "redesign": (
-            "Retrain instead if more rows of the same kind close the gap, with nothing else "
-            "changed.",
-        ),
-    }[name]
+
+
+def _what_clears_the_data(behind: Sequence[LikelyCause], causes: Sequence[LikelyCause]) -> str:
+    other = next((likely for likely in causes if likely not in behind), None)
+    then = "the other checks decide"
+    if other is not None:
+        then = f"{other.cause.replace('_', ' ')} decides"
+    where = behind[0].subject or "the data"
+    proof = _PROOF.get(behind[0].cause, "Show that {where} is sound").format(where=where)
+    return f"{proof}; then {then}."

@@ -1,37 +1,36 @@
-"""`diagnose()`: which checks run, in which order, within which budget, and what their findings add
-up to.
-"""
+"""`diagnose()`: which checks run, in which order and budget, and what their findings add up to."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 import gendebug_torch
 from gendebug_torch import report
-from gendebug_torch.behavior import BehaviorRun, Suite, load_behavior
-from gendebug_torch.checks.finding import Finding, Severity, findings_to_json
-from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks
+from gendebug_torch.behavior import BehaviorRun, Suite
+from gendebug_torch.behavior.suite.suite_file import load_behavior
+from gendebug_torch.checks.finding import Finding, Severity, errored_finding, findings_to_json
+from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks, derived_inputs
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.times import seconds_of
 from gendebug_torch.diagnosis.budget import (
     CheckCost,
     Speed,
     by_value,
-    estimates,
+    estimate,
     probe_speed,
-    seconds_of,
-    triage_table,
+    schedule_table,
 )
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
-from gendebug_torch.diagnosis.quality import Standing, standing
+from gendebug_torch.diagnosis.quality import QualityChange, quality_change
 from gendebug_torch.errors import did_you_mean, reject
 from gendebug_torch.model.runner import Model, collect
 
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from gendebug_torch.curves import LearningCurves
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Diagnosis:
     Args:
         findings: of every check, those that were skipped or broke included.
         context: what went in: rows, versions, seconds.
-        standing: quality in validation and in production; None where it cannot be known.
-        costs: per check, in the order in which they were taken, what it is worth and what it took.
+        quality: quality in validation and in production; None where it cannot be known.
+        costs: schedule of the checks, in the order in which they ran, with what each took.
     """
 
     findings: tuple[Finding, ...]
     context: Mapping[str, str] = field(default_factory=dict)
-    standing: Standing | None = None
+    quality: QualityChange | None = None
     costs: tuple[CheckCost, ...] = ()
 
     @cached_property
@@ -65,7 +66,7 @@ class Diagnosis:
     @cached_property
     def verdict(self) -> Decision:
         """The decision with its reasons and what would change it."""
-        return decide(self.causes, self.standing)
+        return decide(self.causes, self.quality)
 
     @property
     def decision(self) -> str:
@@ -101,20 +102,22 @@ class Diagnosis:
 
         return pd.DataFrame([finding.to_dict() for finding in self.findings])
 
-    def triage(self) -> pd.DataFrame:
-        """One row per check in the order in which they were taken: value, estimated and spent
-        seconds.
-        """
-        return triage_table(self.costs)
+    def schedule(self) -> pd.DataFrame:
+        """One row per check in the order in which they ran: value, estimated and spent seconds."""
+        return schedule_table(self.costs)
 
     def to_html(self, *, title: str = "Diagnosis", **extras: Any) -> str:
-        """One self-contained page; `extras` are the `tables` and `pictures` of
-        `report.render_html`.
-        """
-        triage = self.triage() if self.costs else None
-        extras |= {"context": self.context, "triage": triage}
+        """One self-contained page; `extras` are tables and pictures of `report.render_html`."""
+        schedule = self.schedule() if self.costs else None
+        extras |= {"context": self.context, "schedule": schedule}
         return report.render_html(
             self.findings, title=title, verdict=self.verdict, causes=self.causes, **extras
+        )
+
+    def to_markdown(self, *, title: str = "Diagnosis") -> str:
+        """The decision, likely causes and a table of the findings, e.g. for a pull request."""
+        return report.render_markdown(
+            self.findings, title=title, verdict=self.verdict, causes=self.causes
         )
 
     def write(self, directory: str | Path, *, title: str = "Diagnosis", **extras: Any) -> Path:
@@ -144,12 +147,12 @@ def diagnose(
     device: str | torch.device = "auto",
     progress: bool = False,
 ) -> Diagnosis:
-    """Every check that the given inputs allow, most telling per second first, and what they add up
-    to.
+    """Every check that the given inputs allow, and what their findings add up to.
 
     Where a model is given, records without logits get them once, and every check shares them.
     Under a budget a short probe of this model on this device turns the declared cost of each check
-    into seconds; what does not fit is listed as skipped with its estimate.
+    into seconds; checks run by value per second, and what does not fit is listed as skipped with
+    its estimate. A check or step that breaks is an errored finding; the others go on.
 
     Args:
         model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
@@ -175,34 +178,54 @@ def diagnose(
         "train": train,
         "validation": validation,
         "production": production,
+        "behavior": None if behavior is None else load_behavior(behavior),
     }
-    given["behavior"] = None if behavior is None else load_behavior(behavior)
-    _refuse_strangers(given)
-    chosen = _chosen(all_checks(), only)
-    settings = _settings(chosen, options or {}, given)
+    _validate(given)
+    checks = _selected(all_checks(), only)
+    settings = _settings(checks, options or {}, given)
     limit = None if budget is None else seconds_of(budget)
-    speed = None if limit is None else probe_speed(given, device)
-    given |= _with_logits(given, limit, speed, device, progress)
     findings: list[Finding] = []
-    costs: list[CheckCost] = []
-    prices = estimates(chosen, given, speed)
-    for check, value in _bar(by_value(chosen, prices), progress):
+    speed = None
+    if limit is not None:
+        speed = _attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
+    given |= _with_logits(findings, given, limit, speed, device, progress)
+    estimates = {
+        check.name: _attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
+        for check in checks
+    }
+    shared = derived_inputs(checks, given)
+    costs = []
+    for check, value in _progress(by_value(checks, estimates), progress):
         left = None if limit is None else limit - (time.perf_counter() - started)
-        price = None if speed is None else prices[check.name]
-        began = time.perf_counter()
-        if check.lacks(given) or left is None or price is None or price <= max(left, 0.0):
-            findings.extend(check.run(given, settings.get(check.name)))
-            spent = None if check.lacks(given) else time.perf_counter() - began
+        estimated = None if speed is None else estimate(check, given, speed, shared)
+        spent = None
+        if left is not None and estimated is not None and estimated > max(left, 0.0):
+            findings.append(_unaffordable(check, estimated, left))
         else:
-            findings.append(_unaffordable(check, price, left))
-            spent = None
-        costs.append(CheckCost(check.name, check.cause, value, price, spent))
+            began = time.perf_counter()
+            findings.extend(check.run(given, settings[check.name], shared))
+            spent = None if check.lacks(given) else time.perf_counter() - began
+        costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
+    quality = _attempt(
+        findings,
+        "diagnose.quality",
+        lambda: quality_change(given["validation"], given["production"]),
+    )
     ranked = tuple(sorted(findings, key=lambda finding: -finding.severity.level))
-    stands = standing(given["validation"], given["production"])
-    return Diagnosis(ranked, _context(given, time.perf_counter() - started), stands, tuple(costs))
+    context = _context(given, time.perf_counter() - started)
+    return Diagnosis(ranked, context, quality, tuple(costs))
 
 
-def _refuse_strangers(given: Mapping[str, Any]) -> None:
+def _attempt(findings: list[Finding], step: str, work: Callable[[], T]) -> T | None:
+    """The result of a step; where it breaks, None and an errored finding, so that the rest runs."""
+    try:
+        return work()
+    except Exception as error:
+        findings.append(errored_finding(step, error))
+        return None
+
+
+def _validate(given: Mapping[str, Any]) -> None:
     for name in ("train", "validation", "production"):
         if given[name] is not None and not isinstance(given[name], Records):
             reject(
@@ -228,13 +251,13 @@ def _refuse_strangers(given: Mapping[str, Any]) -> None:
         )
 
 
-def _chosen(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
+def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
     if only is None:
         return list(checks)
     wanted = [only] if isinstance(only, str) else list(only)
     for name in wanted:
         if name not in TOPICS:
-            _known(name, checks, "only")
+            _check_of_id(name, checks, "only")
     return [
         check for check in checks if check.name in wanted or check.name.partition(".")[0] in wanted
     ]
@@ -245,7 +268,7 @@ def _settings(
 ) -> dict[str, Mapping[str, Any]]:
     """Options per check: those given, over what the schema declares for all of them."""
     for name, values in options.items():
-        check = _known(name, all_checks(), "options")
+        check = _check_of_id(name, all_checks(), "options")
         if unknown := sorted(set(values) - set(check.options)):
             reject(
                 f"options[{name!r}]",
@@ -258,18 +281,16 @@ def _settings(
         for name in ("validation", "production", "train")
         if given[name] is not None
     ]
-    declared = next((schema.threshold for schema in schemas if schema.threshold is not None), None)
-    everywhere = {} if declared is None else {"threshold": declared}
-    known = {
-        check.name: {key: value for key, value in everywhere.items() if key in check.options}
+    thresholds = [schema.threshold for schema in schemas if schema.threshold is not None]
+    shared = {"threshold": thresholds[0]} if thresholds else {}
+    return {
+        check.name: {key: value for key, value in shared.items() if key in check.options}
+        | dict(options.get(check.name, {}))
         for check in checks
     }
-    return {
-        name: declared_for | dict(options.get(name, {})) for name, declared_for in known.items()
-    }
 
 
-def _known(name: str, checks: Sequence[Check], argument: str) -> Check:
+def _check_of_id(name: str, checks: Sequence[Check], argument: str) -> Check:
     for check in checks:
         if check.name == name:
             return check
@@ -278,15 +299,21 @@ def _known(name: str, checks: Sequence[Check], argument: str) -> Check:
 
 
 def _with_logits(
-    given: Mapping[str, Any], limit: float | None, speed: Speed | None, device: Any, progress: bool
+    findings: list[Finding],
+    given: Mapping[str, Any],
+    limit: float | None,
+    speed: Speed | None,
+    device: str | torch.device,
+    progress: bool,
 ) -> dict[str, Records]:
     """Records with the logits that the model gives them, as far as half of the budget allows."""
+    model = given["model"]
     filled: dict[str, Records] = {}
     left = None if limit is None else limit / 2
     for name in ("validation", "production", "train"):
         records = given[name]
         if (
-            given["model"] is None
+            model is None
             or records is None
             or records.logits is not None
             or records.features is None
@@ -297,8 +324,10 @@ def _with_logits(
             left -= speed.seconds(Cost(forwards=len(records)))
             if left < 0:
                 continue
-        collected = collect(given["model"], records, device=device, progress=progress)
-        filled[name] = replace(records, logits=collected.logits)
+        run = partial(collect, model, records, device=device, progress=progress)
+        collected = _attempt(findings, f"diagnose.{name}_logits", run)
+        if collected is not None:
+            filled[name] = replace(records, logits=collected.logits)
     return filled
 
 
@@ -316,7 +345,7 @@ def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
     )
 
 
-def _bar(checks: Sequence[tuple[Check, float]], show: bool) -> Iterable[tuple[Check, float]]:
+def _progress(checks: Sequence[tuple[Check, float]], show: bool) -> Iterable[tuple[Check, float]]:
     if not show:
         return checks
     from tqdm.auto import tqdm

@@ -1,3 +1,1 @@
-"""Where the model meets the data: the runner, its shards on disk, and the formats networks come
-in.
-"""
+"""Where the model meets the data: the runner, its shards on disk, formats of networks."""

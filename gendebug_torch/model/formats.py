@@ -1,6 +1,4 @@
-"""Networks as people keep them: MODULE:NAME, weights in a file, exported programs; read without
-unpickling.
-"""
+"""Networks from names and files: MODULE:NAME, weights, exported programs; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -44,9 +42,7 @@ def import_name(name: str, argument: str) -> Any:
 
 
 def load_network(name: str, weights: str | None) -> Any:
-    """The network that MODULE:NAME names, or that the function there returns, with weights from a
-    file.
-    """
+    """The network that MODULE:NAME names, or that a function there returns."""
     network = import_name(name, "--model")
     if not isinstance(network, nn.Module) and callable(network):
         network = network()
@@ -56,8 +52,9 @@ def load_network(name: str, weights: str | None) -> Any:
 
 
 def load_weights(network: Any, path: str) -> None:
-    """The state of a network from a safetensors file, or from a checkpoint of torch.save or
-    Lightning that holds tensors alone.
+    """Load the state of a network from safetensors, or from a checkpoint that holds tensors alone.
+
+    Checkpoints are those of torch.save or Lightning.
     """
     from safetensors import SafetensorError
 
@@ -80,8 +77,9 @@ def load_weights(network: Any, path: str) -> None:
 
 
 def _state(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a file by the names of a network, which a LightningModule may have kept under
-    one of its own, as `model.`.
+    """The tensors of a file by the names of a network.
+
+    A LightningModule may have stored them under a prefix, such as `model.`.
     """
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file

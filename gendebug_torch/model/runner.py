@@ -1,18 +1,13 @@
-"""Where the model meets the data: one loop over batches, and the promise to leave the model as it
-was.
-"""
+"""Where the model meets the data: one loop over batches that leaves the model as it was."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import os
-import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,101 +23,22 @@ from gendebug_torch.data.batches import (
     unpacked,
 )
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.times import seconds_of
 from gendebug_torch.errors import reject
-from gendebug_torch.model.shards import Shards
+from gendebug_torch.model.devices import AUTOCAST, device_context, rank_and_world
+from gendebug_torch.model.devices import Precision as Precision
+from gendebug_torch.model.devices import device_of as device_of
+from gendebug_torch.model.devices import fitting as fitting
+from gendebug_torch.model.devices import world_size as world_size
+from gendebug_torch.model.evaluation import Model as Model
+from gendebug_torch.model.evaluation import evaluating as evaluating
+from gendebug_torch.model.shards import Shards, batch_fingerprint
 
-T = TypeVar("T")
-Model = Callable[..., Any]
 Step = Callable[[Any, Tensor | None], Mapping[str, Tensor]]
-Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
-_AUTOCAST = {"32-true": None, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 # Outputs wait on the device until this many bytes are together, so that a copy costs one wait per
 # flush, not per batch.
 _FLUSH_BYTES = 64 * 2**20
-
-
-@contextlib.contextmanager
-def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[None]:
-    """The model in evaluation mode with frozen parameters; everything is put back, also after a
-    failure.
-
-    Put back: the mode of every submodule, `requires_grad`, `.grad`, hooks, the device, and the
-    random states of Python, NumPy and torch (every device). A plain callable has only the random
-    states.
-
-    Args:
-        model: module or callable.
-        device: where the module is moved meanwhile; None leaves it where it is.
-
-    Raises:
-        InputError: weights that are not in memory, or on several devices where one is asked for.
-    """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    # The hooks of an exported program are empty lists that nothing can be added to.
-    tables = [
-        {key: value for key, value in vars(module).items() if key.endswith("_hooks")}
-        for module in modules
-    ]
-    hooks = [
-        {key: value.copy() for key, value in table.items() if isinstance(value, dict)}
-        for table in tables
-    ]
-    flags = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
-    home = parameters[0].device if parameters else None
-    places = sorted({str(parameter.device) for parameter in parameters})
-    if "meta" in places:
-        reject(
-            "model",
-            "weights in memory",
-            "parameters on the meta device",
-            "Load them first: `to_empty`, then `load_state_dict`.",
-        )
-    if device is not None and len(places) > 1:
-        reject(
-            "model",
-            f"weights on one device, to be moved to {device}",
-            f"some on {', '.join(places)}",
-            "Move it to one device.",
-        )
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    try:
-        for module in modules:
-            module.training = False
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        if (
-            device is not None
-            and home is not None
-            and device != home
-            and isinstance(model, nn.Module)
-        ):
-            model.to(device)
-        yield
-    finally:
-        if (
-            home is not None
-            and isinstance(model, nn.Module)
-            and any(p.device != home for p in parameters)
-        ):
-            model.to(home)
-        for module, mode, kept in zip(modules, modes, hooks, strict=True):
-            module.training = mode
-            for key, value in kept.items():
-                vars(module)[key].clear()
-                vars(module)[key].update(value)
-        for parameter, (needs_grad, gradient) in zip(parameters, flags, strict=True):
-            parameter.requires_grad_(needs_grad)
-            parameter.grad = gradient
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
 
 
 def collect(
@@ -135,10 +51,11 @@ def collect(
     batch_size: int | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    every: str | float = "60s",
     keep_features: bool = True,
     name: str = "records",
 ) -> Records:
-    """What the model says about every row, once, as `Records`.
+    """The outputs of a model for every row, computed once, as `Records`.
 
     Args:
         model: module or callable from inputs to logits, `[n]`, `[n, 1]` or `[n, k]`.
@@ -148,12 +65,24 @@ def collect(
         precision: as in Lightning; logits are kept in float32.
         batch_size: rows at once for a Tensor or Records; a loader has its own.
         progress: show a bar.
-        checkpoint: directory of shards, so that an interrupted run goes on where it stopped.
+        checkpoint: directory of shards, so that an interrupted run goes on where it stopped; it
+            answers for these rows and this model only.
+        every: time after which a shard is written, e.g. `60s`, whatever its size.
         keep_features: keep tensor inputs of the loader as features.
         name: of the records.
 
     Raises:
-        InputError: the loader yields something unknown, or the model returns no such tensor.
+        InputError: the loader yields something unknown, the model returns no such tensor, or the
+            checkpoint holds the answers of another model or for other rows.
+
+    Example:
+        >>> import torch
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch._C.Generator object at ...>
+        >>> batches = [(torch.randn(4, 3), torch.tensor([0, 1, 1, 0])) for _ in range(2)]
+        >>> records = collect(torch.nn.Linear(3, 2), batches, name="validation")
+        >>> len(records), list(records.logits.shape), records.targets.tolist()
+        (8, [8, 2], [0, 1, 1, 0, 0, 1, 1, 0])
     """
 
     def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
@@ -164,13 +93,18 @@ def collect(
             out["features"] = inputs
         return out
 
-    how: dict[str, Any] = {
-        "unpack": unpack,
-        "device": device,
-        "precision": precision,
-        "batch_size": batch_size,
-    }
-    rows = map_rows(step, loader, model=model, progress=progress, checkpoint=checkpoint, **how)
+    rows = map_rows(
+        step,
+        loader,
+        model=model,
+        unpack=unpack,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        progress=progress,
+        checkpoint=checkpoint,
+        every=every,
+    )
     if isinstance(loader, Records):
         return Records(
             loader.features,
@@ -194,6 +128,7 @@ def map_rows(
     precision: Precision = "32-true",
     progress: bool = False,
     checkpoint: str | Path | None = None,
+    every: str | float = "60s",
     identity: str = "",
     learned: dict[str, Any] | None = None,
     keep: bool = True,
@@ -204,112 +139,127 @@ def map_rows(
     """`step` over all batches, its outputs joined in row order on the CPU.
 
     Batches go to the device from pinned memory without waiting; outputs stay there until 64 MiB are
-    together. A batch that does not fit in memory is halved and tried again, and later ones start at
-    the size that fitted. Under torch.distributed each rank takes every world-size-th batch and all
-    ranks get all rows, without duplicates.
+    together or `every` has passed. A batch that does not fit in memory is halved and tried again,
+    and later ones start at the size that fitted. Under torch.distributed each rank takes every
+    world-size-th batch and all ranks get all rows, without duplicates.
 
     Args:
-        step: (inputs, targets) -> tensors that have one row per input row.
+        step: function (inputs, targets) -> tensors that have one row per input row.
         data: DataLoader, iterable of batches, Tensor `[n, ...]`, or `Records` with features.
-        model: put into evaluation mode and onto the device meanwhile.
+        model: module or callable, in evaluation mode and on the device meanwhile.
         batch_size: rows at once for a Tensor or Records.
-        unpack: batch -> (inputs, targets).
+        unpack: function batch -> (inputs, targets).
         device: `auto` takes CUDA where there is one, that of the local rank under
             torch.distributed.
         precision: `32-true`, or autocast with `16-mixed` or `bf16-mixed`.
         progress: show rows per second and the time left.
         checkpoint: directory of shards for resuming, by any number of ranks; on several machines
-            one that they share.
-        identity: what else must be the same for shards of an earlier run to be taken over.
-        learned: filled by `step` with what JSON can hold and is the same for all rows; ranks
-            without a batch, and a run that finds all of them finished, learn it from those that had
-            one.
-        keep: hand the outputs back; if not, they stay in `checkpoint` alone, and memory does not
-            grow with the rows.
+            one that they share. Batches that are finished are read again, to see that they are the
+            same, but not computed.
+        every: longest time between two shards.
+        identity: anything else that must be the same for shards of an earlier run to be used.
+        learned: notes that `step` fills, which JSON can hold and which are the same for all rows;
+            ranks without a batch get them from those that had one.
+        keep: return the outputs; if not, they stay in `checkpoint` alone, and memory does not grow
+            with the rows.
         grad: whether `step` needs autograd.
-        watch: is shown the inputs and targets of every batch, on every rank, also of those that
+        watch: function of the inputs and targets of every batch, on every rank, also of those that
             need no step.
         alone: take every batch on this rank, whatever the others do.
 
     Raises:
-        InputError: unknown batch, precision or device, no rows, shards of another run, or a
-            shuffled loader where its batches must be the same in other processes.
+        InputError: unknown batch, precision or device, no rows, shards of another run or of other
+            rows, or a shuffled loader where its batches must be the same in other processes.
     """
-    if precision not in _AUTOCAST:
-        reject(
-            "precision", f"one of {', '.join(_AUTOCAST)}", repr(precision), "Choose one of them."
-        )
-    place = device_of(device)
-    rank, world = (0, 1) if alone else _rank()
+    if precision not in AUTOCAST:
+        reject("precision", f"one of {', '.join(AUTOCAST)}", repr(precision), "Choose one of them.")
+    target = device_of(device)
+    rank, world = (0, 1) if alone else rank_and_world()
     if checkpoint is not None or world > 1:
         check_order(data)
-    total, size, notes = (
-        known_rows(data),
-        rows_at_once(data, batch_size, place),
-        {} if learned is None else learned,
-    )
+    total, size = known_rows(data), rows_at_once(data, batch_size, target)
+    notes = {} if learned is None else learned
     run = {"precision": precision, "batch size": size, "rows": total, "question": identity}
     shards = Shards(checkpoint, model, run, keep=keep)
-    parts = shards.load(rank, world)
-    notes.update(shards.recall())
-    waiting: dict[int, dict[str, Tensor]] = {}
+    results = _Results(shards, notes, rank, world, seconds_of(every, argument="every"))
     limit = [2**62]
-    shown = _counting(total, world, progress and rank == 0)
-
-    def own(number: int) -> bool:
-        return number % world == rank and number not in parts
-
-    network = step if model is None else model
     with (
-        _on(place, precision),
-        evaluating(network, device=place),
+        device_context(target, precision),
+        evaluating(step if model is None else model, device=target),
         torch.set_grad_enabled(grad),
-        shown as count,
+        _progress(total, world, progress and rank == 0) as count,
     ):
-        for number, batch in numbered_batches(
-            data, size, lambda number: watch is not None or own(number)
-        ):
+        wanted = None if watch is not None else results.is_own
+        for number, batch in numbered_batches(data, size, wanted or (lambda number: True)):
             inputs, targets = (unpack or unpacked)(batch)
             if watch is not None:
                 watch(inputs, targets)
-            if not own(number):
+            if not results.is_own(number) or results.is_finished(number, inputs, targets):
                 continue
-            waiting[number] = _run_halving(step, moved(inputs, place), moved(targets, place), limit)
+            outputs = _run_halving(
+                step, _as_model_takes(data, inputs, model, target), moved(targets, target), limit
+            )
+            results.add(number, outputs)
             count(rows_of(inputs))
-            if (
-                sum(t.numel() * t.element_size() for out in waiting.values() for t in out.values())
-                >= _FLUSH_BYTES
-            ):
-                parts.update(shards.save(_to_host(waiting), notes))
-                waiting = {}
-        parts.update(shards.save(_to_host(waiting), notes))
-        gathered = _gather(parts, notes, world)
+        results.flush()
+        gathered = _gather(results.parts, notes, world)
     return _join(gathered) if keep else {}
 
 
-@contextlib.contextmanager
-def _on(place: torch.device, precision: Precision) -> Iterator[None]:
-    """A device, whose streams and events are meant, and its autocast."""
-    dtype = _AUTOCAST[precision]
-    current = torch.cuda.device(place) if place.type == "cuda" else contextlib.nullcontext()
-    with current, torch.autocast(place.type, dtype=dtype, enabled=dtype is not None):
-        yield
+class _Results:
+    """Outputs by number of batch: waiting on the device, then on the host and in shards."""
+
+    def __init__(
+        self, shards: Shards, notes: dict[str, Any], rank: int, world: int, every: float
+    ) -> None:
+        self.shards, self.notes, self.every = shards, notes, every
+        self.rank, self.world = rank, world
+        self.parts = shards.load(rank, world)
+        notes.update(shards.load_notes())
+        self.waiting: dict[int, dict[str, Tensor]] = {}
+        self.fingerprints: dict[int, str] = {}
+        self.flushed = time.monotonic()
+
+    def is_own(self, number: int) -> bool:
+        return number % self.world == self.rank
+
+    def is_finished(self, number: int, inputs: Any, targets: Tensor | None) -> bool:
+        """Whether a shard holds this batch; one made of other rows is refused."""
+        if self.shards.directory is None:
+            return False
+        fingerprint = batch_fingerprint(inputs, targets)
+        if number in self.parts:
+            self.shards.check(number, fingerprint)
+            return True
+        self.fingerprints[number] = fingerprint
+        return False
+
+    def add(self, number: int, outputs: dict[str, Tensor]) -> None:
+        self.waiting[number] = outputs
+        size = sum(
+            tensor.numel() * tensor.element_size()
+            for out in self.waiting.values()
+            for tensor in out.values()
+        )
+        late = self.shards.directory is not None and time.monotonic() - self.flushed >= self.every
+        if size >= _FLUSH_BYTES or late:
+            self.flush()
+
+    def flush(self) -> None:
+        host = _to_host(self.waiting)
+        self.parts.update(self.shards.save(host, self.notes, self.fingerprints))
+        self.waiting, self.fingerprints, self.flushed = {}, {}, time.monotonic()
 
 
-def fitting(attempt: Callable[[], T], shrink: Callable[[], bool]) -> T:
-    """What `attempt` gives, tried again where memory runs out as long as `shrink` can make the next
-    attempt smaller.
-    """
-    while True:
-        try:
-            return attempt()
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error) or not shrink():
-                raise
-        # Outside the except block, so that the traceback no longer holds the tensors of the failed
-        # attempt.
-        gc.collect()
-        torch.cuda.empty_cache()
+def _as_model_takes(data: Any, inputs: Any, model: Model | None, device: torch.device) -> Any:
+    """The inputs on the device; tables, which are fed as float32, in the dtype of the weights."""
+    inputs = moved(inputs, device)
+    if not isinstance(data, Records) or not isinstance(model, nn.Module):
+        return inputs
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if len(dtypes) == 1 and isinstance(inputs, Tensor) and inputs.is_floating_point():
+        return inputs.to(dtypes.pop())
+    return inputs
 
 
 def _run_halving(
@@ -335,11 +285,6 @@ def _run_halving(
         outputs.append(fitting(piece, halve))
         done += limit[0]
     return {key: torch.cat([out[key].detach() for out in outputs]) for key in outputs[0]}
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or "can't allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def logits_of(model: Model, inputs: Any) -> Tensor:
@@ -398,18 +343,6 @@ def _join(parts: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: torch.cat([part[key] for part in ordered]) for key in ordered[0]}
 
 
-def _rank() -> tuple[int, int]:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
-def world_size() -> int:
-    """Processes that share the rows."""
-    return _rank()[1]
-
-
 def _gather(
     parts: dict[int, dict[str, Tensor]], notes: dict[str, Any], world: int
 ) -> dict[int, dict[str, Tensor]]:
@@ -425,38 +358,9 @@ def _gather(
     return {number: out for share, _ in gathered for number, out in share.items()}
 
 
-def device_of(device: str | torch.device) -> torch.device:
-    """The device that is meant, with its number; `auto` is CUDA where there is one.
-
-    Raises:
-        InputError: an unknown device, or one that this machine lacks.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        reject(
-            "device",
-            "`auto`, `cpu`, `cuda` or `cuda:N`",
-            f"{device!r} ({error})".partition("\n")[0],
-            "Choose one of them.",
-        )
-    if place.type == "cuda" and not torch.cuda.is_available():
-        reject("device", "a device that this machine has", repr(device), "Pass `auto` or `cpu`.")
-    if place.type != "cuda" or place.index is not None:
-        return place
-    # torchrun starts one process per device and says which, but does not choose it.
-    local = os.environ.get("LOCAL_RANK") if _rank()[1] > 1 else None
-    return torch.device(
-        "cuda",
-        torch.cuda.current_device() if local is None else int(local) % torch.cuda.device_count(),
-    )
-
-
 @contextlib.contextmanager
-def _counting(total: int | None, world: int, show: bool) -> Iterator[Callable[[int], object]]:
-    """A function that is told of finished rows, and shows rows per second and the time left."""
+def _progress(total: int | None, world: int, show: bool) -> Iterator[Callable[[int], object]]:
+    """A function that counts finished rows and shows rows per second and the time left."""
     if not show:
         yield lambda rows: None
         return

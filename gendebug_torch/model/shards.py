@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from gendebug_torch.data.files import replacing, write_whole
 from gendebug_torch.errors import reject
+from gendebug_torch.version import __version__
 
 _DTYPES = {
     torch.float32: "F32",
@@ -22,14 +25,18 @@ _DTYPES = {
     torch.int32: "I32",
     torch.uint8: "U8",
 }
+# Bytes of a tensor that go into the fingerprint of a batch.
+_SAMPLED_BYTES = 4096
 
 
 class Shards:
-    """Outputs on disk by number of batch, one file per flush, written whole or not at all; absent a
-    directory it does nothing.
+    """Outputs on disk by number of batch, one file per flush, written whole or not at all.
+
+    Without a directory it does nothing.
 
     The numbers are those of the whole run, so that any number of ranks can write side by side, and
-    go on for each other.
+    go on for each other. Each batch is kept with a fingerprint of its inputs, each file with a
+    checksum of its outputs.
     """
 
     def __init__(
@@ -37,64 +44,97 @@ class Shards:
     ) -> None:
         self.directory = None if directory is None else Path(directory)
         self.keep = keep
+        self.fingerprints: dict[int, str] = {}
         if self.directory is not None:
-            self._claim(self.directory, run | {"model": _fingerprint(model)})
+            version = {"gendebug_torch": __version__}
+            self._claim(self.directory, version | run | {"model": _fingerprint(model)})
 
     def load(self, rank: int, world: int) -> dict[int, dict[str, Tensor]]:
-        """Finished batches that fall to this rank; their numbers alone, if they are to stay on
-        disk.
+        """Finished batches of this rank; their numbers alone if the batches stay on disk.
+
+        A damaged shard is removed with a warning, so that its batches are computed again.
         """
         parts: dict[int, dict[str, Tensor]] = {}
-        if self.directory is not None:
-            from safetensors import safe_open
+        if self.directory is None:
+            return parts
+        from safetensors import SafetensorError
 
-            for path in sorted(self.directory.glob("batches-*.safetensors")):
-                with safe_open(path, framework="pt") as shard:
-                    for key in shard.keys():  # noqa: SIM118
-                        number, _, name = key.partition("/")
-                        if int(number) % world != rank:
-                            continue
-                        part = parts.setdefault(int(number), {})
-                        if self.keep:
-                            part[name] = shard.get_tensor(key)
+        for path in sorted(self.directory.glob("batches-*.safetensors")):
+            try:
+                batches, fingerprints = _read_shard(path)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                warnings.warn(f"{path} is damaged and is made again: {error}", stacklevel=4)
+                path.unlink(missing_ok=True)
+                continue
+            self.fingerprints.update(fingerprints)
+            for number, outputs in batches.items():
+                if number % world == rank:
+                    parts[number] = outputs if self.keep else {}
         return parts
 
+    def check(self, number: int, fingerprint: str) -> None:
+        """Refuse shards that were made of other rows.
+
+        Raises:
+            InputError: the batch of this number had other inputs or targets.
+        """
+        if self.fingerprints.get(number) != fingerprint:
+            reject(
+                "checkpoint",
+                "shards of these rows",
+                f"{self.directory}, whose batch {number} was made of other rows",
+                "Choose an empty directory for each data set.",
+            )
+
     def save(
-        self, parts: dict[int, dict[str, Tensor]], notes: dict[str, Any]
+        self,
+        parts: dict[int, dict[str, Tensor]],
+        notes: dict[str, Any],
+        fingerprints: Mapping[int, str],
     ) -> dict[int, dict[str, Tensor]]:
-        """Write finished batches and what is noted of all rows; hand back the batches, or their
-        numbers if they are to stay on disk.
+        """Write finished batches, their fingerprints and the notes on all rows.
+
+        Returns the batches, or their numbers if they stay on disk.
+
+        Raises:
+            InputError: the directory cannot be written, e.g. because the disk is full.
         """
         if self.directory is not None and parts:
-            from safetensors.torch import save_file
-
-            write_whole(self.directory / "notes.json", json.dumps(notes))
+            from safetensors.torch import save
 
             flat = {
                 f"{number}/{key}": tensor.contiguous()
-                for number, out in parts.items()
-                for key, tensor in out.items()
+                for number, outputs in parts.items()
+                for key, tensor in outputs.items()
             }
-            with replacing(self.directory / f"batches-{min(parts):09d}.safetensors") as scratch:
-                save_file(flat, scratch)
+            made_of = {str(number): fingerprints[number] for number in parts}
+            metadata = {"fingerprints": json.dumps(made_of), "checksum": _checksum(flat)}
+            name = f"batches-{min(parts):09d}.safetensors"
+            write_whole(self.directory / "notes.json", json.dumps(notes), "checkpoint")
+            write_whole(self.directory / name, save(flat, metadata), "checkpoint")
         return parts if self.keep else {number: {} for number in parts}
 
-    def recall(self) -> dict[str, Any]:
-        """What an earlier run noted of all rows."""
-        place = None if self.directory is None else self.directory / "notes.json"
-        noted: dict[str, Any] = (
-            json.loads(place.read_text()) if place is not None and place.exists() else {}
-        )
-        return noted
+    def load_notes(self) -> dict[str, Any]:
+        """Notes of an earlier run on all rows."""
+        path = None if self.directory is None else self.directory / "notes.json"
+        if path is None or not path.exists():
+            return {}
+        try:
+            notes = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            notes = error
+        if not isinstance(notes, dict):
+            reject("checkpoint", "notes of a run", f"{path}: {notes}", "Choose an empty directory.")
+        return notes
 
     @staticmethod
     def _claim(directory: Path, run: dict[str, Any]) -> None:
         header = directory / "run.json"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            known = json.loads(header.read_text()) if header.exists() else None
-            if known is None:
-                write_whole(header, json.dumps(run))
+            previous = json.loads(header.read_text(encoding="utf-8")) if header.exists() else None
+            if previous is None:
+                write_whole(header, json.dumps(run), "checkpoint")
         except (OSError, ValueError) as error:
             reject(
                 "checkpoint",
@@ -102,8 +142,9 @@ class Shards:
                 f"{directory}: {error}",
                 "Choose another directory.",
             )
-        if known not in (None, run):
-            changed = sorted(key for key in run if known.get(key) != run[key])
+        if previous not in (None, run):
+            changed = [key for key in run if not isinstance(previous, dict)]
+            changed = changed or sorted(key for key in run if previous.get(key) != run[key])
             reject(
                 "checkpoint",
                 "shards of this run",
@@ -112,61 +153,134 @@ class Shards:
             )
 
 
-def join_shards(directory: Path, target: Path) -> None:
-    """Write all shards into one safetensors file, batch after batch, holding one Tensor at a
-    time.
+def batch_fingerprint(inputs: Any, targets: Tensor | None) -> str:
+    """A digest of a batch: shapes, dtypes and up to 4096 bytes of each tensor, spread evenly.
+
+    Cost: at most 4 KiB read per tensor, whatever its size.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for value in _leaves((inputs, targets)):
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype} {list(value.shape)}".encode())
+            data = value.detach().reshape(-1)
+            step = max(1, data.numel() * data.element_size() // _SAMPLED_BYTES)
+            digest.update(_bytes_of(data[::step].contiguous()))
+        else:
+            digest.update(repr(value)[:_SAMPLED_BYTES].encode())
+    return digest.hexdigest()
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _leaves(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _leaves(inner)
+    else:
+        yield value
+
+
+def _read_shard(path: Path) -> tuple[dict[int, dict[str, Tensor]], dict[int, str]]:
+    """Batches and fingerprints of one shard.
+
+    Raises:
+        ValueError: its checksum is that of other outputs.
     """
     from safetensors import safe_open
 
-    where: dict[str, list[tuple[int, Path, list[int]]]] = {}
-    for path in sorted(directory.glob("batches-*.safetensors")):
-        with safe_open(path, framework="pt") as shard:
-            for key in shard.keys():  # noqa: SIM118
-                number, _, name = key.partition("/")
-                where.setdefault(name, []).append(
-                    (int(number), path, shard.get_slice(key).get_shape())
-                )
+    with safe_open(path, framework="pt") as shard:
+        metadata = shard.metadata() or {}
+        names = shard.keys()
+        flat = {name: shard.get_tensor(name) for name in names}
+    if metadata["checksum"] != _checksum(flat):
+        raise ValueError("its checksum does not fit its contents")
+    parts: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in flat.items():
+        number, _, key = name.partition("/")
+        parts.setdefault(int(number), {})[key] = tensor
+    prints = json.loads(metadata["fingerprints"])
+    return parts, {int(number): text for number, text in prints.items()}
+
+
+def _checksum(flat: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(flat):
+        tensor = flat[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def join_shards(directory: Path, target: Path) -> None:
+    """Write all shards into one safetensors file, batch after batch, one Tensor in memory.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from safetensors import safe_open
+
+    places = _batches_by_name(directory)
     header, offset = {}, 0
-    for name, entries in where.items():
-        entries.sort(key=lambda entry: entry[0])
-        shape = [sum(entry[2][0] for entry in entries), *entries[0][2][1:]]
-        with safe_open(entries[0][1], framework="pt") as shard:
-            first = shard.get_tensor(f"{entries[0][0]}/{name}")
-        size = math.prod(shape) * first.element_size()
-        header[name] = {
-            "dtype": _DTYPES[first.dtype],
-            "shape": shape,
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
+    for name, batches in places.items():
+        number, path, first = batches[0]
+        shape = [sum(batch_shape[0] for _, _, batch_shape in batches), *first[1:]]
+        with safe_open(path, framework="pt") as shard:
+            dtype = shard.get_tensor(f"{number}/{name}").dtype
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(target) as scratch, scratch.open("wb") as file:
+    with replacing(target, "checkpoint") as scratch, scratch.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, entries in where.items():
-            for number, path, _ in entries:
+        for name, batches in places.items():
+            for number, path, _ in batches:
                 with safe_open(path, framework="pt") as shard:
-                    file.write(shard.get_tensor(f"{number}/{name}").contiguous().numpy().tobytes())
+                    file.write(_bytes_of(shard.get_tensor(f"{number}/{name}")))
+
+
+def _batches_by_name(directory: Path) -> dict[str, list[tuple[int, Path, list[int]]]]:
+    """(number, file, shape) of every batch in order, by name of the tensor."""
+    from safetensors import safe_open
+
+    places: dict[str, list[tuple[int, Path, list[int]]]] = {}
+    for path in sorted(directory.glob("batches-*.safetensors")):
+        with safe_open(path, framework="pt") as shard:
+            keys = shard.keys()
+            for key in keys:
+                number, _, name = key.partition("/")
+                shape = shard.get_slice(key).get_shape()
+                places.setdefault(name, []).append((int(number), path, shape))
+    for batches in places.values():
+        batches.sort(key=lambda batch: batch[0])
+    return places
 
 
 def read_rows(path: Path, rows: Tensor) -> dict[str, Tensor]:
-    """Some rows of every Tensor of a joined file, by plain reads: a mapping would hold whole pages
-    of other rows in memory.
+    """Some rows of every Tensor of a joined file, by plain reads.
+
+    A memory map would hold whole pages of other rows.
     """
-    dtypes = {word: dtype for dtype, word in _DTYPES.items()}
-    found = {}
+    dtypes = {name: dtype for dtype, name in _DTYPES.items()}
+    result = {}
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(start - 8))
-        for name, told in header.items():
-            made = torch.empty(len(rows), *told["shape"][1:], dtype=dtypes[told["dtype"]])
-            each = math.prod(made.shape[1:]) * made.element_size()
-            held = made.view(-1).view(torch.uint8).numpy()
-            for at, row in enumerate(rows.tolist()):
-                file.seek(start + told["data_offsets"][0] + row * each)
-                file.readinto(held[at * each : (at + 1) * each].data)
-            found[name] = made
-    return found
+        for name, entry in header.items():
+            tensor = torch.empty(len(rows), *entry["shape"][1:], dtype=dtypes[entry["dtype"]])
+            size = math.prod(tensor.shape[1:]) * tensor.element_size()
+            buffer = tensor.view(-1).view(torch.uint8).numpy()
+            for i, row in enumerate(rows.tolist()):
+                file.seek(start + entry["data_offsets"][0] + row * size)
+                file.readinto(buffer[i * size : (i + 1) * size].data)
+            result[name] = tensor
+    return result
 
 
 def _fingerprint(model: object) -> str:
@@ -176,5 +290,5 @@ def _fingerprint(model: object) -> str:
         for key, tensor in model.state_dict().items():
             digest.update(key.encode())
             if isinstance(tensor, Tensor):
-                digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+                digest.update(_bytes_of(tensor.detach()))
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.checks.finding import Finding, Severity
-from gendebug_torch.report.text import words
+from gendebug_torch.report.text import printable, words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ ADVICE = {
     "recalibrated network.",
     "move_threshold": "The scores are sound, the operating point is not: choose the threshold "
     "again on recent labels.",
-    "fix_data": "A feature, a split or the labels are broken: mend them before anything is "
+    "fix_data": "A feature, a split or the labels are broken: repair it before anything is "
     "trained again.",
     "retrain": "The world or the training went another way: retrain, as the reasons below say.",
     "redesign": "The model cannot express what is asked: change features or architecture first.",
@@ -48,7 +48,7 @@ def render_html(
     tables: Mapping[str, pd.DataFrame] | None = None,
     pictures: Mapping[str, Any] | None = None,
     context: Mapping[str, str] | None = None,
-    triage: pd.DataFrame | None = None,
+    schedule: pd.DataFrame | None = None,
 ) -> str:
     """The whole report as one HTML document, worst findings first.
 
@@ -60,7 +60,7 @@ def render_html(
         tables: further tables by caption.
         pictures: further pictures by caption: evidence with `plot`, or PNG bytes.
         context: what went in, by name.
-        triage: a row per check with what it is worth and what it took.
+        schedule: row per check with its value and what it took.
     """
     numbered = list(enumerate(findings))
     alarming = [
@@ -84,7 +84,7 @@ def render_html(
         tables={name: _table(table, _MEASURED_ROWS) for name, table in (tables or {}).items()},
         pictures={name: _picture(picture) for name, picture in (pictures or {}).items()},
         context=context or {},
-        triage=None if triage is None else _table(triage, rows=len(triage)),
+        schedule=None if schedule is None else _table(schedule, rows=len(schedule)),
         words=words,
     )
 
@@ -94,11 +94,20 @@ def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_readable,
     )
     return environment.from_string(
         resources.files("gendebug_torch.report").joinpath("report.html.jinja").read_text("utf-8")
     )
+
+
+def _readable(value: Any) -> Any:
+    """Names without control characters and marks of direction; markup of our own as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def _cause(likely: LikelyCause, place: Mapping[int, int]) -> dict[str, Any]:
@@ -133,9 +142,7 @@ def _entry(number: int, finding: Finding, draw: bool) -> dict[str, Any]:
 
 
 def _picture(evidence: Any) -> dict[str, str]:
-    """The picture as a data URI; a plot that breaks leaves its reason in place of the picture, not
-    a lost report.
-    """
+    """The picture as a data URI; a plot that breaks leaves its reason in place of the picture."""
     if isinstance(evidence, bytes):
         return {"source": _uri(evidence), "problem": ""}
     try:
@@ -148,7 +155,10 @@ def _picture(evidence: Any) -> dict[str, str]:
 
 
 def _uri(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}"
+    from markupsafe import Markup
+
+    # Markup of our own: base64 needs no escaping, and is longer than any name.
+    return Markup(f"data:image/png;base64,{base64.b64encode(picture).decode('ascii')}")
 
 
 def _table(table: pd.DataFrame, rows: int = _ROWS) -> dict[str, Any]:

@@ -19,6 +19,30 @@ _WIDTH = 100
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+# Control characters (C0, C1), and marks that change the direction of text: they would act on a
+# terminal or reorder a line instead of being read.
+_ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_LONGEST_WORD = 200
+
+
+def printable(text: object) -> str:
+    r"""Text that is safe to print: what would act on a terminal is escaped, long words are cut.
+
+    Example:
+        >>> print(printable("a\x1b[2Jb"))
+        a\x1b[2Jb
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        return match[0] if match[0] in "\n\t" else repr(match[0])[1:-1]
+
+    def cut(match: re.Match[str]) -> str:
+        return f"{match[0][:_LONGEST_WORD]}… ({len(match[0]):,} characters)"
+
+    safe = _ACTING.sub(escaped, str(text))
+    return re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", cut, safe)
+
+
 def words(name: str) -> str:
     """`move_threshold` as it reads: `move threshold`."""
     return name.replace("_", " ")
@@ -27,9 +51,7 @@ def words(name: str) -> str:
 def render_text(
     findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]
 ) -> str:
-    """A table for the terminal, at most 100 columns wide: the decision, likely causes, then every
-    finding.
-    """
+    """Text for the terminal, 100 columns wide: decision, likely causes, findings."""
     lines = [
         f"{title}: {words(verdict.name)}",
         *(_wrapped(f"- {reason}", "  ") for reason in verdict.reasons),
@@ -55,7 +77,7 @@ def render_text(
     ]
     for finding in shown:
         subject = f"  {finding.subject}" if finding.subject else ""
-        lines.append(f"{finding.severity.upper():8} {finding.check}{subject}")
+        lines.append(printable(f"{finding.severity.upper():8} {finding.check}{subject}"))
         lines.append(_wrapped(finding.summary, "         "))
         if finding.remedy and finding.severity.level >= Severity.WARN.level:
             lines.append(_wrapped(f"> {finding.remedy}", "         "))
@@ -100,8 +122,9 @@ def render_markdown(
 
 
 def render_junit(findings: Sequence[Finding], *, name: str = "gendebug") -> str:
-    """JUnit XML for a CI server: one case per finding; warn and fail are failures, a broken check
-    is an error.
+    """JUnit XML for a CI server: one case per finding.
+
+    Warn and fail are failures, a check that broke is an error.
     """
     counts = {
         "tests": len(findings),
@@ -157,7 +180,7 @@ def _quiet(findings: Sequence[Finding]) -> list[str]:
 
 def _wrapped(text: str, indent: str) -> str:
     return textwrap.fill(
-        " ".join(text.split()),
+        printable(" ".join(text.split())),
         _WIDTH,
         initial_indent=indent,
         subsequent_indent=indent + "  ",
@@ -167,7 +190,7 @@ def _wrapped(text: str, indent: str) -> str:
 
 def _cell(text: str) -> str:
     escaped = (
-        str(text)
+        printable(text)
         .replace("\\", "\\\\")
         .replace("|", "\\|")
         .replace("<", "&lt;")

@@ -13,8 +13,7 @@ from gendebug_torch.stats.intervals import normal_quantile
 
 @dataclass(frozen=True, eq=False)
 class RankAUC:
-    """Area under the ROC curve of `d` scores, each with the variance that sampling of both classes
-    gives it.
+    """Areas under the ROC curves of d scores, with their sampling variances.
 
     Args:
         auc: `[d]` float64 in [0, 1]; NaN where one class is absent.
@@ -25,8 +24,9 @@ class RankAUC:
     variance: Tensor
 
     def interval(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Lower and upper bound, `[d]`, on the logit scale, so that both stay in [0, 1]; an AUC of
-        0 or 1 gets no width.
+        """Lower and upper bound, `[d]`, on the logit scale, so that both stay in [0, 1].
+
+        An AUC of 0 or 1 gets no width.
         """
         z = normal_quantile(0.5 + level / 2)
         inside = self.auc.clamp(1e-12, 1 - 1e-12)
@@ -35,8 +35,7 @@ class RankAUC:
 
 
 def rank_auc(scores: Tensor, positive: Tensor) -> RankAUC:
-    """Probability that a positive row scores higher than a negative one (ties count half), for `d`
-    scores at once.
+    """Area under the ROC curve of d scores at once: P(positive scores higher), ties count half.
 
     Source: DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44:837, by midranks as in Sun and
     Xu (2014), IEEE Signal Process. Lett. 21:1389.
@@ -65,9 +64,7 @@ def rank_auc(scores: Tensor, positive: Tensor) -> RankAUC:
 
 
 def midranks(among: Tensor, values: Tensor) -> Tensor:
-    """`[d, m]` float64 mean rank, from 1, of each value among the sorted rows of `among`, ties
-    shared.
-    """
+    """Mean ranks, from 1, of each value among the sorted rows of `among`, `[d, m]` float64."""
     ordered = among.sort(1).values
     left = torch.searchsorted(ordered, values.contiguous())
     return (left + torch.searchsorted(ordered, values.contiguous(), right=True) + 1).double() / 2

@@ -1,6 +1,4 @@
-"""Intervals of shares and quantiles, the bootstrap, and two shares compared; tensors in, tensors
-out.
-"""
+"""Intervals of proportions and quantiles, the bootstrap, and tests of two proportions."""
 
 from __future__ import annotations
 
@@ -43,8 +41,9 @@ def difference_interval(
 
 
 def two_share_p_value(x: Tensor, n: Tensor, y: Tensor, m: Tensor) -> Tensor:
-    """Two-sided p-values for equal shares; NaN where a side has no trials, 1 where nothing or
-    everything is an event.
+    """Two-sided p-values for equal proportions.
+
+    NaN where a side has no trials, 1 where nothing or everything is an event.
 
     The pooled z-test, or Fisher's exact test where one of the four expected counts is under 5.
 
@@ -181,3 +180,16 @@ def percentile_interval(replicates: Tensor, *, level: float = 0.95) -> tuple[Ten
         replicates.double(), torch.tensor([tail, 1.0 - tail], dtype=torch.float64), dim=0
     )
     return bounds[0], bounds[1]
+
+
+def p_value_text(p_value: float) -> str:
+    """A p-value as a sentence shows it.
+
+    Args:
+        p_value: in [0, 1].
+
+    Example:
+        >>> p_value_text(0.01234), p_value_text(1e-40)
+        ('p = 0.012', 'p < 1e-16')
+    """
+    return "p < 1e-16" if p_value < 1e-16 else f"p = {p_value:.2g}"

@@ -1,6 +1,4 @@
-"""Affine maps of logits, `scale * logits + bias`, fitted exactly to labels: temperature, class
-bias, vector scaling.
-"""
+"""Affine maps of logits: temperature, bias-corrected temperature, vector and Platt scaling."""
 
 from __future__ import annotations
 
@@ -17,9 +15,9 @@ from gendebug_torch.errors import reject
 Family = Literal["temperature", "bias_corrected", "vector"]
 
 _CHUNK = 2**20
-_MOST_STEPS = 40
+_MAX_STEPS = 40
 # Standard deviations of the normal priors: nats of class bias, and each scale relative to the
-# common one. Without them the bias of a class without rows runs off to minus infinity.
+# common one. Without them the bias of a class without rows diverges to minus infinity.
 _BIAS_PRIOR = 1.0
 _SCALE_PRIOR = 0.25
 # Standard errors by which the common scale must differ from 0; random labels pass by chance once in
@@ -32,17 +30,17 @@ class AffineFit:
     """A map `scale * logits + bias` of logits, one scale and bias per class.
 
     Args:
-        family: which parameters were free.
-        scale: `[k]` float64 (`[]` for one binary logit); positive unless the logits point the wrong
-            way.
-        bias: `[k]` float64 (`[]`), in nats, comparable between classes only.
+        family: name of the free parameters.
+        scale: scales `[k]` float64 (`[]` for one binary logit); positive unless the logits rank the
+            classes in reverse.
+        bias: biases `[k]` float64 (`[]`), in nats, comparable between classes only.
         scale_error: standard errors of `scale`, robust to misspecification (sandwich).
-        bias_error: the same of `bias`.
+        bias_error: standard errors of `bias`.
         converged: whether the last Newton step promised less than 1e-10 nats per row.
-        unbounded: whether no finite scale can be told: the map is right in every row, so that the
-            loss falls for ever as the scale grows, or the scale is not above 0 beyond noise, so
-            that the logits carry nothing.
-        nll: mean log loss on the rows of the fit.
+        unbounded: whether there is no finite optimum: the map is right in every row, so that the
+            loss falls without end as the scale grows, or the scale does not exceed 0 beyond noise,
+            so that the logits are uninformative.
+        nll: mean log loss on the rows of the fit, in nats.
     """
 
     family: Family
@@ -67,8 +65,7 @@ def fit_affine(
     family: Family = "bias_corrected",
     weights: Tensor | None = None,
 ) -> AffineFit:
-    """The affine map of logits that minimises the log loss, by Newton's method with the full
-    curvature.
+    """The affine map of logits with the least log loss, by Newton's method.
 
     `temperature` frees one scale, `bias_corrected` one scale and a bias per class, `vector` a scale
     and a bias per class. Biases have a normal prior of 1 nat, scales one of a quarter around the
@@ -79,61 +76,71 @@ def fit_affine(
     there is one binary logit.
 
     Args:
-        logits: `[n, k]` float, or `[n]` binary; a masked class may be -inf.
-        targets: `[n]` int64 class ids.
-        family: which parameters are free.
-        weights: `[n]` non-negative; a weight of 2 counts as two rows.
+        logits: float `[n, k]`, or `[n]` binary; a masked class may be -inf.
+        targets: class ids `[n]` int64.
+        family: name of the free parameters.
+        weights: non-negative row weights `[n]`; a weight of 2 counts as two rows.
 
     Raises:
         InputError: shapes do not fit, no rows, or a class id out of range.
 
     Cost: `n k^2` multiplications a step, about eight steps; memory `k^2`.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = 2 * torch.randn(8000, generator=generator)
+        >>> targets = torch.bernoulli((logits / 2 + 1).sigmoid(), generator=generator).long()
+        >>> fit = fit_affine(logits, targets)  # of one binary logit: Platt scaling
+        >>> print(f"{float(fit.scale):.1f} {float(fit.bias):.1f}")
+        0.5 0.9
     """
     binary = logits.ndim == 1
     classes = 2 if binary else logits.shape[1] if logits.ndim == 2 else 0
     _validate(logits, targets, classes)
     rows = _Rows(logits, targets, weights, _spread(logits))
     design = _design(family, classes, binary)
+    start, ridge = _start(rows, design, family, binary)
+    parameters, loss, converged = _newton(rows, design, start, ridge)
+    variance = _sandwich(rows, design, parameters, ridge)
+    values, errors = design @ parameters, variance.diagonal().clamp(min=0).sqrt()
+    # Only the common scale is free of a prior: along it alone the loss can fall without end.
+    common = torch.cat([torch.full((classes,), 1 / classes), torch.zeros(classes)]).double()
+    noise = float((common @ variance @ common).clamp(min=0).sqrt())
+    separable = rows.separable()
+    unbounded = separable or not abs(float(common @ values)) >= _INFORMATIVE * noise
+    (scale, bias), (scale_error, bias_error) = values.view(2, classes), errors.view(2, classes)
+    parts = [scale / rows.unit, bias, scale_error / rows.unit, bias_error]
+    scale, bias, scale_error, bias_error = (part[1] if binary else part for part in parts)
+    converged, nll = converged and not separable, loss / rows.mass
+    return AffineFit(family, scale, bias, scale_error, bias_error, converged, unbounded, nll)
+
+
+def _start(rows: _Rows, design: Tensor, family: Family, binary: bool) -> tuple[Tensor, Tensor]:
+    """Start and prior precision `[p]` of the parameters; vector scaling starts from T."""
     start = torch.zeros(design.shape[1], dtype=torch.float64)
     ridge = torch.full_like(start, _BIAS_PRIOR**-2)
     ridge[0] = 0.0
     if family == "vector" and not binary:
+        classes = len(design) // 2
         start[:1] = _newton(rows, _design("temperature", classes, binary), start[:1], ridge[:1])[0]
         ridge[1 : 1 + classes] = (_SCALE_PRIOR * float(start[0].abs().clamp(min=1e-12))) ** -2
-    found, loss, converged = _newton(rows, design, start, ridge)
-    _, curvature, meat = rows.derivatives(design @ found, meat=True)
+    return start, ridge
+
+
+def _sandwich(rows: _Rows, design: Tensor, parameters: Tensor, ridge: Tensor) -> Tensor:
+    """`[2 k, 2 k]` covariance of the scales and biases, robust to misspecification."""
+    _, curvature, squares = rows.derivatives(design @ parameters, squares=True)
     inverse = torch.linalg.pinv(design.T @ curvature @ design + ridge.diag(), hermitian=True)
-    variance = design @ inverse @ (design.T @ meat @ design) @ inverse @ design.T
-    error = variance.diagonal().clamp(min=0).sqrt()
-    # Only the common scale is free of a prior: along it alone the loss can fall for ever.
-    common = torch.cat([torch.full((classes,), 1 / classes), torch.zeros(classes)]).double()
-    noise = float((common @ variance @ common).clamp(min=0).sqrt())
-    separable = rows.separable()
-    unbounded = separable or not abs(float(common @ design @ found)) >= _INFORMATIVE * noise
-    scale, bias = (design @ found).view(2, classes)
-    scale_error, bias_error = error.view(2, classes)
-    parts = [scale / rows.unit, bias, scale_error / rows.unit, bias_error]
-    scale, bias, scale_error, bias_error = (part[1] if binary else part for part in parts)
-    return AffineFit(
-        family,
-        scale,
-        bias,
-        scale_error,
-        bias_error,
-        converged and not separable,
-        unbounded,
-        loss / rows.mass,
-    )
+    variance: Tensor = design @ inverse @ (design.T @ squares @ design) @ inverse @ design.T
+    return variance
 
 
 def _design(family: Family, classes: int, binary: bool) -> Tensor:
-    """`[2 k, parameters]`: how the scales and biases of all classes follow from the free
-    parameters.
-    """
+    """`[2 k, p]` matrix from the p free parameters to the scales and biases of all classes."""
     ones, eye = torch.ones(classes, 1), torch.eye(classes)
     blank = torch.zeros(classes, classes)
     if binary:
-        # The logits are (0, z), so that only the bias of the second class counts.
+        # The logits are (0, z): only the bias of the second class matters.
         eye, blank = eye[:, 1:], blank[:, 1:]
     columns = [torch.cat([ones, torch.zeros(classes, 1)])]
     if family == "vector" and not binary:
@@ -159,28 +166,25 @@ class _Rows:
         scale, bias = values.to(self.device).view(2, classes)
         size = max(1, _CHUNK // classes)
         for start in range(0, len(self.logits), size):
-            cut = slice(start, start + size)
-            z = self.logits[cut].double() / self.unit
-            z = torch.stack([torch.zeros_like(z), z], 1) if z.ndim == 1 else z
+            part = slice(start, start + size)
+            z = _class_logits(self.logits[part].double() / self.unit)
             masked = z == -math.inf
             z = z.masked_fill(masked, 0.0)
-            weight = None if self.weights is None else self.weights[cut].double()
-            yield (
-                z,
-                (z * scale + bias).masked_fill(masked, -math.inf).log_softmax(1),
-                self.targets[cut],
-                weight,
-            )
+            log_probs = (z * scale + bias).masked_fill(masked, -math.inf).log_softmax(1)
+            weight = None if self.weights is None else self.weights[part].double()
+            yield z, log_probs, self.targets[part], weight
 
     def separable(self) -> bool:
         """Whether the logits, as they are or negated, are right in every row that counts."""
         right = wrong = True
         ones = torch.ones(2 if self.logits.ndim == 1 else self.logits.shape[1], dtype=torch.float64)
         for z, log_probs, targets, weight in self.chunks(torch.cat([ones, torch.zeros_like(ones)])):
-            counted = torch.ones_like(targets, dtype=torch.bool) if weight is None else weight > 0
             own, masked = z.gather(1, targets[:, None])[:, 0], log_probs.isneginf()
-            right = right and bool((own >= z.masked_fill(masked, -math.inf).amax(1))[counted].all())
-            wrong = wrong and bool((own <= z.masked_fill(masked, math.inf).amin(1))[counted].all())
+            highest = own >= z.masked_fill(masked, -math.inf).amax(1)
+            lowest = own <= z.masked_fill(masked, math.inf).amin(1)
+            if weight is not None:
+                highest, lowest = highest[weight > 0], lowest[weight > 0]
+            right, wrong = right and bool(highest.all()), wrong and bool(lowest.all())
         return right or wrong
 
     def loss(self, values: Tensor) -> float:
@@ -191,22 +195,24 @@ class _Rows:
             total -= own.sum() if weight is None else own @ weight
         return float(total)
 
-    def derivatives(self, values: Tensor, *, meat: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient `[2 k]` and curvature `[2 k, 2 k]` in all scales and biases, and the summed
-        squares of row gradients.
+    def derivatives(
+        self, values: Tensor, *, squares: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient `[2 k]`, curvature and summed squares of row gradients `[2 k, 2 k]`.
+
+        Args:
+            values: scales and biases `[2 k]`.
+            squares: whether the squares are needed; else they are 0.
         """
         classes = len(values) // 2
         gradient = torch.zeros(2 * classes, dtype=torch.float64, device=self.device)
         curvature = torch.zeros(2 * classes, 2 * classes, dtype=torch.float64, device=self.device)
-        squares = torch.zeros_like(curvature)
+        outer = torch.zeros_like(curvature)
         for z, log_probs, targets, weight in self.chunks(values):
             probs = log_probs.exp()
             weighted = probs if weight is None else probs * weight[:, None]
             stacked = torch.cat([probs * z, probs], 1)
-            row_gradient = stacked.clone()
-            rows = torch.arange(len(z), device=z.device)
-            row_gradient[rows, targets] -= z[rows, targets]
-            row_gradient[rows, classes + targets] -= 1
+            row_gradient = _row_gradients(stacked, z, targets)
             gradient += row_gradient.sum(0) if weight is None else weight @ row_gradient
             curvature -= stacked.T @ (stacked if weight is None else stacked * weight[:, None])
             first, second = (weighted * z).sum(0), (weighted * z.square()).sum(0)
@@ -216,11 +222,18 @@ class _Rows:
                     torch.cat([first.diag(), weighted.sum(0).diag()], 1),
                 ]
             )
-            if meat:
-                squares += row_gradient.T @ (
-                    row_gradient if weight is None else row_gradient * weight[:, None]
-                )
-        return gradient.cpu(), curvature.cpu(), squares.cpu()
+            if squares:
+                weighted_rows = row_gradient if weight is None else row_gradient * weight[:, None]
+                outer += row_gradient.T @ weighted_rows
+        return gradient.cpu(), curvature.cpu(), outer.cpu()
+
+
+def _row_gradients(stacked: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+    """`[m, 2 k]` gradients in all scales and biases, from the `stacked` expectations."""
+    gradients, rows = stacked.clone(), torch.arange(len(z), device=z.device)
+    gradients[rows, targets] -= z[rows, targets]
+    gradients[rows, z.shape[1] + targets] -= 1
+    return gradients
 
 
 def _newton(
@@ -234,40 +247,42 @@ def _newton(
             "logits",
             "finite values, or -inf for a class that is not the target",
             "others",
-            "Find the rows that break the model.",
+            "Find the rows on which the model fails.",
         )
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MAX_STEPS):
         raw_gradient, raw_curvature, _ = rows.derivatives(design @ at)
         gradient = design.T @ raw_gradient + ridge * at
         curvature = design.T @ raw_curvature @ design + ridge.diag()
         step = -torch.linalg.pinv(curvature, hermitian=True) @ gradient
-        promised = -float(gradient @ step)
-        if not promised > 1e-10 * rows.mass:
+        decrease = -float(gradient @ step)
+        if not decrease > 1e-10 * rows.mass:
             # Newton's error is squared by each step: taking this last one leaves about 1e-10 of a
             # standard error.
-            return (at + step, loss, True) if math.isfinite(promised) else (at, loss, False)
+            return (at + step, loss, True) if math.isfinite(decrease) else (at, loss, False)
         length = 1.0
-        penalty = float(ridge @ at.square()) / 2
+        objective = loss + float(ridge @ at.square()) / 2
         while length > 1e-6:
-            moved = at + length * step
-            following = rows.loss(design @ moved)
-            if (
-                following + float(ridge @ moved.square()) / 2
-                <= loss + penalty - 1e-4 * length * promised
-            ):
+            trial = at + length * step
+            following = rows.loss(design @ trial)
+            penalty = float(ridge @ trial.square()) / 2
+            if following + penalty <= objective - 1e-4 * length * decrease:
                 break
             length /= 2
-        at, loss = moved, following
+        at, loss = trial, following
     return at, loss, False
+
+
+def _class_logits(logits: Tensor) -> Tensor:
+    """`[n, k]` class logits; one binary logit z becomes (0, z)."""
+    return torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
 
 
 def _spread(logits: Tensor) -> float:
     """A unit of the logits, so that the fit does not depend on their scale."""
-    z = torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
-    z = z[:: max(1, len(z) // 4096)].double()
+    z = _class_logits(logits[:: max(1, len(logits) // 4096)].double())
     gap = (z.amax(1, keepdim=True) - z).clamp(max=1e30)
-    kept = gap[gap < 1e30]
-    return float(kept.mean()) or 1.0 if kept.numel() else 1.0
+    finite = gap[gap < 1e30]
+    return float(finite.mean()) or 1.0 if finite.numel() else 1.0
 
 
 def _validate(logits: Tensor, targets: Tensor, classes: int) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 
 def holm_adjusted(p_values: Tensor) -> Tensor:
-    """Holm's step-down adjusted p-values: below alpha with family-wise error at most alpha, any
-    dependence.
+    """Holm's step-down adjusted p-values, for any dependence between the tests.
+
+    Those below alpha have family-wise error at most alpha.
 
     Source: Holm (1979), Scand. J. Statist. 6:65. NaN (a question not asked) stays NaN and is not
     counted.

@@ -61,7 +61,7 @@ def holds(expect, scores, classes, threshold, of, tolerance):
     return True
 
 
-def near_twins(suite, near=0.02, overlap=0.8):
+def near_duplicates(suite, near=0.02, overlap=0.8):
     """Pairs of cases with the same expectation whose every field is near, pair by pair."""
     found = []
     for a, b in itertools.combinations(suite.cases, 2):

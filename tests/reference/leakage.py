@@ -60,7 +60,7 @@ def first_match(train, validation):
     return [known.index(key(row)) if key(row) in known else -1 for row in validation]
 
 
-def label_likeness(first, second):
+def label_agreement(first, second):
     """Cohen's kappa and the exact mean and variance of the agreement over all permutations, for
     short lists."""
     from itertools import permutations

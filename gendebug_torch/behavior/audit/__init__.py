@@ -1,1 +1,1 @@
-"""How much a suite would notice: planted faults and redundant cases."""
+"""Audits of a suite: planted faults, redundant cases, and what explains failures."""

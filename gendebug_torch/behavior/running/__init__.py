@@ -1,1 +1,1 @@
-"""A suite put to a model: verdicts, margins, comparison of two runs."""
+"""Running a suite: scores, verdicts, results, and the comparison of two runs."""

@@ -1,37 +1,32 @@
-"""What explains the failures of a suite."""
+"""`Explanation`: the one change of the columns that makes most failing cases pass."""
 
 from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from scipy.special import bdtrc
 
-from gendebug_torch.checks.evidence import GOOD, LIVE, NEUTRAL, axes
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
+from gendebug_torch.checks.evidence import BarEvidence
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A fault that explains failures: with it undone, cases pass that fail.
+    """A change of how columns are fed under which failing cases pass.
 
     Args:
-        change: its name.
-        healed: ids of failing cases that pass with it.
-        spoiled: ids of passing cases that fail with it.
+        change: name of the change, e.g. `hour and amount swapped`.
+        fixed: ids of failing cases that pass with it.
+        broken: ids of passing cases that fail with it.
         failing: number of failing cases.
-        cases: number of judged cases.
-        tried: number of faults that were tried.
-        chance: share of failing cases that a fault heals, on average over all that were tried.
+        cases: number of evaluated cases.
+        tried: number of changes that were tried.
+        chance: share of failing cases that a change fixes, on average over all that were tried.
     """
 
     change: str
-    healed: tuple[str, ...]
-    spoiled: tuple[str, ...]
+    fixed: tuple[str, ...]
+    broken: tuple[str, ...]
     failing: int
     cases: int
     tried: int
@@ -39,38 +34,22 @@ class Explanation:
 
     @property
     def p_value(self) -> float:
-        """Chance that any fault tried heals so many cases more than it spoils, if each healed at
-        the average rate.
+        """Bonferroni-corrected p-value of so many net fixes at the average rate of all changes.
 
-        A binomial tail times the number of faults (Bonferroni); it takes the cases as independent
-        of each other.
+        A binomial tail times the number of changes; it assumes that the cases are independent of
+        each other.
         """
-        net = len(self.healed) - len(self.spoiled)
-        return (
-            min(1.0, self.tried * float(bdtrc(net - 1, self.failing, self.chance)))
-            if net > 0
-            else 1.0
-        )
+        net = len(self.fixed) - len(self.broken)
+        tail = float(bdtrc(net - 1, self.failing, self.chance)) if net > 0 else 1.0
+        return min(1.0, self.tried * tail)
 
-    def table(self) -> pd.DataFrame:
-        """One row per case whose verdict the change turns."""
+    def bars(self) -> BarEvidence:
+        """Failing cases as the columns are fed now, and with the change."""
         import pandas as pd
 
-        rows = [(name, "heals") for name in self.healed] + [
-            (name, "spoils") for name in self.spoiled
-        ]
-        return pd.DataFrame(rows, columns=["id", self.change])
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Failing cases as they are and with the change."""
-        ax = axes(ax, size=(6.0, 2.4))
-        after = self.failing - len(self.healed) + len(self.spoiled)
-        ax.barh([1, 0], [self.failing, after], color=[LIVE, GOOD], height=0.6)
-        ax.set_yticks([1, 0], ["as it is", textwrap.fill(f"with {self.change}", 26)])
-        ax.locator_params(axis="x", integer=True)
-        for place, count in ((1, self.failing), (0, after)):
-            ax.annotate(f" {count}", (count, place), va="center", color=NEUTRAL)
-        ax.set_xlim(0, max(self.cases, 1))
-        ax.set_xlabel(f"failing cases of {self.cases}")
-        ax.set_title(f"{len(self.healed)} of {self.failing} failures have one cause")
-        return ax
+        names = ["as fed now", textwrap.fill(f"with {self.change}", 26)]
+        counts = [self.failing, self.failing - len(self.fixed) + len(self.broken)]
+        frame = pd.DataFrame({"input": names, "failing": counts})
+        title = f"{len(self.fixed)} of {self.failing} failures have one explanation"
+        xlabel = f"failing cases of {self.cases}"
+        return BarEvidence(frame, "input", "failing", title=title, xlabel=xlabel)

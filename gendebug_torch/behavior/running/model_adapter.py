@@ -1,4 +1,4 @@
-"""The system under test: any `predict(list[dict]) -> scores`, or a network that is fed columns."""
+"""The model under test: any `predict(list of dicts) -> scores`, or a network fed with columns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ or list."""
 def as_predict(
     model: Any, features: Sequence[str] = (), *, device: str | torch.device = "auto"
 ) -> Predict:
-    """A network as `predict`; a plain callable is one already.
+    """A predict function of a network; a plain callable is one already.
+
+    Args:
+        model: network or predict function.
+        features: fields in the order in which a network is fed.
+        device: device of a network.
 
     Raises:
         InputError: neither, or a network without the order of its columns.
@@ -30,87 +35,92 @@ def as_predict(
     if isinstance(model, nn.Module):
         return network_predict(model, features, device=device)
     if not callable(model):
-        reject(
-            "model",
-            "a network, or predict(list of dicts) -> scores",
-            type(model).__name__,
-            "Pass the model itself.",
-        )
+        expected = "a network, or predict(list of dicts) -> scores"
+        reject("model", expected, type(model).__name__, "Pass the model itself.")
     return model  # type: ignore[no-any-return]
 
 
 def network_predict(
     model: Model, features: Sequence[str], *, device: str | torch.device = "auto"
 ) -> Predict:
-    """Inputs -> probabilities of a network from `[n, d]` float32 columns (or one tensor field) to
-    logits.
+    """A predict function of a network that takes `[n, d]` float32 columns or one tensor field.
 
-    A field that is missing or None becomes NaN, as it would in a table. The network is left as it
-    was found.
+    A field that is absent or None becomes NaN, as it would in a table. The network is left as it
+    was.
 
     Args:
         model: module or callable from a tensor to logits `[n]`, `[n, 1]` or `[n, k]`.
-        features: the fields in the order in which the network is fed.
-        device: where it runs.
+        features: fields in the order in which the network is fed.
+        device: device to run on.
+
+    Returns:
+        Function from n rows to probabilities `[n]` or `[n, k]`.
 
     Raises:
         InputError: no features.
+
+    Example:
+        >>> predict = network_predict(lambda x: x[:, 0] - x[:, 1], ["amount", "limit"])
+        >>> predict([{"limit": 3.0, "amount": 3.0}]).tolist()
+        [0.5]
     """
     if not features:
+        expected = "the columns in the order in which the network is fed"
         remedy = (
             "Add `features: [first, second, ...]` to the suite, or wrap the network in "
             "predict(list of dicts)."
         )
-        reject("features", "the columns in the order in which the network is fed", "none", remedy)
+        reject("features", expected, "none", remedy)
 
     def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
         return {"logits": logits_of(model, inputs)}
 
     def predict(rows: list[dict[str, Any]]) -> Tensor:
-        logits = map_rows(step, model_input(rows, features), model=model, device=device)[
-            "logits"
-        ].double()
+        outputs = map_rows(step, model_input(rows, features), model=model, device=device)
+        logits = outputs["logits"].double()
         return logits.sigmoid() if logits.ndim == 1 else logits.softmax(-1)
 
     return predict
 
 
 def model_input(rows: Sequence[Row], features: Sequence[str]) -> Tensor:
-    """`[n, d]` float32 from fields in the given order, or `[n, ...]` stacked from the one field
-    that holds tensors.
+    """The input of a network: `[n, d]` float32, or `[n, ...]` stacked from one field of tensors.
+
+    Args:
+        rows: n mappings from field to value.
+        features: fields in the order in which the network is fed.
 
     Raises:
         InputError: a value is not a number.
     """
     if len(features) == 1 and any(isinstance(row.get(features[0]), Tensor) for row in rows):
         return torch.stack([torch.as_tensor(row[features[0]]).float() for row in rows])
-    return torch.tensor(
-        [[_number(name, row.get(name)) for name in features] for row in rows], dtype=torch.float64
-    ).float()
+    numbers = [[_number(name, row.get(name)) for name in features] for row in rows]
+    return torch.tensor(numbers, dtype=torch.float64).float()
 
 
-def load_system(name: str) -> Any:
-    """What MODULE:NAME names: a network, a `predict`, or what a function without required
-    parameters returns.
+def load_model(name: str) -> Any:
+    """The network or predict function named by MODULE:NAME.
+
+    A function without required parameters is called, and what it returns is the model.
+
+    Args:
+        name: MODULE:NAME, importable from the current folder.
 
     Raises:
-        InputError: it cannot be imported from here.
+        InputError: it cannot be imported.
     """
-    found = import_name(name, "model")
-    return (
-        found()
-        if not isinstance(found, nn.Module) and callable(found) and not _takes_input(found)
-        else found
-    )
+    model = import_name(name, "model")
+    if isinstance(model, nn.Module) or not callable(model) or _has_parameters(model):
+        return model
+    return model()
 
 
-def _takes_input(function: Callable[..., Any]) -> bool:
+def _has_parameters(function: Callable[..., Any]) -> bool:
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (
-        TypeError,
-        ValueError,
-    ):  # a callable of another language says nothing about itself: it takes what it is given
+    except (TypeError, ValueError):
+        # Callables written in C have no signature: they are predict functions.
         return True
     return any(
         p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)

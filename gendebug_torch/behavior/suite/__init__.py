@@ -1,1 +1,1 @@
-"""What a suite says, its file, and how it grows."""
+"""Suites: cases and expectations, their files, and how cases are added."""

@@ -14,99 +14,129 @@ from pathlib import Path
 from typing import Any
 
 from gendebug_torch.behavior.suite.cases import Case, Suite
-from gendebug_torch.behavior.suite.suite_file import CASE_KEYS, parse_suite, read_text
-from gendebug_torch.data.files import write_whole
-from gendebug_torch.data.yaml import Node, compose, dump, end_of, line_of, pairs
-from gendebug_torch.errors import InputError, reject
+from gendebug_torch.behavior.suite.suite_file import CASE_KEYS, case_nodes, parse_suite
+from gendebug_torch.data.files import read_text, write_whole
+from gendebug_torch.data.yaml import Node, compose, dump, end_of, line_of, pairs, reject_at
+from gendebug_torch.errors import reject
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock: there two editors at once are on their own.
+except ImportError:  # Windows has no flock: two editors at once may lose a change there.
     fcntl = None  # type: ignore[assignment]
 
-_LONGEST_LINE = 100
+_MAX_LINE = 100
 
 
 def append_case(path: str | Path, case: Mapping[str, Any]) -> Suite:
-    """The suite with one more case at its end, written in one step; a file that is not there is
-    begun.
+    """The suite with one more case at its end; the file is replaced in one step.
 
     Args:
-        path: of a YAML suite.
-        case: the fields of the case as they are written, e.g.
+        path: a YAML suite, created if it does not exist.
+        case: fields of the case as they are written, e.g.
             `{"id": ..., "input": {...}, "expect": {...}}`.
 
     Raises:
         InputError: the case is not valid in this suite, or the file cannot be read, edited or
             written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "fraud.behavior.yaml"
+        ...     suite = append_case(path, {"id": "small", "input": {"amount": 3}})
+        ...     print(path.read_text(), end="")
+        cases:
+          - id: small
+            input: {amount: 3}
     """
     source, name = Path(path), str(case["id"])
 
     def add(text: str, before: Suite) -> Edit:
         if any(earlier.id == name for earlier in before.cases):
-            reject(
-                "id", f"an id that {source} does not have", repr(name), "Choose another with --id."
-            )
-        place, indent, glue = _end_of_cases(text, source)
+            expected = f"an id that {source} does not have"
+            reject("id", expected, repr(name), "Choose another with --id.")
+        position, indent, separator = _insertion_point(text, source)
         lines = _case_lines({key: case[key] for key in CASE_KEYS if key in case}, indent)
-        edited = text[:place] + glue + _newline(text).join(lines) + text[place:]
+        added = separator + _newline(text).join(lines)
+        edited = text[:position] + added + text[position:]
         return Edit(edited if edited.endswith("\n") else edited + _newline(text), changed={name})
 
-    return _rewrite(source, add, begin="cases:\n")
+    return _rewrite(source, add, empty="cases:\n")
 
 
 def propose_expectations(path: str | Path, proposals: Mapping[str, Any]) -> Suite:
     """The suite with an expectation, marked `reviewed: false`, in each named draft.
 
     Args:
-        path: of a YAML suite.
+        path: a YAML suite.
         proposals: id of a draft -> expectation as it is written.
 
     Raises:
         InputError: an id that is not a draft, or the file cannot be read, edited or written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "fraud.behavior.yaml"
+        ...     draft = append_case(path, {"id": "small", "input": {"amount": 3}})
+        ...     suite = propose_expectations(path, {"small": {"score": [0.0, 0.3]}})
+        >>> str(suite.cases[0].expect), suite.cases[0].reviewed
+        ('score in [0, 0.3]', False)
     """
     source = Path(path)
 
     def propose(text: str, before: Suite) -> Edit:
-        nodes = _case_nodes(text, source)
+        nodes = _nodes_by_id(text, source)
         insertions = [
             _proposal(text, _draft(nodes, name, source), proposal)
             for name, proposal in proposals.items()
         ]
-        for place, piece in sorted(insertions, reverse=True):
-            text = text[:place] + piece + text[place:]
+        for position, piece in sorted(insertions, reverse=True):
+            text = text[:position] + piece + text[position:]
         return Edit(text, changed=set(proposals))
 
     return _rewrite(source, propose)
 
 
-def confirm(path: str | Path, ids: Sequence[str]) -> Suite:
-    """The suite in which `reviewed: false` of the named cases says `true`; without names, of all.
+def confirm_expectations(path: str | Path, ids: Sequence[str] = ()) -> Suite:
+    """The suite in which `reviewed: false` of the named cases is replaced by `true`.
+
+    Args:
+        path: a YAML suite.
+        ids: cases to confirm; none stands for all that are not reviewed.
 
     Raises:
         InputError: an unknown id, a case without `reviewed: false`, or the file cannot be read,
             edited or written.
+
+    Example:
+        >>> import tempfile
+        >>> case = {"id": "small", "input": {"x": 3}, "expect": {"class": 0}, "reviewed": False}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "fraud.behavior.yaml"
+        ...     before, after = append_case(path, case), confirm_expectations(path)
+        >>> before.cases[0].reviewed, after.cases[0].reviewed
+        (False, True)
     """
     source = Path(path)
 
     def approve(text: str, before: Suite) -> Edit:
-        nodes = _case_nodes(text, source)
-        wanted = list(ids) or [case.id for case in before.cases if not case.reviewed]
-        for start, end in sorted(
-            (_unreviewed(nodes, name, source) for name in wanted), reverse=True
-        ):
+        nodes = _nodes_by_id(text, source)
+        names = list(ids) or [case.id for case in before.cases if not case.reviewed]
+        spans = (_review_span(nodes, name, source) for name in names)
+        for start, end in sorted(spans, reverse=True):
             text = f"{text[:start]}true{text[end:]}"
-        return Edit(text, reviewed=set(wanted))
+        return Edit(text, reviewed=set(names))
 
     return _rewrite(source, approve)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A text as it shall be, and which cases may differ from what they were.
+    """An edited text, and which cases may differ from what they were.
 
     Args:
-        text: of the whole file.
+        text: content of the whole file.
         changed: ids of new or altered cases.
         reviewed: ids of cases that are reviewed now.
     """
@@ -116,40 +146,23 @@ class Edit:
     reviewed: set[str] = field(default_factory=set)
 
 
-def _rewrite(path: Path, edit: Callable[[str, Suite], Edit], begin: str | None = None) -> Suite:
-    """Read, edit, read again, compare, and only then replace the file; `begin` stands for a file
-    that is not there.
-    """
-    with _alone(path.parent):
-        text = begin if begin is not None and not path.exists() else read_text(path)
+def _rewrite(path: Path, edit: Callable[[str, Suite], Edit], empty: str | None = None) -> Suite:
+    """Read, edit, parse again and compare before replacing; `empty` is the text of a new file."""
+    with _locked(path.parent):
+        text = empty if empty is not None and not path.exists() else read_text(path, "suite")
         before = parse_suite(text, path)
         edited = edit(text, before)
         after = parse_suite(edited.text, path)
-        if not _kept(before, after, edited):
-            reject(
-                "suite",
-                "a file that can be edited without touching its other cases",
-                str(path),
-                "Add the lines by hand.",
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, edited.text)
-        except OSError as error:
-            reject(
-                "suite",
-                "a file that can be written",
-                f"{path}: {error.strerror}",
-                "Check its permissions.",
-            )
+        if not _others_unchanged(before, after, edited):
+            expected = "a file that can be edited without touching its other cases"
+            reject("suite", expected, str(path), "Add the lines by hand.")
+        write_whole(path, edited.text, "suite")
     return after
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One editor of a folder at a time, so that two additions at once are both kept; leaves no file
-    behind.
-    """
+def _locked(folder: Path) -> Iterator[None]:
+    """One editor of a folder at a time, so that no addition is lost; leaves no file behind."""
     if fcntl is None or not folder.is_dir():
         yield
         return
@@ -161,55 +174,43 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _kept(before: Suite, after: Suite, edit: Edit) -> bool:
-    """Whether all cases but the changed ones say what they said, in their order, and the confirmed
-    ones are reviewed.
-    """
+def _others_unchanged(before: Suite, after: Suite, edit: Edit) -> bool:
+    """Whether only the changed cases differ, and the confirmed ones are reviewed."""
     old = [
-        _said(case, case.id in edit.reviewed)
+        _content(case, case.id in edit.reviewed)
         for case in before.cases
         if case.id not in edit.changed
     ]
-    new = [_said(case) for case in after.cases if case.id not in edit.changed]
+    new = [_content(case) for case in after.cases if case.id not in edit.changed]
     return old == new and edit.changed <= {case.id for case in after.cases}
 
 
-def _said(case: Case, confirmed: bool = False) -> tuple[Any, ...]:
-    return (
-        case.id,
-        case.fingerprint,
-        case.capability,
-        case.tags,
-        case.origin,
-        case.reviewed or confirmed,
-    )
+def _content(case: Case, confirmed: bool = False) -> tuple[Any, ...]:
+    reviewed = case.reviewed or confirmed
+    return (case.id, case.fingerprint, case.capability, case.tags, case.origin, reviewed)
 
 
-def _end_of_cases(text: str, path: Path) -> tuple[int, int, str]:
-    """Where the next case goes, its indentation, and what stands between."""
+def _insertion_point(text: str, path: Path) -> tuple[int, int, str]:
+    """Where the next case goes, its indentation, and what separates it from the text before."""
     newline = _newline(text)
-    entries = pairs(compose(text, path), path, "suite")
+    entries = pairs(compose(text, path, "suite"), path, "suite")
     if "cases" not in entries:
         return len(text), 0, ("" if text.endswith("\n") else newline) + f"cases:{newline}"
     key, cases = entries["cases"]
-    if cases.id == "sequence" and cases.value and not cases.flow_style:
-        column = int(cases.start_mark.column)
-        return _past_comments(text, _end_of_line(text, end_of(cases)), column), column, newline
-    if cases.id == "sequence" and cases.value:
-        raise InputError(
-            f"{path}:{line_of(cases)}: `cases`: expected one case per line, got [...]. Write each "
-            "as `- id: ...`."
-        )
-    if cases.id == "sequence":
-        raise InputError(
-            f"{path}:{line_of(cases)}: `cases`: expected no brackets, got an empty []. Remove them."
-        )
-    return _end_of_line(text, int(key.end_mark.index)), int(key.start_mark.column) + 2, newline
+    if cases.id != "sequence":
+        return _end_of_line(text, int(key.end_mark.index)), int(key.start_mark.column) + 2, newline
+    if not cases.value:
+        reject_at(path, cases, "cases", "no brackets", "an empty []", "Remove them.")
+    if cases.flow_style:
+        remedy = "Write each as `- id: ...`."
+        reject_at(path, cases, "cases", "one case per line", "[...]", remedy)
+    column = int(cases.start_mark.column)
+    return _past_comments(text, _end_of_line(text, end_of(cases)), column), column, newline
 
 
-def _case_nodes(text: str, path: Path) -> dict[str, Node]:
-    entries = pairs(compose(text, path), path, "suite")
-    nodes = entries["cases"][1].value if "cases" in entries else []
+def _nodes_by_id(text: str, path: Path) -> dict[str, Node]:
+    entries = pairs(compose(text, path, "suite"), path, "suite")
+    nodes = case_nodes(entries, path)
     return {str(pairs(node, path, "case")["id"][1].value): node for node in nodes}
 
 
@@ -217,28 +218,22 @@ def _draft(nodes: Mapping[str, Node], name: str, path: Path) -> Node:
     if name not in nodes:
         reject("proposals", "ids of the suite", repr(name), f"See the cases of {path}.")
     if "expect" in pairs(nodes[name], path, "case"):
-        reject(
-            "proposals",
-            "cases without `expect`",
-            f"{name!r} in line {line_of(nodes[name])} of {path}",
-            "Remove its `expect` first.",
-        )
+        got = f"{name!r} in line {line_of(nodes[name])} of {path}"
+        reject("proposals", "cases without `expect`", got, "Remove its `expect` first.")
     return nodes[name]
 
 
 def _proposal(text: str, node: Node, proposal: Any) -> tuple[int, str]:
-    """Where a draft takes its expectation, and how it is written there."""
+    """Where the expectation of a draft goes, and its text."""
     entries = [f"expect: {dump(proposal, flow=True)}", "reviewed: false"]
     if node.flow_style:
         return end_of(node) - 1, "".join(f", {entry}" for entry in entries)
-    margin = " " * int(node.value[0][0].start_mark.column)
-    return _end_of_line(text, end_of(node)), "".join(
-        f"{_newline(text)}{margin}{entry}" for entry in entries
-    )
+    newline = _newline(text) + " " * int(node.value[0][0].start_mark.column)
+    return _end_of_line(text, end_of(node)), "".join(newline + entry for entry in entries)
 
 
-def _unreviewed(nodes: Mapping[str, Node], name: str, path: Path) -> tuple[int, int]:
-    """Where the `false` of `reviewed: false` stands."""
+def _review_span(nodes: Mapping[str, Node], name: str, path: Path) -> tuple[int, int]:
+    """Start and end of the `false` of `reviewed: false`."""
     if name not in nodes:
         reject("ids", "ids of the suite", repr(name), f"See the cases of {path}.")
     value = pairs(nodes[name], path, "case").get("reviewed", (None, None))[1]
@@ -251,43 +246,34 @@ def _case_lines(case: Mapping[str, Any], indent: int) -> list[str]:
     lines = []
     for key, value in case.items():
         flow = f"{key}: {dump(value, flow=True)}"
-        if isinstance(value, Mapping) and len(flow) > _LONGEST_LINE:
-            lines += [
-                f"{key}:",
-                *(
-                    f"  {dump(name, flow=True)}: {dump(entry, flow=True)}"
-                    for name, entry in value.items()
-                ),
-            ]
+        if isinstance(value, Mapping) and len(flow) > _MAX_LINE:
+            lines.append(f"{key}:")
+            for name, entry in value.items():
+                lines.append(f"  {dump(name, flow=True)}: {dump(entry, flow=True)}")
         else:
             lines.append(flow)
-    return [
-        " " * indent + ("- " if place == 0 else "  ") + line for place, line in enumerate(lines)
-    ]
+    starts = ["- ", *["  "] * (len(lines) - 1)]
+    return [" " * indent + start + line for start, line in zip(starts, lines, strict=True)]
 
 
 def _newline(text: str) -> str:
     return "\r\n" if "\r\n" in text else "\n"
 
 
-def _end_of_line(text: str, place: int) -> int:
-    """End of the line that the character before `place` is in, behind a comment; never behind blank
-    lines.
-    """
-    last = len(text[:place].rstrip())
+def _end_of_line(text: str, position: int) -> int:
+    """End of the line with the last text before `position`, behind a comment in that line."""
+    last = len(text[:position].rstrip())
     end = text.find("\n", last)
     end = len(text) if end < 0 else end
     return end - 1 if text[end - 1 : end] == "\r" else end
 
 
-def _past_comments(text: str, place: int, column: int) -> int:
-    """Behind the comment lines that belong to the last case: those that stand deeper than its
-    dash.
-    """
-    while (start := text.find("\n", place)) >= 0:
+def _past_comments(text: str, position: int, column: int) -> int:
+    """End of the comment lines of the last case: those that are indented deeper than its dash."""
+    while (start := text.find("\n", position)) >= 0:
         end = text.find("\n", start + 1)
         line = text[start + 1 : len(text) if end < 0 else end].rstrip("\r")
         if not line.lstrip().startswith("#") or len(line) - len(line.lstrip()) <= column:
             break
-        place = start + 1 + len(line)
-    return place
+        position = start + 1 + len(line)
+    return position

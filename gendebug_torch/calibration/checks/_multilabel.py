@@ -1,4 +1,4 @@
-"""What the checks of calibration say of a multilabel head: each label is asked by itself."""
+"""The finding on a multilabel head: every label is tested by itself."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
-# A calibration error beyond noise from which on no probability of the label can be taken at its
-# word.
+# ECE beyond noise above which no probability of the label can be trusted.
 _FAILS_FROM = 0.1
+_REMEDY = (
+    "Recalibrate each label: `recalibrate` with `label_temperature`, or with `label_platt` where "
+    "the mean probability is wrong too."
+)
 
 
-def judged_labels(
+def multilabel_finding(
     this: Check,
     records: Records,
     bins: int,
@@ -25,69 +28,62 @@ def judged_labels(
     alpha: float,
     earlier: Records | None = None,
 ) -> Finding:
-    """The finding on labels `[n, k]` of 0 and 1: the worst label beyond noise, corrected for how
-    many were asked.
-    """
-    found = _counted(records, bins)
-    null, p = found.noise(replicates=1000)
+    """The finding on labels `[n, k]` of 0 and 1: the worst label beyond noise, after Holm."""
+    labels = _label_bins(records, bins)
+    null, p = labels.noise(replicates=1000)
     adjusted = holm_adjusted(p)
-    # What noise adds to the error is taken off before it is held against the limit.
-    real = (found.ece.square() - null.square()).clamp(min=0).sqrt()
-    bad = (adjusted < alpha) & (real >= limit)
-    worst = int(torch.where(bad, found.ece, found.ece - 1).argmax())
-    before = None if earlier is None else _counted(earlier, bins)
-    known = before is not None and len(before.count) == len(found.count)
-    numbers: dict[str, Any] = {
-        "labels": len(found.count),
+    # The part of the error that noise explains is subtracted before it is compared with the limit.
+    beyond_noise = (labels.ece.square() - null.square()).clamp(min=0).sqrt()
+    bad = (adjusted < alpha) & (beyond_noise >= limit)
+    worst = int(torch.where(bad, labels.ece, labels.ece - 1).argmax())
+    numbers = {
+        "labels": len(labels.count),
         "miscalibrated": int(bad.sum()),
-        "ece": found.macro,
-        "worst_ece": float(found.ece[worst]),
+        "ece": labels.macro,
+        "worst_ece": float(labels.ece[worst]),
         "noise": float(null[worst]),
-        "beyond_noise": float(real[worst]),
+        "beyond_noise": float(beyond_noise[worst]),
         "p_value": float(adjusted[worst]),
         "rows": len(records),
     }
-    was = ""
-    if before is not None and known:
+    before = None if earlier is None else _label_bins(earlier, bins)
+    if before is not None and len(before.count) == len(labels.count):
         numbers["validation_ece"] = float(before.ece[worst])
-        was = f", against {float(before.ece[worst]):.1%} in validation"
-    name = _name(records, worst)
-    error = (
-        f"calibration error {float(found.ece[worst]):.1%}{was}, where a calibrated one would "
-        f"show {float(null[worst]):.1%}"
-    )
-    if not bool(bad.any()):
-        bound = f"calibrated within noise or to within {limit:.0%}"
-        text = (
-            f"All {len(found.count)} labels of {records.name} are {bound}; worst is {name}: "
-            f"{error}."
+    name = _label_name(records, worst)
+    if bool(bad.any()):
+        probability, frequency = (
+            f"{float(sums[worst].sum()) / len(records):.1%}"
+            for sums in (labels.probability, labels.positive)
         )
-        return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
-    said, true = (
-        float(found.probability[worst].sum()) / len(records),
-        float(found.positive[worst].sum()) / len(records),
-    )
+        return this.finding(
+            Severity.FAIL if numbers["beyond_noise"] >= _FAILS_FROM else Severity.WARN,
+            f"{numbers['miscalibrated']} of {numbers['labels']} labels of {records.name} are "
+            f"miscalibrated. The worst is {name}: {_error(numbers)}; its mean probability is "
+            f"{probability}, its frequency {frequency}.",
+            subject=name,
+            numbers=numbers,
+            remedy=_REMEDY,
+            evidence=labels,
+        )
     text = (
-        f"{int(bad.sum())} of {len(found.count)} labels of {records.name} are miscalibrated; "
-        f"worst is {name}: {error}; "
-        f"it is expected in {said:.1%} of the rows and true in {true:.1%}."
+        f"All {numbers['labels']} labels of {records.name} are calibrated within noise or to "
+        f"within {limit:.0%}. The largest error is that of {name}: {_error(numbers)}."
     )
-    remedy = (
-        "Recalibrate each label by itself: `recalibrate` with `label_temperature`, or "
-        "`label_platt` where the rate is off too."
-    )
-    severity = Severity.FAIL if float(real[worst]) >= _FAILS_FROM else Severity.WARN
-    return this.finding(
-        severity, text, subject=name, numbers=numbers, remedy=remedy, evidence=found
-    )
+    return this.finding(Severity.OK, text, numbers=numbers, evidence=labels)
 
 
-def _counted(records: Records, bins: int) -> ClasswiseBins:
+def _label_bins(records: Records, bins: int) -> ClasswiseBins:
     assert records.logits is not None
     assert records.targets is not None
     return classwise_bins(records.logits, records.targets, bins=bins)
 
 
-def _name(records: Records, label: int) -> str:
+def _label_name(records: Records, label: int) -> str:
     names = records.schema.logits or records.schema.probs
     return f"label {names[label]}" if len(names) > label else f"label {label}"
+
+
+def _error(numbers: dict[str, Any]) -> str:
+    before = numbers.get("validation_ece")
+    change = "" if before is None else f", against {before:.1%} in validation"
+    return f"ECE {numbers['worst_ece']:.1%}{change}, by chance {numbers['noise']:.1%}"

@@ -1,18 +1,15 @@
-"""The checks of this topic: thresholds, findings and wording."""
+"""Confidence equals accuracy in validation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gendebug_torch.calibration.checks._judged import (
-    _FEWEST,
-    _binned,
-    _cost,
-    _is_multilabel,
-    _judged,
-    _refused,
+from gendebug_torch.calibration.checks._confidence import (
+    MIN_ROWS,
+    Criteria,
+    confidence_finding,
+    logits_cost,
 )
-from gendebug_torch.calibration.checks._multilabel import judged_labels
 from gendebug_torch.checks.finding import Cause, Finding
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
@@ -22,39 +19,31 @@ from gendebug_torch.data.records import Records
     "calibration.ece",
     cause=Cause.MISCALIBRATION,
     needs=("validation.logits", "validation.targets"),
-    cost=_cost,
+    cost=logits_cost,
 )
-def confidence_is_accuracy(
+def confidence_equals_accuracy(
     validation: Records,
     *,
     bins: int = 15,
     limit: float = 0.03,
     alpha: float = 0.002,
-    fewest: int = _FEWEST,
+    min_rows: int = MIN_ROWS,
 ) -> Iterator[Finding]:
-    """What the model is sure of is right as often as it says.
+    """The confidence of the model equals its accuracy in validation.
 
-    The calibration error must exceed the limit beyond what a calibrated model of these rows would
-    show, and be significant against it. Of a multilabel head every label is asked by itself,
-    corrected by Holm. Rows that share the group of the schema, such as the pixels of an image,
-    count as one piece of evidence.
+    The calibration error must exceed the limit beyond that of a calibrated model on these rows, and
+    be significant. Every label of a multilabel head is tested by itself, corrected by Holm. Rows
+    that share the group of the schema, such as the pixels of an image, count as one observation.
 
     Source: Guo et al. (2017), arXiv:1706.04599; Bröcker and Smith (2007), Weather and Forecasting
     22:651.
 
     Args:
         validation: labeled records with logits.
-        bins: equal bins of confidence.
-        limit: calibration error beyond noise that matters.
-        alpha: chance of a false alarm.
-        fewest: rows below which nothing is judged.
+        bins: number of equal bins of confidence.
+        limit: least calibration error beyond noise that matters.
+        alpha: probability of a false alarm.
+        min_rows: number of rows below which calibration is not judged.
     """
-    this = confidence_is_accuracy
-    refused = _refused(this, validation, fewest)
-    if refused is not None:
-        yield refused
-        return
-    if _is_multilabel(validation):
-        yield judged_labels(this, validation, bins, limit, alpha)
-        return
-    yield _judged(this, validation, _binned(validation, bins), limit, alpha)
+    criteria = Criteria(bins, limit, alpha, min_rows)
+    yield confidence_finding(confidence_equals_accuracy, validation, criteria)

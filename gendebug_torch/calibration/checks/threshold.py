@@ -1,4 +1,4 @@
-"""The check of the decision threshold."""
+"""The deployed threshold is near the best one in production."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from gendebug_torch.calibration.thresholds.operating_point import OperatingPoint
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost, check
 from gendebug_torch.data.records import Records
+from gendebug_torch.model.binary import binary_logit
 
-# Rows of each class on each side below which an operating point is anecdote.
-_FEWEST = 20
+# With fewer rows of a class on a side no threshold can be judged.
+_MIN_ROWS = 20
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
@@ -28,7 +29,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     needs=("validation.logits", "validation.targets", "production.logits", "production.targets"),
     cost=_cost,
 )
-def threshold_is_where_it_should_be(
+def threshold_is_near_the_best(
     validation: Records,
     production: Records,
     *,
@@ -37,128 +38,109 @@ def threshold_is_where_it_should_be(
     limit: float = 0.1,
     alpha: float = 0.001,
 ) -> Iterator[Finding]:
-    """The deployed threshold still costs about the least that any threshold can in production.
+    """The deployed threshold costs about as little in production as the best one would.
 
-    Two classes. Asked only where the ranking held (area under the ROC curve), since no threshold
-    mends a lost one; a ranking that is reversed on both sides (areas below 0.5 beyond noise) is
-    said to be so. Confidence that is wrong but symmetric about the threshold is left to
+    For two classes, and where the ranking is unchanged (area under the ROC curve), since no
+    threshold restores a lost ranking; a ranking that is reversed on both sides is reported as such.
+    Confidence that is wrong but symmetric about the threshold is left to
     `calibration.production_ece`.
 
     Source: Elkan (2001), IJCAI; DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44:837.
 
     Args:
         validation: labeled records with logits of two classes.
-        production: the same from production.
-        threshold: deployed, on the probability of class 1.
-        cost: of a false alarm in (0, 1), that of a missed case being 1 less it; default: what the
-            threshold stood for in validation.
-        limit: share of the cost in production that moving the threshold must save, on rows it has
-            not seen.
-        alpha: chance of a false alarm.
+        production: labeled records from production with logits of two classes.
+        threshold: deployed threshold on the probability of class 1.
+        cost: cost of a false positive in (0, 1), that of a false negative being 1 less it; default:
+            the cost for which the threshold is optimal in validation.
+        limit: least share of the cost in production that another threshold must save, on unseen
+            rows.
+        alpha: probability of a false alarm.
     """
-    this = threshold_is_where_it_should_be
-    scores = [_binary_logits(records) for records in (validation, production)]
-    if (
-        scores[0] is None
-        or scores[1] is None
-        or validation.targets is None
-        or production.targets is None
-    ):
+    this = threshold_is_near_the_best
+    before, after = _binary_rows(validation), _binary_rows(production)
+    if before is None or after is None:
         yield this.finding(
             Severity.NOTE,
-            "The threshold of a model of two classes is asked; these records hold other outputs "
+            "The threshold is checked for models of two classes; these records have other outputs "
             "or targets.",
         )
         return
-    fewest = min(
-        int(torch.bincount(records.targets, minlength=2).min())
-        for records in (validation, production)
-        if records.targets is not None
-    )
-    if fewest < _FEWEST:
-        remedy = f"Collect at least {_FEWEST} labeled rows of each class on each side."
+    rarest = min(int(torch.bincount(targets, minlength=2).min()) for _, targets in (before, after))
+    if rarest < _MIN_ROWS:
         yield this.finding(
             Severity.NOTE,
-            f"{fewest} rows of the rarer class are too few to judge the threshold.",
-            remedy=remedy,
+            f"{rarest} rows of the rarer class are too few to judge the threshold.",
+            remedy=f"Collect at least {_MIN_ROWS} labeled rows of each class on each side.",
         )
         return
-    found = operating_point(
-        scores[0], validation.targets, scores[1], production.targets, threshold=threshold, cost=cost
-    )
-    yield _judged(this, found, limit, alpha)
+    point = operating_point(*before, *after, threshold=threshold, cost=cost)
+    yield _threshold_finding(this, point, limit, alpha)
 
 
-def _binary_logits(records: Records) -> Tensor | None:
+def _binary_rows(records: Records) -> tuple[Tensor, Tensor] | None:
+    """Binary logits `[n]` and class ids `[n]`; None for other outputs or targets."""
     z, targets = records.logits, records.targets
     if z is None or targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
         return None
-    if z.ndim == 2 and z.shape[1] == 2:
-        return z[:, 1] - z[:, 0]
-    return z if z.ndim == 1 else None
+    return (binary_logit(z), targets) if z.ndim == 1 or z.shape[1] == 2 else None
 
 
-def _judged(this: Check, found: OperatingPoint, limit: float, alpha: float) -> Finding:
-    before, now, after = found.validation, found.production, found.after
-    numbers = {
-        "threshold": found.threshold,
-        "moved": found.moved,
-        "moved_interval": list(found.moved_interval),
-        "saved": found.saved,
-        "saved_interval": list(found.saved_interval),
-        "p_value": found.p_value,
-        "auc_validation": found.areas[0],
-        "auc_production": found.areas[1],
-        "precision": [before.precision, now.precision, after.precision],
-        "recall": [before.recall, now.recall, after.recall],
-        "false_positive_rate": [
-            before.false_positive_rate,
-            now.false_positive_rate,
-            after.false_positive_rate,
-        ],
+def _threshold_finding(this: Check, point: OperatingPoint, limit: float, alpha: float) -> Finding:
+    numbers = _numbers(point)
+    auc = f"AUC {point.auc[0]:.3f} in validation, {point.auc[1]:.3f} in production"
+    if point.ranking_reversed:
+        return this.finding(
+            Severity.NOTE,
+            f"The ranking is reversed ({auc}): rows of class 1 score lower than rows of class 0, "
+            "so no threshold can help.",
+            numbers=numbers,
+            remedy="Check which class the logit belongs to. If the classes are swapped or the "
+            "score is negated, correct the label mapping or negate the logit.",
+            evidence=point,
+        )
+    if not point.ranking_unchanged:
+        text = f"The ranking itself is worse in production ({auc}), so no threshold can help."
+        return this.finding(Severity.NOTE, text, numbers=numbers, evidence=point)
+    low, high = point.saving_interval
+    saving = f"would save {point.saving:.0%} of the cost (95 % interval {low:.0%} to {high:.0%})"
+    if point.saving < limit or point.p_value >= alpha:
+        text = (
+            f"The threshold {point.threshold:.3g} is near the best in production: "
+            f"{point.best_threshold:.3g} {saving}; {auc}."
+        )
+        return this.finding(Severity.OK, text, numbers=numbers, evidence=point)
+    before, now, after = point.validation, point.production, point.after
+    lower, upper = point.best_interval
+    return this.finding(
+        Severity.FAIL if low >= 3 * limit else Severity.WARN,
+        f"The threshold {point.threshold:.3g} no longer fits: precision "
+        f"{_percent(before.precision)} → {_percent(now.precision)}, recall "
+        f"{_percent(before.recall)} → {_percent(now.recall)}, while the ranking is unchanged "
+        f"({auc}). Another threshold {saving}.",
+        numbers=numbers,
+        remedy=f"Move the threshold to {point.best_threshold:.3g} (95 % interval {lower:.3g} to "
+        f"{upper:.3g}): precision {_percent(after.precision)}, recall {_percent(after.recall)} on "
+        "rows on which it was not chosen. Or add the difference of the logits to the last bias.",
+        evidence=point,
+    )
+
+
+def _numbers(point: OperatingPoint) -> dict[str, Any]:
+    sides = (point.validation, point.production, point.after)
+    return {
+        "threshold": point.threshold,
+        "best_threshold": point.best_threshold,
+        "best_interval": list(point.best_interval),
+        "saving": point.saving,
+        "saving_interval": list(point.saving_interval),
+        "p_value": point.p_value,
+        "auc_validation": point.auc[0],
+        "auc_production": point.auc[1],
+        "precision": [side.precision for side in sides],
+        "recall": [side.recall for side in sides],
+        "false_positive_rate": [side.false_positive_rate for side in sides],
     }
-    areas = (
-        f"area under the ROC curve {found.areas[0]:.3f} in validation, {found.areas[1]:.3f} "
-        "in production"
-    )
-    if found.ranking_reversed:
-        text = (
-            f"The ranking is reversed ({areas}): rows of class 1 score lower than the others, "
-            "so that no threshold mends production."
-        )
-        remedy = (
-            "Check which class the logit stands for: swapped classes or a negated score; map "
-            "the labels anew, or negate the logit."
-        )
-        return this.finding(Severity.NOTE, text, numbers=numbers, remedy=remedy, evidence=found)
-    if not found.ranking_held:
-        text = f"The ranking itself fell ({areas}), so that no threshold mends production."
-        return this.finding(Severity.NOTE, text, numbers=numbers, evidence=found)
-    low, high = found.saved_interval
-    saving = f"{found.saved:.0%} of the cost (95 % interval {low:.0%} to {high:.0%})"
-    if found.saved < limit or found.p_value >= alpha:
-        text = (
-            f"The threshold {found.threshold:.3g} is where it should be: moving it to "
-            f"{found.moved:.3g} would save {saving}; {areas}."
-        )
-        return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
-    change = (
-        f"precision {_percent(before.precision)} → {_percent(now.precision)}, recall "
-        f"{_percent(before.recall)} → {_percent(now.recall)}"
-    )
-    text = (
-        f"The ranking held ({areas}), but the threshold {found.threshold:.3g} no longer fits: "
-        f"{change}; another saves {saving}."
-    )
-    lower, upper = found.moved_interval
-    remedy = (
-        f"Move the threshold to {found.moved:.3g} (95 % interval {lower:.3g} to {upper:.3g}): "
-        f"precision {_percent(after.precision)}, "
-        f"recall {_percent(after.recall)} on rows it has not seen; or add the shift to the last "
-        "bias."
-    )
-    severity = Severity.FAIL if low >= 3 * limit else Severity.WARN
-    return this.finding(severity, text, numbers=numbers, remedy=remedy, evidence=found)
 
 
 def _percent(value: float) -> str:

@@ -1,6 +1,4 @@
-"""An affine map of the logits put into the weights of the layer that makes them, so that serving
-costs nothing.
-"""
+"""Folding of an affine map of the logits into the layer that makes them."""
 
 from __future__ import annotations
 
@@ -22,13 +20,13 @@ _TOLERANCE = 1e-5
 def fold_affine(model: nn.Module, scale: Tensor, bias: Tensor, probe: Any) -> nn.Module:
     """A copy of a network whose last linear or convolution layer gives `scale * logits + bias`.
 
-    The layer is found by running `probe` and looking whose output the logits are. `W' = scale W`,
-    `b' = scale b + bias`; a layer without a bias gets one where it is needed.
+    The layer is found by running `probe` and comparing each layer's output with the logits. `W' =
+    scale W`, `b' = scale b + bias`; a layer without a bias gets one where it is needed.
 
     Args:
         model: network to logits; not changed.
-        scale: `[k]` or `[]` float.
-        bias: `[k]` or `[]` float.
+        scale: float `[k]` or `[]`.
+        bias: float `[k]` or `[]`.
         probe: some inputs of the network, on which the result is verified.
 
     Raises:
@@ -38,14 +36,14 @@ def fold_affine(model: nn.Module, scale: Tensor, bias: Tensor, probe: Any) -> nn
     folded = copy.deepcopy(model)
     layer = _last_layer(folded, probe)
     with torch.no_grad():
-        wide = scale.to(layer.weight).expand(layer.weight.shape[0])
-        layer.weight.mul_(wide.view(-1, *([1] * (layer.weight.ndim - 1))))
-        moved = bias.to(layer.weight).expand(layer.weight.shape[0])
+        scales = scale.to(layer.weight).expand(layer.weight.shape[0])
+        layer.weight.mul_(scales.view(-1, *([1] * (layer.weight.ndim - 1))))
+        biases = bias.to(layer.weight).expand(layer.weight.shape[0])
         if layer.bias is not None:
-            layer.bias.mul_(wide).add_(moved)
-        elif bool((moved != 0).any()):
-            layer.bias = nn.Parameter(moved.clone())
-    _verified(model, folded, scale, bias, probe)
+            layer.bias.mul_(scales).add_(biases)
+        elif bool((biases != 0).any()):
+            layer.bias = nn.Parameter(biases.clone())
+    _verify(model, folded, scale, bias, probe)
     return folded
 
 
@@ -65,18 +63,9 @@ def _last_layer(model: nn.Module, probe: Any) -> Any:
     finally:
         for handle in handles:
             handle.remove()
-    for layer, given in outputs.items():
-        if (
-            len(given) == 1
-            and given[0].numel() == logits.numel()
-            and torch.equal(given[0].reshape(-1).float(), logits.reshape(-1))
-        ):
-            shared = [
-                m
-                for m in model.modules()
-                if m is not layer and any(p is layer.weight for p in m.parameters(recurse=False))
-            ]
-            if shared:
+    for layer, calls in outputs.items():
+        if len(calls) == 1 and _same_values(calls[0], logits):
+            if _shares_weight(model, layer):
                 raise UnsupportedError(
                     "the weights of the last layer are shared with another layer; ship `.model` "
                     "instead"
@@ -87,17 +76,32 @@ def _last_layer(model: nn.Module, probe: Any) -> Any:
     )
 
 
-def _verified(model: nn.Module, folded: nn.Module, scale: Tensor, bias: Tensor, probe: Any) -> None:
+def _same_values(output: Tensor, logits: Tensor) -> bool:
+    return output.numel() == logits.numel() and torch.equal(
+        output.reshape(-1).float(), logits.reshape(-1)
+    )
+
+
+def _shares_weight(model: nn.Module, layer: nn.Module) -> bool:
+    return any(
+        parameter is layer.weight
+        for module in model.modules()
+        if module is not layer
+        for parameter in module.parameters(recurse=False)
+    )
+
+
+def _verify(model: nn.Module, folded: nn.Module, scale: Tensor, bias: Tensor, probe: Any) -> None:
     with torch.no_grad(), evaluating(model), evaluating(folded):
         before, after = logits_of(model, probe), logits_of(folded, probe)
     shape = (-1, *([1] * (before.ndim - 2)))
-    wide, moved = (
+    scales, biases = (
         part.to(before).view(shape) if part.ndim else part.to(before) for part in (scale, bias)
     )
-    expected = before * wide + moved
-    off = float((after - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
-    if not off <= _TOLERANCE:
+    expected = before * scales + biases
+    error = float((after - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
+    if not error <= _TOLERANCE:
         raise UnsupportedError(
-            f"the folded network differs by {off:.1e} of its largest logit on the probe; ship "
+            f"the folded network differs by {error:.1e} of its largest logit on the probe; ship "
             "`.model` instead"
         )

@@ -1,4 +1,4 @@
-"""Isotonic regression of a binary logit: the best monotone map there is, in steps."""
+"""Isotonic regression of a binary logit: the best monotone map, a step function."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.model_outputs import validated
+from gendebug_torch.calibration.model_outputs import labeled_outputs
 from gendebug_torch.errors import reject
+from gendebug_torch.model.binary import binary_logit, two_class_logits
 
 
 @dataclass(frozen=True, eq=False)
 class IsotonicMap:
-    """Steps over a binary logit: `levels[i]` where i of the `steps` lie below it. It makes ties and
-    moves predictions.
+    """A step function of a binary logit: `levels[i]` where i of the `steps` lie below it.
+
+    It makes ties and may change predictions.
 
     Args:
-        steps: `[s - 1]` float64 ascending logits at which the level changes.
-        levels: `[s]` float64 calibrated logits, ascending.
+        steps: ascending logits `[s - 1]` float64 at which the level changes.
+        levels: ascending calibrated logits `[s]` float64.
     """
 
     steps: Tensor
@@ -29,55 +31,60 @@ class IsotonicMap:
     def __call__(self, logits: Tensor) -> Tensor:
         """Mapped logits, `[n]`, or `[n, 2]` whose first column is 0; in the dtype of the input."""
         if logits.ndim == 2:
-            mapped = self(logits[:, 1] - logits[:, 0])
-            return torch.stack([torch.zeros_like(mapped), mapped], 1)
-        place = torch.searchsorted(self.steps.to(logits.device, logits.dtype), logits.contiguous())
-        return self.levels.to(logits)[place]
+            return two_class_logits(self(binary_logit(logits)))
+        steps = self.steps.to(logits.device, logits.dtype)
+        return self.levels.to(logits)[torch.searchsorted(steps, logits.contiguous())]
 
 
 def fit_isotonic(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> IsotonicMap:
-    """The monotone map of a binary logit with the least squared error, by pooling adjacent
-    violators.
+    """The monotone map of a binary logit with the least squared error (pool adjacent violators).
 
-    Each step's rate is drawn one row towards the base rate, since a step of 0 or 1 would make the
-    log loss infinite.
+    The rate of each step is smoothed towards the base rate by one row, since a step of 0 or 1 would
+    make the log loss infinite.
 
     Source: Zadrozny and Elkan (2002), KDD; Robertson and Cribbs (1984), Ann. Inst. Stat. Math.
     36:15, for pooling.
 
     Args:
-        logits: `[n]` float, or `[n, 2]`.
-        targets: `[n]` 0 and 1.
-        weights: `[n]` non-negative; a weight of 2 counts as two rows.
+        logits: float `[n]`, or `[n, 2]`.
+        targets: 0 and 1 `[n]`.
+        weights: non-negative row weights `[n]`; a weight of 2 counts as two rows.
 
     Raises:
         InputError: more than two classes, shapes that do not fit, no rows.
 
     Cost: a sort of the rows.
-    """
-    from scipy.optimize import isotonic_regression
 
-    validated(logits, targets, weights)
+    Example:
+        >>> logits = torch.tensor([-2.0, -1.0, -1.0, 0.0, 1.0, 2.0])
+        >>> fitted = fit_isotonic(logits, torch.tensor([0, 0, 1, 0, 1, 1]))
+        >>> fitted(torch.tensor([-3.0, 0.0, 3.0])).sigmoid()
+        tensor([0.2500, 0.3750, 0.8333])
+    """
+    rows = labeled_outputs(logits, targets, weights)
     if logits.ndim > 2 or (logits.ndim == 2 and logits.shape[1] != 2) or not len(logits):
         reject(
             "logits",
             "[n] or [n, 2] of a binary model, n > 0",
             f"{list(logits.shape)}",
-            "Take a temperature for more classes.",
+            "Use a temperature for more classes.",
         )
-    score = (logits if logits.ndim == 1 else logits[:, 1] - logits[:, 0]).double().cpu()
-    mass = (
-        torch.ones(len(score), dtype=torch.float64) if weights is None else weights.double().cpu()
-    )
-    true = targets.double().cpu()
-    distinct, place = torch.unique(score[mass > 0], return_inverse=True)
-    rows = torch.bincount(place, mass[mass > 0])
-    rate = torch.bincount(place, (mass * true)[mass > 0]) / rows
-    pooled = isotonic_regression(rate.numpy(), weights=rows.numpy())
+    score, labels = binary_logit(rows.logits).double().cpu(), rows.targets.double().cpu()
+    mass = torch.ones_like(score) if weights is None else weights.double().cpu()
+    return _pooled(score[mass > 0], labels[mass > 0], mass[mass > 0])
+
+
+def _pooled(score: Tensor, labels: Tensor, mass: Tensor) -> IsotonicMap:
+    """The map of `[n]` scores with labels of 0 and 1 and positive weights."""
+    from scipy.optimize import isotonic_regression
+
+    distinct, group = torch.unique(score, return_inverse=True)
+    group_rows = torch.bincount(group, mass)
+    rate = torch.bincount(group, mass * labels) / group_rows
+    pooled = isotonic_regression(rate.numpy(), weights=group_rows.numpy())
     starts = torch.from_numpy(pooled.blocks[:-1].astype("int64"))
     block_rows = torch.from_numpy(pooled.weights)
-    block_rate = torch.from_numpy(pooled.x)[starts]
-    base = float(mass @ true) / float(mass.sum())
-    smoothed = (block_rate * block_rows + base) / (block_rows + 1)
+    base = float(mass @ labels) / float(mass.sum())
+    smoothed = (torch.from_numpy(pooled.x)[starts] * block_rows + base) / (block_rows + 1)
     levels = torch.logit(smoothed.clamp(1e-12, 1 - 1e-12)).cummax(0).values
     return IsotonicMap((distinct[starts[1:]] + distinct[starts[1:] - 1]) / 2, levels)

@@ -1,8 +1,7 @@
-"""Fitted maps of logits as modules, and a network with one behind it."""
+"""CalibrationMap maps of logits as modules, and a network with one behind it."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,10 +9,10 @@ from torch import Tensor, nn
 
 from gendebug_torch.calibration.maps.isotonic import IsotonicMap
 from gendebug_torch.calibration.maps.temperature import Temperature
-from gendebug_torch.calibration.maps.top_label_map import TopMap, top_mapped
+from gendebug_torch.calibration.maps.top_label_map import TopLabelMap, top_label_mapped
 from gendebug_torch.stats.logit_scaling import AffineFit
 
-Fitted = Temperature | AffineFit | TopMap | IsotonicMap
+CalibrationMap = Temperature | AffineFit | TopLabelMap | IsotonicMap
 
 
 class AffineModule(nn.Module):
@@ -35,19 +34,19 @@ class AffineModule(nn.Module):
         return logits * scale + bias
 
 
-class TopMapModule(nn.Module):
-    """`TopMap` as a module: a handful of tensor operations, exportable."""
+class TopLabelModule(nn.Module):
+    """`TopLabelMap` as a module: a handful of tensor operations, exportable."""
 
     values: Tensor
 
-    def __init__(self, fitted: TopMap) -> None:
+    def __init__(self, fitted: TopLabelMap) -> None:
         super().__init__()
         self.register_buffer("values", torch.tensor([fitted.temperature, *fitted.coefficients]))
 
     def forward(self, logits: Tensor) -> Tensor:
         """Mapped logits `[n]` or `[n, k, ...]`."""
         temperature, a, b, m = self.values.unbind()
-        return top_mapped(logits, temperature, a, b, m)
+        return top_label_mapped(logits, temperature, a, b, m)
 
 
 class IsotonicModule(nn.Module):
@@ -67,7 +66,7 @@ class IsotonicModule(nn.Module):
 
 
 class CalibratedModel(nn.Module):
-    """A network with a calibration map behind it; inputs are passed through."""
+    """A network followed by a calibration map; inputs are passed through."""
 
     def __init__(self, model: nn.Module, calibration: nn.Module) -> None:
         super().__init__()
@@ -78,20 +77,19 @@ class CalibratedModel(nn.Module):
         """Calibrated logits, in float32 at least."""
         logits: Tensor = self.model(*inputs, **named)
         if logits.dtype in (torch.float16, torch.bfloat16):
-            # Rounded again to few digits, two classes could become equal and a prediction change.
+            # Rounded to few digits again, two classes could become equal and a prediction change.
             logits = logits.float()
         if logits.ndim == 2 and logits.shape[1] == 1:
-            logits = logits[:, 0]
-            mapped: Tensor = self.calibration(logits)[:, None]
-        else:
-            mapped = self.calibration(logits)
+            column: Tensor = self.calibration(logits[:, 0])[:, None]
+            return column
+        mapped: Tensor = self.calibration(logits)
         return mapped
 
 
-def as_module(fitted: Fitted) -> nn.Module:
+def as_module(fitted: CalibrationMap) -> nn.Module:
     """A fitted map as an `nn.Module` on logits."""
-    if isinstance(fitted, TopMap):
-        return TopMapModule(fitted)
+    if isinstance(fitted, TopLabelMap):
+        return TopLabelModule(fitted)
     if isinstance(fitted, IsotonicMap):
         return IsotonicModule(fitted)
     return AffineModule(*affine_parts(fitted))
@@ -101,6 +99,4 @@ def affine_parts(fitted: Temperature | AffineFit) -> tuple[Tensor, Tensor]:
     """Scale and bias of a temperature or an affine map."""
     if isinstance(fitted, AffineFit):
         return fitted.scale, fitted.bias
-    return torch.tensor(
-        1 / fitted.temperature if 0 < fitted.temperature < math.inf else 1.0
-    ), torch.tensor(0.0)
+    return torch.tensor(1 / fitted.bounded), torch.tensor(0.0)

@@ -1,22 +1,26 @@
-"""The one temperature that minimises the log loss, found exactly in a few reads of the logits."""
+"""The temperature that minimises the log loss, exact in a few reads of the logits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.model_outputs import Chunk, chunks, refuse_broken, validated
+from gendebug_torch.calibration.model_outputs import (
+    Chunk,
+    LabeledOutputs,
+    labeled_outputs,
+    reject_nonfinite,
+)
 from gendebug_torch.errors import UnsupportedError, reject
 
 _SAMPLE = 2048
 _LAST_STEP = 1e-3
 # In units of 1 / spread of the logits: beyond these the loss is flat to double precision.
 _FLATTEST, _SHARPEST = 1e-9, 1e9
-_MOST_READS = 60
+_MAX_READS = 60
 # Standard errors by which 1 / T must differ from 0; random labels pass by chance once in 740 times.
 _INFORMATIVE = 3.0
 
@@ -27,12 +31,12 @@ class Temperature:
 
     Args:
         temperature: T; 0 or infinity where `unbounded`.
-        standard_error: of T, robust to misspecification (sandwich).
+        standard_error: standard error of T, robust to misspecification (sandwich estimator).
         converged: whether the last step, of cubic convergence, was below 1e-3 of 1/T.
-        unbounded: whether no finite T can be told: every row is right (0), or 1 / T is not above 0
-            beyond noise, so that the logits carry nothing (infinity).
-        reads: how many times all logits were read.
-        nll: mean log loss at T.
+        unbounded: whether there is no finite optimum: every row is right (T = 0), or 1 / T does
+            not exceed 0 beyond noise, so that the logits are uninformative (T infinite).
+        reads: number of passes over all logits.
+        nll: mean log loss at T, in nats.
     """
 
     temperature: float
@@ -51,7 +55,7 @@ class Temperature:
         if self.unbounded:
             raise UnsupportedError(
                 "no finite temperature minimises the log loss of these rows; fit it on rows that "
-                "hold errors"
+                "contain errors"
             )
         return logits / self.temperature
 
@@ -68,8 +72,7 @@ def fit_temperature(
     weights: Tensor | None = None,
     ignore_index: int | None = None,
 ) -> Temperature:
-    """The temperature that minimises the weighted log loss:
-    `sum_i w_i [logsumexp(z_i / T) - z_iy / T]`.
+    """The temperature T that minimises `sum_i w_i [logsumexp(z_i / T) - z_iy / T]`.
 
     In b = 1/T the loss is convex with derivatives of the softmax moments of the logits: g = E[z] -
     z_y, h = Var[z], and the third cumulant. A sample of the rows gives the start; Halley steps on
@@ -81,9 +84,9 @@ def fit_temperature(
     Econometrica 50:1, for the standard error.
 
     Args:
-        logits: `[n, k]` float, `[n]` binary, or dense `[n, k, ...]`; a masked class may be -inf.
-        targets: `[n]` (dense `[n, ...]`) int64 class ids.
-        weights: shaped like targets, default 1; a weight of 2 counts as two rows.
+        logits: float `[n, k]`, `[n]` binary, or dense `[n, k, ...]`; a masked class may be -inf.
+        targets: class ids `[n]` (dense `[n, ...]`) int64.
+        weights: weights shaped like the targets, default 1; a weight of 2 counts as two rows.
         ignore_index: target of rows that do not count.
 
     Raises:
@@ -91,37 +94,63 @@ def fit_temperature(
             counts.
 
     Cost: `n k` exponentials per read, memory of one chunk.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = 2 * torch.randn(2000, 3, generator=generator)
+        >>> targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+        >>> fitted = fit_temperature(3 * logits, targets)  # three times too sharp
+        >>> print(f"{fitted.temperature:.1f} ± {fitted.standard_error:.1f}")
+        3.0 ± 0.1
     """
-    validated(logits, targets, weights, ignore_index)
-    rows = LabeledRows(logits, targets, weights, ignore_index)
+    rows = labeled_outputs(logits, targets, weights, ignore_index)
     sample = rows.every(max(1, targets.numel() // _SAMPLE))
-    if not any(bool(chunk.counted.any()) for chunk in rows.chunks()):
+    if not any(bool(chunk.has_weight.any()) for chunk in rows.chunks()):
         reject(
             "targets",
             "at least one row that counts",
             "none",
             "Pass rows with positive weight, not all ignored.",
         )
-    unit = sample.spread()
-    easy = sample.separable()
-    if easy and rows.separable():
+    unit = _logit_spread(sample)
+    sample_separable = _separable(sample)
+    if sample_separable and _separable(rows):
         return Temperature(0.0, math.nan, False, True, 1, 0.0)
-    start = 1.0 / unit if easy else _newton(sample, 1.0 / unit, unit)[0]
+    start = 1.0 / unit if sample_separable else _newton(sample, 1.0 / unit, unit)[0]
     b, last = _newton(rows, start if start > 0 else 1.0 / unit, unit)
+    reads = last.reads + sample_separable
     if b > 0 and last.curvature > 0:
         error_of_b = math.sqrt(last.squared) / last.curvature
         if b >= _INFORMATIVE * error_of_b:
-            return Temperature(
-                1 / b, error_of_b / b**2, last.converged, False, last.reads + easy, last.loss
-            )
-    return Temperature(math.inf, math.nan, last.converged, True, last.reads + easy, last.loss)
+            return Temperature(1 / b, error_of_b / b**2, last.converged, False, reads, last.loss)
+    return Temperature(math.inf, math.nan, last.converged, True, reads, last.loss)
+
+
+def reject_without_loss(rows: LabeledOutputs) -> None:
+    """Reject the rows whose log loss is not finite, with their number.
+
+    Raises:
+        InputError: always.
+    """
+    broken = masked = 0
+    for chunk in rows.chunks():
+        top, bottom = chunk.logits.amax(1), chunk.logits.amin(1)
+        nonfinite = ~(top - bottom).ge(0) | top.isinf()
+        broken += int((nonfinite & chunk.has_weight).sum())
+        masked_target = chunk.at_target(chunk.logits).isneginf() & ~nonfinite
+        masked += int((masked_target & chunk.has_weight).sum())
+    reject_nonfinite(broken)
+    reject(
+        "targets",
+        "classes that are not masked",
+        f"{masked} rows whose class has logit -inf",
+        "Unmask the class or drop the rows.",
+    )
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Sums over all rows at one b: mean loss, gradient, curvature, third derivative, squared
-    gradients.
-    """
+class _Moments:
+    """Mean loss and sums of its derivatives over all rows at one b, after `reads` passes."""
 
     loss: float
     gradient: float
@@ -132,134 +161,73 @@ class Moments:
     converged: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class LabeledRows:
-    """The labeled rows of one fit, each read in chunks."""
-
-    logits: Tensor
-    targets: Tensor
-    weights: Tensor | None
-    ignore_index: int | None
-
-    def chunks(self) -> Iterator[Chunk]:
-        """All of them, in order."""
-        return chunks(self.logits, self.targets, self.weights, self.ignore_index)
-
-    def every(self, step: int) -> LabeledRows:
-        """A sample of the rows; dense outputs are thinned along their samples and positions."""
-        if self.logits.ndim <= 2:
-            weights = None if self.weights is None else self.weights[::step]
-            return LabeledRows(
-                self.logits[::step], self.targets[::step], weights, self.ignore_index
-            )
-        flat, true = self.logits.flatten(2)[:, :, ::step], self.targets.flatten(1)[:, ::step]
-        return LabeledRows(
-            flat,
-            true,
-            None if self.weights is None else self.weights.flatten(1)[:, ::step],
-            self.ignore_index,
-        )
-
-    def spread(self) -> float:
-        """Mean distance of the logits from the largest of their row: a unit that makes the fit free
-        of scale.
-        """
-        total, count = 0.0, 0
-        for chunk in self.chunks():
-            gap = chunk.logits.amax(1, keepdim=True).double() - chunk.logits.double()
-            kept = gap[gap.isfinite()]
-            total, count = total + float(kept.sum()), count + kept.numel()
-        return total / count if total > 0 and math.isfinite(total) else 1.0
-
-    def separable(self) -> bool:
-        """Whether every row that counts is right, so that the loss falls for ever as T goes to
-        0.
-        """
-        return not any(
-            bool((chunk.counted & (_own(chunk) < chunk.logits.amax(1))).any())
-            for chunk in self.chunks()
-        )
-
-    def moments(self, b: float, *, masked: bool = False) -> Moments:
-        """One read of the logits, float32 exponentials shifted by the row maximum, float64 sums
-        over rows.
-        """
-        total = torch.zeros(6, dtype=torch.float64, device=self.logits.device)
-        for chunk in self.chunks():
-            z = chunk.logits
-            shifted = z - z.amax(1, keepdim=True)
-            own = shifted.gather(1, chunk.targets[:, None])[:, 0].double()
-            if masked:
-                # A masked class has probability 0; the clamp keeps 0 * inf out of the moments.
-                shifted.clamp_(min=-1e9 / b)
-            weight = (shifted * b).exp_()
-            mass = weight.sum(1).double()
-            raw = []
-            for _ in range(3):
-                weight.mul_(shifted)
-                raw.append(weight.sum(1).double() / mass)
-            mean, second, third = raw
-            gradient = mean - own
-            parts = [
-                mass.log() - b * own,
-                gradient,
-                second - mean * mean,
-                third - 3 * mean * second + 2 * mean**3,
-                gradient.square(),
-            ]
-            stacked = torch.stack([*parts, torch.ones_like(own)])
-            if chunk.weights is not None:
-                stacked = torch.where(chunk.weights > 0, stacked * chunk.weights, 0.0)
-            total += stacked.sum(1)
-        loss, gradient_sum, curvature, third_sum, squared, mass_sum = total.tolist()
-        if not math.isfinite(loss):
-            self.refuse()
-        if not math.isfinite(gradient_sum) and not masked:
-            return self.moments(b, masked=True)
-        return Moments(
-            loss / mass_sum if mass_sum else 0.0, gradient_sum, curvature, third_sum, squared
-        )
-
-    def refuse(self) -> None:
-        """Say which rows have no loss.
-
-        Raises:
-            InputError: always.
-        """
-        broken = masked = 0
-        for chunk in self.chunks():
-            bad = (
-                ~(chunk.logits.amax(1) - chunk.logits.amin(1)).ge(0) | chunk.logits.amax(1).isinf()
-            )
-            broken += int((bad & chunk.counted).sum())
-            masked += int((_own(chunk).isneginf() & ~bad & chunk.counted).sum())
-        refuse_broken(broken)
-        reject(
-            "targets",
-            "classes that are not masked",
-            f"{masked} rows whose class has logit -inf",
-            "Unmask the class or drop the rows.",
-        )
+def _logit_spread(rows: LabeledOutputs) -> float:
+    """Mean distance of the logits from the largest of their row: the unit of the fit."""
+    total, count = 0.0, 0
+    for chunk in rows.chunks():
+        gap = chunk.logits.amax(1, keepdim=True).double() - chunk.logits.double()
+        finite = gap[gap.isfinite()]
+        total, count = total + float(finite.sum()), count + finite.numel()
+    return total / count if total > 0 and math.isfinite(total) else 1.0
 
 
-def _own(chunk: Chunk) -> Tensor:
-    return chunk.logits.gather(1, chunk.targets[:, None])[:, 0]
+def _separable(rows: LabeledOutputs) -> bool:
+    """Whether every row that counts is right, so that the loss falls without end as T goes to 0."""
+    return not any(
+        bool((chunk.has_weight & (chunk.at_target(chunk.logits) < chunk.logits.amax(1))).any())
+        for chunk in rows.chunks()
+    )
 
 
-def _newton(rows: LabeledRows, start: float, unit: float) -> tuple[float, Moments]:
-    """The root of the gradient in b, and the moments of the last read; b <= 0 if the optimum is at
-    infinite T.
+def _moments(rows: LabeledOutputs, b: float, *, masked: bool = False) -> _Moments:
+    """One read of the logits at b; `masked` where some classes are -inf."""
+    total = torch.zeros(6, dtype=torch.float64, device=rows.logits.device)
+    for chunk in rows.chunks():
+        total += _row_moments(chunk, b, masked=masked).sum(1)
+    loss, gradient, curvature, third, squared, mass = total.tolist()
+    if not math.isfinite(loss):
+        reject_without_loss(rows)
+    if not math.isfinite(gradient) and not masked:
+        return _moments(rows, b, masked=True)
+    return _Moments(loss / mass if mass else 0.0, gradient, curvature, third, squared)
+
+
+def _row_moments(chunk: Chunk, b: float, *, masked: bool) -> Tensor:
+    """`[6, m]` loss, its three derivatives, squared gradient and weight of each row.
+
+    Exponentials are float32, shifted by the row maximum; what is summed over rows is float64.
     """
+    shifted = chunk.logits - chunk.logits.amax(1, keepdim=True)
+    own = chunk.at_target(shifted).double()
+    if masked:
+        # A masked class has probability 0; the clamp keeps 0 * inf out of the moments.
+        shifted.clamp_(min=-1e9 / b)
+    weight = (shifted * b).exp_()
+    mass = weight.sum(1).double()
+    raw = []
+    for _ in range(3):
+        weight.mul_(shifted)
+        raw.append(weight.sum(1).double() / mass)
+    mean, second, third = raw
+    gradient = mean - own
+    parts = [
+        mass.log() - b * own,
+        gradient,
+        second - mean * mean,
+        third - 3 * mean * second + 2 * mean**3,
+        gradient.square(),
+        torch.ones_like(own),
+    ]
+    return chunk.weighted(torch.stack(parts))
+
+
+def _newton(rows: LabeledOutputs, start: float, unit: float) -> tuple[float, _Moments]:
+    """Root of the gradient in b and the last moments; b <= 0 if the optimum is at infinite T."""
     low, high, b = 0.0, math.inf, start
-    for read in range(1, _MOST_READS + 1):
-        at = rows.moments(b)
+    for read in range(1, _MAX_READS + 1):
+        at = _moments(rows, b)
         low, high = (b, high) if at.gradient < 0 else (low, b)
-        slope = (
-            at.curvature - 0.5 * at.gradient * at.third / at.curvature if at.curvature > 0 else 0.0
-        )
-        step = (
-            -at.gradient / (slope if slope > 0 else at.curvature) if at.curvature > 0 else math.nan
-        )
+        step = _halley_step(at)
         inside = low < b + step < high
         following = b + step if inside else (2 * b if math.isinf(high) else 0.5 * (low + high))
         # Halley's error is cubic in the step: after one this small the next would be below 1e-9.
@@ -268,3 +236,11 @@ def _newton(rows: LabeledRows, start: float, unit: float) -> tuple[float, Moment
             return (following if converged else 0.0), replace(at, reads=read, converged=converged)
         b = following
     return b, replace(at, reads=read)
+
+
+def _halley_step(at: _Moments) -> float:
+    """Halley's step in b, Newton's where Halley's would go uphill; NaN without curvature."""
+    if not at.curvature > 0:
+        return math.nan
+    slope = at.curvature - 0.5 * at.gradient * at.third / at.curvature
+    return -at.gradient / (slope if slope > 0 else at.curvature)

@@ -1,1 +1,1 @@
-"""How far confidence strays from accuracy, with intervals."""
+"""Measures of calibration, with intervals."""

@@ -1,4 +1,4 @@
-"""Calibration of every class, or of every label of a multilabel head, by itself."""
+"""Classwise calibration: of every class, or of every label of a multilabel head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, bin_edges
-from gendebug_torch.calibration.model_outputs import chunks, refuse_broken, validated
+from gendebug_torch.calibration.model_outputs import (
+    LabeledOutputs,
+    labeled_mask,
+    labeled_outputs,
+    reject_nonfinite,
+)
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.multiple_testing import holm_adjusted
@@ -25,14 +30,13 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True, eq=False)
 class ClasswiseBins:
-    """Rows counted by the probability of each class, in b equal bins (lo, hi]; adds up over batches
-    and ranks.
+    """Rows counted by the probability of each class, in b equal bins (lo, hi]; adds up.
 
     Args:
-        count: `[k, b]` rows, int64, or float64 where rows have weights.
-        probability: `[k, b]` float64 sum of the class's probability.
-        positive: `[k, b]` int64 rows of the class.
-        squares: `[k, b]` float64 sum of p (1 - p): the variance of `positive` under calibration.
+        count: rows `[k, b]`, int64, or float64 where rows have weights.
+        probability: sums of the class's probability `[k, b]` float64.
+        positive: rows of the class `[k, b]` int64.
+        squares: sums of p (1 - p) `[k, b]` float64: the variance of `positive` under calibration.
     """
 
     count: Tensor
@@ -58,9 +62,8 @@ class ClasswiseBins:
     @property
     def ece(self) -> Tensor:
         """`[k]` float64 calibration error of each class, in [0, 1]."""
-        return (self.probability - self.positive).abs().sum(1) / self.count.sum(1).double().clamp(
-            min=1e-300
-        )
+        rows = self.count.sum(1).double().clamp(min=1e-300)
+        return (self.probability - self.positive).abs().sum(1) / rows
 
     @property
     def macro(self) -> float:
@@ -68,30 +71,12 @@ class ClasswiseBins:
         return float(self.ece.mean()) if len(self.count) else 0.0
 
     def noise(self, *, replicates: int = 200, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Per class, what a calibrated model would show, and the p-value (normal draws per bin of 5
-        or more expected).
+        """ECE of each class under calibration, and its p-value.
 
         Returns:
-            `[k]` float64 mean null value and `[k]` p-value, one per class and not adjusted.
+            Mean null value `[k]` float64 and p-value `[k]`, one per class and not adjusted.
         """
-        generator = torch.Generator().manual_seed(seed)
-        total = self.count.sum(1).double().clamp(min=1e-300)
-        noise = (
-            torch.randn(replicates, *self.count.shape, generator=generator, dtype=torch.float64)
-            * self.squares.sqrt()
-        )
-        null = noise.abs().sum(2) / total
-        # Where few rows are expected the count is skewed: a Poisson draw takes the place of the
-        # normal one.
-        rare = (self.probability < 5) & (self.count > 0)
-        if bool(rare.any()):
-            few = (
-                torch.poisson(
-                    (self.probability * rare).expand(replicates, -1, -1), generator=generator
-                )
-                - self.probability * rare
-            )
-            null = torch.where(rare, few, noise).abs().sum(2) / total
+        null = self._null_errors(replicates, torch.Generator().manual_seed(seed))
         # The tail beyond the replicates follows a gamma with the mean and variance of the null: a
         # sum of absolute values is skewed, and a normal tail would be too thin.
         mean, variance = null.mean(0).clamp(min=1e-300), null.var(0).clamp(min=1e-300)
@@ -101,14 +86,26 @@ class ClasswiseBins:
             share <= 2 / (1 + replicates), torch.minimum(share, tail.clamp(min=1e-300)), share
         )
 
+    def _null_errors(self, replicates: int, generator: torch.Generator) -> Tensor:
+        """`[replicates, k]` errors of a calibrated model: normal draws of the rows of each class.
+
+        Where fewer than 5 rows are expected in a bin the count is skewed, and the draw is Poisson.
+        """
+        shape = (replicates, *self.count.shape)
+        draws = torch.randn(shape, generator=generator, dtype=torch.float64) * self.squares.sqrt()
+        rare = (self.probability < 5) & (self.count > 0)
+        if bool(rare.any()):
+            expected = self.probability * rare
+            counts = torch.poisson(expected.expand(shape), generator=generator)
+            draws = torch.where(rare, counts - expected, draws)
+        return draws.abs().sum(2) / self.count.sum(1).double().clamp(min=1e-300)
+
     def of_class(self, label: int) -> ReliabilityBins:
-        """The bins of one class, with its interval and diagram."""
+        """The reliability bins of one class."""
         return ReliabilityBins(self.count[label], self.probability[label], self.positive[label])
 
     def table(self) -> pd.DataFrame:
-        """One row per class, worst first: rows, ECE, what chance would give, p-value adjusted by
-        Holm.
-        """
+        """One row per class, worst first: rows, ECE, ECE by chance, p-value adjusted by Holm."""
         import pandas as pd
 
         null, p = self.noise()
@@ -123,13 +120,13 @@ class ClasswiseBins:
         return frame.sort_values("ece", ascending=False, ignore_index=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Calibration error of the worst 20 classes beside what chance would give."""
+        """Calibration error of the worst 20 classes beside that of a calibrated model."""
         ax = axes(ax, size=(6.0, 3.6))
         table = self.table().head(20)
-        places = np.arange(len(table))
-        ax.bar(places, table["ece"], 0.8, color=LIVE, alpha=0.7, label="calibration error")
+        positions = np.arange(len(table))
+        ax.bar(positions, table["ece"], 0.8, color=LIVE, alpha=0.7, label="calibration error")
         ax.plot(
-            places,
+            positions,
             table["null"],
             "_",
             color=NEUTRAL,
@@ -137,7 +134,7 @@ class ClasswiseBins:
             markeredgewidth=2,
             label="calibrated, by chance",
         )
-        ax.set_xticks(places, [str(label) for label in table["class"]])
+        ax.set_xticks(positions, [str(label) for label in table["class"]])
         ax.set(
             xlabel="class", ylabel="ECE", title=f"Calibration by class: mean ECE {self.macro:.1%}"
         )
@@ -153,7 +150,7 @@ def classwise_bins(
     weights: Tensor | None = None,
     ignore_index: int | None = None,
 ) -> ClasswiseBins:
-    """Rows by the probability of each class in turn: one-against-rest, or label by label.
+    """Rows counted by the probability of each class: one-against-rest, or label by label.
 
     Class ids `[n]` with logits `[n, k]` take the softmax; 0/1 targets `[n, k]` take the sigmoid of
     each label (multilabel); logits `[n]` take the sigmoid, so that P(y = 1) is binned, not the
@@ -162,48 +159,50 @@ def classwise_bins(
     Source: Kull et al. (2019), NeurIPS, arXiv:1910.12656, section 2, for classwise calibration.
 
     Args:
-        logits: `[n, k]` or `[n]` float, or dense `[n, k, ...]`; a masked class may be -inf.
-        targets: `[n]` (dense `[n, ...]`) int64 class ids, or `[n, k]` of 0 and 1.
-        bins: equal bins (lo, hi] over [0, 1].
-        weights: `[n]` (dense `[n, ...]`); a weight of 2 counts as two rows. The counts are float64
-            then.
+        logits: float `[n, k]` or `[n]`, or dense `[n, k, ...]`; a masked class may be -inf.
+        targets: class ids `[n]` (dense `[n, ...]`) int64, or `[n, k]` of 0 and 1.
+        bins: number of equal bins (lo, hi] over [0, 1].
+        weights: row weights `[n]` (dense `[n, ...]`); a weight of 2 counts as two rows. The counts
+            are float64 then.
         ignore_index: target of rows, positions or labels that do not count.
 
     Raises:
         InputError: shapes do not fit, targets out of range, NaN or +inf.
 
     Cost: `n k` exponentials and counts; the state is `[k, bins]`.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = 2 * torch.randn(2000, 3, generator=generator)
+        >>> labels = torch.bernoulli(logits.sigmoid(), generator=generator).long()
+        >>> logits[:, 2] *= 3  # the last label is three times too sharp
+        >>> [f"{ece:.2f}" for ece in classwise_bins(logits, labels).ece.tolist()]
+        ['0.03', '0.04', '0.13']
     """
     if bins < 1:
         reject("bins", "at least 1", str(bins), "15 is the usual number.")
     k = 1 if logits.ndim == 1 else logits.shape[1]
     if logits.ndim == 1 or logits.ndim == targets.ndim == 2:
         # Every label is a binary head by itself.
-        validated(logits.reshape(-1), targets.reshape(-1), None, ignore_index)
+        labeled_outputs(logits.reshape(-1), targets.reshape(-1), None, ignore_index)
         rows = targets.new_zeros(len(targets))
-        validated(rows.float(), rows, weights)
+        labeled_outputs(rows.float(), rows, weights)
         parts = _label_parts(logits.view(-1, k), targets.view(-1, k), weights, ignore_index)
     else:
-        validated(logits, targets, weights, ignore_index)
-        parts = _class_parts(logits, targets, weights, ignore_index)
-    return _counted(parts, k, bins, logits.device, whole=weights is None)
+        parts = _class_parts(labeled_outputs(logits, targets, weights, ignore_index))
+    return _binned(parts, k, bins, logits.device, whole=weights is None)
 
 
 # Probabilities `[m, k]`, where each class or label was true, and weights that fit both.
 Part = tuple[Tensor, Tensor, Tensor | None]
 
 
-def _class_parts(
-    logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int | None
-) -> Iterator[Part]:
-    for chunk in chunks(logits, targets, weights, ignore_index):
+def _class_parts(rows: LabeledOutputs) -> Iterator[Part]:
+    for chunk in rows.chunks():
         probs = chunk.logits.double().softmax(1)
         positive = torch.zeros_like(probs).scatter_(1, chunk.targets[:, None], 1.0)
-        yield (
-            probs,
-            positive,
-            None if chunk.weights is None else chunk.weights[:, None].expand_as(probs),
-        )
+        weights = chunk.weights
+        yield probs, positive, None if weights is None else weights[:, None].expand_as(probs)
 
 
 def _label_parts(
@@ -211,18 +210,16 @@ def _label_parts(
 ) -> Iterator[Part]:
     step = max(1, _CHUNK // max(1, logits.shape[1]))
     for start in range(0, len(logits), step):
-        cut = slice(start, start + step)
-        true, mass = (
-            targets[cut],
-            None if weights is None else weights[cut].double()[:, None].expand_as(targets[cut]),
-        )
+        rows = slice(start, start + step)
+        positive = targets[rows].double()
+        mass = None if weights is None else weights[rows].double()[:, None].expand_as(positive)
         if ignore_index is not None:
-            kept = (true != ignore_index).double()
-            mass = kept if mass is None else mass * kept
-        yield logits[cut].double().sigmoid(), true.double(), mass
+            labeled = labeled_mask(targets[rows], ignore_index).double()
+            mass = labeled if mass is None else mass * labeled
+        yield logits[rows].double().sigmoid(), positive, mass
 
 
-def _counted(
+def _binned(
     parts: Iterator[Part], k: int, bins: int, device: torch.device, *, whole: bool
 ) -> ClasswiseBins:
     inner = bin_edges(bins)[1:-1].to(device)
@@ -230,16 +227,14 @@ def _counted(
     offsets = torch.arange(k, device=device) * bins
     broken = 0
     for probs, positive, mass in parts:
-        counted = torch.ones_like(probs) if mass is None else mass
-        broken += int((probs.isnan() & (counted > 0)).any(1).sum())
+        weight = torch.ones_like(probs) if mass is None else mass
+        broken += int((probs.isnan() & (weight > 0)).any(1).sum())
         slot = (torch.bucketize(probs, inner) + offsets).reshape(-1)
-        for total, value in zip(
-            sums, (torch.ones_like(probs), probs, positive, probs * (1 - probs)), strict=True
-        ):
-            total += torch.bincount(
-                slot, torch.where(counted > 0, value * counted, 0.0).reshape(-1), minlength=k * bins
-            )[: k * bins]
-    refuse_broken(broken)
+        values = (torch.ones_like(probs), probs, positive, probs * (1 - probs))
+        for total, value in zip(sums, values, strict=True):
+            weighted = torch.where(weight > 0, value * weight, 0.0).reshape(-1)
+            total += torch.bincount(slot, weighted, minlength=k * bins)[: k * bins]
+    reject_nonfinite(broken)
     count, probability, positives, squares = sums.view(4, k, bins).cpu()
     kind = torch.int64 if whole else torch.float64
     return ClasswiseBins(count.to(kind), probability, positives.to(kind), squares)

@@ -1,4 +1,4 @@
-"""How confidence strays from accuracy: too bold, too timid, or S-shaped, and in which bins."""
+"""The shape of miscalibration: overconfident, underconfident or S-shaped, and in which bins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, bin_edges
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
-Kind = Literal[
+ShapeKind = Literal[
     "calibrated within noise", "overconfident", "underconfident", "S-shaped", "too few rows"
 ]
 
@@ -24,10 +24,10 @@ class BadBin:
     Args:
         low: lower edge of confidence.
         high: upper edge.
-        rows: in the bin.
-        confidence: mean.
-        accuracy: share of right rows.
-        p_value: exact binomial, two-sided, adjusted by Holm over the bins.
+        rows: number of rows in the bin.
+        confidence: mean confidence.
+        accuracy: share of correct rows.
+        p_value: exact binomial p-value, two-sided, adjusted by Holm over the bins.
     """
 
     low: float
@@ -39,84 +39,98 @@ class BadBin:
 
 
 @dataclass(frozen=True)
-class Shape:
+class MiscalibrationShape:
     """The shape of miscalibration.
 
     Args:
-        kind: in words.
+        kind: name of the shape.
         gap_low: mean confidence minus accuracy in the less confident half of the rows.
         gap_high: the same in the more confident half.
         errors: standard errors of both under calibration.
         worst: bins beyond chance, largest gap first.
     """
 
-    kind: Kind
+    kind: ShapeKind
     gap_low: float
     gap_high: float
     errors: tuple[float, float]
     worst: tuple[BadBin, ...]
 
 
-def shape(bins: ReliabilityBins, *, alpha: float = 0.05) -> Shape:
-    """Whether the gap has one sign over all confidences, or changes it, beyond noise.
+def miscalibration_shape(bins: ReliabilityBins, *, alpha: float = 0.05) -> MiscalibrationShape:
+    """Whether confidence exceeds accuracy everywhere, nowhere, or on one side only, beyond noise.
 
     The bins are split into a less and a more confident half of the rows; each half has a z-test of
-    its summed gap under calibration, Bonferroni over both. A monotone map mends either shape, a
-    temperature only the first two.
+    its summed gap under calibration, Bonferroni over both. A monotone map corrects each shape, a
+    temperature only overconfidence and underconfidence.
 
     Source: Niculescu-Mizil and Caruana (2005), ICML, for the shapes; Spiegelhalter (1986), Stat.
     Med. 5:421, for the test.
-    """
-    from scipy.special import ndtr
 
+    Args:
+        bins: reliability bins of the rows.
+        alpha: significance level, over both halves, and over all bins.
+
+    Example:
+        >>> from gendebug_torch.calibration import reliability_bins
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = 2 * torch.randn(2000, 3, generator=generator)
+        >>> targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+        >>> miscalibration_shape(reliability_bins(logits / 3, targets)).kind
+        'underconfident'
+    """
     count, mass = bins.count.double(), float(bins.count.sum())
     if mass < 2:
-        return Shape("too few rows", 0.0, 0.0, (math.nan, math.nan), ())
-    sure = (bins.confidence / count.clamp(min=1e-300)).clamp(0, 1)
+        return MiscalibrationShape("too few rows", 0.0, 0.0, (math.nan, math.nan), ())
+    mean = (bins.confidence / count.clamp(min=1e-300)).clamp(0, 1)
     upper = (count.cumsum(0) - count / 2) >= mass / 2
-    halves, kinds = [], []
-    for half in (~upper, upper):
-        n = float(count[half].sum())
-        gap = float((bins.confidence - bins.correct)[half].sum())
-        error = math.sqrt(float((count * sure * (1 - sure))[half].sum()))
-        beyond = (error > 0 and 2 * float(ndtr(-abs(gap) / error)) < alpha / 2) or (
-            error == 0 and abs(gap) > 0.5
-        )
-        halves.append((gap / n, error / n) if n else (0.0, math.nan))
-        kinds.append(int(math.copysign(1, gap)) if beyond else 0)
-    (gap_low, error_low), (gap_high, error_high) = halves
-    kind: Kind = "calibrated within noise"
-    if kinds[0] * kinds[1] < 0:
-        kind = "S-shaped"
-    elif any(kinds):
-        kind = "overconfident" if sum(kinds) > 0 else "underconfident"
-    return Shape(
-        kind, gap_low, gap_high, (error_low, error_high), _beyond_chance(bins, sure, alpha)
+    (gap_low, error_low, sign_low), (gap_high, error_high, sign_high) = (
+        _half_gap(bins, mean, half, alpha / 2) for half in (~upper, upper)
     )
+    kind: ShapeKind = "calibrated within noise"
+    if sign_low * sign_high < 0:
+        kind = "S-shaped"
+    elif sign_low or sign_high:
+        kind = "overconfident" if sign_low + sign_high > 0 else "underconfident"
+    worst = _bins_beyond_chance(bins, mean, alpha)
+    return MiscalibrationShape(kind, gap_low, gap_high, (error_low, error_high), worst)
 
 
-def _beyond_chance(bins: ReliabilityBins, sure: Tensor, alpha: float) -> tuple[BadBin, ...]:
+def _half_gap(
+    bins: ReliabilityBins, mean: Tensor, half: Tensor, alpha: float
+) -> tuple[float, float, int]:
+    """Mean gap of the bins in `half`, its error under calibration, and its sign; 0 within noise."""
+    from scipy.special import ndtr
+
+    count = bins.count.double()
+    n = float(count[half].sum())
+    gap = float((bins.confidence - bins.correct)[half].sum())
+    error = math.sqrt(float((count * mean * (1 - mean))[half].sum()))
+    significant = 2 * float(ndtr(-abs(gap) / error)) < alpha if error > 0 else abs(gap) > 0.5
+    sign = int(math.copysign(1, gap)) if significant else 0
+    return (gap / n, error / n, sign) if n else (0.0, math.nan, sign)
+
+
+def _bins_beyond_chance(bins: ReliabilityBins, mean: Tensor, alpha: float) -> tuple[BadBin, ...]:
     from scipy.stats import binom
 
-    n, k = bins.count.round().long().numpy(), bins.correct.round().long().numpy()
+    n, k = bins.count.round().long().cpu().numpy(), bins.correct.round().long().cpu().numpy()
+    rate = mean.cpu().numpy()
     tails = (
-        torch.from_numpy(2 * binom.cdf(k, n, sure.numpy())),
-        torch.from_numpy(2 * binom.sf(k - 1, n, sure.numpy())),
+        torch.from_numpy(2 * tail) for tail in (binom.cdf(k, n, rate), binom.sf(k - 1, n, rate))
     )
-    p = torch.minimum(*tails).clamp(max=1).masked_fill(bins.count <= 0, math.nan)
+    p = torch.minimum(*tails).clamp(max=1).masked_fill(bins.count.cpu() <= 0, math.nan)
     adjusted, edges = holm_adjusted(p), bin_edges(len(n))
-    order = sorted(
-        (adjusted < alpha).nonzero().flatten().tolist(), key=lambda b: -abs(float(bins.gap[b]))
-    )
+    significant = (adjusted < alpha).nonzero()[:, 0].tolist()
     accuracy = bins.correct.double() / bins.count.clamp(min=1)
     return tuple(
         BadBin(
             float(edges[b]),
             float(edges[b + 1]),
             int(n[b]),
-            float(sure[b]),
+            float(mean[b]),
             float(accuracy[b]),
             float(adjusted[b]),
         )
-        for b in order
+        for b in sorted(significant, key=lambda b: -abs(float(bins.gap[b])))
     )

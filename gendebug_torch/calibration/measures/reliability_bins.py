@@ -1,13 +1,9 @@
-"""Reliability bins: what a model was sure of against how often it was right, and the errors read
-off them.
-"""
+"""Reliability bins: confidence against accuracy, and the calibration errors that follow."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,9 +15,8 @@ from gendebug_torch.calibration.model_outputs import (
     COMPILED_PASS,
     SINGLE_PASS,
     Chunk,
-    chunks,
-    refuse_broken,
-    validated,
+    labeled_outputs,
+    reject_nonfinite,
 )
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.intervals import clopper_pearson_interval
@@ -40,9 +35,14 @@ class ReliabilityBins:
     """Rows counted by confidence in b equal bins (lo, hi]; adds up over batches, chunks and ranks.
 
     Args:
-        count: `[b]` int64 rows.
-        confidence: `[b]` float64 sum of confidences.
-        correct: `[b]` int64 rows that were right.
+        count: rows `[b]` int64.
+        confidence: sums of confidence `[b]` float64.
+        correct: rows predicted correctly `[b]` int64.
+
+    Example:
+        >>> bins = reliability_bins(torch.tensor([3.0, 3.0, -3.0, 3.0]), torch.tensor([1, 0, 0, 1]))
+        >>> print(f"confidence {bins.mean_confidence:.2f}, accuracy {bins.accuracy:.2f}")
+        confidence 0.95, accuracy 0.75
     """
 
     count: Tensor
@@ -87,7 +87,7 @@ class ReliabilityBins:
 
     @property
     def accuracy(self) -> float:
-        """Share of rows that were right."""
+        """Share of rows predicted correctly."""
         return float(self.correct.sum()) / max(float(self.count.sum()), 1e-300)
 
     @property
@@ -96,24 +96,18 @@ class ReliabilityBins:
         return float(self.confidence.sum()) / max(float(self.count.sum()), 1e-300)
 
     def measure(self, level: float = 0.95, *, replicates: int = 1000, seed: int = 0) -> Measure:
-        """The calibration error with its interval, what a calibrated model would show, and the
-        p-value of more.
-        """
+        """The ECE with its interval, its mean under calibration, and a p-value."""
         return ece_measure(self, level=level, replicates=replicates, seed=seed)
 
     def interval(self, level: float = 0.95, *, seed: int = 0) -> tuple[float, float]:
-        """Interval of the calibration error; it holds 0 where a calibrated model may show as
-        much.
-        """
-        found = self.measure(level, seed=seed)
-        return found.low, found.high
+        """Interval of the ECE; it contains 0 where a calibrated model may show as much."""
+        ece = self.measure(level, seed=seed)
+        return ece.low, ece.high
 
     def noise(self, *, seed: int = 0) -> tuple[float, float]:
-        """Mean calibration error that a perfectly calibrated model would show here, and the p-value
-        of ours.
-        """
-        found = self.measure(seed=seed)
-        return found.null, found.p_value
+        """Mean ECE of a perfectly calibrated model with these confidences, and the p-value."""
+        ece = self.measure(seed=seed)
+        return ece.null, ece.p_value
 
     def table(self) -> pd.DataFrame:
         """One row per bin: edges, rows, mean confidence, accuracy with exact 95 % interval, gap."""
@@ -134,9 +128,7 @@ class ReliabilityBins:
         return pd.DataFrame({name: value.numpy() for name, value in columns.items()})
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Reliability diagram: accuracy against confidence with exact intervals, chance around the
-        diagonal, row counts.
-        """
+        """Reliability diagram: accuracy against confidence with exact intervals, row counts."""
         return reliability_diagram(self, ax)
 
 
@@ -149,7 +141,7 @@ def reliability_bins(
     ignore_index: int | None = None,
     compiled: bool = False,
 ) -> ReliabilityBins:
-    """Rows by the confidence of their prediction, in one pass.
+    """Rows counted by the confidence of their prediction, in one pass.
 
     The confidence is the largest softmax probability, for one binary logit `max(p, 1 - p)`; P(y =
     1) is binned by `classwise_bins` instead. Of equal logits the first class is predicted.
@@ -157,15 +149,16 @@ def reliability_bins(
     Source: Guo, Pleiss, Sun and Weinberger (2017), section 2, arXiv:1706.04599.
 
     Args:
-        logits: `[n, k]` float, `[n]` for a binary model, or dense `[n, k, ...]`; a masked class may
+        logits: float `[n, k]`, `[n]` for a binary model, or dense `[n, k, ...]`; a masked class may
             be -inf.
-        targets: `[n]` (dense `[n, ...]`) int64 class ids.
-        bins: equal bins (lo, hi] over [0, 1]; a confidence of 0 falls into the first.
-        weights: shaped like targets; a weight of 2 counts as two rows. The counts are float64 then.
+        targets: class ids `[n]` (dense `[n, ...]`) int64.
+        bins: number of equal bins (lo, hi] over [0, 1]; a confidence of 0 falls into the first.
+        weights: weights shaped like the targets; a weight of 2 counts as two rows. The counts are
+            float64 then.
         ignore_index: target of rows that do not count.
-        compiled: by a kernel of `torch.compile`, which needs a C++ compiler and some seconds once;
-            of 1000 classes it then takes two thirds of the time; confidences differ by the rounding
-            of float32.
+        compiled: whether to use a kernel of `torch.compile`, which needs a C++ compiler and some
+            seconds once; with 1000 classes it then takes two thirds of the time; confidences differ
+            by the rounding of float32.
 
     Returns:
         Sums on the CPU; the state is `[bins]` whatever n.
@@ -174,28 +167,47 @@ def reliability_bins(
         InputError: shapes or dtypes do not fit, NaN or +inf among the logits, or `bins` is below 1.
 
     Cost: `n k` exponentials, one read of the logits; float32 inside a row, float64 over rows.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = 2 * torch.randn(2000, 3, generator=generator)
+        >>> targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+        >>> ece = reliability_bins(3 * logits, targets).measure()  # three times too sharp
+        >>> print(f"ECE {ece.value:.1%}, by chance {ece.null:.1%}, p = {ece.p_value:.3f}")
+        ECE 15.8%, by chance 1.4%, p = 0.001
     """
-    validated(logits, targets, weights, ignore_index)
+    rows = labeled_outputs(logits, targets, weights, ignore_index)
     state = BinSums(bins, logits.device, rounding=rounding(logits))
-    for chunk in chunks(
-        logits, targets, weights, ignore_index, times=COMPILED_PASS if compiled else SINGLE_PASS
-    ):
-        found = (
-            _settled(chunk, *_kernel()(chunk.logits, chunk.targets))
-            if compiled
-            else top_label(chunk, chunk.log_probs())
-        )
-        state.add(*found, chunk.weights)
+    if compiled:
+        # torch.compile keeps the kernel with the function: it is built once per process.
+        kernel = torch.compile(_largest_log_prob, dynamic=True)
+        for chunk in rows.chunks(size_factor=COMPILED_PASS):
+            top = _without_ties(chunk, *kernel(chunk.logits, chunk.targets))
+            state.add(*top, chunk.weights)
+        return state.bins(whole=weights is None)
+    for chunk in rows.chunks(size_factor=SINGLE_PASS):
+        state.add(*top_label(chunk, chunk.log_probs()), chunk.weights)
     return state.bins(whole=weights is None)
 
 
 def reliability_bins_of_confidence(
     confidence: Tensor, correct: Tensor, *, bins: int = 15
 ) -> ReliabilityBins:
-    """The same from confidences `[n]` in [0, 1] and whether each prediction was right, `[n]` bool.
+    """Rows counted by a confidence that is given, e.g. of a model that returns no logits.
+
+    Args:
+        confidence: confidence `[n]` of each prediction, in [0, 1].
+        correct: whether each prediction is right, `[n]` bool.
+        bins: number of equal bins (lo, hi] over [0, 1].
 
     Raises:
         InputError: shapes differ, or a confidence lies outside [0, 1].
+
+    Example:
+        >>> confidence = torch.tensor([0.9, 0.9, 0.9, 0.9])
+        >>> correct = torch.tensor([True, True, False, False])
+        >>> print(f"{reliability_bins_of_confidence(confidence, correct).ece:.2f}")
+        0.40
     """
     if confidence.ndim != 1 or confidence.shape != correct.shape:
         got = f"{list(confidence.shape)} and {list(correct.shape)}"
@@ -218,15 +230,14 @@ def expected_calibration_error(
 ) -> Tensor:
     """`sum_b n_b / n |accuracy_b - mean confidence_b|`.
 
-    It is biased upwards on few rows and never 0; read it with `ReliabilityBins.interval` and
-    `.noise`.
+    It is biased upwards on few rows and never 0: compare it with `ReliabilityBins.noise`.
 
     Source: Naeini, Cooper and Hauskrecht (2015), AAAI; bins as in Guo et al. (2017),
     arXiv:1706.04599.
 
     Args:
-        bins_or_logits: what `reliability_bins` gave, or logits as it takes them.
-        targets: `[n]` int64, with logits.
+        bins_or_logits: result of `reliability_bins`, or logits as it takes them.
+        targets: class ids `[n]` int64, with logits.
         bins: number of bins, with logits.
 
     Returns:
@@ -234,6 +245,11 @@ def expected_calibration_error(
 
     Raises:
         InputError: logits without targets.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+        >>> print(f"{float(expected_calibration_error(logits, torch.tensor([0, 1]))):.3f}")
+        0.381
     """
     if isinstance(bins_or_logits, Tensor):
         if targets is None:
@@ -253,16 +269,15 @@ def bin_edges(bins: int) -> Tensor:
 
 
 def top_label(chunk: Chunk, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence `[m]` float64 and correctness `[m]` bool of the predicted class; NaN confidence
-    for broken rows.
-    """
+    """Confidence `[m]` float64 (NaN in broken rows) and correctness `[m]` of each prediction."""
     top = log_probs.amax(1)
-    return _settled(chunk, top, log_probs.gather(1, chunk.targets[:, None])[:, 0] == top)
+    return _without_ties(chunk, top, chunk.at_target(log_probs) == top)
 
 
-def _settled(chunk: Chunk, top: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence and correctness from the largest log probability and whether the target has it
-    too.
+def _without_ties(chunk: Chunk, top: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """Confidence and correctness, given the largest log probability and whether the target has it.
+
+    Of equal classes the first is predicted.
     """
     confidence = top.double().exp_()
     # Another, earlier class can be as likely, to rounding, only where no class has more than half.
@@ -272,13 +287,7 @@ def _settled(chunk: Chunk, top: Tensor, correct: Tensor) -> tuple[Tensor, Tensor
     return confidence, correct
 
 
-@cache
-def _kernel() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """`_top` as one compiled loop over each row, for any number of rows and classes."""
-    return torch.compile(_top, dynamic=True)
-
-
-def _top(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _largest_log_prob(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Largest log probability `[m]` of each row, and whether the target has the largest logit."""
     top = logits.amax(1)
     mass = (logits - top[:, None]).exp().sum(1)
@@ -286,7 +295,7 @@ def _top(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rounding(logits: Tensor) -> float:
-    """Relative error of the confidences that `top_label` tells."""
+    """Relative error of the confidences of `top_label`."""
     return _DOUBLE if logits.dtype == torch.float64 else _SINGLE
 
 
@@ -294,15 +303,15 @@ class BinSums:
     """Running sums of rows, confidence and correctness per bin, on the device of the rows.
 
     Args:
-        bins: equal bins (lo, hi] over [0, 1].
-        device: of the rows.
-        rounding: relative error of the confidences; those that may lie on an edge are taken to.
+        bins: number of equal bins (lo, hi] over [0, 1].
+        device: device of the rows.
+        rounding: relative error of the confidences; those within it of an edge count as on it.
     """
 
     def __init__(self, bins: int, device: torch.device, *, rounding: float = 0.0) -> None:
         if bins < 1:
             reject("bins", "at least 1", str(bins), "15 is the usual number.")
-        # Open below, and with room for the place of NaN.
+        # Open below, and with room for the bin of NaN.
         self._edges = (
             torch.cat([bin_edges(bins), torch.tensor([math.inf])]) * (1.0 + rounding)
         ).to(device)
@@ -316,12 +325,14 @@ class BinSums:
         size = len(self._sums)
         slot = self._slots(confidence)
         mass = torch.bincount(2 * slot + correct, weights, 2 * size).view(size, 2).double()
-        sure = torch.bincount(slot, confidence if weights is None else confidence * weights, size)
-        self._sums += torch.stack([mass.sum(1), sure, mass[:, 1]], 1)
+        weighted = confidence if weights is None else confidence * weights
+        confidence_sums = torch.bincount(slot, weighted, size)
+        self._sums += torch.stack([mass.sum(1), confidence_sums, mass[:, 1]], 1)
 
     def _slots(self, confidence: Tensor) -> Tensor:
-        """`[m]` int64 bin of each confidence, the number of bins for NaN, in a tenth of the time of
-        a binary search.
+        """`[m]` int64 bin of each confidence, and the number of bins for NaN.
+
+        By arithmetic, in a tenth of the time of a binary search.
         """
         bins = len(self._edges) - 2
         near = (confidence * bins).ceil_().sub_(1).clamp_(0, bins - 1).nan_to_num_(nan=bins).long()
@@ -333,9 +344,9 @@ class BinSums:
         )
 
     def bins(self, *, whole: bool = True) -> ReliabilityBins:
-        """What was counted, as int64 counts where every row counted once."""
+        """The bins so far, on the host; int64 counts if every row counted once (`whole`)."""
         count, confidence, correct = self._sums.T.cpu()
-        refuse_broken(math.ceil(float(count[-1])))
+        reject_nonfinite(math.ceil(float(count[-1])))
         kind = torch.int64 if whole else torch.float64
         return ReliabilityBins(
             count[:-1].to(kind), confidence[:-1].contiguous(), correct[:-1].to(kind)

@@ -9,6 +9,7 @@ import numpy as np
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
     from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
@@ -18,16 +19,32 @@ _STRIP = 0.18
 
 
 def reliability_diagram(bins: ReliabilityBins, ax: Axes | None = None) -> Axes:
-    """Accuracy against confidence per bin with Clopper-Pearson bars, and the share of rows in a
-    strip underneath.
+    """Accuracy against confidence per bin with Clopper-Pearson bars, row counts underneath.
 
     The band around the diagonal is where 95 % of the bins of a calibrated model would lie.
     """
-    from scipy.stats import binom
-
     ax = axes(ax, size=(5.0, 5.2))
     table = bins.table()
-    full = table[table["rows"] > 0]
+    _draw_accuracy(table[table["rows"] > 0], ax)
+    _draw_counts(table, bins.total, ax)
+    ax.set(
+        xlabel="confidence",
+        ylabel="accuracy",
+        xlim=(0, 1),
+        ylim=(-_STRIP, 1.02),
+        yticks=np.linspace(0, 1, 6),
+    )
+    ax.set_title(f"Reliability: ECE {bins.ece:.1%}, {bins.total:,} rows")
+    ax.legend(
+        facecolor="white", edgecolor="none", framealpha=0.9, fontsize="small", loc="upper left"
+    )
+    return ax
+
+
+def _draw_accuracy(full: pd.DataFrame, ax: Axes) -> None:
+    """The bins that hold rows: accuracy with its interval, the gap, and chance at the diagonal."""
+    from scipy.stats import binom
+
     x, y, rows = full["confidence"], full["accuracy"], np.ceil(full["rows"])
     ax.plot([0, 1], [0, 1], color=NEUTRAL, linestyle="--", linewidth=1)
     chance = [binom.ppf(tail, rows, x.clip(0, 1)) / rows for tail in (0.025, 0.975)]
@@ -46,7 +63,11 @@ def reliability_diagram(bins: ReliabilityBins, ax: Axes | None = None) -> Axes:
         capsize=2,
         label="accuracy (95 % interval)",
     )
-    share = table["rows"] / max(bins.total, 1)
+
+
+def _draw_counts(table: pd.DataFrame, total: int, ax: Axes) -> None:
+    """The share of rows in each bin, as a strip below accuracy 0."""
+    share = table["rows"] / max(total, 1)
     height = share / max(float(share.max()), 1e-300) * (_STRIP - 0.03)
     ax.bar(
         (table["from"] + table["to"]) / 2,
@@ -56,15 +77,3 @@ def reliability_diagram(bins: ReliabilityBins, ax: Axes | None = None) -> Axes:
         color=NEUTRAL,
         label=f"rows (up to {share.max():.0%})",
     )
-    ax.set(
-        xlabel="confidence",
-        ylabel="accuracy",
-        xlim=(0, 1),
-        ylim=(-_STRIP, 1.02),
-        yticks=np.linspace(0, 1, 6),
-    )
-    ax.set_title(f"Reliability: ECE {bins.ece:.1%}, {bins.total:,} rows")
-    ax.legend(
-        facecolor="white", edgecolor="none", framealpha=0.9, fontsize="small", loc="upper left"
-    )
-    return ax

@@ -1,1 +1,1 @@
-"""Where a model says yes: thresholds, and class shares they depend on."""
+"""Decision thresholds and the class priors that they depend on."""

@@ -1,11 +1,9 @@
-"""The decision threshold: chosen by cost, F-beta or a floor, with its uncertainty, and compared
-before and after.
-"""
+"""The decision threshold by cost, F-beta or a floor, with its uncertainty."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -26,15 +24,14 @@ _CANDIDATES = 1024
 
 
 @dataclass(frozen=True)
-class Confusion:
-    """Counts of decisions `score > threshold` against labels; expected counts where labels are
-    probabilities.
+class ConfusionMatrix:
+    """Counts of decisions against labels; expected counts where labels are probabilities.
 
     Args:
-        true_positive: alarms that are right.
-        false_positive: alarms that are wrong.
-        false_negative: cases missed.
-        true_negative: the rest.
+        true_positive: rows of class 1 decided 1.
+        false_positive: rows of class 0 decided 1.
+        false_negative: rows of class 1 decided 0.
+        true_negative: rows of class 0 decided 0.
     """
 
     true_positive: float
@@ -44,40 +41,40 @@ class Confusion:
 
     @property
     def precision(self) -> float:
-        """Share of alarms that are right; NaN without alarms."""
-        alarms = self.true_positive + self.false_positive
-        return self.true_positive / alarms if alarms else math.nan
+        """Share of the rows decided 1 that are of class 1; NaN without any."""
+        decided = self.true_positive + self.false_positive
+        return self.true_positive / decided if decided else math.nan
 
     @property
     def recall(self) -> float:
-        """Share of cases that are found; NaN without cases."""
-        cases = self.true_positive + self.false_negative
-        return self.true_positive / cases if cases else math.nan
+        """Share of the rows of class 1 that are decided 1; NaN without any."""
+        positives = self.true_positive + self.false_negative
+        return self.true_positive / positives if positives else math.nan
 
     @property
     def false_positive_rate(self) -> float:
-        """Share of the others that raise an alarm; NaN without others."""
-        others = self.false_positive + self.true_negative
-        return self.false_positive / others if others else math.nan
+        """Share of the rows of class 0 that are decided 1; NaN without any."""
+        negatives = self.false_positive + self.true_negative
+        return self.false_positive / negatives if negatives else math.nan
 
 
 @dataclass(frozen=True, eq=False)
 class ThresholdChoice:
-    """A chosen threshold and how sure that choice is.
+    """A chosen threshold and its uncertainty.
 
     Args:
-        objective: what it is best for.
-        threshold: on the probability of class 1; decide 1 above it.
-        low: lower end of the bootstrap interval of the choice.
+        objective: objective that the threshold optimises.
+        threshold: threshold on the probability of class 1; decide 1 above it.
+        low: lower end of the bootstrap interval of the threshold.
         high: upper end.
-        value: of the objective at the threshold (cost per row, F, recall at the precision floor,
-            precision at the recall floor).
-        value_interval: of that value.
-        feasible: whether any threshold keeps the floor.
-        rows: on which it was chosen.
-        candidates: `[c]` float64 thresholds that were tried.
-        curve: `[c]` float64 value of each; worst where the floor is broken.
-        confusion: of the chosen threshold.
+        value: objective at the threshold (cost per row, F, recall at the precision floor, precision
+            at the recall floor).
+        value_interval: bootstrap interval of `value`.
+        feasible: whether any threshold reaches the floor.
+        rows: number of rows on which it was chosen.
+        candidates: thresholds `[c]` float64 that were tried.
+        curve: objective `[c]` float64 of each; the worst value below the floor.
+        confusion: counts of decisions at the threshold.
     """
 
     objective: Objective
@@ -90,7 +87,7 @@ class ThresholdChoice:
     rows: int
     candidates: Tensor
     curve: Tensor
-    confusion: Confusion
+    confusion: ConfusionMatrix
 
     def table(self) -> pd.DataFrame:
         """One row per candidate: threshold and value."""
@@ -135,34 +132,41 @@ def choose_threshold(
     level: float = 0.95,
     seed: int = 0,
 ) -> ThresholdChoice:
-    """The threshold that is best on labeled rows, with bootstrap intervals of the choice and of its
-    value.
+    """The threshold that is best on labeled rows, with bootstrap intervals.
 
     `cost` minimises `(fp c_fp + fn c_fn) / n`; `f_beta` maximises F; `precision` maximises recall
-    among thresholds that keep the precision at `floor`, `recall` the precision among those that
-    keep the recall. Without labels pass calibrated probabilities as targets too: counts become
-    expected counts, and the intervals hold no label noise.
+    among thresholds with a precision of `floor` or more, `recall` the precision among those with
+    such a recall. Without labels pass calibrated probabilities as targets too: counts become
+    expected counts, and the intervals contain no label noise.
 
     Source: Elkan (2001), IJCAI, for costs; van Rijsbergen (1979) for F-beta; Hanley and MacGibbon
     (2006), Comput. Methods Programs Biomed. 83:57, for the Poisson bootstrap, here of rows counted
     per candidate.
 
     Args:
-        probs: `[n]` float probability of class 1.
-        targets: `[n]` 0 and 1, or expected labels in [0, 1].
-        objective: what to optimise.
-        false_positive_cost: of a false alarm.
-        false_negative_cost: of a missed case.
+        probs: probability of class 1 `[n]` float.
+        targets: labels 0 and 1 `[n]`, or expected labels in [0, 1].
+        objective: objective to optimise.
+        false_positive_cost: cost of a false positive.
+        false_negative_cost: cost of a false negative.
         beta: weight of recall in F-beta.
-        floor: of precision or recall.
-        replicates: of the bootstrap.
+        floor: least precision or recall.
+        replicates: number of bootstrap replicates.
         level: coverage of the intervals.
-        seed: of a private generator.
+        seed: seed of a private generator.
 
     Raises:
         InputError: shapes, ranges or costs that do not fit, or no rows.
 
     Cost: one sort of the rows; the bootstrap works on at most 1024 candidates.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> probs = torch.rand(5000, generator=generator)
+        >>> targets = torch.bernoulli(probs, generator=generator)
+        >>> choice = choose_threshold(probs, targets, false_negative_cost=4.0)
+        >>> print(f"{choice.threshold:.2f}")  # 1 / (1 + 4) in theory
+        0.21
     """
     _validate(probs, targets, objective, false_positive_cost, false_negative_cost, beta, floor)
     candidates, positive, negative = _counts(probs, targets)
@@ -175,81 +179,90 @@ def choose_threshold(
         for part in (positive, negative)
     )
     curves = _curve(more, others, objective, weights)
-    chosen = candidates[curves.argmax(1)]
-    low, high = (float(bound) for bound in percentile_interval(chosen, level=level))
-    values = curves[:, best]
-    finite = values[values.isfinite()]
+    low, high = _interval(candidates[curves.argmax(1)], level)
     sign = -1.0 if objective == "cost" else 1.0
-    bounds = (
-        sorted(sign * float(b) for b in percentile_interval(finite, level=level))
-        if len(finite)
-        else [math.nan, math.nan]
-    )
-    value = float(curve[best])
+    values, value = sign * curves[:, best], float(curve[best])
     return ThresholdChoice(
         objective,
         float(candidates[best]),
         low,
         high,
         sign * value if math.isfinite(value) else math.nan,
-        (bounds[0], bounds[1]),
+        _interval(values[values.isfinite()], level),
         math.isfinite(value),
         len(probs),
         candidates,
         sign * curve.nan_to_num(neginf=0.0),
-        confusion(probs, targets, float(candidates[best])),
+        confusion_matrix(probs, targets, float(candidates[best])),
     )
 
 
-def confusion(probs: Tensor, targets: Tensor, threshold: float = 0.5) -> Confusion:
-    """Counts of `probs > threshold` against labels 0 and 1, or expected labels in [0, 1], all
-    `[n]`.
+def confusion_matrix(probs: Tensor, targets: Tensor, threshold: float = 0.5) -> ConfusionMatrix:
+    """Counts of the decisions `probs > threshold` against labels.
+
+    Args:
+        probs: probability of class 1 `[n]`.
+        targets: labels 0 and 1 `[n]`, or expected labels in [0, 1].
+        threshold: threshold on the probability.
+
+    Example:
+        >>> probs, targets = torch.tensor([0.1, 0.6, 0.7, 0.9]), torch.tensor([0, 0, 1, 1])
+        >>> matrix = confusion_matrix(probs, targets)
+        >>> print(f"precision {matrix.precision:.2f}, recall {matrix.recall:.2f}")
+        precision 0.67, recall 1.00
     """
-    said, true = probs.double() > threshold, targets.double()
-    found, alarms, cases = float(true[said].sum()), float(said.sum()), float(true.sum())
-    return Confusion(found, alarms - found, cases - found, len(probs) - alarms - cases + found)
+    return decision_counts(probs.double() > threshold, targets.double())
 
 
-def confusion_table(decisions: dict[str, Confusion]) -> pd.DataFrame:
-    """One row per name: the four counts, precision and recall with 95 % Wilson intervals,
-    false-positive rate.
-    """
+def decision_counts(decisions: Tensor, targets: Tensor) -> ConfusionMatrix:
+    """Counts of decisions `[n]` bool against labels `[n]` float64."""
+    decided, positives = float(decisions.sum()), float(targets.sum())
+    tp = float(targets[decisions].sum())
+    return ConfusionMatrix(
+        tp, decided - tp, positives - tp, len(targets) - decided - positives + tp
+    )
+
+
+def confusion_table(decisions: dict[str, ConfusionMatrix]) -> pd.DataFrame:
+    """One row per name: counts, precision and recall with 95 % Wilson intervals, FPR."""
     import pandas as pd
 
     rows = []
-    for name, found in decisions.items():
-        tp, fp, fn, tn = (
-            found.true_positive,
-            found.false_positive,
-            found.false_negative,
-            found.true_negative,
-        )
+    for name, matrix in decisions.items():
+        tp, fp, fn, tn = astuple(matrix)
         row: dict[str, float | str] = {"decision": name, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
         for label, value, trials in (
-            ("precision", found.precision, tp + fp),
-            ("recall", found.recall, tp + fn),
+            ("precision", matrix.precision, tp + fp),
+            ("recall", matrix.recall, tp + fn),
         ):
             low, high = wilson_interval(torch.tensor(tp), torch.tensor(trials))
             row |= {label: value, f"{label}_low": float(low), f"{label}_high": float(high)}
-        rows.append(row | {"false_positive_rate": found.false_positive_rate})
+        rows.append(row | {"false_positive_rate": matrix.false_positive_rate})
     return pd.DataFrame(rows)
 
 
+def _interval(replicates: Tensor, level: float) -> tuple[float, float]:
+    """Percentile interval of `[r]` replicates; NaN without any."""
+    if not len(replicates):
+        return math.nan, math.nan
+    low, high = percentile_interval(replicates, level=level)
+    return float(low), float(high)
+
+
 def _counts(probs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidate thresholds `[c]`, ascending, and mass of class 1 and 0 above each but not above the
-    next.
-    """
-    score, true = probs.double().cpu(), targets.double().cpu()
+    """Ascending candidate thresholds `[c]`, and the rows of class 1 and 0 above each."""
+    score, labels = probs.double().cpu(), targets.double().cpu()
     distinct = torch.unique(score)
     if len(distinct) > _CANDIDATES:
-        places = torch.linspace(0, len(distinct) - 1, _CANDIDATES).round().long()
-        distinct = distinct[places]
-    # Between neighbouring scores every threshold decides alike: the middle is furthest from both.
+        index = torch.linspace(0, len(distinct) - 1, _CANDIDATES).round().long()
+        distinct = distinct[index]
+    # All thresholds between neighbouring scores decide alike: the middle is furthest from both.
     inner = (distinct[1:] + distinct[:-1]) / 2
     candidates = torch.cat([(distinct[:1] - 1e-9).clamp(min=0.0), inner, distinct[-1:]])
-    place = torch.bucketize(score, candidates) - 1
-    place = place.clamp(min=0)
-    positive, negative = (torch.bincount(place, mass, len(candidates)) for mass in (true, 1 - true))
+    slot = (torch.bucketize(score, candidates) - 1).clamp(min=0)
+    positive, negative = (
+        torch.bincount(slot, mass, len(candidates)) for mass in (labels, 1 - labels)
+    )
     return candidates, positive, negative
 
 
@@ -259,24 +272,20 @@ def _curve(
     objective: Objective,
     weights: tuple[float, float, float, float],
 ) -> Tensor:
-    """`[r, c]` what to maximise at each candidate; -inf where a floor is broken."""
+    """Objective `[r, c]` to maximise at each candidate; -inf below a floor."""
     false_positive_cost, false_negative_cost, beta, floor = weights
     tp, fp = positive.flip(1).cumsum(1).flip(1), negative.flip(1).cumsum(1).flip(1)
-    cases, total = (
-        positive.sum(1, keepdim=True),
-        (positive + negative).sum(1, keepdim=True).clamp(min=1e-300),
-    )
+    positives = positive.sum(1, keepdim=True)
+    fn = positives - tp
     if objective == "cost":
-        return -(false_positive_cost * fp + false_negative_cost * (cases - tp)) / total
+        total = (positives + negative.sum(1, keepdim=True)).clamp(min=1e-300)
+        return -(false_positive_cost * fp + false_negative_cost * fn) / total
     if objective == "f_beta":
-        return (
-            (1 + beta**2)
-            * tp
-            / ((1 + beta**2) * tp + fp + beta**2 * (cases - tp)).clamp(min=1e-300)
-        )
-    precision, recall = tp / (tp + fp).clamp(min=1e-300), tp / cases.clamp(min=1e-300)
-    kept, gained = (precision, recall) if objective == "precision" else (recall, precision)
-    return torch.where((kept >= floor) & (tp > 0), gained, -math.inf)
+        weighted = (1 + beta**2) * tp
+        return weighted / (weighted + fp + beta**2 * fn).clamp(min=1e-300)
+    precision, recall = tp / (tp + fp).clamp(min=1e-300), tp / positives.clamp(min=1e-300)
+    bounded, maximised = (precision, recall) if objective == "precision" else (recall, precision)
+    return torch.where((bounded >= floor) & (tp > 0), maximised, -math.inf)
 
 
 def _validate(probs: Tensor, targets: Tensor, objective: str, *numbers: float) -> None:
@@ -293,7 +302,7 @@ def _validate(probs: Tensor, targets: Tensor, objective: str, *numbers: float) -
     if targets.shape != probs.shape or bool((~((targets >= 0) & (targets <= 1))).any()):
         reject(
             "targets",
-            "[n] labels 0 and 1, or expected labels",
+            "[n] labels 0 and 1, or expected labels in [0, 1]",
             f"{targets.dtype} {list(targets.shape)}",
             "Pass one label per row.",
         )

@@ -1,1 +1,1 @@
-"""What the callbacks share: reading steps, logging, evaluating the training sample."""
+"""Helpers of the callbacks: findings and logging, step outputs, batch rows, training samples."""

@@ -1,4 +1,4 @@
-"""What the callbacks share: reading a step's output, real rows under DDP, sums over ranks."""
+"""What a step shows: its loss, logits and targets; and sums over ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 
 from gendebug_torch.errors import reject
 from gendebug_torch.model.runner import evaluating, logits_of
@@ -18,9 +17,7 @@ Read = Callable[[LightningModule, Any, Any], Any]
 
 
 def in_fit(trainer: Trainer) -> bool:
-    """Whether a validation is one of the training: neither its sanity steps nor
-    `trainer.validate`.
-    """
+    """Whether a validation belongs to the training: no sanity step, and not `trainer.validate`."""
     return not trainer.sanity_checking and trainer.state.fn is TrainerFn.FITTING
 
 
@@ -28,24 +25,29 @@ def first_inputs(batch: Any) -> Tensor:
     """The batch, or its first entry.
 
     Raises:
-        InputError: that is no Tensor.
+        InputError: it is not a Tensor.
     """
-    found = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if not isinstance(found, Tensor):
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(inputs, Tensor):
         reject(
             "unpack",
             "a batch that is a Tensor or begins with one",
-            type(found).__name__,
+            type(inputs).__name__,
             "Pass `unpack=lambda batch: ...`.",
         )
-    return found
+    return inputs
 
 
 def step_loss(
     read: Read | None, module: LightningModule, batch: Any, outputs: Any
 ) -> Tensor | None:
-    """The loss that `read` finds of a step, or that it returned, bare or under `loss`: a scalar, or
-    one value per row `[n]`.
+    """The loss of a step, `[]` or one value per row `[n]`; None where it shows none.
+
+    Args:
+        read: reader of the loss; by default it is what the step returned, bare or under `loss`.
+        module: module of the step.
+        batch: batch of the step.
+        outputs: return value of the step.
     """
     if read is not None:
         outputs = read(module, batch, outputs)
@@ -53,13 +55,37 @@ def step_loss(
     return loss.detach() if isinstance(loss, Tensor) and loss.ndim <= 1 and loss.numel() else None
 
 
-def extra_forward(module: LightningModule, batch: Any, outputs: Any) -> tuple[Tensor, Tensor]:
-    """Logits and targets of a batch `(inputs, targets, ...)` by one more forward per step:
-    `read=extra_forward`.
+def train_step_loss(
+    read: Read | None, trainer: Trainer, module: LightningModule, batch: Any, outputs: Any
+) -> Tensor | None:
+    """The loss of a training step before Lightning divided it by the accumulated batches."""
+    loss = step_loss(read, module, batch, outputs)
+    if loss is None or read is not None or trainer.accumulate_grad_batches == 1:
+        return loss
+    return loss * trainer.accumulate_grad_batches
 
-    For a module that returns neither and is not to be changed. The forward runs in evaluation mode,
-    without gradients, after the step (in training: after its update); mode, gradients, BatchNorm
-    statistics and random states are left as found.
+
+def extra_forward(module: LightningModule, batch: Any, outputs: Any) -> tuple[Tensor, Tensor]:
+    """Logits and targets of a batch `(inputs, targets, ...)` by one more forward per step.
+
+    For a module that returns neither and is not to be changed: pass `read=extra_forward`. The
+    forward runs in evaluation mode, without gradients, after the step (in training: after its
+    update). Mode, gradients, BatchNorm statistics and random states are left as they were.
+
+    Args:
+        module: module of the step.
+        batch: inputs and targets, and anything after them.
+        outputs: return value of the step, which is not used.
+
+    Example:
+        >>> import torch
+        >>> from lightning.pytorch import LightningModule
+        >>> class Sum(LightningModule):
+        ...     def forward(self, x):
+        ...         return x.sum(1)
+        >>> logits, targets = extra_forward(Sum(), (torch.ones(2, 3), torch.tensor([0, 1])), None)
+        >>> logits.tolist(), targets.tolist()
+        ([3.0, 3.0], [0, 1])
     """
     with evaluating(module), torch.no_grad():
         return logits_of(module, batch[0]), batch[1]
@@ -73,71 +99,46 @@ def step_tensors(
     batch: Any,
     outputs: Any,
 ) -> tuple[Tensor, ...]:
-    """What `read` finds of a step, or what the step returned under these keys, detached.
+    """Tensors that `read` returns for a step, or that the step returned under these keys.
+
+    Args:
+        argument: name of the monitor, for its error.
+        keys: names of the tensors.
+        read: reader of the tensors; None for the keys.
+        module: module of the step.
+        batch: batch of the step.
+        outputs: return value of the step.
 
     Raises:
-        InputError: there is no `read`, and a key is not there; the message shows the three ways.
+        InputError: there is no `read`, and a key is missing; the message shows the three ways.
     """
     if read is not None:
         return tuple(value.detach() for value in read(module, batch, outputs))
-    found = [outputs.get(key) if isinstance(outputs, Mapping) else None for key in keys]
-    tensors = tuple(value.detach() for value in found if isinstance(value, Tensor))
-    if len(tensors) < len(keys):
-        came = (
-            f"keys {sorted(map(str, outputs))}"
-            if isinstance(outputs, Mapping)
-            else type(outputs).__name__
-        )
-        lacking = " and ".join(
-            repr(key)
-            for key, value in zip(keys, found, strict=True)
-            if not isinstance(value, Tensor)
-        )
-        forward = (
-            "lambda *step: (step[1][2], *extra_forward(*step))"
-            if "ids" in keys
-            else "extra_forward"
-        )
-        remedy = (
-            f"Return {{'loss': loss, {', '.join(f'{key!r}: {key}' for key in keys)}}} from the "
-            "step, which costs nothing; "
-            f"or pass `read=lambda module, batch, outputs: ({', '.join(keys)})`; "
-            f"or pass `read={forward}` (from gendebug_torch.callbacks), which costs one more "
-            "forward per step."
-        )
-        reject(argument, f"a Tensor under {lacking} in what the step returns", came, remedy)
-    return tensors
+    values = [outputs.get(key) if isinstance(outputs, Mapping) else None for key in keys]
+    tensors = tuple(value.detach() for value in values if isinstance(value, Tensor))
+    if len(tensors) == len(keys):
+        return tensors
+    missing = " and ".join(
+        repr(key) for key, value in zip(keys, values, strict=True) if not isinstance(value, Tensor)
+    )
+    got = type(outputs).__name__
+    if isinstance(outputs, Mapping):
+        got = f"keys {sorted(map(str, outputs))}"
+    reject(argument, f"a Tensor under {missing} in what the step returns", got, _three_ways(keys))
 
 
-def val_loader(trainer: Trainer, index: int) -> Any:
-    """The validation loader of this number."""
-    loaders = trainer.val_dataloaders
-    return loaders[index] if isinstance(loaders, (list, tuple)) else loaders
-
-
-def real_rows(trainer: Trainer, loader: Any, batch_idx: int, rows: int) -> int:
-    """How many rows of a batch are its own: a DistributedSampler repeats rows at the end so that
-    all ranks get equally many.
-
-    They are the last places of its order, shuffled or not. Exact for batches of one size; elsewhere
-    every row counts.
-    """
-    size = getattr(loader, "batch_size", None)
-    if size is None or not repeated_rows(trainer, loader):
-        return rows
-    sampler = loader.sampler
-    own: int = (
-        len(sampler.dataset) - sampler.rank + sampler.num_replicas - 1
-    ) // sampler.num_replicas
-    return max(0, min(rows, own - batch_idx * int(size)))
-
-
-def repeated_rows(trainer: Trainer, loader: Any) -> int:
-    """How many rows a DistributedSampler repeats, over all ranks."""
-    sampler = getattr(loader, "sampler", None)
-    if trainer.world_size == 1 or not isinstance(sampler, DistributedSampler) or sampler.drop_last:
-        return 0
-    return int(sampler.total_size) - len(sampler.dataset)  # type: ignore[arg-type]
+def _three_ways(keys: Sequence[str]) -> str:
+    """The remedy for a step that does not return these keys."""
+    forward = "extra_forward"
+    if "ids" in keys:
+        forward = "lambda *step: (step[1][2], *extra_forward(*step))"
+    return (
+        f"Return {{'loss': loss, {', '.join(f'{key!r}: {key}' for key in keys)}}} from the "
+        "step, which costs nothing; "
+        f"or pass `read=lambda module, batch, outputs: ({', '.join(keys)})`; "
+        f"or pass `read={forward}` (from gendebug_torch.callbacks), which costs one more "
+        "forward per step."
+    )
 
 
 def over_ranks(trainer: Trainer, sums: Tensor) -> Tensor:
@@ -149,21 +150,19 @@ def over_ranks(trainer: Trainer, sums: Tensor) -> Tensor:
 
 
 def summed(trainer: Trainer, sums: Tensor) -> list[list[float]]:
-    """`[s, f]` sums over all ranks as numbers: the one wait for the device."""
-    found: list[list[float]] = over_ranks(trainer, sums).tolist()
-    return found
+    """Sums `[s, f]` over all ranks as numbers: the one wait for the device."""
+    total: list[list[float]] = over_ranks(trainer, sums).tolist()
+    return total
 
 
 def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Logged scalars as floats, with one wait for the device."""
-    single = {
-        name: value
-        for name, value in metrics.items()
-        if isinstance(value, Tensor) and value.numel() == 1
-    }
-    if not single:
-        return {}
-    values = torch.stack(
-        [value.detach().double().reshape(()).cpu() for value in single.values()]
-    ).tolist()
-    return dict(zip(single, values, strict=True))
+    """Logged scalars as floats, with one wait for each device they are on."""
+    by_device: dict[torch.device, dict[str, Tensor]] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Tensor) and value.numel() == 1:
+            by_device.setdefault(value.device, {})[name] = value.detach().reshape(())
+    floats: dict[str, float] = {}
+    for values in by_device.values():
+        stacked = torch.stack([value.double() for value in values.values()]).tolist()
+        floats |= dict(zip(values, stacked, strict=True))
+    return {name: floats[name] for name in metrics if name in floats}

@@ -1,6 +1,4 @@
-"""A fixed sample of the training rows, evaluated as the validation is: the training loss that a
-validation loss may be compared with.
-"""
+"""The loss of a fixed sample of training rows, measured as the validation loss is."""
 
 from __future__ import annotations
 
@@ -15,18 +13,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchmetrics import Metric
 
+from gendebug_torch.callbacks.hooks.batch_rows import batch_rows
 from gendebug_torch.callbacks.hooks.steps import Read, step_loss
-from gendebug_torch.curves.recorder import LossSums, batch_rows
+from gendebug_torch.curves.files.column_names import VAL_LOSS, usual_column
+from gendebug_torch.curves.loss_sums import LossSums
 from gendebug_torch.errors import reject
 from gendebug_torch.model.runner import evaluating
 
 
 def sample_loader(trainer: Trainer, rows: int | Iterable[Any]) -> Iterable[Any]:
-    """A loader of this rank's part of a fixed random sample of the training rows; an iterable is
-    taken as it is.
+    """A loader of this rank's part of a fixed random sample of the training rows.
+
+    Args:
+        trainer: trainer of the run.
+        rows: number of rows, or a loader that is used as it is.
 
     Raises:
-        InputError: a number of rows, and a training loader whose data set has no rows by number.
+        InputError: a number of rows, and a training data set without access by index.
     """
     if not isinstance(rows, int):
         return rows
@@ -38,25 +41,28 @@ def sample_loader(trainer: Trainer, rows: int | Iterable[Any]) -> Iterable[Any]:
         or isinstance(dataset, IterableDataset)
         or not hasattr(dataset, "__len__")
     ):
-        remedy = "Pass a loader of training rows instead: train_eval=DataLoader(...)."
         reject(
             "train_eval",
-            "a training DataLoader over rows that can be picked by number",
+            "a training DataLoader over a data set with access by index",
             type(dataset or loader).__name__,
-            remedy,
+            "Pass a loader of training rows instead: train_eval=DataLoader(...).",
         )
-    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[
-        :rows
-    ].tolist()
-    mine = Subset(dataset, sorted(chosen)[trainer.global_rank :: trainer.world_size])
-    return DataLoader(mine, batch_size=loader.batch_size or 256, collate_fn=loader.collate_fn)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    sample = sorted(order[:rows].tolist())
+    part = Subset(dataset, sample[trainer.global_rank :: trainer.world_size])
+    return DataLoader(part, batch_size=loader.batch_size or 256, collate_fn=loader.collate_fn)
 
 
 def evaluated_loss(
     trainer: Trainer, module: LightningModule, loader: Iterable[Any], read: Read | None
 ) -> Tensor:
-    """`[4]` loss sums of `validation_step` over a loader, without a trace in the module, its
-    metrics or the logs.
+    """Loss sums `[4]` of `validation_step` over a loader; module, metrics and logs are unchanged.
+
+    Args:
+        trainer: trainer of the run.
+        module: module to evaluate.
+        loader: loader of training rows.
+        read: reader of the loss; None for what the step returns or logs as `val_loss`.
     """
     sums = LossSums()
     with evaluating(module), torch.no_grad(), _isolated(module) as logged:
@@ -64,7 +70,8 @@ def evaluated_loss(
             moved = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
             logged.clear()
             loss = step_loss(read, module, moved, module.validation_step(moved, index))
-            loss = logged.get("val_loss") if loss is None else loss
+            if loss is None:
+                loss = logged.get(usual_column(logged, VAL_LOSS) or "")
             if isinstance(loss, Tensor):
                 sums.add(loss.detach(), batch_rows(moved))
     return sums.total()
@@ -72,9 +79,7 @@ def evaluated_loss(
 
 @contextlib.contextmanager
 def _isolated(module: LightningModule) -> Iterator[dict[str, Any]]:
-    """What the module logs goes into the mapping yielded, and its metrics count in copies that are
-    thrown away.
-    """
+    """Yield a mapping that gets what the module logs; its metrics count in copies meanwhile."""
     logged: dict[str, Any] = {}
     metrics = [
         (parent, name, child)
@@ -85,13 +90,13 @@ def _isolated(module: LightningModule) -> Iterator[dict[str, Any]]:
     for parent, name, child in metrics:
         setattr(parent, name, copy.deepcopy(child))
 
-    def keep(name: str, value: Any, *_: Any, **__: Any) -> None:
+    def log(name: str, value: Any, *_: Any, **__: Any) -> None:
         logged[name] = value
 
-    def keep_all(values: Any, *_: Any, **__: Any) -> None:
+    def log_dict(values: Any, *_: Any, **__: Any) -> None:
         logged.update(values)
 
-    module.__dict__["log"], module.__dict__["log_dict"] = keep, keep_all
+    module.__dict__["log"], module.__dict__["log_dict"] = log, log_dict
     try:
         yield logged
     finally:

@@ -1,4 +1,4 @@
-"""Run, grow and prune a suite of cases that a model must pass; `gendebug behave SUITE` runs it."""
+"""Run and edit a suite of cases that a model must pass; `gendebug behave SUITE` runs it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch import behavior
+from gendebug_torch.behavior.audit.explain import explained_run
+from gendebug_torch.behavior.audit.redundancy import redundancy as suite_redundancy
 from gendebug_torch.behavior.checks.cases import case_findings
+from gendebug_torch.behavior.running.model_adapter import load_model
+from gendebug_torch.behavior.suite.expectation import Expectation
+from gendebug_torch.behavior.suite.proposals import case_of_row, proposed_expectations
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.cli.deliver import CLEAN, FailOn, exit_code
-from gendebug_torch.data.files import write_whole
+from gendebug_torch.cli.deliver import FailOn, exit_code
+from gendebug_torch.cli.exit_codes import CLEAN
+from gendebug_torch.data.files import replacing_files, write_whole
 from gendebug_torch.data.tables import read_table
 from gendebug_torch.errors import did_you_mean, reject
 from gendebug_torch.model.formats import load_weights
@@ -37,8 +43,8 @@ def run(
             returns either.
         weights: safetensors file to load into the network.
         baseline: saved run of the last model, to be compared case by case.
-        tags: run only cases with one of these tags or capabilities.
-        save: file to save the run in, as the next baseline.
+        tags: tags or capabilities of the cases to run.
+        save: file for the run, to be the next baseline.
         junit: file for a CI server, one test per case.
         out: directory for report.html, findings.json and behavior.json.
         allowed: share of cases per capability that may fail.
@@ -49,14 +55,14 @@ def run(
         behavior.BehaviorRun.load(baseline)
     if tags:
         loaded = _tagged(loaded, tags)
-    ran = behavior.examine(loaded, _system(model, loaded, weights), name=model or "")
+    ran = explained_run(loaded, _model(model, loaded, weights), name=model or "")
     options = {"allowed": allowed, "baseline": baseline or ""}
     diagnosis = gd.diagnose(behavior=ran, only="behavior", options={"behavior.cases": options})
     for path in (save, f"{out}/behavior.json" if out else None):
         if path is not None:
             ran.save(path)
     if junit is not None:
-        _write(junit, render_junit(case_findings(ran), name=ran.suite))
+        write_whole(junit, render_junit(case_findings(ran), name=ran.suite), "--junit")
     if out is not None:
         diagnosis.write(
             out, tables={"Cases": ran.cases(), "Failure rate per capability": ran.table()}
@@ -82,7 +88,7 @@ def add(
     """Add one row of a table as a case; everything else in the file stays as it is.
 
     Args:
-        suite: YAML file of the cases; begun if it is not there.
+        suite: YAML file of the cases, created if it does not exist.
         from_: table (CSV or Parquet) that holds the row.
         row: position of the row, counted from 0.
         expect: 0.0:0.3 for a range of scores, or a class; without it the case is a draft for
@@ -95,10 +101,10 @@ def add(
             all.
     """
     path = Path(suite)
-    known = behavior.load_suite(path) if path.exists() else behavior.Suite(())
+    current = behavior.load_suite(path) if path.exists() else behavior.Suite(())
     more = {"id": id, "capability": capability, "tags": tags, "origin": origin}
-    case = behavior.case_of_row(
-        read_table(from_), row, known, expect=expect, fields=fields or (), source=from_, **more
+    case = case_of_row(
+        read_table(from_), row, current, expect=expect, fields=fields or (), source=from_, **more
     )
     after = behavior.append_case(path, case)
     print(f"Added {case['id']} to {path} ({len(after.cases)} cases).")
@@ -108,8 +114,9 @@ def add(
 def record(
     suite: str, model: str | None = None, weights: str | None = None, width: float = 0.1
 ) -> int:
-    """Propose an expectation for each case that has none, from what the model says now; a person
-    must confirm it.
+    """Propose an expectation for each case that has none, from the present scores of the model.
+
+    A person must confirm it with `gendebug behave confirm`.
 
     Args:
         suite: YAML file of the cases.
@@ -118,31 +125,30 @@ def record(
         width: half the range of scores that is proposed.
     """
     loaded = behavior.load_suite(suite)
-    proposals, broken = behavior.proposed_expectations(
-        loaded, _system(model, loaded, weights), width=width
-    )
+    proposals, errors = proposed_expectations(loaded, _model(model, loaded, weights), width=width)
     if proposals:
         behavior.propose_expectations(suite, proposals)
     for name, expectation in proposals.items():
-        print(f"{name}: {behavior.Expectation.of(expectation)}")
-    for name, problem in broken.items():
-        print(f"{name}: nothing proposed, the model breaks on it ({problem})")
-    told = f"; look at them, then `gendebug behave confirm {suite}`" if proposals else ""
-    print(f"{len(proposals)} expectations proposed{told}.")
+        print(f"{name}: {Expectation.of(expectation)}")
+    for name, error in errors.items():
+        print(f"{name}: no proposal, the model raised an error ({error})")
+    print(f"{len(proposals)} expectations proposed.")
+    if proposals:
+        print(f"Review them, then run `gendebug behave confirm {suite}`.")
     return CLEAN
 
 
 def confirm(suite: str, ids: list[str] | None = None) -> int:
-    """Say that a person stands behind proposed expectations.
+    """Mark proposed expectations as reviewed by a person.
 
     Args:
         suite: YAML file of the cases.
         ids: cases to confirm; default: all that say `reviewed: false`.
     """
-    waiting = {case.id for case in behavior.load_suite(suite).cases if not case.reviewed}
-    after = behavior.confirm(suite, ids or [])
-    still = {case.id for case in after.cases if not case.reviewed}
-    print(f"Confirmed {', '.join(sorted(waiting - still)) or 'nothing: no case waits'}.")
+    before = {case.id for case in behavior.load_suite(suite).cases if not case.reviewed}
+    cases = behavior.confirm_expectations(suite, ids or []).cases
+    confirmed = before - {case.id for case in cases if not case.reviewed}
+    print(f"Confirmed {', '.join(sorted(confirmed)) or 'nothing: every case is reviewed'}.")
     return CLEAN
 
 
@@ -153,8 +159,7 @@ def redundancy(
     runs: list[str] | None = None,
     out: str | None = None,
 ) -> int:
-    """Say which cases pass and fail together over planted faults and other models, and what no case
-    notices.
+    """Find redundant cases and undetected faults, over planted faults and other models.
 
     Args:
         suite: YAML file of the cases.
@@ -165,53 +170,32 @@ def redundancy(
     """
     loaded = behavior.load_suite(suite)
     others = {path: behavior.BehaviorRun.load(path) for path in runs or []}
-    found = behavior.redundancy(loaded, _system(model, loaded, weights), runs=others)
+    found = suite_redundancy(loaded, _model(model, loaded, weights), runs=others)
     print(found)
     print()
     print(found.table().to_string(index=False))
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        _write(str(Path(out) / "redundancy.csv"), found.table().to_csv(index=False))
-        (Path(out) / "redundancy.png").write_bytes(png(found))
+        with replacing_files(out, ["redundancy.csv", "redundancy.png"], "--out") as scratch:
+            found.table().to_csv(scratch / "redundancy.csv", index=False)
+            (scratch / "redundancy.png").write_bytes(png(found))
     return CLEAN
 
 
 def _tagged(suite: behavior.Suite, tags: list[str]) -> behavior.Suite:
-    known = dict.fromkeys(name for case in suite.cases for name in (case.capability, *case.tags))
+    names = dict.fromkeys(name for case in suite.cases for name in (case.capability, *case.tags))
     for name in tags:
-        if name not in known:
-            reject(
-                "--tags",
-                f"tags or capabilities among {', '.join(known)}",
-                repr(name),
-                f"{did_you_mean(name, known)}Correct it.",
-            )
+        if name not in names:
+            expected = f"tags or capabilities among {', '.join(names)}"
+            reject("--tags", expected, repr(name), f"{did_you_mean(name, names)}Correct it.")
     return suite.select(lambda case: bool({case.capability, *case.tags} & set(tags)))
 
 
-def _system(name: str | None, suite: behavior.Suite, weights: str | None) -> Any:
-    chosen = name or suite.model
-    if not chosen:
-        reject(
-            "--model",
-            "MODULE:NAME of the model, or `model:` in the suite",
-            "neither",
-            "Pass e.g. --model serving:predict.",
-        )
-    system = behavior.load_system(chosen)
+def _model(name: str | None, suite: behavior.Suite, weights: str | None) -> Any:
+    source = name or suite.model
+    if not source:
+        expected = "MODULE:NAME of the model, or `model:` in the suite"
+        reject("--model", expected, "neither", "Pass e.g. --model serving:predict.")
+    model = load_model(source)
     if weights is not None:
-        load_weights(system, weights)
-    return system
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), text)
-    except OSError as error:
-        reject(
-            "path",
-            "a file that can be written",
-            f"{path}: {error.strerror}",
-            "Choose another path.",
-        )
+        load_weights(model, weights)
+    return model

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from gendebug_torch.checks.registry import all_checks
-from gendebug_torch.cli.deliver import CLEAN
+from gendebug_torch.cli.exit_codes import CLEAN
 
 
 def checks(as_json: bool = False) -> int:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import gendebug_torch as gd
-from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import load_records
 from gendebug_torch.errors import reject
 from gendebug_torch.model.formats import load_network
@@ -27,6 +27,7 @@ def diagnose(
     options: dict[str, dict[str, Any]] | None = None,
     device: str = "auto",
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Run every check that the given tables allow and write one report.
 
@@ -46,9 +47,10 @@ def diagnose(
         options: check id to option to value, e.g. '{"shift.ks": {"alpha": 0.001}}'.
         device: auto, cpu, cuda or cuda:N.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     network = None if model is None else load_network(model, weights)
-    known = gd.Schema() if schema is None else gd.Schema.from_file(schema)
+    columns = gd.Schema() if schema is None else gd.Schema.from_file(schema)
     tables = {"train": train, "validation": validation, "production": production}
     if any(tables.values()) and schema is None:
         reject(
@@ -58,12 +60,12 @@ def diagnose(
             "Write one, e.g. `target: label`, and pass it.",
         )
     records = {
-        name: load_records(name, path, known, network is not None)
+        name: load_records(name, path, columns, network is not None)
         for name, path in tables.items()
         if path is not None
     }
-    learned = None if curves is None else gd.curves.LearningCurves.from_run(curves)
-    given: dict[str, Any] = {"curves": learned, "behavior": behavior, **records}
+    run = None if curves is None else gd.curves.LearningCurves.from_run(curves)
+    given: dict[str, Any] = {"curves": run, "behavior": behavior, **records}
     diagnosis = gd.diagnose(
         network,
         budget=budget,
@@ -73,4 +75,4 @@ def diagnose(
         progress=sys.stderr.isatty(),
         **given,
     )
-    return deliver(diagnosis, out, fail_on)
+    return deliver(diagnosis, out, fail_on, also=also or ())

@@ -13,15 +13,11 @@ from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.data.files import write_whole
 from gendebug_torch.data.tables import read_table
 from gendebug_torch.errors import reject
-from gendebug_torch.labels import (
-    LabelNoise,
-    Review,
-    audit_ranking,
-    audit_sheet,
-    pruning_effect,
-    read_review,
-)
-from gendebug_torch.slices import write_sheet
+from gendebug_torch.labels import audit_sheet, pruning_effect, read_review
+from gendebug_torch.labels.noise.noise_model import LabelNoise
+from gendebug_torch.labels.review.audit_sheet import Review
+from gendebug_torch.labels.review.ranking import LabelRanking, audit_ranking
+from gendebug_torch.report.sheets import write_sheet
 
 
 def labels(
@@ -34,8 +30,9 @@ def labels(
     seed: int = 0,
     fail_on: FailOn = "warn",
 ) -> int:
-    """Audit the labels of a table: how many are wrong, where they come from, and a sheet of rows
-    for a person to judge.
+    """Audit the labels of a table, and write a sheet of rows for a person to review.
+
+    Says how many labels are wrong, and in which groups of rows.
 
     Args:
         table: table (CSV or Parquet) with features or logits.
@@ -43,75 +40,74 @@ def labels(
         out: directory for report.html, findings.json and the next sheet, audit-1.csv and
             audit-1.html and so on.
         size: rows of the sheet.
-        reviewed: sheet, or [sheet, sheet], with verdicts; gives the precision of the audit, the
+        reviewed: sheet, or [sheet, sheet], with verdicts, for the precision of the audit, the
             corrected table and the next sheet.
         out_of_sample: whether the logits in the table are of models that did not see the row.
-        seed: of the small networks that judge the labels.
+        seed: seed of the small networks that predict the labels.
         fail_on: exit with 1 from this severity on.
     """
-    known, frame = gd.Schema.from_file(schema), read_table(table)
-    records = gd.Records.from_frame(frame, known, name="train", optional=("logits", "probs"))
+    description, frame = gd.Schema.from_file(schema), read_table(table)
+    records = gd.Records.from_frame(frame, description, name="train", optional=("logits", "probs"))
     if records.targets is None or records.targets.is_floating_point() or records.targets.ndim != 1:
         reject(
             "--schema",
             "a target that holds classes",
-            f"{known.target!r}",
+            f"{description.target!r}",
             "Labels can be audited for classes only.",
         )
     sheets = [reviewed] if isinstance(reviewed, str) else reviewed or []
-    reviews = [read_review(sheet, records.targets, names=known.classes) for sheet in sheets]
-    settings = {"rows": max(len(records), 1), "out_of_sample": out_of_sample, "seed": seed}
+    reviews = [read_review(sheet, records.targets, names=description.classes) for sheet in sheets]
+    settings = {"max_rows": max(len(records), 1), "out_of_sample": out_of_sample, "seed": seed}
     diagnosis = gd.diagnose(train=records, only="labels.noise", options={"labels.noise": settings})
-    found = next(
-        ((f.evidence, f.numbers) for f in diagnosis.findings if isinstance(f.evidence, LabelNoise)),
-        None,
-    )
     tables: dict[str, pd.DataFrame] = {}
     pictures: dict[str, Plottable] = {}
-    if found is not None:
-        noise, basis = found[0], str(found[1]["basis"])
-        ranking = audit_ranking(noise, basis, records.metadata)
-        source = (
-            None
-            if records.metadata is None or known.source is None
-            else records.metadata[known.source].tolist()
-        )
-        judged = [row for review in reviews for row in (*review.looked, *review.unsure)]
-        sheet = audit_sheet(ranking, names=known.classes, source=source, size=size, without=judged)
-        path = _free(Path(out), "audit", ".csv")
-        for suffix in (".csv", ".html"):
-            write_sheet(
-                sheet,
-                path.with_suffix(suffix),
-                title=f"Labels to judge: {len(sheet)} rows, most suspicious first",
-            )
-        print(
-            f"Sheet: {path}; write right, wrong, unsure or another class into `verdict`, then "
-            "pass it as --reviewed."
-        )
-        pictures["How much the labels are believed"] = ranking
-        tables["Least and most confident rows"] = ranking.table()
-        if records.logits is not None and not out_of_sample and int((~noise.suspicious).sum()) >= 2:
-            effect = pruning_effect(records.logits, records.targets, noise.suspicious)
-            tables["Without the suspicious rows"] = effect.table()
+    for finding in diagnosis.findings:
+        if isinstance(finding.evidence, LabelNoise):
+            noise = finding.evidence
+            ranking = audit_ranking(noise, str(finding.numbers["basis"]), records.metadata)
+            _write_audit(ranking, records, reviews, size, Path(out))
+            pictures["Quality of the labels"] = ranking
+            tables["Least and most confident rows"] = ranking.table()
+            rest = int((~noise.suspicious).sum())
+            if records.logits is not None and not out_of_sample and rest >= 2:
+                effect = pruning_effect(records.logits, records.targets, noise.suspicious)
+                tables["Without the suspicious rows"] = effect.table()
     if reviews:
-        tables["Review"] = _corrected(
-            frame, known, sum(reviews[1:], reviews[0]), Path(out), Path(table).suffix
-        )
+        review = sum(reviews[1:], reviews[0])
+        tables["Review"] = _corrected(frame, description, review, Path(out), Path(table).suffix)
     return deliver(diagnosis, out, fail_on, tables=tables, pictures=pictures)
 
 
+def _write_audit(
+    ranking: LabelRanking, records: gd.Records, reviews: list[Review], size: int, out: Path
+) -> None:
+    """The next sheet, without rows that were reviewed before, as CSV and HTML."""
+    schema, source = records.schema, None
+    if records.metadata is not None and schema.source is not None:
+        source = records.metadata[schema.source].tolist()
+    reviewed = [row for review in reviews for row in (*review.decisions, *review.unsure)]
+    sheet = audit_sheet(ranking, names=schema.classes, source=source, size=size, exclude=reviewed)
+    path = _free(out, "audit", ".csv")
+    title = f"Labels to review: {len(sheet)} rows, most suspicious first"
+    for suffix in (".csv", ".html"):
+        write_sheet(sheet, path.with_suffix(suffix), title=title)
+    print(
+        f"Sheet: {path}. Write right, wrong, unsure or another class into `verdict`, then pass it "
+        "as --reviewed."
+    )
+
+
 def _corrected(
-    frame: pd.DataFrame, known: gd.Schema, review: Review, out: Path, suffix: str
+    frame: pd.DataFrame, schema: gd.Schema, review: Review, out: Path, suffix: str
 ) -> pd.DataFrame:
-    """Write the table with the corrected labels beside the old one; its precision as a table."""
+    """Write the table with corrected labels to a new file; returns the precision as a table."""
     values: dict[str, Any] = {
-        str(value): value for value in known.classes or frame[known.target].unique()
+        str(value): value for value in schema.classes or frame[schema.target].unique()
     }
-    given = frame[known.target].tolist()
+    given = frame[schema.target].tolist()
     for row, name in review.corrections.items():
         given[row] = values.get(name, name)
-    corrected = frame.assign(**{str(known.target): given})
+    corrected = frame.assign(**{str(schema.target): given})
     if suffix in (".parquet", ".pq"):
         path = _free(out, "corrected", ".parquet")
         out.mkdir(parents=True, exist_ok=True)
@@ -121,20 +117,20 @@ def _corrected(
         out.mkdir(parents=True, exist_ok=True)
         write_whole(path, corrected.to_csv(index=False))
     precision, low, high = review.precision
-    counts = f"{len(review.corrections)} of {len(review.looked)} judged labels were wrong"
+    counts = f"{len(review.corrections)} of {len(review.decisions)} reviewed labels were wrong"
     print(
         f"Review: {counts} ({precision:.0%}, 95 % interval {low:.0%} to {high:.0%}); "
         f"{len(review.unsure)} unsure, "
-        f"{len(review.waiting)} without a verdict. Corrected table: {path}"
+        f"{len(review.pending)} without a verdict. Corrected table: {path}"
     )
     numbers = {
-        "judged": len(review.looked),
+        "reviewed": len(review.decisions),
         "wrong": len(review.corrections),
         "precision": precision,
         "low": low,
         "high": high,
     }
-    return pd.DataFrame([numbers | {"unsure": len(review.unsure), "waiting": len(review.waiting)}])
+    return pd.DataFrame([numbers | {"unsure": len(review.unsure), "pending": len(review.pending)}])
 
 
 def _free(directory: Path, stem: str, suffix: str) -> Path:

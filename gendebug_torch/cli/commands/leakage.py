@@ -9,6 +9,7 @@ import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_records
 from gendebug_torch.errors import reject
+from gendebug_torch.leakage.splits.shared_rows import SplitOverlap
 from gendebug_torch.model.formats import load_network
 
 _SIDES = ("train", "validation", "production")
@@ -54,7 +55,7 @@ def leakage(
     shared = {
         finding.check: finding.evidence
         for finding in diagnosis.findings
-        if isinstance(finding.evidence, gd.leakage.SplitOverlap)
+        if isinstance(finding.evidence, SplitOverlap)
     }
     named = {evidence.kind.capitalize(): evidence for evidence in shared.values()}
     return deliver(

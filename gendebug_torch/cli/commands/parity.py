@@ -58,7 +58,7 @@ def parity(
             type(call).__name__,
             "Name a function from a one-row table to its features.",
         )
-    found = gd.leakage.parity(
+    found = gd.leakage.feature_parity(
         call,
         records,
         features,

@@ -10,11 +10,13 @@ import pandas as pd
 import torch
 
 import gendebug_torch as gd
-from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.model.formats import load_network
-from gendebug_torch.slices import cohort_rows, cohort_sheet, confusion_cell, write_sheet
+from gendebug_torch.report.sheets import write_sheet
+from gendebug_torch.slices import confusion_cell, review_rows, review_sheet
 
 _DISTRIBUTION = ("shift.ks", "shift.missing", "shift.categories", "shift.joint")
 _CONFIDENCE = ("shift.confidence", "shift.bimodality")
@@ -35,9 +37,9 @@ def predeploy(
     weights: str | None = None,
     device: str = "auto",
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
-    """Three checks on the first live rows: inputs against training, confidence by class, fifty
-    false positives to look at.
+    """Look at the first live rows: inputs, confidence by class, and a sheet of mistakes.
 
     Args:
         train: table that the model was fitted on (CSV or Parquet).
@@ -58,6 +60,7 @@ def predeploy(
         weights: safetensors file to load into the network.
         device: auto, cpu, cuda or cuda:N.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     if rows < 1:
         reject("--rows", "at least 1", str(rows), "Ten thousand rows show most of what goes wrong.")
@@ -88,13 +91,13 @@ def predeploy(
     tables: dict[str, pd.DataFrame] = {}
     if live.logits is not None:
         score = live.confidence if live.probs.ndim == 2 else live.probs
-        picked = cohort_rows(member, live.confidence, size=size, order=order, seed=seed)
+        picked = review_rows(member, live.confidence, size=size, order=order, seed=seed)
         because = (
             None
             if network is None or not len(picked)
             else _because(network, live.select(picked), device)
         )
-        sheet = cohort_sheet(_columns(live, deployed), picked, score, attributions=because)
+        sheet = review_sheet(_columns(live, deployed), picked, score, attributions=because)
         caption = (
             f"{caption} {len(sheet)} of {int(member.sum()):,} "
             f"{'drawn at random' if order == 'random' else 'with the highest confidence'}."
@@ -117,9 +120,8 @@ def predeploy(
             for name, side in named.items()
         }
     )
-    return deliver(
-        diagnosis, out, fail_on, title="Before deployment", tables=tables, pictures=pictures
-    )
+    extras: dict[str, Any] = {"tables": tables, "pictures": pictures}
+    return deliver(diagnosis, out, fail_on, also=also or (), title="Before deployment", **extras)
 
 
 def first_rows(records: gd.Records, rows: int) -> gd.Records:
@@ -127,22 +129,12 @@ def first_rows(records: gd.Records, rows: int) -> gd.Records:
     order = torch.arange(len(records))
     column = records.schema.time
     if column is not None and records.metadata is not None and column in records.metadata:
-        time = records.metadata[column]
-        moments = (
-            time
-            if time.dtype.kind in "Mfiu"
-            else pd.to_datetime(time, errors="coerce", format="mixed")
-        )
-        order = torch.tensor(
-            moments.reset_index(drop=True).sort_values(kind="stable").index.to_numpy()
-        )
+        order = parse_times(records.metadata[column], column).order
     return records.select(order[:rows])
 
 
 def cohort(live: gd.Records, threshold: float) -> tuple[torch.Tensor, str]:
-    """`[n]` bool, the rows that the sheet is drawn from, and what it can and cannot hold, in
-    words.
-    """
+    """Rows that the sheet is drawn from, `[n]` bool, and its caption."""
     if live.logits is None or live.schema.multilabel:
         return torch.zeros(
             len(live), dtype=torch.bool

@@ -11,11 +11,13 @@ import pandas as pd
 import torch
 
 import gendebug_torch as gd
-from gendebug_torch.calibration import Recalibration, confusion, confusion_table
+from gendebug_torch.calibration import Recalibration, confusion_matrix
 from gendebug_torch.calibration.map_choice import FITS, out_of_fold
+from gendebug_torch.calibration.thresholds.threshold_choice import confusion_table
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.errors import reject
+from gendebug_torch.model.binary import binary_logit, two_class_logits
 from gendebug_torch.model.formats import import_name, load_network, load_program
 
 
@@ -34,11 +36,10 @@ def recalibrate(
     device: str = "auto",
     fail_on: FailOn = "never",
 ) -> int:
-    """Try maps of a network's logits on held-out labeled rows, keep what helps on rows it has not
-    seen, and save it.
+    """Choose a calibration map of a network's logits on held-out labeled rows, and save it.
 
-    Give logits with labels by --logits; or a network by --model or --program, with a table by
-    --data and --schema.
+    Each map is evaluated on rows that it was not fitted to. Give logits with labels by --logits; or
+    a network by --model or --program, with a table by --data and --schema.
 
     Args:
         out: directory for calibration.json and its tensors, the reliability diagrams, report.html
@@ -54,42 +55,38 @@ def recalibrate(
         data: table of held-out labeled rows, with --schema.
         candidates: maps to try, among temperature, bias_corrected, vector, top_platt, top_beta,
             isotonic.
-        keep_predictions: leave out maps that change a prediction.
-        threshold: on the probability of class 1 of a binary model, to print its decisions before
-            and after; default: the schema's.
+        keep_predictions: whether to leave out maps that change a prediction.
+        threshold: threshold on the probability of class 1 of a binary model, to print its decisions
+            before and after; default: the schema's.
         device: auto, cpu, cuda or cuda:N.
-        fail_on: exit with 1 from this severity on.
+        fail_on: least severity that makes the exit code 1.
     """
     records = _records(logits, data, schema, model is not None or program is not None)
     network = _network(model, weights, checkpoint, program)
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always", UserWarning)
-        found = gd.recalibrate(
+        result = gd.recalibrate(
             network,
             records,
             candidates=candidates,
             keep_predictions=keep_predictions,
             device=device,
         )
-    for text in dict.fromkeys([*found.warnings, *(str(warning.message) for warning in raised)]):
+    for text in dict.fromkeys([*result.warnings, *(str(warning.message) for warning in raised)]):
         print(f"Warning: {text}")
-    table = found.table()
-    print(_compact(table), found.reason, sep="\n\n", end="\n\n")
-    tables = {"Before and after": table, "Maps that were tried": found.comparison()}
-    if (decided := _decisions(found, network, records, threshold, device)) is not None:
-        decisions, moved = decided
-        print(
-            decisions.set_index("decision").T.to_string(float_format="{:.4g}".format),
-            moved,
-            sep="\n\n",
-            end="\n\n",
-        )
-        tables["Decisions before and after"] = decisions
-    place = found.save(out)
-    _draw(found, place)
+    table = result.table()
+    print(_compact(table), result.reason, sep="\n\n", end="\n\n")
+    tables = {"Before and after": table, "Maps that were tried": result.comparison()}
+    decisions = _decisions(result, network, records, threshold, device)
+    if decisions is not None:
+        frame, sentence = decisions
+        text = frame.set_index("decision").T.to_string(float_format="{:.4g}".format)
+        print(text, sentence, sep="\n\n", end="\n\n")
+        tables["Decisions before and after"] = frame
+    _draw(result, result.save(out))
     diagnosis = gd.diagnose(network, validation=records, only="calibration", device=device)
     print("Of the network as it was:")
-    pictures = {"Before": found.before, f"After ({found.chosen}, out of fold)": found.after}
+    pictures = {"Before": result.before, f"After ({result.chosen}, out of fold)": result.after}
     return deliver(diagnosis, out, fail_on, pictures=pictures, tables=tables)
 
 
@@ -99,12 +96,13 @@ def _compact(table: pd.DataFrame) -> str:
         name for name in table.columns if name != "rows" and not name.endswith(("_low", "_high"))
     ]
     sides = {
-        str(row["rows"]): [_spoken(row, name) for name in names] for row in table.to_dict("records")
+        str(row["rows"]): [_with_interval(row, name) for name in names]
+        for row in table.to_dict("records")
     }
     return pd.DataFrame(sides, index=names).to_string()
 
 
-def _spoken(row: Mapping[Any, Any], name: str) -> str:
+def _with_interval(row: Mapping[Any, Any], name: str) -> str:
     interval = (
         f" [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]" if f"{name}_low" in row else ""
     )
@@ -112,30 +110,24 @@ def _spoken(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _decisions(
-    found: Recalibration, network: Any, records: gd.Records, threshold: float | None, device: str
+    result: Recalibration, network: Any, records: gd.Records, threshold: float | None, device: str
 ) -> tuple[pd.DataFrame, str] | None:
-    """The confusion table of a binary model at its threshold, before and out of fold after, and
-    what keeps its decisions.
+    """Decisions of a binary model at its threshold, before and after, and the equivalent threshold.
+
+    None where there is no threshold, or the model is not binary and the threshold is the schema's.
     """
-    asked = records.schema.threshold if threshold is None else threshold
-    if asked is None:
+    value = records.schema.threshold if threshold is None else threshold
+    if value is None:
         return None
-    if not 0 < asked < 1:
+    if not 0 < value < 1:
         reject(
             "--threshold",
             "a probability between 0 and 1",
-            repr(asked),
+            repr(value),
             "Pass it as a probability, not as a logit.",
         )
-    known = records if network is None else gd.collect(network, records, device=device)
-    logits, targets = known.logits, known.targets
-    binary = (
-        logits is not None
-        and targets is not None
-        and targets.ndim == 1
-        and (logits.ndim == 1 or logits.shape[1] == 2)
-    )
-    if not binary or logits is None or targets is None:
+    rows = _binary_rows(network, records, device)
+    if rows is None:
         if threshold is None:
             return None
         reject(
@@ -144,34 +136,43 @@ def _decisions(
             "other outputs",
             "Leave it out: without a threshold the largest logit decides.",
         )
-    after = logits if found.fitted is None else out_of_fold(logits, targets, FITS[found.chosen])
-    probs = [(z if z.ndim == 1 else z[:, 1] - z[:, 0]).double().sigmoid() for z in (logits, after)]
-    names = ("before", "after (out of fold)")
-    decisions = confusion_table(
-        {name: confusion(p, targets, asked) for name, p in zip(names, probs, strict=True)}
+    logits, targets = rows
+    after = logits if result.fitted is None else out_of_fold(logits, targets, FITS[result.chosen])
+    sides = {"before": logits, "after (out of fold)": after}
+    table = confusion_table(
+        {
+            name: confusion_matrix(binary_logit(z).double().sigmoid(), targets, value)
+            for name, z in sides.items()
+        }
     )
-    at = torch.logit(torch.tensor([asked], dtype=torch.float64))
-    mapped = (
-        found(at)
-        if logits.ndim == 1
-        else found(torch.stack([torch.zeros_like(at), at], 1)).diff(dim=1)[:, 0]
+    z = torch.logit(torch.tensor([value], dtype=torch.float64))
+    mapped = binary_logit(result(z if logits.ndim == 1 else two_class_logits(z)))
+    return table, (
+        f"Decisions at the threshold {value:.3g}. To decide as before on the new probabilities, "
+        f"move the threshold to {float(mapped.sigmoid()):.3g}."
     )
-    same = (
-        "To decide as before on the new probabilities, move the threshold to "
-        f"{float(mapped.sigmoid()):.3g}."
-    )
-    return decisions, f"Decisions at the threshold {asked:.3g}. {same}"
 
 
-def _draw(found: Recalibration, place: Path) -> None:
+def _binary_rows(
+    network: Any, records: gd.Records, device: str
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Logits and class ids of a model of two classes; None for other outputs."""
+    rows = records if network is None else gd.collect(network, records, device=device)
+    if rows.logits is None or rows.targets is None or rows.targets.ndim != 1:
+        return None
+    two = rows.logits.ndim == 1 or rows.logits.shape[1] == 2
+    return (rows.logits, rows.targets) if two else None
+
+
+def _draw(result: Recalibration, directory: Path) -> None:
     try:
-        for name, bins in (("before", found.before), ("after", found.after)):
-            (place / f"reliability_{name}.png").write_bytes(png(bins))
+        for name, bins in (("before", result.before), ("after", result.after)):
+            (directory / f"reliability_{name}.png").write_bytes(png(bins))
     except OSError as error:
         reject(
             "--out",
             "a directory that can be written",
-            f"{place}: {error.strerror}",
+            f"{directory}: {error.strerror}",
             "Choose another directory.",
         )
 
@@ -191,11 +192,11 @@ def _records(
             else "neither"
         )
         reject("--logits, --data", "logits with labels, or a network with a table", got, remedy)
-    known = None if schema is None else gd.Schema.from_file(schema)
+    columns = None if schema is None else gd.Schema.from_file(schema)
     if Path(path).suffix == ".safetensors":
         return _from_safetensors(path)
     return gd.Records.from_file(
-        path, known, name="validation", optional=("logits", "probs") if computed else ()
+        path, columns, name="validation", optional=("logits", "probs") if computed else ()
     )
 
 
@@ -231,16 +232,17 @@ def _network(
 
 
 def _from_checkpoint(name: str, path: str) -> Any:
-    """A Lightning class with its own hyperparameters, or any network, with the state of a
-    checkpoint; nothing is unpickled.
+    """A Lightning class with its hyperparameters, or any network, with the state of a checkpoint.
+
+    Nothing is unpickled.
     """
     made = import_name(name, "--model")
     try:
         if hasattr(made, "load_from_checkpoint"):
             return made.load_from_checkpoint(path, map_location="cpu", weights_only=True)
         network = made if isinstance(made, torch.nn.Module) else made()
-        kept = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(kept.get("state_dict", kept))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state.get("state_dict", state))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reject(
             "--checkpoint",

@@ -76,11 +76,12 @@ def _in_chunks(
     network: Any,
     settings: dict[str, Any],
 ) -> tuple[gd.Diagnosis, gd.Records | None, gd.Records]:
-    """The findings about all rows and about those drawn, and the rows drawn; a prepared reference
-    has none.
+    """Findings about all rows and about sampled ones, and the samples (none of a prepared one).
+
+    Checks of columns compare the prepared tables, and all others the sampled rows.
     """
-    from gendebug_torch.checks.registry import all_checks
-    from gendebug_torch.shift.checks._prepared_tables import COLUMN_CHECKS, table_findings
+    from gendebug_torch.checks.registry import Deferred, all_checks
+    from gendebug_torch.shift.checks._columns import COLUMN_PAIR, PreparedPair
 
     before: gd.Records | None = None
     if reference.endswith(_PREPARED):
@@ -92,37 +93,38 @@ def _in_chunks(
     if save_reference is not None:
         known.save(save_reference)
     met, after = read_table_in_chunks(live, schema, name="production")
-    chosen = [
-        check.name
-        for check in all_checks()
-        if check.name.startswith("shift.") and check not in COLUMN_CHECKS
-    ]
+    checks = [check for check in all_checks() if check.name.startswith("shift.")]
+    of_columns = [check for check in checks if COLUMN_PAIR in check.derived]
+    others = [check.name for check in checks if check not in of_columns]
     options = settings["options"]
-    others = {
-        name: values
-        for name, values in options.items()
-        if name not in {check.name for check in COLUMN_CHECKS}
+    settings = settings | {"options": {name: options[name] for name in options if name in others}}
+    diagnosis = gd.diagnose(network, validation=before, production=after, only=others, **settings)
+    kinds = _change_kinds(diagnosis)
+    shared: dict[str, Deferred[Any]] = {
+        "column_pair": Deferred(lambda: PreparedPair(table_comparison(known, met))),
+        "change_kinds": Deferred(lambda: kinds),
     }
-    told = gd.diagnose(
-        network, validation=before, production=after, only=chosen, **settings | {"options": others}
-    )
-    columns = table_findings(
-        table_comparison(known, met),
-        lambda: None if before is None else gd.shift.change_kinds(after, before),
-        options,
-    )
-    findings = sorted([*columns, *told.findings], key=lambda finding: -finding.severity.level)
+    given = {"production": after, "validation": before}
+    columns = [
+        finding
+        for check in of_columns
+        for finding in check.run(given, options.get(check.name), shared)
+    ]
+    findings = sorted([*columns, *diagnosis.findings], key=lambda f: -f.severity.level)
     rows = {side.name: f"{side.rows:,} rows" for side in (known, met)}
-    drawn = {
-        f"{side.name}, drawn": f"{len(side):,} rows for what needs whole rows"
+    sampled = {
+        f"{side.name}, sampled": f"{len(side):,} rows for what needs whole rows"
         for side in (before, after)
         if side is not None
     }
-    return (
-        replace(told, findings=tuple(findings), context=dict(told.context) | rows | drawn),
-        before,
-        after,
-    )
+    context = dict(diagnosis.context) | rows | sampled
+    return replace(diagnosis, findings=tuple(findings), context=context), before, after
+
+
+def _change_kinds(diagnosis: gd.Diagnosis) -> gd.shift.ChangeKinds | None:
+    """The kinds of change that the diagnosis rests on, if it judged them."""
+    evidence = (finding.evidence for finding in diagnosis.findings)
+    return next((part for part in evidence if isinstance(part, gd.shift.ChangeKinds)), None)
 
 
 def _extras(
@@ -133,12 +135,12 @@ def _extras(
     tables = {}
     for finding in diagnosis.findings:
         if isinstance(finding.evidence, MostShifted):
-            pictures["Features that moved furthest"] = finding.evidence
-    if before is not None and before.features is not None and after.features is not None:
-        kinds = gd.shift.change_kinds(after, before)
-        tables["What moved, and what for"] = kinds.table()
+            pictures["Features that shifted most"] = finding.evidence
+    if (kinds := _change_kinds(diagnosis)) is not None:
+        tables["Kinds of change"] = kinds.table()
         pictures["Kinds of change"] = kinds
-        if (drift := gd.shift.drift_windows(after, before)) is not None:
-            tables["Drift per window of time"] = drift.table()
-            pictures["Drift per window of time"] = drift
+    paired = before is not None and before.features is not None and after.features is not None
+    if paired and (drift := gd.shift.drift_windows(after, before)) is not None:
+        tables["Drift per window of time"] = drift.table()
+        pictures["Drift per window of time"] = drift
     return {"tables": tables, "pictures": pictures}

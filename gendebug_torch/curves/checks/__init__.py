@@ -1,1 +1,1 @@
-"""One check per file, named after its id."""
+"""The checks of learning curves and training records."""

@@ -1,26 +1,39 @@
-"""The checks of this topic: thresholds, findings and wording."""
+"""`curves.regime`: whether a training converged, and from which epoch it overfits."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
-from gendebug_torch.curves.checks.residuals import (
-    nothing_is_left_to_learn as nothing_is_left_to_learn,
-)
-from gendebug_torch.curves.diagnosis import CurveDiagnosis, diagnose_curves
+from gendebug_torch.curves.diagnosis.curve_diagnosis import CurveDiagnosis
+from gendebug_torch.curves.diagnosis.diagnose import diagnose_curves
 from gendebug_torch.curves.generalization_gap import generalization_gap
 from gendebug_torch.curves.learning_curves import LearningCurves
 from gendebug_torch.data.records import Records
 
 _SIMULATION = 4e8
-# A training loss this far above the entropy of the labels is weighted or smoothed, so another loss,
-# unless it hardly moved.
-_OTHER_LOSS, _HARDLY_MOVED = 1.15, 0.85
+# A training loss above this multiple of the entropy of the labels is weighted or smoothed, so
+# another loss, unless it kept this share of its start.
+_OTHER_LOSS, _UNCHANGED = 1.15, 0.85
+_SEVERITIES = {
+    "converged": Severity.OK,
+    "diverged": Severity.FAIL,
+    "underfit": Severity.WARN,
+}
+_REMEDIES = {
+    "underfit": "Check that the labels belong to the rows; then raise the learning rate, or use a "
+    "larger model.",
+    "oscillating": "Lower the learning rate or decay it on a schedule, and evaluate the network at "
+    "the end of a cycle.",
+    "still_improving": "Train longer.",
+    "too_noisy": "Validate on more rows, or train longer.",
+    "too_short": "Train for more epochs, or validate more often.",
+}
 
 
 @check(
@@ -29,7 +42,7 @@ _OTHER_LOSS, _HARDLY_MOVED = 1.15, 0.85
     needs=("curves",),
     cost=lambda given: Cost(elements=_SIMULATION),
 )
-def training_ended_well(
+def training_converged_without_overfitting(
     curves: LearningCurves,
     train: Records | None = None,
     *,
@@ -44,102 +57,82 @@ def training_ended_well(
     """The training neither overfits nor underfits nor diverges: its validation loss has converged.
 
     Source: Prechelt (1998), Early Stopping - But When?; Goodfellow, Bengio and Courville (2016),
-    Deep Learning, section 5.2, for the regimes. `diagnose_curves` says how each is told.
+    Deep Learning, section 5.2, for the regimes. `diagnose_curves` defines each of them.
 
     Args:
         curves: losses per epoch.
-        train: training records; the entropy of their class labels is what knowing nothing costs.
+        train: training records; the entropy of their class labels is the loss of a constant
+            prediction.
         window: odd number of epochs of the centred moving average.
         tolerance: relative change of the loss that counts as none.
         alpha: chance of finding an inflection in a curve that only falls.
         warn_rise: relative rise of the validation loss from which overfitting is a warning; below
             it, a note.
         fail_rise: relative rise from which it is a failure.
-        baseline_loss: loss of the best constant prediction, where the labels of `train` do not tell
+        baseline_loss: loss of the best constant prediction, where the labels of `train` do not give
             it.
-        target_loss: what a sufficient model would reach.
+        target_loss: loss of a sufficient model.
     """
-    baseline = baseline_loss if baseline_loss is not None else _entropy(curves, train, window)
-    how = {"window": window, "tolerance": tolerance, "alpha": alpha}
-    found = diagnose_curves(curves, baseline_loss=baseline, target_loss=target_loss, **how)  # type: ignore[arg-type]
-    keys = (
+    options: dict[str, Any] = {"window": window, "tolerance": tolerance, "alpha": alpha}
+    baseline = _label_entropy(curves, train, window) if baseline_loss is None else baseline_loss
+    diagnosis = diagnose_curves(curves, baseline_loss=baseline, target_loss=target_loss, **options)
+    overfits = diagnosis.regime == "overfit"
+    healthy = diagnosis.regime in ("overfit", "converged")
+    severity = _SEVERITIES.get(diagnosis.regime, Severity.NOTE)
+    if overfits and diagnosis.rise >= warn_rise:
+        severity = Severity.FAIL if diagnosis.rise >= fail_rise else Severity.WARN
+    yield training_converged_without_overfitting.finding(
+        severity,
+        " ".join([diagnosis.summary, *diagnosis.notes[:2]]),
+        cause=Cause.OVERFITTING if healthy else Cause.UNDERFITTING,
+        numbers=_numbers(diagnosis),
+        remedy=_remedy(diagnosis),
+        evidence=diagnosis,
+    )
+
+
+def _numbers(diagnosis: CurveDiagnosis) -> dict[str, Any]:
+    names = (
         "regime",
         "inflection_epoch",
         "interval",
         "confidence",
         "best_epoch",
         "rise",
-        "slope",
+        "change",
         "noise",
         "learned",
+        "notes",
     )
-    numbers = {key: getattr(found, key) for key in keys} | {
-        "gap": found.gap.absolute,
-        "remarks": found.remarks,
-    }
-    cause, severity, remedy = _judged(found, warn_rise, fail_rise)
-    told = " ".join([found.summary, *found.remarks[:2]])
-    yield training_ended_well.finding(
-        severity, told, cause=cause, numbers=numbers, remedy=remedy, evidence=found
-    )
+    return {name: getattr(diagnosis, name) for name in names} | {"gap": diagnosis.gap.absolute}
 
 
-def _judged(
-    found: CurveDiagnosis, warn_rise: float, fail_rise: float
-) -> tuple[Cause, Severity, str]:
-    unit = found.curves.unit
-    if found.regime == "overfit":
-        severity = (
-            Severity.FAIL
-            if found.rise >= fail_rise
-            else Severity.WARN
-            if found.rise >= warn_rise
-            else Severity.NOTE
-        )
-        keep = f"Keep the checkpoint of {unit} {found.inflection_epoch}, or stop there"
+def _remedy(diagnosis: CurveDiagnosis) -> str:
+    if diagnosis.regime == "overfit":
         return (
-            Cause.OVERFITTING,
-            severity,
-            f"{keep}; then try more data, augmentation or weight decay.",
+            f"Use the checkpoint of {diagnosis.curves.unit} {diagnosis.inflection_epoch}, or stop "
+            "there. Then try more data, augmentation or weight decay."
         )
-    remedies = {
-        "diverged": "Lower the learning rate or clip gradients; look at the batches where the "
-        "loss first became NaN.",
-        "underfit": "Check that the labels belong to the rows; then raise the learning rate, or "
-        "take a larger model.",
-        "oscillating": "Lower the learning rate, or let it fall along a schedule; judge the "
-        "network at the end of a cycle.",
-        "still_improving": "Train longer.",
-        "too_noisy": "Validate on more rows, or train longer.",
-        "too_short": "Train for more epochs, or validate more often.",
-    }
-    if found.regime == "converged":
-        return Cause.OVERFITTING, Severity.OK, ""
-    severity = {"diverged": Severity.FAIL, "underfit": Severity.WARN}.get(
-        found.regime, Severity.NOTE
-    )
-    return Cause.UNDERFITTING, severity, remedies[found.regime]
+    if diagnosis.regime == "diverged":
+        return (
+            "Lower the learning rate or clip gradients; look at the batches where the loss first "
+            "became NaN."
+        )
+    return _REMEDIES.get(diagnosis.regime, "")
 
 
-def _entropy(curves: LearningCurves, train: Records | None, window: int) -> float | None:
-    """Nats of the class shares, where the training loss can be a plain cross-entropy of these
-    labels.
-    """
+def _label_entropy(curves: LearningCurves, train: Records | None, window: int) -> float | None:
+    """Entropy of the class shares in nats; None if the loss cannot be their plain cross-entropy."""
     targets = None if train is None else train.targets
-    if (
-        targets is None
-        or targets.dtype != torch.int64
-        or targets.ndim != 1
-        or not len(targets)
-        or bool((targets < 0).any())
-    ):
+    if targets is None or targets.dtype != torch.int64 or targets.ndim != 1 or not len(targets):
+        return None
+    if bool((targets < 0).any()):
         return None
     shares = targets.bincount().double() / len(targets)
     entropy = float(torch.special.entr(shares).sum())
-    gap, first = (
-        generalization_gap(curves, window=window),
-        curves.train_loss[curves.train_loss.isfinite()][:1].tolist(),
-    )
-    start = curves.untrained_loss if curves.untrained_loss is not None else (first or [math.inf])[0]
-    plain = not gap.train > _OTHER_LOSS * entropy or gap.train >= _HARDLY_MOVED * start
+    final = generalization_gap(curves, window=window).train
+    start = curves.untrained_loss
+    if start is None:
+        start = next(iter(curves.train_loss[curves.train_loss.isfinite()].tolist()), math.inf)
+    plain = not final > _OTHER_LOSS * entropy or final >= _UNCHANGED * start
     return entropy if entropy > 0 and plain else None

@@ -1,1 +1,1 @@
-"""Records of past runs, read."""
+"""Readers of past runs."""

@@ -33,29 +33,35 @@ class Scalar(NamedTuple):
 
 
 def read_scalars(path: Path) -> tuple[list[Scalar], str]:
-    """All scalars of one event file, and what cut it short, empty where it is whole.
+    """All scalars of one event file, and a sentence on its damage, empty where there is none.
 
-    The readable part of a file that ends in the middle of a record, as a crash leaves it, is
+    Of a file that ends in the middle of a record, as a crash leaves it, the part before is
     returned.
+
+    Args:
+        path: TensorBoard event file.
     """
     data = path.read_bytes()
-    found: list[Scalar] = []
+    scalars: list[Scalar] = []
     position = 0
     while position < len(data):
         if position + 12 > len(data):
-            return found, f"{path.name} ends inside a record"
+            return scalars, f"{path.name} ends inside a record"
         (size,) = struct.unpack_from("<Q", data, position)
         start, position = position + 12, position + 12 + size + 4
         if position > len(data):
-            return found, f"{path.name} ends inside a record"
+            return scalars, f"{path.name} ends inside a record"
         try:
-            found += _scalars_of(data[start : start + size])
+            scalars += _event_scalars(data[start : start + size])
         except (IndexError, struct.error, UnicodeDecodeError):
-            return found, f"{path.name} holds a record that is no event, after {len(found)} scalars"
-    return found, ""
+            return (
+                scalars,
+                f"{path.name} holds a record that is not an event, after {len(scalars)} scalars",
+            )
+    return scalars, ""
 
 
-def _scalars_of(event: bytes) -> Iterator[Scalar]:
+def _event_scalars(event: bytes) -> Iterator[Scalar]:
     step, wall_time = 0, 0.0
     summaries: list[bytes] = []
     for number, value in _fields(event):
@@ -68,12 +74,12 @@ def _scalars_of(event: bytes) -> Iterator[Scalar]:
     for summary in summaries:
         for number, entry in _fields(summary):
             if number == _VALUE and isinstance(entry, bytes):
-                tag, scalar = _value_of(entry)
+                tag, scalar = _tag_and_value(entry)
                 if scalar is not None:
                     yield Scalar(tag, step, wall_time, scalar)
 
 
-def _value_of(entry: bytes) -> tuple[str, float | None]:
+def _tag_and_value(entry: bytes) -> tuple[str, float | None]:
     tag, scalar = "", None
     for number, value in _fields(entry):
         if isinstance(value, int):
@@ -105,7 +111,7 @@ def _tensor_scalar(tensor: bytes) -> float | None:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field: an integer, or the bytes of anything else."""
+    """Number and value of each field: an integer, or bytes."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)

@@ -1,1 +1,1 @@
-"""The statistics of one curve."""
+"""Fits and tests of a single curve."""

@@ -1,4 +1,4 @@
-"""The checks of this topic: thresholds, findings and wording."""
+"""Check `labels.noise`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.labels.checks._judged import _cost, _findings, _judge, _Judged
+from gendebug_torch.labels.checks._estimate import NoiseEstimate, estimate_cost, noise_estimate
+from gendebug_torch.labels.checks._findings import noise_findings
 from gendebug_torch.labels.noise.pruning import pruning_effect
 
 
-@check("labels.noise", cause=Cause.LABEL_NOISE, needs=("train.targets",), cost=_cost("train"))
+@check(
+    "labels.noise", cause=Cause.LABEL_NOISE, needs=("train.targets",), cost=estimate_cost("train")
+)
 def training_labels_are_right(
     train: Records,
     validation: Records | None = None,
@@ -19,15 +22,15 @@ def training_labels_are_right(
     alpha: float = 0.0005,
     min_rate: float = 0.02,
     out_of_sample: bool = False,
-    rows: int = 50_000,
+    max_rows: int = 50_000,
     limit: int = 3,
     seed: int = 0,
 ) -> Iterator[Finding]:
-    """The labels of the training rows are right, but for ambiguous rows.
+    """The labels of the training rows are right, except for ambiguous rows.
 
-    Each row is judged by small networks that did not see its label. Disagreement counts as noise
-    only beyond what their calibrated confidence expects, so classes that overlap are not noise.
-    Then: where wrong labels crowd.
+    Each label is predicted by small networks that did not see the row. Disagreement counts as noise
+    only beyond what their calibrated confidence expects, so overlapping classes are not noise. Then
+    the labels of each group (labeler, batch, time, pair of classes) are compared with the whole.
 
     Source: Copas (1988), J. R. Stat. Soc. B 50:225; Northcutt, Jiang and Chuang (2021), J. Artif.
     Intell. Res. 70:1373; Benjamini and Hochberg (1995), JRSS B 57:289 over the groups.
@@ -35,63 +38,62 @@ def training_labels_are_right(
     Args:
         train: records with class targets, and features or logits; training dynamics in the metadata
             order the rows.
-        validation: records with logits and labels, to say what leaving out suspicious rows would
-            change.
-        alpha: chance of a false alarm.
-        min_rate: smallest share of wrong labels that matters; half of it must be sure.
-        out_of_sample: whether the logits are of models that did not see the row; they are then
-            taken as they are.
-        rows: most rows judged, drawn at random.
+        validation: records with logits and labels, on which the effect of leaving out suspicious
+            rows is evaluated.
+        alpha: significance level.
+        min_rate: smallest share of wrong labels that matters; the lower bound must reach half.
+        out_of_sample: whether the logits are of models that did not see the row; they then replace
+            the small networks.
+        max_rows: most rows used, drawn at random.
         limit: most groups reported one by one.
-        seed: of the drawing and the networks.
+        seed: seed of the drawing and the networks.
     """
-    judged = _judge(train, out_of_sample, False, rows, seed)
-    yield from _findings(training_labels_are_right, train, judged, alpha, min_rate, limit)
-    if (
-        not isinstance(judged, str)
-        and judged.noise.p_value <= alpha
-        and train.logits is not None
-        and not out_of_sample
-    ):
-        yield from _pruning_finding(train, validation, judged)
+    this = training_labels_are_right
+    estimate = noise_estimate(
+        train, out_of_sample=out_of_sample, stacked=False, max_rows=max_rows, seed=seed
+    )
+    yield from noise_findings(this, train, estimate, alpha=alpha, min_rate=min_rate, limit=limit)
+    if isinstance(estimate, str) or train.logits is None or out_of_sample:
+        return
+    rest = ~estimate.noise.suspicious
+    if estimate.noise.p_value <= alpha and int(rest.sum()) >= 2:
+        yield _pruning_finding(train, validation, estimate)
 
 
 def _pruning_finding(
-    train: Records, validation: Records | None, judged: _Judged
-) -> Iterator[Finding]:
-    """What the model's temperature and log loss become without the suspicious rows."""
-    part = train.select(judged.rows)
-    if part.logits is None or part.targets is None or int((~judged.noise.suspicious).sum()) < 2:
-        return
-    there = None
+    train: Records, validation: Records | None, estimate: NoiseEstimate
+) -> Finding:
+    """The model's temperature and log loss without the suspicious rows."""
+    part = train.select(estimate.rows)
+    assert part.logits is not None
+    assert part.targets is not None
+    evaluation, where = None, "the remaining rows (a biased figure)"
     if (
         validation is not None
         and validation.logits is not None
         and validation.targets is not None
         and len(validation)
     ):
-        there = (validation.logits, validation.targets)
-    effect = pruning_effect(part.logits, part.targets, judged.noise.suspicious, judged_on=there)
+        evaluation, where = (validation.logits, validation.targets), validation.name
+    effect = pruning_effect(
+        part.logits, part.targets, estimate.noise.suspicious, evaluation=evaluation
+    )
     before, after = effect.temperature[1:3].tolist()
     row = effect.table().iloc[2]
     change, low, high = row[["log_loss_change", "log_loss_low", "log_loss_high"]].tolist()
-    place = (
-        "the rows kept (partly by construction)"
-        if validation is None or there is None
-        else validation.name
-    )
     text = (
-        f"Without the {effect.pruned:,} suspicious rows the temperature of the model would be "
-        f"{after:.2f} instead of {before:.2f}, and the "
-        f"log loss on {place} would change by {change:+.3f} nats (95 % interval {low:+.3f} to "
-        f"{high:+.3f}); "
-        "what training anew would bring, `labels.pruning_effect` tells with `fit`."
+        f"Without the {effect.pruned:,} suspicious rows the model's temperature would be "
+        f"{after:.2f} instead of {before:.2f}, and its log loss on {where} would change by "
+        f"{change:+.3f} nats (95 % interval {low:+.3f} to {high:+.3f}). `labels.pruning_effect` "
+        "also evaluates a retrained model."
     )
     numbers = {
         "pruned": effect.pruned,
         "temperature_all": before,
         "temperature_kept": after,
         "log_loss_change": change,
+        "log_loss_low": low,
+        "log_loss_high": high,
+        "biased": effect.biased,
     }
-    numbers |= {"log_loss_low": low, "log_loss_high": high, "biased": effect.biased}
-    yield training_labels_are_right.finding(Severity.NOTE, text, numbers=numbers, evidence=effect)
+    return training_labels_are_right.finding(Severity.NOTE, text, numbers=numbers, evidence=effect)

@@ -1,4 +1,4 @@
-"""The checks of this topic: thresholds, findings and wording."""
+"""Check `labels.validation_noise`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Iterator
 from gendebug_torch.checks.finding import Cause, Finding
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.labels.checks._judged import _cost, _findings, _judge
+from gendebug_torch.labels.checks._estimate import estimate_cost, noise_estimate
+from gendebug_torch.labels.checks._findings import noise_findings
 
 
 @check(
     "labels.validation_noise",
     cause=Cause.LABEL_NOISE,
     needs=("validation.targets", "validation.logits"),
-    cost=_cost("validation"),
+    cost=estimate_cost("validation"),
 )
 def validation_labels_are_right(
     validation: Records,
     *,
     alpha: float = 0.0005,
     min_rate: float = 0.02,
-    rows: int = 50_000,
+    max_rows: int = 50_000,
     limit: int = 3,
     seed: int = 0,
 ) -> Iterator[Finding]:
-    """The labels of the validation rows are right, but for ambiguous rows: the model is not blamed
-    for them.
+    """The labels of the validation rows are right, except for ambiguous rows.
 
-    The model's logits and the features together are given to small networks, so that what is a
-    systematic failure of the model is not taken for wrong labels. Where the networks know less than
-    the model alone (few rows of many columns), the model is the judge.
+    Small networks get the model's logits together with the features, so that a systematic failure
+    of the model is not mistaken for wrong labels. Where they predict worse than the model alone
+    (few rows of many columns), the model's logits are used.
 
     Source: Copas (1988), J. R. Stat. Soc. B 50:225; Northcutt, Athalye and Mueller (2021),
     arXiv:2103.14749, on errors in test sets; Benjamini and Hochberg (1995), JRSS B 57:289 over the
@@ -38,11 +38,20 @@ def validation_labels_are_right(
 
     Args:
         validation: records with class targets and logits.
-        alpha: chance of a false alarm.
-        min_rate: smallest share of wrong labels that matters; half of it must be sure.
-        rows: most rows judged, drawn at random.
+        alpha: significance level.
+        min_rate: smallest share of wrong labels that matters; the lower bound must reach half.
+        max_rows: most rows used, drawn at random.
         limit: most groups reported one by one.
-        seed: of the drawing and the networks.
+        seed: seed of the drawing and the networks.
     """
-    judged = _judge(validation, True, True, rows, seed)
-    yield from _findings(validation_labels_are_right, validation, judged, alpha, min_rate, limit)
+    estimate = noise_estimate(
+        validation, out_of_sample=True, stacked=True, max_rows=max_rows, seed=seed
+    )
+    yield from noise_findings(
+        validation_labels_are_right,
+        validation,
+        estimate,
+        alpha=alpha,
+        min_rate=min_rate,
+        limit=limit,
+    )

@@ -1,1 +1,1 @@
-"""What each training row goes through, recorded."""
+"""Training dynamics of each row."""

@@ -1,4 +1,4 @@
-"""What each training row went through: margin, confidence and correctness over the epochs."""
+"""Training dynamics of each row: margin, confidence and correctness over the epochs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gendebug_torch.data.records import Records
 
 COLUMN = "dynamics_"
+_MAX_POINTS = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +26,13 @@ class TrainingDynamics:
     """Sums per training row over the epochs that saw it. Adds over runs of the same rows.
 
     Args:
-        epochs: `[n]` int64 epochs that saw the row.
-        margin: `[n]` float64 sum of given logit minus largest other logit.
-        confidence: `[n]` float64 sum of the probability of the given label.
-        squares: `[n]` float64 sum of its squares.
-        loss: `[n]` float64 sum of the cross-entropy, in nats.
-        correct: `[n]` int64 epochs in which the given label was predicted.
-        forgotten: `[n]` int64 times it was predicted and in the next epoch not.
+        epochs: number of epochs that saw the row, `[n]` int64.
+        margin: sum of given logit minus largest other logit, `[n]` float64.
+        confidence: sum of the probability of the given label, `[n]` float64.
+        squares: sum of the squares of this probability, `[n]` float64.
+        loss: sum of the cross-entropy in nats, `[n]` float64.
+        correct: number of epochs in which the given label was predicted, `[n]` int64.
+        forgetting: number of times it was predicted and in the next epoch not, `[n]` int64.
     """
 
     epochs: Tensor
@@ -40,7 +41,7 @@ class TrainingDynamics:
     squares: Tensor
     loss: Tensor
     correct: Tensor
-    forgotten: Tensor
+    forgetting: Tensor
 
     def __add__(self, other: TrainingDynamics) -> TrainingDynamics:
         if len(self.epochs) != len(other.epochs):
@@ -56,23 +57,23 @@ class TrainingDynamics:
 
     @property
     def aum(self) -> Tensor:
-        """`[n]` area under the margin, its mean over the epochs; low for wrong labels (Pleiss et
-        al., 2020, arXiv:2001.10528).
+        """`[n]` area under the margin: its mean over the epochs, low for wrong labels.
+
+        Source: Pleiss et al. (2020), arXiv:2001.10528.
         """
         return self._mean(self.margin)
 
     @property
     def mean_confidence(self) -> Tensor:
-        """`[n]` mean probability of the given label (Swayamdipta et al., 2020, arXiv:2009.10795,
-        data maps).
+        """`[n]` mean probability of the given label.
+
+        Source: Swayamdipta et al. (2020), arXiv:2009.10795, data maps.
         """
         return self._mean(self.confidence)
 
     @property
     def variability(self) -> Tensor:
-        """`[n]` standard deviation over the epochs of the probability of the given label (data
-        maps).
-        """
+        """`[n]` standard deviation over the epochs of the probability of the given label."""
         return (self._mean(self.squares) - self.mean_confidence.square()).clamp(min=0.0).sqrt()
 
     @property
@@ -90,18 +91,19 @@ class TrainingDynamics:
             "variability": self.variability,
         }
         columns |= {"correctness": self.correctness, "mean_loss": self._mean(self.loss)}
-        columns |= {"forgetting": self.forgotten, "epochs": self.epochs}
+        columns |= {"forgetting": self.forgetting, "epochs": self.epochs}
         return pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
 
     def attach(self, records: Records) -> Records:
-        """The training records with these columns in their metadata, named `dynamics_aum` and so
-        on, for the label checks.
+        """The training records with these columns added to their metadata, as `dynamics_aum` etc.
 
-        They travel with the rows through `select`, `save` and tables, so no alignment by hand is
-        needed later.
+        The label checks read them there. They stay aligned through `select`, `save` and tables.
+
+        Args:
+            records: training records, row i being the sample of id i.
 
         Raises:
-            InputError: another number of rows; row i must be the sample of id i.
+            InputError: another number of rows.
         """
         import pandas as pd
 
@@ -113,24 +115,20 @@ class TrainingDynamics:
                 "Pass them in the order of their ids.",
             )
         columns = self.table().add_prefix(COLUMN)
-        kept = (
-            []
-            if records.metadata is None
-            else [records.metadata.drop(columns=list(columns), errors="ignore")]
-        )
-        return replace(records, metadata=pd.concat([*kept, columns], axis=1))
+        if records.metadata is not None:
+            others = records.metadata.drop(columns=list(columns), errors="ignore")
+            columns = pd.concat([others, columns], axis=1)
+        return replace(records, metadata=columns)
 
-    def plot(self, ax: Axes | None = None, *, most: int = 20_000) -> Axes:
-        """Data map: confidence against variability, coloured by correctness; wrong labels gather at
-        the lower left.
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Data map of up to 20,000 rows: confidence against variability, colored by correctness.
+
+        Wrong labels lie at the lower left.
         """
         ax = axes(ax)
         seen = (self.epochs > 0).nonzero()[:, 0]
-        rows = seen[
-            torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))[:most].to(
-                seen.device
-            )
-        ]
+        order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))
+        rows = seen[order[:_MAX_POINTS].to(seen.device)]
         x, y, color = (
             value[rows].cpu().numpy()
             for value in (self.variability, self.mean_confidence, self.correctness)

@@ -1,275 +1,217 @@
-"""Confident learning: how often labels are confidently contradicted, and which rows those are,
-batched over classes.
-"""
+"""Confident learning: which labels a model confidently contradicts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import axes
 from gendebug_torch.errors import reject
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from pandas import DataFrame
 
 Rule = Literal["confident_joint", "by_class", "by_noise_rate", "both"]
 RULES: tuple[Rule, ...] = ("confident_joint", "by_class", "by_noise_rate", "both")
 
-# A probability this close below a threshold reaches it, and a label this close below the top one is
-# kept: sums of probabilities differ by as much between summation orders in float32.
+# A probability this close below a threshold reaches it, and a label this close below the top class
+# is no issue: sums of probabilities differ by as much between summation orders in float32.
 _SLACK = 1e-6
 # A class whose rows never get any probability would otherwise be reached by every row.
-_LOWEST_THRESHOLD = 2e-6
+_MIN_THRESHOLD = 2e-6
 # Probabilities compared at once: what stays in the cache of a core, or what fills a device.
 _CELLS = {"cpu": 2**18, "cuda": 2**26}
 
 
 @dataclass(frozen=True, eq=False)
 class ConfidentJoint:
-    """Rows counted by the label they were given and the class they confidently belong to. Adds over
-    rows of one threshold.
+    """Rows counted by given label and confident class.
 
     Args:
-        counts: `[k, k]` int64, given label by confident class; rows confident of no class are not
-            in it.
-        labeled: `[k]` int64 rows per given label, confident or not.
-        thresholds: `[k]` float64 mean probability of each class over the rows that are labeled so.
+        counts: given label by confident class, `[k, k]` int64, without rows that are confident of
+            no class.
+        class_counts: rows per given label, `[k]` int64.
     """
 
     counts: Tensor
-    labeled: Tensor
-    thresholds: Tensor
-
-    def __add__(self, other: ConfidentJoint) -> ConfidentJoint:
-        if not torch.equal(self.thresholds, other.thresholds):
-            reject(
-                "other",
-                "counts under the same thresholds",
-                "other thresholds",
-                "Pass `thresholds` of the whole to each chunk.",
-            )
-        return replace(
-            self, counts=self.counts + other.counts, labeled=self.labeled + other.labeled
-        )
+    class_counts: Tensor
 
     @property
     def calibrated(self) -> Tensor:
-        """`[k, k]` int64 estimate of how many rows of each given label truly are of each class; row
-        sums equal `labeled`.
+        """`[k, k]` int64 estimated rows of each given label and true class.
 
-        Every class keeps at least one confident row of its own (Northcutt et al., 2021, eq. 3);
-        fractions are rounded so that the row sums stay.
+        Row sums equal `class_counts`. Every class keeps at least one confident row of its own
+        (Northcutt et al., 2021, eq. 3); fractions are rounded so that the row sums stay.
         """
         counts = self.counts.double()
         counts.diagonal().clamp_(min=1.0)
-        scaled = counts / counts.sum(1, keepdim=True) * self.labeled.double()[:, None]
-        return _rounded(scaled / scaled.sum().clamp(min=1e-100) * self.labeled.sum())
-
-    def table(self) -> DataFrame:
-        """One row per pair of given and other class that has any count, most frequent first."""
-        import pandas as pd
-
-        counts = self.counts.clone().cpu()
-        counts.diagonal().zero_()
-        given, other = counts.nonzero().T
-        frame = pd.DataFrame(
-            {
-                "given": given.numpy(),
-                "confident_class": other.numpy(),
-                "rows": counts[given, other].numpy(),
-            }
-        )
-        frame["share_of_label"] = frame["rows"] / self.labeled.cpu()[given].clamp(min=1).numpy()
-        return frame.sort_values("rows", ascending=False, kind="stable").reset_index(drop=True)
-
-    def plot(self, ax: Axes | None = None, *, top: int = 15) -> Axes:
-        """The most frequent contradictions as bars."""
-        frame = self.table().head(top).iloc[::-1]
-        ax = axes(ax)
-        ax.barh(
-            [f"{g} → {c}" for g, c in zip(frame["given"], frame["confident_class"], strict=True)],
-            frame["rows"],
-        )
-        ax.set_xlabel("rows")
-        ax.set_ylabel("given label → confident class")
-        ax.set_title("Labels that the model confidently contradicts")
-        return ax
+        scaled = counts / counts.sum(1, keepdim=True) * self.class_counts.double()[:, None]
+        return _rounded(scaled / scaled.sum().clamp(min=1e-100) * self.class_counts.sum())
 
 
 def confident_thresholds(probs: Tensor, targets: Tensor) -> Tensor:
-    """`[k]` float64 mean probability of each class over the rows labeled so; 2 (never reached) for
-    a class without rows.
+    """`[k]` float64 mean probability of each class over the rows labeled so.
+
+    2, which is never reached, for a class without rows.
 
     Source: Northcutt, Jiang and Chuang (2021), J. Artif. Intell. Res. 70:1373, eq. 2.
 
     Args:
-        probs: `[n, k]` probabilities, out-of-sample if they are to mean anything.
-        targets: `[n]` int64 given labels.
+        probs: probabilities, `[n, k]`.
+        targets: given class ids, `[n]` int64.
     """
     _validate(probs, targets)
     own = probs.gather(1, targets[:, None])[:, 0].double()
-    labeled = torch.bincount(targets, minlength=probs.shape[1])
+    counts = torch.bincount(targets, minlength=probs.shape[1])
     sums = torch.zeros(probs.shape[1], dtype=torch.float64, device=probs.device).index_add_(
         0, targets, own
     )
-    return torch.where(labeled > 0, (sums / labeled.clamp(min=1)).clamp(min=_LOWEST_THRESHOLD), 2.0)
+    return torch.where(counts > 0, (sums / counts.clamp(min=1)).clamp(min=_MIN_THRESHOLD), 2.0)
 
 
-def confident_joint(
-    probs: Tensor, targets: Tensor, *, thresholds: Tensor | None = None
-) -> ConfidentJoint:
-    """Counts of given label by confident class; a row is confident of the classes whose threshold
-    it reaches.
+def confident_joint(probs: Tensor, targets: Tensor) -> ConfidentJoint:
+    """Counts of given label by confident class.
 
-    Where several are reached the top class of the row counts; rows that reach none are left out.
+    A row is confident of the classes whose threshold it reaches. Where it reaches several, the top
+    class of the row counts; rows that reach none are left out.
 
     Source: Northcutt, Jiang and Chuang (2021), J. Artif. Intell. Res. 70:1373, eq. 1. O(nk) time,
-    O(n) memory besides.
+    O(n) memory.
 
     Args:
-        probs: `[n, k]` probabilities.
-        targets: `[n]` int64 given labels.
-        thresholds: `[k]`, of the whole where this is a chunk; default: of these rows.
+        probs: probabilities, `[n, k]`.
+        targets: given class ids, `[n]` int64.
 
     Raises:
         InputError: other shapes, labels outside 0..k-1.
     """
-    limits = confident_thresholds(probs, targets) if thresholds is None else thresholds
-    return _joint(*_confident_class(probs, targets, limits), targets, limits)
+    classes, reached = _confident_class(probs, targets)
+    return _joint(classes, reached, targets, probs.shape[1])
 
 
 def label_issues(probs: Tensor, targets: Tensor, *, rule: Rule = "by_noise_rate") -> Tensor:
-    """`[n]` bool, the rows whose label confident learning calls wrong; one of them is never the
-    model's own choice.
+    """`[n]` bool, rows whose label confident learning calls wrong.
 
-    `confident_joint`: the rows counted off the diagonal. `by_class`: of each label, as many as the
-    calibrated joint puts elsewhere, those of lowest probability of it. `by_noise_rate`: of each
-    pair (given, other), as many as the calibrated joint says, those of largest margin. `both`: what
-    the last two agree on.
+    None of them is the model's own prediction. The rules:
+    `confident_joint`: the rows counted off the diagonal.
+    `by_class`: of each label, as many rows as the calibrated joint puts elsewhere, those of lowest
+    probability of the label.
+    `by_noise_rate`: of each pair (given, other), as many rows as the calibrated joint says, those
+    of largest margin.
+    `both`: the rows on which the last two agree.
 
-    Source: Northcutt, Jiang and Chuang (2021), J. Artif. Intell. Res. 70:1373, section 3.2. Time
-    O(nk), k selections of `[n / k, k]`.
+    Source: Northcutt, Jiang and Chuang (2021), J. Artif. Intell. Res. 70:1373, section 3.2. O(nk)
+    time, and a selection in `[n / k, k]` per class.
 
     Args:
-        probs: `[n, k]` probabilities, out-of-sample; in-sample ones hide the labels that were
-            memorised.
-        targets: `[n]` int64 given labels.
-        rule: as above.
+        probs: out-of-sample probabilities, `[n, k]`; in-sample ones hide memorized labels.
+        targets: given class ids, `[n]` int64.
+        rule: how rows are selected.
 
     Raises:
         InputError: an unknown rule, other shapes, labels outside 0..k-1.
+
+    Example:
+        >>> probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.1, 0.9]])
+        >>> label_issues(probs, torch.tensor([0, 0, 1, 1, 0])).tolist()
+        [False, False, False, False, True]
     """
     if rule not in RULES:
         reject("rule", f"one of {', '.join(RULES)}", repr(rule), "Choose one of them.")
-    thresholds = confident_thresholds(probs, targets)
-    found, reached = _confident_class(probs, targets, thresholds)
+    classes, reached = _confident_class(probs, targets)
     if rule == "confident_joint":
-        chosen = reached & (found != targets)
+        selected = reached & (classes != targets)
     else:
-        joint = _joint(found, reached, targets, thresholds)
-        wanted = _prunable(joint.calibrated)
+        joint = _joint(classes, reached, targets, probs.shape[1])
+        errors, counts = _prunable(joint.calibrated), joint.class_counts
         masks = []
         if rule in ("by_class", "both"):
-            masks.append(
-                _least_confident(probs, targets, joint.labeled, joint.labeled - wanted.diagonal())
-            )
+            masks.append(_least_confident(probs, targets, counts, counts - errors.diagonal()))
         if rule in ("by_noise_rate", "both"):
-            masks.append(_largest_margins(probs, targets, joint.labeled, wanted))
-        chosen = torch.stack(masks).all(0)
-    rows = chosen.nonzero()[:, 0]
+            masks.append(_largest_margins(probs, targets, counts, errors))
+        selected = torch.stack(masks).all(0)
+    rows = selected.nonzero()[:, 0]
     block = probs[rows]
     own = block.gather(1, targets[rows, None])
-    rivals = block.scatter(1, targets[rows, None], -1.0).amax(1)
-    chosen[rows] = rivals > own[:, 0] + _SLACK
-    return chosen
+    others = block.scatter(1, targets[rows, None], -1.0).amax(1)
+    selected[rows] = others > own[:, 0] + _SLACK
+    return selected
 
 
-def _joint(found: Tensor, reached: Tensor, targets: Tensor, thresholds: Tensor) -> ConfidentJoint:
-    k = len(thresholds)
-    cells = torch.bincount((targets * k + found)[reached], minlength=k * k)
-    return ConfidentJoint(cells.reshape(k, k), torch.bincount(targets, minlength=k), thresholds)
+def _joint(classes: Tensor, reached: Tensor, targets: Tensor, k: int) -> ConfidentJoint:
+    cells = torch.bincount((targets * k + classes)[reached], minlength=k * k)
+    return ConfidentJoint(cells.reshape(k, k), torch.bincount(targets, minlength=k))
 
 
-def _confident_class(probs: Tensor, targets: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+def _confident_class(probs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """`[n]` confident class, and whether there is one.
 
     Where several classes reach their threshold, cleanlab takes the top class of the row, whether or
-    not it reaches its own; the paper takes the top one among them. The sets are cleanlab's, so its
-    reading is followed.
+    not it reaches its own; the paper takes the top one among them. This follows cleanlab.
     """
-    _validate(probs, targets)
-    limits = (thresholds - _SLACK).to(probs.dtype)
+    limits = (confident_thresholds(probs, targets) - _SLACK).to(probs.dtype)
     rows = max(1, _CELLS.get(probs.device.type, _CELLS["cpu"]) // max(probs.shape[1], 1))
     parts = [_confident_chunk(part, limits) for part in torch.split(probs, rows)]
-    return torch.cat([found for found, _ in parts]), torch.cat([reached for _, reached in parts])
+    classes, reached = zip(*parts, strict=True)
+    return torch.cat(classes), torch.cat(reached)
 
 
 def _confident_chunk(probs: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-    """One class at or above its limit is the one of largest excess; only where that is not the top
-    class is more counted.
-    """
-    excess, found = (probs - limits).max(1)
+    # A single class above its limit has the largest excess: the classes are counted only where that
+    # is not the top class.
+    excess, classes = (probs - limits).max(1)
     top = probs.argmax(1)
-    unsure = (found != top).nonzero()[:, 0]
-    several = (probs[unsure] >= limits).sum(1) > 1
-    return found.index_put((unsure,), torch.where(several, top[unsure], found[unsure])), excess >= 0
+    differs = (classes != top).nonzero()[:, 0]
+    several = (probs[differs] >= limits).sum(1) > 1
+    found = torch.where(several, top[differs], classes[differs])
+    return classes.index_put((differs,), found), excess >= 0
 
 
 def _prunable(calibrated: Tensor) -> Tensor:
-    """The calibrated joint with at least one row left on each diagonal cell, taken evenly from the
-    rest of its row.
-    """
+    """The calibrated joint with at least one row per diagonal cell, taken from its row evenly."""
     diagonal = calibrated.diagonal().double()
-    kept = diagonal.clamp(min=1.0)
+    raised = diagonal.clamp(min=1.0)
     others = ((calibrated != 0).sum(1) - 1).clamp(min=1)
-    wanted = (calibrated.double() - ((kept - diagonal) / others)[:, None]).clamp(min=0.0)
-    wanted.diagonal().copy_(kept)
-    return wanted.long()
+    counts = (calibrated.double() - ((raised - diagonal) / others)[:, None]).clamp(min=0.0)
+    counts.diagonal().copy_(raised)
+    return counts.long()
 
 
-def _least_confident(probs: Tensor, targets: Tensor, labeled: Tensor, wanted: Tensor) -> Tensor:
-    """Of each label the `wanted` rows of lowest probability of it, by one sort over all rows."""
+def _least_confident(probs: Tensor, targets: Tensor, class_counts: Tensor, sizes: Tensor) -> Tensor:
+    """`[n]` bool, of each label the `sizes` rows of lowest probability of it, by one sort."""
     own = probs.gather(1, targets[:, None])[:, 0]
     order = own.argsort(stable=True)
     order = order[targets[order].argsort(stable=True)]
     label = targets[order]
-    place = torch.arange(len(order), device=order.device) - (labeled.cumsum(0) - labeled)[label]
+    first = (class_counts.cumsum(0) - class_counts)[label]
+    rank = torch.arange(len(order), device=order.device) - first
     mask = torch.zeros_like(targets, dtype=torch.bool)
-    mask[order] = (place < wanted[label]) & (labeled[label] > 1)
+    mask[order] = (rank < sizes[label]) & (class_counts[label] > 1)
     return mask
 
 
-def _largest_margins(probs: Tensor, targets: Tensor, labeled: Tensor, wanted: Tensor) -> Tensor:
-    """Of each (given, other) the `wanted` rows of largest margin `p_other - p_given`."""
-    off = wanted.clone()
+def _largest_margins(probs: Tensor, targets: Tensor, class_counts: Tensor, sizes: Tensor) -> Tensor:
+    """`[n]` bool, of each (given, other) the `sizes` rows of largest margin `p_other - p_given`."""
+    off = sizes.clone()
     off.fill_diagonal_(0)
-    off[labeled <= 1] = 0
+    off[class_counts <= 1] = 0
     most = off.amax(1).tolist()
-    blocks = torch.split(targets.argsort(stable=True), labeled.tolist())
+    blocks = torch.split(targets.argsort(stable=True), class_counts.tolist())
     mask = torch.zeros_like(targets, dtype=torch.bool)
     for given, (rows, m) in enumerate(zip(blocks, most, strict=True)):
         if m:
             columns = off[given].nonzero()[:, 0]
-            block = probs[rows]
-            picked = (
-                (block[:, columns] - block[:, given, None]).topk(min(m, len(rows)), dim=0).indices
-            )
-            within = torch.arange(len(picked), device=rows.device)[:, None] < off[given, columns]
-            mask[rows[picked[within]]] = True
+            margins = probs[rows][:, columns] - probs[rows, given, None]
+            top = margins.topk(min(m, len(rows)), dim=0).indices
+            within = torch.arange(len(top), device=rows.device)[:, None] < off[given, columns]
+            mask[rows[top[within]]] = True
     return mask
 
 
 def _rounded(matrix: Tensor) -> Tensor:
-    """`[k, k]` rounded to whole numbers, the largest remainders moved until each row sum is the
-    rounded one.
+    """`[k, k]` int64 by largest remainders, so that each row sum is the rounded one.
 
-    On the host: which of two equal remainders moves is left to NumPy's sort, as in cleanlab.
+    On the host: which of two equal remainders changes is left to NumPy's sort, as in cleanlab.
     """
     values = matrix.cpu().numpy()
     whole = values.round()
@@ -277,8 +219,7 @@ def _rounded(matrix: Tensor) -> Tensor:
     upward = np.argsort(values - whole, axis=1)
     order = np.where(missing[:, None] > 0, upward[:, ::-1], upward)
     step = np.sign(missing)[:, None] * (np.arange(len(whole)) < np.abs(missing)[:, None])
-    moved = np.take_along_axis(whole, order, axis=1) + step
-    np.put_along_axis(whole, order, moved, axis=1)
+    np.put_along_axis(whole, order, np.take_along_axis(whole, order, axis=1) + step, axis=1)
     return torch.from_numpy(whole.astype(np.int64)).to(matrix.device)
 
 

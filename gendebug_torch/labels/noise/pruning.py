@@ -1,6 +1,4 @@
-"""What leaving out suspicious rows would change: the temperature, and the metric on rows that were
-not picked by it.
-"""
+"""What leaving out suspicious rows would change: temperature, accuracy and log loss."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import NEUTRAL, REFERENCE, axes
+from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.errors import reject
 from gendebug_torch.labels.noise.noise_model import class_logits
 from gendebug_torch.stats.intervals import normal_quantile
@@ -24,17 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PruningEffect:
-    """Accuracy and log loss of a few variants on the same judging rows.
+    """Accuracy and log loss of some variants of a model on the same evaluation rows.
 
     Args:
-        names: `v` variants, first of all the model as it is.
-        temperature: `[v]` by which the logits were divided; 1 for the model as it is.
-        correct: `[v, m]` float64, whether each judging row is predicted right.
-        nats: `[v, m]` float64 log loss of each judging row.
-        pruned: rows left out.
-        rows: rows before.
-        biased: the judging rows are among those that were pruned, so that better is partly by
-            construction.
+        names: names of `v` variants, first the model as it is.
+        temperature: divisor of the logits, `[v]`; 1 for the model as it is.
+        correct: whether each evaluation row is predicted correctly, `[v, m]` float64.
+        nats: log loss of each evaluation row, `[v, m]` float64.
+        pruned: number of rows left out.
+        rows: number of rows before.
+        biased: whether the evaluation rows are the remaining rows, which favors the variants.
     """
 
     names: tuple[str, ...]
@@ -46,9 +43,7 @@ class PruningEffect:
     biased: bool
 
     def table(self) -> DataFrame:
-        """One row per variant: temperature, accuracy and log loss with their change and its 95 %
-        interval, paired by row.
-        """
+        """One row per variant: temperature, accuracy and log loss, and changes with intervals."""
         import pandas as pd
 
         frame = pd.DataFrame({"variant": self.names, "temperature": self.temperature.cpu().numpy()})
@@ -66,17 +61,17 @@ class PruningEffect:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Change of the log loss of each variant against the model as it is."""
-        frame = self.table().iloc[:0:-1]
-        ax = axes(ax, size=(6.0, 2.6))
-        change = frame["log_loss_change"]
-        error = [change - frame["log_loss_low"], frame["log_loss_high"] - change]
-        ax.errorbar(change, frame["variant"], xerr=error, fmt="o", color=REFERENCE, capsize=3)
-        ax.axvline(0.0, color=NEUTRAL, linewidth=1)
-        ax.set_xlabel("change of the log loss in nats; left is better")
-        ax.set_ylabel("variant")
-        flaw = "\njudged on the rows kept: partly by construction" if self.biased else ""
-        ax.set_title(f"Without {self.pruned:,} of {self.rows:,} rows{flaw}", fontsize="medium")
-        return ax
+        note = " (evaluated on the remaining rows: biased)" if self.biased else ""
+        bars = BarEvidence(
+            self.table().iloc[1:],
+            "variant",
+            "log_loss_change",
+            title=f"Without {self.pruned:,} of {self.rows:,} rows{note}",
+            xlabel="change of the log loss in nats (95 % interval); negative is better",
+            interval=("log_loss_low", "log_loss_high"),
+            marker=0.0,
+        )
+        return bars.plot(ax)
 
 
 def pruning_effect(
@@ -84,29 +79,66 @@ def pruning_effect(
     targets: Tensor,
     suspicious: Tensor,
     *,
-    judged_on: tuple[Tensor, Tensor] | None = None,
+    evaluation: tuple[Tensor, Tensor] | None = None,
     fit: Callable[[Tensor], Tensor] | None = None,
 ) -> PruningEffect:
-    """The model as it is, its temperature refitted on all rows and on the rows kept, and a model
-    fitted anew on them.
+    """Accuracy and log loss of the model, recalibrated on all rows and without suspicious rows.
 
-    Dropping rows that a model disagrees with makes it look better on what is left whatever the
-    labels are; so the variants are judged on other rows, `judged_on`, where there are any.
+    With `fit`, of a retrained model too. Leaving out rows that a model disagrees with makes it look
+    better on the rest whatever the labels are, so the variants are evaluated on other rows where
+    `evaluation` gives them.
 
     Source: Guo et al. (2017), arXiv:1706.04599, temperature; Northcutt, Jiang and Chuang (2021), J.
     Artif. Intell. Res. 70:1373, training on the pruned rows.
 
     Args:
-        logits: `[n, k]` or `[n]` of the model on the rows to prune.
-        targets: `[n]` int64 given labels.
-        suspicious: `[n]` bool, rows to leave out.
-        judged_on: logits `[m, k]` and labels `[m]` of other rows, e.g. validation.
-        fit: `[n]` bool rows to keep -> logits `[m, k]` of a newly trained model on the judging
-            rows.
+        logits: logits of the model on the rows to prune, `[n, k]` or `[n]`.
+        targets: given class ids, `[n]` int64.
+        suspicious: rows to leave out, `[n]` bool.
+        evaluation: logits `[m, k]` and class ids `[m]` of other rows, e.g. validation.
+        fit: function of the remaining rows `[n]` bool that returns logits `[m, k]` of a newly
+            trained model on the evaluation rows.
 
     Raises:
-        InputError: lengths differ, nothing is kept, or `fit` returns another shape.
+        InputError: lengths differ, fewer than two rows remain, or `fit` returns another shape.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = 3.0 * torch.randn(1000, 2, generator=generator)
+        >>> given = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+        >>> wrong = torch.arange(1000) < 100
+        >>> given[wrong] = 1 - given[wrong]
+        >>> effect = pruning_effect(logits, given, wrong)
+        >>> [round(float(value), 1) for value in effect.temperature]
+        [1.0, 2.0, 1.0]
     """
+    rest = _remaining(logits, targets, suspicious)
+    z = class_logits(logits)
+    scores, classes = evaluation or (logits[rest], targets[rest])
+    scores = class_logits(scores)
+    variants = {"as it is": (1.0, scores)}
+    for name, rows in (("all rows", torch.ones_like(rest)), ("the remaining rows", rest)):
+        temperature = _temperature(z[rows], targets[rows])
+        variants[f"temperature of {name}"] = (temperature, scores / temperature)
+    if fit is not None:
+        variants["retrained on the remaining rows"] = (1.0, _retrained(fit, rest, scores))
+    stacked = torch.stack([value for _, value in variants.values()])
+    nats = torch.nn.functional.cross_entropy(
+        stacked.flatten(0, 1), classes.repeat(len(stacked)), reduction="none"
+    )
+    return PruningEffect(
+        tuple(variants),
+        torch.tensor([value for value, _ in variants.values()], dtype=torch.float64),
+        (stacked.argmax(2) == classes).double(),
+        nats.view(len(stacked), -1),
+        int(suspicious.sum()),
+        len(targets),
+        evaluation is None,
+    )
+
+
+def _remaining(logits: Tensor, targets: Tensor, suspicious: Tensor) -> Tensor:
+    """`[n]` bool, rows that remain; refuses masks of other rows, or of almost all."""
     if not len(logits) == len(targets) == len(suspicious) or suspicious.dtype != torch.bool:
         got = f"{len(logits)}, {len(targets)}, {len(suspicious)} of {suspicious.dtype}"
         reject(
@@ -115,43 +147,23 @@ def pruning_effect(
             got,
             "Pass one bool per row of logits and targets.",
         )
-    keep = ~suspicious
-    if int(keep.sum()) < 2:
+    rest = ~suspicious
+    if int(rest.sum()) < 2:
+        remaining = str(int(rest.sum()))
+        reject("suspicious", "at least two remaining rows", remaining, "Leave out fewer rows.")
+    return rest
+
+
+def _retrained(fit: Callable[[Tensor], Tensor], rest: Tensor, scores: Tensor) -> Tensor:
+    z = class_logits(fit(rest))
+    if z.shape != scores.shape:
         reject(
-            "suspicious", "at least two rows to keep", str(int(keep.sum())), "Leave out fewer rows."
+            "fit",
+            f"logits {list(scores.shape)} of the evaluation rows",
+            str(list(z.shape)),
+            "Return one row per evaluation row.",
         )
-    z = class_logits(logits)
-    there, truth = judged_on or (logits[keep], targets[keep])
-    there = class_logits(there)
-    scales = [_temperature(z, targets), _temperature(z[keep], targets[keep])]
-    variants = {"as it is": (1.0, there)}
-    variants["temperature of all rows"] = (scales[0], there / scales[0])
-    variants["temperature of the rows kept"] = (scales[1], there / scales[1])
-    if fit is not None:
-        fresh = class_logits(fit(keep))
-        if fresh.shape != there.shape:
-            reject(
-                "fit",
-                f"logits {list(there.shape)} of the judging rows",
-                str(list(fresh.shape)),
-                "Return one row per judging row.",
-            )
-        variants["fitted anew on the rows kept"] = (1.0, fresh)
-    said = torch.stack([value for _, value in variants.values()])
-    nats = torch.nn.functional.cross_entropy(
-        said.flatten(0, 1), truth.repeat(len(said)), reduction="none"
-    ).view(len(said), -1)
-    temperature = torch.tensor([value for value, _ in variants.values()], dtype=torch.float64)
-    correct = (said.argmax(2) == truth).double()
-    return PruningEffect(
-        tuple(variants),
-        temperature,
-        correct,
-        nats,
-        int(suspicious.sum()),
-        len(targets),
-        judged_on is None,
-    )
+    return z
 
 
 def _temperature(z: Tensor, targets: Tensor) -> float:

@@ -1,1 +1,1 @@
-"""Rows in the order in which a person should look at their labels, and the sheet to do it on."""
+"""Rows in the order of review, and the sheet on which a person reviews them."""

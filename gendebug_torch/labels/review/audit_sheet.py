@@ -1,4 +1,4 @@
-"""The sheet on which a person judges labels, and what comes back from it."""
+"""The sheet on which a person reviews labels, and the verdicts read back from it."""
 
 from __future__ import annotations
 
@@ -17,41 +17,42 @@ from gendebug_torch.errors import reject
 from gendebug_torch.labels.review.ranking import LabelRanking
 from gendebug_torch.stats.intervals import wilson_interval
 
-COLUMNS = ("place", "row", "given", "suggested", "score", "source", "basis", "key", "verdict")
+COLUMNS = ("position", "row", "given", "suggested", "score", "source", "basis", "key", "verdict")
 RIGHT, WRONG, UNSURE = "right", "wrong", "unsure"
 
 
 @dataclass(frozen=True)
 class Review:
-    """What a person said about the rows of one or more sheets.
+    """Verdicts of a person on the rows of one or more sheets. Adds over sheets.
 
     Args:
-        looked: rows with a verdict of right or wrong, or another class.
-        corrections: row -> class that it should have.
-        unsure: rows that the person could not judge.
-        waiting: rows on a sheet without a verdict.
+        decisions: rows with a verdict of right or wrong, or another class.
+        corrections: correct class by row, for labels that are wrong.
+        unsure: rows that the person could not decide.
+        pending: rows without a verdict.
     """
 
-    looked: tuple[int, ...]
+    decisions: tuple[int, ...]
     corrections: Mapping[int, str]
     unsure: tuple[int, ...]
-    waiting: tuple[int, ...]
+    pending: tuple[int, ...]
 
     @property
     def precision(self) -> tuple[float, float, float]:
-        """Share of the judged rows whose label was wrong, with its 95 % interval (Wilson, 1927);
-        NaN in [0, 1] for none.
+        """Share of the decisions whose label was wrong, with its 95 % Wilson interval.
+
+        NaN in [0, 1] without a decision.
         """
-        n, wrong = len(self.looked), len(self.corrections)
+        n, wrong = len(self.decisions), len(self.corrections)
         low, high = wilson_interval(torch.tensor(wrong), torch.tensor(n))
         return wrong / n if n else float("nan"), float(low), float(high)
 
     def __add__(self, other: Review) -> Review:
         return Review(
-            self.looked + other.looked,
+            self.decisions + other.decisions,
             {**self.corrections, **other.corrections},
             self.unsure + other.unsure,
-            self.waiting + other.waiting,
+            self.pending + other.pending,
         )
 
 
@@ -61,41 +62,48 @@ def audit_sheet(
     names: Sequence[object] = (),
     source: Sequence[object] | None = None,
     size: int = 100,
-    without: Sequence[int] = (),
+    exclude: Sequence[int] = (),
 ) -> pd.DataFrame:
-    """The most suspicious rows in the order to look at them, with an empty column for the verdict.
+    """The most suspicious rows, in the order of review, with an empty column for the verdict.
 
     A verdict is `right`, `wrong` (then the suggestion is taken), the name of another class, or
     `unsure`.
 
     Args:
-        ranking: of n rows.
-        names: k class names; default the class ids.
-        source: `[n]` who labeled each row, if known.
-        size: rows of the sheet.
-        without: rows to leave out, e.g. those judged before.
+        ranking: ranking of n rows.
+        names: class names, k; default the class ids.
+        source: labeler of each row, `[n]`.
+        size: number of rows on the sheet.
+        exclude: rows to leave out, e.g. those reviewed before.
 
     Returns:
-        `place` (1 of 100), `row`, `given`, `suggested`, `score`, `source`, `basis` of the score,
-        `key` (a checksum, by which an edited line is known) and the empty `verdict`.
+        Columns `position` (1 of 100), `row`, `given`, `suggested`, `score`, `source`, `basis` of
+        the score, `key` (a checksum that detects edited lines) and the empty `verdict`.
 
     Raises:
         InputError: a size below 1.
+
+    Example:
+        >>> from gendebug_torch.labels import label_ranking
+        >>> probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+        >>> sheet = audit_sheet(label_ranking(probs, torch.tensor([0, 0, 0])), names=["cat", "dog"])
+        >>> sheet[["row", "given", "suggested"]].values.tolist()[0]
+        ['1', 'cat', 'dog']
     """
     if size < 1:
-        reject("size", "at least 1", str(size), "A hundred rows can be judged in one sitting.")
+        reject("size", "at least 1", str(size), "A hundred rows can be reviewed in one sitting.")
     done = torch.zeros(len(ranking.targets), dtype=torch.bool)
-    done[torch.tensor(list(without), dtype=torch.int64)] = True
+    done[torch.tensor(list(exclude), dtype=torch.int64)] = True
     order = ranking.order.cpu()
     rows = order[~done[order]][:size].tolist()
     lines = []
-    for place, row in enumerate(rows, start=1):
+    for position, row in enumerate(rows, start=1):
         given, suggested = (
             _name(int(ids[row]), names) for ids in (ranking.targets, ranking.suggested)
         )
         who = "" if source is None else str(source[row])
         line = [
-            f"{place} of {len(rows)}",
+            f"{position} of {len(rows)}",
             str(row),
             given,
             suggested,
@@ -108,59 +116,58 @@ def audit_sheet(
 
 
 def read_review(path: str | Path, targets: Tensor, *, names: Sequence[object] = ()) -> Review:
-    """The verdicts of a sheet that a person filled in; anything but the verdicts must be as it was
-    written.
+    """The verdicts of a filled-in sheet; all other columns must be unchanged.
 
     Args:
         path: CSV file with the columns of `audit_sheet`; further columns are ignored.
-        targets: `[n]` int64 given labels of the table that the sheet was made from.
-        names: k class names; default the class ids.
+        targets: given class ids of the table that the sheet was made from, `[n]` int64.
+        names: class names, k; default the class ids.
 
     Raises:
         InputError: an unreadable file, an edited, repeated or missing line, or an unknown verdict;
             names the line.
+
+    Example:
+        >>> import tempfile
+        >>> from gendebug_torch.labels import label_ranking
+        >>> probs, given = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 0])
+        >>> sheet = audit_sheet(label_ranking(probs, given)).assign(verdict=["wrong", "right"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sheet.to_csv(f"{folder}/sheet.csv", index=False)
+        ...     read_review(f"{folder}/sheet.csv", given).corrections
+        {1: '1'}
     """
     lines = _read(path)
-    known = [
+    classes = [
         _name(i, names)
         for i in range(max(len(names), int(targets.max()) + 1 if len(targets) else 0))
     ]
-    looked, corrections, unsure, waiting, seen = [], {}, [], [], dict[str, int]()
+    decisions, corrections, unsure, pending = [], {}, [], []
     for number, line in lines:
         _check_line(path, number, line, targets, names)
-        if line["place"] in seen:
-            _refuse(
-                path,
-                number,
-                f"the same place as line {seen[line['place']]}: {line['place']!r}",
-                "Remove one of the two lines.",
-            )
-        seen[line["place"]] = number
         row, verdict = int(line["row"]), line["verdict"].strip()
         corrected = line["suggested"] if verdict.lower() == WRONG else verdict
         if verdict == "":
-            waiting.append(row)
+            pending.append(row)
         elif verdict.lower() == UNSURE:
             unsure.append(row)
         elif verdict.lower() == RIGHT or corrected == line["given"]:
-            looked.append(row)
-        elif corrected in known:
-            looked.append(row)
+            decisions.append(row)
+        elif corrected in (*classes, line["suggested"]):
+            decisions.append(row)
             corrections[row] = corrected
         else:
             expected = (
                 f"`{RIGHT}`, `{WRONG}`, `{UNSURE}`, nothing, or a class among "
-                f"{', '.join(known[:20])}"
+                f"{', '.join(classes[:20])}"
             )
             _refuse(path, number, f"the verdict {verdict!r}", f"Write {expected}.")
-    _check_complete(path, lines)
-    return Review(tuple(looked), corrections, tuple(unsure), tuple(waiting))
+    _check_positions(path, lines)
+    return Review(tuple(decisions), corrections, tuple(unsure), tuple(pending))
 
 
 def _read(path: str | Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, fields) of every line that is not empty, without the quotes that keep text from
-    running as a formula.
-    """
+    """Line number and fields of every line that is not empty, formula quotes removed."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -193,7 +200,7 @@ def _check_line(
         _refuse(
             path,
             number,
-            "another content than was written",
+            "content other than what was written",
             "Only the verdict may be filled in; restore this line from the sheet.",
         )
     row = int(line["row"])
@@ -202,10 +209,16 @@ def _check_line(
         _refuse(path, number, got, "Pass the table that the sheet was made from.")
 
 
-def _check_complete(path: str | Path, lines: list[tuple[int, dict[str, str]]]) -> None:
-    places = {line["place"] for _, line in lines}
-    total = int(lines[0][1]["place"].partition(" of ")[2]) if lines else 0
-    missing = [f"{i} of {total}" for i in range(1, total + 1) if f"{i} of {total}" not in places]
+def _check_positions(path: str | Path, lines: list[tuple[int, dict[str, str]]]) -> None:
+    """Refuse repeated and missing lines."""
+    first: dict[str, int] = {}
+    for number, line in lines:
+        position = line["position"]
+        if first.setdefault(position, number) != number:
+            got = f"the same position as line {first[position]}: {position!r}"
+            _refuse(path, number, got, "Remove one of the two lines.")
+    total = int(lines[0][1]["position"].partition(" of ")[2]) if lines else 0
+    missing = [f"{i} of {total}" for i in range(1, total + 1) if f"{i} of {total}" not in first]
     if missing or not lines:
         what = (
             f"no line for {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}"
@@ -216,7 +229,7 @@ def _check_complete(path: str | Path, lines: list[tuple[int, dict[str, str]]]) -
             "reviewed",
             "every line of the sheet",
             f"{what} in {path}",
-            "Restore them; leave the verdict empty where none was made.",
+            "Restore them; leave the verdict empty where there is none.",
         )
 
 
@@ -225,7 +238,7 @@ def _refuse(path: str | Path, number: int, got: str, remedy: str) -> NoReturn:
 
 
 def _key(fields: Sequence[str]) -> str:
-    """Checksum of a line; a score counts by its value, since spreadsheets write 0.05 for 0.050."""
+    """Checksum of a line; the score enters by value, since spreadsheets write 0.05 for 0.050."""
     try:
         score = f"{float(fields[4]):.4g}"
     except ValueError:

@@ -1,6 +1,4 @@
-"""Rows in the order in which a person should look at their labels: least confidence in the given
-label first.
-"""
+"""Rows in the order in which a person should review their labels, most suspicious first."""
 
 from __future__ import annotations
 
@@ -27,23 +25,22 @@ DYNAMICS = "training dynamics"
 
 @dataclass(frozen=True, eq=False)
 class LabelRanking:
-    """Every row with how much its given label is believed, and the order to look at them.
+    """Rows with a quality score of their given label and a suggested label.
 
     Args:
-        confidence: `[n]` probability of the given label.
-        suggested: `[n]` int64 most probable other class.
-        rival: `[n]` probability of the suggested class.
-        targets: `[n]` int64 given labels.
-        score: `[n]` float by which rows are ordered, most suspicious lowest; the confidence, or
-            what training left.
-        confidently_wrong: `[n]` bool, the suggested class reaches its confident threshold and the
-            given one does not win.
-        basis: `out-of-sample`, `in-sample` or `training dynamics`: where the score comes from.
+        confidence: probability of the given label, `[n]`.
+        suggested: most probable other class, `[n]` int64.
+        suggested_probability: probability of the suggested class, `[n]`.
+        targets: given class ids, `[n]` int64.
+        score: label quality by which rows are ordered, lowest first, `[n]` float.
+        confidently_wrong: whether the suggested class reaches its confident threshold and the given
+            one is not the prediction, `[n]` bool.
+        basis: source of the score: `out-of-sample`, `in-sample` or `training dynamics`.
     """
 
     confidence: Tensor
     suggested: Tensor
-    rival: Tensor
+    suggested_probability: Tensor
     targets: Tensor
     score: Tensor
     confidently_wrong: Tensor
@@ -55,21 +52,27 @@ class LabelRanking:
         return self.score.argsort(stable=True)
 
     def least_confident(self, *, share: float = 0.05) -> Tensor:
-        """The rows of the lowest share of scores, at least one: those that are confidently wrong
-        first, then by score.
+        """Rows of the lowest scores, at least one; confidently wrong ones first, then by score.
+
+        Args:
+            share: share of the rows.
         """
         bucket = self.order[: _size(len(self.score), share)]
         return bucket[(~self.confidently_wrong[bucket]).to(torch.uint8).argsort(stable=True)]
 
     def most_confident(self, *, share: float = 0.05) -> Tensor:
-        """The rows of the highest share of scores, highest first: what a label that is surely right
-        looks like.
+        """Rows of the highest scores, highest first: examples of correct labels.
+
+        Args:
+            share: share of the rows.
         """
         return self.order.flip(0)[: _size(len(self.score), share)]
 
     def table(self, *, share: float = 0.05) -> DataFrame:
-        """The rows of both buckets: bucket, row, given, suggested, confidence in each, score,
-        confidently wrong.
+        """One row per row of both buckets: labels, probabilities, score, confidently wrong.
+
+        Args:
+            share: share of the rows in each bucket.
         """
         import pandas as pd
 
@@ -83,9 +86,7 @@ class LabelRanking:
                 "given": self.targets[rows],
                 "suggested": self.suggested[rows],
                 "p_given": self.confidence[rows],
-            }
-            columns |= {
-                "p_suggested": self.rival[rows],
+                "p_suggested": self.suggested_probability[rows],
                 "score": self.score[rows],
                 "confidently_wrong": self.confidently_wrong[rows],
             }
@@ -95,26 +96,21 @@ class LabelRanking:
         return pd.concat(parts, ignore_index=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Histogram of the score over all rows, those that are confidently wrong apart."""
+        """Histogram of the score, confidently wrong rows apart."""
         ax = axes(ax)
         score, wrong = self.score.double().cpu(), self.confidently_wrong.cpu()
-        edges = (
-            torch.linspace(float(score.min()), float(score.max()) + 1e-9, 41)
-            if len(score)
-            else torch.linspace(0, 1, 41)
-        )
+        low, high = (float(score.min()), float(score.max()) + 1e-9) if len(score) else (0.0, 1.0)
+        edges = torch.linspace(low, high, 41).tolist()
         for rows, color, label in (
             (~wrong, REFERENCE, "other rows"),
             (wrong, LIVE, f"confidently wrong: {int(wrong.sum()):,} rows"),
         ):
-            ax.hist(score[rows].numpy(), bins=edges.tolist(), color=color, alpha=0.8, label=label)
+            ax.hist(score[rows].numpy(), bins=edges, color=color, alpha=0.8, label=label)
         ax.set_yscale("symlog", linthresh=1)
-        ax.set_xlabel(
-            f"{'score' if self.basis == DYNAMICS else 'confidence in the given label'} "
-            f"({self.basis})"
-        )
+        quantity = "score" if self.basis == DYNAMICS else "confidence in the given label"
+        ax.set_xlabel(f"{quantity} ({self.basis})")
         ax.set_ylabel("rows")
-        ax.set_title("How much the given labels are believed")
+        ax.set_title("Quality of the given labels")
         ax.legend(loc="upper center")
         return ax
 
@@ -122,24 +118,28 @@ class LabelRanking:
 def label_ranking(
     probs: Tensor, targets: Tensor, *, basis: str = OUT_OF_SAMPLE, score: Tensor | None = None
 ) -> LabelRanking:
-    """Rows ordered by confidence in the given label, or by a score of their training such as the
-    area under the margin.
+    """Rows ordered by confidence in the given label, or by a score of their training.
 
-    The lowest confidence in whatever class is most probable is another question (ambiguous rows)
-    and finds no wrong labels. In-sample probabilities hide labels that were learned by heart.
+    The lowest confidence in the predicted class finds ambiguous rows, not wrong labels. In-sample
+    probabilities hide labels that were memorized.
 
     Source: Northcutt, Jiang and Chuang (2021), J. Artif. Intell. Res. 70:1373, self-confidence;
     Pleiss et al. (2020), arXiv:2001.10528, area under the margin. O(nk) and one sort.
 
     Args:
-        probs: `[n, k]` probabilities.
-        targets: `[n]` int64 given labels.
-        basis: where `probs`, or `score` if given, comes from; said in every table and plot.
-        score: `[n]` float, lowest where the label is most doubtful; default the confidence in the
-            given label.
+        probs: probabilities, `[n, k]`.
+        targets: given class ids, `[n]` int64.
+        basis: source of `probs`, or of `score` if given; named in every table and plot.
+        score: label quality, lowest where the label is most doubtful, `[n]` float; default the
+            confidence in the given label.
 
     Raises:
         InputError: an unknown basis, other shapes, labels outside 0..k-1.
+
+    Example:
+        >>> probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+        >>> label_ranking(probs, torch.tensor([0, 0, 0])).order.tolist()
+        [1, 2, 0]
     """
     if basis not in (IN_SAMPLE, OUT_OF_SAMPLE, DYNAMICS):
         reject(
@@ -157,26 +157,25 @@ def label_ranking(
         )
     wrong = label_issues(probs, targets, rule="confident_joint")
     confidence = probs.gather(1, targets[:, None])[:, 0]
-    rival, suggested = probs.scatter(1, targets[:, None], -1.0).max(1)
-    return LabelRanking(
-        confidence, suggested, rival, targets, confidence if score is None else score, wrong, basis
-    )
+    probability, suggested = probs.scatter(1, targets[:, None], -1.0).max(1)
+    quality = confidence if score is None else score
+    return LabelRanking(confidence, suggested, probability, targets, quality, wrong, basis)
 
 
 def audit_ranking(noise: LabelNoise, basis: str, metadata: DataFrame | None = None) -> LabelRanking:
-    """The best order there is: by the area under the margin where training recorded it, else by how
-    much labels are believed.
+    """Rows ordered by area under the margin where training recorded it, else by label quality.
 
     Args:
-        noise: of n rows.
-        basis: of the logits behind it, `out-of-sample` or `in-sample`.
-        metadata: `[n, m]`; its column `dynamics_aum`, if it has one for every row, is the score.
+        noise: label noise of n rows.
+        basis: source of the logits behind it, `out-of-sample` or `in-sample`.
+        metadata: table `[n, m]`; its column `dynamics_aum`, if complete, is the score.
     """
     recorded = None if metadata is None else metadata.get(f"{COLUMN}aum")
     if recorded is not None and recorded.notna().all():
-        score = torch.tensor(recorded.to_numpy(), dtype=torch.float64, device=noise.wrong.device)
+        device = noise.error_probability.device
+        score = torch.tensor(recorded.to_numpy(), dtype=torch.float64, device=device)
         return label_ranking(noise.probs, noise.targets, basis=DYNAMICS, score=score)
-    return label_ranking(noise.probs, noise.targets, basis=basis, score=noise.belief)
+    return label_ranking(noise.probs, noise.targets, basis=basis, score=noise.label_quality)
 
 
 def _size(n: int, share: float) -> int:

@@ -1,51 +1,42 @@
-"""Checks of what the sides of a split share: rows, groups, times, and the rows that a
-transformation was fitted on.
-"""
+"""Thresholds and wording that the checks of splits share."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
-from gendebug_torch.checks.registry import Cost
-from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.splits.overlap import SplitOverlap
-from gendebug_torch.leakage.splits.row_hashes import Features
+from gendebug_torch.checks.finding import Severity
+from gendebug_torch.leakage.splits.near_duplicates import NearDuplicates
+from gendebug_torch.leakage.splits.shared_rows import SplitOverlap
 
-FAIL_SHARE = 0.1
-_ROWS_NAMED = 20
-_SPLIT_NEEDS = ("train.features", "validation.features")
-
-
-def _cost(given: Mapping[str, Any]) -> Cost:
-    sides = [given.get(name) for name in ("train", "validation", "production")]
-    return Cost(
-        elements=30.0
-        * sum(
-            float(math.prod(r.features.shape))
-            for r in sides
-            if r is not None and r.features is not None
-        )
-    )
+SPLIT_NEEDS = ("train.features", "validation.features")
+# Share of affected rows from which a finding is a failure.
+_FAIL_SHARE = 0.1
+_ROWS_LISTED = 20
 
 
-def _row_cost(given: Mapping[str, Any]) -> Cost:
-    return Cost(
-        elements=60.0
-        * sum(len(given[name]) for name in ("train", "validation") if given.get(name) is not None)
-    )
+def share_text(share: float, low: float, high: float) -> str:
+    """A share with its interval, for a sentence."""
+    return f"{share:.1%}, 95% interval {low:.1%} to {high:.1%}"
 
 
-def _features(**sides: Records | None) -> dict[str, Features]:
-    return {
-        name: records.features
-        for name, records in sides.items()
-        if records is not None and records.features is not None
-    }
+def share_severity(share: float) -> Severity:
+    """`fail` from a tenth of the rows, else `warn`."""
+    return Severity.FAIL if share >= _FAIL_SHARE else Severity.WARN
 
 
-def _overlap_numbers(found: SplitOverlap) -> dict[str, Any]:
+def share_numbers(found: SplitOverlap | NearDuplicates) -> dict[str, Any]:
+    """Share of the affected rows with its interval, and the first of them."""
     low, high = found.interval()
+    numbers: dict[str, Any] = {"share": found.share, "low": low, "high": high}
+    if len(found.rows):
+        numbers |= {
+            "first_rows": found.rows[:_ROWS_LISTED].tolist(),
+            "their_training_rows": found.partners[:_ROWS_LISTED].tolist(),
+        }
+    return numbers
+
+
+def overlap_numbers(found: SplitOverlap) -> dict[str, Any]:
+    """Number of shared rows, sizes of both splits, and `share_numbers`."""
     sizes = {"n": int(found.sizes[0]), "m": int(found.sizes[1])}
-    return {"shared": len(found.rows), "share": found.share, "low": low, "high": high} | sizes
+    return {"shared": len(found.rows)} | share_numbers(found) | sizes

@@ -1,6 +1,4 @@
-"""Checks of what a column is: a number of the row rather than a fact about it, or a time after the
-outcome.
-"""
+"""The check for feature values that are dated after the label became available."""
 
 from __future__ import annotations
 
@@ -11,77 +9,83 @@ import pandas as pd
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._columns import _cost
-from gendebug_torch.leakage.columns.identifiers import AfterLabel, after_label
+from gendebug_torch.leakage.checks._costs import column_cost
+from gendebug_torch.leakage.checks._splits import share_text
+from gendebug_torch.leakage.times.label_times import LabelDelay, label_delays
 
-FAIL_AFTER = 0.5
+_FAIL_SHARE = 0.5
 
 
 @check(
     "leakage.after_label",
     cause=Cause.TARGET_LEAKAGE,
     needs=("train.features", "train.metadata"),
-    cost=_cost,
+    cost=column_cost,
 )
-def features_are_known_before_the_label(
+def no_feature_is_later_than_the_label(
     train: Records, *, min_share: float = 0.01, limit: int = 10
 ) -> Iterator[Finding]:
-    """No feature holds a time later than the one at which the label became known.
+    """No feature holds a time later than the one at which the label became available.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, section 3 (no time
     travel); Wilson (1927), JASA 22:209 for the interval.
 
     Args:
         train: records with features, and with `schema.label_time` among the metadata.
-        min_share: share of rows from which it counts.
-        limit: most columns reported one by one.
+        min_share: share of late rows from which a column is reported.
+        limit: largest number of columns reported one by one.
     """
-    this = features_are_known_before_the_label
-    column = train.schema.label_time
+    this = no_feature_is_later_than_the_label
+    column, metadata = train.schema.label_time, train.metadata
     if (
         column is None
-        or train.metadata is None
-        or column not in train.metadata
+        or metadata is None
+        or column not in metadata
         or not isinstance(train.features, pd.DataFrame)
     ):
-        lacks = ["schema.label_time"]
         yield this.finding(
             Severity.SKIPPED,
             "Skipped: needs schema.label_time and a table of features.",
-            numbers={"lacks": lacks},
-            remedy="Declare `label_time`.",
+            numbers={"lacks": ["schema.label_time"]},
+            remedy="Declare `label_time` in the schema.",
         )
         return
-    late = after_label(train.features, train.metadata[column])
-    found = [entry for entry in late if entry.low >= min_share]
-    for entry in found[:limit]:
-        yield _late_finding(entry, column)
-    if not found:
-        text = f"None of {len(late)} columns of times lies after {column}."
+    delays = label_delays(train.features, metadata[column])
+    late = [delay for delay in delays if delay.interval()[0] >= min_share]
+    for delay in late[:limit]:
+        yield _late_finding(delay, column)
+    if not late:
         yield this.finding(
-            Severity.OK, text, numbers={"columns": len(late)}, evidence=late[0] if late else None
+            Severity.OK,
+            f"None of {len(delays)} time columns is dated after {column}.",
+            numbers={"columns": len(delays)},
+            evidence=delays[0] if delays else None,
         )
 
 
-def _late_finding(entry: AfterLabel, column: str) -> Finding:
+def _late_finding(delay: LabelDelay, label_time: str) -> Finding:
+    low, high = delay.interval()
     numbers = {
-        "late": entry.late,
-        "rows": entry.rows,
-        "share": entry.share,
-        "low": entry.low,
-        "high": entry.high,
-        "first_rows": list(entry.first_rows),
+        "late": delay.late,
+        "rows": delay.rows,
+        "share": delay.share,
+        "low": low,
+        "high": high,
+        "first_rows": list(delay.first_rows),
     }
     text = (
-        f"{entry.column} is later than {column} in {entry.late:,} of {entry.rows:,} rows "
-        f"({entry.share:.1%}, 95 % interval "
-        f"{entry.low:.1%} to {entry.high:.1%}), first in row {entry.first_rows[0]}."
+        f"{delay.column} is dated after {label_time} in {delay.late:,} of {delay.rows:,} rows "
+        f"({share_text(delay.share, low, high)}), first in row {delay.first_rows[0]}."
     )
     remedy = (
-        f"Drop {entry.column} and all that is computed from it, or rebuild it as it stood "
-        "when the model is asked; then retrain."
+        f"Drop {delay.column} and everything computed from it, or rebuild it with its value at "
+        "prediction time; then retrain."
     )
-    severity = Severity.FAIL if entry.share >= FAIL_AFTER else Severity.WARN
-    return features_are_known_before_the_label.finding(
-        severity, text, subject=entry.column, numbers=numbers, remedy=remedy, evidence=entry
+    return no_feature_is_later_than_the_label.finding(
+        Severity.FAIL if delay.share >= _FAIL_SHARE else Severity.WARN,
+        text,
+        subject=delay.column,
+        numbers=numbers,
+        remedy=remedy,
+        evidence=delay,
     )

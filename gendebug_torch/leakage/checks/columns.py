@@ -1,4 +1,4 @@
-"""The check of single columns that tell the target too well, with what each is worth."""
+"""The check for single columns that predict the target too well."""
 
 from __future__ import annotations
 
@@ -12,39 +12,46 @@ from torch import Tensor
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._suspects import Suspect, screen_cost, suspects_of
-from gendebug_torch.leakage.columns.association import Association, association, too_few
-from gendebug_torch.leakage.columns.leak_value import (
-    LeakCost,
-    Skill,
-    permuted_cost,
-    probe_cost,
-    skill,
-    skill_without,
+from gendebug_torch.leakage.checks._candidates import LeakCandidate, leak_candidates
+from gendebug_torch.leakage.checks._costs import screen_cost
+from gendebug_torch.leakage.columns.association import Association, association, unsuitable_targets
+from gendebug_torch.leakage.columns.column_ablation import (
+    ColumnAblation,
+    Performance,
+    ablated_performance,
+    performance,
+    permutation_ablation,
+    refit_ablation,
     target_columns,
 )
-from gendebug_torch.leakage.splits.row_hashes import Features
+from gendebug_torch.leakage.columns.column_codes import Features
 from gendebug_torch.model.runner import Model, collect
 
-# A column that explains so much is a leak whatever the others reach.
-NEARLY_ALL = 0.97
-FAIL_EXPLAINED, FAIL_AUC = 0.9, 0.975
-# The others reaching this share of what the column reaches alone make it a shortcut rather than a
-# leak, and reaching that share of what all columns reach makes it one beside which a network needs
-# little.
-RIVAL, ENOUGH, FAR_BEHIND = 2 / 3, 0.9, 1 / 4
+# A column that explains so much is a leak whatever the others explain.
+_NEARLY_ALL = 0.97
+_FAIL_EXPLAINED, _FAIL_AUC = 0.9, 0.975
+# If the other columns explain this part of what the column explains, it is no leak; if the column
+# explains this part of what all columns explain, a model needs little besides it; and if the others
+# explain less than this part, a leak is a failure.
+_COMPARABLE, _SUFFICIENT, _FAR_BELOW = 2 / 3, 0.9, 1 / 4
+_MIN_ROWS = 20
 
 
 @dataclass(frozen=True)
-class Rivals:
-    """The columns that are as good as the suspect (itself included), and what the others, all
-    columns and the model reach.
+class _Context:
+    """What the performance of a candidate is compared with.
+
+    Args:
+        equivalent: names of the columns that predict as well as the candidate, itself included.
+        others: performance of small networks without these columns.
+        everything: performance of small networks with all columns.
+        model: performance of the user's model, if its logits are there.
     """
 
-    same: tuple[str, ...]
-    others: Skill
-    everything: Skill
-    model: Skill | None
+    equivalent: tuple[str, ...]
+    others: Performance
+    everything: Performance
+    model: Performance | None
 
 
 @check(
@@ -53,7 +60,7 @@ class Rivals:
     needs=("train.features", "train.targets"),
     cost=screen_cost,
 )
-def no_column_is_too_good_alone(
+def no_column_predicts_the_target_alone(
     train: Records,
     validation: Records | None = None,
     production: Records | None = None,
@@ -63,326 +70,295 @@ def no_column_is_too_good_alone(
     max_auc: float = 0.95,
     limit: int = 10,
 ) -> Iterator[Finding]:
-    """No single column tells the target as well as a model would.
+    """No single column predicts the target as well as a model would.
 
-    A column is suspected where it explains as much of the target as a correlation of `max_pearson`
-    does, in a straight line or not, ranks it with `max_auc`, or adds up to it exactly with others.
-    It is a leak where all other columns together come nowhere near; where they do, the answer is in
-    the data either way, and the column is a shortcut.
+    A column is a candidate if it explains as much of the target as a correlation of `max_pearson`
+    does, linear or not, ranks it with `max_auc`, or adds up to it exactly with others. It is a leak
+    if all other columns together predict far less; otherwise the target follows from the data
+    either way, and the column is a shortcut.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, on leaks as what is too
     good for one column; Pearson (1905) and Goodman and Kruskal (1954), JASA 49:732, for the
     explained share.
 
     Args:
-        train: records with features and targets; `schema.causal` names columns that may follow the
+        train: records with features and targets; `schema.causal` lists columns that may follow the
             target closely.
-        validation: records with features and targets, to see what the column is worth there.
-        production: the same.
-        model: to permute the column through; without it small networks are fitted with and without
-            the column.
-        max_pearson: correlation from which a column is suspected; its square is the limit of the
+        validation: records with features and targets, for the performance without the column.
+        production: records of the same kind.
+        model: network through which the column is permuted; without it small networks are fitted
+            with and without the column.
+        max_pearson: correlation from which a column is a candidate; its square is the limit of the
             explained share.
-        max_auc: AUC from which a column is suspected, for rare classes.
-        limit: most columns reported one by one.
+        max_auc: AUC from which a column is a candidate, for rare classes.
+        limit: largest number of columns reported one by one.
     """
-    this = no_column_is_too_good_alone
+    this = no_column_predicts_the_target_alone
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None
-    if targets.ndim != 1:
-        yield this.finding(
-            Severity.NOTE,
-            f"Not judged: {train.name} has several labels per row; pass one label at a time.",
-        )
-        return
-    if reason := too_few(targets):
-        yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"n": len(targets)})
+    if reason := unsuitable_targets(targets):
+        numbers = {"n": len(targets)}
+        yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers=numbers)
         return
     found = association(features, targets, categorical=train.schema.categorical)
-    suspects = [
-        s
-        for s in suspects_of(train, found, max_pearson, max_auc)
-        if s.column not in train.schema.causal
-    ]
-    named = 0
-    for suspect, rivals in _compared(train, validation, found, suspects[:limit]):
-        leak = _is_leak(suspect, rivals)
-        if leak or _is_shortcut(suspect, rivals):
-            worth = _worth(
-                rivals.same,
-                found,
-                train,
-                {"validation": validation, "production": production},
-                model,
-            )
-            yield _suspicion(found, suspect, rivals, worth, leak)
-            named += 1
-    yield _summary(train, found, named)
+    candidates = leak_candidates(train, found, max_pearson, max_auc)[:limit]
+    splits = {"validation": validation, "production": production}
+    reported = 0
+    for candidate, context in _contexts(train, validation, found, candidates):
+        leak = _is_leak(candidate, context)
+        if leak or _is_shortcut(candidate, context):
+            ablation = _ablation(context.equivalent, found, train, splits, model)
+            yield _candidate_finding(found, candidate, context, ablation, leak)
+            reported += 1
+    yield _summary(train, found, reported)
 
 
-def _compared(
-    train: Records, validation: Records | None, found: Association, suspects: list[Suspect]
-) -> Iterator[tuple[Suspect, Rivals]]:
-    """Each suspect with what the columns that are not as good reach together, and what all reach.
+def _contexts(
+    train: Records, validation: Records | None, found: Association, candidates: list[LeakCandidate]
+) -> Iterator[tuple[LeakCandidate, _Context]]:
+    """Each candidate with the performance of the other columns, of all columns and of the model.
 
-    Columns that leave at most twice as much unexplained as the suspect are taken for the same leak
-    in other words.
+    Columns that leave at most twice as much unexplained as the candidate count as the same leak.
     """
-    if not suspects or train.features is None or train.targets is None:
+    if not candidates or train.features is None or train.targets is None:
         return
-    same = [
-        {
+    equivalent = [
+        {c.column}
+        | {
             o.column
-            for o in suspects
-            if 1 - o.alone <= 2 * (1 - s.alone) or (o.formula and s.formula)
+            for o in candidates
+            if 1 - o.explained <= 2 * (1 - c.explained) or (o.combination and c.combination)
         }
-        | {s.column}
-        for s in suspects
+        for c in candidates
     ]
-    interest = [
-        found.names[i] for i in found.explained.nan_to_num(-1.0).argsort(descending=True).tolist()
-    ]
-    everything, *others = skill_without(
+    everything, *others = ablated_performance(
         train.features,
         train.targets,
-        [(), *same],
-        keep=interest,
+        [(), *equivalent],
+        order=found.order,
         categorical=train.schema.categorical,
     )
-    model = _model_skill(validation) or _model_skill(train)
-    for suspect, family, left in zip(suspects, same, others, strict=True):
-        yield suspect, Rivals(tuple(sorted(family)), left, everything, model)
+    model = _model_performance(validation) or _model_performance(train)
+    for candidate, columns, rest in zip(candidates, equivalent, others, strict=True):
+        yield candidate, _Context(tuple(sorted(columns)), rest, everything, model)
 
 
-def _model_skill(records: Records | None) -> Skill | None:
-    if (
-        records is None
-        or records.targets is None
-        or records.targets.ndim != 1
-        or records.logits is None
-        or len(records) < 2
-    ):
+def _model_performance(records: Records | None) -> Performance | None:
+    if records is None or records.targets is None or records.logits is None or len(records) < 2:
+        return None
+    if records.targets.ndim != 1:
         return None
     scores = _estimates(records)
-    return skill(scores, target_columns(records.targets.cpu(), max(scores.shape[1], 2)))
+    return performance(scores, target_columns(records.targets.cpu(), max(scores.shape[1], 2)))
 
 
 def _estimates(records: Records) -> Tensor:
-    """`[n, r]` what the model says of the columns of `target_columns`."""
+    """`[n, r]` predictions of the model for the columns of `target_columns`."""
     assert records.logits is not None
     if records.targets is not None and records.targets.is_floating_point():
         return records.logits.double().cpu().reshape(len(records), -1)[:, :1]
     probs = records.probs.cpu()
-    return probs[:, None] if probs.ndim == 1 else probs[:, 1:] if probs.shape[1] == 2 else probs
+    if probs.ndim == 1:
+        return probs[:, None]
+    return probs[:, 1:] if probs.shape[1] == 2 else probs
 
 
-def _is_leak(suspect: Suspect, rivals: Rivals) -> bool:
-    """Whether the others come nowhere near, the column is all there is, or it is part of an exact
-    sum.
-    """
-    if suspect.formula is not None or suspect.alone >= NEARLY_ALL:
+def _is_leak(candidate: LeakCandidate, context: _Context) -> bool:
+    """Whether the others predict far less, the column is all there is, or it is part of a sum."""
+    if candidate.combination is not None or candidate.explained >= _NEARLY_ALL:
         return True
-    if _ranks(suspect, rivals):
-        return 1 - rivals.others.auc > 2 * (1 - suspect.auc)
-    return not rivals.others.explained >= RIVAL * suspect.alone
+    if _by_ranking(candidate, context):
+        return 1 - context.others.auc > 2 * (1 - candidate.auc)
+    return not context.others.explained >= _COMPARABLE * candidate.explained
 
 
-def _is_shortcut(suspect: Suspect, rivals: Rivals) -> bool:
-    """Whether a network needs little beside the column."""
-    return not _ranks(suspect, rivals) and suspect.alone >= ENOUGH * rivals.everything.explained
+def _is_shortcut(candidate: LeakCandidate, context: _Context) -> bool:
+    """Whether a model needs little besides the column."""
+    sufficient = candidate.explained >= _SUFFICIENT * context.everything.explained
+    return sufficient and not _by_ranking(candidate, context)
 
 
-def _ranks(suspect: Suspect, rivals: Rivals) -> bool:
-    """Whether the column is suspected for its ranking alone, as it is where one class is rare."""
-    return suspect.alone < FAIL_EXPLAINED / 2 and math.isfinite(rivals.others.auc)
+def _by_ranking(candidate: LeakCandidate, context: _Context) -> bool:
+    """Whether the column is a candidate for its AUC alone, as it is where one class is rare."""
+    return candidate.explained < _FAIL_EXPLAINED / 2 and math.isfinite(context.others.auc)
 
 
-def _worth(
+def _ablation(
     columns: tuple[str, ...],
     found: Association,
     train: Records,
-    sides: Mapping[str, Records | None],
+    splits: Mapping[str, Records | None],
     model: Model | None,
-) -> LeakCost:
-    """The metric with and without the columns of one leak: through the model, by small networks on
-    other sides, or out of fold on train.
+) -> ColumnAblation:
+    """Performance with and without the columns of one leak.
+
+    Through the model, by small networks on the other splits, or out of fold on train.
     """
     labeled: dict[str, tuple[Features, Tensor]] = {
-        name: (side.features, side.targets)
-        for name, side in sides.items()
-        if side is not None
-        and side.features is not None
-        and side.targets is not None
-        and side.targets.ndim == 1
-        and len(side) >= 20
+        name: (split.features, split.targets)
+        for name, split in splits.items()
+        if split is not None
+        and split.features is not None
+        and split.targets is not None
+        and split.targets.ndim == 1
+        and len(split) >= _MIN_ROWS
     }
     assert train.features is not None
     assert train.targets is not None
-    targets = train.targets
     if model is not None and labeled:
-        return permuted_cost(
-            columns,
-            labeled,
-            lambda features: _estimates(collect(model, Records(features, schema=train.schema))),
-        )
-    interest = [
-        found.names[i] for i in found.explained.nan_to_num(-1.0).argsort(descending=True).tolist()
-    ]
-    coded = train.schema.categorical
-    worth = (
-        probe_cost(columns, (train.features, targets), labeled, keep=interest, categorical=coded)
-        if labeled
-        else None
+
+        def predict(features: Features) -> Tensor:
+            return _estimates(collect(model, Records(features, schema=train.schema)))
+
+        return permutation_ablation(columns, labeled, predict)
+    fitted, codes = (train.features, train.targets), train.schema.categorical
+    refit = refit_ablation(columns, fitted, labeled, order=found.order, categorical=codes)
+    if refit.splits:
+        return refit
+    everything, without = ablated_performance(
+        *fitted, [(), columns], order=found.order, categorical=codes
     )
-    if worth is not None and worth.sides:
-        return worth
-    everything, without = skill_without(
-        train.features, targets, [(), columns], keep=interest, categorical=coded
-    )
-    return LeakCost(columns, "small networks, out of fold", {"train": (everything, without)})
+    pairs = {"train": (everything, without)}
+    return ColumnAblation(columns, "small networks, out of fold", pairs)
 
 
-def _suspicion(
-    found: Association, suspect: Suspect, rivals: Rivals, worth: LeakCost, leak: bool
+def _candidate_finding(
+    found: Association,
+    candidate: LeakCandidate,
+    context: _Context,
+    ablation: ColumnAblation,
+    leak: bool,
 ) -> Finding:
-    this, name, others = no_column_is_too_good_alone, suspect.column, rivals.others
-    text = (
-        f"{_measured(found, suspect)}; the other columns explain "
-        f"{max(others.explained, 0.0):.0%} together"
-    )
-    text += f" (AUC {others.auc:.3f})" if math.isfinite(others.auc) else ""
-    text += f", the whole model {rivals.model.explained:.0%}" if rivals.model is not None else ""
-    text += f"; the target is {suspect.formula} in every row" if suspect.formula is not None else ""
-    told = [
-        f"{a.metric} {a.value:.3f} on {side} with it and {b.value:.3f} without"
-        for side, (a, b) in worth.sides.items()
-    ]
-    beside = ", ".join(column for column in worth.columns if column != name)
-    text += f"; {', '.join(told)}" + (f" (nor {beside})" if beside else "")
-    numbers = _numbers(found, suspect, rivals) | {
-        "cost_by": worth.how,
-        "cost_of": list(worth.columns),
-    }
-    for side, (a, b) in worth.sides.items():
-        numbers |= {
-            f"{side}_with": a.value,
-            f"{side}_without": b.value,
-            f"{side}_cost": a.value - b.value,
-            f"{side}_error": worth.error(side),
-        }
+    name, others = candidate.column, context.others
     if leak:
-        fail = (
-            suspect.formula is not None
-            or max(suspect.alone / FAIL_EXPLAINED, suspect.auc / FAIL_AUC) >= 1
-        )
-        fail = fail or others.explained <= FAR_BEHIND * suspect.alone
+        severity, cause = _leak_severity(candidate, others), Cause.TARGET_LEAKAGE
+        verdict = "That is too much for a single column."
         remedy = (
-            f"Find out when {name} is written: if with or after the outcome, drop it and retrain; "
-            "if it is known when the model is asked, "
-            "list it under `causal` in the schema."
-        )
-        severity, cause, verdict = (
-            Severity.FAIL if fail else Severity.WARN,
-            Cause.TARGET_LEAKAGE,
-            "too good for one column",
+            f"Find out when {name} is recorded. If that is with or after the outcome, drop it and "
+            "retrain; if it is available at prediction time, list it under `causal` in the schema."
         )
     else:
+        severity, cause = Severity.WARN, Cause.SHORTCUT_FEATURE
+        verdict = "A model needs little besides this column."
         remedy = (
-            f"Train without {name} as well and compare both on later data: a network that "
-            f"leans on {name} alone falls with it."
+            f"Train a model without {name} as well and compare both on later data: a model that "
+            f"relies on {name} alone fails with it."
         )
-        severity, cause, verdict = (
-            Severity.WARN,
-            Cause.SHORTCUT_FEATURE,
-            "a network needs little beside it",
-        )
-    return this.finding(
+    area = f" (AUC {others.auc:.3f})" if math.isfinite(others.auc) else ""
+    whole = f", the whole model {context.model.explained:.0%}" if context.model else ""
+    exact = f" The target is {candidate.combination} in every row." if candidate.combination else ""
+    text = (
+        f"{_measures(found, candidate)}. The other columns together explain "
+        f"{max(others.explained, 0.0):.0%}{area}{whole}.{exact} {verdict} "
+        f"{_ablation_text(ablation, name)}"
+    )
+    return no_column_predicts_the_target_alone.finding(
         severity,
-        f"{text}: {verdict}.",
+        text,
         cause=cause,
         subject=name,
-        numbers=numbers,
+        numbers=_numbers(found, candidate, context) | _ablation_numbers(ablation),
         remedy=remedy,
-        evidence=worth,
+        evidence=ablation,
     )
 
 
-def _measured(found: Association, suspect: Suspect) -> str:
-    i = suspect.place
+def _leak_severity(candidate: LeakCandidate, others: Performance) -> Severity:
+    strong = candidate.explained >= _FAIL_EXPLAINED or candidate.auc >= _FAIL_AUC
+    isolated = others.explained <= _FAR_BELOW * candidate.explained
+    fail = candidate.combination is not None or strong or isolated
+    return Severity.FAIL if fail else Severity.WARN
+
+
+def _ablation_text(ablation: ColumnAblation, name: str) -> str:
+    equivalent = [column for column in ablation.columns if column != name]
+    removed = f"Without it and {', '.join(equivalent)}" if equivalent else "Without it"
+    changes = [
+        f"from {a.value:.3f} to {b.value:.3f} on {split}"
+        for split, (a, b) in ablation.splits.items()
+    ]
+    metric = next(iter(ablation.splits.values()))[0].metric
+    return f"{removed}, {metric} changes {' and '.join(changes)}."
+
+
+def _measures(found: Association, candidate: LeakCandidate) -> str:
+    i = candidate.index
     low, high = (float(bound[i]) for bound in found.interval("explained"))
     r, auc = float(found.pearson[i]), float(found.auc[i])
-    beside = [f"AUC {auc:.3f}"] * math.isfinite(auc) + [f"Pearson {r:+.2f}"] * math.isfinite(r)
-    beside += [f"{float(found.best_explained[i]):.0%} of class {int(found.best_class[i])}"] * (
-        found.classes > 2
-    )
-    known = f"95 % interval {low:.1%} to {high:.1%}"
-    return (
-        f"{suspect.column} alone explains {float(found.explained[i]):.1%} of the target "
-        f"({', '.join([known, *beside])})"
-    )
+    parts = [f"95% interval {low:.1%} to {high:.1%}"]
+    if math.isfinite(auc):
+        parts.append(f"AUC {auc:.3f}")
+    if math.isfinite(r):
+        parts.append(f"Pearson {r:+.2f}")
+    if found.classes > 2:
+        parts.append(f"{float(found.best_explained[i]):.0%} of class {int(found.best_class[i])}")
+    share = float(found.explained[i])
+    return f"{candidate.column} alone explains {share:.1%} of the target ({', '.join(parts)})"
 
 
-def _numbers(found: Association, suspect: Suspect, rivals: Rivals) -> dict[str, Any]:
-    i = suspect.place
+def _numbers(found: Association, candidate: LeakCandidate, context: _Context) -> dict[str, Any]:
+    i = candidate.index
     numbers: dict[str, Any] = {
         "n": found.n,
-        "others_explained": rivals.others.explained,
-        "others_auc": rivals.others.auc,
-    }
-    numbers |= {
-        "all_explained": rivals.everything.explained,
-        "model_explained": rivals.model.explained if rivals.model else None,
+        "others_explained": context.others.explained,
+        "others_auc": context.others.auc,
+        "all_explained": context.everything.explained,
+        "model_explained": context.model.explained if context.model else None,
     }
     for measure in ("explained", "pearson", "auc", "information"):
-        low, high = found.interval(measure)
         value: Tensor = getattr(found, measure)
+        for key, bound in zip(
+            (measure, f"{measure}_low", f"{measure}_high"),
+            (value, *found.interval(measure)),
+            strict=True,
+        ):
+            numbers[key] = float(bound[i])
+    if candidate.combination is not None:
         numbers |= {
-            measure: float(value[i]),
-            f"{measure}_low": float(low[i]),
-            f"{measure}_high": float(high[i]),
+            "combination": str(candidate.combination),
+            "combination_error": candidate.combination.error,
         }
-    if suspect.formula is not None:
-        numbers |= {"formula": str(suspect.formula), "formula_error": suspect.formula.error}
     return numbers
 
 
-def _summary(train: Records, found: Association, named: int) -> Finding:
-    this = no_column_is_too_good_alone
+def _ablation_numbers(ablation: ColumnAblation) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"method": ablation.method, "removed": list(ablation.columns)}
+    for split, (a, b) in ablation.splits.items():
+        numbers |= {
+            f"{split}_with": a.value,
+            f"{split}_without": b.value,
+            f"{split}_difference": a.value - b.value,
+            f"{split}_error": ablation.error(split),
+        }
+    return numbers
+
+
+def _summary(train: Records, found: Association, reported: int) -> Finding:
+    this = no_column_predicts_the_target_alone
     judged = int(found.explained.isfinite().sum())
     numbers: dict[str, Any] = {
         "columns": len(found.names),
         "judged": judged,
-        "named": named,
+        "reported": reported,
         "n": found.n,
     }
     if not judged:
-        return this.finding(
-            Severity.NOTE, f"None of {len(found.names)} columns could be judged.", numbers=numbers
-        )
-    if named:
-        text = (
-            f"{named} of {judged} columns {'tells' if named == 1 else 'tell'} the target alone "
-            f"({found.n:,} rows)."
-        )
+        text = f"None of {len(found.names)} columns could be compared with the target."
+        return this.finding(Severity.NOTE, text, numbers=numbers)
+    if reported:
+        verb = "predicts" if reported == 1 else "predict"
+        text = f"{reported} of {judged} columns {verb} the target alone ({found.n:,} rows)."
         return this.finding(Severity.NOTE, text, numbers=numbers, evidence=found)
     exempt = sorted(set(train.schema.causal) & set(found.names))
-    free = [i for i, name in enumerate(found.names) if name not in exempt] or list(
-        range(len(found.names))
-    )
-    best = max(free, key=lambda i: float(found.explained[i].nan_to_num(-1.0)))
-    low, high = (float(bound[best]) for bound in found.interval("explained"))
-    numbers |= {
-        "strongest": found.names[best],
-        "explained": float(found.explained[best]),
-        "low": low,
-        "high": high,
-        "exempt": exempt,
-    }
+    strongest = next((name for name in found.order if name not in exempt), found.order[0])
+    i = found.names.index(strongest)
+    low, high = (float(bound[i]) for bound in found.interval("explained"))
+    share = float(found.explained[i])
+    numbers |= {"strongest": strongest, "explained": share, "low": low, "high": high}
     text = (
-        f"None of {judged} columns tells the target alone; the strongest, {found.names[best]}, "
-        "explains "
-        f"{numbers['explained']:.0%} of it (95 % interval {low:.0%} to {high:.0%}, {found.n:,} "
-        "rows)."
+        f"None of {judged} columns predicts the target alone. The strongest, {strongest}, explains "
+        f"{share:.0%} of it (95% interval {low:.0%} to {high:.0%}, {found.n:,} rows)."
     )
+    numbers["exempt"] = exempt
     return this.finding(Severity.OK, text, numbers=numbers, evidence=found)

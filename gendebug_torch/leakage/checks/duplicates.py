@@ -1,6 +1,4 @@
-"""Checks of what the sides of a split share: rows, groups, times, and the rows that a
-transformation was fitted on.
-"""
+"""The check for validation rows that are identical to training rows."""
 
 from __future__ import annotations
 
@@ -12,19 +10,18 @@ import torch
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.leakage.checks._costs import split_cost
 from gendebug_torch.leakage.checks._splits import (
-    _ROWS_NAMED,
-    _SPLIT_NEEDS,
-    FAIL_SHARE,
-    _cost,
-    _features,
-    _overlap_numbers,
+    SPLIT_NEEDS,
+    overlap_numbers,
+    share_severity,
+    share_text,
 )
-from gendebug_torch.leakage.splits.overlap import SplitOverlap, chance_share, identical_rows
+from gendebug_torch.leakage.splits.shared_rows import SplitOverlap, chance_share, identical_rows
 
 
-@check("leakage.duplicates", cause=Cause.SPLIT_LEAKAGE, needs=_SPLIT_NEEDS, cost=_cost)
-def splits_do_not_share_rows(
+@check("leakage.duplicates", cause=Cause.SPLIT_LEAKAGE, needs=SPLIT_NEEDS, cost=split_cost)
+def splits_share_no_rows(
     train: Records,
     validation: Records,
     production: Records | None = None,
@@ -33,12 +30,11 @@ def splits_do_not_share_rows(
     min_agreement: float = 0.95,
     max_repeated: float = 0.5,
 ) -> Iterator[Finding]:
-    """No row of validation was seen in training: equal in all features.
+    """No validation row is identical to a training row in all features.
 
-    Rows of few coarse columns repeat without any leak. Equal rows count as copies only where
-    independent columns would bring less than half as many, where most training rows are unique,
-    where the labels of equal rows agree, and where production, if given, does not bring them as
-    often: there the repeats belong to the world.
+    Rows of few coarse columns repeat without any leak. Identical rows count as copies only if
+    independent columns would give less than half as many, most training rows are unique, the labels
+    of identical rows agree, and production, if given, does not contain them as often.
 
     Source: Barz and Denzler (2020), J. Imaging 6:41, on duplicates across splits; Wilson (1927),
     JASA 22:209 for the interval; Carter and Wegman (1979) for the hashes.
@@ -47,123 +43,111 @@ def splits_do_not_share_rows(
         train: records with features.
         validation: records with features.
         production: records with features, to see how often rows repeat anyway.
-        min_share: share of validation rows from which equal rows matter.
-        min_agreement: share of equal rows with equal labels from which they count as copies.
-        max_repeated: share of training rows that repeat within training from which repeats are the
-            nature of the table.
+        min_share: share of validation rows from which identical rows matter.
+        min_agreement: share of identical rows with equal labels from which they count as copies.
+        max_repeated: share of training rows that repeat within training from which repeated rows
+            are normal in the table.
     """
-    this = splits_do_not_share_rows
-    sides = _features(train=train, validation=validation, production=production)
+    this = splits_share_no_rows
     if not len(train) or not len(validation):
-        yield this.finding(
-            Severity.NOTE,
-            f"No rows to compare: {len(train)} against {len(validation)}.",
-            numbers={"n": len(train)},
-        )
+        text = f"No rows to compare: {len(train)} training and {len(validation)} validation rows."
+        yield this.finding(Severity.NOTE, text, numbers={"n": len(train)})
         return
-    found = identical_rows(sides)
-    low, high = found.interval()
-    numbers = _overlap_numbers(found)
+    splits = {"train": train, "validation": validation, "production": production}
+    features = {
+        name: records.features
+        for name, records in splits.items()
+        if records is not None and records.features is not None
+    }
+    found = identical_rows(features)
+    numbers = overlap_numbers(found)
     if not len(found.rows):
         text = (
-            f"None of {len(validation):,} validation rows is equal to one of {len(train):,} "
-            "training rows in all features."
+            f"None of {len(validation):,} validation rows is identical to one of {len(train):,} "
+            "training rows."
         )
         yield this.finding(Severity.OK, text, numbers=numbers, evidence=found)
         return
+    common = found.share >= min_share
     numbers |= {
-        "first_rows": found.rows[:_ROWS_NAMED].tolist(),
-        "their_training_rows": found.partners[:_ROWS_NAMED].tolist(),
-    }
-    agreement = _agreement(train, validation, found)
-    chance = chance_share(sides["train"], sides["validation"]) if found.share >= min_share else 0.0
-    numbers |= {
-        "label_agreement": agreement,
-        "share_by_chance": chance,
+        "label_agreement": _label_agreement(train, validation, found),
+        "share_by_chance": chance_share(*list(features.values())[:2]) if common else 0.0,
         "repeated_in_train": float(found.shared[0, 0]) / len(train),
     }
-    numbers |= _quality(validation, found)
+    numbers |= _accuracy(validation, found)
+    harmless = _harmless_reason(found, numbers, min_share, min_agreement, max_repeated)
+    yield _shared_finding(found, numbers, harmless)
+
+
+def _shared_finding(found: SplitOverlap, numbers: Mapping[str, Any], harmless: str) -> Finding:
+    this = splits_share_no_rows
     text = (
-        f"{len(found.rows):,} of {len(validation):,} validation rows ({found.share:.1%}, 95 % "
-        f"interval {low:.1%} to {high:.1%}) "
-        f"are equal to a training row in all features, first row {int(found.rows[0])} (training "
-        f"row {int(found.partners[0])})"
+        f"{len(found.rows):,} of {int(found.sizes[1]):,} validation rows "
+        f"({share_text(found.share, *found.interval())}) are identical to a training row; the "
+        f"first is row {int(found.rows[0])} (training row {int(found.partners[0])})."
     )
-    if agreement is not None:
-        text += f"; {agreement:.0%} of them have the label of their like"
-    reasons = _why_natural(found, numbers, min_share, min_agreement, max_repeated)
-    if reasons:
-        yield this.finding(Severity.NOTE, f"{text}: {reasons[0]}.", numbers=numbers, evidence=found)
-        return
+    if numbers["label_agreement"] is not None:
+        text += f" {numbers['label_agreement']:.0%} of them have the label of that training row."
+    if harmless:
+        text += f" This does not count as a leak: {harmless}."
+        return this.finding(Severity.NOTE, text, numbers=numbers, evidence=found)
     if "accuracy" in numbers:
         text += (
-            f"; accuracy {numbers['accuracy']:.3f} on all rows, "
-            f"{numbers['accuracy_without']:.3f} without them"
+            f" Accuracy is {numbers['accuracy']:.3f} on all rows and "
+            f"{numbers['accuracy_without']:.3f} without them."
         )
     remedy = (
-        "Drop the repeated rows from the table, split what is left (all copies of a row on "
-        "one side), and judge the model again."
+        "Remove the repeated rows from the table, split the remaining rows, and evaluate the model "
+        "again."
     )
-    severity = Severity.FAIL if found.share >= FAIL_SHARE else Severity.WARN
-    yield this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=found)
+    severity = share_severity(found.share)
+    return this.finding(severity, text, numbers=numbers, remedy=remedy, evidence=found)
 
 
-def _agreement(train: Records, validation: Records, found: SplitOverlap) -> float | None:
-    if (
-        train.targets is None
-        or validation.targets is None
-        or train.targets.shape[1:] != validation.targets.shape[1:]
-    ):
+def _label_agreement(train: Records, validation: Records, found: SplitOverlap) -> float | None:
+    """Share of identical rows with equal class ids; None without class ids."""
+    if train.targets is None or validation.targets is None:
         return None
-    if train.targets.is_floating_point():
+    if train.targets.shape[1:] != validation.targets.shape[1:] or train.targets.is_floating_point():
         return None
     same = train.targets.cpu()[found.partners] == validation.targets.cpu()[found.rows]
     return float(same.reshape(len(same), -1).all(1).double().mean())
 
 
-def _quality(validation: Records, found: SplitOverlap) -> dict[str, float]:
-    """Accuracy with and without the shared rows, where the model's logits and classes are there."""
+def _accuracy(validation: Records, found: SplitOverlap) -> dict[str, float]:
+    """Accuracy with and without the shared rows, if there are logits and class ids."""
     targets = validation.targets
-    if (
-        validation.logits is None
-        or targets is None
-        or targets.dtype != torch.int64
-        or len(found.rows) == len(validation)
-    ):
+    if validation.logits is None or targets is None or targets.dtype != torch.int64:
         return {}
-    right = validation.correct.cpu().double().reshape(len(validation), -1).mean(1)
+    if len(found.rows) == len(validation):
+        return {}
+    correct = validation.correct.cpu().double().reshape(len(validation), -1).mean(1)
     others = torch.ones(len(validation), dtype=torch.bool)
     others[found.rows] = False
-    return {"accuracy": float(right.mean()), "accuracy_without": float(right[others].mean())}
+    return {"accuracy": float(correct.mean()), "accuracy_without": float(correct[others].mean())}
 
 
-def _why_natural(
+def _harmless_reason(
     found: SplitOverlap,
     numbers: Mapping[str, Any],
     min_share: float,
     min_agreement: float,
     max_repeated: float,
-) -> list[str]:
-    """Reasons for which equal rows are no leak."""
-    reasons = []
+) -> str:
+    """Why identical rows are no leak; empty if they are one."""
     if found.share < min_share:
-        reasons.append("too few to change what validation says")
+        return "they are too few to change the validation result"
     if numbers["share_by_chance"] > found.share / 2:
-        reasons.append(
-            f"columns as coarse as these bring {numbers['share_by_chance']:.1%} by chance"
-        )
+        return f"columns as coarse as these give {numbers['share_by_chance']:.1%} by chance"
     if numbers["label_agreement"] is not None and numbers["label_agreement"] < min_agreement:
-        reasons.append(
-            "with labels that differ they are coincidences of coarse columns, not copies"
-        )
+        return "their labels differ, so they are coincidences of coarse columns and not copies"
     if numbers["repeated_in_train"] > max_repeated:
-        reasons.append(
-            f"{numbers['repeated_in_train']:.0%} of the training rows repeat within training: "
-            "rows are no individuals in this table"
+        return (
+            f"{numbers['repeated_in_train']:.0%} of the training rows repeat within training, so "
+            "repeated rows are normal in this table"
         )
-    if (
-        len(found.sides) > 2
-        and float(found.shared[2, 0]) / max(int(found.sizes[2]), 1) > found.share / 2
-    ):
-        reasons.append("production rows repeat training rows as often")
-    return reasons
+    if len(found.splits) > 2:
+        production = float(found.shared[2, 0]) / max(int(found.sizes[2]), 1)
+        if production > found.share / 2:
+            return "production rows repeat training rows as often"
+    return ""

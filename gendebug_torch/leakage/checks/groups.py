@@ -1,154 +1,123 @@
-"""Checks of what the sides of a split share: rows, groups, times, and the rows that a
-transformation was fitted on.
-"""
+"""The check for groups and ids that occur in more than one split."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._splits import (
-    _ROWS_NAMED,
-    FAIL_SHARE,
-    _overlap_numbers,
-    _row_cost,
-)
-from gendebug_torch.leakage.splits.likely_groups import likely_groups
-from gendebug_torch.leakage.splits.overlap import SplitOverlap, shared_values
+from gendebug_torch.leakage.checks._costs import row_cost
+from gendebug_torch.leakage.checks._splits import overlap_numbers, share_severity, share_text
+from gendebug_torch.leakage.splits.likely_groups import LikelyGroup, likely_groups
+from gendebug_torch.leakage.splits.shared_rows import SplitOverlap, shared_values
 
 
-@check("leakage.groups", cause=Cause.SPLIT_LEAKAGE, needs=("train", "validation"), cost=_row_cost)
-def groups_keep_to_one_side(
+@check("leakage.groups", cause=Cause.SPLIT_LEAKAGE, needs=("train", "validation"), cost=row_cost)
+def splits_share_no_groups(
     train: Records, validation: Records, *, min_share: float = 0.01, limit: int = 10
 ) -> Iterator[Finding]:
-    """No group (customer, patient, session) and no id has rows on both sides of the split.
+    """No group (customer, patient, session) and no id has rows in both splits.
 
-    Without `schema.group` or `schema.ids`, columns that look like a group and that both sides share
-    are a note: their values repeat, and many other columns hold still within a value.
+    Without `schema.group` or `schema.ids`, a column that looks like a group and that both splits
+    share is a note: its values repeat, and many other columns are constant within a value.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15; Wilson (1927), JASA 22:209
     for the interval.
 
     Args:
-        train: records with `schema.group` or `schema.ids` among the metadata, or with a table to
-            look for groups in.
-        validation: records with the same.
+        train: records with `schema.group` or `schema.ids` among the metadata, or with a table in
+            which groups can be found.
+        validation: records with the same columns.
         min_share: share of validation rows from which shared values matter; fewer are a note.
-        limit: most shared values named.
+        limit: largest number of shared values listed.
     """
-    this = groups_keep_to_one_side
-    sides = [_table(side) for side in (train, validation)]
-    shared = [str(column) for column in sides[0] if column in sides[1]]
-    declared = [
-        column
-        for column in dict.fromkeys([train.schema.group, *train.schema.ids])
-        if column is not None
-    ]
+    this = splits_share_no_groups
+    tables = [_group_table(split) for split in (train, validation)]
+    declared = dict.fromkeys([train.schema.group, *train.schema.ids])
     present = [
         column
         for column in declared
-        if all(
-            side.metadata is not None and column in side.metadata for side in (train, validation)
-        )
+        if all(s.metadata is not None and column in s.metadata for s in (train, validation))
     ]
-    for column in present:
-        what = "group" if column == train.schema.group else "id"
-        found = shared_values(
-            {"train": sides[0][column], "validation": sides[1][column]}, kind=f"{what}s ({column})"
-        )
-        if not len(found.rows):
-            text = f"No {what} in {column} has rows on both sides."
-            yield this.finding(
-                Severity.OK, text, subject=column, numbers=_overlap_numbers(found), evidence=found
-            )
-            continue
-        remedy = (
-            f"Split by {column}, all rows of one value on one side (`shift.group_split`), "
-            "and judge the model again."
-        )
-        severity = (
-            Severity.NOTE
-            if found.share < min_share
-            else Severity.FAIL
-            if found.share >= FAIL_SHARE
-            else Severity.WARN
-        )
-        text, numbers = (
-            _shared_text(found, column),
-            _overlap_numbers(found) | _shared_numbers(found, limit),
-        )
-        yield this.finding(
-            severity, f"{text}.", subject=column, numbers=numbers, remedy=remedy, evidence=found
-        )
-    likely = [] if present else likely_groups(sides[0][shared])
-    for group in likely[:1]:
-        column = group.column
-        found = shared_values(
-            {"train": sides[0][column], "validation": sides[1][column]}, kind=f"values of {column}"
-        )
-        text = (
-            f"{column} looks like a group: rows of one value agree in {', '.join(group.fixed[:3])}"
-            f"{f' and {len(group.fixed) - 3} more' if len(group.fixed) > 3 else ''}, and "
-            f"{_shared_text(found, column)}"
-        )
-        numbers = (
-            _overlap_numbers(found) | _shared_numbers(found, limit) | {"fixed": list(group.fixed)}
-        )
-        remedy = (
-            f"If {column} names a customer, a patient or a session, declare it as `group` in "
-            "the schema and split by it."
-        )
-        yield this.finding(
-            Severity.NOTE,
-            f"{text}.",
-            subject=column,
-            numbers=numbers,
-            remedy=remedy,
-            evidence=found,
-        )
-    if not present and not likely:
-        lacks = {"lacks": ["schema.group"]}
-        yield this.finding(
-            Severity.SKIPPED,
-            "Skipped: needs schema.group or schema.ids.",
-            numbers=lacks,
-            remedy="Declare `group`.",
-        )
-
-
-def _table(side: Records) -> pd.DataFrame:
-    """Features and metadata side by side, without what says how and when a row was labeled."""
-    parts = [part for part in (side.features, side.metadata) if isinstance(part, pd.DataFrame)]
-    whole = (
-        pd.concat([part.reset_index(drop=True) for part in parts], axis=1)
-        if parts
-        else pd.DataFrame(index=range(len(side)))
+    for column in map(str, present):
+        kind = "group" if column == train.schema.group else "id"
+        found = _shared(tables, column, f"{kind}s ({column})")
+        yield _declared_finding(found, column, min_share, limit)
+    if present:
+        return
+    shared = [str(column) for column in tables[0] if column in tables[1]]
+    for group in likely_groups(tables[0][shared])[:1]:
+        found = _shared(tables, group.column, f"values of {group.column}")
+        yield _likely_finding(found, group, limit)
+        return
+    yield this.finding(
+        Severity.SKIPPED,
+        "Skipped: needs schema.group or schema.ids.",
+        numbers={"lacks": ["schema.group"]},
+        remedy="Declare `group` in the schema.",
     )
-    kept = ~whole.columns.duplicated() & ~whole.columns.isin(
-        [side.schema.source, side.schema.time, side.schema.label_time]
-    )
-    return whole.loc[:, kept]
 
 
-def _shared_numbers(found: SplitOverlap, limit: int) -> dict[str, Any]:
-    first = found.rows[:_ROWS_NAMED].tolist()
-    return {
-        "values": list(found.values[:limit]),
-        "shared_values": len(found.values),
-        "first_rows": first,
-    }
+def _group_table(split: Records) -> pd.DataFrame:
+    """Features and metadata, without the columns that say how and when a row was labeled."""
+    parts = [
+        part.reset_index(drop=True)
+        for part in (split.features, split.metadata)
+        if isinstance(part, pd.DataFrame)
+    ]
+    whole = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=range(len(split)))
+    labeling = [split.schema.source, split.schema.time, split.schema.label_time]
+    return whole.loc[:, ~whole.columns.duplicated() & ~whole.columns.isin(labeling)]
+
+
+def _shared(tables: list[pd.DataFrame], column: str, kind: str) -> SplitOverlap:
+    train, validation = tables
+    return shared_values({"train": train[column], "validation": validation[column]}, kind=kind)
 
 
 def _shared_text(found: SplitOverlap, column: str) -> str:
-    low, high = found.interval()
     return (
-        f"{len(found.rows):,} of {int(found.sizes[1]):,} validation rows ({found.share:.1%}, 95 % "
-        f"interval {low:.1%} to {high:.1%}) "
-        f"have a value of {column} that training has as well: {len(found.values):,} shared, e.g. "
-        f"{', '.join(found.values[:3])}"
+        f"{len(found.rows):,} of {int(found.sizes[1]):,} validation rows "
+        f"({share_text(found.share, *found.interval())}) have a value of {column} that also occurs "
+        f"in training: {len(found.values):,} shared values, e.g. {', '.join(found.values[:3])}."
     )
+
+
+def _declared_finding(found: SplitOverlap, column: str, min_share: float, limit: int) -> Finding:
+    this, numbers = splits_share_no_groups, overlap_numbers(found)
+    if not len(found.rows):
+        text = f"No value of {column} occurs both in training and in validation."
+        return this.finding(Severity.OK, text, subject=column, numbers=numbers, evidence=found)
+    return this.finding(
+        Severity.NOTE if found.share < min_share else share_severity(found.share),
+        _shared_text(found, column),
+        subject=column,
+        numbers=numbers | _value_numbers(found, limit),
+        remedy=f"Split by {column}, with all rows of one value in the same split, and evaluate the "
+        "model again.",
+        evidence=found,
+    )
+
+
+def _likely_finding(found: SplitOverlap, group: LikelyGroup, limit: int) -> Finding:
+    column, more = group.column, len(group.constant) - 3
+    names = ", ".join(group.constant[:3]) + (f" and {more} more columns" if more > 0 else "")
+    shared = _shared_text(found, column) if len(found.rows) else "No value is in both splits."
+    return splits_share_no_groups.finding(
+        Severity.NOTE,
+        f"{column} looks like a group: rows with the same value agree in {names}. {shared}",
+        subject=column,
+        numbers=overlap_numbers(found)
+        | _value_numbers(found, limit)
+        | {"constant": list(group.constant)},
+        remedy=f"If {column} is a customer, a patient or a session, declare it as `group` in the "
+        "schema and split by it.",
+        evidence=found,
+    )
+
+
+def _value_numbers(found: SplitOverlap, limit: int) -> dict[str, object]:
+    return {"values": list(found.values[:limit]), "shared_values": len(found.values)}

@@ -1,6 +1,4 @@
-"""Checks of what a column is: a number of the row rather than a fact about it, or a time after the
-outcome.
-"""
+"""The check for columns that identify rows and predict the target."""
 
 from __future__ import annotations
 
@@ -14,151 +12,131 @@ from torch import Tensor
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._columns import _cost
-from gendebug_torch.leakage.columns.association import Association, association
-from gendebug_torch.leakage.columns.identifiers import row_numbers, target_like_names
+from gendebug_torch.leakage.checks._costs import column_cost
+from gendebug_torch.leakage.columns.association import MIN_ROWS, Association, association
+from gendebug_torch.leakage.columns.identifiers import identifier_columns, outcome_like_names
+
+# Standard errors by which an explained share must exceed 0.
+_ERRORS = 5
 
 
 @check(
-    "leakage.ids", cause=Cause.TARGET_LEAKAGE, needs=("train.features", "train.targets"), cost=_cost
+    "leakage.ids",
+    cause=Cause.TARGET_LEAKAGE,
+    needs=("train.features", "train.targets"),
+    cost=column_cost,
 )
-def columns_do_not_number_the_rows(
+def no_identifier_predicts_the_target(
     train: Records,
     *,
     min_explained: float = 0.05,
     min_auc: float = 0.6,
-    min_position: float = 0.1,
+    min_order_explained: float = 0.1,
     limit: int = 10,
 ) -> Iterator[Finding]:
-    """No column that numbers the rows (an id, a hash, a counter, a raw time) tells the target, and
-    nor does the order of rows.
+    """No column that identifies rows (an id, a hash, a counter, a time stamp) predicts the target.
 
-    Such a column cannot mean anything for a new row; if it tells the target, it says where or when
-    the row was collected. One that tells nothing, rows in the order of the target, and names like
-    that of the target, are notes.
+    Such a column has no meaning for a new row; if it predicts the target, it reveals where or when
+    the row was collected. An identifier that predicts nothing, rows sorted by the target, and names
+    like that of the target, are notes.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, section 2 (patient ids in
     KDD Cup 2008); Pearson (1905) for the explained share.
 
     Args:
         train: records with features and targets.
-        min_explained: share of the target that a row number may explain.
-        min_auc: AUC that a row number may have.
-        min_position: share of the target that the position of the row may explain before it is
+        min_explained: share of the target that an identifier must explain to be reported.
+        min_auc: AUC from which an identifier is reported.
+        min_order_explained: share of the target that the position of a row must explain to be
             noted.
-        limit: most columns reported one by one.
+        limit: largest number of columns reported one by one.
     """
-    this = columns_do_not_number_the_rows
+    this = no_identifier_predicts_the_target
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None
-    numbered = row_numbers(features) if isinstance(features, pd.DataFrame) else {}
-    judged = targets.ndim == 1 and len(targets) >= 50
-    tells = (
-        _tells(features, targets, list(numbered))
-        if judged and numbered and isinstance(features, pd.DataFrame)
-        else None
-    )
-    for name, kind in list(numbered.items())[:limit]:
-        yield _number_finding(name, kind, tells, min_explained, min_auc)
-    if (
-        judged
-        and (position := _position(targets)) is not None
-        and (share := float(position.explained[0])) >= min_position
-    ):
-        text = (
-            f"The rows of {train.name} come in an order that explains {share:.0%} of the "
-            "target: sorted by label, by source or by time."
-        )
+    table = features if isinstance(features, pd.DataFrame) else pd.DataFrame()
+    identifiers = identifier_columns(table)
+    suitable = targets.ndim == 1 and len(targets) >= MIN_ROWS
+    found = _association(table, targets, list(identifiers)) if suitable and identifiers else None
+    for name, kind in list(identifiers.items())[:limit]:
+        yield _identifier_finding(name, kind, found, min_explained, min_auc)
+    if suitable:
+        yield from _order_findings(train.name, targets, min_order_explained)
+    for name in outcome_like_names(table, train.schema.target):
         remedy = (
-            "Shuffle before any split by position, and keep columns that count rows out of "
-            "the features."
+            f"Check that {name} is available at prediction time; `leakage.columns` reports how "
+            "strongly it is associated with the target."
         )
-        yield this.finding(
-            Severity.NOTE,
-            text,
-            subject="row order",
-            numbers={"explained": share, "n": position.n},
-            remedy=remedy,
-        )
-    for name in (
-        target_like_names(features, train.schema.target)
-        if isinstance(features, pd.DataFrame)
-        else ()
-    ):
-        text = f"The name of the feature {name} reads like that of the target or of an outcome."
-        remedy = (
-            f"Make sure that {name} is known when the model is asked; `leakage.columns` says "
-            "how much it tells."
-        )
+        text = f"The name of the feature {name} resembles that of the target or of an outcome."
         yield this.finding(Severity.NOTE, text, subject=name, numbers={"name": name}, remedy=remedy)
-    if not numbered:
+    if not identifiers:
         columns = features.shape[1] if features.ndim > 1 else 1
-        yield this.finding(
-            Severity.OK,
-            f"None of {columns} columns numbers the rows.",
-            numbers={"columns": columns},
-        )
+        text = f"None of {columns} columns identifies rows."
+        yield this.finding(Severity.OK, text, numbers={"columns": columns})
 
 
-def _tells(features: pd.DataFrame, targets: Tensor, names: list[str]) -> Association:
-    """Row numbers against the target, as quantities where they are numbers and by their sorting
-    order where they are text.
-    """
-    wanted = [column for column in features.columns if str(column) in names]
+def _association(table: pd.DataFrame, targets: Tensor, names: list[str]) -> Association:
+    """Identifiers against the target: numbers by their values, text by its alphabetical order."""
+    chosen = [column for column in table.columns if str(column) in names]
     ranked = {
-        str(c): features[c]
-        if features[c].dtype.kind in "iufM"
-        else features[c].rank(method="dense")
-        for c in wanted
+        str(c): table[c] if table[c].dtype.kind in "iufM" else table[c].rank(method="dense")
+        for c in chosen
     }
     return association(pd.DataFrame(ranked), targets)
 
 
-def _position(targets: Tensor) -> Association | None:
-    return (
-        association(torch.arange(len(targets), dtype=torch.float64)[:, None], targets.cpu())
-        if len(targets)
-        else None
-    )
-
-
-def _number_finding(
-    name: str, kind: str, tells: Association | None, min_explained: float, min_auc: float
-) -> Finding:
-    this = columns_do_not_number_the_rows
-    text = f"{name} is {kind}: a different value in nearly every row"
-    if tells is None:
-        return this.finding(
+def _order_findings(name: str, targets: Tensor, min_explained: float) -> Iterator[Finding]:
+    """A note if the position of a row predicts its target."""
+    position = torch.arange(len(targets), dtype=torch.float64)[:, None]
+    share = float(association(position, targets.cpu()).explained[0])
+    if share >= min_explained:
+        yield no_identifier_predicts_the_target.finding(
             Severity.NOTE,
-            f"{text}.",
-            subject=name,
-            numbers={"kind": kind},
-            remedy=f"List {name} under `ids`.",
+            f"The order of the rows of {name} explains {share:.0%} of the target: they are sorted "
+            "by label, by source or by time.",
+            subject="row order",
+            numbers={"explained": share, "n": len(targets)},
+            remedy="Shuffle the rows before splitting by position, and keep row counters out of "
+            "the features.",
         )
-    i = tells.names.index(name)
-    share, auc = float(tells.explained[i].nan_to_num(0.0)), float(tells.auc[i])
-    low, high = (float(bound[i]) for bound in tells.interval("explained"))
-    auc_low = float(tells.interval("auc")[0][i].nan_to_num(0.0))
-    numbers = {"kind": kind, "explained": share, "low": low, "high": high, "auc": auc, "n": tells.n}
-    text += f", and explains {share:.0%} of the target (95 % interval {low:.0%} to {high:.0%}"
-    text += f", AUC {auc:.2f})" if math.isfinite(auc) else ")"
-    if (
-        share >= min_explained and share > 5 * float(tells.explained_error[i])
-    ) or auc_low >= min_auc:
+
+
+def _identifier_finding(
+    name: str, kind: str, found: Association | None, min_explained: float, min_auc: float
+) -> Finding:
+    this = no_identifier_predicts_the_target
+    text = f"{name} is {kind}: nearly every row has a different value."
+    remedy = f"List {name} under `ids` in the schema: a model can only memorise it."
+    if found is None:
+        numbers = {"kind": kind}
+        return this.finding(Severity.NOTE, text, subject=name, numbers=numbers, remedy=remedy)
+    i = found.names.index(name)
+    share, auc = float(found.explained[i].nan_to_num(0.0)), float(found.auc[i])
+    low, high = (float(bound[i]) for bound in found.interval("explained"))
+    area = f", AUC {auc:.2f}" if math.isfinite(auc) else ""
+    text += f" It explains {share:.0%} of the target (95% interval {low:.0%} to {high:.0%}{area})"
+    certain = share > _ERRORS * float(found.explained_error[i])
+    severity = Severity.NOTE
+    if (share >= min_explained and certain) or float(found.interval("auc")[0][i]) >= min_auc:
+        severity = Severity.WARN
+        text += ", so it reveals where or when a row was collected"
         remedy = (
-            f"Drop {name} (list it under `ids`) and retrain; find out why rows of one class "
-            "were numbered together."
+            f"Drop {name} (list it under `ids` in the schema) and retrain. Find out why rows of "
+            "one class have neighbouring values."
         )
-        return this.finding(
-            Severity.WARN,
-            f"{text}: it tells where or when a row was collected.",
-            subject=name,
-            numbers=numbers,
-            remedy=remedy,
-            evidence=tells,
-        )
-    remedy = f"List {name} under `ids`: a network can only memorise it."
     return this.finding(
-        Severity.NOTE, f"{text}.", subject=name, numbers=numbers, remedy=remedy, evidence=tells
+        severity,
+        f"{text}.",
+        subject=name,
+        numbers={
+            "kind": kind,
+            "explained": share,
+            "low": low,
+            "high": high,
+            "auc": auc,
+            "n": found.n,
+        },
+        remedy=remedy,
+        evidence=found,
     )

@@ -1,33 +1,30 @@
-"""Checks of what a column is: a number of the row rather than a fact about it, or a time after the
-outcome.
-"""
+"""The check for missing values that predict the target."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-
-import pandas as pd
-import torch
-from torch import Tensor
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._columns import _cost
-from gendebug_torch.leakage.columns.association import too_few
-from gendebug_torch.leakage.columns.missing_values import Gaps, telling_gaps
+from gendebug_torch.leakage.checks._costs import column_cost
+from gendebug_torch.leakage.checks._splits import share_text
+from gendebug_torch.leakage.columns.association import TARGET_BINS, unsuitable_targets
+from gendebug_torch.leakage.columns.missing_values import (
+    MissingValueAssociation,
+    missing_value_association,
+)
 
-FAIL_GAP = 0.8
+_FAIL_CORRELATION = 0.8
 
 
 @check(
     "leakage.missing",
     cause=Cause.TARGET_LEAKAGE,
     needs=("train.features", "train.targets"),
-    cost=_cost,
+    cost=column_cost,
 )
-def gaps_do_not_tell_the_target(
+def missing_values_do_not_predict_the_target(
     train: Records,
     *,
     min_share: float = 0.95,
@@ -35,107 +32,97 @@ def gaps_do_not_tell_the_target(
     alpha: float = 1e-6,
     limit: int = 10,
 ) -> Iterator[Finding]:
-    """Whether a value is missing does not give the target away.
+    """Whether a value is missing does not predict the target.
 
-    A field that is filled in only after the outcome is empty, or filled, for one class alone.
+    A field that is filled in only after the outcome is missing, or present, for one class alone.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15; Wilson (1927), JASA 22:209
-    for the interval; exact binomial tails with Holm's correction (1979).
+    for the interval; Chernoff's bound of binomial tails with Holm's correction (1979).
 
     Args:
         train: records with features and targets.
-        min_share: share of one class among the missing (or the present) from which its lower bound
-            counts as all of them.
-        max_pearson: correlation of being missing with the target from which it counts, whatever the
-            shares.
-        alpha: chance of any such finding by accident, over all columns.
-        limit: most columns reported one by one.
+        min_share: share of one class among the missing (or the present) values from which its lower
+            bound counts as nearly all.
+        max_pearson: correlation of being missing with the target from which a column is reported,
+            whatever the shares.
+        alpha: chance of any false finding, over all columns.
+        limit: largest number of columns reported one by one.
     """
-    this = gaps_do_not_tell_the_target
+    this = missing_values_do_not_predict_the_target
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None
-    if targets.ndim != 1 or too_few(targets):
-        yield this.finding(
-            Severity.NOTE,
-            f"Not judged: {too_few(targets) or 'several labels per row'}.",
-            numbers={"n": len(targets)},
-        )
+    if reason := unsuitable_targets(targets):
+        numbers = {"n": len(targets)}
+        yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers=numbers)
         return
-    gaps = telling_gaps(_missing(features), targets, names=_names(features))
-    places = [
+    found = missing_value_association(features, targets)
+    columns = [
         i
-        for i in gaps.telling(min_share, max_pearson, alpha)
-        if gaps.names[i] not in train.schema.causal
+        for i in found.associated(min_share, max_pearson, alpha)
+        if found.names[i] not in train.schema.causal
     ]
-    for i in places[:limit]:
-        yield _gap_finding(train, gaps, i)
-    if not places:
-        some = int((gaps.missing > 0).sum())
-        numbers = {
-            "columns": len(gaps.names),
-            "with_gaps": some,
-            "largest_correlation": float(gaps.correlation.abs().nan_to_num(0.0).max()),
-        }
-        text = f"No gap tells the target: {some} of {len(gaps.names)} columns have missing values"
-        text += (
-            f", largest correlation with the target {numbers['largest_correlation']:.2f}."
-            if some
-            else "."
+    for i in columns[:limit]:
+        yield _missing_finding(train, found, i)
+    if not columns:
+        yield _harmless_finding(found)
+
+
+def _harmless_finding(found: MissingValueAssociation) -> Finding:
+    count = int((found.missing > 0).sum())
+    largest = float(found.correlation.abs().nan_to_num(0.0).max()) if found.names else 0.0
+    numbers = {"columns": len(found.names), "with_missing": count, "largest_correlation": largest}
+    text = f"None of {len(found.names)} columns has missing values."
+    if count:
+        text = (
+            f"Missing values do not predict the target: {count} of {len(found.names)} columns have "
+            f"some, and the largest correlation with the target is {largest:.2f}."
         )
-        yield this.finding(Severity.OK, text, numbers=numbers, evidence=gaps if some else None)
+    return missing_values_do_not_predict_the_target.finding(
+        Severity.OK, text, numbers=numbers, evidence=found if count else None
+    )
 
 
-def _gap_finding(train: Records, gaps: Gaps, i: int) -> Finding:
-    name, side = gaps.names[i], "missing" if gaps.where_missing[i] else "present"
-    share, base, r, rows = (
-        float(gaps.purity[i]),
-        float(gaps.base[i]),
-        float(gaps.correlation[i]),
-        int(gaps.rows[i]),
-    )
-    low, high = (float(bound[i]) for bound in gaps.interval())
-    place = int(gaps.classes[i])
-    label = (
-        f"of class {train.schema.classes[place] if place < len(train.schema.classes) else place}"
-    )
+def _missing_finding(train: Records, found: MissingValueAssociation, i: int) -> Finding:
+    name, state = found.names[i], "missing" if found.where_missing[i] else "present"
+    share, overall, r = (float(v[i]) for v in (found.share, found.overall, found.correlation))
+    low, high = (float(bound[i]) for bound in found.interval())
+    label, rows = int(found.classes[i]), int(found.rows[i])
     numbers = {
-        "missing": int(gaps.missing[i]),
-        "n": gaps.n,
-        "side": side,
+        "missing": int(found.missing[i]),
+        "n": found.n,
+        "state": state,
         "share": share,
         "low": low,
         "high": high,
         "rows": rows,
-    }
-    numbers |= {
-        "class": place,
-        "overall": base,
+        "class": label,
+        "overall": overall,
         "correlation": r,
-        "p_holm": float(gaps.p_adjusted[i]),
+        "p_holm": float(found.p_adjusted[i]),
     }
     text = (
-        f"Where {name} is {side} ({rows:,} of {gaps.n:,} rows), {share:.1%} are {label} (95 % "
-        f"interval {low:.1%} to {high:.1%}), "
-        f"against {base:.1%} overall; correlation of being missing with the target {r:+.2f}."
+        f"Where {name} is {state} ({rows:,} of {found.n:,} rows), the target is "
+        f"{_class_text(train, label)} in {share_text(share, low, high)}, against {overall:.1%} "
+        f"overall. The correlation of missing values with the target is {r:+.2f}."
     )
     remedy = (
-        f"Find out who fills in {name} and when: if it is written after the outcome, drop it "
-        "together with its missing flag, and retrain."
+        f"Find out who fills in {name}, and when. If it is recorded after the outcome, drop it "
+        "together with any indicator of missing values, and retrain."
     )
-    severity = Severity.FAIL if abs(r) >= FAIL_GAP else Severity.WARN
-    return gaps_do_not_tell_the_target.finding(
-        severity, text, subject=name, numbers=numbers, remedy=remedy, evidence=gaps
+    return missing_values_do_not_predict_the_target.finding(
+        Severity.FAIL if abs(r) >= _FAIL_CORRELATION else Severity.WARN,
+        text,
+        subject=name,
+        numbers=numbers,
+        remedy=remedy,
+        evidence=found,
     )
 
 
-def _names(features: pd.DataFrame | Tensor) -> tuple[str, ...]:
-    if isinstance(features, Tensor):
-        return tuple(f"feature_{i}" for i in range(math.prod(features.shape[1:])))
-    return tuple(map(str, features.columns))
-
-
-def _missing(features: pd.DataFrame | Tensor) -> Tensor:
-    if isinstance(features, Tensor):
-        return features.detach().reshape(len(features), -1).isnan()
-    return torch.from_numpy(features.isna().to_numpy(dtype=bool, copy=True))
+def _class_text(train: Records, label: int) -> str:
+    assert train.targets is not None
+    if train.targets.is_floating_point():
+        return f"in quantile range {label + 1} of {TARGET_BINS}"
+    classes = train.schema.classes
+    return f"class {classes[label] if label < len(classes) else label}"

@@ -1,163 +1,144 @@
-"""The check of rows that are nearly the same on both sides of a split."""
+"""The check for validation rows that are nearly identical to training rows."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.splits.near_duplicates import NearDuplicates, near_rows, near_texts
-from gendebug_torch.leakage.splits.row_hashes import Features
-
-FAIL_SHARE = 0.1
-# Shorter texts are names and codes, which say nothing by being alike.
-LONG_TEXT = 20
-_ROWS_NAMED = 20
-
-
-def _cost(given: Mapping[str, Any]) -> Cost:
-    train = given.get("train")
-    shape = (0,) if train is None or train.features is None else train.features.shape
-    return Cost(elements=200.0 * math.prod(shape))
-
-
-@check(
-    "leakage.near_duplicates",
-    cause=Cause.SPLIT_LEAKAGE,
-    needs=("train.features", "validation.features"),
-    cost=_cost,
+from gendebug_torch.leakage.checks._costs import neighbour_cost
+from gendebug_torch.leakage.checks._splits import (
+    SPLIT_NEEDS,
+    share_numbers,
+    share_severity,
+    share_text,
 )
-def splits_do_not_share_near_copies(
+from gendebug_torch.leakage.columns.column_codes import Features, column_names
+from gendebug_torch.leakage.splits.near_duplicate_rows import near_duplicate_rows
+from gendebug_torch.leakage.splits.near_duplicate_texts import near_duplicate_texts
+from gendebug_torch.leakage.splits.near_duplicates import TEXTS, NearDuplicates
+
+# Mean number of characters from which a column holds texts; shorter ones are names and codes, whose
+# similarity is no evidence.
+_TEXT_LENGTH = 20
+
+
+@check("leakage.near_duplicates", cause=Cause.SPLIT_LEAKAGE, needs=SPLIT_NEEDS, cost=neighbour_cost)
+def splits_share_no_near_duplicates(
     train: Records,
     validation: Records,
     *,
-    min_likeness: float = 0.8,
+    min_similarity: float = 0.8,
     max_distance: float = 0.02,
     min_share: float = 0.01,
     max_rows: int = 1000,
     seed: int = 0,
 ) -> Iterator[Finding]:
-    """No validation row is nearly a training row: an edited text, a resaved picture, the same case
-    with a little noise.
+    """No validation row is nearly a training row: an edited text, or the same case with noise.
 
-    Texts count from a Jaccard likeness of their shingles, rows of numbers where the nearest
-    training row is much closer than the sixth nearest; where rows have few dimensions that happens
-    by itself, and the share of it is stated. Equal rows are left to `leakage.duplicates`.
+    Texts count from a Jaccard similarity of their shingles, rows of numbers if the nearest training
+    row is much closer than the sixth nearest; in few dimensions that occurs by itself, and its
+    expected share is stated. Identical rows are left to `leakage.duplicates`.
 
     Source: Broder (1997), SEQUENCES, for texts; Facco et al. (2017), Sci. Rep. 7:12140, for
-    distances; Barz and Denzler (2020), J. Imaging 6:41, on near copies across splits.
+    distances; Barz and Denzler (2020), J. Imaging 6:41, on near duplicates across splits.
 
     Args:
         train: records with features.
         validation: records with features.
-        min_likeness: Jaccard index from which texts are near copies.
-        max_distance: share of the distance to the sixth neighbour within which a row is a near
-            copy.
-        min_share: share of validation rows from which near copies matter.
-        max_rows: so many validation rows of numbers are judged.
-        seed: of their choice.
+        min_similarity: Jaccard index from which texts are near duplicates.
+        max_distance: ratio of the distances to the nearest and the sixth nearest training row
+            within which a row is a near duplicate.
+        min_share: share of validation rows from which near duplicates matter.
+        max_rows: number of validation rows of numbers that are compared.
+        seed: seed of their choice.
     """
-    this = splits_do_not_share_near_copies
+    this = splits_share_no_near_duplicates
     if not len(train) or not len(validation):
-        yield this.finding(
-            Severity.NOTE,
-            f"No rows to compare: {len(train)} against {len(validation)}.",
-            numbers={"n": len(train)},
-        )
+        text = f"No rows to compare: {len(train)} training and {len(validation)} validation rows."
+        yield this.finding(Severity.NOTE, text, numbers={"n": len(train)})
         return
     assert train.features is not None
     assert validation.features is not None
-    texts = _texts(train.features, validation.features)
-    found = [near_texts(*texts, threshold=min_likeness)] if texts is not None else []
-    before, after = (_without_long_text(side) for side in (train.features, validation.features))
-    if before.ndim > 1 and int(math.prod(tuple(before.shape[1:]))):
-        found.append(near_rows(before, after, threshold=max_distance, max_rows=max_rows, seed=seed))
-    for kind in found:
-        yield _near_finding(kind, min_share)
+    texts = _text_columns(train.features, validation.features)
+    if texts:
+        before, after = (_joined(split.features, texts) for split in (train, validation))
+        yield _near_finding(
+            near_duplicate_texts(before, after, threshold=min_similarity), min_share
+        )
+    rows, other = (_without(split.features, texts) for split in (train, validation))
+    if column_names(rows):
+        found = near_duplicate_rows(
+            rows, other, threshold=max_distance, max_rows=max_rows, seed=seed
+        )
+        yield _near_finding(found, min_share)
 
 
-def _long_texts(features: Features) -> list[Any]:
-    if not isinstance(features, pd.DataFrame) or not len(features):
-        return []
-    columns = features.select_dtypes(include=["object", "string"]).columns
-    return [
-        c
-        for c in columns
-        if features[c].dropna().astype(str).head(1000).str.len().mean() >= LONG_TEXT
-    ]
-
-
-def _texts(train: Features, validation: Features) -> tuple[list[str], list[str]] | None:
-    """The long texts of each row of both sides, joined; None without any."""
+def _text_columns(train: Features, validation: Features) -> list[Any]:
+    """Columns of long texts that both splits have."""
     if not isinstance(train, pd.DataFrame) or not isinstance(validation, pd.DataFrame):
-        return None
-    columns = [c for c in _long_texts(train) if c in validation]
-    if not columns:
-        return None
-    before, after = (
-        side[columns].astype("string").fillna("").agg(" ".join, axis=1).tolist()
-        for side in (train, validation)
-    )
-    return before, after
+        return []
+    columns = train.select_dtypes(include=["object", "string"]).columns
+    return [c for c in columns if c in validation and _mean_length(train[c]) >= _TEXT_LENGTH]
 
 
-def _without_long_text(features: Features) -> Features:
-    return (
-        features.drop(columns=_long_texts(features))
-        if isinstance(features, pd.DataFrame)
-        else features
-    )
+def _mean_length(values: pd.Series[Any]) -> float:
+    return float(values.dropna().astype(str).head(1000).str.len().mean())
+
+
+def _joined(features: Any, columns: list[Any]) -> list[str]:
+    """The texts of each row, joined."""
+    texts = features[columns].astype("string").fillna("").agg(" ".join, axis=1).tolist()
+    return [str(text) for text in texts]
+
+
+def _without(features: Any, columns: list[Any]) -> Features:
+    rest: Features = features.drop(columns=columns) if columns else features
+    return rest
 
 
 def _near_finding(found: NearDuplicates, min_share: float) -> Finding:
-    this = splits_do_not_share_near_copies
-    low, high = found.interval()
+    this, compared = splits_share_no_near_duplicates, len(found.values)
     numbers: dict[str, Any] = {
         "near": len(found.rows),
-        "judged": len(found.values),
-        "share": found.share,
-        "low": low,
-        "high": high,
-    }
-    numbers |= {
+        "compared": compared,
         "threshold": found.threshold,
-        "natural": found.natural,
+        "expected": found.expected,
         "dimension": found.dimension,
     }
-    if not len(found.values):
-        return this.finding(Severity.NOTE, f"Too few {found.kind} to judge.", numbers=numbers)
-    measure = (
-        f"a Jaccard likeness of {found.threshold:g} or more to a training text"
-        if found.kind == "texts"
-        else f"a training row within {found.threshold:g} of the distance to the sixth nearest"
-    )
-    counted = f"{len(found.rows):,} of {len(found.values):,} validation {found.kind}"
-    text = f"{counted} ({found.share:.1%}, 95 % interval {low:.1%} to {high:.1%}) have {measure}"
+    if not compared:
+        return this.finding(Severity.NOTE, f"Too few {found.kind} to compare.", numbers=numbers)
+    numbers |= share_numbers(found)
     if not len(found.rows):
-        return this.finding(Severity.OK, f"{text}.", numbers=numbers, evidence=found)
-    numbers |= {
-        "first_rows": found.rows[:_ROWS_NAMED].tolist(),
-        "their_training_rows": found.partners[:_ROWS_NAMED].tolist(),
-    }
-    text += (
-        f", without being equal to it, first row {int(found.rows[0])} (training row "
-        f"{int(found.partners[0])})"
-    )
-    if low < min_share or low < 2 * found.natural:
-        why = (
-            f"{found.natural:.1%} would without any copy"
-            if low >= min_share
-            else "too few to change what validation says"
+        text = (
+            f"None of {compared:,} validation {found.kind} is a near duplicate of a training row."
         )
-        return this.finding(Severity.NOTE, f"{text}; {why}.", numbers=numbers, evidence=found)
-    remedy = (
-        "Look at the named pairs, put all copies of one case (document, session) on one "
-        "side, and judge the model again."
+        return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
+    low, high = found.interval()
+    definition = (
+        f"a Jaccard similarity of at least {found.threshold:g}"
+        if found.kind == TEXTS
+        else f"a distance of at most {found.threshold:.0%} of that to the sixth nearest row"
     )
-    severity = Severity.FAIL if found.share >= FAIL_SHARE else Severity.WARN
-    return this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=found)
+    text = (
+        f"{len(found.rows):,} of {compared:,} validation {found.kind} "
+        f"({share_text(found.share, low, high)}) are near duplicates of a training row, with "
+        f"{definition}. The first is row {int(found.rows[0])} (training row "
+        f"{int(found.partners[0])})."
+    )
+    if low < min_share:
+        text += " They are too few to change the validation result."
+    elif low < 2 * found.expected:
+        text += f" {found.expected:.1%} would be expected without any copy."
+    else:
+        remedy = (
+            "Look at the listed pairs, put all copies of one case (document, session) in the same "
+            "split, and evaluate the model again."
+        )
+        severity = share_severity(found.share)
+        return this.finding(severity, text, numbers=numbers, remedy=remedy, evidence=found)
+    return this.finding(Severity.NOTE, text, numbers=numbers, evidence=found)

@@ -1,6 +1,4 @@
-"""Checks of what the sides of a split share: rows, groups, times, and the rows that a
-transformation was fitted on.
-"""
+"""The check for transformations that were fitted on validation rows."""
 
 from __future__ import annotations
 
@@ -10,22 +8,28 @@ from typing import Any
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._splits import _SPLIT_NEEDS, _cost, _features
-from gendebug_torch.leakage.preprocessing.encodings import LISTED, VOCABULARY
-from gendebug_torch.leakage.preprocessing.fitted_rows import FittedRows, fitted_rows
+from gendebug_torch.leakage.checks._costs import split_cost
+from gendebug_torch.leakage.checks._splits import SPLIT_NEEDS
+from gendebug_torch.leakage.preprocessing.encodings import LEVEL_LIST, VOCABULARY
+from gendebug_torch.leakage.preprocessing.preprocessing_leaks import (
+    PreprocessingLeaks,
+    preprocessing_leaks,
+)
+from gendebug_torch.leakage.preprocessing.stored_column import FittedColumn
 
 
-@check("leakage.preprocessing", cause=Cause.PREPROCESSING_LEAKAGE, needs=_SPLIT_NEEDS, cost=_cost)
+@check(
+    "leakage.preprocessing", cause=Cause.PREPROCESSING_LEAKAGE, needs=SPLIT_NEEDS, cost=split_cost
+)
 def preprocessing_is_fitted_on_training_rows(
     train: Records, validation: Records, *, alpha: float = 1e-4, limit: int = 10
 ) -> Iterator[Finding]:
-    """No stored feature betrays that its scaling, filling or encoding was fitted on validation
-    rows.
+    """No scaling, imputation or encoding of a stored feature was fitted on validation rows.
 
-    Only values that are exact to rounding (or as evenly spread, or as complete a list) over
-    training with validation, or over validation alone, and not over training are evidence; anything
-    else is not decidable from the stored values, and the finding says so: a mapping of quantiles
-    that was rounded, a smoothed encoding, a weight of terms, a fixed catalogue.
+    Only values that are exact to rounding (or as uniform, or as complete a list) over training with
+    validation, or over validation alone, and not over training are evidence. Anything else cannot
+    be decided from the stored values, and the finding says so: rounded quantiles, a smoothed
+    encoding, term weights, a fixed catalogue.
 
     Source: Moscovich and Rosset (2022), JRSS B 84:1474, on the bias; Kaufman et al. (2012), ACM
     TKDD 6:15.
@@ -33,67 +37,68 @@ def preprocessing_is_fitted_on_training_rows(
     Args:
         train: records with the stored features.
         validation: records with the stored features.
-        alpha: chance of such values by accident, over all columns.
-        limit: most columns named.
+        alpha: chance of a false finding, over all columns.
+        limit: largest number of columns listed.
     """
-    sides = _features(train=train, validation=validation)
-    labels = [
-        side.targets
-        for side in (train, validation)
-        if side.targets is not None and side.targets.ndim == 1
-    ]
-    pair = (labels[0], labels[1]) if len(labels) == 2 else None
-    found = fitted_rows(sides["train"], sides["validation"], targets=pair, alpha=alpha)
-    yield _fitted_finding(found, limit)
-
-
-def _fitted_finding(found: FittedRows, limit: int) -> Finding:
-    this = preprocessing_is_fitted_on_training_rows
+    before, after = train.targets, validation.targets
+    assert train.features is not None
+    assert validation.features is not None
+    pair = None
+    if before is not None and after is not None and before.ndim == after.ndim == 1:
+        pair = before, after
+    found = preprocessing_leaks(train.features, validation.features, targets=pair, alpha=alpha)
     numbers: dict[str, Any] = {
-        "found": len(found.found),
+        "leaks": len(found.leaks),
         "clean": len(found.clean),
         "undecidable": len(found.undecidable),
     }
-    if not found.found:
-        told = [f"{len(found.clean)} columns were fitted on training alone"] * bool(found.clean)
-        told += [f"of {len(found.undecidable)} columns it cannot be told from their values"] * bool(
-            found.undecidable or not found.clean
-        )
-        return this.finding(
-            Severity.OK,
-            f"No column betrays a fit on validation rows: {'; '.join(told)}.",
-            numbers=numbers,
-            evidence=found,
-        )
-    first = found.found[0]
-    numbers |= {
-        "columns": [entry.column for entry in found.found[:limit]],
-        "kinds": sorted({entry.kind for entry in found.found}),
-    }
-    numbers |= {
+    yield _leak_finding(found, numbers, limit) if found.leaks else _clean_finding(found, numbers)
+
+
+def _clean_finding(found: PreprocessingLeaks, numbers: dict[str, Any]) -> Finding:
+    parts = []
+    if found.clean:
+        parts.append(f"{len(found.clean)} columns were fitted on training rows alone")
+    if found.undecidable or not found.clean:
+        parts.append(f"for {len(found.undecidable)} columns the values do not tell")
+    return preprocessing_is_fitted_on_training_rows.finding(
+        Severity.OK,
+        f"No column was demonstrably fitted on validation rows: {', '.join(parts)}.",
+        numbers=numbers,
+        evidence=found,
+    )
+
+
+def _leak_finding(found: PreprocessingLeaks, numbers: dict[str, Any], limit: int) -> Finding:
+    first, others = found.leaks[0], len(found.leaks) - 1
+    numbers = numbers | {
+        "columns": [fit.column for fit in found.leaks[:limit]],
+        "operations": sorted({fit.operation for fit in found.leaks}),
         "p_value": first.p_value,
-        "offset": first.offset,
-        "train_offset": first.train_offset,
+        "error": first.error,
+        "train_error": first.train_error,
         "fitted_on": " + ".join(first.fitted_on),
     }
-    more = f" (and {len(found.found) - 1} more)" if len(found.found) > 1 else ""
-    exact = (
-        f"exact there to {first.offset:.0e}, over training alone only to {first.train_offset:.0e}"
+    more = f" Another {others} columns have the same fault." if others else ""
+    p = f" (p = {first.p_value:.0e})" if first.p_value else ""
+    return preprocessing_is_fitted_on_training_rows.finding(
+        Severity.FAIL,
+        f"{first.column} was {first.operation}, and fitted on {' and '.join(first.fitted_on)} "
+        f"rows: {_proof(first)}{p}.{more}",
+        subject="" if others else first.column,
+        numbers=numbers,
+        remedy="Fit every transformation on training rows alone, apply it unchanged to all other "
+        "rows, and evaluate the model again.",
+        evidence=found,
     )
-    if first.kind in (LISTED, VOCABULARY):
-        exact = (
-            f"training leaves {first.train_offset:.0%} of its places empty, both sides "
-            "together none"
+
+
+def _proof(fit: FittedColumn) -> str:
+    if fit.operation in (LEVEL_LIST, VOCABULARY):
+        return (
+            f"{fit.train_error:.0%} of its entries do not occur in training, but all occur in the "
+            "two splits together"
         )
-    text = (
-        f"{first.column}{more} was {first.kind} over {' and '.join(first.fitted_on)}: {exact}; "
-        f"chance of that by accident {first.p_value:.0e}."
-    )
-    remedy = (
-        "Fit every transformation on training rows alone, apply it to all others as it is, "
-        "and judge the model again."
-    )
-    subject = first.column if len(found.found) == 1 else ""
-    return this.finding(
-        Severity.FAIL, text, subject=subject, numbers=numbers, remedy=remedy, evidence=found
+    return (
+        f"it is exact there to {fit.error:.0e}, over training rows alone to {fit.train_error:.0e}"
     )

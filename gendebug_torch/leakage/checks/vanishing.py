@@ -1,37 +1,38 @@
-"""The check of columns that tell the target in training and no longer in production."""
+"""The check for columns that predict the target in training and no longer in production."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pandas as pd
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._suspects import screen_cost, suspects_of
-from gendebug_torch.leakage.columns.association import Association, association, too_few
-from gendebug_torch.leakage.splits.row_hashes import Features
+from gendebug_torch.leakage.checks._candidates import LeakCandidate, leak_candidates
+from gendebug_torch.leakage.checks._costs import screen_cost
+from gendebug_torch.leakage.columns.association import Association, association, unsuitable_targets
+from gendebug_torch.leakage.columns.column_codes import feature_table
 
 _NEEDS = ("train.features", "train.targets", "production.features", "production.targets")
+# A column that keeps less of its explained share than this is a failure.
+_FAIL_SHARE = 0.25
 
 
 @check("leakage.vanishing", cause=Cause.TARGET_LEAKAGE, needs=_NEEDS, cost=screen_cost)
-def telling_columns_tell_in_production(
+def strong_columns_predict_in_production(
     train: Records,
     production: Records,
     *,
     max_pearson: float = 0.8,
     max_auc: float = 0.95,
-    min_kept: float = 0.5,
+    min_remaining: float = 0.5,
     limit: int = 10,
 ) -> Iterator[Finding]:
-    """A column that tells the target alone in training tells it in production as well.
+    """A column that predicts the target alone in training predicts it in production as well.
 
-    What is written with the outcome is not there yet when the model is asked: the column is empty,
-    zero or a default, and what it told is gone. That sets a leak apart from a strong cause, which
-    keeps telling.
+    What is recorded with the outcome is not available at prediction time: the column is empty, zero
+    or a default, and no longer predicts. That separates a leak from a strong cause.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, section 3; Pearson (1905)
     and Goodman and Kruskal (1954), JASA 49:732, for the explained share.
@@ -39,116 +40,83 @@ def telling_columns_tell_in_production(
     Args:
         train: records with features and targets.
         production: records with features and targets.
-        max_pearson: correlation in training from which a column is looked at.
-        max_auc: AUC in training from which a column is looked at.
-        min_kept: share of what it explained that it must still explain.
-        limit: most columns reported one by one.
+        max_pearson: correlation in training from which a column is compared.
+        max_auc: AUC in training from which a column is compared.
+        min_remaining: part of its explained share that a column must keep in production.
+        limit: largest number of columns reported one by one.
     """
-    this = telling_columns_tell_in_production
+    this = strong_columns_predict_in_production
     assert train.features is not None
     assert train.targets is not None
     assert production.features is not None
     assert production.targets is not None
-    if train.targets.ndim != 1 or production.targets.ndim != 1:
-        yield this.finding(
-            Severity.NOTE, "Not judged: several labels per row; pass one label at a time."
-        )
+    if reason := unsuitable_targets(train.targets) or unsuitable_targets(production.targets):
+        numbers = {"n": len(train), "m": len(production)}
+        yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers=numbers)
         return
-    if reason := too_few(train.targets) or too_few(production.targets):
-        yield this.finding(
-            Severity.NOTE, f"Not judged: {reason}.", numbers={"n": len(train), "m": len(production)}
-        )
+    before = association(train.features, train.targets, categorical=train.schema.categorical)
+    candidates = {c.column: c for c in leak_candidates(train, before, max_pearson, max_auc)}
+    table = feature_table(production.features, candidates)
+    if not table.shape[1]:
+        text = f"None of {len(before.names)} columns predicts the target alone in {train.name}."
+        numbers = {"columns": len(before.names)}
+        yield this.finding(Severity.OK, text, numbers=numbers, evidence=before)
         return
-    found = association(train.features, train.targets, categorical=train.schema.categorical)
-    suspects = [
-        s
-        for s in suspects_of(train, found, max_pearson, max_auc)
-        if s.column not in train.schema.causal
-    ]
-    chosen = _columns(production.features, [s.column for s in suspects])
-    if chosen is None:
-        text = (
-            f"None of {len(found.names)} columns tells the target alone in {train.name}, so "
-            "that none can stop to."
-        )
-        yield this.finding(Severity.OK, text, numbers={"columns": len(found.names)}, evidence=found)
-        return
-    after = association(chosen, production.targets, categorical=train.schema.categorical)
-    by_name = {s.column: s for s in suspects}
-    lost = [
-        i
+    after = association(table, production.targets, categorical=train.schema.categorical)
+    lost = {
+        i: candidates[name]
         for i, name in enumerate(after.names)
-        if float(_most(after)[i]) < min_kept * by_name[name].alone
-    ]
-    for i in lost[:limit]:
-        yield _vanished(train, production, found, after, i, by_name[after.names[i]].alone)
+        if _upper_bound(after, i) < min_remaining * candidates[name].explained
+    }
+    for i, candidate in list(lost.items())[:limit]:
+        yield _lost_finding((train.name, production.name), before, after, i, candidate)
     if not lost:
         text = (
-            f"Of {len(after.names)} columns that tell the target alone in {train.name}, all do "
-            f"in {production.name}."
+            f"All {len(after.names)} columns that predict the target alone in {train.name} predict "
+            f"it in {production.name} as well."
         )
-        yield this.finding(Severity.OK, text, numbers={"columns": len(after.names)}, evidence=after)
+        numbers = {"columns": len(after.names)}
+        yield this.finding(Severity.OK, text, numbers=numbers, evidence=after)
 
 
-def _most(found: Association) -> torch.Tensor:
-    """`[d]` the most that each column may explain: the larger measure, and two standard errors."""
-    alone = torch.maximum(
-        torch.maximum(found.explained, found.best_explained), found.pearson.square().nan_to_num(0.0)
-    )
-    return alone.nan_to_num(0.0) + 2 * found.explained_error.nan_to_num(0.0)
+def _upper_bound(found: Association, i: int) -> float:
+    """The largest share that a column may explain: its strength and two standard errors."""
+    return float((found.strength + 2 * found.explained_error.nan_to_num(0.0))[i])
 
 
-def _columns(features: Features, names: list[str]) -> pd.DataFrame | None:
-    """The named columns that are there, as a table; None without any."""
-    if isinstance(features, pd.DataFrame):
-        kept = features[[c for c in features.columns if str(c) in names]]
-    else:
-        flat = features.detach().reshape(len(features), -1)
-        places = {name: int(name.removeprefix("feature_")) for name in names}
-        kept = pd.DataFrame(
-            {
-                name: flat[:, place].double().cpu().numpy()
-                for name, place in places.items()
-                if place < flat.shape[1]
-            }
-        )
-    return kept if kept.shape[1] else None
-
-
-def _vanished(
-    train: Records,
-    production: Records,
-    found: Association,
+def _lost_finding(
+    splits: tuple[str, str],
+    before: Association,
     after: Association,
     i: int,
-    alone: float,
+    candidate: LeakCandidate,
 ) -> Finding:
-    name = after.names[i]
-    place = found.names.index(name)
-    (low, high), (low_after, high_after) = found.interval("explained"), after.interval("explained")
-    numbers = {
-        "explained": float(found.explained[place]),
-        "low": float(low[place]),
-        "high": float(high[place]),
-        "n": found.n,
-    }
-    numbers |= {
-        "explained_production": float(after.explained[i]),
-        "low_production": float(low_after[i]),
-        "m": after.n,
-    }
-    numbers |= {"high_production": float(high_after[i])}
-    known = f"95 % interval {numbers['low']:.0%} to {numbers['high']:.0%}"
+    name, j = candidate.column, candidate.index
+    share, low, high = (float(v[j]) for v in (before.explained, *before.interval("explained")))
+    rest, rest_low, rest_high = (
+        float(torch.nan_to_num(v[i])) for v in (after.explained, *after.interval("explained"))
+    )
     text = (
-        f"{name} explains {numbers['explained']:.0%} of the target in {train.name} ({known}) and "
-        f"{max(numbers['explained_production'], 0.0):.0%} in {production.name}: it is not there, "
-        "or not yet, when the model is asked."
+        f"{name} explains {share:.0%} of the target in {splits[0]} (95% interval {low:.0%} to "
+        f"{high:.0%}) but {rest:.0%} in {splits[1]} ({rest_low:.0%} to {rest_high:.0%}): it seems "
+        "not to be available at prediction time."
     )
-    remedy = (
-        f"Drop {name} from the features and retrain, or deliver it in production as it was "
-        "in training."
-    )
-    severity = Severity.FAIL if float(_most(after)[i]) < alone / 4 else Severity.WARN
-    return telling_columns_tell_in_production.finding(
-        severity, text, subject=name, numbers=numbers, remedy=remedy, evidence=after
+    return strong_columns_predict_in_production.finding(
+        Severity.FAIL
+        if _upper_bound(after, i) < _FAIL_SHARE * candidate.explained
+        else Severity.WARN,
+        text,
+        subject=name,
+        numbers={
+            "explained": share,
+            "low": low,
+            "high": high,
+            "n": before.n,
+            "explained_production": rest,
+            "low_production": rest_low,
+            "high_production": rest_high,
+            "m": after.n,
+        },
+        remedy=f"Drop {name} and retrain, or provide it in production as it was in training.",
+        evidence=after,
     )

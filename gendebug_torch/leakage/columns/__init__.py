@@ -1,1 +1,1 @@
-"""What one column gives away about the target."""
+"""What each column by itself reveals of the target."""

@@ -1,11 +1,9 @@
-"""Columns of features as level codes, block by block, so that every column is counted against the
-target in one way.
-"""
+"""Columns of features as level codes, so that all are counted against the target in one way."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-# Cells of one block: the working memory of a screen, whatever the table.
+Features = pd.DataFrame | Tensor
+
+# Cells of one block: the working memory of a screen, whatever the size of the table.
 BLOCK_CELLS = 2**22
-# Quantiles are taken from so many rows; their own error moves no row by more than a fraction of a
-# bin.
+# Rows from which quantiles are taken; their own error moves no row by more than a part of a bin.
 QUANTILE_ROWS = 20_000
 
 
@@ -26,12 +25,11 @@ class CodedBlock:
     """Some columns as level codes; the last level holds the missing values.
 
     Args:
-        names: of the c columns.
-        codes: `[c, n]` int64 in 0..levels-1; ascending with the value where the columns are
-            quantities.
+        names: c column names.
+        codes: levels, `[c, n]` int64; ascending with the value where the columns are quantities.
         levels: number of levels, the missing one included.
-        values: `[c, n]` float64 of quantities; None for names.
-        distinct: `[c]` int64 different values among those that were looked at.
+        values: quantities, `[c, n]` float64; None for names.
+        distinct: number of different values in the rows inspected, `[c]` int64.
     """
 
     names: tuple[str, ...]
@@ -41,47 +39,70 @@ class CodedBlock:
     distinct: Tensor
 
 
+def column_names(features: Features) -> tuple[str, ...]:
+    """Names of the columns; the entries of a tensor's rows are `feature_0`, `feature_1`, ..."""
+    if isinstance(features, Tensor):
+        return tuple(f"feature_{i}" for i in range(math.prod(features.shape[1:])))
+    return tuple(map(str, features.columns))
+
+
+def feature_table(features: Features, columns: Collection[str] | None = None) -> pd.DataFrame:
+    """Features as a table with text names, all columns or those of the given names that exist.
+
+    Args:
+        features: table `[n, d]`, or tensor `[n, ...]`, which is copied to the host.
+        columns: names to select, in their order in the features; None for all.
+    """
+    if columns is None and isinstance(features, pd.DataFrame):
+        return features.rename(columns=str)
+    names = column_names(features)
+    chosen = [i for i, name in enumerate(names) if columns is None or name in columns]
+    if isinstance(features, Tensor):
+        flat = features.detach().reshape(len(features), -1)
+        part = (flat if columns is None else flat[:, chosen]).cpu()
+        values = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
+        return pd.DataFrame(values, columns=[names[i] for i in chosen])
+    return features.iloc[:, chosen].set_axis([names[i] for i in chosen], axis=1)
+
+
 def coded_blocks(
-    features: pd.DataFrame | Tensor,
+    features: Features,
     *,
     categorical: Sequence[str] = (),
     bins: int | None = None,
-    most_levels: int = 256,
+    max_levels: int = 256,
 ) -> Iterator[CodedBlock]:
     """All columns of a table, or all entries of a tensor, as blocks of level codes.
 
     Quantities fall into quantile bins; a value that fills a bin by itself gets a level of its own,
-    so that a pile of zeros is not mixed with its neighbours. Names keep their most frequent values,
-    the rest is pooled.
+    so that a concentration at zero is not mixed with its neighbours. Names keep their most frequent
+    values, the rest is pooled.
 
     Args:
-        features: `[n, d]` table or `[n, ...]` tensor.
-        categorical: columns that hold codes although they are numbers.
-        bins: of a quantity; default: one for 25 rows, 4 to 64.
-        most_levels: of a column of names.
+        features: table `[n, d]` or tensor `[n, ...]`.
+        categorical: numeric columns that hold codes.
+        bins: number of bins of a quantity; default: one for 25 rows, 4 to 64.
+        max_levels: largest number of levels of a column of names.
     """
     n = len(features)
-    wanted = min(max(n // 25, 4), 64) if bins is None else bins
+    count = min(max(n // 25, 4), 64) if bins is None else bins
     width = max(BLOCK_CELLS // max(n, 1), 1)
     if isinstance(features, Tensor):
-        flat = features.detach().reshape(n, -1)
+        flat, names = features.detach().reshape(n, -1), column_names(features)
         for start in range(0, flat.shape[1], width):
             values = flat[:, start : start + width].T.double().contiguous()
-            yield quantity_block(
-                tuple(f"feature_{start + i}" for i in range(len(values))), values, wanted
-            )
+            yield quantity_block(names[start : start + width], values, count)
         return
     numeric = [
         c for c in features.columns if is_quantity(features[c]) and str(c) not in categorical
     ]
     for start in range(0, len(numeric), width):
         part = numeric[start : start + width]
-        values = torch.stack([torch.from_numpy(numbers(features[c])) for c in part])
-        yield quantity_block(tuple(map(str, part)), values, wanted)
-    chosen = set(numeric)
+        values = torch.stack([torch.from_numpy(numeric_values(features[c])) for c in part])
+        yield quantity_block(tuple(map(str, part)), values, count)
     for column in features.columns:
-        if column not in chosen:
-            yield name_block(str(column), features[column], most_levels)
+        if column not in numeric:
+            yield name_block(str(column), features[column], max_levels)
 
 
 def is_quantity(values: pd.Series[Any]) -> bool:
@@ -89,51 +110,49 @@ def is_quantity(values: pd.Series[Any]) -> bool:
     return values.dtype.kind in "fiubmM"
 
 
-def numbers(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """`[n]` float64, NaN where missing; times count nanoseconds."""
+def numeric_values(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """`[n]` float64 copy, NaN where missing; times count nanoseconds."""
     if values.dtype.kind in "mM":
-        gaps = values.isna().to_numpy()
-        return np.where(gaps, np.nan, values.to_numpy().astype("int64").astype(np.float64))
+        missing = values.isna().to_numpy()
+        return np.where(missing, np.nan, values.to_numpy().astype("int64").astype(np.float64))
     return np.array(values.to_numpy(dtype=np.float64, na_value=np.nan), copy=True)
 
 
 def quantity_block(names: tuple[str, ...], values: Tensor, bins: int) -> CodedBlock:
-    """Quantile codes of `[c, n]` values."""
+    """Quantile codes of `[c, n]` float64 values."""
     n = values.shape[1]
     rows = torch.linspace(0, max(n - 1, 0), min(n, QUANTILE_ROWS), device=values.device).long()
     sample = values[:, rows].sort(1).values
-    present = (~sample.isnan()).sum(1, keepdim=True)
-    distinct = ((sample[:, 1:] != sample[:, :-1]) & ~sample[:, 1:].isnan()).sum(1) + (
-        present[:, 0] > 0
-    )
-    share = torch.arange(1, bins + 1, device=values.device) / (bins + 1)
-    edges = (
-        sample.gather(1, (share * present).long().clamp(max=max(sample.shape[1] - 1, 0)))
-        if n
-        else values.new_zeros(len(values), bins)
-    )
-    edges = edges.nan_to_num(math.inf, posinf=math.inf, neginf=-math.inf).contiguous()
-    same = edges[:, 1:] == edges[:, :-1]
-    edge = torch.zeros(len(values), 1, dtype=torch.bool, device=values.device)
-    atom = torch.cat([same, edge], 1) | torch.cat([edge, same], 1)
-    place = torch.searchsorted(edges, values)
-    inside = place.clamp(max=bins - 1)
-    on_atom = (edges.gather(1, inside) == values) & atom.gather(1, inside)
-    codes = torch.where(values.isnan(), 2 * bins + 1, 2 * place + on_atom.long())
-    return CodedBlock(names, codes, 2 * bins + 2, values, distinct)
+    present = ~sample.isnan()
+    steps = ((sample[:, 1:] != sample[:, :-1]) & present[:, 1:]).sum(1)
+    edges = _quantile_edges(sample, present.sum(1, keepdim=True), bins)
+    repeated = edges[:, 1:] == edges[:, :-1]
+    border = torch.zeros(len(values), 1, dtype=torch.bool, device=values.device)
+    atom = torch.cat([repeated, border], 1) | torch.cat([border, repeated], 1)
+    position = torch.searchsorted(edges, values)
+    edge = position.clamp(max=bins - 1)
+    on_atom = (edges.gather(1, edge) == values) & atom.gather(1, edge)
+    codes = torch.where(values.isnan(), 2 * bins + 1, 2 * position + on_atom.long())
+    return CodedBlock(names, codes, 2 * bins + 2, values, steps + present.any(1).long())
 
 
-def name_block(name: str, values: pd.Series[Any], most_levels: int) -> CodedBlock:
-    """Codes of one column of names by falling frequency; the last but one level pools the rare
-    names.
-    """
+def _quantile_edges(sample: Tensor, present: Tensor, bins: int) -> Tensor:
+    """`[c, bins]` quantiles of `[c, m]` sorted values, of which `[c, 1]` are present."""
+    if not sample.shape[1]:
+        return sample.new_zeros(len(sample), bins)
+    share = torch.arange(1, bins + 1, device=sample.device) / (bins + 1)
+    edges = sample.gather(1, (share * present).long().clamp(max=sample.shape[1] - 1))
+    return edges.nan_to_num(math.inf, posinf=math.inf, neginf=-math.inf).contiguous()
+
+
+def name_block(name: str, values: pd.Series[Any], max_levels: int) -> CodedBlock:
+    """Codes of one column of names by falling frequency; the last but one level pools the rest."""
     codes, uniques = pd.factorize(values)
     frequency = np.bincount(codes[codes >= 0], minlength=len(uniques))
     rank = np.empty(len(uniques), dtype=np.int64)
     rank[np.argsort(-frequency, kind="stable")] = np.arange(len(uniques))
-    kept = min(len(uniques), most_levels)
-    ranked = np.minimum(rank, kept)[codes] if len(uniques) else np.zeros(len(codes), dtype=np.int64)
-    ranked = np.where(codes < 0, kept + 1, ranked)
-    return CodedBlock(
-        (name,), torch.from_numpy(ranked)[None], kept + 2, None, torch.tensor([len(uniques)])
-    )
+    levels = min(len(uniques), max_levels)
+    ranks = np.minimum(rank, levels)[codes] if len(uniques) else np.zeros(len(codes), np.int64)
+    ranks = np.where(codes < 0, levels + 1, ranks)
+    distinct = torch.tensor([len(uniques)])
+    return CodedBlock((name,), torch.from_numpy(ranks)[None], levels + 2, None, distinct)

@@ -1,18 +1,17 @@
-"""Missing values that tell the target: what the rows with and without a gap are, column by
-column.
-"""
+"""Association of missing values with the target, column by column."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
-from gendebug_torch.leakage.columns.association import correlation, target_classes
+from gendebug_torch.checks.evidence import BarEvidence
+from gendebug_torch.leakage.columns.association import target_classes
+from gendebug_torch.leakage.columns.association_measures import pearson_correlation
+from gendebug_torch.leakage.columns.column_codes import Features, column_names
 from gendebug_torch.stats.intervals import wilson_interval
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -20,28 +19,27 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# Purity says little where nearly every row is of one class anyway; so much correlation must stand
-# beside it.
-LEAST_CORRELATION = 0.1
+# The share of a class means little where nearly every row belongs to it; this much correlation is
+# required as well.
+_MIN_CORRELATION = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class Gaps:
-    """The side (missing or present) and class by which a gap in each of d columns tells most.
+class MissingValueAssociation:
+    """The state (missing or present) and class that are most strongly associated, per column.
 
     Args:
-        names: of the columns.
-        n: rows.
-        missing: `[d]` int64 rows without a value.
-        where_missing: `[d]` whether the telling side is the missing one.
-        classes: `[d]` int64 the class that prevails there (a sixteenth of the range of a real
-            target).
-        rows: `[d]` int64 rows of that side.
-        hits: `[d]` int64 of them of that class.
-        base: `[d]` share of that class overall.
-        correlation: `[d]` of being missing with the target; with k > 2 classes the largest of one
-            class.
-        p_adjusted: `[d]` Holm over the columns.
+        names: d column names.
+        n: number of rows.
+        missing: number of missing values, `[d]` int64.
+        where_missing: whether the state is "missing", `[d]` bool.
+        classes: most frequent class there, `[d]` int64 (a sixteenth of the range of a real target).
+        rows: number of rows in that state, `[d]` int64.
+        hits: number of them that belong to the class, `[d]` int64.
+        overall: share of the class over all rows, `[d]`.
+        correlation: correlation of being missing with the target, `[d]`; with k > 2 classes the
+            largest of one class.
+        p_adjusted: Holm-adjusted p-values over the columns, `[d]`.
     """
 
     names: tuple[str, ...]
@@ -51,34 +49,34 @@ class Gaps:
     classes: Tensor
     rows: Tensor
     hits: Tensor
-    base: Tensor
+    overall: Tensor
     correlation: Tensor
     p_adjusted: Tensor
 
     @property
-    def purity(self) -> Tensor:
-        """`[d]` share of the prevailing class on the telling side."""
+    def share(self) -> Tensor:
+        """`[d]` share of the class among the rows in that state."""
         return self.hits.double() / self.rows.clamp(min=1)
 
     def interval(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Wilson's bounds of `purity`, `[d]` each."""
+        """Wilson's lower and upper bound of `share`, `[d]` each."""
         return wilson_interval(self.hits, self.rows, level=level)
 
-    def telling(self, min_share: float, min_correlation: float, alpha: float) -> list[int]:
-        """Columns whose gaps tell: nearly one class alone on one side, or much correlation;
-        strongest first.
+    def associated(self, min_share: float, min_correlation: float, alpha: float) -> list[int]:
+        """Positions of columns whose missing values predict the target, the strongest first.
+
+        Args:
+            min_share: share of one class in one state from which its lower bound counts.
+            min_correlation: correlation from which a column counts, whatever the share.
+            alpha: level of the test.
         """
         r = self.correlation.abs().nan_to_num(0.0)
-        pure = (self.interval()[0] >= min_share) & (r >= LEAST_CORRELATION)
-        found = (
-            ((self.p_adjusted <= alpha) & (pure | (r >= min_correlation))).nonzero()[:, 0].tolist()
-        )
-        return sorted(found, key=lambda i: -float(r[i]))
+        pure = (self.interval()[0] >= min_share) & (r >= _MIN_CORRELATION)
+        found = (self.p_adjusted <= alpha) & (pure | (r >= min_correlation))
+        return sorted(found.nonzero()[:, 0].tolist(), key=lambda i: -float(r[i]))
 
     def table(self) -> pd.DataFrame:
-        """One row per column with gaps: missing rows, telling side, class and its share there and
-        overall.
-        """
+        """One row per column with missing values: state, class, and its share there and overall."""
         import pandas as pd
 
         low, high = self.interval()
@@ -86,106 +84,107 @@ class Gaps:
             {
                 "column": list(self.names),
                 "missing": self.missing.numpy(),
-                "side": ["missing" if side else "present" for side in self.where_missing.tolist()],
+                "state": ["missing" if state else "present" for state in self.where_missing],
                 "rows": self.rows.numpy(),
                 "class": self.classes.numpy(),
-                "share": self.purity.numpy(),
+                "share": self.share.numpy(),
                 "low": low.numpy(),
                 "high": high.numpy(),
-                "overall": self.base.numpy(),
+                "overall": self.overall.numpy(),
                 "correlation": self.correlation.numpy(),
             }
         )
         some = (frame["missing"] > 0) & (frame["missing"] < self.n)
         return frame[some].sort_values("correlation", key=lambda r: -r.abs(), ignore_index=True)
 
-    def plot(self, ax: Axes | None = None, *, most: int = 12) -> Axes:
-        """For the strongest columns: the share of the class where the column tells, with its
-        interval, and overall.
-        """
-        ax = axes(ax, size=(6.4, 4.0))
-        rows = self.table().head(most).iloc[::-1].reset_index(drop=True)
-        for place, row in enumerate(rows.to_dict("records")):
-            ax.plot([row["low"], row["high"]], [place, place], color=LIVE, linewidth=1.6)
-            ax.plot(
-                [row["share"]],
-                [place],
-                "o",
-                color=LIVE,
-                label="on that side" if place == 0 else None,
-            )
-            ax.plot(
-                [row["overall"]],
-                [place],
-                "o",
-                color=REFERENCE,
-                label="overall" if place == 0 else None,
-            )
-        ax.set_yticks(
-            range(len(rows)),
-            [
-                f"{str(row['column'])[:20]} {row['side']}, n = {row['rows']:,}"
-                for row in rows.to_dict("records")
-            ],
-        )
-        ax.set_xlim(-0.02, 1.02)
-        ax.set_xlabel("share of the class that prevails")
-        ax.set_title("What a gap says about the target")
-        ax.set_ylim(-0.7, max(len(rows), 1) - 0.3)
-        if len(rows):
-            ax.legend(frameon=True)
-        return ax
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Share of the class in that state with its interval, the strongest columns first."""
+        frame = self.table()
+        frame = frame.assign(label=frame["column"].str.slice(0, 24) + ", " + frame["state"])
+        return BarEvidence(
+            frame,
+            "label",
+            "share",
+            "Missing values and the target",
+            "share of one class where the value is missing, or present",
+            interval=("low", "high"),
+            limit=12,
+        ).plot(ax)
 
 
-def telling_gaps(missing: Tensor, targets: Tensor, *, names: Sequence[str]) -> Gaps:
-    """What missing and present values of each column say about the target.
+def missing_value_association(features: Features, targets: Tensor) -> MissingValueAssociation:
+    """Association of missing and present values of each column with the target.
 
-    Of the `2 k` sides and classes of a column the one with the most surprising purity is kept: the
-    chance of at least h of r rows in a class of share b is at most `exp(-r KL(h / r || b))`, times
-    2 k for the choice.
+    Of the `2 k` pairs of state and class of a column the one with the smallest p-value is reported:
+    the chance of at least h of r rows in a class of share b is at most `exp(-r KL(h / r || b))`,
+    times 2 k for the choice.
 
     Source: Chernoff (1952), Ann. Math. Stat. 23:493; Holm (1979), Scand. J. Statist. 6:65, over the
     columns.
 
     Args:
-        missing: `[n, d]` bool.
-        targets: `[n]` int64 class ids or float values.
-        names: of the d columns.
+        features: table `[n, d]`, or tensor `[n, ...]` in which NaN is missing.
+        targets: class ids `[n]` int64, or real values.
 
     Cost: one product of `[d, n]` with `[n, k]`.
+
+    Example:
+        >>> import torch
+        >>> targets = torch.arange(200) % 2
+        >>> refund = torch.where(targets == 1, 5.0, torch.nan)
+        >>> found = missing_value_association(refund[:, None], targets)
+        >>> found.associated(min_share=0.95, min_correlation=0.8, alpha=1e-6)
+        [0]
     """
-    classes, centred = target_classes(targets.cpu())
-    gaps = missing.cpu()
+    classes, standardised = target_classes(targets.cpu())
+    missing = _missing(features)
     k = int(classes.max()) + 1 if len(classes) else 1
     totals = torch.bincount(classes, minlength=k)
-    without = torch.zeros(gaps.shape[1], k, dtype=torch.float64)
-    without.index_add_(1, classes, gaps.T.double())
-    counts = torch.stack([totals - without.long(), without.long()], 1)
-    sides = counts.sum(2, keepdim=True)
-    base = (totals.double() / max(len(classes), 1)).expand(len(counts), k)[:, None]
-    share = counts.double() / sides.clamp(min=1)
-    surprise = torch.where(share > base, sides * _divergence(share, base), 0.0).flatten(1)
-    best = surprise.argmax(1)
-    side, chosen = best // k, best % k
-    columns = torch.arange(len(counts))
-    p = (torch.exp(-surprise[columns, best]) * 2 * k).clamp(max=1.0)
-    p[(sides == 0).any(1)[:, 0]] = torch.nan
-    r = correlation(gaps.T.double(), classes if centred is None else centred, k)
-    return Gaps(
-        tuple(names),
+    absent = torch.zeros(missing.shape[1], k, dtype=torch.float64)
+    absent.index_add_(1, classes, missing.T.double())
+    counts = torch.stack([totals - absent.long(), absent.long()], 1)
+    overall = totals.double() / max(len(classes), 1)
+    state, label, p = _least_probable(counts, overall)
+    columns, rows = torch.arange(len(counts)), counts.sum(2)
+    numbers = classes if standardised is None else standardised
+    return MissingValueAssociation(
+        column_names(features),
         len(classes),
         counts[:, 1].sum(1),
-        side == 1,
-        chosen,
-        sides[columns, side, 0],
-        counts[columns, side, chosen],
-        base[columns, 0, chosen],
-        r,
+        state == 1,
+        label,
+        rows[columns, state],
+        counts[columns, state, label],
+        overall[label],
+        pearson_correlation(missing.T.double(), numbers, k),
         holm_adjusted(p),
     )
 
 
-def _divergence(p: Tensor, q: Tensor) -> Tensor:
+def _least_probable(counts: Tensor, overall: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`[d]` state and class with the smallest p-value, and that p-value; NaN with one state only.
+
+    Args:
+        counts: number of rows, `[d, 2, k]`.
+        overall: share of each class, `[k]`.
+    """
+    k, rows = counts.shape[2], counts.sum(2, keepdim=True)
+    share, base = counts.double() / rows.clamp(min=1), overall.expand(counts.shape)
+    exponent = torch.where(share > base, rows * _bernoulli_kl(share, base), 0.0).flatten(1)
+    largest, best = exponent.max(1)
+    p = (torch.exp(-largest) * 2 * k).clamp(max=1.0)
+    p[(rows == 0).any(1)[:, 0]] = torch.nan
+    return best // k, best % k, p
+
+
+def _missing(features: Features) -> Tensor:
+    """`[n, d]` bool, on the host."""
+    if isinstance(features, Tensor):
+        return features.detach().reshape(len(features), -1).isnan().cpu()
+    return torch.from_numpy(features.isna().to_numpy(dtype=bool, copy=True))
+
+
+def _bernoulli_kl(p: Tensor, q: Tensor) -> Tensor:
     """Kullback-Leibler divergence of two Bernoulli distributions in nats."""
     p, q = p.clamp(1e-12, 1 - 1e-12), q.clamp(1e-12, 1 - 1e-12)
     return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()

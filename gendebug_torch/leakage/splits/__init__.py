@@ -1,1 +1,1 @@
-"""What the sides of a split share."""
+"""Rows, groups and near duplicates that partitions of the data share."""

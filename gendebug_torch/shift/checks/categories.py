@@ -1,39 +1,27 @@
-"""Checks of what quantities do not show: missing values and levels of categories; and what checks
-of columns share.
-"""
+"""`shift.categories`: shares of the levels of each categorical feature."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import check
+from gendebug_torch.checks.registry import NOTHING, Deferred, check
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.checks._kinds import FAIL_EFFECT, kinds_between, p_text
-from gendebug_torch.shift.checks._levels import (
-    by_kind,
-    columns_cost,
-    lost,
-    nothing_to_compare,
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, with_cause
+from gendebug_torch.shift.checks._columns import (
+    COLUMN_PAIR,
+    Categories,
+    ColumnPair,
+    lost_columns,
+    no_reference,
+    severity_of,
 )
-from gendebug_torch.shift.columns.shared_columns import (
-    SharedColumns,
-    autocorrelation_times,
-    category_names,
-    column_values,
-    shared_columns,
-)
+from gendebug_torch.shift.checks._costs import columns_cost
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
-from gendebug_torch.shift.two_sample.categories import (
-    CategoryShift,
-    category_shift,
-    level_indicators,
-    unseen_excess,
-)
-from gendebug_torch.stats.effective_sample_size import MAX_LEVELS
+from gendebug_torch.shift.two_sample.categories import CategoryShift, unseen_excess
+from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 
@@ -42,20 +30,26 @@ from gendebug_torch.stats.multiple_testing import holm_adjusted
     cause=Cause.COVARIATE_SHIFT,
     needs=("production.features",),
     cost=columns_cost,
+    derived=(COLUMN_PAIR,),
+    deferred=(CHANGE_KINDS,),
 )
 def categories_keep_their_shares(
     production: Records,
     validation: Records | None = None,
     train: Records | None = None,
+    column_pair: ColumnPair | None = None,
+    change_kinds: Deferred[ChangeKinds | None] = NOTHING,
     *,
     alpha: float = 0.002,
     min_effect: float = 0.1,
     min_unseen: float = 0.01,
     limit: int = 20,
 ) -> Iterator[Finding]:
-    """Each categorical feature has the levels, in the shares, that validation (or training) has.
+    """Each categorical feature has the same levels, in the same shares, as in validation.
 
-    Unseen levels count beyond what a fresh sample of the same source would bring.
+    Training is the reference without validation. Unseen levels count beyond what a fresh sample of
+    the same source would bring. Where the schema names a time column, tests use the effective
+    sample size.
 
     Source: Pearson (1900), Philos. Mag. 50:157 with rare levels pooled (Cochran, 1954); Bergsma
     (2013), J. Korean Stat. Soc. 42:323 for V; Good (1953), Biometrika 40:237 for unseen levels; Rao
@@ -63,97 +57,63 @@ def categories_keep_their_shares(
 
     Args:
         production: records with features.
-        validation: the reference, if it has features.
-        train: the reference otherwise.
+        validation: reference, if it has features.
+        train: reference otherwise.
+        column_pair: columns of both, derived.
+        change_kinds: kinds of change, derived; used where a column changed.
         alpha: chance of any false alarm over all columns.
         min_effect: smallest total variation distance, less what sampling alone gives, that matters.
         min_unseen: smallest share of rows with unseen levels that matters.
         limit: most columns reported one by one, largest change first.
     """
     this = categories_keep_their_shares
-    if (pair := shared_columns(production, validation, train, category_names)) is None:
-        yield nothing_to_compare(this)
+    if column_pair is None:
+        yield no_reference(this)
         return
-    yield from lost(this, (pair.reference.name, pair.production.name), pair.absent)
-    tests = [
-        category_shift(column_values(pair.reference, n), column_values(pair.production, n), name=n)
-        for n in pair.names
-    ]
-    yield from category_findings(
-        [
-            _in_time(test, pair) if test.p_value < alpha or test.unseen[0] else test
-            for test in tests
-        ],
-        (len(pair.reference), len(production)),
-        lambda: kinds_between(production, validation, train),
-        alpha=alpha,
-        min_effect=min_effect,
-        min_unseen=min_unseen,
-        limit=limit,
-    )
+    columns = column_pair.categories(alpha)
+    yield from lost_columns(this, columns.names, columns.absent)
+    changed = _changed(columns.tests, alpha, min_effect, min_unseen)
+    kinds = change_kinds() if changed else None
+    for test, p, unseen in sorted(changed, key=lambda entry: -entry[0].effect)[:limit]:
+        finding = _category_finding(test, p, unseen)
+        yield finding if unseen else with_cause(finding, kinds)
+    if not changed:
+        yield _clean_finding(columns)
+    if columns.uncounted:
+        yield this.finding(
+            Severity.NOTE,
+            f"Not compared, because of too many levels: {', '.join(columns.uncounted)}.",
+            numbers={"columns": len(columns.uncounted)},
+            remedy="Declare them in `ids` or `metadata` if they identify rows.",
+        )
 
 
-def _in_time(test: CategoryShift, pair: SharedColumns) -> CategoryShift:
-    """The test with its rows counted as what they are worth, by the longest time of its commonest
-    levels.
-    """
-    common = (
-        (test.reference + test.live).argsort(descending=True, stable=True)[:MAX_LEVELS].tolist()
-    )
-    levels = [test.levels[place] for place in common]
-    before, after = (
-        level_indicators(column_values(side, test.name), levels)
-        for side in (pair.reference, pair.production)
-    )
-    times = autocorrelation_times(
-        pair.reference, pair.production, before, after, torch.arange(len(levels))
-    )
-    return replace(test, times=(float(times[0].amax()), float(times[1].amax())))
-
-
-def category_findings(
-    tests: Sequence[CategoryShift],
-    rows: tuple[int, int],
-    kinds: Callable[[], ChangeKinds | None],
-    *,
-    alpha: float,
-    min_effect: float,
-    min_unseen: float,
-    limit: int,
-) -> Iterator[Finding]:
-    """What level counts of several columns say; options as those of the check. `kinds` is asked
-    only where one moved.
-    """
-    adjusted = holm_adjusted(
-        torch.tensor([test.p_value for test in tests], dtype=torch.float64)
-    ).tolist()
+def _changed(
+    tests: tuple[CategoryShift, ...], alpha: float, min_effect: float, min_unseen: float
+) -> list[tuple[CategoryShift, float, bool]]:
+    """Columns that changed, with Holm's p-value and whether unseen levels are the reason."""
+    p_values = torch.tensor([test.p_value for test in tests], dtype=torch.float64)
     level = 1.0 - alpha / max(len(tests), 1)
-    found = []
-    for test, p in zip(tests, adjusted, strict=True):
-        new = test.unseen[1] >= min_unseen and unseen_excess(test, level=level) > 0.0
-        if new or (p < alpha and test.effect >= min_effect):
-            found.append((test, p, new))
-    table = kinds() if found else None
-    for test, p, new in sorted(found, key=lambda entry: -entry[0].effect)[:limit]:
-        yield (
-            _category_finding(test, p, new)
-            if new
-            else by_kind(_category_finding(test, p, new), table)
-        )
-    if not found:
-        numbers = {"columns": len(tests), "n": rows[0], "m": rows[1]}
-        empty = not tests or not min(numbers["n"], numbers["m"])
-        text = (
-            "No categorical features to compare."
-            if empty
-            else f"None of {len(tests)} categorical features changed its levels."
-        )
-        yield categories_keep_their_shares.finding(
-            Severity.NOTE if empty else Severity.OK, text, numbers=numbers
-        )
+    changed = []
+    for test, p in zip(tests, holm_adjusted(p_values).tolist(), strict=True):
+        unseen = test.unseen[1] >= min_unseen and unseen_excess(test, level=level) > 0.0
+        if unseen or (p < alpha and test.effect >= min_effect):
+            changed.append((test, p, unseen))
+    return changed
 
 
-def _category_finding(test: CategoryShift, p: float, new: bool) -> Finding:
+def _clean_finding(columns: Categories) -> Finding:
+    count, (n, m) = len(columns.tests), columns.rows
+    numbers = {"columns": count, "n": n, "m": m}
+    if not count or not min(n, m):
+        text, severity = "No categorical features to compare.", Severity.NOTE
+    else:
+        text = f"The levels of all {count} categorical features kept their shares."
+        severity = Severity.OK
+    return categories_keep_their_shares.finding(severity, text, numbers=numbers)
+
+
+def _category_finding(test: CategoryShift, p: float, unseen: bool) -> Finding:
     count, share = test.unseen
     numbers = {
         "distance": test.distance,
@@ -162,33 +122,33 @@ def _category_finding(test: CategoryShift, p: float, new: bool) -> Finding:
         "p_holm": p,
         "n": test.n,
         "m": test.m,
-    }
-    numbers |= {
         "unseen_rows": count,
         "unseen_share": share,
         "expected_unseen": test.expected_unseen,
         "levels": len(test.levels),
     }
     text = (
-        f"{test.name} changed its levels: distance {test.distance:.2f}, Cramér's V "
-        f"{test.cramers_v:.2f} (Holm {p_text(p)})"
+        f"The level shares of {test.name} changed: total variation distance {test.distance:.2f}, "
+        f"Cramér's V {test.cramers_v:.2f} (Holm {p_value_text(p)})"
     )
     remedy = (
         f"Compare how {test.name} is filled in production and in training; if the change is "
         "lasting, retrain on recent rows."
     )
-    if new:
+    if unseen:
         text += (
             f"; {share:.1%} of production rows have levels never seen before "
             f"({test.expected_unseen:.1%} expected)"
         )
         remedy = (
-            f"Decide what unseen levels of {test.name} become: a level `other` trained on "
-            f"rare ones, or a model without {test.name}."
+            f"Map unseen levels of {test.name} to a level `other` that is trained on rare ones, "
+            f"or use a model without {test.name}."
         )
-    severity = (
-        Severity.FAIL if max(test.effect, share if new else 0.0) >= FAIL_EFFECT else Severity.WARN
-    )
     return categories_keep_their_shares.finding(
-        severity, f"{text}.", subject=test.name, numbers=numbers, remedy=remedy, evidence=test
+        severity_of(max(test.effect, share if unseen else 0.0)),
+        f"{text}.",
+        subject=test.name,
+        numbers=numbers,
+        remedy=remedy,
+        evidence=test,
     )

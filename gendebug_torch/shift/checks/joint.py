@@ -1,176 +1,192 @@
-"""Checks of all columns together, and of the accuracy that can be expected where labels have not
-arrived.
-"""
+"""`shift.joint`: all columns together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.checks.registry import NOTHING, Cost, Deferred, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import InputError
-from gendebug_torch.shift.checks._kinds import kinds_between, p_text
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
+from gendebug_torch.shift.checks._columns import no_reference
 from gendebug_torch.shift.columns.shared_columns import column_count, shared_tables
+from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.joint import (
     JointShift,
     joint_shift,
     permutation_block,
     slow_columns,
 )
+from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
+
+_FAIL_AUC = 0.7
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
     return Cost(elements=5000.0 * (96.0 + column_count(given.get("production"))) ** 2 + 3e7)
 
 
-@check("shift.joint", cause=Cause.COVARIATE_SHIFT, needs=("production.features",), cost=_cost)
-def columns_go_together_as_before(
+@check(
+    "shift.joint",
+    cause=Cause.COVARIATE_SHIFT,
+    needs=("production.features",),
+    cost=_cost,
+    deferred=(CHANGE_KINDS,),
+)
+def columns_relate_as_before(
     production: Records,
     validation: Records | None = None,
     train: Records | None = None,
+    change_kinds: Deferred[ChangeKinds | None] = NOTHING,
     *,
     alpha: float = 0.002,
     min_auc: float = 0.55,
     min_correlation: float = 0.15,
     most_columns: int = 300,
 ) -> Iterator[Finding]:
-    """No network can tell production from validation (or training), and no two features changed how
-    they go together.
+    """No classifier can distinguish production from validation, and no correlation changed.
 
-    Rows in time (`schema.time`) are permuted in blocks, so that rows which resemble their
-    neighbours fake no shift. Where a column swings more slowly than a block lasts, production
-    differs all the same, but maybe only for this swing: that warns.
+    Training is the reference without validation. Rows in time (`schema.time`) are permuted in
+    blocks, so that autocorrelated rows fake no shift. Where a column fluctuates more slowly than a
+    block lasts, production differs, but maybe only because of this fluctuation: that warns.
 
     Source: Lopez-Paz and Oquab (2017), ICLR, arXiv:1610.06545; Fisher (1921), Metron 1:3; Carlstein
-    (1986), Ann. Stat. 14:1171; Holm (1979) over both questions.
+    (1986), Ann. Stat. 14:1171; Holm (1979) over both tests.
 
     Args:
         production: records with features.
-        validation: the reference, if it has features.
-        train: the reference otherwise.
-        alpha: chance of any false alarm over both questions.
+        validation: reference, if it has features.
+        train: reference otherwise.
+        change_kinds: kinds of change, derived; used where production differs.
+        alpha: chance of any false alarm over both tests.
         min_auc: smallest AUC that matters.
         min_correlation: smallest change of a correlation that matters.
-        most_columns: with more features nothing is judged.
+        most_columns: number of features beyond which nothing is judged.
     """
-    this = columns_go_together_as_before
+    this = columns_relate_as_before
     reference = validation if validation is not None and validation.features is not None else train
     if reference is None or reference.features is None:
-        lacking = ["validation.features"]
-        yield this.finding(
-            Severity.SKIPPED,
-            "Skipped: needs validation.features or train.features.",
-            numbers={"lacks": lacking},
-        )
+        yield no_reference(this)
         return
     d = column_count(production)
     columns = shared_tables(production, reference) if d <= most_columns else None
     if columns is None or not len(columns.reference.columns):
-        text = f"Not judged: {d} columns, of which none is shared, or more than {most_columns}."
-        yield this.finding(Severity.NOTE, text, numbers={"columns": d})
+        reason = f"more than {most_columns} columns" if d > most_columns else "no shared columns"
+        yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"columns": d})
         return
-    sizes = (len(columns.reference), len(columns.production))
+    sides, coded = (columns.reference, columns.production), columns.categorical
     block = permutation_block(reference, production)
     try:
-        shift = joint_shift(
-            columns.reference, columns.production, categorical=columns.categorical, block=block
-        )
+        shift = joint_shift(*sides, categorical=coded, block=block)
     except InputError as error:
-        yield this.finding(
-            Severity.NOTE, f"Not judged: {error}", numbers={"n": sizes[0], "m": sizes[1]}
-        )
+        numbers = {"n": len(sides[0]), "m": len(sides[1])}
+        yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers=numbers)
         return
-    slow = (
-        []
-        if block == 1
-        else slow_columns(
-            columns.reference, columns.production, block, categorical=columns.categorical
+    result = _Result.of(shift)
+    if result.differs(alpha, min_auc, min_correlation):
+        slow = [] if block == 1 else slow_columns(*sides, block, categorical=coded)
+        yield _difference_finding(result, slow, change_kinds())
+    else:
+        text = f"Columns relate as before: {result.text}."
+        yield this.finding(Severity.OK, text, numbers=result.numbers, evidence=shift)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """A test of all columns with its corrected p-values, those of the classifier and of the pairs.
+
+    Args:
+        shift: the test.
+        p_holm: p-values of the classifier and of the pair that changed most.
+    """
+
+    shift: JointShift
+    p_holm: tuple[float, float]
+
+    @classmethod
+    def of(cls, shift: JointShift) -> _Result:
+        pair_p = float(shift.pairs["p_holm"].iloc[0]) if len(shift.pairs) else 1.0
+        adjusted = holm_adjusted(torch.tensor([shift.p_value, pair_p], dtype=torch.float64))
+        return cls(shift, (float(adjusted[0]), float(adjusted[1])))
+
+    @property
+    def pair(self) -> tuple[str, str, float, float] | None:
+        """The two columns whose correlation changed most, and it before and after."""
+        if not len(self.shift.pairs):
+            return None
+        first = self.shift.pairs.iloc[0]
+        return str(first["one"]), str(first["other"]), float(first["before"]), float(first["after"])
+
+    def differs(self, alpha: float, min_auc: float, min_correlation: float) -> bool:
+        """Whether production differs enough to matter."""
+        change = 0.0 if self.pair is None else abs(self.pair[3] - self.pair[2])
+        return (self.p_holm[0] < alpha and self.shift.auc >= min_auc) or (
+            self.p_holm[1] < alpha and change >= min_correlation
         )
-    )
-    yield _joint_finding(
-        shift, slow, production, validation, train, alpha, min_auc, min_correlation
-    )
+
+    @property
+    def text(self) -> str:
+        """AUC of the classifier and the correlation that changed most, as part of a sentence."""
+        shift = self.shift
+        text = (
+            f"a classifier distinguishes production from the reference with AUC {shift.auc:.3f} "
+            f"({shift.low:.3f} to {shift.high:.3f}, {p_value_text(self.p_holm[0])})"
+        )
+        if self.pair is not None:
+            one, other, before, after = self.pair
+            text += (
+                f"; the correlation that changed most is that of {one} and {other}, {before:+.2f} "
+                f"→ {after:+.2f} (Holm {p_value_text(self.p_holm[1])})"
+            )
+        return text
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Numbers of a finding."""
+        shift = self.shift
+        numbers: dict[str, Any] = {"auc": shift.auc, "low": shift.low, "high": shift.high}
+        numbers |= {"p_holm": self.p_holm[0], "p_holm_pairs": self.p_holm[1]}
+        numbers |= {"n": shift.rows[0], "m": shift.rows[1], "block": shift.block}
+        if self.pair is not None:
+            one, other, before, after = self.pair
+            numbers |= {"pair": f"{one} & {other}", "correlation_reference": before}
+            numbers |= {"correlation_production": after}
+        return numbers
 
 
-def _joint_finding(
-    shift: JointShift,
-    slow: list[str],
-    production: Records,
-    validation: Records | None,
-    train: Records | None,
-    alpha: float,
-    min_auc: float,
-    min_correlation: float,
+def _difference_finding(
+    result: _Result, slow: list[str], change_kinds: ChangeKinds | None
 ) -> Finding:
-    paired = 1.0 if not len(shift.pairs) else float(shift.pairs["p_holm"].iloc[0])
-    adjusted = holm_adjusted(torch.tensor([shift.p_value, paired], dtype=torch.float64)).tolist()
-    numbers: dict[str, Any] = {
-        "auc": shift.auc,
-        "low": shift.low,
-        "high": shift.high,
-        "p_holm": adjusted[0],
-        "p_holm_pairs": adjusted[1],
-    }
-    numbers |= {"n": shift.rows[0], "m": shift.rows[1], "block": shift.block}
-    apart = adjusted[0] < alpha and shift.auc >= min_auc
-    change = 0.0
-    bounds = f"{shift.low:.3f} to {shift.high:.3f}, {p_text(adjusted[0])}"
-    text = f"a network tells production from the reference with AUC {shift.auc:.3f} ({bounds})"
-    if len(shift.pairs):
-        one, other, before, after = (
-            shift.pairs[name].iloc[0] for name in ("one", "other", "before", "after")
-        )
-        change = float(after - before)
-        numbers |= {
-            "pair": f"{one} & {other}",
-            "correlation_reference": float(before),
-            "correlation_production": float(after),
-        }
-        text += (
-            f"; the correlation that moved most is of {one} and {other}: {before:+.2f} → "
-            f"{after:+.2f} (Holm {p_text(adjusted[1])})"
-        )
-    coupled = adjusted[1] < alpha and abs(change) >= min_correlation
-    this = columns_go_together_as_before
-    if not apart and not coupled:
-        return this.finding(
-            Severity.OK, f"Columns go together as before: {text}.", numbers=numbers, evidence=shift
-        )
+    shift, text, numbers = result.shift, result.text, result.numbers
     if shift.importance:
         top = next(iter(shift.importance))
-        text += f"; what gives it away most is {top} (AUC {shift.importance[top]:+.3f})"
-    kinds = kinds_between(production, validation, train)
-    first = kinds.kinds[0] if kinds is not None and kinds.kinds else "inputs"
-    cause = {"skew": Cause.TRAIN_SERVE_SKEW, "classes": Cause.LABEL_SHIFT}.get(
-        first, Cause.COVARIATE_SHIFT
-    )
+        text += f"; the most important column is {top} (AUC {shift.importance[top]:+.3f})"
+    cause = root_cause(change_kinds)
+    if cause not in (Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT):
+        cause = Cause.COVARIATE_SHIFT
+    severity = Severity.FAIL if shift.auc >= _FAIL_AUC and not slow else Severity.WARN
+    if cause is Cause.LABEL_SHIFT:
+        severity = Severity.NOTE
     if slow:
         text += (
-            f"; {', '.join(slow[:3])} swing about as slowly as these records last, so this "
-            "may be a swing and not a lasting change"
+            f"; {', '.join(slow[:3])} fluctuate about as slowly as these records last, so this "
+            "may be a fluctuation and not a lasting change"
         )
-        numbers["slow"] = slow
-    severity = (
-        Severity.NOTE
-        if first == "classes"
-        else Severity.FAIL
-        if shift.auc >= 0.7 and not slow
-        else Severity.WARN
-    )
-    remedy = (
-        "Look at the features named here one by one (shift.ks), then at how they depend on "
-        "each other; retrain on such rows."
-    )
-    return this.finding(
+        numbers |= {"slow": slow}
+    return columns_relate_as_before.finding(
         severity,
         f"Production differs as a whole: {text}.",
         cause=cause,
         numbers=numbers,
-        remedy=remedy,
+        remedy=(
+            "Look at the features named here one by one (shift.ks), then at how they depend on "
+            "each other; retrain on such rows."
+        ),
         evidence=shift,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
-from gendebug_torch.shift.kinds.column_transforms import turned_clock
+from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
 
 # A column with fewer distinct values is a code, whose levels may grow without being a default.
 _MIN_DISTINCT = 20
@@ -82,7 +82,7 @@ def default_value(
     if atom is None or atom.growth <= min_growth or atom.live_share < 2 * atom.reference_share:
         return None
     # The busy hours of a clock in another zone grow as well, and are no default.
-    if turned_clock(*(side.values(0).double().cpu().numpy() for side in sides)):
+    if clock_offset_hours(*(side.values(0).double().cpu().numpy() for side in sides)):
         return None
     return atom if atom.reference_distinct > _MIN_DISTINCT or atom.live_share > 0.99 else None
 

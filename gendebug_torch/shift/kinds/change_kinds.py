@@ -1,13 +1,10 @@
-"""What kind of change it is: of the inputs, of the classes' shares, of what inputs mean, or of how
-inputs are computed.
-"""
+"""Which kind of change it is: train/serve skew, covariate shift, label shift or concept drift."""
 
 from __future__ import annotations
 
 import math
-import weakref
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,61 +14,53 @@ from gendebug_torch.checks.evidence import CYCLE, axes
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.columns.shared_columns import SharedTables, shared_tables
 from gendebug_torch.shift.kinds.class_shares import ClassShares, class_shares
-from gendebug_torch.shift.kinds.column_transforms import Renaming, weighted_distance
-from gendebug_torch.shift.kinds.localised_change import apart, labels_moved
+from gendebug_torch.shift.kinds.column_transforms import LevelRenaming, weighted_ks_distance
+from gendebug_torch.shift.kinds.label_model import (
+    LabeledColumns,
+    LabelPair,
+    original_value_z_scores,
+    predictive_value_z_score,
+)
+from gendebug_torch.shift.kinds.localised_change import MAX_LOCALISED, Localisation
 from gendebug_torch.shift.kinds.moved_columns import (
-    CLEAR,
     FeatureChange,
     Kind,
-    Labeled,
-    drawn,
-    follow_gains,
-    mistaken_columns,
-    moved_columns,
-    recomputed,
-    within_classes,
-    worth_of,
+    label_shift_explanation,
+    random_rows,
+    shifted_columns,
+    transform_explanations,
 )
-from gendebug_torch.shift.kinds.score_relation import RelationChange, relation_change
+from gendebug_torch.shift.kinds.score_relation import MIN_EFFECT, RelationChange, relation_change
 from gendebug_torch.shift.plots import axis_label
 from gendebug_torch.shift.two_sample.joint import permutation_block
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
+from gendebug_torch.stats.intervals import p_value_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-LABELS: dict[Kind, str] = {
-    "inputs": "inputs moved",
-    "skew": "computed differently",
-    "classes": "class shares",
-    "meaning": "meaning of the score",
-    "scores": "scores without inputs",
-}
-# Of the questions whether class shares moved and whether scores kept their meaning; and of all
-# columns together.
+# Level of each test: class shares, labels given the score, all columns together.
 ALPHA = 0.001
-MOST_ROWS = 20_000
-# So many columns that moved may be a matter of how they are computed; more of them are a world that
-# moved.
-MOST_ALONE = 3
-MOST_CELLS = 20_000_000
-# Change of the chance given the score that counts.
-MEANING = 0.03
-MISFIT = 0.01
+# Rows, and values, of each side that are looked at.
+MAX_ROWS = 20_000
+_MAX_CELLS = 20_000_000
+# Standard errors from which labels speak for the original or the present value of a column.
+_MIN_Z = 3.0
+# Level at which the scores do not fit a change of class shares.
+_MISFIT = 0.01
 
 
 @dataclass(frozen=True, eq=False)
 class ChangeKinds:
-    """The decision table: every column that moved, the classes, the meaning of the score, and the
-    verdict.
+    """What changed between two sets of records: columns, classes, labels given the score.
 
     Args:
-        features: columns that moved, largest distance first.
-        classes: shares of the classes before and after, if they could be had.
+        features: columns that shifted, largest distance first.
+        classes: shares of the classes before and after, if they can be counted or estimated.
         relation: labels given the score before and after, if both sides have both.
         kinds: what changed, best supported first; empty where nothing did.
-        judged: columns that were compared.
+        judged: number of columns that were compared.
         labeled: whether production has labels.
     """
 
@@ -84,75 +73,58 @@ class ChangeKinds:
 
     @property
     def verdict(self) -> Kind | Literal["none", "unknown"]:
-        """The one kind that the evidence supports best; `unknown` where it would take labels, or
-        other data, to tell.
-        """
+        """The best supported kind; `unknown` where labels, or other data, would have to decide."""
         if not self.kinds:
             return "none"
-        told = [feature.certain for feature in self.features if feature.kind == self.kinds[0]]
-        return "unknown" if told and not any(told) else self.kinds[0]
+        certain = [feature.certain for feature in self.features if feature.kind == self.kinds[0]]
+        return "unknown" if certain and not any(certain) else self.kinds[0]
 
-    def of(self, name: str) -> FeatureChange | None:
-        """What one column's move is taken for, if it moved."""
+    def feature(self, name: str) -> FeatureChange | None:
+        """The change of one column, if it shifted."""
         return next((feature for feature in self.features if feature.name == name), None)
 
     def table(self) -> DataFrame:
-        """One row per column that moved, then the classes and the meaning of the score."""
+        """One row per column that shifted, then the classes and the labels given the score."""
         import pandas as pd
 
-        rows = [(f.name, f.statistic, f.left, f.kind, f.how) for f in self.features]
-        if self.classes is not None:
-            rows.append(
-                (
-                    "class shares",
-                    self.classes.distance,
-                    math.nan,
-                    "classes",
-                    f"p = {self.classes.p_value:.2g}",
-                )
-            )
-        if self.relation is not None:
-            rows.append(
-                (
-                    "labels given the score",
-                    self.relation.effect,
-                    math.nan,
-                    "meaning",
-                    f"p = {self.relation.p_value:.2g}",
-                )
-            )
-        return pd.DataFrame(
-            rows, columns=["what", "effect", "left_with_class_shares", "kind", "how"]
-        )
+        rows: list[tuple[str, float, float, str, str]] = [
+            (f.name, f.statistic, f.residual, f.kind, f.description) for f in self.features
+        ]
+        for name, kind, part, effect in (
+            ("class shares", "label_shift", self.classes, "distance"),
+            ("labels given the score", "concept_drift", self.relation, "effect"),
+        ):
+            if part is not None:
+                size = float(getattr(part, effect))
+                rows.append((name, size, math.nan, kind, p_value_text(part.p_value)))
+        columns = ["what", "effect", "left_after_class_weights", "kind", "description"]
+        return pd.DataFrame(rows, columns=columns)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """How much each thing moved, coloured by what its move is taken for."""
+        """Size of each change as bars, coloured by its kind, the 20 largest."""
         frame = self.table().head(20).iloc[::-1]
         ax = axes(ax, size=(6.0, max(2.5, 0.3 * len(frame) + 1.4)))
-        colours = dict(zip(LABELS, CYCLE, strict=False))
-        for kind, colour in colours.items():
+        for kind, colour in zip(get_args(Kind), CYCLE, strict=False):
             chosen = (frame["kind"] == kind).to_numpy()
             if chosen.any():
                 ax.barh(
                     np.flatnonzero(chosen),
                     frame["effect"].to_numpy()[chosen],
                     color=colour,
-                    label=LABELS[kind],
+                    label=_words(kind),
                 )
         ax.set_yticks(range(len(frame)), [axis_label(str(name)) for name in frame["what"]])
         ax.set_xlim(0.0, 1.0)
-        ax.set_xlabel("size of the change (distance, or change of the chance)")
-        ax.set_ylabel("what moved")
-        ax.set_title(
-            "Which kind of change: " + (", ".join(LABELS[kind] for kind in self.kinds) or "none")
-        )
+        ax.set_xlabel("size of the change (distance of distributions, or change of the event rate)")
+        ax.set_ylabel("change")
+        ax.set_title("Kind of change: " + (", ".join(map(_words, self.kinds)) or "none"))
         if len(frame):
             ax.legend(loc="lower right", frameon=True)
         return ax
 
 
-_Known = tuple[weakref.ref[Records], tuple[bool, float, float], ChangeKinds]
-_known: weakref.WeakKeyDictionary[Records, _Known] = weakref.WeakKeyDictionary()
+def _words(kind: str) -> str:
+    return kind.replace("train_serve", "train/serve").replace("_", " ")
 
 
 def change_kinds(
@@ -163,253 +135,211 @@ def change_kinds(
     alpha: float = ALPHA,
     min_effect: float = 0.1,
 ) -> ChangeKinds:
-    """Which kind of change lies between two sets of records, asked in the order in which one
-    explains the other.
+    """Which kinds of change lie between two sets of records, tested in the order of explanation.
 
-    1. Did the class shares move, and do columns and scores look as before within the classes? Then
-      they move because of them.
-    2. Does a default value, an exchange, a renaming, a clock or a map (unit, sign, logarithm)
-      explain a column's move, and
-       labels do not contradict? Or does the change keep to it: the other columns and labels given
-       those are as before, while labels do not follow what it holds now? Then it is computed
-       differently.
-    3. What else moved are the inputs themselves; all columns together are asked where none moved
-      alone.
-    4. If no input moved by itself: did the scores move all the same? Then the model is not the one
-      that was judged.
-    5. Did the chance given the score, or given the inputs, move? Then the inputs mean something
-      else.
+    1. Label shift: the class shares changed, and within the classes columns and scores did not.
+    2. Train/serve skew: a default value, an exchange, a renaming, a clock offset or a transform
+       (unit, sign, logarithm) explains the shift of a column and labels do not contradict; or only
+       this column changed, and labels no longer follow it.
+    3. Covariate shift: what else shifted. All columns are tested together where none shifted alone.
+    4. Threshold: no input shifted, but the scores did, so the model is another one.
+    5. Concept drift: labels given the score, or given the inputs, changed.
 
-    Without labels 1 rests on estimated shares, 5 cannot be told, and a move that keeps to one
-    column is open (`verdict`). With them, a column that goes with no other and lost its effect is
-    taken for 5. Looks at 20,000 rows a side at most (fewer of more than 1000 columns); the last
-    answer per `production` is remembered while its records live.
+    Without labels, class shares are estimated from the scores, concept drift is not judged, and a
+    shift that is limited to one column may be 2 or 3 (`verdict` is `unknown`). Looks at 20,000 rows
+    a side at most, fewer of more than 1000 columns.
 
     Args:
-        production: records with features or logits; with targets where they are known.
+        production: records with features or logits, and targets where they are known.
         reference: the same before deployment.
-        scores: whether to compare what the model says; not with rows that it was fitted on, of
-            which it is too sure.
-        alpha: level of each question.
+        scores: whether to compare logits; False for rows that the model was fitted on, on which it
+            is overconfident.
+        alpha: level of each test.
         min_effect: smallest distance of a column that counts.
+
+    Example:
+        >>> import torch
+        >>> from gendebug_torch import Records
+        >>> rows = torch.randn(2, 1000, 3, generator=torch.Generator().manual_seed(0))
+        >>> before, after = Records(rows[0]), Records(rows[1] * torch.tensor([1.0, 1000.0, 1.0]))
+        >>> [(f.name, str(f.kind), f.description) for f in change_kinds(after, before).features]
+        [('feature_1', 'train_serve_skew', 'multiplied by 1000')]
     """
-    known = _known.get(production)
-    asked = (scores, alpha, min_effect)
-    if known is not None and known[0]() is reference and known[1] == asked:
-        return known[2]
-    pair = [_sample(records, seed) for seed, records in enumerate((reference, production))]
-    if not scores and pair[0].features is not None:
-        pair = [replace(records, logits=None) for records in pair]
-    found = _change_kinds(pair[1], pair[0], alpha, min_effect)
-    _known[production] = (weakref.ref(reference), asked, found)
-    return found
-
-
-def _change_kinds(
-    production: Records, reference: Records, alpha: float, min_effect: float
-) -> ChangeKinds:
-    classes = class_shares(reference, production)
-    labeled = _labels(reference, production) if classes is not None and classes.observed else None
-    columns = shared_tables(production, reference)
-    columns = columns if len(production) and len(reference) else None
-    of_classes = classes is not None and classes.moved(alpha)
+    before, after = _samples(reference, production, scores)
+    classes = class_shares(before, after)
+    labels = _labels(before, after, classes)
+    relation = None if labels is None else _relation(before, after)
+    columns = shared_tables(after, before)
+    columns = columns if len(before) and len(after) else None
+    changed = classes if classes is not None and classes.changed(alpha) else None
     features: list[FeatureChange] = []
     if columns is not None:
-        features = moved_columns(columns, alpha, min_effect)
-        if classes is not None and of_classes and reference.targets is not None:
-            features = [
-                within_classes(feature, columns, classes, reference.targets) for feature in features
-            ]
-        features = recomputed(features, columns)
-    relation = _relation(reference, production, None) if labeled is not None else None
-    of_classes = of_classes and classes is not None and _scores_fit(reference, production, classes)
-    if columns is not None and not (
-        of_classes and all(feature.kind == "classes" for feature in features)
-    ):
-        block = permutation_block(reference, production)
-        features = _kept_apart(
-            features, columns, labeled, block, _means_other(relation, alpha), alpha
-        )
-    kinds: list[Kind] = ["skew"] if any(feature.kind == "skew" for feature in features) else []
-    moved = any(feature.kind == "inputs" for feature in features)
-    if classes is not None and of_classes and not moved and not kinds:
-        kinds.append("classes")
-        relation = (
-            _relation(reference, production, classes.weights.clamp(min=1e-6).log())
-            if labeled is not None
-            else None
-        )
-    meaning = _means_other(relation, alpha)
-    if moved:
-        kinds.append("inputs")
-    elif (
-        not kinds
-        and columns is not None
-        and _scores_moved(reference, production, alpha, min_effect)
-    ):
-        kinds.append("scores")
-    elif "skew" not in kinds and (
-        meaning
-        or (not kinds and columns is not None and labeled is not None and _turned(columns, labeled))
-    ):
-        kinds.append("meaning")
+        features = _explained_shifts(columns, changed, before.targets, alpha, min_effect)
+    if changed is not None and not _scores_follow(before, after, changed):
+        changed = None
+    if changed is not None and all(feature.kind == "label_shift" for feature in features):
+        relation = None if labels is None else _relation(before, after, changed)
+        drift = _relation_changed(relation, alpha)
+        kinds: tuple[Kind, ...] = ("label_shift", "concept_drift") if drift else ("label_shift",)
+    elif columns is not None:
+        drift = _relation_changed(relation, alpha)
+        where = Localisation(columns, labels, permutation_block(before, after), drift, alpha)
+        features = _localised(features, where)
+        kinds = _kinds(features, where, _scores_shifted(before, after, alpha, min_effect))
+    else:
+        kinds = ("concept_drift",) if _relation_changed(relation, alpha) else ()
     judged = 0 if columns is None else len(columns.reference.columns)
-    return ChangeKinds(
-        tuple(features), classes, relation, tuple(kinds), judged, labeled is not None
-    )
+    return ChangeKinds(tuple(features), classes, relation, kinds, judged, labels is not None)
 
 
-def _kept_apart(
-    features: list[FeatureChange],
+def _explained_shifts(
     columns: SharedTables,
-    labeled: Labeled | None,
-    block: int,
-    meaning: bool,
+    classes: ClassShares | None,
+    targets: Tensor | None,
     alpha: float,
+    min_effect: float,
 ) -> list[FeatureChange]:
-    """What is told of moved columns by whether the change keeps to them, and by the labels.
+    """Columns that shifted, each with the class shares or the transform that explains it."""
+    features = shifted_columns(columns, alpha, min_effect)
+    if classes is not None and targets is not None:
+        features = [
+            label_shift_explanation(feature, columns, classes, targets) for feature in features
+        ]
+    return transform_explanations(features, columns)
+
+
+def _kinds(
+    features: list[FeatureChange], where: Localisation, scores_shifted: bool
+) -> tuple[Kind, ...]:
+    """The kinds of change where the class shares do not explain everything."""
+    found = {feature.kind for feature in features}
+    kinds: tuple[Kind, ...] = ("train_serve_skew", "covariate_shift")
+    if kinds := tuple(kind for kind in kinds if kind in found):
+        return kinds
+    if scores_shifted:
+        return ("threshold",)
+    return ("concept_drift",) if where.labels_changed() else ()
+
+
+def _localised(features: list[FeatureChange], where: Localisation) -> list[FeatureChange]:
+    """The same shifts, judged by whether the change is limited to them, and by the labels.
 
     A column that is computed differently leaves the other columns, and labels given those, as they
-    were; a world that moves carries the labels along.
+    were; where the world itself changes, labels follow the new values.
     """
-    open_ = [feature for feature in features if feature.kind != "classes"]
+    open_ = [feature for feature in features if feature.kind != "label_shift"]
     if not open_:
-        return features + _hidden(columns, labeled, block, meaning, alpha)
+        return features + where.hidden_changes()
     names = [feature.name for feature in open_]
-    keeps = len(open_) <= MOST_ALONE and _rest_held(columns, names, labeled, block, alpha)
-    if labeled is None:
-        return [_unlabeled(feature, keeps) if feature in open_ else feature for feature in features]
-    turned = keeps and (meaning or _turned(columns, labeled))
-    gains = follow_gains(
-        [f for f in open_ if f.kind == "inputs" or f.undone is not None], columns, labeled
-    )
-    worth = worth_of(names, columns, labeled)
-    told = {f.name: _told(f, gains.get(f.name, 0.0), worth, keeps, turned) for f in open_}
-    return [told.get(feature.name, feature) for feature in features]
+    limited = len(open_) <= MAX_LOCALISED and where.rest_unchanged(names)
+    if where.labels is None:
+        return [
+            replace(feature, certain=not limited) if feature.kind == "covariate_shift" else feature
+            for feature in features
+        ]
+    labels_changed = limited and where.labels_changed()
+    sample = LabeledColumns.sample(where.columns, where.labels)
+    tried = [f for f in open_ if f.kind == "covariate_shift" or f.transform is not None]
+    original = original_value_z_scores(tried, sample)
+    present = predictive_value_z_score(names, sample)
+    judged = {
+        f.name: _judged_by_labels(f, original.get(f.name, 0.0), present, limited, labels_changed)
+        for f in open_
+    }
+    return [judged.get(feature.name, feature) for feature in features]
 
 
-def _unlabeled(feature: FeatureChange, keeps: bool) -> FeatureChange:
-    return feature if feature.kind == "skew" else replace(feature, certain=not keeps)
-
-
-def _told(
-    feature: FeatureChange, gained: float, worth: float, keeps: bool, turned: bool
+def _judged_by_labels(
+    feature: FeatureChange, original: float, present: float, limited: bool, labels_changed: bool
 ) -> FeatureChange:
-    """What labels say of one column: `gained` by its old value, `worth` of the values that it and
-    its like hold now.
+    """The shift of one column as the labels decide it.
+
+    Args:
+        feature: a column that shifted.
+        original: z score of its original value over its present one.
+        present: z score of the present values of all shifted columns over none.
+        limited: whether nothing else changed.
+        labels_changed: whether labels given all columns changed.
     """
-    if gained < -CLEAR and not isinstance(feature.undone, Renaming):
-        return replace(
-            feature, kind="inputs", how=f"{feature.how}, and the labels follow the new value"
-        )
-    if feature.kind == "skew":
+    text = feature.description
+    if original < -_MIN_Z and not isinstance(feature.transform, LevelRenaming):
+        text = f"{text}, and the labels follow the new value"
+        return replace(feature, kind="covariate_shift", description=text)
+    if feature.kind == "train_serve_skew":
         return feature
-    if keeps and gained > CLEAR:
-        return replace(
-            feature, kind="skew", how=f"{feature.how}, and the labels follow the old value"
-        )
-    if keeps and (turned or worth < -CLEAR):
-        return replace(
-            feature,
-            kind="skew",
-            how=f"{feature.how}, and the labels do not follow it, nor does anything else move",
-        )
-    return replace(feature, certain=not keeps or worth > CLEAR)
+    if limited and original > _MIN_Z:
+        text = f"{text}, and the labels follow the original value"
+        return replace(feature, kind="train_serve_skew", description=text)
+    if limited and (labels_changed or present < -_MIN_Z):
+        text = f"{text}, the labels do not follow it, and nothing else shifted"
+        return replace(feature, kind="train_serve_skew", description=text)
+    return replace(feature, certain=not limited or present > _MIN_Z)
 
 
-def _hidden(
-    columns: SharedTables, labeled: Labeled | None, block: int, meaning: bool, alpha: float
-) -> list[FeatureChange]:
-    """Columns that only go with the others, or with the labels, in another way."""
-    p_value, named = apart(
-        columns.reference, columns.production, categorical=columns.categorical, block=block
-    )
-    together = p_value < alpha
-    turned = labeled is not None and (meaning or _turned(columns, labeled))
-    mistaken = (
-        mistaken_columns(columns, labeled, block, moved=together)
-        if turned and labeled is not None
-        else []
-    )
-    if mistaken or not together:
-        return mistaken
-    how = "goes with the other columns in another way"
-    kind: Kind = "skew" if turned else "inputs"
-    for names in [*([name] for name in named[:MOST_ALONE]), list(named[:2])]:
-        if _rest_held(columns, names, labeled, block, alpha):
-            return [FeatureChange(name, 0.0, kind, how, certain=turned) for name in names]
-    return [FeatureChange(name, 0.0, "inputs", how) for name in named[:1]]
+def _relation_changed(relation: RelationChange | None, alpha: float) -> bool:
+    return relation is not None and relation.p_value < alpha and relation.effect >= MIN_EFFECT
 
 
-def _rest_held(
-    columns: SharedTables, names: list[str], labeled: Labeled | None, block: int, alpha: float
-) -> bool:
-    """Whether the other columns, and labels given them, are as before."""
-    before, after = (side.drop(columns=names) for side in (columns.reference, columns.production))
-    if apart(before, after, categorical=columns.categorical, block=block)[0] < alpha:
-        return False
-    return labeled is None or not labels_moved(
-        before, labeled.before, after, labeled.after, categorical=columns.categorical
-    )
-
-
-def _turned(columns: SharedTables, labeled: Labeled) -> bool:
-    return labels_moved(
-        columns.reference,
-        labeled.before,
-        columns.production,
-        labeled.after,
-        categorical=columns.categorical,
-    )
-
-
-def _means_other(relation: RelationChange | None, alpha: float) -> bool:
-    return relation is not None and relation.p_value < alpha and relation.effect >= MEANING
-
-
-def _labels(reference: Records, production: Records) -> Labeled | None:
-    if reference.targets is None or production.targets is None:
+def _labels(
+    reference: Records, production: Records, classes: ClassShares | None
+) -> LabelPair | None:
+    """Class ids of both sides, if both have them."""
+    if classes is None or not classes.observed:
         return None
-    return Labeled(reference.targets.cpu(), production.targets.cpu())
+    assert reference.targets is not None
+    assert production.targets is not None
+    return LabelPair(reference.targets.cpu(), production.targets.cpu())
+
+
+def _samples(reference: Records, production: Records, scores: bool) -> tuple[Records, Records]:
+    """At most 20,000 rows of both sides, without logits if scores are not to be compared."""
+    before, after = _sample(reference, 0), _sample(production, 1)
+    if scores or before.features is None:
+        return before, after
+    return replace(before, logits=None), replace(after, logits=None)
 
 
 def _sample(records: Records, seed: int) -> Records:
     width = 1 if records.features is None else math.prod(records.features.shape[1:])
-    most = min(MOST_ROWS, max(200, MOST_CELLS // max(width, 1)))
-    return records if len(records) <= most else records.select(drawn(len(records), most, seed))
+    most = min(MAX_ROWS, max(200, _MAX_CELLS // max(width, 1)))
+    if len(records) <= most:
+        return records
+    return records.select(random_rows(len(records), most, seed))
 
 
 def _relation(
-    reference: Records, production: Records, bias: Tensor | None
+    reference: Records, production: Records, classes: ClassShares | None = None
 ) -> RelationChange | None:
-    parts = (reference.logits, reference.targets, production.logits, production.targets)
-    if any(
-        part is None or (part.dtype == torch.int64 and part.ndim != 1) for part in parts
-    ) or not min(len(reference), len(production)):
+    """Labels given the score, with logits adapted to the class shares where they are given."""
+    z, y, live, live_targets = (
+        reference.logits,
+        reference.targets,
+        production.logits,
+        production.targets,
+    )
+    if z is None or y is None or live is None or live_targets is None:
         return None
-    z, y, live, told = parts
-    assert z is not None
-    assert y is not None
-    assert live is not None
-    assert told is not None
-    return relation_change(z, y, live, told, bias=bias)
+    if y.ndim != 1 or live_targets.ndim != 1 or not min(len(reference), len(production)):
+        return None
+    bias = None if classes is None else classes.weights.clamp(min=1e-6).log()
+    return relation_change(z, y, live, live_targets, bias=bias)
 
 
-def _scores_fit(reference: Records, production: Records, classes: ClassShares) -> bool:
-    """Whether the scores moved as the shares of the classes say: they fit the weighted reference
-    better than the plain one.
-    """
+def _scores_follow(reference: Records, production: Records, classes: ClassShares) -> bool:
+    """Whether the scores shifted as the class shares say: closer to the weighted reference."""
     if not classes.observed:
-        return not classes.misfit[0] < MISFIT
+        return not classes.misfit[0] < _MISFIT
     if reference.logits is None or production.logits is None or reference.targets is None:
         return True
-    moved = int((classes.after - classes.before).abs().argmax())
-    z, live = (_score_of(logits, moved) for logits in (reference.logits, production.logits))
-    plain = float(ks_two_sample(z, live).statistic)
-    return weighted_distance(z, classes.weights[reference.targets.cpu()], live)[0] < plain
+    largest = int((classes.after - classes.before).abs().argmax())
+    z, live = (_class_log_odds(side, largest) for side in (reference.logits, production.logits))
+    unweighted = float(ks_two_sample(z, live).statistic)
+    return weighted_ks_distance(z, classes.weights[reference.targets.cpu()], live)[0] < unweighted
 
 
-def _scores_moved(reference: Records, production: Records, alpha: float, min_effect: float) -> bool:
+def _scores_shifted(
+    reference: Records, production: Records, alpha: float, min_effect: float
+) -> bool:
     if reference.logits is None or production.logits is None:
         return False
     test = ks_two_sample(_scores(reference.logits), _scores(production.logits))
@@ -417,17 +347,15 @@ def _scores_moved(reference: Records, production: Records, alpha: float, min_eff
 
 
 def _scores(logits: Tensor) -> Tensor:
-    """`[n]` on the host: the one binary logit, the difference of two, or the log confidence of
-    many.
-    """
+    """Binary log-odds, or the log confidence of more classes, `[n]` on the host."""
     z = logits.double().cpu()
     if z.ndim == 1:
         return z
     return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z.log_softmax(1).amax(1)
 
 
-def _score_of(logits: Tensor, which: int) -> Tensor:
-    """`[n]` on the host: the log-odds of one class."""
+def _class_log_odds(logits: Tensor, which: int) -> Tensor:
+    """Log-odds of one class, `[n]` on the host."""
     z = logits.double().cpu()
     if z.ndim == 1 or z.shape[1] == 2:
         return _scores(z)

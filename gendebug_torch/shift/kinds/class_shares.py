@@ -1,6 +1,4 @@
-"""Shares of the classes before and after: counted where production has labels, estimated from the
-scores where not.
-"""
+"""Shares of the classes before and after, counted from labels or estimated from scores."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-_FEWEST = 30
+_MIN_ROWS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +30,14 @@ class ClassShares:
     """Shares of k classes, reference first and production second.
 
     Args:
-        before: `[k]` float64.
-        after: `[k]` float64.
-        low: `[k]` lower 95 % bounds of `after`.
-        high: `[k]` upper bounds.
-        p_value: of no change.
-        rows: reference and production rows.
-        names: of the classes.
-        observed: whether production's labels were counted, rather than estimated from scores.
+        before: shares in the reference, `[k]` float64.
+        after: shares in production, `[k]` float64.
+        low: lower 95 % bounds of `after`, `[k]`.
+        high: upper 95 % bounds of `after`, `[k]`.
+        p_value: p-value of equal shares.
+        rows: numbers of reference and production rows.
+        names: class names.
+        observed: whether labels of production were counted; False if estimated from scores.
         misfit: p-value and distance that a change of shares leaves unexplained in the scores; (NaN,
             NaN) if counted.
     """
@@ -61,16 +59,18 @@ class ClassShares:
 
     @property
     def weights(self) -> Tensor:
-        """`[k]` by which reference rows of each class are to be weighted to have production's
-        shares; 0 for classes without rows.
-        """
+        """Importance weights of the classes, `[k]`: share after over before; 0 without rows."""
         return torch.where(
             self.before > 0, self.after / self.before.clamp(min=1e-12), torch.zeros_like(self.after)
         )
 
-    def moved(self, alpha: float, *, min_distance: float = 0.05, min_ratio: float = 2.0) -> bool:
-        """Whether shares moved: significantly, and by `min_distance`, or a class by the factor
-        `min_ratio` (and 1 % of the rows).
+    def changed(self, alpha: float, *, min_distance: float = 0.05, min_ratio: float = 2.0) -> bool:
+        """Whether shares changed significantly and enough to matter.
+
+        Args:
+            alpha: level of the test.
+            min_distance: smallest total variation distance that matters.
+            min_ratio: smallest ratio of one class that matters, if it changed by 1 % of the rows.
         """
         ratio = torch.maximum(self.after, self.before) / torch.minimum(
             self.after, self.before
@@ -101,7 +101,7 @@ class ClassShares:
         before, after, low, high = (
             part[order].numpy() for part in (self.before, self.after, self.low, self.high)
         )
-        told = "counted" if self.observed else "estimated"
+        how = "counted" if self.observed else "estimated"
         ax.bar(
             places - 0.2, before, 0.38, color=REFERENCE, label=f"reference (n = {self.rows[0]:,})"
         )
@@ -112,100 +112,118 @@ class ClassShares:
             after,
             0.38,
             color=LIVE,
-            label=f"production, {told} (n = {self.rows[1]:,})",
+            label=f"production, {how} (n = {self.rows[1]:,})",
             **bars,
         )
         ax.set_xticks(places, [self.names[int(place)] for place in order])
         ax.set(
             xlabel="class",
             ylabel="share of rows",
-            title=f"Class shares: distance {self.distance:.3f}",
+            title=f"Class shares: total variation distance {self.distance:.3f}",
         )
         ax.legend(frameon=True)
         return ax
 
 
 def class_shares(reference: Records, production: Records) -> ClassShares | None:
-    """Shares of the classes on both sides; None without classes before, or without labels and
-    scores after.
+    """Shares of the classes on both sides; None if they can be neither counted nor estimated.
 
-    Estimated shares are the likeliest ones under label shift, from logits calibrated on the
-    reference.
+    That is without class ids in the reference, with fewer than 30 rows on a side, or without labels
+    and logits in production. Estimated shares are the maximum likelihood ones under label shift,
+    from logits calibrated on the reference.
 
     Source: Saerens, Latinne and Decaestecker (2002), Neural Computation 14:21, through
     `label_shift`.
+
+    Args:
+        reference: records with class ids, and with logits where shares are to be estimated.
+        production: records with class ids or logits.
+
+    Example:
+        >>> import torch
+        >>> from gendebug_torch import Records
+        >>> before, after = (Records(targets=(torch.arange(400) % k == 0).long()) for k in (2, 4))
+        >>> found = class_shares(before, after)
+        >>> found.after.tolist(), found.distance, found.changed(alpha=0.001)
+        ([0.75, 0.25], 0.25, True)
     """
-    targets = reference.targets
-    if (
-        targets is None
-        or targets.dtype != torch.int64
-        or targets.ndim != 1
-        or min(len(reference), len(production)) < _FEWEST
-    ):
+    if not _class_ids(reference) or min(len(reference), len(production)) < _MIN_ROWS:
         return None
-    told = production.targets
-    pair = (targets.cpu(), told.cpu() if told is not None else torch.zeros(0, dtype=torch.int64))
-    if told is not None and (told.dtype != torch.int64 or told.ndim != 1):
-        return None
-    seen = 1 + max(int(side.max()) if len(side) else 0 for side in pair)
-    logits = [
-        records.logits
-        for records in (reference, production)
-        if records.logits is not None and records.logits.ndim <= 2
-    ]
-    k = max([seen, 2, *[2 if z.ndim == 1 else z.shape[1] for z in logits]])
+    if production.targets is None:
+        return _estimated_shares(reference, production)
+    return _counted_shares(reference, production) if _class_ids(production) else None
+
+
+def _class_ids(records: Records) -> bool:
+    targets = records.targets
+    return targets is not None and targets.dtype == torch.int64 and targets.ndim == 1
+
+
+def _logits(records: Records) -> Tensor | None:
+    return None if records.logits is None or records.logits.ndim > 2 else records.logits
+
+
+def _class_names(reference: Records, production: Records) -> tuple[str, ...]:
+    """Names of the classes that labels or logits of either side have, at least two."""
+    k = 2
+    for records in (reference, production):
+        if records.targets is not None and len(records.targets):
+            k = max(k, 1 + int(records.targets.max()))
+        if (logits := _logits(records)) is not None and logits.ndim == 2:
+            k = max(k, logits.shape[1])
+    declared = reference.schema.classes
+    return tuple(map(str, declared if len(declared) == k else range(k)))
+
+
+def _counted_shares(reference: Records, production: Records) -> ClassShares:
+    assert reference.targets is not None
+    assert production.targets is not None
+    names = _class_names(reference, production)
+    k, pair = len(names), (reference.targets.cpu(), production.targets.cpu())
     counts = [side.bincount(minlength=k) for side in pair]
-    names = (
-        tuple(str(name) for name in reference.schema.classes)
-        if len(reference.schema.classes) == k
-        else tuple(map(str, range(k)))
-    )
-    before = counts[0].double() / len(reference)
-    sizes = (len(reference), len(production))
-    if told is not None:
-        shift = _in_time(
-            CategoryShift("class", names, counts[0], counts[1]), reference, production, pair
-        )
-        low, high = wilson_interval(
-            *effective_counts(
-                counts[1], torch.full((k,), len(production)), torch.tensor(shift.times[1])
-            )
-        )
-        return ClassShares(
-            before,
-            counts[1].double() / len(production),
-            low,
-            high,
-            shift.p_value,
-            sizes,
-            names,
-            True,
-        )
-    if len(logits) < 2 or bool((counts[0] == 0).any()):
-        return None
-    fit = fit_affine(logits[0].double(), targets)
-    z, live = (fit(part.double()).cpu() for part in logits)
-    estimate = label_shift(live, before, reference_rows=len(reference))
-    misfit = label_shift_misfit(z, targets, live)
+    shift = CategoryShift("class", names, counts[0], counts[1])
+    shift = _dependent_in_time(shift, reference, production, pair)
+    trials = torch.full((k,), len(production))
+    low, high = wilson_interval(*effective_counts(counts[1], trials, torch.tensor(shift.times[1])))
     return ClassShares(
-        before,
+        counts[0].double() / len(reference),
+        counts[1].double() / len(production),
+        low,
+        high,
+        shift.p_value,
+        (len(reference), len(production)),
+        names,
+        observed=True,
+    )
+
+
+def _estimated_shares(reference: Records, production: Records) -> ClassShares | None:
+    before, after, targets = _logits(reference), _logits(production), reference.targets
+    assert targets is not None
+    names = _class_names(reference, production)
+    shares = targets.cpu().bincount(minlength=len(names)).double() / len(reference)
+    if before is None or after is None or bool((shares == 0).any()):
+        return None
+    fit = fit_affine(before.double(), targets)
+    calibrated, live = (fit(side.double()).cpu() for side in (before, after))
+    estimate = label_shift(live, shares, reference_rows=len(reference))
+    return ClassShares(
+        shares,
         estimate.prior,
         estimate.low,
         estimate.high,
         estimate.p_value,
-        sizes,
+        (len(reference), len(production)),
         names,
-        False,
-        misfit,
+        observed=False,
+        misfit=label_shift_misfit(calibrated, targets.cpu(), live),
     )
 
 
-def _in_time(
+def _dependent_in_time(
     shift: CategoryShift, reference: Records, production: Records, targets: tuple[Tensor, Tensor]
 ) -> CategoryShift:
-    """Counted shares with rows in time counted as what they are worth, by the longest time of the
-    commonest classes.
-    """
+    """Counted shares with the effective sample size of rows in time, by the commonest classes."""
     common = (shift.reference + shift.live).argsort(descending=True, stable=True)[:MAX_LEVELS]
     before, after = ((side[:, None] == common).double() for side in targets)
     times = autocorrelation_times(reference, production, before, after, torch.arange(len(common)))

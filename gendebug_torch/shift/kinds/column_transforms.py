@@ -1,11 +1,9 @@
-"""How a column may have been computed differently: another unit, an offset, standardised, or
-exchanged with another.
-"""
+"""Transformations of a column: affine map, logarithm, renamed levels, exchange, clock offset."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,46 +18,30 @@ from gendebug_torch.shift.two_sample.ks_p_values import ks_p_value
 
 # Factors between units that people mix up: powers of ten, clocks and calendars, lengths, weights,
 # volumes.
-UNITS = (
-    10.0,
-    100.0,
-    1e3,
-    1e4,
-    1e6,
-    1e9,
-    60.0,
-    3600.0,
-    24.0,
-    86400.0,
-    7.0,
-    12.0,
-    2.54,
-    3.2808,
-    2.2046,
-    3.7854,
-    28.35,
-    1024.0,
+UNIT_FACTORS = (
+    *(10.0, 100.0, 1e3, 1e4, 1e6, 1e9),
+    *(60.0, 3600.0, 24.0, 86400.0, 7.0, 12.0),
+    *(2.54, 3.2808, 2.2046, 3.7854, 28.35, 1024.0),
 )
-# A map explains a shift if it leaves a small share of it, or a larger one that is no more than
-# noise.
-_LEFT = 0.125
+# A transformation explains a shift if it leaves this share of the distance, or a distance this
+# small, or one that is not significant at this level and at most this share of the distance.
+_MAX_LEFT = 0.125
 _NEGLIGIBLE = 0.02
-_NOISE = 1e-3
-_LESS = 0.75
-# Prices and crowds double, and some grow fivefold.
+_ALPHA = 1e-3
+_MAX_LEFT_NOISE = 0.75
+# Prices and crowds double, and some grow fivefold; a larger factor is a matter of units.
 _FAR = math.log(6.5)
 
 
 @dataclass(frozen=True)
-class Undo:
-    """A map `live = factor * reference + offset`, or a logarithm, that turns one distribution into
-    the other.
+class FeatureTransform:
+    """A map `live = factor * reference + offset`, or a logarithm, between two distributions.
 
     Args:
         kind: `unit`, `scale`, `sign`, `offset`, `standardised`, `affine` or `logarithm`.
-        factor: of the map; NaN for a logarithm.
-        offset: of the map; NaN for a logarithm.
-        statistic: Kolmogorov-Smirnov distance that is left after it.
+        factor: slope of the map; NaN for a logarithm.
+        offset: intercept of the map; NaN for a logarithm.
+        statistic: Kolmogorov-Smirnov distance between the mapped reference and production.
     """
 
     kind: str
@@ -68,33 +50,32 @@ class Undo:
     statistic: float
 
     @property
-    def telling(self) -> bool:
-        """Whether no world is likely to move so by itself: a turned sign, a standardisation, a
-        logarithm, or eight times as much.
-        """
+    def implausible_as_drift(self) -> bool:
+        """Whether drift is unlikely: sign, logarithm, standardisation or a large factor."""
         return self.kind in ("sign", "standardised", "logarithm") or (
             self.kind in ("unit", "scale") and abs(math.log(self.factor)) > _FAR
         )
 
     def __str__(self) -> str:
-        shown = {
-            "unit": f"{self.factor:.4g} times",
-            "scale": f"{self.factor:.4g} times",
-            "offset": f"{self.offset:+.4g} added to",
-        }
-        shown |= {"sign": "the negative of", "logarithm": "the logarithm of"}
-        return shown.get(self.kind, f"{self.factor:.4g} times, and {self.offset:+.4g} added to,")
+        affine = f"multiplied by {self.factor:.4g}, then shifted by {self.offset:+.4g}"
+        return {
+            "unit": f"multiplied by {self.factor:.4g}",
+            "scale": f"multiplied by {self.factor:.4g}",
+            "offset": f"shifted by {self.offset:+.4g}",
+            "sign": "with the sign reversed",
+            "logarithm": "log-transformed",
+            "standardised": f"standardised ({affine})",
+        }.get(self.kind, affine)
 
 
 @dataclass(frozen=True)
-class Renaming:
-    """Levels of a category that hold other names than before, matched by how frequent they are.
+class LevelRenaming:
+    """Levels of a category under other names, matched by their frequency.
 
     Args:
-        kind: `renamed` where production has levels that were never seen, `recoded` where known ones
-            changed places.
+        kind: `renamed` where production has new levels, `recoded` where old ones changed places.
         levels: old name -> new name.
-        statistic: total variation that is left after it.
+        statistic: total variation distance that is left after it.
     """
 
     kind: str
@@ -102,97 +83,117 @@ class Renaming:
     statistic: float
 
     @property
-    def telling(self) -> bool:
-        """Whether no world is likely to move so by itself: new names for old shares, or four and
-        more levels that changed places.
-        """
+    def implausible_as_drift(self) -> bool:
+        """Whether drift is unlikely: new names, or four and more levels recoded."""
         return self.kind == "renamed" or len(self.levels) >= 4
 
     def __str__(self) -> str:
         changed = [f"{old} → {new}" for old, new in self.levels.items() if old != new]
-        return (
-            "levels under other names "
-            f"({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''}) beside"
-        )
+        return f"levels {self.kind} ({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''})"
 
 
-def renamed(reference: pd.Series[Any], live: pd.Series[Any], distance: float) -> Renaming | None:
-    """The renaming of levels that explains how one category moved, or None.
+Transform = FeatureTransform | LevelRenaming
+
+
+def fit_level_renaming(
+    reference: pd.Series[Any], live: pd.Series[Any], distance: float
+) -> LevelRenaming | None:
+    """The renaming of levels that explains how one category shifted, or None.
 
     Args:
-        reference: `[n]` levels.
-        live: `[m]` levels.
-        distance: total variation as it is.
+        reference: levels, `[n]`.
+        live: levels, `[m]`.
+        distance: total variation distance between the two.
     """
     before, after = (side.value_counts(normalize=True) for side in (reference, live))
     if len(before) != len(after) or not len(before):
         return None
     left = float(np.abs(before.to_numpy() - after.to_numpy()).sum()) / 2
-    if not explained(left, distance, len(reference), len(live)):
+    if not explains_shift(left, distance, len(reference), len(live)):
         return None
     levels = {str(old): str(new) for old, new in zip(before.index, after.index, strict=True)}
-    return Renaming("renamed" if set(levels.values()) - set(levels) else "recoded", levels, left)
+    kind = "renamed" if set(levels.values()) - set(levels) else "recoded"
+    return LevelRenaming(kind, levels, left)
 
 
-def undo(reference: Column, live: Column, distance: float) -> Undo | None:
-    """The simplest affine map, or a logarithm, that explains how one column moved, or None.
+def fit_feature_transform(
+    reference: Column, live: Column, distance: float
+) -> FeatureTransform | None:
+    """The simplest affine map, or a logarithm, that explains how one quantity shifted, or None.
 
-    Factor and offset are read off 25 quantiles; what they leave is judged by the distance of the
-    distribution functions.
+    Factor and offset are estimated from 25 quantiles; the Kolmogorov-Smirnov distance that a
+    candidate leaves decides.
 
     Args:
-        reference: `[n]` finite values.
-        live: `[m]` finite values.
-        distance: Kolmogorov-Smirnov distance as it is.
+        reference: finite values, `[n]`.
+        live: finite values, `[m]`.
+        distance: Kolmogorov-Smirnov distance between the two.
+
+    Example:
+        >>> import numpy as np
+        >>> metres = np.random.default_rng(0).gamma(4.0, 5.0, size=(2, 2000))
+        >>> found = fit_feature_transform(metres[0], 100 * metres[1], distance=1.0)
+        >>> found.kind, found.factor
+        ('unit', 100.0)
     """
+    sizes = len(reference), len(live)
     levels = np.linspace(0.02, 0.98, 25)
-    before, after = np.quantile(reference, levels), np.quantile(live, levels)
-    spread = float(before.std())
-    if spread <= 0 or float(after.std()) <= 0:
+    quantiles = np.quantile(reference, levels), np.quantile(live, levels)
+    if min(float(side.std()) for side in quantiles) <= 0:
         return None
-    apart = np.abs(before) > 1e-9 * np.abs(before).max()
-    ratio = float(np.median(after[apart] / before[apart]))
-    slope = float(np.cov(before, after)[0, 1] / before.var(ddof=1))
-    shift = float(np.median(after - before))
-    intercept = float(np.median(after - slope * before))
-    known = (
-        [unit for base in UNITS for unit in (base, 1 / base) if abs(math.log(ratio / unit)) < 0.08]
-        if ratio > 0
-        else []
-    )
-    candidates = [("unit", unit, 0.0) for unit in known] + (
-        [("scale", ratio, 0.0)] if ratio > 0 else []
-    )
-    candidates += [("sign", -1.0, 0.0), ("offset", 1.0, shift)] + (
-        [("affine", slope, intercept)] if slope > 0 else []
-    )
-    for kind, factor, offset in candidates:
-        if explained(
-            left := _distance(factor * reference + offset, live),
-            distance,
-            len(reference),
-            len(live),
-        ):
-            standard = (
-                abs(float(live.mean())) < 0.2
-                and abs(float(live.std()) - 1) < 0.2
-                and not 0.8 < factor < 1.25
-            )
-            return Undo(
-                "standardised" if kind == "affine" and standard else kind, factor, offset, left
-            )
-    size = np.log1p(np.abs(reference))
-    logarithms = [np.sign(reference) * size, size / math.log(10)] + (
-        [np.log(reference)] if float(reference.min()) > 0 else []
-    )
-    for logarithm in logarithms:
-        if explained(left := _distance(logarithm, live), distance, len(reference), len(live)):
-            return Undo("logarithm", math.nan, math.nan, left)
+    for kind, factor, offset in _affine_candidates(*quantiles):
+        left = _ks_distance(factor * reference + offset, live)
+        if explains_shift(left, distance, *sizes):
+            if kind == "affine" and _is_standardised(live) and not 0.8 < factor < 1.25:
+                kind = "standardised"
+            return FeatureTransform(kind, factor, offset, left)
+    for logarithm in _logarithms(reference):
+        left = _ks_distance(logarithm, live)
+        if explains_shift(left, distance, *sizes):
+            return FeatureTransform("logarithm", math.nan, math.nan, left)
     return None
 
 
-def swapped(reference: list[Column], live: list[Column], distances: list[float]) -> dict[int, int]:
-    """Columns that moved because each holds the values of the other: `{i: j, j: i}`."""
+def _affine_candidates(before: Column, after: Column) -> Iterator[tuple[str, float, float]]:
+    """Kind, factor and offset of the maps between two sets of quantiles, the simplest first."""
+    large = np.abs(before) > 1e-9 * np.abs(before).max()
+    ratio = float(np.median(after[large] / before[large]))
+    slope = float(np.cov(before, after)[0, 1] / before.var(ddof=1))
+    if ratio > 0:
+        for base in UNIT_FACTORS:
+            for unit in (base, 1 / base):
+                if abs(math.log(ratio / unit)) < 0.08:
+                    yield "unit", unit, 0.0
+        yield "scale", ratio, 0.0
+    yield "sign", -1.0, 0.0
+    yield "offset", 1.0, float(np.median(after - before))
+    if slope > 0:
+        yield "affine", slope, float(np.median(after - slope * before))
+
+
+def _logarithms(reference: Column) -> Iterator[Column]:
+    """The reference in the logarithms that are in use."""
+    size = np.log1p(np.abs(reference))
+    yield np.sign(reference) * size
+    yield size / math.log(10)
+    if float(reference.min()) > 0:
+        yield np.log(reference)
+
+
+def _is_standardised(live: Column) -> bool:
+    return abs(float(live.mean())) < 0.2 and abs(float(live.std()) - 1) < 0.2
+
+
+def exchanged_columns(
+    reference: list[Column], live: list[Column], distances: list[float]
+) -> dict[int, int]:
+    """Columns that each hold the values of the other: `{i: j, j: i}`.
+
+    Args:
+        reference: finite values of each column.
+        live: the same of production.
+        distances: Kolmogorov-Smirnov distance of each column.
+    """
     found: dict[int, int] = {}
     for i in range(len(reference)):
         for j in range(i):
@@ -200,25 +201,22 @@ def swapped(reference: list[Column], live: list[Column], distances: list[float])
             if i in found or j in found:
                 continue
             crossed = [(reference[j], live[i]), (reference[i], live[j])]
-            if all(explained(_distance(a, b), limit, len(a), len(b)) for a, b in crossed):
+            if all(explains_shift(_ks_distance(a, b), limit, len(a), len(b)) for a, b in crossed):
                 found |= {i: j, j: i}
     return found
 
 
-def turned_clock(reference: Column, live: Column) -> int:
-    """Hours by which an hour-of-day column was turned around the clock, or 0: not such a column, or
-    no turn explains it.
+def clock_offset_hours(reference: Column, live: Column) -> int:
+    """Hours by which an hour-of-day column is offset, -11 to 12; 0 where no offset explains it.
 
-    Compares shares of the 24 hours under each turn by total variation, less what sampling alone
-    gives.
+    Compares the shares of the 24 hours under each offset by total variation, less what sampling
+    alone gives. Columns that hold no hours of the day have offset 0.
+
+    Args:
+        reference: finite values, `[n]`.
+        live: finite values, `[m]`.
     """
-    both = np.concatenate([reference, live])
-    hours = (
-        len(both)
-        and bool(((both == np.floor(both)) & (both >= 0) & (both < 24)).all())
-        and len(np.unique(both)) >= 20
-    )
-    if not hours or not len(reference) or not len(live):
+    if not _hours_of_day(np.concatenate([reference, live])) or not len(reference) or not len(live):
         return 0
     before, after = (
         np.bincount(side.astype(np.int64), minlength=24) / len(side) for side in (reference, live)
@@ -228,38 +226,44 @@ def turned_clock(reference: Column, live: Column) -> int:
         np.sqrt(pooled * (1 - pooled) * (1 / len(reference) + 1 / len(live)) / (2 * np.pi)).sum()
     )
     distances = np.array(
-        [np.abs(np.roll(before, turn) - after).sum() / 2 - noise for turn in range(24)]
+        [np.abs(np.roll(before, hours) - after).sum() / 2 - noise for hours in range(24)]
     )
     best = int(distances.argmin())
-    if (
-        best == 0
-        or distances[0] <= _NEGLIGIBLE
-        or distances[best] > max(_LEFT * distances[0], _NEGLIGIBLE)
-    ):
+    shifted = distances[0] > _NEGLIGIBLE
+    if not shifted or distances[best] > max(_MAX_LEFT * distances[0], _NEGLIGIBLE):
         return 0
     return best if best <= 12 else best - 24
 
 
-def explained(left: float, distance: float, n: float, m: float) -> bool:
-    """Whether what is left of a distance is an eighth of it or negligible, or noise and clearly
-    less than it was.
+def _hours_of_day(values: Column) -> bool:
+    whole = bool(((values == np.floor(values)) & (values >= 0) & (values < 24)).all())
+    return whole and len(np.unique(values)) >= 20
+
+
+def explains_shift(left: float, distance: float, n: float, m: float) -> bool:
+    """Whether the distance that is left is negligible, or no more than noise and clearly smaller.
+
+    Args:
+        left: Kolmogorov-Smirnov distance after the explanation.
+        distance: distance before it.
+        n: effective rows of the reference.
+        m: effective rows of production.
     """
-    if left <= max(_LEFT * distance, _NEGLIGIBLE):
+    if left <= max(_MAX_LEFT * distance, _NEGLIGIBLE):
         return True
     p = float(ks_p_value(torch.tensor([left]), torch.tensor([n]), torch.tensor([m])))
-    return p > _NOISE and left <= _LESS * distance
+    return p > _ALPHA and left <= _MAX_LEFT_NOISE * distance
 
 
-def weighted_distance(reference: Tensor, weights: Tensor, live: Tensor) -> tuple[float, float]:
-    """Largest distance of the weighted and the plain distribution function, and the effective rows
-    of the weighted one.
+def weighted_ks_distance(reference: Tensor, weights: Tensor, live: Tensor) -> tuple[float, float]:
+    """Kolmogorov-Smirnov distance of a weighted and a plain sample, and the effective sample size.
 
     Source: Kish (1965), Survey Sampling, for `(sum w)^2 / sum w^2`.
 
     Args:
-        reference: `[n]` finite values.
-        weights: `[n]` not negative.
-        live: `[m]` finite values.
+        reference: finite values, `[n]`.
+        weights: weights of the reference rows, `[n]`, not negative.
+        live: finite values, `[m]`.
     """
     order = reference.argsort()
     values, mass = reference[order].contiguous(), weights[order].double()
@@ -269,13 +273,14 @@ def weighted_distance(reference: Tensor, weights: Tensor, live: Tensor) -> tuple
     below = torch.cat([torch.zeros(1, dtype=torch.float64), mass.cumsum(0) / total])
     points = torch.unique(torch.cat([values, live]))
     ordered = live.sort().values
-    gaps = [
+    differences = [
         below[torch.searchsorted(values, points, right=right)]
         - torch.searchsorted(ordered, points, right=right).double() / len(live)
         for right in (False, True)
     ]
-    return max(float(gap.abs().max()) for gap in gaps), total**2 / float(mass.square().sum())
+    distance = max(float(difference.abs().max()) for difference in differences)
+    return distance, total**2 / float(mass.square().sum())
 
 
-def _distance(reference: Column, live: Column) -> float:
+def _ks_distance(reference: Column, live: Column) -> float:
     return float(ks_two_sample(torch.from_numpy(reference), torch.from_numpy(live)).statistic)

@@ -1,103 +1,226 @@
-"""Does a change keep to some columns? Whether the others, the labels given them, and all columns
-together are as before.
-"""
+"""Is a change limited to some columns, or do the others, and labels given them, change too?"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.shift.kinds.label_model import gain, one_hot
-from gendebug_torch.shift.kinds.score_relation import relation_change
+from gendebug_torch.shift.columns.shared_columns import SharedTables
+from gendebug_torch.shift.kinds.label_model import (
+    MAX_TRIED,
+    LabeledColumns,
+    LabelPair,
+    one_hot,
+    paired_z_score,
+    same_rank_values,
+)
+from gendebug_torch.shift.kinds.moved_columns import FeatureChange, Kind
+from gendebug_torch.shift.kinds.score_relation import MIN_EFFECT, relation_change
 from gendebug_torch.shift.two_sample.categories import CategoryShift
 from gendebug_torch.shift.two_sample.joint import joint_shift
 from gendebug_torch.stats.probe_network import cross_fit, design, fold_ids
 
-# The classifier test needs so many rows a side, and is not asked of more columns.
-_FEWEST = 40
-MOST_COLUMNS = 300
-# Standard errors of what a network fitted on residuals explains of others, and its share of the
-# variance, that count.
-CLEAR = 2.0
-UNEXPLAINED = 0.005
-_MEANING = 0.03
+# The classifier test needs so many rows a side, and is not applied to more columns.
+_MIN_ROWS = 40
+_MAX_COLUMNS = 300
+# Columns to which a change may be limited.
+MAX_LOCALISED = 3
+# Level of a change of labels given the columns, and the standard errors and the share of variance
+# from which a network explains the residuals of another.
+_LABEL_ALPHA = 1e-4
+_MIN_Z = 2.0
+_MIN_EXPLAINED = 0.005
+# Standard errors of the best exchange or sign, the share of the excess error that it may leave, and
+# the level at which it must restore the joint distribution.
+_EXCHANGE_MIN_Z = 5.0
+_MAX_EXCESS_LEFT = 0.2
+_RESTORED_ALPHA = 1e-3
 
 
-def apart(
+def joint_p_value(
     reference: pd.DataFrame, live: pd.DataFrame, *, categorical: Sequence[str] = (), block: int = 1
 ) -> tuple[float, tuple[str, ...]]:
-    """P-value of no difference of all columns together, and the columns that give it away, most
-    first.
+    """P-value that all columns together are as before, and the columns that contribute most.
 
     NaN without columns, with more than 300 of them, or with fewer than 40 rows on a side.
 
     Args:
-        reference: `[n, d]`.
-        live: `[m, d]` with the same columns.
+        reference: columns, `[n, d]`.
+        live: the same columns, `[m, d]`.
         categorical: columns that hold codes.
         block: rows in time that are permuted together.
     """
     names = list(reference.columns)
-    if not 0 < len(names) <= MOST_COLUMNS or min(len(reference), len(live)) < _FEWEST:
+    if not 0 < len(names) <= _MAX_COLUMNS or min(len(reference), len(live)) < _MIN_ROWS:
         return math.nan, ()
     coded = [name for name in categorical if name in names]
-    found = joint_shift(reference, live, categorical=coded, block=block)
-    paired = float(found.pairs["p_holm"].iloc[0]) if len(found.pairs) else 1.0
-    named = [name for name, lost in found.importance.items() if lost > 0]
-    if paired < found.p_value:
-        named = list(dict.fromkeys([*found.pairs[["one", "other"]].iloc[0].tolist(), *named]))
-    return min(1.0, 2 * min(found.p_value, paired)), tuple(named)
+    test = joint_shift(reference, live, categorical=coded, block=block)
+    pair_p = float(test.pairs["p_holm"].iloc[0]) if len(test.pairs) else 1.0
+    important = [name for name, loss in test.importance.items() if loss > 0]
+    if pair_p < test.p_value:
+        pair = test.pairs[["one", "other"]].iloc[0].tolist()
+        important = list(dict.fromkeys([*pair, *important]))
+    return min(1.0, 2 * min(test.p_value, pair_p)), tuple(important)
 
 
-def labels_moved(
+def labels_given_columns_changed(
     reference: pd.DataFrame,
-    targets: Tensor,
     live: pd.DataFrame,
-    live_targets: Tensor,
+    labels: LabelPair,
     *,
     categorical: Sequence[str] = (),
-    alpha: float = 0.0001,
 ) -> bool:
-    """Whether labels given these columns are others than before, by a network fitted on both sides
-    together.
+    """Whether P(label | columns) changed, by a network fitted on both sides together.
 
-    Either its score means another chance on the two sides (`relation_change`), or a second network,
-    fitted to what the first leaves of production's labels, explains some of it. Both are asked out
-    of fold, so that neither side is known better.
+    Either its score has another event rate on the two sides (`relation_change`), or a second
+    network, fitted to the residuals of the first in production, explains some of them. Both use
+    out-of-fold scores, so that neither side is favoured.
 
     Args:
-        reference: `[n, d]`.
-        targets: `[n]` int64 class ids.
-        live: `[m, d]`.
-        live_targets: `[m]` int64 class ids.
+        reference: columns, `[n, d]`.
+        live: the same columns, `[m, d]`.
+        labels: class ids, `[n]` and `[m]`.
         categorical: columns that hold codes.
-        alpha: level of the first question.
     """
-    n, told = len(targets), torch.cat([targets, live_targets])
+    n, targets = len(labels.before), torch.cat([labels.before, labels.after])
     if not reference.shape[1]:
-        before, after = (
-            side.bincount(minlength=int(told.max()) + 1) for side in (targets, live_targets)
-        )
-        return CategoryShift("class", (), before, after).p_value < alpha
-    wanted = one_hot(told, int(told.max()) + 1)
-    values = design(
-        reference, live, categorical=[name for name in categorical if name in reference.columns]
-    ).values
+        k = int(targets.max()) + 1
+        counts = [side.bincount(minlength=k) for side in (labels.before, labels.after)]
+        return CategoryShift("class", (), counts[0], counts[1]).p_value < _LABEL_ALPHA
+    coded = [name for name in categorical if name in reference.columns]
+    values, wanted = design(reference, live, categorical=coded).values, one_hot(targets)
     folds = fold_ids(len(values), 5)
     scores = cross_fit(values, wanted, folds=folds).scores
-    logits, classes = (
-        (scores[:, 0], told)
-        if scores.shape[1] == 1
-        else (scores, told.clamp(max=scores.shape[1] - 1))
-    )
+    if scores.shape[1] == 1:
+        logits, classes = scores[:, 0], targets
+    else:
+        logits, classes = scores, targets.clamp(max=scores.shape[1] - 1)
     relation = relation_change(logits[:n], classes[:n], logits[n:], classes[n:])
-    if relation.p_value < alpha and relation.effect >= _MEANING:
+    if relation.p_value < _LABEL_ALPHA and relation.effect >= MIN_EFFECT:
         return True
-    left = (wanted - scores)[n:]
-    refitted = left - cross_fit(values[n:], left, folds=folds[n:]).scores
-    explained = 1 - float(refitted.square().sum() / left.square().sum().clamp(min=1e-12))
-    return explained >= UNEXPLAINED and gain(left.square().sum(1), refitted.square().sum(1)) > CLEAR
+    return _residuals_explained(values[n:], (wanted - scores)[n:], folds[n:])
+
+
+def _residuals_explained(values: Tensor, residuals: Tensor, folds: Tensor) -> bool:
+    """Whether a network fitted to the residuals explains some of them out of fold."""
+    refitted = residuals - cross_fit(values, residuals, folds=folds).scores
+    explained = 1 - float(refitted.square().sum() / residuals.square().sum().clamp(min=1e-12))
+    z_score = paired_z_score(residuals.square().sum(1), refitted.square().sum(1))
+    return explained >= _MIN_EXPLAINED and z_score > _MIN_Z
+
+
+@dataclass(frozen=True, eq=False)
+class Localisation:
+    """Both sides of a comparison, asked whether a change is limited to some of the columns.
+
+    Args:
+        columns: both sides.
+        labels: class ids of both sides, if known.
+        block: rows in time that are permuted together.
+        score_changed: whether labels given the model's score changed.
+        alpha: level of the test of all columns together.
+    """
+
+    columns: SharedTables
+    labels: LabelPair | None
+    block: int
+    score_changed: bool
+    alpha: float
+
+    def rest_unchanged(self, names: Sequence[str]) -> bool:
+        """Whether the other columns, and labels given them, are as before."""
+        before, after = (
+            side.drop(columns=list(names))
+            for side in (self.columns.reference, self.columns.production)
+        )
+        coded = self.columns.categorical
+        p_value, _ = joint_p_value(before, after, categorical=coded, block=self.block)
+        if p_value < self.alpha:
+            return False
+        return self.labels is None or not labels_given_columns_changed(
+            before, after, self.labels, categorical=coded
+        )
+
+    def labels_changed(self) -> bool:
+        """Whether labels given all columns, or given the score, changed; False without labels."""
+        return self.labels is not None and (
+            self.score_changed
+            or labels_given_columns_changed(
+                self.columns.reference,
+                self.columns.production,
+                self.labels,
+                categorical=self.columns.categorical,
+            )
+        )
+
+    def hidden_changes(self) -> list[FeatureChange]:
+        """Columns that only relate to the others, or to the labels, in another way."""
+        columns = self.columns
+        p_value, important = joint_p_value(
+            columns.reference,
+            columns.production,
+            categorical=columns.categorical,
+            block=self.block,
+        )
+        joint = p_value < self.alpha
+        labels_changed = self.labels_changed()
+        if labels_changed and (found := self._exchanges_and_signs(certain=joint)):
+            return found
+        if not joint:
+            return []
+        text = "relates to the other columns in another way"
+        kind: Kind = "train_serve_skew" if labels_changed else "covariate_shift"
+        for names in [*([name] for name in important[:MAX_LOCALISED]), list(important[:2])]:
+            if self.rest_unchanged(names):
+                return [FeatureChange(n, 0.0, kind, text, certain=labels_changed) for n in names]
+        return [FeatureChange(name, 0.0, "covariate_shift", text) for name in important[:1]]
+
+    def _exchanges_and_signs(self, *, certain: bool) -> list[FeatureChange]:
+        """Columns that labels follow as if two had been exchanged, or one had its sign reversed.
+
+        Only where reverting that leaves all columns together as before. A reversed sign of a column
+        that relates to no other may as well be concept drift, and is not certain then.
+        """
+        assert self.labels is not None
+        sample = LabeledColumns.sample(self.columns, self.labels)
+        changes, versions = _candidates(self.columns.quantities[:MAX_TRIED], sample, certain)
+        if not versions:
+            return []
+        errors = sample.squared_errors([sample.production, *versions])
+        z_scores = [paired_z_score(errors[0], error) for error in errors[1:]]
+        best = max(range(len(z_scores)), key=z_scores.__getitem__)
+        usual = float(sample.reference_errors([sample.production, *versions]).mean())
+        excess, left = (float(error.mean()) - usual for error in (errors[0], errors[1 + best]))
+        if z_scores[best] <= _EXCHANGE_MIN_Z or left >= _MAX_EXCESS_LEFT * excess:
+            return []
+        p_value, _ = joint_p_value(
+            sample.reference, versions[best], categorical=sample.categorical, block=self.block
+        )
+        return [] if p_value < _RESTORED_ALPHA else changes[best]
+
+
+def _candidates(
+    names: Sequence[str], sample: LabeledColumns, certain: bool
+) -> tuple[list[list[FeatureChange]], list[pd.DataFrame]]:
+    """Exchanges of two columns and reversed signs of one, and production with each reverted."""
+    changes, versions, after = [], [], sample.production
+    for one, other in combinations(names, 2):
+        changes.append([_exchange(one, other), _exchange(other, one)])
+        versions.append(after.assign(**{one: after[other], other: after[one]}))
+    text = "the labels follow it with the sign reversed"
+    for name in names:
+        ranks = (side[name].to_numpy(dtype=float) for side in (sample.reference, after))
+        changes.append([FeatureChange(name, 0.0, "train_serve_skew", text, certain=certain)])
+        versions.append(after.assign(**{name: same_rank_values(*ranks, descending=True)}))
+    return changes, versions
+
+
+def _exchange(name: str, other: str) -> FeatureChange:
+    text = f"the labels follow it as if it were exchanged with {other}"
+    return FeatureChange(name, 0.0, "train_serve_skew", text)

@@ -1,356 +1,204 @@
-"""What the move of each column is taken for: of its world, of the classes, or of how it is
-computed.
-"""
+"""Columns whose distribution shifted, and what explains the shift of each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from gendebug_torch.shift.columns.default_values import default_value
-from gendebug_torch.shift.columns.prepared import prepare_reference
-from gendebug_torch.shift.columns.shared_columns import Column, SharedTables
+from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
+from gendebug_torch.shift.columns.shared_columns import SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
 from gendebug_torch.shift.kinds.column_transforms import (
-    Renaming,
-    Undo,
-    explained,
-    renamed,
-    swapped,
-    turned_clock,
-    undo,
-    weighted_distance,
+    Transform,
+    clock_offset_hours,
+    exchanged_columns,
+    explains_shift,
+    fit_feature_transform,
+    fit_level_renaming,
+    weighted_ks_distance,
 )
-from gendebug_torch.shift.kinds.label_model import gain, losses
-from gendebug_torch.shift.kinds.localised_change import apart
 from gendebug_torch.shift.two_sample.categories import category_shift
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
-Kind = Literal["skew", "classes", "inputs", "meaning", "scores"]
-# Columns asked about exchanges and maps; columns whose labels are asked about old values and about
-# exchanges; rows that judge them.
-MOST_COLUMNS = 40
-MOST_ASKED = 8
-MOST_JUDGED = 4000
-# Standard errors of a gain that count.
-CLEAR = 3.0
-CLEAR_EXCHANGE = 5.0
-# Level at which what is left beside a default value counts as moved, and the values that it takes
-# to judge.
-NOISE = 1e-3
-_FEWEST_OTHERS = 20
+# Values of `Cause`; `threshold` where scores moved although no input did.
+Kind = Literal["train_serve_skew", "label_shift", "covariate_shift", "concept_drift", "threshold"]
+_MAX_COLUMNS = 40
+# Level and distance from which the values beside a default value count as shifted, and the rows
+# that it takes to judge.
+_REST_ALPHA = 1e-3
+_REST_DISTANCE = 0.05
+_MIN_REST = 20
+_SHIFTED = "its distribution shifted"
 
 
 @dataclass(frozen=True)
 class FeatureChange:
-    """One column that moved, and what its move is taken for.
+    """One column that shifted, and what explains it.
 
     Args:
-        name: of the column.
-        statistic: Kolmogorov-Smirnov distance; 0 for a column that only goes with the others, or
-            with labels, in another way.
-        kind: `skew`, `classes` or `inputs`.
-        how: what was found, as part of a sentence.
-        left: distance that remains once classes are weighted as in production; NaN if that was not
-            asked.
-        undone: the map that undoes the move, if there is one.
-        certain: whether the kind follows from the data; False where labels, or other data, would be
-            needed to tell.
+        name: feature name.
+        statistic: Kolmogorov-Smirnov (or total variation) distance; 0 for a column that only
+            relates to other columns, or to labels, in another way.
+        kind: `train_serve_skew`, `label_shift` or `covariate_shift`.
+        description: what was found, as part of a sentence.
+        residual: distance after weighting the classes as in production; NaN if not computed.
+        transform: map that explains the shift, if there is one.
+        certain: whether the data decide the kind; False where labels, or other data, are needed.
     """
 
     name: str
     statistic: float
     kind: Kind
-    how: str
-    left: float = math.nan
-    undone: Undo | Renaming | None = None
+    description: str
+    residual: float = math.nan
+    transform: Transform | None = None
     certain: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class Labeled:
-    """Labels of both sides of a comparison, `[n]` and `[m]` int64 class ids on the host."""
+def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> list[FeatureChange]:
+    """Columns whose distribution shifted, largest distance first.
 
-    before: Tensor
-    after: Tensor
+    A single value that piles up while the other values keep their distribution is a default value
+    of serving code; all else is covariate shift so far.
 
-
-def moved_columns(columns: SharedTables, alpha: float, min_effect: float) -> list[FeatureChange]:
-    """Columns whose distribution moved, largest distance first."""
-    found = []
+    Args:
+        columns: both sides.
+        alpha: chance of any false alarm over all columns (Holm, 1979).
+        min_effect: smallest distance that counts.
+    """
     names = list(columns.quantities)
-    sides = (columns.reference, columns.production)
     before, after = (
-        torch.from_numpy(side[names].to_numpy(dtype=np.float64, copy=True)) for side in sides
+        torch.from_numpy(side[names].to_numpy(dtype=np.float64, copy=True))
+        for side in (columns.reference, columns.production)
     )
     prepared = prepare_reference(before, names=names)
     test = ks_two_sample(prepared, after)
     coded = [
-        category_shift(columns.reference[n], columns.production[n], name=n)
-        for n in columns.categorical
+        category_shift(columns.reference[name], columns.production[name], name=name)
+        for name in columns.categorical
     ]
-    adjusted = holm_adjusted(
-        torch.cat(
-            [test.p_value, torch.tensor([shift.p_value for shift in coded], dtype=torch.float64)]
-        )
-    )
-    for place in (adjusted < alpha).nonzero().flatten().tolist():
-        if place >= len(names):
-            if coded[place - len(names)].effect >= min_effect:
-                found.append(
-                    FeatureChange(
-                        coded[place - len(names)].name,
-                        coded[place - len(names)].distance,
-                        "inputs",
-                        "moved",
-                    )
-                )
+    p_values = torch.tensor([shift.p_value for shift in coded], dtype=torch.float64)
+    significant = holm_adjusted(torch.cat([test.p_value, p_values])) < alpha
+    found = []
+    for column in significant[: len(names)].nonzero().flatten().tolist():
+        name, distance = names[column], float(test.statistic[column])
+        if distance < min_effect / 2:
             continue
-        atom = (
-            default_value(prepared, after, place)
-            if float(test.statistic[place]) >= min_effect / 2
-            else None
-        )
-        if atom is not None and _others_held(atom.value, before[:, place], after[:, place]):
-            how = f"stuck at {atom.value:.4g} for {atom.live_share:.0%} of the rows"
-            found.append(FeatureChange(names[place], float(test.statistic[place]), "skew", how))
-        elif float(test.statistic[place]) >= min_effect:
-            found.append(
-                FeatureChange(names[place], float(test.statistic[place]), "inputs", "moved")
-            )
+        default = _default_value(prepared, before, after, column)
+        if default is not None:
+            found.append(FeatureChange(name, distance, "train_serve_skew", default))
+        elif distance >= min_effect:
+            found.append(FeatureChange(name, distance, "covariate_shift", _SHIFTED))
+    found += [
+        FeatureChange(shift.name, shift.distance, "covariate_shift", _SHIFTED)
+        for shift, shifted in zip(coded, significant[len(names) :].tolist(), strict=True)
+        if shifted and shift.effect >= min_effect
+    ]
     return sorted(found, key=lambda feature: -feature.statistic)
 
 
-def _others_held(value: float, before: Tensor, after: Tensor) -> bool:
-    """Whether the values beside the one that piles up are distributed as before; a world that moves
-    piles up and moves the rest.
-    """
-    rest = [side[side.isfinite() & (side != value)] for side in (before, after)]
-    if min(map(len, rest)) < _FEWEST_OTHERS:
-        return True
-    test = ks_two_sample(*rest)
-    return float(test.p_value) > NOISE or float(test.statistic) < 0.05
+def _default_value(
+    prepared: PreparedReference, before: Tensor, after: Tensor, column: int
+) -> str | None:
+    """The value that production holds too often, as a phrase; None where other values moved too."""
+    atom = default_value(prepared, after, column)
+    if atom is None:
+        return None
+    rest = [
+        side[side.isfinite() & (side != atom.value)]
+        for side in (before[:, column], after[:, column])
+    ]
+    if min(map(len, rest)) >= _MIN_REST:
+        test = ks_two_sample(*rest)
+        if float(test.p_value) <= _REST_ALPHA and float(test.statistic) >= _REST_DISTANCE:
+            return None
+    return f"constant at {atom.value:.4g} in {atom.live_share:.0%} of the rows"
 
 
-def within_classes(
+def label_shift_explanation(
     feature: FeatureChange, columns: SharedTables, classes: ClassShares, targets: Tensor
 ) -> FeatureChange:
-    """The same move, told as one of the classes where weighting the reference's classes explains
-    it.
+    """The same shift, as label shift where weighting the classes of the reference explains it.
+
+    Args:
+        feature: a column that shifted.
+        columns: both sides.
+        classes: shares of the classes.
+        targets: class ids of the reference, `[n]` int64.
     """
     before, after = columns.reference[feature.name], columns.production[feature.name]
     if feature.name in columns.categorical:
         # Levels in the order of their change: the distance of the distribution functions is the
         # total variation then.
-        change = (
-            after.value_counts(normalize=True)
-            .sub(before.value_counts(normalize=True), fill_value=0.0)
-            .sort_values()
-        )
-        before, after = (
-            side.map({level: float(place) for place, level in enumerate(change.index)})
-            for side in (before, after)
-        )
+        shares = before.value_counts(normalize=True)
+        change = after.value_counts(normalize=True).sub(shares, fill_value=0.0).sort_values()
+        rank = {level: float(place) for place, level in enumerate(change.index)}
+        before, after = before.map(rank), after.map(rank)
     values, live = (
         torch.from_numpy(side.to_numpy(dtype=np.float64, copy=True)) for side in (before, after)
     )
     weights = classes.weights[targets.cpu()]
-    kept = values.isfinite()
-    left, rows = weighted_distance(values[kept], weights[kept], live[live.isfinite()])
-    if not math.isfinite(left) or not explained(
-        left, feature.statistic, round(rows), int(live.isfinite().sum())
+    finite, live = values.isfinite(), live[live.isfinite()]
+    residual, rows = weighted_ks_distance(values[finite], weights[finite], live)
+    if not math.isfinite(residual) or not explains_shift(
+        residual, feature.statistic, round(rows), len(live)
     ):
-        return replace(feature, left=left)
-    return replace(feature, left=left, kind="classes", how="follows the shares of the classes")
-
-
-def recomputed(features: list[FeatureChange], columns: SharedTables) -> list[FeatureChange]:
-    """Moves that an exchange of columns, a clock or a map explains, told as skew where that is
-    telling and noted where not.
-    """
-    moved = [f for f in features if f.kind == "inputs"][:MOST_COLUMNS]
-    told = {f.name: _named(f, columns) for f in moved if f.name in columns.categorical}
-    open_ = [f for f in moved if f.name in columns.quantities]
-    sides = [columns.finite(feature.name) for feature in open_]
-    pairs = swapped(
-        [before for before, _ in sides], [after for _, after in sides], [f.statistic for f in open_]
-    )
-    for place, (feature, (before, after)) in enumerate(zip(open_, sides, strict=True)):
-        if place in pairs:
-            how = f"holds the values of {open_[pairs[place]].name}, and the other way round"
-            told[feature.name] = replace(feature, kind="skew", how=how)
-            continue
-        slipped = turned_clock(before, after)
-        if slipped:
-            told[feature.name] = replace(
-                feature,
-                kind="skew",
-                how=f"turned by {slipped:+d} hours, as by a clock in another zone",
-            )
-            continue
-        found = undo(before, after, feature.statistic)
-        if found is not None:
-            told[feature.name] = _undone(feature, found)
-    return [told.get(feature.name, feature) for feature in features]
-
-
-def _named(feature: FeatureChange, columns: SharedTables) -> FeatureChange:
-    found = renamed(
-        columns.reference[feature.name], columns.production[feature.name], feature.statistic
-    )
-    return feature if found is None else _undone(feature, found)
-
-
-def _undone(feature: FeatureChange, found: Undo | Renaming) -> FeatureChange:
+        return replace(feature, residual=residual)
     return replace(
-        feature,
-        kind="skew" if found.telling else "inputs",
-        how=f"{found} what it was",
-        undone=found,
+        feature, residual=residual, kind="label_shift", description="follows the class shares"
     )
 
 
-def follow_gains(
-    features: Sequence[FeatureChange], columns: SharedTables, labeled: Labeled
-) -> dict[str, float]:
-    """By how many standard errors labels follow the old value of a moved column better than the one
-    it holds now.
-
-    The old value of a quantity is the one of the same rank in the reference, as any increasing map
-    of it would leave it (a decreasing one for a sign that turned); that of a category is the level
-    that a renaming says. Asks of eight columns at most.
-    """
-    asked = [f for f in features if f.name in columns.quantities or isinstance(f.undone, Renaming)][
-        :MOST_ASKED
-    ]
-    if not asked:
-        return {}
-    before, after, targets = _judges(columns, labeled)
-    versions = [
-        after,
-        *(after.assign(**{f.name: _old_values(f, before[f.name], after[f.name])}) for f in asked),
-    ]
-    errors, _ = losses(
-        before, targets.before, versions, targets.after, categorical=columns.categorical
-    )
-    return {
-        feature.name: gain(errors[0], error)
-        for feature, error in zip(asked, errors[1:], strict=True)
-    }
-
-
-def worth_of(names: Sequence[str], columns: SharedTables, labeled: Labeled) -> float:
-    """By how many standard errors production's labels are told better with the values that these
-    columns hold now than without them.
-    """
-    before, after, targets = _judges(columns, labeled)
-    sides = [(side.drop(columns=list(names)), side) for side in (before, after)]
-    errors = []
-    for told, asked in zip(*sides, strict=True):
-        coded = [name for name in columns.categorical if name in told.columns]
-        errors.append(
-            losses(told, targets.before, [asked], targets.after, categorical=coded)[0][0]
-            if told.shape[1]
-            else None
-        )
-    if errors[0] is None or errors[1] is None:
-        return 0.0
-    return gain(errors[0], errors[1])
-
-
-def _old_values(feature: FeatureChange, before: pd.Series[Any], after: pd.Series[Any]) -> Any:
-    if isinstance(feature.undone, Renaming):
-        old = {new: name for name, new in feature.undone.levels.items()}
-        return after.map(lambda level: old.get(str(level), level))
-    down = feature.undone is not None and feature.undone.factor < 0
-    return _of_same_rank(
-        before.to_numpy(dtype=np.float64), after.to_numpy(dtype=np.float64), down=down
-    )
-
-
-def mistaken_columns(
-    columns: SharedTables, labeled: Labeled, block: int, *, moved: bool
+def transform_explanations(
+    features: list[FeatureChange], columns: SharedTables
 ) -> list[FeatureChange]:
-    """Columns that look as before while labels follow them as if two had been exchanged, or one had
-    turned its sign.
+    """The same shifts, with the exchange, clock offset or transform that explains each, if any.
 
-    Only where undoing that leaves all columns together as before. A turned sign of a column that
-    goes with no other may as well be a world that turned, and is not certain; where it `moved` how
-    columns go together, it is.
+    They are train/serve skew where drift is unlikely to do the same.
     """
-    names = columns.quantities[:MOST_ASKED]
-    before, after, targets = _judges(columns, labeled)
-    exchanges = list(combinations(names, 2))
-    versions = [after.assign(**{one: after[other], other: after[one]}) for one, other in exchanges]
-    for name in names:
-        sides = (side[name].to_numpy(dtype=np.float64) for side in (before, after))
-        versions.append(after.assign(**{name: _of_same_rank(*sides, down=True)}))
-    if not versions:
-        return []
-    errors, own = losses(
-        before, targets.before, [after, *versions], targets.after, categorical=columns.categorical
+    open_ = [feature for feature in features if feature.kind == "covariate_shift"][:_MAX_COLUMNS]
+    quantities = [feature for feature in open_ if feature.name in columns.quantities]
+    sides = [columns.finite(feature.name) for feature in quantities]
+    exchanged = exchanged_columns(
+        [before for before, _ in sides],
+        [after for _, after in sides],
+        [feature.statistic for feature in quantities],
     )
-    gains = [gain(errors[0], error) for error in errors[1:]]
-    best = max(range(len(gains)), key=gains.__getitem__)
-    excess, left = (float(error.mean() - own.mean()) for error in (errors[0], errors[1 + best]))
-    if gains[best] <= CLEAR_EXCHANGE or left >= 0.2 * excess:
-        return []
-    if apart(before, versions[best], categorical=columns.categorical, block=block)[0] < NOISE:
-        return []
-    if best < len(exchanges):
-        one, other = exchanges[best]
-        how = "labels follow the columns as if they had been exchanged: {}"
-        return [
-            FeatureChange(a, 0.0, "skew", how.format(f"{a} holds {b}"))
-            for a, b in ((one, other), (other, one))
-        ]
-    name = names[best - len(exchanges)]
-    return [
-        FeatureChange(
-            name, 0.0, "skew", f"labels follow {name} with its sign turned", certain=moved
-        )
-    ]
+    explained: dict[str, FeatureChange] = {}
+    for place, (feature, (before, after)) in enumerate(zip(quantities, sides, strict=True)):
+        if place in exchanged:
+            text = f"exchanged with {quantities[exchanged[place]].name}"
+        elif hours := clock_offset_hours(before, after):
+            text = f"shifted by {hours:+d} hours, as in another time zone"
+        else:
+            found = fit_feature_transform(before, after, feature.statistic)
+            explained[feature.name] = _transformed(feature, found)
+            continue
+        explained[feature.name] = replace(feature, kind="train_serve_skew", description=text)
+    for feature in open_:
+        if feature.name in columns.categorical:
+            levels = columns.reference[feature.name], columns.production[feature.name]
+            renaming = fit_level_renaming(*levels, feature.statistic)
+            explained[feature.name] = _transformed(feature, renaming)
+    return [explained.get(feature.name, feature) for feature in features]
 
 
-def _judges(columns: SharedTables, labeled: Labeled) -> tuple[pd.DataFrame, pd.DataFrame, Labeled]:
-    rows = [
-        drawn(len(side), MOST_JUDGED, seed)
-        for seed, side in enumerate((labeled.before, labeled.after))
-    ]
-    before, after = (
-        side.iloc[r.numpy()]
-        for side, r in zip((columns.reference, columns.production), rows, strict=True)
-    )
-    return before, after, Labeled(labeled.before[rows[0]], labeled.after[rows[1]])
+def _transformed(feature: FeatureChange, transform: Transform | None) -> FeatureChange:
+    if transform is None:
+        return feature
+    kind: Kind = "train_serve_skew" if transform.implausible_as_drift else "covariate_shift"
+    return replace(feature, kind=kind, description=str(transform), transform=transform)
 
 
-def _of_same_rank(before: Column, after: Column, *, down: bool = False) -> Column:
-    """`[m]` the reference value whose rank each value has (from the other end, if `down`); missing
-    values stay.
-    """
-    mapped = after.copy()
-    known, target = np.isfinite(after), np.sort(before[np.isfinite(before)])
-    if known.any() and len(target):
-        ordered = np.sort(after[known])
-        middle = (
-            np.searchsorted(ordered, after[known])
-            + np.searchsorted(ordered, after[known], side="right")
-        ) / (2 * len(ordered))
-        mapped[known] = np.quantile(target, 1 - middle if down else middle)
-    return mapped
-
-
-def drawn(rows: int, most: int, seed: int) -> Tensor:
-    """Places of at most so many rows, drawn without replacement, in their order."""
+def random_rows(rows: int, most: int, seed: int) -> Tensor:
+    """Indices of at most so many rows, drawn without replacement, in their order."""
     if rows <= most:
         return torch.arange(rows)
     return torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:most].sort().values

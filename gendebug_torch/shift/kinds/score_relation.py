@@ -1,6 +1,4 @@
-"""Does the same score still mean the same chance? Observed against expected labels, score by score,
-before and after.
-"""
+"""Labels given the score, before and after: is the event rate at the same score the same?"""
 
 from __future__ import annotations
 
@@ -23,9 +21,11 @@ if TYPE_CHECKING:
 
 # Rows, and variance of the number of events, that either side needs in a bin before its normal
 # approximation is trusted.
-_FEWEST = 10
-_LEAST_VARIANCE = 2.0
-_MOST_BINS = 10
+_MIN_ROWS = 10
+_MIN_VARIANCE = 2.0
+_MAX_BINS = 10
+# Change of the event rate given the score from which it matters.
+MIN_EFFECT = 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +33,12 @@ class RelationChange:
     """Labels within bins of the calibrated score, reference first and production second.
 
     Args:
-        edges: `[b + 1]` float64 probabilities.
-        rows: `[2, b]` int64.
-        observed: `[2, b]` float64 events.
-        expected: `[2, b]` float64 events that the calibrated score promises.
-        variance: `[2, b]` float64 of `observed` if it keeps its promise.
-        event: what is counted.
+        edges: bin edges, probabilities `[b + 1]` float64.
+        rows: row counts, `[2, b]` int64.
+        observed: event counts, `[2, b]` float64.
+        expected: sums of the calibrated probabilities, `[2, b]` float64.
+        variance: variance of `observed` if the probabilities are right, `[2, b]` float64.
+        event: name of what is counted.
     """
 
     edges: Tensor
@@ -50,15 +50,13 @@ class RelationChange:
 
     @property
     def difference(self) -> Tensor:
-        """`[b]` excess of the event rate over its promise, production less reference; NaN in bins
-        with few rows.
-        """
+        """Change of the event rate beyond the expected one, `[b]`; NaN in bins with few rows."""
         excess = (self.observed - self.expected) / self.rows.clamp(min=1)
         return (excess[1] - excess[0]).masked_fill(~self._judged, math.nan)
 
     @property
     def standard_error(self) -> Tensor:
-        """`[b]` standard error of `difference`."""
+        """Standard error of `difference`, `[b]`."""
         return (
             (self.variance / self.rows.clamp(min=1).square())
             .sum(0)
@@ -68,9 +66,7 @@ class RelationChange:
 
     @cached_property
     def p_value(self) -> float:
-        """P-value for an unchanged relation: the squared differences in standard errors summed
-        (chi-square); NaN with no bin.
-        """
+        """P-value of an unchanged relation: a chi-square test over the bins; NaN with none."""
         judged = self._judged
         if not bool(judged.any()):
             return math.nan
@@ -83,9 +79,7 @@ class RelationChange:
 
     @property
     def effect(self) -> float:
-        """Mean absolute change of the chance over production rows, less what noise alone gives; in
-        [0, 1].
-        """
+        """Mean absolute change of the event rate over production rows, less noise; in [0, 1]."""
         judged = self._judged
         if not bool(judged.any()):
             return 0.0
@@ -97,7 +91,7 @@ class RelationChange:
 
     @property
     def direction(self) -> float:
-        """Mean signed change of the chance over production rows."""
+        """Mean signed change of the event rate over production rows."""
         judged = self._judged
         weight = self.rows[1][judged].double()
         return (
@@ -107,36 +101,34 @@ class RelationChange:
         )
 
     def table(self) -> DataFrame:
-        """One row per bin: rows, observed and promised rate on both sides, change with its standard
-        error.
-        """
+        """One row per bin: rows, observed and expected rates, change with its standard error."""
         import pandas as pd
 
-        rate, promised = (part / self.rows.clamp(min=1) for part in (self.observed, self.expected))
+        rate, expected = (part / self.rows.clamp(min=1) for part in (self.observed, self.expected))
         columns = {"low": self.edges[:-1], "high": self.edges[1:]}
         for place, side in enumerate(("reference", "production")):
             columns |= {
                 f"{side}_rows": self.rows[place],
                 f"{side}_rate": rate[place],
-                f"{side}_promised": promised[place],
+                f"{side}_expected": expected[place],
             }
         columns |= {"change": self.difference, "standard_error": self.standard_error}
         return pd.DataFrame({key: value.numpy() for key, value in columns.items()})
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Observed rate over promised rate on both sides, with 95 % intervals."""
+        """Observed over expected event rate on both sides, with 95 % intervals."""
         ax = axes(ax)
-        ax.plot([0, 1], [0, 1], color=NEUTRAL, linestyle="--", linewidth=1.0, label="as promised")
+        ax.plot([0, 1], [0, 1], color=NEUTRAL, linestyle="--", linewidth=1.0, label="as expected")
         for place, (colour, side) in enumerate(((REFERENCE, "reference"), (LIVE, "production"))):
             rows = self.rows[place]
-            held = rows > 0
-            rate = self.observed[place][held] / rows[held]
-            low, high = wilson_interval(self.observed[place][held], rows[held])
+            filled = rows > 0
+            rate = self.observed[place][filled] / rows[filled]
+            low, high = wilson_interval(self.observed[place][filled], rows[filled])
             whiskers = torch.stack([(rate - low).clamp(min=0), (high - rate).clamp(min=0)]).numpy()
-            promised = (self.expected[place][held] / rows[held]).numpy()
+            expected = (self.expected[place][filled] / rows[filled]).numpy()
             label = f"{side} (n = {int(rows.sum()):,})"
             ax.errorbar(
-                promised,
+                expected,
                 rate.numpy(),
                 yerr=whiskers,
                 fmt="o-",
@@ -149,16 +141,16 @@ class RelationChange:
         ax.set(
             xlim=(0, 1),
             ylim=(0, 1),
-            xlabel="chance that the calibrated score promises",
-            ylabel=f"share of rows: {self.event}",
+            xlabel="expected event rate (calibrated score)",
+            ylabel=f"observed event rate ({self.event})",
         )
-        ax.set_title(f"The same score, another chance? Mean change {self.effect:.3f}")
+        ax.set_title(f"Event rate given the score: mean change {self.effect:.3f}")
         ax.legend(loc="upper left", frameon=True)
         return ax
 
     @property
     def _judged(self) -> Tensor:
-        return (self.rows >= _FEWEST).all(0) & (self.variance >= _LEAST_VARIANCE).all(0)
+        return (self.rows >= _MIN_ROWS).all(0) & (self.variance >= _MIN_VARIANCE).all(0)
 
 
 def relation_change(
@@ -169,25 +161,51 @@ def relation_change(
     *,
     bias: Tensor | None = None,
 ) -> RelationChange:
-    """Whether the chance of an event given the score moved: that of class 1, or of being right with
-    more classes.
+    """Change of the event rate given the score: of class 1, or of being right with more classes.
 
     The score is calibrated on the reference (`fit_affine`), and rows are compared in up to ten bins
-    of it. Only residuals from the calibrated chance are compared, so that scores which move within
-    a bin are not taken for change.
+    of it. Only residuals from the calibrated probability are compared, so that scores which shift
+    within a bin do not count as a change.
 
     Source: Cochran (1954), Biometrics 10:417, for tests over strata; Platt (1999) for the
     calibration.
 
     Args:
-        logits: `[n]` binary or `[n, k]` of labeled reference rows.
-        targets: `[n]` int64 class ids.
-        live_logits: `[m]` or `[m, k]` of labeled production rows.
-        live_targets: `[m]` int64 class ids.
-        bias: `[k]` nats by which a change of class shares moves the logits in production.
+        logits: logits of labeled reference rows, `[n]` binary or `[n, k]`.
+        targets: class ids of the reference, `[n]` int64.
+        live_logits: logits of labeled production rows, `[m]` or `[m, k]`.
+        live_targets: class ids of production, `[m]` int64.
+        bias: change of the logits that a change of class shares explains, `[k]` nats.
 
     Cost: about eight passes over the reference, one over production.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> z = torch.randn(4000, generator=generator)
+        >>> y = (torch.rand(4000, generator=generator) < z.sigmoid()).long()
+        >>> same = relation_change(z[:2000], y[:2000], z[2000:], y[2000:])
+        >>> reverse = relation_change(z[:2000], y[:2000], z[2000:], 1 - y[2000:])
+        >>> same.p_value > 0.01, reverse.p_value < 1e-9
+        (True, True)
     """
+    sides = _calibrated(logits, targets, live_logits, live_targets, bias)
+    pooled = torch.cat([probability for probability, _ in sides]).sort().values
+    bins = max(1, min(_MAX_BINS, min(len(logits), len(live_logits)) // (4 * _MIN_ROWS)))
+    inner = pooled
+    if len(pooled):
+        inner = torch.unique(pooled[(torch.arange(1, bins) * len(pooled)) // bins])
+    sums = [_sums_by_bin(*side, inner) for side in sides]
+    rows, observed, expected, variance = (torch.stack(pair) for pair in zip(*sums, strict=True))
+    edges = torch.cat([torch.zeros(1), inner, torch.ones(1)]).double()
+    event = "class 1" if logits.ndim == 1 or logits.shape[1] == 2 else "correct prediction"
+    return RelationChange(edges, rows.long(), observed, expected, variance, event)
+
+
+def _calibrated(
+    logits: Tensor, targets: Tensor, live_logits: Tensor, live_targets: Tensor, bias: Tensor | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Calibrated probability of the event and the event, of the reference and of production."""
     fit = fit_affine(logits, targets)
     sides = []
     for place, (z, y) in enumerate(((logits, targets), (live_logits, live_targets))):
@@ -196,30 +214,22 @@ def relation_change(
             mapped = mapped + (bias[1] - bias[0] if z.ndim == 1 else bias).to(mapped)
         both = torch.stack([torch.zeros_like(mapped), mapped], 1) if z.ndim == 1 else mapped
         probs = both.softmax(1)
-        chance, event = (
-            (probs[:, 1], y == 1) if probs.shape[1] == 2 else (probs.amax(1), probs.argmax(1) == y)
-        )
-        sides.append((chance.cpu().contiguous(), event.cpu()))
-    pooled = torch.cat([chance for chance, _ in sides]).sort().values
-    bins = max(1, min(_MOST_BINS, min(len(logits), len(live_logits)) // (4 * _FEWEST)))
-    inner = (
-        torch.unique(pooled[(torch.arange(1, bins) * len(pooled)) // bins])
-        if len(pooled)
-        else pooled
+        if probs.shape[1] == 2:
+            probability, event = probs[:, 1], y == 1
+        else:
+            probability, event = probs.amax(1), probs.argmax(1) == y
+        sides.append((probability.cpu().contiguous(), event.cpu()))
+    return sides
+
+
+def _sums_by_bin(probability: Tensor, event: Tensor, inner: Tensor) -> list[Tensor]:
+    """Rows, events, expected events and their variance in each bin between the inner edges."""
+    bins = torch.searchsorted(inner, probability, right=True)
+    parts = (
+        torch.ones_like(probability),
+        event.double(),
+        probability,
+        probability * (1 - probability),
     )
-    counts = []
-    for chance, event in sides:
-        place_of = torch.searchsorted(inner, chance, right=True)
-        parts = (torch.ones_like(chance), event.double(), chance, chance * (1 - chance))
-        counts.append(
-            [
-                torch.zeros(len(inner) + 1, dtype=torch.float64).index_add_(0, place_of, part)
-                for part in parts
-            ]
-        )
-    rows, observed, expected, variance = (torch.stack(pair) for pair in zip(*counts, strict=True))
-    edges = torch.cat([torch.zeros(1), inner, torch.ones(1)]).double()
-    binary = logits.ndim == 1 or logits.shape[1] == 2
-    return RelationChange(
-        edges, rows.long(), observed, expected, variance, "class 1" if binary else "predicted right"
-    )
+    empty = torch.zeros(len(inner) + 1, dtype=torch.float64)
+    return [empty.clone().index_add_(0, bins, part) for part in parts]

@@ -1,4 +1,4 @@
-"""The checks of this topic: thresholds, findings and wording."""
+"""Check `slices.collapse`."""
 
 from __future__ import annotations
 
@@ -6,32 +6,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
-from gendebug_torch.slices.change import SliceChange, slice_change
-from gendebug_torch.slices.checks._slices import (
-    _cost,
-    _has_classes,
-    _nothing_to_slice,
-    _said,
+from gendebug_torch.slices.checks._slicing import (
+    class_outputs,
+    nothing_to_slice,
     slicing_columns,
+    slicing_cost,
 )
-from gendebug_torch.slices.search.columns import fit_binnings
-from gendebug_torch.slices.search.events import plain_events
+from gendebug_torch.slices.levels.binning import fit_binnings
+from gendebug_torch.slices.search.change import SliceChange, slice_change
+from gendebug_torch.slices.search.error_events import errors_by_class
 from gendebug_torch.stats.intervals import wilson_interval
 
-_CHANGE_NEEDS = (
-    "validation.logits",
-    "validation.targets",
-    "production.logits",
-    "production.targets",
-)
+_NEEDS = ("validation.logits", "validation.targets", "production.logits", "production.targets")
 
 
-@check("slices.collapse", cause=Cause.SUBGROUP_FAILURE, needs=_CHANGE_NEEDS, cost=_cost)
+@check("slices.collapse", cause=Cause.SUBGROUP_FAILURE, needs=_NEEDS, cost=slicing_cost)
 def no_slice_collapsed(
     validation: Records,
     production: Records,
@@ -41,10 +34,10 @@ def no_slice_collapsed(
     min_change: float = 0.1,
     limit: int = 5,
 ) -> Iterator[Finding]:
-    """No subgroup got much worse in production while the whole stayed almost as it was.
+    """No subgroup became much worse in production while the whole hardly changed.
 
-    For every one- and two-way slice the change of its error rate, and for two classes of its missed
-    positives (1 - recall) and false alarms, is compared with the change outside the slice, on the
+    For every one- and two-way slice the change of its error rate, and for two classes of its
+    false negative and false positive rates, is compared with the change outside the slice, on the
     scale of log odds.
 
     Source: Breslow and Day (1980), Statistical Methods in Cancer Research 1, section 4.4, for the
@@ -53,90 +46,97 @@ def no_slice_collapsed(
     Args:
         validation: labeled records with logits.
         production: labeled records with logits.
-        threshold: on the probability of a binary model.
-        alpha: false discovery rate over all slices and events.
+        threshold: threshold on the probability of a binary model.
+        alpha: false discovery rate over all slices and kinds of error.
         min_change: smallest rise of the rate, beyond that of all rows, that matters.
         limit: most slices to report.
     """
     this = no_slice_collapsed
-    sides = (validation, production)
-    columns = [frame for frame in map(slicing_columns, sides) if frame is not None]
-    if len(columns) < len(sides) or not all(map(_has_classes, sides)):
-        yield _nothing_to_slice(this)
+    changes = _changes(validation, production, threshold, alpha)
+    if changes is None:
+        yield nothing_to_slice(this)
         return
-    events = [_plain(records, threshold) for records in sides]
-    cuts = fit_binnings(columns[0], categorical=validation.schema.categorical)
-    shared = [name for name in events[0] if name in events[1]]
-    worse: dict[str, list[tuple[SliceChange, int]]] = {}
-    wholes = {}
-    for name in shared:
-        cases = [(columns[side], *events[side][name]) for side in (0, 1)]
-        before, after = ((frame[asked.numpy()], event[asked]) for frame, asked, event in cases)
-        change = slice_change(*before, *after, binnings=cuts, alpha=alpha / len(shared), name=name)
-        wholes[f"{name.replace(' ', '_')}_change"] = change.whole
-        rise = change.change - max(change.whole, 0.0)
-        for place in (rise >= min_change).nonzero()[:, 0].tolist():
-            worse.setdefault(change.names[place], []).append((change, place))
+    risen: dict[str, list[tuple[SliceChange, int]]] = {}
+    for change in changes:
+        rise = change.change - max(change.overall_change, 0.0)
+        for i in (rise >= min_change).nonzero()[:, 0].tolist():
+            risen.setdefault(change.names[i], []).append((change, i))
     worst_first = sorted(
-        worse.values(), key=lambda risen: min(float(change.log_p[place]) for change, place in risen)
+        risen.values(), key=lambda cases: min(float(change.log_p[i]) for change, i in cases)
     )
-    for risen in worst_first[:limit]:
-        yield _collapsed_slice(this, risen, min_change)
-    if not worse:
-        said = ", ".join(
-            f"{name.removesuffix('_change').replace('_', ' ')} rate {value:+.1%}"
-            for name, value in wholes.items()
+    for cases in worst_first[:limit]:
+        yield _collapsed_slice(this, cases, min_change)
+    if not risen:
+        rates = ", ".join(f"{change.name} rate {change.overall_change:+.1%}" for change in changes)
+        numbers = {f"{_key(change)}_change": change.overall_change for change in changes}
+        text = f"No slice became worse in production beyond the change of all rows ({rates})."
+        yield this.finding(Severity.OK, text, numbers=numbers)
+
+
+def _changes(
+    validation: Records, production: Records, threshold: float, alpha: float
+) -> list[SliceChange] | None:
+    """The changes of each kind of error per slice; None without columns or classes."""
+    before, after = slicing_columns(validation), slicing_columns(production)
+    outputs, live_outputs = class_outputs(validation), class_outputs(production)
+    if before is None or after is None or outputs is None or live_outputs is None:
+        return None
+    binnings = fit_binnings(before, categorical=validation.schema.categorical)
+    errors = errors_by_class(*outputs, threshold=threshold)
+    live_errors = errors_by_class(*live_outputs, threshold=threshold)
+    names = [name for name in errors if name in live_errors]
+    changes = []
+    for name in names:
+        (rows, error), (live_rows, live_error) = errors[name], live_errors[name]
+        changes.append(
+            slice_change(
+                before[rows.numpy()],
+                error[rows],
+                after[live_rows.numpy()],
+                live_error[live_rows],
+                binnings=binnings,
+                alpha=alpha / len(names),
+                name=name,
+            )
         )
-        yield this.finding(
-            Severity.OK,
-            f"No slice got worse in production beyond the change of all rows ({said}).",
-            numbers=wholes,
-        )
+    return changes
+
+
+def _key(change: SliceChange) -> str:
+    return change.name.replace(" ", "_")
 
 
 def _collapsed_slice(
     this: Check, cases: list[tuple[SliceChange, int]], min_change: float
 ) -> Finding:
-    change, at = min(cases, key=lambda case: float(case[0].log_p[case[1]]))
-    counts = torch.stack([change.before[at], change.after[at]])
-    then, now = (counts[:, 1] / counts[:, 0].clamp(min=1)).tolist()
-    low, high = wilson_interval(counts[:, 1], counts[:, 0])
+    """One finding for all kinds of error that rose in a slice, the most significant first."""
+    change, i = min(cases, key=lambda case: float(case[0].log_p[case[1]]))
+    counts = torch.stack([change.before[i], change.after[i]])
+    before, after = (counts[:, 1] / counts[:, 0].clamp(min=1)).tolist()
+    low, high = (bound.tolist() for bound in wilson_interval(counts[:, 1], counts[:, 0]))
+    name, rows = change.names[i], int(counts[1, 0])
     numbers: dict[str, Any] = {
         "event": change.name,
-        "rate_validation": then,
-        "rate_production": now,
-        "change": now - then,
+        "rate_validation": before,
+        "rate_production": after,
+        "change": after - before,
+        "interval_validation": [low[0], high[0]],
+        "interval_production": [low[1], high[1]],
+        "change_overall": change.overall_change,
+        "share_of_rise": float(change.share_of_rise[i]),
+        "support": rows,
+        "adjusted_p_value": float(change.adjusted[i]),
+        "tests": change.tests,
     }
-    numbers |= {
-        "interval_validation": [float(low[0]), float(high[0])],
-        "interval_production": [float(low[1]), float(high[1])],
-    }
-    numbers |= {
-        "change_overall": change.whole,
-        "share_of_rise": float(change.share_of_rise[at]),
-        "support": int(counts[1, 0]),
-        "adjusted_p_value": float(change.adjusted[at]),
-    }
-    numbers |= {"asked": change.asked} | {
-        f"{other.name.replace(' ', '_')}_change": float(other.change[place])
-        for other, place in cases
-    }
-    summary = (
-        f"{change.name.capitalize()} rate rose from {then:.1%} to {now:.1%} (95 % interval "
-        f"{float(low[1]):.1%} to {float(high[1]):.1%}) "
-        f"where {change.names[at]}, while it changed by {change.whole:+.1%} overall; "
-        f"{int(counts[1, 0]):,} rows in production."
-    )
-    remedy = (
-        f"Look at production rows where {change.names[at]}: what about them is new? Until the "
-        "model is retrained with them, "
-        "route them elsewhere."
-    )
-    severity = Severity.FAIL if float(low[1]) - then >= min_change else Severity.WARN
+    numbers |= {f"{_key(other)}_change": float(other.change[j]) for other, j in cases}
     return this.finding(
-        severity, summary, subject=change.names[at], numbers=numbers, remedy=remedy, evidence=change
+        Severity.FAIL if low[1] - before >= min_change else Severity.WARN,
+        f"Where {name}, the {change.name} rate rose from {before:.1%} in validation to "
+        f"{after:.1%} in production (95 % interval {low[1]:.1%} to {high[1]:.1%}; {rows:,} rows). "
+        f"Over all rows it changed by {change.overall_change:+.1%}.",
+        subject=name,
+        numbers=numbers,
+        remedy=f"Look at production rows where {name}: what is new about them? Route them "
+        "elsewhere until the model is retrained with such rows.",
+        evidence=change,
     )
-
-
-def _plain(records: Records, threshold: float) -> dict[str, tuple[Tensor, Tensor]]:
-    return plain_events(*_said(records), threshold=threshold)

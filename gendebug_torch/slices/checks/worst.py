@@ -1,8 +1,8 @@
-"""The checks of this topic: thresholds, findings and wording."""
+"""Check `slices.worst`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,30 +10,33 @@ import pandas as pd
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
-from gendebug_torch.slices.checks._slices import (
-    _cost,
-    _has_classes,
-    _nothing_to_slice,
-    _said,
+from gendebug_torch.slices.checks._slicing import (
+    class_outputs,
+    nothing_to_slice,
     slicing_columns,
+    slicing_cost,
 )
-from gendebug_torch.slices.search.columns import Binning, fit_binnings
-from gendebug_torch.slices.search.events import Event, promised_events
+from gendebug_torch.slices.levels.binning import Binning, fit_binnings
+from gendebug_torch.slices.search.error_events import ErrorEvent, errors_by_prediction
+from gendebug_torch.slices.search.find import confirmed_slices, find_slices
 from gendebug_torch.slices.search.result import Slices
-from gendebug_torch.slices.search.search import confirmed_slices, find_slices
 
-# With fewer rows or events the halves of a split would both be blind.
-_ROWS_TO_SPLIT = 4000
-_EVENTS_TO_SPLIT = 200
-# An excess of this many points matters whatever its ratio: half of the rows wrong instead of 0.4.
-_ENOUGH_POINTS = 0.1
+# With fewer rows or errors, half of them have too little power.
+_MIN_ROWS_TO_SPLIT = 4000
+_MIN_ERRORS_TO_SPLIT = 200
+# An excess of ten points matters whatever its ratio: half of the rows wrong instead of 0.4.
+_LARGE_EXCESS = 0.1
+_REMEDY = (
+    "Look at rows where {name}: are their labels and features correct? Then add a feature that "
+    "explains the difference, collect more such rows, or train a separate model for them."
+)
 
 
 @check(
     "slices.worst",
     cause=Cause.SUBGROUP_FAILURE,
     needs=("validation.logits", "validation.targets"),
-    cost=_cost,
+    cost=slicing_cost,
 )
 def no_slice_fails(
     validation: Records,
@@ -44,138 +47,126 @@ def no_slice_fails(
     limit: int = 5,
     seed: int = 0,
 ) -> Iterator[Finding]:
-    """No subgroup of the rows, by one or two columns, fails more often than the model's own
-    confidence says.
+    """No subgroup of the rows, by one or two columns, has more errors than the confidence expects.
 
-    Every one- and two-way slice of metadata and features is asked whether errors, and for two
-    classes missed positives and false alarms, are more frequent than among rows of the same score:
-    a slice that is hard is named in passing, one where the model is wrong about itself is the
-    alarm. Where there are rows enough, one random half proposes and the other half confirms.
+    In every one- and two-way slice of metadata and features, errors (for two classes also wrong
+    negative and wrong positive predictions) are compared with the error rate among rows of the same
+    score. So a slice that is hard is only mentioned, and one where the model is overconfident is
+    reported. With enough rows, one random half proposes slices and the other half confirms them.
 
     Source: Ayer et al. (1955), Ann. Math. Stat. 26:641, for the expectation; Benjamini and Hochberg
     (1995), JRSS B 57:289; Chung et al. (2019), Slice Finder, arXiv:1807.06068, for the question.
 
     Args:
         validation: labeled records with logits and named columns.
-        threshold: on the probability of a binary model.
-        alpha: false discovery rate over all slices and events.
-        min_lift: smallest ratio of the slice's rate to what was promised that matters; so does an
-            excess of 10 points.
+        threshold: threshold on the probability of a binary model.
+        alpha: false discovery rate over all slices and kinds of error.
+        min_lift: smallest ratio of the slice's error rate to the expected one that matters; so does
+            an excess of 10 points.
         limit: most slices to report.
-        seed: of the split into halves.
+        seed: seed of the split into halves.
     """
     this = no_slice_fails
-    columns = slicing_columns(validation)
-    if columns is None or not _has_classes(validation):
-        yield _nothing_to_slice(this)
+    columns, outputs = slicing_columns(validation), class_outputs(validation)
+    if columns is None or outputs is None:
+        yield nothing_to_slice(this)
         return
-    cuts = fit_binnings(columns, categorical=validation.schema.categorical)
-    events = promised_events(*_said(validation), threshold=threshold)
-    failing: dict[str, list[tuple[Slices, int]]] = {}
+    binnings = fit_binnings(columns, categorical=validation.schema.categorical)
+    events = errors_by_prediction(*outputs, threshold=threshold)
+    failing: dict[str, list[tuple[Slices, int, ErrorEvent]]] = {}
     for event in events:
-        found = _failing(columns, cuts, event, alpha / len(events), seed)
-        for place in _mattering(found, min_lift):
-            failing.setdefault(found.names[place], []).append((found, place))
+        found = _excess_slices(columns, binnings, event, alpha / len(events), seed)
+        for i in _relevant(found, min_lift):
+            failing.setdefault(found.names[i], []).append((found, i, event))
     worst_first = sorted(
-        failing.values(), key=lambda cases: min(float(found.log_p[place]) for found, place in cases)
+        failing.values(), key=lambda cases: min(float(found.log_p[i]) for found, i, _ in cases)
     )
-    among = {event.name: event.among for event in events}
     for cases in worst_first[:limit]:
-        yield _failing_slice(this, cases, among)
+        yield _failing_slice(this, cases)
     if not failing:
-        yield _hardest_slice(this, columns, cuts, events[0])
+        yield _hardest_slice(this, columns, binnings, events[0])
 
 
-def _failing(
-    columns: pd.DataFrame, cuts: Sequence[Binning], event: Event, alpha: float, seed: int
+def _excess_slices(
+    columns: pd.DataFrame, binnings: Sequence[Binning], event: ErrorEvent, alpha: float, seed: int
 ) -> Slices:
-    """Slices beyond what was promised: found on all rows, or proposed by one half and confirmed by
-    the other.
-    """
+    """Slices with more errors than expected; by two halves where there are enough rows."""
     frame = columns.iloc[event.rows.numpy()]
-    options: dict[str, Any] = {"binnings": cuts, "alpha": alpha, "name": event.name}
-    if len(frame) < _ROWS_TO_SPLIT or int(event.happened.sum()) < _EVENTS_TO_SPLIT:
-        return find_slices(frame, event.happened, expected=event.promise(), **options)
-    return confirmed_slices(frame, event.happened, promise=event.promise, seed=seed, **options)
+    options: dict[str, Any] = {"binnings": binnings, "alpha": alpha, "name": event.name}
+    if len(frame) < _MIN_ROWS_TO_SPLIT or int(event.errors.sum()) < _MIN_ERRORS_TO_SPLIT:
+        return find_slices(frame, event.errors, expected=event.expected_rate(), **options)
+    return confirmed_slices(frame, event.errors, expected=event.expected_rate, seed=seed, **options)
 
 
-def _mattering(found: Slices, min_lift: float) -> list[int]:
+def _relevant(found: Slices, min_lift: float) -> list[int]:
+    """Indices of slices whose excess is large and certain."""
     low, _ = found.interval()
-    large = (found.lift >= min_lift) | (found.rate - found.expected_rate >= _ENOUGH_POINTS)
-    places: list[int] = (large & (low > found.expected_rate)).nonzero()[:, 0].tolist()
-    return places
+    large = (found.lift >= min_lift) | (found.rate - found.expected_rate >= _LARGE_EXCESS)
+    indices: list[int] = (large & (low > found.expected_rate)).nonzero()[:, 0].tolist()
+    return indices
 
 
-def _failing_slice(
-    this: Check, cases: list[tuple[Slices, int]], among: Mapping[str, str]
-) -> Finding:
-    """One finding of all that goes wrong in a slice, the most significant event first."""
-    found, at = min(cases, key=lambda case: float(case[0].log_p[case[1]]))
-    name, rate, promised = found.names[at], float(found.rate[at]), float(found.expected_rate[at])
-    low, high = (float(bound[at]) for bound in found.interval())
-    overall = found.overall[1] / max(found.overall[0], 1)
+def _failing_slice(this: Check, cases: list[tuple[Slices, int, ErrorEvent]]) -> Finding:
+    """One finding for all kinds of error of a slice, the most significant first."""
+    found, i, event = min(cases, key=lambda case: float(case[0].log_p[case[1]]))
+    name, rate, expected = found.names[i], float(found.rate[i]), float(found.expected_rate[i])
+    low, high = (float(bound[i]) for bound in found.interval())
+    rows, overall = int(found.support[i]), found.overall[1] / max(found.overall[0], 1)
+    summary = (
+        f"Where {name}, {rate:.1%} of {event.predictions} are wrong (95 % interval {low:.1%} to "
+        f"{high:.1%}; {rows:,} rows). The model's confidence implies {expected:.1%} there; overall "
+        f"{overall:.1%} are wrong. {found.tests:,} slices were tested."
+    )
+    broken = low > 2 * expected and low - expected > _LARGE_EXCESS / 2
+    return this.finding(
+        Severity.FAIL if broken else Severity.WARN,
+        summary,
+        subject=name,
+        numbers=_numbers(cases, found, i),
+        remedy=_REMEDY.format(name=name),
+        evidence=found,
+    )
+
+
+def _numbers(cases: list[tuple[Slices, int, ErrorEvent]], found: Slices, i: int) -> dict[str, Any]:
+    low, high = found.interval()
     numbers: dict[str, Any] = {
         "event": found.name,
-        "support": int(found.support[at]),
-        "rate": rate,
-        "interval": [low, high],
+        "support": int(found.support[i]),
+        "rate": float(found.rate[i]),
+        "interval": [float(low[i]), float(high[i])],
+        "expected_rate": float(found.expected_rate[i]),
+        "overall": found.overall[1] / max(found.overall[0], 1),
+        "lift": float(found.lift[i]),
+        "adjusted_p_value": float(found.adjusted[i]),
+        "tests": found.tests,
+        "same_rows_as": list(found.aliases[i][:3]),
+        "share_of_events": float(found.total[i]) / max(found.overall[1], 1),
     }
-    numbers |= {
-        "promised": promised,
-        "overall": overall,
-        "lift": float(found.lift[at]),
-        "adjusted_p_value": float(found.adjusted[at]),
-    }
-    share = float(found.total[at]) / max(found.overall[1], 1)
-    numbers |= {
-        "asked": found.asked,
-        "same_rows_as": list(found.also[at][:3]),
-        "share_of_events": share,
-    }
-    numbers |= {
-        f"{other.name.replace(' ', '_')}_rate": float(other.rate[place]) for other, place in cases
-    }
-    summary = (
-        f"{found.name.capitalize()} rate {rate:.1%} (95 % interval {low:.1%} to {high:.1%}) where "
-        f"{name}, while the model's "
-        f"confidence promises {promised:.1%} there; {overall:.1%} over {among[found.name]}. "
-        f"{int(found.support[at]):,} rows, "
-        f"one of {found.asked:,} slices asked."
-    )
-    remedy = (
-        f"Look at rows where {name}: are their labels and features sound? Then add a feature that "
-        "tells what is different there, "
-        "collect more of them, or give them a model of their own."
-    )
-    broken = low > 2 * promised and low - promised > _ENOUGH_POINTS / 2
-    severity = Severity.FAIL if broken else Severity.WARN
-    return this.finding(
-        severity, summary, subject=name, numbers=numbers, remedy=remedy, evidence=found
-    )
+    rates = {f"{other.name.replace(' ', '_')}_rate": float(other.rate[j]) for other, j, _ in cases}
+    return numbers | rates
 
 
 def _hardest_slice(
-    this: Check, columns: pd.DataFrame, cuts: Sequence[Binning], event: Event
+    this: Check, columns: pd.DataFrame, binnings: Sequence[Binning], event: ErrorEvent
 ) -> Finding:
-    """What to say where nothing fails: the slice with the clearest excess of errors, which the
-    model owns up to.
-    """
-    hard = find_slices(columns, event.happened, binnings=cuts, limit=5, name=event.name)
+    """No slice fails; names the slice with the most significant excess of expected errors."""
+    hard = find_slices(columns, event.errors, binnings=binnings, limit=5, name=event.name)
     numbers: dict[str, Any] = {
         "rows": len(columns),
         "columns": columns.shape[1],
-        "errors": int(event.happened.sum()),
+        "errors": int(event.errors.sum()),
     }
     summary = (
-        f"No slice of {columns.shape[1]} columns fails beyond what the model's confidence "
-        "says there."
+        f"No slice of {columns.shape[1]} columns has more errors than the model's confidence "
+        "expects."
     )
     if len(hard):
         inside = hard.mask(columns, 0)
-        promised = float(event.promise()[inside].mean())
-        numbers |= {"hardest": hard.names[0], "rate": float(hard.rate[0]), "promised": promised}
+        expected, rate = float(event.expected_rate()[inside].mean()), float(hard.rate[0])
+        numbers |= {"hardest": hard.names[0], "rate": rate, "expected_rate": expected}
         summary += (
-            f" The hardest one, {hard.names[0]}, errs in {float(hard.rate[0]):.1%} of rows "
-            f"and promises {promised:.1%}."
+            f" The hardest one is {hard.names[0]}, with {rate:.1%} errors and {expected:.1%} "
+            "expected."
         )
     return this.finding(Severity.OK, summary, numbers=numbers, evidence=hard if len(hard) else None)

@@ -1,0 +1,1 @@
+"""What learning curves say: regime, inflection, notes, early stopping."""

@@ -1,0 +1,1 @@
+"""When rows were recorded, and when their labels became known."""

@@ -1,0 +1,167 @@
+"""A model in evaluation mode for a while, and the promise to leave it as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gendebug_torch.errors import reject
+
+Model = Callable[..., Any]
+
+# Buffers up to this size are restored where a forward pass writes into them; larger ones are taken
+# for weights, which no forward pass in evaluation mode changes.
+_LARGEST_BUFFER = 64 * 2**20
+
+
+@contextlib.contextmanager
+def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[None]:
+    """The model in evaluation mode with frozen parameters, restored on exit and after a failure.
+
+    Restored are the mode of every submodule, `requires_grad`, `.grad`, buffers, hooks, the device,
+    and the random states of Python, NumPy and torch (every device). Of a plain callable only the
+    random states can be.
+
+    Args:
+        model: module or callable.
+        device: device of the module meanwhile; None leaves it where it is.
+
+    Raises:
+        InputError: weights that are not in memory, or on several devices where one is given.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(random_states_restored())
+        if isinstance(model, nn.Module):
+            modules = list(model.modules())
+            stack.enter_context(_on_device(model, device))
+            stack.enter_context(_hooks_restored(modules))
+            stack.enter_context(_buffers_restored(modules))
+            stack.enter_context(_frozen(list(model.parameters())))
+            stack.enter_context(_evaluation_mode(modules))
+        yield
+
+
+@contextlib.contextmanager
+def random_states_restored() -> Iterator[None]:
+    """Random states of Python, NumPy and torch that are afterwards what they were before."""
+    state, numpy_state, torch_state = (
+        random.getstate(),
+        np.random.get_state(),
+        torch.get_rng_state(),
+    )
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+@contextlib.contextmanager
+def _on_device(model: nn.Module, device: torch.device | None) -> Iterator[None]:
+    parameters = list(model.parameters())
+    devices = sorted({str(parameter.device) for parameter in parameters})
+    if "meta" in devices:
+        reject(
+            "model",
+            "weights in memory",
+            "parameters on the meta device",
+            "Load them first: `to_empty`, then `load_state_dict`.",
+        )
+    if device is not None and len(devices) > 1:
+        reject(
+            "model",
+            f"weights on one device, to be moved to {device}",
+            f"some on {', '.join(devices)}",
+            "Move it to one device.",
+        )
+    home = parameters[0].device if parameters else None
+    try:
+        if None not in (home, device) and home != device:
+            model.to(device)
+        yield
+    finally:
+        if home is not None and any(parameter.device != home for parameter in parameters):
+            model.to(home)
+
+
+@contextlib.contextmanager
+def _hooks_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
+    # The hooks of an exported program are empty lists that nothing can be added to.
+    tables = [
+        [table for key, table in vars(module).items() if key.endswith("_hooks")]
+        for module in modules
+    ]
+    hooks = [(table, table.copy()) for row in tables for table in row if isinstance(table, dict)]
+    try:
+        yield
+    finally:
+        for table, entries in hooks:
+            table.clear()
+            table.update(entries)
+
+
+@contextlib.contextmanager
+def _buffers_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Buffers with their values, as some layers write into them in a forward pass."""
+    buffers = [
+        (module._buffers, name, buffer, _version(buffer), buffer.detach().clone())
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None and buffer.numel() * buffer.element_size() <= _LARGEST_BUFFER
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for table, name, buffer, version, value in buffers:
+                # A module that moved between devices has buffers of its own there.
+                current = table[name]
+                moved = current is not None and current.device != buffer.device
+                restored = current if moved and current is not None else buffer
+                table[name] = restored
+                if version is None or _version(restored) != version:
+                    restored.copy_(value)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Counter of writes into a tensor; None where torch keeps none."""
+    return None if tensor.is_inference() else tensor._version
+
+
+@contextlib.contextmanager
+def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    flags = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
+    try:
+        for parameter in parameters:
+            # torch lets nobody set the flag of a tensor made under inference_mode back to True.
+            if not parameter.is_inference():
+                parameter.requires_grad_(False)
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, (requires_grad, gradient) in zip(parameters, flags, strict=True):
+            if not parameter.is_inference():
+                parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+
+
+@contextlib.contextmanager
+def _evaluation_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode

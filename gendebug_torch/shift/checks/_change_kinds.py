@@ -1,0 +1,54 @@
+"""The kinds of change as an input that checks share, and the cause that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.registry import Cost, DerivedInput
+from gendebug_torch.data.records import Records
+from gendebug_torch.shift.columns.shared_columns import column_count
+from gendebug_torch.shift.kinds import change_kinds as kinds
+
+
+def _between(
+    production: Records | None, validation: Records | None, train: Records | None
+) -> kinds.ChangeKinds | None:
+    """Kinds of change since validation, or since training without its overconfident scores."""
+    reference = validation if validation is not None else train
+    if production is None or reference is None:
+        return None
+    return kinds.change_kinds(production, reference, scores=validation is not None)
+
+
+def _cost(given: Mapping[str, Any]) -> Cost:
+    cells = 0.0
+    for records in map(given.get, ("validation", "train", "production")):
+        if records is not None:
+            columns = 1 if records.features is None else records.features.shape[-1]
+            cells += float(min(len(records), kinds.MAX_ROWS)) * columns
+    # Three tests of all columns together at most, as `shift.joint` makes one.
+    joint = 3 * 5000.0 * (96.0 + column_count(given.get("production"))) ** 2
+    return Cost(elements=60.0 * cells + joint + 1e7)
+
+
+CHANGE_KINDS = DerivedInput("change_kinds", _between, _cost)
+
+
+def root_cause(change_kinds: kinds.ChangeKinds | None) -> Cause:
+    """Cause of a change of the scores: the first kind of change, or covariate shift."""
+    found = () if change_kinds is None else change_kinds.kinds
+    return Cause(found[0]) if found else Cause.COVARIATE_SHIFT
+
+
+def with_cause(finding: Finding, change_kinds: kinds.ChangeKinds | None) -> Finding:
+    """The finding about one column under the kind of its change; a note if classes explain it."""
+    change = None if change_kinds is None else change_kinds.feature(finding.subject)
+    if change is None:
+        return finding
+    if change.kind == "label_shift":
+        summary = f"{finding.summary[:-1]}; within the classes its distribution is unchanged."
+        return replace(finding, severity=Severity.NOTE, cause=Cause.LABEL_SHIFT, summary=summary)
+    return replace(finding, cause=Cause(change.kind))

@@ -1,0 +1,1 @@
+"""Clusters of errors in feature space."""

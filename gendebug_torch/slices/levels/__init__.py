@@ -1,0 +1,1 @@
+"""Columns as levels, slices as sets of levels."""

@@ -1,0 +1,1 @@
+"""How surprising a sum over a slice is."""

@@ -1,0 +1,90 @@
+"""Test of a slice: is the sum of a metric over its rows higher than expected?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from gendebug_torch.slices.statistics.tails import log_upper_tail
+
+
+@dataclass(frozen=True, eq=False)
+class SliceTest:
+    """One-sided test of sums over slices: of events by counts, of other metrics by ranks.
+
+    Args:
+        weights: values to sum, `[1, n]`; or events, their probabilities and variances, `[3, n]`.
+        mean: expected value of a row, where there are no probabilities.
+        variance: variance of a row, where there are no probabilities.
+        is_count: whether the metric is an event.
+    """
+
+    weights: Tensor
+    mean: float
+    variance: float
+    is_count: bool
+
+    def log_p_values(self, rows: Tensor, sums: Tensor, within: Tensor | None = None) -> Tensor:
+        """`[s]` log p-values of slices.
+
+        The expectation is scaled to the total over all rows, and the variance loses the slice's
+        share of the total.
+
+        Args:
+            rows: number of rows of each slice, `[s]`.
+            sums: sums of the weights over each slice, `[w, s]`.
+            within: rows that the slices are drawn from, `[n]` bool; default all.
+        """
+        n, total = self._total(within)
+        if len(sums) == 3:
+            mean, spread = sums[1], sums[2]
+        else:
+            mean, spread = rows * self.mean, rows * self.variance
+        mean = mean * (total[0] / total[1]) if float(total[1]) > 0 else mean
+        share = spread / total[2].clamp(min=1e-300)
+        variance = spread * (1 - share).clamp(min=0.0) * (n / max(n - 1, 1))
+        if self.is_count:
+            # Without probabilities the rows are a sample, bounded by its rows and by all events.
+            most = rows if len(sums) == 3 else rows.double().clamp(max=float(total[0]))
+            return log_upper_tail(sums[0], most, mean, variance)
+        z = (sums[0] - mean) / variance.clamp(min=1e-300).sqrt()
+        excess = (z > 0) & (variance > 0)
+        return torch.where(excess, torch.special.log_ndtr(-z), torch.zeros_like(z))
+
+    def log_p_value(self, inside: Tensor, within: Tensor) -> float:
+        """Log p-value of the rows of one mask `[n]` among those of another."""
+        sums = self.weights[:, inside].sum(1, keepdim=True)
+        return float(self.log_p_values(inside.sum()[None], sums, within))
+
+    def _total(self, within: Tensor | None) -> tuple[int, Tensor]:
+        part = self.weights if within is None else self.weights[:, within]
+        n, sums = part.shape[1], part.sum(1)
+        if len(sums) == 3:
+            return n, sums
+        return n, torch.stack(
+            [sums[0], sums.new_tensor(n * self.mean), n * sums.new_tensor(self.variance)]
+        )
+
+
+def slice_test(metric: Tensor, expected: Tensor | None) -> SliceTest:
+    """The test of a metric: counts for events, Wilcoxon rank sums for numbers.
+
+    Args:
+        metric: events `[n]` bool, or numbers `[n]` float.
+        expected: probability of the event in each row, `[n]`; None for the overall rate.
+    """
+    values = metric.detach().double().cpu()
+    n = max(len(values), 1)
+    if metric.is_floating_point():
+        if not len(values):
+            return SliceTest(values[None], 0.5, 0.0, is_count=False)
+        ranks = torch.from_numpy(rankdata(values.numpy())) / (n + 1)
+        return SliceTest(ranks[None], 0.5, float(ranks.var(correction=0)), is_count=False)
+    if expected is None:
+        rate = float(values.sum()) / n
+        return SliceTest(values[None], rate, rate * (1 - rate), is_count=True)
+    p = expected.detach().double().cpu()
+    return SliceTest(torch.stack([values, p, p * (1 - p)]), 0.0, 0.0, is_count=True)

@@ -1,0 +1,104 @@
+"""Exit codes and spelling of the command line: the contract with shells and CI servers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gendebug_torch.cli import main
+from gendebug_torch.cli.main import COMMANDS, _python_names
+from gendebug_torch.errors import UnsupportedError
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Makes `gendebug checks` raise."""
+
+    def set_error(error):
+        def explode(as_json: bool = False) -> int:
+            """Raises."""
+            raise error
+
+        monkeypatch.setattr("gendebug_torch.cli.commands.checks.checks", explode)
+
+    return set_error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UnsupportedError("not for this network"), 2),
+        (ZeroDivisionError("boom"), 3),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_every_error_has_its_exit_code_and_no_traceback(broken, capsys, error, code):
+    broken(error)
+    assert main(["checks"]) == code
+    text = capsys.readouterr()
+    assert "Traceback" not in text.err + text.out
+    assert text.err.startswith("gendebug checks: ")
+
+
+def test_debug_shows_the_traceback(broken, capsys):
+    broken(ZeroDivisionError("boom"))
+    assert main(["checks", "--debug"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["diagnos"], [], ["shift-"]])
+def test_an_unknown_command_is_bad_input(words, capsys):
+    assert main(words) == 2
+    text = capsys.readouterr()
+    assert "gendebug" in text.err + text.out
+    assert "diagnose" in text.err + text.out or "shift" in text.err
+
+
+@pytest.mark.parametrize("words", [["diagnose", "--no-such-flag", "1"], ["curves"]])
+def test_a_wrong_flag_is_bad_input(words):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_teaches_its_use(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*name.split(), "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"gendebug {name}" in text
+    assert "Exit code: 0 clean" in text
+    assert "fail_on" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["--only", "shift"], ["shift"]),
+        (["--only", "shift", "labels"], ["shift", "labels"]),
+        (["--only", "shift,labels.noise"], ["shift", "labels.noise"]),
+        (["--only=shift,labels"], ["shift", "labels"]),
+        (["--only", '["shift", "labels"]'], ["shift", "labels"]),
+    ],
+)
+def test_lists_are_written_as_people_write_them(words, values):
+    def command(only: list[str] | None = None, fail_on: str = "warn") -> int:
+        return 0
+
+    flag, value, *rest = _python_names([*words, "--fail-on", "never"], command)
+    assert flag == "--only"
+    assert json.loads(value) == values
+    assert rest == ["--fail_on", "never"]
+
+
+def test_help_imports_no_torch():
+    code = """
+import sys
+from gendebug_torch.cli import main
+main(["--help"]); main(["--version"])
+print(sorted({"torch", "pandas", "jsonargparse"} & set(sys.modules)))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,420 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, collect, diagnose
+from gendebug_torch.checks.finding import findings_to_json
+from gendebug_torch.checks.registry import Cost, all_checks
+from gendebug_torch.data.times import seconds_of
+from gendebug_torch.diagnosis.budget import Speed, by_value, probe_speed
+from gendebug_torch.diagnosis.causes import likely_causes
+from gendebug_torch.diagnosis.decision import decide
+from gendebug_torch.diagnosis.quality import QualityChange, quality_change
+from gendebug_torch.errors import InputError
+
+INPUTS = {check.name: check.inputs for check in all_checks()}
+
+
+def found(check, cause, severity=Severity.WARN, subject="", **numbers):
+    return Finding(
+        check,
+        cause,
+        severity,
+        f"{check} says {subject or 'it'}",
+        subject=subject,
+        numbers=numbers,
+        remedy="Repair it.",
+        inputs=INPUTS.get(check, ()),
+    )
+
+
+def table(n, seed, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    logit = 1.5 * x[:, 0] - x[:, 1]
+    y = (torch.rand(n, generator=generator, dtype=torch.float64) < logit.sigmoid()).long()
+    x[:, 2] += shift
+    return Records(pd.DataFrame(x.numpy(), columns=["a", "b", "c"]), y, name="validation")
+
+
+@pytest.fixture
+def model():
+    network = nn.Linear(3, 1)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[1.5, -1.0, 0.0]]))
+        network.bias.zero_()
+    return network
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"),
+    [("90s", 90), ("2m", 120), ("1.5h", 5400), (7, 7), ("0.5", 0.5), (" 3 M ", 180)],
+)
+def test_budgets(budget, seconds):
+    assert seconds_of(budget) == seconds
+
+
+@pytest.mark.parametrize("budget", ["", "-2m", "0", "soon", "2d", "nan", None])
+def test_bad_budgets(budget):
+    with pytest.raises(InputError, match="budget"):
+        seconds_of(budget)
+
+
+def test_speed_turns_work_into_seconds(model):
+    assert Speed(10, 5, 1000).seconds(Cost(forwards=20, backwards=10, elements=500)) == 4.5
+    speed = probe_speed(
+        {"model": model, "validation": table(600, 0), "production": None, "train": None}
+    )
+    assert 0 < speed.backwards < float("inf")
+    assert 0 < speed.forwards < float("inf")
+
+
+def test_a_clean_input_is_clean(model):
+    diagnosis = diagnose(model, validation=table(2000, 0), production=table(2000, 1))
+    assert diagnosis.decision == "nothing", str(diagnosis)
+    assert diagnosis.worst.level < Severity.WARN.level
+    assert not diagnosis.causes
+    assert {finding.check.partition(".")[0] for finding in diagnosis.skipped} <= {
+        "behavior",
+        "curves",
+        "labels",
+        "leakage",
+        "shift",
+    }
+
+
+def test_a_shifted_feature_is_named(model):
+    diagnosis = diagnose(model, validation=table(2000, 0), production=table(2000, 1, shift=1.0))
+    assert (diagnosis.causes[0].cause, diagnosis.causes[0].subject) == (Cause.COVARIATE_SHIFT, "c")
+    assert diagnosis.decision == "retrain"
+    assert any("c" in reason for reason in diagnosis.reasons)
+
+
+def test_the_model_gives_logits_where_there_are_none(model):
+    diagnosis = diagnose(model, validation=table(1000, 0), only="calibration.ece")
+    (finding,) = diagnosis.findings
+    assert finding.severity is Severity.OK
+    assert "ece" in finding.numbers
+
+
+def test_what_does_not_fit_the_budget_is_listed_with_its_cost(model):
+    diagnosis = diagnose(model, validation=table(1000, 0), production=table(1000, 1), budget=1e-9)
+    assert all(finding.severity is Severity.SKIPPED for finding in diagnosis.findings)
+    priced = [finding for finding in diagnosis.skipped if "estimated_seconds" in finding.numbers]
+    assert priced
+    assert all("Raise the budget" in finding.remedy for finding in priced)
+
+
+def test_a_generous_budget_changes_nothing(model):
+    given = {"validation": table(500, 0), "production": table(500, 1, shift=1.0)}
+    free, bound = diagnose(model, **given), diagnose(model, **given, budget="10m")
+    assert sorted(f.summary for f in free.findings) == sorted(f.summary for f in bound.findings)
+
+
+def test_forms(model, tmp_path):
+    diagnosis = diagnose(model, validation=table(500, 0), production=table(500, 1, shift=1.0))
+    assert len(diagnosis.to_frame()) == len(diagnosis.findings)
+    assert [entry["check"] for entry in json.loads(diagnosis.to_json())] == [
+        finding.check for finding in diagnosis.findings
+    ]
+    assert "<html" in diagnosis.to_html()
+    assert diagnosis._repr_html_() == diagnosis.to_html()
+    assert "retrain" in str(diagnosis)
+    diagnosis.write(tmp_path / "out", title="T")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "findings.json",
+        "report.html",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "at least one"),
+        ({"validation": pd.DataFrame()}, "`validation`: expected Records, got DataFrame"),
+        ({"validation": table(5, 0), "model": {"w": 1}}, "`model`"),
+        ({"validation": table(5, 0), "only": "shift.kss"}, "Did you mean 'shift.ks'"),
+        ({"validation": table(5, 0), "options": {"shift.ks": {"alhpa": 1}}}, "alhpa"),
+        ({"validation": table(5, 0), "budget": "soon"}, "budget"),
+    ],
+)
+def test_bad_input(arguments, words):
+    with pytest.raises(InputError, match=words):
+        diagnose(**arguments)
+
+
+def test_agreeing_checks_raise_a_cause():
+    findings = [
+        found("calibration.ece", Cause.MISCALIBRATION, Severity.FAIL),
+        found("shift.ks", Cause.COVARIATE_SHIFT, Severity.WARN, "a"),
+        found("shift.ks", Cause.COVARIATE_SHIFT, Severity.FAIL, "b"),
+        found("attribution.production_errors", Cause.COVARIATE_SHIFT, Severity.FAIL, "b"),
+        found("shift.confidence", Cause.COVARIATE_SHIFT, Severity.WARN),
+        found("shift.missing", Cause.COVARIATE_SHIFT, Severity.OK, "c"),
+    ]
+    causes = likely_causes(findings)
+    assert [(likely.cause, likely.subjects, likely.support) for likely in causes] == [
+        (Cause.COVARIATE_SHIFT, ("b", "a"), 5),
+        (Cause.MISCALIBRATION, (), 2),
+    ]
+
+
+def test_a_root_is_told_once_with_its_symptoms():
+    leak = found("leakage.column", Cause.TARGET_LEAKAGE, Severity.FAIL, "refund")
+    moved = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.FAIL, "refund")
+    sliced = found(
+        "slices.collapse",
+        Cause.SUBGROUP_FAILURE,
+        Severity.WARN,
+        "refund in [0, 1] and channel = web",
+    )
+    other = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.WARN, "refund_count")
+    first, second = likely_causes([moved, sliced, other, leak])
+    assert (first.cause, first.subject, first.symptoms) == (
+        Cause.TARGET_LEAKAGE,
+        "refund",
+        (moved, sliced),
+    )
+    assert (second.cause, second.subject) == (Cause.COVARIATE_SHIFT, "refund_count")
+
+
+def test_what_came_after_does_not_explain_what_was_there_before():
+    shifted = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.FAIL, "b")
+    before = found("calibration.ece", Cause.MISCALIBRATION)
+    after = found("calibration.production_ece", Cause.MISCALIBRATION)
+    assert [likely.cause for likely in likely_causes([shifted, after])] == [Cause.COVARIATE_SHIFT]
+    assert [likely.cause for likely in likely_causes([shifted, before])] == [
+        Cause.COVARIATE_SHIFT,
+        Cause.MISCALIBRATION,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("share", "causes"),
+    [(0.9, [Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE]), (0.2, [Cause.CONCEPT_DRIFT])],
+)
+def test_a_slice_that_holds_most_of_a_change_is_no_symptom_of_it(share, causes):
+    whole = found("shift.concept_drift", Cause.CONCEPT_DRIFT)
+    part = found(
+        "slices.collapse", Cause.SUBGROUP_FAILURE, Severity.WARN, "shop = 3", share_of_rise=share
+    )
+    assert [likely.cause for likely in likely_causes([whole, part])] == causes
+
+
+def test_a_weak_finding_does_not_explain_a_strong_one():
+    weak = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.WARN, "b")
+    strong = [
+        found(f"calibration.production_{i}", Cause.MISCALIBRATION, Severity.FAIL) for i in range(2)
+    ]
+    assert {likely.cause for likely in likely_causes([weak, *strong])} == {
+        Cause.COVARIATE_SHIFT,
+        Cause.MISCALIBRATION,
+    }
+
+
+def test_the_same_feature_is_one_story_however_many_checks_tell_its_symptoms():
+    root = found("attribution.shortcut", Cause.SHORTCUT_FEATURE, Severity.FAIL, "scanner")
+    moved = found("shift.ks", Cause.COVARIATE_SHIFT, Severity.FAIL, "scanner")
+    whole = [
+        found(f"shift.{name}", Cause.COVARIATE_SHIFT)
+        for name in ("confidence", "joint", "estimated_accuracy")
+    ]
+    (story,) = likely_causes([moved, *whole, root])
+    assert (story.cause, story.subject, len(story.symptoms)) == (
+        Cause.SHORTCUT_FEATURE,
+        "scanner",
+        4,
+    )
+
+
+@pytest.mark.parametrize("training", [Cause.UNDERFITTING, Cause.OVERFITTING])
+def test_a_network_that_learned_wrong_fails_in_slices_and_one_slice_can_be_a_story_of_its_own(
+    training,
+):
+    learned = found("curves.regime", training)
+    slices = [
+        found("slices.worst", Cause.SUBGROUP_FAILURE, Severity.FAIL, where)
+        for where in ("age = old", "shop = 3")
+    ]
+    assert [likely.cause for likely in likely_causes([*slices, learned])] == [training]
+    collapsed = found("slices.collapse", Cause.SUBGROUP_FAILURE, Severity.WARN, "shop = 3")
+    assert [likely.subjects for likely in likely_causes([*slices, collapsed, learned])] == [
+        ("shop = 3",),
+        (),
+    ]
+
+
+def test_faint_noise_explains_probabilities_but_not_curves_that_fail():
+    noise, curves = (
+        found("labels.noise", Cause.LABEL_NOISE),
+        found("curves.regime", Cause.OVERFITTING, Severity.FAIL),
+    )
+    gap, ece = (
+        found("curves.gap", Cause.OVERFITTING),
+        found("calibration.ece", Cause.MISCALIBRATION),
+    )
+    assert [likely.cause for likely in likely_causes([noise, curves, gap, ece])] == [
+        Cause.OVERFITTING,
+        Cause.LABEL_NOISE,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("findings", "decision"),
+    [
+        ([], "nothing"),
+        ([("c.e", Cause.MISCALIBRATION)], "recalibrate"),
+        ([("c.t", Cause.THRESHOLD)], "move_threshold"),
+        ([("s.l", Cause.LABEL_SHIFT)], "move_threshold"),
+        ([("c.e", Cause.MISCALIBRATION), ("s.k", Cause.COVARIATE_SHIFT)], "retrain"),
+        ([("c.r", Cause.UNDERFITTING), ("c.g", Cause.OVERFITTING)], "redesign"),
+        ([("s.w", Cause.SUBGROUP_FAILURE)], "redesign"),
+        ([("l.c", Cause.TARGET_LEAKAGE)], "fix_data"),
+        ([("a.c", Cause.UNRELIABLE_EXPLANATION)], "nothing"),
+    ],
+)
+def test_decisions(findings, decision):
+    verdict = decide(likely_causes(found(check, cause) for check, cause in findings))
+    assert verdict.name == decision
+    assert verdict.would_change
+    assert bool(verdict.reasons) == (decision != "nothing")
+
+
+def test_a_feature_stuck_on_one_value_is_to_be_mended():
+    assert (
+        decide(likely_causes([found("s.k", Cause.COVARIATE_SHIFT, atom_value=0.5)])).name
+        == "fix_data"
+    )
+
+
+@pytest.mark.parametrize(("production", "decision"), [(0.89, "recalibrate"), (0.6, "retrain")])
+def test_where_the_ranking_held_the_probabilities_are_mended(production, decision):
+    quality = QualityChange(
+        "AUC", {"validation": (0.9, 0.01), "production": (production, 0.01)}, {}
+    )
+    drift = found("shift.concept", Cause.CONCEPT_DRIFT, Severity.FAIL)
+    verdict = decide(
+        likely_causes([drift, found("calibration.production_ece", Cause.MISCALIBRATION)]), quality
+    )
+    assert verdict.name == decision
+    assert any("AUC 0.900" in reason for reason in verdict.reasons)
+
+
+def test_quality_of_a_model_that_drifts():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, generator=generator, dtype=torch.float64)
+    time = torch.linspace(0, 1, 4000, dtype=torch.float64)
+    truth = (torch.rand(4000, generator=generator, dtype=torch.float64) < logits.sigmoid()).long()
+    turned = (
+        torch.rand(4000, generator=generator, dtype=torch.float64) < (logits * (1 - time)).sigmoid()
+    ).long()
+    metadata = pd.DataFrame({"time": time.numpy()})
+    before = Records(targets=truth, logits=logits, metadata=metadata, schema=Schema(time="time"))
+    change = quality_change(before, replace(before, targets=turned))
+    assert change.metric == "AUC"
+    assert change.change[0] < -0.05
+    slope, error = change.trend
+    assert abs(slope) > 1.96 * error
+    slope, error = quality_change(before, before).trend
+    assert abs(slope) < 1.96 * error
+    assert list(change.table()["side"]) == ["validation", "production"]
+    assert quality_change(before, replace(before, targets=None)) is None
+    assert (
+        quality_change(before, replace(before, targets=torch.ones(4000, dtype=torch.int64))) is None
+    )
+
+
+def test_the_schema_declares_the_threshold_once(model):
+    schema = Schema(threshold=0.9)
+    sides = {
+        name: replace(table(1500, seed), schema=schema)
+        for seed, name in enumerate(("validation", "production"))
+    }
+    (finding,) = [
+        f
+        for f in diagnose(model, **sides, only="shift.confidence").findings
+        if "at or above" in f.summary
+    ][:1]
+    assert "0.9" in finding.summary
+    with pytest.raises(InputError, match="threshold"):
+        Schema(threshold=2.0)
+
+
+def test_the_schedule_spreads_a_budget_over_causes():
+    checks = [check for check in all_checks() if check.name.startswith(("shift.", "calibration."))]
+    ordered = by_value(checks, {check.name: 1.0 for check in checks})
+    distinct = len({check.cause for check in checks})
+    assert len({check.cause for check, _ in ordered[:distinct]}) == distinct
+    assert [value for _, value in ordered] == sorted((value for _, value in ordered), reverse=True)
+
+
+def test_the_schedule_says_what_each_check_took(model):
+    diagnosis = diagnose(model, validation=table(500, 0), production=table(500, 1), budget="1m")
+    schedule = diagnosis.schedule()
+    assert set(schedule["check"]) == {check.name for check in all_checks()}
+    ran = schedule[schedule["spent_seconds"].notna()]
+    assert (ran["estimated_seconds"] >= 0).all()
+    assert "spent_seconds" in diagnosis.to_html()
+
+
+def test_an_empty_diagnosis_reads_well():
+    assert Diagnosis(()).worst is Severity.OK
+    assert "nothing" in str(Diagnosis(()))
+
+
+def test_causes_depend_on_the_findings_alone():
+    """Read from findings.json in a fresh process that has imported no topic."""
+    findings = [
+        found("calibration.ece", Cause.MISCALIBRATION, Severity.FAIL),
+        found("shift.label_shift", Cause.LABEL_SHIFT, Severity.FAIL),
+    ]
+    code = """
+import sys
+from gendebug_torch.checks.finding import findings_from_json
+from gendebug_torch.diagnosis.causes import likely_causes
+print([likely.cause.value for likely in likely_causes(findings_from_json(sys.stdin.read()))])
+"""
+    fresh = subprocess.run(
+        [sys.executable, "-c", code],
+        input=findings_to_json(findings),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = [likely.cause.value for likely in likely_causes(findings)]
+    assert fresh.stdout.strip() == str(expected)
+    assert len(expected) == 2, "what was there before the deployment is not explained by the shift"
+
+
+def test_a_step_that_breaks_is_an_errored_finding_and_the_rest_runs(monkeypatch):
+    def explode(validation, production):
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("gendebug_torch.diagnosis.diagnose.quality_change", explode)
+    diagnosis = diagnose(validation=table(200, 0), production=table(200, 1), only="shift.ks")
+    assert diagnosis.quality is None
+    assert {finding.check for finding in diagnosis.findings} == {"shift.ks", "diagnose.quality"}
+    (broken,) = [f for f in diagnosis.findings if f.severity is Severity.ERRORED]
+    assert "boom" in broken.summary
+    assert "boom" in broken.numbers["traceback"]
+
+
+def test_local_time_across_a_change_of_the_clocks(model):
+    """Texts with two offsets in one column are moments of one time line."""
+    sides = {}
+    for seed, name in enumerate(("validation", "production")):
+        records = collect(model, table(400, seed))
+        hours = pd.date_range("2026-10-25", periods=400, freq="min", tz="Europe/Berlin")
+        metadata = pd.DataFrame({"time": [moment.isoformat() for moment in hours]})
+        metadata.loc[7, "time"] = None
+        sides[name] = replace(records, metadata=metadata, schema=Schema(time="time"))
+    diagnosis = diagnose(**sides, only="calibration")
+    slope, error = diagnosis.quality.trend
+    assert abs(slope) < 3 * error
+    assert not any(f.severity is Severity.ERRORED for f in diagnosis.findings)
