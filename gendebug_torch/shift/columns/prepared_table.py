@@ -96,15 +96,15 @@ class PreparedTable:
 
     @classmethod
     def load(cls, path: str | Path) -> PreparedTable:
-        """Read what `save` wrote."""
-        tensors, header = load_tensors(path, "PreparedTable.save")
-        if "table" not in header:
-            reject(
-                "path",
-                "a file written by `PreparedTable.save`",
-                f"another one, {path}",
-                "Prepare the reference anew.",
-            )
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such file, a file of another kind, or a damaged one.
+        """
+        return load_tensors(path, "PreparedTable.save", cls._from_tensors)
+
+    @classmethod
+    def _from_tensors(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> PreparedTable:
         table: dict[str, Any] = dict(header["table"])
         table |= {name: frozenset(table[name]) for name in ("identifiers", "single_precision")}
         return cls(PreparedReference.from_tensors(tensors, header), times=tensors["times"], **table)
