@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +33,15 @@ class Limit(NamedTuple):
     at_least: bool
     description: str
     scope: str
+
+    @property
+    def text(self) -> str:
+        """The limit as it stands after the name of a measure."""
+        return f" ({'≥' if self.at_least else '≤'} {self.value:g})"
+
+    def fails(self, value: float) -> bool:
+        """Whether a value is beyond the limit."""
+        return value < self.value if self.at_least else value > self.value
 
 
 LIMITS = {
@@ -103,9 +113,7 @@ class TrustCard:
     @property
     def failed(self) -> tuple[str, ...]:
         """Measures beyond their limits."""
-        return tuple(
-            name for name, measure in self.measures.items() if _fails(measure.value, LIMITS[name])
-        )
+        return tuple(name for name, one in self.measures.items() if LIMITS[name].fails(one.value))
 
     @property
     def uncertain(self) -> tuple[str, ...]:
@@ -210,33 +218,19 @@ class TrustCard:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Each measure as a bar with its interval and its limit; orange where it fails."""
-        rows = self.table()
-        signs = ["≥" if LIMITS[name].at_least else "≤" for name in self.measures]
-        limits = [
-            f" ({sign} {LIMITS[name].value:g})"
-            for sign, name in zip(signs, self.measures, strict=True)
-        ]
-        limits += [""] * len(self.cascade)
-        rows = rows.assign(label=rows["measure"] + limits).iloc[::-1]
-        ax = axes(ax, size=(8.6, 1.2 + 0.36 * max(1, len(rows))))
-        ends = rows[["value", "low", "high"]].clip(-1, 1)
-        below, above = ends["value"] - ends["low"], ends["high"] - ends["value"]
-        spread = [below.clip(lower=0), above.clip(lower=0)]
-        colors = [
-            NEUTRAL if limit != limit else GOOD if passes else LIVE
-            for limit, passes in zip(rows["limit"], rows["passes"], strict=True)
-        ]
+        limits = [LIMITS[name].text for name in self.measures] + [""] * len(self.cascade)
+        rows = self.table().assign(limit_text=limits).iloc[::-1]
         heights = range(len(rows))
-        ax.barh(heights, ends["value"], color=colors, xerr=spread, error_kw={"elinewidth": 0.8})
-        ax.set_yticks(heights, rows["label"].tolist())
+        ax = axes(ax, size=(8.6, 1.2 + 0.36 * max(1, len(rows))))
+        value, low, high = (rows[name].clip(-1, 1) for name in ("value", "low", "high"))
+        spread = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+        passes = rows["passes"].map({True: GOOD, False: LIVE})
+        colors = passes.where(rows["limit"].notna(), NEUTRAL).tolist()
+        ax.barh(heights, value, color=colors, xerr=spread, error_kw={"elinewidth": 0.8})
+        ax.set_yticks(heights, (rows["measure"] + rows["limit_text"]).tolist())
         ax.scatter(rows["limit"], heights, marker="|", s=160, color="black", zorder=3)
-        left = min(0.0, float(ends["low"].min())) if len(rows) else 0.0
+        left = min(0.0, float(low.min())) if len(rows) else 0.0
         ax.set(xlim=(left, 1), xlabel="value, 95 % interval and limit (tick)")
-        title = self.verdict.partition(" (")[0].partition(";")[0].partition(":")[0]
-        ax.set_title(title, x=1.0, ha="right")
+        ax.set_title(re.split(r" \(|;|:", self.verdict)[0], x=1.0, ha="right")
         ax.grid(visible=False, axis="y")
         return ax
-
-
-def _fails(value: float, limit: Limit) -> bool:
-    return value < limit.value if limit.at_least else value > limit.value
