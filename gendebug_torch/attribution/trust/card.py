@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # Correlation from which features are read as one group.
 GROUP_CORRELATION = 0.9
-# Share of incomplete rows above which even the ranking is unusable.
-_MAX_INCOMPLETE = 0.5
+# Values above which even the ranking is unusable.
+_UNUSABLE = {"incomplete": 0.5, "repeat": 0.1}
 
 
 class Limit(NamedTuple):
@@ -45,6 +45,12 @@ class Limit(NamedTuple):
 
 
 LIMITS = {
+    "repeat": Limit(
+        0.01,
+        False,
+        "change of the output between two identical calls, in standard deviations",
+        "rows",
+    ),
     "incomplete": Limit(
         0.05, False, "rows that miss the change of their output by more than 5 %", "rows"
     ),
@@ -64,6 +70,7 @@ LIMITS = {
     ),
     "held_out_wrong": Limit(0.5, True, "the same R² on misclassified rows", "rows"),
 }
+_BLIND = "blind to {}: the gradient is exactly 0, but the output depends on it"
 
 
 class Measure(NamedTuple):
@@ -94,6 +101,7 @@ class TrustCard:
         cascade: share of layers with random weights, output first -> rank correlation with the
             trained network.
         correlated_groups: groups of features so correlated that they are to be read as one.
+        blind_inputs: features on which the output depends although its gradient is exactly 0.
         below_noise: features that contribute less than the strongest declared noise; None without
             declared noise.
         below_probe: features whose permutation importance does not exceed that of a random column
@@ -106,6 +114,7 @@ class TrustCard:
     reference: float | None = None
     cascade: Mapping[float, Measure] = field(default_factory=dict)
     correlated_groups: tuple[tuple[str, ...], ...] = ()
+    blind_inputs: tuple[str, ...] = ()
     below_noise: tuple[str, ...] | None = None
     below_probe: tuple[str, ...] | None = None
     evaluations: float = 0.0
@@ -127,13 +136,19 @@ class TrustCard:
     @property
     def judged(self) -> bool:
         """Whether the measures allow a verdict: one failed, or one judges the ranking."""
-        return bool(self.failed) or any(LIMITS[name].scope == "ranking" for name in self.measures)
+        failed = bool(self.failed or self.blind_inputs)
+        return failed or any(LIMITS[name].scope == "ranking" for name in self.measures)
 
     @property
     def ranking_usable(self) -> bool:
         """Whether the global ranking of the features can be trusted."""
-        incomplete = self.measures.get("incomplete")
-        if not self.judged or (incomplete is not None and incomplete.value > _MAX_INCOMPLETE):
+        if not self.judged or self.blind_inputs:
+            return False
+        if any(
+            self.measures[name].value > most
+            for name, most in _UNUSABLE.items()
+            if name in self.measures
+        ):
             return False
         return not any(LIMITS[name].scope == "ranking" for name in self.failed)
 
@@ -150,7 +165,9 @@ class TrustCard:
             return f"Not judged: {next(iter(self.missing.values()), reason)}."
         if self.rows_usable:
             return f"Global ranking usable, single rows usable{self._reservations}."
-        reasons = [
+        reasons = [_BLIND.format(", ".join(self.blind_inputs))] if self.blind_inputs else []
+        reasons += ["the network is random in evaluation mode"] if "repeat" in self.failed else []
+        reasons += [
             f"{LIMITS[name].description}: {self.measures[name].value:.2f}, limit "
             f"{LIMITS[name].value:g}"
             for name in self.failed
@@ -177,6 +194,17 @@ class TrustCard:
             f"{', '.join(group)}."
             for group in self.correlated_groups
         ]
+        if self.blind_inputs:
+            notes.append(
+                f"Gradients do not see {', '.join(self.blind_inputs)}, which the network reads "
+                "through a step such as a rounding, a threshold or an index. Use `kernel_shap` or "
+                "`feature_ablation`."
+            )
+        if "repeat" in self.failed:
+            notes.append(
+                "The network is random in evaluation mode: look for random numbers in `forward`, "
+                "or for `dropout` without `training=self.training`."
+            )
         if self.below_noise:
             notes.append(f"Contribute no more than declared noise: {', '.join(self.below_noise)}.")
         if self.below_probe:
