@@ -238,7 +238,10 @@ def test_two_devices_equal_one(tmp_path, capfd):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["torch", "python"]
 )
-def test_a_pass_that_does_not_fit_is_made_smaller(method, error):
+def test_a_pass_that_does_not_fit_is_made_smaller(monkeypatch, method, error):
+    # Collecting the garbage of all tests before takes a second each time.
+    monkeypatch.setattr("gendebug_torch.model.runner.gc.collect", lambda: 0)
+
     class Small(type(network())):
         most, refused = 12, 0
 

@@ -61,9 +61,9 @@ class Attributions:
     Example:
         >>> import torch
         >>> from gendebug_torch.attribution import attribute
-        >>> first, second = attribute(torch.nn.Flatten(), torch.eye(2), target=0).flat
-        >>> first.tolist(), second.tolist()
-        ([1.0, 0.0], [0.0, 0.0])
+        >>> result = attribute(torch.nn.Flatten(), torch.tensor([[3.0, 1.0]]), target=0)
+        >>> result.names, result.flat.round(decimals=3).tolist()
+        (('feature_0', 'feature_1'), [[3.0, 0.0]])
     """
 
     values: Tensor

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from gendebug_torch.attribution.attributions import Attributions, joined_rows
 from gendebug_torch.attribution.explanation.batch import BatchBuilder, ExplainedBatch
 from gendebug_torch.attribution.explanation.input_space import InputSpace, unwrapped
-from gendebug_torch.attribution.explanation.task import AttributionTask
+from gendebug_torch.attribution.explanation.task import AttributionTask, explains_layer
 from gendebug_torch.attribution.methods.captum.bridge import captum_method
+from gendebug_torch.attribution.methods.captum.classes import perturbs_inputs
 from gendebug_torch.attribution.methods.table import METHODS, Method
+from gendebug_torch.errors import UnsupportedError
 from gendebug_torch.model.devices import fitting
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import map_rows
@@ -31,6 +33,14 @@ def takes_seed(task: AttributionTask) -> bool:
     """Whether the method of a task is one of this library with a `seed`."""
     own = own_method(task)
     return own is not None and "seed" in inspect.signature(own.function).parameters
+
+
+def uses_gradient(task: AttributionTask) -> bool:
+    """Whether a task explains inputs by the gradient of the output, or by rules in its place."""
+    own = own_method(task)
+    if own is not None:
+        return own.gradient
+    return not explains_layer(task.method) and not perturbs_inputs(task.method)
 
 
 def explain(
@@ -62,10 +72,10 @@ def explain(
     notes: dict[str, Any] = {}
 
     def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
-        with _gradients_enabled(model):
+        with gradients_enabled(model):
             batch, space = builder.build(inputs, targets)
             # The runner halves rows if even their outputs do not fit; points are halved here.
-            answer = fitting(lambda: method.function(builder.limit(batch)), builder.halve)
+            answer = fitting(lambda: _answer(method, builder.limit(batch)), builder.halve)
         notes["names"] = space.names if task.groups is None and not method.layer else ()
         return _row_fields(batch, space, answer, method)
 
@@ -85,6 +95,18 @@ def explain(
     rows = joined_rows(checkpoint) if stream and checkpoint is not None else rows
     names = task.feature_names or tuple(notes.get("names", ()))
     return Attributions.from_rows(rows, task.title, names)
+
+
+def _answer(method: Method, batch: ExplainedBatch) -> dict[str, Tensor]:
+    """The answer of a method; a network that uses its inputs as indices may refuse the points."""
+    try:
+        return method.function(batch)
+    except IndexError as error:
+        raise UnsupportedError(
+            f"the network accepts the rows, but not points between or beside them ({error}): it "
+            "seems to use an input as an index. Choose `kernel_shap` or `feature_ablation`, with a "
+            "row of the data as `baseline`."
+        ) from error
 
 
 def _bound_method(task: AttributionTask, model: Model) -> Method:
@@ -111,7 +133,7 @@ def _network(task: AttributionTask, model: Model) -> Model:
 
 
 @contextlib.contextmanager
-def _gradients_enabled(model: Model) -> Iterator[None]:
+def gradients_enabled(model: Model) -> Iterator[None]:
     """Gradients on whatever the caller's mode; recurrent layers off cuDNN.
 
     In evaluation mode cuDNN has no backward pass for them.

@@ -68,35 +68,33 @@ def beeswarm(attributions: Attributions, ax: Axes | None = None, *, top: int = 1
     assert usable.inputs is not None
     rows = torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))[:_DOTS]
     flat, inputs = usable.flat[rows], usable.inputs.flatten(1).double()[rows]
-    order = (
-        usable.flat.abs().mean(0).argsort(descending=True, stable=True)[:top].tolist()
-        if len(usable)
-        else []
-    )
+    size = usable.flat.abs().mean(0).nan_to_num(0.0)
+    # From the bottom of the plot to its top.
+    order = size.argsort(descending=True, stable=True)[: top if len(usable) else 0].tolist()[::-1]
     ax = axes(ax, size=(7.2, 1.4 + 0.34 * max(1, len(order))))
-    dots: Any = None
-    for height, feature in enumerate(reversed(order)):
-        x, color = flat[:, feature], _rank(inputs[:, feature])
-        dots = ax.scatter(
-            x.numpy(),
-            height + _spread(x),
-            c=color.numpy(),
-            cmap="cividis",
-            vmin=0,
-            vmax=1,
-            s=7,
-            linewidths=0,
-        )
-    names = [short_name(attributions.names[feature]) for feature in reversed(order)]
+    dots = [_dots(ax, height, flat[:, i], inputs[:, i]) for height, i in enumerate(order)]
+    names = [short_name(attributions.names[feature]) for feature in order]
     ax.set_yticks(range(len(order)), names)
     ax.axvline(0, color=NEUTRAL, linewidth=0.8)
     ax.set(xlabel="contribution to the output", title=title_of(attributions))
-    if dots is not None and ax.figure is not None:
-        bar = ax.figure.colorbar(dots, ax=ax, ticks=[0, 1], aspect=30, pad=0.02)
-        bar.ax.set_yticklabels(["low", "high"])
-        bar.set_label("value of the feature", labelpad=-16)
-        bar.outline.set_visible(False)
+    if dots:
+        _color_bar(ax, dots[-1])
     return ax
+
+
+def _dots(ax: Axes, height: int, x: Tensor, values: Tensor) -> Any:
+    """The dots of one feature, coloured by the ranks of its values."""
+    style: dict[str, Any] = {"cmap": "cividis", "vmin": 0, "vmax": 1, "s": 7, "linewidths": 0}
+    return ax.scatter(x.numpy(), height + _spread(x), c=_rank(values).numpy(), **style)
+
+
+def _color_bar(ax: Axes, dots: Any) -> None:
+    """The scale of colours beside a beeswarm."""
+    assert ax.figure is not None
+    bar = ax.figure.colorbar(dots, ax=ax, ticks=[0, 1], aspect=30, pad=0.02)
+    bar.ax.set_yticklabels(["low", "high"])
+    bar.set_label("value of the feature", labelpad=-16)
+    bar.outline.set_visible(False)
 
 
 def _rank(values: Tensor) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import nn
 
 from gendebug_torch.attribution.attribute import attribute
+from gendebug_torch.attribution.attributions import Attributions
 from gendebug_torch.attribution.checks._rows import explanation_cost, sample_records
+from gendebug_torch.attribution.explanation.task import AttributionTask
+from gendebug_torch.attribution.trust.dependence import output_dependence
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
@@ -33,7 +37,8 @@ def integrated_gradients_converge(
     """Integrated gradients with this many steps sum to the change of the output.
 
     The relative error |delta| / |f(x) - f(b)| from the median row, on a random sample of rows; the
-    share of rows above the tolerance counts.
+    share of rows above the tolerance counts. No number of steps helps where an input has no
+    gradient; such inputs are named.
 
     Source: Sundararajan, Taly and Yan (2017), section 5, arXiv:1703.01365, for the completeness
     axiom.
@@ -73,7 +78,19 @@ def integrated_gradients_converge(
         f"with {steps} steps the contributions of {over:.0%} of {len(sample)} rows miss the change "
         f"of the output by more than {tolerance:.0%}"
     )
-    if over > limit:
+    blind = _blind_inputs(model, sample, result)
+    if blind:
+        names = ", ".join(blind)
+        summary = (
+            f"The gradient is blind to {names}: it is exactly 0, but the output depends on it."
+        )
+        remedy = (
+            f"Use `kernel_shap` or `feature_ablation`. The network reads {names} through a step "
+            "without a gradient, such as a rounding, a threshold or an index."
+        )
+        extended = numbers | {"blind_inputs": list(blind)}
+        yield this.finding(Severity.WARN, summary, numbers=extended, remedy=remedy, evidence=result)
+    elif over > limit:
         summary = f"Integrated gradients do not converge: {text}."
         remedy = (
             f"Do not use these attributions. Pass max_steps={16 * steps} until this check passes, "
@@ -83,3 +100,11 @@ def integrated_gradients_converge(
     else:
         summary = f"Integrated gradients converge: {text}."
         yield this.finding(Severity.OK, summary, numbers=numbers, evidence=result)
+
+
+def _blind_inputs(model: nn.Module, sample: Records, result: Attributions) -> tuple[str, ...]:
+    """Features on which the output depends although its gradient is exactly 0."""
+    usable = result.select(result.usable)
+    inputs = model_inputs(sample)[result.usable]
+    dependence = output_dependence(AttributionTask(), model, inputs, None, usable, math.inf)
+    return () if dependence is None else dependence.blind_inputs

@@ -63,9 +63,7 @@ def declared_noise_is_unimportant(
     names = list(map(str, features.columns)) if isinstance(features, pd.DataFrame) else []
     noise = [name for name in validation.schema.noise if name in names]
     if not noise or not explainable(validation):
-        reason = "No feature is declared as noise"
-        if noise:
-            reason = f"{len(validation)} rows are too few to explain"
+        reason = "Too few rows to explain" if noise else "No feature is declared as noise"
         numbers = {"noise": noise, "rows": len(validation)}
         yield this.finding(Severity.NOTE, f"{reason}; nothing was judged.", numbers=numbers)
         return
@@ -85,13 +83,20 @@ def declared_noise_is_unimportant(
         yield _important_noise(result, i, int(rank[i]) + 1, share, error)
     if not important:
         i = max(map(names.index, noise), key=lambda i: float(share[i]))
-        part = float(share[i])
-        summary = (
-            f"Declared noise is unimportant: its strongest feature, {names[i]}, has {part:.1%} of "
-            "all attribution."
-        )
-        numbers = {"feature": names[i], "share": part, "rank": int(rank[i]) + 1}
-        yield this.finding(Severity.OK, summary, numbers=numbers, evidence=Beeswarm(result))
+        yield _unimportant_noise(result, i, int(rank[i]) + 1, float(share[i]))
+
+
+def _unimportant_noise(result: Attributions, feature: int, rank: int, share: float) -> Finding:
+    """The finding where no noise is important, on its strongest feature."""
+    name = result.names[feature]
+    summary = (
+        f"Declared noise is unimportant: its strongest feature, {name}, has {share:.1%} of all "
+        "attribution."
+    )
+    numbers = {"feature": name, "share": share, "rank": rank}
+    return declared_noise_is_unimportant.finding(
+        Severity.OK, summary, numbers=numbers, evidence=Beeswarm(result)
+    )
 
 
 def _important_noise(

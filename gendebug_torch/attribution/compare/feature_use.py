@@ -166,28 +166,35 @@ def feature_directions(
     positions = [columns.index(name) for name in names]
     bounds = _quartiles(inputs[:, positions])
 
+    def output(part: Tensor, position: int, value: Tensor) -> Tensor:
+        block = part.clone()
+        block[:, position] = value.to(part.device)
+        return model(block).float()  # type: ignore[no-any-return]
+
     def step(part: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
-        changes = []
-        for i, position in enumerate(positions):
-            outputs = []
-            for bound in bounds:
-                block = part.clone()
-                block[:, position] = bound[i].to(part.device)
-                outputs.append(model(block).float())
-            changes.append(outputs[1] - outputs[0])
+        changes = [
+            output(part, position, high) - output(part, position, low)
+            for position, low, high in zip(positions, *bounds, strict=True)
+        ]
         return {"change": torch.stack(changes, 1), "output": model(part.clone()).float()}
 
     rows = map_rows(step, inputs, model=model, device=device)
-    change, n = rows["change"].double(), len(inputs)
     signs = [1.0 if expected[name] == "increasing" else -1.0 for name in names]
-    sign = torch.tensor(signs, dtype=torch.float64)
+    return _directions(names, rows["change"].double(), rows["output"].double(), signs)
+
+
+def _directions(
+    names: tuple[str, ...], change: Tensor, output: Tensor, signs: Sequence[float]
+) -> Directions:
+    """Directions from `[n, f]` changes of the output and `[n]` outputs."""
+    n, sign = len(change), torch.tensor(signs, dtype=torch.float64)
     return Directions(
         names=names,
         change=change.mean(0),
         standard_error=change.std(0) / n**0.5 if n > 1 else torch.ones_like(sign),
         expected=sign,
         against=(change * sign < 0).double().mean(0),
-        scale=float(rows["output"].double().std()),
+        scale=float(output.std()),
     )
 
 

@@ -127,7 +127,7 @@ class BatchBuilder:
 
     def build(self, inputs: Any, targets: Tensor | None) -> tuple[ExplainedBatch, InputSpace]:
         """The batch to explain, and its inputs as a space."""
-        space = self._space(inputs)
+        space = self.space(inputs)
         n, device = len(space.points), space.points.device
         rows = torch.arange(n, device=device)
         with torch.no_grad():
@@ -145,7 +145,7 @@ class BatchBuilder:
         def output(points: Tensor, index: Tensor) -> Tensor:
             return explained(space.logits(points, index), index)
 
-        groups, shape = self._grouping(space)
+        groups, shape = self.grouping(space)
         if n and self.points_per_pass is None:
             self.points_per_pass = self._measured_points(output, space.points[:1])
         evaluations = torch.full((n,), 1.0 + len(baseline), device=device)
@@ -167,10 +167,10 @@ class BatchBuilder:
         """Background inputs as points like these, computed once for each number of columns."""
         d = points.shape[1]
         if d not in self._background:
-            self._background[d] = self._space(moved(inputs, points.device)).points
+            self._background[d] = self.space(moved(inputs, points.device)).points
         return self._background[d]
 
-    def _grouping(self, space: InputSpace) -> tuple[Tensor | None, tuple[int, ...]]:
+    def grouping(self, space: InputSpace) -> tuple[Tensor | None, tuple[int, ...]]:
         """`[d]` feature of each column, numbered from 0 without gaps, and the shape of a row."""
         if self.task.groups is None:
             return space.groups, space.shape
@@ -195,7 +195,8 @@ class BatchBuilder:
         with eager:
             return _points_per_pass(output, point)
 
-    def _space(self, inputs: Any) -> InputSpace:
+    def space(self, inputs: Any) -> InputSpace:
+        """The attributed inputs of a batch as points."""
         return input_space(self.model, inputs, gradient=self.gradient, parts=self.task.parts)
 
 

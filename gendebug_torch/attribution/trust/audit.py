@@ -18,6 +18,7 @@ from gendebug_torch.attribution.explain import explain
 from gendebug_torch.attribution.explanation.row_sample import RowSample, select_rows
 from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.attribution.trust.card import GROUP_CORRELATION, Measure, TrustCard
+from gendebug_torch.attribution.trust.dependence import OutputDependence, output_dependence
 from gendebug_torch.attribution.trust.robustness_trials import (
     TOO_EXPENSIVE,
     Measures,
@@ -30,8 +31,9 @@ from gendebug_torch.attribution.trust.robustness_trials import (
 from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import logits_of
 
-# Model evaluations of a card as a share of those of its run, and the part of them for shuffling.
-_BUDGET, _SHUFFLING = 0.2, 0.35
+# Model evaluations of a card as a share of those of its run, and the parts of them for shuffling
+# and for repeated calls.
+_BUDGET, _SHUFFLING, _DEPENDENCE = 0.2, 0.35, 0.2
 # Relative error above which a row counts as incomplete.
 _INCOMPLETE = 0.05
 # Shuffles of each column, rows from which they are informative, and most evaluations without a
@@ -82,15 +84,18 @@ def trust_card(
     budget = math.inf if full else _BUDGET * total
     reason = _no_shuffling(rows, labels, _SHUFFLING * budget)
     trial_budget = (1 - _SHUFFLING) * budget if reason is None else budget
+    dependence = output_dependence(task, model, inputs, labels, first, _DEPENDENCE * trial_budget)
+    repeated = 0.0 if dependence is None else dependence.evaluations
     per_row = total_evaluations(first) / max(1, len(first))
-    measures, missing, spent = run_trials(rows, trial_budget, per_row)
+    measures, missing, spent = run_trials(rows, trial_budget - repeated, per_row)
+    spent += repeated
     below_probe = None
     if reason is None:
         agreement, below_probe, evaluations = _permutation(rows, labels, budget - spent - 1)
         measures, spent = measures | agreement, spent + evaluations
     elif reason:
         missing = missing | {"permutation": reason}
-    measures = _completeness(first) | _fidelity(first, labels) | measures
+    measures = _repeat(dependence) | _completeness(first) | _fidelity(first, labels) | measures
     defined = {name: one for name, one in measures.items() if not math.isnan(one.value)}
     shares = sorted(name for name in defined if isinstance(name, float))
     codes = isinstance(rows.inputs, Tensor) and not rows.inputs.is_floating_point()
@@ -101,6 +106,7 @@ def trust_card(
         cascade={share: defined[share] for share in shares},
         # The size of an id of a token or category means nothing.
         correlated_groups=() if codes or first.values.ndim != 2 else _correlated_groups(first),
+        blind_inputs=() if dependence is None else dependence.blind_inputs,
         below_noise=_below_noise(first, noise),
         below_probe=below_probe,
         evaluations=spent / total if total else 0.0,
@@ -147,6 +153,14 @@ def _reference(rows: TrialRows) -> float | None:
     flat = rows.first.flat[: len(rows.distance)]
     correlation = mean_measure(row_spearman(flat, rows.distance)).value
     return None if math.isnan(correlation) else correlation
+
+
+def _repeat(dependence: OutputDependence | None) -> Measures:
+    """Largest change of the output between two identical calls."""
+    if dependence is None:
+        return {}
+    change = dependence.repeat_change
+    return {"repeat": Measure(change, change, change, dependence.rows)}
 
 
 def _completeness(first: Attributions) -> Measures:

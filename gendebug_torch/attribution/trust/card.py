@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 # Correlation from which features are read as one group.
 GROUP_CORRELATION = 0.9
-# Share of incomplete rows above which even the ranking is unusable.
-_MAX_INCOMPLETE = 0.5
+# Values above which even the ranking is unusable.
+_UNUSABLE = {"incomplete": 0.5, "repeat": 0.1}
 
 
 class Limit(NamedTuple):
@@ -33,8 +34,23 @@ class Limit(NamedTuple):
     description: str
     scope: str
 
+    @property
+    def text(self) -> str:
+        """The limit as it stands after the name of a measure."""
+        return f" ({'≥' if self.at_least else '≤'} {self.value:g})"
+
+    def fails(self, value: float) -> bool:
+        """Whether a value is beyond the limit."""
+        return value < self.value if self.at_least else value > self.value
+
 
 LIMITS = {
+    "repeat": Limit(
+        0.01,
+        False,
+        "change of the output between two identical calls, in standard deviations",
+        "rows",
+    ),
     "incomplete": Limit(
         0.05, False, "rows that miss the change of their output by more than 5 %", "rows"
     ),
@@ -54,6 +70,7 @@ LIMITS = {
     ),
     "held_out_wrong": Limit(0.5, True, "the same R² on misclassified rows", "rows"),
 }
+_BLIND = "blind to {}: the gradient is exactly 0, but the output depends on it"
 
 
 class Measure(NamedTuple):
@@ -84,6 +101,7 @@ class TrustCard:
         cascade: share of layers with random weights, output first -> rank correlation with the
             trained network.
         correlated_groups: groups of features so correlated that they are to be read as one.
+        blind_inputs: features on which the output depends although its gradient is exactly 0.
         below_noise: features that contribute less than the strongest declared noise; None without
             declared noise.
         below_probe: features whose permutation importance does not exceed that of a random column
@@ -96,6 +114,7 @@ class TrustCard:
     reference: float | None = None
     cascade: Mapping[float, Measure] = field(default_factory=dict)
     correlated_groups: tuple[tuple[str, ...], ...] = ()
+    blind_inputs: tuple[str, ...] = ()
     below_noise: tuple[str, ...] | None = None
     below_probe: tuple[str, ...] | None = None
     evaluations: float = 0.0
@@ -103,9 +122,7 @@ class TrustCard:
     @property
     def failed(self) -> tuple[str, ...]:
         """Measures beyond their limits."""
-        return tuple(
-            name for name, measure in self.measures.items() if _fails(measure.value, LIMITS[name])
-        )
+        return tuple(name for name, one in self.measures.items() if LIMITS[name].fails(one.value))
 
     @property
     def uncertain(self) -> tuple[str, ...]:
@@ -119,13 +136,19 @@ class TrustCard:
     @property
     def judged(self) -> bool:
         """Whether the measures allow a verdict: one failed, or one judges the ranking."""
-        return bool(self.failed) or any(LIMITS[name].scope == "ranking" for name in self.measures)
+        failed = bool(self.failed or self.blind_inputs)
+        return failed or any(LIMITS[name].scope == "ranking" for name in self.measures)
 
     @property
     def ranking_usable(self) -> bool:
         """Whether the global ranking of the features can be trusted."""
-        incomplete = self.measures.get("incomplete")
-        if not self.judged or (incomplete is not None and incomplete.value > _MAX_INCOMPLETE):
+        if not self.judged or self.blind_inputs:
+            return False
+        if any(
+            self.measures[name].value > most
+            for name, most in _UNUSABLE.items()
+            if name in self.measures
+        ):
             return False
         return not any(LIMITS[name].scope == "ranking" for name in self.failed)
 
@@ -142,7 +165,9 @@ class TrustCard:
             return f"Not judged: {next(iter(self.missing.values()), reason)}."
         if self.rows_usable:
             return f"Global ranking usable, single rows usable{self._reservations}."
-        reasons = [
+        reasons = [_BLIND.format(", ".join(self.blind_inputs))] if self.blind_inputs else []
+        reasons += ["the network is random in evaluation mode"] if "repeat" in self.failed else []
+        reasons += [
             f"{LIMITS[name].description}: {self.measures[name].value:.2f}, limit "
             f"{LIMITS[name].value:g}"
             for name in self.failed
@@ -169,6 +194,17 @@ class TrustCard:
             f"{', '.join(group)}."
             for group in self.correlated_groups
         ]
+        if self.blind_inputs:
+            notes.append(
+                f"Gradients do not see {', '.join(self.blind_inputs)}, which the network reads "
+                "through a step such as a rounding, a threshold or an index. Use `kernel_shap` or "
+                "`feature_ablation`."
+            )
+        if "repeat" in self.failed:
+            notes.append(
+                "The network is random in evaluation mode: look for random numbers in `forward`, "
+                "or for `dropout` without `training=self.training`."
+            )
         if self.below_noise:
             notes.append(f"Contribute no more than declared noise: {', '.join(self.below_noise)}.")
         if self.below_probe:
@@ -210,33 +246,19 @@ class TrustCard:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Each measure as a bar with its interval and its limit; orange where it fails."""
-        rows = self.table()
-        signs = ["≥" if LIMITS[name].at_least else "≤" for name in self.measures]
-        limits = [
-            f" ({sign} {LIMITS[name].value:g})"
-            for sign, name in zip(signs, self.measures, strict=True)
-        ]
-        limits += [""] * len(self.cascade)
-        rows = rows.assign(label=rows["measure"] + limits).iloc[::-1]
-        ax = axes(ax, size=(8.6, 1.2 + 0.36 * max(1, len(rows))))
-        ends = rows[["value", "low", "high"]].clip(-1, 1)
-        below, above = ends["value"] - ends["low"], ends["high"] - ends["value"]
-        spread = [below.clip(lower=0), above.clip(lower=0)]
-        colors = [
-            NEUTRAL if limit != limit else GOOD if passes else LIVE
-            for limit, passes in zip(rows["limit"], rows["passes"], strict=True)
-        ]
+        limits = [LIMITS[name].text for name in self.measures] + [""] * len(self.cascade)
+        rows = self.table().assign(limit_text=limits).iloc[::-1]
         heights = range(len(rows))
-        ax.barh(heights, ends["value"], color=colors, xerr=spread, error_kw={"elinewidth": 0.8})
-        ax.set_yticks(heights, rows["label"].tolist())
+        ax = axes(ax, size=(8.6, 1.2 + 0.36 * max(1, len(rows))))
+        value, low, high = (rows[name].clip(-1, 1) for name in ("value", "low", "high"))
+        spread = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+        passes = rows["passes"].map({True: GOOD, False: LIVE})
+        colors = passes.where(rows["limit"].notna(), NEUTRAL).tolist()
+        ax.barh(heights, value, color=colors, xerr=spread, error_kw={"elinewidth": 0.8})
+        ax.set_yticks(heights, (rows["measure"] + rows["limit_text"]).tolist())
         ax.scatter(rows["limit"], heights, marker="|", s=160, color="black", zorder=3)
-        left = min(0.0, float(ends["low"].min())) if len(rows) else 0.0
+        left = min(0.0, float(low.min())) if len(rows) else 0.0
         ax.set(xlim=(left, 1), xlabel="value, 95 % interval and limit (tick)")
-        title = self.verdict.partition(" (")[0].partition(";")[0].partition(":")[0]
-        ax.set_title(title, x=1.0, ha="right")
+        ax.set_title(re.split(r" \(|;|:", self.verdict)[0], x=1.0, ha="right")
         ax.grid(visible=False, axis="y")
         return ax
-
-
-def _fails(value: float, limit: Limit) -> bool:
-    return value < limit.value if limit.at_least else value > limit.value

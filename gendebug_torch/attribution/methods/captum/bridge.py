@@ -277,7 +277,8 @@ def _refuse_incomplete(network: nn.Module, name: str, batch: ExplainedBatch, del
     raise UnsupportedError(
         f"{name} misses the change of the output by more than {_INCOMPLETE:.0%} in {share:.0%} of "
         f"the rows of a batch: it has no rule for {operations}, at least not where this network "
-        "calls it (functional calls are not seen). Use `integrated_gradients`."
+        "calls it (functional calls are not seen). Use `integrated_gradients`, or `kernel_shap` "
+        "for a network that rounds or thresholds its inputs."
     )
 
 

@@ -98,6 +98,14 @@ def deep_lift_modules() -> tuple[type[nn.Module], ...]:
     return tuple(SUPPORTED_NON_LINEAR)
 
 
+def perturbs_inputs(method: Any) -> bool:
+    """Whether a method of Captum replaces inputs instead of following gradients."""
+    from captum.attr import PerturbationAttribution
+
+    cls = _class_of(method) if isinstance(method, str) else type(method)
+    return issubclass(cls, PerturbationAttribution)
+
+
 def _captum_classes() -> dict[str, type]:
     """Classes of captum.attr that attribute, by name."""
     import captum.attr
