@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gendebug_torch.calibration.measures.measure import Measure, ece_measure
 from gendebug_torch.calibration.measures.reliability_diagram import reliability_diagram
-from gendebug_torch.calibration.model_outputs import (
+from gendebug_torch.calibration.rows.model_outputs import (
     COMPILED_PASS,
     SINGLE_PASS,
     Chunk,
