@@ -25,7 +25,7 @@ from gendebug_torch.calibration.measures.sufficient_statistics import (
 )
 from gendebug_torch.calibration.rows.held_out_rows import as_binary_rows
 from gendebug_torch.calibration.rows.label_forms import MISSING
-from gendebug_torch.calibration.rows.model_outputs import labeled_outputs
+from gendebug_torch.calibration.rows.model_outputs import labeled_outputs, summed_by_slot
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import fit_affine
 
@@ -60,6 +60,9 @@ LABEL_FITS: dict[str, Fit] = {
     "label_platt": partial(fit_label_scaling, family="bias_corrected"),
 }
 PREDICTION_PRESERVING = ("temperature", "label_temperature", "top_platt", "top_beta")
+FOLDABLE = ("temperature", "bias_corrected", "vector", "label_temperature", "label_platt")
+# Calibration errors closer than this are equal.
+_EQUAL_ECE = 0.001
 # Beyond this many classes the k by k curvature of class biases costs more than the biases gain.
 _MAX_BIASES = 256
 # Standard errors by which a map must beat the network as it is. Near the optimum the gain is half
@@ -171,9 +174,10 @@ def chosen_map(
     """The name of the map to deploy and the reason in one sentence.
 
     A map must beat `none` in log loss beyond noise without raising the calibration error. Among
-    maps within one standard error of the least log loss the calibration error decides, and where it
-    is the same, simplicity. Top-label maps come shrunken (see `fit_top_label_map`), so that one
-    that merely follows the noise of the error does no harm.
+    maps within one standard error of the least log loss the calibration error decides; where it is
+    within a tenth of a point of the least, a map that folds into the last layer wins, then the
+    least error, then simplicity. Top-label maps come shrunken (see `fit_top_label_map`), so that
+    one that merely follows the noise of the error does no harm.
     """
     none = next(candidate for candidate in candidates if candidate.name == "none")
     allowed = [
@@ -195,8 +199,15 @@ def chosen_map(
         for c in winners
         if c.excess - least.excess <= math.hypot(c.excess_error, least.excess_error)
     ]
+    least_ece = min(candidate.ece for candidate in tied)
     simplest = [*LABEL_FITS, *FITS]
-    chosen = min(tied, key=lambda candidate: (candidate.ece, simplest.index(candidate.name)))
+
+    def preference(candidate: Candidate) -> tuple[bool, bool, float, int]:
+        apart = candidate.ece > least_ece + _EQUAL_ECE
+        name = candidate.name
+        return apart, name not in FOLDABLE, candidate.ece, simplest.index(name)
+
+    chosen = min(tied, key=preference)
     others = [candidate.name for candidate in tied if candidate is not chosen]
     verb = "do" if len(others) > 1 else "does"
     equal = f"{' and '.join(others) or 'no other map'} {verb} as well in log loss"
@@ -281,7 +292,8 @@ def _mean_and_error(rows: Tensor, mass: Tensor, groups: Tensor | None) -> tuple[
     total = float(mass.sum())
     mean = float(rows @ mass) / total
     if groups is not None:
-        deviations = torch.bincount(groups.to(rows.device), mass * (rows - mean))
+        size = int(groups.max()) + 1
+        deviations = summed_by_slot(groups.to(rows.device), mass * (rows - mean), size)
         return mean, grouped_error(deviations, total)
     variance = float(mass @ (rows - mean).square()) / (total - 1) if total > 1 else math.inf
     return mean, math.sqrt(variance / total)

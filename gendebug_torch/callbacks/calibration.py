@@ -14,6 +14,7 @@ from gendebug_torch.calibration.recorder import CalibrationRecorder
 from gendebug_torch.callbacks.hooks.monitor import Monitor
 from gendebug_torch.callbacks.hooks.steps import (
     Read,
+    in_fit,
     over_ranks,
     real_rows,
     step_tensors,
@@ -27,7 +28,7 @@ class CalibrationMonitor(Monitor):
 
     `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` returns
     them. Rows that a distributed sampler repeats to even the ranks are not counted. All validation
-    loaders are taken together.
+    loaders are taken together. After a fit, `trainer.validate` adds no epoch.
 
     Args:
         read: function from (module, batch, outputs) to (logits, targets), in place of the keys;
@@ -53,6 +54,7 @@ class CalibrationMonitor(Monitor):
 
     def reset(self) -> None:
         """Forget an earlier training."""
+        self._fitted = False
         self._record = CalibrationRecorder(bins=self.bins, ignore_index=self.ignore_index)
 
     @property
@@ -95,6 +97,9 @@ class CalibrationMonitor(Monitor):
         sums = self._record.epoch_sums()
         if trainer.sanity_checking:
             return
+        if not in_fit(trainer) and self._fitted:
+            # Rows of another data set would overwrite or extend the epochs of the training.
+            return
         epoch = trainer.current_epoch
         scalars = self._record.close_epoch(epoch, over_ranks(trainer, sums).cpu())
         self.send_scalars(trainer, scalars)
@@ -103,6 +108,7 @@ class CalibrationMonitor(Monitor):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the rows that could not be counted."""
+        self._fitted = True
         for note in self._record.notes:
             remedy = "Check whether training diverged, or whether the inputs contain NaN."
             self.findings.append(

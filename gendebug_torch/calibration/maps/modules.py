@@ -95,6 +95,12 @@ def as_module(fitted: CalibrationMap) -> nn.Module:
     return AffineModule(*affine_parts(fitted))
 
 
+def device_of_module(module: nn.Module) -> torch.device:
+    """Device of the last parameter or buffer of a module, where its outputs are."""
+    tensors = [*module.buffers(), *module.parameters()]
+    return tensors[-1].device if tensors else torch.device("cpu")
+
+
 def affine_parts(fitted: Temperature | AffineFit) -> tuple[Tensor, Tensor]:
     """Scale and bias of a temperature or an affine map."""
     if isinstance(fitted, AffineFit):

@@ -18,6 +18,7 @@ from gendebug_torch.calibration.rows.model_outputs import (
     is_binary,
     labeled_outputs,
     reject_nonfinite,
+    summed_by_slot,
     validate_weights,
 )
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
@@ -262,7 +263,7 @@ def _binned(
         values = (torch.ones_like(probs), probs, positive, probs * (1 - probs))
         for total, value in zip(sums, values, strict=True):
             weighted = torch.where(weight > 0, value * weight, 0.0).reshape(-1)
-            total += torch.bincount(slot, weighted, minlength=k * bins)[: k * bins]
+            total += summed_by_slot(slot, weighted, k * bins + 1)[: k * bins]
     reject_nonfinite(broken)
     count, probability, positives, squares = sums.view(4, k, bins).cpu()
     kind = torch.int64 if whole else torch.float64

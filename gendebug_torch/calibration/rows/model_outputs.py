@@ -188,6 +188,15 @@ def validate_weights(weights: Tensor, shape: torch.Size) -> None:
         )
 
 
+def summed_by_slot(slots: Tensor, values: Tensor, size: int) -> Tensor:
+    """`[size]` float64 sums of values `[m]` by their slot, int64, also in deterministic mode."""
+    if slots.is_cuda:
+        # A weighted bincount has no deterministic form there, and torch then raises.
+        sums = torch.zeros(size, dtype=torch.float64, device=slots.device)
+        return sums.index_add_(0, slots, values.double())
+    return torch.bincount(slots, values.double(), size)
+
+
 def reject_nonfinite(rows: int) -> None:
     """Reject rows with a logit of NaN or +inf, or with every class masked; -inf alone is a mask.
 
