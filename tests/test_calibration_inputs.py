@@ -166,6 +166,16 @@ def test_rows_without_a_class_are_left_out_and_counted(missing, ignore_index):
             assert call() == pytest.approx(value, rel=1e-9)
 
 
+@pytest.mark.parametrize(("missing", "ignore_index"), [(math.nan, -100), (-100.0, -100), (7, 7)])
+def test_floats_of_one_logit_may_be_missing(missing, ignore_index):
+    records = binary(1, 1500, scale=2.5)
+    z, y = records.logits, records.targets.double()
+    y[:100] = missing
+    expected = fit_temperature(z[100:], records.targets[100:])
+    found = fit_temperature(z, y, ignore_index=ignore_index)
+    assert found.temperature == pytest.approx(expected.temperature)
+
+
 @pytest.mark.parametrize("missing", [math.nan, -100.0])
 def test_missing_labels_of_a_multilabel_head_leave_the_others(missing):
     records = multilabel(0, 1500, scale=3.0)
@@ -312,6 +322,10 @@ def test_a_monitor_counts_batches_of_every_shape():
     assert recorded([(z[:64], y[:64].float()), (z[64:], y[64:, None])]).nll == pytest.approx(
         expected
     )
+    softmax = drawn(8, 65, 4)
+    rows = softmax.logits, softmax.targets
+    squeezed = [tuple(part[:64] for part in rows), tuple(part[64] for part in rows)]
+    assert recorded(squeezed).nll == pytest.approx(calibration_sums(*rows).nll)
     labels = multilabel(0, 300)
     rows = labels.logits.flatten(), labels.targets.flatten()
     for given in (labels.targets, labels.targets.float()):

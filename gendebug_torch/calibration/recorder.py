@@ -76,8 +76,9 @@ class CalibrationRecorder:
         Labels are one class id per row or position, or `[n, k]` of 0 and 1 of a multilabel head,
         each of which counts as a binary row. Batches may have different shapes.
         """
-        if not logits.ndim:
-            logits, targets = logits[None], targets.reshape(1)
+        if not targets.ndim:
+            # A batch of one row whose axis was squeezed away.
+            logits, targets = logits[None], targets[None]
         self._waiting.append((logits, targets))
         self._bytes += logits.numel() * logits.element_size()
         if self._bytes >= _BYTES:

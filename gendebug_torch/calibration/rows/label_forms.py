@@ -26,12 +26,13 @@ def without_column(values: Tensor, shape: torch.Size) -> Tensor:
     return values[:, 0] if has_column else values
 
 
-def class_ids(targets: Tensor, logits: Tensor) -> Tensor:
-    """Int64 class ids of labels that fit the logits, `MISSING` for NaN.
+def class_ids(targets: Tensor, logits: Tensor, ignore_index: int | None = None) -> Tensor:
+    """Int64 class ids of labels that fit the logits, `MISSING` for NaN, -100 and `ignore_index`.
 
     Args:
         targets: labels `[n]` (dense `[n, ...]`) of any integer type, bool, or for one logit float.
         logits: logits `[n, k]`, `[n]`, `[n, 1]` or dense `[n, k, ...]`.
+        ignore_index: label of rows that do not count.
 
     Raises:
         InputError: another shape, or floats that are not labels; the message names the readings.
@@ -45,11 +46,13 @@ def class_ids(targets: Tensor, logits: Tensor) -> Tensor:
     if logits.ndim >= 3 and targets.shape == logits.shape[:-1]:
         _warn_classes_last(targets, logits)
     if not targets.is_floating_point():
-        return targets.long()
-    one_logit = logits.ndim == 1 or logits.shape[1] == 1
+        ids = targets.long()
+        if ignore_index is None or ignore_index == MISSING:
+            return ids
+        return ids.masked_fill(ids == ignore_index, MISSING)
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        return binary_labels(targets, ignore_index)
     present = targets[~targets.isnan()]
-    if one_logit and bool(((present == 0) | (present == 1)).all()):
-        return targets.nan_to_num(nan=MISSING).long()
     whole = bool((present == present.round()).all())
     reject(
         "targets",
@@ -66,9 +69,7 @@ def binary_labels(targets: Tensor, ignore_index: int | None = None) -> Tensor:
     Raises:
         InputError: other values.
     """
-    missing = targets.isnan() if targets.is_floating_point() else targets == MISSING
-    if targets.is_floating_point():
-        missing = missing | (targets == MISSING)
+    missing = (targets == MISSING) | (targets != targets)
     if ignore_index is not None:
         missing = missing | (targets == ignore_index)
     present = targets[~missing]

@@ -145,12 +145,10 @@ def labeled_outputs(
             "Pass raw model outputs before softmax.",
         )
     shape = torch.Size([len(logits), *logits.shape[2:]])
-    targets = class_ids(without_column(targets, shape), logits)
+    targets = class_ids(without_column(targets, shape), logits, ignore_index)
     if weights is not None:
         weights = without_column(weights, shape)
         validate_weights(weights, targets.shape)
-    if ignore_index not in (None, MISSING):
-        targets = targets.masked_fill(targets == ignore_index, MISSING)
     any_missing = _missing_labels(targets, logits, declared=ignore_index is not None)
     if not is_binary(logits):
         logits = with_infinite_masks(logits)
