@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.model_outputs import labeled_outputs
+from gendebug_torch.calibration.rows.model_outputs import labeled_outputs
 from gendebug_torch.errors import reject
 from gendebug_torch.model.binary import positive_logit, two_class_logits
 
@@ -62,7 +62,7 @@ def fit_isotonic(logits: Tensor, targets: Tensor, *, weights: Tensor | None = No
         tensor([0.2500, 0.3750, 0.8333])
     """
     rows = labeled_outputs(logits, targets, weights)
-    if logits.ndim > 2 or (logits.ndim == 2 and logits.shape[1] != 2) or not len(logits):
+    if logits.ndim > 2 or (logits.ndim == 2 and logits.shape[1] > 2) or not len(logits):
         reject(
             "logits",
             "[n] or [n, 2] of a binary model, n > 0",
