@@ -189,6 +189,19 @@ class CurveRecorder:
         """One row per validation check, counted in optimizer steps."""
         return self._as_curves(self.checks, "step")
 
+    def finest_curves(self, min_epochs: int) -> LearningCurves:
+        """The epochs, or the validation checks where too few epochs were validated.
+
+        A training of a few long epochs, or of steps alone, validates within its epochs.
+
+        Args:
+            min_epochs: validated epochs from which the epochs are enough.
+        """
+        epochs, checks = self.curves, self.check_curves
+        validated = int(epochs.val_loss.isfinite().sum())
+        more = int(checks.val_loss.isfinite().sum()) > validated
+        return checks if validated < min_epochs and more else epochs
+
     def _as_curves(self, rows: Sequence[Mapping[str, float]], unit: str) -> LearningCurves:
         names = dict.fromkeys(["train_loss", "val_loss", *(name for row in rows for name in row)])
         columns = {
