@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from gendebug_torch.callbacks.hooks.batch_rows import (
-    batch_rows,
+    loss_rows,
     repeated_rows,
     unrepeated_rows,
     val_loader,
@@ -114,7 +114,8 @@ class LearningCurveMonitor(Monitor):
         loss = train_step_loss(self.read, trainer, pl_module, batch, outputs)
         if loss is not None:
             loader = trainer.train_dataloader
-            rows = unrepeated_rows(trainer, loader, batch_idx, batch_rows(batch))
+            rows = loss_rows(loss, loader, batch_idx, batch)
+            rows = unrepeated_rows(trainer, loader, batch_idx, rows)
             self._record.add_train(loss, rows, epoch=trainer.current_epoch, index=batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,7 +135,8 @@ class LearningCurveMonitor(Monitor):
         loss = step_loss(self.read, pl_module, batch, outputs) if in_fit(trainer) else None
         if loss is not None:
             loader = val_loader(trainer, dataloader_idx)
-            rows = unrepeated_rows(trainer, loader, batch_idx, batch_rows(batch))
+            rows = loss_rows(loss, loader, batch_idx, batch)
+            rows = unrepeated_rows(trainer, loader, batch_idx, rows)
             repeated = repeated_rows(trainer, loader)
             self._record.add_val(dataloader_idx, loss, rows, repeated=repeated)
 
