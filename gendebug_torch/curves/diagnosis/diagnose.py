@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 
+from gendebug_torch.curves.diagnosis.accuracy import AccuracyChange, accuracy_change
 from gendebug_torch.curves.diagnosis.curve_diagnosis import CurveDiagnosis
 from gendebug_torch.curves.diagnosis.notes import notes
 from gendebug_torch.curves.diagnosis.regimes import CurveNumbers, Verdict, verdict
@@ -115,6 +116,7 @@ def _without_statistics(numbers: CurveNumbers, result: Verdict) -> CurveDiagnosi
         learned=numbers.learned,
         summary=result.summary,
         notes=notes(numbers),
+        accuracy=None,
         forecast=None,
         curves=numbers.curves,
         val_loss_smooth=torch.full((len(numbers.curves),), torch.nan, dtype=torch.float64),
@@ -131,6 +133,8 @@ def _with_statistics(
     falling = result.regime in ("still_improving", "underfit") and val.change < 0
     forecast = _forecast(val) if falling else None
     outlook = () if forecast is None else (_outlook(forecast, val, curves.unit),)
+    accuracy = accuracy_change(curves, inflection) if result.regime == "overfit" else None
+    better = (_better_decisions(accuracy),) if accuracy is not None and accuracy.rises else ()
     return CurveDiagnosis(
         regime=result.regime,
         inflection_epoch=inflection if rises else None,
@@ -143,10 +147,18 @@ def _with_statistics(
         noise=val.relative_noise,
         learned=numbers.learned,
         summary=result.summary,
-        notes=(*notes(numbers), *outlook),
+        notes=(*better, *notes(numbers), *outlook),
+        accuracy=accuracy,
         forecast=forecast,
         curves=curves,
         val_loss_smooth=smooth,
+    )
+
+
+def _better_decisions(accuracy: AccuracyChange) -> str:
+    return (
+        f"Meanwhile {accuracy.name} rises from {accuracy.before:.4g} to {accuracy.after:.4g}: the "
+        "later network decides better, but is overconfident."
     )
 
 
