@@ -428,7 +428,22 @@ def test_adding_lets_the_later_recording_count():
     assert joined.notes == ("a", "b")
 
 
+@pytest.mark.parametrize("size", [1e150, 1e300, -1e300])
+def test_a_loss_too_large_to_square_counts_as_infinite(size):
+    train = exponential(30)
+    train[20] = size
+    found = diagnose_curves(made(exponential(30), train))
+    assert any("infinite at epoch 20" in note for note in found.notes)
+    train[20:] = size
+    assert diagnose_curves(made(exponential(30), train)).regime == "diverged"
+
+
 def test_bad_values_are_refused():
+    for epoch in (math.nan, math.inf):
+        with pytest.raises(InputError, match="finite epochs"):
+            LearningCurves(torch.tensor([0.0, epoch]), torch.zeros(2), torch.zeros(2))
+    with pytest.raises(InputError, match="2 followed by 1"):
+        LearningCurves(torch.tensor([0, 2, 1]), torch.zeros(3), torch.zeros(3))
     with pytest.raises(InputError, match="3 values of each"):
         LearningCurves(torch.arange(3), torch.zeros(3), torch.zeros(2))
     with pytest.raises(InputError, match="1 followed by 1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from gendebug_torch.curves.fit.forecast import Forecast, power_law_forecast
 from gendebug_torch.curves.generalization_gap import generalization_gap
 from gendebug_torch.curves.learning_curves import LearningCurves
 from gendebug_torch.errors import reject
+
+_MAX_LOSS = 1e100
 
 
 def diagnose_curves(
@@ -82,6 +85,7 @@ def diagnose_curves(
         reject(
             "tolerance", "a positive share such as 0.025", str(tolerance), "Choose 0.02 to 0.03."
         )
+    curves = _without_overflow(curves)
     val, train = (
         curve_statistics(curves.epoch, loss, window=window, seed=seed)
         for loss in (curves.val_loss, curves.train_loss)
@@ -99,6 +103,15 @@ def diagnose_curves(
     if val is None:
         return _without_statistics(numbers, verdict(numbers))
     return _with_statistics(numbers, val, verdict(numbers))
+
+
+def _without_overflow(curves: LearningCurves) -> LearningCurves:
+    """The curves, losses whose squares overflow made infinite."""
+    train, val = (
+        loss.masked_fill(loss.abs() > _MAX_LOSS, math.inf)
+        for loss in (curves.train_loss, curves.val_loss)
+    )
+    return replace(curves, train_loss=train, val_loss=val)
 
 
 def _without_statistics(numbers: CurveNumbers, result: Verdict) -> CurveDiagnosis:
