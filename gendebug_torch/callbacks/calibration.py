@@ -13,13 +13,7 @@ from gendebug_torch.calibration.measures.sufficient_statistics import Calibratio
 from gendebug_torch.calibration.recorder import CalibrationRecorder
 from gendebug_torch.callbacks.hooks.batch_rows import unrepeated_rows, val_loader
 from gendebug_torch.callbacks.hooks.monitor import Monitor
-from gendebug_torch.callbacks.hooks.steps import (
-    Read,
-    in_fit,
-    over_ranks,
-    step_tensors,
-    val_loader,
-)
+from gendebug_torch.callbacks.hooks.steps import Read, over_ranks, step_tensors
 from gendebug_torch.checks.finding import Cause, Severity
 
 
@@ -60,7 +54,6 @@ class CalibrationMonitor(Monitor):
 
     def reset(self) -> None:
         """Drop the record of an earlier training."""
-        self._fitted = False
         self._record = CalibrationRecorder(bins=self.bins, ignore_index=self.ignore_index)
 
     @property
@@ -106,9 +99,6 @@ class CalibrationMonitor(Monitor):
         sums = self.on_every_rank(trainer, "epoch_sums", self._record.epoch_sums)
         if sums is None:
             return
-        if not in_fit(trainer) and self._fitted:
-            # Rows of another data set would overwrite or extend the epochs of the training.
-            return
         epoch = trainer.current_epoch
         scalars = self._record.close_epoch(epoch, over_ranks(trainer, sums).cpu())
         self.log_scalars(trainer, scalars)
@@ -117,7 +107,6 @@ class CalibrationMonitor(Monitor):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the rows that could not be counted."""
-        self._fitted = True
         for note in self._record.notes:
             remedy = "Find the cause in the network: a diverged training, or NaN among its inputs."
             self.findings.append(self.finding(Severity.WARN, f"In {note}.", remedy))
