@@ -67,11 +67,11 @@ class Diagnosis:
     @cached_property
     def verdict(self) -> Decision:
         """The decision with its reasons and what would change it."""
-        return decide(self.causes, self.quality)
+        return decide(self.causes, self.quality, self.findings)
 
     @property
     def decision(self) -> str:
-        """`nothing`, `recalibrate`, `move_threshold`, `fix_data`, `retrain` or `redesign`."""
+        """One of `DECISIONS`, e.g. `nothing`, `investigate`, `recalibrate`, `fix_data`."""
         return self.verdict.name
 
     @property
