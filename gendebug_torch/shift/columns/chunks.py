@@ -13,6 +13,7 @@ import torch
 
 from gendebug_torch.data.records import Records, numeric_features
 from gendebug_torch.data.schema import Schema
+from gendebug_torch.data.tables import standard_codes
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.prepared import PreparedReference
 from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, PreparedTable
@@ -110,7 +111,7 @@ def read_table_in_chunks(
 
     label = name or Path(path).stem
     try:
-        source = _source(Path(path))
+        source = _source(Path(path), (*schema.categorical, *schema.ids))
         # Columns that the schema names and the file lacks are an error before anything is read.
         empty = pyarrow.schema(list(source.fields.items())).empty_table().to_pandas()
         Records.from_frame(empty, schema, name=label, optional=optional)
@@ -126,6 +127,8 @@ def read_table_in_chunks(
             "Check that the path is right and the file is whole.",
         )
     frame = reduce(lambda left, right: left.join(right), (rows.to_pandas() for rows in samples))
+    codes = [name for name in (*schema.categorical, *schema.ids) if name in frame]
+    frame = frame.assign(**{name: standard_codes(frame[name]) for name in codes})
     sample = Records.from_frame(frame, schema, name=label, optional=optional)
     return _with_times(replace(_side_by_side(parts), name=label), sample), sample
 
@@ -148,7 +151,7 @@ def is_large(path: str | Path) -> bool:
     return int(footer.num_rows) * int(footer.num_columns) > MAX_CELLS
 
 
-def _source(path: Path) -> _Source:
+def _source(path: Path, codes: tuple[str, ...]) -> _Source:
     if path.suffix.lower() in (".parquet", ".pq"):
         from pyarrow.parquet import read_schema
 
@@ -156,11 +159,23 @@ def _source(path: Path) -> _Source:
         names = list(fields)
         passes = [names[i : i + CHUNK_COLUMNS] for i in range(0, len(names), CHUNK_COLUMNS)]
         return _Source(fields, passes, lambda columns: _batches(path, columns))
+    import pyarrow as pa
     from pyarrow import csv
 
+    # Guessed by file, the code 01001 would be a number in one and a text in the next. Missing is
+    # what pandas reads as such, so that large files say what small ones say.
+    text = csv.ConvertOptions(
+        column_types=dict.fromkeys(codes, pa.string()),
+        strings_can_be_null=True,
+        null_values=[*csv.ConvertOptions().null_values, "None", "<NA>"],
+    )
     reading = csv.ReadOptions(block_size=CHUNK_BYTES)
-    fields = {field.name: field.type for field in csv.open_csv(path, read_options=reading).schema}
-    return _Source(fields, [list(fields)], lambda _: iter(csv.open_csv(path, read_options=reading)))
+
+    def rows() -> Any:
+        return csv.open_csv(path, read_options=reading, convert_options=text)
+
+    fields = {field.name: field.type for field in rows().schema}
+    return _Source(fields, [list(fields)], lambda _: iter(rows()))
 
 
 def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
@@ -236,7 +251,10 @@ class _Reservoir:
 def _kind(field: Any) -> str:
     from pyarrow import types
 
-    if types.is_integer(field) or types.is_floating(field):
+    # A column without any value has no type of its own.
+    if types.is_integer(field) or types.is_floating(field) or types.is_decimal(field):
+        return "quantity"
+    if types.is_null(field):
         return "quantity"
     level = (
         types.is_boolean(field)
@@ -313,8 +331,11 @@ def _with_times(table: PreparedTable, sample: Records) -> PreparedTable:
     if order is None or not names:
         return table
     numeric, values = numeric_features(sample)
-    series = values[order][:, [numeric.index(name) for name in names]]
-    times = autocorrelation_time_bound(autocorrelation_time(series), len(sample))
+    # A column without any value in the file is none in the sample.
+    present = [i for i, name in enumerate(names) if name in numeric]
+    series = values[order][:, [numeric.index(names[i]) for i in present]]
+    times = torch.ones(len(names), dtype=torch.float64)
+    times[present] = autocorrelation_time_bound(autocorrelation_time(series), len(sample))
     spacing = table.rows / max(len(sample), 1)
     times = torch.where(times > 1, times * spacing, times)
     return replace(table, times=times, timed_rows=len(sample))
