@@ -9,8 +9,11 @@ check, not in your data)
 """
 
 import difflib
+import reprlib
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+_MAX_BRIEF = 300
 
 
 class GendebugError(Exception):
@@ -59,3 +62,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`Did you mean 'x'? ` for the nearest of the valid names; empty where none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {near[0]!r}? " if near else ""
+
+
+def brief(value: Any) -> str:
+    """The repr of a value for a message, cut to some entries and characters however large it is."""
+    short = reprlib.Repr()
+    short.maxlevel = 4
+    short.maxstring = short.maxlong = short.maxother = 100
+    text = short.repr(value)
+    return text if len(text) <= _MAX_BRIEF else f"{text[: _MAX_BRIEF - 1]}…"

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gendebug_torch as gd
-from gendebug_torch.attribution import compare_cohorts, permutation_importance
-from gendebug_torch.model.runner import evaluating
+from gendebug_torch.attribution import compare_attributions, permutation_importance
+from gendebug_torch.model.evaluation import evaluating
 
 warnings.simplefilter("ignore")
 
@@ -366,7 +366,8 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
         gd.attribute(model, part, steps=16, target=1, trust=False)
         for part in shown(2 * rows, d).split(rows)
     ]
-    took = medians({"ours": lambda: compare_cohorts(*sides)}, repeats)["ours"]
+    works = {"ours": lambda: compare_attributions(*sides, permutations=500)}
+    took = medians(works, repeats)["ours"]
     print(
         f"| cohorts of {rows} and {rows} rows, {d} features, 500 permutations | {1e3 * took:.0f} "
         "ms | no peer | | |",
@@ -377,9 +378,11 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
     alarms = {0.01: 0, 0.05: 0}
     for seed in range(runs):
         order = torch.randperm(len(made), generator=generator)[:300]
-        found = compare_cohorts(made.select(order[:150]), made.select(order[150:]), seed=seed)
+        sides = [made.select(order[:150]), made.select(order[150:])]
+        found = compare_attributions(*sides, permutations=500, seed=seed).distributions
+        assert found is not None
         for alpha in alarms:
-            alarms[alpha] += bool(found.changed(alpha=alpha, min_distance=0.0))
+            alarms[alpha] += bool(found.changed_features(alpha=alpha, min_distance=0.0))
     told = ", ".join(f"{count} at alpha {alpha:g}" for alpha, count in alarms.items())
     print(
         f"| cohorts of 150 and 150 rows of one kind told apart, of {runs} reruns | {told} | no "

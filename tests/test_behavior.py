@@ -1,5 +1,7 @@
 """Suites as they are written, what is refused and where, and what the scores of a case mean."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -348,3 +350,69 @@ def test_a_field_can_be_absent():
     suite = Suite((Case("a", {"x": 1, "y": 2}, "same", {"y": ABSENT}),))
     run_suite(suite, lambda rows: seen.extend(rows) or [0.5] * len(rows))
     assert seen == [{"x": 1, "y": 2}, {"x": 1}]
+
+
+def alias_lines(levels, width, indent):
+    lines = [f"a0: &a0 [{', '.join(['x'] * width)}]"]
+    same = ", ".join
+    lines += [f"a{i}: &a{i} [{same([f'*a{i - 1}'] * width)}]" for i in range(1, levels)]
+    return "".join(f"{indent}{line}\n" for line in lines)
+
+
+BOMBS = {
+    "aliases": "cases:\n- id: a\n  input:\n" + alias_lines(9, 10, "    "),
+    "named inputs": "inputs:\n  n:\n" + alias_lines(9, 10, "    ") + "cases: [{id: a, like: n}]",
+    "merge keys": "inputs:\n  k0: &k0 {a: 1, b: 2}\n"
+    + "".join(f"  k{i}: &k{i} {{<<: [{f'*k{i - 1}, ' * 10}]}}\n" for i in range(1, 9)),
+    "nesting": "cases:\n- id: a\n  input: {x: " + "[" * 2000 + "]" * 2000 + "}\n",
+    "itself": "cases:\n- id: a\n  input: &x {x: *x}\n",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_suite_cannot_cost_much(tmp_path, name):
+    started = time.process_time()
+    with pytest.raises(InputError, match="not readable as YAML") as refused:
+        load_suite(write(tmp_path, BOMBS[name]))
+    assert time.process_time() - started < 5
+    assert len(str(refused.value)) < 500
+
+
+def test_aliases_within_the_limit_are_run_and_saved(tmp_path):
+    text = "cases:\n- id: a\n  expect: {class: 1}\n  input:\n" + alias_lines(4, 18, "    ")
+    started = time.process_time()
+    run = run_suite(load_suite(write(tmp_path, text)), lambda rows: [0.9] * len(rows))
+    assert BehaviorRun.load(run.save(tmp_path / "run.json")) == run
+    assert not run.failures
+    assert time.process_time() - started < 5
+
+
+LONG = "n" * 10_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{LONG}: 1\n",
+        f"{LONG}: 1\n{LONG}: 2\n",
+        f"cases:\n- id: a\n  input: {{x: 1}}\n  expect: {LONG}\n",
+        f"cases:\n- id: a\n  input: [{', '.join([LONG] * 50)}]\n",
+        f"cases:\n- id: a\n  input: {{x: 1}}\n  tolerance: [{'1, ' * 5000}]\n",
+        f"features: [x]\ncases:\n- id: a\n  input: {{{LONG}: 1}}\n",
+        f"threshold: {LONG}\ncases: []\n",
+    ],
+)
+def test_a_message_is_short_however_long_the_value_is(tmp_path, text):
+    with pytest.raises(InputError) as refused:
+        load_suite(write(tmp_path, text))
+    assert len(str(refused.value)) < 1000
+
+
+def test_fingerprints_take_keys_of_every_kind(tmp_path):
+    def fingerprint(value):
+        text = f"cases:\n- id: a\n  input: {{x: {value}}}\n"
+        return load_suite(write(tmp_path, text)).cases[0].fingerprint
+
+    values = ["{1: a, b: 2}", "{1: a, b: 3}", "{'1': a, b: 2}", "[1, b]", "1", "'1'", "true", "~"]
+    assert len(set(map(fingerprint, values))) == len(values)
+    assert fingerprint("{b: 2, 1: a}") == fingerprint("{1: a, b: 2}")

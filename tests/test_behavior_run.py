@@ -1,7 +1,9 @@
 """Running suites: batches, crashes, networks, tables, saved runs, comparison, redundancy,
 explanation."""
 
+import copy
 import json
+import random
 
 import pandas as pd
 import pytest
@@ -351,3 +353,109 @@ def test_the_suite_reaches_diagnose(tmp_path):
     baseline = run_suite(suite, Line(0)).save(tmp_path / "before.json")
     compared = diagnose(behavior=saved, options={"behavior.cases": {"baseline": str(baseline)}})
     assert any("6 newly broken" in finding.summary for finding in compared.findings)
+
+
+def raising(rows):
+    raise TypeError("the tokenizer got a list of dicts")
+
+
+@pytest.mark.parametrize(
+    ("predict", "words"),
+    [
+        (raising, "the tokenizer got a list of dicts"),
+        (lambda rows: [5.0 * row["x"] - 3.0 for row in rows], "expected scores in [0, 1]"),
+        (lambda rows: torch.zeros(len(rows), 2, 2), "shape"),
+        (lambda rows: [0.5] * 9, "shape"),
+        (lambda rows: [float("nan")] * len(rows), "nan"),
+        (lambda rows: None, "shape []"),
+    ],
+)
+def test_a_predict_function_that_cannot_answer_is_an_error_and_no_regression(predict, words):
+    suite = Suite(tuple(Case(f"c{i}", {"x": i / 10}, {"score": [0, 0.5]}) for i in range(10)))
+    found = diagnose(predict, behavior=suite, only="behavior")
+    (errored,) = [f for f in found.findings if f.check == "behavior.cases"]
+    assert errored.severity == "errored"
+    assert "says nothing about the model" in errored.summary
+    assert words in errored.numbers["traceback"]
+    assert not found.causes
+    assert found.decision not in ("retrain", "redesign")
+
+
+def test_an_error_on_some_cases_is_a_failure_of_these(tmp_path):
+    def predict(rows):
+        if any(row["x"] > 7 for row in rows):
+            raise ValueError("too large")
+        return [0.1] * len(rows)
+
+    suite = numbers(10)
+    found = diagnose(predict, behavior=suite, only="behavior")
+    (failed,) = [f for f in found.findings if f.severity == "fail"]
+    assert (failed.numbers["failed"], failed.numbers["errored"]) == (2, 2)
+    assert found.causes[0].cause == "behavior_regression"
+    gap = lambda rows: [float("nan") if row["x"] == 3 else 0.1 for row in rows]  # noqa: E731
+    found = diagnose(gap, behavior=suite, only="behavior")
+    assert found.causes[0].cause == "behavior_regression"
+
+
+def test_a_draft_on_which_the_model_raises_is_no_failure():
+    suite = Suite((*numbers(2).cases, Case("draft", {"y": 1.0})))
+    run = run_suite(suite, lambda rows: [0.1 * row["x"] for row in rows])
+    assert [result.status for result in run.results] == ["passed", "passed", "draft"]
+    assert "KeyError" in run.results[2].error
+    assert not run.failures
+
+
+VALUES = (None, True, -1, 0.5, float("nan"), 1e999, "", "text", [], [1], [["a"]], {}, {"a": 1})
+
+
+def mutated(value, rng):
+    """A JSON value with one of its parts replaced, removed or doubled."""
+    made = copy.deepcopy(value)
+    part = made
+    while True:
+        key = rng.choice(list(part) if isinstance(part, dict) else list(range(len(part))))
+        inner = part[key]
+        if not isinstance(inner, (dict, list)) or not inner or rng.random() < 0.2:
+            break
+        part = inner
+    if rng.random() < 0.2:
+        del part[key]
+    elif rng.random() < 0.1 and isinstance(part, dict):
+        part[f"{key} more"] = inner
+    else:
+        part[key] = rng.choice(VALUES)
+    return made
+
+
+def test_a_damaged_run_is_refused_or_works(tmp_path):
+    rows = [{"a": 3.0, "b": -3.0, "c": 0.1 * i, "d": 0.0} for i in range(8)]
+    cases = tuple(Case(f"c{i}", row, {"class": 1}) for i, row in enumerate([*rows, rows[0]]))
+    run = explained_run(Suite(cases, features=("a", "b", "c", "d")), Line(1))
+    assert run.explanation is not None
+    assert run.near_duplicates
+    whole, rng, read, messages = run.to_dict(), random.Random(0), 0, []
+    path = tmp_path / "run.json"
+    for _ in range(600):
+        path.write_text(json.dumps(mutated(json.loads(json.dumps(whole)), rng)))
+        try:
+            found = BehaviorRun.load(path)
+        except InputError as error:
+            messages.append(str(error))
+            continue
+        read += 1
+        assert BehaviorRun.from_dict(found.to_dict()) == found
+        assert str(found)
+        assert diagnose(behavior=found, only="behavior").findings[0].severity != "errored"
+    assert 20 < read < 400
+    assert all(str(path) in message and len(message) < 800 for message in messages)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"\xff", b"NaN", b"", b"null"]
+)
+def test_what_is_no_run_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"run\.json") as refused:
+        BehaviorRun.load(path)
+    assert len(str(refused.value)) < 800

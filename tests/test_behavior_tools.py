@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import lightning.pytorch as pl
@@ -29,6 +30,9 @@ def worse(rows):
     if any(row["amount"] == 500 for row in rows):
         raise ValueError("five hundred")
     return [0.1 for row in rows]
+
+def broken(rows):
+    return [100.0 * row["amount"] for row in rows]
 
 class Net(nn.Module):
     def forward(self, x):
@@ -97,6 +101,7 @@ def test_a_suite_runs_from_the_command_line(place, capsys):
     assert [case.get("name") for case in suite] == ["small", "large", "draft"]
     assert behave("s.behavior.yaml", "--tags", "[money]", model="served:worse") == 0
     assert behave("s.behavior.yaml", "--fail-on", "never", model="served:worse") == 0
+    assert behave("s.behavior.yaml", "--fail-on", "never", model="served:broken") == 3
 
 
 @pytest.mark.parametrize("model", ["served:build", "served:Net"])
@@ -194,29 +199,42 @@ def test_diagnose_takes_a_suite(place):
     assert main(words) == 1
 
 
-def test_a_suite_is_a_file_of_pytest(place, run_pytest):
-    done = run_pytest("s.behavior.yaml", "--behavior-model", "served:predict", "-v")
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.fixture
+def run_inside(capsys):
+    """Another pytest with our plugin in this process and the current folder."""
+
+    def run(*words):
+        sys.modules.pop("served", None)
+        plugins = ["-p", "gendebug_torch.pytest_plugin", "-p", "no:cacheprovider"]
+        code = pytest.main([*plugins, *words])
+        return SimpleNamespace(returncode=code, stdout=capsys.readouterr().out)
+
+    return run
+
+
+def test_a_suite_is_a_file_of_pytest(place, run_inside):
+    done = run_inside("s.behavior.yaml", "--behavior-model", "served:predict", "-v")
+    assert done.returncode == 0, done.stdout
     assert "s.behavior.yaml::small PASSED" in done.stdout
     assert "2 passed, 1 skipped" in done.stdout
     Path("pytest.ini").write_text("[pytest]\nbehavior_model = served:worse\n")
     Path("s.behavior.yaml").write_text(
         SUITE + "    expect: {score: [0.9, 1]}\n    reviewed: false\n"
     )
-    done = run_pytest("s.behavior.yaml")
+    done = run_inside("s.behavior.yaml")
     assert done.returncode == 1
     assert re.search(r"s\.behavior\.yaml:8: large", done.stdout)
     assert "ValueError: five hundred" in done.stdout
     assert "1 failed, 1 passed, 1 xfailed" in done.stdout
-    assert "1 passed, 2 deselected" in run_pytest("s.behavior.yaml", "-k", "money").stdout
+    assert "1 passed, 2 deselected" in run_inside("s.behavior.yaml", "-k", "money").stdout
 
 
-def test_pytest_says_what_is_wrong_with_a_suite_or_model(place, run_pytest):
-    done = run_pytest("s.behavior.yaml")
+def test_pytest_says_what_is_wrong_with_a_suite_or_model(place, run_inside):
+    done = run_inside("s.behavior.yaml")
     assert done.returncode == 1
     assert "--behavior-model" in done.stdout
     Path("s.behavior.yaml").write_text(SUITE.replace("expect: {class: 1}", "expct: {class: 1}"))
-    done = run_pytest("s.behavior.yaml")
+    done = run_inside("s.behavior.yaml")
     assert done.returncode == 2
     assert "s.behavior.yaml:10" in done.stdout
     assert "Did you mean 'expect'" in done.stdout
@@ -298,3 +316,14 @@ def test_the_callback_follows_the_suite_over_epochs():
     assert not seen.history[0].failures
     with pytest.raises(InputError, match="features"):
         BehaviorMonitor(Suite(cases))
+
+
+def test_the_callback_reports_a_predict_function_that_fails_and_counts_nothing():
+    def raising(rows):
+        raise TypeError("a list of dicts")
+
+    suite = Suite((Case("a", {"x": 1}, {"class": 1}),))
+    monitor = BehaviorMonitor(suite, predict=lambda module: raising)
+    fit(monitor, epochs=2)
+    (errored,) = [finding for finding in monitor.findings if finding.severity == "errored"]
+    assert "a list of dicts" in errored.summary

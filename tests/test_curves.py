@@ -182,6 +182,31 @@ def test_the_inflection_has_its_epoch_an_interval_and_the_checkpoint_to_keep():
     assert found.confidence > 0.99
 
 
+@pytest.mark.parametrize(
+    ("name", "after", "rises"),
+    [
+        ("val_acc", 0.05, True),
+        ("valid/accuracy", 0.05, True),
+        ("val_f1", 0.05, True),
+        ("val_acc", 0.0, False),
+        ("val_acc", -0.05, False),
+        ("train_acc", 0.05, False),
+        ("val_acceleration", 0.05, False),
+    ],
+)
+def test_overfitting_with_a_rising_accuracy_asks_for_recalibration_of_the_last_checkpoint(
+    name, after, rises
+):
+    noise = 0.004 * np.random.default_rng(5).normal(size=60)
+    accuracy = 0.8 + after * ((np.arange(60) - 25) / 34).clip(0) + noise
+    curves = made(exponential(turn=25, slope=0.004), metrics={name: torch.from_numpy(accuracy)})
+    (found,) = training_converged_without_overfitting(curves)
+    assert (found.cause, found.severity) == (Cause.OVERFITTING, Severity.FAIL)
+    assert ("Recalibrate the last checkpoint" in found.remedy) == rises
+    assert (f"Meanwhile {name} rises from" in found.summary) == rises
+    assert ("epoch 2" in found.remedy) or "epoch 3" in found.remedy
+
+
 def test_a_learning_rate_drop_is_a_step_and_no_inflection():
     val = exponential()
     val[35:] -= 0.08
@@ -403,7 +428,22 @@ def test_adding_lets_the_later_recording_count():
     assert joined.notes == ("a", "b")
 
 
+@pytest.mark.parametrize("size", [1e150, 1e300, -1e300])
+def test_a_loss_too_large_to_square_counts_as_infinite(size):
+    train = exponential(30)
+    train[20] = size
+    found = diagnose_curves(made(exponential(30), train))
+    assert any("infinite at epoch 20" in note for note in found.notes)
+    train[20:] = size
+    assert diagnose_curves(made(exponential(30), train)).regime == "diverged"
+
+
 def test_bad_values_are_refused():
+    for epoch in (math.nan, math.inf):
+        with pytest.raises(InputError, match="finite epochs"):
+            LearningCurves(torch.tensor([0.0, epoch]), torch.zeros(2), torch.zeros(2))
+    with pytest.raises(InputError, match="2 followed by 1"):
+        LearningCurves(torch.tensor([0, 2, 1]), torch.zeros(3), torch.zeros(3))
     with pytest.raises(InputError, match="3 values of each"):
         LearningCurves(torch.arange(3), torch.zeros(3), torch.zeros(2))
     with pytest.raises(InputError, match="1 followed by 1"):

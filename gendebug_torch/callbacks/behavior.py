@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from gendebug_torch.behavior import BehaviorRun, Suite, load_suite, network_predict, run_suite
 from gendebug_torch.behavior.running.model_adapter import Predict
+from gendebug_torch.behavior.running.results import model_error
+from gendebug_torch.behavior.running.scores import last_line
 from gendebug_torch.callbacks.hooks.monitor import Monitor
 from gendebug_torch.checks.finding import Cause
 from gendebug_torch.errors import reject
@@ -72,6 +74,10 @@ class BehaviorMonitor(Monitor):
         with self.guarded("run_suite"):
             run = run_suite(self.suite, build(pl_module), name=f"epoch {trainer.current_epoch}")
             self.history[trainer.current_epoch] = run
+            if error := model_error(run):
+                got = last_line(error)
+                remedy = "Correct `predict`, or the columns of the suite."
+                reject("predict", "a probability for each input", f"an error: {got}", remedy)
             self.log_scalars(trainer, {"behavior_failed": float(len(run.failures))})
 
     def state_dict(self) -> dict[str, Any]:

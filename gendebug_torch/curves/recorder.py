@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.curves.files.column_names import TRAIN_LOSS, VAL_LOSS, usual_column
+from gendebug_torch.curves.files.column_names import TRAIN_LOSS, VAL_LOSS, losses_by_loader
 from gendebug_torch.curves.learning_curves import LearningCurves
 from gendebug_torch.curves.loss_sums import LossSums
 
@@ -131,7 +131,8 @@ class CurveRecorder:
             row[name] = _mean(part)
             self.notes += _nonfinite(name, epoch, part)
         self._val.clear()
-        metrics = _with_loss(own, "val_loss", VAL_LOSS)
+        losses = losses_by_loader(own, VAL_LOSS)
+        metrics = {_val_name(loader): loss for loader, loss in losses.items()} | own
         self.checks = [check for check in self.checks if check["step"] != row["step"]]
         self.checks.append(row | _missing_from(row, metrics))
 
@@ -163,7 +164,8 @@ class CurveRecorder:
         """
         self.epoch = None
         own = {name: value for name, value in logged.items() if name not in self._val_names}
-        metrics = _with_loss(own, "train_loss", TRAIN_LOSS)
+        losses = losses_by_loader(own, TRAIN_LOSS)
+        metrics = ({"train_loss": losses[0]} if 0 in losses else {}) | own
         if len(sums) > 2 and sums[2][1]:
             metrics["train_eval_loss"] = _mean(sums[2])
         if not sums[0][2] and not metrics:
@@ -182,14 +184,39 @@ class CurveRecorder:
     @property
     def curves(self) -> LearningCurves:
         """One row per epoch."""
-        return self._as_curves(self.rows, "epoch")
+        return self._as_curves(self.rows, "epoch", self._unnamed_loss())
 
     @property
     def check_curves(self) -> LearningCurves:
         """One row per validation check, counted in optimizer steps."""
-        return self._as_curves(self.checks, "step")
+        return self._as_curves(self.checks, "step", self._unnamed_loss())
 
-    def _as_curves(self, rows: Sequence[Mapping[str, float]], unit: str) -> LearningCurves:
+    def finest_curves(self, min_epochs: int) -> LearningCurves:
+        """The epochs, or the validation checks where too few epochs were validated.
+
+        A training of a few long epochs, or of steps alone, validates within its epochs.
+
+        Args:
+            min_epochs: validated epochs from which the epochs are enough.
+        """
+        epochs, checks = self.curves, self.check_curves
+        validated = int(epochs.val_loss.isfinite().sum())
+        more = int(checks.val_loss.isfinite().sum()) > validated
+        return checks if validated < min_epochs and more else epochs
+
+    def _unnamed_loss(self) -> list[str]:
+        """A note where the validation logs metrics, but none under a usual name of its loss."""
+        if not self._val_names or any("val_loss" in check for check in self.checks):
+            return []
+        names = ", ".join(sorted(self._val_names)[:10])
+        return [
+            "no validation loss was recorded: no step returned one, and none of the metrics of the "
+            f"validation ({names}) has a usual name such as `val_loss`"
+        ]
+
+    def _as_curves(
+        self, rows: Sequence[Mapping[str, float]], unit: str, notes: Sequence[str]
+    ) -> LearningCurves:
         names = dict.fromkeys(["train_loss", "val_loss", *(name for row in rows for name in row)])
         columns = {
             name: torch.tensor([row.get(name, torch.nan) for row in rows], dtype=torch.float64)
@@ -204,7 +231,7 @@ class CurveRecorder:
             metrics=columns,
             untrained_loss=self.untrained_loss,
             unit=unit,
-            notes=tuple(self.notes),
+            notes=(*notes, *self.notes),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,14 +271,6 @@ def _nonfinite(name: str, epoch: int, sums: Sequence[float]) -> list[str]:
     return [
         f"the {name} was NaN or infinite in {sums[3]:.0f} of {sums[2]:.0f} steps of epoch {epoch}"
     ]
-
-
-def _with_loss(
-    metrics: Mapping[str, float], name: str, usual_names: Sequence[str]
-) -> dict[str, float]:
-    """The metrics, the loss among them also under `name`."""
-    column = usual_column(metrics, usual_names)
-    return dict(metrics) if column is None else {name: metrics[column], **metrics}
 
 
 def _mean(sums: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gendebug_torch.data.files import read_text
 from gendebug_torch.data.yaml import compose, construct, line_of, pairs, reject_at
-from gendebug_torch.errors import InputError, did_you_mean, reject
+from gendebug_torch.errors import InputError, brief, did_you_mean, reject
 
 _METADATA_KEYS = ("time", "label_time", "group", "source")
 _NAME_KEYS = ("target", *_METADATA_KEYS)
@@ -105,7 +105,7 @@ class Schema:
             if key not in known:
                 expected = f"keys among {', '.join(known)}"
                 remedy = f"{did_you_mean(key, known)}Correct or remove it."
-                reject_at(source, node, "schema", expected, repr(key[:80]), remedy)
+                reject_at(source, node, "schema", expected, brief(key), remedy)
         values = {key: construct(value, source) for key, (_, value) in entries.items()}
         try:
             return cls(**{key: value for key, value in values.items() if value is not None})
@@ -128,14 +128,14 @@ def _column(argument: str, value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     remedy = "Write one name; a name that looks like a number needs quotes."
-    reject(argument, "the name of a column", _short(value), remedy)
+    reject(argument, "the name of a column", brief(value), remedy)
 
 
 def _columns(argument: str, value: Any) -> tuple[str, ...]:
     names = _items(argument, "names of columns", value)
     if not all(isinstance(name, str) for name in names):
         remedy = "Write e.g. [first, second]; a name that looks like a number needs quotes."
-        reject(argument, "names of columns", _short(value), remedy)
+        reject(argument, "names of columns", brief(value), remedy)
     return names
 
 
@@ -144,14 +144,14 @@ def _classes(argument: str, value: Any) -> tuple[Any, ...]:
     plain = all(isinstance(one, (str, Real)) or hasattr(one, "dtype") for one in classes)
     if not plain or len(set(classes)) < len(classes):
         remedy = "Write each value once, in the order of class ids, e.g. [no, yes]."
-        reject(argument, "different values of the target", _short(value), remedy)
+        reject(argument, "different values of the target", brief(value), remedy)
     return classes
 
 
 def _flag(argument: str, value: Any) -> bool:
     if not isinstance(value, bool):
         remedy = "Write it without quotes; `yes` and `no` are texts."
-        reject(argument, "true or false", _short(value), remedy)
+        reject(argument, "true or false", brief(value), remedy)
     return value
 
 
@@ -161,7 +161,7 @@ def _threshold(argument: str, value: Any) -> float | None:
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not 0 < float(value) < 1:
         remedy = "Write it as a probability without quotes, not as a logit."
-        reject(argument, "a probability between 0 and 1", _short(value), remedy)
+        reject(argument, "a probability between 0 and 1", brief(value), remedy)
     return float(value)
 
 
@@ -170,7 +170,7 @@ def _direction(argument: str, value: Any) -> dict[str, str]:
     named = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
     if not named or any(word not in _DIRECTIONS for word in words):
         expected = "`increasing` or `decreasing` per feature"
-        reject(argument, expected, _short(value), "Write e.g. {income: increasing}.")
+        reject(argument, expected, brief(value), "Write e.g. {income: increasing}.")
     return dict(value)
 
 
@@ -180,10 +180,5 @@ def _items(argument: str, expected: str, value: Any) -> tuple[Any, ...]:
         return () if value is None else (value,)
     listed = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(listed, (list, tuple)):
-        reject(argument, expected, _short(value), "Write e.g. [first, second].")
+        reject(argument, expected, brief(value), "Write e.g. [first, second].")
     return tuple(listed)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:99]}…"

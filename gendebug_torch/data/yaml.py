@@ -216,5 +216,5 @@ def _check_keys(mapping: Node, path: Path) -> None:
             reject_at(path, key, "key", "keys that are names", f"a {key.id}", "Write a name.")
         if key.value in lines:
             remedy = f"It stands in line {lines[key.value]} already; remove one of the two."
-            reject_at(path, key, key.value, "a key once", "it twice", remedy)
+            reject_at(path, key, key.value[:80], "a key once", "it twice", remedy)
         lines[key.value] = line_of(key)

@@ -32,7 +32,8 @@ from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
 from gendebug_torch.diagnosis.quality import QualityChange, quality_change
 from gendebug_torch.errors import did_you_mean, reject
-from gendebug_torch.model.runner import Model, collect
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import collect
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import parse_times
-from gendebug_torch.model.binary import binary_logit
+from gendebug_torch.model.binary import positive_logit
 from gendebug_torch.stats.auc import rank_auc
 
 # With fewer labeled rows a side has no quality worth comparing.
@@ -108,7 +108,7 @@ def _positive_logit(records: Records) -> Tensor | None:
     logits = records.logits
     if logits is None or (logits.ndim == 2 and logits.shape[1] != 2):
         return None
-    return binary_logit(logits)
+    return positive_logit(logits)
 
 
 def _quality(records: Records) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 from gendebug_torch.behavior.audit.mutants import column_mutations, mutant_runs
 from gendebug_torch.behavior.audit.near_duplicates import near_duplicates
 from gendebug_torch.behavior.running.explanation import Explanation
-from gendebug_torch.behavior.running.results import BehaviorRun
+from gendebug_torch.behavior.running.results import BehaviorRun, model_error
 from gendebug_torch.behavior.running.run import run_suite
 from gendebug_torch.behavior.suite.cases import Suite
 
@@ -58,7 +58,7 @@ def explain_failures(
     sample |= {r.id for r in [r for r in run.evaluated if not r.is_failure][:_MAX_CASES]}
     failing = {result.id for result in run.failures} & sample
     changes = column_mutations(suite) if len(failing) >= _MIN_FAILURES else {}
-    if not changes:
+    if not changes or model_error(run):
         return None
     runs = mutant_runs(suite.select(lambda case: case.id in sample), model, changes)
     effects = {name: _effect(failing, mutant) for name, mutant in runs.items()}

@@ -12,7 +12,8 @@ from gendebug_torch.behavior.audit.explain import explained_run
 from gendebug_torch.behavior.running.compare import RunComparison, compare_runs
 from gendebug_torch.behavior.running.explanation import Explanation
 from gendebug_torch.behavior.running.model_adapter import network_predict
-from gendebug_torch.behavior.running.results import BehaviorRun, CaseResult, id_list
+from gendebug_torch.behavior.running.results import BehaviorRun, CaseResult, id_list, model_error
+from gendebug_torch.behavior.running.scores import last_line
 from gendebug_torch.behavior.suite.cases import Suite
 from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.checks.finding import Cause, Finding, Severity
@@ -71,6 +72,10 @@ def cases_pass(
         suite = _with_columns(behavior, validation, train, production)
         predict = network_predict(model, suite.features) if suite.features else model
         run = explained_run(suite, predict)
+    if error := model_error(run):
+        yield _model_error_finding(run, error)
+        yield from _suite_findings(run)
+        return
     failing = run.table().query("rate > @allowed", local_dict={"allowed": allowed})
     for row in failing.head(limit).itertuples(index=False):
         yield _capability_finding(run, row)
@@ -89,14 +94,32 @@ def _with_columns(suite: Suite, *tables: Records | None) -> Suite:
     return replace(suite, features=tuple(map(str, frame.columns)))
 
 
+def _model_error_finding(run: BehaviorRun, error: str) -> Finding:
+    errored = sum(result.status == "errored" for result in run.evaluated)
+    total = _plural(len(run.evaluated), "case")
+    summary = (
+        f"The suite says nothing about the model: the predict function failed on {errored} of "
+        f"{total}: {_short(last_line(error)).rstrip('.')}."
+    )
+    remedy = (
+        "Correct the predict function: it takes a list of dicts and returns one probability, or "
+        "one per class, for each. Then run the suite again."
+    )
+    numbers = {"cases": len(run.evaluated), "errored": errored, "traceback": error}
+    return cases_pass.finding(
+        Severity.ERRORED, summary, numbers=numbers, remedy=remedy, evidence=run
+    )
+
+
 def _capability_finding(run: BehaviorRun, row: Any) -> Finding:
     own = tuple(result for result in run.evaluated if result.capability == row.capability)
     failures = sorted((r for r in own if r.is_failure), key=_badness)
     worst = _short(f"{failures[0].id}, expected {failures[0].expected}, got {failures[0].got}")
     also = f" Also failing: {id_list(failures[1:])}." if len(failures) > 1 else ""
+    total = _plural(row.cases, "case")
     errors = f", {row.errored} of them with an error of the model" if row.errored else ""
     summary = (
-        f"{row.failed} of {row.cases} cases of the capability {row.capability} fail{errors} "
+        f"{row.failed} of {total} of capability {row.capability!r} fail{errors} "
         f"({row.rate:.0%}, 95 % interval {row.low:.0%} to {row.high:.0%}). Worst: {worst}.{also}"
     )
     numbers: dict[str, Any] = {
@@ -141,15 +164,16 @@ def _margins(results: tuple[CaseResult, ...], capability: str) -> BarEvidence:
 
 def _explanation_text(explanation: Explanation) -> str:
     text = (
-        f"With {explanation.change}, {len(explanation.fixed)} of the {explanation.failing} failing "
+        f"With {explanation.change}, {len(explanation.fixed)} of {explanation.failing} failing "
         "cases pass"
     )
     broken = len(explanation.broken)
-    return f"{text} and {broken} passing cases fail." if broken else f"{text}."
+    return f"{text}, and {_plural(broken, 'passing case')} fail." if broken else f"{text}."
 
 
 def _summary(run: BehaviorRun, *, exceeded: bool) -> Finding:
     cases, failures = len(run.evaluated), len(run.failures)
+    tested = f"{_plural(cases, 'case')} of the suite {run.suite}"
     numbers: dict[str, Any] = {
         "cases": cases,
         "failed": failures,
@@ -172,13 +196,12 @@ def _summary(run: BehaviorRun, *, exceeded: bool) -> Finding:
         return cases_pass.finding(Severity.NOTE, text, numbers=numbers, evidence=found.bars())
     if failures:
         limit = "" if exceeded else ", within the allowed share"
-        text = f"{failures} of {cases} cases of {run.suite} fail{limit}: {id_list(run.failures)}."
+        text = f"{failures} of {tested} fail{limit}: {id_list(run.failures)}."
         return cases_pass.finding(Severity.NOTE, text, numbers=numbers, evidence=run)
     closest = min(run.evaluated, key=lambda r: 1.0 if r.margin is None else r.margin)
     numbers |= {"closest": closest.id, "margin": closest.margin}
     text = (
-        f"All {cases} cases of {run.suite} pass. The smallest margin is {closest.margin:.3f}, "
-        f"of the case {closest.id}."
+        f"All {tested} pass. The smallest margin is {closest.margin:.3f}, of the case {closest.id}."
     )
     return cases_pass.finding(Severity.OK, text, numbers=numbers, evidence=run)
 
@@ -187,8 +210,8 @@ def _suite_findings(run: BehaviorRun) -> Iterator[Finding]:
     """What is to be done about the suite itself: unreviewed cases and near duplicates."""
     if unreviewed := run.unreviewed:
         text = (
-            f"{len(unreviewed)} cases of {run.suite} are not reviewed and cannot fail: "
-            f"{id_list(unreviewed)}."
+            f"{_plural(len(unreviewed), 'case')} of the suite {run.suite} cannot fail yet, because "
+            f"the expectation is not reviewed: {id_list(unreviewed)}."
         )
         remedy = "Give each draft an expectation, and confirm or correct the proposed ones."
         numbers: dict[str, Any] = {"unreviewed": [result.id for result in unreviewed[:_MAX_IDS]]}
@@ -197,8 +220,8 @@ def _suite_findings(run: BehaviorRun) -> Iterator[Finding]:
         more = f" and {len(pairs) - _MAX_PAIRS} more" if len(pairs) > _MAX_PAIRS else ""
         names = "; ".join(f"{a} and {b}" for a, b in pairs[:_MAX_PAIRS])
         text = (
-            f"{len(pairs)} pairs of cases have nearly the same input and the same expectation: "
-            f"{names}{more}."
+            f"{_plural(len(pairs), 'pair')} of cases with nearly the same input and the same "
+            f"expectation: {names}{more}."
         )
         remedy = "Keep one case of each pair, and test something else with the other."
         numbers = {"near_duplicates": [list(pair) for pair in pairs[:_MAX_IDS]]}
@@ -210,7 +233,7 @@ def _comparison_finding(comparison: RunComparison) -> Finding:
     drifting = comparison.drifting
     groups = ((broken, "newly broken"), (fixed, "newly fixed"), (drifting, "closer to failure"))
     counts = [f"{len(group)} {word}" for group, word in groups if group]
-    text = f"Compared with the baseline, of {len(comparison.pairs)} cases: "
+    text = f"Compared with the baseline, of {_plural(len(comparison.pairs), 'case')}: "
     text += ", ".join(counts) or "no result changed"
     text += (
         f". Newly broken: {id_list(broken)} (McNemar p = {comparison.p_value:.2g})."
@@ -253,6 +276,10 @@ def _case_finding(run: BehaviorRun, result: CaseResult) -> Finding:
     return cases_pass.finding(
         severity, summary, subject=result.id, numbers=numbers, remedy=location + origin
     )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _short(text: str, length: int = _MAX_TEXT) -> str:

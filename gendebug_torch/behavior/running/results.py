@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gendebug_torch.behavior.running.explanation import Explanation
+from gendebug_torch.behavior.running.scores import breaks_contract
 from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.data.files import read_text, write_whole
-from gendebug_torch.errors import InputError, reject
+from gendebug_torch.errors import InputError, brief, reject
 from gendebug_torch.stats.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -212,7 +214,7 @@ class BehaviorRun:
         expected, remedy = "a run as `BehaviorRun.to_dict` returns it", "Save the run again."
         try:
             if value["format"] != _FORMAT:
-                reject("run", f"the format {_FORMAT!r}", repr(value["format"]), remedy)
+                reject("run", f"the format {_FORMAT!r}", brief(value["format"]), remedy)
             explanation = value["explanation"]
             return cls(
                 tuple(_read(CaseResult, entry) for entry in value["results"]),
@@ -244,13 +246,28 @@ class BehaviorRun:
         """
         try:
             content = json.loads(read_text(path))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
+            # A number of more digits than Python converts is a plain ValueError.
+            if isinstance(error, InputError):
+                raise
             remedy = "Pass a behavior.json of an earlier run."
             reject("path", "the file of a saved run", f"{path}: {error}", remedy)
         try:
             return cls.from_dict(content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+
+def model_error(run: BehaviorRun) -> str:
+    """The error that makes a run say nothing about the model, or an empty text.
+
+    An error on every evaluated case, or scores that are no probabilities, is a fault of the predict
+    function (or of how it is called) and no regression of the model.
+    """
+    errors = [result.error for result in run.evaluated if result.status == "errored"]
+    if errors and len(errors) == len(run.evaluated):
+        return errors[0]
+    return next(filter(breaks_contract, errors), "")
 
 
 def id_list(results: Iterable[CaseResult], limit: int = 5) -> str:
@@ -289,12 +306,15 @@ def _read(kind: type[Any], entry: Mapping[str, Any]) -> Any:
     """A dataclass from its JSON form; a field that is absent, unknown or of another type raises."""
     types = {field.name: str(field.type) for field in fields(kind)}
     if set(entry) != set(types):
-        raise ValueError(f"fields {', '.join(map(str, sorted(set(entry) ^ set(types), key=str)))}")
+        raise ValueError(f"fields {brief(sorted(set(entry) ^ set(types), key=str))}")
     for name, text in types.items():
         value = entry[name]
         flag = isinstance(value, bool) and text != "bool"
-        if flag or not isinstance(value, _JSON_TYPES[text]):
-            raise TypeError(f"{name} is {value!r}")
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if flag or infinite or not isinstance(value, _JSON_TYPES[text]):
+            raise TypeError(f"{name} is {brief(value)}")
+    if "status" in types and entry["status"] not in _STATUS_ORDER:
+        raise ValueError(f"status is {brief(entry['status'])}")
     lists = {
         name: tuple(map(_text, entry[name]))
         for name, text in types.items()
@@ -305,5 +325,5 @@ def _read(kind: type[Any], entry: Mapping[str, Any]) -> Any:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{brief(value)} is no text")
     return value

@@ -74,7 +74,7 @@ def case_result(suite: Suite, case: Case, scores: list[list[float]] | str) -> Ca
         id=case.id,
         kind=case.kind,
         capability=case.capability,
-        status=_status(judgement),
+        status=_status(case, judgement),
         expected="" if case.expect is None else f"{case.expect}{within}",
         got=judgement.got if judgement else f"an error ({last_line(error)})",
         score=judgement.score if judgement else None,
@@ -88,9 +88,9 @@ def case_result(suite: Suite, case: Case, scores: list[list[float]] | str) -> Ca
     )
 
 
-def _status(judgement: Verdict | None) -> str:
-    if judgement is None:
-        return "errored"
-    if judgement.margin is None:
+def _status(case: Case, judgement: Verdict | None) -> str:
+    if case.expect is None:
         return "draft"
+    if judgement is None or judgement.margin is None:
+        return "errored"
     return "passed" if judgement.margin >= 0 else "failed"

@@ -76,6 +76,15 @@ def last_line(error: str) -> str:
     return next((line for line in reversed(error.splitlines()) if line.strip()), "")
 
 
+def breaks_contract(error: str) -> bool:
+    """Whether an error says that `predict` returns something other than a probability per input.
+
+    A NaN is not such an error: it is mostly due to one input.
+    """
+    line = last_line(error)
+    return "InputError: `predict`: expected scores" in line and "got nan" not in line
+
+
 def _chunks(groups: Sequence[Rows], batch_size: int) -> Iterator[list[Rows]]:
     chunk: list[Rows] = []
     size = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gendebug_torch.behavior.running.scores import NOISE, Scores
 from gendebug_torch.behavior.suite.cases import Case, Suite
@@ -140,7 +141,12 @@ def _change_text(case: Case, position: int) -> str:
     change = case.change[position]
     if set(change) == {"text"}:
         return f' after "{_short(str(change["text"]))}"'
-    return f" after {', '.join(f'{name}={_short(str(value))}' for name, value in change.items())}"
+    fields = (f"{name}={_value_text(value)}" for name, value in change.items())
+    return f" after {', '.join(fields)}"
+
+
+def _value_text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else _short(str(value))
 
 
 def _short(text: str) -> str:

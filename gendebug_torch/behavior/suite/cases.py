@@ -12,7 +12,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from gendebug_torch.behavior.suite.expectation import INVARIANT, PAIRWISE, Expectation, unit
-from gendebug_torch.errors import InputError, did_you_mean, reject
+from gendebug_torch.errors import InputError, brief, did_you_mean, reject
 
 # How far the scores of an invariant pair may differ where neither case nor suite says so.
 INVARIANCE_TOLERANCE = 0.05
@@ -82,12 +82,12 @@ class Case:
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
         if not self.id:
-            reject("id", "a name", repr(self.id), "Give the case a short name of its own.")
+            reject("id", "a name", brief(self.id), "Give the case a short name of its own.")
         if not isinstance(self.of, (str, int, type(None))) or isinstance(self.of, bool):
             remedy = "Name the class whose score is compared."
-            reject("of", "a class, or `predicted`", repr(self.of), remedy)
+            reject("of", "a class, or `predicted`", brief(self.of), remedy)
         if not isinstance(self.reviewed, bool):
-            reject("reviewed", "true or false", repr(self.reviewed), "Write one of them.")
+            reject("reviewed", "true or false", brief(self.reviewed), "Write one of them.")
         if self.expect is not None and self.expect.pairwise and not self.change:
             got = f"{self.expect.to_yaml()!r} alone"
             reject("expect", "a `change` beside it", got, "Say which fields change.")
@@ -194,7 +194,7 @@ class Suite:
             expected = names if self.classes else f"a class id in 0..{count - 1}"
             hint = did_you_mean(str(name), self.classes)
             remedy = f"{hint}Name the scores in their order under `classes` of the suite."
-            reject("class", expected, repr(name), remedy)
+            reject("class", expected, brief(name), remedy)
         return index
 
     def class_name(self, index: int) -> str:
@@ -211,7 +211,7 @@ class Suite:
                 more = ", ..." if len(self.features) > _MAX_LISTED else ""
                 expected = f"columns among {', '.join(self.features[:_MAX_LISTED])}{more}"
                 remedy = f"{did_you_mean(name, self.features)}Correct the column."
-                self._reject(case, "input", expected, repr(name), remedy)
+                self._reject(case, "input", expected, brief(name), remedy)
 
     def _check_classes(self, case: Case) -> None:
         names: list[str | int] = [] if case.expect is None else list(case.expect.classes)
@@ -238,7 +238,7 @@ def _items(argument: str, value: Any) -> Sequence[Any]:
     if value is None or isinstance(value, (str, Mapping)):
         return [] if value is None else [value]
     if not isinstance(value, (list, tuple)):
-        reject(argument, "one entry or a list of them", repr(value), "Write e.g. [first, second].")
+        reject(argument, "one entry or a list of them", brief(value), "Write e.g. [first, second].")
     return value
 
 
@@ -248,7 +248,7 @@ def _fields(argument: str, value: Any) -> dict[str, Any]:
     names = list(value) if isinstance(value, Mapping) else []
     if not names or not all(isinstance(name, str) for name in names):
         remedy = "Write e.g. {amount: 12.5, hour: 3}."
-        reject(argument, "a text, or field: value pairs", repr(value), remedy)
+        reject(argument, "a text, or field: value pairs", brief(value), remedy)
     return dict(value)
 
 
@@ -256,7 +256,7 @@ def _text_fields(owner: Any, names: Iterable[str]) -> None:
     for name in names:
         value = getattr(owner, name)
         if isinstance(value, (Mapping, list, tuple, set)) or value is None:
-            reject(name, "a text", repr(value), "Write a short text.")
+            reject(name, "a text", brief(value), "Write a short text.")
         object.__setattr__(owner, name, str(value))
 
 

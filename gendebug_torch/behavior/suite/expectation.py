@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gendebug_torch.errors import did_you_mean, reject
+from gendebug_torch.errors import brief, did_you_mean, reject
 
 INVARIANT = ("same", "same_class")
 DIRECTED = ("higher", "lower", "not_higher", "not_lower")
@@ -48,15 +48,17 @@ class Expectation:
                 expected = (
                     f"one of {', '.join(PAIRWISE)}, or {{score: [low, high]}}, {{class: name}}"
                 )
-                remedy = f"{did_you_mean(value, PAIRWISE)}A class is written {{class: {value}}}."
-                reject("expect", expected, repr(value), remedy)
+                remedy = (
+                    f"{did_you_mean(value, PAIRWISE)}A class is written {{class: {value[:40]}}}."
+                )
+                reject("expect", expected, brief(value), remedy)
             return cls(value)
         word = next(iter(value)) if isinstance(value, Mapping) and len(value) == 1 else None
         if word not in ("score", "class"):
             names = map(str, value) if isinstance(value, Mapping) else ()
             hint = "".join(did_you_mean(name, ("score", "class")) for name in list(names)[:1])
             forms = f"{{score: [low, high]}}, {{class: name}} or one of {', '.join(PAIRWISE)}"
-            reject("expect", forms, repr(value), f"{hint}Write one of them.")
+            reject("expect", forms, brief(value), f"{hint}Write one of them.")
         content = value[word]
         return (
             cls(word, *_range(content)) if word == "score" else cls(word, classes=_names(content))
@@ -94,14 +96,14 @@ def unit(argument: str, value: Any) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or math.isnan(value) or not 0.0 <= value <= 1.0:
         remedy = "Scores are probabilities; write one between 0 and 1."
-        reject(argument, "a number in [0, 1]", repr(value), remedy)
+        reject(argument, "a number in [0, 1]", brief(value), remedy)
     return float(value)
 
 
 def _range(content: Any) -> tuple[float, float]:
     if not isinstance(content, Sequence) or isinstance(content, str) or len(content) != 2:
         remedy = "Write e.g. {score: [0.0, 0.3]}."
-        reject("expect", "a score range [low, high]", repr(content), remedy)
+        reject("expect", "a score range [low, high]", brief(content), remedy)
     low, high = (unit("expect", bound) for bound in content)
     if low > high:
         reject("expect", "a range with low <= high", f"[{low:g}, {high:g}]", "Swap the two ends.")
@@ -113,5 +115,5 @@ def _names(content: Any) -> tuple[str | int, ...]:
     valid = (isinstance(name, (str, int)) and not isinstance(name, bool) for name in names)
     if not names or not all(valid):
         remedy = "Write names or class ids; quote a name like '1'."
-        reject("expect", "a class, or a list of accepted classes", repr(content), remedy)
+        reject("expect", "a class, or a list of accepted classes", brief(content), remedy)
     return names

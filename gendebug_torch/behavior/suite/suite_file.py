@@ -13,7 +13,7 @@ from gendebug_torch.behavior.suite.cases import ABSENT, Case, Suite
 from gendebug_torch.behavior.suite.tensor_files import TensorFiles
 from gendebug_torch.data.files import read_text
 from gendebug_torch.data.yaml import Node, compose, construct, line_of, pairs, reject_at
-from gendebug_torch.errors import InputError, did_you_mean, reject
+from gendebug_torch.errors import InputError, brief, did_you_mean, reject
 
 _SETTINGS = ("model", "features", "classes", "threshold", "tolerance")
 _SUITE_KEYS = ("suite", *_SETTINGS, "inputs", "cases")
@@ -100,7 +100,7 @@ def parse_suite(text: str, path: Path) -> Suite:
         names = settings.get(key, [])
         if not isinstance(names, list):
             remedy = "Write e.g. [amount, hour]."
-            reject_at(path, entries[key][0], key, "a list of names", repr(names), remedy)
+            reject_at(path, entries[key][0], key, "a list of names", brief(names), remedy)
         settings[key] = tuple(map(str, names))
     stem = path.name.removesuffix(path.suffix).removesuffix(".behavior")
     name = settings.pop("suite", None) or stem
@@ -181,12 +181,12 @@ def _merged_input(like: Any, own: Any, entries: Entries, reader: _Reader) -> dic
     if not isinstance(like, str) or like not in reader.named:
         expected = f"one of the inputs {', '.join(reader.named) or '(there are none)'}"
         remedy = f"{did_you_mean(str(like), reader.named)}Add it."
-        reject_at(reader.path, entries["like"][0], "like", expected, repr(like), remedy)
+        reject_at(reader.path, entries["like"][0], "like", expected, brief(like), remedy)
     own = own or {}
     if not isinstance(own, Mapping):
         expected = "field: value pairs beside `like`"
         reject_at(
-            reader.path, entries["input"][0], "input", expected, repr(own), "Name the fields."
+            reader.path, entries["input"][0], "input", expected, brief(own), "Name the fields."
         )
     return {**reader.named[like], **own}
 
@@ -197,7 +197,7 @@ def _named_inputs(node: Node, reader: _Reader) -> dict[str, Mapping[str, Any]]:
         content = reader.value(value)
         if not isinstance(content, (Mapping, str)) or not content:
             expected, remedy = "field: value pairs", "Write e.g. {amount: 12.5, hour: 3}."
-            reject_at(reader.path, value, f"inputs.{key}", expected, repr(content), remedy)
+            reject_at(reader.path, value, f"inputs.{key}", expected, brief(content), remedy)
         named[key] = {"text": content} if isinstance(content, str) else content
     return named
 
@@ -206,7 +206,7 @@ def _check_names(entries: Entries, names: Sequence[str], path: Path) -> None:
     for key, (node, _) in entries.items():
         if key not in names:
             remedy = f"{did_you_mean(key, names)}Correct or remove it."
-            reject_at(path, node, key, f"fields among {', '.join(names)}", repr(key), remedy)
+            reject_at(path, node, key[:80], f"fields among {', '.join(names)}", brief(key), remedy)
 
 
 def _from_python(path: Path) -> Suite:

@@ -11,7 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import evaluating, logits_of
+from gendebug_torch.model.evaluation import evaluating
+from gendebug_torch.model.runner import logits_of
 
 Read = Callable[[LightningModule, Any, Any], Any]
 

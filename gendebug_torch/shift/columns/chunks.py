@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gendebug_torch.data.records import Records, numeric_features
+from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
-from gendebug_torch.data.tables import standard_codes
+from gendebug_torch.data.tables import numeric_features, standard_codes
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.prepared import PreparedReference
 from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, PreparedTable
