@@ -241,6 +241,26 @@ def test_decimals_are_quantities_and_a_column_without_values_stays_one(tmp_path)
     assert pair.missing.live.tolist() == [0, 0, 0, 400]
 
 
+def test_columns_of_types_that_cannot_be_compared_are_left_out_and_named(tmp_path):
+    kinds = {"day": pa.date32(), "waited": pa.duration("s"), "seen": pa.timestamp("us")}
+    sides = []
+    for name, shift in (("before", 0), ("after", 500)):
+        columns = {kind: pa.array(range(shift, shift + 300), of) for kind, of in kinds.items()}
+        columns |= {"tags": pa.array([[1], [2, 3], None] * 100), "raw": pa.array([b"x"] * 300)}
+        columns |= {"x": pa.array(np.arange(300) / 7 + shift)}
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        table = prepare_table(tmp_path / f"{name}.parquet")
+        sides.append(PreparedTable.load(table.save(tmp_path / f"{name}.safetensors")))
+    pair = table_comparison(*sides)
+    assert list(pair.excluded) == ["day", "waited", "seen", "tags", "raw"]
+    assert pair.quantities.test.names == ("x",)
+    assert pair.missing.reference.tolist() == [0, 0, 0, 100, 0, 0]
+    findings = table_findings(pair)
+    (note,) = (finding for finding in findings if "Not compared" in finding.summary)
+    assert "day (it holds dates), waited (it holds durations)" in note.summary
+    assert [finding.subject for finding in findings if finding.severity is Severity.FAIL] == ["x"]
+
+
 def test_columns_that_cannot_be_compared_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "MAX_COUNTED_LEVELS", 10)
     before = table(0, 2000).assign(

@@ -15,6 +15,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import numeric_features, standard_codes
 from gendebug_torch.errors import reject
+from gendebug_torch.shift.columns.exclusions import arrow_reason
 from gendebug_torch.shift.columns.prepared import PreparedReference
 from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, PreparedTable
 from gendebug_torch.shift.columns.shared_columns import MAX_EXACT_INTEGER, time_order
@@ -31,6 +32,8 @@ CHUNK_COLUMNS = 32
 CHUNK_BYTES = 1 << 24
 # Values of the sampled rows (160 MB); smaller tables are sampled whole.
 MAX_CELLS = 20_000_000
+# What a column is compared as.
+_QUANTITY, _LEVEL = "quantity", "level"
 # Schema keys whose columns production may lack.
 OPTIONAL = ("target", "label_time", "source", "logits", "probs")
 
@@ -193,7 +196,7 @@ def _pass(
     rows = _Reservoir(limit)
     features = [name for name in columns if name not in schema.outside_features]
     kinds = {
-        name: "level" if name in schema.categorical else _kind(source.fields[name])
+        name: _kind(source.fields[name], categorical=name in schema.categorical)
         for name in features
     }
 
@@ -248,21 +251,16 @@ class _Reservoir:
         self.parts = pa.Table.from_batches(self.parts).take(chosen).combine_chunks().to_batches()
 
 
-def _kind(field: Any) -> str:
+def _kind(field: Any, *, categorical: bool) -> str:
+    """`quantity`, `level`, or the reason why columns of this type cannot be compared."""
     from pyarrow import types
 
-    # A column without any value has no type of its own.
-    if types.is_integer(field) or types.is_floating(field) or types.is_decimal(field):
-        return "quantity"
-    if types.is_null(field):
-        return "quantity"
-    level = (
-        types.is_boolean(field)
-        or types.is_string(field)
-        or types.is_large_string(field)
-        or types.is_dictionary(field)
-    )
-    return "level" if level else "other"
+    if categorical and not types.is_nested(field):
+        return _LEVEL
+    numeric = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    if any(is_numeric(field) for is_numeric in numeric):
+        return _QUANTITY
+    return arrow_reason(field) or _LEVEL
 
 
 def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
@@ -271,7 +269,7 @@ def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
 
     rows = 0 if batch is None else len(batch)
     columns = {name: pa.array([]) if batch is None else batch.column(name) for name in kinds}
-    names = tuple(name for name, kind in kinds.items() if kind == "quantity")
+    names = tuple(name for name, kind in kinds.items() if kind == _QUANTITY)
     block = np.empty((len(names), rows))
     for i, name in enumerate(names):
         block[i] = columns[name].cast("float64", safe=False).to_numpy(zero_copy_only=False)
@@ -282,11 +280,12 @@ def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
     single = {name for name in names if batch is None or pa.types.is_float32(columns[name].type)}
     return PreparedTable(
         quantities=whole.sketch(size),
-        levels={name: _levels(columns[name]) for name, kind in kinds.items() if kind == "level"},
+        levels={name: _levels(columns[name]) for name, kind in kinds.items() if kind == _LEVEL},
         missing={name: _missing_values(column) for name, column in columns.items()},
         rows=rows,
         identifiers=_identifiers(block, names, columns),
         single_precision=frozenset(single),
+        excluded={name: kind for name, kind in kinds.items() if kind not in (_QUANTITY, _LEVEL)},
         times=torch.ones(len(names), dtype=torch.float64),
     )
 
@@ -361,6 +360,7 @@ def _side_by_side(parts: tuple[PreparedTable, ...]) -> PreparedTable:
         missing={name: count for part in parts for name, count in part.missing.items()},
         identifiers=frozenset().union(*(part.identifiers for part in parts)),
         single_precision=frozenset().union(*(part.single_precision for part in parts)),
+        excluded={name: reason for part in parts for name, reason in part.excluded.items()},
         times=torch.cat([part.times for part in parts]),
     )
 
