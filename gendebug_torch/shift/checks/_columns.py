@@ -150,7 +150,8 @@ class PreparedPair:
 
     def quantities(self, alpha: float) -> Quantities:
         """The numeric columns, with all columns that production lacks."""
-        return Quantities(self.pair.quantities, self.pair.absent, self.pair.non_numeric)
+        pair = self.pair
+        return Quantities(pair.quantities, pair.absent, pair.non_numeric, pair.excluded)
 
     def missing(self, alpha: float) -> MissingShift:
         """Missing values of all columns."""

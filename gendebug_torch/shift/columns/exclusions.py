@@ -81,6 +81,30 @@ def dtype_reason(column: pd.Series[Any]) -> str | None:
     return None
 
 
+def arrow_reason(kind: Any) -> str | None:
+    """Why a column cannot be compared by its Arrow type, as part of a sentence; None if it can.
+
+    Args:
+        kind: type of the column.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> arrow_reason(pa.list_(pa.int64())), arrow_reason(pa.decimal128(9, 2)) is None
+        ('it holds lists', True)
+    """
+    from pyarrow import types
+
+    numbers = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    texts = (types.is_boolean, types.is_string, types.is_large_string, types.is_dictionary)
+    if any(is_comparable(kind) for is_comparable in (*numbers, *texts)):
+        return None
+    if types.is_timestamp(kind) or types.is_date(kind):
+        return DATES
+    if types.is_duration(kind):
+        return "it holds durations"
+    return "it holds lists" if types.is_nested(kind) else f"it holds {kind}"
+
+
 def level_reason(name: str, before: Mapping[str, int], after: Mapping[str, int]) -> str | None:
     """Why the levels of a column change by themselves, as part of a sentence; None if they do not.
 
