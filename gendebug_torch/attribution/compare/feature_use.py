@@ -313,7 +313,9 @@ def importance_change(
     Cost: `repeats` forwards per row and column of both.
     """
     first, second = (
-        permutation_importance(model, side, columns=columns, repeats=repeats, seed=seed)
+        permutation_importance(
+            model, side, metric="nll", columns=columns, repeats=repeats, seed=seed
+        )
         for side in (before, after)
     )
     assert before.targets is not None
