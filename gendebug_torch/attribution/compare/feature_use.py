@@ -45,7 +45,7 @@ def contribution_slope(contributions: Tensor, feature: int, targets: Tensor) -> 
     Returns:
         The slope and its standard error; the error is infinite where the rows do not determine it.
     """
-    own = contributions[:, feature].double()
+    own, targets = contributions[:, feature].double(), targets.to(contributions.device)
     design = torch.stack([torch.ones_like(own), contributions.double().sum(1) - own, own], 1)
     weights = torch.zeros(3, dtype=torch.float64)
     covariance = torch.full((3, 3), torch.inf, dtype=torch.float64)

@@ -98,7 +98,7 @@ def permutation_importance(
     columns: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     repeats: int = 5,
     seed: int = 0,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> PermutationImportance:
     """The rise of the loss when a column loses its relation to everything else.
 
@@ -120,7 +120,7 @@ def permutation_importance(
         columns: names of the columns to shuffle, or groups of names; default each column alone.
         repeats: number of shuffles per column.
         seed: seed of the shuffles.
-        device: device of the model.
+        device: device of the model; default the device on which it is.
 
     Raises:
         InputError: no targets, features that are not `[n, d]`, an unknown metric or column, or
