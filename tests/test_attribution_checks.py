@@ -227,3 +227,15 @@ def test_logits_of_another_model_are_not_explained_by_this_one():
         production_errors(model, {name: rounded(side) for name, side in made.items()})[0].severity
         is Severity.FAIL
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("check", ["shortcut", "production_errors", "stability", "convergence"])
+def test_records_on_a_device_are_judged_as_on_the_host(check):
+    model, made = false_alarms((-1.0, 2.0, 0.5), 1.5)
+    only = f"attribution.{check}"
+    (host,) = gd.diagnose(model, **made, only=only).findings
+    there = {name: side.to("cuda") for name, side in made.items()}
+    (device,) = gd.diagnose(model.cuda(), **there, only=only).findings
+    assert (device.severity, device.subject) == (host.severity, host.subject), device.summary

@@ -27,6 +27,11 @@ def sample_records(records: Records, rows: int, seed: int) -> Records:
     return records.select(torch.randperm(len(records), generator=generator)[:rows].sort().values)
 
 
+def inputs_only(records: Records) -> Records:
+    """The features alone, whose explained output does not depend on labels or quantities."""
+    return Records(records.features, name=records.name)
+
+
 def explainable(records: Records) -> bool:
     """Whether there are enough rows of floats `[n, d]` to explain."""
     if len(records) < _MIN_ROWS:

@@ -13,6 +13,7 @@ from gendebug_torch.attribution.checks._rows import (
     SHARE_ROWS,
     SHARE_STEPS,
     explainable,
+    inputs_only,
     row_count,
     sample_records,
     single_logit,
@@ -67,7 +68,7 @@ def declared_noise_is_unimportant(
         numbers = {"noise": noise, "rows": len(validation)}
         yield this.finding(Severity.NOTE, f"{reason}; nothing was judged.", numbers=numbers)
         return
-    sample = sample_records(validation, rows, seed)
+    sample = inputs_only(sample_records(validation, rows, seed))
     result = attribute(
         single_logit(model, validation), sample, baseline="median", steps=SHARE_STEPS, trust=False
     )

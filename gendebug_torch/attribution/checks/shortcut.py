@@ -13,6 +13,7 @@ from gendebug_torch.attribution.checks._rows import (
     SHARE_ROWS,
     SHARE_STEPS,
     explainable,
+    inputs_only,
     row_count,
     sample_records,
     single_logit,
@@ -87,7 +88,7 @@ def no_dominant_feature_loses_its_importance(
         summary = "Too few labeled rows of a classification in validation or production to judge."
         yield this.finding(Severity.NOTE, summary, numbers=numbers)
         return
-    sample = sample_records(validation, SHARE_ROWS, seed)
+    sample = inputs_only(sample_records(validation, SHARE_ROWS, seed))
     attributions = attribute(
         single_logit(model, validation), sample, baseline="median", steps=SHARE_STEPS, trust=False
     )
