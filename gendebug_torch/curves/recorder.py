@@ -64,7 +64,9 @@ class CurveRecorder:
         self.checks = [row for row in self.checks if row["step"] <= step]
         self._resumed = False
 
-    def add_train(self, loss: Tensor, rows: int, *, epoch: int, index: int) -> None:
+    def add_train(
+        self, loss: Tensor, rows: int, *, epoch: int, index: int, repeated: int = 0
+    ) -> None:
         """Hold the loss of a training step.
 
         Args:
@@ -72,7 +74,9 @@ class CurveRecorder:
             rows: number of rows that count.
             epoch: epoch of the step.
             index: batch in the epoch; before the first of all there was no update.
+            repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
+        self._note_repetitions("train_loss", loss, repeated)
         if epoch == 0 and index == 0:
             self._first = loss.detach().double().mean()
         self.epoch = epoch
@@ -85,14 +89,18 @@ class CurveRecorder:
             loader: number of the validation loader.
             loss: mean over the rows, `[]`, or one value per row, `[n]`.
             rows: number of rows that count.
-            repeated: number of rows that the sampler repeats to even the ranks.
+            repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
         self._val.setdefault(loader, LossSums()).add(loss, rows)
+        self._note_repetitions(_val_name(loader), loss, repeated)
+
+    def _note_repetitions(self, name: str, loss: Tensor, repeated: int) -> None:
+        """Note that a mean per batch counts rows twice."""
         if repeated and not loss.ndim:
             note = (
-                f"the {_val_name(loader)} is a mean per batch and counts rows twice that the "
-                f"sampler repeats to even the ranks ({repeated} in all); return or read one loss "
-                "per row to leave them out"
+                f"the {name} is a mean per batch and counts rows twice that the sampler repeats to "
+                f"even the ranks ({repeated} in all); return or read one loss per row to leave "
+                "them out"
             )
             self.notes += [note] if note not in self.notes else []
 
