@@ -444,3 +444,17 @@ def test_the_headline_says_what_was_judged_and_what_broke():
         "Checks that broke and judged nothing: labels.noise.",
     )
     assert all(reason in str(diagnosis) for reason in diagnosis.reasons)
+
+
+def test_a_model_is_fed_by_column_name(model):
+    """In another order, and with a column that training lacks: the same verdict, and a note."""
+    validation, production = table(600, 0), table(600, 1)
+    straight = diagnose(model, validation=validation, production=production)
+    mixed = production.features[["c", "a", "b"]].assign(new=1.0)
+    turned = diagnose(model, validation=validation, production=replace(production, features=mixed))
+    (note,) = [f for f in turned.findings if f.check == "diagnose.columns"]
+    assert note.severity is Severity.NOTE
+    assert "new" in note.summary
+    assert turned.quality.quality == straight.quality.quality
+    rest = [f.to_dict() for f in turned.findings if f.check != "diagnose.columns"]
+    assert rest == [f.to_dict() for f in straight.findings]
