@@ -239,3 +239,22 @@ def test_records_on_a_device_are_judged_as_on_the_host(check):
     there = {name: side.to("cuda") for name, side in made.items()}
     (device,) = gd.diagnose(model.cuda(), **there, only=only).findings
     assert (device.severity, device.subject) == (host.severity, host.subject), device.summary
+
+
+@pytest.mark.parametrize(
+    ("features", "targets", "reason"),
+    [
+        (torch.zeros(60, 1, 4, 4), torch.zeros(60, dtype=torch.int64), "shape [60, 1, 4, 4]"),
+        (torch.zeros(20, 4), torch.zeros(20, dtype=torch.int64), "has 20 rows, fewer than 50"),
+        (torch.zeros(60, 4), torch.zeros(60), "are no class ids"),
+    ],
+)
+def test_what_is_not_judged_says_why(features, targets, reason):
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    model(features)
+    side = Records(features, targets, name="validation")
+    (found,) = gd.diagnose(
+        model, validation=side, production=side, only="attribution.shortcut"
+    ).findings
+    assert found.severity is Severity.NOTE
+    assert reason in found.summary
