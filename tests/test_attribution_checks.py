@@ -42,13 +42,13 @@ def test_a_column_that_equals_the_label_until_production_is_a_shortcut():
     assert "more than all of the skill" in finding.summary
 
 
-def test_a_strong_feature_whose_worth_lasts_is_none():
+def test_a_strong_feature_whose_importance_lasts_is_none():
     assert not alarms(
         "shortcut", model=LEANING, **sides(LEANING, equals_the_label, equals_the_label)
     )
 
 
-def test_a_causal_feature_whose_worth_goes_is_a_drift():
+def test_a_causal_feature_that_loses_its_importance_is_a_drift():
     (finding,) = alarms(
         "shortcut",
         model=LEANING,
@@ -57,7 +57,7 @@ def test_a_causal_feature_whose_worth_goes_is_a_drift():
     assert finding.cause is Cause.CONCEPT_DRIFT
 
 
-def test_a_feature_that_stands_still_is_left_to_the_checks_of_shift():
+def test_a_constant_feature_is_left_to_the_checks_of_shift():
     assert not alarms(
         "shortcut",
         model=LEANING,
@@ -65,7 +65,7 @@ def test_a_feature_that_stands_still_is_left_to_the_checks_of_shift():
     )
 
 
-def test_a_relation_that_turns_round_is_no_shortcut():
+def test_a_reversed_relation_is_no_shortcut():
     assert not alarms(
         "shortcut",
         model=LEANING,
@@ -151,7 +151,7 @@ def test_the_slope_says_whether_labels_still_follow_a_contribution(relation, slo
     assert abs(found - slope) < 3 * error < 0.3
 
 
-def test_a_relation_that_turned_round_is_a_drift_of_that_feature():
+def test_a_reversed_relation_is_a_drift_of_that_feature():
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(4000, 3, generator=generator)
     logits = x @ torch.tensor([1.8, -1.0, 0.7])
