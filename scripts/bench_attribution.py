@@ -121,7 +121,7 @@ def integrated_gradients(repeats: int, rows: int = 2000, steps: int = 50) -> Non
     found = medians(works | {"chunk": lambda: one_batch(4096), "row": by_row}, repeats)
     memory = {"ours": extra_memory(ours), "one": extra_memory(one_batch)}
     off = float((ours() - one_batch()).abs().max() / one_batch().abs().max())
-    told = (
+    note = (
         f"memory {memory['ours']:.0f} against {memory['one']:.0f} MB "
         f"({memory['one'] / memory['ours']:.1f}); difference {off:.0e}"
     )
@@ -130,14 +130,14 @@ def integrated_gradients(repeats: int, rows: int = 2000, steps: int = 50) -> Non
         found["ours"],
         "captum, one batch",
         found["one"],
-        told,
+        note,
     )
     row("the same", found["ours"], "captum, internal_batch_size=4096", found["chunk"])
     row("the same", found["ours"], "captum, row by row (a tenth, times 10)", 10 * found["row"])
     card = gd.attribute(model, x, target=1, steps=steps, device="cpu").trust
     assert card is not None
-    told = f"{card.evaluations:.1%} more model evaluations; captum has none"
-    row("the same with its trust card", found["card"], "ours without", found["ours"], told)
+    note = f"{card.evaluations:.1%} more model evaluations; captum has none"
+    row("the same with its trust card", found["card"], "ours without", found["ours"], note)
 
 
 def images(repeats: int, rows: int = 16, steps: int = 50) -> None:
@@ -234,9 +234,9 @@ def accuracy(with_shap: bool, d: int = 10, rows: int = 32) -> None:
                 values["shap"] = explain(x.numpy(), samples)
             for name, found in values.items():
                 errors[name].append(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)))
-        told = ", ".join(f"{name} {np.mean(error):.4f}" for name, error in errors.items() if error)
+        note = ", ".join(f"{name} {np.mean(error):.4f}" for name, error in errors.items() if error)
         print(
-            f"| error against exact Shapley values, {d} features, {samples} samples | {told} | | "
+            f"| error against exact Shapley values, {d} features, {samples} samples | {note} | | "
             "| |",
             flush=True,
         )
@@ -352,8 +352,8 @@ class _Estimator:
         return type("Tags", (ClassifierMixin, BaseEstimator), {})().__sklearn_tags__()
 
 
-def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> None:
-    """Seconds of one comparison, and how often two samples of the same rows are told apart."""
+def groups(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> None:
+    """Seconds of one comparison, and how often two samples of the same rows differ."""
     model = mlp(d, 32)
     sides = [
         gd.attribute(model, part, steps=16, target=1, trust=False)
@@ -362,7 +362,7 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
     works = {"ours": lambda: compare_attributions(*sides, permutations=500)}
     took = medians(works, repeats)["ours"]
     print(
-        f"| cohorts of {rows} and {rows} rows, {d} features, 500 permutations | {1e3 * took:.0f} "
+        f"| groups of {rows} and {rows} rows, {d} features, 500 permutations | {1e3 * took:.0f} "
         "ms | no peer | | |",
         flush=True,
     )
@@ -376,9 +376,9 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
         assert found is not None
         for alpha in alarms:
             alarms[alpha] += bool(found.changed_features(alpha=alpha, min_distance=0.0))
-    told = ", ".join(f"{count} at alpha {alpha:g}" for alpha, count in alarms.items())
+    note = ", ".join(f"{count} at alpha {alpha:g}" for alpha, count in alarms.items())
     print(
-        f"| cohorts of 150 and 150 rows of one kind told apart, of {runs} reruns | {told} | no "
+        f"| groups of 150 and 150 rows of one kind that differ, of {runs} reruns | {note} | no "
         "peer | | |",
         flush=True,
     )
@@ -442,12 +442,12 @@ def rate(
         model(x[:1].to(place))
     floor = 2 * counter.get_total_flops()
     share = floor * points / found["ours"] / matmul_rate(place, precision)
-    told = (
+    note = (
         f"{found[size] / found['ours']:.0%} of its own rate; floor 4·MAC = {floor / 1e6:.2f} "
         f"MFLOP per point, {share:.0%} of matmul"
     )
     peer = f"own forward and input-backward, {size} at once"
-    row(f"IG, {name} on {place}, {len(x)} x {steps} points", found["ours"], peer, found[size], told)
+    row(f"IG, {name} on {place}, {len(x)} x {steps} points", found["ours"], peer, found[size], note)
 
 
 def matmul_rate(place: str, precision: str, n: int = 1024) -> float:
@@ -469,7 +469,7 @@ PARTS = {
     "cnn": images,
     "shap": kernel_shap,
     "permutation": permutation,
-    "cohorts": cohorts,
+    "groups": groups,
     "rate": own_rate,
 }
 

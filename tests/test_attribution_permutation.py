@@ -122,7 +122,7 @@ def test_any_metric_of_torchmetrics_knows_its_own_direction():
     assert (theirs.standard_error > 0).any()
 
 
-def test_a_column_that_the_model_ignores_is_worth_exactly_nothing():
+def test_a_column_that_the_model_ignores_has_no_importance():
     class Half(nn.Module):
         def forward(self, x):
             return torch.stack([x[:, 0], -x[:, 1]], 1)

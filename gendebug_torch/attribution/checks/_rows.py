@@ -32,12 +32,14 @@ def inputs_only(records: Records) -> Records:
     return Records(records.features, name=records.name)
 
 
-def explainable(records: Records) -> bool:
-    """Whether there are enough rows of floats `[n, d]` to explain."""
+def reason_not_to_explain(records: Records) -> str:
+    """Why rows cannot be explained as a table of floats `[n, d]`; empty if they can."""
     if len(records) < _MIN_ROWS:
-        return False
+        return f"{records.name} has {len(records)} rows, fewer than {_MIN_ROWS}"
     inputs = model_inputs(records)
-    return inputs.is_floating_point() and inputs.ndim == 2
+    if inputs.ndim != 2:
+        return f"the features of {records.name} have shape {list(inputs.shape)}, not [n, d]"
+    return "" if inputs.is_floating_point() else f"the features of {records.name} are no floats"
 
 
 def row_count(given: Mapping[str, Any], name: str, max_rows: int) -> int:

@@ -80,16 +80,7 @@ def integrated_gradients_converge(
     )
     blind = _blind_inputs(model, sample, result)
     if blind:
-        names = ", ".join(blind)
-        summary = (
-            f"The gradient is blind to {names}: it is exactly 0, but the output depends on it."
-        )
-        remedy = (
-            f"Use `kernel_shap` or `feature_ablation`. The network reads {names} through a step "
-            "without a gradient, such as a rounding, a threshold or an index."
-        )
-        extended = numbers | {"blind_inputs": list(blind)}
-        yield this.finding(Severity.WARN, summary, numbers=extended, remedy=remedy, evidence=result)
+        yield _blind_gradient(result, blind, numbers)
     elif over > limit:
         summary = f"Integrated gradients do not converge: {text}."
         remedy = (
@@ -100,6 +91,25 @@ def integrated_gradients_converge(
     else:
         summary = f"Integrated gradients converge: {text}."
         yield this.finding(Severity.OK, summary, numbers=numbers, evidence=result)
+
+
+def _blind_gradient(
+    result: Attributions, blind: tuple[str, ...], numbers: dict[str, float]
+) -> Finding:
+    """The finding where inputs have no gradient, so that no number of steps helps."""
+    names = ", ".join(blind)
+    summary = f"The gradient is blind to {names}: it is exactly 0, but the output depends on it."
+    remedy = (
+        f"Use `kernel_shap` or `feature_ablation`. The network reads {names} through a step "
+        "without a gradient, such as a rounding, a threshold or an index."
+    )
+    return integrated_gradients_converge.finding(
+        Severity.WARN,
+        summary,
+        numbers=numbers | {"blind_inputs": list(blind)},
+        remedy=remedy,
+        evidence=result,
+    )
 
 
 def _blind_inputs(model: nn.Module, sample: Records, result: Attributions) -> tuple[str, ...]:
