@@ -1,5 +1,6 @@
-"""Attribution beside its peers and beside the network's own rate, in turns in one process: seconds,
-extra memory, equality, errors.
+"""Attribution beside its peers and the network's own rate, in turns in one process.
+
+Seconds, extra memory, equality, errors.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gendebug_torch as gd
-from gendebug_torch.attribution import compare_cohorts, permutation_importance
-from gendebug_torch.model.runner import evaluating
+from gendebug_torch.attribution import compare_attributions, permutation_importance
+from gendebug_torch.model.evaluation import evaluating
 
 warnings.simplefilter("ignore")
 
@@ -170,9 +171,7 @@ def images(repeats: int, rows: int = 16, steps: int = 50) -> None:
 
 
 def kernel_shap(repeats: int, rows: int = 100, d: int = 30, samples: int = 500) -> None:
-    """Rows and coalitions in one batch, against a loop per row (shap) and per row and sample
-    (captum).
-    """
+    """Rows and coalitions in one batch, against loops per row (shap) and sample (captum)."""
     model, x = mlp(d, 64), shown(rows, d)
     captums = captum.attr.KernelShap(model)
 
@@ -244,9 +243,7 @@ def accuracy(with_shap: bool, d: int = 10, rows: int = 32) -> None:
 
 
 def exactness(d: int = 8, rows: int = 16) -> None:
-    """All coalitions, against the sum that defines Shapley values, feature by feature and coalition
-    by coalition.
-    """
+    """All coalitions, against the sum that defines Shapley values."""
     model, x = mlp(d, 64), shown(rows, d)
     found = gd.attribute(
         model, x, "kernel_shap", target=1, samples=2**d - 2, trust=False
@@ -270,9 +267,7 @@ def exactness(d: int = 8, rows: int = 16) -> None:
 
 
 def shap_explainer(model: nn.Module, d: int) -> Callable[[np.ndarray, int], np.ndarray] | None:
-    """Shap's KernelExplainer at a zero background, all features kept; None where it is not
-    installed.
-    """
+    """Shap's KernelExplainer at a zero background with all features; None if not installed."""
     if importlib.util.find_spec("shap") is None:
         return None
     import shap
@@ -286,9 +281,7 @@ def shap_explainer(model: nn.Module, d: int) -> Callable[[np.ndarray, int], np.n
 
 
 def permutation(repeats: int, rows: int = 5000, d: int = 100) -> None:
-    """One shuffle per column: ours with and without its shortcut, captum's feature permutation,
-    scikit-learn's permutation_importance.
-    """
+    """One shuffle per column: ours, captum's, scikit-learn's."""
     model, x = mlp(d, 64), shown(rows, d)
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -366,7 +359,8 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
         gd.attribute(model, part, steps=16, target=1, trust=False)
         for part in shown(2 * rows, d).split(rows)
     ]
-    took = medians({"ours": lambda: compare_cohorts(*sides)}, repeats)["ours"]
+    works = {"ours": lambda: compare_attributions(*sides, permutations=500)}
+    took = medians(works, repeats)["ours"]
     print(
         f"| cohorts of {rows} and {rows} rows, {d} features, 500 permutations | {1e3 * took:.0f} "
         "ms | no peer | | |",
@@ -377,9 +371,11 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
     alarms = {0.01: 0, 0.05: 0}
     for seed in range(runs):
         order = torch.randperm(len(made), generator=generator)[:300]
-        found = compare_cohorts(made.select(order[:150]), made.select(order[150:]), seed=seed)
+        sides = [made.select(order[:150]), made.select(order[150:])]
+        found = compare_attributions(*sides, permutations=500, seed=seed).distributions
+        assert found is not None
         for alpha in alarms:
-            alarms[alpha] += bool(found.changed(alpha=alpha, min_distance=0.0))
+            alarms[alpha] += bool(found.changed_features(alpha=alpha, min_distance=0.0))
     told = ", ".join(f"{count} at alpha {alpha:g}" for alpha, count in alarms.items())
     print(
         f"| cohorts of 150 and 150 rows of one kind told apart, of {runs} reruns | {told} | no "
@@ -389,9 +385,7 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
 
 
 def own_rate(repeats: int) -> None:
-    """Points per second of integrated gradients beside the network's own forward and backward to
-    its inputs, and beside the floor.
-    """
+    """Points per second of integrated gradients beside the network's own rate and the floor."""
     places = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if len(places) == 1:
         print("| rates on CUDA | | no GPU here | | |", flush=True)

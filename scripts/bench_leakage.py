@@ -30,8 +30,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Print the rows of a markdown table; mutual_info_classif runs on a part, its time scaled by
-    rows and columns.
+    """Print the rows of a markdown table.
+
+    mutual_info_classif runs on a part, its time scaled by rows and columns.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -65,31 +66,31 @@ def main() -> None:
         return index.kneighbors(validation.iloc[:1000].to_numpy(dtype=np.float32))
 
     works: dict[str, Callable[[], Any]] = {
-        "screen, 200,000 rows looked at": lambda: association(frame, labels),
+        "screen, 200,000 rows used": lambda: association(frame, labels),
         "screen, all rows": lambda: association(frame, labels, max_rows=args.rows),
         "mutual_info_classif": peer_information,
         "identical rows": lambda: identical_rows({"train": train, "validation": validation}),
         "pandas duplicated": peer_duplicates,
-        "near rows, 1,000 against 100,000": lambda: near_duplicate_rows(few, validation),
+        "near-duplicate rows, 1,000 against 100,000": lambda: near_duplicate_rows(few, validation),
         "NearestNeighbors": peer_near,
-        "fitted rows": lambda: preprocessing_leaks(train, validation),
+        "preprocessing leaks": lambda: preprocessing_leaks(train, validation),
     }
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(args.repeats):
         for name, work in works.items():
             times[name].append(seconds(work))
-    took = {name: median(values) for name, values in times.items()}
-    information = took["mutual_info_classif"] * scale
+    measured = {name: median(values) for name, values in times.items()}
+    information = measured["mutual_info_classif"] * scale
     peers = {
-        "screen, 200,000 rows looked at": (
+        "screen, 200,000 rows used": (
             "mutual_info_classif, scaled from 20,000 x 2",
             information,
         ),
         "screen, all rows": ("mutual_info_classif, scaled from 20,000 x 2", information),
-        "identical rows": ("pandas duplicated", took["pandas duplicated"]),
-        "near rows, 1,000 against 100,000": (
+        "identical rows": ("pandas duplicated", measured["pandas duplicated"]),
+        "near-duplicate rows, 1,000 against 100,000": (
             "NearestNeighbors, brute force",
-            took["NearestNeighbors"],
+            measured["NearestNeighbors"],
         ),
     }
     print("| what | ours | peer | ratio |")
@@ -101,12 +102,11 @@ def main() -> None:
             else f"{args.rows:,} x {args.columns}"
         )
         print(
-            f"| {name}, {size} | {took[name]:.2f} s | {peer} {slow:.2f} s | "
-            f"{slow / took[name]:.1f} |"
+            f"| {name}, {size} | {measured[name]:.2f} s | {peer} {slow:.2f} s | "
+            f"{slow / measured[name]:.1f} |"
         )
-    print(
-        f"| fitted rows, {args.rows:,} x {args.columns} | {took['fitted rows']:.2f} s | no peer | |"
-    )
+    alone = f"preprocessing leaks, {args.rows:,} x {args.columns}"
+    print(f"| {alone} | {measured['preprocessing leaks']:.2f} s | no peer | |")
     ours = float(association(frame.iloc[part, :some], labels[part]).information[0])
     shared = len(identical_rows({"train": train, "validation": validation}).rows)
     print(

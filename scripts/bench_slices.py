@@ -1,6 +1,4 @@
-"""Finding bad slices: 100,000 rows, ten columns of ten values (4,600 slices), ours beside
-sliceline, and how often each is right.
-"""
+"""Finding bad slices, ours beside sliceline: 100,000 rows, ten columns of ten values."""
 
 from __future__ import annotations
 
@@ -24,12 +22,10 @@ SEARCHES: dict[str, Callable[..., Any]] = {"all rows": find_slices, "halves": co
 def table(
     seed: int, n: int, columns: int = 10, values: int = 10
 ) -> tuple[pd.DataFrame, torch.Tensor, torch.Tensor]:
-    """Columns of letters; an event at 10 %, and one at 20 % where c0 and c1 are both a, which are 2
-    % of the rows.
-    """
+    """Columns of letters; an event at 10 %, and at 20 % in the 2 % of rows of one slice."""
     rng = np.random.default_rng(seed)
-    letters = [chr(ord("a") + place) for place in range(values)]
-    frame = pd.DataFrame({f"c{place}": rng.choice(letters, n) for place in range(columns)})
+    letters = [chr(ord("a") + i) for i in range(values)]
+    frame = pd.DataFrame({f"c{i}": rng.choice(letters, n) for i in range(columns)})
     frame.loc[rng.random(n) < 0.02 - values**-2, ["c0", "c1"]] = "a"
     inside = np.array((frame["c0"] == "a") & (frame["c1"] == "a"))
     null, planted = (
@@ -43,7 +39,7 @@ def speed(n: int, repeats: int, peer: Any) -> None:
     frame, _, event = table(0, n)
     rng = np.random.default_rng(1)
     loss, score = torch.from_numpy(rng.exponential(size=n)), torch.from_numpy(rng.normal(size=n))
-    asked = find_slices(frame, event).tests
+    tests = find_slices(frame, event).tests
     works: dict[str, Work] = {
         "errors": lambda: find_slices(frame, event),
         "errors beyond the expected rate": lambda: find_slices(
@@ -60,9 +56,9 @@ def speed(n: int, repeats: int, peer: Any) -> None:
     took = medians(works, repeats)
     beside = took.pop("sliceline", None)
     for name, own in took.items():
-        told = "not installed" if beside is None else f"{beside:.2f} s"
+        peer_text = "not installed" if beside is None else f"{beside:.2f} s"
         ratio = "" if beside is None else f"{beside / own:.0f}"
-        row(f"{asked:,} slices of {n:,} rows, {name}", f"{own:.3f} s", told, ratio)
+        row(f"{tests:,} slices of {n:,} rows, {name}", f"{own:.3f} s", peer_text, ratio)
 
 
 def planted(n: int, runs: int, peer: Any, peer_runs: int) -> None:
@@ -77,12 +73,12 @@ def planted(n: int, runs: int, peer: Any, peer_runs: int) -> None:
         if peer is not None and seed < peer_runs:
             best = peer(frame, event)
             first["sliceline"] += bool(best) and best[0] == PLANTED
-    told = "not installed" if peer is None else f"{first['sliceline']} of {peer_runs}"
+    peer_text = "not installed" if peer is None else f"{first['sliceline']} of {peer_runs}"
     for name in SEARCHES:
         row(
             f"planted slice (2 % of {n:,} rows, error x 2) first, {name}",
             f"{first[name]} of {runs}",
-            told,
+            peer_text,
         )
 
 
@@ -96,20 +92,22 @@ def null(n: int, runs: int, peer: Any, peer_runs: int) -> None:
             reported[name] += len(search(frame, event, binnings=cuts)) > 0
         if peer is not None and seed < peer_runs:
             reported["sliceline"] += bool(peer(frame, event))
-    told = "not installed" if peer is None else f"{reported['sliceline']} of {peer_runs}"
+    peer_text = "not installed" if peer is None else f"{reported['sliceline']} of {peer_runs}"
     for name in SEARCHES:
-        row(f"null data of {n:,} rows with any report, {name}", f"{reported[name]} of {runs}", told)
+        row(
+            f"null data of {n:,} rows with any report, {name}",
+            f"{reported[name]} of {runs}",
+            peer_text,
+        )
 
 
 def row(what: str, ours: str, peer: str, ratio: str = "") -> None:
-    """One row of the markdown table, as soon as it is known."""
+    """One row of the markdown table, at once."""
     print(f"| {what} | {ours} | {peer} | {ratio} |", flush=True)
 
 
 def sliceline_peer(alpha: float) -> Any:
-    """Sliceline's slices of a table as sets of `column = value`, or None where it is not
-    installed.
-    """
+    """Sliceline's slices as sets of `column = value`, or None where it is not installed."""
     if importlib.util.find_spec("sliceline") is None:
         return None
     from sliceline.slicefinder import Slicefinder

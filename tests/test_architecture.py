@@ -1,6 +1,7 @@
 """The rules of the house, held by reading the source: who imports whom, and how big a thing is."""
 
 import ast
+import inspect
 import io
 import statistics
 import subprocess
@@ -124,7 +125,7 @@ def test_foreign_libraries_are_touched_in_one_place():
             if any(name.startswith(library) for name in imported(tree))
         }
 
-    assert touching("captum") <= {"attribution/methods/captum_bridge.py"}
+    assert touching("captum") <= {"attribution/methods/captum/classes.py"}
     assert touching("ruamel") <= {"data/yaml.py"}
     assert touching("matplotlib.fig") | touching("matplotlib.back") == {"checks/evidence.py"}
     lightning = {name for name in touching("lightning") if not name.startswith("callbacks/")}
@@ -168,7 +169,8 @@ def test_budgets_of_size():
             assert tokens <= 450, f"{path}:{function.lineno} {function.name} has {tokens} tokens"
         for node in ast.walk(TREES[path]):
             if isinstance(node, ast.ClassDef):
-                methods = [f for f in functions(node) if not f.name.startswith("__")]
+                methods = [f for f in node.body if isinstance(f, ast.FunctionDef)]
+                methods = [f for f in methods if not f.name.startswith("__")]
                 assert len(methods) <= 12, f"{path} {node.name} has {len(methods)} methods"
     assert statistics.mean(tokens > 300 for tokens in sizes) <= 0.02
     rooms = Counter(path.parent for path in MODULES if path.name != "__init__.py")
@@ -236,10 +238,77 @@ def test_every_check_names_its_source_and_explains_its_options():
             assert option.help, f"{check.name}: option {option.name} has no line in Args"
 
 
+PUBLIC = {
+    "attribution": """
+        METHODS Attributions attribute beeswarm compare_attributions
+        permutation_importance rank_agreement
+    """,
+    "behavior": """
+        BehaviorRun Case Suite append_case compare_runs confirm_expectations
+        explain_failures load_suite network_predict propose_expectations run_suite
+    """,
+    "calibration": """
+        Recalibration ReliabilityBins adapt_to_label_shift calibration_sums
+        choose_threshold classwise_bins confusion_matrix dense_records
+        expected_calibration_error fit_affine fit_isotonic fit_temperature
+        fit_top_label_map load_calibration miscalibration_shape operating_point
+        recalibrate reliability_bins reliability_bins_of_confidence
+    """,
+    "callbacks": """
+        AttributionMonitor BehaviorMonitor CalibrationError CalibrationMonitor
+        LearningCurveMonitor TrainingDynamicsMonitor extra_forward
+        learning_curve_over_sizes
+    """,
+    "curves": """
+        CurveDiagnosis LearningCurves SizeCurves diagnose_curves
+        early_stopping_diagnosis generalization_gap
+    """,
+    "labels": """
+        DynamicsRecorder audit_sheet cross_fitted_logits label_issues label_noise
+        label_ranking noise_by_group pruning_effect read_review
+    """,
+    "leakage": """
+        association feature_parity identical_rows identifier_columns label_delays
+        missing_value_association near_duplicate_rows near_duplicate_texts
+        preprocessing_leaks shared_values time_overlap
+    """,
+    "shift": """
+        DriftMonitor PreparedReference category_shift change_kinds change_point
+        confidence_bimodality confidence_shift drift_windows effect_sizes
+        estimated_accuracy joint_shift ks_two_sample missing_shift prepare_reference
+        prepare_table
+    """,
+    "slices": """
+        confirmed_slices confusion_cell error_clusters find_slices isotonic_rate
+        review_rows review_sheet slice_change
+    """,
+}
+
+
 def test_the_public_face():
-    names = [name for name in gendebug_torch.__all__ if name not in gendebug_torch._TOPICS]
-    assert len(names) <= 15
+    """The names that users may rely on, at most a hundred over the topics; see CONTRIBUTING."""
+    top = [name for name in gendebug_torch.__all__ if name not in gendebug_torch._TOPICS]
+    assert " ".join(top) == (
+        "Cause Diagnosis Finding Records Schema Severity attribute collect diagnose recalibrate"
+    )
     for name in gendebug_torch.__all__:
         assert getattr(gendebug_torch, name) is not None
     with pytest.raises(AttributeError, match="diagnose"):
         gendebug_torch.diagnos  # noqa: B018
+    for topic, names in PUBLIC.items():
+        module = getattr(gendebug_torch, topic)
+        assert sorted(module.__all__) == sorted(names.split()), topic
+        assert all(getattr(module, name) is not None for name in names.split())
+    assert sum(len(names.split()) for names in PUBLIC.values()) <= 100
+
+
+def test_most_public_functions_have_a_runnable_example():
+    functions = [getattr(gendebug_torch, name) for name in gendebug_torch.__all__]
+    functions += [
+        getattr(getattr(gendebug_torch, topic), name)
+        for topic, names in PUBLIC.items()
+        for name in names.split()
+    ]
+    functions = [function for function in functions if inspect.isfunction(function)]
+    without = [f.__name__ for f in functions if ">>>" not in (f.__doc__ or "")]
+    assert len(without) <= 0.2 * len(functions), without

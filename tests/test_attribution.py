@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from gendebug_torch import Records, Schema, attribute
 from gendebug_torch.attribution import Attributions
 from gendebug_torch.errors import InputError
-from gendebug_torch.model.runner import evaluating
+from gendebug_torch.model.evaluation import evaluating
 from tests.attribution_cases import METHODS, OWN, close, network, rows, run, state
 from tests.reference import attribution as literal
 

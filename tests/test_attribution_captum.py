@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gendebug_torch import Records, attribute
 from gendebug_torch.errors import InputError, UnsupportedError
-from gendebug_torch.model.runner import evaluating
+from gendebug_torch.model.evaluation import evaluating
 from tests.attribution_cases import close, network, rows
 
 

@@ -4,7 +4,7 @@ from torch import nn
 
 import gendebug_torch as gd
 from gendebug_torch import Cause, Records, Schema, Severity
-from gendebug_torch.attribution.compare.feature_use import kept_slope
+from gendebug_torch.attribution.compare.feature_use import contribution_slope
 from tests.contract.plants_attribution import (
     SCHEMA,
     Weights,
@@ -147,7 +147,7 @@ def test_the_slope_says_whether_labels_still_follow_a_contribution(relation, slo
     contributions = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
     logits = contributions[:, 1:].sum(1) + relation * contributions[:, 0]
     targets = (torch.rand(4000, generator=generator, dtype=torch.float64) < logits.sigmoid()).long()
-    found, error = kept_slope(contributions, 0, targets)
+    found, error = contribution_slope(contributions, 0, targets)
     assert abs(found - slope) < 3 * error < 0.3
 
 
@@ -212,7 +212,7 @@ def test_logits_of_another_model_are_not_explained_by_this_one():
     model, made = false_alarms((-1.0, 2.0, 0.5), 3.0, recorded=logit(-0.4, 1.0, 0.2))
     (found,) = production_errors(model, made)
     assert found.severity is Severity.NOTE
-    assert "other logits than the model gives" in found.summary
+    assert "not those of the model" in found.summary
     assert found.numbers["logit_difference"] > 0.1
 
     def rounded(side):
@@ -227,3 +227,15 @@ def test_logits_of_another_model_are_not_explained_by_this_one():
         production_errors(model, {name: rounded(side) for name, side in made.items()})[0].severity
         is Severity.FAIL
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("check", ["shortcut", "production_errors", "stability", "convergence"])
+def test_records_on_a_device_are_judged_as_on_the_host(check):
+    model, made = false_alarms((-1.0, 2.0, 0.5), 1.5)
+    only = f"attribution.{check}"
+    (host,) = gd.diagnose(model, **made, only=only).findings
+    there = {name: side.to("cuda") for name, side in made.items()}
+    (device,) = gd.diagnose(model.cuda(), **there, only=only).findings
+    assert (device.severity, device.subject) == (host.severity, host.subject), device.summary

@@ -106,7 +106,7 @@ def test_rankings_take_a_bounded_share_of_the_time(monkeypatch, fixed, per_row):
 
     class Watched(AttributionMonitor):
         def on_train_epoch_end(self, *_):
-            spent.append(self.history.spent)
+            spent.append(self.history.seconds)
 
     monitor = Watched(max_time_share=0.05, method="saliency")
     monkeypatch.setattr("gendebug_torch.callbacks.attribution.perf_counter", clock)

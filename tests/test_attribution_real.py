@@ -8,7 +8,7 @@ from torch import nn
 
 from gendebug_torch import Records, attribute
 from gendebug_torch.attribution import permutation_importance
-from gendebug_torch.attribution.trust.stability import row_spearman
+from gendebug_torch.attribution.compare.rank_agreement import row_spearman
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def test_electricity_prices_follow_the_price(shared_data):
     made = attribute(model, data, target=1)
     assert made.table()["feature"].iloc[0] == "nswprice"
     assert made.trust.ranking_usable, made.trust.verdict
-    assert made.trust.twins == (("nswprice", "vicprice"),)
+    assert made.trust.correlated_groups == (("nswprice", "vicprice"),)
     shap = attribute(model, data, "kernel_shap", target=1)
     sizes = [found.flat.abs().mean(0, keepdim=True) for found in (made, shap)]
     assert float(row_spearman(*sizes)[0]) > 0.7

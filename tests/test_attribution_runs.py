@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gendebug_torch import attribute
 from gendebug_torch.attribution import attributions as module
-from gendebug_torch.attribution.trust.half_precision import compared
+from gendebug_torch.attribution.trust.half_precision import compare_precisions
 from gendebug_torch.errors import InputError, UnsupportedError
 from tests.attribution_cases import METHODS, OWN, Named, close, network, rows, run, state
 
@@ -238,7 +238,10 @@ def test_two_devices_equal_one(tmp_path, capfd):
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["torch", "python"]
 )
-def test_a_pass_that_does_not_fit_is_made_smaller(method, error):
+def test_a_pass_that_does_not_fit_is_made_smaller(monkeypatch, method, error):
+    # Collecting the garbage of all tests before takes a second each time.
+    monkeypatch.setattr("gendebug_torch.model.runner.gc.collect", lambda: 0)
+
     class Small(type(network())):
         most, refused = 12, 0
 
@@ -315,7 +318,8 @@ def test_the_device_is_not_waited_for(method):
             yield part
 
     try:
-        run(network(), batches(), method, device="cuda", trust=False)
+        # On the device already: moving a network back to the host waits.
+        run(network().cuda(), batches(), method, device="cuda", trust=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -350,7 +354,7 @@ def test_half_precision_comes_with_what_it_changes(method):
     )
     assert single.precision is None
     assert half.precision.rows == 32
-    assert half.precision.holds
+    assert half.precision.accurate
     flat, other = single.flat, half.flat
     change = (other - flat).norm(dim=1) / flat.norm(dim=1)
     assert half.precision.typical == pytest.approx(float(change.median()), abs=0.02)
@@ -377,22 +381,22 @@ def test_half_precision_that_is_rounding_is_refused_and_doubtful_one_is_labelled
         made = attribute(
             Cancelling(0.01), rows(40), "input_x_gradient", precision="bf16-mixed", trust=False
         )
-    assert not made.precision.holds
+    assert not made.precision.accurate
     assert "off in bf16-mixed" in made.plot().get_title()
 
 
 def test_the_comparison_of_precisions_counts_what_it_says():
     single = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [torch.nan, 0.0, 0.0, 0.0]])
     half = torch.tensor([[1.0, 2.0, 3.0, 4.4], [4.0, 2.0, 3.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
-    made = compared(half, single, "bf16-mixed")
+    made = compare_precisions(half, single, "bf16-mixed")
     size = np.sqrt(30)
     assert made.rows == 2
     assert made.reordered == 0.5
     assert made.largest == pytest.approx(np.sqrt(18) / size)
     assert made.typical == pytest.approx(0.4 / size, rel=1e-6)
-    lost = compared(torch.full((1, 4), torch.nan), single[:1], "16-mixed")
+    lost = compare_precisions(torch.full((1, 4), torch.nan), single[:1], "16-mixed")
     assert not lost.usable
-    assert compared(single[:0], single[:0], "16-mixed").holds
+    assert compare_precisions(single[:0], single[:0], "16-mixed").accurate
 
 
 def test_a_summary_needs_no_copy_of_all_values(monkeypatch):

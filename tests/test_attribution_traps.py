@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gendebug_torch import attribute
 from gendebug_torch.errors import InputError, UnsupportedError
-from gendebug_torch.model.runner import evaluating
+from gendebug_torch.model.evaluation import evaluating
 from tests.attribution_cases import (
     GRADIENT,
     METHODS,

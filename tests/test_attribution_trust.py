@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from gendebug_torch import Records, Schema, attribute
+from gendebug_torch.attribution.compare.rank_agreement import row_spearman, top_k_jaccard
 from gendebug_torch.attribution.explanation.row_sample import RowSample
-from gendebug_torch.attribution.trust.stability import row_spearman, top_k_jaccard
 from gendebug_torch.errors import InputError
 from tests.attribution_cases import OWN, network, rows, state
 from tests.contract.plants_attribution import SOUND, Wavy, people
@@ -115,7 +115,7 @@ def test_every_row_is_as_likely_in_a_sample():
     times = torch.zeros(100)
     for seed in range(300):
         sample = RowSample(seed)
-        sample.most = 20
+        sample.capacity = 20
         for batch in torch.arange(100.0)[:, None].split(7):
             sample.add({"x": batch}, None)
         assert sample.inputs["x"][:, 0].tolist() == sample.positions.tolist()
@@ -196,7 +196,9 @@ def test_a_trained_network_forgets_from_the_output_down():
 def test_inputs_of_very_different_size_do_not_make_an_explanation_look_random():
     """Contributions follow the sizes of the inputs whatever the weights: that is no fault of
     theirs."""
-    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
     card = attribute(model, rows(400, 8) * 10.0 ** -torch.arange(8), trust="full").trust
     assert card.cascade[1.0].value > 0.9
     assert card.measures["randomized"].value < 0.5
@@ -224,7 +226,7 @@ def test_a_baseline_that_decides_is_told(baseline, agrees):
     assert (card.measures["baseline"].value > 0.7) is agrees
 
 
-def test_twins_and_noise_are_named():
+def test_correlated_features_and_noise_are_named():
     data = people(0)
     frame = data.features.assign(copy=data.features["income"] * 1.01)
 
@@ -233,7 +235,7 @@ def test_twins_and_noise_are_named():
             return SOUND(x[:, :5])
 
     made = attribute(First(), Records(frame, data.targets, schema=Schema(noise=("row_code",))))
-    assert made.trust.twins == (("income", "copy"),)
+    assert made.trust.correlated_groups == (("income", "copy"),)
     assert made.trust.below_noise == ("copy",)
 
 

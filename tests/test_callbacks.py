@@ -139,6 +139,19 @@ def test_losses_are_those_of_a_literal_reader(options):
     )
 
 
+def test_the_untrained_loss_is_that_of_the_first_batch_also_after_a_resume(tmp_path):
+    large = DataLoader(line(), batch_size=25)
+    monitor, literal, run = fit(train=large, max_epochs=2)
+    assert monitor.curves.untrained_loss == pytest.approx(literal.train[0][0][0], rel=1e-6)
+    run.save_checkpoint(tmp_path / "two.ckpt")
+    resumed = LearningCurveMonitor()
+    trainer(resumed, max_epochs=3).fit(
+        Line(), large, loader(seed=1), ckpt_path=tmp_path / "two.ckpt", weights_only=True
+    )
+    assert resumed.curves.untrained_loss == monitor.curves.untrained_loss
+    assert fit()[0].curves.untrained_loss is None, "eight rows are too few"
+
+
 def test_several_validation_loaders_are_several_curves():
     monitor, literal, _ = fit(val=[loader(seed=1), loader(30, seed=2), loader(20, seed=3)])
     for index, name in ((1, "val_loss_1"), (2, "val_loss_2")):
@@ -212,6 +225,42 @@ def test_logged_losses_and_metrics_are_taken_where_none_is_returned():
     )
     manual, _, _ = fit(Manual(returns=False), literal=Callback())
     assert manual.curves.train_loss.isfinite().all()
+
+
+class LogsAs(Line):
+    """Returns nothing from validation and logs the loss under another name."""
+
+    loss_name = "nll_held_out"
+
+    def validation_step(self, batch, index, dataloader_idx=0):
+        loss = super().validation_step(batch, index)
+        self.log(self.loss_name, loss, batch_size=len(batch[0]))
+
+
+@pytest.mark.parametrize("loaders", [1, 2])
+@pytest.mark.parametrize(
+    "name",
+    ["val_loss", "val/loss", "valid/loss", "validation/loss", "eval_loss", "dev_loss", "loss/val"],
+)
+def test_every_usual_name_of_a_loss_is_recognised_with_one_loader_or_more(name, loaders):
+    val = [loader(seed=1), loader(30, seed=2)][:loaders]
+    logged, _, _ = fit(type("Named", (LogsAs,), {"loss_name": name}), literal=Silent(), val=val)
+    returned, _, _ = fit(literal=Silent(), val=val)
+    assert logged.curves.val_loss.tolist() == pytest.approx(
+        returned.curves.val_loss.tolist(), rel=1e-5
+    )
+    if loaders == 2:
+        assert logged.curves.metrics["val_loss_1"].tolist() == pytest.approx(
+            returned.curves.metrics["val_loss_1"].tolist(), rel=1e-5
+        )
+
+
+def test_a_loss_of_an_unusual_name_is_asked_for_by_the_names_that_are_there():
+    monitor, _, _ = fit(LogsAs, literal=Silent())
+    (note,) = [note for note in monitor.diagnosis.notes if "no validation loss" in note]
+    assert "(nll_held_out)" in note
+    assert "nll_held_out" in monitor.findings[0].summary
+    assert not fit()[0].curves.notes
 
 
 def test_a_metric_of_an_old_validation_is_not_recorded_again():

@@ -182,6 +182,31 @@ def test_the_inflection_has_its_epoch_an_interval_and_the_checkpoint_to_keep():
     assert found.confidence > 0.99
 
 
+@pytest.mark.parametrize(
+    ("name", "after", "rises"),
+    [
+        ("val_acc", 0.05, True),
+        ("valid/accuracy", 0.05, True),
+        ("val_f1", 0.05, True),
+        ("val_acc", 0.0, False),
+        ("val_acc", -0.05, False),
+        ("train_acc", 0.05, False),
+        ("val_acceleration", 0.05, False),
+    ],
+)
+def test_overfitting_with_a_rising_accuracy_asks_for_recalibration_of_the_last_checkpoint(
+    name, after, rises
+):
+    noise = 0.004 * np.random.default_rng(5).normal(size=60)
+    accuracy = 0.8 + after * ((np.arange(60) - 25) / 34).clip(0) + noise
+    curves = made(exponential(turn=25, slope=0.004), metrics={name: torch.from_numpy(accuracy)})
+    (found,) = training_converged_without_overfitting(curves)
+    assert (found.cause, found.severity) == (Cause.OVERFITTING, Severity.FAIL)
+    assert ("Recalibrate the last checkpoint" in found.remedy) == rises
+    assert (f"Meanwhile {name} rises from" in found.summary) == rises
+    assert ("epoch 2" in found.remedy) or "epoch 3" in found.remedy
+
+
 def test_a_learning_rate_drop_is_a_step_and_no_inflection():
     val = exponential()
     val[35:] -= 0.08
@@ -403,7 +428,43 @@ def test_adding_lets_the_later_recording_count():
     assert joined.notes == ("a", "b")
 
 
+@pytest.mark.parametrize("top", [10, 15, 20, 30, 40])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rise_that_reaches_a_plateau_is_found_however_long_the_plateau(top, seed):
+    rising = 0.5 + 0.02 * np.minimum(np.arange(40), top) + exponential(40, 0, 0.1, seed=seed)
+    found = diagnose_curves(made(rising, exponential(40, floor=0.3)))
+    assert found.regime == "overfit", found
+    assert found.inflection_epoch <= 3
+
+
+def test_the_advice_on_a_divergence_speaks_of_nan_only_where_there_is_one():
+    """The loss of a VAE rises by schedule while the weight of its KL term does."""
+    rising = 0.5 + 0.02 * np.minimum(np.arange(40), 20) + exponential(40, 0, 0.1, sd=0.002)
+    (found,) = training_converged_without_overfitting(made(rising, rising))
+    assert found.severity is Severity.FAIL
+    assert "NaN" not in found.remedy
+    assert "grows on purpose" in found.remedy
+    rising[30:] = np.nan
+    (found,) = training_converged_without_overfitting(made(rising, rising))
+    assert "became NaN" in found.remedy
+
+
+@pytest.mark.parametrize("size", [1e150, 1e300, -1e300])
+def test_a_loss_too_large_to_square_counts_as_infinite(size):
+    train = exponential(30)
+    train[20] = size
+    found = diagnose_curves(made(exponential(30), train))
+    assert any("infinite at epoch 20" in note for note in found.notes)
+    train[20:] = size
+    assert diagnose_curves(made(exponential(30), train)).regime == "diverged"
+
+
 def test_bad_values_are_refused():
+    for epoch in (math.nan, math.inf):
+        with pytest.raises(InputError, match="finite epochs"):
+            LearningCurves(torch.tensor([0.0, epoch]), torch.zeros(2), torch.zeros(2))
+    with pytest.raises(InputError, match="2 followed by 1"):
+        LearningCurves(torch.tensor([0, 2, 1]), torch.zeros(3), torch.zeros(3))
     with pytest.raises(InputError, match="3 values of each"):
         LearningCurves(torch.arange(3), torch.zeros(3), torch.zeros(2))
     with pytest.raises(InputError, match="1 followed by 1"):

@@ -3,6 +3,7 @@ repeated."""
 
 import json
 import struct
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,10 @@ def test_a_plain_table():
     assert curves.epoch.tolist() == [0, 1, 2, 3, 4]
     assert list(curves.metrics) == ["val_accuracy"]
     assert curves.notes == ()
+    nested = LearningCurves.from_frame(frame(remark=[[1], {}, None, (1,), "a"]))
+    assert not nested.metrics
+    decimals = frame(val_loss=[Decimal(1), Decimal(2), "3", 4.0, np.float32(5)])
+    assert LearningCurves.from_frame(decimals).val_loss.tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +121,16 @@ def test_steps_where_there_are_no_epochs():
     [
         (frame(0), "no rows"),
         (frame().assign(val_loss=["a", "b", "c", "d", "e"]), "text in val_loss"),
+        (frame().assign(val_loss=[[1], {}, None, 1.0, 2.0]), "text in val_loss"),
         (frame().drop(columns="val_loss"), "no val_loss among epoch, train_loss"),
         (frame().drop(columns="epoch"), "no epoch or step"),
+        (frame().assign(epoch=[0, 1, 2, 3, np.inf]), "finite values of epoch, got inf"),
+        (frame().assign(epoch=[0, 1, 2, 3, -np.inf]), "finite values of epoch, got -inf"),
+        (frame().assign(epoch=[0, 1, 2, 3, 1e300]), "finite values of epoch"),
+        (
+            frame().drop(columns="epoch").assign(step=[0, 1, 2, 3, np.inf]),
+            "finite values of step, got inf",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused(table, told):
@@ -214,9 +227,17 @@ def test_hugging_face_trainer_state(tmp_path):
     assert curves.train_loss.tolist() == [1.625, 1.125, 0.625]
     assert curves.val_loss.tolist() == [1.5, 1.25, 1.0]
     assert "eval_accuracy" in curves.metrics
-    (tmp_path / "checkpoint-30" / "trainer_state.json").write_text('{"log_history": [{"loss"')
-    with pytest.raises(InputError, match="trainer_state"):
-        LearningCurves.from_run(tmp_path)
+    for text in (
+        '{"log_history": [{"loss"',
+        '{"log_history": ["text", [1]]}',
+        '{"log_history": {"a": 1}}',
+        '{"log_history": null}',
+        "[]",
+        '{"log_history": ' + "[" * 3000 + "]" * 3000 + "}",
+    ):
+        (tmp_path / "checkpoint-30" / "trainer_state.json").write_text(text)
+        with pytest.raises(InputError, match="trainer_state"):
+            LearningCurves.from_run(tmp_path)
 
 
 def test_hugging_face_evaluating_within_epochs_counts_steps(tmp_path):

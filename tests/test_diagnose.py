@@ -418,3 +418,29 @@ def test_local_time_across_a_change_of_the_clocks(model):
     slope, error = diagnosis.quality.trend
     assert abs(slope) < 3 * error
     assert not any(f.severity is Severity.ERRORED for f in diagnosis.findings)
+
+
+def test_quality_that_fell_without_a_cause_is_investigated():
+    fallen = QualityChange("AUC", {"validation": (0.9, 0.005), "production": (0.8, 0.01)}, {})
+    held = QualityChange("AUC", {"validation": (0.9, 0.02), "production": (0.88, 0.02)}, {})
+    assert decide([], fallen).name == "investigate"
+    assert "AUC 0.900" in decide([], fallen).reasons[0]
+    assert decide([], held).name == "nothing"
+    recalibrate = likely_causes([found("calibration.ece", Cause.MISCALIBRATION, Severity.FAIL)])
+    assert decide(recalibrate, held).name == "recalibrate"
+    assert decide(recalibrate, fallen).name == "investigate", "it cannot mend a ranking"
+
+
+def test_the_headline_says_what_was_judged_and_what_broke():
+    findings = [
+        found("shift.ks", Cause.COVARIATE_SHIFT, Severity.OK),
+        found("shift.joint", Cause.COVARIATE_SHIFT, Severity.SKIPPED),
+        found("labels.noise", Cause.LABEL_NOISE, Severity.ERRORED),
+    ]
+    diagnosis = Diagnosis(tuple(findings))
+    assert diagnosis.decision == "nothing"
+    assert diagnosis.reasons == (
+        "Checks that found no cause: 1; skipped: 1.",
+        "Checks that broke and judged nothing: labels.noise.",
+    )
+    assert all(reason in str(diagnosis) for reason in diagnosis.reasons)

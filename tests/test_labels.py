@@ -12,6 +12,7 @@ from gendebug_torch import Cause, Records, Schema, Severity, labels
 from gendebug_torch.errors import InputError
 from gendebug_torch.labels.checks.noise import training_labels_are_right
 from gendebug_torch.labels.checks.validation_noise import validation_labels_are_right
+from gendebug_torch.labels.noise import confident_learning
 from gendebug_torch.labels.noise.confident_learning import confident_joint
 from tests.reference import labels as reference
 
@@ -49,6 +50,17 @@ def test_the_confident_joint_equals_the_literal_version_and_keeps_the_label_coun
     joint = confident_joint(probs, given)
     assert joint.counts.tolist() == reference.joint(probs.tolist(), given.tolist(), 5)
     assert torch.equal(joint.calibrated.sum(1), torch.bincount(given, minlength=5))
+
+
+@pytest.mark.parametrize("cells", [1, 500, 2**26])
+def test_labels_are_pruned_alike_one_by_one_and_as_one_block(cells, monkeypatch):
+    """A device takes all labels as one block, the host a few at a time."""
+    monkeypatch.setitem(confident_learning._CELLS, "cpu", cells)
+    for n, k, skew in ((300, 12, 0.3), (200, 2, 50.0)):
+        z, given, _ = predicted(0, n, k, skew=skew, sharp=1.2)
+        probs = z.softmax(1)
+        expected = reference.issues(probs.tolist(), given.tolist(), k, "by_noise_rate")
+        assert set(labels.label_issues(probs, given).nonzero()[:, 0].tolist()) == expected
 
 
 @pytest.mark.parametrize("rule", RULES)

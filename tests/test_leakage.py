@@ -460,7 +460,10 @@ def test_several_classes_and_several_labels(rng):
     ids=["identical rows", "one class", "ids beyond floats", "nothing but gaps", "constant target"],
 )
 def test_strange_tables_are_judged_or_named_as_not_judged(frame, targets):
-    sides = {name: Records(frame, targets, name=name) for name in ("train", "validation")}
+    schema = Schema(regression=targets.is_floating_point())
+    sides = {
+        name: Records(frame, targets, schema=schema, name=name) for name in ("train", "validation")
+    }
     diagnosis = diagnose(**sides, only="leakage")
     assert diagnosis.worst is not Severity.ERRORED, str(diagnosis)
 

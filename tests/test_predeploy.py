@@ -97,7 +97,7 @@ def test_a_shift_against_training_is_named(place):
 
 def test_without_labels_it_says_what_the_sheet_cannot_hold(place):
     assert predeploy("unlabeled.csv") == 0
-    assert "cannot say which are false" in (place / "out" / "report.html").read_text()
+    assert "Their labels have not arrived" in (place / "out" / "report.html").read_text()
     sheet = pd.read_csv("out/sheet.csv")
     assert "target" not in sheet
     assert (sheet["predicted"] == 1).all()

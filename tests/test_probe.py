@@ -1,5 +1,5 @@
-"""`probe`: out-of-fold answers against a literal ridge regression, an honest null, what it learns,
-odd input."""
+"""`probe_network`: out-of-fold predictions against a literal ridge regression, p-values under no
+difference, what it learns, odd input."""
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ def test_scores_are_those_of_a_ridge_fit_on_the_other_folds(monkeypatch):
     wanted = with_permutations(target, 2)
     folds = fold_ids(120, 7)
     probe = cross_fit(values, wanted, folds=folds, width=12, seed=3)
-    units = probe_module._hidden(values, 12, 3).numpy()
+    units = probe_module._hidden_units(values, 12, 3).numpy()
     for fold in range(7):
         out = (folds == fold).numpy()
         x, y = units[~out], wanted.numpy()[~out] - wanted.numpy().mean(0)
@@ -86,7 +86,7 @@ def test_a_design_takes_mixed_columns():
     assert torch.equal(built.values[0], built.values[4])
     assert built.without(["c", "k"]).owner.tolist() == [0, 0, 2, 2]
     many = design(pd.DataFrame({"id": [str(i) for i in range(100)]}))
-    assert many.values.shape[1] == probe_module.MOST_LEVELS + 1
+    assert many.values.shape[1] == probe_module.MAX_LEVELS + 1
     assert design(torch.zeros(4, 2, 3)).names[5] == "feature_5"
 
 

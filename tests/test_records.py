@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from gendebug_torch import Records, Schema
-from gendebug_torch.data.records import model_inputs, numeric_features
-from gendebug_torch.data.tables import logits_of_probs
+from gendebug_torch.data.tables import logits_of_probs, model_inputs, numeric_features
 from gendebug_torch.errors import InputError
 
 

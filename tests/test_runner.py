@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch import Records, collect
 from gendebug_torch.errors import InputError
-from gendebug_torch.model.runner import evaluating, map_rows
+from gendebug_torch.model.evaluation import evaluating
+from gendebug_torch.model.runner import map_rows
 
 
 class Network(nn.Module):

@@ -28,8 +28,10 @@ from gendebug_torch.shift.checks.missing import values_are_missing_as_often
 from gendebug_torch.shift.columns import prepared as prepared_module
 from gendebug_torch.shift.columns.default_values import largest_atom
 from gendebug_torch.shift.two_sample import ks as ks_module
+from gendebug_torch.shift.two_sample import ks_p_values as p_values_module
 from gendebug_torch.shift.two_sample.categories import unseen_excess
 from gendebug_torch.shift.two_sample.feature_shift import feature_shift
+from gendebug_torch.shift.two_sample.ks_p_values import ks_p_value
 from gendebug_torch.stats.intervals import difference_interval, two_share_p_value
 from tests.contract.plants_shift import CLEAN, PLANTS
 from tests.reference import shift as literal
@@ -100,6 +102,30 @@ def test_many_rows_have_asymptotic_p_values(sizes):
             reference[:, column].numpy(), live[:, column].numpy() - 0.27, method="asymp"
         )
         assert float(test.p_value[column]) == pytest.approx(expected.pvalue, abs=1e-12)
+
+
+def test_the_tail_of_many_rows_equals_scipy_and_takes_few_terms():
+    for size in (141, 700, 9091, 60_000):
+        distance = np.sqrt(np.array([2.3, 4.0, 12.0, 60.0, 200.0]) / size)
+        distance = distance[distance < 0.9]
+        expected = scipy.stats.kstwo.sf(distance, size)
+        # Of two samples of 2 N rows each, whose harmonic size is N.
+        rows = torch.full((len(distance),), 2 * size)
+        found = ks_p_value(torch.from_numpy(distance), rows, rows).numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_ties_are_counted_alike_on_devices(kind):
+    for seed, sizes in enumerate([(300, 200), (5, 90), (2, 3), (4, 0)]):
+        reference, live = sample(seed, *sizes, **kind)
+        live[:, 0], reference[:, 0] = live[:, 0].round(), reference[:, 0].round()
+        (a, n), (b, m) = map(prepared_module.sorted_columns, (reference, live))
+        on_host, on_device = (
+            f(a, n, b, m)
+            for f in (p_values_module.tie_counts, p_values_module._tie_counts_on_device)
+        )
+        assert torch.equal(on_host, on_device)
 
 
 def test_ties_have_the_exact_conditional_p_value():
@@ -664,4 +690,6 @@ def test_cuda_says_the_same_without_waiting(kind):
             test.statistic.cpu().nan_to_num(-9.0), expected.statistic.nan_to_num(-9.0)
         )
         assert torch.equal(test.location.cpu().nan_to_num(-9.0), expected.location.nan_to_num(-9.0))
-        assert torch.allclose(test.p_value.cpu(), expected.p_value, atol=1e-12, equal_nan=True)
+        for name in ("p_value", "conditional_p_value", "adjusted"):
+            found, known = (getattr(side, name).cpu() for side in (test, expected))
+            assert torch.allclose(found, known, atol=1e-12, equal_nan=True), name

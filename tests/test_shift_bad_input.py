@@ -2,9 +2,11 @@
 be known from it."""
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -106,6 +108,48 @@ def test_ids_beyond_float_precision_are_no_quantities():
     assert "`ids`" in told[0].remedy
     assert not change_kinds(sides[1], sides[0]).features
     assert float(ks_two_sample(*(torch.from_numpy(values) for values in ids)).statistic) == 1.0
+
+
+def decimals(values):
+    return [Decimal(f"{value:.2f}") for value in values]
+
+
+NUMBERS = {
+    "float64": lambda values: values,
+    "float16": lambda values: values.astype("float16"),
+    "Float64": lambda values: pd.array(values, dtype="Float64"),
+    "arrow": lambda values: pd.array(values, dtype="float32[pyarrow]"),
+    "decimal": decimals,
+    "arrow decimal": lambda values: pd.array(
+        decimals(values), dtype=pd.ArrowDtype(pa.decimal128(12, 2))
+    ),
+    "object": lambda values: np.array([None, *values[1:].tolist()], dtype=object),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_are_quantities_however_they_are_stored(kind):
+    rng = np.random.default_rng(0)
+    before, after, other = rng.normal(100.0, 10.0, (3, 600))
+    reference = Records(pd.DataFrame({"amount": before, "same": before}), name="validation")
+    stored = pd.DataFrame({"amount": NUMBERS[kind](after + 30), "same": NUMBERS[kind](other)})
+    findings = features_keep_their_distribution(Records(stored, name="production"), reference)
+    assert alarms(findings) == {"amount"}
+    assert findings[0].numbers["statistic"] == pytest.approx(0.87, abs=0.05)
+    assert not [f for f in findings if f.subject == "same"]
+
+
+def test_columns_meet_by_name_in_any_order_whether_names_are_numbers_or_text():
+    rng = np.random.default_rng(0)
+    before, after = (pd.DataFrame(rng.normal([0.0, 5.0, 10.0], size=(600, 3))) for _ in range(2))
+    for turned in (after[[2, 0, 1]], after[[2, 0, 1]].rename(columns=str)):
+        sides = Records(turned, name="production"), Records(before, name="validation")
+        assert not [f for check in COLUMNS for f in check(*sides) if f.severity.level >= WARN]
+        assert change_kinds(*sides).verdict == "none"
+    moved = Records(turned.assign(**{"1": turned["1"] + 1}), name="production")
+    assert alarms(features_keep_their_distribution(moved, sides[1])) == {"1"}
+    with pytest.raises(InputError, match="one column for each name"):
+        Records(after.set_axis([1, "1", 2], axis=1))
 
 
 def test_moments_in_two_zones_are_put_in_one_order():

@@ -3,6 +3,7 @@ the command on them."""
 
 import json
 import math
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -198,6 +199,66 @@ def test_odd_files(tmp_path):
     for argument, call in calls.items():
         with pytest.raises(InputError, match=f"^`{argument}`"):
             call()
+
+
+def test_codes_are_compared_as_they_are_written_whatever_a_file_suggests(tmp_path):
+    before, after = ["1001", "2002"] * 100, ["1001", "2002"] * 98 + ["01001", "K1A0B", "", ""]
+    for name, codes in (("before", before), ("after", after)):
+        pd.DataFrame({"zip": codes, "x": 1.5}).to_csv(tmp_path / f"{name}.csv", index=False)
+    schema = Schema(categorical=("zip",))
+    tables, samples = zip(
+        *(
+            chunks.read_table_in_chunks(tmp_path / f"{name}.csv", schema)
+            for name in ("before", "after")
+        ),
+        strict=True,
+    )
+    (codes,) = table_comparison(*tables).categories
+    assert codes.levels == ("01001", "1001", "2002", "K1A0B")
+    assert codes.unseen[0] == 2
+    assert tables[1].missing["zip"] == 2
+    assert [sample.features["zip"].dtype.kind for sample in samples] == ["i", "O"]
+
+
+def test_decimals_are_quantities_and_a_column_without_values_stays_one(tmp_path):
+    rng = np.random.default_rng(0)
+    sides = []
+    for name, shift in (("before", 0), ("after", 30)):
+        values = rng.integers(50, 150, 400) + shift
+        columns = {
+            "amount": pa.array([Decimal(int(value)) for value in values], pa.decimal128(12, 2)),
+            "ratio": pa.array(values.astype(np.float16)),
+            "whole": pa.array(values, pa.uint8()),
+        }
+        columns["empty"] = pa.nulls(400) if shift else pa.array(values * 1.5)
+        columns["when"] = pa.array(range(400), pa.timestamp("s"))
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        sides.append(prepare_table(tmp_path / f"{name}.parquet", schema=Schema(time="when")))
+    pair = table_comparison(*sides)
+    assert pair.quantities.test.names == ("amount", "ratio", "whole", "empty")
+    assert (pair.quantities.test.adjusted[:3] < 1e-6).all()
+    assert pair.non_numeric == ()
+    assert pair.missing.live.tolist() == [0, 0, 0, 400]
+
+
+def test_columns_of_types_that_cannot_be_compared_are_left_out_and_named(tmp_path):
+    kinds = {"day": pa.date32(), "waited": pa.duration("s"), "seen": pa.timestamp("us")}
+    sides = []
+    for name, shift in (("before", 0), ("after", 500)):
+        columns = {kind: pa.array(range(shift, shift + 300), of) for kind, of in kinds.items()}
+        columns |= {"tags": pa.array([[1], [2, 3], None] * 100), "raw": pa.array([b"x"] * 300)}
+        columns |= {"x": pa.array(np.arange(300) / 7 + shift)}
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        table = prepare_table(tmp_path / f"{name}.parquet")
+        sides.append(PreparedTable.load(table.save(tmp_path / f"{name}.safetensors")))
+    pair = table_comparison(*sides)
+    assert list(pair.excluded) == ["day", "waited", "seen", "tags", "raw"]
+    assert pair.quantities.test.names == ("x",)
+    assert pair.missing.reference.tolist() == [0, 0, 0, 100, 0, 0]
+    findings = table_findings(pair)
+    (note,) = (finding for finding in findings if "Not compared" in finding.summary)
+    assert "day (it holds dates), waited (it holds durations)" in note.summary
+    assert [finding.subject for finding in findings if finding.severity is Severity.FAIL] == ["x"]
 
 
 def test_columns_that_cannot_be_compared_are_told(tmp_path, monkeypatch):

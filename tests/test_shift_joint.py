@@ -20,6 +20,7 @@ from gendebug_torch.shift import (
 from gendebug_torch.shift.checks.estimated_accuracy import accuracy_is_expected_to_hold
 from gendebug_torch.shift.checks.joint import columns_relate_as_before
 from gendebug_torch.shift.checks.over_time import production_stays_the_same_over_time
+from gendebug_torch.shift.two_sample.joint import slow_columns
 from tests.contract.plants_shift import PLANTS
 
 
@@ -222,6 +223,20 @@ def test_a_break_inside_production_is_dated():
     assert finding.cause == "concept_drift"
     bare = Records(given["production"].features, logits=given["production"].logits)
     assert production_stays_the_same_over_time(bare)[0].severity is Severity.NOTE
+
+
+def test_columns_slower_than_a_block_are_named_slowest_first_however_many_rows_there_are():
+    rng = np.random.default_rng(0)
+    for rows in (2500, 250_000):
+        sides = []
+        for _ in range(2):
+            fast, slow, slowest = (
+                np.interp(np.arange(rows), np.linspace(0, rows, knots), rng.normal(size=knots))
+                for knots in (400, 12, 4)
+            )
+            columns = {"slow": slow, "fast": fast, "slowest": slowest, "code": slowest.round()}
+            sides.append(pd.DataFrame(columns))
+        assert slow_columns(*sides, 100, categorical=["code"]) == ["slowest", "slow"]
 
 
 def test_rows_in_time_go_in_blocks_however_many_they_are():

@@ -338,3 +338,46 @@ def test_the_answer_follows_the_values_of_the_records():
     fresh = change_kinds(replace(production, features=production.features.copy()), reference)
     assert [f.name for f in edited.features] == ["noise"]
     pd.testing.assert_frame_equal(edited.table(), fresh.table())
+
+
+def test_columns_in_another_order_are_said_and_blamed_where_only_the_scores_changed():
+    """A model that is fed by position reads other columns; one that is fed by name does not."""
+
+    def fed(records, names):
+        inputs = torch.from_numpy(records.features[names].to_numpy(copy=True))
+        return replace(records, logits=inputs @ torch.tensor([2.0, -1.0, 0.0], dtype=torch.float64))
+
+    def side(seed, name):
+        rng = np.random.default_rng(seed)
+        table = pd.DataFrame(rng.normal(size=(1500, 3)), columns=["a", "b", "c"])
+        chance = 1 / (1 + np.exp(-(2 * table["a"] - table["b"]).to_numpy()))
+        targets = torch.from_numpy((rng.random(1500) < chance).astype(np.int64))
+        return Records(table, targets, name=name)
+
+    order = ["b", "c", "a"]
+    before, after = fed(side(0, "validation"), list("abc")), side(1, "production")
+    moved = replace(after, features=after.features[order])
+    by_position, by_name = fed(moved, order), fed(moved, list("abc"))
+    for production, severity in ((by_position, Severity.WARN), (by_name, Severity.NOTE)):
+        found = inputs_are_computed_as_before(production, before)
+        (finding,) = [f for f in found if "another order" in f.summary]
+        assert "(b, c, a instead of a, b, c)" in finding.summary
+        assert (finding.severity, finding.cause) == (severity, Cause.TRAIN_SERVE_SKEW)
+    same = inputs_are_computed_as_before(fed(after, list("abc")), before)
+    assert not [f for f in same if "another order" in f.summary]
+
+
+@pytest.mark.parametrize("form", ["float32", "[n, 1]", "bool"])
+def test_label_checks_judge_labels_of_any_form(form):
+    """Labels that are floats, a column or booleans are the same labels."""
+    given = {"validation": drawn(0), "production": drawn(100, 1300, "production", prior=0.2)}
+    forms = {
+        "float32": torch.Tensor.float,
+        "[n, 1]": lambda t: t[:, None],
+        "bool": torch.Tensor.bool,
+    }
+    other = {name: replace(part, targets=forms[form](part.targets)) for name, part in given.items()}
+    for check in (classes_keep_their_shares, labels_follow_the_score_as_before):
+        expected = [finding.to_dict() for finding in check.run(given)]
+        assert [finding.to_dict() for finding in check.run(other)] == expected
+    assert classes_keep_their_shares.run(other)[0].severity is Severity.FAIL

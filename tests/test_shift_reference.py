@@ -1,5 +1,6 @@
 """`shift`: a reference saved, thinned and reused, and effect sizes beside the distance."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -26,7 +27,26 @@ def test_a_saved_reference_says_the_same(tmp_path):
         with pytest.raises(InputError, match=r"^`path`"):
             PreparedReference.load(path)
     with pytest.raises(InputError, match=r"^`path`"):
-        prepared.save(tmp_path / "no" / "such" / "folder")
+        prepared.save(tmp_path / "broken" / "reference.safetensors")
+
+
+def test_a_damaged_file_is_refused_whatever_byte_is_wrong(tmp_path):
+    rows = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = prepare_reference(rows, names=["a", "b"])
+    data = whole.save(tmp_path / "reference.safetensors").read_bytes()
+    damaged, refused = tmp_path / "damaged.safetensors", 0
+    for place in range(0, len(data), 3):
+        damaged.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with contextlib.suppress(InputError):
+            # Only blanks of the file's own header may differ.
+            assert torch.equal(PreparedReference.load(damaged).columns, whole.columns)
+            continue
+        refused += 1
+    assert refused > 0.95 * len(data) / 3
+    for end in (0, 7, 100, len(data) - 1):
+        damaged.write_bytes(data[:end])
+        with pytest.raises(InputError, match=r"^`path`"):
+            PreparedReference.load(damaged)
 
 
 @pytest.mark.parametrize("missing", [0, 7000, 9950])

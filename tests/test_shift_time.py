@@ -130,6 +130,21 @@ def test_a_reference_too_short_for_the_swings_of_a_feature_is_said_to_be():
     assert "slow fluctuations explain" in first.summary
 
 
+def test_values_outside_the_whole_range_of_the_reference_are_no_slow_fluctuation():
+    """A model extrapolates there, however slowly the values came about."""
+    slow = memory(np.random.default_rng(1), 3000, 2, 0.99)
+    before = in_time(slow[:2000], "validation")
+    outside = slow[2000:] + np.array([0.0, 2 * np.ptp(slow[:, 1])])
+    findings = features_keep_their_distribution(
+        in_time(outside, "production", start=2000), before, min_independent_rows=1000
+    )
+    assert alarms(findings) == {"x1"}
+    (finding,) = [f for f in findings if f.subject == "x1"]
+    assert finding.severity is Severity.WARN
+    assert "100% of the production values lie outside the whole range" in finding.summary
+    assert finding.cause is Cause.COVARIATE_SHIFT
+
+
 def test_a_break_inside_production_is_still_a_shift():
     rng = np.random.default_rng(0)
     after = rng.normal(size=(2000, 3))

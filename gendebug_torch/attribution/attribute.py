@@ -1,4 +1,4 @@
-"""`attribute()`: one method over all rows of a loader, in batches, the network left as it was."""
+"""`attribute()`: one method over all rows of a loader, in batches, the network left unchanged."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.attribution.attributions import Attributions, stored_rows
-from gendebug_torch.attribution.devices import Devices, explained_by_devices
-from gendebug_torch.attribution.explanation.baselines import BACKGROUND, FROM_ROWS, check_baseline
+from gendebug_torch.attribution.devices import Devices, explain_on_devices
+from gendebug_torch.attribution.explain import explain
+from gendebug_torch.attribution.explanation.baselines import (
+    FROM_ROWS,
+    SAMPLE_ROWS,
+    check_baseline,
+)
 from gendebug_torch.attribution.explanation.explained_output import check_target
-from gendebug_torch.attribution.explanation.explainer import Explainer
 from gendebug_torch.attribution.explanation.row_sample import row_sample
-from gendebug_torch.attribution.methods.captum_bridge import of_layer
+from gendebug_torch.attribution.explanation.task import AttributionTask, explains_layer
 from gendebug_torch.attribution.trust.audit import trust_card
 from gendebug_torch.attribution.trust.half_precision import precision_check
-from gendebug_torch.attribution.trust.robustness_trials import cost_of
-from gendebug_torch.data.batches import Unpack, sample_rows
+from gendebug_torch.attribution.trust.robustness_trials import total_evaluations
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, Precision
+from gendebug_torch.model.batches import Unpack, sample_rows
+from gendebug_torch.model.devices import Precision
+from gendebug_torch.model.evaluation import Model
 
-# Rows from which a mean or median baseline is taken.
-_KNOWN_ROWS = 2048
+# Rows for a mean or median baseline.
+_CENTER_ROWS = 2048
 
 
 def attribute(
@@ -58,43 +63,51 @@ def attribute(
     all rows.
 
     Args:
-        model: module or callable from inputs to logits `[n]`, `[n, 1]` or `[n, k]`; left as it was
-            found.
+        model: module or callable from inputs to logits `[n]`, `[n, 1]` or `[n, k]`; it is left as
+            it was.
         loader: DataLoader, batches, Tensor, or `Records`; inputs are a Tensor, a tuple or a mapping
             of Tensors.
-        method: a name in `METHODS`, or any class of captum.attr by name or as an instance
+        method: name in `METHODS`, or any class of captum.attr by name or as an instance
             (`captum.Saliency` for Captum's own).
         target: `predicted` class of each row, `target` for its label, `margin` of the predicted
-            class over the next, or a class id. Of a single logit class 1 is the logit, class 0
-            minus it, `predicted` the logit itself.
+            class over the next, or a class id. For a single logit, class 1 is the logit, class 0
+            its negative, and `predicted` the logit itself. For several quantities, the number of
+            one output.
         baseline: `zero`, `mean`, `median`, `sample`, `blur`, a number, one row, or rows of the same
             structure.
-        groups: `[d]` feature of each input, where inputs are taken together.
-        parts: keys or positions of the Tensors to attribute; default all that can be.
-        unpack: batch -> (inputs, targets).
-        device: `auto` takes CUDA where there is one.
-        devices: start a process on each of so many devices, on those with these numbers, or on all
-            (`auto`).
+        groups: `[d]` feature of each input, where inputs are explained together.
+        parts: keys or positions of the attributed Tensors; default all that can be.
+        unpack: function from a batch to (inputs, targets).
+        device: device of the network; `auto` takes CUDA if there is one.
+        devices: number of devices with one process each, their numbers, or `auto` for all.
         precision: as in Lightning; half precision is first compared with float32 on a few rows.
-        compile: run the network through torch.compile, but for methods that set hooks on it.
-        batch_size: rows at once for a Tensor or Records.
-        feature_names: default: the columns of a table.
-        progress: show rows per second and the time left.
-        checkpoint: directory of shards, so that an interrupted run goes on where it stopped.
-        stream: leave the answers in `checkpoint` and map them into memory, so that memory does not
-            grow with the rows.
-        trust: measure how far the answers can be believed, on a sample of rows, in at most a fifth
-            of the model evaluations of the run; `full` on as many rows as that takes; False not at
-            all.
-        **method_options: of the method, e.g. `steps=100`, `samples=500`, or `layer="body"` for
-            Captum.
+        compile: whether the network runs through torch.compile, except for methods with hooks.
+        batch_size: rows per batch for a Tensor or Records.
+        feature_names: names of the features; default the columns of a table.
+        progress: whether to show rows per second and the time left.
+        checkpoint: directory of shards, with which an interrupted run continues.
+        stream: whether the answers stay in `checkpoint` and are mapped into memory, so that memory
+            does not grow with the rows.
+        trust: whether to measure the trust card on a sample of rows, in at most a fifth of the
+            model evaluations of the run; `full` for all of it at any cost.
+        **method_options: options of the method, e.g. `steps=100`, `samples=500`, or `layer="body"`
+            for Captum.
 
     Raises:
-        InputError: an unknown method, target or option, or a loader that yields something unknown.
-        UnsupportedError: a method that cannot answer for this model, or a precision in which its
-            answers are rounding.
+        InputError: an unknown method, target or option, or a loader of something unknown.
+        UnsupportedError: a method that cannot answer for this model, or a precision whose answers
+            are mostly rounding.
 
-    Source: of each method in its function; for Captum's Kokhlikyan et al. (2020), arXiv:2009.07896.
+    Source: that of each method in its function; for Captum's Kokhlikyan et al. (2020),
+    arXiv:2009.07896.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(3, 1, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[2.0, -1.0, 0.0]]))
+        >>> result = attribute(model, torch.ones(4, 3), feature_names=["a", "b", "c"])
+        >>> result.table()[["feature", "mean"]].round(3).values.tolist()
+        [['a', 2.0], ['b', -1.0], ['c', 0.0]]
     """
     check_target(target)
     check_baseline(baseline)
@@ -102,68 +115,58 @@ def attribute(
         reject("checkpoint", "a directory to stream to", "None", "Pass one, or leave `stream` out.")
     if trust not in (True, False, "full"):
         reject("trust", "True, False or `full`", repr(trust), "Choose one of them.")
-    needed = {"sample": BACKGROUND}.get(str(baseline), _KNOWN_ROWS)
-    known = (
-        sample_rows(loader, needed, unpack=unpack)[0]
-        if isinstance(baseline, str) and baseline in FROM_ROWS
-        else None
+    if isinstance(loader, Records) and loader.schema.regression and loader.targets is not None:
+        # As floats, counts are quantities too.
+        loader = replace(loader, targets=loader.targets.float())
+    task = AttributionTask(
+        method=method,
+        target=target,
+        baseline=baseline,
+        background=_background(baseline, loader, unpack),
+        groups=groups,
+        parts=parts,
+        feature_names=_names(loader, method) if feature_names is None else tuple(feature_names),
+        device=device,
+        precision=precision,
+        compile=compile,
+        options=method_options,
     )
-    names = (
-        tuple(feature_names)
-        if feature_names is not None
-        else ()
-        if of_layer(method)
-        else _names(loader)
-    )
-    asked = Explainer(
-        method,
-        target,
-        baseline,
-        known,
-        groups,
-        parts,
-        names,
-        device,
-        precision,
-        compile,
-        method_options,
-    )
-    checked = None if precision == "32-true" else precision_check(asked, model, loader, unpack)
+    check = None if precision == "32-true" else precision_check(task, model, loader, unpack)
     sample = row_sample(loader, unpack, shared=devices != 1) if trust else None
-    how: dict[str, Any] = {
-        "unpack": unpack,
-        "batch_size": batch_size,
-        "progress": progress,
-        "checkpoint": checkpoint,
-        "stream": stream,
-    }
+    options: dict[str, Any] = {"unpack": unpack, "batch_size": batch_size, "progress": progress}
+    options |= {"checkpoint": checkpoint, "stream": stream}
     if devices == 1:
-        found = asked.explain(
-            model,
-            loader,
-            watch=sample.add if sample is not None and not len(sample) else None,
-            **how,
-        )
+        watch = sample.add if sample is not None and not len(sample) else None
+        result = explain(task, model, loader, watch=watch, **options)
     else:
-        found = explained_by_devices(asked, model, loader, devices, **how)
-    found = replace(found, precision=checked)
+        result = explain_on_devices(task, model, loader, devices, **options)
+    result = replace(result, precision=check)
     if sample is None:
-        return found
+        return result
+    streamed = stream and checkpoint is not None
+    rows = (
+        stored_rows(result, str(checkpoint), sample.positions)
+        if streamed
+        else result.select(sample.positions)
+    )
     noise = loader.schema.noise if isinstance(loader, Records) else ()
-    kept = (
-        found.select(sample.positions)
-        if not stream or checkpoint is None
-        else stored_rows(found, checkpoint, sample.positions)
-    )
+    total, full = total_evaluations(result), trust == "full"
     return replace(
-        found,
-        trust=trust_card(
-            asked, model, kept, sample, cost_of(found), noise=noise, full=trust == "full"
-        ),
+        result, trust=trust_card(task, model, rows, sample, total, noise=noise, full=full)
     )
 
 
-def _names(loader: Any) -> tuple[str, ...]:
-    if isinstance(loader, Records) and isinstance(loader.features, pd.DataFrame):
-        return tuple(map(str, loader.features.columns))
-    return ()
+def _background(baseline: Any, loader: Any, unpack: Unpack | None) -> Any:
+    """Inputs of the data for a baseline that is computed from rows."""
+    if not isinstance(baseline, str) or baseline not in FROM_ROWS:
+        return None
+    rows = SAMPLE_ROWS if baseline == "sample" else _CENTER_ROWS
+    return sample_rows(loader, rows, unpack=unpack)[0]
+
+
+def _names(loader: Any, method: Any) -> tuple[str, ...]:
+    """Columns of a table; none for the units of a layer."""
+    table = isinstance(loader, Records) and isinstance(loader.features, pd.DataFrame)
+    if not table or explains_layer(method):
+        return ()
+    return tuple(map(str, loader.features.columns))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.data.files import replacing
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import MissingExtraError, reject
 from gendebug_torch.model.shards import join_shards, read_rows
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from gendebug_torch.attribution.trust.card import TrustCard
     from gendebug_torch.attribution.trust.half_precision import PrecisionCheck
 
-_SHOWN = 15
+_BARS = 15
 # Fields that hold one entry per row.
 _PER_ROW = (
     *("values", "targets", "convergence_delta", "inputs", "outputs", "base"),
     *("standard_error", "fidelity", "held_out", "evaluations"),
 )
-# Where a streamed run ends up.
+# File of a finished streamed run.
 _JOINED = "attributions.safetensors"
 # Rows summed at once, so that a summary of any number of rows needs little memory.
 _CHUNK = 2**16
@@ -40,24 +40,30 @@ class Attributions:
     """Contributions of the inputs to one output per row; adds up over batches.
 
     Args:
-        values: `[n, ...]` float32, shaped like the inputs, `[n, f]` for grouped ones, or like the
-            layer for layer methods.
-        targets: `[n]` int64, the explained class; -1 for the only output.
-        convergence_delta: `[n]` float32, sum of contributions minus what they should sum to; None
-            if the method has none.
-        method: that made them.
-        feature_names: one per input of a row, or empty.
+        values: `[n, ...]` float32 contributions, shaped like the inputs, `[n, f]` for grouped
+            inputs, or like the layer for layer methods.
+        targets: `[n]` int64 explained class; -1 for a single output.
+        convergence_delta: `[n]` float32 sum of the contributions minus the change of the output;
+            None if the method promises no sum.
+        method: title of the method.
+        feature_names: name of each input of a row; empty for numbers.
         inputs: values of the inputs, shaped like `values`; None where they differ in shape.
         outputs: `[n]` float32 explained output.
         base: `[n]` float32 output at the baseline.
-        standard_error: of sampling, shaped like `values`; None if nothing is sampled, or it is not
-            known.
-        fidelity: `[n]` weighted R² of a surrogate.
-        held_out: `[n]` the same of leave-one-out predictions.
-        evaluations: `[n]` float32 model evaluations that each row took, one with a gradient as two;
-            not those of a Captum object that holds the network itself.
-        trust: how far they can be believed, where that was measured.
-        precision: what half precision changes about them, where they were made in it.
+        standard_error: standard error of sampling, shaped like `values`; None without sampling.
+        fidelity: `[n]` float32 weighted R² of a surrogate.
+        held_out: `[n]` float32 R² of its leave-one-out predictions.
+        evaluations: `[n]` float32 model evaluations per row, one with a gradient as two; without
+            those of a Captum object that holds the network itself.
+        trust: trust card of the run; None where it was not measured.
+        precision: comparison of half precision with float32; None for a run in float32.
+
+    Example:
+        >>> import torch
+        >>> from gendebug_torch.attribution import attribute
+        >>> result = attribute(torch.nn.Flatten(), torch.tensor([[3.0, 1.0]]), target=0)
+        >>> result.names, result.flat.round(decimals=3).tolist()
+        (('feature_0', 'feature_1'), [[3.0, 0.0]])
     """
 
     values: Tensor
@@ -79,7 +85,7 @@ class Attributions:
     def from_rows(
         cls, rows: Mapping[str, Tensor], method: str, feature_names: tuple[str, ...] = ()
     ) -> Attributions:
-        """Build from per-row fields by name."""
+        """Attributions from their per-row fields by name."""
         fields = {name: rows.get(name) for name in _PER_ROW}
         return cls(method=method, feature_names=feature_names, **fields)  # type: ignore[arg-type]
 
@@ -94,9 +100,9 @@ class Attributions:
         return Attributions.from_rows(joined, self.method, self.feature_names)
 
     def select(self, rows: Tensor) -> Attributions:
-        """The rows where a bool mask is true, or at the given positions."""
-        picked: dict[str, Any] = {name: value[rows] for name, value in self.per_row().items()}
-        return replace(self, **picked)
+        """The rows where a bool mask is true, or at these positions."""
+        fields: dict[str, Any] = {name: value[rows] for name, value in self.per_row().items()}
+        return replace(self, **fields)
 
     def per_row(self) -> dict[str, Tensor]:
         """The fields that hold one entry per row, by name."""
@@ -109,9 +115,7 @@ class Attributions:
 
     @property
     def usable(self) -> Tensor:
-        """`[n]` bool, false where a contribution is NaN or infinite, as for a row with such an
-        input.
-        """
+        """`[n]` bool, true where all contributions of a row are finite."""
         return self.values.flatten(1).isfinite().all(1)
 
     @property
@@ -126,22 +130,17 @@ class Attributions:
 
     @property
     def relative_delta(self) -> Tensor:
-        """`[n]` float64 |convergence delta| as a share of the change of the output, at least that
-        of a thousandth of it.
+        """`[n]` float64 |convergence delta| relative to the change of the output.
 
-        A row whose output hardly differs from the baseline's is measured by the size of the outputs
-        instead.
+        A row whose output hardly differs from that of the baseline is measured relative to a
+        thousandth of the outputs.
 
         Raises:
             InputError: the method promises no sum.
         """
         if self.convergence_delta is None or self.outputs is None or self.base is None:
-            reject(
-                "attributions",
-                "a method whose contributions promise a sum",
-                self.method,
-                "Use e.g. integrated_gradients.",
-            )
+            expected = "a method whose contributions sum to the change of the output"
+            reject("attributions", expected, self.method, "Use e.g. integrated_gradients.")
         change = (self.outputs.double() - self.base.double()).abs()
         size = torch.maximum(self.outputs.double().abs(), self.base.double().abs())
         return self.convergence_delta.double().abs() / torch.maximum(change, 1e-3 * size).clamp(
@@ -149,10 +148,9 @@ class Attributions:
         )
 
     def table(self) -> pd.DataFrame:
-        """One row per input: mean absolute and mean signed contribution with standard errors,
-        share; largest first.
+        """One row per input: mean absolute and mean signed contribution, share; largest first.
 
-        Rows with contributions that are NaN or infinite are left out; `usable` tells which.
+        Rows with contributions that are NaN or infinite are left out: those not in `usable`.
         """
         import pandas as pd
 
@@ -173,10 +171,8 @@ class Attributions:
         return frame.sort_values("mean_abs", ascending=False, ignore_index=True, kind="stable")
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Mean absolute contribution of the strongest inputs; orange where more of it lowers the
-        output on average.
-        """
-        top = self.table().head(_SHOWN).iloc[::-1]
+        """Mean |contribution| of the strongest inputs; orange where the mean is negative."""
+        top = self.table().head(_BARS).iloc[::-1]
         ax = axes(ax, size=(6.0, 1.2 + 0.28 * max(1, len(top))))
         colors = np.where(top["mean"] < 0, LIVE, REFERENCE).tolist()
         ax.barh(
@@ -195,9 +191,7 @@ class Attributions:
         return ax
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per row of the data: contributions by input, then `target` and whatever else is
-        known of the row.
-        """
+        """One row per row of the data: contributions by input, then `target` and other fields."""
         import pandas as pd
 
         frame = pd.DataFrame(self.flat.float().numpy(), columns=list(self.names))
@@ -208,8 +202,15 @@ class Attributions:
         return frame.assign(**extra)
 
     def to_shap(self) -> Any:
-        """The same as a `shap.Explanation`, for the plots of shap, if that library is installed."""
-        import shap
+        """A `shap.Explanation`, for the plots of shap.
+
+        Raises:
+            MissingExtraError: shap is not installed.
+        """
+        try:
+            import shap
+        except ImportError as error:
+            raise MissingExtraError("`to_shap` needs the library shap: pip install shap") from error
 
         base = None if self.base is None else self.base.numpy()
         data = None if self.inputs is None else self.inputs.flatten(1).numpy()
@@ -221,7 +222,7 @@ class Attributions:
         """Write `to_frame` as Parquet, whole or not at all.
 
         Raises:
-            InputError: the place cannot be written.
+            InputError: a path that cannot be written.
         """
         target = Path(path)
         try:
@@ -229,37 +230,29 @@ class Attributions:
             with replacing(target) as scratch:
                 self.to_frame().to_parquet(scratch)
         except OSError as error:
-            reject(
-                "path",
-                "a place that can be written",
-                f"{target}: {error.strerror}",
-                "Choose another path.",
-            )
+            got = f"{target}: {error.strerror}"
+            reject("path", "a path that can be written", got, "Choose another path.")
         return target
 
 
-def title_of(found: Attributions) -> str:
-    """The method, how many rows, and what of them is not to be relied on."""
-    left_out, precision = int((~found.usable).sum()), found.precision
-    told = [
-        found.method,
-        f"{len(found):,} rows",
-        f"{left_out:,} left out with NaN" if left_out else "",
-    ]
-    if precision is not None and not precision.holds:
-        told.append(f"{precision.typical:.0%} off in {precision.precision}")
-    return ", ".join(filter(None, told))
+def title_of(attributions: Attributions) -> str:
+    """The method, the number of rows, and reservations, as the title of a plot."""
+    left_out, precision = int((~attributions.usable).sum()), attributions.precision
+    parts = [attributions.method, f"{len(attributions):,} rows"]
+    if left_out:
+        parts.append(f"{left_out:,} left out with NaN")
+    if precision is not None and not precision.accurate:
+        parts.append(f"{precision.typical:.0%} off in {precision.precision}")
+    return ", ".join(parts)
 
 
 def short_name(name: str, most: int = 28) -> str:
-    """A name that leaves room for the picture."""
+    """A name cut to a width that leaves room for a plot."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def joined_rows(directory: str | Path) -> dict[str, Tensor]:
-    """The fields of a streamed run by name, mapped into memory: read when they are used, and not
-    before.
-    """
+    """The fields of a streamed run by name, mapped into memory and read when they are used."""
     from safetensors.torch import load_file
 
     source = Path(directory)
@@ -272,17 +265,14 @@ def joined_rows(directory: str | Path) -> dict[str, Tensor]:
     return load_file(whole)
 
 
-def stored_rows(found: Attributions, directory: str | Path, rows: Tensor) -> Attributions:
-    """The rows at the given positions of a streamed run, read from its directory, so that no others
-    come into memory.
-    """
-    return Attributions.from_rows(
-        read_rows(Path(directory) / _JOINED, rows), found.method, found.feature_names
-    )
+def stored_rows(run: Attributions, directory: str | Path, rows: Tensor) -> Attributions:
+    """The rows at these positions of a streamed run, read from its directory alone."""
+    fields = read_rows(Path(directory) / _JOINED, rows)
+    return Attributions.from_rows(fields, run.method, run.feature_names)
 
 
 def _sums(values: Tensor) -> tuple[int, Tensor]:
-    """Rows of finite values, and `[3, d]` sums of |value|, value and value² over them."""
+    """Number of finite rows, and `[3, d]` sums of |value|, value and value² over them."""
     total, rows = torch.zeros(3, torch.Size(values.shape[1:]).numel(), dtype=torch.float64), 0
     for part in torch.split(values, _CHUNK):
         flat = part.flatten(1).double()

@@ -1,6 +1,4 @@
-"""One process per device: the ranks write shards side by side, and the caller maps what they
-wrote.
-"""
+"""One process per device: the ranks write shards, and the caller maps them into memory."""
 
 from __future__ import annotations
 
@@ -14,86 +12,88 @@ from pathlib import Path
 from typing import Any
 
 from gendebug_torch.attribution.attributions import Attributions, joined_rows
-from gendebug_torch.attribution.explanation.explainer import Explainer
-from gendebug_torch.attribution.methods.captum_bridge import words
+from gendebug_torch.attribution.explain import explain
+from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, device_of, world_size
+from gendebug_torch.model.devices import device_of, world_size
+from gendebug_torch.model.evaluation import Model
 
 Devices = int | str | Sequence[int]
-# Where Fabric tells its processes of each other; its port must not be that of the next run.
-_MEETING = ("MASTER_ADDR", "MASTER_PORT")
+# Environment variables by which Fabric's processes meet; the next run needs another port.
+_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 
 
-def explained_by_devices(
-    asked: Explainer,
+def explain_on_devices(
+    task: AttributionTask,
     model: Model,
     loader: Any,
     devices: Devices,
     *,
     checkpoint: str | Path | None,
     stream: bool,
-    **how: Any,
+    **run_options: Any,
 ) -> Attributions:
-    """What `asked.explain` gives, from one process per device, each of which takes every so many-th
-    batch.
+    """The same as `explain`, from one process per device, which share the batches.
 
-    The processes are started by Lightning Fabric and read the loader themselves, so that it, the
-    model and the options must be such that they can be pickled. Results come back through files,
-    not through memory.
+    Lightning Fabric starts the processes, and they read the loader themselves, so that it, the
+    model and the options must be picklable. Results come back through files, not through memory.
+
+    Args:
+        task: options of the run.
+        model: network.
+        loader: rows.
+        devices: number of devices, their numbers, or `auto`.
+        checkpoint: directory of shards; None for a temporary one.
+        stream: whether the answers stay mapped into memory.
+        **run_options: options of `map_rows`.
 
     Raises:
-        InputError: a process group that is there already, or something that cannot be sent to
-            another process.
+        InputError: a process group that exists already, or something that cannot be pickled.
     """
     if world_size() > 1:
-        reject(
-            "devices",
-            "1 inside a process group, whose ranks share the rows anyway",
-            str(devices),
-            "Leave it out.",
-        )
+        expected = "1 inside a process group, whose ranks share the rows anyway"
+        reject("devices", expected, str(devices), "Leave it out.")
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch if checkpoint is None else checkpoint)
-        _launched(
-            partial(_rank, asked, model, loader, place, how), devices, device_of(asked.device).type
-        )
-        rows, notes = joined_rows(place), json.loads((place / "notes.json").read_text())
-        kept = rows if stream else {name: value.clone() for name, value in rows.items()}
-        return Attributions.from_rows(
-            kept, words(asked.method), asked.names or tuple(notes.get("names", ()))
-        )
+        directory = Path(scratch if checkpoint is None else checkpoint)
+        explain_rank = partial(_explain_rank, task, model, loader, directory, run_options)
+        _launch(explain_rank, devices, device_of(task.device).type)
+        rows = joined_rows(directory)
+        notes = json.loads((directory / "notes.json").read_text())
+        fields = rows if stream else {name: value.clone() for name, value in rows.items()}
+        names = task.feature_names or tuple(notes.get("names", ()))
+        return Attributions.from_rows(fields, task.title, names)
 
 
-def _rank(
-    asked: Explainer, model: Model, loader: Any, place: Path, how: dict[str, Any], fabric: Any
+def _explain_rank(
+    task: AttributionTask,
+    model: Model,
+    loader: Any,
+    directory: Path,
+    run_options: dict[str, Any],
+    fabric: Any,
 ) -> None:
     """The share of one process."""
-    replace(asked, device=fabric.device).explain(
-        model, loader, checkpoint=place, stream=True, **how
-    )
+    own = replace(task, device=fabric.device)
+    explain(own, model, loader, checkpoint=directory, stream=True, **run_options)
 
 
-def _launched(function: Callable[[Any], None], devices: Devices, accelerator: str) -> None:
-    """Call with a Fabric in one process per device, as rank of a process group."""
+def _launch(function: Callable[[Any], None], devices: Devices, accelerator: str) -> None:
+    """Call a function of a Fabric in one process per device, as rank of a process group."""
     from lightning.fabric import Fabric
 
-    chosen = devices if isinstance(devices, (int, str)) else list(devices)
-    before = {name: os.environ.get(name) for name in _MEETING}
+    numbers = devices if isinstance(devices, (int, str)) else list(devices)
+    before = {name: os.environ.get(name) for name in _RENDEZVOUS}
     try:
-        Fabric(accelerator=accelerator, devices=chosen, strategy="ddp_spawn").launch(function)
+        Fabric(accelerator=accelerator, devices=numbers, strategy="ddp_spawn").launch(function)
     except Exception as error:
         if "pickle" not in str(error):
             raise
         remedy = (
-            "Define functions and classes at the top of a module, or start one process per "
-            "device yourself with torchrun."
+            "Define functions and classes at the top of a module, or start one process per device "
+            "yourself with torchrun."
         )
-        reject(
-            "devices",
-            "a model, loader and options that can be sent to other processes",
-            str(error),
-            remedy,
-        )
+        expected = "a model, loader and options that can be sent to other processes"
+        reject("devices", expected, str(error), remedy)
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

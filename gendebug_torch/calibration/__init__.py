@@ -1,6 +1,5 @@
 """Calibration: measures of confidence against accuracy, calibration maps, decision thresholds."""
 
-from gendebug_torch.calibration.held_out_rows import dense_records as dense_records
 from gendebug_torch.calibration.maps.isotonic import fit_isotonic as fit_isotonic
 from gendebug_torch.calibration.maps.temperature import fit_temperature as fit_temperature
 from gendebug_torch.calibration.maps.top_label_map import fit_top_label_map as fit_top_label_map
@@ -23,6 +22,7 @@ from gendebug_torch.calibration.measures.sufficient_statistics import (
 )
 from gendebug_torch.calibration.recalibration import recalibrate as recalibrate
 from gendebug_torch.calibration.result import Recalibration as Recalibration
+from gendebug_torch.calibration.rows.held_out_rows import dense_records as dense_records
 from gendebug_torch.calibration.saving import load_calibration as load_calibration
 from gendebug_torch.calibration.thresholds.label_shift_adaptation import (
     adapt_to_label_shift as adapt_to_label_shift,

@@ -16,14 +16,16 @@ from gendebug_torch.calibration.maps.label_scaling import fit_label_scaling
 from gendebug_torch.calibration.maps.modules import CalibrationMap
 from gendebug_torch.calibration.maps.temperature import Temperature, fit_temperature
 from gendebug_torch.calibration.maps.top_label_map import fit_top_label_map
-from gendebug_torch.calibration.measures.classwise import classwise_bins
+from gendebug_torch.calibration.measures.classwise import label_bins
 from gendebug_torch.calibration.measures.dependent_rows import group_sums, grouped_error
 from gendebug_torch.calibration.measures.measure import Measure
 from gendebug_torch.calibration.measures.sufficient_statistics import (
     CalibrationSums,
     calibration_sums,
 )
-from gendebug_torch.calibration.model_outputs import labeled_outputs
+from gendebug_torch.calibration.rows.held_out_rows import as_binary_rows
+from gendebug_torch.calibration.rows.label_forms import MISSING
+from gendebug_torch.calibration.rows.model_outputs import labeled_outputs, summed_by_slot
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import fit_affine
 
@@ -39,9 +41,8 @@ class Fit(Protocol):
 
 def _fit_pooled(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Temperature:
     """One temperature for all labels."""
-    return fit_temperature(
-        *as_binary_rows(logits, targets), weights=repeated_per_label(weights, targets)
-    )
+    rows, row_weights = as_binary_rows(logits, targets), repeated_per_label(weights, targets)
+    return fit_temperature(*rows, weights=row_weights, ignore_index=MISSING)
 
 
 # In order of simplicity: of candidates that do equally well the first one is chosen.
@@ -59,6 +60,9 @@ LABEL_FITS: dict[str, Fit] = {
     "label_platt": partial(fit_label_scaling, family="bias_corrected"),
 }
 PREDICTION_PRESERVING = ("temperature", "label_temperature", "top_platt", "top_beta")
+FOLDABLE = ("temperature", "bias_corrected", "vector", "label_temperature", "label_platt")
+# Calibration errors closer than this are equal.
+_EQUAL_ECE = 0.001
 # Beyond this many classes the k by k curvature of class biases costs more than the biases gain.
 _MAX_BIASES = 256
 # Standard errors by which a map must beat the network as it is. Near the optimum the gain is half
@@ -170,9 +174,10 @@ def chosen_map(
     """The name of the map to deploy and the reason in one sentence.
 
     A map must beat `none` in log loss beyond noise without raising the calibration error. Among
-    maps within one standard error of the least log loss the calibration error decides, and where it
-    is the same, simplicity. Top-label maps come shrunken (see `fit_top_label_map`), so that one
-    that merely follows the noise of the error does no harm.
+    maps within one standard error of the least log loss the calibration error decides; where it is
+    within a tenth of a point of the least, a map that folds into the last layer wins, then the
+    least error, then simplicity. Top-label maps come shrunken (see `fit_top_label_map`), so that
+    one that merely follows the noise of the error does no harm.
     """
     none = next(candidate for candidate in candidates if candidate.name == "none")
     allowed = [
@@ -194,8 +199,15 @@ def chosen_map(
         for c in winners
         if c.excess - least.excess <= math.hypot(c.excess_error, least.excess_error)
     ]
+    least_ece = min(candidate.ece for candidate in tied)
     simplest = [*LABEL_FITS, *FITS]
-    chosen = min(tied, key=lambda candidate: (candidate.ece, simplest.index(candidate.name)))
+
+    def preference(candidate: Candidate) -> tuple[bool, bool, float, int]:
+        apart = candidate.ece > least_ece + _EQUAL_ECE
+        name = candidate.name
+        return apart, name not in FOLDABLE, candidate.ece, simplest.index(name)
+
+    chosen = min(tied, key=preference)
     others = [candidate.name for candidate in tied if candidate is not chosen]
     verb = "do" if len(others) > 1 else "does"
     equal = f"{' and '.join(others) or 'no other map'} {verb} as well in log loss"
@@ -237,11 +249,6 @@ def out_of_fold(
     return mapped
 
 
-def as_binary_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Multilabel outputs `[n, k]` and their targets as `[n k]` binary rows; others as they are."""
-    return (logits.reshape(-1), targets.reshape(-1)) if targets.ndim == 2 else (logits, targets)
-
-
 def repeated_per_label(values: Tensor | None, targets: Tensor) -> Tensor | None:
     """Row values `[n]` for the rows of `as_binary_rows` of these targets."""
     if values is None or targets.ndim != 2:
@@ -250,10 +257,11 @@ def repeated_per_label(values: Tensor | None, targets: Tensor) -> Tensor | None:
 
 
 def row_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """`[n]` float64 log loss of each row; of a multilabel row the mean over its labels."""
-    rows = labeled_outputs(*as_binary_rows(logits, targets))
+    """`[n]` float64 log loss of each row; of a multilabel row the mean over labels it has."""
+    rows = labeled_outputs(*as_binary_rows(logits, targets), ignore_index=MISSING)
     losses = [-chunk.at_target(chunk.logits.double().log_softmax(1)) for chunk in rows.chunks()]
-    return torch.cat(losses).view(len(logits), -1).mean(1)
+    loss, labeled = torch.cat(losses).view(len(logits), -1), rows.labeled.view(len(logits), -1)
+    return torch.where(labeled, loss, 0.0).sum(1) / labeled.sum(1)
 
 
 def predictions(logits: Tensor) -> Tensor:
@@ -268,12 +276,14 @@ def _calibration(
     rows = as_binary_rows(logits, targets)
     row_weights = repeated_per_label(weights, targets)
     row_groups = repeated_per_label(groups, targets)
-    sums = calibration_sums(*rows, weights=row_weights)
+    sums = calibration_sums(*rows, weights=row_weights, ignore_index=MISSING)
     measures: tuple[Measure, ...] = (*sums.score_measures(), sums.bins(bins).measure())
     if row_groups is not None:
-        measures = group_sums(*rows, row_groups, bins=bins, weights=row_weights).measures()
+        measures = group_sums(
+            *rows, row_groups, bins=bins, weights=row_weights, ignore_index=MISSING
+        ).measures()
     if targets.ndim == 2:
-        return sums, measures, classwise_bins(logits, targets, weights=weights).macro
+        return sums, measures, label_bins(logits, targets, weights=weights).macro
     return sums, measures, sums.bins().ece
 
 
@@ -282,7 +292,8 @@ def _mean_and_error(rows: Tensor, mass: Tensor, groups: Tensor | None) -> tuple[
     total = float(mass.sum())
     mean = float(rows @ mass) / total
     if groups is not None:
-        deviations = torch.bincount(groups.to(rows.device), mass * (rows - mean))
+        size = int(groups.max()) + 1
+        deviations = summed_by_slot(groups.to(rows.device), mass * (rows - mean), size)
         return mean, grouped_error(deviations, total)
     variance = float(mass @ (rows - mean).square()) / (total - 1) if total > 1 else math.inf
     return mean, math.sqrt(variance / total)

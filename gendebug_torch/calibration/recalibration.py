@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch.calibration.held_out_rows import HeldOutRows, held_out_rows
 from gendebug_torch.calibration.map_choice import (
-    as_binary_rows,
     chosen_map,
     default_candidates,
     evaluated_candidates,
@@ -23,10 +21,18 @@ from gendebug_torch.calibration.map_choice import (
 from gendebug_torch.calibration.maps.temperature import Temperature, fit_temperature
 from gendebug_torch.calibration.measures.dependent_rows import temperature_error
 from gendebug_torch.calibration.result import Recalibration
+from gendebug_torch.calibration.rows.held_out_rows import (
+    HeldOutRows,
+    as_binary_rows,
+    fit_device,
+    held_out_rows,
+)
+from gendebug_torch.calibration.rows.label_forms import MISSING, are_probabilities
 from gendebug_torch.calibration.saving import data_hash
-from gendebug_torch.data.batches import Unpack
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, Precision
+from gendebug_torch.model.batches import Unpack
+from gendebug_torch.model.devices import Precision
+from gendebug_torch.model.evaluation import Model
 
 # A network that is right this often on "held-out" rows has most likely been trained on them.
 _TRAINING_ACCURACY, _MIN_ROWS = 0.9995, 1000
@@ -40,6 +46,7 @@ def recalibrate(
     keep_predictions: bool = True,
     weights: Tensor | None = None,
     ignore_index: int | None = None,
+    multilabel: bool | None = None,
     expected_accuracy: float | None = None,
     bins: int = 15,
     folds: int = 5,
@@ -69,7 +76,9 @@ def recalibrate(
         weights: weights `[n]` of the rows (samples), in their order; a weight of 2 counts as two
             rows. Scale importance weights to sum to their effective sample size,
             `sum(w)^2 / sum(w^2)`.
-        ignore_index: target of rows or positions that do not count.
+        ignore_index: target of rows or positions that do not count, beside NaN and -100.
+        multilabel: whether targets `[n, k]` are k labels per row (True) or one-hot rows (False);
+            default: one-hot, with a warning, if each row has exactly one.
         expected_accuracy: accuracy in validation; a much higher one here means that the network was
             trained on these rows.
         bins: number of bins of the reliability diagrams.
@@ -106,7 +115,14 @@ def recalibrate(
         "batch_size": batch_size,
         "progress": progress,
     }
-    rows = held_out_rows(model, loader, weights=weights, ignore_index=ignore_index, how=how)
+    rows = held_out_rows(
+        model,
+        loader,
+        weights=weights,
+        ignore_index=ignore_index,
+        multilabel=multilabel,
+        how=how,
+    ).to(fit_device(model, device))
     if rows.independent < 2 * folds:
         reject(
             "loader",
@@ -147,11 +163,13 @@ def _temperature(rows: HeldOutRows) -> Temperature:
     """The temperature of all rows, with its standard error over what is independent."""
     outputs = as_binary_rows(rows.logits, rows.targets)
     weights = repeated_per_label(rows.weights, rows.targets)
-    fitted = fit_temperature(*outputs, weights=weights)
+    fitted = fit_temperature(*outputs, weights=weights, ignore_index=MISSING)
     groups = repeated_per_label(rows.groups, rows.targets)
     if groups is None or fitted.unbounded:
         return fitted
-    error = temperature_error(*outputs, groups, fitted.temperature, weights=weights)
+    error = temperature_error(
+        *outputs, groups, fitted.temperature, weights=weights, ignore_index=MISSING
+    )
     return replace(fitted, standard_error=error)
 
 
@@ -160,6 +178,13 @@ def _warnings(
 ) -> tuple[str, ...]:
     """Signs that the rows are not held out, or do not determine a temperature."""
     n, warnings = rows.independent, []
+    if are_probabilities(rows.logits):
+        kind = "lies in [0, 1]" + (" and sums to 1" if rows.logits.ndim > 1 else "")
+        warnings.append(
+            f"The outputs look like probabilities, since every row {kind}, but they are read as "
+            "logits. If the network ends in a softmax or sigmoid, pass the values before it, or "
+            "the logarithm of the probabilities."
+        )
     if expected is not None:
         error = math.sqrt(max(expected * (1 - expected), 1e-12) / max(n, 1))
         if accuracy - expected > 3 * error:

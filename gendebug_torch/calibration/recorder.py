@@ -15,9 +15,13 @@ from gendebug_torch.calibration.measures.sufficient_statistics import (
     CalibrationSums,
     calibration_sums,
 )
-from gendebug_torch.calibration.model_outputs import labeled_mask, labeled_outputs
+from gendebug_torch.calibration.rows.label_forms import MISSING, are_one_hot
+from gendebug_torch.calibration.rows.model_outputs import (
+    LabeledOutputs,
+    is_binary,
+    labeled_outputs,
+)
 from gendebug_torch.errors import InputError
-from gendebug_torch.model.binary import two_class_logits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +71,14 @@ class CalibrationRecorder:
         self._sums = torch.zeros(sum(_PARTS), dtype=torch.float64)
 
     def add(self, logits: Tensor, targets: Tensor) -> None:
-        """Add logits `[n, k]`, `[n]`, `[n, 1]` or dense, with one class id per row or position."""
+        """Add the logits `[n, k]`, `[n]`, `[n, 1]` or dense of a batch, with their labels.
+
+        Labels are one class id per row or position, or `[n, k]` of 0 and 1 of a multilabel head,
+        each of which counts as a binary row. Batches may have different shapes.
+        """
+        if not targets.ndim:
+            # A batch of one row whose axis was squeezed away.
+            logits, targets = logits[None], targets[None]
         self._waiting.append((logits, targets))
         self._bytes += logits.numel() * logits.element_size()
         if self._bytes >= _BYTES:
@@ -137,35 +148,36 @@ class CalibrationRecorder:
         self.temperatures[epoch] = TemperatureSums(temperature.view(len(GRID), 3))
 
     def _count(self) -> None:
-        if not self._waiting:
-            return
-        logits, targets = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        """Count the waiting batches, those of one shape together."""
+        groups: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+        for logits, targets in self._waiting:
+            key = (logits.shape[1:], targets.shape[1:], logits.dtype, targets.dtype)
+            groups.setdefault(key, []).append((logits, targets))
         self._waiting, self._bytes = [], 0
-        if logits.ndim == 2 and logits.shape[1] == 1:
-            logits = logits[:, 0]
-        if logits.ndim <= 2:
-            targets = targets.reshape(-1)
-        self._sums += self._summed(logits, targets.long())
+        for batches in groups.values():
+            logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+            self._sums += self._summed(*_as_rows(logits, targets))
 
     def _summed(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The vector of some rows; where some have no loss, of the others."""
-        labeled_outputs(logits, targets, None, self.ignore_index)
+        declared = MISSING if self.ignore_index is None else self.ignore_index
+        rows = labeled_outputs(logits, targets, None, declared)
         try:
-            return self._vector(logits, targets)
+            return self._vector(rows)
         except InputError:
-            finite = _finite_loss(logits, targets, self.ignore_index)
-        return self._vector(logits, targets, finite)
+            finite = _finite_loss(rows)
+        return self._vector(rows, finite)
 
-    def _vector(self, logits: Tensor, targets: Tensor, finite: Tensor | None = None) -> Tensor:
+    def _vector(self, rows: LabeledOutputs, finite: Tensor | None = None) -> Tensor:
         how: dict[str, Any] = {
             "weights": None if finite is None else finite.double(),
-            "ignore_index": self.ignore_index,
+            "ignore_index": MISSING,
         }
-        classes = 2 if logits.ndim == 1 else logits.shape[1]
+        classes = 2 if is_binary(rows.logits) else rows.logits.shape[1]
         max_rows = max(1, min(_TEMPERATURE_ROWS, _TEMPERATURE_LOGITS // classes))
         flat = _flat(
-            calibration_sums(logits, targets, **how),
-            temperature_sums(logits, targets, max_rows=max_rows, **how),
+            calibration_sums(rows.logits, rows.targets, **how),
+            temperature_sums(rows.logits, rows.targets, max_rows=max_rows, **how),
         )
         left_out = 0 if finite is None else int((~finite).sum())
         return torch.cat([flat, torch.tensor([left_out], dtype=torch.float64)])
@@ -184,9 +196,16 @@ def _unpacked(cells: Tensor, scores: Tensor) -> CalibrationSums:
     )
 
 
-def _finite_loss(logits: Tensor, targets: Tensor, ignore_index: int | None) -> Tensor:
+def _as_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Multilabel outputs as binary rows, one-hot rows as class ids; others as they are."""
+    if logits.ndim != 2 or targets.shape != logits.shape or is_binary(logits):
+        return logits, targets
+    if are_one_hot(targets):
+        return logits, targets.argmax(1)
+    return logits.reshape(-1), targets.reshape(-1)
+
+
+def _finite_loss(rows: LabeledOutputs) -> Tensor:
     """Bool shaped like the targets: rows with a finite log loss, and those that do not count."""
-    z = two_class_logits(logits) if logits.ndim == 1 else logits
-    ignored = ~labeled_mask(targets, ignore_index)
-    own = z.log_softmax(1).gather(1, targets.masked_fill(ignored, 0)[:, None])[:, 0]
-    return own.isfinite() | ignored
+    own = [chunk.at_target(chunk.logits.log_softmax(1)) for chunk in rows.chunks()]
+    return torch.cat(own).view(rows.targets.shape).isfinite() | ~rows.labeled

@@ -20,6 +20,7 @@ from gendebug_torch.calibration.maps.modules import (
     CalibrationMap,
     affine_parts,
     as_module,
+    device_of_module,
 )
 from gendebug_torch.calibration.maps.temperature import Temperature
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
@@ -68,10 +69,12 @@ class Recalibration:
         """
         if self.network is None or self.fitted is None:
             return self.network
-        calibrated = CalibratedModel(copy.deepcopy(self.network), as_module(self.fitted))
+        calibration = as_module(self.fitted).to(device_of_module(self.network))
+        calibrated = CalibratedModel(copy.deepcopy(self.network), calibration)
         for module in calibrated.modules():
-            # Not `.eval()`: an exported program refuses it, though it has no mode.
-            module.training = False
+            # Not `.eval()`: an exported program refuses it, and a frozen module has no mode.
+            if hasattr(module, "training"):
+                module.training = False
         return calibrated
 
     def candidate(self, name: str) -> Candidate:
@@ -132,8 +135,8 @@ class Recalibration:
         Where no map was chosen the copy is the network as it was.
 
         Raises:
-            UnsupportedError: no network was given, the map is not affine, or the network does not
-                end in a linear or convolution layer (checked on real inputs).
+            UnsupportedError: no network was given, it is TorchScript, the map is not affine, or the
+                network does not end in a linear or convolution layer (checked on real inputs).
         """
         if self.network is None:
             raise UnsupportedError(
@@ -153,6 +156,9 @@ class Recalibration:
 
         Raises:
             InputError: the directory cannot be written.
+
+        Warns:
+            UserWarning: the network has quantized weights, so that only the map is saved.
         """
         none, after = self.candidate("none").sums, self.candidate(self.chosen).sums
         t = self.temperature

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,19 @@ def save_recalibration(
 
     Raises:
         InputError: the directory cannot be written.
+
+    Warns:
+        UserWarning: the network holds weights that are not tensors, so that only the map is saved.
     """
     from safetensors.torch import save_file, save_model
 
+    if model is not None and (entry := _not_tensor(model)):
+        warnings.warn(
+            f"model.safetensors is not written: `{entry}` of the network is not a tensor, as in "
+            "quantized layers. The map is saved; save the network by its own means.",
+            stacklevel=3,
+        )
+        model = None
     target = Path(directory)
     kind = "none" if fitted is None else type(as_module(fitted)).__name__
     text = json.dumps({"module": kind, **facts}, indent=2, allow_nan=False) + "\n"
@@ -115,6 +126,12 @@ def load_calibration(directory: str | Path) -> nn.Module:
             "Check the path, or save it again.",
         )
     return module
+
+
+def _not_tensor(model: nn.Module) -> str:
+    """Name of the first entry of the state that is no tensor; empty without one."""
+    state = model.state_dict()
+    return next((name for name, value in state.items() if not isinstance(value, Tensor)), "")
 
 
 def _module(kind: str, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -63,7 +63,7 @@ class AttributionMonitor(Monitor):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of which rankings may take a share."""
         super().on_train_start(trainer, pl_module)
-        self._started, self.history.spent = perf_counter(), 0.0
+        self._started, self.history.seconds = perf_counter(), 0.0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the rows of the last validation."""

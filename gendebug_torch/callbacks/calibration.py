@@ -22,7 +22,7 @@ class CalibrationMonitor(Monitor):
 
     `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` reads
     them. Rows that a distributed sampler repeats to even the ranks are not counted. All validation
-    loaders are taken together.
+    loaders are taken together. After a fit, `trainer.validate` adds no epoch.
 
     Args:
         read: reader of a step, (module, batch, outputs) -> (logits, targets), in place of the keys;

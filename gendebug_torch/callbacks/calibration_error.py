@@ -8,12 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from gendebug_torch.calibration.measures.sufficient_statistics import (
-    CELLS,
-    CalibrationSums,
-    ReliabilityBins,
-    calibration_sums,
-)
+from gendebug_torch.calibration import ReliabilityBins, calibration_sums
+from gendebug_torch.calibration.measures.sufficient_statistics import CELLS, CalibrationSums
 
 
 class CalibrationError(Metric):

@@ -11,9 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from gendebug_torch.callbacks.hooks.batch_rows import (
-    batch_rows,
-    repeated_rows,
-    unrepeated_rows,
+    counted_rows,
+    notable_repetitions,
     val_loader,
 )
 from gendebug_torch.callbacks.hooks.monitor import LOGGER, Monitor
@@ -35,6 +34,8 @@ from gendebug_torch.curves import (
 )
 from gendebug_torch.curves.checks.gap import validation_loss_is_near_training_loss
 from gendebug_torch.curves.checks.regime import training_converged_without_overfitting
+from gendebug_torch.curves.diagnosis.early_stopping import MIN_EPOCHS
+from gendebug_torch.curves.fit.curve_statistics import MIN_VALUES
 from gendebug_torch.curves.loss_sums import FIELDS
 from gendebug_torch.curves.recorder import CurveRecorder
 
@@ -46,7 +47,8 @@ class LearningCurveMonitor(Monitor):
     step returns none, `read` reads it, or the logged `train_loss` and `val_loss` count. Several
     validation loaders give `val_loss` for the first and `val_loss_1` and so on as metrics. No step
     waits for the device; sanity steps are ignored; a resumed run continues its record, also within
-    an epoch; NaN losses are recorded and named.
+    an epoch; NaN losses are recorded and named. Where fewer epochs were validated than a verdict
+    needs, as with `max_steps` and `val_check_interval`, the validation checks are diagnosed.
 
     Args:
         train_eval: training rows (a number, or a loader) evaluated by `validation_step` at the end
@@ -90,8 +92,8 @@ class LearningCurveMonitor(Monitor):
 
     @property
     def diagnosis(self) -> CurveDiagnosis:
-        """The diagnosis of the curves so far."""
-        return diagnose_curves(self.curves)
+        """The diagnosis of the epochs so far, or of the validation checks where epochs are few."""
+        return diagnose_curves(self._record.finest_curves(MIN_VALUES))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue the record of a checkpoint, or start a new one."""
@@ -111,8 +113,10 @@ class LearningCurveMonitor(Monitor):
         loss = train_step_loss(self.read, trainer, pl_module, batch, outputs)
         if loss is not None:
             loader = trainer.train_dataloader
-            rows = unrepeated_rows(trainer, loader, batch_idx, batch_rows(batch))
-            self._record.add_train(loss, rows, epoch=trainer.current_epoch, index=batch_idx)
+            rows = counted_rows(trainer, loader, loss, batch_idx, batch)
+            repeated = notable_repetitions(trainer, loader)
+            at = {"epoch": trainer.current_epoch, "index": batch_idx}
+            self._record.add_train(loss, rows, repeated=repeated, **at)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember which metrics are not those of this validation."""
@@ -131,8 +135,8 @@ class LearningCurveMonitor(Monitor):
         loss = step_loss(self.read, pl_module, batch, outputs) if in_fit(trainer) else None
         if loss is not None:
             loader = val_loader(trainer, dataloader_idx)
-            rows = unrepeated_rows(trainer, loader, batch_idx, batch_rows(batch))
-            repeated = repeated_rows(trainer, loader)
+            rows = counted_rows(trainer, loader, loss, batch_idx, batch)
+            repeated = notable_repetitions(trainer, loader)
             self._record.add_val(dataloader_idx, loss, rows, repeated=repeated)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,6 +147,7 @@ class LearningCurveMonitor(Monitor):
         if sums is not None:
             totals, metrics = summed(trainer, sums), scalars(trainer.callback_metrics)
             self._record.close_check(trainer.current_epoch, trainer.global_step, totals, metrics)
+        self._stop_if_overfit(trainer, "step")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the means of the epoch, log them, and test whether the network overfits."""
@@ -152,7 +157,7 @@ class LearningCurveMonitor(Monitor):
             totals, metrics = summed(trainer, sums), scalars(trainer.callback_metrics)
             losses = self._record.close_epoch(trainer.current_epoch, totals, metrics)
             self.log_scalars(trainer, losses)
-        self._stop_if_overfit(trainer)
+        self._stop_if_overfit(trainer, "epoch")
 
     def _epoch_sums(self, trainer: Trainer, module: LightningModule) -> Tensor:
         """Sums of the epoch, and of the evaluated training rows, `[2 or 3, 4]`."""
@@ -165,15 +170,17 @@ class LearningCurveMonitor(Monitor):
             evaluated = evaluated_loss(trainer, module, loader, self.read)
         return torch.cat([sums, evaluated[None].to(sums.device)])
 
-    def _stop_if_overfit(self, trainer: Trainer) -> None:
-        """Warn of the first inflection, and stop if that is wanted."""
+    def _stop_if_overfit(self, trainer: Trainer, unit: str) -> None:
+        """Warn of the first inflection, and stop if that is wanted, by epochs or by checks."""
+        curves = self._record.finest_curves(MIN_EPOCHS)
+        if curves.unit != unit or (self._warned and not self.stop_on_inflection):
+            return
         overfit: CurveDiagnosis | None = None
         with self.guarded("early_stopping"):
-            if self.stop_on_inflection or not self._warned:
-                overfit = early_stopping_diagnosis(self.curves)
+            overfit = early_stopping_diagnosis(curves)
         if overfit is not None and not self._warned:
             self._warned = True
-            LOGGER.warning("epoch %d: %s", trainer.current_epoch, overfit.summary)
+            LOGGER.warning("%s %d: %s", unit, int(curves.epoch[-1]), overfit.summary)
         if self.stop_on_inflection and trainer.strategy.reduce_boolean_decision(
             overfit is not None, all=False
         ):
@@ -181,7 +188,7 @@ class LearningCurveMonitor(Monitor):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the checks of the curves, log the verdict in one line, and log the figure."""
-        curves = self.curves
+        curves = self._record.finest_curves(MIN_VALUES)
         if len(curves):
             given = {"curves": curves}
             findings = [
@@ -195,7 +202,7 @@ class LearningCurveMonitor(Monitor):
             findings = [self.finding(Severity.SKIPPED, summary, remedy)]
         self.findings = [*findings, *self.findings]
         if trainer.is_global_zero:
-            LOGGER.info("after %d epochs: %s", len(curves), findings[0].summary)
+            LOGGER.info("after %d epochs: %s", len(self.curves), findings[0].summary)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything recorded so far, the unfinished epoch included."""

@@ -44,7 +44,7 @@ class LearningCurves:
         notes: sentences on the record itself: missing epochs, repeated rows, NaN batches.
 
     Raises:
-        InputError: lengths that differ, or epochs that do not ascend.
+        InputError: lengths that differ, or epochs that are not finite or do not ascend.
 
     Example:
         >>> import torch
@@ -73,6 +73,13 @@ class LearningCurves:
                 f"{len(self.epoch)} values of each",
                 str(wrong),
                 "Pass one value per epoch; NaN where none was recorded.",
+            )
+        if not bool(self.epoch.isfinite().all()):
+            reject(
+                "epoch",
+                "finite epochs",
+                str(self.epoch[~self.epoch.isfinite()][:3].tolist()),
+                "Leave these rows out.",
             )
         if len(self.epoch) > 1 and bool((self.epoch.diff() <= 0).any()):
             at = int((self.epoch.diff() <= 0).nonzero()[0, 0])

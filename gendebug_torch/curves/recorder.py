@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.curves.files.column_names import TRAIN_LOSS, VAL_LOSS, usual_column
+from gendebug_torch.curves.files.column_names import TRAIN_LOSS, VAL_LOSS, losses_by_loader
 from gendebug_torch.curves.learning_curves import LearningCurves
 from gendebug_torch.curves.loss_sums import LossSums
 
+# Of fewer rows the mean loss is too noisy to say what an untrained network loses.
+_MIN_UNTRAINED_ROWS = 16
 # Attributes that a checkpoint holds as they are.
 _STATE = ("rows", "checks", "notes", "untrained_loss", "_first", "_epoch_train", "epoch")
 
@@ -27,7 +29,7 @@ class CurveRecorder:
         rows: one mapping of names to values per finished epoch.
         checks: one mapping of names to values per validation check.
         notes: sentences on the record.
-        untrained_loss: loss of the first batch, before any update.
+        untrained_loss: loss of the first batch, before any update; None if it has too few rows.
         epoch: epoch that is being trained, None between epochs.
     """
 
@@ -64,7 +66,9 @@ class CurveRecorder:
         self.checks = [row for row in self.checks if row["step"] <= step]
         self._resumed = False
 
-    def add_train(self, loss: Tensor, rows: int, *, epoch: int, index: int) -> None:
+    def add_train(
+        self, loss: Tensor, rows: int, *, epoch: int, index: int, repeated: int = 0
+    ) -> None:
         """Hold the loss of a training step.
 
         Args:
@@ -72,9 +76,12 @@ class CurveRecorder:
             rows: number of rows that count.
             epoch: epoch of the step.
             index: batch in the epoch; before the first of all there was no update.
+            repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
+        self._note_repetitions("train_loss", loss, repeated)
         if epoch == 0 and index == 0:
-            self._first = loss.detach().double().mean()
+            mean = loss.detach().double().mean()
+            self._first = torch.stack([mean * rows, torch.full_like(mean, rows)])
         self.epoch = epoch
         self._train.add(loss, rows)
 
@@ -85,14 +92,18 @@ class CurveRecorder:
             loader: number of the validation loader.
             loss: mean over the rows, `[]`, or one value per row, `[n]`.
             rows: number of rows that count.
-            repeated: number of rows that the sampler repeats to even the ranks.
+            repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
         self._val.setdefault(loader, LossSums()).add(loss, rows)
+        self._note_repetitions(_val_name(loader), loss, repeated)
+
+    def _note_repetitions(self, name: str, loss: Tensor, repeated: int) -> None:
+        """Note that a mean per batch counts rows twice."""
         if repeated and not loss.ndim:
             note = (
-                f"the {_val_name(loader)} is a mean per batch and counts rows twice that the "
-                f"sampler repeats to even the ranks ({repeated} in all); return or read one loss "
-                "per row to leave them out"
+                f"the {name} is a mean per batch and counts rows twice that the sampler repeats to "
+                f"even the ranks ({repeated} in all); return or read one loss per row to leave "
+                "them out"
             )
             self.notes += [note] if note not in self.notes else []
 
@@ -131,7 +142,8 @@ class CurveRecorder:
             row[name] = _mean(part)
             self.notes += _nonfinite(name, epoch, part)
         self._val.clear()
-        metrics = _with_loss(own, "val_loss", VAL_LOSS)
+        losses = losses_by_loader(own, VAL_LOSS)
+        metrics = {_val_name(loader): loss for loader, loss in losses.items()} | own
         self.checks = [check for check in self.checks if check["step"] != row["step"]]
         self.checks.append(row | _missing_from(row, metrics))
 
@@ -143,7 +155,7 @@ class CurveRecorder:
         self._epoch_train = None
         first = torch.zeros_like(train)
         if self._first is not None:
-            first[:2] = torch.stack([self._first, torch.ones_like(self._first)]).to(train.device)
+            first[:2] = self._first.to(train.device)
             self._first = None
         return torch.stack([train, first])
 
@@ -163,13 +175,14 @@ class CurveRecorder:
         """
         self.epoch = None
         own = {name: value for name, value in logged.items() if name not in self._val_names}
-        metrics = _with_loss(own, "train_loss", TRAIN_LOSS)
+        losses = losses_by_loader(own, TRAIN_LOSS)
+        metrics = ({"train_loss": losses[0]} if 0 in losses else {}) | own
         if len(sums) > 2 and sums[2][1]:
             metrics["train_eval_loss"] = _mean(sums[2])
         if not sums[0][2] and not metrics:
             return {}
-        if not math.isnan(first := _mean(sums[1])):
-            self.untrained_loss = first
+        if sums[1][1] >= _MIN_UNTRAINED_ROWS:
+            self.untrained_loss = _mean(sums[1])
         row = {"epoch": float(epoch), "train_loss": _mean(sums[0])}
         self.notes += _nonfinite("train_loss", epoch, sums[0])
         checks = [check for check in self.checks if check["epoch"] == epoch]
@@ -182,14 +195,39 @@ class CurveRecorder:
     @property
     def curves(self) -> LearningCurves:
         """One row per epoch."""
-        return self._as_curves(self.rows, "epoch")
+        return self._as_curves(self.rows, "epoch", self._unnamed_loss())
 
     @property
     def check_curves(self) -> LearningCurves:
         """One row per validation check, counted in optimizer steps."""
-        return self._as_curves(self.checks, "step")
+        return self._as_curves(self.checks, "step", self._unnamed_loss())
 
-    def _as_curves(self, rows: Sequence[Mapping[str, float]], unit: str) -> LearningCurves:
+    def finest_curves(self, min_epochs: int) -> LearningCurves:
+        """The epochs, or the validation checks where too few epochs were validated.
+
+        A training of a few long epochs, or of steps alone, validates within its epochs.
+
+        Args:
+            min_epochs: validated epochs from which the epochs are enough.
+        """
+        epochs, checks = self.curves, self.check_curves
+        validated = int(epochs.val_loss.isfinite().sum())
+        more = int(checks.val_loss.isfinite().sum()) > validated
+        return checks if validated < min_epochs and more else epochs
+
+    def _unnamed_loss(self) -> list[str]:
+        """A note where the validation logs metrics, but none under a usual name of its loss."""
+        if not self._val_names or any("val_loss" in check for check in self.checks):
+            return []
+        names = ", ".join(sorted(self._val_names)[:10])
+        return [
+            "no validation loss was recorded: no step returned one, and none of the metrics of the "
+            f"validation ({names}) has a usual name such as `val_loss`"
+        ]
+
+    def _as_curves(
+        self, rows: Sequence[Mapping[str, float]], unit: str, notes: Sequence[str]
+    ) -> LearningCurves:
         names = dict.fromkeys(["train_loss", "val_loss", *(name for row in rows for name in row)])
         columns = {
             name: torch.tensor([row.get(name, torch.nan) for row in rows], dtype=torch.float64)
@@ -204,7 +242,7 @@ class CurveRecorder:
             metrics=columns,
             untrained_loss=self.untrained_loss,
             unit=unit,
-            notes=tuple(self.notes),
+            notes=(*notes, *self.notes),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -244,14 +282,6 @@ def _nonfinite(name: str, epoch: int, sums: Sequence[float]) -> list[str]:
     return [
         f"the {name} was NaN or infinite in {sums[3]:.0f} of {sums[2]:.0f} steps of epoch {epoch}"
     ]
-
-
-def _with_loss(
-    metrics: Mapping[str, float], name: str, usual_names: Sequence[str]
-) -> dict[str, float]:
-    """The metrics, the loss among them also under `name`."""
-    column = usual_column(metrics, usual_names)
-    return dict(metrics) if column is None else {name: metrics[column], **metrics}
 
 
 def _mean(sums: Sequence[float]) -> float:

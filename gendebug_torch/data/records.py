@@ -19,8 +19,6 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.data.schema import Schema
-from gendebug_torch.data.tables import model_inputs as model_inputs
-from gendebug_torch.data.tables import numeric_features as numeric_features
 from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
 from gendebug_torch.data.task import Task, missing_labels, stored_targets, task_of
 from gendebug_torch.errors import reject

@@ -61,10 +61,10 @@ def read_table(path: str | Path, codes: Sequence[str] = ()) -> pd.DataFrame:
             "Check that the path is right and the file is whole.",
         )
     columns = [column for column in codes if column in frame]
-    return frame.assign(**{column: _codes(frame[column]) for column in columns})
+    return frame.assign(**{column: standard_codes(frame[column]) for column in columns})
 
 
-def _codes(column: pd.Series[Any]) -> pd.Series[Any]:
+def standard_codes(column: pd.Series[Any]) -> pd.Series[Any]:
     """Codes as they are written: whole numbers, or texts where one has a leading zero or letter.
 
     Guessing by file would make 01001 a number in one file and a text in the next.

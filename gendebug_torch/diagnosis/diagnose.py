@@ -32,7 +32,8 @@ from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
 from gendebug_torch.diagnosis.quality import QualityChange, quality_change
 from gendebug_torch.errors import did_you_mean, reject
-from gendebug_torch.model.runner import Model, collect
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import collect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,11 +67,11 @@ class Diagnosis:
     @cached_property
     def verdict(self) -> Decision:
         """The decision with its reasons and what would change it."""
-        return decide(self.causes, self.quality)
+        return decide(self.causes, self.quality, self.findings)
 
     @property
     def decision(self) -> str:
-        """`nothing`, `recalibrate`, `move_threshold`, `fix_data`, `retrain` or `redesign`."""
+        """One of `DECISIONS`, e.g. `nothing`, `investigate`, `recalibrate`, `fix_data`."""
         return self.verdict.name
 
     @property

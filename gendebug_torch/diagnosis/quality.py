@@ -12,11 +12,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import parse_times
-from gendebug_torch.model.binary import binary_logit
+from gendebug_torch.model.binary import positive_logit
 from gendebug_torch.stats.auc import rank_auc
 
 # With fewer labeled rows a side has no quality worth comparing.
 _MIN_ROWS = 30
+# Half the width of a 99 % interval, in standard errors.
+_Z_99 = 2.576
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class QualityChange:
         relative_errors = (before_error / before, after_error / after if after else 0.0)
         return ratio - 1, ratio * math.hypot(*relative_errors)
 
+    @property
+    def fell(self) -> bool:
+        """Whether the quality fell beyond the 99 % interval of its change."""
+        change, error = self.change
+        return change + _Z_99 * error < 0
+
     def table(self) -> pd.DataFrame:
         """One row per side: quality and loss with standard errors."""
         rows = [(side, *self.quality[side], *self.loss[side]) for side in self.quality]
@@ -56,12 +64,12 @@ class QualityChange:
         change, error = self.change
         text = (
             f"{self.metric} {before:.3f} in validation, {after:.3f} in production "
-            f"({change:+.1%} ± {1.96 * error:.1%})"
+            f"({change:+.1%} ± {_Z_99 * error:.1%}, 99 % interval)"
         )
         if self.trend is None:
             return text
         slope, spread = self.trend
-        return f"{text}; the loss changed by {slope:+.0%} ± {1.96 * spread:.0%} during production"
+        return f"{text}; the loss changed by {slope:+.0%} ± {_Z_99 * spread:.0%} during production"
 
 
 def quality_change(validation: Records | None, production: Records | None) -> QualityChange | None:
@@ -108,7 +116,7 @@ def _positive_logit(records: Records) -> Tensor | None:
     logits = records.logits
     if logits is None or (logits.ndim == 2 and logits.shape[1] != 2):
         return None
-    return binary_logit(logits)
+    return positive_logit(logits)
 
 
 def _quality(records: Records) -> tuple[float, float]:

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch.data.batches import (
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.times import seconds_of
+from gendebug_torch.errors import reject
+from gendebug_torch.model.batches import (
     Unpack,
     check_order,
     cut,
@@ -22,16 +25,15 @@ from gendebug_torch.data.batches import (
     rows_of,
     unpacked,
 )
-from gendebug_torch.data.records import Records
-from gendebug_torch.data.times import seconds_of
-from gendebug_torch.errors import reject
-from gendebug_torch.model.devices import AUTOCAST, device_context, rank_and_world
-from gendebug_torch.model.devices import Precision as Precision
-from gendebug_torch.model.devices import device_of as device_of
-from gendebug_torch.model.devices import fitting as fitting
-from gendebug_torch.model.devices import world_size as world_size
-from gendebug_torch.model.evaluation import Model as Model
-from gendebug_torch.model.evaluation import evaluating as evaluating
+from gendebug_torch.model.devices import (
+    AUTOCAST,
+    Precision,
+    device_context,
+    device_of,
+    fitting,
+    rank_and_world,
+)
+from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.shards import Shards, batch_fingerprint
 
 Step = Callable[[Any, Tensor | None], Mapping[str, Tensor]]

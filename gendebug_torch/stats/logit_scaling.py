@@ -20,6 +20,8 @@ _MAX_STEPS = 40
 # common one. Without them the bias of a class without rows diverges to minus infinity.
 _BIAS_PRIOR = 1.0
 _SCALE_PRIOR = 0.25
+# A logit below this may be a mask, if it lies below the largest by so many usual gaps.
+_MASK, _MASK_GAPS = -5e3, 1e3
 # Standard errors by which the common scale must differ from 0; random labels pass by chance once in
 # 370 times.
 _INFORMATIVE = 3.0
@@ -96,7 +98,9 @@ def fit_affine(
     """
     binary = logits.ndim == 1
     classes = 2 if binary else logits.shape[1] if logits.ndim == 2 else 0
-    _validate(logits, targets, classes)
+    targets = _validated_targets(logits, targets, classes)
+    if not binary:
+        logits = with_infinite_masks(logits)
     rows = _Rows(logits, targets, weights, _spread(logits))
     design = _design(family, classes, binary)
     start, ridge = _start(rows, design, family, binary)
@@ -285,7 +289,28 @@ def _spread(logits: Tensor) -> float:
     return float(finite.mean()) or 1.0 if finite.numel() else 1.0
 
 
-def _validate(logits: Tensor, targets: Tensor, classes: int) -> None:
+def with_infinite_masks(logits: Tensor) -> Tensor:
+    """Logits `[n, k, ...]`, -inf where a large negative number masks a class.
+
+    Masks such as -1e4, -1e30 or the least float lie below -5000, and below the largest logit of
+    their row by a thousand times the usual distance of its two largest logits.
+    """
+    if logits.ndim < 2 or logits.shape[1] < 3 or not logits.numel():
+        return logits
+    if not float(logits.amin()) < _MASK:
+        return logits
+    rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
+    top = rows[:: max(1, len(rows) // 4096)].double().topk(2, dim=1).values
+    gap = top[:, 0] - top[:, 1]
+    gap = gap[(gap > 0) & gap.isfinite() & (top[:, 1] > _MASK)]
+    if not len(gap):
+        return logits
+    bound = logits.amax(1, keepdim=True).double() - _MASK_GAPS * float(gap.median())
+    return logits.masked_fill(logits.double() < bound.clamp(max=_MASK), -math.inf)
+
+
+def _validated_targets(logits: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Class ids `[n]` int64; one binary logit may have float targets 0 and 1."""
     if not classes or not logits.is_floating_point() or not len(logits):
         reject(
             "logits",
@@ -293,7 +318,11 @@ def _validate(logits: Tensor, targets: Tensor, classes: int) -> None:
             f"{logits.dtype} {list(logits.shape)}",
             "Pass raw model outputs before softmax.",
         )
-    if targets.shape != logits.shape[:1] or targets.dtype.is_floating_point:
+    if targets.shape == (len(logits), 1):
+        targets = targets[:, 0]
+    is_label = (targets == 0) | (targets == 1)
+    floats = targets.is_floating_point() and not (logits.ndim == 1 and bool(is_label.all()))
+    if targets.shape != logits.shape[:1] or floats:
         reject(
             "targets",
             f"[{len(logits)}] class ids",
@@ -308,3 +337,4 @@ def _validate(logits: Tensor, targets: Tensor, classes: int) -> None:
             f"{low}..{high}",
             "Map labels to the columns of the logits.",
         )
+    return targets.long()

@@ -65,7 +65,7 @@ def clean(seed):
     return split(table(seed))
 
 
-def written_afterwards(seed):
+def recorded_after_the_outcome(seed):
     parts = table(seed)
     features, targets, _, rng = parts
     features["fee"] = np.where(targets == 1, rng.lognormal(2.0, 1.0, len(targets)), 0.0) * (
@@ -74,8 +74,11 @@ def written_afterwards(seed):
     return split(parts)
 
 
-def not_there_in_production(seed):
-    given, later = written_afterwards(seed), written_afterwards(seed + 30_000)["train"]
+def absent_in_production(seed):
+    given, later = (
+        recorded_after_the_outcome(seed),
+        recorded_after_the_outcome(seed + 30_000)["train"],
+    )
     features = later.features.assign(
         fee=np.random.default_rng(seed).lognormal(2.0, 1.0, len(later))
     )
@@ -84,14 +87,14 @@ def not_there_in_production(seed):
     }
 
 
-def there_in_production(seed):
-    later = written_afterwards(seed + 30_000)["train"]
-    return written_afterwards(seed) | {
+def present_in_production(seed):
+    later = recorded_after_the_outcome(seed + 30_000)["train"]
+    return recorded_after_the_outcome(seed) | {
         "production": Records(later.features, later.targets, schema=SCHEMA, name="production")
     }
 
 
-def filled_for_one_class(seed):
+def present_for_one_class(seed):
     parts = table(seed)
     features, targets, _, rng = parts
     features["closed"] = np.where(
@@ -100,7 +103,7 @@ def filled_for_one_class(seed):
     return split(parts)
 
 
-def numbered_by_source(seed):
+def id_depends_on_source(seed):
     parts = table(seed)
     features, targets, _, rng = parts
     other = (targets == 1) & (rng.random(len(targets)) < 0.5)
@@ -110,7 +113,7 @@ def numbered_by_source(seed):
     return split(parts)
 
 
-def seen_after_the_label(seed):
+def dated_after_the_label(seed):
     parts = table(seed)
     features, _, metadata, rng = parts
     late = rng.random(len(features)) < 0.2
@@ -127,7 +130,7 @@ def repeated_rows(seed):
     return split(parts, order=order)
 
 
-def noisy_copies(seed):
+def near_duplicates(seed):
     given = repeated_rows(seed)
     features, rng = given["validation"].features.copy(), np.random.default_rng(seed + 20_000)
     for column in ("amount", "score", "age"):
@@ -166,20 +169,20 @@ def scaled_on_training(seed):
 
 
 PLANTS = {
-    "leakage.columns": written_afterwards,
-    "leakage.vanishing": not_there_in_production,
-    "leakage.missing": filled_for_one_class,
-    "leakage.ids": numbered_by_source,
-    "leakage.after_label": seen_after_the_label,
+    "leakage.columns": recorded_after_the_outcome,
+    "leakage.vanishing": absent_in_production,
+    "leakage.missing": present_for_one_class,
+    "leakage.ids": id_depends_on_source,
+    "leakage.after_label": dated_after_the_label,
     "leakage.duplicates": repeated_rows,
-    "leakage.near_duplicates": noisy_copies,
+    "leakage.near_duplicates": near_duplicates,
     "leakage.groups": random_split_of_customers,
     "leakage.time": random_split_of_a_series,
     "leakage.preprocessing": scaled_before_the_split,
 }
 CLEAN = dict.fromkeys(PLANTS, clean) | {
     "leakage.preprocessing": scaled_on_training,
-    "leakage.vanishing": there_in_production,
+    "leakage.vanishing": present_in_production,
 }
 
 # Check -> cause and subject (a regular expression) that its planted fault is to be found under.

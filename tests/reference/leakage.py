@@ -56,8 +56,8 @@ def first_match(train, validation):
     def key(row):
         return tuple("missing" if isinstance(v, float) and math.isnan(v) else v for v in row)
 
-    known = [key(row) for row in train]
-    return [known.index(key(row)) if key(row) in known else -1 for row in validation]
+    hashes = [key(row) for row in train]
+    return [hashes.index(key(row)) if key(row) in hashes else -1 for row in validation]
 
 
 def label_agreement(first, second):

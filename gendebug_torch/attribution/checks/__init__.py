@@ -1,1 +1,1 @@
-"""One check per file, named after its id."""
+"""Checks of attribution, one per file, named after its id."""

@@ -1,24 +1,28 @@
-"""Checks of whether explanations of this network can be believed."""
+"""Check that integrated gradients converge with the usual number of steps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import nn
 
 from gendebug_torch.attribution.attribute import attribute
-from gendebug_torch.attribution.checks._explained_rows import sampled
-from gendebug_torch.attribution.checks._explanations import _explanations
+from gendebug_torch.attribution.attributions import Attributions
+from gendebug_torch.attribution.checks._rows import explanation_cost, inputs_only, sample_records
+from gendebug_torch.attribution.explanation.task import AttributionTask
+from gendebug_torch.attribution.trust.dependence import output_dependence
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
 
 
 @check(
     "attribution.convergence",
     cause=Cause.UNRELIABLE_EXPLANATION,
     needs=("model", "validation.features"),
-    cost=_explanations(1, 500),
+    cost=explanation_cost(1, 500),
 )
 def integrated_gradients_converge(
     model: nn.Module,
@@ -30,10 +34,11 @@ def integrated_gradients_converge(
     rows: int = 500,
     seed: int = 0,
 ) -> Iterator[Finding]:
-    """Integrated gradients with this many steps add up to the change of the output.
+    """Integrated gradients with this many steps sum to the change of the output.
 
-    |delta| / |f(x) - f(b)| from the median row, on a random sample of rows; the share of rows over
-    the tolerance counts.
+    The relative error |delta| / |f(x) - f(b)| from the median row, on a random sample of rows; the
+    share of rows above the tolerance counts. No number of steps helps where an input has no
+    gradient; such inputs are named.
 
     Source: Sundararajan, Taly and Yan (2017), section 5, arXiv:1703.01365, for the completeness
     axiom.
@@ -41,46 +46,65 @@ def integrated_gradients_converge(
     Args:
         model: network to explain.
         validation: rows with features.
-        steps: of the quadrature.
+        steps: steps of the integrated gradients.
         tolerance: relative error of a row that matters.
-        limit: largest share of rows over the tolerance.
-        rows: most rows to try.
-        seed: of the sample.
+        limit: largest share of rows above the tolerance.
+        rows: largest number of rows.
+        seed: seed of the sample.
     """
     this = integrated_gradients_converge
-    sample = sampled(validation, rows, seed)
+    sample = inputs_only(sample_records(validation, rows, seed))
     if not len(sample) or not model_inputs(sample).is_floating_point():
         yield this.finding(Severity.NOTE, "No rows with floating-point features to explain.")
         return
-    found = attribute(model, sample, baseline="median", steps=steps, trust=False)
-    assert found.convergence_delta is not None
-    assert found.outputs is not None
-    assert found.base is not None
-    # The usual change of the output guards rows whose output hardly differs from the baseline's.
-    change = (found.outputs.double() - found.base.double()).abs()
-    relative = found.convergence_delta.double().abs() / change.clamp(
-        min=max(float(change.median()) / 2, 1e-6)
-    )
-    over = float((relative > tolerance).double().mean())
+    result = attribute(model, sample, baseline="median", steps=steps, trust=False)
+    assert result.convergence_delta is not None
+    assert result.outputs is not None
+    assert result.base is not None
+    # The usual change of the output is a floor, for rows whose output hardly differs from that of
+    # the baseline.
+    change = (result.outputs.double() - result.base.double()).abs()
+    floor = max(float(change.median()) / 2, 1e-6)
+    error = result.convergence_delta.double().abs() / change.clamp(min=floor)
+    over = float((error > tolerance).double().mean())
     numbers = {
         "share_over": over,
-        "median": float(relative.median()),
+        "median": float(error.median()),
         "tolerance": tolerance,
         "steps": steps,
         "rows": len(sample),
     }
-    told = (
-        f"with {steps} steps {over:.0%} of {len(sample)} rows miss the change of their output "
-        f"by more than {tolerance:.0%}"
+    text = (
+        f"with {steps} steps the contributions of {over:.0%} of {len(sample)} rows miss the change "
+        f"of the output by more than {tolerance:.0%}"
     )
-    if over > limit:
+    blind = _blind_inputs(model, sample, result)
+    if blind:
+        names = ", ".join(blind)
+        summary = (
+            f"The gradient is blind to {names}: it is exactly 0, but the output depends on it."
+        )
         remedy = (
-            f"Do not read these attributions; pass max_steps={16 * steps}, until this check "
-            "passes, or use `kernel_shap`."
+            f"Use `kernel_shap` or `feature_ablation`. The network reads {names} through a step "
+            "without a gradient, such as a rounding, a threshold or an index."
         )
-        summary = f"Integrated gradients do not converge: {told}."
-        yield this.finding(Severity.WARN, summary, numbers=numbers, remedy=remedy, evidence=found)
+        extended = numbers | {"blind_inputs": list(blind)}
+        yield this.finding(Severity.WARN, summary, numbers=extended, remedy=remedy, evidence=result)
+    elif over > limit:
+        summary = f"Integrated gradients do not converge: {text}."
+        remedy = (
+            f"Do not use these attributions. Pass max_steps={16 * steps} until this check passes, "
+            "or use `kernel_shap`."
+        )
+        yield this.finding(Severity.WARN, summary, numbers=numbers, remedy=remedy, evidence=result)
     else:
-        yield this.finding(
-            Severity.OK, f"Integrated gradients converge: {told}.", numbers=numbers, evidence=found
-        )
+        summary = f"Integrated gradients converge: {text}."
+        yield this.finding(Severity.OK, summary, numbers=numbers, evidence=result)
+
+
+def _blind_inputs(model: nn.Module, sample: Records, result: Attributions) -> tuple[str, ...]:
+    """Features on which the output depends although its gradient is exactly 0."""
+    usable = result.select(result.usable)
+    inputs = model_inputs(sample)[result.usable]
+    dependence = output_dependence(AttributionTask(), model, inputs, None, usable, math.inf)
+    return () if dependence is None else dependence.blind_inputs

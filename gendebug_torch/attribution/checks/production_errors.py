@@ -1,8 +1,9 @@
-"""The checks of this topic: thresholds, findings and wording."""
+"""Check that no single feature explains the additional false alarms of production."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,28 +12,27 @@ from torch import Tensor, nn
 
 from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.attributions import Attributions
-from gendebug_torch.attribution.checks._explained_rows import relation_vanished, sampled
+from gendebug_torch.attribution.checks._relations import relation_is_gone
+from gendebug_torch.attribution.checks._rows import row_count, sample_records
 from gendebug_torch.attribution.compare.comparison import (
     AttributionComparison,
     compare_attributions,
 )
-from gendebug_torch.attribution.explanation.explained_output import PositiveLogit
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Check, Cost, check
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.model.binary import PositiveLogit, positive_logit
 from gendebug_torch.stats.intervals import wilson_interval
 
-_FEWEST = 20
-_MATERIAL = 0.1
-# A median difference between recorded logits and those of the model beyond this, in logits and in
-# parts of their size, is no rounding; beyond +-_SATURATED a probability that was stored in float32
-# tells no more.
-_OFF, _OFF_PART, _SATURATED = 0.05, 0.02, 12.0
-
-
-def _rows(given: Mapping[str, Any], name: str, most: int = 2000) -> int:
-    records = given.get(name)
-    return 0 if records is None else min(most, len(records))
+_MIN_ROWS = 20
+# Smallest gain relative to the contributions of all features, and smallest ratio of the rates.
+_MIN_RELATIVE_GAIN, _MIN_RATIO = 0.1, 1.2
+# KS distance from which the distribution of the feature counts as shifted.
+_SHIFTED = 0.1
+# Median difference between recorded logits and those of the model that is more than rounding, in
+# logits and relative to their size; a probability stored in float32 saturates at this logit.
+_LOGIT_DIFFERENCE, _RELATIVE_DIFFERENCE, _SATURATION = 0.05, 0.02, 12.0
 
 
 @check(
@@ -47,10 +47,11 @@ def _rows(given: Mapping[str, Any], name: str, most: int = 2000) -> int:
         "production.targets",
     ),
     cost=lambda given: Cost(
-        backwards=32.0 * (_rows(given, "validation") + _rows(given, "production"))
+        backwards=32.0
+        * (row_count(given, "validation", 2000) + row_count(given, "production", 2000))
     ),
 )
-def no_feature_carries_the_false_alarms(
+def no_single_feature_explains_new_false_alarms(
     model: nn.Module,
     validation: Records,
     production: Records,
@@ -63,169 +64,213 @@ def no_feature_carries_the_false_alarms(
     rows: int = 2000,
     seed: int = 0,
 ) -> Iterator[Finding]:
-    """No single feature carries the false alarms of production.
+    """No single feature explains why there are more false alarms in production.
 
     Where a binary model raises more false alarms in production than in validation, the
-    contributions to their score are compared with those of validation's alarms; the feature that
-    gained most is named. If its distribution moved too, the cause is the shift; if not, the model
-    leans on it too much. Where the records hold other logits than the model gives, its
-    contributions would not explain them, and nothing is judged.
+    contributions to their score are compared with those of the alarms in validation, and the
+    feature with the largest gain is named. If its distribution moved too, the cause is the shift;
+    if not, the model relies on it too much. Where the records hold other logits than the model
+    gives, contributions would not explain them, and nothing is judged.
 
     Source: Sundararajan, Taly and Yan (2017), arXiv:1703.01365; Welch (1947), Biometrika 34:28.
 
     Args:
-        model: network of a binary question.
+        model: network of a binary task.
         validation: rows with features and logits; labels make the comparison of rates exact.
         production: labeled rows with features and logits.
-        threshold: on the probability, above which the model raises an alarm.
-        alpha: chance of any false naming over all features.
-        min_share: smallest part of all gains that the feature must carry.
-        min_gain: smallest rise of its mean contribution that matters, in units of the logit.
-        steps: of integrated gradients.
-        rows: most rows to explain in each group.
-        seed: of the samples.
+        threshold: probability above which the model raises an alarm.
+        alpha: probability of any false finding over all features.
+        min_share: smallest share of all gains for the feature.
+        min_gain: smallest rise of its mean contribution that matters, in logits.
+        steps: steps of the integrated gradients.
+        rows: largest number of explained rows in each group.
+        seed: seed of the samples.
     """
-    this = no_feature_carries_the_false_alarms
-    scores = [_positive(side) for side in (validation, production)]
+    this = no_single_feature_explains_new_false_alarms
+    scores = [_positive_probs(side) for side in (validation, production)]
     if scores[0] is None or scores[1] is None or production.targets is None:
-        yield this.finding(Severity.NOTE, "Not a binary question: false alarms are not defined.")
+        yield this.finding(Severity.NOTE, "Not a binary task: false alarms are not defined.")
         return
-    said = scores[1] > threshold
-    false_alarms = (said & (production.targets == 0)).nonzero()[:, 0]
-    rates, rose = _rates(validation, production, scores[0] > threshold, said)
+    alarms = [score > threshold for score in scores if score is not None]
+    false_alarms = (alarms[1] & (production.targets == 0).to(alarms[1].device)).nonzero()[:, 0]
+    rates, increased = _false_alarm_rates(validation, production, *alarms)
     numbers: dict[str, Any] = {"false_alarms": len(false_alarms), "threshold": threshold} | rates
-    told = (
-        f"{rates['rate_production']:.2%} of negatives raise an alarm in production, "
+    text = (
+        f"{rates['rate_production']:.2%} of the negatives raise an alarm in production, "
         f"{rates['rate_validation']:.2%} in validation"
     )
-    if len(false_alarms) < _FEWEST or not rose:
-        reason = "too few to explain" if len(false_alarms) < _FEWEST else "no more than before"
-        yield this.finding(
-            Severity.OK, f"{len(false_alarms)} false alarms, {reason}: {told}.", numbers=numbers
-        )
+    if len(false_alarms) < _MIN_ROWS or not increased:
+        few = len(false_alarms) < _MIN_ROWS
+        reason = "too few to explain" if few else "no more than before"
+        summary = f"{len(false_alarms)} false alarms, {reason}: {text}."
+        yield this.finding(Severity.OK, summary, numbers=numbers)
         return
-    alarms = _reference_rows(scores[0], threshold)
-    baseline = model_inputs(validation).median(0).values
     groups = [
-        sampled(side, rows, seed)
-        for side in (validation.select(alarms), production.select(false_alarms))
+        sample_records(validation.select(_reference_rows(scores[0].cpu(), threshold)), rows, seed),
+        sample_records(production.select(false_alarms.cpu()), rows, seed),
     ]
-    explained = [
+    baseline = model_inputs(validation).median(0).values
+    attributions = [
         attribute(PositiveLogit(model), group, baseline=baseline, steps=steps, trust=False)
         for group in groups
     ]
-    off, far = _disagreement(groups, explained)
-    if far:
-        numbers["logit_difference"] = off
-        remedy = (
-            "Pass the model that made the logits, or leave the logits out, so that this "
-            "model gives them."
-        )
-        summary = (
-            f"Records hold other logits than the model gives: they differ by {off:.2f} in "
-            "the median; nothing was explained."
-        )
-        yield this.finding(Severity.NOTE, summary, numbers=numbers, remedy=remedy)
+    difference, differs = _logit_difference(groups, attributions)
+    if differs:
+        yield _other_logits(difference, numbers)
         return
-    compared = compare_attributions(
-        *explained, labels=("alarms in validation", "false alarms in production")
+    labels = ("alarms in validation", "false alarms in production")
+    gain = _largest_gain(compare_attributions(*attributions, labels=labels))
+    if gain.significant(alpha, min_share, min_gain):
+        yield _explained(gain, model, validation, production, numbers, text)
+    else:
+        yield _unexplained(gain, numbers, text)
+
+
+@dataclass(frozen=True, eq=False)
+class _Gain:
+    """The feature whose mean contribution is most increased among the false alarms.
+
+    Args:
+        comparison: contributions in alarms of validation and in false alarms of production.
+        feature: column of the feature.
+        size: rise of its mean contribution, in logits.
+        share: share of the rises of all features.
+    """
+
+    comparison: AttributionComparison
+    feature: int
+    size: float
+    share: float
+
+    @property
+    def name(self) -> str:
+        return self.comparison.names[self.feature]
+
+    @property
+    def interval(self) -> list[float]:
+        return [float(bound[self.feature]) for bound in self.comparison.interval()]
+
+    @property
+    def p_value(self) -> float:
+        return float(self.comparison.adjusted[self.feature])
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        return {
+            "feature": self.name,
+            "gain": self.size,
+            "interval": self.interval,
+            "part_of_gains": self.share,
+            "adjusted_p_value": self.p_value,
+        }
+
+    def significant(self, alpha: float, min_share: float, min_gain: float) -> bool:
+        """Whether the gain is certain, large, and a large share of all gains.
+
+        A gain that is small beside the contributions of all features explains nothing, even where
+        no other feature gained.
+        """
+        floor = max(min_gain, _MIN_RELATIVE_GAIN * float(self.comparison.other.abs().sum()))
+        certain = self.interval[0] > 0 and self.p_value < alpha
+        return certain and self.share >= min_share and self.size >= floor
+
+
+def _largest_gain(comparison: AttributionComparison) -> _Gain:
+    gains = comparison.difference.clamp(min=0.0)
+    feature = int(gains.argmax())
+    size = float(gains[feature])
+    return _Gain(comparison, feature, size, size / float(gains.sum().clamp(min=1e-300)))
+
+
+def _other_logits(difference: float, numbers: dict[str, Any]) -> Finding:
+    """The finding where the model is not the one that made the recorded logits."""
+    summary = (
+        f"The recorded logits are not those of the model: they differ by {difference:.2f} in the "
+        "median. Nothing was judged."
     )
-    yield _named(
-        this, model, compared, validation, production, numbers, told, alpha, min_share, min_gain
+    remedy = (
+        "Pass the model that made the logits, or leave the logits out, so that they are computed "
+        "with this model."
+    )
+    return no_single_feature_explains_new_false_alarms.finding(
+        Severity.NOTE, summary, numbers=numbers | {"logit_difference": difference}, remedy=remedy
     )
 
 
-def _named(
-    this: Check,
+def _unexplained(gain: _Gain, numbers: dict[str, Any], text: str) -> Finding:
+    """The finding where false alarms increased, but no single feature explains them."""
+    summary = (
+        f"False alarms increased, but no single feature explains them: {text}; the contribution of "
+        f"{gain.name} rose most, by {gain.size:.2f} logits."
+    )
+    return no_single_feature_explains_new_false_alarms.finding(
+        Severity.NOTE, summary, numbers=numbers | gain.numbers, evidence=gain.comparison
+    )
+
+
+def _explained(
+    gain: _Gain,
     model: nn.Module,
-    compared: AttributionComparison,
     validation: Records,
     production: Records,
     numbers: dict[str, Any],
-    told: str,
-    alpha: float,
-    min_share: float,
-    min_gain: float,
+    text: str,
 ) -> Finding:
-    gain = compared.difference.clamp(min=0.0)
-    at = int(gain.argmax())
-    name, part = compared.names[at], float(gain[at] / gain.sum().clamp(min=1e-300))
-    low, high = (float(bound[at]) for bound in compared.interval())
-    numbers |= {
-        "feature": name,
-        "gain": float(gain[at]),
-        "interval": [low, high],
-        "part_of_gains": part,
-    }
-    numbers["adjusted_p_value"] = float(compared.adjusted[at])
-    # A gain that is small beside all that these rows are made of carries nothing, though no other
-    # feature gained.
-    material = float(gain[at]) >= max(min_gain, _MATERIAL * float(compared.other.abs().sum()))
-    if not (low > 0 and compared.adjusted[at] < alpha and part >= min_share and material):
-        summary = (
-            f"False alarms rose, but no single feature carries them: {told}; {name} gained "
-            f"most: {float(gain[at]):+.2f} logits."
-        )
-        return this.finding(Severity.NOTE, summary, numbers=numbers, evidence=compared)
+    """The finding for the feature that explains the false alarms, with its cause."""
+    name, comparison = gain.name, gain.comparison
     before, after = (
-        model_inputs(side)[:, at].double().numpy() for side in (validation, production)
+        model_inputs(side)[:, gain.feature].double().cpu().numpy()
+        for side in (validation, production)
     )
     shift = float(ks_2samp(before, after, method="asymp").statistic)
-    numbers["shift_of_feature"] = shift
-    moved = shift >= 0.1
-    vanished = not moved and relation_vanished(model, production, at, seed=0)
     summary = (
-        f"{name} carries the false alarms: {told}; among them it adds "
-        f"{float(compared.other[at]):+.2f} to the logit on average, "
-        f"against {float(compared.reference[at]):+.2f} in alarms of validation ({part:.0%} of all "
+        f"{name} explains the false alarms: {text}. In them it adds "
+        f"{float(comparison.other[gain.feature]):+.2f} to the logit on average, in alarms of "
+        f"validation {float(comparison.reference[gain.feature]):+.2f} ({gain.share:.0%} of all "
         "gains)."
     )
-    remedy = (
-        f"Repair {name} or retrain without it; its distribution moved in production (gap "
-        f"{shift:.2f})."
-    )
-    cause = Cause.COVARIATE_SHIFT
-    if not moved:
-        cause = Cause.SHORTCUT_FEATURE if vanished else Cause.CONCEPT_DRIFT
-        leans = f"The model leans on {name}, which is distributed as before (gap {shift:.2f})"
-        told_now = (
-            "but tells nothing any more: retrain without it"
-            if vanished
-            else "but means something else now: retrain on recent rows"
+    if shift >= _SHIFTED:
+        cause = Cause.COVARIATE_SHIFT
+        remedy = (
+            f"The distribution of {name} shifted in production (KS distance {shift:.2f}). Repair "
+            "the feature, or retrain without it."
         )
-        remedy = f"{leans} {told_now}."
-    return this.finding(
+    else:
+        unchanged = f"The distribution of {name} is unchanged (KS distance {shift:.2f}), but "
+        if relation_is_gone(model, production, gain.feature, seed=0):
+            cause = Cause.SHORTCUT_FEATURE
+            remedy = f"{unchanged}the labels no longer follow it: retrain without it."
+        else:
+            cause = Cause.CONCEPT_DRIFT
+            remedy = f"{unchanged}its relation to the labels changed: retrain on recent rows."
+    return no_single_feature_explains_new_false_alarms.finding(
         Severity.FAIL,
         summary,
         cause=cause,
         subject=name,
-        numbers=numbers,
+        numbers=numbers | gain.numbers | {"shift_of_feature": shift},
         remedy=remedy,
-        evidence=compared,
+        evidence=comparison,
     )
 
 
-def _disagreement(groups: list[Records], explained: list[Attributions]) -> tuple[float, bool]:
-    """Median distance between the recorded log odds of class 1 and the model's, and whether it is
-    more than rounding.
-    """
-    recorded, given = [], []
-    for group, found in zip(groups, explained, strict=True):
-        assert group.logits is not None
-        assert found.outputs is not None
-        recorded.append(
-            group.logits if group.logits.ndim == 1 else group.logits[:, 1] - group.logits[:, 0]
-        )
-        given.append(found.outputs)
+def _logit_difference(
+    groups: list[Records], attributions: list[Attributions]
+) -> tuple[float, bool]:
+    """Median distance of the recorded log odds from the model's, and whether it is large."""
+    recorded = [positive_logit(group.logits) for group in groups if group.logits is not None]
+    outputs = [side.outputs for side in attributions if side.outputs is not None]
     before, now = (
-        torch.cat(side).cpu().double().clamp(-_SATURATED, _SATURATED) for side in (recorded, given)
+        torch.cat(side).cpu().double().clamp(-_SATURATION, _SATURATION)
+        for side in (recorded, outputs)
     )
-    off = float((before - now).abs().nanmedian())
-    return off, off > max(_OFF, _OFF_PART * float(now.abs().nanmedian()))
+    difference = float((before - now).abs().nanmedian())
+    scale = _RELATIVE_DIFFERENCE * float(now.abs().nanmedian())
+    return difference, difference > max(_LOGIT_DIFFERENCE, scale)
 
 
-def _positive(records: Records) -> Tensor | None:
-    """`[n]` probability of the positive class of a binary question."""
+def _positive_probs(records: Records) -> Tensor | None:
+    """`[n]` probability of class 1 of a binary task; None for other tasks."""
     if records.logits is None or not len(records):
         return None
     probs = records.probs
@@ -234,31 +279,32 @@ def _positive(records: Records) -> Tensor | None:
     return probs[:, 1] if probs.shape[1] == 2 else None
 
 
-def _rates(
-    validation: Records, production: Records, alarm_before: Tensor, alarm_after: Tensor
+def _false_alarm_rates(
+    validation: Records, production: Records, alarms_before: Tensor, alarms_after: Tensor
 ) -> tuple[dict[str, float], bool]:
-    """Alarms among negatives on both sides, and whether their intervals are apart; unlabeled
-    validation counts as negative.
+    """Rate of alarms among negatives on both sides, and whether their intervals are apart.
+
+    Validation rows without labels count as negatives.
     """
-    rates = {}
-    bounds = []
-    for name, side, alarm in (
-        ("validation", validation, alarm_before),
-        ("production", production, alarm_after),
+    rates, bounds = {}, []
+    for name, side, alarms in (
+        ("validation", validation, alarms_before),
+        ("production", production, alarms_after),
     ):
-        negative = side.targets == 0 if side.targets is not None else torch.ones_like(alarm)
-        count, hits = negative.sum(), (alarm & negative).sum()
+        negative = torch.ones_like(alarms)
+        if side.targets is not None:
+            negative = (side.targets == 0).to(alarms.device)
+        count, hits = negative.sum(), (alarms & negative).sum()
         low, high = wilson_interval(hits, count)
         rates[f"rate_{name}"] = float(hits / count.clamp(min=1))
         bounds.append((float(low), float(high)))
-    return rates, bounds[1][0] > 1.2 * bounds[0][1]
+    return rates, bounds[1][0] > _MIN_RATIO * bounds[0][1]
 
 
 def _reference_rows(score: Tensor, threshold: float) -> Tensor:
     """Rows of validation that raise an alarm, or the highest scores where these are too few."""
     alarms = (score > threshold).nonzero()[:, 0]
-    return (
-        alarms
-        if len(alarms) >= _FEWEST
-        else score.argsort(descending=True, stable=True)[: min(len(score), 5 * _FEWEST)]
-    )
+    if len(alarms) >= _MIN_ROWS:
+        return alarms
+    order = score.argsort(descending=True, stable=True)
+    return order[: min(len(score), 5 * _MIN_ROWS)]

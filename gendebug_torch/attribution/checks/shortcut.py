@@ -1,6 +1,4 @@
-"""Checks of what a network leans on against what the domain expert knows: noise, direction, and
-worth that does not last.
-"""
+"""Check that no dominant feature loses its importance in production."""
 
 from __future__ import annotations
 
@@ -10,19 +8,28 @@ import torch
 from torch import nn
 
 from gendebug_torch.attribution.attribute import attribute
-from gendebug_torch.attribution.checks._explained_rows import (
-    _ROWS,
-    _STEPS,
-    _explained,
-    _rows,
+from gendebug_torch.attribution.checks._relations import relation_is_gone
+from gendebug_torch.attribution.checks._rows import (
+    SHARE_ROWS,
+    SHARE_STEPS,
     explainable,
-    relation_vanished,
-    sampled,
+    inputs_only,
+    row_count,
+    sample_records,
+    single_logit,
 )
-from gendebug_torch.attribution.compare.feature_use import Worth, attribution_shares, worth
+from gendebug_torch.attribution.compare.feature_use import (
+    ImportanceChange,
+    attribution_shares,
+    importance_change,
+)
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
+
+# Share of the most frequent value from which a feature is constant, and below which it was not.
+_CONSTANT, _VARIED = 0.9, 0.85
 
 
 @check(
@@ -36,29 +43,29 @@ from gendebug_torch.data.records import Records, model_inputs
         "production.targets",
     ),
     cost=lambda given: Cost(
-        backwards=float(_STEPS * _rows(given, "validation", _ROWS)),
-        forwards=9.0 * (_rows(given, "validation", 5000) + _rows(given, "production", 5000)),
+        backwards=float(SHARE_STEPS * row_count(given, "validation", SHARE_ROWS)),
+        forwards=9.0
+        * (row_count(given, "validation", 5000) + row_count(given, "production", 5000)),
     ),
 )
-def no_single_feature_carries_the_model_and_fails(
+def no_dominant_feature_loses_its_importance(
     model: nn.Module,
     validation: Records,
     production: Records,
     *,
     alpha: float = 0.002,
     min_skill: float = 0.4,
-    kept: float = 0.25,
+    max_remaining: float = 0.25,
     candidates: int = 3,
     rows: int = 5000,
     seed: int = 0,
 ) -> Iterator[Finding]:
-    """No single feature, unless declared causal, carries the model in validation and is worth
-    nothing in production.
+    """No feature dominates the model in validation and has no importance in production.
 
-    Of the features with the largest share of attribution, the rise of the loss when each is
-    shuffled, in validation and in production. A strong feature whose worth lasts is left alone; so
-    is one that stands still in production, which is a shift, and one whose relation turned round,
-    which is a drift.
+    Permutation importance in validation and in production, of the features with the largest share
+    of attribution. A dominant feature whose importance lasts passes; so does one that is constant
+    in production, which is a shift. A declared cause, and a feature whose relation to the label
+    changed but is present, are concept drift.
 
     Source: Geirhos et al. (2020), Nat. Mach. Intell. 2:665, arXiv:2004.07780; Breiman (2001),
     Machine Learning 45:5.
@@ -67,127 +74,126 @@ def no_single_feature_carries_the_model_and_fails(
         model: network of a classification.
         validation: labeled rows.
         production: labeled rows.
-        alpha: chance of any false alarm over the candidates.
-        min_skill: smallest share of the model's skill in validation that shuffling the feature must
-            cost.
-        kept: largest share of that cost that may remain in production, either way, for the feature
-            to count as worthless.
-        candidates: how many features are tried, by attribution.
-        rows: most rows of each side.
-        seed: of the samples.
+        alpha: probability of any false alarm over the candidates.
+        min_skill: smallest share of the skill in validation that shuffling the feature must cost.
+        max_remaining: largest share of that cost, of either sign, that may remain in production.
+        candidates: number of tested features, by attribution.
+        rows: largest number of rows of each side.
+        seed: seed of the samples.
     """
-    this = no_single_feature_carries_the_model_and_fails
-    sides = [sampled(side, rows, seed) for side in (validation, production)]
-    labeled = all(
-        side.targets is not None and side.targets.dtype == torch.int64 and side.targets.ndim == 1
-        for side in sides
-    )
-    if not labeled or not all(map(explainable, sides)):
+    this = no_dominant_feature_loses_its_importance
+    sides = [sample_records(side, rows, seed) for side in (validation, production)]
+    if not all(_has_class_ids(side) and explainable(side) for side in sides):
         numbers = {"rows_validation": len(validation), "rows_production": len(production)}
-        yield this.finding(
-            Severity.NOTE,
-            "Not enough labeled rows of a classification on both sides to judge.",
-            numbers=numbers,
-        )
+        summary = "Too few labeled rows of a classification in validation or production to judge."
+        yield this.finding(Severity.NOTE, summary, numbers=numbers)
         return
-    explained = attribute(
-        _explained(model, validation),
-        sampled(validation, _ROWS, seed),
-        baseline="median",
-        steps=_STEPS,
-        trust=False,
+    sample = inputs_only(sample_records(validation, SHARE_ROWS, seed))
+    attributions = attribute(
+        single_logit(model, validation), sample, baseline="median", steps=SHARE_STEPS, trust=False
     )
-    share, _ = attribution_shares(explained)
+    share, _ = attribution_shares(attributions)
     order = share.argsort(descending=True, stable=True)[:candidates].tolist()
-    found = worth(model, sides[0], sides[1], [explained.names[at] for at in order], seed=seed)
-    caught = 0
-    for at, name in enumerate(found.names):
-        if _collapsed(found, at, alpha, min_skill, kept) and not _stands_still(sides, order[at]):
-            caught += 1
-            drifted = name in validation.schema.causal or not relation_vanished(
-                model, sides[1], explained.names.index(name), seed=seed
-            )
-            yield _shortcut(found, at, name, float(share[order[at]]), drifted)
-    if not caught:
-        top, part, skill = found.names[0], float(share[order[0]]), found.skill[:, 0].tolist()
-        judged = {
-            "feature": top,
-            "share": part,
-            "skill_validation": skill[0],
-            "skill_production": skill[1],
-        }
-        told = (
-            f"{top} leads with {part:.0%} of the attribution; shuffling it costs "
-            f"{_part(skill[0])} of the skill in validation"
+    names = [attributions.names[column] for column in order]
+    result = importance_change(model, sides[0], sides[1], names, seed=seed)
+    lost = [
+        (i, column)
+        for i, column in enumerate(order)
+        if _importance_is_lost(result, i, alpha, min_skill, max_remaining)
+        and not _is_constant_in_production(sides, column)
+    ]
+    for i, column in lost:
+        drift = names[i] in validation.schema.causal or not relation_is_gone(
+            model, sides[1], column, seed=seed
         )
-        summary = (
-            f"No single feature carries the model and fails: {told}, {_part(skill[1])} in "
-            "production."
-        )
-        yield this.finding(Severity.OK, summary, numbers=judged, evidence=found)
+        yield _lost_importance(result, i, float(share[column]), drift)
+    if not lost:
+        yield _lasting_importance(result, float(share[order[0]]))
 
 
-def _collapsed(found: Worth, at: int, alpha: float, min_skill: float, kept: float) -> bool:
-    """Whether a feature was worth much before, and nothing after, while the network got worse."""
-    before, after = found.importance[:, at].tolist()
-    worse = found.base[1] > found.base[0]
-    lost = float(found.adjusted[at]) < alpha and abs(after) <= kept * before
-    return worse and lost and before > 0 and float(found.skill[0, at]) >= min_skill
+def _has_class_ids(records: Records) -> bool:
+    targets = records.targets
+    return targets is not None and targets.dtype == torch.int64 and targets.ndim == 1
 
 
-def _stands_still(sides: list[Records], column: int) -> bool:
-    """Whether the feature hardly varies any more in production, so that a shift explains the
-    loss.
-    """
-    values = [torch.unique(model_inputs(side)[:, column], return_counts=True)[1] for side in sides]
-    before, after = (float(counts.max()) / float(counts.sum()) for counts in values)
-    return after > 0.9 and before < 0.85
+def _importance_is_lost(
+    result: ImportanceChange, i: int, alpha: float, min_skill: float, max_remaining: float
+) -> bool:
+    """Whether a feature was important before and is not after, while the loss increased."""
+    before, after = result.importance[:, i].tolist()
+    worse = result.base[1] > result.base[0]
+    decreased = float(result.adjusted[i]) < alpha and abs(after) <= max_remaining * before
+    return worse and decreased and before > 0 and float(result.skill[0, i]) >= min_skill
 
 
-def _shortcut(found: Worth, at: int, name: str, share: float, drifted: bool) -> Finding:
-    skill, importance, error = (
-        found.skill[:, at].tolist(),
-        found.importance[:, at].tolist(),
-        found.standard_error[:, at].tolist(),
+def _is_constant_in_production(sides: list[Records], column: int) -> bool:
+    """Whether the feature hardly varies in production, so that a shift explains the loss."""
+    shares = []
+    for side in sides:
+        counts = torch.unique(model_inputs(side)[:, column], return_counts=True)[1]
+        shares.append(float(counts.max()) / float(counts.sum()))
+    return shares[1] > _CONSTANT and shares[0] < _VARIED
+
+
+def _lasting_importance(result: ImportanceChange, share: float) -> Finding:
+    """The finding where no importance was lost, on the most important feature."""
+    name, (before, after) = result.names[0], result.skill[:, 0].tolist()
+    numbers = {
+        "feature": name,
+        "share": share,
+        "skill_validation": before,
+        "skill_production": after,
+    }
+    summary = (
+        f"No dominant feature loses its importance: {name} has {share:.0%} of the attribution; "
+        f"shuffling it costs {_percent(before)} of the skill in validation and {_percent(after)} "
+        "in production."
     )
+    return no_dominant_feature_loses_its_importance.finding(
+        Severity.OK, summary, numbers=numbers, evidence=result
+    )
+
+
+def _lost_importance(result: ImportanceChange, i: int, share: float, drift: bool) -> Finding:
+    """The finding for one feature that lost its importance."""
+    name, skill = result.names[i], result.skill[:, i].tolist()
+    importance, error = result.importance[:, i].tolist(), result.standard_error[:, i].tolist()
     numbers = {
         "share": share,
         "skill_validation": skill[0],
         "skill_production": skill[1],
-        "p_holm": float(found.adjusted[at]),
+        "p_holm": float(result.adjusted[i]),
+        "importance": importance,
+        "standard_error": error,
+        "loss": list(result.base),
     }
-    numbers |= {"importance": importance, "standard_error": error, "loss": list(found.base)}
+    before, after = result.labels
     summary = (
-        f"{name} carries the model ({share:.0%} of the attribution; shuffling it costs "
-        f"{_part(skill[0])} of the skill "
-        f"in {found.labels[0]}), but {'not so' if drifted else 'tells nothing'} in "
-        f"{found.labels[1]}: shuffling it there changes the "
-        f"loss by {importance[1]:+.3f} ± {1.96 * error[1]:.3f} instead of {importance[0]:+.3f}."
+        f"{name} dominates the model ({share:.0%} of the attribution; shuffling it costs "
+        f"{_percent(skill[0])} of the skill in {before}), but loses its importance in {after}: "
+        f"there shuffling changes the loss by {importance[1]:+.3f} ± {1.96 * error[1]:.3f}, in "
+        f"{before} by {importance[0]:+.3f}."
     )
-    this = no_single_feature_carries_the_model_and_fails
-    if drifted:
-        remedy = (
-            f"{name} still tells something, but something else: find out what changed in its "
-            "relation to the target, then retrain."
-        )
-        return this.finding(
-            Severity.WARN,
-            summary,
-            cause=Cause.CONCEPT_DRIFT,
-            subject=name,
-            numbers=numbers,
-            remedy=remedy,
-            evidence=found,
-        )
     remedy = (
-        f"Retrain without {name}, or on rows where it is not tied to the label; if it is a "
+        f"Retrain without {name}, or on rows where it is not associated with the label. If it is a "
         "cause, declare it in `causal`."
     )
-    return this.finding(
-        Severity.FAIL, summary, subject=name, numbers=numbers, remedy=remedy, evidence=found
+    if drift:
+        remedy = (
+            f"The relation between {name} and the label changed. Find out what changed, then "
+            "retrain on recent rows."
+        )
+    return no_dominant_feature_loses_its_importance.finding(
+        Severity.WARN if drift else Severity.FAIL,
+        summary,
+        cause=Cause.CONCEPT_DRIFT if drift else Cause.SHORTCUT_FEATURE,
+        subject=name,
+        numbers=numbers,
+        remedy=remedy,
+        evidence=result,
     )
 
 
-def _part(skill: float) -> str:
-    """A share of the skill in words; a network can fall below no skill."""
+def _percent(skill: float) -> str:
+    """A share of the skill as text; a network can fall below no skill."""
     return f"{max(skill, 0.0):.0%}" if skill <= 1.0 else "more than all"

@@ -1,1 +1,1 @@
-"""Rankings, groups of rows and methods, compared; permutation importance."""
+"""Rankings and groups of attributions compared; permutation importance."""

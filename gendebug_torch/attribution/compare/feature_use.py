@@ -1,10 +1,8 @@
-"""What a network leans on: shares of attribution, the way a feature pushes, and whether its worth
-lasts.
-"""
+"""How a network uses its features: shares of attribution, direction, and change of importance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,78 +15,77 @@ from torch import Tensor
 from gendebug_torch.attribution.attributions import Attributions
 from gendebug_torch.attribution.compare.permutation import (
     PermutationImportance,
-    fallen,
+    decrease_p_values,
     permutation_importance,
 )
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
-from gendebug_torch.data.records import Records, model_inputs
-from gendebug_torch.model.runner import Model, map_rows
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import map_rows
 from gendebug_torch.stats.intervals import normal_quantile
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_NEWTON = 25
+_NEWTON_STEPS = 25
 
 
-def kept_slope(contributions: Tensor, at: int, targets: Tensor) -> tuple[float, float]:
-    """How much of a feature's contribution the labels still follow: 1 as the network says, 0 not at
-    all, negative turned round.
+def contribution_slope(contributions: Tensor, feature: int, targets: Tensor) -> tuple[float, float]:
+    """Slope of the log odds of the labels on the contribution of a feature, and its standard error.
 
-    Logistic regression of the labels on the feature's contribution and on the sum of all others, by
-    Newton's method.
+    Logistic regression of the labels on the contribution of the feature and on the sum of all
+    others, by Newton's method. The slope is 1 where the labels follow the contribution as the
+    network says, 0 where they do not follow it, and negative where the relation is reversed.
 
     Args:
-        contributions: `[n, d]` float, in units of the logit.
-        at: column of the feature.
-        targets: `[n]` 0 or 1.
+        contributions: `[n, d]` float contributions, in units of the logit.
+        feature: column of the feature.
+        targets: `[n]` labels, 0 or 1.
 
     Returns:
-        The slope of the feature's contribution, and its standard error; infinite where the rows
-        cannot tell.
+        The slope and its standard error; the error is infinite where the rows do not determine it.
     """
-    own = contributions[:, at].double()
+    own, targets = contributions[:, feature].double(), targets.to(contributions.device)
     design = torch.stack([torch.ones_like(own), contributions.double().sum(1) - own, own], 1)
-    weights, covariance = (
-        torch.zeros(3, dtype=torch.float64),
-        torch.full((3, 3), torch.inf, dtype=torch.float64),
-    )
-    for _ in range(_NEWTON):
+    weights = torch.zeros(3, dtype=torch.float64)
+    covariance = torch.full((3, 3), torch.inf, dtype=torch.float64)
+    ridge = 1e-6 * torch.eye(3, dtype=torch.float64)
+    for _ in range(_NEWTON_STEPS):
         probs = (design @ weights).sigmoid()
-        information = design.T @ (design * (probs * (1 - probs))[:, None]) + 1e-6 * torch.eye(
-            3, dtype=torch.float64
-        )
+        information = design.T @ (design * (probs * (1 - probs))[:, None]) + ridge
         covariance = torch.linalg.inv(information)
         weights = weights + (covariance @ (design.T @ (targets.double() - probs))).clamp(-1.0, 1.0)
     return float(weights[2]), float(covariance[2, 2]) ** 0.5
 
 
-def attribution_shares(found: Attributions) -> tuple[Tensor, Tensor]:
-    """`[d]` share of each feature in the mean absolute contribution, and its standard error (delta
-    method).
+def attribution_shares(attributions: Attributions) -> tuple[Tensor, Tensor]:
+    """`[d]` share of each feature in the mean absolute contribution, and its standard error.
+
+    The standard error is that of a ratio of means (delta method).
     """
-    size = found.flat[found.usable].abs()
+    size = attributions.flat[attributions.usable].abs()
     if not len(size):
-        return torch.zeros(len(found.names), dtype=torch.float64), torch.zeros(
-            len(found.names), dtype=torch.float64
-        )
+        nothing = torch.zeros(len(attributions.names), dtype=torch.float64)
+        return nothing, nothing
     total = size.sum(1, keepdim=True)
-    share = size.mean(0) / total.mean().clamp(min=1e-300)
-    off = (size - share * total) / total.mean().clamp(min=1e-300)
-    return share, off.std(0) / len(size) ** 0.5 if len(size) > 1 else torch.ones_like(share)
+    mean = total.mean().clamp(min=1e-300)
+    share = size.mean(0) / mean
+    residual = (size - share * total) / mean
+    error = residual.std(0) / len(size) ** 0.5 if len(size) > 1 else torch.ones_like(share)
+    return share, error
 
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """How the output changes when a feature goes from its lower to its upper quartile, everything
-    else as it is.
+    """Change of the output when a feature goes from its lower to its upper quartile.
 
     Args:
-        names: of the features.
-        change: `[f]` float64 mean change of the output.
-        standard_error: `[f]` float64 over rows.
-        expected: `[f]` float64, 1 where it should rise and -1 where it should fall.
+        names: names of the features.
+        change: `[f]` float64 mean change of the output, all other features unchanged.
+        standard_error: `[f]` float64 standard error over rows.
+        expected: `[f]` float64, 1 where the output should rise and -1 where it should fall.
         against: `[f]` float64 share of rows that change the other way.
         scale: standard deviation of the output.
     """
@@ -102,14 +99,12 @@ class Directions:
 
     @property
     def adjusted(self) -> Tensor:
-        """`[f]` one-sided p-value that the mean change goes the expected way, after Holm's
-        correction.
-        """
-        wrong = -self.change * self.expected / self.standard_error.clamp(min=1e-12)
-        return holm_adjusted(torch.from_numpy(norm.sf(wrong.numpy())))
+        """`[f]` one-sided p-value that the change has the expected sign, after Holm."""
+        z = -self.change * self.expected / self.standard_error.clamp(min=1e-12)
+        return holm_adjusted(torch.from_numpy(norm.sf(z.numpy())))
 
     def table(self) -> pd.DataFrame:
-        """One row per feature: the change with its interval, and what was expected."""
+        """One row per feature: the change with its interval, and the expected direction."""
         half = normal_quantile(0.975) * self.standard_error
         columns = {
             "change": self.change,
@@ -118,110 +113,108 @@ class Directions:
             "against": self.against,
         }
         frame = pd.DataFrame(
-            {"feature": list(self.names)} | {key: value.numpy() for key, value in columns.items()}
+            {"feature": list(self.names)} | {name: value.numpy() for name, value in columns.items()}
         )
         return frame.assign(
             expected=np.where(self.expected.numpy() > 0, "increasing", "decreasing")
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Mean change per feature; orange where it goes against what was expected."""
+        """Mean change per feature; orange where it has the wrong sign."""
         rows = self.table().iloc[::-1]
         ax = axes(ax, size=(6.2, 1.4 + 0.34 * max(1, len(rows))))
         wrong = (rows["change"] * np.where(rows["expected"] == "increasing", 1, -1)) < 0
         arrow = {"increasing": "↑", "decreasing": "↓"}
         labels = [
-            f"{name} ({arrow[way]} expected)"
-            for name, way in zip(rows["feature"], rows["expected"], strict=True)
+            f"{name} ({arrow[direction]} expected)"
+            for name, direction in zip(rows["feature"], rows["expected"], strict=True)
         ]
         spread = [rows["change"] - rows["low"], rows["high"] - rows["change"]]
-        ax.barh(
-            labels,
-            rows["change"],
-            color=np.where(wrong, LIVE, REFERENCE).tolist(),
-            xerr=spread,
-            error_kw={"elinewidth": 0.8},
-        )
+        colors = np.where(wrong, LIVE, REFERENCE).tolist()
+        ax.barh(labels, rows["change"], color=colors, xerr=spread, error_kw={"elinewidth": 0.8})
         ax.axvline(0, color="black", linewidth=0.6)
         ax.set(
             xlabel="change of the output from the lower to the upper quartile",
-            title="Which way features push",
+            title="Direction of the features",
         )
         ax.grid(visible=False, axis="y")
         return ax
 
 
-def directions(
-    model: Model, records: Records, expected: dict[str, str], *, device: str | torch.device = "auto"
+def feature_directions(
+    model: Model,
+    records: Records,
+    expected: Mapping[str, str],
+    *,
+    device: str | torch.device = "auto",
 ) -> Directions:
-    """The way in which each named feature pushes the only output of a model: partial dependence
-    between its quartiles.
+    """The direction of the effect of features: partial dependence between their quartiles.
 
     Source: Friedman (2001), Ann. Statist. 29:1189, section 8.2.
 
     Args:
-        model: inputs `[n, d]` to one logit `[n]`.
+        model: network from inputs `[n, d]` to one logit `[n]`.
         records: rows with features `[n, d]` in named columns.
         expected: feature -> `increasing` or `decreasing`.
-        device: where the model runs.
+        device: device of the model.
 
     Cost: two forwards per row and feature.
     """
-    inputs = model_inputs(records)
-    known = (
-        list(map(str, records.features.columns))
-        if isinstance(records.features, pd.DataFrame)
-        else []
-    )
-    names = tuple(name for name in expected if name in known)
-    places = [known.index(name) for name in names]
-    bounds = torch.quantile(
-        inputs[:, places].double(), torch.tensor([0.25, 0.75], dtype=torch.float64), dim=0
-    ).to(inputs)
-    # A column whose quartiles agree (a rare flag) is moved between its extremes.
-    flat = bounds[0] == bounds[1]
-    bounds[0, flat], bounds[1, flat] = (
-        inputs[:, places].amin(0)[flat],
-        inputs[:, places].amax(0)[flat],
-    )
+    inputs, features = model_inputs(records), records.features
+    columns = list(map(str, features.columns)) if isinstance(features, pd.DataFrame) else []
+    names = tuple(name for name in expected if name in columns)
+    positions = [columns.index(name) for name in names]
+    bounds = _quartiles(inputs[:, positions])
+
+    def output(part: Tensor, position: int, value: Tensor) -> Tensor:
+        block = part.clone()
+        block[:, position] = value.to(part.device)
+        return model(block).float()  # type: ignore[no-any-return]
 
     def step(part: Tensor, targets: Tensor | None) -> dict[str, Tensor]:
-        moved = []
-        for at, place in enumerate(places):
-            ends = []
-            for bound in bounds:
-                block = part.clone()
-                block[:, place] = bound[at].to(part.device)
-                ends.append(model(block).float())
-            moved.append(ends[1] - ends[0])
-        return {"change": torch.stack(moved, 1), "output": model(part.clone()).float()}
+        changes = [
+            output(part, position, high) - output(part, position, low)
+            for position, low, high in zip(positions, *bounds, strict=True)
+        ]
+        return {"change": torch.stack(changes, 1), "output": model(part.clone()).float()}
 
     rows = map_rows(step, inputs, model=model, device=device)
-    change, n = rows["change"].double(), len(inputs)
-    sign = torch.tensor(
-        [1.0 if expected[name] == "increasing" else -1.0 for name in names], dtype=torch.float64
-    )
-    error = change.std(0) / n**0.5 if n > 1 else torch.ones(len(names), dtype=torch.float64)
+    signs = [1.0 if expected[name] == "increasing" else -1.0 for name in names]
+    return _directions(names, rows["change"].double(), rows["output"].double(), signs)
+
+
+def _directions(
+    names: tuple[str, ...], change: Tensor, output: Tensor, signs: Sequence[float]
+) -> Directions:
+    """Directions from `[n, f]` changes of the output and `[n]` outputs."""
+    n, sign = len(change), torch.tensor(signs, dtype=torch.float64)
     return Directions(
-        names,
-        change.mean(0),
-        error,
-        sign,
-        (change * sign < 0).double().mean(0),
-        float(rows["output"].double().std()),
+        names=names,
+        change=change.mean(0),
+        standard_error=change.std(0) / n**0.5 if n > 1 else torch.ones_like(sign),
+        expected=sign,
+        against=(change * sign < 0).double().mean(0),
+        scale=float(output.std()),
     )
+
+
+def _quartiles(columns: Tensor) -> Tensor:
+    """`[2, f]` quartiles of `[n, f]` columns; extremes where the quartiles agree (a rare flag)."""
+    levels = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    bounds = torch.quantile(columns.double(), levels, dim=0).to(columns)
+    extremes = torch.stack([columns.amin(0), columns.amax(0)])
+    return torch.where(bounds[0] == bounds[1], extremes, bounds)
 
 
 @dataclass(frozen=True, eq=False)
-class Worth:
-    """What features are worth to a network, before and after: the rise of its loss when they are
-    shuffled.
+class ImportanceChange:
+    """Permutation importance of the same features on two data sets.
 
     Args:
-        before: importance of the features.
-        after: of the same features later.
-        no_skill: loss before of a model that only knows how frequent the classes are.
-        labels: of the two data sets.
+        before: importance on the first data set.
+        after: importance of the same features on the second.
+        no_skill: loss on the first data set of a model that knows only the class frequencies.
+        labels: names of the two data sets.
     """
 
     before: PermutationImportance
@@ -231,76 +224,74 @@ class Worth:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the features."""
+        """Names of the features."""
         return self.before.names
 
     @property
     def importance(self) -> Tensor:
-        """`[2, f]` float64, before and after."""
+        """`[2, f]` float64 importance, before and after."""
         return torch.stack([self.before.importance, self.after.importance])
 
     @property
     def standard_error(self) -> Tensor:
-        """`[2, f]` float64."""
+        """`[2, f]` float64 standard error, before and after."""
         return torch.stack([self.before.standard_error, self.after.standard_error])
 
     @property
     def base(self) -> tuple[float, float]:
-        """Loss as it is, before and after."""
+        """Loss without shuffling, before and after."""
         return self.before.base, self.after.base
 
     @property
     def skill(self) -> Tensor:
-        """`[2, f]` importance as a share of what the network gains over no skill before."""
+        """`[2, f]` importance as a share of the gain of the network over no skill, before."""
         return self.importance / max(self.no_skill - self.before.base, 1e-12)
 
     @property
     def adjusted(self) -> Tensor:
-        """`[f]` one-sided p-value that the importance did not fall, after Holm's correction."""
-        return fallen(self.before, self.after)
+        """`[f]` one-sided p-value that the importance did not decrease, after Holm."""
+        return decrease_p_values(self.before, self.after)
 
     def table(self) -> pd.DataFrame:
         """One row per feature: importance before and after, with standard errors."""
-        columns = {"before": self.importance[0], "after": self.importance[1]}
-        columns |= {
+        columns = {
+            "before": self.importance[0],
+            "after": self.importance[1],
             "before_error": self.standard_error[0],
             "after_error": self.standard_error[1],
             "p_holm": self.adjusted,
         }
         return pd.DataFrame(
-            {"feature": list(self.names)} | {key: value.numpy() for key, value in columns.items()}
+            {"feature": list(self.names)} | {name: value.numpy() for name, value in columns.items()}
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Importance before and after, side by side."""
         rows = self.table().iloc[::-1]
         ax = axes(ax, size=(6.2, 1.6 + 0.5 * max(1, len(rows))))
-        place = np.arange(len(rows))
-        for shift, side, color, label in (
+        position = np.arange(len(rows))
+        for offset, side, color, label in (
             (0.2, "before", REFERENCE, self.labels[0]),
             (-0.2, "after", LIVE, self.labels[1]),
         ):
-            spread = 1.96 * rows[f"{side}_error"]
             ax.barh(
-                place + shift,
+                position + offset,
                 rows[side],
                 0.38,
                 color=color,
                 label=label,
-                xerr=spread,
+                xerr=1.96 * rows[f"{side}_error"],
                 error_kw={"elinewidth": 0.8},
             )
-        ax.set_yticks(place, rows["feature"].astype(str).tolist())
+        ax.set_yticks(position, rows["feature"].astype(str).tolist())
         ax.axvline(0, color=NEUTRAL, linewidth=0.8)
-        ax.set(
-            xlabel="rise of the nll when shuffled", title="What a feature is worth to the network"
-        )
+        ax.set(xlabel="rise of the nll when shuffled", title="Permutation importance")
         ax.grid(visible=False, axis="y")
         ax.legend(frameon=False, fontsize="small")
         return ax
 
 
-def worth(
+def importance_change(
     model: Model,
     before: Records,
     after: Records,
@@ -308,26 +299,28 @@ def worth(
     *,
     repeats: int = 3,
     seed: int = 0,
-) -> Worth:
+) -> ImportanceChange:
     """Permutation importance of the same columns on two labeled data sets.
 
     Source: Breiman (2001), Machine Learning 45:5.
 
     Args:
-        model: inputs `[n, d]` to logits.
+        model: network from inputs `[n, d]` to logits.
         before: labeled rows.
-        after: labeled rows, later.
-        columns: names, as `permutation_importance` has them.
-        repeats: shuffles per column.
-        seed: of the shuffles.
+        after: labeled rows of a later time.
+        columns: names of the columns, as in `permutation_importance`.
+        repeats: number of shuffles per column.
+        seed: seed of the shuffles.
 
     Cost: `repeats` forwards per row and column of both.
     """
-    sides = [
-        permutation_importance(model, side, columns=columns, repeats=repeats, seed=seed)
+    first, second = (
+        permutation_importance(
+            model, side, metric="nll", columns=columns, repeats=repeats, seed=seed
+        )
         for side in (before, after)
-    ]
+    )
     assert before.targets is not None
     rate = torch.bincount(before.targets).double() / max(len(before), 1)
     entropy = -float((rate[rate > 0] * rate[rate > 0].log()).sum())
-    return Worth(sides[0], sides[1], entropy, (before.name, after.name))
+    return ImportanceChange(first, second, entropy, (before.name, after.name))

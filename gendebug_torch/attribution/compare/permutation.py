@@ -1,37 +1,32 @@
-"""Permutation importance: what shuffling a column, or a group of columns, costs."""
+"""Permutation importance: the rise of the loss when a column or a group of columns is shuffled."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from scipy.stats import norm
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from gendebug_torch.attribution.attributions import short_name
+from gendebug_torch.attribution.compare.column_shuffling import Metric, loss_rises
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
-from gendebug_torch.data.records import Records, model_inputs
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, evaluating, logits_of
+from gendebug_torch.model.evaluation import Model
 from gendebug_torch.stats.intervals import normal_quantile
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Logits and targets to one loss per row, or to one number.
-Metric = Callable[[Tensor, Tensor], Tensor]
-
-# Rows through the network at once, and shuffled copies beside each other: copies hide launches on a
-# GPU, but on a CPU they only cost memory traffic.
-_ROWS = {"cpu": 8192, "cuda": 65536}
-_COPIES = {"cpu": 1, "cuda": 16}
-_SHOWN = 15
+_BARS = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +35,13 @@ class PermutationImportance:
 
     Args:
         importance: `[d]` float64 mean rise over rows and repeats.
-        standard_error: `[d]` float64 over rows and their shuffles; over shuffles alone for a metric
-            of the whole.
-        names: of the columns or groups.
-        metric: what was measured.
-        base: the loss as it is.
-        probe: `[d]` float64 what a random column with the same values reaches by chance in 2.5 % of
-            samples, from shuffling a column that is already shuffled; NaN where there was one
-            shuffle. Nothing below it is told from noise.
+        standard_error: `[d]` float64 standard error over rows and their shuffles; over shuffles
+            alone for a metric that is one number.
+        names: names of the columns or groups.
+        metric: name of the loss.
+        base: loss without shuffling.
+        probe: `[d]` float64 importance that a random column with the same values exceeds in 2.5 %
+            of samples, from shuffling a column that is shuffled already; NaN after one shuffle.
     """
 
     importance: Tensor
@@ -58,8 +52,8 @@ class PermutationImportance:
     probe: Tensor | None = None
 
     @property
-    def noise(self) -> tuple[str, ...]:
-        """Names of what is worth no more than its random probe."""
+    def unimportant(self) -> tuple[str, ...]:
+        """Names of the columns whose importance does not exceed their random probe."""
         below = [] if self.probe is None else (self.importance <= self.probe).tolist()
         return tuple(name for name, under in zip(self.names, below, strict=False) if under)
 
@@ -74,33 +68,21 @@ class PermutationImportance:
         columns = {"importance": self.importance, "low": low, "high": high}
         columns |= {} if self.probe is None else {"probe": self.probe}
         frame = pd.DataFrame(
-            {"feature": list(self.names)} | {key: value.numpy() for key, value in columns.items()}
+            {"feature": list(self.names)} | {name: value.numpy() for name, value in columns.items()}
         )
         return frame.sort_values("importance", ascending=False, ignore_index=True, kind="stable")
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Rise of the loss per column with intervals."""
-        top = self.table().head(_SHOWN).iloc[::-1]
+        """Rise of the loss per column with intervals, beside the random probe."""
+        top = self.table().head(_BARS).iloc[::-1]
         ax = axes(ax, size=(6.0, 1.2 + 0.28 * max(1, len(top))))
+        rows = range(len(top))
         spread = [top["importance"] - top["low"], top["high"] - top["importance"]]
-        ax.set_yticks(range(len(top)), [short_name(name) for name in top["feature"]])
-        ax.barh(
-            range(len(top)),
-            top["importance"],
-            color=REFERENCE,
-            xerr=spread,
-            error_kw={"elinewidth": 0.8},
-        )
+        ax.set_yticks(rows, [short_name(name) for name in top["feature"]])
+        ax.barh(rows, top["importance"], color=REFERENCE, xerr=spread, error_kw={"elinewidth": 0.8})
         if "probe" in top and bool(top["probe"].notna().any()):
-            ax.scatter(
-                top["probe"],
-                range(len(top)),
-                marker="|",
-                s=120,
-                color=LIVE,
-                zorder=3,
-                label="random column with the same values",
-            )
+            label = "random column with the same values"
+            ax.scatter(top["probe"], rows, marker="|", s=120, color=LIVE, zorder=3, label=label)
             ax.legend(frameon=False, fontsize="small", loc="lower right")
         ax.set(xlabel=f"rise of the {self.metric} when shuffled", title="Permutation importance")
         ax.axvline(0, color="black", linewidth=0.6)
@@ -112,297 +94,200 @@ def permutation_importance(
     model: Model,
     records: Records,
     *,
-    metric: str | Metric = "nll",
+    metric: str | Metric | None = None,
     greater_is_better: bool | None = None,
     columns: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     repeats: int = 5,
     seed: int = 0,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> PermutationImportance:
-    """How much the loss rises when a column loses its relation to everything else.
+    """The rise of the loss when a column loses its relation to everything else.
 
-    Shuffling over all rows breaks correlations between columns too: of two columns that carry the
-    same, neither may look important, and the model is asked about rows that cannot occur; shuffle
-    such columns together as one group.
+    Shuffling over all rows breaks correlations between columns too: of two columns with the same
+    information neither may look important, and the model sees rows that cannot occur; shuffle such
+    columns together as one group.
 
     Source: Breiman (2001), Machine Learning 45:5; Fisher, Rudin and Dominici (2019),
     arXiv:1801.01489.
 
     Args:
-        model: inputs `[n, d]` to logits.
-        records: labeled, with features `[n, d]`.
+        model: network from `[n, d]` inputs to logits.
+        records: labeled rows with features `[n, d]`.
         metric: `nll`, `error`, `squared_error`, or a function of logits and targets to one loss per
-            row or to one number, such as any metric of torchmetrics.
-        greater_is_better: of a metric that is one number; default what a torchmetrics metric says
-            of itself, else False.
-        columns: names to shuffle, or groups of them by name; default each column alone.
-        repeats: shuffles per column.
-        seed: of the shuffles.
-        device: where the model runs.
+            row or to one number, such as any metric of torchmetrics; default `nll` for class ids
+            and labels of 0 and 1, `squared_error` for quantities.
+        greater_is_better: direction of a metric that is one number; default the direction that a
+            torchmetrics metric declares, else False.
+        columns: names of the columns to shuffle, or groups of names; default each column alone.
+        repeats: number of shuffles per column.
+        seed: seed of the shuffles.
+        device: device of the model; default the device on which it is.
 
     Raises:
-        InputError: no targets, features that are not `[n, d]`, an unknown metric or column.
+        InputError: no targets, features that are not `[n, d]`, an unknown metric or column, or
+            outputs or a metric that do not fit the targets.
 
-    Cost: `n d repeats` forwards; without the first layer where the model is an nn.Sequential that
-    begins with nn.Linear.
+    Cost: `n d repeats` forwards; without the first layer for an nn.Sequential that begins with
+    nn.Linear.
+
+    Example:
+        >>> import torch
+        >>> from gendebug_torch import Records
+        >>> x = torch.randn(200, 2, generator=torch.manual_seed(0))
+        >>> data = Records(x, (x[:, 0] > 0).long())
+        >>> found = permutation_importance(lambda x: 4 * x[:, 0], data)
+        >>> found.table()["feature"].iloc[0], found.unimportant
+        ('feature_0', ('feature_1',))
     """
     inputs, targets = _labeled_table(records)
     if repeats < 1:
         reject("repeats", "at least 1", str(repeats), "5 is the usual number.")
-    loss, label = _metric(metric, greater_is_better)
-    places = _places(records, columns, inputs.shape[1])
-    rise, base = _rises(model, inputs, targets, loss, list(places.values()), repeats, seed, device)
-    return summed(rise, tuple(places), label, base)
-
-
-def loss_rises(
-    model: Model,
-    records: Records,
-    *,
-    repeats: int = 3,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-) -> Tensor:
-    """`[repeats, d, n]` rises of the negative log-likelihood of each row when a column is shuffled:
-    what the importance sums up.
-
-    Arguments, errors and cost are those of `permutation_importance`.
-    """
-    inputs, targets = _labeled_table(records)
-    alone = [[column] for column in range(inputs.shape[1])]
-    return _rises(model, inputs, targets, _nll, alone, repeats, seed, device)[0]
-
-
-def summed(
-    rise: Tensor, names: tuple[str, ...], metric: str = "nll", base: float = float("nan")
-) -> PermutationImportance:
-    """Importance, its error and its random probe from `[repeats, d, n]` rises, or `[repeats, d]`
-    for a metric that is one number.
-    """
-    return PermutationImportance(*_moments(rise), names, metric, base, _probe(rise))
-
-
-def fallen(before: PermutationImportance, after: PermutationImportance) -> Tensor:
-    """`[d]` one-sided p-value that what a column is worth did not fall from one to the other, after
-    Holm's correction.
-    """
-    error = (before.standard_error.square() + after.standard_error.square()).sqrt().clamp(min=1e-12)
-    return holm_adjusted(
-        torch.from_numpy(norm.sf(((before.importance - after.importance) / error).numpy()))
+    quantities = are_quantities(records)
+    if quantities and metric in ("nll", "error"):
+        expected, remedy = "a metric of quantities", "Pass metric='squared_error'."
+        reject("metric", expected, f"{metric!r}, one of classes", remedy)
+    default = "squared_error" if quantities else "nll"
+    loss, label = _metric(default if metric is None else metric, greater_is_better)
+    groups = _column_groups(records, columns, inputs.shape[1])
+    rises, base = loss_rises(
+        model, inputs, targets, loss, list(groups.values()), repeats, seed, device
     )
+    return importance_of(rises, tuple(groups), label, base)
+
+
+def importance_of(
+    rises: Tensor, names: tuple[str, ...], metric: str = "nll", base: float = float("nan")
+) -> PermutationImportance:
+    """Importance, standard error and random probe of `[r, d, n]` or `[r, d]` rises of the loss."""
+    return PermutationImportance(*_mean_and_error(rises), names, metric, base, _probe(rises))
+
+
+def decrease_p_values(before: PermutationImportance, after: PermutationImportance) -> Tensor:
+    """`[d]` one-sided p-value that the importance did not decrease, after Holm's correction."""
+    error = (before.standard_error.square() + after.standard_error.square()).sqrt()
+    z = (before.importance - after.importance) / error.clamp(min=1e-12)
+    return holm_adjusted(torch.from_numpy(norm.sf(z.numpy())))
+
+
+def are_quantities(records: Records) -> bool:
+    """Whether the targets are quantities: by the schema, or as floats other than 0 and 1."""
+    targets = records.targets
+    if records.schema.regression or targets is None or not targets.is_floating_point():
+        return records.schema.regression
+    return not bool(((targets == 0) | (targets == 1)).all())
+
+
+def nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """`[n]` negative log-likelihood of class ids, or of labels of 0 and 1.
+
+    Args:
+        logits: `[n]` or `[n, k]` logits.
+        targets: `[n]` class ids, or `[n, k]` labels of 0 and 1, whose mean is taken.
+    """
+    if logits.ndim == 2 and targets.ndim == 1:
+        return cross_entropy(logits, targets.long(), reduction="none")
+    _check_fit(logits, targets)
+    loss = binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    return loss if loss.ndim == 1 else loss.mean(1)
+
+
+def _error(logits: Tensor, targets: Tensor) -> Tensor:
+    if logits.ndim == 2 and targets.ndim == 1:
+        return (logits.argmax(1) != targets).double()
+    _check_fit(logits, targets)
+    wrong = ((logits > 0) != (targets > 0)).double()
+    return wrong if wrong.ndim == 1 else wrong.mean(1)
+
+
+def _squared_error(logits: Tensor, targets: Tensor) -> Tensor:
+    _check_fit(logits, targets)
+    loss = mse_loss(logits, targets.to(logits.dtype), reduction="none")
+    return loss if loss.ndim == 1 else loss.mean(1)
+
+
+def _check_fit(outputs: Tensor, targets: Tensor) -> None:
+    """Refuse outputs and targets that would be broadcast against each other."""
+    if outputs.shape != targets.shape:
+        got = f"outputs {list(outputs.shape)} and targets {list(targets.shape)}"
+        reject("records", "as many targets per row as outputs", got, "Pass one target per output.")
+
+
+_METRICS: dict[str, Metric] = {"nll": nll, "error": _error, "squared_error": _squared_error}
 
 
 def _labeled_table(records: Records) -> tuple[Tensor, Tensor]:
+    """Inputs `[n, d]` and targets of records."""
     inputs, targets = model_inputs(records), records.targets
+    if targets is not None and targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
     if targets is None or inputs.ndim != 2:
-        got = (
-            f"features {list(inputs.shape)}, targets "
-            f"{None if targets is None else list(targets.shape)}"
-        )
-        reject(
-            "records",
-            "features [n, d] and targets",
-            got,
-            "Pass labeled rows with one column per feature.",
-        )
+        shape = None if targets is None else list(targets.shape)
+        got = f"features {list(inputs.shape)}, targets {shape}"
+        remedy = "Pass labeled rows with one column per feature."
+        reject("records", "features [n, d] and targets", got, remedy)
     return inputs, targets
 
 
-def _rises(
-    model: Model,
-    inputs: Tensor,
-    targets: Tensor,
-    loss: Metric,
-    places: list[list[int]],
-    repeats: int,
-    seed: int,
-    device: str | torch.device,
-) -> tuple[Tensor, float]:
-    """Rises of the loss for each repeat and group of columns, and the mean loss as it is."""
-    generator = torch.Generator().manual_seed(seed)
-    place = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    )
-    inputs, targets = inputs.to(place), targets.to(place)
-    with torch.no_grad(), evaluating(model, device=place):
-        base = loss(_logits(model, inputs), targets).double()
-        rises = []
-        for _ in range(repeats):
-            order = torch.randperm(len(inputs), generator=generator).to(place)
-            said = _shuffled(model, inputs, order, places)
-            rises.append(torch.stack([loss(logits, targets).double() - base for logits in said]))
-    return torch.stack(rises).cpu(), float(base.mean()) if base.numel() else float("nan")
+def _mean_and_error(rises: Tensor) -> tuple[Tensor, Tensor]:
+    """`[d]` mean and standard error of `[r, d, n]` or `[r, d]` rises."""
+    # The mean of a row over shuffles varies by the effect of the row and by the shuffles, so that
+    # its spread covers both.
+    sample = rises.mean(0).T if rises.ndim == 3 else rises
+    mean = sample.mean(0)
+    error = sample.std(0) / len(sample) ** 0.5 if len(sample) > 1 else torch.zeros_like(mean)
+    return mean, error
 
 
-def _moments(rise: Tensor) -> tuple[Tensor, Tensor]:
-    """`[d]` mean and standard error of `[repeats, d, n]` or `[repeats, d]` rises."""
-    # A row's mean over shuffles varies by its own effect and by what the shuffles add, so its
-    # spread covers both.
-    drawn = rise.mean(0).T if rise.ndim == 3 else rise
-    error = drawn.std(0) / len(drawn) ** 0.5 if len(drawn) > 1 else torch.zeros_like(drawn.mean(0))
-    return drawn.mean(0), error
-
-
-def _probe(rise: Tensor) -> Tensor:
-    """`[d]` upper end of what shuffling adds to a column that the first shuffle already made
-    random.
+def _probe(rises: Tensor) -> Tensor:
+    """`[d]` upper end of the importance of a column that the first shuffle made random.
 
     Source: the random probe of Stoppiglia, Dreyfus, Dubois and Oussar (2003), J. Mach. Learn. Res.
     3:1399, with the values of the column itself, since a column of more values is easier to fit.
     """
-    repeats = len(rise)
+    repeats, d = rises.shape[:2]
     if repeats < 2:
-        return torch.full((rise.shape[1],), torch.nan, dtype=torch.float64)
-    if rise.ndim == 2:
-        error = rise.std(0) * math.sqrt(1 + 1 / (repeats - 1))
+        return torch.full((d,), torch.nan, dtype=torch.float64)
+    if rises.ndim == 2:
+        error = rises.std(0) * math.sqrt(1 + 1 / (repeats - 1))
     else:
-        again = (rise[1:].mean(0) - rise[0]).T
-        error = (
-            again.std(0) / math.sqrt(len(again))
-            if len(again) > 1
-            else torch.zeros(rise.shape[1], dtype=torch.float64)
-        )
+        again = (rises[1:].mean(0) - rises[0]).T
+        error = torch.zeros(d, dtype=torch.float64)
+        if len(again) > 1:
+            error = again.std(0) / math.sqrt(len(again))
     return normal_quantile(0.975) * error
 
 
-def _shuffled(model: Model, inputs: Tensor, order: Tensor, places: list[list[int]]) -> list[Tensor]:
-    """Logits with each group of columns in another order of rows, one entry per group."""
-    first, rest = _entry(model, inputs)
-    found: list[list[Tensor]] = [[] for _ in places]
-    copies = _COPIES.get(inputs.device.type, 1)
-    for start in range(0, len(inputs), _ROWS.get(inputs.device.type, 8192)):
-        part = inputs[start : start + _ROWS.get(inputs.device.type, 8192)]
-        other = inputs[order[start : start + len(part)]]
-        if first is not None:
-            hidden = first(part)
-            change = other - part
-            for at, columns in enumerate(places):
-                found[at].append(
-                    logits_of(rest, hidden + change[:, columns] @ first.weight[:, columns].T)
-                )
-            continue
-        block = part.repeat(copies, 1, 1)
-        for begin in range(0, len(places), copies):
-            chosen = places[begin : begin + copies]
-            for copy, columns in enumerate(chosen):
-                block[copy, :, columns] = other[:, columns]
-            said = logits_of(model, block[: len(chosen)].flatten(0, 1).clone())
-            for copy, columns in enumerate(chosen):
-                found[begin + copy].append(
-                    said.reshape(len(chosen), len(part), *said.shape[1:])[copy]
-                )
-                block[copy, :, columns] = part[:, columns]
-    empty = [logits_of(model, inputs)] if not len(inputs) else []
-    return [torch.cat(parts or empty) for parts in found]
-
-
-def _entry(model: Model, inputs: Tensor) -> tuple[nn.Linear | None, Model]:
-    """The first layer and the rest, where nothing but a linear layer sees the inputs: then a change
-    of a column adds to it.
-
-    Not where anything else is hung on these two modules, nor where rounding would show: with inputs
-    that are not finite, or so far apart that what is taken off a sum of the layer leaves less than
-    1e-5 of its usual size exact.
-    """
-    if type(model) is not nn.Sequential or len(model) < 2 or type(model[0]) is not nn.Linear:
-        return None, model
-    first = model[0]
-    if any(
-        key == "forward" or (key.endswith("_hooks") and len(value))
-        for part in (model, first)
-        for key, value in vars(part).items()
-    ):
-        return None, model
-    largest = (
-        (inputs.abs().amax(0) * first.weight.abs().amax(0)).max()
-        if inputs.numel()
-        else inputs.new_zeros(())
-    )
-    rounding = largest * torch.finfo(inputs.dtype).eps
-    return (
-        (first, model[1:])
-        if bool(rounding <= 1e-5 * first(inputs[:1000]).abs().mean())
-        else (None, model)
-    )
-
-
-def _logits(model: Model, inputs: Tensor) -> Tensor:
-    """Logits of all rows, in pieces; of copies, since a network may change its input in place."""
-    return torch.cat(
-        [
-            logits_of(model, part.clone())
-            for part in torch.split(inputs, _ROWS.get(inputs.device.type, 8192))
-        ]
-    )
-
-
-def _places(
+def _column_groups(
     records: Records, columns: Sequence[str] | Mapping[str, Sequence[str]] | None, d: int
 ) -> dict[str, list[int]]:
-    """Positions of each column or group, by name."""
-    table = isinstance(records.features, pd.DataFrame)
-    known = (
-        list(map(str, records.features.columns))
-        if isinstance(records.features, pd.DataFrame)
-        else [f"feature_{i}" for i in range(d)]
-    )
-    wanted = (
+    """Positions of the columns of each group, by name."""
+    table = records.features if isinstance(records.features, pd.DataFrame) else None
+    names = [f"feature_{i}" for i in range(d)] if table is None else list(map(str, table.columns))
+    groups = (
         columns
         if isinstance(columns, Mapping)
-        else {str(name): [name] for name in (known if columns is None else columns)}
+        else {str(name): [name] for name in (names if columns is None else columns)}
     )
-    if strangers := sorted({str(name) for group in wanted.values() for name in group} - set(known)):
-        reject(
-            "columns",
-            f"columns among {known[:20]}",
-            str(strangers),
-            "Correct them." if table else "Columns are feature_0 and so on.",
-        )
-    return {label: [known.index(str(name)) for name in group] for label, group in wanted.items()}
+    if unknown := sorted({str(name) for group in groups.values() for name in group} - set(names)):
+        remedy = "Columns are feature_0 and so on." if table is None else "Correct them."
+        reject("columns", f"columns among {names[:20]}", str(unknown), remedy)
+    return {label: [names.index(str(name)) for name in group] for label, group in groups.items()}
 
 
 def _metric(metric: str | Metric, greater_is_better: bool | None) -> tuple[Metric, str]:
-    """A loss, one per row or one in all, and its name."""
+    """A loss, one per row or one number, and its name."""
+    choices = f"{', '.join(_METRICS)} or a function"
     if isinstance(metric, str):
         if metric not in _METRICS:
-            reject(
-                "metric",
-                f"{', '.join(_METRICS)} or a function",
-                repr(metric),
-                "Choose one of them.",
-            )
+            reject("metric", choices, repr(metric), "Choose one of them.")
         return _METRICS[metric], metric
     if not callable(metric):
-        reject(
-            "metric",
-            f"{', '.join(_METRICS)} or a function",
-            type(metric).__name__,
-            "Pass e.g. torchmetrics' BinaryAUROC().",
-        )
-    better: Any = (
-        getattr(metric, "higher_is_better", False)
-        if greater_is_better is None
-        else greater_is_better
-    )
+        remedy = "Pass e.g. torchmetrics' BinaryAUROC()."
+        reject("metric", choices, type(metric).__name__, remedy)
+    better: Any = greater_is_better
+    if greater_is_better is None:
+        better = getattr(metric, "higher_is_better", False)
     label = getattr(metric, "__name__", type(metric).__name__)
-    return (
-        lambda logits, targets: -metric(logits, targets)
-    ) if better else metric, f"{'loss of ' if better else ''}{label}"
-
-
-def _nll(logits: Tensor, targets: Tensor) -> Tensor:
-    if logits.ndim == 1:
-        return binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")
-    return cross_entropy(logits, targets, reduction="none")
-
-
-def _error(logits: Tensor, targets: Tensor) -> Tensor:
-    said = (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
-    return (said != targets).double()
-
-
-def _squared_error(logits: Tensor, targets: Tensor) -> Tensor:
-    return mse_loss(logits, targets.to(logits.dtype), reduction="none")
-
-
-_METRICS: dict[str, Metric] = {"nll": _nll, "error": _error, "squared_error": _squared_error}
+    if not better:
+        return metric, label
+    return lambda logits, targets: -metric(logits, targets), f"loss of {label}"

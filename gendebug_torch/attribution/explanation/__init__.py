@@ -1,1 +1,1 @@
-"""What is explained: inputs, output, baseline, and the options of a run."""
+"""What is explained: the options of a run, its inputs, output, baseline and batches."""

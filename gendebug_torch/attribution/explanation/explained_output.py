@@ -1,4 +1,4 @@
-"""Which number of a network's answer is explained."""
+"""Which output of a network is explained."""
 
 from __future__ import annotations
 
@@ -6,57 +6,81 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gendebug_torch.data.records import Records, model_inputs
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, evaluating, logits_of
+
+_WORDS = ("predicted", "target", "margin")
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
-    """The explained number of each row of a batch.
+class ExplainedOutput:
+    """The explained output of each row of a batch, as a function of the logits.
 
     Args:
-        target: `[n]` int64 class; -1 for the only output as it is.
-        rival: `[n]` int64 class whose logit is taken off, or None.
+        classes: `[n]` int64 explained class; -1 for a single output as it is.
+        runner_up: `[n]` int64 class whose logit is subtracted; None for none.
     """
 
-    target: Tensor
-    rival: Tensor | None = None
+    classes: Tensor
+    runner_up: Tensor | None = None
 
     def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """`[p]` explained numbers of logits `[p]` or `[p, k]` that belong to these rows."""
-        target = self.target[rows]
+        """`[p]` explained outputs.
+
+        Args:
+            logits: `[p]` or `[p, k]` logits at any points.
+            rows: `[p]` int64 row of the batch to which each point belongs.
+        """
+        classes = self.classes[rows]
         if logits.ndim == 1:
-            return torch.where(target == 0, -logits, logits)
-        chosen = logits.gather(1, target[:, None])[:, 0]
-        return (
-            chosen
-            if self.rival is None
-            else chosen - logits.gather(1, self.rival[rows, None])[:, 0]
-        )
+            return torch.where(classes == 0, -logits, logits)
+        output = logits.gather(1, classes[:, None])[:, 0]
+        if self.runner_up is None:
+            return output
+        return output - logits.gather(1, self.runner_up[rows, None])[:, 0]
 
 
 def check_target(target: Any) -> None:
-    """Refuse what is neither a word nor a class id."""
-    if isinstance(target, bool) or not (
-        isinstance(target, int) or target in ("predicted", "target", "margin")
-    ):
-        reject(
-            "target",
-            "`predicted`, `target`, `margin` or a class id",
-            repr(target),
-            "Choose one of them.",
-        )
+    """Refuse a target that is neither a known word nor a class id."""
+    class_id = isinstance(target, int) and not isinstance(target, bool)
+    if not class_id and target not in _WORDS:
+        expected = "`predicted`, `target`, `margin` or a class id"
+        reject("target", expected, repr(target), "Choose one of them.")
 
 
-def explained_of(logits: Tensor, targets: Tensor | None, target: str | int) -> Explained:
-    """The explained number of each row, from the logits of the batch.
+def check_quantities(logits: Tensor, targets: Tensor | None, target: str | int) -> None:
+    """Refuse to explain the largest of several quantities, which are no classes.
+
+    Float targets other than 0 and 1 are quantities.
+
+    Args:
+        logits: `[n]` or `[n, k]` outputs of a batch.
+        targets: targets of the batch.
+        target: explained output, as in `attribute`.
 
     Raises:
-        InputError: no class targets where they are asked for, a class that does not exist, or
-            logits of another shape.
+        InputError: several outputs, targets that are quantities, and no number of an output.
+    """
+    if targets is None or not targets.is_floating_point() or logits.ndim != 2:
+        return
+    if isinstance(target, str) and not bool(((targets == 0) | (targets == 1)).all()):
+        outputs = logits.shape[1]
+        expected = f"the number of an output in 0..{outputs - 1}, since the targets are quantities"
+        reject("target", expected, repr(target), "Explain one output at a time, e.g. target=0.")
+
+
+def explained_output(logits: Tensor, targets: Tensor | None, target: str | int) -> ExplainedOutput:
+    """The explained output of each row of a batch.
+
+    Args:
+        logits: `[n]` or `[n, k]` logits of the batch.
+        targets: `[n]` class ids of the batch, needed for `target="target"`.
+        target: explained output, as in `attribute`.
+
+    Raises:
+        InputError: no class targets where they are needed, a class that does not exist, or logits
+            of another shape.
     """
     if logits.ndim not in (1, 2):
         remedy = (
@@ -73,42 +97,19 @@ def explained_of(logits: Tensor, targets: Tensor | None, target: str | int) -> E
                 "none",
                 "Pass targets, or explain the `predicted` class.",
             )
-        return Explained(targets.long())
+        return ExplainedOutput(targets.long())
     if target in ("predicted", "margin"):
         if logits.ndim == 1:
-            return Explained(torch.full((n,), -1, dtype=torch.int64, device=logits.device))
+            return ExplainedOutput(_constant(-1, n, logits))
         if target == "predicted" or classes < 2:
-            return Explained(logits.argmax(1))
+            return ExplainedOutput(logits.argmax(1))
         best = logits.topk(2, dim=1).indices
-        return Explained(best[:, 0], best[:, 1])
+        return ExplainedOutput(best[:, 0], best[:, 1])
     if not 0 <= int(target) < classes:
-        reject(
-            "target",
-            f"a class id in 0..{classes - 1}",
-            str(target),
-            "Choose one of the model's outputs.",
-        )
-    return Explained(torch.full((n,), int(target), dtype=torch.int64, device=logits.device))
+        expected = f"a class id in 0..{classes - 1}"
+        reject("target", expected, str(target), "Choose one of the model's outputs.")
+    return ExplainedOutput(_constant(int(target), n, logits))
 
 
-class PositiveLogit(nn.Module):
-    """A binary network as one logit: the log odds of class 1, where it gives two."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """`[n]` log odds of class 1."""
-        logits = logits_of(self.model, named or inputs)
-        return logits if logits.ndim == 1 else logits[:, 1] - logits[:, 0]
-
-
-def is_binary(model: Model, records: Records) -> bool:
-    """Whether the model gives one logit, or two, for these records."""
-    if records.logits is None:
-        with torch.no_grad(), evaluating(model):
-            logits = logits_of(model, model_inputs(records.select([0])))
-    else:
-        logits = records.logits
-    return logits.ndim == 1 or logits.shape[1] == 2
+def _constant(class_id: int, n: int, logits: Tensor) -> Tensor:
+    return torch.full((n,), class_id, dtype=torch.int64, device=logits.device)

@@ -1,4 +1,4 @@
-"""Which features are present in which sample, and the linear fit that is the same for all rows."""
+"""Coalitions of present features, and the least-squares fits that all rows share."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gendebug_torch.data.batches import moved
 from gendebug_torch.errors import reject
+from gendebug_torch.model.batches import moved
 
-# A size with at most this many coalitions is listed, so that none is drawn twice.
-_LISTED = 20_000
+# A size with at most this many coalitions is enumerated, so that none is drawn twice.
+_ENUMERATED = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +22,10 @@ class Coalitions:
     """Pairs of a coalition and its complement, with the weights of the Shapley kernel.
 
     Args:
-        masks: `[p, f]` bool, the one of each pair that is listed.
-        weight: `[p]` float64; a size's weight is shared by its pairs.
-        size: `[p]` int64 of the listed one, at most f / 2.
-        possible: `[p]` float64 how many pairs of this size there are.
+        masks: `[p, f]` bool members of the smaller coalition of each pair.
+        weight: `[p]` float64 weight of each pair; the pairs of a size share its weight.
+        size: `[p]` int64 members of the smaller coalition, at most f / 2.
+        possible: `[p]` float64 number of all pairs of this size.
     """
 
     masks: Tensor
@@ -33,22 +33,15 @@ class Coalitions:
     size: Tensor
     possible: Tensor
 
-    @property
-    def exact(self) -> bool:
-        """Whether every coalition is in."""
-        f = self.masks.shape[1]
-        return bool(len(self.masks) == 2 ** (f - 1) - 1)
-
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """A weighted least-squares fit as a linear map of what is observed, for any number of rows at
-    once.
+class LinearFit:
+    """A weighted least-squares fit as a linear map of the observations, for all rows at once.
 
     Args:
-        design: `[m, q]` float64.
-        solution: `[q, m]` float64, observations to coefficients.
-        weight: `[m]` float64.
+        design: `[m, q]` float64 design matrix.
+        solution: `[q, m]` float64 map from observations to coefficients.
+        weight: `[m]` float64 weight of each observation.
         leverage: `[m]` float64 diagonal of the hat matrix.
     """
 
@@ -57,57 +50,58 @@ class Fit:
     weight: Tensor
     leverage: Tensor
 
-    def to(self, device: torch.device) -> Fit:
+    def to(self, device: torch.device) -> LinearFit:
         """The same fit on a device."""
-        return Fit(
-            *(
-                moved(part, device)
-                for part in (self.design, self.solution, self.weight, self.leverage)
-            )
-        )
+        parts = (self.design, self.solution, self.weight, self.leverage)
+        return LinearFit(*(moved(part, device) for part in parts))
 
     def fidelity(self, observed: Tensor, fitted: Tensor) -> tuple[Tensor, Tensor]:
-        """`[n]` weighted R², and `[n]` weighted R² of leave-one-out predictions (Allen, 1974,
-        Technometrics 16:125).
+        """`[n]` weighted R², and `[n]` weighted R² of leave-one-out predictions.
+
+        Source: Allen (1974), Technometrics 16:125.
+
+        Args:
+            observed: `[n, m]` float64 observations.
+            fitted: `[n, m]` float64 fitted values.
         """
         center = (observed * self.weight).sum(1, keepdim=True) / self.weight.sum()
         spread = ((observed - center).square() * self.weight).sum(1)
         residual = observed - fitted
-        outside = residual / (1 - self.leverage).clamp(min=1e-6)
-        known = spread > 1e-12 * self.weight.sum() * observed.abs().amax(1).clamp(min=1e-6).square()
-        scores = [
-            1 - (part.square() * self.weight).sum(1) / spread.clamp(min=1e-300)
-            for part in (residual, outside)
-        ]
-        within, left_out = (torch.where(known, score, torch.ones_like(score)) for score in scores)
-        return within, left_out
+        left_out = residual / (1 - self.leverage).clamp(min=1e-6)
+        size = observed.abs().amax(1).clamp(min=1e-6)
+        varies = spread > 1e-12 * self.weight.sum() * size.square()
+
+        def score(error: Tensor) -> Tensor:
+            r2 = 1 - (error.square() * self.weight).sum(1) / spread.clamp(min=1e-300)
+            return torch.where(varies, r2, torch.ones_like(r2))
+
+        return score(residual), score(left_out)
 
 
 @lru_cache(maxsize=8)
 def shapley_coalitions(features: int, samples: int, seed: int) -> Coalitions:
-    """Coalitions of the Shapley kernel in pairs, the heaviest sizes in full, the rest drawn without
-    repetition.
+    """Coalitions of the Shapley kernel in pairs: the heaviest sizes in full, the others sampled.
 
-    A size is listed in full while its share of the samples that are left covers it; what is left is
-    shared by the other sizes by weight. Within a size, coalitions are cut from shuffled decks, so
-    that every feature comes up about equally often.
+    A size is enumerated while its share of the remaining samples covers it; the other sizes share
+    the rest by weight. Within a size, coalitions are consecutive pieces of random permutations, so
+    that every feature occurs about equally often, and none is repeated.
 
     Source: Lundberg and Lee (2017), arXiv:1705.07874; pairs: Covert and Lee (2021),
     arXiv:2012.01536.
 
     Args:
-        features: f, at least 2.
-        samples: coalitions, without the empty and the full one.
-        seed: of the draws.
+        features: number of features f, at least 2.
+        samples: number of coalitions, without the empty and the full one.
+        seed: seed of the sampling.
 
     Raises:
-        InputError: fewer samples than determine f coefficients.
+        InputError: too few samples to determine f coefficients.
     """
     total = 2**features - 2
     if samples < min(total, 2 * features):
         remedy = (
-            f"Pass samples={2 * features + 2048} or leave it out; fewer cannot tell "
-            f"{features} features apart."
+            f"Pass samples={2 * features + 2048} or leave it out; fewer cannot "
+            f"determine {features} coefficients."
         )
         reject(
             "samples",
@@ -124,7 +118,7 @@ def shapley_coalitions(features: int, samples: int, seed: int) -> Coalitions:
     counts = _shares(min(samples // 2, total // 2), possible, weight)
     generator = torch.Generator().manual_seed(seed)
     masks = [
-        _drawn(features, k, count, m, generator)
+        _distinct_masks(features, k, count, m, generator)
         for k, count, m in zip(sizes, counts, possible, strict=True)
     ]
     lengths = torch.tensor([len(part) for part in masks])
@@ -140,16 +134,15 @@ def shapley_coalitions(features: int, samples: int, seed: int) -> Coalitions:
 
 
 @lru_cache(maxsize=8)
-def shapley_fit(features: int, samples: int, seed: int) -> tuple[Fit, Tensor]:
-    """The fit of half-differences within pairs, and `[f]` the share of the total that each
-    coefficient gets for free.
+def shapley_fit(features: int, samples: int, seed: int) -> tuple[LinearFit, Tensor]:
+    """The fit of half-differences within pairs, and `[f]` fixed shares of the total change.
 
     Coefficients `solution @ d + share * (f(x) - f(b))` minimise `sum w (d - s @ phi)^2`, s = mask -
     1/2, under `sum phi = f(x) - f(b)`; what a pair has in common cancels in its difference.
     """
-    drawn = shapley_coalitions(features, samples, seed)
-    sign = drawn.masks.double() - 0.5
-    normal = (sign * drawn.weight[:, None]).T @ sign
+    coalitions = shapley_coalitions(features, samples, seed)
+    sign = coalitions.masks.double() - 0.5
+    normal = (sign * coalitions.weight[:, None]).T @ sign
     # Coefficients are the even share plus anything orthogonal to it, which is what is fitted.
     even = torch.full((features,), 1.0 / features, dtype=torch.float64)
     basis = torch.linalg.qr(torch.eye(features, dtype=torch.float64) - 1.0 / features)[0][
@@ -157,15 +150,15 @@ def shapley_fit(features: int, samples: int, seed: int) -> tuple[Fit, Tensor]:
     ]
     free = basis @ torch.linalg.pinv(basis.T @ normal @ basis, hermitian=True) @ basis.T
     share = even - free @ normal @ even
-    solution = free @ (sign * drawn.weight[:, None]).T
+    solution = free @ (sign * coalitions.weight[:, None]).T
     leverage = (sign * solution.T).sum(1)
-    return Fit(sign, solution, drawn.weight, leverage), share
+    return LinearFit(sign, solution, coalitions.weight, leverage), share
 
 
 @lru_cache(maxsize=8)
 def lime_fit(
     features: int, samples: int, seed: int, width: float, ridge: float
-) -> tuple[Tensor, Fit]:
+) -> tuple[Tensor, LinearFit]:
     """`[m, f]` bool masks, the first one full, and the fit of intercept and coefficients.
 
     Each feature is present with probability 1/2; a mask that lacks h features weighs
@@ -178,66 +171,65 @@ def lime_fit(
     penalty = torch.diag(torch.tensor([0.0] + [ridge] * features, dtype=torch.float64))
     normal = (design * weight[:, None]).T @ design + penalty
     solution = torch.linalg.pinv(normal, hermitian=True) @ (design * weight[:, None]).T
-    return masks, Fit(design, solution, weight, (design * solution.T).sum(1))
+    return masks, LinearFit(design, solution, weight, (design * solution.T).sum(1))
 
 
 def _shares(pairs: int, possible: list[int], weight: list[float]) -> list[int]:
-    """How many pairs of each size, from the heaviest size on."""
+    """Number of pairs of each size, from the heaviest size on."""
     counts: list[int] = []
-    for at, m in enumerate(possible):
+    for i, m in enumerate(possible):
         left = pairs - sum(counts)
-        if left * weight[at] / sum(weight[at:]) < m:
+        if left * weight[i] / sum(weight[i:]) < m:
             break
         counts.append(m)
-    rest = len(counts)
-    left, heavy = pairs - sum(counts), sum(weight[rest:])
-    exact = [min(m, left * w / heavy) for m, w in zip(possible[rest:], weight[rest:], strict=True)]
-    shared = [int(value) for value in exact]
-    while sum(shared) < left:
-        behind = [
-            e - s if s < m else -math.inf
-            for e, s, m in zip(exact, shared, possible[rest:], strict=True)
+    first = len(counts)
+    left, remaining = pairs - sum(counts), sum(weight[first:])
+    exact = [
+        min(m, left * w / remaining) for m, w in zip(possible[first:], weight[first:], strict=True)
+    ]
+    rounded = [int(value) for value in exact]
+    while sum(rounded) < left:
+        deficit = [
+            e - r if r < m else -math.inf
+            for e, r, m in zip(exact, rounded, possible[first:], strict=True)
         ]
-        at = behind.index(max(behind))
-        if behind[at] == -math.inf:
+        i = deficit.index(max(deficit))
+        if deficit[i] == -math.inf:
             break
-        shared[at] += 1
-        exact[at] = max(exact[at], shared[at] - 1e-9)
-    return counts + shared
+        rounded[i] += 1
+        exact[i] = max(exact[i], rounded[i] - 1e-9)
+    return counts + rounded
 
 
-def _drawn(
+def _distinct_masks(
     features: int, size: int, count: int, possible: int, generator: torch.Generator
 ) -> Tensor:
-    """`[count, f]` different masks of one size; of a half-and-half pair the one with the first
-    feature.
-    """
-    halves = 2 * size == features
-    if possible <= _LISTED and count > possible // 4:
-        listed = torch.tensor(
-            list(itertools.islice(itertools.combinations(range(features), size), possible))
-        )
-        chosen = (
-            listed
-            if count >= possible
-            else listed[torch.randperm(possible, generator=generator)[:count]]
-        )
-        return torch.zeros(len(chosen), features, dtype=torch.bool).scatter_(1, chosen, True)
-    per_deck = features // size
-    found = torch.zeros(0, features, dtype=torch.bool)
-    while len(found) < count:
-        decks = torch.rand(-(-2 * count // per_deck), features, generator=generator).argsort(1)[
-            :, : per_deck * size
-        ]
-        cards = decks.reshape(-1, size)
-        masks = torch.zeros(len(cards), features, dtype=torch.bool).scatter_(1, cards, True)
-        masks = torch.where(masks[:, :1], masks, ~masks) if halves else masks
-        found = _without_repeats(torch.cat([found, masks]))
-    return found[:count]
+    """`[count, f]` different masks of one size; of two equal halves the one with feature 0."""
+    if possible <= _ENUMERATED and count > possible // 4:
+        combinations = itertools.combinations(range(features), size)
+        members = torch.tensor(list(itertools.islice(combinations, possible)))
+        if count < possible:
+            members = members[torch.randperm(possible, generator=generator)[:count]]
+        return _masks(members, features)
+    pieces = features // size
+    masks = torch.zeros(0, features, dtype=torch.bool)
+    while len(masks) < count:
+        keys = torch.rand(-(-2 * count // pieces), features, generator=generator)
+        members = keys.argsort(1)[:, : pieces * size].reshape(-1, size)
+        more = _masks(members, features)
+        if 2 * size == features:
+            more = torch.where(more[:, :1], more, ~more)
+        masks = _unique_rows(torch.cat([masks, more]))
+    return masks[:count]
 
 
-def _without_repeats(masks: Tensor) -> Tensor:
-    """The rows in order, later repeats left out."""
+def _masks(members: Tensor, features: int) -> Tensor:
+    """`[m, f]` bool masks of `[m, s]` members."""
+    return torch.zeros(len(members), features, dtype=torch.bool).scatter_(1, members, True)
+
+
+def _unique_rows(masks: Tensor) -> Tensor:
+    """The rows in order, without later repeats."""
     _, inverse = torch.unique(masks, dim=0, return_inverse=True)
     first = torch.full((int(inverse.max()) + 1,), len(masks)).scatter_reduce_(
         0, inverse, torch.arange(len(masks)), "amin"

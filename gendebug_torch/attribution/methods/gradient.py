@@ -9,69 +9,75 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendebug_torch.attribution.explanation.question import Question
-from gendebug_torch.data.batches import moved
+from gendebug_torch.attribution.explanation.batch import ExplainedBatch
 from gendebug_torch.errors import UnsupportedError, reject
+from gendebug_torch.model.batches import moved
 
-# (rows, steps) -> `[s, r, d]` points, or what their gradients are multiplied by.
+# From a slice of rows and a slice of steps to `[s, r, d]` points, or factors of their gradients.
 Path = Callable[[slice, slice], Tensor]
 
 
 def weighted_gradients(
-    question: Question, path: Path, weight: Tensor, factor: Path | None = None
+    batch: ExplainedBatch, path: Path, weight: Tensor, factor: Path | None = None
 ) -> Tensor:
-    """`[n, d]` sum over s of weight[s] times the gradient at path(rows, s), times factor(rows, s)
-    if there is one.
+    """`[n, d]` weighted sum of the gradients along a path, `sum_s w_s grad f(path_s) * factor_s`.
 
     The weights enter as the seed of the backward pass, so that one pass serves many points. They
     are scaled to mean one there, since small seeds underflow in half precision.
+
+    Args:
+        batch: points, baselines and output to explain.
+        path: function from a slice of rows and one of steps to points `[s, r, d]`.
+        weight: `[s]` float weight of each step.
+        factor: function like `path` to the factors of the gradients; None for 1.
+
+    Raises:
+        UnsupportedError: an output without a gradient.
     """
-    count, n = len(weight), len(question.points)
-    rows, at_once = question.blocks(count)
+    count, n = len(weight), len(batch.points)
+    rows, steps_per_pass = batch.pass_size(count)
     total = torch.zeros_like(
-        question.points, dtype=torch.promote_types(question.points.dtype, torch.float32)
+        batch.points, dtype=torch.promote_types(batch.points.dtype, torch.float32)
     )
     for i in range(0, n, rows):
         span = slice(i, min(n, i + rows))
-        index = torch.arange(span.start, span.stop, device=question.points.device)
-        for begin in range(0, count, at_once):
-            steps = slice(begin, begin + at_once)
+        index = torch.arange(span.start, span.stop, device=batch.points.device)
+        for begin in range(0, count, steps_per_pass):
+            steps = slice(begin, begin + steps_per_pass)
             points = path(span, steps)
-            at = points.flatten(0, 1).detach().requires_grad_()
-            output = question.output(at, index.repeat(len(points)))
+            leaf = points.flatten(0, 1).detach().requires_grad_()
+            output = batch.output(leaf, index.repeat(len(points)))
             if not output.requires_grad:
                 raise UnsupportedError(
                     "the output has no gradient with respect to the inputs: the model detaches "
-                    "them, or runs under no_grad; "
-                    "choose a method without gradients, e.g. `kernel_shap`"
+                    "them, or runs under no_grad; choose a method without gradients, e.g. "
+                    "`kernel_shap`"
                 )
             seed = (weight[steps] * count).repeat_interleave(len(index)).to(output.dtype)
-            slope = torch.autograd.grad(output, at, seed)[0].reshape(points.shape)
-            total[span] += (slope if factor is None else slope * factor(span, steps)).sum(0)
+            gradient = torch.autograd.grad(output, leaf, seed)[0].reshape(points.shape)
+            total[span] += (gradient if factor is None else gradient * factor(span, steps)).sum(0)
     return total / count
 
 
-def saliency(question: Question) -> dict[str, Tensor]:
+def saliency(batch: ExplainedBatch) -> dict[str, Tensor]:
     """Gradient of the output at each row, with its sign.
 
     Source: Simonyan, Vedaldi and Zisserman (2013), arXiv:1312.6034, who show its absolute value.
     """
-    one = question.points.new_ones(1, dtype=torch.float32)
-    return {
-        "values": weighted_gradients(question, lambda rows, steps: question.points[None, rows], one)
-    }
+    one = batch.points.new_ones(1, dtype=torch.float32)
+    return {"values": weighted_gradients(batch, lambda rows, steps: batch.points[None, rows], one)}
 
 
-def input_x_gradient(question: Question) -> dict[str, Tensor]:
+def input_x_gradient(batch: ExplainedBatch) -> dict[str, Tensor]:
     """Gradient times input, or times input minus baseline where a baseline is given.
 
     Source: Shrikumar, Greenside, Shcherbina and Kundaje (2016), arXiv:1605.01713.
     """
-    return {"values": saliency(question)["values"] * (question.points - question.baseline.mean(0))}
+    return {"values": saliency(batch)["values"] * (batch.points - batch.baseline.mean(0))}
 
 
 def smooth_grad(
-    question: Question, *, samples: int = 50, noise: float = 0.15, seed: int = 0
+    batch: ExplainedBatch, *, samples: int = 50, noise: float = 0.15, seed: int = 0
 ) -> dict[str, Tensor]:
     """Mean gradient in a Gaussian cloud around each row, drawn in mirrored pairs.
 
@@ -80,112 +86,108 @@ def smooth_grad(
     Source: Smilkov, Thorat, Kim, Viégas and Wattenberg (2017), arXiv:1706.03825.
 
     Args:
-        question: what to explain.
-        samples: points per row.
+        batch: points, baselines and output to explain.
+        samples: number of points per row.
         noise: standard deviation of the cloud as a share of a row's distance to the baseline, root
             mean square.
-        seed: of the cloud.
+        seed: seed of the cloud.
     """
     _at_least_one("samples", samples)
     half = torch.randn(
-        (samples + 1) // 2, question.points.shape[1], generator=torch.Generator().manual_seed(seed)
+        (samples + 1) // 2, batch.points.shape[1], generator=torch.Generator().manual_seed(seed)
     )
-    cloud = moved(
-        torch.cat([half, -half])[:samples].to(question.points.dtype), question.points.device
-    )
-    width = noise * (question.points - question.baseline.mean(0)).square().mean(1).sqrt()
+    cloud = moved(torch.cat([half, -half])[:samples].to(batch.points.dtype), batch.points.device)
+    width = noise * (batch.points - batch.baseline.mean(0)).square().mean(1).sqrt()
 
     def around(rows: slice, steps: slice) -> Tensor:
-        return question.points[None, rows] + cloud[steps, None] * width[None, rows, None]
+        return batch.points[None, rows] + cloud[steps, None] * width[None, rows, None]
 
-    return {"values": weighted_gradients(question, around, _even(samples, question))}
+    return {"values": weighted_gradients(batch, around, _even(samples, batch))}
 
 
 def integrated_gradients(
-    question: Question, *, steps: int = 50, max_steps: int | None = None, tolerance: float = 0.01
+    batch: ExplainedBatch, *, steps: int = 50, max_steps: int | None = None, tolerance: float = 0.01
 ) -> dict[str, Tensor]:
-    """`(x - b) * sum_s w_s grad f(b + a_s (x - b))` with Gauss-Legendre nodes a and weights w on
-    [0, 1].
+    """`(x - b) * sum_s w_s grad f(b + a_s (x - b))`, a and w from Gauss-Legendre quadrature.
 
     Over several baselines the mean is taken. With `max_steps`, rows whose sum misses the change of
-    the output by more than `tolerance` are integrated again with twice the steps, until they hold
-    or `max_steps` is reached.
+    the output by more than `tolerance` are integrated again with twice the steps, until they
+    converge or `max_steps` is reached.
 
     Source: Sundararajan, Taly and Yan (2017), arXiv:1703.01365.
 
     Args:
-        question: what to explain.
-        steps: nodes of the quadrature.
-        max_steps: most nodes for a row; default `steps`.
-        tolerance: relative error of completeness that is good enough.
+        batch: points, baselines and output to explain.
+        steps: number of nodes of the quadrature.
+        max_steps: largest number of nodes for a row; default `steps`.
+        tolerance: largest relative error of completeness of a row.
 
     Cost: `n * steps` forwards and backwards for each baseline; memory of one pass. With `max_steps`
-    the host waits for the device once per doubling, to learn which rows are left.
+    the host waits for the device once per doubling.
     """
     _at_least_one("steps", steps)
-    values = _integral(question, steps)
+    values = _integral(batch, steps)
     while max_steps is not None and (steps := 2 * steps) <= max_steps:
-        change = question.at_points - question.at_baseline
+        change = batch.output_change
         scale = torch.maximum(
-            change.abs(), 1e-3 * torch.maximum(question.at_points.abs(), question.at_baseline.abs())
+            change.abs(), 1e-3 * torch.maximum(batch.outputs.abs(), batch.baseline_outputs.abs())
         )
         rest = ((values.sum(1) - change).abs() > tolerance * scale).nonzero()[:, 0]
         if not len(rest):
             break
-        values[rest] = _integral(question.of_rows(rest), steps)
+        values[rest] = _integral(batch.select(rest), steps)
     return {"values": values}
 
 
-def _integral(question: Question, steps: int) -> Tensor:
+def _integral(batch: ExplainedBatch, steps: int) -> Tensor:
     nodes, weights = quadrature(steps)
-    device = question.points.device
-    alpha = moved(torch.tensor(nodes, dtype=question.points.dtype), device)[:, None, None]
+    device = batch.points.device
+    alpha = moved(torch.tensor(nodes, dtype=batch.points.dtype), device)[:, None, None]
     weight = moved(torch.tensor(weights, dtype=torch.float32), device)
-    values = torch.zeros_like(question.points)
-    for start in question.baseline:
-        difference = question.points - start
+    values = torch.zeros_like(batch.points)
+    for start in batch.baseline:
+        difference = batch.points - start
 
         def path(
             rows: slice, at: slice, start: Tensor = start, difference: Tensor = difference
         ) -> Tensor:
             return torch.addcmul(start[None, rows], alpha[at], difference[None, rows])
 
-        values = values + weighted_gradients(question, path, weight) * difference
-    return values / len(question.baseline)
+        values = values + weighted_gradients(batch, path, weight) * difference
+    return values / len(batch.baseline)
 
 
-def gradient_shap(question: Question, *, samples: int = 50, seed: int = 0) -> dict[str, Tensor]:
-    """Expected gradients: mean over baselines and path positions of (x - b) * grad f(b + a (x -
-    b)).
+def gradient_shap(batch: ExplainedBatch, *, samples: int = 50, seed: int = 0) -> dict[str, Tensor]:
+    """Expected gradients: the mean of `(x - b) * grad f(b + a (x - b))` over baselines b and a.
 
-    Positions are stratified and baselines come in equal numbers, drawn once for all rows, so that a
-    row's answer depends on no other row; the error of sampling is shared by the rows.
+    Positions a are stratified and baselines come in equal numbers, sampled once for all rows, so
+    that the answer of a row depends on no other row; the rows share the sampling error.
 
     Source: Erion, Janizek, Sturmfels, Lundberg and Lee (2021), Nat. Mach. Intell. 3:620,
     arXiv:1906.10670.
 
     Args:
-        question: what to explain.
-        samples: points per row.
-        seed: of positions and baselines.
+        batch: points, baselines and output to explain.
+        samples: number of points per row.
+        seed: seed of the positions and baselines.
     """
     _at_least_one("samples", samples)
     generator = torch.Generator().manual_seed(seed)
-    device, dtype = question.points.device, question.points.dtype
+    device, dtype = batch.points.device, batch.points.dtype
     alpha = moved(
         ((torch.arange(samples) + torch.rand(samples, generator=generator)) / samples).to(dtype),
         device,
     )[:, None, None]
-    turns = torch.arange(samples) % len(question.baseline)
-    pick = moved(turns[torch.randperm(samples, generator=generator)], device)
+    cycle = torch.arange(samples) % len(batch.baseline)
+    choice = moved(cycle[torch.randperm(samples, generator=generator)], device)
 
     def distance(rows: slice, steps: slice) -> Tensor:
-        return question.points[None, rows] - question.baseline[pick[steps], rows]
+        return batch.points[None, rows] - batch.baseline[choice[steps], rows]
 
     def path(rows: slice, steps: slice) -> Tensor:
-        return question.points[None, rows] + (alpha[steps] - 1) * distance(rows, steps)
+        return batch.points[None, rows] + (alpha[steps] - 1) * distance(rows, steps)
 
-    return {"values": weighted_gradients(question, path, _even(samples, question), distance)}
+    return {"values": weighted_gradients(batch, path, _even(samples, batch), distance)}
 
 
 @lru_cache(maxsize=32)
@@ -195,8 +197,8 @@ def quadrature(steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple((nodes + 1) / 2), tuple(weights / 2)
 
 
-def _even(count: int, question: Question) -> Tensor:
-    return torch.full((count,), 1.0 / count, device=question.points.device)
+def _even(count: int, batch: ExplainedBatch) -> Tensor:
+    return torch.full((count,), 1.0 / count, device=batch.points.device)
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -1,97 +1,98 @@
-"""KernelSHAP and LIME, batched over rows and coalitions: one linear map fits all rows at once."""
+"""KernelSHAP and LIME over rows and coalitions together: one linear map fits all rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from gendebug_torch.attribution.explanation.question import Question
-from gendebug_torch.attribution.methods.ablation import mean_outputs
+from gendebug_torch.attribution.explanation.batch import ExplainedBatch
+from gendebug_torch.attribution.methods.ablation import masked_outputs
 from gendebug_torch.attribution.methods.coalitions import (
     Coalitions,
     lime_fit,
     shapley_coalitions,
     shapley_fit,
 )
-from gendebug_torch.data.batches import moved
 from gendebug_torch.errors import reject
+from gendebug_torch.model.batches import moved
 
 
 def kernel_shap(
-    question: Question, *, samples: int | None = None, seed: int = 0
+    batch: ExplainedBatch, *, samples: int | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Shapley values by constrained weighted least squares; exact where all `2^f - 2` coalitions
-    are asked.
+    """Shapley values by constrained weighted least squares; exact with all `2^f - 2` coalitions.
 
-    An absent feature has the baseline's value, whether or not such a row can occur. The coalitions
-    are the same for all rows, so that a row's answer depends on no other row; the error of sampling
-    is shared by the rows.
+    An absent feature has the value of the baseline, whether or not such a row can occur. The
+    coalitions are the same for all rows, so that the answer of a row depends on no other row; the
+    rows share the sampling error.
 
     Source: Lundberg and Lee (2017), arXiv:1705.07874; Covert and Lee (2021), arXiv:2012.01536.
 
     Args:
-        question: what to explain.
-        samples: coalitions; default all of them up to 12 features, else 2 f + 2048.
-        seed: of the coalitions.
+        batch: points, baselines and output to explain.
+        samples: number of coalitions; default all up to 12 features, else 2 f + 2048.
+        seed: seed of the coalitions.
 
     Returns:
         `values [n, f]`, `standard_error [n, f]` of sampling, `fidelity [n]` weighted R² and
-        `held_out [n]` the same of leave-one-out predictions: how far the output is additive in
-        these features.
+        `held_out [n]` R² of leave-one-out predictions: how far the output is additive in the
+        features.
 
     Cost: `n * samples` forwards for each baseline, and `n * samples * f` multiplications.
     """
-    f, change = question.features, (question.at_points - question.at_baseline).double()[:, None]
+    f, change = batch.features, batch.output_change.double()[:, None]
     if f < 2:
-        exact = torch.ones_like(change[:, 0]).float()
-        values = change if f else change[:, :0]
-        return {
-            "values": values.float(),
-            "standard_error": torch.zeros_like(values).float(),
-            "fidelity": exact,
-            "held_out": exact,
-        }
-    wanted = (2**f - 2 if f <= 12 else 2 * f + 2048) if samples is None else min(samples, 2**f - 2)
-    drawn = shapley_coalitions(f, wanted, seed)
-    device = question.points.device
-    fit, share = shapley_fit(f, wanted, seed)
-    fit, both = fit.to(device), moved(torch.cat([drawn.masks, ~drawn.masks]), device)
-    said = mean_outputs(question, lambda span: question.columns(both[span]), len(both))
-    half = (said[:, : len(drawn.masks)] - said[:, len(drawn.masks) :]) / 2
+        return _one_feature(change[:, :f])
+    total = 2**f - 2
+    count = (total if f <= 12 else 2 * f + 2048) if samples is None else min(samples, total)
+    coalitions = shapley_coalitions(f, count, seed)
+    device = batch.points.device
+    fit, share = shapley_fit(f, count, seed)
+    fit = fit.to(device)
+    masks = moved(torch.cat([coalitions.masks, ~coalitions.masks]), device)
+    outputs = masked_outputs(batch, lambda span: batch.column_masks(masks[span]), len(masks))
+    pairs = len(coalitions.masks)
+    half = (outputs[:, :pairs] - outputs[:, pairs:]) / 2
     values = half @ fit.solution.T + change * moved(share, device)
     fitted = values @ fit.design.T
-    within, left_out = (score.float() for score in fit.fidelity(half, fitted))
-    error = _sampling_error(
-        drawn, fit.solution, (half - fitted) / (1 - fit.leverage).clamp(min=0.05)
-    )
-    return {
-        "values": values.float(),
-        "standard_error": error.float(),
-        "fidelity": within,
-        "held_out": left_out,
+    fidelity, held_out = fit.fidelity(half, fitted)
+    residual = (half - fitted) / (1 - fit.leverage).clamp(min=0.05)
+    fields = {
+        "values": values,
+        "standard_error": _sampling_error(coalitions, fit.solution, residual),
+        "fidelity": fidelity,
+        "held_out": held_out,
     }
+    return {name: value.float() for name, value in fields.items()}
+
+
+def _one_feature(change: Tensor) -> dict[str, Tensor]:
+    """The exact answer for one feature or none, which needs no coalitions."""
+    values = change.float()
+    exact = values.new_ones(len(values))
+    error = torch.zeros_like(values)
+    return {"values": values, "standard_error": error, "fidelity": exact, "held_out": exact}
 
 
 def lime(
-    question: Question,
+    batch: ExplainedBatch,
     *,
     samples: int | None = None,
     width: float = 0.75,
     ridge: float = 0.0,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Coefficients of a local linear surrogate on the presence of features; signs and small
-    coefficients are kept.
+    """Coefficients of a local linear surrogate on the presence of features, with their signs.
 
-    Source: Ribeiro, Singh and Guestrin (2016), arXiv:1602.04938, with a ridge in place of feature
-    selection.
+    Source: Ribeiro, Singh and Guestrin (2016), arXiv:1602.04938, with a ridge penalty in place of
+    feature selection, so that small coefficients stay.
 
     Args:
-        question: what to explain.
-        samples: masks, the same for all rows; default 2 f + 1024.
-        width: of the kernel, in units of the square root of f.
-        ridge: penalty on the coefficients.
-        seed: of the masks.
+        batch: points, baselines and output to explain.
+        samples: number of masks, the same for all rows; default 2 f + 1024.
+        width: width of the kernel, in units of the square root of f.
+        ridge: ridge penalty on the coefficients.
+        seed: seed of the masks.
 
     Returns:
         `values [n, f]`, `standard_error [n, f]` (heteroscedastic, HC3), `fidelity [n]` and
@@ -102,7 +103,7 @@ def lime(
 
     Cost: `n * samples` forwards for each baseline.
     """
-    f = question.features
+    f = batch.features
     count = 2 * f + 1024 if samples is None else samples
     if count < f + 2:
         reject(
@@ -112,36 +113,30 @@ def lime(
             "Leave it out for the default of 2 f + 1024.",
         )
     masks, fit = lime_fit(f, count, seed, width, ridge)
-    fit, masks = fit.to(question.points.device), moved(masks, question.points.device)
-    said = mean_outputs(question, lambda span: question.columns(masks[span]), count)
-    coefficients = said @ fit.solution.T
+    fit, masks = fit.to(batch.points.device), moved(masks, batch.points.device)
+    outputs = masked_outputs(batch, lambda span: batch.column_masks(masks[span]), count)
+    coefficients = outputs @ fit.solution.T
     fitted = coefficients @ fit.design.T
-    outside = (said - fitted) / (1 - fit.leverage).clamp(min=0.05)
-    error = (outside.square() @ fit.solution.square().T).sqrt()
-    within, left_out = fit.fidelity(said, fitted)
-    return {
-        "values": coefficients[:, 1:].float(),
-        "standard_error": error[:, 1:].float(),
-        "fidelity": within.float(),
-        "held_out": left_out.float(),
-    }
+    residual = (outputs - fitted) / (1 - fit.leverage).clamp(min=0.05)
+    error = (residual.square() @ fit.solution.square().T).sqrt()
+    fidelity, held_out = fit.fidelity(outputs, fitted)
+    fields = {"values": coefficients[:, 1:], "standard_error": error[:, 1:]}
+    fields |= {"fidelity": fidelity, "held_out": held_out}
+    return {name: value.float() for name, value in fields.items()}
 
 
-def _sampling_error(drawn: Coalitions, solution: Tensor, residual: Tensor) -> Tensor:
-    """`[n, f]` standard error over the draws: none from sizes that are listed in full, the spread
-    within the others.
-    """
-    variance = torch.zeros(
-        len(residual), len(solution), dtype=torch.float64, device=residual.device
-    )
-    for size in range(1, int(drawn.size.max()) + 1):
-        own = (drawn.size == size).nonzero()[:, 0]
-        count = len(own)
-        possible = float(drawn.possible[own[0]]) if count else 0.0
+def _sampling_error(coalitions: Coalitions, solution: Tensor, residual: Tensor) -> Tensor:
+    """`[n, f]` standard error of the drawn coalitions; sizes that are listed in full add none."""
+    rows = len(residual)
+    variance = torch.zeros(rows, len(solution), dtype=torch.float64, device=residual.device)
+    for size in range(1, int(coalitions.size.max()) + 1):
+        same_size = (coalitions.size == size).nonzero()[:, 0]
+        count = len(same_size)
+        possible = float(coalitions.possible[same_size[0]]) if count else 0.0
         if not count or count >= possible:
             continue
-        own = moved(own, residual.device)
-        part, mapped = residual[:, own], solution[:, own]
-        spread = part.square() @ mapped.square().T - (part @ mapped.T).square() / count
+        same_size = moved(same_size, residual.device)
+        part, coefficients = residual[:, same_size], solution[:, same_size]
+        spread = part.square() @ coefficients.square().T - (part @ coefficients.T).square() / count
         variance += spread.clamp(min=0) * (1 - count / possible) * count / max(1, count - 1)
     return variance.sqrt()

@@ -1,4 +1,4 @@
-"""The methods of this library, by name: functions of a `Question`, all called alike."""
+"""The methods of this library by name: functions of an `ExplainedBatch`, all called alike."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from gendebug_torch.errors import reject
 
 @dataclass(frozen=True)
 class Method:
-    """One way to explain.
+    """An attribution method.
 
     Args:
-        function: of a `Question` and keyword-only options to `values` and more per row.
+        function: function of an `ExplainedBatch` and keyword-only options to `values` and further
+            fields per row.
         gradient: whether it needs the gradient of the output.
-        complete: whether the contributions of a row promise to sum to the change of its output.
-        layer: whether they are those of the units of a layer, and not of inputs.
+        complete: whether the contributions of a row sum to the change of its output by theory.
+        layer: whether it explains the units of a layer instead of the inputs.
     """
 
     function: Callable[..., dict[str, Tensor]]
@@ -39,19 +40,16 @@ class Method:
     layer: bool = False
 
     def with_options(self, name: str, options: dict[str, Any]) -> Method:
-        """The same method with some of its options set.
+        """The method with some of its options set.
 
         Raises:
-            InputError: an option that it does not have.
+            InputError: an unknown option.
         """
-        known = [
-            p.name
-            for p in inspect.signature(self.function).parameters.values()
-            if p.kind is p.KEYWORD_ONLY
-        ]
-        if unknown := sorted(set(options) - set(known)):
+        parameters = inspect.signature(self.function).parameters.values()
+        accepted = sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        if unknown := sorted(set(options) - set(accepted)):
             expected = (
-                f"options of {name} among {sorted(known)}" if known else f"no options for {name}"
+                f"options of {name} among {accepted}" if accepted else f"no options for {name}"
             )
             reject("method_options", expected, str(unknown), "Correct or remove them.")
         return replace(self, function=partial(self.function, **options))

@@ -1,1 +1,1 @@
-"""How far an explanation can be believed."""
+"""How far attributions can be trusted: a card of measures, each from a trial with a limit."""

@@ -1,4 +1,4 @@
-"""`trust_card()`: everything that a trust card says, from a run and a sample of its rows."""
+"""`trust_card()`: the trust card of a run, from a sample of its rows."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ import torch
 from torch import Tensor, nn
 
 from gendebug_torch.attribution.attributions import Attributions
-from gendebug_torch.attribution.compare.permutation import loss_rises, summed
-from gendebug_torch.attribution.compare.rank_agreement import rank_agreement
-from gendebug_torch.attribution.explanation.explainer import Explainer
-from gendebug_torch.attribution.explanation.row_sample import RowSample, picked
-from gendebug_torch.attribution.trust.card import TWINS, Measure, TrustCard
+from gendebug_torch.attribution.compare.column_shuffling import loss_rises
+from gendebug_torch.attribution.compare.permutation import importance_of, nll
+from gendebug_torch.attribution.compare.rank_agreement import rank_agreement, row_spearman
+from gendebug_torch.attribution.explain import explain
+from gendebug_torch.attribution.explanation.row_sample import RowSample, select_rows
+from gendebug_torch.attribution.explanation.task import AttributionTask
+from gendebug_torch.attribution.trust.card import GROUP_CORRELATION, Measure, TrustCard
+from gendebug_torch.attribution.trust.dependence import OutputDependence, output_dependence
 from gendebug_torch.attribution.trust.robustness_trials import (
-    TOO_DEAR,
+    TOO_EXPENSIVE,
     Measures,
-    Tried,
-    cost_of,
-    mean_of,
-    share_of,
-    tried_within,
+    TrialRows,
+    mean_measure,
+    run_trials,
+    share_measure,
+    total_evaluations,
 )
-from gendebug_torch.attribution.trust.stability import row_spearman
-from gendebug_torch.data.records import Records
-from gendebug_torch.model.runner import Model, evaluating, logits_of
+from gendebug_torch.model.evaluation import Model, evaluating
+from gendebug_torch.model.runner import logits_of
 
-# Model evaluations of a card as a share of those of its run, and the part of them that is kept for
-# shuffling columns.
-_SHARE, _FOR_SHUFFLING = 0.2, 0.35
-# Relative error from which a row counts as not adding up.
-_OVER = 0.05
-# Shuffles of each column; rows from which they tell weak columns from noise; most evaluations where
-# nothing else bounds them.
-_REPEATS, _FEWEST, _MOST_SHUFFLES = 3, 100, 2_000_000
-# Rows from which the distance from the baseline is taken, and features among which twins are looked
-# for.
-_ROWS, _PAIRED = 256, 1000
+# Model evaluations of a card as a share of those of its run, and the parts of them for shuffling
+# and for repeated calls.
+_BUDGET, _SHUFFLING, _DEPENDENCE = 0.2, 0.35, 0.2
+# Relative error above which a row counts as incomplete.
+_INCOMPLETE = 0.05
+# Shuffles of each column, rows from which they are informative, and most evaluations without a
+# budget.
+_REPEATS, _MIN_ROWS, _MAX_EVALUATIONS = 3, 100, 2_000_000
+# Rows for the distance from the baseline, and features up to which pairs are compared.
+_DISTANCE_ROWS, _MAX_FEATURES = 256, 1000
 
 
 def trust_card(
-    asked: Explainer,
+    task: AttributionTask,
     model: Model,
-    kept: Attributions,
+    attributions: Attributions,
     sample: RowSample,
     total: float,
     *,
@@ -53,235 +54,222 @@ def trust_card(
     full: bool = False,
     seed: int = 0,
 ) -> TrustCard:
-    """How the explanations of a sample of rows behave when what should not matter changes.
+    """How the attributions of a sample of rows respond to changes that should matter, or not.
 
     Each trial gets its part of a fifth of the model evaluations of the run, and as many rows as
-    that pays for; what it pays too few rows for is left out and named. What needs no model is
-    measured on the whole sample.
+    that pays for; a trial with too few rows is left out and named. Measures that need no model use
+    the whole sample.
 
     Source: completeness: Sundararajan et al. (2017), arXiv:1703.01365; random weights, layer by
-    layer: Adebayo et al. (2018), arXiv:1810.03292; jitter: Alvarez-Melis and Jaakkola (2018),
+    layer: Adebayo et al. (2018), arXiv:1810.03292; noise: Alvarez-Melis and Jaakkola (2018),
     arXiv:1806.08049; baselines: Sturmfels, Lundberg and Lee (2020), Distill; random probe:
     Stoppiglia et al. (2003), J. Mach. Learn. Res. 3:1399.
 
     Args:
-        asked: the method.
+        task: options of the run.
         model: network.
-        kept: what the run found about the rows of the sample.
-        sample: of its rows.
+        attributions: attributions of the rows of the sample.
+        sample: rows of the run.
         total: model evaluations of the run.
-        noise: names of features declared as noise.
-        full: measure everything on as many rows as that takes, whatever the cost.
-        seed: of jitter, random weights and shuffles.
+        noise: names of features that are declared as noise.
+        full: whether to measure everything at any cost.
+        seed: seed of noise, random weights and shuffles.
     """
-    places = sample.order[kept.usable[sample.order]]
-    inputs, targets = (
-        picked(held, places, len(sample)) for held in (sample.inputs, sample.targets)
+    positions = sample.order[attributions.usable[sample.order]]
+    inputs, labels = (
+        select_rows(part, positions, len(sample)) for part in (sample.inputs, sample.targets)
     )
-    first = kept.select(places)
-    budget = math.inf if full else _SHARE * total
-    shuffled, missing = _shufflable(model, inputs, targets, first, _FOR_SHUFFLING * budget)
-    tried = _tried(asked, model, inputs, targets, first, seed)
-    each = cost_of(first) / max(1, len(first))
-    measures, untried, spent = tried_within(
-        tried, budget if shuffled is None else (1 - _FOR_SHUFFLING) * budget, each
-    )
+    first = attributions.select(positions)
+    rows = _trial_rows(task, model, inputs, labels, first, seed)
+    budget = math.inf if full else _BUDGET * total
+    reason = _no_shuffling(rows, labels, _SHUFFLING * budget)
+    trial_budget = (1 - _SHUFFLING) * budget if reason is None else budget
+    dependence = output_dependence(task, model, inputs, labels, first, _DEPENDENCE * trial_budget)
+    repeated = 0.0 if dependence is None else dependence.evaluations
+    per_row = total_evaluations(first) / max(1, len(first))
+    measures, missing, spent = run_trials(rows, trial_budget - repeated, per_row)
+    spent += repeated
     below_probe = None
-    if shuffled is not None:
-        worth, below_probe, cost = _worth(
-            model, shuffled, first, budget - spent - 1, asked.device, seed
-        )
-        measures, spent = measures | worth, spent + cost
-    measures = _completeness(first) | _fidelity(first, targets) | measures
-    known = {name: one for name, one in measures.items() if one.value == one.value}
-    reference = (
-        None
-        if tried.distance is None
-        else mean_of(row_spearman(first.flat[: len(tried.distance)], tried.distance)).value
-    )
+    if reason is None:
+        agreement, below_probe, evaluations = _permutation(rows, labels, budget - spent - 1)
+        measures, spent = measures | agreement, spent + evaluations
+    elif reason:
+        missing = missing | {"permutation": reason}
+    measures = _repeat(dependence) | _completeness(first) | _fidelity(first, labels) | measures
+    defined = {name: one for name, one in measures.items() if not math.isnan(one.value)}
+    shares = sorted(name for name in defined if isinstance(name, float))
+    codes = isinstance(rows.inputs, Tensor) and not rows.inputs.is_floating_point()
     return TrustCard(
-        {name: one for name, one in known.items() if isinstance(name, str)},
-        untried | missing,
-        reference if reference == reference else None,
-        {
-            share: known[share]
-            for share in sorted(name for name in known if isinstance(name, float))
-        },
-        _twins(first) if first.values.ndim == 2 and not _holds_codes(inputs) else (),
-        _below_noise(first, noise),
-        below_probe,
-        spent / total if total else 0.0,
+        measures={name: one for name, one in defined.items() if isinstance(name, str)},
+        missing=missing,
+        reference=_reference(rows),
+        cascade={share: defined[share] for share in shares},
+        # The size of an id of a token or category means nothing.
+        correlated_groups=() if codes or first.values.ndim != 2 else _correlated_groups(first),
+        blind_inputs=() if dependence is None else dependence.blind_inputs,
+        below_noise=_below_noise(first, noise),
+        below_probe=below_probe,
+        evaluations=spent / total if total else 0.0,
     )
 
 
-def _tried(
-    asked: Explainer, model: Model, inputs: Any, targets: Any, first: Attributions, seed: int
-) -> Tried:
-    """The rows as they are to be asked about again."""
-    distance = _distance(asked, inputs, first)
-    if asked.target == "predicted" and len(first) and int(first.targets.min()) >= 0:
-        # The class that was explained is explained again, so that a changed prediction is not a
-        # changed explanation.
-        return Tried(
-            replace(asked, target="target"),
-            model,
-            inputs,
-            first.targets,
-            first,
-            distance,
-            inputs,
-            seed,
-        )
-    return Tried(asked, model, inputs, targets, first, distance, inputs, seed)
+def _trial_rows(
+    task: AttributionTask,
+    model: Model,
+    inputs: Any,
+    targets: Any,
+    first: Attributions,
+    seed: int,
+) -> TrialRows:
+    """The rows with what the trials need."""
+    distance = _distance(task, inputs, first)
+    if task.target == "predicted" and len(first) and int(first.targets.min()) >= 0:
+        # The same class again, so that a changed prediction is not a changed explanation.
+        task, targets = replace(task, target="target"), first.targets
+    return TrialRows(task, model, inputs, targets, first, distance, inputs, seed)
 
 
-def _distance(asked: Explainer, inputs: Any, first: Attributions) -> Tensor | None:
-    """`[n, d]` absolute distance of the inputs from the baseline: what a sum of the inputs owes to
-    each of them.
-    """
+def _distance(task: AttributionTask, inputs: Any, first: Attributions) -> Tensor | None:
+    """`[n, d]` absolute distance of the inputs from the baseline: attributions of their sum."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or not len(first):
         return None
     plain = replace(
-        asked,
+        task,
         method="integrated_gradients",
         options={"steps": 1},
         target="predicted",
         precision="32-true",
     )
-    owed = plain.explain(lambda rows: rows.flatten(1).sum(1), inputs[:_ROWS], alone=True).flat.abs()
-    return owed if owed.shape[1] == first.flat.shape[1] else None
+    head = inputs[:_DISTANCE_ROWS]
+    sums = explain(plain, lambda rows: rows.flatten(1).sum(1), head, alone=True)
+    distance = sums.flat.abs()
+    return distance if distance.shape[1] == first.flat.shape[1] else None
+
+
+def _reference(rows: TrialRows) -> float | None:
+    """Mean rank correlation of the contributions with the distance from the baseline."""
+    if rows.distance is None:
+        return None
+    flat = rows.first.flat[: len(rows.distance)]
+    correlation = mean_measure(row_spearman(flat, rows.distance)).value
+    return None if math.isnan(correlation) else correlation
+
+
+def _repeat(dependence: OutputDependence | None) -> Measures:
+    """Largest change of the output between two identical calls."""
+    if dependence is None:
+        return {}
+    change = dependence.repeat_change
+    return {"repeat": Measure(change, change, change, dependence.rows)}
 
 
 def _completeness(first: Attributions) -> Measures:
     """Share of rows whose contributions miss the change of their output."""
     if first.convergence_delta is None or not len(first):
         return {}
-    return {"incomplete": share_of(first.relative_delta > _OVER)}
+    return {"incomplete": share_measure(first.relative_delta > _INCOMPLETE)}
 
 
-def _fidelity(first: Attributions, targets: Any) -> Measures:
-    """Held-out R² of surrogates, on all rows and on those whose explained class is not the true
-    one.
-    """
+def _fidelity(first: Attributions, labels: Any) -> Measures:
+    """Held-out R² of surrogates, on all rows and on misclassified ones."""
     if first.held_out is None or not len(first):
         return {}
-    told: Measures = {"held_out": _lower_quartile(first.held_out)}
-    if _are_class_ids(targets) and first.outputs is not None:
-        said = torch.where(first.targets < 0, (first.outputs > 0).long(), first.targets)
-        wrong = said != targets.to(said.device)
+    measures: Measures = {"held_out": _lower_quartile(first.held_out)}
+    if _are_class_ids(labels) and first.outputs is not None:
+        positive = (first.outputs > 0).long()
+        predicted = torch.where(first.targets < 0, positive, first.targets)
+        wrong = predicted != labels.to(predicted.device)
         if int(wrong.sum()) >= 5:
-            told["held_out_wrong"] = _lower_quartile(first.held_out[wrong])
-    return told
+            measures["held_out_wrong"] = _lower_quartile(first.held_out[wrong])
+    return measures
 
 
 def _lower_quartile(values: Tensor) -> Measure:
     """Lower quartile with the interval of order statistics (Conover, 1999, 3.2)."""
     half = 1.96 * (0.25 * 0.75 / len(values)) ** 0.5
-    at = torch.tensor([0.25, max(0.0, 0.25 - half), min(1.0, 0.25 + half)], dtype=torch.float64)
-    value, low, high = values.double().quantile(at).tolist()
+    levels = [0.25, max(0.0, 0.25 - half), min(1.0, 0.25 + half)]
+    value, low, high = values.double().quantile(torch.tensor(levels, dtype=torch.float64)).tolist()
     return Measure(value, low, high, len(values))
 
 
-def _shufflable(
-    model: Model, inputs: Any, targets: Any, first: Attributions, budget: float
-) -> tuple[Records | None, dict[str, str]]:
-    """The rows as a labeled table, if there are enough to shuffle columns, or why not."""
-    flat = (
-        isinstance(inputs, Tensor)
-        and inputs.ndim == 2
-        and inputs.is_floating_point()
-        and inputs.shape[1] == first.flat.shape[1]
-    )
-    if not flat or not 1 < inputs.shape[1] <= _PAIRED or not _are_class_ids(targets):
-        return None, {}
-    if len(first) < _FEWEST:
-        return None, {"permutation": f"{len(first)} rows are too few to shuffle"}
-    if budget < _FEWEST * (_REPEATS * inputs.shape[1] + 1):
-        return None, {"permutation": TOO_DEAR}
-    return (
-        (Records(inputs, targets), {}) if _names_classes(model, inputs[:1], targets) else (None, {})
-    )
+def _no_shuffling(rows: TrialRows, labels: Any, budget: float) -> str | None:
+    """Why columns are not shuffled: a reason to report, empty if it does not apply; else None."""
+    inputs, first = rows.inputs, rows.first
+    table = isinstance(inputs, Tensor) and inputs.ndim == 2 and inputs.is_floating_point()
+    if not table or inputs.shape[1] != first.flat.shape[1] or not _are_class_ids(labels):
+        return ""
+    if not 1 < inputs.shape[1] <= _MAX_FEATURES:
+        return ""
+    if len(first) < _MIN_ROWS:
+        return f"{len(first)} rows are too few to shuffle"
+    if budget < _MIN_ROWS * (_REPEATS * inputs.shape[1] + 1):
+        return TOO_EXPENSIVE
+    return None if _are_outputs(rows.model, inputs[:1], labels) else ""
 
 
-def _worth(
-    model: Model,
-    rows: Records,
-    first: Attributions,
-    budget: float,
-    device: str | torch.device,
-    seed: int,
+def _permutation(
+    rows: TrialRows, labels: Tensor, budget: float
 ) -> tuple[Measures, tuple[str, ...], float]:
-    """How the ranking agrees with permutation importance, which features a random column would
-    equal, and evaluations.
-    """
-    d = len(first.names)
-    each = _REPEATS * d + 1.0
-    most = max(_MOST_SHUFFLES, _FEWEST * each) if math.isinf(budget) else budget
-    count = min(len(rows), int(most / each))
-    places = torch.arange(count)
-    rise = loss_rises(model, rows.select(places), repeats=_REPEATS, seed=seed, device=device)
-    names, cost = summed(rise, first.names).noise, count * each
-    if d < 4:
-        return {}, names, cost
-    per_row = {"attribution": first.flat[:count].abs(), "permutation": rise.mean(0).T}
-    agreed = rank_agreement(per_row, first.names, seed=seed)
-    # Few rows alone make a correlation small, so that its upper end is judged.
-    return (
-        {"permutation": Measure(float(agreed.high), float(agreed.low), float(agreed.high), count)},
-        names,
-        cost,
-    )
-
-
-def _holds_codes(inputs: Any) -> bool:
-    """Whether the inputs are ids of tokens or categories, whose sizes mean nothing."""
-    return isinstance(inputs, Tensor) and not inputs.is_floating_point()
+    """Agreement with permutation importance, features below the probe, and evaluations."""
+    names = rows.first.names
+    per_row = _REPEATS * len(names) + 1.0
+    if math.isinf(budget):
+        budget = max(_MAX_EVALUATIONS, _MIN_ROWS * per_row)
+    count = min(len(rows.first), int(budget / per_row))
+    columns = [[column] for column in range(len(names))]
+    inputs, targets, device = rows.inputs[:count], labels[:count], rows.task.device
+    rises, _ = loss_rises(rows.model, inputs, targets, nll, columns, _REPEATS, rows.seed, device)
+    unimportant = importance_of(rises, names).unimportant
+    if len(names) < 4:
+        return {}, unimportant, count * per_row
+    sizes = {"attribution": rows.first.flat[:count].abs(), "permutation": rises.mean(0).T}
+    ranks = rank_agreement(sizes, names, seed=rows.seed)
+    low, high = float(ranks.low), float(ranks.high)
+    # Few rows alone make a correlation small, so that its upper end is compared with the limit.
+    return {"permutation": Measure(high, low, high, count)}, unimportant, count * per_row
 
 
 def _are_class_ids(targets: Any) -> bool:
     return isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point()
 
 
-def _names_classes(model: Model, row: Tensor, targets: Tensor) -> bool:
-    """Whether the targets are ids of the outputs of the model."""
+def _are_outputs(model: Model, row: Tensor, targets: Tensor) -> bool:
+    """Whether the targets are ids of outputs of the model."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    device = next((parameter.device for parameter in parameters), row.device)
     with torch.no_grad(), evaluating(model):
-        device = (
-            next((p.device for p in model.parameters()), row.device)
-            if isinstance(model, nn.Module)
-            else row.device
-        )
         logits = logits_of(model, row.to(device))
     classes = 2 if logits.ndim == 1 else logits.shape[1]
     return int(targets.min()) >= 0 and int(targets.max()) < classes
 
 
-def _twins(found: Attributions) -> tuple[tuple[str, ...], ...]:
-    """Groups of features that are connected by correlations of at least 0.9; none for more than
-    1,000 features.
-    """
-    if found.inputs is None or len(found) < 3 or not 2 <= found.flat.shape[1] <= _PAIRED:
+def _correlated_groups(first: Attributions) -> tuple[tuple[str, ...], ...]:
+    """Groups of features that are connected by correlations of at least 0.9."""
+    if first.inputs is None or len(first) < 3 or not 2 <= first.flat.shape[1] <= _MAX_FEATURES:
         return ()
-    flat = found.inputs.flatten(1).double()
-    varies = flat.std(0) > 0
-    linked = torch.corrcoef(flat.T).nan_to_num(0.0).abs() >= TWINS
+    inputs = first.inputs.flatten(1).double()
+    varies = inputs.std(0) > 0
+    linked = torch.corrcoef(inputs.T).nan_to_num(0.0).abs() >= GROUP_CORRELATION
     linked &= varies[:, None] & varies[None]
     label = torch.arange(len(linked))
     while True:
-        spread = torch.where(linked, label[None], len(linked)).amin(1).minimum(label)
-        if torch.equal(spread, label):
+        lowest = torch.where(linked, label[None], len(linked)).amin(1).minimum(label)
+        if torch.equal(lowest, label):
             break
-        label = spread
-    groups = [(label == at).nonzero()[:, 0].tolist() for at in sorted(set(label.tolist()))]
-    return tuple(tuple(found.names[i] for i in group) for group in groups if len(group) > 1)
+        label = lowest
+    groups = [(label == i).nonzero()[:, 0].tolist() for i in sorted(set(label.tolist()))]
+    return tuple(tuple(first.names[i] for i in group) for group in groups if len(group) > 1)
 
 
-def _below_noise(found: Attributions, noise: Sequence[str]) -> tuple[str, ...] | None:
+def _below_noise(first: Attributions, noise: Sequence[str]) -> tuple[str, ...] | None:
     """Features that contribute no more than the strongest declared noise."""
-    places = [found.names.index(name) for name in noise if name in found.names]
-    if not places or not len(found):
+    declared = [first.names.index(name) for name in noise if name in first.names]
+    if not declared or not len(first):
         return None
-    size = found.flat.abs().mean(0)
-    floor = float(size[places].max())
+    size = first.flat.abs().mean(0)
+    strongest = float(size[declared].max())
     return tuple(
-        name for at, name in enumerate(found.names) if at not in places and float(size[at]) <= floor
+        name
+        for i, name in enumerate(first.names)
+        if i not in declared and float(size[i]) <= strongest
     )

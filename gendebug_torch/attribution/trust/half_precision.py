@@ -1,4 +1,4 @@
-"""What half precision changes about the answers, measured on a few rows."""
+"""Comparison of attributions in half precision with float32, on a few rows."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.attribution.attributions import Attributions
-from gendebug_torch.attribution.explanation.explainer import Explainer
-from gendebug_torch.attribution.trust.stability import top_k_jaccard
-from gendebug_torch.data.batches import Unpack, sample_rows
+from gendebug_torch.attribution.compare.rank_agreement import top_k_jaccard
+from gendebug_torch.attribution.explain import explain
+from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.errors import UnsupportedError
-from gendebug_torch.model.runner import Model
+from gendebug_torch.model.batches import Unpack, sample_rows
+from gendebug_torch.model.evaluation import Model
 
-# Rows that are compared.
-_COMPARED = 32
-# Relative change of the typical row from which an answer is rounding, and up to which it is as good
-# as in float32.
-_ROUNDING, _SMALL = 0.25, 0.05
+_ROWS = 32
+# Relative change of the median row above which attributions are mostly rounding, and up to which
+# they are as accurate as in float32.
+_ROUNDING, _ACCURATE = 0.25, 0.05
 
 
 @dataclass(frozen=True)
 class PrecisionCheck:
-    """Answers in half precision beside those in float32 for the same rows.
+    """Attributions in half precision beside those in float32 for the same rows.
 
     Args:
-        precision: that was checked.
-        rows: compared.
-        reordered: share of rows whose strongest features are others, ties at zero left out.
+        precision: name of the half precision.
+        rows: number of rows.
+        reordered: share of rows with other top features, ties at zero left out.
         typical: median over rows of `|a16 - a32| / |a32|`.
-        largest: maximum of the same.
+        largest: maximum over rows of the same.
     """
 
     precision: str
@@ -42,78 +42,78 @@ class PrecisionCheck:
     largest: float
 
     @property
-    def holds(self) -> bool:
-        """Whether the typical row is as good as in float32."""
-        return self.typical <= _SMALL
+    def accurate(self) -> bool:
+        """Whether the median row is as accurate as in float32."""
+        return self.typical <= _ACCURATE
 
     @property
     def usable(self) -> bool:
-        """Whether the answers are more than rounding."""
+        """Whether the attributions are more than rounding."""
         return self.typical <= _ROUNDING
 
     def __str__(self) -> str:
-        told = (
-            f"typically by {self.typical:.1%}, at most by {self.largest:.1%}, and the "
-            f"strongest features of {self.reordered:.0%} of them"
+        return (
+            f"{self.precision} changes the contributions of {self.rows} rows by "
+            f"{self.typical:.1%} in the median and {self.largest:.1%} at most, and the top "
+            f"features of {self.reordered:.0%} of them"
         )
-        return f"{self.precision} changes the contributions of {self.rows} rows {told}"
 
 
 def precision_check(
-    asked: Explainer, model: Model, loader: Any, unpack: Unpack | None
+    task: AttributionTask, model: Model, loader: Any, unpack: Unpack | None
 ) -> PrecisionCheck:
-    """The same few rows of a loader in half precision and in float32; what float32 predicts is
-    explained in both.
+    """The same few rows in half precision and in float32, both for the class that float32 predicts.
+
+    Args:
+        task: options of the run.
+        model: network.
+        loader: rows.
+        unpack: function from a batch to (inputs, targets).
 
     Raises:
         InputError: a loader that cannot be iterated again.
-        UnsupportedError: the answers are mostly rounding.
+        UnsupportedError: attributions that are mostly rounding.
     """
-    inputs, targets = sample_rows(loader, _COMPARED, unpack=unpack)
+    inputs, targets = sample_rows(loader, _ROWS, unpack=unpack)
 
-    def answer(explainer: Explainer, labels: Tensor | None) -> Attributions:
-        return explainer.explain(model, [(inputs, labels)], unpack=lambda batch: batch, alone=True)
+    def run(own: AttributionTask, labels: Tensor | None) -> Attributions:
+        return explain(own, model, [(inputs, labels)], unpack=lambda batch: batch, alone=True)
 
-    single = answer(replace(asked, precision="32-true"), targets)
-    predicted = asked.target == "predicted" and len(single) > 0 and int(single.targets.min()) >= 0
-    half = (
-        answer(replace(asked, target="target"), single.targets)
-        if predicted
-        else answer(asked, targets)
-    )
-    found = compared(half.flat, single.flat, asked.precision)
-    if not found.usable:
+    single = run(replace(task, precision="32-true"), targets)
+    if task.target == "predicted" and len(single) and int(single.targets.min()) >= 0:
+        half = run(replace(task, target="target"), single.targets)
+    else:
+        half = run(task, targets)
+    check = compare_precisions(half.flat, single.flat, task.precision)
+    if not check.usable:
         raise UnsupportedError(
-            f"{found}: that is mostly rounding. Use precision='32-true' for {single.method}"
+            f"{check}: that is mostly rounding. Use precision='32-true' for {single.method}"
         )
-    if not found.holds:
-        warnings.warn(f"{found}; `32-true` avoids it", stacklevel=3)
-    return found
+    if not check.accurate:
+        warnings.warn(f"{check}; `32-true` avoids it", stacklevel=3)
+    return check
 
 
-def compared(half: Tensor, single: Tensor, precision: str) -> PrecisionCheck:
-    """Differences between `[n, d]` contributions in half precision and in float32.
+def compare_precisions(half: Tensor, single: Tensor, precision: str) -> PrecisionCheck:
+    """Differences between contributions in half precision and in float32.
 
-    A row with hardly any contribution is measured by a thousandth of the median row. Rows that are
-    not finite in float32 are left out; those that are not finite in half precision alone count as
-    changed without limit.
+    A row with hardly any contribution is measured relative to a thousandth of the median row. Rows
+    that are not finite in float32 are left out; those that are not finite in half precision alone
+    count as an infinite change.
 
     Args:
-        half: `[n, d]` float.
-        single: `[n, d]` float.
-        precision: name of the half one.
+        half: `[n, d]` float contributions in half precision.
+        single: `[n, d]` float contributions in float32.
+        precision: name of the half precision.
     """
-    known = single.isfinite().all(1)
-    half, single = half[known].double(), single[known].double()
+    finite = single.isfinite().all(1)
+    half, single = half[finite].double(), single[finite].double()
     if not len(single) or not single.shape[1]:
         return PrecisionCheck(precision, len(single), 0.0, 0.0, 0.0)
     size = single.norm(dim=1)
-    change = (half - single).norm(dim=1) / torch.maximum(size, 1e-3 * size.median()).clamp(
-        min=1e-12
-    )
-    change = change.nan_to_num(torch.inf)
+    scale = torch.maximum(size, 1e-3 * size.median()).clamp(min=1e-12)
+    change = ((half - single).norm(dim=1) / scale).nan_to_num(torch.inf)
     k = min(5, max(1, single.shape[1] // 2))
     reordered = float((top_k_jaccard(half.nan_to_num(0.0), single, k) < 1).double().mean())
-    return PrecisionCheck(
-        precision, len(single), reordered, float(change.median()), float(change.max())
-    )
+    typical, largest = float(change.median()), float(change.max())
+    return PrecisionCheck(precision, len(single), reordered, typical, largest)

@@ -1,6 +1,4 @@
-"""Trials of an explanation: the same rows explained again under changes that should not matter, and
-under one that should.
-"""
+"""Trials of attributions: the same rows again under changes that should matter, or should not."""
 
 from __future__ import annotations
 
@@ -14,242 +12,242 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 
 from gendebug_torch.attribution.attributions import Attributions
-from gendebug_torch.attribution.compare.rank_agreement import rank_agreement
-from gendebug_torch.attribution.explanation.explainer import Explainer
+from gendebug_torch.attribution.compare.rank_agreement import (
+    rank_agreement,
+    row_spearman,
+    top_k_jaccard,
+)
+from gendebug_torch.attribution.explain import explain, own_method, takes_seed
 from gendebug_torch.attribution.explanation.input_space import unwrapped
-from gendebug_torch.attribution.explanation.row_sample import picked
+from gendebug_torch.attribution.explanation.row_sample import select_rows
+from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.attribution.trust.card import Measure
-from gendebug_torch.attribution.trust.randomization import at_random, layers, unmoved
-from gendebug_torch.attribution.trust.stability import jitter, row_spearman, top_k_jaccard
-from gendebug_torch.model.runner import Model
+from gendebug_torch.attribution.trust.randomization import (
+    correlation_beyond_inputs,
+    parameter_layers,
+    randomized_copy,
+)
+from gendebug_torch.attribution.trust.stability import jitter
+from gendebug_torch.model.evaluation import Model
 from gendebug_torch.stats.intervals import wilson_interval
 
-# Noise of the jitter, in standard deviations of each input.
+# Noise of the inputs, in standard deviations of each.
 _NOISE = 0.02
-# Rows that a trial needs, and more of which would not change a verdict; evaluations that asking
-# takes to find its batch size.
-_FEWEST, _MOST, _SETUP = 8, 256, 6
-# Parts of the layers that a cascade puts at random weights.
+# Rows of a trial, and evaluations by which a run measures its batch size.
+_MIN_ROWS, _MAX_ROWS, _SETUP = 8, 256, 6
+# Shares of the layers that get random weights in a cascade.
 _STAGES = (0.25, 0.5, 0.75)
-# Features that enter a ranking at most: the strongest.
+# Features in a ranking at most: the strongest.
 _RANKED = 500
 
-TOO_DEAR = "a fifth of the run pays for too few rows; trust='full' asks all the same"
+TOO_EXPENSIVE = "a fifth of the run pays for too few rows; trust='full' measures it anyway"
 
-# Name in `LIMITS`, or share of the layers in a cascade -> what was measured.
+# Name in `LIMITS`, or share of the layers in a cascade -> measure.
 Measures = dict[str | float, Measure]
 
 
 @dataclass(frozen=True, eq=False)
-class Tried:
-    """Rows, how they were explained, and by what.
+class TrialRows:
+    """Rows of a trial with their attributions in the run.
 
     Args:
-        asked: the method.
+        task: options of the run.
         model: network.
-        inputs: of the rows.
-        targets: that `asked` needs.
-        first: their explanation in the run.
-        distance: `[n, d]` of the inputs from the baseline; None if it is not known.
-        known: inputs that another baseline can be taken from.
-        seed: of whatever is drawn.
+        inputs: inputs of the rows.
+        targets: targets of the rows.
+        first: attributions of the rows in the run.
+        distance: `[n, d]` distance of the inputs from the baseline; None if unknown.
+        background: inputs for another baseline.
+        seed: seed of everything random.
     """
 
-    asked: Explainer
+    task: AttributionTask
     model: Model
     inputs: Any
     targets: Any
     first: Attributions
     distance: Tensor | None
-    known: Any
+    background: Any
     seed: int
 
-    def head(self, rows: int) -> Tried:
+    def head(self, rows: int) -> TrialRows:
         """The first rows alone."""
-        places, n = torch.arange(rows), len(self.first)
-        inputs, targets = (picked(held, places, n) for held in (self.inputs, self.targets))
-        distance = None if self.distance is None else self.distance[:rows]
+        positions, n = torch.arange(rows), len(self.first)
         return replace(
-            self, inputs=inputs, targets=targets, first=self.first.select(places), distance=distance
+            self,
+            inputs=select_rows(self.inputs, positions, n),
+            targets=select_rows(self.targets, positions, n),
+            first=self.first.select(positions),
+            distance=None if self.distance is None else self.distance[:rows],
         )
 
-    def again(self, **changes: Any) -> Attributions:
-        """The rows explained again: by another `model`, at other `inputs`, or asked otherwise."""
-        model, inputs = changes.pop("model", self.model), changes.pop("inputs", self.inputs)
-        return replace(self.asked, **changes).explain(
-            model, [(inputs, self.targets)], unpack=lambda batch: batch, alone=True
+    def rerun(
+        self, *, model: Model | None = None, inputs: Any = None, **changes: Any
+    ) -> Attributions:
+        """Attributions by another model, at other inputs, or with other options of the task."""
+        batch = (self.inputs if inputs is None else inputs, self.targets)
+        return explain(
+            replace(self.task, **changes),
+            self.model if model is None else model,
+            [batch],
+            unpack=lambda batch: batch,
+            alone=True,
         )
 
-    def at_random(self, count: int) -> Attributions:
-        """The rows explained by a network of which so many layers, from the output down, are at
-        random weights.
-        """
+    def rerun_randomized(self, count: int) -> Attributions:
+        """Attributions with random weights in so many layers, output first."""
         module = unwrapped(self.model)
         assert isinstance(module, nn.Module)
-        # Nothing that random weights contribute has to be accurate.
-        options = {key: value for key, value in self.asked.options.items() if key != "max_steps"}
-        return self.again(
-            model=at_random(module, layers(module)[-count:], self.seed), options=options
-        )
+        # Attributions of random weights need no accuracy.
+        options = {key: value for key, value in self.task.options.items() if key != "max_steps"}
+        layers = parameter_layers(module)[-count:]
+        return self.rerun(model=randomized_copy(module, layers, self.seed), options=options)
 
     @property
     def depth(self) -> int:
-        """Layers that can be put at random weights; none for what is bound to one network and
-        cannot be asked about another.
-        """
+        """Number of layers that can get random weights; 0 for a method bound to one network."""
         module = unwrapped(self.model)
-        bound = not isinstance(self.asked.method, str) or any(
-            isinstance(value, nn.Module) for value in self.asked.options.values()
+        bound = not isinstance(self.task.method, str) or any(
+            isinstance(value, nn.Module) for value in self.task.options.values()
         )
-        return 0 if bound or not isinstance(module, nn.Module) else len(layers(module))
+        return 0 if bound or not isinstance(module, nn.Module) else len(parameter_layers(module))
 
 
-def rerun(tried: Tried) -> tuple[Measures, float]:
-    """Another seed."""
-    second = tried.again(
-        options={**tried.asked.options, "seed": tried.asked.options.get("seed", 0) + 1}
-    )
-    return _agreement(tried.first, second, "rerun"), cost_of(second)
+Trial = Callable[[TrialRows], tuple[Measures, float]]
 
 
-def moved(tried: Tried) -> tuple[Measures, float]:
-    """Inputs that move by little."""
-    second = tried.again(inputs=jitter(tried.inputs, _NOISE, tried.seed))
-    return _agreement(tried.first, second, "jitter"), cost_of(second)
+def seed_trial(rows: TrialRows) -> tuple[Measures, float]:
+    """Agreement under another seed, and evaluations."""
+    seed = rows.task.options.get("seed", 0) + 1
+    second = rows.rerun(options={**rows.task.options, "seed": seed})
+    return _agreement(rows.first, second, "rerun"), total_evaluations(second)
 
 
-def randomized(tried: Tried) -> tuple[Measures, float]:
-    """A network that has learned nothing."""
-    second = tried.at_random(tried.depth)
-    judged = mean_of(unmoved(tried.first.flat, second.flat, tried.distance))
-    return {
-        "randomized": judged,
-        1.0: mean_of(row_spearman(tried.first.flat, second.flat)),
-    }, cost_of(second)
+def noise_trial(rows: TrialRows) -> tuple[Measures, float]:
+    """Agreement under noise of the inputs, and evaluations."""
+    second = rows.rerun(inputs=jitter(rows.inputs, _NOISE, rows.seed))
+    return _agreement(rows.first, second, "jitter"), total_evaluations(second)
 
 
-def cascade(tried: Tried) -> tuple[Measures, float]:
-    """Networks that have forgotten more and more, from the output down."""
-    stages = {count / tried.depth: tried.at_random(count) for count in _stages(tried.depth)}
-    told: Measures = {
-        share: mean_of(row_spearman(tried.first.flat, second.flat))
-        for share, second in stages.items()
-    }
-    return told, sum(map(cost_of, stages.values()))
+def randomization_trial(rows: TrialRows) -> tuple[Measures, float]:
+    """Correlation with a network of random weights, and evaluations."""
+    second = rows.rerun_randomized(rows.depth)
+    beyond = correlation_beyond_inputs(rows.first.flat, second.flat, rows.distance)
+    plain = row_spearman(rows.first.flat, second.flat)
+    return {"randomized": mean_measure(beyond), 1.0: mean_measure(plain)}, total_evaluations(second)
+
+
+def cascade_trial(rows: TrialRows) -> tuple[Measures, float]:
+    """Correlation as more and more layers get random weights, and evaluations."""
+    measures: Measures = {}
+    evaluations = 0.0
+    for count in _stages(rows.depth):
+        second = rows.rerun_randomized(count)
+        correlation = row_spearman(rows.first.flat, second.flat)
+        measures[count / rows.depth] = mean_measure(correlation)
+        evaluations += total_evaluations(second)
+    return measures, evaluations
 
 
 def _stages(depth: int) -> list[int]:
-    """Numbers of layers at random weights in a cascade."""
+    """Numbers of layers with random weights in a cascade."""
     return sorted({math.ceil(share * depth) for share in _STAGES} - {depth})
 
 
-def other_baseline(tried: Tried) -> tuple[Measures, float]:
-    """Another idea of what no signal is: the mean, or zero where a center is the baseline; for
-    images a blur.
+def baseline_trial(rows: TrialRows) -> tuple[Measures, float]:
+    """Agreement against another baseline, and evaluations.
+
+    That is the mean, zero where a center is the baseline, or a blur for images.
     """
-    own = str(tried.asked.baseline)
-    other = (
-        "zero"
-        if own in ("mean", "median")
-        else "blur"
-        if tried.first.values.ndim > 2 and own != "blur"
-        else "mean"
-    )
-    second = tried.again(baseline=other, known=tried.known)
-    return {"baseline": _agreement(tried.first, second, "baseline")["baseline"]}, cost_of(second)
+    own, image = str(rows.task.baseline), rows.first.values.ndim > 2
+    other = "zero" if own in ("mean", "median") else "blur" if image and own != "blur" else "mean"
+    second = rows.rerun(baseline=other, background=rows.background)
+    overlap = _agreement(rows.first, second, "baseline")["baseline"]
+    return {"baseline": overlap}, total_evaluations(second)
 
 
-def trials_of(tried: Tried) -> dict[str, Callable[[Tried], tuple[Measures, float]]]:
-    """What can be tried with this method, network and kind of inputs, the most telling first."""
-    asked = tried.asked
-    wanted = {
-        "rerun": (rerun, asked.draws),
-        "jitter": (moved, isinstance(tried.inputs, Tensor) and tried.inputs.is_floating_point()),
-        "randomized": (randomized, tried.depth > 0),
-        "baseline": (other_baseline, asked.own is not None and asked.method != "saliency"),
-        "cascade": (cascade, tried.depth > 1),
+def applicable_trials(rows: TrialRows) -> dict[str, Trial]:
+    """The trials that apply to this method, network and inputs, most informative first."""
+    task, inputs = rows.task, rows.inputs
+    floats = isinstance(inputs, Tensor) and inputs.is_floating_point()
+    trials: dict[str, tuple[Trial, bool]] = {
+        "rerun": (seed_trial, takes_seed(task)),
+        "jitter": (noise_trial, floats),
+        "randomized": (randomization_trial, rows.depth > 0),
+        "baseline": (baseline_trial, own_method(task) is not None and task.method != "saliency"),
+        "cascade": (cascade_trial, rows.depth > 1),
     }
-    return {name: trial for name, (trial, applies) in wanted.items() if applies}
+    return {name: trial for name, (trial, applies) in trials.items() if applies}
 
 
-def tried_within(
-    tried: Tried, budget: float, each: float
+def run_trials(
+    rows: TrialRows, budget: float, evaluations_per_row: float
 ) -> tuple[Measures, dict[str, str], float]:
-    """Results of the trials that a budget of model evaluations pays for, why others have none, and
-    what was spent.
+    """Measures of the trials that a budget pays for, reasons of missing ones, and evaluations.
 
     Args:
-        tried: the rows; every trial takes the first ones.
-        budget: of all trials together; infinite if they may cost what they cost.
-        each: evaluations that explaining one row takes.
+        rows: rows; every trial takes the first ones.
+        budget: model evaluations of all trials together; infinite for no limit.
+        evaluations_per_row: evaluations to explain one row.
     """
-    wanted, rows = trials_of(tried), len(tried.first)
-    trials = dict(wanted)
-    times = {name: len(_stages(tried.depth)) if name == "cascade" else 1 for name in trials}
-    least = 2 if math.isinf(budget) else _FEWEST
-    measures: Measures = {}
-    missing: dict[str, str] = {}
-    if rows < least:
-        return (
-            measures,
-            dict.fromkeys(wanted, f"{rows} rows with finite contributions are too few"),
-            0.0,
-        )
-    while trials and any(
-        budget / len(trials) < times[name] * (least * each + _SETUP) for name in trials
-    ):
+    applicable, n = applicable_trials(rows), len(rows.first)
+    min_rows = 2 if math.isinf(budget) else _MIN_ROWS
+    if n < min_rows:
+        reason = f"{n} rows with finite contributions are too few"
+        return {}, dict.fromkeys(applicable, reason), 0.0
+    runs = {name: len(_stages(rows.depth)) if name == "cascade" else 1 for name in applicable}
+    trials = dict(applicable)
+    cost = min_rows * evaluations_per_row + _SETUP
+    while trials and any(budget / len(trials) < runs[name] * cost for name in trials):
         trials.popitem()
-    missing |= {name: TOO_DEAR for name in wanted if name not in trials}
+    missing = {name: TOO_EXPENSIVE for name in applicable if name not in trials}
+    measures: Measures = {}
     spent = 0.0
-    for at, (name, trial) in enumerate(trials.items()):
-        share = (budget - spent) / (len(trials) - at) / times[name]
-        affordable = _MOST if math.isinf(budget) else int((share - _SETUP) / max(each, 1.0))
-        told, cost = _attempt(trial, tried.head(min(rows, _MOST, affordable)))
-        spent += cost + times[name] * _SETUP
-        if isinstance(told, str):
-            missing[name] = told
+    for i, (name, trial) in enumerate(trials.items()):
+        share = (budget - spent) / (len(trials) - i) / runs[name]
+        affordable = _MAX_ROWS
+        if not math.isinf(budget):
+            affordable = int((share - _SETUP) / max(evaluations_per_row, 1.0))
+        result, evaluations = _attempt(trial, rows.head(min(n, _MAX_ROWS, affordable)))
+        spent += evaluations + runs[name] * _SETUP
+        if isinstance(result, str):
+            missing[name] = result
         else:
-            measures |= told
+            measures |= result
     return measures, missing, spent
 
 
-def _attempt(
-    trial: Callable[[Tried], tuple[Measures, float]], tried: Tried
-) -> tuple[Measures | str, float]:
-    """What a trial tells; or why it fails, since a run that went well must not be lost by a network
-    that refuses a copy of itself.
+def _attempt(trial: Trial, rows: TrialRows) -> tuple[Measures | str, float]:
+    """The result of a trial, or the error as text.
+
+    A run must not be lost by a trial, e.g. where a network refuses to be copied.
     """
     try:
-        return trial(tried)
+        return trial(rows)
     except Exception as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0], 0.0
 
 
-def cost_of(found: Attributions) -> float:
-    """Model evaluations that it took."""
-    return 0.0 if found.evaluations is None else float(found.evaluations.double().sum())
+def total_evaluations(attributions: Attributions) -> float:
+    """Model evaluations of all rows."""
+    evaluations = attributions.evaluations
+    return 0.0 if evaluations is None else float(evaluations.double().sum())
 
 
-def mean_of(values: Tensor) -> Measure:
-    """Mean over rows of what lies between -1 and 1, with Student's interval; rows with NaN are left
-    out.
-    """
-    known = values[values.isfinite()].double()
-    if not len(known):
+def mean_measure(values: Tensor) -> Measure:
+    """Mean over rows of `[n]` values between -1 and 1, with Student's interval; NaN left out."""
+    finite = values[values.isfinite()].double()
+    if not len(finite):
         return Measure(math.nan, math.nan, math.nan, 0)
-    mean = float(known.mean())
-    half = (
-        float(known.std()) / len(known) ** 0.5 * float(student.ppf(0.975, len(known) - 1))
-        if len(known) > 1
-        else 2.0
-    )
-    return Measure(mean, max(-1.0, mean - half), min(1.0, mean + half), len(known))
+    mean, half = float(finite.mean()), 2.0
+    if len(finite) > 1:
+        quantile = float(student.ppf(0.975, len(finite) - 1))
+        half = float(finite.std()) / len(finite) ** 0.5 * quantile
+    return Measure(mean, max(-1.0, mean - half), min(1.0, mean + half), len(finite))
 
 
-def share_of(values: Tensor) -> Measure:
-    """Mean over rows of what lies between 0 and 1, with Wilson's interval, which no such rows make
-    too narrow.
-    """
+def share_measure(values: Tensor) -> Measure:
+    """Mean over rows of `[n]` values between 0 and 1, with Wilson's interval."""
     count, total = torch.tensor(float(len(values))), values.double().sum()
     low, high = wilson_interval(total, count)
     share = float(total / count)
@@ -257,19 +255,15 @@ def share_of(values: Tensor) -> Measure:
 
 
 def _agreement(first: Attributions, second: Attributions, name: str) -> Measures:
-    """Mean overlap of the strongest features per row, and rank correlation of the mean absolute
-    contributions.
-    """
+    """Overlap of the top features per row, and rank correlation of the mean |contributions|."""
     both = first.usable & second.usable
     a, b = first.flat[both], second.flat[both]
-    told: Measures = {name: share_of(top_k_jaccard(a, b, min(5, max(1, a.shape[1] // 2))))}
+    k = min(5, max(1, a.shape[1] // 2))
+    measures: Measures = {name: share_measure(top_k_jaccard(a, b, k))}
     if len(a) < 2 or a.shape[1] < 2:
-        return told
+        return measures
     strongest = (a.abs().mean(0) + b.abs().mean(0)).topk(min(_RANKED, a.shape[1])).indices
     sizes = {"first": a[:, strongest].abs(), "second": b[:, strongest].abs()}
-    ranked = rank_agreement(sizes, list(map(str, strongest.tolist())))
-    return told | {
-        f"{name}_ranking": Measure(
-            float(ranked.correlation), float(ranked.low), float(ranked.high), len(a)
-        )
-    }
+    ranks = rank_agreement(sizes, list(map(str, strongest.tolist())))
+    correlation, low, high = (float(part) for part in (ranks.correlation, ranks.low, ranks.high))
+    return measures | {f"{name}_ranking": Measure(correlation, low, high, len(a))}

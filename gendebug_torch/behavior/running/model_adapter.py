@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gendebug_torch.errors import reject
+from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.formats import import_name
-from gendebug_torch.model.runner import Model, logits_of, map_rows
+from gendebug_torch.model.runner import logits_of, map_rows
 
 Row = Mapping[str, Any]
 Predict = Callable[[list[dict[str, Any]]], Any]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.checks._multilabel import multilabel_finding
-from gendebug_torch.calibration.held_out_rows import group_ids
 from gendebug_torch.calibration.map_choice import out_of_fold
 from gendebug_torch.calibration.maps.temperature import fit_temperature
 from gendebug_torch.calibration.measures.dependent_rows import group_sums
@@ -21,6 +20,8 @@ from gendebug_torch.calibration.measures.miscalibration_shape import (
     miscalibration_shape,
 )
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, reliability_bins
+from gendebug_torch.calibration.rows.held_out_rows import group_ids
+from gendebug_torch.calibration.rows.label_forms import MISSING, are_probabilities
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost
 from gendebug_torch.data.records import Records
@@ -110,7 +111,7 @@ def _is_multilabel(records: Records) -> bool:
 def _bins(records: Records, bins: int) -> ReliabilityBins:
     assert records.logits is not None
     assert records.targets is not None
-    return reliability_bins(records.logits, records.targets, bins=bins)
+    return reliability_bins(records.logits, records.targets, bins=bins, ignore_index=MISSING)
 
 
 def _top_label_finding(
@@ -188,7 +189,13 @@ def _remedy(records: Records, bins: ReliabilityBins) -> tuple[str, dict[str, Any
     """Whether a temperature helps on rows that it was not fitted to."""
     assert records.logits is not None
     assert records.targets is not None
-    fitted = fit_temperature(records.logits, records.targets)
+    if are_probabilities(records.logits):
+        text = (
+            "The logits look like probabilities: every row lies in [0, 1]. If the network ends in "
+            "a softmax or sigmoid, pass the values before it, or declare `probs` in the schema."
+        )
+        return text, {"temperature": None}
+    fitted = fit_temperature(records.logits, records.targets, ignore_index=MISSING)
     if fitted.unbounded:
         text = "No finite temperature fits these rows. Recalibrate on rows that contain errors."
         return text, {"temperature": None}

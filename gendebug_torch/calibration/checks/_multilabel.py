@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gendebug_torch.calibration.measures.classwise import ClasswiseBins, classwise_bins
+from gendebug_torch.calibration.measures.classwise import ClasswiseBins, label_bins
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
@@ -75,7 +75,7 @@ def multilabel_finding(
 def _label_bins(records: Records, bins: int) -> ClasswiseBins:
     assert records.logits is not None
     assert records.targets is not None
-    return classwise_bins(records.logits, records.targets, bins=bins)
+    return label_bins(records.logits, records.targets, bins=bins)
 
 
 def _label_name(records: Records, label: int) -> str:

@@ -12,7 +12,7 @@ from gendebug_torch.calibration.thresholds.operating_point import OperatingPoint
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost, check
 from gendebug_torch.data.records import Records
-from gendebug_torch.model.binary import binary_logit
+from gendebug_torch.model.binary import positive_logit
 
 # With fewer rows of a class on a side no threshold can be judged.
 _MIN_ROWS = 20
@@ -83,7 +83,7 @@ def _binary_rows(records: Records) -> tuple[Tensor, Tensor] | None:
     z, targets = records.logits, records.targets
     if z is None or targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
         return None
-    return (binary_logit(z), targets) if z.ndim == 1 or z.shape[1] == 2 else None
+    return (positive_logit(z), targets) if z.ndim == 1 or z.shape[1] == 2 else None
 
 
 def _threshold_finding(this: Check, point: OperatingPoint, limit: float, alpha: float) -> Finding:

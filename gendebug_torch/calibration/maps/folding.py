@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch.calibration.maps.modules import device_of_module
 from gendebug_torch.errors import UnsupportedError
-from gendebug_torch.model.runner import evaluating, logits_of
+from gendebug_torch.model.batches import moved
+from gendebug_torch.model.evaluation import evaluating
+from gendebug_torch.model.runner import logits_of
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Largest difference of the folded logits, relative to the largest logit: rounding of float32 and no
@@ -30,10 +33,17 @@ def fold_affine(model: nn.Module, scale: Tensor, bias: Tensor, probe: Any) -> nn
         probe: some inputs of the network, on which the result is verified.
 
     Raises:
-        UnsupportedError: the logits are not the output of such a layer, it is used or its weights
-            are shared elsewhere, or the folded network differs on the probe.
+        UnsupportedError: the network is TorchScript, the logits are not the output of such a
+            layer, it is used or its weights are shared elsewhere, or the folded network differs on
+            the probe.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UnsupportedError(
+            "a TorchScript module cannot be folded, since its weights may be constants; ship "
+            "`.model` instead, or fold the network before it is scripted, traced or frozen"
+        )
     folded = copy.deepcopy(model)
+    probe = moved(probe, device_of_module(model))
     layer = _last_layer(folded, probe)
     with torch.no_grad():
         scales = scale.to(layer.weight).expand(layer.weight.shape[0])

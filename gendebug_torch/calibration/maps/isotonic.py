@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.model_outputs import labeled_outputs
+from gendebug_torch.calibration.rows.model_outputs import labeled_outputs
 from gendebug_torch.errors import reject
-from gendebug_torch.model.binary import binary_logit, two_class_logits
+from gendebug_torch.model.binary import positive_logit, two_class_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class IsotonicMap:
     def __call__(self, logits: Tensor) -> Tensor:
         """Mapped logits, `[n]`, or `[n, 2]` whose first column is 0; in the dtype of the input."""
         if logits.ndim == 2:
-            return two_class_logits(self(binary_logit(logits)))
+            return two_class_logits(self(positive_logit(logits)))
         steps = self.steps.to(logits.device, logits.dtype)
         return self.levels.to(logits)[torch.searchsorted(steps, logits.contiguous())]
 
@@ -62,14 +62,14 @@ def fit_isotonic(logits: Tensor, targets: Tensor, *, weights: Tensor | None = No
         tensor([0.2500, 0.3750, 0.8333])
     """
     rows = labeled_outputs(logits, targets, weights)
-    if logits.ndim > 2 or (logits.ndim == 2 and logits.shape[1] != 2) or not len(logits):
+    if logits.ndim > 2 or (logits.ndim == 2 and logits.shape[1] > 2) or not len(logits):
         reject(
             "logits",
             "[n] or [n, 2] of a binary model, n > 0",
             f"{list(logits.shape)}",
             "Use a temperature for more classes.",
         )
-    score, labels = binary_logit(rows.logits).double().cpu(), rows.targets.double().cpu()
+    score, labels = positive_logit(rows.logits).double().cpu(), rows.targets.double().cpu()
     mass = torch.ones_like(score) if weights is None else weights.double().cpu()
     return _pooled(score[mass > 0], labels[mass > 0], mass[mass > 0])
 

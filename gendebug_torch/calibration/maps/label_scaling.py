@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gendebug_torch.calibration.rows.label_forms import MISSING
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import AffineFit, Family, fit_affine
 
@@ -24,7 +25,7 @@ def fit_label_scaling(
 
     Args:
         logits: float `[n, k]`.
-        targets: int64 `[n, k]` of 0 and 1.
+        targets: int64 `[n, k]` of 0 and 1, -100 where a label is missing.
         family: `temperature` frees the scale, `bias_corrected` the bias too.
         weights: row weights `[n]`; a weight of 2 counts as two rows.
 
@@ -44,10 +45,12 @@ def fit_label_scaling(
             f"{list(targets.shape)} beside {list(logits.shape)}",
             "Pass one per label.",
         )
-    fits = [
-        fit_affine(logits[:, label], targets[:, label], family=family, weights=weights)
-        for label in range(logits.shape[1])
-    ]
+    fits = []
+    for label in range(logits.shape[1]):
+        rows = targets[:, label] != MISSING
+        row_weights = None if weights is None else weights[rows]
+        outputs = logits[rows, label], targets[rows, label]
+        fits.append(fit_affine(*outputs, family=family, weights=row_weights))
     return _joined(family, fits)
 
 

@@ -79,8 +79,8 @@ class CalibratedModel(nn.Module):
         if logits.dtype in (torch.float16, torch.bfloat16):
             # Rounded to few digits again, two classes could become equal and a prediction change.
             logits = logits.float()
-        if logits.ndim == 2 and logits.shape[1] == 1:
-            column: Tensor = self.calibration(logits[:, 0])[:, None]
+        if logits.ndim > 1 and logits.shape[1] == 1:
+            column: Tensor = self.calibration(logits.reshape(-1)).view(logits.shape)
             return column
         mapped: Tensor = self.calibration(logits)
         return mapped
@@ -93,6 +93,12 @@ def as_module(fitted: CalibrationMap) -> nn.Module:
     if isinstance(fitted, IsotonicMap):
         return IsotonicModule(fitted)
     return AffineModule(*affine_parts(fitted))
+
+
+def device_of_module(module: nn.Module) -> torch.device:
+    """Device of the last parameter or buffer of a module, where its outputs are."""
+    tensors = [*module.buffers(), *module.parameters()]
+    return tensors[-1].device if tensors else torch.device("cpu")
 
 
 def affine_parts(fitted: Temperature | AffineFit) -> tuple[Tensor, Tensor]:

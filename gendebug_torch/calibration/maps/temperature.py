@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.model_outputs import (
+from gendebug_torch.calibration.rows.model_outputs import (
     Chunk,
     LabeledOutputs,
     labeled_outputs,
@@ -126,11 +126,11 @@ def fit_temperature(
     return Temperature(math.inf, math.nan, last.converged, True, reads, last.loss)
 
 
-def reject_without_loss(rows: LabeledOutputs) -> None:
-    """Reject the rows whose log loss is not finite, with their number.
+def validate_loss(rows: LabeledOutputs) -> None:
+    """Reject rows whose log loss is not finite, with their number.
 
     Raises:
-        InputError: always.
+        InputError: there are such rows.
     """
     broken = masked = 0
     for chunk in rows.chunks():
@@ -140,12 +140,13 @@ def reject_without_loss(rows: LabeledOutputs) -> None:
         masked_target = chunk.at_target(chunk.logits).isneginf() & ~nonfinite
         masked += int((masked_target & chunk.has_weight).sum())
     reject_nonfinite(broken)
-    reject(
-        "targets",
-        "classes that are not masked",
-        f"{masked} rows whose class has logit -inf",
-        "Unmask the class or drop the rows.",
-    )
+    if masked:
+        reject(
+            "targets",
+            "classes that are not masked",
+            f"{masked} rows whose class has logit -inf, or a mask such as -1e30",
+            "Unmask the class or drop the rows.",
+        )
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _moments(rows: LabeledOutputs, b: float, *, masked: bool = False) -> _Moment
         total += _row_moments(chunk, b, masked=masked).sum(1)
     loss, gradient, curvature, third, squared, mass = total.tolist()
     if not math.isfinite(loss):
-        reject_without_loss(rows)
+        validate_loss(rows)
     if not math.isfinite(gradient) and not masked:
         return _moments(rows, b, masked=True)
     return _Moments(loss / mass if mass else 0.0, gradient, curvature, third, squared)

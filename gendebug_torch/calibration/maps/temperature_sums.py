@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.maps.temperature import reject_without_loss
-from gendebug_torch.calibration.model_outputs import Chunk, labeled_outputs
+from gendebug_torch.calibration.maps.temperature import validate_loss
+from gendebug_torch.calibration.rows.model_outputs import Chunk, labeled_outputs
 
 # 1 / T at which the derivatives are evaluated: T from 1/8 to 8.
 GRID = tuple(2.0**power for power in range(-3, 4))
@@ -79,7 +79,7 @@ def temperature_sums(
     for chunk in rows.chunks():
         sums += _derivatives(chunk)
     if not bool(sums.isfinite().all()):
-        reject_without_loss(rows)
+        validate_loss(rows)
     return TemperatureSums(sums.cpu() * torch.tensor([step, step, step**2], dtype=torch.float64))
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.maps.temperature import Temperature, fit_temperature
-from gendebug_torch.calibration.model_outputs import LabeledOutputs, labeled_outputs
+from gendebug_torch.calibration.rows.model_outputs import LabeledOutputs, labeled_outputs
 from gendebug_torch.errors import UnsupportedError
-from gendebug_torch.model.binary import binary_logit, two_class_logits
+from gendebug_torch.model.binary import positive_logit, two_class_logits
 
 TopLabelFamily = Literal["platt", "beta"]
 
@@ -74,8 +74,9 @@ def top_label_mapped(
     m: float | Tensor,
 ) -> Tensor:
     """Logits `[n, k, ...]` or `[n]` after a temperature and the map that `TopLabelMap` defines."""
-    if logits.ndim == 1:
-        return binary_logit(top_label_mapped(two_class_logits(logits), temperature, a, b, m))
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        pair = top_label_mapped(two_class_logits(logits.reshape(-1)), temperature, a, b, m)
+        return positive_logit(pair).view(logits.shape)
     log_probs = (logits / temperature).log_softmax(1)
     top, predicted = log_probs.max(1, keepdim=True)
     others = log_probs.scatter(1, predicted, -math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, bin_edges
-from gendebug_torch.calibration.model_outputs import (
+from gendebug_torch.calibration.rows.label_forms import MISSING, are_one_hot, binary_labels
+from gendebug_torch.calibration.rows.model_outputs import (
     LabeledOutputs,
-    labeled_mask,
+    is_binary,
     labeled_outputs,
     reject_nonfinite,
+    summed_by_slot,
+    validate_weights,
 )
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
 from gendebug_torch.errors import reject
@@ -181,16 +185,33 @@ def classwise_bins(
     """
     if bins < 1:
         reject("bins", "at least 1", str(bins), "15 is the usual number.")
-    k = 1 if logits.ndim == 1 else logits.shape[1]
-    if logits.ndim == 1 or logits.ndim == targets.ndim == 2:
-        # Every label is a binary head by itself.
-        labeled_outputs(logits.reshape(-1), targets.reshape(-1), None, ignore_index)
-        rows = targets.new_zeros(len(targets))
-        labeled_outputs(rows.float(), rows, weights)
-        parts = _label_parts(logits.view(-1, k), targets.view(-1, k), weights, ignore_index)
-    else:
-        parts = _class_parts(labeled_outputs(logits, targets, weights, ignore_index))
-    return _binned(parts, k, bins, logits.device, whole=weights is None)
+    if targets.shape == logits.shape and logits.ndim == 2 and not is_binary(logits):
+        labels = _labels(targets, ignore_index)
+        return label_bins(logits, labels, bins=bins, weights=weights)
+    outputs = labeled_outputs(logits, targets, weights, ignore_index)
+    if is_binary(logits):
+        flat_weights = None if outputs.weights is None else outputs.weights.reshape(-1)
+        columns = (part.reshape(-1, 1) for part in (outputs.logits, outputs.targets))
+        return label_bins(*columns, bins=bins, weights=flat_weights)
+    whole = weights is None
+    return _binned(_class_parts(outputs), logits.shape[1], bins, logits.device, whole=whole)
+
+
+def label_bins(
+    logits: Tensor, labels: Tensor, *, bins: int = 15, weights: Tensor | None = None
+) -> ClasswiseBins:
+    """Rows counted by the probability of each label, every label being a binary head by itself.
+
+    Args:
+        logits: float `[n, k]`.
+        labels: 0 and 1 `[n, k]` int64, -100 where a label is missing.
+        bins: number of equal bins (lo, hi] over [0, 1].
+        weights: row weights `[n]`.
+    """
+    if weights is not None:
+        validate_weights(weights, labels.shape[:1])
+    parts = _label_parts(logits, labels, weights)
+    return _binned(parts, logits.shape[1], bins, logits.device, whole=weights is None)
 
 
 # Probabilities `[m, k]`, where each class or label was true, and weights that fit both.
@@ -205,18 +226,27 @@ def _class_parts(rows: LabeledOutputs) -> Iterator[Part]:
         yield probs, positive, None if weights is None else weights[:, None].expand_as(probs)
 
 
-def _label_parts(
-    logits: Tensor, targets: Tensor, weights: Tensor | None, ignore_index: int | None
-) -> Iterator[Part]:
+def _labels(targets: Tensor, ignore_index: int | None) -> Tensor:
+    """Validated labels `[n, k]` of 0 and 1; a warning where they may be one-hot rows."""
+    labels = binary_labels(targets, ignore_index)
+    if are_one_hot(labels):
+        warnings.warn(
+            f"Every row of the targets has exactly one of {labels.shape[1]} labels. They are read "
+            "as separate labels; if they are one-hot classes, pass `targets.argmax(1)`.",
+            stacklevel=3,
+        )
+    return labels
+
+
+def _label_parts(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Iterator[Part]:
     step = max(1, _CHUNK // max(1, logits.shape[1]))
     for start in range(0, len(logits), step):
         rows = slice(start, start + step)
-        positive = targets[rows].double()
-        mass = None if weights is None else weights[rows].double()[:, None].expand_as(positive)
-        if ignore_index is not None:
-            labeled = labeled_mask(targets[rows], ignore_index).double()
-            mass = labeled if mass is None else mass * labeled
-        yield logits[rows].double().sigmoid(), positive, mass
+        labeled = targets[rows] != MISSING
+        mass = None if weights is None else weights[rows].double()[:, None].expand(labeled.shape)
+        if not bool(labeled.all()):
+            mass = labeled.double() if mass is None else mass * labeled
+        yield logits[rows].double().sigmoid(), targets[rows].double(), mass
 
 
 def _binned(
@@ -233,7 +263,7 @@ def _binned(
         values = (torch.ones_like(probs), probs, positive, probs * (1 - probs))
         for total, value in zip(sums, values, strict=True):
             weighted = torch.where(weight > 0, value * weight, 0.0).reshape(-1)
-            total += torch.bincount(slot, weighted, minlength=k * bins)[: k * bins]
+            total += summed_by_slot(slot, weighted, k * bins + 1)[: k * bins]
     reject_nonfinite(broken)
     count, probability, positives, squares = sums.view(4, k, bins).cpu()
     kind = torch.int64 if whole else torch.float64

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gendebug_torch.calibration.measures.measure import Measure
 from gendebug_torch.calibration.measures.reliability_bins import bin_edges, rounding, top_label
-from gendebug_torch.calibration.model_outputs import (
+from gendebug_torch.calibration.rows.model_outputs import (
     Chunk,
     LabeledOutputs,
     labeled_outputs,
@@ -106,6 +106,7 @@ def group_sums(
     Cost: that of `calibration_sums`; the state is `[g, bins]`.
     """
     rows = labeled_outputs(logits, targets, weights, ignore_index)
+    targets = rows.targets
     if groups is None:
         sample = torch.arange(len(targets), device=targets.device)
         groups = sample.view(-1, *([1] * (targets.ndim - 1))).expand_as(targets)
@@ -136,6 +137,7 @@ def temperature_error(
     temperature: float,
     *,
     weights: Tensor | None = None,
+    ignore_index: int | None = None,
 ) -> float:
     """Standard error of a fitted temperature over groups of rows.
 
@@ -145,10 +147,11 @@ def temperature_error(
         groups: ids `[n]` int64 from 0.
         temperature: T as `fit_temperature` found it on these rows.
         weights: row weights `[n]`.
+        ignore_index: target of rows that do not count.
     """
     score = torch.zeros(int(groups.max()) + 1, dtype=torch.float64, device=logits.device)
     curvature = 0.0
-    for start, chunk in _numbered(labeled_outputs(logits, targets, weights)):
+    for start, chunk in _numbered(labeled_outputs(logits, targets, weights, ignore_index)):
         z = chunk.logits.double()
         probs = (z / temperature).softmax(1)
         unmasked = z.masked_fill(z.isneginf(), 0.0)

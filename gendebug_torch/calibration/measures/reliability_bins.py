@@ -11,12 +11,13 @@ from torch import Tensor
 
 from gendebug_torch.calibration.measures.measure import Measure, ece_measure
 from gendebug_torch.calibration.measures.reliability_diagram import reliability_diagram
-from gendebug_torch.calibration.model_outputs import (
+from gendebug_torch.calibration.rows.model_outputs import (
     COMPILED_PASS,
     SINGLE_PASS,
     Chunk,
     labeled_outputs,
     reject_nonfinite,
+    summed_by_slot,
 )
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.intervals import clopper_pearson_interval
@@ -324,9 +325,12 @@ class BinSums:
         """Count rows `[m]`."""
         size = len(self._sums)
         slot = self._slots(confidence)
-        mass = torch.bincount(2 * slot + correct, weights, 2 * size).view(size, 2).double()
+        if weights is None:
+            mass = torch.bincount(2 * slot + correct, minlength=2 * size).view(size, 2).double()
+        else:
+            mass = summed_by_slot(2 * slot + correct, weights, 2 * size).view(size, 2)
         weighted = confidence if weights is None else confidence * weights
-        confidence_sums = torch.bincount(slot, weighted, size)
+        confidence_sums = summed_by_slot(slot, weighted, size)
         self._sums += torch.stack([mass.sum(1), confidence_sums, mass[:, 1]], 1)
 
     def _slots(self, confidence: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from gendebug_torch.calibration.measures.reliability_bins import (
     rounding,
     top_label,
 )
-from gendebug_torch.calibration.model_outputs import Chunk, labeled_outputs
+from gendebug_torch.calibration.rows.model_outputs import Chunk, labeled_outputs
 from gendebug_torch.errors import reject
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.map_choice import out_of_fold, predictions
-from gendebug_torch.calibration.model_outputs import labeled_outputs
+from gendebug_torch.calibration.rows.model_outputs import labeled_outputs
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.label_shift import LabelShift, label_shift, label_shift_misfit
 from gendebug_torch.stats.logit_scaling import AffineFit, fit_affine

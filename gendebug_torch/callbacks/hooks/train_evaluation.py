@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchmetrics import Metric
 
-from gendebug_torch.callbacks.hooks.batch_rows import batch_rows
+from gendebug_torch.callbacks.hooks.batch_rows import loss_rows
 from gendebug_torch.callbacks.hooks.steps import Read, step_loss
 from gendebug_torch.curves.files.column_names import VAL_LOSS, usual_column
 from gendebug_torch.curves.loss_sums import LossSums
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import evaluating
+from gendebug_torch.model.evaluation import evaluating
 
 
 def sample_loader(trainer: Trainer, rows: int | Iterable[Any]) -> Iterable[Any]:
@@ -73,7 +73,7 @@ def evaluated_loss(
             if loss is None:
                 loss = logged.get(usual_column(logged, VAL_LOSS) or "")
             if isinstance(loss, Tensor):
-                sums.add(loss.detach(), batch_rows(moved))
+                sums.add(loss.detach(), loss_rows(loss, loader, index, moved))
     return sums.total()
 
 

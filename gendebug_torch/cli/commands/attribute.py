@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import gendebug_torch as gd
-from gendebug_torch.attribution.plots import Swarm
+from gendebug_torch.attribution.plots import Beeswarm
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.model.devices import Precision, device_of
 from gendebug_torch.model.formats import load_network, load_program
-from gendebug_torch.model.runner import Precision, device_of
 
 _ROWS = 256
 
@@ -86,7 +86,7 @@ def attribute(
     diagnosis = gd.diagnose(network, validation=records, only="attribution", device=device)
     pictures = {
         f"Attribution by {method}": found,
-        "Row by row": Swarm(found),
+        "Row by row": Beeswarm(found),
         "How far to trust it": found.trust,
     }
     tables = {"Per feature": found.table(), "How far to trust it": found.trust.table()}

@@ -12,7 +12,7 @@ from gendebug_torch.errors import reject
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap
 from gendebug_torch.model.formats import load_network
 
-_SIDES = ("train", "validation", "production")
+_SPLITS = ("train", "validation", "production")
 
 
 def leakage(
@@ -24,45 +24,36 @@ def leakage(
     budget: str | None = None,
     fail_on: FailOn = "warn",
 ) -> int:
-    """Say what a model was given that it cannot know: columns that leak the target, splits that
-    share rows, early fits.
+    """Find leaks: columns that contain the target, rows that splits share, fits on validation rows.
 
     Args:
         tables: one to three tables (CSV or Parquet): train, then validation, then production.
-        schema: YAML file that says what the columns are.
+        schema: YAML file that declares what the columns are.
         out: directory for report.html and findings.json.
-        model: MODULE:NAME of a network, to permute leaked columns through it.
+        model: MODULE:NAME of a network, through which suspicious columns are permuted.
         weights: safetensors file to load into the network.
-        budget: time to spend, e.g. 90s or 2m.
+        budget: time limit, e.g. 90s or 2m.
         fail_on: exit with 1 from this severity on.
     """
-    if len(tables) > len(_SIDES):
+    if len(tables) > len(_SPLITS):
         reject(
             "tables",
             "one to three tables",
             str(len(tables)),
             "Pass train, then validation, then production.",
         )
-    known = gd.Schema.from_file(schema)
+    declared = gd.Schema.from_file(schema)
     network = None if model is None else load_network(model, weights)
-    sides: dict[str, Any] = {
-        side: load_records(side, path, known, network is not None)
-        for side, path in zip(_SIDES, tables, strict=False)
+    records: dict[str, Any] = {
+        split: load_records(split, path, declared, network is not None)
+        for split, path in zip(_SPLITS, tables, strict=False)
     }
     diagnosis = gd.diagnose(
-        network, only="leakage", budget=budget, progress=sys.stderr.isatty(), **sides
+        network, only="leakage", budget=budget, progress=sys.stderr.isatty(), **records
     )
     shared = {
-        finding.check: finding.evidence
+        f"{finding.evidence.kind.capitalize()}, shared by the splits": finding.evidence.table()
         for finding in diagnosis.findings
         if isinstance(finding.evidence, SplitOverlap)
     }
-    named = {evidence.kind.capitalize(): evidence for evidence in shared.values()}
-    return deliver(
-        diagnosis,
-        out,
-        fail_on,
-        tables={
-            f"{kind}, shared by the splits": evidence.table() for kind, evidence in named.items()
-        },
-    )
+    return deliver(diagnosis, out, fail_on, tables=shared)

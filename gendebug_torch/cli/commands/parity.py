@@ -23,19 +23,17 @@ def parity(
     max_rows: int | None = None,
     fail_on: FailOn = "warn",
 ) -> int:
-    """Recompute features one record at a time, as serving would, and compare them with the stored
-    ones.
+    """Recompute features one record at a time, as in serving, and compare with the stored ones.
 
     Args:
         pipeline: MODULE:NAME of a callable from a one-row table to its features, importable from
             here.
         raw: table of the records as they arrive (CSV or Parquet).
-        stored: table of the features that were stored for them.
+        stored: table of the features stored for them.
         out: directory for report.html and findings.json.
-        key: column of both tables that says which rows belong together; without it they are taken
-            in order.
-        tolerance: largest difference that is equal, relative to 1 + |stored|.
-        max_rows: recompute so many records, evenly spread.
+        key: column of both tables that identifies the row; without it rows are compared in order.
+        tolerance: largest difference that counts as equal, relative to 1 + |stored|.
+        max_rows: number of records to recompute, evenly spaced.
         fail_on: exit with 1 from this severity on.
     """
     records, features = read_table(raw), read_table(stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,12 +65,12 @@ def predeploy(
     """
     if rows < 1:
         reject("--rows", "at least 1", str(rows), "Ten thousand rows show most of what goes wrong.")
-    known = gd.Schema.from_file(schema)
-    deployed = threshold or known.threshold or 0.5
+    columns = gd.Schema.from_file(schema)
+    threshold = threshold or columns.threshold or 0.5
     network = None if model is None else load_network(model, weights)
     paths = {"train": train, "validation": validation, "production": production}
     sides = {
-        name: load_records(name, path, known, name == "train" or network is not None)
+        name: load_records(name, path, columns, name == "train" or network is not None)
         for name, path in paths.items()
         if path is not None
     }
@@ -77,50 +78,21 @@ def predeploy(
     if network is not None:
         for name in sides.keys() - {"train"}:
             sides[name] = gd.collect(network, sides[name], device=device)
-    live, judged = sides["production"], sides.get("validation")
-    diagnosis = _together(
-        gd.diagnose(train=sides["train"], production=live, only=_DISTRIBUTION),
-        gd.diagnose(
-            validation=judged,
-            production=live,
-            only=_CONFIDENCE,
-            options={"shift.confidence": {"threshold": deployed}},
-        ),
-    )
-    member, caption = cohort(live, deployed)
-    tables: dict[str, pd.DataFrame] = {}
-    if live.logits is not None:
-        score = live.confidence if live.probs.ndim == 2 else live.probs
-        picked = review_rows(member, live.confidence, size=size, order=order, seed=seed)
-        because = (
-            None
-            if network is None or not len(picked)
-            else _because(network, live.select(picked), device)
-        )
-        sheet = review_sheet(_columns(live, deployed), picked, score, attributions=because)
-        caption = (
-            f"{caption} {len(sheet)} of {int(member.sum()):,} "
-            f"{'drawn at random' if order == 'random' else 'with the highest confidence'}."
-        )
-        tables = {caption: sheet}
+    live = sides["production"]
+    tables = {}
+    chosen, caption = sheet_rows(live, threshold)
+    if live.logits is None:
+        print(caption)
+    else:
+        picked = review_rows(chosen, live.confidence, size=size, order=order, seed=seed)
+        sheet = _sheet(live, picked, threshold, network, device)
+        drawn = "drawn at random" if order == "random" else "with the highest confidence"
+        caption = f"{caption} {len(sheet)} of {int(chosen.sum()):,} {drawn}."
+        tables[caption] = sheet
         for suffix in (".csv", ".html"):
             write_sheet(sheet, Path(out) / f"sheet{suffix}", title=caption)
-    else:
-        print(caption)
-    named = {
-        f"Confidence in {side.name}": side
-        for side in (live, judged)
-        if side is not None and side.logits is not None
-    }
-    pictures = (
-        {}
-        if known.multilabel
-        else {
-            name: gd.shift.confidence_bimodality(side.probs, names=known.classes)
-            for name, side in named.items()
-        }
-    )
-    extras: dict[str, Any] = {"tables": tables, "pictures": pictures}
+    extras: dict[str, Any] = {"tables": tables, "pictures": _confidence_pictures(sides)}
+    diagnosis = _diagnosis(sides, threshold)
     return deliver(diagnosis, out, fail_on, also=also or (), title="Before deployment", **extras)
 
 
@@ -133,31 +105,36 @@ def first_rows(records: gd.Records, rows: int) -> gd.Records:
     return records.select(order[:rows])
 
 
-def cohort(live: gd.Records, threshold: float) -> tuple[torch.Tensor, str]:
+def sheet_rows(live: gd.Records, threshold: float) -> tuple[torch.Tensor, str]:
     """Rows that the sheet is drawn from, `[n]` bool, and its caption."""
     if live.logits is None or live.schema.multilabel:
-        return torch.zeros(
-            len(live), dtype=torch.bool
-        ), "No sheet: it needs the logits of one label per row; pass --model or name `logits`."
-    said = _predicted(live, threshold)
-    two_classes = live.probs.ndim == 1 or live.probs.shape[1] == 2
-    what = (
-        "False positives"
-        if two_classes
-        else "Mistakes, each a false positive of the class predicted"
-    )
+        text = "No sheet: it needs the logits of one label per row; pass --model or name `logits`."
+        return torch.zeros(len(live), dtype=torch.bool), text
+    predicted = _predicted(live, threshold)
+    binary = live.probs.ndim == 1 or live.probs.shape[1] == 2
     if live.targets is not None:
-        return confusion_cell(
-            said, live.targets, "false_positive" if two_classes else "error"
-        ), f"{what} among the first {len(live):,} live rows."
-    member = said == 1 if two_classes else torch.ones(len(live), dtype=torch.bool)
-    wrong = float(1 - live.confidence[member].mean()) if bool(member.any()) else 0.0
-    kind = "Positive predictions" if two_classes else "Predictions"
-    return member, (
-        f"{kind} among the first {len(live):,} live rows. Their labels have not arrived, so the "
-        "sheet cannot say which are false: "
-        f"by the model's own confidence {wrong:.0%} of them are. Label these rows to find out."
+        mistakes = "False positives" if binary else "Mistakes, each a false positive of its class"
+        cell = confusion_cell(predicted, live.targets, "false_positive" if binary else "error")
+        return cell, f"{mistakes} among the first {len(live):,} live rows."
+    rows = predicted == 1 if binary else torch.ones(len(live), dtype=torch.bool)
+    wrong = float(1 - live.confidence[rows].mean()) if bool(rows.any()) else 0.0
+    kind = "Positive predictions" if binary else "Predictions"
+    return rows, (
+        f"{kind} among the first {len(live):,} live rows. Their labels have not arrived; by the "
+        f"model's own confidence {wrong:.0%} of them are wrong. Label these rows to find out."
     )
+
+
+def _sheet(
+    live: gd.Records, rows: torch.Tensor, threshold: float, network: Any, device: str
+) -> pd.DataFrame:
+    score = live.confidence if live.probs.ndim == 2 else live.probs
+    attributions = None
+    if network is not None and len(rows):
+        result = gd.attribute(network, live.select(rows), device=device, trust=False)
+        names = list(result.feature_names) or None
+        attributions = pd.DataFrame(result.flat.cpu().numpy(), columns=names)
+    return review_sheet(_columns(live, threshold), rows, score, attributions=attributions)
 
 
 def _predicted(records: gd.Records, threshold: float) -> torch.Tensor:
@@ -168,35 +145,43 @@ def _predicted(records: gd.Records, threshold: float) -> torch.Tensor:
 
 
 def _columns(records: gd.Records, threshold: float) -> pd.DataFrame:
-    """What the model said and what was true, then metadata, then features."""
+    """Prediction and target, then metadata, then features."""
     names = records.schema.classes
 
     def named(ids: torch.Tensor) -> list[Any]:
-        return [names[place] if names else place for place in ids.tolist()]
+        return [names[index] if names else index for index in ids.tolist()]
 
-    said = pd.DataFrame({"predicted": named(_predicted(records, threshold))})
+    answers = pd.DataFrame({"predicted": named(_predicted(records, threshold))})
     if records.targets is not None:
-        said["target"] = named(records.targets)
+        answers["target"] = named(records.targets)
     tables = [
         part.reset_index(drop=True)
         for part in (records.metadata, records.features)
         if isinstance(part, pd.DataFrame)
     ]
-    joined = pd.concat([said, *tables], axis=1)
+    joined = pd.concat([answers, *tables], axis=1)
     return joined.loc[:, ~joined.columns.duplicated()]
 
 
-def _because(network: Any, rows: gd.Records, device: str) -> pd.DataFrame:
-    found = gd.attribute(network, rows, device=device, trust=False)
-    return pd.DataFrame(found.flat.cpu().numpy(), columns=list(found.feature_names) or None)
+def _confidence_pictures(sides: Mapping[str, gd.Records]) -> dict[str, Any]:
+    return {
+        f"Confidence in {name}": gd.shift.confidence_bimodality(
+            side.probs, names=side.schema.classes
+        )
+        for name, side in sides.items()
+        if name != "train" and side.logits is not None and not side.schema.multilabel
+    }
 
 
-def _together(first: gd.Diagnosis, second: gd.Diagnosis) -> gd.Diagnosis:
-    findings = sorted(
-        [*first.findings, *second.findings], key=lambda finding: -finding.severity.level
-    )
-    seconds = sum(float(part.context["seconds"]) for part in (first, second))
-    context = {**first.context, **second.context, "seconds": f"{seconds:.1f}"}
-    return replace(
-        second, findings=tuple(findings), context=context, costs=first.costs + second.costs
-    )
+def _diagnosis(sides: Mapping[str, gd.Records], threshold: float) -> gd.Diagnosis:
+    """Inputs against training, and confidence against validation, as one diagnosis."""
+    live = sides["production"]
+    inputs = gd.diagnose(train=sides["train"], production=live, only=_DISTRIBUTION)
+    options = {"shift.confidence": {"threshold": threshold}}
+    validation = sides.get("validation")
+    scores = gd.diagnose(validation=validation, production=live, only=_CONFIDENCE, options=options)
+    findings = sorted([*inputs.findings, *scores.findings], key=lambda f: -f.severity.level)
+    seconds = sum(float(part.context["seconds"]) for part in (inputs, scores))
+    context = {**inputs.context, **scores.context, "seconds": f"{seconds:.1f}"}
+    costs = inputs.costs + scores.costs
+    return replace(scores, findings=tuple(findings), context=context, costs=costs)

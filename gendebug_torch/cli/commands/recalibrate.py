@@ -17,7 +17,7 @@ from gendebug_torch.calibration.thresholds.threshold_choice import confusion_tab
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.cli.deliver import FailOn, deliver
 from gendebug_torch.errors import reject
-from gendebug_torch.model.binary import binary_logit, two_class_logits
+from gendebug_torch.model.binary import positive_logit, two_class_logits
 from gendebug_torch.model.formats import import_name, load_network, load_program
 
 
@@ -141,12 +141,12 @@ def _decisions(
     sides = {"before": logits, "after (out of fold)": after}
     table = confusion_table(
         {
-            name: confusion_matrix(binary_logit(z).double().sigmoid(), targets, value)
+            name: confusion_matrix(positive_logit(z).double().sigmoid(), targets, value)
             for name, z in sides.items()
         }
     )
     z = torch.logit(torch.tensor([value], dtype=torch.float64))
-    mapped = binary_logit(result(z if logits.ndim == 1 else two_class_logits(z)))
+    mapped = positive_logit(result(z if logits.ndim == 1 else two_class_logits(z)))
     return table, (
         f"Decisions at the threshold {value:.3g}. To decide as before on the new probabilities, "
         f"move the threshold to {float(mapped.sigmoid()):.3g}."

@@ -12,6 +12,7 @@ from gendebug_torch.cli.inputs import load_records
 from gendebug_torch.model.formats import load_network
 from gendebug_torch.shift.columns.chunks import is_large, read_table_in_chunks
 from gendebug_torch.shift.columns.prepared_table import PreparedTable, table_comparison
+from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.feature_shift import MostShifted
 
 _PREPARED = ".safetensors"
@@ -121,10 +122,10 @@ def _in_chunks(
     return replace(diagnosis, findings=tuple(findings), context=context), before, after
 
 
-def _change_kinds(diagnosis: gd.Diagnosis) -> gd.shift.ChangeKinds | None:
+def _change_kinds(diagnosis: gd.Diagnosis) -> ChangeKinds | None:
     """The kinds of change that the diagnosis rests on, if it judged them."""
     evidence = (finding.evidence for finding in diagnosis.findings)
-    return next((part for part in evidence if isinstance(part, gd.shift.ChangeKinds)), None)
+    return next((part for part in evidence if isinstance(part, ChangeKinds)), None)
 
 
 def _extras(

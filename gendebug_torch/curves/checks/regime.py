@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -104,19 +105,33 @@ def _numbers(diagnosis: CurveDiagnosis) -> dict[str, Any]:
         "learned",
         "notes",
     )
-    return {name: getattr(diagnosis, name) for name in names} | {"gap": diagnosis.gap.absolute}
+    accuracy = None if diagnosis.accuracy is None else asdict(diagnosis.accuracy)
+    numbers = {name: getattr(diagnosis, name) for name in names}
+    return numbers | {"gap": diagnosis.gap.absolute, "accuracy": accuracy}
 
 
 def _remedy(diagnosis: CurveDiagnosis) -> str:
+    if diagnosis.regime == "overfit" and diagnosis.accuracy and diagnosis.accuracy.rises:
+        return (
+            f"Recalibrate the last checkpoint and compare it with that of {diagnosis.curves.unit} "
+            f"{diagnosis.inflection_epoch} on rows that neither has seen; use the better one. Then "
+            "try more data, augmentation or weight decay."
+        )
     if diagnosis.regime == "overfit":
         return (
             f"Use the checkpoint of {diagnosis.curves.unit} {diagnosis.inflection_epoch}, or stop "
             "there. Then try more data, augmentation or weight decay."
         )
     if diagnosis.regime == "diverged":
+        curves = diagnosis.curves
+        if bool(curves.train_loss[-1:].isfinite().all()):
+            return (
+                "Lower the learning rate or clip gradients. If a part of the loss grows on "
+                "purpose, e.g. with its weight, record the parts and diagnose each."
+            )
         return (
-            "Lower the learning rate or clip gradients; look at the batches where the loss first "
-            "became NaN."
+            "Lower the learning rate or clip gradients, and look at the batches where the loss "
+            "first became NaN or infinite."
         )
     return _REMEDIES.get(diagnosis.regime, "")
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import ACCENT, LIVE, NEUTRAL, axes
+from gendebug_torch.curves.diagnosis.accuracy import AccuracyChange
 from gendebug_torch.curves.diagnosis.regimes import Regime
 from gendebug_torch.curves.fit.forecast import Forecast
 from gendebug_torch.curves.fit.moving_average import moving_average
@@ -42,6 +43,8 @@ class CurveDiagnosis:
         summary: one or two sentences.
         notes: further sentences: level shifts, transient rises, the record, what the training loss
             measures.
+        accuracy: change of the validation accuracy since the inflection; None where there is no
+            inflection or no accuracy on record.
         forecast: validation loss after as many epochs more as the last stretch has; None where it
             is not falling.
         curves: curves that were diagnosed.
@@ -61,6 +64,7 @@ class CurveDiagnosis:
     learned: float
     summary: str
     notes: tuple[str, ...]
+    accuracy: AccuracyChange | None
     forecast: Forecast | None
     curves: LearningCurves
     val_loss_smooth: Tensor

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from gendebug_torch.curves.diagnosis.accuracy import AccuracyChange, accuracy_change
 from gendebug_torch.curves.diagnosis.curve_diagnosis import CurveDiagnosis
 from gendebug_torch.curves.diagnosis.notes import notes
 from gendebug_torch.curves.diagnosis.regimes import CurveNumbers, Verdict, verdict
@@ -19,6 +21,8 @@ from gendebug_torch.curves.fit.forecast import Forecast, power_law_forecast
 from gendebug_torch.curves.generalization_gap import generalization_gap
 from gendebug_torch.curves.learning_curves import LearningCurves
 from gendebug_torch.errors import reject
+
+_MAX_LOSS = 1e100
 
 
 def diagnose_curves(
@@ -81,6 +85,7 @@ def diagnose_curves(
         reject(
             "tolerance", "a positive share such as 0.025", str(tolerance), "Choose 0.02 to 0.03."
         )
+    curves = _without_overflow(curves)
     val, train = (
         curve_statistics(curves.epoch, loss, window=window, seed=seed)
         for loss in (curves.val_loss, curves.train_loss)
@@ -100,6 +105,15 @@ def diagnose_curves(
     return _with_statistics(numbers, val, verdict(numbers))
 
 
+def _without_overflow(curves: LearningCurves) -> LearningCurves:
+    """The curves, losses whose squares overflow made infinite."""
+    train, val = (
+        loss.masked_fill(loss.abs() > _MAX_LOSS, math.inf)
+        for loss in (curves.train_loss, curves.val_loss)
+    )
+    return replace(curves, train_loss=train, val_loss=val)
+
+
 def _without_statistics(numbers: CurveNumbers, result: Verdict) -> CurveDiagnosis:
     """The diagnosis of curves with too few validation losses."""
     return CurveDiagnosis(
@@ -115,6 +129,7 @@ def _without_statistics(numbers: CurveNumbers, result: Verdict) -> CurveDiagnosi
         learned=numbers.learned,
         summary=result.summary,
         notes=notes(numbers),
+        accuracy=None,
         forecast=None,
         curves=numbers.curves,
         val_loss_smooth=torch.full((len(numbers.curves),), torch.nan, dtype=torch.float64),
@@ -131,6 +146,8 @@ def _with_statistics(
     falling = result.regime in ("still_improving", "underfit") and val.change < 0
     forecast = _forecast(val) if falling else None
     outlook = () if forecast is None else (_outlook(forecast, val, curves.unit),)
+    accuracy = accuracy_change(curves, inflection) if result.regime == "overfit" else None
+    better = (_better_decisions(accuracy),) if accuracy is not None and accuracy.rises else ()
     return CurveDiagnosis(
         regime=result.regime,
         inflection_epoch=inflection if rises else None,
@@ -143,10 +160,18 @@ def _with_statistics(
         noise=val.relative_noise,
         learned=numbers.learned,
         summary=result.summary,
-        notes=(*notes(numbers), *outlook),
+        notes=(*better, *notes(numbers), *outlook),
+        accuracy=accuracy,
         forecast=forecast,
         curves=curves,
         val_loss_smooth=smooth,
+    )
+
+
+def _better_decisions(accuracy: AccuracyChange) -> str:
+    return (
+        f"Meanwhile {accuracy.name} rises from {accuracy.before:.4g} to {accuracy.after:.4g}: the "
+        "later network decides better, but is overconfident."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # Names in lower case, with `_` for every other sign and without a final `_epoch`; the first one
 # present counts.
@@ -21,6 +21,8 @@ VAL_LOSS = (
     "dev_loss",
 )
 EPOCH = ("epoch", "epochs")
+# What Lightning puts between the name of a metric and the number of its loader.
+_LOADER = "/dataloader_idx_"
 STEP = ("step", "global_step", "steps", "iteration")
 
 
@@ -38,6 +40,27 @@ def usual_column(columns: Iterable[str], names: Sequence[str]) -> str | None:
                 if short == wanted:
                     return column
     return None
+
+
+def losses_by_loader(metrics: Mapping[str, float], names: Sequence[str]) -> dict[int, float]:
+    """The loss of each loader among logged metrics.
+
+    Lightning logs `val_loss/dataloader_idx_1` where a step with several loaders logs `val_loss`.
+
+    Args:
+        metrics: logged values by name.
+        names: usual names of the loss in order of preference.
+    """
+    by_loader: dict[int, dict[str, float]] = {}
+    for name, value in metrics.items():
+        base, _, loader = name.partition(_LOADER)
+        by_loader.setdefault(int(loader or 0), {}).setdefault(base, value)
+    columns = {loader: usual_column(values, names) for loader, values in by_loader.items()}
+    return {
+        loader: by_loader[loader][column]
+        for loader, column in columns.items()
+        if column is not None
+    }
 
 
 def _plain(column: str) -> str:

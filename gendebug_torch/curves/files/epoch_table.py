@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from gendebug_torch.curves.files.column_names import (
     usual_column,
 )
 from gendebug_torch.errors import reject
+
+# Beyond this, neighbouring whole numbers are no longer told apart by float64.
+_MAX_EPOCH = 2.0**53
 
 
 def epoch_table(
@@ -33,7 +37,7 @@ def epoch_table(
         val: column of the validation loss, where its name is not a usual one.
 
     Raises:
-        InputError: a column is absent or not numeric, or there are no rows.
+        InputError: a column is absent or not numeric, an epoch is infinite, or there are no rows.
     """
     if not len(frame):
         reject("curves", "at least one epoch", "no rows", "Train for an epoch first.")
@@ -44,6 +48,9 @@ def epoch_table(
     if missing:
         notes.append(f"{missing} rows without {x} were left out")
         table = table[table[x].notna()]
+    if bool((beyond := table[x].abs() > _MAX_EPOCH).any()):
+        got = str(table.loc[beyond, x].iloc[0])
+        reject("curves", f"finite values of {x}", got, "Correct or leave out these rows.")
     table = _in_order(table, notes)
     if x == "epoch" and bool((table["epoch"] % 1 != 0).any()):
         if "step" in table and _validates_within_epochs(table):
@@ -95,7 +102,8 @@ def _numeric(table: pd.DataFrame) -> pd.DataFrame:
     for name in table.columns:
         values = table[name]
         if values.dtype.kind not in "fiu":
-            parsed = pd.to_numeric(values, errors="coerce")
+            scalar = values.map(lambda value: isinstance(value, (str, Number)))
+            parsed = pd.to_numeric(values.where(scalar), errors="coerce")
             if name in needed and bool((parsed.isna() & values.notna()).any()):
                 reject("curves", "numeric columns", f"text in {name}", "Convert them to numbers.")
             values = parsed

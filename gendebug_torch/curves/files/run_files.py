@@ -106,8 +106,8 @@ def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[str]]:
 def _read_trainer_state(source: Path) -> tuple[pd.DataFrame, list[str]]:
     try:
         history = json.loads(source.read_text())["log_history"]
-        rows = [row for row in history if "train_runtime" not in row]
-    except (ValueError, KeyError, TypeError) as error:
+        rows = [dict(row) for row in history if "train_runtime" not in row]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         reject(
             "path",
             "a trainer_state.json with `log_history`",

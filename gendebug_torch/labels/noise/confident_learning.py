@@ -191,21 +191,43 @@ def _least_confident(probs: Tensor, targets: Tensor, class_counts: Tensor, sizes
 
 
 def _largest_margins(probs: Tensor, targets: Tensor, class_counts: Tensor, sizes: Tensor) -> Tensor:
-    """`[n]` bool, of each (given, other) the `sizes` rows of largest margin `p_other - p_given`."""
+    """`[n]` bool, of each (given, other) the `sizes` rows of largest margin `p_other - p_given`.
+
+    Labels are taken together as far as they fill a block: on a device all, on the host few.
+    """
     off = sizes.clone()
     off.fill_diagonal_(0)
     off[class_counts <= 1] = 0
-    most = off.amax(1).tolist()
-    blocks = torch.split(targets.argsort(stable=True), class_counts.tolist())
+    cells = _CELLS.get(probs.device.type, _CELLS["cpu"])
+    rows = targets.argsort(stable=True)
+    first = class_counts.cumsum(0) - class_counts
     mask = torch.zeros_like(targets, dtype=torch.bool)
-    for given, (rows, m) in enumerate(zip(blocks, most, strict=True)):
-        if m:
-            columns = off[given].nonzero()[:, 0]
-            margins = probs[rows][:, columns] - probs[rows, given, None]
-            top = margins.topk(min(m, len(rows)), dim=0).indices
-            within = torch.arange(len(top), device=rows.device)[:, None] < off[given, columns]
-            mask[rows[top[within]]] = True
+    for labels in _label_blocks(class_counts, off.amax(1), cells // max(probs.shape[1], 1)):
+        columns = off[labels].amax(0).nonzero()[:, 0]
+        position = torch.arange(int(class_counts[labels].max()), device=rows.device)
+        inside = position < class_counts[labels, None]
+        block = rows[(first[labels, None] + position).clamp(max=len(rows) - 1)]
+        margins = probs[block[..., None], columns] - probs[block, labels[:, None]][..., None]
+        margins = margins.masked_fill(~inside[..., None], -torch.inf)
+        most = min(int(off[labels].max()), len(position))
+        top = margins.topk(most, dim=1).indices
+        rank = torch.arange(most, device=rows.device)[None, :, None]
+        label, _, _ = (selected := (rank < off[labels][:, None, columns])).nonzero(as_tuple=True)
+        mask[block[label, top[selected]]] = True
     return mask
+
+
+def _label_blocks(class_counts: Tensor, sizes: Tensor, rows: int) -> list[Tensor]:
+    """Labels with a size, by their number of rows, in blocks that have about `rows` rows padded."""
+    labels = sizes.nonzero()[:, 0]
+    labels = labels[class_counts[labels].argsort(stable=True)]
+    blocks, start = [], 0
+    counts = class_counts[labels].tolist()
+    for end in range(1, len(counts) + 1):
+        if end == len(counts) or counts[end] * (end + 1 - start) > rows:
+            blocks.append(labels[start:end])
+            start = end
+    return blocks
 
 
 def _rounded(matrix: Tensor) -> Tensor:

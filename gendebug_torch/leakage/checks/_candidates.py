@@ -26,7 +26,9 @@ class LeakCandidate:
     Args:
         column: column name.
         index: position of the column in the association.
-        explained: the largest share of the target's variance that it explains.
+        explained: the largest share of the variance of the target, or of one class, that it
+            explains.
+        overall: share of the variance of the whole target that it explains.
         auc: AUC of the column alone.
         combination: the exact linear combination that it is part of, or None.
     """
@@ -34,6 +36,7 @@ class LeakCandidate:
     column: str
     index: int
     explained: float
+    overall: float
     auc: float
     combination: LinearCombination | None = None
 
@@ -58,7 +61,12 @@ def leak_candidates(
     parts = () if combination is None else combination.names
     candidates = [
         LeakCandidate(
-            name, i, float(explained[i]), float(auc[i]), combination if name in parts else None
+            name,
+            i,
+            float(explained[i]),
+            float(found.overall[i]),
+            float(auc[i]),
+            combination if name in parts else None,
         )
         for i, name in enumerate(found.names)
         if (bool(strong[i]) or name in parts) and name not in train.schema.causal

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -12,20 +11,17 @@ from torch import Tensor
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.leakage.checks._availability import unavailability_signs
 from gendebug_torch.leakage.checks._candidates import LeakCandidate, leak_candidates
+from gendebug_torch.leakage.checks._comparison import (
+    Context,
+    column_ablation,
+    column_contexts,
+)
 from gendebug_torch.leakage.checks._costs import screen_cost
 from gendebug_torch.leakage.columns.association import Association, association, unsuitable_targets
-from gendebug_torch.leakage.columns.column_ablation import (
-    ColumnAblation,
-    Performance,
-    ablated_performance,
-    performance,
-    permutation_ablation,
-    refit_ablation,
-    target_columns,
-)
-from gendebug_torch.leakage.columns.column_codes import Features
-from gendebug_torch.model.runner import Model, collect
+from gendebug_torch.leakage.columns.column_ablation import ColumnAblation, Performance
+from gendebug_torch.model.evaluation import Model
 
 # A column that explains so much is a leak whatever the others explain.
 _NEARLY_ALL = 0.97
@@ -34,24 +30,10 @@ _FAIL_EXPLAINED, _FAIL_AUC = 0.9, 0.975
 # explains this part of what all columns explain, a model needs little besides it; and if the others
 # explain less than this part, a leak is a failure.
 _COMPARABLE, _SUFFICIENT, _FAR_BELOW = 2 / 3, 0.9, 1 / 4
-_MIN_ROWS = 20
-
-
-@dataclass(frozen=True)
-class _Context:
-    """What the performance of a candidate is compared with.
-
-    Args:
-        equivalent: names of the columns that predict as well as the candidate, itself included.
-        others: performance of small networks without these columns.
-        everything: performance of small networks with all columns.
-        model: performance of the user's model, if its logits are there.
-    """
-
-    equivalent: tuple[str, ...]
-    others: Performance
-    everything: Performance
-    model: Performance | None
+# A quantity that is explained less than this: honest predictors often reach it.
+_MIN_REAL_LEAK = 0.75
+# Explained share, or 2 AUC - 1, that a model must reach before a column is compared with it.
+_MIN_SKILL = 0.1
 
 
 @check(
@@ -74,8 +56,10 @@ def no_column_predicts_the_target_alone(
 
     A column is a candidate if it explains as much of the target as a correlation of `max_pearson`
     does, linear or not, ranks it with `max_auc`, or adds up to it exactly with others. It is a leak
-    if all other columns together predict far less; otherwise the target follows from the data
-    either way, and the column is a shortcut.
+    if all other columns together predict far less, and adding them improves little on the column;
+    where the others predict nearly as well, the column is a shortcut. Any other column that alone
+    predicts nearly as well as all together is a note, and a warning if its times, its missing
+    values or its values in production suggest that it is recorded after the outcome.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, on leaks as what is too
     good for one column; Pearson (1905) and Goodman and Kruskal (1954), JASA 49:732, for the
@@ -94,6 +78,7 @@ def no_column_predicts_the_target_alone(
         limit: largest number of columns reported one by one.
     """
     this = no_column_predicts_the_target_alone
+    train = train.labeled()
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None
@@ -104,135 +89,73 @@ def no_column_predicts_the_target_alone(
     found = association(features, targets, categorical=train.schema.categorical)
     candidates = leak_candidates(train, found, max_pearson, max_auc)[:limit]
     splits = {"validation": validation, "production": production}
-    reported = 0
-    for candidate, context in _contexts(train, validation, found, candidates):
+    splits = {name: None if part is None else part.labeled() for name, part in splits.items()}
+    contexts = column_contexts(train, splits["validation"], found, candidates)
+    reported: list[str] = []
+    for candidate, context in zip(candidates, contexts, strict=False):
         leak = _is_leak(candidate, context)
-        if leak or _is_shortcut(candidate, context):
-            ablation = _ablation(context.equivalent, found, train, splits, model)
+        honest = found.classes == 0 and candidate.overall < _MIN_REAL_LEAK
+        if candidate.combination or (not honest and (leak or _is_shortcut(candidate, context))):
+            ablation = column_ablation(context.equivalent, found, train, splits, model)
             yield _candidate_finding(found, candidate, context, ablation, leak)
-            reported += 1
-    yield _summary(train, found, reported)
+            reported += context.equivalent
+    sufficient = [name for name in _sufficient(train, found, contexts[-1]) if name not in reported]
+    for name in sufficient[:limit]:
+        if signs := unavailability_signs(name, train, splits["production"]):
+            yield _unavailable_finding(name, signs, found, contexts[-1])
+            reported.append(name)
+    yield _summary(train, found, contexts[-1], reported, sufficient)
 
 
-def _contexts(
-    train: Records, validation: Records | None, found: Association, candidates: list[LeakCandidate]
-) -> Iterator[tuple[LeakCandidate, _Context]]:
-    """Each candidate with the performance of the other columns, of all columns and of the model.
-
-    Columns that leave at most twice as much unexplained as the candidate count as the same leak.
-    """
-    if not candidates or train.features is None or train.targets is None:
-        return
-    equivalent = [
-        {c.column}
-        | {
-            o.column
-            for o in candidates
-            if 1 - o.explained <= 2 * (1 - c.explained) or (o.combination and c.combination)
-        }
-        for c in candidates
-    ]
-    everything, *others = ablated_performance(
-        train.features,
-        train.targets,
-        [(), *equivalent],
-        order=found.order,
-        categorical=train.schema.categorical,
-    )
-    model = _model_performance(validation) or _model_performance(train)
-    for candidate, columns, rest in zip(candidates, equivalent, others, strict=True):
-        yield candidate, _Context(tuple(sorted(columns)), rest, everything, model)
-
-
-def _model_performance(records: Records | None) -> Performance | None:
-    if records is None or records.targets is None or records.logits is None or len(records) < 2:
-        return None
-    if records.targets.ndim != 1:
-        return None
-    scores = _estimates(records)
-    return performance(scores, target_columns(records.targets.cpu(), max(scores.shape[1], 2)))
-
-
-def _estimates(records: Records) -> Tensor:
-    """`[n, r]` predictions of the model for the columns of `target_columns`."""
-    assert records.logits is not None
-    if records.targets is not None and records.targets.is_floating_point():
-        return records.logits.double().cpu().reshape(len(records), -1)[:, :1]
-    probs = records.probs.cpu()
-    if probs.ndim == 1:
-        return probs[:, None]
-    return probs[:, 1:] if probs.shape[1] == 2 else probs
-
-
-def _is_leak(candidate: LeakCandidate, context: _Context) -> bool:
+def _is_leak(candidate: LeakCandidate, context: Context) -> bool:
     """Whether the others predict far less, the column is all there is, or it is part of a sum."""
-    if candidate.combination is not None or candidate.explained >= _NEARLY_ALL:
+    if candidate.combination is not None or candidate.overall >= _NEARLY_ALL:
         return True
     if _by_ranking(candidate, context):
         return 1 - context.others.auc > 2 * (1 - candidate.auc)
-    return not context.others.explained >= _COMPARABLE * candidate.explained
+    # A strong column among others that add to it is an honest predictor.
+    limit = min(_FAIL_EXPLAINED, _SUFFICIENT * context.whole)
+    comparable = context.others.explained >= _COMPARABLE * candidate.overall
+    return candidate.overall >= limit and not comparable
 
 
-def _is_shortcut(candidate: LeakCandidate, context: _Context) -> bool:
+def _is_shortcut(candidate: LeakCandidate, context: Context) -> bool:
     """Whether a model needs little besides the column."""
-    sufficient = candidate.explained >= _SUFFICIENT * context.everything.explained
+    sufficient = candidate.overall >= _SUFFICIENT * context.everything.explained
     return sufficient and not _by_ranking(candidate, context)
 
 
-def _by_ranking(candidate: LeakCandidate, context: _Context) -> bool:
+def _sufficient(train: Records, found: Association, context: Context) -> list[str]:
+    """Columns that alone predict nearly as well as all together, the strongest first.
+
+    By the explained share, or by `2 AUC - 1` where there is an AUC, as for rare classes.
+    """
+    areas = [p.auc for p in (context.everything, context.model) if p and math.isfinite(p.auc)]
+    limits = context.whole, 2 * max(areas, default=0.5) - 1
+    skills = found.overall, 2 * found.auc.nan_to_num(0.5) - 1
+    enough = [
+        (skill >= _SUFFICIENT * limit) & (limit >= _MIN_SKILL)
+        for skill, limit in zip(skills, limits, strict=True)
+    ]
+    names = {name for i, name in enumerate(found.names) if enough[0][i] or enough[1][i]}
+    return [name for name in found.order if name in names - set(train.schema.causal)]
+
+
+def _by_ranking(candidate: LeakCandidate, context: Context) -> bool:
     """Whether the column is a candidate for its AUC alone, as it is where one class is rare."""
     return candidate.explained < _FAIL_EXPLAINED / 2 and math.isfinite(context.others.auc)
-
-
-def _ablation(
-    columns: tuple[str, ...],
-    found: Association,
-    train: Records,
-    splits: Mapping[str, Records | None],
-    model: Model | None,
-) -> ColumnAblation:
-    """Performance with and without the columns of one leak.
-
-    Through the model, by small networks on the other splits, or out of fold on train.
-    """
-    labeled: dict[str, tuple[Features, Tensor]] = {
-        name: (split.features, split.targets)
-        for name, split in splits.items()
-        if split is not None
-        and split.features is not None
-        and split.targets is not None
-        and split.targets.ndim == 1
-        and len(split) >= _MIN_ROWS
-    }
-    assert train.features is not None
-    assert train.targets is not None
-    if model is not None and labeled:
-
-        def predict(features: Features) -> Tensor:
-            return _estimates(collect(model, Records(features, schema=train.schema)))
-
-        return permutation_ablation(columns, labeled, predict)
-    fitted, codes = (train.features, train.targets), train.schema.categorical
-    refit = refit_ablation(columns, fitted, labeled, order=found.order, categorical=codes)
-    if refit.splits:
-        return refit
-    everything, without = ablated_performance(
-        *fitted, [(), columns], order=found.order, categorical=codes
-    )
-    pairs = {"train": (everything, without)}
-    return ColumnAblation(columns, "small networks, out of fold", pairs)
 
 
 def _candidate_finding(
     found: Association,
     candidate: LeakCandidate,
-    context: _Context,
+    context: Context,
     ablation: ColumnAblation,
     leak: bool,
 ) -> Finding:
     name, others = candidate.column, context.others
     if leak:
-        severity, cause = _leak_severity(candidate, others), Cause.TARGET_LEAKAGE
+        severity, cause = _leak_severity(found, candidate, others), Cause.TARGET_LEAKAGE
         verdict = "That is too much for a single column."
         remedy = (
             f"Find out when {name} is recorded. If that is with or after the outcome, drop it and "
@@ -264,9 +187,9 @@ def _candidate_finding(
     )
 
 
-def _leak_severity(candidate: LeakCandidate, others: Performance) -> Severity:
+def _leak_severity(found: Association, candidate: LeakCandidate, others: Performance) -> Severity:
     strong = candidate.explained >= _FAIL_EXPLAINED or candidate.auc >= _FAIL_AUC
-    isolated = others.explained <= _FAR_BELOW * candidate.explained
+    isolated = found.classes > 0 and others.explained <= _FAR_BELOW * candidate.overall
     fail = candidate.combination is not None or strong or isolated
     return Severity.FAIL if fail else Severity.WARN
 
@@ -297,7 +220,7 @@ def _measures(found: Association, candidate: LeakCandidate) -> str:
     return f"{candidate.column} alone explains {share:.1%} of the target ({', '.join(parts)})"
 
 
-def _numbers(found: Association, candidate: LeakCandidate, context: _Context) -> dict[str, Any]:
+def _numbers(found: Association, candidate: LeakCandidate, context: Context) -> dict[str, Any]:
     i = candidate.index
     numbers: dict[str, Any] = {
         "n": found.n,
@@ -334,31 +257,72 @@ def _ablation_numbers(ablation: ColumnAblation) -> dict[str, Any]:
     return numbers
 
 
-def _summary(train: Records, found: Association, reported: int) -> Finding:
+def _unavailable_finding(
+    name: str, signs: list[str], found: Association, context: Context
+) -> Finding:
+    share = float(found.overall[found.names.index(name)])
+    return no_column_predicts_the_target_alone.finding(
+        Severity.WARN,
+        f"{name} alone predicts nearly as well as all columns together ({share:.0%} of the target "
+        f"explained, {context.whole:.0%} with all). It seems to be recorded after the outcome: "
+        f"{' and '.join(signs)}.",
+        subject=name,
+        numbers={"explained": share, "all_explained": context.whole, "signs": signs, "n": found.n},
+        remedy=f"Find out when {name} is recorded. If that is with or after the outcome, drop it "
+        "and retrain.",
+        evidence=found,
+    )
+
+
+def _summary(
+    train: Records,
+    found: Association,
+    context: Context,
+    reported: list[str],
+    sufficient: list[str],
+) -> Finding:
     this = no_column_predicts_the_target_alone
     judged = int(found.explained.isfinite().sum())
+    named = len(set(reported))
     numbers: dict[str, Any] = {
         "columns": len(found.names),
         "judged": judged,
-        "reported": reported,
+        "reported": named,
+        "sufficient": sufficient,
+        "whole": context.whole,
         "n": found.n,
     }
     if not judged:
         text = f"None of {len(found.names)} columns could be compared with the target."
         return this.finding(Severity.NOTE, text, numbers=numbers)
-    if reported:
-        verb = "predicts" if reported == 1 else "predict"
-        text = f"{reported} of {judged} columns {verb} the target alone ({found.n:,} rows)."
+    if named:
+        verb = "predicts" if named == 1 else "predict"
+        text = f"{named} of {judged} columns {verb} the target alone ({found.n:,} rows)."
         return this.finding(Severity.NOTE, text, numbers=numbers, evidence=found)
+    return _unreported(train, found, numbers)
+
+
+def _unreported(train: Records, found: Association, numbers: dict[str, Any]) -> Finding:
+    """The strongest column, or those that predict nearly as well as all together, as a note."""
+    this, judged, whole = no_column_predicts_the_target_alone, numbers["judged"], numbers["whole"]
     exempt = sorted(set(train.schema.causal) & set(found.names))
     strongest = next((name for name in found.order if name not in exempt), found.order[0])
     i = found.names.index(strongest)
     low, high = (float(bound[i]) for bound in found.interval("explained"))
     share = float(found.explained[i])
-    numbers |= {"strongest": strongest, "explained": share, "low": low, "high": high}
-    text = (
-        f"None of {judged} columns predicts the target alone. The strongest, {strongest}, explains "
-        f"{share:.0%} of it (95% interval {low:.0%} to {high:.0%}, {found.n:,} rows)."
-    )
+    numbers = numbers | {"strongest": strongest, "explained": share, "low": low, "high": high}
     numbers["exempt"] = exempt
-    return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
+    if not numbers["sufficient"]:
+        text = (
+            f"None of {judged} columns predicts the target alone. The strongest, {strongest}, "
+            f"explains {share:.0%} of it (95% interval {low:.0%} to {high:.0%}, {found.n:,} rows)."
+        )
+        return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
+    names = ", ".join(numbers["sufficient"][:3])
+    text = (
+        f"{names} alone predicts nearly as well as all columns together ({share:.0%} of the target "
+        f"explained by {strongest}, {whole:.0%} by all; {found.n:,} rows). Is it known before the "
+        "answer?"
+    )
+    remedy = f"Check when {names} is recorded; if it is known in time, list it under `causal`."
+    return this.finding(Severity.NOTE, text, numbers=numbers, remedy=remedy, evidence=found)

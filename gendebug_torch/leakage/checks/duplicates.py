@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
-
-import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import missing_labels
 from gendebug_torch.leakage.checks._costs import split_cost
 from gendebug_torch.leakage.checks._splits import (
     SPLIT_NEEDS,
+    accuracy_numbers,
+    accuracy_text,
     overlap_numbers,
     share_severity,
     share_text,
+    without_effect,
 )
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap, chance_share, identical_rows
 
@@ -34,7 +36,8 @@ def splits_share_no_rows(
 
     Rows of few coarse columns repeat without any leak. Identical rows count as copies only if
     independent columns would give less than half as many, most training rows are unique, the labels
-    of identical rows agree, and production, if given, does not contain them as often.
+    of identical rows agree, production, if given, does not contain them as often, and the accuracy,
+    if known, is better with them than without them.
 
     Source: Barz and Denzler (2020), J. Imaging 6:41, on duplicates across splits; Wilson (1927),
     JASA 22:209 for the interval; Carter and Wegman (1979) for the hashes.
@@ -74,12 +77,12 @@ def splits_share_no_rows(
         "share_by_chance": chance_share(*list(features.values())[:2]) if common else 0.0,
         "repeated_in_train": float(found.shared[0, 0]) / len(train),
     }
-    numbers |= _accuracy(validation, found)
+    numbers |= accuracy_numbers(validation, found.rows)
     harmless = _harmless_reason(found, numbers, min_share, min_agreement, max_repeated)
     yield _shared_finding(found, numbers, harmless)
 
 
-def _shared_finding(found: SplitOverlap, numbers: Mapping[str, Any], harmless: str) -> Finding:
+def _shared_finding(found: SplitOverlap, numbers: dict[str, Any], harmless: str) -> Finding:
     this = splits_share_no_rows
     text = (
         f"{len(found.rows):,} of {int(found.sizes[1]):,} validation rows "
@@ -88,14 +91,10 @@ def _shared_finding(found: SplitOverlap, numbers: Mapping[str, Any], harmless: s
     )
     if numbers["label_agreement"] is not None:
         text += f" {numbers['label_agreement']:.0%} of them have the label of that training row."
+    text += accuracy_text(numbers)
     if harmless:
         text += f" This does not count as a leak: {harmless}."
         return this.finding(Severity.NOTE, text, numbers=numbers, evidence=found)
-    if "accuracy" in numbers:
-        text += (
-            f" Accuracy is {numbers['accuracy']:.3f} on all rows and "
-            f"{numbers['accuracy_without']:.3f} without them."
-        )
     remedy = (
         "Remove the repeated rows from the table, split the remaining rows, and evaluate the model "
         "again."
@@ -110,26 +109,15 @@ def _label_agreement(train: Records, validation: Records, found: SplitOverlap) -
         return None
     if train.targets.shape[1:] != validation.targets.shape[1:] or train.targets.is_floating_point():
         return None
-    same = train.targets.cpu()[found.partners] == validation.targets.cpu()[found.rows]
-    return float(same.reshape(len(same), -1).all(1).double().mean())
-
-
-def _accuracy(validation: Records, found: SplitOverlap) -> dict[str, float]:
-    """Accuracy with and without the shared rows, if there are logits and class ids."""
-    targets = validation.targets
-    if validation.logits is None or targets is None or targets.dtype != torch.int64:
-        return {}
-    if len(found.rows) == len(validation):
-        return {}
-    correct = validation.correct.cpu().double().reshape(len(validation), -1).mean(1)
-    others = torch.ones(len(validation), dtype=torch.bool)
-    others[found.rows] = False
-    return {"accuracy": float(correct.mean()), "accuracy_without": float(correct[others].mean())}
+    first, second = train.targets.cpu()[found.partners], validation.targets.cpu()[found.rows]
+    rows = ~(missing_labels(first) | missing_labels(second))
+    same = (first == second)[rows].reshape(int(rows.sum()), -1).all(1)
+    return float(same.double().mean()) if len(same) else None
 
 
 def _harmless_reason(
     found: SplitOverlap,
-    numbers: Mapping[str, Any],
+    numbers: dict[str, Any],
     min_share: float,
     min_agreement: float,
     max_repeated: float,
@@ -137,6 +125,8 @@ def _harmless_reason(
     """Why identical rows are no leak; empty if they are one."""
     if found.share < min_share:
         return "they are too few to change the validation result"
+    if without_effect(numbers):
+        return "the validation result is nearly the same without them"
     if numbers["share_by_chance"] > found.share / 2:
         return f"columns as coarse as these give {numbers['share_by_chance']:.1%} by chance"
     if numbers["label_agreement"] is not None and numbers["label_agreement"] < min_agreement:

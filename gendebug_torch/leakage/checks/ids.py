@@ -52,6 +52,7 @@ def no_identifier_predicts_the_target(
         limit: largest number of columns reported one by one.
     """
     this = no_identifier_predicts_the_target
+    train = train.labeled()
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None

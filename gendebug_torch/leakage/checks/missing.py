@@ -8,7 +8,6 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._costs import column_cost
-from gendebug_torch.leakage.checks._splits import share_text
 from gendebug_torch.leakage.columns.association import TARGET_BINS, unsuitable_targets
 from gendebug_torch.leakage.columns.missing_values import (
     MissingValueAssociation,
@@ -49,6 +48,7 @@ def missing_values_do_not_predict_the_target(
         limit: largest number of columns reported one by one.
     """
     this = missing_values_do_not_predict_the_target
+    train = train.labeled()
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None
@@ -103,8 +103,9 @@ def _missing_finding(train: Records, found: MissingValueAssociation, i: int) -> 
     }
     text = (
         f"Where {name} is {state} ({rows:,} of {found.n:,} rows), the target is "
-        f"{_class_text(train, label)} in {share_text(share, low, high)}, against {overall:.1%} "
-        f"overall. The correlation of missing values with the target is {r:+.2f}."
+        f"{_class_text(train, label)} in {share:.1%} of them (95% interval {low:.1%} to "
+        f"{high:.1%}), against {overall:.1%} overall. The correlation of missing values with the "
+        f"target is {r:+.2f}."
     )
     remedy = (
         f"Find out who fills in {name}, and when. If it is recorded after the outcome, drop it "

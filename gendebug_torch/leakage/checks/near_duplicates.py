@@ -13,9 +13,12 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._costs import neighbour_cost
 from gendebug_torch.leakage.checks._splits import (
     SPLIT_NEEDS,
+    accuracy_numbers,
+    accuracy_text,
     share_numbers,
     share_severity,
     share_text,
+    without_effect,
 )
 from gendebug_torch.leakage.columns.column_codes import Features, column_names
 from gendebug_torch.leakage.splits.near_duplicate_rows import near_duplicate_rows
@@ -67,15 +70,14 @@ def splits_share_no_near_duplicates(
     texts = _text_columns(train.features, validation.features)
     if texts:
         before, after = (_joined(split.features, texts) for split in (train, validation))
-        yield _near_finding(
-            near_duplicate_texts(before, after, threshold=min_similarity), min_share
-        )
+        near = near_duplicate_texts(before, after, threshold=min_similarity)
+        yield _near_finding(near, validation, min_share)
     rows, other = (_without(split.features, texts) for split in (train, validation))
     if column_names(rows):
         found = near_duplicate_rows(
             rows, other, threshold=max_distance, max_rows=max_rows, seed=seed
         )
-        yield _near_finding(found, min_share)
+        yield _near_finding(found, validation, min_share)
 
 
 def _text_columns(train: Features, validation: Features) -> list[Any]:
@@ -101,7 +103,7 @@ def _without(features: Any, columns: list[Any]) -> Features:
     return rest
 
 
-def _near_finding(found: NearDuplicates, min_share: float) -> Finding:
+def _near_finding(found: NearDuplicates, validation: Records, min_share: float) -> Finding:
     this, compared = splits_share_no_near_duplicates, len(found.values)
     numbers: dict[str, Any] = {
         "near": len(found.rows),
@@ -112,7 +114,7 @@ def _near_finding(found: NearDuplicates, min_share: float) -> Finding:
     }
     if not compared:
         return this.finding(Severity.NOTE, f"Too few {found.kind} to compare.", numbers=numbers)
-    numbers |= share_numbers(found)
+    numbers |= share_numbers(found) | accuracy_numbers(validation, found.rows)
     if not len(found.rows):
         text = (
             f"None of {compared:,} validation {found.kind} is a near duplicate of a training row."
@@ -128,12 +130,14 @@ def _near_finding(found: NearDuplicates, min_share: float) -> Finding:
         f"{len(found.rows):,} of {compared:,} validation {found.kind} "
         f"({share_text(found.share, low, high)}) are near duplicates of a training row, with "
         f"{definition}. The first is row {int(found.rows[0])} (training row "
-        f"{int(found.partners[0])})."
+        f"{int(found.partners[0])}).{accuracy_text(numbers)}"
     )
     if low < min_share:
         text += " They are too few to change the validation result."
     elif low < 2 * found.expected:
         text += f" {found.expected:.1%} would be expected without any copy."
+    elif without_effect(numbers):
+        text += " The validation result is nearly the same without them."
     else:
         remedy = (
             "Look at the listed pairs, put all copies of one case (document, session) in the same "

@@ -44,7 +44,8 @@ def preprocessing_is_fitted_on_training_rows(
     assert train.features is not None
     assert validation.features is not None
     pair = None
-    if before is not None and after is not None and before.ndim == after.ndim == 1:
+    complete = not train.unlabeled and not validation.unlabeled
+    if before is not None and after is not None and complete and before.ndim == after.ndim == 1:
         pair = before, after
     found = preprocessing_leaks(train.features, validation.features, targets=pair, alpha=alpha)
     numbers: dict[str, Any] = {
@@ -60,7 +61,7 @@ def _clean_finding(found: PreprocessingLeaks, numbers: dict[str, Any]) -> Findin
     if found.clean:
         parts.append(f"{len(found.clean)} columns were fitted on training rows alone")
     if found.undecidable or not found.clean:
-        parts.append(f"for {len(found.undecidable)} columns the values do not tell")
+        parts.append(f"{len(found.undecidable)} columns cannot be decided from their values")
     return preprocessing_is_fitted_on_training_rows.finding(
         Severity.OK,
         f"No column was demonstrably fitted on validation rows: {', '.join(parts)}.",

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.checks._costs import row_cost
 from gendebug_torch.leakage.times.time_overlap import TimeOverlap, time_overlap
-from gendebug_torch.leakage.times.time_stamps import time_values
 
 _SMALLEST_P = 1e-16
 
@@ -48,6 +48,7 @@ def validation_is_later_than_training(
         alpha: level of the test of that agreement.
     """
     this = validation_is_later_than_training
+    train, validation = _labeled(train), _labeled(validation)
     column, before, after = train.schema.time, train.metadata, validation.metadata
     if (
         column is None
@@ -63,9 +64,9 @@ def validation_is_later_than_training(
             remedy="Declare `time` in the schema.",
         )
         return
-    first, calendar = time_values(before[column], f"{train.name}.{column}")
-    second, dates = time_values(after[column], f"{validation.name}.{column}")
-    if calendar != dates:
+    first = parse_times(before[column], f"{train.name}.{column}")
+    second = parse_times(after[column], f"{validation.name}.{column}")
+    if first.calendar != second.calendar:
         reject(
             column,
             "times of one kind in both splits",
@@ -76,7 +77,7 @@ def validation_is_later_than_training(
         split.targets if split.targets is not None and split.targets.ndim == 1 else None
         for split in (train, validation)
     ]
-    found = time_overlap(first, second, *labels, calendar=calendar)
+    found = time_overlap(first.values, second.values, *labels, calendar=first.calendar)
     agrees = found.p_value < alpha and found.agreement >= min_agreement
     severity = Severity.NOTE
     if found.overlap < min_overlap:
@@ -85,6 +86,11 @@ def validation_is_later_than_training(
         strong = found.agreement >= 2 * min_agreement
         severity = Severity.FAIL if strong else Severity.WARN
     yield _overlap_finding(found, column, severity)
+
+
+def _labeled(records: Records) -> Records:
+    """The labeled rows, or all rows if none has a label."""
+    return records.labeled() if records.unlabeled < len(records) else records
 
 
 def _overlap_finding(found: TimeOverlap, column: str, severity: Severity) -> Finding:
@@ -96,11 +102,11 @@ def _overlap_finding(found: TimeOverlap, column: str, severity: Severity) -> Fin
     agreement = f"{found.agreement:.2f} (0 is chance, 1 is perfect; {p})"
     leak = severity in (Severity.WARN, Severity.FAIL)
     if leak:
-        text += f" Labels of neighbours in time agree: {agreement}."
+        text += f" Labels of neighbours in time agree by {agreement}."
     elif severity is Severity.NOTE and not found.pairs:
         text += " None is between training rows: validation is older than training."
     elif severity is Severity.NOTE and math.isfinite(found.agreement):
-        text += f" Labels of neighbours in time hardly agree: {agreement}."
+        text += f" Labels of neighbours in time agree by {agreement} only."
     elif severity is Severity.NOTE:
         text += " The agreement of labels of neighbours in time is not known."
     remedy = (

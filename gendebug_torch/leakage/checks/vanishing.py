@@ -46,6 +46,7 @@ def strong_columns_predict_in_production(
         limit: largest number of columns reported one by one.
     """
     this = strong_columns_predict_in_production
+    train, production = train.labeled(), production.labeled()
     assert train.features is not None
     assert train.targets is not None
     assert production.features is not None
@@ -72,8 +73,8 @@ def strong_columns_predict_in_production(
         yield _lost_finding((train.name, production.name), before, after, i, candidate)
     if not lost:
         text = (
-            f"All {len(after.names)} columns that predict the target alone in {train.name} predict "
-            f"it in {production.name} as well."
+            f"All columns that predict the target alone in {train.name} "
+            f"({', '.join(after.names[:limit])}) predict it in {production.name} as well."
         )
         numbers = {"columns": len(after.names)}
         yield this.finding(Severity.OK, text, numbers=numbers, evidence=after)

@@ -85,6 +85,11 @@ class Association:
         return torch.maximum(shares, self.pearson.nan_to_num(0.0).square())
 
     @property
+    def overall(self) -> Tensor:
+        """`[d]` explained share of the whole target; for two classes or a real one, `strength`."""
+        return self.explained.nan_to_num(0.0) if self.classes > 2 else self.strength
+
+    @property
     def order(self) -> tuple[str, ...]:
         """Column names by falling explained share."""
         rank = self.explained.nan_to_num(-1.0).argsort(descending=True)

@@ -56,8 +56,9 @@ def _identifier_kind(values: pd.Series[Any]) -> str:
     if values.dtype.kind == "M":
         return "a time stamp"
     text = present.astype(str)
+    # Sentences are what a model of texts is fed, and identify nothing.
     short = text.str.len().mean() <= _MAX_ID_LENGTH
-    return "an id" if short and text.str.count(r"\s").mean() < _MAX_ID_BLANKS else "free text"
+    return "an id" if short and text.str.count(r"\s").mean() < _MAX_ID_BLANKS else ""
 
 
 def _integer_kind(ordered: np.ndarray[Any, Any]) -> str:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
+from gendebug_torch.data.times import Times, parse_times
 from gendebug_torch.errors import InputError
-from gendebug_torch.leakage.times.time_stamps import time_values
 from gendebug_torch.stats.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -95,13 +95,13 @@ def label_delays(
         >>> delay.column, delay.share
         ('refunded', 1.0)
     """
-    reference, calendar = time_values(label_time, "schema.label_time")
+    reference = parse_times(label_time, "schema.label_time")
     found = []
     for column in features.columns:
-        times = _column_times(features[column], reference, calendar)
+        times = _column_times(features[column], reference)
         if times is None:
             continue
-        hours = (times - reference) / (3600.0 if calendar else 1.0)
+        hours = (times - reference.values) / (3600.0 if reference.calendar else 1.0)
         finite = hours[hours.isfinite()]
         late = (hours > 0).nonzero()[:, 0]
         if len(finite):
@@ -114,20 +114,26 @@ def label_delays(
     return sorted(found, key=lambda delay: -delay.share)
 
 
-def _column_times(values: pd.Series[Any], reference: Tensor, calendar: bool) -> Tensor | None:
+def _column_times(values: pd.Series[Any], reference: Times) -> Tensor | None:
     """Times of a column in the unit of the label time, or None if it does not hold any."""
-    name = str(values.name)
-    if values.dtype.kind == "M":
-        return time_values(values, name)[0] if calendar else None
-    if values.dtype.kind in "iuf":
-        numbers, finite = time_values(values, name)[0], reference[reference.isfinite()]
-        if calendar or not len(finite) or not float(finite.max()) > _MIN_TIME:
-            return None
-        inside = (numbers >= finite.min()) & (numbers <= finite.max())
-        return numbers if bool(inside.double().mean() > 0.5) else None
-    if not calendar or values.dropna().empty or not _DATE.match(str(values.dropna().iloc[0])):
+    number = values.dtype.kind in "iuf"
+    text = values.dtype.kind != "M" and not number
+    if number == reference.calendar:
+        return None
+    if text and (values.dropna().empty or not _DATE.match(str(values.dropna().iloc[0]))):
         return None
     try:
-        return time_values(values, name)[0]
+        times = parse_times(values, str(values.name))
     except InputError:
         return None
+    if times.calendar != reference.calendar:
+        return None
+    return times.values if times.calendar or _in_range(times.values, reference.values) else None
+
+
+def _in_range(values: Tensor, reference: Tensor) -> bool:
+    """Whether numbers may be times: most are in the range of the label times, which are large."""
+    finite = reference[reference.isfinite()]
+    if not len(finite) or not float(finite.max()) > _MIN_TIME:
+        return False
+    return bool(((values >= finite.min()) & (values <= finite.max())).double().mean() > 0.5)

@@ -52,3 +52,9 @@ def with_cause(finding: Finding, change_kinds: kinds.ChangeKinds | None) -> Find
         summary = f"{finding.summary[:-1]}; within the classes its distribution is unchanged."
         return replace(finding, severity=Severity.NOTE, cause=Cause.LABEL_SHIFT, summary=summary)
     return replace(finding, cause=Cause(change.kind))
+
+
+def not_compared(change_kinds: kinds.ChangeKinds) -> str:
+    """A sentence that names the columns that were not compared; empty where all were."""
+    names = [f"{name} ({reason})" for name, reason in change_kinds.excluded.items()]
+    return f" Not compared: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}." * bool(names)

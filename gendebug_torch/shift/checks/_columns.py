@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, DerivedInput
 from gendebug_torch.data.records import Records
+from gendebug_torch.shift.columns.exclusions import IDENTIFIER
 from gendebug_torch.shift.columns.prepared_table import TableComparison
 from gendebug_torch.shift.columns.shared_columns import (
     QuantityComparison,
@@ -19,11 +20,11 @@ from gendebug_torch.shift.columns.shared_columns import (
     autocorrelation_times,
     category_names,
     column_values,
+    excluded_by_type,
     missing_mask,
     quantity_comparison,
     quantity_names,
     shared_columns,
-    wide_integer_names,
 )
 from gendebug_torch.shift.two_sample.categories import (
     CategoryShift,
@@ -45,13 +46,13 @@ class Quantities:
         sides: both samples, and the tests between them.
         absent: columns that production lacks.
         textual: columns that hold text in production.
-        wide: columns of integers beyond 2^53, which are not compared.
+        excluded: columns that are not compared, each with the reason.
     """
 
     sides: QuantityComparison
     absent: tuple[str, ...] = ()
     textual: tuple[str, ...] = ()
-    wide: tuple[str, ...] = ()
+    excluded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,10 @@ class RecordPair:
         """The numeric columns."""
         pair = shared_columns(self.production, self.reference, None, quantity_names)
         assert pair is not None
+        excluded = excluded_by_type(self.reference, self.production)
+        pair = replace(pair, names=tuple(name for name in pair.names if name not in excluded))
         sides, textual = quantity_comparison(pair, alpha)
-        return Quantities(sides, pair.absent, textual, wide_integer_names(self.reference))
+        return Quantities(sides, pair.absent, textual, excluded)
 
     def missing(self, alpha: float) -> MissingShift:
         """Missing values of all columns."""
@@ -124,7 +127,8 @@ class RecordPair:
         pair = shared_columns(self.production, self.reference, None, category_names)
         assert pair is not None
         tests = []
-        for name in pair.names:
+        excluded = excluded_by_type(self.reference, self.production)
+        for name in (name for name in pair.names if name not in excluded):
             levels = column_values(pair.reference, name), column_values(pair.production, name)
             test = category_shift(*levels, name=name)
             suspicious = test.p_value < alpha or test.unseen[0]
@@ -146,7 +150,8 @@ class PreparedPair:
 
     def quantities(self, alpha: float) -> Quantities:
         """The numeric columns, with all columns that production lacks."""
-        return Quantities(self.pair.quantities, self.pair.absent, self.pair.non_numeric)
+        pair = self.pair
+        return Quantities(pair.quantities, pair.absent, pair.non_numeric, pair.excluded)
 
     def missing(self, alpha: float) -> MissingShift:
         """Missing values of all columns."""
@@ -199,6 +204,24 @@ def no_reference(check: Check) -> Finding:
         "Skipped: needs validation.features or train.features.",
         numbers={"lacks": ["validation.features"]},
         remedy="Pass validation or train with features.",
+    )
+
+
+def excluded_finding(check: Check, name: str, reason: str) -> Finding:
+    """A column that changes by itself is not compared.
+
+    Args:
+        check: check that would compare it.
+        name: feature name.
+        reason: reason as part of a sentence.
+    """
+    place = "`ids`" if reason == IDENTIFIER else "`metadata`, or as `time`,"
+    return check.finding(
+        Severity.NOTE,
+        f"{name} is not compared: {reason}, so its values differ between any two periods.",
+        subject=name,
+        numbers={"excluded": reason},
+        remedy=f"Declare {name} in {place} and do not feed it to the model as it is.",
     )
 
 

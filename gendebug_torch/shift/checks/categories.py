@@ -14,11 +14,13 @@ from gendebug_torch.shift.checks._columns import (
     COLUMN_PAIR,
     Categories,
     ColumnPair,
+    excluded_finding,
     lost_columns,
     no_reference,
     severity_of,
 )
 from gendebug_torch.shift.checks._costs import columns_cost
+from gendebug_torch.shift.columns.exclusions import level_reason
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.categories import CategoryShift, unseen_excess
 from gendebug_torch.stats.intervals import p_value_text
@@ -49,7 +51,8 @@ def categories_keep_their_shares(
 
     Training is the reference without validation. Unseen levels count beyond what a fresh sample of
     the same source would bring. Where the schema names a time column, tests use the effective
-    sample size.
+    sample size. Dates, versions and identifiers change by themselves; they are noted and not
+    compared.
 
     Source: Pearson (1900), Philos. Mag. 50:157 with rare levels pooled (Cochran, 1954); Bergsma
     (2013), J. Korean Stat. Soc. 42:323 for V; Good (1953), Biometrika 40:237 for unseen levels; Rao
@@ -72,13 +75,15 @@ def categories_keep_their_shares(
         return
     columns = column_pair.categories(alpha)
     yield from lost_columns(this, columns.names, columns.absent)
-    changed = _changed(columns.tests, alpha, min_effect, min_unseen)
+    changed, excluded = _changed(columns.tests, alpha, min_effect, min_unseen)
+    for name, reason in list(excluded.items())[:limit]:
+        yield excluded_finding(this, name, reason)
     kinds = change_kinds() if changed else None
     for test, p, unseen in sorted(changed, key=lambda entry: -entry[0].effect)[:limit]:
         finding = _category_finding(test, p, unseen)
         yield finding if unseen else with_cause(finding, kinds)
     if not changed:
-        yield _clean_finding(columns)
+        yield _clean_finding(columns, len(excluded))
     if columns.uncounted:
         yield this.finding(
             Severity.NOTE,
@@ -90,25 +95,40 @@ def categories_keep_their_shares(
 
 def _changed(
     tests: tuple[CategoryShift, ...], alpha: float, min_effect: float, min_unseen: float
-) -> list[tuple[CategoryShift, float, bool]]:
-    """Columns that changed, with Holm's p-value and whether unseen levels are the reason."""
+) -> tuple[list[tuple[CategoryShift, float, bool]], dict[str, str]]:
+    """Columns that changed, and those that change by themselves.
+
+    Returns:
+        Changed columns with Holm's p-value and whether unseen levels are the reason; and reasons by
+        the name of the other columns.
+    """
     p_values = torch.tensor([test.p_value for test in tests], dtype=torch.float64)
     level = 1.0 - alpha / max(len(tests), 1)
-    changed = []
+    changed, excluded = [], {}
     for test, p in zip(tests, holm_adjusted(p_values).tolist(), strict=True):
         unseen = test.unseen[1] >= min_unseen and unseen_excess(test, level=level) > 0.0
-        if unseen or (p < alpha and test.effect >= min_effect):
+        if not unseen and not (p < alpha and test.effect >= min_effect):
+            continue
+        sides = (
+            dict(zip(test.levels, counts.tolist(), strict=True))
+            for counts in (test.reference, test.live)
+        )
+        if reason := level_reason(test.name, *sides):
+            excluded[test.name] = reason
+        else:
             changed.append((test, p, unseen))
-    return changed
+    return changed, excluded
 
 
-def _clean_finding(columns: Categories) -> Finding:
-    count, (n, m) = len(columns.tests), columns.rows
+def _clean_finding(columns: Categories, excluded: int) -> Finding:
+    count, (n, m) = len(columns.tests) - excluded, columns.rows
     numbers = {"columns": count, "n": n, "m": m}
     if not count or not min(n, m):
         text, severity = "No categorical features to compare.", Severity.NOTE
     else:
-        text = f"The levels of all {count} categorical features kept their shares."
+        text = (
+            f"The levels of all {count} categorical features that were compared kept their shares."
+        )
         severity = Severity.OK
     return categories_keep_their_shares.finding(severity, text, numbers=numbers)
 

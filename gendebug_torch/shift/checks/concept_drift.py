@@ -8,7 +8,7 @@ from typing import Any
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, not_compared
 from gendebug_torch.shift.kinds.change_kinds import ALPHA, ChangeKinds
 from gendebug_torch.shift.kinds.score_relation import RelationChange
 from gendebug_torch.stats.intervals import p_value_text
@@ -16,7 +16,7 @@ from gendebug_torch.stats.intervals import p_value_text
 _OTHER_REASONS = {
     "train_serve_skew": "an input is computed differently",
     "covariate_shift": "inputs shifted",
-    "threshold": "the scores shifted although no input did",
+    "threshold": "the scores shifted although no compared input did",
     "label_shift": "the class shares changed",
 }
 
@@ -64,8 +64,13 @@ def labels_follow_the_score_as_before(
     kinds, severity, remedy = change_kinds.kinds, Severity.OK, ""
     if "concept_drift" in kinds:
         severity = Severity.FAIL if relation.effect >= fail_effect else Severity.WARN
-        inputs = "No input shifted" if change_kinds.judged else "Inputs were not given"
-        text = f"Concept drift: {text}. {inputs}"
+        if not change_kinds.judged:
+            inputs = "Inputs were not compared"
+        elif change_kinds.excluded:
+            inputs = f"None of the {change_kinds.judged} inputs that were compared shifted"
+        else:
+            inputs = "No input shifted"
+        text = f"Concept drift: {text}. {inputs}.{not_compared(change_kinds)}".rstrip(".")
         remedy = (
             "Retrain on recent labeled rows; recalibration corrects the probabilities but not the "
             "ranking. Find where the labels changed with `slices` and the attributions of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,17 +15,23 @@ from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, with_cause
 from gendebug_torch.shift.checks._columns import (
     COLUMN_PAIR,
     ColumnPair,
+    excluded_finding,
     lost_columns,
     no_reference,
     severity_of,
 )
 from gendebug_torch.shift.checks._costs import columns_cost
 from gendebug_torch.shift.columns.default_values import Atom, default_value
+from gendebug_torch.shift.columns.exclusions import IDENTIFIER, number_reason
 from gendebug_torch.shift.columns.shared_columns import QuantityComparison
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.effect_sizes import effect_sizes
 from gendebug_torch.shift.two_sample.feature_shift import feature_shift, most_shifted
 from gendebug_torch.stats.intervals import p_value_text
+
+# Share of production values outside the range of the reference from which autocorrelation excuses
+# nothing.
+_MIN_OUTSIDE = 0.9
 
 
 @check(
@@ -53,7 +59,8 @@ def features_keep_their_distribution(
 
     Training is the reference without validation. Two-sample Kolmogorov-Smirnov tests with Holm's
     correction over the features. Rows are taken as independent, but where the schema names a time
-    column each feature's test uses its effective sample size.
+    column each feature's test uses its effective sample size. Dates, counters, versions and
+    identifiers change by themselves; they are noted and not compared.
 
     Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Holm (1979), Scand. J. Statist. 6:65; Sokal
     (1997) for rows that depend on each other; for corrected univariate tests Rabanser, Günnemann
@@ -79,21 +86,43 @@ def features_keep_their_distribution(
     columns = column_pair.quantities(alpha)
     sides = columns.sides
     yield from lost_columns(this, sides.names, columns.absent, columns.textual)
-    if columns.wide:
-        yield _wide_finding(columns.wide)
+    if columns.excluded:
+        yield _not_compared_finding(columns.excluded)
     too_short = (sides.test.n < min_independent_rows) & (sides.test.n < sides.independent.n)
     shifted = _shifted(sides, ~too_short, alpha, min_effect, min_atom)
+    slow = _autocorrelated(sides, too_short, alpha, min_effect)
+    excluded = _excluded(sides, [*(column for column, _ in shifted), *slow])
+    for column in list(excluded)[:limit]:
+        yield excluded_finding(this, sides.test.labels[column], excluded[column])
+    shifted = [(column, atom) for column, atom in shifted if column not in excluded]
+    slow = [column for column in slow if column not in excluded]
     kinds = change_kinds() if shifted else None
     for column, atom in shifted[:limit]:
-        if sides.test.labels[column] in sides.identifiers:
-            yield _identifier_finding(sides, column)
-        else:
-            yield with_cause(_feature_finding(sides, column, atom), kinds)
-    slow = _autocorrelated(sides, too_short, alpha, min_effect)
+        yield with_cause(_feature_finding(sides, column, atom), kinds)
     for column in slow[:limit]:
         finding = _feature_finding(sides, column, None)
-        yield _autocorrelation_note(finding, sides.names[0], min_independent_rows)
-    yield _summary(sides, len(shifted), len(slow), alpha, min_effect)
+        outside = _share_outside(sides, column)
+        if outside >= _MIN_OUTSIDE:
+            yield _extrapolation_finding(finding, sides.names[0], outside)
+        else:
+            yield _autocorrelation_note(finding, sides.names[0], min_independent_rows)
+    compared = sides.test.statistic.isfinite()
+    compared[list(excluded)] = False
+    yield _summary(sides, compared, len(shifted), len(slow), alpha, min_effect)
+
+
+def _excluded(sides: QuantityComparison, columns: list[int]) -> dict[int, str]:
+    """Those of the columns that change by themselves, each with the reason."""
+    excluded = {}
+    for column in columns:
+        name = sides.test.labels[column]
+        values = (
+            side.values(column).double().cpu().numpy() for side in (sides.before, sides.after)
+        )
+        reason = IDENTIFIER if name in sides.identifiers else number_reason(name, *values)
+        if reason is not None:
+            excluded[column] = reason
+    return excluded
 
 
 def _shifted(
@@ -129,6 +158,30 @@ def _largest_first(chosen: Tensor, statistic: Tensor) -> list[int]:
     return sorted(columns, key=lambda column: -float(statistic[column]))
 
 
+def _share_outside(sides: QuantityComparison, column: int) -> float:
+    """Share of the production values that lie outside the whole range of the reference."""
+    before, after = sides.before.values(column), sides.after.values(column)
+    if not len(before) or not len(after):
+        return 0.0
+    return float(((after < before[0]) | (after > before[-1])).double().mean())
+
+
+def _extrapolation_finding(finding: Finding, reference: str, outside: float) -> Finding:
+    """The warning about values that the model has never seen, however slowly they came about."""
+    text = (
+        f"{finding.summary[:-1]}: {outside:.0%} of the production values lie outside the whole "
+        f"range of {reference}, where the model extrapolates"
+    )
+    remedy = (
+        f"Retrain on rows that cover the new range of {finding.subject}, or clip it to the range "
+        "of training; do not trust the predictions until then."
+    )
+    numbers = {**finding.numbers, "outside": outside}
+    return replace(
+        finding, severity=Severity.WARN, summary=f"{text}.", remedy=remedy, numbers=numbers
+    )
+
+
 def _autocorrelation_note(finding: Finding, reference: str, min_independent_rows: int) -> Finding:
     """The note about a distance that autocorrelation may explain."""
     text, name = finding.summary[:-1], finding.subject
@@ -146,30 +199,12 @@ def _autocorrelation_note(finding: Finding, reference: str, min_independent_rows
     return replace(finding, severity=Severity.NOTE, summary=f"{text}.", remedy=remedy)
 
 
-def _identifier_finding(sides: QuantityComparison, column: int) -> Finding:
-    name, distance = sides.test.labels[column], float(sides.test.statistic[column])
-    text = (
-        f"{name} identifies rows (every value is whole and occurs once), so its distance "
-        f"{distance:.2f} says nothing."
-    )
+def _not_compared_finding(excluded: Mapping[str, str]) -> Finding:
+    columns = [f"{name} ({reason})" for name, reason in excluded.items()]
+    text = f"Not compared: {', '.join(columns[:10])}{', …' if len(columns) > 10 else ''}."
+    remedy = "Declare them in `ids` or `metadata`, or turn them into numbers or categories."
     return features_keep_their_distribution.finding(
-        Severity.NOTE,
-        text,
-        subject=name,
-        numbers={"statistic": distance},
-        remedy=f"Declare {name} in `ids`, and do not feed it to the model.",
-        evidence=sides.test,
-    )
-
-
-def _wide_finding(names: tuple[str, ...]) -> Finding:
-    text = (
-        f"Not compared: {', '.join(names)} hold integers beyond 2^53, which are ids or hashes "
-        "rather than quantities."
-    )
-    remedy = "Declare them in `ids`, and do not feed them to the model as numbers."
-    return features_keep_their_distribution.finding(
-        Severity.NOTE, text, numbers={"columns": len(names)}, remedy=remedy
+        Severity.NOTE, text, numbers={"columns": len(columns)}, remedy=remedy
     )
 
 
@@ -250,22 +285,27 @@ def _numbers(sides: QuantityComparison, column: int) -> dict[str, Any]:
 
 
 def _summary(
-    sides: QuantityComparison, shifted: int, slow: int, alpha: float, min_effect: float
+    sides: QuantityComparison,
+    compared: Tensor,
+    shifted: int,
+    slow: int,
+    alpha: float,
+    min_effect: float,
 ) -> Finding:
-    """One finding over all features."""
+    """One finding over all features that were compared."""
     this, test, (n, m) = features_keep_their_distribution, sides.test, sides.rows
-    d, judged = len(test.statistic), int(test.statistic.isfinite().sum())
+    d, judged = len(test.statistic), int(compared.sum())
     numbers: dict[str, Any] = {"features": d, "judged": judged, "shifted": shifted}
     numbers |= {"n": n, "m": m, "alpha": alpha}
     if not judged:
         text = f"No numeric feature could be compared: {d} columns, {n} against {m} rows."
         return this.finding(Severity.NOTE, text, numbers=numbers)
-    largest = int(test.statistic.nan_to_num(-1.0).argmax())
+    largest = int(test.statistic.masked_fill(~compared, -1.0).argmax())
     numbers |= {
         "largest": test.labels[largest],
         "statistic": float(test.statistic[largest]),
         "p_holm": float(test.adjusted[largest]),
-        "significant": int((test.adjusted < alpha).sum()),
+        "significant": int(((test.adjusted < alpha) & compared).sum()),
         "detectable": float(test.detectable(alpha=alpha).min()),
         "autocorrelated": slow,
     }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
+
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, not_compared
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.kinds.column_transforms import FeatureTransform
 from gendebug_torch.shift.kinds.moved_columns import FeatureChange
@@ -47,6 +49,10 @@ def inputs_are_computed_as_before(
         limit: most features reported one by one.
     """
     this = inputs_are_computed_as_before
+    if change_kinds is not None and change_kinds.excluded and not change_kinds.judged:
+        text = f"Not judged: no column can be compared.{not_compared(change_kinds)}"
+        yield this.finding(Severity.NOTE, text, numbers={"features": 0})
+        return
     if change_kinds is None or not change_kinds.judged:
         yield this.finding(
             Severity.SKIPPED,
@@ -59,6 +65,39 @@ def inputs_are_computed_as_before(
         yield _skew_finding(feature, change_kinds)
     if not skewed:
         yield _no_skew_finding(change_kinds)
+    reference = validation if validation is not None else train
+    if (orders := _column_orders(production, reference)) is not None:
+        yield _order_finding(orders, change_kinds)
+
+
+def _column_orders(
+    production: Records, reference: Records | None
+) -> tuple[list[str], list[str]] | None:
+    """Shared columns in the order of the reference and of production, if the two differ."""
+    sides = [() if side is None else side.features for side in (reference, production)]
+    if not all(isinstance(side, pd.DataFrame) for side in sides):
+        return None
+    first, second = (list(map(str, getattr(side, "columns", ()))) for side in sides)
+    before, after = ([n for n in first if n in second], [n for n in second if n in first])
+    return None if before == after else (before, after)
+
+
+def _order_finding(orders: tuple[list[str], list[str]], change_kinds: ChangeKinds) -> Finding:
+    """Another order of columns: a warning where scores or labels changed although no input did."""
+    start = next(i for i, (one, other) in enumerate(zip(*orders, strict=True)) if one != other)
+    before, after = (", ".join(order[start : start + 4]) for order in orders)
+    text = f"Production holds the columns in another order ({after} instead of {before})"
+    severity, remedy = Severity.NOTE, "Feed the model by column name, in the order of training."
+    if change_kinds.kinds and change_kinds.kinds[0] in ("threshold", "concept_drift"):
+        severity = Severity.WARN
+        text += ", and the scores or the labels given them changed although no compared input did"
+        remedy = (
+            "Feed the model by column name, in the order of training, and run it again on these "
+            "rows before anything else is changed."
+        )
+    return inputs_are_computed_as_before.finding(
+        severity, f"{text}.", numbers={"first": start}, remedy=remedy, evidence=change_kinds
+    )
 
 
 def _no_skew_finding(change_kinds: ChangeKinds) -> Finding:
@@ -66,7 +105,10 @@ def _no_skew_finding(change_kinds: ChangeKinds) -> Finding:
     shifted, judged = len(change_kinds.features), change_kinds.judged
     numbers = {"features": judged, "moved": shifted, "unsure": len(unsure)}
     severity, subject = Severity.OK, ""
-    text = f"None of {judged} features looks computed differently ({shifted} shifted)."
+    text = (
+        f"None of {judged} features looks computed differently ({shifted} shifted)."
+        f"{not_compared(change_kinds)}"
+    )
     if unsure:
         severity, subject = Severity.NOTE, unsure[0].name
         reason = (

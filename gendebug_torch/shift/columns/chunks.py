@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from gendebug_torch.data.records import Records, numeric_features
+from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
+from gendebug_torch.data.tables import numeric_features, standard_codes
 from gendebug_torch.errors import reject
+from gendebug_torch.shift.columns.exclusions import arrow_reason
 from gendebug_torch.shift.columns.prepared import PreparedReference
 from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, PreparedTable
 from gendebug_torch.shift.columns.shared_columns import MAX_EXACT_INTEGER, time_order
@@ -30,6 +32,8 @@ CHUNK_COLUMNS = 32
 CHUNK_BYTES = 1 << 24
 # Values of the sampled rows (160 MB); smaller tables are sampled whole.
 MAX_CELLS = 20_000_000
+# What a column is compared as.
+_QUANTITY, _LEVEL = "quantity", "level"
 # Schema keys whose columns production may lack.
 OPTIONAL = ("target", "label_time", "source", "logits", "probs")
 
@@ -110,7 +114,7 @@ def read_table_in_chunks(
 
     label = name or Path(path).stem
     try:
-        source = _source(Path(path))
+        source = _source(Path(path), (*schema.categorical, *schema.ids))
         # Columns that the schema names and the file lacks are an error before anything is read.
         empty = pyarrow.schema(list(source.fields.items())).empty_table().to_pandas()
         Records.from_frame(empty, schema, name=label, optional=optional)
@@ -126,6 +130,8 @@ def read_table_in_chunks(
             "Check that the path is right and the file is whole.",
         )
     frame = reduce(lambda left, right: left.join(right), (rows.to_pandas() for rows in samples))
+    codes = [name for name in (*schema.categorical, *schema.ids) if name in frame]
+    frame = frame.assign(**{name: standard_codes(frame[name]) for name in codes})
     sample = Records.from_frame(frame, schema, name=label, optional=optional)
     return _with_times(replace(_side_by_side(parts), name=label), sample), sample
 
@@ -148,7 +154,7 @@ def is_large(path: str | Path) -> bool:
     return int(footer.num_rows) * int(footer.num_columns) > MAX_CELLS
 
 
-def _source(path: Path) -> _Source:
+def _source(path: Path, codes: tuple[str, ...]) -> _Source:
     if path.suffix.lower() in (".parquet", ".pq"):
         from pyarrow.parquet import read_schema
 
@@ -156,11 +162,23 @@ def _source(path: Path) -> _Source:
         names = list(fields)
         passes = [names[i : i + CHUNK_COLUMNS] for i in range(0, len(names), CHUNK_COLUMNS)]
         return _Source(fields, passes, lambda columns: _batches(path, columns))
+    import pyarrow as pa
     from pyarrow import csv
 
+    # Guessed by file, the code 01001 would be a number in one and a text in the next. Missing is
+    # what pandas reads as such, so that large files say what small ones say.
+    text = csv.ConvertOptions(
+        column_types=dict.fromkeys(codes, pa.string()),
+        strings_can_be_null=True,
+        null_values=[*csv.ConvertOptions().null_values, "None", "<NA>"],
+    )
     reading = csv.ReadOptions(block_size=CHUNK_BYTES)
-    fields = {field.name: field.type for field in csv.open_csv(path, read_options=reading).schema}
-    return _Source(fields, [list(fields)], lambda _: iter(csv.open_csv(path, read_options=reading)))
+
+    def rows() -> Any:
+        return csv.open_csv(path, read_options=reading, convert_options=text)
+
+    fields = {field.name: field.type for field in rows().schema}
+    return _Source(fields, [list(fields)], lambda _: iter(rows()))
 
 
 def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
@@ -178,7 +196,7 @@ def _pass(
     rows = _Reservoir(limit)
     features = [name for name in columns if name not in schema.outside_features]
     kinds = {
-        name: "level" if name in schema.categorical else _kind(source.fields[name])
+        name: _kind(source.fields[name], categorical=name in schema.categorical)
         for name in features
     }
 
@@ -233,18 +251,16 @@ class _Reservoir:
         self.parts = pa.Table.from_batches(self.parts).take(chosen).combine_chunks().to_batches()
 
 
-def _kind(field: Any) -> str:
+def _kind(field: Any, *, categorical: bool) -> str:
+    """`quantity`, `level`, or the reason why columns of this type cannot be compared."""
     from pyarrow import types
 
-    if types.is_integer(field) or types.is_floating(field):
-        return "quantity"
-    level = (
-        types.is_boolean(field)
-        or types.is_string(field)
-        or types.is_large_string(field)
-        or types.is_dictionary(field)
-    )
-    return "level" if level else "other"
+    if categorical and not types.is_nested(field):
+        return _LEVEL
+    numeric = (types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    if any(is_numeric(field) for is_numeric in numeric):
+        return _QUANTITY
+    return arrow_reason(field) or _LEVEL
 
 
 def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
@@ -253,7 +269,7 @@ def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
 
     rows = 0 if batch is None else len(batch)
     columns = {name: pa.array([]) if batch is None else batch.column(name) for name in kinds}
-    names = tuple(name for name, kind in kinds.items() if kind == "quantity")
+    names = tuple(name for name, kind in kinds.items() if kind == _QUANTITY)
     block = np.empty((len(names), rows))
     for i, name in enumerate(names):
         block[i] = columns[name].cast("float64", safe=False).to_numpy(zero_copy_only=False)
@@ -264,11 +280,12 @@ def _prepared(batch: Any, kinds: dict[str, str], size: int) -> PreparedTable:
     single = {name for name in names if batch is None or pa.types.is_float32(columns[name].type)}
     return PreparedTable(
         quantities=whole.sketch(size),
-        levels={name: _levels(columns[name]) for name, kind in kinds.items() if kind == "level"},
+        levels={name: _levels(columns[name]) for name, kind in kinds.items() if kind == _LEVEL},
         missing={name: _missing_values(column) for name, column in columns.items()},
         rows=rows,
         identifiers=_identifiers(block, names, columns),
         single_precision=frozenset(single),
+        excluded={name: kind for name, kind in kinds.items() if kind not in (_QUANTITY, _LEVEL)},
         times=torch.ones(len(names), dtype=torch.float64),
     )
 
@@ -313,8 +330,11 @@ def _with_times(table: PreparedTable, sample: Records) -> PreparedTable:
     if order is None or not names:
         return table
     numeric, values = numeric_features(sample)
-    series = values[order][:, [numeric.index(name) for name in names]]
-    times = autocorrelation_time_bound(autocorrelation_time(series), len(sample))
+    # A column without any value in the file is none in the sample.
+    present = [i for i, name in enumerate(names) if name in numeric]
+    series = values[order][:, [numeric.index(names[i]) for i in present]]
+    times = torch.ones(len(names), dtype=torch.float64)
+    times[present] = autocorrelation_time_bound(autocorrelation_time(series), len(sample))
     spacing = table.rows / max(len(sample), 1)
     times = torch.where(times > 1, times * spacing, times)
     return replace(table, times=times, timed_rows=len(sample))
@@ -340,6 +360,7 @@ def _side_by_side(parts: tuple[PreparedTable, ...]) -> PreparedTable:
         missing={name: count for part in parts for name, count in part.missing.items()},
         identifiers=frozenset().union(*(part.identifiers for part in parts)),
         single_precision=frozenset().union(*(part.single_precision for part in parts)),
+        excluded={name: reason for part in parts for name, reason in part.excluded.items()},
         times=torch.cat([part.times for part in parts]),
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from gendebug_torch.data.files import replacing
 from gendebug_torch.errors import reject
 
+_Loaded = TypeVar("_Loaded")
 # Elements sorted at once by one thread (16 MiB of float64): enough to hide the overhead.
 BLOCK_ELEMENTS = 1 << 21
 CUDA_BLOCK_ELEMENTS = 1 << 26
@@ -112,8 +114,12 @@ class PreparedReference:
 
     @classmethod
     def load(cls, path: str | Path) -> PreparedReference:
-        """Read what `save` wrote."""
-        return cls.from_tensors(*load_tensors(path, "PreparedReference.save"))
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such file, a file of another kind, or a damaged one.
+        """
+        return load_tensors(path, "PreparedReference.save", cls.from_tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors of the file that `save` writes."""
@@ -176,36 +182,58 @@ def as_prepared(side: Tensor | PreparedReference) -> PreparedReference:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
 ) -> Path:
-    """One safetensors file with a JSON header, whole or not at all."""
-    from safetensors import SafetensorError
+    """One safetensors file with a JSON header and a checksum of all of it, whole or not at all."""
     from safetensors.torch import save_file
 
-    target = Path(path)
     contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with replacing(target) as scratch:
-            save_file(contiguous, scratch, {"gendebug": json.dumps(header)})
-    except (OSError, SafetensorError) as error:
-        reject("path", "a writable file", f"{target}: {error}", "Choose another path.")
-    return target
+    text = json.dumps(header)
+    metadata = {"gendebug": text, "sha256": _checksum(text, contiguous)}
+    with replacing(path) as scratch:
+        save_file(contiguous, scratch, metadata)
+    return Path(path)
 
 
-def load_tensors(path: str | Path, writer: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file of `save_tensors`; `writer` is the method named in an error."""
+def load_tensors(
+    path: str | Path,
+    writer: str,
+    build: Callable[[dict[str, Tensor], dict[str, Any]], _Loaded],
+) -> _Loaded:
+    """What `build` makes of the tensors and the header of a file of `save_tensors`.
+
+    Args:
+        path: path of the file.
+        writer: name of the method that writes such files, for the error.
+        build: function of tensors and header.
+
+    Raises:
+        InputError: no such file, a file of another kind, or a damaged one.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {})["gendebug"])
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, header
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = metadata["gendebug"]
+        if metadata["sha256"] != _checksum(text, tensors):
+            raise ValueError("the checksum differs, so the file is damaged")
+        return build(tensors, json.loads(text))
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)
         reject(
             "path",
             f"a file written by `{writer}`",
-            f"{path}: {error}",
+            f"{path}: {problem}",
             "Prepare the reference anew.",
         )
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def matrix(value: Tensor, argument: str) -> Tensor:

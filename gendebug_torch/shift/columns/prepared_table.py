@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class PreparedTable:
             neighbours, or beyond 2**53.
         single_precision: names of the quantities in single precision.
         times: autocorrelation times of the quantities, `[d]` float64; 1 without a time column.
+        excluded: reasons why columns cannot be compared, by name.
         timed_rows: number of rows that the times were estimated from, which bounds the effective
             sample size; None without a time column.
         name: name of the table.
@@ -46,6 +47,7 @@ class PreparedTable:
     identifiers: frozenset[str]
     single_precision: frozenset[str]
     times: Tensor
+    excluded: Mapping[str, str] = field(default_factory=dict)
     timed_rows: int | None = None
     name: str = "table"
 
@@ -85,6 +87,7 @@ class PreparedTable:
             "rows": self.rows,
             "identifiers": sorted(self.identifiers),
             "single_precision": sorted(self.single_precision),
+            "excluded": self.excluded,
             "timed_rows": self.timed_rows,
             "name": self.name,
         }
@@ -96,15 +99,15 @@ class PreparedTable:
 
     @classmethod
     def load(cls, path: str | Path) -> PreparedTable:
-        """Read what `save` wrote."""
-        tensors, header = load_tensors(path, "PreparedTable.save")
-        if "table" not in header:
-            reject(
-                "path",
-                "a file written by `PreparedTable.save`",
-                f"another one, {path}",
-                "Prepare the reference anew.",
-            )
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such file, a file of another kind, or a damaged one.
+        """
+        return load_tensors(path, "PreparedTable.save", cls._from_tensors)
+
+    @classmethod
+    def _from_tensors(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> PreparedTable:
         table: dict[str, Any] = dict(header["table"])
         table |= {name: frozenset(table[name]) for name in ("identifiers", "single_precision")}
         return cls(PreparedReference.from_tensors(tensors, header), times=tensors["times"], **table)
@@ -119,6 +122,7 @@ class TableComparison:
         missing: missing values of the columns of both.
         categories: level counts of the categorical columns of both.
         absent: names of the columns that production lacks.
+        excluded: reasons why columns cannot be compared, by name.
         non_numeric: names of the quantities of the reference that are not numeric in production.
         not_counted: names of the categorical columns with too many levels.
     """
@@ -127,6 +131,7 @@ class TableComparison:
     missing: MissingShift
     categories: tuple[CategoryShift, ...]
     absent: tuple[str, ...]
+    excluded: Mapping[str, str]
     non_numeric: tuple[str, ...]
     not_counted: tuple[str, ...]
 
@@ -144,15 +149,18 @@ def table_comparison(reference: PreparedTable, live: PreparedTable) -> TableComp
         sides = reference.levels[name], live.levels[name]
         if sides[0] is not None and sides[1] is not None:
             categories[name] = category_shift(*sides, name=name)
+    excluded = {name: live.excluded[name] for name in both if name in live.excluded}
+    excluded |= {name: reference.excluded[name] for name in both if name in reference.excluded}
     return TableComparison(
         quantities=_quantity_comparison(reference, live),
         missing=MissingShift(counts[0], counts[1], reference.rows, live.rows, both),
         categories=tuple(categories.values()),
         absent=tuple(name for name in reference.columns if name not in live.missing),
+        excluded=excluded,
         non_numeric=tuple(
             name
             for name in reference.quantities.names
-            if name in both and name not in live.quantities.names
+            if name in both and name not in (*live.quantities.names, *excluded)
         ),
         not_counted=tuple(name for name in categorical if name not in categories),
     )

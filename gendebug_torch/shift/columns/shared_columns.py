@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gendebug_torch.data.records import Records, numeric_features
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
+from gendebug_torch.shift.columns.exclusions import (
+    ABSENT,
+    IDENTIFIER,
+    NON_NUMERIC,
+    WIDE_INTEGERS,
+    dtype_reason,
+    level_reason,
+    number_reason,
+)
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
+from gendebug_torch.shift.two_sample.categories import level_counts
 from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
 from gendebug_torch.stats.effective_sample_size import two_sample_autocorrelation_times
 
@@ -119,7 +130,7 @@ def quantity_names(records: Records) -> tuple[str, ...]:
             if features is None
             else tuple(f"feature_{i}" for i in range(math.prod(features.shape[1:])))
         )
-    chosen = features.select_dtypes(include=["number"]).columns
+    chosen = features.select_dtypes(include=["number"], exclude=["timedelta"]).columns
     left_out = {*records.schema.categorical, *wide_integer_names(records)}
     return tuple(str(c) for c in chosen if c not in left_out)
 
@@ -129,7 +140,7 @@ def wide_integer_names(records: Records) -> tuple[str, ...]:
     features = records.features
     if features is None or isinstance(features, Tensor):
         return ()
-    whole = features.select_dtypes(include=["integer"])
+    whole = features.select_dtypes(include=["integer"], exclude=["timedelta"])
     return tuple(
         str(c)
         for c in whole.columns
@@ -145,7 +156,7 @@ def category_names(records: Records) -> tuple[str, ...]:
     chosen = set(
         features.select_dtypes(include=["object", "string", "category", "bool"]).columns
     ) | set(records.schema.categorical)
-    return tuple(str(c) for c in features.columns if c in chosen)
+    return tuple(str(c) for c in features.columns if c in chosen and not dtype_reason(features[c]))
 
 
 def all_feature_names(records: Records) -> tuple[str, ...]:
@@ -273,11 +284,27 @@ class SharedTables:
         reference: table of the reference, `[n, d]`: quantities as numbers, others as categories.
         production: table of production, `[m, d]`.
         quantities: names of the columns that are quantities.
+        excluded: columns of the reference that are not compared, each with the reason.
     """
 
     reference: pd.DataFrame
     production: pd.DataFrame
     quantities: tuple[str, ...]
+    excluded: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, excluded: Mapping[str, str]) -> SharedTables:
+        """The same without some columns.
+
+        Args:
+            excluded: columns to leave out, each with the reason.
+        """
+        present = [name for name in self.reference.columns if name in excluded]
+        return SharedTables(
+            self.reference.drop(columns=present),
+            self.production.drop(columns=present),
+            tuple(name for name in self.quantities if name not in excluded),
+            {**self.excluded, **excluded},
+        )
 
     @property
     def categorical(self) -> tuple[str, ...]:
@@ -300,17 +327,41 @@ def shared_tables(production: Records, reference: Records) -> SharedTables | Non
     coded = shared_columns(production, reference, None, category_names)
     if pair is None or coded is None:
         return None
-    names, _, before, after = quantity_values(pair)
-    chosen = [i for i in range(len(names)) if not is_identifier(before[:, i], after[:, i])]
-    names = tuple(names[i] for i in chosen)
-    sides = [
-        pd.DataFrame(values[:, chosen].cpu().numpy(), columns=list(names))
-        for values in (before, after)
-    ]
+    names, non_numeric, before, after = quantity_values(pair)
+    sides = [pd.DataFrame(values.cpu().numpy(), columns=list(names)) for values in (before, after)]
     for name in coded.names:
         for side, records in zip(sides, (reference, production), strict=True):
             side[name] = pd.Series(list(column_values(records, name)), dtype=object)
-    return SharedTables(sides[0], sides[1], names)
+    excluded = dict.fromkeys((*pair.absent, *coded.absent), ABSENT)
+    excluded |= dict.fromkeys(non_numeric, NON_NUMERIC)
+    excluded |= {
+        name: IDENTIFIER for i, name in enumerate(names) if is_identifier(before[:, i], after[:, i])
+    }
+    tables = SharedTables(sides[0], sides[1], names)
+    tables = tables.without(excluded | excluded_by_type(reference, production))
+    return tables.without(_excluded_by_values(tables))
+
+
+def excluded_by_type(reference: Records, production: Records) -> dict[str, str]:
+    """Columns that cannot be compared by their type on either side, each with the reason."""
+    before, after = reference.features, production.features
+    if isinstance(before, Tensor) or isinstance(after, Tensor) or before is None or after is None:
+        return {}
+    reasons = {str(name): dtype_reason(before[name]) for name in before.columns}
+    for name in after.columns:
+        if str(name) in reasons:
+            reasons[str(name)] = reasons[str(name)] or dtype_reason(after[name])
+    reasons |= dict.fromkeys(wide_integer_names(reference), WIDE_INTEGERS)
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _excluded_by_values(tables: SharedTables) -> dict[str, str]:
+    """Columns that change by themselves, each with the reason."""
+    reasons = {name: number_reason(name, *tables.finite(name)) for name in tables.quantities}
+    for name in tables.categorical:
+        counts = [level_counts(side[name]) for side in (tables.reference, tables.production)]
+        reasons[name] = level_reason(name, *counts)
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _dtype(records: Records, name: str) -> Any:

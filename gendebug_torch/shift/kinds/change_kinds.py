@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -62,6 +63,7 @@ class ChangeKinds:
         kinds: what changed, best supported first; empty where nothing did.
         judged: number of columns that were compared.
         labeled: whether production has labels.
+        excluded: columns that were not compared, each with the reason.
     """
 
     features: tuple[FeatureChange, ...]
@@ -70,6 +72,7 @@ class ChangeKinds:
     kinds: tuple[Kind, ...]
     judged: int
     labeled: bool
+    excluded: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Kind | Literal["none", "unknown"]:
@@ -147,7 +150,8 @@ def change_kinds(
 
     Without labels, class shares are estimated from the scores, concept drift is not judged, and a
     shift that is limited to one column may be 2 or 3 (`verdict` is `unknown`). Looks at 20,000 rows
-    a side at most, fewer of more than 1000 columns.
+    a side at most, fewer of more than 1000 columns. Columns that change by themselves (dates,
+    versions, identifiers) are left out and listed in `excluded`.
 
     Args:
         production: records with features or logits, and targets where they are known.
@@ -189,7 +193,9 @@ def change_kinds(
     else:
         kinds = ("concept_drift",) if _relation_changed(relation, alpha) else ()
     judged = 0 if columns is None else len(columns.reference.columns)
-    return ChangeKinds(tuple(features), classes, relation, kinds, judged, labels is not None)
+    excluded = {} if columns is None else columns.excluded
+    labeled = labels is not None
+    return ChangeKinds(tuple(features), classes, relation, kinds, judged, labeled, excluded)
 
 
 def _explained_shifts(

@@ -97,25 +97,29 @@ class ClassShares:
         """Shares before and after as bars, the 20 largest changes."""
         ax = axes(ax, size=(6.0, 3.6))
         order = (self.after - self.before).abs().argsort(descending=True, stable=True)[:20]
-        places = torch.arange(len(order)).numpy()
+        positions = torch.arange(len(order)).numpy()
         before, after, low, high = (
             part[order].numpy() for part in (self.before, self.after, self.low, self.high)
         )
         how = "counted" if self.observed else "estimated"
         ax.bar(
-            places - 0.2, before, 0.38, color=REFERENCE, label=f"reference (n = {self.rows[0]:,})"
+            positions - 0.2,
+            before,
+            0.38,
+            color=REFERENCE,
+            label=f"reference (n = {self.rows[0]:,})",
         )
         whiskers = [(after - low).clip(0), (high - after).clip(0)]
         bars: dict[str, Any] = {"yerr": whiskers, "capsize": 3}
         ax.bar(
-            places + 0.2,
+            positions + 0.2,
             after,
             0.38,
             color=LIVE,
             label=f"production, {how} (n = {self.rows[1]:,})",
             **bars,
         )
-        ax.set_xticks(places, [self.names[int(place)] for place in order])
+        ax.set_xticks(positions, [self.names[int(i)] for i in order])
         ax.set(
             xlabel="class",
             ylabel="share of rows",

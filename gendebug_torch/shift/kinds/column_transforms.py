@@ -29,6 +29,11 @@ _MAX_LEFT = 0.125
 _NEGLIGIBLE = 0.02
 _ALPHA = 1e-3
 _MAX_LEFT_NOISE = 0.75
+# Numbers of levels up to which any shares identify a renaming, and up to which uneven ones do, by
+# this total variation distance from equal ones.
+_FEW_LEVELS = 5
+_MAX_LEVELS = 30
+_MIN_UNEVEN = 0.2
 # Prices and crowds double, and some grow fivefold; a larger factor is a matter of units.
 _FAR = math.log(6.5)
 
@@ -108,12 +113,39 @@ def fit_level_renaming(
     before, after = (side.value_counts(normalize=True) for side in (reference, live))
     if len(before) != len(after) or not len(before):
         return None
-    left = float(np.abs(before.to_numpy() - after.to_numpy()).sum()) / 2
-    if not explains_shift(left, distance, len(reference), len(live)):
-        return None
-    levels = {str(old): str(new) for old, new in zip(before.index, after.index, strict=True)}
-    kind = "renamed" if set(levels.values()) - set(levels) else "recoded"
-    return LevelRenaming(kind, levels, left)
+    candidates = [_matched_by_name(before, after)]
+    if _identified_by_shares(before):
+        candidates.append(dict(zip(before.index, after.index, strict=True)))
+    for levels in candidates:
+        left = sum(abs(before[old] - after[new]) for old, new in levels.items()) / 2
+        if levels and explains_shift(float(left), distance, len(reference), len(live)):
+            names = {str(old): str(new) for old, new in levels.items()}
+            kind = "renamed" if set(names.values()) - set(names) else "recoded"
+            return LevelRenaming(kind, names, float(left))
+    return None
+
+
+def _matched_by_name(before: pd.Series[Any], after: pd.Series[Any]) -> dict[Any, Any]:
+    """Levels that have the same letters and digits, if that pairs them all; else none."""
+    sides = [{_letters(str(level)): level for level in side.index} for side in (before, after)]
+    if sides[0].keys() != sides[1].keys() or len(sides[0]) != len(before):
+        return {}
+    return {level: sides[1][letters] for letters, level in sides[0].items()}
+
+
+def _identified_by_shares(shares: pd.Series[Any]) -> bool:
+    """Whether shares tell levels apart: a few levels, or some that do not all have about the same.
+
+    The levels of many dates or keys have similar shares in any two periods, whatever their names.
+    """
+    if len(shares) <= _FEW_LEVELS:
+        return True
+    uneven = float((shares - 1 / len(shares)).abs().sum()) / 2
+    return len(shares) <= _MAX_LEVELS and uneven >= _MIN_UNEVEN
+
+
+def _letters(level: str) -> str:
+    return "".join(filter(str.isalnum, level.casefold()))
 
 
 def fit_feature_transform(

@@ -117,7 +117,7 @@ def _residuals_explained(values: Tensor, residuals: Tensor, folds: Tensor) -> bo
 
 @dataclass(frozen=True, eq=False)
 class Localisation:
-    """Both sides of a comparison, asked whether a change is limited to some of the columns.
+    """Both sides of a comparison, to find whether a change is limited to some of the columns.
 
     Args:
         columns: both sides.

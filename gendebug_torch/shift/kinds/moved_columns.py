@@ -139,7 +139,7 @@ def label_shift_explanation(
         # total variation then.
         shares = before.value_counts(normalize=True)
         change = after.value_counts(normalize=True).sub(shares, fill_value=0.0).sort_values()
-        rank = {level: float(place) for place, level in enumerate(change.index)}
+        rank = {level: float(i) for i, level in enumerate(change.index)}
         before, after = before.map(rank), after.map(rank)
     values, live = (
         torch.from_numpy(side.to_numpy(dtype=np.float64, copy=True)) for side in (before, after)
@@ -172,9 +172,9 @@ def transform_explanations(
         [feature.statistic for feature in quantities],
     )
     explained: dict[str, FeatureChange] = {}
-    for place, (feature, (before, after)) in enumerate(zip(quantities, sides, strict=True)):
-        if place in exchanged:
-            text = f"exchanged with {quantities[exchanged[place]].name}"
+    for i, (feature, (before, after)) in enumerate(zip(quantities, sides, strict=True)):
+        if i in exchanged:
+            text = f"exchanged with {quantities[exchanged[i]].name}"
         elif hours := clock_offset_hours(before, after):
             text = f"shifted by {hours:+d} hours, as in another time zone"
         else:

@@ -106,11 +106,11 @@ class RelationChange:
 
         rate, expected = (part / self.rows.clamp(min=1) for part in (self.observed, self.expected))
         columns = {"low": self.edges[:-1], "high": self.edges[1:]}
-        for place, side in enumerate(("reference", "production")):
+        for i, side in enumerate(("reference", "production")):
             columns |= {
-                f"{side}_rows": self.rows[place],
-                f"{side}_rate": rate[place],
-                f"{side}_expected": expected[place],
+                f"{side}_rows": self.rows[i],
+                f"{side}_rate": rate[i],
+                f"{side}_expected": expected[i],
             }
         columns |= {"change": self.difference, "standard_error": self.standard_error}
         return pd.DataFrame({key: value.numpy() for key, value in columns.items()})
@@ -119,13 +119,13 @@ class RelationChange:
         """Observed over expected event rate on both sides, with 95 % intervals."""
         ax = axes(ax)
         ax.plot([0, 1], [0, 1], color=NEUTRAL, linestyle="--", linewidth=1.0, label="as expected")
-        for place, (colour, side) in enumerate(((REFERENCE, "reference"), (LIVE, "production"))):
-            rows = self.rows[place]
+        for i, (colour, side) in enumerate(((REFERENCE, "reference"), (LIVE, "production"))):
+            rows = self.rows[i]
             filled = rows > 0
-            rate = self.observed[place][filled] / rows[filled]
-            low, high = wilson_interval(self.observed[place][filled], rows[filled])
+            rate = self.observed[i][filled] / rows[filled]
+            low, high = wilson_interval(self.observed[i][filled], rows[filled])
             whiskers = torch.stack([(rate - low).clamp(min=0), (high - rate).clamp(min=0)]).numpy()
-            expected = (self.expected[place][filled] / rows[filled]).numpy()
+            expected = (self.expected[i][filled] / rows[filled]).numpy()
             label = f"{side} (n = {int(rows.sum()):,})"
             ax.errorbar(
                 expected,
@@ -208,9 +208,9 @@ def _calibrated(
     """Calibrated probability of the event and the event, of the reference and of production."""
     fit = fit_affine(logits, targets)
     sides = []
-    for place, (z, y) in enumerate(((logits, targets), (live_logits, live_targets))):
+    for i, (z, y) in enumerate(((logits, targets), (live_logits, live_targets))):
         mapped = fit(z.double())
-        if place and bias is not None:
+        if i and bias is not None:
             mapped = mapped + (bias[1] - bias[0] if z.ndim == 1 else bias).to(mapped)
         both = torch.stack([torch.zeros_like(mapped), mapped], 1) if z.ndim == 1 else mapped
         probs = both.softmax(1)

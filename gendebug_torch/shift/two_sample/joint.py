@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor
 
@@ -191,7 +192,8 @@ def slow_columns(
 ) -> list[str]:
     """Numeric columns whose autocorrelation time exceeds a block, slowest first.
 
-    Blocks of such columns are not independent.
+    Blocks of such columns are not independent. Estimated on the evenly spaced rows that
+    `joint_shift` uses, at most 2500.
 
     Args:
         reference: rows in the order of time, `[n, d]`.
@@ -200,13 +202,12 @@ def slow_columns(
         categorical: names of the columns to leave out.
     """
     names = [name for name in reference.columns if name not in categorical]
-    blocks = torch.zeros(len(names), dtype=torch.float64)
+    times = torch.zeros(len(names), dtype=torch.float64)
     for side in (reference, live):
-        values = torch.from_numpy(side[names].to_numpy(dtype=np.float64, copy=True))
-        blocks = blocks.maximum(
-            autocorrelation_time(values) * min(len(side), MAX_ROWS) / len(side) / block
-        )
-    return [names[i] for i in blocks.argsort(descending=True).tolist() if blocks[i] > 1]
+        rows = side[names] if len(side) <= MAX_ROWS else side[names].iloc[_spaced(len(side), block)]
+        values = torch.from_numpy(rows.to_numpy(dtype=np.float64, copy=True))
+        times = times.maximum(autocorrelation_time(values))
+    return [names[i] for i in times.argsort(descending=True).tolist() if times[i] > block]
 
 
 def _is_ordered(records: Records) -> bool:
@@ -232,12 +233,16 @@ def _subsample(
     if len(side) <= MAX_ROWS:
         return side
     if block == 1:
-        rows = torch.randperm(len(side), generator=generator)[:MAX_ROWS].sort().values
+        rows = torch.randperm(len(side), generator=generator)[:MAX_ROWS].sort().values.numpy()
     else:
-        rows = torch.linspace(
-            0, len(side) - 1, MAX_ROWS // block * block, dtype=torch.float64
-        ).long()
-    return side[rows] if isinstance(side, Tensor) else side.iloc[rows.numpy()]
+        rows = _spaced(len(side), block)
+    return side[rows] if isinstance(side, Tensor) else side.iloc[rows]
+
+
+def _spaced(rows: int, block: int) -> NDArray[np.int64]:
+    """Numbers of at most 2500 evenly spaced rows, in whole blocks."""
+    numbers = np.linspace(0, rows - 1, MAX_ROWS // block * block)
+    return numbers.astype(np.int64)
 
 
 def _blocks(n: int, m: int, block: int) -> tuple[Tensor, Tensor]:

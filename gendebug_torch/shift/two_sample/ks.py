@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,12 @@ from gendebug_torch.shift.columns.prepared import (
     sorted_columns,
 )
 from gendebug_torch.shift.plots import axis_label
-from gendebug_torch.shift.two_sample.ks_p_values import ks_p_value, ks_p_value_with_ties, tie_counts
+from gendebug_torch.shift.two_sample.ks_p_values import (
+    MAX_DISTINCT,
+    ks_p_value,
+    ks_p_value_with_ties,
+    tie_counts,
+)
 from gendebug_torch.stats.effective_sample_size import effective_sample_size
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -31,23 +36,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+# Error of p-values that are summed over a grid.
+_GRID_ERROR = 1e-10
+
 
 @dataclass(frozen=True, eq=False)
 class KSTest:
-    """Two-sample Kolmogorov-Smirnov tests of d columns. NaN stands where a side has no value:
-    nothing was asked.
+    """Two-sample Kolmogorov-Smirnov tests of d columns; NaN where a sample has no value.
 
     Args:
-        statistic: `[d]` float64, largest distance of the two distribution functions.
-        location: `[d]` float64, the value at which it is reached.
-        direction: `[d]` float64, +1 where live values are the larger ones there, -1 where the
-            smaller.
-        n: `[d]` int64 reference values that are not missing.
-        m: `[d]` int64 live values that are not missing.
-        names: `d` column names, or empty.
-        tied: column -> pooled counts of its distinct values, for columns with few of them.
-        error: `[d]`, or one number for all: how far the statistic is from that of all rows, at
-            most, where sides were thinned.
+        statistic: largest distances of the two distribution functions, `[d]` float64.
+        location: values at which they are reached, `[d]` float64.
+        direction: signs, `[d]` float64: +1 where live values are larger there, -1 where smaller.
+        n: numbers of reference values, missing ones excluded, `[d]` int64.
+        m: numbers of live values, missing ones excluded, `[d]` int64.
+        names: column names, `d` of them, or empty.
+        ties: pooled counts of the distinct values, `[d, 48]` int64, 0 at the end; all 0 for columns
+            with more distinct values. Default none.
+        error: largest distance of the statistic from that of all rows, `[d]` or one for all; over
+            0 where a sample is a sketch.
     """
 
     statistic: Tensor
@@ -56,7 +63,7 @@ class KSTest:
     n: Tensor
     m: Tensor
     names: tuple[str, ...] = ()
-    ties: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+    ties: Tensor | None = None
     error: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     @property
@@ -79,14 +86,16 @@ class KSTest:
     @cached_property
     def conditional_p_value(self) -> Tensor:
         """P-values given the ties of each column, `[d]` float64; `p_value` where ties are rare."""
-        values = self.p_value.clone()
-        for column, counts in self.ties.items():
-            p = ks_p_value_with_ties(
-                float(self.statistic[column]), int(self.n[column]), int(self.m[column]), counts
-            )
-            # The sum over the grid has ten digits; below them the continuous p-value is a bound.
-            values[column] = min(float(values[column]), max(p, 1e-10))
-        return values
+        values = self.p_value.cpu().clone()
+        ties = torch.zeros(0, 1) if self.ties is None else self.ties.cpu()
+        # The sum over the grid has ten digits; below them the continuous p-value is a bound.
+        for column in (ties[:, 0] > 0).nonzero().flatten().tolist():
+            if values[column] > _GRID_ERROR:
+                counts = ties[column][ties[column] > 0].numpy()
+                sizes = int(self.n[column]), int(self.m[column])
+                p = ks_p_value_with_ties(float(self.statistic[column]), *sizes, counts)
+                values[column] = min(float(values[column]), max(p, _GRID_ERROR))
+        return values.to(self.statistic.device)
 
     @cached_property
     def adjusted(self) -> Tensor:
@@ -106,8 +115,8 @@ class KSTest:
             effective_sample_size(rows, time.to(rows.device))
             for rows, time in ((self.n, times), (self.m, live_times))
         )
-        dependent = set(((times > 1) | (live_times > 1)).nonzero().flatten().tolist())
-        ties = {column: counts for column, counts in self.ties.items() if column not in dependent}
+        dependent = ((times > 1) | (live_times > 1)).to(self.n.device)[:, None]
+        ties = None if self.ties is None else self.ties.masked_fill(dependent, 0)
         return replace(self, n=n, m=m, ties=ties)
 
     def interval(self, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
@@ -243,35 +252,24 @@ def ks_two_sample(
     d, precision = columns.shape[1], _common_precision(columns, live_columns)
     labels = names or (reference.names if isinstance(reference, PreparedReference) else ())
     check_names(labels, d)
-    distances = torch.empty(3, d, dtype=torch.float64, device=columns.device)
-    counts = torch.empty(2, d, dtype=torch.int64, device=columns.device)
-    ties: dict[int, NDArray[np.int64]] = {}
+    device = columns.device
+    distances = torch.empty(3, d, dtype=torch.float64, device=device)
+    counts = torch.empty(2, d, dtype=torch.int64, device=device)
+    ties = torch.empty(d, MAX_DISTINCT, dtype=torch.int64, device=device)
 
     def compare(start: int, stop: int) -> None:
         part = slice(start, stop)
-        before, stored, counts[0, part] = _ascending(
-            reference, columns[:, part].to(precision), part
-        )
-        after, live_stored, counts[1, part] = _ascending(
-            live, live_columns[:, part].to(precision), part
-        )
+        before, stored, counts[0, part] = _ascending(reference, columns, part, precision)
+        after, live_stored, counts[1, part] = _ascending(live, live_columns, part, precision)
         distances[:, part] = _distances(before, stored, after, live_stored)
-        if before.device.type == "cpu":
-            ties.update(tie_counts(before, stored, after, live_stored, start))
+        ties[part] = tie_counts(before, stored, after, live_stored)
 
-    prepared = isinstance(reference, PreparedReference) and columns.device.type == "cpu"
-    rows = len(live_columns) if prepared else max(len(columns), len(live_columns))
-    over_blocks(compare, columns, rows)
-    error = sum(
-        (side.error for side in (reference, live) if isinstance(side, PreparedReference)),
-        torch.zeros_like(distances[0]),
-    )
-    exact = {column: ties[column] for column in sorted(ties) if not error[column]}
+    over_blocks(compare, columns, _sorted_rows(reference, columns, live_columns))
+    error = _total_error(reference, live, distances[0])
+    ties = ties.masked_fill(error[:, None] > 0, 0)
     statistic, location, direction = distances
     n, m = counts
-    return KSTest(
-        statistic, location, direction, n, m, tuple(map(str, labels)), ties=exact, error=error
-    )
+    return KSTest(statistic, location, direction, n, m, tuple(map(str, labels)), ties, error)
 
 
 def _aligned_columns(
@@ -305,10 +303,27 @@ def _common_precision(columns: Tensor, live_columns: Tensor) -> torch.dtype:
     return torch.float32 if single else torch.float64
 
 
+def _sorted_rows(
+    reference: Tensor | PreparedReference, columns: Tensor, live_columns: Tensor
+) -> int:
+    """Rows that are sorted per column, which bound the columns of a block."""
+    prepared = isinstance(reference, PreparedReference) and columns.device.type == "cpu"
+    return len(live_columns) if prepared else max(len(columns), len(live_columns))
+
+
+def _total_error(
+    reference: Tensor | PreparedReference, live: Tensor | PreparedReference, like: Tensor
+) -> Tensor:
+    """`[d]` errors of both samples together, 0 without sketches."""
+    errors = (side.error for side in (reference, live) if isinstance(side, PreparedReference))
+    return sum(errors, torch.zeros_like(like))
+
+
 def _ascending(
-    sample: Tensor | PreparedReference, values: Tensor, part: slice
+    sample: Tensor | PreparedReference, values: Tensor, part: slice, precision: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Columns of a sample, `[c, n]` ascending, with `[c]` numbers of stored and of all values."""
+    values = values[:, part].to(precision)
     if isinstance(sample, PreparedReference):
         return values.T, sample.stored[part], sample.n[part]
     ascending, present = sorted_columns(values)
@@ -355,17 +370,25 @@ def _distances_on_device(reference: Tensor, n: Tensor, live: Tensor, m: Tensor) 
         )
     padded = reference.masked_fill(reference.isnan(), math.inf).contiguous()
     live = live.contiguous()
-    rank = torch.arange(live.shape[1], device=live.device)
-    absent = rank >= m[:, None]
-    n_values, m_values = n[:, None].clamp(min=1).double(), m[:, None].clamp(min=1).double()
+    rank = torch.arange(live.shape[1], device=live.device).expand(len(live), -1)
     below = torch.searchsorted(padded, live)
     through = torch.searchsorted(padded, live, right=True).minimum(n[:, None])
-    above, i = (below / n_values - rank / m_values).masked_fill(absent, -math.inf).max(1)
-    under, j = ((rank + 1) / m_values - through / n_values).masked_fill(absent, -math.inf).max(1)
+    absent = rank >= m[:, None]
+    above, i = (_shares(below, n) - _shares(rank, m)).masked_fill(absent, -math.inf).max(1)
+    under, j = (_shares(rank + 1, m) - _shares(through, n)).masked_fill(absent, -math.inf).max(1)
     falls = under > above
-    before = (below.gather(1, i[:, None]) - 1).clamp(min=0)
-    location = torch.where(falls, live.gather(1, j[:, None])[:, 0], padded.gather(1, before)[:, 0])
-    result = torch.stack(
-        [torch.where(falls, under, above), location.double(), 1.0 - 2.0 * falls.double()]
-    )
+    before = (_entry(below, i) - 1).clamp(min=0)
+    location = torch.where(falls, _entry(live, j), _entry(padded, before)).double()
+    direction = 1.0 - 2.0 * falls.double()
+    result = torch.stack([torch.where(falls, under, above), location, direction])
     return result.masked_fill((n == 0) | (m == 0), math.nan)
+
+
+def _shares(counts: Tensor, rows: Tensor) -> Tensor:
+    """`[c, m]` counts over `[c]` numbers of rows, float64."""
+    return counts / rows[:, None].clamp(min=1).double()
+
+
+def _entry(values: Tensor, index: Tensor) -> Tensor:
+    """`[c]` entries of `[c, m]` values, one of each row."""
+    return values.gather(1, index[:, None])[:, 0]

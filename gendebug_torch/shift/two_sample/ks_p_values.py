@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import gammaln, ndtr
+from scipy.special import gammaln, ndtr, xlogy
 from scipy.stats import kstwo
 from torch import Tensor
 
-# Up to so many rows on both sides together the exact distribution is cheap, and the approximation
-# visibly off.
+# Up to so many rows of both samples together the exact distribution is cheap.
 EXACT_ROWS = 400
+# Twice the one-sided probability is exact from so many rows and so large `N d^2`.
+_TAIL_SIZE, _TAIL_EFFECT = 140, 2.2
+# Terms of the one-sided sum that are evaluated.
+_TERMS = 256
 # Points of the grid of a Brownian bridge.
 _GRID = 201
 # A column with more distinct values is continuous for the test.
@@ -37,36 +42,70 @@ def ks_p_value(statistic: Tensor, n: Tensor, m: Tensor) -> Tensor:
     Returns:
         P-values, `[d]` float64 on the host.
 
-    Cost: `d n (n + m)` with few rows, else about 0.5 ms a column.
+    Cost: `d n (n + m)` with few rows, else 256 terms a column, or 0.3 ms where p is over 0.02.
     """
     d, a, b = (value.double().cpu().numpy() for value in (statistic, n, m))
     defined = np.isfinite(d)
     few = defined & (a + b <= EXACT_ROWS)
     many = defined & ~few
     p = np.where(defined, 1.0, np.nan)
-    size = np.round(a * b / np.maximum(a + b, 1))
-    p[many] = np.where(size[many] > 0, kstwo.sf(d[many], np.maximum(size[many], 1)), 1.0)
+    p[many] = _one_sample(d[many], np.round(a[many] * b[many] / (a[many] + b[many])))
     smallest = np.exp(np.log(2.0) - gammaln(a + b + 1) + gammaln(a + 1) + gammaln(b + 1))
     p[many] = np.maximum(p[many], smallest[many])
     p[few] = _exact(d[few], a[few], b[few])
     return torch.from_numpy(np.clip(p, 0.0, 1.0))
 
 
-def tie_counts(
-    reference: Tensor, n: Tensor, live: Tensor, m: Tensor, start: int = 0
-) -> dict[int, NDArray[np.int64]]:
-    """Pooled counts of the distinct values by column, for columns with few of them.
+def _one_sample(statistic: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[c]` probabilities `P(D_N >= d)` of the one-sample statistic; 1 where N is 0."""
+    p = np.ones(len(statistic))
+    tail = (size > _TAIL_SIZE) & (size * statistic**2 >= _TAIL_EFFECT)
+    p[tail] = _tail(statistic[tail], size[tail])
+    rest = (size > 0) & ~tail
+    p[rest] = kstwo.sf(statistic[rest], size[rest])
+    return p
+
+
+def _tail(statistic: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[c]` probabilities `P(D_N >= d)` by twice the one-sided probability.
+
+    Of its `N (1 - d)` terms, which vary smoothly, at most 256 are evaluated and weighted by their
+    spacing; the relative error is under 1e-8 down to probabilities of 1e-100.
+
+    Source: Birnbaum and Tingey (1951), Ann. Math. Stat. 22:592, eq. 3.0, for the sum; Simard and
+    L'Ecuyer (2011), section 4, for where doubling it is exact to double precision.
+    """
+    last = np.floor(size * (1 - statistic))
+    spacing = np.maximum(np.ceil((last + 1) / _TERMS), 1.0)
+    j = np.arange(_TERMS) * spacing[:, None]
+    n, d = size[:, None], statistic[:, None]
+    inside = j <= last[:, None]
+    j = np.where(inside, j, 0.0)
+    below = d + j / n
+    logs = gammaln(n + 1) - gammaln(j + 1) - gammaln(n - j + 1)
+    logs += (j - 1) * np.log(below) + xlogy(n - j, np.maximum(1 - below, 0.0))
+    sums: NDArray[np.float64] = np.where(inside, np.exp(logs), 0.0).sum(1)
+    return 2 * statistic * spacing * sums
+
+
+def tie_counts(reference: Tensor, n: Tensor, live: Tensor, m: Tensor) -> Tensor:
+    """Pooled counts of the distinct values of each column, in ascending order, `[c, 48]` int64.
+
+    Filled up with 0. All 0 for columns with more distinct values, or with half as many as rows.
 
     Args:
-        reference: values, `[c, n]` on the host, each row ascending with missing values last.
+        reference: values, `[c, n]`, each row ascending with missing values last.
         n: numbers of values that are not missing, `[c]`.
         live: values, `[c, m]` likewise.
         m: numbers of values that are not missing, `[c]`.
-        start: number of the first column.
+
+    Cost: one pass; on CUDA nothing waits for the host.
     """
-    found = {}
+    if reference.device.type != "cpu":
+        return _tie_counts_on_device(reference, n, live, m)
+    counts = torch.zeros(len(n), MAX_DISTINCT, dtype=torch.int64)
     columns = zip(reference.numpy(), n.tolist(), live.numpy(), m.tolist(), strict=True)
-    for column, (before, i, after, j) in enumerate(columns, start):
+    for column, (before, i, after, j) in enumerate(columns):
         a, b = before[:i], after[:j]
         # The live rows, and every 256th reference row, rule most columns out.
         if (
@@ -76,10 +115,41 @@ def tie_counts(
             or len(np.unique(a[:: max(1, i // 256)])) > MAX_DISTINCT
         ):
             continue
-        counts = np.unique(np.concatenate([a, b]), return_counts=True)[1]
-        if len(counts) <= min(MAX_DISTINCT, (i + j) // 2):
-            found[column] = counts
-    return found
+        pooled = np.unique(np.concatenate([a, b]), return_counts=True)[1]
+        if len(pooled) <= min(MAX_DISTINCT, (i + j) // 2):
+            counts[column, : len(pooled)] = torch.from_numpy(pooled)
+    return counts
+
+
+def _tie_counts_on_device(reference: Tensor, n: Tensor, live: Tensor, m: Tensor) -> Tensor:
+    """`tie_counts` without waiting for the host."""
+    if not reference.shape[1] or not live.shape[1]:
+        return torch.zeros(len(n), MAX_DISTINCT, dtype=torch.int64, device=reference.device)
+    samples = ((reference, n), (live, m))
+    heads = [_first_distinct(values, rows) for values, rows in samples]
+    pooled = torch.cat([head for head, _ in heads], 1).sort(1).values
+    distinct, number = _first_distinct(pooled, (~pooled.isnan()).sum(1))
+    few = (number <= MAX_DISTINCT) & (number <= (n + m) // 2) & (n > 0) & (m > 0)
+    for _, length in heads:
+        few = few & (length <= MAX_DISTINCT)
+    distinct = distinct.contiguous()
+    counts = torch.zeros_like(distinct, dtype=torch.int64)
+    for values, rows in samples:
+        padded = values.masked_fill(values.isnan(), math.inf).contiguous()
+        through = torch.searchsorted(padded, distinct, right=True).minimum(rows[:, None])
+        counts += through - torch.searchsorted(padded, distinct).minimum(rows[:, None])
+    return counts.masked_fill(distinct.isnan() | ~few[:, None], 0)
+
+
+def _first_distinct(ascending: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`[c, 48]` first distinct values of ascending rows, NaN at the end, and how many there are."""
+    new = torch.arange(ascending.shape[1], device=rows.device) < rows[:, None]
+    new[:, 1:] &= ascending[:, 1:] != ascending[:, :-1]
+    rank = new.cumsum(1)
+    length = rank[:, -1]
+    wanted = torch.arange(1, MAX_DISTINCT + 1, device=rows.device).expand(len(rows), -1)
+    index = torch.searchsorted(rank, wanted.contiguous()).clamp(max=ascending.shape[1] - 1)
+    return ascending.gather(1, index).masked_fill(wanted > length[:, None], math.nan), length
 
 
 def ks_p_value_with_ties(statistic: float, n: int, m: int, counts: NDArray[np.int64]) -> float:

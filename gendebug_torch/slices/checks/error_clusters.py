@@ -8,7 +8,8 @@ from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost, check
-from gendebug_torch.data.records import Records, numeric_features
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.slices.checks._slicing import class_outputs
 from gendebug_torch.slices.clusters.error_clusters import ErrorClusters, error_clusters
 from gendebug_torch.slices.search.error_events import errors_by_prediction

@@ -20,7 +20,7 @@ def pair_sums(
 ) -> tuple[Tensor, Tensor]:
     """Rows and sums of weights over the rows that have both of two levels.
 
-    The diagonal holds single levels. With the 0/1 matrix H of rows and levels, these are `H'H` and
+    The diagonal holds single levels. With the 0/1 matrix H of rows and levels these are `H'H` and
     `H' diag(w) H`.
 
     Args:

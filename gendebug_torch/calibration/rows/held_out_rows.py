@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gendebug_torch.calibration.model_outputs import labeled_mask, labeled_outputs
+from gendebug_torch.calibration.maps.temperature import validate_loss
+from gendebug_torch.calibration.rows.label_forms import (
+    MISSING,
+    are_one_hot,
+    binary_labels,
+)
+from gendebug_torch.calibration.rows.model_outputs import (
+    LabeledOutputs,
+    is_binary,
+    labeled_outputs,
+    warn_missing,
+)
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import Model, logits_of, map_rows
+from gendebug_torch.model.devices import device_of
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import logits_of, map_rows
 
 _SAMPLE = "sample"
 _PROBE_ROWS = 16
@@ -43,6 +57,16 @@ class HeldOutRows:
         if self.groups is None:
             return len(self.logits)
         return int(self.groups.max()) + 1 if len(self.groups) else 0
+
+    def to(self, device: torch.device | None) -> HeldOutRows:
+        """The same rows on a device; None leaves them where they are."""
+        if device is None:
+            return self
+        weights, groups = (
+            None if part is None else part.to(device) for part in (self.weights, self.groups)
+        )
+        tensors = self.logits.to(device), self.targets.to(device), weights, groups
+        return HeldOutRows(*tensors, self.probe)
 
 
 def dense_records(
@@ -74,7 +98,7 @@ def dense_records(
         >>> len(records), records.metadata["sample"].nunique()
         (31, 2)
     """
-    rows, labels, counts = _flattened(logits, targets, ignore_index)
+    rows, labels, counts, _ = _flattened(logits, targets, ignore_index)
     sample = torch.arange(len(counts)).repeat_interleave(counts.cpu())
     frame = pd.DataFrame({_SAMPLE: sample.numpy()})
     return Records(None, labels, rows, frame, Schema(group=_SAMPLE), name)
@@ -95,6 +119,7 @@ def held_out_rows(
     *,
     weights: Tensor | None,
     ignore_index: int | None,
+    multilabel: bool | None,
     how: dict[str, Any],
 ) -> HeldOutRows:
     """The rows of a loader with the logits of a model, or of records that hold logits.
@@ -104,32 +129,51 @@ def held_out_rows(
         loader: labeled batches, or records.
         weights: weights `[n]` of the rows (samples).
         ignore_index: target of rows or positions that do not count.
+        multilabel: whether targets `[n, k]` are k labels per row or one-hot rows; None decides.
         how: further options of `map_rows`.
 
     Raises:
         InputError: there are no logits or no labels, or they do not fit together.
+
+    Warns:
+        UserWarning: labels are missing, or rows are read as one-hot.
     """
     if model is None:
         rows, probe = _labeled_rows(*_given_logits(loader), ignore_index), None
     else:
         rows, probe = _computed_rows(model, loader, ignore_index, how)
-    # Records reject NaN, and a masked class that is the target.
-    records = Records(logits=rows["logits"], targets=rows["targets"], name="loader")
-    assert records.logits is not None
-    assert records.targets is not None
-    counts = rows["counts"]
+    if multilabel is None and isinstance(loader, Records) and loader.schema.multilabel:
+        multilabel = True
+    counts, missing = rows["counts"], int(rows["missing"].sum())
+    targets = _decided_targets(rows["targets"], multilabel)
+    validate_loss(LabeledOutputs(*as_binary_rows(rows["logits"], targets), None, missing > 0))
+    if ignore_index is None:
+        warn_missing(missing, missing + int((targets != MISSING).sum()), stacklevel=4)
     groups = group_ids(loader) if isinstance(loader, Records) else None
-    if groups is None and len(records) and int(counts.max()) > 1:
+    if groups is None and len(counts) and int(counts.max()) > 1:
         groups = torch.arange(len(counts))
     if weights is not None:
-        _validate_weights(weights, len(counts))
+        _validate_row_weights(weights, len(counts))
     return HeldOutRows(
-        records.logits,
-        records.targets,
+        rows["logits"],
+        targets,
         None if weights is None else _repeated(weights.double(), counts),
-        None if groups is None else _repeated(groups, counts),
+        None if groups is None else _renumbered(_repeated(groups, counts)),
         probe,
     )
+
+
+def fit_device(model: Model | None, device: str | torch.device) -> torch.device | None:
+    """The CUDA device of the forward passes, where maps are fitted too; else None."""
+    if model is None:
+        return None
+    chosen = device_of(device)
+    return chosen if chosen.type == "cuda" else None
+
+
+def as_binary_rows(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Multilabel outputs `[n, k]` and their targets as `[n k]` binary rows; others as they are."""
+    return (logits.reshape(-1), targets.reshape(-1)) if targets.ndim == 2 else (logits, targets)
 
 
 def _given_logits(loader: Any) -> tuple[Tensor, Tensor | None]:
@@ -156,14 +200,21 @@ def _computed_rows(
             probes.append(_first_rows(inputs))
         return _labeled_rows(logits_of(model, inputs), targets, ignore_index)
 
-    rows = map_rows(step, loader, model=model, **how)
+    # A frozen TorchScript module has no mode that could be put back.
+    has_mode = isinstance(model, nn.Module) and all(hasattr(m, "training") for m in model.modules())
+    rows = map_rows(step, loader, model=model if has_mode else None, **how)
     return rows, probes[0] if probes else None
 
 
 def _labeled_rows(
     logits: Tensor, targets: Tensor | None, ignore_index: int | None
 ) -> dict[str, Tensor]:
-    """`logits`, `targets` of the labeled rows, and `counts` of them in each given row or sample."""
+    """The labeled rows of a batch.
+
+    Returns:
+        `logits` and `targets` of the labeled rows; `counts` of them and of `missing` labels in each
+        row or sample of the batch.
+    """
     if targets is None:
         reject(
             "loader",
@@ -172,38 +223,67 @@ def _labeled_rows(
             "Pass held-out rows with their labels.",
         )
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    if targets.ndim == 2 and targets.shape == logits.shape:
-        labels = _binary_labels(targets)
-        return {"logits": logits, "targets": labels, "counts": torch.ones_like(labels[:, 0])}
-    return dict(
-        zip(("logits", "targets", "counts"), _flattened(logits, targets, ignore_index), strict=True)
-    )
+    if targets.ndim == 2 and targets.shape == logits.shape and not is_binary(logits):
+        labels = binary_labels(targets, ignore_index)
+        present = (labels != MISSING).sum(1)
+        rows = present > 0
+        missing = labels.shape[1] - present
+        counts = rows.long()
+        return {
+            "logits": logits[rows],
+            "targets": labels[rows],
+            "counts": counts,
+            "missing": missing,
+        }
+    rows, labels, counts, missing = _flattened(logits, targets, ignore_index)
+    return {"logits": rows, "targets": labels, "counts": counts, "missing": missing}
 
 
 def _flattened(
     logits: Tensor, targets: Tensor, ignore_index: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits and class ids of the labeled rows or positions, and their number per sample."""
-    labeled_outputs(logits, targets, None, ignore_index)
-    labeled = labeled_mask(targets, ignore_index)
-    rows = logits if logits.ndim == 1 else logits.movedim(1, -1)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits and class ids of the labeled rows or positions; labeled and missing per sample."""
+    declared = MISSING if ignore_index is None else ignore_index
+    outputs = labeled_outputs(logits, targets, None, declared)
+    labeled = outputs.labeled
+    rows = outputs.logits if logits.ndim == 1 else outputs.logits.movedim(1, -1)
+    rows = rows[..., 0] if logits.ndim > 1 and is_binary(logits) else rows
     counts = labeled.flatten(1).sum(1) if labeled.ndim > 1 else labeled.long()
-    return rows[labeled], targets[labeled].long(), counts
+    missing = labeled[:1].numel() - counts
+    return rows[labeled], outputs.targets[labeled], counts, missing
 
 
-def _binary_labels(targets: Tensor) -> Tensor:
-    labels = targets.long()
-    if bool((labels != targets).any()) or bool(((labels != 0) & (labels != 1)).any()):
-        reject(
-            "targets",
-            "0 or 1 for each label",
-            f"{float(targets.min()):.3g}..{float(targets.max()):.3g}",
-            "Pass hard labels.",
+def _decided_targets(targets: Tensor, multilabel: bool | None) -> Tensor:
+    """Class ids `[n]`, or labels `[n, k]`; one-hot rows become class ids."""
+    if targets.ndim == 1:
+        if multilabel:
+            reject(
+                "multilabel",
+                "targets [n, k] of 0 and 1",
+                f"class ids {list(targets.shape)}",
+                "Leave it out for class ids.",
+            )
+        return targets
+    if multilabel is None and are_one_hot(targets):
+        warnings.warn(
+            f"Every row of the targets has exactly one of {targets.shape[1]} labels. They are read "
+            "as one-hot classes; if a row may have several labels, pass `multilabel=True`.",
+            stacklevel=4,
         )
-    return labels
+        multilabel = False
+    if multilabel is not False:
+        return targets
+    if not bool((targets.sum(1) == 1).all()):
+        reject(
+            "multilabel",
+            "one label per row where it is False",
+            "rows with none or several",
+            "Pass `multilabel=True`.",
+        )
+    return targets.argmax(1)
 
 
-def _validate_weights(weights: Tensor, n: int) -> None:
+def _validate_row_weights(weights: Tensor, n: int) -> None:
     valid = weights.shape == (n,) and bool(((weights >= 0) & weights.isfinite()).all())
     if not valid or not float(weights.sum()) > 0:
         reject(
@@ -217,6 +297,12 @@ def _validate_weights(weights: Tensor, n: int) -> None:
 def _repeated(values: Tensor, counts: Tensor) -> Tensor:
     """Values `[b]` of samples for each of their rows."""
     return values.to(counts.device).repeat_interleave(counts)
+
+
+def _renumbered(groups: Tensor) -> Tensor:
+    """Ids 0..g-1 of the groups that have rows, in their order."""
+    numbers: Tensor = torch.unique(groups, return_inverse=True)[1]
+    return numbers
 
 
 def _first_rows(inputs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
@@ -9,8 +10,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from gendebug_torch.calibration.rows.label_forms import MISSING, class_ids, without_column
 from gendebug_torch.errors import reject
 from gendebug_torch.model.binary import two_class_logits
+from gendebug_torch.stats.logit_scaling import with_infinite_masks
 
 # Elements of logits handled at once, so that memory does not grow with n: what the second-level
 # cache of a CPU core holds, for passes that go over them again and again.
@@ -69,33 +72,33 @@ class LabeledOutputs:
     """Outputs of a classifier with their labels, validated by `labeled_outputs`.
 
     Args:
-        logits: logits `[n, k]`, `[n]` or dense `[n, k, ...]`.
-        targets: class ids `[n]` or `[n, ...]`.
+        logits: logits `[n, k]`, `[n]`, `[n, 1]` or dense `[n, k, ...]`.
+        targets: class ids `[n]` or `[n, ...]` int64, `MISSING` where there is no label.
         weights: weights shaped like the targets, or None.
-        ignore_index: target of rows that do not count, or None.
+        any_missing: whether some label is missing.
     """
 
     logits: Tensor
     targets: Tensor
     weights: Tensor | None = None
-    ignore_index: int | None = None
+    any_missing: bool = False
 
     @property
     def labeled(self) -> Tensor:
         """Bool shaped like the targets: the rows or positions that have a label."""
-        return labeled_mask(self.targets, self.ignore_index)
+        return self.targets != MISSING
 
     def chunks(self, *, size_factor: int = 1) -> Iterator[Chunk]:
         """All rows in order, `size_factor` cache-fulls at a time."""
         logits = self.logits
         size = _CHUNK.get(logits.device.type, 2**18) * size_factor
-        step = max(1, size // max(1, logits[:1].numel() * (2 if logits.ndim == 1 else 1)))
+        step = max(1, size // max(1, logits[:1].numel() * (2 if is_binary(logits) else 1)))
         for start in range(0, len(logits), step):
             rows = slice(start, start + step)
             weights = None if self.weights is None else self.weights[rows].reshape(-1).double()
-            targets = self.targets[rows].reshape(-1).long()
-            if self.ignore_index is not None:
-                labeled = targets != self.ignore_index
+            targets = self.targets[rows].reshape(-1)
+            if self.any_missing:
+                labeled = targets != MISSING
                 weights = labeled.double() if weights is None else weights * labeled
                 targets = targets * labeled
             yield Chunk(_class_rows(logits[rows]), targets, weights)
@@ -105,25 +108,34 @@ class LabeledOutputs:
         if self.logits.ndim <= 2:
             weights = None if self.weights is None else self.weights[::step]
             rows = self.logits[::step], self.targets[::step]
-            return LabeledOutputs(*rows, weights, self.ignore_index)
+            return LabeledOutputs(*rows, weights, self.any_missing)
         weights = None if self.weights is None else self.weights.flatten(1)[:, ::step]
         rows = self.logits.flatten(2)[:, :, ::step], self.targets.flatten(1)[:, ::step]
-        return LabeledOutputs(*rows, weights, self.ignore_index)
+        return LabeledOutputs(*rows, weights, self.any_missing)
 
 
 def labeled_outputs(
     logits: Tensor, targets: Tensor, weights: Tensor | None = None, ignore_index: int | None = None
 ) -> LabeledOutputs:
-    """The outputs of a classifier with their labels, after validation.
+    """The outputs of a classifier with their labels, in one form.
+
+    Labels are class ids of any integer type or bool, and for one logit also floats 0 and 1. A
+    column `[n, 1]` of labels counts as `[n]`. Labels that are NaN, -100 or `ignore_index` are
+    missing. Classes whose logit is a large negative number are masked (see
+    `with_infinite_masks`).
 
     Args:
-        logits: float `[n, k]`, `[n]` binary, or dense `[n, k, ...]`.
-        targets: class ids `[n]` (dense `[n, ...]`) of an integer type.
+        logits: float `[n, k]`, `[n]` or `[n, 1]` binary, or dense `[n, k, ...]`.
+        targets: labels `[n]` (dense `[n, ...]`).
         weights: non-negative weights shaped like the targets.
         ignore_index: target of rows that do not count.
 
     Raises:
         InputError: shapes or dtypes do not fit, a class id is out of range, weights are negative.
+
+    Warns:
+        UserWarning: labels are missing and `ignore_index` does not say so, or the classes may be
+            the last axis.
     """
     if logits.ndim == 0 or not logits.is_floating_point():
         reject(
@@ -132,23 +144,55 @@ def labeled_outputs(
             f"{logits.dtype} {list(logits.shape)}",
             "Pass raw model outputs before softmax.",
         )
-    _validate_targets(logits, targets, ignore_index)
-    if weights is not None and (weights.shape != targets.shape or bool((weights < 0).any())):
+    shape = torch.Size([len(logits), *logits.shape[2:]])
+    targets = class_ids(without_column(targets, shape), logits, ignore_index)
+    if weights is not None:
+        weights = without_column(weights, shape)
+        validate_weights(weights, targets.shape)
+    any_missing = _missing_labels(targets, logits, declared=ignore_index is not None)
+    if not is_binary(logits):
+        logits = with_infinite_masks(logits)
+    return LabeledOutputs(logits, targets, weights, any_missing)
+
+
+def is_binary(logits: Tensor) -> bool:
+    """Whether there is one logit per row or position, that of class 1."""
+    return logits.ndim == 1 or logits.shape[1] == 1
+
+
+def warn_missing(missing: int, total: int, *, stacklevel: int = 3) -> None:
+    """Warn how many labels are missing, if any."""
+    if missing:
+        warnings.warn(
+            f"{missing:,} of {total:,} labels are missing (NaN or -100) and left out. Pass "
+            "`ignore_index=-100` to confirm.",
+            stacklevel=stacklevel,
+        )
+
+
+def validate_weights(weights: Tensor, shape: torch.Size) -> None:
+    """Reject weights of another shape, and negative ones.
+
+    Raises:
+        InputError: they are such.
+    """
+    if weights.shape != shape or bool((weights < 0).any()):
         smallest = f"{float(weights.min()):.3g}" if weights.numel() else "none"
         reject(
             "weights",
-            f"{list(targets.shape)} non-negative",
+            f"{list(shape)} non-negative",
             f"{list(weights.shape)}, smallest {smallest}",
             "Pass one weight per row.",
         )
-    return LabeledOutputs(logits, targets, weights, ignore_index)
 
 
-def labeled_mask(targets: Tensor, ignore_index: int | None) -> Tensor:
-    """Bool shaped like the targets: whether each differs from `ignore_index`."""
-    if ignore_index is None:
-        return torch.ones_like(targets, dtype=torch.bool)
-    return targets != ignore_index
+def summed_by_slot(slots: Tensor, values: Tensor, size: int) -> Tensor:
+    """`[size]` float64 sums of values `[m]` by their slot, int64, also in deterministic mode."""
+    if slots.is_cuda:
+        # A weighted bincount has no deterministic form there, and torch then raises.
+        sums = torch.zeros(size, dtype=torch.float64, device=slots.device)
+        return sums.index_add_(0, slots, values.double())
+    return torch.bincount(slots, values.double(), size)
 
 
 def reject_nonfinite(rows: int) -> None:
@@ -169,30 +213,33 @@ def reject_nonfinite(rows: int) -> None:
         )
 
 
-def _validate_targets(logits: Tensor, targets: Tensor, ignore_index: int | None) -> None:
-    expected = torch.Size([len(logits), *logits.shape[2:]])
-    if targets.shape != expected or targets.dtype.is_floating_point:
-        reject(
-            "targets",
-            f"{list(expected)} class ids",
-            f"{targets.dtype} {list(targets.shape)}",
-            "Pass one class id per row of logits.",
-        )
-    classes = 2 if logits.ndim == 1 else logits.shape[1]
-    labels = targets if ignore_index is None else targets.masked_fill(targets == ignore_index, 0)
-    low, high = (int(bound) for bound in labels.aminmax()) if labels.numel() else (0, -1)
+def _missing_labels(targets: Tensor, logits: Tensor, *, declared: bool) -> bool:
+    """Whether any class id is missing; those that are not must be classes of the logits."""
+    if not targets.numel():
+        return False
+    low, high = (int(bound) for bound in targets.aminmax())
+    any_missing = low == MISSING
+    if any_missing:
+        present = targets[targets != MISSING]
+        if not declared:
+            warn_missing(targets.numel() - present.numel(), targets.numel(), stacklevel=5)
+        if not present.numel():
+            return True
+        low = int(present.min())
+    classes = 2 if is_binary(logits) else logits.shape[1]
     if low < 0 or high >= classes:
         reject(
             "targets",
             f"class ids in 0..{classes - 1}",
             f"{low}..{high}",
-            "Map labels to the columns of the logits.",
+            "Map labels to the columns of the logits, or pass `ignore_index` for rows without one.",
         )
+    return any_missing
 
 
 def _class_rows(logits: Tensor) -> Tensor:
     """`[m, k]` float32 or float64 rows of class logits."""
     z = logits if logits.dtype == torch.float64 else logits.float()
-    if z.ndim == 1:
-        return two_class_logits(z)
+    if is_binary(z):
+        return two_class_logits(z.reshape(-1))
     return z if z.ndim == 2 else z.movedim(1, -1).reshape(-1, z.shape[1])

@@ -1,6 +1,4 @@
-"""Which activations a network calls as functions, where a rule that is tied to modules does not see
-them.
-"""
+"""Operations that a network calls as functions, where rules for modules do not see them."""
 
 from __future__ import annotations
 
@@ -10,8 +8,7 @@ from typing import Any
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# What a rule for rectifiers would have to know, and what a rule for any non-linear operation would,
-# by their names in ATen.
+# Names in ATen of rectifiers, and of all nonlinear operations.
 RECTIFIERS = frozenset(
     (
         "relu",
@@ -57,44 +54,51 @@ NONLINEAR = RECTIFIERS | frozenset(
 def calls_outside(
     model: nn.Module,
     run: Callable[[], Any],
-    known: tuple[type[nn.Module], ...],
-    watched: frozenset[str],
+    module_types: tuple[type[nn.Module], ...],
+    operations: frozenset[str],
 ) -> tuple[str, ...]:
-    """Names of the watched operations that `run` calls outside modules of the known types."""
-    watch = _Watch(watched)
+    """Names of the operations that `run` calls outside modules of these types.
+
+    Args:
+        model: network whose modules are observed.
+        run: function that calls the network.
+        module_types: types of modules whose inner operations do not count.
+        operations: names of the operations that count.
+    """
+    recorder = _OperationRecorder(operations)
     hooks = []
     for module in model.modules():
-        if isinstance(module, known):
+        if isinstance(module, module_types):
             hooks += [
-                module.register_forward_pre_hook(watch.enter),
-                module.register_forward_hook(watch.leave),
+                module.register_forward_pre_hook(recorder.enter),
+                module.register_forward_hook(recorder.leave),
             ]
     try:
-        with watch:
+        with recorder:
             run()
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(sorted(watch.seen))
+    return tuple(sorted(recorder.names))
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation, also those that modules and functions are made of."""
+class _OperationRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the names of operations outside the observed modules."""
 
-    def __init__(self, watched: frozenset[str]) -> None:
+    def __init__(self, operations: frozenset[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.watched, self.inside, self.seen = watched, 0, set[str]()
+        self.operations, self.depth, self.names = operations, 0, set[str]()
 
     def enter(self, module: nn.Module, arguments: Any) -> None:
-        """What follows is known."""
-        self.inside += 1
+        """An observed module begins."""
+        self.depth += 1
 
     def leave(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        """No longer."""
-        self.inside -= 1
+        """An observed module ends."""
+        self.depth -= 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__.removesuffix("_")
-        if not self.inside and name in self.watched:
-            self.seen.add(name)
+        if not self.depth and name in self.operations:
+            self.names.add(name)
         return func(*args, **(kwargs or {}))

@@ -1,5 +1,5 @@
-"""Seven pairs of cohorts in which it is known what changed: nothing, inputs, their correlation, the
-network, its outputs."""
+"""Seven pairs of groups with a known change: nothing, inputs, their correlation, the network, its
+outputs."""
 
 from dataclasses import replace
 
@@ -8,8 +8,12 @@ import torch
 from torch import nn
 
 from gendebug_torch import attribute
-from gendebug_torch.attribution import compare_attributions, compare_cohorts
-from gendebug_torch.attribution.compare.groups import classifier_auc, ks_distances
+from gendebug_torch.attribution import compare_attributions
+from gendebug_torch.attribution.compare.distributions import (
+    area_under_curve,
+    classifier_auc,
+    ks_distances,
+)
 from gendebug_torch.errors import InputError
 from tests.attribution_cases import network, rows
 from tests.reference import attribution as literal
@@ -68,10 +72,16 @@ def seeds():
     return [explained(trained(seed), x) for seed in range(6)], explained(trained(6, leak=True), x)
 
 
+def compare(reference, other, permutations=500, **options):
+    """Two groups compared by their distributions."""
+    found = compare_attributions(reference, other, permutations=permutations, **options)
+    return found.distributions
+
+
 def test_nothing(model):
-    found = compare_cohorts(explained(model, draw(2000, 1)), explained(model, draw(2000, 2)))
-    assert found.changed() == ()
-    assert "alike" in found.summary()
+    found = compare(explained(model, draw(2000, 1)), explained(model, draw(2000, 2)))
+    assert found.changed_features() == ()
+    assert "agree" in found.summary()
     assert float(found.auc_p[0]) > 0.01
 
 
@@ -82,9 +92,9 @@ def test_nothing_is_reported_of_nothing_in_200_reruns(model):
     alarms = {0.01: 0, 0.05: 0}
     for seed in range(200):
         order = torch.randperm(len(made), generator=chosen)[:300]
-        found = compare_cohorts(made.select(order[:150]), made.select(order[150:]), seed=seed)
+        found = compare(made.select(order[:150]), made.select(order[150:]), seed=seed)
         for alpha in alarms:
-            alarms[alpha] += bool(found.changed(alpha=alpha, min_distance=0.0))
+            alarms[alpha] += bool(found.changed_features(alpha=alpha, min_distance=0.0))
     # The default asks for a hundredth, with a smallest distance on top; even a twentieth without
     # one is quiet enough.
     assert alarms[0.01] <= 0.02 * 200
@@ -92,40 +102,38 @@ def test_nothing_is_reported_of_nothing_in_200_reruns(model):
 
 
 def test_a_shift_of_one_input_is_explained_by_the_input(model):
-    found = compare_cohorts(
-        explained(model, draw(2000, 1)), explained(model, draw(2000, 2, mean=0.8))
-    )
-    assert found.changed()[0] == "feature_2"
-    assert "feature_2" not in found.excess()
+    found = compare(explained(model, draw(2000, 1)), explained(model, draw(2000, 2, mean=0.8)))
+    assert found.changed_features()[0] == "feature_2"
+    assert "feature_2" not in found.changes_beyond_inputs()
     assert float(found.auc[0]) < float(found.auc[1]) + 0.05
     assert float(found.auc_p[1]) < 0.01
-    assert "the inputs together tell as much" in found.summary()
+    assert "the inputs together separate the groups as well" in found.summary()
 
 
 def test_a_shift_of_a_correlation_shows_in_contributions_and_in_no_single_input(model):
-    found = compare_cohorts(
+    found = compare(
         explained(model, draw(2000, 1)), explained(model, draw(2000, 2, correlation=0.9))
     )
-    assert set(found.changed()) & {"feature_0", "feature_1"}
-    assert set(found.excess()) == set(found.changed())
+    assert set(found.changed_features()) & {"feature_0", "feature_1"}
+    assert set(found.changes_beyond_inputs()) == set(found.changed_features())
     assert float(found.adjusted[1].min()) > 0.01
     assert float(found.auc_p.max()) < 0.01
 
 
 def test_a_retraining_with_another_seed_moves_contributions_as_seeds_do(seeds):
     made, _ = seeds
-    bare = compare_cohorts(made[0], made[5], paired=True)
-    assert len(bare.changed()) > 0
+    bare = compare(made[0], made[5], paired=True)
+    assert len(bare.changed_features()) > 0
     assert bare.distance[1].max() == 0.0
-    assert compare_cohorts(made[0], made[5], paired=True, ensemble=made[1:5]).changed() == ()
+    assert compare(made[0], made[5], paired=True, ensemble=made[1:5]).changed_features() == ()
 
 
 def test_a_retraining_on_a_leak_is_beyond_what_seeds_do(seeds):
     made, leaked = seeds
-    found = compare_cohorts(made[0], leaked, paired=True, ensemble=made[1:5])
-    assert found.changed()[0] == "feature_19"
-    assert "feature_19" in found.excess()
-    assert "the inputs together tell as much" not in found.summary()
+    found = compare(made[0], leaked, paired=True, ensemble=made[1:5])
+    assert found.changed_features()[0] == "feature_19"
+    assert "feature_19" in found.changes_beyond_inputs()
+    assert "the inputs together separate the groups as well" not in found.summary()
 
 
 @pytest.mark.slow
@@ -139,7 +147,7 @@ def test_no_seed_is_taken_for_more_than_a_seed():
             made[at] for at in torch.randperm(len(made), generator=chosen)[:5].tolist()
         )
         alarms += bool(
-            compare_cohorts(first, last, paired=True, ensemble=ensemble, permutations=50).changed(
+            compare(first, last, paired=True, ensemble=ensemble, permutations=50).changed_features(
                 min_distance=0.0
             )
         )
@@ -149,9 +157,9 @@ def test_no_seed_is_taken_for_more_than_a_seed():
 @pytest.mark.parametrize("paired", [True, False])
 def test_halved_contributions_of_the_same_rows(model, paired):
     made = explained(model, draw(2000, 1))
-    found = compare_cohorts(made, replace(made, values=made.values / 2), paired=paired)
-    assert {"feature_0", "feature_1", "feature_2"} <= set(found.changed())
-    assert found.excess() == found.changed()
+    found = compare(made, replace(made, values=made.values / 2), paired=paired)
+    assert {"feature_0", "feature_1", "feature_2"} <= set(found.changed_features())
+    assert found.changes_beyond_inputs() == found.changed_features()
     assert float(found.auc[0]) > 0.9
     assert float(found.auc[1]) < 0.55
 
@@ -160,17 +168,15 @@ def test_hits_against_false_alarms(model):
     x = draw(3000, 1)
     made = explained(model, x)
     alarm, truth = made.outputs > 0, label(x, 3) > 0
-    found = compare_cohorts(
+    found = compare(
         made.select(alarm & truth), made.select(alarm & ~truth), labels=("hits", "false alarms")
     )
-    assert set(found.changed(min_distance=0.05)) & {"feature_0", "feature_1", "feature_2"}
+    assert set(found.changed_features(min_distance=0.05)) & {"feature_0", "feature_1", "feature_2"}
     assert "hits" in found.plot().get_title()
 
 
 def test_distances_and_areas_are_those_of_the_books():
     from sklearn.metrics import roc_auc_score
-
-    from gendebug_torch.attribution.compare.groups import _area
 
     values = torch.randn(
         60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
@@ -182,7 +188,7 @@ def test_distances_and_areas_are_those_of_the_books():
     ]
     assert torch.allclose(ks_distances(values, second), torch.tensor(expected, dtype=torch.float64))
     scores = torch.randn(60, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    area = _area(scores, second.double().T)
+    area = area_under_curve(scores, second.double().T)
     assert area.tolist() == pytest.approx(
         [roc_auc_score(side, scores[:, i]) for i, side in enumerate(second.numpy())]
     )
@@ -196,7 +202,7 @@ def test_distances_and_areas_are_those_of_the_books():
 def test_it_is_deterministic_and_leaves_the_random_state(model):
     a, b = explained(model, draw(100, 1)), explained(model, draw(100, 2))
     state = torch.get_rng_state()
-    first, second = compare_cohorts(a, b), compare_cohorts(a, b)
+    first, second = compare(a, b), compare(a, b)
     assert torch.equal(first.adjusted, second.adjusted)
     assert torch.equal(state, torch.get_rng_state())
 
@@ -204,12 +210,12 @@ def test_it_is_deterministic_and_leaves_the_random_state(model):
 def test_bad_input_is_named(model):
     made = explained(model, draw(50, 1))
     with pytest.raises(InputError, match="20 rows"):
-        compare_cohorts(made, made.select(torch.arange(5)))
+        compare(made, made.select(torch.arange(5)))
     with pytest.raises(InputError, match="features"):
-        compare_cohorts(made, attribute(network(), rows(30)))
+        compare(made, attribute(network(), rows(30)))
     with pytest.raises(InputError, match="same rows"):
-        compare_cohorts(made, made.select(torch.arange(30)), paired=True)
+        compare(made, made.select(torch.arange(30)), paired=True)
     with pytest.raises(InputError, match="at least 3"):
-        compare_cohorts(made, made, paired=True, ensemble=[made])
+        compare(made, made, paired=True, ensemble=[made])
     with pytest.raises(InputError, match="features"):
         compare_attributions(made, attribute(network(), rows(30)))

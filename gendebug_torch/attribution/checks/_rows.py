@@ -1,0 +1,61 @@
+"""Rows that the checks of attribution explain, and what explaining them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from gendebug_torch.checks.registry import Cost
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.model.binary import PositiveLogit, is_binary
+from gendebug_torch.model.evaluation import Model
+
+_MIN_ROWS = 50
+# Rows from which shares of attribution are estimated, and steps of their integrals: shares need no
+# better accuracy.
+SHARE_ROWS, SHARE_STEPS = 500, 32
+
+
+def sample_records(records: Records, rows: int, seed: int) -> Records:
+    """At most this many rows, sampled without repetition."""
+    if len(records) <= rows:
+        return records
+    generator = torch.Generator().manual_seed(seed)
+    return records.select(torch.randperm(len(records), generator=generator)[:rows].sort().values)
+
+
+def inputs_only(records: Records) -> Records:
+    """The features alone, whose explained output does not depend on labels or quantities."""
+    return Records(records.features, name=records.name)
+
+
+def explainable(records: Records) -> bool:
+    """Whether there are enough rows of floats `[n, d]` to explain."""
+    if len(records) < _MIN_ROWS:
+        return False
+    inputs = model_inputs(records)
+    return inputs.is_floating_point() and inputs.ndim == 2
+
+
+def row_count(given: Mapping[str, Any], name: str, max_rows: int) -> int:
+    """Rows of the records of this name among the inputs of a check, up to a limit."""
+    records = given.get(name)
+    return 0 if records is None else min(max_rows, len(records))
+
+
+def explanation_cost(times: int, max_rows: int) -> Callable[[Mapping[str, Any]], Cost]:
+    """Cost of explaining the validation rows so many times with 50 steps."""
+
+    def cost(given: Mapping[str, Any]) -> Cost:
+        rows = float(times * min(max_rows, len(given["validation"])))
+        return Cost(backwards=50 * rows, forwards=3 * rows)
+
+    return cost
+
+
+def single_logit(model: Model, records: Records) -> Model:
+    """A binary network as one logit, so that contributions mean the same in all rows."""
+    return PositiveLogit(model) if is_binary(model, records) else model

@@ -1,0 +1,1 @@
+"""Any method of captum.attr over a whole loader."""

@@ -1,0 +1,82 @@
+"""Signs that a column is not available at prediction time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from gendebug_torch.data.records import Records
+from gendebug_torch.leakage.columns.association import association, unsuitable_targets
+from gendebug_torch.leakage.columns.column_codes import feature_table
+from gendebug_torch.leakage.columns.missing_values import missing_value_association
+from gendebug_torch.leakage.times.label_times import label_delays
+
+_MIN_LATE = 0.01
+# Limits of the association of missing values, as in `leakage.missing`, but of any correlation that
+# is beyond chance.
+_MIN_SHARE, _MIN_CORRELATION, _ALPHA = 0.95, 0.3, 1e-6
+# Increase of the share of missing values, and part of the explained share that must remain.
+_MISSING_INCREASE, _REMAINING = 0.5, 0.5
+
+
+def unavailability_signs(column: str, train: Records, production: Records | None) -> list[str]:
+    """What suggests that a column is recorded after the outcome, as clauses of a sentence.
+
+    Args:
+        column: column name.
+        train: labeled training records.
+        production: records of production, with or without targets, or None.
+    """
+    assert train.features is not None
+    values = feature_table(train.features, [column])
+    signs = [_late(values, train), _missing(values, train)]
+    if production is not None and production.features is not None:
+        signs.append(_production(column, values, train, production))
+    return [sign for sign in signs if sign]
+
+
+def _late(values: pd.DataFrame, train: Records) -> str:
+    time, metadata = train.schema.label_time, train.metadata
+    if time is None or metadata is None or time not in metadata:
+        return ""
+    late = [d for d in label_delays(values, metadata[time]) if d.interval()[0] >= _MIN_LATE]
+    return f"it is dated after {time} in {late[0].share:.0%} of the rows" if late else ""
+
+
+def _missing(values: pd.DataFrame, train: Records) -> str:
+    assert train.targets is not None
+    found = missing_value_association(values, train.targets)
+    if not found.associated(_MIN_SHARE, _MIN_CORRELATION, _ALPHA):
+        return ""
+    r = float(found.correlation[0])
+    return f"its missing values correlate with the target ({r:+.2f})"
+
+
+def _production(column: str, values: pd.DataFrame, train: Records, production: Records) -> str:
+    assert production.features is not None
+    after = feature_table(production.features, [column])
+    if not after.shape[1]:
+        return f"{production.name} does not have it"
+    before, now = (float(part[column].isna().mean()) for part in (values, after))
+    if now - before >= _MISSING_INCREASE:
+        return f"it is missing in {now:.0%} of the rows of {production.name}"
+    if _distinct(after[column]) <= 1 < _distinct(values[column]):
+        return f"it is constant in {production.name}"
+    labeled = production.labeled()
+    if labeled.targets is None or unsuitable_targets(labeled.targets):
+        return ""
+    codes = train.schema.categorical
+    assert train.targets is not None
+    assert labeled.features is not None
+    first = association(values, train.targets, categorical=codes)
+    rows = feature_table(labeled.features, [column])
+    second = association(rows, labeled.targets, categorical=codes)
+    share, rest = float(first.strength[0]), float(second.strength[0])
+    if rest + 2 * float(second.explained_error[0].nan_to_num(0.0)) < _REMAINING * share:
+        return f"it explains {rest:.0%} of the target in {production.name}, not {share:.0%}"
+    return ""
+
+
+def _distinct(values: pd.Series[Any]) -> int:
+    return int(values.astype("string").nunique())
