@@ -176,7 +176,6 @@ def _statistics(
     )
     oscillation = _oscillation(blocks, trend, seed)
     shifts = ((int(epoch[blocks.index(i)]), height / scale) for i, height in trend.level_shifts)
-    smooth_rise = trend.fit - trend.shifts
     return CurveStatistics(
         epoch=epoch,
         values=y,
@@ -186,7 +185,7 @@ def _statistics(
         minimum=minimum,
         interval=(low, high),
         p_value=p_value,
-        rise=float(smooth_rise[-1] - smooth_rise[trend.minimum]),
+        rise=_rise(blocks.means, trend, noise, at, window),
         change=change / scale,
         change_error=error / scale,
         stretch=stretch * blocks.size,
@@ -220,6 +219,18 @@ def _final_rise(y: Curve, trend: Trend, seed: int) -> tuple[float, int, tuple[in
     posterior = inflection_posterior(y, tuple(at for at, _ in trend.level_shifts))
     p_value *= float(np.exp(-max(posterior.log_odds, 0.0)))
     return p_value, posterior.minimum, posterior.interval
+
+
+def _rise(y: Curve, trend: Trend, noise: Noise, minimum: int, window: int) -> float:
+    """Rise from the minimum to the end, level shifts left out.
+
+    It is that of the trend, or of the moving average where the trend misses the shape.
+    """
+    if noise is trend.noise:
+        smooth = trend.fit - trend.shifts
+        return float(smooth[-1] - smooth[trend.minimum])
+    average = moving_average(torch.from_numpy(y - trend.shifts), window)
+    return float(average[-1] - average[minimum])
 
 
 def _local_noise(y: Curve, noise: Noise) -> Noise:
