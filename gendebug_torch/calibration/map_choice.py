@@ -24,8 +24,8 @@ from gendebug_torch.calibration.measures.sufficient_statistics import (
     calibration_sums,
 )
 from gendebug_torch.calibration.rows.held_out_rows import as_binary_rows
-from gendebug_torch.calibration.rows.label_forms import MISSING
 from gendebug_torch.calibration.rows.model_outputs import labeled_outputs, summed_by_slot
+from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import fit_affine
 
@@ -42,7 +42,7 @@ class Fit(Protocol):
 def _fit_pooled(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Temperature:
     """One temperature for all labels."""
     rows, row_weights = as_binary_rows(logits, targets), repeated_per_label(weights, targets)
-    return fit_temperature(*rows, weights=row_weights, ignore_index=MISSING)
+    return fit_temperature(*rows, weights=row_weights, ignore_index=IGNORED)
 
 
 # In order of simplicity: of candidates that do equally well the first one is chosen.
@@ -258,7 +258,7 @@ def repeated_per_label(values: Tensor | None, targets: Tensor) -> Tensor | None:
 
 def row_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """`[n]` float64 log loss of each row; of a multilabel row the mean over labels it has."""
-    rows = labeled_outputs(*as_binary_rows(logits, targets), ignore_index=MISSING)
+    rows = labeled_outputs(*as_binary_rows(logits, targets), ignore_index=IGNORED)
     losses = [-chunk.at_target(chunk.logits.double().log_softmax(1)) for chunk in rows.chunks()]
     loss, labeled = torch.cat(losses).view(len(logits), -1), rows.labeled.view(len(logits), -1)
     return torch.where(labeled, loss, 0.0).sum(1) / labeled.sum(1)
@@ -276,11 +276,11 @@ def _calibration(
     rows = as_binary_rows(logits, targets)
     row_weights = repeated_per_label(weights, targets)
     row_groups = repeated_per_label(groups, targets)
-    sums = calibration_sums(*rows, weights=row_weights, ignore_index=MISSING)
+    sums = calibration_sums(*rows, weights=row_weights, ignore_index=IGNORED)
     measures: tuple[Measure, ...] = (*sums.score_measures(), sums.bins(bins).measure())
     if row_groups is not None:
         measures = group_sums(
-            *rows, row_groups, bins=bins, weights=row_weights, ignore_index=MISSING
+            *rows, row_groups, bins=bins, weights=row_weights, ignore_index=IGNORED
         ).measures()
     if targets.ndim == 2:
         return sums, measures, label_bins(logits, targets, weights=weights).macro

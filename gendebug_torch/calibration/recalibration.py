@@ -27,8 +27,9 @@ from gendebug_torch.calibration.rows.held_out_rows import (
     fit_device,
     held_out_rows,
 )
-from gendebug_torch.calibration.rows.label_forms import MISSING, are_probabilities
+from gendebug_torch.calibration.rows.label_forms import are_probabilities
 from gendebug_torch.calibration.saving import data_hash
+from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import reject
 from gendebug_torch.model.batches import Unpack
 from gendebug_torch.model.devices import Precision
@@ -163,12 +164,12 @@ def _temperature(rows: HeldOutRows) -> Temperature:
     """The temperature of all rows, with its standard error over what is independent."""
     outputs = as_binary_rows(rows.logits, rows.targets)
     weights = repeated_per_label(rows.weights, rows.targets)
-    fitted = fit_temperature(*outputs, weights=weights, ignore_index=MISSING)
+    fitted = fit_temperature(*outputs, weights=weights, ignore_index=IGNORED)
     groups = repeated_per_label(rows.groups, rows.targets)
     if groups is None or fitted.unbounded:
         return fitted
     error = temperature_error(
-        *outputs, groups, fitted.temperature, weights=weights, ignore_index=MISSING
+        *outputs, groups, fitted.temperature, weights=weights, ignore_index=IGNORED
     )
     return replace(fitted, standard_error=error)
 

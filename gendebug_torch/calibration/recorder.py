@@ -15,12 +15,13 @@ from gendebug_torch.calibration.measures.sufficient_statistics import (
     CalibrationSums,
     calibration_sums,
 )
-from gendebug_torch.calibration.rows.label_forms import MISSING, are_one_hot
+from gendebug_torch.calibration.rows.label_forms import are_one_hot
 from gendebug_torch.calibration.rows.model_outputs import (
     LabeledOutputs,
     is_binary,
     labeled_outputs,
 )
+from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import InputError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class CalibrationRecorder:
 
     def _summed(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The vector of some rows; where some have no loss, of the others."""
-        declared = MISSING if self.ignore_index is None else self.ignore_index
+        declared = IGNORED if self.ignore_index is None else self.ignore_index
         rows = labeled_outputs(logits, targets, None, declared)
         try:
             return self._vector(rows)
@@ -171,7 +172,7 @@ class CalibrationRecorder:
     def _vector(self, rows: LabeledOutputs, finite: Tensor | None = None) -> Tensor:
         how: dict[str, Any] = {
             "weights": None if finite is None else finite.double(),
-            "ignore_index": MISSING,
+            "ignore_index": IGNORED,
         }
         classes = 2 if is_binary(rows.logits) else rows.logits.shape[1]
         max_rows = max(1, min(_TEMPERATURE_ROWS, _TEMPERATURE_LOGITS // classes))

@@ -6,7 +6,6 @@ import copy
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
 from gendebug_torch.calibration.saving import map_parameters, save_recalibration
 from gendebug_torch.errors import UnsupportedError
 from gendebug_torch.stats.logit_scaling import AffineFit
+from gendebug_torch.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,7 +178,7 @@ class Recalibration:
             "rows": self.before.total,
             "data_sha256": self.data,
             "warnings": list(self.warnings),
-            "gendebug_torch": version("gendebug_torch"),
+            "gendebug_torch": __version__,
             "torch": str(torch.__version__),
         }
         return save_recalibration(directory, facts, self.fitted, self.model)

@@ -147,44 +147,17 @@ class LearningCurveMonitor(Monitor):
         if sums is not None:
             totals, metrics = summed(trainer, sums), scalars(trainer.callback_metrics)
             self._record.close_check(trainer.current_epoch, trainer.global_step, totals, metrics)
-        self._stop_if_overfit(trainer, "step")
+        _stop_if_overfit(self, trainer, "step")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the means of the epoch, log them, and test whether the network overfits."""
-        compute = partial(self._epoch_sums, trainer, pl_module)
+        compute = partial(_epoch_sums, self, trainer, pl_module)
         sums = self.on_every_rank(trainer, "epoch_sums", compute)
         if sums is not None:
             totals, metrics = summed(trainer, sums), scalars(trainer.callback_metrics)
             losses = self._record.close_epoch(trainer.current_epoch, totals, metrics)
             self.log_scalars(trainer, losses)
-        self._stop_if_overfit(trainer, "epoch")
-
-    def _epoch_sums(self, trainer: Trainer, module: LightningModule) -> Tensor:
-        """Sums of the epoch, and of the evaluated training rows, `[2 or 3, 4]`."""
-        sums = self._record.epoch_sums()
-        if self.train_eval is None:
-            return sums
-        evaluated = torch.zeros(FIELDS, dtype=torch.float64)
-        with self.guarded("train_eval"):
-            loader = sample_loader(trainer, self.train_eval)
-            evaluated = evaluated_loss(trainer, module, loader, self.read)
-        return torch.cat([sums, evaluated[None].to(sums.device)])
-
-    def _stop_if_overfit(self, trainer: Trainer, unit: str) -> None:
-        """Warn of the first inflection, and stop if that is wanted, by epochs or by checks."""
-        curves = self._record.finest_curves(MIN_EPOCHS)
-        if curves.unit != unit or (self._warned and not self.stop_on_inflection):
-            return
-        overfit: CurveDiagnosis | None = None
-        with self.guarded("early_stopping"):
-            overfit = early_stopping_diagnosis(curves)
-        if overfit is not None and not self._warned:
-            self._warned = True
-            LOGGER.warning("%s %d: %s", unit, int(curves.epoch[-1]), overfit.summary)
-        if self.stop_on_inflection and trainer.strategy.reduce_boolean_decision(
-            overfit is not None, all=False
-        ):
-            trainer.should_stop = True
+        _stop_if_overfit(self, trainer, "epoch")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the checks of the curves, log the verdict in one line, and log the figure."""
@@ -211,3 +184,32 @@ class LearningCurveMonitor(Monitor):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the record of a checkpoint."""
         self._record.load_state_dict(state_dict)
+
+
+def _epoch_sums(monitor: LearningCurveMonitor, trainer: Trainer, module: LightningModule) -> Tensor:
+    """Sums of the epoch, and of the evaluated training rows, `[2 or 3, 4]`."""
+    sums = monitor._record.epoch_sums()
+    if monitor.train_eval is None:
+        return sums
+    evaluated = torch.zeros(FIELDS, dtype=torch.float64)
+    with monitor.guarded("train_eval"):
+        loader = sample_loader(trainer, monitor.train_eval)
+        evaluated = evaluated_loss(trainer, module, loader, monitor.read)
+    return torch.cat([sums, evaluated[None].to(sums.device)])
+
+
+def _stop_if_overfit(monitor: LearningCurveMonitor, trainer: Trainer, unit: str) -> None:
+    """Warn of the first inflection, and stop if that is wanted, by epochs or by checks."""
+    curves = monitor._record.finest_curves(MIN_EPOCHS)
+    if curves.unit != unit or (monitor._warned and not monitor.stop_on_inflection):
+        return
+    overfit: CurveDiagnosis | None = None
+    with monitor.guarded("early_stopping"):
+        overfit = early_stopping_diagnosis(curves)
+    if overfit is not None and not monitor._warned:
+        monitor._warned = True
+        LOGGER.warning("%s %d: %s", unit, int(curves.epoch[-1]), overfit.summary)
+    if monitor.stop_on_inflection and trainer.strategy.reduce_boolean_decision(
+        overfit is not None, all=False
+    ):
+        trainer.should_stop = True

@@ -157,6 +157,8 @@ def _frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _evaluation_mode(modules: Sequence[nn.Module]) -> Iterator[None]:
+    # A frozen TorchScript module has no mode.
+    modules = [module for module in modules if hasattr(module, "training")]
     modes = [module.training for module in modules]
     try:
         for module in modules:

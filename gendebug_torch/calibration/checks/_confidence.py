@@ -21,10 +21,11 @@ from gendebug_torch.calibration.measures.miscalibration_shape import (
 )
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, reliability_bins
 from gendebug_torch.calibration.rows.held_out_rows import group_ids
-from gendebug_torch.calibration.rows.label_forms import MISSING, are_probabilities
+from gendebug_torch.calibration.rows.label_forms import are_probabilities
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import IGNORED
 
 # With fewer rows the noise of the bins is larger than any reasonable limit.
 MIN_ROWS = 30
@@ -111,7 +112,7 @@ def _is_multilabel(records: Records) -> bool:
 def _bins(records: Records, bins: int) -> ReliabilityBins:
     assert records.logits is not None
     assert records.targets is not None
-    return reliability_bins(records.logits, records.targets, bins=bins, ignore_index=MISSING)
+    return reliability_bins(records.logits, records.targets, bins=bins, ignore_index=IGNORED)
 
 
 def _top_label_finding(
@@ -195,7 +196,7 @@ def _remedy(records: Records, bins: ReliabilityBins) -> tuple[str, dict[str, Any
             "a softmax or sigmoid, pass the values before it, or declare `probs` in the schema."
         )
         return text, {"temperature": None}
-    fitted = fit_temperature(records.logits, records.targets, ignore_index=MISSING)
+    fitted = fit_temperature(records.logits, records.targets, ignore_index=IGNORED)
     if fitted.unbounded:
         text = "No finite temperature fits these rows. Recalibrate on rows that contain errors."
         return text, {"temperature": None}

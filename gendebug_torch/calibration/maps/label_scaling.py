@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.rows.label_forms import MISSING
+from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import AffineFit, Family, fit_affine
 
@@ -47,7 +47,7 @@ def fit_label_scaling(
         )
     fits = []
     for label in range(logits.shape[1]):
-        rows = targets[:, label] != MISSING
+        rows = targets[:, label] != IGNORED
         row_weights = None if weights is None else weights[rows]
         outputs = logits[rows, label], targets[rows, label]
         fits.append(fit_affine(*outputs, family=family, weights=row_weights))

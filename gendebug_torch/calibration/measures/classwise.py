@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, bin_edges
-from gendebug_torch.calibration.rows.label_forms import MISSING, are_one_hot, binary_labels
+from gendebug_torch.calibration.rows.label_forms import are_one_hot, binary_labels
 from gendebug_torch.calibration.rows.model_outputs import (
     LabeledOutputs,
     is_binary,
@@ -22,6 +22,7 @@ from gendebug_torch.calibration.rows.model_outputs import (
     validate_weights,
 )
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
+from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -242,7 +243,7 @@ def _label_parts(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Ite
     step = max(1, _CHUNK // max(1, logits.shape[1]))
     for start in range(0, len(logits), step):
         rows = slice(start, start + step)
-        labeled = targets[rows] != MISSING
+        labeled = targets[rows] != IGNORED
         mass = None if weights is None else weights[rows].double()[:, None].expand(labeled.shape)
         if not bool(labeled.all()):
             mass = labeled.double() if mass is None else mass * labeled

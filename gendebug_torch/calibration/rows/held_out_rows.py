@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gendebug_torch.calibration.maps.temperature import validate_loss
 from gendebug_torch.calibration.rows.label_forms import (
-    MISSING,
     are_one_hot,
     binary_labels,
 )
@@ -24,6 +23,7 @@ from gendebug_torch.calibration.rows.model_outputs import (
 )
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
+from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import reject
 from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model
@@ -148,7 +148,7 @@ def held_out_rows(
     targets = _decided_targets(rows["targets"], multilabel)
     validate_loss(LabeledOutputs(*as_binary_rows(rows["logits"], targets), None, missing > 0))
     if ignore_index is None:
-        warn_missing(missing, missing + int((targets != MISSING).sum()), stacklevel=4)
+        warn_missing(missing, missing + int((targets != IGNORED).sum()), stacklevel=4)
     groups = group_ids(loader) if isinstance(loader, Records) else None
     if groups is None and len(counts) and int(counts.max()) > 1:
         groups = torch.arange(len(counts))
@@ -200,9 +200,7 @@ def _computed_rows(
             probes.append(_first_rows(inputs))
         return _labeled_rows(logits_of(model, inputs), targets, ignore_index)
 
-    # A frozen TorchScript module has no mode that could be put back.
-    has_mode = isinstance(model, nn.Module) and all(hasattr(m, "training") for m in model.modules())
-    rows = map_rows(step, loader, model=model if has_mode else None, **how)
+    rows = map_rows(step, loader, model=model, **how)
     return rows, probes[0] if probes else None
 
 
@@ -225,7 +223,7 @@ def _labeled_rows(
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if targets.ndim == 2 and targets.shape == logits.shape and not is_binary(logits):
         labels = binary_labels(targets, ignore_index)
-        present = (labels != MISSING).sum(1)
+        present = (labels != IGNORED).sum(1)
         rows = present > 0
         missing = labels.shape[1] - present
         counts = rows.long()
@@ -243,7 +241,7 @@ def _flattened(
     logits: Tensor, targets: Tensor, ignore_index: int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Logits and class ids of the labeled rows or positions; labeled and missing per sample."""
-    declared = MISSING if ignore_index is None else ignore_index
+    declared = IGNORED if ignore_index is None else ignore_index
     outputs = labeled_outputs(logits, targets, None, declared)
     labeled = outputs.labeled
     rows = outputs.logits if logits.ndim == 1 else outputs.logits.movedim(1, -1)

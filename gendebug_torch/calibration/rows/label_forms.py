@@ -8,10 +8,9 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import reject
 
-# Class id of a row without a label, as `ignore_index` of torch's losses.
-MISSING = -100
 # In fewer rows it may be chance that each has exactly one label.
 _MIN_ONE_HOT_ROWS = 20
 # Rounding of the sum of float16 probabilities.
@@ -27,7 +26,7 @@ def without_column(values: Tensor, shape: torch.Size) -> Tensor:
 
 
 def class_ids(targets: Tensor, logits: Tensor, ignore_index: int | None = None) -> Tensor:
-    """Int64 class ids of labels that fit the logits, `MISSING` for NaN, -100 and `ignore_index`.
+    """Int64 class ids of labels that fit the logits, `IGNORED` for NaN, -100 and `ignore_index`.
 
     Args:
         targets: labels `[n]` (dense `[n, ...]`) of any integer type, bool, or for one logit float.
@@ -47,9 +46,9 @@ def class_ids(targets: Tensor, logits: Tensor, ignore_index: int | None = None) 
         _warn_classes_last(targets, logits)
     if not targets.is_floating_point():
         ids = targets.long()
-        if ignore_index is None or ignore_index == MISSING:
+        if ignore_index is None or ignore_index == IGNORED:
             return ids
-        return ids.masked_fill(ids == ignore_index, MISSING)
+        return ids.masked_fill(ids == ignore_index, IGNORED)
     if logits.ndim == 1 or logits.shape[1] == 1:
         return binary_labels(targets, ignore_index)
     present = targets[~targets.isnan()]
@@ -64,12 +63,12 @@ def class_ids(targets: Tensor, logits: Tensor, ignore_index: int | None = None) 
 
 
 def binary_labels(targets: Tensor, ignore_index: int | None = None) -> Tensor:
-    """Int64 labels of 0 and 1, `MISSING` where they are NaN, -100 or `ignore_index`.
+    """Int64 labels of 0 and 1, `IGNORED` where they are NaN, -100 or `ignore_index`.
 
     Raises:
         InputError: other values.
     """
-    missing = (targets == MISSING) | (targets != targets)
+    missing = (targets == IGNORED) | (targets != targets)
     if ignore_index is not None:
         missing = missing | (targets == ignore_index)
     present = targets[~missing]
@@ -80,12 +79,12 @@ def binary_labels(targets: Tensor, ignore_index: int | None = None) -> Tensor:
             f"{float(present.min()):.3g}..{float(present.max()):.3g}",
             "Pass hard labels; a missing one is NaN or -100, or pass `ignore_index`.",
         )
-    return targets.masked_fill(missing, 0).long().masked_fill(missing, MISSING)
+    return targets.masked_fill(missing, 0).long().masked_fill(missing, IGNORED)
 
 
 def are_one_hot(labels: Tensor) -> bool:
     """Whether every row of labels `[n, k]` of 0 and 1 has exactly one 1, beyond chance."""
-    present = labels[(labels != MISSING).all(1)]
+    present = labels[(labels != IGNORED).all(1)]
     enough = len(present) >= _MIN_ONE_HOT_ROWS and labels.shape[1] > 1
     return enough and bool((present.sum(1) == 1).all())
 

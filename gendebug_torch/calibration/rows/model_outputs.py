@@ -10,7 +10,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.rows.label_forms import MISSING, class_ids, without_column
+from gendebug_torch.calibration.rows.label_forms import class_ids, without_column
+from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import reject
 from gendebug_torch.model.binary import two_class_logits
 from gendebug_torch.stats.logit_scaling import with_infinite_masks
@@ -73,7 +74,7 @@ class LabeledOutputs:
 
     Args:
         logits: logits `[n, k]`, `[n]`, `[n, 1]` or dense `[n, k, ...]`.
-        targets: class ids `[n]` or `[n, ...]` int64, `MISSING` where there is no label.
+        targets: class ids `[n]` or `[n, ...]` int64, `IGNORED` where there is no label.
         weights: weights shaped like the targets, or None.
         any_missing: whether some label is missing.
     """
@@ -86,7 +87,7 @@ class LabeledOutputs:
     @property
     def labeled(self) -> Tensor:
         """Bool shaped like the targets: the rows or positions that have a label."""
-        return self.targets != MISSING
+        return self.targets != IGNORED
 
     def chunks(self, *, size_factor: int = 1) -> Iterator[Chunk]:
         """All rows in order, `size_factor` cache-fulls at a time."""
@@ -98,7 +99,7 @@ class LabeledOutputs:
             weights = None if self.weights is None else self.weights[rows].reshape(-1).double()
             targets = self.targets[rows].reshape(-1)
             if self.any_missing:
-                labeled = targets != MISSING
+                labeled = targets != IGNORED
                 weights = labeled.double() if weights is None else weights * labeled
                 targets = targets * labeled
             yield Chunk(_class_rows(logits[rows]), targets, weights)
@@ -224,9 +225,9 @@ def _missing_labels(targets: Tensor, logits: Tensor, *, declared: bool) -> bool:
     if not targets.numel():
         return False
     low, high = (int(bound) for bound in targets.aminmax())
-    any_missing = low == MISSING
+    any_missing = low == IGNORED
     if any_missing:
-        present = targets[targets != MISSING]
+        present = targets[targets != IGNORED]
         if not declared:
             warn_missing(targets.numel() - present.numel(), targets.numel(), stacklevel=5)
         if not present.numel():
