@@ -232,3 +232,13 @@ def test_the_text_that_a_model_reads_is_no_identifier(shared_data):
     sides = records(frame, target="label", cut=4000, classes=("ham", "spam"))
     found = alarms(diagnose(**sides, only="leakage"))
     assert not {check for check, _ in found} & {"leakage.ids", "leakage.columns"}
+
+
+def test_columns_of_lists_and_durations_break_no_check(rng):
+    frame = weak_leak(rng, 800)
+    frame["list"] = [[i % 3, 1] for i in range(800)]
+    frame["array"] = [np.full(2, i % 2) for i in range(800)]
+    frame["waited"] = pd.to_timedelta(rng.integers(0, 99, 800), unit="h")
+    later = Records.from_frame(frame[600:].reset_index(drop=True), Schema(target="y"))
+    diagnosis = diagnose(**records(frame[:600], cut=400), production=later, only="leakage")
+    assert diagnosis.worst is not Severity.ERRORED, str(diagnosis)

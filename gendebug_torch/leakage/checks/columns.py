@@ -93,18 +93,25 @@ def no_column_predicts_the_target_alone(
     contexts = column_contexts(train, splits["validation"], found, candidates)
     reported: list[str] = []
     for candidate, context in zip(candidates, contexts, strict=False):
+        if _is_honest(found, candidate):
+            continue
         leak = _is_leak(candidate, context)
-        honest = found.classes == 0 and candidate.overall < _MIN_REAL_LEAK
-        if candidate.combination or (not honest and (leak or _is_shortcut(candidate, context))):
+        if leak or _is_shortcut(candidate, context):
             ablation = column_ablation(context.equivalent, found, train, splits, model)
             yield _candidate_finding(found, candidate, context, ablation, leak)
             reported += context.equivalent
-    sufficient = [name for name in _sufficient(train, found, contexts[-1]) if name not in reported]
-    for name in sufficient[:limit]:
+    sufficient = _sufficient(train, found, contexts[-1])
+    for name in [name for name in sufficient if name not in reported][:limit]:
         if signs := unavailability_signs(name, train, splits["production"]):
             yield _unavailable_finding(name, signs, found, contexts[-1])
             reported.append(name)
     yield _summary(train, found, contexts[-1], reported, sufficient)
+
+
+def _is_honest(found: Association, candidate: LeakCandidate) -> bool:
+    """Whether a quantity is explained by no more than an ordinary strong predictor explains."""
+    real = found.classes == 0 and candidate.combination is None
+    return real and candidate.overall < _MIN_REAL_LEAK
 
 
 def _is_leak(candidate: LeakCandidate, context: Context) -> bool:
