@@ -232,3 +232,30 @@ def test_the_text_that_a_model_reads_is_no_identifier(shared_data):
     sides = records(frame, target="label", cut=4000, classes=("ham", "spam"))
     found = alarms(diagnose(**sides, only="leakage"))
     assert not {check for check, _ in found} & {"leakage.ids", "leakage.columns"}
+
+
+def test_columns_of_lists_and_durations_break_no_check(rng):
+    frame = weak_leak(rng, 800)
+    frame["list"] = [[i % 3, 1] for i in range(800)]
+    frame["array"] = [np.full(2, i % 2) for i in range(800)]
+    frame["waited"] = pd.to_timedelta(rng.integers(0, 99, 800), unit="h")
+    later = Records.from_frame(frame[600:].reset_index(drop=True), Schema(target="y"))
+    diagnosis = diagnose(**records(frame[:600], cut=400), production=later, only="leakage")
+    assert diagnosis.worst is not Severity.ERRORED, str(diagnosis)
+
+
+def test_one_row_of_production_is_no_evidence(rng):
+    frame = weak_leak(rng)
+    later = Records.from_frame(frame[:1], Schema(target="y"), name="production")
+    assert not alarms(diagnose(**records(frame), production=later, only="leakage"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_only_cause_of_ordered_classes_is_a_note(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(3000, 5))
+    y = np.digitize(3 * x[:, 0] + 0.7 * rng.normal(size=3000), [-1.0, 0.0, 1.0])
+    frame = pd.DataFrame(x, columns=list("abcde")).assign(y=y)
+    diagnosis = diagnose(**records(frame), only="leakage")
+    assert not alarms(diagnosis)
+    assert columns_summary(**records(frame)).numbers["sufficient"] == ["a"]

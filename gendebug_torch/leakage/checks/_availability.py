@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.columns.association import association, unsuitable_targets
+from gendebug_torch.leakage.columns.association import MIN_ROWS, association, unsuitable_targets
 from gendebug_torch.leakage.columns.column_codes import feature_table
 from gendebug_torch.leakage.columns.missing_values import missing_value_association
 from gendebug_torch.leakage.times.label_times import label_delays
@@ -58,6 +58,8 @@ def _production(column: str, values: pd.DataFrame, train: Records, production: R
     after = feature_table(production.features, [column])
     if not after.shape[1]:
         return f"{production.name} does not have it"
+    if len(after) < MIN_ROWS:
+        return ""
     before, now = (float(part[column].isna().mean()) for part in (values, after))
     if now - before >= _MISSING_INCREASE:
         return f"it is missing in {now:.0%} of the rows of {production.name}"

@@ -30,8 +30,8 @@ _FAIL_EXPLAINED, _FAIL_AUC = 0.9, 0.975
 # explains this part of what all columns explain, a model needs little besides it; and if the others
 # explain less than this part, a leak is a failure.
 _COMPARABLE, _SUFFICIENT, _FAR_BELOW = 2 / 3, 0.9, 1 / 4
-# A quantity that is explained less than this: honest predictors often reach it.
-_MIN_REAL_LEAK = 0.75
+# Share of a quantity, or of several classes, that honest predictors often explain.
+_MIN_LEAK = 0.75
 # Explained share, or 2 AUC - 1, that a model must reach before a column is compared with it.
 _MIN_SKILL = 0.1
 
@@ -93,18 +93,31 @@ def no_column_predicts_the_target_alone(
     contexts = column_contexts(train, splits["validation"], found, candidates)
     reported: list[str] = []
     for candidate, context in zip(candidates, contexts, strict=False):
+        if _is_honest(found, candidate):
+            continue
         leak = _is_leak(candidate, context)
-        honest = found.classes == 0 and candidate.overall < _MIN_REAL_LEAK
-        if candidate.combination or (not honest and (leak or _is_shortcut(candidate, context))):
+        if leak or _is_shortcut(candidate, context):
             ablation = column_ablation(context.equivalent, found, train, splits, model)
             yield _candidate_finding(found, candidate, context, ablation, leak)
             reported += context.equivalent
-    sufficient = [name for name in _sufficient(train, found, contexts[-1]) if name not in reported]
-    for name in sufficient[:limit]:
+    sufficient = _sufficient(train, found, contexts[-1])
+    for name in [name for name in sufficient if name not in reported][:limit]:
         if signs := unavailability_signs(name, train, splits["production"]):
             yield _unavailable_finding(name, signs, found, contexts[-1])
             reported.append(name)
     yield _summary(train, found, contexts[-1], reported, sufficient)
+
+
+def _is_honest(found: Association, candidate: LeakCandidate) -> bool:
+    """Whether a column explains no more than an ordinary strong predictor does.
+
+    Two classes are left to the limits of candidates; of several classes the column must explain
+    the whole target, or one class nearly completely.
+    """
+    if candidate.combination is not None or found.classes == 2:
+        return False
+    part = found.classes > 2 and candidate.explained >= _FAIL_EXPLAINED
+    return candidate.overall < _MIN_LEAK and not part
 
 
 def _is_leak(candidate: LeakCandidate, context: Context) -> bool:

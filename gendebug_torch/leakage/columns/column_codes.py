@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,6 @@ def feature_table(features: Features, columns: Collection[str] | None = None) ->
         features: table `[n, d]`, or tensor `[n, ...]`, which is copied to the host.
         columns: names to select, in their order in the features; None for all.
     """
-    if columns is None and isinstance(features, pd.DataFrame):
-        return features.rename(columns=str)
     names = column_names(features)
     chosen = [i for i, name in enumerate(names) if columns is None or name in columns]
     if isinstance(features, Tensor):
@@ -62,7 +60,10 @@ def feature_table(features: Features, columns: Collection[str] | None = None) ->
         part = (flat if columns is None else flat[:, chosen]).cpu()
         values = (part.float() if part.dtype == torch.bfloat16 else part).numpy()
         return pd.DataFrame(values, columns=[names[i] for i in chosen])
-    return features.iloc[:, chosen].set_axis([names[i] for i in chosen], axis=1)
+    table = features if columns is None else features.iloc[:, chosen]
+    table = table.set_axis([names[i] for i in chosen], axis=1)
+    nested = [name for name in table.columns if is_nested(table[name])]
+    return table.assign(**{name: hashable_values(table[name]) for name in nested})
 
 
 def coded_blocks(
@@ -110,6 +111,19 @@ def is_quantity(values: pd.Series[Any]) -> bool:
     return values.dtype.kind in "fiubmM"
 
 
+def is_nested(values: pd.Series[Any]) -> bool:
+    """Whether a column holds lists, arrays or other values that are not hashable."""
+    if values.dtype.kind != "O":
+        return False
+    present = values.dropna()
+    return bool(len(present)) and not isinstance(present.iloc[0], Hashable)
+
+
+def hashable_values(values: pd.Series[Any]) -> pd.Series[Any]:
+    """The same column, with lists and arrays as text."""
+    return values.map(str, na_action="ignore") if is_nested(values) else values
+
+
 def numeric_values(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """`[n]` float64 copy, NaN where missing; times count nanoseconds."""
     if values.dtype.kind in "mM":
@@ -147,7 +161,7 @@ def _quantile_edges(sample: Tensor, present: Tensor, bins: int) -> Tensor:
 
 def name_block(name: str, values: pd.Series[Any], max_levels: int) -> CodedBlock:
     """Codes of one column of names by falling frequency; the last but one level pools the rest."""
-    codes, uniques = pd.factorize(values)
+    codes, uniques = pd.factorize(hashable_values(values))
     frequency = np.bincount(codes[codes >= 0], minlength=len(uniques))
     rank = np.empty(len(uniques), dtype=np.int64)
     rank[np.argsort(-frequency, kind="stable")] = np.arange(len(uniques))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gendebug_torch.leakage.columns.column_codes import is_nested
+
 # Fewer rows cannot distinguish an id from a quantity whose values all differ.
 _MIN_ROWS = 50
 _DISTINCT = 0.99
@@ -47,7 +49,7 @@ def identifier_columns(features: pd.DataFrame) -> dict[str, str]:
 def _identifier_kind(values: pd.Series[Any]) -> str:
     present = values.dropna()
     n, text_type = len(present), str(values.dtype) in ("str", "string")
-    if n < _MIN_ROWS or (values.dtype.kind not in "iuOTM" and not text_type):
+    if n < _MIN_ROWS or is_nested(values) or (values.dtype.kind not in "iuOTM" and not text_type):
         return ""
     if values.dtype.kind in "iu":
         return _integer_kind(np.sort(present.to_numpy()))

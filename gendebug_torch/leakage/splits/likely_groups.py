@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gendebug_torch.leakage.columns.column_codes import hashable_values
+
 _MAX_ROWS = 200_000
 # Fewer values are levels; fewer pairs of rows are no evidence.
 _MIN_VALUES, _MIN_PAIRS = 20, 30
@@ -50,7 +52,7 @@ def likely_groups(table: pd.DataFrame) -> list[LikelyGroup]:
     Cost: a sort for each column that repeats, and one pass over the table for each of those.
     """
     part = table.iloc[:_MAX_ROWS]
-    codes = {str(name): pd.factorize(part[name])[0] for name in part.columns}
+    codes = {str(name): pd.factorize(hashable_values(part[name]))[0] for name in part.columns}
     sizes = {name: np.bincount(code[code >= 0]) for name, code in codes.items()}
     varied = [
         name

@@ -82,30 +82,38 @@ def near_duplicate_rows(
     whole, other, owner = _coordinates(train, validation, rows)
     if device is not None:
         whole, other, owner = whole.to(device), other.to(device), owner.to(device)
-    before, after = _projected(whole, other, seed)
-    empty = torch.zeros(0, dtype=torch.int64)
-    too_few = NearDuplicates(ROWS, threshold, empty.double(), empty, empty)
-    if len(before) < 10 * NEIGHBOUR or not len(after) or not before.shape[1]:
-        return too_few
-    distance, partner = _neighbours(before, after)
+    if len(whole) < 10 * NEIGHBOUR or not len(other) or not whole.shape[1]:
+        return _nothing(threshold)
+    distance, partner = _neighbours(*_projected(whole, other, seed))
     different = distance[:, 0] > 1e-6 * distance[:, -1]
-    distance, partner, rows = distance[different], partner[different], rows[different.cpu()]
+    distance, partner, other = distance[different], partner[different, 0], other[different]
     if not len(distance):
-        return too_few
-    # The second and third neighbour: the first one is what is tested.
-    ratio = float((distance[:, 1] / distance[:, 2]).clamp(max=1 - 1e-9).median())
-    dimension = math.log(2) / (2 * -math.log(max(ratio, 1e-9)))
-    values = (distance[:, 0] / distance[:, -1]).double().cpu()
-    near = (values <= threshold).to(partner.device)
-    partners, positions = partner[:, 0][near], different.nonzero()[:, 0][near]
-    chance = row_coincidences(whole, other[positions], partners, owner, dimension)
-    expected = max(
-        float(expected_share(np.array([threshold]), dimension)[0]),
-        chance * len(partners) / len(values),
-    )
+        return _nothing(threshold)
+    dimension = _intrinsic_dimension(distance)
+    values = distance[:, 0] / distance[:, -1]
+    near = values <= threshold
+    chance = row_coincidences(whole, other[near], partner[near], owner, dimension)
+    smooth = float(expected_share(np.array([threshold]), dimension)[0])
     return NearDuplicates(
-        ROWS, threshold, values, rows[near.cpu()], partners.cpu(), expected, dimension
+        ROWS,
+        threshold,
+        values.double().cpu(),
+        rows[different.cpu()][near.cpu()],
+        partner[near].cpu(),
+        max(smooth, chance * float(near.double().mean())),
+        dimension,
     )
+
+
+def _nothing(threshold: float) -> NearDuplicates:
+    empty = torch.zeros(0, dtype=torch.int64)
+    return NearDuplicates(ROWS, threshold, empty.double(), empty, empty)
+
+
+def _intrinsic_dimension(distance: Tensor) -> float:
+    """Dimension from the second and third of `[q, 6]` distances; the first is what is tested."""
+    ratio = float((distance[:, 1] / distance[:, 2]).clamp(max=1 - 1e-9).median())
+    return math.log(2) / (2 * -math.log(max(ratio, 1e-9)))
 
 
 def _neighbours(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:

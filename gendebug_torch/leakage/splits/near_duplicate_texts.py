@@ -62,19 +62,26 @@ def near_duplicate_texts(
         reject("threshold", "a similarity from 0.5 to 1", str(threshold), "Use 0.8.")
     splits = [[" ".join(text.lower().split()) for text in texts] for texts in (train, validation)]
     signatures = [_signatures(split, torch.device(device)) for split in splits]
-    best = torch.full((len(validation),), -1, dtype=torch.int64, device=device)
-    similarity = torch.zeros(len(validation), dtype=torch.float64, device=device)
+    best, similarity = _candidates(signatures[0], signatures[1])
+    found = _exact(splits, best.cpu(), similarity.cpu(), threshold)
+    return replace(found, expected=found.share * _chance(splits, signatures, found))
+
+
+def _candidates(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
+    """`[m]` the most similar training text that shares a band, or -1, and its similarity."""
+    device, m = validation.device, len(validation)
+    best = torch.full((m,), -1, dtype=torch.int64, device=device)
+    similarity = torch.zeros(m, dtype=torch.float64, device=device)
     factors = torch.arange(1, 2 * _BAND_HASHES, 2, device=device)
     for start in range(0, _HASHES if len(train) else 0, _BAND_HASHES):
         band = slice(start, start + _BAND_HASHES)
-        keys = [splitmix64(signature[:, band] * factors).sum(1) for signature in signatures]
+        keys = [splitmix64(texts[:, band] * factors).sum(1) for texts in (train, validation)]
         match = first_matches(keys[0], keys[1])
-        estimate = (signatures[0][match.clamp(min=0)] == signatures[1]).double().mean(1)
+        estimate = (train[match.clamp(min=0)] == validation).double().mean(1)
         better = (match >= 0) & (estimate > similarity)
         best = torch.where(better, match, best)
         similarity = torch.where(better, estimate, similarity)
-    found = _exact(splits, best.cpu(), similarity.cpu(), threshold)
-    return replace(found, expected=found.share * _chance(splits, signatures, found))
+    return best, similarity
 
 
 def _chance(
