@@ -55,3 +55,41 @@ def test_from_dict_names_what_is_missing():
 def test_severities_are_ordered():
     levels = [Severity(name).level for name in ("ok", "note", "warn", "fail", "errored")]
     assert levels == sorted(set(levels))
+
+
+ENTRY = json.loads(findings_to_json([Finding("a.b", Cause.LABEL_NOISE, Severity.OK, "Fine.")]))[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"{}",
+        b"[1]",
+        b"[[]]",
+        b"\xff",
+        b"[" * 100_000,
+        b"[" + b"9" * 5000 + b"]",
+        *(
+            json.dumps([ENTRY | {key: value}]).encode()
+            for key in ENTRY
+            for value in (None, 3, [3], {"a": [1]}, "x" * 5000)
+            if not (key == "numbers" and value == {"a": [1]})
+            and not (key in ("check", "subject", "summary", "remedy") and isinstance(value, str))
+        ),
+    ],
+    ids=lambda content: content[:20],
+)
+def test_what_holds_no_findings_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "findings.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"findings\.json") as refused:
+        findings_from_json(path)
+    assert len(str(refused.value)) < 1500
+
+
+def test_numbers_may_be_nested():
+    entry = ENTRY | {"numbers": {"a": [[1, None], {"b": True}]}}
+    (found,) = findings_from_json(json.dumps([entry]))
+    assert found.to_dict() == entry

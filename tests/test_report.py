@@ -172,6 +172,24 @@ def test_a_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["findings.json", "report.html"]
 
 
+@pytest.mark.parametrize("step", range(1, 5))
+def test_both_files_are_replaced_or_none(tmp_path, monkeypatch, step):
+    write_report(tmp_path, "old", '["old"]')
+    steps, replace = [], os.replace
+
+    def fail_once(source, target):
+        steps.append(source)
+        if len(steps) == step:
+            raise OSError(27, "File too large")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    with pytest.raises(InputError, match="File too large"):
+        write_report(tmp_path, "new", '["new"]')
+    texts = [(tmp_path / name).read_text() for name in ("report.html", "findings.json")]
+    assert texts == ["old", '["old"]']
+
+
 def test_an_empty_report_reads_well():
     page = render_html([], **said([]))
     assert "No check ran." in page

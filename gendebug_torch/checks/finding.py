@@ -3,13 +3,13 @@
 import json
 import math
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gendebug_torch.errors import InputError, reject
+from gendebug_torch.errors import InputError, brief, reject
 
 JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "remedy", "inputs")
 
@@ -95,16 +95,39 @@ class Finding:
         Files of version 0.1 have no `inputs`; such findings explain and follow as those about
         production do.
         """
-        value = {"inputs": ()} | dict(value)
-        missing = [key for key in JSON_KEYS if key not in value]
+        remedy = "Pass one entry of a findings.json."
+        if not isinstance(value, Mapping):
+            reject("value", f"the keys {', '.join(JSON_KEYS)}", brief(value), remedy)
+        entry = {"inputs": ()} | dict(value)
+        missing = [key for key in JSON_KEYS if key not in entry]
         if missing:
-            reject(
-                "value",
-                f"the keys {', '.join(JSON_KEYS)}",
-                f"no {', '.join(missing)}",
-                "Pass one entry of a findings.json.",
-            )
-        return cls(**{key: value[key] for key in JSON_KEYS})
+            expected = f"the keys {', '.join(JSON_KEYS)}"
+            reject("value", expected, f"no {', '.join(missing)}", remedy)
+        for key in JSON_KEYS:
+            if not _FORMS[key](entry[key]):
+                reject(f"value[{key!r}]", _EXPECTED[key], brief(entry[key]), remedy)
+        return cls(**{key: entry[key] for key in JSON_KEYS})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# What each key of the JSON form may hold: a test, and words for the message.
+_FORMS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(JSON_KEYS, _is_text),
+    "cause": lambda value: _is_text(value) and value in set(Cause),
+    "severity": lambda value: _is_text(value) and value in set(Severity),
+    "numbers": lambda value: isinstance(value, Mapping),
+    "inputs": lambda value: isinstance(value, (list, tuple)) and all(map(_is_text, value)),
+}
+_EXPECTED: Mapping[str, str] = {
+    **dict.fromkeys(JSON_KEYS, "a text"),
+    "cause": f"one of {', '.join(Cause)}",
+    "severity": f"one of {', '.join(Severity)}",
+    "numbers": "an object",
+    "inputs": "a list of texts",
+}
 
 
 def errored_finding(check: str, error: Exception, *, cause: Cause = Cause.UNKNOWN) -> Finding:
@@ -132,9 +155,26 @@ def findings_to_json(findings: Iterable[Finding]) -> str:
 
 
 def findings_from_json(source: str | Path) -> list[Finding]:
-    """Read what `findings_to_json` wrote, from a path or from the text itself."""
-    text = source.read_text() if isinstance(source, Path) else source
-    return [Finding.from_dict(entry) for entry in json.loads(text)]
+    """The findings that `findings_to_json` wrote.
+
+    Args:
+        source: path of the file, or the text itself.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    name = str(source) if isinstance(source, Path) else "text"
+    try:
+        text = source.read_text("utf-8") if isinstance(source, Path) else source
+        entries = json.loads(text)
+        if not isinstance(entries, list):
+            raise TypeError(f"expected a list, got {brief(entries)}")
+        return [Finding.from_dict(entry) for entry in entries]
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        got, remedy = f"{name}: {error}", "Pass a findings.json as it was written."
+        reject("source", "the findings of a diagnosis as JSON", got, remedy)
 
 
 def _plain(value: Any) -> Any:
