@@ -257,9 +257,9 @@ def test_every_usual_name_of_a_loss_is_recognised_with_one_loader_or_more(name, 
 
 def test_a_loss_of_an_unusual_name_is_asked_for_by_the_names_that_are_there():
     monitor, _, _ = fit(LogsAs, literal=Silent())
-    (note,) = [note for note in monitor.diagnosis.notes if "no validation loss" in note]
+    (note,) = [note for note in monitor.diagnosis.notes if "No validation loss" in note]
     assert "(nll_held_out)" in note
-    assert "nll_held_out" in monitor.findings[0].summary
+    assert f"validation loss. {note}" in monitor.findings[0].summary
     assert not fit()[0].curves.notes
 
 

@@ -27,7 +27,12 @@ def notes(numbers: CurveNumbers) -> tuple[str, ...]:
             f"The losses are flat from the first {curves.unit} on: the model learned within it, or "
             "never. `baseline_loss`, the loss of a constant prediction, would tell which."
         )
-    return (*sentences, *_infinite(curves), *_early_end(curves), *curves.notes)
+    record = map(_sentence, curves.notes)
+    return (*sentences, *_infinite(curves), *_early_end(curves), *record)
+
+
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:].removesuffix('.')}."
 
 
 def _level_shift(epoch: int, height: float, unit: str) -> str:
