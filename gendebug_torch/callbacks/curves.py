@@ -37,7 +37,7 @@ from gendebug_torch.curves.checks.regime import training_converged_without_overf
 from gendebug_torch.curves.diagnosis.early_stopping import MIN_EPOCHS
 from gendebug_torch.curves.fit.curve_statistics import MIN_VALUES
 from gendebug_torch.curves.loss_sums import FIELDS
-from gendebug_torch.curves.recorder import CurveRecorder
+from gendebug_torch.curves.recorder import CurveRecorder, finest_curves
 
 
 class LearningCurveMonitor(Monitor):
@@ -93,7 +93,7 @@ class LearningCurveMonitor(Monitor):
     @property
     def diagnosis(self) -> CurveDiagnosis:
         """The diagnosis of the epochs so far, or of the validation checks where epochs are few."""
-        return diagnose_curves(self._record.finest_curves(MIN_VALUES))
+        return diagnose_curves(finest_curves(self._record, MIN_VALUES))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue the record of a checkpoint, or start a new one."""
@@ -161,7 +161,7 @@ class LearningCurveMonitor(Monitor):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the checks of the curves, log the verdict in one line, and log the figure."""
-        curves = self._record.finest_curves(MIN_VALUES)
+        curves = finest_curves(self._record, MIN_VALUES)
         if len(curves):
             given = {"curves": curves}
             findings = [
@@ -200,7 +200,7 @@ def _epoch_sums(monitor: LearningCurveMonitor, trainer: Trainer, module: Lightni
 
 def _stop_if_overfit(monitor: LearningCurveMonitor, trainer: Trainer, unit: str) -> None:
     """Warn of the first inflection, and stop if that is wanted, by epochs or by checks."""
-    curves = monitor._record.finest_curves(MIN_EPOCHS)
+    curves = finest_curves(monitor._record, MIN_EPOCHS)
     if curves.unit != unit or (monitor._warned and not monitor.stop_on_inflection):
         return
     overfit: CurveDiagnosis | None = None

@@ -43,13 +43,9 @@ class CurveRecorder:
         # Names that only the validation logs: those that were not there before it.
         self._val_names: set[str] = set()
         self._logged: set[str] = set()
-        self._clear_sums()
-
-    def _clear_sums(self) -> None:
         self._train, self._val = LossSums(), dict[int, LossSums]()
         self._first: Tensor | None = None
         self._epoch_train: Tensor | None = None
-        self.epoch = None
 
     def begin(self, epoch: int, step: int) -> None:
         """Start a fit; later epochs of an earlier record are dropped, and all of it in a new run.
@@ -59,7 +55,9 @@ class CurveRecorder:
             step: optimizer steps before it.
         """
         if not self._resumed:
-            self._clear_sums()
+            # What an interrupted epoch left behind is no part of this one.
+            self._train, self._val = LossSums(), {}
+            self._first = self._epoch_train = self.epoch = None
         if epoch == 0 and step == 0:
             self.notes, self.untrained_loss = [], None
         self.rows = [row for row in self.rows if row["epoch"] < epoch]
@@ -78,7 +76,7 @@ class CurveRecorder:
             index: batch in the epoch; before the first of all there was no update.
             repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
-        self._note_repetitions("train_loss", loss, repeated)
+        _note_repetitions(self.notes, "train_loss", loss, repeated)
         if epoch == 0 and index == 0:
             mean = loss.detach().double().mean()
             self._first = torch.stack([mean * rows, torch.full_like(mean, rows)])
@@ -95,17 +93,7 @@ class CurveRecorder:
             repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
         self._val.setdefault(loader, LossSums()).add(loss, rows)
-        self._note_repetitions(_val_name(loader), loss, repeated)
-
-    def _note_repetitions(self, name: str, loss: Tensor, repeated: int) -> None:
-        """Note that a mean per batch counts rows twice."""
-        if repeated and not loss.ndim:
-            note = (
-                f"the {name} is a mean per batch and counts rows twice that the sampler repeats to "
-                f"even the ranks ({repeated} in all); return or read one loss per row to leave "
-                "them out"
-            )
-            self.notes += [note] if note not in self.notes else []
+        _note_repetitions(self.notes, _val_name(loader), loss, repeated)
 
     def begin_check(self, logged: Iterable[str]) -> None:
         """Start a validation check.
@@ -195,55 +183,12 @@ class CurveRecorder:
     @property
     def curves(self) -> LearningCurves:
         """One row per epoch."""
-        return self._as_curves(self.rows, "epoch", self._unnamed_loss())
+        return _as_curves(self, self.rows, "epoch")
 
     @property
     def check_curves(self) -> LearningCurves:
         """One row per validation check, counted in optimizer steps."""
-        return self._as_curves(self.checks, "step", self._unnamed_loss())
-
-    def finest_curves(self, min_epochs: int) -> LearningCurves:
-        """The epochs, or the validation checks where too few epochs were validated.
-
-        A training of a few long epochs, or of steps alone, validates within its epochs.
-
-        Args:
-            min_epochs: validated epochs from which the epochs are enough.
-        """
-        epochs, checks = self.curves, self.check_curves
-        validated = int(epochs.val_loss.isfinite().sum())
-        more = int(checks.val_loss.isfinite().sum()) > validated
-        return checks if validated < min_epochs and more else epochs
-
-    def _unnamed_loss(self) -> list[str]:
-        """A note where the validation logs metrics, but none under a usual name of its loss."""
-        if not self._val_names or any("val_loss" in check for check in self.checks):
-            return []
-        names = ", ".join(sorted(self._val_names)[:10])
-        return [
-            "no validation loss was recorded: no step returned one, and none of the metrics of the "
-            f"validation ({names}) has a usual name such as `val_loss`"
-        ]
-
-    def _as_curves(
-        self, rows: Sequence[Mapping[str, float]], unit: str, notes: Sequence[str]
-    ) -> LearningCurves:
-        names = dict.fromkeys(["train_loss", "val_loss", *(name for row in rows for name in row)])
-        columns = {
-            name: torch.tensor([row.get(name, torch.nan) for row in rows], dtype=torch.float64)
-            for name in names
-            if name not in ("epoch", "step")
-        }
-        return LearningCurves(
-            epoch=torch.tensor([int(row[unit]) for row in rows], dtype=torch.int64),
-            train_loss=columns.pop("train_loss"),
-            val_loss=columns.pop("val_loss"),
-            train_eval_loss=columns.pop("train_eval_loss", None),
-            metrics=columns,
-            untrained_loss=self.untrained_loss,
-            unit=unit,
-            notes=(*notes, *self.notes),
-        )
+        return _as_curves(self, self.checks, "step")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, the unfinished epoch included."""
@@ -271,6 +216,53 @@ class CurveRecorder:
         self._resumed = True
 
 
+def finest_curves(record: CurveRecorder, min_epochs: int) -> LearningCurves:
+    """The epochs, or the validation checks where too few epochs were validated.
+
+    A training of a few long epochs, or of steps alone, validates within its epochs.
+
+    Args:
+        record: record of a training.
+        min_epochs: validated epochs from which the epochs are enough.
+    """
+    epochs, checks = record.curves, record.check_curves
+    validated = int(epochs.val_loss.isfinite().sum())
+    more = int(checks.val_loss.isfinite().sum()) > validated
+    return checks if validated < min_epochs and more else epochs
+
+
+def _as_curves(
+    record: CurveRecorder, rows: Sequence[Mapping[str, float]], unit: str
+) -> LearningCurves:
+    names = dict.fromkeys(["train_loss", "val_loss", *(name for row in rows for name in row)])
+    columns = {
+        name: torch.tensor([row.get(name, torch.nan) for row in rows], dtype=torch.float64)
+        for name in names
+        if name not in ("epoch", "step")
+    }
+    return LearningCurves(
+        epoch=torch.tensor([int(row[unit]) for row in rows], dtype=torch.int64),
+        train_loss=columns.pop("train_loss"),
+        val_loss=columns.pop("val_loss"),
+        train_eval_loss=columns.pop("train_eval_loss", None),
+        metrics=columns,
+        untrained_loss=record.untrained_loss,
+        unit=unit,
+        notes=(*_unnamed_loss(record), *record.notes),
+    )
+
+
+def _unnamed_loss(record: CurveRecorder) -> list[str]:
+    """A note where the validation logs metrics, but none under a usual name of its loss."""
+    if not record._val_names or any("val_loss" in check for check in record.checks):
+        return []
+    names = ", ".join(sorted(record._val_names)[:10])
+    return [
+        "no validation loss was recorded: no step returned one, and none of the metrics of the "
+        f"validation ({names}) has a usual name such as `val_loss`"
+    ]
+
+
 def _val_name(loader: int) -> str:
     return "val_loss" if loader == 0 else f"val_loss_{loader}"
 
@@ -291,3 +283,15 @@ def _mean(sums: Sequence[float]) -> float:
 def _missing_from(row: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics that a row does not have yet."""
     return {name: value for name, value in metrics.items() if math.isnan(row.get(name, math.nan))}
+
+
+def _note_repetitions(notes: list[str], name: str, loss: Tensor, repeated: int) -> None:
+    """Note that a mean per batch counts rows twice."""
+    if repeated and not loss.ndim:
+        note = (
+            f"the {name} is a mean per batch and counts rows twice that the sampler repeats to "
+            f"even the ranks ({repeated} in all); return or read one loss per row to leave "
+            "them out"
+        )
+        if note not in notes:
+            notes.append(note)
