@@ -373,7 +373,6 @@ def test_missing_labels_mean_not_labeled():
     ):
         records = Records(targets=targets, logits=torch.tensor([2.0, 1.0, -1.0]))
         assert records.targets.tolist() == [1, -100, 0]
-        assert records.unlabeled == 1
         assert records.labeled().targets.tolist() == [1, 0]
         assert records.labeled().correct.tolist() == [True, True]
     frame = pd.DataFrame({"y": [1, None, 0], "text": ["yes", None, "no"]})
@@ -381,9 +380,7 @@ def test_missing_labels_mean_not_labeled():
     schema = Schema(target="text", classes=("no", "yes"))
     assert Records.from_frame(frame, schema).targets.tolist() == [1, -100, 0]
     quantity = Records(targets=torch.tensor([1.5, float("nan")]))
-    assert quantity.unlabeled == 1
     assert quantity.labeled().targets.tolist() == [1.5]
-    assert Records(features=torch.zeros(3, 1)).unlabeled == 3
 
 
 def test_two_readings_are_said_with_the_argument_that_decides():

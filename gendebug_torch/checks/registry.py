@@ -264,11 +264,12 @@ class Check:
 
         Elsewhere all rows, without labels.
         """
-        if not 0 < getattr(value, "unlabeled", 0) < len(value) if value is not None else True:
+        if not hasattr(value, "labeled"):
             return value
-        if f"{name}.targets" in self.needs:
-            return value.labeled()
-        return replace(value, targets=None)
+        labeled = value.labeled()
+        if labeled is value:
+            return value
+        return labeled if f"{name}.targets" in self.needs else replace(value, targets=None)
 
     def _handed(self, values: Mapping[str, Deferred[Any]]) -> dict[str, Any]:
         """The derived inputs among `values` as the function receives them."""

@@ -135,26 +135,12 @@ class Records:
         """Whether the prediction equals the target, bool, shaped like `predicted`."""
         return self.predicted == _required(self, "targets")
 
-    @property
-    def unlabeled(self) -> int:
-        """How many rows have no label: all without targets, else those where one is missing."""
-        return len(self) if self.targets is None else int(missing_labels(self.targets).sum())
-
     def labeled(self) -> Records:
         """The rows that have a label; these records themselves where all rows have one."""
-        if self.targets is None or not self.unlabeled:
+        if self.targets is None:
             return self
-        return self.select(~missing_labels(self.targets).cpu())
-
-    def with_columns(self, names: Sequence[str]) -> Records:
-        """The same rows with these feature columns of a table, in this order.
-
-        Args:
-            names: names of columns that the table has.
-        """
-        if not isinstance(self.features, pd.DataFrame) or list(self.features.columns) == [*names]:
-            return self
-        return dataclasses.replace(self, features=self.features[[*names]])
+        missing = missing_labels(self.targets).cpu()
+        return self.select(~missing) if bool(missing.any()) else self
 
     def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:
         """The rows where a `[n]` bool mask is true, or at int positions, in that order."""

@@ -342,7 +342,7 @@ def _by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Rec
         own = list(records.features.columns)
         if own == columns or not set(columns) <= set(own):
             continue
-        aligned[name] = records.with_columns(columns)
+        aligned[name] = replace(records, features=records.features[columns])
         extra = [column for column in own if column not in columns]
         also = f" Left out: {', '.join(extra[:5])}." if extra else ""
         text = (

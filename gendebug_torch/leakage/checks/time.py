@@ -90,7 +90,8 @@ def validation_is_later_than_training(
 
 def _labeled(records: Records) -> Records:
     """The labeled rows, or all rows if none has a label."""
-    return records.labeled() if records.unlabeled < len(records) else records
+    labeled = records.labeled()
+    return labeled if len(labeled) else records
 
 
 def _overlap_finding(found: TimeOverlap, column: str, severity: Severity) -> Finding:
