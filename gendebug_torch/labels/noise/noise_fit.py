@@ -17,6 +17,8 @@ _PRIOR_ROWS = 2.0
 # A penalty of a hundredth of a row pulls scale and offsets to 1 and 0: separable classes have a
 # finite fit.
 _RIDGE = 0.01
+# Pairwise noise is not fitted to fewer rows per class: it would never predict better.
+_MIN_ROWS_PER_CLASS = 20
 # Fits stop when a step gains less than this in nats over all rows: tests need no more.
 _TOLERANCE = 1e-4
 # Confident rows: this share of each predicted class, if the probability is at least the limit.
@@ -70,14 +72,18 @@ def fit_noise(z: Tensor, targets: Tensor) -> tuple[NoiseFit, float]:
     if len(z) < 4:
         return uniform, 1.0
     gain = _log_likelihood(z, targets, uniform) - _log_likelihood(z, targets, clean)
-    halves = [(z[half::2], targets[half::2]) for half in (0, 1)]
-    gains = torch.tensor(
-        [_held_out_gains(*halves[0], *halves[1]), _held_out_gains(*halves[1], *halves[0])],
-        dtype=torch.float64,
-    )
-    bound = math.log(2.0) - float(gains[:, 0].logsumexp(0))
-    p_value = 2 * min(0.5 * math.erfc(math.sqrt(max(gain, 0.0))), math.exp(min(bound, 0.0)))
-    fit = _fit_pairwise(z, targets, uniform) if float(gains[:, 1].sum()) > 0 else uniform
+    p_value = 0.5 * math.erfc(math.sqrt(max(gain, 0.0)))
+    fit = uniform
+    if len(z) >= _MIN_ROWS_PER_CLASS * z.shape[1]:
+        halves = [(z[half::2], targets[half::2]) for half in (0, 1)]
+        gains = torch.tensor(
+            [_held_out_gains(*halves[0], *halves[1]), _held_out_gains(*halves[1], *halves[0])],
+            dtype=torch.float64,
+        )
+        bound = math.log(2.0) - float(gains[:, 0].logsumexp(0))
+        p_value = 2 * min(p_value, math.exp(min(bound, 0.0)))
+        if float(gains[:, 1].sum()) > 0:
+            fit = _fit_pairwise(z, targets, uniform)
     if p_value < 0.05:
         rows = _confident_rows(clean.probs(z))
         confident = _contradiction(z[rows], targets[rows], fit)
@@ -253,7 +259,7 @@ def _fit_calibration(
 ) -> NoiseFit:
     """Scale and offsets under a fixed transition."""
     log_scale, offsets = z.new_tensor(math.log(start.scale)), start.offsets.clone()
-    labels = transition.T[targets]
+    labels = _label_columns(transition, targets)
 
     def loss(probs: Tensor) -> tuple[Tensor, Tensor]:
         joint = probs * labels
@@ -262,6 +268,11 @@ def _fit_calibration(
 
     _minimize(z, [log_scale, offsets], loss, iterations=iterations)
     return NoiseFit(float(log_scale.exp()), offsets, transition)
+
+
+def _label_columns(transition: Tensor, targets: Tensor) -> Tensor:
+    """`[n, k]` probability of each row's label for each true class."""
+    return transition.T.contiguous()[targets]
 
 
 def _minus_own(gradient: Tensor, targets: Tensor, values: Tensor) -> Tensor:
@@ -304,14 +315,14 @@ def _minimize(z: Tensor, parameters: list[Tensor], loss: _Loss, *, iterations: i
 
 def _log_likelihood(z: Tensor, targets: Tensor, fit: NoiseFit) -> float:
     probs = fit.probs(z)
-    label = (probs * fit.transition.T[targets]).sum(1)
+    label = (probs * _label_columns(fit.transition, targets)).sum(1)
     return float(label.clamp(min=_TINY).log().sum())
 
 
 def _transition(probs: Tensor, targets: Tensor, transition: Tensor, uniform: Tensor) -> Tensor:
     """`[k, k]` transition by EM, with a prior of a few rows of uniform noise per class."""
     for _ in range(_EM_STEPS):
-        label = (probs * transition.T[targets]).sum(1, keepdim=True).clamp(min=_TINY)
+        label = (probs * _label_columns(transition, targets)).sum(1, keepdim=True).clamp(min=_TINY)
         sums = torch.zeros_like(transition).index_add_(0, targets, probs / label).T
         counts = sums * transition + _PRIOR_ROWS * uniform
         transition = counts / counts.sum(1, keepdim=True)
