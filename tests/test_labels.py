@@ -1,5 +1,6 @@
 """The label audit: confident learning, the noise model, ranking, groups and the checks."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from gendebug_torch.labels.checks.noise import training_labels_are_right
 from gendebug_torch.labels.checks.validation_noise import validation_labels_are_right
 from gendebug_torch.labels.noise import confident_learning
 from gendebug_torch.labels.noise.confident_learning import confident_joint
+from gendebug_torch.stats.probe_network import design
 from tests.reference import labels as reference
 
 RULES = ("confident_joint", "by_class", "by_noise_rate", "both")
@@ -106,6 +108,86 @@ def test_overlapping_classes_are_no_noise(sharp):
         p_values.append(labels.label_noise(2.5 * z, given).p_value)
     assert min(p_values) > 0.001
     assert np.median(p_values) > 0.2
+
+
+@pytest.mark.parametrize("k", [50, 200])
+def test_right_labels_of_many_classes_are_no_noise(k):
+    """Transitions per pair of classes, fitted to twenty rows per class, would explain anything."""
+    generator = torch.Generator().manual_seed(k)
+    z = 3.0 * torch.randn(20 * k, k, generator=generator, dtype=torch.float64)
+    given = torch.multinomial(z.softmax(1), 1, generator=generator)[:, 0]
+    noise = labels.label_noise(z, given)
+    assert noise.rate < 0.01
+    assert int(noise.suspicious.sum()) < 0.01 * len(given)
+    flipped = torch.rand(len(given), generator=generator) < 0.1
+    noise = labels.label_noise(z, torch.where(flipped, (given + 1) % k, given))
+    assert noise.low < 0.1 < noise.high
+    assert noise.p_value < 1e-6
+
+
+def test_errors_that_fade_with_confidence_are_no_noise():
+    """A model that is overconfident where it is unsure only, as where classes are unlearned."""
+    generator = torch.Generator().manual_seed(0)
+    z = 6.0 * torch.randn(4000, generator=generator, dtype=torch.float64)
+    true = torch.where(z.abs() < 3.0, 0.1 * z, z)
+    given = (torch.rand(4000, generator=generator) < true.sigmoid()).long()
+    noise = labels.label_noise(z, given)
+    assert noise.p_value > 0.01
+    assert noise.rate < 0.01
+
+
+def test_few_rows_per_class_are_not_judged_by_small_networks():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(900, 10, generator=generator)
+    z = 3.0 * x @ torch.randn(10, 30, generator=generator) / 10**0.5
+    given = torch.multinomial(z.softmax(1), 1, generator=generator)[:, 0]
+    (finding,) = training_labels_are_right(Records(x, given, name="train"))
+    assert finding.severity is Severity.NOTE
+    assert "100 rows per class" in finding.summary
+
+
+def drawn_labels(frame, target, scale, seed, n):
+    """Rows of a table with labels drawn from a network that was fitted to its own: all right."""
+    rows = np.random.default_rng(seed).permutation(len(frame))[:4000]
+    table = frame.iloc[rows].reset_index(drop=True)
+    x = design(table.drop(columns=target)).values.float()
+    y = torch.from_numpy(pd.factorize(table[target], sort=True)[0])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(
+            torch.nn.Linear(x.shape[1], 32), torch.nn.ReLU(), torch.nn.Linear(32, int(y.max()) + 1)
+        )
+        optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+        for _ in range(200):
+            batch = torch.randint(len(x), (256,))
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(x[batch]), y[batch]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            probs = (scale * network(x[:n])).softmax(1)
+        given = torch.multinomial(probs, 1)[:, 0]
+    return Records(table.drop(columns=target).iloc[:n], given, name="train")
+
+
+@pytest.mark.slow
+def test_right_labels_of_small_real_tables_raise_no_alarm(shared_data):
+    """Sixty draws: rare levels, many encoded columns, from ambiguous to sharp."""
+    tables = {
+        "class": "german_credit/german.parquet",
+        "default.payment.next.month": "credit_default_taiwan/UCI_Credit_Card.parquet",
+        "income": "adult/train.parquet",
+    }
+    alarms, draws = [], 0
+    for target, path in tables.items():
+        frame = pd.read_parquet(shared_data / path)
+        name = target if target in frame else frame.columns[-1]
+        for n, scale in itertools.product((300, 600, 1000, 1500), (1.0, 2.0, 4.0, 8.0, 16.0)):
+            draws += 1
+            records = drawn_labels(frame, name, scale, draws, n)
+            found = training_labels_are_right(records)
+            alarms += [f.summary for f in found if f.severity.level >= Severity.WARN.level]
+    assert draws == 60
+    assert not alarms
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Records, Severity
+from gendebug_torch import Records, Schema, Severity
 from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.errors import InputError
 from gendebug_torch.slices import slice_change
@@ -159,3 +159,28 @@ def test_production_without_that_column_or_labels_is_no_collapse():
         COLLAPSE.run({"validation": before, "production": unlabeled})[0].severity
         is Severity.SKIPPED
     )
+
+
+def test_half_of_production_and_a_period_of_time_are_no_subgroups():
+    before, after = fraud(0, 0.0), fraud(1, 0.0)
+    rng = np.random.default_rng(2)
+    late = torch.arange(len(after)) >= len(after) // 3
+    broken = torch.where(
+        late & torch.from_numpy(rng.random(len(after)) < 0.6), -after.logits, after.logits
+    )
+    times = pd.date_range("2026-01-01", periods=len(after), freq="min")
+    sides = [
+        Records(
+            None,
+            records.targets,
+            logits,
+            records.metadata.assign(when=times, step=np.arange(len(after)), late=late.numpy()),
+            Schema(time="step"),
+            name,
+        )
+        for records, logits, name in (
+            (before, before.logits, "validation"),
+            (after, broken, "production"),
+        )
+    ]
+    assert [finding.severity for finding in COLLAPSE(*sides)] == [Severity.OK]

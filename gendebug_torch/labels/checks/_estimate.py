@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -19,8 +19,11 @@ from gendebug_torch.labels.review.ranking import IN_SAMPLE, OUT_OF_SAMPLE
 from gendebug_torch.stats.probe_network import design
 
 _MIN_ROWS = 100
-# With more columns than this small networks predict no labels.
-_MAX_COLUMNS = 4096
+# With more columns, or fewer rows per class, small networks predict no labels: errors from lack of
+# data then look like wrong labels.
+_MAX_COLUMNS, _MIN_ROWS_PER_CLASS = 4096, 100
+# Noise up to this p-value is estimated a second time.
+_CONFIRMED_P_VALUE = 0.01
 _NETWORKS, _WIDTH = 10, 48
 _NETWORKS_ON_FEATURES = "small networks on the features, which did not see the row"
 _NETWORKS_ON_BOTH = "small networks on features and logits, which did not see the row"
@@ -84,46 +87,59 @@ def noise_estimate(
     rows = order[:max_rows].sort().values
     part = records if len(rows) == len(targets) else records.select(rows)
     labels = part.targets
-    if labels is None or len(labels) < _MIN_ROWS or len(torch.unique(labels)) < 2:
+    present = 0 if labels is None else len(torch.unique(labels))
+    if labels is None or len(labels) < _MIN_ROWS or present < 2:
         return (
             f"Too few rows or classes to estimate label noise: {len(targets)} rows; at least "
             f"{_MIN_ROWS} rows and two classes are needed."
         )
-    columns = _columns(part)
+    columns = _columns(part) if len(labels) >= _MIN_ROWS_PER_CLASS * present else None
     if part.logits is not None and (columns is None or (out_of_sample and not stacked)):
         basis = OUT_OF_SAMPLE if out_of_sample else IN_SAMPLE
         source = f"the {basis} logits of the model"
         return NoiseEstimate(rows, label_noise(part.logits, labels), basis, source)
     if columns is None:
         return (
-            "Label noise cannot be estimated: there are neither logits nor features that a small "
-            "network could learn from."
+            "Label noise cannot be estimated: there are no logits, and no features from which a "
+            f"small network could learn (it needs {_MIN_ROWS_PER_CLASS} rows per class)."
         )
-    predictions = _predictions(part, labels, columns, stacked, seed)
-    noises = {source: label_noise(logits, labels) for source, logits in predictions.items()}
+    noises = _noises(part, labels.to(columns.device), columns, stacked, seed)
     source = min(noises, key=lambda name: noises[name].log_loss)
     return NoiseEstimate(rows, noises[source], OUT_OF_SAMPLE, source)
 
 
-def _predictions(
+def _noises(
     part: Records, labels: Tensor, columns: Tensor, stacked: bool, seed: int
-) -> dict[str, Tensor]:
-    """Out-of-sample logits by their source."""
+) -> dict[str, LabelNoise]:
+    """Label noise by the source of the predictions."""
     classes = max(int(labels.max()) + 1, len(part.schema.classes))
-    if part.logits is None or not stacked:
-        if part.logits is not None:
-            classes = max(classes, class_logits(part.logits[:1]).shape[1])
-        logits = cross_fitted_logits(columns, labels, classes=classes, scaled=True, seed=seed)
-        return {_NETWORKS_ON_FEATURES: logits}
-    z = class_logits(part.logits)
-    inputs = torch.cat([columns, standardized(z).to(columns)], 1)
+    if part.logits is None:
+        return {_NETWORKS_ON_FEATURES: _network_noise(columns, labels, classes, seed)}
+    z = class_logits(part.logits).to(columns.device)
     classes = max(classes, z.shape[1])
+    if not stacked:
+        return {_NETWORKS_ON_FEATURES: _network_noise(columns, labels, classes, seed)}
+    inputs = torch.cat([columns, standardized(z).to(columns)], 1)
     return {
-        _NETWORKS_ON_BOTH: cross_fitted_logits(
-            inputs, labels, classes=classes, scaled=True, seed=seed
-        ),
-        _MODEL: part.logits,
+        _NETWORKS_ON_BOTH: _network_noise(inputs, labels, classes, seed),
+        _MODEL: label_noise(z, labels),
     }
+
+
+def _network_noise(inputs: Tensor, labels: Tensor, classes: int, seed: int) -> LabelNoise:
+    """Label noise by cross-fitted networks; significant noise has to persist with other folds.
+
+    Errors of networks in rows of rare levels depend on the folds, wrong labels do not. The second
+    time both predictions are averaged, and the larger p-value counts.
+    """
+    logits = cross_fitted_logits(inputs, labels, classes=classes, scaled=True, seed=seed)
+    noise = label_noise(logits, labels)
+    if noise.p_value > _CONFIRMED_P_VALUE:
+        return noise
+    other = cross_fitted_logits(inputs, labels, classes=classes, scaled=True, seed=seed + 1)
+    mean = torch.stack([logits, other]).double().softmax(2).mean(0)
+    confirmed = label_noise(mean.clamp(min=1e-38).log(), labels)
+    return replace(confirmed, p_value=max(noise.p_value, confirmed.p_value))
 
 
 def _columns(records: Records) -> Tensor | None:

@@ -75,9 +75,8 @@ def _pruning_finding(
         and len(validation)
     ):
         evaluation, where = (validation.logits, validation.targets), validation.name
-    effect = pruning_effect(
-        part.logits, part.targets, estimate.noise.suspicious, evaluation=evaluation
-    )
+    suspicious = estimate.noise.suspicious.to(part.logits.device)
+    effect = pruning_effect(part.logits, part.targets, suspicious, evaluation=evaluation)
     before, after = effect.temperature[1:3].tolist()
     row = effect.table().iloc[2]
     change, low, high = row[["log_loss_change", "log_loss_low", "log_loss_high"]].tolist()

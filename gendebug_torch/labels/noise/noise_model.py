@@ -13,8 +13,8 @@ from gendebug_torch.errors import reject
 from gendebug_torch.labels.noise.noise_fit import (
     error_probability,
     fit_noise,
+    label_probs,
     noise_interval,
-    noise_p_value,
 )
 from gendebug_torch.stats.intervals import normal_quantile, wilson_interval
 
@@ -79,7 +79,7 @@ class LabelNoise:
     @property
     def log_loss(self) -> float:
         """Mean negative log-likelihood of the given labels under the fitted noise, in nats."""
-        label = (self.probs @ self.transition).gather(1, self.targets[:, None])
+        label = (self.probs * self.transition.T[self.targets]).sum(1)
         return -float(label.clamp(min=1e-300).log().mean())
 
     def rate_by(
@@ -134,7 +134,7 @@ class LabelNoise:
 
     def expected_suspicious(self) -> Tensor:
         """`[n]` probability, under the fitted noise, that a row becomes suspicious. O(n k^2)."""
-        label = self.probs @ self.transition
+        label = label_probs(self.probs, self.transition)
         right = self.probs * self.transition.diagonal()
         return torch.where(right < label / 2, label, 0.0).sum(1)
 
@@ -206,8 +206,7 @@ def label_noise(logits: Tensor, targets: Tensor, *, level: float = 0.95) -> Labe
     _validate(z, targets)
     order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
     rows = order[:_MAX_FIT_ROWS].to(z.device)
-    fit = fit_noise(z[rows], targets[rows])
-    p_value = noise_p_value(z[rows], targets[rows])
+    fit, p_value = fit_noise(z[rows], targets[rows])
     probs = fit.probs(z)
     wrong = error_probability(probs, targets, fit.transition)
     rate = float(wrong.mean()) if len(wrong) else 0.0

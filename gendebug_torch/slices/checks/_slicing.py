@@ -13,6 +13,8 @@ from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost
 from gendebug_torch.data.records import Records
 
+# A slice with this share of the rows is no subgroup.
+MAX_SHARE = 0.5
 # Tensor features with more columns than this are not sliced.
 _MAX_TENSOR_COLUMNS = 64
 
@@ -33,9 +35,10 @@ def slicing_cost(given: Mapping[str, Any]) -> Cost:
 
 
 def slicing_columns(records: Records) -> pd.DataFrame | None:
-    """Metadata and features to slice by, without ids; None if there are none.
+    """Metadata and features to slice by, without ids and times; None if there are none.
 
-    Columns of tensor features are named `feature_0` etc.
+    A period of time is no subgroup: what changed in time is a matter of shift. Columns of tensor
+    features are named `feature_0` etc.
 
     Args:
         records: records with metadata or features.
@@ -51,8 +54,10 @@ def slicing_columns(records: Records) -> pd.DataFrame | None:
         return None
     joined = pd.concat(parts, axis=1)
     joined = joined.loc[:, ~joined.columns.duplicated()]
-    joined = joined.drop(columns=[name for name in records.schema.ids if name in joined])
-    return joined if joined.shape[1] else None
+    schema = records.schema
+    excluded = {*schema.ids, schema.time, schema.label_time}
+    columns = [name for name in joined if name not in excluded and joined[name].dtype.kind != "M"]
+    return joined[columns] if columns else None
 
 
 def class_outputs(records: Records) -> tuple[Tensor, Tensor] | None:

@@ -11,6 +11,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.slices.checks._slicing import (
+    MAX_SHARE,
     class_outputs,
     nothing_to_slice,
     slicing_columns,
@@ -49,7 +50,7 @@ def no_slice_collapsed(
         threshold: threshold on the probability of a binary model.
         alpha: false discovery rate over all slices and kinds of error.
         min_change: smallest rise of the rate, beyond that of all rows, that matters.
-        limit: most slices to report.
+        limit: most slices to report; slices with half of the rows are no subgroups.
     """
     this = no_slice_collapsed
     changes = _changes(validation, production, threshold, alpha)
@@ -59,7 +60,8 @@ def no_slice_collapsed(
     risen: dict[str, list[tuple[SliceChange, int]]] = {}
     for change in changes:
         rise = change.change - max(change.overall_change, 0.0)
-        for i in (rise >= min_change).nonzero()[:, 0].tolist():
+        share = change.after[:, 0] / max(int(change.total[1, 0]), 1)
+        for i in ((rise >= min_change) & (share < MAX_SHARE)).nonzero()[:, 0].tolist():
             risen.setdefault(change.names[i], []).append((change, i))
     worst_first = sorted(
         risen.values(), key=lambda cases: min(float(change.log_p[i]) for change, i in cases)

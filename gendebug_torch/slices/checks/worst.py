@@ -11,6 +11,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.slices.checks._slicing import (
+    MAX_SHARE,
     class_outputs,
     nothing_to_slice,
     slicing_columns,
@@ -63,7 +64,7 @@ def no_slice_fails(
         alpha: false discovery rate over all slices and kinds of error.
         min_lift: smallest ratio of the slice's error rate to the expected one that matters; so does
             an excess of 10 points.
-        limit: most slices to report.
+        limit: most slices to report; slices with half of the rows are no subgroups.
         seed: seed of the split into halves.
     """
     this = no_slice_fails
@@ -99,10 +100,11 @@ def _excess_slices(
 
 
 def _relevant(found: Slices, min_lift: float) -> list[int]:
-    """Indices of slices whose excess is large and certain."""
+    """Indices of subgroups whose excess is large and certain."""
     low, _ = found.interval()
+    subgroup = found.support < MAX_SHARE * found.overall[0]
     large = (found.lift >= min_lift) | (found.rate - found.expected_rate >= _LARGE_EXCESS)
-    indices: list[int] = (large & (low > found.expected_rate)).nonzero()[:, 0].tolist()
+    indices: list[int] = (subgroup & large & (low > found.expected_rate)).nonzero()[:, 0].tolist()
     return indices
 
 
