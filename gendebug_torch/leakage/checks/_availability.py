@@ -32,7 +32,7 @@ def unavailability_signs(column: str, train: Records, production: Records | None
     values = feature_table(train.features, [column])
     signs = [_late(values, train), _missing(values, train)]
     if production is not None and production.features is not None:
-        signs.append(_production(column, values, train, production))
+        signs.append(_production(column, values, production))
     return [sign for sign in signs if sign]
 
 
@@ -53,7 +53,7 @@ def _missing(values: pd.DataFrame, train: Records) -> str:
     return f"its missing values correlate with the target ({r:+.2f})"
 
 
-def _production(column: str, values: pd.DataFrame, train: Records, production: Records) -> str:
+def _production(column: str, values: pd.DataFrame, production: Records) -> str:
     assert production.features is not None
     after = feature_table(production.features, [column])
     if not after.shape[1]:
@@ -65,18 +65,33 @@ def _production(column: str, values: pd.DataFrame, train: Records, production: R
         return f"it is missing in {now:.0%} of the rows of {production.name}"
     if _distinct(after[column]) <= 1 < _distinct(values[column]):
         return f"it is constant in {production.name}"
-    labeled = production.labeled()
-    if labeled.targets is None or unsuitable_targets(labeled.targets):
+    return ""
+
+
+def lost_relation(column: str, train: Records, production: Records | None) -> str:
+    """How much less a column explains in production, as a clause; empty if it explains as much.
+
+    A column that is there and no longer follows the target is a shortcut rather than a leak.
+
+    Args:
+        column: column name.
+        train: labeled training records.
+        production: records of production, with or without targets, or None.
+    """
+    labeled = None if production is None else production.labeled()
+    if labeled is None or labeled.features is None or labeled.targets is None:
+        return ""
+    assert train.features is not None
+    assert train.targets is not None
+    values, rows = (feature_table(part, [column]) for part in (train.features, labeled.features))
+    if not rows.shape[1] or unsuitable_targets(labeled.targets):
         return ""
     codes = train.schema.categorical
-    assert train.targets is not None
-    assert labeled.features is not None
     first = association(values, train.targets, categorical=codes)
-    rows = feature_table(labeled.features, [column])
     second = association(rows, labeled.targets, categorical=codes)
     share, rest = float(first.strength[0]), float(second.strength[0])
     if rest + 2 * float(second.explained_error[0].nan_to_num(0.0)) < _REMAINING * share:
-        return f"it explains {rest:.0%} of the target in {production.name}, not {share:.0%}"
+        return f"it explains {rest:.0%} of the target in {labeled.name}, not {share:.0%}"
     return ""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._availability import unavailability_signs
+from gendebug_torch.leakage.checks._availability import lost_relation, unavailability_signs
 from gendebug_torch.leakage.checks._candidates import LeakCandidate, leak_candidates
 from gendebug_torch.leakage.checks._comparison import (
     Context,
@@ -102,8 +102,10 @@ def no_column_predicts_the_target_alone(
             reported += context.equivalent
     sufficient = _sufficient(train, found, contexts[-1])
     for name in [name for name in sufficient if name not in reported][:limit]:
-        if signs := unavailability_signs(name, train, splits["production"]):
-            yield _unavailable_finding(name, signs, found, contexts[-1])
+        signs = unavailability_signs(name, train, splits["production"])
+        lost = lost_relation(name, train, splits["production"])
+        if signs or lost:
+            yield _sufficient_finding(name, signs, lost, found, contexts[-1])
             reported.append(name)
     yield _summary(train, found, contexts[-1], reported, sufficient)
 
@@ -270,19 +272,30 @@ def _ablation_numbers(ablation: ColumnAblation) -> dict[str, Any]:
     return numbers
 
 
-def _unavailable_finding(
-    name: str, signs: list[str], found: Association, context: Context
+def _sufficient_finding(
+    name: str, signs: list[str], lost: str, found: Association, context: Context
 ) -> Finding:
     share = float(found.overall[found.names.index(name)])
+    text = (
+        f"{name} alone predicts nearly as well as all columns together ({share:.0%} of the target "
+        f"explained, {context.whole:.0%} with all)"
+    )
+    if signs:
+        text += f". It seems to be recorded after the outcome: {' and '.join(signs)}."
+        remedy = (
+            f"Find out when {name} is recorded. If that is with or after the outcome, drop it and "
+            "retrain."
+        )
+    else:
+        text += f", but {lost}: a model that relies on it fails there."
+        remedy = f"Train a model without {name} and compare both on production rows."
     return no_column_predicts_the_target_alone.finding(
         Severity.WARN,
-        f"{name} alone predicts nearly as well as all columns together ({share:.0%} of the target "
-        f"explained, {context.whole:.0%} with all). It seems to be recorded after the outcome: "
-        f"{' and '.join(signs)}.",
+        text,
+        cause=Cause.TARGET_LEAKAGE if signs else Cause.SHORTCUT_FEATURE,
         subject=name,
         numbers={"explained": share, "all_explained": context.whole, "signs": signs, "n": found.n},
-        remedy=f"Find out when {name} is recorded. If that is with or after the outcome, drop it "
-        "and retrain.",
+        remedy=remedy,
         evidence=found,
     )
 
