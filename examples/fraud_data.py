@@ -1,5 +1,4 @@
-"""Card transactions: a seeded simulator of half a year and one production week, and a reader for
-foreign tables.
+"""Card transactions: half a year and one production week, simulated, or a foreign table.
 
 Every table has the columns `time` (seconds), `card`, `merchant`, `amount`, `fraud`, `cause` and
 `label_time` (when the fraud became known). `cause` tells the story afterwards; no model is fed it.
@@ -61,7 +60,9 @@ def _times(rng, n, days, start=0.0):
 
 
 def _frauds(rng, legitimate, days, cards, merchants, level):
-    """Stolen cards (bursts of large amounts), card testing (small amounts at night), colluding
+    """Frauds of three kinds.
+
+    Stolen cards (bursts of large amounts), card testing (small amounts at night), colluding
     merchants.
     """
     bursts = int(legitimate * 0.0016)
@@ -165,8 +166,9 @@ def read_foreign(path: str | Path) -> pd.DataFrame:
 
 
 def foreign_periods(table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The last week is production, the 30 days before it validation, what lies before (after a
-    month of history) training.
+    """The last week is production, the 30 days before validation, the rest training.
+
+    Training leaves out a first month of history.
     """
     end = (np.floor(table["time"].max() / DAY) + 1) * DAY
     return _periods(table, [min(31 * DAY, 0.2 * end), end - 37 * DAY, end - 7 * DAY, end])

@@ -41,8 +41,9 @@ def history(table: pd.DataFrame) -> np.ndarray:
 
 
 def cumulative_percentile(group: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """Rank of each amount among those of its group so far (itself included) over their number; rows
-    in order of time.
+    """Rank of each amount within its group so far, itself included, over their number.
+
+    Rows are in the order of time.
     """
     earlier = count_not_larger_before(group, amount)
     number = pd.Series(group).groupby(group).cumcount().to_numpy()
@@ -50,8 +51,7 @@ def cumulative_percentile(group: np.ndarray, amount: np.ndarray) -> np.ndarray:
 
 
 def rolling_percentile(table: pd.DataFrame, days: float = 30.0, prior: float = 20.0) -> np.ndarray:
-    """The percentile rebuilt: over the merchant's last one to two months, shrunk to the percentile
-    among everybody.
+    """Percentile over the merchant's last one to two months, shrunk to that of all merchants.
 
     `(rank in window + prior * overall percentile) / (number in window + prior)`: a merchant without
     history gets the percentile among all merchants instead of 1. The window is the current block of
@@ -71,8 +71,9 @@ def rolling_percentile(table: pd.DataFrame, days: float = 30.0, prior: float = 2
 
 
 def count_not_larger_before(group: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """For each row, how many earlier rows of its group have a value not larger; n log n, no loop
-    over rows.
+    """Number of earlier rows of the group with a value not larger, for each row.
+
+    Cost: n log n, no loop over rows.
 
     Rows are laid out by group and time and walked in order of (group, value) while a wavelet tree
     over the positions is descended: at each bit, rows of the left half that come first are counted
@@ -130,8 +131,9 @@ def window(
 
 
 def reported_share(table: pd.DataFrame, length: float) -> np.ndarray:
-    """Frauds reported at the merchant in the last `length` seconds, per transaction there; nothing
-    from the future.
+    """Frauds reported at the merchant in the last `length` seconds, per transaction there.
+
+    Nothing from the future is used.
     """
     time, merchant = table["time"].to_numpy(), table["merchant"].to_numpy()
     count, _ = window(merchant, time, time, length)

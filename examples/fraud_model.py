@@ -20,9 +20,7 @@ SCHEMA = Schema(time="time", categorical=("card", "merchant"))
 
 
 class FraudNet(nn.Module):
-    """Standardised features to one logit; the scaling is part of the network, as it must be in
-    serving.
-    """
+    """Features to one logit; the scaling is part of the network, as it must be in serving."""
 
     def __init__(self, features: Tensor, width: int = 64) -> None:
         super().__init__()
@@ -40,8 +38,9 @@ class FraudNet(nn.Module):
 
 
 class FraudModule(pl.LightningModule):
-    """Binary cross-entropy with Adam; the rate falls along a cosine, so that the last epochs
-    settle.
+    """Binary cross-entropy with Adam; the rate falls along a cosine.
+
+    So the last epochs settle.
     """
 
     def __init__(self, network: nn.Module, rate: float = 3e-3) -> None:
@@ -71,9 +70,7 @@ class FraudModule(pl.LightningModule):
 
 
 class Batches:
-    """Rows of two tensors, cut into batches without touching single rows; shuffled anew each epoch
-    if asked.
-    """
+    """Rows of two tensors in batches, without touching single rows; shuffled anew if asked."""
 
     def __init__(self, x: Tensor, y: Tensor, shuffle: bool, seed: int) -> None:
         self.x, self.y, self.shuffle = x, y, shuffle

@@ -25,8 +25,9 @@ COLUMNS = (
 
 
 class ServedFraudNet(nn.Module):
-    """The transformations of the features are part of the network, so that serving cannot compute
-    them another way.
+    """The network with the transformations of its features inside.
+
+    So serving cannot compute them another way.
     """
 
     def __init__(self, width: int = 32) -> None:
@@ -54,8 +55,9 @@ class ServedFraudNet(nn.Module):
 
 
 def transactions(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Simulated transactions and whether each was fraud: amounts out of proportion, at night,
-    abroad, in bursts.
+    """Simulated transactions, and whether each was fraud.
+
+    Frauds have amounts out of proportion, at night, abroad, in bursts.
     """
     rng = np.random.default_rng(seed)
     mean = rng.lognormal(3.4, 0.6, rows)
@@ -93,8 +95,9 @@ def transactions(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 @cache
 def network(rows: int = 50_000, steps: int = 600, seed: int = 0) -> ServedFraudNet:
-    """The network, trained in seconds on simulated transactions; a real one would load its weights
-    here.
+    """The network, trained in seconds on simulated transactions.
+
+    A real one would load its weights here.
     """
     table, fraud = transactions(rows, seed)
     x, y = (

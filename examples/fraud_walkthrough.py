@@ -1,5 +1,6 @@
-"""From a flattering validation to a broken week in production, and back: the whole story on card
-transactions.
+"""From a flattering validation to a broken week in production, and back.
+
+The whole story on card transactions.
 
 Half a year of transactions trains a small network twice, on a random split and on a split in time.
 In the week after deployment merchants without history appear. `diagnose` says what broke and why;

@@ -1,5 +1,4 @@
-"""CheckList's sentiment suite against a small SST-2 model: where does a model with a decent
-accuracy break?
+"""CheckList's sentiment suite against a small SST-2 model of decent accuracy.
 
     python examples/sentiment_checklist.py --data DIR
 
@@ -42,8 +41,9 @@ DIRECTIONS = {
 
 
 def load_checklist(path: Path, *, every: int = 1) -> Suite:
-    """The suite, or every n-th case of each test; tests whose texts were lost when they were
-    published are left out.
+    """The suite, or every n-th case of each test.
+
+    Tests whose texts were lost when they were published are left out.
     """
     cases = []
     with gzip.open(path, "rt", encoding="utf-8") as lines:
@@ -83,9 +83,7 @@ class BagOfPairs(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(16, 1))
 
     def forward(self, codes: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        """Hashed words of all sentences in a row, and where each sentence starts, to `[n]`
-        logits.
-        """
+        """Logits, `[n]`, of the hashed words of all sentences in a row and where each starts."""
         return self.head(self.table(codes, starts))[:, 0]
 
 

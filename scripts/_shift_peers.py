@@ -1,5 +1,6 @@
-"""Peers that look for drift column by column, timed on two npy files; alone, so that it runs where
-only a peer is installed.
+"""Peers that test drift column by column, timed on two npy files.
+
+Alone, so that it runs where only a peer is installed.
 """
 
 import sys

@@ -1,5 +1,6 @@
-"""Attribution beside its peers and beside the network's own rate, in turns in one process: seconds,
-extra memory, equality, errors.
+"""Attribution beside its peers and the network's own rate, in turns in one process.
+
+Seconds, extra memory, equality, errors.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def integrated_gradients(repeats: int, rows: int = 2000, steps: int = 50) -> Non
     found = medians(works | {"chunk": lambda: one_batch(4096), "row": by_row}, repeats)
     memory = {"ours": extra_memory(ours), "one": extra_memory(one_batch)}
     off = float((ours() - one_batch()).abs().max() / one_batch().abs().max())
-    told = (
+    note = (
         f"memory {memory['ours']:.0f} against {memory['one']:.0f} MB "
         f"({memory['one'] / memory['ours']:.1f}); difference {off:.0e}"
     )
@@ -129,14 +130,14 @@ def integrated_gradients(repeats: int, rows: int = 2000, steps: int = 50) -> Non
         found["ours"],
         "captum, one batch",
         found["one"],
-        told,
+        note,
     )
     row("the same", found["ours"], "captum, internal_batch_size=4096", found["chunk"])
     row("the same", found["ours"], "captum, row by row (a tenth, times 10)", 10 * found["row"])
     card = gd.attribute(model, x, target=1, steps=steps, device="cpu").trust
     assert card is not None
-    told = f"{card.evaluations:.1%} more model evaluations; captum has none"
-    row("the same with its trust card", found["card"], "ours without", found["ours"], told)
+    note = f"{card.evaluations:.1%} more model evaluations; captum has none"
+    row("the same with its trust card", found["card"], "ours without", found["ours"], note)
 
 
 def images(repeats: int, rows: int = 16, steps: int = 50) -> None:
@@ -170,9 +171,7 @@ def images(repeats: int, rows: int = 16, steps: int = 50) -> None:
 
 
 def kernel_shap(repeats: int, rows: int = 100, d: int = 30, samples: int = 500) -> None:
-    """Rows and coalitions in one batch, against a loop per row (shap) and per row and sample
-    (captum).
-    """
+    """Rows and coalitions in one batch, against loops per row (shap) and sample (captum)."""
     model, x = mlp(d, 64), shown(rows, d)
     captums = captum.attr.KernelShap(model)
 
@@ -235,18 +234,16 @@ def accuracy(with_shap: bool, d: int = 10, rows: int = 32) -> None:
                 values["shap"] = explain(x.numpy(), samples)
             for name, found in values.items():
                 errors[name].append(float(np.linalg.norm(found - exact) / np.linalg.norm(exact)))
-        told = ", ".join(f"{name} {np.mean(error):.4f}" for name, error in errors.items() if error)
+        note = ", ".join(f"{name} {np.mean(error):.4f}" for name, error in errors.items() if error)
         print(
-            f"| error against exact Shapley values, {d} features, {samples} samples | {told} | | "
+            f"| error against exact Shapley values, {d} features, {samples} samples | {note} | | "
             "| |",
             flush=True,
         )
 
 
 def exactness(d: int = 8, rows: int = 16) -> None:
-    """All coalitions, against the sum that defines Shapley values, feature by feature and coalition
-    by coalition.
-    """
+    """All coalitions, against the sum that defines Shapley values."""
     model, x = mlp(d, 64), shown(rows, d)
     found = gd.attribute(
         model, x, "kernel_shap", target=1, samples=2**d - 2, trust=False
@@ -270,9 +267,7 @@ def exactness(d: int = 8, rows: int = 16) -> None:
 
 
 def shap_explainer(model: nn.Module, d: int) -> Callable[[np.ndarray, int], np.ndarray] | None:
-    """Shap's KernelExplainer at a zero background, all features kept; None where it is not
-    installed.
-    """
+    """Shap's KernelExplainer at a zero background with all features; None if not installed."""
     if importlib.util.find_spec("shap") is None:
         return None
     import shap
@@ -286,9 +281,7 @@ def shap_explainer(model: nn.Module, d: int) -> Callable[[np.ndarray, int], np.n
 
 
 def permutation(repeats: int, rows: int = 5000, d: int = 100) -> None:
-    """One shuffle per column: ours with and without its shortcut, captum's feature permutation,
-    scikit-learn's permutation_importance.
-    """
+    """One shuffle per column: ours, captum's, scikit-learn's."""
     model, x = mlp(d, 64), shown(rows, d)
     with torch.no_grad():
         y = model(x).argmax(1)
@@ -359,8 +352,8 @@ class _Estimator:
         return type("Tags", (ClassifierMixin, BaseEstimator), {})().__sklearn_tags__()
 
 
-def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> None:
-    """Seconds of one comparison, and how often two samples of the same rows are told apart."""
+def groups(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> None:
+    """Seconds of one comparison, and how often two samples of the same rows differ."""
     model = mlp(d, 32)
     sides = [
         gd.attribute(model, part, steps=16, target=1, trust=False)
@@ -369,7 +362,7 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
     works = {"ours": lambda: compare_attributions(*sides, permutations=500)}
     took = medians(works, repeats)["ours"]
     print(
-        f"| cohorts of {rows} and {rows} rows, {d} features, 500 permutations | {1e3 * took:.0f} "
+        f"| groups of {rows} and {rows} rows, {d} features, 500 permutations | {1e3 * took:.0f} "
         "ms | no peer | | |",
         flush=True,
     )
@@ -383,18 +376,16 @@ def cohorts(repeats: int, rows: int = 2000, d: int = 20, runs: int = 200) -> Non
         assert found is not None
         for alpha in alarms:
             alarms[alpha] += bool(found.changed_features(alpha=alpha, min_distance=0.0))
-    told = ", ".join(f"{count} at alpha {alpha:g}" for alpha, count in alarms.items())
+    note = ", ".join(f"{count} at alpha {alpha:g}" for alpha, count in alarms.items())
     print(
-        f"| cohorts of 150 and 150 rows of one kind told apart, of {runs} reruns | {told} | no "
+        f"| groups of 150 and 150 rows of one kind that differ, of {runs} reruns | {note} | no "
         "peer | | |",
         flush=True,
     )
 
 
 def own_rate(repeats: int) -> None:
-    """Points per second of integrated gradients beside the network's own forward and backward to
-    its inputs, and beside the floor.
-    """
+    """Points per second of integrated gradients beside the network's own rate and the floor."""
     places = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if len(places) == 1:
         print("| rates on CUDA | | no GPU here | | |", flush=True)
@@ -451,12 +442,12 @@ def rate(
         model(x[:1].to(place))
     floor = 2 * counter.get_total_flops()
     share = floor * points / found["ours"] / matmul_rate(place, precision)
-    told = (
+    note = (
         f"{found[size] / found['ours']:.0%} of its own rate; floor 4·MAC = {floor / 1e6:.2f} "
         f"MFLOP per point, {share:.0%} of matmul"
     )
     peer = f"own forward and input-backward, {size} at once"
-    row(f"IG, {name} on {place}, {len(x)} x {steps} points", found["ours"], peer, found[size], told)
+    row(f"IG, {name} on {place}, {len(x)} x {steps} points", found["ours"], peer, found[size], note)
 
 
 def matmul_rate(place: str, precision: str, n: int = 1024) -> float:
@@ -478,7 +469,7 @@ PARTS = {
     "cnn": images,
     "shap": kernel_shap,
     "permutation": permutation,
-    "cohorts": cohorts,
+    "groups": groups,
     "rate": own_rate,
 }
 

@@ -158,8 +158,7 @@ def fitted(rows: Rows, rng: np.random.Generator) -> Callable[[Table], torch.Tens
 
 
 class Tables:
-    """A real table as a population: rows drawn without replacement, with labels that are really its
-    own.
+    """A real table as a population: rows drawn without replacement, with their own labels.
 
     Args:
         frame: features and `label`.
@@ -423,9 +422,7 @@ def summary(found: Table, side: str) -> str:
 
 
 def main() -> None:
-    """Print the rows of a markdown table, one for each planted kind, with labels in production and
-    without.
-    """
+    """Print the rows of a markdown table, one per planted kind, with labels and without."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=40, help="worlds; each has five plants")
     parser.add_argument("--first", type=int, default=0, help="the first seed")

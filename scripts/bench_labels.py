@@ -1,6 +1,4 @@
-"""The label audit beside cleanlab: speed and equality of the sets, and average precision on flipped
-and on real errors.
-"""
+"""The label audit beside cleanlab: speed, equality of the sets, average precision."""
 
 from __future__ import annotations
 
@@ -45,8 +43,9 @@ def predicted(n: int, k: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def flipped_digits(
     seed: int, *, pair: bool, rate: float = 0.05
 ) -> tuple[Tensor, Tensor, np.ndarray[Any, Any]]:
-    """Digits of sklearn, `[1797, 64]` in [0, 1], labels with 5 % flips (any class, or the next),
-    and which are wrong.
+    """Digits of sklearn, `[1797, 64]` in [0, 1], with 5 % flipped labels, and which.
+
+    Flips go to any class, or to the next.
     """
     digits = load_digits()
     x, y = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
@@ -63,9 +62,7 @@ def flipped_digits(
 
 
 def trained_dynamics(x: Tensor, given: Tensor, seed: int, *, epochs: int = 60) -> TrainingDynamics:
-    """Dynamics of one run of a small network by plain SGD with momentum, as the area under the
-    margin asks for.
-    """
+    """Dynamics of one run of a small network by plain SGD with momentum."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(x.shape[1], 128), nn.ReLU(), nn.Linear(128, 10))
@@ -83,9 +80,7 @@ def trained_dynamics(x: Tensor, given: Tensor, seed: int, *, epochs: int = 60) -
 
 
 def digits_precision(seed: int, *, pair: bool) -> dict[str, float]:
-    """Average precision of the out-of-sample ranking, of the dynamics, and of cleanlab's ranking of
-    the same logits.
-    """
+    """Average precision of the out-of-sample ranking, the dynamics, and cleanlab's ranking."""
     x, given, wrong = flipped_digits(seed, pair=pair)
     logits = labels.cross_fitted_logits(x, given, seed=seed)
     noise = labels.label_noise(logits, given)
@@ -103,9 +98,7 @@ def digits_precision(seed: int, *, pair: bool) -> dict[str, float]:
 
 
 def reviewed_precision(name: str) -> dict[str, float]:
-    """Average precision against people's verdicts on the reviewed rows, beside each of cleanlab's
-    rankings.
-    """
+    """Average precision against people's verdicts, beside each of cleanlab's rankings."""
     folder = DATA / f"label_errors_{name}"
     archive = np.load(folder / "pred_probs.npz", allow_pickle=False)
     probs, given = torch.tensor(archive["pred_probs"]), torch.tensor(archive["given_labels"]).long()
@@ -123,9 +116,7 @@ def reviewed_precision(name: str) -> dict[str, float]:
 
 
 def print_speed(n: int, k: int, repeats: int) -> None:
-    """Rows of the table for the sets; cleanlab takes the faster of one process and its default
-    number.
-    """
+    """Rows of the table for the sets; cleanlab at its faster number of processes."""
     probs, given = predicted(n, k)
     for rule, theirs in RULES.items():
         works: dict[str, Work] = {"ours": partial(labels.label_issues, probs, given, rule=rule)}

@@ -30,8 +30,9 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Print the rows of a markdown table; mutual_info_classif runs on a part, its time scaled by
-    rows and columns.
+    """Print the rows of a markdown table.
+
+    mutual_info_classif runs on a part, its time scaled by rows and columns.
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)

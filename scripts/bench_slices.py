@@ -1,6 +1,4 @@
-"""Finding bad slices: 100,000 rows, ten columns of ten values (4,600 slices), ours beside
-sliceline, and how often each is right.
-"""
+"""Finding bad slices, ours beside sliceline: 100,000 rows, ten columns of ten values."""
 
 from __future__ import annotations
 
@@ -24,9 +22,7 @@ SEARCHES: dict[str, Callable[..., Any]] = {"all rows": find_slices, "halves": co
 def table(
     seed: int, n: int, columns: int = 10, values: int = 10
 ) -> tuple[pd.DataFrame, torch.Tensor, torch.Tensor]:
-    """Columns of letters; an event at 10 %, and one at 20 % where c0 and c1 are both a, which are 2
-    % of the rows.
-    """
+    """Columns of letters; an event at 10 %, and at 20 % in the 2 % of rows of one slice."""
     rng = np.random.default_rng(seed)
     letters = [chr(ord("a") + i) for i in range(values)]
     frame = pd.DataFrame({f"c{i}": rng.choice(letters, n) for i in range(columns)})
@@ -111,9 +107,7 @@ def row(what: str, ours: str, peer: str, ratio: str = "") -> None:
 
 
 def sliceline_peer(alpha: float) -> Any:
-    """Sliceline's slices of a table as sets of `column = value`, or None where it is not
-    installed.
-    """
+    """Sliceline's slices as sets of `column = value`, or None where it is not installed."""
     if importlib.util.find_spec("sliceline") is None:
         return None
     from sliceline.slicefinder import Slicefinder

@@ -122,7 +122,7 @@ def test_a_random_column_is_under_its_probe_and_a_real_one_is_not():
         found = permutation_importance(model, data, repeats=3, seed=seed)
         under += torch.tensor([name in found.unimportant for name in "abcdef"])
     assert under[:3].max() <= 2
-    # The network leans on the last two, which carry nothing, so that shuffling them changes
+    # The network uses the last two, which carry no information, so that shuffling them changes
     # nothing.
     assert under[4:].min() >= 90
 
@@ -152,10 +152,10 @@ def test_the_trust_card_names_what_is_noise_and_how_the_ranking_agrees():
 
 def test_a_ranking_that_shuffling_contradicts_is_not_usable():
     """Strong contributions of columns that tell nothing, weak ones of those that do."""
-    used, told = (
+    used, informative = (
         torch.tensor([1.0, 0.9, 0.8, 0.3, 0.4, 0.5]),
         torch.tensor([0.0, 0.0, 0.0, 3.0, 4.0, 5.0]),
     )
-    card = attribute(linear(used), labeled(6000, weights=told)).trust
+    card = attribute(linear(used), labeled(6000, weights=informative)).trust
     assert "permutation" in card.failed
     assert not card.ranking_usable

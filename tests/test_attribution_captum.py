@@ -152,16 +152,32 @@ def test_layers_over_integers_are_those_of_the_embedding(name):
         model = Words()
     tokens = torch.randint(20, (9, 7), generator=torch.Generator().manual_seed(0))
     made = attribute(model, tokens, name, layer="word", batch_size=4)
-    assert made.values.shape == (9, 7, 6)
+    # One number per token: the sum over its vector.
+    assert made.values.shape == (9, 7)
     if name == "LayerIntegratedGradients":
         padding = torch.zeros_like(tokens)
         assert close(
             made.values,
             theirs(
                 model, lambda m: captum.attr.LayerIntegratedGradients(m, m.word), tokens, padding
-            ),
+            ).sum(-1),
         )
         assert float(made.convergence_delta.abs().max()) < 1e-4
+
+
+def test_activations_of_an_embedding_stay_vectors():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Words()
+    tokens = torch.randint(20, (9, 7), generator=torch.Generator().manual_seed(0))
+    made = attribute(model, tokens, "LayerActivation", layer="word", trust=False)
+    assert torch.equal(made.values, model.word(tokens).detach())
+
+
+def test_an_operation_in_place_behind_a_hook_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
+    with pytest.raises(UnsupportedError, match="Captum's LayerIntegratedGradients cannot explain"):
+        attribute(model, rows(6), "LayerIntegratedGradients", layer="0")
 
 
 class Eye(nn.Module):

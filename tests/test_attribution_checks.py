@@ -42,13 +42,13 @@ def test_a_column_that_equals_the_label_until_production_is_a_shortcut():
     assert "more than all of the skill" in finding.summary
 
 
-def test_a_strong_feature_whose_worth_lasts_is_none():
+def test_a_strong_feature_whose_importance_lasts_is_none():
     assert not alarms(
         "shortcut", model=LEANING, **sides(LEANING, equals_the_label, equals_the_label)
     )
 
 
-def test_a_causal_feature_whose_worth_goes_is_a_drift():
+def test_a_causal_feature_that_loses_its_importance_is_a_drift():
     (finding,) = alarms(
         "shortcut",
         model=LEANING,
@@ -57,7 +57,7 @@ def test_a_causal_feature_whose_worth_goes_is_a_drift():
     assert finding.cause is Cause.CONCEPT_DRIFT
 
 
-def test_a_feature_that_stands_still_is_left_to_the_checks_of_shift():
+def test_a_constant_feature_is_left_to_the_checks_of_shift():
     assert not alarms(
         "shortcut",
         model=LEANING,
@@ -65,7 +65,7 @@ def test_a_feature_that_stands_still_is_left_to_the_checks_of_shift():
     )
 
 
-def test_a_relation_that_turns_round_is_no_shortcut():
+def test_a_reversed_relation_is_no_shortcut():
     assert not alarms(
         "shortcut",
         model=LEANING,
@@ -151,7 +151,7 @@ def test_the_slope_says_whether_labels_still_follow_a_contribution(relation, slo
     assert abs(found - slope) < 3 * error < 0.3
 
 
-def test_a_relation_that_turned_round_is_a_drift_of_that_feature():
+def test_a_reversed_relation_is_a_drift_of_that_feature():
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(4000, 3, generator=generator)
     logits = x @ torch.tensor([1.8, -1.0, 0.7])
@@ -227,3 +227,34 @@ def test_logits_of_another_model_are_not_explained_by_this_one():
         production_errors(model, {name: rounded(side) for name, side in made.items()})[0].severity
         is Severity.FAIL
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("check", ["shortcut", "production_errors", "stability", "convergence"])
+def test_records_on_a_device_are_judged_as_on_the_host(check):
+    model, made = false_alarms((-1.0, 2.0, 0.5), 1.5)
+    only = f"attribution.{check}"
+    (host,) = gd.diagnose(model, **made, only=only).findings
+    there = {name: side.to("cuda") for name, side in made.items()}
+    (device,) = gd.diagnose(model.cuda(), **there, only=only).findings
+    assert (device.severity, device.subject) == (host.severity, host.subject), device.summary
+
+
+@pytest.mark.parametrize(
+    ("features", "targets", "reason"),
+    [
+        (torch.zeros(60, 1, 4, 4), torch.zeros(60, dtype=torch.int64), "shape [60, 1, 4, 4]"),
+        (torch.zeros(20, 4), torch.zeros(20, dtype=torch.int64), "has 20 rows, fewer than 50"),
+        (torch.zeros(60, 4), torch.zeros(60), "are no class ids"),
+    ],
+)
+def test_what_is_not_judged_says_why(features, targets, reason):
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+    model(features)
+    side = Records(features, targets, name="validation")
+    (found,) = gd.diagnose(
+        model, validation=side, production=side, only="attribution.shortcut"
+    ).findings
+    assert found.severity is Severity.NOTE
+    assert reason in found.summary

@@ -1,12 +1,13 @@
 """Inputs as networks take them: tuples, mappings, integers through embeddings, images, groups of
 columns, baselines."""
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from gendebug_torch import attribute
-from gendebug_torch.errors import InputError
+from gendebug_torch import Records, attribute
+from gendebug_torch.errors import InputError, UnsupportedError
 from tests.attribution_cases import GRADIENT, OWN, rows, state
 from tests.reference import attribution as literal
 
@@ -201,6 +202,40 @@ def test_groups_are_features():
         assert made.values.shape == (6, 2)
         expected = torch.stack([x[:, 0] * x[:, 1], x[:, 2]], 1)
         assert torch.allclose(made.values, expected, atol=1e-5), method
+
+
+def test_groups_are_named_by_their_members_and_names_must_fit():
+    class Sum(nn.Module):
+        def forward(self, x):
+            return x.flatten(1).sum(1)
+
+    frame = pd.DataFrame(rows(6, 5).numpy(), columns=["red", "green", "blue", "grey", "size"])
+    made = attribute(Sum(), Records(frame), groups=[0, 0, 0, 0, 7])
+    assert made.names == ("red + green + blue + 1 more", "size")
+    assert attribute(Sum(), rows(6, 3), groups=[4, 4, 1], feature_names=["x", "y"]).names == (
+        "x",
+        "y",
+    )
+    for x, names in ((rows(6, 4), ["a", "b"]), (rows(6, 72).reshape(6, 24, 3), ["a", "b", "c"])):
+        with pytest.raises(InputError, match=f"`feature_names`: expected {x[0].numel()} names"):
+            attribute(Sum(), x, feature_names=names)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32])
+def test_labels_of_any_integer_type_are_class_ids(dtype):
+    model = nn.Linear(5, 2)
+    x = rows(400)
+    batches = list(zip(x.split(50), (x[:, 0] > 0).to(dtype).split(50), strict=True))
+    made = attribute(model, batches, target="target")
+    assert made.trust.below_probe is not None
+    assert torch.equal(made.targets, (x[:, 0] > 0).long())
+
+
+def test_rows_that_depend_on_their_batch_are_refused():
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4, track_running_stats=False))
+    with pytest.raises(UnsupportedError, match="`1` is a BatchNorm1d without running statistics"):
+        attribute(model, rows(6))
+    assert len(attribute(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)), rows(6))) == 6
 
 
 @pytest.mark.parametrize(

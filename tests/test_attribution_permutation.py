@@ -122,7 +122,7 @@ def test_any_metric_of_torchmetrics_knows_its_own_direction():
     assert (theirs.standard_error > 0).any()
 
 
-def test_a_column_that_the_model_ignores_is_worth_exactly_nothing():
+def test_a_column_that_the_model_ignores_has_no_importance():
     class Half(nn.Module):
         def forward(self, x):
             return torch.stack([x[:, 0], -x[:, 1]], 1)
@@ -159,3 +159,36 @@ def test_bad_input_is_named(change, words):
         permutation_importance(network(), labeled(network()), **change)
     with pytest.raises(InputError, match="targets"):
         permutation_importance(network(), Records(rows(5)))
+
+
+@pytest.mark.parametrize("kind", ["module", "sequential"])
+def test_a_pass_that_does_not_fit_is_made_smaller(kind):
+    inner = network()
+    model = inner if kind == "module" else inner.body
+    x, sizes = rows(300), []
+    data = Records(x, torch.arange(300) % 3)
+    whole = permutation_importance(model, data, repeats=2)
+
+    def short_of_memory(module, given, output):
+        sizes.append(len(output))
+        if len(output) > 100:
+            raise torch.OutOfMemoryError("out of memory")
+
+    # A hook on a layer behind the first one, so that the first one is still left out.
+    inner.body[2].register_forward_hook(short_of_memory)
+    made = permutation_importance(model, data, repeats=2)
+    assert torch.allclose(made.importance, whole.importance, atol=1e-6)
+    assert [size > 100 for size in sizes].count(True) <= 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_network_stays_on_its_device():
+    model, data = network(), Records(rows(200), torch.arange(200) % 3)
+    expected = permutation_importance(model, data)
+    seen = []
+    model.register_forward_pre_hook(lambda module, given: seen.append(given[0].device.type))
+    found = permutation_importance(model.cuda(), data)
+    assert set(seen) == {"cuda"}
+    assert torch.allclose(found.importance, expected.importance, atol=1e-5)
+    assert next(model.parameters()).is_cuda

@@ -53,8 +53,8 @@ def test_electricity_prices_follow_the_price(shared_data):
     shap = attribute(model, data, "kernel_shap", target=1)
     sizes = [found.flat.abs().mean(0, keepdim=True) for found in (made, shap)]
     assert float(row_spearman(*sizes)[0]) > 0.7
-    # What the network uses and what it is worth are two things: months later the hour of the day
-    # misleads it.
+    # What the network uses and what is important are two things: months later the hour of the
+    # day misleads it.
     permuted = permutation_importance(model, data).table().set_index("feature")
     assert permuted.index[0] == "nswprice"
     assert permuted.loc["period", "high"] < 0
@@ -79,7 +79,7 @@ def test_incomes_do_not_follow_the_census_weight(shared_data):
     assert permuted["fnlwgt"] < 0.1 * permuted["education-num"]
 
 
-def test_digits_are_told_by_their_ink(shared_data):
+def test_digits_are_recognized_by_their_ink(shared_data):
     archive = np.load(shared_data / "mnist" / "mnist.npz")
     x = torch.from_numpy(archive["x_train"][:6000].astype(np.float32)).reshape(-1, 1, 28, 28) / 255
     y = torch.from_numpy(archive["y_train"][:6000].astype(np.int64))
@@ -122,7 +122,7 @@ class Sentiment(nn.Module):
         )
 
 
-def test_reviews_are_told_by_their_words(shared_data):
+def test_reviews_are_classified_by_their_words(shared_data):
     table = pd.read_parquet(shared_data / "sst2" / "train.parquet")
     split = [sentence.split()[:40] for sentence in table["sentence"].astype(str)]
     counts = pd.Series([word for sentence in split for word in sentence]).value_counts()

@@ -318,7 +318,8 @@ def test_the_device_is_not_waited_for(method):
             yield part
 
     try:
-        run(network(), batches(), method, device="cuda", trust=False)
+        # On the device already: moving a network back to the host waits.
+        run(network().cuda(), batches(), method, device="cuda", trust=False)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -217,7 +217,7 @@ def test_a_network_that_cannot_be_copied_keeps_its_run():
 
 
 @pytest.mark.parametrize(("baseline", "agrees"), [(None, True), ("mean", True), (5.0, False)])
-def test_a_baseline_that_decides_is_told(baseline, agrees):
+def test_a_baseline_that_decides_is_reported(baseline, agrees):
     class Products(nn.Module):
         def forward(self, x):
             return x[:, 0] * x[:, 1] + x[:, 2] * x[:, 3] + 0.1 * x[:, 4]

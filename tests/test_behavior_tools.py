@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from gendebug_torch.behavior import Case, Suite, load_suite
+from gendebug_torch.behavior import Case, Suite, append_case, load_suite, run_suite
 from gendebug_torch.callbacks import BehaviorMonitor
 from gendebug_torch.cli import main
 from gendebug_torch.errors import InputError
@@ -65,6 +65,11 @@ def place(tmp_path, monkeypatch):
     pd.DataFrame({"amount": [1.0, 2e9], "hour": [3, 4], "other": ["a", "b"]}).to_parquet(
         "live.parquet"
     )
+    (tmp_path / "raises.py").write_text("1 / 0")
+    (tmp_path / "exits.py").write_text("raise SystemExit(0)")
+    (tmp_path / "deep.yaml").write_text("[" * 2000)
+    other = Suite((Case("other", {"x": 1}, {"score": [0, 1]}),))
+    run_suite(other, lambda rows: [0.5]).save("other.json")
     return tmp_path
 
 
@@ -102,6 +107,51 @@ def test_a_suite_runs_from_the_command_line(place, capsys):
     assert behave("s.behavior.yaml", "--tags", "[money]", model="served:worse") == 0
     assert behave("s.behavior.yaml", "--fail-on", "never", model="served:worse") == 0
     assert behave("s.behavior.yaml", "--fail-on", "never", model="served:broken") == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--tags", "money"],
+        ["--tags=money"],
+        ["--tags", "[money]"],
+        ["--tags", "money,size"],
+        ["--tags", "money", "size"],
+        ["--tags", '["money", "size"]'],
+    ],
+)
+def test_lists_are_written_as_their_help_shows(place, capsys, words):
+    text = SUITE.replace("    origin: incident 7\n", "    tags: [size, other]\n")
+    Path("s.behavior.yaml").write_text(text)
+    assert behave("s.behavior.yaml", *words) == 0
+    expected = 2 if "size" in "".join(words) else 1
+    assert f"0 of {expected} cases fail" in capsys.readouterr().out
+
+
+def test_fields_ids_and_runs_are_lists_too(place):
+    add = ["add", "s.behavior.yaml", "--from", "live.parquet", "--row", "1", "--tags", "a,b"]
+    assert behave(*add, "--fields", "amount,hour", "--expect", "0:1", model=None) == 0
+    added = load_suite("s.behavior.yaml").cases[-1]
+    assert (added.tags, set(added.input)) == (("a", "b"), {"amount", "hour"})
+    assert behave("record", "s.behavior.yaml") == 0
+    assert behave("confirm", "s.behavior.yaml", "--ids", "draft", model=None) == 0
+    assert behave("s.behavior.yaml", "--save", "one.json") == 0
+    assert behave("s.behavior.yaml", "--save", "two.json", model="served:worse") == 1
+    assert behave("redundancy", "s.behavior.yaml", "--runs", "one.json,two.json") == 0
+
+
+def test_what_acts_on_a_terminal_is_escaped(place, capsys):
+    name = "a\x1b[2J\u202e" + "n" * 10_000
+    case = {"id": name, "input": {"amount": 3, "hour": 1}, "expect": {"score": [0.9, 1]}}
+    append_case("s.behavior.yaml", case | {"capability": "c\x1b[1m"})
+    assert behave("s.behavior.yaml") == 1
+    Path("s.behavior.yaml").write_text(SUITE.replace("id: draft", "id: 'draft\u202e'"))
+    assert behave("record", "s.behavior.yaml") == 0
+    assert behave("confirm", "s.behavior.yaml", model=None) == 0
+    assert behave("redundancy", "s.behavior.yaml") == 0
+    printed = capsys.readouterr()
+    assert not {"\x1b", "\u202e"} & set(printed.out + printed.err)
+    assert len(printed.out) < 10_000
 
 
 @pytest.mark.parametrize("model", ["served:build", "served:Net"])
@@ -154,6 +204,17 @@ def test_a_suite_grows_on_the_command_line(place, capsys):
         ),
         (["s.behavior.yaml", "--tags", "[monney]"], "served:predict", "Did you mean 'money'"),
         (["confirm", "s.behavior.yaml", "--ids", "[nobody]"], None, "nobody"),
+        (["confirm", "s.behavior.yaml", "--ids", "nobody"], None, "nobody"),
+        (["s.behavior.yaml", "--allowed", "2"], "served:predict", "--allowed"),
+        (["s.behavior.yaml", "--allowed", "-0.1"], "served:predict", "--allowed"),
+        (["record", "s.behavior.yaml", "--width", "-1"], "served:predict", "--width"),
+        (["s.behavior.yaml", "--baseline", "other.json"], "served:predict", "none in common"),
+        (["s.behavior.yaml", "--baseline", "s.behavior.yaml"], "served:predict", "saved run"),
+        (["raises.py"], "served:predict", "ZeroDivisionError"),
+        (["exits.py"], "served:predict", "SystemExit"),
+        (["deep.yaml"], "served:predict", "depth"),
+        (["s.behavior.yaml", "--save", "."], "served:predict", "regular file"),
+        (["s.behavior.yaml", "--junit", "served.py/junit.xml"], "served:predict", "--junit"),
     ],
 )
 def test_bad_input_exits_with_two_and_touches_nothing(place, capsys, words, model, message):

@@ -139,6 +139,19 @@ def test_losses_are_those_of_a_literal_reader(options):
     )
 
 
+def test_the_untrained_loss_is_that_of_the_first_batch_also_after_a_resume(tmp_path):
+    large = DataLoader(line(), batch_size=25)
+    monitor, literal, run = fit(train=large, max_epochs=2)
+    assert monitor.curves.untrained_loss == pytest.approx(literal.train[0][0][0], rel=1e-6)
+    run.save_checkpoint(tmp_path / "two.ckpt")
+    resumed = LearningCurveMonitor()
+    trainer(resumed, max_epochs=3).fit(
+        Line(), large, loader(seed=1), ckpt_path=tmp_path / "two.ckpt", weights_only=True
+    )
+    assert resumed.curves.untrained_loss == monitor.curves.untrained_loss
+    assert fit()[0].curves.untrained_loss is None, "eight rows are too few"
+
+
 def test_several_validation_loaders_are_several_curves():
     monitor, literal, _ = fit(val=[loader(seed=1), loader(30, seed=2), loader(20, seed=3)])
     for index, name in ((1, "val_loss_1"), (2, "val_loss_2")):

@@ -152,6 +152,37 @@ def test_a_bare_loss_is_refused_before_the_training_with_the_three_ways(monitor,
         assert way in str(refused.value)
 
 
+class Keyed(Bare):
+    """Batches that are mappings, as Hugging Face's collators make them."""
+
+    def training_step(self, batch, index):
+        return cross_entropy(self(batch["x"]), batch["y"])
+
+    validation_step = training_step
+
+
+def keyed(batch):
+    x, y, _ = (torch.stack(parts) for parts in zip(*batch, strict=True))
+    return {"x": x, "y": y}
+
+
+def test_a_batch_that_is_a_mapping_is_refused_with_a_reader_that_works():
+    def trained(read):
+        monitor = CalibrationMonitor(read=read)
+        loader = DataLoader(rows(), 8, collate_fn=keyed)
+        pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=[monitor], **QUIET).fit(
+            Keyed(), loader, loader
+        )
+        return monitor
+
+    with pytest.raises(InputError, match=r"keys \['x', 'y'\].*batch\['x'\], batch\['y'\]"):
+        trained(extra_forward)
+    found = trained(
+        lambda module, batch, outputs: extra_forward(module, (batch["x"], batch["y"]), outputs)
+    )
+    assert found.history[0].cells.total == ROWS
+
+
 def test_the_reader_that_the_error_names_works_as_it_is_written():
     monitor = TrainingDynamicsMonitor(ROWS, read=lambda *step: (step[1][2], *extra_forward(*step)))
     fit(Bare, monitor)

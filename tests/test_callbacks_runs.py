@@ -193,8 +193,8 @@ class Told(Learner):
         return 0.5 + torch.exp(torch.tensor(-epoch / 4)) + 0.03 * max(epoch - 10, 0) + 0.005 * noise
 
 
-def stopping(monitor, epochs, path=None):
-    pl.seed_everything(0, verbose=False)
+def stopping(monitor, epochs, path=None, seed=0):
+    pl.seed_everything(seed, verbose=False)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", callbacks=[monitor], num_sanity_val_steps=0, **QUIET
     )
@@ -213,6 +213,13 @@ def test_a_resumed_run_stops_at_the_inflection_where_an_uninterrupted_one_does(t
     stopping(second, 40, tmp_path / "half.ckpt")
     assert len(second.curves) == len(whole.curves)
     assert torch.equal(second.curves.val_loss, whole.curves.val_loss)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_easy_first_batch_of_few_rows_does_not_make_a_training_diverge(seed):
+    monitor = LearningCurveMonitor()
+    stopping(monitor, 20, seed=seed)
+    assert monitor.diagnosis.regime == "overfit"
 
 
 class Silent(Learner):

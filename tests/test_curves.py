@@ -428,6 +428,39 @@ def test_adding_lets_the_later_recording_count():
     assert joined.notes == ("a", "b")
 
 
+@pytest.mark.parametrize("top", [10, 15, 20, 30, 40])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rise_that_reaches_a_plateau_is_found_however_long_the_plateau(top, seed):
+    rising = 0.5 + 0.02 * np.minimum(np.arange(40), top) + exponential(40, 0, 0.1, seed=seed)
+    found = diagnose_curves(made(rising, exponential(40, floor=0.3)))
+    assert found.regime == "overfit", found
+    assert found.inflection_epoch <= 3
+
+
+@pytest.mark.parametrize("end", [0.0, 0.1])
+@pytest.mark.parametrize("sd", [0.0, 1e-4, 2e-3])
+def test_a_straight_fall_that_ends_in_a_kink_is_no_rise(end, sd):
+    """As a hinge loss falls that reaches zero; the trend misses the kink."""
+    rng = np.random.default_rng(3)
+    val = end + (1.05 - np.arange(60) / 21).clip(0) + sd * rng.normal(size=60)
+    found = diagnose_curves(made(val, (1 - np.arange(60) / 20).clip(0) + end))
+    # Noise about a loss of zero is large in relation to it.
+    assert found.regime == ("too_noisy" if sd > 1e-3 and not end else "converged"), found
+    assert found.inflection_epoch is None
+
+
+def test_the_advice_on_a_divergence_speaks_of_nan_only_where_there_is_one():
+    """The loss of a VAE rises by schedule while the weight of its KL term does."""
+    rising = 0.5 + 0.02 * np.minimum(np.arange(40), 20) + exponential(40, 0, 0.1, sd=0.002)
+    (found,) = training_converged_without_overfitting(made(rising, rising))
+    assert found.severity is Severity.FAIL
+    assert "NaN" not in found.remedy
+    assert "grows on purpose" in found.remedy
+    rising[30:] = np.nan
+    (found,) = training_converged_without_overfitting(made(rising, rising))
+    assert "became NaN" in found.remedy
+
+
 @pytest.mark.parametrize("size", [1e150, 1e300, -1e300])
 def test_a_loss_too_large_to_square_counts_as_infinite(size):
     train = exponential(30)

@@ -418,3 +418,43 @@ def test_local_time_across_a_change_of_the_clocks(model):
     slope, error = diagnosis.quality.trend
     assert abs(slope) < 3 * error
     assert not any(f.severity is Severity.ERRORED for f in diagnosis.findings)
+
+
+def test_quality_that_fell_without_a_cause_is_investigated():
+    fallen = QualityChange("AUC", {"validation": (0.9, 0.005), "production": (0.8, 0.01)}, {})
+    held = QualityChange("AUC", {"validation": (0.9, 0.02), "production": (0.88, 0.02)}, {})
+    assert decide([], fallen).name == "investigate"
+    assert "AUC 0.900" in decide([], fallen).reasons[0]
+    assert decide([], held).name == "nothing"
+    recalibrate = likely_causes([found("calibration.ece", Cause.MISCALIBRATION, Severity.FAIL)])
+    assert decide(recalibrate, held).name == "recalibrate"
+    assert decide(recalibrate, fallen).name == "investigate", "it cannot mend a ranking"
+
+
+def test_the_headline_says_what_was_judged_and_what_broke():
+    findings = [
+        found("shift.ks", Cause.COVARIATE_SHIFT, Severity.OK),
+        found("shift.joint", Cause.COVARIATE_SHIFT, Severity.SKIPPED),
+        found("labels.noise", Cause.LABEL_NOISE, Severity.ERRORED),
+    ]
+    diagnosis = Diagnosis(tuple(findings))
+    assert diagnosis.decision == "nothing"
+    assert diagnosis.reasons == (
+        "Checks that found no cause: 1; skipped: 1.",
+        "Checks that broke and judged nothing: labels.noise.",
+    )
+    assert all(reason in str(diagnosis) for reason in diagnosis.reasons)
+
+
+def test_a_model_is_fed_by_column_name(model):
+    """In another order, and with a column that training lacks: the same verdict, and a note."""
+    validation, production = table(600, 0), table(600, 1)
+    straight = diagnose(model, validation=validation, production=production)
+    mixed = production.features[["c", "a", "b"]].assign(new=1.0)
+    turned = diagnose(model, validation=validation, production=replace(production, features=mixed))
+    (note,) = [f for f in turned.findings if f.check == "diagnose.columns"]
+    assert note.severity is Severity.NOTE
+    assert "new" in note.summary
+    assert turned.quality.quality == straight.quality.quality
+    rest = [f.to_dict() for f in turned.findings if f.check != "diagnose.columns"]
+    assert rest == [f.to_dict() for f in straight.findings]

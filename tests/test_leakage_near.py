@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from gendebug_torch import Records, Severity, diagnose
 from gendebug_torch.errors import InputError
 from gendebug_torch.leakage import near_duplicate_rows, near_duplicate_texts
 from tests.reference import leakage as literal
@@ -153,3 +154,83 @@ def test_levels_missing_values_and_times_take_part(rng):
 def test_bad_input(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+def numbers(rng, n, kind):
+    """Independent rows in which coarse columns stand beside continuous ones."""
+    x = rng.normal(size=(n, 2))
+    counts = {"a": rng.integers(0, 30, n), "b": rng.poisson(3, n), "x": x[:, 0]}
+    levels = {"a": rng.choice(list("abcdefgh"), n), "b": rng.choice(list("abcd"), n), "x": x[:, 0]}
+    flags = {f"f{i}": rng.integers(0, 2, n) for i in range(6)} | {"x": x[:, 0]}
+    mostly_zero = {
+        f"z{i}": np.where(rng.random(n) < 0.8, 0.0, rng.lognormal(size=n)) for i in range(5)
+    } | {"x": x[:, 0]}
+    wide = {f"f{i}": rng.integers(0, 2, n) for i in range(8)} | {"x": x[:, 0], "y": x[:, 1]}
+    kinds = {"counts": counts, "levels": levels, "flags": flags, "zeros": mostly_zero, "wide": wide}
+    return pd.DataFrame(kinds[kind])
+
+
+def streets(rng, n):
+    towns = ["springfield", "riverside", "fairview", "clinton", "madison"]
+    return [
+        f"{rng.integers(1, 200)} {rng.choice(WORDS)} street, {rng.choice(towns)}" for _ in range(n)
+    ]
+
+
+def orders(rng, n):
+    return [
+        f"order {rng.integers(1000, 9999)} shipped on 2026-0{rng.integers(1, 9)}-1{rng.integers(9)}"
+        for _ in range(n)
+    ]
+
+
+def products(rng, n):
+    parts = ["red blue green black white", "cotton wool linen", "shirt dress jacket coat"]
+    return [" ".join(rng.choice(part.split()) for part in parts) + " size M" for _ in range(n)]
+
+
+def is_alarm(train, validation):
+    sides = {
+        name: Records(part, name=name)
+        for name, part in (("train", train), ("validation", validation))
+    }
+    findings = diagnose(**sides, only="leakage.near_duplicates").findings
+    return any(finding.severity.level >= Severity.WARN.level for finding in findings)
+
+
+@pytest.mark.parametrize("kind", ["counts", "levels", "flags", "zeros", "wide"])
+@pytest.mark.parametrize("n", [500, 2000, 10_000])
+def test_independent_rows_of_coarse_columns_are_no_near_duplicates(kind, n):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        assert not is_alarm(numbers(rng, n, kind), numbers(rng, 600, kind))
+
+
+@pytest.mark.parametrize("kind", ["counts", "zeros", "wide"])
+def test_copies_among_rows_of_coarse_columns_are_found(rng, kind):
+    train, validation = numbers(rng, 2000, kind), numbers(rng, 600, kind)
+    copies = train[:90].copy()
+    copies["x"] += 1e-5 * rng.normal(size=90)
+    mixed = pd.concat([copies, validation[90:]], ignore_index=True)
+    assert is_alarm(train, mixed)
+
+
+@pytest.mark.parametrize("make", [streets, orders, products], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("n", [400, 3000])
+def test_independent_short_texts_are_no_near_duplicates(make, n):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        frames = [pd.DataFrame({"text": make(rng, size)}) for size in (n, 300)]
+        assert not is_alarm(*frames)
+
+
+@pytest.mark.parametrize("siblings", [1, 8])
+def test_edited_copies_of_texts_are_found(rng, siblings):
+    originals = texts(rng, 400)
+    edited = [
+        [text.replace(text.split()[i % 14], f"zebra{i}", 1) for i in range(siblings)]
+        for text in originals[:60]
+    ]
+    train = originals + [text for copies in edited for text in copies[1:]]
+    validation = [copies[0] for copies in edited] + texts(rng, 140)
+    assert is_alarm(pd.DataFrame({"text": train}), pd.DataFrame({"text": validation}))

@@ -126,6 +126,10 @@ def test_no_sentence_says_that_nothing_moved_where_inputs_were_not_compared():
     assert finding.severity.level >= WARN
     assert "No input shifted" not in finding.summary
     assert "Not compared: signup (it holds dates)" in finding.summary
+    lost = replace(drifted, features=drifted.features[["x", "signup"]])
+    findings = gd.diagnose(validation=before, production=lost, only=["shift"]).findings
+    (finding,) = [f for f in findings if f.check == "shift.concept_drift"]
+    assert "z (it is absent in production)" in finding.summary
     plain = [replace(r, features=r.features[["x", "z"]]) for r in (before, drifted)]
     findings = gd.diagnose(validation=plain[0], production=plain[1], only=["shift"]).findings
     (finding,) = [f for f in findings if f.check == "shift.concept_drift"]

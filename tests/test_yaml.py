@@ -1,10 +1,13 @@
 """The one YAML loader: what values mean, what is refused and where, and what a file may cost."""
 
+import random
 import time
 from pathlib import Path
 
 import pytest
 
+from gendebug_torch import Schema
+from gendebug_torch.behavior import append_case, confirm_expectations, load_suite, run_suite
 from gendebug_torch.data.yaml import compose, construct, dump
 from gendebug_torch.errors import InputError
 
@@ -25,6 +28,7 @@ def load(text):
         ("[010, 0o10, 0x10, +12]", [10, 8, 16, 12]),
         ("[12:30, 2024-01-01, 2024-01-01T10:00:00Z, =]", None),
         ("a: &x {b: 1}\nc: {<<: *x, d: 2}", {"a": {"b": 1}, "c": {"b": 1, "d": 2}}),
+        ("a: &x 1\nb: &x 2\nc: *x", {"a": 1, "b": 2, "c": 2}),
         ("a: &x {b: 1}\nc: {<<: *x, b: 2}", {"a": {"b": 1}, "c": {"b": 2}}),
     ],
 )
@@ -122,3 +126,83 @@ def test_aliases_within_the_limit_are_read_in_a_second(bomb):
     started = time.process_time()
     assert set(load(bomb(4, 15 if bomb is alias_bomb else 12))) == {"a0", "a1", "a2", "a3"}
     assert time.process_time() - started < 3
+
+
+PIECES = (
+    "&a ",
+    "*a",
+    "<<: ",
+    "!!int ",
+    "!!bool ",
+    "!!binary ",
+    "!!set ",
+    "!!omap ",
+    "!!map ",
+    "!x ",
+)
+PIECES += ("? ", ": ", "- ", "[", "]", "{", "}", "|\n", "> ", "'", '"', "#", "%YAML 1.1\n---\n")
+PIECES += (
+    "---\n",
+    "...\n",
+    "\t",
+    "\r",
+    "\x00",
+    "\ufeff",
+    "\ud800",
+    "9" * 5000,
+    ".nan",
+    "1e999",
+    "\n\n",
+)
+
+
+def damaged(text, rng):
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randrange(len(text) + 1)
+        if rng.random() < 0.6:
+            text = text[:start] + rng.choice(PIECES) + text[start:]
+        else:
+            text = text[:start] + text[start + rng.randint(1, 12) :]
+    return text.encode("utf-8", "surrogatepass")
+
+
+SCHEMA = "target: label\ncategorical: [a, b]\nclasses: [no, yes]\ndirection: {x: increasing}\n"
+SUITE = """classes: [no, yes]
+inputs:
+  usual: {amount: 12.5, hour: 9, when: 2024-01-01}
+cases:
+  - id: first
+    like: usual
+    input: {text: !absent x, list: [1, {a: 2}]}
+    expect: {score: [0, 0.3]}
+  - {id: second, like: usual, change: {hour: 3}, expect: same, reviewed: false}
+"""
+
+
+def run_file(path):
+    str(run_suite(load_suite(path), lambda rows: [0.5] * len(rows)))
+
+
+USES = {
+    "schema": (SCHEMA, Schema.from_file),
+    "suite": (SUITE, run_file),
+    "append": (SUITE, lambda path: append_case(path, {"id": "new", "input": {"x": 1}})),
+    "confirm": (SUITE, confirm_expectations),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_damaged_file_is_used_or_refused_by_name_and_left_alone(tmp_path, name):
+    text, use = USES[name]
+    path, rng, messages, used = tmp_path / "file.behavior.yaml", random.Random(name), [], 0
+    for _ in range(150):
+        content = damaged(text, rng)
+        path.write_bytes(content)
+        try:
+            use(path)
+            used += 1
+        except InputError as error:
+            messages.append(str(error))
+            assert path.read_bytes() == content
+    assert used
+    assert all(str(path) in message and len(message) < 1000 for message in messages)

@@ -71,7 +71,8 @@ def attribute(
             (`captum.Saliency` for Captum's own).
         target: `predicted` class of each row, `target` for its label, `margin` of the predicted
             class over the next, or a class id. For a single logit, class 1 is the logit, class 0
-            its negative, and `predicted` the logit itself.
+            its negative, and `predicted` the logit itself. For several quantities, the number of
+            one output.
         baseline: `zero`, `mean`, `median`, `sample`, `blur`, a number, one row, or rows of the same
             structure.
         groups: `[d]` feature of each input, where inputs are explained together.
@@ -114,6 +115,9 @@ def attribute(
         reject("checkpoint", "a directory to stream to", "None", "Pass one, or leave `stream` out.")
     if trust not in (True, False, "full"):
         reject("trust", "True, False or `full`", repr(trust), "Choose one of them.")
+    if isinstance(loader, Records) and loader.schema.regression and loader.targets is not None:
+        # As floats, counts are quantities too.
+        loader = replace(loader, targets=loader.targets.float())
     task = AttributionTask(
         method=method,
         target=target,

@@ -60,7 +60,7 @@ def explain_on_devices(
         rows = joined_rows(directory)
         notes = json.loads((directory / "notes.json").read_text())
         fields = rows if stream else {name: value.clone() for name, value in rows.items()}
-        names = task.feature_names or tuple(notes.get("names", ()))
+        names = tuple(notes.get("names", ()))
         return Attributions.from_rows(fields, task.title, names)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gendebug_torch.attribution.attributions import Attributions, joined_rows
 from gendebug_torch.attribution.explanation.batch import BatchBuilder, ExplainedBatch
@@ -18,7 +19,7 @@ from gendebug_torch.attribution.explanation.task import AttributionTask, explain
 from gendebug_torch.attribution.methods.captum.bridge import captum_method
 from gendebug_torch.attribution.methods.captum.classes import perturbs_inputs
 from gendebug_torch.attribution.methods.table import METHODS, Method
-from gendebug_torch.errors import UnsupportedError
+from gendebug_torch.errors import UnsupportedError, reject
 from gendebug_torch.model.devices import fitting
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import map_rows
@@ -63,9 +64,11 @@ def explain(
         **run_options: options of `map_rows`.
 
     Raises:
-        InputError: an unknown method or option.
-        UnsupportedError: a method that cannot answer for this network.
+        InputError: an unknown method or option, or a wrong number of feature names.
+        UnsupportedError: a method that cannot answer for this network, or a network whose rows
+            depend on each other.
     """
+    _refuse_batch_statistics(model)
     method = _bound_method(task, model)
     builder = BatchBuilder(task, _network(task, model), method.gradient)
     # What `map_rows` hands to ranks without a batch, and to a run that finds all shards finished.
@@ -76,8 +79,9 @@ def explain(
             batch, space = builder.build(inputs, targets)
             # The runner halves rows if even their outputs do not fit; points are halved here.
             answer = fitting(lambda: _answer(method, builder.limit(batch)), builder.halve)
-        notes["names"] = space.names if task.groups is None and not method.layer else ()
-        return _row_fields(batch, space, answer, method)
+        fields = _row_fields(batch, space, answer, method)
+        notes["names"] = _feature_names(task, batch, space, method, fields["values"])
+        return fields
 
     rows = map_rows(
         step,
@@ -93,8 +97,50 @@ def explain(
         **run_options,
     )
     rows = joined_rows(checkpoint) if stream and checkpoint is not None else rows
-    names = task.feature_names or tuple(notes.get("names", ()))
-    return Attributions.from_rows(rows, task.title, names)
+    return Attributions.from_rows(rows, task.title, tuple(notes.get("names", ())))
+
+
+def _refuse_batch_statistics(model: Model) -> None:
+    """Refuse a network in which the output of a row depends on the other rows of its batch."""
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    for name, module in modules:
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise UnsupportedError(
+                f"`{name}` is a {type(module).__name__} without running statistics: in evaluation "
+                "mode too, the output of a row depends on the other rows of its batch, and so has "
+                "no attribution of its own. Use `track_running_stats=True`, or another "
+                "normalization."
+            )
+
+
+def _feature_names(
+    task: AttributionTask,
+    batch: ExplainedBatch,
+    space: InputSpace,
+    method: Method,
+    values: Tensor,
+) -> tuple[str, ...]:
+    """A name for each attribution of a row, groups named by their members; empty for numbers."""
+    width = torch.Size(values.shape[1:]).numel()
+    names = task.feature_names or (() if method.layer else space.names)
+    inputs = space.feature_values.shape[1]
+    if task.groups is not None and len(names) == inputs and width == batch.features:
+        _, numbers = torch.unique(torch.as_tensor(task.groups).cpu(), return_inverse=True)
+        members: list[list[str]] = [[] for _ in range(width)]
+        for name, group in zip(names, numbers.flatten().tolist(), strict=True):
+            members[group].append(name)
+        return tuple(map(_group_name, members))
+    if task.feature_names and len(names) != width:
+        expected = f"{width} names, one per attribution of a row"
+        remedy = "Name every input, or leave them out."
+        reject("feature_names", expected, f"{len(names)}: {list(names)[:5]}", remedy)
+    return names if len(names) == width else ()
+
+
+def _group_name(members: list[str]) -> str:
+    """The names of the members of a group, the first three of them."""
+    more = [f"{len(members) - 3} more"] if len(members) > 3 else []
+    return " + ".join(members[:3] + more)
 
 
 def _answer(method: Method, batch: ExplainedBatch) -> dict[str, Tensor]:

@@ -99,7 +99,6 @@ def load_calibration(directory: str | Path) -> nn.Module:
 
     Example:
         >>> import tempfile
-    import warnings
         >>> from gendebug_torch import Records, recalibrate
         >>> generator = torch.Generator().manual_seed(0)
         >>> logits = 2 * torch.randn(1000, 3, generator=generator)

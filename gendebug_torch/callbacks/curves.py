@@ -11,9 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from gendebug_torch.callbacks.hooks.batch_rows import (
-    loss_rows,
-    repeated_rows,
-    unrepeated_rows,
+    counted_rows,
+    notable_repetitions,
     val_loader,
 )
 from gendebug_torch.callbacks.hooks.monitor import LOGGER, Monitor
@@ -114,9 +113,10 @@ class LearningCurveMonitor(Monitor):
         loss = train_step_loss(self.read, trainer, pl_module, batch, outputs)
         if loss is not None:
             loader = trainer.train_dataloader
-            rows = loss_rows(loss, loader, batch_idx, batch)
-            rows = unrepeated_rows(trainer, loader, batch_idx, rows)
-            self._record.add_train(loss, rows, epoch=trainer.current_epoch, index=batch_idx)
+            rows = counted_rows(trainer, loader, loss, batch_idx, batch)
+            repeated = notable_repetitions(trainer, loader)
+            at = {"epoch": trainer.current_epoch, "index": batch_idx}
+            self._record.add_train(loss, rows, repeated=repeated, **at)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember which metrics are not those of this validation."""
@@ -135,9 +135,8 @@ class LearningCurveMonitor(Monitor):
         loss = step_loss(self.read, pl_module, batch, outputs) if in_fit(trainer) else None
         if loss is not None:
             loader = val_loader(trainer, dataloader_idx)
-            rows = loss_rows(loss, loader, batch_idx, batch)
-            rows = unrepeated_rows(trainer, loader, batch_idx, rows)
-            repeated = repeated_rows(trainer, loader)
+            rows = counted_rows(trainer, loader, loss, batch_idx, batch)
+            repeated = notable_repetitions(trainer, loader)
             self._record.add_val(dataloader_idx, loss, rows, repeated=repeated)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

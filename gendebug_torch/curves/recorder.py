@@ -13,6 +13,8 @@ from gendebug_torch.curves.files.column_names import TRAIN_LOSS, VAL_LOSS, losse
 from gendebug_torch.curves.learning_curves import LearningCurves
 from gendebug_torch.curves.loss_sums import LossSums
 
+# Of fewer rows the mean loss is too noisy to say what an untrained network loses.
+_MIN_UNTRAINED_ROWS = 16
 # Attributes that a checkpoint holds as they are.
 _STATE = ("rows", "checks", "notes", "untrained_loss", "_first", "_epoch_train", "epoch")
 
@@ -27,7 +29,7 @@ class CurveRecorder:
         rows: one mapping of names to values per finished epoch.
         checks: one mapping of names to values per validation check.
         notes: sentences on the record.
-        untrained_loss: loss of the first batch, before any update.
+        untrained_loss: loss of the first batch, before any update; None if it has too few rows.
         epoch: epoch that is being trained, None between epochs.
     """
 
@@ -64,7 +66,9 @@ class CurveRecorder:
         self.checks = [row for row in self.checks if row["step"] <= step]
         self._resumed = False
 
-    def add_train(self, loss: Tensor, rows: int, *, epoch: int, index: int) -> None:
+    def add_train(
+        self, loss: Tensor, rows: int, *, epoch: int, index: int, repeated: int = 0
+    ) -> None:
         """Hold the loss of a training step.
 
         Args:
@@ -72,9 +76,12 @@ class CurveRecorder:
             rows: number of rows that count.
             epoch: epoch of the step.
             index: batch in the epoch; before the first of all there was no update.
+            repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
+        self._note_repetitions("train_loss", loss, repeated)
         if epoch == 0 and index == 0:
-            self._first = loss.detach().double().mean()
+            mean = loss.detach().double().mean()
+            self._first = torch.stack([mean * rows, torch.full_like(mean, rows)])
         self.epoch = epoch
         self._train.add(loss, rows)
 
@@ -85,14 +92,18 @@ class CurveRecorder:
             loader: number of the validation loader.
             loss: mean over the rows, `[]`, or one value per row, `[n]`.
             rows: number of rows that count.
-            repeated: number of rows that the sampler repeats to even the ranks.
+            repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
         self._val.setdefault(loader, LossSums()).add(loss, rows)
+        self._note_repetitions(_val_name(loader), loss, repeated)
+
+    def _note_repetitions(self, name: str, loss: Tensor, repeated: int) -> None:
+        """Note that a mean per batch counts rows twice."""
         if repeated and not loss.ndim:
             note = (
-                f"the {_val_name(loader)} is a mean per batch and counts rows twice that the "
-                f"sampler repeats to even the ranks ({repeated} in all); return or read one loss "
-                "per row to leave them out"
+                f"the {name} is a mean per batch and counts rows twice that the sampler repeats to "
+                f"even the ranks ({repeated} in all); return or read one loss per row to leave "
+                "them out"
             )
             self.notes += [note] if note not in self.notes else []
 
@@ -144,7 +155,7 @@ class CurveRecorder:
         self._epoch_train = None
         first = torch.zeros_like(train)
         if self._first is not None:
-            first[:2] = torch.stack([self._first, torch.ones_like(self._first)]).to(train.device)
+            first[:2] = self._first.to(train.device)
             self._first = None
         return torch.stack([train, first])
 
@@ -170,8 +181,8 @@ class CurveRecorder:
             metrics["train_eval_loss"] = _mean(sums[2])
         if not sums[0][2] and not metrics:
             return {}
-        if not math.isnan(first := _mean(sums[1])):
-            self.untrained_loss = first
+        if sums[1][1] >= _MIN_UNTRAINED_ROWS:
+            self.untrained_loss = _mean(sums[1])
         row = {"epoch": float(epoch), "train_loss": _mean(sums[0])}
         self.notes += _nonfinite("train_loss", epoch, sums[0])
         checks = [check for check in self.checks if check["epoch"] == epoch]

@@ -146,6 +146,16 @@ class Records:
             return self
         return self.select(~missing_labels(self.targets).cpu())
 
+    def with_columns(self, names: Sequence[str]) -> Records:
+        """The same rows with these feature columns of a table, in this order.
+
+        Args:
+            names: names of columns that the table has.
+        """
+        if not isinstance(self.features, pd.DataFrame) or list(self.features.columns) == [*names]:
+            return self
+        return dataclasses.replace(self, features=self.features[[*names]])
+
     def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:
         """The rows where a `[n]` bool mask is true, or at int positions, in that order."""
         index = torch.as_tensor(np.asarray(rows))

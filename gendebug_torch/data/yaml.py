@@ -144,6 +144,8 @@ def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.max_depth, yaml.width = _MAX_DEPTH, _LONGEST_LINE
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    # YAML allows an anchor to be defined again; the library would warn.
+    yaml.composer.warn_double_anchors = False
     return yaml
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gendebug_torch.checks.finding import Cause
+from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.diagnosis.causes import AFTER_DEPLOYMENT, LikelyCause
 from gendebug_torch.diagnosis.quality import QualityChange
 
-DECISIONS = ("fix_data", "redesign", "retrain", "move_threshold", "recalibrate", "nothing")
+DECISIONS = (
+    "fix_data",
+    "redesign",
+    "retrain",
+    "move_threshold",
+    "recalibrate",
+    "investigate",
+    "nothing",
+)
 # What would clear the data of a suspicion.
 _PROOF = {
     Cause.TARGET_LEAKAGE: "Declare {where} causal in the schema if it is known before the answer "
@@ -38,12 +46,23 @@ class Decision:
     would_change: tuple[str, ...] = ()
 
 
-def decide(causes: Sequence[LikelyCause], quality: QualityChange | None = None) -> Decision:
+def decide(
+    causes: Sequence[LikelyCause],
+    quality: QualityChange | None = None,
+    findings: Sequence[Finding] = (),
+) -> Decision:
     """The most fundamental decision among the well-supported causes, and its reasons.
 
     A cause with half of the first one's weight or less, or that only warns where the first one
     fails, does not decide. Where inputs or classes moved but the ranking held within 5 %, and only
-    the probabilities suffered, the probabilities are corrected and the model is kept.
+    the probabilities suffered, the probabilities are corrected and the model is kept. Where the
+    quality fell beyond its interval and nothing says why, or only what cannot change a ranking,
+    the decision is to investigate.
+
+    Args:
+        causes: likely causes, best supported first.
+        quality: quality on both sides; None where it is not known.
+        findings: all findings, for what was judged and what was not.
     """
     deciding = [
         likely
@@ -52,6 +71,12 @@ def decide(causes: Sequence[LikelyCause], quality: QualityChange | None = None) 
     ]
     decisions = [_decision(likely, quality) for likely in deciding]
     name = next((name for name in DECISIONS if name in decisions), "nothing")
+    if (
+        quality is not None
+        and quality.fell
+        and (name == "nothing" or _keeps_ranking(name, quality))
+    ):
+        name = "investigate"
     behind = [
         likely
         for likely, decision in zip(deciding, decisions, strict=True)
@@ -60,9 +85,31 @@ def decide(causes: Sequence[LikelyCause], quality: QualityChange | None = None) 
     reasons = [finding.summary for likely in behind[:2] for finding in likely.findings[:2]]
     if quality is not None:
         reasons.append(f"{quality}.")
+    reasons += _coverage(name, findings)
     return Decision(
         name, tuple(dict.fromkeys(reasons)), _would_change(name, behind, causes, quality)
     )
+
+
+def _keeps_ranking(name: str, quality: QualityChange) -> bool:
+    """Whether a decision leaves the order of the scores, and so a fallen AUC, as they are."""
+    held = abs(quality.change[0]) <= HELD
+    return name in ("move_threshold", "recalibrate") and quality.metric == "AUC" and not held
+
+
+def _coverage(name: str, findings: Sequence[Finding]) -> list[str]:
+    """What was judged where nothing is to be done, and what broke, whatever the decision."""
+    checks: dict[Severity, set[str]] = {severity: set() for severity in Severity}
+    for finding in findings:
+        checks[finding.severity].add(finding.check)
+    skipped, broken = checks[Severity.SKIPPED], checks[Severity.ERRORED]
+    judged = {finding.check for finding in findings} - skipped - broken
+    reasons = []
+    if name in ("nothing", "investigate") and findings:
+        reasons.append(f"Checks that found no cause: {len(judged)}; skipped: {len(skipped)}.")
+    if broken:
+        reasons.append(f"Checks that broke and judged nothing: {', '.join(sorted(broken))}.")
+    return reasons
 
 
 def _decision(likely: LikelyCause, quality: QualityChange | None) -> str:
@@ -92,6 +139,11 @@ def _would_change(
     )
     if name in ("nothing", "recalibrate"):
         return (fell,)
+    if name == "investigate":
+        return (
+            "Look at production rows that the model gets wrong, by slices and error clusters, and "
+            "label some where labels are few. A check that names a cause decides instead.",
+        )
     if name == "move_threshold":
         recalibrate = "Recalibrate first if the calibration error stays at the new threshold."
         return (fell, recalibrate)

@@ -10,13 +10,20 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pandas as pd
 import torch
 
 import gendebug_torch
 from gendebug_torch import report
 from gendebug_torch.behavior import BehaviorRun, Suite
 from gendebug_torch.behavior.suite.suite_file import load_behavior
-from gendebug_torch.checks.finding import Finding, Severity, errored_finding, findings_to_json
+from gendebug_torch.checks.finding import (
+    Cause,
+    Finding,
+    Severity,
+    errored_finding,
+    findings_to_json,
+)
 from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks, derived_inputs
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import seconds_of
@@ -36,8 +43,6 @@ from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import collect
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from gendebug_torch.curves import LearningCurves
 
 T = TypeVar("T")
@@ -67,11 +72,11 @@ class Diagnosis:
     @cached_property
     def verdict(self) -> Decision:
         """The decision with its reasons and what would change it."""
-        return decide(self.causes, self.quality)
+        return decide(self.causes, self.quality, self.findings)
 
     @property
     def decision(self) -> str:
-        """`nothing`, `recalibrate`, `move_threshold`, `fix_data`, `retrain` or `redesign`."""
+        """One of `DECISIONS`, e.g. `nothing`, `investigate`, `recalibrate`, `fix_data`."""
         return self.verdict.name
 
     @property
@@ -99,8 +104,6 @@ class Diagnosis:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per finding: check, cause, severity, subject, summary, numbers, remedy."""
-        import pandas as pd
-
         return pd.DataFrame([finding.to_dict() for finding in self.findings])
 
     def schedule(self) -> pd.DataFrame:
@@ -186,6 +189,7 @@ def diagnose(
     settings = _settings(checks, options or {}, given)
     limit = None if budget is None else seconds_of(budget)
     findings: list[Finding] = []
+    given |= _by_name(findings, given)
     speed = None
     if limit is not None:
         speed = _attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
@@ -229,27 +233,15 @@ def _attempt(findings: list[Finding], step: str, work: Callable[[], T]) -> T | N
 def _validate(given: Mapping[str, Any]) -> None:
     for name in ("train", "validation", "production"):
         if given[name] is not None and not isinstance(given[name], Records):
-            reject(
-                name,
-                "Records",
-                type(given[name]).__name__,
-                "Build them with Records.from_frame or collect(model, loader).",
-            )
+            remedy = "Build them with Records.from_frame or collect(model, loader)."
+            reject(name, "Records", type(given[name]).__name__, remedy)
     if given["model"] is not None and not callable(given["model"]):
-        reject(
-            "model",
-            "a module or a callable",
-            type(given["model"]).__name__,
-            "Pass the network itself, not its weights.",
-        )
+        remedy = "Pass the network itself, not its weights."
+        reject("model", "a module or a callable", type(given["model"]).__name__, remedy)
     sources = ("train", "validation", "production", "curves", "behavior")
     if all(given[name] is None for name in sources):
-        reject(
-            ", ".join(sources),
-            "at least one of them",
-            "none",
-            "Pass the records, curves or suite to inspect.",
-        )
+        remedy = "Pass the records, curves or suite to inspect."
+        reject(", ".join(sources), "at least one of them", "none", remedy)
 
 
 def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
@@ -330,6 +322,38 @@ def _with_logits(
         if collected is not None:
             filled[name] = replace(records, logits=collected.logits)
     return filled
+
+
+def _by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Records]:
+    """Tables with the columns that the model was trained on, in their order, with a note.
+
+    The first table of training or validation says which columns those are.
+    """
+    tables = {
+        name: given[name]
+        for name in ("train", "validation", "production")
+        if given[name] is not None and isinstance(given[name].features, pd.DataFrame)
+    }
+    if given["model"] is None or not tables or next(iter(tables)) == "production":
+        return {}
+    columns = list(next(iter(tables.values())).features.columns)
+    aligned = {}
+    for name, records in tables.items():
+        own = list(records.features.columns)
+        if own == columns or not set(columns) <= set(own):
+            continue
+        aligned[name] = records.with_columns(columns)
+        extra = [column for column in own if column not in columns]
+        also = f" Left out: {', '.join(extra[:5])}." if extra else ""
+        text = (
+            f"The columns of {name} are not those of training in their order; the model is fed by "
+            f"column name.{also}"
+        )
+        numbers = {"order": own, "left_out": extra}
+        remedy = "Make sure that serving feeds the model by column name as well."
+        note = Finding("diagnose.columns", Cause.TRAIN_SERVE_SKEW, Severity.NOTE, text)
+        findings.append(replace(note, numbers=numbers, remedy=remedy, inputs=(name,)))
+    return aligned
 
 
 def _unaffordable(check: Check, seconds: float, left: float) -> Finding:

@@ -17,6 +17,8 @@ from gendebug_torch.stats.auc import rank_auc
 
 # With fewer labeled rows a side has no quality worth comparing.
 _MIN_ROWS = 30
+# Half the width of a 99 % interval, in standard errors.
+_Z_99 = 2.576
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class QualityChange:
         relative_errors = (before_error / before, after_error / after if after else 0.0)
         return ratio - 1, ratio * math.hypot(*relative_errors)
 
+    @property
+    def fell(self) -> bool:
+        """Whether the quality fell beyond the 99 % interval of its change."""
+        change, error = self.change
+        return change + _Z_99 * error < 0
+
     def table(self) -> pd.DataFrame:
         """One row per side: quality and loss with standard errors."""
         rows = [(side, *self.quality[side], *self.loss[side]) for side in self.quality]
@@ -56,12 +64,12 @@ class QualityChange:
         change, error = self.change
         text = (
             f"{self.metric} {before:.3f} in validation, {after:.3f} in production "
-            f"({change:+.1%} ± {1.96 * error:.1%})"
+            f"({change:+.1%} ± {_Z_99 * error:.1%}, 99 % interval)"
         )
         if self.trend is None:
             return text
         slope, spread = self.trend
-        return f"{text}; the loss changed by {slope:+.0%} ± {1.96 * spread:.0%} during production"
+        return f"{text}; the loss changed by {slope:+.0%} ± {_Z_99 * spread:.0%} during production"
 
 
 def quality_change(validation: Records | None, production: Records | None) -> QualityChange | None:

@@ -1,4 +1,4 @@
-"""Networks that lean on what they should not, explanations that cannot be believed, and clean
+"""Networks that use what they should not, attributions that cannot be trusted, and clean
 inputs for `attribution`."""
 
 import pandas as pd

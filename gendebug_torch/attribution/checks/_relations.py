@@ -30,6 +30,6 @@ def relation_is_gone(model: Model, production: Records, feature: int, *, seed: i
         PositiveLogit(model), rows, baseline="median", steps=SHARE_STEPS, trust=False
     )
     assert rows.targets is not None
-    usable = attributions.usable
-    slope, error = contribution_slope(attributions.flat[usable], feature, rows.targets[usable])
+    usable, targets = attributions.usable, rows.targets.cpu()
+    slope, error = contribution_slope(attributions.flat[usable], feature, targets[usable])
     return -_REVERSED * error <= slope <= max(_MAX_SLOPE, error)

@@ -27,12 +27,19 @@ def sample_records(records: Records, rows: int, seed: int) -> Records:
     return records.select(torch.randperm(len(records), generator=generator)[:rows].sort().values)
 
 
-def explainable(records: Records) -> bool:
-    """Whether there are enough rows of floats `[n, d]` to explain."""
+def inputs_only(records: Records) -> Records:
+    """The features alone, whose explained output does not depend on labels or quantities."""
+    return Records(records.features, name=records.name)
+
+
+def reason_not_to_explain(records: Records) -> str:
+    """Why rows cannot be explained as a table of floats `[n, d]`; empty if they can."""
     if len(records) < _MIN_ROWS:
-        return False
+        return f"{records.name} has {len(records)} rows, fewer than {_MIN_ROWS}"
     inputs = model_inputs(records)
-    return inputs.is_floating_point() and inputs.ndim == 2
+    if inputs.ndim != 2:
+        return f"the features of {records.name} have shape {list(inputs.shape)}, not [n, d]"
+    return "" if inputs.is_floating_point() else f"the features of {records.name} are no floats"
 
 
 def row_count(given: Mapping[str, Any], name: str, max_rows: int) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 
 from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.attributions import Attributions
-from gendebug_torch.attribution.checks._rows import explanation_cost, sample_records
+from gendebug_torch.attribution.checks._rows import explanation_cost, inputs_only, sample_records
 from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.attribution.trust.dependence import output_dependence
 from gendebug_torch.checks.finding import Cause, Finding, Severity
@@ -53,7 +53,7 @@ def integrated_gradients_converge(
         seed: seed of the sample.
     """
     this = integrated_gradients_converge
-    sample = sample_records(validation, rows, seed)
+    sample = inputs_only(sample_records(validation, rows, seed))
     if not len(sample) or not model_inputs(sample).is_floating_point():
         yield this.finding(Severity.NOTE, "No rows with floating-point features to explain.")
         return
@@ -80,16 +80,7 @@ def integrated_gradients_converge(
     )
     blind = _blind_inputs(model, sample, result)
     if blind:
-        names = ", ".join(blind)
-        summary = (
-            f"The gradient is blind to {names}: it is exactly 0, but the output depends on it."
-        )
-        remedy = (
-            f"Use `kernel_shap` or `feature_ablation`. The network reads {names} through a step "
-            "without a gradient, such as a rounding, a threshold or an index."
-        )
-        extended = numbers | {"blind_inputs": list(blind)}
-        yield this.finding(Severity.WARN, summary, numbers=extended, remedy=remedy, evidence=result)
+        yield _blind_gradient(result, blind, numbers)
     elif over > limit:
         summary = f"Integrated gradients do not converge: {text}."
         remedy = (
@@ -100,6 +91,25 @@ def integrated_gradients_converge(
     else:
         summary = f"Integrated gradients converge: {text}."
         yield this.finding(Severity.OK, summary, numbers=numbers, evidence=result)
+
+
+def _blind_gradient(
+    result: Attributions, blind: tuple[str, ...], numbers: dict[str, float]
+) -> Finding:
+    """The finding where inputs have no gradient, so that no number of steps helps."""
+    names = ", ".join(blind)
+    summary = f"The gradient is blind to {names}: it is exactly 0, but the output depends on it."
+    remedy = (
+        f"Use `kernel_shap` or `feature_ablation`. The network reads {names} through a step "
+        "without a gradient, such as a rounding, a threshold or an index."
+    )
+    return integrated_gradients_converge.finding(
+        Severity.WARN,
+        summary,
+        numbers=numbers | {"blind_inputs": list(blind)},
+        remedy=remedy,
+        evidence=result,
+    )
 
 
 def _blind_inputs(model: nn.Module, sample: Records, result: Attributions) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from gendebug_torch.attribution.checks._rows import explainable, row_count, sample_records
+from gendebug_torch.attribution.checks._rows import reason_not_to_explain, row_count, sample_records
 from gendebug_torch.attribution.compare.feature_use import Directions, feature_directions
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
@@ -50,10 +50,12 @@ def features_have_the_declared_direction(
     this = features_have_the_declared_direction
     expected, features = dict(validation.schema.direction), validation.features
     declared = isinstance(features, pd.DataFrame) and any(name in features for name in expected)
-    if not declared or not explainable(validation) or not is_binary(model, validation):
-        reason = "Too few rows, or more than two classes" if declared else "No direction declared"
+    reason = reason_not_to_explain(validation) if declared else "no direction is declared"
+    if not reason and not is_binary(model, validation):
+        reason = "the model has more than two classes"
+    if reason:
         numbers = {"declared": len(expected), "rows": len(validation)}
-        yield this.finding(Severity.NOTE, f"{reason}; nothing was judged.", numbers=numbers)
+        yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers=numbers)
         return
     sample = sample_records(validation, rows, seed)
     result = feature_directions(PositiveLogit(model), sample, expected)

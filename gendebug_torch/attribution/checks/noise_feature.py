@@ -12,7 +12,8 @@ from gendebug_torch.attribution.attributions import Attributions
 from gendebug_torch.attribution.checks._rows import (
     SHARE_ROWS,
     SHARE_STEPS,
-    explainable,
+    inputs_only,
+    reason_not_to_explain,
     row_count,
     sample_records,
     single_logit,
@@ -62,12 +63,12 @@ def declared_noise_is_unimportant(
     features = validation.features
     names = list(map(str, features.columns)) if isinstance(features, pd.DataFrame) else []
     noise = [name for name in validation.schema.noise if name in names]
-    if not noise or not explainable(validation):
-        reason = "Too few rows to explain" if noise else "No feature is declared as noise"
+    reason = reason_not_to_explain(validation) if noise else "no feature is declared as noise"
+    if reason:
         numbers = {"noise": noise, "rows": len(validation)}
-        yield this.finding(Severity.NOTE, f"{reason}; nothing was judged.", numbers=numbers)
+        yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers=numbers)
         return
-    sample = sample_records(validation, rows, seed)
+    sample = inputs_only(sample_records(validation, rows, seed))
     result = attribute(
         single_logit(model, validation), sample, baseline="median", steps=SHARE_STEPS, trust=False
     )

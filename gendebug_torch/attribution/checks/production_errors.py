@@ -92,7 +92,7 @@ def no_single_feature_explains_new_false_alarms(
         yield this.finding(Severity.NOTE, "Not a binary task: false alarms are not defined.")
         return
     alarms = [score > threshold for score in scores if score is not None]
-    false_alarms = (alarms[1] & (production.targets == 0)).nonzero()[:, 0]
+    false_alarms = (alarms[1] & (production.targets == 0).to(alarms[1].device)).nonzero()[:, 0]
     rates, increased = _false_alarm_rates(validation, production, *alarms)
     numbers: dict[str, Any] = {"false_alarms": len(false_alarms), "threshold": threshold} | rates
     text = (
@@ -106,8 +106,8 @@ def no_single_feature_explains_new_false_alarms(
         yield this.finding(Severity.OK, summary, numbers=numbers)
         return
     groups = [
-        sample_records(validation.select(_reference_rows(scores[0], threshold)), rows, seed),
-        sample_records(production.select(false_alarms), rows, seed),
+        sample_records(validation.select(_reference_rows(scores[0].cpu(), threshold)), rows, seed),
+        sample_records(production.select(false_alarms.cpu()), rows, seed),
     ]
     baseline = model_inputs(validation).median(0).values
     attributions = [
@@ -219,7 +219,8 @@ def _explained(
     """The finding for the feature that explains the false alarms, with its cause."""
     name, comparison = gain.name, gain.comparison
     before, after = (
-        model_inputs(side)[:, gain.feature].double().numpy() for side in (validation, production)
+        model_inputs(side)[:, gain.feature].double().cpu().numpy()
+        for side in (validation, production)
     )
     shift = float(ks_2samp(before, after, method="asymp").statistic)
     summary = (
@@ -290,7 +291,9 @@ def _false_alarm_rates(
         ("validation", validation, alarms_before),
         ("production", production, alarms_after),
     ):
-        negative = torch.ones_like(alarms) if side.targets is None else side.targets == 0
+        negative = torch.ones_like(alarms)
+        if side.targets is not None:
+            negative = (side.targets == 0).to(alarms.device)
         count, hits = negative.sum(), (alarms & negative).sum()
         low, high = wilson_interval(hits, count)
         rates[f"rate_{name}"] = float(hits / count.clamp(min=1))

@@ -12,7 +12,8 @@ from gendebug_torch.attribution.checks._relations import relation_is_gone
 from gendebug_torch.attribution.checks._rows import (
     SHARE_ROWS,
     SHARE_STEPS,
-    explainable,
+    inputs_only,
+    reason_not_to_explain,
     row_count,
     sample_records,
     single_logit,
@@ -82,12 +83,13 @@ def no_dominant_feature_loses_its_importance(
     """
     this = no_dominant_feature_loses_its_importance
     sides = [sample_records(side, rows, seed) for side in (validation, production)]
-    if not all(_has_class_ids(side) and explainable(side) for side in sides):
+    reasons = [_reason_not_to_judge(side) for side in sides]
+    if any(reasons):
         numbers = {"rows_validation": len(validation), "rows_production": len(production)}
-        summary = "Too few labeled rows of a classification in validation or production to judge."
+        summary = f"Not judged: {next(filter(None, reasons))}."
         yield this.finding(Severity.NOTE, summary, numbers=numbers)
         return
-    sample = sample_records(validation, SHARE_ROWS, seed)
+    sample = inputs_only(sample_records(validation, SHARE_ROWS, seed))
     attributions = attribute(
         single_logit(model, validation), sample, baseline="median", steps=SHARE_STEPS, trust=False
     )
@@ -110,9 +112,11 @@ def no_dominant_feature_loses_its_importance(
         yield _lasting_importance(result, float(share[order[0]]))
 
 
-def _has_class_ids(records: Records) -> bool:
+def _reason_not_to_judge(records: Records) -> str:
     targets = records.targets
-    return targets is not None and targets.dtype == torch.int64 and targets.ndim == 1
+    if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
+        return f"the targets of {records.name} are no class ids"
+    return reason_not_to_explain(records)
 
 
 def _importance_is_lost(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from torch import nn
 
 from gendebug_torch.attribution.attribute import attribute
-from gendebug_torch.attribution.checks._rows import explanation_cost, sample_records
+from gendebug_torch.attribution.checks._rows import explanation_cost, inputs_only, sample_records
 from gendebug_torch.attribution.trust.stability import Sensitivity, jitter, sensitivity
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
@@ -52,7 +51,7 @@ def attributions_are_stable_under_noise(
         seed: seed of the sample and of the noise.
     """
     this = attributions_are_stable_under_noise
-    sample = sample_records(validation, rows, seed)
+    sample = inputs_only(sample_records(validation, rows, seed))
     if len(sample) < 2 or not model_inputs(sample).is_floating_point():
         summary = "Fewer than two rows with floating-point features to explain."
         yield this.finding(Severity.NOTE, summary, numbers={"rows": len(sample)})
@@ -94,7 +93,7 @@ def _sensitivity(
     # The class that was explained before, so that a changed prediction is not a changed
     # explanation.
     classes = before.targets.clamp(min=0)
-    noisy = replace(sample, features=jitter(inputs, noise, seed), targets=classes, logits=None)
+    noisy = Records(jitter(inputs, noise, seed), classes, name=sample.name)
     target = "target" if int(before.targets.max()) >= 0 else "predicted"
     after = attribute(model, noisy, baseline=baseline, steps=steps, target=target, trust=False)
     return sensitivity(before, after, noise)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch.model.batches import moved
+from gendebug_torch.model.devices import device_of, fitting
 from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import logits_of
 
@@ -29,7 +31,7 @@ def loss_rises(
     columns: Sequence[list[int]],
     repeats: int,
     seed: int,
-    device: str | torch.device,
+    device: str | torch.device | None,
 ) -> tuple[Tensor, float]:
     """`[r, f, n]` float64 rises of the loss of each row, and the mean loss without shuffling.
 
@@ -43,33 +45,47 @@ def loss_rises(
         columns: columns of each of the f groups that are shuffled together.
         repeats: number of shuffles r.
         seed: seed of the shuffles.
-        device: device of the network.
+        device: device of the network; None for the device on which it is.
+
+    Cost: `repeats * f` forwards per row. Where memory runs out, fewer rows go through at once.
     """
     generator = torch.Generator().manual_seed(seed)
-    on = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    )
-    inputs, targets = inputs.to(on), targets.to(on)
+    on = _home(model, inputs) if device is None else device_of(device)
+    inputs, targets = moved(inputs, on), moved(targets, on)
+    # Index tensors on the device, made once: lists would be copied for every column and repeat.
+    groups = [moved(torch.tensor(group, dtype=torch.int64), on) for group in columns]
+    size = _ROWS.get(on.type, 8192)
+
+    def halve() -> bool:
+        nonlocal size
+        before = min(size, max(1, len(inputs)))
+        size = max(1, before // 2)
+        return before > 1
+
+    def rise(order: Tensor, base: Tensor) -> Tensor:
+        shuffled = fitting(lambda: _shuffled_logits(model, inputs, order, groups, size), halve)
+        return torch.stack([loss(logits, targets).double() - base for logits in shuffled])
+
     with torch.no_grad(), evaluating(model, device=on):
-        base = loss(_logits(model, inputs), targets).double()
-        rises = []
-        for _ in range(repeats):
-            order = torch.randperm(len(inputs), generator=generator).to(on)
-            shuffled = _shuffled_logits(model, inputs, order, columns)
-            rises.append(
-                torch.stack([loss(logits, targets).double() - base for logits in shuffled])
-            )
-    return torch.stack(rises).cpu(), float(base.mean()) if base.numel() else float("nan")
+        base = loss(fitting(lambda: _logits(model, inputs, size), halve), targets).double()
+        orders = [torch.randperm(len(inputs), generator=generator) for _ in range(repeats)]
+        rises = torch.stack([rise(moved(order, on), base) for order in orders])
+    return rises.cpu(), float(base.mean()) if base.numel() else float("nan")
+
+
+def _home(model: Model, inputs: Tensor) -> torch.device:
+    """The device of the parameters of a network; that of the inputs for a plain callable."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), inputs.device)
 
 
 def _shuffled_logits(
-    model: Model, inputs: Tensor, order: Tensor, columns: Sequence[list[int]]
+    model: Model, inputs: Tensor, order: Tensor, columns: Sequence[Tensor], size: int
 ) -> list[Tensor]:
     """Logits with each group of columns in another order of rows, one entry per group."""
     if not len(inputs):
         return [logits_of(model, inputs)] * len(columns)
     first, rest = _first_layer(model, inputs)
-    size = _ROWS.get(inputs.device.type, 8192)
     logits: list[list[Tensor]] = [[] for _ in columns]
     for start in range(0, len(inputs), size):
         part = inputs[start : start + size]
@@ -85,7 +101,7 @@ def _shuffled_logits(
 
 
 def _layer_logits(
-    first: nn.Linear, rest: Model, part: Tensor, other: Tensor, columns: Sequence[list[int]]
+    first: nn.Linear, rest: Model, part: Tensor, other: Tensor, columns: Sequence[Tensor]
 ) -> list[Tensor]:
     """Logits from changes of the output of a first linear layer, one entry per group."""
     hidden, change = first(part), other - part
@@ -95,7 +111,7 @@ def _layer_logits(
 
 
 def _copied_logits(
-    model: Model, part: Tensor, other: Tensor, columns: Sequence[list[int]]
+    model: Model, part: Tensor, other: Tensor, columns: Sequence[Tensor]
 ) -> list[Tensor]:
     """Logits from copies of the rows in which one group each is replaced, one entry per group."""
     copies = _COPIES.get(part.device.type, 1)
@@ -137,7 +153,7 @@ def _first_layer(model: Model, inputs: Tensor) -> tuple[nn.Linear | None, Model]
     return (first, model[1:]) if exact else (None, model)
 
 
-def _logits(model: Model, inputs: Tensor) -> Tensor:
+def _logits(model: Model, inputs: Tensor, size: int) -> Tensor:
     """Logits of all rows in parts; of copies, since a network may change its input in place."""
-    parts = torch.split(inputs, _ROWS.get(inputs.device.type, 8192))
+    parts = torch.split(inputs, size)
     return torch.cat([logits_of(model, part.clone()) for part in parts])

@@ -47,7 +47,7 @@ def contribution_slope(contributions: Tensor, feature: int, targets: Tensor) -> 
     Returns:
         The slope and its standard error; the error is infinite where the rows do not determine it.
     """
-    own = contributions[:, feature].double()
+    own, targets = contributions[:, feature].double(), targets.to(contributions.device)
     design = torch.stack([torch.ones_like(own), contributions.double().sum(1) - own, own], 1)
     weights = torch.zeros(3, dtype=torch.float64)
     covariance = torch.full((3, 3), torch.inf, dtype=torch.float64)
@@ -315,7 +315,9 @@ def importance_change(
     Cost: `repeats` forwards per row and column of both.
     """
     first, second = (
-        permutation_importance(model, side, columns=columns, repeats=repeats, seed=seed)
+        permutation_importance(
+            model, side, metric="nll", columns=columns, repeats=repeats, seed=seed
+        )
         for side in (before, after)
     )
     assert before.targets is not None

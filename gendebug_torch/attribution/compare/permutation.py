@@ -94,12 +94,12 @@ def permutation_importance(
     model: Model,
     records: Records,
     *,
-    metric: str | Metric = "nll",
+    metric: str | Metric | None = None,
     greater_is_better: bool | None = None,
     columns: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     repeats: int = 5,
     seed: int = 0,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> PermutationImportance:
     """The rise of the loss when a column loses its relation to everything else.
 
@@ -114,16 +114,18 @@ def permutation_importance(
         model: network from `[n, d]` inputs to logits.
         records: labeled rows with features `[n, d]`.
         metric: `nll`, `error`, `squared_error`, or a function of logits and targets to one loss per
-            row or to one number, such as any metric of torchmetrics.
+            row or to one number, such as any metric of torchmetrics; default `nll` for class ids
+            and labels of 0 and 1, `squared_error` for quantities.
         greater_is_better: direction of a metric that is one number; default the direction that a
             torchmetrics metric declares, else False.
         columns: names of the columns to shuffle, or groups of names; default each column alone.
         repeats: number of shuffles per column.
         seed: seed of the shuffles.
-        device: device of the model.
+        device: device of the model; default the device on which it is.
 
     Raises:
-        InputError: no targets, features that are not `[n, d]`, an unknown metric or column.
+        InputError: no targets, features that are not `[n, d]`, an unknown metric or column, or
+            outputs or a metric that do not fit the targets.
 
     Cost: `n d repeats` forwards; without the first layer for an nn.Sequential that begins with
     nn.Linear.
@@ -140,7 +142,12 @@ def permutation_importance(
     inputs, targets = _labeled_table(records)
     if repeats < 1:
         reject("repeats", "at least 1", str(repeats), "5 is the usual number.")
-    loss, label = _metric(metric, greater_is_better)
+    quantities = are_quantities(records)
+    if quantities and metric in ("nll", "error"):
+        expected, remedy = "a metric of quantities", "Pass metric='squared_error'."
+        reject("metric", expected, f"{metric!r}, one of classes", remedy)
+    default = "squared_error" if quantities else "nll"
+    loss, label = _metric(default if metric is None else metric, greater_is_better)
     groups = _column_groups(records, columns, inputs.shape[1])
     rises, base = loss_rises(
         model, inputs, targets, loss, list(groups.values()), repeats, seed, device
@@ -162,20 +169,47 @@ def decrease_p_values(before: PermutationImportance, after: PermutationImportanc
     return holm_adjusted(torch.from_numpy(norm.sf(z.numpy())))
 
 
+def are_quantities(records: Records) -> bool:
+    """Whether the targets are quantities: by the schema, or as floats other than 0 and 1."""
+    targets = records.targets
+    if records.schema.regression or targets is None or not targets.is_floating_point():
+        return records.schema.regression
+    return not bool(((targets == 0) | (targets == 1)).all())
+
+
 def nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """`[n]` negative log-likelihood of class ids under logits `[n]` or `[n, k]`."""
-    if logits.ndim == 1:
-        return binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")
-    return cross_entropy(logits, targets, reduction="none")
+    """`[n]` negative log-likelihood of class ids, or of labels of 0 and 1.
+
+    Args:
+        logits: `[n]` or `[n, k]` logits.
+        targets: `[n]` class ids, or `[n, k]` labels of 0 and 1, whose mean is taken.
+    """
+    if logits.ndim == 2 and targets.ndim == 1:
+        return cross_entropy(logits, targets.long(), reduction="none")
+    _check_fit(logits, targets)
+    loss = binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
+    return loss if loss.ndim == 1 else loss.mean(1)
 
 
 def _error(logits: Tensor, targets: Tensor) -> Tensor:
-    predicted = (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)
-    return (predicted != targets).double()
+    if logits.ndim == 2 and targets.ndim == 1:
+        return (logits.argmax(1) != targets).double()
+    _check_fit(logits, targets)
+    wrong = ((logits > 0) != (targets > 0)).double()
+    return wrong if wrong.ndim == 1 else wrong.mean(1)
 
 
 def _squared_error(logits: Tensor, targets: Tensor) -> Tensor:
-    return mse_loss(logits, targets.to(logits.dtype), reduction="none")
+    _check_fit(logits, targets)
+    loss = mse_loss(logits, targets.to(logits.dtype), reduction="none")
+    return loss if loss.ndim == 1 else loss.mean(1)
+
+
+def _check_fit(outputs: Tensor, targets: Tensor) -> None:
+    """Refuse outputs and targets that would be broadcast against each other."""
+    if outputs.shape != targets.shape:
+        got = f"outputs {list(outputs.shape)} and targets {list(targets.shape)}"
+        reject("records", "as many targets per row as outputs", got, "Pass one target per output.")
 
 
 _METRICS: dict[str, Metric] = {"nll": nll, "error": _error, "squared_error": _squared_error}
@@ -184,6 +218,8 @@ _METRICS: dict[str, Metric] = {"nll": nll, "error": _error, "squared_error": _sq
 def _labeled_table(records: Records) -> tuple[Tensor, Tensor]:
     """Inputs `[n, d]` and targets of records."""
     inputs, targets = model_inputs(records), records.targets
+    if targets is not None and targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]
     if targets is None or inputs.ndim != 2:
         shape = None if targets is None else list(targets.shape)
         got = f"features {list(inputs.shape)}, targets {shape}"

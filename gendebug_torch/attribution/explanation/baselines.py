@@ -77,7 +77,7 @@ def _rows_like(inputs: Any, baseline: Any) -> Any:
         except RuntimeError:
             expected = f"a shape that broadcasts to a row {list(row)}"
             reject("baseline", expected, str(list(baseline.shape)), "Pass one row, or rows.")
-    return baseline.to(inputs.device, inputs.dtype)
+    return baseline.to(inputs.dtype)
 
 
 def _blurred(points: Tensor, shape: tuple[int, ...]) -> Tensor:

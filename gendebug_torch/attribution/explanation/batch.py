@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.attribution.explanation.baselines import baseline_points
-from gendebug_torch.attribution.explanation.explained_output import explained_output
+from gendebug_torch.attribution.explanation.explained_output import (
+    check_quantities,
+    explained_output,
+)
 from gendebug_torch.attribution.explanation.input_space import InputSpace, input_space, unwrapped
 from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.errors import reject
@@ -132,6 +135,8 @@ class BatchBuilder:
         rows = torch.arange(n, device=device)
         with torch.no_grad():
             logits = space.logits(space.points, rows)
+            if n and self.points_per_pass is None:
+                check_quantities(logits, targets, self.task.target)
             explained = explained_output(logits, targets, self.task.target)
             baseline = baseline_points(
                 self.task.baseline,

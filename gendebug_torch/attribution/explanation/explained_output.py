@@ -49,6 +49,27 @@ def check_target(target: Any) -> None:
         reject("target", expected, repr(target), "Choose one of them.")
 
 
+def check_quantities(logits: Tensor, targets: Tensor | None, target: str | int) -> None:
+    """Refuse to explain the largest of several quantities, which are no classes.
+
+    Float targets other than 0 and 1 are quantities.
+
+    Args:
+        logits: `[n]` or `[n, k]` outputs of a batch.
+        targets: targets of the batch.
+        target: explained output, as in `attribute`.
+
+    Raises:
+        InputError: several outputs, targets that are quantities, and no number of an output.
+    """
+    if targets is None or not targets.is_floating_point() or logits.ndim != 2:
+        return
+    if isinstance(target, str) and not bool(((targets == 0) | (targets == 1)).all()):
+        outputs = logits.shape[1]
+        expected = f"the number of an output in 0..{outputs - 1}, since the targets are quantities"
+        reject("target", expected, repr(target), "Explain one output at a time, e.g. target=0.")
+
+
 def explained_output(logits: Tensor, targets: Tensor | None, target: str | int) -> ExplainedOutput:
     """The explained output of each row of a batch.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,35 +81,58 @@ def trust_card(
     )
     first = attributions.select(positions)
     rows = _trial_rows(task, model, inputs, labels, first, seed)
-    budget = math.inf if full else _BUDGET * total
+    results = _run_all(task, rows, labels, math.inf if full else _BUDGET * total)
+    measures = results.measures
+    shares = sorted(name for name in measures if isinstance(name, float))
+    codes = isinstance(inputs, Tensor) and not inputs.is_floating_point()
+    return TrustCard(
+        measures={name: one for name, one in measures.items() if isinstance(name, str)},
+        missing=results.missing,
+        reference=_reference(rows),
+        cascade={share: measures[share] for share in shares},
+        # The size of an id of a token or category means nothing.
+        correlated_groups=() if codes or first.values.ndim != 2 else _correlated_groups(first),
+        blind_inputs=results.blind_inputs,
+        below_noise=_below_noise(first, noise),
+        below_probe=results.below_probe,
+        evaluations=results.evaluations / total if total else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class _Results:
+    """What the trials of a card give."""
+
+    measures: Measures
+    missing: dict[str, str]
+    blind_inputs: tuple[str, ...]
+    below_probe: tuple[str, ...] | None
+    evaluations: float
+
+
+def _run_all(task: AttributionTask, rows: TrialRows, labels: Any, budget: float) -> _Results:
+    """All trials within a budget of model evaluations, undefined measures left out."""
+    first = rows.first
     reason = _no_shuffling(rows, labels, _SHUFFLING * budget)
     trial_budget = (1 - _SHUFFLING) * budget if reason is None else budget
-    dependence = output_dependence(task, model, inputs, labels, first, _DEPENDENCE * trial_budget)
-    repeated = 0.0 if dependence is None else dependence.evaluations
+    dependence, failure = _dependence(task, rows, labels, _DEPENDENCE * trial_budget)
+    evaluations = 0.0 if dependence is None else dependence.evaluations
     per_row = total_evaluations(first) / max(1, len(first))
-    measures, missing, spent = run_trials(rows, trial_budget - repeated, per_row)
-    spent += repeated
+    measures, missing, spent = run_trials(rows, trial_budget - evaluations, per_row)
+    evaluations += spent
     below_probe = None
     if reason is None:
-        agreement, below_probe, evaluations = _permutation(rows, labels, budget - spent - 1)
-        measures, spent = measures | agreement, spent + evaluations
+        agreement, below_probe, spent = _permutation(rows, labels, budget - evaluations - 1)
+        measures, evaluations = measures | agreement, evaluations + spent
     elif reason:
         missing = missing | {"permutation": reason}
     measures = _repeat(dependence) | _completeness(first) | _fidelity(first, labels) | measures
-    defined = {name: one for name, one in measures.items() if not math.isnan(one.value)}
-    shares = sorted(name for name in defined if isinstance(name, float))
-    codes = isinstance(rows.inputs, Tensor) and not rows.inputs.is_floating_point()
-    return TrustCard(
-        measures={name: one for name, one in defined.items() if isinstance(name, str)},
-        missing=missing,
-        reference=_reference(rows),
-        cascade={share: defined[share] for share in shares},
-        # The size of an id of a token or category means nothing.
-        correlated_groups=() if codes or first.values.ndim != 2 else _correlated_groups(first),
+    return _Results(
+        measures={name: one for name, one in measures.items() if not math.isnan(one.value)},
+        missing=missing | failure,
         blind_inputs=() if dependence is None else dependence.blind_inputs,
-        below_noise=_below_noise(first, noise),
         below_probe=below_probe,
-        evaluations=spent / total if total else 0.0,
+        evaluations=evaluations,
     )
 
 
@@ -138,6 +161,7 @@ def _distance(task: AttributionTask, inputs: Any, first: Attributions) -> Tensor
         method="integrated_gradients",
         options={"steps": 1},
         target="predicted",
+        feature_names=(),
         precision="32-true",
     )
     head = inputs[:_DISTANCE_ROWS]
@@ -153,6 +177,16 @@ def _reference(rows: TrialRows) -> float | None:
     flat = rows.first.flat[: len(rows.distance)]
     correlation = mean_measure(row_spearman(flat, rows.distance)).value
     return None if math.isnan(correlation) else correlation
+
+
+def _dependence(
+    task: AttributionTask, rows: TrialRows, labels: Any, budget: float
+) -> tuple[OutputDependence | None, dict[str, str]]:
+    """Whether the network is random or blind, or why not measured: a run must not be lost by it."""
+    try:
+        return output_dependence(task, rows.model, rows.inputs, labels, rows.first, budget), {}
+    except Exception as error:
+        return None, {"repeat": f"{type(error).__name__}: {error}".partition("\n")[0]}
 
 
 def _repeat(dependence: OutputDependence | None) -> Measures:

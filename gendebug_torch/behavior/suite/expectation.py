@@ -95,7 +95,7 @@ def unit(argument: str, value: Any) -> float:
     """
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or math.isnan(value) or not 0.0 <= value <= 1.0:
-        remedy = "Scores are probabilities; write one between 0 and 1."
+        remedy = "Write a number between 0 and 1."
         reject(argument, "a number in [0, 1]", brief(value), remedy)
     return float(value)
 

@@ -212,7 +212,11 @@ def _check_names(entries: Entries, names: Sequence[str], path: Path) -> None:
 def _from_python(path: Path) -> Suite:
     if not path.is_file():
         reject("suite", "a readable file", str(path), "Check the path.")
-    values = runpy.run_path(str(path)).values()
+    try:
+        values = runpy.run_path(str(path)).values()
+    except (Exception, SystemExit) as error:
+        got = f"{type(error).__name__}: {error}"
+        reject("suite", "a Python file that runs", f"{path}: {got[:200]}", "Correct the file.")
     suites = {id(value): value for value in values if isinstance(value, Suite)}
     if len(suites) != 1:
         expected, got = "exactly one Suite in a Python file", f"{len(suites)} in {path}"

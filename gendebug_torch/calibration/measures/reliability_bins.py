@@ -177,7 +177,7 @@ def reliability_bins(
         >>> print(f"ECE {ece.value:.1%}, by chance {ece.null:.1%}, p = {ece.p_value:.3f}")
         ECE 15.8%, by chance 1.4%, p = 0.001
     """
-    rows = labeled_outputs(logits, targets, weights, ignore_index)
+    rows = labeled_outputs(logits, targets, weights, ignore_index, find_masks=False)
     state = BinSums(bins, logits.device, rounding=rounding(logits))
     if compiled:
         # torch.compile keeps the kernel with the function: it is built once per process.

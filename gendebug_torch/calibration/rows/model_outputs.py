@@ -115,7 +115,12 @@ class LabeledOutputs:
 
 
 def labeled_outputs(
-    logits: Tensor, targets: Tensor, weights: Tensor | None = None, ignore_index: int | None = None
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    ignore_index: int | None = None,
+    *,
+    find_masks: bool = True,
 ) -> LabeledOutputs:
     """The outputs of a classifier with their labels, in one form.
 
@@ -129,6 +134,7 @@ def labeled_outputs(
         targets: labels `[n]` (dense `[n, ...]`).
         weights: non-negative weights shaped like the targets.
         ignore_index: target of rows that do not count.
+        find_masks: whether to look for masks, at the cost of a read; confidence needs none.
 
     Raises:
         InputError: shapes or dtypes do not fit, a class id is out of range, weights are negative.
@@ -150,7 +156,7 @@ def labeled_outputs(
         weights = without_column(weights, shape)
         validate_weights(weights, targets.shape)
     any_missing = _missing_labels(targets, logits, declared=ignore_index is not None)
-    if not is_binary(logits):
+    if find_masks and not is_binary(logits):
         logits = with_infinite_masks(logits)
     return LabeledOutputs(logits, targets, weights, any_missing)
 

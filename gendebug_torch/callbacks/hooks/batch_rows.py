@@ -22,6 +22,20 @@ def loss_rows(loss: Tensor, loader: Any, batch_idx: int, batch: object) -> int:
     return len(loss) if loss.numel() > 1 else batch_rows(batch, _requested_rows(loader, batch_idx))
 
 
+def counted_rows(trainer: Trainer, loader: Any, loss: Tensor, batch_idx: int, batch: object) -> int:
+    """How many rows a loss stands for, without those that a sampler repeats to even the ranks.
+
+    Args:
+        trainer: trainer of the run.
+        loader: loader of the batch.
+        loss: loss of the step, `[]` or `[n]`.
+        batch_idx: number of the batch.
+        batch: batch of the step.
+    """
+    rows = loss_rows(loss, loader, batch_idx, batch)
+    return unrepeated_rows(trainer, loader, batch_idx, rows)
+
+
 def batch_rows(batch: object, requested: int | None = None) -> int:
     """Rows of a batch.
 
@@ -123,3 +137,9 @@ def repeated_rows(trainer: Trainer, loader: Any) -> int:
     if trainer.world_size == 1 or not isinstance(sampler, DistributedSampler) or sampler.drop_last:
         return 0
     return int(sampler.total_size) - len(sampler.dataset)  # type: ignore[arg-type]
+
+
+def notable_repetitions(trainer: Trainer, loader: Any) -> int:
+    """How many rows a DistributedSampler repeats, if that is at least one in a thousand, else 0."""
+    repeated = repeated_rows(trainer, loader)
+    return repeated if repeated and 1000 * repeated >= len(loader.sampler.dataset) else 0

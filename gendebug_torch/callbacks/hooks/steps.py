@@ -78,6 +78,9 @@ def extra_forward(module: LightningModule, batch: Any, outputs: Any) -> tuple[Te
         batch: inputs and targets, and anything after them.
         outputs: return value of the step, which is not used.
 
+    Raises:
+        InputError: the batch does not begin with inputs and targets, e.g. as it is a mapping.
+
     Example:
         >>> import torch
         >>> from lightning.pytorch import LightningModule
@@ -88,8 +91,22 @@ def extra_forward(module: LightningModule, batch: Any, outputs: Any) -> tuple[Te
         >>> logits.tolist(), targets.tolist()
         ([3.0, 3.0], [0, 1])
     """
+    targets = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    if not isinstance(targets, Tensor):
+        got = (
+            f"keys {sorted(map(str, batch))}"
+            if isinstance(batch, Mapping)
+            else type(batch).__name__
+        )
+        reject(
+            "read",
+            "a batch (inputs, targets, ...) with targets as a Tensor",
+            got,
+            "Write `read=lambda module, batch, outputs: extra_forward(module, (batch['x'], "
+            "batch['y']), outputs)` with the entries of your batch.",
+        )
     with evaluating(module), torch.no_grad():
-        return logits_of(module, batch[0]), batch[1]
+        return logits_of(module, batch[0]), targets
 
 
 def step_tensors(

@@ -11,7 +11,7 @@ from gendebug_torch.behavior.audit.explain import explained_run
 from gendebug_torch.behavior.audit.redundancy import redundancy as suite_redundancy
 from gendebug_torch.behavior.checks.cases import case_findings
 from gendebug_torch.behavior.running.model_adapter import load_model
-from gendebug_torch.behavior.suite.expectation import Expectation
+from gendebug_torch.behavior.suite.expectation import Expectation, unit
 from gendebug_torch.behavior.suite.proposals import case_of_row, proposed_expectations
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.cli.deliver import FailOn, exit_code
@@ -21,6 +21,7 @@ from gendebug_torch.data.tables import read_table
 from gendebug_torch.errors import did_you_mean, reject
 from gendebug_torch.model.formats import load_weights
 from gendebug_torch.report import render_junit
+from gendebug_torch.report.text import printable
 
 
 def run(
@@ -43,19 +44,21 @@ def run(
             returns either.
         weights: safetensors file to load into the network.
         baseline: saved run of the last model, to be compared case by case.
-        tags: tags or capabilities of the cases to run.
+        tags: tags or capabilities of the cases to run, e.g. theft,money.
         save: file for the run, to be the next baseline.
         junit: file for a CI server, one test per case.
         out: directory for report.html, findings.json and behavior.json.
         allowed: share of cases per capability that may fail.
         fail_on: exit with 1 from this severity on.
     """
+    unit("--allowed", allowed)
     loaded = behavior.load_suite(suite)
-    if baseline is not None:
-        behavior.BehaviorRun.load(baseline)
+    earlier = None if baseline is None else behavior.BehaviorRun.load(baseline)
     if tags:
         loaded = _tagged(loaded, tags)
     ran = explained_run(loaded, _model(model, loaded, weights), name=model or "")
+    if earlier is not None:
+        behavior.compare_runs(earlier, ran)
     options = {"allowed": allowed, "baseline": baseline or ""}
     diagnosis = gd.diagnose(behavior=ran, only="behavior", options={"behavior.cases": options})
     for path in (save, f"{out}/behavior.json" if out else None):
@@ -67,10 +70,10 @@ def run(
         diagnosis.write(
             out, tables={"Cases": ran.cases(), "Failure rate per capability": ran.table()}
         )
-    print(ran)
+    print(printable(ran))
     for finding in diagnosis.findings:
-        if not finding.subject and finding.evidence is not ran:
-            print(f"\n{finding.severity.upper()} {finding.summary}")
+        if not finding.subject and (finding.evidence is not ran or finding.severity == "errored"):
+            print(printable(f"\n{finding.severity.upper()} {finding.summary}"))
     return exit_code(diagnosis, fail_on)
 
 
@@ -95,10 +98,10 @@ def add(
             `record`.
         id: name of the case; default: the table and the row.
         capability: what the case is about.
-        tags: further names.
+        tags: further names of the case, e.g. theft,money.
         origin: the incident; default: the table and the row.
-        fields: columns to take; default: the suite's features, else those that its inputs use, else
-            all.
+        fields: columns to take, e.g. amount,hour; default: the suite's features, else those that
+            its inputs use, else all.
     """
     path = Path(suite)
     current = behavior.load_suite(path) if path.exists() else behavior.Suite(())
@@ -107,7 +110,7 @@ def add(
         read_table(from_), row, current, expect=expect, fields=fields or (), source=from_, **more
     )
     after = behavior.append_case(path, case)
-    print(f"Added {case['id']} to {path} ({len(after.cases)} cases).")
+    print(printable(f"Added {case['id']} to {path} ({len(after.cases)} cases)."))
     return CLEAN
 
 
@@ -124,14 +127,15 @@ def record(
         weights: safetensors file to load into the network.
         width: half the range of scores that is proposed.
     """
+    unit("--width", width)
     loaded = behavior.load_suite(suite)
     proposals, errors = proposed_expectations(loaded, _model(model, loaded, weights), width=width)
     if proposals:
         behavior.propose_expectations(suite, proposals)
     for name, expectation in proposals.items():
-        print(f"{name}: {Expectation.of(expectation)}")
+        print(printable(f"{name}: {Expectation.of(expectation)}"))
     for name, error in errors.items():
-        print(f"{name}: no proposal, the model raised an error ({error})")
+        print(printable(f"{name}: no proposal, the model raised an error ({error})"))
     print(f"{len(proposals)} expectations proposed.")
     if proposals:
         print(f"Review them, then run `gendebug behave confirm {suite}`.")
@@ -143,12 +147,13 @@ def confirm(suite: str, ids: list[str] | None = None) -> int:
 
     Args:
         suite: YAML file of the cases.
-        ids: cases to confirm; default: all that say `reviewed: false`.
+        ids: cases to confirm, e.g. first,second; default: all that say `reviewed: false`.
     """
     before = {case.id for case in behavior.load_suite(suite).cases if not case.reviewed}
     cases = behavior.confirm_expectations(suite, ids or []).cases
     confirmed = before - {case.id for case in cases if not case.reviewed}
-    print(f"Confirmed {', '.join(sorted(confirmed)) or 'nothing: every case is reviewed'}.")
+    names = ", ".join(sorted(confirmed)) or "nothing: every case is reviewed"
+    print(printable(f"Confirmed {names}."))
     return CLEAN
 
 
@@ -165,15 +170,13 @@ def redundancy(
         suite: YAML file of the cases.
         model: MODULE:NAME, as in `gendebug behave run`.
         weights: safetensors file to load into the network.
-        runs: saved runs of other models.
+        runs: saved runs of other models, e.g. old.json,new.json.
         out: directory for redundancy.csv and redundancy.png.
     """
     loaded = behavior.load_suite(suite)
     others = {path: behavior.BehaviorRun.load(path) for path in runs or []}
     found = suite_redundancy(loaded, _model(model, loaded, weights), runs=others)
-    print(found)
-    print()
-    print(found.table().to_string(index=False))
+    print(printable(f"{found}\n\n{found.table().to_string(index=False)}"))
     if out is not None:
         with replacing_files(out, ["redundancy.csv", "redundancy.png"], "--out") as scratch:
             found.table().to_csv(scratch / "redundancy.csv", index=False)

@@ -123,9 +123,15 @@ def _remedy(diagnosis: CurveDiagnosis) -> str:
             "there. Then try more data, augmentation or weight decay."
         )
     if diagnosis.regime == "diverged":
+        curves = diagnosis.curves
+        if bool(curves.train_loss[-1:].isfinite().all()):
+            return (
+                "Lower the learning rate or clip gradients. If a part of the loss grows on "
+                "purpose, e.g. with its weight, record the parts and diagnose each."
+            )
         return (
-            "Lower the learning rate or clip gradients; look at the batches where the loss first "
-            "became NaN."
+            "Lower the learning rate or clip gradients, and look at the batches where the loss "
+            "first became NaN or infinite."
         )
     return _REMEDIES.get(diagnosis.regime, "")
 

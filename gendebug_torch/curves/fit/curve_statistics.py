@@ -29,7 +29,8 @@ _TRANSIENT_IN_SD, _TRANSIENT_SHARE = 6.0, 0.03
 # A residual so many times the noise of neighbouring epochs is shape that the trend does not have,
 # e.g. a late fall.
 _MAX_MISFIT = 3.0
-# A curve whose final rise is more likely than this by chance is not tested any further.
+# A curve whose final rise is more likely than this by chance is not tested any further, unless the
+# trend misses its shape.
 MAX_ALPHA = 0.2
 
 
@@ -160,7 +161,8 @@ def _statistics(
     p_value, at, bounds = _final_rise(blocks.means, trend, seed)
     minimum, low, high = (blocks.index(i) for i in (at, *bounds))
     fit = blocks.interpolate(trend.fit)
-    sd = trend.noise.sd if blocks.size == 1 else float((y - fit)[first:].std())
+    noise = _local_noise(blocks.means, trend.noise)
+    sd = noise.sd if blocks.size == 1 else float((y - fit)[first:].std())
     if first:
         # Before the transient rise the loss may have been lower still: the best epoch is that of
         # the whole curve.
@@ -169,12 +171,11 @@ def _statistics(
         low, high = min(low, minimum), max(high, minimum)
     change, error, stretch = _last_stretch(
         blocks.means - trend.shifts,
-        _local_noise(blocks.means, trend.noise),
+        noise,
         window if blocks.size == 1 else 1,
     )
     oscillation = _oscillation(blocks, trend, seed)
     shifts = ((int(epoch[blocks.index(i)]), height / scale) for i, height in trend.level_shifts)
-    smooth_rise = trend.fit - trend.shifts
     return CurveStatistics(
         epoch=epoch,
         values=y,
@@ -184,7 +185,7 @@ def _statistics(
         minimum=minimum,
         interval=(low, high),
         p_value=p_value,
-        rise=float(smooth_rise[-1] - smooth_rise[trend.minimum]),
+        rise=_rise(blocks.means, trend, noise, at, window),
         change=change / scale,
         change_error=error / scale,
         stretch=stretch * blocks.size,
@@ -211,11 +212,25 @@ def _final_rise(y: Curve, trend: Trend, seed: int) -> tuple[float, int, tuple[in
     `scripts/bench_curves.py` counts the false alarms).
     """
     p_value = rising_tail_p_value(y - trend.null_shifts, trend.noise, seed=seed)
-    if p_value > MAX_ALPHA:
+    # Noise that is shape hides every rise from the first test; the second has its own shapes.
+    misfit = _local_noise(y, trend.noise) is not trend.noise
+    if p_value > MAX_ALPHA and not misfit:
         return p_value, trend.minimum, (0, len(y) - 1)
     posterior = inflection_posterior(y, tuple(at for at, _ in trend.level_shifts))
     p_value *= float(np.exp(-max(posterior.log_odds, 0.0)))
     return p_value, posterior.minimum, posterior.interval
+
+
+def _rise(y: Curve, trend: Trend, noise: Noise, minimum: int, window: int) -> float:
+    """Rise from the minimum to the end, level shifts left out.
+
+    It is that of the trend, or of the moving average where the trend misses the shape.
+    """
+    if noise is trend.noise:
+        smooth = trend.fit - trend.shifts
+        return float(smooth[-1] - smooth[trend.minimum])
+    average = moving_average(torch.from_numpy(y - trend.shifts), window)
+    return float(average[-1] - average[minimum])
 
 
 def _local_noise(y: Curve, noise: Noise) -> Noise:

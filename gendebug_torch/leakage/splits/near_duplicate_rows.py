@@ -17,6 +17,7 @@ from gendebug_torch.leakage.columns.column_codes import (
     is_quantity,
     numeric_values,
 )
+from gendebug_torch.leakage.splits.coincidences import row_coincidences
 from gendebug_torch.leakage.splits.near_duplicates import (
     NEIGHBOUR,
     ROWS,
@@ -47,7 +48,8 @@ def near_duplicate_rows(
     For a smooth density in D dimensions, `P(r_1 / r_6 <= e) = 1 - (1 - e^D)^5` whatever the
     density, so that copies with a little noise are separated from rows that are merely close, in
     any region. D is estimated from the median ratio of the second to the third distance, which
-    copies hardly change. Rows at distance 0 are left to `identical_rows`. Columns are centred and
+    copies hardly change. Near duplicates that agree by chance in columns of few values raise the
+    expected share. Rows at distance 0 are left to `identical_rows`. Columns are centred and
     scaled by their quartiles, levels and missing values become indicators, and above 128 dimensions
     a random projection (Johnson and Lindenstrauss, 1984) replaces them.
 
@@ -77,9 +79,10 @@ def near_duplicate_rows(
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(validation), generator=generator)[:max_rows].sort().values
-    before, after = _coordinates(train, validation, rows, seed)
+    whole, other, owner = _coordinates(train, validation, rows)
     if device is not None:
-        before, after = before.to(device), after.to(device)
+        whole, other, owner = whole.to(device), other.to(device), owner.to(device)
+    before, after = _projected(whole, other, seed)
     empty = torch.zeros(0, dtype=torch.int64)
     too_few = NearDuplicates(ROWS, threshold, empty.double(), empty, empty)
     if len(before) < 10 * NEIGHBOUR or not len(after) or not before.shape[1]:
@@ -93,10 +96,16 @@ def near_duplicate_rows(
     ratio = float((distance[:, 1] / distance[:, 2]).clamp(max=1 - 1e-9).median())
     dimension = math.log(2) / (2 * -math.log(max(ratio, 1e-9)))
     values = (distance[:, 0] / distance[:, -1]).double().cpu()
-    near = values <= threshold
-    expected = float(expected_share(np.array([threshold]), dimension)[0])
-    partners = partner[:, 0].cpu()[near]
-    return NearDuplicates(ROWS, threshold, values, rows[near], partners, expected, dimension)
+    near = (values <= threshold).to(partner.device)
+    partners, positions = partner[:, 0][near], different.nonzero()[:, 0][near]
+    chance = row_coincidences(whole, other[positions], partners, owner, dimension)
+    expected = max(
+        float(expected_share(np.array([threshold]), dimension)[0]),
+        chance * len(partners) / len(values),
+    )
+    return NearDuplicates(
+        ROWS, threshold, values, rows[near.cpu()], partners.cpu(), expected, dimension
+    )
 
 
 def _neighbours(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,20 +141,24 @@ def _smallest(values: Tensor, k: int) -> Tensor:
 
 
 def _coordinates(
-    train: Features, validation: Features, rows: Tensor, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Both splits as `[n, p]` and `[q, p]` float32 on one scale per column."""
+    train: Features, validation: Features, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both splits as `[n, p]` and `[q, p]` float32 on one scale per column, and `[p]` columns."""
     if isinstance(train, Tensor) and isinstance(validation, Tensor):
         before, after = _scaled_tensors(train, validation[rows.to(validation.device)])
-    elif isinstance(train, pd.DataFrame) and isinstance(validation, pd.DataFrame):
-        before, after = _scaled_tables(train, validation.iloc[rows.numpy()])
-    else:
-        reject(
-            "validation",
-            "a table with a table, or a tensor with a tensor",
-            "a mixture",
-            "Build both splits in the same way.",
-        )
+        return before, after, torch.arange(before.shape[1], device=before.device)
+    if isinstance(train, pd.DataFrame) and isinstance(validation, pd.DataFrame):
+        return _scaled_tables(train, validation.iloc[rows.numpy()])
+    reject(
+        "validation",
+        "a table with a table, or a tensor with a tensor",
+        "a mixture",
+        "Build both splits in the same way.",
+    )
+
+
+def _projected(before: Tensor, after: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """The same rows in at most 128 dimensions."""
     if before.shape[1] <= _MAX_DIMENSIONS:
         return before, after
     generator = torch.Generator().manual_seed(seed)
@@ -161,12 +174,15 @@ def _scaled_tensors(train: Tensor, validation: Tensor) -> tuple[Tensor, Tensor]:
     return _finite(before / scale), _finite(after / scale)
 
 
-def _scaled_tables(train: pd.DataFrame, validation: pd.DataFrame) -> tuple[Tensor, Tensor]:
+def _scaled_tables(train: pd.DataFrame, validation: pd.DataFrame) -> tuple[Tensor, Tensor, Tensor]:
     columns = [c for c in train.columns if c in validation.columns]
     parts = [_scaled_column(train[c], validation[c]) for c in columns]
     empty = torch.zeros(len(train), 0), torch.zeros(len(validation), 0)
     before, after = zip(empty, *parts, strict=True)
-    return torch.cat(before, 1), torch.cat(after, 1)
+    owner = torch.arange(len(parts)).repeat_interleave(
+        torch.tensor([part.shape[1] for part in before[1:]], dtype=torch.int64)
+    )
+    return torch.cat(before, 1), torch.cat(after, 1), owner
 
 
 def _scaled_column(before: pd.Series[Any], after: pd.Series[Any]) -> tuple[Tensor, Tensor]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gendebug_torch.errors import reject
+from gendebug_torch.leakage.splits.coincidences import tested, text_coincidences
 from gendebug_torch.leakage.splits.near_duplicates import TEXTS, NearDuplicates
 from gendebug_torch.leakage.splits.row_hashes import first_matches, splitmix64
 
@@ -33,7 +35,8 @@ def near_duplicate_texts(
 
     Texts are converted to lower case and their blanks joined; the similarity is the Jaccard index
     of the sets of five successive bytes. MinHash finds the candidates, the exact index of the best
-    candidate decides. Identical texts are left to `identical_rows`.
+    candidate decides. Near duplicates whose common words are so frequent that independent texts
+    share them give the expected share. Identical texts are left to `identical_rows`.
 
     Source: Broder (1997), SEQUENCES, for MinHash; Leskovec, Rajaraman and Ullman (2014), Mining of
     Massive Datasets, section 3.4, for the bands.
@@ -70,7 +73,21 @@ def near_duplicate_texts(
         better = (match >= 0) & (estimate > similarity)
         best = torch.where(better, match, best)
         similarity = torch.where(better, estimate, similarity)
-    return _exact(splits, best.cpu(), similarity.cpu(), threshold)
+    found = _exact(splits, best.cpu(), similarity.cpu(), threshold)
+    return replace(found, expected=found.share * _chance(splits, signatures, found))
+
+
+def _chance(
+    splits: Sequence[Sequence[str]], signatures: Sequence[Tensor], found: NearDuplicates
+) -> float:
+    """Share of near duplicates among texts that independent texts bring by chance."""
+    chosen = tested(len(found.rows))
+    pairs, similar = [], []
+    for row, partner in zip(found.rows[chosen].tolist(), found.partners[chosen], strict=True):
+        estimate = (signatures[0] == signatures[1][row]).double().mean(1)
+        similar.append((estimate >= found.threshold - _MARGIN / 2).nonzero()[:, 0].tolist())
+        pairs.append((splits[1][row], splits[0][int(partner)]))
+    return text_coincidences(splits[0], pairs, similar) if pairs else 0.0
 
 
 def _exact(

@@ -33,7 +33,7 @@ class NearDuplicates:
         values: that similarity or ratio of each row that was compared, `[q]` float64.
         rows: validation rows that are near duplicates, `[p]` int64.
         partners: the training row of each, `[p]` int64.
-        expected: share of near duplicates expected without any copy; 0 for texts.
+        expected: share of near duplicates expected without any copy.
         dimension: intrinsic dimension of the rows of numbers; NaN for texts.
     """
 

@@ -51,7 +51,8 @@ def categories_keep_their_shares(
 
     Training is the reference without validation. Unseen levels count beyond what a fresh sample of
     the same source would bring. Where the schema names a time column, tests use the effective
-    sample size.
+    sample size. Dates, versions and identifiers change by themselves; they are noted and not
+    compared.
 
     Source: Pearson (1900), Philos. Mag. 50:157 with rare levels pooled (Cochran, 1954); Bergsma
     (2013), J. Korean Stat. Soc. 42:323 for V; Good (1953), Biometrika 40:237 for unseen levels; Rao

@@ -59,7 +59,8 @@ def features_keep_their_distribution(
 
     Training is the reference without validation. Two-sample Kolmogorov-Smirnov tests with Holm's
     correction over the features. Rows are taken as independent, but where the schema names a time
-    column each feature's test uses its effective sample size.
+    column each feature's test uses its effective sample size. Dates, counters, versions and
+    identifiers change by themselves; they are noted and not compared.
 
     Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Holm (1979), Scand. J. Statist. 6:65; Sokal
     (1997) for rows that depend on each other; for corrected univariate tests Rabanser, Günnemann

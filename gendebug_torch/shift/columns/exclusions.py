@@ -57,6 +57,8 @@ DATES = "it holds dates"
 COUNTER = "it counts on, as a version or a batch number does"
 CALENDAR = "it holds another part of the calendar"
 IDENTIFIER = "it identifies rows or customers"
+ABSENT = "it is absent in production"
+NON_NUMERIC = "it is no longer numeric in production"
 WIDE_INTEGERS = "it holds integers beyond 2^53, which are ids or hashes rather than quantities"
 
 

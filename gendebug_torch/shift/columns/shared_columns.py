@@ -18,7 +18,9 @@ from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.exclusions import (
+    ABSENT,
     IDENTIFIER,
+    NON_NUMERIC,
     WIDE_INTEGERS,
     dtype_reason,
     level_reason,
@@ -325,16 +327,18 @@ def shared_tables(production: Records, reference: Records) -> SharedTables | Non
     coded = shared_columns(production, reference, None, category_names)
     if pair is None or coded is None:
         return None
-    names, _, before, after = quantity_values(pair)
+    names, non_numeric, before, after = quantity_values(pair)
     sides = [pd.DataFrame(values.cpu().numpy(), columns=list(names)) for values in (before, after)]
     for name in coded.names:
         for side, records in zip(sides, (reference, production), strict=True):
             side[name] = pd.Series(list(column_values(records, name)), dtype=object)
-    identifiers = {
+    excluded = dict.fromkeys((*pair.absent, *coded.absent), ABSENT)
+    excluded |= dict.fromkeys(non_numeric, NON_NUMERIC)
+    excluded |= {
         name: IDENTIFIER for i, name in enumerate(names) if is_identifier(before[:, i], after[:, i])
     }
     tables = SharedTables(sides[0], sides[1], names)
-    tables = tables.without(excluded_by_type(reference, production) | identifiers)
+    tables = tables.without(excluded | excluded_by_type(reference, production))
     return tables.without(_excluded_by_values(tables))
 
 
@@ -345,7 +349,8 @@ def excluded_by_type(reference: Records, production: Records) -> dict[str, str]:
         return {}
     reasons = {str(name): dtype_reason(before[name]) for name in before.columns}
     for name in after.columns:
-        reasons[str(name)] = reasons.get(str(name)) or dtype_reason(after[name])
+        if str(name) in reasons:
+            reasons[str(name)] = reasons[str(name)] or dtype_reason(after[name])
     reasons |= dict.fromkeys(wide_integer_names(reference), WIDE_INTEGERS)
     return {name: reason for name, reason in reasons.items() if reason is not None}
 

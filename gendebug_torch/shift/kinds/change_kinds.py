@@ -150,7 +150,8 @@ def change_kinds(
 
     Without labels, class shares are estimated from the scores, concept drift is not judged, and a
     shift that is limited to one column may be 2 or 3 (`verdict` is `unknown`). Looks at 20,000 rows
-    a side at most, fewer of more than 1000 columns.
+    a side at most, fewer of more than 1000 columns. Columns that change by themselves (dates,
+    versions, identifiers) are left out and listed in `excluded`.
 
     Args:
         production: records with features or logits, and targets where they are known.

@@ -53,8 +53,12 @@ _DISTRIBUTION = (
 )
 # Relative error of completeness, and share of rows with one, from which DeepLIFT is refused.
 _INCOMPLETE = 0.05
-# RuntimeErrors by which Captum refuses a network: a module used twice, one feature alone.
-_REFUSALS = ("being used more than once", "probability tensor contains")
+# RuntimeErrors by which Captum refuses a network: a module used twice, one feature alone, and
+# operations in place behind its hooks.
+_REFUSALS = (
+    *("being used more than once", "probability tensor contains"),
+    *("is being used in an in-place operation", "cannot register a hook on a tensor"),
+)
 _SEED = 0
 
 Fields = dict[str, Tensor]
@@ -217,10 +221,20 @@ class _CaptumMethod:
             arguments["return_convergence_delta"] = True
         answer = _call_captum(self.captum, inputs, arguments)
         values, delta = answer if with_delta else (answer, None)
-        fields = {"values": only_tensor(values, name).detach().float()}
+        fields = {"values": self._per_token(only_tensor(values, name).detach().float())}
         if delta is not None:
             fields["convergence_delta"] = delta.detach().float().reshape(len(inputs), -1).mean(1)
         return fields
+
+    def _per_token(self, values: Tensor) -> Tensor:
+        """`[n, l]` sums over the vectors of an embedding, `[n, l, e]`; other answers unchanged.
+
+        A single dimension of an embedding means nothing; the sum is the contribution of a token.
+        """
+        layer = getattr(self.captum.instance, "layer", None)
+        activation = self.captum.name == "LayerActivation"
+        summed = isinstance(layer, nn.Embedding) and values.ndim > 2 and not activation
+        return values.sum(-1) if summed else values
 
 
 def _call_captum(captum: CaptumObject, inputs: Tensor, arguments: dict[str, Any]) -> Any:
