@@ -1,4 +1,4 @@
-"""Shift beside its peers: speed of 500 Kolmogorov-Smirnov tests, memory, false alarms and power."""
+"""Shift beside its peers in one run: speed, memory, false alarms and power over seeds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SLOWNESS = np.array([0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.99])
 
 
 def speed(args: argparse.Namespace) -> None:
-    """Time of our tests and of scipy's loop, which runs on a tenth of the columns, times ten."""
+    """Rows of a table: ours and scipy's loop interleaved, scipy on a tenth of the columns."""
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(args.reference, args.columns, generator=generator, dtype=torch.float64)
     live = torch.randn(args.live, args.columns, generator=generator, dtype=torch.float64)
@@ -76,7 +76,7 @@ def speed(args: argparse.Namespace) -> None:
 def beside_peers(
     args: argparse.Namespace, reference: torch.Tensor, live: torch.Tensor, ours: float
 ) -> None:
-    """One row per peer, in this process or in the interpreter of --peer-python."""
+    """One row per peer, here where it is installed, else in the interpreter of --peer-python."""
     frames = [
         pd.DataFrame(side.numpy(), columns=[f"c{i}" for i in range(args.columns)])
         for side in (reference, live)
@@ -106,7 +106,7 @@ def beside_peers(
 
 
 def columns_of_kinds(rng: np.random.Generator, n: int, d: int, *, odd: bool) -> torch.Tensor:
-    """`[n, d]` normal columns; if odd, ten heavy-tailed, ten discrete and ten autocorrelated."""
+    """Normal columns, `[n, d]`; if odd, ten each are heavy-tailed, discrete, autocorrelated."""
     rows = rng.normal(size=(n, d))
     if odd:
         rows[:, :10] = rng.standard_t(2, size=(n, 10))
@@ -137,7 +137,10 @@ def at_effective_sizes(test: KSTest, reference: torch.Tensor, live: torch.Tensor
 
 
 def errors(args: argparse.Namespace) -> None:
-    """False alarms and power over seeds: 200 features, halves of series of 20,000 rows."""
+    """False alarms and power over seeds, 200 features with 10,000 rows a side.
+
+    The second half of each series is compared with the first.
+    """
     rows, d = 10_000, 200
     kinds = "10 heavy-tailed, 10 discrete, 10 autocorrelated"
     alarms = dict.fromkeys(
@@ -261,7 +264,7 @@ def clocks(args: argparse.Namespace) -> None:
 
 
 def in_time(args: argparse.Namespace) -> None:
-    """Alarms on ten autocorrelated columns, the second half of each series against the first."""
+    """Alarms of the check on ten autocorrelated columns, second half against first."""
     counts = {"time named": 0, "no time": 0, "column 0 moved by 0.5 sd, found": 0}
     for seed in range(args.seeds):
         series = pd.DataFrame(
@@ -304,7 +307,7 @@ print("measured", code, time.perf_counter() - started, peak)
 
 
 def command(*arguments: object) -> tuple[float, float]:
-    """Seconds and peak MiB of a command in a process of its own, torch included."""
+    """Seconds of a command in a process of its own, and its peak in MiB, torch included."""
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, *map(str, arguments)],
         capture_output=True,
@@ -336,7 +339,7 @@ def write_parquet(path: Path, rows: int, columns: int) -> float:
 
 
 def parquet(args: argparse.Namespace) -> None:
-    """Seconds and peak memory of `gendebug shift` on large files, and with a saved reference."""
+    """`gendebug shift` on files read in chunks, with both sides and with a saved reference."""
     sizes = [(1_000_000, 25), (1_000_000, 100)] + ([(10_000_000, 500)] if args.full else [])
     for rows, columns in sizes:
         with TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ def alarm(after: pd.DataFrame, before: pd.DataFrame, **parts: Any) -> gd.Finding
 
 
 def together(seeds: int, rows: int) -> None:
-    """False alarms, in time and not, and the power against a change of one correlation."""
+    """Alarms without a shift, in time and not, and power against one correlation."""
     counts: Counter[str] = Counter()
     moments = {"metadata": pd.DataFrame({"t": range(rows)}), "schema": gd.Schema(time="t")}
     for seed in range(seeds):
@@ -95,7 +95,7 @@ def classified(
 
 
 def accuracy(seeds: int) -> None:
-    """Coverage of the 95 % intervals of the accuracy without labels, and bias of the estimates."""
+    """Coverage of the 95 % intervals of the accuracy without labels, and the error."""
     changes: dict[str, dict[str, float]] = {
         "no shift": {},
         "inputs moved": {"moved": -1.2},
