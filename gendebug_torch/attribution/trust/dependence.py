@@ -18,7 +18,7 @@ from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import map_rows
 
 # Rows whose values serve as replacements, and rows in which a feature is replaced.
-_SAMPLE, _ROWS = 64, 8
+_SAMPLE, _ROWS = 64, 6
 # Change of the output, in standard deviations of the outputs, that is more than rounding.
 _CHANGE = 1e-3
 
