@@ -9,6 +9,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 import gendebug_torch as gd
@@ -474,3 +475,41 @@ def test_the_chosen_map_on_real_logits(shared_data):
 def test_bad_input_is_named(call, argument):
     with pytest.raises(InputError, match=f"^`{argument}`"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("calibration.json", b""),
+        ("calibration.json", b"\xff"),
+        ("calibration.json", b"null"),
+        ("calibration.json", b"[1]"),
+        ("calibration.json", b'{"module": 3}'),
+        ("calibration.json", b'{"module": ["AffineModule"]}'),
+        ("calibration.json", b"[" * 100_000),
+        ("calibration.json", b'{"module": "IsotonicModule"}'),
+        ("calibration.json", b'{"module": "TopLabelModule"}'),
+        ("calibration.safetensors", b""),
+        ("calibration.safetensors", b"\xff" * 100),
+    ],
+)
+def test_a_damaged_directory_is_refused_by_name(tmp_path, name, content):
+    found = recalibrate(None, drawn(4, 800, 4, scale=2.5), candidates=["temperature"])
+    place = found.save(tmp_path / "out")
+    (place / name).write_bytes(content)
+    with pytest.raises(InputError, match="out"):
+        load_calibration(place)
+
+
+def test_a_full_disk_leaves_the_old_directory_whole(tmp_path, monkeypatch):
+    found = recalibrate(None, drawn(4, 800, 4, scale=2.5), candidates=["temperature"])
+    place = found.save(tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+
+    def full(*_, **__):
+        raise SafetensorError("I/O error: File too large (os error 27)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(InputError, match="File too large"):
+        found.save(place)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +22,12 @@ from gendebug_torch.calibration.maps.modules import (
     as_module,
 )
 from gendebug_torch.calibration.maps.top_label_map import TopLabelMap
+from gendebug_torch.data.files import replacing_files
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.logit_scaling import AffineFit
 
+# What a file of another form raises while it is read.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, RecursionError)
 _JSON, _MAP, _MODEL = "calibration.json", "calibration.safetensors", "model.safetensors"
 
 
@@ -59,33 +60,17 @@ def save_recalibration(
             stacklevel=3,
         )
         model = None
-    target = Path(directory)
     kind = "none" if fitted is None else type(as_module(fitted)).__name__
     text = json.dumps({"module": kind, **facts}, indent=2, allow_nan=False) + "\n"
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-            if model is not None:
-                save_model(model, str(Path(scratch, _MODEL)))
-            if fitted is not None:
-                state = as_module(fitted).state_dict()
-                tensors = {key: value.contiguous() for key, value in state.items()}
-                save_file(tensors, Path(scratch, _MAP))
-            Path(scratch, _JSON).write_text(text)
-            # The JSON comes last: whoever reads a new one finds its tensors written.
-            for name in (_MODEL, _MAP, _JSON):
-                if Path(scratch, name).exists():
-                    os.replace(Path(scratch, name), target / name)
-                else:
-                    (target / name).unlink(missing_ok=True)
-    except OSError as error:
-        reject(
-            "directory",
-            "a directory that can be written",
-            f"{target}: {error.strerror}",
-            "Choose another directory.",
-        )
-    return target
+    # The JSON comes last: whoever reads a new one finds its tensors written.
+    with replacing_files(directory, (_MODEL, _MAP, _JSON)) as scratch:
+        if model is not None:
+            save_model(model, str(scratch / _MODEL))
+        if fitted is not None:
+            state = as_module(fitted).state_dict()
+            save_file({key: value.contiguous() for key, value in state.items()}, scratch / _MAP)
+        (scratch / _JSON).write_text(text, encoding="utf-8")
+    return Path(directory)
 
 
 def load_calibration(directory: str | Path) -> nn.Module:
@@ -114,11 +99,11 @@ def load_calibration(directory: str | Path) -> nn.Module:
 
     source = Path(directory)
     try:
-        kind = json.loads((source / _JSON).read_text())["module"]
+        kind = json.loads((source / _JSON).read_text("utf-8"))["module"]
         if kind == "none":
             return nn.Identity()
         module = _module(kind, load_file(source / _MAP))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (*_DAMAGE, SafetensorError) as error:
         reject(
             "directory",
             "a directory that `Recalibration.save` wrote",
