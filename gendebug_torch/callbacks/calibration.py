@@ -39,6 +39,8 @@ class CalibrationMonitor(Monitor):
         0
     """
 
+    _record: CalibrationRecorder
+
     def __init__(
         self,
         *,
@@ -110,11 +112,3 @@ class CalibrationMonitor(Monitor):
         for note in self._record.notes:
             remedy = "Find the cause in the network: a diverged training, or NaN among its inputs."
             self.findings.append(self.finding(Severity.WARN, f"In {note}.", remedy))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The counts so far, by epoch."""
-        return self._record.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the record of a checkpoint."""
-        self._record.load_state_dict(state_dict)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
 from gendebug_torch.callbacks.hooks.batch_rows import (
     counted_rows,
@@ -36,7 +35,6 @@ from gendebug_torch.curves.checks.gap import validation_loss_is_near_training_lo
 from gendebug_torch.curves.checks.regime import training_converged_without_overfitting
 from gendebug_torch.curves.diagnosis.early_stopping import MIN_EPOCHS
 from gendebug_torch.curves.fit.curve_statistics import MIN_VALUES
-from gendebug_torch.curves.loss_sums import FIELDS
 from gendebug_torch.curves.recorder import CurveRecorder, finest_curves
 
 
@@ -65,6 +63,8 @@ class LearningCurveMonitor(Monitor):
         >>> len(monitor.curves)
         0
     """
+
+    _record: CurveRecorder
 
     def __init__(
         self,
@@ -147,17 +147,39 @@ class LearningCurveMonitor(Monitor):
         if sums is not None:
             totals, metrics = summed(trainer, sums), scalars(trainer.callback_metrics)
             self._record.close_check(trainer.current_epoch, trainer.global_step, totals, metrics)
-        _stop_if_overfit(self, trainer, "step")
+        self._stop_if_overfit(trainer, "step")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the means of the epoch, log them, and test whether the network overfits."""
-        compute = partial(_epoch_sums, self, trainer, pl_module)
-        sums = self.on_every_rank(trainer, "epoch_sums", compute)
+        sums = self.on_every_rank(trainer, "epoch_sums", self._record.epoch_sums)
+        evaluated = None
+        if self.train_eval is not None:
+            loader = sample_loader(trainer, self.train_eval)
+            compute = partial(evaluated_loss, trainer, pl_module, loader, self.read)
+            evaluated = self.on_every_rank(trainer, "train_eval", compute)
         if sums is not None:
+            if evaluated is not None:
+                sums = torch.cat([sums, evaluated[None].to(sums.device)])
             totals, metrics = summed(trainer, sums), scalars(trainer.callback_metrics)
             losses = self._record.close_epoch(trainer.current_epoch, totals, metrics)
             self.log_scalars(trainer, losses)
-        _stop_if_overfit(self, trainer, "epoch")
+        self._stop_if_overfit(trainer, "epoch")
+
+    def _stop_if_overfit(self, trainer: Trainer, unit: str) -> None:
+        """Warn of the first inflection, and stop if that is wanted, by epochs or by checks."""
+        curves = finest_curves(self._record, MIN_EPOCHS)
+        if curves.unit != unit or (self._warned and not self.stop_on_inflection):
+            return
+        overfit: CurveDiagnosis | None = None
+        with self.guarded("early_stopping"):
+            overfit = early_stopping_diagnosis(curves)
+        if overfit is not None and not self._warned:
+            self._warned = True
+            LOGGER.warning("%s %d: %s", unit, int(curves.epoch[-1]), overfit.summary)
+        if self.stop_on_inflection and trainer.strategy.reduce_boolean_decision(
+            overfit is not None, all=False
+        ):
+            trainer.should_stop = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run the checks of the curves, log the verdict in one line, and log the figure."""
@@ -176,40 +198,3 @@ class LearningCurveMonitor(Monitor):
         self.findings = [*findings, *self.findings]
         if trainer.is_global_zero:
             LOGGER.info("after %d epochs: %s", len(self.curves), findings[0].summary)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything recorded so far, the unfinished epoch included."""
-        return self._record.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the record of a checkpoint."""
-        self._record.load_state_dict(state_dict)
-
-
-def _epoch_sums(monitor: LearningCurveMonitor, trainer: Trainer, module: LightningModule) -> Tensor:
-    """Sums of the epoch, and of the evaluated training rows, `[2 or 3, 4]`."""
-    sums = monitor._record.epoch_sums()
-    if monitor.train_eval is None:
-        return sums
-    evaluated = torch.zeros(FIELDS, dtype=torch.float64)
-    with monitor.guarded("train_eval"):
-        loader = sample_loader(trainer, monitor.train_eval)
-        evaluated = evaluated_loss(trainer, module, loader, monitor.read)
-    return torch.cat([sums, evaluated[None].to(sums.device)])
-
-
-def _stop_if_overfit(monitor: LearningCurveMonitor, trainer: Trainer, unit: str) -> None:
-    """Warn of the first inflection, and stop if that is wanted, by epochs or by checks."""
-    curves = finest_curves(monitor._record, MIN_EPOCHS)
-    if curves.unit != unit or (monitor._warned and not monitor.stop_on_inflection):
-        return
-    overfit: CurveDiagnosis | None = None
-    with monitor.guarded("early_stopping"):
-        overfit = early_stopping_diagnosis(curves)
-    if overfit is not None and not monitor._warned:
-        monitor._warned = True
-        LOGGER.warning("%s %d: %s", unit, int(curves.epoch[-1]), overfit.summary)
-    if monitor.stop_on_inflection and trainer.strategy.reduce_boolean_decision(
-        overfit is not None, all=False
-    ):
-        trainer.should_stop = True

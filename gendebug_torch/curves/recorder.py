@@ -16,7 +16,7 @@ from gendebug_torch.curves.loss_sums import LossSums
 # Of fewer rows the mean loss is too noisy to say what an untrained network loses.
 _MIN_UNTRAINED_ROWS = 16
 # Attributes that a checkpoint holds as they are.
-_STATE = ("rows", "checks", "notes", "untrained_loss", "_first", "_epoch_train", "epoch")
+_STATE = ("rows", "checks", "notes", "untrained_loss", "epoch")
 
 
 class CurveRecorder:
@@ -39,13 +39,11 @@ class CurveRecorder:
         self.notes: list[str] = []
         self.untrained_loss: float | None = None
         self.epoch: int | None = None
+        self._sums = _OpenSums()
         self._resumed = False
         # Names that only the validation logs: those that were not there before it.
         self._val_names: set[str] = set()
         self._logged: set[str] = set()
-        self._train, self._val = LossSums(), dict[int, LossSums]()
-        self._first: Tensor | None = None
-        self._epoch_train: Tensor | None = None
 
     def begin(self, epoch: int, step: int) -> None:
         """Start a fit; later epochs of an earlier record are dropped, and all of it in a new run.
@@ -55,9 +53,7 @@ class CurveRecorder:
             step: optimizer steps before it.
         """
         if not self._resumed:
-            # What an interrupted epoch left behind is no part of this one.
-            self._train, self._val = LossSums(), {}
-            self._first = self._epoch_train = self.epoch = None
+            self._sums, self.epoch = _OpenSums(), None
         if epoch == 0 and step == 0:
             self.notes, self.untrained_loss = [], None
         self.rows = [row for row in self.rows if row["epoch"] < epoch]
@@ -76,12 +72,12 @@ class CurveRecorder:
             index: batch in the epoch; before the first of all there was no update.
             repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
-        _note_repetitions(self.notes, "train_loss", loss, repeated)
+        self.notes += _new(_repetitions("train_loss", loss, repeated), self.notes)
         if epoch == 0 and index == 0:
             mean = loss.detach().double().mean()
-            self._first = torch.stack([mean * rows, torch.full_like(mean, rows)])
+            self._sums.first = torch.stack([mean * rows, torch.full_like(mean, rows)])
         self.epoch = epoch
-        self._train.add(loss, rows)
+        self._sums.train.add(loss, rows)
 
     def add_val(self, loader: int, loss: Tensor, rows: int, *, repeated: int = 0) -> None:
         """Hold the loss of a validation step.
@@ -92,8 +88,8 @@ class CurveRecorder:
             rows: number of rows that count.
             repeated: number of rows that the sampler repeats to even the ranks, to be noted.
         """
-        self._val.setdefault(loader, LossSums()).add(loss, rows)
-        _note_repetitions(self.notes, _val_name(loader), loss, repeated)
+        self._sums.val.setdefault(loader, LossSums()).add(loss, rows)
+        self.notes += _new(_repetitions(_val_name(loader), loss, repeated), self.notes)
 
     def begin_check(self, logged: Iterable[str]) -> None:
         """Start a validation check.
@@ -105,10 +101,12 @@ class CurveRecorder:
 
     def check_sums(self) -> Tensor:
         """Sums of the training since the last check and of each validation loader, `[1 + l, 4]`."""
-        train = self._train.total()
-        earlier = self._epoch_train
-        self._epoch_train = train if earlier is None else earlier.to(train.device) + train
-        sums = [self._val[loader].total().to(train.device) for loader in sorted(self._val)]
+        train = self._sums.train.total()
+        earlier = self._sums.epoch_train
+        self._sums.epoch_train = train if earlier is None else earlier.to(train.device) + train
+        sums = [
+            self._sums.val[loader].total().to(train.device) for loader in sorted(self._sums.val)
+        ]
         return torch.stack([train, *sums])
 
     def close_check(
@@ -125,11 +123,11 @@ class CurveRecorder:
         self._val_names |= set(logged) - self._logged
         own = {name: value for name, value in logged.items() if name in self._val_names}
         row = {"epoch": float(epoch), "step": float(step), "train_loss": _mean(sums[0])}
-        for loader, part in zip(sorted(self._val), sums[1:], strict=True):
+        for loader, part in zip(sorted(self._sums.val), sums[1:], strict=True):
             name = _val_name(loader)
             row[name] = _mean(part)
             self.notes += _nonfinite(name, epoch, part)
-        self._val.clear()
+        self._sums.val.clear()
         losses = losses_by_loader(own, VAL_LOSS)
         metrics = {_val_name(loader): loss for loader, loss in losses.items()} | own
         self.checks = [check for check in self.checks if check["step"] != row["step"]]
@@ -137,14 +135,14 @@ class CurveRecorder:
 
     def epoch_sums(self) -> Tensor:
         """Sums of the training of the epoch, and of the first loss before any update, `[2, 4]`."""
-        train = self._train.total()
-        if self._epoch_train is not None:
-            train = self._epoch_train.to(train.device) + train
-        self._epoch_train = None
+        train = self._sums.train.total()
+        if self._sums.epoch_train is not None:
+            train = self._sums.epoch_train.to(train.device) + train
+        self._sums.epoch_train = None
         first = torch.zeros_like(train)
-        if self._first is not None:
-            first[:2] = self._first.to(train.device)
-            self._first = None
+        if self._sums.first is not None:
+            first[:2] = self._sums.first.to(train.device)
+            self._sums.first = None
         return torch.stack([train, first])
 
     def close_epoch(
@@ -183,20 +181,17 @@ class CurveRecorder:
     @property
     def curves(self) -> LearningCurves:
         """One row per epoch."""
-        return _as_curves(self, self.rows, "epoch")
+        return _as_curves(self, self.rows, "epoch", _unnamed_loss(self._val_names, self.checks))
 
     @property
     def check_curves(self) -> LearningCurves:
         """One row per validation check, counted in optimizer steps."""
-        return _as_curves(self, self.checks, "step")
+        return _as_curves(self, self.checks, "step", _unnamed_loss(self._val_names, self.checks))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, the unfinished epoch included."""
-        return {name: getattr(self, name) for name in _STATE} | {
-            "val_names": sorted(self._val_names),
-            "train": self._train.state_dict(),
-            "val": {loader: sums.state_dict() for loader, sums in self._val.items()},
-        }
+        record = {name: getattr(self, name) for name in _STATE}
+        return record | {"val_names": sorted(self._val_names), "sums": self._sums.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the record of a checkpoint.
@@ -204,20 +199,47 @@ class CurveRecorder:
         Args:
             state: result of `state_dict`.
         """
-        for name in _STATE:
-            setattr(self, name, state[name])
         self.rows, self.checks = ([dict(row) for row in state[name]] for name in ("rows", "checks"))
-        self.notes = list(state["notes"])
-        self._val_names = set(state["val_names"])
-        self._train.load_state_dict(state["train"])
-        self._val = {int(loader): LossSums() for loader in state["val"]}
-        for loader, sums in state["val"].items():
-            self._val[int(loader)].load_state_dict(sums)
+        self.notes, self.untrained_loss = list(state["notes"]), state["untrained_loss"]
+        self.epoch, self._val_names = state["epoch"], set(state["val_names"])
+        self._sums = _OpenSums()
+        self._sums.load_state_dict(state["sums"])
         self._resumed = True
 
 
+class _OpenSums:
+    """Sums of the epoch and the validation check that are not over yet.
+
+    Attributes:
+        train: training losses since the last check.
+        epoch_train: sums of the training before it in this epoch, `[4]`; None before a check.
+        first: loss of the first batch of all times its rows, and the rows, `[2]`; None later.
+        val: validation losses by loader.
+    """
+
+    def __init__(self) -> None:
+        self.train = LossSums()
+        self.epoch_train: Tensor | None = None
+        self.first: Tensor | None = None
+        self.val: dict[int, LossSums] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "train": self.train.state_dict(),
+            "epoch_train": self.epoch_train,
+            "first": self.first,
+            "val": {loader: sums.state_dict() for loader, sums in self.val.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.train.load_state_dict(state["train"])
+        self.epoch_train, self.first = state["epoch_train"], state["first"]
+        for loader, sums in state["val"].items():
+            self.val.setdefault(int(loader), LossSums()).load_state_dict(sums)
+
+
 def finest_curves(record: CurveRecorder, min_epochs: int) -> LearningCurves:
-    """The epochs, or the validation checks where too few epochs were validated.
+    """The epochs of a record, or its validation checks where too few epochs were validated.
 
     A training of a few long epochs, or of steps alone, validates within its epochs.
 
@@ -232,8 +254,9 @@ def finest_curves(record: CurveRecorder, min_epochs: int) -> LearningCurves:
 
 
 def _as_curves(
-    record: CurveRecorder, rows: Sequence[Mapping[str, float]], unit: str
+    record: CurveRecorder, rows: Sequence[Mapping[str, float]], unit: str, notes: Sequence[str]
 ) -> LearningCurves:
+    """Rows of a record as curves."""
     names = dict.fromkeys(["train_loss", "val_loss", *(name for row in rows for name in row)])
     columns = {
         name: torch.tensor([row.get(name, torch.nan) for row in rows], dtype=torch.float64)
@@ -248,18 +271,32 @@ def _as_curves(
         metrics=columns,
         untrained_loss=record.untrained_loss,
         unit=unit,
-        notes=(*_unnamed_loss(record), *record.notes),
+        notes=(*notes, *record.notes),
     )
 
 
-def _unnamed_loss(record: CurveRecorder) -> list[str]:
+def _unnamed_loss(val_names: set[str], checks: Sequence[Mapping[str, float]]) -> list[str]:
     """A note where the validation logs metrics, but none under a usual name of its loss."""
-    if not record._val_names or any("val_loss" in check for check in record.checks):
+    if not val_names or any("val_loss" in check for check in checks):
         return []
-    names = ", ".join(sorted(record._val_names)[:10])
+    names = ", ".join(sorted(val_names)[:10])
     return [
         "no validation loss was recorded: no step returned one, and none of the metrics of the "
         f"validation ({names}) has a usual name such as `val_loss`"
+    ]
+
+
+def _new(notes: Sequence[str], recorded: Sequence[str]) -> list[str]:
+    return [note for note in notes if note not in recorded]
+
+
+def _repetitions(name: str, loss: Tensor, repeated: int) -> list[str]:
+    """A note that a mean per batch counts rows twice."""
+    if not repeated or loss.ndim:
+        return []
+    return [
+        f"the {name} is a mean per batch and counts rows twice that the sampler repeats to even "
+        f"the ranks ({repeated} in all); return or read one loss per row to leave them out"
     ]
 
 
@@ -283,15 +320,3 @@ def _mean(sums: Sequence[float]) -> float:
 def _missing_from(row: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics that a row does not have yet."""
     return {name: value for name, value in metrics.items() if math.isnan(row.get(name, math.nan))}
-
-
-def _note_repetitions(notes: list[str], name: str, loss: Tensor, repeated: int) -> None:
-    """Note that a mean per batch counts rows twice."""
-    if repeated and not loss.ndim:
-        note = (
-            f"the {name} is a mean per batch and counts rows twice that the sampler repeats to "
-            f"even the ranks ({repeated} in all); return or read one loss per row to leave "
-            "them out"
-        )
-        if note not in notes:
-            notes.append(note)

@@ -133,8 +133,7 @@ class Diagnosis:
             self.findings, title="Diagnosis", verdict=self.verdict, causes=self.causes
         )
 
-    def _repr_html_(self) -> str:
-        return self.to_html()
+    _repr_html_ = to_html
 
 
 def diagnose(

@@ -29,23 +29,22 @@ def wide_gap(seed):
     return curves(seed, gap=0.25)
 
 
-def answered(seed, learned=True, n=1500):
-    """Rows whose labels hang on an interaction, and logits of a model that knows it, or only the
-    straight part."""
+def interaction(seed, learned=True, n=1500):
+    """Rows whose labels depend on an interaction, and logits of a model with it, or without."""
     rng = np.random.default_rng(seed)
     table = pd.DataFrame(rng.normal(size=(n, 4)), columns=list("abcd"))
     truth = (1.2 * table["a"] + 1.5 * table["b"] * table["c"]).to_numpy()
     y = (rng.random(n) < 1 / (1 + np.exp(-truth))).astype("int64")
-    said = truth + 0.2 * rng.normal(size=n) if learned else 0.9 * table["a"].to_numpy()
-    return {"train": Records(table, torch.from_numpy(y), torch.from_numpy(said), name="train")}
+    logits = truth + 0.2 * rng.normal(size=n) if learned else 0.9 * table["a"].to_numpy()
+    return {"train": Records(table, torch.from_numpy(y), torch.from_numpy(logits), name="train")}
 
 
-def straight(seed):
-    return answered(seed, learned=False)
+def without_interaction(seed):
+    return interaction(seed, learned=False)
 
 
-PLANTS = {"curves.regime": overfit, "curves.gap": wide_gap, "curves.residuals": straight}
-CLEAN = {"curves.regime": curves, "curves.gap": curves, "curves.residuals": answered}
+PLANTS = {"curves.regime": overfit, "curves.gap": wide_gap, "curves.residuals": without_interaction}
+CLEAN = {"curves.regime": curves, "curves.gap": curves, "curves.residuals": interaction}
 
 # Check -> cause and subject (a regular expression) that its planted fault is to be found under.
 EXPECTED = {

@@ -36,6 +36,9 @@ class Monitor(Callback):
         log_name: prefix of logged names.
     """
 
+    # What a checkpoint holds, for monitors that do not say it themselves.
+    _record: Any
+
     def __init__(self, check: str, cause: Cause, log_name: str) -> None:
         self.findings: list[Finding] = []
         self.log_name = log_name
@@ -62,6 +65,15 @@ class Monitor(Callback):
 
     def reset(self) -> None:
         """Drop the record of an earlier training."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The record so far."""
+        state: dict[str, Any] = self._record.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the record of a checkpoint."""
+        self._record.load_state_dict(state_dict)
 
     def skips_validation(self, trainer: Trainer) -> bool:
         """Whether a validation is a sanity check, or comes beside the training on record.
