@@ -153,7 +153,7 @@ class ConfidenceShift:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Histograms of both samples, the threshold, and the band around it."""
         ax = axes(ax)
-        shares = self._coarse_shares()
+        shares = _coarse_shares(self)
         grid = np.linspace(0.0, 1.0, self.bins + 1)
         for share, n, colour, side in zip(
             shares, self.n.tolist(), (REFERENCE, LIVE), ("reference", "production"), strict=True
@@ -175,16 +175,6 @@ class ConfidenceShift:
         ax.legend(loc="upper right", frameon=True)
         return ax
 
-    def _coarse_shares(self) -> NDArray[np.float64]:
-        """`[2, bins]` shares of the rows in the bins of the plot."""
-        grid = torch.linspace(0.0, 1.0, self.bins + 1, dtype=torch.float64)
-        bin_ids = torch.searchsorted(grid, self.edges[:-1], right=True) - 1
-        coarse = torch.zeros(2, self.bins, dtype=torch.int64).index_add_(
-            1, bin_ids.clamp(0, self.bins - 1), self.counts
-        )
-        shares: NDArray[np.float64] = (coarse / self.n.clamp(min=1)[:, None]).numpy()
-        return shares
-
     def intervals(self, what: str = "positive", *, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Wilson bounds of the two shares, `[2]` lower and `[2]` upper."""
         return wilson_interval(self._events(what), self.n, level=level)
@@ -196,6 +186,17 @@ class ConfidenceShift:
 
 
 _KINDS = ("positive", "near")
+
+
+def _coarse_shares(shift: ConfidenceShift) -> NDArray[np.float64]:
+    """`[2, bins]` shares of the rows in the bins of the plot."""
+    grid = torch.linspace(0.0, 1.0, shift.bins + 1, dtype=torch.float64)
+    bin_ids = torch.searchsorted(grid, shift.edges[:-1], right=True) - 1
+    coarse = torch.zeros(2, shift.bins, dtype=torch.int64).index_add_(
+        1, bin_ids.clamp(0, shift.bins - 1), shift.counts
+    )
+    shares: NDArray[np.float64] = (coarse / shift.n.clamp(min=1)[:, None]).numpy()
+    return shares
 
 
 def _effective_events(shift: ConfidenceShift, what: str) -> tuple[Tensor, Tensor]:
