@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-import tempfile
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch.data.files import replacing_directory
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
 from gendebug_torch.data.task import Task, missing_labels, stored_targets, task_of
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import InputError, reject
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,46 +200,22 @@ class Records:
 
         target = Path(directory)
         if target.exists() and not (target / "records.json").exists():
-            reject(
-                "directory",
-                "a new directory or saved records",
-                f"{target} with other content",
-                "Choose another path.",
-            )
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-        except OSError as error:
-            reject(
-                "directory",
-                "a writable place",
-                f"{target}: {error.strerror}",
-                "Choose another path.",
-            )
-        try:
-            parts = {key: value for key in _PARTS if (value := getattr(self, key)) is not None}
-            tensors = {
-                key: value.detach().cpu().contiguous()
-                for key, value in parts.items()
-                if isinstance(value, Tensor)
-            }
+            expected = "a new directory or saved records"
+            reject("directory", expected, f"{target} with other content", "Choose another path.")
+        parts = {key: value for key in _PARTS if (value := getattr(self, key)) is not None}
+        tensors = {
+            key: value.detach().cpu().contiguous()
+            for key, value in parts.items()
+            if isinstance(value, Tensor)
+        }
+        schema = dataclasses.asdict(self.schema)
+        header = {"name": self.name, "schema": schema, "task": self.task}
+        with replacing_directory(target) as scratch:
             save_file(tensors, scratch / "tensors.safetensors")
             for key, value in parts.items():
                 if isinstance(value, pd.DataFrame):
                     value.to_parquet(scratch / f"{key}.parquet")
-            header = {
-                "name": self.name,
-                "schema": dataclasses.asdict(self.schema),
-                "task": self.task,
-            }
             (scratch / "records.json").write_text(json.dumps(header, default=str))
-            if target.exists():
-                old = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
-                os.replace(target, old)
-                shutil.rmtree(old)
-            os.replace(scratch, target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         return target
 
     @classmethod
@@ -253,24 +226,18 @@ class Records:
 
         source = Path(directory)
         try:
-            header = json.loads((source / "records.json").read_text())
+            header = json.loads((source / "records.json").read_text(encoding="utf-8"))
             parts: dict[str, Any] = dict(load_file(source / "tensors.safetensors"))
             for path in source.glob("*.parquet"):
                 parts[path.stem] = pd.read_parquet(path)
-        except (OSError, ValueError, SafetensorError) as error:
-            reject(
-                "directory",
-                "records written by `Records.save`",
-                f"{source}: {error}",
-                "Check the path, or save them again.",
-            )
-        task = header.get("task")
-        return cls(
-            **parts,
-            schema=Schema(**header["schema"]),
-            name=header["name"],
-            task=None if task is None else Task(task),
-        )
+            schema, name, task = header["schema"], header["name"], header.get("task")
+            task = None if task is None else Task(task)
+            return cls(**parts, schema=Schema(**schema), name=str(name), task=task)
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            expected = "records written by `Records.save`"
+            reject("directory", expected, f"{source}: {error}", "Save them again.")
 
     @classmethod
     def from_frame(
