@@ -12,6 +12,8 @@ from scipy.stats import poisson
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import BarEvidence
+from gendebug_torch.data.times import parse_times
+from gendebug_torch.errors import InputError
 from gendebug_torch.labels.noise.noise_model import LabelNoise
 from gendebug_torch.stats.intervals import wilson_interval
 from gendebug_torch.stats.multiple_testing import benjamini_hochberg_adjusted
@@ -199,16 +201,23 @@ def _poisson_p_value(counts: Tensor, expected: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(tail, dtype=np.float64))
 
 
+def _as_times(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column of date texts as moments; any other as it is."""
+    try:
+        times = parse_times(column, str(column.name))
+    except InputError:
+        return column
+    if times.missing or not times.calendar:
+        return column
+    return pd.Series(pd.to_datetime(times.values.numpy(), unit="s"), index=column.index)
+
+
 def _coded(column: pd.Series[Any]) -> tuple[Any, list[str]]:
     """`[n]` int64 codes and their names; no names where the column has too many values."""
     distinct = column.nunique()
-    if column.dtype == object or isinstance(column.dtype, pd.StringDtype):
-        times = (
-            pd.to_datetime(column, errors="coerce", format="ISO8601")
-            if distinct > _MAX_VALUES
-            else column
-        )
-        column = times if times.notna().all() else column
+    text = column.dtype == object or isinstance(column.dtype, pd.StringDtype)
+    if text and distinct > _MAX_VALUES:
+        column = _as_times(column)
     ordered = column.dtype.kind in "iufM"
     if ordered and distinct > 5 * _RANGES:
         part = pd.qcut(column, _RANGES, labels=False, duplicates="drop")
