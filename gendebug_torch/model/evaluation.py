@@ -55,7 +55,9 @@ def random_states_restored() -> Iterator[None]:
         np.random.get_state(),
         torch.get_rng_state(),
     )
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    cuda_states = []
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        cuda_states = torch.cuda.get_rng_state_all()
     try:
         yield
     finally:

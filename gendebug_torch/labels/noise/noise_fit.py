@@ -196,7 +196,8 @@ def _log_rate_variance(z: Tensor, targets: Tensor, fit: NoiseFit) -> float:
         noise = (probs * off[:, targets].T).sum(1) - off.sum(1)[targets] * own
         return -(own + point[1].exp() * noise).clamp(min=_TINY).log().sum()
 
-    hessian = torch.autograd.functional.hessian(loss, z.new_zeros(2))  # type: ignore[no-untyped-call]
+    zeros = z.new_zeros(2)
+    hessian = torch.autograd.functional.hessian(loss, zeros)  # type: ignore[no-untyped-call]
     return float(torch.linalg.pinv(hessian, hermitian=True)[1, 1])
 
 

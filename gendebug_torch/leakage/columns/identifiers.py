@@ -16,7 +16,8 @@ _DISTINCT = 0.99
 # Texts of more characters, or with more blanks per row, are not ids.
 _MAX_ID_LENGTH, _MAX_ID_BLANKS = 64, 0.2
 _OUTCOME = re.compile(
-    r"(^|[_\W])(target|label|outcome|y_true|ground_?truth|response|result|resolution|verdict)s?($|[_\W])",
+    r"(^|[_\W])(target|label|outcome|y_true|ground_?truth|response|result|resolution|verdict)s?"
+    r"($|[_\W])",
     re.IGNORECASE,
 )
 
