@@ -240,7 +240,7 @@ def test_two_devices_equal_one(tmp_path, capfd):
 )
 def test_a_pass_that_does_not_fit_is_made_smaller(monkeypatch, method, error):
     # Collecting the garbage of all tests before takes a second each time.
-    monkeypatch.setattr("gendebug_torch.model.runner.gc.collect", lambda: 0)
+    monkeypatch.setattr("gendebug_torch.model.devices.gc.collect", lambda: 0)
 
     class Small(type(network())):
         most, refused = 12, 0

@@ -28,7 +28,7 @@ DECISIONS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cause", [cause.value for cause in Cause])
+@pytest.mark.parametrize("cause", [cause.value for cause in Cause if cause is not Cause.UNKNOWN])
 def test_a_planted_cause_is_named_among_the_first_two(cause):
     named, decided, told = 0, 0, []
     for seed in range(SEEDS):

@@ -121,9 +121,7 @@ def test_the_threshold_is_the_users():
             torch.zeros(50),
             name="validation",
         ),
-        Records(
-            pd.DataFrame({"a": range(50)}), torch.zeros(50), torch.zeros(50), name="validation"
-        ),
+        Records(pd.DataFrame({"a": range(50)}), torch.rand(50), torch.zeros(50), name="validation"),
         Records(
             pd.DataFrame({"a": range(50)}),
             torch.zeros(50, 2, dtype=torch.int64),
