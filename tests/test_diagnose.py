@@ -458,3 +458,19 @@ def test_a_model_is_fed_by_column_name(model):
     assert turned.quality.quality == straight.quality.quality
     rest = [f.to_dict() for f in turned.findings if f.check != "diagnose.columns"]
     assert rest == [f.to_dict() for f in straight.findings]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_partly_arrived_labels_are_not_wrong_labels(model, share):
+    """Rows without a label count where labels are not needed, and nowhere as a class."""
+    validation = collect(model, table(1500, 0))
+    production = collect(model, table(1500, 1))
+    arrived = torch.rand(1500, generator=torch.Generator().manual_seed(0)) < share
+    partly = replace(production, targets=production.targets.masked_fill(~arrived, -100))
+    diagnosis = diagnose(validation=validation, production=partly)
+    assert not [f.summary for f in diagnosis.findings if f.severity is Severity.ERRORED]
+    assert not [f.summary for f in diagnosis.findings if f.severity.level >= Severity.WARN.level]
+    assert diagnosis.decision == "nothing"
+    if share:
+        expected = quality_change(validation, partly.labeled())
+        assert diagnosis.quality.quality == expected.quality

@@ -95,16 +95,26 @@ class DerivedInput(Generic[T_co]):
         name: parameter of the checks that receives it.
         function: computation from parameters among `INPUTS`; absent ones are None.
         cost: inputs -> Cost.
+        uses_labels: whether it reads labels where there are any: of records that are labeled for
+            the most part it gets the labeled rows, of others all rows without labels.
     """
 
     name: str
     function: Callable[..., T_co]
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost()
+    uses_labels: bool = False
 
     def of(self, given: Mapping[str, Any]) -> Deferred[T_co]:
         """The value for these inputs, not computed yet."""
         names = inspect.signature(self.function).parameters
-        return Deferred(lambda: self.function(**{name: given.get(name) for name in names}))
+
+        def compute() -> T_co:
+            inputs = {name: given.get(name) for name in names}
+            return self.function(
+                **{name: _with_whole_labels(v, self.uses_labels) for name, v in inputs.items()}
+            )
+
+        return Deferred(compute)
 
 
 @dataclass(frozen=True)
@@ -252,24 +262,17 @@ class Check:
             ]
         try:
             known = derived_inputs([self], given) | dict(shared or {})
-            inputs = {name: self._labeled(name, given.get(name)) for name in self.inputs}
+            inputs = {
+                name: _with_whole_labels(
+                    given.get(name), f"{name}.targets" in self.needs, min_share=0.0
+                )
+                for name in self.inputs
+            }
             return self(**inputs, **self._handed(known), **(options or {}))
         except Exception as error:
             return [
                 replace(errored_finding(self.name, error, cause=self.cause), inputs=self.inputs)
             ]
-
-    def _labeled(self, name: str, value: Any) -> Any:
-        """Records whose labels are partly missing: the labeled rows where the check needs labels.
-
-        Elsewhere all rows, without labels.
-        """
-        if not hasattr(value, "labeled"):
-            return value
-        labeled = value.labeled()
-        if labeled is value:
-            return value
-        return labeled if f"{name}.targets" in self.needs else replace(value, targets=None)
 
     def _handed(self, values: Mapping[str, Deferred[Any]]) -> dict[str, Any]:
         """The derived inputs among `values` as the function receives them."""
@@ -342,6 +345,24 @@ def derived_inputs(checks: Iterable[Check], given: Mapping[str, Any]) -> dict[st
     return {
         part.name: part.of(given) for check in checks for part in (*check.derived, *check.deferred)
     }
+
+
+def _with_whole_labels(value: Any, labels: bool, *, min_share: float = 0.5) -> Any:
+    """Records whose labels are partly missing: their labeled rows, or all rows without labels.
+
+    Args:
+        value: records, or any other input, which is returned as it is.
+        labels: whether labels are wanted.
+        min_share: share of labeled rows from which these are taken.
+    """
+    if not hasattr(value, "labeled"):
+        return value
+    labeled = value.labeled()
+    if labeled is value:
+        return value
+    if labels and len(labeled) >= min_share * len(value):
+        return labeled
+    return replace(value, targets=None)
 
 
 def _present(given: Mapping[str, Any], need: str) -> bool:

@@ -84,6 +84,7 @@ def quality_change(validation: Records | None, production: Records | None) -> Qu
     """
     if validation is None or production is None:
         return None
+    validation, production = validation.labeled(), production.labeled()
     sides = {"validation": validation, "production": production}
     losses = {name: row_losses(records) for name, records in sides.items()}
     if any(loss is None or len(loss) < _MIN_ROWS for loss in losses.values()):

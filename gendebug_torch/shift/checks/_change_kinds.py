@@ -34,7 +34,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     return Cost(elements=60.0 * cells + joint + 1e7)
 
 
-CHANGE_KINDS = DerivedInput("change_kinds", _between, _cost)
+CHANGE_KINDS = DerivedInput("change_kinds", _between, _cost, uses_labels=True)
 
 
 def root_cause(change_kinds: kinds.ChangeKinds | None) -> Cause:
