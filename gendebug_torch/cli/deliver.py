@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,8 +39,12 @@ def deliver(
         write_whole(Path(out) / "findings.xml", render_junit(diagnosis.findings))
     if "markdown" in also:
         write_whole(Path(out) / "findings.md", diagnosis.to_markdown())
-    print(diagnosis)
-    print(f"\nReport: {Path(out) / 'report.html'}")
+    try:
+        print(diagnosis)
+        print(f"\nReport: {Path(out) / 'report.html'}", flush=True)
+    except BrokenPipeError:
+        # Whoever reads along, as `head` does, has seen enough; the verdict is the same.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return exit_code(diagnosis, fail_on)
 
 
