@@ -207,8 +207,10 @@ def _largest_margins(probs: Tensor, targets: Tensor, class_counts: Tensor, sizes
         position = torch.arange(int(class_counts[labels].max()), device=rows.device)
         inside = position < class_counts[labels, None]
         block = rows[(first[labels, None] + position).clamp(max=len(rows) - 1)]
-        margins = probs[block[..., None], columns] - probs[block, labels[:, None]][..., None]
-        margins = margins.masked_fill(~inside[..., None], -torch.inf)
+        # Two selections are several times faster on the host than one by pairs of indices.
+        others = probs.index_select(0, block.flatten()).index_select(1, columns)
+        margins = others.view(*block.shape, -1) - probs[block, labels[:, None]][..., None]
+        margins.masked_fill_(~inside[..., None], -torch.inf)
         most = min(int(off[labels].max()), len(position))
         top = margins.topk(most, dim=1).indices
         rank = torch.arange(most, device=rows.device)[None, :, None]
