@@ -139,6 +139,7 @@ class Check:
         cost: inputs -> Cost, without that of derived inputs.
         derived: derived inputs that it always uses; it receives their values.
         deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
+        partial_labels: whether it takes records whose labels are partly missing as they are.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Check:
     cost: Callable[[Mapping[str, Any]], Cost]
     derived: tuple[DerivedInput[Any], ...] = ()
     deferred: tuple[DerivedInput[Any], ...] = ()
+    partial_labels: bool = False
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
         """Run the function and return its findings; errors of the function come through.
@@ -262,12 +264,12 @@ class Check:
             ]
         try:
             known = derived_inputs([self], given) | dict(shared or {})
-            inputs = {
-                name: _with_whole_labels(
-                    given.get(name), f"{name}.targets" in self.needs, min_share=0.0
-                )
-                for name in self.inputs
-            }
+            inputs = {name: given.get(name) for name in self.inputs}
+            if not self.partial_labels:
+                inputs = {
+                    name: _with_whole_labels(value, f"{name}.targets" in self.needs, min_share=0.0)
+                    for name, value in inputs.items()
+                }
             return self(**inputs, **self._handed(known), **(options or {}))
         except Exception as error:
             return [
@@ -290,6 +292,7 @@ def check(
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost(),
     derived: tuple[DerivedInput[Any], ...] = (),
     deferred: tuple[DerivedInput[Any], ...] = (),
+    partial_labels: bool = False,
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
 
@@ -302,6 +305,8 @@ def check(
         derived: derived inputs that it always uses, and receives as values.
         deferred: derived inputs that it only uses where it finds something, and receives as
             `Deferred`.
+        partial_labels: whether it takes records whose labels are partly missing as they are; else
+            it gets the labeled rows.
 
     Raises:
         CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
@@ -324,7 +329,7 @@ def check(
             raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
         required = tuple(p.name for p in positional if p.default is p.empty)
         lacking = required if needs is None else needs
-        registered = Check(name, cause, function, lacking, cost, derived, deferred)
+        registered = Check(name, cause, function, lacking, cost, derived, deferred, partial_labels)
         _CHECKS[name] = registered
         return registered
 
