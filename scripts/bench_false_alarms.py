@@ -6,8 +6,8 @@ production, fits a network to the drawn labels of training, and diagnoses it. Co
 to leak are left out. Nothing moved and nothing leaked: any finding of severity warn or fail is a
 false alarm.
 
-    scripts/bench false_alarms --draws 200 --out alarms.jsonl   # goes on where it was interrupted
-    scripts/bench false_alarms --draws 0 --out alarms.jsonl     # prints the tables again
+    python scripts/bench_false_alarms.py --draws 200 --out alarms.jsonl  # goes on where it stopped
+    python scripts/bench_false_alarms.py --draws 0 --out alarms.jsonl    # prints the tables again
 """
 
 from __future__ import annotations
@@ -339,13 +339,12 @@ def draws(names: list[str], count: int, seed: int) -> Iterator[tuple[str, int, b
     """World, seed and kind of input of each draw, all worlds in turn."""
     for i in range(count):
         name = names[i % len(names)]
-        turn = i // len(names)
-        yield name, seed + turn, turn % 3 == 2
+        turn = seed + i // len(names)
+        yield name, turn, turn % 3 == 2
 
 
-def report(path: Path) -> None:
+def report(found: list[dict[str, Any]]) -> None:
     """Markdown tables: alarms per check and world, and the share of runs with any."""
-    found = [json.loads(line) for line in path.read_text().splitlines()]
     if not found:
         return
     names = sorted({run["world"] for run in found})
@@ -388,24 +387,26 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--tables", nargs="+", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("false_alarms.jsonl"))
+    parser.add_argument("--out", type=Path, help="file of results, to go on from")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    args.out.touch()
-    lines = [json.loads(line) for line in args.out.read_text().splitlines()]
-    done = {(line["world"], line["seed"], line["plain"]) for line in lines}
+    found: list[dict[str, Any]] = []
+    if args.out is not None and args.out.exists():
+        found = [json.loads(line) for line in args.out.read_text().splitlines()]
+    done = {(line["world"], line["seed"], line["plain"]) for line in found}
     ready: dict[tuple[str, bool], Labels] = {}
     for name, seed, plain in draws(args.tables, args.draws, args.seed):
         if (name, seed, plain) in done:
             continue
         if (name, plain) not in ready:
             ready[name, plain] = Labels(WORLDS[name], plain)
-        result = run(name, ready[name, plain], seed, plain)
-        with args.out.open("a") as file:
-            file.write(json.dumps(result) + "\n")
-        checks = ", ".join(alarm["check"] for alarm in result["alarms"])
-        print(f"{name} {seed} {result['seconds']} s {checks}", flush=True)
-    report(args.out)
+        found.append(run(name, ready[name, plain], seed, plain))
+        if args.out is not None:
+            with args.out.open("a") as file:
+                file.write(json.dumps(found[-1]) + "\n")
+        checks = ", ".join(alarm["check"] for alarm in found[-1]["alarms"])
+        print(f"{name} {seed} {found[-1]['seconds']} s {checks}", flush=True)
+    report(found)
 
 
 if __name__ == "__main__":
