@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import SHARE_OF_RISE, Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.slices.checks._slicing import (
@@ -125,7 +125,7 @@ def _collapsed_slice(
         "interval_validation": [low[0], high[0]],
         "interval_production": [low[1], high[1]],
         "change_overall": change.overall_change,
-        "share_of_rise": float(change.share_of_rise[i]),
+        SHARE_OF_RISE: float(change.share_of_rise[i]),
         "support": rows,
         "adjusted_p_value": float(change.adjusted[i]),
         "tests": change.tests,

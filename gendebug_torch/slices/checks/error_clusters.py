@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import LARGEST_SHARE, Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
@@ -114,7 +114,7 @@ def _no_failing_cluster(this: Check, found: ErrorClusters) -> Finding:
             f"(95 % interval {low:.0%} to {high:.0%}) and {numbers['share_of_correct']:.0%} of the "
             "correct rows."
         )
-    numbers["largest_share"] = 0.0
+    numbers[LARGEST_SHARE] = 0.0
     return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
 
 
@@ -130,7 +130,7 @@ def _failing_cluster(this: Check, found: ErrorClusters, i: int) -> Finding:
         f"{float(found.expected[i]) / rows:.0%}."
     )
     # A redesign is decided by the share of the errors that one failing region explains.
-    numbers["largest_share"] = numbers["share"]
+    numbers[LARGEST_SHARE] = numbers["share"]
     return this.finding(
         Severity.FAIL if low >= 0.5 else Severity.WARN,
         text,
