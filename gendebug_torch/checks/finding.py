@@ -11,6 +11,10 @@ from typing import Any
 
 from gendebug_torch.errors import InputError, brief, reject
 
+# Numbers that a diagnosis reads, whichever check states them: whether something is broken and to be
+# repaired rather than learned; share of a rise of the errors that one slice holds; share of the
+# errors that one failing region holds.
+TO_REPAIR, SHARE_OF_RISE, LARGEST_SHARE = "to_repair", "share_of_rise", "largest_share"
 JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "remedy", "inputs")
 
 

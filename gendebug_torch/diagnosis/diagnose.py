@@ -37,10 +37,11 @@ from gendebug_torch.diagnosis.budget import (
 )
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
-from gendebug_torch.diagnosis.quality import QualityChange, quality_change
+from gendebug_torch.diagnosis.quality import finding_order, quality_of
 from gendebug_torch.errors import did_you_mean, reject
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import collect
+from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
     from gendebug_torch.curves import LearningCurves
@@ -50,7 +51,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings, worst first, and what they add up to.
+    """All findings, whether quality fell and then worst first, and what they add up to.
 
     Args:
         findings: of every check, those that were skipped or broke included.
@@ -210,12 +211,8 @@ def diagnose(
             findings.extend(check.run(given, settings[check.name], shared))
             spent = None if check.lacks(given) else time.perf_counter() - began
         costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
-    quality = _attempt(
-        findings,
-        "diagnose.quality",
-        lambda: quality_change(given["validation"], given["production"]),
-    )
-    ranked = tuple(sorted(findings, key=lambda finding: -finding.severity.level))
+    quality = _attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
+    ranked = tuple(sorted(findings, key=finding_order))
     context = _context(given, time.perf_counter() - started)
     return Diagnosis(ranked, context, quality, tuple(costs))
 
