@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gendebug_torch import Records, attribute, collect
+from gendebug_torch import Records, attribute, collect, diagnose
 from gendebug_torch.attribution import permutation_importance
 from gendebug_torch.calibration import fit_temperature, reliability_bins
 from gendebug_torch.calibration.recorder import CalibrationRecorder
@@ -15,6 +15,7 @@ from gendebug_torch.model.devices import fitting, full_float32
 from gendebug_torch.shift import ks_two_sample
 from scripts.bench_device_counts import CASES
 from tests.attribution_cases import OWN, network, rows, run
+from tests.contract.test_devices import assert_same
 
 pytestmark = pytest.mark.gpu
 
@@ -213,6 +214,22 @@ def test_records_lie_on_one_device():
     assert found.logits.is_cuda
     assert len(found.select(found.correct)) == int(found.correct.sum())
     assert torch.equal(found.select(torch.tensor([3, 1]).cuda()).features.cpu(), x[[3, 1]])
+
+
+@pytest.mark.parametrize("moved", ["network", "records", "both"])
+def test_diagnose_says_the_same(moved):
+    def records(shift, name):
+        x = rows(600) + shift
+        y = (x[:, 0] > 0).long()
+        return Records(x, y, collect(network(), x, device="cpu").logits, name=name)
+
+    sides = {"validation": records(0.0, "validation"), "production": records(0.7, "production")}
+    only = ["shift.ks", "calibration.ece", "labels.noise", "attribution.convergence"]
+    known = diagnose(network(), **sides, only=only).findings
+    there = {key: side if moved == "network" else side.to("cuda") for key, side in sides.items()}
+    model = network() if moved == "records" else network().cuda()
+    found = diagnose(model, **there, only=only).findings
+    assert_same(*([finding.to_dict() for finding in part] for part in (found, known)))
 
 
 def settings():

@@ -19,15 +19,14 @@ from gendebug_torch import Records
 from gendebug_torch.checks.evidence import axes
 from gendebug_torch.checks.registry import TOPICS
 
-FUNCTIONS = {
+MODULES = [gendebug_torch, *(importlib.import_module(f"gendebug_torch.{t}") for t in TOPICS)]
+PUBLIC = {
     f"{module.__name__.rpartition('.')[2]}.{name}": function
-    for module in [
-        gendebug_torch,
-        *(importlib.import_module(f"gendebug_torch.{t}") for t in TOPICS),
-    ]
+    for module in MODULES
     for name in module.__all__
     if inspect.isfunction(function := getattr(module, name))
 }
+FUNCTIONS = {name: function for name, function in PUBLIC.items() if ">>>" in function.__doc__}
 # What their examples pass lies in tables, files or the network alone.
 WITHOUT_TENSORS = {
     *("behavior.append_case", "behavior.compare_runs", "behavior.confirm_expectations"),
@@ -122,12 +121,14 @@ def asked_on_both(function, asked):
     return both
 
 
+def test_every_public_function_but_diagnose_has_an_example():
+    assert set(PUBLIC) - set(FUNCTIONS) == {"gendebug_torch.diagnose"}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_public_function_says_the_same_on_cuda(name):
     function = FUNCTIONS[name]
-    if ">>>" not in (function.__doc__ or ""):
-        pytest.skip("has no example")
     asked = []
     places = importlib.import_module(function.__module__).__dict__ | {
         function.__name__: asked_on_both(function, asked)
