@@ -39,6 +39,7 @@ from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
 from gendebug_torch.diagnosis.quality import QualityChange, quality_change
 from gendebug_torch.errors import did_you_mean, reject
+from gendebug_torch.modality.detection import modality_of, properties_of
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import collect
 
@@ -193,11 +194,12 @@ def diagnose(
     if limit is not None:
         speed = _attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
     given |= _with_logits(findings, given, limit, speed, device, progress)
+    described = given | _described(findings, given)
     estimates = {
         check.name: _attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
         for check in checks
     }
-    shared = derived_inputs(checks, given)
+    shared = derived_inputs(checks, described)
     costs = []
     for check, value in _progress(by_value(checks, estimates), progress):
         left = None if limit is None else limit - (time.perf_counter() - started)
@@ -207,7 +209,9 @@ def diagnose(
             findings.append(_unaffordable(check, estimated, left))
         else:
             began = time.perf_counter()
-            findings.extend(check.run(given, settings[check.name], shared))
+            # What runs the network takes its inputs; the others read what describes them in words.
+            inputs = given if "model" in check.inputs else described
+            findings.extend(check.run(inputs, settings[check.name], shared))
             spent = None if check.lacks(given) else time.perf_counter() - began
         costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
     quality = _attempt(
@@ -353,6 +357,21 @@ def _by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Rec
         note = Finding("diagnose.columns", Cause.TRAIN_SERVE_SKEW, Severity.NOTE, text)
         findings.append(replace(note, numbers=numbers, remedy=remedy, inputs=(name,)))
     return aligned
+
+
+def _described(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Records]:
+    """Records of images, texts and series with a table of their properties as features."""
+    described = {}
+    for name in ("train", "validation", "production"):
+        records = given[name]
+        modality = None if records is None else modality_of(records.features)
+        if modality is None or not len(records):
+            continue
+        step = partial(properties_of, records.features, modality)
+        properties = _attempt(findings, f"diagnose.{name}_properties", step)
+        if properties is not None:
+            described[name] = replace(records, features=properties)
+    return described
 
 
 def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
