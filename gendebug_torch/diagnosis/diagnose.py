@@ -38,8 +38,8 @@ from gendebug_torch.diagnosis.budget import (
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
 from gendebug_torch.diagnosis.quality import QualityChange, quality_change
+from gendebug_torch.diagnosis.views import described_in_words
 from gendebug_torch.errors import did_you_mean, reject
-from gendebug_torch.modality.detection import modality_of, properties_of
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import collect
 
@@ -194,7 +194,8 @@ def diagnose(
     if limit is not None:
         speed = _attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
     given |= _with_logits(findings, given, limit, speed, device, progress)
-    described = given | _described(findings, given)
+    views = _attempt(findings, "diagnose.properties", partial(described_in_words, given))
+    described = given | (views or {})
     estimates = {
         check.name: _attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
         for check in checks
@@ -357,21 +358,6 @@ def _by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Rec
         note = Finding("diagnose.columns", Cause.TRAIN_SERVE_SKEW, Severity.NOTE, text)
         findings.append(replace(note, numbers=numbers, remedy=remedy, inputs=(name,)))
     return aligned
-
-
-def _described(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Records]:
-    """Records of images, texts and series with a table of their properties as features."""
-    described = {}
-    for name in ("train", "validation", "production"):
-        records = given[name]
-        modality = None if records is None else modality_of(records.features)
-        if modality is None or not len(records):
-            continue
-        step = partial(properties_of, records.features, modality)
-        properties = _attempt(findings, f"diagnose.{name}_properties", step)
-        if properties is not None:
-            described[name] = replace(records, features=properties)
-    return described
 
 
 def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
