@@ -308,8 +308,8 @@ def check(
         derived: derived inputs that it always uses, and receives as values.
         deferred: derived inputs that it only uses where it finds something, and receives as
             `Deferred`.
-        partial_labels: whether it takes rows that lack some of several labels; else it gets only
-            those with all of them.
+        partial_labels: whether it takes rows that lack some of several labels, and handles missing
+            labels itself where it needs none; else it gets only rows with all labels.
 
     Raises:
         CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
@@ -364,9 +364,10 @@ def _with_whole_labels(
         value: records, or any other input, which is returned as it is.
         labels: whether labels are wanted.
         min_share: share of labeled rows from which these are taken.
-        partly: whether rows that lack some of several labels count as labeled.
+        partly: whether rows that lack some of several labels count as labeled; nothing is left out
+            where no labels are wanted.
     """
-    if not hasattr(value, "labeled"):
+    if not hasattr(value, "labeled") or (partly and not labels):
         return value
     labeled = value.labeled(partly=partly)
     if labeled is value:

@@ -8,13 +8,13 @@ answers of 0 and 1 `[n, k]` for a multilabel head, or as float quantities `[n]` 
 from __future__ import annotations
 
 import warnings
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.errors import reject
+from gendebug_torch.version import StrEnum
 
 IGNORED = -100
 """Class id of a row that has no label, as `ignore_index` of torch's losses."""

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import SHARE_OF_RISE, Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.slices.checks._slicing import (
@@ -235,7 +235,7 @@ def _numbers(change: SliceChange, i: int) -> dict[str, Any]:
         "interval_validation": [float(low[0, i]), float(high[0, i])],
         "interval_production": [float(low[1, i]), float(high[1, i])],
         "change_overall": change.overall_change,
-        "share_of_rise": float(change.share_of_rise[i]),
+        SHARE_OF_RISE: float(change.share_of_rise[i]),
         "support": int(change.after[i, 0]),
         "adjusted_p_value": float(change.adjusted[i]),
         "tests": change.tests,

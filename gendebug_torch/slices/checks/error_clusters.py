@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import LARGEST_SHARE, Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
@@ -163,7 +163,7 @@ def _no_failing_cluster(this: Check, found: ErrorClusters, losses: RowLosses | N
         )
         if len(found.descriptions) == 1:
             text = "The largest losses form no clusters."
-    numbers["largest_share"] = 0.0
+    numbers[LARGEST_SHARE] = 0.0
     return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
 
 
@@ -190,7 +190,7 @@ def _failing_cluster(
         numbers["gain"] = gain
         text += f" A correction fitted to these rows takes off {gain:.0%} of their squared error."
     # A redesign is decided by the share of the errors that one failing region explains.
-    numbers["largest_share"] = numbers["share"]
+    numbers[LARGEST_SHARE] = numbers["share"]
     return this.finding(
         Severity.FAIL if low >= 0.5 else Severity.WARN,
         text,

@@ -125,7 +125,9 @@ class SliceChange:
         )
         for side, color, offset in (("before", REFERENCE, 0.12), ("after", LIVE, -0.12)):
             rate = top[f"rate_{side}"]
-            spread = [rate - top[f"low_{side}"], top[f"high_{side}"] - rate]
+            # Rounding may put an end of an interval at 0 or 1 just past the rate.
+            ends = rate - top[f"low_{side}"], top[f"high_{side}"] - rate
+            spread = [end.clip(lower=0) for end in ends]
             ax.errorbar(
                 rate,
                 [i + offset for i in position],
