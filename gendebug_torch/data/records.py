@@ -39,8 +39,8 @@ class Records:
         task: question that the model answers; decided from the rest where it is None.
 
     Raises:
-        InputError: lengths differ, logits are not finite, class ids fall outside the classes, or
-            two columns have one name.
+        InputError: lengths or devices differ, logits are not finite, class ids fall outside the
+            classes, or two columns have one name.
 
     Example:
         >>> import torch
@@ -74,6 +74,7 @@ class Records:
                 str(lengths),
                 f"Align the rows of {self.name!r} before building Records.",
             )
+        _check_devices(self)
         targets, schema = self.targets, self.schema
         if targets is not None:
             # Some rows of a regression may happen to be whole: its task is decided once.
@@ -132,16 +133,20 @@ class Records:
         """Whether the prediction equals the target, bool, shaped like `predicted`."""
         return self.predicted == _required(self, "targets")
 
-    def labeled(self) -> Records:
-        """The rows that have a label; these records themselves where all rows have one."""
+    def labeled(self, *, partly: bool = False) -> Records:
+        """The rows that have a label; these records themselves where all rows have one.
+
+        Args:
+            partly: whether rows that lack some of several labels are kept.
+        """
         if self.targets is None:
             return self
-        missing = missing_labels(self.targets).cpu()
+        missing = missing_labels(self.targets, partly=partly).cpu()
         return self.select(~missing) if bool(missing.any()) else self
 
     def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:
         """The rows where a `[n]` bool mask is true, or at int positions, in that order."""
-        index = torch.as_tensor(np.asarray(rows))
+        index = rows.cpu() if isinstance(rows, Tensor) else torch.as_tensor(np.asarray(rows))
         if index.dtype == torch.bool:
             if len(index) != len(self):
                 reject(
@@ -296,6 +301,15 @@ def _required(records: Records, key: str) -> Tensor:
             f"Build them with {key}, or collect(model, loader).",
         )
     return value
+
+
+def _check_devices(records: Records) -> None:
+    """Refuse tensors that lie on several devices."""
+    parts = {key: getattr(records, key) for key in _PARTS}
+    devices = {key: str(part.device) for key, part in parts.items() if isinstance(part, Tensor)}
+    if len(set(devices.values())) > 1:
+        got, remedy = f"{devices} in {records.name!r}", "Move them together, e.g. all by `.cpu()`."
+        reject("records", "tensors on one device", got, remedy)
 
 
 def _check_logits(logits: Tensor | None, multilabel: bool, name: str) -> None:

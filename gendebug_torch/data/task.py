@@ -8,13 +8,13 @@ answers of 0 and 1 `[n, k]` for a multilabel head, or as float quantities `[n]` 
 from __future__ import annotations
 
 import warnings
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.errors import reject
+from gendebug_torch.version import StrEnum
 
 IGNORED = -100
 """Class id of a row that has no label, as `ignore_index` of torch's losses."""
@@ -95,10 +95,17 @@ def stored_targets(targets: Tensor, logits: Tensor | None, schema: Schema, name:
     return _ids_of_one_hot(ids, logits, schema, name) if ids.ndim == 2 else ids
 
 
-def missing_labels(targets: Tensor) -> Tensor:
-    """Rows without a label, or without one of their labels, `[n]` bool."""
+def missing_labels(targets: Tensor, *, partly: bool = False) -> Tensor:
+    """Rows without a label, or without one of their labels, `[n]` bool.
+
+    Args:
+        targets: as `stored_targets` returns them.
+        partly: whether rows with some of their labels count as labeled.
+    """
     missing = targets.isnan() if targets.is_floating_point() else targets == IGNORED
-    return missing.any(1) if missing.ndim == 2 else missing
+    if missing.ndim < 2:
+        return missing
+    return missing.all(1) if partly else missing.any(1)
 
 
 def _are_ids(targets: Tensor, logits: Tensor | None, schema: Schema, name: str) -> bool:

@@ -165,6 +165,7 @@ def estimate(
 def run_within(
     ordered: Sequence[tuple[Check, float]],
     given: Mapping[str, Any],
+    described: Mapping[str, Any],
     settings: Mapping[str, Mapping[str, Any]],
     speed: Speed | None,
     deadline: Deadline,
@@ -175,7 +176,8 @@ def run_within(
 
     Args:
         ordered: checks with their values, in the order in which they run.
-        given: inputs by name.
+        given: inputs by name, which checks that run the model take.
+        described: the same in words, which the others take.
         settings: options by check.
         speed: rates by which costs become seconds; None runs every check.
         deadline: end of the budget.
@@ -184,8 +186,9 @@ def run_within(
     findings: list[Finding] = []
     costs = []
     with _stopping(given["model"], deadline) as model:
-        given = {**given, "model": model, "deadline": deadline}
-        shared = derived_inputs((check for check, _ in ordered), given)
+        more = {"model": model, "deadline": deadline}
+        given, described = {**given, **more}, {**described, **more}
+        shared = derived_inputs((check for check, _ in ordered), described)
         for check, value in _with_bar(ordered, progress):
             estimated = None if speed is None else estimate(check, given, speed, shared)
             spent = None
@@ -193,7 +196,8 @@ def run_within(
                 findings.append(_unaffordable(check, estimated, deadline.left))
             else:
                 began = time.perf_counter()
-                findings.extend(check.run(given, settings[check.name], shared))
+                inputs = given if "model" in check.inputs else described
+                findings.extend(check.run(inputs, settings[check.name], shared))
                 spent = None if check.lacks(given) else time.perf_counter() - began
             costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
     return findings, tuple(costs)

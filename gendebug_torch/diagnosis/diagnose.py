@@ -39,11 +39,13 @@ from gendebug_torch.diagnosis.budget import (
 )
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
-from gendebug_torch.diagnosis.quality import QualityChange, quality_change
+from gendebug_torch.diagnosis.quality import finding_order, quality_of
+from gendebug_torch.diagnosis.views import described_in_words
 from gendebug_torch.errors import Deadline, did_you_mean, reject
 from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import collect
+from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
     from gendebug_torch.curves import LearningCurves
@@ -53,7 +55,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings, worst first, and what they add up to.
+    """All findings, whether quality fell and then worst first, and what they add up to.
 
     Args:
         findings: of every check, those that were skipped or broke included.
@@ -198,21 +200,21 @@ def diagnose(
     if limit is not None:
         speed = _attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
     given |= _with_logits(findings, given, limit, speed, device, progress)
+    views = _attempt(findings, "diagnose.properties", partial(described_in_words, given))
+    described = given | (views or {})
     estimates = {
         check.name: _attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
         for check in checks
     }
     ordered = by_value(checks, estimates)
-    found, costs = run_within(ordered, given, settings, speed, deadline, progress=progress)
+    found, costs = run_within(
+        ordered, given, described, settings, speed, deadline, progress=progress
+    )
     findings += found
     if limit is not None:
         findings += overrun(limit, time.perf_counter() - started, costs)
-    quality = _attempt(
-        findings,
-        "diagnose.quality",
-        lambda: quality_change(given["validation"], given["production"]),
-    )
-    ranked = tuple(sorted(findings, key=lambda finding: -finding.severity.level))
+    quality = _attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
+    ranked = tuple(sorted(findings, key=finding_order))
     context = _context(given, time.perf_counter() - started)
     return Diagnosis(ranked, context, quality, costs)
 

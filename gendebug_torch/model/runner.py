@@ -108,10 +108,12 @@ def collect(
         every=every,
     )
     if isinstance(loader, Records):
+        own = (part for part in (loader.features, loader.targets) if isinstance(part, Tensor))
+        home = next((part.device for part in own), rows["logits"].device)
         return Records(
             loader.features,
             loader.targets,
-            rows["logits"],
+            rows["logits"].to(home),
             loader.metadata,
             loader.schema,
             loader.name,

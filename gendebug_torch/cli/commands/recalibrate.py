@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -221,9 +222,13 @@ def _from_checkpoint(name: str, path: str) -> Any:
     expected = f"a checkpoint of {name} that holds tensors and plain values"
     remedy = "Check the path, and that the class fits it; save weights and hyperparameters only."
     with reading(path, expected, "--checkpoint", remedy):
-        if hasattr(made, "load_from_checkpoint"):
-            return made.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        network = made if isinstance(made, torch.nn.Module) else made()
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if hasattr(made, "load_from_checkpoint"):
+            # Lightning before 2.6 unpickles what it is given: it is given what was read safely.
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            buffer.seek(0)
+            return made.load_from_checkpoint(buffer, map_location="cpu")
+        network = made if isinstance(made, torch.nn.Module) else made()
         network.load_state_dict(state.get("state_dict", state))
         return network
