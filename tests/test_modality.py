@@ -11,8 +11,8 @@ from gendebug_torch.modality.detection import modality_of, properties_of
 from gendebug_torch.modality.image import IMAGE, image_properties, unit_images
 from gendebug_torch.modality.series import SERIES, series_properties
 from gendebug_torch.modality.text import TEXT, token_properties
+from gendebug_torch.shift.serving.energy import energy_distance, energy_p_value
 from gendebug_torch.shift.serving.reproduction import Side, reproduction
-from gendebug_torch.shift.two_sample.energy import energy_distance, energy_p_value
 from tests.contract.plants_modality import images, sides
 
 

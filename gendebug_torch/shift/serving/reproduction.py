@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.modality.modality import Change, Modality
-from gendebug_torch.shift.two_sample.energy import energy_distance, energy_p_value
+from gendebug_torch.shift.serving.energy import energy_distance, energy_p_value
 
 if TYPE_CHECKING:
     import pandas as pd
