@@ -191,9 +191,10 @@ def run_within(
         shared = derived_inputs((check for check, _ in ordered), described)
         for check, value in _with_bar(ordered, progress):
             estimated = None if speed is None else estimate(check, given, speed, shared)
-            spent = None
-            if estimated is not None and estimated > deadline.left:
-                findings.append(_unaffordable(check, estimated, deadline.left))
+            spent, left = None, deadline.left
+            late = estimated is not None and (estimated > left or left == 0.0)
+            if estimated is not None and late and not check.lacks(given):
+                findings.append(_unaffordable(check, estimated, left))
             else:
                 began = time.perf_counter()
                 inputs = given if "model" in check.inputs else described

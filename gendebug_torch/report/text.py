@@ -196,4 +196,4 @@ def _cell(text: str) -> str:
 
 
 def _legal(text: str) -> str:
-    return _ILLEGAL.sub("", without_controls(text))
+    return without_controls(_ILLEGAL.sub("", text))
