@@ -11,7 +11,8 @@ from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity, errored_finding
-from gendebug_torch.errors import CheckError, reject
+from gendebug_torch.checks.rows import has_positions, rows_for_check
+from gendebug_torch.errors import CheckError, UnsupportedError, reject
 
 INPUTS = ("model", "curves", "train", "validation", "production", "behavior")
 TOPICS = (
@@ -111,7 +112,10 @@ class DerivedInput(Generic[T_co]):
         def compute() -> T_co:
             inputs = {name: given.get(name) for name in names}
             return self.function(
-                **{name: _with_whole_labels(v, self.uses_labels) for name, v in inputs.items()}
+                **{
+                    name: rows_for_check(value, labels=self.uses_labels)
+                    for name, value in inputs.items()
+                }
             )
 
         return Deferred(compute)
@@ -139,6 +143,7 @@ class Check:
         cost: inputs -> Cost, without that of derived inputs.
         derived: derived inputs that it always uses; it receives their values.
         deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
+        takes: what it takes beside independent labeled rows, `POSITIONS` or `PARTIAL_LABELS`.
     """
 
     name: str
@@ -148,6 +153,7 @@ class Check:
     cost: Callable[[Mapping[str, Any]], Cost]
     derived: tuple[DerivedInput[Any], ...] = ()
     deferred: tuple[DerivedInput[Any], ...] = ()
+    takes: tuple[str, ...] = ()
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
         """Run the function and return its findings; errors of the function come through.
@@ -260,15 +266,24 @@ class Check:
                     remedy=f"Pass {', '.join(lacking)} to run it.",
                 )
             ]
+        if "model" in self.inputs and any(map(has_positions, given.values())):
+            reason = "Skipped: the model gives one answer per position; this needs one per row."
+            remedy = "Wrap the model so that it returns the outputs of the positions in question."
+            return [self.finding(Severity.SKIPPED, reason, remedy=remedy)]
         try:
             known = derived_inputs([self], given) | dict(shared or {})
             inputs = {
-                name: _with_whole_labels(
-                    given.get(name), f"{name}.targets" in self.needs, min_share=0.0
+                name: rows_for_check(
+                    given.get(name),
+                    labels=f"{name}.targets" in self.needs,
+                    min_share=0.0,
+                    takes=self.takes,
                 )
                 for name in self.inputs
             }
             return self(**inputs, **self._handed(known), **(options or {}))
+        except UnsupportedError as error:
+            return [self.finding(Severity.SKIPPED, f"Skipped: {error}.")]
         except Exception as error:
             return [
                 replace(errored_finding(self.name, error, cause=self.cause), inputs=self.inputs)
@@ -290,6 +305,7 @@ def check(
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost(),
     derived: tuple[DerivedInput[Any], ...] = (),
     deferred: tuple[DerivedInput[Any], ...] = (),
+    takes: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
 
@@ -302,6 +318,7 @@ def check(
         derived: derived inputs that it always uses, and receives as values.
         deferred: derived inputs that it only uses where it finds something, and receives as
             `Deferred`.
+        takes: `POSITIONS` and `PARTIAL_LABELS`, as far as it takes them.
 
     Raises:
         CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
@@ -324,7 +341,7 @@ def check(
             raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
         required = tuple(p.name for p in positional if p.default is p.empty)
         lacking = required if needs is None else needs
-        registered = Check(name, cause, function, lacking, cost, derived, deferred)
+        registered = Check(name, cause, function, lacking, cost, derived, deferred, takes)
         _CHECKS[name] = registered
         return registered
 
@@ -345,24 +362,6 @@ def derived_inputs(checks: Iterable[Check], given: Mapping[str, Any]) -> dict[st
     return {
         part.name: part.of(given) for check in checks for part in (*check.derived, *check.deferred)
     }
-
-
-def _with_whole_labels(value: Any, labels: bool, *, min_share: float = 0.5) -> Any:
-    """Records whose labels are partly missing: their labeled rows, or all rows without labels.
-
-    Args:
-        value: records, or any other input, which is returned as it is.
-        labels: whether labels are wanted.
-        min_share: share of labeled rows from which these are taken.
-    """
-    if not hasattr(value, "labeled"):
-        return value
-    labeled = value.labeled()
-    if labeled is value:
-        return value
-    if labels and len(labeled) >= min_share * len(value):
-        return labeled
-    return replace(value, targets=None)
 
 
 def _present(given: Mapping[str, Any], need: str) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from gendebug_torch.checks.rows import independent_rows
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.model.binary import positive_logit
@@ -84,7 +85,7 @@ def quality_change(validation: Records | None, production: Records | None) -> Qu
     """
     if validation is None or production is None:
         return None
-    validation, production = validation.labeled(), production.labeled()
+    validation, production = (independent_rows(side).labeled() for side in (validation, production))
     sides = {"validation": validation, "production": production}
     losses = {name: row_losses(records) for name, records in sides.items()}
     if any(loss is None or len(loss) < _MIN_ROWS for loss in losses.values()):
