@@ -5,12 +5,16 @@ import math
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from gendebug_torch.errors import InputError, brief, reject
+from gendebug_torch.version import StrEnum
 
+# Numbers that a diagnosis reads, whichever check states them: whether something is broken and to be
+# repaired rather than learned; share of a rise of the errors that one slice holds; share of the
+# errors that one failing region holds.
+TO_REPAIR, SHARE_OF_RISE, LARGEST_SHARE = "to_repair", "share_of_rise", "largest_share"
 JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "remedy", "inputs")
 
 

@@ -143,7 +143,8 @@ class Check:
         cost: inputs -> Cost, without that of derived inputs.
         derived: derived inputs that it always uses; it receives their values.
         deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
-        takes: what it takes beside independent labeled rows, `POSITIONS` or `PARTIAL_LABELS`.
+        partial_labels: whether it takes rows that lack some of several labels.
+        positions: whether it takes the positions of a dense head, grouped by their row.
     """
 
     name: str
@@ -153,7 +154,8 @@ class Check:
     cost: Callable[[Mapping[str, Any]], Cost]
     derived: tuple[DerivedInput[Any], ...] = ()
     deferred: tuple[DerivedInput[Any], ...] = ()
-    takes: tuple[str, ...] = ()
+    partial_labels: bool = False
+    positions: bool = False
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
         """Run the function and return its findings; errors of the function come through.
@@ -277,7 +279,8 @@ class Check:
                     given.get(name),
                     labels=f"{name}.targets" in self.needs,
                     min_share=0.0,
-                    takes=self.takes,
+                    partly=self.partial_labels,
+                    positions=self.positions,
                 )
                 for name in self.inputs
             }
@@ -305,7 +308,8 @@ def check(
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost(),
     derived: tuple[DerivedInput[Any], ...] = (),
     deferred: tuple[DerivedInput[Any], ...] = (),
-    takes: tuple[str, ...] = (),
+    partial_labels: bool = False,
+    positions: bool = False,
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
 
@@ -318,7 +322,10 @@ def check(
         derived: derived inputs that it always uses, and receives as values.
         deferred: derived inputs that it only uses where it finds something, and receives as
             `Deferred`.
-        takes: `POSITIONS` and `PARTIAL_LABELS`, as far as it takes them.
+        partial_labels: whether it takes rows that lack some of several labels, and handles missing
+            labels itself where it needs none; else it gets only rows with all labels.
+        positions: whether it takes all positions of a dense head, grouped by their row; else it
+            gets one position of each row.
 
     Raises:
         CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
@@ -341,7 +348,8 @@ def check(
             raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
         required = tuple(p.name for p in positional if p.default is p.empty)
         lacking = required if needs is None else needs
-        registered = Check(name, cause, function, lacking, cost, derived, deferred, takes)
+        flags = (partial_labels, positions)
+        registered = Check(name, cause, function, lacking, cost, derived, deferred, *flags)
         _CHECKS[name] = registered
         return registered
 

@@ -16,37 +16,36 @@ from gendebug_torch.data.task import (
     missing_values,
     row_keys,
     sampled_positions,
-    unlabeled_rows,
 )
-
-POSITIONS = "positions"
-"""What a check takes that respects that the positions of a row depend on each other."""
-
-PARTIAL_LABELS = "partial labels"
-"""What a check takes that counts the labels of a multilabel row of which others are missing."""
 
 
 def rows_for_check(
-    value: Any, *, labels: bool, min_share: float = 0.5, takes: tuple[str, ...] = ()
+    value: Any,
+    *,
+    labels: bool,
+    min_share: float = 0.5,
+    partly: bool = False,
+    positions: bool = False,
 ) -> Any:
     """The rows that a check gets of an input; inputs that are no records are returned as they are.
 
-    Of a dense head that is one labeled position of each row, or all positions if it takes them. Of
-    records whose labels are partly missing it is the labeled rows, or all rows without labels.
+    Of records whose labels are partly missing it is the labeled rows, or all rows without labels.
 
     Args:
         value: input of the check.
         labels: whether labels are wanted.
         min_share: share of labeled rows from which these are taken.
-        takes: `POSITIONS` and `PARTIAL_LABELS`, as far as the check takes them.
+        partly: whether rows that lack some of several labels count as labeled; nothing is left out
+            where no labels are wanted.
+        positions: whether all positions of a dense head are wanted, grouped by their row, or one
+            labeled position of each row.
     """
     if not isinstance(value, Records):
         return value
-    records = position_rows(value) if POSITIONS in takes else independent_rows(value)
-    if PARTIAL_LABELS in takes and records.task is Task.MULTILABEL and records.targets is not None:
-        some = ~unlabeled_rows(records.targets).cpu()
-        return records if bool(some.all()) else records.select(some)
-    labeled = records.labeled()
+    records = position_rows(value) if positions else independent_rows(value)
+    if partly and not labels:
+        return records
+    labeled = records.labeled(partly=partly)
     if labeled is records:
         return records
     if labels and len(labeled) >= min_share * len(records):
@@ -65,19 +64,19 @@ def has_positions(value: Any) -> bool:
     return isinstance(value, Records) and value.task is Task.DENSE
 
 
-def position_rows(records: Records) -> Records:
+def position_rows(records: Any) -> Any:
     """The labeled positions of a dense head as rows, grouped by the row that they belong to.
 
     Args:
-        records: n rows of a dense head; others are returned as they are.
+        records: n rows of a dense head; anything else is returned as it is.
 
     Returns:
         Up to `n p` rows with the metadata of their row and its number in the column `sample`, which
         is the group of the schema unless it names one.
     """
-    logits, targets = records.logits, records.targets
-    if records.task is not Task.DENSE or logits is None:
+    if not has_positions(records) or records.logits is None:
         return records
+    logits, targets = records.logits, records.targets
     kept = torch.ones_like(logits[:, 0], dtype=torch.bool)
     if targets is not None:
         kept = ~missing_values(targets).to(logits.device)

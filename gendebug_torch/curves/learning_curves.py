@@ -64,6 +64,12 @@ class LearningCurves:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        # A few numbers, which are read one by one.
+        for name in ("epoch", "train_loss", "val_loss", "train_eval_loss"):
+            if isinstance(values := getattr(self, name), Tensor):
+                object.__setattr__(self, name, values.detach().cpu())
+        metrics = {name: values.detach().cpu() for name, values in self.metrics.items()}
+        object.__setattr__(self, "metrics", metrics)
         lengths = {
             name: len(values) for name, values in self._columns().items() if name != self.unit
         }

@@ -25,7 +25,6 @@ from gendebug_torch.data.task import (
     missing_labels,
     stored_targets,
     task_of,
-    unlabeled_rows,
     warn_probabilities,
 )
 from gendebug_torch.errors import InputError, reject
@@ -51,8 +50,8 @@ class Records:
         task: question that the model answers; decided from the rest where it is None.
 
     Raises:
-        InputError: lengths differ, logits are not finite, class ids fall outside the classes, or
-            two columns have one name.
+        InputError: lengths or devices differ, logits are not finite, class ids fall outside the
+            classes, or two columns have one name.
 
     Example:
         >>> import torch
@@ -92,6 +91,7 @@ class Records:
                 str(lengths),
                 f"Align the rows of {self.name!r} before building Records.",
             )
+        _check_devices(self)
         for key in ("features", "metadata"):
             if isinstance(table := getattr(self, key), pd.DataFrame):
                 object.__setattr__(self, key, standard_columns(table, self.name))
@@ -138,17 +138,21 @@ class Records:
         """Whether the prediction equals the target, bool, shaped like `predicted`."""
         return self.predicted == _required(self, "targets")
 
-    def labeled(self) -> Records:
-        """The rows that have a label; these records themselves where all rows have one."""
+    def labeled(self, *, partly: bool = False) -> Records:
+        """The rows that have a label; these records themselves where all rows have one.
+
+        Args:
+            partly: whether rows that lack some of several labels are kept.
+        """
         if self.targets is None:
             return self
-        dense = self.task is Task.DENSE
-        missing = (unlabeled_rows if dense else missing_labels)(self.targets).cpu()
+        partly = partly or self.task is Task.DENSE
+        missing = missing_labels(self.targets, partly=partly).cpu()
         return self.select(~missing) if bool(missing.any()) else self
 
     def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:
         """The rows where a `[n]` bool mask is true, or at int positions, in that order."""
-        index = torch.as_tensor(np.asarray(rows))
+        index = rows.cpu() if isinstance(rows, Tensor) else torch.as_tensor(np.asarray(rows))
         if index.dtype == torch.bool:
             if len(index) != len(self):
                 reject(
@@ -338,3 +342,12 @@ def _required(records: Records, key: str) -> Tensor:
             f"Build them with {key}, or collect(model, loader).",
         )
     return value
+
+
+def _check_devices(records: Records) -> None:
+    """Refuse tensors that lie on several devices."""
+    parts = {key: getattr(records, key) for key in _PARTS}
+    devices = {key: str(part.device) for key, part in parts.items() if isinstance(part, Tensor)}
+    if len(set(devices.values())) > 1:
+        got, remedy = f"{devices} in {records.name!r}", "Move them together, e.g. all by `.cpu()`."
+        reject("records", "tensors on one device", got, remedy)

@@ -9,13 +9,13 @@ dense head as one of these for each position, `[n, p]`.
 from __future__ import annotations
 
 import warnings
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.errors import reject
+from gendebug_torch.version import StrEnum
 
 IGNORED = -100
 """Class id of a row that has no label, as `ignore_index` of torch's losses."""
@@ -254,16 +254,17 @@ def warn_probabilities(logits: Tensor, name: str) -> None:
         )
 
 
-def missing_labels(targets: Tensor) -> Tensor:
-    """Rows without a label, or without one of their labels, `[n]` bool."""
-    missing = missing_values(targets)
-    return missing.any(1) if missing.ndim == 2 else missing
+def missing_labels(targets: Tensor, *, partly: bool = False) -> Tensor:
+    """Rows without a label, or without one of their labels, `[n]` bool.
 
-
-def unlabeled_rows(targets: Tensor) -> Tensor:
-    """Rows without any label, `[n]` bool."""
+    Args:
+        targets: as `stored_targets` returns them.
+        partly: whether rows with some of their labels count as labeled.
+    """
     missing = missing_values(targets)
-    return missing.all(1) if missing.ndim == 2 else missing
+    if missing.ndim < 2:
+        return missing
+    return missing.all(1) if partly else missing.any(1)
 
 
 def missing_values(targets: Tensor) -> Tensor:

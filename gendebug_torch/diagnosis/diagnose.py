@@ -39,10 +39,12 @@ from gendebug_torch.diagnosis.budget import (
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
 from gendebug_torch.diagnosis.model_probe import model_findings
-from gendebug_torch.diagnosis.quality import QualityChange, quality_change
+from gendebug_torch.diagnosis.quality import finding_order, quality_of
+from gendebug_torch.diagnosis.views import described_in_words
 from gendebug_torch.errors import did_you_mean, reject
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import collect
+from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
     from gendebug_torch.curves import LearningCurves
@@ -52,7 +54,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings, worst first, and what they add up to.
+    """All findings, whether quality fell and then worst first, and what they add up to.
 
     Args:
         findings: of every check, those that were skipped or broke included.
@@ -195,11 +197,13 @@ def diagnose(
     if limit is not None:
         speed = _attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
     given |= _with_logits(findings, given, limit, speed, device, progress)
+    views = _attempt(findings, "diagnose.properties", partial(described_in_words, given))
+    described = given | (views or {})
     estimates = {
         check.name: _attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
         for check in checks
     }
-    shared = derived_inputs(checks, given)
+    shared = derived_inputs(checks, described)
     costs = []
     for check, value in _progress(by_value(checks, estimates), progress):
         left = None if limit is None else limit - (time.perf_counter() - started)
@@ -209,15 +213,13 @@ def diagnose(
             findings.append(_unaffordable(check, estimated, left))
         else:
             began = time.perf_counter()
-            findings.extend(check.run(given, settings[check.name], shared))
+            # What runs the network takes its inputs; the others read what describes them in words.
+            inputs = given if "model" in check.inputs else described
+            findings.extend(check.run(inputs, settings[check.name], shared))
             spent = None if check.lacks(given) else time.perf_counter() - began
         costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
-    quality = _attempt(
-        findings,
-        "diagnose.quality",
-        lambda: quality_change(given["validation"], given["production"]),
-    )
-    ranked = tuple(sorted(findings, key=lambda finding: -finding.severity.level))
+    quality = _attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
+    ranked = tuple(sorted(findings, key=finding_order))
     context = _context(given, time.perf_counter() - started)
     return Diagnosis(ranked, context, quality, tuple(costs))
 
@@ -303,11 +305,10 @@ def _with_logits(
     progress: bool,
 ) -> dict[str, Records]:
     """Records with the model's logits, as far as half of the budget allows; it is probed before."""
-    model = given["model"]
+    model, left = given["model"], None if limit is None else limit / 2
     probe = partial(model_findings, given, device)
     findings += _attempt(findings, "diagnose.model", lambda: list(probe())) or []
     filled: dict[str, Records] = {}
-    left = None if limit is None else limit / 2
     for name in ("validation", "production", "train"):
         records = given[name]
         if (

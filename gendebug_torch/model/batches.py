@@ -25,9 +25,11 @@ from gendebug_torch.errors import reject
 T = TypeVar("T")
 Unpack = Callable[[Any], tuple[Any, Tensor | None]]
 
-# Rows per batch where the data has no batches of its own: enough to fill a device, halved where
-# memory is short.
+# Rows per batch where the data has no batches of its own: enough to fill a device, in no more bytes
+# than a pinned copy may take, and halved where memory is short. Free memory is not asked for: ranks
+# must agree on the batches, and so must a run that goes on.
 _ROWS = {"cuda": 16384, "cpu": 2048}
+_BATCH_BYTES = 256 * 2**20
 _SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
@@ -59,12 +61,11 @@ def rows_at_once(data: Any, batch_size: int | None, device: torch.device) -> int
 
     None where only the loader knows.
     """
-    own = (
-        _ROWS.get(device.type, 2048)
-        if isinstance(data, (Tensor, Records))
-        else getattr(data, "batch_size", None)
-    )
-    return batch_size or own
+    if batch_size or not isinstance(data, (Tensor, Records)):
+        return batch_size or getattr(data, "batch_size", None)
+    rows = data if isinstance(data, Tensor) else data.features
+    row = rows[:1].nbytes if isinstance(rows, Tensor) and len(rows) else 0
+    return max(1, min(_ROWS.get(device.type, 2048), _BATCH_BYTES // max(1, row)))
 
 
 def numbered_batches(

@@ -45,7 +45,7 @@ def evaluating(
             modules = list(model.modules())
             if grad:
                 stack.enter_context(_differentiable(modules))
-            stack.enter_context(_on_device(model, device))
+            stack.enter_context(on_device(model, device))
             stack.enter_context(_hooks_restored(modules))
             stack.enter_context(_buffers_restored(modules))
             stack.enter_context(_frozen(list(model.parameters())))
@@ -98,8 +98,13 @@ def _differentiable(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _on_device(model: nn.Module, device: torch.device | None) -> Iterator[None]:
-    parameters = list(model.parameters())
+def on_device(model: Model, device: torch.device | None) -> Iterator[None]:
+    """A module on a device meanwhile; None leaves it where it is, and a plain callable stays.
+
+    Raises:
+        InputError: weights that are not in memory, or on several devices where one is given.
+    """
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     devices = sorted({str(parameter.device) for parameter in parameters})
     if "meta" in devices:
         reject(
@@ -117,11 +122,12 @@ def _on_device(model: nn.Module, device: torch.device | None) -> Iterator[None]:
         )
     home = parameters[0].device if parameters else None
     try:
-        if None not in (home, device) and home != device:
+        if isinstance(model, nn.Module) and None not in (home, device) and home != device:
             model.to(device)
         yield
     finally:
-        if home is not None and any(parameter.device != home for parameter in parameters):
+        moved = home is not None and any(parameter.device != home for parameter in parameters)
+        if moved and isinstance(model, nn.Module):
             model.to(home)
 
 

@@ -132,9 +132,13 @@ def collect(
     if "valid" in rows:
         rows = _trimmed(rows)
     if isinstance(loader, Records):
-        targets = rows.get("targets") if loader.task is Task.DENSE else loader.targets
+        own = (part for part in (loader.features, loader.targets) if isinstance(part, Tensor))
+        home = next((part.device for part in own), rows["logits"].device)
+        targets = loader.targets
+        if loader.task is Task.DENSE and targets is not None:
+            targets = rows["targets"].to(home)
         rest = (loader.metadata, loader.schema, loader.name)
-        return Records(loader.features, targets, rows["logits"], *rest)
+        return Records(loader.features, targets, rows["logits"].to(home), *rest)
     return Records(rows.get("features"), rows.get("targets"), rows["logits"], name=name)
 
 

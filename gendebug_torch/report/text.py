@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from gendebug_torch.checks.finding import Finding, Severity
+from gendebug_torch.checks.finding import Cause, Finding, Severity
 
 if TYPE_CHECKING:
     from gendebug_torch.diagnosis.causes import LikelyCause
@@ -155,10 +155,14 @@ def _cause(likely: LikelyCause) -> str:
     where = f" in {likely.subject}" if likely.subject else ""
     also = f" and {len(likely.subjects) - 1} more" if len(likely.subjects) > 1 else ""
     checks = ", ".join(dict.fromkeys(finding.check for finding in likely.findings))
-    symptoms = ", ".join(dict.fromkeys(words(finding.cause) for finding in likely.symptoms))
-    return f"{words(likely.cause)}{where}{also} ({checks})" + (
+    symptoms = ", ".join(dict.fromkeys(_cause_words(finding.cause) for finding in likely.symptoms))
+    return f"{_cause_words(likely.cause)}{where}{also} ({checks})" + (
         f"; explains {symptoms}" if symptoms else ""
     )
+
+
+def _cause_words(cause: Cause) -> str:
+    return "fall of the quality" if cause is Cause.UNKNOWN else words(cause)
 
 
 def _quiet(findings: Sequence[Finding]) -> list[str]:

@@ -17,7 +17,6 @@ from gendebug_torch.calibration.coverage import (
 from gendebug_torch.calibration.rows.held_out_rows import group_ids
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost, check
-from gendebug_torch.checks.rows import POSITIONS
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.stats.multiple_testing import holm_adjusted
@@ -39,7 +38,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     cause=Cause.MISCALIBRATION,
     needs=("validation.logits", "validation.targets"),
     cost=_cost,
-    takes=(POSITIONS,),
+    positions=True,
 )
 def intervals_cover_what_they_promise(
     validation: Records,

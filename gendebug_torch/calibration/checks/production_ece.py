@@ -12,7 +12,6 @@ from gendebug_torch.calibration.checks._confidence import (
 )
 from gendebug_torch.checks.finding import Cause, Finding
 from gendebug_torch.checks.registry import check
-from gendebug_torch.checks.rows import PARTIAL_LABELS, POSITIONS
 from gendebug_torch.data.records import Records
 
 
@@ -21,7 +20,8 @@ from gendebug_torch.data.records import Records
     cause=Cause.MISCALIBRATION,
     needs=("production.logits", "production.targets"),
     cost=logits_cost,
-    takes=(POSITIONS, PARTIAL_LABELS),
+    partial_labels=True,
+    positions=True,
 )
 def production_confidence_equals_accuracy(
     production: Records,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -238,10 +239,14 @@ def _from_checkpoint(name: str, path: str) -> Any:
     """
     made = import_name(name, "--model")
     try:
-        if hasattr(made, "load_from_checkpoint"):
-            return made.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        network = made if isinstance(made, torch.nn.Module) else made()
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if hasattr(made, "load_from_checkpoint"):
+            # Lightning before 2.6 unpickles what it is given: it is given what was read safely.
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            buffer.seek(0)
+            return made.load_from_checkpoint(buffer, map_location="cpu")
+        network = made if isinstance(made, torch.nn.Module) else made()
         network.load_state_dict(state.get("state_dict", state))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reject(
