@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gendebug_torch import attribute
 from gendebug_torch.attribution import attributions as module
-from gendebug_torch.attribution.trust.half_precision import compare_precisions
+from gendebug_torch.attribution.compare.precision import compare_precisions
 from gendebug_torch.errors import InputError, UnsupportedError
 from tests.attribution_cases import METHODS, OWN, Named, close, network, rows, run, state
 

@@ -139,6 +139,7 @@ class Check:
         cost: inputs -> Cost, without that of derived inputs.
         derived: derived inputs that it always uses; it receives their values.
         deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
+        partial_labels: whether it takes rows that lack some of several labels.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Check:
     cost: Callable[[Mapping[str, Any]], Cost]
     derived: tuple[DerivedInput[Any], ...] = ()
     deferred: tuple[DerivedInput[Any], ...] = ()
+    partial_labels: bool = False
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
         """Run the function and return its findings; errors of the function come through.
@@ -264,7 +266,10 @@ class Check:
             known = derived_inputs([self], given) | dict(shared or {})
             inputs = {
                 name: _with_whole_labels(
-                    given.get(name), f"{name}.targets" in self.needs, min_share=0.0
+                    given.get(name),
+                    f"{name}.targets" in self.needs,
+                    min_share=0.0,
+                    partly=self.partial_labels,
                 )
                 for name in self.inputs
             }
@@ -290,6 +295,7 @@ def check(
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost(),
     derived: tuple[DerivedInput[Any], ...] = (),
     deferred: tuple[DerivedInput[Any], ...] = (),
+    partial_labels: bool = False,
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
 
@@ -302,6 +308,8 @@ def check(
         derived: derived inputs that it always uses, and receives as values.
         deferred: derived inputs that it only uses where it finds something, and receives as
             `Deferred`.
+        partial_labels: whether it takes rows that lack some of several labels, and handles missing
+            labels itself where it needs none; else it gets only rows with all labels.
 
     Raises:
         CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
@@ -324,7 +332,7 @@ def check(
             raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
         required = tuple(p.name for p in positional if p.default is p.empty)
         lacking = required if needs is None else needs
-        registered = Check(name, cause, function, lacking, cost, derived, deferred)
+        registered = Check(name, cause, function, lacking, cost, derived, deferred, partial_labels)
         _CHECKS[name] = registered
         return registered
 
@@ -347,17 +355,21 @@ def derived_inputs(checks: Iterable[Check], given: Mapping[str, Any]) -> dict[st
     }
 
 
-def _with_whole_labels(value: Any, labels: bool, *, min_share: float = 0.5) -> Any:
+def _with_whole_labels(
+    value: Any, labels: bool, *, min_share: float = 0.5, partly: bool = False
+) -> Any:
     """Records whose labels are partly missing: their labeled rows, or all rows without labels.
 
     Args:
         value: records, or any other input, which is returned as it is.
         labels: whether labels are wanted.
         min_share: share of labeled rows from which these are taken.
+        partly: whether rows that lack some of several labels count as labeled; nothing is left out
+            where no labels are wanted.
     """
-    if not hasattr(value, "labeled"):
+    if not hasattr(value, "labeled") or (partly and not labels):
         return value
-    labeled = value.labeled()
+    labeled = value.labeled(partly=partly)
     if labeled is value:
         return value
     if labels and len(labeled) >= min_share * len(value):

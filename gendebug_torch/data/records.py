@@ -132,11 +132,15 @@ class Records:
         """Whether the prediction equals the target, bool, shaped like `predicted`."""
         return self.predicted == _required(self, "targets")
 
-    def labeled(self) -> Records:
-        """The rows that have a label; these records themselves where all rows have one."""
+    def labeled(self, *, partly: bool = False) -> Records:
+        """The rows that have a label; these records themselves where all rows have one.
+
+        Args:
+            partly: whether rows that lack some of several labels are kept.
+        """
         if self.targets is None:
             return self
-        missing = missing_labels(self.targets).cpu()
+        missing = missing_labels(self.targets, partly=partly).cpu()
         return self.select(~missing) if bool(missing.any()) else self
 
     def select(self, rows: Tensor | np.ndarray | Sequence[int]) -> Records:

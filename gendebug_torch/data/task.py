@@ -95,10 +95,17 @@ def stored_targets(targets: Tensor, logits: Tensor | None, schema: Schema, name:
     return _ids_of_one_hot(ids, logits, schema, name) if ids.ndim == 2 else ids
 
 
-def missing_labels(targets: Tensor) -> Tensor:
-    """Rows without a label, or without one of their labels, `[n]` bool."""
+def missing_labels(targets: Tensor, *, partly: bool = False) -> Tensor:
+    """Rows without a label, or without one of their labels, `[n]` bool.
+
+    Args:
+        targets: as `stored_targets` returns them.
+        partly: whether rows with some of their labels count as labeled.
+    """
     missing = targets.isnan() if targets.is_floating_point() else targets == IGNORED
-    return missing.any(1) if missing.ndim == 2 else missing
+    if missing.ndim < 2:
+        return missing
+    return missing.all(1) if partly else missing.any(1)
 
 
 def _are_ids(targets: Tensor, logits: Tensor | None, schema: Schema, name: str) -> bool:
