@@ -8,11 +8,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity, errored_finding
-from gendebug_torch.checks.rows import has_positions, rows_for_check
-from gendebug_torch.errors import CheckError, UnsupportedError, reject
+from gendebug_torch.checks.measured_costs import MEASURED
+from gendebug_torch.checks.options import Option, options_of
+from gendebug_torch.checks.rows import ONE_PER_ROW, has_positions, rows_for_check
+from gendebug_torch.errors import (
+    NO_DEADLINE,
+    CheckError,
+    Deadline,
+    OutOfTime,
+    UnsupportedError,
+    reject,
+)
 
 INPUTS = ("model", "curves", "train", "validation", "production", "behavior")
 TOPICS = (
@@ -26,6 +35,8 @@ TOPICS = (
     "slices",
 )
 
+# Parameter of checks and derived inputs with long loops; no input: findings do not rest on it.
+_DEADLINE = "deadline"
 _CHECKS: dict[str, Check] = {}
 T_co = TypeVar("T_co", covariant=True)
 
@@ -105,12 +116,19 @@ class DerivedInput(Generic[T_co]):
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost()
     uses_labels: bool = False
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the parameters of its function."""
+        return tuple(inspect.signature(self.function).parameters)
+
     def of(self, given: Mapping[str, Any]) -> Deferred[T_co]:
         """The value for these inputs, not computed yet."""
-        names = inspect.signature(self.function).parameters
+        names = self.inputs
 
         def compute() -> T_co:
             inputs = {name: given.get(name) for name in names}
+            if _DEADLINE in names:
+                inputs[_DEADLINE] = given.get(_DEADLINE, NO_DEADLINE)
             return self.function(
                 **{
                     name: rows_for_check(value, labels=self.uses_labels)
@@ -119,16 +137,6 @@ class DerivedInput(Generic[T_co]):
             )
 
         return Deferred(compute)
-
-
-@dataclass(frozen=True)
-class Option:
-    """One keyword-only parameter of a check: annotation, default and its line in `Args:`."""
-
-    name: str
-    type: Any
-    default: Any
-    help: str
 
 
 @dataclass(frozen=True)
@@ -177,23 +185,17 @@ class Check:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of what it inspects, in the order of its parameters, without derived inputs."""
-        derived = {part.name for part in (*self.derived, *self.deferred)}
+        others = {_DEADLINE, *(part.name for part in (*self.derived, *self.deferred))}
         return tuple(
             p.name
             for p in inspect.signature(self.function).parameters.values()
-            if p.kind is not p.KEYWORD_ONLY and p.name not in derived
+            if p.kind is not p.KEYWORD_ONLY and p.name not in others
         )
 
     @cached_property
     def options(self) -> dict[str, Option]:
         """Its options by name, read off the signature and the docstring."""
-        hints = get_type_hints(self.function)
-        lines = _argument_lines(inspect.getdoc(self.function) or "")
-        return {
-            p.name: Option(p.name, hints.get(p.name), p.default, lines.get(p.name, ""))
-            for p in inspect.signature(self.function).parameters.values()
-            if p.kind is p.KEYWORD_ONLY
-        }
+        return options_of(self.function)
 
     @property
     def summary(self) -> str:
@@ -228,8 +230,12 @@ class Check:
             shared: derived inputs by name, those of `derived_inputs`.
         """
         computed = {name for name, value in (shared or {}).items() if value.computed}
-        open_costs = [part.cost(given) for part in self.derived if part.name not in computed]
-        return sum(open_costs, self.cost(given))
+        open_costs = [
+            _measured(part.name, part.cost(given), given, part.inputs)
+            for part in self.derived
+            if part.name not in computed
+        ]
+        return sum(open_costs, _measured(self.name, self.cost(given), given, self.inputs))
 
     def run(
         self,
@@ -240,10 +246,11 @@ class Check:
         """Run on whatever inputs there are; never raises for what happens inside the check.
 
         Absent inputs give one `skipped` finding that says what is lacking; an exception gives one
-        `errored` finding with the traceback, so that a broken check never vanishes.
+        `errored` finding with the traceback, so that a broken check never vanishes. A check that
+        asks its deadline is stopped there, and says that it was.
 
         Args:
-            given: inputs by name.
+            given: inputs by name, and a `deadline` where there is one.
             options: values of its options by name.
             shared: derived inputs by name, computed once for several checks; its own by default.
 
@@ -269,9 +276,7 @@ class Check:
                 )
             ]
         if "model" in self.inputs and any(map(has_positions, given.values())):
-            reason = "Skipped: the model gives one answer per position; this needs one per row."
-            remedy = "Wrap the model so that it returns the outputs of the positions in question."
-            return [self.finding(Severity.SKIPPED, reason, remedy=remedy)]
+            return [self.finding(Severity.SKIPPED, ONE_PER_ROW)]
         try:
             known = derived_inputs([self], given) | dict(shared or {})
             inputs = {
@@ -284,13 +289,24 @@ class Check:
                 )
                 for name in self.inputs
             }
-            return self(**inputs, **self._handed(known), **(options or {}))
+            return self(**inputs, **self._handed(known), **self._limit(given), **(options or {}))
+        except OutOfTime:
+            return [self._stopped()]
         except UnsupportedError as error:
             return [self.finding(Severity.SKIPPED, f"Skipped: {error}.")]
         except Exception as error:
-            return [
-                replace(errored_finding(self.name, error, cause=self.cause), inputs=self.inputs)
-            ]
+            errored = errored_finding(self.name, error, cause=self.cause)
+            return [replace(errored, inputs=self.inputs)]
+
+    def _limit(self, given: Mapping[str, Any]) -> dict[str, Deadline]:
+        """The deadline, where the function asks for one."""
+        asks = _DEADLINE in inspect.signature(self.function).parameters
+        return {_DEADLINE: given.get(_DEADLINE, NO_DEADLINE)} if asks else {}
+
+    def _stopped(self) -> Finding:
+        summary = "Skipped: stopped when the budget was spent; it says nothing."
+        remedy = f"Raise the budget, or run it alone with only={self.name!r}."
+        return self.finding(Severity.SKIPPED, summary, numbers={"stopped": True}, remedy=remedy)
 
     def _handed(self, values: Mapping[str, Deferred[Any]]) -> dict[str, Any]:
         """The derived inputs among `values` as the function receives them."""
@@ -337,7 +353,7 @@ def check(
         positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         if name in _CHECKS:
             raise CheckError(f"check {name!r} is registered twice")
-        vocabulary = (*INPUTS, *(part.name for part in (*derived, *deferred)))
+        vocabulary = (*INPUTS, _DEADLINE, *(part.name for part in (*derived, *deferred)))
         if unknown := [p.name for p in positional if p.name not in vocabulary]:
             raise CheckError(f"check {name!r} inspects {unknown}; the vocabulary is {vocabulary}")
         if bare := [
@@ -372,24 +388,13 @@ def derived_inputs(checks: Iterable[Check], given: Mapping[str, Any]) -> dict[st
     }
 
 
+def _measured(name: str, cost: Cost, given: Mapping[str, Any], inputs: Iterable[str]) -> Cost:
+    """The cost with its operations as they were measured, where they were."""
+    measured = MEASURED.get(name)
+    return cost if measured is None else replace(cost, elements=measured.elements(given, inputs))
+
+
 def _present(given: Mapping[str, Any], need: str) -> bool:
     name, _, attribute = need.partition(".")
     value = given.get(name)
     return value is not None and (not attribute or getattr(value, attribute) is not None)
-
-
-def _argument_lines(docstring: str) -> dict[str, str]:
-    """`Args:` of a Google docstring as {name: text}."""
-    _, _, tail = docstring.partition("Args:\n")
-    lines: dict[str, str] = {}
-    current = ""
-    for line in tail.splitlines():
-        indent = len(line) - len(line.lstrip())
-        if line.strip() and indent < 4:
-            break
-        if indent == 4 and ":" in line:
-            current, _, text = line.strip().partition(":")
-            lines[current] = text.strip()
-        elif current and line.strip():
-            lines[current] += " " + line.strip()
-    return lines

@@ -27,7 +27,7 @@ from gendebug_torch.data.task import (
     task_of,
     warn_probabilities,
 )
-from gendebug_torch.errors import InputError, reject
+from gendebug_torch.errors import reading, reject
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,11 +232,10 @@ class Records:
     @classmethod
     def load(cls, directory: str | Path) -> Records:
         """Read what `save` wrote."""
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        source = Path(directory)
-        try:
+        source, remedy = Path(directory), "Save them again."
+        with reading(source, "records written by `Records.save`", "directory", remedy):
             header = json.loads((source / "records.json").read_text(encoding="utf-8"))
             parts: dict[str, Any] = dict(load_file(source / "tensors.safetensors"))
             for path in source.glob("*.parquet"):
@@ -244,11 +243,6 @@ class Records:
             schema, name, task = header["schema"], header["name"], header.get("task")
             task = None if task is None else Task(task)
             return cls(**parts, schema=Schema(**schema), name=str(name), task=task)
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            expected = "records written by `Records.save`"
-            reject("directory", expected, f"{source}: {error}", "Save them again.")
 
     @classmethod
     def from_frame(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch.data.files import check_expansion
 from gendebug_torch.data.task import IGNORED
-from gendebug_torch.errors import InputError, reject
+from gendebug_torch.errors import reading, reject
 
 if TYPE_CHECKING:
     from gendebug_torch.data.records import Records
@@ -38,14 +39,13 @@ def read_table(path: str | Path, codes: Sequence[str] = ()) -> pd.DataFrame:
     Raises InputError with the file's name where it cannot be read.
     """
     source = Path(path)
-    text = dict.fromkeys(codes, str)
-    readers = {
-        ".csv": partial(pd.read_csv, dtype=text),
-        ".gz": partial(pd.read_csv, dtype=text),
-        ".parquet": pd.read_parquet,
-        ".pq": pd.read_parquet,
+    readers: dict[str, Callable[[Path, dict[str, type]], pd.DataFrame]] = {
+        ".csv": _read_csv,
+        ".gz": _read_packed_csv,
+        ".parquet": _read_parquet,
+        ".pq": _read_parquet,
     }
-    reader: Any = readers.get(source.suffix.lower())
+    reader = readers.get(source.suffix.lower())
     if reader is None:
         reject(
             "path",
@@ -53,17 +53,44 @@ def read_table(path: str | Path, codes: Sequence[str] = ()) -> pd.DataFrame:
             str(source),
             "Convert the table to one of them.",
         )
-    try:
-        frame: pd.DataFrame = reader(source)
-    except (OSError, ValueError, EOFError) as error:
-        reject(
-            "path",
-            "a readable table",
-            f"{source}: {error}",
-            "Check that the path is right and the file is whole.",
-        )
+    with reading(source, "a readable table"):
+        frame = reader(source, dict.fromkeys(codes, str))
     columns = [column for column in codes if column in frame]
     return frame.assign(**{column: standard_codes(frame[column]) for column in columns})
+
+
+def _read_csv(source: Path, text: dict[str, type]) -> pd.DataFrame:
+    frame: pd.DataFrame = pd.read_csv(source, dtype=text)
+    return frame
+
+
+def _read_packed_csv(source: Path, text: dict[str, type]) -> pd.DataFrame:
+    frame: pd.DataFrame = pd.read_csv(_BoundedGzip(source), dtype=text)
+    return frame
+
+
+def _read_parquet(source: Path, text: dict[str, type]) -> pd.DataFrame:
+    from pyarrow.parquet import read_metadata
+
+    footer = read_metadata(source)
+    check_expansion(source, 8 * footer.num_rows * footer.num_columns)
+    frame: pd.DataFrame = pd.read_parquet(source)
+    return frame
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """A packed file that is not read beyond what it may expand to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes."""
+        # pandas asks for pieces; `tell` counts the bytes unpacked so far.
+        piece = super().read(size)
+        check_expansion(self._path, self.tell())
+        return piece
 
 
 def standard_codes(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -88,14 +115,11 @@ def read_npz(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, or arrays of other names, kinds or shapes.
     """
-    remedy = "Check that the path is right and the file is whole."
-    try:
+    with reading(path, "a readable npz file of numbers"):
+        with zipfile.ZipFile(path) as entries:
+            check_expansion(path, sum(entry.file_size for entry in entries.infolist()))
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: _tensor(archive[key], key, path) for key in archive.files}
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        reject("path", "a readable npz file of numbers", f"{path}: {error}", remedy)
     targets = arrays.get("targets", arrays.get("labels"))
     logits = arrays.get("logits")
     if logits is None and (probs := arrays.get("probs")) is not None:
@@ -260,7 +284,7 @@ def _targets(column: pd.Series[Any], schema: Schema, name: str) -> Tensor:
         if schema.regression:
             expected = "numbers, since the schema says `regression`"
             reject("targets", expected, f"text in {label}", "Correct it, or declare `classes`.")
-        found = sorted(map(str, column[~missing].unique()))[:10]
+        found = sorted(column[~missing].map(str).unique())[:10]
         expected = f"the order of the classes, since {label} holds text"
         reject("schema.classes", expected, f"none; found {found}", f"Add `classes: {found}`.")
     return torch.from_numpy(column.to_numpy(dtype=np.float64, na_value=np.nan).copy())
