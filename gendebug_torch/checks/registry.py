@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from gendebug_torch.checks.finding import Cause, Finding, Severity, errored_finding
 from gendebug_torch.checks.measured_costs import MEASURED
 from gendebug_torch.checks.options import Option, options_of
-from gendebug_torch.checks.rows import has_positions, rows_for_check
+from gendebug_torch.checks.rows import ONE_PER_ROW, has_positions, rows_for_check
 from gendebug_torch.errors import (
     NO_DEADLINE,
     CheckError,
@@ -271,9 +271,7 @@ class Check:
             skipped = f"Skipped: needs {listed}."
             return [self.finding(Severity.SKIPPED, skipped, numbers=numbers, remedy=remedy)]
         if "model" in self.inputs and any(map(has_positions, given.values())):
-            reason = "Skipped: the model gives one answer per position; this needs one per row."
-            remedy = "Wrap the model so that it returns the outputs of the positions in question."
-            return [self.finding(Severity.SKIPPED, reason, remedy=remedy)]
+            return [self.finding(Severity.SKIPPED, ONE_PER_ROW)]
         try:
             known = derived_inputs([self], given) | dict(shared or {})
             inputs = {

@@ -18,6 +18,11 @@ from gendebug_torch.data.task import (
     sampled_positions,
 )
 
+ONE_PER_ROW = (
+    "Skipped: the model gives one answer per position; this needs one per row. Wrap the model so "
+    "that it returns the outputs of the position in question."
+)
+
 
 def rows_for_check(
     value: Any,

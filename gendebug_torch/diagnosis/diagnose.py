@@ -40,7 +40,7 @@ from gendebug_torch.diagnosis.budget import (
 )
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
-from gendebug_torch.diagnosis.model_probe import model_findings
+from gendebug_torch.diagnosis.model_probe import PROBED_ROWS, model_findings
 from gendebug_torch.diagnosis.quality import finding_order, quality_of
 from gendebug_torch.diagnosis.views import described_in_words
 from gendebug_torch.errors import Deadline, did_you_mean, reject
@@ -301,10 +301,17 @@ def _with_logits(
     device: str | torch.device,
     progress: bool,
 ) -> dict[str, Records]:
-    """Records with the model's logits, as far as half of the budget allows; it is probed before."""
+    """Records with the model's logits, as far as half of the budget allows.
+
+    The model is probed before, where that takes a hundredth of the budget at most.
+    """
     model, left = given["model"], None if limit is None else limit / 2
-    probe = partial(model_findings, given, device)
-    findings += _attempt(findings, "diagnose.model", lambda: list(probe())) or []
+    cheap = limit is None or (
+        speed is not None and 100 * speed.seconds(Cost(forwards=PROBED_ROWS)) <= limit
+    )
+    if model is not None and cheap:
+        probe = partial(model_findings, given, device)
+        findings += _attempt(findings, "diagnose.model", lambda: list(probe())) or []
     filled: dict[str, Records] = {}
     for name in ("validation", "production", "train"):
         records = given[name]

@@ -18,6 +18,8 @@ from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import as_model_takes, logits_of
 
 _ROWS = 16
+# Rows that go through the model: all twice, and each alone.
+PROBED_ROWS = 3 * _ROWS
 # Change of an output, in standard deviations of the outputs, that rounding does not explain.
 _LIMIT = 0.01
 

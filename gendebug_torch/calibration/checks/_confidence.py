@@ -21,7 +21,7 @@ from gendebug_torch.calibration.measures.miscalibration_shape import (
 )
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, reliability_bins
 from gendebug_torch.calibration.rows.held_out_rows import group_ids
-from gendebug_torch.checks.finding import Finding, Severity
+from gendebug_torch.checks.finding import TO_REPAIR, Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import logits_of_probs
@@ -179,7 +179,7 @@ def _probabilities_finding(
         f"The logits of {records.name} look like probabilities: every row lies in [0, 1]{sums}. "
         f"Read as logits, the model is {_DIRECTION.get(kind, 'miscalibrated')} (ECE "
         f"{numbers['ece']:.1%}); read as probabilities, its ECE is {other.ece:.1%}.",
-        numbers=numbers | {"ece_as_probabilities": other.ece, "explanation": "probabilities"},
+        numbers=numbers | {"ece_as_probabilities": other.ece, TO_REPAIR: True},
         remedy="If the network ends in a softmax or sigmoid, pass the values before it, or declare "
         "the columns as `probs` in the schema.",
         evidence=other,
