@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -97,22 +97,23 @@ class DerivedInput(Generic[T_co]):
         cost: inputs -> Cost.
         uses_labels: whether it reads labels where there are any: of records that are labeled for
             the most part it gets the labeled rows, of others all rows without labels.
+        partial_labels: whether it reads rows that lack some of several labels as they are.
     """
 
     name: str
     function: Callable[..., T_co]
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost()
     uses_labels: bool = False
+    partial_labels: bool = False
 
     def of(self, given: Mapping[str, Any]) -> Deferred[T_co]:
         """The value for these inputs, not computed yet."""
         names = inspect.signature(self.function).parameters
 
         def compute() -> T_co:
-            inputs = {name: given.get(name) for name in names}
-            return self.function(
-                **{name: _with_whole_labels(v, self.uses_labels) for name, v in inputs.items()}
-            )
+            rows = partial(_with_whole_labels, labels=self.uses_labels, partial=self.partial_labels)
+            inputs = {name: rows(given.get(name)) for name in names}
+            return self.function(**inputs)
 
         return Deferred(compute)
 
@@ -139,6 +140,7 @@ class Check:
         cost: inputs -> Cost, without that of derived inputs.
         derived: derived inputs that it always uses; it receives their values.
         deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
+        partial_labels: whether it reads rows that lack some of several labels as they are.
     """
 
     name: str
@@ -148,6 +150,7 @@ class Check:
     cost: Callable[[Mapping[str, Any]], Cost]
     derived: tuple[DerivedInput[Any], ...] = ()
     deferred: tuple[DerivedInput[Any], ...] = ()
+    partial_labels: bool = False
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
         """Run the function and return its findings; errors of the function come through.
@@ -262,10 +265,9 @@ class Check:
             ]
         try:
             known = derived_inputs([self], given) | dict(shared or {})
+            rows = partial(_with_whole_labels, min_share=0.0, partial=self.partial_labels)
             inputs = {
-                name: _with_whole_labels(
-                    given.get(name), f"{name}.targets" in self.needs, min_share=0.0
-                )
+                name: rows(given.get(name), labels=f"{name}.targets" in self.needs)
                 for name in self.inputs
             }
             return self(**inputs, **self._handed(known), **(options or {}))
@@ -290,6 +292,7 @@ def check(
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost(),
     derived: tuple[DerivedInput[Any], ...] = (),
     deferred: tuple[DerivedInput[Any], ...] = (),
+    partial_labels: bool = False,
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
 
@@ -302,6 +305,7 @@ def check(
         derived: derived inputs that it always uses, and receives as values.
         deferred: derived inputs that it only uses where it finds something, and receives as
             `Deferred`.
+        partial_labels: whether it reads rows that lack some of several labels as they are.
 
     Raises:
         CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
@@ -324,7 +328,7 @@ def check(
             raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
         required = tuple(p.name for p in positional if p.default is p.empty)
         lacking = required if needs is None else needs
-        registered = Check(name, cause, function, lacking, cost, derived, deferred)
+        registered = Check(name, cause, function, lacking, cost, derived, deferred, partial_labels)
         _CHECKS[name] = registered
         return registered
 
@@ -347,17 +351,19 @@ def derived_inputs(checks: Iterable[Check], given: Mapping[str, Any]) -> dict[st
     }
 
 
-def _with_whole_labels(value: Any, labels: bool, *, min_share: float = 0.5) -> Any:
+def _with_whole_labels(
+    value: Any, labels: bool, *, min_share: float = 0.5, partial: bool = False
+) -> Any:
     """Records whose labels are partly missing: their labeled rows, or all rows without labels.
 
     Args:
         value: records, or any other input, which is returned as it is.
         labels: whether labels are wanted.
         min_share: share of labeled rows from which these are taken.
+        partial: whether rows of several labels are left as they are.
     """
-    if not hasattr(value, "labeled"):
-        return value
-    labeled = value.labeled()
+    several = partial and getattr(value, "targets", None) is not None and value.targets.ndim == 2
+    labeled = value.labeled() if hasattr(value, "labeled") and not several else value
     if labeled is value:
         return value
     if labels and len(labeled) >= min_share * len(value):

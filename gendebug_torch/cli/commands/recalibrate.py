@@ -16,8 +16,9 @@ from gendebug_torch.calibration.map_choice import FITS, out_of_fold
 from gendebug_torch.calibration.thresholds.threshold_choice import confusion_table
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import reject
-from gendebug_torch.model.binary import positive_logit, two_class_logits
+from gendebug_torch.model.binary import positive_logit
 from gendebug_torch.model.formats import import_name, load_network, load_program
 
 

@@ -14,8 +14,14 @@ from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import InputError
 
 # Last word of the name of a column that counts on, and of one that runs through a cycle.
-_TIMES = ("year", "yr", "date", "day", "week", "month", "quarter", "time", "timestamp", "epoch")
-_NUMBERS = ("version", "release", "build", "revision", "batch", "lot", "run", "sequence", "serial")
+_TIMES = (
+    *("year", "yr", "date", "day", "week", "month", "quarter", "time", "timestamp", "epoch", "ts"),
+    *("dayofyear", "yearday", "weekofyear", "unixtime"),
+)
+_NUMBERS = (
+    *("version", "ver", "release", "build", "revision", "rev", "batch", "lot", "run", "sequence"),
+    *("serial", "wave", "cohort", "iteration", "invoice", "ticket"),
+)
 _COUNTERS = frozenset((*_TIMES, *_NUMBERS))
 _CYCLES = {
     "quarter": 4,
@@ -27,8 +33,13 @@ _CYCLES = {
     "day": 31,
     "week": 53,
     "doy": 366,
+    "dayofweek": 7,
+    "dayofmonth": 31,
+    "dayofyear": 366,
+    "yearday": 366,
+    "weekofyear": 53,
 }
-_SUFFIXES = frozenset(("number", "no", "num", "nr", "id", "index"))
+_SUFFIXES = frozenset(("number", "no", "num", "nr", "id", "index", "s", "ms", "us", "ns", "utc"))
 _MONTHS = "january february march april may june july august september october november december"
 _WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday"
 _NAMED_CYCLES = tuple(
