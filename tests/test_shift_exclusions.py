@@ -182,3 +182,6 @@ def test_numbers_that_count_on_are_known_by_their_last_word(name):
     assert number_reason(name, before, after)
     assert number_reason(name, before, before[::-1]) is None
     assert number_reason("price", before, after) is None
+    year = np.repeat([0.0, 1.0], [99, 1])
+    assert number_reason("yr", year, np.ones(50)), "the reference ends in the year of production"
+    assert number_reason("yr", year, year) is None

@@ -162,11 +162,12 @@ def number_reason(name: str, before: NDArray[Any], after: NDArray[Any]) -> str |
     if not len(before) or not len(after):
         return None
     words = _words(name)
-    if _last(words) in _COUNTERS and after.max() > before.max():
+    if _last(words) in _COUNTERS and after.max() >= before.max():
         end, start = np.quantile(before, _MIN_LATER), np.quantile(after, 1 - _MIN_LATER)
-        # A unit or a default value leaves a larger gap than time does.
+        # A unit or a default value leaves a larger gap than time does; the reference may end in the
+        # first days of the year that production is in.
         gap = max(1.0, float(np.ptp(before)), _MAX_GAP * abs(float(end)))
-        if 0 <= start - end <= gap:
+        if 0 <= start - end <= gap and (start > end or after.max() > before.max()):
             return COUNTER
     return _calendar_reason(words, before, after)
 
