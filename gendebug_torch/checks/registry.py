@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
@@ -109,12 +109,14 @@ class DerivedInput(Generic[T_co]):
         cost: inputs -> Cost.
         uses_labels: whether it reads labels where there are any: of records that are labeled for
             the most part it gets the labeled rows, of others all rows without labels.
+        partial_labels: whether it reads rows that lack some of several labels as they are.
     """
 
     name: str
     function: Callable[..., T_co]
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost()
     uses_labels: bool = False
+    partial_labels: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -129,12 +131,8 @@ class DerivedInput(Generic[T_co]):
             inputs = {name: given.get(name) for name in names}
             if _DEADLINE in names:
                 inputs[_DEADLINE] = given.get(_DEADLINE, NO_DEADLINE)
-            return self.function(
-                **{
-                    name: rows_for_check(value, labels=self.uses_labels)
-                    for name, value in inputs.items()
-                }
-            )
+            rows = partial(rows_for_check, labels=self.uses_labels, partly=self.partial_labels)
+            return self.function(**{name: rows(value) for name, value in inputs.items()})
 
         return Deferred(compute)
 

@@ -272,6 +272,23 @@ def missing_values(targets: Tensor) -> Tensor:
     return targets.isnan() if targets.is_floating_point() else targets == IGNORED
 
 
+def two_class_logits(logits: Tensor) -> Tensor:
+    """`[n, k]` logits, one per class; a single logit z becomes the two logits `[0, z]`.
+
+    The softmax of `[0, z]` is the sigmoid of z for class 1.
+
+    Args:
+        logits: float logits, `[n]`, `[n, 1]` or `[n, k]`.
+
+    Example:
+        >>> import torch
+        >>> two_class_logits(torch.tensor([2.0, -1.0])).tolist()
+        [[0.0, 2.0], [0.0, -1.0]]
+    """
+    single = logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
+    return single if single.ndim > 1 else torch.stack([torch.zeros_like(single), single], 1)
+
+
 def _are_ids(targets: Tensor, logits: Tensor | None, schema: Schema, name: str) -> bool:
     """Whether floats are class ids or answers of 0 and 1 rather than quantities."""
     present = targets[~targets.isnan() & (targets != IGNORED)]
