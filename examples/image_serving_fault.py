@@ -54,6 +54,7 @@ def trained(images: Tensor, targets: Tensor, epochs: int, seed: int) -> nn.Modul
     """A small convolutional network."""
     torch.manual_seed(seed)
     network = nn.Sequential(
+        nn.BatchNorm2d(3),
         nn.Conv2d(3, 16, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Conv2d(16, 32, 3, stride=2, padding=1),

@@ -63,15 +63,15 @@ class Reproduction:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """What each change leaves of the distance between validation and production."""
-        ax = axes(ax, size=(7.0, 0.8 + 0.45 * max(1, len(self.changes))))
+        ax = axes(ax, size=(9.0, 1.0 + 0.45 * max(1, len(self.changes))))
         places = list(range(len(self.changes)))[::-1]
         remaining, low, high = (x.numpy() for x in (self.remaining, self.low, self.high))
         ax.barh(places, remaining, color=REFERENCE, height=0.6)
         ax.hlines(places, low, high, color="black", linewidth=1.0)
         ax.axvline(1.0, color=LIVE, linestyle="--", linewidth=1.0)
         ax.set_yticks(places, [change.text for change in self.changes])
-        ax.set_xlabel("distance to production that remains (1: as without the change)")
-        ax.set_title("Validation rows, changed as serving code might")
+        ax.set_xlabel("distance to production left (dashed: unchanged)")
+        ax.set_title("Validation rows after each change")
         return ax
 
 
