@@ -114,20 +114,22 @@ def mean_metric(name: str, values: Tensor) -> MeanMetric:
     return MeanMetric(name, mean, values - mean)
 
 
-def area_metric(name: str, placements: Tensor, positive: Tensor) -> AreaMetric:
+def area_metric(name: str, placements: Tensor, positive: Tensor, negative: Tensor) -> AreaMetric:
     """Area under the ROC curve, the mean over labels where there are several.
 
     Args:
         name: name of the metric.
         placements: placements of the rows, `[n, l]` float64, as `auc_placements` gives them.
-        positive: whether a row has the label, `[n, l]` bool, both values in each column.
+        positive: whether a row has the label, `[n, l]` bool, some in each column.
+        negative: whether it is known not to have it, `[n, l]` bool, some in each column.
     """
-    n, placements, positive = len(placements), placements.cpu(), positive.cpu()
-    counts = positive.sum(0).double()
-    weights = torch.where(positive, n / counts, n / (n - counts))
+    n, placements = len(placements), placements.cpu()
+    positive, negative = positive.cpu(), negative.cpu()
+    counts, others = positive.sum(0).double(), negative.sum(0).double()
+    weights = positive * (n / counts) + negative * (n / others)
     areas = (placements * positive).sum(0) / counts
     influence = ((placements - areas) * weights).mean(1)
-    parts = torch.stack([areas, counts, n - counts], 1)
+    parts = torch.stack([areas, counts, others], 1)
     return AreaMetric(name, float(areas.mean()), influence, parts)
 
 
@@ -136,9 +138,10 @@ def error_metric(name: str, errors: Tensor) -> ErrorMetric:
 
     Args:
         name: name of the metric.
-        errors: predictions less targets, `[n]` or, in comparable units, `[n, k]`.
+        errors: predictions less targets, `[n]` or, in comparable units, `[n, k]`; NaN where one of
+            several targets is missing.
     """
-    squares = errors.double().cpu().square().reshape(len(errors), -1).mean(1)
+    squares = errors.double().cpu().square().reshape(len(errors), -1).nanmean(1)
     value = math.sqrt(float(squares.mean()))
     influence = (squares - squares.mean()) / (2 * max(value, 1e-150))
     return ErrorMetric(name, value, influence)
