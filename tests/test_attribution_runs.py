@@ -308,7 +308,6 @@ def test_the_host_does_not_wait_in_the_loop(method, more):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("method", OWN)
 def test_the_device_is_not_waited_for(method):
     def batches():

@@ -363,7 +363,6 @@ def test_a_score_that_is_no_number_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_finds_the_same():
     frame, event, _ = planted(0)
     on_cuda, on_cpu = (

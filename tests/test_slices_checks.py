@@ -170,7 +170,7 @@ def adult_network(shared_data):
         torch.tensor(((part[numeric] - mean) / spread).to_numpy(), dtype=torch.float32)
         for part in (train, test)
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = torch.nn.Sequential(
             torch.nn.Linear(x.shape[1], 32),

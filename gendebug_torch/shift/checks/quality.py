@@ -32,6 +32,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     needs=("validation.logits", "validation.targets", "production.logits", "production.targets"),
     cost=_cost,
     partial_labels=True,
+    positions=True,
 )
 def quality_is_that_of_validation(
     validation: Records, production: Records, *, level: float = 0.99

@@ -34,6 +34,7 @@ class SliceChange:
         name: name of the metric.
         is_count: whether the metric is an event.
         of_rows: whether the slices are groups of rows; else each is an output of the model.
+        levels: number of levels that slices are made of.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class SliceChange:
     name: str = "error"
     is_count: bool = True
     of_rows: bool = True
+    levels: int = 0
 
     def __len__(self) -> int:
         return len(self.names)
@@ -123,7 +125,9 @@ class SliceChange:
         )
         for side, color, offset in (("before", REFERENCE, 0.12), ("after", LIVE, -0.12)):
             rate = top[f"rate_{side}"]
-            spread = [rate - top[f"low_{side}"], top[f"high_{side}"] - rate]
+            # Rounding may put an end of an interval at 0 or 1 just past the rate.
+            ends = rate - top[f"low_{side}"], top[f"high_{side}"] - rate
+            spread = [end.clip(lower=0) for end in ends]
             ax.errorbar(
                 rate,
                 [i + offset for i in position],
