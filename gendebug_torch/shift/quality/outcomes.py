@@ -215,15 +215,21 @@ def _of_quantities(validation: Records, production: Records) -> Outcomes | None:
     # Several outputs are compared in units of their spread in validation.
     scaled = [error / spreads[0] if several else error for error in errors]
     name = "RMSE in standard deviations of the targets" if several else "RMSE"
-    parts: list[Pair] = []
-    for i in range(k if several else 0):
-        before, after = (error[~error[:, i].isnan(), i] for error in errors)
-        if min(len(before), len(after)) >= _MIN_CLASS_ROWS:
-            title = f"RMSE of output {i}"
-            parts.append((error_metric(title, before), error_metric(title, after)))
+    parts = _outputs(errors) if several else []
     whole = error_metric(name, scaled[0]), error_metric(name, scaled[1])
     losses = scaled[0].square().nanmean(1), scaled[1].square().nanmean(1)
     return Outcomes([whole], "output", parts, losses)
+
+
+def _outputs(errors: list[Tensor]) -> list[Pair]:
+    """Error of each of several quantities in its own unit, of those with enough rows."""
+    pairs: list[Pair] = []
+    for i in range(errors[0].shape[1]):
+        before, after = (error[~error[:, i].isnan(), i] for error in errors)
+        if min(len(before), len(after)) >= _MIN_CLASS_ROWS:
+            title = f"RMSE of output {i}"
+            pairs.append((error_metric(title, before), error_metric(title, after)))
+    return pairs
 
 
 def _recalls(right: list[Tensor], targets: list[Tensor], names: list[str]) -> list[Pair]:
