@@ -77,6 +77,17 @@ def test_the_error_of_quantities_and_its_interval():
     )
 
 
+def test_an_error_after_perfect_predictions_is_a_fall():
+    errors = torch.randn(200, generator=random(8), dtype=torch.float64)
+    schema = Schema(regression=True)
+    perfect = Records(targets=torch.zeros(200), logits=torch.zeros(200), schema=schema)
+    worse = replace(perfect, targets=errors)
+    (change,) = quality_change(perfect, worse).metrics
+    assert change.fell
+    assert change.low < float(errors.square().mean().sqrt()) < change.high
+    assert not quality_change(perfect, perfect).fell
+
+
 def test_rows_of_one_group_count_once():
     generator = random(2)
     values = torch.randn(200, generator=generator, dtype=torch.float64).repeat_interleave(5)

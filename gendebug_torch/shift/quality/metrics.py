@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Stands for an error of 0, which has no logarithm.
+_LEAST_ERROR = 1e-150
+
 
 @dataclass(frozen=True, eq=False)
 class Metric(ABC):
@@ -93,13 +96,13 @@ class ErrorMetric(Metric):
 
     def moments(self, effect: float) -> tuple[float, float]:
         """Logarithm and its variance by the delta method."""
-        value = max(self.value, 1e-150)
+        value = max(self.value, _LEAST_ERROR)
         own = float(self.influence.square().mean()) * effect / len(self.influence)
         return math.log(value), own / value**2
 
     def back(self, center: float, change: float) -> float:
         """A difference of logarithms as a difference of errors."""
-        return center * math.expm1(min(change, 700.0))
+        return max(center, _LEAST_ERROR) * math.expm1(min(change, 700.0))
 
 
 def mean_metric(name: str, values: Tensor) -> MeanMetric:
@@ -143,5 +146,5 @@ def error_metric(name: str, errors: Tensor) -> ErrorMetric:
     """
     squares = errors.double().cpu().square().reshape(len(errors), -1).nanmean(1)
     value = math.sqrt(float(squares.mean()))
-    influence = (squares - squares.mean()) / (2 * max(value, 1e-150))
+    influence = (squares - squares.mean()) / (2 * max(value, _LEAST_ERROR))
     return ErrorMetric(name, value, influence)
