@@ -38,7 +38,7 @@ def test_placements_are_those_of_the_area_and_its_variance():
         expected = rank_auc(scores[:, i], positive[:, i])
         assert float(placements[positive[:, i], i].mean()) == pytest.approx(float(expected.auc))
         assert float(placements[~positive[:, i], i].mean()) == pytest.approx(float(expected.auc))
-        metric = area_metric("AUC", placements[:, [i]], positive[:, [i]])
+        metric = area_metric("AUC", placements[:, [i]], positive[:, [i]], ~positive[:, [i]])
         assert metric.value == pytest.approx(float(expected.auc))
         assert float(metric.influence.sum()) == pytest.approx(0.0, abs=1e-9)
         variance = float(metric.influence.square().mean()) / 300
@@ -51,7 +51,7 @@ def test_an_accuracy_of_one_has_a_width():
     assert center == pytest.approx(0.99)
     assert variance == pytest.approx(0.99 * 0.01 / 100)
     positive = torch.arange(100)[:, None] % 2 == 0
-    perfect = area_metric("AUC", auc_placements(positive.double(), positive), positive)
+    perfect = area_metric("AUC", auc_placements(positive.double(), positive), positive, ~positive)
     value, variance = perfect.moments(1.0)
     assert value == 1
     assert 0.005 < variance**0.5 < 0.03
@@ -75,6 +75,17 @@ def test_the_error_of_quantities_and_its_interval():
     assert metric.back(metric.value, center + math.log(1.1) - center) == pytest.approx(
         0.1 * metric.value
     )
+
+
+def test_an_error_after_perfect_predictions_is_a_fall():
+    errors = torch.randn(200, generator=random(8), dtype=torch.float64)
+    schema = Schema(regression=True)
+    perfect = Records(targets=torch.zeros(200), logits=torch.zeros(200), schema=schema)
+    worse = replace(perfect, targets=errors)
+    (change,) = quality_change(perfect, worse).metrics
+    assert change.fell
+    assert change.low < float(errors.square().mean().sqrt()) < change.high
+    assert not quality_change(perfect, perfect).fell
 
 
 def test_rows_of_one_group_count_once():
@@ -134,6 +145,33 @@ def test_the_label_and_the_output_that_fell_are_named():
     assert change.worst_part.name == "RMSE of output 1"
     assert change.worst_part.after == pytest.approx(500, rel=0.05)
     assert not change.remedies
+
+
+def test_missing_labels_are_left_out_one_by_one():
+    generator = random(7)
+    y = (torch.rand(3000, 3, generator=generator) < 0.4).long()
+    z = 2.0 * y - 1 + torch.randn(3000, 3, generator=generator)
+    schema = Schema(multilabel=True)
+    whole = Records(targets=y, logits=z, schema=schema, name="validation")
+    missing = torch.rand(3000, 3, generator=generator) < 0.5
+    partly = replace(whole, targets=y.masked_fill(missing, -100), name="production")
+    change = quality_change(whole, partly)
+    assert not change.fell
+    assert change.metrics[0].rows == (3000, int((~missing).any(1).sum()))
+    for i, part in enumerate(change.parts):
+        known = ~missing[:, i]
+        expected = rank_auc(z[known, i].double(), y[known, i] == 1)
+        assert part.after == pytest.approx(float(expected.auc))
+    assert change.remedy("recalibrate").rows == int((~missing).all(1).sum())
+
+    x = torch.randn(3000, 2, generator=generator, dtype=torch.float64)
+    truth = x + torch.randn(3000, 2, generator=generator)
+    before = Records(targets=truth, logits=x, schema=Schema(regression=True), name="validation")
+    after = replace(before, targets=truth.masked_fill(missing[:, :2], torch.nan))
+    change = quality_change(before, after)
+    assert not change.fell
+    errors = (x - truth)[~missing[:, 1], 1]
+    assert change.parts[1].after == pytest.approx(float(errors.square().mean().sqrt()))
 
 
 def test_a_remedy_counts_where_it_wins_back_on_held_out_rows():

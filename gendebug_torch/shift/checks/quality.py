@@ -31,6 +31,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     cause=Cause.UNKNOWN,
     needs=("validation.logits", "validation.targets", "production.logits", "production.targets"),
     cost=_cost,
+    partial_labels=True,
     positions=True,
 )
 def quality_is_that_of_validation(

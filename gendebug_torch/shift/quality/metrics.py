@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Stands for an error of 0, which has no logarithm.
+_LEAST_ERROR = 1e-150
+
 
 @dataclass(frozen=True, eq=False)
 class Metric(ABC):
@@ -93,13 +96,13 @@ class ErrorMetric(Metric):
 
     def moments(self, effect: float) -> tuple[float, float]:
         """Logarithm and its variance by the delta method."""
-        value = max(self.value, 1e-150)
+        value = max(self.value, _LEAST_ERROR)
         own = float(self.influence.square().mean()) * effect / len(self.influence)
         return math.log(value), own / value**2
 
     def back(self, center: float, change: float) -> float:
         """A difference of logarithms as a difference of errors."""
-        return center * math.expm1(min(change, 700.0))
+        return max(center, _LEAST_ERROR) * math.expm1(min(change, 700.0))
 
 
 def mean_metric(name: str, values: Tensor) -> MeanMetric:
@@ -114,20 +117,22 @@ def mean_metric(name: str, values: Tensor) -> MeanMetric:
     return MeanMetric(name, mean, values - mean)
 
 
-def area_metric(name: str, placements: Tensor, positive: Tensor) -> AreaMetric:
+def area_metric(name: str, placements: Tensor, positive: Tensor, negative: Tensor) -> AreaMetric:
     """Area under the ROC curve, the mean over labels where there are several.
 
     Args:
         name: name of the metric.
         placements: placements of the rows, `[n, l]` float64, as `auc_placements` gives them.
-        positive: whether a row has the label, `[n, l]` bool, both values in each column.
+        positive: whether a row has the label, `[n, l]` bool, some in each column.
+        negative: whether it is known not to have it, `[n, l]` bool, some in each column.
     """
-    n, placements, positive = len(placements), placements.cpu(), positive.cpu()
-    counts = positive.sum(0).double()
-    weights = torch.where(positive, n / counts, n / (n - counts))
+    n, placements = len(placements), placements.cpu()
+    positive, negative = positive.cpu(), negative.cpu()
+    counts, others = positive.sum(0).double(), negative.sum(0).double()
+    weights = positive * (n / counts) + negative * (n / others)
     areas = (placements * positive).sum(0) / counts
     influence = ((placements - areas) * weights).mean(1)
-    parts = torch.stack([areas, counts, n - counts], 1)
+    parts = torch.stack([areas, counts, others], 1)
     return AreaMetric(name, float(areas.mean()), influence, parts)
 
 
@@ -136,9 +141,10 @@ def error_metric(name: str, errors: Tensor) -> ErrorMetric:
 
     Args:
         name: name of the metric.
-        errors: predictions less targets, `[n]` or, in comparable units, `[n, k]`.
+        errors: predictions less targets, `[n]` or, in comparable units, `[n, k]`; NaN where one of
+            several targets is missing.
     """
-    squares = errors.double().cpu().square().reshape(len(errors), -1).mean(1)
+    squares = errors.double().cpu().square().reshape(len(errors), -1).nanmean(1)
     value = math.sqrt(float(squares.mean()))
-    influence = (squares - squares.mean()) / (2 * max(value, 1e-150))
+    influence = (squares - squares.mean()) / (2 * max(value, _LEAST_ERROR))
     return ErrorMetric(name, value, influence)

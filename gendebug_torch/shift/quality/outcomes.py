@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from gendebug_torch.data.records import Records
-from gendebug_torch.data.task import Task
+from gendebug_torch.data.task import IGNORED, Task
 from gendebug_torch.model.binary import positive_logit
 from gendebug_torch.shift.quality.metrics import Metric, area_metric, error_metric, mean_metric
 from gendebug_torch.stats.auc import auc_placements
@@ -72,6 +72,8 @@ def outcomes(validation: Records, production: Records) -> Outcomes | None:
 def row_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each row in nats, `[n]` float64 on the host; of labels their mean.
 
+    Missing labels are left out.
+
     Args:
         logits: `[n]` of two classes, `[n, k]` of classes or labels.
         targets: class ids `[n]`, or answers `[n, k]`.
@@ -79,12 +81,17 @@ def row_losses(logits: Tensor, targets: Tensor) -> Tensor:
     z = logits.double()
     if z.shape != targets.shape:
         return cross_entropy(z, targets, reduction="none").cpu()
-    loss = binary_cross_entropy_with_logits(z, targets.double(), reduction="none").cpu()
-    return loss if loss.ndim == 1 else loss.mean(1)
+    answers = targets.clamp(min=0).double()
+    loss = binary_cross_entropy_with_logits(z, answers, reduction="none").cpu()
+    if loss.ndim == 1:
+        return loss
+    return loss.masked_fill((targets == IGNORED).cpu(), torch.nan).nanmean(1)
 
 
 def decision_scores(logits: Tensor, targets: Tensor, threshold: float) -> Tensor:
     """Score of each decision, float64 shaped like the targets: 1 where it is right, else less.
+
+    NaN where the label is missing.
 
     A threshold other than a half says what errors cost: a false positive its odds times as much as
     a false negative (Elkan, 2001, IJCAI). At a half the mean is the accuracy.
@@ -96,7 +103,7 @@ def decision_scores(logits: Tensor, targets: Tensor, threshold: float) -> Tensor
     """
     positive = logits.double() > torch.tensor(threshold, dtype=torch.float64).logit()
     wrong = torch.where(positive, 2 * threshold * (targets == 0), 2 * (1 - threshold) * targets)
-    return 1 - wrong.double()
+    return (1 - wrong.double()).masked_fill(targets == IGNORED, torch.nan)
 
 
 def _of_two_classes(validation: Records, production: Records) -> Outcomes | None:
@@ -125,7 +132,7 @@ def _of_columns(
     areas = _areas(scores, targets, "mean AUC of the labels" if labels else "AUC", names)
 
     def accuracy(z: Tensor, y: Tensor) -> Tensor:
-        return decision_scores(z, y, threshold).reshape(len(z), -1).mean(1).cpu()
+        return decision_scores(z, y, threshold).reshape(len(z), -1).nanmean(1).cpu()
 
     right = [accuracy(z, y) for z, y in zip(scores, targets, strict=True)]
     name = "label accuracy" if labels else "accuracy"
@@ -143,22 +150,37 @@ def _areas(scores: list[Tensor], targets: list[Tensor], name: str, names: list[s
     """Mean area of all columns, and that of each; of those with enough rows of both classes."""
     columns = [z.reshape(len(z), -1) for z in scores]
     positive = [y.reshape(len(y), -1) == 1 for y in targets]
-    counts = torch.stack([p.sum(0) for p in positive] + [(~p).sum(0) for p in positive])
+    negative = [y.reshape(len(y), -1) == 0 for y in targets]
+    counts = torch.stack([known.sum(0) for known in (*positive, *negative)])
     judged = (counts >= _MIN_CLASS_ROWS).all(0).nonzero()[:, 0]
     if not len(judged):
         return []
-    positive = [p[:, judged] for p in positive]
-    placements = [auc_placements(z[:, judged], p) for z, p in zip(columns, positive, strict=True)]
+    known = [(p[:, judged], n[:, judged]) for p, n in zip(positive, negative, strict=True)]
+    placements = [_placements(z[:, judged], *k) for z, k in zip(columns, known, strict=True)]
     parts = [(name, slice(None))]
     parts += [(f"AUC of {names[int(i)]}", slice(at, at + 1)) for at, i in enumerate(judged)]
     pairs: list[Pair] = []
     for title, part in parts:
         before, after = (
-            area_metric(title, value[:, part], p[:, part])
-            for value, p in zip(placements, positive, strict=True)
+            area_metric(title, value[:, part], p[:, part], n[:, part])
+            for value, (p, n) in zip(placements, known, strict=True)
         )
         pairs.append((before, after))
     return pairs
+
+
+def _placements(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """Placements among the rows whose label is known, `[n, l]`; 0 where it is missing."""
+    known = positive | negative
+    if bool(known.all()):
+        return auc_placements(scores, positive)
+    placements = torch.zeros_like(scores)
+    for i in range(scores.shape[1]):
+        rows = known[:, i]
+        placements[rows, i] = auc_placements(scores[rows, i : i + 1], positive[rows, i : i + 1])[
+            :, 0
+        ]
+    return placements
 
 
 def _of_classes(validation: Records, production: Records) -> Outcomes | None:
@@ -186,22 +208,28 @@ def _of_quantities(validation: Records, production: Records) -> Outcomes | None:
         if values.shape != targets.shape:
             return None
         errors.append((values - targets).cpu())
-        spreads.append(targets.std(0).cpu().clamp(min=1e-12))
+        spread = (targets - targets.nanmean(0)).square().nanmean(0).sqrt()
+        spreads.append(spread.cpu().clamp(min=1e-12))
     k = errors[0].shape[1]
     several = k > 1
     # Several outputs are compared in units of their spread in validation.
     scaled = [error / spreads[0] if several else error for error in errors]
     name = "RMSE in standard deviations of the targets" if several else "RMSE"
-    parts: list[Pair] = [
-        (
-            error_metric(f"RMSE of output {i}", errors[0][:, i]),
-            error_metric(f"RMSE of output {i}", errors[1][:, i]),
-        )
-        for i in range(k if several else 0)
-    ]
+    parts = _outputs(errors) if several else []
     whole = error_metric(name, scaled[0]), error_metric(name, scaled[1])
-    losses = scaled[0].square().mean(1), scaled[1].square().mean(1)
+    losses = scaled[0].square().nanmean(1), scaled[1].square().nanmean(1)
     return Outcomes([whole], "output", parts, losses)
+
+
+def _outputs(errors: list[Tensor]) -> list[Pair]:
+    """Error of each of several quantities in its own unit, of those with enough rows."""
+    pairs: list[Pair] = []
+    for i in range(errors[0].shape[1]):
+        before, after = (error[~error[:, i].isnan(), i] for error in errors)
+        if min(len(before), len(after)) >= _MIN_CLASS_ROWS:
+            title = f"RMSE of output {i}"
+            pairs.append((error_metric(title, before), error_metric(title, after)))
+    return pairs
 
 
 def _recalls(right: list[Tensor], targets: list[Tensor], names: list[str]) -> list[Pair]:

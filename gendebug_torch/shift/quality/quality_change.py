@@ -142,7 +142,7 @@ def quality_change(
     """
     if validation is None or production is None:
         return None
-    validation, production = validation.labeled(), production.labeled()
+    validation, production = validation.labeled(partly=True), production.labeled(partly=True)
     if min(len(validation), len(production)) < MIN_ROWS:
         return None
     found = outcomes(validation, production)

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import missing_labels
 from gendebug_torch.shift.quality.change import MetricChange, metric_changes
 from gendebug_torch.shift.quality.dependence import group_ids
 from gendebug_torch.shift.quality.metrics import mean_metric
@@ -94,13 +95,16 @@ def remedy_trials(
         None for quantities, and for few rows or more than a hundred classes.
     """
     logits, targets = found.logits, found.targets
-    if logits is None or targets is None or found.accuracy is None or len(logits) < _MIN_ROWS:
+    if logits is None or targets is None or found.accuracy is None:
         return ()
     k = 1 if logits.ndim == 1 else logits.shape[1]
     two_way = logits.shape == targets.shape
     if k > _MAX_CLASSES and not two_way:
         return ()
-    rows = _sample(len(logits), max(_MIN_ROWS * _FOLDS, min(_MAX_ROWS, _MAX_LOGITS // k)))
+    whole = (~missing_labels(targets)).nonzero()[:, 0].cpu()
+    if len(whole) < _MIN_ROWS:
+        return ()
+    rows = whole[_sample(len(whole), max(_MIN_ROWS * _FOLDS, min(_MAX_ROWS, _MAX_LOGITS // k)))]
     folds = _folds(rows, production)
     z, y = logits[rows].double(), targets[rows]
     remedied = {"recalibrate": _out_of_fold(z, y, folds)}
