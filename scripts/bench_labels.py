@@ -63,7 +63,7 @@ def flipped_digits(
 
 def trained_dynamics(x: Tensor, given: Tensor, seed: int, *, epochs: int = 60) -> TrainingDynamics:
     """Dynamics of one run of a small network by plain SGD with momentum."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(x.shape[1], 128), nn.ReLU(), nn.Linear(128, 10))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)

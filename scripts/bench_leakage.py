@@ -14,6 +14,8 @@ import torch
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.neighbors import NearestNeighbors
 
+from gendebug_torch import Records, Schema, diagnose
+from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.leakage import (
     association,
     identical_rows,
@@ -29,6 +31,67 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
+# Sizes of the budget: rows, columns, classes (0: a quantity).
+SIZES = [
+    "10000,20,2",
+    "100000,20,2",
+    "1000000,20,2",
+    "100000,20,0",
+    "5000,300,2",
+    "5000,1000,2",
+    "5000,3000,2",
+    "20000,20,100",
+    "20000,20,1000",
+]
+
+
+def every_check(sizes: list[str]) -> None:
+    """Print seconds of the processor of each check of the topic, one row per size."""
+    for size in sizes:
+        n, d, k = map(int, size.split(","))
+        given = splits(n, d, k)
+        spent = {}
+        for check in [check for check in all_checks() if check.name.startswith("leakage.")]:
+            started = time.process_time()
+            diagnose(**given, only=check.name)
+            spent[check.name.removeprefix("leakage.")] = time.process_time() - started
+        started = time.process_time()
+        diagnose(**given, only="leakage")
+        whole = time.process_time() - started
+        slow = sorted(spent.items(), key=lambda pair: -pair[1])[:5]
+        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in slow)
+        print(f"| {n:,} x {d:,}, {k} classes | {whole:.1f} s | {parts} |", flush=True)
+
+
+def splits(n: int, d: int, k: int) -> dict[str, Records]:
+    """Training, validation and production: nine of ten columns are normal, the others levels."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, d)).astype(np.float32)
+    columns = {f"c{i}": x[:, i] for i in range(d)}
+    for i in range(0, d, 10):
+        level = i % 20 == 0
+        columns[f"c{i}"] = rng.choice(list("abcdefgh"), n) if level else rng.integers(0, 50, n)
+    scores = x[:, 1:7] @ rng.normal(size=(6, max(k, 1))).astype(np.float32)
+    if k > 2:
+        y = (scores + rng.gumbel(size=scores.shape)).argmax(1)
+    else:
+        y = scores[:, 0] + rng.logistic(size=n)
+        y = (y > 0).astype(np.int64) if k else y
+    outputs = scores if k > 2 else scores[:, 0]
+    frame, schema = pd.DataFrame(columns), Schema(regression=not k)
+    cuts = {"train": (0, n * 2 // 3), "validation": (n * 2 // 3, n * 5 // 6)}
+    return {
+        name: Records(
+            frame[low:high].reset_index(drop=True),
+            torch.from_numpy(y[low:high]),
+            torch.from_numpy(outputs[low:high].copy()),
+            schema=schema,
+            name=name,
+        )
+        for name, (low, high) in (cuts | {"production": (n * 5 // 6, n)}).items()
+    }
+
+
 def main() -> None:
     """Print the rows of a markdown table.
 
@@ -38,7 +101,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--checks", nargs="*", metavar="ROWS,COLUMNS,CLASSES", help="all checks at these sizes"
+    )
     args = parser.parse_args()
+    if args.checks is not None:
+        every_check(args.checks or SIZES)
+        return
     rng = np.random.default_rng(0)
     target = rng.integers(0, 2, args.rows)
     frame = pd.DataFrame(

@@ -61,7 +61,7 @@ class Named(nn.Module):
 
 
 def network(seed=0, **shape):
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Network(**shape)
     model.body[1].running_mean.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(seed))

@@ -1,5 +1,5 @@
-"""Fixtures for all tests: where the real data lies, and one thread per worker so that workers do
-not fight."""
+"""Fixtures for all tests: where the real data lies, what runs on which device, and one thread per
+worker so that workers do not fight."""
 
 import os
 import subprocess
@@ -13,6 +13,23 @@ import torch
 def pytest_configure(config):
     if hasattr(config, "workerinput"):
         torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` need CUDA; scripts/test runs them on simulated devices too."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+@pytest.fixture(scope="session")
+def simulated():
+    """The module tests.simulated_cuda, whose devices alone can count and run out of memory."""
+    module = sys.modules.get("tests.simulated_cuda")
+    if module is None:
+        pytest.skip("needs the simulated CUDA devices: scripts/test runs it there")
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Tables with one planted cause each, and a small network that is really trained on them: for tests
 of the whole diagnosis."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,8 @@ SCHEMA = Schema(
     categorical=("channel",),
 )
 DAY = 86_400.0
+# Trainings by what they depend on.
+TRAINED: dict[tuple[Any, ...], tuple[nn.Module, list[list[float]]]] = {}
 
 
 @dataclass
@@ -112,7 +115,7 @@ def logit(table: pd.DataFrame) -> np.ndarray:
 class Network(nn.Module):
     """Standardised features to one logit."""
 
-    def __init__(self, x: torch.Tensor, width: int, sharpen: float) -> None:
+    def __init__(self, x: torch.Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", x.mean(0))
         self.register_buffer("scale", x.std(0).clamp(min=1e-6))
@@ -124,7 +127,6 @@ class Network(nn.Module):
             nn.Linear(width, 1),
         )
         self.sharpen = 1.0
-        self.sharper = sharpen
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.sharpen * self.body((x - self.mean) / self.scale)[:, 0]
@@ -133,11 +135,29 @@ class Network(nn.Module):
 def fit(
     train: Records, judge: Records, features: tuple[str, ...], world: World
 ) -> tuple[nn.Module, LearningCurves]:
-    """Minibatch Adam; both losses after each epoch in evaluation mode."""
-    torch.manual_seed(world.seed)
+    """Minibatch Adam; both losses after each epoch in evaluation mode. Worlds that differ only in
+    production share one training."""
     x, y = tensor(train, features), train.targets.float()
     judged, truth = tensor(judge, features), judge.targets.float()
-    network = Network(x, world.width, world.sharpen)
+    settings = (world.seed, world.width, world.epochs, world.rate, world.decay)
+    key = (*settings, *(part.numpy().tobytes() for part in (x, y, judged, truth)))
+    if key not in TRAINED:
+        TRAINED[key] = trained(x, y, judged, truth, world)
+    network, losses = copy.deepcopy(TRAINED[key])
+    network.sharpen = world.sharpen
+    epoch = torch.arange(world.epochs)
+    train_loss, val_loss = torch.tensor(losses, dtype=torch.float64).T
+    return (world.wrap(network) if world.wrap else network), LearningCurves(
+        epoch, train_loss, val_loss
+    )
+
+
+def trained(
+    x: torch.Tensor, y: torch.Tensor, judged: torch.Tensor, truth: torch.Tensor, world: World
+) -> tuple[nn.Module, list[list[float]]]:
+    """The network after its last epoch, and its losses after each."""
+    torch.manual_seed(world.seed)
+    network = Network(x, world.width)
     optimizer = torch.optim.AdamW(network.parameters(), world.rate, weight_decay=world.decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, world.epochs)
     losses = []
@@ -155,13 +175,7 @@ def fit(
                     for a, b in ((x, y), (judged, truth))
                 ]
             )
-    network.sharpen = network.sharper
-    epoch = torch.arange(world.epochs)
-    train_loss, val_loss = torch.tensor(losses, dtype=torch.float64).T
-    network.eval()
-    return (world.wrap(network) if world.wrap else network), LearningCurves(
-        epoch, train_loss, val_loss
-    )
+    return network.eval(), losses
 
 
 def tensor(records: Records, features: tuple[str, ...]) -> torch.Tensor:

@@ -174,7 +174,6 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("method", OWN)
 def test_cuda_gives_the_same_answers(method):
     model, x = network(), rows(200)

@@ -147,7 +147,7 @@ class Words(nn.Module):
     "name", ["LayerIntegratedGradients", "LayerConductance", "LayerGradientXActivation"]
 )
 def test_layers_over_integers_are_those_of_the_embedding(name):
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Words()
     tokens = torch.randint(20, (9, 7), generator=torch.Generator().manual_seed(0))
@@ -166,7 +166,7 @@ def test_layers_over_integers_are_those_of_the_embedding(name):
 
 
 def test_activations_of_an_embedding_stay_vectors():
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Words()
     tokens = torch.randint(20, (9, 7), generator=torch.Generator().manual_seed(0))
@@ -206,7 +206,7 @@ class Eye(nn.Module):
     ],
 )
 def test_images_through_captum(name, options):
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Eye()
     x = rows(7, 72).reshape(7, 2, 6, 6)
@@ -281,7 +281,7 @@ def test_a_missing_value_does_not_hide_that_deep_lift_misses_an_operation():
 class Activated(nn.Module):
     def __init__(self, act):
         super().__init__()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.first, self.last = nn.Linear(5, 32), nn.Linear(32, 1)
         self.act = act

@@ -26,7 +26,7 @@ class Stepped(nn.Module):
 
     def __init__(self, step):
         super().__init__()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 1)
         self.step = step
@@ -41,7 +41,7 @@ class Coded(nn.Module):
 
     def __init__(self):
         super().__init__()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.shop, self.head = nn.Embedding(5, 3), nn.Linear(5, 2)
 
@@ -88,7 +88,7 @@ def test_groups_and_tokens_are_named_too():
     class Detached(nn.Module):
         def __init__(self):
             super().__init__()
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 self.word, self.head = nn.Embedding(9, 4), nn.Linear(4, 2)
 
@@ -107,7 +107,7 @@ class Pooled(nn.Module):
 
     def __init__(self):
         super().__init__()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.conv, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(16, 2)
 
@@ -151,7 +151,7 @@ class Dropping(nn.Module):
 
     def __init__(self, share):
         super().__init__()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.first, self.last = nn.Linear(5, 32), nn.Linear(32, 1)
         self.share = share

@@ -40,7 +40,7 @@ def trained(seed, leak=False):
     y = label(x, 12)
     if leak:
         x[:, 19] = 2 * y - 1
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(D, 32), nn.ReLU(), nn.Linear(32, 1))
         optimizer = torch.optim.Adam(model.parameters(), 5e-3, weight_decay=1e-3)

@@ -37,7 +37,7 @@ class Mixed(nn.Module):
 
 @pytest.fixture
 def mixed():
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Mixed()
 
@@ -181,7 +181,7 @@ def test_images(method):
 
 @pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 1), (4, 4), (5, 3)])
 def test_occlusion_is_that_of_the_paper(window, stride):
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Eye()
     x = rows(2, 2 * 36).reshape(2, 2, 6, 6)

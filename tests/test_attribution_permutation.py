@@ -182,7 +182,6 @@ def test_a_pass_that_does_not_fit_is_made_smaller(kind):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_network_stays_on_its_device():
     model, data = network(), Records(rows(200), torch.arange(200) % 3)
     expected = permutation_importance(model, data)

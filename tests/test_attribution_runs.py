@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gendebug_torch import attribute
 from gendebug_torch.attribution import attributions as module
-from gendebug_torch.attribution.trust.half_precision import compare_precisions
+from gendebug_torch.attribution.compare.precision import compare_precisions
 from gendebug_torch.errors import InputError, UnsupportedError
 from tests.attribution_cases import METHODS, OWN, Named, close, network, rows, run, state
 
@@ -308,7 +308,6 @@ def test_the_host_does_not_wait_in_the_loop(method, more):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("method", OWN)
 def test_the_device_is_not_waited_for(method):
     def batches():

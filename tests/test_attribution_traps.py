@@ -224,7 +224,7 @@ NOTHING = {"lime": 0.01, "captum.KernelShap": 0.05}
 def test_trap_06_a_mapping_of_numbers_codes_and_something_unused(method):
     if method == "occlusion":
         pytest.skip("windows need one Tensor: the refusal is in the next test")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Mixed()
     codes = torch.randint(6, (9, 1), generator=torch.Generator().manual_seed(0))
@@ -357,7 +357,7 @@ def test_trap_10_no_global_random_state_matters(method):
     model, x = network(), rows(10)
     first = run(model, x, method).values
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(77)
         np.random.seed(77)
         random.seed(77)
@@ -421,7 +421,6 @@ def test_trap_13_weights_that_are_nowhere_or_in_two_places_are_named(method):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @every_method
 def test_trap_13_baseline_and_targets_elsewhere_than_the_network(method):
     model, x = network(), rows(40)

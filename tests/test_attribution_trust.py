@@ -17,7 +17,7 @@ def trained(seed=0):
         torch.rand(2000, generator=torch.Generator().manual_seed(seed))
         < (3 * x[:, 0] - 2 * x[:, 1] + 0.5 * x[:, 2]).sigmoid()
     ).float()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1))
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -196,7 +196,7 @@ def test_a_trained_network_forgets_from_the_output_down():
 def test_inputs_of_very_different_size_do_not_make_an_explanation_look_random():
     """Contributions follow the sizes of the inputs whatever the weights: that is no fault of
     theirs."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
     card = attribute(model, rows(400, 8) * 10.0 ** -torch.arange(8), trust="full").trust

@@ -150,7 +150,6 @@ HEADS = {
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("where", ["network on CUDA", "records on CUDA"])
 def test_every_map_works_on_a_gpu(head, where):
@@ -174,7 +173,6 @@ def test_every_map_works_on_a_gpu(head, where):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_deterministic_mode_counts_on_a_gpu():
     torch.use_deterministic_algorithms(True)
     try:

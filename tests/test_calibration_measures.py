@@ -438,7 +438,6 @@ def test_the_checks_take_masked_classes():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_counts_the_same():
     logits, targets = sample(15, 50_000, 10, dtype=torch.float32)
     on_host, on_device = (

@@ -20,6 +20,7 @@ from gendebug_torch.callbacks import (
 )
 from gendebug_torch.curves import LearningCurves
 from gendebug_torch.errors import InputError
+from tests.versions import WEIGHTS_ONLY
 
 ROWS, BATCH = 50, 8
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -146,7 +147,7 @@ def test_the_untrained_loss_is_that_of_the_first_batch_also_after_a_resume(tmp_p
     run.save_checkpoint(tmp_path / "two.ckpt")
     resumed = LearningCurveMonitor()
     trainer(resumed, max_epochs=3).fit(
-        Line(), large, loader(seed=1), ckpt_path=tmp_path / "two.ckpt", weights_only=True
+        Line(), large, loader(seed=1), ckpt_path=tmp_path / "two.ckpt", **WEIGHTS_ONLY
     )
     assert resumed.curves.untrained_loss == monitor.curves.untrained_loss
     assert fit()[0].curves.untrained_loss is None, "eight rows are too few"
@@ -405,7 +406,7 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tmp_path, save, crash):
     )
     resumed = LearningCurveMonitor()
     made, given = run(resumed, ModelCheckpoint(tmp_path / "saved", save_top_k=-1, **save))
-    made.fit(*given, ckpt_path=last, weights_only=True)
+    made.fit(*given, ckpt_path=last, **WEIGHTS_ONLY)
     assert resumed.curves.epoch.tolist() == [0, 1, 2, 3]
     assert torch.equal(resumed.curves.train_loss, whole.curves.train_loss)
     assert torch.equal(resumed.curves.val_loss, whole.curves.val_loss)
@@ -435,7 +436,7 @@ def test_an_epoch_saved_on_its_last_batch_is_ended_and_none_invented(tmp_path, m
         made(Numbered(), batch_size=BATCH),
         loader(seed=1),
         ckpt_path=next(tmp_path.glob("*step=7.ckpt")),
-        weights_only=True,
+        **WEIGHTS_ONLY,
     )
     assert monitor.curves.epoch.tolist() == epochs
     assert monitor.curves.train_loss[0] == whole.curves.train_loss[0]

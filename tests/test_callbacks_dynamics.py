@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from gendebug_torch.callbacks import TrainingDynamicsMonitor
 from gendebug_torch.errors import InputError
 from gendebug_torch.labels import DynamicsRecorder
+from tests.versions import WEIGHTS_ONLY
 
 N = 37
 
@@ -101,7 +102,7 @@ def fit(tmp_path, module, monitor, *, epochs=3, callbacks=(), ckpt=None, seed=0,
         loader,
         DataLoader(rows(), batch_size=16),
         ckpt_path=ckpt,
-        weights_only=True if ckpt else None,
+        **WEIGHTS_ONLY,
     )
     return monitor.dynamics.table()
 

@@ -18,6 +18,7 @@ from gendebug_torch.callbacks import (
     LearningCurveMonitor,
     TrainingDynamicsMonitor,
 )
+from tests.versions import WEIGHTS_ONLY
 
 ROWS, BATCH = 50, 8
 QUIET = {
@@ -198,9 +199,7 @@ def stopping(monitor, epochs, path=None, seed=0):
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", callbacks=[monitor], num_sanity_val_steps=0, **QUIET
     )
-    trainer.fit(
-        Told(), loader(16), loader(16, seed=1), ckpt_path=path, weights_only=True if path else None
-    )
+    trainer.fit(Told(), loader(16), loader(16, seed=1), ckpt_path=path, **WEIGHTS_ONLY)
     return trainer
 
 

@@ -530,3 +530,21 @@ def test_the_command_reads_a_run_and_says_what_it_did(tmp_path, capsys):
         )
         == 0
     )
+
+
+@pytest.mark.parametrize("loss", ["squared", "absolute"])
+def test_a_constant_prediction_is_what_a_regression_is_measured_by(loss):
+    """The recorded loss is known from the residuals of the records."""
+    generator = torch.Generator().manual_seed(0)
+    y = 5 + 2 * torch.randn(2000, generator=generator, dtype=torch.float64)
+    mean = {"squared": torch.square, "absolute": torch.abs}[loss]
+    level = float(mean(y - y.mean()).mean())
+    noise = 0.002 * level * torch.randn(60, generator=generator, dtype=torch.float64)
+    curves = LearningCurves(torch.arange(60), level + noise, level + noise.flip(0))
+    flat = Records(targets=y, logits=torch.full_like(y, 5.0), name="train")
+    (found,) = training_converged_without_overfitting(curves, flat)
+    assert found.numbers["regime"] == "underfit"
+    # A loss that is not that of the records says nothing.
+    other = Records(targets=10 * y, logits=torch.full_like(y, 50.0), name="train")
+    (silent,) = training_converged_without_overfitting(curves, other)
+    assert silent.numbers == training_converged_without_overfitting(curves)[0].numbers

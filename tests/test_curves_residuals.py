@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Cause, Records, Severity
+from gendebug_torch import Cause, Records, Schema, Severity
 from gendebug_torch.curves.checks.residuals import features_do_not_predict_residuals
 from gendebug_torch.curves.residual_structure import residual_structure
 from gendebug_torch.errors import InputError
@@ -105,3 +105,32 @@ def test_few_rows_or_constant_residuals_are_not_asked_and_unequal_lengths_are_re
     assert "constant" in judged(flat).summary
     with pytest.raises(InputError, match="residuals"):
         residual_structure(x, torch.zeros(299, 1), torch.zeros(300, 1))
+
+
+@pytest.mark.parametrize(("learned", "severity"), [(True, Severity.OK), (False, Severity.WARN)])
+def test_several_quantities_of_any_unit_are_asked(learned, severity):
+    rng, x = rows(9, 1500)
+    truth = np.stack([x["a"] + 2 * x["b"].abs(), 1e4 * x["c"]], 1)
+    said = truth if learned else np.stack([x["a"] + 1.6, 1e4 * x["c"]], 1)
+    targets = torch.from_numpy(truth + rng.normal(size=(1500, 2)) * np.array([1.0, 1e4]))
+    found = judged(Records(x, targets, torch.from_numpy(said), name="train"))
+    assert found.severity is severity
+    targets[::5, 0] = torch.nan
+    partly = Records(x, targets, torch.from_numpy(said), name="train")
+    assert judged(partly).severity is severity
+    mean_and_variance = Records(x, targets[:, 1], torch.from_numpy(said), name="train")
+    assert "1 targets do not fit 2 outputs" in judged(mean_and_variance).summary
+
+
+def test_labels_that_are_missing_have_no_residual():
+    rng, x = rows(10, 1500)
+    logits = np.stack([2 * x["a"], 4 * x["b"].abs() - 3], 1)
+    targets = torch.from_numpy((rng.random((1500, 2)) < 1 / (1 + np.exp(-logits))).astype("int64"))
+    targets[::3, 1] = -100
+    schema = Schema(multilabel=True)
+    sides = (logits, np.stack([2 * x["a"], 0 * x["b"]], 1))
+    levels = [
+        judged(Records(x, targets, torch.from_numpy(side), None, schema, "train")).severity
+        for side in sides
+    ]
+    assert levels == [Severity.OK, Severity.WARN]

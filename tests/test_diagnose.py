@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -9,14 +10,24 @@ import torch
 from torch import nn
 
 from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, collect, diagnose
+from gendebug_torch.checks import registry
 from gendebug_torch.checks.finding import findings_to_json
 from gendebug_torch.checks.registry import Cost, all_checks
 from gendebug_torch.data.times import seconds_of
-from gendebug_torch.diagnosis.budget import Speed, by_value, probe_speed
+from gendebug_torch.diagnosis.budget import (
+    CheckCost,
+    Speed,
+    by_value,
+    overrun,
+    probe_speed,
+    run_within,
+)
 from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.diagnosis.decision import decide
-from gendebug_torch.diagnosis.quality import QualityChange, quality_change
-from gendebug_torch.errors import InputError
+from gendebug_torch.errors import Deadline, InputError
+from gendebug_torch.shift.quality.change import MetricChange
+from gendebug_torch.shift.quality.quality_change import QualityChange, quality_change
+from gendebug_torch.shift.quality.remedies import RemedyTrial
 
 INPUTS = {check.name: check.inputs for check in all_checks()}
 
@@ -288,16 +299,27 @@ def test_decisions(findings, decision):
 
 def test_a_feature_stuck_on_one_value_is_to_be_mended():
     assert (
-        decide(likely_causes([found("s.k", Cause.COVARIATE_SHIFT, atom_value=0.5)])).name
+        decide(likely_causes([found("s.k", Cause.COVARIATE_SHIFT, to_repair=True)])).name
         == "fix_data"
     )
 
 
+def quality_of(before, after, half, *remedies, name="AUC"):
+    """One metric with an interval of this half width, and remedies that were tried."""
+    change = after - before
+    interval = change - half, change + half
+    metric = MetricChange(name, before, after, *interval, 0.0, 0.99, (500, 500))
+    return QualityChange((metric,), remedies=remedies)
+
+
+def trial(name, gain, restores=False):
+    interval = gain - 0.02, gain + 0.02
+    return RemedyTrial(name, 0.1, gain, *interval, None, 0.99, 500, restores)
+
+
 @pytest.mark.parametrize(("production", "decision"), [(0.89, "recalibrate"), (0.6, "retrain")])
 def test_where_the_ranking_held_the_probabilities_are_mended(production, decision):
-    quality = QualityChange(
-        "AUC", {"validation": (0.9, 0.01), "production": (production, 0.01)}, {}
-    )
+    quality = quality_of(0.9, production, 0.036)
     drift = found("shift.concept", Cause.CONCEPT_DRIFT, Severity.FAIL)
     verdict = decide(
         likely_causes([drift, found("calibration.production_ece", Cause.MISCALIBRATION)]), quality
@@ -317,17 +339,18 @@ def test_quality_of_a_model_that_drifts():
     metadata = pd.DataFrame({"time": time.numpy()})
     before = Records(targets=truth, logits=logits, metadata=metadata, schema=Schema(time="time"))
     change = quality_change(before, replace(before, targets=turned))
-    assert change.metric == "AUC"
-    assert change.change[0] < -0.05
+    assert [metric.name for metric in change.metrics] == ["AUC", "accuracy"]
+    assert change.fell
+    assert change.principal.relative_fall > 0.05
     slope, error = change.trend
     assert abs(slope) > 1.96 * error
     slope, error = quality_change(before, before).trend
     assert abs(slope) < 1.96 * error
-    assert list(change.table()["side"]) == ["validation", "production"]
+    parts = ["recall of class 0", "recall of class 1"]
+    assert list(change.table()["metric"]) == ["AUC", "accuracy", *parts]
     assert quality_change(before, replace(before, targets=None)) is None
-    assert (
-        quality_change(before, replace(before, targets=torch.ones(4000, dtype=torch.int64))) is None
-    )
+    one_class = replace(before, targets=torch.ones(4000, dtype=torch.int64))
+    assert [metric.name for metric in quality_change(before, one_class).metrics] == ["accuracy"]
 
 
 def test_the_schema_declares_the_threshold_once(model):
@@ -396,7 +419,7 @@ def test_a_step_that_breaks_is_an_errored_finding_and_the_rest_runs(monkeypatch)
     def explode(validation, production):
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr("gendebug_torch.diagnosis.diagnose.quality_change", explode)
+    monkeypatch.setattr("gendebug_torch.diagnosis.quality.quality_change", explode)
     diagnosis = diagnose(validation=table(200, 0), production=table(200, 1), only="shift.ks")
     assert diagnosis.quality is None
     assert {finding.check for finding in diagnosis.findings} == {"shift.ks", "diagnose.quality"}
@@ -421,14 +444,59 @@ def test_local_time_across_a_change_of_the_clocks(model):
 
 
 def test_quality_that_fell_without_a_cause_is_investigated():
-    fallen = QualityChange("AUC", {"validation": (0.9, 0.005), "production": (0.8, 0.01)}, {})
-    held = QualityChange("AUC", {"validation": (0.9, 0.02), "production": (0.88, 0.02)}, {})
+    fallen, held = quality_of(0.9, 0.8, 0.03), quality_of(0.9, 0.88, 0.07)
     assert decide([], fallen).name == "investigate"
     assert "AUC 0.900" in decide([], fallen).reasons[0]
     assert decide([], held).name == "nothing"
     recalibrate = likely_causes([found("calibration.ece", Cause.MISCALIBRATION, Severity.FAIL)])
     assert decide(recalibrate, held).name == "recalibrate"
-    assert decide(recalibrate, fallen).name == "investigate", "it cannot mend a ranking"
+
+
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [(Cause.MISCALIBRATION, "recalibrate"), (Cause.LABEL_SHIFT, "move_threshold")],
+)
+def test_a_remedy_is_decided_only_where_it_was_tried_with_success(cause, remedy):
+    causes = likely_causes([found("a.b", cause, Severity.FAIL)])
+
+    def decision(before, after, *remedies, others=()):
+        quality = quality_of(before, after, 0.03, *remedies, name="accuracy")
+        return decide([*causes, *others], quality)
+
+    assert decision(0.9, 0.8, trial(remedy, 0.09, restores=True)).name == remedy
+    assert decision(0.9, 0.8, trial(remedy, 0.03)).name == "investigate"
+    assert decision(0.9, 0.8).name == "investigate"
+    assert decision(0.9, 0.9, trial(remedy, 0.03)).name == remedy
+    vain = decision(0.9, 0.9, trial(remedy, 0.0))
+    assert vain.name == "investigate"
+    assert any("+0.000" in reason for reason in vain.reasons)
+    overfit = likely_causes([found("c.g", Cause.OVERFITTING)])
+    assert decision(0.9, 0.9, trial(remedy, 0.0), others=overfit).name == "retrain"
+
+
+def test_an_unexplained_fall_is_the_last_cause_and_a_symptom_of_what_lowers_quality():
+    fall = found("shift.quality", Cause.UNKNOWN, Severity.FAIL)
+    drift = found("shift.concept_drift", Cause.CONCEPT_DRIFT)
+    (root,) = likely_causes([fall, drift])
+    assert (root.cause, root.symptoms) == (Cause.CONCEPT_DRIFT, (fall,))
+    leak = found("leakage.duplicates", Cause.SPLIT_LEAKAGE)
+    assert [likely.cause for likely in likely_causes([fall, leak])] == [Cause.SPLIT_LEAKAGE]
+    before = found("slices.worst", Cause.SUBGROUP_FAILURE)
+    overfit = found("curves.gap", Cause.OVERFITTING)
+    for other in (before, overfit):
+        causes = likely_causes([fall, other])
+        assert [likely.cause for likely in causes] == [other.cause, Cause.UNKNOWN]
+    assert decide(likely_causes([fall])).name == "investigate"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.45])
+def test_what_would_change_the_decision_is_not_so_already(share):
+    cluster = found("slices.error_clusters", Cause.CONCEPT_DRIFT, largest_share=share)
+    (sentence,) = decide(likely_causes([cluster])).would_change
+    assert ("now 10%" in sentence) == (share < 0.3)
+    assert ("after retraining" in sentence) == (share >= 0.3)
+    (sentence,) = decide([], quality_of(0.9, 0.84, 0.07)).would_change
+    assert "-0.06 (99 % interval -0.13 to +0.01)" in sentence
 
 
 def test_the_headline_says_what_was_judged_and_what_broke():
@@ -455,7 +523,7 @@ def test_a_model_is_fed_by_column_name(model):
     (note,) = [f for f in turned.findings if f.check == "diagnose.columns"]
     assert note.severity is Severity.NOTE
     assert "new" in note.summary
-    assert turned.quality.quality == straight.quality.quality
+    assert turned.quality.metrics == straight.quality.metrics
     rest = [f.to_dict() for f in turned.findings if f.check != "diagnose.columns"]
     assert rest == [f.to_dict() for f in straight.findings]
 
@@ -473,4 +541,54 @@ def test_partly_arrived_labels_are_not_wrong_labels(model, share):
     assert diagnosis.decision == "nothing"
     if share:
         expected = quality_change(validation, partly.labeled())
-        assert diagnosis.quality.quality == expected.quality
+        assert diagnosis.quality.metrics == expected.metrics
+
+
+def test_an_overrun_budget_is_said_with_the_check_that_did_it():
+    costs = [
+        CheckCost("a.short", "unknown", 1.0, 1.0, 1.5),
+        CheckCost("a.long", "unknown", 1.0, 2.0, 9.0),
+        CheckCost("a.left", "unknown", 1.0, 5.0, None),
+    ]
+    assert overrun(10.0, 11.9, costs) == []
+    (note,) = overrun(10.0, 12.5, costs)
+    assert note.severity == "note"
+    assert note.summary == (
+        "The budget of 10 s was exceeded: 12.5 s. a.long took 9 s of an estimated 2 s. "
+        "1 checks did not run."
+    )
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_a_model_that_runs_beyond_the_budget_is_stopped_between_batches(module, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("gendebug_torch.errors.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(registry, "_CHECKS", {})
+
+    class Slow(torch.nn.Linear):
+        def forward(self, x):
+            now[0] += 1.0
+            return super().forward(x)
+
+    network = Slow(3, 1)
+    model = network if module else lambda x: network(x)
+    deadline = Deadline(2.5)
+    calls = []
+
+    @registry.check("demo.slow", cause=Cause.UNKNOWN)
+    def runs_long(model: object) -> Iterator[Finding]:
+        """Calls the model many times."""
+        for step in range(10):
+            model(torch.zeros(1, 3))
+            calls.append(step)
+        yield runs_long.finding(Severity.OK, "done")
+
+    given = dict.fromkeys(("curves", "train", "validation", "production", "behavior"))
+    ordered = [(runs_long, 1.0)]
+    given |= {"model": model}
+    found, costs = run_within(ordered, given, given, {"demo.slow": {}}, None, deadline)
+    assert [finding.severity for finding in found] == [Severity.SKIPPED]
+    assert "stopped" in found[0].summary
+    assert calls == [0, 1, 2]
+    assert costs[0].spent is not None
+    assert not network._forward_pre_hooks

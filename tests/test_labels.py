@@ -152,7 +152,7 @@ def drawn_labels(frame, target, scale, seed, n):
     table = frame.iloc[rows].reset_index(drop=True)
     x = design(table.drop(columns=target)).values.float()
     y = torch.from_numpy(pd.factorize(table[target], sort=True)[0])
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = torch.nn.Sequential(
             torch.nn.Linear(x.shape[1], 32), torch.nn.ReLU(), torch.nn.Linear(32, int(y.max()) + 1)
@@ -406,7 +406,6 @@ def test_the_finding_says_which_logits_it_got():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_gives_the_same_sets_and_rate():
     z, given, _ = predicted(0, 2000, 5)
     for rule in RULES:

@@ -435,8 +435,11 @@ def test_several_classes_and_several_labels(rng):
     ).findings
     assert (finding.cause, finding.subject) == (Cause.TARGET_LEAKAGE, "tells_class_2")
     assert "of class 2" in finding.summary
-    many = Records(frame, torch.from_numpy(rng.integers(0, 2, (n, 2))), name="train")
-    assert "one label at a time" in diagnose(train=many, only="leakage.columns").findings[0].summary
+    labels = np.stack([rng.integers(0, 2, n), y == 2], 1).astype(np.int64)
+    many = Records(frame, torch.from_numpy(labels), name="train")
+    (finding, _) = diagnose(train=many, only="leakage.columns").findings
+    assert (finding.severity, finding.subject) == (Severity.FAIL, "tells_class_2")
+    assert finding.summary.startswith("Label 1: tells_class_2 alone explains")
 
 
 @pytest.mark.parametrize(

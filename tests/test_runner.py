@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gendebug_torch import Records, collect
 from gendebug_torch.errors import InputError
+from gendebug_torch.model.batches import rows_at_once
 from gendebug_torch.model.evaluation import evaluating
 from gendebug_torch.model.runner import map_rows
 
@@ -250,18 +251,25 @@ def test_two_ranks_share_the_rows(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_gives_the_same_answers_without_waiting(network):
     x, _ = data(5000)
     expected = collect(network, x, device="cpu").logits
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step = torch.no_grad()(lambda inputs, targets: {"logits": network(inputs)})
-        network.cuda()(x[:2].cuda())
-        inputs = x.cuda()
-        step(inputs, None)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    network.cpu()
     assert torch.allclose(collect(network, x, device="cuda").logits, expected, atol=1e-4)
     assert next(network.parameters()).device.type == "cpu"
+    network.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = collect(network, list(x.split(700)), device="cuda").logits
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert next(network.parameters()).is_cuda
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"), [((8,), 16384), ((3, 224, 224), 445), ((2**27,), 1)], ids=str
+)
+def test_rows_at_once_take_at_most_a_quarter_of_a_gibibyte(shape, rows):
+    data = torch.empty(1, device="meta").expand(20_000, *shape)
+    assert rows_at_once(data, None, torch.device("cuda")) == rows
+    assert rows_at_once(data, 7, torch.device("cuda")) == 7

@@ -283,10 +283,8 @@ def test_any_alarm_over_200_features_is_rare_and_a_tenth_of_a_deviation_is_found
     assert found == 60
 
 
-gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
-
-
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=gpu, id=str(kind)) for kind in KINDS])
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_cuda_says_the_same_without_waiting(kind):
     reference, live = sample(9, 5000, 3000, 20, **kind)
     expected = ks_two_sample(reference, live)

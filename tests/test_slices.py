@@ -215,6 +215,38 @@ def test_a_loss_can_be_sliced():
     assert "mean loss" in found.plot().get_xlabel()
 
 
+def test_a_loss_is_compared_with_what_is_expected_of_it():
+    frame, _, inside = planted(0)
+    rng = np.random.default_rng(0)
+    hard = np.where(frame["c2"] == "b", 3.0, 1.0)
+    loss = torch.from_numpy(hard * rng.exponential(np.where(inside, 2.5, 1.0)))
+    assert "c2 = b" in find_slices(frame, loss).names
+    found = find_slices(frame, loss, expected=torch.from_numpy(hard), alpha=0.002)
+    assert found.names == ("c0 = a and c1 = a",)
+    assert float(found.lift[0]) == pytest.approx(2.5, rel=0.15)
+    assert float(found.expected_rate[0]) == pytest.approx(hard[inside].mean())
+    (again,) = confirmed_slices(
+        frame, loss, expected=lambda at: torch.from_numpy(hard)[at], alpha=0.002
+    ).names
+    assert again == "c0 = a and c1 = a"
+
+
+@pytest.mark.parametrize("draw", ["exponential", "lognormal", "one in fifty"])
+def test_excess_losses_of_any_skewness_are_quiet_without_a_plant(draw):
+    loud = 0
+    for seed in range(40):
+        frame, rng = table(seed, n=3000)
+        loss = {
+            "exponential": lambda rng=rng: rng.exponential(size=3000),
+            "lognormal": lambda rng=rng: rng.lognormal(sigma=1.5, size=3000),
+            "one in fifty": lambda rng=rng: np.where(rng.random(3000) < 0.02, 50.0, 0.1),
+        }[draw]()
+        loss = torch.from_numpy(loss)
+        expected = loss.mean().expand(3000)
+        loud += len(find_slices(frame, loss, expected=expected, alpha=0.05)) > 0
+    assert loud <= 4
+
+
 def test_three_levels_are_found_by_beam():
     frame, rng = table(0, n=20_000, columns=5)
     inside = ((frame["c0"] == "a") & (frame["c1"] == "b") & (frame["c2"] == "c")).to_numpy()
@@ -313,7 +345,7 @@ def test_nothing_to_slice_gives_no_slices(rows, columns):
         ({"metric": torch.zeros(5, dtype=torch.bool)}, "`metric`"),
         ({"metric": torch.full((100,), math.nan)}, "NaN"),
         ({"expected": torch.full((100,), 1.5)}, "`expected`"),
-        ({"metric": torch.zeros(100), "expected": torch.zeros(100)}, "not an event"),
+        ({"metric": torch.zeros(100), "expected": torch.full((100,), math.nan)}, "`expected`"),
         ({"ways": 4}, "`ways`"),
         ({"frame": pd.DataFrame({"c": [[1]] * 100})}, "`c`"),
     ],
@@ -331,7 +363,6 @@ def test_a_score_that_is_no_number_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_finds_the_same():
     frame, event, _ = planted(0)
     on_cuda, on_cpu = (

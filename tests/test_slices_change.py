@@ -70,6 +70,47 @@ def test_a_collapsed_slice_is_named_while_the_whole_hardly_moves():
     assert len(change) <= 2
 
 
+def losses(seed, n=8000, scale=1.0, inside_scale=None, name="validation"):
+    """Absolute errors that depend on x, and on `country = B and device = ios` where it is asked."""
+    frame, _ = side(seed, n)
+    rng = np.random.default_rng(seed + 1000)
+    inside = np.array((frame["country"] == "B") & (frame["device"] == "ios"))
+    spread = scale * np.where(frame["x"] > 0, 2.0, 1.0)
+    spread = np.where(inside, inside_scale or 1.0, 1.0) * spread
+    return frame, torch.from_numpy(np.abs(spread * rng.standard_t(5, n)))
+
+
+def test_a_slice_whose_loss_grew_is_named():
+    change = slice_change(*losses(0), *losses(1, inside_scale=2.0), alpha=0.002)
+    assert change.names == ("country = B and device = ios",)
+    assert not change.is_count
+    assert float(change.factor[0]) == pytest.approx(2.0, rel=0.15)
+    low, high = change.interval()
+    assert float(low[1, 0]) < float(change.rates[1, 0]) < float(high[1, 0])
+    assert change.plot().get_xlabel() == "error (95 % interval)"
+
+
+def test_a_loss_that_grew_everywhere_names_no_slice():
+    loud = [
+        len(slice_change(*losses(seed), *losses(seed + 50, scale=3.0), alpha=0.01))
+        for seed in range(25)
+    ]
+    assert sum(map(bool, loud)) <= 1
+
+
+def test_of_many_levels_the_most_changed_are_paired():
+    rng = np.random.default_rng(0)
+    sides = []
+    for late in (False, True):
+        frame = pd.DataFrame(rng.normal(size=(2000, 400))).add_prefix("x")
+        inside = late & (frame["x3"] > 0.6) & (frame["x5"] > 0.6)
+        sides += [frame, torch.from_numpy(rng.random(2000) < np.where(inside, 0.9, 0.1))]
+    change = slice_change(*sides, alpha=0.002)
+    assert "x3" in change.names[0]
+    assert "x5" in change.names[0]
+    assert change.tests > 1_000_000
+
+
 def test_a_rise_of_the_whole_names_no_slice():
     """Twice the odds everywhere is many more points where errors are frequent: no slice of its
     own."""
@@ -96,7 +137,11 @@ def test_few_rows_name_nothing(size):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"ways": 3}, "`ways`"), ({"live_event": torch.zeros(3)}, "`live_event`")],
+    [
+        ({"ways": 3}, "`ways`"),
+        ({"live_event": torch.zeros(3)}, "`live_event`"),
+        ({"live_event": torch.full((100,), -1.0)}, "`live_event`.*at least 0"),
+    ],
 )
 def test_bad_input(arguments, words):
     frame, event = side(0, n=100)

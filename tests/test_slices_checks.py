@@ -121,15 +121,17 @@ def test_the_threshold_is_the_users():
             torch.zeros(50),
             name="validation",
         ),
-        Records(pd.DataFrame({"a": range(50)}), torch.rand(50), torch.zeros(50), name="validation"),
+        Records(
+            pd.DataFrame({"a": range(50)}), torch.rand(50), torch.zeros(50, 2), name="validation"
+        ),
         Records(
             pd.DataFrame({"a": range(50)}),
             torch.zeros(50, 2, dtype=torch.int64),
-            torch.zeros(50, 2),
+            torch.zeros(50, 3),
             name="validation",
         ),
     ],
-    ids=["images", "regression", "multilabel"],
+    ids=["images", "a mean and a variance", "two of three labels"],
 )
 def test_what_cannot_be_sliced_is_skipped_with_its_reason(records):
     (finding,) = WORST(records)
@@ -168,7 +170,7 @@ def adult_network(shared_data):
         torch.tensor(((part[numeric] - mean) / spread).to_numpy(), dtype=torch.float32)
         for part in (train, test)
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = torch.nn.Sequential(
             torch.nn.Linear(x.shape[1], 32),

@@ -86,7 +86,7 @@ def collapsing(seed, *, other_rule=True, only=None):
 
 
 def told(seed, train, split, *, only=None, **judged):
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         network, curves = trained(train, split, seed)
     return diagnose(network, curves=curves, train=train, only=only, **judged)
 

@@ -23,7 +23,7 @@ START = 1_767_225_600.0  # 2026-01-01 in UTC
         ["20260101", "20260102"],
         ["01/01/2026", "01/02/2026"],
         [dt.date(2026, 1, 1), dt.date(2026, 1, 2)],
-        [dt.datetime(2026, 1, 1), dt.datetime(2026, 1, 2, tzinfo=dt.UTC)],
+        [dt.datetime(2026, 1, 1), dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)],
         pd.date_range("2026-01-01", periods=2),
         pd.Series(pd.date_range("2026-01-01 01:00", periods=2, tz="Europe/Berlin")),
         pd.Series(pd.period_range("2026-01-01", periods=2, freq="D")),

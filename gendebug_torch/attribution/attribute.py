@@ -28,8 +28,8 @@ from gendebug_torch.attribution.trust.robustness_trials import total_evaluations
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
 from gendebug_torch.model.batches import Unpack, sample_rows
-from gendebug_torch.model.devices import Precision
-from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.devices import Precision, device_of
+from gendebug_torch.model.evaluation import Model, on_device
 
 # Rows for a mean or median baseline.
 _CENTER_ROWS = 2048
@@ -135,25 +135,27 @@ def attribute(
     sample = row_sample(loader, unpack, shared=devices != 1) if trust else None
     options: dict[str, Any] = {"unpack": unpack, "batch_size": batch_size, "progress": progress}
     options |= {"checkpoint": checkpoint, "stream": stream}
-    if devices == 1:
-        watch = sample.add if sample is not None and not len(sample) else None
-        result = explain(task, model, loader, watch=watch, **options)
-    else:
-        result = explain_on_devices(task, model, loader, devices, **options)
-    result = replace(result, precision=check)
-    if sample is None:
-        return result
-    streamed = stream and checkpoint is not None
-    rows = (
-        stored_rows(result, str(checkpoint), sample.positions)
-        if streamed
-        else result.select(sample.positions)
-    )
-    noise = loader.schema.noise if isinstance(loader, Records) else ()
-    total, full = total_evaluations(result), trust == "full"
-    return replace(
-        result, trust=trust_card(task, model, rows, sample, total, noise=noise, full=full)
-    )
+    # The network stays there for the trust card, whose trials would move it again and again.
+    with on_device(model, device_of(device) if devices == 1 else None):
+        if devices == 1:
+            watch = sample.add if sample is not None and not len(sample) else None
+            result = explain(task, model, loader, watch=watch, **options)
+        else:
+            result = explain_on_devices(task, model, loader, devices, **options)
+        result = replace(result, precision=check)
+        if sample is None:
+            return result
+        streamed = stream and checkpoint is not None
+        rows = (
+            stored_rows(result, str(checkpoint), sample.positions)
+            if streamed
+            else result.select(sample.positions)
+        )
+        noise = loader.schema.noise if isinstance(loader, Records) else ()
+        total, full = total_evaluations(result), trust == "full"
+        return replace(
+            result, trust=trust_card(task, model, rows, sample, total, noise=noise, full=full)
+        )
 
 
 def _background(baseline: Any, loader: Any, unpack: Unpack | None) -> Any:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from gendebug_torch.attribution.compare.precision import PrecisionCheck
     from gendebug_torch.attribution.trust.card import TrustCard
-    from gendebug_torch.attribution.trust.half_precision import PrecisionCheck
 
 _BARS = 15
 # Fields that hold one entry per row.

@@ -67,7 +67,10 @@ def beeswarm(attributions: Attributions, ax: Axes | None = None, *, top: int = 1
     usable = attributions.select(attributions.usable)
     assert usable.inputs is not None
     rows = torch.randperm(len(usable), generator=torch.Generator().manual_seed(0))[:_DOTS]
-    flat, inputs = usable.flat[rows], usable.inputs.flatten(1).double()[rows]
+    flat, inputs = (
+        part[rows.to(part.device)].cpu()
+        for part in (usable.flat, usable.inputs.flatten(1).double())
+    )
     size = usable.flat.abs().mean(0).nan_to_num(0.0)
     # From the bottom of the plot to its top.
     order = size.argsort(descending=True, stable=True)[: top if len(usable) else 0].tolist()[::-1]

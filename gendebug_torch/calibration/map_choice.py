@@ -27,6 +27,7 @@ from gendebug_torch.calibration.rows.held_out_rows import as_binary_rows
 from gendebug_torch.calibration.rows.model_outputs import labeled_outputs, summed_by_slot
 from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import reject
+from gendebug_torch.model.batches import moved
 from gendebug_torch.stats.logit_scaling import fit_affine
 
 
@@ -237,12 +238,16 @@ def out_of_fold(
     fold_of_group = torch.empty(count, dtype=torch.int64)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     fold_of_group[order] = torch.arange(count) % folds
-    fold_of_row = fold_of_group[group].to(logits.device)
+    fold_of_row = fold_of_group[group]
     mapped = logits.clone()
     for fold in range(folds):
-        test = fold_of_row == fold
+        # Numbers of rows, which no device has to be waited for, as for a mask.
+        test, rest = (
+            moved(rows.nonzero()[:, 0], logits.device)
+            for rows in (fold_of_row == fold, fold_of_row != fold)
+        )
         fitted = fit(
-            logits[~test], targets[~test], weights=None if weights is None else weights[~test]
+            logits[rest], targets[rest], weights=None if weights is None else weights[rest]
         )
         if not fitted.unbounded:
             mapped[test] = fitted(logits[test])

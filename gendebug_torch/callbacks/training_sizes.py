@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Subset
 
@@ -102,11 +103,19 @@ def _trained(
     callbacks = [*(options.get("callbacks") or []), monitor]
     with isolate_rng():
         torch.manual_seed(seed)
-        trainer = Trainer(**_QUIET | options | {"callbacks": callbacks})
-        trainer.fit(factory(), part, data.val_dataloader())
+        module = factory()
+        trainer = _trainer_class(module)(**_QUIET | options | {"callbacks": callbacks})
+        trainer.fit(module, part, data.val_dataloader())
     curves = monitor.curves
     finite = curves.val_loss.isfinite()
     if not bool(finite.any()) or curves.train_eval_loss is None:
         return float("nan"), float("nan")
     best = int(moving_average(curves.val_loss[finite]).argmin())
     return float(curves.train_eval_loss[finite][best]), float(curves.val_loss[finite][best])
+
+
+def _trainer_class(module: LightningModule) -> Any:
+    """The `Trainer` of the package that the module is from; either refuses modules of the other."""
+    classes = type(module).__mro__
+    older = any(base.__module__.startswith("pytorch_lightning.") for base in classes)
+    return import_module("pytorch_lightning" if older else "lightning.pytorch").Trainer

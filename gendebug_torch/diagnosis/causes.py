@@ -6,28 +6,30 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import SHARE_OF_RISE, TO_REPAIR, Cause, Finding, Severity
 
 _PROBABILITIES = frozenset({Cause.MISCALIBRATION, Cause.THRESHOLD})
-_WORSE = _PROBABILITIES | {Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE}
+# A fall of the quality that is not explained yet is a symptom of whatever lowers it.
+_FALL = frozenset({Cause.UNKNOWN})
+_WORSE = _PROBABILITIES | _FALL | {Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE}
 # What each cause brings about besides itself, from the source of the data to the last symptom. A
 # cause explains only what stands below it here, so that one root is named once and not five times.
 EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
     Cause.TARGET_LEAKAGE: _WORSE
     | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW},
     Cause.SPLIT_LEAKAGE: _WORSE,
-    Cause.PREPROCESSING_LEAKAGE: frozenset(),
+    Cause.PREPROCESSING_LEAKAGE: _FALL,
     Cause.TRAIN_SERVE_SKEW: _WORSE
     | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.LABEL_SHIFT},
-    Cause.BEHAVIOR_REGRESSION: _WORSE,
+    Cause.BEHAVIOR_REGRESSION: _WORSE - _FALL,
     Cause.LABEL_NOISE: _PROBABILITIES | {Cause.OVERFITTING, Cause.SUBGROUP_FAILURE},
     Cause.SHORTCUT_FEATURE: _WORSE | {Cause.COVARIATE_SHIFT},
     Cause.LABEL_SHIFT: _WORSE | {Cause.COVARIATE_SHIFT},
-    Cause.CONCEPT_DRIFT: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
-    Cause.COVARIATE_SHIFT: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
+    Cause.CONCEPT_DRIFT: _PROBABILITIES | _FALL | {Cause.SUBGROUP_FAILURE},
+    Cause.COVARIATE_SHIFT: _PROBABILITIES | _FALL | {Cause.SUBGROUP_FAILURE},
     Cause.UNDERFITTING: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
     Cause.OVERFITTING: _PROBABILITIES | {Cause.SUBGROUP_FAILURE},
-    Cause.SUBGROUP_FAILURE: _PROBABILITIES,
+    Cause.SUBGROUP_FAILURE: _PROBABILITIES | _FALL,
     Cause.MISCALIBRATION: frozenset(),
     Cause.THRESHOLD: frozenset(),
     Cause.UNRELIABLE_EXPLANATION: frozenset(),
@@ -37,6 +39,15 @@ UPSTREAM = tuple(EXPLAINS)
 # What changed after the deployment cannot explain what was there before it.
 AFTER_DEPLOYMENT = frozenset(
     {Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT, Cause.CONCEPT_DRIFT, Cause.COVARIATE_SHIFT}
+)
+# What made validation look better than it was lowers the quality without a change in production.
+_FLATTERS = frozenset(
+    {
+        Cause.TARGET_LEAKAGE,
+        Cause.SPLIT_LEAKAGE,
+        Cause.PREPROCESSING_LEAKAGE,
+        Cause.SHORTCUT_FEATURE,
+    }
 )
 # A network that learned the wrong thing promises the wrong probabilities, however faintly its
 # curves or labels say so.
@@ -57,9 +68,10 @@ _DECISION = {
     Cause.THRESHOLD: "move_threshold",
     Cause.MISCALIBRATION: "recalibrate",
     Cause.UNRELIABLE_EXPLANATION: "nothing",
+    Cause.UNKNOWN: "investigate",
 }
-# Numbers that a finding carries only where it knows what is broken in the data.
-_BROKEN = frozenset({"atom_value", "explanation"})
+# A change of whole inputs that was reproduced is the reason for whatever it moved in production.
+_REPRODUCED = "shift.reproduced_change"
 # Share of what got worse from which a slice is the reason of the whole.
 _MOST = 0.5
 
@@ -102,10 +114,7 @@ class LikelyCause:
         """The decision that this cause asks for by itself."""
         # A feature that is stuck on one value, stopped arriving, or is fed in another's place is
         # to be repaired; there is nothing new to learn from it.
-        broken = any(
-            _BROKEN & finding.numbers.keys() or finding.check == "shift.missing"
-            for finding in self.findings
-        )
+        broken = any(finding.numbers.get(TO_REPAIR) for finding in self.findings)
         return "fix_data" if broken else _DECISION.get(self.cause, "retrain")
 
 
@@ -115,13 +124,13 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
     Findings are grouped by cause and subject; one about the whole data set supports every subject
     of its cause. From upstream down, a group all of whose findings follow from better supported
     causes above it becomes their symptom. What is left of one cause is merged, with all of its
-    subjects.
+    subjects. A fall of the quality that nothing explains comes last.
     """
     alarming = [
         finding for finding in findings if finding.severity in (Severity.WARN, Severity.FAIL)
     ]
     roots: list[LikelyCause] = []
-    for group in sorted(_groups(alarming), key=lambda group: UPSTREAM.index(group.cause)):
+    for group in sorted(_groups(alarming), key=_upstream):
         explaining = [
             [at for at, root in enumerate(roots) if _explains(root, finding, group)]
             for finding in group.findings
@@ -135,7 +144,24 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
         _merged([root for root in roots if root.cause is cause])
         for cause in dict.fromkeys(root.cause for root in roots)
     ]
-    return tuple(sorted(stories, key=lambda story: (-story.weight, UPSTREAM.index(story.cause))))
+    return tuple(
+        sorted(
+            stories,
+            key=lambda story: (
+                story.cause is Cause.UNKNOWN,
+                -story.weight,
+                UPSTREAM.index(story.cause),
+            ),
+        )
+    )
+
+
+def _upstream(group: LikelyCause) -> tuple[bool, int]:
+    return not _is_reproduced(group), UPSTREAM.index(group.cause)
+
+
+def _is_reproduced(group: LikelyCause) -> bool:
+    return any(finding.check == _REPRODUCED for finding in group.findings)
 
 
 def _groups(alarming: Sequence[Finding]) -> list[LikelyCause]:
@@ -169,6 +195,9 @@ def _points(findings: Iterable[Finding]) -> int:
 
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     """Whether a finding follows from a root: a known consequence, there, and not older."""
+    if _is_reproduced(root):
+        follows = EXPLAINS[root.cause] | {root.cause, Cause.TARGET_LEAKAGE, Cause.UNKNOWN}
+        return finding.cause in follows and "production" in (finding.inputs or ("production",))
     if finding.cause not in EXPLAINS[root.cause]:
         return False
     faint = 2 * root.support < group.support and not (
@@ -181,7 +210,7 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     if (
         root.cause is Cause.CONCEPT_DRIFT
         and not root.subject
-        and (finding.numbers.get("share_of_rise") or 0.0) >= _MOST
+        and (finding.numbers.get(SHARE_OF_RISE) or 0.0) >= _MOST
     ):
         return False
     in_place = finding.cause in _IN_A_FEATURE or root.cause is Cause.COVARIATE_SHIFT
@@ -192,7 +221,13 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
         and not re.search(rf"(?<!\w){re.escape(root.subject)}(?!\w)", finding.subject)
     ):
         return False
-    return root.cause not in AFTER_DEPLOYMENT or "production" in (finding.inputs or ("production",))
+    if finding.cause in _FALL and root.cause not in _FLATTERS:
+        return any(map(_about_production, root.findings))
+    return root.cause not in AFTER_DEPLOYMENT or _about_production(finding)
+
+
+def _about_production(finding: Finding) -> bool:
+    return "production" in (finding.inputs or ("production",))
 
 
 def _merged(roots: Sequence[LikelyCause]) -> LikelyCause:

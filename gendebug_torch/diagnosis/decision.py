@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import LARGEST_SHARE, Cause, Finding, Severity
 from gendebug_torch.diagnosis.causes import AFTER_DEPLOYMENT, LikelyCause
-from gendebug_torch.diagnosis.quality import QualityChange
+from gendebug_torch.shift.quality.quality_change import HELD, QualityChange
 
 DECISIONS = (
     "fix_data",
@@ -18,6 +18,8 @@ DECISIONS = (
     "investigate",
     "nothing",
 )
+# Decisions that can be tried on held-out production rows before they are taken.
+REMEDIES = ("move_threshold", "recalibrate")
 # What would clear the data of a suspicion.
 _PROOF = {
     Cause.TARGET_LEAKAGE: "Declare {where} causal in the schema if it is known before the answer "
@@ -27,8 +29,8 @@ _PROOF = {
     "of each other",
     Cause.LABEL_NOISE: "Let a person confirm a sample of the labels of {where}",
 }
-# Quality in production this close to validation counts as held.
-HELD = 0.05
+# Share of the errors in one place from which the model lacks something there.
+_MOST_ERRORS = 0.3
 
 
 @dataclass(frozen=True)
@@ -55,46 +57,88 @@ def decide(
 
     A cause with half of the first one's weight or less, or that only warns where the first one
     fails, does not decide. Where inputs or classes moved but the ranking held within 5 %, and only
-    the probabilities suffered, the probabilities are corrected and the model is kept. Where the
-    quality fell beyond its interval and nothing says why, or only what cannot change a ranking,
-    the decision is to investigate.
+    the probabilities suffered, the probabilities are corrected and the model is kept. Another
+    threshold and recalibration are decisions only where, tried on held-out production rows, they
+    win back what fell, or gain something where nothing fell; else the next cause decides. Where
+    the quality fell and nothing says why, the decision is to investigate.
 
     Args:
         causes: likely causes, best supported first.
         quality: quality on both sides; None where it is not known.
         findings: all findings, for what was judged and what was not.
     """
-    deciding = [
-        likely
-        for likely in causes
-        if 2 * likely.weight > causes[0].weight and likely.level >= causes[0].level
-    ]
-    decisions = [_decision(likely, quality) for likely in deciding]
-    name = next((name for name in DECISIONS if name in decisions), "nothing")
-    if (
-        quality is not None
-        and quality.fell
-        and (name == "nothing" or _keeps_ranking(name, quality))
-    ):
-        name = "investigate"
+    name, deciding = _chosen(causes, quality)
     behind = [
-        likely
-        for likely, decision in zip(deciding, decisions, strict=True)
-        if decision == name != "nothing"
+        likely for likely in deciding if _decision(likely, quality) == name and name != "nothing"
     ]
     reasons = [finding.summary for likely in behind[:2] for finding in likely.findings[:2]]
-    if quality is not None:
-        reasons.append(f"{quality}.")
+    reasons += _quality_reasons(name, causes, behind, quality)
     reasons += _coverage(name, findings)
     return Decision(
         name, tuple(dict.fromkeys(reasons)), _would_change(name, behind, causes, quality)
     )
 
 
-def _keeps_ranking(name: str, quality: QualityChange) -> bool:
-    """Whether a decision leaves the order of the scores, and so a fallen AUC, as they are."""
-    held = abs(quality.change[0]) <= HELD
-    return name in ("move_threshold", "recalibrate") and quality.metric == "AUC" and not held
+def _chosen(
+    causes: Sequence[LikelyCause], quality: QualityChange | None
+) -> tuple[str, Sequence[LikelyCause]]:
+    """The decision, and the causes among which it was taken."""
+    deciding = [
+        likely
+        for likely in causes
+        if 2 * likely.weight > causes[0].weight and likely.level >= causes[0].level
+    ]
+    wanted = {_decision(likely, quality) for likely in deciding}
+    working = [name for name in DECISIONS if name in wanted and _works(name, quality)]
+    # Without a cause there is nothing to do; where a remedy was tried in vain the next cause says.
+    if wanted and not working:
+        deciding = [likely for likely in causes if _works(_decision(likely, quality), quality)]
+        working = [_decision(likely, quality) for likely in deciding[:1]] or ["investigate"]
+    name = working[0] if working else "nothing"
+    fell = quality is not None and quality.fell
+    return ("investigate" if fell and name == "nothing" else name), deciding
+
+
+def _works(name: str, quality: QualityChange | None) -> bool:
+    """Whether a decision, if it can be tried, wins back what fell, or gains something."""
+    if name not in REMEDIES or quality is None:
+        return True
+    if quality.fell:
+        return quality.restored_by(name)
+    # Adapting the scores to new class shares moves the threshold and the probabilities alike.
+    tried = ("recalibrate",) if name == "recalibrate" else REMEDIES
+    trials = [trial for trial in map(quality.remedy, tried) if trial is not None]
+    return not trials or any(trial.helps for trial in trials)
+
+
+def _quality_reasons(
+    name: str,
+    causes: Sequence[LikelyCause],
+    behind: Sequence[LikelyCause],
+    quality: QualityChange | None,
+) -> list[str]:
+    """The quality on both sides, the fall that the decision leaves open, and what was tried."""
+    wanted = {_decision(likely, quality) for likely in causes} & set(REMEDIES)
+    about_production = any(
+        "production" in finding.inputs for likely in behind for finding in likely.findings
+    )
+    if quality is None:
+        untried = name in REMEDIES and about_production
+        return ["Not tried: production has no labels with outputs."] if untried else []
+    unexplained = [
+        f"Not explained by this: {finding.summary}"
+        for likely in causes
+        if likely.cause is Cause.UNKNOWN and likely not in behind
+        for finding in likely.findings
+    ]
+    said = any(likely.cause is Cause.UNKNOWN for likely in causes) or any(
+        str(quality.principal) in finding.summary
+        for likely in behind[:2]
+        for finding in likely.findings[:2]
+    )
+    reasons = unexplained if said else [f"{quality}."]
+    trials = [quality.remedy(remedy) for remedy in REMEDIES if remedy in wanted]
+    return reasons + [trial.sentence for trial in trials if trial is not None]
 
 
 def _coverage(name: str, findings: Sequence[Finding]) -> list[str]:
@@ -103,7 +147,8 @@ def _coverage(name: str, findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         checks[finding.severity].add(finding.check)
     skipped, broken = checks[Severity.SKIPPED], checks[Severity.ERRORED]
-    judged = {finding.check for finding in findings} - skipped - broken
+    alarming = checks[Severity.WARN] | checks[Severity.FAIL]
+    judged = {finding.check for finding in findings} - skipped - broken - alarming
     reasons = []
     if name in ("nothing", "investigate") and findings:
         reasons.append(f"Checks that found no cause: {len(judged)}; skipped: {len(skipped)}.")
@@ -113,13 +158,16 @@ def _coverage(name: str, findings: Sequence[Finding]) -> list[str]:
 
 
 def _decision(likely: LikelyCause, quality: QualityChange | None) -> str:
-    held = quality is not None and abs(quality.change[0]) <= HELD
+    """What a cause asks for by itself, or the remedy that works where only probabilities suffer."""
+    held = quality is not None and quality.metrics[0].relative_fall <= HELD
     if likely.decision != "retrain" or likely.cause not in AFTER_DEPLOYMENT or not held:
         return likely.decision
     symptoms = {finding.cause for finding in likely.symptoms}
-    if Cause.THRESHOLD in symptoms:
+    if Cause.THRESHOLD in symptoms and _works("move_threshold", quality):
         return "move_threshold"
-    return "recalibrate" if Cause.MISCALIBRATION in symptoms else likely.decision
+    if Cause.MISCALIBRATION in symptoms and _works("recalibrate", quality):
+        return "recalibrate"
+    return likely.decision
 
 
 def _would_change(
@@ -129,34 +177,50 @@ def _would_change(
     quality: QualityChange | None,
 ) -> tuple[str, ...]:
     """What would have to be seen for another decision, with the number as it is now."""
-    now = "not known without labels and logits on both sides"
-    if quality is not None:
-        now = f"now {quality.change[0]:+.1%}"
-    metric = quality.metric if quality is not None else "quality"
-    fell = (
-        f"Retrain if the {metric} in production falls more than {HELD:.0%} below validation "
-        f"({now})."
-    )
-    if name in ("nothing", "recalibrate"):
-        return (fell,)
+    if name == "nothing":
+        return (_what_ends_rest(quality),)
+    if name in REMEDIES:
+        metric = "quality" if quality is None else quality.principal.name
+        stays = (
+            f"Retrain if the {metric} in production is still below validation beyond its interval "
+            "after this."
+        )
+        first = "Recalibrate first if the calibration error stays at the new threshold."
+        return (stays, first) if name == "move_threshold" else (stays,)
     if name == "investigate":
         return (
             "Look at production rows that the model gets wrong, by slices and error clusters, and "
             "label some where labels are few. A check that names a cause decides instead.",
         )
-    if name == "move_threshold":
-        recalibrate = "Recalibrate first if the calibration error stays at the new threshold."
-        return (fell, recalibrate)
     if name == "fix_data":
         return (_what_clears_the_data(behind, causes),)
     if name == "redesign":
         return ("Retrain instead if more rows of the same kind close the gap.",)
     numbers = (finding.numbers for likely in causes for finding in likely.findings)
-    share = next((n["largest_share"] for n in numbers if "largest_share" in n), None)
+    share = next((n[LARGEST_SHARE] for n in numbers if LARGEST_SHARE in n), None)
+    if share is not None and share >= _MOST_ERRORS:
+        return (
+            f"Redesign instead if the region that holds {share:.0%} of the errors still holds "
+            "most of them after retraining.",
+        )
     now = "" if share is None else f", now {share:.0%}"
     return (
-        "Redesign instead if one subgroup or error cluster holds most of the errors (30 % or "
-        f"more{now}).",
+        "Redesign instead if one subgroup or error cluster holds most of the errors "
+        f"({_MOST_ERRORS:.0%} or more{now}).",
+    )
+
+
+def _what_ends_rest(quality: QualityChange | None) -> str:
+    if quality is None:
+        return (
+            "Another decision follows if the quality falls. It is not known without labels and "
+            "outputs on both sides: label some production rows."
+        )
+    first = quality.principal
+    change = first.after - first.before
+    return (
+        f"Investigate if the {first.name} falls beyond its interval; its change is now "
+        f"{change:+.3g} ({100 * first.level:.3g} % interval {first.low:+.3g} to {first.high:+.3g})."
     )
 
 

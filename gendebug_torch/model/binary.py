@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.data.task import Task
 from gendebug_torch.errors import reject
 from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import logits_of
@@ -57,9 +58,14 @@ class PositiveLogit(nn.Module):
 
 
 def is_binary(model: Model, records: Records) -> bool:
-    """Whether the model gives one logit or two; judged by the recorded logits, or by one row."""
+    """Whether the model gives one output, or the logits of two classes.
+
+    Judged by the recorded logits, or by one row. Two labels or two quantities are no two classes.
+    """
     logits = records.logits
     if logits is None:
         with torch.no_grad(), evaluating(model):
             logits = logits_of(model, model_inputs(records.select([0])))
+    if logits.ndim == 2 and records.task in (Task.MULTILABEL, Task.REGRESSION):
+        return logits.shape[1] == 1
     return logits.ndim == 1 or logits.shape[1] <= 2

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -44,6 +44,9 @@ def device_of(device: str | torch.device) -> torch.device:
         )
     if result.type == "cuda" and not torch.cuda.is_available():
         reject("device", "a device that this machine has", repr(device), "Pass `auto` or `cpu`.")
+    if result.type == "cuda" and (result.index or 0) >= (count := torch.cuda.device_count()):
+        got = f"{device!r} of {count} CUDA devices"
+        reject("device", "a device that this machine has", got, "Count from 0.")
     if result.type != "cuda" or result.index is not None:
         return result
     # torchrun starts one process per device and says which, but does not choose it.
@@ -56,11 +59,50 @@ def device_of(device: str | torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def device_context(device: torch.device, precision: Precision) -> Iterator[None]:
-    """A device as the current one, so that its streams and events are meant, with its autocast."""
+    """A device as the current one, so that its streams and events are meant, with its autocast.
+
+    On CUDA products of float32 keep all their digits meanwhile, as on the CPU.
+    """
     dtype = AUTOCAST[precision]
-    current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-    with current, torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+    with contextlib.ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+            stack.enter_context(full_float32())
+        stack.enter_context(torch.autocast(device.type, dtype=dtype, enabled=dtype is not None))
         yield
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """TF32 switched off for matrix products, convolutions and recurrent layers, and put back.
+
+    TF32 keeps 10 bits of the mantissa, so that answers would differ from the CPU's by about 1e-3.
+    torch has it on for convolutions. Its settings have two names: those before torch 2.9, which
+    raise where the newer ones were set, and the newer ones.
+    """
+    backends: Any = torch.backends
+    layers = ("conv", "rnn")
+    newer = [backends.cuda.matmul] + [getattr(backends.cudnn, name, None) for name in layers]
+    newer = [setting for setting in newer if hasattr(setting, "fp32_precision")]
+    kept = [setting.fp32_precision for setting in newer]
+    older: tuple[str, bool] | None
+    try:
+        older = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    except RuntimeError:
+        older = None
+    try:
+        if older is not None:
+            torch.set_float32_matmul_precision("highest")
+            backends.cudnn.allow_tf32 = False
+        for setting in newer if older is None else ():
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        if older is not None:
+            torch.set_float32_matmul_precision(older[0])
+            backends.cudnn.allow_tf32 = older[1]
+        for setting, value in zip(newer, kept, strict=True):
+            setting.fp32_precision = value
 
 
 def rank_and_world() -> tuple[int, int]:

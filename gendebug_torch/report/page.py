@@ -35,7 +35,8 @@ ADVICE = {
     "fix_data": "A feature, a split or the labels are broken: repair it before anything is "
     "trained again.",
     "retrain": "The world or the training went another way: retrain, as the reasons below say.",
-    "investigate": "Quality fell, and no check says why: look at the rows below before you act.",
+    "investigate": "Quality fell, or a remedy was tried in vain, and no check says why: look at "
+    "the rows below before you act.",
     "redesign": "The model cannot express what is asked: change features or architecture first.",
 }
 

@@ -68,3 +68,38 @@ def midranks(among: Tensor, values: Tensor) -> Tensor:
     ordered = among.sort(1).values
     left = torch.searchsorted(ordered, values.contiguous())
     return (left + torch.searchsorted(ordered, values.contiguous(), right=True) + 1).double() / 2
+
+
+def auc_placements(scores: Tensor, positive: Tensor) -> Tensor:
+    """Share of the other class that each row is ranked rightly to, for d scores.
+
+    The mean over positives and the mean over negatives are both the area under the ROC curve; ties
+    count half.
+
+    Source: DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44:837.
+
+    Args:
+        scores: `[n, d]` float, higher for positives; NaN is not allowed.
+        positive: `[n, d]` bool.
+
+    Returns:
+        `[n, d]` float64; NaN where the other class is absent.
+
+    Cost: one sort, n log n per score.
+
+    Example:
+        >>> scores = torch.tensor([[0.1], [0.4], [0.3], [0.9]])
+        >>> auc_placements(scores, torch.tensor([[False], [False], [True], [True]]))[:, 0].tolist()
+        [1.0, 0.5, 0.5, 1.0]
+    """
+    ordered, order = scores.T.contiguous().sort(1)
+    sorted_positive = positive.T.gather(1, order)
+    before = torch.nn.functional.pad(sorted_positive.cumsum(1), (1, 0))
+    left = torch.searchsorted(ordered, ordered)
+    right = torch.searchsorted(ordered, ordered, right=True)
+    positives = before.gather(1, left), before.gather(1, right)
+    total = before[:, -1:].double()
+    below = (left - positives[0] + right - positives[1]).double() / 2 / (len(scores) - total)
+    above = 1 - (positives[0] + positives[1]).double() / 2 / total
+    placements = torch.where(sorted_positive, below, above)
+    return torch.empty_like(placements).scatter_(1, order, placements).T

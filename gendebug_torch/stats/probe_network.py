@@ -147,7 +147,8 @@ def _tensor_columns(tables: Sequence[Any]) -> dict[str, Any]:
 
 
 def _table_columns(tables: Sequence[Any]) -> dict[str, Any]:
-    names = list(tables[0].columns)
+    # Sorted, so that what is drawn at random depends on no order of columns.
+    names = sorted(tables[0].columns, key=str)
     if absent := sorted({str(c) for c in names for table in tables[1:] if c not in table}):
         reject(
             "tables",

@@ -1,5 +1,7 @@
 """Planted shifts and clean pairs for the checks of the topic `shift`."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -144,6 +146,17 @@ def breaks(seed):
     return in_time(seed, broken=True)
 
 
+def worse(seed):
+    """Three of ten production labels follow nothing."""
+    given = kinds()(seed)
+    live = given["production"]
+    generator = torch.Generator().manual_seed(seed)
+    wrong = torch.rand(len(live), generator=generator) < 0.3
+    random = torch.randint(0, 2, (len(live),), generator=generator)
+    targets = torch.where(wrong, random, live.targets)
+    return given | {"production": replace(live, targets=targets)}
+
+
 PLANTS = {
     "shift.ks": planted(percentile_stuck),
     "shift.missing": planted(age_gone),
@@ -155,6 +168,7 @@ PLANTS = {
     "shift.serving_skew": kinds(factor=100.0),
     "shift.joint": correlated,
     "shift.over_time": breaks,
+    "shift.quality": worse,
     "shift.estimated_accuracy": unsure,
 }
 KINDS = (
@@ -163,6 +177,7 @@ KINDS = (
     "shift.label_shift",
     "shift.concept_drift",
     "shift.serving_skew",
+    "shift.quality",
 )
 CLEAN = {name: kinds() if name in KINDS else clean for name in PLANTS} | {
     "shift.over_time": in_time
@@ -180,5 +195,6 @@ EXPECTED = {
     "shift.serving_skew": (Cause.TRAIN_SERVE_SKEW, r"amount"),
     "shift.joint": (Cause.COVARIATE_SHIFT, r""),
     "shift.over_time": (Cause.CONCEPT_DRIFT, r""),
+    "shift.quality": (Cause.UNKNOWN, r""),
     "shift.estimated_accuracy": (Cause.COVARIATE_SHIFT, r""),
 }

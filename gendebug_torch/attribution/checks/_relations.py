@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from gendebug_torch.attribution.attribute import attribute
-from gendebug_torch.attribution.checks._rows import SHARE_STEPS, sample_records
-from gendebug_torch.attribution.compare.feature_use import contribution_slope
+from gendebug_torch.attribution.checks._rows import output_attributions, sample_records
+from gendebug_torch.attribution.compare.feature_use import contribution_slope, quantity_slope
 from gendebug_torch.data.records import Records
-from gendebug_torch.model.binary import PositiveLogit, is_binary
+from gendebug_torch.data.task import Task
 from gendebug_torch.model.evaluation import Model
 
 _ROWS = 2000
-# Slope of the labels on contributions below which a relation counts as gone, where the rows are
+# Slope of the targets on contributions below which a relation counts as gone, where the rows are
 # enough to say so.
 _MAX_SLOPE = 0.15
 # Standard errors below zero from which a relation counts as reversed.
@@ -18,18 +17,25 @@ _REVERSED = 3.0
 
 
 def relation_is_gone(model: Model, production: Records, feature: int, *, seed: int) -> bool:
-    """Whether the labels of production no longer follow the contribution of a feature.
+    """Whether the targets of production no longer follow the contribution of a feature.
 
     A shortcut holds only where the data was collected; a relation that is weaker or reversed, but
-    present, is concept drift. True for anything but a binary task, where it cannot be tested.
+    present, is concept drift. True of several classes or labels, where it cannot be tested; of
+    several quantities the one that the feature contributes most to counts.
     """
-    if not is_binary(model, production) or production.targets is None:
+    if production.task not in (Task.BINARY, Task.REGRESSION) or production.targets is None:
         return True
     rows = sample_records(production, _ROWS, seed)
-    attributions = attribute(
-        PositiveLogit(model), rows, baseline="median", steps=SHARE_STEPS, trust=False
-    )
     assert rows.targets is not None
-    usable, targets = attributions.usable, rows.targets.cpu()
-    slope, error = contribution_slope(attributions.flat[usable], feature, targets[usable])
+    targets = rows.targets.cpu().reshape(len(rows), -1)
+    outputs = output_attributions(model, rows)
+    columns = [targets[:, i].double() for i in range(len(outputs))]
+    weights = [
+        float(part.flat[part.usable][:, feature].abs().mean() / column.std().clamp(min=1e-12))
+        for part, column in zip(outputs, columns, strict=True)
+    ]
+    best = weights.index(max(weights))
+    usable = outputs[best].usable
+    fit = contribution_slope if production.task is Task.BINARY else quantity_slope
+    slope, error = fit(outputs[best].flat[usable], feature, columns[best][usable])
     return -_REVERSED * error <= slope <= max(_MAX_SLOPE, error)

@@ -7,13 +7,18 @@ from typing import Any
 
 import torch
 
+from gendebug_torch.attribution.attribute import attribute
+from gendebug_torch.attribution.attributions import Attributions
 from gendebug_torch.checks.registry import Cost
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.data.task import Task
 from gendebug_torch.model.binary import PositiveLogit, is_binary
 from gendebug_torch.model.evaluation import Model
 
 _MIN_ROWS = 50
+# Quantities that are explained, of more outputs the first.
+_MAX_OUTPUTS = 4
 # Rows from which shares of attribution are estimated, and steps of their integrals: shares need no
 # better accuracy.
 SHARE_ROWS, SHARE_STEPS = 500, 32
@@ -61,3 +66,23 @@ def explanation_cost(times: int, max_rows: int) -> Callable[[Mapping[str, Any]],
 def single_logit(model: Model, records: Records) -> Model:
     """A binary network as one logit, so that contributions mean the same in all rows."""
     return PositiveLogit(model) if is_binary(model, records) else model
+
+
+def output_attributions(model: Model, records: Records) -> list[Attributions]:
+    """Attributions of rows for shares: of the predicted class, or of each of the first quantities.
+
+    Args:
+        model: network to explain.
+        records: rows with features; targets say whether outputs are quantities.
+    """
+    model, rows = single_logit(model, records), inputs_only(records)
+    options: dict[str, Any] = {"baseline": "median", "steps": SHARE_STEPS, "trust": False}
+    outputs = 1
+    if records.task is Task.REGRESSION and records.targets is not None:
+        outputs = 1 if records.targets.ndim < 2 else records.targets.shape[1]
+    if outputs == 1:
+        return [attribute(model, rows, **options)]
+    return [
+        attribute(model, rows, target=output, **options)
+        for output in range(min(outputs, _MAX_OUTPUTS))
+    ]

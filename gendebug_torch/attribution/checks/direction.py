@@ -33,8 +33,9 @@ def features_have_the_declared_direction(
 ) -> Iterator[Finding]:
     """Each feature with a declared `direction` changes the output in that direction.
 
-    The mean change of the log odds when the feature goes from its lower to its upper quartile, all
-    other features unchanged. Holm's correction over the declared features.
+    The mean change of the log odds, or of the predicted quantity, when the feature goes from its
+    lower to its upper quartile, all other features unchanged. Holm's correction over the declared
+    features.
 
     Source: Friedman (2001), Ann. Statist. 29:1189, section 8.2; Holm (1979), Scand. J. Statist.
     6:65.
@@ -52,7 +53,7 @@ def features_have_the_declared_direction(
     declared = isinstance(features, pd.DataFrame) and any(name in features for name in expected)
     reason = reason_not_to_explain(validation) if declared else "no direction is declared"
     if not reason and not is_binary(model, validation):
-        reason = "the model has more than two classes"
+        reason = "the model has more than two classes, or several outputs"
     if reason:
         numbers = {"declared": len(expected), "rows": len(validation)}
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers=numbers)

@@ -22,6 +22,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.data.task import Task
 from gendebug_torch.model.binary import PositiveLogit, positive_logit
 from gendebug_torch.stats.intervals import wilson_interval
 
@@ -271,7 +272,8 @@ def _logit_difference(
 
 def _positive_probs(records: Records) -> Tensor | None:
     """`[n]` probability of class 1 of a binary task; None for other tasks."""
-    if records.logits is None or not len(records):
+    classes = records.task in (None, Task.BINARY, Task.MULTICLASS)
+    if records.logits is None or not len(records) or not classes:
         return None
     probs = records.probs
     if probs.ndim == 1:

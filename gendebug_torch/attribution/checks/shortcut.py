@@ -7,16 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.checks._relations import relation_is_gone
 from gendebug_torch.attribution.checks._rows import (
     SHARE_ROWS,
     SHARE_STEPS,
-    inputs_only,
+    output_attributions,
     reason_not_to_explain,
     row_count,
     sample_records,
-    single_logit,
 )
 from gendebug_torch.attribution.compare.feature_use import (
     ImportanceChange,
@@ -27,6 +25,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.data.task import Task
 
 # Share of the most frequent value from which a feature is constant, and below which it was not.
 _CONSTANT, _VARIED = 0.9, 0.85
@@ -62,16 +61,16 @@ def no_dominant_feature_loses_its_importance(
 ) -> Iterator[Finding]:
     """No feature dominates the model in validation and has no importance in production.
 
-    Permutation importance in validation and in production, of the features with the largest share
-    of attribution. A dominant feature whose importance lasts passes; so does one that is constant
-    in production, which is a shift. A declared cause, and a feature whose relation to the label
-    changed but is present, are concept drift.
+    Permutation importance in validation and in production, by the log loss or the squared error, of
+    the features with the largest share of attribution. A dominant feature whose importance lasts
+    passes; so does one that is constant in production, which is a shift. A declared cause, and a
+    feature whose relation to the target changed but is present, are concept drift.
 
     Source: Geirhos et al. (2020), Nat. Mach. Intell. 2:665, arXiv:2004.07780; Breiman (2001),
     Machine Learning 45:5.
 
     Args:
-        model: network of a classification.
+        model: network of classes, labels or quantities.
         validation: labeled rows.
         production: labeled rows.
         alpha: probability of any false alarm over the candidates.
@@ -89,13 +88,10 @@ def no_dominant_feature_loses_its_importance(
         summary = f"Not judged: {next(filter(None, reasons))}."
         yield this.finding(Severity.NOTE, summary, numbers=numbers)
         return
-    sample = inputs_only(sample_records(validation, SHARE_ROWS, seed))
-    attributions = attribute(
-        single_logit(model, validation), sample, baseline="median", steps=SHARE_STEPS, trust=False
-    )
-    share, _ = attribution_shares(attributions)
+    outputs = output_attributions(model, sample_records(validation, SHARE_ROWS, seed))
+    share = torch.stack([attribution_shares(output)[0] for output in outputs]).mean(0)
     order = share.argsort(descending=True, stable=True)[:candidates].tolist()
-    names = [attributions.names[column] for column in order]
+    names = [outputs[0].names[column] for column in order]
     result = importance_change(model, sides[0], sides[1], names, seed=seed)
     lost = [
         (i, column)
@@ -113,9 +109,10 @@ def no_dominant_feature_loses_its_importance(
 
 
 def _reason_not_to_judge(records: Records) -> str:
-    targets = records.targets
-    if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
-        return f"the targets of {records.name} are no class ids"
+    logits, targets = records.logits, records.targets
+    unequal = logits is not None and targets is not None and logits.numel() != targets.numel()
+    if unequal and records.task in (Task.REGRESSION, Task.MULTILABEL):
+        return f"the targets of {records.name} do not fit its outputs"
     return reason_not_to_explain(records)
 
 
@@ -174,16 +171,16 @@ def _lost_importance(result: ImportanceChange, i: int, share: float, drift: bool
     summary = (
         f"{name} dominates the model ({share:.0%} of the attribution; shuffling it costs "
         f"{_percent(skill[0])} of the skill in {before}), but loses its importance in {after}: "
-        f"there shuffling changes the loss by {importance[1]:+.3f} ± {1.96 * error[1]:.3f}, in "
-        f"{before} by {importance[0]:+.3f}."
+        f"there shuffling changes the loss by {importance[1]:+.3g} ± {1.96 * error[1]:.2g}, in "
+        f"{before} by {importance[0]:+.3g}."
     )
     remedy = (
-        f"Retrain without {name}, or on rows where it is not associated with the label. If it is a "
-        "cause, declare it in `causal`."
+        f"Retrain without {name}, or on rows where it is not associated with the target. If it is "
+        "a cause, declare it in `causal`."
     )
     if drift:
         remedy = (
-            f"The relation between {name} and the label changed. Find out what changed, then "
+            f"The relation between {name} and the target changed. Find out what changed, then "
             "retrain on recent rows."
         )
     return no_dominant_feature_loses_its_importance.finding(

@@ -92,7 +92,7 @@ def _sensitivity(
     before = attribute(model, sample, baseline=baseline, steps=steps, trust=False)
     # The class that was explained before, so that a changed prediction is not a changed
     # explanation.
-    classes = before.targets.clamp(min=0)
+    classes = before.targets.clamp(min=0).to(inputs.device)
     noisy = Records(jitter(inputs, noise, seed), classes, name=sample.name)
     target = "target" if int(before.targets.max()) >= 0 else "predicted"
     after = attribute(model, noisy, baseline=baseline, steps=steps, target=target, trust=False)

@@ -63,11 +63,14 @@ def loss_rises(
         return before > 1
 
     def rise(order: Tensor, base: Tensor) -> Tensor:
-        shuffled = fitting(lambda: _shuffled_logits(model, inputs, order, groups, size), halve)
+        shuffled = fitting(
+            lambda: _shuffled_logits(model, layers, inputs, order, groups, size), halve
+        )
         return torch.stack([loss(logits, targets).double() - base for logits in shuffled])
 
     with torch.no_grad(), evaluating(model, device=on):
         base = loss(fitting(lambda: _logits(model, inputs, size), halve), targets).double()
+        layers = _first_layer(model, inputs)
         orders = [torch.randperm(len(inputs), generator=generator) for _ in range(repeats)]
         rises = torch.stack([rise(moved(order, on), base) for order in orders])
     return rises.cpu(), float(base.mean()) if base.numel() else float("nan")
@@ -80,12 +83,17 @@ def _home(model: Model, inputs: Tensor) -> torch.device:
 
 
 def _shuffled_logits(
-    model: Model, inputs: Tensor, order: Tensor, columns: Sequence[Tensor], size: int
+    model: Model,
+    layers: tuple[nn.Linear | None, Model],
+    inputs: Tensor,
+    order: Tensor,
+    columns: Sequence[Tensor],
+    size: int,
 ) -> list[Tensor]:
     """Logits with each group of columns in another order of rows, one entry per group."""
     if not len(inputs):
         return [logits_of(model, inputs)] * len(columns)
-    first, rest = _first_layer(model, inputs)
+    first, rest = layers
     logits: list[list[Tensor]] = [[] for _ in columns]
     for start in range(0, len(inputs), size):
         part = inputs[start : start + size]

@@ -61,7 +61,7 @@ class AttributionComparison:
     def adjusted(self) -> Tensor:
         """`[d]` two-sided p-value of Welch's normal test after Holm's correction over features."""
         z = self.difference.abs() / self.standard_error.clamp(min=1e-300)
-        p = torch.from_numpy(2 * norm.sf(z.numpy()))
+        p = torch.from_numpy(2 * norm.sf(z.cpu().numpy())).to(z.device)
         return holm_adjusted(torch.where(self.difference == 0, torch.ones_like(z), p))
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
@@ -85,7 +85,8 @@ class AttributionComparison:
             "other_share": self.share[1],
         }
         frame = pd.DataFrame(
-            {"feature": list(self.names)} | {name: value.numpy() for name, value in columns.items()}
+            {"feature": list(self.names)}
+            | {name: value.cpu().numpy() for name, value in columns.items()}
         )
         return frame.sort_values(
             "difference", key=lambda change: -change.abs(), ignore_index=True, kind="stable"

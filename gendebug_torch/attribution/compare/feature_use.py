@@ -13,6 +13,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from gendebug_torch.attribution.attributions import Attributions
+from gendebug_torch.attribution.compare.column_shuffling import Metric
 from gendebug_torch.attribution.compare.permutation import (
     PermutationImportance,
     decrease_p_values,
@@ -21,6 +22,7 @@ from gendebug_torch.attribution.compare.permutation import (
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.data.task import Task
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import map_rows
 from gendebug_torch.stats.intervals import normal_quantile
@@ -58,6 +60,26 @@ def contribution_slope(contributions: Tensor, feature: int, targets: Tensor) -> 
         covariance = torch.linalg.inv(information)
         weights = weights + (covariance @ (design.T @ (targets.double() - probs))).clamp(-1.0, 1.0)
     return float(weights[2]), float(covariance[2, 2]) ** 0.5
+
+
+def quantity_slope(contributions: Tensor, feature: int, targets: Tensor) -> tuple[float, float]:
+    """Slope of a quantity on the contribution of a feature, and its standard error.
+
+    Least squares on the contribution of the feature and on the sum of all others; the slope reads
+    as that of `contribution_slope`.
+
+    Args:
+        contributions: `[n, d]` float contributions, in units of the quantity.
+        feature: column of the feature.
+        targets: `[n]` true values.
+    """
+    own, y = contributions[:, feature].double(), targets.to(contributions.device).double()
+    design = torch.stack([torch.ones_like(own), contributions.double().sum(1) - own, own], 1)
+    ridge = 1e-9 * design.square().sum(0).mean() * torch.eye(3, dtype=torch.float64)
+    inverse = torch.linalg.inv(design.T @ design + ridge.to(design))
+    weights = inverse @ (design.T @ y)
+    variance = (y - design @ weights).square().sum() / max(len(y) - 3, 1)
+    return float(weights[2]), float((variance * inverse[2, 2]).sqrt())
 
 
 def attribution_shares(attributions: Attributions) -> tuple[Tensor, Tensor]:
@@ -213,7 +235,8 @@ class ImportanceChange:
     Args:
         before: importance on the first data set.
         after: importance of the same features on the second.
-        no_skill: loss on the first data set of a model that knows only the class frequencies.
+        no_skill: loss on the first data set of a model that knows only the frequencies of classes
+            or labels, or the mean of the quantities.
         labels: names of the two data sets.
     """
 
@@ -285,7 +308,10 @@ class ImportanceChange:
             )
         ax.set_yticks(position, rows["feature"].astype(str).tolist())
         ax.axvline(0, color=NEUTRAL, linewidth=0.8)
-        ax.set(xlabel="rise of the nll when shuffled", title="Permutation importance")
+        ax.set(
+            xlabel=f"rise of the {self.before.metric} when shuffled",
+            title="Permutation importance",
+        )
         ax.grid(visible=False, axis="y")
         ax.legend(frameon=False, fontsize="small")
         return ax
@@ -314,13 +340,36 @@ def importance_change(
 
     Cost: `repeats` forwards per row and column of both.
     """
+    metric, no_skill = _loss_of(before)
     first, second = (
         permutation_importance(
-            model, side, metric="nll", columns=columns, repeats=repeats, seed=seed
+            model, side, metric=metric, columns=columns, repeats=repeats, seed=seed
         )
         for side in (before, after)
     )
-    assert before.targets is not None
-    rate = torch.bincount(before.targets).double() / max(len(before), 1)
-    entropy = -float((rate[rate > 0] * rate[rate > 0].log()).sum())
-    return ImportanceChange(first, second, entropy, (before.name, after.name))
+    return ImportanceChange(first, second, no_skill, (before.name, after.name))
+
+
+def _loss_of(records: Records) -> tuple[str | Metric, float]:
+    """Metric of the task, and its value for a model that knows only frequencies or means.
+
+    Of several quantities each counts in units of the variance of its targets here.
+    """
+    targets = records.targets
+    assert targets is not None
+    if records.task is Task.REGRESSION:
+        variance = targets.double().var(0, correction=0)
+        if targets.ndim < 2:
+            return "squared_error", float(variance)
+        scale = variance.clamp(min=1e-12)
+
+        def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+            return ((outputs - targets).square() / scale.to(outputs)).mean(1)
+
+        return squared_error, 1.0
+    rate = torch.bincount(targets).double() / max(len(targets), 1) if targets.ndim == 1 else None
+    if rate is not None:
+        return "nll", float(torch.special.entr(rate).sum())
+    shares = targets.double().mean(0)
+    entropies = torch.special.entr(shares) + torch.special.entr(1 - shares)
+    return "nll", float(entropies.mean())

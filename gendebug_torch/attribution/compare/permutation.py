@@ -18,6 +18,7 @@ from gendebug_torch.attribution.compare.column_shuffling import Metric, loss_ris
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.data.task import Task
 from gendebug_torch.errors import reject
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.stats.intervals import normal_quantile
@@ -142,7 +143,7 @@ def permutation_importance(
     inputs, targets = _labeled_table(records)
     if repeats < 1:
         reject("repeats", "at least 1", str(repeats), "5 is the usual number.")
-    quantities = are_quantities(records)
+    quantities = records.task is Task.REGRESSION
     if quantities and metric in ("nll", "error"):
         expected, remedy = "a metric of quantities", "Pass metric='squared_error'."
         reject("metric", expected, f"{metric!r}, one of classes", remedy)
@@ -167,14 +168,6 @@ def decrease_p_values(before: PermutationImportance, after: PermutationImportanc
     error = (before.standard_error.square() + after.standard_error.square()).sqrt()
     z = (before.importance - after.importance) / error.clamp(min=1e-12)
     return holm_adjusted(torch.from_numpy(norm.sf(z.numpy())))
-
-
-def are_quantities(records: Records) -> bool:
-    """Whether the targets are quantities: by the schema, or as floats other than 0 and 1."""
-    targets = records.targets
-    if records.schema.regression or targets is None or not targets.is_floating_point():
-        return records.schema.regression
-    return not bool(((targets == 0) | (targets == 1)).all())
 
 
 def nll(logits: Tensor, targets: Tensor) -> Tensor:

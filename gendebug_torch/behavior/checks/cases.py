@@ -16,7 +16,7 @@ from gendebug_torch.behavior.running.results import BehaviorRun, CaseResult, id_
 from gendebug_torch.behavior.running.scores import last_line
 from gendebug_torch.behavior.suite.cases import Suite
 from gendebug_torch.checks.evidence import BarEvidence
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import TO_REPAIR, Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
 
@@ -132,7 +132,7 @@ def _capability_finding(run: BehaviorRun, row: Any) -> Finding:
         "Do not deploy this model until each of these cases passes or is removed by a reviewer."
     )
     if run.explanation is not None:
-        numbers["explanation"] = run.explanation.change
+        numbers |= {"explanation": run.explanation.change, TO_REPAIR: True}
         remedy = (
             f"{_explanation_text(run.explanation)} Compare the order and the units of the columns "
             "with those of training."

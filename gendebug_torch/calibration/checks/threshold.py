@@ -116,7 +116,7 @@ def _threshold_finding(this: Check, point: OperatingPoint, limit: float, alpha: 
         Severity.FAIL if low >= 3 * limit else Severity.WARN,
         f"The threshold {point.threshold:.3g} no longer fits: precision "
         f"{_percent(before.precision)} → {_percent(now.precision)}, recall "
-        f"{_percent(before.recall)} → {_percent(now.recall)}, while the ranking is unchanged "
+        f"{_percent(before.recall)} → {_percent(now.recall)}, while the ranking hardly changed "
         f"({auc}). Another threshold {saving}.",
         numbers=numbers,
         remedy=f"Move the threshold to {point.best_threshold:.3g} (95 % interval {lower:.3g} to "

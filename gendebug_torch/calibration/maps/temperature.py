@@ -164,11 +164,12 @@ class _Moments:
 
 def _logit_spread(rows: LabeledOutputs) -> float:
     """Mean distance of the logits from the largest of their row: the unit of the fit."""
-    total, count = 0.0, 0
+    total = count = 0.0
     for chunk in rows.chunks():
         gap = chunk.logits.amax(1, keepdim=True).double() - chunk.logits.double()
-        finite = gap[gap.isfinite()]
-        total, count = total + float(finite.sum()), count + finite.numel()
+        finite = gap.isfinite()
+        part = torch.stack([torch.where(finite, gap, 0.0).sum(), finite.sum().double()])
+        total, count = (one + more for one, more in zip((total, count), part.tolist(), strict=True))
     return total / count if total > 0 and math.isfinite(total) else 1.0
 
 

@@ -165,7 +165,9 @@ def _top_label_rows(rows: LabeledOutputs, temperature: float) -> tuple[Tensor, T
         features.append(torch.stack([top[:, 0], -rest], 1))
         correct.append((predicted[:, 0] == chunk.targets).double())
         mass.append(torch.ones_like(rest) if chunk.weights is None else chunk.weights)
-    return torch.cat(features).cpu(), torch.cat(correct).cpu(), torch.cat(mass).cpu()
+    columns = [torch.cat(features), torch.cat(correct)[:, None], torch.cat(mass).double()[:, None]]
+    host = torch.cat(columns, 1).cpu()
+    return host[:, :2], host[:, 2], host[:, 3]
 
 
 def _shrunken_fit(x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, bool]:

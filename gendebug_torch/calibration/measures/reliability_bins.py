@@ -15,11 +15,13 @@ from gendebug_torch.calibration.rows.model_outputs import (
     COMPILED_PASS,
     SINGLE_PASS,
     Chunk,
+    counted_by_slot,
     labeled_outputs,
     reject_nonfinite,
     summed_by_slot,
 )
 from gendebug_torch.errors import reject
+from gendebug_torch.model.batches import moved
 from gendebug_torch.stats.intervals import clopper_pearson_interval
 
 if TYPE_CHECKING:
@@ -283,7 +285,11 @@ def _without_ties(chunk: Chunk, top: Tensor, correct: Tensor) -> tuple[Tensor, T
     confidence = top.double().exp_()
     # Another, earlier class can be as likely, to rounding, only where no class has more than half.
     tied = correct & (confidence < 0.5 + _SINGLE)
-    where = tied if top.is_cuda else tied.nonzero()[:, 0]
+    if top.is_cuda:
+        # One more pass over the logits, where the rows in question would have to be waited for.
+        first = chunk.logits.argmax(1) == chunk.targets
+        return confidence, torch.where(tied, first, correct)
+    where = tied.nonzero()[:, 0]
     correct[where] = chunk.logits[where].argmax(1) == chunk.targets[where]
     return confidence, correct
 
@@ -313,10 +319,9 @@ class BinSums:
         if bins < 1:
             reject("bins", "at least 1", str(bins), "15 is the usual number.")
         # Open below, and with room for the bin of NaN.
-        self._edges = (
-            torch.cat([bin_edges(bins), torch.tensor([math.inf])]) * (1.0 + rounding)
-        ).to(device)
-        self._edges[0] = -math.inf
+        edges = torch.cat([bin_edges(bins), torch.tensor([math.inf])]) * (1.0 + rounding)
+        edges[0] = -math.inf
+        self._edges = moved(edges, device)
         # float64 counts are exact below 2^53. The last row collects NaN, which lies beyond every
         # edge.
         self._sums = torch.zeros(bins + 1, 3, dtype=torch.float64, device=device)
@@ -326,7 +331,7 @@ class BinSums:
         size = len(self._sums)
         slot = self._slots(confidence)
         if weights is None:
-            mass = torch.bincount(2 * slot + correct, minlength=2 * size).view(size, 2).double()
+            mass = counted_by_slot(2 * slot + correct, 2 * size).view(size, 2).double()
         else:
             mass = summed_by_slot(2 * slot + correct, weights, 2 * size).view(size, 2)
         weighted = confidence if weights is None else confidence * weights

@@ -192,6 +192,15 @@ def validate_weights(weights: Tensor, shape: torch.Size) -> None:
         )
 
 
+def counted_by_slot(slots: Tensor, size: int) -> Tensor:
+    """`[size]` int64 numbers of entries in each slot."""
+    if slots.is_cuda:
+        # A bincount has to ask for the largest slot.
+        counts = torch.zeros(size, dtype=torch.int64, device=slots.device)
+        return counts.index_add_(0, slots, torch.ones_like(slots))
+    return torch.bincount(slots, minlength=size)
+
+
 def summed_by_slot(slots: Tensor, values: Tensor, size: int) -> Tensor:
     """`[size]` float64 sums of values `[m]` by their slot, int64, also in deterministic mode."""
     if slots.is_cuda:
@@ -223,7 +232,7 @@ def _missing_labels(targets: Tensor, logits: Tensor, *, declared: bool) -> bool:
     """Whether any class id is missing; those that are not must be classes of the logits."""
     if not targets.numel():
         return False
-    low, high = (int(bound) for bound in targets.aminmax())
+    low, high = map(int, torch.stack(targets.aminmax()).tolist())
     any_missing = low == IGNORED
     if any_missing:
         present = targets[targets != IGNORED]

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 
+from gendebug_torch.callbacks.hooks.steps import is_fitting
 from gendebug_torch.checks.evidence import Plottable
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.errors import InputError
@@ -81,7 +81,7 @@ class Monitor(Callback):
         `trainer.validate` counts for a monitor that has seen no training; after one it is about
         other rows or another network, and adds no epoch.
         """
-        beside = self._trained and trainer.state.fn is not TrainerFn.FITTING
+        beside = self._trained and not is_fitting(trainer)
         return trainer.sanity_checking or beside
 
     def finding(self, severity: Severity, summary: str, remedy: str, **numbers: Any) -> Finding:
@@ -165,7 +165,7 @@ def _guarded_hook(hook: Callable[..., None]) -> Callable[..., None]:
 
 def _nothing_trained(trainer: Trainer) -> bool:
     """Whether the run has trained at most one batch, or does not train at all."""
-    if trainer.sanity_checking or trainer.state.fn is not TrainerFn.FITTING:
+    if trainer.sanity_checking or not is_fitting(trainer):
         return True
     return trainer.fit_loop.epoch_loop.total_batch_idx <= 0
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from gendebug_torch.errors import reject
@@ -17,9 +16,14 @@ from gendebug_torch.model.runner import logits_of
 Read = Callable[[LightningModule, Any, Any], Any]
 
 
+def is_fitting(trainer: Trainer) -> bool:
+    """Whether `trainer.fit` runs; by its name, as `pytorch_lightning` has states of its own."""
+    return trainer.state.fn is not None and trainer.state.fn.value == "fit"
+
+
 def in_fit(trainer: Trainer) -> bool:
     """Whether a validation belongs to the training: no sanity step, and not `trainer.validate`."""
-    return not trainer.sanity_checking and trainer.state.fn is TrainerFn.FITTING
+    return not trainer.sanity_checking and is_fitting(trainer)
 
 
 def first_inputs(batch: Any) -> Tensor:

@@ -16,11 +16,14 @@ from gendebug_torch.curves.diagnosis.diagnose import diagnose_curves
 from gendebug_torch.curves.generalization_gap import generalization_gap
 from gendebug_torch.curves.learning_curves import LearningCurves
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task
 
 _SIMULATION = 4e8
 # A training loss above this multiple of the entropy of the labels is weighted or smoothed, so
 # another loss, unless it kept this share of its start.
 _OTHER_LOSS, _UNCHANGED = 1.15, 0.85
+# Relative difference of a recorded loss from that of the records up to which it is the same loss.
+_SAME_LOSS = 0.2
 _SEVERITIES = {
     "converged": Severity.OK,
     "diverged": Severity.FAIL,
@@ -62,8 +65,8 @@ def training_converged_without_overfitting(
 
     Args:
         curves: losses per epoch.
-        train: training records; the entropy of their class labels is the loss of a constant
-            prediction.
+        train: training records; the entropy of their class labels, or the spread of their
+            quantities, is the loss of a constant prediction.
         window: odd number of epochs of the centred moving average.
         tolerance: relative change of the loss that counts as none.
         alpha: chance of finding an inflection in a curve that only falls.
@@ -75,7 +78,7 @@ def training_converged_without_overfitting(
         target_loss: loss of a sufficient model.
     """
     options: dict[str, Any] = {"window": window, "tolerance": tolerance, "alpha": alpha}
-    baseline = _label_entropy(curves, train, window) if baseline_loss is None else baseline_loss
+    baseline = _constant_loss(curves, train, window) if baseline_loss is None else baseline_loss
     diagnosis = diagnose_curves(curves, baseline_loss=baseline, target_loss=target_loss, **options)
     overfits = diagnosis.regime == "overfit"
     healthy = diagnosis.regime in ("overfit", "converged")
@@ -134,6 +137,27 @@ def _remedy(diagnosis: CurveDiagnosis) -> str:
             "first became NaN or infinite."
         )
     return _REMEDIES.get(diagnosis.regime, "")
+
+
+def _constant_loss(curves: LearningCurves, train: Records | None, window: int) -> float | None:
+    """Loss of the best constant prediction; None where it is not known which loss was recorded."""
+    if train is None or train.task is not Task.REGRESSION:
+        return _label_entropy(curves, train, window)
+    targets, predicted = train.targets, train.logits
+    if targets is None or predicted is None or targets.shape != predicted.shape:
+        return None
+    final = generalization_gap(curves, window=window).train
+    error = targets.double() - predicted.to(targets.device).double()
+    centred = targets.double() - targets.double().mean(0)
+    absolute = targets.double() - targets.double().median(0).values
+    # The recorded loss is the squared or the absolute error if the model's own is near it.
+    for own, constant in (
+        (error.square(), centred.square()),
+        (error.abs(), absolute.abs()),
+    ):
+        if abs(final / max(float(own.mean()), 1e-300) - 1) <= _SAME_LOSS:
+            return float(constant.mean())
+    return None
 
 
 def _label_entropy(curves: LearningCurves, train: Records | None, window: int) -> float | None:

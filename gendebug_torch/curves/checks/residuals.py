@@ -14,6 +14,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.curves.residual_structure import ResidualStructure, residual_structure
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import IGNORED, Task
 
 # A probe of more columns, or of residuals of more classes, costs too much.
 _MAX_COLUMNS, _MAX_CLASSES, _MIN_ROWS = 400, 100, 200
@@ -34,6 +35,7 @@ def _probe_cost(given: Mapping[str, Any]) -> Cost:
     cause=Cause.UNDERFITTING,
     needs=("train.features", "train.targets", "train.logits"),
     cost=_probe_cost,
+    partial_labels=True,
 )
 def features_do_not_predict_residuals(
     train: Records,
@@ -119,6 +121,11 @@ def _obstacle(train: Records, validation: Records | None) -> str | None:
             f"Residuals are not tested: a small probe takes 1 to {_MAX_COLUMNS} feature columns "
             f"and at most {_MAX_CLASSES} classes, not {columns} and {classes}."
         )
+    if train.task is Task.REGRESSION and classes != _target_count(train):
+        return (
+            f"Residuals are not tested: {_target_count(train)} targets do not fit {classes} "
+            "outputs per row."
+        )
     residuals = _residuals(train)
     if not bool(residuals.isfinite().all()) or float(residuals.var(0).max()) < 1e-12:
         return "Residuals are not tested: they are constant or not finite."
@@ -130,6 +137,8 @@ def _overfit(train: Records, validation: Records | None) -> str | None:
     if validation is None or validation.targets is None or validation.logits is None:
         return None
     if len(validation) < _MIN_ROWS:
+        return None
+    if validation.task is not train.task or _target_count(validation) != _target_count(train):
         return None
     own, other = (_residuals(records).square().sum(1) for records in (train, validation))
     error = float((own.var() / len(own) + other.var() / len(other)).sqrt())
@@ -147,15 +156,30 @@ def _column_count(records: Records) -> int:
     return math.prod(shape) if shape else 0
 
 
+def _target_count(records: Records) -> int:
+    return 1 if records.targets is None or records.targets.ndim < 2 else records.targets.shape[1]
+
+
 def _residuals(records: Records) -> Tensor:
-    """Target minus prediction, `[n, k]` float64: of a value, of each class or of each label."""
+    """Target minus prediction, `[n, k]` float64: of each quantity, of each class or of each label.
+
+    Several quantities are divided by the standard deviations of their targets; a label that is
+    missing has no residual.
+    """
     assert records.targets is not None
     assert records.logits is not None
-    n, targets = len(records), records.targets
-    if targets.is_floating_point() and targets.ndim == 1:
-        return (targets.double() - records.logits.double().reshape(n, -1)[:, 0])[:, None]
+    n, targets = len(records), records.targets.to(records.logits.device)
+    if records.task is Task.REGRESSION:
+        values = targets.double().reshape(n, -1)
+        if values.shape[1] > 1:
+            spread = (values - values.nanmean(0)).square().nanmean(0).sqrt()
+            values, predicted = (
+                part / spread.clamp(min=1e-12) for part in (values, records.logits.double())
+            )
+            return (values - predicted).nan_to_num(0.0)
+        return values - records.logits.double().reshape(n, -1)
     probs = records.probs.reshape(n, -1)
-    targets = targets.to(probs.device)
     if targets.ndim == 1 and probs.shape[1] > 1:
         targets = one_hot(targets, probs.shape[1])
-    return targets.double().reshape(n, -1) - probs
+    residuals = targets.double().reshape(n, -1) - probs
+    return residuals.masked_fill(targets.reshape(n, -1) == IGNORED, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -88,18 +89,45 @@ def _model_performance(records: Records | None) -> Performance | None:
         return None
     if records.targets.ndim != 1:
         return None
-    scores = _estimates(records)
+    scores = _estimates(records.logits, records.targets.is_floating_point())
     return performance(scores, target_columns(records.targets.cpu(), max(scores.shape[1], 2)))
 
 
-def _estimates(records: Records) -> Tensor:
-    """`[n, r]` predictions of the model for the columns of `target_columns`."""
-    assert records.logits is not None
-    if records.targets is not None and records.targets.is_floating_point():
-        return records.logits.double().cpu().reshape(len(records), -1)[:, :1]
-    probs = records.probs.cpu()
-    if probs.ndim == 1:
-        return probs[:, None]
+@dataclass(frozen=True)
+class Predictor:
+    """The user's model, and which of its outputs answers for the target that is judged.
+
+    Args:
+        model: the model, or None.
+        output: position of the output; None where the model answers one question.
+    """
+
+    model: Model | None
+    output: int | None = None
+
+    def estimates(self, features: Features, train: Records) -> Tensor:
+        """`[n, r]` predictions of the model for the columns of `target_columns`.
+
+        Args:
+            features: table `[n, d]` or tensor `[n, ...]`.
+            train: records that say what is predicted, with one target.
+        """
+        assert self.model is not None
+        assert train.targets is not None
+        logits = collect(self.model, Records(features, schema=train.schema)).logits
+        assert logits is not None
+        own = logits if self.output is None else logits[:, self.output]
+        return _estimates(own, train.targets.is_floating_point())
+
+
+def _estimates(logits: Tensor, quantity: bool) -> Tensor:
+    """`[n, r]` float64 predictions for the columns of `target_columns`."""
+    outputs = logits.double().cpu()
+    if quantity:
+        return outputs.reshape(len(outputs), -1)[:, :1]
+    if outputs.ndim == 1:
+        return outputs.sigmoid()[:, None]
+    probs = outputs.softmax(-1)
     return probs[:, 1:] if probs.shape[1] == 2 else probs
 
 
@@ -108,7 +136,7 @@ def column_ablation(
     found: Association,
     train: Records,
     splits: Mapping[str, Records | None],
-    model: Model | None,
+    predictor: Predictor,
 ) -> ColumnAblation:
     """Performance with and without the columns of one leak.
 
@@ -125,12 +153,10 @@ def column_ablation(
     }
     assert train.features is not None
     assert train.targets is not None
-    if model is not None and labeled:
-
-        def predict(features: Features) -> Tensor:
-            return _estimates(collect(model, Records(features, schema=train.schema)))
-
-        return permutation_ablation(columns, labeled, predict)
+    if predictor.model is not None and labeled:
+        return permutation_ablation(
+            columns, labeled, lambda features: predictor.estimates(features, train)
+        )
     fitted, codes = (train.features, train.targets), train.schema.categorical
     refit = refit_ablation(columns, fitted, labeled, order=found.order, categorical=codes)
     if refit.splits:
@@ -140,3 +166,67 @@ def column_ablation(
     )
     pairs = {"train": (everything, without)}
     return ColumnAblation(columns, "small networks, out of fold", pairs)
+
+
+def ablation_text(ablation: ColumnAblation, name: str) -> str:
+    """A sentence about the performance on each split with and without the columns.
+
+    Args:
+        ablation: the performance.
+        name: column that the finding is about.
+    """
+    equivalent = [column for column in ablation.columns if column != name]
+    removed = f"Without it and {', '.join(equivalent)}" if equivalent else "Without it"
+    changes = [
+        f"from {a.value:.3f} to {b.value:.3f} on {split}"
+        for split, (a, b) in ablation.splits.items()
+    ]
+    metric = next(iter(ablation.splits.values()))[0].metric
+    return f"{removed}, {metric} changes {' and '.join(changes)}."
+
+
+def ablation_numbers(ablation: ColumnAblation) -> dict[str, Any]:
+    """How the columns were removed, and the metric of each split with and without them."""
+    numbers: dict[str, Any] = {"method": ablation.method, "removed": list(ablation.columns)}
+    for split, (a, b) in ablation.splits.items():
+        numbers |= {
+            f"{split}_with": a.value,
+            f"{split}_without": b.value,
+            f"{split}_difference": a.value - b.value,
+            f"{split}_error": ablation.error(split),
+        }
+    return numbers
+
+
+def candidate_numbers(
+    found: Association, candidate: LeakCandidate, context: Context
+) -> dict[str, Any]:
+    """Measures of a candidate with their intervals, and what it is compared with.
+
+    Args:
+        found: association of the columns with the target.
+        candidate: one of them.
+        context: performance of the others.
+    """
+    i = candidate.index
+    numbers: dict[str, Any] = {
+        "n": found.n,
+        "others_explained": context.others.explained,
+        "others_auc": context.others.auc,
+        "all_explained": context.everything.explained,
+        "model_explained": context.model.explained if context.model else None,
+    }
+    for measure in ("explained", "pearson", "auc", "information"):
+        value: Tensor = getattr(found, measure)
+        for key, bound in zip(
+            (measure, f"{measure}_low", f"{measure}_high"),
+            (value, *found.interval(measure)),
+            strict=True,
+        ):
+            numbers[key] = float(bound[i])
+    if candidate.combination is not None:
+        numbers |= {
+            "combination": str(candidate.combination),
+            "combination_error": candidate.combination.error,
+        }
+    return numbers

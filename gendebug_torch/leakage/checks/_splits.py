@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
 from gendebug_torch.checks.finding import Severity
 from gendebug_torch.data.records import Records
-from gendebug_torch.data.task import missing_labels
+from gendebug_torch.data.task import IGNORED, Task
 from gendebug_torch.leakage.splits.near_duplicates import NearDuplicates
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap
 
@@ -16,7 +17,7 @@ SPLIT_NEEDS = ("train.features", "validation.features")
 # Share of affected rows from which a finding is a failure.
 _FAIL_SHARE = 0.1
 _ROWS_LISTED = 20
-# Accuracy that shared rows must add to the validation result to matter.
+# Accuracy, or R², that shared rows must add to the validation result to matter.
 _MIN_EFFECT = 0.01
 
 
@@ -49,37 +50,67 @@ def overlap_numbers(found: SplitOverlap) -> dict[str, Any]:
 
 
 def accuracy_numbers(validation: Records, rows: Tensor) -> dict[str, float]:
-    """Accuracy with and without some validation rows, if there are logits and class ids.
+    """Quality with and without some validation rows, if outputs and labels are there.
+
+    The accuracy, over all labels that are there; of quantities the explained share R².
 
     Args:
         validation: records that are evaluated.
         rows: positions of the shared rows, `[p]` int64.
     """
-    targets = validation.targets
-    if validation.logits is None or targets is None or targets.is_floating_point():
+    targets, logits = validation.targets, validation.logits
+    if logits is None or targets is None or targets.shape != _answers(validation).shape:
         return {}
-    labeled = ~missing_labels(targets.cpu())
+    flat = targets.cpu().reshape(len(targets), -1)
+    quantity = flat.is_floating_point()
+    labeled = flat.isfinite() if quantity else flat != IGNORED
     others = labeled.clone()
     others[rows] = False
     if not bool(others.any()):
         return {}
-    correct = validation.correct.cpu().double().reshape(len(validation), -1).mean(1)
+    if quantity:
+        outputs = logits.double().cpu().reshape(len(flat), -1)
+        pairs = [(outputs, flat.double(), mask) for mask in (labeled, others)]
+        with_rows, without = (_r_squared(*pair) for pair in pairs)
+        if math.isnan(with_rows) or math.isnan(without):
+            return {}
+        return {"r_squared": with_rows, "r_squared_without": without}
+    correct = validation.correct.cpu().double().reshape(len(flat), -1)
     with_rows, without = (float(correct[mask].mean()) for mask in (labeled, others))
     return {"accuracy": with_rows, "accuracy_without": without}
 
 
+def _answers(records: Records) -> Tensor:
+    """What is compared with the targets: class ids, answers, or quantities."""
+    assert records.logits is not None
+    return records.logits if records.task is Task.REGRESSION else records.predicted
+
+
+def _r_squared(outputs: Tensor, targets: Tensor, mask: Tensor) -> float:
+    """Explained share of each quantity over the rows of a mask, averaged over the quantities."""
+    shares = []
+    for j in range(targets.shape[1]):
+        y, residual = targets[mask[:, j], j], (targets - outputs)[mask[:, j], j]
+        total = float((y - y.mean()).square().sum()) if len(y) else 0.0
+        if total > 0:
+            shares.append(1 - float(residual.square().sum()) / total)
+    return sum(shares) / len(shares) if shares else math.nan
+
+
 def accuracy_text(numbers: dict[str, Any]) -> str:
-    """A sentence about the accuracy with and without the shared rows; empty if it is not known."""
-    if "accuracy" not in numbers:
-        return ""
-    return (
-        f" Accuracy is {numbers['accuracy']:.3f} on all validation rows and "
-        f"{numbers['accuracy_without']:.3f} without them."
-    )
+    """A sentence about the quality with and without the shared rows; empty if it is not known."""
+    for key, name in (("accuracy", "Accuracy"), ("r_squared", "R²")):
+        if key in numbers:
+            return (
+                f" {name} is {numbers[key]:.3f} on all validation rows and "
+                f"{numbers[f'{key}_without']:.3f} without them."
+            )
+    return ""
 
 
 def without_effect(numbers: dict[str, Any]) -> bool:
-    """Whether the accuracy is known and hardly better with the shared rows than without them."""
-    if "accuracy" not in numbers:
-        return False
-    return bool(numbers["accuracy"] - numbers["accuracy_without"] < _MIN_EFFECT)
+    """Whether the quality is known and hardly better with the shared rows than without them."""
+    for key in ("accuracy", "r_squared"):
+        if key in numbers:
+            return bool(numbers[key] - numbers[f"{key}_without"] < _MIN_EFFECT)
+    return False

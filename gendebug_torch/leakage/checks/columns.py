@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import check
+from gendebug_torch.checks.registry import NOTHING, Deferred, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._availability import lost_relation, unavailability_signs
-from gendebug_torch.leakage.checks._candidates import LeakCandidate, leak_candidates
+from gendebug_torch.leakage.checks._candidates import (
+    SCREEN,
+    ColumnScreen,
+    LeakCandidate,
+    leak_candidates,
+    screened,
+)
 from gendebug_torch.leakage.checks._comparison import (
     Context,
+    Predictor,
+    ablation_numbers,
+    ablation_text,
+    candidate_numbers,
     column_ablation,
     column_contexts,
 )
 from gendebug_torch.leakage.checks._costs import screen_cost
-from gendebug_torch.leakage.columns.association import Association, association, unsuitable_targets
-from gendebug_torch.leakage.columns.column_ablation import ColumnAblation, Performance
+from gendebug_torch.leakage.checks._targets import by_target
+from gendebug_torch.leakage.columns.association import Association, unsuitable_targets
+from gendebug_torch.leakage.columns.column_ablation import MAX_COLUMNS, ColumnAblation, Performance
 from gendebug_torch.model.evaluation import Model
 
 # A column that explains so much is a leak whatever the others explain.
@@ -30,8 +39,11 @@ _FAIL_EXPLAINED, _FAIL_AUC = 0.9, 0.975
 # explains this part of what all columns explain, a model needs little besides it; and if the others
 # explain less than this part, a leak is a failure.
 _COMPARABLE, _SUFFICIENT, _FAR_BELOW = 2 / 3, 0.9, 1 / 4
-# Share of a quantity, or of several classes, that honest predictors often explain.
-_MIN_LEAK = 0.75
+# Share of several classes, and of a quantity, that honest predictors often explain.
+_MIN_LEAK, _MIN_LEAK_OF_QUANTITY = 0.75, 0.85
+# The others predict as well if they rank this part as well (`2 AUC - 1`), and a model can do
+# without a column if it keeps this part of its performance on rows that it was not fitted on.
+_AS_WELL, _KEPT = 0.95, 0.8
 # Explained share, or 2 AUC - 1, that a model must reach before a column is compared with it.
 _MIN_SKILL = 0.1
 
@@ -41,12 +53,15 @@ _MIN_SKILL = 0.1
     cause=Cause.TARGET_LEAKAGE,
     needs=("train.features", "train.targets"),
     cost=screen_cost,
+    deferred=(SCREEN,),
+    partial_labels=True,
 )
 def no_column_predicts_the_target_alone(
     train: Records,
     validation: Records | None = None,
     production: Records | None = None,
     model: Model | None = None,
+    column_screen: Deferred[ColumnScreen | None] = NOTHING,
     *,
     max_pearson: float = 0.8,
     max_auc: float = 0.95,
@@ -57,9 +72,10 @@ def no_column_predicts_the_target_alone(
     A column is a candidate if it explains as much of the target as a correlation of `max_pearson`
     does, linear or not, ranks it with `max_auc`, or adds up to it exactly with others. It is a leak
     if all other columns together predict far less, and adding them improves little on the column;
-    where the others predict nearly as well, the column is a shortcut. Any other column that alone
-    predicts nearly as well as all together is a note, and a warning if its times, its missing
-    values or its values in production suggest that it is recorded after the outcome.
+    it is a shortcut if the others predict nearly as well in training and far less on other rows.
+    Any other column that alone predicts nearly as well as all together is a note, and a warning if
+    its times, its missing values or its values in production suggest that it is recorded after the
+    outcome. Of several labels or quantities each is judged by itself.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, on leaks as what is too
     good for one column; Pearson (1905) and Goodman and Kruskal (1954), JASA 49:732, for the
@@ -72,34 +88,57 @@ def no_column_predicts_the_target_alone(
         production: records of the same kind.
         model: network through which the column is permuted; without it small networks are fitted
             with and without the column.
+        column_screen: what single columns tell of the target, derived.
         max_pearson: correlation from which a column is a candidate; its square is the limit of the
             explained share.
         max_auc: AUC from which a column is a candidate, for rare classes.
         limit: largest number of columns reported one by one.
     """
-    this = no_column_predicts_the_target_alone
-    train = train.labeled()
-    features, targets = train.features, train.targets
-    assert features is not None
-    assert targets is not None
-    if reason := unsuitable_targets(targets):
-        numbers = {"n": len(targets)}
+    limits = max_pearson, max_auc, limit
+
+    def judged(parts: Sequence[Records | None], output: int | None) -> Iterator[Finding]:
+        labeled, *others = parts
+        assert labeled is not None
+        splits = dict(zip(("validation", "production"), others, strict=True))
+        screen = column_screen if output is None else None
+        return _target_findings(labeled, splits, Predictor(model, output), screen, limits)
+
+    yield from by_target(judged, train, validation, production)
+
+
+def _target_findings(
+    train: Records,
+    splits: Mapping[str, Records | None],
+    predictor: Predictor,
+    shared: Deferred[ColumnScreen | None] | None,
+    limits: tuple[float, float, int],
+) -> Iterator[Finding]:
+    """Findings on one target of labeled records."""
+    this, (max_pearson, max_auc, limit) = no_column_predicts_the_target_alone, limits
+    assert train.targets is not None
+    if reason := unsuitable_targets(train.targets):
+        numbers = {"n": len(train)}
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers=numbers)
         return
-    found = association(features, targets, categorical=train.schema.categorical)
-    candidates = leak_candidates(train, found, max_pearson, max_auc)[:limit]
-    splits = {"validation": validation, "production": production}
-    splits = {name: None if part is None else part.labeled() for name, part in splits.items()}
+    screen = screened(train, shared)
+    found = screen.found
+    candidates = leak_candidates(train, screen, max_pearson, max_auc)[:limit]
     contexts = column_contexts(train, splits["validation"], found, candidates)
+    ablations: dict[tuple[tuple[str, ...], bool], ColumnAblation] = {}
     reported: list[str] = []
     for candidate, context in zip(candidates, contexts, strict=False):
-        if _is_honest(found, candidate):
+        leak = _is_leak(found.classes, candidate, context)
+        if _is_honest(found, candidate) or not (leak or _is_shortcut(candidate, context)):
             continue
-        leak = _is_leak(candidate, context)
-        if leak or _is_shortcut(candidate, context):
-            ablation = column_ablation(context.equivalent, found, train, splits, model)
+        columns = context.equivalent
+        if (columns, leak) not in ablations:
+            # Whether a model can do without the columns is a question to other models.
+            asked = predictor if leak else Predictor(None)
+            ablations[columns, leak] = column_ablation(columns, found, train, splits, asked)
+        ablation = ablations[columns, leak]
+        if leak or _is_missed(ablation):
             yield _candidate_finding(found, candidate, context, ablation, leak)
-            reported += context.equivalent
+            reported += columns
     sufficient = _sufficient(train, found, contexts[-1])
     for name in [name for name in sufficient if name not in reported][:limit]:
         signs = unavailability_signs(name, train, splits["production"])
@@ -118,20 +157,37 @@ def _is_honest(found: Association, candidate: LeakCandidate) -> bool:
     """
     if candidate.combination is not None or found.classes == 2:
         return False
-    part = found.classes > 2 and candidate.explained >= _FAIL_EXPLAINED
-    return candidate.overall < _MIN_LEAK and not part
+    if not found.classes:
+        return candidate.overall < _MIN_LEAK_OF_QUANTITY
+    return candidate.overall < _MIN_LEAK and candidate.explained < _FAIL_EXPLAINED
 
 
-def _is_leak(candidate: LeakCandidate, context: Context) -> bool:
+def _is_leak(classes: int, candidate: LeakCandidate, context: Context) -> bool:
     """Whether the others predict far less, the column is all there is, or it is part of a sum."""
     if candidate.combination is not None or candidate.overall >= _NEARLY_ALL:
         return True
     if _by_ranking(candidate, context):
         return 1 - context.others.auc > 2 * (1 - candidate.auc)
+    if classes > 2 and candidate.explained >= _FAIL_EXPLAINED:
+        # Nearly all of one class: a leak if the whole suffers without it, as it does not where
+        # the class is one of many.
+        return context.others.explained < _KEPT * context.everything.explained
     # A strong column among others that add to it is an honest predictor.
     limit = min(_FAIL_EXPLAINED, _SUFFICIENT * context.whole)
     comparable = context.others.explained >= _COMPARABLE * candidate.overall
-    return candidate.overall >= limit and not comparable
+    # NaN where there is no AUC.
+    as_well = 2 * context.others.auc - 1 >= _AS_WELL * (2 * candidate.auc - 1)
+    return candidate.overall >= limit and not (comparable or as_well)
+
+
+def _is_missed(ablation: ColumnAblation) -> bool:
+    """Whether on some split a model without the columns keeps too little of its performance."""
+    for split, (a, b) in ablation.splits.items():
+        skill, left = (2 * p.auc - 1 if p.metric == "AUC" else p.explained for p in (a, b))
+        certain = a.value - b.value > 2 * ablation.error(split)
+        if certain and left < _KEPT * skill:
+            return True
+    return False
 
 
 def _is_shortcut(candidate: LeakCandidate, context: Context) -> bool:
@@ -148,9 +204,13 @@ def _sufficient(train: Records, found: Association, context: Context) -> list[st
     areas = [p.auc for p in (context.everything, context.model) if p and math.isfinite(p.auc)]
     limits = context.whole, 2 * max(areas, default=0.5) - 1
     skills = found.overall, 2 * found.auc.nan_to_num(0.5) - 1
+    certain = (
+        found.overall - 2 * found.explained_error.nan_to_num(0.0),
+        2 * found.interval("auc")[0].nan_to_num(0.5) - 1,
+    )
     enough = [
-        (skill >= _SUFFICIENT * limit) & (limit >= _MIN_SKILL)
-        for skill, limit in zip(skills, limits, strict=True)
+        (skill >= _SUFFICIENT * limit) & (low >= _MIN_SKILL / 2) & (limit >= _MIN_SKILL)
+        for skill, low, limit in zip(skills, certain, limits, strict=True)
     ]
     names = {name for i, name in enumerate(found.names) if enough[0][i] or enough[1][i]}
     return [name for name in found.order if name in names - set(train.schema.causal)]
@@ -187,16 +247,16 @@ def _candidate_finding(
     whole = f", the whole model {context.model.explained:.0%}" if context.model else ""
     exact = f" The target is {candidate.combination} in every row." if candidate.combination else ""
     text = (
-        f"{_measures(found, candidate)}. The other columns together explain "
+        f"{_measures(found, candidate)}. The other columns{_strongest(found)} together explain "
         f"{max(others.explained, 0.0):.0%}{area}{whole}.{exact} {verdict} "
-        f"{_ablation_text(ablation, name)}"
+        f"{ablation_text(ablation, name)}"
     )
     return no_column_predicts_the_target_alone.finding(
         severity,
         text,
         cause=cause,
         subject=name,
-        numbers=_numbers(found, candidate, context) | _ablation_numbers(ablation),
+        numbers=candidate_numbers(found, candidate, context) | ablation_numbers(ablation),
         remedy=remedy,
         evidence=ablation,
     )
@@ -207,17 +267,6 @@ def _leak_severity(found: Association, candidate: LeakCandidate, others: Perform
     isolated = found.classes > 0 and others.explained <= _FAR_BELOW * candidate.overall
     fail = candidate.combination is not None or strong or isolated
     return Severity.FAIL if fail else Severity.WARN
-
-
-def _ablation_text(ablation: ColumnAblation, name: str) -> str:
-    equivalent = [column for column in ablation.columns if column != name]
-    removed = f"Without it and {', '.join(equivalent)}" if equivalent else "Without it"
-    changes = [
-        f"from {a.value:.3f} to {b.value:.3f} on {split}"
-        for split, (a, b) in ablation.splits.items()
-    ]
-    metric = next(iter(ablation.splits.values()))[0].metric
-    return f"{removed}, {metric} changes {' and '.join(changes)}."
 
 
 def _measures(found: Association, candidate: LeakCandidate) -> str:
@@ -235,50 +284,13 @@ def _measures(found: Association, candidate: LeakCandidate) -> str:
     return f"{candidate.column} alone explains {share:.1%} of the target ({', '.join(parts)})"
 
 
-def _numbers(found: Association, candidate: LeakCandidate, context: Context) -> dict[str, Any]:
-    i = candidate.index
-    numbers: dict[str, Any] = {
-        "n": found.n,
-        "others_explained": context.others.explained,
-        "others_auc": context.others.auc,
-        "all_explained": context.everything.explained,
-        "model_explained": context.model.explained if context.model else None,
-    }
-    for measure in ("explained", "pearson", "auc", "information"):
-        value: Tensor = getattr(found, measure)
-        for key, bound in zip(
-            (measure, f"{measure}_low", f"{measure}_high"),
-            (value, *found.interval(measure)),
-            strict=True,
-        ):
-            numbers[key] = float(bound[i])
-    if candidate.combination is not None:
-        numbers |= {
-            "combination": str(candidate.combination),
-            "combination_error": candidate.combination.error,
-        }
-    return numbers
-
-
-def _ablation_numbers(ablation: ColumnAblation) -> dict[str, Any]:
-    numbers: dict[str, Any] = {"method": ablation.method, "removed": list(ablation.columns)}
-    for split, (a, b) in ablation.splits.items():
-        numbers |= {
-            f"{split}_with": a.value,
-            f"{split}_without": b.value,
-            f"{split}_difference": a.value - b.value,
-            f"{split}_error": ablation.error(split),
-        }
-    return numbers
-
-
 def _sufficient_finding(
     name: str, signs: list[str], lost: str, found: Association, context: Context
 ) -> Finding:
     share = float(found.overall[found.names.index(name)])
     text = (
-        f"{name} alone predicts nearly as well as all columns together ({share:.0%} of the target "
-        f"explained, {context.whole:.0%} with all)"
+        f"{name} alone predicts nearly as well as all columns{_strongest(found)} together "
+        f"({share:.0%} of the target explained, {context.whole:.0%} with all)"
     )
     if signs:
         text += f". It seems to be recorded after the outcome: {' and '.join(signs)}."
@@ -298,6 +310,11 @@ def _sufficient_finding(
         remedy=remedy,
         evidence=found,
     )
+
+
+def _strongest(found: Association) -> str:
+    """Which columns small networks are fitted on, where those are not all."""
+    return f" (of the {MAX_COLUMNS} strongest)" if len(found.names) > MAX_COLUMNS else ""
 
 
 def _summary(
@@ -345,10 +362,15 @@ def _unreported(train: Records, found: Association, numbers: dict[str, Any]) -> 
         )
         return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
     names = ", ".join(numbers["sufficient"][:3])
+    several = len(numbers["sufficient"]) > 1
     text = (
-        f"{names} alone predicts nearly as well as all columns together ({share:.0%} of the target "
-        f"explained by {strongest}, {whole:.0%} by all; {found.n:,} rows). Is it known before the "
-        "answer?"
+        f"{f'Each of {names}' if several else names} alone predicts nearly as well as all columns"
+        f"{_strongest(found)} together ({share:.0%} of the target explained by {strongest}, "
+        f"{whole:.0%} by all; {found.n:,} rows). {'Are they' if several else 'Is it'} known before "
+        "the answer?"
     )
-    remedy = f"Check when {names} is recorded; if it is known in time, list it under `causal`."
+    remedy = (
+        f"Check when {names} {'are' if several else 'is'} recorded; what is known in time, list "
+        "under `causal`."
+    )
     return this.finding(Severity.NOTE, text, numbers=numbers, remedy=remedy, evidence=found)

@@ -8,7 +8,7 @@ from typing import Any
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.data.task import missing_labels
+from gendebug_torch.data.task import IGNORED
 from gendebug_torch.leakage.checks._costs import split_cost
 from gendebug_torch.leakage.checks._splits import (
     SPLIT_NEEDS,
@@ -22,7 +22,13 @@ from gendebug_torch.leakage.checks._splits import (
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap, chance_share, identical_rows
 
 
-@check("leakage.duplicates", cause=Cause.SPLIT_LEAKAGE, needs=SPLIT_NEEDS, cost=split_cost)
+@check(
+    "leakage.duplicates",
+    cause=Cause.SPLIT_LEAKAGE,
+    needs=SPLIT_NEEDS,
+    cost=split_cost,
+    partial_labels=True,
+)
 def splits_share_no_rows(
     train: Records,
     validation: Records,
@@ -110,8 +116,8 @@ def _label_agreement(train: Records, validation: Records, found: SplitOverlap) -
     if train.targets.shape[1:] != validation.targets.shape[1:] or train.targets.is_floating_point():
         return None
     first, second = train.targets.cpu()[found.partners], validation.targets.cpu()[found.rows]
-    rows = ~(missing_labels(first) | missing_labels(second))
-    same = (first == second)[rows].reshape(int(rows.sum()), -1).all(1)
+    known = ((first != IGNORED) & (second != IGNORED)).reshape(len(first), -1)
+    same = ((first == second).reshape(known.shape) | ~known).all(1)[known.any(1)]
     return float(same.double().mean()) if len(same) else None
 
 

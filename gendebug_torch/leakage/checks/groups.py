@@ -11,7 +11,7 @@ from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._costs import row_cost
 from gendebug_torch.leakage.checks._splits import overlap_numbers, share_severity, share_text
-from gendebug_torch.leakage.splits.likely_groups import LikelyGroup, likely_groups
+from gendebug_torch.leakage.splits.likely_groups import LikelyGroup, likely_groups, searched_rows
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap, shared_values
 
 
@@ -49,13 +49,16 @@ def splits_share_no_groups(
     if present:
         return
     shared = [str(column) for column in tables[0] if column in tables[1]]
+    searched = searched_rows(tables[0][shared])
+    part = f" Groups were looked for in the first {searched:,} rows."
+    part = part if searched < len(train) else ""
     for group in likely_groups(tables[0][shared])[:1]:
         found = _shared(tables, group.column, f"values of {group.column}")
-        yield _likely_finding(found, group, limit)
+        yield _likely_finding(found, group, part, limit)
         return
     yield this.finding(
         Severity.SKIPPED,
-        "Skipped: needs schema.group or schema.ids.",
+        f"Skipped: needs schema.group or schema.ids.{part}",
         numbers={"lacks": ["schema.group"]},
         remedy="Declare `group` in the schema.",
     )
@@ -102,13 +105,13 @@ def _declared_finding(found: SplitOverlap, column: str, min_share: float, limit:
     )
 
 
-def _likely_finding(found: SplitOverlap, group: LikelyGroup, limit: int) -> Finding:
+def _likely_finding(found: SplitOverlap, group: LikelyGroup, part: str, limit: int) -> Finding:
     column, more = group.column, len(group.constant) - 3
     names = ", ".join(group.constant[:3]) + (f" and {more} more columns" if more > 0 else "")
     shared = _shared_text(found, column) if len(found.rows) else "No value is in both splits."
     return splits_share_no_groups.finding(
         Severity.NOTE,
-        f"{column} looks like a group: rows with the same value agree in {names}. {shared}",
+        f"{column} looks like a group: rows with the same value agree in {names}. {shared}{part}",
         subject=column,
         numbers=overlap_numbers(found)
         | _value_numbers(found, limit)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._costs import column_cost
+from gendebug_torch.leakage.checks._targets import by_target
 from gendebug_torch.leakage.columns.association import TARGET_BINS, unsuitable_targets
 from gendebug_torch.leakage.columns.missing_values import (
     MissingValueAssociation,
@@ -22,6 +23,7 @@ _FAIL_CORRELATION = 0.8
     cause=Cause.TARGET_LEAKAGE,
     needs=("train.features", "train.targets"),
     cost=column_cost,
+    partial_labels=True,
 )
 def missing_values_do_not_predict_the_target(
     train: Records,
@@ -33,7 +35,8 @@ def missing_values_do_not_predict_the_target(
 ) -> Iterator[Finding]:
     """Whether a value is missing does not predict the target.
 
-    A field that is filled in only after the outcome is missing, or present, for one class alone.
+    A field that is filled in only after the outcome is missing, or present, for one class alone. Of
+    several labels or quantities each is judged by itself.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15; Wilson (1927), JASA 22:209
     for the interval; Chernoff's bound of binomial tails with Holm's correction (1979).
@@ -47,14 +50,26 @@ def missing_values_do_not_predict_the_target(
         alpha: chance of any false finding, over all columns.
         limit: largest number of columns reported one by one.
     """
-    this = missing_values_do_not_predict_the_target
-    train = train.labeled()
+
+    def judged(parts: Sequence[Records | None], output: int | None) -> Iterator[Finding]:
+        (labeled,) = parts
+        assert labeled is not None
+        return _target_findings(labeled, min_share, max_pearson, alpha, limit)
+
+    yield from by_target(judged, train)
+
+
+def _target_findings(
+    train: Records, min_share: float, max_pearson: float, alpha: float, limit: int
+) -> Iterator[Finding]:
+    """Findings on one target of labeled records."""
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None
     if reason := unsuitable_targets(targets):
-        numbers = {"n": len(targets)}
-        yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers=numbers)
+        yield missing_values_do_not_predict_the_target.finding(
+            Severity.NOTE, f"Not judged: {reason}.", numbers={"n": len(targets)}
+        )
         return
     found = missing_value_association(features, targets)
     columns = [

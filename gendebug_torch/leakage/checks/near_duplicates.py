@@ -30,7 +30,13 @@ from gendebug_torch.leakage.splits.near_duplicates import TEXTS, NearDuplicates
 _TEXT_LENGTH = 20
 
 
-@check("leakage.near_duplicates", cause=Cause.SPLIT_LEAKAGE, needs=SPLIT_NEEDS, cost=neighbour_cost)
+@check(
+    "leakage.near_duplicates",
+    cause=Cause.SPLIT_LEAKAGE,
+    needs=SPLIT_NEEDS,
+    cost=neighbour_cost,
+    partial_labels=True,
+)
 def splits_share_no_near_duplicates(
     train: Records,
     validation: Records,

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from math import nan
+
+from torch import Tensor
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.data.times import parse_times
+from gendebug_torch.data.task import IGNORED
+from gendebug_torch.data.times import Times, parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.checks._costs import row_cost
+from gendebug_torch.leakage.checks._targets import target_order
 from gendebug_torch.leakage.times.time_overlap import TimeOverlap, time_overlap
 
 _SMALLEST_P = 1e-16
@@ -21,6 +27,7 @@ _SMALLEST_P = 1e-16
     cause=Cause.SPLIT_LEAKAGE,
     needs=("train.metadata", "validation.metadata"),
     cost=row_cost,
+    partial_labels=True,
 )
 def validation_is_later_than_training(
     train: Records,
@@ -34,7 +41,7 @@ def validation_is_later_than_training(
 
     A random split of a series puts each validation row between two training rows that are nearly
     the same. Overlap alone is a note; it is a leak if neighbours in time across the splits share
-    their label.
+    their label; of several labels the one that agrees most counts, corrected for their number.
 
     Source: Bergmeir and Benítez (2012), Inf. Sci. 191:192; Cohen (1960), Educ. Psychol. Meas. 20:37
     for kappa; Hoeffding (1951), Ann. Math. Stat. 22:558 for its distribution under permuted labels.
@@ -73,11 +80,7 @@ def validation_is_later_than_training(
             "numbers in one and dates in the other",
             "Store the time alike in both splits.",
         )
-    labels = [
-        split.targets if split.targets is not None and split.targets.ndim == 1 else None
-        for split in (train, validation)
-    ]
-    found = time_overlap(first.values, second.values, *labels, calendar=first.calendar)
+    found = _overlap((train.targets, validation.targets), first, second)
     agrees = found.p_value < alpha and found.agreement >= min_agreement
     severity = Severity.NOTE
     if found.overlap < min_overlap:
@@ -88,8 +91,36 @@ def validation_is_later_than_training(
     yield _overlap_finding(found, column, severity)
 
 
+def _overlap(
+    targets: tuple[Tensor | None, Tensor | None], train: Times, validation: Times
+) -> TimeOverlap:
+    """The overlap, with the agreement of labels; of several labels that of the strongest."""
+    times, calendar = (train.values, validation.values), train.calendar
+    before, after = targets
+    if before is None or after is None or before.shape[1:] != after.shape[1:]:
+        return time_overlap(*times, calendar=calendar)
+    if before.ndim == 1:
+        return time_overlap(*times, before, after, calendar=calendar)
+    found = []
+    for j in target_order(before):
+        own, other = before[:, j], after[:, j]
+        # Rows without this label are left out as rows without a time are.
+        first = train.values.masked_fill(_unknown(own), nan)
+        second = validation.values.masked_fill(_unknown(other), nan)
+        found.append(time_overlap(first, second, own, other, calendar=calendar))
+    best = min(found, key=lambda overlap: (overlap.p_value, -overlap.agreement))
+    return replace(best, p_value=min(best.p_value * len(found), 1.0))
+
+
+def _unknown(labels: Tensor) -> Tensor:
+    """Rows without a label, `[n]` bool on the host."""
+    return (labels.isnan() if labels.is_floating_point() else labels == IGNORED).cpu()
+
+
 def _labeled(records: Records) -> Records:
-    """The labeled rows, or all rows if none has a label."""
+    """The labeled rows, or all rows if none has a label; of several labels some may be missing."""
+    if records.targets is not None and records.targets.ndim == 2:
+        return records
     labeled = records.labeled()
     return labeled if len(labeled) else records
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import check
+from gendebug_torch.checks.registry import NOTHING, Deferred, check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._candidates import LeakCandidate, leak_candidates
+from gendebug_torch.leakage.checks._candidates import (
+    SCREEN,
+    ColumnScreen,
+    LeakCandidate,
+    leak_candidates,
+    screened,
+)
 from gendebug_torch.leakage.checks._costs import screen_cost
+from gendebug_torch.leakage.checks._targets import by_target
 from gendebug_torch.leakage.columns.association import Association, association, unsuitable_targets
 from gendebug_torch.leakage.columns.column_codes import feature_table
 
@@ -19,10 +26,18 @@ _NEEDS = ("train.features", "train.targets", "production.features", "production.
 _FAIL_SHARE = 0.25
 
 
-@check("leakage.vanishing", cause=Cause.TARGET_LEAKAGE, needs=_NEEDS, cost=screen_cost)
+@check(
+    "leakage.vanishing",
+    cause=Cause.TARGET_LEAKAGE,
+    needs=_NEEDS,
+    cost=screen_cost,
+    deferred=(SCREEN,),
+    partial_labels=True,
+)
 def strong_columns_predict_in_production(
     train: Records,
     production: Records,
+    column_screen: Deferred[ColumnScreen | None] = NOTHING,
     *,
     max_pearson: float = 0.8,
     max_auc: float = 0.95,
@@ -32,7 +47,8 @@ def strong_columns_predict_in_production(
     """A column that predicts the target alone in training predicts it in production as well.
 
     What is recorded with the outcome is not available at prediction time: the column is empty, zero
-    or a default, and no longer predicts. That separates a leak from a strong cause.
+    or a default, and no longer predicts. That separates a leak from a strong cause. Of several
+    labels or quantities each is judged by itself.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, section 3; Pearson (1905)
     and Goodman and Kruskal (1954), JASA 49:732, for the explained share.
@@ -40,23 +56,46 @@ def strong_columns_predict_in_production(
     Args:
         train: records with features and targets.
         production: records with features and targets.
+        column_screen: what single columns tell of the target, derived.
         max_pearson: correlation in training from which a column is compared.
         max_auc: AUC in training from which a column is compared.
         min_remaining: part of its explained share that a column must keep in production.
         limit: largest number of columns reported one by one.
     """
+    limits = max_pearson, max_auc, min_remaining, limit
+
+    def judged(parts: Sequence[Records | None], output: int | None) -> Iterator[Finding]:
+        before, after = parts
+        assert before is not None
+        assert after is not None
+        return _target_findings(before, after, column_screen if output is None else None, limits)
+
+    yield from by_target(judged, train, production)
+
+
+def _target_findings(
+    train: Records,
+    production: Records,
+    shared: Deferred[ColumnScreen | None] | None,
+    limits: tuple[float, float, float, int],
+) -> Iterator[Finding]:
+    """Findings on one target of labeled records."""
     this = strong_columns_predict_in_production
-    train, production = train.labeled(), production.labeled()
+    max_pearson, max_auc, min_remaining, limit = limits
     assert train.features is not None
     assert train.targets is not None
     assert production.features is not None
-    assert production.targets is not None
+    if production.targets is None:
+        text = f"Not judged: {production.name} has other targets than {train.name}."
+        yield this.finding(Severity.NOTE, text, numbers={"n": len(train)})
+        return
     if reason := unsuitable_targets(train.targets) or unsuitable_targets(production.targets):
         numbers = {"n": len(train), "m": len(production)}
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers=numbers)
         return
-    before = association(train.features, train.targets, categorical=train.schema.categorical)
-    candidates = {c.column: c for c in leak_candidates(train, before, max_pearson, max_auc)}
+    screen = screened(train, shared)
+    before = screen.found
+    candidates = {c.column: c for c in leak_candidates(train, screen, max_pearson, max_auc)}
     table = feature_table(production.features, candidates)
     if not table.shape[1]:
         text = f"None of {len(before.names)} columns predicts the target alone in {train.name}."

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import BarEvidence
+from gendebug_torch.data.times import parse_times
 from gendebug_torch.leakage.columns.column_codes import Features, feature_table, numeric_values
 from gendebug_torch.stats.auc import rank_auc
 from gendebug_torch.stats.intervals import normal_quantile
-from gendebug_torch.stats.probe_network import cross_fit, design
+from gendebug_torch.stats.probe_network import MAX_LEVELS, cross_fit, design
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Rows and columns that a small network is fitted on.
-_MAX_ROWS, _MAX_COLUMNS = 10_000, 60
+_MAX_ROWS, MAX_COLUMNS = 10_000, 60
 _MIN_ROWS = 20
+# The start of a date text, year first or last.
+_DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(\b|T)")
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def ablated_performance(
     rows = _random_rows(len(targets), seed)
     y = targets.cpu()[rows]
     indicators = target_columns(y, _class_count(y))
-    whole = design(_numeric_table(features, rows, order[:_MAX_COLUMNS]), categorical=categorical)
+    whole = design(_numeric_table(features, rows, order[:MAX_COLUMNS]), categorical=categorical)
     found = []
     for columns in removed:
         part = whole.without(list(columns))
@@ -181,7 +186,7 @@ def refit_ablation(
         order: columns by falling association with the target; the first 60 are used.
         categorical: numeric columns that hold codes.
     """
-    used = list(dict.fromkeys([*columns, *order]))[:_MAX_COLUMNS]
+    used = list(dict.fromkeys([*columns, *order]))[:MAX_COLUMNS]
     fitted, labels = _drawn(train, used)
     pairs = {}
     for name, split in splits.items():
@@ -267,6 +272,24 @@ def _numeric_table(features: Features, rows: Tensor, columns: Sequence[str]) -> 
     else:
         table = feature_table(features, columns).iloc[rows.numpy()].reset_index(drop=True)
     table = table[[name for name in columns if name in table.columns]].copy(deep=False)
-    for name in table.columns[[dtype.kind in "mM" for dtype in table.dtypes]]:
-        table[name] = numeric_values(table[name])
+    for name in table.columns:
+        if table[name].dtype.kind in "mM":
+            table[name] = numeric_values(table[name])
+        elif (seconds := _date_texts(table[name])) is not None:
+            table[name] = seconds
     return table
+
+
+def _date_texts(values: pd.Series[Any]) -> pd.Series[Any] | None:
+    """Texts that are dates of more days than levels are told apart, as seconds; None for others."""
+    if values.dtype.kind in "iufbc":
+        return None
+    codes, levels = pd.factorize(values)
+    texts = [str(level) for level in levels]
+    if len(texts) <= MAX_LEVELS or not all(map(_DATE.match, texts)):
+        return None
+    times = parse_times(texts)
+    if not times.calendar or times.unreadable:
+        return None
+    seconds = np.append(times.values.numpy(), np.nan)
+    return pd.Series(seconds[codes], index=values.index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,8 @@ import pandas as pd
 
 from gendebug_torch.leakage.columns.column_codes import hashable_values
 
-_MAX_ROWS = 200_000
+# Rows, and cells of the table, in which groups are looked for.
+_MAX_ROWS, _MAX_CELLS = 200_000, 2**25
 # Fewer values are levels; fewer pairs of rows are no evidence.
 _MIN_VALUES, _MIN_PAIRS = 20, 30
 # A column is constant within groups from this agreement of two rows of one group, and counts only
@@ -19,6 +19,8 @@ _MIN_VALUES, _MIN_PAIRS = 20, 30
 _WITHIN, _OVERALL = 0.95, 0.5
 # Number and share of the other columns that have to be constant within the groups.
 _MIN_CONSTANT, _MIN_CONSTANT_SHARE = 2, 0.3
+# Columns that are compared with all others, and pairs of rows at a time.
+_MAX_CANDIDATES, _PAIRS = 50, 2000
 
 
 @dataclass(frozen=True)
@@ -44,33 +46,80 @@ def likely_groups(table: pd.DataFrame) -> list[LikelyGroup]:
     Each row is compared with its neighbour of the same value. A column is constant if 95 % of the
     pairs agree in it while at most half of any two rows do (`sum p^2`); 30 % of the other columns
     have to be constant, and two at least. Two columns with the same information (a code and its
-    name) are counted once.
+    name) are counted once. The 50 columns with the most values are compared with all others.
 
     Args:
-        table: rows and columns, `[n, d]`; of more than 200,000 rows the first ones are used.
+        table: rows and columns, `[n, d]`; of more than 200,000 rows, or 34 million cells, the first
+            rows are used.
 
-    Cost: a sort for each column that repeats, and one pass over the table for each of those.
+    Cost: a sort for each column that repeats, and one pass over the table for at most 50 of those.
     """
-    part = table.iloc[:_MAX_ROWS]
-    codes = {str(name): pd.factorize(hashable_values(part[name]))[0] for name in part.columns}
+    part = table.iloc[: searched_rows(table)]
+    codes = {
+        str(name): pd.factorize(hashable_values(part[name]))[0].astype(np.int32)
+        for name in part.columns
+    }
     sizes = {name: np.bincount(code[code >= 0]) for name, code in codes.items()}
+    # The same numbers of rows per value: a code and its name.
+    keys = {name: np.sort(size).tobytes() for name, size in sizes.items()}
     varied = [
         name
         for name, size in sizes.items()
         if float(((size / max(size.sum(), 1)) ** 2).sum()) <= _OVERALL
     ]
+    stacked = np.stack([codes[name] for name in varied], 1) if varied else np.empty((len(part), 0))
     found = []
-    for name in map(str, part.columns[[dtype.kind != "f" for dtype in part.dtypes]]):
-        if len(sizes[name]) < _MIN_VALUES:
+    for name in _repeated(part, sizes)[:_MAX_CANDIDATES]:
+        other = np.array([keys[o] != keys[name] for o in varied], dtype=bool)
+        if not other.any():
             continue
-        others = [o for o in varied if o != name and not _same_sizes(sizes[o], sizes[name])]
         left, right = _neighbours(codes[name])
-        if len(left) < _MIN_PAIRS or not others:
-            continue
-        constant = _constant_columns(codes, others, left, right)
-        if len(constant) >= max(_MIN_CONSTANT, _MIN_CONSTANT_SHARE * len(others)):
-            found.append(LikelyGroup(name, len(sizes[name]), len(left), constant))
+        constant = other & _constant(stacked, left, right)
+        if constant.sum() >= max(_MIN_CONSTANT, _MIN_CONSTANT_SHARE * other.sum()):
+            names = tuple(varied[i] for i in np.flatnonzero(constant))
+            found.append(LikelyGroup(name, len(sizes[name]), len(left), names))
     return sorted(found, key=lambda group: -len(group.constant))
+
+
+def searched_rows(table: pd.DataFrame) -> int:
+    """Number of rows in which groups are looked for, the first ones.
+
+    Args:
+        table: rows and columns, `[n, d]`.
+    """
+    return min(len(table), _MAX_ROWS, _MAX_CELLS // max(table.shape[1], 1))
+
+
+def _repeated(part: pd.DataFrame, sizes: dict[str, np.ndarray[Any, Any]]) -> list[str]:
+    """Columns of names or whole numbers that repeat, those with the most values first."""
+    names = map(str, part.columns[[dtype.kind != "f" for dtype in part.dtypes]])
+    repeated = [
+        name
+        for name in names
+        if len(sizes[name]) >= _MIN_VALUES and sizes[name].sum() - len(sizes[name]) >= _MIN_PAIRS
+    ]
+    return sorted(repeated, key=lambda name: -len(sizes[name]))
+
+
+def _constant(
+    codes: np.ndarray[Any, Any], left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Whether rows of one value agree in each column, `[c]` bool.
+
+    Args:
+        codes: value of each row and column, `[n, c]`.
+        left: rows, `[p]`.
+        right: rows of the same values, `[p]`.
+    """
+    agree = np.zeros(codes.shape[1])
+    for start in range(0, len(left), _PAIRS):
+        block = slice(start, start + _PAIRS)
+        agree += (codes[left[block]] == codes[right[block]]).sum(0)
+        # No more of the pairs can agree than those that are left.
+        if (agree + max(len(left) - start - _PAIRS, 0) < _WITHIN * len(left)).all():
+            break
+    constant: np.ndarray[Any, Any] = agree >= _WITHIN * len(left)
+    return constant
 
 
 def _neighbours(code: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -78,19 +127,3 @@ def _neighbours(code: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.nd
     order = np.argsort(code, kind="stable")
     same = (code[order][1:] == code[order][:-1]) & (code[order][1:] >= 0)
     return order[:-1][same], order[1:][same]
-
-
-def _constant_columns(
-    codes: dict[str, np.ndarray[Any, Any]],
-    names: Sequence[str],
-    left: np.ndarray[Any, Any],
-    right: np.ndarray[Any, Any],
-) -> tuple[str, ...]:
-    return tuple(
-        name for name in names if (codes[name][left] == codes[name][right]).mean() >= _WITHIN
-    )
-
-
-def _same_sizes(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
-    """Whether two columns have the same numbers of rows per value, as a code and its name do."""
-    return len(one) == len(other) and bool((np.sort(one) == np.sort(other)).all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -105,7 +106,30 @@ def accuracy_is_expected_to_hold(
     methods = ("classes",) if label_shift else ("confidence", "threshold")
     drops = [found.drop(method) for method in methods]
     falls = all(drop >= max(min_drop, errors * error) for drop, error in drops)
-    yield _accuracy_finding(found, methods, falls, change_kinds)
+    if _counted_otherwise(found, methods[0], falls, min_drop):
+        yield _contradicted_finding(found, methods)
+    else:
+        yield _accuracy_finding(found, methods, falls, change_kinds)
+
+
+def _counted_otherwise(found: EstimatedAccuracy, method: str, falls: bool, min_drop: float) -> bool:
+    """Whether labels of production count another accuracy than the one estimated, by its test."""
+    if found.counted is None:
+        return False
+    if falls:
+        return found.before[0] - found.counted[0] < min_drop
+    (value, error), (counted, own) = found.estimates[method], found.counted
+    return value - counted > max(min_drop, 3.5 * math.hypot(error, own))
+
+
+def _contradicted_finding(found: EstimatedAccuracy, methods: tuple[str, ...]) -> Finding:
+    return accuracy_is_expected_to_hold.finding(
+        Severity.NOTE,
+        f"The labels contradict what the scores imply: {estimates_text(found, methods)}. So it "
+        f"does not hold that {ASSUMPTIONS[methods[0]]}.",
+        numbers=estimates_numbers(found),
+        evidence=found,
+    )
 
 
 def _accuracy_finding(

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import TO_REPAIR, Cause, Finding, Severity
 from gendebug_torch.checks.registry import NOTHING, Deferred, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, with_cause
@@ -224,6 +224,7 @@ def _feature_finding(sides: QuantityComparison, column: int, atom: Atom | None) 
     )
     if atom is not None:
         numbers |= {
+            TO_REPAIR: True,
             "atom_value": atom.value,
             "atom_share_reference": atom.reference_share,
             "atom_share_production": atom.live_share,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import TO_REPAIR, Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._columns import COLUMN_PAIR, ColumnPair, no_reference, severity_of
@@ -70,6 +70,7 @@ def _column_finding(test: MissingShift, column: int) -> Finding:
         "low": low,
         "high": high,
         "effect_h": float(test.effect[column]),
+        TO_REPAIR: True,
         "n": test.n,
         "m": test.m,
     }

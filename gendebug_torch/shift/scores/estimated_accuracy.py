@@ -101,10 +101,10 @@ def estimated_accuracy(
 ) -> EstimatedAccuracy:
     """Accuracy on unlabeled rows, estimated from the model's scores by three methods.
 
-    `confidence` is the mean confidence, calibrated on the labeled rows. `threshold` (ATC) is the
-    share of rows whose confidence exceeds a threshold; on the labeled rows that share is the
-    accuracy. `classes` is the accuracy within the classes, weighted by class shares estimated from
-    the scores (`label_shift`).
+    `confidence` is the mean confidence in the predictions, calibrated on the labeled rows.
+    `threshold` (ATC) is the share of rows whose confidence exceeds a threshold; on the labeled rows
+    that share is the accuracy. `classes` is the accuracy within the classes, weighted by class
+    shares estimated from the scores (`label_shift`).
 
     Source: Garg et al. (2022), ICLR, arXiv:2201.04234, for the threshold; Guillory et al. (2021),
     ICCV, arXiv:2107.03315, for confidences; Saerens, Latinne and Decaestecker (2002), Neural
@@ -136,9 +136,10 @@ def estimated_accuracy(
     if not n or not m:
         reject("live_logits", "rows in both samples", f"{n} and {m}", "Pass the logits of both.")
     fit = fit_affine(logits, targets, family=affordable_family(logits))
-    calibrated, live = fit(logits.double()), fit(live_logits.double())
-    confidence, live_confidence = _confidence(calibrated), _confidence(live)
-    correct = _correct(calibrated, targets)
+    live = fit(live_logits.double())
+    confidence = _confidence(fit(logits.double()), logits)
+    live_confidence = _confidence(live, live_logits)
+    correct = _correct(logits, targets)
     before = _share(correct)
     # The calibrated mean has the sampling error of the labeled rows, the live mean its own.
     variance = float(live_confidence.var(correction=0)) / m + before[1] ** 2
@@ -148,7 +149,7 @@ def estimated_accuracy(
     }
     if (by_class := _by_class(live, correct, targets.cpu())) is not None:
         estimates["classes"] = by_class
-    counted = None if live_targets is None else _share(_correct(live, live_targets))
+    counted = None if live_targets is None else _share(_correct(live_logits, live_targets))
     return EstimatedAccuracy(before, estimates, (n, m), counted)
 
 
@@ -192,9 +193,10 @@ def _share(correct: Tensor) -> tuple[float, float]:
     return share, (share * (1 - share) / len(correct)) ** 0.5
 
 
-def _confidence(logits: Tensor) -> Tensor:
-    """Probability of the predicted class, `[n]` float64 on the host."""
-    return two_class_logits(logits).softmax(1).amax(1).cpu()
+def _confidence(calibrated: Tensor, logits: Tensor) -> Tensor:
+    """Calibrated probability of the class that the logits predict, `[n]` float64 on the host."""
+    predicted = two_class_logits(logits).argmax(1, keepdim=True)
+    return two_class_logits(calibrated).softmax(1).gather(1, predicted)[:, 0].cpu()
 
 
 def _correct(logits: Tensor, targets: Tensor) -> Tensor:

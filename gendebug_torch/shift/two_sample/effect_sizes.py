@@ -130,23 +130,38 @@ def _moments(side: PreparedReference) -> tuple[Tensor, Tensor, Tensor]:
 def _population_stability_index(
     before: PreparedReference, after: PreparedReference, bins: int
 ) -> tuple[Tensor, Tensor]:
-    """`[d]` indices and their `[d]` means without a shift."""
-    device = before.columns.device
-    index, expected = (
-        torch.full((len(before.n),), torch.nan, dtype=torch.float64, device=device)
-        for _ in range(2)
+    """`[d]` indices and their `[d]` means without a shift; all columns at once."""
+    values, live = (_padded(side) for side in (before, after))
+    parts = torch.arange(1, bins, device=values.device)
+    edges = values.gather(1, parts * before.stored[:, None] // bins)
+    # Equal quantiles are one edge: the bin between them is none.
+    inner = edges[:, 1:] != edges[:, :-1]
+    real = torch.cat([torch.ones_like(edges[:, :1], dtype=torch.bool), inner], 1)
+    real = torch.cat([real, torch.ones_like(real[:, :1])], 1)
+    count = real.sum(1)
+    p, q = (
+        _bin_shares(column, edges, side, count)
+        for column, side in ((values, before), (live, after))
     )
-    for column, sizes in enumerate(zip(before.n.tolist(), after.n.tolist(), strict=True)):
-        if not min(sizes):
-            continue
-        values, live = (side.values(column).double().contiguous() for side in (before, after))
-        edges = torch.unique(values[(torch.arange(1, bins, device=device) * len(values)) // bins])
-        shares = []
-        for side, n in zip((values, live), sizes, strict=True):
-            bin_ids = torch.searchsorted(edges, side, right=True)
-            share = torch.bincount(bin_ids, minlength=len(edges) + 1).double() / len(side)
-            shares.append((share * n + 0.5) / (n + 0.5 * len(share)))
-        p, q = shares
-        index[column] = ((q - p) * (q / p).log()).sum()
-        expected[column] = len(edges) * sum(1 / n for n in sizes)
-    return index, expected
+    index = torch.where(real, (q - p) * (q / p).log(), 0.0).sum(1)
+    expected = (count - 1) * (1 / before.n.double() + 1 / after.n.double())
+    empty = (before.n == 0) | (after.n == 0)
+    return index.masked_fill(empty, torch.nan), expected.masked_fill(empty, torch.nan)
+
+
+def _padded(side: PreparedReference) -> Tensor:
+    """`[d, size]` float64 stored values of each column, ascending, followed by infinity."""
+    columns = side.columns.double()
+    if not columns.shape[1]:
+        return columns.new_full((len(columns), 1), torch.inf)
+    filled = torch.arange(columns.shape[1], device=columns.device) < side.stored[:, None]
+    return torch.where(filled, columns, torch.inf)
+
+
+def _bin_shares(values: Tensor, edges: Tensor, side: PreparedReference, bins: Tensor) -> Tensor:
+    """`[d, b]` shares of the values between edges `[d, b - 1]`, half a row added to each."""
+    stored = side.stored[:, None]
+    below = torch.searchsorted(values, edges).minimum(stored)
+    below = torch.cat([torch.zeros_like(stored), below, stored], 1)
+    share = below.diff(dim=1).double() / stored
+    return (share * side.n[:, None] + 0.5) / (side.n + 0.5 * bins)[:, None]

@@ -283,6 +283,7 @@ def _pairs(built: Design, targets: Tensor, categorical: Sequence[str]) -> pd.Dat
     if not pairs:
         return pd.DataFrame(columns=["one", "other", "before", "after", "p_holm"])
     x = built.values[:, chosen]
+    targets = targets.to(x.device)
     left, right = (torch.tensor(side, device=x.device) for side in zip(*pairs, strict=True))
     z = [_fisher(x, weights, left, right) for weights in (1 - targets, targets)]
     change = z[1] - z[0]

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
+from torch import Tensor
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Check, check
+from gendebug_torch.checks.finding import SHARE_OF_RISE, Cause, Finding, Severity
+from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.slices.checks._slicing import (
     MAX_SHARE,
+    PREDICTED,
+    TRUE,
+    cap_note,
+    class_names,
     class_outputs,
     nothing_to_slice,
+    row_losses,
     slicing_columns,
     slicing_cost,
+    with_classes,
 )
-from gendebug_torch.slices.levels.binning import fit_binnings
-from gendebug_torch.slices.search.change import SliceChange, slice_change
+from gendebug_torch.slices.confusion import confusion_change, precision_sums
+from gendebug_torch.slices.levels.binning import Binning, Level, fit_binnings, level_codes
+from gendebug_torch.slices.search.change import coded_change, slice_change, sums_change
+from gendebug_torch.slices.search.change_result import SliceChange
 from gendebug_torch.slices.search.error_events import errors_by_class
-from gendebug_torch.stats.intervals import wilson_interval
 
 _NEEDS = ("validation.logits", "validation.targets", "production.logits", "production.targets")
+_OUTPUT = ("output", "label")
+_REMEDY = (
+    "Look at production rows where {name}: what is new about them? Route them elsewhere until the "
+    "model is retrained with such rows."
+)
 
 
-@check("slices.collapse", cause=Cause.SUBGROUP_FAILURE, needs=_NEEDS, cost=slicing_cost)
+@check(
+    "slices.collapse",
+    cause=Cause.SUBGROUP_FAILURE,
+    needs=_NEEDS,
+    cost=slicing_cost,
+    partial_labels=True,
+)
 def no_slice_collapsed(
     validation: Records,
     production: Records,
@@ -33,13 +53,17 @@ def no_slice_collapsed(
     threshold: float = 0.5,
     alpha: float = 0.002,
     min_change: float = 0.1,
+    min_factor: float = 1.5,
     limit: int = 5,
 ) -> Iterator[Finding]:
-    """No subgroup became much worse in production while the whole hardly changed.
+    """No subgroup, class or label became much worse in production while the whole hardly changed.
 
     For every one- and two-way slice the change of its error rate, and for two classes of its
     false negative and false positive rates, is compared with the change outside the slice, on the
-    scale of log odds.
+    scale of log odds. Of three and more classes the true class is among the columns, and so is the
+    predicted class, against the validation rows weighted to the classes of production. Of
+    quantities the mean absolute error, and of several labels the mean log loss, is compared by its
+    factor, also for each output alone.
 
     Source: Breslow and Day (1980), Statistical Methods in Cancer Research 1, section 4.4, for the
     homogeneity of odds ratios; Benjamini and Hochberg (1995), JRSS B 57:289.
@@ -50,95 +74,268 @@ def no_slice_collapsed(
         threshold: threshold on the probability of a binary model.
         alpha: false discovery rate over all slices and kinds of error.
         min_change: smallest rise of the rate, beyond that of all rows, that matters.
+        min_factor: of losses, smallest factor of the rise, beyond that of all other rows.
         limit: most slices to report; slices with half of the rows are no subgroups.
     """
-    this = no_slice_collapsed
     changes = _changes(validation, production, threshold, alpha)
-    if changes is None:
-        yield nothing_to_slice(this)
+    if not changes:
+        yield nothing_to_slice(no_slice_collapsed)
         return
     risen: dict[str, list[tuple[SliceChange, int]]] = {}
     for change in changes:
-        rise = change.change - max(change.overall_change, 0.0)
-        share = change.after[:, 0] / max(int(change.total[1, 0]), 1)
-        for i in ((rise >= min_change) & (share < MAX_SHARE)).nonzero()[:, 0].tolist():
+        for i in _relevant(change, min_change, min_factor):
             risen.setdefault(change.names[i], []).append((change, i))
-    worst_first = sorted(
-        risen.values(), key=lambda cases: min(float(change.log_p[i]) for change, i in cases)
-    )
+    for cases in risen.values():
+        cases.sort(key=lambda case: float(case[0].log_p[case[1]]))
+    worst_first = sorted(risen.values(), key=lambda cases: float(cases[0][0].log_p[cases[0][1]]))
+    k = 0 if validation.logits is None or validation.logits.ndim < 2 else validation.logits.shape[1]
+    classes = {
+        name: i
+        for column in (TRUE, PREDICTED)
+        for i, name in _class_levels(validation, k, column).items()
+    }
     for cases in worst_first[:limit]:
-        yield _collapsed_slice(this, cases, min_change)
+        change, i = cases[0]
+        if not change.is_count:
+            yield _risen_loss(change, i, min_factor)
+        elif change.names[i] in classes:
+            class_id = classes[change.names[i]]
+            yield _fallen_class(cases, min_change, class_id, validation, production)
+        else:
+            yield _collapsed_slice(cases, min_change)
     if not risen:
-        rates = ", ".join(f"{change.name} rate {change.overall_change:+.1%}" for change in changes)
-        numbers = {f"{_key(change)}_change": change.overall_change for change in changes}
-        text = f"No slice became worse in production beyond the change of all rows ({rates})."
-        yield this.finding(Severity.OK, text, numbers=numbers)
+        yield _nothing_risen(changes, cap_note(changes[0].levels, validation, production))
+
+
+def _relevant(change: SliceChange, min_change: float, min_factor: float) -> list[int]:
+    """Indices of subgroups whose rise is large enough to matter."""
+    share = change.after[:, 0] / max(float(change.total[1, 0]), 1.0)
+    large = change.factor >= min_factor
+    if change.is_count:
+        large = change.change - max(change.overall_change, 0.0) >= min_change
+    if change.of_rows:
+        large &= share < MAX_SHARE
+    indices: list[int] = large.nonzero()[:, 0].tolist()
+    return indices
 
 
 def _changes(
     validation: Records, production: Records, threshold: float, alpha: float
-) -> list[SliceChange] | None:
-    """The changes of each kind of error per slice; None without columns or classes."""
-    before, after = slicing_columns(validation), slicing_columns(production)
+) -> list[SliceChange]:
+    """The changes of each kind of error per slice; empty without columns or fitting labels."""
     outputs, live_outputs = class_outputs(validation), class_outputs(production)
-    if before is None or after is None or outputs is None or live_outputs is None:
-        return None
-    binnings = fit_binnings(before, categorical=validation.schema.categorical)
+    columns = [slicing_columns(side) for side in (validation, production)]
+    if any(part is None for part in columns):
+        columns = [None, None]
+    if outputs is None or live_outputs is None:
+        return _loss_changes(validation, production, columns, alpha)
     errors = errors_by_class(*outputs, threshold=threshold)
     live_errors = errors_by_class(*live_outputs, threshold=threshold)
+    if len(errors) > 1 or len(live_errors) > 1:
+        if columns[0] is None or columns[1] is None:
+            return []
+        binnings = fit_binnings(columns[0], categorical=validation.schema.categorical)
+        frames = [columns[0], columns[1]]
+        return _error_changes(frames, binnings, errors, live_errors, alpha)
+    errors_of_both = (errors, live_errors)
+    return _class_changes(validation, columns, (outputs, live_outputs), errors_of_both, alpha)
+
+
+def _class_changes(
+    validation: Records,
+    columns: Sequence[pd.DataFrame | None],
+    outputs: Sequence[tuple[Tensor, Tensor]],
+    errors: Sequence[dict[str, tuple[Tensor, Tensor]]],
+    alpha: float,
+) -> list[SliceChange]:
+    """The changes per slice and true class, and then of predicted classes among the other rows."""
+    targets = [true.cpu() for _, true in outputs]
+    predicted = [logits.argmax(1).cpu() for logits, _ in outputs]
+    coded = [
+        with_classes(part, true, TRUE, validation)
+        for part, true in zip(columns, targets, strict=True)
+    ]
+    frames, binnings = [frame for frame, _ in coded], coded[0][1]
+    (change,) = _error_changes(frames, binnings, errors[0], errors[1], alpha / 2)
+    k = max(logits.shape[1] for logits, _ in outputs)
+    levels = _class_levels(validation, k, TRUE).items()
+    fallen = torch.tensor([i for i, level in levels if level in change.names], dtype=torch.int64)
+    kept = [~torch.isin(true, fallen) for true in targets]
+    sides = [(p[rows], t[rows]) for p, t, rows in zip(predicted, targets, kept, strict=True)]
+    sums = precision_sums(sides[0], sides[1], k)
+    names = list(_class_levels(validation, k, PREDICTED).values())
+    return [change, sums_change(names, *sums, alpha=alpha / 2, name="error", is_count=True)]
+
+
+def _error_changes(
+    frames: list[pd.DataFrame],
+    binnings: Sequence[Binning],
+    errors: dict[str, tuple[Tensor, Tensor]],
+    live_errors: dict[str, tuple[Tensor, Tensor]],
+    alpha: float,
+) -> list[SliceChange]:
+    """The changes of each kind of error over columns that are coded once."""
+    levels = tuple(level for binning in binnings for level in binning.levels)
+    codes = [level_codes(frame, binnings)[1] for frame in frames]
     names = [name for name in errors if name in live_errors]
     changes = []
     for name in names:
-        (rows, error), (live_rows, live_error) = errors[name], live_errors[name]
-        changes.append(
-            slice_change(
-                before[rows.numpy()],
-                error[rows],
-                after[live_rows.numpy()],
-                live_error[live_rows],
-                binnings=binnings,
-                alpha=alpha / len(names),
-                name=name,
-            )
-        )
+        sides = (errors[name], live_errors[name])
+        parts = [part[rows] for part, (rows, _) in zip(codes, sides, strict=True)]
+        events = [error[rows] for rows, error in sides]
+        changes.append(coded_change(levels, parts, events, alpha=alpha / len(names), name=name))
     return changes
+
+
+def _loss_changes(
+    validation: Records,
+    production: Records,
+    columns: Sequence[pd.DataFrame | None],
+    alpha: float,
+) -> list[SliceChange]:
+    """The changes of the mean loss per slice, and of each output."""
+    losses = row_losses(validation)
+    later = None if losses is None else row_losses(production, losses.spread)
+    if losses is None or later is None or losses.losses.shape[1] != later.losses.shape[1]:
+        return []
+    before, after = columns
+    changes = []
+    if before is not None and after is not None:
+        change = slice_change(
+            before.iloc[losses.rows.numpy()].reset_index(drop=True),
+            losses.mean,
+            after.iloc[later.rows.numpy()].reset_index(drop=True),
+            later.mean,
+            binnings=fit_binnings(before, categorical=validation.schema.categorical),
+            alpha=alpha / 2,
+            name=losses.name,
+        )
+        changes.append(change)
+    k = losses.losses.shape[1]
+    if k > 1:
+        names = list(_class_levels(validation, k, _OUTPUT[losses.residuals is None]).values())
+        options: dict[str, Any] = {"name": losses.name, "is_count": False, "of_rows": False}
+        changes.append(sums_change(names, losses.sums, later.sums, alpha=alpha / 2, **options))
+    return changes
+
+
+def _class_levels(records: Records, k: int, column: str) -> dict[int, str]:
+    """Name of the slice of each class, label or output, by its number."""
+    names = class_names(records, torch.arange(k))
+    return {i: str(Level(column, name)) for i, name in enumerate(names)}
+
+
+def _numbers(change: SliceChange, i: int) -> dict[str, Any]:
+    (before, after), (low, high) = change.rates[:, i].tolist(), change.interval()
+    return {
+        "event": change.name,
+        "rate_validation": before,
+        "rate_production": after,
+        "change": after - before,
+        "interval_validation": [float(low[0, i]), float(high[0, i])],
+        "interval_production": [float(low[1, i]), float(high[1, i])],
+        "change_overall": change.overall_change,
+        SHARE_OF_RISE: float(change.share_of_rise[i]),
+        "support": int(change.after[i, 0]),
+        "adjusted_p_value": float(change.adjusted[i]),
+        "tests": change.tests,
+    }
 
 
 def _key(change: SliceChange) -> str:
     return change.name.replace(" ", "_")
 
 
-def _collapsed_slice(
-    this: Check, cases: list[tuple[SliceChange, int]], min_change: float
-) -> Finding:
+def _collapsed_slice(cases: list[tuple[SliceChange, int]], min_change: float) -> Finding:
     """One finding for all kinds of error that rose in a slice, the most significant first."""
-    change, i = min(cases, key=lambda case: float(case[0].log_p[case[1]]))
-    counts = torch.stack([change.before[i], change.after[i]])
-    before, after = (counts[:, 1] / counts[:, 0].clamp(min=1)).tolist()
-    low, high = (bound.tolist() for bound in wilson_interval(counts[:, 1], counts[:, 0]))
-    name, rows = change.names[i], int(counts[1, 0])
-    numbers: dict[str, Any] = {
-        "event": change.name,
-        "rate_validation": before,
-        "rate_production": after,
-        "change": after - before,
-        "interval_validation": [low[0], high[0]],
-        "interval_production": [low[1], high[1]],
-        "change_overall": change.overall_change,
-        "share_of_rise": float(change.share_of_rise[i]),
-        "support": rows,
-        "adjusted_p_value": float(change.adjusted[i]),
-        "tests": change.tests,
-    }
+    change, i = cases[0]
+    numbers, name = _numbers(change, i), change.names[i]
+    before, after = numbers["rate_validation"], numbers["rate_production"]
+    low, high = numbers["interval_production"]
     numbers |= {f"{_key(other)}_change": float(other.change[j]) for other, j in cases}
-    return this.finding(
-        Severity.FAIL if low[1] - before >= min_change else Severity.WARN,
+    return no_slice_collapsed.finding(
+        Severity.FAIL if low - before >= min_change else Severity.WARN,
         f"Where {name}, the {change.name} rate rose from {before:.1%} in validation to "
-        f"{after:.1%} in production (95 % interval {low[1]:.1%} to {high[1]:.1%}; {rows:,} rows). "
-        f"Over all rows it changed by {change.overall_change:+.1%}.",
+        f"{after:.1%} in production (95 % interval {low:.1%} to {high:.1%}; "
+        f"{numbers['support']:,} rows). Over all rows it changed by {change.overall_change:+.1%}.",
         subject=name,
         numbers=numbers,
-        remedy=f"Look at production rows where {name}: what is new about them? Route them "
-        "elsewhere until the model is retrained with such rows.",
+        remedy=_REMEDY.format(name=name),
         evidence=change,
+    )
+
+
+def _fallen_class(
+    cases: list[tuple[SliceChange, int]],
+    min_change: float,
+    class_id: int,
+    validation: Records,
+    production: Records,
+) -> Finding:
+    """The finding for a class that is recognized, or rightly predicted, much less often."""
+    change, i = cases[0]
+    numbers, subject = _numbers(change, i), change.names[i]
+    is_true = subject.startswith(f"{TRUE} = ")
+    sides = [(side.predicted, side.targets) for side in (validation, production)]
+    k = max(side.logits.shape[1] for side in (validation, production) if side.logits is not None)
+    names = class_names(validation, torch.arange(k))
+    pairs = [(p.cpu(), t.cpu()) for p, t in sides if t is not None]
+    confusion = confusion_change(pairs[0], pairs[1], names, class_id if is_true else None)
+    other, share = confusion.confused(class_id, 0 if is_true else 1)
+    low, high = (1 - bound for bound in reversed(numbers["interval_production"]))
+    right = [1 - numbers[f"rate_{side}"] for side in ("validation", "production")]
+    numbers |= {"class": names[class_id], "confused_with": names[other], "confused_share": share}
+    name = names[class_id]
+    text = (
+        f"Class {name} fell: {right[1]:.0%} of it is recognized in production (95 % interval "
+        f"{low:.0%} to {high:.0%}; {numbers['support']:,} rows), {right[0]:.0%} in validation. "
+        f"{share:.0%} of it is now called {names[other]}."
+    )
+    if not is_true:
+        text = (
+            f"Predictions of class {name} fell: {right[1]:.0%} of them are right in production "
+            f"(95 % interval {low:.0%} to {high:.0%}; {numbers['support']:,} rows), where "
+            f"{right[0]:.0%} were to be expected with its class shares. {share:.0%} of them are "
+            f"{names[other]}."
+        )
+    drop = numbers["interval_production"][0] - numbers["rate_validation"]
+    return no_slice_collapsed.finding(
+        Severity.FAIL if drop >= min_change else Severity.WARN,
+        f"{text} Over all rows the error rate changed by {change.overall_change:+.1%}.",
+        subject=subject,
+        numbers=numbers,
+        remedy=_REMEDY.format(name=subject),
+        evidence=confusion,
+    )
+
+
+def _risen_loss(change: SliceChange, i: int, min_factor: float) -> Finding:
+    """The finding for a slice, or an output, whose loss rose."""
+    numbers, name = _numbers(change, i), change.names[i]
+    before, after = numbers["rate_validation"], numbers["rate_production"]
+    low, high = numbers["interval_production"]
+    usual, now = (change.total[:, 1] / change.total[:, 0].clamp(min=1)).tolist()
+    numbers |= {"factor": float(change.factor[i])}
+    return no_slice_collapsed.finding(
+        Severity.FAIL if low >= min_factor * before else Severity.WARN,
+        f"Where {name}, the {change.name} rose from {before:.3g} in validation to {after:.3g} in "
+        f"production (95 % interval {low:.3g} to {high:.3g}; {numbers['support']:,} rows). Over "
+        f"all {'rows' if change.of_rows else 'outputs'} it went from {usual:.3g} to {now:.3g}.",
+        subject=name,
+        numbers=numbers,
+        remedy=_REMEDY.format(name=name),
+        evidence=change,
+    )
+
+
+def _nothing_risen(changes: list[SliceChange], note: str) -> Finding:
+    texts: list[str] = []
+    numbers: dict[str, Any] = {}
+    for change in {change.name: change for change in reversed(changes)}.values():
+        number = f"{change.overall_change:{'+.1%' if change.is_count else '+.3g'}}"
+        texts.insert(0, f"{change.name}{' rate' if change.is_count else ''} {number}")
+        numbers[f"{_key(change)}_change"] = change.overall_change
+    text = "No slice became worse in production beyond the change of all rows"
+    return no_slice_collapsed.finding(
+        Severity.OK, f"{text} ({', '.join(texts)}).{note}", numbers=numbers
     )

@@ -6,16 +6,23 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+import torch
+from torch import Tensor
+
+from gendebug_torch.checks.finding import LARGEST_SHARE, Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
-from gendebug_torch.slices.checks._slicing import class_outputs
+from gendebug_torch.slices.checks._slicing import class_outputs, row_losses
 from gendebug_torch.slices.clusters.error_clusters import ErrorClusters, error_clusters
 from gendebug_torch.slices.search.error_events import errors_by_prediction
+from gendebug_torch.slices.search.row_losses import RowLosses
+from gendebug_torch.slices.statistics.correction import correction_gain
 from gendebug_torch.stats.intervals import wilson_interval
 
 _MIN_ERRORS = 10
+# Standard errors by which the gain of a correction must exceed zero.
+_Z = 3.1
 
 
 def _cells(records: Records) -> int:
@@ -30,6 +37,7 @@ def _cells(records: Records) -> int:
     cost=lambda given: Cost(
         elements=300.0 * (given["validation"].logits.numel() + _cells(given["validation"]))
     ),
+    partial_labels=True,
 )
 def errors_are_spread(
     validation: Records,
@@ -39,13 +47,16 @@ def errors_are_spread(
     min_concentration: float = 3.0,
     min_lift: float = 1.5,
     alpha: float = 0.002,
+    min_gain: float = 0.25,
     threshold: float = 0.5,
     seed: int = 0,
 ) -> Iterator[Finding]:
     """Errors do not cluster in a region where the model's confidence expects fewer.
 
     k-means on the errors of one half; errors and correct rows of the other half are counted in the
-    same regions.
+    same regions. Of quantities and of several labels the errors are the 5 % of the rows with the
+    largest loss for their prediction; a region of quantities is reported only if a correction
+    fitted to its rows takes off much of its squared error: else it may be noise.
 
     Source: Arthur and Vassilvitskii (2007), SODA; d'Eon et al. (2022), The Spotlight,
     arXiv:2107.00758, for the question.
@@ -58,25 +69,26 @@ def errors_are_spread(
             rows.
         min_lift: smallest ratio of its errors to the expected ones.
         alpha: significance level over the clusters.
+        min_gain: of quantities, smallest share of the squared error of a region that a correction
+            must take off.
         threshold: threshold on the probability of a binary model.
         seed: seed of the halves and the clustering.
     """
     this = errors_are_spread
     names, values = numeric_features(validation)
     outputs = class_outputs(validation)
-    event = None if outputs is None else errors_by_prediction(*outputs, threshold=threshold)[0]
-    count = 0 if event is None else int(event.errors.sum())
-    if event is None or not names or count < _MIN_ERRORS or count == len(validation):
+    losses = row_losses(validation)
+    rows, error, expected = _errors(outputs, losses, threshold)
+    count = int(error.sum())
+    if not names or count < _MIN_ERRORS or count == len(error):
         text = f"{count} errors are too few to form clusters."
+        if outputs is None and losses is None:
+            text = "Not judged: the targets do not fit the outputs of the model."
         yield this.finding(Severity.OK, text, numbers={"errors": count})
         return
+    inputs = values.cpu()[rows]
     found = error_clusters(
-        values,
-        event.errors,
-        expected=event.expected_rate(),
-        names=names,
-        clusters=clusters,
-        seed=seed,
+        inputs, error, expected=expected, names=names, clusters=clusters, seed=seed
     )
     failing = (
         (found.share >= min_share)
@@ -84,10 +96,33 @@ def errors_are_spread(
         & (found.lift >= min_lift)
         & (found.log_p <= math.log(alpha / len(found.descriptions)))
     ).nonzero()[:, 0]
-    if len(failing):
-        yield _failing_cluster(this, found, int(failing[0]))
-    else:
-        yield _no_failing_cluster(this, found)
+    for i in failing.tolist():
+        gain = _gain(losses, inputs, found.assignment == i, seed)
+        if gain is None or gain >= min_gain:
+            yield _failing_cluster(this, found, i, losses, gain)
+            return
+    yield _no_failing_cluster(this, found, losses)
+
+
+def _errors(
+    outputs: tuple[Tensor, Tensor] | None, losses: RowLosses | None, threshold: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Row numbers `[m]`, which of them are errors `[m]` bool, and their expected rate `[m]`."""
+    if outputs is not None:
+        event = errors_by_prediction(*outputs, threshold=threshold)[0]
+        return event.rows, event.errors, event.expected_rate()
+    if losses is not None:
+        return losses.rows, losses.large(), None
+    return torch.arange(0), torch.zeros(0, dtype=torch.bool), None
+
+
+def _gain(losses: RowLosses | None, inputs: Tensor, inside: Tensor, seed: int) -> float | None:
+    """Share of the squared error of a region that a correction surely takes off; None of labels."""
+    if losses is None or losses.residuals is None:
+        return None
+    features = torch.cat([losses.scores[inside], inputs[inside]], 1)
+    gain, error = correction_gain(losses.residuals[inside], features, seed=seed)
+    return gain if gain > _Z * error else 0.0
 
 
 def _numbers(found: ErrorClusters, i: int) -> dict[str, Any]:
@@ -100,10 +135,16 @@ def _numbers(found: ErrorClusters, i: int) -> dict[str, Any]:
         "share_of_correct": float(found.correct[i]) / max(int(found.correct.sum()), 1),
         "concentration": float(found.concentration[i]),
         "lift": float(found.lift[i]),
+        "rate_elsewhere": _rate_elsewhere(found, i),
     }
 
 
-def _no_failing_cluster(this: Check, found: ErrorClusters) -> Finding:
+def _rate_elsewhere(found: ErrorClusters, i: int) -> float:
+    errors, correct = (float(counts.sum() - counts[i]) for counts in (found.errors, found.correct))
+    return errors / max(errors + correct, 1.0)
+
+
+def _no_failing_cluster(this: Check, found: ErrorClusters, losses: RowLosses | None) -> Finding:
     numbers = _numbers(found, 0)
     low, high = numbers["interval"]
     text = "Errors form no clusters."
@@ -114,23 +155,42 @@ def _no_failing_cluster(this: Check, found: ErrorClusters) -> Finding:
             f"(95 % interval {low:.0%} to {high:.0%}) and {numbers['share_of_correct']:.0%} of the "
             "correct rows."
         )
-    numbers["largest_share"] = 0.0
+    if losses is not None:
+        text = (
+            f"The largest losses form {numbers['clusters']} clusters, but none that is both "
+            f"concentrated and {'above' if losses.residuals is None else 'open to a correction'}"
+            f"{' what the confidence implies' if losses.residuals is None else ''}."
+        )
+        if len(found.descriptions) == 1:
+            text = "The largest losses form no clusters."
+    numbers[LARGEST_SHARE] = 0.0
     return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
 
 
-def _failing_cluster(this: Check, found: ErrorClusters, i: int) -> Finding:
+def _failing_cluster(
+    this: Check, found: ErrorClusters, i: int, losses: RowLosses | None, gain: float | None
+) -> Finding:
     """The failing cluster with the most errors."""
     numbers, region = _numbers(found, i), found.descriptions[i]
     low, high = numbers["interval"]
     rows = int(found.errors[i] + found.correct[i])
+    rate, expected = int(found.errors[i]) / rows, float(found.expected[i]) / rows
+    where = f"(95 % interval {low:.0%} to {high:.0%}) lie in one region ({region})"
+    others = f"{numbers['share_of_correct']:.0%} of the"
     text = (
-        f"{numbers['share']:.0%} of the errors (95 % interval {low:.0%} to {high:.0%}) lie in one "
-        f"region ({region}) with {numbers['share_of_correct']:.0%} of the correct rows. There "
-        f"{int(found.errors[i]) / rows:.0%} of the rows are errors; the model's confidence implies "
-        f"{float(found.expected[i]) / rows:.0%}."
+        f"{numbers['share']:.0%} of the errors {where} with {others} correct rows. There "
+        f"{rate:.0%} of the rows are errors; the model's confidence implies {expected:.0%}."
     )
+    if losses is not None:
+        text = (
+            f"{numbers['share']:.0%} of the largest losses {where} with {others} other rows. There "
+            f"{rate:.0%} of the rows have such losses, elsewhere {numbers['rate_elsewhere']:.0%}."
+        )
+    if gain is not None:
+        numbers["gain"] = gain
+        text += f" A correction fitted to these rows takes off {gain:.0%} of their squared error."
     # A redesign is decided by the share of the errors that one failing region explains.
-    numbers["largest_share"] = numbers["share"]
+    numbers[LARGEST_SHARE] = numbers["share"]
     return this.finding(
         Severity.FAIL if low >= 0.5 else Severity.WARN,
         text,

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.slices.checks._slicing import (
     MAX_SHARE,
+    PREDICTED,
+    cap_note,
     class_outputs,
     nothing_to_slice,
+    row_losses,
     slicing_columns,
     slicing_cost,
+    with_classes,
 )
 from gendebug_torch.slices.levels.binning import Binning, fit_binnings
 from gendebug_torch.slices.search.error_events import ErrorEvent, errors_by_prediction
 from gendebug_torch.slices.search.find import confirmed_slices, find_slices
 from gendebug_torch.slices.search.result import Slices
+from gendebug_torch.slices.search.row_losses import RowLosses
+from gendebug_torch.slices.statistics.correction import correction_gain
 
 # With fewer rows or errors, half of them have too little power.
 _MIN_ROWS_TO_SPLIT = 4000
 _MIN_ERRORS_TO_SPLIT = 200
 # An excess of ten points matters whatever its ratio: half of the rows wrong instead of 0.4.
 _LARGE_EXCESS = 0.1
+# Standard errors by which the gain of a correction must exceed zero.
+_Z = 3.1
 _REMEDY = (
     "Look at rows where {name}: are their labels and features correct? Then add a feature that "
     "explains the difference, collect more such rows, or train a separate model for them."
@@ -38,6 +49,7 @@ _REMEDY = (
     cause=Cause.SUBGROUP_FAILURE,
     needs=("validation.logits", "validation.targets"),
     cost=slicing_cost,
+    partial_labels=True,
 )
 def no_slice_fails(
     validation: Records,
@@ -45,15 +57,20 @@ def no_slice_fails(
     threshold: float = 0.5,
     alpha: float = 0.002,
     min_lift: float = 1.5,
+    min_gain: float = 0.25,
     limit: int = 5,
     seed: int = 0,
 ) -> Iterator[Finding]:
-    """No subgroup of the rows, by one or two columns, has more errors than the confidence expects.
+    """No subgroup of the rows, by one or two columns, has more errors than the model expects.
 
-    In every one- and two-way slice of metadata and features, errors (for two classes also wrong
-    negative and wrong positive predictions) are compared with the error rate among rows of the same
-    score. So a slice that is hard is only mentioned, and one where the model is overconfident is
-    reported. With enough rows, one random half proposes slices and the other half confirms them.
+    In every one- and two-way slice of metadata, features and, of three and more classes, the
+    predicted class, errors (for two classes also wrong negative and wrong positive predictions) are
+    compared with the error rate among rows of the same score. So a slice that is hard is only
+    mentioned, and one where the model is overconfident is reported. Of several labels the mean log
+    loss is compared with that of rows of the same entropy. Of quantities the absolute error is
+    compared with that of rows of the same prediction, and a slice is reported only if a correction
+    fitted to its rows takes off much of its squared error: else it may be noise. With enough rows,
+    one random half proposes slices and the other half confirms them.
 
     Source: Ayer et al. (1955), Ann. Math. Stat. 26:641, for the expectation; Benjamini and Hochberg
     (1995), JRSS B 57:289; Chung et al. (2019), Slice Finder, arXiv:1807.06068, for the question.
@@ -64,19 +81,36 @@ def no_slice_fails(
         alpha: false discovery rate over all slices and kinds of error.
         min_lift: smallest ratio of the slice's error rate to the expected one that matters; so does
             an excess of 10 points.
+        min_gain: of quantities, smallest share of the squared error of a slice that a correction
+            must take off.
         limit: most slices to report; slices with half of the rows are no subgroups.
         seed: seed of the split into halves.
     """
     this = no_slice_fails
     columns, outputs = slicing_columns(validation), class_outputs(validation)
-    if columns is None or outputs is None:
+    losses = row_losses(validation)
+    if columns is None or (outputs is None and losses is None):
         yield nothing_to_slice(this)
         return
-    binnings = fit_binnings(columns, categorical=validation.schema.categorical)
+    if outputs is None:
+        assert losses is not None
+        yield from _loss_slices(validation, columns, losses, alpha, min_lift, min_gain, limit, seed)
+        return
     events = errors_by_prediction(*outputs, threshold=threshold)
+    binnings = fit_binnings(columns, categorical=validation.schema.categorical)
+    if not events[0].is_binary:
+        columns, binnings = with_classes(columns, events[0].predicted, PREDICTED, validation)
     failing: dict[str, list[tuple[Slices, int, ErrorEvent]]] = {}
     for event in events:
-        found = _excess_slices(columns, binnings, event, alpha / len(events), seed)
+        found = _excess_slices(
+            columns.iloc[event.rows.numpy()],
+            event.errors,
+            event.expected_rate,
+            seed,
+            binnings=binnings,
+            alpha=alpha / len(events),
+            name=event.name,
+        )
         for i in _relevant(found, min_lift):
             failing.setdefault(found.names[i], []).append((found, i, event))
     worst_first = sorted(
@@ -85,25 +119,31 @@ def no_slice_fails(
     for cases in worst_first[:limit]:
         yield _failing_slice(this, cases)
     if not failing:
-        yield _hardest_slice(this, columns, binnings, events[0])
+        note = cap_note(sum(len(binning.levels) for binning in binnings), validation)
+        yield _hardest_slice(columns, binnings, events[0], note)
 
 
 def _excess_slices(
-    columns: pd.DataFrame, binnings: Sequence[Binning], event: ErrorEvent, alpha: float, seed: int
+    frame: pd.DataFrame,
+    metric: Tensor,
+    expected: Callable[..., Tensor],
+    seed: int,
+    **options: Any,
 ) -> Slices:
-    """Slices with more errors than expected; by two halves where there are enough rows."""
-    frame = columns.iloc[event.rows.numpy()]
-    options: dict[str, Any] = {"binnings": binnings, "alpha": alpha, "name": event.name}
-    if len(frame) < _MIN_ROWS_TO_SPLIT or int(event.errors.sum()) < _MIN_ERRORS_TO_SPLIT:
-        return find_slices(frame, event.errors, expected=event.expected_rate(), **options)
-    return confirmed_slices(frame, event.errors, expected=event.expected_rate, seed=seed, **options)
+    """Slices with a metric higher than expected; by two halves where there are enough rows."""
+    few_errors = not metric.is_floating_point() and int(metric.sum()) < _MIN_ERRORS_TO_SPLIT
+    if len(frame) < _MIN_ROWS_TO_SPLIT or few_errors:
+        return find_slices(frame, metric, expected=expected(), **options)
+    return confirmed_slices(frame, metric, expected=expected, seed=seed, **options)
 
 
 def _relevant(found: Slices, min_lift: float) -> list[int]:
     """Indices of subgroups whose excess is large and certain."""
     low, _ = found.interval()
     subgroup = found.support < MAX_SHARE * found.overall[0]
-    large = (found.lift >= min_lift) | (found.rate - found.expected_rate >= _LARGE_EXCESS)
+    large = found.lift >= min_lift
+    if found.is_count:
+        large |= found.rate - found.expected_rate >= _LARGE_EXCESS
     indices: list[int] = (subgroup & large & (low > found.expected_rate)).nonzero()[:, 0].tolist()
     return indices
 
@@ -131,26 +171,12 @@ def _failing_slice(this: Check, cases: list[tuple[Slices, int, ErrorEvent]]) -> 
 
 
 def _numbers(cases: list[tuple[Slices, int, ErrorEvent]], found: Slices, i: int) -> dict[str, Any]:
-    low, high = found.interval()
-    numbers: dict[str, Any] = {
-        "event": found.name,
-        "support": int(found.support[i]),
-        "rate": float(found.rate[i]),
-        "interval": [float(low[i]), float(high[i])],
-        "expected_rate": float(found.expected_rate[i]),
-        "overall": found.overall[1] / max(found.overall[0], 1),
-        "lift": float(found.lift[i]),
-        "adjusted_p_value": float(found.adjusted[i]),
-        "tests": found.tests,
-        "same_rows_as": list(found.aliases[i][:3]),
-        "share_of_events": float(found.total[i]) / max(found.overall[1], 1),
-    }
     rates = {f"{other.name.replace(' ', '_')}_rate": float(other.rate[j]) for other, j, _ in cases}
-    return numbers | rates
+    return _slice_numbers(found, i) | rates
 
 
 def _hardest_slice(
-    this: Check, columns: pd.DataFrame, binnings: Sequence[Binning], event: ErrorEvent
+    columns: pd.DataFrame, binnings: Sequence[Binning], event: ErrorEvent, note: str
 ) -> Finding:
     """No slice fails; names the slice with the most significant excess of expected errors."""
     hard = find_slices(columns, event.errors, binnings=binnings, limit=5, name=event.name)
@@ -171,4 +197,107 @@ def _hardest_slice(
             f" The hardest one is {hard.names[0]}, with {rate:.1%} errors and {expected:.1%} "
             "expected."
         )
-    return this.finding(Severity.OK, summary, numbers=numbers, evidence=hard if len(hard) else None)
+    return no_slice_fails.finding(
+        Severity.OK, summary + note, numbers=numbers, evidence=hard if len(hard) else None
+    )
+
+
+def _loss_slices(
+    validation: Records,
+    columns: pd.DataFrame,
+    losses: RowLosses,
+    alpha: float,
+    min_lift: float,
+    min_gain: float,
+    limit: int,
+    seed: int,
+) -> Iterator[Finding]:
+    """Slices of quantities, or of several labels."""
+    frame = columns.iloc[losses.rows.numpy()].reset_index(drop=True)
+    binnings = fit_binnings(frame, categorical=validation.schema.categorical)
+    options = {"binnings": binnings, "alpha": alpha, "name": losses.name}
+    found = _excess_slices(frame, losses.mean, losses.expected, seed, **options)
+    hard: list[tuple[int, float]] = []
+    failing: list[tuple[int, float]] = []
+    for i in _relevant(found, min_lift)[:limit]:
+        gain, error = _gain(validation, losses, found.mask(frame, i), seed)
+        certain = gain >= min_gain and gain > _Z * error
+        (failing if losses.residuals is None or certain else hard).append((i, gain))
+    for i, gain in failing:
+        yield _failing_loss(found, i, losses, gain)
+    if not failing:
+        note = cap_note(sum(len(binning.levels) for binning in binnings), validation)
+        yield _no_failing_loss(found, frame.shape, hard, note)
+
+
+def _gain(validation: Records, losses: RowLosses, inside: Tensor, seed: int) -> tuple[float, float]:
+    """Share of the squared error of a slice that a correction takes off, with standard error."""
+    if losses.residuals is None:
+        return 0.0, 0.0
+    parts = [losses.scores[inside]]
+    if validation.features is not None:
+        parts.append(numeric_features(validation)[1].cpu()[losses.rows][inside])
+    return correction_gain(losses.residuals[inside], torch.cat(parts, 1), seed=seed)
+
+
+def _failing_loss(found: Slices, i: int, losses: RowLosses, gain: float) -> Finding:
+    """The finding for one slice whose loss is larger than expected."""
+    name, rate, expected = found.names[i], float(found.rate[i]), float(found.expected_rate[i])
+    low, high = (float(bound[i]) for bound in found.interval())
+    reason = f"A correction fitted to these rows takes off {gain:.0%} of their squared error"
+    usual = "rows with such predictions have"
+    if losses.residuals is None:
+        reason, usual = f"Over all rows it is {_overall(found):.3g}", "the confidence implies"
+    numbers = _slice_numbers(found, i)
+    if losses.residuals is not None:
+        numbers["gain"] = gain
+    return no_slice_fails.finding(
+        Severity.FAIL if low > 2 * expected else Severity.WARN,
+        f"Where {name}, the {found.name} is {rate:.3g} (95 % interval {low:.3g} to {high:.3g}; "
+        f"{int(found.support[i]):,} rows); {usual} {expected:.3g}. {reason}. "
+        f"{found.tests:,} slices were tested.",
+        subject=name,
+        numbers=numbers,
+        remedy=_REMEDY.format(name=name),
+        evidence=found,
+    )
+
+
+def _no_failing_loss(
+    found: Slices, shape: tuple[int, ...], hard: list[tuple[int, float]], note: str
+) -> Finding:
+    """No slice fails; names one that is hard, if there is one."""
+    numbers: dict[str, Any] = {"rows": shape[0], "columns": shape[1], "mean_loss": _overall(found)}
+    summary = f"No slice of {shape[1]} columns has a larger {found.name} than expected."
+    if hard:
+        i, gain = hard[0]
+        numbers |= _slice_numbers(found, i) | {"hardest": found.names[i], "gain": gain}
+        summary = (
+            f"No slice of {shape[1]} columns fails. The hardest one is {found.names[i]}, with a "
+            f"{found.name} of {float(found.rate[i]):.3g} where rows with such predictions have "
+            f"{float(found.expected_rate[i]):.3g}; no simple correction takes much off it."
+        )
+    return no_slice_fails.finding(
+        Severity.OK, summary + note, numbers=numbers, evidence=found if len(found) else None
+    )
+
+
+def _overall(found: Slices) -> float:
+    return found.overall[1] / max(found.overall[0], 1)
+
+
+def _slice_numbers(found: Slices, i: int) -> dict[str, Any]:
+    low, high = found.interval()
+    return {
+        "event": found.name,
+        "support": int(found.support[i]),
+        "rate": float(found.rate[i]),
+        "interval": [float(low[i]), float(high[i])],
+        "expected_rate": float(found.expected_rate[i]),
+        "overall": _overall(found),
+        "lift": float(found.lift[i]),
+        "adjusted_p_value": float(found.adjusted[i]),
+        "tests": found.tests,
+        "same_rows_as": list(found.aliases[i][:3]),
+        "share_of_events": float(found.total[i]) / max(found.overall[1], 1e-300),
+    }

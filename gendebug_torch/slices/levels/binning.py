@@ -19,6 +19,7 @@ OTHER = "(other)"
 MISSING = "(missing)"
 # Longer names are cut in labels; the values of the column stay as they are.
 _MAX_LENGTH = 60
+_MAX_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,16 @@ def fit_binnings(
     return tuple(binning for binning in binnings if binning is not None)
 
 
+def class_binning(names: pd.Series[Any]) -> Binning:
+    """One level for each of the most frequent classes.
+
+    Args:
+        names: name of the class of each row, `[n]`.
+    """
+    frequent = names.value_counts().sort_index(kind="stable").nlargest(_MAX_CLASSES).index
+    return Binning(str(names.name), None, tuple(map(str, frequent)))
+
+
 def level_codes(
     frame: pd.DataFrame, binnings: Sequence[Binning]
 ) -> tuple[tuple[Level, ...], Tensor]:
@@ -135,13 +146,11 @@ def _fit(
     is_time = values.dtype.kind == "M"
     if values.dtype.kind in "fiuM" and not coded:
         numbers = _numbers(values)
-        finite = numbers[np.isfinite(numbers)]
-        distinct = np.unique(finite)
-        if len(distinct) > bins:
-            cuts = np.unique(
-                np.quantile(finite, np.linspace(0, 1, bins + 1)[1:-1], method="inverted_cdf")
-            )
-            cuts = cuts[cuts < distinct[-1]]
+        finite = np.sort(numbers[np.isfinite(numbers)])
+        if 1 + np.count_nonzero(np.diff(finite)) > bins:
+            places = np.ceil(np.linspace(0, 1, bins + 1)[1:-1] * len(finite)).astype(int) - 1
+            cuts = np.unique(finite[places])
+            cuts = cuts[cuts < finite[-1]]
             is_integer = not is_time and bool((finite == np.rint(finite)).all())
             edges = tuple(map(float, cuts))
             return Binning(column, edges, (), is_integer, is_time) if edges else None

@@ -11,6 +11,8 @@ from gendebug_torch.slices.levels.binning import Level
 
 # Cells of the 0/1 matrix in memory at once; its rows stay below 2^24, where float32 counts exactly.
 CELLS = 2**23
+# Levels that are paired: as many as this many multiplications per sum allow, within these bounds.
+_MOST_WORK, _FEWEST_PAIRED, _MOST_PAIRED = 2e10, 200, 1000
 # Jaccard similarity from which two slices are duplicates.
 DUPLICATE = 0.9
 
@@ -64,6 +66,38 @@ def slice_pairs(levels: Sequence[Level], ways: int) -> tuple[Tensor, Tensor]:
     first, second = torch.triu_indices(len(levels), len(levels), 1)
     different = column[first] != column[second]
     return torch.cat([single, first[different]]), torch.cat([single, second[different]])
+
+
+def most_paired(n: int) -> int:
+    """Number of levels whose pairs are counted over n rows."""
+    affordable = int((_MOST_WORK / max(n, 1)) ** 0.5)
+    return min(_MOST_PAIRED, max(_FEWEST_PAIRED, affordable))
+
+
+def strongest_levels(log_p: Tensor, valid: Tensor, most: int) -> Tensor:
+    """`[m]` int64 the most significant single levels, in the order of all levels.
+
+    Args:
+        log_p: log p-value of each level alone, `[L]`.
+        valid: levels with enough rows, `[L]` bool.
+        most: number of levels.
+    """
+    order = torch.where(valid, log_p, torch.ones_like(log_p)).argsort(stable=True)
+    return order[:most].sort().values
+
+
+def paired_codes(codes: Tensor, paired: Tensor, size: int) -> tuple[Tensor, int]:
+    """`[n, c]` codes among the paired levels, and their number; all others share one last code.
+
+    Args:
+        codes: level of each row in each column, `[n, c]` int64.
+        paired: levels that are paired, `[m]` int64.
+        size: number of all levels.
+    """
+    if len(paired) == size:
+        return codes, size
+    local = torch.full((size,), len(paired)).index_copy_(0, paired, torch.arange(len(paired)))
+    return local[codes], len(paired) + 1
 
 
 def informative_pairs(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:

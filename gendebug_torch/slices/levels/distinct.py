@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.slices.levels.binning import Level
-from gendebug_torch.slices.levels.counting import DUPLICATE
+from gendebug_torch.slices.levels.counting import CELLS, DUPLICATE
 
 
 def distinct_slices(
@@ -29,7 +29,9 @@ def distinct_slices(
 
     Cost: `s^2 n` multiplications.
     """
-    shared = masks.float() @ masks.float().T
+    shared = torch.zeros(len(masks), len(masks))
+    for part in torch.split(masks, max(1, CELLS // max(len(masks), 1)), 1):
+        shared += part.float() @ part.float().T
     sizes = shared.diagonal()
     same = shared >= DUPLICATE * (sizes[:, None] + sizes - shared)
     selected: list[int] = []

@@ -13,14 +13,14 @@ from gendebug_torch.slices.levels.counting import (
     CELLS,
     informative_pairs,
     level_columns,
+    most_paired,
     one_hot,
     pair_sums,
+    paired_codes,
     slice_pairs,
+    strongest_levels,
 )
 from gendebug_torch.slices.statistics.slice_test import SliceTest
-
-# Pairs among more levels than this are too many to count: the strongest columns are paired.
-_MAX_LEVELS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,10 @@ def single_levels(codes: Tensor, size: int, test: SliceTest) -> Candidates:
     """
     level = torch.arange(size)
     sums = torch.zeros(len(test.weights), size, dtype=torch.float64)
-    sums.index_add_(1, codes.flatten(), test.weights.repeat_interleave(codes.shape[1], 1))
-    rows = torch.bincount(codes.flatten(), minlength=size)
+    rows = torch.zeros(size, dtype=torch.int64)
+    for column in codes.T:
+        sums.index_add_(1, column, test.weights)
+        rows.index_add_(0, column, torch.ones_like(column))
     return Candidates(
         level[:, None].expand(-1, 3), rows, sums, torch.ones(size, dtype=torch.float64)
     )
@@ -82,21 +84,20 @@ def pairs(
 
     Args:
         codes: level of each row in each column, `[n, c]` int64.
-        levels: all levels, L; of too many, only those of the strongest columns are paired.
+        levels: all levels, L; of too many, only the most significant ones are paired.
         test: test whose weights are summed.
         min_support: smallest number of rows of a slice.
         device: device of the products.
     """
-    column = level_columns(levels)
+    column, most = level_columns(levels), most_paired(len(codes))
     paired = torch.arange(len(levels))
-    if len(levels) > _MAX_LEVELS:
+    if len(levels) > most:
         single = single_levels(codes, len(levels), test)
         log_p = test.log_p_values(single.rows, single.sums)
-        paired = _strongest_columns(log_p, single.rows >= min_support, column)
-    local = torch.full((len(levels),), -1).index_copy_(0, paired, torch.arange(len(paired)))
+        paired = strongest_levels(log_p, single.rows >= min_support, most)
     first, second = slice_pairs([levels[i] for i in paired.tolist()], 2)
-    part = local[codes[:, torch.unique(column[paired])]]
-    rows, sums = pair_sums(part, test.weights, len(paired), device)
+    part, size = paired_codes(codes, paired, len(levels))
+    rows, sums = pair_sums(part, test.weights, size, device)
     one, two, _ = _possible_sets(column)
     multiplicity = (one + two) / max(len(first), 1)
     informative = informative_pairs(rows, first, second)
@@ -107,15 +108,6 @@ def pairs(
         sums[:, first, second],
         torch.full((len(first),), multiplicity, dtype=torch.float64),
     )
-
-
-def _strongest_columns(log_p: Tensor, valid: Tensor, column: Tensor) -> Tensor:
-    """Levels of the columns with the most significant single levels, as many as may be paired."""
-    best = torch.zeros(int(column.max()) + 1, dtype=torch.float64)
-    best.scatter_reduce_(0, column, torch.where(valid, log_p, torch.zeros_like(log_p)), "amin")
-    order = best.argsort(stable=True)
-    within = torch.bincount(column)[order].cumsum(0) <= _MAX_LEVELS
-    return torch.isin(column, order[within]).nonzero()[:, 0]
 
 
 def triples(

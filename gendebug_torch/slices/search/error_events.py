@@ -9,6 +9,9 @@ from torch import Tensor
 
 from gendebug_torch.slices.statistics.isotonic import isotonic_rate
 
+# Errors that a class is thought to have made as expected, so that a class without rows stays put.
+_PRIOR_ERRORS = 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class ErrorEvent:
@@ -20,7 +23,9 @@ class ErrorEvent:
         rows: row numbers of these predictions, `[m]` int64.
         errors: whether each is an error, `[m]` bool.
         score: score that is higher where the model is less confident, `[m]` float64.
-        predicted: predicted side, 0 or 1, `[m]` int64; rates are fitted on each side separately.
+        predicted: predicted class, `[m]` int64.
+        is_binary: whether there are two classes, so that rates are fitted for each separately;
+            those of more classes are scaled to the errors of each.
     """
 
     name: str
@@ -29,6 +34,7 @@ class ErrorEvent:
     errors: Tensor
     score: Tensor
     predicted: Tensor
+    is_binary: bool = True
 
     def expected_rate(self, at: Tensor | None = None) -> Tensor:
         """`[h]` error rate that the model's confidence implies, by isotonic regression.
@@ -39,6 +45,8 @@ class ErrorEvent:
         score, errors, predicted = (
             (part if at is None else part[at]) for part in (self.score, self.errors, self.predicted)
         )
+        if not self.is_binary:
+            return _scaled_to_classes(isotonic_rate(score, errors), errors, predicted)
         rate = torch.zeros(len(score), dtype=torch.float64)
         for side in (0, 1):
             part = predicted == side
@@ -63,9 +71,11 @@ def errors_by_prediction(
     margin = _margin(logits)
     if margin is None:
         confidence = logits.double().log_softmax(1).amax(1).cpu()
-        errors = (logits.argmax(1) != targets).cpu()
-        side = torch.zeros_like(rows)
-        return (ErrorEvent("error", "all predictions", rows, errors, -confidence, side),)
+        predicted = logits.argmax(1).cpu()
+        errors = predicted != targets.cpu()
+        return (
+            ErrorEvent("error", "all predictions", rows, errors, -confidence, predicted, False),
+        )
     positive, true = _positive(margin, threshold), (targets == 1).cpu()
     errors, score = positive != true, torch.where(positive, -margin, margin)
     return tuple(
@@ -101,6 +111,19 @@ def errors_by_class(
         "false negative": (true, ~positive & true),
         "false positive": (~true, positive & ~true),
     }
+
+
+def _scaled_to_classes(rate: Tensor, errors: Tensor, predicted: Tensor) -> Tensor:
+    """`[m]` rates whose sum over the predictions of a class is near its number of errors.
+
+    Classes differ in calibration, which is no fault of a subgroup.
+    """
+    if not len(rate):
+        return rate
+    total, expected = (
+        torch.bincount(predicted, values.double()) + _PRIOR_ERRORS for values in (errors, rate)
+    )
+    return (rate * (total / expected)[predicted]).clamp(max=1.0)
 
 
 def _margin(logits: Tensor) -> Tensor | None:

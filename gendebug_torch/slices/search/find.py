@@ -41,16 +41,16 @@ def find_slices(
 
     The sums over all one- and two-way slices are matrix products (`pair_sums`). Events are tested
     one-sided given the expected rates (`log_upper_tail`), other metrics by rank sums (Wilcoxon,
-    1945); Benjamini-Hochberg runs over all tests. Third levels extend the `beam` most significant
-    pairs. Of slices with the same rows one is returned; slices that are not significant without the
-    rows of better ones are left out.
+    1945), or by their mean excess where an expectation is given; Benjamini-Hochberg runs over all
+    tests. Third levels extend the `beam` most significant pairs. Of slices with the same rows one
+    is returned; slices that are not significant without the rows of better ones are left out.
 
     Args:
         frame: columns to slice by, `[n, c]`.
         metric: undesired event, `[n]` bool (for recall, misses among the positives), or number such
             as a loss, `[n]` float.
         expected: probability of the event in each row, e.g. `isotonic_rate`, `[n]` float in [0, 1];
-            default the overall rate.
+            or expected number; default the overall rate.
         binnings: levels fitted elsewhere; default fitted on `frame`.
         ways: number of columns combined, 1, 2 or 3.
         beam: number of pairs that are extended by a third level.
@@ -63,8 +63,8 @@ def find_slices(
     Raises:
         InputError: a value is missing or NaN, or `ways` is out of range.
 
-    Cost: `2 n L^2` multiplications for L levels in all, twice more with `expected`; above 2,000
-    levels only the columns that matter most alone are paired.
+    Cost: `2 n L^2` multiplications for L levels in all, twice more with `expected`; of more levels
+    than `most_paired` only those that matter most alone are paired.
 
     Example:
         >>> frame = pd.DataFrame({"shop": list("abcd") * 250, "day": [0] * 500 + [1] * 500})
@@ -205,7 +205,8 @@ def slices_on(
         slices: slices found elsewhere.
         frame: table with the same columns, `[n, c]`.
         metric: event `[n]` bool, or number `[n]` float.
-        expected: probability of the event in each row, `[n]`; default the overall rate.
+        expected: probability of the event, or expected number, in each row, `[n]`; default the
+            overall rate.
         alpha: false discovery rate over these slices alone; others are dropped.
     """
     values = _checked(frame, metric, expected)
@@ -249,14 +250,8 @@ def _checked(frame: pd.DataFrame, metric: Tensor, expected: Tensor | None) -> Te
                 f"NaN or infinity in {int((~values.isfinite()).sum())} rows",
                 "Drop or repair these rows.",
             )
-    if expected is not None and metric.is_floating_point():
-        reject(
-            "expected",
-            "None for a metric that is not an event",
-            "a tensor",
-            "Pass a bool metric, or leave `expected` out.",
-        )
-    if expected is not None and bool(((expected < 0) | (expected > 1)).any()):
+    is_event = not metric.is_floating_point()
+    if expected is not None and is_event and bool(((expected < 0) | (expected > 1)).any()):
         reject("expected", "probabilities in [0, 1]", "values outside", "Use `isotonic_rate`.")
     return metric.detach().double().cpu()
 

@@ -8,15 +8,19 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from gendebug_torch.slices.statistics.tails import log_upper_tail
+from gendebug_torch.slices.statistics.tails import log_t_tail, log_upper_tail
 
 
 @dataclass(frozen=True, eq=False)
 class SliceTest:
     """One-sided test of sums over slices: of events by counts, of other metrics by ranks.
 
+    Metrics with an expectation are tested by the mean of their excess over it, against Student's t
+    with the variance of the slice itself: of skewed losses that is conservative.
+
     Args:
-        weights: values to sum, `[1, n]`; or events, their probabilities and variances, `[3, n]`.
+        weights: values to sum, `[1, n]`; events, their probabilities and variances, `[3, n]`; or
+            excess over the expectation and its square, `[2, n]`.
         mean: expected value of a row, where there are no probabilities.
         variance: variance of a row, where there are no probabilities.
         is_count: whether the metric is an event.
@@ -38,6 +42,8 @@ class SliceTest:
             sums: sums of the weights over each slice, `[w, s]`.
             within: rows that the slices are drawn from, `[n]` bool; default all.
         """
+        if len(self.weights) == 2:
+            return self._log_p_of_excess(rows, sums, within)
         n, total = self._total(within)
         if len(sums) == 3:
             mean, spread = sums[1], sums[2]
@@ -59,6 +65,15 @@ class SliceTest:
         sums = self.weights[:, inside].sum(1, keepdim=True)
         return float(self.log_p_values(inside.sum()[None], sums, within))
 
+    def _log_p_of_excess(self, rows: Tensor, sums: Tensor, within: Tensor | None) -> Tensor:
+        n = rows.double().clamp(min=1.0)
+        excess = self.weights[0] if within is None else self.weights[0, within]
+        mean = sums[0] / n - (excess.mean() if len(excess) else 0.0)
+        variance = (sums[1] / n - (sums[0] / n).square()).clamp(min=0.0) / (n - 1).clamp(min=1.0)
+        certain = (mean > 0) & (variance > 0)
+        t = torch.where(certain, mean / variance.clamp(min=1e-300).sqrt(), torch.zeros_like(mean))
+        return torch.where(certain, log_t_tail(t, n - 1), torch.zeros_like(mean))
+
     def _total(self, within: Tensor | None) -> tuple[int, Tensor]:
         part = self.weights if within is None else self.weights[:, within]
         n, sums = part.shape[1], part.sum(1)
@@ -70,14 +85,20 @@ class SliceTest:
 
 
 def slice_test(metric: Tensor, expected: Tensor | None) -> SliceTest:
-    """The test of a metric: counts for events, Wilcoxon rank sums for numbers.
+    """The test of a metric: counts for events, rank sums or mean excess for numbers.
 
     Args:
         metric: events `[n]` bool, or numbers `[n]` float.
-        expected: probability of the event in each row, `[n]`; None for the overall rate.
+        expected: probability of the event, or expected number, in each row, `[n]`; None for the
+            overall rate.
     """
     values = metric.detach().double().cpu()
     n = max(len(values), 1)
+    if metric.is_floating_point() and expected is not None:
+        excess = values - expected.detach().double().cpu()
+        # Sums run in float32: of a scale near one nothing overflows.
+        excess = excess / excess.abs().mean().clamp(min=1e-300) if len(excess) else excess
+        return SliceTest(torch.stack([excess, excess.square()]), 0.0, 0.0, is_count=False)
     if metric.is_floating_point():
         if not len(values):
             return SliceTest(values[None], 0.5, 0.0, is_count=False)

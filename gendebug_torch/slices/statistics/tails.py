@@ -1,9 +1,9 @@
-"""Upper tail of a count of independent events of unequal probabilities."""
+"""Upper tails of counts of independent events of unequal probabilities, and of Student's t."""
 
 from __future__ import annotations
 
 import torch
-from scipy.special import betainc, xlogy
+from scipy.special import betainc, stdtr, xlogy
 from torch import Tensor
 
 # Below this a double is denormal or zero, and only a bound of the tail can rank.
@@ -44,3 +44,16 @@ def _log_chernoff(successes: Tensor, trials: Tensor, p: Tensor) -> Tensor:
     q = p.numpy()
     divergence = xlogy(share, share / q) + xlogy(1 - share, (1 - share) / (1 - q))
     return torch.from_numpy(-trials.numpy() * divergence)
+
+
+def log_t_tail(t: Tensor, degrees: Tensor) -> Tensor:
+    """`[s]` float64 log of the upper tail of Student's t.
+
+    Args:
+        t: statistics, `[s]` float64.
+        degrees: degrees of freedom, `[s]`; at least 1.
+    """
+    tail = stdtr(degrees.double().clamp(min=1.0).cpu().numpy(), -t.double().cpu().numpy())
+    log_p = torch.from_numpy(tail).clamp(min=_MIN_TAIL).log()
+    # Where a double underflows, the normal tail ranks.
+    return torch.where(torch.from_numpy(tail > _MIN_TAIL), log_p, torch.special.log_ndtr(-t))

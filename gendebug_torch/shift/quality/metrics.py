@@ -1,0 +1,144 @@
+"""Metrics of one sample with their sampling variance: accuracy, areas, squared errors."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Metric(ABC):
+    """A metric of n rows, as its change is judged.
+
+    Args:
+        name: name of the metric.
+        value: its value.
+        influence: contribution of each row to its error, `[n]` float64 on the host; mean 0.
+    """
+
+    name: str
+    value: float
+    influence: Tensor
+
+    lower_is_better = False
+
+    @abstractmethod
+    def moments(self, effect: float) -> tuple[float, float]:
+        """Center and variance on the scale on which two samples are compared.
+
+        Args:
+            effect: ratio of the variance to that of independent rows, at least 1.
+        """
+
+    def back(self, center: float, change: float) -> float:
+        """A change on the scale of comparison as a change of the value.
+
+        Args:
+            center: value of the metric that it is a change of.
+            change: difference on the scale of comparison.
+        """
+        return change
+
+
+class MeanMetric(Metric):
+    """Accuracy, or the mean of any per-row score that is 1 at best: with two pseudo rows, 0 and 1.
+
+    Source: Agresti and Caffo (2000), Am. Stat. 54:280, so that an accuracy of 1 has a width.
+    """
+
+    def moments(self, effect: float) -> tuple[float, float]:
+        """Mean and variance with two pseudo rows, among the rows that these are worth."""
+        n = len(self.influence) / effect
+        center = (n * self.value + 1) / (n + 2)
+        spread = float(self.influence.square().mean()) + (self.value - center) ** 2
+        return center, (n * spread + center**2 + (1 - center) ** 2) / (n + 2) ** 2
+
+
+@dataclass(frozen=True, eq=False)
+class AreaMetric(Metric):
+    """Area under the ROC curve, or its mean over labels.
+
+    Args:
+        least_variance: per label, the parts of the variance that an area this near to 1 has at
+            least: shrunk area, positives and negatives, `[l, 3]`.
+    """
+
+    least_variance: Tensor
+
+    def moments(self, effect: float) -> tuple[float, float]:
+        """Area and its variance: DeLong's, or that of exponential scores where it is larger.
+
+        Source: Hanley and McNeil (1982), Radiology 143:29, so that an area of 1 has a width.
+        """
+        area, positives, negatives = self.least_variance.unbind(1)
+        positives, negatives = positives / effect, negatives / effect
+        fewest = torch.minimum(positives, negatives)
+        area = (fewest * area + 1) / (fewest + 2)
+        first, second = area / (2 - area), 2 * area.square() / (1 + area)
+        least = area * (1 - area) + (positives - 1).clamp(min=0) * (first - area.square())
+        least += (negatives - 1).clamp(min=0) * (second - area.square())
+        least = least.clamp(min=0) / (positives * negatives) / len(area) ** 2
+        own = float(self.influence.square().mean()) * effect / len(self.influence)
+        return self.value, max(own, float(least.sum()))
+
+
+class ErrorMetric(Metric):
+    """Root mean squared error, compared on the scale of its logarithm."""
+
+    lower_is_better = True
+
+    def moments(self, effect: float) -> tuple[float, float]:
+        """Logarithm and its variance by the delta method."""
+        value = max(self.value, 1e-150)
+        own = float(self.influence.square().mean()) * effect / len(self.influence)
+        return math.log(value), own / value**2
+
+    def back(self, center: float, change: float) -> float:
+        """A difference of logarithms as a difference of errors."""
+        return center * math.expm1(min(change, 700.0))
+
+
+def mean_metric(name: str, values: Tensor) -> MeanMetric:
+    """Mean of a per-row score.
+
+    Args:
+        name: name of the metric.
+        values: scores, `[n]`, 1 at best.
+    """
+    values = values.double().cpu()
+    mean = float(values.mean())
+    return MeanMetric(name, mean, values - mean)
+
+
+def area_metric(name: str, placements: Tensor, positive: Tensor) -> AreaMetric:
+    """Area under the ROC curve, the mean over labels where there are several.
+
+    Args:
+        name: name of the metric.
+        placements: placements of the rows, `[n, l]` float64, as `auc_placements` gives them.
+        positive: whether a row has the label, `[n, l]` bool, both values in each column.
+    """
+    n, placements, positive = len(placements), placements.cpu(), positive.cpu()
+    counts = positive.sum(0).double()
+    weights = torch.where(positive, n / counts, n / (n - counts))
+    areas = (placements * positive).sum(0) / counts
+    influence = ((placements - areas) * weights).mean(1)
+    parts = torch.stack([areas, counts, n - counts], 1)
+    return AreaMetric(name, float(areas.mean()), influence, parts)
+
+
+def error_metric(name: str, errors: Tensor) -> ErrorMetric:
+    """Root mean squared error.
+
+    Args:
+        name: name of the metric.
+        errors: predictions less targets, `[n]` or, in comparable units, `[n, k]`.
+    """
+    squares = errors.double().cpu().square().reshape(len(errors), -1).mean(1)
+    value = math.sqrt(float(squares.mean()))
+    influence = (squares - squares.mean()) / (2 * max(value, 1e-150))
+    return ErrorMetric(name, value, influence)

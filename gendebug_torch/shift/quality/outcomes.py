@@ -1,0 +1,232 @@
+"""What a model did on each row of both sides, by task: metrics, their parts, losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task
+from gendebug_torch.model.binary import positive_logit
+from gendebug_torch.shift.quality.metrics import Metric, area_metric, error_metric, mean_metric
+from gendebug_torch.stats.auc import auc_placements
+
+# Classes with fewer rows on a side are not judged by themselves.
+_MIN_CLASS_ROWS = 10
+Pair: TypeAlias = tuple[Metric, Metric]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Metrics of both sides, and what the remedies are tried on.
+
+    Args:
+        metrics: each metric in validation and in production; the first is the principal one.
+        part: what the parts are: `class`, `label` or `output`.
+        parts: the same within each class, label or output with enough rows.
+        losses: losses of the rows of both sides, `[n]` and `[m]` float64 on the host.
+        logits: outputs in production that decide, `[m]` binary, `[m, k]`, or None of quantities.
+        targets: class ids `[m]` or answers `[m, k]` in production.
+        accuracy: outputs and targets -> score of each row, `[n]` float64, whose mean is the
+            accuracy.
+        threshold: threshold on the probability of class 1 or of each label.
+    """
+
+    metrics: list[Pair]
+    part: str
+    parts: list[Pair]
+    losses: tuple[Tensor, Tensor]
+    logits: Tensor | None = None
+    targets: Tensor | None = None
+    accuracy: Callable[[Tensor, Tensor], Tensor] | None = None
+    threshold: float = 0.5
+
+
+def outcomes(validation: Records, production: Records) -> Outcomes | None:
+    """Outcomes of labeled rows; None where outputs are missing or the tasks differ.
+
+    Args:
+        validation: labeled records.
+        production: labeled records.
+    """
+    sides = (validation, production)
+    if any(side.logits is None or side.targets is None for side in sides):
+        return None
+    shapes = [side.logits.shape[1:] for side in sides if side.logits is not None]
+    if validation.task is not production.task or shapes[0] != shapes[1]:
+        return None
+    if validation.task is Task.REGRESSION:
+        return _of_quantities(validation, production)
+    if validation.task is Task.BINARY:
+        return _of_two_classes(validation, production)
+    if validation.task is Task.MULTILABEL:
+        return _of_labels(validation, production)
+    return _of_classes(validation, production)
+
+
+def row_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each row in nats, `[n]` float64 on the host; of labels their mean.
+
+    Args:
+        logits: `[n]` of two classes, `[n, k]` of classes or labels.
+        targets: class ids `[n]`, or answers `[n, k]`.
+    """
+    z = logits.double()
+    if z.shape != targets.shape:
+        return cross_entropy(z, targets, reduction="none").cpu()
+    loss = binary_cross_entropy_with_logits(z, targets.double(), reduction="none").cpu()
+    return loss if loss.ndim == 1 else loss.mean(1)
+
+
+def decision_scores(logits: Tensor, targets: Tensor, threshold: float) -> Tensor:
+    """Score of each decision, float64 shaped like the targets: 1 where it is right, else less.
+
+    A threshold other than a half says what errors cost: a false positive its odds times as much as
+    a false negative (Elkan, 2001, IJCAI). At a half the mean is the accuracy.
+
+    Args:
+        logits: `[n]` of two classes, or `[n, k]` of labels.
+        targets: 0 and 1, of the same shape.
+        threshold: threshold on the probability.
+    """
+    positive = logits.double() > torch.tensor(threshold, dtype=torch.float64).logit()
+    wrong = torch.where(positive, 2 * threshold * (targets == 0), 2 * (1 - threshold) * targets)
+    return 1 - wrong.double()
+
+
+def _of_two_classes(validation: Records, production: Records) -> Outcomes | None:
+    threshold = production.schema.threshold or validation.schema.threshold or 0.5
+    scores = [positive_logit(_logits(side)).double() for side in (validation, production)]
+    targets = [_targets(side) for side in (validation, production)]
+    if any(y.ndim != 1 for y in targets):
+        return None
+    return _of_columns(scores, targets, "class", _class_names(validation, 2), threshold)
+
+
+def _of_labels(validation: Records, production: Records) -> Outcomes | None:
+    scores = [_logits(side).double() for side in (validation, production)]
+    targets = [_targets(side) for side in (validation, production)]
+    if any(z.shape != y.shape for z, y in zip(scores, targets, strict=True)):
+        return None
+    names = _class_names(validation, scores[0].shape[1], "label")
+    return _of_columns(scores, targets, "label", names, 0.5)
+
+
+def _of_columns(
+    scores: list[Tensor], targets: list[Tensor], part: str, names: list[str], threshold: float
+) -> Outcomes:
+    """Of two classes `[n]`, or of several labels `[n, k]`: areas and accuracy."""
+    labels = part == "label"
+    areas = _areas(scores, targets, "mean AUC of the labels" if labels else "AUC", names)
+
+    def accuracy(z: Tensor, y: Tensor) -> Tensor:
+        return decision_scores(z, y, threshold).reshape(len(z), -1).mean(1).cpu()
+
+    right = [accuracy(z, y) for z, y in zip(scores, targets, strict=True)]
+    name = "label accuracy" if labels else "accuracy"
+    if threshold != 0.5:
+        name = f"weighted accuracy at threshold {threshold:g}"
+    decided: Pair = (mean_metric(name, right[0]), mean_metric(name, right[1]))
+    parts = areas[1:] if labels else _recalls([x == 1 for x in right], targets, names)
+    losses = row_losses(scores[0], targets[0]), row_losses(scores[1], targets[1])
+    return Outcomes(
+        [*areas[:1], decided], part, parts, losses, scores[1], targets[1], accuracy, threshold
+    )
+
+
+def _areas(scores: list[Tensor], targets: list[Tensor], name: str, names: list[str]) -> list[Pair]:
+    """Mean area of all columns, and that of each; of those with enough rows of both classes."""
+    columns = [z.reshape(len(z), -1) for z in scores]
+    positive = [y.reshape(len(y), -1) == 1 for y in targets]
+    counts = torch.stack([p.sum(0) for p in positive] + [(~p).sum(0) for p in positive])
+    judged = (counts >= _MIN_CLASS_ROWS).all(0).nonzero()[:, 0]
+    if not len(judged):
+        return []
+    positive = [p[:, judged] for p in positive]
+    placements = [auc_placements(z[:, judged], p) for z, p in zip(columns, positive, strict=True)]
+    parts = [(name, slice(None))]
+    parts += [(f"AUC of {names[int(i)]}", slice(at, at + 1)) for at, i in enumerate(judged)]
+    pairs: list[Pair] = []
+    for title, part in parts:
+        before, after = (
+            area_metric(title, value[:, part], p[:, part])
+            for value, p in zip(placements, positive, strict=True)
+        )
+        pairs.append((before, after))
+    return pairs
+
+
+def _of_classes(validation: Records, production: Records) -> Outcomes | None:
+    logits = [_logits(side) for side in (validation, production)]
+    targets = [_targets(side) for side in (validation, production)]
+    if any(y.ndim != 1 or z.ndim != 2 for z, y in zip(logits, targets, strict=True)):
+        return None
+    right = [z.argmax(1) == y for z, y in zip(logits, targets, strict=True)]
+    names = _class_names(validation, logits[0].shape[1])
+    parts = _recalls(right, targets, names)
+    metrics: list[Pair] = [(mean_metric("accuracy", right[0]), mean_metric("accuracy", right[1]))]
+    losses = row_losses(logits[0], targets[0]), row_losses(logits[1], targets[1])
+
+    def accuracy(z: Tensor, y: Tensor) -> Tensor:
+        return (z.argmax(1) == y).double().cpu()
+
+    return Outcomes(metrics, "class", parts, losses, logits[1], targets[1], accuracy)
+
+
+def _of_quantities(validation: Records, production: Records) -> Outcomes | None:
+    errors, spreads = [], []
+    for side in (validation, production):
+        targets = _targets(side).double().reshape(len(side), -1)
+        values = _logits(side).double().reshape(len(side), -1)
+        if values.shape != targets.shape:
+            return None
+        errors.append((values - targets).cpu())
+        spreads.append(targets.std(0).cpu().clamp(min=1e-12))
+    k = errors[0].shape[1]
+    several = k > 1
+    # Several outputs are compared in units of their spread in validation.
+    scaled = [error / spreads[0] if several else error for error in errors]
+    name = "RMSE in standard deviations of the targets" if several else "RMSE"
+    parts: list[Pair] = [
+        (
+            error_metric(f"RMSE of output {i}", errors[0][:, i]),
+            error_metric(f"RMSE of output {i}", errors[1][:, i]),
+        )
+        for i in range(k if several else 0)
+    ]
+    whole = error_metric(name, scaled[0]), error_metric(name, scaled[1])
+    losses = scaled[0].square().mean(1), scaled[1].square().mean(1)
+    return Outcomes([whole], "output", parts, losses)
+
+
+def _recalls(right: list[Tensor], targets: list[Tensor], names: list[str]) -> list[Pair]:
+    """Share of the rows of each class that are predicted as such, of classes with enough rows."""
+    counts = torch.stack([y.bincount(minlength=len(names)) for y in targets]).amin(0)
+    pairs: list[Pair] = []
+    for i in (counts >= _MIN_CLASS_ROWS).nonzero()[:, 0].tolist():
+        name = f"recall of {names[i]}"
+        before, after = (
+            mean_metric(name, x[(y == i).to(x.device)]) for x, y in zip(right, targets, strict=True)
+        )
+        pairs.append((before, after))
+    return pairs
+
+
+def _class_names(records: Records, k: int, what: str = "class") -> list[str]:
+    known = [str(name) for name in records.schema.classes or ()]
+    return known if len(known) == k else [f"{what} {i}" for i in range(k)]
+
+
+def _logits(records: Records) -> Tensor:
+    assert records.logits is not None
+    return records.logits
+
+
+def _targets(records: Records) -> Tensor:
+    assert records.targets is not None
+    return records.targets.to(_logits(records).device)

@@ -1,0 +1,198 @@
+"""Remedies tried on production: fitted on one part of its rows and scored on the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import norm
+from torch import Tensor
+
+from gendebug_torch.data.records import Records
+from gendebug_torch.shift.quality.change import MetricChange, metric_changes
+from gendebug_torch.shift.quality.dependence import group_ids
+from gendebug_torch.shift.quality.metrics import mean_metric
+from gendebug_torch.shift.quality.outcomes import Outcomes, row_losses
+from gendebug_torch.stats.logit_scaling import fit_affine
+
+_FOLDS = 4
+_MIN_ROWS = 60
+# Rows, and rows times classes, that are tried.
+_MAX_ROWS, _MAX_LOGITS, _MAX_CLASSES = 20_000, 100_000, 100
+# Share of what was lost that a remedy wins back at least, to be one.
+_MOST = 0.5
+
+
+@dataclass(frozen=True)
+class RemedyTrial:
+    """A remedy on production rows that it was not fitted to.
+
+    Args:
+        name: `recalibrate` or `move_threshold`.
+        lost: accuracy that was lost from validation to production.
+        gain: accuracy that the remedy wins.
+        low: lower bound of `gain`.
+        high: upper bound of `gain`.
+        loss: cross-entropy that it saves, in nats per row, and the lower bound of that; None where
+            it maps no probabilities.
+        level: coverage of the intervals.
+        rows: number of rows that were scored.
+        restores: whether it wins back what was lost of the accuracy, beyond its interval.
+    """
+
+    name: str
+    lost: float
+    gain: float
+    low: float
+    high: float
+    loss: tuple[float, float] | None
+    level: float
+    rows: int
+    restores: bool
+
+    @property
+    def helps(self) -> bool:
+        """Whether it wins accuracy or saves cross-entropy beyond its interval."""
+        return self.low > 0 or (self.loss is not None and self.loss[1] > 0)
+
+    @property
+    def sentence(self) -> str:
+        """What it changed, with its interval."""
+        text = f"{str(self).capitalize()} on production rows that it was not fitted to"
+        if self.loss is not None:
+            text += f", and changes the log loss by {-self.loss[0]:+.3f}"
+        return f"{text}."
+
+    def __str__(self) -> str:
+        what = "recalibration" if self.name == "recalibrate" else "another threshold"
+        interval = f"{100 * self.level:.3g} % interval {self.low:+.3f} to {self.high:+.3f}"
+        return f"{what} gains {self.gain:+.3f} accuracy ({interval})"
+
+
+def remedy_trials(
+    found: Outcomes,
+    production: Records,
+    changes: Sequence[MetricChange],
+    effects: tuple[float, float],
+    level: float,
+) -> tuple[RemedyTrial, ...]:
+    """Recalibration, and another threshold where there is one, each fitted on other rows.
+
+    Every fourth of the rows, or of the groups, is scored by what was fitted to the rest (Stone,
+    1974, JRSS B 36:111). Of many rows a random part is used.
+
+    Args:
+        found: outcomes of both sides.
+        production: labeled records that they are of.
+        changes: changes of the metrics, the accuracy last.
+        effects: ratios of the variances to those of independent rows.
+        level: coverage of the intervals.
+
+    Returns:
+        None for quantities, and for few rows or more than a hundred classes.
+    """
+    logits, targets = found.logits, found.targets
+    if logits is None or targets is None or found.accuracy is None or len(logits) < _MIN_ROWS:
+        return ()
+    k = 1 if logits.ndim == 1 else logits.shape[1]
+    two_way = logits.shape == targets.shape
+    if k > _MAX_CLASSES and not two_way:
+        return ()
+    rows = _sample(len(logits), max(_MIN_ROWS * _FOLDS, min(_MAX_ROWS, _MAX_LOGITS // k)))
+    folds = _folds(rows, production)
+    z, y = logits[rows].double(), targets[rows]
+    remedied = {"recalibrate": _out_of_fold(z, y, folds)}
+    if two_way:
+        remedied["move_threshold"] = _at_other_thresholds(z, y, folds, found.threshold)
+    return tuple(
+        _trial(name, found, changes[-1].fall, effects, level, (z, other, y))
+        for name, other in remedied.items()
+    )
+
+
+def _trial(
+    name: str,
+    found: Outcomes,
+    lost: float,
+    effects: tuple[float, float],
+    level: float,
+    rows: tuple[Tensor, Tensor, Tensor],
+) -> RemedyTrial:
+    """The trial on rows: logits, those of the remedy, and targets."""
+    assert found.accuracy is not None
+    logits, remedied, targets = rows
+    after = found.accuracy(remedied, targets)
+    gain = after - found.accuracy(logits, targets)
+    half = float(norm.isf((1 - level) / 2)) * math.sqrt(effects[1] / len(gain))
+    accuracy, width = float(gain.mean()), half * float(gain.std())
+    reference = found.metrics[-1][0]
+    pair = reference, mean_metric(reference.name, after)
+    (remaining,) = metric_changes([pair], effects, level, [(0, len(after))])
+    restores = accuracy > width and accuracy >= _MOST * lost and not remaining.fell
+    saved = row_losses(logits, targets) - row_losses(remedied, targets)
+    loss: tuple[float, float] | None = None
+    if name == "recalibrate":
+        loss = float(saved.mean()), float(saved.mean()) - half * float(saved.std())
+    interval = accuracy - width, accuracy + width
+    return RemedyTrial(name, lost, accuracy, *interval, loss, level, len(gain), restores)
+
+
+def _sample(n: int, most: int) -> Tensor:
+    if n <= most:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
+
+
+def _folds(rows: Tensor, production: Records) -> Tensor:
+    """Fold of each row, `[m]` int64; rows of one group are in one fold."""
+    groups = group_ids(production)
+    generator = torch.Generator().manual_seed(1)
+    if groups is not None and int(groups.max()) + 1 >= 2 * _FOLDS:
+        return torch.randperm(int(groups.max()) + 1, generator=generator)[groups[rows]] % _FOLDS
+    return torch.randperm(len(rows), generator=generator) % _FOLDS
+
+
+def _out_of_fold(logits: Tensor, targets: Tensor, folds: Tensor) -> Tensor:
+    """Logits through an affine map that was fitted to the other folds; labels one by one."""
+    mapped = torch.empty_like(logits)
+    for fold in range(_FOLDS):
+        own = (folds == fold).to(logits.device)
+        if logits.shape == targets.shape and logits.ndim == 2:
+            for i in range(logits.shape[1]):
+                fit = fit_affine(logits[~own, i], targets[~own, i])
+                mapped[own, i] = logits[own, i] if fit.unbounded else fit(logits[own, i])
+        else:
+            fit = fit_affine(logits[~own], targets[~own])
+            mapped[own] = logits[own] if fit.unbounded else fit(logits[own])
+    return mapped
+
+
+def _at_other_thresholds(
+    logits: Tensor, targets: Tensor, folds: Tensor, threshold: float
+) -> Tensor:
+    """Logits shifted so that the deployed threshold is the cheapest one on the other folds."""
+    z, y = logits.reshape(len(logits), -1), targets.reshape(len(targets), -1)
+    moved = torch.empty_like(z)
+    deployed = math.log(threshold / (1 - threshold))
+    for fold in range(_FOLDS):
+        own = (folds == fold).to(logits.device)
+        moved[own] = z[own] - _cheapest_cut(z[~own], y[~own], threshold) + deployed
+    return moved.reshape(logits.shape)
+
+
+def _cheapest_cut(z: Tensor, y: Tensor, threshold: float) -> Tensor:
+    """Logit above which each column is positive at least cost, `[k]`; half way between two rows."""
+    ordered, order = z.sort(0)
+    labels = y.gather(0, order).double()
+    # Errors where the rows up to here are negative: positives below, negatives above.
+    below, negatives = labels.cumsum(0), (1 - labels).cumsum(0)
+    above = negatives[-1] - negatives
+    cost = (1 - threshold) * below + threshold * above
+    last = torch.ones_like(ordered, dtype=torch.bool)
+    last[:-1] = ordered[1:] > ordered[:-1]
+    best = cost.masked_fill(~last, math.inf).argmin(0, keepdim=True)
+    following = (best + 1).clamp(max=len(z) - 1)
+    cut: Tensor = (ordered.gather(0, best) + ordered.gather(0, following))[0] / 2
+    return cut
