@@ -194,8 +194,8 @@ def covered(seeds: int, rows: int) -> None:
             rng = np.random.default_rng(seed + 1000)
             picked = rng.permutation(len(world.inputs))
             score = world.outputs[picked, 0]
-            # Production prefers rows of high outputs.
-            weight = np.exp(1.0 * (score - score.mean()) / score.std())
+            # Production prefers rows of high outputs, but not the few highest alone.
+            weight = np.exp(((score - score.mean()) / score.std()).clip(-2.0, 2.0))
             known, rest = picked[:rows], picked[rows:]
             chosen = rng.choice(rest, rows, p=weight[rows:] / weight[rows:].sum())
             many = rng.choice(rest, 20_000, p=weight[rows:] / weight[rows:].sum())

@@ -152,7 +152,7 @@ def test_targets_are_counted_and_their_shift_is_explained():
     (moved,) = classes_keep_their_shares.run(pair("quantity", moved=1.5))
     assert moved.severity is Severity.NOTE
     assert "the inputs shifted too" in moved.summary
-    (drifted,) = classes_keep_their_shares.run(pair("multilabel", drift=3.0))
+    (drifted,) = classes_keep_their_shares.run(pair("multilabel", drift=6.0))
     assert "label 0" in drifted.summary
     assert "concept_drift" in drifted.summary
     given = pair("quantity")

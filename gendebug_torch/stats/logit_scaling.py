@@ -238,11 +238,20 @@ class _Rows:
             if squares:
                 weighted_rows = row_gradient if weight is None else row_gradient * weight[:, None]
                 outer += row_gradient.T @ weighted_rows
-        scales, biases = design[:classes], design[classes:]
-        zeroth, first, second = moments[:, :, None]
-        curvature += scales.T @ (second * scales + first * biases)
-        curvature += biases.T @ (first * scales + zeroth * biases)
-        return gradient.cpu(), curvature.cpu(), outer.cpu()
+        return gradient.cpu(), (curvature + _expected_squares(design, moments)).cpu(), outer.cpu()
+
+
+def _expected_squares(design: Tensor, moments: Tensor) -> Tensor:
+    """`[p, p]` sums over rows and classes of the squared derivatives of the scaled logits.
+
+    Args:
+        design: map from the free parameters to scales and biases, `[2 k, p]`.
+        moments: sums of the probabilities times the logits to the power 0, 1 and 2, `[3, k]`.
+    """
+    scales, biases = design.chunk(2)
+    zeroth, first, second = moments[:, :, None]
+    squares: Tensor = scales.T @ (second * scales + first * biases)
+    return squares + biases.T @ (first * scales + zeroth * biases)
 
 
 def _row_gradients(stacked: Tensor, z: Tensor, targets: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,12 +108,18 @@ def labels_finding(
     falls = {name: _fall(estimate, min_drop, least) for name, estimate in found.items()}
     name = max(falls, key=lambda label: falls[label])
     names, worst = shifted_inputs(change_kinds), found[name]
-    fallen = [label for label, fall in falls.items() if fall >= 1.0]
+    fallen = [
+        label
+        for label, fall in falls.items()
+        if fall >= 1.0 and not _counted_as_before(found[label], min_drop)
+    ]
     judged = f"{len(found)} labels"
     if len(found) == MAX_OUTPUTS:
         judged = f"the {MAX_OUTPUTS} labels that vary most"
     severity, cause, remedy = Severity.OK, None, ""
     text = f"No fall is expected of any of {judged}; next to one is {name}"
+    if falls[name] >= 1.0 and not fallen:
+        text = f"The labels contradict the estimate of {name}"
     if fallen:
         severity, cause, remedy = Severity.WARN, root_cause(change_kinds), REMEDY
         text = f"A fall is expected of {len(fallen)} of {judged}, most of all of {name}"
@@ -152,6 +159,11 @@ def _label_estimates(validation: Records, production: Records) -> dict[str, Esti
     return found
 
 
+def _counted_as_before(found: EstimatedAccuracy, min_drop: float) -> bool:
+    """Whether labels of production count the accuracy of validation, whatever is estimated."""
+    return found.counted is not None and found.before[0] - found.counted[0] < min_drop
+
+
 def _fall(found: EstimatedAccuracy, min_drop: float, errors: float) -> float:
     """Least fall over the methods, in units of the fall that matters."""
     drops = [found.drop(method) for method in _METHODS]
@@ -185,19 +197,12 @@ def error_finding(
     needed = torch.maximum(min_rise * found.before, -normal_quantile(tail) * found.after_error)
     rise = (found.after - found.before) / needed.clamp(min=1e-300)
     which, names = int(rise.nan_to_num(-torch.inf).argmax()), shifted_inputs(change_kinds)
-    low, high = found.interval(which)
-    text = (
-        f"mean absolute error of {found.names[which]} {float(found.before[which]):.3g} in "
-        f"validation, estimated in production {float(found.after[which]):.3g} ({low:.3g} to "
-        f"{high:.3g}) from {sides}"
-    )
-    numbers = {"before": float(found.before[which]), "estimated": float(found.after[which])}
-    numbers |= {"low": low, "high": high, "outputs": judged}
-    if float(found.counted[which]) >= 0:
-        numbers |= {"counted": float(found.counted[which])}
-        text += f", counted {numbers['counted']:.3g}"
+    text, numbers = _error_text(found, which, sides)
+    numbers |= {"outputs": judged}
     severity, cause, remedy, start = Severity.OK, None, "", "No rise of the error is expected"
-    if float(rise[which]) >= 1.0:
+    if numbers.get("counted", math.inf) < (1 + min_rise) * numbers["before"] and rise[which] >= 1:
+        severity, start = Severity.NOTE, "The labels contradict the estimate"
+    elif float(rise[which]) >= 1.0:
         severity, cause, remedy = Severity.WARN, root_cause(change_kinds), REMEDY
         start = "A rise of the error is expected"
     elif names:
@@ -210,6 +215,22 @@ def error_finding(
         remedy=remedy,
         evidence=found,
     )
+
+
+def _error_text(found: EstimatedError, which: int, sides: str) -> tuple[str, dict[str, Any]]:
+    """The error of one output before and its estimate, as part of a sentence, and as numbers."""
+    low, high = found.interval(which)
+    before, after, counted = (
+        float(part[which]) for part in (found.before, found.after, found.counted)
+    )
+    text = (
+        f"mean absolute error of {found.names[which]} {before:.3g} in validation, estimated in "
+        f"production {after:.3g} ({low:.3g} to {high:.3g}) from {sides}"
+    )
+    numbers = {"before": before, "estimated": after, "low": low, "high": high}
+    if counted >= 0:
+        return f"{text}, counted {counted:.3g}", numbers | {"counted": counted}
+    return text, numbers
 
 
 def _estimated_error(validation: Records, production: Records) -> tuple[EstimatedError | None, str]:
@@ -231,8 +252,9 @@ def _estimated_error(validation: Records, production: Records) -> tuple[Estimate
     usable = tables is not None and len(tables.reference.columns)
     chosen, counted = compared_outputs(targets), after.targets
     live_targets = None if counted is None else output_columns(counted)
-    if live_targets is not None and live_targets.shape != live_outputs.shape:
-        live_targets = None
+    if live_targets is not None:
+        same = live_targets.shape == live_outputs.shape
+        live_targets = live_targets[:, chosen] if same else None
     names = output_names(validation, outputs.shape[1])
     found = estimated_error(
         outputs[:, chosen],
@@ -240,7 +262,7 @@ def _estimated_error(validation: Records, production: Records) -> tuple[Estimate
         live_outputs[:, chosen],
         features=(tables.reference, tables.production) if tables is not None and usable else None,
         categorical=tables.categorical if tables is not None else (),
-        live_targets=None if live_targets is None else live_targets[:, chosen],
+        live_targets=live_targets,
         names=[names[j] for j in chosen],
     )
     return found, "inputs and predictions" if usable else "the predictions alone"

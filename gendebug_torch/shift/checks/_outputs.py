@@ -68,10 +68,7 @@ def outputs_finding(
             f"{p_value_text(numbers['p_holm'])})."
         )
         return check.finding(Severity.OK, text, numbers=numbers, evidence=test)
-    text = f"The {kind} of {test.labels[which]} shifted: {distance_text(numbers)}"
-    if len(shifted) > 1:
-        text = f"{len(shifted)} of {len(test.statistic)} {kind}s shifted, most of them that of "
-        text += f"{test.labels[which]}: {distance_text(numbers)}"
+    text = _shifted_text(test, numbers, which, kind, len(shifted))
     use = "tune the thresholds" if kind == "score" else "measure the error"
     severity = Severity.FAIL if numbers["statistic"] >= _FAIL_DISTANCE else Severity.WARN
     return check.finding(
@@ -82,6 +79,15 @@ def outputs_finding(
         remedy=f"Find the feature that shifted (shift.ks), then {use} on recent labeled rows.",
         evidence=feature_shift(before[:, which], after[:, which], name=test.labels[which]),
     )
+
+
+def _shifted_text(
+    test: KSTest, numbers: dict[str, Any], which: int, kind: str, shifted: int
+) -> str:
+    change = f"{test.labels[which]}: {distance_text(numbers)}"
+    if shifted == 1:
+        return f"The {kind} of {test.labels[which]} shifted: {distance_text(numbers)}"
+    return f"{shifted} of {len(test.statistic)} {kind}s shifted, most of them that of {change}"
 
 
 def targets_test(reference: Records, production: Records, alpha: float) -> KSTest | None:

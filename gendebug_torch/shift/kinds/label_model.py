@@ -169,6 +169,14 @@ def followed_columns(
     names = list(columns.reference.columns)
     if len(names) <= MAX_FOLLOWED:
         return columns
+    strength = _strengths(columns, labels)
+    most = sorted(names, key=lambda name: -strength[name])[:MAX_FOLLOWED]
+    rest = set(names) - set(most) - set(keep)
+    return columns.without(dict.fromkeys(rest, NOT_FOLLOWED))
+
+
+def _strengths(columns: SharedTables, labels: LabelPair) -> dict[str, float]:
+    """Share of the variance of the labels that each column of the reference tells by itself."""
     rows = random_rows(len(labels.before), _MAX_ROWS, 0)
     table = columns.reference.iloc[labels.rows[0][rows].numpy()]
     wanted = labels.before[rows].numpy()
@@ -184,9 +192,7 @@ def followed_columns(
     shares = np.square(values.T @ wanted / max(len(wanted), 1)).max(1, initial=0.0)
     strength = dict(zip(quantities, shares.tolist(), strict=True))
     strength |= {name: _between_levels(table[name], wanted) for name in columns.categorical}
-    most = sorted(names, key=lambda name: -strength[name])[:MAX_FOLLOWED]
-    rest = set(names) - set(most) - set(keep)
-    return columns.without(dict.fromkeys(rest, NOT_FOLLOWED))
+    return strength
 
 
 def _between_levels(column: pd.Series[Any], wanted: Column) -> float:
