@@ -207,9 +207,7 @@ def output_findings(task, form):
         schema = SCHEMAS.get(task, Schema())
         sides[side] = Records(x, form(y), z, schema=schema, name=side)
         assert sides[side].task == task
-    return findings(
-        sides, CHECKS if task in ("binary", "multiclass") else ("calibration", "slices")
-    )
+    return findings(sides)
 
 
 @functools.cache
