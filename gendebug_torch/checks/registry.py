@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,15 @@ from typing import Any, Generic, TypeVar
 from gendebug_torch.checks.finding import Cause, Finding, Severity, errored_finding
 from gendebug_torch.checks.measured_costs import MEASURED
 from gendebug_torch.checks.options import Option, options_of
-from gendebug_torch.errors import NO_DEADLINE, CheckError, Deadline, OutOfTime, reject
+from gendebug_torch.checks.rows import ONE_PER_ROW, has_positions, rows_for_check
+from gendebug_torch.errors import (
+    NO_DEADLINE,
+    CheckError,
+    Deadline,
+    OutOfTime,
+    UnsupportedError,
+    reject,
+)
 
 INPUTS = ("model", "curves", "train", "validation", "production", "behavior")
 TOPICS = (
@@ -101,12 +109,14 @@ class DerivedInput(Generic[T_co]):
         cost: inputs -> Cost.
         uses_labels: whether it reads labels where there are any: of records that are labeled for
             the most part it gets the labeled rows, of others all rows without labels.
+        partial_labels: whether it reads rows that lack some of several labels as they are.
     """
 
     name: str
     function: Callable[..., T_co]
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost()
     uses_labels: bool = False
+    partial_labels: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -121,9 +131,8 @@ class DerivedInput(Generic[T_co]):
             inputs = {name: given.get(name) for name in names}
             if _DEADLINE in names:
                 inputs[_DEADLINE] = given.get(_DEADLINE, NO_DEADLINE)
-            return self.function(
-                **{name: _with_whole_labels(v, self.uses_labels) for name, v in inputs.items()}
-            )
+            rows = partial(rows_for_check, labels=self.uses_labels, partly=self.partial_labels)
+            return self.function(**{name: rows(value) for name, value in inputs.items()})
 
         return Deferred(compute)
 
@@ -141,6 +150,7 @@ class Check:
         derived: derived inputs that it always uses; it receives their values.
         deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
         partial_labels: whether it takes rows that lack some of several labels.
+        positions: whether it takes the positions of a dense head, grouped by their row.
     """
 
     name: str
@@ -151,6 +161,7 @@ class Check:
     derived: tuple[DerivedInput[Any], ...] = ()
     deferred: tuple[DerivedInput[Any], ...] = ()
     partial_labels: bool = False
+    positions: bool = False
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
         """Run the function and return its findings; errors of the function come through.
@@ -253,29 +264,29 @@ class Check:
                 "See `gendebug checks`.",
             )
         if lacking := self.lacks(given):
-            reason = f"Skipped: needs {', '.join(lacking)}."
-            return [
-                self.finding(
-                    Severity.SKIPPED,
-                    reason,
-                    numbers={"lacks": lacking},
-                    remedy=f"Pass {', '.join(lacking)} to run it.",
-                )
-            ]
+            listed, numbers = ", ".join(lacking), {"lacks": lacking}
+            remedy = f"Pass {listed} to run it."
+            skipped = f"Skipped: needs {listed}."
+            return [self.finding(Severity.SKIPPED, skipped, numbers=numbers, remedy=remedy)]
+        if "model" in self.inputs and any(map(has_positions, given.values())):
+            return [self.finding(Severity.SKIPPED, ONE_PER_ROW)]
         try:
             known = derived_inputs([self], given) | dict(shared or {})
             inputs = {
-                name: _with_whole_labels(
+                name: rows_for_check(
                     given.get(name),
-                    f"{name}.targets" in self.needs,
+                    labels=f"{name}.targets" in self.needs,
                     min_share=0.0,
                     partly=self.partial_labels,
+                    positions=self.positions,
                 )
                 for name in self.inputs
             }
             return self(**inputs, **self._handed(known), **self._limit(given), **(options or {}))
         except OutOfTime:
             return [self._stopped()]
+        except UnsupportedError as error:
+            return [self.finding(Severity.SKIPPED, f"Skipped: {error}.")]
         except Exception as error:
             errored = errored_finding(self.name, error, cause=self.cause)
             return [replace(errored, inputs=self.inputs)]
@@ -307,6 +318,7 @@ def check(
     derived: tuple[DerivedInput[Any], ...] = (),
     deferred: tuple[DerivedInput[Any], ...] = (),
     partial_labels: bool = False,
+    positions: bool = False,
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
 
@@ -321,6 +333,8 @@ def check(
             `Deferred`.
         partial_labels: whether it takes rows that lack some of several labels, and handles missing
             labels itself where it needs none; else it gets only rows with all labels.
+        positions: whether it takes all positions of a dense head, grouped by their row; else it
+            gets one position of each row.
 
     Raises:
         CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
@@ -343,7 +357,8 @@ def check(
             raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
         required = tuple(p.name for p in positional if p.default is p.empty)
         lacking = required if needs is None else needs
-        registered = Check(name, cause, function, lacking, cost, derived, deferred, partial_labels)
+        flags = (partial_labels, positions)
+        registered = Check(name, cause, function, lacking, cost, derived, deferred, *flags)
         _CHECKS[name] = registered
         return registered
 
@@ -370,28 +385,6 @@ def _measured(name: str, cost: Cost, given: Mapping[str, Any], inputs: Iterable[
     """The cost with its operations as they were measured, where they were."""
     measured = MEASURED.get(name)
     return cost if measured is None else replace(cost, elements=measured.elements(given, inputs))
-
-
-def _with_whole_labels(
-    value: Any, labels: bool, *, min_share: float = 0.5, partly: bool = False
-) -> Any:
-    """Records whose labels are partly missing: their labeled rows, or all rows without labels.
-
-    Args:
-        value: records, or any other input, which is returned as it is.
-        labels: whether labels are wanted.
-        min_share: share of labeled rows from which these are taken.
-        partly: whether rows that lack some of several labels count as labeled; nothing is left out
-            where no labels are wanted.
-    """
-    if not hasattr(value, "labeled") or (partly and not labels):
-        return value
-    labeled = value.labeled(partly=partly)
-    if labeled is value:
-        return value
-    if labels and len(labeled) >= min_share * len(value):
-        return labeled
-    return replace(value, targets=None)
 
 
 def _present(given: Mapping[str, Any], need: str) -> bool:

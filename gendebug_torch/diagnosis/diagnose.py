@@ -25,6 +25,7 @@ from gendebug_torch.checks.finding import (
     findings_to_json,
 )
 from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks
+from gendebug_torch.checks.rows import named
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import seconds_of
 from gendebug_torch.diagnosis.budget import (
@@ -39,6 +40,7 @@ from gendebug_torch.diagnosis.budget import (
 )
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
+from gendebug_torch.diagnosis.model_probe import PROBED_ROWS, model_findings
 from gendebug_torch.diagnosis.quality import finding_order, quality_of
 from gendebug_torch.diagnosis.views import described_in_words
 from gendebug_torch.errors import Deadline, did_you_mean, reject
@@ -189,7 +191,7 @@ def diagnose(
         "production": production,
         "behavior": None if behavior is None else load_behavior(behavior),
     }
-    _validate(given)
+    given |= _validated(given)
     checks = _selected(all_checks(), only)
     settings = _settings(checks, options or {}, given)
     limit = None if budget is None else seconds_of(budget)
@@ -228,7 +230,8 @@ def _attempt(findings: list[Finding], step: str, work: Callable[[], T]) -> T | N
         return None
 
 
-def _validate(given: Mapping[str, Any]) -> None:
+def _validated(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The records, each under the name of its split unless it has one."""
     for name in ("train", "validation", "production"):
         if given[name] is not None and not isinstance(given[name], Records):
             remedy = "Build them with Records.from_frame or collect(model, loader)."
@@ -240,6 +243,7 @@ def _validate(given: Mapping[str, Any]) -> None:
     if all(given[name] is None for name in sources):
         remedy = "Pass the records, curves or suite to inspect."
         reject(", ".join(sources), "at least one of them", "none", remedy)
+    return {name: named(given[name], name) for name in ("train", "validation", "production")}
 
 
 def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
@@ -297,10 +301,18 @@ def _with_logits(
     device: str | torch.device,
     progress: bool,
 ) -> dict[str, Records]:
-    """Records with the logits that the model gives them, as far as half of the budget allows."""
-    model = given["model"]
+    """Records with the model's logits, as far as half of the budget allows.
+
+    The model is probed before, where that takes a hundredth of the budget at most.
+    """
+    model, left = given["model"], None if limit is None else limit / 2
+    cheap = limit is None or (
+        speed is not None and 100 * speed.seconds(Cost(forwards=PROBED_ROWS)) <= limit
+    )
+    if model is not None and cheap:
+        probe = partial(model_findings, given, device)
+        findings += _attempt(findings, "diagnose.model", lambda: list(probe())) or []
     filled: dict[str, Records] = {}
-    left = None if limit is None else limit / 2
     for name in ("validation", "production", "train"):
         records = given[name]
         if (
@@ -318,7 +330,7 @@ def _with_logits(
         run = partial(collect, model, records, device=device, progress=progress)
         collected = _attempt(findings, f"diagnose.{name}_logits", run)
         if collected is not None:
-            filled[name] = replace(records, logits=collected.logits)
+            filled[name] = collected
     return filled
 
 

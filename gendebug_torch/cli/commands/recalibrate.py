@@ -19,8 +19,9 @@ from gendebug_torch.checks.evidence import png
 from gendebug_torch.cli.deliver import FailOn, deliver, say
 from gendebug_torch.cli.inputs import checked_threshold, load_schema, option_of
 from gendebug_torch.data.files import write_whole
+from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import reading, reject
-from gendebug_torch.model.binary import positive_logit, two_class_logits
+from gendebug_torch.model.binary import positive_logit
 from gendebug_torch.model.formats import import_name, load_network, load_program
 
 
