@@ -125,8 +125,8 @@ def _counted_otherwise(found: EstimatedAccuracy, method: str, falls: bool, min_d
 def _contradicted_finding(found: EstimatedAccuracy, methods: tuple[str, ...]) -> Finding:
     return accuracy_is_expected_to_hold.finding(
         Severity.NOTE,
-        f"The labels contradict what the scores imply: {estimates_text(found, methods)}. So it does "
-        f"not hold that {ASSUMPTIONS[methods[0]]}.",
+        f"The labels contradict what the scores imply: {estimates_text(found, methods)}. So it "
+        f"does not hold that {ASSUMPTIONS[methods[0]]}.",
         numbers=estimates_numbers(found),
         evidence=found,
     )
