@@ -240,7 +240,7 @@ def fitted(results):
         fits = [_fit(seen, cap) for cap in CAPS]
         _, cap, weights = min(fits, key=lambda fit: fit[0])
         keys = ("fixed", "rows", "cells", "scores")
-        values = [f"{k}={w:.3g}" for k, w in zip(keys, weights, strict=True) if w > 0]
+        values = [f"{k}={w:.3g}" for k, w in zip(keys, weights, strict=True) if w > 1e-3]
         values += [f"max_rows={cap:g}"] if cap < float("inf") and any(weights[1:]) else []
         lines.append(f'    "{name}": SizeCost({", ".join(values)}),')
     return lines
@@ -261,9 +261,10 @@ def _fit(seen, cap):
 def write_fit(results):
     """Put the fitted costs into the package."""
     path = Path(__file__).resolve().parents[1] / "gendebug_torch/checks/measured_costs.py"
-    head = path.read_text(encoding="utf-8").partition("MEASURED: Mapping[str, SizeCost] = {")
-    lines = "\n".join(fitted(results))
-    path.write_text(f"{head[0]}{head[1]}\n{lines}\n}}\n", encoding="utf-8")
+    text = path.read_text(encoding="utf-8").partition("MEASURED: Mapping[str, SizeCost] = ")
+    lines = "".join(f"    {line}\n" for line in fitted(results))
+    made = f"{text[0]}{text[1]}MappingProxyType(\n    {{\n{lines}    }}\n)\n"
+    path.write_text(made, encoding="utf-8")
 
 
 def print_budgets():

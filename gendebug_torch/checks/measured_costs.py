@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 SPLITS = ("train", "validation", "production")
@@ -70,7 +71,5 @@ def _width(value: Any) -> int:
     return width
 
 
-# Made by `scripts/bench_size.py --fit`.
-MEASURED: Mapping[str, SizeCost] = {
-    "shift.ks": SizeCost(cells=20.0),
-}
+# Written by `scripts/bench_size.py --fit`; empty until it ran on the checks as they are.
+MEASURED: Mapping[str, SizeCost] = MappingProxyType({})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
@@ -42,12 +43,19 @@ def check_expansion(path: str | Path, size: int) -> None:
         InputError: `size` exceeds the memory of the machine; or a GiB and a thousand times the
             size of the file, which no table of real numbers packs to.
     """
-    packed = Path(path).stat().st_size
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    packed, memory = Path(path).stat().st_size, _memory()
     if size > memory or size > max(_FREE_BYTES, _MAX_EXPANSION * packed):
         got = f"{path}, {packed / 2**20:,.1f} MiB that unpack to {size / 2**30:,.1f} GiB"
-        limit = f"at most {memory / 2**30:,.0f} GiB, and a thousand times the file"
+        limit = f"at most {memory / 2**30:,.0f} GiB, and {_MAX_EXPANSION:,} times the file"
         reject("path", f"content of {limit}", got, "Split the file, or check where it comes from.")
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine; infinite where the system does not say."""
+    names = getattr(os, "sysconf_names", {})
+    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(names):
+        return math.inf
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def read_text(path: str | Path, argument: str = "path") -> str:
