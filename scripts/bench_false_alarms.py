@@ -31,7 +31,7 @@ from gendebug_torch.stats.intervals import wilson_interval
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Rows of a table that are read, and those that the labels' network is fitted on.
-MAX_ROWS = 24_000
+MAX_ROWS = 12_000
 WORDS = 256
 # A network is adequate if its loss is this close to that of the network that gave the labels, in
 # nats, or in variances of the residual; otherwise that network itself is diagnosed.
@@ -105,7 +105,7 @@ WORLDS = {
 
 
 def read(world: World) -> tuple[pd.DataFrame, Tensor]:
-    """The columns and the target of at most 24,000 random rows."""
+    """The columns and the target of at most 12,000 random rows."""
     frame = pd.read_parquet(DATA / world.path)
     if world.rows:
         frame = frame.query(world.rows, engine="python")
@@ -205,10 +205,10 @@ def fitted(inputs: Tensor, labels: Tensor, task: str, outputs: int, seed: int) -
     held = torch.randperm(len(inputs)) < len(inputs) // 6
     x, y, loss = inputs[~held], labels[~held], loss_of(task)
     network = Network(x, outputs)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=0.05)
     best, state, patience = float("inf"), network.state_dict(), 0
     while patience < 4:
-        for rows in torch.randperm(len(x)).split(128):
+        for rows in torch.randperm(len(x)).split(256):
             optimizer.zero_grad()
             loss(network(x[rows]), y[rows]).backward()
             optimizer.step()
