@@ -49,7 +49,7 @@ CEILINGS = {
     "calibration sums": (100, 4),
     "reliability bins": (60, 2),
     "fit temperature": (200, 10),
-    "fit vector scaling": (450, 45),
+    "fit vector scaling": (450, 50),
     "recalibrate from a loader": (4600, 290),
     "KS, 10 columns": (160, 0),
     "KS, 10 columns, p-values": (190, 10),

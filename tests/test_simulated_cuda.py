@@ -79,6 +79,16 @@ def test_operations_are_counted(simulated):
     assert dict(counted.operations) == {"aten::addmm": 1, "aten::relu": 1, "aten::sum": 1}
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_convolutions_have_gradients(simulated, groups):
+    layer, x = torch.nn.Conv2d(4, 4, 3, groups=groups), torch.ones(2, 4, 5, 5)
+    layer(x).square().sum().backward()
+    known = layer.weight.grad.clone()
+    layer.cuda().zero_grad()
+    layer(x.cuda()).square().sum().backward()
+    assert torch.allclose(layer.weight.grad.cpu(), known, rtol=1e-5)
+
+
 def test_a_wait_is_an_error_where_that_is_asked_for(simulated):
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -414,6 +414,9 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_host>());
 }
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
+  // One operation each, as in cuDNN: torch would choose kernels that a CPU build does not have.
+  library.impl("convolution", torch::CppFunction::makeFromBoxedFunction<&run_on_host>());
+  library.impl("convolution_backward", torch::CppFunction::makeFromBoxedFunction<&run_on_host>());
   library.impl("empty.memory_format", TORCH_FN(empty));
   library.impl("empty_strided", TORCH_FN(empty_strided));
   library.impl("as_strided", TORCH_FN(at::native::as_strided_tensorimpl));
