@@ -1,16 +1,20 @@
-"""The exception tree.
+"""The exception tree, and the end of time.
 
 GendebugError
-├── InputError          (ValueError)           what you passed cannot be used; the message says why
-and what to do ├── UnsupportedError    (NotImplementedError)  valid input, but this method cannot
-answer it truthfully ├── MissingExtraError   (ImportError)          an optional library is needed
-and absent └── CheckError          (RuntimeError)         a check broke its contract (a bug in the
-check, not in your data)
+- InputError (ValueError): what you passed cannot be used; the message says why and what to do.
+- UnsupportedError (NotImplementedError): valid input, but this method cannot answer it truthfully.
+- MissingExtraError (ImportError): an optional library is needed and absent.
+- OutOfTime (TimeoutError): a budget was spent before this work was done.
+- CheckError (RuntimeError): a check broke its contract (a bug in the check, not in your data).
 """
 
+import contextlib
 import difflib
+import math
 import reprlib
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 _MAX_BRIEF = 300
@@ -37,8 +41,48 @@ class MissingExtraError(GendebugError, ImportError):
     """A library that this call needs is not installed."""
 
 
+class OutOfTime(GendebugError, TimeoutError):
+    """A budget was spent before this work was done."""
+
+
 class CheckError(GendebugError, RuntimeError):
     """A check broke the contract of checks, e.g. by yielding something else than findings."""
+
+
+class Deadline:
+    """A moment until which work may go on; long loops ask it between their pieces.
+
+    Args:
+        seconds: time from now; None for no end.
+
+    Example:
+        >>> Deadline(60.0).check()
+        >>> Deadline(0.0).check()
+        Traceback (most recent call last):
+            ...
+        gendebug_torch.errors.OutOfTime: the time of this work is over
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._end = math.inf if seconds is None else time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, at least 0; infinite without an end."""
+        return max(0.0, self._end - time.monotonic())
+
+    def check(self) -> None:
+        """Raise where the moment has passed.
+
+        Raises:
+            OutOfTime: it has.
+        """
+        if time.monotonic() >= self._end:
+            raise OutOfTime("the time of this work is over")
+
+
+# Default of a parameter `deadline`: the work may take as long as it takes.
+NO_DEADLINE = Deadline()
 
 
 def reject(argument: str, expected: str, got: str, remedy: str) -> NoReturn:
@@ -56,6 +100,59 @@ def reject(argument: str, expected: str, got: str, remedy: str) -> NoReturn:
     error = InputError(f"`{argument}`: expected {expected}, got {got}. {remedy}")
     error.argument = argument
     raise error
+
+
+@contextlib.contextmanager
+def reading(
+    path: str | Path,
+    expected: str,
+    argument: str = "path",
+    remedy: str = "Check that the path is right and the file is whole.",
+) -> Iterator[None]:
+    """Whatever a parser raises about a file becomes an `InputError` that names the file.
+
+    To be put around the parsing alone: parsers raise errors of any kind on damaged bytes, many of
+    them by accident. An `InputError` keeps its words and gets the name of the file in front.
+
+    Args:
+        path: the file.
+        expected: what it should have held, for the message.
+        argument: name of the path as the caller wrote it, for messages.
+        remedy: what to do about it, as a sentence.
+
+    Raises:
+        InputError: the block raised an error.
+
+    Example:
+        >>> import json
+        >>> with reading("a.json", "a JSON file", "settings", "Write it again."):
+        ...     json.loads("{")
+        Traceback (most recent call last):
+            ...
+        gendebug_torch.errors.InputError: `settings`: expected a JSON file, got a.json: ...
+    """
+    try:
+        yield
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        named = InputError(f"{path}: {error}")
+        named.argument = error.argument
+        raise named from error
+    except GendebugError:
+        raise
+    except Exception as error:
+        reject(argument, expected, f"{path}: {_problem(error)}", remedy)
+
+
+def _problem(error: Exception) -> str:
+    """What went wrong in a line: errors whose text alone says nothing get their type in front."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    plain = isinstance(error, ValueError) and not isinstance(error, UnicodeError) and text
+    text = text if plain else f"{type(error).__name__} {text}".rstrip()
+    return text if len(text) <= _MAX_BRIEF else f"{text[: _MAX_BRIEF - 1]}…"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

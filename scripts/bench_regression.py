@@ -33,7 +33,7 @@ def world_of(kind: str, seed: int) -> World:
 
 def told(kind: str, name: str, seed: int) -> tuple[bool, str, float]:
     """Whether the cause is named among the first two, what was said, and seconds."""
-    plant, causes = PLANTS.get(name, (clean, frozenset()))
+    plant, causes, subject = PLANTS.get(name, (clean, frozenset(), ""))
     world = world_of(kind, seed)
     plant(world)
     given: dict[str, Any] = world.given()
@@ -42,7 +42,8 @@ def told(kind: str, name: str, seed: int) -> tuple[bool, str, float]:
     took = time.process_time() - started
     first = [(likely.cause, likely.subject) for likely in found.causes[:2]]
     said = ", ".join(f"{cause}({subject})" if subject else str(cause) for cause, subject in first)
-    right = bool({cause for cause, _ in first} & causes) if causes else not found.causes
+    right = any(cause in causes and subject in where for cause, where in first)
+    right = right if causes else not found.causes
     return right, said or "nothing", took
 
 

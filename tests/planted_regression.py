@@ -170,15 +170,18 @@ def clean(world: World) -> None:
     """Nothing is wrong."""
 
 
-PLANTS: dict[str, tuple[Plant, frozenset[Cause]]] = {
-    "drift of y given x": (drift, frozenset({Cause.CONCEPT_DRIFT})),
-    "another unit in production": (skew, frozenset({Cause.TRAIN_SERVE_SKEW})),
-    "subgroup collapses": (subgroup, frozenset({Cause.SUBGROUP_FAILURE})),
-    "subgroup not learned": (learned_subgroup, frozenset({Cause.SUBGROUP_FAILURE})),
-    "leak": (leak, frozenset({Cause.TARGET_LEAKAGE})),
-    "label errors": (label_errors, frozenset({Cause.LABEL_NOISE})),
-    "overfit": (overfit, frozenset({Cause.OVERFITTING})),
-    "shortcut column": (shortcut, frozenset({Cause.SHORTCUT_FEATURE})),
+# A column that gives the target away where the data was collected is a shortcut, and a leak.
+SHORTCUTS = frozenset({Cause.SHORTCUT_FEATURE, Cause.TARGET_LEAKAGE})
+# Fault -> plant, causes under which it may be named, and a part of the subject.
+PLANTS: dict[str, tuple[Plant, frozenset[Cause], str]] = {
+    "drift of y given x": (drift, frozenset({Cause.CONCEPT_DRIFT}), ""),
+    "another unit in production": (skew, frozenset({Cause.TRAIN_SERVE_SKEW}), ""),
+    "subgroup collapses": (subgroup, frozenset({Cause.SUBGROUP_FAILURE}), "segment = "),
+    "subgroup not learned": (learned_subgroup, frozenset({Cause.SUBGROUP_FAILURE}), "segment = "),
+    "leak": (leak, frozenset({Cause.TARGET_LEAKAGE}), "settled"),
+    "label errors": (label_errors, frozenset({Cause.LABEL_NOISE}), ""),
+    "overfit": (overfit, frozenset({Cause.OVERFITTING}), ""),
+    "shortcut column": (shortcut, SHORTCUTS, "mark"),
 }
 
 

@@ -19,9 +19,9 @@ PACKAGE = Path(gendebug_torch.__file__).parent
 MODULES = {path.relative_to(PACKAGE): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {path: ast.parse(text) for path, text in MODULES.items()}
 # A module imports only from rooms on lower floors, and from its own room.
-FLOORS = {"errors": 0, "version": 0, "checks": 1, "data": 1, "stats": 2, "model": 2}
-FLOORS |= dict.fromkeys(TOPICS, 3)
-FLOORS |= {"report": 4, "diagnosis": 5, "callbacks": 6, "cli": 6, "pytest_plugin": 6}
+FLOORS = {"errors": 0, "version": 0, "data": 1, "modality": 1, "checks": 2, "stats": 3, "model": 3}
+FLOORS |= dict.fromkeys(TOPICS, 4)
+FLOORS |= {"report": 5, "diagnosis": 6, "callbacks": 7, "cli": 7, "pytest_plugin": 7}
 # Libraries that cost time or are seldom needed: imported where they are used.
 HEAVY = {"captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "pyarrow"}
 HEAVY |= {"markupsafe", "ruamel", "safetensors", "scipy", "shap", "tqdm"}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -316,3 +317,69 @@ def test_the_metric_is_the_same_error_and_is_logged():
     run = trainer(max_epochs=1)
     run.fit(Logged(), DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
     assert 0 < float(run.callback_metrics["ece"]) < 1
+
+
+def test_each_of_several_validations_in_an_epoch_is_a_row(tmp_path):
+    """Also in a training by steps, and after a checkpoint."""
+    monitor = CalibrationMonitor()
+    fitted(monitor, 2, val_check_interval=2)
+    table = monitor.table()
+    assert table["epoch"].tolist() == [0, 0, 1, 1]
+    assert table["step"].tolist() == [2, 4, 6, 8]
+    assert sorted(monitor.history) == [0, 1]
+    assert table["nll"].iloc[-1] == monitor.history[1].nll
+    steps = CalibrationMonitor()
+    torch.manual_seed(0)
+    run = trainer(steps, max_steps=6, val_check_interval=3, check_val_every_n_epoch=None)
+    run.fit(Learner(), DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
+    assert steps.table()["step"].tolist() == [3, 6]
+    restored = CalibrationMonitor()
+    restored.load_state_dict(monitor.state_dict())
+    pd.testing.assert_frame_equal(restored.table(), table)
+    old = {"history": {3: _flat_of(monitor)}, "notes": []}
+    restored.load_state_dict(old)
+    assert restored.table()[["epoch", "step"]].to_numpy().tolist() == [[3, 3]]
+
+
+def _flat_of(monitor):
+    return list(monitor.state_dict()["validations"].values())[-1][1]
+
+
+class Probabilities(Learner):
+    def validation_step(self, batch, index):
+        out = super().validation_step(batch, index)
+        return out | {"logits": out["logits"].softmax(1)}
+
+
+def test_probabilities_in_place_of_logits_are_named_once(caplog):
+    monitor = CalibrationMonitor()
+    run = trainer(monitor, max_epochs=2, num_sanity_val_steps=3)
+    run.fit(Probabilities(), DataLoader(rows(64), 16), DataLoader(rows(101, 1), 16))
+    (finding,) = monitor.findings
+    assert finding.severity == "warn"
+    assert "look like probabilities" in finding.summary
+    assert sum("look like probabilities" in line for line in caplog.messages) == 1
+    fine = CalibrationMonitor()
+    fitted(fine, 1)
+    assert not fine.findings
+
+
+def test_labels_that_are_missing_leave_the_others(caplog):
+    """Multilabel heads with NaN, batches of one row included."""
+
+    class Labels(Learner):
+        def training_step(self, batch, _):
+            return self(batch[0]).square().mean()
+
+        def validation_step(self, batch, _):
+            targets = (batch[0][:, :3] > 0).float()
+            targets[::4, 1] = torch.nan
+            return {"loss": targets.nansum(), "logits": self(batch[0]), "targets": targets}
+
+    monitor = CalibrationMonitor(ignore_index=-100)
+    trainer(monitor, max_epochs=1).fit(
+        Labels(), DataLoader(rows(64), 16), DataLoader(rows(101, 1), 25)
+    )
+    (sums,) = monitor.history.values()
+    assert sums.cells.total == 3 * 101 - (4 * 7 + 1)
+    assert not monitor.findings

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gendebug_torch import Records, Severity
+from gendebug_torch import Records, Severity, diagnose
 from gendebug_torch.calibration import (
     calibration_sums,
     classwise_bins,
@@ -226,11 +226,14 @@ def test_outputs_that_look_like_probabilities_are_named():
     one = binary(0, 1500, scale=2.0)
     with pytest.warns(UserWarning, match="lies in \\[0, 1\\], but"):
         recalibrate(nn.Sigmoid(), [(one.logits, one.targets)])
-    (finding,) = confidence_equals_accuracy(
-        Records(logits=records.logits.softmax(1), targets=records.targets, name="validation")
-    )
-    assert finding.severity.level >= Severity.WARN.level
-    assert "look like probabilities" in finding.remedy
+    with pytest.warns(UserWarning, match="declare the columns as `probs`"):
+        probs = Records(logits=records.logits.softmax(1), targets=records.targets)
+    (finding,) = confidence_equals_accuracy(probs)
+    assert finding.severity is Severity.WARN
+    right = reliability_bins(records.logits, records.targets).ece
+    assert f"read as probabilities, its ECE is {right:.1%}" in finding.summary
+    assert diagnose(validation=probs, only="calibration.ece").decision == "fix_data"
+    assert not Records(logits=torch.rand(50) / 3, targets=torch.ones(50)).probs.isnan().any()
 
 
 class Classes(nn.Module):
@@ -335,3 +338,30 @@ def test_a_monitor_counts_batches_of_every_shape():
     assert recorded([(softmax.logits, one_hot)]).nll == pytest.approx(
         calibration_sums(softmax.logits, softmax.targets).nll
     )
+
+
+def test_each_label_is_judged_on_the_rows_that_have_it():
+    """A label that is known for few rows is left out; the others keep all of theirs."""
+    whole = multilabel(7, n=3000, scale=2.5)
+    holes = whole.targets.clone()
+    generator = torch.Generator().manual_seed(0)
+    holes[torch.rand(3000, generator=generator) < 0.5, 0] = -100
+    holes[20:, 1] = -100
+    rows = dict.fromkeys(("validation", "production"))
+    for side in rows:
+        rows[side] = Records(targets=holes, logits=whole.logits, schema=whole.schema, name=side)
+    diagnosis = diagnose(**rows, only="calibration")
+    found = [f for f in diagnosis.findings if f.check.endswith("ece")]
+    (full,) = confidence_equals_accuracy(whole)
+    for finding in found:
+        assert finding.subject == "label 3"
+        assert finding.numbers["rows"] == finding.numbers["label_rows"] == 3000
+        assert finding.numbers["worst_ece"] == pytest.approx(full.numbers["worst_ece"])
+    few = Records(targets=holes[:, :2], logits=whole.logits[:, :2] * 3, schema=whole.schema)
+    (finding,) = confidence_equals_accuracy(few)
+    assert finding.subject == "label 0"
+    assert 1400 < finding.numbers["label_rows"] < 1600
+    assert "that have it" in finding.summary
+    none = Records(targets=holes[20:, 1:2].expand(-1, 2), logits=whole.logits[20:, :2])
+    (finding,) = confidence_equals_accuracy(none)
+    assert finding.severity == "note"

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from gendebug_torch.cli import main
-from gendebug_torch.cli.main import COMMANDS, _python_names
+from gendebug_torch.cli.arguments import parsed_arguments, python_words
+from gendebug_torch.cli.main import COMMANDS
 from gendebug_torch.errors import UnsupportedError
 
 
@@ -55,11 +56,51 @@ def test_an_unknown_command_is_bad_input(words, capsys):
     assert "diagnose" in text.err + text.out or "shift" in text.err
 
 
-@pytest.mark.parametrize("words", [["diagnose", "--no-such-flag", "1"], ["curves"]])
-def test_a_wrong_flag_is_bad_input(words):
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 2
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["diagnose", "--outt", "x"], "`--outt`: expected an option of gendebug diagnose"),
+        (["diagnose", "--outt", "x"], "Did you mean '--out'?"),
+        (["curves"], "`file, --out`: expected a value, got none"),
+        (["labels", "t", "--size", "1.5"], "`--size`: expected a whole number, got '1.5'"),
+        (["curves", "f", "--fail-on", "x"], "`--fail-on`: expected one of note, warn, fail, never"),
+        (["curves", "f", "--out", ""], "`--out`: expected a value, got an empty text"),
+    ],
+)
+def test_wrong_words_are_bad_input(words, text, capsys):
+    assert main(words) == 2
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--tags", "theft", "money", "s.yaml"],
+        ["--tags", "theft,money", "s.yaml"],
+        ["s.yaml", "--tags", "theft", "money"],
+        ["--model", "m:n", "s.yaml", "--tags=theft,money"],
+        ["--tags", "theft", "money", "s.yaml", "--model", "m:n"],
+    ],
+)
+def test_a_list_leaves_what_is_given_by_position(words):
+    def command(suite: str, tags: list[str] | None = None, model: str | None = None) -> int:
+        return 0
+
+    values = parsed_arguments("behave", command, ["suite"], words, "")
+    assert values["suite"] == "s.yaml"
+    assert values["tags"] == ["theft", "money"]
+
+
+def test_a_flag_alone_means_yes():
+    def command(fast: bool = False, out: str | None = None) -> int:
+        return 0
+
+    for words, fast in (
+        (["--fast"], True),
+        (["--fast", "false"], False),
+        (["--fast", "--out", "x"], True),
+    ):
+        assert parsed_arguments("x", command, (), words, "")["fast"] is fast
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -87,7 +128,7 @@ def test_lists_are_written_as_people_write_them(words, values):
     def command(only: list[str] | None = None, fail_on: str = "warn") -> int:
         return 0
 
-    flag, value, *rest = _python_names([*words, "--fail-on", "never"], command)
+    flag, value, *rest = python_words([*words, "--fail-on", "never"], command)
     assert flag == "--only"
     assert json.loads(value) == values
     assert rest == ["--fail_on", "never"]

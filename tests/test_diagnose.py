@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -9,13 +10,21 @@ import torch
 from torch import nn
 
 from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, collect, diagnose
+from gendebug_torch.checks import registry
 from gendebug_torch.checks.finding import findings_to_json
 from gendebug_torch.checks.registry import Cost, all_checks
 from gendebug_torch.data.times import seconds_of
-from gendebug_torch.diagnosis.budget import Speed, by_value, probe_speed
+from gendebug_torch.diagnosis.budget import (
+    CheckCost,
+    Speed,
+    by_value,
+    overrun,
+    probe_speed,
+    run_within,
+)
 from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.diagnosis.decision import decide
-from gendebug_torch.errors import InputError
+from gendebug_torch.errors import Deadline, InputError
 from gendebug_torch.shift.quality.change import MetricChange
 from gendebug_torch.shift.quality.quality_change import QualityChange, quality_change
 from gendebug_torch.shift.quality.remedies import RemedyTrial
@@ -533,3 +542,53 @@ def test_partly_arrived_labels_are_not_wrong_labels(model, share):
     if share:
         expected = quality_change(validation, partly.labeled())
         assert diagnosis.quality.metrics == expected.metrics
+
+
+def test_an_overrun_budget_is_said_with_the_check_that_did_it():
+    costs = [
+        CheckCost("a.short", "unknown", 1.0, 1.0, 1.5),
+        CheckCost("a.long", "unknown", 1.0, 2.0, 9.0),
+        CheckCost("a.left", "unknown", 1.0, 5.0, None),
+    ]
+    assert overrun(10.0, 11.9, costs) == []
+    (note,) = overrun(10.0, 12.5, costs)
+    assert note.severity == "note"
+    assert note.summary == (
+        "The budget of 10 s was exceeded: 12.5 s. a.long took 9 s of an estimated 2 s. "
+        "1 checks did not run."
+    )
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_a_model_that_runs_beyond_the_budget_is_stopped_between_batches(module, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("gendebug_torch.errors.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(registry, "_CHECKS", {})
+
+    class Slow(torch.nn.Linear):
+        def forward(self, x):
+            now[0] += 1.0
+            return super().forward(x)
+
+    network = Slow(3, 1)
+    model = network if module else lambda x: network(x)
+    deadline = Deadline(2.5)
+    calls = []
+
+    @registry.check("demo.slow", cause=Cause.UNKNOWN)
+    def runs_long(model: object) -> Iterator[Finding]:
+        """Calls the model many times."""
+        for step in range(10):
+            model(torch.zeros(1, 3))
+            calls.append(step)
+        yield runs_long.finding(Severity.OK, "done")
+
+    given = dict.fromkeys(("curves", "train", "validation", "production", "behavior"))
+    ordered = [(runs_long, 1.0)]
+    given |= {"model": model}
+    found, costs = run_within(ordered, given, given, {"demo.slow": {}}, None, deadline)
+    assert [finding.severity for finding in found] == [Severity.SKIPPED]
+    assert "stopped" in found[0].summary
+    assert calls == [0, 1, 2]
+    assert costs[0].spent is not None
+    assert not network._forward_pre_hooks

@@ -35,7 +35,7 @@ def walk(out, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
 def test_the_broken_feature_is_named_and_every_remedy_is_measured(tmp_path, seed):
-    told, findings = walk(tmp_path, "--seed", seed, "--rows", "120000", "--epochs", "12")
+    told, findings = walk(tmp_path, "--seed", seed, "--rows", "50000", "--epochs", "10")
     assert re.search(rf"Named cause: \w+ in {PERCENTILE}", told)
     assert any(
         f["check"] == "shift.ks"
@@ -57,7 +57,7 @@ def test_the_broken_feature_is_named_and_every_remedy_is_measured(tmp_path, seed
 
 @pytest.mark.slow
 def test_without_the_new_merchants_no_shift_is_found(tmp_path):
-    told, findings = walk(tmp_path, "--no-shift", "--epochs", "12")
+    told, findings = walk(tmp_path, "--no-shift", "--epochs", "8")
     assert "No shift was found: nothing to mend." in told
     assert not [
         f for f in findings if f["cause"] == "covariate_shift" and f["severity"] in ("warn", "fail")

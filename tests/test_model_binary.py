@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from gendebug_torch import Records
+from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import InputError
-from gendebug_torch.model.binary import PositiveLogit, is_binary, positive_logit, two_class_logits
+from gendebug_torch.model.binary import PositiveLogit, is_binary, positive_logit
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 1)])

@@ -79,12 +79,12 @@ def test_a_design_takes_mixed_columns():
         }
     )
     built = design(a, a[["c", "x", "b", "k"]].iloc[:2], categorical=["k"])
-    assert built.names == ("x", "c", "b", "k")
+    assert built.names == ("b", "c", "k", "x")
     assert built.owner.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3]
     assert built.values.shape == (6, 9)
     assert torch.allclose(built.values.mean(0), torch.zeros(9, dtype=torch.float64), atol=1e-12)
     assert torch.equal(built.values[0], built.values[4])
-    assert built.without(["c", "k"]).owner.tolist() == [0, 0, 2, 2]
+    assert built.without(["c", "k"]).owner.tolist() == [0, 0, 3, 3]
     many = design(pd.DataFrame({"id": [str(i) for i in range(100)]}))
     assert many.values.shape[1] == probe_module.MAX_LEVELS + 1
     assert design(torch.zeros(4, 2, 3)).names[5] == "feature_5"

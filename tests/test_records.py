@@ -169,11 +169,15 @@ def test_model_inputs_refuses_text_and_missing_values():
             "NaN or infinity in 1 of 1",
         ),
         ({"logits": torch.tensor([1, 2])}, "int64"),
-        ({"logits": torch.zeros(2, 3, 4)}, r"\[2, 3, 4\]"),
+        ({"logits": torch.zeros(2, 3, 4).long()}, r"\[2, 3, 4\]"),
+        ({"logits": torch.zeros(2, 3, 4), "targets": torch.zeros(2, 3).long()}, "movedim"),
+        ({"logits": torch.zeros(2, 4, 4), "targets": torch.zeros(2, 4, 4)}, "one binary logit"),
+        ({"logits": torch.zeros(2, 5), "targets": torch.ones(2, 3)}, "one label per logit"),
         ({"logits": torch.zeros(2, 3), "targets": torch.tensor([0, 3])}, "0..2"),
         ({"targets": torch.tensor([1.0, float("inf")])}, "infinities"),
-        ({"targets": torch.zeros(2, 2, 2)}, r"\[2, 2, 2\]"),
+        ({"targets": torch.zeros(2, 2, dtype=torch.complex64)}, r"\[2, 2\]"),
         ({"targets": torch.tensor([1, -3])}, "-3..1"),
+        ({"targets": [0, 1]}, "a Tensor or an array, got list"),
         ({"features": pd.DataFrame([[1, 2]], columns=["a", "a"])}, "several named a"),
         ({"features": pd.DataFrame([[1, 2]], columns=[1, "1"])}, "several named 1"),
     ],
@@ -455,3 +459,50 @@ def test_arrays_that_are_no_records(tmp_path, arrays):
 def test_arrays_of_every_kind_of_number(tmp_path, kind):
     np.savez(tmp_path / "a.npz", probs=np.array([0, 1]).astype(kind), targets=np.array([0, 1]))
     assert len(Records.from_file(tmp_path / "a.npz")) == 2
+
+
+def test_arrays_are_tensors_and_a_column_of_logits_is_one_logit():
+    z, y = np.array([[0.5], [-1.0]]), np.array([[1.0], [0.0]])
+    records = Records(np.zeros((2, 3)), y, z)
+    assert records.task == "binary"
+    assert records.logits.tolist() == [0.5, -1.0]
+    assert records.targets.tolist() == [1, 0]
+    assert isinstance(records.features, torch.Tensor)
+
+
+def test_classes_are_found_by_their_value_or_by_their_text():
+    columns = [
+        (("no", "yes"), ["no", "yes", None]),
+        ((0, 1), [0.0, 1.0, None]),
+        (("0", "1"), [0, 1, None]),
+        ((1, 2), ["1", "2.0", None]),
+        ((False, True), ["False", "True", None]),
+        (("False", "True"), [False, True, None]),
+    ]
+    for classes, column in columns:
+        for dtype in (object, "category"):
+            frame = pd.DataFrame({"y": pd.Series(column, dtype=dtype)})
+            records = Records.from_frame(frame, Schema(target="y", classes=classes))
+            assert records.targets.tolist() == [0, 1, -100]
+    with pytest.raises(InputError, match="Add them to `classes`"):
+        Records.from_frame(pd.DataFrame({"y": [0, 2]}), Schema(target="y", classes=(0, 1)))
+
+
+def test_minus_100_is_a_quantity_among_negative_ones():
+    schema = Schema(regression=True)
+    degrees = Records(targets=torch.tensor([-100, -50, 20]), schema=schema)
+    assert degrees.targets.tolist() == [-100.0, -50.0, 20.0]
+    counts = Records(targets=torch.tensor([-100, 50, 20]), schema=schema)
+    assert counts.labeled().targets.tolist() == [50.0, 20.0]
+
+
+@pytest.mark.parametrize("dtype", [bool, object, "boolean", "bool[pyarrow]"])
+def test_booleans_are_0_and_1(dtype):
+    column = pd.Series([True, False, True]).astype(dtype)
+    features = Records(features=pd.DataFrame({"a": column})).features
+    assert features["a"].tolist() == [1, 0, 1]
+    assert features["a"].dtype == "int8"
+    if dtype is not bool:
+        holes = Records(features=pd.DataFrame({"a": column.mask([False, True, False])})).features
+        assert holes["a"].dtype == "float64"
+        assert holes["a"].isna().tolist() == [False, True, False]

@@ -1,12 +1,14 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from gendebug_torch import Cause, Finding, Severity
 from gendebug_torch.checks import registry
-from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.checks.measured_costs import MEASURED, SPLITS, SizeCost
+from gendebug_torch.checks.registry import Cost, DerivedInput, all_checks, check
 from gendebug_torch.data.records import Records
-from gendebug_torch.errors import CheckError, InputError, reject
+from gendebug_torch.errors import NO_DEADLINE, CheckError, Deadline, InputError, reject
 
 
 @pytest.fixture
@@ -57,7 +59,6 @@ def test_absent_input_is_a_skipped_finding(checks):
 
 
 def test_a_break_becomes_an_errored_finding_with_its_traceback(checks):
-    import torch
 
     def explode():
         raise ZeroDivisionError("boom")
@@ -69,7 +70,6 @@ def test_a_break_becomes_an_errored_finding_with_its_traceback(checks):
 
 
 def test_refused_input_says_so(checks):
-    import torch
 
     (finding,) = planted(checks, lambda: reject("x", "a", "b", "Do c.")).run(
         {"validation": Records(logits=torch.zeros(3))}
@@ -170,3 +170,65 @@ def test_the_cost_of_a_derived_input_counts_once(checks):
     assert wanted.total_cost(given, shared).elements == 5
     always.run(given, shared=shared)
     assert always.total_cost(given, shared).elements == 5
+
+
+def test_a_check_that_asks_its_deadline_is_stopped_and_says_so(checks):
+    steps = []
+
+    @check("demo.long", cause=Cause.THRESHOLD)
+    def takes_long(validation: Records, deadline: Deadline = NO_DEADLINE) -> Iterator[Finding]:
+        for step in range(5):
+            deadline.check()
+            steps.append(step)
+        yield takes_long.finding(Severity.OK, "done")
+
+    assert takes_long.inputs == ("validation",)
+    assert takes_long.lacks({"validation": 1}) == []
+    (finding,) = takes_long.run({"validation": 1, "deadline": Deadline(0.0)})
+    assert finding.severity is Severity.SKIPPED
+    assert "stopped" in finding.summary
+    assert steps == []
+    for given in ({"validation": 1}, {"validation": 1, "deadline": Deadline(60.0)}):
+        (finding,) = takes_long.run(given)
+        assert finding.severity is Severity.OK
+    assert len(steps) == 10
+
+
+def test_a_derived_input_that_is_stopped_stops_its_checks(checks):
+    def slow(validation, deadline):
+        deadline.check()
+        return 1
+
+    part = DerivedInput("part", slow)
+
+    @check("demo.derived", cause=Cause.THRESHOLD, needs=("validation",), derived=(part,))
+    def rests_on_it(validation: Records, part: int) -> Iterator[Finding]:
+        yield rests_on_it.finding(Severity.OK, str(part))
+
+    given = {"validation": 1, "deadline": Deadline(0.0)}
+    (finding,) = rests_on_it.run(given)
+    assert finding.severity is Severity.SKIPPED
+    (finding,) = rests_on_it.run({"validation": 1})
+    assert finding.summary == "1"
+
+
+def test_measured_costs_belong_to_checks_and_grow_with_the_rows():
+    checks = all_checks()
+    parts = {part.name for one in checks for part in (*one.derived, *one.deferred)}
+    assert set(MEASURED) <= {one.name for one in checks} | parts
+    small, large = (
+        {name: Records(torch.zeros(n, 4), torch.zeros(n)) for name in SPLITS} for n in (10, 10**4)
+    )
+    for cost in MEASURED.values():
+        assert min(cost.fixed, cost.rows, cost.cells, cost.scores) >= 0
+        assert 0 <= cost.elements(small, SPLITS) <= cost.elements(large, SPLITS) < 1e12
+
+
+def test_a_measured_cost_counts_what_the_check_inspects(checks, monkeypatch):
+    made = planted(checks)
+    measured = {"demo.small": SizeCost(fixed=1.0, rows=2.0, cells=3.0, scores=4.0, max_rows=20)}
+    monkeypatch.setattr("gendebug_torch.checks.registry.MEASURED", measured)
+    records = Records(features=torch.zeros(50, 3), logits=torch.zeros(50, 5))
+    given = {"validation": records, "train": records}
+    assert made.total_cost(given).elements == 1 + 20 * (2 + 3 * 3 + 5 * 4)
+    assert made.total_cost({}).elements == 1

@@ -16,16 +16,13 @@ CHECKS = {
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_planted_fault_is_named(name):
-    plant, causes = PLANTS[name]
+    plant, causes, subject = PLANTS[name]
     world = made(5)
     plant(world)
     given = world.given()
     found = diagnose(given.pop("model"), only=list(CHECKS[name]), **given)
     assert found.causes[0].cause in causes
-    if name.startswith("subgroup"):
-        assert found.causes[0].subject == "segment = islands"
-    if name == "shortcut column":
-        assert found.causes[0].subject == "mark"
+    assert subject in found.causes[0].subject
 
 
 def test_a_clean_regression_is_quiet():

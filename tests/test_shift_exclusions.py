@@ -172,3 +172,16 @@ def test_many_levels_of_equal_shares_are_no_evidence_of_a_renaming():
     shares = 0.6 ** np.arange(12) / (0.6 ** np.arange(12)).sum()
     uneven = [pd.Series(rng.choice(levels, 3000, p=shares)) for levels in (old, new)]
     assert fit_level_renaming(*uneven, distance=1.0).kind == "renamed"
+
+
+@pytest.mark.parametrize(
+    "name", ["epoch_ms", "model_rev", "dayOfYear", "day_of_year", "invoice_no"]
+)
+def test_numbers_that_count_on_are_known_by_their_last_word(name):
+    before, after = np.arange(100.0, 200.0), np.arange(201.0, 260.0)
+    assert number_reason(name, before, after)
+    assert number_reason(name, before, before[::-1]) is None
+    assert number_reason("price", before, after) is None
+    year = np.repeat([0.0, 1.0], [99, 1])
+    assert number_reason("yr", year, np.ones(50)), "the reference ends in the year of production"
+    assert number_reason("yr", year, year) is None

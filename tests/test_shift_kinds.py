@@ -22,7 +22,7 @@ from gendebug_torch.shift.kinds.column_transforms import (
     fit_feature_transform,
     weighted_ks_distance,
 )
-from gendebug_torch.shift.kinds.score_relation import relation_change
+from gendebug_torch.shift.scores.score_relation import relation_change
 from tests.reference import shift as literal
 
 

@@ -1,5 +1,7 @@
 """Classes as slices: one that collapses is named, with what it is called now."""
 
+import datetime
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from gendebug_torch import Records, Schema, Severity
 from gendebug_torch.checks.registry import all_checks
+from gendebug_torch.slices.checks._slicing import slicing_columns
 from gendebug_torch.slices.confusion import confusion_change, precision_sums
 
 CHECKS = {check.name: check for check in all_checks()}
@@ -135,3 +138,25 @@ def test_dates_as_text_are_no_subgroups():
         )
         == []
     )
+
+
+@pytest.mark.parametrize(
+    "codes", [["1", "2", "3"], ["01001", "02134", "90210"], ["may", "june", "x"]]
+)
+def test_texts_that_are_no_dates_are_sliced(codes):
+    columns = slicing_columns(Records(pd.DataFrame({"code": codes})))
+    assert list(columns) == ["code"]
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ["2026-01-30", "2026-02-01"],
+        ["30.01.2026", "01.02.2026"],
+        ["2026-W05", "2026-W06"],
+        ["2026-01-30T10:00:00", "2026-02-01T11:00:00"],
+        [datetime.date(2026, 1, 30)] * 2,
+    ],
+)
+def test_dates_in_any_form_are_not_sliced(dates):
+    assert slicing_columns(Records(pd.DataFrame({"day": dates}))) is None

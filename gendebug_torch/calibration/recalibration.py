@@ -27,9 +27,8 @@ from gendebug_torch.calibration.rows.held_out_rows import (
     fit_device,
     held_out_rows,
 )
-from gendebug_torch.calibration.rows.label_forms import are_probabilities
 from gendebug_torch.calibration.saving import data_hash
-from gendebug_torch.data.task import IGNORED
+from gendebug_torch.data.task import IGNORED, are_probabilities
 from gendebug_torch.errors import reject
 from gendebug_torch.model.batches import Unpack
 from gendebug_torch.model.devices import Precision

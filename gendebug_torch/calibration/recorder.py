@@ -1,8 +1,10 @@
-"""The calibration of a network while it trains, one entry per epoch."""
+"""The calibration of a network while it trains, one entry per validation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +23,7 @@ from gendebug_torch.calibration.rows.model_outputs import (
     is_binary,
     labeled_outputs,
 )
-from gendebug_torch.data.task import IGNORED
+from gendebug_torch.data.task import IGNORED, are_probabilities
 from gendebug_torch.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,12 +35,29 @@ _BYTES = 2**25
 # Of each such pass, the rows that the temperature is computed from (to about a hundredth), and the
 # logits that they may have.
 _TEMPERATURE_ROWS, _TEMPERATURE_LOGITS = 4096, 2**19
+# Validations on record; beyond, every second one is dropped.
+_MOST_VALIDATIONS = 512
 # The vector of an epoch: cells, scores, temperature, rows left out.
 _PARTS = [3 * CELLS, 2 * 4, 3 * len(GRID), 1]
 
 
+@dataclass(frozen=True)
+class Validation:
+    """The sums of one validation.
+
+    Args:
+        epoch: number of the epoch.
+        sums: counts of confidence and correctness, and scores.
+        temperature: sufficient statistics of the temperature.
+    """
+
+    epoch: int
+    sums: CalibrationSums
+    temperature: TemperatureSums
+
+
 class CalibrationRecorder:
-    """Counts labeled logits, epoch by epoch; the device is not waited for between passes.
+    """Counts labeled logits, validation by validation; the device is not waited for between passes.
 
     The owner adds the result of `epoch_sums` over its ranks and passes it to `close_epoch`. Rows
     without a loss (NaN or infinite logits, a masked class as the target) are left out, and `notes`
@@ -58,12 +77,22 @@ class CalibrationRecorder:
 
     def __init__(self, *, bins: int = 15, ignore_index: int | None = None) -> None:
         self.bins, self.ignore_index = bins, ignore_index
-        self.history: dict[int, CalibrationSums] = {}
-        self.temperatures: dict[int, TemperatureSums] = {}
+        self.validations: dict[int, Validation] = {}
         self.notes: list[str] = []
+        self.probabilities = self._dense = False
         self.begin()
         # A wrong number of bins is rejected here, not when the first epoch is over.
         _unpacked(*torch.split(self._sums, _PARTS)[:2]).bins(bins)
+
+    @property
+    def history(self) -> dict[int, CalibrationSums]:
+        """The last validation of each epoch."""
+        return {one.epoch: one.sums for one in self.validations.values()}
+
+    @property
+    def temperatures(self) -> dict[int, TemperatureSums]:
+        """Sufficient statistics of the temperature in the last validation of each epoch."""
+        return {one.epoch: one.temperature for one in self.validations.values()}
 
     def begin(self) -> None:
         """Start an epoch of validation; rows of an interrupted one are dropped."""
@@ -94,19 +123,29 @@ class CalibrationRecorder:
         self._count()
         return self._sums
 
-    def close_epoch(self, epoch: int, sums: Tensor) -> dict[str, float]:
-        """Store an epoch and return its ECE, mean confidence and best temperature, where finite."""
+    def close_epoch(self, epoch: int, sums: Tensor, step: int | None = None) -> dict[str, float]:
+        """Store a validation and return its ECE, mean confidence and best temperature, if finite.
+
+        Args:
+            epoch: number of the epoch.
+            sums: what `epoch_sums` returned, added over the ranks.
+            step: number of the training step; the epoch where it is None.
+        """
         *parts, left_out = torch.split(sums, _PARTS)
         if left := int(left_out):
             self.notes.append(
                 f"epoch {epoch}: {left} rows had NaN or infinite logits, or a masked target, and "
                 "were left out"
             )
-        self._store(epoch, *parts)
-        if not self.history[epoch].cells.total:
-            del self.history[epoch], self.temperatures[epoch]
+        key = epoch if step is None else step
+        self.validations.pop(key, None)
+        stored = _validation(epoch, *parts)
+        if not stored.sums.cells.total:
             return {}
-        bins, temperature = self.diagram(epoch), self.temperatures[epoch].temperature()[0]
+        self.validations[key] = stored
+        if len(self.validations) > _MOST_VALIDATIONS:
+            self.validations = dict(list(self.validations.items())[1::2])
+        bins, temperature = stored.sums.bins(self.bins), stored.temperature.temperature()[0]
         scalars = {
             "val_ece": bins.ece,
             "val_confidence": bins.mean_confidence,
@@ -119,34 +158,41 @@ class CalibrationRecorder:
         return self.history[epoch].bins(self.bins)
 
     def table(self) -> pd.DataFrame:
-        """One row per epoch: ECE with interval, accuracy, confidence, log loss, temperature."""
+        """One row per validation: ECE with interval, accuracy, confidence, log loss, temperature.
+
+        Dense outputs have no interval, since the positions of a row depend on each other.
+        """
         import pandas as pd
 
-        names = "epoch ece low high accuracy mean_confidence nll temperature temperature_error"
+        names = "epoch step ece low high accuracy mean_confidence nll temperature temperature_error"
         rows = []
-        for epoch, sums in self.history.items():
-            bins = self.diagram(epoch)
-            scores = (bins.accuracy, bins.mean_confidence, sums.nll)
-            temperature = self.temperatures[epoch].temperature()
-            rows.append((epoch, bins.ece, *bins.interval(), *scores, *temperature))
+        for step, one in self.validations.items():
+            bins = one.sums.bins(self.bins)
+            interval = (math.nan, math.nan) if self._dense else bins.interval()
+            scores = (bins.accuracy, bins.mean_confidence, one.sums.nll)
+            temperature = one.temperature.temperature()
+            rows.append((one.epoch, step, bins.ece, *interval, *scores, *temperature))
         return pd.DataFrame(rows, columns=names.split())
 
     def state_dict(self) -> dict[str, Any]:
-        """The epochs counted so far."""
+        """The validations counted so far."""
         packed = {
-            epoch: _flat(sums, self.temperatures[epoch]) for epoch, sums in self.history.items()
+            step: (one.epoch, _flat(one.sums, one.temperature))
+            for step, one in self.validations.items()
         }
-        return {"history": packed, "notes": list(self.notes)}
+        return {"validations": packed, "notes": list(self.notes), "dense": self._dense}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self.history, self.temperatures, self.notes = {}, {}, list(state["notes"])
-        for epoch, flat in state["history"].items():
-            self._store(int(epoch), *torch.split(flat, _PARTS[:-1]))
-
-    def _store(self, epoch: int, cells: Tensor, scores: Tensor, temperature: Tensor) -> None:
-        self.history[epoch] = _unpacked(cells, scores)
-        self.temperatures[epoch] = TemperatureSums(temperature.view(len(GRID), 3))
+        self.notes, self._dense = list(state["notes"]), bool(state.get("dense", False))
+        # Version 0.1 kept one entry per epoch.
+        packed = state.get("validations") or {
+            epoch: (epoch, flat) for epoch, flat in state.get("history", {}).items()
+        }
+        self.validations = {
+            int(step): _validation(int(epoch), *torch.split(flat, _PARTS[:-1]))
+            for step, (epoch, flat) in packed.items()
+        }
 
     def _count(self) -> None:
         """Count the waiting batches, those of one shape together."""
@@ -157,31 +203,40 @@ class CalibrationRecorder:
         self._waiting, self._bytes = [], 0
         for batches in groups.values():
             logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-            self._sums += self._summed(*_as_rows(logits, targets))
+            self.probabilities = self.probabilities or are_probabilities(logits)
+            self._dense = self._dense or logits.ndim > 2
+            self._sums += _summed(*_as_rows(logits, targets), self.ignore_index)
 
-    def _summed(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The vector of some rows; where some have no loss, of the others."""
-        declared = IGNORED if self.ignore_index is None else self.ignore_index
-        rows = labeled_outputs(logits, targets, None, declared)
-        try:
-            return self._vector(rows)
-        except InputError:
-            finite = _finite_loss(rows)
-        return self._vector(rows, finite)
 
-    def _vector(self, rows: LabeledOutputs, finite: Tensor | None = None) -> Tensor:
-        how: dict[str, Any] = {
-            "weights": None if finite is None else finite.double(),
-            "ignore_index": IGNORED,
-        }
-        classes = 2 if is_binary(rows.logits) else rows.logits.shape[1]
-        max_rows = max(1, min(_TEMPERATURE_ROWS, _TEMPERATURE_LOGITS // classes))
-        flat = _flat(
-            calibration_sums(rows.logits, rows.targets, **how),
-            temperature_sums(rows.logits, rows.targets, max_rows=max_rows, **how),
-        )
-        left_out = 0 if finite is None else int((~finite).sum())
-        return torch.cat([flat, torch.tensor([left_out], dtype=torch.float64)])
+def _summed(logits: Tensor, targets: Tensor, ignore_index: int | None) -> Tensor:
+    """The vector of some rows; where some have no loss, of the others."""
+    declared = IGNORED if ignore_index is None else ignore_index
+    rows = labeled_outputs(logits, targets, None, declared)
+    try:
+        return _vector(rows)
+    except InputError:
+        finite = _finite_loss(rows)
+    return _vector(rows, finite)
+
+
+def _vector(rows: LabeledOutputs, finite: Tensor | None = None) -> Tensor:
+    how: dict[str, Any] = {
+        "weights": None if finite is None else finite.double(),
+        "ignore_index": IGNORED,
+    }
+    classes = 2 if is_binary(rows.logits) else rows.logits.shape[1]
+    max_rows = max(1, min(_TEMPERATURE_ROWS, _TEMPERATURE_LOGITS // classes))
+    flat = _flat(
+        calibration_sums(rows.logits, rows.targets, **how),
+        temperature_sums(rows.logits, rows.targets, max_rows=max_rows, **how),
+    )
+    left_out = 0 if finite is None else int((~finite).sum())
+    return torch.cat([flat, torch.tensor([left_out], dtype=torch.float64)])
+
+
+def _validation(epoch: int, cells: Tensor, scores: Tensor, temperature: Tensor) -> Validation:
+    sums = TemperatureSums(temperature.view(len(GRID), 3))
+    return Validation(epoch, _unpacked(cells, scores), sums)
 
 
 def _flat(sums: CalibrationSums, temperature: TemperatureSums) -> Tensor:

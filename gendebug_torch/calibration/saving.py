@@ -23,11 +23,9 @@ from gendebug_torch.calibration.maps.modules import (
 )
 from gendebug_torch.calibration.maps.top_label_map import TopLabelMap
 from gendebug_torch.data.files import replacing_files
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import reading
 from gendebug_torch.stats.logit_scaling import AffineFit
 
-# What a file of another form raises while it is read.
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, RecursionError)
 _JSON, _MAP, _MODEL = "calibration.json", "calibration.safetensors", "model.safetensors"
 
 
@@ -51,7 +49,7 @@ def save_recalibration(
     Warns:
         UserWarning: the network holds weights that are not tensors, so that only the map is saved.
     """
-    from safetensors.torch import save_file, save_model
+    from safetensors.torch import save, save_model
 
     if model is not None and (entry := _not_tensor(model)):
         warnings.warn(
@@ -61,14 +59,17 @@ def save_recalibration(
         )
         model = None
     kind = "none" if fitted is None else type(as_module(fitted)).__name__
-    text = json.dumps({"module": kind, **facts}, indent=2, allow_nan=False) + "\n"
+    entries: dict[str, Any] = {"module": kind, **facts}
     # The JSON comes last: whoever reads a new one finds its tensors written.
     with replacing_files(directory, (_MODEL, _MAP, _JSON)) as scratch:
         if model is not None:
             save_model(model, str(scratch / _MODEL))
         if fitted is not None:
             state = as_module(fitted).state_dict()
-            save_file({key: value.contiguous() for key, value in state.items()}, scratch / _MAP)
+            content = save({key: value.contiguous() for key, value in state.items()})
+            (scratch / _MAP).write_bytes(content)
+            entries["sha256"] = hashlib.sha256(content).hexdigest()
+        text = json.dumps(entries, indent=2, allow_nan=False) + "\n"
         (scratch / _JSON).write_text(text, encoding="utf-8")
     return Path(directory)
 
@@ -94,23 +95,18 @@ def load_calibration(directory: str | Path) -> nn.Module:
         >>> bool(torch.allclose(module(3 * logits), result(3 * logits), atol=1e-4))
         True
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    source = Path(directory)
-    try:
-        kind = json.loads((source / _JSON).read_text("utf-8"))["module"]
-        if kind == "none":
+    source, remedy = Path(directory), "Check the path, or save it again."
+    expected = "a directory that `Recalibration.save` wrote"
+    with reading(source, expected, "directory", remedy):
+        facts = json.loads((source / _JSON).read_text("utf-8"))
+        if facts["module"] == "none":
             return nn.Identity()
-        module = _module(kind, load_file(source / _MAP))
-    except (*_DAMAGE, SafetensorError) as error:
-        reject(
-            "directory",
-            "a directory that `Recalibration.save` wrote",
-            f"{source}: {error}",
-            "Check the path, or save it again.",
-        )
-    return module
+        content = (source / _MAP).read_bytes()
+        if facts.get("sha256", digest := hashlib.sha256(content).hexdigest()) != digest:
+            raise ValueError(f"{_MAP} is not the file that was saved with {_JSON}")
+        return _module(facts["module"], load(content))
 
 
 def _not_tensor(model: nn.Module) -> str:

@@ -12,7 +12,7 @@ from gendebug_torch.calibration.maps.temperature_sums import TemperatureSums
 from gendebug_torch.calibration.measures.sufficient_statistics import CalibrationSums
 from gendebug_torch.calibration.recorder import CalibrationRecorder
 from gendebug_torch.callbacks.hooks.batch_rows import unrepeated_rows, val_loader
-from gendebug_torch.callbacks.hooks.monitor import Monitor
+from gendebug_torch.callbacks.hooks.monitor import LOGGER, Monitor
 from gendebug_torch.callbacks.hooks.steps import Read, over_ranks, step_tensors
 from gendebug_torch.checks.finding import Cause, Severity
 
@@ -22,7 +22,8 @@ class CalibrationMonitor(Monitor):
 
     `validation_step` returns `{"loss": ..., "logits": [n, k], "targets": [n]}`, or `read` reads
     them. Rows that a distributed sampler repeats to even the ranks are not counted. All validation
-    loaders are taken together. After a fit, `trainer.validate` adds no epoch.
+    loaders are taken together. Several validations in an epoch, or by steps, are one row of `table`
+    each. After a fit, `trainer.validate` adds none.
 
     Args:
         read: reader of a step, (module, batch, outputs) -> (logits, targets), in place of the keys;
@@ -60,7 +61,7 @@ class CalibrationMonitor(Monitor):
 
     @property
     def history(self) -> Mapping[int, CalibrationSums]:
-        """Counts of confidence and correctness, by epoch."""
+        """Counts of confidence and correctness, by epoch; the last validation of each."""
         return self._record.history
 
     @property
@@ -69,7 +70,7 @@ class CalibrationMonitor(Monitor):
         return self._record.temperatures
 
     def table(self) -> pd.DataFrame:
-        """One row per epoch: ECE with interval, accuracy, confidence, log loss, temperature."""
+        """One row per validation: ECE, interval, accuracy, confidence, log loss, temperature."""
         return self._record.table()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,12 +98,15 @@ class CalibrationMonitor(Monitor):
         """Count the rest and log; sanity steps only refuse bad input before the training."""
         if self.skips_validation(trainer):
             self._record.epoch_sums()
+            self._warn_probabilities()
             return
         sums = self.on_every_rank(trainer, "epoch_sums", self._record.epoch_sums)
+        self._warn_probabilities()
         if sums is None:
             return
         epoch = trainer.current_epoch
-        scalars = self._record.close_epoch(epoch, over_ranks(trainer, sums).cpu())
+        total = over_ranks(trainer, sums).cpu()
+        scalars = self._record.close_epoch(epoch, total, trainer.global_step)
         self.log_scalars(trainer, scalars)
         if self.diagrams and epoch in self.history:
             self.log_figure(trainer, "reliability", self._record.diagram(epoch))
@@ -112,3 +116,15 @@ class CalibrationMonitor(Monitor):
         for note in self._record.notes:
             remedy = "Find the cause in the network: a diverged training, or NaN among its inputs."
             self.findings.append(self.finding(Severity.WARN, f"In {note}.", remedy))
+
+    def _warn_probabilities(self) -> None:
+        """Say once that what is given as logits looks like probabilities."""
+        summary = (
+            "The logits look like probabilities, since every row lies in [0, 1], but they are read "
+            "as logits."
+        )
+        if not self._record.probabilities or summary in {f.summary for f in self.findings}:
+            return
+        remedy = "Return the values before the softmax or sigmoid under `logits`."
+        self.findings.append(self.finding(Severity.WARN, summary, remedy))
+        LOGGER.warning("CalibrationMonitor: %s %s", summary, remedy)

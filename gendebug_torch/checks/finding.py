@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gendebug_torch.errors import InputError, brief, reject
+from gendebug_torch.errors import InputError, brief, reading, reject
 from gendebug_torch.version import StrEnum
 
 # Numbers that a diagnosis reads, whichever check states them: whether something is broken and to be
@@ -168,17 +168,13 @@ def findings_from_json(source: str | Path) -> list[Finding]:
         InputError: the file cannot be read, or holds something else.
     """
     name = str(source) if isinstance(source, Path) else "text"
-    try:
+    expected, remedy = "the findings of a diagnosis as JSON", "Pass a findings.json as written."
+    with reading(name, expected, "source", remedy):
         text = source.read_text("utf-8") if isinstance(source, Path) else source
         entries = json.loads(text)
         if not isinstance(entries, list):
-            raise TypeError(f"expected a list, got {brief(entries)}")
+            raise ValueError(f"expected a list, got {brief(entries)}")
         return [Finding.from_dict(entry) for entry in entries]
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        got, remedy = f"{name}: {error}", "Pass a findings.json as it was written."
-        reject("source", "the findings of a diagnosis as JSON", got, remedy)
 
 
 def _plain(value: Any) -> Any:

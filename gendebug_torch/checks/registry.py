@@ -5,13 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity, errored_finding
-from gendebug_torch.errors import CheckError, reject
+from gendebug_torch.checks.measured_costs import MEASURED
+from gendebug_torch.checks.options import Option, options_of
+from gendebug_torch.checks.rows import ONE_PER_ROW, has_positions, rows_for_check
+from gendebug_torch.errors import (
+    NO_DEADLINE,
+    CheckError,
+    Deadline,
+    OutOfTime,
+    UnsupportedError,
+    reject,
+)
 
 INPUTS = ("model", "curves", "train", "validation", "production", "behavior")
 TOPICS = (
@@ -25,6 +35,8 @@ TOPICS = (
     "slices",
 )
 
+# Parameter of checks and derived inputs with long loops; no input: findings do not rest on it.
+_DEADLINE = "deadline"
 _CHECKS: dict[str, Check] = {}
 T_co = TypeVar("T_co", covariant=True)
 
@@ -97,34 +109,32 @@ class DerivedInput(Generic[T_co]):
         cost: inputs -> Cost.
         uses_labels: whether it reads labels where there are any: of records that are labeled for
             the most part it gets the labeled rows, of others all rows without labels.
+        partial_labels: whether it reads rows that lack some of several labels as they are.
     """
 
     name: str
     function: Callable[..., T_co]
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost()
     uses_labels: bool = False
+    partial_labels: bool = False
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the parameters of its function."""
+        return tuple(inspect.signature(self.function).parameters)
 
     def of(self, given: Mapping[str, Any]) -> Deferred[T_co]:
         """The value for these inputs, not computed yet."""
-        names = inspect.signature(self.function).parameters
+        names = self.inputs
 
         def compute() -> T_co:
             inputs = {name: given.get(name) for name in names}
-            return self.function(
-                **{name: _with_whole_labels(v, self.uses_labels) for name, v in inputs.items()}
-            )
+            if _DEADLINE in names:
+                inputs[_DEADLINE] = given.get(_DEADLINE, NO_DEADLINE)
+            rows = partial(rows_for_check, labels=self.uses_labels, partly=self.partial_labels)
+            return self.function(**{name: rows(value) for name, value in inputs.items()})
 
         return Deferred(compute)
-
-
-@dataclass(frozen=True)
-class Option:
-    """One keyword-only parameter of a check: annotation, default and its line in `Args:`."""
-
-    name: str
-    type: Any
-    default: Any
-    help: str
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,7 @@ class Check:
         derived: derived inputs that it always uses; it receives their values.
         deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
         partial_labels: whether it takes rows that lack some of several labels.
+        positions: whether it takes the positions of a dense head, grouped by their row.
     """
 
     name: str
@@ -150,6 +161,7 @@ class Check:
     derived: tuple[DerivedInput[Any], ...] = ()
     deferred: tuple[DerivedInput[Any], ...] = ()
     partial_labels: bool = False
+    positions: bool = False
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
         """Run the function and return its findings; errors of the function come through.
@@ -171,23 +183,17 @@ class Check:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of what it inspects, in the order of its parameters, without derived inputs."""
-        derived = {part.name for part in (*self.derived, *self.deferred)}
+        others = {_DEADLINE, *(part.name for part in (*self.derived, *self.deferred))}
         return tuple(
             p.name
             for p in inspect.signature(self.function).parameters.values()
-            if p.kind is not p.KEYWORD_ONLY and p.name not in derived
+            if p.kind is not p.KEYWORD_ONLY and p.name not in others
         )
 
     @cached_property
     def options(self) -> dict[str, Option]:
         """Its options by name, read off the signature and the docstring."""
-        hints = get_type_hints(self.function)
-        lines = _argument_lines(inspect.getdoc(self.function) or "")
-        return {
-            p.name: Option(p.name, hints.get(p.name), p.default, lines.get(p.name, ""))
-            for p in inspect.signature(self.function).parameters.values()
-            if p.kind is p.KEYWORD_ONLY
-        }
+        return options_of(self.function)
 
     @property
     def summary(self) -> str:
@@ -222,8 +228,12 @@ class Check:
             shared: derived inputs by name, those of `derived_inputs`.
         """
         computed = {name for name, value in (shared or {}).items() if value.computed}
-        open_costs = [part.cost(given) for part in self.derived if part.name not in computed]
-        return sum(open_costs, self.cost(given))
+        open_costs = [
+            _measured(part.name, part.cost(given), given, part.inputs)
+            for part in self.derived
+            if part.name not in computed
+        ]
+        return sum(open_costs, _measured(self.name, self.cost(given), given, self.inputs))
 
     def run(
         self,
@@ -234,10 +244,11 @@ class Check:
         """Run on whatever inputs there are; never raises for what happens inside the check.
 
         Absent inputs give one `skipped` finding that says what is lacking; an exception gives one
-        `errored` finding with the traceback, so that a broken check never vanishes.
+        `errored` finding with the traceback, so that a broken check never vanishes. A check that
+        asks its deadline is stopped there, and says that it was.
 
         Args:
-            given: inputs by name.
+            given: inputs by name, and a `deadline` where there is one.
             options: values of its options by name.
             shared: derived inputs by name, computed once for several checks; its own by default.
 
@@ -253,31 +264,42 @@ class Check:
                 "See `gendebug checks`.",
             )
         if lacking := self.lacks(given):
-            reason = f"Skipped: needs {', '.join(lacking)}."
-            return [
-                self.finding(
-                    Severity.SKIPPED,
-                    reason,
-                    numbers={"lacks": lacking},
-                    remedy=f"Pass {', '.join(lacking)} to run it.",
-                )
-            ]
+            listed, numbers = ", ".join(lacking), {"lacks": lacking}
+            remedy = f"Pass {listed} to run it."
+            skipped = f"Skipped: needs {listed}."
+            return [self.finding(Severity.SKIPPED, skipped, numbers=numbers, remedy=remedy)]
+        if "model" in self.inputs and any(map(has_positions, given.values())):
+            return [self.finding(Severity.SKIPPED, ONE_PER_ROW)]
         try:
             known = derived_inputs([self], given) | dict(shared or {})
             inputs = {
-                name: _with_whole_labels(
+                name: rows_for_check(
                     given.get(name),
-                    f"{name}.targets" in self.needs,
+                    labels=f"{name}.targets" in self.needs,
                     min_share=0.0,
                     partly=self.partial_labels,
+                    positions=self.positions,
                 )
                 for name in self.inputs
             }
-            return self(**inputs, **self._handed(known), **(options or {}))
+            return self(**inputs, **self._handed(known), **self._limit(given), **(options or {}))
+        except OutOfTime:
+            return [self._stopped()]
+        except UnsupportedError as error:
+            return [self.finding(Severity.SKIPPED, f"Skipped: {error}.")]
         except Exception as error:
-            return [
-                replace(errored_finding(self.name, error, cause=self.cause), inputs=self.inputs)
-            ]
+            errored = errored_finding(self.name, error, cause=self.cause)
+            return [replace(errored, inputs=self.inputs)]
+
+    def _limit(self, given: Mapping[str, Any]) -> dict[str, Deadline]:
+        """The deadline, where the function asks for one."""
+        asks = _DEADLINE in inspect.signature(self.function).parameters
+        return {_DEADLINE: given.get(_DEADLINE, NO_DEADLINE)} if asks else {}
+
+    def _stopped(self) -> Finding:
+        summary = "Skipped: stopped when the budget was spent; it says nothing."
+        remedy = f"Raise the budget, or run it alone with only={self.name!r}."
+        return self.finding(Severity.SKIPPED, summary, numbers={"stopped": True}, remedy=remedy)
 
     def _handed(self, values: Mapping[str, Deferred[Any]]) -> dict[str, Any]:
         """The derived inputs among `values` as the function receives them."""
@@ -296,6 +318,7 @@ def check(
     derived: tuple[DerivedInput[Any], ...] = (),
     deferred: tuple[DerivedInput[Any], ...] = (),
     partial_labels: bool = False,
+    positions: bool = False,
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
 
@@ -310,6 +333,8 @@ def check(
             `Deferred`.
         partial_labels: whether it takes rows that lack some of several labels, and handles missing
             labels itself where it needs none; else it gets only rows with all labels.
+        positions: whether it takes all positions of a dense head, grouped by their row; else it
+            gets one position of each row.
 
     Raises:
         CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
@@ -321,7 +346,7 @@ def check(
         positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         if name in _CHECKS:
             raise CheckError(f"check {name!r} is registered twice")
-        vocabulary = (*INPUTS, *(part.name for part in (*derived, *deferred)))
+        vocabulary = (*INPUTS, _DEADLINE, *(part.name for part in (*derived, *deferred)))
         if unknown := [p.name for p in positional if p.name not in vocabulary]:
             raise CheckError(f"check {name!r} inspects {unknown}; the vocabulary is {vocabulary}")
         if bare := [
@@ -332,7 +357,8 @@ def check(
             raise CheckError(f"check {name!r}: options {bare} need an annotation and a default")
         required = tuple(p.name for p in positional if p.default is p.empty)
         lacking = required if needs is None else needs
-        registered = Check(name, cause, function, lacking, cost, derived, deferred, partial_labels)
+        flags = (partial_labels, positions)
+        registered = Check(name, cause, function, lacking, cost, derived, deferred, *flags)
         _CHECKS[name] = registered
         return registered
 
@@ -355,46 +381,13 @@ def derived_inputs(checks: Iterable[Check], given: Mapping[str, Any]) -> dict[st
     }
 
 
-def _with_whole_labels(
-    value: Any, labels: bool, *, min_share: float = 0.5, partly: bool = False
-) -> Any:
-    """Records whose labels are partly missing: their labeled rows, or all rows without labels.
-
-    Args:
-        value: records, or any other input, which is returned as it is.
-        labels: whether labels are wanted.
-        min_share: share of labeled rows from which these are taken.
-        partly: whether rows that lack some of several labels count as labeled; nothing is left out
-            where no labels are wanted.
-    """
-    if not hasattr(value, "labeled") or (partly and not labels):
-        return value
-    labeled = value.labeled(partly=partly)
-    if labeled is value:
-        return value
-    if labels and len(labeled) >= min_share * len(value):
-        return labeled
-    return replace(value, targets=None)
+def _measured(name: str, cost: Cost, given: Mapping[str, Any], inputs: Iterable[str]) -> Cost:
+    """The cost with its operations as they were measured, where they were."""
+    measured = MEASURED.get(name)
+    return cost if measured is None else replace(cost, elements=measured.elements(given, inputs))
 
 
 def _present(given: Mapping[str, Any], need: str) -> bool:
     name, _, attribute = need.partition(".")
     value = given.get(name)
     return value is not None and (not attribute or getattr(value, attribute) is not None)
-
-
-def _argument_lines(docstring: str) -> dict[str, str]:
-    """`Args:` of a Google docstring as {name: text}."""
-    _, _, tail = docstring.partition("Args:\n")
-    lines: dict[str, str] = {}
-    current = ""
-    for line in tail.splitlines():
-        indent = len(line) - len(line.lstrip())
-        if line.strip() and indent < 4:
-            break
-        if indent == 4 and ":" in line:
-            current, _, text = line.strip().partition(":")
-            lines[current] = text.strip()
-        elif current and line.strip():
-            lines[current] += " " + line.strip()
-    return lines

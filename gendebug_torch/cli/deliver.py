@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import gendebug_torch as gd
 from gendebug_torch.cli.exit_codes import BROKEN, CLEAN, FINDINGS
-from gendebug_torch.data.files import write_whole
-from gendebug_torch.report import render_junit
+from gendebug_torch.report import render_junit, write_report
+from gendebug_torch.report.text import printable
 
 FailOn = Literal["note", "warn", "fail", "never"]
 Format = Literal["junit", "markdown"]
@@ -34,18 +34,28 @@ def deliver(
         also: further formats, `findings.xml` (JUnit) and `findings.md` (Markdown).
         extras: tables and pictures of the page.
     """
-    diagnosis.write(out, **extras)
+    others = {}
     if "junit" in also:
-        write_whole(Path(out) / "findings.xml", render_junit(diagnosis.findings))
+        others["findings.xml"] = render_junit(diagnosis.findings)
     if "markdown" in also:
-        write_whole(Path(out) / "findings.md", diagnosis.to_markdown())
-    try:
-        print(diagnosis)
-        print(f"\nReport: {Path(out) / 'report.html'}", flush=True)
-    except BrokenPipeError:
-        # Whoever reads along, as `head` does, has seen enough; the verdict is the same.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        others["findings.md"] = diagnosis.to_markdown()
+    write_report(out, diagnosis.to_html(**extras), diagnosis.to_json(), others)
+    say(f"{diagnosis}\n\nReport: {Path(out) / 'report.html'}")
     return exit_code(diagnosis, fail_on)
+
+
+def say(*texts: object) -> None:
+    """Print paragraphs, harmless to a terminal, with an empty line between them.
+
+    Whoever reads along, as `head` does, may have seen enough; the verdict is the same.
+
+    Args:
+        texts: what to print.
+    """
+    try:
+        print(*map(printable, texts), sep="\n\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exit_code(diagnosis: gd.Diagnosis, fail_on: FailOn) -> int:

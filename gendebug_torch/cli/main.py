@@ -6,16 +6,12 @@ A command's module is imported when the command is called, so that help costs no
 from __future__ import annotations
 
 import ast
-import json
-import keyword
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
 
 import gendebug_torch
 from gendebug_torch.cli.exit_codes import BAD_INPUT, BROKEN, CLEAN, INTERRUPTED
@@ -108,8 +104,13 @@ def _call(name: str, words: Sequence[str]) -> int:
     command = COMMANDS[name]
     module = import_module(f"gendebug_torch.cli.commands.{command.module}")
     function: Callable[..., int] = getattr(module, command.function)
-    parser = _parser(name, function, command.positional)
-    return function(**parser.parse_args(_python_names(words, function)).as_dict())
+    others = [f"gendebug {other}" for other in COMMANDS if other.startswith(f"{name} ")]
+    also = f"See also {', '.join(others)}. " if others else ""
+    from gendebug_torch.cli.arguments import parsed_arguments
+
+    return function(
+        **parsed_arguments(name, function, command.positional, words, also + _EXIT_CODES)
+    )
 
 
 def _overview() -> str:
@@ -135,70 +136,3 @@ def _first_line(command: Command) -> str:
         if isinstance(node, ast.FunctionDef) and node.name == command.function:
             return (ast.get_docstring(node) or "").partition("\n")[0]
     return ""
-
-
-def _parser(name: str, function: Callable[..., int], positional: Sequence[str]) -> Any:
-    """The parser of one command; its help spells flags as people write them."""
-    from jsonargparse import ArgumentParser
-
-    class Parser(ArgumentParser):
-        def format_help(self, *formatter: Any) -> str:
-            return re.sub(r"--[a-z_]+( [A-Z_]+)?", _as_written, super().format_help(*formatter))
-
-    description = (function.__doc__ or "").partition("\n\n")[0]
-    others = [f"gendebug {command}" for command in COMMANDS if command.startswith(f"{name} ")]
-    also = f"See also {', '.join(others)}. " if others else ""
-    parser = Parser(prog=f"gendebug {name}", description=description, epilog=also + _EXIT_CODES)
-    for parameter in positional:
-        several = "+" if parameter.endswith("+") else None
-        parser.add_argument(parameter.removesuffix("+"), type=str, nargs=several)
-    skip: set[str | int] = {parameter.removesuffix("+") for parameter in positional}
-    parser.add_function_arguments(function, as_positional=False, skip=skip)
-    return parser
-
-
-def _as_written(flag: re.Match[str]) -> str:
-    """`--fail_on FAIL_ON` as it is written on a command line: `--fail-on FAIL_ON`."""
-    name, _, value = flag[0].partition(" ")
-    return name.rstrip("_").replace("_", "-") + (f" {value.rstrip('_')}" if value else "")
-
-
-def _python_names(words: Sequence[str], function: Callable[..., int]) -> list[str]:
-    """The words with flags as Python names, and values of lists as JSON lists.
-
-    `--fail-on` becomes `--fail_on`, `--from` (a word of Python) `--from_`; `--only shift,labels` or
-    `--only shift labels` becomes `--only '["shift", "labels"]'`.
-    """
-    hints = get_type_hints(function)
-    lists = {
-        name
-        for name, hint in hints.items()
-        if any(get_origin(kind) is list for kind in (hint, *get_args(hint)))
-    }
-    result: list[str] = []
-    values: list[str] | None = None
-    for word in [*words, "--"]:
-        if values is not None and not word.startswith("--"):
-            values.append(word)
-            continue
-        if values is not None:
-            result.append(_as_list(values))
-            values = None
-        if word == "--" or not word.startswith("--"):
-            result.append(word)
-            continue
-        flag, equals, value = word[2:].partition("=")
-        name = flag.replace("-", "_")
-        name += "_" * keyword.iskeyword(name)
-        result.append(f"--{name}")
-        if name in lists:
-            values = [value] if equals else []
-        elif equals:
-            result[-1] += f"={value}"
-    return result[:-1]
-
-
-def _as_list(values: Sequence[str]) -> str:
-    if len(values) == 1 and values[0].startswith("["):
-        return values[0]
-    return json.dumps([part for value in values for part in value.split(",") if part])

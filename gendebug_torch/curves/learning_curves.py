@@ -14,7 +14,7 @@ from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.curves.files.epoch_table import epoch_table
 from gendebug_torch.curves.files.run_files import read_csv, read_run
 from gendebug_torch.curves.fit.moving_average import moving_average
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import reading, reject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +145,7 @@ class LearningCurves:
         Raises:
             InputError: a column is absent or not numeric, or there are no rows.
         """
-        return cls._read(frame, train, val)
+        return cls._read(frame, [], train, val)
 
     @classmethod
     def from_csv(
@@ -161,16 +161,8 @@ class LearningCurves:
         Raises:
             InputError: the file cannot be read, or as `from_frame`.
         """
-        try:
-            frame, notes = read_csv(Path(path))
-        except OSError as error:
-            reject(
-                "path",
-                "a readable CSV file",
-                f"{path}: {error.strerror or error}",
-                "Check that the path is right.",
-            )
-        return cls._read(frame, train, val, notes)
+        with reading(path, "a readable CSV file"):
+            return cls._read(*read_csv(Path(path)), train, val)
 
     @classmethod
     def from_run(
@@ -187,12 +179,12 @@ class LearningCurves:
         Raises:
             InputError: there is no such file, it cannot be read, or as `from_frame`.
         """
-        frame, notes = read_run(path)
-        return cls._read(frame, train, val, notes)
+        with reading(path, "the log of a run"):
+            return cls._read(*read_run(path), train, val)
 
     @classmethod
     def _read(
-        cls, frame: pd.DataFrame, train: str | None, val: str | None, notes: list[str] | None = None
+        cls, frame: pd.DataFrame, notes: list[str], train: str | None, val: str | None
     ) -> LearningCurves:
         table, unit, table_notes = epoch_table(frame, train=train, val=val)
         columns = {name: torch.tensor(table[name].to_numpy(copy=True)) for name in table.columns}
@@ -203,7 +195,7 @@ class LearningCurves:
             train_eval_loss=columns.pop("train_eval_loss", None),
             metrics=columns,
             unit=unit,
-            notes=(*(notes or []), *table_notes),
+            notes=(*notes, *table_notes),
         )
 
     @property

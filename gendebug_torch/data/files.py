@@ -4,12 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gendebug_torch.errors import reject
+
+# Control characters (C0, C1) but for tab and newline, and marks that change the direction of text.
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# A file may expand to this many bytes whatever its own size; beyond it, only so many times that.
+_FREE_BYTES, _MAX_EXPANSION = 2**30, 1000
+
+
+def without_controls(text: str) -> str:
+    r"""A text whose control characters and marks of direction are written as escapes.
+
+    They would act on a terminal, or reorder a line, instead of being read. Ends of lines and tabs
+    stay.
+
+    Example:
+        >>> print(without_controls("a\x1b[2Jb\u202ec"))
+        a\x1b[2Jb\u202ec
+    """
+    return _ACTING.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def check_expansion(path: str | Path, size: int) -> None:
+    """Refuse a file whose content would not fit into memory, or is zeros packed beyond measure.
+
+    Args:
+        path: the file.
+        size: bytes of its content once it is read.
+
+    Raises:
+        InputError: `size` exceeds the memory of the machine; or a GiB and a thousand times the
+            size of the file, which no table of real numbers packs to.
+    """
+    packed = Path(path).stat().st_size
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory or size > max(_FREE_BYTES, _MAX_EXPANSION * packed):
+        got = f"{path}, {packed / 2**20:,.1f} MiB that unpack to {size / 2**30:,.1f} GiB"
+        limit = f"at most {memory / 2**30:,.0f} GiB, and a thousand times the file"
+        reject("path", f"content of {limit}", got, "Split the file, or check where it comes from.")
 
 
 def read_text(path: str | Path, argument: str = "path") -> str:

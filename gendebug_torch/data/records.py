@@ -17,8 +17,17 @@ from torch import Tensor
 from gendebug_torch.data.files import replacing_directory
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
-from gendebug_torch.data.task import Task, missing_labels, stored_targets, task_of
-from gendebug_torch.errors import InputError, reject
+from gendebug_torch.data.task import (
+    Task,
+    check_ids,
+    check_logits,
+    dense_outputs,
+    missing_labels,
+    stored_targets,
+    task_of,
+    warn_probabilities,
+)
+from gendebug_torch.errors import reading, reject
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +39,11 @@ class Records:
             known by their names as text; objects that are numbers become numbers.
         targets: labels in any form that torch's losses or a CSV use (ids of any integer type,
             booleans, floats 0.0 and 1.0, `[n, 1]`, one-hot rows, `[n, k]` multilabel) or
-            quantities; NaN and -100 are missing. Stored as int64 ids or answers, or floats.
-        logits: outputs of the model: one binary logit `[n]`, or `[n, k]`. Finite; of three and more
-            classes some may be -inf, which masks a class that is not the row's target.
+            quantities; NaN and -100 are missing. Stored as int64 ids or answers, or floats; of a
+            dense head `[n, p]` for p positions.
+        logits: outputs of the model: one binary logit `[n]`, or `[n, k]`, or dense `[n, k, ...]`,
+            stored as `[n, k, p]`. Finite; of three and more classes some may be -inf, which masks
+            a class that is not the row's target.
         metadata: columns that no model is fed (time, groups, labeler), DataFrame `[n, m]`.
         schema: meaning of the columns.
         name: name for messages, e.g. `validation`.
@@ -59,6 +70,12 @@ class Records:
     task: Task | None = None
 
     def __post_init__(self) -> None:
+        for key in ("features", "targets", "logits"):
+            if isinstance(array := getattr(self, key), np.ndarray):
+                object.__setattr__(self, key, torch.from_numpy(array))
+            elif array is not None and not isinstance(array, (Tensor, pd.DataFrame)):
+                remedy = "Pass torch.as_tensor(values); texts as a table, by Records.from_frame."
+                reject(key, "a Tensor or an array", type(array).__name__, remedy)
         lengths = {key: len(value) for key in _PARTS if (value := getattr(self, key)) is not None}
         if not lengths:
             reject(
@@ -75,19 +92,15 @@ class Records:
                 f"Align the rows of {self.name!r} before building Records.",
             )
         _check_devices(self)
-        targets, schema = self.targets, self.schema
-        if targets is not None:
-            # Some rows of a regression may happen to be whole: its task is decided once.
-            if self.task is Task.REGRESSION and not schema.regression:
-                schema = dataclasses.replace(schema, regression=True, multilabel=False)
-            targets = stored_targets(targets, self.logits, schema, self.name)
-            object.__setattr__(self, "targets", targets)
-        object.__setattr__(self, "task", task_of(targets, self.logits, schema))
         for key in ("features", "metadata"):
             if isinstance(table := getattr(self, key), pd.DataFrame):
                 object.__setattr__(self, key, standard_columns(table, self.name))
-        _check_logits(self.logits, self.task is Task.MULTILABEL, self.name)
-        _check_ids(self, missing_labels(targets) if targets is not None else None)
+        new = self.task is None
+        _store_outputs(self)
+        check_logits(self.logits, self.task, self.name)
+        check_ids(self.targets, self.logits, self.task, self.name)
+        if new and self.logits is not None and self.task in (Task.BINARY, Task.MULTICLASS):
+            warn_probabilities(self.logits, self.name)
 
     def __len__(self) -> int:
         return next(len(value) for key in _PARTS if (value := getattr(self, key)) is not None)
@@ -96,24 +109,18 @@ class Records:
     def probs(self) -> Tensor:
         """Probabilities, `[n]` of one binary logit (sigmoid), else `[n, k]`, float64.
 
-        Softmax, or sigmoid if multilabel.
+        Softmax, or sigmoid if multilabel; `[n, p]` or `[n, k, p]` of p positions.
         """
         logits = _required(self, "logits").double()
-        return (
-            logits.sigmoid()
-            if logits.ndim == 1 or self.task is Task.MULTILABEL
-            else logits.softmax(-1)
-        )
+        if _is_elementwise(self):
+            return (logits[:, 0] if logits.ndim == 3 else logits).sigmoid()
+        return logits.softmax(1)
 
     @property
     def confidence(self) -> Tensor:
         """Probability of the predicted class, `[n]` (`[n, k]` if multilabel), float64 in [0, 1]."""
         probs = self.probs
-        return (
-            torch.maximum(probs, 1 - probs)
-            if probs.ndim == 1 or self.task is Task.MULTILABEL
-            else probs.amax(-1)
-        )
+        return torch.maximum(probs, 1 - probs) if _is_elementwise(self) else probs.amax(1)
 
     @property
     def predicted(self) -> Tensor:
@@ -122,11 +129,9 @@ class Records:
         A binary logit of 0 is class 0.
         """
         logits = _required(self, "logits")
-        return (
-            (logits > 0).long()
-            if logits.ndim == 1 or self.task is Task.MULTILABEL
-            else logits.argmax(-1)
-        )
+        if _is_elementwise(self):
+            return ((logits[:, 0] if logits.ndim == 3 else logits) > 0).long()
+        return logits.argmax(1)
 
     @property
     def correct(self) -> Tensor:
@@ -141,6 +146,7 @@ class Records:
         """
         if self.targets is None:
             return self
+        partly = partly or self.task is Task.DENSE
         missing = missing_labels(self.targets, partly=partly).cpu()
         return self.select(~missing) if bool(missing.any()) else self
 
@@ -226,11 +232,10 @@ class Records:
     @classmethod
     def load(cls, directory: str | Path) -> Records:
         """Read what `save` wrote."""
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        source = Path(directory)
-        try:
+        source, remedy = Path(directory), "Save them again."
+        with reading(source, "records written by `Records.save`", "directory", remedy):
             header = json.loads((source / "records.json").read_text(encoding="utf-8"))
             parts: dict[str, Any] = dict(load_file(source / "tensors.safetensors"))
             for path in source.glob("*.parquet"):
@@ -238,11 +243,6 @@ class Records:
             schema, name, task = header["schema"], header["name"], header.get("task")
             task = None if task is None else Task(task)
             return cls(**parts, schema=Schema(**schema), name=str(name), task=task)
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            expected = "records written by `Records.save`"
-            reject("directory", expected, f"{source}: {error}", "Save them again.")
 
     @classmethod
     def from_frame(
@@ -297,6 +297,35 @@ class Records:
 _PARTS = ("features", "targets", "logits", "metadata")
 
 
+def _store_outputs(records: Records) -> None:
+    """Decide the task and bring logits and targets into its form."""
+    logits, targets, schema = records.logits, records.targets, records.schema
+    if logits is not None and logits.ndim == 2 and logits.shape[1] == 1:
+        logits = logits[:, 0]
+        object.__setattr__(records, "logits", logits)
+    wide = any(part is not None and part.ndim > 2 for part in (logits, targets))
+    if records.task is Task.DENSE or (wide and records.task is None):
+        logits, targets = dense_outputs(logits, targets, schema, records.name)
+        object.__setattr__(records, "logits", logits)
+        task: Task | None = Task.DENSE
+    else:
+        # Some rows of a regression may happen to be whole: its task is decided once.
+        if records.task is Task.REGRESSION and not schema.regression:
+            schema = dataclasses.replace(schema, regression=True, multilabel=False)
+        if targets is not None:
+            targets = stored_targets(targets, logits, schema, records.name)
+        task = task_of(targets, logits, schema)
+    object.__setattr__(records, "targets", targets)
+    object.__setattr__(records, "task", task)
+
+
+def _is_elementwise(records: Records) -> bool:
+    """Whether each logit stands for a yes or no of its own."""
+    logits = _required(records, "logits")
+    one_map = records.task is Task.DENSE and logits.shape[1] == 1
+    return logits.ndim == 1 or records.task is Task.MULTILABEL or one_map
+
+
 def _required(records: Records, key: str) -> Tensor:
     value: Tensor | None = getattr(records, key)
     if value is None:
@@ -316,52 +345,3 @@ def _check_devices(records: Records) -> None:
     if len(set(devices.values())) > 1:
         got, remedy = f"{devices} in {records.name!r}", "Move them together, e.g. all by `.cpu()`."
         reject("records", "tensors on one device", got, remedy)
-
-
-def _check_logits(logits: Tensor | None, multilabel: bool, name: str) -> None:
-    if logits is None:
-        return
-    if not logits.is_floating_point() or logits.ndim not in (1, 2):
-        got = f"{logits.dtype} {list(logits.shape)} in {name!r}"
-        reject("logits", "float [n] or [n, k]", got, "Pass raw model outputs before softmax.")
-    if not logits.numel():
-        return
-    masks = logits.ndim == 2 and logits.shape[1] > 2 and not multilabel
-    values = logits.reshape(len(logits), -1)
-    masked = values.isneginf() if masks else torch.zeros_like(values, dtype=torch.bool)
-    rows = (~(values.isfinite() | masked)).any(1) | masked.all(1)
-    if bad := int(rows.sum()):
-        expected = (
-            "finite values, or -inf for a masked class and not for all"
-            if masks
-            else "finite values"
-        )
-        got = f"NaN or infinity in {bad} of {len(logits)} rows of {name!r}"
-        reject("logits", expected, got, "Find the rows that break the model, or drop them.")
-
-
-def _check_ids(records: Records, missing: Tensor | None) -> None:
-    """Refuse class ids that the logits have no place for, or that they mask."""
-    targets, logits, name = records.targets, records.logits, records.name
-    if targets is None or missing is None or targets.is_floating_point():
-        return
-    rows = (~missing).nonzero()[:, 0]
-    ids = targets[rows]
-    if not len(ids):
-        return
-    low, high = int(ids.min()), int(ids.max())
-    multilabel = targets.ndim == 2
-    classes = 2 if multilabel or (logits is not None and logits.ndim == 1) else None
-    if classes is None and logits is not None:
-        classes = logits.shape[1]
-    if low < 0 or (classes is not None and high >= classes):
-        expected = "class ids from 0" if classes is None else f"class ids in 0..{classes - 1}"
-        remedy = "Map labels to 0..k-1, or declare `classes` in the schema."
-        reject("targets", expected, f"{low}..{high} in {name!r}", remedy)
-    if multilabel or logits is None or logits.ndim == 1:
-        return
-    own = logits[rows.to(logits.device)].gather(1, ids.to(logits.device)[:, None])
-    if masked := int(own.isneginf().sum()):
-        got = f"{masked} of {len(targets)} rows of {name!r} whose class has logit -inf"
-        expected = "classes that the model does not mask"
-        reject("targets", expected, got, "Unmask the class, or drop the rows.")

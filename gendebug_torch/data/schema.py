@@ -17,6 +17,7 @@ _METADATA_KEYS = ("time", "label_time", "group", "source")
 _NAME_KEYS = ("target", *_METADATA_KEYS)
 _LIST_KEYS = ("categorical", "ids", "metadata", "logits", "probs", "noise", "causal")
 _FLAG_KEYS = ("multilabel", "regression")
+_SPREADS = ("variance", "log_variance", "standard_deviation")
 _DIRECTIONS = ("increasing", "decreasing")
 
 
@@ -43,6 +44,9 @@ class Schema:
         multilabel: whether the k logits are k independent yes/no labels.
         threshold: probability above which a deployed binary model says yes; checks that judge its
             answers use it.
+        quantiles: levels of the quantiles that the k outputs of a regression are, in their order.
+        spread: what the second of two outputs of a regression is, the first being the mean:
+            `variance`, `log_variance` or `standard_deviation`.
 
     Raises:
         InputError: a value of another type, or two that exclude each other.
@@ -69,6 +73,8 @@ class Schema:
     multilabel: bool = False
     threshold: float | None = None
     regression: bool = False
+    quantiles: tuple[float, ...] = ()
+    spread: str | None = None
 
     def __post_init__(self) -> None:
         for keys, read in (
@@ -78,6 +84,8 @@ class Schema:
             (("classes",), _classes),
             (("direction",), _direction),
             (("threshold",), _threshold),
+            (("quantiles",), _quantiles),
+            (("spread",), _spread),
         ):
             for key in keys:
                 object.__setattr__(self, key, read(f"schema.{key}", getattr(self, key)))
@@ -87,6 +95,9 @@ class Schema:
         if self.regression and (self.classes or self.multilabel):
             remedy = "Leave out `classes` and `multilabel`, or `regression`."
             reject("schema.regression", "a quantity, or classes", "both", remedy)
+        if self.quantiles and self.spread:
+            remedy = "Say what the outputs of the network are."
+            reject("schema.spread", "either `quantiles` or `spread`", "both", remedy)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Schema:
@@ -163,6 +174,23 @@ def _threshold(argument: str, value: Any) -> float | None:
         remedy = "Write it as a probability without quotes, not as a logit."
         reject(argument, "a probability between 0 and 1", brief(value), remedy)
     return float(value)
+
+
+def _quantiles(argument: str, value: Any) -> tuple[float, ...]:
+    levels = _items(argument, "levels of quantiles", value)
+    numbers = [float(x) for x in levels if isinstance(x, Real) and not isinstance(x, bool)]
+    inside = len(numbers) == len(levels) and all(0 < x < 1 for x in numbers)
+    if not inside or numbers != sorted(set(numbers)):
+        remedy = "Write e.g. [0.05, 0.5, 0.95]."
+        reject(argument, "increasing levels between 0 and 1", brief(value), remedy)
+    return tuple(numbers)
+
+
+def _spread(argument: str, value: Any) -> str | None:
+    if value is not None and value not in _SPREADS:
+        expected = f"one of {', '.join(_SPREADS)}"
+        reject(argument, expected, brief(value), "Say what the second output is.")
+    return value if value is None else str(value)
 
 
 def _direction(argument: str, value: Any) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch.data.files import check_expansion
 from gendebug_torch.data.task import IGNORED
-from gendebug_torch.errors import InputError, reject
+from gendebug_torch.errors import reading, reject
 
 if TYPE_CHECKING:
     from gendebug_torch.data.records import Records
     from gendebug_torch.data.schema import Schema
 
 
+# What pandas calls the numbers among objects.
+_NUMBERS = ("decimal", "integer", "floating", "mixed-integer-float")
 # Probabilities of exactly 0 or 1 have no finite logit; this floor keeps log(p) inside float32.
 SMALLEST_PROB = 1e-38
 _COLUMN_KEYS = (
@@ -36,14 +39,13 @@ def read_table(path: str | Path, codes: Sequence[str] = ()) -> pd.DataFrame:
     Raises InputError with the file's name where it cannot be read.
     """
     source = Path(path)
-    text = dict.fromkeys(codes, str)
-    readers = {
-        ".csv": partial(pd.read_csv, dtype=text),
-        ".gz": partial(pd.read_csv, dtype=text),
-        ".parquet": pd.read_parquet,
-        ".pq": pd.read_parquet,
+    readers: dict[str, Callable[[Path, dict[str, type]], pd.DataFrame]] = {
+        ".csv": _read_csv,
+        ".gz": _read_packed_csv,
+        ".parquet": _read_parquet,
+        ".pq": _read_parquet,
     }
-    reader: Any = readers.get(source.suffix.lower())
+    reader = readers.get(source.suffix.lower())
     if reader is None:
         reject(
             "path",
@@ -51,27 +53,58 @@ def read_table(path: str | Path, codes: Sequence[str] = ()) -> pd.DataFrame:
             str(source),
             "Convert the table to one of them.",
         )
-    try:
-        frame: pd.DataFrame = reader(source)
-    except (OSError, ValueError, EOFError) as error:
-        reject(
-            "path",
-            "a readable table",
-            f"{source}: {error}",
-            "Check that the path is right and the file is whole.",
-        )
+    with reading(source, "a readable table"):
+        frame = reader(source, dict.fromkeys(codes, str))
     columns = [column for column in codes if column in frame]
     return frame.assign(**{column: standard_codes(frame[column]) for column in columns})
 
 
+def _read_csv(source: Path, text: dict[str, type]) -> pd.DataFrame:
+    frame: pd.DataFrame = pd.read_csv(source, dtype=text)
+    return frame
+
+
+def _read_packed_csv(source: Path, text: dict[str, type]) -> pd.DataFrame:
+    frame: pd.DataFrame = pd.read_csv(_BoundedGzip(source), dtype=text)
+    return frame
+
+
+def _read_parquet(source: Path, text: dict[str, type]) -> pd.DataFrame:
+    from pyarrow.parquet import read_metadata
+
+    footer = read_metadata(source)
+    check_expansion(source, 8 * footer.num_rows * footer.num_columns)
+    frame: pd.DataFrame = pd.read_parquet(source)
+    return frame
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """A packed file that is not read beyond what it may expand to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes."""
+        # pandas asks for pieces; `tell` counts the bytes unpacked so far.
+        piece = super().read(size)
+        check_expansion(self._path, self.tell())
+        return piece
+
+
 def standard_codes(column: pd.Series[Any]) -> pd.Series[Any]:
     """Codes as they are written: whole numbers, or texts where one has a leading zero or letter.
+
+    True and False are 1 and 0, as in a file that knows booleans.
 
     Guessing by file would make 01001 a number in one file and a text in the next.
     """
     if column.dtype.kind in "iub":
         return column
     present = column.dropna().astype(str)
+    if len(present) and set(present.unique()) <= {"True", "False"}:
+        return standard_column(column.map({"True": True, "False": False}))
     whole = bool(present.str.fullmatch(r"0|-?[1-9][0-9]{0,17}").all()) and len(present) > 0
     return column.astype("Int64" if column.isna().any() else "int64") if whole else column
 
@@ -82,14 +115,11 @@ def read_npz(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, or arrays of other names, kinds or shapes.
     """
-    remedy = "Check that the path is right and the file is whole."
-    try:
+    with reading(path, "a readable npz file of numbers"):
+        with zipfile.ZipFile(path) as entries:
+            check_expansion(path, sum(entry.file_size for entry in entries.infolist()))
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: _tensor(archive[key], key, path) for key in archive.files}
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        reject("path", "a readable npz file of numbers", f"{path}: {error}", remedy)
     targets = arrays.get("targets", arrays.get("labels"))
     logits = arrays.get("logits")
     if logits is None and (probs := arrays.get("probs")) is not None:
@@ -135,7 +165,7 @@ def split_frame(
     frame: pd.DataFrame, schema: Schema, name: str, optional: tuple[str, ...]
 ) -> tuple[pd.DataFrame | None, Tensor | None, Tensor | None, pd.DataFrame | None]:
     """Features, targets, logits and metadata of one table."""
-    frame = standard_columns(frame, name)
+    raw, frame = frame, standard_columns(frame, name)
     absent = _absent_columns(frame, schema, optional)
     if absent:
         listed = ", ".join(f"{column!r} ({key})" for column, key in absent.items())
@@ -150,7 +180,10 @@ def split_frame(
     scores = {schema.target, *schema.logits, *schema.probs}
     meta = [column for column in outside if column not in scores]
     features = frame.drop(columns=outside).reset_index(drop=True)
-    targets = _targets(frame[schema.target], schema, name) if schema.target in frame else None
+    # As it was stored, since classes are declared by their values there.
+    by_name = dict(zip(frame.columns, range(frame.shape[1]), strict=True))
+    position = None if schema.target is None else by_name.get(schema.target)
+    targets = None if position is None else _targets(raw.iloc[:, position], schema, name)
     metadata = frame[meta].reset_index(drop=True) if meta else None
     return (
         (features if features.shape[1] else None),
@@ -234,36 +267,50 @@ def _targets(column: pd.Series[Any], schema: Schema, name: str) -> Tensor:
     """Labels of one column, float64 with NaN where one is missing, else int64 or float64."""
     label = f"column {schema.target!r} of {name!r}"
     missing = column.isna()
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object)
     if schema.classes:
-        ids = column.map(_class_ids(schema.classes))
-        if bool((ids.isna() & ~missing).any()):
-            unknown = sorted(map(str, column[ids.isna() & ~missing].unique()))[:5]
+        ids = _class_ids(column[~missing], schema.classes)
+        if bool(ids.isna().any()):
+            unknown = sorted(map(str, column[~missing][ids.isna()].unique()))[:5]
             expected = f"values among the classes {list(schema.classes)}"
             reject("targets", expected, f"{unknown} in {label}", "Add them to `classes`.")
-        return torch.from_numpy(ids.fillna(IGNORED).to_numpy(dtype=np.int64).copy())
-    if column.dtype.kind in "iub" and not bool(missing.any()):
+        known = ids.reindex(column.index, fill_value=IGNORED)
+        return torch.from_numpy(known.to_numpy(dtype=np.int64).copy())
+    column = standard_column(column)
+    if column.dtype.kind in "iu" and not bool(missing.any()):
         return torch.from_numpy(column.to_numpy(dtype=np.int64).copy())
-    if column.dtype.kind not in "iubf":
+    if column.dtype.kind not in "iuf":
         if schema.regression:
             expected = "numbers, since the schema says `regression`"
             reject("targets", expected, f"text in {label}", "Correct it, or declare `classes`.")
-        found = sorted(map(str, column[~missing].unique()))[:10]
+        found = sorted(column[~missing].map(str).unique())[:10]
         expected = f"the order of the classes, since {label} holds text"
         reject("schema.classes", expected, f"none; found {found}", f"Add `classes: {found}`.")
     return torch.from_numpy(column.to_numpy(dtype=np.float64, na_value=np.nan).copy())
 
 
-def _class_ids(classes: tuple[Any, ...]) -> dict[Any, int]:
-    """Id of each declared class, by its value and by the text of its value."""
-    ids = {value: index for index, value in enumerate(classes)}
-    return {str(value): index for value, index in ids.items()} | ids
+def _class_ids(column: pd.Series[Any], classes: tuple[Any, ...]) -> pd.Series[Any]:
+    """Id of the class of each value, found by the value or by its text; NaN of other values."""
+    by_value = {value: index for index, value in enumerate(classes)}
+    by_text = {_text(value): index for value, index in by_value.items()}
+    values = {value: by_value.get(value, by_text.get(_text(value))) for value in column.unique()}
+    return column.map(values).astype("float64")
+
+
+def _text(value: Any) -> str:
+    """The text of a class, `1` for each of 1, 1.0, "1" and "1.0"."""
+    text = str(value)
+    whole, point, rest = text.partition(".")
+    return whole if point and rest and not rest.strip("0") else text
 
 
 def standard_columns(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The table with its columns known by text, and with objects that are numbers as numbers.
+    """The table with its columns known by text, each stored in one way whatever its kind.
 
-    Decimals (of Python or Arrow) and columns of Python numbers become float64. A table that needs
-    no change is returned as it is.
+    Numbers of every kind (Decimals, objects, nullable ones, those of Arrow) are plain integers or
+    floats, booleans 0 and 1, texts of Arrow texts. A table that needs no change is returned as it
+    is.
 
     Raises:
         InputError: two columns have one name.
@@ -273,21 +320,39 @@ def standard_columns(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         got = f"several named {', '.join(twice[:5])}"
         reject(name, "one column for each name", got, "Rename or drop them.")
     table = frame if names == list(frame.columns) else frame.set_axis(names, axis=1)
-    numbers = {
-        column: table[column].to_numpy(dtype=np.float64, na_value=np.nan)
-        for column in names
-        if _holds_numbers(table[column])
-    }
-    return table.assign(**numbers) if numbers else table
+    columns = {column: table[column] for column in names}
+    standard = {name: standard_column(column) for name, column in columns.items()}
+    changed = {name: column for name, column in standard.items() if column is not columns[name]}
+    return table.assign(**changed) if changed else table
 
 
-def _holds_numbers(column: pd.Series[Any]) -> bool:
-    """Whether a column of objects, or of Arrow's decimals, holds numbers alone."""
-    if column.dtype.kind != "O":
-        return False
-    if "decimal" in str(column.dtype):
-        return True
-    kinds = ("decimal", "integer", "floating", "mixed-integer-float")
+def standard_column(column: pd.Series[Any]) -> pd.Series[Any]:
+    """A column in the plain storage of its kind; one that has it is returned as it is.
+
+    Nullable integers with gaps are `Int64`, since codes and ids are to be read as they are written.
+    """
+    kind = column.dtype.kind
+    if kind == "b" or (kind == "O" and _objects_are(column, ("boolean",))):
+        return column.astype("float64") if column.isna().any() else column.astype("int8")
+    if kind == "O" and ("decimal" in str(column.dtype) or _objects_are(column, _NUMBERS)):
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return pd.Series(values, index=column.index, name=column.name)
+    if not isinstance(column.dtype, pd.api.extensions.ExtensionDtype):
+        return column
+    if kind in "iu":
+        gaps = bool(column.isna().any())
+        plain = ("Int64", "UInt64") if gaps else ("int64", "uint64")
+        dtype: Any = plain[kind == "u"]
+        return column if str(column.dtype) in plain else column.astype(dtype)
+    if kind == "f":
+        return column.astype("float64")
+    if kind == "U" or str(column.dtype).startswith("dictionary<"):
+        return standard_column(column.astype(object).where(column.notna(), np.nan))
+    return column
+
+
+def _objects_are(column: pd.Series[Any], kinds: tuple[str, ...]) -> bool:
+    """Whether a column of objects holds values of these kinds alone."""
     return pd.api.types.infer_dtype(column, skipna=True) in kinds
 
 
@@ -295,7 +360,7 @@ def _logits(frame: pd.DataFrame, schema: Schema, name: str) -> Tensor | None:
     columns = [*schema.logits, *schema.probs]
     if not columns or any(column not in frame for column in columns):
         return None
-    if text := [c for c in columns if frame[c].dtype.kind not in "fiub"]:
+    if text := [c for c in columns if frame[c].dtype.kind not in "fiu"]:
         reject("logits", "numeric columns", f"{text} in {name!r}", "Convert them to numbers.")
     values = torch.from_numpy(np.array(frame[columns].to_numpy(dtype=np.float64), copy=True))
     values = values[:, 0] if len(columns) == 1 else values

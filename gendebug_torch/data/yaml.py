@@ -166,11 +166,13 @@ def _reject_syntax(error: YAMLError, path: Path) -> NoReturn:
     from ruamel.yaml.error import MarkedYAMLError
 
     if not isinstance(error, MarkedYAMLError):
-        raise InputError(f"{path}: not readable as YAML: {error}.") from None
+        raise InputError(f"{path}: not readable as YAML: {error}. Correct it.") from None
     mark = error.problem_mark or error.context_mark
     line = int(mark.line) + 1 if mark else 0
     problem = str(error.problem or error.context).partition(", if necessary")[0]
-    raise InputError(f"{path}:{line}: not readable as YAML: {problem}.") from None
+    raise InputError(
+        f"{path}:{line}: not readable as YAML: {problem}. Correct this line."
+    ) from None
 
 
 def _check_collections(root: Node, path: Path) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 import torch
 
-from gendebug_torch.checks.registry import Check, Cost, Deferred
+from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.registry import Check, Cost, Deferred, derived_inputs
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import Deadline
 from gendebug_torch.model.runner import logits_of, map_rows
 
 _PROBE_ROWS = 512
 _PROBE_ELEMENTS = 2**20
+# Beyond this multiple of the budget the report says so.
+_TOLERATED = 1.2
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,106 @@ def estimate(
     if speed is not None:
         return speed.seconds(cost)
     return cost.elements + _ELEMENTS_PER_FORWARD * (cost.forwards + 3 * cost.backwards)
+
+
+def run_within(
+    ordered: Sequence[tuple[Check, float]],
+    given: Mapping[str, Any],
+    described: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
+    speed: Speed | None,
+    deadline: Deadline,
+    *,
+    progress: bool = False,
+) -> tuple[list[Finding], tuple[CheckCost, ...]]:
+    """Findings of the checks that fit into the time that is left, and what each took.
+
+    Args:
+        ordered: checks with their values, in the order in which they run.
+        given: inputs by name, which checks that run the model take.
+        described: the same in words, which the others take.
+        settings: options by check.
+        speed: rates by which costs become seconds; None runs every check.
+        deadline: end of the budget.
+        progress: whether to show a bar.
+    """
+    findings: list[Finding] = []
+    costs = []
+    with _stopping(given["model"], deadline) as model:
+        more = {"model": model, "deadline": deadline}
+        given, described = {**given, **more}, {**described, **more}
+        shared = derived_inputs((check for check, _ in ordered), described)
+        for check, value in _with_bar(ordered, progress):
+            estimated = None if speed is None else estimate(check, given, speed, shared)
+            spent, left = None, deadline.left
+            late = estimated is not None and (estimated > left or left == 0.0)
+            if estimated is not None and late and not check.lacks(given):
+                findings.append(_unaffordable(check, estimated, left))
+            else:
+                began = time.perf_counter()
+                inputs = given if "model" in check.inputs else described
+                findings.extend(check.run(inputs, settings[check.name], shared))
+                spent = None if check.lacks(given) else time.perf_counter() - began
+            costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
+    return findings, tuple(costs)
+
+
+@contextlib.contextmanager
+def _stopping(model: Any, deadline: Deadline) -> Iterator[Any]:
+    """The model, whose forward passes end with the budget, so that every loop over batches does."""
+    if deadline.left == math.inf or model is None or isinstance(model, torch.jit.ScriptModule):
+        yield model
+    elif isinstance(model, torch.nn.Module):
+        hook = model.register_forward_pre_hook(lambda *_: deadline.check())
+        try:
+            yield model
+        finally:
+            hook.remove()
+    else:
+
+        def stopping(*inputs: Any, **named: Any) -> Any:
+            deadline.check()
+            return model(*inputs, **named)
+
+        yield stopping
+
+
+def _with_bar(checks: Sequence[tuple[Check, float]], show: bool) -> Iterable[tuple[Check, float]]:
+    if not show:
+        return checks
+    from tqdm.auto import tqdm
+
+    bar: Iterable[tuple[Check, float]] = tqdm(checks, desc="checks", unit="check", leave=False)
+    return bar
+
+
+def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
+    summary = f"Skipped: would take about {seconds:.3g} s; {left:.3g} s of the budget were left."
+    remedy = f"Raise the budget, or run it alone with only={check.name!r}."
+    numbers = {"estimated_seconds": seconds, "seconds_left": left}
+    return check.finding(Severity.SKIPPED, summary, numbers=numbers, remedy=remedy)
+
+
+def overrun(limit: float, seconds: float, costs: Sequence[CheckCost]) -> list[Finding]:
+    """A note where a diagnosis took a fifth longer than its budget: which check did, if one ran.
+
+    Args:
+        limit: budget in seconds.
+        seconds: what the diagnosis took.
+        costs: what each check took.
+    """
+    ran = [cost for cost in costs if cost.spent is not None]
+    if seconds <= _TOLERATED * limit or not ran:
+        return []
+    late = max(ran, key=lambda cost: (cost.spent or 0.0) - (cost.estimated or 0.0))
+    summary = (
+        f"The budget of {limit:.3g} s was exceeded: {seconds:.3g} s. {late.check} took "
+        f"{late.spent:.3g} s of an estimated {late.estimated or 0.0:.2g} s. "
+        f"{len(costs) - len(ran)} checks did not run."
+    )
+    numbers = {"budget": limit, "seconds": seconds, "check": late.check}
+    note = Finding("diagnose.budget", Cause.UNKNOWN, Severity.NOTE, summary, numbers=numbers)
+    return [replace(note, remedy="Raise the budget, or leave that check out with `only`.")]
 
 
 def schedule_table(costs: Sequence[CheckCost]) -> pd.DataFrame:

@@ -70,6 +70,8 @@ _DECISION = {
     Cause.UNRELIABLE_EXPLANATION: "nothing",
     Cause.UNKNOWN: "investigate",
 }
+# A change of whole inputs that was reproduced is the reason for whatever it moved in production.
+_REPRODUCED = "shift.reproduced_change"
 # Share of what got worse from which a slice is the reason of the whole.
 _MOST = 0.5
 
@@ -128,7 +130,7 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
         finding for finding in findings if finding.severity in (Severity.WARN, Severity.FAIL)
     ]
     roots: list[LikelyCause] = []
-    for group in sorted(_groups(alarming), key=lambda group: UPSTREAM.index(group.cause)):
+    for group in sorted(_groups(alarming), key=_upstream):
         explaining = [
             [at for at, root in enumerate(roots) if _explains(root, finding, group)]
             for finding in group.findings
@@ -152,6 +154,14 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
             ),
         )
     )
+
+
+def _upstream(group: LikelyCause) -> tuple[bool, int]:
+    return not _is_reproduced(group), UPSTREAM.index(group.cause)
+
+
+def _is_reproduced(group: LikelyCause) -> bool:
+    return any(finding.check == _REPRODUCED for finding in group.findings)
 
 
 def _groups(alarming: Sequence[Finding]) -> list[LikelyCause]:
@@ -185,6 +195,9 @@ def _points(findings: Iterable[Finding]) -> int:
 
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     """Whether a finding follows from a root: a known consequence, there, and not older."""
+    if _is_reproduced(root):
+        follows = EXPLAINS[root.cause] | {root.cause, Cause.TARGET_LEAKAGE, Cause.UNKNOWN}
+        return finding.cause in follows and "production" in (finding.inputs or ("production",))
     if finding.cause not in EXPLAINS[root.cause]:
         return False
     faint = 2 * root.support < group.support and not (

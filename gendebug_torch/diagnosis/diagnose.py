@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from gendebug_torch.checks.finding import (
     errored_finding,
     findings_to_json,
 )
-from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks, derived_inputs
+from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks
+from gendebug_torch.checks.rows import named
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import seconds_of
 from gendebug_torch.diagnosis.budget import (
@@ -32,13 +33,18 @@ from gendebug_torch.diagnosis.budget import (
     Speed,
     by_value,
     estimate,
+    overrun,
     probe_speed,
+    run_within,
     schedule_table,
 )
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
+from gendebug_torch.diagnosis.model_probe import PROBED_ROWS, model_findings
 from gendebug_torch.diagnosis.quality import finding_order, quality_of
-from gendebug_torch.errors import did_you_mean, reject
+from gendebug_torch.diagnosis.views import described_in_words
+from gendebug_torch.errors import Deadline, did_you_mean, reject
+from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import collect
 from gendebug_torch.shift.quality.quality_change import QualityChange
@@ -156,7 +162,8 @@ def diagnose(
     Where a model is given, records without logits get them once, and every check shares them.
     Under a budget a short probe of this model on this device turns the declared cost of each check
     into seconds; checks run by value per second, and what does not fit is listed as skipped with
-    its estimate. A check or step that breaks is an errored finding; the others go on.
+    its estimate. A check that is still running when the budget is spent is stopped between its
+    pieces. A check or step that breaks is an errored finding; the others go on.
 
     Args:
         model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
@@ -184,37 +191,34 @@ def diagnose(
         "production": production,
         "behavior": None if behavior is None else load_behavior(behavior),
     }
-    _validate(given)
+    given |= _validated(given)
     checks = _selected(all_checks(), only)
     settings = _settings(checks, options or {}, given)
     limit = None if budget is None else seconds_of(budget)
+    deadline, device = Deadline(limit), device_of(device)
     findings: list[Finding] = []
     given |= _by_name(findings, given)
     speed = None
     if limit is not None:
         speed = _attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
     given |= _with_logits(findings, given, limit, speed, device, progress)
+    views = _attempt(findings, "diagnose.properties", partial(described_in_words, given))
+    described = given | (views or {})
     estimates = {
         check.name: _attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
         for check in checks
     }
-    shared = derived_inputs(checks, given)
-    costs = []
-    for check, value in _progress(by_value(checks, estimates), progress):
-        left = None if limit is None else limit - (time.perf_counter() - started)
-        estimated = None if speed is None else estimate(check, given, speed, shared)
-        spent = None
-        if left is not None and estimated is not None and estimated > max(left, 0.0):
-            findings.append(_unaffordable(check, estimated, left))
-        else:
-            began = time.perf_counter()
-            findings.extend(check.run(given, settings[check.name], shared))
-            spent = None if check.lacks(given) else time.perf_counter() - began
-        costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
+    ordered = by_value(checks, estimates)
+    found, costs = run_within(
+        ordered, given, described, settings, speed, deadline, progress=progress
+    )
+    findings += found
+    if limit is not None:
+        findings += overrun(limit, time.perf_counter() - started, costs)
     quality = _attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
     ranked = tuple(sorted(findings, key=finding_order))
     context = _context(given, time.perf_counter() - started)
-    return Diagnosis(ranked, context, quality, tuple(costs))
+    return Diagnosis(ranked, context, quality, costs)
 
 
 def _attempt(findings: list[Finding], step: str, work: Callable[[], T]) -> T | None:
@@ -226,7 +230,8 @@ def _attempt(findings: list[Finding], step: str, work: Callable[[], T]) -> T | N
         return None
 
 
-def _validate(given: Mapping[str, Any]) -> None:
+def _validated(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The records, each under the name of its split unless it has one."""
     for name in ("train", "validation", "production"):
         if given[name] is not None and not isinstance(given[name], Records):
             remedy = "Build them with Records.from_frame or collect(model, loader)."
@@ -238,6 +243,7 @@ def _validate(given: Mapping[str, Any]) -> None:
     if all(given[name] is None for name in sources):
         remedy = "Pass the records, curves or suite to inspect."
         reject(", ".join(sources), "at least one of them", "none", remedy)
+    return {name: named(given[name], name) for name in ("train", "validation", "production")}
 
 
 def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
@@ -295,10 +301,18 @@ def _with_logits(
     device: str | torch.device,
     progress: bool,
 ) -> dict[str, Records]:
-    """Records with the logits that the model gives them, as far as half of the budget allows."""
-    model = given["model"]
+    """Records with the model's logits, as far as half of the budget allows.
+
+    The model is probed before, where that takes a hundredth of the budget at most.
+    """
+    model, left = given["model"], None if limit is None else limit / 2
+    cheap = limit is None or (
+        speed is not None and 100 * speed.seconds(Cost(forwards=PROBED_ROWS)) <= limit
+    )
+    if model is not None and cheap:
+        probe = partial(model_findings, given, device)
+        findings += _attempt(findings, "diagnose.model", lambda: list(probe())) or []
     filled: dict[str, Records] = {}
-    left = None if limit is None else limit / 2
     for name in ("validation", "production", "train"):
         records = given[name]
         if (
@@ -316,7 +330,7 @@ def _with_logits(
         run = partial(collect, model, records, device=device, progress=progress)
         collected = _attempt(findings, f"diagnose.{name}_logits", run)
         if collected is not None:
-            filled[name] = replace(records, logits=collected.logits)
+            filled[name] = collected
     return filled
 
 
@@ -350,29 +364,6 @@ def _by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Rec
         note = Finding("diagnose.columns", Cause.TRAIN_SERVE_SKEW, Severity.NOTE, text)
         findings.append(replace(note, numbers=numbers, remedy=remedy, inputs=(name,)))
     return aligned
-
-
-def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
-    summary = (
-        f"Skipped: would take about {seconds:.3g} s; {max(left, 0.0):.3g} s of the budget "
-        "were left."
-    )
-    remedy = f"Raise the budget, or run it alone with only={check.name!r}."
-    return check.finding(
-        Severity.SKIPPED,
-        summary,
-        numbers={"estimated_seconds": seconds, "seconds_left": left},
-        remedy=remedy,
-    )
-
-
-def _progress(checks: Sequence[tuple[Check, float]], show: bool) -> Iterable[tuple[Check, float]]:
-    if not show:
-        return checks
-    from tqdm.auto import tqdm
-
-    bar: Iterable[tuple[Check, float]] = tqdm(checks, desc="checks", unit="check", leave=False)
-    return bar
 
 
 def _context(given: Mapping[str, Any], seconds: float) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gendebug_torch.checks.finding import Finding, Severity
+from gendebug_torch.checks.rows import position_rows
 from gendebug_torch.shift.quality.quality_change import QualityChange, quality_change
 
 # The check that asks whether there is anything to explain.
@@ -24,7 +25,7 @@ def quality_of(findings: Sequence[Finding], given: Mapping[str, Any]) -> Quality
             return finding.evidence
         if finding.check == _CHECK and finding.severity is not Severity.SKIPPED:
             return None
-    return quality_change(given["validation"], given["production"])
+    return quality_change(*(position_rows(given[side]) for side in ("validation", "production")))
 
 
 def finding_order(finding: Finding) -> tuple[bool, int]:

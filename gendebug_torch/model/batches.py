@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -160,7 +161,7 @@ def sample_rows(
     targets = (
         None
         if any(part is None for _, part in batches)
-        else torch.cat([part for _, part in batches if part is not None])[:rows]
+        else joined_rows("targets", [part for _, part in batches if part is not None])[:rows]
     )
     return cut(_zipped([part for part, _ in batches]), 0, rows), targets
 
@@ -194,6 +195,15 @@ def rows_of(inputs: Any) -> int:
     return len(first)
 
 
+def leaves(inputs: Any) -> Iterator[Tensor]:
+    """The Tensors of a batch of inputs."""
+    if isinstance(inputs, Tensor):
+        yield inputs
+    elif isinstance(inputs, (Mapping, tuple, list)):
+        for part in inputs.values() if isinstance(inputs, Mapping) else inputs:
+            yield from leaves(part)
+
+
 def cut(inputs: Any, start: int, stop: int) -> Any:
     """The same structure with these rows of its Tensors."""
     return _apply(inputs, lambda tensor: tensor[start:stop])
@@ -214,6 +224,99 @@ def moved(inputs: T, device: torch.device) -> T:
 
     there: T = _apply(inputs, move)
     return there
+
+
+def copied_to_host(waiting: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
+    """Copies in host memory; on CUDA through pinned memory, with one wait for all of them."""
+
+    def copy(tensor: Tensor) -> Tensor:
+        if not tensor.is_cuda:
+            return tensor
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
+            tensor, non_blocking=True
+        )
+
+    host = {
+        number: {key: copy(tensor) for key, tensor in out.items()}
+        for number, out in waiting.items()
+    }
+    if any(tensor.is_cuda for out in waiting.values() for tensor in out.values()):
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+        done.synchronize()
+    return host
+
+
+def joined_batches(parts: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The batches of each output, joined in their order.
+
+    Raises:
+        InputError: no batches, or outputs of unequal shapes.
+    """
+    if not parts:
+        reject(
+            "loader",
+            "at least one batch",
+            "none",
+            "Check that the loader is not empty and not used up.",
+        )
+    ordered = [parts[number] for number in sorted(parts)]
+    return {
+        key: joined
+        for key in ordered[0]
+        if (joined := _features_or_all(key, [part[key] for part in ordered])) is not None
+    }
+
+
+def joined_rows(name: str, values: Sequence[Tensor]) -> Tensor:
+    """Batches of rows as one tensor.
+
+    Args:
+        name: what the tensors are, for the message.
+        values: tensors `[n_i, ...]`.
+
+    Raises:
+        InputError: they have unequal shapes.
+    """
+    if listed := _unequal_shapes(values):
+        remedy = "Pad the inputs to one length, or let the model return one output per row."
+        reject("loader", f"batches whose {name} have one shape", listed, remedy)
+    return torch.cat(list(values))
+
+
+def _unequal_shapes(values: Sequence[Tensor]) -> str:
+    """Two shapes of batches that differ in more than their rows; empty where all are equal."""
+    shapes = sorted({tuple(value.shape[1:]) for value in values})
+    listed = " and ".join(str([len(values[0]), *shape]) for shape in shapes[:2])
+    return listed if len(shapes) > 1 else ""
+
+
+def _features_or_all(key: str, values: list[Tensor]) -> Tensor | None:
+    """Batches as one tensor; features of unequal shapes are left out with a warning."""
+    listed = _unequal_shapes(values)
+    if key != "features" or not listed:
+        return joined_rows(key, values)
+    warnings.warn(
+        f"Batches have inputs of unequal shapes, e.g. {listed}, which are not kept as features. "
+        "Pad them to one length to keep them.",
+        stacklevel=5,
+    )
+    return None
+
+
+def gathered_batches(
+    parts: dict[int, dict[str, Tensor]], notes: dict[str, Any], world: int
+) -> dict[int, dict[str, Tensor]]:
+    """The batches and notes of all ranks on every rank; the objects come from our own processes."""
+    if world == 1:
+        return parts
+    gathered: list[tuple[dict[int, dict[str, Tensor]], dict[str, Any]]] = [
+        ({}, {}) for _ in range(world)
+    ]
+    torch.distributed.all_gather_object(gathered, (parts, notes))
+    for _, noted in gathered:
+        notes.update(noted)
+    return {number: out for share, _ in gathered for number, out in share.items()}
 
 
 def _batches(data: Any, size: int) -> Iterator[Any]:
@@ -263,7 +366,7 @@ def _zipped(parts: Sequence[Any]) -> Any:
     """Batches of one structure, joined along the rows; other values are those of the first."""
     first = parts[0]
     if isinstance(first, Tensor):
-        return torch.cat(list(parts))
+        return joined_rows("inputs", parts)
     if isinstance(first, Mapping):
         return {key: _zipped([part[key] for part in parts]) for key in first}
     if isinstance(first, (tuple, list)):

@@ -15,23 +15,6 @@ from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import logits_of
 
 
-def two_class_logits(logits: Tensor) -> Tensor:
-    """`[n, k]` logits, one per class; a single logit z becomes the two logits `[0, z]`.
-
-    The softmax of `[0, z]` is the sigmoid of z for class 1.
-
-    Args:
-        logits: float logits, `[n]`, `[n, 1]` or `[n, k]`.
-
-    Example:
-        >>> import torch
-        >>> two_class_logits(torch.tensor([2.0, -1.0])).tolist()
-        [[0.0, 2.0], [0.0, -1.0]]
-    """
-    single = logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
-    return single if single.ndim > 1 else torch.stack([torch.zeros_like(single), single], 1)
-
-
 def positive_logit(logits: Tensor) -> Tensor:
     """`[n]` log odds of class 1, from one logit or as the difference of two.
 

@@ -44,6 +44,9 @@ def device_of(device: str | torch.device) -> torch.device:
         )
     if result.type == "cuda" and not torch.cuda.is_available():
         reject("device", "a device that this machine has", repr(device), "Pass `auto` or `cpu`.")
+    if result.type == "cuda" and (result.index or 0) >= (count := torch.cuda.device_count()):
+        got = f"{device!r} of {count} CUDA devices"
+        reject("device", "a device that this machine has", got, "Count from 0.")
     if result.type != "cuda" or result.index is not None:
         return result
     # torchrun starts one process per device and says which, but does not choose it.

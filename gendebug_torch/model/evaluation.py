@@ -21,7 +21,9 @@ _LARGEST_BUFFER = 64 * 2**20
 
 
 @contextlib.contextmanager
-def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[None]:
+def evaluating(
+    model: Model, *, device: torch.device | None = None, grad: bool = False
+) -> Iterator[None]:
     """The model in evaluation mode with frozen parameters, restored on exit and after a failure.
 
     Restored are the mode of every submodule, `requires_grad`, `.grad`, buffers, hooks, the device,
@@ -31,6 +33,8 @@ def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[
     Args:
         model: module or callable.
         device: device of the module meanwhile; None leaves it where it is.
+        grad: whether gradients are wanted; parameters that were made under `inference_mode`, which
+            allow none, are copies meanwhile.
 
     Raises:
         InputError: weights that are not in memory, or on several devices where one is given.
@@ -39,6 +43,8 @@ def evaluating(model: Model, *, device: torch.device | None = None) -> Iterator[
         stack.enter_context(random_states_restored())
         if isinstance(model, nn.Module):
             modules = list(model.modules())
+            if grad:
+                stack.enter_context(_differentiable(modules))
             stack.enter_context(on_device(model, device))
             stack.enter_context(_hooks_restored(modules))
             stack.enter_context(_buffers_restored(modules))
@@ -66,6 +72,29 @@ def random_states_restored() -> Iterator[None]:
         torch.set_rng_state(torch_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+@contextlib.contextmanager
+def _differentiable(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Copies of parameters and buffers that were made under `inference_mode`."""
+    tables: list[dict[str, Any]] = []
+    for module in modules:
+        tables += [module._parameters, module._buffers]
+    held = [
+        (table, name, value)
+        for table in tables
+        for name, value in table.items()
+        if value is not None and value.is_inference()
+    ]
+    try:
+        for table, name, value in held:
+            copy = value.clone()
+            is_parameter = isinstance(value, nn.Parameter)
+            table[name] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+        yield
+    finally:
+        for table, name, value in held:
+            table[name] = value
 
 
 @contextlib.contextmanager

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import json
+import logging
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import nn
 
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import brief, reading, reject
 
 
 def import_name(name: str, argument: str) -> Any:
@@ -30,22 +32,28 @@ def import_name(name: str, argument: str) -> Any:
     sys.path.insert(0, str(Path.cwd()))
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        reject(
-            argument,
-            "something importable from here",
-            f"{name!r}: {error}",
-            "Run from the folder that holds the module.",
-        )
+    # A module runs when it is imported, and may do anything, also end the program.
+    except (Exception, SystemExit) as error:
+        got = f"{name!r}: {type(error).__name__}: {error}"
+        remedy = "Run from the folder that holds the module."
+        reject(argument, "something importable from here", got, remedy)
     finally:
         sys.path.pop(0)
 
 
 def load_network(name: str, weights: str | None) -> Any:
-    """The network that MODULE:NAME names, or that a function there returns."""
+    """The network that MODULE:NAME names, or that a function there returns.
+
+    Raises:
+        InputError: it cannot be imported, its function breaks, or it is no network.
+    """
     network = import_name(name, "--model")
+    expected = "a network, or a function that returns one without arguments"
     if not isinstance(network, nn.Module) and callable(network):
-        network = network()
+        with reading(name, expected, "--model", "Correct the function, or name the network."):
+            network = network()
+    if not callable(network):
+        reject("--model", expected, f"{name}, {brief(network)}", "Name the network itself.")
     if weights is not None:
         load_weights(network, weights)
     return network
@@ -56,24 +64,10 @@ def load_weights(network: Any, path: str) -> None:
 
     Checkpoints are those of torch.save or Lightning.
     """
-    from safetensors import SafetensorError
-
-    try:
+    expected = "the state of this network, in a file that is read without unpickling"
+    remedy = "Write it with safetensors.torch.save_model."
+    with reading(path, expected, "--weights", remedy):
         network.load_state_dict(_state(path, network.state_dict()))
-    except Exception as error:
-        # The class is not imported, so that nothing here can unpickle.
-        if (
-            not isinstance(error, (OSError, RuntimeError, SafetensorError))
-            and type(error).__name__ != "UnpicklingError"
-        ):
-            raise
-        remedy = "Write it with safetensors.torch.save_model."
-        reject(
-            "--weights",
-            "the state of this network, in a file that is read without unpickling",
-            f"{path}: {error}",
-            remedy,
-        )
 
 
 def _state(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +80,9 @@ def _state(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
 
         return load_file(path)
     held = torch.load(path, map_location="cpu", weights_only=True)
-    state: dict[str, Any] = held.get("state_dict", held)
+    state = held.get("state_dict", held) if isinstance(held, dict) else held
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"it holds {brief(state)} and no tensors by name")
     first = next(iter(own), "")
     prefix = next((name.removesuffix(first) for name in state if name.endswith("." + first)), "")
     return (
@@ -117,21 +113,12 @@ def load_program(path: str, argument: str) -> Any:
         InputError: no such file, another layout, or one that would be unpickled.
     """
     remedy = "Check the path, or export it again with torch.export.save."
-    try:
+    with reading(path, "a file that torch.export.save wrote", argument, remedy):
         with zipfile.ZipFile(path) as archive:
             unpickled = _unpickled(archive)
         if unpickled is None:
-            return _loaded(path)
-    except (
-        OSError,
-        KeyError,
-        RuntimeError,
-        ValueError,
-        AttributeError,
-        AssertionError,
-        zipfile.BadZipFile,
-    ) as error:
-        reject(argument, "a file that torch.export.save wrote", f"{path}: {error}", remedy)
+            with _without_log("torch.export"):
+                return torch.export.load(path).module()
     remedy = (
         "Export a network of plain tensors, with plain tensors as sample inputs; or pass "
         "MODULE:NAME and weights."
@@ -141,8 +128,15 @@ def load_program(path: str, argument: str) -> Any:
     )
 
 
-def _loaded(path: str) -> Any:
-    return torch.export.load(path).module()
+@contextlib.contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    """Within it a library logs nothing: what it logs is raised as well."""
+    logger = logging.getLogger(name)
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
 
 
 def _unpickled(archive: zipfile.ZipFile) -> str | None:

@@ -12,13 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.schema import Schema
+from gendebug_torch.data.task import IGNORED, Task, dense_outputs, row_keys, sampled_positions
 from gendebug_torch.data.times import seconds_of
 from gendebug_torch.errors import reject
 from gendebug_torch.model.batches import (
     Unpack,
     check_order,
+    copied_to_host,
     cut,
+    gathered_batches,
+    joined_batches,
     known_rows,
+    leaves,
     moved,
     numbered_batches,
     rows_at_once,
@@ -41,6 +47,8 @@ Step = Callable[[Any, Tensor | None], Mapping[str, Tensor]]
 # Outputs wait on the device until this many bytes are together, so that a copy costs one wait per
 # flush, not per batch.
 _FLUSH_BYTES = 64 * 2**20
+# Logits of a dense output that are kept per row.
+_ROW_LOGITS = 2**14
 
 
 def collect(
@@ -55,12 +63,15 @@ def collect(
     checkpoint: str | Path | None = None,
     every: str | float = "60s",
     keep_features: bool = True,
+    positions: int = 64,
+    ignore_index: int | None = None,
     name: str = "records",
 ) -> Records:
     """The outputs of a model for every row, computed once, as `Records`.
 
     Args:
-        model: module or callable from inputs to logits, `[n]`, `[n, 1]` or `[n, k]`.
+        model: module or callable from inputs to logits, `[n]`, `[n, 1]`, `[n, k]`, or dense
+            `[n, k, ...]` with targets `[n, ...]`.
         loader: DataLoader, iterable of batches, Tensor `[n, ...]`, or `Records` with features.
         unpack: batch -> (inputs, targets); default: a Tensor, `(inputs,)` or `(inputs, targets)`.
         device: `auto` takes CUDA where there is one; the model is moved back afterwards.
@@ -71,6 +82,9 @@ def collect(
             answers for these rows and this model only.
         every: time after which a shard is written, e.g. `60s`, whatever its size.
         keep_features: keep tensor inputs of the loader as features.
+        positions: most labeled positions of a dense output that are kept of each row, drawn at
+            random; fewer from 256 classes on, so that a row takes at most 64 KB.
+        ignore_index: target of rows or positions that have no label, beside NaN and -100.
         name: of the records.
 
     Raises:
@@ -88,9 +102,16 @@ def collect(
     """
 
     def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
-        out = {"logits": logits_of(model, inputs)}
+        logits = logits_of(model, inputs)
         if targets is not None:
-            out["targets"] = targets.long() if not targets.is_floating_point() else targets
+            targets = targets.long() if not targets.is_floating_point() else targets
+            if ignore_index is not None:
+                targets = targets.masked_fill(targets == ignore_index, IGNORED)
+        if logits.ndim > 2:
+            stored = isinstance(loader, Records)
+            out = _sampled(logits.flatten(2) if stored else logits, inputs, targets, positions)
+        else:
+            out = {"logits": logits} | ({} if targets is None else {"targets": targets})
         if keep_features and isinstance(inputs, Tensor) and not isinstance(loader, Records):
             out["features"] = inputs
         return out
@@ -106,19 +127,49 @@ def collect(
         progress=progress,
         checkpoint=checkpoint,
         every=every,
+        identity=f"{positions} positions, ignored {ignore_index}",
     )
+    if "valid" in rows:
+        rows = _trimmed(rows)
     if isinstance(loader, Records):
         own = (part for part in (loader.features, loader.targets) if isinstance(part, Tensor))
         home = next((part.device for part in own), rows["logits"].device)
-        return Records(
-            loader.features,
-            loader.targets,
-            rows["logits"].to(home),
-            loader.metadata,
-            loader.schema,
-            loader.name,
-        )
+        targets = loader.targets
+        if loader.task is Task.DENSE and targets is not None:
+            targets = rows["targets"].to(home)
+        rest = (loader.metadata, loader.schema, loader.name)
+        return Records(loader.features, targets, rows["logits"].to(home), *rest)
     return Records(rows.get("features"), rows.get("targets"), rows["logits"], name=name)
+
+
+def _sampled(
+    logits: Tensor, inputs: Any, targets: Tensor | None, positions: int
+) -> dict[str, Tensor]:
+    """Some positions of dense outputs, the same whatever batch a row comes in."""
+    flat, labels = dense_outputs(logits, targets, Schema(), "loader")
+    assert flat is not None
+    keys = sum(
+        (row_keys(part) for part in leaves(inputs) if len(part) == len(flat)),
+        torch.zeros(len(flat), dtype=torch.int64, device=flat.device),
+    )
+    most = max(1, min(positions, _ROW_LOGITS // flat.shape[1]))
+    return sampled_positions(flat, labels, keys, most)
+
+
+def _trimmed(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sampled positions without those that no row has; a row with fewer has missing labels there.
+
+    Without labels a row with fewer positions repeats its own.
+    """
+    logits, targets, valid = rows["logits"], rows.get("targets"), rows["valid"]
+    counts = valid.sum(1).clamp(min=1)
+    width = int(counts.max())
+    at = torch.arange(width) % counts[:, None]
+    trimmed = {"logits": logits.gather(2, at[:, None].expand(-1, logits.shape[1], -1))}
+    if targets is not None:
+        missing = torch.nan if targets.is_floating_point() else IGNORED
+        trimmed["targets"] = targets[:, :width].masked_fill(~valid[:, :width], missing)
+    return {key: value for key, value in rows.items() if key == "features"} | trimmed
 
 
 def map_rows(
@@ -189,7 +240,7 @@ def map_rows(
     limit = [2**62]
     with (
         device_context(target, precision),
-        evaluating(step if model is None else model, device=target),
+        evaluating(step if model is None else model, device=target, grad=grad),
         torch.set_grad_enabled(grad),
         _progress(total, world, progress and rank == 0) as count,
     ):
@@ -200,14 +251,22 @@ def map_rows(
                 watch(inputs, targets)
             if not results.is_own(number) or results.is_finished(number, inputs, targets):
                 continue
-            outputs = _run_halving(
-                step, _as_model_takes(data, inputs, model, target), moved(targets, target), limit
-            )
+            # Batches of a loader are converted only where the network does not take them.
+            own = isinstance(data, (Records, Tensor))
+            inputs = as_model_takes(inputs, model, target) if own else moved(inputs, target)
+            labels = moved(targets, target)
+            try:
+                outputs = _run_halving(step, inputs, labels, limit)
+            except RuntimeError as error:
+                converted = as_model_takes(inputs, model, target)
+                if converted is inputs or "type" not in str(error):
+                    raise
+                outputs = _run_halving(step, converted, labels, limit)
             results.add(number, outputs)
             count(rows_of(inputs))
         results.flush()
-        gathered = _gather(results.parts, notes, world)
-    return _join(gathered) if keep else {}
+        gathered = gathered_batches(results.parts, notes, world)
+    return joined_batches(gathered) if keep else {}
 
 
 class _Results:
@@ -250,15 +309,15 @@ class _Results:
             self.flush()
 
     def flush(self) -> None:
-        host = _to_host(self.waiting)
+        host = copied_to_host(self.waiting)
         self.parts.update(self.shards.save(host, self.notes, self.fingerprints))
         self.waiting, self.fingerprints, self.flushed = {}, {}, time.monotonic()
 
 
-def _as_model_takes(data: Any, inputs: Any, model: Model | None, device: torch.device) -> Any:
-    """The inputs on the device; tables, which are fed as float32, in the dtype of the weights."""
+def as_model_takes(inputs: Any, model: Model | None, device: torch.device) -> Any:
+    """The inputs on the device, a floating tensor in the floating type of the weights."""
     inputs = moved(inputs, device)
-    if not isinstance(data, Records) or not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module):
         return inputs
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if len(dtypes) == 1 and isinstance(inputs, Tensor) and inputs.is_floating_point():
@@ -303,7 +362,10 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
     output = model(**inputs) if isinstance(inputs, Mapping) else model(*positional)
     if not isinstance(output, Tensor):
         keys = f" with keys {sorted(output)}" if isinstance(output, Mapping) else ""
-        remedy = "Wrap it so that it returns the logits, e.g. `lambda x: model(x)[0]` or `.logits`."
+        remedy = (
+            "Wrap it in an nn.Module whose forward returns the logits, e.g. `model(x)[0]` or "
+            "`model(x).logits`; a lambda would hide its layers."
+        )
         reject(
             "model",
             "a model that returns a Tensor of logits",
@@ -312,54 +374,6 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
         )
     logits: Tensor = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
     return logits.float()
-
-
-def _to_host(waiting: dict[int, dict[str, Tensor]]) -> dict[int, dict[str, Tensor]]:
-    """Copies in host memory; on CUDA through pinned memory, with one wait for all of them."""
-
-    def copy(tensor: Tensor) -> Tensor:
-        if not tensor.is_cuda:
-            return tensor
-        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
-            tensor, non_blocking=True
-        )
-
-    host = {
-        number: {key: copy(tensor) for key, tensor in out.items()}
-        for number, out in waiting.items()
-    }
-    if any(tensor.is_cuda for out in waiting.values() for tensor in out.values()):
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record()
-        done.synchronize()
-    return host
-
-
-def _join(parts: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    if not parts:
-        reject(
-            "loader",
-            "at least one batch",
-            "none",
-            "Check that the loader is not empty and not used up.",
-        )
-    ordered = [parts[number] for number in sorted(parts)]
-    return {key: torch.cat([part[key] for part in ordered]) for key in ordered[0]}
-
-
-def _gather(
-    parts: dict[int, dict[str, Tensor]], notes: dict[str, Any], world: int
-) -> dict[int, dict[str, Tensor]]:
-    """The batches and notes of all ranks on every rank; the objects come from our own processes."""
-    if world == 1:
-        return parts
-    gathered: list[tuple[dict[int, dict[str, Tensor]], dict[str, Any]]] = [
-        ({}, {}) for _ in range(world)
-    ]
-    torch.distributed.all_gather_object(gathered, (parts, notes))
-    for _, noted in gathered:
-        notes.update(noted)
-    return {number: out for share, _ in gathered for number, out in share.items()}
 
 
 @contextlib.contextmanager

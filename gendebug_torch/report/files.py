@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from gendebug_torch.data.files import replacing_files
 
 
-def write_report(directory: str | Path, html: str, findings_json: str) -> Path:
-    """Write both files and return the path of the page.
+def write_report(
+    directory: str | Path, html: str, findings_json: str, others: Mapping[str, str] | None = None
+) -> Path:
+    """Write the files of a report, all or none, and return the path of the page.
 
     Args:
         directory: path of the directory, made if needed; other files in it stay.
         html: content of `report.html`.
         findings_json: content of `findings.json`.
+        others: further files by name.
 
     Raises:
-        InputError: the directory cannot be written; both old files are then whole.
+        InputError: the directory cannot be written; all old files are then whole.
     """
-    with replacing_files(directory, ["findings.json", "report.html"], "out") as scratch:
-        (scratch / "findings.json").write_text(findings_json, encoding="utf-8", newline="")
-        (scratch / "report.html").write_text(html, encoding="utf-8", newline="")
+    contents = {**(others or {}), "findings.json": findings_json, "report.html": html}
+    with replacing_files(directory, list(contents), "out") as scratch:
+        for name, text in contents.items():
+            (scratch / name).write_text(text, encoding="utf-8", newline="")
     return Path(directory) / "report.html"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.data.files import without_controls
 
 if TYPE_CHECKING:
     from gendebug_torch.diagnosis.causes import LikelyCause
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
 _WIDTH = 100
 # XML 1.0 allows no other control characters (W3C, Extensible Markup Language, section 2.2).
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-# Control characters (C0, C1), and marks that change the direction of text: they would act on a
-# terminal or reorder a line instead of being read.
-_ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _LONGEST_WORD = 200
 
 
@@ -33,14 +29,10 @@ def printable(text: object) -> str:
         a\x1b[2Jb
     """
 
-    def escaped(match: re.Match[str]) -> str:
-        return match[0] if match[0] in "\n\t" else repr(match[0])[1:-1]
-
     def cut(match: re.Match[str]) -> str:
         return f"{match[0][:_LONGEST_WORD]}… ({len(match[0]):,} characters)"
 
-    safe = _ACTING.sub(escaped, str(text))
-    return re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", cut, safe)
+    return re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", cut, without_controls(str(text)))
 
 
 def words(name: str) -> str:
@@ -204,4 +196,4 @@ def _cell(text: str) -> str:
 
 
 def _legal(text: str) -> str:
-    return _ILLEGAL.sub("", text)
+    return without_controls(_ILLEGAL.sub("", text))

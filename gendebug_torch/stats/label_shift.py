@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
+from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.intervals import normal_quantile
 
@@ -136,7 +137,7 @@ def label_shift(
     Cost: two products `[n, k] x [k]` a round, some tens of rounds; memory of one chunk beside the
     input.
     """
-    z = torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
+    z = two_class_logits(logits)
     if z.ndim != 2 or not len(z) or not z.is_floating_point():
         reject(
             "logits",

@@ -10,11 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import reject
 
 Family = Literal["temperature", "bias_corrected", "vector"]
 
 _CHUNK = 2**20
+# Classes up to which each gets a bias where nobody asked for one.
+_MOST_BIASED = 100
 _MAX_STEPS = 40
 # Standard deviations of the normal priors: nats of class bias, and each scale relative to the
 # common one. Without them the bias of a class without rows diverges to minus infinity.
@@ -86,7 +89,7 @@ def fit_affine(
     Raises:
         InputError: shapes do not fit, no rows, or a class id out of range.
 
-    Cost: `n k^2` multiplications a step, about eight steps; memory `k^2`.
+    Cost: `n k p` multiplications a step for p free parameters, about eight steps; memory `k p`.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -119,6 +122,16 @@ def fit_affine(
     return AffineFit(family, scale, bias, scale_error, bias_error, converged, unbounded, nll)
 
 
+def affordable_family(logits: Tensor) -> Family:
+    """`bias_corrected`, or one temperature of over 100 classes, whose biases would be noise.
+
+    Args:
+        logits: float `[n, k]`, or `[n]` binary.
+    """
+    many = logits.ndim == 2 and logits.shape[1] > _MOST_BIASED
+    return "temperature" if many else "bias_corrected"
+
+
 def _start(rows: _Rows, design: Tensor, family: Family, binary: bool) -> tuple[Tensor, Tensor]:
     """Start and prior precision `[p]` of the parameters; vector scaling starts from T."""
     start = torch.zeros(design.shape[1], dtype=torch.float64)
@@ -133,9 +146,9 @@ def _start(rows: _Rows, design: Tensor, family: Family, binary: bool) -> tuple[T
 
 def _sandwich(rows: _Rows, design: Tensor, parameters: Tensor, ridge: Tensor) -> Tensor:
     """`[2 k, 2 k]` covariance of the scales and biases, robust to misspecification."""
-    _, curvature, squares = rows.derivatives(design @ parameters, squares=True)
-    inverse = torch.linalg.pinv(design.T @ curvature @ design + ridge.diag(), hermitian=True)
-    variance: Tensor = design @ inverse @ (design.T @ squares @ design) @ inverse @ design.T
+    _, curvature, squares = rows.derivatives(design @ parameters, design, squares=True)
+    inverse = torch.linalg.pinv(curvature + ridge.diag(), hermitian=True)
+    variance: Tensor = design @ inverse @ squares @ inverse @ design.T
     return variance
 
 
@@ -171,7 +184,7 @@ class _Rows:
         size = max(1, _CHUNK // classes)
         for start in range(0, len(self.logits), size):
             part = slice(start, start + size)
-            z = _class_logits(self.logits[part].double() / self.unit)
+            z = two_class_logits(self.logits[part].double() / self.unit)
             masked = z == -math.inf
             z = z.masked_fill(masked, 0.0)
             log_probs = (z * scale + bias).masked_fill(masked, -math.inf).log_softmax(1)
@@ -200,35 +213,35 @@ class _Rows:
         return float(total)
 
     def derivatives(
-        self, values: Tensor, *, squares: bool = False
+        self, values: Tensor, design: Tensor, *, squares: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient `[2 k]`, curvature and summed squares of row gradients `[2 k, 2 k]`.
+        """Gradient `[p]`, curvature and summed squares of row gradients `[p, p]`.
 
         Args:
             values: scales and biases `[2 k]`.
+            design: map from the p free parameters to them, `[2 k, p]`.
             squares: whether the squares are needed; else they are 0.
         """
-        classes = len(values) // 2
-        gradient = torch.zeros(2 * classes, dtype=torch.float64, device=self.device)
-        curvature = torch.zeros(2 * classes, 2 * classes, dtype=torch.float64, device=self.device)
-        outer = torch.zeros_like(curvature)
+        classes, design = len(values) // 2, design.to(self.device)
+        gradient = torch.zeros(design.shape[1], dtype=torch.float64, device=self.device)
+        curvature = gradient.new_zeros(len(gradient), len(gradient))
+        outer, moments = torch.zeros_like(curvature), gradient.new_zeros(3, classes)
         for z, log_probs, targets, weight in self.chunks(values):
             probs = log_probs.exp()
             weighted = probs if weight is None else probs * weight[:, None]
             stacked = torch.cat([probs * z, probs], 1)
-            row_gradient = _row_gradients(stacked, z, targets)
+            # Of the p free parameters alone, so that one temperature of k classes costs k.
+            expected, row_gradient = stacked @ design, _row_gradients(stacked, z, targets) @ design
             gradient += row_gradient.sum(0) if weight is None else weight @ row_gradient
-            curvature -= stacked.T @ (stacked if weight is None else stacked * weight[:, None])
-            first, second = (weighted * z).sum(0), (weighted * z.square()).sum(0)
-            curvature += torch.cat(
-                [
-                    torch.cat([second.diag(), first.diag()], 1),
-                    torch.cat([first.diag(), weighted.sum(0).diag()], 1),
-                ]
-            )
+            curvature -= expected.T @ (expected if weight is None else expected * weight[:, None])
+            moments += torch.stack([(weighted * z**power).sum(0) for power in range(3)])
             if squares:
                 weighted_rows = row_gradient if weight is None else row_gradient * weight[:, None]
                 outer += row_gradient.T @ weighted_rows
+        scales, biases = design[:classes], design[classes:]
+        zeroth, first, second = moments[:, :, None]
+        curvature += scales.T @ (second * scales + first * biases)
+        curvature += biases.T @ (first * scales + zeroth * biases)
         return gradient.cpu(), curvature.cpu(), outer.cpu()
 
 
@@ -254,9 +267,8 @@ def _newton(
             "Find the rows on which the model fails.",
         )
     for _ in range(_MAX_STEPS):
-        raw_gradient, raw_curvature, _ = rows.derivatives(design @ at)
-        gradient = design.T @ raw_gradient + ridge * at
-        curvature = design.T @ raw_curvature @ design + ridge.diag()
+        slope, curvature, _ = rows.derivatives(design @ at, design)
+        gradient, curvature = slope + ridge * at, curvature + ridge.diag()
         step = -torch.linalg.pinv(curvature, hermitian=True) @ gradient
         decrease = -float(gradient @ step)
         if not decrease > 1e-10 * rows.mass:
@@ -276,14 +288,9 @@ def _newton(
     return at, loss, False
 
 
-def _class_logits(logits: Tensor) -> Tensor:
-    """`[n, k]` class logits; one binary logit z becomes (0, z)."""
-    return torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
-
-
 def _spread(logits: Tensor) -> float:
     """A unit of the logits, so that the fit does not depend on their scale."""
-    z = _class_logits(logits[:: max(1, len(logits) // 4096)].double())
+    z = two_class_logits(logits[:: max(1, len(logits) // 4096)].double())
     gap = (z.amax(1, keepdim=True) - z).clamp(max=1e30)
     finite = gap[gap < 1e30]
     return float(finite.mean()) or 1.0 if finite.numel() else 1.0

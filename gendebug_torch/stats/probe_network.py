@@ -147,7 +147,8 @@ def _tensor_columns(tables: Sequence[Any]) -> dict[str, Any]:
 
 
 def _table_columns(tables: Sequence[Any]) -> dict[str, Any]:
-    names = list(tables[0].columns)
+    # Sorted, so that what is drawn at random depends on no order of columns.
+    names = sorted(tables[0].columns, key=str)
     if absent := sorted({str(c) for c in names for table in tables[1:] if c not in table}):
         reject(
             "tables",
@@ -162,7 +163,13 @@ def _table_columns(tables: Sequence[Any]) -> dict[str, Any]:
 
 
 def cross_fit(
-    values: Tensor, targets: Tensor, *, folds: int | Tensor = 5, width: int = 96, seed: int = 0
+    values: Tensor,
+    targets: Tensor,
+    *,
+    folds: int | Tensor = 5,
+    width: int = 96,
+    seed: int = 0,
+    intercept: bool = False,
 ) -> Probe:
     """Out-of-fold predictions of a network with one random hidden layer, for all targets at once.
 
@@ -181,6 +188,8 @@ def cross_fit(
             together.
         width: number of hidden units.
         seed: seed of the folds and the hidden layer.
+        intercept: whether each fit has an intercept of its own, for folds whose rows are unlike
+            each other; of random folds it would tell a row's label by the mean of the others.
 
     Raises:
         InputError: other shapes, fewer than 2 folds, values that are not finite.
@@ -201,12 +210,8 @@ def cross_fit(
     order = fold.to(values.device).argsort(stable=True)
     sizes = fold.bincount()
     units, centred = (_padded_folds(part[order], sizes) for part in (hidden, labels - mean))
-    # Sums over all other folds: those over all rows less those over the fold.
-    gram, moment = torch.bmm(units.mT, units), torch.bmm(units.mT, centred)
-    gram, moment = gram.sum(0) - gram, moment.sum(0) - moment
-    energy = centred.square().sum(1)
-    energy, rows = energy.sum(0) - energy, len(values) - sizes.to(values.device)
-    scores = torch.bmm(units, _ridge_coefficients(gram, moment, energy, rows))
+    rows = len(values) - sizes.to(values.device)
+    scores = _scores_of_folds(units, centred, rows, intercept=intercept)
     prediction = torch.empty_like(labels)
     parts = [part[:size] for part, size in zip(scores, sizes.tolist(), strict=True)]
     prediction[order] = torch.cat(parts)
@@ -277,6 +282,31 @@ def _padded_folds(rows: Tensor, sizes: Tensor) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(
         list(torch.split(rows, sizes.tolist())), batch_first=True
     )
+
+
+def _scores_of_folds(units: Tensor, targets: Tensor, rows: Tensor, *, intercept: bool) -> Tensor:
+    """`[f, s, r]` predictions of each fold by a fit to all other folds.
+
+    Args:
+        units: hidden units of each fold, `[f, s, q]`, short folds filled with zeros.
+        targets: targets of each fold, `[f, s, r]` likewise.
+        rows: numbers of rows of the other folds, `[f]`.
+        intercept: whether units and targets are centred on the rows that are fitted to.
+    """
+    # Sums over all other folds: those over all rows less those over the fold.
+    gram, moment = torch.bmm(units.mT, units), torch.bmm(units.mT, targets)
+    gram, moment = gram.sum(0) - gram, moment.sum(0) - moment
+    energy = targets.square().sum(1)
+    energy = energy.sum(0) - energy
+    if not intercept:
+        return torch.bmm(units, _ridge_coefficients(gram, moment, energy, rows))
+    unit_sum, target_sum = (part.sum(1).sum(0) - part.sum(1) for part in (units, targets))
+    middle, level = (part / rows[:, None].clamp(min=1) for part in (unit_sum, target_sum))
+    gram = gram - middle[:, :, None] * unit_sum[:, None, :]
+    moment = moment - middle[:, :, None] * target_sum[:, None, :]
+    coefficients = _ridge_coefficients(gram, moment, energy - level * target_sum, rows)
+    offset = level[:, None, :] - torch.bmm(middle[:, None, :], coefficients)
+    return torch.bmm(units, coefficients) + offset
 
 
 def _ridge_coefficients(gram: Tensor, moment: Tensor, energy: Tensor, rows: Tensor) -> Tensor:

@@ -67,15 +67,50 @@ def scores_moved(seed):
     }
 
 
+def quantities(seed, n=800, narrow=1.0, name="validation"):
+    """A mean with its log variance, every other seed three quantiles; `narrow` divides the
+    spread."""
+    generator = torch.Generator().manual_seed(seed)
+    mean = 50 + 10 * torch.randn(n, generator=generator, dtype=torch.float64)
+    spread = 1 + 3 * torch.rand(n, generator=generator, dtype=torch.float64)
+    targets = mean + spread * torch.randn(n, generator=generator, dtype=torch.float64)
+    spread = spread / narrow
+    if seed % 2:
+        outputs, schema = (mean, 2 * spread.log()), Schema(regression=True, spread="log_variance")
+    else:
+        outputs = (mean - 1.6449 * spread, mean, mean + 1.6449 * spread)
+        schema = Schema(regression=True, quantiles=(0.05, 0.5, 0.95))
+    return Records(targets=targets, logits=torch.stack(outputs, 1), schema=schema, name=name)
+
+
+def covered(seed):
+    return {
+        "validation": quantities(seed),
+        "production": quantities(seed + 5000, name="production"),
+    }
+
+
+def too_narrow(seed):
+    return {
+        "validation": quantities(seed),
+        "production": quantities(seed + 5000, narrow=1.5, name="production"),
+    }
+
+
 PLANTS = {
+    "calibration.coverage": too_narrow,
     "calibration.ece": overconfident,
     "calibration.production_ece": overconfident,
     "calibration.threshold": scores_moved,
 }
-CLEAN = dict.fromkeys(PLANTS, clean) | {"calibration.threshold": settled}
+CLEAN = dict.fromkeys(PLANTS, clean) | {
+    "calibration.threshold": settled,
+    "calibration.coverage": covered,
+}
 
 # Check -> cause and subject (a regular expression) that its planted fault is to be found under.
 EXPECTED = {
+    "calibration.coverage": (Cause.MISCALIBRATION, r""),
     "calibration.ece": (Cause.MISCALIBRATION, r"|label 3"),
     "calibration.production_ece": (Cause.MISCALIBRATION, r"|label 3"),
     "calibration.threshold": (Cause.THRESHOLD, r""),

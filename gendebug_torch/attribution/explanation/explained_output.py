@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gendebug_torch.data.schema import Schema
+from gendebug_torch.data.task import IGNORED, stored_targets
 from gendebug_torch.errors import reject
 
 _WORDS = ("predicted", "target", "margin")
@@ -90,14 +92,7 @@ def explained_output(logits: Tensor, targets: Tensor | None, target: str | int) 
         reject("model", "logits [n], [n, 1] or [n, k]", f"shape {list(logits.shape)}", remedy)
     n, classes = len(logits), 2 if logits.ndim == 1 else logits.shape[1]
     if target == "target":
-        if targets is None or targets.is_floating_point() or targets.ndim != 1:
-            reject(
-                "target",
-                "a loader that yields class targets [n]",
-                "none",
-                "Pass targets, or explain the `predicted` class.",
-            )
-        return ExplainedOutput(targets.long())
+        return ExplainedOutput(_class_targets(logits, targets))
     if target in ("predicted", "margin"):
         if logits.ndim == 1:
             return ExplainedOutput(_constant(-1, n, logits))
@@ -109,6 +104,18 @@ def explained_output(logits: Tensor, targets: Tensor | None, target: str | int) 
         expected = f"a class id in 0..{classes - 1}"
         reject("target", expected, str(target), "Choose one of the model's outputs.")
     return ExplainedOutput(_constant(int(target), n, logits))
+
+
+def _class_targets(logits: Tensor, targets: Tensor | None) -> Tensor:
+    """Class ids `[n]` of labels in any form."""
+    labels = None if targets is None else stored_targets(targets, logits, Schema(), "loader")
+    remedy = "Pass targets, or explain the `predicted` class."
+    if labels is None or labels.is_floating_point() or labels.ndim != 1:
+        got = "none" if targets is None else f"{targets.dtype} {list(targets.shape)}"
+        reject("target", "a loader that yields class targets [n]", got, remedy)
+    if missing := int((labels == IGNORED).sum()):
+        reject("target", "a label for each row", f"{missing} rows of a batch without one", remedy)
+    return labels
 
 
 def _constant(class_id: int, n: int, logits: Tensor) -> Tensor:

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.model.batches import Unpack, known_rows, numbered_batches, rows_at, unpacked
+from gendebug_torch.model.batches import (
+    Unpack,
+    joined_rows,
+    known_rows,
+    numbered_batches,
+    rows_at,
+    unpacked,
+)
 from gendebug_torch.model.devices import world_size
 
 # Rows of a sample: as many as fit into so many bytes, within these bounds.
@@ -107,7 +114,9 @@ def _merge(sample: Any, batch: Any, stay: Tensor, enter: Tensor, n: int) -> Any:
         if not batch.ndim or len(batch) != n:
             return batch
         rows = batch[enter.to(batch.device)]
-        return rows if sample is None else torch.cat([sample[stay.to(sample.device)], rows])
+        if sample is None:
+            return rows
+        return joined_rows("inputs", [sample[stay.to(sample.device)], rows])
     if isinstance(batch, Mapping):
         return {
             key: _merge(sample and sample[key], part, stay, enter, n) for key, part in batch.items()

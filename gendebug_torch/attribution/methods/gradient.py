@@ -47,16 +47,27 @@ def weighted_gradients(
             points = path(span, steps)
             leaf = points.flatten(0, 1).detach().requires_grad_()
             output = batch.output(leaf, index.repeat(len(points)))
-            if not output.requires_grad:
-                raise UnsupportedError(
-                    "the output has no gradient with respect to the inputs: the model detaches "
-                    "them, or runs under no_grad; choose a method without gradients, e.g. "
-                    "`kernel_shap`"
-                )
             seed = (weight[steps] * count).repeat_interleave(len(index)).to(output.dtype)
-            gradient = torch.autograd.grad(output, leaf, seed)[0].reshape(points.shape)
+            gradient = _gradient(output, leaf, seed).reshape(points.shape)
             total[span] += (gradient if factor is None else gradient * factor(span, steps)).sum(0)
     return total / count
+
+
+def _gradient(output: Tensor, leaf: Tensor, seed: Tensor) -> Tensor:
+    """Gradient of an output with respect to its inputs.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    gradient = None
+    if output.requires_grad:
+        gradient = torch.autograd.grad(output, leaf, seed, allow_unused=True)[0]
+    if gradient is None:
+        raise UnsupportedError(
+            "the output has no gradient with respect to the inputs: the model detaches them, runs "
+            "under no_grad, or is quantized; choose a method without gradients, e.g. `kernel_shap`"
+        )
+    return gradient
 
 
 def saliency(batch: ExplainedBatch) -> dict[str, Tensor]:

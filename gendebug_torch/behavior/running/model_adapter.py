@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import reading, reject
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.formats import import_name
 from gendebug_torch.model.runner import logits_of, map_rows
@@ -109,12 +109,13 @@ def load_model(name: str) -> Any:
         name: MODULE:NAME, importable from the current folder.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: it cannot be imported, or the function breaks.
     """
     model = import_name(name, "model")
     if isinstance(model, nn.Module) or not callable(model) or _has_parameters(model):
         return model
-    return model()
+    with reading(name, "a function that returns a model", "model", "Correct the function."):
+        return model()
 
 
 def _has_parameters(function: Callable[..., Any]) -> bool:

@@ -16,7 +16,7 @@ from gendebug_torch.behavior.running.explanation import Explanation
 from gendebug_torch.behavior.running.scores import breaks_contract
 from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.data.files import read_text, write_whole
-from gendebug_torch.errors import InputError, brief, reject
+from gendebug_torch.errors import InputError, brief, reading, reject
 from gendebug_torch.stats.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -244,18 +244,9 @@ class BehaviorRun:
         Raises:
             InputError: the file cannot be read, or is no saved run.
         """
-        try:
-            content = json.loads(read_text(path))
-        except (ValueError, RecursionError) as error:
-            # A number of more digits than Python converts is a plain ValueError.
-            if isinstance(error, InputError):
-                raise
-            remedy = "Pass a behavior.json of an earlier run."
-            reject("path", "the file of a saved run", f"{path}: {error}", remedy)
-        try:
-            return cls.from_dict(content)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        remedy = "Pass a behavior.json of an earlier run."
+        with reading(path, "the file of a saved run", remedy=remedy):
+            return cls.from_dict(json.loads(read_text(path)))
 
 
 def model_error(run: BehaviorRun) -> str:

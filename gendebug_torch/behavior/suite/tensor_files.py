@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import reading, reject
 
 _SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 
@@ -52,7 +52,7 @@ class TensorFiles:
 
 def _tensors_of(path: Path) -> Mapping[str, Any]:
     """The tensors of a file by name; a single one has the name ''."""
-    try:
+    with reading(path, "a readable file of tensors", "!tensor"):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -64,7 +64,3 @@ def _tensors_of(path: Path) -> Mapping[str, Any]:
         if isinstance(array, np.ndarray):
             return {"": torch.from_numpy(array)}
         return {key: torch.from_numpy(array[key]) for key in array.files}
-    except Exception as error:
-        # Damaged files raise errors of many kinds, those of torch, numpy and safetensors.
-        got = f"{path}: {error}".partition("\n")[0]
-        reject("!tensor", "a readable file of tensors", got, "Check the path and the format.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,11 +21,11 @@ from gendebug_torch.calibration.measures.miscalibration_shape import (
 )
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, reliability_bins
 from gendebug_torch.calibration.rows.held_out_rows import group_ids
-from gendebug_torch.calibration.rows.label_forms import are_probabilities
-from gendebug_torch.checks.finding import Finding, Severity
+from gendebug_torch.checks.finding import TO_REPAIR, Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost
 from gendebug_torch.data.records import Records
-from gendebug_torch.data.task import IGNORED
+from gendebug_torch.data.tables import logits_of_probs
+from gendebug_torch.data.task import IGNORED, Task, are_probabilities
 
 # With fewer rows the noise of the bins is larger than any reasonable limit.
 MIN_ROWS = 30
@@ -66,6 +66,9 @@ def confidence_finding(
     this: Check, records: Records, criteria: Criteria, earlier: Records | None = None
 ) -> Finding:
     """The finding on the confidence of these records, compared with earlier ones if possible."""
+    if records.task is Task.REGRESSION:
+        text = "Not judged: quantities have no confidence; `calibration.coverage` judges intervals."
+        return this.finding(Severity.NOTE, text)
     if not _has_labels(records):
         return this.finding(
             Severity.NOTE,
@@ -89,7 +92,13 @@ def confidence_finding(
         earlier = None
     if multilabel:
         return multilabel_finding(
-            this, records, criteria.bins, criteria.limit, criteria.alpha, earlier
+            this,
+            records,
+            criteria.bins,
+            criteria.limit,
+            criteria.alpha,
+            max(criteria.min_rows, 1),
+            earlier,
         )
     before = None if earlier is None else _bins(earlier, criteria.bins)
     return _top_label_finding(this, records, criteria, before)
@@ -144,6 +153,8 @@ def _top_label_finding(
             numbers=numbers,
             evidence=bins,
         )
+    if records.logits is not None and are_probabilities(records.logits):
+        return _probabilities_finding(this, records, criteria.bins, numbers, shape.kind)
     remedy, more = _remedy(records, bins)
     return this.finding(
         Severity.FAIL if ece.low >= _FAILS_FROM else Severity.WARN,
@@ -152,6 +163,26 @@ def _top_label_finding(
         numbers=numbers | more,
         remedy=remedy,
         evidence=bins,
+    )
+
+
+def _probabilities_finding(
+    this: Check, records: Records, bins: int, numbers: dict[str, Any], kind: str
+) -> Finding:
+    """The finding on logits that look like probabilities, with both readings."""
+    assert records.logits is not None
+    as_probs = replace(records, logits=logits_of_probs(records.logits.double()))
+    other = _bins(as_probs, bins)
+    sums = " and sums to 1" if records.logits.ndim > 1 else ""
+    return this.finding(
+        Severity.WARN,
+        f"The logits of {records.name} look like probabilities: every row lies in [0, 1]{sums}. "
+        f"Read as logits, the model is {_DIRECTION.get(kind, 'miscalibrated')} (ECE "
+        f"{numbers['ece']:.1%}); read as probabilities, its ECE is {other.ece:.1%}.",
+        numbers=numbers | {"ece_as_probabilities": other.ece, TO_REPAIR: True},
+        remedy="If the network ends in a softmax or sigmoid, pass the values before it, or declare "
+        "the columns as `probs` in the schema.",
+        evidence=other,
     )
 
 
@@ -190,12 +221,6 @@ def _remedy(records: Records, bins: ReliabilityBins) -> tuple[str, dict[str, Any
     """Whether a temperature helps on rows that it was not fitted to."""
     assert records.logits is not None
     assert records.targets is not None
-    if are_probabilities(records.logits):
-        text = (
-            "The logits look like probabilities: every row lies in [0, 1]. If the network ends in "
-            "a softmax or sigmoid, pass the values before it, or declare `probs` in the schema."
-        )
-        return text, {"temperature": None}
     fitted = fit_temperature(records.logits, records.targets, ignore_index=IGNORED)
     if fitted.unbounded:
         text = "No finite temperature fits these rows. Recalibrate on rows that contain errors."

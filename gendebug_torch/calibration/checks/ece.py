@@ -20,6 +20,8 @@ from gendebug_torch.data.records import Records
     cause=Cause.MISCALIBRATION,
     needs=("validation.logits", "validation.targets"),
     cost=logits_cost,
+    partial_labels=True,
+    positions=True,
 )
 def confidence_equals_accuracy(
     validation: Records,

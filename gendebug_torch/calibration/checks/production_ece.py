@@ -20,6 +20,8 @@ from gendebug_torch.data.records import Records
     cause=Cause.MISCALIBRATION,
     needs=("production.logits", "production.targets"),
     cost=logits_cost,
+    partial_labels=True,
+    positions=True,
 )
 def production_confidence_equals_accuracy(
     production: Records,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.rows.model_outputs import labeled_outputs
+from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import reject
-from gendebug_torch.model.binary import positive_logit, two_class_logits
+from gendebug_torch.model.binary import positive_logit
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gendebug_torch.calibration.maps.temperature import Temperature, fit_temperature
 from gendebug_torch.calibration.rows.model_outputs import LabeledOutputs, labeled_outputs
+from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import UnsupportedError
-from gendebug_torch.model.binary import positive_logit, two_class_logits
+from gendebug_torch.model.binary import positive_logit
 
 TopLabelFamily = Literal["platt", "beta"]
 

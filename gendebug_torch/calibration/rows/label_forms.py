@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from gendebug_torch.data.task import IGNORED
+from gendebug_torch.data.task import IGNORED, warn_classes_last
 from gendebug_torch.errors import reject
 
 # In fewer rows it may be chance that each has exactly one label.
 _MIN_ONE_HOT_ROWS = 20
-# Rounding of the sum of float16 probabilities.
-_SUM_TOLERANCE = 5e-3
-# In fewer rows logits may lie in [0, 1] by chance.
-_MIN_PROBABILITY_ROWS = 30
 
 
 def without_column(values: Tensor, shape: torch.Size) -> Tensor:
@@ -43,7 +38,7 @@ def class_ids(targets: Tensor, logits: Tensor, ignore_index: int | None = None) 
     if targets.shape != expected:
         _reject_shape(targets, logits, expected)
     if logits.ndim >= 3 and targets.shape == logits.shape[:-1]:
-        _warn_classes_last(targets, logits)
+        warn_classes_last(targets, logits)
     if not targets.is_floating_point():
         ids = targets.long()
         if ignore_index is None or ignore_index == IGNORED:
@@ -89,15 +84,6 @@ def are_one_hot(labels: Tensor) -> bool:
     return enough and bool((present.sum(1) == 1).all())
 
 
-def are_probabilities(logits: Tensor) -> bool:
-    """Whether logits `[n, k]`, `[n]` or dense are what a softmax or a sigmoid returns."""
-    if len(logits) < _MIN_PROBABILITY_ROWS or not bool(((logits >= 0) & (logits <= 1)).all()):
-        return False
-    if logits.ndim == 1 or logits.shape[1] == 1:
-        return True
-    return bool(((logits.sum(1) - 1).abs() <= _SUM_TOLERANCE).all())
-
-
 def _reject_shape(targets: Tensor, logits: Tensor, expected: torch.Size) -> NoReturn:
     remedy = "Pass one class id per row of logits."
     if logits.ndim >= 3 and targets.shape == logits.shape[:-1]:
@@ -117,18 +103,3 @@ def _reject_shape(targets: Tensor, logits: Tensor, expected: torch.Size) -> NoRe
         )
     got = f"{targets.dtype} {list(targets.shape)}"
     reject("targets", f"{list(expected)} class ids", got, remedy)
-
-
-def _warn_classes_last(targets: Tensor, logits: Tensor) -> None:
-    """Warn if logits whose last axis could be the classes agree better with the targets so."""
-    second, last = (
-        float((logits.argmax(axis) == targets).double().mean()) if targets.numel() else 0.0
-        for axis in (1, -1)
-    )
-    if last > second:
-        warnings.warn(
-            f"Logits {list(logits.shape)} are read as [n, k, ...] with the classes second "
-            f"(accuracy {second:.1%}); with the classes last the accuracy would be {last:.1%}. "
-            "Pass `logits.movedim(-1, 1)` if the classes are last.",
-            stacklevel=5,
-        )

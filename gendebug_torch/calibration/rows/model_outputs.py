@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.calibration.rows.label_forms import class_ids, without_column
-from gendebug_torch.data.task import IGNORED
+from gendebug_torch.data.task import IGNORED, two_class_logits
 from gendebug_torch.errors import reject
-from gendebug_torch.model.binary import two_class_logits
 from gendebug_torch.stats.logit_scaling import with_infinite_masks
 
 # Elements of logits handled at once, so that memory does not grow with n: what the second-level

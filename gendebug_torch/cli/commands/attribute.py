@@ -9,8 +9,8 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.attribution.plots import Beeswarm
-from gendebug_torch.cli.deliver import FailOn, deliver
-from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.cli.deliver import FailOn, deliver, say
+from gendebug_torch.cli.inputs import at_least, load_records, load_schema
 from gendebug_torch.model.devices import Precision, device_of
 from gendebug_torch.model.formats import load_network, load_program
 
@@ -60,10 +60,11 @@ def attribute(
         method_options: further arguments of the method.
         fail_on: exit with 1 from this severity on.
     """
+    at_least(1, batch_size=batch_size, devices=devices)
     network = (
         load_program(model, "--model") if model.endswith(".pt2") else load_network(model, weights)
     )
-    records = load_records("validation", data, gd.Schema.from_file(schema), computed=True)
+    records = load_records("validation", data, load_schema(schema), True, "--data")
     explained: int | str = int(target) if target.lstrip("-").isdigit() else target
     show = sys.stderr.isatty()
     # Of smaller batches the bar knows earlier how long the rest takes; a CPU is no slower by them.
@@ -92,8 +93,8 @@ def attribute(
     tables = {"Per feature": found.table(), "How far to trust it": found.trust.table()}
     code = deliver(diagnosis, out, fail_on, pictures=pictures, tables=tables)
     found.save(Path(out) / "attributions.parquet")
-    print(*found.trust.notes, sep="\n", end="\n" if found.trust.notes else "")
-    print(f"{found.trust.verdict}\n{len(found):,} rows, {rate:,.0f} per second with the card.")
+    card = "\n".join([*found.trust.notes, found.trust.verdict])
+    say(f"{card}\n{len(found):,} rows, {rate:,.0f} per second with the card.")
     return code
 
 

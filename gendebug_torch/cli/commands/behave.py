@@ -14,14 +14,14 @@ from gendebug_torch.behavior.running.model_adapter import load_model
 from gendebug_torch.behavior.suite.expectation import Expectation, unit
 from gendebug_torch.behavior.suite.proposals import case_of_row, proposed_expectations
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.cli.deliver import FailOn, exit_code
+from gendebug_torch.cli.deliver import FailOn, exit_code, say
 from gendebug_torch.cli.exit_codes import CLEAN
+from gendebug_torch.cli.inputs import load_table, option_of
 from gendebug_torch.data.files import replacing_files, write_whole
-from gendebug_torch.data.tables import read_table
-from gendebug_torch.errors import did_you_mean, reject
+from gendebug_torch.errors import brief, did_you_mean, reject
 from gendebug_torch.model.formats import load_weights
 from gendebug_torch.report import render_junit
-from gendebug_torch.report.text import printable
+from gendebug_torch.report.sheets import csv_text
 
 
 def run(
@@ -52,8 +52,8 @@ def run(
         fail_on: exit with 1 from this severity on.
     """
     unit("--allowed", allowed)
-    loaded = behavior.load_suite(suite)
-    earlier = None if baseline is None else behavior.BehaviorRun.load(baseline)
+    loaded = _suite(suite)
+    earlier = None if baseline is None else _run(baseline, "--baseline")
     if tags:
         loaded = _tagged(loaded, tags)
     ran = explained_run(loaded, _model(model, loaded, weights), name=model or "")
@@ -70,10 +70,10 @@ def run(
         diagnosis.write(
             out, tables={"Cases": ran.cases(), "Failure rate per capability": ran.table()}
         )
-    print(printable(ran))
+    say(ran)
     for finding in diagnosis.findings:
         if not finding.subject and (finding.evidence is not ran or finding.severity == "errored"):
-            print(printable(f"\n{finding.severity.upper()} {finding.summary}"))
+            say(f"\n{finding.severity.upper()} {finding.summary}")
     return exit_code(diagnosis, fail_on)
 
 
@@ -104,13 +104,19 @@ def add(
             its inputs use, else all.
     """
     path = Path(suite)
-    current = behavior.load_suite(path) if path.exists() else behavior.Suite(())
+    current = _suite(suite) if path.exists() else behavior.Suite(())
     more = {"id": id, "capability": capability, "tags": tags, "origin": origin}
     case = case_of_row(
-        read_table(from_), row, current, expect=expect, fields=fields or (), source=from_, **more
+        load_table(from_, "--from"),
+        row,
+        current,
+        expect=expect,
+        fields=fields or (),
+        source=from_,
+        **more,
     )
     after = behavior.append_case(path, case)
-    print(printable(f"Added {case['id']} to {path} ({len(after.cases)} cases)."))
+    say(f"Added {case['id']} to {path} ({len(after.cases)} cases).")
     return CLEAN
 
 
@@ -128,17 +134,17 @@ def record(
         width: half the range of scores that is proposed.
     """
     unit("--width", width)
-    loaded = behavior.load_suite(suite)
+    loaded = _suite(suite)
     proposals, errors = proposed_expectations(loaded, _model(model, loaded, weights), width=width)
     if proposals:
         behavior.propose_expectations(suite, proposals)
     for name, expectation in proposals.items():
-        print(printable(f"{name}: {Expectation.of(expectation)}"))
+        say(f"{name}: {Expectation.of(expectation)}")
     for name, error in errors.items():
-        print(printable(f"{name}: no proposal, the model raised an error ({error})"))
-    print(f"{len(proposals)} expectations proposed.")
+        say(f"{name}: no proposal, the model raised an error ({error})")
+    say(f"{len(proposals)} expectations proposed.")
     if proposals:
-        print(f"Review them, then run `gendebug behave confirm {suite}`.")
+        say(f"Review them, then run `gendebug behave confirm {suite}`.")
     return CLEAN
 
 
@@ -149,11 +155,12 @@ def confirm(suite: str, ids: list[str] | None = None) -> int:
         suite: YAML file of the cases.
         ids: cases to confirm, e.g. first,second; default: all that say `reviewed: false`.
     """
-    before = {case.id for case in behavior.load_suite(suite).cases if not case.reviewed}
+    loaded = _suite(suite)
+    before = {case.id for case in loaded.cases if not case.reviewed}
     cases = behavior.confirm_expectations(suite, ids or []).cases
     confirmed = before - {case.id for case in cases if not case.reviewed}
     names = ", ".join(sorted(confirmed)) or "nothing: every case is reviewed"
-    print(printable(f"Confirmed {names}."))
+    say(f"Confirmed {names}.")
     return CLEAN
 
 
@@ -173,15 +180,25 @@ def redundancy(
         runs: saved runs of other models, e.g. old.json,new.json.
         out: directory for redundancy.csv and redundancy.png.
     """
-    loaded = behavior.load_suite(suite)
-    others = {path: behavior.BehaviorRun.load(path) for path in runs or []}
+    loaded = _suite(suite)
+    others = {path: _run(path, "--runs") for path in runs or []}
     found = suite_redundancy(loaded, _model(model, loaded, weights), runs=others)
-    print(printable(f"{found}\n\n{found.table().to_string(index=False)}"))
+    say(f"{found}\n\n{found.table().to_string(index=False)}")
     if out is not None:
         with replacing_files(out, ["redundancy.csv", "redundancy.png"], "--out") as scratch:
-            found.table().to_csv(scratch / "redundancy.csv", index=False)
+            (scratch / "redundancy.csv").write_text(csv_text(found.table()), encoding="utf-8")
             (scratch / "redundancy.png").write_bytes(png(found))
     return CLEAN
+
+
+def _suite(path: str) -> behavior.Suite:
+    with option_of("suite"):
+        return behavior.load_suite(path)
+
+
+def _run(path: str, option: str) -> behavior.BehaviorRun:
+    with option_of(option):
+        return behavior.BehaviorRun.load(path)
 
 
 def _tagged(suite: behavior.Suite, tags: list[str]) -> behavior.Suite:
@@ -198,7 +215,11 @@ def _model(name: str | None, suite: behavior.Suite, weights: str | None) -> Any:
     if not source:
         expected = "MODULE:NAME of the model, or `model:` in the suite"
         reject("--model", expected, "neither", "Pass e.g. --model serving:predict.")
-    model = load_model(source)
-    if weights is not None:
-        load_weights(model, weights)
+    with option_of("--model"):
+        model = load_model(source)
+        if not callable(model):
+            expected = "a network, or predict(list of dicts) -> scores"
+            reject("model", expected, f"{source}, {brief(model)}", "Name the model itself.")
+        if weights is not None:
+            load_weights(model, weights)
     return model

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from gendebug_torch.checks.registry import all_checks
+from gendebug_torch.cli.deliver import say
 from gendebug_torch.cli.exit_codes import CLEAN
 
 
@@ -26,7 +27,7 @@ def checks(as_json: bool = False) -> int:
         }
         for check in all_checks()
     ]
-    print(
+    say(
         json.dumps(listed, indent=2, default=str)
         if as_json
         else "\n\n".join(map(_paragraph, listed))

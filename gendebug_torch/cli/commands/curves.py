@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.inputs import option_of
 
 
 def curves(
@@ -28,7 +29,8 @@ def curves(
         target_loss: loss of a sufficient model.
         fail_on: exit with 1 from this severity on.
     """
-    learning_curves = gd.curves.LearningCurves.from_run(file, train=train, val=val)
+    with option_of("file"):
+        learning_curves = gd.curves.LearningCurves.from_run(file, train=train, val=val)
     options = {"curves.regime": {"baseline_loss": baseline_loss, "target_loss": target_loss}}
     diagnosis = gd.diagnose(curves=learning_curves, only="curves", options=options)
     return deliver(

@@ -6,10 +6,10 @@ import sys
 from typing import Any
 
 import gendebug_torch as gd
+from gendebug_torch.behavior.suite.suite_file import load_behavior
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
-from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.cli.inputs import load_model, load_records, load_schema, option_of
 from gendebug_torch.errors import reject
-from gendebug_torch.model.formats import load_network
 
 
 def diagnose(
@@ -49,8 +49,8 @@ def diagnose(
         fail_on: exit with 1 from this severity on.
         also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
-    network = None if model is None else load_network(model, weights)
-    columns = gd.Schema() if schema is None else gd.Schema.from_file(schema)
+    network = load_model(model, weights)
+    columns = gd.Schema() if schema is None else load_schema(schema)
     tables = {"train": train, "validation": validation, "production": production}
     if any(tables.values()) and schema is None:
         reject(
@@ -64,8 +64,13 @@ def diagnose(
         for name, path in tables.items()
         if path is not None
     }
-    run = None if curves is None else gd.curves.LearningCurves.from_run(curves)
-    given: dict[str, Any] = {"curves": run, "behavior": behavior, **records}
+    given: dict[str, Any] = dict(records)
+    if curves is not None:
+        with option_of("--curves"):
+            given["curves"] = gd.curves.LearningCurves.from_run(curves)
+    if behavior is not None:
+        with option_of("--behavior"):
+            given["behavior"] = load_behavior(behavior)
     diagnosis = gd.diagnose(
         network,
         budget=budget,

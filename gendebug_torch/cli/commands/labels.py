@@ -9,9 +9,9 @@ import pandas as pd
 
 import gendebug_torch as gd
 from gendebug_torch.checks.evidence import Plottable
-from gendebug_torch.cli.deliver import FailOn, deliver
-from gendebug_torch.data.files import write_whole
-from gendebug_torch.data.tables import read_table
+from gendebug_torch.cli.deliver import FailOn, deliver, say
+from gendebug_torch.cli.inputs import load_schema, load_table, option_of
+from gendebug_torch.data.files import replacing, without_controls, write_whole
 from gendebug_torch.errors import reject
 from gendebug_torch.labels import audit_sheet, pruning_effect, read_review
 from gendebug_torch.labels.noise.noise_model import LabelNoise
@@ -46,8 +46,13 @@ def labels(
         seed: seed of the small networks that predict the labels.
         fail_on: exit with 1 from this severity on.
     """
-    description, frame = gd.Schema.from_file(schema), read_table(table)
-    records = gd.Records.from_frame(frame, description, name="train", optional=("logits", "probs"))
+    description, frame = load_schema(schema), load_table(table, "table")
+    if size < 1:
+        reject("--size", "at least 1", str(size), "A hundred rows can be reviewed in one sitting.")
+    with option_of("table"):
+        records = gd.Records.from_frame(
+            frame, description, name="train", optional=("logits", "probs")
+        )
     if records.targets is None or records.targets.is_floating_point() or records.targets.ndim != 1:
         reject(
             "--schema",
@@ -91,7 +96,7 @@ def _write_audit(
     title = f"Labels to review: {len(sheet)} rows, most suspicious first"
     for suffix in (".csv", ".html"):
         write_sheet(sheet, path.with_suffix(suffix), title=title)
-    print(
+    say(
         f"Sheet: {path}. Write right, wrong, unsure or another class into `verdict`, then pass it "
         "as --reviewed."
     )
@@ -102,7 +107,8 @@ def _corrected(
 ) -> pd.DataFrame:
     """Write the table with corrected labels to a new file; returns the precision as a table."""
     values: dict[str, Any] = {
-        str(value): value for value in schema.classes or frame[schema.target].unique()
+        without_controls(str(value)): value
+        for value in schema.classes or frame[schema.target].unique()
     }
     given = frame[schema.target].tolist()
     for row, name in review.corrections.items():
@@ -110,15 +116,14 @@ def _corrected(
     corrected = frame.assign(**{str(schema.target): given})
     if suffix in (".parquet", ".pq"):
         path = _free(out, "corrected", ".parquet")
-        out.mkdir(parents=True, exist_ok=True)
-        corrected.to_parquet(path)
+        with replacing(path, "--out") as scratch:
+            corrected.to_parquet(scratch)
     else:
         path = _free(out, "corrected", ".csv")
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(path, corrected.to_csv(index=False))
+        write_whole(path, corrected.to_csv(index=False), "--out")
     precision, low, high = review.precision
     counts = f"{len(review.corrections)} of {len(review.decisions)} reviewed labels were wrong"
-    print(
+    say(
         f"Review: {counts} ({precision:.0%}, 95 % interval {low:.0%} to {high:.0%}); "
         f"{len(review.unsure)} unsure, "
         f"{len(review.pending)} without a verdict. Corrected table: {path}"

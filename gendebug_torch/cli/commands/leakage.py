@@ -7,10 +7,9 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, deliver
-from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.cli.inputs import load_model, load_records, load_schema
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap
-from gendebug_torch.model.formats import load_network
 
 _SPLITS = ("train", "validation", "production")
 
@@ -42,10 +41,10 @@ def leakage(
             str(len(tables)),
             "Pass train, then validation, then production.",
         )
-    declared = gd.Schema.from_file(schema)
-    network = None if model is None else load_network(model, weights)
+    declared = load_schema(schema)
+    network = load_model(model, weights)
     records: dict[str, Any] = {
-        split: load_records(split, path, declared, network is not None)
+        split: load_records(split, path, declared, network is not None, "tables")
         for split, path in zip(_SPLITS, tables, strict=False)
     }
     diagnosis = gd.diagnose(

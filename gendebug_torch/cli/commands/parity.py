@@ -7,8 +7,8 @@ import time
 
 import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, deliver
-from gendebug_torch.data.tables import read_table
-from gendebug_torch.errors import reject
+from gendebug_torch.cli.inputs import at_least, load_table
+from gendebug_torch.errors import brief, reject
 from gendebug_torch.leakage.checks._parity import parity_findings
 from gendebug_torch.model.formats import import_name
 
@@ -36,7 +36,9 @@ def parity(
         max_rows: number of records to recompute, evenly spaced.
         fail_on: exit with 1 from this severity on.
     """
-    records, features = read_table(raw), read_table(stored)
+    at_least(1, max_rows=max_rows)
+    at_least(0, tolerance=tolerance)
+    records, features = load_table(raw, "--raw"), load_table(stored, "--stored")
     if key is not None:
         for name, table in (("--raw", records), ("--stored", features)):
             if key not in table or table[key].duplicated().any():
@@ -53,7 +55,7 @@ def parity(
         reject(
             "--pipeline",
             "a callable",
-            type(call).__name__,
+            f"{pipeline}, {brief(call)}",
             "Name a function from a one-row table to its features.",
         )
     found = gd.leakage.feature_parity(

@@ -11,11 +11,16 @@ import pandas as pd
 import torch
 
 import gendebug_torch as gd
-from gendebug_torch.cli.deliver import FailOn, Format, deliver
-from gendebug_torch.cli.inputs import load_records
+from gendebug_torch.cli.deliver import FailOn, Format, deliver, say
+from gendebug_torch.cli.inputs import (
+    at_least,
+    checked_threshold,
+    load_model,
+    load_records,
+    load_schema,
+)
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
-from gendebug_torch.model.formats import load_network
 from gendebug_torch.report.sheets import write_sheet
 from gendebug_torch.slices import confusion_cell, review_rows, review_sheet
 
@@ -65,9 +70,10 @@ def predeploy(
     """
     if rows < 1:
         reject("--rows", "at least 1", str(rows), "Ten thousand rows show most of what goes wrong.")
-    columns = gd.Schema.from_file(schema)
-    threshold = threshold or columns.threshold or 0.5
-    network = None if model is None else load_network(model, weights)
+    at_least(1, size=size)
+    columns = load_schema(schema)
+    threshold = checked_threshold(threshold) or columns.threshold or 0.5
+    network = load_model(model, weights)
     paths = {"train": train, "validation": validation, "production": production}
     sides = {
         name: load_records(name, path, columns, name == "train" or network is not None)
@@ -82,7 +88,7 @@ def predeploy(
     tables = {}
     chosen, caption = sheet_rows(live, threshold)
     if live.logits is None:
-        print(caption)
+        say(caption)
     else:
         picked = review_rows(chosen, live.confidence, size=size, order=order, seed=seed)
         sheet = _sheet(live, picked, threshold, network, device)

@@ -16,9 +16,12 @@ from gendebug_torch.calibration import Recalibration, confusion_matrix
 from gendebug_torch.calibration.map_choice import FITS, out_of_fold
 from gendebug_torch.calibration.thresholds.threshold_choice import confusion_table
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.cli.deliver import FailOn, deliver
-from gendebug_torch.errors import reject
-from gendebug_torch.model.binary import positive_logit, two_class_logits
+from gendebug_torch.cli.deliver import FailOn, deliver, say
+from gendebug_torch.cli.inputs import checked_threshold, load_schema, option_of
+from gendebug_torch.data.files import write_whole
+from gendebug_torch.data.task import two_class_logits
+from gendebug_torch.errors import reading, reject
+from gendebug_torch.model.binary import positive_logit
 from gendebug_torch.model.formats import import_name, load_network, load_program
 
 
@@ -62,6 +65,7 @@ def recalibrate(
         device: auto, cpu, cuda or cuda:N.
         fail_on: least severity that makes the exit code 1.
     """
+    checked_threshold(threshold)
     records = _records(logits, data, schema, model is not None or program is not None)
     network = _network(model, weights, checkpoint, program)
     with warnings.catch_warnings(record=True) as raised:
@@ -74,19 +78,19 @@ def recalibrate(
             device=device,
         )
     for text in dict.fromkeys([*result.warnings, *(str(warning.message) for warning in raised)]):
-        print(f"Warning: {text}")
+        say(f"Warning: {text}")
     table = result.table()
-    print(_compact(table), result.reason, sep="\n\n", end="\n\n")
+    say(_compact(table), result.reason, "")
     tables = {"Before and after": table, "Maps that were tried": result.comparison()}
     decisions = _decisions(result, network, records, threshold, device)
     if decisions is not None:
         frame, sentence = decisions
         text = frame.set_index("decision").T.to_string(float_format="{:.4g}".format)
-        print(text, sentence, sep="\n\n", end="\n\n")
+        say(text, sentence, "")
         tables["Decisions before and after"] = frame
     _draw(result, result.save(out))
     diagnosis = gd.diagnose(network, validation=records, only="calibration", device=device)
-    print("Of the network as it was:")
+    say("Of the network as it was:")
     pictures = {"Before": result.before, f"After ({result.chosen}, out of fold)": result.after}
     return deliver(diagnosis, out, fail_on, pictures=pictures, tables=tables)
 
@@ -120,13 +124,6 @@ def _decisions(
     value = records.schema.threshold if threshold is None else threshold
     if value is None:
         return None
-    if not 0 < value < 1:
-        reject(
-            "--threshold",
-            "a probability between 0 and 1",
-            repr(value),
-            "Pass it as a probability, not as a logit.",
-        )
     rows = _binary_rows(network, records, device)
     if rows is None:
         if threshold is None:
@@ -166,16 +163,8 @@ def _binary_rows(
 
 
 def _draw(result: Recalibration, directory: Path) -> None:
-    try:
-        for name, bins in (("before", result.before), ("after", result.after)):
-            (directory / f"reliability_{name}.png").write_bytes(png(bins))
-    except OSError as error:
-        reject(
-            "--out",
-            "a directory that can be written",
-            f"{directory}: {error.strerror}",
-            "Choose another directory.",
-        )
+    for name, bins in (("before", result.before), ("after", result.after)):
+        write_whole(directory / f"reliability_{name}.png", png(bins), "--out")
 
 
 def _records(
@@ -193,31 +182,24 @@ def _records(
             else "neither"
         )
         reject("--logits, --data", "logits with labels, or a network with a table", got, remedy)
-    columns = None if schema is None else gd.Schema.from_file(schema)
-    if Path(path).suffix == ".safetensors":
-        return _from_safetensors(path)
-    return gd.Records.from_file(
-        path, columns, name="validation", optional=("logits", "probs") if computed else ()
-    )
+    columns = None if schema is None else load_schema(schema)
+    with option_of("--data" if computed else "--logits"):
+        if Path(path).suffix == ".safetensors":
+            return _from_safetensors(path)
+        optional = ("logits", "probs") if computed else ()
+        return gd.Records.from_file(path, columns, name="validation", optional=optional)
 
 
 def _from_safetensors(path: str) -> gd.Records:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with reading(path, "a readable safetensors file"):
         tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        reject("--logits", "a readable safetensors file", f"{path}: {error}", "Check the path.")
-    targets = tensors.get("targets", tensors.get("labels"))
-    if targets is None or "logits" not in tensors:
-        reject(
-            "--logits",
-            "tensors named logits and targets (or labels)",
-            f"{sorted(tensors)} in {path}",
-            "Save them under these names.",
-        )
-    return gd.Records(logits=tensors["logits"], targets=targets.long(), name="validation")
+        targets = tensors.get("targets", tensors.get("labels"))
+        if targets is None or "logits" not in tensors:
+            expected = "tensors named logits and targets (or labels)"
+            reject("path", expected, f"{sorted(tensors)} in {path}", "Save them under these names.")
+        return gd.Records(logits=tensors["logits"], targets=targets.long(), name="validation")
 
 
 def _network(
@@ -238,7 +220,9 @@ def _from_checkpoint(name: str, path: str) -> Any:
     Nothing is unpickled.
     """
     made = import_name(name, "--model")
-    try:
+    expected = f"a checkpoint of {name} that holds tensors and plain values"
+    remedy = "Check the path, and that the class fits it; save weights and hyperparameters only."
+    with reading(path, expected, "--checkpoint", remedy):
         state = torch.load(path, map_location="cpu", weights_only=True)
         if hasattr(made, "load_from_checkpoint"):
             # Lightning before 2.6 unpickles what it is given: it is given what was read safely.
@@ -248,20 +232,4 @@ def _from_checkpoint(name: str, path: str) -> Any:
             return made.load_from_checkpoint(buffer, map_location="cpu")
         network = made if isinstance(made, torch.nn.Module) else made()
         network.load_state_dict(state.get("state_dict", state))
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        reject(
-            "--checkpoint",
-            f"a checkpoint of {name}",
-            f"{path}: {error}",
-            "Check the path, and that the class fits it.",
-        )
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        reject(
-            "--checkpoint",
-            "a checkpoint of tensors and plain values",
-            f"{path}: {error}",
-            "Save weights and hyperparameters only.",
-        )
-    return network
+        return network

@@ -8,8 +8,7 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, deliver
-from gendebug_torch.cli.inputs import load_records
-from gendebug_torch.model.formats import load_network
+from gendebug_torch.cli.inputs import load_model, load_records, load_schema
 from gendebug_torch.shift.columns.chunks import is_large, read_table_in_chunks
 from gendebug_torch.shift.columns.prepared_table import PreparedTable, table_comparison
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
@@ -49,8 +48,8 @@ def shift(
         options: check id to option to value, e.g. '{"shift.ks": {"min_effect": 0.05}}'.
         fail_on: exit with 1 from this severity on.
     """
-    known = gd.Schema.from_file(schema)
-    network = None if model is None else load_network(model, weights)
+    known = load_schema(schema)
+    network = load_model(model, weights)
     settings: dict[str, Any] = {
         "budget": budget,
         "options": options or {},
@@ -61,8 +60,8 @@ def shift(
             reference, live, known, save_reference, network, settings
         )
     else:
-        before = load_records("validation", reference, known, computed=True)
-        after = load_records("production", live, known, computed=True)
+        before = load_records("validation", reference, known, True, "reference")
+        after = load_records("production", live, known, True, "live")
         diagnosis = gd.diagnose(
             network, validation=before, production=after, only="shift", **settings
         )

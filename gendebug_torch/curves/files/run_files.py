@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from gendebug_torch.curves.files.tensorboard_events import read_scalars
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import reading, reject
 
 
 def read_run(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
@@ -26,34 +26,17 @@ def read_run(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     source = Path(path)
     if source.is_dir():
         return _read_folder(source)
-    try:
-        if "tfevents" in source.name:
-            return _read_events([source])
-        if source.suffix == ".json":
-            return _read_trainer_state(source)
-        return read_csv(source)
-    except OSError as error:
-        reject(
-            "path",
-            "a readable file",
-            f"{source}: {error.strerror or error}",
-            "Check that the path is right.",
-        )
+    if "tfevents" in source.name:
+        return _read_events([source])
+    return _read_trainer_state(source) if source.suffix == ".json" else read_csv(source)
 
 
 def read_csv(source: Path) -> tuple[pd.DataFrame, list[str]]:
     """A CSV and notes on the lines left out: those truncated by a crash, or written on to later."""
-    text = source.read_bytes().decode("utf-8", "replace").replace("\0", "")
-    lines, notes = _complete_lines(text, source.name)
-    try:
+    with reading(source, "a readable CSV file"):
+        text = source.read_bytes().decode("utf-8", "replace").replace("\0", "")
+        lines, notes = _complete_lines(text, source.name)
         return pd.read_csv(io.StringIO("\n".join(lines))), notes
-    except ValueError as error:
-        reject(
-            "path",
-            "a readable CSV file",
-            f"{source}: {error}",
-            "Check that the path is right and the file is complete.",
-        )
 
 
 def _complete_lines(text: str, name: str) -> tuple[list[str], list[str]]:
@@ -104,17 +87,11 @@ def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _read_trainer_state(source: Path) -> tuple[pd.DataFrame, list[str]]:
-    try:
-        history = json.loads(source.read_text())["log_history"]
+    remedy = "Take that of the last complete checkpoint."
+    with reading(source, "a trainer_state.json with `log_history`", remedy=remedy):
+        history = json.loads(source.read_text(encoding="utf-8"))["log_history"]
         rows = [dict(row) for row in history if "train_runtime" not in row]
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        reject(
-            "path",
-            "a trainer_state.json with `log_history`",
-            f"{source}: {type(error).__name__} {error}",
-            "Take that of the last complete checkpoint.",
-        )
-    return pd.DataFrame(rows), []
+        return pd.DataFrame(rows), []
 
 
 def _read_events(files: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
@@ -122,7 +99,8 @@ def _read_events(files: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
     notes: list[str] = []
     scalars = []
     for file in files:
-        read, damage = read_scalars(file)
+        with reading(file, "a readable TensorBoard event file"):
+            read, damage = read_scalars(file)
         scalars += read
         notes += [damage] if damage else []
     if not scalars:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import BarEvidence
+from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import reject
 from gendebug_torch.labels.noise.noise_fit import (
     error_probability,
@@ -233,8 +234,7 @@ def class_logits(logits: Tensor) -> Tensor:
     Args:
         logits: `[n, k]`, or `[n]` binary.
     """
-    z = logits.double()
-    z = torch.stack([torch.zeros_like(z), z], 1) if z.ndim == 1 else z
+    z = two_class_logits(logits.double())
     masked = z.isneginf()
     if not bool(masked.any()):
         return z

@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.errors import reject
+from gendebug_torch.data.files import without_controls
+from gendebug_torch.errors import reading, reject
 from gendebug_torch.labels.review.ranking import LabelRanking
 from gendebug_torch.stats.intervals import wilson_interval
 
@@ -101,7 +102,7 @@ def audit_sheet(
         given, suggested = (
             _name(int(ids[row]), names) for ids in (ranking.targets, ranking.suggested)
         )
-        who = "" if source is None else str(source[row])
+        who = "" if source is None else without_controls(str(source[row]))
         line = [
             f"{position} of {len(rows)}",
             str(row),
@@ -168,12 +169,8 @@ def read_review(path: str | Path, targets: Tensor, *, names: Sequence[object] = 
 
 def _read(path: str | Path) -> list[tuple[int, dict[str, str]]]:
     """Line number and fields of every line that is not empty, formula quotes removed."""
-    try:
+    with reading(path, "a readable CSV file", "reviewed", "Save the sheet as CSV in UTF-8."):
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reject(
-            "reviewed", "a readable CSV file", f"{path}: {error}", "Save the sheet as CSV in UTF-8."
-        )
     header = text.partition("\n")[0]
     reader = csv.DictReader(
         text.splitlines(), delimiter=";" if header.count(";") > header.count(",") else ","
@@ -247,8 +244,8 @@ def _key(fields: Sequence[str]) -> str:
 
 
 def _unquoted(text: str) -> str:
-    return text[1:] if text[:2] in ("'=", "'+", "'-", "'@") else text
+    return text[1:] if text[:2] in ("'=", "'+", "'-", "'@", "'\t") else text
 
 
 def _name(label: int, names: Sequence[object]) -> str:
-    return str(names[label]) if label < len(names) else str(label)
+    return without_controls(str(names[label])) if label < len(names) else str(label)

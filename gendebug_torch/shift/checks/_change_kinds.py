@@ -11,6 +11,7 @@ from gendebug_torch.checks.registry import Cost, DerivedInput
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.columns.shared_columns import column_count
 from gendebug_torch.shift.kinds import change_kinds as kinds
+from gendebug_torch.shift.kinds.label_model import MAX_FOLLOWED
 
 
 def _between(
@@ -29,12 +30,15 @@ def _cost(given: Mapping[str, Any]) -> Cost:
         if records is not None:
             columns = 1 if records.features is None else records.features.shape[-1]
             cells += float(min(len(records), kinds.MAX_ROWS)) * columns
-    # Three tests of all columns together at most, as `shift.joint` makes one.
-    joint = 3 * 5000.0 * (96.0 + column_count(given.get("production"))) ** 2
-    return Cost(elements=60.0 * cells + joint + 1e7)
+    # Three tests of all columns together at most, as `shift.joint` makes one, and four fits to the
+    # labels of 10,000 rows a side.
+    count = column_count(given.get("production"))
+    joint = 0.0 if count > 300 else 3 * 5000.0 * (96.0 + count) ** 2
+    labels = 4 * 2e4 * (96.0 + min(count, MAX_FOLLOWED)) ** 2
+    return Cost(elements=60.0 * cells + joint + labels + 1e7)
 
 
-CHANGE_KINDS = DerivedInput("change_kinds", _between, _cost, uses_labels=True)
+CHANGE_KINDS = DerivedInput("change_kinds", _between, _cost, uses_labels=True, partial_labels=True)
 
 
 def root_cause(change_kinds: kinds.ChangeKinds | None) -> Cause:
@@ -55,6 +59,10 @@ def with_cause(finding: Finding, change_kinds: kinds.ChangeKinds | None) -> Find
 
 
 def not_compared(change_kinds: kinds.ChangeKinds) -> str:
-    """A sentence that names the columns that were not compared; empty where all were."""
+    """Sentences about what was not compared, or only in part; empty where all was."""
     names = [f"{name} ({reason})" for name, reason in change_kinds.excluded.items()]
-    return f" Not compared: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}." * bool(names)
+    more = ", …" if len(names) > 5 else ""
+    text = f" Not compared: {', '.join(names[:5])}{more}." if names else ""
+    if change_kinds.labeled and change_kinds.judged > MAX_FOLLOWED:
+        text += f" Labels were judged given the {MAX_FOLLOWED} columns that they follow most."
+    return text

@@ -20,12 +20,12 @@ from gendebug_torch.shift.columns.shared_columns import (
     autocorrelation_times,
     category_names,
     column_values,
-    excluded_by_type,
     missing_mask,
     quantity_comparison,
     quantity_names,
     shared_columns,
 )
+from gendebug_torch.shift.columns.shared_tables import excluded_by_type
 from gendebug_torch.shift.two_sample.categories import (
     CategoryShift,
     category_shift,

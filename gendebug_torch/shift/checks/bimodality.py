@@ -11,11 +11,13 @@ import torch
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import NOTHING, Deferred, check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
 from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.scores.bimodality import ConfidenceBimodality, confidence_bimodality
+from gendebug_torch.shift.scores.outputs import has_outputs, task_of_pair
 from gendebug_torch.stats.intervals import p_value_text
 
 # Standard errors by which the dip must exceed that of the reference, and the dip of a failure.
@@ -58,10 +60,14 @@ def predicted_classes_hold_one_population(
             twice this share at least.
     """
     this = predicted_classes_hold_one_population
-    if production.schema.multilabel:
-        yield this.finding(
-            Severity.NOTE, "Not judged: a multilabel model has no single predicted class."
+    reference = production if validation is None else validation
+    if has_outputs(reference, production):
+        kind = (
+            "a regression"
+            if task_of_pair(reference, production) is Task.REGRESSION
+            else "a multilabel model"
         )
+        yield this.finding(Severity.NOTE, f"Not judged: {kind} has no single predicted class.")
         return
     if not len(production):
         yield this.finding(Severity.NOTE, "No rows to judge.", numbers={"n": 0})

@@ -10,11 +10,13 @@ from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, not_compared
 from gendebug_torch.shift.kinds.change_kinds import ALPHA, ChangeKinds
-from gendebug_torch.shift.kinds.score_relation import RelationChange
+from gendebug_torch.shift.scores.outputs import has_outputs
+from gendebug_torch.shift.scores.score_relation import RelationChange
 from gendebug_torch.stats.intervals import p_value_text
 
+_SKEW = "train_serve_skew"
 _OTHER_REASONS = {
-    "train_serve_skew": "an input is computed differently",
+    _SKEW: "an input is computed differently",
     "covariate_shift": "inputs shifted",
     "threshold": "the scores shifted although no compared input did",
     "label_shift": "the class shares changed",
@@ -27,6 +29,7 @@ _OTHER_REASONS = {
     needs=("validation.targets", "validation.logits", "production.targets", "production.logits"),
     cost=lambda given: Cost(elements=100.0),
     derived=(CHANGE_KINDS,),
+    partial_labels=True,
 )
 def labels_follow_the_score_as_before(
     validation: Records,
@@ -34,9 +37,12 @@ def labels_follow_the_score_as_before(
     change_kinds: ChangeKinds | None = None,
     *,
     fail_effect: float = 0.1,
+    fail_error: float = 0.5,
 ) -> Iterator[Finding]:
-    """The event rate at the same score is that of validation, unless inputs or classes shifted.
+    """Labels at the same score are those of validation, unless inputs or classes shifted.
 
+    That is the event rate, that of each label, or the mean and the size of the error of each output
+    of a regression; of several, the most significant one is reported, corrected for their number.
     Concept drift is a change of P(y | x) at the same inputs. Where inputs shifted too, the network
     may as well be extrapolating, which labels given the score alone cannot distinguish: then this
     is a note.
@@ -49,21 +55,18 @@ def labels_follow_the_score_as_before(
         production: the same.
         change_kinds: kinds of change, derived.
         fail_effect: mean change of the event rate from which it is a failure.
+        fail_error: mean change of the error, in its standard deviations, from which it is one.
     """
     this = labels_follow_the_score_as_before
     relation = None if change_kinds is None else change_kinds.relation
     if change_kinds is None or relation is None or not relation.p_value >= 0:
-        yield this.finding(
-            Severity.NOTE, "Not judged: no classes, or too few rows in every bin of the score."
-        )
+        yield this.finding(Severity.NOTE, _not_judged(validation, production))
         return
-    text = (
-        f"the rate of {relation.event!r} at the same score changed by {relation.effect:.3f} on "
-        f"average beyond noise ({relation.direction:+.3f} net, {p_value_text(relation.p_value)})"
-    )
+    text = _change_text(relation)
     kinds, severity, remedy = change_kinds.kinds, Severity.OK, ""
     if "concept_drift" in kinds:
-        severity = Severity.FAIL if relation.effect >= fail_effect else Severity.WARN
+        limit = fail_effect if relation.unit is None else fail_error
+        severity = Severity.FAIL if relation.effect >= limit else Severity.WARN
         if not change_kinds.judged:
             inputs = "Inputs were not compared"
         elif change_kinds.excluded:
@@ -71,23 +74,61 @@ def labels_follow_the_score_as_before(
         else:
             inputs = "No input shifted"
         text = f"Concept drift: {text}. {inputs}.{not_compared(change_kinds)}".rstrip(".")
-        remedy = (
-            "Retrain on recent labeled rows; recalibration corrects the probabilities but not the "
-            "ranking. Find where the labels changed with `slices` and the attributions of "
-            "production errors."
+        remedy = "Retrain on recent labeled rows"
+        if relation.unit is None:
+            remedy += "; recalibration corrects the probabilities but not the ranking"
+        remedy += (
+            ". Find where the labels changed with `slices` and the attributions of production "
+            "errors."
         )
     elif relation.p_value < ALPHA and kinds:
         severity = Severity.NOTE
-        text = f"Not concept drift by itself, since {_OTHER_REASONS[kinds[0]]}: {text}"
+        reason = _OTHER_REASONS[kinds[0]]
+        if kinds[0] == _SKEW and not change_kinds.features:
+            reason = "the predictions shifted although no compared input did"
+        text = f"Not concept drift by itself, since {reason}: {text}"
     else:
         text = f"No concept drift: {text}"
     numbers = _numbers(relation)
     yield this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=relation)
 
 
+def _change_text(relation: RelationChange) -> str:
+    if relation.unit is None:
+        text = (
+            f"the rate of {relation.event!r} at the same score changed by {relation.effect:.3f} on "
+            f"average beyond noise ({relation.direction:+.3f} net"
+        )
+    else:
+        text = (
+            f"the {relation.event} at the same prediction changed by "
+            f"{relation.effect * relation.unit:.3g} on average beyond noise "
+            f"({relation.direction * relation.unit:+.3g} net, {relation.effect:.2f} standard "
+            "deviations of it"
+        )
+    return f"{text}, {p_value_text(relation.p_value)})"
+
+
+def _not_judged(validation: Records, production: Records) -> str:
+    if not has_outputs(validation, production):
+        return "Not judged: no classes, or too few rows in every bin of the score."
+    if (validation.logits is None) or (validation.targets is None):
+        return "Not judged: needs labels and outputs on both sides."
+    shapes = [
+        list(part.shape[1:])
+        for part in (validation.logits, validation.targets, production.logits, production.targets)
+        if part is not None
+    ]
+    if any(shape != shapes[0] for shape in shapes):
+        return f"Not judged: outputs and labels of other shapes, {shapes}."
+    return "Not judged: fewer than 50 labeled rows of every output, or no errors in validation."
+
+
 def _numbers(relation: RelationChange) -> dict[str, Any]:
     return {
         "effect": relation.effect,
+        "unit": relation.unit if relation.unit is not None else 1.0,
+        "comparisons": relation.comparisons,
         "direction": relation.direction,
         "p_value": relation.p_value,
         "n": int(relation.rows[0].sum()),

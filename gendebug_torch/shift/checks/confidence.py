@@ -13,6 +13,7 @@ from gendebug_torch.checks.registry import NOTHING, Deferred, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
+from gendebug_torch.shift.checks._outputs import outputs_finding
 from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.scores.confidence import (
@@ -20,6 +21,7 @@ from gendebug_torch.shift.scores.confidence import (
     confidence_series,
     confidence_shift,
 )
+from gendebug_torch.shift.scores.outputs import has_outputs
 from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -45,7 +47,8 @@ def confidence_keeps_its_distribution(
 ) -> Iterator[Finding]:
     """The confidence, the positive rate and the share near the threshold are as in validation.
 
-    Where the schema names a time column, tests use the effective sample size.
+    Of a regression or of several labels, each output keeps its distribution (Holm over them). Where
+    the schema names a time column, tests use the effective sample size.
 
     Source: Smirnov (1939), Bull. Math. Univ. Moscou 2; Newcombe (1998), Stat. Med. 17:873 for the
     shares; Sokal (1997) for rows that depend on each other; Holm (1979) over the three tests.
@@ -60,6 +63,9 @@ def confidence_keeps_its_distribution(
         min_ratio: smallest ratio of two shares that matters, however small they are.
     """
     this = confidence_keeps_its_distribution
+    if has_outputs(validation, production):
+        yield outputs_finding(this, validation, production, change_kinds, alpha, min_effect)
+        return
     shift = confidence_shift(validation.probs, production.probs, threshold=threshold)
     n, m = shift.n.tolist()
     if not n or not m:

@@ -9,21 +9,39 @@ from typing import Any
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
+from gendebug_torch.shift.checks._estimates import (
+    REMEDY,
+    caveat_text,
+    error_finding,
+    estimates_numbers,
+    estimates_text,
+    labels_finding,
+    shifted_inputs,
+)
+from gendebug_torch.shift.columns.shared_columns import column_count
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.scores.estimated_accuracy import (
     ASSUMPTIONS,
     EstimatedAccuracy,
     estimated_accuracy,
 )
+from gendebug_torch.shift.scores.estimated_error import MAX_COLUMNS
+from gendebug_torch.shift.scores.outputs import has_outputs, task_of_pair
 
 # Rows below which the standard error of an estimated accuracy is itself a guess.
 _MIN_ROWS = 20
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
-    return Cost(elements=5.0 * logits_cost(given).elements)
+    cost = Cost(elements=5.0 * logits_cost(given).elements)
+    validation, production = given.get("validation"), given.get("production")
+    if validation is None or validation.task is not Task.REGRESSION:
+        return cost
+    width = 96.0 + min(column_count(production), MAX_COLUMNS)
+    return cost + Cost(elements=7e4 * width**2)
 
 
 @check(
@@ -32,6 +50,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     needs=("validation.targets", "validation.logits", "production.logits"),
     cost=_cost,
     derived=(CHANGE_KINDS,),
+    partial_labels=True,
 )
 def accuracy_is_expected_to_hold(
     validation: Records,
@@ -39,13 +58,15 @@ def accuracy_is_expected_to_hold(
     change_kinds: ChangeKinds | None = None,
     *,
     min_drop: float = 0.05,
+    min_rise: float = 0.1,
     errors: float = 3.5,
 ) -> Iterator[Finding]:
     """The accuracy that the scores of production rows imply is that of validation.
 
     Two estimates without labels have to fall both; where only the class shares changed, the one by
     classes alone. They are invalid under concept drift, and where inputs shifted out of the range
-    of validation; the finding says so where that is found.
+    of validation; the finding says so where that is found. Of several labels each is judged. Of a
+    regression the mean absolute error is estimated from the size of the errors in validation.
 
     Source: Garg et al. (2022), ICLR, arXiv:2201.04234 (ATC); Guillory et al. (2021), ICCV,
     arXiv:2107.03315.
@@ -55,16 +76,18 @@ def accuracy_is_expected_to_hold(
         production: records with logits.
         change_kinds: kinds of change, derived.
         min_drop: smallest fall of the accuracy that matters.
+        min_rise: smallest rise of the mean absolute error that matters, as a share of it.
         errors: standard errors by which the estimates have to fall.
     """
     this = accuracy_is_expected_to_hold
+    if has_outputs(validation, production):
+        regression = task_of_pair(validation, production) is Task.REGRESSION
+        judge = error_finding if regression else labels_finding
+        smallest = min_rise if regression else min_drop
+        yield judge(this, validation, production, change_kinds, smallest, errors)
+        return
     targets = validation.targets
-    if (
-        targets is None
-        or targets.ndim != 1
-        or targets.is_floating_point()
-        or validation.schema.multilabel
-    ):
+    if targets is None or targets.ndim != 1 or targets.is_floating_point():
         yield this.finding(Severity.NOTE, "Not judged: accuracy needs one class per row.")
         return
     sizes = len(validation), len(production)
@@ -102,9 +125,9 @@ def _counted_otherwise(found: EstimatedAccuracy, method: str, falls: bool, min_d
 def _contradicted_finding(found: EstimatedAccuracy, methods: tuple[str, ...]) -> Finding:
     return accuracy_is_expected_to_hold.finding(
         Severity.NOTE,
-        f"The labels contradict what the scores imply: {_text(found, methods)}. So it does not "
+        f"The labels contradict what the scores imply: {estimates_text(found, methods)}. So it does not "
         f"hold that {ASSUMPTIONS[methods[0]]}.",
-        numbers=_numbers(found),
+        numbers=estimates_numbers(found),
         evidence=found,
     )
 
@@ -115,47 +138,21 @@ def _accuracy_finding(
     falls: bool,
     change_kinds: ChangeKinds | None,
 ) -> Finding:
-    shifted = [] if change_kinds is None else change_kinds.features
-    names = [f.name for f in shifted if f.kind in ("covariate_shift", "train_serve_skew")]
-    caveat = f"This assumes that {ASSUMPTIONS[methods[0]]}."
-    if names:
-        caveat = f"The estimates may be wrong, since inputs shifted: {', '.join(names[:3])}."
+    names = shifted_inputs(change_kinds)
+    caveat = caveat_text(ASSUMPTIONS[methods[0]], names)
     severity, cause, remedy = Severity.OK, None, ""
     if falls:
         text, severity, cause = "A fall is expected", Severity.WARN, root_cause(change_kinds)
-        remedy = (
-            "Label a few hundred production rows to measure it, and find what shifted; until "
-            "then, treat the model as that much worse."
-        )
+        remedy = REMEDY
     elif names:
         text, severity = "No fall is expected, but that is not reliable", Severity.NOTE
     else:
         text = "No fall is expected"
     return accuracy_is_expected_to_hold.finding(
         severity,
-        f"{text}: {_text(found, methods)}. {caveat}",
+        f"{text}: {estimates_text(found, methods)}. {caveat}",
         cause=cause,
-        numbers=_numbers(found),
+        numbers=estimates_numbers(found),
         remedy=remedy,
         evidence=found,
     )
-
-
-def _text(found: EstimatedAccuracy, methods: tuple[str, ...]) -> str:
-    parts = []
-    for method in methods:
-        low, high = found.interval(method)
-        parts.append(f"{found.estimates[method][0]:.1%} by {method} ({low:.1%} to {high:.1%})")
-    counted = "" if found.counted is None else f", counted {found.counted[0]:.1%}"
-    return (
-        f"accuracy {found.before[0]:.1%} in validation, estimated in production "
-        f"{' and '.join(parts)}{counted}"
-    )
-
-
-def _numbers(found: EstimatedAccuracy) -> dict[str, Any]:
-    numbers: dict[str, Any] = {"before": found.before[0]}
-    for method, (value, _) in found.estimates.items():
-        low, high = found.interval(method)
-        numbers |= {method: value, f"{method}_low": low, f"{method}_high": high}
-    return numbers if found.counted is None else numbers | {"counted": found.counted[0]}

@@ -14,8 +14,10 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.errors import InputError
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._columns import no_reference
-from gendebug_torch.shift.columns.shared_columns import column_count, shared_tables
+from gendebug_torch.shift.columns.shared_columns import column_count
+from gendebug_torch.shift.columns.shared_tables import shared_tables
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
+from gendebug_torch.shift.kinds.moved_columns import random_rows
 from gendebug_torch.shift.two_sample.joint import (
     JointShift,
     joint_shift,
@@ -26,10 +28,13 @@ from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 _FAIL_AUC = 0.7
+# Rows of each side that are looked at.
+_MAX_ROWS = 20_000
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
-    return Cost(elements=5000.0 * (96.0 + column_count(given.get("production"))) ** 2 + 3e7)
+    count = column_count(given.get("production"))
+    return Cost(elements=5000.0 * (96.0 + count) ** 2 + 3e7 if count <= 300 else 1e6)
 
 
 @check(
@@ -75,13 +80,16 @@ def columns_relate_as_before(
         yield no_reference(this)
         return
     d = column_count(production)
-    columns = shared_tables(production, reference) if d <= most_columns else None
+    block = permutation_block(reference, production)
+    columns = None
+    if d <= most_columns:
+        live, before = (_thinned(side, block, i) for i, side in enumerate((production, reference)))
+        columns = shared_tables(live, before)
     if columns is None or not len(columns.reference.columns):
         reason = f"more than {most_columns} columns" if d > most_columns else "no shared columns"
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"columns": d})
         return
     sides, coded = (columns.reference, columns.production), columns.categorical
-    block = permutation_block(reference, production)
     try:
         shift = joint_shift(*sides, categorical=coded, block=block)
     except InputError as error:
@@ -89,12 +97,27 @@ def columns_relate_as_before(
         yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers=numbers)
         return
     result = _Result.of(shift)
-    if result.differs(alpha, min_auc, min_correlation):
+    classifier, pair = result.differences(alpha, min_auc, min_correlation)
+    text = result.text(classifier=classifier, pair=pair)
+    if classifier or pair:
+        concerned = result.concerned(classifier=classifier, pair=pair)
         slow = [] if block == 1 else slow_columns(*sides, block, categorical=coded)
-        yield _difference_finding(result, slow, change_kinds())
+        slow = [name for name in slow if name in concerned]
+        yield _difference_finding(result, text, slow, change_kinds())
     else:
-        text = f"Columns relate as before: {result.text}."
+        text = f"Columns relate as before: {text}."
         yield this.finding(Severity.OK, text, numbers=result.numbers, evidence=shift)
+
+
+def _thinned(records: Records, block: int, seed: int) -> Records:
+    """At most 20,000 rows, of which the test draws its own: evenly spaced where in time."""
+    if len(records) <= _MAX_ROWS:
+        return records
+    if block == 1:
+        return records.select(random_rows(len(records), _MAX_ROWS, seed))
+    return records.select(
+        torch.linspace(0, len(records) - 1, _MAX_ROWS, dtype=torch.float64).long()
+    )
 
 
 @dataclass(frozen=True)
@@ -123,28 +146,44 @@ class _Result:
         first = self.shift.pairs.iloc[0]
         return str(first["one"]), str(first["other"]), float(first["before"]), float(first["after"])
 
-    def differs(self, alpha: float, min_auc: float, min_correlation: float) -> bool:
-        """Whether production differs enough to matter."""
+    def differences(
+        self, alpha: float, min_auc: float, min_correlation: float
+    ) -> tuple[bool, bool]:
+        """Whether the classifier, and whether a correlation, differs enough to matter."""
         change = 0.0 if self.pair is None else abs(self.pair[3] - self.pair[2])
-        return (self.p_holm[0] < alpha and self.shift.auc >= min_auc) or (
-            self.p_holm[1] < alpha and change >= min_correlation
+        return (
+            self.p_holm[0] < alpha and self.shift.auc >= min_auc,
+            self.p_holm[1] < alpha and change >= min_correlation,
         )
 
-    @property
-    def text(self) -> str:
-        """AUC of the classifier and the correlation that changed most, as part of a sentence."""
+    def text(self, *, classifier: bool, pair: bool) -> str:
+        """AUC of the classifier and the correlation that changed most, as part of a sentence.
+
+        Args:
+            classifier: whether the classifier distinguishes the two.
+            pair: whether the correlation changed.
+        """
         shift = self.shift
+        verb = "distinguishes" if classifier else "does not distinguish"
         text = (
-            f"a classifier distinguishes production from the reference with AUC {shift.auc:.3f} "
+            f"a classifier {verb} production from the reference, AUC {shift.auc:.3f} "
             f"({shift.low:.3f} to {shift.high:.3f}, {p_value_text(self.p_holm[0])})"
         )
-        if self.pair is not None:
-            one, other, before, after = self.pair
-            text += (
-                f"; the correlation that changed most is that of {one} and {other}, {before:+.2f} "
-                f"→ {after:+.2f} (Holm {p_value_text(self.p_holm[1])})"
-            )
-        return text
+        if self.pair is None:
+            return text
+        one, other, before, after = self.pair
+        changed = (
+            f"the correlation of {one} and {other} changed"
+            if pair
+            else f"no correlation changed; the most different one is that of {one} and {other}"
+        )
+        changed += f", {before:+.2f} → {after:+.2f} (Holm {p_value_text(self.p_holm[1])})"
+        return f"{changed}; {text}" if pair and not classifier else f"{text}; {changed}"
+
+    def concerned(self, *, classifier: bool, pair: bool) -> set[str]:
+        """The columns that the difference rests on."""
+        names = {name for name, loss in self.shift.importance.items() if classifier and loss > 0}
+        return names | (set(self.pair[:2]) if pair and self.pair is not None else set())
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -161,9 +200,9 @@ class _Result:
 
 
 def _difference_finding(
-    result: _Result, slow: list[str], change_kinds: ChangeKinds | None
+    result: _Result, text: str, slow: list[str], change_kinds: ChangeKinds | None
 ) -> Finding:
-    shift, text, numbers = result.shift, result.text, result.numbers
+    shift, numbers = result.shift, result.numbers
     if shift.importance:
         top = next(iter(shift.importance))
         text += f"; the most important column is {top} (AUC {shift.importance[top]:+.3f})"
@@ -174,19 +213,25 @@ def _difference_finding(
     if cause is Cause.LABEL_SHIFT:
         severity = Severity.NOTE
     if slow:
+        verb = "fluctuates" if len(slow) == 1 else "fluctuate"
         text += (
-            f"; {', '.join(slow[:3])} fluctuate about as slowly as these records last, so this "
-            "may be a fluctuation and not a lasting change"
+            f"; {', '.join(slow[:3])} {verb} about as slowly as these records last, so this may be "
+            "a fluctuation and not a lasting change"
         )
         numbers |= {"slow": slow}
+    whole = text.startswith("a classifier")
+    start = "Production differs as a whole" if whole else "Columns relate in another way"
+    end = "retrain on such rows if the change is real and lasting"
+    if cause is Cause.TRAIN_SERVE_SKEW:
+        end = "correct the column that is computed differently, and run this again"
     return columns_relate_as_before.finding(
         severity,
-        f"Production differs as a whole: {text}.",
+        f"{start}: {text}.",
         cause=cause,
         numbers=numbers,
         remedy=(
             "Look at the features named here one by one (shift.ks), then at how they depend on "
-            "each other; retrain on such rows."
+            f"each other; {end}."
         ),
         evidence=shift,
     )

@@ -25,13 +25,10 @@ from gendebug_torch.shift.columns.default_values import Atom, default_value
 from gendebug_torch.shift.columns.exclusions import IDENTIFIER, number_reason
 from gendebug_torch.shift.columns.shared_columns import QuantityComparison
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
+from gendebug_torch.shift.kinds.moved_columns import MIN_OUTSIDE
 from gendebug_torch.shift.two_sample.effect_sizes import effect_sizes
 from gendebug_torch.shift.two_sample.feature_shift import feature_shift, most_shifted
 from gendebug_torch.stats.intervals import p_value_text
-
-# Share of production values outside the range of the reference from which autocorrelation excuses
-# nothing.
-_MIN_OUTSIDE = 0.9
 
 
 @check(
@@ -102,7 +99,7 @@ def features_keep_their_distribution(
     for column in slow[:limit]:
         finding = _feature_finding(sides, column, None)
         outside = _share_outside(sides, column)
-        if outside >= _MIN_OUTSIDE:
+        if outside >= MIN_OUTSIDE:
             yield _extrapolation_finding(finding, sides.names[0], outside)
         else:
             yield _autocorrelation_note(finding, sides.names[0], min_independent_rows)

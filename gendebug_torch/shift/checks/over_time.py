@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Cost, check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import InputError
+from gendebug_torch.shift.scores.outputs import (
+    compared_outputs,
+    labeled_rows,
+    output_columns,
+    output_names,
+)
 from gendebug_torch.shift.time.change_point import ChangePoint, change_point
 from gendebug_torch.stats.intervals import p_value_text
 
+# Change of a share, and of an error in standard deviations, that is a failure.
 _FAIL_CHANGE = 0.15
+_FAIL_DEVIATIONS = 1.0
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
@@ -23,27 +34,37 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     return Cost(elements=30.0 * (0 if production is None else len(production)) + 1e6)
 
 
-@check("shift.over_time", cause=Cause.CONCEPT_DRIFT, needs=("production.logits",), cost=_cost)
+@check(
+    "shift.over_time",
+    cause=Cause.CONCEPT_DRIFT,
+    needs=("production.logits",),
+    cost=_cost,
+    partial_labels=True,
+)
 def production_stays_the_same_over_time(
     production: Records,
     *,
     alpha: float = 0.002,
     min_accuracy: float = 0.05,
     min_confidence: float = 0.05,
+    min_error: float = 0.25,
 ) -> Iterator[Finding]:
     """Accuracy (confidence, where labels are unknown) keeps its level over all production rows.
 
     A change of the accuracy without one of the confidence is concept drift; where the confidence
-    changes too, inputs did.
+    changes too, inputs did. Of a regression the error, its size and the prediction take their
+    place; of several labels the accuracy of all and of each, and the mean confidence.
 
     Source: Ploberger and Krämer (1992), Econometrica 60:271; Carlstein (1986), Ann. Stat. 14:1171,
     for dependent rows.
 
     Args:
         production: records with logits and a time column, and with targets where known.
-        alpha: chance of any false alarm over both series.
+        alpha: chance of any false alarm over all series.
         min_accuracy: smallest change of the accuracy that matters.
         min_confidence: smallest change of the mean confidence that matters.
+        min_error: smallest change of an error or a prediction that matters, in its standard
+            deviations.
     """
     this = production_stays_the_same_over_time
     column, metadata = production.schema.time, production.metadata
@@ -52,56 +73,139 @@ def production_stays_the_same_over_time(
             Severity.NOTE, "Not judged: no time column; name it as `time` in the schema."
         )
         return
-    if production.schema.multilabel or production.confidence.ndim != 1:
-        yield this.finding(Severity.NOTE, "Not judged: needs one prediction per row.")
-        return
     times = parse_times(metadata[column], column)
     order = times.order[: len(production) - times.missing]
     if times.missing:
         text = f"{times.missing} of {len(production)} rows have no time and are left out."
         yield this.finding(Severity.NOTE, text, numbers={"without_time": times.missing})
+    series = _series(production.select(order), min_accuracy, min_confidence, min_error)
     try:
-        found = _change_points(production, order)
+        found = {s.name: change_point(s.values, name=s.name) for s in series}
     except InputError as error:
         yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers={"m": len(production)})
         return
-    min_change = {"confidence": min_confidence, "accuracy": min_accuracy}
     changed = [
-        name
-        for name, change in found.items()
-        if change.p_value < alpha / len(found) and abs(change.change[0]) >= min_change[name]
+        s
+        for s in series
+        if found[s.name].p_value < alpha / len(series)
+        and abs(found[s.name].change[0]) >= s.min_change
     ]
     if not changed:
-        yield _clean_finding(found)
+        yield _clean_finding(found, len(series))
         return
-    moments = metadata[column].iloc[order.numpy()].reset_index(drop=True)
-    cause = Cause.COVARIATE_SHIFT if "confidence" in changed else Cause.CONCEPT_DRIFT
-    name = "accuracy" if "accuracy" in changed else "confidence"
-    yield _change_finding(found[name], moments, cause)
+    inputs = any(s.of_inputs for s in changed)
+    cause = Cause.COVARIATE_SHIFT if inputs else Cause.CONCEPT_DRIFT
+    # What labels say comes first, then the more significant change.
+    named = min(changed, key=lambda s: (s.of_inputs, found[s.name].p_value))
+    moments = metadata[column].iloc[order[named.rows].numpy()].reset_index(drop=True)
+    yield _change_finding(found[named.name], moments, cause, named)
 
 
-def _change_points(production: Records, order: torch.Tensor) -> dict[str, ChangePoint]:
-    """Of the confidence, and of the accuracy where production has class ids."""
-    series = {"confidence": production.confidence[order]}
-    if production.targets is not None and production.targets.dtype == torch.int64:
-        series["accuracy"] = production.correct[order].double()
-    return {name: change_point(values, name=name) for name, values in series.items()}
+@dataclass(frozen=True, eq=False)
+class _Series:
+    """One series in the order of time.
+
+    Args:
+        name: name of the values.
+        values: values of the rows that have one, `[r]` float64.
+        rows: numbers of these rows in the order of time, `[r]` int64.
+        min_change: smallest change of the mean that matters.
+        fail_change: change of the mean from which it is a failure.
+        of_inputs: whether it is known without labels.
+    """
+
+    name: str
+    values: Tensor
+    rows: Tensor
+    min_change: float
+    fail_change: float
+    of_inputs: bool
 
 
-def _clean_finding(found: dict[str, ChangePoint]) -> Finding:
+def _series(
+    production: Records, min_accuracy: float, min_confidence: float, min_error: float
+) -> list[_Series]:
+    """What is followed over time: right answers or errors, and confidence or predictions.
+
+    Args:
+        production: records in the order of time.
+        min_accuracy: smallest change of the accuracy that matters.
+        min_confidence: smallest change of the mean confidence that matters.
+        min_error: smallest change of an error or a prediction, in standard deviations.
+    """
+    if production.task is Task.REGRESSION:
+        return _error_series(production, min_error)
+    whole = torch.arange(len(production))
+    confidence = production.confidence.cpu()
+    confidence = confidence.mean(1) if confidence.ndim == 2 else confidence
+    series = [
+        _Series("confidence", confidence, whole, min_confidence, _FAIL_CHANGE, of_inputs=True)
+    ]
+    targets = production.targets
+    if targets is None or targets.shape != production.predicted.shape:
+        return series
+    right, present = production.correct.double().cpu(), labeled_rows(targets).cpu()
+    answers = [("accuracy", right, present)]
+    if right.ndim == 2:
+        names = output_names(production, right.shape[1])
+        known = right * present
+        answers = [
+            ("accuracy", known.sum(1) / present.sum(1).clamp(min=1), present.any(1)),
+            *(
+                (f"accuracy of {names[j]}", known[:, j], present[:, j])
+                for j in compared_outputs(targets.cpu())
+            ),
+        ]
+    for name, values, labeled in answers:
+        rows = labeled.nonzero()[:, 0]
+        if len(rows):
+            limits = min_accuracy, _FAIL_CHANGE
+            series.append(_Series(name, values[rows], rows, *limits, of_inputs=False))
+    return series
+
+
+def _error_series(production: Records, min_error: float) -> list[_Series]:
+    """Of a regression: the prediction, the error and its size, of each output."""
+    assert production.logits is not None
+    outputs = output_columns(production.logits).double()
+    names = output_names(production, outputs.shape[1])
+    whole, series = torch.arange(len(outputs)), []
+
+    def add(name: str, values: Tensor, rows: Tensor, *, of_inputs: bool) -> None:
+        spread = float(values.std(correction=0))
+        limits = min_error * spread, _FAIL_DEVIATIONS * spread
+        series.append(_Series(name, values, rows, *limits, of_inputs=of_inputs))
+
+    targets = production.targets
+    labels = None if targets is None else output_columns(targets).double()
+    chosen = compared_outputs(outputs if labels is None else labels)
+    for j in chosen:
+        add(f"prediction of {names[j]}", outputs[:, j], whole, of_inputs=True)
+        if labels is None or labels.shape != outputs.shape:
+            continue
+        rows = labeled_rows(labels[:, j]).nonzero()[:, 0]
+        if len(rows):
+            error = labels[rows, j] - outputs[rows, j]
+            add(f"error of {names[j]}", error, rows, of_inputs=False)
+            add(f"size of the error of {names[j]}", error.abs(), rows, of_inputs=False)
+    return series
+
+
+def _clean_finding(found: dict[str, ChangePoint], count: int) -> Finding:
+    shown = sorted(found.items(), key=lambda entry: entry[1].p_value)[:3]
     parts = [
-        f"{name} {change.before[0]:.3f} → {change.after[0]:.3f} ({p_value_text(change.p_value)})"
-        for name, change in found.items()
+        f"{name} {change.before[0]:.3g} → {change.after[0]:.3g} ({p_value_text(change.p_value)})"
+        for name, change in (shown if count > 3 else found.items())
     ]
     return production_stays_the_same_over_time.finding(
         Severity.OK,
         f"No change within production: {', '.join(parts)}.",
         numbers={f"{name}_p_value": change.p_value for name, change in found.items()},
-        evidence=found.get("accuracy", found["confidence"]),
+        evidence=found.get("accuracy", next(iter(found.values()))),
     )
 
 
-def _change_finding(change: ChangePoint, times: Any, cause: Cause) -> Finding:
+def _change_finding(change: ChangePoint, times: Any, cause: Cause, series: _Series) -> Finding:
     difference, error = change.change
     last = len(times) - 1
     moment = str(times.iloc[min(change.row, last)])
@@ -110,9 +214,10 @@ def _change_finding(change: ChangePoint, times: Any, cause: Cause) -> Finding:
     numbers |= {"before": change.before[0], "after": change.after[0]}
     numbers |= {"sudden": change.sudden, "moment": moment}
     how = {True: "changed suddenly", False: "changed gradually", None: "changed"}[change.sudden]
+    name = change.name[:1].upper() + change.name[1:]
     text = (
-        f"{change.name.capitalize()} {how} within production, {change.before[0]:.3f} → "
-        f"{change.after[0]:.3f} ({difference:+.3f} ± {1.96 * error:.3f}, "
+        f"{name} {how} within production, {change.before[0]:.3g} → "
+        f"{change.after[0]:.3g} ({difference:+.3g} ± {1.96 * error:.2g}, "
         f"{p_value_text(change.p_value)}), from {moment} on (95 % interval "
         f"{times.iloc[change.low]} to {times.iloc[min(change.high, last)]})"
     )
@@ -122,7 +227,7 @@ def _change_finding(change: ChangePoint, times: Any, cause: Cause) -> Finding:
         else "what was released, switched or renamed then"
     )
     return production_stays_the_same_over_time.finding(
-        Severity.FAIL if abs(difference) >= _FAIL_CHANGE else Severity.WARN,
+        Severity.FAIL if abs(difference) >= series.fail_change else Severity.WARN,
         f"{text}.",
         cause=cause,
         numbers=numbers,

@@ -31,6 +31,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     cause=Cause.UNKNOWN,
     needs=("validation.logits", "validation.targets", "production.logits", "production.targets"),
     cost=_cost,
+    positions=True,
 )
 def quality_is_that_of_validation(
     validation: Records, production: Records, *, level: float = 0.99

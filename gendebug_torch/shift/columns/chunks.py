@@ -14,7 +14,7 @@ import torch
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import numeric_features, standard_codes
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import reading, reject
 from gendebug_torch.shift.columns.exclusions import arrow_reason
 from gendebug_torch.shift.columns.prepared import PreparedReference
 from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, PreparedTable
@@ -113,27 +113,22 @@ def read_table_in_chunks(
     import pyarrow
 
     label = name or Path(path).stem
-    try:
+    expected = "a readable Parquet or CSV file"
+    with reading(path, expected):
         source = _source(Path(path), (*schema.categorical, *schema.ids))
-        # Columns that the schema names and the file lacks are an error before anything is read.
         empty = pyarrow.schema(list(source.fields.items())).empty_table().to_pandas()
-        Records.from_frame(empty, schema, name=label, optional=optional)
+    # Columns that the schema names and the file lacks are an error before anything is read.
+    Records.from_frame(empty, schema, name=label, optional=optional)
+    with reading(path, expected):
         limit = max(1, cells // max(len(source.fields), 1))
         parts, samples = zip(
             *(_pass(source, columns, schema, size, limit) for columns in source.passes), strict=True
         )
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        reject(
-            "path",
-            "a readable Parquet or CSV file",
-            f"{path}: {error}",
-            "Check that the path is right and the file is whole.",
-        )
-    frame = reduce(lambda left, right: left.join(right), (rows.to_pandas() for rows in samples))
-    codes = [name for name in (*schema.categorical, *schema.ids) if name in frame]
-    frame = frame.assign(**{name: standard_codes(frame[name]) for name in codes})
-    sample = Records.from_frame(frame, schema, name=label, optional=optional)
-    return _with_times(replace(_side_by_side(parts), name=label), sample), sample
+        frame = reduce(lambda left, right: left.join(right), (rows.to_pandas() for rows in samples))
+        codes = [name for name in (*schema.categorical, *schema.ids) if name in frame]
+        frame = frame.assign(**{name: standard_codes(frame[name]) for name in codes})
+        sample = Records.from_frame(frame, schema, name=label, optional=optional)
+        return _with_times(replace(_side_by_side(parts), name=label), sample), sample
 
 
 def is_large(path: str | Path) -> bool:

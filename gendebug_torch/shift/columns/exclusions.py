@@ -14,8 +14,14 @@ from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import InputError
 
 # Last word of the name of a column that counts on, and of one that runs through a cycle.
-_TIMES = ("year", "yr", "date", "day", "week", "month", "quarter", "time", "timestamp", "epoch")
-_NUMBERS = ("version", "release", "build", "revision", "batch", "lot", "run", "sequence", "serial")
+_TIMES = (
+    *("year", "yr", "date", "day", "week", "month", "quarter", "time", "timestamp", "epoch", "ts"),
+    *("dayofyear", "yearday", "weekofyear", "unixtime"),
+)
+_NUMBERS = (
+    *("version", "ver", "release", "build", "revision", "rev", "batch", "lot", "run", "sequence"),
+    *("serial", "wave", "cohort", "iteration", "invoice", "ticket"),
+)
 _COUNTERS = frozenset((*_TIMES, *_NUMBERS))
 _CYCLES = {
     "quarter": 4,
@@ -27,8 +33,13 @@ _CYCLES = {
     "day": 31,
     "week": 53,
     "doy": 366,
+    "dayofweek": 7,
+    "dayofmonth": 31,
+    "dayofyear": 366,
+    "yearday": 366,
+    "weekofyear": 53,
 }
-_SUFFIXES = frozenset(("number", "no", "num", "nr", "id", "index"))
+_SUFFIXES = frozenset(("number", "no", "num", "nr", "id", "index", "s", "ms", "us", "ns", "utc"))
 _MONTHS = "january february march april may june july august september october november december"
 _WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday"
 _NAMED_CYCLES = tuple(
@@ -151,11 +162,12 @@ def number_reason(name: str, before: NDArray[Any], after: NDArray[Any]) -> str |
     if not len(before) or not len(after):
         return None
     words = _words(name)
-    if _last(words) in _COUNTERS and after.max() > before.max():
+    if _last(words) in _COUNTERS and after.max() >= before.max():
         end, start = np.quantile(before, _MIN_LATER), np.quantile(after, 1 - _MIN_LATER)
-        # A unit or a default value leaves a larger gap than time does.
+        # A unit or a default value leaves a larger gap than time does; the reference may end in the
+        # first days of the year that production is in.
         gap = max(1.0, float(np.ptp(before)), _MAX_GAP * abs(float(end)))
-        if 0 <= start - end <= gap:
+        if 0 <= start - end <= gap and (start > end or after.max() > before.max()):
             return COUNTER
     return _calendar_reason(words, before, after)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gendebug_torch.data.files import replacing
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import reading, reject
 
 _Loaded = TypeVar("_Loaded")
 # Elements sorted at once by one thread (16 MiB of float64): enough to hide the overhead.
@@ -208,9 +208,9 @@ def load_tensors(
     Raises:
         InputError: no such file, a file of another kind, or a damaged one.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
+    with reading(path, f"a file written by `{writer}`", remedy="Prepare the reference anew."):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -218,14 +218,6 @@ def load_tensors(
         if metadata["sha256"] != _checksum(text, tensors):
             raise ValueError("the checksum differs, so the file is damaged")
         return build(tensors, json.loads(text))
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        problem = f"no entry {error}" if isinstance(error, KeyError) else str(error)
-        reject(
-            "path",
-            f"a file written by `{writer}`",
-            f"{path}: {problem}",
-            "Prepare the reference anew.",
-        )
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,17 +16,8 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
-from gendebug_torch.shift.columns.exclusions import (
-    ABSENT,
-    IDENTIFIER,
-    NON_NUMERIC,
-    WIDE_INTEGERS,
-    dtype_reason,
-    level_reason,
-    number_reason,
-)
+from gendebug_torch.shift.columns.exclusions import dtype_reason
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
-from gendebug_torch.shift.two_sample.categories import level_counts
 from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
 from gendebug_torch.stats.effective_sample_size import two_sample_autocorrelation_times
 
@@ -274,94 +264,6 @@ def is_identifier(before: Tensor, after: Tensor) -> bool:
     if not all(bool((values == values.floor()).all()) for values in samples):
         return False
     return all(len(torch.unique(values)) == len(values) for values in samples)
-
-
-@dataclass(frozen=True, eq=False)
-class SharedTables:
-    """The shared columns of two records as tables on the host, without identifiers.
-
-    Args:
-        reference: table of the reference, `[n, d]`: quantities as numbers, others as categories.
-        production: table of production, `[m, d]`.
-        quantities: names of the columns that are quantities.
-        excluded: columns of the reference that are not compared, each with the reason.
-    """
-
-    reference: pd.DataFrame
-    production: pd.DataFrame
-    quantities: tuple[str, ...]
-    excluded: Mapping[str, str] = field(default_factory=dict)
-
-    def without(self, excluded: Mapping[str, str]) -> SharedTables:
-        """The same without some columns.
-
-        Args:
-            excluded: columns to leave out, each with the reason.
-        """
-        present = [name for name in self.reference.columns if name in excluded]
-        return SharedTables(
-            self.reference.drop(columns=present),
-            self.production.drop(columns=present),
-            tuple(name for name in self.quantities if name not in excluded),
-            {**self.excluded, **excluded},
-        )
-
-    @property
-    def categorical(self) -> tuple[str, ...]:
-        """Names of the columns that are categories."""
-        return tuple(str(name) for name in self.reference.columns if name not in self.quantities)
-
-    def finite(self, name: str) -> tuple[Column, Column]:
-        """Finite values of a quantity in both samples, float64."""
-        before, after = (
-            side[name].to_numpy(dtype=np.float64) for side in (self.reference, self.production)
-        )
-        return before[np.isfinite(before)], after[np.isfinite(after)]
-
-
-def shared_tables(production: Records, reference: Records) -> SharedTables | None:
-    """Shared columns of two records as tables; None where either has no features."""
-    if production.features is None or reference.features is None:
-        return None
-    pair = shared_columns(production, reference, None, quantity_names)
-    coded = shared_columns(production, reference, None, category_names)
-    if pair is None or coded is None:
-        return None
-    names, non_numeric, before, after = quantity_values(pair)
-    sides = [pd.DataFrame(values.cpu().numpy(), columns=list(names)) for values in (before, after)]
-    for name in coded.names:
-        for side, records in zip(sides, (reference, production), strict=True):
-            side[name] = pd.Series(list(column_values(records, name)), dtype=object)
-    excluded = dict.fromkeys((*pair.absent, *coded.absent), ABSENT)
-    excluded |= dict.fromkeys(non_numeric, NON_NUMERIC)
-    excluded |= {
-        name: IDENTIFIER for i, name in enumerate(names) if is_identifier(before[:, i], after[:, i])
-    }
-    tables = SharedTables(sides[0], sides[1], names)
-    tables = tables.without(excluded | excluded_by_type(reference, production))
-    return tables.without(_excluded_by_values(tables))
-
-
-def excluded_by_type(reference: Records, production: Records) -> dict[str, str]:
-    """Columns that cannot be compared by their type on either side, each with the reason."""
-    before, after = reference.features, production.features
-    if isinstance(before, Tensor) or isinstance(after, Tensor) or before is None or after is None:
-        return {}
-    reasons = {str(name): dtype_reason(before[name]) for name in before.columns}
-    for name in after.columns:
-        if str(name) in reasons:
-            reasons[str(name)] = reasons[str(name)] or dtype_reason(after[name])
-    reasons |= dict.fromkeys(wide_integer_names(reference), WIDE_INTEGERS)
-    return {name: reason for name, reason in reasons.items() if reason is not None}
-
-
-def _excluded_by_values(tables: SharedTables) -> dict[str, str]:
-    """Columns that change by themselves, each with the reason."""
-    reasons = {name: number_reason(name, *tables.finite(name)) for name in tables.quantities}
-    for name in tables.categorical:
-        counts = [level_counts(side[name]) for side in (tables.reference, tables.production)]
-        reasons[name] = level_reason(name, *counts)
-    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _dtype(records: Records, name: str) -> Any:

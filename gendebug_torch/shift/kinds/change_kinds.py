@@ -8,21 +8,28 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import CYCLE, axes
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.columns.shared_columns import SharedTables, shared_tables
+from gendebug_torch.shift.columns.shared_tables import SharedTables, shared_tables
 from gendebug_torch.shift.kinds.class_shares import ClassShares, class_shares
-from gendebug_torch.shift.kinds.column_transforms import LevelRenaming, weighted_ks_distance
+from gendebug_torch.shift.kinds.column_transforms import LevelRenaming
 from gendebug_torch.shift.kinds.label_model import (
+    MAX_TRIED,
     LabeledColumns,
-    LabelPair,
+    followed_columns,
+    label_pair,
     original_value_z_scores,
     predictive_value_z_score,
 )
 from gendebug_torch.shift.kinds.localised_change import MAX_LOCALISED, Localisation
+from gendebug_torch.shift.kinds.model_outputs import (
+    gives_quantities,
+    labels_given_scores,
+    scores_follow,
+    scores_shifted,
+)
 from gendebug_torch.shift.kinds.moved_columns import (
     FeatureChange,
     Kind,
@@ -31,10 +38,9 @@ from gendebug_torch.shift.kinds.moved_columns import (
     shifted_columns,
     transform_explanations,
 )
-from gendebug_torch.shift.kinds.score_relation import MIN_EFFECT, RelationChange, relation_change
 from gendebug_torch.shift.plots import axis_label
+from gendebug_torch.shift.scores.score_relation import RelationChange
 from gendebug_torch.shift.two_sample.joint import permutation_block
-from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.stats.intervals import p_value_text
 
 if TYPE_CHECKING:
@@ -48,8 +54,6 @@ MAX_ROWS = 20_000
 _MAX_CELLS = 20_000_000
 # Standard errors from which labels speak for the original or the present value of a column.
 _MIN_Z = 3.0
-# Level at which the scores do not fit a change of class shares.
-_MISFIT = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +154,9 @@ def change_kinds(
 
     Without labels, class shares are estimated from the scores, concept drift is not judged, and a
     shift that is limited to one column may be 2 or 3 (`verdict` is `unknown`). Looks at 20,000 rows
-    a side at most, fewer of more than 1000 columns. Columns that change by themselves (dates,
-    versions, identifiers) are left out and listed in `excluded`.
+    a side at most, fewer of more than 1000 columns; labels are judged given the 200 columns that
+    they follow most. Columns that change by themselves (dates, versions, identifiers) are left out
+    and listed in `excluded`.
 
     Args:
         production: records with features or logits, and targets where they are known.
@@ -171,25 +176,30 @@ def change_kinds(
     """
     before, after = _samples(reference, production, scores)
     classes = class_shares(before, after)
-    labels = _labels(before, after, classes)
-    relation = None if labels is None else _relation(before, after)
+    labels = label_pair(before, after)
+    relation = None if labels is None else labels_given_scores(before, after)
     columns = shared_tables(after, before)
     columns = columns if len(before) and len(after) else None
     changed = classes if classes is not None and classes.changed(alpha) else None
     features: list[FeatureChange] = []
     if columns is not None:
         features = _explained_shifts(columns, changed, before.targets, alpha, min_effect)
-    if changed is not None and not _scores_follow(before, after, changed):
+    if changed is not None and not scores_follow(before, after, changed):
         changed = None
     if changed is not None and all(feature.kind == "label_shift" for feature in features):
-        relation = None if labels is None else _relation(before, after, changed)
+        relation = None if labels is None else labels_given_scores(before, after, changed)
         drift = _relation_changed(relation, alpha)
         kinds: tuple[Kind, ...] = ("label_shift", "concept_drift") if drift else ("label_shift",)
     elif columns is not None:
         drift = _relation_changed(relation, alpha)
-        where = Localisation(columns, labels, permutation_block(before, after), drift, alpha)
+        followed = columns
+        if labels is not None:
+            followed = followed_columns(columns, labels, [f.name for f in features[:MAX_TRIED]])
+        block = permutation_block(before, after)
+        where = Localisation(columns, followed, labels, block, drift, alpha)
         features = _localised(features, where)
-        kinds = _kinds(features, where, _scores_shifted(before, after, alpha, min_effect))
+        shifted = scores_shifted(before, after, alpha, min_effect)
+        kinds = _kinds(features, where, _kind_of_scores(before, after) if shifted else None)
     else:
         kinds = ("concept_drift",) if _relation_changed(relation, alpha) else ()
     judged = 0 if columns is None else len(columns.reference.columns)
@@ -215,16 +225,27 @@ def _explained_shifts(
 
 
 def _kinds(
-    features: list[FeatureChange], where: Localisation, scores_shifted: bool
+    features: list[FeatureChange], where: Localisation, kind_of_scores: Kind | None
 ) -> tuple[Kind, ...]:
-    """The kinds of change where the class shares do not explain everything."""
+    """The kinds of change where the class shares do not explain everything.
+
+    Args:
+        features: columns that shifted.
+        where: both sides.
+        kind_of_scores: kind of a shift of the scores alone; None if they did not shift.
+    """
     found = {feature.kind for feature in features}
     kinds: tuple[Kind, ...] = ("train_serve_skew", "covariate_shift")
     if kinds := tuple(kind for kind in kinds if kind in found):
         return kinds
-    if scores_shifted:
-        return ("threshold",)
+    if kind_of_scores is not None:
+        return (kind_of_scores,)
     return ("concept_drift",) if where.labels_changed() else ()
+
+
+def _kind_of_scores(reference: Records, production: Records) -> Kind:
+    """Of scores that shifted although no input did: predictions of quantities have no threshold."""
+    return "train_serve_skew" if gives_quantities(reference, production) else "threshold"
 
 
 def _localised(features: list[FeatureChange], where: Localisation) -> list[FeatureChange]:
@@ -243,58 +264,56 @@ def _localised(features: list[FeatureChange], where: Localisation) -> list[Featu
             replace(feature, certain=not limited) if feature.kind == "covariate_shift" else feature
             for feature in features
         ]
-    labels_changed = limited and where.labels_changed()
-    sample = LabeledColumns.sample(where.columns, where.labels)
-    tried = [f for f in open_ if f.kind == "covariate_shift" or f.transform is not None]
+    sample = LabeledColumns.sample(where.followed, where.labels)
+    tried = [
+        f
+        for f in open_
+        if (f.kind == "covariate_shift" or f.transform is not None) and f.name in sample.reference
+    ]
     original = original_value_z_scores(tried, sample)
-    present = predictive_value_z_score(names, sample)
     judged = {
-        f.name: _judged_by_labels(f, original.get(f.name, 0.0), present, limited, labels_changed)
+        f.name: _judged_by_labels(f, original.get(f.name, 0.0), names, limited, where)
         for f in open_
     }
     return [judged.get(feature.name, feature) for feature in features]
 
 
 def _judged_by_labels(
-    feature: FeatureChange, original: float, present: float, limited: bool, labels_changed: bool
+    feature: FeatureChange, original: float, names: list[str], limited: bool, where: Localisation
 ) -> FeatureChange:
-    """The shift of one column as the labels decide it.
+    """The shift of one column as the labels decide it, the other shifted columns left out.
 
     Args:
         feature: a column that shifted.
         original: z score of its original value over its present one.
-        present: z score of the present values of all shifted columns over none.
-        limited: whether nothing else changed.
-        labels_changed: whether labels given all columns changed.
+        names: all columns that shifted.
+        limited: whether no other column, and no label given those, changed.
+        where: both sides.
     """
     text = feature.description
     if original < -_MIN_Z and not isinstance(feature.transform, LevelRenaming):
         text = f"{text}, and the labels follow the new value"
         return replace(feature, kind="covariate_shift", description=text)
-    if feature.kind == "train_serve_skew":
+    if feature.kind == "train_serve_skew" or not limited:
         return feature
-    if limited and original > _MIN_Z:
+    if original > _MIN_Z:
         text = f"{text}, and the labels follow the original value"
         return replace(feature, kind="train_serve_skew", description=text)
-    if limited and (labels_changed or present < -_MIN_Z):
-        text = f"{text}, the labels do not follow it, and nothing else shifted"
+    others = [name for name in names if name != feature.name]
+    assert where.labels is not None
+    sample = LabeledColumns.sample(where.followed.without(dict.fromkeys(others, "")), where.labels)
+    present = predictive_value_z_score([feature.name], sample)
+    if present < -_MIN_Z or where.labels_changed(without=others):
+        beside = f"besides {' and '.join(others)}" if others else "among those compared"
+        text = (
+            f"{text}, the labels do not follow it as before, and no other column {beside} shifted"
+        )
         return replace(feature, kind="train_serve_skew", description=text)
-    return replace(feature, certain=not limited or present > _MIN_Z)
+    return replace(feature, certain=present > _MIN_Z)
 
 
 def _relation_changed(relation: RelationChange | None, alpha: float) -> bool:
-    return relation is not None and relation.p_value < alpha and relation.effect >= MIN_EFFECT
-
-
-def _labels(
-    reference: Records, production: Records, classes: ClassShares | None
-) -> LabelPair | None:
-    """Class ids of both sides, if both have them."""
-    if classes is None or not classes.observed:
-        return None
-    assert reference.targets is not None
-    assert production.targets is not None
-    return LabelPair(reference.targets.cpu(), production.targets.cpu())
+    return relation is not None and relation.p_value < alpha and relation.matters
 
 
 def _samples(reference: Records, production: Records, scores: bool) -> tuple[Records, Records]:
@@ -311,59 +330,3 @@ def _sample(records: Records, seed: int) -> Records:
     if len(records) <= most:
         return records
     return records.select(random_rows(len(records), most, seed))
-
-
-def _relation(
-    reference: Records, production: Records, classes: ClassShares | None = None
-) -> RelationChange | None:
-    """Labels given the score, with logits adapted to the class shares where they are given."""
-    z, y, live, live_targets = (
-        reference.logits,
-        reference.targets,
-        production.logits,
-        production.targets,
-    )
-    if z is None or y is None or live is None or live_targets is None:
-        return None
-    if y.ndim != 1 or live_targets.ndim != 1 or not min(len(reference), len(production)):
-        return None
-    bias = None if classes is None else classes.weights.clamp(min=1e-6).log()
-    return relation_change(z, y, live, live_targets, bias=bias)
-
-
-def _scores_follow(reference: Records, production: Records, classes: ClassShares) -> bool:
-    """Whether the scores shifted as the class shares say: closer to the weighted reference."""
-    if not classes.observed:
-        return not classes.misfit[0] < _MISFIT
-    if reference.logits is None or production.logits is None or reference.targets is None:
-        return True
-    largest = int((classes.after - classes.before).abs().argmax())
-    z, live = (_class_log_odds(side, largest) for side in (reference.logits, production.logits))
-    unweighted = float(ks_two_sample(z, live).statistic)
-    return weighted_ks_distance(z, classes.weights[reference.targets.cpu()], live)[0] < unweighted
-
-
-def _scores_shifted(
-    reference: Records, production: Records, alpha: float, min_effect: float
-) -> bool:
-    if reference.logits is None or production.logits is None:
-        return False
-    test = ks_two_sample(_scores(reference.logits), _scores(production.logits))
-    return bool((test.p_value < alpha) & (test.statistic >= min_effect))
-
-
-def _scores(logits: Tensor) -> Tensor:
-    """Binary log-odds, or the log confidence of more classes, `[n]` on the host."""
-    z = logits.double().cpu()
-    if z.ndim == 1:
-        return z
-    return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z.log_softmax(1).amax(1)
-
-
-def _class_log_odds(logits: Tensor, which: int) -> Tensor:
-    """Log-odds of one class, `[n]` on the host."""
-    z = logits.double().cpu()
-    if z.ndim == 1 or z.shape[1] == 2:
-        return _scores(z)
-    others = torch.cat([z[:, :which], z[:, which + 1 :]], 1)
-    return z[:, which] - others.logsumexp(1)

@@ -12,6 +12,7 @@ from torch import Tensor
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
+from gendebug_torch.shift.scores.estimated_accuracy import MAX_CLASSES
 from gendebug_torch.shift.two_sample.categories import CategoryShift
 from gendebug_torch.stats.effective_sample_size import MAX_LEVELS, effective_counts
 from gendebug_torch.stats.intervals import wilson_interval
@@ -133,8 +134,8 @@ def class_shares(reference: Records, production: Records) -> ClassShares | None:
     """Shares of the classes on both sides; None if they can be neither counted nor estimated.
 
     That is without class ids in the reference, with fewer than 30 rows on a side, or without labels
-    and logits in production. Estimated shares are the maximum likelihood ones under label shift,
-    from logits calibrated on the reference.
+    and logits of at most 300 classes in production. Estimated shares are the maximum likelihood
+    ones under label shift, from logits calibrated on the reference.
 
     Source: Saerens, Latinne and Decaestecker (2002), Neural Computation 14:21, through
     `label_shift`.
@@ -205,6 +206,8 @@ def _estimated_shares(reference: Records, production: Records) -> ClassShares | 
     before, after, targets = _logits(reference), _logits(production), reference.targets
     assert targets is not None
     names = _class_names(reference, production)
+    if len(names) > MAX_CLASSES:
+        return None
     shares = targets.cpu().bincount(minlength=len(names)).double() / len(reference)
     if before is None or after is None or bool((shares == 0).any()):
         return None

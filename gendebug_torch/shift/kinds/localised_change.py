@@ -11,19 +11,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.shift.columns.shared_columns import SharedTables
+from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.label_model import (
     MAX_TRIED,
     LabeledColumns,
     LabelPair,
-    one_hot,
     paired_z_score,
     same_rank_values,
 )
-from gendebug_torch.shift.kinds.moved_columns import FeatureChange, Kind
-from gendebug_torch.shift.kinds.score_relation import MIN_EFFECT, relation_change
-from gendebug_torch.shift.two_sample.categories import CategoryShift
+from gendebug_torch.shift.kinds.moved_columns import FeatureChange, Kind, random_rows
+from gendebug_torch.shift.scores.score_relation import (
+    RelationChange,
+    error_change,
+    most_changed,
+    relation_change,
+)
 from gendebug_torch.shift.two_sample.joint import joint_shift
+from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.stats.probe_network import cross_fit, design, fold_ids
 
 # The classifier test needs so many rows a side, and is not applied to more columns.
@@ -34,6 +38,7 @@ MAX_LOCALISED = 3
 # Level of a change of labels given the columns, and the standard errors and the share of variance
 # from which a network explains the residuals of another.
 _LABEL_ALPHA = 1e-4
+_MAX_LABELED = 10_000
 _MIN_Z = 2.0
 _MIN_EXPLAINED = 0.005
 # Standard errors of the best exchange or sign, the share of the excess error that it may leave, and
@@ -78,33 +83,53 @@ def labels_given_columns_changed(
 ) -> bool:
     """Whether P(label | columns) changed, by a network fitted on both sides together.
 
-    Either its score has another event rate on the two sides (`relation_change`), or a second
+    Either its score has another event rate (error, for quantities) on the two sides, or a second
     network, fitted to the residuals of the first in production, explains some of them. Both use
-    out-of-fold scores, so that neither side is favoured.
+    out-of-fold scores, so that neither side is favoured. 10,000 labeled rows a side at most.
 
     Args:
         reference: columns, `[n, d]`.
         live: the same columns, `[m, d]`.
-        labels: class ids, `[n]` and `[m]`.
+        labels: labels of the rows that have one.
         categorical: columns that hold codes.
     """
-    n, targets = len(labels.before), torch.cat([labels.before, labels.after])
+    first, second = (
+        random_rows(len(side), _MAX_LABELED, seed)
+        for seed, side in enumerate((labels.before, labels.after))
+    )
+    labels = labels.take(first, second)
+    n, wanted = len(labels.before), torch.cat([labels.before, labels.after])
     if not reference.shape[1]:
-        k = int(targets.max()) + 1
-        counts = [side.bincount(minlength=k) for side in (labels.before, labels.after)]
-        return CategoryShift("class", (), counts[0], counts[1]).p_value < _LABEL_ALPHA
+        test = ks_two_sample(labels.before, labels.after)
+        return bool((test.adjusted < _LABEL_ALPHA).any())
     coded = [name for name in categorical if name in reference.columns]
-    values, wanted = design(reference, live, categorical=coded).values, one_hot(targets)
+    sides = (reference.iloc[labels.rows[0].numpy()], live.iloc[labels.rows[1].numpy()])
+    values = design(*sides, categorical=coded).values
     folds = fold_ids(len(values), 5)
     scores = cross_fit(values, wanted, folds=folds).scores
-    if scores.shape[1] == 1:
-        logits, classes = scores[:, 0], targets
-    else:
-        logits, classes = scores, targets.clamp(max=scores.shape[1] - 1)
-    relation = relation_change(logits[:n], classes[:n], logits[n:], classes[n:])
-    if relation.p_value < _LABEL_ALPHA and relation.effect >= MIN_EFFECT:
+    relation = _relation_to_scores(scores, wanted, n, labels.kind)
+    if relation is not None and relation.p_value < _LABEL_ALPHA and relation.matters:
         return True
     return _residuals_explained(values[n:], (wanted - scores)[n:], folds[n:])
+
+
+def _relation_to_scores(scores: Tensor, wanted: Tensor, n: int, kind: str) -> RelationChange | None:
+    """Labels of both sides given the scores of a network, of which the first n are reference."""
+    if kind == "quantities":
+        changes = [
+            error_change(z[:n], y[:n], z[n:], y[n:])
+            for z, y in zip(scores.T, wanted.T, strict=True)
+        ]
+        return most_changed([change for change in changes if change is not None])
+    if kind == "labels" or wanted.shape[1] == 1:
+        return most_changed(
+            [
+                relation_change(z[:n], y[:n].long(), z[n:], y[n:].long())
+                for z, y in zip(scores.T, wanted.T, strict=True)
+            ]
+        )
+    classes = wanted.argmax(1)
+    return relation_change(scores[:n], classes[:n], scores[n:], classes[n:])
 
 
 def _residuals_explained(values: Tensor, residuals: Tensor, folds: Tensor) -> bool:
@@ -121,13 +146,15 @@ class Localisation:
 
     Args:
         columns: both sides.
-        labels: class ids of both sides, if known.
+        followed: those of the columns that labels are judged given.
+        labels: labels of both sides, if known.
         block: rows in time that are permuted together.
         score_changed: whether labels given the model's score changed.
         alpha: level of the test of all columns together.
     """
 
     columns: SharedTables
+    followed: SharedTables
     labels: LabelPair | None
     block: int
     score_changed: bool
@@ -143,20 +170,23 @@ class Localisation:
         p_value, _ = joint_p_value(before, after, categorical=coded, block=self.block)
         if p_value < self.alpha:
             return False
-        return self.labels is None or not labels_given_columns_changed(
-            before, after, self.labels, categorical=coded
-        )
+        return self.labels is None or not self._labels_changed(names)
 
-    def labels_changed(self) -> bool:
-        """Whether labels given all columns, or given the score, changed; False without labels."""
-        return self.labels is not None and (
-            self.score_changed
-            or labels_given_columns_changed(
-                self.columns.reference,
-                self.columns.production,
-                self.labels,
-                categorical=self.columns.categorical,
-            )
+    def labels_changed(self, without: Sequence[str] = ()) -> bool:
+        """Whether labels given the columns, or given the score, changed; False without labels.
+
+        Args:
+            without: columns to leave out; the score, which follows them too, is left out then.
+        """
+        if self.labels is None or (self.score_changed and not without):
+            return self.labels is not None
+        return self._labels_changed(without)
+
+    def _labels_changed(self, without: Sequence[str]) -> bool:
+        assert self.labels is not None
+        rest = self.followed.without(dict.fromkeys(without, ""))
+        return labels_given_columns_changed(
+            rest.reference, rest.production, self.labels, categorical=rest.categorical
         )
 
     def hidden_changes(self) -> list[FeatureChange]:
@@ -188,8 +218,8 @@ class Localisation:
         that relates to no other may as well be concept drift, and is not certain then.
         """
         assert self.labels is not None
-        sample = LabeledColumns.sample(self.columns, self.labels)
-        changes, versions = _candidates(self.columns.quantities[:MAX_TRIED], sample, certain)
+        sample = LabeledColumns.sample(self.followed, self.labels)
+        changes, versions = _candidates(self.followed.quantities[:MAX_TRIED], sample, certain)
         if not versions:
             return []
         errors = sample.squared_errors([sample.production, *versions])

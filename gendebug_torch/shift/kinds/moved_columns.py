@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gendebug_torch.shift.columns.default_values import default_value
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
-from gendebug_torch.shift.columns.shared_columns import SharedTables
+from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
 from gendebug_torch.shift.kinds.column_transforms import (
     Transform,
@@ -23,8 +23,13 @@ from gendebug_torch.shift.kinds.column_transforms import (
     fit_level_renaming,
     weighted_ks_distance,
 )
-from gendebug_torch.shift.two_sample.categories import category_shift
-from gendebug_torch.shift.two_sample.ks import ks_two_sample
+from gendebug_torch.shift.two_sample.categories import (
+    CategoryShift,
+    category_shift,
+    level_indicators,
+)
+from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
+from gendebug_torch.stats.effective_sample_size import MAX_LEVELS
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 # Values of `Cause`; `threshold` where scores moved although no input did.
@@ -36,6 +41,9 @@ _REST_ALPHA = 1e-3
 _REST_DISTANCE = 0.05
 _MIN_REST = 20
 _SHIFTED = "its distribution shifted"
+# Share of production values outside the range of the reference from which autocorrelation excuses
+# nothing.
+MIN_OUTSIDE = 0.9
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,14 @@ def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> l
         category_shift(columns.reference[name], columns.production[name], name=name)
         for name in columns.categorical
     ]
-    p_values = torch.tensor([shift.p_value for shift in coded], dtype=torch.float64)
-    significant = holm_adjusted(torch.cat([test.p_value, p_values])) < alpha
+    if columns.orders != (None, None):
+        suspects = (_adjusted(test, coded) < alpha).tolist()
+        test = _quantities_in_time(test, columns, before, after, suspects[: len(names)])
+        coded = [
+            _category_in_time(shift, columns) if suspect else shift
+            for shift, suspect in zip(coded, suspects[len(names) :], strict=True)
+        ]
+    significant = _adjusted(test, coded) < alpha
     found = []
     for column in significant[: len(names)].nonzero().flatten().tolist():
         name, distance = names[column], float(test.statistic[column])
@@ -102,6 +116,47 @@ def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> l
         if shifted and shift.effect >= min_effect
     ]
     return sorted(found, key=lambda feature: -feature.statistic)
+
+
+def _adjusted(test: KSTest, coded: list[CategoryShift]) -> Tensor:
+    """P-values of the quantities, then of the categories, adjusted for all (Holm, 1979)."""
+    p_values = torch.tensor([shift.p_value for shift in coded], dtype=torch.float64)
+    return holm_adjusted(torch.cat([test.p_value, p_values]))
+
+
+def _quantities_in_time(
+    test: KSTest, columns: SharedTables, before: Tensor, after: Tensor, suspects: list[bool]
+) -> KSTest:
+    """The tests at the effective sample sizes of rows in time, as `shift.ks` makes them.
+
+    Not of columns that left the range of the reference: no fluctuation that was seen explains that.
+
+    Args:
+        test: tests with all rows taken as independent.
+        columns: both sides.
+        before: quantities of the reference, `[n, d]`.
+        after: quantities of production, `[m, d]`.
+        suspects: whether each quantity is significant if rows are independent.
+    """
+    low, high = before.nan_to_num(math.inf).amin(0), before.nan_to_num(-math.inf).amax(0)
+    outside = ((after < low) | (after > high)).double().mean(0) >= MIN_OUTSIDE
+    looked_at = (torch.tensor(suspects, dtype=torch.bool) & ~outside).nonzero().flatten()
+    times = torch.ones(2, len(suspects), dtype=torch.float64)
+    times[:, looked_at] = columns.autocorrelation_times(before[:, looked_at], after[:, looked_at])
+    return test.with_autocorrelation(times[0], times[1])
+
+
+def _category_in_time(shift: CategoryShift, columns: SharedTables) -> CategoryShift:
+    """The test of levels at the effective sample size of rows in time, by its commonest levels."""
+    counts = shift.reference + shift.live
+    common = counts.argsort(descending=True, stable=True)[:MAX_LEVELS].tolist()
+    levels = [shift.levels[i] for i in common]
+    series = [
+        level_indicators(side[shift.name], levels)
+        for side in (columns.reference, columns.production)
+    ]
+    times = columns.autocorrelation_times(*series).amax(1)
+    return replace(shift, times=(float(times[0]), float(times[1])))
 
 
 def _default_value(

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
+from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.intervals import normal_quantile
 from gendebug_torch.stats.label_shift import label_shift
-from gendebug_torch.stats.logit_scaling import fit_affine
+from gendebug_torch.stats.logit_scaling import affordable_family, fit_affine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+# Classes whose shares are estimated; more take long, and their shares are noise.
+MAX_CLASSES = 300
 ASSUMPTIONS = {
     "confidence": "the calibrated confidence stays calibrated: P(y | x) as in validation, and no "
     "inputs unlike those of validation",
@@ -35,8 +38,8 @@ class EstimatedAccuracy:
     Args:
         before: accuracy on the labeled rows, and its standard error.
         estimates: estimates and standard errors by method: `confidence`, `threshold` and, where
-            validation has rows of every class, `classes`; see `ASSUMPTIONS`. Standard errors
-            include the sampling error of validation.
+            validation has rows of every one of at most 300 classes, `classes`; see `ASSUMPTIONS`.
+            Standard errors include the sampling error of validation.
         rows: numbers of labeled and unlabeled rows.
         counted: accuracy in production and its standard error, where its labels were given.
     """
@@ -132,7 +135,7 @@ def estimated_accuracy(
     n, m = len(logits), len(live_logits)
     if not n or not m:
         reject("live_logits", "rows in both samples", f"{n} and {m}", "Pass the logits of both.")
-    fit = fit_affine(logits, targets)
+    fit = fit_affine(logits, targets, family=affordable_family(logits))
     live = fit(live_logits.double())
     confidence = _confidence(fit(logits.double()), logits)
     live_confidence = _confidence(live, live_logits)
@@ -167,9 +170,11 @@ def _by_threshold(
 def _by_class(live: Tensor, correct: Tensor, targets: Tensor) -> tuple[float, float] | None:
     """Accuracy within the classes weighted by estimated shares, and its standard error.
 
-    None if a class has no labeled row.
+    None if a class has no labeled row, or with over 300 classes.
     """
     k = 2 if live.ndim == 1 else live.shape[1]
+    if k > MAX_CLASSES:
+        return None
     counts = targets.bincount(minlength=k).double()
     if len(counts) != k or bool((counts == 0).any()):
         return None
@@ -188,16 +193,12 @@ def _share(correct: Tensor) -> tuple[float, float]:
     return share, (share * (1 - share) / len(correct)) ** 0.5
 
 
-def _two_columns(logits: Tensor) -> Tensor:
-    return torch.stack([torch.zeros_like(logits), logits], 1) if logits.ndim == 1 else logits
-
-
 def _confidence(calibrated: Tensor, logits: Tensor) -> Tensor:
     """Calibrated probability of the class that the logits predict, `[n]` float64 on the host."""
-    predicted = _two_columns(logits).argmax(1, keepdim=True)
-    return _two_columns(calibrated).softmax(1).gather(1, predicted)[:, 0].cpu()
+    predicted = two_class_logits(logits).argmax(1, keepdim=True)
+    return two_class_logits(calibrated).softmax(1).gather(1, predicted)[:, 0].cpu()
 
 
 def _correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Whether the prediction is the target, `[n]` float64 on the host."""
-    return (_two_columns(logits).argmax(1) == targets).double().cpu()
+    return (two_class_logits(logits).argmax(1) == targets).double().cpu()

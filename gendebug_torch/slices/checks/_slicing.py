@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,6 @@ from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check, Cost
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
-from gendebug_torch.data.times import parse_times
-from gendebug_torch.errors import InputError
 from gendebug_torch.slices.levels.binning import Binning, class_binning, fit_binnings
 from gendebug_torch.slices.levels.counting import most_paired
 from gendebug_torch.slices.search.row_losses import RowLosses, label_losses, quantity_losses
@@ -25,6 +24,11 @@ MAX_SHARE = 0.5
 _MAX_TENSOR_COLUMNS = 64
 # Values by which a column of texts is judged to hold dates.
 _DATE_SAMPLE = 20
+_DATE = re.compile(
+    r"(19|20)\d\d[-/.]\d{1,2}([-/.]\d{1,2})?([T ].*)?|\d{1,2}[-/.]\d{1,2}[-/.](19|20)\d\d([T ].*)?"
+    r"|(19|20)\d\d[- ]?[WQ]\d{1,2}",
+    re.IGNORECASE,
+)
 
 
 def slicing_cost(given: Mapping[str, Any]) -> Cost:
@@ -69,16 +73,11 @@ def slicing_columns(records: Records) -> pd.DataFrame | None:
 
 
 def _are_times(values: pd.Series[Any]) -> bool:
-    """Whether a column holds timestamps, or texts that are dates."""
-    if values.dtype.kind == "M":
-        return True
-    if values.dtype.kind in "fiub":
-        return False
-    sample = values.dropna().head(_DATE_SAMPLE)
-    try:
-        return bool(len(sample)) and bool(parse_times(sample.astype(str)).values.isfinite().all())
-    except InputError:
-        return False
+    """Whether a column holds timestamps, or texts that are dates, weeks or quarters of a year."""
+    if values.dtype.kind in "Mfiub":
+        return values.dtype.kind == "M"
+    sample = values.dropna().head(_DATE_SAMPLE).astype(str)
+    return bool(len(sample)) and all(_DATE.fullmatch(text.strip()) for text in sample)
 
 
 def with_classes(
@@ -112,6 +111,19 @@ def class_names(records: Records, ids: Tensor) -> list[str]:
     """
     classes = list(map(str, records.schema.classes))
     return [classes[i] if i < len(classes) else str(i) for i in ids.tolist()]
+
+
+def cap_note(levels: int, *tables: Records) -> str:
+    """Sentence that says which levels were paired; empty where all were.
+
+    Args:
+        levels: number of levels of all columns.
+        tables: records whose rows were counted.
+    """
+    most = most_paired(max(map(len, tables)))
+    if levels <= most:
+        return ""
+    return f" Pairs were formed of the {most:,} most significant of {levels:,} levels."
 
 
 def class_outputs(records: Records) -> tuple[Tensor, Tensor] | None:

@@ -16,6 +16,7 @@ from gendebug_torch.slices.checks._slicing import (
     MAX_SHARE,
     PREDICTED,
     TRUE,
+    cap_note,
     class_names,
     class_outputs,
     nothing_to_slice,
@@ -103,7 +104,7 @@ def no_slice_collapsed(
         else:
             yield _collapsed_slice(cases, min_change)
     if not risen:
-        yield _nothing_risen(changes)
+        yield _nothing_risen(changes, cap_note(changes[0].levels, validation, production))
 
 
 def _relevant(change: SliceChange, min_change: float, min_factor: float) -> list[int]:
@@ -327,7 +328,7 @@ def _risen_loss(change: SliceChange, i: int, min_factor: float) -> Finding:
     )
 
 
-def _nothing_risen(changes: list[SliceChange]) -> Finding:
+def _nothing_risen(changes: list[SliceChange], note: str) -> Finding:
     texts: list[str] = []
     numbers: dict[str, Any] = {}
     for change in {change.name: change for change in reversed(changes)}.values():
@@ -335,4 +336,6 @@ def _nothing_risen(changes: list[SliceChange]) -> Finding:
         texts.insert(0, f"{change.name}{' rate' if change.is_count else ''} {number}")
         numbers[f"{_key(change)}_change"] = change.overall_change
     text = "No slice became worse in production beyond the change of all rows"
-    return no_slice_collapsed.finding(Severity.OK, f"{text} ({', '.join(texts)}).", numbers=numbers)
+    return no_slice_collapsed.finding(
+        Severity.OK, f"{text} ({', '.join(texts)}).{note}", numbers=numbers
+    )

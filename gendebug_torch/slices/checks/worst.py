@@ -16,6 +16,7 @@ from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.slices.checks._slicing import (
     MAX_SHARE,
     PREDICTED,
+    cap_note,
     class_outputs,
     nothing_to_slice,
     row_losses,
@@ -118,7 +119,8 @@ def no_slice_fails(
     for cases in worst_first[:limit]:
         yield _failing_slice(this, cases)
     if not failing:
-        yield _hardest_slice(this, columns, binnings, events[0])
+        note = cap_note(sum(len(binning.levels) for binning in binnings), validation)
+        yield _hardest_slice(columns, binnings, events[0], note)
 
 
 def _excess_slices(
@@ -174,7 +176,7 @@ def _numbers(cases: list[tuple[Slices, int, ErrorEvent]], found: Slices, i: int)
 
 
 def _hardest_slice(
-    this: Check, columns: pd.DataFrame, binnings: Sequence[Binning], event: ErrorEvent
+    columns: pd.DataFrame, binnings: Sequence[Binning], event: ErrorEvent, note: str
 ) -> Finding:
     """No slice fails; names the slice with the most significant excess of expected errors."""
     hard = find_slices(columns, event.errors, binnings=binnings, limit=5, name=event.name)
@@ -195,7 +197,9 @@ def _hardest_slice(
             f" The hardest one is {hard.names[0]}, with {rate:.1%} errors and {expected:.1%} "
             "expected."
         )
-    return this.finding(Severity.OK, summary, numbers=numbers, evidence=hard if len(hard) else None)
+    return no_slice_fails.finding(
+        Severity.OK, summary + note, numbers=numbers, evidence=hard if len(hard) else None
+    )
 
 
 def _loss_slices(
@@ -222,7 +226,8 @@ def _loss_slices(
     for i, gain in failing:
         yield _failing_loss(found, i, losses, gain)
     if not failing:
-        yield _no_failing_loss(found, losses, frame.shape, hard)
+        note = cap_note(sum(len(binning.levels) for binning in binnings), validation)
+        yield _no_failing_loss(found, frame.shape, hard, note)
 
 
 def _gain(validation: Records, losses: RowLosses, inside: Tensor, seed: int) -> tuple[float, float]:
@@ -259,7 +264,7 @@ def _failing_loss(found: Slices, i: int, losses: RowLosses, gain: float) -> Find
 
 
 def _no_failing_loss(
-    found: Slices, losses: RowLosses, shape: tuple[int, ...], hard: list[tuple[int, float]]
+    found: Slices, shape: tuple[int, ...], hard: list[tuple[int, float]], note: str
 ) -> Finding:
     """No slice fails; names one that is hard, if there is one."""
     numbers: dict[str, Any] = {"rows": shape[0], "columns": shape[1], "mean_loss": _overall(found)}
@@ -273,7 +278,7 @@ def _no_failing_loss(
             f"{float(found.expected_rate[i]):.3g}; no simple correction takes much off it."
         )
     return no_slice_fails.finding(
-        Severity.OK, summary, numbers=numbers, evidence=found if len(found) else None
+        Severity.OK, summary + note, numbers=numbers, evidence=found if len(found) else None
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Errors on which the clusters are fitted; all rows are assigned.
-_MAX_FIT_ERRORS = 20_000
+_MAX_FIT_ERRORS = 5_000
 # With fewer errors, half of them would form no cluster: all are fitted and counted.
 _MIN_ERRORS_TO_SPLIT = 60
 _MAX_FEATURES = 3
@@ -140,7 +140,7 @@ def error_clusters(
     counted. The number of clusters, from 1 on, is that of the best penalized likelihood.
 
     Source: Arthur and Vassilvitskii (2007), SODA; Pelleg and Moore (2000), X-means. Cost: k-means
-    on at most 20,000 errors for each number of clusters, one assignment of all rows.
+    on at most 5,000 errors for each number of clusters, one assignment of all rows.
 
     Args:
         features: features or an embedding, `[n, d]` float.

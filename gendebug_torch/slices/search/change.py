@@ -146,7 +146,7 @@ def coded_change(
     chosen = best[torch.tensor(distinct[:limit], dtype=torch.int64)]
     names = tuple(slice_name(levels, members) for members in sets[chosen].tolist())
     found = (before[chosen], after[chosen], log_p[chosen], adjusted[chosen], total)
-    return SliceChange(names, *found, tests, name, is_count)
+    return SliceChange(names, *found, tests, name, is_count, levels=len(levels))
 
 
 def sums_change(

@@ -34,6 +34,7 @@ class SliceChange:
         name: name of the metric.
         is_count: whether the metric is an event.
         of_rows: whether the slices are groups of rows; else each is an output of the model.
+        levels: number of levels that slices are made of.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class SliceChange:
     name: str = "error"
     is_count: bool = True
     of_rows: bool = True
+    levels: int = 0
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,0 +1,28 @@
+"""What checks read of images, texts and series: a table that describes them in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gendebug_torch.data.records import Records
+from gendebug_torch.modality.detection import modality_of, properties_of
+
+
+def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
+    """Records of images, texts and series with a table of their properties as features.
+
+    Tables are left out: they are in words already.
+
+    Args:
+        given: inputs of `diagnose` by name.
+    """
+    described = {}
+    for name in ("train", "validation", "production"):
+        records = given[name]
+        modality = None if records is None else modality_of(records.features)
+        if modality is not None and len(records):
+            table = properties_of(records.features, modality)
+            described[name] = replace(records, features=table)
+    return described

@@ -1,0 +1,42 @@
+"""`Modality`: what a kind of input is described by, and what serving code may do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that serving code may do to inputs: a named transformation of a batch.
+
+    Args:
+        name: short name, e.g. `channel_order`.
+        text: what it did, to go on after "production looks as if", e.g. "red and blue are
+            exchanged".
+        apply: batch `[n, ...]` -> changed batch of the same shape.
+        complexity: number of values that were fitted to production to make it; of two changes that
+            explain equally much the simpler one is named.
+    """
+
+    name: str
+    text: str
+    apply: Callable[[Tensor], Tensor]
+    complexity: int = 0
+
+
+@dataclass(frozen=True)
+class Modality:
+    """How one kind of input is described in words.
+
+    Args:
+        name: `image`, `text` or `series`.
+        properties: batch `[n, ...]` -> properties by name, `[n]` float each, on its device.
+        changes: (validation, production) batches -> what serving code may have done.
+    """
+
+    name: str
+    properties: Callable[[Tensor], dict[str, Tensor]]
+    changes: Callable[[Tensor, Tensor], tuple[Change, ...]]

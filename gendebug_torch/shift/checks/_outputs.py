@@ -1,0 +1,162 @@
+"""Checks of the outputs of a model one by one: several labels, or quantities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.checks.finding import Finding, Severity
+from gendebug_torch.checks.registry import Check, Deferred
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task
+from gendebug_torch.shift.checks._change_kinds import root_cause
+from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
+from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
+from gendebug_torch.shift.scores.outputs import (
+    labeled_rows,
+    output_columns,
+    output_names,
+    task_of_pair,
+)
+from gendebug_torch.shift.two_sample.feature_shift import feature_shift
+from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
+from gendebug_torch.stats.intervals import p_value_text
+
+_FAIL_DISTANCE = 0.3
+
+
+def outputs_finding(
+    check: Check,
+    validation: Records,
+    production: Records,
+    change_kinds: Deferred[ChangeKinds | None],
+    alpha: float,
+    min_effect: float,
+) -> Finding:
+    """Whether each output of a regression or of a multilabel model keeps its distribution.
+
+    Args:
+        check: check that reports it.
+        validation: records with logits.
+        production: records with logits.
+        change_kinds: kinds of change, used where an output shifted.
+        alpha: chance of any false alarm over all outputs.
+        min_effect: smallest Kolmogorov-Smirnov distance that matters.
+    """
+    assert validation.logits is not None
+    assert production.logits is not None
+    n, m = len(validation), len(production)
+    if not n or not m:
+        text = f"No rows to compare: {n} against {m}."
+        return check.finding(Severity.NOTE, text, numbers={"n": n, "m": m})
+    sides = (validation.logits, production.logits)
+    before, after = (output_columns(side).double() for side in sides)
+    test = columns_test(before, after, validation, production, alpha)
+    kind = "prediction" if task_of_pair(validation, production) is Task.REGRESSION else "score"
+    shifted = largest_shifts(test, alpha, min_effect)
+    which = shifted[0] if shifted else int(test.statistic.nan_to_num(-1.0).argmax())
+    numbers = column_numbers(test, before, after, which) | {"outputs": len(test.statistic)}
+    if not shifted:
+        count = (
+            f"None of {len(test.statistic)} {kind}s" if len(test.statistic) > 1 else f"No {kind}"
+        )
+        text = (
+            f"{count} shifted by {min_effect:g} or more: largest distance "
+            f"{numbers['statistic']:.3f} in {test.labels[which]} (Holm "
+            f"{p_value_text(numbers['p_holm'])})."
+        )
+        return check.finding(Severity.OK, text, numbers=numbers, evidence=test)
+    text = f"The {kind} of {test.labels[which]} shifted: {distance_text(numbers)}"
+    if len(shifted) > 1:
+        text = f"{len(shifted)} of {len(test.statistic)} {kind}s shifted, most of them that of "
+        text += f"{test.labels[which]}: {distance_text(numbers)}"
+    use = "tune the thresholds" if kind == "score" else "measure the error"
+    severity = Severity.FAIL if numbers["statistic"] >= _FAIL_DISTANCE else Severity.WARN
+    return check.finding(
+        severity,
+        f"{text}.",
+        cause=root_cause(change_kinds()),
+        numbers=numbers | {"shifted": len(shifted)},
+        remedy=f"Find the feature that shifted (shift.ks), then {use} on recent labeled rows.",
+        evidence=feature_shift(before[:, which], after[:, which], name=test.labels[which]),
+    )
+
+
+def targets_test(reference: Records, production: Records, alpha: float) -> KSTest | None:
+    """Tests of the counted targets of each output; None where either side has none of its kind.
+
+    Args:
+        reference: records with targets of several labels, or quantities.
+        production: the same.
+        alpha: level below which rows in time are looked at.
+    """
+    sides = target_columns(reference, production)
+    return None if sides is None else columns_test(*sides, reference, production, alpha)
+
+
+def target_columns(reference: Records, production: Records) -> tuple[Tensor, Tensor] | None:
+    """Targets of both sides, `[n, k]` and `[m, k]` float64, missing ones NaN; or None."""
+    targets = (reference.targets, production.targets)
+    if targets[0] is None or targets[1] is None or targets[0].shape[1:] != targets[1].shape[1:]:
+        return None
+    before, after = (
+        output_columns(side.double().masked_fill(~labeled_rows(side), torch.nan))
+        for side in targets
+        if side is not None
+    )
+    return before, after
+
+
+def columns_test(
+    before: Tensor, after: Tensor, reference: Records, production: Records, alpha: float
+) -> KSTest:
+    """Tests of the columns, at the effective sample sizes of rows in time.
+
+    Args:
+        before: values of the reference, `[n, k]`.
+        after: values of production, `[m, k]`.
+        reference: records that may have a time.
+        production: records that may have a time.
+        alpha: level below which rows in time are looked at.
+    """
+    test = ks_two_sample(before, after, names=output_names(reference, before.shape[1]))
+    significant = (test.adjusted < alpha).nonzero().flatten()
+    times = autocorrelation_times(reference, production, before, after, significant)
+    return test.with_autocorrelation(*times)
+
+
+def largest_shifts(test: KSTest, alpha: float, min_effect: float) -> list[int]:
+    """Numbers of the columns that shifted by enough to matter, largest distance first."""
+    shifted = ((test.adjusted < alpha) & (test.statistic >= min_effect)).nonzero().flatten()
+    return sorted(shifted.tolist(), key=lambda column: -float(test.statistic[column]))
+
+
+def column_numbers(test: KSTest, before: Tensor, after: Tensor, which: int) -> dict[str, Any]:
+    """Numbers of one column."""
+    low, high = test.interval()
+    columns = (before[:, which], after[:, which])
+    medians = [float(side.nanmedian()) for side in columns]
+    means = [float(side.nanmean()) for side in columns]
+    return {
+        "statistic": float(test.statistic[which]),
+        "low": float(low[which]),
+        "high": float(high[which]),
+        "p_holm": float(test.adjusted[which]),
+        "n": int(test.n[which]),
+        "m": int(test.m[which]),
+        "median_reference": medians[0],
+        "median_production": medians[1],
+        "mean_reference": means[0],
+        "mean_production": means[1],
+    }
+
+
+def distance_text(numbers: dict[str, Any]) -> str:
+    """Distance with its interval and the medians, as part of a sentence."""
+    return (
+        f"Kolmogorov-Smirnov distance {numbers['statistic']:.2f} (95 % interval "
+        f"{numbers['low']:.2f} to {numbers['high']:.2f}, Holm {p_value_text(numbers['p_holm'])}), "
+        f"median {numbers['median_reference']:.4g} → {numbers['median_production']:.4g}"
+    )

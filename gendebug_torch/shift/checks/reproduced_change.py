@@ -1,0 +1,206 @@
+"""`shift.reproduced_change`: what serving code does to inputs, reproduced on rows of validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import missing_labels
+from gendebug_torch.modality.detection import modality_of
+from gendebug_torch.modality.modality import Modality
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import logits_of, map_rows
+from gendebug_torch.shift.serving.reproduction import Reproduction, Side, reproduction
+from gendebug_torch.stats.intervals import p_value_text
+
+_MIN_ROWS = 60
+_RUNS = 8
+
+
+def _cost(given: Mapping[str, Any]) -> Cost:
+    validation = given.get("validation")
+    if validation is None or modality_of(validation.features) is None:
+        return Cost()
+    rows = min(len(validation), 800)
+    return Cost(forwards=rows * _RUNS / 2, elements=300.0 * rows * validation.features[0].numel())
+
+
+@check(
+    "shift.reproduced_change",
+    cause=Cause.TRAIN_SERVE_SKEW,
+    needs=("model", "validation.features", "production.features"),
+    cost=_cost,
+)
+def no_named_change_turns_validation_into_production(
+    model: Model,
+    validation: Records,
+    production: Records,
+    *,
+    alpha: float = 0.002,
+    max_remaining: float = 0.3,
+    rows: int = 800,
+) -> Iterator[Finding]:
+    """No change that serving code might make turns validation inputs into production's.
+
+    Each named change of the modality (order of channels, scaling, rotation, blur; truncation,
+    unknown tokens; units, exchanged or stuck channels) is applied to rows of validation. The one
+    that brings their properties and the network's outputs nearest to production's is named where
+    it leaves little of the distance, with the share of lost quality that it reproduces. Inputs of
+    tables are judged by `shift.serving_skew`.
+
+    Source: Szekely and Rizzo (2013), J. Stat. Plan. Inference 143:1249, for the distance.
+
+    Args:
+        model: network that takes the inputs.
+        validation: records with inputs.
+        production: records with inputs.
+        alpha: chance of a false alarm.
+        max_remaining: share of the distance that the named change may leave.
+        rows: most rows of each side that are used.
+    """
+    this = no_named_change_turns_validation_into_production
+    reason, modality = _unfit(validation, production)
+    if modality is None:
+        yield this.finding(Severity.NOTE, f"Not judged: {reason}.")
+        return
+    sides = [_sample(side, rows) for side in (validation, production)]
+
+    def network(inputs: Tensor) -> Tensor:
+        def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
+            return {"logits": logits_of(model, batch)}
+
+        return map_rows(step, inputs, model=model)["logits"]
+
+    found = reproduction(_side(sides[0]), _side(sides[1]), modality, network)
+    text = (
+        f"energy distance of {modality.name} properties and outputs {found.distance:.2g}, "
+        f"{p_value_text(found.p_value)}"
+    )
+    numbers = {"distance": found.distance, "p_value": found.p_value, "tried": found.tried}
+    if found.p_value >= alpha or found.distance <= 0:
+        yield this.finding(Severity.OK, f"Inputs look as before: {text}.", numbers=numbers)
+        return
+    if not found.changes or float(found.high[0]) > max_remaining:
+        summary = (
+            f"Inputs look different ({text}), but none of {found.tried} changes that serving code "
+            "might make turns validation inputs into production's."
+        )
+        remedy = "Look at rows of both sides beside each other."
+        yield this.finding(Severity.NOTE, summary, numbers=numbers, remedy=remedy, evidence=found)
+        return
+    yield _named(found, sides[0], production, numbers)
+
+
+def _unfit(validation: Records, production: Records) -> tuple[str, Modality | None]:
+    """Why nothing can be judged, or the modality of the inputs."""
+    modality = modality_of(validation.features)
+    if modality is None or not isinstance(production.features, Tensor):
+        return "the inputs are a table, see shift.serving_skew", None
+    assert isinstance(validation.features, Tensor)
+    if validation.features.shape[1:] != production.features.shape[1:]:
+        return "the inputs of both sides have different shapes", None
+    if min(len(validation), len(production)) < _MIN_ROWS:
+        return f"fewer than {_MIN_ROWS} rows on one side", None
+    return "", modality
+
+
+def _sample(records: Records, rows: int) -> Records:
+    if len(records) <= rows:
+        return records
+    generator = torch.Generator().manual_seed(0)
+    return records.select(torch.randperm(len(records), generator=generator)[:rows].sort().values)
+
+
+def _side(records: Records) -> Side:
+    """Inputs and, where every row has them, labels as columns: one for each class."""
+    assert isinstance(records.features, Tensor)
+    targets = records.targets
+    if targets is None or bool(missing_labels(targets).any()):
+        return Side(records.features)
+    classes = targets.ndim == 1 and not targets.is_floating_point()
+    columns = one_hot(targets, _classes(records)) if classes else targets.reshape(len(targets), -1)
+    return Side(records.features, columns.float())
+
+
+def _classes(records: Records) -> int:
+    binary = records.logits is None or records.logits.ndim == 1
+    return 2 if binary or records.logits is None else records.logits.shape[1]
+
+
+def _named(
+    found: Reproduction, validation: Records, production: Records, numbers: dict[str, Any]
+) -> Finding:
+    """The finding of a change that turns validation into production."""
+    this = no_named_change_turns_validation_into_production
+    named, remaining = found.changes[0], float(found.remaining[0])
+    numbers = numbers | {
+        "change": named.name,
+        "remaining": remaining,
+        "remaining_low": float(found.low[0]),
+        "remaining_high": float(found.high[0]),
+        "undetermined": [change.name for change in found.rivals],
+    }
+    summary = (
+        f"Production looks as if {named.text}: validation rows changed so keep "
+        f"{remaining:.0%} of the distance to production (95 % interval "
+        f"{float(found.low[0]):.0%} to {float(found.high[0]):.0%})"
+    )
+    lost = _lost_points(found, validation, production)
+    severity = Severity.FAIL
+    if lost is not None:
+        points, error, total = lost
+        numbers |= {"points": points, "points_error": error, "points_lost": total}
+        summary += f", and {_points_text(points, error, total)}"
+        severity = Severity.FAIL if points - 2.576 * error > 0 else Severity.WARN
+    others = " or ".join(change.text for change in found.rivals[:2])
+    if others:
+        summary += f". These rows do not tell it from: {others}"
+    return this.finding(
+        severity,
+        f"{summary}.",
+        subject=named.name,
+        numbers=numbers,
+        remedy="Compare the code that prepares inputs in serving and in training: "
+        f"production looks as if {named.text}.",
+        evidence=found,
+    )
+
+
+def _points_text(points: float, error: float, total: float | None) -> str:
+    """What the change does to the accuracy, beside what production lost."""
+    if points - 1.96 * error <= 0:
+        return f"their accuracy does not fall (by {points:.1f} ± {1.96 * error:.1f} points)"
+    of = "" if total is None or total <= 0 else f" of the {total:.1f} points lost in production"
+    return f"their accuracy falls by {points:.1f} ± {1.96 * error:.1f} points{of}"
+
+
+def _lost_points(
+    found: Reproduction, validation: Records, production: Records
+) -> tuple[float, float, float | None] | None:
+    """Points of accuracy lost by the change, with standard error, and those lost in production."""
+    side = validation.select(found.rows)
+    if side.targets is None or side.logits is None or side.targets.is_floating_point():
+        return None
+    changed = replace(side, logits=found.logits[0].to(side.logits.device))
+    before, after = (rows.labeled().correct.double().cpu() for rows in (side, changed))
+    if before.ndim == 2:
+        before, after = before.mean(1), after.mean(1)
+    if len(before) < _MIN_ROWS // 2:
+        return None
+    fall = 100 * (before - after)
+    error = float(fall.std()) / math.sqrt(len(fall))
+    known = production.targets is not None and production.logits is not None
+    total = None
+    if known and len(live := production.labeled()):
+        total = 100 * float(validation.labeled().correct.double().mean())
+        total -= 100 * float(live.correct.double().mean())
+    return float(fall.mean()), error, total

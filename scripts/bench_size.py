@@ -1,0 +1,310 @@
+"""Seconds and memory of a default `diagnose` from files with a model's scores, over the size.
+
+Each size runs in a process of its own: three tables are written as Parquet (a tenth of the columns
+categorical, a time column, production like validation), read, diagnosed and reported. `--costs`
+compares what each check declares with what it takes, `--fit` writes the fitted costs into the
+package, `--budgets` shows how long a diagnosis under a budget takes.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from functools import partial
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import nnls
+
+import gendebug_torch as gd
+from gendebug_torch.checks.measured_costs import MEASURED, sizes
+from gendebug_torch.checks.registry import all_checks, derived_inputs
+from gendebug_torch.diagnosis.budget import probe_speed
+from gendebug_torch.errors import GendebugError
+
+# Rows, columns, classes, and the most seconds that such a table may take.
+SIZES = {
+    "10^4 x 20": (10_000, 20, 2, 20),
+    "10^5 x 20": (100_000, 20, 2, 20),
+    "10^6 x 20": (1_000_000, 20, 2, 90),
+    "5,000 x 100": (5_000, 100, 2, 20),
+    "5,000 x 1,000": (5_000, 1_000, 2, 60),
+    "5,000 x 3,000": (5_000, 3_000, 2, 150),
+    "5,000 x 20, 100 classes": (5_000, 20, 100, 20),
+    "5,000 x 20, 1,000 classes": (5_000, 20, 1_000, 90),
+}
+PAIRS = {
+    "rows": ("10^5 x 20", "10^6 x 20"),
+    "columns": ("5,000 x 1,000", "5,000 x 3,000"),
+    "classes": ("5,000 x 20, 100 classes", "5,000 x 20, 1,000 classes"),
+}
+# Sizes at which declared costs are compared: rows, columns and classes apart.
+COSTS = {
+    "2,000 x 20": (2_000, 20, 2, 0),
+    "20,000 x 20": (20_000, 20, 2, 0),
+    "100,000 x 20": (100_000, 20, 2, 0),
+    "5,000 x 100": (5_000, 100, 2, 0),
+    "5,000 x 500": (5_000, 500, 2, 0),
+    "5,000 x 20, 30 classes": (5_000, 20, 30, 0),
+    "5,000 x 20, 300 classes": (5_000, 20, 300, 0),
+}
+BUDGETS = ((100_000, 20, 2, 5.0), (5_000, 500, 2, 5.0), (5_000, 20, 100, 5.0))
+# Checks that take less are not compared: nothing is scheduled by them.
+SHORT = 0.2
+# Numbers of rows above which a check may sample.
+CAPS = (float("inf"), 2e3, 5e3, 1e4, 2e4, 5e4, 1e5)
+
+
+def table(rows, columns, classes, seed, moved=0.0):
+    """Features, labels and scores of an imperfect model, and a time."""
+    rng, fixed = np.random.default_rng(seed), np.random.default_rng(99)
+    x = rng.normal(size=(rows, columns)) + moved
+    data = {"t": pd.date_range("2024-01-01", periods=rows, freq="min")}
+    if classes == 2:
+        z = x @ (fixed.normal(size=columns) / np.sqrt(columns))
+        data["label"] = (rng.random(rows) < 1 / (1 + np.exp(-z))).astype(int)
+        data["score"] = z + 0.3 * rng.normal(size=rows)
+    else:
+        z = x @ (2 * fixed.normal(size=(columns, classes)) / np.sqrt(columns))
+        data["label"] = (z + rng.gumbel(size=z.shape)).argmax(1)
+        data |= {f"score{i}": z[:, i] for i in range(classes)}
+    for i in range(columns):
+        level = np.where(x[:, i] > 1, "high", np.where(x[:, i] > 0, "middle", "low"))
+        data[f"x{i}"] = level if i < columns // 10 else x[:, i]
+    return pd.DataFrame(data)
+
+
+def write_tables(folder, rows, columns, classes, moved=0.0):
+    """Three tables and their schema."""
+    for seed, name in enumerate(("train", "validation", "production")):
+        shift = moved if name == "production" else 0.0
+        table(rows, columns, classes, seed, shift).to_parquet(Path(folder) / f"{name}.parquet")
+    scores = "score" if classes == 2 else str([f"score{i}" for i in range(classes)])
+    schema = f"target: label\nlogits: {scores}\ntime: t\n"
+    (Path(folder) / "schema.yaml").write_text(schema, encoding="utf-8")
+
+
+def read_tables(folder):
+    """Records by name."""
+    schema = gd.Schema.from_file(Path(folder) / "schema.yaml")
+    names = ("train", "validation", "production")
+    return {n: gd.Records.from_file(Path(folder) / f"{n}.parquet", schema, name=n) for n in names}
+
+
+def measured(folder, budget):
+    """Seconds, memory and the schedule of one diagnosis, in this process."""
+    marks = [time.perf_counter()]
+    records = read_tables(folder)
+    marks.append(time.perf_counter())
+    diagnosis = gd.diagnose(budget=budget, **records)
+    marks.append(time.perf_counter())
+    diagnosis.write(Path(folder) / "out")
+    marks.append(time.perf_counter())
+    names = ("read", "diagnose", "write")
+    seconds = {n: b - a for n, a, b in zip(names, marks[:-1], marks[1:], strict=True)}
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        **seconds,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "MB": usage.ru_maxrss / 1024,
+        "spent": {c.check: c.spent for c in diagnosis.costs if c.spent is not None},
+        "alarms": [f"{f.check} {f.severity}" for f in diagnosis.findings if f.severity.level > 1],
+        "skipped": sum("budget" in f.summary for f in diagnosis.skipped),
+        "size": (Path(folder) / "out" / "report.html").stat().st_size / 2**20,
+    }
+
+
+def measured_costs(folder):
+    """Seconds of every derived input and check alone, what each declares, and the sizes it saw."""
+    records = read_tables(folder)
+    given = {"model": None, "curves": None, "behavior": None, **records}
+    speed = probe_speed(given)
+    checks = [check for check in all_checks() if not check.lacks(given)]
+    shared = derived_inputs(checks, given)
+    entries = {}
+    parts = {part.name: part for check in checks for part in (*check.derived, *check.deferred)}
+    for name, part in parts.items():
+        entries[name] = (part.inputs, _seconds(shared[name]))
+    for check in checks:
+        run = partial(check.run, given, None, shared)
+        entries[check.name] = (check.inputs, _seconds(run))
+    declared = {check.name: check.total_cost(given, shared) for check in checks}
+    declared |= {name: _part_cost(part, given) for name, part in parts.items()}
+    return {
+        name: {
+            "spent": seconds,
+            "declared": speed.seconds(declared[name]),
+            "operations": seconds * speed.elements,
+            "sizes": {str(cap): sizes(given, inputs, cap) for cap in CAPS},
+        }
+        for name, (inputs, seconds) in entries.items()
+    }
+
+
+def _part_cost(part, given):
+    cost = part.cost(given)
+    if part.name not in MEASURED:
+        return cost
+    return replace(cost, elements=MEASURED[part.name].elements(given, part.inputs))
+
+
+def _seconds(work):
+    started = time.perf_counter()
+    # What breaks or refuses has its time as well.
+    with contextlib.suppress(GendebugError):
+        work()
+    return time.perf_counter() - started
+
+
+def in_process(size, budget=None, *, costs=False, moved=0.0, limit=600):
+    """The same in a fresh process; None where it takes longer than the limit."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_tables(folder, *size, moved=moved)
+        command = [sys.executable, __file__, "--folder", folder]
+        command += [] if budget is None else ["--budget-seconds", str(budget)]
+        command += ["--measure"] if costs else []
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        try:
+            ran = subprocess.run(
+                command, capture_output=True, text=True, timeout=limit, env=environment, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return None
+        if ran.returncode:
+            raise RuntimeError(ran.stderr)
+        return json.loads(ran.stdout.splitlines()[-1])
+
+
+def print_sizes(names):
+    """One line per size, and exponents between sizes."""
+    print("| size | allowed s | wall s | read | diagnose | write | CPU s | MB | slowest checks |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    total = {}
+    for name in names:
+        *size, allowed = SIZES[name]
+        result = in_process(size)
+        if result is None:
+            print(f"| {name} | {allowed} | more than 600 |", flush=True)
+            continue
+        parts = [result[part] for part in ("read", "diagnose", "write")]
+        total[name] = sum(parts)
+        top = sorted(result["spent"].items(), key=lambda one: -one[1])[:5]
+        shares = ", ".join(f"{check} {spent:.1f}" for check, spent in top)
+        figures = " | ".join(f"{part:.1f}" for part in (sum(parts), *parts, result["cpu"]))
+        print(f"| {name} | {allowed} | {figures} | {result['MB']:,.0f} | {shares} |", flush=True)
+    for what, (small, large) in PAIRS.items():
+        if small in total and large in total:
+            index = {"rows": 0, "columns": 1, "classes": 2}[what]
+            ratio = SIZES[large][index] / SIZES[small][index]
+            print(f"Exponent of {what}: {log(total[large] / total[small]) / log(ratio):.2f}")
+
+
+def print_costs(results):
+    """Declared and measured seconds of each check at each size; a star where they are far apart."""
+    frame = pd.DataFrame(
+        {
+            size: {
+                name: f"{one['declared']:.2g}/{one['spent']:.2g}{'*' * _far(one)}"
+                for name, one in result.items()
+            }
+            for size, result in results.items()
+        }
+    )
+    print(frame.fillna("").to_string())
+    cells = [one for result in results.values() for one in result.values()]
+    compared = sum(max(one["declared"], one["spent"]) > SHORT for one in cells)
+    print(f"{sum(map(_far, cells))} of {compared} beyond a factor of 3")
+
+
+def _far(one):
+    declared, spent = one["declared"], one["spent"]
+    return max(declared, spent) > SHORT and not 1 / 3 <= declared / spent <= 3
+
+
+def fitted(results):
+    """The costs that fit the measured operations best, by name, as lines of Python."""
+    names = sorted({name for result in results.values() for name in result})
+    lines = []
+    for name in names:
+        seen = [result[name] for result in results.values() if name in result]
+        fits = [_fit(seen, cap) for cap in CAPS]
+        _, cap, weights = min(fits, key=lambda fit: fit[0])
+        keys = ("fixed", "rows", "cells", "scores")
+        values = [f"{k}={w:.3g}" for k, w in zip(keys, weights, strict=True) if w > 0]
+        values += [f"max_rows={cap:g}"] if cap < float("inf") and any(weights[1:]) else []
+        lines.append(f'    "{name}": SizeCost({", ".join(values)}),')
+    return lines
+
+
+def _fit(seen, cap):
+    """Largest log error, cap and weights of a non-negative fit of relative errors."""
+    target = np.array([max(one["operations"], 1.0) for one in seen])
+    design = np.array([[1.0, *one["sizes"][str(cap)]] for one in seen])
+    # Times below a tenth of a second are noise, and nothing is scheduled by them.
+    floor = np.array([one["operations"] / max(one["spent"], 1e-9) for one in seen]) * SHORT / 2
+    scale = np.maximum(target, floor)
+    weights, _ = nnls(design / scale[:, None], target / scale)
+    declared = np.maximum(design @ weights, floor)
+    return float(np.abs(np.log(declared / scale)).max()), cap, weights
+
+
+def write_fit(results):
+    """Put the fitted costs into the package."""
+    path = Path(__file__).resolve().parents[1] / "gendebug_torch/checks/measured_costs.py"
+    head = path.read_text(encoding="utf-8").partition("MEASURED: Mapping[str, SizeCost] = {")
+    lines = "\n".join(fitted(results))
+    path.write_text(f"{head[0]}{head[1]}\n{lines}\n}}\n", encoding="utf-8")
+
+
+def print_budgets():
+    """Seconds of a diagnosis beside its budget."""
+    print("| size | budget s | wall s | checks left out | slowest |\n|---|---|---|---|---|")
+    for *size, budget in BUDGETS:
+        result = in_process(size, budget)
+        top = max(result["spent"].items(), key=lambda one: one[1])
+        print(
+            f"| {size} | {budget} | {result['diagnose']:.1f} | {result['skipped']} | {top} |",
+            flush=True,
+        )
+
+
+def main():
+    """Print the tables that the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", action="append", choices=[*SIZES, *COSTS])
+    parser.add_argument("--costs", action="store_true")
+    parser.add_argument("--fit", action="store_true", help="and write measured_costs.py")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--budgets", action="store_true")
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--budget-seconds", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.folder:
+        warnings.simplefilter("ignore")
+        folder, budget = options.folder, options.budget_seconds
+        print(json.dumps(measured_costs(folder) if options.measure else measured(folder, budget)))
+    elif options.costs or options.fit:
+        results = {n: in_process(COSTS[n][:3], costs=True) for n in options.size or COSTS}
+        results = {name: result for name, result in results.items() if result}
+        print_costs(results)
+        if options.fit:
+            write_fit(results)
+    elif options.budgets:
+        print_budgets()
+    else:
+        print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+        print_sizes(options.size or SIZES)
+
+
+if __name__ == "__main__":
+    main()

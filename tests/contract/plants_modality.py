@@ -1,0 +1,48 @@
+"""Planted faults of serving and clean pairs for the checks that take images."""
+
+import torch
+from torch import nn
+
+from gendebug_torch import Cause, Records
+
+
+class RedAgainstBlue(nn.Module):
+    """One logit: which colour is brighter."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([40.0, 0.0, -40.0]))
+
+    def forward(self, x):
+        return x.mean((2, 3)) @ self.weights
+
+
+def images(seed, n):
+    """Dark noise with a square in the upper left, red in class 1 and blue in class 0."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, 2, (n,), generator=generator)
+    pixels = 0.2 * torch.rand(n, 3, 12, 12, generator=generator)
+    tops = torch.randint(0, 3, (n,), generator=generator)
+    lefts = torch.randint(0, 3, (n,), generator=generator)
+    for row, (top, left, target) in enumerate(
+        zip(tops.tolist(), lefts.tolist(), targets.tolist(), strict=True)
+    ):
+        pixels[row, 0 if target else 2, top : top + 4, left : left + 4] += 0.7
+        pixels[row, 1, top : top + 4, left : left + 4] += 0.1
+    return pixels, targets
+
+
+def sides(seed, change=lambda x: x, n=160):
+    network = RedAgainstBlue()
+    found = {"model": network}
+    for name, own in (("validation", seed), ("production", seed + 50_000)):
+        pixels, targets = images(own, n)
+        pixels = change(pixels) if name == "production" else pixels
+        with torch.no_grad():
+            found[name] = Records(pixels, targets, network(pixels), name=name)
+    return found
+
+
+PLANTS = {"shift.reproduced_change": lambda seed: sides(seed, lambda x: x.flip(3))}
+CLEAN = {"shift.reproduced_change": sides}
+EXPECTED = {"shift.reproduced_change": (Cause.TRAIN_SERVE_SKEW, r"mirrored")}
