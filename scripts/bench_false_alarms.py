@@ -31,7 +31,7 @@ from gendebug_torch.stats.intervals import wilson_interval
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Rows of a table that are read, and those that the labels' network is fitted on.
-MAX_ROWS = 12_000
+MAX_ROWS = 8_000
 WORDS = 256
 # A network is adequate if its loss is this close to that of the network that gave the labels, in
 # nats, or in variances of the residual; otherwise that network itself is diagnosed.
@@ -105,7 +105,7 @@ WORLDS = {
 
 
 def read(world: World) -> tuple[pd.DataFrame, Tensor]:
-    """The columns and the target of at most 12,000 random rows."""
+    """The columns and the target of at most 8,000 random rows."""
     frame = pd.read_parquet(DATA / world.path)
     if world.rows:
         frame = frame.query(world.rows, engine="python")
@@ -281,7 +281,7 @@ def inputs_of(labels: Labels, seed: int, plain: bool) -> tuple[dict[str, Any], d
     world, rng = labels.world, np.random.default_rng(seed)
     n = len(labels.frame)
     y = labels.draw(rng)
-    size = min(int(rng.choice([1000, 1500, 2000])), n // 3)
+    size = min(int(rng.choice([500, 750, 1000])), n // 3)
     order = torch.from_numpy(rng.permutation(n))
     parts = {"validation": order[:size], "production": order[size : 2 * size]}
     pool = order[2 * size :]

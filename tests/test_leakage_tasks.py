@@ -221,3 +221,15 @@ def test_groups_among_many_columns():
     (found,) = likely_groups(table)[:1]
     assert (found.column, len(found.constant)) == ("customer", 200)
     assert searched_rows(pd.DataFrame(np.zeros((300, 200_000), dtype=np.int8))) == 167
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_relation_of_few_rows_is_not_lost_by_chance(seed):
+    rng = np.random.default_rng(seed)
+    n = 6000
+    amount = rng.lognormal(size=n)
+    y = (rng.random(n) < np.minimum(0.004 * amount**1.5, 0.9)).astype(int)
+    frame = pd.DataFrame({"amount": amount, "b": rng.normal(size=n), "y": y})
+    parts = {"train": frame[:3000], "production": frame[3000:].reset_index(drop=True)}
+    sides = {k: Records.from_frame(part, Schema(target="y"), name=k) for k, part in parts.items()}
+    assert not alarms(diagnose(**sides, only="leakage.columns"))

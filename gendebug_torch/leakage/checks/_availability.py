@@ -90,7 +90,8 @@ def lost_relation(column: str, train: Records, production: Records | None) -> st
     first = association(values, train.targets, categorical=codes)
     second = association(rows, labeled.targets, categorical=codes)
     share, rest = float(first.strength[0]), float(second.strength[0])
-    if rest + 2 * float(second.explained_error[0].nan_to_num(0.0)) < _REMAINING * share:
+    before, after = (2 * float(f.explained_error[0].nan_to_num(0.0)) for f in (first, second))
+    if rest + after < _REMAINING * (share - before):
         return f"it explains {rest:.0%} of the target in {labeled.name}, not {share:.0%}"
     return ""
 
