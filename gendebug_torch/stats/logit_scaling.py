@@ -250,8 +250,9 @@ def _expected_squares(design: Tensor, moments: Tensor) -> Tensor:
     """
     scales, biases = design.chunk(2)
     zeroth, first, second = moments[:, :, None]
-    squares: Tensor = scales.T @ (second * scales + first * biases)
-    return squares + biases.T @ (first * scales + zeroth * biases)
+    own: Tensor = scales.T @ (second * scales + first * biases)
+    cross: Tensor = biases.T @ (first * scales + zeroth * biases)
+    return own + cross
 
 
 def _row_gradients(stacked: Tensor, z: Tensor, targets: Tensor) -> Tensor:
