@@ -139,7 +139,7 @@ class Check:
         cost: inputs -> Cost, without that of derived inputs.
         derived: derived inputs that it always uses; it receives their values.
         deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
-        partial_labels: whether it takes rows that lack some of several labels.
+        partial_labels: whether it takes rows that lack some of several labels; None takes all.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Check:
     cost: Callable[[Mapping[str, Any]], Cost]
     derived: tuple[DerivedInput[Any], ...] = ()
     deferred: tuple[DerivedInput[Any], ...] = ()
-    partial_labels: bool = False
+    partial_labels: bool | None = False
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
         """Run the function and return its findings; errors of the function come through.
@@ -295,7 +295,7 @@ def check(
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost(),
     derived: tuple[DerivedInput[Any], ...] = (),
     deferred: tuple[DerivedInput[Any], ...] = (),
-    partial_labels: bool = False,
+    partial_labels: bool | None = False,
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
 
@@ -309,7 +309,7 @@ def check(
         deferred: derived inputs that it only uses where it finds something, and receives as
             `Deferred`.
         partial_labels: whether it takes rows that lack some of several labels, and handles missing
-            labels itself where it needs none; else it gets only rows with all labels.
+            labels itself where it needs none; else it gets only rows with all labels; None: all.
 
     Raises:
         CheckError: the id is taken, a positional parameter is neither among `INPUTS` nor a derived
@@ -356,7 +356,7 @@ def derived_inputs(checks: Iterable[Check], given: Mapping[str, Any]) -> dict[st
 
 
 def _with_whole_labels(
-    value: Any, labels: bool, *, min_share: float = 0.5, partly: bool = False
+    value: Any, labels: bool, *, min_share: float = 0.5, partly: bool | None = False
 ) -> Any:
     """Records whose labels are partly missing: their labeled rows, or all rows without labels.
 
@@ -365,9 +365,9 @@ def _with_whole_labels(
         labels: whether labels are wanted.
         min_share: share of labeled rows from which these are taken.
         partly: whether rows that lack some of several labels count as labeled; nothing is left out
-            where no labels are wanted.
+            where no labels are wanted, or where it is None.
     """
-    if not hasattr(value, "labeled") or (partly and not labels):
+    if not hasattr(value, "labeled") or partly is None or (partly and not labels):
         return value
     labeled = value.labeled(partly=partly)
     if labeled is value:
