@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -12,12 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from _label_draws import CLASSES, ERRORS, QUANTITIES, SLIPS, Draw, class_draw, quantity_draw
 from _timing import Work, medians, seconds
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
-from gendebug_torch import labels
+from gendebug_torch import Severity, labels
+from gendebug_torch.labels.checks.noise import training_labels_are_right
+from gendebug_torch.labels.checks.validation_noise import validation_labels_are_right
 from gendebug_torch.labels.dynamics.training_dynamics import TrainingDynamics
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -159,6 +164,56 @@ def print_recorder(n: int, batch: int) -> None:
     print(f"| dynamics of {n:,} rows, 10 classes | {text} | | |")
 
 
+def alarm_shares(
+    draw: Callable[[str, int, str], Draw], names: list[str], errors: str, first: int, draws: int
+) -> tuple[dict[str, int], dict[str, float], dict[str, int]]:
+    """Runs with an alarm and seconds of either check, and clean runs with an alarm by table."""
+    alarms, took = {"train": 0, "validation": 0}, {"train": 0.0, "validation": 0.0}
+    tables: dict[str, int] = {}
+    for seed in range(first, first + draws):
+        name = names[seed % len(names)]
+        drawn = draw(name, seed, errors)
+        for split, check, records in (
+            ("train", training_labels_are_right, drawn.train),
+            ("validation", validation_labels_are_right, drawn.validation),
+        ):
+            started = time.process_time()
+            found = check(records)
+            took[split] += time.process_time() - started
+            if any(finding.severity.level >= Severity.WARN.level for finding in found):
+                alarms[split] += 1
+                tables[name] = tables.get(name, 0) + 1
+    return alarms, took, tables
+
+
+def print_tables(first: int, clean: int, planted: int) -> None:
+    """False alarms on real tables whose labels are all right, and power on planted errors."""
+    print(
+        f"| labels on real tables, draws from {first:,} | draws | labels.noise | "
+        "labels.validation_noise | by table |"
+    )
+    print("| --- | --- | --- | --- | --- |")
+    for draw, names, kinds in (
+        (class_draw, list(CLASSES), ERRORS),
+        (quantity_draw, list(QUANTITIES), SLIPS),
+    ):
+        for errors in kinds:
+            draws = clean if errors == "none" else planted
+            if not draws:
+                continue
+            alarms, took, tables = alarm_shares(draw, names, errors, first, draws)
+            cells = " | ".join(
+                f"{alarms[split]} ({alarms[split] / draws:.1%}), {took[split] / draws:.2f} s"
+                for split in alarms
+            )
+            where = ", ".join(f"{name} {count}" for name, count in tables.items())
+            kind = "quantities" if draw is quantity_draw else "classes"
+            print(
+                f"| {kind}: {errors} | {draws} | {cells} | {where if errors == 'none' else ''} |",
+                flush=True,
+            )
+
+
 def main() -> None:
     """Print the rows of a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -166,7 +221,15 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tables", action="store_true", help="only labels on real tables")
+    parser.add_argument("--first", type=int, default=10_000)
+    parser.add_argument("--clean", type=int, default=220)
+    parser.add_argument("--planted", type=int, default=66)
     args = parser.parse_args()
+    if args.tables:
+        torch.set_num_threads(1)
+        print_tables(args.first, args.clean, args.planted)
+        return
     print("| what | ours | peer | ratio |")
     print("| --- | --- | --- | --- |")
     print_speed(args.rows, args.classes, args.repeats)

@@ -149,7 +149,7 @@ class Check:
         cost: inputs -> Cost, without that of derived inputs.
         derived: derived inputs that it always uses; it receives their values.
         deferred: derived inputs that it uses where it finds something; it receives a `Deferred`.
-        partial_labels: whether it takes rows that lack some of several labels.
+        partial_labels: whether it takes rows that lack some of several labels; None takes all.
         positions: whether it takes the positions of a dense head, grouped by their row.
     """
 
@@ -160,7 +160,7 @@ class Check:
     cost: Callable[[Mapping[str, Any]], Cost]
     derived: tuple[DerivedInput[Any], ...] = ()
     deferred: tuple[DerivedInput[Any], ...] = ()
-    partial_labels: bool = False
+    partial_labels: bool | None = False
     positions: bool = False
 
     def __call__(self, *inputs: Any, **options: Any) -> list[Finding]:
@@ -317,7 +317,7 @@ def check(
     cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost(),
     derived: tuple[DerivedInput[Any], ...] = (),
     deferred: tuple[DerivedInput[Any], ...] = (),
-    partial_labels: bool = False,
+    partial_labels: bool | None = False,
     positions: bool = False,
 ) -> Callable[[Callable[..., Iterator[Finding]]], Check]:
     """Register a generator of findings as a check.
@@ -332,7 +332,7 @@ def check(
         deferred: derived inputs that it only uses where it finds something, and receives as
             `Deferred`.
         partial_labels: whether it takes rows that lack some of several labels, and handles missing
-            labels itself where it needs none; else it gets only rows with all labels.
+            labels itself where it needs none; else it gets only rows with all labels; None: all.
         positions: whether it takes all positions of a dense head, grouped by their row; else it
             gets one position of each row.
 

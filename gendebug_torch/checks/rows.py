@@ -29,7 +29,7 @@ def rows_for_check(
     *,
     labels: bool,
     min_share: float = 0.5,
-    partly: bool = False,
+    partly: bool | None = False,
     positions: bool = False,
 ) -> Any:
     """The rows that a check gets of an input; inputs that are no records are returned as they are.
@@ -41,14 +41,14 @@ def rows_for_check(
         labels: whether labels are wanted.
         min_share: share of labeled rows from which these are taken.
         partly: whether rows that lack some of several labels count as labeled; nothing is left out
-            where no labels are wanted.
+            where no labels are wanted, or where it is None.
         positions: whether all positions of a dense head are wanted, grouped by their row, or one
             labeled position of each row.
     """
     if not isinstance(value, Records):
         return value
     records = position_rows(value) if positions else independent_rows(value)
-    if partly and not labels:
+    if partly is None or (partly and not labels):
         return records
     labeled = records.labeled(partly=partly)
     if labeled is records:

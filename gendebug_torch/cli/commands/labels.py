@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 import gendebug_torch as gd
 from gendebug_torch.checks.evidence import Plottable
@@ -69,13 +70,14 @@ def labels(
     for finding in diagnosis.findings:
         if isinstance(finding.evidence, LabelNoise):
             noise = finding.evidence
-            ranking = audit_ranking(noise, str(finding.numbers["basis"]), records.metadata)
-            _write_audit(ranking, records, reviews, size, Path(out))
+            judged = records.select(noise.row_numbers)
+            ranking = audit_ranking(noise, str(finding.numbers["basis"]), judged.metadata)
+            _write_audit(ranking, judged, noise.row_numbers, reviews, size, Path(out))
             pictures["Quality of the labels"] = ranking
             tables["Least and most confident rows"] = ranking.table()
             rest = int((~noise.suspicious).sum())
-            if records.logits is not None and not out_of_sample and rest >= 2:
-                effect = pruning_effect(records.logits, records.targets, noise.suspicious)
+            if judged.logits is not None and not out_of_sample and rest >= 2:
+                effect = pruning_effect(judged.logits, noise.targets, noise.suspicious)
                 tables["Without the suspicious rows"] = effect.table()
     if reviews:
         review = sum(reviews[1:], reviews[0])
@@ -84,14 +86,21 @@ def labels(
 
 
 def _write_audit(
-    ranking: LabelRanking, records: gd.Records, reviews: list[Review], size: int, out: Path
+    ranking: LabelRanking,
+    records: gd.Records,
+    rows: Tensor,
+    reviews: list[Review],
+    size: int,
+    out: Path,
 ) -> None:
     """The next sheet, without rows that were reviewed before, as CSV and HTML."""
     schema, source = records.schema, None
     if records.metadata is not None and schema.source is not None:
         source = records.metadata[schema.source].tolist()
     reviewed = [row for review in reviews for row in (*review.decisions, *review.unsure)]
-    sheet = audit_sheet(ranking, names=schema.classes, source=source, size=size, exclude=reviewed)
+    sheet = audit_sheet(
+        ranking, names=schema.classes, source=source, size=size, exclude=reviewed, rows=rows
+    )
     path = _free(out, "audit", ".csv")
     title = f"Labels to review: {len(sheet)} rows, most suspicious first"
     for suffix in (".csv", ".html"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,22 +13,33 @@ from torch import Tensor
 
 from gendebug_torch.checks.registry import Cost
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import missing_labels
 from gendebug_torch.labels.dynamics.training_dynamics import COLUMN
-from gendebug_torch.labels.noise.cross_fitting import cross_fitted_logits, standardized
+from gendebug_torch.labels.noise.noise_fit import label_probs
 from gendebug_torch.labels.noise.noise_model import LabelNoise, class_logits, label_noise
+from gendebug_torch.labels.prediction.cross_fitting import cross_fitted, standardized
+from gendebug_torch.labels.prediction.missed_signal import features_explain
+from gendebug_torch.labels.prediction.small_networks import Truth
 from gendebug_torch.labels.review.ranking import IN_SAMPLE, OUT_OF_SAMPLE
 from gendebug_torch.stats.probe_network import design
 
-_MIN_ROWS = 100
+MIN_ROWS = 100
 # With more columns, or fewer rows per class, small networks predict no labels: errors from lack of
 # data then look like wrong labels.
 _MAX_COLUMNS, _MIN_ROWS_PER_CLASS = 4096, 100
-# Noise up to this p-value is estimated a second time.
-_CONFIRMED_P_VALUE = 0.01
-_NETWORKS, _WIDTH = 10, 48
-_NETWORKS_ON_FEATURES = "small networks on the features, which did not see the row"
-_NETWORKS_ON_BOTH = "small networks on features and logits, which did not see the row"
-_MODEL = "the model's logits, which predict the labels better than small networks do"
+# Probabilities or columns held at once: of more classes or columns fewer rows are drawn.
+_MAX_CELLS = 20_000_000
+# Noise up to the first p-value is estimated again over other folds, up to four times in all, or
+# twice below the second p-value.
+CONFIRMED, CERTAIN, AVERAGED = 0.01, 1e-10, 4
+# Networks that are trained, in whole trainings, and units of a hidden layer.
+_NETWORKS, _WIDTH = 6.0, 32
+NETWORKS_ON_FEATURES = "small networks on the features, which did not see the row"
+NETWORKS_ON_BOTH = "small networks on features and logits, which did not see the row"
+NO_PREDICTIONS = (
+    "Wrong labels cannot be estimated: there are no predictions of the labels, and no features "
+    f"from which a small network could learn (it needs {MIN_ROWS} rows)."
+)
 
 
 @dataclass(frozen=True)
@@ -35,37 +47,83 @@ class NoiseEstimate:
     """Label noise of some rows of a set of records.
 
     Args:
-        rows: row numbers, `[m]` int64.
         noise: label noise of these rows.
         basis: whether the predictions are in-sample or out-of-sample.
         source: model that predicts the labels, as a phrase.
+        labeled: number of rows that have a label.
     """
 
-    rows: Tensor
     noise: LabelNoise
     basis: str
     source: str
+    labeled: int
+
+    @property
+    def rows(self) -> Tensor:
+        """`[m]` int64 row numbers in the records."""
+        return self.noise.row_numbers
 
 
-def estimate_cost(name: str) -> Any:
-    """Cost of an estimate for the records of this name."""
+def estimate_cost(name: str, *, networks: float = 1.0) -> Any:
+    """Cost of an estimate.
+
+    Args:
+        name: name of the records, as the check takes them.
+        networks: share of the runs in which networks are trained.
+    """
 
     def cost(given: Mapping[str, Any]) -> Cost:
         records = given[name]
         n, columns = len(records), 0
         if records.features is not None:
             is_table = isinstance(records.features, pd.DataFrame)
-            columns = records.features[:1].size if is_table else 1
-        binary = records.logits is None or records.logits.ndim == 1
-        classes = 2 if binary else records.logits.shape[1]
-        elements = 1000.0 * min(n, 20_000) * classes + n
+            columns = records.features[:1].size if is_table else records.features[:1].numel()
+        flat = records.logits is None or records.logits.ndim == 1
+        classes = 2 if flat else records.logits.shape[1]
+        elements = 1000.0 * min(min(n, 20_000) * classes, 4_000_000) + n
         if columns:
             steps = min(max(10 * n // 256, 100), 1500)
             weights = _WIDTH * (columns + _WIDTH + classes)
-            elements += 0.6 * _NETWORKS * steps * 256 * weights
+            elements += 0.6 * networks * _NETWORKS * steps * 256 * weights
         return Cost(elements=elements)
 
     return cost
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Labeled rows to be judged, in order; at random where there are too many.
+
+    Args:
+        rows: row numbers, `[m]` int64.
+        records: these rows.
+        targets: their labels.
+        labeled: number of rows that have a label.
+    """
+
+    rows: Tensor
+    records: Records
+    targets: Tensor
+    labeled: int
+
+
+def labeled_sample(records: Records, max_rows: int, seed: int) -> Sample:
+    """Rows that have a label, or one of their labels.
+
+    Args:
+        records: records with labels.
+        max_rows: most rows; fewer of many classes or columns.
+        seed: seed of the drawing.
+    """
+    targets = records.targets
+    assert targets is not None
+    labeled = (~missing_labels(targets, partly=True)).nonzero()[:, 0].cpu()
+    parts = (part for part in (records.features, targets, records.logits) if part is not None)
+    most = min(max_rows, _MAX_CELLS // max(math.prod(part.shape[1:]) for part in parts))
+    order = torch.randperm(len(labeled), generator=torch.Generator().manual_seed(seed))
+    rows = labeled[order[:most]].sort().values
+    part = records if len(rows) == len(targets) else records.select(rows)
+    return Sample(rows, part, targets[rows.to(targets.device)], len(labeled))
 
 
 def noise_estimate(
@@ -74,75 +132,70 @@ def noise_estimate(
     """The label noise by the best predictions available, or the reason why there are none.
 
     Args:
-        records: records with labels, and features or logits.
+        records: records with class labels, and features or logits; rows without a label are left
+            out.
         out_of_sample: whether the logits are out-of-sample.
         stacked: whether networks get the logits as inputs beside the features.
         max_rows: most rows used, drawn at random.
         seed: seed of rows and networks.
     """
-    targets = records.targets
-    if targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
-        return "Label noise is estimated for class targets only."
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
-    rows = order[:max_rows].sort().values
-    part = records if len(rows) == len(targets) else records.select(rows)
-    labels = part.targets
-    present = 0 if labels is None else len(torch.unique(labels))
-    if labels is None or len(labels) < _MIN_ROWS or present < 2:
+    sample = labeled_sample(records, max_rows, seed)
+    labels, logits = sample.targets, sample.records.logits
+    present = len(torch.unique(labels))
+    if len(labels) < MIN_ROWS or present < 2:
         return (
-            f"Too few rows or classes to estimate label noise: {len(targets)} rows; at least "
-            f"{_MIN_ROWS} rows and two classes are needed."
+            f"Too few rows or classes to estimate label noise: {sample.labeled} labeled rows; at "
+            f"least {MIN_ROWS} rows and two classes are needed."
         )
-    columns = _columns(part) if len(labels) >= _MIN_ROWS_PER_CLASS * present else None
-    if part.logits is not None and (columns is None or (out_of_sample and not stacked)):
+    enough = len(labels) >= _MIN_ROWS_PER_CLASS * present
+    columns = usable_columns(sample.records) if enough else None
+    if logits is not None and (columns is None or out_of_sample):
         basis = OUT_OF_SAMPLE if out_of_sample else IN_SAMPLE
-        source = f"the {basis} logits of the model"
-        return NoiseEstimate(rows, label_noise(part.logits, labels), basis, source)
+        noise, source = label_noise(logits, labels), f"the {basis} logits of the model"
+        if columns is not None and stacked and _logits_miss(noise, columns, seed):
+            inputs = torch.cat([columns, standardized(class_logits(logits)).to(columns)], 1)
+            by_networks = _network_noise(inputs, labels, noise.probs.shape[1], seed)
+            if by_networks.log_loss < noise.log_loss:
+                noise, source = by_networks, NETWORKS_ON_BOTH
+        return NoiseEstimate(replace(noise, rows=sample.rows), basis, source, sample.labeled)
     if columns is None:
         return (
             "Label noise cannot be estimated: there are no logits, and no features from which a "
             f"small network could learn (it needs {_MIN_ROWS_PER_CLASS} rows per class)."
         )
-    noises = _noises(part, labels.to(columns.device), columns, stacked, seed)
-    source = min(noises, key=lambda name: noises[name].log_loss)
-    return NoiseEstimate(rows, noises[source], OUT_OF_SAMPLE, source)
+    outputs = 2 if logits is None or logits.ndim == 1 else logits.shape[1]
+    classes = max(int(labels.max()) + 1, len(records.schema.classes), outputs)
+    noise = replace(_network_noise(columns, labels, classes, seed), rows=sample.rows)
+    return NoiseEstimate(noise, OUT_OF_SAMPLE, NETWORKS_ON_FEATURES, sample.labeled)
 
 
-def _noises(
-    part: Records, labels: Tensor, columns: Tensor, stacked: bool, seed: int
-) -> dict[str, LabelNoise]:
-    """Label noise by the source of the predictions."""
-    classes = max(int(labels.max()) + 1, len(part.schema.classes))
-    if part.logits is None:
-        return {_NETWORKS_ON_FEATURES: _network_noise(columns, labels, classes, seed)}
-    z = class_logits(part.logits).to(columns.device)
-    classes = max(classes, z.shape[1])
-    if not stacked:
-        return {_NETWORKS_ON_FEATURES: _network_noise(columns, labels, classes, seed)}
-    inputs = torch.cat([columns, standardized(z).to(columns)], 1)
-    return {
-        _NETWORKS_ON_BOTH: _network_noise(inputs, labels, classes, seed),
-        _MODEL: label_noise(z, labels),
-    }
+def _logits_miss(noise: LabelNoise, columns: Tensor, seed: int) -> bool:
+    """Whether the features predict the labels beyond the logits and the noise."""
+    residual = -label_probs(noise.probs, noise.transition)
+    residual[torch.arange(len(residual), device=residual.device), noise.targets] += 1.0
+    return features_explain(columns, residual.to(columns.device), seed=seed)
 
 
 def _network_noise(inputs: Tensor, labels: Tensor, classes: int, seed: int) -> LabelNoise:
     """Label noise by cross-fitted networks; significant noise has to persist with other folds.
 
-    Errors of networks in rows of rare levels depend on the folds, wrong labels do not. The second
-    time both predictions are averaged, and the larger p-value counts.
+    Errors of networks in rows of rare levels depend on the folds, wrong labels do not. Predictions
+    over up to four partitions into folds are averaged, and the larger p-value of the first and of
+    the average counts.
     """
-    logits = cross_fitted_logits(inputs, labels, classes=classes, scaled=True, seed=seed)
-    noise = label_noise(logits, labels)
-    if noise.p_value > _CONFIRMED_P_VALUE:
-        return noise
-    other = cross_fitted_logits(inputs, labels, classes=classes, scaled=True, seed=seed + 1)
-    mean = torch.stack([logits, other]).double().softmax(2).mean(0)
-    confirmed = label_noise(mean.clamp(min=1e-38).log(), labels)
-    return replace(confirmed, p_value=max(noise.p_value, confirmed.p_value))
+    labels, probs = labels.to(inputs.device), list[Tensor]()
+    p_values: list[float] = []
+    for run in range(AVERAGED):
+        logits = cross_fitted(inputs.float(), Truth(labels, "class", classes), seed=seed + run)
+        probs.append(logits.double().softmax(1))
+        noise = label_noise(torch.stack(probs).mean(0).clamp(min=1e-38).log(), labels)
+        p_values.append(noise.p_value)
+        if noise.p_value > CONFIRMED or (run and noise.p_value < CERTAIN):
+            break
+    return replace(noise, p_value=max(p_values[0], p_values[-1]))
 
 
-def _columns(records: Records) -> Tensor | None:
+def usable_columns(records: Records) -> Tensor | None:
     """`[n, d]` inputs of a small network, or None without usable features."""
     if records.features is None:
         return None

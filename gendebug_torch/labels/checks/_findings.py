@@ -14,7 +14,8 @@ from gendebug_torch.labels.checks._estimate import NoiseEstimate, class_name, gr
 from gendebug_torch.labels.noise.group_noise import GroupNoise, noise_by_class_pair, noise_by_group
 from gendebug_torch.labels.review.ranking import IN_SAMPLE, audit_ranking
 
-_FAIL_RATE = 0.04
+FAIL_RATE = 0.04
+IN_SAMPLE_NOTE = " The model was fitted to these labels, so the true share is higher."
 # Share of the suspicious rows in one subgroup from which the subgroup is the likely cause.
 _MAJORITY = 0.5
 
@@ -51,10 +52,11 @@ def noise_findings(
     opening = "Few labels are wrong" if significant else "No sign of wrong labels"
     text = (
         f"{opening} in {records.name} beyond ambiguous rows: an estimated {_share(estimate)} of "
-        f"{len(estimate.rows):,} labels, by {estimate.source}."
+        f"{len(estimate.rows):,} labels, by {estimate.source}.{_left_out(records, estimate)}"
     )
     severity = Severity.NOTE if significant else Severity.OK
-    yield this.finding(severity, text, numbers=_numbers(estimate), evidence=noise)
+    numbers = _numbers(records, estimate)
+    yield this.finding(severity, text, numbers=numbers, evidence=noise)
     if significant:
         yield from _group_findings(this, records, estimate, alpha, limit)
 
@@ -64,10 +66,22 @@ def _share(estimate: NoiseEstimate) -> str:
     return f"{noise.rate:.1%} (95 % interval {noise.low:.1%} to {noise.high:.1%})"
 
 
-def _numbers(estimate: NoiseEstimate) -> dict[str, Any]:
+def _left_out(records: Records, estimate: NoiseEstimate) -> str:
+    """Rows that were not judged, as sentences."""
+    text = ""
+    if estimate.labeled < len(records):
+        text = f" {len(records) - estimate.labeled:,} rows have no label."
+    if len(estimate.rows) < estimate.labeled:
+        text += f" The rows are a random part of {estimate.labeled:,}."
+    return text
+
+
+def _numbers(records: Records, estimate: NoiseEstimate) -> dict[str, Any]:
     noise = estimate.noise
     return {
         "n": len(estimate.rows),
+        "labeled": estimate.labeled,
+        "missing": len(records) - estimate.labeled,
         "rate": noise.rate,
         "low": noise.low,
         "high": noise.high,
@@ -79,7 +93,7 @@ def _numbers(estimate: NoiseEstimate) -> dict[str, Any]:
 
 
 def _alarm(this: Check, records: Records, estimate: NoiseEstimate, alpha: float) -> Finding:
-    noise, numbers = estimate.noise, _numbers(estimate)
+    noise, numbers = estimate.noise, _numbers(records, estimate)
     frame = noise.table().sort_values("wrong_share", ascending=False, kind="stable")
     label, rate, low, high = frame.iloc[0][["label", "wrong_share", "low", "high"]].tolist()
     name, suspicious = class_name(records, int(label)), numbers["suspicious"]
@@ -87,10 +101,10 @@ def _alarm(this: Check, records: Records, estimate: NoiseEstimate, alpha: float)
         f"About {_share(estimate)} of the labels of {records.name} are wrong, beyond what "
         f"ambiguous rows explain, by {estimate.source}. {suspicious:,} rows are more likely "
         f"labeled wrong than right, most of all those labeled {name} ({rate:.1%}, {low:.1%} to "
-        f"{high:.1%})."
+        f"{high:.1%}).{_left_out(records, estimate)}"
     )
     if estimate.basis == IN_SAMPLE:
-        text += " The model was fitted to these labels, so the true share is higher."
+        text += IN_SAMPLE_NOTE
     remedy = (
         f"Have a person review the {suspicious:,} rows, most suspicious first (`gendebug labels` "
         "writes the sheet). Correct or drop wrong labels and retrain; until then do not tune the "
@@ -114,7 +128,7 @@ def _alarm(this: Check, records: Records, estimate: NoiseEstimate, alpha: float)
             f"feature that explains them. {remedy}"
         )
     return this.finding(
-        Severity.FAIL if noise.low >= _FAIL_RATE else Severity.WARN,
+        Severity.FAIL if noise.low >= FAIL_RATE else Severity.WARN,
         text,
         cause=cause,
         subject=subgroup,

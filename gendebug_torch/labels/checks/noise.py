@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.labels.checks._estimate import NoiseEstimate, estimate_cost, noise_estimate
-from gendebug_torch.labels.checks._findings import noise_findings
+from gendebug_torch.labels.checks._audit import audit, audit_findings
+from gendebug_torch.labels.checks._estimate import NoiseEstimate, estimate_cost
 from gendebug_torch.labels.noise.pruning import pruning_effect
 
 
 @check(
-    "labels.noise", cause=Cause.LABEL_NOISE, needs=("train.targets",), cost=estimate_cost("train")
+    "labels.noise",
+    cause=Cause.LABEL_NOISE,
+    needs=("train.targets",),
+    cost=estimate_cost("train"),
+    partial_labels=None,
 )
 def training_labels_are_right(
     train: Records,
@@ -30,14 +34,17 @@ def training_labels_are_right(
 
     Each label is predicted by small networks that did not see the row. Disagreement counts as noise
     only beyond what their calibrated confidence expects, so overlapping classes are not noise. Then
-    the labels of each group (labeler, batch, time, pair of classes) are compared with the whole.
+    the labels of each group (labeler, batch, time, pair of classes) are compared with the whole. Of
+    a multilabel task each label is judged, of a regression the residuals of each target beyond
+    heavy tails.
 
     Source: Copas (1988), J. R. Stat. Soc. B 50:225; Northcutt, Jiang and Chuang (2021), J. Artif.
-    Intell. Res. 70:1373; Benjamini and Hochberg (1995), JRSS B 57:289 over the groups.
+    Intell. Res. 70:1373; Benjamini and Hochberg (1995), JRSS B 57:289 over the groups; Lange,
+    Little and Taylor (1989), JASA 84:881, for quantities.
 
     Args:
-        train: records with class targets, and features or logits; training dynamics in the metadata
-            order the rows.
+        train: records with labels, and features or logits; training dynamics in the metadata order
+            the rows. Rows without a label are left out.
         validation: records with logits and labels, on which the effect of leaving out suspicious
             rows is evaluated.
         alpha: significance level.
@@ -49,11 +56,11 @@ def training_labels_are_right(
         seed: seed of the drawing and the networks.
     """
     this = training_labels_are_right
-    estimate = noise_estimate(
+    estimate = audit(
         train, out_of_sample=out_of_sample, stacked=False, max_rows=max_rows, seed=seed
     )
-    yield from noise_findings(this, train, estimate, alpha=alpha, min_rate=min_rate, limit=limit)
-    if isinstance(estimate, str) or train.logits is None or out_of_sample:
+    yield from audit_findings(this, train, estimate, alpha=alpha, min_rate=min_rate, limit=limit)
+    if not isinstance(estimate, NoiseEstimate) or train.logits is None or out_of_sample:
         return
     rest = ~estimate.noise.suspicious
     if estimate.noise.p_value <= alpha and int(rest.sum()) >= 2:
@@ -68,6 +75,7 @@ def _pruning_finding(
     assert part.logits is not None
     assert part.targets is not None
     evaluation, where = None, "the remaining rows (a biased figure)"
+    validation = None if validation is None else validation.labeled()
     if (
         validation is not None
         and validation.logits is not None

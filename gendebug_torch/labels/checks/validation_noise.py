@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from gendebug_torch.checks.finding import Cause, Finding
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.labels.checks._estimate import estimate_cost, noise_estimate
-from gendebug_torch.labels.checks._findings import noise_findings
+from gendebug_torch.labels.checks._audit import audit, audit_findings
+from gendebug_torch.labels.checks._estimate import estimate_cost
 
 
 @check(
     "labels.validation_noise",
     cause=Cause.LABEL_NOISE,
     needs=("validation.targets", "validation.logits"),
-    cost=estimate_cost("validation"),
+    cost=estimate_cost("validation", networks=0.4),
+    partial_labels=None,
 )
 def validation_labels_are_right(
     validation: Records,
@@ -28,26 +29,24 @@ def validation_labels_are_right(
 ) -> Iterator[Finding]:
     """The labels of the validation rows are right, except for ambiguous rows.
 
-    Small networks get the model's logits together with the features, so that a systematic failure
-    of the model is not mistaken for wrong labels. Where they predict worse than the model alone
-    (few rows of many columns), the model's logits are used.
+    The labels are compared with the model's logits. Where the features predict them beyond the
+    logits, small networks get both, so that a systematic failure of the model is not mistaken for
+    wrong labels. Each label of a multilabel task is judged, and each target of a regression.
 
     Source: Copas (1988), J. R. Stat. Soc. B 50:225; Northcutt, Athalye and Mueller (2021),
     arXiv:2103.14749, on errors in test sets; Benjamini and Hochberg (1995), JRSS B 57:289 over the
-    groups.
+    groups; Lange, Little and Taylor (1989), JASA 84:881, for quantities.
 
     Args:
-        validation: records with class targets and logits.
+        validation: records with labels and logits; rows without a label are left out.
         alpha: significance level.
         min_rate: smallest share of wrong labels that matters; the lower bound must reach half.
         max_rows: most rows used, drawn at random.
         limit: most groups reported one by one.
         seed: seed of the drawing and the networks.
     """
-    estimate = noise_estimate(
-        validation, out_of_sample=True, stacked=True, max_rows=max_rows, seed=seed
-    )
-    yield from noise_findings(
+    estimate = audit(validation, out_of_sample=True, stacked=True, max_rows=max_rows, seed=seed)
+    yield from audit_findings(
         validation_labels_are_right,
         validation,
         estimate,

@@ -20,7 +20,7 @@ _SLACK = 1e-6
 # A class whose rows never get any probability would otherwise be reached by every row.
 _MIN_THRESHOLD = 2e-6
 # Probabilities compared at once: what stays in the cache of a core, or what fills a device.
-_CELLS = {"cpu": 2**18, "cuda": 2**26}
+_HOST_CELLS, _DEVICE_CELLS = 2**18, 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +150,14 @@ def _confident_class(probs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     not it reaches its own; the paper takes the top one among them. This follows cleanlab.
     """
     limits = (confident_thresholds(probs, targets) - _SLACK).to(probs.dtype)
-    rows = max(1, _CELLS.get(probs.device.type, _CELLS["cpu"]) // max(probs.shape[1], 1))
+    rows = max(1, _block_cells(probs.device) // max(probs.shape[1], 1))
     parts = [_confident_chunk(part, limits) for part in torch.split(probs, rows)]
     classes, reached = zip(*parts, strict=True)
     return torch.cat(classes), torch.cat(reached)
+
+
+def _block_cells(device: torch.device) -> int:
+    return _DEVICE_CELLS if device.type == "cuda" else _HOST_CELLS
 
 
 def _confident_chunk(probs: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,7 +202,7 @@ def _largest_margins(probs: Tensor, targets: Tensor, class_counts: Tensor, sizes
     off = sizes.clone()
     off.fill_diagonal_(0)
     off[class_counts <= 1] = 0
-    cells = _CELLS.get(probs.device.type, _CELLS["cpu"])
+    cells = _block_cells(probs.device)
     rows = targets.argsort(stable=True)
     first = class_counts.cumsum(0) - class_counts
     mask = torch.zeros_like(targets, dtype=torch.bool)

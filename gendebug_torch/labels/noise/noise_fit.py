@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gendebug_torch.labels.noise.minimization import minimized
 from gendebug_torch.stats.intervals import normal_quantile
 
 _EM_STEPS, _ALTERNATIONS = 25, 3
 # Rows of uniform noise per class added to the data, so that no cell of the transition is 0.
 _PRIOR_ROWS = 2.0
-# A penalty of a hundredth of a row pulls scale and offsets to 1 and 0: separable classes have a
-# finite fit.
-_RIDGE = 0.01
 # Pairwise noise is not fitted to fewer rows per class: it would never predict better.
 _MIN_ROWS_PER_CLASS = 20
-# Fits stop when a step gains less than this in nats over all rows: tests need no more.
-_TOLERANCE = 1e-4
 # Confident rows: this share of each predicted class, if the probability is at least the limit.
 _CONFIDENT_SHARE, _MIN_CONFIDENCE = 0.65, 0.7
 # Half of the 99 % quantile, one-sided, of a chi-square with one degree of freedom.
 _CONTRADICTION = 2.706
 _TINY = 1e-300
-
-_Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -212,38 +205,37 @@ def _highest_uniform_rate(probs: Tensor, targets: Tensor, cost: float) -> float:
 
 def _fit_clean(z: Tensor, targets: Tensor) -> NoiseFit:
     """Calibration without noise."""
-    # The scale of standardized logits keeps the first step short, whatever their unit.
-    log_scale = -z.std().clamp(min=1.0).log() / 2 if z.numel() > 1 else z.new_zeros(())
-    offsets = z.new_zeros(z.shape[1])
+    start = torch.zeros(1 + z.shape[1], dtype=torch.float64)
+    if z.numel() > 1:
+        # The scale of standardized logits keeps the first step short, whatever their unit.
+        start[0] = -float(z.std().clamp(min=1.0).log()) / 2
 
-    def loss(probs: Tensor) -> tuple[Tensor, Tensor]:
-        own = probs.gather(1, targets[:, None])
-        return -own.clamp(min=_TINY).log().sum(), _minus_own(probs, targets, torch.ones_like(own))
+    def loss(probs: Tensor, rows: slice, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        own = probs.gather(1, targets[rows, None])
+        nats = -own.clamp(min=_TINY).log().sum()
+        return nats, _minus_own(probs, targets[rows], torch.ones_like(own)), own.new_zeros(0)
 
-    _minimize(z, [log_scale, offsets], loss)
-    identity = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
-    return NoiseFit(float(log_scale.exp()), offsets, identity)
+    return _noise_fit(minimized(z, start, loss), torch.eye(z.shape[1], dtype=z.dtype), z)
 
 
 def _fit_uniform(z: Tensor, targets: Tensor, start: NoiseFit) -> NoiseFit:
     """Every other class is equally likely to be the label by mistake."""
     k = z.shape[1]
-    log_scale, offsets = z.new_tensor(math.log(start.scale)), start.offsets.clone()
-    logit = z.new_tensor(-3.0)
 
-    def loss(probs: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(probs: Tensor, rows: slice, logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rate = logit.sigmoid()
-        own, other = probs.gather(1, targets[:, None]), rate / (k - 1)
+        own, other = probs.gather(1, targets[rows, None]), rate / (k - 1)
         label = (other + own * (1 - rate - other)).clamp(min=_TINY)
         slope = ((1 - own) / (k - 1) - own) / label
-        logit.grad = -slope.sum() * rate * (1 - rate)
-        gradient = _minus_own(probs * (1 - other / label), targets, 1 - other / label)
-        return -label.log().sum(), gradient
+        away = 1 - other / label
+        gradient = _minus_own(probs * away, targets[rows], away)
+        return -label.log().sum(), gradient, -slope.sum() * rate * (1 - rate)
 
-    _minimize(z, [log_scale, offsets, logit], loss)
-    rate = float(logit.sigmoid())
+    point = torch.cat([_point(start), torch.tensor([-3.0], dtype=torch.float64)])
+    point = minimized(z, point, loss)
+    rate = float(point[-1].sigmoid())
     transition = z.new_full((k, k), rate / (k - 1)).fill_diagonal_(1 - rate)
-    return NoiseFit(float(log_scale.exp()), offsets, transition)
+    return _noise_fit(point, transition, z)
 
 
 def _fit_pairwise(z: Tensor, targets: Tensor, uniform: NoiseFit) -> NoiseFit:
@@ -259,16 +251,24 @@ def _fit_calibration(
     z: Tensor, targets: Tensor, transition: Tensor, start: NoiseFit, *, iterations: int = 60
 ) -> NoiseFit:
     """Scale and offsets under a fixed transition."""
-    log_scale, offsets = z.new_tensor(math.log(start.scale)), start.offsets.clone()
-    labels = _label_columns(transition, targets)
+    of_label = transition.T.contiguous()
 
-    def loss(probs: Tensor) -> tuple[Tensor, Tensor]:
-        joint = probs * labels
+    def loss(probs: Tensor, rows: slice, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        joint = probs * of_label[targets[rows]]
         label = joint.sum(1, keepdim=True).clamp(min=_TINY)
-        return -label.log().sum(), probs - joint / label
+        return -label.log().sum(), probs - joint / label, label.new_zeros(0)
 
-    _minimize(z, [log_scale, offsets], loss, iterations=iterations)
-    return NoiseFit(float(log_scale.exp()), offsets, transition)
+    return _noise_fit(minimized(z, _point(start), loss, iterations=iterations), transition, z)
+
+
+def _point(fit: NoiseFit) -> Tensor:
+    """Log scale and offsets of a fit as a vector `[1 + k]` on the host."""
+    return torch.cat([torch.tensor([math.log(fit.scale)]).double(), fit.offsets.cpu()])
+
+
+def _noise_fit(point: Tensor, transition: Tensor, z: Tensor) -> NoiseFit:
+    k = z.shape[1]
+    return NoiseFit(float(point[0].exp()), point[1 : k + 1].to(z), transition.to(z))
 
 
 def _label_columns(transition: Tensor, targets: Tensor) -> Tensor:
@@ -277,41 +277,8 @@ def _label_columns(transition: Tensor, targets: Tensor) -> Tensor:
 
 
 def _minus_own(gradient: Tensor, targets: Tensor, values: Tensor) -> Tensor:
-    """The gradient less `[n, 1]` values at the given labels."""
-    return gradient.scatter_add(1, targets[:, None], -values)
-
-
-def _minimize(z: Tensor, parameters: list[Tensor], loss: _Loss, *, iterations: int = 60) -> None:
-    """Move log scale, offsets and further parameters, in place, to the least penalized loss.
-
-    Args:
-        z: logits, `[n, k]` float64.
-        parameters: log scale, offsets `[k]`, and what `loss` sets the gradient of itself.
-        loss: function of the probabilities `[n, k]` that returns the negative log-likelihood and
-            its gradient by the calibrated logits, `[n, k]`.
-        iterations: most iterations.
-    """
-    n, (log_scale, offsets) = len(z), parameters[:2]
-    if not n:
-        return
-    optimizer = torch.optim.LBFGS(
-        parameters,
-        max_iter=iterations,
-        tolerance_change=_TOLERANCE / n,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        scale = log_scale.exp()
-        nats, gradient = loss((z * scale + offsets).softmax(1))
-        log_scale.grad = ((gradient * z).sum() * scale + 2 * _RIDGE * log_scale) / n
-        offsets.grad = (gradient.sum(0) + 2 * _RIDGE * offsets) / n
-        for parameter in parameters[2:]:
-            assert parameter.grad is not None
-            parameter.grad = parameter.grad / n
-        return (nats + _RIDGE * (log_scale.square() + offsets.square().sum())) / n
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    """The gradient less `[n, 1]` values at the given labels, in place."""
+    return gradient.scatter_add_(1, targets[:, None], -values)
 
 
 def _log_likelihood(z: Tensor, targets: Tensor, fit: NoiseFit) -> float:

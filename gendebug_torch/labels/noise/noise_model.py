@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-# Rows on which noise and calibration are fitted.
-_MAX_FIT_ROWS = 20_000
+# Rows, and probabilities, on which noise and calibration are fitted.
+_MAX_FIT_ROWS, _MAX_FIT_CELLS = 20_000, 4_000_000
 _EM_STEPS = 25
 
 
@@ -43,6 +43,7 @@ class LabelNoise:
         probs: calibrated probabilities of the true class, `[n, k]` float64.
         error_probability: probability that the given label is wrong, `[n]` float64.
         targets: given class ids, `[n]` int64.
+        rows: row numbers in the table that they were drawn from, `[n]` int64; None for all rows.
     """
 
     rate: float
@@ -55,6 +56,12 @@ class LabelNoise:
     probs: Tensor
     error_probability: Tensor
     targets: Tensor
+    rows: Tensor | None = None
+
+    @property
+    def row_numbers(self) -> Tensor:
+        """`[n]` int64 row numbers in the table, on the host."""
+        return torch.arange(len(self.targets)) if self.rows is None else self.rows.cpu()
 
     @property
     def suspicious(self) -> Tensor:
@@ -183,7 +190,8 @@ def label_noise(logits: Tensor, targets: Tensor, *, level: float = 0.95) -> Labe
     Source: Copas (1988), J. R. Stat. Soc. B 50:225, regression with mislabeled responses; T by EM
     (Dawid and Skene, 1979, Appl. Stat. 28:20) with a prior of uniform noise; the test by split
     likelihood ratio (Wasserman, Ramdas and Balakrishnan, 2020, PNAS 117:16880). Cost: about 200
-    passes over `[min(n, 20000), k]`.
+    passes over `[m, k]` of m random rows, at most 20,000
+    and 4,000,000 probabilities.
 
     Args:
         logits: `[n, k]`, or `[n]` binary, out-of-sample; in-sample the rate is a lower bound.
@@ -206,7 +214,7 @@ def label_noise(logits: Tensor, targets: Tensor, *, level: float = 0.95) -> Labe
     z = class_logits(logits)
     _validate(z, targets)
     order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
-    rows = order[:_MAX_FIT_ROWS].to(z.device)
+    rows = order[: min(_MAX_FIT_ROWS, _MAX_FIT_CELLS // z.shape[1])].to(z.device)
     fit, p_value = fit_noise(z[rows], targets[rows])
     probs = fit.probs(z)
     wrong = error_probability(probs, targets, fit.transition)

@@ -64,6 +64,7 @@ def audit_sheet(
     source: Sequence[object] | None = None,
     size: int = 100,
     exclude: Sequence[int] = (),
+    rows: Tensor | None = None,
 ) -> pd.DataFrame:
     """The most suspicious rows, in the order of review, with an empty column for the verdict.
 
@@ -75,7 +76,8 @@ def audit_sheet(
         names: class names, k; default the class ids.
         source: labeler of each row, `[n]`.
         size: number of rows on the sheet.
-        exclude: rows to leave out, e.g. those reviewed before.
+        exclude: row numbers to leave out, e.g. those reviewed before.
+        rows: row numbers of the ranked rows in their table, `[n]` int64; default 0..n-1.
 
     Returns:
         Columns `position` (1 of 100), `row`, `given`, `suggested`, `score`, `source`, `basis` of
@@ -93,19 +95,19 @@ def audit_sheet(
     """
     if size < 1:
         reject("size", "at least 1", str(size), "A hundred rows can be reviewed in one sitting.")
-    done = torch.zeros(len(ranking.targets), dtype=torch.bool)
-    done[torch.tensor(list(exclude), dtype=torch.int64)] = True
+    numbers = torch.arange(len(ranking.targets)) if rows is None else rows.cpu()
+    done = torch.isin(numbers, torch.tensor(list(exclude), dtype=torch.int64))
     order = ranking.order.cpu()
-    rows = order[~done[order]][:size].tolist()
+    chosen = order[~done[order]][:size].tolist()
     lines = []
-    for position, row in enumerate(rows, start=1):
+    for position, row in enumerate(chosen, start=1):
         given, suggested = (
             _name(int(ids[row]), names) for ids in (ranking.targets, ranking.suggested)
         )
         who = "" if source is None else without_controls(str(source[row]))
         line = [
-            f"{position} of {len(rows)}",
-            str(row),
+            f"{position} of {len(chosen)}",
+            str(int(numbers[row])),
             given,
             suggested,
             f"{float(ranking.score[row]):.4g}",

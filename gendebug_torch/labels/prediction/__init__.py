@@ -1,0 +1,1 @@
+"""Predictions of labels by small networks that did not see them."""

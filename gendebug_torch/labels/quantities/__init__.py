@@ -1,0 +1,1 @@
+"""How many values of a regression target are wrong, and which rows."""
