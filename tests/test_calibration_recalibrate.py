@@ -509,7 +509,7 @@ def test_a_full_disk_leaves_the_old_directory_whole(tmp_path, monkeypatch):
     def full(*_, **__):
         raise SafetensorError("I/O error: File too large (os error 27)")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save", full)
     with pytest.raises(InputError, match="File too large"):
         found.save(place)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before

@@ -318,7 +318,7 @@ BAD = [
     (lambda p, y: labels.label_issues(p, y, rule="naive"), "`rule`"),
     (lambda p, y: labels.label_issues(p, y + 1), "labels in 0..2"),
     (lambda p, y: labels.label_issues(p, y[:-1]), "float \\[n, k\\] and int64 \\[n\\]"),
-    (lambda p, y: labels.label_noise(p[:, :1], y), "k >= 2"),
+    (lambda p, y: labels.label_noise(p[:, :1], y), r"0\.\.1, got 0\.\.2"),
     (lambda p, y: labels.label_noise(p, y + 1), "labels in 0..2"),
     (lambda p, y: labels.label_ranking(p, y, basis="guessed"), "`basis`"),
     (lambda p, y: labels.label_ranking(p, y, score=y[:-1].double()), "`score`"),

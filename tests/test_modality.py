@@ -176,7 +176,7 @@ def test_a_serving_fault_is_reproduced_with_the_points_it_costs():
 
 
 def test_what_cannot_be_told_apart_is_said():
-    """Squares that are symmetric about the middle look the same mirrored and turned."""
+    """Bars that lie symmetrically about the middle look the same mirrored and turned."""
     pixels, _ = images(0, 300)
     both = torch.cat([pixels, pixels.flip(2)])[::2]
 

@@ -61,7 +61,7 @@ def test_the_recipes_run(tmp_path, monkeypatch, capsys):
         "validation_loader": loader(1),
     }
     names["production_loader"] = loader(2)
-    given = sides(3, lambda x: x.flip(1), n=240)
+    given = sides(3, lambda x: x.flip(1), n=400)
     names["cnn"] = given["model"]
     for name, prefix in (
         ("validation", ("images", "labels")),

@@ -113,9 +113,9 @@ def design(*tables: pd.DataFrame | Tensor, categorical: Sequence[str] = ()) -> D
     Example:
         >>> table = pd.DataFrame({"income": [1.0, 10.0, 1000.0], "city": ["Bonn", "Rome", "Bonn"]})
         >>> built = design(table)
-        >>> built.owner.tolist()
-        [0, 1, 1]
-        >>> [round(value, 2) for value in built.values[:, 0].tolist()]
+        >>> built.names, built.owner.tolist()
+        (('city', 'income'), [0, 0, 1])
+        >>> [round(value, 2) for value in built.values[:, 2].tolist()]
         [-0.97, 0.0, 0.97]
     """
     if not tables:

@@ -18,7 +18,7 @@ class RedAgainstBlue(nn.Module):
 
 
 def images(seed, n):
-    """Dark noise with a square in the upper left, red in class 1 and blue in class 0."""
+    """Dark noise with a high bar in the upper left, red in class 1 and blue in class 0."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(0, 2, (n,), generator=generator)
     pixels = 0.2 * torch.rand(n, 3, 12, 12, generator=generator)
@@ -27,8 +27,8 @@ def images(seed, n):
     for row, (top, left, target) in enumerate(
         zip(tops.tolist(), lefts.tolist(), targets.tolist(), strict=True)
     ):
-        pixels[row, 0 if target else 2, top : top + 4, left : left + 4] += 0.7
-        pixels[row, 1, top : top + 4, left : left + 4] += 0.1
+        pixels[row, 0 if target else 2, top : top + 6, left : left + 2] += 0.7
+        pixels[row, 1, top : top + 6, left : left + 2] += 0.1
     return pixels, targets
 
 

@@ -105,7 +105,11 @@ class QualityChange:
             values = [c.before if label == "validation" else c.after for c in shown]
             ax.scatter(values, range(len(shown)), color=color, label=label, zorder=2)
         ax.set_yticks(range(len(shown)), [change.name for change in shown])
-        ax.set(xlabel="metric", title=f"Quality in validation and production by {self.part}")
+        ax.set(
+            xlabel="value",
+            ylabel="metric",
+            title=f"Quality in validation and production by {self.part}",
+        )
         ax.legend(frameon=False)
         return ax
 
