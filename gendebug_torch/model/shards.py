@@ -201,6 +201,8 @@ def _read_shard(path: Path) -> tuple[dict[int, dict[str, Tensor]], dict[int, str
         number, _, key = name.partition("/")
         parts.setdefault(int(number), {})[key] = tensor
     prints = json.loads(metadata["fingerprints"])
+    if not isinstance(prints, dict) or not all(isinstance(one, str) for one in prints.values()):
+        raise ValueError("its fingerprints are not texts by number of batch")
     return parts, {int(number): text for number, text in prints.items()}
 
 
