@@ -62,7 +62,14 @@ class Shards:
         for path in sorted(self.directory.glob("batches-*.safetensors")):
             try:
                 batches, fingerprints = _read_shard(path)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            except (
+                OSError,
+                ValueError,
+                KeyError,
+                TypeError,
+                RecursionError,
+                SafetensorError,
+            ) as error:
                 warnings.warn(f"{path} is damaged and is made again: {error}", stacklevel=4)
                 path.unlink(missing_ok=True)
                 continue
@@ -121,7 +128,7 @@ class Shards:
             return {}
         try:
             notes = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             notes = error
         if not isinstance(notes, dict):
             reject("checkpoint", "notes of a run", f"{path}: {notes}", "Choose an empty directory.")
@@ -135,7 +142,7 @@ class Shards:
             previous = json.loads(header.read_text(encoding="utf-8")) if header.exists() else None
             if previous is None:
                 write_whole(header, json.dumps(run), "checkpoint")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reject(
                 "checkpoint",
                 "a directory that can be written",
