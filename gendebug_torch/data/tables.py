@@ -55,8 +55,9 @@ def read_table(path: str | Path, codes: Sequence[str] = ()) -> pd.DataFrame:
         )
     with reading(source, "a readable table"):
         frame = reader(source, dict.fromkeys(codes, str))
-    columns = [column for column in codes if column in frame]
-    return frame.assign(**{column: standard_codes(frame[column]) for column in columns})
+        # Texts of Parquet are decoded when they are first read.
+        columns = [column for column in codes if column in frame]
+        return frame.assign(**{column: standard_codes(frame[column]) for column in columns})
 
 
 def _read_csv(source: Path, text: dict[str, type]) -> pd.DataFrame:

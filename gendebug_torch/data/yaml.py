@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gendebug_torch.errors import InputError, reject
+from gendebug_torch.errors import InputError, reading, reject
 
 if TYPE_CHECKING:
     from ruamel.yaml import YAML
@@ -41,10 +41,12 @@ def compose(text: str, path: Path, argument: str) -> Node:
     """
     from ruamel.yaml.error import YAMLError
 
-    try:
-        root = _yaml().compose(text)
-    except YAMLError as error:
-        _reject_syntax(error, path)
+    # The parser asserts what it takes for granted, e.g. that the version of YAML is 1.1 or 1.2.
+    with reading(path, "a YAML text", argument):
+        try:
+            root = _yaml().compose(text)
+        except YAMLError as error:
+            _reject_syntax(error, path)
     if root is None:
         reject(argument, "key: value lines", f"an empty file {path}", "Write e.g. `key: value`.")
     _check_collections(root, path)

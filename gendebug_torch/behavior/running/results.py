@@ -246,7 +246,10 @@ class BehaviorRun:
         """
         remedy = "Pass a behavior.json of an earlier run."
         with reading(path, "the file of a saved run", remedy=remedy):
-            return cls.from_dict(json.loads(read_text(path)))
+            content = json.loads(read_text(path))
+            # JSON can hold half of a surrogate pair, which is no text for a table.
+            json.dumps(content, ensure_ascii=False).encode()
+            return cls.from_dict(content)
 
 
 def model_error(run: BehaviorRun) -> str:
