@@ -219,7 +219,7 @@ def test_masked_classes_and_declared_thresholds():
 
     strict = replace(two_classes(1000, 0), schema=Schema(threshold=0.8))
     weighted = quality_change(strict, strict).metrics[1]
-    assert weighted.name == "weighted accuracy at threshold 0.8"
+    assert weighted.name == "weighted accuracy (threshold 0.8)"
     positive = strict.probs > 0.8
     wrong = torch.where(positive, 1.6 * (1 - strict.targets), 0.4 * strict.targets)
     assert weighted.before == pytest.approx(1 - float(wrong.mean()), abs=1e-6)

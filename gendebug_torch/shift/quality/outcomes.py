@@ -137,7 +137,7 @@ def _of_columns(
     right = [accuracy(z, y) for z, y in zip(scores, targets, strict=True)]
     name = "label accuracy" if labels else "accuracy"
     if threshold != 0.5:
-        name = f"weighted accuracy at threshold {threshold:g}"
+        name = f"weighted accuracy (threshold {threshold:.3g})"
     decided: Pair = (mean_metric(name, right[0]), mean_metric(name, right[1]))
     parts = areas[1:] if labels else _recalls([x == 1 for x in right], targets, names)
     losses = row_losses(scores[0], targets[0]), row_losses(scores[1], targets[1])
