@@ -12,7 +12,8 @@ from torch import nn
 from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, collect, diagnose
 from gendebug_torch.checks import registry
 from gendebug_torch.checks.finding import findings_to_json
-from gendebug_torch.checks.registry import Cost, all_checks
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.data.times import seconds_of
 from gendebug_torch.diagnosis.budget import (
     CheckCost,

@@ -5,8 +5,9 @@ import torch
 
 from gendebug_torch import Cause, Finding, Severity
 from gendebug_torch.checks import registry
+from gendebug_torch.checks.inputs import Cost, DerivedInput
 from gendebug_torch.checks.measured_costs import MEASURED, SPLITS, SizeCost
-from gendebug_torch.checks.registry import Cost, DerivedInput, all_checks, check
+from gendebug_torch.checks.registry import all_checks, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import NO_DEADLINE, CheckError, Deadline, InputError, reject
 

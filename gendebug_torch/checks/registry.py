@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity, errored_finding
+from gendebug_torch.checks.inputs import DEADLINE, INPUTS, Cost, Deferred, DerivedInput
 from gendebug_torch.checks.measured_costs import MEASURED
 from gendebug_torch.checks.options import Option, options_of
 from gendebug_torch.checks.rows import ONE_PER_ROW, has_positions, rows_for_check
@@ -23,7 +24,6 @@ from gendebug_torch.errors import (
     reject,
 )
 
-INPUTS = ("model", "curves", "train", "validation", "production", "behavior")
 TOPICS = (
     "attribution",
     "behavior",
@@ -35,106 +35,7 @@ TOPICS = (
     "slices",
 )
 
-# Parameter of checks and derived inputs with long loops; no input: findings do not rest on it.
-_DEADLINE = "deadline"
 _CHECKS: dict[str, Check] = {}
-T_co = TypeVar("T_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a check computes: rows through the model, forwards and backwards, and operations."""
-
-    forwards: float = 0.0
-    backwards: float = 0.0
-    elements: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.forwards + other.forwards,
-            self.backwards + other.backwards,
-            self.elements + other.elements,
-        )
-
-
-class Deferred(Generic[T_co]):
-    """A value that is computed when it is first called for, and only then.
-
-    An error of the computation is kept too, and raised by each call.
-
-    Args:
-        function: computation of the value, without arguments.
-
-    Example:
-        >>> answer = Deferred(lambda: 6 * 7)
-        >>> answer.computed, answer(), answer.computed
-        (False, 42, True)
-    """
-
-    def __init__(self, function: Callable[[], T_co]) -> None:
-        self._function = function
-
-    def __call__(self) -> T_co:
-        """The value, computed by the first call."""
-        value: T_co
-        value, error = self._outcome
-        if error is not None:
-            raise error
-        return value
-
-    @property
-    def computed(self) -> bool:
-        """Whether the value has been called for."""
-        return "_outcome" in self.__dict__
-
-    @cached_property
-    def _outcome(self) -> tuple[Any, Exception | None]:
-        try:
-            return self._function(), None
-        except Exception as error:
-            return None, error
-
-
-# Default of a deferred parameter: nothing is known.
-NOTHING: Deferred[None] = Deferred(lambda: None)
-
-
-@dataclass(frozen=True)
-class DerivedInput(Generic[T_co]):
-    """What several checks compute from the given inputs, so that it is computed once for all.
-
-    Args:
-        name: parameter of the checks that receives it.
-        function: computation from parameters among `INPUTS`; absent ones are None.
-        cost: inputs -> Cost.
-        uses_labels: whether it reads labels where there are any: of records that are labeled for
-            the most part it gets the labeled rows, of others all rows without labels.
-        partial_labels: whether it reads rows that lack some of several labels as they are.
-    """
-
-    name: str
-    function: Callable[..., T_co]
-    cost: Callable[[Mapping[str, Any]], Cost] = lambda given: Cost()
-    uses_labels: bool = False
-    partial_labels: bool = False
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the parameters of its function."""
-        return tuple(inspect.signature(self.function).parameters)
-
-    def of(self, given: Mapping[str, Any]) -> Deferred[T_co]:
-        """The value for these inputs, not computed yet."""
-        names = self.inputs
-
-        def compute() -> T_co:
-            inputs = {name: given.get(name) for name in names}
-            if _DEADLINE in names:
-                inputs[_DEADLINE] = given.get(_DEADLINE, NO_DEADLINE)
-            rows = partial(rows_for_check, labels=self.uses_labels, partly=self.partial_labels)
-            return self.function(**{name: rows(value) for name, value in inputs.items()})
-
-        return Deferred(compute)
 
 
 @dataclass(frozen=True)
@@ -183,7 +84,7 @@ class Check:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of what it inspects, in the order of its parameters, without derived inputs."""
-        others = {_DEADLINE, *(part.name for part in (*self.derived, *self.deferred))}
+        others = {DEADLINE, *(part.name for part in (*self.derived, *self.deferred))}
         return tuple(
             p.name
             for p in inspect.signature(self.function).parameters.values()
@@ -293,8 +194,8 @@ class Check:
 
     def _limit(self, given: Mapping[str, Any]) -> dict[str, Deadline]:
         """The deadline, where the function asks for one."""
-        asks = _DEADLINE in inspect.signature(self.function).parameters
-        return {_DEADLINE: given.get(_DEADLINE, NO_DEADLINE)} if asks else {}
+        asks = DEADLINE in inspect.signature(self.function).parameters
+        return {DEADLINE: given.get(DEADLINE, NO_DEADLINE)} if asks else {}
 
     def _stopped(self) -> Finding:
         summary = "Skipped: stopped when the budget was spent; it says nothing."
@@ -346,7 +247,7 @@ def check(
         positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         if name in _CHECKS:
             raise CheckError(f"check {name!r} is registered twice")
-        vocabulary = (*INPUTS, _DEADLINE, *(part.name for part in (*derived, *deferred)))
+        vocabulary = (*INPUTS, DEADLINE, *(part.name for part in (*derived, *deferred)))
         if unknown := [p.name for p in positional if p.name not in vocabulary]:
             raise CheckError(f"check {name!r} inspects {unknown}; the vocabulary is {vocabulary}")
         if bare := [

@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Check, Cost, Deferred, derived_inputs
+from gendebug_torch.checks.inputs import Cost, Deferred
+from gendebug_torch.checks.registry import Check, derived_inputs
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import Deadline
 from gendebug_torch.model.runner import logits_of, map_rows

@@ -24,7 +24,8 @@ from gendebug_torch.checks.finding import (
     errored_finding,
     findings_to_json,
 )
-from gendebug_torch.checks.registry import TOPICS, Check, Cost, all_checks
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import TOPICS, Check, all_checks
 from gendebug_torch.checks.rows import named
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import seconds_of

@@ -9,7 +9,7 @@ import torch
 
 from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.attributions import Attributions
-from gendebug_torch.checks.registry import Cost
+from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.data.task import Task

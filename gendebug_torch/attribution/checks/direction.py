@@ -11,7 +11,8 @@ from torch import nn
 from gendebug_torch.attribution.checks._rows import reason_not_to_explain, row_count, sample_records
 from gendebug_torch.attribution.compare.feature_use import Directions, feature_directions
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.model.binary import PositiveLogit, is_binary
 

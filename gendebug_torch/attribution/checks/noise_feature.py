@@ -19,7 +19,8 @@ from gendebug_torch.attribution.checks._rows import (
 from gendebug_torch.attribution.compare.feature_use import attribution_shares
 from gendebug_torch.attribution.plots import Beeswarm
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 
 

@@ -22,7 +22,8 @@ from gendebug_torch.attribution.compare.feature_use import (
     importance_change,
 )
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.data.task import Task

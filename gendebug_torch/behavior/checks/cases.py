@@ -17,7 +17,8 @@ from gendebug_torch.behavior.running.scores import last_line
 from gendebug_torch.behavior.suite.cases import Suite
 from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.checks.finding import TO_REPAIR, Cause, Finding, Severity
-from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 
 _MAX_TEXT = 160

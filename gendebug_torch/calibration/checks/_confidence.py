@@ -22,7 +22,8 @@ from gendebug_torch.calibration.measures.miscalibration_shape import (
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, reliability_bins
 from gendebug_torch.calibration.rows.held_out_rows import group_ids
 from gendebug_torch.checks.finding import TO_REPAIR, Finding, Severity
-from gendebug_torch.checks.registry import Check, Cost
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import logits_of_probs
 from gendebug_torch.data.task import IGNORED, Task, are_probabilities

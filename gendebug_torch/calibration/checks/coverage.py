@@ -16,7 +16,8 @@ from gendebug_torch.calibration.coverage import (
 )
 from gendebug_torch.calibration.rows.held_out_rows import group_ids
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Check, Cost, check
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.stats.multiple_testing import holm_adjusted

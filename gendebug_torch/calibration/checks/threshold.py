@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gendebug_torch.calibration.thresholds.operating_point import OperatingPoint, operating_point
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Check, Cost, check
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.model.binary import positive_logit
 

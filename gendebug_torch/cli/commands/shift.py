@@ -80,7 +80,8 @@ def _in_chunks(
 
     Checks of columns compare the prepared tables, and all others the sampled rows.
     """
-    from gendebug_torch.checks.registry import Deferred, all_checks
+    from gendebug_torch.checks.inputs import Deferred
+    from gendebug_torch.checks.registry import all_checks
     from gendebug_torch.shift.checks._columns import COLUMN_PAIR, PreparedPair
 
     before: gd.Records | None = None

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import check
 from gendebug_torch.curves.diagnosis.curve_diagnosis import CurveDiagnosis
 from gendebug_torch.curves.diagnosis.diagnose import diagnose_curves
 from gendebug_torch.curves.generalization_gap import generalization_gap

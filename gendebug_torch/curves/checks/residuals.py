@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Cost, check
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import check
 from gendebug_torch.curves.residual_structure import ResidualStructure, residual_structure
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import IGNORED, Task

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.registry import Cost
+from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import missing_labels
 from gendebug_torch.labels.dynamics.training_dynamics import COLUMN

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gendebug_torch.checks.registry import Deferred, DerivedInput
+from gendebug_torch.checks.inputs import Deferred, DerivedInput
 from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._costs import screen_cost
 from gendebug_torch.leakage.columns.association import Association, association, unsuitable_targets

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gendebug_torch.checks.registry import Cost
+from gendebug_torch.checks.inputs import Cost
 
 _SCREEN_ROWS = 200_000
 

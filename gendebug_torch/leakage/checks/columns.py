@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import NOTHING, Deferred, check
+from gendebug_torch.checks.inputs import NOTHING, Deferred
+from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._availability import lost_relation, unavailability_signs
 from gendebug_torch.leakage.checks._candidates import (

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Cost, DerivedInput
+from gendebug_torch.checks.inputs import Cost, DerivedInput
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.columns.shared_columns import column_count
 from gendebug_torch.shift.kinds import change_kinds as kinds

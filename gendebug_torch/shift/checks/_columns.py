@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.registry import Check, DerivedInput
+from gendebug_torch.checks.inputs import DerivedInput
+from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.columns.exclusions import IDENTIFIER
 from gendebug_torch.shift.columns.prepared_table import TableComparison

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.checks.finding import Finding, Severity
-from gendebug_torch.checks.registry import Check, Deferred
+from gendebug_torch.checks.inputs import Deferred
+from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.shift.checks._change_kinds import root_cause

@@ -10,7 +10,8 @@ import pandas as pd
 from torch import Tensor
 
 from gendebug_torch.checks.finding import Finding, Severity
-from gendebug_torch.checks.registry import Check, Cost
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.slices.levels.binning import Binning, class_binning, fit_binnings

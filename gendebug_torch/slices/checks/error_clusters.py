@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.checks.finding import LARGEST_SHARE, Cause, Finding, Severity
-from gendebug_torch.checks.registry import Check, Cost, check
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.slices.checks._slicing import class_outputs, row_losses
