@@ -5,7 +5,7 @@ import torch
 
 from gendebug_torch import Cause, Finding, Severity
 from gendebug_torch.checks import registry
-from gendebug_torch.checks.inputs import Cost, DerivedInput
+from gendebug_torch.checks.inputs import NOTHING, Cost, Deferred, DerivedInput
 from gendebug_torch.checks.measured_costs import MEASURED, SPLITS, SizeCost
 from gendebug_torch.checks.registry import all_checks, check
 from gendebug_torch.data.records import Records
@@ -109,7 +109,7 @@ def test_only_findings_may_be_yielded(checks):
 
 def derived(checks, compute):
     """Two checks that share a derived input: one always uses it, one only where it is wanted."""
-    total = registry.DerivedInput("total", compute, lambda given: Cost(elements=100))
+    total = DerivedInput("total", compute, lambda given: Cost(elements=100))
     price = {"cause": Cause.THRESHOLD, "cost": lambda given: Cost(elements=5)}
 
     @check("demo.always", derived=(total,), **price)
@@ -120,7 +120,7 @@ def derived(checks, compute):
     @check("demo.wanted", deferred=(total,), **price)
     def wanted(
         validation: Records,
-        total: registry.Deferred[int | None] = registry.NOTHING,
+        total: Deferred[int | None] = NOTHING,
         *,
         ask: bool = False,
     ) -> Iterator[Finding]:
