@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -18,20 +18,15 @@ from gendebug_torch import report
 from gendebug_torch.behavior import BehaviorRun, Suite
 from gendebug_torch.behavior.suite.suite_file import load_behavior
 from gendebug_torch.checks.finding import (
-    Cause,
     Finding,
     Severity,
-    errored_finding,
     findings_to_json,
 )
-from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import TOPICS, Check, all_checks
-from gendebug_torch.checks.rows import named
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import seconds_of
 from gendebug_torch.diagnosis.budget import (
     CheckCost,
-    Speed,
     by_value,
     estimate,
     overrun,
@@ -41,19 +36,18 @@ from gendebug_torch.diagnosis.budget import (
 )
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
-from gendebug_torch.diagnosis.model_probe import PROBED_ROWS, model_findings
+from gendebug_torch.diagnosis.preparation.logits import with_logits
+from gendebug_torch.diagnosis.preparation.steps import attempt
+from gendebug_torch.diagnosis.preparation.tables import fed_by_name, validated
+from gendebug_torch.diagnosis.preparation.views import described_in_words
 from gendebug_torch.diagnosis.quality import finding_order, quality_of
-from gendebug_torch.diagnosis.views import described_in_words
 from gendebug_torch.errors import Deadline, did_you_mean, reject
 from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model
-from gendebug_torch.model.runner import collect
 from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
     from gendebug_torch.curves import LearningCurves
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -192,21 +186,21 @@ def diagnose(
         "production": production,
         "behavior": None if behavior is None else load_behavior(behavior),
     }
-    given |= _validated(given)
+    given |= validated(given)
     checks = _selected(all_checks(), only)
     settings = _settings(checks, options or {}, given)
     limit = None if budget is None else seconds_of(budget)
     deadline, device = Deadline(limit), device_of(device)
     findings: list[Finding] = []
-    given |= _by_name(findings, given)
+    given |= fed_by_name(findings, given)
     speed = None
     if limit is not None:
-        speed = _attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
-    given |= _with_logits(findings, given, limit, speed, device, progress)
-    views = _attempt(findings, "diagnose.properties", partial(described_in_words, given))
+        speed = attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
+    given |= with_logits(findings, given, limit, speed, device, progress)
+    views = attempt(findings, "diagnose.properties", partial(described_in_words, given))
     described = given | (views or {})
     estimates = {
-        check.name: _attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
+        check.name: attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
         for check in checks
     }
     ordered = by_value(checks, estimates)
@@ -216,35 +210,10 @@ def diagnose(
     findings += found
     if limit is not None:
         findings += overrun(limit, time.perf_counter() - started, costs)
-    quality = _attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
+    quality = attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
     ranked = tuple(sorted(findings, key=finding_order))
     context = _context(given, time.perf_counter() - started)
     return Diagnosis(ranked, context, quality, costs)
-
-
-def _attempt(findings: list[Finding], step: str, work: Callable[[], T]) -> T | None:
-    """The result of a step; where it breaks, None and an errored finding, so that the rest runs."""
-    try:
-        return work()
-    except Exception as error:
-        findings.append(errored_finding(step, error))
-        return None
-
-
-def _validated(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The records, each under the name of its split unless it has one."""
-    for name in ("train", "validation", "production"):
-        if given[name] is not None and not isinstance(given[name], Records):
-            remedy = "Build them with Records.from_frame or collect(model, loader)."
-            reject(name, "Records", type(given[name]).__name__, remedy)
-    if given["model"] is not None and not callable(given["model"]):
-        remedy = "Pass the network itself, not its weights."
-        reject("model", "a module or a callable", type(given["model"]).__name__, remedy)
-    sources = ("train", "validation", "production", "curves", "behavior")
-    if all(given[name] is None for name in sources):
-        remedy = "Pass the records, curves or suite to inspect."
-        reject(", ".join(sources), "at least one of them", "none", remedy)
-    return {name: named(given[name], name) for name in ("train", "validation", "production")}
 
 
 def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
@@ -292,79 +261,6 @@ def _check_of_id(name: str, checks: Sequence[Check], argument: str) -> Check:
             return check
     hint = did_you_mean(name, [check.name for check in checks] + list(TOPICS))
     reject(argument, "ids of checks or topics", repr(name), f"{hint}`gendebug checks` lists them.")
-
-
-def _with_logits(
-    findings: list[Finding],
-    given: Mapping[str, Any],
-    limit: float | None,
-    speed: Speed | None,
-    device: str | torch.device,
-    progress: bool,
-) -> dict[str, Records]:
-    """Records with the model's logits, as far as half of the budget allows.
-
-    The model is probed before, where that takes a hundredth of the budget at most.
-    """
-    model, left = given["model"], None if limit is None else limit / 2
-    cheap = limit is None or (
-        speed is not None and 100 * speed.seconds(Cost(forwards=PROBED_ROWS)) <= limit
-    )
-    if model is not None and cheap:
-        probe = partial(model_findings, given, device)
-        findings += _attempt(findings, "diagnose.model", lambda: list(probe())) or []
-    filled: dict[str, Records] = {}
-    for name in ("validation", "production", "train"):
-        records = given[name]
-        if (
-            model is None
-            or records is None
-            or records.logits is not None
-            or records.features is None
-            or not len(records)
-        ):
-            continue
-        if left is not None and speed is not None:
-            left -= speed.seconds(Cost(forwards=len(records)))
-            if left < 0:
-                continue
-        run = partial(collect, model, records, device=device, progress=progress)
-        collected = _attempt(findings, f"diagnose.{name}_logits", run)
-        if collected is not None:
-            filled[name] = collected
-    return filled
-
-
-def _by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Records]:
-    """Tables with the columns that the model was trained on, in their order, with a note.
-
-    The first table of training or validation says which columns those are.
-    """
-    tables = {
-        name: given[name]
-        for name in ("train", "validation", "production")
-        if given[name] is not None and isinstance(given[name].features, pd.DataFrame)
-    }
-    if given["model"] is None or not tables or next(iter(tables)) == "production":
-        return {}
-    columns = list(next(iter(tables.values())).features.columns)
-    aligned = {}
-    for name, records in tables.items():
-        own = list(records.features.columns)
-        if own == columns or not set(columns) <= set(own):
-            continue
-        aligned[name] = replace(records, features=records.features[columns])
-        extra = [column for column in own if column not in columns]
-        also = f" Left out: {', '.join(extra[:5])}." if extra else ""
-        text = (
-            f"The columns of {name} are not those of training in their order; the model is fed by "
-            f"column name.{also}"
-        )
-        numbers = {"order": own, "left_out": extra}
-        remedy = "Make sure that serving feeds the model by column name as well."
-        note = Finding("diagnose.columns", Cause.TRAIN_SERVE_SKEW, Severity.NOTE, text)
-        findings.append(replace(note, numbers=numbers, remedy=remedy, inputs=(name,)))
-    return aligned
 
 
 def _context(given: Mapping[str, Any], seconds: float) -> dict[str, str]:

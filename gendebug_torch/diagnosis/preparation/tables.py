@@ -1,0 +1,62 @@
+"""The records of a diagnosis: that they are records, and how tables meet the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.rows import named
+from gendebug_torch.data.records import Records
+from gendebug_torch.errors import reject
+
+
+def validated(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The records, each under the name of its split unless it has one."""
+    for name in ("train", "validation", "production"):
+        if given[name] is not None and not isinstance(given[name], Records):
+            remedy = "Build them with Records.from_frame or collect(model, loader)."
+            reject(name, "Records", type(given[name]).__name__, remedy)
+    if given["model"] is not None and not callable(given["model"]):
+        remedy = "Pass the network itself, not its weights."
+        reject("model", "a module or a callable", type(given["model"]).__name__, remedy)
+    sources = ("train", "validation", "production", "curves", "behavior")
+    if all(given[name] is None for name in sources):
+        remedy = "Pass the records, curves or suite to inspect."
+        reject(", ".join(sources), "at least one of them", "none", remedy)
+    return {name: named(given[name], name) for name in ("train", "validation", "production")}
+
+
+def fed_by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Records]:
+    """Tables with the columns that the model was trained on, in their order, with a note.
+
+    The first table of training or validation says which columns those are.
+    """
+    tables = {
+        name: given[name]
+        for name in ("train", "validation", "production")
+        if given[name] is not None and isinstance(given[name].features, pd.DataFrame)
+    }
+    if given["model"] is None or not tables or next(iter(tables)) == "production":
+        return {}
+    columns = list(next(iter(tables.values())).features.columns)
+    aligned = {}
+    for name, records in tables.items():
+        own = list(records.features.columns)
+        if own == columns or not set(columns) <= set(own):
+            continue
+        aligned[name] = replace(records, features=records.features[columns])
+        extra = [column for column in own if column not in columns]
+        also = f" Left out: {', '.join(extra[:5])}." if extra else ""
+        text = (
+            f"The columns of {name} are not those of training in their order; the model is fed by "
+            f"column name.{also}"
+        )
+        numbers = {"order": own, "left_out": extra}
+        remedy = "Make sure that serving feeds the model by column name as well."
+        note = Finding("diagnose.columns", Cause.TRAIN_SERVE_SKEW, Severity.NOTE, text)
+        findings.append(replace(note, numbers=numbers, remedy=remedy, inputs=(name,)))
+    return aligned
