@@ -1,0 +1,274 @@
+"""The bill of two sides, from the causes that findings name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.checks.rows import position_rows
+from gendebug_torch.data.records import Records
+from gendebug_torch.diagnosis.apportioning.bill import (
+    UNEXPLAINED,
+    Bill,
+    BillLine,
+    ordered_lines,
+)
+from gendebug_torch.diagnosis.apportioning.mechanisms import (
+    Pair,
+    Plan,
+    elsewhere,
+    planned,
+    with_rest,
+    without_units,
+)
+from gendebug_torch.diagnosis.apportioning.remedies import Regained, Trials, best_remedies
+from gendebug_torch.diagnosis.apportioning.shapley import shapley_values
+from gendebug_torch.diagnosis.causes import LikelyCause
+from gendebug_torch.diagnosis.counterfactuals.changes import named_columns
+from gendebug_torch.diagnosis.counterfactuals.metrics import METRICS, RowMetric, row_metric
+from gendebug_torch.diagnosis.counterfactuals.resampling import (
+    blocks_of,
+    interval,
+    resampling_weights,
+)
+from gendebug_torch.diagnosis.counterfactuals.tilts import Tilts, fit_tilts
+from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism, Side, Worlds
+from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
+from gendebug_torch.model.runner import collect
+from gendebug_torch.shift.quality.remedies import random_folds
+
+# Labeled rows of each side, and of a class, from which there is a bill.
+MIN_ROWS, _MIN_CLASS = 100, 10
+_REPLICATES = 120
+# Rows of each side that remedies are tried on.
+_TRIED = 20_000
+# Weighted rows say something where they are worth this many, and this share of the rows.
+_LEAST_ROWS, _LEAST_SHARE = 50, 0.03
+# Standard deviations by which weighted rows of validation may miss those of production.
+_MOST_MISSED = 0.25
+# Largest difference between given outputs and those of the network, in their standard deviations.
+_SAME_OUTPUTS, _COMPARED = 0.01, 256
+
+
+def apportioned(
+    causes: Sequence[LikelyCause],
+    model: Any,
+    validation: Records,
+    production: Records,
+    *,
+    metric: str | None = None,
+    device: str | torch.device = "auto",
+    deadline: Deadline = NO_DEADLINE,
+) -> Bill:
+    """What each likely cause carries of the quality that was lost.
+
+    Args:
+        causes: root causes of the findings.
+        model: network of the records; None leaves causes out that must run it.
+        validation: labeled records with outputs.
+        production: the same.
+        metric: `accuracy`, `AUC`, `log loss` or `RMSE`; the usual one of the task where it is None.
+        device: of the network.
+        deadline: when to stop.
+
+    Raises:
+        InputError: labels or outputs are missing, rows or classes are too few, or the task has no
+            such metric.
+        OutOfTime: the deadline passed.
+    """
+    sides = [_labeled(side) for side in (validation, production)]
+    _check(*sides)
+    quality = row_metric(sides[0], sides[1], metric)
+    network, served = _network(model, sides, device)
+    pair = Pair(*sides, network is not None, len(sides[0]) == len(validation))
+    blocks = [_blocks(side, quality) for side in sides]
+    weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
+    plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]))
+    plan = with_rest(plan, pair, served=served or network is None)
+    rest = elsewhere(plan.mechanisms, len(sides[0]), len(sides[1]))
+    mechanisms = [*plan.mechanisms, Mechanism(plan.rest, plan.where, region=rest)]
+    rows = [_side(side, weight) for side, weight in zip(sides, weights, strict=True)]
+    worlds = Worlds(mechanisms, rows[0], rows[1], quality, network, tilts, served, deadline)
+    ends = worlds.qualities([frozenset(), frozenset(range(len(mechanisms)))])
+    carried = -shapley_values(len(mechanisms), worlds.qualities)
+    fewest = min(int(ids.max()) + 1 for ids in blocks)
+    trials = _trials(sides, weights[1], quality, network, model, device, fewest)
+    remedies = best_remedies(mechanisms, trials)
+    return _bill(quality, ends, carried, plan, mechanisms, remedies, fewest)
+
+
+def _labeled(records: Records) -> Records:
+    """Labeled rows with named columns, on the host."""
+    rows: Records = position_rows(records)
+    return named_columns(rows.labeled(partly=True)).to("cpu")
+
+
+def _check(validation: Records, production: Records) -> None:
+    for name, side in (("validation", validation), ("production", production)):
+        if side.targets is None or side.logits is None:
+            lacks = "labels" if side.targets is None else "outputs of the network"
+            remedy = "Label some rows, and pass the model or its logits."
+            reject(name, "records with labels and outputs", f"no {lacks}", remedy)
+        if len(side) < MIN_ROWS:
+            remedy = f"Label {MIN_ROWS - len(side)} more rows at least."
+            reject(name, f"{MIN_ROWS} labeled rows", str(len(side)), remedy)
+        if side.targets.ndim == 1 and not side.targets.is_floating_point():
+            counts = side.targets.bincount().sort(descending=True).values
+            if len(counts) < 2 or int(counts[1]) < _MIN_CLASS:
+                remedy = "Label rows of another class."
+                reject(name, f"two classes of {_MIN_CLASS} rows", str(counts.tolist()[:3]), remedy)
+    if validation.task is not production.task or validation.task not in METRICS:
+        tasks = f"{validation.task} and {production.task}"
+        reject("production", "the task of validation", tasks, "Compare outputs of one model.")
+
+
+def _network(
+    model: Any, sides: Sequence[Records], device: str | torch.device
+) -> tuple[Callable[[Any], Tensor] | None, bool]:
+    """Inputs -> outputs, and whether the outputs of production are those of the network.
+
+    None where the network cannot run, or gives other outputs for validation than were given.
+    """
+    if model is None or any(side.features is None for side in sides):
+        return None, False
+
+    def outputs(features: Any) -> Tensor:
+        rows = Records(features, schema=sides[0].schema)
+        logits = collect(model, rows, device=device).logits
+        assert logits is not None
+        return logits.cpu()
+
+    same = [_same_outputs(outputs, side) for side in sides]
+    return (outputs if same[0] else None), same[1]
+
+
+def _same_outputs(outputs: Callable[[Any], Tensor], side: Records) -> bool:
+    """Whether the network gives some rows the outputs that are recorded for them."""
+    few = side.select(range(min(_COMPARED, len(side))))
+    assert few.logits is not None
+    again = outputs(few.features)
+    if again.shape != few.logits.shape:
+        return False
+    spread = float(few.logits.double().std()) or 1.0
+    return float((again - few.logits).double().abs().max()) / spread <= _SAME_OUTPUTS
+
+
+def _blocks(side: Records, metric: RowMetric) -> Tensor:
+    assert side.logits is not None
+    assert side.targets is not None
+    return blocks_of(side, metric.losses(side.logits, side.targets))
+
+
+def _side(side: Records, weights: Tensor) -> Side:
+    assert side.logits is not None
+    assert side.targets is not None
+    return Side(side.features, side.logits, side.targets, weights)
+
+
+def _with_tilts(plan: Plan, weights: tuple[Tensor, Tensor]) -> tuple[Plan, Tilts | None]:
+    """The plan without mechanisms whose weights say nothing, and the factors of the others."""
+    base = weights[0].clone()
+    for one in plan.mechanisms:
+        if one.leaked is not None:
+            base[one.leaked] = 0.0
+    while True:
+        tilted = [i for i, one in enumerate(plan.mechanisms) if one.units is not None]
+        units = [part for i in tilted if (part := plan.mechanisms[i].units) is not None]
+        if not units:
+            return plan, None
+        tilts = fit_tilts(units, (base, weights[1]))
+        bad = _uneven(tilts, units)
+        if bad is None:
+            return plan, tilts
+        plan = without_units(plan, tilted[bad[0]], bad[1])
+
+
+def _uneven(tilts: Tilts, units: Sequence[tuple[Tensor, Tensor]]) -> tuple[int, str] | None:
+    """The factor whose weights are most uneven, or miss production, with the reason."""
+    ratios = [tilts.log_ratio(j, slice(0, 1)) for j in range(len(units))]
+    together = [torch.stack([pair[side] for pair in ratios]).sum(0)[:, 0] for side in (0, 1)]
+    worth = [_effective_share(pair[0][:, 0]) for pair in ratios]
+    least = max(_LEAST_SHARE, _LEAST_ROWS / len(together[0]))
+    if min(_effective_share(together[0]), _effective_share(-together[1])) < least:
+        worst = min(range(len(worth)), key=worth.__getitem__)
+        share = _effective_share(together[0])
+        text = f"rows of validation that look like production are worth {share:.1%} of all"
+        return worst, f"{text} (needs {least:.1%})"
+    weight = together[0].softmax(0)[:, None]
+    for j, (before, after) in enumerate(units):
+        spread = torch.cat([before, after]).std(0).clamp(min=1e-9)
+        missed = float(((weight * before).sum(0) - after.mean(0)).div(spread).abs().max())
+        if missed > _MOST_MISSED:
+            return j, f"validation has no such rows (weighted means miss by {missed:.2f} sd)"
+    return None
+
+
+def _effective_share(log_weights: Tensor) -> float:
+    """Effective sample size of weights over their number (Kish, 1965, Survey Sampling)."""
+    weights = (log_weights - log_weights.max()).double().exp()
+    return float(weights.sum() ** 2 / weights.square().sum() / len(weights))
+
+
+def _trials(
+    sides: Sequence[Records],
+    weights: Tensor,
+    metric: RowMetric,
+    network: Callable[[Any], Tensor] | None,
+    model: Any,
+    device: str | torch.device,
+    blocks: int,
+) -> Trials:
+    """Rows of production on which remedies are tried."""
+    live, rows = sides[1], torch.arange(len(sides[1]))
+    if len(rows) > _TRIED:
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randperm(len(rows), generator=generator)[:_TRIED].sort().values
+        live, weights = live.select(rows), weights[rows]
+    folds = random_folds(torch.arange(len(live)), live)
+    shares = sides[0].targets
+    assert shares is not None
+    how = (shares, network, model, device, blocks)
+    return Trials(live, live.features, weights, folds, metric, *how)
+
+
+def _bill(
+    metric: RowMetric,
+    ends: Tensor,
+    carried: Tensor,
+    plan: Plan,
+    mechanisms: Sequence[Mechanism],
+    remedies: Sequence[Regained | None],
+    blocks: int,
+) -> Bill:
+    low, high = interval(carried, blocks)
+    total = ends[0] - ends[1]
+    bounds = interval(total, blocks)
+    lines = [
+        BillLine(one.cause, one.subject, float(carried[i, 0]), float(low[i]), float(high[i]), won)
+        for i, (one, won) in enumerate(zip(mechanisms, remedies, strict=True))
+    ]
+    rest = lines.pop()
+    nothing = BillLine(UNEXPLAINED, "", 0.0, 0.0, 0.0)
+    unknown = [
+        BillLine(cause, subject, math.nan, math.nan, math.nan, reason=reason)
+        for cause, subject, reason in plan.left
+    ]
+    if rest.cause != UNEXPLAINED and unknown:
+        # What cannot be apportioned is in the rest too, which then belongs to no single cause.
+        reason = "it is not told from the other causes without a number"
+        unknown.append(BillLine(rest.cause, rest.subject, *[math.nan] * 3, reason=reason))
+        rest = replace(rest, cause=UNEXPLAINED, subject="")
+    elif rest.cause != UNEXPLAINED:
+        lines.append(rest)
+        rest = nothing
+    whole = float(total[0])
+    ordered = ordered_lines([*lines, *unknown], rest, whole)
+    quality = float(ends[0, 0])
+    return Bill(
+        metric.name, metric.unit, quality, whole, float(bounds[0]), float(bounds[1]), ordered
+    )
