@@ -125,8 +125,8 @@ def _bill_reasons(bill: Bill | None) -> list[str]:
     )
     trial = first.remedy
     if trial is not None and trial.helps:
-        text += f"; tried on other rows, to {trial.remedy} wins back {trial.points:.3g}"
-        text += f" ({trial.low:.3g} to {trial.high:.3g})"
+        won = f"{trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
+        text += f"; the remedy {trial.remedy!r}, tried on other rows, wins back {won}"
     return [f"{text}."]
 
 

@@ -97,7 +97,8 @@ def apportioned(
     ends = worlds.qualities([frozenset(), frozenset(range(len(mechanisms)))])
     carried = -shapley_values(len(mechanisms), worlds.qualities)
     fewest = min(int(ids.max()) + 1 for ids in blocks)
-    trials = _trials(sides, weights[1], quality, network, model, device, fewest)
+    runs = network if served else None
+    trials = _trials(sides, weights[1], quality, runs, model, device, fewest)
     remedies = best_remedies(mechanisms, trials)
     return _bill(quality, ends, carried, plan, mechanisms, remedies, fewest)
 

@@ -114,7 +114,7 @@ class Bill:
             right = max(level, after, level - line.low)
             ax.text(right, at, text, va="center", ha="left", fontsize="small")
             level = after
-            ends += [level, right, level - line.high + line.points - line.points]
+            ends += [level, right, level + line.points - line.high]
         whole = (0, self.validation), (len(shown) + 1, self.validation - self.total)
         low, high = min(ends), max(ends)
         margin = 0.25 * max(high - low, 1e-9)

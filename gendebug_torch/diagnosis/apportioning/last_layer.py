@@ -40,8 +40,8 @@ def refitted_logits(
     def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
         kept.clear()
         logits = logits_of(model, batch)
-        width = kept[-1].shape[-1] if kept else 0
-        return {"embedding": kept[-1].reshape(len(logits), -1)[:, :width], "logits": logits}
+        embedding = kept[-1].flatten(1) if kept else torch.empty(len(logits), 0)
+        return {"embedding": embedding, "logits": logits}
 
     try:
         rows = map_rows(step, inputs, model=model, device=device)
@@ -49,6 +49,8 @@ def refitted_logits(
         handle.remove()
     embedding, logits = rows["embedding"].double(), rows["logits"].double()
     weight, bias = _parameters(layer)
+    if embedding.shape[1] != weight.shape[1] or logits.numel() != len(logits) * len(weight):
+        return None
     again = (embedding @ weight.T + bias).reshape(logits.shape)
     if not torch.allclose(again, logits, rtol=1e-3, atol=1e-3):
         return None

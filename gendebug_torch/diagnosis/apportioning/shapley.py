@@ -9,9 +9,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-# Players up to which all coalitions are evaluated, and orders that are drawn of more.
-EXACT = 6
-_ORDERS = 4
+# Players up to which all coalitions are evaluated, and about how many are of more.
+EXACT, _COALITIONS = 6, 200
 
 Coalition = frozenset[int]
 
@@ -73,7 +72,7 @@ def _exact(players: int, values: Callable[[Sequence[Coalition]], Tensor]) -> Ten
 def _drawn_orders(players: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
     orders = []
-    for _ in range(_ORDERS):
+    for _ in range(max(1, _COALITIONS // (2 * players**2))):
         order = torch.randperm(players, generator=generator).tolist()
         for at in range(players):
             rotated = order[at:] + order[:at]
