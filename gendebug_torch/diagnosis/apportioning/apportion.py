@@ -85,7 +85,7 @@ def apportioned(
     _check(*sides)
     quality = row_metric(sides[0], sides[1], metric)
     network, served = _network(model, sides, device)
-    pair = Pair(*sides, network is not None, len(sides[0]) == len(validation))
+    pair = Pair(sides[0], sides[1], network is not None, len(sides[0]) == len(validation))
     blocks = [_blocks(side, quality) for side in sides]
     weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
     plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]))
@@ -255,14 +255,13 @@ def _bill(
     ]
     rest = lines.pop()
     nothing = BillLine(UNEXPLAINED, "", 0.0, 0.0, 0.0)
-    unknown = [
-        BillLine(cause, subject, math.nan, math.nan, math.nan, reason=reason)
-        for cause, subject, reason in plan.left
-    ]
+    unknown = [_without_number(cause, subject, reason) for cause, subject, reason in plan.left]
     if rest.cause != UNEXPLAINED and unknown:
         # What cannot be apportioned is in the rest too, which then belongs to no single cause.
         reason = "it is not told from the other causes without a number"
-        unknown.append(BillLine(rest.cause, rest.subject, *[math.nan] * 3, reason=reason))
+        unknown.append(
+            BillLine(rest.cause, rest.subject, math.nan, math.nan, math.nan, reason=reason)
+        )
         rest = replace(rest, cause=UNEXPLAINED, subject="")
     elif rest.cause != UNEXPLAINED:
         lines.append(rest)
@@ -273,3 +272,7 @@ def _bill(
     return Bill(
         metric.name, metric.unit, quality, whole, float(bounds[0]), float(bounds[1]), ordered
     )
+
+
+def _without_number(cause: str, subject: str, reason: str) -> BillLine:
+    return BillLine(cause, subject, math.nan, math.nan, math.nan, reason=reason)

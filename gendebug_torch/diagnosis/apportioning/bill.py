@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 UNEXPLAINED = "unexplained"
-COLUMNS = ("cause", "subject", "points", "low", "high")
-COLUMNS += ("remedy", "regained", "regained_low", "regained_high", "cost")
+COLUMNS = (
+    *("cause", "subject", "points", "low", "high"),
+    *("remedy", "regained", "regained_low", "regained_high", "cost"),
+)
 _LONGEST = 34
 
 

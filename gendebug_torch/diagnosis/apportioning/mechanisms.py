@@ -191,12 +191,12 @@ def _add_predictive_columns(plan: Plan, likely: LikelyCause, pair: Pair) -> None
         if tables is None or subject not in tables[0]:
             plan.leave(likely.cause, subject, "no column of the inputs")
             continue
-        sides = [_with_labels(pair, [subject], side) for side in (0, 1)]
-        before, after = (_association(side) for side in sides)
+        sides = _with_labels(pair, [subject], 0), _with_labels(pair, [subject], 1)
+        before, after = _association(sides[0]), _association(sides[1])
         if after < _VANISHED * before and pair.runs:
             plan.add(likely.cause, subject, change=column_change(subject, None, tables))
         else:
-            plan.add(likely.cause, subject, units=_units(*sides, pair))
+            plan.add(likely.cause, subject, units=_units(sides, pair))
 
 
 def _with_labels(pair: Pair, names: list[str], side: int) -> pd.DataFrame:
@@ -225,7 +225,7 @@ def _label_units(pair: Pair) -> tuple[Tensor, Tensor]:
         columns = records.targets.reshape(len(records), -1).cpu().numpy()
         tables.append(pd.DataFrame(columns).add_prefix("label "))
     if pair.validation.task is Task.REGRESSION:
-        return _units(*tables, pair)
+        return _units((tables[0], tables[1]), pair)
     values = design(*tables, categorical=list(tables[0].columns)).values
     return values[: len(tables[0])], values[len(tables[0]) :]
 
@@ -239,12 +239,12 @@ def _add_moved_inputs(plan: Plan, likely: LikelyCause, pair: Pair) -> None:
     named = [one for one in likely.subjects if one in views[0] and one not in changed]
     free = [name for name in views[0].columns if name not in changed]
     for subject in named[:_OWN_LINES]:
-        plan.add(likely.cause, subject, units=_units(*(side[[subject]] for side in views), pair))
+        plan.add(likely.cause, subject, units=_units(_of_both(views, [subject]), pair))
     if rest := named[_OWN_LINES:]:
         text = rest[0] if len(rest) == 1 else f"{len(rest)} more inputs"
-        plan.add(likely.cause, text, units=_units(*(side[rest] for side in views), pair))
+        plan.add(likely.cause, text, units=_units(_of_both(views, rest), pair))
     if not named and free:
-        units = _units(*(side[free] for side in views), pair)
+        units = _units(_of_both(views, free), pair)
         plan.add(likely.cause, likely.subject or "inputs together", units=units)
 
 
@@ -260,8 +260,15 @@ def _views(plan: Plan, pair: Pair) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     return properties_of(before, modality), properties_of(after, modality)
 
 
-def _units(before: pd.DataFrame, after: pd.DataFrame, pair: Pair) -> tuple[Tensor, Tensor]:
+def _of_both(
+    views: tuple[pd.DataFrame, pd.DataFrame], names: list[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return views[0][names], views[1][names]
+
+
+def _units(sides: tuple[pd.DataFrame, pd.DataFrame], pair: Pair) -> tuple[Tensor, Tensor]:
     """Columns, of many those that moved most, and functions of them, of both sides."""
+    before, after = sides
     n = len(before)
     coded = [name for name in pair.validation.schema.categorical if name in before]
     values = design(before, after, categorical=coded).values

@@ -103,13 +103,17 @@ class Trials:
 
 
 def best_remedies(mechanisms: Sequence[Mechanism], trials: Trials) -> list[Regained | None]:
-    """The remedy of each mechanism that wins back most; None where none can be tried."""
-    usual = {name: found for name in _COSTS if (found := _usual(name, trials)) is not None}
+    """The remedy of each mechanism that wins back most; None where none can be tried.
+
+    What mends the cause itself goes before what only adapts to it, if it helps.
+    """
+    usual = {name: won for name in _COSTS if (won := _usual(name, trials)) is not None}
     best = []
     for one in mechanisms:
-        found = [*_mended(one, trials)]
-        found += [usual[name] for name in _OF_CAUSE.get(one.cause, ()) if name in usual]
-        best.append(max(found, key=lambda trial: trial.points, default=None))
+        tried = _mended(one, trials)
+        if one.leaked is None and not any(trial.helps for trial in tried):
+            tried += [usual[name] for name in _OF_CAUSE.get(one.cause, ()) if name in usual]
+        best.append(max(tried, key=lambda trial: trial.points, default=None))
     return best
 
 

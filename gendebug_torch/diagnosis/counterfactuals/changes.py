@@ -61,7 +61,8 @@ def column_change(
     if found is not None and (match := _EXCHANGED.search(found.description)):
         other = match[1]
         if other in sides[0]:
-            return InputChange(*[_exchange(name, other)] * 2, None, (name, other))
+            exchange = _exchange(name, other)
+            return InputChange(exchange, exchange, None, (name, other))
     usual = _on_column(name, lambda x: np.full_like(x, np.nanmedian(_values(sides[0], name))))
     if isinstance(transform, LevelRenaming):
         new = dict(transform.levels)
@@ -77,7 +78,7 @@ def column_change(
     if isinstance(transform, FeatureTransform):
         forth, back = _transformed(transform, before, after)
         return InputChange(_on_column(name, forth), _on_column(name, back), usual, (name,))
-    atom = default_value(*(torch.from_numpy(part.copy()) for part in finite))
+    atom = default_value(torch.from_numpy(finite[0].copy()), torch.from_numpy(finite[1].copy()))
     if atom is not None:
         share = (atom.live_share - atom.reference_share) / max(1 - atom.reference_share, 1e-9)
         return InputChange(_defaulted(name, atom.value, share), None, usual, (name,))

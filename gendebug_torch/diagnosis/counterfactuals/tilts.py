@@ -145,4 +145,5 @@ def _fitted(
     mean = before.T @ ratio / ratio.sum(0)
     moved = torch.linalg.solve(hessian, (wanted - mean) - (wanted - mean)[:, :1])
     moved[:, 0] = 0.0
-    return beta[:, None] + moved
+    fitted: Tensor = beta[:, None] + moved
+    return fitted
