@@ -261,8 +261,12 @@ def plain_shares(world: World, before: gd.Records, after: gd.Records) -> tuple[f
 
 def planted(world: World, mixture: tuple[str, ...], sides: tuple[gd.Records, gd.Records]) -> list:
     """The planted causes as a diagnosis would name them at best."""
-    kinds = gd.shift.change_kinds(sides[1], sides[0])
-    named = []
+    kinds, named = None, []
+    if "dark" in mixture:
+        how = {"validation": sides[0], "production": sides[1], "only": "shift.reproduced_change"}
+        named += gd.diagnose(world.network, **how).causes
+    elif world.subjects:
+        kinds = gd.shift.change_kinds(sides[1], sides[0])
     for name in mixture:
         if CAUSES[name] != "unexplained" and name != "dark":
             subject, cause = world.subjects.get(name, ""), gd.Cause(CAUSES[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,17 +91,19 @@ def apportioned(
     weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
     plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]))
     plan = with_rest(plan, pair, served=served or network is None)
-    rest = elsewhere(plan.mechanisms, len(sides[0]), len(sides[1]))
-    mechanisms = [*plan.mechanisms, Mechanism(plan.rest, plan.where, region=rest)]
     rows = [_side(side, weight) for side, weight in zip(sides, weights, strict=True)]
+    mechanisms = _with_the_rest(plan, sides)
     worlds = Worlds(mechanisms, rows[0], rows[1], quality, network, tilts, served, deadline)
-    ends = worlds.qualities([frozenset(), frozenset(range(len(mechanisms)))])
-    carried = -shapley_values(len(mechanisms), worlds.qualities)
     fewest = min(int(ids.max()) + 1 for ids in blocks)
     runs = network if served else None
-    trials = _trials(sides, weights[1], quality, runs, model, device, fewest)
-    remedies = best_remedies(mechanisms, trials)
-    return _bill(quality, ends, carried, plan, mechanisms, remedies, fewest)
+    trials = partial(_trials, sides, weights[1], quality, runs, model, device, fewest)
+    return _bill(plan, worlds, trials, fewest)
+
+
+def _with_the_rest(plan: Plan, sides: Sequence[Records]) -> list[Mechanism]:
+    """All mechanisms, the last one what the others leave."""
+    rest = elsewhere(plan.mechanisms, len(sides[0]), len(sides[1]))
+    return [*plan.mechanisms, Mechanism(plan.rest, plan.where, region=rest)]
 
 
 def _labeled(records: Records) -> Records:
@@ -237,41 +240,37 @@ def _trials(
     return Trials(live, live.features, weights, folds, metric, *how)
 
 
-def _bill(
-    metric: RowMetric,
-    ends: Tensor,
-    carried: Tensor,
-    plan: Plan,
-    mechanisms: Sequence[Mechanism],
-    remedies: Sequence[Regained | None],
-    blocks: int,
-) -> Bill:
-    low, high = interval(carried, blocks)
+def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials], blocks: int) -> Bill:
+    """The bill; remedies are tried where quality fell or a cause is named."""
+    mechanisms, metric = worlds.mechanisms, worlds.metric
+    ends = worlds.qualities([frozenset(), frozenset(range(len(mechanisms)))])
     total = ends[0] - ends[1]
-    bounds = interval(total, blocks)
+    low, high = (float(bound) for bound in interval(total, blocks))
+    carried = -shapley_values(len(mechanisms), worlds.qualities)
+    bounds = torch.stack([carried[:, 0], *interval(carried, blocks)], 1).tolist()
+    remedies: list[Regained | None] = [None] * len(mechanisms)
+    if plan.mechanisms or low > 0:
+        remedies = best_remedies(mechanisms, trials())
     lines = [
-        BillLine(one.cause, one.subject, float(carried[i, 0]), float(low[i]), float(high[i]), won)
-        for i, (one, won) in enumerate(zip(mechanisms, remedies, strict=True))
+        BillLine(one.cause, one.subject, *own, won)
+        for one, own, won in zip(mechanisms, bounds, remedies, strict=True)
     ]
-    rest = lines.pop()
-    nothing = BillLine(UNEXPLAINED, "", 0.0, 0.0, 0.0)
+    whole = float(total[0])
+    ordered = ordered_lines(*_with_unknown(lines, plan), whole)
+    return Bill(metric.name, metric.unit, float(ends[0, 0]), whole, low, high, ordered)
+
+
+def _with_unknown(lines: list[BillLine], plan: Plan) -> tuple[list[BillLine], BillLine]:
+    """Lines of the causes, those without a number too, and of what they leave."""
+    *known, rest = lines
     unknown = [_without_number(cause, subject, reason) for cause, subject, reason in plan.left]
     if rest.cause != UNEXPLAINED and unknown:
         # What cannot be apportioned is in the rest too, which then belongs to no single cause.
         reason = "it is not told from the other causes without a number"
-        unknown.append(
-            BillLine(rest.cause, rest.subject, math.nan, math.nan, math.nan, reason=reason)
-        )
-        rest = replace(rest, cause=UNEXPLAINED, subject="")
+        unknown.append(_without_number(rest.cause, rest.subject, reason))
     elif rest.cause != UNEXPLAINED:
-        lines.append(rest)
-        rest = nothing
-    whole = float(total[0])
-    ordered = ordered_lines([*lines, *unknown], rest, whole)
-    quality = float(ends[0, 0])
-    return Bill(
-        metric.name, metric.unit, quality, whole, float(bounds[0]), float(bounds[1]), ordered
-    )
+        return lines, BillLine(UNEXPLAINED, "", 0.0, 0.0, 0.0)
+    return [*known, *unknown], replace(rest, cause=UNEXPLAINED, subject="")
 
 
 def _without_number(cause: str, subject: str, reason: str) -> BillLine:

@@ -104,26 +104,17 @@ class Bill:
         """A waterfall from validation over the causes to production, with 95 % intervals."""
         shown = [line for line in self.lines if not math.isnan(line.points)]
         ax = axes(ax, size=(7.5, 1.5 + 0.45 * (len(shown) + 2)))
-        names = ["validation", *(_short(line.name) for line in shown), "production"]
-        level = self.validation
-        ends = [level]
+        ends, level = [self.validation], self.validation
         for at, line in enumerate(shown, 1):
-            ax.barh(at, -line.points, left=level, color=_color(line), height=0.6)
-            after = level - line.points
-            ax.hlines(at, level - line.high, level - line.low, color="black", linewidth=1.0)
-            ax.vlines(after, at - 0.3, at + 1.3, color=NEUTRAL, linewidth=0.7)
-            text = f" {-line.points:+.3g} "
-            right = max(level, after, level - line.low)
-            ax.text(right, at, text, va="center", ha="left", fontsize="small")
-            level = after
-            ends += [level, right, level + line.points - line.high]
-        whole = (0, self.validation), (len(shown) + 1, self.validation - self.total)
+            ends += _step(ax, at, level, line)
+            level -= line.points
         low, high = min(ends), max(ends)
         margin = 0.25 * max(high - low, 1e-9)
-        for at, value in whole:
+        for at, value in ((0, self.validation), (len(shown) + 1, self.validation - self.total)):
             ax.barh(at, value - (low - margin), left=low - margin, color=REFERENCE, height=0.6)
             ax.text(value, at, f" {abs(value):.4g}", va="center", ha="left", fontsize="small")
         ax.set_xlim(low - margin, high + margin)
+        names = ["validation", *(_short(line.name) for line in shown), "production"]
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.set_xlabel(f"{'minus ' if self.validation < 0 else ''}{self.metric} ({self.unit})")
@@ -164,6 +155,17 @@ def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tu
     moved = points - rest.points
     last = BillLine(UNEXPLAINED, "", points, rest.low + moved, rest.high + moved, rest.remedy)
     return (*known, *unknown, last)
+
+
+def _step(ax: Axes, at: int, level: float, line: BillLine) -> list[float]:
+    """One step of the waterfall from a level; the ends of what was drawn."""
+    after, left, right = level - line.points, level - line.high, level - line.low
+    ax.barh(at, -line.points, left=level, color=_color(line), height=0.6)
+    ax.hlines(at, left, right, color="black", linewidth=1.0)
+    ax.vlines(after, at - 0.3, at + 1.3, color=NEUTRAL, linewidth=0.7)
+    edge = max(level, after, right)
+    ax.text(edge, at, f" {-line.points:+.3g} ", va="center", ha="left", fontsize="small")
+    return [left, after, edge]
 
 
 def _sentence(line: BillLine) -> str:

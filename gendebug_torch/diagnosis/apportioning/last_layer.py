@@ -34,6 +34,25 @@ def refitted_logits(
     layer = _last_layer(model)
     if layer is None or records.targets is None:
         return None
+    embedding, logits = _embedding(model, layer, inputs, device)
+    weight, bias = _parameters(layer)
+    if embedding.shape[1] != weight.shape[1] or logits.numel() != len(logits) * len(weight):
+        return None
+    again = (embedding @ weight.T + bias).reshape(logits.shape)
+    if not torch.allclose(again, logits, rtol=1e-3, atol=1e-3):
+        return None
+    targets, fitted = records.targets.cpu(), torch.empty_like(logits)
+    for fold in range(int(folds.max()) + 1):
+        own = folds == fold
+        new = _fitted(embedding[~own], targets[~own], weight, bias, records.task)
+        fitted[own] = (embedding[own] @ new[:, :-1].T + new[:, -1]).reshape(fitted[own].shape)
+    return fitted
+
+
+def _embedding(
+    model: Any, layer: nn.Linear, inputs: Any, device: str | torch.device
+) -> tuple[Tensor, Tensor]:
+    """Inputs of the layer `[n, e]` and outputs of the network; `[n, 0]` where it is not used."""
     kept: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
 
@@ -47,19 +66,7 @@ def refitted_logits(
         rows = map_rows(step, inputs, model=model, device=device)
     finally:
         handle.remove()
-    embedding, logits = rows["embedding"].double(), rows["logits"].double()
-    weight, bias = _parameters(layer)
-    if embedding.shape[1] != weight.shape[1] or logits.numel() != len(logits) * len(weight):
-        return None
-    again = (embedding @ weight.T + bias).reshape(logits.shape)
-    if not torch.allclose(again, logits, rtol=1e-3, atol=1e-3):
-        return None
-    targets, fitted = records.targets.cpu(), torch.empty_like(logits)
-    for fold in range(int(folds.max()) + 1):
-        own = folds == fold
-        new = _fitted(embedding[~own], targets[~own], weight, bias, records.task)
-        fitted[own] = (embedding[own] @ new[:, :-1].T + new[:, -1]).reshape(fitted[own].shape)
-    return fitted
+    return rows["embedding"].double(), rows["logits"].double()
 
 
 def _last_layer(model: Any) -> nn.Linear | None:

@@ -58,31 +58,36 @@ def column_change(
         sides: features of validation and of production.
     """
     transform = None if found is None else found.transform
-    if found is not None and (match := _EXCHANGED.search(found.description)):
-        other = match[1]
-        if other in sides[0]:
-            exchange = _exchange(name, other)
-            return InputChange(exchange, exchange, None, (name, other))
-    usual = _on_column(name, lambda x: np.full_like(x, np.nanmedian(_values(sides[0], name))))
+    match = None if found is None else _EXCHANGED.search(found.description)
+    if match is not None and match[1] in sides[0]:
+        exchange = _exchange(name, match[1])
+        return InputChange(exchange, exchange, None, (name, match[1]))
     if isinstance(transform, LevelRenaming):
         new = dict(transform.levels)
         old = {after: before for before, after in new.items()}
         return InputChange(_renamed(name, new), _renamed(name, old), None, (name,))
-    if sides[0][name].dtype.kind not in "iufb" or sides[1][name].dtype.kind not in "iufb":
+    if any(side[name].dtype.kind not in "iufb" for side in sides):
         return InputChange(_redrawn(name, sides[1]), None, None, (name,))
+    usual = _on_column(name, lambda x: np.full_like(x, np.nanmedian(_values(sides[0], name))))
+    forth, back = _quantity_maps(name, transform, sides)
+    return InputChange(forth, back, usual, (name,))
+
+
+def _quantity_maps(name: str, transform: Any, sides: tuple[Table, Table]) -> tuple[Map, Map | None]:
+    """The change of a column of quantities, and what undoes it, if anything does."""
     before, after = (_values(side, name) for side in sides)
     finite = before[np.isfinite(before)], after[np.isfinite(after)]
     if hours := clock_offset_hours(*finite):
         forth = _on_column(name, lambda x: (x + hours) % _HOURS)
-        return InputChange(forth, _on_column(name, lambda x: (x - hours) % _HOURS), usual, (name,))
+        return forth, _on_column(name, lambda x: (x - hours) % _HOURS)
     if isinstance(transform, FeatureTransform):
-        forth, back = _transformed(transform, before, after)
-        return InputChange(_on_column(name, forth), _on_column(name, back), usual, (name,))
+        there, back = _transformed(transform, before, after)
+        return _on_column(name, there), _on_column(name, back)
     atom = default_value(torch.from_numpy(finite[0].copy()), torch.from_numpy(finite[1].copy()))
-    if atom is not None:
-        share = (atom.live_share - atom.reference_share) / max(1 - atom.reference_share, 1e-9)
-        return InputChange(_defaulted(name, atom.value, share), None, usual, (name,))
-    return InputChange(_redrawn(name, sides[1]), None, usual, (name,))
+    if atom is None:
+        return _redrawn(name, sides[1]), None
+    share = (atom.live_share - atom.reference_share) / max(1 - atom.reference_share, 1e-9)
+    return _defaulted(name, atom.value, share), None
 
 
 def one_after_another(changes: list[InputChange], side: str, features: Any) -> Any:

@@ -158,25 +158,30 @@ class Worlds:
             leaked = self.mechanisms[i].leaked
             weights = weights if leaked is None else weights * ~leaked[:, None]
         weights = _weighted(weights, [ratios[i][0] for i in acting if i in ratios])
+        logits = self._logits("apply", acting)
         if not regions:
-            return self.metric.points(self._logits("apply", acting), self._targets[0], weights)
+            return self.metric.points(logits, self.validation.targets, weights)
         live = self.production.weights[:, columns]
         live = _weighted(live, [-ratios[i][1] for i in absent if i in ratios])
-        masks = [torch.zeros(size, dtype=torch.bool) for size in (n, m)]
+        old, new = self._rows(regions)
+        # Both sides count alike, however many rows they have.
+        joined = torch.cat([weights[old] * (m / n), live[new]])
+        targets = torch.cat([self.validation.targets[old], self.production.targets[new]])
+        both = torch.cat([logits[old], self._logits("undo", absent)[new]])
+        return self.metric.points(both, targets, joined)
+
+    def _rows(self, regions: frozenset[int]) -> tuple[Tensor, Tensor]:
+        """Rows of validation outside of the regions, and of production in them."""
+        masks = [torch.zeros(len(s.logits), dtype=torch.bool) for s in self._sides]
         for i in regions:
             own = self.mechanisms[i].region
             assert own is not None
             masks = [mask | part for mask, part in zip(masks, own, strict=True)]
-        rows = (~masks[0]).nonzero()[:, 0], masks[1].nonzero()[:, 0]
-        # Both sides count alike, however many rows they have.
-        joined = torch.cat([weights[rows[0]] * (m / n), live[rows[1]]])
-        logits = self._logits("apply", acting)[rows[0]], self._logits("undo", absent)[rows[1]]
-        targets = self._targets[0][rows[0]], self._targets[1][rows[1]]
-        return self.metric.points(torch.cat(logits), torch.cat(targets), joined)
+        return (~masks[0]).nonzero()[:, 0], masks[1].nonzero()[:, 0]
 
     @property
-    def _targets(self) -> tuple[Tensor, Tensor]:
-        return self.validation.targets, self.production.targets
+    def _sides(self) -> tuple[Side, Side]:
+        return self.validation, self.production
 
     def _logits(self, way: str, mechanisms: frozenset[int]) -> Tensor:
         """Outputs for validation after changes (`apply`), or for production without (`undo`)."""
