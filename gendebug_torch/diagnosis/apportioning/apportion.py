@@ -85,18 +85,17 @@ def apportioned(
     sides = [_labeled(side) for side in (validation, production)]
     _check(*sides)
     quality = row_metric(sides[0], sides[1], metric)
-    network, served = _network(model, sides, device)
+    network, residual = _network(model, sides, device)
     pair = Pair(sides[0], sides[1], network is not None, len(sides[0]) == len(validation))
     blocks = [_blocks(side, quality) for side in sides]
     weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
     plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]))
-    plan = with_rest(plan, pair, served=served or network is None)
+    plan = with_rest(plan, pair, served=residual is None)
     rows = [_side(side, weight) for side, weight in zip(sides, weights, strict=True)]
     mechanisms = _with_the_rest(plan, sides)
-    worlds = Worlds(mechanisms, rows[0], rows[1], quality, network, tilts, served, deadline)
+    worlds = Worlds(mechanisms, rows[0], rows[1], quality, network, tilts, residual, deadline)
     fewest = min(int(ids.max()) + 1 for ids in blocks)
-    runs = network if served else None
-    trials = partial(_trials, sides, weights[1], quality, runs, model, device, fewest)
+    trials = partial(_trials, sides, worlds, model, device, fewest)
     return _bill(plan, worlds, trials, fewest)
 
 
@@ -133,13 +132,13 @@ def _check(validation: Records, production: Records) -> None:
 
 def _network(
     model: Any, sides: Sequence[Records], device: str | torch.device
-) -> tuple[Callable[[Any], Tensor] | None, bool]:
-    """Inputs -> outputs, and whether the outputs of production are those of the network.
+) -> tuple[Callable[[Any], Tensor] | None, Tensor | None]:
+    """Inputs -> outputs, and what the outputs of production have besides, if anything.
 
     None where the network cannot run, or gives other outputs for validation than were given.
     """
     if model is None or any(side.features is None for side in sides):
-        return None, False
+        return None, None
 
     def outputs(features: Any) -> Tensor:
         rows = Records(features, schema=sides[0].schema)
@@ -147,8 +146,12 @@ def _network(
         assert logits is not None
         return logits.cpu()
 
-    same = [_same_outputs(outputs, side) for side in sides]
-    return (outputs if same[0] else None), same[1]
+    if not _same_outputs(outputs, sides[0]):
+        return None, None
+    if _same_outputs(outputs, sides[1]):
+        return outputs, None
+    assert sides[1].logits is not None
+    return outputs, sides[1].logits - outputs(sides[1].features)
 
 
 def _same_outputs(outputs: Callable[[Any], Tensor], side: Records) -> bool:
@@ -220,24 +223,26 @@ def _effective_share(log_weights: Tensor) -> float:
 
 def _trials(
     sides: Sequence[Records],
-    weights: Tensor,
-    metric: RowMetric,
-    network: Callable[[Any], Tensor] | None,
+    worlds: Worlds,
     model: Any,
     device: str | torch.device,
     blocks: int,
 ) -> Trials:
     """Rows of production on which remedies are tried."""
-    live, rows = sides[1], torch.arange(len(sides[1]))
+    live, rows, network = sides[1], torch.arange(len(sides[1])), worlds.network
     if len(rows) > _TRIED:
         generator = torch.Generator().manual_seed(0)
         rows = torch.randperm(len(rows), generator=generator)[:_TRIED].sort().values
-        live, weights = live.select(rows), weights[rows]
+        live = live.select(rows)
+    if network is not None and worlds.residual is not None:
+        # What was served is not what the layers of the network give.
+        besides, own, model = worlds.residual[rows], network, None
+        network = lambda inputs: own(inputs) + besides  # noqa: E731
     folds = random_folds(torch.arange(len(live)), live)
     shares = sides[0].targets
     assert shares is not None
-    how = (shares, network, model, device, blocks)
-    return Trials(live, live.features, weights, folds, metric, *how)
+    how = (worlds.metric, shares, network, model, device, blocks)
+    return Trials(live, live.features, worlds.production.weights[rows], folds, *how)
 
 
 def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials], blocks: int) -> Bill:

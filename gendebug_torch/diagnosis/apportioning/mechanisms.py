@@ -101,9 +101,10 @@ def planned(causes: Sequence[LikelyCause], pair: Pair) -> Plan:
         pair: labeled records of both sides.
     """
     plan = Plan()
+    shares = any(likely.cause is Cause.LABEL_SHIFT for likely in causes)
     for likely in causes:
         if likely.cause is Cause.TRAIN_SERVE_SKEW:
-            _add_changes(plan, likely, pair)
+            _add_changes(plan, likely, pair, shares=shares)
         elif likely.cause in (Cause.TARGET_LEAKAGE, Cause.SHORTCUT_FEATURE):
             _add_predictive_columns(plan, likely, pair)
     for likely in causes:
@@ -155,7 +156,7 @@ def with_rest(plan: Plan, pair: Pair, *, served: bool) -> Plan:
     return replace(plan, rest=Cause.CONCEPT_DRIFT.value) if drifted else plan
 
 
-def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair) -> None:
+def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair, *, shares: bool) -> None:
     reproduced = [
         finding
         for finding in likely.findings
@@ -179,9 +180,28 @@ def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair) -> None:
             plan.leave(likely.cause, subject, reason)
         elif subject not in done:
             found = None if kinds is None else kinds.feature(subject)
-            change = column_change(subject, found, tables)
+            fitted = _at_new_shares(tables, pair) if shares else tables
+            change = column_change(subject, found, fitted, refit=shares)
             done |= set(change.columns)
             plan.add(likely.cause, subject, change=change)
+
+
+def _at_new_shares(
+    tables: tuple[pd.DataFrame, pd.DataFrame], pair: Pair
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables with rows of validation drawn to the class shares of production.
+
+    New shares move every column that follows the labels, and no transform should explain that.
+    """
+    before, after = pair.validation.targets, pair.production.targets
+    if before is None or after is None or before.ndim != 1 or before.is_floating_point():
+        return tables
+    k = 1 + int(max(before.max(), after.max()))
+    counts, wanted = before.bincount(minlength=k), after.bincount(minlength=k)
+    weights = (wanted / counts.clamp(min=1)).double()[before]
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.multinomial(weights, len(before), replacement=True, generator=generator)
+    return tables[0].iloc[rows.numpy()].reset_index(drop=True), tables[1]
 
 
 def _add_predictive_columns(plan: Plan, likely: LikelyCause, pair: Pair) -> None:

@@ -18,9 +18,11 @@ from gendebug_torch.shift.kinds.column_transforms import (
     FeatureTransform,
     LevelRenaming,
     clock_offset_hours,
+    fit_feature_transform,
 )
 from gendebug_torch.shift.kinds.label_model import same_rank_values
 from gendebug_torch.shift.kinds.moved_columns import FeatureChange
+from gendebug_torch.shift.two_sample.ks import ks_two_sample
 
 Table = pd.DataFrame
 Map = Callable[[Any], Any]
@@ -48,7 +50,7 @@ class InputChange:
 
 
 def column_change(
-    name: str, found: FeatureChange | None, sides: tuple[Table, Table]
+    name: str, found: FeatureChange | None, sides: tuple[Table, Table], *, refit: bool = False
 ) -> InputChange:
     """The change of one column: undone by a transform, an exchange or a clock, else redrawn.
 
@@ -56,8 +58,9 @@ def column_change(
         name: column.
         found: what the kinds of change say of it.
         sides: features of validation and of production.
+        refit: whether its transform is to be found anew, since these are other rows.
     """
-    transform = None if found is None else found.transform
+    transform = _transform(name, found, sides, refit=refit)
     match = None if found is None else _EXCHANGED.search(found.description)
     if match is not None and match[1] in sides[0]:
         exchange = _exchange(name, match[1])
@@ -71,6 +74,19 @@ def column_change(
     usual = _on_column(name, lambda x: np.full_like(x, np.nanmedian(_values(sides[0], name))))
     forth, back = _quantity_maps(name, transform, sides)
     return InputChange(forth, back, usual, (name,))
+
+
+def _transform(
+    name: str, found: FeatureChange | None, sides: tuple[Table, Table], *, refit: bool
+) -> Any:
+    """The transform that was found, or what it is on these rows."""
+    transform = None if found is None else found.transform
+    if not refit or not isinstance(transform, FeatureTransform):
+        return transform
+    columns = [_values(side, name) for side in sides]
+    before, after = (column[np.isfinite(column)] for column in columns)
+    distance = float(ks_two_sample(torch.tensor(before), torch.tensor(after)).statistic)
+    return fit_feature_transform(before, after, distance) or transform
 
 
 def _quantity_maps(name: str, transform: Any, sides: tuple[Table, Table]) -> tuple[Map, Map | None]:

@@ -77,8 +77,8 @@ class Worlds:
         metric: of the quality.
         network: inputs -> outputs; None where no change is among the mechanisms.
         tilts: factors of the mechanisms that have units, by their number among these.
-        served: whether the outputs of production are those of the network, so that changes can be
-            undone there.
+        residual: outputs of production less those of the network, where they differ; a change that
+            is undone leaves it.
         deadline: when to stop.
     """
 
@@ -88,7 +88,7 @@ class Worlds:
     metric: RowMetric
     network: Callable[[Any], Tensor] | None
     tilts: Tilts | None
-    served: bool = True
+    residual: Tensor | None = None
     deadline: Deadline = NO_DEADLINE
     _outputs: dict[tuple[str, frozenset[int]], Tensor] = field(default_factory=dict)
 
@@ -134,14 +134,11 @@ class Worlds:
             return known[acting, regions]
 
         regions = frozenset(i for i in world if self.mechanisms[i].region is not None)
-        fixed = frozenset(i for i, one in enumerate(self.mechanisms) if not self._undoable(one))
+        fixed = frozenset(i for i, one in enumerate(self.mechanisms) if not one.undoable)
         if not regions or fixed <= world:
             return value(world, regions)
         none: frozenset[int] = frozenset()
         return value(world | fixed, regions) + value(world, none) - value(world | fixed, none)
-
-    def _undoable(self, one: Mechanism) -> bool:
-        return one.undoable and (self.served or one.change is None)
 
     def _quality(
         self,
@@ -197,7 +194,10 @@ class Worlds:
         key = way, frozenset(changed)
         if key not in self._outputs:
             changes = [change for i in changed if (change := self.mechanisms[i].change) is not None]
-            self._outputs[key] = self.network(one_after_another(changes, way, side.inputs))
+            outputs = self.network(one_after_another(changes, way, side.inputs))
+            if way == "undo" and self.residual is not None:
+                outputs = outputs + self.residual
+            self._outputs[key] = outputs
         return self._outputs[key]
 
 
