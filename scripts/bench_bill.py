@@ -182,13 +182,13 @@ def image_world(seed: int) -> World:
     shares = torch.tensor([0.25, 0.25, 0.25, 0.25])
     generator = torch.Generator().manual_seed(seed)
     moved = torch.tensor([0.1, 0.1, 0.1, 0.7])[torch.randperm(4, generator=generator)]
-    gain = float(0.3 + 0.15 * torch.rand(1, generator=generator))
+    gain = float(0.15 + 0.15 * torch.rand(1, generator=generator))
 
     def true_rows(n: int, acting: frozenset[str], seed: int):
         generator = torch.Generator().manual_seed(seed)
         own = moved if "classes" in acting else shares
         y = torch.multinomial(own, n, replacement=True, generator=generator)
-        contrast = torch.tensor([0.1, 0.14, 0.18, 0.24])[y][:, None, None]
+        contrast = torch.tensor([0.03, 0.045, 0.06, 0.08])[y][:, None, None]
         light = 0.5 + contrast * patterns[y]
         x = light + 0.22 * torch.randn(n, 12, 12, generator=generator)
         return x.clamp(0, 1)[:, None].repeat(1, 3, 1, 1), y
