@@ -39,6 +39,7 @@ _TOPICS = (
     "calibration",
     "callbacks",
     "curves",
+    "diagnosis",
     "labels",
     "leakage",
     "shift",

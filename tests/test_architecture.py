@@ -263,6 +263,7 @@ PUBLIC = {
         CurveDiagnosis LearningCurves SizeCurves diagnose_curves
         early_stopping_diagnosis generalization_gap
     """,
+    "diagnosis": "bill",
     "labels": """
         DynamicsRecorder audit_sheet cross_fitted_logits label_issues label_noise
         label_ranking noise_by_group pruning_effect read_review

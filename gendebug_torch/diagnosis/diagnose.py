@@ -25,6 +25,8 @@ from gendebug_torch.checks.finding import (
 from gendebug_torch.checks.registry import TOPICS, Check, all_checks
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import seconds_of
+from gendebug_torch.diagnosis.apportioning.bill import Bill
+from gendebug_torch.diagnosis.apportioning.of_diagnosis import diagnosed_bill
 from gendebug_torch.diagnosis.budget import (
     CheckCost,
     by_value,
@@ -59,12 +61,14 @@ class Diagnosis:
         context: what went in: rows, versions, seconds.
         quality: quality in validation and in production; None where it cannot be known.
         costs: schedule of the checks, in the order in which they ran, with what each took.
+        bill: points of quality that each cause carries; None where it cannot be had.
     """
 
     findings: tuple[Finding, ...]
     context: Mapping[str, str] = field(default_factory=dict)
     quality: QualityChange | None = None
     costs: tuple[CheckCost, ...] = ()
+    bill: Bill | None = None
 
     @cached_property
     def causes(self) -> tuple[LikelyCause, ...]:
@@ -74,7 +78,7 @@ class Diagnosis:
     @cached_property
     def verdict(self) -> Decision:
         """The decision with its reasons and what would change it."""
-        return decide(self.causes, self.quality, self.findings)
+        return decide(self.causes, self.quality, self.findings, self.bill)
 
     @property
     def decision(self) -> str:
@@ -115,7 +119,7 @@ class Diagnosis:
     def to_html(self, *, title: str = "Diagnosis", **extras: Any) -> str:
         """One self-contained page; `extras` are tables and pictures of `report.render_html`."""
         schedule = self.schedule() if self.costs else None
-        extras |= {"context": self.context, "schedule": schedule}
+        extras |= {"context": self.context, "schedule": schedule, "bill": self.bill}
         return report.render_html(
             self.findings, title=title, verdict=self.verdict, causes=self.causes, **extras
         )
@@ -123,16 +127,21 @@ class Diagnosis:
     def to_markdown(self, *, title: str = "Diagnosis") -> str:
         """The decision, likely causes and a table of the findings, e.g. for a pull request."""
         return report.render_markdown(
-            self.findings, title=title, verdict=self.verdict, causes=self.causes
+            self.findings, title=title, verdict=self.verdict, causes=self.causes, bill=self.bill
         )
 
     def write(self, directory: str | Path, *, title: str = "Diagnosis", **extras: Any) -> Path:
-        """Write `report.html` and `findings.json` into a directory, each whole or not at all."""
-        return report.write_report(directory, self.to_html(title=title, **extras), self.to_json())
+        """Write the page, `findings.json` and `bill.json` into a directory, all or none."""
+        html, others = self.to_html(title=title, **extras), report.bill_files(self.bill)
+        return report.write_report(directory, html, self.to_json(), others)
 
     def __str__(self) -> str:
         return report.render_text(
-            self.findings, title="Diagnosis", verdict=self.verdict, causes=self.causes
+            self.findings,
+            title="Diagnosis",
+            verdict=self.verdict,
+            causes=self.causes,
+            bill=self.bill,
         )
 
     _repr_html_ = to_html
@@ -211,9 +220,13 @@ def diagnose(
     if limit is not None:
         findings += overrun(limit, time.perf_counter() - started, costs)
     quality = attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
+    bill = None
+    if only is None:
+        work = partial(diagnosed_bill, findings, given, device, deadline, quality)
+        bill = attempt(findings, "diagnose.bill", work)
     ranked = tuple(sorted(findings, key=finding_order))
     context = _context(given, time.perf_counter() - started)
-    return Diagnosis(ranked, context, quality, costs)
+    return Diagnosis(ranked, context, quality, costs, bill)
 
 
 def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:

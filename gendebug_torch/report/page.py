@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
 
+    from gendebug_torch.diagnosis.apportioning.bill import Bill
     from gendebug_torch.diagnosis.causes import LikelyCause
     from gendebug_torch.diagnosis.decision import Decision
 
@@ -51,6 +52,7 @@ def render_html(
     pictures: Mapping[str, Any] | None = None,
     context: Mapping[str, str] | None = None,
     schedule: pd.DataFrame | None = None,
+    bill: Bill | None = None,
 ) -> str:
     """The whole report as one HTML document, worst findings first.
 
@@ -63,6 +65,7 @@ def render_html(
         pictures: further pictures by caption: evidence with `plot`, or PNG bytes.
         context: what went in, by name.
         schedule: row per check with its value and what it took.
+        bill: what each cause carries of the quality that was lost.
     """
     numbered = list(enumerate(findings))
     alarming = [
@@ -87,8 +90,17 @@ def render_html(
         pictures={name: _picture(picture) for name, picture in (pictures or {}).items()},
         context=context or {},
         schedule=None if schedule is None else _table(schedule, rows=len(schedule)),
+        bill=_bill(bill),
         words=words,
     )
+
+
+def _bill(bill: Bill | None) -> dict[str, Any] | None:
+    """Picture, table and headline of a bill; None where nothing was lost."""
+    if bill is None or not (bill.fell or bill.billed):
+        return None
+    parts = {"picture": _picture(bill), "table": _table(bill.table())}
+    return parts | {"headline": bill.sentences()[0]}
 
 
 @cache
