@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PIXELS = 96
 _TOKENS = 14
 _LETTERS = 90
-_RED, _BLUE = (0.84, 0.37, 0.0), (0.0, 0.45, 0.70)
+RAISES = (0.84, 0.37, 0.0)
 
 
 def pictures(images: Tensor, *, low: float | None = None, high: float | None = None) -> Any:
@@ -72,25 +72,38 @@ def _draw_mosaic(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | Non
     ]
     low, high = min(a for a, _ in limits), max(b for _, b in limits)
     drawn = [pictures(images, low=low, high=high) for images in floats]
-    h, w = drawn[0].shape[1:3]
-    step = max(1, min(h, w) // _PIXELS)
-    gap = max(1, h // step // 14)
-    width = max(map(len, drawn))
-    cell = ((h + step - 1) // step + gap, (w + step - 1) // step + gap)
-    canvas = np.ones((cell[0] * len(drawn), cell[1] * width, 3))
-    for i, images in enumerate(drawn):
-        for j, image in enumerate(images):
-            small = image[::step, ::step]
-            top, left = i * cell[0], j * cell[1]
-            canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
+    step = max(1, min(drawn[0].shape[1:3]) // _PIXELS)
+    canvas, height, width = tiled([thinned(images) for images in drawn])
     ax.imshow(canvas, interpolation="nearest", aspect="equal")
     for i, box in enumerate(boxes):
         for j in range(len(drawn[i]) if box is not None else 0):
             assert box is not None
-            _mark(ax, [edge / step for edge in box], i * cell[0], j * cell[1])
-    ax.set_yticks([(i + 0.5) * cell[0] - gap for i in range(len(rows))], list(rows))
+            _mark(ax, [edge / step for edge in box], i * height, j * width)
+    ax.set_yticks([(i + 0.45) * height for i in range(len(rows))], list(rows))
     ax.set_xticks([])
     ax.tick_params(length=0)
+
+
+def thinned(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Images `[n, h, w, 3]` of at most about a hundred pixels per side."""
+    step = max(1, min(images.shape[1:3]) // _PIXELS)
+    return images[:, ::step, ::step]
+
+
+def tiled(rows: Sequence[np.ndarray[Any, Any]]) -> tuple[np.ndarray[Any, Any], int, int]:
+    """Lines of images on white, with the height and the width of a cell.
+
+    Args:
+        rows: images `[n, h, w, 3]` of each line.
+    """
+    h, w = rows[0].shape[1:3]
+    gap = max(1, h // 14)
+    height, width = h + gap, w + gap
+    canvas = np.ones((height * len(rows), width * max(map(len, rows)), 3))
+    for i, images in enumerate(rows):
+        for j, image in enumerate(images):
+            canvas[i * height : i * height + h, j * width : j * width + w] = image
+    return canvas, height, width
 
 
 def _four(images: Tensor) -> Tensor:
@@ -102,7 +115,7 @@ def _mark(ax: Axes, box: Sequence[float], top: int, left: int) -> None:
     up, start, down, stop = box
     x = [left + start - 0.5, left + stop - 0.5]
     y = [top + up - 0.5, top + down - 0.5]
-    ax.plot([x[0], x[1], x[1], x[0], x[0]], [y[0], y[0], y[1], y[1], y[0]], color=_RED, lw=1.2)
+    ax.plot([x[0], x[1], x[1], x[0], x[0]], [y[0], y[0], y[1], y[1], y[0]], color=RAISES, lw=1.2)
 
 
 def _draw_series(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | None]) -> None:
@@ -116,11 +129,13 @@ def _draw_series(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | Non
         for (name, _), value, style in zip(groups, values, styles, strict=False):
             y = (value - low) / max(high - low, 1e-9) * 0.8 + channels - 1 - channel
             label = name if channel == 0 else None
-            ax.plot(y.numpy(), style, color="black" if style == "-" else _RED, lw=1.2, label=label)
+            ax.plot(
+                y.numpy(), style, color="black" if style == "-" else RAISES, lw=1.2, label=label
+            )
     for box in boxes[:1]:
         if box is not None:
             start, stop = box[1], box[3]
-            ax.axvspan(start - 0.5, stop - 0.5, color=_RED, alpha=0.12, lw=0)
+            ax.axvspan(start - 0.5, stop - 0.5, color=RAISES, alpha=0.12, lw=0)
     ax.set_yticks(
         [channels - 1 - c + 0.4 for c in range(channels)], [f"channel {c}" for c in range(channels)]
     )

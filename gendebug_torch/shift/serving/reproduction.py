@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
+from gendebug_torch.checks.evidence import axes
 from gendebug_torch.modality.modality import Change, Modality
+from gendebug_torch.modality.pictures.drawing import draw_rows, draw_texts
 from gendebug_torch.modality.strings import STRINGS
 from gendebug_torch.shift.serving.energy import energy_distance, energy_p_value
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Changes that come nearest in their properties, of which the network is asked.
 _FINALISTS = 6
 _BOOTSTRAPS = 200
+# Rows that are drawn of each side.
+_DRAWN = 8
 # A fitted change is named before a simpler one only if that leaves this much more of the distance.
 _TIE = 0.05
 
@@ -40,6 +43,7 @@ class Reproduction:
         logits: outputs for the changed rows of validation, `[c, n]` or `[c, n, k]`.
         rows: numbers of these rows in validation, `[n]`.
         tried: number of changes that were tried.
+        pictures: a few rows of validation, the same after the named change, and of production.
     """
 
     changes: tuple[Change, ...]
@@ -52,6 +56,7 @@ class Reproduction:
     logits: Tensor
     rows: Tensor
     tried: int
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """One row per change: the share of the distance that it leaves, with its interval."""
@@ -63,16 +68,19 @@ class Reproduction:
         return pd.DataFrame(dict(zip(columns, (texts, *shares), strict=True)))
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """What each change leaves of the distance between validation and production."""
-        ax = axes(ax, size=(9.0, 1.0 + 0.45 * max(1, len(self.changes))))
-        places = list(range(len(self.changes)))[::-1]
-        remaining, low, high = (x.numpy() for x in (self.remaining, self.low, self.high))
-        ax.barh(places, remaining, color=REFERENCE, height=0.6)
-        ax.hlines(places, low, high, color="black", linewidth=1.0)
-        ax.axvline(1.0, color=LIVE, linestyle="--", linewidth=1.0)
-        ax.set_yticks(places, [change.text for change in self.changes])
-        ax.set_xlabel("distance to production left (dashed: unchanged)")
-        ax.set_title("Validation rows after each change")
+        """Rows of validation, the same after the change that comes nearest, and of production."""
+        ax = axes(ax, size=(7.5, 3.4))
+        if isinstance(self.pictures["validation"], Tensor):
+            draw_rows(ax, self.pictures)
+        else:
+            draw_texts(ax, self.pictures)
+        ax.set_title(self.changes[0].text if self.changes else "Rows of both sides")
+        if not ax.get_xlabel():
+            ax.set_xlabel(
+                f"the change leaves {float(self.remaining[0]):.0%} of the distance"
+                if self.changes
+                else "no change was tried"
+            )
         return ax
 
 
@@ -154,8 +162,20 @@ def reproduction(
     samples = _bootstrap(base, target, changed, generator)
     p_value = energy_p_value(base, target, seed=seed)
     found = _compared([candidate.change for candidate in near], shares, samples)
-    logits = [outputs[2 + near_at].cpu() for near_at in found.ranks] if outputs else []
-    return found.reproduction(distance, p_value, logits, rows, len(candidates))
+    logits = [outputs[2 + at].cpu() for at in found.ranks] if outputs else []
+    drawn = _pictures(before, sides[2 + found.ranks[0]] if near else None, after)
+    made = found.reproduction(distance, p_value, logits, rows, len(candidates))
+    return replace(made, pictures=drawn)
+
+
+def _pictures(before: Side, changed: Side | None, after: Side) -> dict[str, Any]:
+    """A few rows of each side, in their inputs."""
+    sides = {"validation": before, "changed": changed, "production": after}
+    groups = {name: side.inputs[:_DRAWN] for name, side in sides.items() if side is not None}
+    return {
+        name: rows.cpu() if isinstance(rows, Tensor) else rows[: _DRAWN // 2]
+        for name, rows in groups.items()
+    }
 
 
 def _taken(values: Any, index: Tensor) -> Any:
