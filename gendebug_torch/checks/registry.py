@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -100,6 +101,12 @@ class Check:
     def summary(self) -> str:
         """First line of the docstring."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def description(self) -> str:
+        """How it is computed: the docstring between its first line and its first section."""
+        _, _, text = (inspect.getdoc(self.function) or "").partition("\n\n")
+        return re.split(r"^(?:Source|Args|Cost|Raises):", text, flags=re.MULTILINE)[0].strip()
 
     @property
     def source(self) -> str:

@@ -1,0 +1,1 @@
+"""Whether what is served answers as the network does, and what explains it where it does not."""
