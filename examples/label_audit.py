@@ -101,9 +101,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--wrong", type=float, default=0.25, help="share of wrong labels of the second team"
-    )
+    parser.add_argument("--wrong", type=float, default=0.25, help="share of the second team")
     parser.add_argument("--size", type=int, default=250, help="rows that a person looks at")
     parser.add_argument("--epochs", type=int, default=30, help="of each training")
     parser.add_argument("--out", default="runs/labels", help="directory for report and sheet")

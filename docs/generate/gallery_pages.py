@@ -39,7 +39,8 @@ def gallery_pages(folder: Path, cache: Path, *, run: bool) -> dict[str, float]:
         if run and not (kept / "printed.txt").exists():
             seconds[name] = _execute(name, words, kept)
         write(folder / f"{name}.md", _page(name, kept, folder))
-        write(folder / f"{name}.ipynb.txt", _notebook(name))
+        write(folder / f"{name}.ipynb", _notebook(name))
+        write(folder / f"{name}.py", (EXAMPLES / f"{name}.py").read_text())
     titles = "# Gallery\n\nWhole stories, each a script that ends in a picture.\n\n"
     write(folder / "index.md", titles + contents(GALLERY) + "\n")
     return seconds
@@ -86,7 +87,9 @@ def _page(name: str, kept: Path, folder: Path) -> str:
             shutil.copyfile(kept / "picture.png", folder / f"{name}.png")
             parts.append(f"![{first}]({name}.png)")
         parts += ["## What it prints", code((kept / "printed.txt").read_text())]
-    parts += ["## The script", folded(f"<code>examples/{name}.py</code>", code(rest, "python"))]
+    files = f"{{download}}`Script <{name}.py>` · {{download}}`Notebook <{name}.ipynb>`"
+    parts += ["## The script", files]
+    parts += [folded(f"<code>examples/{name}.py</code>", code(rest, "python"))]
     return "\n\n".join(parts) + "\n"
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gendebug_torch import Cause, Records
+from gendebug_torch import Cause
 from gendebug_torch.behavior import Case, Suite
 
 FEATURES = ("amount", "hour", "velocity", "abroad")
@@ -55,35 +55,10 @@ def clean(seed):
     return {"model": Risk([0, 1, 2, 3], seed), "behavior": suite(seed)}
 
 
-class Served(nn.Module):
-    """A network behind serving code that returns its classes in another order, or as they are."""
-
-    def __init__(self, network, order):
-        super().__init__()
-        self.network, self.order = network, order
-
-    def forward(self, x):
-        return self.network(x)[:, self.order]
-
-
-def deployed(order):
-    def given(seed):
-        generator = torch.Generator().manual_seed(seed)
-        network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-        with torch.no_grad():
-            for weight in network.parameters():
-                weight.copy_(torch.randn(weight.shape, generator=generator))
-        rows = Records(torch.randn(200, 4, generator=generator), name="validation")
-        return {"model": network, "served": Served(network, order), "validation": rows}
-
-    return given
-
-
-PLANTS = {"behavior.cases": swapped, "behavior.served_outputs": deployed([2, 0, 1])}
-CLEAN = {"behavior.cases": clean, "behavior.served_outputs": deployed([0, 1, 2])}
+PLANTS = {"behavior.cases": swapped}
+CLEAN = {"behavior.cases": clean}
 
 # Check -> cause and subject (a regular expression) that its planted fault is to be found under.
 EXPECTED = {
     "behavior.cases": (Cause.BEHAVIOR_REGRESSION, r"low"),
-    "behavior.served_outputs": (Cause.TRAIN_SERVE_SKEW, r"class_order"),
 }

@@ -16,7 +16,7 @@ from gendebug_torch.leakage.checks._parity import parity_findings
 from gendebug_torch.leakage.preprocessing.feature_parity import FeatureParity
 from gendebug_torch.model.formats import import_name, load_served
 
-_CHECK = "behavior.served_outputs"
+_CHECK = "shift.served_outputs"
 
 
 def parity(

@@ -201,7 +201,7 @@ def _diagnosis(
     parts = [inputs, scores]
     if served is not None:
         asked = {"model": network, "served": served, "validation": live}
-        parts.append(gd.diagnose(**asked, only="behavior.served_outputs"))
+        parts.append(gd.diagnose(**asked, only="shift.served_outputs"))
     found = [finding for part in parts for finding in part.findings]
     findings = sorted(found, key=lambda finding: -finding.severity.level)
     seconds = sum(float(part.context["seconds"]) for part in parts)

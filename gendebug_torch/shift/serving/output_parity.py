@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.behavior.parity.explanations import Explanation, explanations
-from gendebug_torch.behavior.parity.first_difference import first_difference
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import logits_of, map_rows
+from gendebug_torch.shift.serving.explanations import Explanation, explanations
+from gendebug_torch.shift.serving.first_difference import first_difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,11 +130,11 @@ def output_parity(
         (False, 'class_order')
     """
     outputs = _outputs(model, inputs)
-    answers, again = _outputs(served, inputs), _outputs(served, inputs[:_TRIED])
+    answers = _outputs(served, inputs)
     if outputs.shape != answers.shape:
         shapes = f"{list(answers.shape)} against {list(outputs.shape)} of the network"
         reject("served", "outputs of the same shape", shapes, "Return one row of logits per row.")
-    found = OutputParity(outputs, answers, tolerance, float((again - answers[:_TRIED]).abs().max()))
+    found = OutputParity(outputs, answers, tolerance, _again(served, inputs[:_TRIED]))
     if found.is_equal:
         return found
     few = inputs[:_TRIED]
@@ -152,13 +152,23 @@ def _outputs(model: Model, inputs: Tensor) -> Tensor:
     return map_rows(step, inputs, model=model)["outputs"]
 
 
+def _again(served: Model, inputs: Tensor) -> float:
+    """Largest difference between two calls on the same rows, one after the other."""
+
+    def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
+        first, second = logits_of(served, batch), logits_of(served, batch)
+        return {"gap": (first - second).abs().reshape(len(first), -1).amax(1)}
+
+    return float(map_rows(step, inputs, model=served)["gap"].max())
+
+
 def _best_explanation(
     model: Model, inputs: Tensor, outputs: Tensor, served: Tensor
 ) -> tuple[Explanation | None, float]:
     """The explanation that leaves the smallest share of the mean difference."""
 
     def mean_gap(answers: Tensor) -> float:
-        return float((answers - served).double().abs().nan_to_num(0.0).mean())
+        return float((answers - served).double().abs().nan_to_num(torch.inf).mean())
 
     best, least = None, 1.0
     whole = mean_gap(outputs) or 1.0

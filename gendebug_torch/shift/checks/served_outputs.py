@@ -1,4 +1,4 @@
-"""`behavior.served_outputs`: what is served answers as the network that was validated."""
+"""`shift.served_outputs`: what is served answers as the network that was validated."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from gendebug_torch.behavior.parity.output_parity import OutputParity, output_parity
 from gendebug_torch.checks.finding import TO_REPAIR, Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.model.evaluation import Model
+from gendebug_torch.shift.serving.output_parity import OutputParity, output_parity
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
@@ -23,7 +23,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
 
 
 @check(
-    "behavior.served_outputs",
+    "shift.served_outputs",
     cause=Cause.TRAIN_SERVE_SKEW,
     needs=("model", "served", "validation.features"),
     cost=_cost,

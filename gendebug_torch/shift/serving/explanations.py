@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gendebug_torch.modality.detection import modality_of
+from gendebug_torch.model.runner import as_model_takes
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -42,7 +43,7 @@ def explanations(
         served: outputs of what is served, of the same shape.
     """
     yield from _of_outputs(outputs, served)
-    if isinstance(model, nn.Module):
+    if isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):
         yield from _of_weights(model, inputs)
     if (modality := modality_of(inputs)) is not None:
         for change in modality.changes(inputs, inputs):
@@ -71,13 +72,14 @@ def _class_order(outputs: Tensor, served: Tensor) -> list[int]:
     """For each served column the column of the network that is nearest, each used once."""
     from scipy.optimize import linear_sum_assignment
 
-    distances = (served.T[:, None] - outputs.T[None]).abs().mean(2)
+    distances = torch.cdist(served.T[None], outputs.T[None], p=1.0)[0]
     return [int(column) for column in linear_sum_assignment(distances.nan_to_num(1e30).numpy())[1]]
 
 
 def _of_weights(model: nn.Module, inputs: Tensor) -> Iterator[Explanation]:
     """Weights rounded to half precision, computed with in their own type."""
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    inputs = as_fed(model, inputs)
     for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16")):
         rounded = {
             key: weight.to(dtype).to(weight.dtype) if weight.is_floating_point() else weight
@@ -87,6 +89,13 @@ def _of_weights(model: nn.Module, inputs: Tensor) -> Iterator[Explanation]:
             answers = functional_call(model, rounded, (inputs,))
         text = f"its weights were rounded to {name}"
         yield Explanation(name, text, _as_outputs(answers))
+
+
+def as_fed(network: nn.Module, inputs: Tensor) -> Tensor:
+    """The inputs on the device and in the type of a network's weights."""
+    device = next((weight.device for weight in network.parameters()), inputs.device)
+    fed: Tensor = as_model_takes(inputs, network, device)
+    return fed
 
 
 def _as_outputs(answers: Tensor) -> Tensor:

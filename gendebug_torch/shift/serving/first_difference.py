@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch.shift.serving.explanations import as_fed
+
 
 def first_difference(model: Any, served: Any, inputs: Tensor, tolerance: float) -> str:
     """The first thing that differs between two networks, in words; empty where nothing is known.
@@ -80,7 +82,7 @@ def _answers(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     ]
     try:
         with torch.no_grad():
-            network(inputs)
+            network(as_fed(network, inputs))
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,1 +1,0 @@
-"""Whether what is served answers as the network does, and what explains it where it does not."""
