@@ -155,6 +155,7 @@ def diagnose(
     validation: Records | None = None,
     production: Records | None = None,
     behavior: Suite | BehaviorRun | str | Path | None = None,
+    served: Model | None = None,
     budget: str | float | None = None,
     only: str | Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -176,6 +177,7 @@ def diagnose(
         validation: records that it was judged on.
         production: records that it met afterwards, labeled or not.
         behavior: suite of cases that the model must pass, a run of one, or the file of either.
+        served: what is served in the place of the model: a module or callable of the same inputs.
         budget: time to spend: seconds, or `90s`, `2m`, `1h`; None runs everything.
         only: check ids or topics, e.g. `shift` or `shift.ks`.
         options: check id -> option -> value.
@@ -185,6 +187,14 @@ def diagnose(
     Raises:
         InputError: nothing to inspect, something that is not Records, an unknown check, option or
             budget.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = torch.randn(2000, generator=generator)
+        >>> sure = torch.rand(2000, generator=generator) < logits.sigmoid()
+        >>> network = Records(logits=5 * logits, targets=sure.long())
+        >>> diagnose(validation=network, only="calibration").decision
+        'recalibrate'
     """
     started = time.perf_counter()
     given: dict[str, Any] = {
@@ -194,6 +204,7 @@ def diagnose(
         "validation": validation,
         "production": production,
         "behavior": None if behavior is None else load_behavior(behavior),
+        "served": served,
     }
     given |= validated(given)
     checks = _selected(all_checks(), only)

@@ -126,6 +126,19 @@ def render_markdown(
     return "\n".join(lines) + "\n"
 
 
+def finding_markdown(finding: Finding) -> str:
+    """One finding as Markdown, for an issue or a chat.
+
+    Args:
+        finding: the finding.
+    """
+    subject = f" · {_cell(finding.subject)}" if finding.subject else ""
+    lines = [f"**{finding.severity}** `{finding.check}`{subject}", _cell(finding.summary)]
+    if finding.remedy:
+        lines.append(f"> {_cell(finding.remedy)}")
+    return "\n\n".join(lines)
+
+
 def render_junit(findings: Sequence[Finding], *, name: str = "gendebug") -> str:
     """JUnit XML for a CI server: one case per finding.
 
