@@ -74,6 +74,13 @@ COMMANDS: Mapping[str, Command] = {
         "predeploy",
         example="--train train.csv --production live.csv --schema schema.yaml --out runs/first_day",
     ),
+    "profile": Command(
+        "profile", "profile", ("data",), "week47.parquet --schema schema.yaml --out week47.profile"
+    ),
+    "compare": Command(
+        "compare", "compare", ("before", "after"), "runs/before runs/after --out runs/compared"
+    ),
+    "history": Command("history", "history", ("folder",), "profiles --out runs/history"),
     "checks": Command("checks", "checks", example="--as-json"),
     "behave": Command(
         "behave", "run", ("suite",), "fraud.behavior.yaml --model package.serving:predict"

@@ -39,6 +39,12 @@ from gendebug_torch.diagnosis.budget import (
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
 from gendebug_torch.diagnosis.preparation.logits import with_logits
+from gendebug_torch.diagnosis.preparation.profiles import (
+    profile_finding,
+    profiles_of,
+    sampled_rows,
+    whole_row_answers,
+)
 from gendebug_torch.diagnosis.preparation.steps import attempt
 from gendebug_torch.diagnosis.preparation.tables import fed_by_name, validated
 from gendebug_torch.diagnosis.preparation.views import described_in_words
@@ -46,6 +52,7 @@ from gendebug_torch.diagnosis.quality import finding_order, quality_of
 from gendebug_torch.errors import Deadline, did_you_mean, reject
 from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model
+from gendebug_torch.profiles.profile import Profile
 from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
@@ -151,9 +158,9 @@ def diagnose(
     model: Model | None = None,
     *,
     curves: LearningCurves | None = None,
-    train: Records | None = None,
-    validation: Records | None = None,
-    production: Records | None = None,
+    train: Records | Profile | None = None,
+    validation: Records | Profile | None = None,
+    production: Records | Profile | None = None,
     behavior: Suite | BehaviorRun | str | Path | None = None,
     served: Model | None = None,
     budget: str | float | None = None,
@@ -173,7 +180,7 @@ def diagnose(
     Args:
         model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
         curves: learning curves of the training.
-        train: records that the model was fitted on.
+        train: records that the model was fitted on, or a profile of them.
         validation: records that it was judged on.
         production: records that it met afterwards, labeled or not.
         behavior: suite of cases that the model must pass, a run of one, or the file of either.
@@ -206,7 +213,8 @@ def diagnose(
         "behavior": None if behavior is None else load_behavior(behavior),
         "served": served,
     }
-    given |= validated(given)
+    profiles = profiles_of(given)
+    given |= validated(given | sampled_rows(profiles))
     checks = _selected(all_checks(), only)
     settings = _settings(checks, options or {}, given)
     limit = None if budget is None else seconds_of(budget)
@@ -224,10 +232,11 @@ def diagnose(
         for check in checks
     }
     ordered = by_value(checks, estimates)
+    whole = whole_row_answers(described, profiles)
     found, costs = run_within(
-        ordered, given, described, settings, speed, deadline, progress=progress
+        ordered, given, described, settings, speed, deadline, whole=whole, progress=progress
     )
-    findings += found
+    findings += [*found, *profile_finding(profiles)]
     if limit is not None:
         findings += overrun(limit, time.perf_counter() - started, costs)
     quality = attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
@@ -236,7 +245,7 @@ def diagnose(
         work = partial(diagnosed_bill, findings, given, device, deadline, quality)
         bill = attempt(findings, "diagnose.bill", work)
     ranked = tuple(sorted(findings, key=finding_order))
-    context = _context(given, time.perf_counter() - started)
+    context = _context(given | profiles, time.perf_counter() - started)
     return Diagnosis(ranked, context, quality, costs, bill)
 
 
