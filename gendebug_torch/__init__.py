@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gendebug_torch.data.schema import Schema as Schema
     from gendebug_torch.diagnosis.diagnose import Diagnosis as Diagnosis
     from gendebug_torch.diagnosis.diagnose import diagnose as diagnose
+    from gendebug_torch.influences import influence as influence
     from gendebug_torch.model.runner import collect as collect
 
 _HOME = {
@@ -31,6 +32,7 @@ _HOME = {
     "attribute": "attribution",
     "collect": "model.runner",
     "diagnose": "diagnosis.diagnose",
+    "influence": "influences",
     "recalibrate": "calibration",
 }
 _TOPICS = (
