@@ -242,7 +242,7 @@ def test_every_check_names_its_source_and_explains_its_options():
 PUBLIC = {
     "attribution": """
         METHODS Attributions attribute beeswarm compare_attributions
-        permutation_importance rank_agreement
+        counterfactual permutation_importance rank_agreement
     """,
     "behavior": """
         BehaviorRun Case Suite append_case compare_runs confirm_expectations

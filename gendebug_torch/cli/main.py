@@ -42,6 +42,8 @@ COMMANDS: Mapping[str, Command] = {
     "leakage": Command("leakage", "leakage", ("tables+",)),
     "parity": Command("parity", "parity"),
     "labels": Command("labels", "labels", ("table",)),
+    "influence": Command("influence", "influence"),
+    "counterfactual": Command("counterfactual", "counterfactual"),
     "predeploy": Command("predeploy", "predeploy"),
     "checks": Command("checks", "checks"),
     "behave": Command("behave", "run", ("suite",)),

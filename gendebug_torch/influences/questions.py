@@ -81,7 +81,7 @@ def sides_of(
     if queries.task is Task.DENSE:
         raise UnsupportedError("the network gives one answer per position; ask about one of them")
     _check_labels(train, queries)
-    wrong = _errors(queries)
+    wrong = wrong_rows(queries)
     held_out = reference
     if held_out is None and queries.targets is not None and not bool(wrong.all()):
         held_out = queries
@@ -98,7 +98,7 @@ def sides_of(
         return Sides(errors, answers, positions, None, None, tuple(notes))
     held_out = _with_logits(model, held_out.labeled(), device)
     held_out = held_out.select(_drawn(torch.arange(len(held_out)), max_reference, seed))
-    right = held_out.select(~_errors(held_out, required=False))
+    right = held_out.select(~wrong_rows(held_out, required=False))
     return Sides(errors, answers, positions, held_out, right, tuple(notes))
 
 
@@ -109,8 +109,18 @@ def _with_logits(model: Model, records: Records, device: torch.device) -> Record
     return records if records.logits is not None else collect(model, records, device=device)
 
 
-def _errors(records: Records, *, required: bool = True) -> Tensor:
-    """`[n]` bool, rows that are answered wrongly; all rows where none is labeled."""
+def wrong_rows(records: Records, *, required: bool = True) -> Tensor:
+    """`[n]` bool, rows that are answered wrongly; all rows where none is labeled.
+
+    Of quantities it is the tenth with the largest residuals.
+
+    Args:
+        records: rows with logits.
+        required: whether to refuse rows without an error.
+
+    Raises:
+        InputError: no error, where one is required.
+    """
     if not len(records):
         return torch.zeros(0, dtype=torch.bool)
     if records.targets is None:

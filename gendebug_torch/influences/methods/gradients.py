@@ -86,7 +86,7 @@ class _RowGradients:
         try:
             with torch.enable_grad():
                 slopes = self.of_rows(self.weights, list(leaves(inputs)), labels)
-        except (RuntimeError, NotImplementedError, ValueError) as error:
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             if "out of memory" in str(error):
                 raise
             reason = str(error).partition("\n")[0][:200]

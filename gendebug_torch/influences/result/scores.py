@@ -42,8 +42,8 @@ class MethodScores:
 def combined_scores(methods: Sequence[MethodScores]) -> tuple[Tensor, Tensor]:
     """Scores `[n]` and those by halves of the errors `[n, halves]`, all methods in one.
 
-    A method weighs as the logarithm of its p-value where it tells training from held-out rows.
-    Where none does, the first one counts alone.
+    Methods that tell training from held-out rows weigh as the logarithm of their p-values; those
+    with less than half of the largest weight are left out. Where none does, the first one counts.
 
     Args:
         methods: scores by each method.
@@ -53,6 +53,8 @@ def combined_scores(methods: Sequence[MethodScores]) -> tuple[Tensor, Tensor]:
         for method in methods
         if method.evidence.p_value <= _COUNTS
     ] or [(methods[0], 1.0)]
+    most = max(weight for _, weight in clear)
+    clear = [(method, weight) for method, weight in clear if weight >= most / 2]
     if len(clear) == 1:
         scores = clear[0][0].scores
     else:

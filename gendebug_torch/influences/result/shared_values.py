@@ -53,10 +53,14 @@ def shared_values(records: Records | None, labels: Tensor, rows: Tensor) -> pd.D
     table = pd.DataFrame(found, columns=["column", "value", "named", "rest"])
     m, others = int(inside.sum()), int((~inside).sum())
     named, rest = (torch.tensor(table[name].to_numpy(dtype=float)) for name in ("named", "rest"))
-    sizes = (torch.full_like(rest, float(others)), torch.full_like(named, float(m)))
-    p_values = two_share_p_value(rest, sizes[0], named, sizes[1])
-    table["of"], table["share"], table["share_rest"] = m, named / max(m, 1), rest / max(others, 1)
-    table["p_value"] = holm_adjusted(p_values.nan_to_num(1.0)) if len(table) else []
+    sizes = (torch.full_like(rest, others), torch.full_like(named, m))
+    p_values = holm_adjusted(two_share_p_value(rest, sizes[0], named, sizes[1]).nan_to_num(1.0))
+    table = table.assign(
+        of=m,
+        share=table["named"] / max(m, 1),
+        share_rest=table["rest"] / max(others, 1),
+        p_value=p_values.numpy(),
+    )
     telling = (table["p_value"] <= _ALPHA) & (table["share"] > table["share_rest"])
     kept: pd.DataFrame = table[telling & (table["named"] >= _FEWEST)]
     ordered = kept.sort_values(["p_value", "share"], ascending=[True, False], kind="stable")
