@@ -69,6 +69,17 @@ COMMANDS: Mapping[str, Command] = {
     "labels": Command(
         "labels", "labels", ("table",), "train.csv --schema schema.yaml --out runs/labels"
     ),
+    "influence": Command(
+        "influence",
+        "influence",
+        example="--model package.nets:build --train train.csv --queries live.csv "
+        "--schema schema.yaml --out runs/influence",
+    ),
+    "counterfactual": Command(
+        "counterfactual",
+        "counterfactual",
+        example="--model package.nets:build --data live.csv --schema schema.yaml --out runs/changes",
+    ),
     "predeploy": Command(
         "predeploy",
         "predeploy",
