@@ -182,7 +182,7 @@ def image_world(seed: int) -> World:
     shares = torch.tensor([0.25, 0.25, 0.25, 0.25])
     generator = torch.Generator().manual_seed(seed)
     moved = torch.tensor([0.1, 0.1, 0.1, 0.7])[torch.randperm(4, generator=generator)]
-    gain = float(0.15 + 0.15 * torch.rand(1, generator=generator))
+    gain = float(0.04 + 0.06 * torch.rand(1, generator=generator))
 
     def true_rows(n: int, acting: frozenset[str], seed: int):
         generator = torch.Generator().manual_seed(seed)
