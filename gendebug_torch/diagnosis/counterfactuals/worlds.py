@@ -158,8 +158,7 @@ class Worlds:
             weights = weights if leaked is None else weights * ~leaked[:, None]
         weights = _weighted(weights, [ratios[i][0] for i in acting if i in ratios])
         logits = self._logits("apply", acting)
-        if served and self.residual is not None:
-            logits = logits + self.residual[self._drawn]
+        logits = self._as_served(logits) if served else logits
         if not regions:
             return self.metric.points(logits, self.validation.targets, weights)
         live = self.production.weights[:, columns]
@@ -171,12 +170,15 @@ class Worlds:
         both = torch.cat([logits[old], self._logits("undo", absent)[new]])
         return self.metric.points(both, targets, joined)
 
-    @property
-    def _drawn(self) -> Tensor:
-        """Rows of production whose residual rows of validation have, `[n]`."""
+    def _as_served(self, logits: Tensor) -> Tensor:
+        """Outputs for validation with what production's have besides, of rows drawn at random."""
+        if self.residual is None:
+            return logits
         generator = torch.Generator().manual_seed(0)
-        n, m = (len(side.logits) for side in self._sides)
-        return torch.randint(m, (n,), generator=generator)
+        return (
+            logits
+            + self.residual[torch.randint(len(self.residual), (len(logits),), generator=generator)]
+        )
 
     def _rows(self, regions: frozenset[int]) -> tuple[Tensor, Tensor]:
         """Rows of validation outside of the regions, and of production in them."""
