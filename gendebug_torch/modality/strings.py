@@ -126,7 +126,9 @@ def with_text_properties(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Data
         present = frame[name].notna().to_numpy()
         found = string_properties(frame[name].fillna("").astype(str).tolist())
         named = {f"{key} of {name}": values.numpy() for key, values in found.items()}
-        parts.append(pd.DataFrame(named, index=frame.index).where(present[:, None]))
+        table = pd.DataFrame(named, index=frame.index)
+        table.loc[~present] = float("nan")
+        parts.append(table)
     return pd.concat(parts, axis=1)
 
 
