@@ -58,7 +58,7 @@ def test_properties_of_strings_counted_by_hand():
     assert found["share of question marks"] == pytest.approx(1 / 9)
     assert found["share of upper case"] == pytest.approx(3 / 4)
     assert found["damaged characters"] == pytest.approx(1 / 9)
-    assert found["share of letters that are not Latin"] == pytest.approx(1 / 4)
+    assert found["share of other scripts"] == pytest.approx(1 / 4)
     empty = string_properties([""])
     assert all(float(value) == 0 for value in empty.values())
 
@@ -137,9 +137,9 @@ def test_a_table_with_a_column_of_texts_is_judged_without_the_network():
 @pytest.mark.parametrize("padding", [0, 7])
 def test_faults_of_tokenizers_are_reproduced(name, padding):
     def texts(seed):
-        tokens = torch.randint(20, 60, (300, 16), generator=generator(seed)).float()
+        tokens = torch.randint(20, 60, (600, 16), generator=generator(seed)).float()
         tokens = (tokens * (tokens / 60)).long() + 10
-        length = torch.randint(5, 16, (300, 1), generator=generator(seed + 1))
+        length = torch.randint(5, 16, (600, 1), generator=generator(seed + 1))
         steps = torch.arange(16)
         tokens[:, 0] = 8
         tokens = torch.where(steps == length - 1, 9, tokens)
@@ -185,7 +185,7 @@ def test_a_channel_of_another_unit_among_many():
     before, live = walk[:200], walk[200:].clone()
     live[..., 4] = 3 * live[..., 4] + 1
     found = reproduction(Side(before), Side(live), SERIES, lambda x: x[:, -1].sum(1))
-    assert found.changes[0].name == "scale 4"
+    assert found.changes[0].name in ("unit 4", "scale 4")
     assert len([c for c in SERIES.changes(before, live) if c.name.startswith("exchanged")]) == 0
 
 
