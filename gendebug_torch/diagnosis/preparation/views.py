@@ -27,10 +27,20 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
         modality = None if records is None else modality_of(records.features)
         if modality is not None and len(records):
             table = properties_of(records.features, modality)
-            described[name] = replace(records, features=table)
+            described[name] = replace(records, features=_with_texts(table, records))
         elif records is not None and isinstance(records.features, pd.DataFrame):
             texts = text_columns(records.features)
             if texts:
                 table = with_text_properties(records.features, texts)
                 described[name] = replace(records, features=table)
     return described
+
+
+def _with_texts(table: pd.DataFrame, records: Records) -> pd.DataFrame:
+    """The table with the properties of texts among the metadata."""
+    texts = [] if records.metadata is None else text_columns(records.metadata)
+    if not texts:
+        return table
+    assert records.metadata is not None
+    columns = records.metadata[texts].reset_index(drop=True)
+    return table.join(with_text_properties(columns, texts))
