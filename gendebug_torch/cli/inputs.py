@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 import gendebug_torch as gd
+from gendebug_torch.cli.arguments import PROFILE
 from gendebug_torch.data.tables import read_table
 from gendebug_torch.errors import InputError, reject
 from gendebug_torch.model.formats import load_network
@@ -33,6 +34,21 @@ def load_records(
         optional |= {"target", "label_time", "source"}
     with option_of(option or f"--{name}"):
         return gd.Records.from_file(path, schema, name=name, optional=tuple(optional))
+
+
+def load_side(name: str, path: str, schema: gd.Schema, computed: bool) -> gd.Records | gd.Profile:
+    """Records of one table, or the profile in a file `*.profile`.
+
+    Args:
+        name: name of the records.
+        path: the file.
+        schema: what the columns are.
+        computed: whether a network computes the logits.
+    """
+    if not path.endswith(PROFILE):
+        return load_records(name, path, schema, computed)
+    with option_of(f"--{name}"):
+        return gd.Profile.load(path)
 
 
 def load_schema(path: str) -> gd.Schema:

@@ -36,6 +36,7 @@ class Command:
 
 
 _TABLES = "--validation val.csv --production live.parquet --schema schema.yaml"
+_TRAINED = "--model package.nets:build --train train.csv --schema schema.yaml"
 _OF_MODEL = "fraud.behavior.yaml --model package.serving:predict"
 _ADD = "fraud.behavior.yaml --from production.csv --row 17 --tags theft"
 COMMANDS: Mapping[str, Command] = {
@@ -69,11 +70,28 @@ COMMANDS: Mapping[str, Command] = {
     "labels": Command(
         "labels", "labels", ("table",), "train.csv --schema schema.yaml --out runs/labels"
     ),
+    "influence": Command(
+        "influence",
+        "influence",
+        example=f"{_TRAINED} --validation val.csv --out runs/influence",
+    ),
+    "counterfactual": Command(
+        "counterfactual",
+        "counterfactual",
+        example=f"{_TRAINED} --data live.csv --out runs/changes",
+    ),
     "predeploy": Command(
         "predeploy",
         "predeploy",
         example="--train train.csv --production live.csv --schema schema.yaml --out runs/first_day",
     ),
+    "profile": Command(
+        "profile", "profile", ("data",), "week47.parquet --schema schema.yaml --out week47.profile"
+    ),
+    "compare": Command(
+        "compare", "compare", ("before", "after"), "runs/before runs/after --out runs/compared"
+    ),
+    "history": Command("history", "history", ("folder",), "profiles --out runs/history"),
     "checks": Command("checks", "checks", example="--as-json"),
     "behave": Command(
         "behave", "run", ("suite",), "fraud.behavior.yaml --model package.serving:predict"

@@ -121,8 +121,8 @@ def load_program(path: str, argument: str) -> Any:
             with _without_log("torch.export"):
                 return torch.export.load(path).module()
     remedy = (
-        "Export a network of plain tensors, with plain tensors as sample inputs; or pass "
-        "MODULE:NAME and weights."
+        "Export a network of plain tensors, with plain tensors as sample inputs, by a PyTorch that "
+        "stores them raw (2.6 pickles them); or pass MODULE:NAME and weights."
     )
     reject(
         argument, "an exported program that holds nothing pickled", f"{unpickled} in {path}", remedy

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
 
+    from gendebug_torch.diagnosis.apportioning.bill import Bill
     from gendebug_torch.diagnosis.causes import LikelyCause
     from gendebug_torch.diagnosis.decision import Decision
 
@@ -53,6 +54,7 @@ def render_html(
     pictures: Mapping[str, Any] | None = None,
     context: Mapping[str, str] | None = None,
     schedule: pd.DataFrame | None = None,
+    bill: Bill | None = None,
 ) -> str:
     """The whole report as one HTML document, worst findings first.
 
@@ -65,6 +67,7 @@ def render_html(
         pictures: further pictures by caption: evidence with `plot`, or PNG bytes.
         context: what went in, by name.
         schedule: row per check with its value and what it took.
+        bill: what each cause carries of the quality that was lost.
     """
     entries, undrawn = _entries(findings)
     place = {id(finding): i for i, finding in enumerate(findings)}
@@ -85,10 +88,19 @@ def render_html(
         pictures={name: _picture(picture) for name, picture in (pictures or {}).items()},
         context=context or {},
         schedule=None if schedule is None else _table(schedule, rows=len(schedule)),
+        bill=_bill(bill),
         words=words,
         **_grouped(entries),
         **_assets(),
     )
+
+
+def _bill(bill: Bill | None) -> dict[str, Any] | None:
+    """Picture, table and headline of a bill; None where nothing was lost."""
+    if bill is None or not (bill.fell or bill.billed):
+        return None
+    parts = {"picture": _picture(bill), "table": _table(bill.table())}
+    return parts | {"headline": bill.sentences()[0]}
 
 
 def _entries(findings: Sequence[Finding]) -> tuple[list[dict[str, Any]], int]:

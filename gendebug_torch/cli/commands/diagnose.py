@@ -7,8 +7,9 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.behavior.suite.suite_file import load_behavior
+from gendebug_torch.cli.arguments import PROFILE
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
-from gendebug_torch.cli.inputs import load_model, load_records, load_schema, option_of
+from gendebug_torch.cli.inputs import load_model, load_schema, load_side, option_of
 from gendebug_torch.errors import reject
 
 
@@ -33,9 +34,9 @@ def diagnose(
 
     Args:
         out: directory for report.html and findings.json.
-        train: table that the model was fitted on (CSV or Parquet).
-        validation: table that it was judged on.
-        production: table that it met afterwards; its target and logits may be absent.
+        train: table that the model was fitted on (CSV or Parquet), or a profile of it (.profile).
+        validation: table or profile that it was judged on.
+        production: table or profile that it met afterwards; its target and logits may be absent.
         schema: YAML file that says what the columns are (target, time, classes, logits, ...).
         curves: CSV of epoch, train_loss, val_loss and metrics, or Lightning's metrics.csv.
         behavior: suite of cases that the model must pass (*.behavior.yaml), or the saved run of
@@ -52,7 +53,7 @@ def diagnose(
     network = load_model(model, weights)
     columns = gd.Schema() if schema is None else load_schema(schema)
     tables = {"train": train, "validation": validation, "production": production}
-    if any(tables.values()) and schema is None:
+    if any(path and not path.endswith(PROFILE) for path in tables.values()) and schema is None:
         reject(
             "--schema",
             "a YAML file that says what the columns are",
@@ -60,7 +61,7 @@ def diagnose(
             "Write one, e.g. `target: label`, and pass it.",
         )
     records = {
-        name: load_records(name, path, columns, network is not None)
+        name: load_side(name, path, columns, network is not None)
         for name, path in tables.items()
         if path is not None
     }

@@ -13,12 +13,12 @@ from gendebug_torch.checks.evidence import Plottable
 from gendebug_torch.cli.deliver import FailOn, deliver, say
 from gendebug_torch.cli.inputs import load_schema, load_table, option_of
 from gendebug_torch.data.files import replacing, without_controls, write_whole
+from gendebug_torch.data.sheets.sheet_files import write_sheet
 from gendebug_torch.errors import reject
 from gendebug_torch.labels import audit_sheet, pruning_effect, read_review
 from gendebug_torch.labels.noise.noise_model import LabelNoise
 from gendebug_torch.labels.review.audit_sheet import Review
 from gendebug_torch.labels.review.ranking import LabelRanking, audit_ranking
-from gendebug_torch.report.sheets import write_sheet
 
 
 def labels(

@@ -18,8 +18,8 @@ def validated(given: Mapping[str, Any]) -> dict[str, Any]:
     """The records, each under the name of its split unless it has one."""
     for name in ("train", "validation", "production"):
         if given[name] is not None and not isinstance(given[name], Records):
-            remedy = "Build them with Records.from_frame or collect(model, loader)."
-            reject(name, "Records", type(given[name]).__name__, remedy)
+            remedy = "Build them with Records.from_frame, collect(model, loader) or profile(rows)."
+            reject(name, "Records or a Profile", type(given[name]).__name__, remedy)
     if given["model"] is not None and not callable(given["model"]):
         remedy = "Pass the network itself, not its weights."
         reject("model", "a module or a callable", type(given["model"]).__name__, remedy)
