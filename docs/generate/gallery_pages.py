@@ -22,6 +22,7 @@ GALLERY = {
     "recalibrate_and_ship": (),
     "label_audit": (),
     "sensor_series": (),
+    "monitoring": (),
     "ci_gate": (),
 }
 
@@ -53,7 +54,7 @@ def gallery_pages(folder: Path, cache: Path, *, run: bool) -> dict[str, float]:
 
 def _fingerprint(name: str) -> str:
     """What the output depends on: the examples' sources and the package's."""
-    sources = [*EXAMPLES.glob(f"{name.partition('_')[0]}_*.py"), *_package()]
+    sources = [*EXAMPLES.glob(f"{name.partition('_')[0]}*.py"), *_package()]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources)))
     return digest.hexdigest()[:16]
 
