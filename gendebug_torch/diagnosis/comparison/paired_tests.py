@@ -69,6 +69,7 @@ def paired_accuracy(
         effect: variance over that of independent rows, at least 1.
 
     Example:
+        >>> import torch
         >>> right = torch.arange(200) % 10 > 0
         >>> change = paired_accuracy("accuracy", right, right & (torch.arange(200) >= 20))
         >>> round(change.after - change.before, 3), change.p_value < 0.001
