@@ -142,4 +142,5 @@ def paired_area(
     p_value = float(2 * norm.sf(abs(change) / error)) if error > 0 else 1.0
     half = 1.96 * error
     bounds = change - half, change + half
-    return PairedChange(question, *areas.tolist(), *bounds, p_value, len(positive))
+    values = float(areas[0]), float(areas[1])
+    return PairedChange(question, *values, *bounds, p_value, len(positive))
