@@ -6,7 +6,7 @@ import sys
 import time
 
 import gendebug_torch as gd
-from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import at_least, load_table
 from gendebug_torch.errors import brief, reject
 from gendebug_torch.leakage.checks._parity import parity_findings
@@ -22,6 +22,7 @@ def parity(
     tolerance: float = 1e-6,
     max_rows: int | None = None,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Recompute features one record at a time, as in serving, and compare with the stored ones.
 
@@ -35,6 +36,7 @@ def parity(
         tolerance: largest difference that counts as equal, relative to 1 + |stored|.
         max_rows: number of records to recompute, evenly spaced.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     at_least(1, max_rows=max_rows)
     at_least(0, tolerance=tolerance)
@@ -69,4 +71,6 @@ def parity(
     context = {"records": f"{found.rows:,}", "seconds": f"{time.perf_counter() - started:.1f}"}
     diagnosis = gd.Diagnosis(tuple(parity_findings(found)), context)
     tables = {"Every feature": found.table(), "First differences": found.differences().astype(str)}
-    return deliver(diagnosis, out, fail_on, pictures={"Parity": found}, tables=tables)
+    return deliver(
+        diagnosis, out, fail_on, also=also or (), pictures={"Parity": found}, tables=tables
+    )
