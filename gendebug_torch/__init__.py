@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gendebug_torch.data.schema import Schema as Schema
     from gendebug_torch.diagnosis.diagnose import Diagnosis as Diagnosis
     from gendebug_torch.diagnosis.diagnose import diagnose as diagnose
-    from gendebug_torch.model.runner import collect as collect
+    from gendebug_torch.model.collection.collect import collect as collect
 
 _HOME = {
     "Cause": "checks.finding",
@@ -29,7 +29,7 @@ _HOME = {
     "Schema": "data.schema",
     "Severity": "checks.finding",
     "attribute": "attribution",
-    "collect": "model.runner",
+    "collect": "model.collection.collect",
     "diagnose": "diagnosis.diagnose",
     "recalibrate": "calibration",
 }

@@ -39,7 +39,11 @@ from gendebug_torch.diagnosis.decision import Decision, decide
 from gendebug_torch.diagnosis.preparation.logits import with_logits
 from gendebug_torch.diagnosis.preparation.steps import attempt
 from gendebug_torch.diagnosis.preparation.tables import fed_by_name, validated
-from gendebug_torch.diagnosis.preparation.views import described_in_words
+from gendebug_torch.diagnosis.preparation.views import (
+    described_in_words,
+    kind_of_inputs,
+    with_inputs,
+)
 from gendebug_torch.diagnosis.quality import finding_order, quality_of
 from gendebug_torch.errors import Deadline, did_you_mean, reject
 from gendebug_torch.model.devices import device_of
@@ -199,14 +203,13 @@ def diagnose(
     given |= with_logits(findings, given, limit, speed, device, progress)
     views = attempt(findings, "diagnose.properties", partial(described_in_words, given))
     described = given | (views or {})
+    fed = given | (attempt(findings, "diagnose.inputs", partial(with_inputs, given)) or {})
     estimates = {
-        check.name: attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
+        check.name: attempt(findings, check.name, partial(estimate, check, fed, speed)) or 0.0
         for check in checks
     }
     ordered = by_value(checks, estimates)
-    found, costs = run_within(
-        ordered, given, described, settings, speed, deadline, progress=progress
-    )
+    found, costs = run_within(ordered, fed, described, settings, speed, deadline, progress=progress)
     findings += found
     if limit is not None:
         findings += overrun(limit, time.perf_counter() - started, costs)
@@ -275,4 +278,4 @@ def _context(given: Mapping[str, Any], seconds: float) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    return rows | model | {"seconds": f"{seconds:.1f}"} | versions
+    return rows | kind_of_inputs(given) | model | {"seconds": f"{seconds:.1f}"} | versions
