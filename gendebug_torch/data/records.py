@@ -258,8 +258,8 @@ class Records:
                 parts[path.stem] = pd.read_parquet(path)
             schema, name, task = header["schema"], header["name"], header.get("task")
             task = None if task is None else Task(task)
-            read = {"schema": Schema(**schema), "name": str(name), "task": task}
-            return cls(**parts, **read, modality=header.get("modality"))
+            parts |= {"schema": Schema(**schema), "modality": header.get("modality")}
+            return cls(**parts, name=str(name), task=task)
 
     @classmethod
     def from_frame(

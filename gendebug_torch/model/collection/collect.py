@@ -95,7 +95,8 @@ def collect(
         >>> len(records), list(records.logits.shape), records.targets.tolist()
         (8, [8, 2], [0, 1, 1, 0, 0, 1, 1, 0])
     """
-    model, notes, loader = as_model(model), {}, _with_batches(loader, batch_size)
+    model, loader = as_model(model), _with_batches(loader, batch_size)
+    notes: dict[str, Any] = {}
     with embedding_of(model, embedding) as last:
         keep = False if isinstance(loader, Records) else keep_features
         views = Views(_asked(modality, loader), last, embedding != "auto", keep, notes, loader)

@@ -81,7 +81,7 @@ def _as_rows(found: Any) -> Tensor | None:
     """A tensor as one float32 vector per row; None of anything else."""
     if not isinstance(found, Tensor) or found.ndim < 2 or not found.is_floating_point():
         return None
-    rows = found.detach().float()
+    rows: Tensor = found.detach().float()
     if rows.ndim == 4:
         rows = rows.flatten(2).mean(2)
     elif rows.ndim > 2:
