@@ -8,16 +8,20 @@ import io
 import json
 import logging
 import sys
+import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gendebug_torch.errors import brief, reading, reject
+from gendebug_torch.errors import MissingExtraError, brief, reading, reject
+
+# Files that hold a network with its weights.
+_FILES = (".pt2", ".onnx", ".pt", ".ts", ".jit", ".torchscript")
 
 
 def import_name(name: str, argument: str) -> Any:
@@ -42,11 +46,17 @@ def import_name(name: str, argument: str) -> Any:
 
 
 def load_network(name: str, weights: str | None) -> Any:
-    """The network that MODULE:NAME names, or that a function there returns.
+    """The network that MODULE:NAME names, or that a function there returns, or that of a file.
 
     Raises:
-        InputError: it cannot be imported, its function breaks, or it is no network.
+        InputError: it cannot be imported or read, its function breaks, or it is no network.
     """
+    if (suffix := Path(name).suffix.lower()) in _FILES:
+        if weights is not None:
+            got, remedy = f"{weights} with {name}", "Leave it out; the file holds its weights."
+            reject("--weights", "a network without weights of its own", got, remedy)
+        loaders = {".pt2": load_program, ".onnx": load_onnx}
+        return loaders.get(suffix, load_script)(name, "--model")
     network = import_name(name, "--model")
     expected = "a network, or a function that returns one without arguments"
     if not isinstance(network, nn.Module) and callable(network):
@@ -56,6 +66,47 @@ def load_network(name: str, weights: str | None) -> Any:
         reject("--model", expected, f"{name}, {brief(network)}", "Name the network itself.")
     if weights is not None:
         load_weights(network, weights)
+    return network
+
+
+def load_script(path: str, argument: str) -> nn.Module:
+    """The network in a TorchScript file, which torch reads without Python's unpickling.
+
+    Raises:
+        InputError: no such file, or one of torch.save.
+    """
+    remedy = "Save the network with torch.jit.save; weights alone go to --weights."
+    with reading(path, "a TorchScript file", argument, remedy), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        network: nn.Module = torch.jit.load(path, map_location="cpu")
+        return network
+
+
+def load_onnx(path: str, argument: str) -> Callable[..., Tensor]:
+    """A function of tensors that runs an ONNX file by ONNX Runtime on the CPU.
+
+    It returns the output named `logits`, or the first one.
+
+    Raises:
+        InputError: no such file, or no ONNX model.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        need = "An ONNX file needs ONNX Runtime: pip install gendebug_torch[onnx]"
+        raise MissingExtraError(need) from error
+    with reading(path, "an ONNX model", argument, "Export it again with torch.onnx.export."):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    outputs = [entry.name for entry in session.get_outputs()]
+    wanted = "logits" if "logits" in outputs else outputs[0]
+
+    def network(*inputs: Tensor, **named: Tensor) -> Tensor:
+        fed = dict(zip(names, inputs, strict=False)) | named
+        arrays = {name: part.detach().cpu().numpy() for name, part in fed.items()}
+        return torch.from_numpy(session.run([wanted], arrays)[0])
+
     return network
 
 

@@ -29,7 +29,7 @@ _DATASET_ROWS = 256
 
 
 def collect(
-    model: Model,
+    model: Model | None,
     loader: Any,
     *,
     modality: str | Mapping[Any, str] = "auto",
@@ -56,7 +56,8 @@ def collect(
 
     Args:
         model: module, function or scikit-learn estimator from inputs to logits, `[n]`, `[n, 1]`,
-            `[n, k]`, or dense `[n, k, ...]` with targets `[n, ...]`.
+            `[n, k]`, or dense `[n, k, ...]` with targets `[n, ...]`; None gives views without
+            logits.
         loader: DataLoader, iterable of batches, data set, Tensor `[n, ...]`, or `Records` with
             features.
         modality: `image`, `text`, `series` or `table`, or that of some parts by key or position of
@@ -95,7 +96,8 @@ def collect(
         >>> len(records), list(records.logits.shape), records.targets.tolist()
         (8, [8, 2], [0, 1, 1, 0, 0, 1, 1, 0])
     """
-    model, loader = as_model(model), _with_batches(loader, batch_size)
+    model = None if model is None else as_model(model)
+    loader = _with_batches(loader, batch_size)
     notes: dict[str, Any] = {}
     with embedding_of(model, embedding) as last:
         keep = False if isinstance(loader, Records) else keep_features
@@ -114,33 +116,35 @@ def collect(
             identity=f"{positions} positions, ignored {ignore_index}",
             learned=notes,
         )
-    if "valid" in rows:
-        rows |= trimmed_outputs(rows)
+    rows |= trimmed_outputs(rows) if "valid" in rows else {}
     fields = view_fields(rows, notes)
     if isinstance(loader, Records):
         return _filled(loader, rows, fields)
-    n = len(rows["logits"])
+    n = len(next(iter(rows.values())))
     table = _metadata(metadata, raw, n)
     fields |= {"metadata": table, "name": name, "origin": origin_of(loader, unpack, n)}
-    return Records(rows.get("features"), rows.get("targets"), rows["logits"], **fields)
+    return Records(rows.get("features"), rows.get("targets"), rows.get("logits"), **fields)
 
 
 def _step(
-    model: Model, views: Views, positions: int, ignore_index: int | None, *, flat: bool
+    model: Model | None, views: Views, positions: int, ignore_index: int | None, *, flat: bool
 ) -> Step:
     """What is kept of a batch: outputs, targets and views."""
 
     def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
-        logits = logits_of(model, inputs)
         if targets is not None:
             targets = targets.long() if not targets.is_floating_point() else targets
             if ignore_index is not None:
                 targets = targets.masked_fill(targets == ignore_index, IGNORED)
+        known = {} if targets is None else {"targets": targets}
+        if model is None:
+            return known | views.of(inputs)
+        logits = logits_of(model, inputs)
         if logits.ndim > 2:
             flattened = logits.flatten(2) if flat else logits
             out = sampled_outputs(flattened, inputs, targets, positions)
         else:
-            out = {"logits": logits} | ({} if targets is None else {"targets": targets})
+            out = {"logits": logits} | known
         return out | views.of(inputs)
 
     return step
@@ -162,12 +166,14 @@ def _asked(modality: str | Mapping[Any, str], loader: Any) -> str | Mapping[Any,
 def _filled(loader: Records, rows: dict[str, Tensor], views: dict[str, Any]) -> Records:
     """The records with outputs, and the views that they lack, on their device."""
     own = (part for part in (loader.features, loader.targets) if isinstance(part, Tensor))
-    home = next((part.device for part in own), rows["logits"].device)
+    home = next((part.device for part in own), torch.device("cpu"))
     fields = {key: value for key, value in views.items() if getattr(loader, key) is None}
     fields |= {key: value.to(home) for key, value in fields.items() if isinstance(value, Tensor)}
     if loader.task is Task.DENSE and loader.targets is not None:
         fields["targets"] = rows["targets"].to(home)
-    return dataclasses.replace(loader, logits=rows["logits"].to(home), **fields, task=None)
+    if "logits" in rows:
+        fields["logits"] = rows["logits"].to(home)
+    return dataclasses.replace(loader, **fields, task=None)
 
 
 def _metadata(table: pd.DataFrame | None, raw: Sequence[str] | None, n: int) -> pd.DataFrame | None:
