@@ -149,7 +149,7 @@ def test_networks_come_from_files(tmp_path):
     )
     torch.testing.assert_close(load_network(str(tmp_path / "net.pt2"), None)(x), expected)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(InputError, match="weights alone go to --weights"):
+    with pytest.raises(InputError, match="a TorchScript archive"):
         load_network(str(tmp_path / "weights.pt"), None)
     with pytest.raises(InputError, match="without weights of its own"):
         load_network(str(tmp_path / "net.pt"), "weights.pt")

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 import gendebug_torch as gd
+from gendebug_torch.cli.arguments import PROFILE
 from gendebug_torch.data.inputs.image_folder import class_folders, read_image_folder
 from gendebug_torch.data.tables import read_table
 from gendebug_torch.errors import InputError, reading, reject
@@ -63,8 +64,9 @@ def is_name(path: str) -> bool:
 
 
 def needs_schema(path: str) -> bool:
-    """Whether these rows are a table, whose columns only a schema explains."""
-    return not is_name(path) and not Path(path).is_dir() and Path(path).suffix != ".npz"
+    """Whether this is a table, whose columns only a schema explains."""
+    described = (".npz", PROFILE)
+    return not is_name(path) and not Path(path).is_dir() and not path.endswith(described)
 
 
 def _named_records(name: str, path: str, schema: gd.Schema, network: Any) -> gd.Records:
@@ -92,6 +94,23 @@ def with_common_classes(schema: gd.Schema, paths: Iterable[str | None]) -> gd.Sc
     pictures = [path for path in folders if not (Path(path) / "records.json").exists()]
     names = sorted({name for path in pictures for name in class_folders(path)})
     return replace(schema, classes=tuple(names)) if names and not schema.classes else schema
+
+
+def load_side(
+    name: str, path: str, schema: gd.Schema, network: Any = None
+) -> gd.Records | gd.Profile:
+    """Records of one side, or the profile in a file `*.profile`.
+
+    Args:
+        name: name of the records.
+        path: the file.
+        schema: what the columns are.
+        network: network that computes the logits, if there is one.
+    """
+    if not path.endswith(PROFILE):
+        return load_records(name, path, schema, network is not None, network=network)
+    with option_of(f"--{name}"):
+        return gd.Profile.load(path)
 
 
 def load_schema(path: str) -> gd.Schema:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gendebug_torch.modality.image_changes import image_changes, laplacian_of
+from gendebug_torch.modality.changes.image import image_changes, laplacian_of
 from gendebug_torch.modality.modality import Modality
 
 _LUMINANCE = (0.299, 0.587, 0.114)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class Change:
 
     name: str
     text: str
-    apply: Callable[[Tensor], Tensor]
+    apply: Callable[[Any], Any]
     complexity: int = 0
 
 
@@ -39,6 +40,6 @@ class Modality:
     """
 
     name: str
-    properties: Callable[[Tensor], dict[str, Tensor]]
-    changes: Callable[[Tensor, Tensor], tuple[Change, ...]]
+    properties: Callable[[Any], dict[str, Tensor]]
+    changes: Callable[[Any, Any], tuple[Change, ...]]
     key: Callable[[Tensor], Tensor] | None = None

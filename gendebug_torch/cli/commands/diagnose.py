@@ -10,8 +10,8 @@ from gendebug_torch.behavior.suite.suite_file import load_behavior
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import (
     load_model,
-    load_records,
     load_schema,
+    load_side,
     needs_schema,
     option_of,
     with_common_classes,
@@ -41,7 +41,8 @@ def diagnose(
     Args:
         out: directory for report.html and findings.json.
         train: rows that the model was fitted on: a table (CSV or Parquet), an npz of arrays, a
-            folder of pictures with one folder for each class, or MODULE:NAME of a loader.
+            folder of pictures with one folder for each class, MODULE:NAME of a loader, or
+            a profile (.profile).
         validation: rows that it was judged on.
         production: rows that it met afterwards; target and logits may be absent.
         schema: YAML file that says what the columns are (target, time, classes, logits, ...).
@@ -70,7 +71,7 @@ def diagnose(
         )
     columns = with_common_classes(columns, tables.values())
     records = {
-        name: load_records(name, path, columns, network is not None, network=network)
+        name: load_side(name, path, columns, network)
         for name, path in tables.items()
         if path is not None
     }

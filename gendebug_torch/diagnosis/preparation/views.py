@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.modality.detection import modality_of, properties_of
 from gendebug_torch.modality.parts import key_of_parts, parts_of
+from gendebug_torch.modality.strings import text_columns, with_text_properties
 
 SPLITS = ("train", "validation", "production")
 # Bytes of inputs that are read again for checks that feed the model rows.
@@ -21,7 +23,7 @@ _READ_BYTES = 256 * 2**20
 def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
     """Records of images, texts and series with a table of their properties as features.
 
-    Tables are left out: they are in words already.
+    In tables, columns of texts give way to their properties; tables without are left out.
 
     Args:
         given: inputs of `diagnose` by name.
@@ -36,6 +38,11 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
         elif (modality := modality_of(records.features, records.modality)) is not None:
             table = properties_of(records.features, modality)
             described[name] = replace(_with_keys(records), features=table, properties=table)
+        elif isinstance(records.features, pd.DataFrame):
+            texts = text_columns(records.features)
+            if texts:
+                table = with_text_properties(records.features, texts)
+                described[name] = replace(records, features=table)
     return described
 
 

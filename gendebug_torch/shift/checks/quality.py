@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.inputs import Cost, DerivedInput
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.quality.change import MetricChange
@@ -28,16 +28,29 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     return Cost(elements=60.0 * sum(sizes) + 1e7)
 
 
+def _of_rows() -> Callable[..., QualityChange | None]:
+    return quality_change
+
+
+# How quality is compared: by the rows of both sides, or by sums over more rows than these.
+QUALITY = DerivedInput("compare_quality", _of_rows)
+
+
 @check(
     "shift.quality",
     cause=Cause.UNKNOWN,
     needs=("validation.logits", "validation.targets", "production.logits", "production.targets"),
     cost=_cost,
+    derived=(QUALITY,),
     partial_labels=True,
     positions=True,
 )
 def quality_is_that_of_validation(
-    validation: Records, production: Records, *, level: float = 0.99
+    validation: Records,
+    production: Records,
+    compare_quality: Callable[..., QualityChange | None] = quality_change,
+    *,
+    level: float = 0.99,
 ) -> Iterator[Finding]:
     """The model is as good on labeled production rows as in validation.
 
@@ -52,11 +65,12 @@ def quality_is_that_of_validation(
     Args:
         validation: records with targets and logits.
         production: the same.
+        compare_quality: function of both and the level, derived.
         level: coverage of the intervals of all metrics together; half of the rest is the chance of
             a false alarm.
     """
     this = quality_is_that_of_validation
-    found = quality_change(validation, production, level=level)
+    found = compare_quality(validation, production, level=level)
     if found is None:
         sizes = len(validation), len(production)
         text = (

@@ -18,6 +18,8 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import missing_labels
 from gendebug_torch.modality.detection import modality_of
 from gendebug_torch.modality.modality import Modality
+from gendebug_torch.modality.strings import texts_of
+from gendebug_torch.modality.text import TEXT, text_modality
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import logits_of, map_rows
 from gendebug_torch.shift.serving.reproduction import Reproduction, Side, reproduction
@@ -55,8 +57,10 @@ def no_named_change_turns_validation_into_production(
     Each named change of the modality (order of channels, scaling, rotation, blur; truncation,
     unknown tokens; units, exchanged or stuck channels) is applied to rows of validation. The one
     that brings their properties and the network's outputs nearest to production's is named where
-    it leaves little of the distance, with the share of lost quality that it reproduces. Inputs of
-    tables are judged by `shift.serving_skew`.
+    it leaves little of the distance, with the share of lost quality that it reproduces. Where a
+    column of the metadata holds the texts behind token ids, and the network has a method `encode`
+    (texts -> ids), changes of the texts are tried as well (case, cuts, encoding, white space).
+    Inputs of tables are judged by `shift.serving_skew`.
 
     Source: Szekely and Rizzo (2013), J. Stat. Plan. Inference 143:1249, for the distance.
 
@@ -81,7 +85,10 @@ def no_named_change_turns_validation_into_production(
 
         return map_rows(step, inputs, model=model)["logits"]
 
-    found = reproduction(_side(sides[0]), _side(sides[1]), modality, network)
+    if modality is TEXT:
+        modality = text_modality(*(side.features for side in sides))
+    encode = getattr(model, "encode", None) if modality.name == "text" else None
+    found = reproduction(_side(sides[0]), _side(sides[1]), modality, network, encode=encode)
     text = (
         f"energy distance of {modality.name} properties and outputs {found.distance:.2g}, "
         f"{p_value_text(found.p_value)}"
@@ -124,12 +131,12 @@ def _sample(records: Records, rows: int) -> Records:
 def _side(records: Records) -> Side:
     """Inputs and, where every row has them, labels as columns: one for each class."""
     assert isinstance(records.features, Tensor)
-    targets = records.targets
+    targets, texts = records.targets, texts_of(records.metadata)
     if targets is None or bool(missing_labels(targets).any()):
-        return Side(records.features)
+        return Side(records.features, None, texts)
     classes = targets.ndim == 1 and not targets.is_floating_point()
     columns = one_hot(targets, _classes(records)) if classes else targets.reshape(len(targets), -1)
-    return Side(records.features, columns.float())
+    return Side(records.features, columns.float(), texts)
 
 
 def _classes(records: Records) -> int:
