@@ -34,7 +34,8 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
         if records is None or not len(records):
             continue
         if records.properties is not None:
-            described[name] = replace(_with_keys(records), features=records.properties)
+            table = _beside(records.features, records.properties)
+            described[name] = replace(_with_keys(records), features=table)
         elif (modality := modality_of(records.features, records.modality)) is not None:
             table = properties_of(records.features, modality)
             described[name] = replace(_with_keys(records), features=table, properties=table)
@@ -94,6 +95,14 @@ def kind_of_inputs(given: Mapping[str, Any]) -> dict[str, str]:
         if kinds:
             return {"inputs": ", ".join(kinds)}
     return {}
+
+
+def _beside(features: Any, properties: pd.DataFrame) -> pd.DataFrame:
+    """Properties, behind the columns of a table where the features are one."""
+    if not isinstance(features, pd.DataFrame):
+        return properties
+    new = properties[[name for name in properties if name not in features]]
+    return pd.concat([features.reset_index(drop=True), new.reset_index(drop=True)], axis=1)
 
 
 def _with_keys(records: Records) -> Records:

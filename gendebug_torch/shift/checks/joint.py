@@ -35,8 +35,11 @@ _MAX_ROWS = 20_000
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
-    count = column_count(given.get("production"))
-    return Cost(elements=5000.0 * (96.0 + count) ** 2 + 3e7 if count <= 300 else 1e6)
+    production = given.get("production")
+    count = column_count(production)
+    columns = 5000.0 * (96.0 + count) ** 2 + 3e7 if count <= 300 else 1e6
+    has_embedding = production is not None and production.embedding is not None
+    return Cost(elements=columns + has_embedding * 1.2e8)
 
 
 @check(

@@ -31,7 +31,7 @@ _RUNS = 8
 
 def _cost(given: Mapping[str, Any]) -> Cost:
     validation = given.get("validation")
-    if validation is None or modality_of(validation.features) is None:
+    if validation is None or modality_of(validation.features, validation.modality) is None:
         return Cost()
     rows = min(len(validation), 800)
     return Cost(forwards=rows * _RUNS / 2, elements=300.0 * rows * validation.features[0].numel())
@@ -110,7 +110,7 @@ def no_named_change_turns_validation_into_production(
 
 def _unfit(validation: Records, production: Records) -> tuple[str, Modality | None]:
     """Why nothing can be judged, or the modality of the inputs."""
-    modality = modality_of(validation.features)
+    modality = modality_of(validation.features, validation.modality)
     if modality is None or not isinstance(production.features, Tensor):
         return "the inputs are a table, see shift.serving_skew", None
     assert isinstance(validation.features, Tensor)
