@@ -62,7 +62,8 @@ def test_a_shift_of_the_embedding_is_found_with_the_rows_that_give_it_away():
     )
     assert said.severity in (Severity.WARN, Severity.FAIL)
     rows = said.numbers["production_rows"]
-    assert sum(row < 40 for row in rows) >= 18
+    # Two would be by chance: 40 of 400 rows moved.
+    assert sum(row < 40 for row in rows) >= 12
     assert len(said.evidence.table()) == 40
     assert "AUC" in said.evidence.plot().get_title()
 
@@ -76,7 +77,7 @@ def test_other_class_shares_are_no_shift_of_the_embedding():
     )
     plain = embedding_shift(before.embedding, few.embedding)
     assert matched.p_value > 0.002
-    assert plain.p_value < 1e-6
+    assert plain.p_value < 1e-4
 
 
 def test_clean_embeddings_are_quiet():

@@ -98,17 +98,19 @@ def rows():
 
 
 def run(tmp_path, *words):
-    code = main(["diagnose", "--out", str(tmp_path / "out"), "--only", "shift,slices", *words])
+    code = main(
+        ["diagnose", "--out", str(tmp_path / "out"), "--only", "shift.ks,shift.quality", *words]
+    )
     return code, json.loads((tmp_path / "out" / "findings.json").read_text())
 
 
 def test_pictures_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text(MODULE)
-    for i in range(140):
+    for i in range(100):
         draw(tmp_path / "before" / ("ab"[i % 2]) / f"{i}.png", seed=i)
         draw(tmp_path / "after" / f"{i}.png", seed=1000 + i)
-    for i in range(140):
+    for i in range(100):
         with Image.open(tmp_path / "after" / f"{i}.png") as picture:
             dark = picture.point(lambda value: value // 3)
         dark.save(tmp_path / "after" / f"{i}.png")

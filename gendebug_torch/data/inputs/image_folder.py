@@ -157,7 +157,7 @@ def _pixels(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
         shown = shown.convert(mode)
     if shown.size != size:
         shown = shown.resize(size, resample=2)
-    array = np.asarray(shown, dtype=np.int32 if mode == "I" else np.uint8)
+    array = np.array(shown, dtype=np.int32 if mode == "I" else np.uint8)
     array = array[..., None] if array.ndim == 2 else array
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 

@@ -90,4 +90,5 @@ def _as_rows(found: Any) -> Tensor | None:
         return rows
     generator = torch.Generator().manual_seed(0)
     projection = torch.randn(rows.shape[1], _PROJECTED, generator=generator) / _PROJECTED**0.5
-    return rows @ projection.to(rows.device)
+    projected: Tensor = rows @ projection.to(rows.device)
+    return projected
