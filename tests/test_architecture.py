@@ -24,7 +24,7 @@ FLOORS |= dict.fromkeys(map(folder_of, TOPICS), 4)
 FLOORS |= {"profiles": 5, "report": 5, "diagnosis": 6, "callbacks": 7, "cli": 7, "pytest_plugin": 7}
 # Libraries that cost time or are seldom needed: imported where they are used.
 HEAVY = {"captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "pyarrow"}
-HEAVY |= {"markupsafe", "onnxruntime", "ruamel", "safetensors", "scipy", "shap", "tqdm"}
+HEAVY |= {"PIL", "markupsafe", "onnxruntime", "ruamel", "safetensors", "scipy", "shap", "tqdm"}
 # One file per check or command: such a room may be larger.
 LISTS = ("checks", "commands")
 

@@ -47,7 +47,11 @@ from gendebug_torch.diagnosis.preparation.profiles import (
 )
 from gendebug_torch.diagnosis.preparation.steps import attempt
 from gendebug_torch.diagnosis.preparation.tables import fed_by_name, validated
-from gendebug_torch.diagnosis.preparation.views import described_in_words
+from gendebug_torch.diagnosis.preparation.views import (
+    described_in_words,
+    kind_of_inputs,
+    with_inputs,
+)
 from gendebug_torch.diagnosis.quality import finding_order, quality_of
 from gendebug_torch.errors import Deadline, did_you_mean, reject
 from gendebug_torch.model.devices import device_of
@@ -227,14 +231,15 @@ def diagnose(
     given |= with_logits(findings, given, limit, speed, device, progress)
     views = attempt(findings, "diagnose.properties", partial(described_in_words, given))
     described = given | (views or {})
+    fed = given | (attempt(findings, "diagnose.inputs", partial(with_inputs, given)) or {})
     estimates = {
-        check.name: attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
+        check.name: attempt(findings, check.name, partial(estimate, check, fed, speed)) or 0.0
         for check in checks
     }
     ordered = by_value(checks, estimates)
     whole = whole_row_answers(described, profiles)
     found, costs = run_within(
-        ordered, given, described, settings, speed, deadline, whole=whole, progress=progress
+        ordered, fed, described, settings, speed, deadline, whole=whole, progress=progress
     )
     findings += [*found, *profile_finding(profiles)]
     if limit is not None:
@@ -308,4 +313,4 @@ def _context(given: Mapping[str, Any], seconds: float) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    return rows | model | {"seconds": f"{seconds:.1f}"} | versions
+    return rows | kind_of_inputs(given) | model | {"seconds": f"{seconds:.1f}"} | versions

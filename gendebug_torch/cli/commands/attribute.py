@@ -66,7 +66,7 @@ def attribute(
     network = (
         load_program(model, "--model") if model.endswith(".pt2") else load_network(model, weights)
     )
-    records = load_records("validation", data, load_schema(schema), True, "--data")
+    records = load_records("validation", data, load_schema(schema), True, "--data", network)
     explained: int | str = int(target) if target.lstrip("-").isdigit() else target
     show = sys.stderr.isatty()
     # Of smaller batches the bar knows earlier how long the rest takes; a CPU is no slower by them.

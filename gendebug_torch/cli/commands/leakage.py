@@ -7,7 +7,7 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
-from gendebug_torch.cli.inputs import load_model, load_records, load_schema
+from gendebug_torch.cli.inputs import load_model, load_records, load_schema, with_common_classes
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap
 
@@ -43,10 +43,10 @@ def leakage(
             str(len(tables)),
             "Pass train, then validation, then production.",
         )
-    declared = load_schema(schema)
+    declared = with_common_classes(load_schema(schema), tables)
     network = load_model(model, weights)
     records: dict[str, Any] = {
-        split: load_records(split, path, declared, network is not None, "tables")
+        split: load_records(split, path, declared, network is not None, "tables", network)
         for split, path in zip(_SPLITS, tables, strict=False)
     }
     diagnosis = gd.diagnose(
