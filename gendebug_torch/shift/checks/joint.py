@@ -12,7 +12,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Cost, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.errors import InputError
+from gendebug_torch.errors import NO_DEADLINE, Deadline, InputError
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._columns import no_reference
 from gendebug_torch.shift.columns.shared_columns import column_count
@@ -50,6 +50,7 @@ def columns_relate_as_before(
     validation: Records | None = None,
     train: Records | None = None,
     change_kinds: Deferred[ChangeKinds | None] = NOTHING,
+    deadline: Deadline = NO_DEADLINE,
     *,
     alpha: float = 0.002,
     min_auc: float = 0.55,
@@ -70,6 +71,7 @@ def columns_relate_as_before(
         validation: reference, if it has features.
         train: reference otherwise.
         change_kinds: kinds of change, derived; used where production differs.
+        deadline: end of the time.
         alpha: chance of any false alarm over both tests.
         min_auc: smallest AUC that matters.
         min_correlation: smallest change of a correlation that matters.
@@ -92,7 +94,7 @@ def columns_relate_as_before(
         return
     sides, coded = (columns.reference, columns.production), columns.categorical
     try:
-        shift = joint_shift(*sides, categorical=coded, block=block)
+        shift = joint_shift(*sides, categorical=coded, block=block, deadline=deadline)
     except InputError as error:
         numbers = {"n": len(sides[0]), "m": len(sides[1])}
         yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers=numbers)
