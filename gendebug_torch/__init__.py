@@ -41,6 +41,7 @@ _TOPICS = (
     "curves",
     "labels",
     "leakage",
+    "network",
     "shift",
     "slices",
 )

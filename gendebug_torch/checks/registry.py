@@ -31,6 +31,7 @@ TOPICS = (
     "curves",
     "labels",
     "leakage",
+    "network",
     "shift",
     "slices",
 )

@@ -48,6 +48,7 @@ from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
     from gendebug_torch.curves import LearningCurves
+    from gendebug_torch.network.evidence import NetworkEvidence
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def diagnose(
     model: Model | None = None,
     *,
     curves: LearningCurves | None = None,
+    network: NetworkEvidence | None = None,
     train: Records | None = None,
     validation: Records | None = None,
     production: Records | None = None,
@@ -163,6 +165,7 @@ def diagnose(
     Args:
         model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
         curves: learning curves of the training.
+        network: what the training showed of the inside of the network.
         train: records that the model was fitted on.
         validation: records that it was judged on.
         production: records that it met afterwards, labeled or not.
@@ -181,6 +184,7 @@ def diagnose(
     given: dict[str, Any] = {
         "model": model,
         "curves": curves,
+        "network": network,
         "train": train,
         "validation": validation,
         "production": production,

@@ -23,9 +23,9 @@ def validated(given: Mapping[str, Any]) -> dict[str, Any]:
     if given["model"] is not None and not callable(given["model"]):
         remedy = "Pass the network itself, not its weights."
         reject("model", "a module or a callable", type(given["model"]).__name__, remedy)
-    sources = ("train", "validation", "production", "curves", "behavior")
+    sources = ("train", "validation", "production", "curves", "network", "behavior")
     if all(given[name] is None for name in sources):
-        remedy = "Pass the records, curves or suite to inspect."
+        remedy = "Pass the records, curves, training or suite to inspect."
         reject(", ".join(sources), "at least one of them", "none", remedy)
     return {name: named(given[name], name) for name in ("train", "validation", "production")}
 
