@@ -48,14 +48,14 @@ def _rows(recorder: NetworkRecorder) -> tuple[Tensor, Tensor, Tensor]:
     p, m = len(recorder.parameters), len(recorder.hooks.modules)
     widths = [3 * p, len(SHARES) * m, len(SERIES) - 1]
     rows = torch.stack(recorder.rows).cpu() if recorder.rows else torch.zeros(0, sum(widths))
-    norms, shares, series = rows.double().split(widths, dim=1)
+    norms, shares, series = torch.split(rows.double(), widths, dim=1)
     return norms.view(-1, 3, p), shares.view(-1, len(SHARES), m), series
 
 
 def _own_parameters(recorder: NetworkRecorder, module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters of a module by their dotted names."""
     own = {id(p) for p in module._parameters.values() if p is not None}
-    return {name: p for name, p in recorder.parameters.items() if id(p) in own}  # type: ignore[misc]
+    return {name: p for name, p in recorder.parameters.items() if id(p) in own}
 
 
 def _total(norms: Tensor, recorder: NetworkRecorder, own: dict[str, nn.Parameter]) -> Tensor:

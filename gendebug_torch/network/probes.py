@@ -210,7 +210,7 @@ def _fit(
             value = loss(called(recorder.model, inputs), targets)
             recorder.add_loss(value, targets)
             losses.append(float(value.detach()))
-            value.backward()
+            torch.autograd.backward(value)
             recorder.optimizers[0].step()
             recorder.optimizers[0].zero_grad()
             small = losses[-1] < _ENOUGH * losses[0] and len(losses) > 5

@@ -104,17 +104,15 @@ class NetworkRecorder:
         count = self._loss[1] + 1 if self._loss else torch.ones_like(mean)
         self._loss = [total, count]
 
-    def _samples(self, step: int) -> bool:
-        return step <= _FIRST or step % self.every == 0
-
     def _count(self, name: str, parameter: Tensor) -> None:
         if self.hooks.armed:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     @torch.no_grad()
     def _begin(self) -> None:
-        armed = self._samples(self.step + 1)
-        self.hooks.begin_step(self.step + 1, armed)
+        step = self.step + 1
+        armed = step <= _FIRST or step % self.every == 0
+        self.hooks.begin_step(step, armed)
         self._counts = {}
         self._before = [p.detach().clone() for p in self.parameters.values()] if armed else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
@@ -64,7 +65,7 @@ def gradients_keep_their_size(
         yield fine(this, summary, **numbers)
         return
     summary = f"The gradient {how} {size:.1e} times that at {names[-1]}."
-    how_bad = {"severity": severity, "ratio": size, "evidence": network, "step": 1}
+    how_bad: dict[str, Any] = {"severity": severity, "ratio": size, "evidence": network, "step": 1}
     yield fault(this, kind, summary, remedy, subject=at, **how_bad)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
@@ -75,7 +76,7 @@ def inputs_are_normalized(
 
 def _level(mean: float | None, deviation: float | None) -> float:
     """Root mean square."""
-    return ((mean or 0.0) ** 2 + (deviation or 0.0) ** 2) ** 0.5
+    return math.hypot(mean or 0.0, deviation or 0.0)
 
 
 def _preference(shares: tuple[float, ...], weights: tuple[float, ...]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
@@ -44,7 +45,12 @@ def loss_falls_below_a_constant(
         return
     level = change.start if constant is None else constant
     error = 3 * change.error
-    numbers = {"start": change.start, "end": change.end, "constant": constant, "error": error}
+    numbers: dict[str, Any] = {
+        "start": change.start,
+        "end": change.end,
+        "constant": constant,
+        "error": error,
+    }
     if not network.typical_ratio.nanmedian().item() > min_ratio:
         yield fine(this, "Updates are too small to judge by the loss.", **numbers)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
@@ -37,7 +38,12 @@ def one_batch_can_be_fitted(
         return
     start, end = probes.losses[0], min(probes.losses[-10:])
     left = end / start if start > 0 else 0.0
-    numbers = {"start": start, "end": end, "steps": len(probes.losses), "rows": probes.rows}
+    numbers: dict[str, Any] = {
+        "start": start,
+        "end": end,
+        "steps": len(probes.losses),
+        "rows": probes.rows,
+    }
     course = f"{start:.4g} to {end:.4g} in {len(probes.losses)} steps on {probes.rows} rows"
     if left <= max_left:
         yield fine(this, f"One batch can be fitted: the loss went from {course}.", **numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
@@ -36,7 +37,7 @@ def loss_starts_at_chance(
         summary = "Not judged: no loss with targets was recorded before the first update."
         yield this.finding(Severity.NOTE, summary, numbers={"start": start})
         return
-    numbers = {"start": start, "chance": chance, "constant": facts.constant_loss}
+    numbers: dict[str, Any] = {"start": start, "chance": chance, "constant": facts.constant_loss}
     classes = facts.constant_loss is None or facts.constant_loss <= chance + 1e-9
     limit = chance + max(max_excess, chance)
     if not classes or chance > 20:
