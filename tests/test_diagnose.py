@@ -140,6 +140,7 @@ def test_forms(model, tmp_path):
     assert "retrain" in str(diagnosis)
     diagnosis.write(tmp_path / "out", title="T")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "bill.json",
         "findings.json",
         "report.html",
     ]
