@@ -172,4 +172,6 @@ def draw_texts(ax: Axes, groups: Mapping[str, Sequence[str]]) -> Axes:
             ax.text(0.02, -y, line.replace("$", r"\$"), fontsize=8, va="center", family="monospace")
         y += 1
     ax.set(xlim=(0, 1), ylim=(-total, 0.8), xticks=[], yticks=[])
+    for side in ax.spines.values():
+        side.set_visible(False)
     return ax
