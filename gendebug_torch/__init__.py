@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gendebug_torch.diagnosis.comparison.compare import compare as compare
     from gendebug_torch.diagnosis.diagnose import Diagnosis as Diagnosis
     from gendebug_torch.diagnosis.diagnose import diagnose as diagnose
+    from gendebug_torch.influences import influence as influence
     from gendebug_torch.model.collection.collect import collect as collect
     from gendebug_torch.profiles.build import profile as profile
     from gendebug_torch.profiles.profile import Profile as Profile
@@ -36,6 +37,7 @@ _HOME = {
     "collect": "model.collection.collect",
     "compare": "diagnosis.comparison.compare",
     "diagnose": "diagnosis.diagnose",
+    "influence": "influences",
     "profile": "profiles.build",
     "recalibrate": "calibration",
 }

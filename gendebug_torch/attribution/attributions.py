@@ -38,6 +38,13 @@ _JOINED = "attributions.safetensors"
 _CHUNK = 2**16
 
 
+def _html(attributions: Attributions) -> str:
+    """The picture and the strongest inputs, for a notebook."""
+    picture = b64encode(png(attributions)).decode()
+    table = attributions.table().head(_BARS).to_html(index=False, float_format="{:.3g}".format)
+    return f'<img alt="{escape(attributions.method)}" src="data:image/png;base64,{picture}">{table}'
+
+
 @dataclass(frozen=True, eq=False)
 class Attributions:
     """Contributions of the inputs to one output per row; adds up over batches.
@@ -85,6 +92,8 @@ class Attributions:
     trust: TrustCard | None = None
     precision: PrecisionCheck | None = None
     modality: str | None = None
+
+    _repr_html_ = _html
 
     @classmethod
     def from_rows(
@@ -200,12 +209,6 @@ class Attributions:
         )
         ax.grid(visible=False, axis="y")
         return ax
-
-    def _repr_html_(self) -> str:
-        """The picture and the strongest inputs, for a notebook."""
-        picture = b64encode(png(self)).decode()
-        table = self.table().head(_BARS).to_html(index=False, float_format="{:.3g}".format)
-        return f'<img alt="{escape(self.method)}" src="data:image/png;base64,{picture}">{table}'
 
     def to_frame(self) -> pd.DataFrame:
         """One row per row of the data: contributions by input, then `target` and other fields."""

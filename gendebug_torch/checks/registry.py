@@ -31,11 +31,14 @@ TOPICS = (
     "behavior",
     "calibration",
     "curves",
+    "influence",
     "labels",
     "leakage",
     "shift",
     "slices",
 )
+# A package named after this topic would take the place of the function `gd.influence`.
+_FOLDERS: Mapping[str, str] = {"influence": "influences"}
 
 _CHECKS: dict[str, Check] = {}
 
@@ -274,6 +277,11 @@ def check(
     return register
 
 
+def folder_of(topic: str) -> str:
+    """The folder of a topic in this package."""
+    return _FOLDERS.get(topic, topic)
+
+
 def all_checks() -> tuple[Check, ...]:
     """Every check, by id: one for each file of `<topic>/checks/`, and those of other packages.
 
@@ -285,7 +293,7 @@ def all_checks() -> tuple[Check, ...]:
         CheckError: a module of another package that cannot be imported.
     """
     for topic in TOPICS:
-        room = import_module(f"gendebug_torch.{topic}.checks")
+        room = import_module(f"gendebug_torch.{folder_of(topic)}.checks")
         for module in iter_modules(room.__path__):
             import_module(f"{room.__name__}.{module.name}")
     for entry in entry_points(group="gendebug_torch.checks"):

@@ -36,6 +36,7 @@ class Command:
 
 
 _TABLES = "--validation val.csv --production live.parquet --schema schema.yaml"
+_TRAINED = "--model package.nets:build --train train.csv --schema schema.yaml"
 _OF_MODEL = "fraud.behavior.yaml --model package.serving:predict"
 _ADD = "fraud.behavior.yaml --from production.csv --row 17 --tags theft"
 COMMANDS: Mapping[str, Command] = {
@@ -68,6 +69,16 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "labels": Command(
         "labels", "labels", ("table",), "train.csv --schema schema.yaml --out runs/labels"
+    ),
+    "influence": Command(
+        "influence",
+        "influence",
+        example=f"{_TRAINED} --validation val.csv --out runs/influence",
+    ),
+    "counterfactual": Command(
+        "counterfactual",
+        "counterfactual",
+        example=f"{_TRAINED} --data live.csv --out runs/changes",
     ),
     "predeploy": Command(
         "predeploy",

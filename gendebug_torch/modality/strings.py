@@ -17,7 +17,6 @@ from gendebug_torch.modality.modality import Modality
 if TYPE_CHECKING:
     import pandas as pd
 
-_SCRIPTS = ("LATIN", "CYRILLIC", "ARABIC", "CJK", "HIRAGANA", "HANGUL", "GREEK", "DEVANAGARI")
 # UTF-8 that was read as Latin-1 or Windows-1252, the replacement character, and escaped letters.
 _DAMAGE = re.compile(
     "[\u00c2\u00c3][\u0080-\u00bf\u0152-\u0178\u02c6-\u02dc\u2013-\u2122]|\u00e2\u20ac|\ufffd"
@@ -56,17 +55,27 @@ def _described(text: str) -> dict[str, float]:
         "share of upper case": kinds.count("Lu") / letters,
         "share of digits": kinds.count("Nd") / length,
         "share of punctuation": sum(kind[0] in "PS" for kind in kinds) / length,
+        "starts in upper case": float(text[:1].isupper()),
+        "ends with punctuation": float(kinds[-1][0] == "P" if kinds else 0),
+    }
+    return found | _signs(text, length) | {"share of other scripts": _foreign(text) / letters}
+
+
+def _signs(text: str, length: int) -> dict[str, float]:
+    """Shares of white space, of characters beyond ASCII, and of what damage leaves."""
+    return {
         "share of white space": sum(map(str.isspace, text)) / length,
         "share of line breaks": sum(text.count(end) for end in "\n\r") / length,
         "share beyond ASCII": sum(letter > "\x7f" for letter in text) / length,
         "share of question marks": text.count("?") / length,
         "damaged characters": len(_DAMAGE.findall(text)) / length,
-        "starts in upper case": float(text[:1].isupper()),
-        "ends with punctuation": float(kinds[-1][0] in "P" if kinds else 0),
     }
-    scripts = [_script(letter) for letter in text if letter > "\x7f" and letter.isalpha()]
-    foreign = sum(script not in ("LATIN", "") for script in scripts)
-    return found | {"share of letters that are not Latin": foreign / letters}
+
+
+def _foreign(text: str) -> int:
+    """Number of letters that are not Latin."""
+    letters = (letter for letter in text if letter > "\x7f" and letter.isalpha())
+    return sum(not _is_latin(letter) for letter in letters)
 
 
 @cache
@@ -76,10 +85,9 @@ def _kind(letter: str) -> str:
 
 
 @cache
-def _script(letter: str) -> str:
-    """Script of a letter, by its name; empty for rarer ones."""
-    first = unicodedata.name(letter, "").partition(" ")[0]
-    return first if first in _SCRIPTS else "OTHER"
+def _is_latin(letter: str) -> bool:
+    """Whether a letter is Latin, by its name."""
+    return unicodedata.name(letter, "").startswith(("LATIN", "MODIFIER", "MASCULINE", "FEMININE"))
 
 
 STRINGS = Modality("text", string_properties, string_changes)
@@ -126,7 +134,9 @@ def with_text_properties(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Data
         present = frame[name].notna().to_numpy()
         found = string_properties(frame[name].fillna("").astype(str).tolist())
         named = {f"{key} of {name}": values.numpy() for key, values in found.items()}
-        parts.append(pd.DataFrame(named, index=frame.index).where(present[:, None]))
+        table = pd.DataFrame(named, index=frame.index)
+        table.loc[~present] = float("nan")
+        parts.append(table)
     return pd.concat(parts, axis=1)
 
 

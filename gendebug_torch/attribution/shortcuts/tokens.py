@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gendebug_torch.attribution.shortcuts.transplants import Donors, Network
 from gendebug_torch.checks.evidence import axes
@@ -84,44 +85,69 @@ def telling_token(
         class_id: the class.
         least: smallest share of texts that it must turn.
     """
-    shares, counts = zip(
-        *(_shares(side, class_id) for side in (validation, production)), strict=True
-    )
-    size = max(len(share[0]) for share in shares)
-    (own, other), (live, live_other) = (
-        [torch.nn.functional.pad(x, (0, size - len(x))) for x in pair] for pair in shares
-    )
-    gap, live_gap = own - other, live - live_other
-    lost = (gap - live_gap) * (gap >= least) * (live_gap <= gap / 2)
-    tokens = [int(t) for t in lost.argsort(descending=True)[:_CANDIDATES] if float(lost[t]) > 0]
-    if not tokens:
-        return None
+    sides = [_shares(side, class_id) for side in (validation, production)]
+    size = max(len(side.own) for side in sides)
+    before, after = (side.widened(size) for side in sides)
+    tokens = _lost_tokens(before, after, least)
     turned = [
-        float((network(_with_token(donors.recipients, t)) == class_id).double().mean())
-        for t in tokens
+        float((network(_with_token(donors.recipients, token)) == class_id).double().mean())
+        for token in tokens
     ]
-    best = max(range(len(tokens)), key=lambda i: turned[i])
-    token = tokens[best]
-    if turned[best] < least:
+    best = max(range(len(tokens)), key=lambda i: turned[i], default=None)
+    if best is None or turned[best] < least:
         return None
-    n, m = (torch.tensor([count]) for count in counts)
-    p = two_share_p_value((own[token] * n).round(), n, (live[token] * m).round(), m)
-    tried = zip(tokens, own[tokens].tolist(), live[tokens].tolist(), turned, strict=True)
+    token = tokens[best]
+    own, live = before.own[tokens].tolist(), after.own[tokens].tolist()
     rows = {"validation": donors.before[:_DRAWN], "production": donors.after[:_DRAWN]}
-    drawn = {name: side.cpu() for name, side in rows.items()}
     return TokenShortcut(
         token,
         turned[best],
-        float(own[token]),
-        float(live[token]),
-        min(1.0, float(p) * size),
-        tuple(tried),
-        drawn,
+        own[best],
+        live[best],
+        min(1.0, _p_value(before, after, token) * size),
+        tuple(zip(tokens, own, live, turned, strict=True)),
+        {name: side.cpu() for name, side in rows.items()},
     )
 
 
-def _shares(records: Records, class_id: int) -> tuple[tuple[Tensor, Tensor], int]:
-    """Share of the texts of the class, and of the others, that have each token, `[v]` each."""
+@dataclass(frozen=True, eq=False)
+class _Shares:
+    """Share of the texts of a class, and of the others, that have each token, `[v]`; their number.
+
+    Args:
+        own: shares among the texts of the class.
+        other: shares among the others.
+        texts: number of texts of the class.
+    """
+
+    own: Tensor
+    other: Tensor
+    texts: int
+
+    def widened(self, size: int) -> _Shares:
+        """The same with zeros for further tokens."""
+        own, other = (pad(x, (0, size - len(x))) for x in (self.own, self.other))
+        return _Shares(own, other, self.texts)
+
+
+def _lost_tokens(before: _Shares, after: _Shares, least: float) -> list[int]:
+    """Tokens that told the class before and do not after, the most telling first."""
+    gap, live_gap = before.own - before.other, after.own - after.other
+    lost = (gap - live_gap) * (gap >= least) * (live_gap <= gap / 2)
+    order = lost.argsort(descending=True, stable=True)[:_CANDIDATES].tolist()
+    return [token for token in order if float(lost[token]) > 0]
+
+
+def _p_value(before: _Shares, after: _Shares, token: int) -> float:
+    """Of equal shares of texts of the class that have a token."""
+    counts = []
+    for side in (before, after):
+        texts = torch.tensor([side.texts])
+        counts += [(side.own[token] * texts).round(), texts]
+    return float(two_share_p_value(*counts))
+
+
+def _shares(records: Records, class_id: int) -> _Shares:
     tokens, targets = records.features, records.targets
     assert isinstance(tokens, Tensor)
     assert targets is not None
@@ -135,7 +161,7 @@ def _shares(records: Records, class_id: int) -> tuple[tuple[Tensor, Tensor], int
     counts = [torch.bincount(token[mask[text]], minlength=size) for mask in (own, ~own)]
     totals = (int(own.sum()), int((~own).sum()))
     shares = [count / max(1, total) for count, total in zip(counts, totals, strict=True)]
-    return (shares[0].double(), shares[1].double()), totals[0]
+    return _Shares(shares[0].double(), shares[1].double(), totals[0])
 
 
 def _with_token(tokens: Tensor, token: int) -> Tensor:

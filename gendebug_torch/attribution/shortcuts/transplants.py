@@ -107,19 +107,27 @@ def transplant(
         least: smallest share that counts, and smallest difference to the others.
     """
     turned = torch.stack([_turned(network, donors, donors.before, r, class_id) for r in regions])
-    shares = turned.double().mean(1)
-    best = float(shares.max())
-    chosen = next(i for i, share in enumerate(shares.tolist()) if share >= _AS_GOOD * best)
-    movable = [i for i, region in enumerate(regions) if region.movable]
-    if best >= least:
-        found = _compared(network, donors, regions, [chosen], turned, class_id)
+    for places in _places(regions, turned, least):
+        found = _compared(network, donors, regions, places, turned, class_id)
         if _is_lost(found, least):
             return found
-    anywhere = bool(movable) and float(turned[movable].any(0).double().mean()) >= least
-    if not anywhere:
-        return None
-    found = _compared(network, donors, regions, movable, turned, class_id)
-    return found if _is_lost(found, least) else None
+    return None
+
+
+def _places(regions: Sequence[Region], turned: Tensor, least: float) -> list[list[int]]:
+    """Numbers of regions to compare: the smallest that turns enough, or several at once.
+
+    A thing in changing places turns few inputs in each of them, and fewer in a large region than
+    in any of the small ones.
+    """
+    shares = turned.double().mean(1).tolist()
+    best = max(shares)
+    chosen = [next(i for i, share in enumerate(shares) if share >= _AS_GOOD * best)]
+    movable = [i for i, region in enumerate(regions) if region.movable]
+    anywhere = float(turned[movable].any(0).double().mean()) if movable else 0.0
+    ordered = [movable] if anywhere >= least else []
+    ordered.insert(0 if regions[chosen[0]].movable or anywhere < best else 1, chosen)
+    return [places for places in ordered if best >= least or places is movable]
 
 
 def _is_lost(found: Transplant, least: float) -> bool:

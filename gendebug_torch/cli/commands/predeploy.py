@@ -19,10 +19,10 @@ from gendebug_torch.cli.inputs import (
     load_records,
     load_schema,
 )
+from gendebug_torch.data.sheets.sheet_files import write_sheet
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.model.formats import load_served
-from gendebug_torch.report.sheets import write_sheet
 from gendebug_torch.slices import confusion_cell, review_rows, review_sheet
 
 _DISTRIBUTION = ("shift.ks", "shift.missing", "shift.categories", "shift.joint")

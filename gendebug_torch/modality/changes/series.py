@@ -79,6 +79,12 @@ def _time(before: Tensor) -> Iterator[Change]:
         text = f"series are {shift} {'step' if shift == 1 else 'steps'}"
         yield Change(f"late {shift}", f"{text} late", partial(_shifted, steps=shift))
         yield Change(f"early {shift}", f"{text} early", partial(_shifted, steps=-shift))
+    yield from _rates(before)
+
+
+def _rates(before: Tensor) -> Iterator[Change]:
+    """Other sampling rates, and smoothing."""
+    steps = before.shape[1]
     for factor in (2, 4):
         if steps >= 4 * factor:
             text = f"every value is held for {factor} steps (lower sampling rate)"
@@ -124,25 +130,37 @@ def _values(before: Tensor, after: Tensor, channel: int) -> Iterator[Change]:
 
 
 def _failures(before: Tensor, after: Tensor, channel: int) -> Iterator[Change]:
-    """A channel that is stuck, clipped, late or noisy."""
-    of, steps = f"channel {channel}", before.shape[1]
+    """A channel that is stuck, late, clipped or noisy."""
     own, live = before[..., channel], after[..., channel]
     repeated = [float((side.diff(dim=1) == 0).float().mean()) for side in (own, live)]
     if repeated[1] - repeated[0] > _LEAST_STUCK:
-        stuck = partial(_stuck, channel=channel)
-        yield Change(f"stuck {channel}", f"{of} is stuck at its first value", stuck)
-        for start in sorted({steps // 4, steps // 2, 3 * steps // 4} - {0}):
-            text = f"{of} is stuck from step {start} on"
-            yield Change(f"stuck {channel} from {start}", text, partial(stuck, start=start), 1)
-        constant = float(live.nanmedian())
-        text = f"{of} is stuck at {constant:.3g}"
-        same = partial(_affine, channel=channel, gain=0.0, shift=constant)
-        yield Change(f"constant {channel}", text, same, 1)
-    for shift in (1, 2, max(1, steps // 10)):
+        yield from _stuck_values(live, channel)
+    steps = before.shape[1]
+    for shift in sorted({1, 2, max(1, steps // 10)}):
         for sign, word in ((1, "late"), (-1, "early")):
-            text = f"{of} alone is {shift} {'step' if shift == 1 else 'steps'} {word}"
+            text = f"channel {channel} alone is {shift} {'step' if shift == 1 else 'steps'} {word}"
             moved = partial(_shifted_channel, channel=channel, steps=sign * shift)
             yield Change(f"{word} {shift} in {channel}", text, moved)
+    yield from _limits(own, live, channel)
+
+
+def _stuck_values(live: Tensor, channel: int) -> Iterator[Change]:
+    """A channel that repeats its first value, a value from some step on, or a constant."""
+    of, steps = f"channel {channel}", live.shape[1]
+    stuck = partial(_stuck, channel=channel)
+    yield Change(f"stuck {channel}", f"{of} is stuck at its first value", stuck)
+    for start in sorted({steps // 4, steps // 2, 3 * steps // 4} - {0}):
+        text = f"{of} is stuck from step {start} on"
+        yield Change(f"stuck {channel} from {start}", text, partial(stuck, start=start), 1)
+    constant = float(live.nanmedian())
+    text = f"{of} is stuck at {constant:.3g}"
+    same = partial(_affine, channel=channel, gain=0.0, shift=constant)
+    yield Change(f"constant {channel}", text, same, 1)
+
+
+def _limits(own: Tensor, live: Tensor, channel: int) -> Iterator[Change]:
+    """A channel that is clipped or noisy."""
+    of = f"channel {channel}"
     low, high = (float(x) for x in (live.nan_to_num(math.inf).amin(), live.nan_to_num(0).amax()))
     if high < float(own.nan_to_num(-math.inf).amax()) or low > float(own.nan_to_num(0).amin()):
         text = f"{of} is clipped to {low:.3g} ... {high:.3g}"

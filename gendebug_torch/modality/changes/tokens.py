@@ -95,6 +95,11 @@ def _cuts(layout: _Layout, before: Tensor, after: Tensor) -> Iterator[Change]:
             text = f"only the last {longest - 1} tokens stay, behind the first special token"
             starts = partial(_start_and_last, layout, count=longest - 1)
             yield Change("cut behind the start", text, starts, 1)
+    yield from _lost_ends(layout)
+
+
+def _lost_ends(layout: _Layout) -> Iterator[Change]:
+    """Special tokens that are missing, and the reverse order."""
     text = "the first token (a special token) is missing"
     yield Change("without first", text, partial(_without, layout, first=True))
     text = "the last token (a special token) is missing"

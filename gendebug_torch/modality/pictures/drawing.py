@@ -11,13 +11,14 @@ from torch import Tensor
 
 from gendebug_torch.modality.image import unit_images
 from gendebug_torch.modality.pictures.regions import Box
+from gendebug_torch.modality.text import padding_ids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Pixels of a drawn image, and lengths of drawn texts.
 _PIXELS = 96
-_TOKENS = 14
+_TOKENS, _TEXTS = 26, 5
 _LETTERS = 90
 RAISES = (0.84, 0.37, 0.0)
 
@@ -144,11 +145,17 @@ def _draw_series(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | Non
 
 
 def _draw_tokens(ax: Axes, rows: Mapping[str, Tensor]) -> None:
+    """Ids in a line for each text, padding as dots."""
+    padding = {name: padding_ids(texts) for name, texts in rows.items()}
     lines = {
-        name: [" ".join(map(str, text[:_TOKENS].tolist())) for text in texts]
+        name: [" ".join(_word(i, padding[name]) for i in text[:_TOKENS].tolist()) for text in texts]
         for name, texts in rows.items()
     }
     draw_texts(ax, lines)
+
+
+def _word(token: int, padding: tuple[int, ...]) -> str:
+    return "·" if token in padding else str(token)
 
 
 def draw_texts(ax: Axes, groups: Mapping[str, Sequence[str]]) -> Axes:
@@ -159,6 +166,7 @@ def draw_texts(ax: Axes, groups: Mapping[str, Sequence[str]]) -> Axes:
         groups: texts by the name of their group.
     """
     ax.grid(visible=False)
+    groups = {name: texts[:_TEXTS] for name, texts in groups.items()}
     total = sum(len(texts) + 1 for texts in groups.values())
     y = 0
     for name, texts in groups.items():

@@ -120,7 +120,8 @@ class _Candidate:
     def __call__(self, side: Side) -> Side:
         if self.encode is None:
             return replace(side, inputs=self.change.apply(side.inputs))
-        return replace(side, inputs=self.encode(self.change.apply(side.texts)))
+        texts = self.change.apply(side.texts)
+        return replace(side, inputs=self.encode(texts), texts=texts)
 
 
 def reproduction(
@@ -171,11 +172,13 @@ def reproduction(
 def _pictures(before: Side, changed: Side | None, after: Side) -> dict[str, Any]:
     """A few rows of each side, in their inputs."""
     sides = {"validation": before, "changed": changed, "production": after}
-    groups = {name: side.inputs[:_DRAWN] for name, side in sides.items() if side is not None}
-    return {
-        name: rows.cpu() if isinstance(rows, Tensor) else rows[: _DRAWN // 2]
-        for name, rows in groups.items()
-    }
+    given = {name: side for name, side in sides.items() if side is not None}
+    # Texts are shown where it is they that changed.
+    rewritten = changed is not None and changed.texts is not before.texts
+    if rewritten and all(side.texts is not None for side in given.values()):
+        return {name: list(side.texts or ())[:_DRAWN] for name, side in given.items()}
+    groups = {name: side.inputs[:_DRAWN] for name, side in given.items()}
+    return {n: rows.cpu() if isinstance(rows, Tensor) else rows for n, rows in groups.items()}
 
 
 def _taken(values: Any, index: Tensor) -> Any:
