@@ -42,6 +42,7 @@ from gendebug_torch.diagnosis.preparation.logits import with_logits
 from gendebug_torch.diagnosis.preparation.profiles import (
     profile_finding,
     profiles_of,
+    row_counts,
     sampled_rows,
     whole_row_answers,
 )
@@ -254,7 +255,7 @@ def diagnose(
         work = partial(diagnosed_bill, findings, given, device, deadline, quality)
         bill = attempt(findings, "diagnose.bill", work)
     ranked = tuple(sorted(findings, key=finding_order))
-    context = _context(given | profiles, time.perf_counter() - started)
+    context = _context(given, time.perf_counter() - started) | row_counts(profiles)
     return Diagnosis(ranked, context, quality, costs, bill)
 
 
