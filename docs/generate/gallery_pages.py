@@ -19,7 +19,6 @@ GALLERY = {
     "fraud_walkthrough": ("--rows", "50000", "--epochs", "10"),
     "image_serving_fault": (),
     "text_serving_fault": (),
-    "text_serving_fault": (),
     "regression_drift": (),
     "recalibrate_and_ship": (),
     "label_audit": (),
