@@ -93,6 +93,7 @@ def columns_relate_as_before(
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"columns": d})
         return
     sides, coded = (columns.reference, columns.production), columns.categorical
+    deadline.check()
     try:
         shift = joint_shift(*sides, categorical=coded, block=block, deadline=deadline)
     except InputError as error:
