@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.attributions import Attributions
-from gendebug_torch.attribution.checks._rows import explanation_cost, inputs_only, sample_records
+from gendebug_torch.attribution.checks._rows import (
+    explained_rows,
+    explanation_cost,
+    inputs_only,
+    sample_records,
+)
 from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.attribution.trust.dependence import output_dependence
 from gendebug_torch.checks.finding import Cause, Finding, Severity
@@ -53,11 +58,11 @@ def integrated_gradients_converge(
         steps: steps of the integrated gradients.
         tolerance: relative error of a row that matters.
         limit: largest share of rows above the tolerance.
-        rows: largest number of rows.
+        rows: largest number of rows of a table; of pictures and series it is a quarter.
         seed: seed of the sample.
     """
     this = integrated_gradients_converge
-    sample = inputs_only(sample_records(validation, rows, seed))
+    sample = inputs_only(sample_records(validation, explained_rows(validation, rows), seed))
     if not len(sample) or not model_inputs(sample).is_floating_point():
         yield this.finding(Severity.NOTE, "No rows with floating-point features to explain.")
         return

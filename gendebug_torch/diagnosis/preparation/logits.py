@@ -14,7 +14,8 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.diagnosis.budget import Speed
 from gendebug_torch.diagnosis.preparation.model_probe import PROBED_ROWS, model_findings
 from gendebug_torch.diagnosis.preparation.steps import attempt
-from gendebug_torch.model.runner import collect
+from gendebug_torch.modality.detection import modality_of
+from gendebug_torch.model.collection.collect import collect
 
 
 def with_logits(
@@ -25,7 +26,7 @@ def with_logits(
     device: str | torch.device,
     progress: bool,
 ) -> dict[str, Records]:
-    """Records with the model's logits, as far as half of the budget allows.
+    """Records with the model's logits and embedding, as far as half of the budget allows.
 
     The model is probed before, where that takes a hundredth of the budget at most.
     """
@@ -39,13 +40,7 @@ def with_logits(
     filled: dict[str, Records] = {}
     for name in ("validation", "production", "train"):
         records = given[name]
-        if (
-            model is None
-            or records is None
-            or records.logits is not None
-            or records.features is None
-            or not len(records)
-        ):
+        if model is None or records is None or not _has_open_outputs(records):
             continue
         if left is not None and speed is not None:
             left -= speed.seconds(Cost(forwards=len(records)))
@@ -56,3 +51,11 @@ def with_logits(
         if collected is not None:
             filled[name] = collected
     return filled
+
+
+def _has_open_outputs(records: Records) -> bool:
+    """Whether the model can be asked for logits, or for the embedding of what is no table."""
+    if records.features is None or not len(records):
+        return False
+    described = modality_of(records.features, records.modality) is not None
+    return records.logits is None or (described and records.embedding is None)

@@ -24,9 +24,12 @@ from gendebug_torch.labels.prediction.cross_fitting import cross_fitted, standar
 from gendebug_torch.labels.prediction.missed_signal import features_explain
 from gendebug_torch.labels.prediction.small_networks import Truth
 from gendebug_torch.labels.review.ranking import IN_SAMPLE, OUT_OF_SAMPLE
+from gendebug_torch.stats.embeddings.projection import principal_components
 from gendebug_torch.stats.probe_network import design
 
 MIN_ROWS = 100
+# Principal components of an embedding that networks are fitted to.
+_DIRECTIONS = 64
 # With more columns, or fewer rows per class, small networks predict no labels: errors from lack of
 # data then look like wrong labels.
 _MAX_COLUMNS, _MIN_ROWS_PER_CLASS = 4096, 100
@@ -292,7 +295,14 @@ def _beyond_misfit(noise: LabelNoise, z: Tensor, other: Tensor, model: LabelNois
 
 
 def usable_columns(records: Records) -> Tensor | None:
-    """`[n, d]` inputs of a small network, or None without usable features."""
+    """`[n, d]` inputs of a small network, or None without usable features.
+
+    Where there is an embedding it is its principal components: properties of a picture or a text
+    tell little of its class.
+    """
+    if records.embedding is not None:
+        (directions,) = principal_components([records.embedding], _DIRECTIONS)
+        return design(directions).values
     if records.features is None:
         return None
     columns = design(records.features, categorical=records.schema.categorical).values
