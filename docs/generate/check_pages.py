@@ -63,7 +63,7 @@ def _page(check: Check, plant: Plant, rates: Mapping[str, pd.Series], folder: Pa
         ),
         "## When it fires",
         "A fault planted in made-up data, run when this page was built:",
-        folded(f"The fault, from `tests/contract/{plant.file}`", code(plant.code, "python")),
+        folded(f"The fault, from <code>tests/contract/{plant.file}</code>", code(plant.code, "python")),
         _said(worst),
         _evidence(worst, folder / f"{check.name}.png"),
         "## When it stays quiet",
