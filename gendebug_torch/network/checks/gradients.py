@@ -36,7 +36,7 @@ def gradients_keep_their_size(
     ratios, first = _ratios(network)
     if len(ratios) < 2:
         summary = "Not judged: gradients of fewer than two layers were seen."
-        yield this.finding(Severity.NOTE, summary, numbers={"layers": len(ratios)})
+        yield this.finding(Severity.NOTE, summary)
         return
     names = list(ratios)
     # The gradient is lost, or too large, for everything before: the first such layer is named.
