@@ -87,6 +87,11 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
     diagnosis = gd.diagnose(network, **records)
     diagnosis.write(options.out, title="Fruit, as the camera sees it")
     print(diagnosis)
+    chosen = (found for found in diagnosis.findings if found.check == "shift.reproduced_change")
+    found = next(chosen)
+    if found.evidence is not None:
+        picture = Path(options.out) / "picture.png"
+        found.evidence.plot().get_figure().savefig(picture, dpi=110)
     print(f"Report: {Path(options.out) / 'report.html'}")
     return diagnosis
 

@@ -17,20 +17,28 @@ if TYPE_CHECKING:
     from gendebug_torch.checks.finding import Severity as Severity
     from gendebug_torch.data.records import Records as Records
     from gendebug_torch.data.schema import Schema as Schema
+    from gendebug_torch.diagnosis.comparison.compare import compare as compare
     from gendebug_torch.diagnosis.diagnose import Diagnosis as Diagnosis
     from gendebug_torch.diagnosis.diagnose import diagnose as diagnose
-    from gendebug_torch.model.runner import collect as collect
+    from gendebug_torch.influences import influence as influence
+    from gendebug_torch.model.collection.collect import collect as collect
+    from gendebug_torch.profiles.build import profile as profile
+    from gendebug_torch.profiles.profile import Profile as Profile
 
 _HOME = {
     "Cause": "checks.finding",
     "Diagnosis": "diagnosis.diagnose",
     "Finding": "checks.finding",
+    "Profile": "profiles.profile",
     "Records": "data.records",
     "Schema": "data.schema",
     "Severity": "checks.finding",
     "attribute": "attribution",
-    "collect": "model.runner",
+    "collect": "model.collection.collect",
+    "compare": "diagnosis.comparison.compare",
     "diagnose": "diagnosis.diagnose",
+    "influence": "influences",
+    "profile": "profiles.build",
     "recalibrate": "calibration",
 }
 _TOPICS = (
@@ -39,6 +47,7 @@ _TOPICS = (
     "calibration",
     "callbacks",
     "curves",
+    "diagnosis",
     "labels",
     "leakage",
     "network",

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from gendebug_torch.cli.main import main
 from tests.contract.plants_calibration import binary, drawn
+from tests.versions import require_raw_weights
 
 MODULE = """
 import lightning.pytorch as pl
@@ -160,6 +161,7 @@ def test_from_an_exported_program(place):
     torch.export.save(
         torch.export.export(net, (torch.zeros(4, 2),), dynamic_shapes=({0: rows},)), "net.pt2"
     )
+    require_raw_weights("net.pt2")
     arguments = [
         "recalibrate",
         "--program",

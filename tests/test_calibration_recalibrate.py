@@ -363,6 +363,8 @@ def test_exported_programs_agree(name):
 def test_onnx_says_the_same(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("PyTorch 2.6 does not export batch normalisation to ONNX")
     model = Net().eval()
     x, _ = held_out(model)
     found = recalibrate(

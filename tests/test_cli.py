@@ -15,6 +15,7 @@ from gendebug_torch import attribute
 from gendebug_torch.cli import main
 from gendebug_torch.errors import InputError
 from gendebug_torch.model.formats import load_program
+from tests.versions import require_raw_weights
 
 NETWORK = """
 import torch
@@ -225,6 +226,7 @@ def exported(path, network):
     torch.export.save(
         torch.export.export(network, (torch.zeros(4, 2),), dynamic_shapes=({0: rows},)), path
     )
+    require_raw_weights(path)
 
 
 def test_attribute_an_exported_program(place):

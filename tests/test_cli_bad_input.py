@@ -102,6 +102,19 @@ GOOD = {
     "leakage": {**BASIC, "tables": "rows.csv"},
     "parity": {"pipeline": f"{MODULE}:build", "raw": "rows.csv", "stored": "rows.csv", "out": "o"},
     "labels": {**BASIC, "table": "rows.csv"},
+    "influence": {
+        **BASIC,
+        "train": "rows.csv",
+        "validation": "rows.csv",
+        **NETWORK_OF,
+    },
+    "counterfactual": {
+        **BASIC,
+        "train": "rows.csv",
+        "data": "rows.csv",
+        "rows": "0",
+        **NETWORK_OF,
+    },
     "predeploy": {**BASIC, "train": "rows.csv", "production": "rows.csv", **NETWORK_OF},
     "checks": {},
     "behave": {"suite": "s.yaml", **NETWORK_OF},
@@ -125,7 +138,12 @@ def function_of(name):
 
 
 def bad_values(name, parameter, hint):
-    if (name, parameter) in (("curves", "train"), ("predeploy", "train")):
+    if (name, parameter) in (
+        ("curves", "train"),
+        ("predeploy", "train"),
+        ("influence", "train"),
+        ("counterfactual", "train"),
+    ):
         return BAD["val"] if name == "curves" else TABLES
     if name == "attribute" and parameter == "baseline":
         return ("no_such_start",)

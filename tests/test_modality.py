@@ -10,7 +10,7 @@ from gendebug_torch import Cause, Records, Severity, diagnose
 from gendebug_torch.modality.detection import modality_of, properties_of
 from gendebug_torch.modality.image import IMAGE, image_properties, unit_images
 from gendebug_torch.modality.series import SERIES, series_properties
-from gendebug_torch.modality.text import TEXT, token_properties
+from gendebug_torch.modality.text import TEXT, padding_ids, token_properties
 from gendebug_torch.shift.serving.energy import energy_distance, energy_p_value
 from gendebug_torch.shift.serving.reproduction import Side, reproduction
 from tests.contract.plants_modality import images, sides
@@ -125,8 +125,19 @@ def test_properties_of_token_ids():
     found = {name: values.tolist() for name, values in token_properties(tokens).items()}
     assert found["length in tokens"] == [4, 0]
     assert found["share of different tokens"] == [0.75, 0]
-    assert found["share of token 1"] == [0.25, 0]
-    assert found["first token"] == [5, 0]
+    assert found["share of the most frequent token"] == [0.5, 0]
+    assert (found["first token"], found["last token"]) == ([5, 0], [1, 0])
+
+
+@pytest.mark.parametrize("padding", [0, 1, 7, 30000])
+def test_padding_is_found_and_not_assumed(padding):
+    tokens = torch.randint(10, 99, (40, 12), generator=generator())
+    lengths = torch.randint(3, 12, (40, 1), generator=generator(1))
+    for side in (torch.arange(12), 11 - torch.arange(12)):
+        assert padding_ids(torch.where(side < lengths, tokens, padding)) == (padding,)
+    assert padding_ids(tokens) == ()
+    tokens[:, 0], tokens[:, -1] = 2, 3
+    assert padding_ids(tokens) == (), "special tokens at the ends are no padding"
 
 
 def test_changes_of_token_ids():

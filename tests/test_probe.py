@@ -34,7 +34,7 @@ def test_scores_are_those_of_a_ridge_fit_on_the_other_folds(monkeypatch):
     wanted = with_permutations(target, 2)
     folds = fold_ids(120, 7)
     probe = cross_fit(values, wanted, folds=folds, width=12, seed=3)
-    units = probe_module._hidden_units(values, 12, 3).numpy()
+    units = probe_module.hidden_units(values, 12, 3).numpy()
     for fold in range(7):
         out = (folds == fold).numpy()
         x, y = units[~out], wanted.numpy()[~out] - wanted.numpy().mean(0)

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import os
 import re
@@ -19,6 +21,7 @@ from gendebug_torch.report import (
     render_text,
     write_report,
 )
+from gendebug_torch.report.text import finding_markdown
 
 EVIL = "<script>alert('x')</script>|`\\"
 
@@ -76,7 +79,7 @@ def said(findings=FINDINGS):
 
 def test_the_page_shows_every_finding_and_stands_alone():
     page = render_html(FINDINGS, **said(), context={"train": "5 rows"})
-    assert page.count("<details id=") == len(FINDINGS)
+    assert len(set(re.findall(r'id="finding-(\d+)"', page))) == len(FINDINGS)
     for piece in (
         "retrain",
         "Look at it.",
@@ -90,6 +93,33 @@ def test_the_page_shows_every_finding_and_stands_alone():
     assert "default-src 'none'" in page
 
 
+def test_the_policy_allows_the_own_script_alone():
+    page = render_html(FINDINGS, **said())
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert "unsafe-inline" not in page.partition("script-src")[2].partition('"')[0]
+
+
+def test_findings_are_grouped_by_what_they_say():
+    silent = Finding("shift.over_time", Cause.CONCEPT_DRIFT, Severity.NOTE, "Not judged: no time.")
+    page = render_html([*FINDINGS, silent], **said())
+    found, _, rest = page.partition('id="ruled-out"')
+    ruled_out, _, unjudged = rest.partition('id="not-judged"')
+    assert "Not judged: no time." not in found + ruled_out
+    for name in ("shift.over_time", "calibration.ece"):
+        assert name in unjudged
+    assert "curves.regime" in ruled_out
+    assert "About this check" in found
+    assert "Smirnov (1939)" in found
+
+
+def test_a_finding_as_markdown():
+    text = finding_markdown(finding(subject=EVIL))
+    assert text.startswith("**fail** `shift.ks` · &lt;script&gt;")
+    assert text.endswith("> Look at it.")
+
+
 def test_every_name_is_escaped():
     page = render_html(
         FINDINGS,
@@ -98,7 +128,7 @@ def test_every_name_is_escaped():
         pictures={EVIL: Bars()},
         context={EVIL: EVIL},
     )
-    assert "<script" not in page
+    assert page.count("<script") == 1, "the page's own, by the hash of its policy"
     assert "&lt;script&gt;" in page
     assert "<b>" not in page
 
@@ -112,7 +142,7 @@ def test_a_plot_that_breaks_does_not_lose_the_report():
 def test_only_the_worst_findings_are_drawn():
     many = [finding(subject=f"column_{i}", evidence=Bars()) for i in range(60)]
     page = render_html(many, **said(many[:3]))
-    assert page.count("data:image/png") == 40
+    assert page.count("data:image/png") == 40 + 1, "one stands beside the decision too"
     assert "20 more have evidence that is not drawn" in page
 
 

@@ -86,12 +86,68 @@ def test_nothing_leaves_the_page_and_nothing_complains(visit, report):
 
 
 def test_every_section_opens(visit):
-    for details in visit.locator("details").all():
-        if details.get_attribute("open") is None:
-            details.locator("summary").click()
-        assert details.locator(".inside").is_visible()
+    for details in visit.locator("section > details, #list > details").all():
+        was = details.get_attribute("open") is not None
+        details.locator("> summary").click()
+        assert (details.get_attribute("open") is None) is was
     for section in ("causes", "tables", "pictures", "findings", "schedule"):
         assert visit.locator(f"#{section} h2").is_visible()
+
+
+def test_findings_are_searched_filtered_and_sorted(visit):
+    rows = visit.locator("#list > details")
+    total = rows.count()
+    visit.fill("#search", "amount")
+    assert 0 < visit.locator("#list > details:visible").count() < total
+    assert f"of {total}" in visit.locator("#shown").inner_text()
+    visit.fill("#search", "")
+    visit.uncheck("#controls [value=note]")
+    shown = visit.locator("#list > details:visible").all()
+    assert {row.get_attribute("data-severity") for row in shown} <= {"warn", "fail", "errored"}
+    visit.check("#controls [value=note]")
+    visit.select_option("#sort", "check")
+    checks = [row.get_attribute("data-check") for row in rows.all()]
+    assert checks == sorted(checks)
+    visit.click("#unfold")
+    assert visit.locator("#list > details:not([open])").count() == 0
+
+
+def test_a_finding_is_copied_as_markdown(visit):
+    visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    first = visit.locator("#list > details").first
+    first.locator("> summary").click()
+    first.locator(".copy").click()
+    assert first.locator(".copy").inner_text() == "Copied"
+    assert visit.evaluate("navigator.clipboard.readText()").startswith("**fail** `")
+
+
+def test_a_link_opens_what_it_leads_to(visit):
+    visit.locator("#headline a").click()
+    assert visit.locator("details.finding[open] .inside").first.is_visible()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_first_screen_carries_the_story(visit, width, height):
+    visit.set_viewport_size({"width": width, "height": height})
+    for part in ("#decision", ".advice", "#reasons li >> nth=0"):
+        box = visit.locator(part).first.bounding_box()
+        assert box["y"] + box["height"] <= height, part
+    assert visit.locator("#headline img").bounding_box()["y"] < 1.2 * height
+    page = visit.evaluate("document.documentElement.scrollHeight")
+    assert page < (5500 if width == 1280 else 9000)
+
+
+def test_paper_and_the_dark(visit):
+    ink = "getComputedStyle(document.body).color"
+    light = visit.evaluate(ink)
+    visit.emulate_media(color_scheme="dark")
+    assert visit.evaluate(ink) != light
+    visit.emulate_media(media="print", color_scheme="light")
+    visit.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert visit.locator("details:not([open])").count() == 0
+    assert not visit.locator("#controls").is_visible()
+    visit.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert visit.locator("details:not([open])").count() > 0
 
 
 def test_pictures_have_size(visit):

@@ -136,12 +136,12 @@ def test_a_saved_table_says_the_same_in_constant_size(tmp_path):
     sizes = []
     for n in (20_000, 60_000):
         known = prepare_table(write(table(0, n), tmp_path / "before.parquet"), size=256)
-        loaded = PreparedTable.load(known.save(tmp_path / "before.safetensors"))
+        loaded = PreparedTable.load(known.save(tmp_path / "before.profile"))
         live = prepare_table(write(table(1, 300), tmp_path / "after.parquet"))
         pairs = [table_comparison(one, live) for one in (known, loaded)]
         assert torch.equal(pairs[0].quantities.test.p_value, pairs[1].quantities.test.p_value)
         assert pairs[0].categories[0].p_value == pairs[1].categories[0].p_value
-        sizes.append((tmp_path / "before.safetensors").stat().st_size)
+        sizes.append((tmp_path / "before.profile").stat().st_size)
     assert abs(sizes[1] - sizes[0]) < 100
     prepare_reference(torch.zeros(3, 1), names=["a"]).save(tmp_path / "other.safetensors")
     for broken in ("other.safetensors", "before.parquet", "absent"):
@@ -341,7 +341,7 @@ def test_the_command_reads_large_tables_in_chunks_and_saves_its_reference(
     monkeypatch.setattr(chunks, "MAX_CELLS", 12_000)
     before = write(with_scores(0), tmp_path / "before.parquet")
     moved = write(with_scores(1, moved=1.0), tmp_path / "moved.parquet")
-    saved = tmp_path / "before.safetensors"
+    saved = tmp_path / "before.profile"
     clean = shift(
         tmp_path,
         before,
@@ -368,7 +368,7 @@ def test_the_command_reads_large_tables_in_chunks_and_saves_its_reference(
         main(
             [
                 "shift",
-                str(tmp_path / "absent.safetensors"),
+                str(tmp_path / "absent.profile"),
                 str(moved),
                 "--schema",
                 str(tmp_path / "schema.yaml"),
@@ -378,4 +378,4 @@ def test_the_command_reads_large_tables_in_chunks_and_saves_its_reference(
         )
         == 2
     )
-    assert "absent.safetensors" in capsys.readouterr().err
+    assert "absent.profile" in capsys.readouterr().err

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+from gendebug_torch.data.sheets.sheet_files import write_sheet
 from gendebug_torch.errors import InputError
-from gendebug_torch.report.sheets import write_sheet
 from gendebug_torch.slices import confusion_cell, review_rows, review_sheet
 
 PREDICTED = torch.tensor([1, 1, 0, 0, 1, 0])

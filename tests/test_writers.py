@@ -21,9 +21,9 @@ from gendebug_torch.behavior import append_case, load_suite, run_suite
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.cli import main
 from gendebug_torch.cli.deliver import deliver
+from gendebug_torch.data.sheets.sheet_files import write_sheet
 from gendebug_torch.errors import InputError
 from gendebug_torch.labels import audit_sheet, label_ranking, read_review
-from gendebug_torch.report.sheets import write_sheet
 from gendebug_torch.shift.columns.chunks import prepare_table
 from tests.fuzz.readers import SCHEMA, SUITE_TEXT, frame
 

@@ -9,6 +9,9 @@ from gendebug_torch.attribution.compare.permutation import (
     permutation_importance as permutation_importance,
 )
 from gendebug_torch.attribution.compare.rank_agreement import rank_agreement as rank_agreement
+from gendebug_torch.attribution.counterfactuals.counterfactual import (
+    counterfactual as counterfactual,
+)
 from gendebug_torch.attribution.methods.table import METHODS as METHODS
 from gendebug_torch.attribution.plots import beeswarm as beeswarm
 
@@ -18,6 +21,7 @@ __all__ = [
     "attribute",
     "beeswarm",
     "compare_attributions",
+    "counterfactual",
     "permutation_importance",
     "rank_agreement",
 ]

@@ -27,7 +27,9 @@ from gendebug_torch.attribution.trust.half_precision import precision_check
 from gendebug_torch.attribution.trust.robustness_trials import total_evaluations
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
-from gendebug_torch.model.batches import Unpack, sample_rows
+from gendebug_torch.modality.detection import modality_of
+from gendebug_torch.model.batches import sample_rows
+from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import Precision, device_of
 from gendebug_torch.model.evaluation import Model, on_device
 
@@ -142,7 +144,7 @@ def attribute(
             result = explain(task, model, loader, watch=watch, **options)
         else:
             result = explain_on_devices(task, model, loader, devices, **options)
-        result = replace(result, precision=check)
+        result = replace(result, precision=check, modality=_drawable(loader, result))
         if sample is None:
             return result
         streamed = stream and checkpoint is not None
@@ -156,6 +158,18 @@ def attribute(
         return replace(
             result, trust=trust_card(task, model, rows, sample, total, noise=noise, full=full)
         )
+
+
+def _drawable(loader: Any, result: Attributions) -> str | None:
+    """The modality of inputs whose contributions are drawn over them; None of others."""
+    own = loader.features if isinstance(loader, Records) else loader
+    values, inputs = result.values, result.inputs
+    if inputs is None or inputs.shape != values.shape:
+        return None
+    modality = modality_of(own if isinstance(own, Tensor) else inputs)
+    fits = isinstance(own, Tensor) is False or own.shape[1:] == values.shape[1:]
+    named = modality is not None and modality.name in ("image", "text")
+    return modality.name if modality is not None and named and fits else None
 
 
 def _background(baseline: Any, loader: Any, unpack: Unpack | None) -> Any:

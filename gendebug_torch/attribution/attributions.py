@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
+from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes, png
 from gendebug_torch.data.files import replacing
 from gendebug_torch.errors import MissingExtraError, reject
+from gendebug_torch.modality.pictures.heat_maps import draw_heat_maps, draw_highlights
 from gendebug_torch.model.shards import join_shards, read_rows
 
 if TYPE_CHECKING:
@@ -33,6 +36,13 @@ _PER_ROW = (
 _JOINED = "attributions.safetensors"
 # Rows summed at once, so that a summary of any number of rows needs little memory.
 _CHUNK = 2**16
+
+
+def _html(attributions: Attributions) -> str:
+    """The picture and the strongest inputs, for a notebook."""
+    picture = b64encode(png(attributions)).decode()
+    table = attributions.table().head(_BARS).to_html(index=False, float_format="{:.3g}".format)
+    return f'<img alt="{escape(attributions.method)}" src="data:image/png;base64,{picture}">{table}'
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +67,7 @@ class Attributions:
             those of a Captum object that holds the network itself.
         trust: trust card of the run; None where it was not measured.
         precision: comparison of half precision with float32; None for a run in float32.
+        modality: what the inputs are, `image` or `text`, so that they are drawn; None of others.
 
     Example:
         >>> import torch
@@ -80,6 +91,9 @@ class Attributions:
     evaluations: Tensor | None = None
     trust: TrustCard | None = None
     precision: PrecisionCheck | None = None
+    modality: str | None = None
+
+    _repr_html_ = _html
 
     @classmethod
     def from_rows(
@@ -97,7 +111,8 @@ class Attributions:
         joined: dict[str, Any] = {
             name: torch.cat([mine[name], theirs[name]]) for name in mine if name in theirs
         }
-        return Attributions.from_rows(joined, self.method, self.feature_names)
+        made = Attributions.from_rows(joined, self.method, self.feature_names)
+        return replace(made, modality=self.modality)
 
     def select(self, rows: Tensor) -> Attributions:
         """The rows where a bool mask is true, or at these positions."""
@@ -171,7 +186,12 @@ class Attributions:
         return frame.sort_values("mean_abs", ascending=False, ignore_index=True, kind="stable")
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Mean |contribution| of the strongest inputs; orange where the mean is negative."""
+        """Contributions over images or tokens; of others the mean |contribution| as bars.
+
+        A bar is orange where the mean is negative.
+        """
+        if self.modality is not None and self.inputs is not None:
+            return _drawn(self, axes(ax, size=(7.5, 3.6)))
         top = self.table().head(_BARS).iloc[::-1]
         ax = axes(ax, size=(6.0, 1.2 + 0.28 * max(1, len(top))))
         colors = np.where(top["mean"] < 0, LIVE, REFERENCE).tolist()
@@ -233,6 +253,19 @@ class Attributions:
             got = f"{target}: {error.strerror}"
             reject("path", "a path that can be written", got, "Choose another path.")
         return target
+
+
+def _drawn(attributions: Attributions, ax: Axes) -> Axes:
+    """Contributions over the inputs of the first usable rows."""
+    made = attributions.select(attributions.usable)
+    assert made.inputs is not None
+    rows = made.inputs.cpu(), made.values.cpu()
+    if len(made) and attributions.modality == "image":
+        draw_heat_maps(ax, *rows, made.targets.cpu())
+    elif len(made):
+        draw_highlights(ax, *rows)
+    ax.set_title(title_of(attributions))
+    return ax
 
 
 def title_of(attributions: Attributions) -> str:

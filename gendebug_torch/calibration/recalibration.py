@@ -30,7 +30,7 @@ from gendebug_torch.calibration.rows.held_out_rows import (
 from gendebug_torch.calibration.saving import data_hash
 from gendebug_torch.data.task import IGNORED, are_probabilities
 from gendebug_torch.errors import reject
-from gendebug_torch.model.batches import Unpack
+from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import Precision
 from gendebug_torch.model.evaluation import Model
 
@@ -104,8 +104,8 @@ def recalibrate(
         >>> overconfident = nn.Linear(3, 3, bias=False)
         >>> _ = overconfident.weight.data.copy_(6 * torch.eye(3))
         >>> result = recalibrate(overconfident, [(inputs, targets)], candidates=["temperature"])
-        >>> print(f"{result.chosen}: ECE {result.before.ece:.1%} -> {result.after.ece:.1%}")
-        temperature: ECE 15.8% -> 2.1%
+        >>> print(f"{result.chosen}: ECE {result.before.ece:.0%} -> {result.after.ece:.0%}")
+        temperature: ECE 16% -> 2%
         >>> deployable = result.fold()
     """
     how: dict[str, Any] = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
+from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import Any
 
@@ -29,12 +31,15 @@ TOPICS = (
     "behavior",
     "calibration",
     "curves",
+    "influence",
     "labels",
     "leakage",
     "network",
     "shift",
     "slices",
 )
+# A package named after this topic would take the place of the function `gd.influence`.
+_FOLDERS: Mapping[str, str] = {"influence": "influences"}
 
 _CHECKS: dict[str, Check] = {}
 
@@ -101,6 +106,12 @@ class Check:
     def summary(self) -> str:
         """First line of the docstring."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def description(self) -> str:
+        """How it is computed: the docstring between its first line and its first section."""
+        _, _, text = (inspect.getdoc(self.function) or "").partition("\n\n")
+        return re.split(r"^(?:Source|Args|Cost|Raises):", text, flags=re.MULTILINE)[0].strip()
 
     @property
     def source(self) -> str:
@@ -267,12 +278,30 @@ def check(
     return register
 
 
+def folder_of(topic: str) -> str:
+    """The folder of a topic in this package."""
+    return _FOLDERS.get(topic, topic)
+
+
 def all_checks() -> tuple[Check, ...]:
-    """Every check of every topic, by id: one for each file of `<topic>/checks/`."""
+    """Every check, by id: one for each file of `<topic>/checks/`, and those of other packages.
+
+    Another package registers its checks in a module that it names as an entry point of the group
+    `gendebug_torch.checks`; its code runs here, so only packages that are trusted should be
+    installed.
+
+    Raises:
+        CheckError: a module of another package that cannot be imported.
+    """
     for topic in TOPICS:
-        room = import_module(f"gendebug_torch.{topic}.checks")
+        room = import_module(f"gendebug_torch.{folder_of(topic)}.checks")
         for module in iter_modules(room.__path__):
             import_module(f"{room.__name__}.{module.name}")
+    for entry in entry_points(group="gendebug_torch.checks"):
+        try:
+            entry.load()
+        except Exception as error:
+            raise CheckError(f"the checks of {entry.value} cannot be imported: {error}") from error
     return tuple(_CHECKS[name] for name in sorted(_CHECKS))
 
 

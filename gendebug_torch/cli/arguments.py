@@ -13,6 +13,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from gendebug_torch.errors import brief, did_you_mean, reject
 
+# Ending of the file of a profile.
+PROFILE = ".profile"
 _EXPECTED: Mapping[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -48,7 +50,8 @@ def parsed_arguments(
         if value in ("", []):
             reject(flag(key), "a value", "an empty text", "Write one, or leave the option out.")
     if (out := values.get("out")) is not None:
-        _check_directory(Path(out))
+        # A profile is one file; all else is written into a directory.
+        _check_directory(Path(out).parent if out.endswith(PROFILE) else Path(out))
     return values
 
 

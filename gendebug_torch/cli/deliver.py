@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import gendebug_torch as gd
 from gendebug_torch.cli.exit_codes import BROKEN, CLEAN, FINDINGS
-from gendebug_torch.report import render_junit, write_report
+from gendebug_torch.report import bill_files, render_junit, write_report
 from gendebug_torch.report.text import printable
 
 FailOn = Literal["note", "warn", "fail", "never"]
@@ -34,7 +34,7 @@ def deliver(
         also: further formats, `findings.xml` (JUnit) and `findings.md` (Markdown).
         extras: tables and pictures of the page.
     """
-    others = {}
+    others = bill_files(diagnosis.bill)
     if "junit" in also:
         others["findings.xml"] = render_junit(diagnosis.findings)
     if "markdown" in also:

@@ -26,29 +26,80 @@ class Command:
         module: file under `cli/commands`.
         function: name of the function that runs it and whose signature gives its options.
         positional: parameters given by position; one that takes several values ends in "+".
+        example: words of a call, shown at the end of its help.
     """
 
     module: str
     function: str
     positional: tuple[str, ...] = ()
+    example: str = ""
 
 
+_TABLES = "--validation val.csv --production live.parquet --schema schema.yaml"
+_TRAINED = "--model package.nets:build --train train.csv --schema schema.yaml"
+_OF_MODEL = "fraud.behavior.yaml --model package.serving:predict"
+_ADD = "fraud.behavior.yaml --from production.csv --row 17 --tags theft"
 COMMANDS: Mapping[str, Command] = {
-    "diagnose": Command("diagnose", "diagnose"),
-    "recalibrate": Command("recalibrate", "recalibrate"),
-    "attribute": Command("attribute", "attribute"),
-    "curves": Command("curves", "curves", ("file",)),
-    "shift": Command("shift", "shift", ("reference", "live")),
-    "leakage": Command("leakage", "leakage", ("tables+",)),
-    "parity": Command("parity", "parity"),
-    "labels": Command("labels", "labels", ("table",)),
-    "predeploy": Command("predeploy", "predeploy"),
-    "checks": Command("checks", "checks"),
-    "behave": Command("behave", "run", ("suite",)),
-    "behave add": Command("behave", "add", ("suite",)),
-    "behave record": Command("behave", "record", ("suite",)),
-    "behave confirm": Command("behave", "confirm", ("suite",)),
-    "behave redundancy": Command("behave", "redundancy", ("suite",)),
+    "diagnose": Command("diagnose", "diagnose", example=f"{_TABLES} --out runs/report"),
+    "recalibrate": Command(
+        "recalibrate", "recalibrate", example="--logits validation.npz --out runs/calibrated"
+    ),
+    "attribute": Command(
+        "attribute",
+        "attribute",
+        example="--model package.nets:build --data val.csv --schema schema.yaml --out runs/why",
+    ),
+    "curves": Command("curves", "curves", ("file",), "metrics.csv --out runs/curves"),
+    "shift": Command(
+        "shift",
+        "shift",
+        ("reference", "live"),
+        "reference.csv live.csv --schema schema.yaml --out runs/shift",
+    ),
+    "leakage": Command(
+        "leakage",
+        "leakage",
+        ("tables+",),
+        "train.csv val.csv --schema schema.yaml --out runs/x",
+    ),
+    "parity": Command(
+        "parity",
+        "parity",
+        example="--model package.nets:build --served net.onnx --data rows.npz --out runs/parity",
+    ),
+    "labels": Command(
+        "labels", "labels", ("table",), "train.csv --schema schema.yaml --out runs/labels"
+    ),
+    "influence": Command(
+        "influence",
+        "influence",
+        example=f"{_TRAINED} --validation val.csv --out runs/influence",
+    ),
+    "counterfactual": Command(
+        "counterfactual",
+        "counterfactual",
+        example=f"{_TRAINED} --data live.csv --out runs/changes",
+    ),
+    "predeploy": Command(
+        "predeploy",
+        "predeploy",
+        example="--train train.csv --production live.csv --schema schema.yaml --out runs/first_day",
+    ),
+    "profile": Command(
+        "profile", "profile", ("data",), "week47.parquet --schema schema.yaml --out week47.profile"
+    ),
+    "compare": Command(
+        "compare", "compare", ("before", "after"), "runs/before runs/after --out runs/compared"
+    ),
+    "history": Command("history", "history", ("folder",), "profiles --out runs/history"),
+    "checks": Command("checks", "checks", example="--as-json"),
+    "behave": Command(
+        "behave", "run", ("suite",), "fraud.behavior.yaml --model package.serving:predict"
+    ),
+    "behave add": Command("behave", "add", ("suite",), _ADD),
+    "behave record": Command("behave", "record", ("suite",), _OF_MODEL),
+    "behave confirm": Command("behave", "confirm", ("suite",), "fraud.behavior.yaml --ids theft"),
+    "behave redundancy": Command("behave", "redundancy", ("suite",), _OF_MODEL),
 }
 _EXIT_CODES = (
     "Exit code: 0 clean, 1 findings from --fail-on on, 2 bad input, 3 something broke, "
@@ -106,11 +157,11 @@ def _call(name: str, words: Sequence[str]) -> int:
     function: Callable[..., int] = getattr(module, command.function)
     others = [f"gendebug {other}" for other in COMMANDS if other.startswith(f"{name} ")]
     also = f"See also {', '.join(others)}. " if others else ""
+    example = f"Example: gendebug {name} {command.example}. " if command.example else ""
     from gendebug_torch.cli.arguments import parsed_arguments
 
-    return function(
-        **parsed_arguments(name, function, command.positional, words, also + _EXIT_CODES)
-    )
+    epilog = example + also + _EXIT_CODES
+    return function(**parsed_arguments(name, function, command.positional, words, epilog))
 
 
 def _overview() -> str:
@@ -125,6 +176,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
+            f"Example: gendebug diagnose {_TABLES} --out runs/report",
             _EXIT_CODES,
         ]
     )

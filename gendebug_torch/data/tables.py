@@ -88,8 +88,14 @@ class _BoundedGzip(gzip.GzipFile):
 
     def read(self, size: int | None = -1) -> bytes:
         """The next bytes."""
+        return self._counted(super().read(size))
+
+    def read1(self, size: int = -1) -> bytes:
+        """The next bytes at hand."""
+        return self._counted(super().read1(size))
+
+    def _counted(self, piece: bytes) -> bytes:
         # pandas asks for pieces; `tell` counts the bytes unpacked so far.
-        piece = super().read(size)
         check_expansion(self._path, self.tell())
         return piece
 

@@ -47,6 +47,9 @@ def compose(text: str, path: Path, argument: str) -> Node:
             root = _yaml().compose(text)
         except YAMLError as error:
             _reject_syntax(error, path)
+        except RecursionError:
+            text = "the depth of its nesting is beyond the limit"
+            raise InputError(f"{path}: not readable as YAML: {text}. Flatten it.") from None
     if root is None:
         reject(argument, "key: value lines", f"an empty file {path}", "Write e.g. `key: value`.")
     _check_collections(root, path)

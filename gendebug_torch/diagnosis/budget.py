@@ -171,6 +171,7 @@ def run_within(
     speed: Speed | None,
     deadline: Deadline,
     *,
+    whole: Mapping[str, Deferred[Any]] | None = None,
     progress: bool = False,
 ) -> tuple[list[Finding], tuple[CheckCost, ...]]:
     """Findings of the checks that fit into the time that is left, and what each took.
@@ -182,6 +183,7 @@ def run_within(
         settings: options by check.
         speed: rates by which costs become seconds; None runs every check.
         deadline: end of the budget.
+        whole: derived inputs by name that more rows than those given answer.
         progress: whether to show a bar.
     """
     findings: list[Finding] = []
@@ -189,7 +191,7 @@ def run_within(
     with _stopping(given["model"], deadline) as model:
         more = {"model": model, "deadline": deadline}
         given, described = {**given, **more}, {**described, **more}
-        shared = derived_inputs((check for check, _ in ordered), described)
+        shared = derived_inputs((check for check, _ in ordered), described) | dict(whole or {})
         for check, value in _with_bar(ordered, progress):
             estimated = None if speed is None else estimate(check, given, speed, shared)
             spent, left = None, deadline.left

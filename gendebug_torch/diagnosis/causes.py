@@ -75,8 +75,9 @@ _DECISION = {
     Cause.UNRELIABLE_EXPLANATION: "nothing",
     Cause.UNKNOWN: "investigate",
 }
-# A change of whole inputs that was reproduced is the reason for whatever it moved in production.
-_REPRODUCED = "shift.reproduced_change"
+# A failure that was reproduced on inputs, by a change of them or by a part put into others, is the
+# reason for whatever it moved in production.
+_REPRODUCED = ("shift.reproduced_change", "attribution.region_shortcut")
 # Share of what got worse from which a slice is the reason of the whole.
 _MOST = 0.5
 
@@ -166,7 +167,7 @@ def _upstream(group: LikelyCause) -> tuple[bool, int]:
 
 
 def _is_reproduced(group: LikelyCause) -> bool:
-    return any(finding.check == _REPRODUCED for finding in group.findings)
+    return any(finding.check in _REPRODUCED for finding in group.findings)
 
 
 def _groups(alarming: Sequence[Finding]) -> list[LikelyCause]:
@@ -201,7 +202,10 @@ def _points(findings: Iterable[Finding]) -> int:
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     """Whether a finding follows from a root: a known consequence, there, and not older."""
     if _is_reproduced(root):
+        if _is_reproduced(group) and root.cause is group.cause:
+            return False
         follows = EXPLAINS[root.cause] | {root.cause, Cause.TARGET_LEAKAGE, Cause.UNKNOWN}
+        follows |= {Cause.TRAIN_SERVE_SKEW}
         return finding.cause in follows and "production" in (finding.inputs or ("production",))
     if finding.cause not in EXPLAINS[root.cause]:
         return False

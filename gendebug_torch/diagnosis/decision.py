@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gendebug_torch.checks.finding import LARGEST_SHARE, Cause, Finding, Severity
+from gendebug_torch.diagnosis.apportioning.bill import Bill
 from gendebug_torch.diagnosis.causes import AFTER_DEPLOYMENT, LikelyCause
 from gendebug_torch.shift.quality.quality_change import HELD, QualityChange
 
@@ -52,6 +53,7 @@ def decide(
     causes: Sequence[LikelyCause],
     quality: QualityChange | None = None,
     findings: Sequence[Finding] = (),
+    bill: Bill | None = None,
 ) -> Decision:
     """The most fundamental decision among the well-supported causes, and its reasons.
 
@@ -60,19 +62,22 @@ def decide(
     the probabilities suffered, the probabilities are corrected and the model is kept. Another
     threshold and recalibration are decisions only where, tried on held-out production rows, they
     win back what fell, or gain something where nothing fell; else the next cause decides. Where
-    the quality fell and nothing says why, the decision is to investigate.
+    the quality fell and nothing says why, the decision is to investigate. Among the decisions that
+    are left the one of a cause that carries more than half of the bill comes first.
 
     Args:
         causes: likely causes, best supported first.
         quality: quality on both sides; None where it is not known.
         findings: all findings, for what was judged and what was not.
+        bill: what each cause carries of the quality that was lost.
     """
-    name, deciding = _chosen(causes, quality)
+    name, deciding = _chosen(causes, quality, bill)
     behind = [
         likely for likely in deciding if _decision(likely, quality) == name and name != "nothing"
     ]
     reasons = [finding.summary for likely in behind[:2] for finding in likely.findings[:2]]
     reasons += _quality_reasons(name, causes, behind, quality)
+    reasons += _bill_reasons(bill)
     reasons += _coverage(name, findings)
     return Decision(
         name, tuple(dict.fromkeys(reasons)), _would_change(name, behind, causes, quality)
@@ -80,7 +85,7 @@ def decide(
 
 
 def _chosen(
-    causes: Sequence[LikelyCause], quality: QualityChange | None
+    causes: Sequence[LikelyCause], quality: QualityChange | None, bill: Bill | None
 ) -> tuple[str, Sequence[LikelyCause]]:
     """The decision, and the causes among which it was taken."""
     deciding = [
@@ -89,7 +94,9 @@ def _chosen(
         if 2 * likely.weight > causes[0].weight and likely.level >= causes[0].level
     ]
     wanted = {_decision(likely, quality) for likely in deciding}
-    working = [name for name in DECISIONS if name in wanted and _works(name, quality)]
+    dearest = {_decision(likely, quality) for likely in deciding if _carries_most(likely, bill)}
+    ordered = sorted(DECISIONS, key=lambda name: name not in dearest)
+    working = [name for name in ordered if name in wanted and _works(name, quality)]
     # Without a cause there is nothing to do; where a remedy was tried in vain the next cause says.
     if wanted and not working:
         deciding = [likely for likely in causes if _works(_decision(likely, quality), quality)]
@@ -97,6 +104,30 @@ def _chosen(
     name = working[0] if working else "nothing"
     fell = quality is not None and quality.fell
     return ("investigate" if fell and name == "nothing" else name), deciding
+
+
+def _carries_most(likely: LikelyCause, bill: Bill | None) -> bool:
+    """Whether the lines of a cause are more than half of what was lost, beyond doubt."""
+    if bill is None or not bill.fell:
+        return False
+    own = [line for line in bill.billed if line.cause == likely.cause]
+    return sum(line.low for line in own) > bill.total / 2
+
+
+def _bill_reasons(bill: Bill | None) -> list[str]:
+    """What the dearest cause carries, and what its remedy wins back."""
+    if bill is None or not bill.billed or not bill.fell:
+        return []
+    first = bill.billed[0]
+    text = (
+        f"Of {bill.total:.3g} points of {bill.metric} lost, {first.points:.3g} "
+        f"({first.low:.3g} to {first.high:.3g}) go to {first.name}"
+    )
+    trial = first.remedy
+    if trial is not None and trial.helps:
+        won = f"{trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
+        text += f"; the remedy {trial.remedy!r}, tried on other rows, wins back {won}"
+    return [f"{text}."]
 
 
 def _works(name: str, quality: QualityChange | None) -> bool:

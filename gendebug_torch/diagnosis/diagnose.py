@@ -25,6 +25,8 @@ from gendebug_torch.checks.finding import (
 from gendebug_torch.checks.registry import TOPICS, Check, all_checks
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import seconds_of
+from gendebug_torch.diagnosis.apportioning.bill import Bill
+from gendebug_torch.diagnosis.apportioning.of_diagnosis import diagnosed_bill
 from gendebug_torch.diagnosis.budget import (
     CheckCost,
     by_value,
@@ -37,13 +39,25 @@ from gendebug_torch.diagnosis.budget import (
 from gendebug_torch.diagnosis.causes import LikelyCause, likely_causes
 from gendebug_torch.diagnosis.decision import Decision, decide
 from gendebug_torch.diagnosis.preparation.logits import with_logits
+from gendebug_torch.diagnosis.preparation.profiles import (
+    profile_finding,
+    profiles_of,
+    row_counts,
+    sampled_rows,
+    whole_row_answers,
+)
 from gendebug_torch.diagnosis.preparation.steps import attempt
 from gendebug_torch.diagnosis.preparation.tables import fed_by_name, validated
-from gendebug_torch.diagnosis.preparation.views import described_in_words
+from gendebug_torch.diagnosis.preparation.views import (
+    described_in_words,
+    kind_of_inputs,
+    with_inputs,
+)
 from gendebug_torch.diagnosis.quality import finding_order, quality_of
 from gendebug_torch.errors import Deadline, did_you_mean, reject
 from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model
+from gendebug_torch.profiles.profile import Profile
 from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
@@ -60,12 +74,14 @@ class Diagnosis:
         context: what went in: rows, versions, seconds.
         quality: quality in validation and in production; None where it cannot be known.
         costs: schedule of the checks, in the order in which they ran, with what each took.
+        bill: points of quality that each cause carries; None where it cannot be had.
     """
 
     findings: tuple[Finding, ...]
     context: Mapping[str, str] = field(default_factory=dict)
     quality: QualityChange | None = None
     costs: tuple[CheckCost, ...] = ()
+    bill: Bill | None = None
 
     @cached_property
     def causes(self) -> tuple[LikelyCause, ...]:
@@ -75,7 +91,7 @@ class Diagnosis:
     @cached_property
     def verdict(self) -> Decision:
         """The decision with its reasons and what would change it."""
-        return decide(self.causes, self.quality, self.findings)
+        return decide(self.causes, self.quality, self.findings, self.bill)
 
     @property
     def decision(self) -> str:
@@ -116,7 +132,7 @@ class Diagnosis:
     def to_html(self, *, title: str = "Diagnosis", **extras: Any) -> str:
         """One self-contained page; `extras` are tables and pictures of `report.render_html`."""
         schedule = self.schedule() if self.costs else None
-        extras |= {"context": self.context, "schedule": schedule}
+        extras |= {"context": self.context, "schedule": schedule, "bill": self.bill}
         return report.render_html(
             self.findings, title=title, verdict=self.verdict, causes=self.causes, **extras
         )
@@ -124,16 +140,21 @@ class Diagnosis:
     def to_markdown(self, *, title: str = "Diagnosis") -> str:
         """The decision, likely causes and a table of the findings, e.g. for a pull request."""
         return report.render_markdown(
-            self.findings, title=title, verdict=self.verdict, causes=self.causes
+            self.findings, title=title, verdict=self.verdict, causes=self.causes, bill=self.bill
         )
 
     def write(self, directory: str | Path, *, title: str = "Diagnosis", **extras: Any) -> Path:
-        """Write `report.html` and `findings.json` into a directory, each whole or not at all."""
-        return report.write_report(directory, self.to_html(title=title, **extras), self.to_json())
+        """Write the page, `findings.json` and `bill.json` into a directory, all or none."""
+        html, others = self.to_html(title=title, **extras), report.bill_files(self.bill)
+        return report.write_report(directory, html, self.to_json(), others)
 
     def __str__(self) -> str:
         return report.render_text(
-            self.findings, title="Diagnosis", verdict=self.verdict, causes=self.causes
+            self.findings,
+            title="Diagnosis",
+            verdict=self.verdict,
+            causes=self.causes,
+            bill=self.bill,
         )
 
     _repr_html_ = to_html
@@ -144,10 +165,11 @@ def diagnose(
     *,
     curves: LearningCurves | None = None,
     network: NetworkEvidence | None = None,
-    train: Records | None = None,
-    validation: Records | None = None,
-    production: Records | None = None,
+    train: Records | Profile | None = None,
+    validation: Records | Profile | None = None,
+    production: Records | Profile | None = None,
     behavior: Suite | BehaviorRun | str | Path | None = None,
+    served: Model | None = None,
     budget: str | float | None = None,
     only: str | Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -166,10 +188,11 @@ def diagnose(
         model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
         curves: learning curves of the training.
         network: what the training showed of the inside of the network.
-        train: records that the model was fitted on.
+        train: records that the model was fitted on, or a profile of them.
         validation: records that it was judged on.
         production: records that it met afterwards, labeled or not.
         behavior: suite of cases that the model must pass, a run of one, or the file of either.
+        served: what is served in the place of the model: a module or callable of the same inputs.
         budget: time to spend: seconds, or `90s`, `2m`, `1h`; None runs everything.
         only: check ids or topics, e.g. `shift` or `shift.ks`.
         options: check id -> option -> value.
@@ -179,6 +202,14 @@ def diagnose(
     Raises:
         InputError: nothing to inspect, something that is not Records, an unknown check, option or
             budget.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> logits = torch.randn(2000, generator=generator)
+        >>> sure = torch.rand(2000, generator=generator) < logits.sigmoid()
+        >>> network = Records(logits=5 * logits, targets=sure.long())
+        >>> diagnose(validation=network, only="calibration").decision
+        'recalibrate'
     """
     started = time.perf_counter()
     given: dict[str, Any] = {
@@ -189,8 +220,10 @@ def diagnose(
         "validation": validation,
         "production": production,
         "behavior": None if behavior is None else load_behavior(behavior),
+        "served": served,
     }
-    given |= validated(given)
+    profiles = profiles_of(given)
+    given |= validated(given | sampled_rows(profiles))
     checks = _selected(all_checks(), only)
     settings = _settings(checks, options or {}, given)
     limit = None if budget is None else seconds_of(budget)
@@ -203,21 +236,27 @@ def diagnose(
     given |= with_logits(findings, given, limit, speed, device, progress)
     views = attempt(findings, "diagnose.properties", partial(described_in_words, given))
     described = given | (views or {})
+    fed = given | (attempt(findings, "diagnose.inputs", partial(with_inputs, given)) or {})
     estimates = {
-        check.name: attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
+        check.name: attempt(findings, check.name, partial(estimate, check, fed, speed)) or 0.0
         for check in checks
     }
     ordered = by_value(checks, estimates)
+    whole = whole_row_answers(described, profiles)
     found, costs = run_within(
-        ordered, given, described, settings, speed, deadline, progress=progress
+        ordered, fed, described, settings, speed, deadline, whole=whole, progress=progress
     )
-    findings += found
+    findings += [*found, *profile_finding(profiles)]
     if limit is not None:
         findings += overrun(limit, time.perf_counter() - started, costs)
     quality = attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
+    bill = None
+    if only is None:
+        work = partial(diagnosed_bill, findings, given, device, deadline, quality)
+        bill = attempt(findings, "diagnose.bill", work)
     ranked = tuple(sorted(findings, key=finding_order))
-    context = _context(given, time.perf_counter() - started)
-    return Diagnosis(ranked, context, quality, costs)
+    context = _context(given, time.perf_counter() - started) | row_counts(profiles)
+    return Diagnosis(ranked, context, quality, costs, bill)
 
 
 def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:
@@ -279,4 +318,4 @@ def _context(given: Mapping[str, Any], seconds: float) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    return rows | model | {"seconds": f"{seconds:.1f}"} | versions
+    return rows | kind_of_inputs(given) | model | {"seconds": f"{seconds:.1f}"} | versions

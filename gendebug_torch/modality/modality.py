@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class Change:
 
     name: str
     text: str
-    apply: Callable[[Tensor], Tensor]
+    apply: Callable[[Any], Any]
     complexity: int = 0
 
 
@@ -35,8 +36,10 @@ class Modality:
         name: `image`, `text` or `series`.
         properties: batch `[n, ...]` -> properties by name, `[n]` float each, on its device.
         changes: (validation, production) batches -> what serving code may have done.
+        key: batch `[n, ...]` -> `[n, ...]` what near duplicates are found by, if there is such.
     """
 
     name: str
-    properties: Callable[[Tensor], dict[str, Tensor]]
-    changes: Callable[[Tensor, Tensor], tuple[Change, ...]]
+    properties: Callable[[Any], dict[str, Tensor]]
+    changes: Callable[[Any, Any], tuple[Change, ...]]
+    key: Callable[[Tensor], Tensor] | None = None

@@ -1,140 +1,109 @@
-"""Texts as token ids `[n, t]`: length, variety and unknown tokens, and what tokenizers do wrong."""
+"""Texts as token ids `[n, t]`: length, variety and repetition, and the id that is padding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from gendebug_torch.modality.changes.tokens import token_changes
 from gendebug_torch.modality.modality import Change, Modality
 
+# Share of an id's occurrences that must lie in the runs at the ends of texts for it to be padding.
+_AT_THE_ENDS = 0.95
 
-def token_properties(tokens: Tensor) -> dict[str, Tensor]:
-    """Length, variety and repetition of each text, `[n]` each.
 
-    Padding is id 0, as tokenizers have it by default.
+def padding_ids(tokens: Tensor) -> tuple[int, ...]:
+    """The id that fills texts up to their width; empty where none does.
+
+    It is the id of the longest runs of at least two equal ids at the end or the start of rows, if
+    it stands nearly nowhere else.
 
     Args:
         tokens: ids `[n, t]`.
+
+    Example:
+        >>> import torch
+        >>> padding_ids(torch.tensor([[5, 7, 1, 1], [5, 7, 9, 6], [4, 8, 1, 1]]))
+        (1,)
     """
+    if not tokens.numel() or tokens.shape[1] < 2:
+        return ()
+    best: tuple[int, int] | None = None
+    for side in (tokens, tokens.flip(1)):
+        run = (side == side[:, :1]).cumprod(1).sum(1)
+        filled = side[run > 1, 0]
+        if not len(filled):
+            continue
+        candidate = int(filled.mode().values)
+        inside = int(run[side[:, 0] == candidate].sum())
+        inside += _other_end(side, candidate)
+        if inside >= _AT_THE_ENDS * int((tokens == candidate).sum()):
+            best = max(best or (0, 0), (inside, candidate))
+    return () if best is None else (best[1],)
+
+
+def _other_end(side: Tensor, candidate: int) -> int:
+    """Occurrences of an id in the runs at the last positions of rows that do not start with it."""
+    others = side[side[:, 0] != candidate].flip(1)
+    return int((others == candidate).cumprod(1).sum()) if len(others) else 0
+
+
+def token_properties(tokens: Tensor, padding: tuple[int, ...] | None = None) -> dict[str, Tensor]:
+    """Length, variety and repetition of each text, `[n]` each.
+
+    Args:
+        tokens: ids `[n, t]`.
+        padding: ids that are no tokens; found in these texts by default.
+    """
+    padding = padding_ids(tokens) if padding is None else padding
     t = tokens.shape[1]
-    present = tokens != 0
+    present = ~torch.isin(tokens, torch.tensor(padding, dtype=tokens.dtype, device=tokens.device))
     length = present.sum(1)
-    ordered = tokens.sort(1).values
-    starts = torch.ones_like(ordered, dtype=torch.bool)
-    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    different = (starts & (ordered != 0)).sum(1)
+    counted = length.clamp(min=1)
     places = torch.arange(t, device=tokens.device)
     first = torch.where(present, places, t).amin(1)
-    rank = (tokens.float().add(1).log() * present).sum(1) / length.clamp(min=1)
+    last = torch.where(present, places, -1).amax(1)
+    different, most = _repetition(tokens, present)
+    rank = (tokens.float().clamp(min=0).add(1).log() * present).sum(1) / counted
+    ends = {"first token": first.clamp(max=t - 1), "last token": last.clamp(min=0)}
     return {
         "length in tokens": length.float(),
-        "share of different tokens": different / length.clamp(min=1),
+        "share of different tokens": different / counted,
+        "share of the most frequent token": most / counted,
         "mean log of the token ids": rank,
         "first position with a token": first.float(),
-        "share of token 1": (tokens == 1).sum(1) / length.clamp(min=1),
-        "first token": tokens.gather(1, first.clamp(max=t - 1)[:, None])[:, 0].float(),
+        **{name: tokens.gather(1, at[:, None])[:, 0].float() for name, at in ends.items()},
     }
 
 
-def token_changes(validation: Tensor, production: Tensor) -> tuple[Change, ...]:
-    """What may have been done to texts of validation on their way into production.
+def _repetition(tokens: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of different tokens of each text, and of occurrences of its most frequent one."""
+    # Ids that are no tokens become different negative numbers, which form no run.
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    ordered = torch.where(present, tokens, -1 - places).sort(1).values
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    begins = torch.where(starts, places, 0).cummax(1).values
+    runs = torch.where(ordered >= 0, places - begins + 1, 0)
+    return (starts & (ordered >= 0)).sum(1), runs.amax(1)
+
+
+def text_modality(validation: Tensor, production: Tensor) -> Modality:
+    """Texts of two sides, described with the padding of both.
 
     Args:
-        validation: ids `[n, t]`; 0 is padding.
-        production: ids of as many positions.
+        validation: ids `[n, t]`.
+        production: ids `[m, t]`.
     """
-    return (*_cuts(production), *_padding(), *_vocabulary(validation, production))
+    padding = tuple(dict.fromkeys(padding_ids(validation) + padding_ids(production)))
+    properties = partial(token_properties, padding=padding)
+    return Modality("text", properties, partial(token_changes, padding=padding))
 
 
-def _cuts(after: Tensor) -> Iterator[Change]:
-    longest = int((after != 0).sum(1).amax())
-    if 0 < longest < after.shape[1]:
-        text = f"texts are cut after {longest} tokens"
-        yield Change("cut at the end", text, lambda x: _kept(x, longest, first=True), 1)
-        text = f"only the last {longest} tokens of texts are kept"
-        yield Change("cut at the start", text, lambda x: _kept(x, longest, first=False), 1)
-    text = "the first token (a special token) is missing"
-    yield Change("without first", text, lambda x: _without(x, first=True))
-    text = "the last token (a special token) is missing"
-    yield Change("without last", text, lambda x: _without(x, first=False))
-    yield Change("reversed", "the tokens come in reverse order", _reversed)
+def _changes_of(validation: Tensor, production: Tensor) -> tuple[Change, ...]:
+    return text_modality(validation, production).changes(validation, production)
 
 
-def _padding() -> Iterator[Change]:
-    text = "padding stands before the text and not after it"
-    yield Change("padding before", text, lambda x: _aligned(x, right=True))
-    text = "padding stands after the text and not before it"
-    yield Change("padding after", text, lambda x: _aligned(x, right=False))
-
-
-def _vocabulary(before: Tensor, after: Tensor) -> Iterator[Change]:
-    """Tokens that became unknown: those of validation that production never has."""
-    seen = torch.unique(after)
-    gone = before[before != 0]
-    lost = ~torch.isin(gone, seen)
-    counts = [torch.bincount(side[side > 0].flatten()) for side in (before, after)]
-    size = max(map(len, counts))
-    shares = [
-        torch.nn.functional.pad(count, (0, size - len(count))) / count.sum() for count in counts
-    ]
-    unknown = int((shares[1] - shares[0]).argmax())
-    share = float(lost.float().mean()) if len(lost) else 0.0
-    text = f"tokens are unknown (id {unknown}), as of another vocabulary or after a change of case"
-
-    def replaced(x: Tensor) -> Tensor:
-        known = torch.isin(x, seen) | (x == 0)
-        return torch.where(known, x, torch.full_like(x, unknown))
-
-    if share > 0.01:
-        yield Change("unknown tokens", text, replaced, 1)
-    if share_of_unknown := float(shares[1][unknown] - shares[0][unknown]):
-        keep = 1 - share_of_unknown
-
-        def thinned(x: Tensor) -> Tensor:
-            generator = torch.Generator().manual_seed(0)
-            kept = torch.rand(x.shape, generator=generator).to(x.device) < keep
-            return torch.where(kept | (x == 0), x, torch.full_like(x, unknown))
-
-        text = f"{share_of_unknown:.0%} of the tokens are replaced by id {unknown}"
-        yield Change("replaced tokens", text, thinned, 1)
-
-
-def _kept(tokens: Tensor, count: int, *, first: bool) -> Tensor:
-    """The first or last tokens of each text, on the side where the texts stand."""
-    present = tokens != 0
-    rank = present.cumsum(1)
-    if not first:
-        rank = present.sum(1, keepdim=True) - rank + 1
-    cut = torch.where(present & (rank <= count), tokens, torch.zeros_like(tokens))
-    return cut if first else _aligned(cut, right=bool((tokens[:, 0] == 0).float().mean() > 0.5))
-
-
-def _without(tokens: Tensor, *, first: bool) -> Tensor:
-    present = tokens != 0
-    rank = present.cumsum(1)
-    end = torch.ones_like(rank) if first else present.sum(1, keepdim=True).expand_as(rank)
-    shorter = torch.where(present & (rank != end), tokens, torch.zeros_like(tokens))
-    return _aligned(shorter, right=bool((tokens[:, 0] == 0).float().mean() > 0.5))
-
-
-def _aligned(tokens: Tensor, *, right: bool) -> Tensor:
-    """The same tokens in their order with all padding on one side."""
-    present = (tokens != 0).to(torch.int8)
-    order = (present if right else -present).sort(dim=1, stable=True).indices
-    return tokens.gather(1, order)
-
-
-def _reversed(tokens: Tensor) -> Tensor:
-    """The tokens of each text in reverse order, padding where it was."""
-    present = tokens != 0
-    left = _aligned(tokens, right=False)
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    length = present.sum(1, keepdim=True)
-    back = left.gather(1, (length - 1 - places).clamp(min=0))
-    back = torch.where(places < length, back, torch.zeros_like(back))
-    return _aligned(back, right=bool((tokens[:, 0] == 0).float().mean() > 0.5))
-
-
-TEXT = Modality("text", token_properties, token_changes)
+TEXT = Modality("text", token_properties, _changes_of)

@@ -8,16 +8,20 @@ import io
 import json
 import logging
 import sys
+import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gendebug_torch.errors import brief, reading, reject
+from gendebug_torch.errors import MissingExtraError, brief, reading, reject
+
+# Files that hold a network with its weights.
+_FILES = (".onnx", ".pt", ".pt2", ".pth", ".ts")
 
 
 def import_name(name: str, argument: str) -> Any:
@@ -42,11 +46,16 @@ def import_name(name: str, argument: str) -> Any:
 
 
 def load_network(name: str, weights: str | None) -> Any:
-    """The network that MODULE:NAME names, or that a function there returns.
+    """The network that MODULE:NAME names, or that a function there returns, or that of a file.
 
     Raises:
-        InputError: it cannot be imported, its function breaks, or it is no network.
+        InputError: it cannot be imported or read, its function breaks, or it is no network.
     """
+    if Path(name).suffix in _FILES:
+        if weights is not None:
+            got, remedy = f"{weights} with {name}", "Leave it out; the file holds its weights."
+            reject("--weights", "a network without weights of its own", got, remedy)
+        return load_served(name, "--model")
     network = import_name(name, "--model")
     expected = "a network, or a function that returns one without arguments"
     if not isinstance(network, nn.Module) and callable(network):
@@ -120,8 +129,8 @@ def load_program(path: str, argument: str) -> Any:
             with _without_log("torch.export"):
                 return torch.export.load(path).module()
     remedy = (
-        "Export a network of plain tensors, with plain tensors as sample inputs; or pass "
-        "MODULE:NAME and weights."
+        "Export a network of plain tensors, with plain tensors as sample inputs, by a PyTorch that "
+        "stores them raw (2.6 pickles them); or pass MODULE:NAME and weights."
     )
     reject(
         argument, "an exported program that holds nothing pickled", f"{unpickled} in {path}", remedy
@@ -178,3 +187,67 @@ def _only_tensors(content: bytes) -> bool:
             raise
         return False
     return True
+
+
+_SERVED = "an .onnx, .pt2, TorchScript (.pt, .ts) file, or MODULE:NAME of a callable"
+
+
+def load_served(name: str, argument: str = "--served") -> Callable[[Tensor], Any]:
+    """What a file or name serves, as a callable of one batch of inputs.
+
+    A file of TorchScript or an exported program is a program, and MODULE:NAME is imported: load
+    only what you made yourself.
+
+    Args:
+        name: path of an ONNX model, a TorchScript archive or an exported program, or MODULE:NAME.
+        argument: name of the option, for messages.
+
+    Raises:
+        InputError: no such file, another format, or something that cannot be called.
+        MissingExtraError: an ONNX model without ONNX Runtime.
+    """
+    suffix = Path(name).suffix
+    if suffix == ".onnx":
+        return _onnx(name, argument)
+    if suffix == ".pt2":
+        program: Callable[[Tensor], Any] = load_program(name, argument)
+        return program
+    if suffix in (".pt", ".ts", ".pth"):
+        with reading(name, "a TorchScript archive", argument, "Write it with torch.jit.save."):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", category=DeprecationWarning)
+                script: Callable[[Tensor], Any] = torch.jit.load(  # type: ignore[no-untyped-call]
+                    name, map_location="cpu"
+                )
+            return script
+    if ":" not in name:
+        reject(argument, _SERVED, repr(name), "Pass one of them.")
+    called = import_name(name, argument)
+    if not callable(called):
+        reject(argument, _SERVED, f"{name}, {brief(called)}", "Name a callable.")
+    answer: Callable[[Tensor], Any] = called
+    return answer
+
+
+def _onnx(path: str, argument: str) -> Callable[[Tensor], Tensor]:
+    """An ONNX model of one input, on the CPU; its first output counts."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError(
+            "an ONNX model needs ONNX Runtime: pip install onnxruntime"
+        ) from error
+    with reading(path, "an ONNX model", argument, "Check the path, or export it again."):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(entry.name for entry in inputs)
+        reject(argument, "an ONNX model of one input", names, "Wrap it in a callable.")
+    rows = inputs[0].shape[0] if inputs[0].shape else None
+
+    def ask(batch: Tensor) -> Tensor:
+        pieces = torch.split(batch, rows) if isinstance(rows, int) and rows > 0 else (batch,)
+        answers = [session.run(None, {inputs[0].name: piece.cpu().numpy()})[0] for piece in pieces]
+        return torch.cat([torch.from_numpy(answer) for answer in answers])
+
+    return ask

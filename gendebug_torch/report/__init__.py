@@ -1,9 +1,17 @@
 """Findings for people and machines: one self-contained page, text, Markdown, JUnit, JSON."""
 
+from gendebug_torch.report.files import bill_files as bill_files
 from gendebug_torch.report.files import write_report as write_report
 from gendebug_torch.report.page import render_html as render_html
 from gendebug_torch.report.text import render_junit as render_junit
 from gendebug_torch.report.text import render_markdown as render_markdown
 from gendebug_torch.report.text import render_text as render_text
 
-__all__ = ["render_html", "render_junit", "render_markdown", "render_text", "write_report"]
+__all__ = [
+    "bill_files",
+    "render_html",
+    "render_junit",
+    "render_markdown",
+    "render_text",
+    "write_report",
+]

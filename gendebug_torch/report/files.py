@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gendebug_torch.data.files import replacing_files
+
+if TYPE_CHECKING:
+    from gendebug_torch.diagnosis.apportioning.bill import Bill
+
+
+def bill_files(bill: Bill | None) -> dict[str, str]:
+    """Content of `bill.json` by its name; nothing without a bill."""
+    return {} if bill is None else {"bill.json": bill.to_json()}
 
 
 def write_report(

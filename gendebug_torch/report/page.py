@@ -1,8 +1,9 @@
-"""One self-contained page: no script, no request; every name is escaped."""
+"""One self-contained page: no request; its own script alone may run; every name is escaped."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.checks.finding import Finding, Severity
-from gendebug_torch.report.text import printable, words
+from gendebug_torch.checks.registry import Check, all_checks
+from gendebug_torch.report.text import finding_markdown, printable, words
 
 if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
 
+    from gendebug_torch.diagnosis.apportioning.bill import Bill
     from gendebug_torch.diagnosis.causes import LikelyCause
     from gendebug_torch.diagnosis.decision import Decision
 
@@ -51,6 +54,7 @@ def render_html(
     pictures: Mapping[str, Any] | None = None,
     context: Mapping[str, str] | None = None,
     schedule: pd.DataFrame | None = None,
+    bill: Bill | None = None,
 ) -> str:
     """The whole report as one HTML document, worst findings first.
 
@@ -63,32 +67,93 @@ def render_html(
         pictures: further pictures by caption: evidence with `plot`, or PNG bytes.
         context: what went in, by name.
         schedule: row per check with its value and what it took.
+        bill: what each cause carries of the quality that was lost.
     """
-    numbered = list(enumerate(findings))
-    alarming = [
-        i
-        for i, finding in numbered
-        if finding.severity.level >= Severity.NOTE.level and finding.evidence is not None
-    ]
-    drawn = set(alarming[:_PICTURES])
-    place = {id(finding): i for i, finding in numbered}
+    entries, undrawn = _entries(findings)
+    place = {id(finding): i for i, finding in enumerate(findings)}
+    shown_causes = [_cause(likely, place) for likely in causes[:_CAUSES]]
     return _template().render(
         title=title,
         decision=verdict.name,
         advice=ADVICE.get(verdict.name, ""),
         reasons=verdict.reasons,
         would_change=verdict.would_change,
-        causes=[_cause(likely, place) for likely in causes[:_CAUSES]],
+        headline=_headline(shown_causes, entries),
+        causes=shown_causes,
         more_causes=max(0, len(causes) - _CAUSES),
-        entries=[_entry(i, finding, i in drawn) for i, finding in numbered],
+        entries=entries,
         counts=_counts(findings),
-        undrawn=len(alarming) - len(drawn),
+        undrawn=undrawn,
         tables={name: _table(table, _MEASURED_ROWS) for name, table in (tables or {}).items()},
         pictures={name: _picture(picture) for name, picture in (pictures or {}).items()},
         context=context or {},
         schedule=None if schedule is None else _table(schedule, rows=len(schedule)),
+        bill=_bill(bill),
         words=words,
+        **_grouped(entries),
+        **_assets(),
     )
+
+
+def _bill(bill: Bill | None) -> dict[str, Any] | None:
+    """Picture, table and headline of a bill; None where nothing was lost."""
+    if bill is None or not (bill.fell or bill.billed):
+        return None
+    parts = {"picture": _picture(bill), "table": _table(bill.table())}
+    return parts | {"headline": bill.sentences()[0]}
+
+
+def _entries(findings: Sequence[Finding]) -> tuple[list[dict[str, Any]], int]:
+    """What the page shows of every finding, and how many have evidence that is not drawn."""
+    alarming = [
+        i
+        for i, finding in enumerate(findings)
+        if finding.severity.level >= Severity.NOTE.level and finding.evidence is not None
+    ]
+    drawn = set(alarming[:_PICTURES])
+    checks = {check.name: check for check in all_checks()}
+    entries = [_entry(i, finding, i in drawn, checks) for i, finding in enumerate(findings)]
+    return entries, len(alarming) - len(drawn)
+
+
+def _grouped(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The findings that say something, those that rule out, and what was not judged."""
+    groups: dict[str, list[dict[str, Any]]] = {"loud": [], "quiet": [], "unjudged": []}
+    for entry in entries:
+        finding = entry["finding"]
+        ok = finding.severity is Severity.OK
+        groups["quiet" if ok else "unjudged" if _says_nothing(finding) else "loud"].append(entry)
+    filters = dict.fromkeys(entry["finding"].severity.value for entry in groups["loud"])
+    return {**groups, "filters": list(filters)}
+
+
+def _says_nothing(finding: Finding) -> bool:
+    """Whether a finding only tells that nothing was judged: no number, no evidence."""
+    silent = not finding.numbers and finding.evidence is None
+    note = finding.severity is Severity.NOTE and silent
+    return finding.severity is Severity.SKIPPED or note
+
+
+def _headline(
+    causes: Sequence[dict[str, Any]], entries: Sequence[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The finding whose picture stands beside the decision: a cause's first one that has one."""
+    shown = [entry["anchor"] for cause in causes for entry in cause["findings"]]
+    candidates = [entries[anchor] for anchor in shown if anchor is not None]
+    return next((entry for entry in candidates if (entry["picture"] or {}).get("source")), None)
+
+
+@cache
+def _assets() -> dict[str, str]:
+    """Style and script of the page, and the hash by which its policy knows the script."""
+    from markupsafe import Markup
+
+    folder = resources.files("gendebug_torch.report")
+    style, script = (
+        folder.joinpath(f"report.{kind}").read_text("utf-8").strip() for kind in ("css", "js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"style": Markup(style), "script": Markup(script), "script_hash": f"sha256-{digest}"}
 
 
 @cache
@@ -129,7 +194,9 @@ def _cause(likely: LikelyCause, place: Mapping[int, int]) -> dict[str, Any]:
     }
 
 
-def _entry(number: int, finding: Finding, draw: bool) -> dict[str, Any]:
+def _entry(
+    number: int, finding: Finding, draw: bool, checks: Mapping[str, Check]
+) -> dict[str, Any]:
     table = finding.evidence.table() if draw and hasattr(finding.evidence, "table") else None
     numbers = {key: value for key, value in finding.numbers.items() if key != "traceback"}
     return {
@@ -140,7 +207,17 @@ def _entry(number: int, finding: Finding, draw: bool) -> dict[str, Any]:
         "traceback": finding.numbers.get("traceback", ""),
         "picture": _picture(finding.evidence) if draw else None,
         "table": None if table is None else _table(table),
+        "about": _about(checks.get(finding.check)),
+        "markdown": finding_markdown(finding),
     }
+
+
+def _about(check: Check | None) -> dict[str, Any] | None:
+    """What the check claims, how it is computed and its source, from its docstring."""
+    if check is None:
+        return None
+    how = [" ".join(paragraph.split()) for paragraph in check.description.split("\n\n")]
+    return {"claim": check.summary, "how": [text for text in how if text], "source": check.source}
 
 
 def _picture(evidence: Any) -> dict[str, str]:

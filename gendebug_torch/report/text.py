@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -12,6 +12,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.data.files import without_controls
 
 if TYPE_CHECKING:
+    from gendebug_torch.diagnosis.apportioning.bill import Bill
     from gendebug_torch.diagnosis.causes import LikelyCause
     from gendebug_torch.diagnosis.decision import Decision
 
@@ -41,13 +42,19 @@ def words(name: str) -> str:
 
 
 def render_text(
-    findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]
+    findings: Sequence[Finding],
+    *,
+    title: str,
+    verdict: Decision,
+    causes: Sequence[LikelyCause],
+    bill: Bill | None = None,
 ) -> str:
     """Text for the terminal, 100 columns wide: decision, likely causes, findings."""
     lines = [
         f"{title}: {words(verdict.name)}",
         *(_wrapped(f"- {reason}", "  ") for reason in verdict.reasons),
         "",
+        *_bill_lines(bill, "Bill", lambda text: _wrapped(f"- {text}", "  ")),
     ]
     if causes:
         lines += [
@@ -78,7 +85,12 @@ def render_text(
 
 
 def render_markdown(
-    findings: Sequence[Finding], *, title: str, verdict: Decision, causes: Sequence[LikelyCause]
+    findings: Sequence[Finding],
+    *,
+    title: str,
+    verdict: Decision,
+    causes: Sequence[LikelyCause],
+    bill: Bill | None = None,
 ) -> str:
     """The same as Markdown, for a pull request or a wiki."""
     lines = [
@@ -86,6 +98,7 @@ def render_markdown(
         "",
         *(f"- {_cell(reason)}" for reason in verdict.reasons),
         "",
+        *_bill_lines(bill, "## Bill\n", lambda text: f"- {_cell(text)}"),
     ]
     if causes:
         lines += [
@@ -111,6 +124,19 @@ def render_markdown(
         cells = (finding.severity, finding.check, finding.subject, finding.summary, finding.remedy)
         lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def finding_markdown(finding: Finding) -> str:
+    """One finding as Markdown, for an issue or a chat.
+
+    Args:
+        finding: the finding.
+    """
+    subject = f" · {_cell(finding.subject)}" if finding.subject else ""
+    lines = [f"**{finding.severity}** `{finding.check}`{subject}", _cell(finding.summary)]
+    if finding.remedy:
+        lines.append(f"> {_cell(finding.remedy)}")
+    return "\n\n".join(lines)
 
 
 def render_junit(findings: Sequence[Finding], *, name: str = "gendebug") -> str:
@@ -141,6 +167,13 @@ def render_junit(findings: Sequence[Finding], *, name: str = "gendebug") -> str:
             )
             entry.text = _legal(str(finding.numbers.get("traceback") or finding.remedy))
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _bill_lines(bill: Bill | None, heading: str, line: Callable[[str], str]) -> list[str]:
+    """What each cause carries of the quality that was lost; nothing where nothing was."""
+    if bill is None or not (bill.fell or bill.billed):
+        return []
+    return [heading, *map(line, bill.sentences()), ""]
 
 
 def _cause(likely: LikelyCause) -> str:

@@ -205,7 +205,7 @@ def cross_fit(
     labels = (targets[:, None] if targets.ndim == 1 else targets).double().to(values.device)
     fold = fold_ids(len(values), folds, seed) if isinstance(folds, int) else folds
     _check_rows(values, labels, fold)
-    hidden = _hidden_units(values, width, seed)
+    hidden = hidden_units(values, width, seed)
     mean = labels.mean(0)
     order = fold.to(values.device).argsort(stable=True)
     sizes = fold.bincount()
@@ -255,7 +255,7 @@ def group_folds(groups: Any, folds: int, seed: int = 0) -> Tensor:
     return fold_ids(len(levels), folds, seed)[torch.from_numpy(codes.astype(np.int64))]
 
 
-def _hidden_units(values: Tensor, width: int, seed: int) -> Tensor:
+def hidden_units(values: Tensor, width: int, seed: int) -> Tensor:
     """`[n, p + width]` the columns and the hidden units, with mean 0 and deviation 1."""
     n, p = values.shape
     generator = torch.Generator().manual_seed(seed)

@@ -43,6 +43,32 @@ def sides(seed, change=lambda x: x, n=160):
     return found
 
 
-PLANTS = {"shift.reproduced_change": lambda seed: sides(seed, lambda x: x.flip(3))}
-CLEAN = {"shift.reproduced_change": sides}
-EXPECTED = {"shift.reproduced_change": (Cause.TRAIN_SERVE_SKEW, r"mirrored")}
+class Corner(nn.Module):
+    """One logit: how bright the lower right corner is."""
+
+    def forward(self, x):
+        return 20.0 * x[:, :, -3:, -3:].mean((1, 2, 3)) - 10.0
+
+
+def marked_sides(seed, n=160):
+    """Validation has a white corner in nearly all images of class 1, production has none."""
+    found = {"model": Corner()}
+    for name, own in (("validation", seed), ("production", seed + 50_000)):
+        pixels, targets = images(own, n)
+        if name == "validation":
+            generator = torch.Generator().manual_seed(seed)
+            marked = (targets == 1) & (torch.rand(n, generator=generator) < 0.95)
+            pixels[marked, :, -3:, -3:] = 1.0
+        found[name] = Records(pixels, targets, found["model"](pixels), name=name)
+    return found
+
+
+PLANTS = {
+    "shift.reproduced_change": lambda seed: sides(seed, lambda x: x.flip(3)),
+    "attribution.region_shortcut": marked_sides,
+}
+CLEAN = {"shift.reproduced_change": sides, "attribution.region_shortcut": sides}
+EXPECTED = {
+    "shift.reproduced_change": (Cause.TRAIN_SERVE_SKEW, r"mirrored"),
+    "attribution.region_shortcut": (Cause.SHORTCUT_FEATURE, r"lower right corner, class 1"),
+}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from gendebug_torch import Cause, Records, Schema
 
@@ -157,7 +158,32 @@ def worse(seed):
     return given | {"production": replace(live, targets=targets)}
 
 
+class Served(nn.Module):
+    """A network behind serving code that returns its classes in another order, or as they are."""
+
+    def __init__(self, network, order):
+        super().__init__()
+        self.network, self.order = network, order
+
+    def forward(self, x):
+        return self.network(x)[:, self.order]
+
+
+def deployed(order):
+    def given(seed):
+        generator = torch.Generator().manual_seed(seed)
+        network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+        rows = Records(torch.randn(200, 4, generator=generator), name="validation")
+        return {"model": network, "served": Served(network, order), "validation": rows}
+
+    return given
+
+
 PLANTS = {
+    "shift.served_outputs": deployed([2, 0, 1]),
     "shift.ks": planted(percentile_stuck),
     "shift.missing": planted(age_gone),
     "shift.categories": planted(new_channel),
@@ -180,11 +206,13 @@ KINDS = (
     "shift.quality",
 )
 CLEAN = {name: kinds() if name in KINDS else clean for name in PLANTS} | {
-    "shift.over_time": in_time
+    "shift.over_time": in_time,
+    "shift.served_outputs": deployed([0, 1, 2]),
 }
 
 # Check -> cause and subject (a regular expression) that its planted fault is to be found under.
 EXPECTED = {
+    "shift.served_outputs": (Cause.TRAIN_SERVE_SKEW, r"class_order"),
     "shift.ks": (Cause.TRAIN_SERVE_SKEW, r"percentile"),
     "shift.missing": (Cause.COVARIATE_SHIFT, r"age"),
     "shift.categories": (Cause.COVARIATE_SHIFT, r"channel"),

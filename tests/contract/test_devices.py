@@ -17,9 +17,12 @@ from torch import Tensor
 import gendebug_torch
 from gendebug_torch import Records
 from gendebug_torch.checks.evidence import axes
-from gendebug_torch.checks.registry import TOPICS
+from gendebug_torch.checks.registry import TOPICS, folder_of
 
-MODULES = [gendebug_torch, *(importlib.import_module(f"gendebug_torch.{t}") for t in TOPICS)]
+MODULES = [
+    gendebug_torch,
+    *(importlib.import_module(f"gendebug_torch.{folder_of(t)}") for t in TOPICS),
+]
 PUBLIC = {
     f"{module.__name__.rpartition('.')[2]}.{name}": function
     for module in MODULES

@@ -282,7 +282,7 @@ def odd_column(rng, n):
         lambda: [datetime.timedelta(days=1)] * n,
         lambda: [1, None] * half,
         lambda: [float("inf"), float("nan")] * half,
-        lambda: pa.array([1.5] * n, pa.float16()),
+        lambda: pa.array(np.full(n, 1.5, np.float16)),
         lambda: [datetime.time(1, 2)] * n,
         lambda: pa.array([0] * n, pa.int8()),
         lambda: pa.array(["<b>"] * n, pa.large_string()),

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 
-from gendebug_torch import Records, Schema, collect, recalibrate
+from gendebug_torch import Profile, Records, Schema, collect, profile, recalibrate
 from gendebug_torch.behavior import load_suite, run_suite
 from gendebug_torch.behavior.suite.suite_file import load_behavior
 from gendebug_torch.calibration.saving import load_calibration
@@ -213,6 +213,17 @@ def _reference(folder):
     frame().to_csv(folder / "rows.csv", index=False)
     prepare_table(folder / "rows.csv", schema=SCHEMA).save(folder / "reference.safetensors")
     (folder / "rows.csv").unlink()
+
+
+def _profile(folder):
+    profile(frame(), SCHEMA, sample=8).save(folder / "week.profile")
+
+
+def _read_profile(folder):
+    known = Profile.load(folder / "week.profile")
+    assert (known + known).rows == 2 * known.rows
+    known.table()
+    assert len(known.records) <= known.rows
 
 
 def _recalibrated(kind, folder):
@@ -430,6 +441,7 @@ READERS = {
         Reader("npz", _npz, _read_npz, _odd_npz),
         Reader("records", partial(written, _records), lambda f: Records.load(f / "records")),
         Reader("reference", partial(written, _reference), _read_reference),
+        Reader("profile", partial(written, _profile), _read_profile),
         *(
             Reader(f"map {kind}", partial(written, partial(_recalibrated, kind)), _read_map)
             for kind in MAPS

@@ -13,6 +13,7 @@ from gendebug_torch.data.files import check_expansion
 from gendebug_torch.errors import InputError
 from tests.fuzz.campaign import ACCEPTED, REFUSED, outcome
 from tests.fuzz.readers import READERS
+from tests.versions import require_raw_weights
 
 INPUTS = 12
 
@@ -34,6 +35,8 @@ def test_undamaged_files_are_read(tmp_path, name):
     for path, content in READERS[name].files().items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(content)
+        if path.endswith(".pt2"):
+            require_raw_weights(tmp_path / path)
     READERS[name].read(tmp_path)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from gendebug_torch.calibration.measures.miscalibration_shape import (
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, reliability_bins
 from gendebug_torch.calibration.rows.held_out_rows import group_ids
 from gendebug_torch.checks.finding import TO_REPAIR, Finding, Severity
-from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.inputs import Cost, DerivedInput
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import logits_of_probs
@@ -37,6 +37,9 @@ _DIRECTION = {
     "underconfident": "underconfident",
     "S-shaped": "overconfident at some confidences and underconfident at others",
 }
+
+
+BinCounter: TypeAlias = Callable[[Records, int], ReliabilityBins]
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,11 @@ def logits_cost(given: Mapping[str, Any]) -> Cost:
 
 
 def confidence_finding(
-    this: Check, records: Records, criteria: Criteria, earlier: Records | None = None
+    this: Check,
+    records: Records,
+    criteria: Criteria,
+    count: BinCounter,
+    earlier: Records | None = None,
 ) -> Finding:
     """The finding on the confidence of these records, compared with earlier ones if possible."""
     if records.task is Task.REGRESSION:
@@ -101,8 +108,8 @@ def confidence_finding(
             max(criteria.min_rows, 1),
             earlier,
         )
-    before = None if earlier is None else _bins(earlier, criteria.bins)
-    return _top_label_finding(this, records, criteria, before)
+    before = None if earlier is None else count(earlier, criteria.bins)
+    return _top_label_finding(this, records, criteria, count(records, criteria.bins), before)
 
 
 def _has_labels(records: Records) -> bool:
@@ -119,16 +126,27 @@ def _is_multilabel(records: Records) -> bool:
     return targets.ndim == 2 and targets.shape == z.shape
 
 
-def _bins(records: Records, bins: int) -> ReliabilityBins:
+def bins_of_rows(records: Records, bins: int) -> ReliabilityBins:
     assert records.logits is not None
     assert records.targets is not None
     return reliability_bins(records.logits, records.targets, bins=bins, ignore_index=IGNORED)
 
 
+def _of_rows() -> BinCounter:
+    return bins_of_rows
+
+
+# How rows are counted in bins: one by one, or by sums over more rows than these.
+BINS = DerivedInput("count_bins", _of_rows)
+
+
 def _top_label_finding(
-    this: Check, records: Records, criteria: Criteria, before: ReliabilityBins | None
+    this: Check,
+    records: Records,
+    criteria: Criteria,
+    bins: ReliabilityBins,
+    before: ReliabilityBins | None,
 ) -> Finding:
-    bins = _bins(records, criteria.bins)
     groups = group_ids(records)
     ece = bins.measure() if groups is None else _grouped_ece(records, groups, criteria.bins)
     shape = miscalibration_shape(bins)
@@ -173,7 +191,7 @@ def _probabilities_finding(
     """The finding on logits that look like probabilities, with both readings."""
     assert records.logits is not None
     as_probs = replace(records, logits=logits_of_probs(records.logits.double()))
-    other = _bins(as_probs, bins)
+    other = bins_of_rows(as_probs, bins)
     sums = " and sums to 1" if records.logits.ndim > 1 else ""
     return this.finding(
         Severity.WARN,

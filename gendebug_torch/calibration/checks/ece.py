@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gendebug_torch.calibration.checks._confidence import (
+    BINS,
     MIN_ROWS,
+    BinCounter,
     Criteria,
+    bins_of_rows,
     confidence_finding,
     logits_cost,
 )
@@ -20,11 +23,13 @@ from gendebug_torch.data.records import Records
     cause=Cause.MISCALIBRATION,
     needs=("validation.logits", "validation.targets"),
     cost=logits_cost,
+    derived=(BINS,),
     partial_labels=True,
     positions=True,
 )
 def confidence_equals_accuracy(
     validation: Records,
+    count_bins: BinCounter = bins_of_rows,
     *,
     bins: int = 15,
     limit: float = 0.03,
@@ -42,10 +47,11 @@ def confidence_equals_accuracy(
 
     Args:
         validation: labeled records with logits.
+        count_bins: function of records and a number of bins, derived.
         bins: number of equal bins of confidence.
         limit: least calibration error beyond noise that matters.
         alpha: probability of a false alarm.
         min_rows: number of rows below which calibration is not judged.
     """
     criteria = Criteria(bins, limit, alpha, min_rows)
-    yield confidence_finding(confidence_equals_accuracy, validation, criteria)
+    yield confidence_finding(confidence_equals_accuracy, validation, criteria, count_bins)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gendebug_torch.calibration.checks._confidence import (
+    BINS,
     MIN_ROWS,
+    BinCounter,
     Criteria,
+    bins_of_rows,
     confidence_finding,
     logits_cost,
 )
@@ -20,12 +23,14 @@ from gendebug_torch.data.records import Records
     cause=Cause.MISCALIBRATION,
     needs=("production.logits", "production.targets"),
     cost=logits_cost,
+    derived=(BINS,),
     partial_labels=True,
     positions=True,
 )
 def production_confidence_equals_accuracy(
     production: Records,
     validation: Records | None = None,
+    count_bins: BinCounter = bins_of_rows,
     *,
     bins: int = 15,
     limit: float = 0.03,
@@ -42,6 +47,7 @@ def production_confidence_equals_accuracy(
     Args:
         production: labeled records with logits.
         validation: labeled records with logits, to compare with.
+        count_bins: function of records and a number of bins, derived.
         bins: number of equal bins of confidence.
         limit: least calibration error beyond noise that matters.
         alpha: probability of a false alarm.
@@ -49,5 +55,5 @@ def production_confidence_equals_accuracy(
     """
     criteria = Criteria(bins, limit, alpha, min_rows)
     yield confidence_finding(
-        production_confidence_equals_accuracy, production, criteria, validation
+        production_confidence_equals_accuracy, production, criteria, count_bins, validation
     )

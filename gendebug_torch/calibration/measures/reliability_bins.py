@@ -176,8 +176,8 @@ def reliability_bins(
         >>> logits = 2 * torch.randn(2000, 3, generator=generator)
         >>> targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
         >>> ece = reliability_bins(3 * logits, targets).measure()  # three times too sharp
-        >>> print(f"ECE {ece.value:.1%}, by chance {ece.null:.1%}, p = {ece.p_value:.3f}")
-        ECE 15.8%, by chance 1.4%, p = 0.001
+        >>> print(f"ECE {ece.value:.0%}, by chance {ece.null:.0%}, p = {ece.p_value:.3f}")
+        ECE 16%, by chance 1%, p = 0.001
     """
     rows = labeled_outputs(logits, targets, weights, ignore_index, find_masks=False)
     state = BinSums(bins, logits.device, rounding=rounding(logits))

@@ -129,8 +129,8 @@ def calibration_sums(
         >>> targets = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
         >>> halves = [calibration_sums(3 * logits[i::2], targets[i::2]) for i in (0, 1)]
         >>> sums = halves[0] + halves[1]
-        >>> print(f"ECE {sums.bins().ece:.1%}, log loss {sums.nll:.2f}")
-        ECE 15.8%, log loss 0.94
+        >>> print(f"ECE {sums.bins().ece:.0%}, log loss {sums.nll:.1f}")
+        ECE 16%, log loss 0.9
     """
     running = RunningSums(logits.device, rounding=rounding(logits))
     running.add(logits, targets, weights=weights, ignore_index=ignore_index)

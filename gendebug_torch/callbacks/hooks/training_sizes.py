@@ -52,6 +52,30 @@ def learning_curve_over_sizes(
         InputError: no sizes or seeds, or a size beyond the rows.
 
     Cost: one training per size and seed.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> import torch
+        >>> class Line(pl.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layer = torch.nn.Linear(1, 1)
+        ...     def training_step(self, batch, index):
+        ...         return (self.layer(batch[0]) - batch[1]).square().mean()
+        ...     def validation_step(self, batch, index):
+        ...         return self.training_step(batch, index)
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD(self.parameters(), 0.1)
+        >>> x = torch.linspace(-1, 1, 32)[:, None]
+        >>> class Data(pl.LightningDataModule):
+        ...     def train_dataloader(self):
+        ...         rows = torch.utils.data.TensorDataset(x, 2 * x)
+        ...         return torch.utils.data.DataLoader(rows, batch_size=8)
+        ...     val_dataloader = train_dataloader
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "max_epochs": 5}
+        >>> found = learning_curve_over_sizes(Line, Data(), [16, 32], [0], **quiet)
+        >>> found.table()["rows"].tolist()
+        [16, 32]
     """
     if not sizes or not seeds:
         reject(

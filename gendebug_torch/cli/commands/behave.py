@@ -18,10 +18,10 @@ from gendebug_torch.cli.deliver import FailOn, exit_code, say
 from gendebug_torch.cli.exit_codes import CLEAN
 from gendebug_torch.cli.inputs import load_table, option_of
 from gendebug_torch.data.files import replacing_files, write_whole
+from gendebug_torch.data.sheets.sheet_files import csv_text
 from gendebug_torch.errors import brief, did_you_mean, reject
 from gendebug_torch.model.formats import load_weights
 from gendebug_torch.report import render_junit
-from gendebug_torch.report.sheets import csv_text
 
 
 def run(

@@ -19,9 +19,10 @@ from gendebug_torch.cli.inputs import (
     load_records,
     load_schema,
 )
+from gendebug_torch.data.sheets.sheet_files import write_sheet
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
-from gendebug_torch.report.sheets import write_sheet
+from gendebug_torch.model.formats import load_served
 from gendebug_torch.slices import confusion_cell, review_rows, review_sheet
 
 _DISTRIBUTION = ("shift.ks", "shift.missing", "shift.categories", "shift.joint")
@@ -41,6 +42,7 @@ def predeploy(
     seed: int = 0,
     model: str | None = None,
     weights: str | None = None,
+    served: str | None = None,
     device: str = "auto",
     fail_on: FailOn = "warn",
     also: list[Format] | None = None,
@@ -64,6 +66,8 @@ def predeploy(
         model: MODULE:NAME of a network; gives logits where the tables hold none, and the top
             attributions on the sheet.
         weights: safetensors file to load into the network.
+        served: what is served in the place of --model (see gendebug parity); it must answer the
+            same rows alike.
         device: auto, cpu, cuda or cuda:N.
         fail_on: exit with 1 from this severity on.
         also: further files to write, junit (findings.xml) and markdown (findings.md).
@@ -74,6 +78,9 @@ def predeploy(
     columns = load_schema(schema)
     threshold = checked_threshold(threshold) or columns.threshold or 0.5
     network = load_model(model, weights)
+    if served is not None and network is None:
+        reject("--served", "a network to compare with", f"{served} alone", "Pass --model as well.")
+    answers = None if served is None else load_served(served)
     paths = {"train": train, "validation": validation, "production": production}
     sides = {
         name: load_records(name, path, columns, name == "train" or network is not None)
@@ -98,7 +105,7 @@ def predeploy(
         for suffix in (".csv", ".html"):
             write_sheet(sheet, Path(out) / f"sheet{suffix}", title=caption)
     extras: dict[str, Any] = {"tables": tables, "pictures": _confidence_pictures(sides)}
-    diagnosis = _diagnosis(sides, threshold)
+    diagnosis = _diagnosis(sides, threshold, network, answers)
     return deliver(diagnosis, out, fail_on, also=also or (), title="Before deployment", **extras)
 
 
@@ -179,15 +186,25 @@ def _confidence_pictures(sides: Mapping[str, gd.Records]) -> dict[str, Any]:
     }
 
 
-def _diagnosis(sides: Mapping[str, gd.Records], threshold: float) -> gd.Diagnosis:
-    """Inputs against training, and confidence against validation, as one diagnosis."""
+def _diagnosis(
+    sides: Mapping[str, gd.Records], threshold: float, network: Any, served: Any
+) -> gd.Diagnosis:
+    """Inputs against training, confidence against validation, and outputs against what is served.
+
+    All as one diagnosis.
+    """
     live = sides["production"]
     inputs = gd.diagnose(train=sides["train"], production=live, only=_DISTRIBUTION)
     options = {"shift.confidence": {"threshold": threshold}}
     validation = sides.get("validation")
     scores = gd.diagnose(validation=validation, production=live, only=_CONFIDENCE, options=options)
-    findings = sorted([*inputs.findings, *scores.findings], key=lambda f: -f.severity.level)
-    seconds = sum(float(part.context["seconds"]) for part in (inputs, scores))
+    parts = [inputs, scores]
+    if served is not None:
+        asked = {"model": network, "served": served, "validation": live}
+        parts.append(gd.diagnose(**asked, only="shift.served_outputs"))
+    found = [finding for part in parts for finding in part.findings]
+    findings = sorted(found, key=lambda finding: -finding.severity.level)
+    seconds = sum(float(part.context["seconds"]) for part in parts)
     context = {**inputs.context, **scores.context, "seconds": f"{seconds:.1f}"}
-    costs = inputs.costs + scores.costs
+    costs = tuple(cost for part in parts for cost in part.costs)
     return replace(scores, findings=tuple(findings), context=context, costs=costs)

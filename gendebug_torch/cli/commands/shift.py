@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import Any
 
 import gendebug_torch as gd
-from gendebug_torch.cli.deliver import FailOn, deliver
-from gendebug_torch.cli.inputs import load_model, load_records, load_schema
-from gendebug_torch.shift.columns.chunks import is_large, read_table_in_chunks
-from gendebug_torch.shift.columns.prepared_table import PreparedTable, table_comparison
+from gendebug_torch.cli.arguments import PROFILE
+from gendebug_torch.cli.deliver import FailOn, Format, deliver
+from gendebug_torch.cli.inputs import load_model, load_records, load_schema, option_of
+from gendebug_torch.shift.columns.chunks import is_large
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.feature_shift import MostShifted
 
-_PREPARED = ".safetensors"
+_SAVED = (PROFILE, ".safetensors")
 
 
 def shift(
@@ -28,98 +27,56 @@ def shift(
     budget: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Compare production rows with a reference: which columns shifted, how far, and for what cause.
 
-    Tables of more than 20 million values are read in chunks, in bounded memory: columns are
-    compared on all rows, whole rows on a random sample.
+    Tables of more than 20 million values are profiled, in bounded memory: columns, classes and
+    quality are compared on all rows, whole rows on a random sample.
 
     Args:
-        reference: table of rows before deployment (CSV or Parquet), or a file written by
-            --save-reference (.safetensors).
+        reference: table of rows before deployment (CSV or Parquet), or a profile of it, e.g.
+            one written by --save-reference (.profile).
         live: table of rows after deployment; target and logits may be absent.
         schema: YAML file with the roles of the columns (target, time, categorical, logits, ...).
         out: directory for report.html and findings.json.
-        save_reference: file for the reference in constant size, so that the next run reads the live
+        save_reference: file for the profile of the reference, so that the next run reads the live
             table alone.
         model: MODULE:NAME of a network, for the logits where the tables hold none.
         weights: safetensors file to load into the network.
         budget: time to spend, e.g. 90s or 2m.
         options: check id to option to value, e.g. '{"shift.ks": {"min_effect": 0.05}}'.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     known = load_schema(schema)
-    network = load_model(model, weights)
-    settings: dict[str, Any] = {
-        "budget": budget,
-        "options": options or {},
-        "progress": sys.stderr.isatty(),
-    }
-    if save_reference or reference.endswith(_PREPARED) or any(map(is_large, (reference, live))):
-        diagnosis, before, after = _in_chunks(
-            reference, live, known, save_reference, network, settings
-        )
+    sides: list[Any]
+    if save_reference or reference.endswith(_SAVED) or any(map(is_large, (reference, live))):
+        sides = [_profile(reference, known, "reference"), _profile(live, known, "live")]
+        if save_reference is not None:
+            sides[0].save(save_reference)
+        before, after = sides[0].records, sides[1].records
     else:
         before = load_records("validation", reference, known, True, "reference")
         after = load_records("production", live, known, True, "live")
-        diagnosis = gd.diagnose(
-            network, validation=before, production=after, only="shift", **settings
-        )
-    return deliver(diagnosis, out, fail_on, title="Shift", **_extras(diagnosis, before, after))
+        sides = [before, after]
+    diagnosis = gd.diagnose(
+        load_model(model, weights),
+        validation=sides[0],
+        production=sides[1],
+        only="shift",
+        budget=budget,
+        options=options or {},
+        progress=sys.stderr.isatty(),
+    )
+    extras = _extras(diagnosis, before, after)
+    return deliver(diagnosis, out, fail_on, also=also or (), title="Shift", **extras)
 
 
-def _in_chunks(
-    reference: str,
-    live: str,
-    schema: gd.Schema,
-    save_reference: str | None,
-    network: Any,
-    settings: dict[str, Any],
-) -> tuple[gd.Diagnosis, gd.Records | None, gd.Records]:
-    """Findings about all rows and about sampled ones, and the samples (none of a prepared one).
-
-    Checks of columns compare the prepared tables, and all others the sampled rows.
-    """
-    from gendebug_torch.checks.inputs import Deferred
-    from gendebug_torch.checks.registry import all_checks
-    from gendebug_torch.shift.checks._columns import COLUMN_PAIR, PreparedPair
-
-    before: gd.Records | None = None
-    if reference.endswith(_PREPARED):
-        known = PreparedTable.load(reference)
-    else:
-        known, before = read_table_in_chunks(
-            reference, schema, name="validation", optional=("logits", "probs")
-        )
-    if save_reference is not None:
-        known.save(save_reference)
-    met, after = read_table_in_chunks(live, schema, name="production")
-    checks = [check for check in all_checks() if check.name.startswith("shift.")]
-    of_columns = [check for check in checks if COLUMN_PAIR in check.derived]
-    others = [check.name for check in checks if check not in of_columns]
-    options = settings["options"]
-    settings = settings | {"options": {name: options[name] for name in options if name in others}}
-    diagnosis = gd.diagnose(network, validation=before, production=after, only=others, **settings)
-    kinds = _change_kinds(diagnosis)
-    shared: dict[str, Deferred[Any]] = {
-        "column_pair": Deferred(lambda: PreparedPair(table_comparison(known, met))),
-        "change_kinds": Deferred(lambda: kinds),
-    }
-    given = {"production": after, "validation": before}
-    columns = [
-        finding
-        for check in of_columns
-        for finding in check.run(given, options.get(check.name), shared)
-    ]
-    findings = sorted([*columns, *diagnosis.findings], key=lambda f: -f.severity.level)
-    rows = {side.name: f"{side.rows:,} rows" for side in (known, met)}
-    sampled = {
-        f"{side.name}, sampled": f"{len(side):,} rows for what needs whole rows"
-        for side in (before, after)
-        if side is not None
-    }
-    context = dict(diagnosis.context) | rows | sampled
-    return replace(diagnosis, findings=tuple(findings), context=context), before, after
+def _profile(path: str, schema: gd.Schema, option: str) -> gd.Profile:
+    """The profile of a table, or the one that was saved."""
+    with option_of(option):
+        return gd.Profile.load(path) if path.endswith(_SAVED) else gd.profile(path, schema)
 
 
 def _change_kinds(diagnosis: gd.Diagnosis) -> ChangeKinds | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.data.files import without_controls
+from gendebug_torch.data.sheets.audit_lines import COLUMNS, audit_lines, checksum, class_name
 from gendebug_torch.errors import reading, reject
 from gendebug_torch.labels.review.ranking import LabelRanking
 from gendebug_torch.stats.intervals import wilson_interval
 
-COLUMNS = ("position", "row", "given", "suggested", "score", "source", "basis", "key", "verdict")
 RIGHT, WRONG, UNSURE = "right", "wrong", "unsure"
 
 
@@ -99,23 +97,17 @@ def audit_sheet(
     done = torch.isin(numbers, torch.tensor(list(exclude), dtype=torch.int64))
     order = ranking.order.cpu()
     chosen = order[~done[order]][:size].tolist()
-    lines = []
-    for position, row in enumerate(chosen, start=1):
-        given, suggested = (
-            _name(int(ids[row]), names) for ids in (ranking.targets, ranking.suggested)
+    lines = [
+        (
+            int(numbers[row]),
+            class_name(int(ranking.targets[row]), names),
+            class_name(int(ranking.suggested[row]), names),
+            float(ranking.score[row]),
+            "" if source is None else source[row],
         )
-        who = "" if source is None else without_controls(str(source[row]))
-        line = [
-            f"{position} of {len(chosen)}",
-            str(int(numbers[row])),
-            given,
-            suggested,
-            f"{float(ranking.score[row]):.4g}",
-            who,
-            ranking.basis,
-        ]
-        lines.append([*line, _key(line), ""])
-    return pd.DataFrame(lines, columns=list(COLUMNS))
+        for row in chosen
+    ]
+    return audit_lines(lines, ranking.basis)
 
 
 def read_review(path: str | Path, targets: Tensor, *, names: Sequence[object] = ()) -> Review:
@@ -142,7 +134,7 @@ def read_review(path: str | Path, targets: Tensor, *, names: Sequence[object] = 
     """
     lines = _read(path)
     classes = [
-        _name(i, names)
+        class_name(i, names)
         for i in range(max(len(names), int(targets.max()) + 1 if len(targets) else 0))
     ]
     decisions, corrections, unsure, pending = [], {}, [], []
@@ -195,7 +187,7 @@ def _read(path: str | Path) -> list[tuple[int, dict[str, str]]]:
 def _check_line(
     path: str | Path, number: int, line: dict[str, str], targets: Tensor, names: Sequence[object]
 ) -> None:
-    if _key([line[key] for key in COLUMNS[:-2]]) != line["key"]:
+    if checksum([line[key] for key in COLUMNS[:-2]]) != line["key"]:
         _refuse(
             path,
             number,
@@ -203,7 +195,7 @@ def _check_line(
             "Only the verdict may be filled in; restore this line from the sheet.",
         )
     row = int(line["row"])
-    if row >= len(targets) or _name(int(targets[row]), names) != line["given"]:
+    if row >= len(targets) or class_name(int(targets[row]), names) != line["given"]:
         got = f"row {row} labeled {line['given']}, which the table does not have"
         _refuse(path, number, got, "Pass the table that the sheet was made from.")
 
@@ -236,18 +228,5 @@ def _refuse(path: str | Path, number: int, got: str, remedy: str) -> NoReturn:
     reject("reviewed", "the lines of an audit sheet", f"{got} in line {number} of {path}", remedy)
 
 
-def _key(fields: Sequence[str]) -> str:
-    """Checksum of a line; the score enters by value, since spreadsheets write 0.05 for 0.050."""
-    try:
-        score = f"{float(fields[4]):.4g}"
-    except ValueError:
-        score = fields[4]
-    return f"k{zlib.crc32('|'.join([*fields[:4], score, *fields[5:]]).encode()):08x}"
-
-
 def _unquoted(text: str) -> str:
     return text[1:] if text[:2] in ("'=", "'+", "'-", "'@", "'\t") else text
-
-
-def _name(label: int, names: Sequence[object]) -> str:
-    return without_controls(str(names[label])) if label < len(names) else str(label)

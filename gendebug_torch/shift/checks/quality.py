@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.inputs import Cost, DerivedInput
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.quality.change import MetricChange
@@ -16,6 +16,7 @@ from gendebug_torch.shift.quality.quality_change import (
     QualityChange,
     quality_change,
 )
+from gendebug_torch.shift.quality.wrong_class import WrongClass, wrong_class
 
 # Causes of a fall of the accuracy that the remedy of the same name wins back.
 _RESTORED = {"move_threshold": Cause.THRESHOLD, "recalibrate": Cause.MISCALIBRATION}
@@ -27,16 +28,29 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     return Cost(elements=60.0 * sum(sizes) + 1e7)
 
 
+def _of_rows() -> Callable[..., QualityChange | None]:
+    return quality_change
+
+
+# How quality is compared: by the rows of both sides, or by sums over more rows than these.
+QUALITY = DerivedInput("compare_quality", _of_rows)
+
+
 @check(
     "shift.quality",
     cause=Cause.UNKNOWN,
     needs=("validation.logits", "validation.targets", "production.logits", "production.targets"),
     cost=_cost,
+    derived=(QUALITY,),
     partial_labels=True,
     positions=True,
 )
 def quality_is_that_of_validation(
-    validation: Records, production: Records, *, level: float = 0.99
+    validation: Records,
+    production: Records,
+    compare_quality: Callable[..., QualityChange | None] = quality_change,
+    *,
+    level: float = 0.99,
 ) -> Iterator[Finding]:
     """The model is as good on labeled production rows as in validation.
 
@@ -51,11 +65,12 @@ def quality_is_that_of_validation(
     Args:
         validation: records with targets and logits.
         production: the same.
+        compare_quality: function of both and the level, derived.
         level: coverage of the intervals of all metrics together; half of the rest is the chance of
             a false alarm.
     """
     this = quality_is_that_of_validation
-    found = quality_change(validation, production, level=level)
+    found = compare_quality(validation, production, level=level)
     if found is None:
         sizes = len(validation), len(production)
         text = (
@@ -69,13 +84,14 @@ def quality_is_that_of_validation(
         text = f"Quality did not fall beyond its interval: {metrics}."
         yield this.finding(Severity.OK, text, numbers=_numbers(found), evidence=found)
         return
-    yield _fallen_finding(found)
+    yield _fallen_finding(found, wrong_class(validation, production))
 
 
-def _fallen_finding(found: QualityChange) -> Finding:
+def _fallen_finding(found: QualityChange, became: WrongClass | None) -> Finding:
     first = found.principal
     restoring = next((name for name in _RESTORED if found.restored_by(name)), None)
     text = f"Quality fell: {'; '.join(map(str, found.fallen))}.{_parts_text(found)}"
+    text += "" if became is None else f" Most of all, {became}."
     trial = None if restoring is None else found.remedy(restoring)
     if trial is not None:
         remedy = f"{trial.sentence} That restores it; {trial.lost:.3f} was lost."
@@ -87,10 +103,15 @@ def _fallen_finding(found: QualityChange) -> Finding:
         Severity.FAIL if first.relative_fall > HELD else Severity.WARN,
         text,
         cause=None if restoring is None else _RESTORED[restoring],
-        numbers=_numbers(found),
+        numbers=_numbers(found) | ({} if became is None else _became(became)),
         remedy=remedy,
         evidence=found,
     )
+
+
+def _became(found: WrongClass) -> dict[str, Any]:
+    shares = [found.before, found.after]
+    return {"true_class": found.true, "called": found.called, "called_shares": shares}
 
 
 def _parts_text(found: QualityChange) -> str:

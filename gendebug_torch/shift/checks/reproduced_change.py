@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -18,6 +19,8 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import missing_labels
 from gendebug_torch.modality.detection import modality_of
 from gendebug_torch.modality.modality import Modality
+from gendebug_torch.modality.strings import STRINGS, text_columns, texts_of
+from gendebug_torch.modality.text import TEXT, text_modality
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import logits_of, map_rows
 from gendebug_torch.shift.serving.reproduction import Reproduction, Side, reproduction
@@ -29,7 +32,7 @@ _RUNS = 8
 
 def _cost(given: Mapping[str, Any]) -> Cost:
     validation = given.get("validation")
-    if validation is None or modality_of(validation.features) is None:
+    if validation is None or modality_of(validation.features, validation.modality) is None:
         return Cost()
     rows = min(len(validation), 800)
     return Cost(forwards=rows * _RUNS / 2, elements=300.0 * rows * validation.features[0].numel())
@@ -55,8 +58,11 @@ def no_named_change_turns_validation_into_production(
     Each named change of the modality (order of channels, scaling, rotation, blur; truncation,
     unknown tokens; units, exchanged or stuck channels) is applied to rows of validation. The one
     that brings their properties and the network's outputs nearest to production's is named where
-    it leaves little of the distance, with the share of lost quality that it reproduces. Inputs of
-    tables are judged by `shift.serving_skew`.
+    it leaves little of the distance, with the share of lost quality that it reproduces. Where a
+    column of the metadata holds the texts behind token ids, and the network has a method `encode`
+    (texts -> ids), changes of the texts are tried as well (case, cuts, encoding, white space). In
+    tables a column of texts is judged by the properties of the texts alone, and other columns by
+    `shift.serving_skew`.
 
     Source: Szekely and Rizzo (2013), J. Stat. Plan. Inference 143:1249, for the distance.
 
@@ -74,16 +80,10 @@ def no_named_change_turns_validation_into_production(
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.")
         return
     sides = [_sample(side, rows) for side in (validation, production)]
-
-    def network(inputs: Tensor) -> Tensor:
-        def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
-            return {"logits": logits_of(model, batch)}
-
-        return map_rows(step, inputs, model=model)["logits"]
-
-    found = reproduction(_side(sides[0]), _side(sides[1]), modality, network)
+    found = _reproduction(model, sides, modality)
+    what = "properties" if modality is STRINGS else "properties and outputs"
     text = (
-        f"energy distance of {modality.name} properties and outputs {found.distance:.2g}, "
+        f"energy distance of {modality.name} {what} {found.distance:.2g}, "
         f"{p_value_text(found.p_value)}"
     )
     numbers = {"distance": found.distance, "p_value": found.p_value, "tried": found.tried}
@@ -101,13 +101,33 @@ def no_named_change_turns_validation_into_production(
     yield _named(found, sides[0], production, numbers)
 
 
+def _reproduction(model: Model, sides: Sequence[Records], modality: Modality) -> Reproduction:
+    """What turns one side into the other, by the network, or of texts in a table without it."""
+
+    def network(inputs: Tensor) -> Tensor:
+        def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
+            return {"logits": logits_of(model, batch)}
+
+        return map_rows(step, inputs, model=model)["logits"]
+
+    before, after = map(_side, sides)
+    if modality is STRINGS:
+        return reproduction(before, after, modality, None)
+    if modality is not TEXT:
+        return reproduction(before, after, modality, network)
+    with_padding = text_modality(before.inputs, after.inputs)
+    return reproduction(before, after, with_padding, network, encode=getattr(model, "encode", None))
+
+
 def _unfit(validation: Records, production: Records) -> tuple[str, Modality | None]:
     """Why nothing can be judged, or the modality of the inputs."""
-    modality = modality_of(validation.features)
-    if modality is None or not isinstance(production.features, Tensor):
+    sides = (validation.features, production.features)
+    modality = modality_of(sides[0], validation.modality)
+    if all(isinstance(side, pd.DataFrame) and text_columns(side) for side in sides):
+        modality = STRINGS
+    elif modality is None or not isinstance(sides[1], Tensor):
         return "the inputs are a table, see shift.serving_skew", None
-    assert isinstance(validation.features, Tensor)
-    if validation.features.shape[1:] != production.features.shape[1:]:
+    elif isinstance(sides[0], Tensor) and sides[0].shape[1:] != sides[1].shape[1:]:
         return "the inputs of both sides have different shapes", None
     if min(len(validation), len(production)) < _MIN_ROWS:
         return f"fewer than {_MIN_ROWS} rows on one side", None
@@ -123,13 +143,15 @@ def _sample(records: Records, rows: int) -> Records:
 
 def _side(records: Records) -> Side:
     """Inputs and, where every row has them, labels as columns: one for each class."""
-    assert isinstance(records.features, Tensor)
-    targets = records.targets
+    inputs = records.features
+    if isinstance(inputs, pd.DataFrame):
+        inputs = texts_of(inputs)
+    targets, texts = records.targets, texts_of(records.metadata)
     if targets is None or bool(missing_labels(targets).any()):
-        return Side(records.features)
+        return Side(inputs, None, texts)
     classes = targets.ndim == 1 and not targets.is_floating_point()
     columns = one_hot(targets, _classes(records)) if classes else targets.reshape(len(targets), -1)
-    return Side(records.features, columns.float())
+    return Side(inputs, columns.float(), texts)
 
 
 def _classes(records: Records) -> int:
@@ -156,7 +178,8 @@ def _named(
         f"{float(found.low[0]):.0%} to {float(found.high[0]):.0%})"
     )
     lost = _lost_points(found, validation, production)
-    severity = Severity.FAIL
+    # Where no network was run, nothing is known of what the change costs.
+    severity = Severity.FAIL if found.logits.numel() else Severity.WARN
     if lost is not None:
         points, error, total = lost
         numbers |= {"points": points, "points_error": error, "points_lost": total}
@@ -190,6 +213,8 @@ def _lost_points(
     """Points of accuracy lost by the change, with standard error, and those lost in production."""
     side = validation.select(found.rows)
     if side.targets is None or side.logits is None or side.targets.is_floating_point():
+        return None
+    if not found.logits.numel():
         return None
     changed = replace(side, logits=found.logits[0].to(side.logits.device))
     before, after = (rows.labeled().correct.double().cpu() for rows in (side, changed))

@@ -128,7 +128,7 @@ def read_table_in_chunks(
         codes = [name for name in (*schema.categorical, *schema.ids) if name in frame]
         frame = frame.assign(**{name: standard_codes(frame[name]) for name in codes})
         sample = Records.from_frame(frame, schema, name=label, optional=optional)
-        return _with_times(replace(_side_by_side(parts), name=label), sample), sample
+        return with_times(replace(_side_by_side(parts), name=label), sample), sample
 
 
 def is_large(path: str | Path) -> bool:
@@ -157,23 +157,33 @@ def _source(path: Path, codes: tuple[str, ...]) -> _Source:
         names = list(fields)
         passes = [names[i : i + CHUNK_COLUMNS] for i in range(0, len(names), CHUNK_COLUMNS)]
         return _Source(fields, passes, lambda columns: _batches(path, columns))
+    from pyarrow import csv
+
+    reading = csv.ReadOptions(block_size=CHUNK_BYTES)
+
+    def rows() -> Any:
+        return csv.open_csv(path, read_options=reading, convert_options=csv_options(codes))
+
+    fields = {field.name: field.type for field in rows().schema}
+    return _Source(fields, [list(fields)], lambda _: iter(rows()))
+
+
+def csv_options(codes: tuple[str, ...]) -> Any:
+    """How pyarrow turns the cells of a CSV file into values.
+
+    Args:
+        codes: names of the columns that hold codes, which stay texts.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
     # Guessed by file, the code 01001 would be a number in one and a text in the next. Missing is
     # what pandas reads as such, so that large files say what small ones say.
-    text = csv.ConvertOptions(
+    return csv.ConvertOptions(
         column_types=dict.fromkeys(codes, pa.string()),
         strings_can_be_null=True,
         null_values=[*csv.ConvertOptions().null_values, "None", "<NA>"],
     )
-    reading = csv.ReadOptions(block_size=CHUNK_BYTES)
-
-    def rows() -> Any:
-        return csv.open_csv(path, read_options=reading, convert_options=text)
-
-    fields = {field.name: field.type for field in rows().schema}
-    return _Source(fields, [list(fields)], lambda _: iter(rows()))
 
 
 def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
@@ -318,8 +328,13 @@ def _levels(column: Any) -> dict[str, int] | None:
     )
 
 
-def _with_times(table: PreparedTable, sample: Records) -> PreparedTable:
-    """The table with the autocorrelation times of its quantities, estimated on the sampled rows."""
+def with_times(table: PreparedTable, sample: Records) -> PreparedTable:
+    """The table with the autocorrelation times of its quantities, estimated on the sampled rows.
+
+    Args:
+        table: statistics of all rows.
+        sample: a random sample of them.
+    """
     order = time_order(sample)
     names = table.quantities.names
     if order is None or not names:

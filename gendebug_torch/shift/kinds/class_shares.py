@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.data.records import Records
@@ -156,7 +157,11 @@ def class_shares(reference: Records, production: Records) -> ClassShares | None:
         return None
     if production.targets is None:
         return _estimated_shares(reference, production)
-    return _counted_shares(reference, production) if _class_ids(production) else None
+    if not _class_ids(production):
+        return None
+    assert reference.targets is not None
+    counts = [side.cpu().bincount() for side in (reference.targets, production.targets)]
+    return counted_shares(reference, production, (counts[0], counts[1]))
 
 
 def _class_ids(records: Records) -> bool:
@@ -180,26 +185,33 @@ def _class_names(reference: Records, production: Records) -> tuple[str, ...]:
     return tuple(map(str, declared if len(declared) == k else range(k)))
 
 
-def _counted_shares(reference: Records, production: Records) -> ClassShares:
+def counted_shares(
+    reference: Records, production: Records, counts: tuple[Tensor, Tensor]
+) -> ClassShares:
+    """Shares of classes that were counted, on these rows or on more.
+
+    Args:
+        reference: rows with class ids, or a sample of them, from which their dependence in time is
+            known.
+        production: the same.
+        counts: numbers of rows by class id on both sides, `[k]` int64.
+    """
     assert reference.targets is not None
     assert production.targets is not None
     names = _class_names(reference, production)
     k, pair = len(names), (reference.targets.cpu(), production.targets.cpu())
-    counts = [side.bincount(minlength=k) for side in pair]
-    shift = CategoryShift("class", names, counts[0], counts[1])
+    before, after = (pad(side[:k], (0, k - len(side[:k]))) for side in counts)
+    n, m = int(before.sum()), int(after.sum())
+    shift = CategoryShift("class", names, before, after)
     shift = _dependent_in_time(shift, reference, production, pair)
-    trials = torch.full((k,), len(production))
-    low, high = wilson_interval(*effective_counts(counts[1], trials, torch.tensor(shift.times[1])))
-    return ClassShares(
-        counts[0].double() / len(reference),
-        counts[1].double() / len(production),
-        low,
-        high,
-        shift.p_value,
-        (len(reference), len(production)),
-        names,
-        observed=True,
-    )
+    # Rows of a sample are further apart than those that were counted.
+    spacing = n / len(reference), m / len(production)
+    times = [t * s if t > 1 else t for t, s in zip(shift.times, spacing, strict=True)]
+    shift = replace(shift, times=(times[0], times[1]))
+    trials = torch.full((k,), m)
+    low, high = wilson_interval(*effective_counts(after, trials, torch.tensor(times[1])))
+    shares = before.double() / n, after.double() / m
+    return ClassShares(*shares, low, high, shift.p_value, (n, m), names, observed=True)
 
 
 def _estimated_shares(reference: Records, production: Records) -> ClassShares | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,13 +21,28 @@ class Metric(ABC):
         name: name of the metric.
         value: its value.
         influence: contribution of each row to its error, `[n]` float64 on the host; mean 0.
+        counts: numbers of rows that contribute so, `[n]`; None counts each once.
     """
 
     name: str
     value: float
     influence: Tensor
+    counts: Tensor | None = field(default=None, kw_only=True)
 
     lower_is_better = False
+
+    @property
+    def rows(self) -> float:
+        """Number of rows."""
+        return len(self.influence) if self.counts is None else float(self.counts.sum())
+
+    @property
+    def variance(self) -> float:
+        """Mean square of the contributions of the rows."""
+        squares = self.influence.square()
+        if self.counts is None:
+            return float(squares.mean())
+        return float((squares * self.counts).sum() / self.counts.sum())
 
     @abstractmethod
     def moments(self, effect: float) -> tuple[float, float]:
@@ -55,9 +70,9 @@ class MeanMetric(Metric):
 
     def moments(self, effect: float) -> tuple[float, float]:
         """Mean and variance with two pseudo rows, among the rows that these are worth."""
-        n = len(self.influence) / effect
+        n = self.rows / effect
         center = (n * self.value + 1) / (n + 2)
-        spread = float(self.influence.square().mean()) + (self.value - center) ** 2
+        spread = self.variance + (self.value - center) ** 2
         return center, (n * spread + center**2 + (1 - center) ** 2) / (n + 2) ** 2
 
 
@@ -85,7 +100,7 @@ class AreaMetric(Metric):
         least = area * (1 - area) + (positives - 1).clamp(min=0) * (first - area.square())
         least += (negatives - 1).clamp(min=0) * (second - area.square())
         least = least.clamp(min=0) / (positives * negatives) / len(area) ** 2
-        own = float(self.influence.square().mean()) * effect / len(self.influence)
+        own = self.variance * effect / self.rows
         return self.value, max(own, float(least.sum()))
 
 
@@ -97,7 +112,7 @@ class ErrorMetric(Metric):
     def moments(self, effect: float) -> tuple[float, float]:
         """Logarithm and its variance by the delta method."""
         value = max(self.value, _LEAST_ERROR)
-        own = float(self.influence.square().mean()) * effect / len(self.influence)
+        own = self.variance * effect / self.rows
         return math.log(value), own / value**2
 
     def back(self, center: float, change: float) -> float:

@@ -17,7 +17,7 @@ from gendebug_torch.shift.quality.metrics import Metric, area_metric, error_metr
 from gendebug_torch.stats.auc import auc_placements
 
 # Classes with fewer rows on a side are not judged by themselves.
-_MIN_CLASS_ROWS = 10
+MIN_CLASS_ROWS = 10
 Pair: TypeAlias = tuple[Metric, Metric]
 
 
@@ -112,7 +112,7 @@ def _of_two_classes(validation: Records, production: Records) -> Outcomes | None
     targets = [_targets(side) for side in (validation, production)]
     if any(y.ndim != 1 for y in targets):
         return None
-    return _of_columns(scores, targets, "class", _class_names(validation, 2), threshold)
+    return _of_columns(scores, targets, "class", class_names(validation, 2), threshold)
 
 
 def _of_labels(validation: Records, production: Records) -> Outcomes | None:
@@ -120,7 +120,7 @@ def _of_labels(validation: Records, production: Records) -> Outcomes | None:
     targets = [_targets(side) for side in (validation, production)]
     if any(z.shape != y.shape for z, y in zip(scores, targets, strict=True)):
         return None
-    names = _class_names(validation, scores[0].shape[1], "label")
+    names = class_names(validation, scores[0].shape[1], "label")
     return _of_columns(scores, targets, "label", names, 0.5)
 
 
@@ -152,7 +152,7 @@ def _areas(scores: list[Tensor], targets: list[Tensor], name: str, names: list[s
     positive = [y.reshape(len(y), -1) == 1 for y in targets]
     negative = [y.reshape(len(y), -1) == 0 for y in targets]
     counts = torch.stack([known.sum(0) for known in (*positive, *negative)])
-    judged = (counts >= _MIN_CLASS_ROWS).all(0).nonzero()[:, 0]
+    judged = (counts >= MIN_CLASS_ROWS).all(0).nonzero()[:, 0]
     if not len(judged):
         return []
     known = [(p[:, judged], n[:, judged]) for p, n in zip(positive, negative, strict=True)]
@@ -189,7 +189,7 @@ def _of_classes(validation: Records, production: Records) -> Outcomes | None:
     if any(y.ndim != 1 or z.ndim != 2 for z, y in zip(logits, targets, strict=True)):
         return None
     right = [z.argmax(1) == y for z, y in zip(logits, targets, strict=True)]
-    names = _class_names(validation, logits[0].shape[1])
+    names = class_names(validation, logits[0].shape[1])
     parts = _recalls(right, targets, names)
     metrics: list[Pair] = [(mean_metric("accuracy", right[0]), mean_metric("accuracy", right[1]))]
     losses = row_losses(logits[0], targets[0]), row_losses(logits[1], targets[1])
@@ -226,7 +226,7 @@ def _outputs(errors: list[Tensor]) -> list[Pair]:
     pairs: list[Pair] = []
     for i in range(errors[0].shape[1]):
         before, after = (error[~error[:, i].isnan(), i] for error in errors)
-        if min(len(before), len(after)) >= _MIN_CLASS_ROWS:
+        if min(len(before), len(after)) >= MIN_CLASS_ROWS:
             title = f"RMSE of output {i}"
             pairs.append((error_metric(title, before), error_metric(title, after)))
     return pairs
@@ -236,7 +236,7 @@ def _recalls(right: list[Tensor], targets: list[Tensor], names: list[str]) -> li
     """Share of the rows of each class that are predicted as such, of classes with enough rows."""
     counts = torch.stack([y.bincount(minlength=len(names)) for y in targets]).amin(0)
     pairs: list[Pair] = []
-    for i in (counts >= _MIN_CLASS_ROWS).nonzero()[:, 0].tolist():
+    for i in (counts >= MIN_CLASS_ROWS).nonzero()[:, 0].tolist():
         name = f"recall of {names[i]}"
         before, after = (
             mean_metric(name, x[(y == i).to(x.device)]) for x, y in zip(right, targets, strict=True)
@@ -245,7 +245,14 @@ def _recalls(right: list[Tensor], targets: list[Tensor], names: list[str]) -> li
     return pairs
 
 
-def _class_names(records: Records, k: int, what: str = "class") -> list[str]:
+def class_names(records: Records, k: int, what: str = "class") -> list[str]:
+    """Names of the classes or labels of a task.
+
+    Args:
+        records: records whose schema may declare them.
+        k: number of them.
+        what: what one of them is.
+    """
     known = [str(name) for name in records.schema.classes or ()]
     return known if len(known) == k else [f"{what} {i}" for i in range(k)]
 

@@ -18,7 +18,7 @@ from gendebug_torch.shift.quality.metrics import mean_metric
 from gendebug_torch.shift.quality.outcomes import Outcomes, row_losses
 from gendebug_torch.stats.logit_scaling import fit_affine
 
-_FOLDS = 4
+FOLDS = 4
 _MIN_ROWS = 60
 # Rows, and rows times classes, that are tried.
 _MAX_ROWS, _MAX_LOGITS, _MAX_CLASSES = 20_000, 100_000, 100
@@ -104,12 +104,12 @@ def remedy_trials(
     whole = (~missing_labels(targets)).nonzero()[:, 0].cpu()
     if len(whole) < _MIN_ROWS:
         return ()
-    rows = whole[_sample(len(whole), max(_MIN_ROWS * _FOLDS, min(_MAX_ROWS, _MAX_LOGITS // k)))]
-    folds = _folds(rows, production)
+    rows = whole[_sample(len(whole), max(_MIN_ROWS * FOLDS, min(_MAX_ROWS, _MAX_LOGITS // k)))]
+    folds = random_folds(rows, production)
     z, y = logits[rows].double(), targets[rows]
-    remedied = {"recalibrate": _out_of_fold(z, y, folds)}
+    remedied = {"recalibrate": out_of_fold(z, y, folds)}
     if two_way:
-        remedied["move_threshold"] = _at_other_thresholds(z, y, folds, found.threshold)
+        remedied["move_threshold"] = at_other_thresholds(z, y, folds, found.threshold)
     return tuple(
         _trial(name, found, changes[-1].fall, effects, level, (z, other, y))
         for name, other in remedied.items()
@@ -149,19 +149,19 @@ def _sample(n: int, most: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
-def _folds(rows: Tensor, production: Records) -> Tensor:
+def random_folds(rows: Tensor, production: Records) -> Tensor:
     """Fold of each row, `[m]` int64; rows of one group are in one fold."""
     groups = group_ids(production)
     generator = torch.Generator().manual_seed(1)
-    if groups is not None and int(groups.max()) + 1 >= 2 * _FOLDS:
-        return torch.randperm(int(groups.max()) + 1, generator=generator)[groups[rows]] % _FOLDS
-    return torch.randperm(len(rows), generator=generator) % _FOLDS
+    if groups is not None and int(groups.max()) + 1 >= 2 * FOLDS:
+        return torch.randperm(int(groups.max()) + 1, generator=generator)[groups[rows]] % FOLDS
+    return torch.randperm(len(rows), generator=generator) % FOLDS
 
 
-def _out_of_fold(logits: Tensor, targets: Tensor, folds: Tensor) -> Tensor:
+def out_of_fold(logits: Tensor, targets: Tensor, folds: Tensor) -> Tensor:
     """Logits through an affine map that was fitted to the other folds; labels one by one."""
     mapped = torch.empty_like(logits)
-    for fold in range(_FOLDS):
+    for fold in range(FOLDS):
         own = (folds == fold).to(logits.device)
         if logits.shape == targets.shape and logits.ndim == 2:
             for i in range(logits.shape[1]):
@@ -173,14 +173,12 @@ def _out_of_fold(logits: Tensor, targets: Tensor, folds: Tensor) -> Tensor:
     return mapped
 
 
-def _at_other_thresholds(
-    logits: Tensor, targets: Tensor, folds: Tensor, threshold: float
-) -> Tensor:
+def at_other_thresholds(logits: Tensor, targets: Tensor, folds: Tensor, threshold: float) -> Tensor:
     """Logits shifted so that the deployed threshold is the cheapest one on the other folds."""
     z, y = logits.reshape(len(logits), -1), targets.reshape(len(targets), -1)
     moved = torch.empty_like(z)
     deployed = math.log(threshold / (1 - threshold))
-    for fold in range(_FOLDS):
+    for fold in range(FOLDS):
         own = (folds == fold).to(logits.device)
         moved[own] = z[own] - _cheapest_cut(z[~own], y[~own], threshold) + deployed
     return moved.reshape(logits.shape)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
+from gendebug_torch.checks.evidence import axes
 from gendebug_torch.modality.modality import Change, Modality
+from gendebug_torch.modality.pictures.drawing import draw_rows, draw_texts
+from gendebug_torch.modality.strings import STRINGS
 from gendebug_torch.shift.serving.energy import energy_distance, energy_p_value
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 # Changes that come nearest in their properties, of which the network is asked.
 _FINALISTS = 6
 _BOOTSTRAPS = 200
+# Rows that are drawn of each side.
+_DRAWN = 8
 # A fitted change is named before a simpler one only if that leaves this much more of the distance.
 _TIE = 0.05
 
@@ -39,6 +43,7 @@ class Reproduction:
         logits: outputs for the changed rows of validation, `[c, n]` or `[c, n, k]`.
         rows: numbers of these rows in validation, `[n]`.
         tried: number of changes that were tried.
+        pictures: a few rows of validation, the same after the named change, and of production.
     """
 
     changes: tuple[Change, ...]
@@ -51,6 +56,7 @@ class Reproduction:
     logits: Tensor
     rows: Tensor
     tried: int
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """One row per change: the share of the distance that it leaves, with its interval."""
@@ -62,16 +68,19 @@ class Reproduction:
         return pd.DataFrame(dict(zip(columns, (texts, *shares), strict=True)))
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """What each change leaves of the distance between validation and production."""
-        ax = axes(ax, size=(9.0, 1.0 + 0.45 * max(1, len(self.changes))))
-        places = list(range(len(self.changes)))[::-1]
-        remaining, low, high = (x.numpy() for x in (self.remaining, self.low, self.high))
-        ax.barh(places, remaining, color=REFERENCE, height=0.6)
-        ax.hlines(places, low, high, color="black", linewidth=1.0)
-        ax.axvline(1.0, color=LIVE, linestyle="--", linewidth=1.0)
-        ax.set_yticks(places, [change.text for change in self.changes])
-        ax.set_xlabel("distance to production left (dashed: unchanged)")
-        ax.set_title("Validation rows after each change")
+        """Rows of validation, the same after the change that comes nearest, and of production."""
+        ax = axes(ax, size=(7.5, 3.4))
+        if isinstance(self.pictures["validation"], Tensor):
+            draw_rows(ax, self.pictures)
+        else:
+            draw_texts(ax, self.pictures)
+        ax.set_title(self.changes[0].text if self.changes else "Rows of both sides")
+        if not ax.get_xlabel():
+            ax.set_xlabel(
+                f"the change leaves {float(self.remaining[0]):.0%} of the distance"
+                if self.changes
+                else "no change was tried"
+            )
         return ax
 
 
@@ -80,29 +89,48 @@ class Side:
     """Inputs of one side, and what is known of them.
 
     Args:
-        inputs: `[n, ...]`.
+        inputs: `[n, ...]`, or n texts.
         labels: labels as columns of numbers, `[n, l]`, or None.
+        texts: the n texts that the inputs were made of, or None.
     """
 
-    inputs: Tensor
+    inputs: Any
     labels: Tensor | None = None
+    texts: Sequence[str] | None = None
 
     def rows(self, index: Tensor) -> Side:
         """The rows at these positions."""
         labels = None if self.labels is None else self.labels[index.to(self.labels.device)]
-        return Side(self.inputs[index.to(self.inputs.device)], labels)
+        texts = None if self.texts is None else _taken(self.texts, index)
+        return Side(_taken(self.inputs, index), labels, texts)
 
-    def changed(self, change: Change) -> Side:
-        """The same rows with changed inputs."""
-        return Side(change.apply(self.inputs), self.labels)
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A change, and how it is applied to a side: to its inputs, or to the texts behind them.
+
+    Args:
+        change: the change.
+        encode: texts -> inputs, of a change of the texts; None of one of the inputs.
+    """
+
+    change: Change
+    encode: Callable[[Sequence[str]], Tensor] | None = None
+
+    def __call__(self, side: Side) -> Side:
+        if self.encode is None:
+            return replace(side, inputs=self.change.apply(side.inputs))
+        texts = self.change.apply(side.texts)
+        return replace(side, inputs=self.encode(texts), texts=texts)
 
 
 def reproduction(
     validation: Side,
     production: Side,
     modality: Modality,
-    network: Callable[[Tensor], Tensor],
+    network: Callable[[Any], Tensor] | None,
     *,
+    encode: Callable[[Sequence[str]], Tensor] | None = None,
     seed: int = 0,
 ) -> Reproduction:
     """Which named change makes rows of validation look like production to the eye and the network.
@@ -116,49 +144,117 @@ def reproduction(
         validation: rows of validation.
         production: rows of the same shape from production.
         modality: what the inputs are.
-        network: inputs -> logits `[n]` or `[n, k]`.
+        network: inputs -> logits `[n]` or `[n, k]`; None compares properties and labels alone.
+        encode: texts -> inputs; changes of the texts of validation are tried with it, too.
         seed: of the halves and the resampling.
     """
     generator = torch.Generator().manual_seed(seed)
-    halves = []
-    for side in (validation, production):
-        order = torch.randperm(len(side.inputs), generator=generator)
-        halves.append(order.tensor_split([len(order) // 2]))
-    (fit, rows), (live_fit, live) = halves
-    before, after = validation.rows(fit), production.rows(live_fit)
-    changes = modality.changes(before.inputs, after.inputs)
-    near = _nearest(before, after, modality, changes)
+    (fit, rows), (live_fit, live) = (_halves(side, generator) for side in (validation, production))
+    fitted = (validation.rows(fit), production.rows(live_fit), modality)
+    candidates = _candidates(*fitted, encode)
+    near = _nearest(*fitted, candidates)
     before, after = validation.rows(rows), production.rows(live)
-    sides = [before, after, *(before.changed(change) for change in near)]
-    outputs = [network(side.inputs) for side in sides]
+    sides = [before, after, *(candidate(before) for candidate in near)]
+    outputs = [] if network is None else [network(side.inputs) for side in sides]
     base, target, *changed = _described(sides, modality, outputs)
     distance = float(energy_distance(base, target))
-    samples = _bootstrap(base, target, changed, generator)
     shares = torch.tensor([float(energy_distance(one, target)) for one in changed]).double()
-    shares = (shares / max(distance, 1e-12)).clamp(min=0)
-    limits = (samples[1:] / samples[0].clamp(min=1e-12)).clamp(min=0)
-    edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = limits.quantile(edges, dim=1) if near else (shares, shares)
-    ranks = _ranked(near, shares)
-    return Reproduction(
-        tuple(near[i] for i in ranks),
-        distance,
-        energy_p_value(base, target, seed=seed),
-        shares[ranks],
-        low[ranks],
-        high[ranks],
-        _rivals(near, limits, ranks),
-        torch.stack([outputs[2 + i].cpu() for i in ranks]) if ranks else torch.empty(0),
-        rows,
-        len(changes),
-    )
+    samples = _bootstrap(base, target, changed, generator)
+    p_value = energy_p_value(base, target, seed=seed)
+    found = _compared([one.change for one in near], shares / max(distance, 1e-12), samples)
+    logits = [outputs[2 + at].cpu() for at in found.ranks] if outputs else []
+    drawn = _pictures(before, sides[2 + found.ranks[0]] if near else None, after)
+    made = found.reproduction(distance, p_value, logits, rows, len(candidates))
+    return replace(made, pictures=drawn)
+
+
+def _pictures(before: Side, changed: Side | None, after: Side) -> dict[str, Any]:
+    """A few rows of each side, in their inputs."""
+    sides = {"validation": before, "changed": changed, "production": after}
+    given = {name: side for name, side in sides.items() if side is not None}
+    # Texts are shown where it is they that changed.
+    rewritten = changed is not None and changed.texts is not before.texts
+    if rewritten and all(side.texts is not None for side in given.values()):
+        return {name: list(side.texts or ())[:_DRAWN] for name, side in given.items()}
+    groups = {name: side.inputs[:_DRAWN] for name, side in given.items()}
+    return {n: rows.cpu() if isinstance(rows, Tensor) else rows for n, rows in groups.items()}
+
+
+def _taken(values: Any, index: Tensor) -> Any:
+    """Rows of a Tensor or of a list at these positions."""
+    if isinstance(values, Tensor):
+        return values[index.to(values.device)]
+    return [values[at] for at in index.tolist()]
+
+
+def _halves(side: Side, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    order = torch.randperm(len(side.inputs), generator=generator)
+    first, second = order.tensor_split([len(order) // 2])
+    return first, second
+
+
+def _candidates(
+    before: Side,
+    after: Side,
+    modality: Modality,
+    encode: Callable[[Sequence[str]], Tensor] | None,
+) -> list[_Candidate]:
+    """Changes of the inputs, and of the texts that they are made of."""
+    found = [_Candidate(change) for change in modality.changes(before.inputs, after.inputs)]
+    if encode is not None and before.texts is not None:
+        texts = STRINGS.changes(before.texts, before.texts if after.texts is None else after.texts)
+        found += [_Candidate(change, encode) for change in texts]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """Changes that came near, with what each leaves of the distance.
+
+    Args:
+        changes: c changes.
+        shares: what each leaves, `[c]`.
+        limits: the same over resampled rows, `[c, r]`.
+        ranks: numbers of the changes, the named one first.
+    """
+
+    changes: Sequence[Change]
+    shares: Tensor
+    limits: Tensor
+    ranks: list[int]
+
+    def reproduction(
+        self, distance: float, p_value: float, logits: list[Tensor], rows: Tensor, tried: int
+    ) -> Reproduction:
+        """The result, the named change first."""
+        edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
+        empty = (self.shares, self.shares)
+        low, high = self.limits.quantile(edges, dim=1) if self.ranks else empty
+        return Reproduction(
+            tuple(self.changes[i] for i in self.ranks),
+            distance,
+            p_value,
+            self.shares[self.ranks],
+            low[self.ranks],
+            high[self.ranks],
+            _rivals(self.changes, self.limits, self.ranks),
+            torch.stack(logits) if logits else torch.empty(0),
+            rows,
+            tried,
+        )
+
+
+def _compared(changes: Sequence[Change], shares: Tensor, samples: Tensor) -> _Comparison:
+    """Changes by what they leave of the distance, and the same over resampled rows."""
+    shares, limits = shares.clamp(min=0), (samples[1:] / samples[0].clamp(min=1e-12)).clamp(min=0)
+    return _Comparison(changes, shares, limits, _ranked(changes, shares))
 
 
 def _nearest(
-    before: Side, after: Side, modality: Modality, changes: Sequence[Change]
-) -> list[Change]:
+    before: Side, after: Side, modality: Modality, changes: Sequence[_Candidate]
+) -> list[_Candidate]:
     """The changes whose properties come nearest to those of production."""
-    sides = [before, after, *(before.changed(change) for change in changes)]
+    sides = [before, after, *(change(before) for change in changes)]
     _, target, *changed = _described(sides, modality)
     distances = [float(energy_distance(rows, target)) for rows in changed]
     order = sorted(range(len(changes)), key=lambda i: distances[i])

@@ -29,15 +29,18 @@ def image_changes(validation: Tensor, production: Tensor) -> tuple[Change, ...]:
         validation: images `[n, c, h, w]` or `[n, h, w, c]`, of any type.
         production: images of the same shape of row.
     """
-    last = validation.shape[3] in (1, 3, 4) and validation.shape[1] not in (1, 3, 4)
+    grey = validation.ndim == 3
+    last = not grey and validation.shape[3] in (1, 3, 4) and validation.shape[1] not in (1, 3, 4)
 
     def channels_first(images: Tensor) -> Tensor:
+        images = images[:, None] if grey else images
         return (images.movedim(3, 1) if last else images).float()
 
     def fitting_the_batch(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def changed(batch: Tensor) -> Tensor:
             images = apply(channels_first(batch))
             images = images.movedim(1, 3) if last else images
+            images = images[:, 0] if grey else images
             if batch.dtype.is_floating_point:
                 return images.to(batch.dtype)
             limits = torch.iinfo(batch.dtype)
@@ -73,6 +76,13 @@ def _values(before: Tensor, after: Tensor) -> Iterator[Change]:
     text = "normalization is applied twice"
     center, spread = column(means), column(deviations)
     yield Change("normalized", text, partial(_affine, gain=1 / spread, shift=-center / spread))
+    yield from _constants(channels, column)
+    yield from _other_constants(channels, column)
+    yield from _fitted(before, after, column)
+
+
+def _constants(channels: int, column: Callable[[tuple[float, ...]], Tensor]) -> Iterator[Change]:
+    """Normalization with common constants, left out or done again."""
     for name, constants in _CONSTANTS.items():
         if len(constants[0]) == channels:
             mean, deviation = map(column, constants)
@@ -82,7 +92,21 @@ def _values(before: Tensor, after: Tensor) -> Iterator[Change]:
             yield Change(
                 f"with {name}", text, partial(_affine, gain=1 / deviation, shift=-mean / deviation)
             )
-    yield from _fitted(before, after, column)
+
+
+def _other_constants(
+    channels: int, column: Callable[[tuple[float, ...]], Tensor]
+) -> Iterator[Change]:
+    """Normalization with the constants of one data set in the place of another's."""
+    fitting = {name: pair for name, pair in _CONSTANTS.items() if len(pair[0]) == channels}
+    for own, (mean, deviation) in fitting.items():
+        for other, (others_mean, others_deviation) in fitting.items():
+            if own == other:
+                continue
+            text = f"pixels are normalized with the constants of {other} and not of {own}"
+            gain = column(deviation) / column(others_deviation)
+            shift = (column(mean) - column(others_mean)) / column(others_deviation)
+            yield Change(f"{other} for {own}", text, partial(_affine, gain=gain, shift=shift))
 
 
 def _fitted(before: Tensor, after: Tensor, column: Callable[[Tensor], Tensor]) -> Iterator[Change]:
@@ -107,6 +131,7 @@ def _fitted(before: Tensor, after: Tensor, column: Callable[[Tensor], Tensor]) -
         ratio = spreads[1] / spreads[0]
         text = f"contrast is multiplied by {ratio:.2g}"
         yield Change("contrast", text, lambda x: within(_with_contrast(x, ratio)), 1)
+    yield from _gamma(before, after)
     if before.shape[1] >= 3:
         gains = after.mean((0, 2, 3)) / before.mean((0, 2, 3))
         if bool(gains.isfinite().all()) and float(gains.amin()) > 0:
@@ -121,6 +146,27 @@ def _fitted(before: Tensor, after: Tensor, column: Callable[[Tensor], Tensor]) -
     yield Change(
         "normalization", text, partial(_affine, gain=gain, shift=shift), 2 * before.shape[1]
     )
+
+
+def _gamma(before: Tensor, after: Tensor) -> Iterator[Change]:
+    """The exponent that brings the mean of pixels in 0..1 to that of production."""
+    low, high = float(before.amin()), float(before.amax())
+    if high - low < 1e-6:
+        return
+    unit = ((before - low) / (high - low)).flatten()
+    wanted = float(((after - low) / (high - low)).clamp(0, 1).mean())
+    exponents = torch.linspace(-1.5, 1.5, 61).exp()
+    sample = unit[:: max(1, len(unit) // 100_000)]
+    means = torch.stack([sample.pow(float(e)).mean() for e in exponents])
+    gamma = float(exponents[(means - wanted).abs().argmin()])
+    if abs(math.log(gamma)) > math.log(1.1):
+        text = f"pixels are raised to the power {gamma:.2g} (gamma)"
+        changed = partial(_powered, gamma=gamma, low=low, high=high)
+        yield Change("gamma", text, changed, 1)
+
+
+def _powered(images: Tensor, gamma: float, low: float, high: float) -> Tensor:
+    return ((images - low) / (high - low)).clamp(0, 1).pow(gamma) * (high - low) + low
 
 
 def _geometry(before: Tensor) -> Iterator[Change]:
@@ -140,6 +186,21 @@ def _geometry(before: Tensor) -> Iterator[Change]:
     for share in (0.85, 0.7):
         text = f"images are shrunk to {share:.0%} within a margin"
         yield Change(f"margin {share}", text, partial(_with_margin, share=share))
+    yield from _placement(h, w)
+
+
+def _placement(h: int, w: int) -> Iterator[Change]:
+    """Another aspect ratio, and images that are moved."""
+    for across, name in ((True, "narrowed"), (False, "flattened")):
+        text = f"images are {name} to 75% within a margin (aspect ratio)"
+        squeezed = partial(_squeezed, share=0.75, across=across)
+        yield Change(name, text, squeezed)
+    for size in sorted({max(1, round(min(h, w) * share)) for share in (0.05, 0.1, 0.2)}):
+        for dims, words in ((2, ("down", "up")), (3, ("to the right", "to the left"))):
+            for sign, word in zip((1, -1), words, strict=True):
+                text = f"images are moved {word} by {size} pixels"
+                moved = partial(_moved, by=sign * size, dim=dims)
+                yield Change(f"moved {word} {size}", text, moved)
 
 
 def _quality(before: Tensor) -> Iterator[Change]:
@@ -213,8 +274,27 @@ def _cropped(images: Tensor, share: float) -> Tensor:
 
 
 def _with_margin(images: Tensor, share: float) -> Tensor:
+    return _within_margins(images, share, share)
+
+
+def _squeezed(images: Tensor, share: float, across: bool) -> Tensor:
+    return _within_margins(images, 1.0 if across else share, share if across else 1.0)
+
+
+def _moved(images: Tensor, by: int, dim: int) -> Tensor:
+    """Images moved along one side; the darkest value fills what becomes free."""
+    moved = images.roll(by, dim)
+    size = images.shape[dim]
+    free = torch.arange(size, device=images.device)
+    free = free < by if by > 0 else free >= size + by
+    shape = [1, 1, 1, 1]
+    shape[dim] = size
+    return torch.where(free.reshape(shape), images.amin(), moved)
+
+
+def _within_margins(images: Tensor, down: float, across: float) -> Tensor:
     h, w = images.shape[2:]
-    rows, columns = max(1, round(h * share)), max(1, round(w * share))
+    rows, columns = max(1, round(h * down)), max(1, round(w * across))
     small = functional.interpolate(images, (rows, columns), mode="bilinear", antialias=True)
     top, left = (h - rows) // 2, (w - columns) // 2
     whole = images.amin().expand_as(images).clone()

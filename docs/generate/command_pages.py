@@ -1,0 +1,33 @@
+"""The command line from its own help."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+from docs.generate.markdown import code, write
+from gendebug_torch.cli.main import COMMANDS, main
+
+
+def command_page(path: Path) -> int:
+    """Write the page of all commands; returns how many there are."""
+    parts = ["# Command line", code(_printed(["--help"]))]
+    for name in COMMANDS:
+        parts += [f"## gendebug {name}", code(_printed([*name.split(), "--help"]))]
+    write(path, "\n\n".join(parts) + "\n")
+    return len(COMMANDS)
+
+
+def _printed(words: Sequence[str]) -> str:
+    """What `gendebug` prints for these words, 90 columns wide."""
+    text = io.StringIO()
+    with (
+        contextlib.redirect_stdout(text),
+        contextlib.suppress(SystemExit),
+        mock.patch.dict("os.environ", {"COLUMNS": "90"}),
+        mock.patch.object(sys, "argv", ["gendebug"]),
+    ):
+        main(words)
+    return text.getvalue()

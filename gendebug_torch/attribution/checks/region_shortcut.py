@@ -1,0 +1,268 @@
+"""Check that no part of an image, series or text carries a class that production does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.attribution.checks._rows import row_count
+from gendebug_torch.attribution.shortcuts.tokens import TokenShortcut, telling_token
+from gendebug_torch.attribution.shortcuts.transplants import Donors, Transplant, transplant
+from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import check
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task
+from gendebug_torch.modality.detection import modality_of
+from gendebug_torch.modality.pictures.regions import regions_of
+from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import logits_of, map_rows
+from gendebug_torch.stats.intervals import two_share_p_value
+from gendebug_torch.stats.multiple_testing import holm_adjusted
+
+# Classes that are looked at, those whose recall fell most.
+_MOST_CLASSES = 3
+# Inputs of a class, and of the others, that are needed.
+_FEWEST = 15
+_REGIONS = 45
+
+
+def _cost(given: Mapping[str, Any]) -> Cost:
+    validation = given.get("validation")
+    if validation is None or modality_of(validation.features, validation.modality) is None:
+        return Cost()
+    rows = min(64, row_count(given, "validation", 64))
+    return Cost(forwards=float(_MOST_CLASSES * 2 * _REGIONS * rows))
+
+
+@check(
+    "attribution.region_shortcut",
+    cause=Cause.SHORTCUT_FEATURE,
+    needs=(
+        "model",
+        "validation.features",
+        "validation.targets",
+        "validation.logits",
+        "production.features",
+        "production.targets",
+        "production.logits",
+    ),
+    cost=_cost,
+)
+def no_region_carries_a_class_that_production_lacks(
+    model: Model,
+    validation: Records,
+    production: Records,
+    *,
+    alpha: float = 0.002,
+    least: float = 0.3,
+    rows: int = 64,
+    seed: int = 0,
+) -> Iterator[Finding]:
+    """No part of an image, series or text makes a class in validation but not in production.
+
+    For the classes whose recall fell: a part of an input of the class (a place, the border, the
+    background, the tint; a channel or steps; a token, the length) is put into inputs of other
+    classes. A part of validation that turns them into the class, where the same part of production
+    does not, is a shortcut: the network looked at it instead of at the thing.
+
+    Source: Geirhos et al. (2020), Nat. Mach. Intell. 2:665, arXiv:2004.07780; Yun et al. (2019),
+    CutMix, arXiv:1905.04899, for mixed images.
+
+    Args:
+        model: network of classes.
+        validation: labeled rows with images, series or token ids.
+        production: labeled rows.
+        alpha: chance of a false alarm.
+        least: smallest share of inputs that the part must turn, beyond that of production.
+        rows: inputs of a class into which parts are put.
+        seed: of the samples.
+    """
+    this = no_region_carries_a_class_that_production_lacks
+    if reason := _unfit(validation, production):
+        yield this.finding(Severity.NOTE, f"Not judged: {reason}.")
+        return
+    falls = _falls(validation, production, alpha)
+    if not falls:
+        yield this.finding(Severity.OK, "The recall of no class fell: no shortcut was lost.")
+        return
+    found = False
+    for fall in falls[:_MOST_CLASSES]:
+        donors = _donors(validation, production, fall.class_id, rows, seed)
+        if donors is None:
+            continue
+        finding = _judged(model, validation, production, fall, donors, least, alpha)
+        if finding is not None:
+            found = True
+            yield finding
+    if not found:
+        names = ", ".join(fall.name for fall in falls[:_MOST_CLASSES])
+        numbers = {"classes": [fall.name for fall in falls]}
+        summary = (
+            f"The recall of {names} fell, but no region alone makes "
+            f"{'it' if len(falls) == 1 else 'them'} in validation and not in production."
+        )
+        yield this.finding(Severity.OK, summary, numbers=numbers)
+
+
+@dataclass(frozen=True)
+class _Fall:
+    """A class whose recall fell: its id and name, and its recall on both sides."""
+
+    class_id: int
+    name: str
+    before: float
+    after: float
+
+
+def _unfit(validation: Records, production: Records) -> str:
+    """Why nothing can be judged; empty if it can."""
+    if modality_of(validation.features, validation.modality) is None:
+        return "the inputs are a table, see attribution.shortcut"
+    if validation.task not in (Task.BINARY, Task.MULTICLASS):
+        return "the network does not answer with one class"
+    shapes = [getattr(side.features, "shape", (0,))[1:] for side in (validation, production)]
+    if shapes[0] != shapes[1]:
+        return "the inputs of both sides have different shapes"
+    if min(len(validation), len(production)) < 2 * _FEWEST:
+        return f"fewer than {2 * _FEWEST} labeled rows on one side"
+    return ""
+
+
+def _falls(validation: Records, production: Records, alpha: float) -> list[_Fall]:
+    """Classes whose recall fell beyond chance, the largest fall first."""
+    counts: list[Tensor] = []
+    size = len(validation.schema.classes) or _classes(validation, production)
+    for side in (validation, production):
+        assert side.targets is not None
+        targets, right = side.targets.cpu().long(), side.correct.cpu()
+        counts += [torch.bincount(rows, minlength=size) for rows in (targets[right], targets)]
+    hits, rows, live_hits, live_rows = counts
+    p_values = holm_adjusted(two_share_p_value(hits, rows, live_hits, live_rows))
+    before, after = hits / rows.clamp(min=1), live_hits / live_rows.clamp(min=1)
+    names = [str(name) for name in validation.schema.classes] or [str(i) for i in range(len(hits))]
+    falls = [
+        _Fall(i, names[i], float(before[i]), float(after[i]))
+        for i in range(len(hits))
+        if float(p_values[i]) < alpha and after[i] < before[i]
+    ]
+    return sorted(falls, key=lambda fall: fall.after - fall.before)
+
+
+def _classes(*sides: Records) -> int:
+    """Number of classes that occur."""
+    return 1 + max(int(side.targets.max()) for side in sides if side.targets is not None)
+
+
+def _donors(
+    validation: Records, production: Records, class_id: int, rows: int, seed: int
+) -> Donors | None:
+    """Rows of the class that the network has right, and of other classes; None where too few."""
+    assert validation.targets is not None
+    assert production.targets is not None
+    right, own = validation.correct, validation.targets == class_id
+    generator = torch.Generator().manual_seed(seed)
+    masks = (right & ~own, right & own, production.targets == class_id, right & ~own)
+    sides = (validation, validation, production, validation)
+    picked = []
+    for side, mask in zip(sides, masks, strict=True):
+        at = mask.cpu().nonzero()[:, 0]
+        if len(at) < _FEWEST:
+            return None
+        picked.append((side, at[torch.randperm(len(at), generator=generator)]))
+    inputs = []
+    for side, at in picked:
+        assert isinstance(side.features, Tensor)
+        # Few rows are taken again, in another order for each kind.
+        index = at.repeat(-(-rows // len(at)))[:rows]
+        inputs.append(side.features[index.to(side.features.device)])
+    return Donors(*inputs)
+
+
+def _judged(
+    model: Model,
+    validation: Records,
+    production: Records,
+    fall: _Fall,
+    donors: Donors,
+    least: float,
+    alpha: float,
+) -> Finding | None:
+    """The finding of a part that carries the class, if there is one."""
+    modality = modality_of(validation.features, validation.modality)
+    assert modality is not None
+
+    def network(inputs: Tensor) -> Tensor:
+        def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
+            logits = logits_of(model, batch)
+            return {"class": (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)}
+
+        return map_rows(step, inputs, model=model)["class"].to(donors.recipients.device)
+
+    regions = regions_of(modality.name, donors.recipients)
+    found = transplant(network, donors, regions, fall.class_id, least=least)
+    if found is not None and found.p_value < alpha:
+        return _region_finding(found, fall)
+    if modality.name != "text":
+        return None
+    token = telling_token(network, validation, production, donors, fall.class_id, least=least)
+    return None if token is None or token.p_value >= alpha else _token_finding(token, fall)
+
+
+def _region_finding(found: Transplant, fall: _Fall) -> Finding:
+    where = "a mark in changing places" if found.anywhere else found.region.name
+    part = f"the {where}" if not found.anywhere else where
+    summary = (
+        f"{part[0].upper()}{part[1:]} of class {fall.name} makes the class by itself: put into "
+        f"inputs of other classes it turns {found.before:.0%} of them into {fall.name} if it comes "
+        f"from validation, {found.after:.0%} if it comes from production; the recall of "
+        f"{fall.name} fell from {fall.before:.1%} to {fall.after:.1%}."
+    )
+    numbers = {
+        "share_validation": found.before,
+        "share_production": found.after,
+        "share_other_classes": found.control,
+        "p_value": found.p_value,
+        "recall_validation": fall.before,
+        "recall_production": fall.after,
+        "box": None if found.anywhere else found.region.box,
+    }
+    return _finding(f"{where}, class {fall.name}", summary, numbers, found, part)
+
+
+def _token_finding(found: TokenShortcut, fall: _Fall) -> Finding:
+    summary = (
+        f"Token {found.token} makes class {fall.name} by itself: put into texts of other classes "
+        f"it turns {found.turned:.0%} of them into {fall.name}. It stands in {found.before:.0%} of "
+        f"the texts of {fall.name} in validation and in {found.after:.0%} in production, where the "
+        f"recall of {fall.name} fell from {fall.before:.1%} to {fall.after:.1%}."
+    )
+    numbers = {
+        "token": found.token,
+        "turned": found.turned,
+        "share_validation": found.before,
+        "share_production": found.after,
+        "p_value": found.p_value,
+        "recall_validation": fall.before,
+        "recall_production": fall.after,
+    }
+    subject = f"token {found.token}, class {fall.name}"
+    return _finding(subject, summary, numbers, found, f"token {found.token}")
+
+
+def _finding(
+    subject: str, summary: str, numbers: dict[str, Any], evidence: Any, part: str
+) -> Finding:
+    return no_region_carries_a_class_that_production_lacks.finding(
+        Severity.FAIL,
+        summary,
+        subject=subject,
+        numbers=numbers,
+        remedy=f"Train on rows where {part} does not tell the class: remove or cover it, or put it "
+        "into rows of all classes at random.",
+        evidence=evidence,
+    )

@@ -1,0 +1,1 @@
+"""The smallest changes of inputs that a network answers otherwise."""

@@ -1,0 +1,188 @@
+"""`counterfactual()`: the smallest changes of rows of a table that a network answers otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.attribution.counterfactuals.columns import Columns, Way, columns_of
+from gendebug_torch.attribution.counterfactuals.result import Counterfactuals
+from gendebug_torch.attribution.counterfactuals.search import (
+    affordable_plan,
+    nearest_donors,
+    searched,
+)
+from gendebug_torch.data.records import Records
+from gendebug_torch.data.schema import Schema
+from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.data.task import Task, two_class_logits
+from gendebug_torch.errors import UnsupportedError, reject
+from gendebug_torch.model.devices import device_context, device_of
+from gendebug_torch.model.evaluation import Model, evaluating
+from gendebug_torch.model.runner import as_model_takes, logits_of
+
+# Training rows among which donors are looked for, and inputs per pass.
+_DONOR_ROWS, _PASS = 5000, 16_384
+
+
+def counterfactual(
+    model: Model,
+    rows: Records,
+    *,
+    train: Records,
+    to: str | int = "other",
+    schema: Schema | None = None,
+    immutable: Sequence[str] = (),
+    direction: Mapping[str, Way] | None = None,
+    alternatives: int = 3,
+    max_changes: int = 4,
+    budget: int = 1000,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+) -> Counterfactuals:
+    """The fewest and smallest changes of each row that the network answers otherwise.
+
+    Values come from training rows that are answered as wanted, so that they lie within ranges, are
+    categories that exist and whole numbers where these are whole. Several alternatives per row
+    change different columns. A row may have none within reach: that is an answer too.
+
+    Source: Brughmans, Leyman and Martens (2024), Data Min. Knowl. Discov. 38:2665, NICE; Mothilal,
+    Sharma and Tan (2020), FAT*, DiCE, for several. Cost: stated by `price`, at most `budget`
+    evaluations of the network per row.
+
+    Args:
+        model: network of classes over tables.
+        rows: rows of a table to be answered otherwise.
+        train: training rows, whose values are used.
+        to: `other`, or the class (its id or name) that is wanted.
+        schema: what the columns are; default that of the training rows.
+        immutable: columns that may not change, e.g. age at birth.
+        direction: column -> `increasing` or `decreasing`, the only way in which it may change.
+        alternatives: most alternatives per row.
+        max_changes: most columns that change.
+        budget: most evaluations of the network per row.
+        device: `auto` takes CUDA where there is one.
+        seed: seed by which training rows are drawn.
+
+    Raises:
+        InputError: no table, other columns, an unknown class, or a budget below one change.
+        UnsupportedError: quantities, several labels, or one answer per position.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"income": range(100), "age": [30] * 100})
+        >>> train = Records(table.astype(float))
+        >>> network = lambda x: x[:, 0] - 49.5
+        >>> found = counterfactual(network, train.select([40]), train=train)
+        >>> found.table()[["feature", "before", "after"]].values.tolist()
+        [['income', 40.0, 50.0]]
+    """
+    train = train if schema is None else replace(train, schema=schema)
+    columns = columns_of(train, immutable, direction or {})
+    inputs = _matching_inputs(rows, columns)
+    if alternatives < 1 or max_changes < 1:
+        reject("alternatives", "at least one change and one alternative", "none", "Ask for one.")
+    free = int((columns.up | columns.down).sum())
+    plan = affordable_plan(budget, free, 2 * alternatives, max_changes)
+    if plan.evaluations > budget or not free:
+        got = f"{budget} for {free} columns that may change"
+        reject("budget", f"at least {plan.evaluations} evaluations", got, "Raise it.")
+    columns = _sampled(columns, seed)
+    asked = _Answers(model, train, rows, to, device_of(device))
+    with device_context(asked.device, "32-true"), evaluating(model, device=asked.device):
+        asked.start(inputs)
+        wanted = asked.wanted(columns.rows)
+        donors = nearest_donors(columns, inputs, wanted, plan.donors)
+        found, there = searched(columns, asked.margin, inputs, donors, plan.steps)
+    return Counterfactuals(
+        columns, inputs, found, there, alternatives, plan.evaluations, asked.evaluations
+    )
+
+
+def _matching_inputs(rows: Records, columns: Columns) -> Tensor:
+    """Inputs of the rows in the order of the training columns."""
+    features = rows.features
+    names = () if features is None or isinstance(features, Tensor) else map(str, features)
+    if missing := [name for name in columns.names if name not in set(names)]:
+        reject("rows", "the columns of the training rows", f"no {missing[:5]}", "Pass a table.")
+    assert features is not None
+    assert not isinstance(features, Tensor)
+    return model_inputs(replace(rows, features=features[list(columns.names)]))
+
+
+def _sampled(columns: Columns, seed: int) -> Columns:
+    """The columns with at most so many training rows."""
+    order = torch.randperm(len(columns.rows), generator=torch.Generator().manual_seed(seed))
+    return replace(columns, rows=columns.rows[order[:_DONOR_ROWS].sort().values])
+
+
+class _Answers:
+    """What the network answers to inputs, and how far that is from what is wanted.
+
+    Args:
+        model: network in evaluation mode.
+        train: training rows, whose schema names the classes.
+        rows: rows of the question.
+        to: `other`, or a class.
+        device: where the network is.
+    """
+
+    def __init__(
+        self, model: Model, train: Records, rows: Records, to: str | int, device: torch.device
+    ) -> None:
+        if Task.DENSE in (train.task, rows.task) or train.task in (
+            Task.REGRESSION,
+            Task.MULTILABEL,
+        ):
+            raise UnsupportedError("only answers that are one class per row can be changed")
+        self.model, self.device, self.evaluations = model, device, 0
+        threshold = train.schema.threshold
+        self.offset = 0.0 if threshold is None else torch.tensor(threshold).logit().item()
+        self.names, self.to = [str(name) for name in train.schema.classes], to
+
+    def start(self, inputs: Tensor) -> None:
+        """Answers to the rows of the question, and what is wanted in their place."""
+        z = self._logits(inputs)
+        self.evaluations -= len(inputs)
+        self.own = z.argmax(1)
+        text = str(self.to)
+        number = int(text) if text.isdigit() else self.to
+        named = self.names.index(text) if text in self.names else number
+        if named != "other" and not (isinstance(named, int) and 0 <= named < z.shape[1]):
+            expected = f"`other`, or a class among {self.names or z.shape[1]}"
+            reject("to", expected, repr(self.to), "Correct it.")
+        self.target = None if named == "other" else int(named)
+
+    def margin(self, inputs: Tensor, owner: Tensor) -> Tensor:
+        """`[b]` how far answers are on the wanted side of rows `owner`; positive is there."""
+        z = self._logits(inputs)
+        own = self.own[owner] if self.target is None else torch.full_like(owner, self.target)
+        one = z.gather(1, own[:, None])[:, 0]
+        rest = z.scatter(1, own[:, None], -torch.inf).amax(1)
+        return rest - one if self.target is None else one - rest
+
+    def wanted(self, inputs: Tensor) -> Tensor:
+        """`[r, n]` bool, whether each input is answered as wanted for each row."""
+        answers = self._logits(inputs).argmax(1)
+        self.evaluations -= len(inputs)
+        if self.target is None:
+            return self.own[:, None] != answers[None]
+        return (answers == self.target).expand(len(self.own), -1)
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        """`[b, k]` logits on the host; the evaluations are counted."""
+        self.evaluations += len(inputs)
+        with torch.no_grad():
+            parts = [
+                two_class_logits(
+                    logits_of(self.model, as_model_takes(part, self.model, self.device))
+                ).cpu()
+                for part in torch.split(inputs, _PASS)
+            ]
+        z = torch.cat(parts)
+        if z.ndim != 2:
+            raise UnsupportedError("only answers that are one class per row can be changed")
+        return z - torch.tensor([0.0, self.offset]) if z.shape[1] == 2 else z

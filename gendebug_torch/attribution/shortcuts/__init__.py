@@ -1,0 +1,1 @@
+"""What carries a class: parts of inputs put into other inputs, and tokens put into texts."""

@@ -1,0 +1,1 @@
+"""Tables for a person to fill in: their lines, and their files."""

@@ -1,0 +1,282 @@
+"""The bill of two sides, from the causes that findings name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.checks.rows import position_rows
+from gendebug_torch.data.records import Records
+from gendebug_torch.diagnosis.apportioning.bill import (
+    UNEXPLAINED,
+    Bill,
+    BillLine,
+    ordered_lines,
+)
+from gendebug_torch.diagnosis.apportioning.mechanisms import (
+    Pair,
+    Plan,
+    elsewhere,
+    planned,
+    with_rest,
+    without_units,
+)
+from gendebug_torch.diagnosis.apportioning.remedies import Regained, Trials, best_remedies
+from gendebug_torch.diagnosis.apportioning.shapley import shapley_values
+from gendebug_torch.diagnosis.causes import LikelyCause
+from gendebug_torch.diagnosis.counterfactuals.changes import named_columns
+from gendebug_torch.diagnosis.counterfactuals.metrics import METRICS, RowMetric, row_metric
+from gendebug_torch.diagnosis.counterfactuals.resampling import (
+    blocks_of,
+    interval,
+    resampling_weights,
+)
+from gendebug_torch.diagnosis.counterfactuals.tilts import Tilts, fit_tilts
+from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism, Side, Worlds
+from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
+from gendebug_torch.model.collection.collect import collect
+from gendebug_torch.shift.quality.remedies import random_folds
+
+# Labeled rows of each side, and of a class, from which there is a bill.
+MIN_ROWS, _MIN_CLASS = 100, 10
+_REPLICATES = 120
+# Rows of each side that remedies are tried on.
+_TRIED = 20_000
+# Weighted rows say something where they are worth this many, and this share of the rows.
+_LEAST_ROWS, _LEAST_SHARE = 50, 0.03
+# Standard deviations by which weighted rows of validation may miss those of production.
+_MOST_MISSED = 0.25
+# Largest difference between given outputs and those of the network, in their standard deviations.
+_SAME_OUTPUTS, _COMPARED = 0.01, 256
+
+
+def apportioned(
+    causes: Sequence[LikelyCause],
+    model: Any,
+    validation: Records,
+    production: Records,
+    *,
+    metric: str | None = None,
+    device: str | torch.device = "auto",
+    deadline: Deadline = NO_DEADLINE,
+) -> Bill:
+    """What each likely cause carries of the quality that was lost.
+
+    Args:
+        causes: root causes of the findings.
+        model: network of the records; None leaves causes out that must run it.
+        validation: labeled records with outputs.
+        production: the same.
+        metric: `accuracy`, `AUC`, `log loss` or `RMSE`; the usual one of the task where it is None.
+        device: of the network.
+        deadline: when to stop.
+
+    Raises:
+        InputError: labels or outputs are missing, rows or classes are too few, or the task has no
+            such metric.
+        OutOfTime: the deadline passed.
+    """
+    sides = [_labeled(side) for side in (validation, production)]
+    _check(*sides)
+    quality = row_metric(sides[0], sides[1], metric)
+    network, residual = _network(model, sides, device)
+    pair = Pair(sides[0], sides[1], network is not None, len(sides[0]) == len(validation))
+    blocks = [_blocks(side, quality) for side in sides]
+    weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
+    plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]))
+    plan = with_rest(plan, pair, served=residual is None)
+    rows = [_side(side, weight) for side, weight in zip(sides, weights, strict=True)]
+    mechanisms = _with_the_rest(plan, sides)
+    worlds = Worlds(mechanisms, rows[0], rows[1], quality, network, tilts, residual, deadline)
+    fewest = min(int(ids.max()) + 1 for ids in blocks)
+    trials = partial(_trials, sides, worlds, model, device, fewest)
+    return _bill(plan, worlds, trials, fewest)
+
+
+def _with_the_rest(plan: Plan, sides: Sequence[Records]) -> list[Mechanism]:
+    """All mechanisms, the last one what the others leave."""
+    rest = elsewhere(plan.mechanisms, len(sides[0]), len(sides[1]))
+    return [*plan.mechanisms, Mechanism(plan.rest, plan.where, region=rest)]
+
+
+def _labeled(records: Records) -> Records:
+    """Labeled rows with named columns, on the host."""
+    rows: Records = position_rows(records)
+    return named_columns(rows.labeled(partly=True)).to("cpu")
+
+
+def _check(validation: Records, production: Records) -> None:
+    for name, side in (("validation", validation), ("production", production)):
+        if side.targets is None or side.logits is None:
+            lacks = "labels" if side.targets is None else "outputs of the network"
+            remedy = "Label some rows, and pass the model or its logits."
+            reject(name, "records with labels and outputs", f"no {lacks}", remedy)
+        if len(side) < MIN_ROWS:
+            remedy = f"Label {MIN_ROWS - len(side)} more rows at least."
+            reject(name, f"{MIN_ROWS} labeled rows", str(len(side)), remedy)
+        if side.targets.ndim == 1 and not side.targets.is_floating_point():
+            counts = side.targets.bincount().sort(descending=True).values
+            if len(counts) < 2 or int(counts[1]) < _MIN_CLASS:
+                remedy = "Label rows of another class."
+                reject(name, f"two classes of {_MIN_CLASS} rows", str(counts.tolist()[:3]), remedy)
+    if validation.task is not production.task or validation.task not in METRICS:
+        tasks = f"{validation.task} and {production.task}"
+        reject("production", "the task of validation", tasks, "Compare outputs of one model.")
+
+
+def _network(
+    model: Any, sides: Sequence[Records], device: str | torch.device
+) -> tuple[Callable[[Any], Tensor] | None, Tensor | None]:
+    """Inputs -> outputs, and what the outputs of production have besides, if anything.
+
+    None where the network cannot run, or gives other outputs for validation than were given.
+    """
+    if model is None or any(side.features is None for side in sides):
+        return None, None
+
+    def outputs(features: Any) -> Tensor:
+        rows = Records(features, schema=sides[0].schema)
+        logits = collect(model, rows, device=device).logits
+        assert logits is not None
+        return logits.cpu()
+
+    if not _same_outputs(outputs, sides[0]):
+        return None, None
+    if _same_outputs(outputs, sides[1]):
+        return outputs, None
+    assert sides[1].logits is not None
+    return outputs, sides[1].logits - outputs(sides[1].features)
+
+
+def _same_outputs(outputs: Callable[[Any], Tensor], side: Records) -> bool:
+    """Whether the network gives some rows the outputs that are recorded for them."""
+    few = side.select(range(min(_COMPARED, len(side))))
+    assert few.logits is not None
+    again = outputs(few.features)
+    if again.shape != few.logits.shape:
+        return False
+    spread = float(few.logits.double().std()) or 1.0
+    return float((again - few.logits).double().abs().max()) / spread <= _SAME_OUTPUTS
+
+
+def _blocks(side: Records, metric: RowMetric) -> Tensor:
+    assert side.logits is not None
+    assert side.targets is not None
+    return blocks_of(side, metric.losses(side.logits, side.targets))
+
+
+def _side(side: Records, weights: Tensor) -> Side:
+    assert side.logits is not None
+    assert side.targets is not None
+    return Side(side.features, side.logits, side.targets, weights)
+
+
+def _with_tilts(plan: Plan, weights: tuple[Tensor, Tensor]) -> tuple[Plan, Tilts | None]:
+    """The plan without mechanisms whose weights say nothing, and the factors of the others."""
+    base = weights[0].clone()
+    for one in plan.mechanisms:
+        if one.leaked is not None:
+            base[one.leaked] = 0.0
+    while True:
+        tilted = [i for i, one in enumerate(plan.mechanisms) if one.units is not None]
+        units = [part for i in tilted if (part := plan.mechanisms[i].units) is not None]
+        if not units:
+            return plan, None
+        tilts = fit_tilts(units, (base, weights[1]))
+        bad = _uneven(tilts, units)
+        if bad is None:
+            return plan, tilts
+        plan = without_units(plan, tilted[bad[0]], bad[1])
+
+
+def _uneven(tilts: Tilts, units: Sequence[tuple[Tensor, Tensor]]) -> tuple[int, str] | None:
+    """The factor whose weights are most uneven, or miss production, with the reason."""
+    ratios = [tilts.log_ratio(j, slice(0, 1)) for j in range(len(units))]
+    together = [torch.stack([pair[side] for pair in ratios]).sum(0)[:, 0] for side in (0, 1)]
+    worth = [_effective_share(pair[0][:, 0]) for pair in ratios]
+    least = max(_LEAST_SHARE, _LEAST_ROWS / len(together[0]))
+    if min(_effective_share(together[0]), _effective_share(-together[1])) < least:
+        worst = min(range(len(worth)), key=worth.__getitem__)
+        share = _effective_share(together[0])
+        text = f"rows of validation that look like production are worth {share:.1%} of all"
+        return worst, f"{text} (needs {least:.1%})"
+    weight = together[0].softmax(0)[:, None]
+    for j, (before, after) in enumerate(units):
+        spread = torch.cat([before, after]).std(0).clamp(min=1e-9)
+        missed = float(((weight * before).sum(0) - after.mean(0)).div(spread).abs().max())
+        if missed > _MOST_MISSED:
+            return j, f"validation has no such rows (weighted means miss by {missed:.2f} sd)"
+    return None
+
+
+def _effective_share(log_weights: Tensor) -> float:
+    """Effective sample size of weights over their number (Kish, 1965, Survey Sampling)."""
+    weights = (log_weights - log_weights.max()).double().exp()
+    return float(weights.sum() ** 2 / weights.square().sum() / len(weights))
+
+
+def _trials(
+    sides: Sequence[Records],
+    worlds: Worlds,
+    model: Any,
+    device: str | torch.device,
+    blocks: int,
+) -> Trials:
+    """Rows of production on which remedies are tried."""
+    live, rows, network = sides[1], torch.arange(len(sides[1])), worlds.network
+    if len(rows) > _TRIED:
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randperm(len(rows), generator=generator)[:_TRIED].sort().values
+        live = live.select(rows)
+    if network is not None and worlds.residual is not None:
+        # What was served is not what the layers of the network give.
+        besides, own, model = worlds.residual[rows], network, None
+        network = lambda inputs: own(inputs) + besides  # noqa: E731
+    folds = random_folds(torch.arange(len(live)), live)
+    shares = sides[0].targets
+    assert shares is not None
+    how = (worlds.metric, shares, network, model, device, blocks)
+    return Trials(live, live.features, worlds.production.weights[rows], folds, *how)
+
+
+def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials], blocks: int) -> Bill:
+    """The bill; remedies are tried where quality fell or a cause is named."""
+    mechanisms, metric = worlds.mechanisms, worlds.metric
+    ends = worlds.qualities([frozenset(), frozenset(range(len(mechanisms)))])
+    total = ends[0] - ends[1]
+    low, high = (float(bound) for bound in interval(total, blocks))
+    carried = -shapley_values(len(mechanisms), worlds.qualities)
+    bounds = torch.stack([carried[:, 0], *interval(carried, blocks)], 1).tolist()
+    remedies: list[Regained | None] = [None] * len(mechanisms)
+    if plan.mechanisms or low > 0:
+        remedies = best_remedies(mechanisms, trials())
+    lines = [
+        BillLine(one.cause, one.subject, *own, won)
+        for one, own, won in zip(mechanisms, bounds, remedies, strict=True)
+    ]
+    whole = float(total[0])
+    ordered = ordered_lines(*_with_unknown(lines, plan), whole)
+    return Bill(metric.name, metric.unit, float(ends[0, 0]), whole, low, high, ordered)
+
+
+def _with_unknown(lines: list[BillLine], plan: Plan) -> tuple[list[BillLine], BillLine]:
+    """Lines of the causes, those without a number too, and of what they leave."""
+    *known, rest = lines
+    unknown = [_without_number(cause, subject, reason) for cause, subject, reason in plan.left]
+    if rest.cause != UNEXPLAINED and unknown:
+        # What cannot be apportioned is in the rest too, which then belongs to no single cause.
+        reason = "it is not told from the other causes without a number"
+        unknown.append(_without_number(rest.cause, rest.subject, reason))
+    elif rest.cause != UNEXPLAINED:
+        return lines, BillLine(UNEXPLAINED, "", 0.0, 0.0, 0.0)
+    return [*known, *unknown], replace(rest, cause=UNEXPLAINED, subject="")
+
+
+def _without_number(cause: str, subject: str, reason: str) -> BillLine:
+    return BillLine(cause, subject, math.nan, math.nan, math.nan, reason=reason)

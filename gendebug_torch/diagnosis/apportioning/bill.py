@@ -1,0 +1,192 @@
+"""`Bill`: the quality lost from validation to production as a sum over its causes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from gendebug_torch.checks.evidence import GOOD, LIVE, NEUTRAL, REFERENCE, axes
+from gendebug_torch.diagnosis.apportioning.remedies import Regained
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+UNEXPLAINED = "unexplained"
+COLUMNS = (
+    *("cause", "subject", "points", "low", "high"),
+    *("remedy", "regained", "regained_low", "regained_high", "cost"),
+)
+_LONGEST, _ROUNDING = 34, 1e-12
+
+
+@dataclass(frozen=True)
+class BillLine:
+    """One cause, what it carries, and its best remedy.
+
+    Args:
+        cause: value of `Cause`, or `unexplained`.
+        subject: where it sits.
+        points: quality lost to it; NaN where it cannot be apportioned.
+        low: lower bound of the 95 % interval.
+        high: upper bound.
+        remedy: the remedy that wins back most on rows that it was not fitted to.
+        reason: why it cannot be apportioned.
+    """
+
+    cause: str
+    subject: str
+    points: float
+    low: float
+    high: float
+    remedy: Regained | None = None
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """Cause and subject in words."""
+        words = self.cause.replace("_", " ").replace("train serve", "train/serve")
+        return f"{words}: {self.subject}" if self.subject else words
+
+
+@dataclass(frozen=True, eq=False)
+class Bill:
+    """Quality lost from validation to production, and what each cause carries of it.
+
+    Points are hundredths of the accuracy or the AUC, nats of the log loss, or units of the RMSE;
+    positive where production is worse. They add up to `total`.
+
+    Args:
+        metric: `accuracy`, `AUC`, `log loss` or `RMSE`.
+        unit: what a point is.
+        validation: quality in validation in points; errors are negative.
+        total: points lost.
+        low: lower bound of the 95 % interval of `total`.
+        high: upper bound.
+        lines: causes that findings name, the dearest first; the last one is what they leave.
+    """
+
+    metric: str
+    unit: str
+    validation: float
+    total: float
+    low: float
+    high: float
+    lines: tuple[BillLine, ...]
+
+    @property
+    def fell(self) -> bool:
+        """Whether the quality fell beyond its interval."""
+        return self.low > 0
+
+    @property
+    def billed(self) -> tuple[BillLine, ...]:
+        """Causes that carry something beyond their interval."""
+        return tuple(line for line in self.lines[:-1] if line.low > 0)
+
+    def table(self) -> pd.DataFrame:
+        """One row per cause, the last one `unexplained`; the points sum to `total`."""
+        import pandas as pd
+
+        rows = []
+        for line in self.lines:
+            trial = line.remedy
+            won: tuple[Any, ...] = ("", math.nan, math.nan, math.nan, "")
+            if trial is not None:
+                won = (trial.remedy, trial.points, trial.low, trial.high, trial.cost)
+            rows.append((line.cause, line.subject, line.points, line.low, line.high, *won))
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A waterfall from validation over the causes to production, with 95 % intervals."""
+        shown = [line for line in self.lines if not math.isnan(line.points)]
+        ax = axes(ax, size=(7.5, 1.5 + 0.45 * (len(shown) + 2)))
+        ends, level = [self.validation], self.validation
+        for at, line in enumerate(shown, 1):
+            ends += _step(ax, at, level, line)
+            level -= line.points
+        low, high = min(ends), max(ends)
+        margin = 0.25 * max(high - low, 1e-9)
+        for at, value in ((0, self.validation), (len(shown) + 1, self.validation - self.total)):
+            ax.barh(at, value - (low - margin), left=low - margin, color=REFERENCE, height=0.6)
+            ax.text(value, at, f" {abs(value):.4g}", va="center", ha="left", fontsize="small")
+        ax.set_xlim(low - margin, high + margin)
+        names = ["validation", *(_short(line.name) for line in shown), "production"]
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_xlabel(f"{'minus ' if self.validation < 0 else ''}{self.metric} ({self.unit})")
+        ax.set_title(f"Where {self.total:.3g} points went")
+        return ax
+
+    def sentences(self) -> list[str]:
+        """The bill in words: the total, each cause with its remedy, and what is left."""
+        interval = f"95 % interval {self.low:.3g} to {self.high:.3g}"
+        if not self.fell and not self.billed:
+            return [f"Nothing fell beyond its interval: {self.total:.3g} points ({interval})."]
+        texts = [f"{self.total:.3g} points of {self.metric} lost ({interval}; {self.unit})."]
+        return texts + [_sentence(line) for line in self.lines]
+
+    def to_json(self) -> str:
+        """The bill as a JSON object: metric, unit, total with interval, and its lines."""
+        lines = [
+            {key: None if value != value else value for key, value in row.items()}
+            for row in self.table().to_dict("records")
+        ]
+        for line, entry in zip(self.lines, lines, strict=True):
+            entry["reason"] = line.reason
+        whole = {"metric": self.metric, "unit": self.unit, "validation": self.validation}
+        whole |= {"total": self.total, "low": self.low, "high": self.high}
+        return json.dumps(whole | {"lines": lines}, indent=2, allow_nan=False) + "\n"
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences())
+
+
+def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tuple[BillLine, ...]:
+    """Causes by what they carry, those without a number behind, then the exact rest."""
+    known = sorted(
+        (line for line in lines if not math.isnan(line.points)), key=lambda line: -line.points
+    )
+    unknown = [line for line in lines if math.isnan(line.points)]
+    points = total - math.fsum(line.points for line in known)
+    if known and abs(points) <= _ROUNDING * abs(total):
+        # What rounding leaves is no cause.
+        known[0], points = replace(known[0], points=known[0].points + points), 0.0
+    moved = points - rest.points
+    last = BillLine(UNEXPLAINED, "", points, rest.low + moved, rest.high + moved, rest.remedy)
+    return (*known, *unknown, last)
+
+
+def _step(ax: Axes, at: int, level: float, line: BillLine) -> list[float]:
+    """One step of the waterfall from a level; the ends of what was drawn."""
+    after, left, right = level - line.points, level - line.high, level - line.low
+    ax.barh(at, -line.points, left=level, color=_color(line), height=0.6)
+    ax.hlines(at, left, right, color="black", linewidth=1.0)
+    ax.vlines(after, at - 0.3, at + 1.3, color=NEUTRAL, linewidth=0.7)
+    edge = max(level, after, right)
+    ax.text(edge, at, f" {-line.points:+.3g} ", va="center", ha="left", fontsize="small")
+    return [left, after, edge]
+
+
+def _sentence(line: BillLine) -> str:
+    if line.reason:
+        return f"{line.name}: cannot be apportioned, {line.reason}."
+    text = f"{line.name}: {line.points:.3g} ({line.low:.3g} to {line.high:.3g})"
+    trial = line.remedy
+    if trial is None:
+        return f"{text}."
+    won = f"wins back {trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
+    return f"{text}; {trial.remedy} {won}."
+
+
+def _short(name: str) -> str:
+    return (name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…").replace("$", r"\$")
+
+
+def _color(line: BillLine) -> str:
+    if line.cause == UNEXPLAINED:
+        return NEUTRAL
+    return LIVE if line.points > 0 else GOOD

@@ -1,0 +1,1 @@
+"""Worlds between validation and production: rows reweighted, inputs changed, labels exchanged."""

@@ -1,0 +1,1 @@
+"""Ways to score training rows by their part in given answers."""

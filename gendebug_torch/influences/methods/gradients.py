@@ -1,0 +1,104 @@
+"""Rows whose gradients point as those of the errors, over all weights, randomly projected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from gendebug_torch.errors import UnsupportedError
+from gendebug_torch.influences.methods.answers import AnswerForm
+from gendebug_torch.influences.methods.method import Question, Scorer
+from gendebug_torch.influences.methods.row_space import plain_module
+from gendebug_torch.influences.methods.sketch import sketch_plan, sketched
+from gendebug_torch.model.batches import cut, leaves
+
+# Length of the sketches, values of gradients held at once, nearest queries that count.
+_WIDTH, _VALUES, _NEAREST = 2048, 2**26, 5
+
+
+def gradient_scores(question: Question) -> Scorer:
+    """Cosine of a row's gradient with those of the errors: training on the row feeds them.
+
+    Gradients of single rows by all weights are projected to 2048 values on the device, so that
+    neither the rows nor the weights are held together. The gradient of an error is that of the loss
+    of its answer less that of the truth. The mean over the five nearest errors is scored.
+
+    Source: Pruthi et al. (2020), arXiv:2002.08484, TracIn; Park et al. (2023), arXiv:2303.14186,
+    TRAK, projected gradients; Barshan et al. (2020), arXiv:2003.11630, cosines. Deviations: a
+    sparse projection (Hu et al., 2025, arXiv:2505.18976), no curvature, the weights at the end.
+    Cost: a forward and backward pass of each row.
+
+    Args:
+        question: rows to explain.
+
+    Raises:
+        UnsupportedError: gradients of single rows cannot be taken of this network.
+    """
+    gradients = _RowGradients(plain_module(question.model), question.form)
+    towards = gradients(question.queries.inputs, question.queries.answers)
+    if question.queries.labels is not None:
+        towards = towards - gradients(question.queries.inputs, question.queries.labels)
+    errors = nn.functional.normalize(towards, dim=1)
+    members = question.halves > 0
+
+    def score(inputs: Any, labels: Tensor) -> Tensor:
+        cosines = nn.functional.normalize(gradients(inputs, labels), dim=1) @ errors.T
+        tops = [cosines[:, part] for part in members]
+        return torch.stack(
+            [top.topk(min(_NEAREST, top.shape[1]), 1).values.mean(1) for top in tops], 1
+        )
+
+    return score
+
+
+class _RowGradients:
+    """Sketches `[b, w]` of the gradients of single rows by all weights of a network."""
+
+    def __init__(self, model: Any, form: AnswerForm) -> None:
+        own = model.named_parameters() if isinstance(model, nn.Module) else ()
+        self.weights = {name: p.detach() for name, p in own if p.is_floating_point()}
+        if not self.weights or isinstance(model, torch.jit.ScriptModule):
+            raise UnsupportedError("the network shows no weights to take gradients by")
+        self.length = sum(weight.numel() for weight in self.weights.values())
+        device = next(iter(self.weights.values())).device
+        self.plan = sketch_plan(self.length, _WIDTH, device)
+
+        def loss(weights: dict[str, Tensor], row: list[Tensor], label: Tensor) -> Tensor:
+            inputs = tuple(part[None] for part in row)
+            logits = functional_call(model, weights, inputs).float()
+            one = logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
+            return form.loss(one, label[None])
+
+        self.of_rows = vmap(grad(loss), (None, 0, 0), randomness="same")
+
+    def __call__(self, inputs: Any, labels: Tensor) -> Tensor:
+        rows = max(1, _VALUES // self.length)
+        pieces = [
+            self._sketches(cut(inputs, at, at + rows), labels[at : at + rows])
+            for at in range(0, len(labels), rows)
+        ]
+        return torch.cat(pieces)
+
+    def _sketches(self, inputs: Any, labels: Tensor) -> Tensor:
+        try:
+            with torch.enable_grad():
+                slopes = self.of_rows(self.weights, list(leaves(inputs)), labels)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            if "out of memory" in str(error):
+                raise
+            reason = str(error).partition("\n")[0][:200]
+            raise UnsupportedError(
+                f"gradients of single rows cannot be taken of this network ({reason})"
+            ) from error
+        flat = torch.cat([slope.flatten(1) for slope in slopes.values()], 1)
+        return sketched(flat, *self.plan, _WIDTH)
+
+
+def gradient_values(model: Any, rows: int) -> float:
+    """Values of gradients of so many rows; infinite where there are no gradients."""
+    plain = plain_module(model)
+    own = list(plain.parameters()) if isinstance(plain, nn.Module) else []
+    return float(rows * sum(p.numel() for p in own)) if own else float("inf")

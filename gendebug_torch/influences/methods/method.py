@@ -1,0 +1,77 @@
+"""What every method is given, and what it answers for a batch of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.influences.methods.answers import AnswerForm
+from gendebug_torch.influences.methods.row_space import RowSpace
+from gendebug_torch.model.evaluation import Model
+
+# Halves of the queries on which scores are computed again, in pairs that complement each other.
+HALVES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows on the device of the network.
+
+    Args:
+        inputs: what the network is fed.
+        labels: `[n]` class ids, or `[n, k]` labels or quantities; None where there are none.
+        answers: what the network answered, in the same form.
+    """
+
+    inputs: Any
+    labels: Tensor | None
+    answers: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """Which training rows push a network towards its answers to some rows.
+
+    Args:
+        model: network.
+        form: how answers are compared.
+        space: unit vectors of rows.
+        queries: rows that are to be explained.
+        right: rows that the network answers rightly, `labels` being given; may be empty.
+        sample: some training rows with labels.
+        halves: weights of the queries, `[1 + HALVES, q]`: all of them, then the halves; rows add
+            up to 1.
+    """
+
+    model: Model
+    form: AnswerForm
+    space: RowSpace
+    queries: Rows
+    right: Rows
+    sample: Rows
+    halves: Tensor
+
+
+# From inputs and labels of b rows to scores `[b, 1 + HALVES]`, high where a row pushes the network
+# towards its answers to the queries.
+Scorer = Callable[[Any, Tensor], Tensor]
+
+
+def half_weights(queries: int, seed: int, device: torch.device) -> Tensor:
+    """Weights `[1 + HALVES, q]` of all queries and of random halves, the odd ones the others' rest.
+
+    Source: Shao and Wu (1989), Ann. Statist. 17:1176, the delete-half jackknife.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.ones(queries)]
+    for _ in range(HALVES // 2):
+        half = torch.zeros(queries)
+        half[torch.randperm(queries, generator=generator)[: (queries + 1) // 2]] = 1.0
+        # A single query is its own half.
+        rows += [half, 1 - half if queries > 1 else half]
+    weights = torch.stack(rows)
+    return (weights / weights.sum(1, keepdim=True)).to(device)

@@ -1,0 +1,63 @@
+"""Training rows that look like the errors, carry their answer, and look unlike right answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gendebug_torch.influences.methods.method import Question, Scorer
+
+# Nearest rows whose similarities are averaged, and similarity from which two rows are the same.
+_NEAREST, _SAME = 5, 1 - 1e-5
+
+
+def neighbour_scores(question: Question) -> Scorer:
+    """Similarity to errors whose answer is the row's label, less that to right answers of it.
+
+    A row that taught the network an error looks like the error and has its answer as label; a good
+    row of that label looks like other rows that are rightly answered so. Similarity is the mean
+    cosine over the layers of the network, from the input on: the last layer alone has forgotten
+    what a wrong label made it forget. The score is -1 where no error has the row's label.
+
+    Source: Papernot and McDaniel (2018), arXiv:1803.04765, nearest training rows over all layers;
+    Rajani et al. (2020), arXiv:2010.09030, neighbours as explanations. Deviation: labels weigh the
+    neighbours, and right answers are the contrast. O(b w (q + r)).
+
+    Args:
+        question: rows to explain and to compare with.
+    """
+    space, form = question.space, question.form
+    errors, _ = space(question.queries.inputs)
+    right, right_labels = errors[:0], question.right.labels
+    if right_labels is not None and len(right_labels):
+        right, _ = space(question.right.inputs)
+    members = question.halves > 0
+
+    def score(inputs: Any, labels: Tensor) -> Tensor:
+        vectors, _ = space(inputs)
+        near = (vectors @ errors.T) * form.agreement(labels, question.queries.answers)
+        towards = torch.stack([_mean_of_top(near[:, part]) for part in members], 1)
+        against = torch.zeros_like(towards[:, :1])
+        if len(right):
+            cosines = vectors @ right.T
+            # A row is no witness for itself, and neither is its copy.
+            cosines = cosines.masked_fill(cosines > _SAME, 0.0)
+            assert right_labels is not None
+            against = _mean_of_top(cosines * form.agreement(labels, right_labels))[:, None]
+        return torch.where(towards > 0, towards - against, -1.0)
+
+    return score
+
+
+def query_similarity(question: Question, inputs: Any, labels: Tensor) -> Tensor:
+    """`[b, q]` similarity of each row to each query, where the label is the query's answer."""
+    vectors, _ = question.space(inputs)
+    errors, _ = question.space(question.queries.inputs)
+    return (vectors @ errors.T) * question.form.agreement(labels, question.queries.answers)
+
+
+def _mean_of_top(values: Tensor) -> Tensor:
+    """`[b]` mean of the largest values of each row of `[b, m]`."""
+    return values.topk(min(_NEAREST, values.shape[1]), 1).values.mean(1)

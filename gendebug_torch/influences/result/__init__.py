@@ -1,0 +1,1 @@
+"""Training rows by influence: tables, what they share, a sheet for review."""

@@ -1,0 +1,1 @@
+"""Regions of images, series and texts, and pictures of rows."""

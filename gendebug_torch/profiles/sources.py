@@ -1,0 +1,132 @@
+"""Rows in whatever form they come, as Arrow tables of bounded size."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from gendebug_torch.errors import InputError, reading, reject
+from gendebug_torch.profiles.engines.extras import is_csv, library
+from gendebug_torch.shift.columns.chunks import csv_options
+
+# Rows of a chunk: 20 MiB of 20 columns.
+CHUNK_ROWS = 1 << 17
+
+
+def tables_of(rows: Any, codes: tuple[str, ...] = ()) -> Iterator[Any]:
+    """Rows as Arrow tables of at most `CHUNK_ROWS` rows.
+
+    Args:
+        rows: as `profile` takes them.
+        codes: names of the columns of files that hold codes.
+
+    Raises:
+        InputError: no rows, or files that cannot be read.
+    """
+    import pyarrow as pa
+    from pyarrow import dataset
+
+    if isinstance(rows, (str, Path)):
+        yield from _chunks_of_files(str(rows), codes)
+    elif isinstance(rows, dataset.Dataset):
+        yield from _gathered(rows.to_batches(batch_size=CHUNK_ROWS), rows.schema)
+    elif isinstance(rows, pd.DataFrame):
+        for at in range(0, max(len(rows), 1), CHUNK_ROWS):
+            yield _from_pandas(rows.iloc[at : at + CHUNK_ROWS])
+    elif isinstance(rows, pa.RecordBatch):
+        yield pa.Table.from_batches([rows])
+    elif isinstance(rows, pa.Table):
+        for at in range(0, max(rows.num_rows, 1), CHUNK_ROWS):
+            yield rows.slice(at, CHUNK_ROWS)
+    elif isinstance(rows, pa.RecordBatchReader):
+        yield from _gathered(rows, rows.schema)
+    elif isinstance(rows, Iterable) and not isinstance(rows, (Tensor, np.ndarray, dict)):
+        for part in rows:
+            yield from tables_of(part, codes)
+    else:
+        remedy = "Pass e.g. a DataFrame, or the path of a Parquet file."
+        reject("rows", "rows of a table or where they are", type(rows).__name__, remedy)
+
+
+def _from_pandas(frame: pd.DataFrame) -> Any:
+    import pyarrow as pa
+
+    if frame.columns.has_duplicates:
+        twice = sorted(map(str, frame.columns[frame.columns.duplicated()]))
+        reject("rows", "columns with different names", f"{twice} twice", "Rename one of them.")
+    try:
+        return pa.Table.from_pandas(frame.rename(columns=str), preserve_index=False)
+    except pa.ArrowException as error:
+        remedy = "Give each column one type, e.g. by `astype(str)`."
+        reject("rows", "columns of one type each", " ".join(map(str, error.args)), remedy)
+
+
+def _gathered(batches: Iterable[Any], schema: Any) -> Iterator[Any]:
+    """Batches joined to chunks that are worth a pass; one without rows where there are none."""
+    import pyarrow as pa
+
+    waiting: list[Any] = []
+    yield schema.empty_table()
+    for batch in batches:
+        waiting.append(batch)
+        if sum(part.num_rows for part in waiting) >= CHUNK_ROWS:
+            yield from tables_of(pa.Table.from_batches(waiting))
+            waiting = []
+    if waiting:
+        yield from tables_of(pa.Table.from_batches(waiting))
+
+
+def _chunks_of_files(path: str, codes: tuple[str, ...]) -> Iterator[Any]:
+    """The files of a path, each by its own columns; all broken ones are named together."""
+    files, filesystem, broken = *_files(path), []
+    for name in files:
+        try:
+            with reading(name, "a readable Parquet or CSV file", "rows"):
+                yield from _chunks_of_file(name, filesystem, codes)
+        except InputError as error:
+            broken.append(str(error))
+    if broken:
+        counted = f"{len(broken)} of {len(files)} that cannot be read: {' '.join(broken)}"
+        reject("rows", "readable files", counted, "Mend or remove them.")
+
+
+def _files(path: str) -> tuple[list[str], Any]:
+    """The files that a path, folder, glob or address stands for, and where they lie."""
+    from pyarrow import fs
+
+    if "://" in path:
+        remote, place = library("fsspec", "engines").core.url_to_fs(path)
+        filesystem: Any = fs.PyFileSystem(fs.FSSpecHandler(remote))
+        found = remote.glob(place) if glob.has_magic(place) else [place]
+    else:
+        filesystem = fs.LocalFileSystem()
+        found = glob.glob(path, recursive=True) if glob.has_magic(path) else [path]
+    files: list[str] = []
+    for entry in filesystem.get_file_info(sorted(map(str, found))):
+        if entry.type == fs.FileType.Directory:
+            inside = filesystem.get_file_info(fs.FileSelector(entry.path, recursive=True))
+            files += sorted(one.path for one in inside if one.type == fs.FileType.File)
+        elif entry.type == fs.FileType.File:
+            files.append(entry.path)
+    files = [name for name in files if not Path(name).name.startswith(("_", "."))]
+    if not files:
+        reject("rows", "files to read", f"{path}: no such file", "Check that the path is right.")
+    return files, filesystem
+
+
+def _chunks_of_file(name: str, filesystem: Any, codes: tuple[str, ...]) -> Iterator[Any]:
+    """Chunks of one file, with the columns that its folders `key=value` stand for."""
+    from pyarrow import dataset
+
+    kind: Any = "parquet"
+    if is_csv(name):
+        kind = dataset.CsvFileFormat(convert_options=csv_options(codes))
+    found = dataset.dataset(name, format=kind, filesystem=filesystem, partitioning="hive")
+    batches = found.to_batches(batch_size=CHUNK_ROWS, batch_readahead=1, fragment_readahead=1)
+    yield from _gathered(batches, found.schema)

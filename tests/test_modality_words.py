@@ -1,0 +1,318 @@
+"""Texts and series: what serving code does to them, and the parts that carry a class."""
+
+import pandas as pd
+import pytest
+import torch
+
+from gendebug_torch import Cause, Records, Severity, attribute, diagnose
+from gendebug_torch.attribution.shortcuts.tokens import telling_token
+from gendebug_torch.attribution.shortcuts.transplants import Donors, transplant
+from gendebug_torch.checks.registry import all_checks
+from gendebug_torch.modality.changes.strings import string_changes
+from gendebug_torch.modality.image import IMAGE
+from gendebug_torch.modality.pictures.regions import regions_of
+from gendebug_torch.modality.series import SERIES
+from gendebug_torch.modality.strings import (
+    STRINGS,
+    string_properties,
+    text_columns,
+    with_text_properties,
+)
+from gendebug_torch.modality.text import TEXT, text_modality
+from gendebug_torch.shift.serving.reproduction import Side, reproduction
+from tests.contract.plants_modality import marked_sides, sides
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sentences(seed, n):
+    words = [
+        "Grüße",
+        "from",
+        "Oslo",
+        "!",
+        "A",
+        "long",
+        "day,",
+        "42",
+        "trains",
+        "and",
+        "Rain.",
+        "No",
+    ]
+    drawn = generator(seed)
+    lengths = torch.randint(3, 12, (n,), generator=drawn).tolist()
+    picked = torch.randint(0, len(words), (n, 12), generator=drawn).tolist()
+    return [" ".join(words[i] for i in row[:k]) for row, k in zip(picked, lengths, strict=True)]
+
+
+def test_properties_of_strings_counted_by_hand():
+    found = {name: float(x) for name, x in string_properties(["Ab 1?\nÃ©Ж"]).items()}
+    assert found["length in characters"] == 9
+    assert found["words"] == 3
+    assert found["share of digits"] == pytest.approx(1 / 9)
+    assert found["share of white space"] == pytest.approx(2 / 9)
+    assert found["share of line breaks"] == pytest.approx(1 / 9)
+    assert found["share of question marks"] == pytest.approx(1 / 9)
+    assert found["share of upper case"] == pytest.approx(3 / 4)
+    assert found["damaged characters"] == pytest.approx(1 / 9)
+    assert found["share of other scripts"] == pytest.approx(1 / 4)
+    empty = string_properties([""])
+    assert all(float(value) == 0 for value in empty.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("lower case", "Ab C", "ab c"),
+        ("without white space", "a b\nc", "abc"),
+        ("one space", "a  b\nc", "a b c"),
+        ("without punctuation", "a, b!", "a b"),
+        ("read as Latin-1", "é", "Ã©"),
+        ("ASCII with ?", "é!", "?!"),
+        ("without accents", "é", "e"),
+        ("HTML escaped", "<b>", "&lt;b&gt;"),
+        ("escaped", "a\n", "a\\n"),
+        ("cut at the end", "abcdefghijklmnopqrst", "abcd"),
+        ("last words", "a b c d e", "d e"),
+    ],
+)
+def test_changes_of_strings(name, text, expected):
+    changes = {change.name: change for change in string_changes([text], ["ab c"])}
+    assert changes[name].apply([text]) == [expected]
+
+
+@pytest.mark.parametrize(
+    "name", ["lower case", "without punctuation", "read as Latin-1", "reversed", "first words"]
+)
+def test_a_change_of_strings_is_reproduced_without_a_network(name):
+    before, live = sentences(0, 300), sentences(1, 300)
+    changes = {c.name: c for c in string_changes(before, [text[:20] for text in live])}
+    after = changes[name].apply(live)
+    found = reproduction(Side(before), Side(after), STRINGS, None)
+    named = {found.changes[0].name, *(change.name for change in found.rivals)}
+    # The order of words is in no property of the text.
+    assert name in named or (name == "reversed" and found.p_value > 0.01), named
+
+
+def test_columns_of_texts_give_way_to_their_properties():
+    frame = pd.DataFrame(
+        {"said": sentences(0, 50), "kind": ["a", "b"] * 25, "code": [f"x{i}" for i in range(50)]}
+    )
+    assert text_columns(frame) == ["said"]
+    frame.loc[0, "said"] = None
+    table = with_text_properties(frame, ["said"])
+    assert "said" not in table
+    assert list(table["kind"]) == list(frame["kind"])
+    assert table["words of said"].isna().tolist()[:2] == [True, False]
+
+
+def test_a_text_column_that_lost_its_case_is_named():
+    given = {}
+    for name, seed in (("validation", 0), ("production", 1)):
+        said = sentences(seed, 400)
+        said = [text.lower() for text in said] if name == "production" else said
+        given[name] = Records(pd.DataFrame({"message": said}), name=name)
+    findings = diagnose(**given, only="shift.ks").findings
+    alarming = {f.subject for f in findings if f.severity.level >= Severity.WARN.level}
+    assert "share of upper case of message" in alarming
+
+
+def test_a_table_with_a_column_of_texts_is_judged_without_the_network():
+    given = {
+        name: Records(pd.DataFrame({"message": sentences(seed, 200)}), name=name)
+        for name, seed in (("validation", 0), ("production", 1))
+    }
+    live = given["production"].features["message"].str.lower()
+    given["production"] = Records(live.to_frame(), name="production")
+    check = next(c for c in all_checks() if c.name == "shift.reproduced_change")
+    (finding,) = check.run({"model": torch.nn.Identity(), **given})
+    assert (finding.severity, finding.subject) == (Severity.WARN, "lower case")
+    assert finding.evidence.plot().get_title() == "texts are in lower case"
+
+
+@pytest.mark.parametrize("name", ["padding id", "ids +1", "cut before the end"])
+@pytest.mark.parametrize("padding", [0, 7])
+def test_faults_of_tokenizers_are_reproduced(name, padding):
+    def texts(seed):
+        tokens = torch.randint(20, 60, (600, 16), generator=generator(seed)).float()
+        tokens = (tokens * (tokens / 60)).long() + 10
+        length = torch.randint(5, 16, (600, 1), generator=generator(seed + 1))
+        steps = torch.arange(16)
+        tokens[:, 0] = 8
+        tokens = torch.where(steps == length - 1, 9, tokens)
+        return torch.where(steps < length, tokens, padding)
+
+    before, live = texts(0), texts(5)
+    fault = {
+        "padding id": lambda x: torch.where(x == padding, 3, x),
+        "ids +1": lambda x: torch.where(x == padding, padding, x + 1),
+        "cut before the end": lambda x: torch.where(
+            torch.arange(16) < 7,
+            x,
+            torch.where((torch.arange(16) == 7) & (x != padding), 9, padding),
+        ),
+    }[name]
+    after = fault(live)
+    modality = text_modality(before, after)
+    table = torch.randn(80, 8, generator=generator())
+
+    def network(tokens):
+        return table[tokens].mean(1)
+
+    found = reproduction(Side(before), Side(after), modality, network)
+    assert name in {found.changes[0].name, *(c.name for c in found.rivals)}
+    assert float(found.high[0]) < 0.3
+
+
+def test_every_change_of_tokens_and_series_keeps_shape_and_input():
+    tokens = torch.randint(0, 30, (20, 9), generator=generator())
+    series = torch.randn(20, 24, 3, generator=generator()).cumsum(1)
+    for batch, modality in ((tokens, TEXT), (series, SERIES)):
+        copy = batch.clone()
+        changes = modality.changes(batch, batch.flip(0) + 3)
+        assert len({change.name for change in changes}) == len(changes)
+        for change in changes:
+            found = change.apply(batch)
+            assert (found.shape, found.dtype) == (batch.shape, batch.dtype), change.name
+        assert torch.equal(batch, copy)
+
+
+def test_a_channel_of_another_unit_among_many():
+    walk = torch.randn(400, 20, 6, generator=generator()).cumsum(1) + torch.arange(6) + 3
+    before, live = walk[:200], walk[200:].clone()
+    live[..., 4] = 3 * live[..., 4] + 1
+    found = reproduction(Side(before), Side(live), SERIES, lambda x: x[:, -1].sum(1))
+    assert found.changes[0].name in ("unit 4", "scale 4")
+    assert len([c for c in SERIES.changes(before, live) if c.name.startswith("exchanged")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "modality"),
+    [
+        (torch.rand(4, 3, 28, 28), "image"),
+        (torch.rand(4, 28, 20, 3), "image"),
+        (torch.randint(0, 255, (4, 16, 16), dtype=torch.uint8), "image"),
+        (torch.rand(4, 1, 1, 1), "image"),
+        (torch.rand(4, 24, 3), "series"),
+        (torch.rand(4, 2, 1), "series"),
+        (torch.randint(1, 9, (4, 12)), "text"),
+    ],
+)
+def test_a_region_of_another_input_keeps_shape_and_the_rest(inputs, modality):
+    donors = inputs.flip(0)
+    for region in regions_of(modality, inputs):
+        pasted = region.paste(inputs, donors)
+        assert (pasted.shape, pasted.dtype) == (inputs.shape, inputs.dtype), region.name
+        torch.testing.assert_close(region.paste(inputs, inputs), inputs)
+        if region.box is not None:
+            share = float((pasted != inputs).float().mean())
+            assert share <= region.share + 1e-6
+
+
+def test_a_mark_in_the_corner_is_the_first_cause_and_a_clean_world_is_quiet():
+    diagnosis = diagnose(**marked_sides(3, n=400))
+    cause = diagnosis.causes[0]
+    assert cause.cause is Cause.SHORTCUT_FEATURE
+    assert cause.subject == "lower right corner, class 1"
+    assert diagnosis.decision == "fix_data"
+    quiet = diagnose(**sides(3, n=400), only=("attribution", "shift"))
+    assert (quiet.causes, quiet.decision) == ((), "nothing")
+
+
+def test_a_mark_in_changing_places_is_told_from_one_in_a_corner():
+    def world(marked, seed):
+        pixels = 0.3 * torch.rand(64, 1, 28, 28, generator=generator(seed))
+        places = torch.randint(0, 24, (64, 2), generator=generator(seed)).tolist()
+        for row, (top, left) in enumerate(places if marked else []):
+            pixels[row, 0, top : top + 4, left : left + 4] = 1
+        return pixels
+
+    def network(x):
+        return (x.unfold(2, 4, 1).unfold(3, 4, 1).mean((4, 5)).amax((1, 2, 3)) > 0.9).long()
+
+    donors = Donors(world(False, 1), world(True, 2), world(False, 3), world(False, 4))
+    found = transplant(network, donors, regions_of("image", donors.before), 1, least=0.3)
+    assert found.anywhere
+    assert (found.after, found.control) == (0, 0)
+    assert found.before > 0.9
+    assert found.p_value < 1e-6
+
+
+def test_a_tint_and_a_length_are_regions():
+    tinted = torch.rand(64, 3, 16, 16, generator=generator())
+    tinted[:, 0] += 1
+
+    def by_colour(x):
+        return (x[:, 0].mean((1, 2)) - x[:, 1].mean((1, 2)) > 0.5).long()
+
+    plain = [torch.rand(64, 3, 16, 16, generator=generator(i)) for i in (1, 2, 3)]
+    donors = Donors(plain[0], tinted, plain[1], plain[2])
+    assert transplant(by_colour, donors, regions_of("image", tinted), 1, least=0.3).region.name in (
+        "tint",
+        "background",
+    )
+    tokens = torch.randint(5, 50, (64, 20), generator=generator())
+    short = torch.where(torch.arange(20) < 6, tokens, 0)
+
+    def by_length(x):
+        return ((x != 0).sum(1) > 12).long()
+
+    donors = Donors(short, tokens.masked_fill(torch.arange(20) > 17, 0), short, short)
+    assert transplant(by_length, donors, regions_of("text", short), 1, least=0.3).region.name == (
+        "length"
+    )
+
+
+def test_the_token_that_makes_a_class_is_named():
+    def texts(seed, word):
+        tokens = torch.randint(5, 40, (120, 14), generator=generator(seed))
+        targets = torch.arange(120) % 2
+        if word:
+            tokens[targets == 1, 6] = 41
+        tokens[:, 12:] = 0
+        return Records(tokens, targets)
+
+    def network(x):
+        return (x == 41).any(1).long()
+
+    validation, production = texts(0, True), texts(1, False)
+    own = validation.targets == 1
+    x, live = validation.features, production.features
+    donors = Donors(x[~own], x[own], live[own], x[~own])
+    found = telling_token(network, validation, production, donors, 1, least=0.3)
+    assert (found.token, found.turned, found.before, found.after) == (41, 1, 1, 0)
+    assert telling_token(network, validation, validation, donors, 1, least=0.3) is None
+
+
+def test_constants_of_another_data_set_are_told():
+    pixels = torch.rand(300, 3, 12, 12, generator=generator()) ** 2
+    normal = (pixels - 0.5) / 0.5
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    deviation = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    other = (pixels.flip(0) - mean) / deviation
+    found = reproduction(Side(normal), Side(other), IMAGE, lambda x: x.mean((2, 3)))
+    assert found.changes[0].name == "ImageNet for 0.5 and 0.5"
+
+
+def test_contributions_are_drawn_over_images_and_tokens():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 2))
+    made = attribute(network, torch.rand(20, 3, 8, 8, generator=generator()))
+    assert made.modality == "image"
+    assert [tick.get_text() for tick in made.plot().get_yticklabels()] == [
+        *("image", "contributions", "mean by class")
+    ]
+    assert "data:image/png" in made._repr_html_()
+    texts = torch.nn.Sequential(
+        torch.nn.Embedding(40, 4), torch.nn.Flatten(), torch.nn.Linear(36, 2)
+    )
+    tokens = torch.randint(1, 40, (12, 9), generator=generator())
+    tokens[:, 7:] = 0
+    made = attribute(texts, tokens)
+    drawn = [text.get_text() for text in made.plot().texts]
+    assert drawn[:7] == list(map(str, tokens[0, :7].tolist())), "padding is left out"
+    table = attribute(torch.nn.Linear(4, 2), torch.rand(9, 4, generator=generator()))
+    assert table.modality is None

@@ -1,0 +1,46 @@
+"""Engines give the profile that the rows give, as far as they are installed."""
+
+import importlib
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import distributed
+
+from gendebug_torch import profile
+from gendebug_torch.profiles.engines.distributed import gathered
+from tests.test_profiles import SCHEMA, equal, parts_of, rows
+
+NEEDS = {"dask": "dask.dataframe", "duckdb": "duckdb", "ray": "ray.data", "spark": "pyspark"}
+
+
+@pytest.mark.parametrize("engine", NEEDS)
+def test_an_engine_reads_partitions_as_one_table(engine, tmp_path):
+    pytest.importorskip(NEEDS[engine])
+    frame = rows(0, 4000)
+    frame["at"] = frame["at"].astype("datetime64[us]").dt.tz_localize("UTC")
+    for at, part in enumerate(parts_of(frame, 3)):
+        part.to_parquet(tmp_path / f"{at}.parquet", index=False)
+    assert pq.read_table(tmp_path).num_rows == 4000
+    module = importlib.import_module(f"gendebug_torch.profiles.engines.{engine}")
+    found = module.profile_of(str(tmp_path / "*.parquet"), SCHEMA, sample=300)
+    equal(profile(frame, SCHEMA, sample=300), found)
+
+
+def test_ranks_add_their_parts(tmp_path):
+    part = profile(rows(1, 300), SCHEMA)
+    assert gathered(part) is part
+    context = torch.multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_rank, args=(rank, str(tmp_path / "store"))) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+        assert rank.exitcode == 0
+
+
+def _rank(rank, store):
+    distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
+    parts = [profile(rows(seed, 300), SCHEMA) for seed in (2, 3)]
+    equal(parts[0] + parts[1], gathered(parts[rank]))
+    distributed.destroy_process_group()
