@@ -63,7 +63,7 @@ def _page(check: Check, plant: Plant, rates: Mapping[str, pd.Series], folder: Pa
         ),
         "## When it fires",
         "A fault planted in made-up data, run when this page was built:",
-        folded(f"The fault, from <code>tests/contract/{plant.file}</code>", code(plant.code, "python")),
+        _planted(plant),
         _said(worst),
         _evidence(worst, folder / f"{check.name}.png"),
         "## When it stays quiet",
@@ -80,6 +80,11 @@ def _page(check: Check, plant: Plant, rates: Mapping[str, pd.Series], folder: Pa
         _options(check),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _planted(plant: Plant) -> str:
+    title = f"The fault, from <code>tests/contract/{plant.file}</code>"
+    return folded(title, code(plant.code, "python"))
 
 
 def _plain(text: str) -> str:
