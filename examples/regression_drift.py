@@ -38,7 +38,7 @@ def rents(n: int, seed: int, name: str, rise: float = 0.0) -> gd.Records:
     )
     rent = 3 + 9 * features["size"] + 2 * features["rooms"] - 4 * features["center"]
     rent += np.array([0.0, 1.0, 2.0, -1.0])[region] + rise * (region == 2)
-    noisy = torch.from_numpy((rent + rng.normal(0, 0.7, n)).to_numpy()).float()
+    noisy = torch.from_numpy((rent + rng.normal(0, 0.7, n)).to_numpy(copy=True)).float()
     metadata = pd.DataFrame({"region": [REGIONS[place] for place in region]})
     return gd.Records(features, noisy, metadata=metadata, schema=SCHEMA, name=name)
 

@@ -82,9 +82,9 @@ def trained(x: Tensor, worn: Tensor, epochs: int) -> nn.Module:
 def main(arguments: list[str] | None = None) -> gd.Diagnosis:
     """Train, let the gateway fail, diagnose, and write the report."""
     options = parse(arguments)
-    network = trained(*windows(2000, 0), options.epochs)
-    x, worn = windows(900, 1)
-    live, live_worn = windows(900, 2)
+    network = trained(*windows(1200, 0), options.epochs)
+    x, worn = windows(500, 1)
+    live, live_worn = windows(500, 2)
     live = FAULTS[options.fault](live)
     schema = gd.Schema(classes=("sound", "worn"))
     diagnosis = gd.diagnose(

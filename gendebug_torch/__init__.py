@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gendebug_torch.diagnosis.diagnose import Diagnosis as Diagnosis
     from gendebug_torch.diagnosis.diagnose import diagnose as diagnose
     from gendebug_torch.influences import influence as influence
-    from gendebug_torch.model.runner import collect as collect
+    from gendebug_torch.model.collection.collect import collect as collect
     from gendebug_torch.profiles.build import profile as profile
     from gendebug_torch.profiles.profile import Profile as Profile
 
@@ -34,7 +34,7 @@ _HOME = {
     "Schema": "data.schema",
     "Severity": "checks.finding",
     "attribute": "attribution",
-    "collect": "model.runner",
+    "collect": "model.collection.collect",
     "compare": "diagnosis.comparison.compare",
     "diagnose": "diagnosis.diagnose",
     "influence": "influences",
@@ -50,6 +50,7 @@ _TOPICS = (
     "diagnosis",
     "labels",
     "leakage",
+    "network",
     "shift",
     "slices",
 )

@@ -151,10 +151,10 @@ def _compared(seed: int, rows: int, planted: float) -> Any:
     return compare(*sides)
 
 
-def streams(count: int = 200, weeks: int = 52, rows: int = 300) -> None:
+def streams(count: int = 200, first_stream: int = 0, weeks: int = 52, rows: int = 300) -> None:
     """Quiet streams that alarm at least once."""
     alarms = 0
-    for stream in range(count):
+    for stream in range(first_stream, first_stream + count):
         first, *later = (_week(FIRST_SEED + stream * weeks + week, rows) for week in range(weeks))
         alarms += any(_alarms(first, live, at) for at, live in enumerate(later, 1))
     print(f"{alarms} of {count} quiet streams of {weeks} weeks of {rows} rows alarm")

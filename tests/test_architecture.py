@@ -24,7 +24,7 @@ FLOORS |= dict.fromkeys(map(folder_of, TOPICS), 4)
 FLOORS |= {"profiles": 5, "report": 5, "diagnosis": 6, "callbacks": 7, "cli": 7, "pytest_plugin": 7}
 # Libraries that cost time or are seldom needed: imported where they are used.
 HEAVY = {"captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "pyarrow"}
-HEAVY |= {"markupsafe", "onnxruntime", "ruamel", "safetensors", "scipy", "shap", "tqdm"}
+HEAVY |= {"PIL", "markupsafe", "onnxruntime", "ruamel", "safetensors", "scipy", "shap", "tqdm"}
 # One file per check or command: such a room may be larger.
 LISTS = ("checks", "commands")
 
@@ -257,7 +257,7 @@ PUBLIC = {
     """,
     "callbacks": """
         AttributionMonitor BehaviorMonitor CalibrationError CalibrationMonitor
-        LearningCurveMonitor TrainingDynamicsMonitor extra_forward
+        LearningCurveMonitor NetworkMonitor TrainingDynamicsMonitor extra_forward
         learning_curve_over_sizes
     """,
     "curves": """
@@ -273,6 +273,9 @@ PUBLIC = {
         association feature_parity identical_rows identifier_columns label_delays
         missing_value_association near_duplicate_rows near_duplicate_texts
         preprocessing_leaks shared_values time_overlap
+    """,
+    "network": """
+        preflight watch
     """,
     "shift": """
         DriftMonitor PreparedReference category_shift change_kinds change_point

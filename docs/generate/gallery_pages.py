@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import inspect
 import json
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ GALLERY = {
     "recalibrate_and_ship": (),
     "label_audit": (),
     "sensor_series": (),
+    "monitoring": (),
     "ci_gate": (),
 }
 
@@ -32,13 +34,17 @@ def gallery_pages(folder: Path, cache: Path, *, run: bool) -> dict[str, float]:
     Args:
         folder: where pages go.
         cache: where the outputs of examples are kept, by their sources and the package's.
-        run: whether examples that are not in the cache are run; else their pages lack outputs.
+        run: whether examples that are not in the cache are run; else their pages show what an
+            earlier run printed, if there was one.
     """
     seconds = {}
     for name, words in GALLERY.items():
         kept = cache / f"{name}-{_fingerprint(name)}"
         if run and not (kept / "printed.txt").exists():
             seconds[name] = _execute(name, words, kept)
+        if not run:
+            earlier = sorted(cache.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)
+            kept = next(reversed(earlier), kept)
         write(folder / f"{name}.md", _page(name, kept, folder))
         write(folder / f"{name}.ipynb", _notebook(name))
         write(folder / f"{name}.py", (EXAMPLES / f"{name}.py").read_text())
@@ -49,7 +55,7 @@ def gallery_pages(folder: Path, cache: Path, *, run: bool) -> dict[str, float]:
 
 def _fingerprint(name: str) -> str:
     """What the output depends on: the examples' sources and the package's."""
-    sources = [*EXAMPLES.glob(f"{name.partition('_')[0]}_*.py"), *_package()]
+    sources = [*EXAMPLES.glob(f"{name.partition('_')[0]}*.py"), *_package()]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources)))
     return digest.hexdigest()[:16]
 
@@ -98,7 +104,7 @@ def _prose(text: str) -> str:
     """Paragraphs of a docstring; indented ones are commands."""
     paragraphs = text.split("\n\n")
     return "\n\n".join(
-        code(paragraph, "sh") if paragraph.startswith("    ") else paragraph
+        code(inspect.cleandoc(paragraph)) if paragraph.startswith("    ") else paragraph
         for paragraph in paragraphs
     )
 

@@ -28,7 +28,8 @@ from gendebug_torch.attribution.trust.robustness_trials import total_evaluations
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
 from gendebug_torch.modality.detection import modality_of
-from gendebug_torch.model.batches import Unpack, sample_rows
+from gendebug_torch.model.batches import sample_rows
+from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import Precision, device_of
 from gendebug_torch.model.evaluation import Model, on_device
 

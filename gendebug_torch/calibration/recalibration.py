@@ -30,7 +30,7 @@ from gendebug_torch.calibration.rows.held_out_rows import (
 from gendebug_torch.calibration.saving import data_hash
 from gendebug_torch.data.task import IGNORED, are_probabilities
 from gendebug_torch.errors import reject
-from gendebug_torch.model.batches import Unpack
+from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import Precision
 from gendebug_torch.model.evaluation import Model
 

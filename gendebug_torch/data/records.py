@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.data.files import replacing_directory
+from gendebug_torch.data.inputs.origin import Origin
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
 from gendebug_torch.data.task import (
@@ -48,6 +49,12 @@ class Records:
         schema: meaning of the columns.
         name: name for messages, e.g. `validation`.
         task: question that the model answers; decided from the rest where it is None.
+        properties: what describes each input in words (brightness, length), DataFrame `[n, p]`.
+        embedding: inputs of the network's last layer, Tensor `[n, e]`.
+        keys: what near duplicates are found by, e.g. small grey pictures, Tensor `[n, ...]`.
+        modality: `image`, `text`, `series` or `table`, of several parts e.g. `image + table`; None
+            is seen from shape and type.
+        origin: where inputs that are not kept can be read again.
 
     Raises:
         InputError: lengths or devices differ, logits are not finite, class ids fall outside the
@@ -68,9 +75,14 @@ class Records:
     schema: Schema = field(default_factory=Schema)
     name: str = "records"
     task: Task | None = None
+    properties: pd.DataFrame | None = None
+    embedding: Tensor | None = None
+    keys: Tensor | None = None
+    modality: str | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
-        for key in ("features", "targets", "logits"):
+        for key in ("features", "targets", "logits", "embedding", "keys"):
             if isinstance(array := getattr(self, key), np.ndarray):
                 object.__setattr__(self, key, torch.from_numpy(array))
             elif array is not None and not isinstance(array, (Tensor, pd.DataFrame)):
@@ -80,7 +92,7 @@ class Records:
         if not lengths:
             reject(
                 "records",
-                "at least one of features, targets, logits, metadata",
+                f"at least one of {', '.join(_PARTS)}",
                 "none",
                 "Pass one of them.",
             )
@@ -92,7 +104,8 @@ class Records:
                 f"Align the rows of {self.name!r} before building Records.",
             )
         _check_devices(self)
-        for key in ("features", "metadata"):
+        _check_embedding(self)
+        for key in ("features", "metadata", "properties"):
             if isinstance(table := getattr(self, key), pd.DataFrame):
                 object.__setattr__(self, key, standard_columns(table, self.name))
         new = self.task is None
@@ -170,6 +183,8 @@ class Records:
                 picked[key] = value[positions.to(value.device)]
             elif value is not None:
                 picked[key] = value.iloc[positions.numpy()].reset_index(drop=True)
+        if self.origin is not None:
+            picked["origin"] = self.origin.select(positions)
         return dataclasses.replace(self, **picked)
 
     @staticmethod
@@ -191,7 +206,7 @@ class Records:
             if all(present):
                 tensors = isinstance(values[0], Tensor)
                 joined[key] = torch.cat(values) if tensors else pd.concat(values, ignore_index=True)
-        return dataclasses.replace(parts[0], **joined)
+        return dataclasses.replace(parts[0], origin=Origin.concat(parts), **joined)
 
     def to(self, device: str | torch.device) -> Records:
         """The same records with their tensors on `device`; tables stay in host memory."""
@@ -221,6 +236,7 @@ class Records:
         }
         schema = dataclasses.asdict(self.schema)
         header = {"name": self.name, "schema": schema, "task": self.task}
+        header |= {"modality": self.modality}
         with replacing_directory(target) as scratch:
             save_file(tensors, scratch / "tensors.safetensors")
             for key, value in parts.items():
@@ -242,7 +258,8 @@ class Records:
                 parts[path.stem] = pd.read_parquet(path)
             schema, name, task = header["schema"], header["name"], header.get("task")
             task = None if task is None else Task(task)
-            return cls(**parts, schema=Schema(**schema), name=str(name), task=task)
+            parts |= {"schema": Schema(**schema), "modality": header.get("modality")}
+            return cls(**parts, name=str(name), task=task)
 
     @classmethod
     def from_frame(
@@ -294,7 +311,8 @@ class Records:
         return cls.from_frame(read_table(path, codes), schema, name=label, optional=optional)
 
 
-_PARTS = ("features", "targets", "logits", "metadata")
+MODALITIES = ("image", "text", "series", "table")
+_PARTS = ("features", "targets", "logits", "metadata", "properties", "embedding", "keys")
 
 
 def _store_outputs(records: Records) -> None:
@@ -336,6 +354,18 @@ def _required(records: Records, key: str) -> Tensor:
             f"Build them with {key}, or collect(model, loader).",
         )
     return value
+
+
+def _check_embedding(records: Records) -> None:
+    """Refuse an embedding that is no table of numbers, and an unknown modality."""
+    embedding = records.embedding
+    if embedding is not None and (embedding.ndim != 2 or not embedding.is_floating_point()):
+        got = f"{embedding.dtype} of shape {list(embedding.shape)} in {records.name!r}"
+        remedy = "Flatten or average it to one vector per row."
+        reject("embedding", "floats [n, e]", got, remedy)
+    if not {*(records.modality or MODALITIES[0]).split(" + ")} <= {*MODALITIES}:
+        expected, got = f"one of {', '.join(MODALITIES)}", repr(records.modality)
+        reject("modality", expected, got, "Leave it out to have it seen from shape and type.")
 
 
 def _check_devices(records: Records) -> None:

@@ -14,8 +14,8 @@ from gendebug_torch.diagnosis.apportioning.apportion import apportioned
 from gendebug_torch.diagnosis.apportioning.bill import Bill
 from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.diagnosis.diagnose import diagnose
+from gendebug_torch.model.collection.collect import collect
 from gendebug_torch.model.evaluation import Model
-from gendebug_torch.model.runner import collect
 
 
 def bill(

@@ -42,12 +42,17 @@ from gendebug_torch.diagnosis.preparation.logits import with_logits
 from gendebug_torch.diagnosis.preparation.profiles import (
     profile_finding,
     profiles_of,
+    row_counts,
     sampled_rows,
     whole_row_answers,
 )
 from gendebug_torch.diagnosis.preparation.steps import attempt
 from gendebug_torch.diagnosis.preparation.tables import fed_by_name, validated
-from gendebug_torch.diagnosis.preparation.views import described_in_words
+from gendebug_torch.diagnosis.preparation.views import (
+    described_in_words,
+    kind_of_inputs,
+    with_inputs,
+)
 from gendebug_torch.diagnosis.quality import finding_order, quality_of
 from gendebug_torch.errors import Deadline, did_you_mean, reject
 from gendebug_torch.model.devices import device_of
@@ -57,6 +62,7 @@ from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
     from gendebug_torch.curves import LearningCurves
+    from gendebug_torch.network.evidence import NetworkEvidence
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ def diagnose(
     model: Model | None = None,
     *,
     curves: LearningCurves | None = None,
+    network: NetworkEvidence | None = None,
     train: Records | Profile | None = None,
     validation: Records | Profile | None = None,
     production: Records | Profile | None = None,
@@ -180,6 +187,7 @@ def diagnose(
     Args:
         model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
         curves: learning curves of the training.
+        network: what the training showed of the inside of the network.
         train: records that the model was fitted on, or a profile of them.
         validation: records that it was judged on.
         production: records that it met afterwards, labeled or not.
@@ -207,6 +215,7 @@ def diagnose(
     given: dict[str, Any] = {
         "model": model,
         "curves": curves,
+        "network": network,
         "train": train,
         "validation": validation,
         "production": production,
@@ -227,14 +236,15 @@ def diagnose(
     given |= with_logits(findings, given, limit, speed, device, progress)
     views = attempt(findings, "diagnose.properties", partial(described_in_words, given))
     described = given | (views or {})
+    fed = given | (attempt(findings, "diagnose.inputs", partial(with_inputs, given)) or {})
     estimates = {
-        check.name: attempt(findings, check.name, partial(estimate, check, given, speed)) or 0.0
+        check.name: attempt(findings, check.name, partial(estimate, check, fed, speed)) or 0.0
         for check in checks
     }
     ordered = by_value(checks, estimates)
     whole = whole_row_answers(described, profiles)
     found, costs = run_within(
-        ordered, given, described, settings, speed, deadline, whole=whole, progress=progress
+        ordered, fed, described, settings, speed, deadline, whole=whole, progress=progress
     )
     findings += [*found, *profile_finding(profiles)]
     if limit is not None:
@@ -245,7 +255,7 @@ def diagnose(
         work = partial(diagnosed_bill, findings, given, device, deadline, quality)
         bill = attempt(findings, "diagnose.bill", work)
     ranked = tuple(sorted(findings, key=finding_order))
-    context = _context(given | profiles, time.perf_counter() - started)
+    context = _context(given, time.perf_counter() - started) | row_counts(profiles)
     return Diagnosis(ranked, context, quality, costs, bill)
 
 
@@ -308,4 +318,4 @@ def _context(given: Mapping[str, Any], seconds: float) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    return rows | model | {"seconds": f"{seconds:.1f}"} | versions
+    return rows | kind_of_inputs(given) | model | {"seconds": f"{seconds:.1f}"} | versions

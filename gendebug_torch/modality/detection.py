@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,15 +17,31 @@ from gendebug_torch.modality.text import TEXT
 if TYPE_CHECKING:
     import pandas as pd
 
+TABLE = "table"
+# Modality, axes and shapes by name.
+_AXES: Mapping[str, tuple[Modality, tuple[int, ...], str]] = {
+    "image": (IMAGE, (3, 4), "[n, c, h, w], [n, h, w, c] or [n, h, w]"),
+    "text": (TEXT, (2,), "[n, t] of token ids"),
+    "series": (SERIES, (3,), "[n, t, c]"),
+}
+_SMALLEST_SQUARE = 16
 # Rows described at once: the work space of a batch of large pictures stays within this many values.
 _VALUES_AT_ONCE = 2**24
 
 
-def modality_of(features: Any) -> Modality | None:
-    """The modality of inputs by shape and type; None of a table.
+def modality_of(features: Any, name: str | None = None) -> Modality | None:
+    """The modality of inputs by name, else by shape and type; None of a table.
 
-    `[n, c, h, w]` and `[n, h, w, c]` are images, `[n, t, c]` is a series, `[n, t]` of integers are
-    token ids, anything else is a table.
+    `[n, c, h, w]` and `[n, h, w, c]` are images, and so are `[n, h, w]` of uint8 or of squares from
+    16 pixels on; other `[n, t, c]` are series, `[n, t]` of int32 or int64 are token ids, and
+    anything else is a table.
+
+    Args:
+        features: inputs `[n, ...]`.
+        name: `image`, `text`, `series` or `table`; None and `auto` look at the inputs.
+
+    Raises:
+        InputError: an unknown name, or inputs of another shape than this modality has.
 
     Example:
         >>> import torch
@@ -33,12 +50,30 @@ def modality_of(features: Any) -> Modality | None:
     """
     if not isinstance(features, Tensor):
         return None
-    if features.ndim == 4 and {features.shape[1], features.shape[3]} & {1, 3, 4}:
+    if name is not None and name != "auto":
+        return _named(features, name)
+    if features.ndim == 4:
         return IMAGE
     if features.ndim == 3:
-        return SERIES
+        h, w = features.shape[1:]
+        square = h == w >= _SMALLEST_SQUARE
+        return IMAGE if square or features.dtype is torch.uint8 else SERIES
     is_tokens = features.dtype in (torch.int32, torch.int64) and features.ndim == 2
     return TEXT if is_tokens else None
+
+
+def _named(features: Tensor, name: str) -> Modality | None:
+    """The modality of this name, whose inputs have as many axes."""
+    if name == TABLE:
+        return None
+    if name not in _AXES:
+        remedy = "Leave it out to have it seen from shape and type."
+        reject("modality", f"`auto`, {', '.join(_AXES)} or {TABLE}", repr(name), remedy)
+    modality, axes, shape = _AXES[name]
+    if features.ndim not in axes:
+        got, remedy = f"shape {list(features.shape)}", "Reshape them, or name another modality."
+        reject("modality", f"inputs {shape} of `{name}`", got, remedy)
+    return modality
 
 
 def properties_of(features: Tensor, modality: Modality) -> pd.DataFrame:

@@ -24,14 +24,20 @@ REGIONS = tuple(
     for column in _COLUMNS
 )
 _TINY = 1e-8
+# Most pixels a side of the pictures that near duplicates are found by, and their largest value in
+# standard deviations.
+_KEY_SIZE = 32
+_KEY_LIMIT = 4.0
 
 
 def unit_images(batch: Tensor) -> Tensor:
     """Images as float `[n, c, h, w]`: channels first, integers scaled by the range of their type.
 
     Args:
-        batch: `[n, c, h, w]` or `[n, h, w, c]`, floats in any unit or integers.
+        batch: `[n, c, h, w]`, `[n, h, w, c]` or grey `[n, h, w]`, floats in any unit or integers.
     """
+    if batch.ndim == 3:
+        batch = batch[:, None]
     last = batch.shape[3] in (1, 3, 4) and batch.shape[1] not in (1, 3, 4)
     images = batch.movedim(3, 1) if last else batch
     if images.dtype is torch.bool or images.is_floating_point():
@@ -130,4 +136,21 @@ def _colour(images: Tensor) -> dict[str, Tensor]:
     }
 
 
-IMAGE = Modality("image", image_properties, image_changes)
+def image_key(batch: Tensor) -> Tensor:
+    """Small grey pictures `[n, h, w]` int8 with mean 0 and one contrast, for near duplicates.
+
+    They have at most 32 pixels a side.
+
+    Args:
+        batch: images as of `image_properties`.
+    """
+    light = luminance(unit_images(batch))
+    size = [min(side, _KEY_SIZE) for side in light.shape[1:]]
+    small = functional.adaptive_avg_pool2d(light[:, None], size)[:, 0]
+    centred = small - small.mean((1, 2), keepdim=True)
+    contrast = centred.square().mean((1, 2), keepdim=True).sqrt()
+    scaled = (centred / (contrast + _TINY)).nan_to_num(0.0).clamp(-_KEY_LIMIT, _KEY_LIMIT)
+    return (scaled * (127 / _KEY_LIMIT)).round().to(torch.int8)
+
+
+IMAGE = Modality("image", image_properties, image_changes, image_key)

@@ -36,8 +36,10 @@ class Modality:
         name: `image`, `text` or `series`.
         properties: batch `[n, ...]` -> properties by name, `[n]` float each, on its device.
         changes: (validation, production) batches -> what serving code may have done.
+        key: batch `[n, ...]` -> `[n, ...]` what near duplicates are found by, if there is such.
     """
 
     name: str
     properties: Callable[[Any], dict[str, Tensor]]
     changes: Callable[[Any, Any], tuple[Change, ...]]
+    key: Callable[[Tensor], Tensor] | None = None

@@ -21,9 +21,9 @@ from torch.utils.data import (
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.errors import reject
+from gendebug_torch.model.collection.unpacking import Unpack, unpacked
 
 T = TypeVar("T")
-Unpack = Callable[[Any], tuple[Any, Tensor | None]]
 
 # Rows per batch where the data has no batches of its own: enough to fill a device, in no more bytes
 # than a pinned copy may take, and halved where memory is short. Free memory is not asked for: ranks
@@ -31,29 +31,6 @@ Unpack = Callable[[Any], tuple[Any, Tensor | None]]
 _ROWS = {"cuda": 16384, "cpu": 2048}
 _BATCH_BYTES = 256 * 2**20
 _SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-
-
-def unpacked(batch: Any) -> tuple[Any, Tensor | None]:
-    """Inputs and targets of a batch that is a Tensor, `(inputs,)` or `(inputs, targets)`."""
-    if isinstance(batch, Tensor):
-        return batch, None
-    if (
-        isinstance(batch, (tuple, list))
-        and len(batch) in (1, 2)
-        and all(isinstance(part, Tensor) for part in batch)
-    ):
-        return batch[0], batch[1] if len(batch) == 2 else None
-    what = (
-        f"{type(batch).__name__} of {[type(p).__name__ for p in batch]}"
-        if isinstance(batch, (tuple, list))
-        else type(batch).__name__
-    )
-    reject(
-        "loader",
-        "batches that are a Tensor, (inputs,) or (inputs, targets)",
-        what,
-        "Pass `unpack=lambda batch: (inputs, targets)`.",
-    )
 
 
 def rows_at_once(data: Any, batch_size: int | None, device: torch.device) -> int | None:

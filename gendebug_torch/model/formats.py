@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from gendebug_torch.errors import MissingExtraError, brief, reading, reject
 
+# Files that hold a network with its weights.
+_FILES = (".onnx", ".pt", ".pt2", ".pth", ".ts")
+
 
 def import_name(name: str, argument: str) -> Any:
     """What MODULE:NAME names, importable from the current folder.
@@ -43,11 +46,16 @@ def import_name(name: str, argument: str) -> Any:
 
 
 def load_network(name: str, weights: str | None) -> Any:
-    """The network that MODULE:NAME names, or that a function there returns.
+    """The network that MODULE:NAME names, or that a function there returns, or that of a file.
 
     Raises:
-        InputError: it cannot be imported, its function breaks, or it is no network.
+        InputError: it cannot be imported or read, its function breaks, or it is no network.
     """
+    if Path(name).suffix in _FILES:
+        if weights is not None:
+            got, remedy = f"{weights} with {name}", "Leave it out; the file holds its weights."
+            reject("--weights", "a network without weights of its own", got, remedy)
+        return load_served(name, "--model")
     network = import_name(name, "--model")
     expected = "a network, or a function that returns one without arguments"
     if not isinstance(network, nn.Module) and callable(network):
@@ -227,7 +235,7 @@ def _onnx(path: str, argument: str) -> Callable[[Tensor], Tensor]:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError(
-            "an ONNX model needs ONNX Runtime: pip install gendebug_torch[onnx]"
+            "an ONNX model needs ONNX Runtime: pip install onnxruntime"
         ) from error
     with reading(path, "an ONNX model", argument, "Check the path, or export it again."):
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

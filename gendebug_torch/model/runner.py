@@ -12,25 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from gendebug_torch.data.records import Records
-from gendebug_torch.data.schema import Schema
-from gendebug_torch.data.task import IGNORED, Task, dense_outputs, row_keys, sampled_positions
 from gendebug_torch.data.times import seconds_of
 from gendebug_torch.errors import reject
 from gendebug_torch.model.batches import (
-    Unpack,
     check_order,
     copied_to_host,
     cut,
     gathered_batches,
     joined_batches,
     known_rows,
-    leaves,
     moved,
     numbered_batches,
     rows_at_once,
     rows_of,
-    unpacked,
 )
+from gendebug_torch.model.collection.callables import as_tensor, call_on_arrays
+from gendebug_torch.model.collection.unpacking import Unpack, unpacked
 from gendebug_torch.model.devices import (
     AUTOCAST,
     Precision,
@@ -47,129 +44,6 @@ Step = Callable[[Any, Tensor | None], Mapping[str, Tensor]]
 # Outputs wait on the device until this many bytes are together, so that a copy costs one wait per
 # flush, not per batch.
 _FLUSH_BYTES = 64 * 2**20
-# Logits of a dense output that are kept per row.
-_ROW_LOGITS = 2**14
-
-
-def collect(
-    model: Model,
-    loader: Any,
-    *,
-    unpack: Unpack | None = None,
-    device: str | torch.device = "auto",
-    precision: Precision = "32-true",
-    batch_size: int | None = None,
-    progress: bool = False,
-    checkpoint: str | Path | None = None,
-    every: str | float = "60s",
-    keep_features: bool = True,
-    positions: int = 64,
-    ignore_index: int | None = None,
-    name: str = "records",
-) -> Records:
-    """The outputs of a model for every row, computed once, as `Records`.
-
-    Args:
-        model: module or callable from inputs to logits, `[n]`, `[n, 1]`, `[n, k]`, or dense
-            `[n, k, ...]` with targets `[n, ...]`.
-        loader: DataLoader, iterable of batches, Tensor `[n, ...]`, or `Records` with features.
-        unpack: batch -> (inputs, targets); default: a Tensor, `(inputs,)` or `(inputs, targets)`.
-        device: `auto` takes CUDA where there is one; the model is moved back afterwards.
-        precision: as in Lightning; logits are kept in float32.
-        batch_size: rows at once for a Tensor or Records; a loader has its own.
-        progress: show a bar.
-        checkpoint: directory of shards, so that an interrupted run goes on where it stopped; it
-            answers for these rows and this model only.
-        every: time after which a shard is written, e.g. `60s`, whatever its size.
-        keep_features: keep tensor inputs of the loader as features.
-        positions: most labeled positions of a dense output that are kept of each row, drawn at
-            random; fewer from 256 classes on, so that a row takes at most 64 KB.
-        ignore_index: target of rows or positions that have no label, beside NaN and -100.
-        name: of the records.
-
-    Raises:
-        InputError: the loader yields something unknown, the model returns no such tensor, or the
-            checkpoint holds the answers of another model or for other rows.
-
-    Example:
-        >>> import torch
-        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
-        <torch._C.Generator object at ...>
-        >>> batches = [(torch.randn(4, 3), torch.tensor([0, 1, 1, 0])) for _ in range(2)]
-        >>> records = collect(torch.nn.Linear(3, 2), batches, name="validation")
-        >>> len(records), list(records.logits.shape), records.targets.tolist()
-        (8, [8, 2], [0, 1, 1, 0, 0, 1, 1, 0])
-    """
-
-    def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
-        logits = logits_of(model, inputs)
-        if targets is not None:
-            targets = targets.long() if not targets.is_floating_point() else targets
-            if ignore_index is not None:
-                targets = targets.masked_fill(targets == ignore_index, IGNORED)
-        if logits.ndim > 2:
-            stored = isinstance(loader, Records)
-            out = _sampled(logits.flatten(2) if stored else logits, inputs, targets, positions)
-        else:
-            out = {"logits": logits} | ({} if targets is None else {"targets": targets})
-        if keep_features and isinstance(inputs, Tensor) and not isinstance(loader, Records):
-            out["features"] = inputs
-        return out
-
-    rows = map_rows(
-        step,
-        loader,
-        model=model,
-        unpack=unpack,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        progress=progress,
-        checkpoint=checkpoint,
-        every=every,
-        identity=f"{positions} positions, ignored {ignore_index}",
-    )
-    if "valid" in rows:
-        rows = _trimmed(rows)
-    if isinstance(loader, Records):
-        own = (part for part in (loader.features, loader.targets) if isinstance(part, Tensor))
-        home = next((part.device for part in own), rows["logits"].device)
-        targets = loader.targets
-        if loader.task is Task.DENSE and targets is not None:
-            targets = rows["targets"].to(home)
-        rest = (loader.metadata, loader.schema, loader.name)
-        return Records(loader.features, targets, rows["logits"].to(home), *rest)
-    return Records(rows.get("features"), rows.get("targets"), rows["logits"], name=name)
-
-
-def _sampled(
-    logits: Tensor, inputs: Any, targets: Tensor | None, positions: int
-) -> dict[str, Tensor]:
-    """Some positions of dense outputs, the same whatever batch a row comes in."""
-    flat, labels = dense_outputs(logits, targets, Schema(), "loader")
-    assert flat is not None
-    keys = sum(
-        (row_keys(part) for part in leaves(inputs) if len(part) == len(flat)),
-        torch.zeros(len(flat), dtype=torch.int64, device=flat.device),
-    )
-    most = max(1, min(positions, _ROW_LOGITS // flat.shape[1]))
-    return sampled_positions(flat, labels, keys, most)
-
-
-def _trimmed(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sampled positions without those that no row has; a row with fewer has missing labels there.
-
-    Without labels a row with fewer positions repeats its own.
-    """
-    logits, targets, valid = rows["logits"], rows.get("targets"), rows["valid"]
-    counts = valid.sum(1).clamp(min=1)
-    width = int(counts.max())
-    at = torch.arange(width) % counts[:, None]
-    trimmed = {"logits": logits.gather(2, at[:, None].expand(-1, logits.shape[1], -1))}
-    if targets is not None:
-        missing = torch.nan if targets.is_floating_point() else IGNORED
-        trimmed["targets"] = targets[:, :width].masked_fill(~valid[:, :width], missing)
-    return {key: value for key, value in rows.items() if key == "features"} | trimmed
 
 
 def map_rows(
@@ -353,25 +227,31 @@ def _run_halving(
 def logits_of(model: Model, inputs: Any) -> Tensor:
     """One pass of the model: float32 logits `[n]` or `[n, k]`; a column `[n, 1]` becomes `[n]`.
 
-    A mapping is passed as keyword arguments, a tuple or list as positional ones.
+    A mapping is passed as keyword arguments, a tuple or list as positional ones. Of an output with
+    `logits`, as those of Hugging Face, these are taken. A function that cannot take tensors gets
+    arrays.
 
     Raises:
-        InputError: the model returns something else than a Tensor.
+        InputError: the model returns something else.
     """
-    positional = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-    output = model(**inputs) if isinstance(inputs, Mapping) else model(*positional)
+    positional = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    try:
+        output = model(**inputs) if isinstance(inputs, Mapping) else model(*positional)
+    except (TypeError, AttributeError):
+        if isinstance(model, nn.Module) or not all(isinstance(x, Tensor) for x in positional):
+            raise
+        output = call_on_arrays(model, positional)
+    output = as_tensor(output)
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    output = named if isinstance(named, Tensor) else output
     if not isinstance(output, Tensor):
         keys = f" with keys {sorted(output)}" if isinstance(output, Mapping) else ""
         remedy = (
-            "Wrap it in an nn.Module whose forward returns the logits, e.g. `model(x)[0]` or "
-            "`model(x).logits`; a lambda would hide its layers."
+            "Wrap it in an nn.Module whose forward returns the logits, e.g. `model(x)[0]`; a "
+            "lambda would hide its layers."
         )
-        reject(
-            "model",
-            "a model that returns a Tensor of logits",
-            f"{type(output).__name__}{keys}",
-            remedy,
-        )
+        got = f"{type(output).__name__}{keys}"
+        reject("model", "a model that returns a Tensor of logits", got, remedy)
     logits: Tensor = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
     return logits.float()
 

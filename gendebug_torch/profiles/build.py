@@ -15,7 +15,7 @@ from torch import Tensor
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.errors import reject
-from gendebug_torch.model.runner import collect
+from gendebug_torch.model.collection.collect import collect
 from gendebug_torch.profiles.profile import OPTIONAL, Profile, empty_profile
 from gendebug_torch.profiles.sources import tables_of
 from gendebug_torch.profiles.sums.columns import QUANTITY, Chunk, Column, chunk_of, column_of

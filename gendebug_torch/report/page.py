@@ -137,14 +137,10 @@ def _says_nothing(finding: Finding) -> bool:
 def _headline(
     causes: Sequence[dict[str, Any]], entries: Sequence[dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """The picture that stands beside the decision: of the first finding of a cause that has one."""
-    for cause in causes:
-        for shown in cause["findings"]:
-            anchor = shown["anchor"]
-            picture = None if anchor is None else entries[anchor]["picture"]
-            if picture is not None and picture["source"]:
-                return entries[anchor]
-    return None
+    """The finding whose picture stands beside the decision: a cause's first one that has one."""
+    shown = [entry["anchor"] for cause in causes for entry in cause["findings"]]
+    candidates = [entries[anchor] for anchor in shown if anchor is not None]
+    return next((entry for entry in candidates if (entry["picture"] or {}).get("source")), None)
 
 
 @cache

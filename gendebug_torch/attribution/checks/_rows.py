@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.attributions import Attributions
@@ -30,6 +31,19 @@ def sample_records(records: Records, rows: int, seed: int) -> Records:
         return records
     generator = torch.Generator().manual_seed(seed)
     return records.select(torch.randperm(len(records), generator=generator)[:rows].sort().values)
+
+
+def explained_rows(records: Records, rows: int) -> int:
+    """How many rows are explained: a quarter of them where each is a picture or a series.
+
+    A pass of theirs costs what hundreds of a table do; 125 rows tell 10 % from 20 %.
+
+    Args:
+        records: rows with features.
+        rows: most rows of a table.
+    """
+    features = records.features
+    return rows // 4 if isinstance(features, Tensor) and features.ndim > 2 else rows
 
 
 def inputs_only(records: Records) -> Records:
@@ -57,7 +71,8 @@ def explanation_cost(times: int, max_rows: int) -> Callable[[Mapping[str, Any]],
     """Cost of explaining the validation rows so many times with 50 steps."""
 
     def cost(given: Mapping[str, Any]) -> Cost:
-        rows = float(times * min(max_rows, len(given["validation"])))
+        validation = given["validation"]
+        rows = float(times * min(explained_rows(validation, max_rows), len(validation)))
         return Cost(backwards=50 * rows, forwards=3 * rows)
 
     return cost

@@ -33,7 +33,7 @@ _REGIONS = 45
 
 def _cost(given: Mapping[str, Any]) -> Cost:
     validation = given.get("validation")
-    if validation is None or modality_of(validation.features) is None:
+    if validation is None or modality_of(validation.features, validation.modality) is None:
         return Cost()
     rows = min(64, row_count(given, "validation", 64))
     return Cost(forwards=float(_MOST_CLASSES * 2 * _REGIONS * rows))
@@ -121,7 +121,7 @@ class _Fall:
 
 def _unfit(validation: Records, production: Records) -> str:
     """Why nothing can be judged; empty if it can."""
-    if modality_of(validation.features) is None:
+    if modality_of(validation.features, validation.modality) is None:
         return "the inputs are a table, see attribution.shortcut"
     if validation.task not in (Task.BINARY, Task.MULTICLASS):
         return "the network does not answer with one class"
@@ -193,7 +193,7 @@ def _judged(
     alpha: float,
 ) -> Finding | None:
     """The finding of a part that carries the class, if there is one."""
-    modality = modality_of(validation.features)
+    modality = modality_of(validation.features, validation.modality)
     assert modality is not None
 
     def network(inputs: Tensor) -> Tensor:

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from torch import nn
 
 from gendebug_torch.attribution.attribute import attribute
-from gendebug_torch.attribution.checks._rows import explanation_cost, inputs_only, sample_records
+from gendebug_torch.attribution.checks._rows import (
+    explained_rows,
+    explanation_cost,
+    inputs_only,
+    sample_records,
+)
 from gendebug_torch.attribution.trust.stability import Sensitivity, jitter, sensitivity
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
@@ -47,11 +52,11 @@ def attributions_are_stable_under_noise(
         limit: median relative change of the contributions that matters.
         excess: smallest ratio of that change to the noise.
         steps: steps of the integrated gradients.
-        rows: largest number of rows.
+        rows: largest number of rows of a table; of pictures and series it is a quarter.
         seed: seed of the sample and of the noise.
     """
     this = attributions_are_stable_under_noise
-    sample = inputs_only(sample_records(validation, rows, seed))
+    sample = inputs_only(sample_records(validation, explained_rows(validation, rows), seed))
     if len(sample) < 2 or not model_inputs(sample).is_floating_point():
         summary = "Fewer than two rows with floating-point features to explain."
         yield this.finding(Severity.NOTE, summary, numbers={"rows": len(sample)})

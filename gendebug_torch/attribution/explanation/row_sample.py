@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.model.batches import (
-    Unpack,
     joined_rows,
     known_rows,
     numbered_batches,
     rows_at,
-    unpacked,
 )
+from gendebug_torch.model.collection.unpacking import Unpack, unpacked
 from gendebug_torch.model.devices import world_size
 
 # Rows of a sample: as many as fit into so many bytes, within these bounds.

@@ -13,7 +13,8 @@ from gendebug_torch.attribution.compare.precision import PrecisionCheck, compare
 from gendebug_torch.attribution.explain import explain
 from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.errors import UnsupportedError
-from gendebug_torch.model.batches import Unpack, sample_rows
+from gendebug_torch.model.batches import sample_rows
+from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.evaluation import Model
 
 _ROWS = 32

@@ -9,7 +9,7 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.attribution.plots import Beeswarm
-from gendebug_torch.cli.deliver import FailOn, deliver, say
+from gendebug_torch.cli.deliver import FailOn, Format, deliver, say
 from gendebug_torch.cli.inputs import at_least, load_records, load_schema
 from gendebug_torch.model.devices import Precision, device_of
 from gendebug_torch.model.formats import load_network, load_program
@@ -34,6 +34,7 @@ def attribute(
     checkpoint: str | None = None,
     method_options: dict[str, Any] | None = None,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Attribute the output of a network to its input columns, for every row of a table.
 
@@ -59,12 +60,13 @@ def attribute(
             stopped.
         method_options: further arguments of the method.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     at_least(1, batch_size=batch_size, devices=devices)
     network = (
         load_program(model, "--model") if model.endswith(".pt2") else load_network(model, weights)
     )
-    records = load_records("validation", data, load_schema(schema), True, "--data")
+    records = load_records("validation", data, load_schema(schema), True, "--data", network)
     explained: int | str = int(target) if target.lstrip("-").isdigit() else target
     show = sys.stderr.isatty()
     # Of smaller batches the bar knows earlier how long the rest takes; a CPU is no slower by them.
@@ -91,7 +93,7 @@ def attribute(
         "How far to trust it": found.trust,
     }
     tables = {"Per feature": found.table(), "How far to trust it": found.trust.table()}
-    code = deliver(diagnosis, out, fail_on, pictures=pictures, tables=tables)
+    code = deliver(diagnosis, out, fail_on, also=also or (), pictures=pictures, tables=tables)
     found.save(Path(out) / "attributions.parquet")
     card = "\n".join([*found.trust.notes, found.trust.verdict])
     say(f"{card}\n{len(found):,} rows, {rate:,.0f} per second with the card.")

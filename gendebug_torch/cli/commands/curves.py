@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gendebug_torch as gd
-from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import option_of
 
 
@@ -15,6 +15,7 @@ def curves(
     baseline_loss: float | None = None,
     target_loss: float | None = None,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Diagnose learning curves: overfitting and from which epoch, underfitting, divergence.
 
@@ -28,6 +29,7 @@ def curves(
             converged.
         target_loss: loss of a sufficient model.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     with option_of("file"):
         learning_curves = gd.curves.LearningCurves.from_run(file, train=train, val=val)
@@ -37,6 +39,7 @@ def curves(
         diagnosis,
         out,
         fail_on,
+        also=also or (),
         pictures={"Learning curves": learning_curves},
         tables={"Learning curves": learning_curves.table()},
     )

@@ -7,9 +7,15 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.behavior.suite.suite_file import load_behavior
-from gendebug_torch.cli.arguments import PROFILE
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
-from gendebug_torch.cli.inputs import load_model, load_schema, load_side, option_of
+from gendebug_torch.cli.inputs import (
+    load_model,
+    load_schema,
+    load_side,
+    needs_schema,
+    option_of,
+    with_common_classes,
+)
 from gendebug_torch.errors import reject
 
 
@@ -30,18 +36,21 @@ def diagnose(
     fail_on: FailOn = "warn",
     also: list[Format] | None = None,
 ) -> int:
-    """Run every check that the given tables allow and write one report.
+    """Run every check that the given rows allow and write one report.
 
     Args:
         out: directory for report.html and findings.json.
-        train: table that the model was fitted on (CSV or Parquet), or a profile of it (.profile).
-        validation: table or profile that it was judged on.
-        production: table or profile that it met afterwards; its target and logits may be absent.
+        train: rows that the model was fitted on: a table (CSV or Parquet), an npz of arrays, a
+            folder of pictures with one folder for each class, MODULE:NAME of a loader, or
+            a profile (.profile).
+        validation: rows that it was judged on.
+        production: rows that it met afterwards; target and logits may be absent.
         schema: YAML file that says what the columns are (target, time, classes, logits, ...).
         curves: CSV of epoch, train_loss, val_loss and metrics, or Lightning's metrics.csv.
         behavior: suite of cases that the model must pass (*.behavior.yaml), or the saved run of
             one.
-        model: MODULE:NAME of a network, or of a function that returns one, importable from here.
+        model: MODULE:NAME of a network, or of a function that returns one, importable from here;
+            or a file: an exported program (.pt2), TorchScript (.pt, .ts) or ONNX (.onnx).
         weights: safetensors file to load into the network.
         budget: time to spend, e.g. 90s or 2m; what does not fit is listed with its cost.
         only: ids of checks or topics, e.g. shift or calibration.ece.
@@ -53,15 +62,16 @@ def diagnose(
     network = load_model(model, weights)
     columns = gd.Schema() if schema is None else load_schema(schema)
     tables = {"train": train, "validation": validation, "production": production}
-    if any(path and not path.endswith(PROFILE) for path in tables.values()) and schema is None:
+    if schema is None and any(path is not None and needs_schema(path) for path in tables.values()):
         reject(
             "--schema",
             "a YAML file that says what the columns are",
             "none",
             "Write one, e.g. `target: label`, and pass it.",
         )
+    columns = with_common_classes(columns, tables.values())
     records = {
-        name: load_side(name, path, columns, network is not None)
+        name: load_side(name, path, columns, network)
         for name, path in tables.items()
         if path is not None
     }

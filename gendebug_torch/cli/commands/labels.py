@@ -10,7 +10,7 @@ from torch import Tensor
 
 import gendebug_torch as gd
 from gendebug_torch.checks.evidence import Plottable
-from gendebug_torch.cli.deliver import FailOn, deliver, say
+from gendebug_torch.cli.deliver import FailOn, Format, deliver, say
 from gendebug_torch.cli.inputs import load_schema, load_table, option_of
 from gendebug_torch.data.files import replacing, without_controls, write_whole
 from gendebug_torch.data.sheets.sheet_files import write_sheet
@@ -30,6 +30,7 @@ def labels(
     out_of_sample: bool = False,
     seed: int = 0,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Audit the labels of a table, and write a sheet of rows for a person to review.
 
@@ -46,6 +47,7 @@ def labels(
         out_of_sample: whether the logits in the table are of models that did not see the row.
         seed: seed of the small networks that predict the labels.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     description, frame = load_schema(schema), load_table(table, "table")
     if size < 1:
@@ -82,7 +84,7 @@ def labels(
     if reviews:
         review = sum(reviews[1:], reviews[0])
         tables["Review"] = _corrected(frame, description, review, Path(out), Path(table).suffix)
-    return deliver(diagnosis, out, fail_on, tables=tables, pictures=pictures)
+    return deliver(diagnosis, out, fail_on, also=also or (), tables=tables, pictures=pictures)
 
 
 def _write_audit(

@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 import gendebug_torch as gd
-from gendebug_torch.cli.deliver import FailOn, deliver
-from gendebug_torch.cli.inputs import load_model, load_records, load_schema
+from gendebug_torch.cli.deliver import FailOn, Format, deliver
+from gendebug_torch.cli.inputs import load_model, load_records, load_schema, with_common_classes
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap
 
@@ -22,6 +22,7 @@ def leakage(
     weights: str | None = None,
     budget: str | None = None,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Find leaks: columns that contain the target, rows that splits share, fits on validation rows.
 
@@ -33,6 +34,7 @@ def leakage(
         weights: safetensors file to load into the network.
         budget: time limit, e.g. 90s or 2m.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     if len(tables) > len(_SPLITS):
         reject(
@@ -41,10 +43,10 @@ def leakage(
             str(len(tables)),
             "Pass train, then validation, then production.",
         )
-    declared = load_schema(schema)
+    declared = with_common_classes(load_schema(schema), tables)
     network = load_model(model, weights)
     records: dict[str, Any] = {
-        split: load_records(split, path, declared, network is not None, "tables")
+        split: load_records(split, path, declared, network is not None, "tables", network)
         for split, path in zip(_SPLITS, tables, strict=False)
     }
     diagnosis = gd.diagnose(
@@ -55,4 +57,4 @@ def leakage(
         for finding in diagnosis.findings
         if isinstance(finding.evidence, SplitOverlap)
     }
-    return deliver(diagnosis, out, fail_on, tables=shared)
+    return deliver(diagnosis, out, fail_on, also=also or (), tables=shared)

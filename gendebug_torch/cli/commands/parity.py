@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import gendebug_torch as gd
-from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import at_least, load_model, load_schema, load_table, option_of
 from gendebug_torch.errors import brief, reading, reject
 from gendebug_torch.leakage.checks._parity import parity_findings
@@ -33,6 +33,7 @@ def parity(
     tolerance: float | None = None,
     max_rows: int | None = None,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Compare serving with training: outputs of a served model, or features computed one by one.
 
@@ -57,6 +58,7 @@ def parity(
             by default 1e-3; of features relative to 1 + |stored|, by default 1e-6.
         max_rows: number of rows to compare; records are taken evenly spaced.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     at_least(1, max_rows=max_rows)
     at_least(0, tolerance=tolerance)
@@ -67,7 +69,8 @@ def parity(
         diagnosis = gd.Diagnosis(tuple(parity_findings(found)), context)
         differences = found.differences().astype(str)
         tables = {"Every feature": found.table(), "First differences": differences}
-        return deliver(diagnosis, out, fail_on, pictures={"Parity": found}, tables=tables)
+        extras = {"pictures": {"Parity": found}, "tables": tables}
+        return deliver(diagnosis, out, fail_on, also=also or (), **extras)
     if pipeline is not None or raw is not None or stored is not None:
         got = "options of both comparisons"
         reject("--pipeline, --raw, --stored", "none beside --served", got, "Make them one by one.")
@@ -81,7 +84,7 @@ def parity(
         only=_CHECK,
         options={_CHECK: options},
     )
-    return deliver(diagnosis, out, fail_on, title="Serving parity")
+    return deliver(diagnosis, out, fail_on, also=also or (), title="Serving parity")
 
 
 def _given(**options: str | None) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.cli.arguments import PROFILE
-from gendebug_torch.cli.deliver import FailOn, deliver
+from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import load_model, load_records, load_schema, option_of
 from gendebug_torch.shift.columns.chunks import is_large
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
@@ -27,6 +27,7 @@ def shift(
     budget: str | None = None,
     options: dict[str, dict[str, Any]] | None = None,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Compare production rows with a reference: which columns shifted, how far, and for what cause.
 
@@ -46,6 +47,7 @@ def shift(
         budget: time to spend, e.g. 90s or 2m.
         options: check id to option to value, e.g. '{"shift.ks": {"min_effect": 0.05}}'.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     known = load_schema(schema)
     sides: list[Any]
@@ -67,7 +69,8 @@ def shift(
         options=options or {},
         progress=sys.stderr.isatty(),
     )
-    return deliver(diagnosis, out, fail_on, title="Shift", **_extras(diagnosis, before, after))
+    extras = _extras(diagnosis, before, after)
+    return deliver(diagnosis, out, fail_on, also=also or (), title="Shift", **extras)
 
 
 def _profile(path: str, schema: gd.Schema, option: str) -> gd.Profile:

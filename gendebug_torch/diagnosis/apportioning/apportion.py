@@ -40,7 +40,7 @@ from gendebug_torch.diagnosis.counterfactuals.resampling import (
 from gendebug_torch.diagnosis.counterfactuals.tilts import Tilts, fit_tilts
 from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism, Side, Worlds
 from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
-from gendebug_torch.model.runner import collect
+from gendebug_torch.model.collection.collect import collect
 from gendebug_torch.shift.quality.remedies import random_folds
 
 # Labeled rows of each side, and of a class, from which there is a bill.

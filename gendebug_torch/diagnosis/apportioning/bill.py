@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gendebug_torch.checks.evidence import GOOD, LIVE, NEUTRAL, REFERENCE, axes
@@ -20,7 +20,7 @@ COLUMNS = (
     *("cause", "subject", "points", "low", "high"),
     *("remedy", "regained", "regained_low", "regained_high", "cost"),
 )
-_LONGEST = 34
+_LONGEST, _ROUNDING = 34, 1e-12
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,9 @@ def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tu
     )
     unknown = [line for line in lines if math.isnan(line.points)]
     points = total - math.fsum(line.points for line in known)
+    if known and abs(points) <= _ROUNDING * abs(total):
+        # What rounding leaves is no cause.
+        known[0], points = replace(known[0], points=known[0].points + points), 0.0
     moved = points - rest.points
     last = BillLine(UNEXPLAINED, "", points, rest.low + moved, rest.high + moved, rest.remedy)
     return (*known, *unknown, last)

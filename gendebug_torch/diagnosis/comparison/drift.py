@@ -99,7 +99,8 @@ def _classes(before: Profile, after: Profile) -> Iterator[Question]:
         return
     k = max(map(len, sides))
     counts = [torch.nn.functional.pad(side, (0, k - len(side))) for side in sides]
-    test = CategoryShift("class", tuple(map(str, range(k))), *counts)
+    names = tuple(map(str, range(k)))
+    test = CategoryShift("class", names, counts[0], counts[1])
     yield Question("class shares", test.effect, test.p_value, _SHARES, Cause.LABEL_SHIFT)
 
 

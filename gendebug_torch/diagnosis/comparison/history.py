@@ -121,7 +121,8 @@ def _read(paths: Sequence[Path], load: Any) -> tuple[dict[str, Any], list[str]]:
 
 def _of_profiles(profiles: Mapping[str, Profile], broken: list[str], alpha: float) -> History:
     (first, reference), *later = profiles.items()
-    rows, findings = [_step(first, reference, None, 0.0)], []
+    rows = [_step(first, reference, None, 0.0)]
+    findings: list[Finding] = []
     for at, (name, live) in enumerate(later, 1):
         level = alpha / (at * (at + 1))
         question = most_significant(drift_questions(reference, live), level)

@@ -69,6 +69,7 @@ def paired_accuracy(
         effect: variance over that of independent rows, at least 1.
 
     Example:
+        >>> import torch
         >>> right = torch.arange(200) % 10 > 0
         >>> change = paired_accuracy("accuracy", right, right & (torch.arange(200) >= 20))
         >>> round(change.after - change.before, 3), change.p_value < 0.001
@@ -141,4 +142,5 @@ def paired_area(
     p_value = float(2 * norm.sf(abs(change) / error)) if error > 0 else 1.0
     half = 1.96 * error
     bounds = change - half, change + half
-    return PairedChange(question, *areas.tolist(), *bounds, p_value, len(positive))
+    values = float(areas[0]), float(areas[1])
+    return PairedChange(question, *values, *bounds, p_value, len(positive))

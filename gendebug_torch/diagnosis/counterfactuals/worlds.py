@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from gendebug_torch.errors import NO_DEADLINE, Deadline
 
 # Values of one matrix of weights in memory.
 _AT_ONCE = 2**22
+# Mechanisms that act, those whose region is taken from production, and whether rows of validation
+# get what production's outputs have besides those of the network.
+_World: TypeAlias = tuple[frozenset[int], frozenset[int], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +108,7 @@ class Worlds:
         for start in range(0, count, step):
             columns = slice(start, min(count, start + step))
             ratios = self._ratios(columns)
-            known: dict[tuple[frozenset[int], frozenset[int]], Tensor] = {}
+            known: dict[_World, Tensor] = {}
             parts.append(
                 torch.stack([self._extrapolated(world, columns, ratios, known) for world in worlds])
             )
@@ -123,31 +126,30 @@ class Worlds:
         world: frozenset[int],
         columns: slice,
         ratios: dict[int, tuple[Tensor, Tensor]],
-        known: dict[tuple[frozenset[int], frozenset[int]], Tensor],
+        known: dict[_World, Tensor],
     ) -> Tensor:
         """Quality of a world; by differences in validation for what cannot be undone."""
 
-        def value(acting: frozenset[int], regions: frozenset[int]) -> Tensor:
-            if (acting, regions) not in known:
+        def value(acting: frozenset[int], regions: frozenset[int], served: bool = False) -> Tensor:
+            key = acting, regions, served
+            if key not in known:
                 self.deadline.check()
-                known[acting, regions] = self._quality(acting, regions, columns, ratios)
-            return known[acting, regions]
+                known[key] = self._quality(key, columns, ratios)
+            return known[key]
 
         regions = frozenset(i for i in world if self.mechanisms[i].region is not None)
         fixed = frozenset(i for i, one in enumerate(self.mechanisms) if not one.undoable)
         if not regions or fixed <= world:
             return value(world, regions)
         none: frozenset[int] = frozenset()
-        return value(world | fixed, regions) + value(world, none) - value(world | fixed, none)
+        changed = value(world, none, True) - value(world | fixed, none, True)
+        return value(world | fixed, regions) + changed
 
     def _quality(
-        self,
-        acting: frozenset[int],
-        regions: frozenset[int],
-        columns: slice,
-        ratios: dict[int, tuple[Tensor, Tensor]],
+        self, world: _World, columns: slice, ratios: dict[int, tuple[Tensor, Tensor]]
     ) -> Tensor:
         """Quality of rows of validation, and of production in the regions."""
+        acting, regions, served = world
         n, m = len(self.validation.logits), len(self.production.logits)
         absent = frozenset(range(len(self.mechanisms))) - acting
         weights = self.validation.weights[:, columns]
@@ -156,6 +158,7 @@ class Worlds:
             weights = weights if leaked is None else weights * ~leaked[:, None]
         weights = _weighted(weights, [ratios[i][0] for i in acting if i in ratios])
         logits = self._logits("apply", acting)
+        logits = self._as_served(logits) if served else logits
         if not regions:
             return self.metric.points(logits, self.validation.targets, weights)
         live = self.production.weights[:, columns]
@@ -166,6 +169,16 @@ class Worlds:
         targets = torch.cat([self.validation.targets[old], self.production.targets[new]])
         both = torch.cat([logits[old], self._logits("undo", absent)[new]])
         return self.metric.points(both, targets, joined)
+
+    def _as_served(self, logits: Tensor) -> Tensor:
+        """Outputs for validation with what production's have besides, of rows drawn at random."""
+        if self.residual is None:
+            return logits
+        generator = torch.Generator().manual_seed(0)
+        return (
+            logits
+            + self.residual[torch.randint(len(self.residual), (len(logits),), generator=generator)]
+        )
 
     def _rows(self, regions: frozenset[int]) -> tuple[Tensor, Tensor]:
         """Rows of validation outside of the regions, and of production in them."""

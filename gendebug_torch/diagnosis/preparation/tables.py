@@ -12,25 +12,25 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.rows import named
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
+from gendebug_torch.model.collection.callables import as_model
 
 
 def validated(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The records, each under the name of its split unless it has one."""
+    """The model as a function, and the records, each under the name of its split."""
     for name in ("train", "validation", "production"):
         if given[name] is not None and not isinstance(given[name], Records):
             remedy = "Build them with Records.from_frame, collect(model, loader) or profile(rows)."
             reject(name, "Records or a Profile", type(given[name]).__name__, remedy)
-    if given["model"] is not None and not callable(given["model"]):
-        remedy = "Pass the network itself, not its weights."
-        reject("model", "a module or a callable", type(given["model"]).__name__, remedy)
+    model = None if given["model"] is None else as_model(given["model"])
     if given.get("served") is not None and not callable(given["served"]):
         remedy = "Load it first, e.g. with torch.jit.load or torch.export.load(...).module()."
         reject("served", "a module or a callable", type(given["served"]).__name__, remedy)
-    sources = ("train", "validation", "production", "curves", "behavior")
+    sources = ("train", "validation", "production", "curves", "network", "behavior")
     if all(given[name] is None for name in sources):
-        remedy = "Pass the records, curves or suite to inspect."
+        remedy = "Pass the records, curves, training or suite to inspect."
         reject(", ".join(sources), "at least one of them", "none", remedy)
-    return {name: named(given[name], name) for name in ("train", "validation", "production")}
+    splits = ("train", "validation", "production")
+    return {"model": model} | {name: named(given[name], name) for name in splits}
 
 
 def fed_by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Records]:

@@ -7,10 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.modality.detection import modality_of, properties_of
+from gendebug_torch.modality.parts import key_of_parts, parts_of
 from gendebug_torch.modality.strings import text_columns, with_text_properties
+
+SPLITS = ("train", "validation", "production")
+# Bytes of inputs that are read again for checks that feed the model rows.
+_READ_BYTES = 256 * 2**20
 
 
 def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
@@ -22,18 +29,89 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
         given: inputs of `diagnose` by name.
     """
     described = {}
-    for name in ("train", "validation", "production"):
+    for name in SPLITS:
         records = given[name]
-        modality = None if records is None else modality_of(records.features)
-        if modality is not None and len(records):
+        if records is None or not len(records):
+            continue
+        if records.properties is not None:
+            table = _with_texts(_beside(records.features, records.properties), records)
+            described[name] = replace(_with_keys(records), features=table)
+        elif (modality := modality_of(records.features, records.modality)) is not None:
             table = properties_of(records.features, modality)
-            described[name] = replace(records, features=_with_texts(table, records))
-        elif records is not None and isinstance(records.features, pd.DataFrame):
+            words = _with_texts(table, records)
+            described[name] = replace(_with_keys(records), features=words, properties=table)
+        elif isinstance(records.features, pd.DataFrame):
             texts = text_columns(records.features)
             if texts:
                 table = with_text_properties(records.features, texts)
                 described[name] = replace(records, features=table)
     return described
+
+
+def with_inputs(given: Mapping[str, Any]) -> dict[str, Records]:
+    """Records with the inputs that were not kept, read again, for checks that feed the model.
+
+    Of many rows as many are drawn as fit into 256 MiB. Inputs of several parts stay out.
+
+    Args:
+        given: inputs of `diagnose` by name.
+    """
+    filled: dict[str, Records] = {}
+    if given["model"] is None:
+        return filled
+    for name in SPLITS:
+        records = given[name]
+        if records is None or records.features is not None or records.origin is None:
+            continue
+        single = records.select([0]).origin.inputs() if len(records) else None
+        if not isinstance(single, Tensor):
+            continue
+        rows = max(1, _READ_BYTES // max(1, single.nbytes))
+        sample = records
+        if rows < len(records):
+            generator = torch.Generator().manual_seed(0)
+            drawn = torch.randperm(len(records), generator=generator)[:rows].sort().values
+            sample = records.select(drawn)
+        assert sample.origin is not None
+        filled[name] = replace(sample, features=sample.origin.inputs())
+    return filled
+
+
+def kind_of_inputs(given: Mapping[str, Any]) -> dict[str, str]:
+    """What the inputs are taken for, e.g. `image, 3 x 32 x 32, uint8`; nothing of tables.
+
+    Args:
+        given: inputs of `diagnose` by name.
+    """
+    for records in (given[name] for name in SPLITS):
+        if records is None:
+            continue
+        features = records.features
+        modality = modality_of(features, records.modality)
+        if modality is None or not isinstance(features, Tensor):
+            kinds = [] if records.modality in (None, "table") else [records.modality]
+        else:
+            size = " x ".join(map(str, features.shape[1:]))
+            kinds = [modality.name, size, str(features.dtype).removeprefix("torch.")]
+        if kinds:
+            return {"inputs": ", ".join(kinds)}
+    return {}
+
+
+def _beside(features: Any, properties: pd.DataFrame) -> pd.DataFrame:
+    """Properties, behind the columns of a table where the features are one."""
+    if not isinstance(features, pd.DataFrame):
+        return properties
+    new = properties[[name for name in properties if name not in features]]
+    return pd.concat([features.reset_index(drop=True), new.reset_index(drop=True)], axis=1)
+
+
+def _with_keys(records: Records) -> Records:
+    """The records with what near duplicates are found by, where their inputs are there."""
+    if records.keys is not None or not isinstance(records.features, Tensor):
+        return records
+    parts = parts_of(records.features, records.modality or "auto")
+    return replace(records, keys=key_of_parts(records.features, parts))
 
 
 def _with_texts(table: pd.DataFrame, records: Records) -> pd.DataFrame:

@@ -22,8 +22,8 @@ from gendebug_torch.leakage.columns.column_ablation import (
     target_columns,
 )
 from gendebug_torch.leakage.columns.column_codes import Features
+from gendebug_torch.model.collection.collect import collect
 from gendebug_torch.model.evaluation import Model
-from gendebug_torch.model.runner import collect
 
 _MIN_ROWS = 20
 

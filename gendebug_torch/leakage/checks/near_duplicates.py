@@ -21,6 +21,7 @@ from gendebug_torch.leakage.checks._splits import (
     without_effect,
 )
 from gendebug_torch.leakage.columns.column_codes import Features, column_names
+from gendebug_torch.leakage.pictures.near_duplicate_images import IMAGES, near_duplicate_images
 from gendebug_torch.leakage.splits.near_duplicate_rows import near_duplicate_rows
 from gendebug_torch.leakage.splits.near_duplicate_texts import near_duplicate_texts
 from gendebug_torch.leakage.splits.near_duplicates import TEXTS, NearDuplicates
@@ -51,10 +52,13 @@ def splits_share_no_near_duplicates(
 
     Texts count from a Jaccard similarity of their shingles, rows of numbers if the nearest training
     row is much closer than the sixth nearest; in few dimensions that occurs by itself, and its
-    expected share is stated. Identical rows are left to `leakage.duplicates`.
+    expected share is stated. Pictures are compared as small grey ones and by the embedding, shifted
+    and zoomed to fit: noise, another encoding, a shift or a crop hide no copy. Identical rows
+    are left to `leakage.duplicates`.
 
     Source: Broder (1997), SEQUENCES, for texts; Facco et al. (2017), Sci. Rep. 7:12140, for
-    distances; Barz and Denzler (2020), J. Imaging 6:41, on near duplicates across splits.
+    distances; Barz and Denzler (2020), J. Imaging 6:41, on near duplicates across splits; Zauner
+    (2010), for perceptual keys of pictures.
 
     Args:
         train: records with features.
@@ -71,6 +75,9 @@ def splits_share_no_near_duplicates(
         text = f"No rows to compare: {len(train)} training and {len(validation)} validation rows."
         yield this.finding(Severity.NOTE, text, numbers={"n": len(train)})
         return
+    if train.keys is not None and validation.keys is not None:
+        yield _near_finding(_near_images(train, validation, max_rows, seed), validation, min_share)
+        return
     assert train.features is not None
     assert validation.features is not None
     texts = _text_columns(train.features, validation.features)
@@ -84,6 +91,19 @@ def splits_share_no_near_duplicates(
             rows, other, threshold=max_distance, max_rows=max_rows, seed=seed
         )
         yield _near_finding(found, validation, min_share)
+
+
+def _near_images(train: Records, validation: Records, rows: int, seed: int) -> NearDuplicates:
+    """Near duplicates among pictures, by their keys and by the embedding of one network."""
+    assert train.keys is not None
+    assert validation.keys is not None
+    own, other = train.embedding, validation.embedding
+    both = None if own is None or other is None else (own, other)
+    if both is not None and both[0].shape[1] != both[1].shape[1]:
+        both = None
+    return near_duplicate_images(
+        train.keys, validation.keys, embeddings=both, max_rows=rows, seed=seed
+    )
 
 
 def _text_columns(train: Features, validation: Features) -> list[Any]:
@@ -130,6 +150,8 @@ def _near_finding(found: NearDuplicates, validation: Records, min_share: float) 
     definition = (
         f"a Jaccard similarity of at least {found.threshold:g}"
         if found.kind == TEXTS
+        else f"a distance after alignment of at most {found.threshold:.0%} of that to the sixth"
+        if found.kind == IMAGES
         else f"a distance of at most {found.threshold:.0%} of that to the sixth nearest row"
     )
     text = (

@@ -27,7 +27,7 @@ class NearDuplicates:
     """Validation rows that are nearly equal to a training row.
 
     Args:
-        kind: `texts` or `rows of numbers`.
+        kind: `texts`, `images` or `rows of numbers`.
         threshold: Jaccard similarity from which texts are near duplicates, or ratio of the
             distances to the nearest and the sixth nearest training row up to which rows are.
         values: that similarity or ratio of each row that was compared, `[q]` float64.

@@ -29,15 +29,18 @@ def image_changes(validation: Tensor, production: Tensor) -> tuple[Change, ...]:
         validation: images `[n, c, h, w]` or `[n, h, w, c]`, of any type.
         production: images of the same shape of row.
     """
-    last = validation.shape[3] in (1, 3, 4) and validation.shape[1] not in (1, 3, 4)
+    grey = validation.ndim == 3
+    last = not grey and validation.shape[3] in (1, 3, 4) and validation.shape[1] not in (1, 3, 4)
 
     def channels_first(images: Tensor) -> Tensor:
+        images = images[:, None] if grey else images
         return (images.movedim(3, 1) if last else images).float()
 
     def fitting_the_batch(apply: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def changed(batch: Tensor) -> Tensor:
             images = apply(channels_first(batch))
             images = images.movedim(1, 3) if last else images
+            images = images[:, 0] if grey else images
             if batch.dtype.is_floating_point:
                 return images.to(batch.dtype)
             limits = torch.iinfo(batch.dtype)

@@ -201,7 +201,8 @@ def hashed(chunk: Chunk, name: str) -> Integers:
     """
     numbers = chunk.numbers.get(name)
     if numbers is not None:
-        return np.where(np.isnan(numbers), _MISSING, (numbers + 0.0).view(np.int64))
+        bits: Integers = np.where(np.isnan(numbers), _MISSING, (numbers + 0.0).view(np.int64))
+        return bits
     import pandas as pd
     import pyarrow as pa
     from pyarrow import types
@@ -216,7 +217,8 @@ def hashed(chunk: Chunk, name: str) -> Integers:
     values = np.array([str(value) for value in codes.dictionary.to_pylist()], dtype=object)
     words = pd.util.hash_array(values, categorize=False).view(np.int64)
     index = codes.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
-    return np.append(words, _MISSING)[index]
+    found: Integers = np.append(words, _MISSING)[index]
+    return found
 
 
 def _is_number(kind: Any) -> bool:

@@ -141,8 +141,9 @@ def sketch_tensors(name: str, part: Sketch) -> dict[str, Tensor]:
 
 def sketch_of(tensors: Mapping[str, Tensor], name: str, level: int) -> Sketch:
     """The inverse of `sketch_tensors`."""
-    keys = ("keys", "counts", "low", "high")
-    return Sketch(*(tensors[f"{name}.{key}"].numpy() for key in keys), level=int(level))
+    parts = (tensors[f"{name}.{key}"].numpy() for key in ("keys", "counts", "low", "high"))
+    keys, counts, low, high = parts
+    return Sketch(keys, counts, low, high, int(level))
 
 
 def _scores(records: Records) -> dict[str, Sketch] | None:

@@ -62,7 +62,8 @@ class Sketch:
         parts = [coarser(side, level) for side in (self, other)]
         joined = [np.concatenate(pair) for pair in zip(*map(_arrays, parts), strict=True)]
         order = np.argsort(joined[0], kind="stable")
-        return _fitted(_grouped(*(array[order] for array in joined), level=level))
+        keys, counts, low, high = (array[order] for array in joined)
+        return _fitted(_grouped(keys, counts, low, high, level))
 
     def quantiles(self, size: int) -> Floats:
         """Evenly spaced quantiles, `[min(n, size)]` ascending: all values where they are few.
@@ -83,7 +84,8 @@ class Sketch:
         with np.errstate(invalid="ignore", over="ignore"):
             between = low + (high - low) * share
         inside = np.isfinite(between)
-        return np.where((low < high) & inside, between, low)
+        found: Floats = np.where((low < high) & inside, between, low)
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,10 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Cost, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.errors import InputError
+from gendebug_torch.errors import NO_DEADLINE, Deadline, InputError
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._columns import no_reference
+from gendebug_torch.shift.checks._embedding import embedding_findings
 from gendebug_torch.shift.columns.shared_columns import column_count
 from gendebug_torch.shift.columns.shared_tables import shared_tables
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
@@ -34,8 +35,11 @@ _MAX_ROWS = 20_000
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
-    count = column_count(given.get("production"))
-    return Cost(elements=5000.0 * (96.0 + count) ** 2 + 3e7 if count <= 300 else 1e6)
+    production = given.get("production")
+    count = column_count(production)
+    columns = 5000.0 * (96.0 + count) ** 2 + 3e7 if count <= 300 else 1e6
+    has_embedding = production is not None and production.embedding is not None
+    return Cost(elements=columns + has_embedding * 1.2e8)
 
 
 @check(
@@ -50,6 +54,7 @@ def columns_relate_as_before(
     validation: Records | None = None,
     train: Records | None = None,
     change_kinds: Deferred[ChangeKinds | None] = NOTHING,
+    deadline: Deadline = NO_DEADLINE,
     *,
     alpha: float = 0.002,
     min_auc: float = 0.55,
@@ -60,7 +65,9 @@ def columns_relate_as_before(
 
     Training is the reference without validation. Rows in time (`schema.time`) are permuted in
     blocks, so that autocorrelated rows fake no shift. Where a column fluctuates more slowly than a
-    block lasts, production differs, but maybe only because of this fluctuation: that warns.
+    block lasts, production differs, but maybe only because of this fluctuation: that warns. Where
+    the records have an embedding, its principal components are tested as well, of rows with the
+    class shares of production where labels are there, and the most telling rows are listed.
 
     Source: Lopez-Paz and Oquab (2017), ICLR, arXiv:1610.06545; Fisher (1921), Metron 1:3; Carlstein
     (1986), Ann. Stat. 14:1171; Holm (1979) over both tests.
@@ -70,7 +77,8 @@ def columns_relate_as_before(
         validation: reference, if it has features.
         train: reference otherwise.
         change_kinds: kinds of change, derived; used where production differs.
-        alpha: chance of any false alarm over both tests.
+        deadline: end of the time.
+        alpha: chance of any false alarm over both tests of the columns, and of the embedding.
         min_auc: smallest AUC that matters.
         min_correlation: smallest change of a correlation that matters.
         most_columns: number of features beyond which nothing is judged.
@@ -80,34 +88,50 @@ def columns_relate_as_before(
     if reference is None or reference.features is None:
         yield no_reference(this)
         return
-    d = column_count(production)
     block = permutation_block(reference, production)
+    limits = {"alpha": alpha, "min_auc": min_auc}
+    yield from embedding_findings(
+        this, production, reference, block=block, fail_auc=_FAIL_AUC, **limits
+    )
+    least = alpha, min_auc, min_correlation
+    sides = production, reference
+    yield _column_finding(sides, change_kinds, block, least, most_columns, deadline)
+
+
+def _column_finding(
+    sides: tuple[Records, Records],
+    change_kinds: Deferred[ChangeKinds | None],
+    block: int,
+    least: tuple[float, float, float],
+    most_columns: int,
+    deadline: Deadline,
+) -> Finding:
+    """Whether the columns differ together, or how they relate, in production and its reference."""
+    production, reference = sides
+    this, d = columns_relate_as_before, column_count(production)
     columns = None
     if d <= most_columns:
         live, before = (_thinned(side, block, i) for i, side in enumerate((production, reference)))
         columns = shared_tables(live, before)
     if columns is None or not len(columns.reference.columns):
         reason = f"more than {most_columns} columns" if d > most_columns else "no shared columns"
-        yield this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"columns": d})
-        return
-    sides, coded = (columns.reference, columns.production), columns.categorical
+        return this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"columns": d})
+    tables, coded = (columns.reference, columns.production), columns.categorical
     try:
-        shift = joint_shift(*sides, categorical=coded, block=block)
+        shift = joint_shift(*tables, categorical=coded, block=block, deadline=deadline)
     except InputError as error:
-        numbers = {"n": len(sides[0]), "m": len(sides[1])}
-        yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers=numbers)
-        return
+        numbers = {"n": len(tables[0]), "m": len(tables[1])}
+        return this.finding(Severity.NOTE, f"Not judged: {error}", numbers=numbers)
     result = _Result.of(shift)
-    classifier, pair = result.differences(alpha, min_auc, min_correlation)
+    classifier, pair = result.differences(*least)
     text = result.text(classifier=classifier, pair=pair)
     if classifier or pair:
         concerned = result.concerned(classifier=classifier, pair=pair)
-        slow = [] if block == 1 else slow_columns(*sides, block, categorical=coded)
+        slow = [] if block == 1 else slow_columns(*tables, block, categorical=coded)
         slow = [name for name in slow if name in concerned]
-        yield _difference_finding(result, text, slow, change_kinds())
-    else:
-        text = f"Columns relate as before: {text}."
-        yield this.finding(Severity.OK, text, numbers=result.numbers, evidence=shift)
+        return _difference_finding(result, text, slow, change_kinds())
+    text = f"Columns relate as before: {text}."
+    return this.finding(Severity.OK, text, numbers=result.numbers, evidence=shift)
 
 
 def _thinned(records: Records, block: int, seed: int) -> Records:

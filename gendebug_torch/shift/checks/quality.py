@@ -16,6 +16,7 @@ from gendebug_torch.shift.quality.quality_change import (
     QualityChange,
     quality_change,
 )
+from gendebug_torch.shift.quality.wrong_class import WrongClass, wrong_class
 
 # Causes of a fall of the accuracy that the remedy of the same name wins back.
 _RESTORED = {"move_threshold": Cause.THRESHOLD, "recalibrate": Cause.MISCALIBRATION}
@@ -83,13 +84,14 @@ def quality_is_that_of_validation(
         text = f"Quality did not fall beyond its interval: {metrics}."
         yield this.finding(Severity.OK, text, numbers=_numbers(found), evidence=found)
         return
-    yield _fallen_finding(found)
+    yield _fallen_finding(found, wrong_class(validation, production))
 
 
-def _fallen_finding(found: QualityChange) -> Finding:
+def _fallen_finding(found: QualityChange, became: WrongClass | None) -> Finding:
     first = found.principal
     restoring = next((name for name in _RESTORED if found.restored_by(name)), None)
     text = f"Quality fell: {'; '.join(map(str, found.fallen))}.{_parts_text(found)}"
+    text += "" if became is None else f" Most of all, {became}."
     trial = None if restoring is None else found.remedy(restoring)
     if trial is not None:
         remedy = f"{trial.sentence} That restores it; {trial.lost:.3f} was lost."
@@ -101,10 +103,15 @@ def _fallen_finding(found: QualityChange) -> Finding:
         Severity.FAIL if first.relative_fall > HELD else Severity.WARN,
         text,
         cause=None if restoring is None else _RESTORED[restoring],
-        numbers=_numbers(found),
+        numbers=_numbers(found) | ({} if became is None else _became(became)),
         remedy=remedy,
         evidence=found,
     )
+
+
+def _became(found: WrongClass) -> dict[str, Any]:
+    shares = [found.before, found.after]
+    return {"true_class": found.true, "called": found.called, "called_shares": shares}
 
 
 def _parts_text(found: QualityChange) -> str:

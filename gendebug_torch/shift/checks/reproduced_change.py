@@ -32,7 +32,7 @@ _RUNS = 8
 
 def _cost(given: Mapping[str, Any]) -> Cost:
     validation = given.get("validation")
-    if validation is None or modality_of(validation.features) is None:
+    if validation is None or modality_of(validation.features, validation.modality) is None:
         return Cost()
     rows = min(len(validation), 800)
     return Cost(forwards=rows * _RUNS / 2, elements=300.0 * rows * validation.features[0].numel())
@@ -122,7 +122,7 @@ def _reproduction(model: Model, sides: Sequence[Records], modality: Modality) ->
 def _unfit(validation: Records, production: Records) -> tuple[str, Modality | None]:
     """Why nothing can be judged, or the modality of the inputs."""
     sides = (validation.features, production.features)
-    modality = modality_of(sides[0])
+    modality = modality_of(sides[0], validation.modality)
     if all(isinstance(side, pd.DataFrame) and text_columns(side) for side in sides):
         modality = STRINGS
     elif modality is None or not isinstance(sides[1], Tensor):

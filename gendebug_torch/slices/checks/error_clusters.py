@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,29 +20,35 @@ from gendebug_torch.slices.clusters.error_clusters import ErrorClusters, error_c
 from gendebug_torch.slices.search.error_events import errors_by_prediction
 from gendebug_torch.slices.search.row_losses import RowLosses
 from gendebug_torch.slices.statistics.correction import correction_gain
+from gendebug_torch.stats.embeddings.projection import principal_components
 from gendebug_torch.stats.intervals import wilson_interval
 
 _MIN_ERRORS = 10
 # Standard errors by which the gain of a correction must exceed zero.
 _Z = 3.1
+# Directions of an embedding in which errors are clustered, and the share of its variance.
+_COMPONENTS = 12
+_VARIANCE = 0.9
+_SHOWN_ROWS = 20
 
 
-def _cells(records: Records) -> int:
-    """Number of values among the features, of a table or a tensor."""
-    return 0 if records.features is None else math.prod(records.features.shape)
+def _elements(records: Any) -> float:
+    """Operations for one side: so many for each value of the features and the outputs."""
+    if not isinstance(records, Records) or records.features is None or records.logits is None:
+        return 0.0
+    return 300.0 * (records.logits.numel() + math.prod(records.features.shape))
 
 
 @check(
     "slices.error_clusters",
     cause=Cause.SUBGROUP_FAILURE,
     needs=("validation.logits", "validation.targets", "validation.features"),
-    cost=lambda given: Cost(
-        elements=300.0 * (given["validation"].logits.numel() + _cells(given["validation"]))
-    ),
+    cost=lambda given: Cost(elements=sum(map(_elements, given.values()))),
     partial_labels=True,
 )
 def errors_are_spread(
     validation: Records,
+    production: Records | None = None,
     *,
     clusters: int = 8,
     min_share: float = 0.25,
@@ -57,13 +64,17 @@ def errors_are_spread(
     k-means on the errors of one half; errors and correct rows of the other half are counted in the
     same regions. Of quantities and of several labels the errors are the 5 % of the rows with the
     largest loss for their prediction; a region of quantities is reported only if a correction
-    fitted to its rows takes off much of its squared error: else it may be noise.
+    fitted to its rows takes off much of its squared error: else it may be noise. Where records have
+    the network's embedding, its principal components are clustered and properties describe the
+    regions. Where only the errors of labeled production cluster, that is a note: other checks say
+    what changed.
 
     Source: Arthur and Vassilvitskii (2007), SODA; d'Eon et al. (2022), The Spotlight,
     arXiv:2107.00758, for the question.
 
     Args:
         validation: labeled records with logits and numeric features.
+        production: the same.
         clusters: most clusters of errors.
         min_share: smallest share of all errors in one cluster that matters.
         min_concentration: smallest ratio of its share of the errors to its share of the correct
@@ -75,34 +86,76 @@ def errors_are_spread(
         threshold: threshold on the probability of a binary model.
         seed: seed of the halves and the clustering.
     """
+    limits = _Limits(clusters, min_share, min_concentration, min_lift, alpha, min_gain, seed)
+    yield _side_finding(validation, limits, threshold)
+    if production is None or production.features is None or production.targets is None:
+        return
+    after = _side_finding(production, limits, threshold)
+    if after.severity.level > Severity.NOTE.level:
+        numbers = {key: value for key, value in after.numbers.items() if key != LARGEST_SHARE}
+        text = f"In {production.name}: {after.summary}"
+        yield replace(after, severity=Severity.NOTE, summary=text, numbers=numbers)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Options of the check that say which cluster fails."""
+
+    clusters: int
+    min_share: float
+    min_concentration: float
+    min_lift: float
+    alpha: float
+    min_gain: float
+    seed: int
+
+    def failing(self, found: ErrorClusters) -> list[int]:
+        """Clusters with enough errors, concentrated and beyond what the confidence implies."""
+        small = found.log_p <= math.log(self.alpha / len(found.descriptions))
+        fails = (
+            (found.share >= self.min_share)
+            & (found.concentration >= self.min_concentration)
+            & (found.lift >= self.min_lift)
+            & small
+        )
+        return [int(i) for i in fails.nonzero()[:, 0]]
+
+
+def _side_finding(records: Records, limits: _Limits, threshold: float) -> Finding:
+    """Whether the errors of one side cluster."""
     this = errors_are_spread
-    names, values = numeric_features(validation)
-    outputs = class_outputs(validation)
-    losses = row_losses(validation)
+    names, described = numeric_features(records)
+    outputs, losses = class_outputs(records), row_losses(records)
     rows, error, expected = _errors(outputs, losses, threshold)
     count = int(error.sum())
     if not names or count < _MIN_ERRORS or count == len(error):
         text = f"{count} errors are too few to form clusters."
         if outputs is None and losses is None:
             text = "Not judged: the targets do not fit the outputs of the model."
-        yield this.finding(Severity.OK, text, numbers={"errors": count})
-        return
-    inputs = values.cpu()[rows]
+        return this.finding(Severity.OK, text, numbers={"errors": count})
+    words = described.cpu()[rows]
+    inputs = words if records.embedding is None else _directions(records.embedding.cpu()[rows])
     found = error_clusters(
-        inputs, error, expected=expected, names=names, clusters=clusters, seed=seed
+        inputs,
+        error,
+        expected=expected,
+        names=names,
+        described=words,
+        clusters=limits.clusters,
+        seed=limits.seed,
     )
-    failing = (
-        (found.share >= min_share)
-        & (found.concentration >= min_concentration)
-        & (found.lift >= min_lift)
-        & (found.log_p <= math.log(alpha / len(found.descriptions)))
-    ).nonzero()[:, 0]
-    for i in failing.tolist():
-        gain = _gain(losses, inputs, found.assignment == i, seed)
-        if gain is None or gain >= min_gain:
-            yield _failing_cluster(this, found, i, losses, gain)
-            return
-    yield _no_failing_cluster(this, found, losses)
+    for i in limits.failing(found):
+        gain = _gain(losses, inputs, found.assignment == i, limits.seed)
+        if gain is None or gain >= limits.min_gain:
+            shown = rows[error & (found.assignment == i)][:_SHOWN_ROWS].tolist()
+            return _failing_cluster(this, found, i, losses, gain, shown)
+    return _no_failing_cluster(this, found, losses)
+
+
+def _directions(embedding: Tensor) -> Tensor:
+    """The principal components that most of an embedding varies along, on one scale."""
+    (found,) = principal_components([embedding], _COMPONENTS, share=_VARIANCE)
+    return found
 
 
 def _errors(
@@ -169,10 +222,15 @@ def _no_failing_cluster(this: Check, found: ErrorClusters, losses: RowLosses | N
 
 
 def _failing_cluster(
-    this: Check, found: ErrorClusters, i: int, losses: RowLosses | None, gain: float | None
+    this: Check,
+    found: ErrorClusters,
+    i: int,
+    losses: RowLosses | None,
+    gain: float | None,
+    shown: list[int],
 ) -> Finding:
     """The failing cluster with the most errors."""
-    numbers, region = _numbers(found, i), found.descriptions[i]
+    numbers, region = _numbers(found, i) | {"error_rows": shown}, found.descriptions[i]
     low, high = numbers["interval"]
     rows = int(found.errors[i] + found.correct[i])
     rate, expected = int(found.errors[i]) / rows, float(found.expected[i]) / rows

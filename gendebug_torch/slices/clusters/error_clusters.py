@@ -130,6 +130,7 @@ def error_clusters(
     *,
     expected: Tensor | None = None,
     names: Sequence[str] = (),
+    described: Tensor | None = None,
     clusters: int = 8,
     seed: int = 0,
 ) -> ErrorClusters:
@@ -147,7 +148,8 @@ def error_clusters(
         error: whether each row is an error, `[n]` bool.
         expected: error rate that the model's confidence implies, `[n]` float in [0, 1]; default the
             rate of all rows.
-        names: names of the features, d.
+        names: names of the features, or of the columns of `described`.
+        described: columns by which clusters are described, `[n, p]` float; default the features.
         clusters: most clusters.
         seed: seed of the halves and the clustering.
 
@@ -175,8 +177,9 @@ def error_clusters(
         1, assignment[counting], moments
     )
     variance = spread * (1 - spread / spread.sum().clamp(min=1e-300))
-    labels = tuple(names) or tuple(f"feature_{i}" for i in range(features.shape[1]))
-    descriptions = tuple(_description(scaled[wrong & (assignment == i)], labels) for i in range(k))
+    words = scaled if described is None else _standardized(described.double().cpu(), ~wrong)
+    labels = tuple(names) or tuple(f"feature_{i}" for i in range(words.shape[1]))
+    descriptions = tuple(_description(words[wrong & (assignment == i)], labels) for i in range(k))
     is_held_out = not torch.equal(fitting, counting)
     return ErrorClusters(errors, correct, mean, variance, descriptions, assignment, is_held_out)
 

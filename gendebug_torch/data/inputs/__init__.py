@@ -1,0 +1,1 @@
+"""Where inputs come from that are no tables: data sets that can be read again, pictures."""

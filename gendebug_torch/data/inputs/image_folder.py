@@ -1,0 +1,173 @@
+"""A folder of pictures, one folder in it for each class, as a data set."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gendebug_torch.data.task import IGNORED
+from gendebug_torch.errors import MissingExtraError, reject
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# Pixels of all pictures together that are held in memory, in bytes.
+_MOST_BYTES = 4 * 2**30
+_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFolder(Dataset[Any]):
+    """Pictures of one size in memory, as a network is fed them: floats in 0..1, channels first.
+
+    Args:
+        pixels: pictures `[n, c, h, w]` uint8, or int32 of 16-bit ones.
+        targets: class ids `[n]`, -100 of pictures outside the folders of classes.
+        classes: names of the classes in the order of their ids.
+        files: path of each picture below the folder, n.
+        sizes: width and height of each picture as it was stored, n.
+        unreadable: files that were skipped, each with the reason.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    unreadable: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        most = 255 if self.pixels.dtype is torch.uint8 else 65535
+        return self.pixels[row].float() / most, self.targets[row]
+
+    @property
+    def metadata(self) -> pd.DataFrame:
+        """File, width and height of each picture, `[n, 3]`."""
+        columns = {"file": list(self.files)}
+        width, height = zip(*self.sizes, strict=True)
+        return pd.DataFrame(columns).assign(width=list(width), height=list(height))
+
+
+def class_folders(path: str | Path) -> list[str]:
+    """Names of the folders in a folder, sorted: the classes of its pictures."""
+    return sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
+
+
+def read_image_folder(path: str | Path, classes: Sequence[Any] = ()) -> ImageFolder:
+    """The pictures of a folder in the order of their paths, those of each class in one folder.
+
+    Grey pictures have one channel where all are grey, 16 bits where all have them; else pictures
+    are RGB, without palette and transparency. Those of another size than most are resized to it,
+    with a warning; files that cannot be read are skipped, counted and named.
+
+    Args:
+        path: folder; of pictures directly in it the class is not known.
+        classes: names of the classes in the order of their ids; default the folders, sorted.
+
+    Raises:
+        InputError: no picture that can be read, a folder that is no class, or more pixels than fit
+            into 4 GiB.
+        MissingExtraError: Pillow is not installed.
+    """
+    root = Path(path)
+    names = tuple(map(str, classes)) or tuple(class_folders(root))
+    if strays := [name for name in class_folders(root) if name not in names]:
+        got = f"a folder {strays[0]!r} in {root}"
+        reject("path", f"folders named as the classes {list(names)}", got, "Rename or remove it.")
+    files = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    unreadable: dict[str, str] = {}
+    heads = dict(_readable(files, unreadable, lambda picture: (picture.size, picture.mode)))
+    sizes = Counter(size for size, _ in heads.values())
+    if not sizes:
+        got = f"{len(files)} pictures of which none can be read in {root}"
+        reject("path", f"pictures ({', '.join(SUFFIXES)})", got, "Check the folder.")
+    size, mode = sizes.most_common(1)[0][0], _common_mode({mode for _, mode in heads.values()})
+    if (total := len(heads) * size[0] * size[1] * (3 if mode == "RGB" else 1)) > _MOST_BYTES:
+        got = f"{len(heads):,} pictures of {size[0]} x {size[1]}, {total / 2**30:.1f} GiB"
+        reject("path", "at most 4 GiB of pixels", got, "Pass MODULE:NAME of a loader.")
+    read = dict(_readable(list(heads), unreadable, lambda picture: _pixels(picture, size, mode)))
+    _warn(root, unreadable, sum(heads[file][0] != size for file in read), size)
+    if not read:
+        got = f"{len(files)} pictures of which none can be read in {root}"
+        reject("path", f"pictures ({', '.join(SUFFIXES)})", got, "Check the folder.")
+    places = [file.relative_to(root) for file in read]
+    ids = {name: i for i, name in enumerate(names)}
+    return ImageFolder(
+        torch.stack(list(read.values())),
+        torch.tensor([ids.get(place.parts[0], IGNORED) for place in places]),
+        names,
+        tuple(place.as_posix() for place in places),
+        tuple(heads[file][0] for file in read),
+        unreadable,
+    )
+
+
+def _readable(files: Sequence[Path], unreadable: dict[str, str], look: Any) -> Iterator[Any]:
+    """(file, what `look` makes of its picture); of files that cannot be read the reason is kept."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError(
+            "Reading pictures needs Pillow: pip install gendebug_torch[images]"
+        ) from error
+    for file in files:
+        try:
+            with warnings.catch_warnings():
+                # A picture that Pillow takes for a decompression bomb is refused, not announced.
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(file) as picture:
+                    found = look(picture)
+        # Damaged pictures raise whatever the decoder of their format does.
+        except Exception as error:
+            unreadable[str(file)] = f"{type(error).__name__}: {error}"
+        else:
+            yield file, found
+
+
+def _common_mode(modes: set[str]) -> str:
+    """The mode in which all pictures are read."""
+    if all(mode.startswith("I") for mode in modes):
+        return "I"
+    return "L" if modes <= {"L", "1"} else "RGB"
+
+
+def _pixels(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
+    """A picture `[c, h, w]` of this size and mode."""
+    from PIL import Image
+
+    shown: Image.Image = picture
+    if shown.mode.startswith("I") and mode != "I":
+        # Pillow cuts 16 bits at 255 instead of scaling them.
+        shown = Image.fromarray((np.asarray(shown) / 256).astype(np.uint8))
+    if shown.mode != mode and mode != "I":
+        shown = shown.convert(mode)
+    if shown.size != size:
+        shown = shown.resize(size, resample=2)
+    array = np.array(shown, dtype=np.int32 if mode == "I" else np.uint8)
+    array = array[..., None] if array.ndim == 2 else array
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def _warn(root: Path, unreadable: dict[str, str], resized: int, size: tuple[int, int]) -> None:
+    if unreadable:
+        listed = ", ".join(list(unreadable)[:_NAMED])
+        first = next(iter(unreadable.values()))
+        text = f"{len(unreadable)} files of {root} cannot be read and are left out: {listed}"
+        warnings.warn(f"{text} ({first})", stacklevel=3)
+    if resized:
+        text = f"{resized} pictures of {root} have another size and are resized"
+        warnings.warn(f"{text} to {size[0]} x {size[1]}", stacklevel=3)

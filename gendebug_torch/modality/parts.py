@@ -1,0 +1,138 @@
+"""Inputs of several parts: which modality each has, and their properties in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gendebug_torch.errors import reject
+from gendebug_torch.modality.detection import TABLE, modality_of
+from gendebug_torch.modality.modality import Modality
+
+# Columns of a table beside other inputs; a wider one is no table that a person reads.
+_MOST_COLUMNS = 300
+# Parts that say which positions of another part count, by the end of their names.
+_SERVICE = ("mask", "type_ids", "position_ids")
+_MASK = "attention_mask"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the inputs.
+
+    Args:
+        at: key or position of the part; None of inputs that are one Tensor.
+        name: what its properties begin with, empty of inputs that are one Tensor.
+        modality: what it is; None of a table.
+    """
+
+    at: str | int | None
+    name: str
+    modality: Modality | None
+
+    def of(self, inputs: Any) -> Tensor:
+        """This part of a batch of inputs."""
+        part: Tensor = inputs if self.at is None else inputs[self.at]
+        return part
+
+
+def parts_of(inputs: Any, modality: str | Mapping[Any, str] = "auto") -> tuple[Part, ...]:
+    """The parts of a batch of inputs that can be described, each with its modality.
+
+    Args:
+        inputs: Tensor `[n, ...]`, or a mapping, tuple or list of them.
+        modality: `auto`, the modality of all parts, or that of some parts by key or position.
+
+    Raises:
+        InputError: an unknown modality, or inputs that do not have the shape of theirs.
+
+    Example:
+        >>> import torch
+        >>> found = parts_of((torch.rand(4, 3, 8, 8), torch.rand(4, 5)))
+        >>> [(part.name, part.modality and part.modality.name) for part in found]
+        [('image', 'image'), ('table', None)]
+    """
+    if isinstance(inputs, Tensor):
+        single = modality if isinstance(modality, str) else next(iter(modality.values()), "auto")
+        return (Part(None, "", modality_of(inputs, single)),)
+    keyed = isinstance(inputs, Mapping)
+    if not keyed and not isinstance(inputs, (tuple, list)):
+        return ()
+    if not isinstance(modality, str) and (strays := set(modality) - _places(inputs)):
+        got, remedy = f"{sorted(map(str, strays))}", "Name parts as the loader does."
+        reject("modality", f"parts among {sorted(map(str, _places(inputs)))}", got, remedy)
+    found: list[Part] = []
+    for at, tensor in inputs.items() if keyed else enumerate(inputs):
+        asked = modality if isinstance(modality, str) else modality.get(at, "auto")
+        if isinstance(tensor, Tensor) and tensor.ndim >= 1 and not _is_service(at, tensor, found):
+            kind = modality_of(tensor, asked)
+            found.append(Part(at, str(at) if keyed else "", kind))
+    return tuple(found) if keyed else _numbered(found)
+
+
+def modality_name(parts: tuple[Part, ...]) -> str | None:
+    """The modalities of all parts, e.g. `image + table`; None without parts."""
+    names = [TABLE if part.modality is None else part.modality.name for part in parts]
+    return " + ".join(names) or None
+
+
+def properties_of_parts(inputs: Any, parts: tuple[Part, ...]) -> dict[str, Tensor]:
+    """Properties by name, `[n]` each; of one table there are none, as its columns are.
+
+    Args:
+        inputs: a batch of inputs.
+        parts: its parts.
+    """
+    found: dict[str, Tensor] = {}
+    for part in parts:
+        tensor, prefix = part.of(inputs), part.name and f"{part.name} "
+        if part.modality is not None:
+            shown = _unpadded(tensor, inputs) if part.modality.name == "text" else tensor
+            values = part.modality.properties(shown)
+            found |= {f"{prefix}{name}": column for name, column in values.items()}
+        elif part.at is not None and tensor[:1].numel() <= _MOST_COLUMNS:
+            columns = tensor.reshape(len(tensor), -1).float()
+            found |= {f"{part.name}_{i}": columns[:, i] for i in range(columns.shape[1])}
+    return found
+
+
+def key_of_parts(inputs: Any, parts: tuple[Part, ...]) -> Tensor | None:
+    """What near duplicates are found by, of the first part that has it."""
+    for part in parts:
+        if part.modality is not None and part.modality.key is not None:
+            return part.modality.key(part.of(inputs))
+    return None
+
+
+def _places(inputs: Any) -> set[Any]:
+    return set(inputs) if isinstance(inputs, Mapping) else set(range(len(inputs)))
+
+
+def _is_service(at: Any, tensor: Tensor, before: list[Part]) -> bool:
+    """Whether a part only says which positions of another one count."""
+    if str(at).endswith(_SERVICE):
+        return True
+    texts = any(part.modality is not None and part.modality.name == "text" for part in before)
+    whole = not tensor.is_floating_point() and tensor.ndim == 2
+    return texts and whole and bool(((tensor == 0) | (tensor == 1)).all())
+
+
+def _unpadded(tokens: Tensor, inputs: Any) -> Tensor:
+    """Token ids with 0 where the mask of the batch says that there is none."""
+    mask = inputs.get(_MASK) if isinstance(inputs, Mapping) else None
+    fits = isinstance(mask, Tensor) and mask.shape == tokens.shape
+    return tokens.masked_fill(mask == 0, 0) if fits and mask is not None else tokens
+
+
+def _numbered(parts: list[Part]) -> tuple[Part, ...]:
+    """Parts of a tuple, named by their modality, and numbered where two have one."""
+    kinds = [TABLE if part.modality is None else part.modality.name for part in parts]
+    names = [
+        kind if kinds.count(kind) == 1 else f"{kind} {kinds[:i].count(kind) + 1}"
+        for i, kind in enumerate(kinds)
+    ]
+    pairs = zip(parts, names, strict=True)
+    return tuple(Part(part.at, name, part.modality) for part, name in pairs)

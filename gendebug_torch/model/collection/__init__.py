@@ -1,0 +1,1 @@
+"""Outputs of a model and views of its inputs, for every row, as records."""

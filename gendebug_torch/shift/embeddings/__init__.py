@@ -1,0 +1,1 @@
+"""Shift of what a network makes of its inputs."""

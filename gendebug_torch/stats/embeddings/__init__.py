@@ -1,0 +1,1 @@
+"""Embeddings of any width in few dimensions."""
