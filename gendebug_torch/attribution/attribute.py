@@ -167,7 +167,7 @@ def _drawable(loader: Any, result: Attributions) -> str | None:
     if inputs is None or inputs.shape != values.shape:
         return None
     modality = modality_of(own if isinstance(own, Tensor) else inputs)
-    fits = isinstance(own, Tensor) is False or own.shape[1:] == values.shape[1:]
+    fits = not isinstance(own, Tensor) or own.shape[1:] == values.shape[1:]
     named = modality is not None and modality.name in ("image", "text")
     return modality.name if modality is not None and named and fits else None
 

@@ -168,9 +168,10 @@ def _compared(
         "production": donors.after[:_DRAWN].cpu(),
         "other class, turned": region.paste(donors.recipients, donors.before)[hit].cpu(),
     }
-    shares = (float(side.double().mean()) for side in (before, after, control))
+    one, two, three = (float(side.double().mean()) for side in (before, after, control))
     p_value = min(1.0, _sign_test(before, after) * len(regions))
-    return Transplant(region, len(places) > 1, *shares, p_value, rows, _listed(regions, turned))
+    listed = _listed(regions, turned)
+    return Transplant(region, len(places) > 1, one, two, three, p_value, rows, listed)
 
 
 def _sign_test(before: Tensor, after: Tensor) -> float:

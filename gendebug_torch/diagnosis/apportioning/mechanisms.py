@@ -167,6 +167,9 @@ def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair, *, shares: bool) -
         for subject in likely.subjects or (likely.subject,):
             plan.leave(likely.cause, subject, NEEDS_NETWORK)
         return
+    if reproduced and reproduced[0].evidence.of_texts:
+        plan.leave(likely.cause, reproduced[0].subject, "a change of the texts behind the inputs")
+        return
     if reproduced:
         apply = reproduced[0].evidence.changes[0].apply
         plan.add(likely.cause, reproduced[0].subject, change=InputChange(apply))

@@ -143,7 +143,7 @@ def _sample(records: Records, rows: int) -> Records:
 
 def _side(records: Records) -> Side:
     """Inputs and, where every row has them, labels as columns: one for each class."""
-    inputs = records.features
+    inputs: Any = records.features
     if isinstance(inputs, pd.DataFrame):
         inputs = texts_of(inputs)
     targets, texts = records.targets, texts_of(records.metadata)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gendebug_torch.checks.evidence import axes
 from gendebug_torch.modality.modality import Change, Modality
 from gendebug_torch.modality.pictures.drawing import draw_rows, draw_texts
-from gendebug_torch.modality.strings import STRINGS
+from gendebug_torch.modality.strings import STRINGS, string_properties
 from gendebug_torch.shift.serving.energy import energy_distance, energy_p_value
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Changes that come nearest in their properties, of which the network is asked.
 _FINALISTS = 6
 _BOOTSTRAPS = 200
+# Texts that are compared, and the chance from which they differ.
+_COMPARED, _DIFFERENT = 400, 0.002
 # Rows that are drawn of each side.
 _DRAWN = 8
 # A fitted change is named before a simpler one only if that leaves this much more of the distance.
@@ -44,6 +46,7 @@ class Reproduction:
         rows: numbers of these rows in validation, `[n]`.
         tried: number of changes that were tried.
         pictures: a few rows of validation, the same after the named change, and of production.
+        of_texts: whether the named change is one of texts, not of the network's inputs.
     """
 
     changes: tuple[Change, ...]
@@ -57,6 +60,7 @@ class Reproduction:
     rows: Tensor
     tried: int
     pictures: Mapping[str, Any] = field(default_factory=dict)
+    of_texts: bool = False
 
     def table(self) -> pd.DataFrame:
         """One row per change: the share of the distance that it leaves, with its interval."""
@@ -148,6 +152,9 @@ def reproduction(
         encode: texts -> inputs; changes of the texts of validation are tried with it, too.
         seed: of the halves and the resampling.
     """
+    if encode is None or not _texts_differ(validation, production):
+        # The texts of production are not what the network read: a change came behind them.
+        production = replace(production, texts=None)
     generator = torch.Generator().manual_seed(seed)
     (fit, rows), (live_fit, live) = (_halves(side, generator) for side in (validation, production))
     fitted = (validation.rows(fit), production.rows(live_fit), modality)
@@ -163,9 +170,11 @@ def reproduction(
     p_value = energy_p_value(base, target, seed=seed)
     found = _compared([one.change for one in near], shares / max(distance, 1e-12), samples)
     logits = [outputs[2 + at].cpu() for at in found.ranks] if outputs else []
+    named = near[found.ranks[0]] if near else None
     drawn = _pictures(before, sides[2 + found.ranks[0]] if near else None, after)
+    texts = named is not None and (named.encode is not None or modality is STRINGS)
     made = found.reproduction(distance, p_value, logits, rows, len(candidates))
-    return replace(made, pictures=drawn)
+    return replace(made, pictures=drawn, of_texts=texts)
 
 
 def _pictures(before: Side, changed: Side | None, after: Side) -> dict[str, Any]:
@@ -178,6 +187,18 @@ def _pictures(before: Side, changed: Side | None, after: Side) -> dict[str, Any]
         return {name: list(side.texts or ())[:_DRAWN] for name, side in given.items()}
     groups = {name: side.inputs[:_DRAWN] for name, side in given.items()}
     return {n: rows.cpu() if isinstance(rows, Tensor) else rows for n, rows in groups.items()}
+
+
+def _texts_differ(validation: Side, production: Side) -> bool:
+    """Whether the texts behind the inputs differ between the sides by more than chance."""
+    if validation.texts is None or production.texts is None:
+        return False
+    parts = []
+    for side in (validation, production):
+        found = string_properties(side.texts[:_COMPARED])  # type: ignore[index]
+        parts.append(torch.stack(list(found.values()), 1))
+    scale = _scale(*parts)
+    return energy_p_value(parts[0] / scale, parts[1] / scale) < _DIFFERENT
 
 
 def _taken(values: Any, index: Tensor) -> Any:
@@ -264,29 +285,37 @@ def _nearest(
 def _described(
     sides: Sequence[Side], modality: Modality, outputs: Sequence[Tensor] = ()
 ) -> list[Tensor]:
-    """Properties, outputs and labels of each side, `[n, p + k + l]`, standardized by the first.
+    """Properties, outputs, labels and texts of each side, `[n, d]`, standardized by the first.
 
-    The three have the same weight, however many columns each has.
+    These have the same weight, however many columns each has.
     """
     labeled = all(side.labels is not None for side in sides)
+    written = all(side.texts is not None for side in sides)
     blocks = []
     for at, side in enumerate(sides):
         found = [torch.stack(list(modality.properties(side.inputs).values()), 1)]
         found += [outputs[at].reshape(len(outputs[at]), -1)] if outputs else []
         found += [side.labels] if labeled and side.labels is not None else []
+        if written and side.texts is not None:
+            found.append(torch.stack(list(string_properties(side.texts).values()), 1))
         blocks.append([block.cpu().float() for block in found])
     centers = [block.mean(0) for block in blocks[0]]
-    scales = [_scale(block) * block.shape[1] ** 0.5 for block in blocks[0]]
+    scales = [
+        _scale(before, after) * before.shape[1] ** 0.5
+        for before, after in zip(blocks[0], blocks[1], strict=True)
+    ]
     return [
         torch.cat([(x - c) / s for x, c, s in zip(found, centers, scales, strict=True)], 1)
         for found in blocks
     ]
 
 
-def _scale(rows: Tensor) -> Tensor:
-    """Standard deviation of each column, `[p]`; of a constant one the size of its value."""
+def _scale(rows: Tensor, others: Tensor) -> Tensor:
+    """Standard deviation of each column, `[p]`; of a constant one its size or its change."""
     spread = rows.std(0, correction=0)
-    return torch.where(spread > 1e-6, spread, rows.abs().mean(0).clamp(min=1e-3))
+    mean, other = rows.mean(0), others.mean(0)
+    size = torch.maximum(mean.abs(), (other - mean).abs()).clamp(min=1e-3)
+    return torch.where(spread > 1e-6, spread, size)
 
 
 def _bootstrap(
