@@ -70,7 +70,7 @@ def influence(
             found.sheet(Path(out) / f"influence{suffix}", size=size)
         tables["Training rows, most harmful first"] = found.table(limit=size)
         tables["What they have in common"] = found.common
-        proof = found.confirm(drop=max(found.count, 20))
+        proof = found.confirm(drop=max(2 * found.count, 20))
         tables["Refit without them"] = proof.table()
         pictures["Refit without them"] = proof
         say(
