@@ -105,8 +105,8 @@ def counterfactual(
 def _matching_inputs(rows: Records, columns: Columns) -> Tensor:
     """Inputs of the rows in the order of the training columns."""
     features = rows.features
-    names = () if features is None or isinstance(features, Tensor) else map(str, features)
-    if missing := [name for name in columns.names if name not in set(names)]:
+    names = set() if features is None or isinstance(features, Tensor) else {*map(str, features)}
+    if missing := [name for name in columns.names if name not in names]:
         reject("rows", "the columns of the training rows", f"no {missing[:5]}", "Pass a table.")
     assert features is not None
     assert not isinstance(features, Tensor)

@@ -69,9 +69,11 @@ def nearest_donors(columns: Columns, rows: Tensor, wanted: Tensor, donors: int) 
         gap = columns.distance(columns.rows, row)
         # A change that is not permitted is not put in, so that it does not count either.
         size = (gap * columns.allowed(row, columns.rows)).sum(1).masked_fill(~allowed, torch.inf)
-        values, at = size.topk(min(donors, len(size)), largest=False)
-        at = torch.where(values.isfinite(), at, at[0] if values[0].isfinite() else -1)
-        found.append(torch.cat([at, at[:1].expand(donors - len(at))]))
+        # Donors that would put in the same, or nothing, are one.
+        values, at = size.masked_fill(size == 0, torch.inf).sort(stable=True)
+        differs = torch.cat([values[:1] > 0, values[1:] > values[:-1]]) & values.isfinite()
+        at = torch.cat([at[differs][:donors], torch.tensor([-1])])
+        found.append(torch.cat([at[:-1], at[:1].expand(donors + 1 - len(at))]))
     return torch.stack(found)
 
 

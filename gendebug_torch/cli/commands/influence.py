@@ -9,7 +9,7 @@ import pandas as pd
 
 import gendebug_torch as gd
 from gendebug_torch.checks.evidence import Plottable
-from gendebug_torch.cli.deliver import FailOn, deliver, say
+from gendebug_torch.cli.deliver import FailOn, Format, deliver, say
 from gendebug_torch.cli.inputs import at_least, load_model, load_records, load_schema
 from gendebug_torch.errors import reject
 from gendebug_torch.influences.influence import Method
@@ -28,6 +28,7 @@ def influence(
     size: int = 100,
     seed: int = 0,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Find the training rows behind the errors, and write a sheet of them for a person to review.
 
@@ -46,6 +47,7 @@ def influence(
         size: rows of the sheet.
         seed: seed of the draws.
         fail_on: exit with 1 from this severity on.
+        also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
     at_least(1, size=size)
     description, network = load_schema(schema), load_model(model, weights)
@@ -68,11 +70,11 @@ def influence(
             found.sheet(Path(out) / f"influence{suffix}", size=size)
         tables["Training rows, most harmful first"] = found.table(limit=size)
         tables["What they have in common"] = found.common
-        proof = found.confirm(drop=max(found.count, 20))
+        proof = found.confirm(drop=max(2 * found.count, 20))
         tables["Refit without them"] = proof.table()
         pictures["Refit without them"] = proof
         say(
             f"Sheet: {Path(out) / 'influence.csv'}. Write right, wrong, unsure or another class "
             "into `verdict`, then pass it to gendebug labels as --reviewed."
         )
-    return deliver(diagnosis, out, fail_on, tables=tables, pictures=pictures)
+    return deliver(diagnosis, out, fail_on, also=also or (), tables=tables, pictures=pictures)

@@ -114,7 +114,7 @@ def _finding(found: Influences, where: str, min_change: float) -> Finding:
             f"more like them than validation rows with the same labels do ({chance})."
         )
         return this.finding(Severity.OK, text, numbers=numbers, evidence=found)
-    proof = found.confirm(drop=max(found.count, 20))
+    proof = found.confirm(drop=max(2 * found.count, 20))
     change, low, high = proof.change
     numbers |= {"dropped": proof.dropped, "change": change, "low": low, "high": high}
     numbers |= {"quality_change": proof.quality_change[0]}
