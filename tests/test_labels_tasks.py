@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Cause, Records, Schema, Severity
+from gendebug_torch import Cause, Records, Schema, Severity, diagnose
 from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.labels.checks.noise import training_labels_are_right
 from gendebug_torch.labels.checks.validation_noise import validation_labels_are_right
@@ -14,6 +14,7 @@ from gendebug_torch.labels.prediction.cross_fitting import cross_fitted
 from gendebug_torch.labels.prediction.missed_signal import features_explain
 from gendebug_torch.labels.prediction.small_networks import Networks, Truth
 from gendebug_torch.labels.quantities.quantity_errors import quantity_errors
+from tests import quality_sweep
 
 CHECKS = {check.name: check for check in all_checks() if check.name.startswith("labels.")}
 SIDES = {"labels.noise": "train", "labels.validation_noise": "validation"}
@@ -221,3 +222,39 @@ def test_the_interval_holds_the_share_of_wrong_values():
         held += errors.low < len(rows) / 2000 < errors.high
         assert errors.p_value < 1e-6
     assert held >= 8
+
+
+def half_known_world(seed, flipped):
+    """Rows of whose answers a twentieth is reversed by an input that only the model reads.
+
+    The labels follow the model's logits; a share of those of training is flipped afterwards.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(3000, 4, generator=generator)
+    hidden = torch.rand(3000, generator=generator) < 0.05
+    logits = 8.0 * torch.where(hidden, -x[:, 0], x[:, 0])
+    right = torch.rand(3000, generator=generator) < logits.sigmoid()
+    wrong = (torch.rand(3000, generator=generator) < flipped) & (torch.arange(3000) < 1500)
+    y = (right ^ wrong).long()
+    parts = {"train": slice(1500), "validation": slice(1500, 3000)}
+    return {name: Records(x[p], y[p], logits[p], name=name) for name, p in parts.items()}
+
+
+def test_right_labels_that_only_the_model_can_explain_are_no_noise():
+    loud = Severity.WARN.level
+    clean, noisy = (half_known_world(0, share) for share in (0.0, 0.1))
+    alone, *_ = training_labels_are_right(clean["train"])
+    compared, *_ = training_labels_are_right(clean["train"], clean["validation"])
+    assert alone.severity.level >= loud > compared.severity.level
+    flipped, *_ = training_labels_are_right(noisy["train"], noisy["validation"])
+    assert flipped.severity.level >= loud
+    assert flipped.numbers["low"] < 0.1 < flipped.numbers["high"]
+
+
+@pytest.mark.parametrize("quality", [0.8, 0.9])
+def test_few_rows_of_many_classes_show_neither_noise_nor_drift_where_there_is_none(quality):
+    only = ("labels.validation_noise", "shift.concept_drift")
+    for seed in range(5):
+        given = quality_sweep.Cell("100 classes", quality, 300, 0.0, seed).given()
+        findings = diagnose(**given, only=only).findings
+        assert not [f for f in findings if f.severity.level >= Severity.WARN.level]

@@ -18,6 +18,7 @@ Family = Literal["temperature", "bias_corrected", "vector"]
 _CHUNK = 2**20
 # Classes up to which each gets a bias where nobody asked for one.
 _MOST_BIASED = 100
+_MIN_ROWS_PER_BIAS = 20
 _MAX_STEPS = 40
 # Standard deviations of the normal priors: nats of class bias, and each scale relative to the
 # common one. Without them the bias of a class without rows diverges to minus infinity.
@@ -123,13 +124,16 @@ def fit_affine(
 
 
 def affordable_family(logits: Tensor) -> Family:
-    """`bias_corrected`, or one temperature of over 100 classes, whose biases would be noise.
+    """`bias_corrected`, or one temperature where biases would be noise.
+
+    That is, of over 100 classes, or with fewer than 20 rows per class of several.
 
     Args:
         logits: float `[n, k]`, or `[n]` binary.
     """
-    many = logits.ndim == 2 and logits.shape[1] > _MOST_BIASED
-    return "temperature" if many else "bias_corrected"
+    classes = 2 if logits.ndim == 1 else logits.shape[1]
+    few = classes > 2 and len(logits) < _MIN_ROWS_PER_BIAS * classes
+    return "temperature" if classes > _MOST_BIASED or few else "bias_corrected"
 
 
 def _start(rows: _Rows, design: Tensor, family: Family, binary: bool) -> tuple[Tensor, Tensor]:

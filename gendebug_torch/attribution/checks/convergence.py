@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from gendebug_torch.attribution.attribute import attribute
 from gendebug_torch.attribution.attributions import Attributions
@@ -21,6 +21,9 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
+
+# Rows that miss the tolerance get up to this many times the steps.
+_MORE_STEPS = 4
 
 
 @check(
@@ -42,8 +45,9 @@ def integrated_gradients_converge(
     """Integrated gradients with this many steps sum to the change of the output.
 
     The relative error |delta| / |f(x) - f(b)| from the median row, on a random sample of rows; the
-    share of rows above the tolerance counts. No number of steps helps where an input has no
-    gradient; such inputs are named.
+    share of rows above the tolerance counts. Rows that miss it are tried again with up to four
+    times the steps: where that suffices, a note says so. No number of steps helps where an input
+    has no gradient; such inputs are named.
 
     Source: Sundararajan, Taly and Yan (2017), section 5, arXiv:1703.01365, for the completeness
     axiom.
@@ -63,39 +67,75 @@ def integrated_gradients_converge(
         yield this.finding(Severity.NOTE, "No rows with floating-point features to explain.")
         return
     result = attribute(model, sample, baseline="median", steps=steps, trust=False)
-    assert result.convergence_delta is not None
-    assert result.outputs is not None
-    assert result.base is not None
-    # The usual change of the output is a floor, for rows whose output hardly differs from that of
-    # the baseline.
-    change = (result.outputs.double() - result.base.double()).abs()
-    floor = max(float(change.median()) / 2, 1e-6)
-    error = result.convergence_delta.double().abs() / change.clamp(min=floor)
-    over = float((error > tolerance).double().mean())
-    numbers = {
-        "share_over": over,
-        "median": float(error.median()),
-        "tolerance": tolerance,
-        "steps": steps,
-        "rows": len(sample),
-    }
+    over = _share_over(result, tolerance)
     text = (
         f"with {steps} steps the contributions of {over:.0%} of {len(sample)} rows miss the change "
         f"of the output by more than {tolerance:.0%}"
     )
+    numbers = {
+        "share_over": over,
+        "median": float(_error(result).median()),
+        "tolerance": tolerance,
+        "steps": steps,
+        "rows": len(sample),
+    }
     blind = _blind_inputs(model, sample, result)
     if blind:
         yield _blind_gradient(result, blind, numbers)
     elif over > limit:
-        summary = f"Integrated gradients do not converge: {text}."
-        remedy = (
-            f"Do not use these attributions. Pass max_steps={16 * steps} until this check passes, "
-            "or use `kernel_shap`."
-        )
-        yield this.finding(Severity.WARN, summary, numbers=numbers, remedy=remedy, evidence=result)
+        yield _with_more_steps(model, sample, text, numbers, limit)
     else:
         summary = f"Integrated gradients converge: {text}."
         yield this.finding(Severity.OK, summary, numbers=numbers, evidence=result)
+
+
+def _error(result: Attributions) -> Tensor:
+    """`[n]` error of each row relative to the change of its output.
+
+    Half the usual change is a floor, for rows whose output hardly differs from the baseline's.
+    """
+    assert result.convergence_delta is not None
+    assert result.outputs is not None
+    assert result.base is not None
+    change = (result.outputs.double() - result.base.double()).abs()
+    floor = max(float(change.median()) / 2, 1e-6)
+    return result.convergence_delta.double().abs() / change.clamp(min=floor)
+
+
+def _share_over(result: Attributions, tolerance: float) -> float:
+    return float((_error(result) > tolerance).double().mean())
+
+
+def _with_more_steps(
+    model: nn.Module, sample: Records, text: str, numbers: dict[str, float], limit: float
+) -> Finding:
+    """A note where rows that take more steps converge, else the warning."""
+    this, steps, tolerance = integrated_gradients_converge, numbers["steps"], numbers["tolerance"]
+    most = int(_MORE_STEPS * steps)
+    result = attribute(
+        model,
+        sample,
+        baseline="median",
+        steps=int(steps),
+        max_steps=most,
+        tolerance=tolerance,
+        trust=False,
+    )
+    over = _share_over(result, tolerance)
+    text += f", with up to {most} those of {over:.0%}"
+    numbers = numbers | {"max_steps": most, "share_over_max_steps": over}
+    if over <= limit:
+        summary = f"Integrated gradients need more steps: {text}."
+        remedy = f"Pass max_steps={most} to `attribute`: only rows that need them take more steps."
+        severity = Severity.NOTE
+    else:
+        summary = f"Integrated gradients do not converge: {text}."
+        remedy = (
+            f"Do not use these attributions. Pass max_steps={4 * most} until this check passes "
+            f"with steps={4 * most}, or use `kernel_shap`."
+        )
+        severity = Severity.WARN
+    return this.finding(severity, summary, numbers=numbers, remedy=remedy, evidence=result)
 
 
 def _blind_gradient(

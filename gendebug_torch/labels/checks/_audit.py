@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from gendebug_torch.checks.finding import Finding
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.labels.checks._estimate import NoiseEstimate, noise_estimate
 from gendebug_torch.labels.checks._findings import noise_findings
 from gendebug_torch.labels.checks._multilabel import multilabel_estimates
@@ -16,7 +18,14 @@ from gendebug_torch.labels.checks._quantities import quantity_estimates
 
 
 def audit(
-    records: Records, *, out_of_sample: bool, stacked: bool, max_rows: int, seed: int
+    records: Records,
+    *,
+    out_of_sample: bool,
+    stacked: bool,
+    max_rows: int,
+    seed: int,
+    held_out: Records | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> NoiseEstimate | OutputEstimates | str:
     """The share of wrong labels by the task of the records, or the reason why there is none.
 
@@ -26,10 +35,12 @@ def audit(
         stacked: whether networks get the logits as inputs beside the features.
         max_rows: most rows used, drawn at random.
         seed: seed of rows and networks.
+        held_out: other records with labels and out-of-sample logits, of the same columns.
+        deadline: end of the time.
     """
     estimates: dict[Task, Callable[..., NoiseEstimate | OutputEstimates | str]] = {
-        Task.BINARY: noise_estimate,
-        Task.MULTICLASS: noise_estimate,
+        Task.BINARY: partial(noise_estimate, held_out=held_out),
+        Task.MULTICLASS: partial(noise_estimate, held_out=held_out),
         Task.MULTILABEL: multilabel_estimates,
         Task.REGRESSION: quantity_estimates,
     }
@@ -37,7 +48,12 @@ def audit(
     if records.targets is None or estimate is None:
         return f"Wrong labels are not estimated: {records.name} has no class, label or quantity."
     return estimate(
-        records, out_of_sample=out_of_sample, stacked=stacked, max_rows=max_rows, seed=seed
+        records,
+        out_of_sample=out_of_sample,
+        stacked=stacked,
+        max_rows=max_rows,
+        seed=seed,
+        deadline=deadline,
     )
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import missing_labels
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.labels.dynamics.training_dynamics import COLUMN
+from gendebug_torch.labels.noise.misfit import excess_p_value, right_labels
 from gendebug_torch.labels.noise.noise_fit import label_probs
 from gendebug_torch.labels.noise.noise_model import LabelNoise, class_logits, label_noise
 from gendebug_torch.labels.prediction.cross_fitting import cross_fitted, standardized
@@ -35,6 +37,8 @@ _MAX_CELLS = 20_000_000
 # Noise up to the first p-value is estimated again over other folds, up to four times in all, or
 # twice below the second p-value.
 CONFIRMED, CERTAIN, AVERAGED = 0.01, 1e-10, 4
+# 99 % quantile of the normal distribution: the model predicts labels better than small networks.
+_KNOWS_BETTER = 2.326
 # Networks that are trained, in whole trainings, and units of a hidden layer.
 _NETWORKS, _WIDTH = 6.0, 32
 NETWORKS_ON_FEATURES = "small networks on the features, which did not see the row"
@@ -130,7 +134,14 @@ def labeled_sample(records: Records, max_rows: int, seed: int) -> Sample:
 
 
 def noise_estimate(
-    records: Records, *, out_of_sample: bool, stacked: bool, max_rows: int, seed: int
+    records: Records,
+    *,
+    out_of_sample: bool,
+    stacked: bool,
+    max_rows: int,
+    seed: int,
+    held_out: Records | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> NoiseEstimate | str:
     """The label noise by the best predictions available, or the reason why there are none.
 
@@ -141,6 +152,9 @@ def noise_estimate(
         stacked: whether networks get the logits as inputs beside the features.
         max_rows: most rows used, drawn at random.
         seed: seed of rows and networks.
+        held_out: records of other rows with labels and out-of-sample logits, on which small
+            networks are compared with the model.
+        deadline: end of the time.
     """
     sample = labeled_sample(records, max_rows, seed)
     labels, logits = sample.targets, sample.records.logits
@@ -157,7 +171,9 @@ def noise_estimate(
         noise, source = label_noise(logits, labels), f"the {basis} logits of the model"
         if columns is not None and stacked and _logits_miss(noise, columns, seed):
             inputs = torch.cat([columns, standardized(class_logits(logits)).to(columns)], 1)
-            by_networks = _network_noise(inputs, labels, noise.probs.shape[1], seed)
+            by_networks = _network_noise(
+                inputs, labels, noise.probs.shape[1], seed, deadline=deadline
+            )
             if by_networks.log_loss < noise.log_loss:
                 noise, source = by_networks, NETWORKS_ON_BOTH
         return NoiseEstimate(replace(noise, rows=sample.rows), basis, source, sample.labeled)
@@ -168,7 +184,11 @@ def noise_estimate(
         )
     outputs = 2 if logits is None or logits.ndim == 1 else logits.shape[1]
     classes = max(int(labels.max()) + 1, len(records.schema.classes), outputs)
-    noise = replace(_network_noise(columns, labels, classes, seed), rows=sample.rows)
+    others = _others(sample.records, held_out, classes)
+    if others is not None:
+        columns = others.columns
+    noise = _network_noise(columns, labels, classes, seed, others, deadline)
+    noise = replace(noise, rows=sample.rows)
     return NoiseEstimate(noise, OUT_OF_SAMPLE, NETWORKS_ON_FEATURES, sample.labeled)
 
 
@@ -179,23 +199,88 @@ def _logits_miss(noise: LabelNoise, columns: Tensor, seed: int) -> bool:
     return features_explain(columns, residual.to(columns.device), seed=seed)
 
 
-def _network_noise(inputs: Tensor, labels: Tensor, classes: int, seed: int) -> LabelNoise:
+@dataclass(frozen=True)
+class _Others:
+    """Held-out rows, and what the model says of their labels.
+
+    Args:
+        columns: inputs of a small network, of the judged rows and of `m` others below them.
+        noise: label noise of the others by the model's logits.
+    """
+
+    columns: Tensor
+    noise: LabelNoise
+
+
+def _others(judged: Records, held_out: Records | None, classes: int) -> _Others | None:
+    """Held-out rows with the same columns and classes, not more than are judged."""
+    if held_out is None or held_out.logits is None or held_out.targets is None:
+        return None
+    if held_out.task != judged.task or held_out.features is None:
+        return None
+    sample = labeled_sample(held_out, len(judged), 0)
+    part, logits = sample.records, sample.records.logits
+    assert logits is not None
+    if len(sample.rows) < MIN_ROWS or class_logits(logits).shape[1] != classes:
+        return None
+    own, other = judged.features, part.features
+    if own is None or other is None or type(own) is not type(other):
+        return None
+    if isinstance(own, pd.DataFrame) and set(own) != set(other):
+        return None
+    built = design(own, other, categorical=judged.schema.categorical)
+    return _Others(built.values, label_noise(logits, sample.targets))
+
+
+def _network_noise(
+    inputs: Tensor,
+    labels: Tensor,
+    classes: int,
+    seed: int,
+    others: _Others | None = None,
+    deadline: Deadline = NO_DEADLINE,
+) -> LabelNoise:
     """Label noise by cross-fitted networks; significant noise has to persist with other folds.
 
     Errors of networks in rows of rare levels depend on the folds, wrong labels do not. Predictions
     over up to four partitions into folds are averaged, and the larger p-value of the first and of
-    the average counts.
+    the average counts. So does that of more noise than they show on right labels of other rows.
     """
     labels, probs = labels.to(inputs.device), list[Tensor]()
+    truth = Truth(labels, "class", classes)
     p_values: list[float] = []
     for run in range(AVERAGED):
-        logits = cross_fitted(inputs.float(), Truth(labels, "class", classes), seed=seed + run)
+        logits = cross_fitted(inputs.float(), truth, seed=seed + run, deadline=deadline)
         probs.append(logits.double().softmax(1))
-        noise = label_noise(torch.stack(probs).mean(0).clamp(min=1e-38).log(), labels)
+        z = torch.stack(probs).mean(0).clamp(min=1e-38).log()
+        noise = label_noise(z[: len(labels)], labels)
         p_values.append(noise.p_value)
         if noise.p_value > CONFIRMED or (run and noise.p_value < CERTAIN):
             break
-    return replace(noise, p_value=max(p_values[0], p_values[-1]))
+    noise = replace(noise, p_value=max(p_values[0], p_values[-1]))
+    if others is None or noise.p_value > CONFIRMED:
+        return noise
+    return _beyond_misfit(noise, z[: len(labels)], z[len(labels) :], others.noise)
+
+
+def _beyond_misfit(noise: LabelNoise, z: Tensor, other: Tensor, model: LabelNoise) -> LabelNoise:
+    """The noise beyond what small networks show on right labels, where the model knows better.
+
+    Args:
+        noise: noise by small networks.
+        z: their logits for the judged rows.
+        other: their logits for held-out rows.
+        model: noise of the held-out rows by the model's logits.
+    """
+    losses = [part.losses() for part in (label_noise(other, model.targets), model)]
+    worse = losses[0] - losses[1]
+    if float(worse.mean()) * len(worse) ** 0.5 <= _KNOWS_BETTER * float(worse.std()):
+        return noise
+    right = right_labels(model.probs)
+    p_value, misfit = excess_p_value(noise.transition, z, noise.targets, other, right)
+    share = 1 - min(misfit, 1.0)
+    rate, low = share * noise.rate, share * noise.low
+    return replace(noise, rate=rate, low=low, p_value=max(noise.p_value, p_value))
 
 
 def usable_columns(records: Records) -> Tensor | None:

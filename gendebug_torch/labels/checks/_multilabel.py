@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import IGNORED
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.labels.checks._estimate import (
     MIN_ROWS,
     NETWORKS_ON_BOTH,
@@ -33,7 +34,13 @@ _MIN_ANSWERS = 20
 
 
 def multilabel_estimates(
-    records: Records, *, out_of_sample: bool, stacked: bool, max_rows: int, seed: int
+    records: Records,
+    *,
+    out_of_sample: bool,
+    stacked: bool,
+    max_rows: int,
+    seed: int,
+    deadline: Deadline = NO_DEADLINE,
 ) -> OutputEstimates | str:
     """Wrong labels of each label by the best predictions available, or why there are none.
 
@@ -44,6 +51,7 @@ def multilabel_estimates(
         stacked: whether networks get the logits as inputs beside the features.
         max_rows: most rows used, drawn at random.
         seed: seed of rows and networks.
+        deadline: end of the time.
     """
     sample = labeled_sample(records, max_rows, seed)
     known, logits = sample.targets != IGNORED, sample.records.logits
@@ -56,10 +64,10 @@ def multilabel_estimates(
         results, source = _judged(logits, answers), f"the {basis} logits of the model"
         if columns is not None and stacked and _logits_miss(results, columns, answers, seed):
             inputs = torch.cat([columns, standardized(logits).to(columns)], 1)
-            results = _better(results, _by_networks(inputs, answers, seed))
+            results = _better(results, _by_networks(inputs, answers, seed, deadline))
             source = f"{NETWORKS_ON_BOTH}, or the logits alone where these predict better"
     elif columns is not None:
-        results = _by_networks(columns, answers, seed)
+        results = _by_networks(columns, answers, seed, deadline)
     else:
         return NO_PREDICTIONS
     return estimates_of(records, sample, results, known, basis, source)
@@ -98,6 +106,8 @@ def _better(model: list[Result | None], networks: list[Result | None]) -> list[R
     ]
 
 
-def _by_networks(inputs: Tensor, answers: Tensor, seed: int) -> list[Result | None]:
+def _by_networks(
+    inputs: Tensor, answers: Tensor, seed: int, deadline: Deadline
+) -> list[Result | None]:
     truth = Truth(answers.to(inputs.device), "labels", answers.shape[1])
-    return network_results(inputs, truth, _judged, seed)
+    return network_results(inputs, truth, _judged, seed, deadline)

@@ -13,6 +13,7 @@ from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.labels.checks._estimate import AVERAGED, CERTAIN, CONFIRMED, Sample
 from gendebug_torch.labels.checks._findings import FAIL_RATE, IN_SAMPLE_NOTE
 from gendebug_torch.labels.noise.noise_model import LabelNoise
@@ -80,7 +81,9 @@ def estimates_of(
     return OutputEstimates(names, tuple(results), rows, basis, source, missing, total)
 
 
-def network_results(inputs: Tensor, truth: Truth, judge: Judge, seed: int) -> list[Result | None]:
+def network_results(
+    inputs: Tensor, truth: Truth, judge: Judge, seed: int, deadline: Deadline = NO_DEADLINE
+) -> list[Result | None]:
     """Results by cross-fitted networks; what is significant has to persist with other folds.
 
     As for classes: outputs over up to four partitions are averaged, and of each output the larger
@@ -91,11 +94,12 @@ def network_results(inputs: Tensor, truth: Truth, judge: Judge, seed: int) -> li
         truth: what they are to answer.
         judge: function of their outputs and the answers.
         seed: seed of the networks.
+        deadline: end of the time.
     """
     total = torch.zeros(len(inputs), truth.outputs, dtype=torch.float64, device=inputs.device)
     found: list[list[Result | None]] = []
     for run in range(AVERAGED):
-        total += cross_fitted(inputs.float(), truth, seed=seed + run)
+        total += cross_fitted(inputs.float(), truth, seed=seed + run, deadline=deadline)
         found.append(judge(total / (run + 1), truth.values))
         p_values = [result.p_value * truth.outputs for result in found[-1] if result is not None]
         if not any(CERTAIN * run <= p <= CONFIRMED for p in p_values):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.labels.checks._estimate import (
     MIN_ROWS,
     NETWORKS_ON_BOTH,
@@ -40,7 +41,13 @@ _CLIP = 4.0
 
 
 def quantity_estimates(
-    records: Records, *, out_of_sample: bool, stacked: bool, max_rows: int, seed: int
+    records: Records,
+    *,
+    out_of_sample: bool,
+    stacked: bool,
+    max_rows: int,
+    seed: int,
+    deadline: Deadline = NO_DEADLINE,
 ) -> OutputEstimates | str:
     """Wrong values of each target by the best predictions available, or why there are none.
 
@@ -51,6 +58,7 @@ def quantity_estimates(
         stacked: whether networks get the predictions as inputs beside the features.
         max_rows: most rows used, drawn at random.
         seed: seed of rows and networks.
+        deadline: end of the time.
     """
     sample = labeled_sample(records, max_rows, seed)
     values = _by_column(sample.targets)
@@ -63,17 +71,19 @@ def quantity_estimates(
         results, source = judge(predicted, scores), f"the {basis} predictions of the model"
         if columns is not None and stacked and _predictions_miss(predicted, scores, columns, seed):
             inputs, source = torch.cat([columns, predicted.to(columns)], 1), NETWORKS_ON_BOTH
-            results = _by_networks(inputs, scores, judge, seed)
+            results = _by_networks(inputs, scores, judge, seed, deadline)
     elif columns is not None:
-        results = _by_networks(columns, scores, judge, seed)
+        results = _by_networks(columns, scores, judge, seed, deadline)
     else:
         return NO_PREDICTIONS
     return estimates_of(records, sample, results, values.isfinite(), basis, source)
 
 
-def _by_networks(inputs: Tensor, scores: Tensor, judge: Judge, seed: int) -> list[Result | None]:
+def _by_networks(
+    inputs: Tensor, scores: Tensor, judge: Judge, seed: int, deadline: Deadline
+) -> list[Result | None]:
     truth = Truth(scores.float().to(inputs.device), "quantity", scores.shape[1])
-    return network_results(inputs, truth, judge, seed)
+    return network_results(inputs, truth, judge, seed, deadline)
 
 
 def _by_column(values: Tensor) -> Tensor:

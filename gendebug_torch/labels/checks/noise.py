@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.labels.checks._audit import audit, audit_findings
 from gendebug_torch.labels.checks._estimate import NoiseEstimate, estimate_cost
 from gendebug_torch.labels.noise.pruning import pruning_effect
@@ -22,6 +23,7 @@ from gendebug_torch.labels.noise.pruning import pruning_effect
 def training_labels_are_right(
     train: Records,
     validation: Records | None = None,
+    deadline: Deadline = NO_DEADLINE,
     *,
     alpha: float = 0.0005,
     min_rate: float = 0.02,
@@ -47,6 +49,7 @@ def training_labels_are_right(
             the rows. Rows without a label are left out.
         validation: records with logits and labels, on which the effect of leaving out suspicious
             rows is evaluated.
+        deadline: end of the time.
         alpha: significance level.
         min_rate: smallest share of wrong labels that matters; the lower bound must reach half.
         out_of_sample: whether the logits are of models that did not see the row; they then replace
@@ -57,7 +60,13 @@ def training_labels_are_right(
     """
     this = training_labels_are_right
     estimate = audit(
-        train, out_of_sample=out_of_sample, stacked=False, max_rows=max_rows, seed=seed
+        train,
+        out_of_sample=out_of_sample,
+        stacked=False,
+        max_rows=max_rows,
+        seed=seed,
+        held_out=validation,
+        deadline=deadline,
     )
     yield from audit_findings(this, train, estimate, alpha=alpha, min_rate=min_rate, limit=limit)
     if not isinstance(estimate, NoiseEstimate) or train.logits is None or out_of_sample:

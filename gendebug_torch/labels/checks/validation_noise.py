@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from gendebug_torch.checks.finding import Cause, Finding
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.labels.checks._audit import audit, audit_findings
 from gendebug_torch.labels.checks._estimate import estimate_cost
 
@@ -20,6 +21,7 @@ from gendebug_torch.labels.checks._estimate import estimate_cost
 )
 def validation_labels_are_right(
     validation: Records,
+    deadline: Deadline = NO_DEADLINE,
     *,
     alpha: float = 0.0005,
     min_rate: float = 0.02,
@@ -39,13 +41,21 @@ def validation_labels_are_right(
 
     Args:
         validation: records with labels and logits; rows without a label are left out.
+        deadline: end of the time.
         alpha: significance level.
         min_rate: smallest share of wrong labels that matters; the lower bound must reach half.
         max_rows: most rows used, drawn at random.
         limit: most groups reported one by one.
         seed: seed of the drawing and the networks.
     """
-    estimate = audit(validation, out_of_sample=True, stacked=True, max_rows=max_rows, seed=seed)
+    estimate = audit(
+        validation,
+        out_of_sample=True,
+        stacked=True,
+        max_rows=max_rows,
+        seed=seed,
+        deadline=deadline,
+    )
     yield from audit_findings(
         validation_labels_are_right,
         validation,

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A penalty of a hundredth of a row pulls scale and offsets to 1 and 0: separable classes have a
-# finite fit.
-_RIDGE = 0.01
+# A penalty of a hundredth of a row pulls the scale to 1: separable classes have a finite fit. The
+# offsets' prior is standard normal: free ones of classes with few rows would take labels by chance
+# for noise.
+_SCALE_RIDGE, _OFFSET_RIDGE = 0.01, 0.5
 # Fits stop when a step gains less than this in nats over all rows: tests need no more.
 _TOLERANCE = 1e-4
 # Probabilities computed at once: what stays in the cache of a core, or what fills a device.
@@ -19,6 +20,11 @@ _HOST_CELLS, _DEVICE_CELLS = 2**16, 2**26
 # Negative log-likelihood of some rows, its gradient by their calibrated logits `[m, k]`, and by the
 # further parameters, from their probabilities `[m, k]`, the rows, and the further parameters.
 RowLoss = Callable[[Tensor, slice, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def offset_penalty(offsets: Tensor) -> float:
+    """Nats that offsets `[k]` cost."""
+    return _OFFSET_RIDGE * float(offsets.square().sum())
 
 
 def minimized(z: Tensor, start: Tensor, loss: RowLoss, *, iterations: int = 60) -> Tensor:
@@ -83,6 +89,7 @@ class _Objective:
             slopes[1 : k + 1] += gradient.sum(0)
             slopes[k + 1 :] += further
         slope = slopes.cpu()
-        slope[: k + 1] += 2 * _RIDGE * host[: k + 1]
-        penalty = _RIDGE * float(host[: k + 1].square().sum())
+        slope[0] += 2 * _SCALE_RIDGE * host[0]
+        slope[1 : k + 1] += 2 * _OFFSET_RIDGE * host[1 : k + 1]
+        penalty = _SCALE_RIDGE * float(host[0].square()) + offset_penalty(host[1 : k + 1])
         return float(nats) + penalty, (slope / self.units).numpy()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gendebug_torch.labels.noise.minimization import minimized
+from gendebug_torch.labels.noise.minimization import minimized, offset_penalty
 from gendebug_torch.stats.intervals import normal_quantile
 
 _EM_STEPS, _ALTERNATIONS = 25, 3
@@ -64,7 +64,7 @@ def fit_noise(z: Tensor, targets: Tensor) -> tuple[NoiseFit, float]:
     uniform = _fit_uniform(z, targets, clean)
     if len(z) < 4:
         return uniform, 1.0
-    gain = _log_likelihood(z, targets, uniform) - _log_likelihood(z, targets, clean)
+    gain = _penalized(z, targets, uniform) - _penalized(z, targets, clean)
     p_value = 0.5 * math.erfc(math.sqrt(max(gain, 0.0)))
     fit = uniform
     if len(z) >= _MIN_ROWS_PER_CLASS * z.shape[1]:
@@ -81,7 +81,7 @@ def fit_noise(z: Tensor, targets: Tensor) -> tuple[NoiseFit, float]:
         rows = _confident_rows(clean.probs(z))
         confident = _contradiction(z[rows], targets[rows], fit)
         if confident is not None:
-            return _fit_calibration(z, targets, confident, clean), 1.0
+            return calibrated(z, targets, confident, clean), 1.0
     return fit, min(1.0, p_value)
 
 
@@ -106,8 +106,8 @@ def _contradiction(z: Tensor, targets: Tensor, fit: NoiseFit) -> Tensor | None:
     confident = _fit_uniform(z, targets, _fit_clean(z, targets))
     if float(confident.transition[0, 0]) <= float(fit.transition.diagonal().mean()):
         return None
-    expected = _fit_calibration(z, targets, fit.transition, confident)
-    loss = _log_likelihood(z, targets, confident) - _log_likelihood(z, targets, expected)
+    expected = calibrated(z, targets, fit.transition, confident)
+    loss = log_likelihood(z, targets, confident) - log_likelihood(z, targets, expected)
     return confident.transition if loss > _CONTRADICTION else None
 
 
@@ -119,11 +119,11 @@ def _held_out_gains(
     The clean fit is that to the other rows, as the split test requires, and no worse than it.
     """
     uniform = _fit_uniform(z, targets, _fit_clean(z, targets))
-    pairwise = _log_likelihood(test_z, test_targets, _fit_pairwise(z, targets, uniform))
+    pairwise = log_likelihood(test_z, test_targets, _fit_pairwise(z, targets, uniform))
     clean = _fit_clean(test_z, test_targets)
     return (
-        pairwise - _log_likelihood(test_z, test_targets, clean),
-        pairwise - _log_likelihood(test_z, test_targets, uniform),
+        pairwise - log_likelihood(test_z, test_targets, clean),
+        pairwise - log_likelihood(test_z, test_targets, uniform),
     )
 
 
@@ -243,14 +243,22 @@ def _fit_pairwise(z: Tensor, targets: Tensor, uniform: NoiseFit) -> NoiseFit:
     fit = uniform
     for _ in range(_ALTERNATIONS):
         transition = _transition(fit.probs(z), targets, fit.transition, uniform.transition)
-        fit = _fit_calibration(z, targets, transition, fit, iterations=10)
+        fit = calibrated(z, targets, transition, fit, iterations=10)
     return fit
 
 
-def _fit_calibration(
+def calibrated(
     z: Tensor, targets: Tensor, transition: Tensor, start: NoiseFit, *, iterations: int = 60
 ) -> NoiseFit:
-    """Scale and offsets under a fixed transition."""
+    """Scale and offsets under a fixed transition.
+
+    Args:
+        z: logits, `[n, k]` float64.
+        targets: class ids, `[n]` int64.
+        transition: probability of each label for each true class, `[k, k]`.
+        start: fit to start from.
+        iterations: most iterations.
+    """
     of_label = transition.T.contiguous()
 
     def loss(probs: Tensor, rows: slice, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -281,10 +289,16 @@ def _minus_own(gradient: Tensor, targets: Tensor, values: Tensor) -> Tensor:
     return gradient.scatter_add_(1, targets[:, None], -values)
 
 
-def _log_likelihood(z: Tensor, targets: Tensor, fit: NoiseFit) -> float:
+def log_likelihood(z: Tensor, targets: Tensor, fit: NoiseFit) -> float:
+    """Nats of the labels under a fit."""
     probs = fit.probs(z)
     label = (probs * _label_columns(fit.transition, targets)).sum(1)
     return float(label.clamp(min=_TINY).log().sum())
+
+
+def _penalized(z: Tensor, targets: Tensor, fit: NoiseFit) -> float:
+    """Nats of the labels less what the offsets cost."""
+    return log_likelihood(z, targets, fit) - offset_penalty(fit.offsets)
 
 
 def _transition(probs: Tensor, targets: Tensor, transition: Tensor, uniform: Tensor) -> Tensor:

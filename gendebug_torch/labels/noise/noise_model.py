@@ -87,8 +87,12 @@ class LabelNoise:
     @property
     def log_loss(self) -> float:
         """Mean negative log-likelihood of the given labels under the fitted noise, in nats."""
+        return float(self.losses().mean())
+
+    def losses(self) -> Tensor:
+        """`[n]` negative log-likelihood of each given label under the fitted noise, in nats."""
         label = (self.probs * self.transition.T[self.targets]).sum(1)
-        return -float(label.clamp(min=1e-300).log().mean())
+        return -label.clamp(min=1e-300).log()
 
     def rate_by(
         self, group: Tensor, groups: int, *, level: float = 0.95

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
 from gendebug_torch.labels.prediction.small_networks import Networks, Truth
 
 # Folds of the checks: with fewer, each network sees too few rows.
@@ -72,26 +72,37 @@ def cross_fitted_logits(
 
 
 def cross_fitted(
-    x: Tensor, truth: Truth, *, folds: int = FOLDS, hidden: int = 32, seed: int = 0
+    x: Tensor,
+    truth: Truth,
+    *,
+    folds: int = FOLDS,
+    hidden: int = 32,
+    seed: int = 0,
+    deadline: Deadline = NO_DEADLINE,
 ) -> Tensor:
-    """`[n, k]` float32 outputs for each row by networks that did not see its truth.
+    """`[m, k]` float32 outputs for each row by networks that did not see its truth.
 
     Args:
-        x: inputs of comparable scale, `[n, d]` float32.
-        truth: what the networks are to answer, of n rows.
+        x: inputs of comparable scale, `[m, d]` float32.
+        truth: what the networks are to answer, of the first n rows. No network learns from the
+            rows after them; each is answered by one.
         folds: number of folds.
         hidden: width of the hidden layers.
         seed: seed of folds, weights and batches; the global random state is not touched.
+        deadline: end of the time, asked between evaluations.
     """
-    n, levels = len(x), len(_INPUT_NOISE)
+    n, levels = len(truth.values), len(_INPUT_NOISE)
     generator = torch.Generator().manual_seed(seed)
     sizes = (x.shape[1], hidden, hidden, truth.outputs)
     networks = Networks(levels * folds, sizes, generator, x.device)
     order = torch.randperm(n, generator=generator).to(x.device)
     held_out, training = _partition(order, folds)
-    outputs = _trained(networks, x, truth, training, held_out, generator)
+    others = torch.arange(n, len(x), device=x.device)
+    others = nn.functional.pad(others, (0, -len(others) % folds), value=-1).view(-1, folds).T
+    held_out = torch.cat([held_out, others], 1)
+    outputs = _trained(networks, x, truth, training, held_out, generator, deadline)
     inside = held_out.flatten() >= 0
-    found = x.new_zeros(n, truth.outputs)
+    found = x.new_zeros(len(x), truth.outputs)
     return found.index_copy_(0, held_out.flatten()[inside], outputs.flatten(0, 1)[inside])
 
 
@@ -123,6 +134,7 @@ def _trained(
     training: Tensor,
     held_out: Tensor,
     generator: torch.Generator,
+    deadline: Deadline,
 ) -> Tensor:
     """`[f, h, k]` held-out outputs of the strength of input noise and step of least loss.
 
@@ -131,13 +143,16 @@ def _trained(
         x: inputs, `[n, d]`.
         truth: what they are to answer.
         training: rows that the network of each fold learns from, `[f, t]` int64.
-        held_out: rows that it does not see, `[f, h]` int64, padded with -1.
+        held_out: rows that it answers without seeing them, `[f, h]` int64, padded with -1; those
+            beyond the rows of the truth are not evaluated.
         generator: source of batches and input noise.
+        deadline: end of the time.
     """
-    folds = len(training)
-    inside, rows = held_out >= 0, held_out.clamp(min=0)
+    folds, n = len(training), len(truth.values)
+    inside, rows = (held_out >= 0) & (held_out < n), held_out.clamp(min=0)
+    evaluated = (rows * inside).expand(len(_INPUT_NOISE), -1, -1)
     noise = x.new_tensor(_INPUT_NOISE)
-    steps = min(max(_PASSES * len(x) // _BATCH, _MIN_STEPS), _MAX_STEPS)
+    steps = min(max(_PASSES * n // _BATCH, _MIN_STEPS), _MAX_STEPS)
     every, trial = max(1, steps // _EVALUATIONS), int(_TRIAL * steps)
     best, outputs = math.inf, x.new_zeros(*held_out.shape, truth.outputs)
     for step in range(steps):
@@ -145,9 +160,10 @@ def _trained(
         networks.step(inputs, truth, drawn, _learning_rate(step / steps))
         if (step + 1) % every:
             continue
+        deadline.check()
         answers = networks(x[rows].repeat(len(noise), 1, 1))
         answers = answers.view(len(noise), folds, *answers.shape[1:])
-        losses = (truth.loss(answers, rows.expand(len(noise), -1, -1)) * inside).sum((1, 2))
+        losses = (truth.loss(answers, evaluated[: len(noise)]) * inside).sum((1, 2))
         least = int(losses.argmin())
         if float(losses[least]) < best:
             best, outputs = float(losses[least]), answers[least]

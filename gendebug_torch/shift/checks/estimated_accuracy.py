@@ -11,6 +11,7 @@ from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
 from gendebug_torch.shift.checks._estimates import (
@@ -57,6 +58,7 @@ def accuracy_is_expected_to_hold(
     validation: Records,
     production: Records,
     change_kinds: ChangeKinds | None = None,
+    deadline: Deadline = NO_DEADLINE,
     *,
     min_drop: float = 0.05,
     min_rise: float = 0.1,
@@ -76,11 +78,14 @@ def accuracy_is_expected_to_hold(
         validation: records with targets and logits.
         production: records with logits.
         change_kinds: kinds of change, derived.
+        deadline: end of the time.
         min_drop: smallest fall of the accuracy that matters.
         min_rise: smallest rise of the mean absolute error that matters, as a share of it.
         errors: standard errors by which the estimates have to fall.
     """
     this = accuracy_is_expected_to_hold
+    # What is derived may have taken the time that was left.
+    deadline.check()
     if has_outputs(validation, production):
         regression = task_of_pair(validation, production) is Task.REGRESSION
         judge = error_finding if regression else labels_finding

@@ -12,7 +12,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Cost, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.errors import InputError
+from gendebug_torch.errors import NO_DEADLINE, Deadline, InputError
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
 from gendebug_torch.shift.checks._columns import no_reference
 from gendebug_torch.shift.checks._embedding import embedding_findings
@@ -54,6 +54,7 @@ def columns_relate_as_before(
     validation: Records | None = None,
     train: Records | None = None,
     change_kinds: Deferred[ChangeKinds | None] = NOTHING,
+    deadline: Deadline = NO_DEADLINE,
     *,
     alpha: float = 0.002,
     min_auc: float = 0.55,
@@ -76,6 +77,7 @@ def columns_relate_as_before(
         validation: reference, if it has features.
         train: reference otherwise.
         change_kinds: kinds of change, derived; used where production differs.
+        deadline: end of the time.
         alpha: chance of any false alarm over both tests of the columns, and of the embedding.
         min_auc: smallest AUC that matters.
         min_correlation: smallest change of a correlation that matters.
@@ -92,18 +94,20 @@ def columns_relate_as_before(
         this, production, reference, block=block, fail_auc=_FAIL_AUC, **limits
     )
     least = alpha, min_auc, min_correlation
-    yield _column_finding(production, reference, change_kinds, block, least, most_columns)
+    sides = production, reference
+    yield _column_finding(sides, change_kinds, block, least, most_columns, deadline)
 
 
 def _column_finding(
-    production: Records,
-    reference: Records,
+    sides: tuple[Records, Records],
     change_kinds: Deferred[ChangeKinds | None],
     block: int,
     least: tuple[float, float, float],
     most_columns: int,
+    deadline: Deadline,
 ) -> Finding:
-    """Whether the columns differ together, or how they relate."""
+    """Whether the columns differ together, or how they relate, in production and its reference."""
+    production, reference = sides
     this, d = columns_relate_as_before, column_count(production)
     columns = None
     if d <= most_columns:
@@ -112,18 +116,18 @@ def _column_finding(
     if columns is None or not len(columns.reference.columns):
         reason = f"more than {most_columns} columns" if d > most_columns else "no shared columns"
         return this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"columns": d})
-    sides, coded = (columns.reference, columns.production), columns.categorical
+    tables, coded = (columns.reference, columns.production), columns.categorical
     try:
-        shift = joint_shift(*sides, categorical=coded, block=block)
+        shift = joint_shift(*tables, categorical=coded, block=block, deadline=deadline)
     except InputError as error:
-        numbers = {"n": len(sides[0]), "m": len(sides[1])}
+        numbers = {"n": len(tables[0]), "m": len(tables[1])}
         return this.finding(Severity.NOTE, f"Not judged: {error}", numbers=numbers)
     result = _Result.of(shift)
     classifier, pair = result.differences(*least)
     text = result.text(classifier=classifier, pair=pair)
     if classifier or pair:
         concerned = result.concerned(classifier=classifier, pair=pair)
-        slow = [] if block == 1 else slow_columns(*sides, block, categorical=coded)
+        slow = [] if block == 1 else slow_columns(*tables, block, categorical=coded)
         slow = [name for name in slow if name in concerned]
         return _difference_finding(result, text, slow, change_kinds())
     text = f"Columns relate as before: {text}."

@@ -18,7 +18,7 @@ from torch import Tensor
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import parse_times
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
 from gendebug_torch.shift.plots import axis_label
 from gendebug_torch.stats.effective_sample_size import autocorrelation_time
 from gendebug_torch.stats.multiple_testing import holm_adjusted
@@ -103,6 +103,7 @@ def joint_shift(
     block: int = 1,
     permutations: int = 60,
     seed: int = 0,
+    deadline: Deadline = NO_DEADLINE,
 ) -> JointShift:
     """Classifier two-sample test with a permutation null, and tests of all pairwise correlations.
 
@@ -122,6 +123,7 @@ def joint_shift(
             permuted and folds drawn, for rows in time; at most 250.
         permutations: number of refits with permuted labels, at least 10.
         seed: seed of drawing and permuting.
+        deadline: end of the time, asked between fits.
 
     Returns:
         AUC, p-value, importance of the features and correlations.
@@ -150,11 +152,15 @@ def joint_shift(
     labels = [in_production, *(in_production[order] for order in orders)]
     targets = torch.stack(labels, 1).double()[blocks]
     folds = (torch.randperm(len(in_production), generator=generator) % 5)[blocks]
+    deadline.check()
     fit = cross_fit(built.values, targets, folds=folds, seed=seed)
+    deadline.check()
     auc, p_value = float(fit.auc.auc), fit.p_value()
     low, high = (float(bound) for bound in fit.auc.interval())
     differs = p_value < 0.01 and auc > 0.5
-    importance = _importance(built, targets[:, :1], folds, auc, seed) if differs else {}
+    importance = {}
+    if differs:
+        importance = _importance(built, targets[:, :1], folds, auc, seed, deadline)
     pairs = _pairs(built, targets, categorical)
     return JointShift(auc, low, high, p_value, importance, pairs, (n, m), block)
 
@@ -255,7 +261,7 @@ def _blocks(n: int, m: int, block: int) -> tuple[Tensor, Tensor]:
 
 
 def _importance(
-    built: Design, target: Tensor, folds: Tensor, auc: float, seed: int
+    built: Design, target: Tensor, folds: Tensor, auc: float, seed: int, deadline: Deadline
 ) -> dict[str, float]:
     """AUC lost without each of the ten features most correlated with the sample label."""
     names = list(built.names)
@@ -268,11 +274,11 @@ def _importance(
         names = [names[owner] for owner in dict.fromkeys(order)][:_MAX_IMPORTANCE]
     if len(built.names) < 2:
         return {names[0]: auc - 0.5}
-    losses = {
-        name: auc
-        - float(cross_fit(built.without([name]).values, target, folds=folds, seed=seed).auc.auc)
-        for name in names
-    }
+    losses = {}
+    for name in names:
+        deadline.check()
+        fit = cross_fit(built.without([name]).values, target, folds=folds, seed=seed)
+        losses[name] = auc - float(fit.auc.auc)
     return dict(sorted(losses.items(), key=lambda entry: -entry[1]))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from gendebug_torch.checks.finding import SHARE_OF_RISE, Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.slices.checks._slicing import (
     MAX_SHARE,
     PREDICTED,
@@ -49,6 +50,7 @@ _REMEDY = (
 def no_slice_collapsed(
     validation: Records,
     production: Records,
+    deadline: Deadline = NO_DEADLINE,
     *,
     threshold: float = 0.5,
     alpha: float = 0.002,
@@ -71,13 +73,14 @@ def no_slice_collapsed(
     Args:
         validation: labeled records with logits.
         production: labeled records with logits.
+        deadline: end of the time.
         threshold: threshold on the probability of a binary model.
         alpha: false discovery rate over all slices and kinds of error.
         min_change: smallest rise of the rate, beyond that of all rows, that matters.
         min_factor: of losses, smallest factor of the rise, beyond that of all other rows.
         limit: most slices to report; slices with half of the rows are no subgroups.
     """
-    changes = _changes(validation, production, threshold, alpha)
+    changes = _changes(validation, production, threshold, alpha, deadline)
     if not changes:
         yield nothing_to_slice(no_slice_collapsed)
         return
@@ -120,7 +123,7 @@ def _relevant(change: SliceChange, min_change: float, min_factor: float) -> list
 
 
 def _changes(
-    validation: Records, production: Records, threshold: float, alpha: float
+    validation: Records, production: Records, threshold: float, alpha: float, deadline: Deadline
 ) -> list[SliceChange]:
     """The changes of each kind of error per slice; empty without columns or fitting labels."""
     outputs, live_outputs = class_outputs(validation), class_outputs(production)
@@ -136,9 +139,10 @@ def _changes(
             return []
         binnings = fit_binnings(columns[0], categorical=validation.schema.categorical)
         frames = [columns[0], columns[1]]
-        return _error_changes(frames, binnings, errors, live_errors, alpha)
+        return _error_changes(frames, binnings, errors, live_errors, alpha, deadline)
     errors_of_both = (errors, live_errors)
-    return _class_changes(validation, columns, (outputs, live_outputs), errors_of_both, alpha)
+    sides = outputs, live_outputs
+    return _class_changes(validation, columns, sides, errors_of_both, alpha, deadline)
 
 
 def _class_changes(
@@ -147,6 +151,7 @@ def _class_changes(
     outputs: Sequence[tuple[Tensor, Tensor]],
     errors: Sequence[dict[str, tuple[Tensor, Tensor]]],
     alpha: float,
+    deadline: Deadline,
 ) -> list[SliceChange]:
     """The changes per slice and true class, and then of predicted classes among the other rows."""
     targets = [true.cpu() for _, true in outputs]
@@ -156,7 +161,7 @@ def _class_changes(
         for part, true in zip(columns, targets, strict=True)
     ]
     frames, binnings = [frame for frame, _ in coded], coded[0][1]
-    (change,) = _error_changes(frames, binnings, errors[0], errors[1], alpha / 2)
+    (change,) = _error_changes(frames, binnings, errors[0], errors[1], alpha / 2, deadline)
     k = max(logits.shape[1] for logits, _ in outputs)
     levels = _class_levels(validation, k, TRUE).items()
     fallen = torch.tensor([i for i, level in levels if level in change.names], dtype=torch.int64)
@@ -173,6 +178,7 @@ def _error_changes(
     errors: dict[str, tuple[Tensor, Tensor]],
     live_errors: dict[str, tuple[Tensor, Tensor]],
     alpha: float,
+    deadline: Deadline,
 ) -> list[SliceChange]:
     """The changes of each kind of error over columns that are coded once."""
     levels = tuple(level for binning in binnings for level in binning.levels)
@@ -180,6 +186,7 @@ def _error_changes(
     names = [name for name in errors if name in live_errors]
     changes = []
     for name in names:
+        deadline.check()
         sides = (errors[name], live_errors[name])
         parts = [part[rows] for part, (rows, _) in zip(codes, sides, strict=True)]
         events = [error[rows] for rows, error in sides]

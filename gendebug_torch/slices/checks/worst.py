@@ -13,6 +13,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.slices.checks._slicing import (
     MAX_SHARE,
     PREDICTED,
@@ -53,6 +54,7 @@ _REMEDY = (
 )
 def no_slice_fails(
     validation: Records,
+    deadline: Deadline = NO_DEADLINE,
     *,
     threshold: float = 0.5,
     alpha: float = 0.002,
@@ -77,6 +79,7 @@ def no_slice_fails(
 
     Args:
         validation: labeled records with logits and named columns.
+        deadline: end of the time.
         threshold: threshold on the probability of a binary model.
         alpha: false discovery rate over all slices and kinds of error.
         min_lift: smallest ratio of the slice's error rate to the expected one that matters; so does
@@ -102,6 +105,7 @@ def no_slice_fails(
         columns, binnings = with_classes(columns, events[0].predicted, PREDICTED, validation)
     failing: dict[str, list[tuple[Slices, int, ErrorEvent]]] = {}
     for event in events:
+        deadline.check()
         found = _excess_slices(
             columns.iloc[event.rows.numpy()],
             event.errors,
