@@ -101,13 +101,13 @@ def _unit(keys: Tensor) -> Tensor:
 
 def _coarse(units: Tensor, shape: torch.Size) -> Tensor:
     """The pictures in few pixels, which a small shift changes little."""
-    small = functional.adaptive_avg_pool2d(units.unflatten(1, shape)[:, None], _COARSE)
+    small = functional.adaptive_avg_pool2d(units.reshape(-1, 1, *shape), _COARSE)
     return _unit(small[:, 0])
 
 
 def _spectrum(units: Tensor, shape: torch.Size) -> Tensor:
     """Sizes of the low frequencies, which a shift does not change."""
-    sizes = torch.fft.rfft2(units.unflatten(1, shape)).abs()[:, :, :_COARSE]
+    sizes = torch.fft.rfft2(units.reshape(-1, *shape)).abs()[:, :, :_COARSE]
     low = torch.cat([sizes[:, :_COARSE], sizes[:, 1 - _COARSE :]], 1)
     return functional.normalize(low.flatten(1), dim=1)
 
@@ -142,7 +142,7 @@ def _aligned_distances(
         torch.split(after, _CHUNK), torch.split(candidates, _CHUNK), strict=True
     ):
         zoomed = torch.fft.rfft2(_zoomed(block.reshape(len(block), 1, *shape)))
-        partners = torch.fft.rfft2(before[chosen].unflatten(2, shape))
+        partners = torch.fft.rfft2(before[chosen].reshape(*chosen.shape, *shape))
         product = zoomed[:, :, None] * partners.conj()[:, None]
         shifted = (down @ (product @ across.T)).real / math.prod(shape)
         correlation = shifted.flatten(3).amax(3).amax(1)
@@ -168,7 +168,7 @@ def _zoomed(pictures: Tensor) -> Tensor:
             scale.expand(len(pictures), -1, -1), list(pictures.shape), align_corners=False
         )
         moved = functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-        parts.append(_unit(moved[:, 0]).unflatten(1, shape))
+        parts.append(_unit(moved[:, 0]).reshape(-1, *shape))
     return torch.stack(parts, 1)
 
 
