@@ -145,7 +145,7 @@ def image_key(batch: Tensor) -> Tensor:
         batch: images as of `image_properties`.
     """
     light = luminance(unit_images(batch))
-    size = [min(side, _KEY_SIZE) for side in light.shape[1:]]
+    size = min(light.shape[1], _KEY_SIZE), min(light.shape[2], _KEY_SIZE)
     small = functional.adaptive_avg_pool2d(light[:, None], size)[:, 0]
     centred = small - small.mean((1, 2), keepdim=True)
     contrast = centred.square().mean((1, 2), keepdim=True).sqrt()

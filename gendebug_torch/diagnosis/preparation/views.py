@@ -44,7 +44,8 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
             texts = text_columns(records.features)
             if texts:
                 table = with_text_properties(records.features, texts)
-                described[name] = replace(records, features=table)
+                kept = _beside(records.metadata, records.features[texts])
+                described[name] = replace(records, features=table, metadata=kept)
     return described
 
 

@@ -25,6 +25,7 @@ from gendebug_torch.leakage.pictures.near_duplicate_images import IMAGES, near_d
 from gendebug_torch.leakage.splits.near_duplicate_rows import near_duplicate_rows
 from gendebug_torch.leakage.splits.near_duplicate_texts import near_duplicate_texts
 from gendebug_torch.leakage.splits.near_duplicates import TEXTS, NearDuplicates
+from gendebug_torch.modality.strings import text_columns
 
 # Mean number of characters from which a column holds texts; shorter ones are names and codes, whose
 # similarity is no evidence.
@@ -81,9 +82,8 @@ def splits_share_no_near_duplicates(
     assert train.features is not None
     assert validation.features is not None
     texts = _text_columns(train.features, validation.features)
-    if texts:
-        before, after = (_joined(split.features, texts) for split in (train, validation))
-        near = near_duplicate_texts(before, after, threshold=min_similarity)
+    for tables in _text_tables(train, validation, texts):
+        near = near_duplicate_texts(*map(_joined, tables), threshold=min_similarity)
         yield _near_finding(near, validation, min_share)
     rows, other = (_without(split.features, texts) for split in (train, validation))
     if column_names(rows):
@@ -106,6 +106,20 @@ def _near_images(train: Records, validation: Records, rows: int, seed: int) -> N
     )
 
 
+def _text_tables(
+    train: Records, validation: Records, texts: list[Any]
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The texts of both splits: those among the features, and those kept beside properties."""
+    if texts:
+        assert isinstance(train.features, pd.DataFrame)
+        assert isinstance(validation.features, pd.DataFrame)
+        yield train.features[texts], validation.features[texts]
+    if train.metadata is not None and validation.metadata is not None:
+        named = [c for c in text_columns(train.metadata) if c not in train.schema.ids]
+        if kept := [c for c in named if c in validation.metadata]:
+            yield train.metadata[kept], validation.metadata[kept]
+
+
 def _text_columns(train: Features, validation: Features) -> list[Any]:
     """Columns of long texts that both splits have."""
     if not isinstance(train, pd.DataFrame) or not isinstance(validation, pd.DataFrame):
@@ -118,9 +132,9 @@ def _mean_length(values: pd.Series[Any]) -> float:
     return float(values.dropna().astype(str).head(1000).str.len().mean())
 
 
-def _joined(features: Any, columns: list[Any]) -> list[str]:
+def _joined(table: pd.DataFrame) -> list[str]:
     """The texts of each row, joined."""
-    texts = features[columns].astype("string").fillna("").agg(" ".join, axis=1).tolist()
+    texts = table.astype("string").fillna("").agg(" ".join, axis=1).tolist()
     return [str(text) for text in texts]
 
 
