@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Cause, Finding, Records, Schema, Severity, compare, profile
+from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, compare, profile
 from gendebug_torch.cli.main import main
+from gendebug_torch.diagnosis.apportioning.bill import Bill, BillLine
 from gendebug_torch.diagnosis.comparison.history import history
 from gendebug_torch.diagnosis.comparison.paired_tests import paired_accuracy, paired_area
 from gendebug_torch.errors import InputError
@@ -116,6 +117,14 @@ def test_findings_are_new_gone_worse_and_better():
     }
     assert found.worse
     assert not compare(before, before).worse
+
+
+def test_two_bills_stand_side_by_side():
+    lines = [BillLine("label_shift", "", 2.0, 1.0, 3.0), BillLine("unexplained", "", 0.5, 0, 1)]
+    bills = [Bill("accuracy", "points", 90.0, 2.5, 1.0, 4.0, tuple(lines[:n])) for n in (2, 1)]
+    found = compare(*(Diagnosis((), bill=bill) for bill in bills)).bills.set_index("cause")
+    assert found["points_before"].to_dict() == {"label_shift": 2.0, "unexplained": 0.5}
+    assert found["points_after"].isna().to_dict() == {"label_shift": False, "unexplained": True}
 
 
 def weeks(seed, count, *, shift_from=None, n=600):

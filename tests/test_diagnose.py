@@ -141,6 +141,7 @@ def test_forms(model, tmp_path):
     assert "retrain" in str(diagnosis)
     diagnosis.write(tmp_path / "out", title="T")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "bill.json",
         "findings.json",
         "report.html",
     ]
@@ -150,7 +151,7 @@ def test_forms(model, tmp_path):
     ("arguments", "words"),
     [
         ({}, "at least one"),
-        ({"validation": pd.DataFrame()}, "`validation`: expected Records, got DataFrame"),
+        ({"validation": pd.DataFrame()}, "expected Records or a Profile, got DataFrame"),
         ({"validation": table(5, 0), "model": {"w": 1}}, "`model`"),
         ({"validation": table(5, 0), "only": "shift.kss"}, "Did you mean 'shift.ks'"),
         ({"validation": table(5, 0), "options": {"shift.ks": {"alhpa": 1}}}, "alhpa"),

@@ -42,6 +42,7 @@ from gendebug_torch.diagnosis.preparation.logits import with_logits
 from gendebug_torch.diagnosis.preparation.profiles import (
     profile_finding,
     profiles_of,
+    row_counts,
     sampled_rows,
     whole_row_answers,
 )
@@ -61,6 +62,7 @@ from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
     from gendebug_torch.curves import LearningCurves
+    from gendebug_torch.network.evidence import NetworkEvidence
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def diagnose(
     model: Model | None = None,
     *,
     curves: LearningCurves | None = None,
+    network: NetworkEvidence | None = None,
     train: Records | Profile | None = None,
     validation: Records | Profile | None = None,
     production: Records | Profile | None = None,
@@ -184,6 +187,7 @@ def diagnose(
     Args:
         model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
         curves: learning curves of the training.
+        network: what the training showed of the inside of the network.
         train: records that the model was fitted on, or a profile of them.
         validation: records that it was judged on.
         production: records that it met afterwards, labeled or not.
@@ -211,6 +215,7 @@ def diagnose(
     given: dict[str, Any] = {
         "model": model,
         "curves": curves,
+        "network": network,
         "train": train,
         "validation": validation,
         "production": production,
@@ -250,7 +255,7 @@ def diagnose(
         work = partial(diagnosed_bill, findings, given, device, deadline, quality)
         bill = attempt(findings, "diagnose.bill", work)
     ranked = tuple(sorted(findings, key=finding_order))
-    context = _context(given | profiles, time.perf_counter() - started)
+    context = _context(given, time.perf_counter() - started) | row_counts(profiles)
     return Diagnosis(ranked, context, quality, costs, bill)
 
 

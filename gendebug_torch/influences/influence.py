@@ -26,7 +26,8 @@ from gendebug_torch.influences.questions import (
 )
 from gendebug_torch.influences.result.influences import Influences
 from gendebug_torch.influences.result.scores import MethodScores, combined_scores
-from gendebug_torch.model.batches import Unpack, cut, known_rows
+from gendebug_torch.model.batches import cut, known_rows
+from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import device_context, device_of
 from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import map_rows

@@ -15,9 +15,11 @@ from gendebug_torch.data.task import Task
 from gendebug_torch.errors import UnsupportedError, reject
 from gendebug_torch.influences.methods.answers import AnswerForm, answers_of
 from gendebug_torch.influences.methods.method import Rows
-from gendebug_torch.model.batches import Unpack, moved, rows_at, sample_rows
+from gendebug_torch.model.batches import moved, rows_at, sample_rows
+from gendebug_torch.model.collection.collect import collect
+from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.evaluation import Model
-from gendebug_torch.model.runner import as_model_takes, collect
+from gendebug_torch.model.runner import as_model_takes
 
 # Training rows by which layers are centred and curvature is taken.
 _SAMPLE = 2000

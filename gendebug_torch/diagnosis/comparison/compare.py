@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.data.records import Records
 from gendebug_torch.diagnosis.comparison.comparison import Comparison
-from gendebug_torch.diagnosis.comparison.diagnoses import compared_findings
+from gendebug_torch.diagnosis.comparison.diagnoses import compared_bills, compared_findings
 from gendebug_torch.diagnosis.comparison.models import compared_models
 from gendebug_torch.diagnosis.diagnose import Diagnosis, diagnose
 from gendebug_torch.errors import reject
@@ -61,7 +62,10 @@ def compare(
         got = f"{type(before).__name__} and {type(after).__name__}"
         expected = "two diagnoses, two Records, or two Profiles"
         reject("before, after", expected, got, "Compare like with like.")
-    return compared_findings(found[0], found[1])
+    compared = compared_findings(found[0], found[1])
+    if isinstance(before, Diagnosis) and isinstance(after, Diagnosis):
+        compared = replace(compared, bills=compared_bills(before.bill, after.bill))
+    return compared
 
 
 def _findings(side: Any) -> list[Finding] | None:

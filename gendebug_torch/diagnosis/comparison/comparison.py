@@ -23,6 +23,8 @@ class Comparison:
         disagreements: rows that two models answer differently, the surest mistakes first; None
             where no models were compared.
         context: what went in.
+        bills: one row per cause with the points that it carries before and after; None where a
+            diagnosis has no bill.
     """
 
     kind: str
@@ -30,6 +32,7 @@ class Comparison:
     findings: tuple[Finding, ...]
     disagreements: pd.DataFrame | None = None
     context: dict[str, str] = field(default_factory=dict)
+    bills: pd.DataFrame | None = None
 
     @property
     def worse(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from gendebug_torch.checks.finding import Finding, Severity
+from gendebug_torch.diagnosis.apportioning.bill import Bill
 from gendebug_torch.diagnosis.comparison.comparison import Comparison
 
 # Severities that judge nothing.
@@ -37,6 +38,20 @@ def compared_findings(before: Sequence[Finding], after: Sequence[Finding]) -> Co
     ranked = sorted(findings, key=lambda finding: -finding.severity.level)
     context = {"findings before": str(len(old)), "findings after": str(len(new))}
     return Comparison("diagnoses", frame.reset_index(drop=True), tuple(ranked), context=context)
+
+
+def compared_bills(before: Bill | None, after: Bill | None) -> pd.DataFrame | None:
+    """Points that each cause carries in two bills; None where one is missing or counts otherwise.
+
+    Args:
+        before: bill of the earlier diagnosis.
+        after: bill of the later one.
+    """
+    if before is None or after is None or before.metric != after.metric:
+        return None
+    keys = ["cause", "subject"]
+    sides = [bill.table()[[*keys, "points", "low", "high"]] for bill in (before, after)]
+    return sides[0].merge(sides[1], on=keys, how="outer", suffixes=("_before", "_after"))
 
 
 def _alarms(findings: Sequence[Finding]) -> dict[tuple[str, str], Finding]:

@@ -44,6 +44,11 @@ def sampled_rows(profiles: Mapping[str, Profile]) -> dict[str, Records]:
     return {name: side.records for name, side in profiles.items()}
 
 
+def row_counts(profiles: Mapping[str, Profile]) -> dict[str, str]:
+    """Numbers of the rows that the profiles stand for, by split, in words."""
+    return {name: f"{side.rows:,} rows" for name, side in profiles.items()}
+
+
 def whole_row_answers(
     given: Mapping[str, Any], profiles: Mapping[str, Profile]
 ) -> dict[str, Deferred[Any]]:

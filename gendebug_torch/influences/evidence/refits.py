@@ -15,9 +15,10 @@ from gendebug_torch.influences.evidence.refit import KernelHead, kernel_head, ri
 from gendebug_torch.influences.methods.answers import answers_of
 from gendebug_torch.influences.questions import training_inputs
 from gendebug_torch.model.batches import cut, rows_of
+from gendebug_torch.model.collection.collect import collect
 from gendebug_torch.model.devices import device_context
 from gendebug_torch.model.evaluation import evaluating
-from gendebug_torch.model.runner import as_model_takes, collect, map_rows
+from gendebug_torch.model.runner import as_model_takes, map_rows
 
 if TYPE_CHECKING:
     from gendebug_torch.influences.result.influences import Influences

@@ -22,7 +22,7 @@ from gendebug_torch.influences.questions import Sides, training_inputs
 from gendebug_torch.influences.result.scores import MethodScores
 from gendebug_torch.influences.result.shared_values import shared_values
 from gendebug_torch.influences.result.sheet import influence_sheet
-from gendebug_torch.model.batches import Unpack
+from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import device_context
 from gendebug_torch.model.evaluation import evaluating
 from gendebug_torch.model.runner import as_model_takes

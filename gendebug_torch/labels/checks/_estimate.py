@@ -229,13 +229,15 @@ def _others(judged: Records, held_out: Records | None, classes: int) -> _Others 
         return None
     sample = labeled_sample(held_out, _MAX_OTHERS, 0)
     part, logits = sample.records, sample.records.logits
+    assert logits is not None
     if len(sample.rows) < MIN_ROWS or class_logits(logits).shape[1] != classes:
         return None
-    if type(part.features) is not type(judged.features):
+    own, other = judged.features, part.features
+    if own is None or other is None or type(own) is not type(other):
         return None
-    if isinstance(part.features, pd.DataFrame) and set(part.features) != set(judged.features):
+    if isinstance(own, pd.DataFrame) and set(own) != set(other):
         return None
-    built = design(judged.features, part.features, categorical=judged.schema.categorical)
+    built = design(own, other, categorical=judged.schema.categorical)
     return _Others(built.values, label_noise(logits, sample.targets))
 
 

@@ -95,19 +95,20 @@ def columns_relate_as_before(
     )
     least = alpha, min_auc, min_correlation
     deadline.check()
-    yield _column_finding(production, reference, change_kinds, block, least, most_columns, deadline)
+    sides = production, reference
+    yield _column_finding(sides, change_kinds, block, least, most_columns, deadline)
 
 
 def _column_finding(
-    production: Records,
-    reference: Records,
+    sides: tuple[Records, Records],
     change_kinds: Deferred[ChangeKinds | None],
     block: int,
     least: tuple[float, float, float],
     most_columns: int,
     deadline: Deadline,
 ) -> Finding:
-    """Whether the columns differ together, or how they relate."""
+    """Whether the columns differ together, or how they relate, in production and its reference."""
+    production, reference = sides
     this, d = columns_relate_as_before, column_count(production)
     columns = None
     if d <= most_columns:
@@ -116,18 +117,18 @@ def _column_finding(
     if columns is None or not len(columns.reference.columns):
         reason = f"more than {most_columns} columns" if d > most_columns else "no shared columns"
         return this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"columns": d})
-    sides, coded = (columns.reference, columns.production), columns.categorical
+    tables, coded = (columns.reference, columns.production), columns.categorical
     try:
-        shift = joint_shift(*sides, categorical=coded, block=block, deadline=deadline)
+        shift = joint_shift(*tables, categorical=coded, block=block, deadline=deadline)
     except InputError as error:
-        numbers = {"n": len(sides[0]), "m": len(sides[1])}
+        numbers = {"n": len(tables[0]), "m": len(tables[1])}
         return this.finding(Severity.NOTE, f"Not judged: {error}", numbers=numbers)
     result = _Result.of(shift)
     classifier, pair = result.differences(*least)
     text = result.text(classifier=classifier, pair=pair)
     if classifier or pair:
         concerned = result.concerned(classifier=classifier, pair=pair)
-        slow = [] if block == 1 else slow_columns(*sides, block, categorical=coded)
+        slow = [] if block == 1 else slow_columns(*tables, block, categorical=coded)
         slow = [name for name in slow if name in concerned]
         return _difference_finding(result, text, slow, change_kinds())
     text = f"Columns relate as before: {text}."
