@@ -55,6 +55,9 @@ class Manual(Learner):
         super().__init__()
         self.automatic_optimization = False
 
+    def validation_step(self, batch, index):
+        self.head(self.body(batch[0]))
+
     def training_step(self, batch, index):
         optimizer = self.optimizers()
         loss = super().training_step(batch, index)

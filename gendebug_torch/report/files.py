@@ -11,6 +11,9 @@ from gendebug_torch.data.files import replacing_files
 if TYPE_CHECKING:
     from gendebug_torch.diagnosis.apportioning.bill import Bill
 
+# What a report has only at times: the one of an earlier report does not stay beside a later one.
+_AT_TIMES = ("bill.json",)
+
 
 def bill_files(bill: Bill | None) -> dict[str, str]:
     """Content of `bill.json` by its name; nothing without a bill."""
@@ -35,4 +38,6 @@ def write_report(
     with replacing_files(directory, list(contents), "out") as scratch:
         for name, text in contents.items():
             (scratch / name).write_text(text, encoding="utf-8", newline="")
+    for name in set(_AT_TIMES) - set(contents):
+        (Path(directory) / name).unlink(missing_ok=True)
     return Path(directory) / "report.html"

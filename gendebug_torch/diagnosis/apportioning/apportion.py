@@ -236,13 +236,16 @@ def _trials(
         live = live.select(rows)
     if network is not None and worlds.residual is not None:
         # What was served is not what the layers of the network give.
-        besides, own, model = worlds.residual[rows], network, None
-        network = lambda inputs: own(inputs) + besides  # noqa: E731
+        network, model = partial(_served, network, worlds.residual[rows]), None
     folds = random_folds(torch.arange(len(live)), live)
     shares = sides[0].targets
     assert shares is not None
     how = (worlds.metric, shares, network, model, device, blocks)
     return Trials(live, live.features, worlds.production.weights[rows], folds, *how)
+
+
+def _served(network: Callable[[Any], Tensor], besides: Tensor, inputs: Any) -> Tensor:
+    return network(inputs) + besides
 
 
 def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials], blocks: int) -> Bill:
@@ -257,8 +260,8 @@ def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials], blocks: int)
     if plan.mechanisms or low > 0:
         remedies = best_remedies(mechanisms, trials())
     lines = [
-        BillLine(one.cause, one.subject, *own, won)
-        for one, own, won in zip(mechanisms, bounds, remedies, strict=True)
+        BillLine(one.cause, one.subject, points, least, most, won)
+        for one, (points, least, most), won in zip(mechanisms, bounds, remedies, strict=True)
     ]
     whole = float(total[0])
     ordered = ordered_lines(*_with_unknown(lines, plan), whole)

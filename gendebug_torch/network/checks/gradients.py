@@ -36,7 +36,7 @@ def gradients_keep_their_size(
     ratios, first = _ratios(network)
     if len(ratios) < 2:
         summary = "Not judged: gradients of fewer than two layers were seen."
-        yield this.finding(Severity.NOTE, summary, numbers={"layers": len(ratios)})
+        yield this.finding(Severity.NOTE, summary)
         return
     names = list(ratios)
     # The gradient is lost, or too large, for everything before: the first such layer is named.
@@ -52,8 +52,7 @@ def gradients_keep_their_size(
     elif huge:
         at, size = huge[0], max(ratios[huge[0]], first[huge[0]])
         # What explodes before any update is the network's; later a training may have diverged.
-        early = any(first[name] > largest for name in huge)
-        severity = Severity.FAIL if early else Severity.WARN
+        severity = Severity.FAIL if max(first.values()) > largest else Severity.WARN
         kind, how = "exploding_gradient", f"explodes: at {at} it is"
         remedy = (
             "Start the weights smaller (He et al., Glorot), add normalization, or clip the norm of "

@@ -40,7 +40,7 @@ def inputs_are_normalized(
     assert probes is not None
     alarms = []
     if probes.input_missing > 0:
-        summary = f"{probes.input_missing:.1%} of the inputs are NaN or infinite."
+        summary = f"{probes.input_missing:.1%} of the inputs are missing or infinite."
         remedy = "Impute missing values before they reach the network."
         alarms.append(("missing_inputs", summary, remedy, Severity.FAIL))
     level = _level(probes.input_mean, probes.input_deviation)

@@ -11,12 +11,12 @@ from gendebug_torch.network.checks._findings import fault, fine
 from gendebug_torch.network.evidence import NetworkEvidence
 
 _WHERE = {
-    "input": "The batch of step {step} has NaN or infinite inputs.",
-    "forward": "{module} gave the first NaN or infinite output in step {step}; its inputs were "
+    "input": "The batch of step {step} has inputs that are missing or infinite.",
+    "forward": "{module} gave the first output that is not finite in step {step}; its inputs were "
     "finite.",
-    "weights": "{module} gave the first NaN or infinite output in step {step}: the update of step "
-    "{before} left its weights not finite or too large.",
-    "loss": "The loss or its gradient was NaN or infinite in step {step}, though every output of "
+    "weights": "{module} gave the first output that is not finite in step {step}: the update of "
+    "step {before} left its weights not finite or too large.",
+    "loss": "The loss or its gradient was not finite in step {step}, though every output of "
     "the network was finite.",
 }
 _REMEDY = {
