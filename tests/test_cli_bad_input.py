@@ -82,7 +82,7 @@ BAD = {
     "val": ("no_such_column",),
     "method_options": ("[1", '{"no_such_option": 1}'),
     **dict.fromkeys(("reference", "live", "tables", "table", "raw", "stored", "from_"), TABLES),
-    **dict.fromkeys(("validation", "production", "data"), TABLES),
+    **dict.fromkeys(("validation", "production", "data", "before", "after"), TABLES),
 }
 # What came and what to do, and what shows a value that is read.
 WORDS = r"(expected .+, got .+|not readable as YAML: .+)\. \S.+[.?]"
@@ -117,6 +117,8 @@ GOOD = {
         **NETWORK_OF,
     },
     "predeploy": {**BASIC, "train": "rows.csv", "production": "rows.csv", **NETWORK_OF},
+    "profile": {**BASIC, "data": "rows.csv"},
+    "compare": {**BASIC, "before": "rows.csv", "after": "rows.csv"},
     "checks": {},
     "behave": {"suite": "s.yaml", **NETWORK_OF},
     "behave add": {"suite": "s.yaml", "from_": "rows.csv", "row": "0"},
