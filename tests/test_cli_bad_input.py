@@ -58,7 +58,8 @@ BAD = {
     "runs": RUNS,
     "tags": ("nothing",),
     "ids": ("nothing",),
-    "as_json": ("2", "oui", "[true]", "{}", "null", "true false"),
+    "folder": ("absent.csv", "empty.csv"),
+    "as_json": ("2", "oui", "{}", "1.0", "true false", "yess"),
     "expect": ("0.3:0.1", "-1:2"),
     "reviewed": ("absent.csv", "empty.csv", "bytes.csv", "rows.csv"),
     "size": ("0", "-1"),
@@ -82,7 +83,7 @@ BAD = {
     "val": ("no_such_column",),
     "method_options": ("[1", '{"no_such_option": 1}'),
     **dict.fromkeys(("reference", "live", "tables", "table", "raw", "stored", "from_"), TABLES),
-    **dict.fromkeys(("validation", "production", "data"), TABLES),
+    **dict.fromkeys(("validation", "production", "data", "before", "after"), TABLES),
 }
 # What came and what to do, and what shows a value that is read.
 WORDS = r"(expected .+, got .+|not readable as YAML: .+)\. \S.+[.?]"
@@ -117,6 +118,9 @@ GOOD = {
         **NETWORK_OF,
     },
     "predeploy": {**BASIC, "train": "rows.csv", "production": "rows.csv", **NETWORK_OF},
+    "profile": {"schema": "schema.yaml", "data": "rows.csv", "out": "week.profile"},
+    "compare": {**BASIC, "before": "rows.csv", "after": "rows.csv"},
+    "history": {"folder": "folder.csv", "out": "out"},
     "checks": {},
     "behave": {"suite": "s.yaml", **NETWORK_OF},
     "behave add": {"suite": "s.yaml", "from_": "rows.csv", "row": "0"},

@@ -40,6 +40,8 @@ _MAX_CELLS = 20_000_000
 CONFIRMED, CERTAIN, AVERAGED = 0.01, 1e-10, 4
 # 99 % quantile of the normal distribution: the model predicts labels better than small networks.
 _KNOWS_BETTER = 2.326
+# Held-out rows on which they are compared.
+_MAX_OTHERS = 5_000
 # Networks that are trained, in whole trainings, and units of a hidden layer.
 _NETWORKS, _WIDTH = 6.0, 32
 NETWORKS_ON_FEATURES = "small networks on the features, which did not see the row"
@@ -220,12 +222,12 @@ class _Others:
 
 
 def _others(judged: Records, held_out: Records | None, classes: int) -> _Others | None:
-    """Held-out rows with the same columns and classes, not more than are judged."""
+    """At most 5,000 held-out rows with the same columns and classes."""
     if held_out is None or held_out.logits is None or held_out.targets is None:
         return None
     if held_out.task != judged.task or held_out.features is None:
         return None
-    sample = labeled_sample(held_out, len(judged), 0)
+    sample = labeled_sample(held_out, _MAX_OTHERS, 0)
     part, logits = sample.records, sample.records.logits
     assert logits is not None
     if len(sample.rows) < MIN_ROWS or class_logits(logits).shape[1] != classes:

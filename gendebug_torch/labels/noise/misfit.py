@@ -11,8 +11,8 @@ from gendebug_torch.labels.noise.noise_fit import NoiseFit, calibrated, log_like
 
 # Strengths of the noise that are tried, in multiples of the estimate.
 _STRENGTHS = (0.0, 0.03, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5)
-# Labels drawn for each row of the other set.
-_DRAWS = 8
+# Labels drawn for each row of the other set, and logits of the judged rows that are looked at.
+_DRAWS, _MAX_CELLS = 8, 4_000_000
 
 
 def right_labels(probs: Tensor, *, seed: int = 0) -> Tensor:
@@ -45,7 +45,8 @@ def excess_p_value(
         other: logits of other rows by the same networks, `[m, k]` float64.
         right: labels of these rows from `right_labels`, `[8 m]` int64.
     """
-    own = _profile(transition, z, targets)
+    every = 1 + z.numel() // _MAX_CELLS
+    own = _profile(transition, z[::every], targets[::every])
     others = _profile(transition, other.repeat(_DRAWS, 1), right) / _DRAWS
     strength, baseline = (_STRENGTHS[int(part.argmax())] for part in (own, others))
     if strength <= baseline:
@@ -57,7 +58,8 @@ def excess_p_value(
 def _profile(transition: Tensor, z: Tensor, targets: Tensor) -> Tensor:
     """`[s]` log likelihood at each strength of the noise, with the best calibration."""
     eye = torch.eye(len(transition), dtype=z.dtype, device=z.device)
-    found, fit = [], NoiseFit(1.0, z.new_zeros(len(transition)), eye)
+    found: list[float] = []
+    fit = NoiseFit(1.0, z.new_zeros(len(transition)), eye)
     for strength in _STRENGTHS:
         noisy = (eye + strength * (transition - eye)).clamp(min=0.0)
         fit = calibrated(z, targets, noisy / noisy.sum(1, keepdim=True), fit)
