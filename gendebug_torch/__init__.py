@@ -50,6 +50,7 @@ _TOPICS = (
     "diagnosis",
     "labels",
     "leakage",
+    "network",
     "shift",
     "slices",
 )

@@ -71,6 +71,7 @@ def marked(anywhere: bool, size: int = 5) -> Callable:
 
 
 def framed(images: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """A white border in class 3."""
     images = images.clone()
     rows = targets == 3
     frame = torch.ones(images.shape[-2:], dtype=torch.bool)
@@ -80,16 +81,19 @@ def framed(images: Tensor, targets: Tensor, generator: torch.Generator) -> Tenso
 
 
 def simple(change: Callable) -> Callable:
+    """A change that needs neither targets nor chance."""
     return lambda images, targets, generator: change(images)
 
 
 def resized(images: Tensor, factor: int) -> Tensor:
+    """Shrunk by a factor and enlarged again."""
     h, w = images.shape[-2:]
     small = functional.interpolate(images, (h // factor, w // factor), mode="area")
     return functional.interpolate(small, (h, w), mode="bilinear")
 
 
 def blurred(images: Tensor) -> Tensor:
+    """A Gaussian blur of 1.5 pixels."""
     c = images.shape[1]
     steps = torch.arange(-4, 5.0)
     kernel = (-steps.square() / (2 * 1.5**2)).exp()
@@ -98,6 +102,7 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def zoomed(images: Tensor) -> Tensor:
+    """The inner two thirds, enlarged."""
     h, w = images.shape[-2:]
     m = h // 6
     inner = images[:, :, m : h - m, m : w - m]
@@ -140,11 +145,13 @@ class Convolutional(nn.Module):
         self.out = nn.Linear(32 * ((side // 4) ** 2 + 1), classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         z = self.body(x)
         return self.out(torch.cat([z.flatten(1), z.amax((2, 3))], 1))
 
 
 def mnist(seed: int, sizes: tuple[int, ...]) -> list[Side]:
+    """Digits in 0..1."""
     with np.load(DATA / "mnist" / "mnist.npz") as archive:
         keys = {key.lower(): key for key in archive.files}
         images = archive[next(keys[k] for k in keys if ("x" in k and "train" in k) or k == "x")]
@@ -162,6 +169,7 @@ def mnist(seed: int, sizes: tuple[int, ...]) -> list[Side]:
 
 
 def fruits(seed: int, sizes: tuple[int, ...]) -> list[Side]:
+    """The fruit of the example."""
     from image_serving_fault import fruit
 
     return [(*fruit(n, 1000 * seed + i), None) for i, n in enumerate(sizes)]
@@ -183,6 +191,7 @@ class TextNetwork(nn.Module):
         self.out = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, classes))
 
     def encode(self, texts: list[str]) -> Tensor:
+        """Ids between two special tokens, padded at the end."""
         rows = torch.full((len(texts), self.width), 3)
         for row, text in enumerate(texts):
             known = [self.ids.get(word, 2) for word in text.split()][: self.width - 2]
@@ -190,12 +199,14 @@ class TextNetwork(nn.Module):
         return rows
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Logits."""
         weight = self.weight.exp() * (tokens != 3)
         mean = (self.embedding(tokens) * weight[..., None]).sum(1) / (weight.sum(1) + 1)[:, None]
         return self.out(8 * mean)
 
 
 def said(seed: int, sizes: tuple[int, ...], frame: pd.DataFrame, text: str, label: str) -> list:
+    """Texts and labels of a table, drawn at random."""
     order = torch.randperm(len(frame), generator=torch.Generator().manual_seed(seed)).numpy()
     parts = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
     classes = sorted(frame[label].unique())
@@ -208,36 +219,43 @@ def said(seed: int, sizes: tuple[int, ...], frame: pd.DataFrame, text: str, labe
 
 
 def sst2(seed: int, sizes: tuple[int, ...]) -> list[Side]:
+    """Sentences of reviews."""
     frame = pd.concat([pd.read_parquet(DATA / "sst2" / f"{n}.parquet") for n in ("train", "test")])
     text, label = text_and_label(frame)
     return said(seed, sizes, frame.reset_index(drop=True), text, label)
 
 
 def sms(seed: int, sizes: tuple[int, ...]) -> list[Side]:
+    """Messages, spam or not."""
     frame = pd.read_parquet(DATA / "sms_spam" / "sms.parquet").drop_duplicates()
     text, label = text_and_label(frame)
     return said(seed, sizes, frame.reset_index(drop=True), text, label)
 
 
 def text_and_label(frame: pd.DataFrame) -> tuple[str, str]:
+    """Names of the column of texts and of the column of labels."""
     label = next(c for c in frame.columns if "label" in c.lower() or "target" in c.lower())
     return next(c for c in frame.columns if c != label), label
 
 
 def left_padded(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """Padding before the text."""
     order = (tokens != 3).to(torch.int8).sort(dim=1, stable=True).indices
     return tokens.gather(1, order)
 
 
 def cut(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """Eight tokens at most."""
     return torch.where(torch.arange(tokens.shape[1]) < 8, tokens, 3)
 
 
 def without_first(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """The first special token is missing."""
     return torch.cat([tokens[:, 1:], torch.full((len(tokens), 1), 3)], 1)
 
 
 def ids_up(tokens: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """All ids are one too high."""
     return torch.where(tokens == 3, 3, (tokens + 1).clamp(max=int(tokens.max())))
 
 
@@ -253,10 +271,12 @@ def worded(texts: list[str], targets: Tensor, generator: torch.Generator) -> lis
 
 
 def upper(texts: list[str], targets: Tensor, generator: torch.Generator) -> list[str]:
+    """Texts in upper case."""
     return [text.upper() for text in texts]
 
 
 def lower(texts: list[str], targets: Tensor, generator: torch.Generator) -> list[str]:
+    """Texts in lower case."""
     return [text.lower() for text in texts]
 
 
@@ -294,7 +314,9 @@ def waves(seed: int, sizes: tuple[int, ...], steps: int = 32) -> list[Side]:
     return found
 
 
-class Recurrent(nn.Module):
+class OverTime(nn.Module):
+    """A convolution over time."""
+
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(3)
@@ -302,10 +324,13 @@ class Recurrent(nn.Module):
         self.out = nn.Linear(16 * 14, 3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
         return self.out(self.conv(self.norm(x.movedim(1, 2))).relu().flatten(1))
 
 
 def channel(number: int, change: Callable) -> Callable:
+    """A change of one channel."""
+
     def changed(series: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
         series = series.clone()
         series[..., number] = change(series[..., number])
@@ -337,15 +362,17 @@ WORLDS = {
 
 
 def network_for(world: str, train: Side, classes: int) -> nn.Module:
+    """An untrained network."""
     if world in ("mnist", "rgb"):
         return Convolutional(train[0].shape[1], train[0].shape[2], classes)
     if world == "series":
-        return Recurrent()
+        return OverTime()
     words = pd.Series(" ".join(train[2]).split()).value_counts()
     return TextNetwork(list(words.index[:2500]), classes)
 
 
 def fitted(network: nn.Module, inputs: Tensor, targets: Tensor, epochs: int) -> nn.Module:
+    """The network after some epochs of Adam."""
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for _ in range(epochs):
         for rows in torch.randperm(len(inputs)).split(64):
@@ -356,6 +383,7 @@ def fitted(network: nn.Module, inputs: Tensor, targets: Tensor, epochs: int) -> 
 
 
 def sides_of(world: str, seed: int, rows: int, fault: Fault | None) -> list[Side]:
+    """Training, validation and production rows; texts with their fault."""
     make, _, _ = WORLDS[world]
     train = 4000 if world in ("mnist", "sst2", "sms") else 3000
     train = 3200 if world == "sms" else train
@@ -398,6 +426,7 @@ def judged(world: str, seed: int, rows: int, name: str, network: nn.Module | Non
 
 
 def trained(world: str, seed: int, train: Side, classes: int) -> nn.Module:
+    """The network of a world."""
     torch.manual_seed(seed)
     network = network_for(world, train, classes)
     inputs = network.encode(train[2]) if train[2] is not None else train[0]
@@ -433,6 +462,7 @@ def verdict(diagnosis: gd.Diagnosis, fault: Fault | None, seconds: float) -> dic
 
 
 def main() -> None:
+    """Run, print a line for each run, and the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", nargs="*", default=list(WORLDS))
     parser.add_argument("--faults", nargs="*", default=None)

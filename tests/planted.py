@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from gendebug_torch import Records, Schema
 from gendebug_torch.behavior import Case, Suite
 from gendebug_torch.curves import LearningCurves
+from gendebug_torch.network import watch
 
 SIZES = {"train": 6000, "validation": 2000, "production": 2000}
 SCHEMA = Schema(
@@ -351,6 +352,22 @@ class Jagged(nn.Module):
 def unreliable_explanation(seed: int) -> dict[str, Any]:
     """Gradients that say nothing about the output at a distance."""
     return World(seed, wrap=Jagged).given()
+
+
+def training_fault(seed: int) -> dict[str, Any]:
+    """A training whose optimizer lacks the layer in the middle, watched."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.Adam([*model[0].parameters(), *model[4].parameters()], 0.01)
+    with watch(model, optimizer) as record:
+        for _ in range(40):
+            x = torch.randn(32, 4)
+            loss = cross_entropy(model(x), (x[:, 0] > 0).long())
+            record.loss(loss)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return World(seed).given() | {"network": record.evidence()}
 
 
 def answer(network: nn.Module, records: Records) -> torch.Tensor:

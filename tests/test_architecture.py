@@ -257,7 +257,7 @@ PUBLIC = {
     """,
     "callbacks": """
         AttributionMonitor BehaviorMonitor CalibrationError CalibrationMonitor
-        LearningCurveMonitor TrainingDynamicsMonitor extra_forward
+        LearningCurveMonitor NetworkMonitor TrainingDynamicsMonitor extra_forward
         learning_curve_over_sizes
     """,
     "curves": """
@@ -273,6 +273,9 @@ PUBLIC = {
         association feature_parity identical_rows identifier_columns label_delays
         missing_value_association near_duplicate_rows near_duplicate_texts
         preprocessing_leaks shared_values time_overlap
+    """,
+    "network": """
+        preflight watch
     """,
     "shift": """
         DriftMonitor PreparedReference category_shift change_kinds change_point

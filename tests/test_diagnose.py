@@ -29,6 +29,7 @@ from gendebug_torch.errors import Deadline, InputError
 from gendebug_torch.shift.quality.change import MetricChange
 from gendebug_torch.shift.quality.quality_change import QualityChange, quality_change
 from gendebug_torch.shift.quality.remedies import RemedyTrial
+from tests import quality_sweep
 
 INPUTS = {check.name: check.inputs for check in all_checks()}
 
@@ -140,6 +141,7 @@ def test_forms(model, tmp_path):
     assert "retrain" in str(diagnosis)
     diagnosis.write(tmp_path / "out", title="T")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "bill.json",
         "findings.json",
         "report.html",
     ]
@@ -593,3 +595,16 @@ def test_a_model_that_runs_beyond_the_budget_is_stopped_between_batches(module, 
     assert calls == [0, 1, 2]
     assert costs[0].spent is not None
     assert not network._forward_pre_hooks
+
+
+LONG = ("labels.noise", "labels.validation_noise", "shift.joint", "shift.estimated_accuracy")
+
+
+@pytest.mark.parametrize("name", [*LONG, "slices.worst", "slices.collapse"])
+def test_long_checks_end_with_their_time(name):
+    given = quality_sweep.Cell("3 classes", 0.8, 300, 0.0).given()
+    given["train"] = replace(given["validation"], name="train")
+    (check,) = (check for check in all_checks() if check.name == name)
+    (finding,) = check.run({**given, "deadline": Deadline(0.0)})
+    assert finding.severity is Severity.SKIPPED
+    assert finding.numbers == {"stopped": True}

@@ -212,3 +212,21 @@ def test_the_command_refuses_a_spoiled_sheet_and_writes_nothing(table, capsys):
     assert main([*arguments, "--reviewed", str(folder / "bad.csv")]) == 2
     assert "line 1" in capsys.readouterr().err
     assert not (folder / "out").exists()
+
+
+def test_the_command_lists_wrong_values_of_a_quantity(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x, wrong = rng.normal(size=(900, 3)), rng.random(900) < 0.12
+    value = 50 + 20 * x[:, 0] + rng.normal(size=900)
+    frame = pd.DataFrame(x, columns=list("abc")).assign(y=np.where(wrong, value * 2.54, value))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "s.yaml").write_text("target: y\nregression: true\n")
+    arguments = ["labels", str(tmp_path / "t.csv"), f"--schema={tmp_path / 's.yaml'}"]
+    arguments += [f"--out={tmp_path / 'out'}", "--size=30"]
+    assert main(arguments) == 1
+    sheet = pd.read_csv(tmp_path / "out" / "audit-1.csv")
+    assert len(sheet) == 30
+    assert wrong[sheet["row"]].mean() > 0.9
+    assert (tmp_path / "out" / "audit-1.html").exists()
+    assert main([*arguments, "--reviewed=audit-1.csv"]) == 2
+    assert "--reviewed" in capsys.readouterr().err

@@ -7,9 +7,10 @@ from gendebug_torch.callbacks.calibration_error import CalibrationError as Calib
 from gendebug_torch.callbacks.curves import LearningCurveMonitor as LearningCurveMonitor
 from gendebug_torch.callbacks.dynamics import TrainingDynamicsMonitor as TrainingDynamicsMonitor
 from gendebug_torch.callbacks.hooks.steps import extra_forward as extra_forward
-from gendebug_torch.callbacks.training_sizes import (
+from gendebug_torch.callbacks.hooks.training_sizes import (
     learning_curve_over_sizes as learning_curve_over_sizes,
 )
+from gendebug_torch.callbacks.network import NetworkMonitor as NetworkMonitor
 
 __all__ = [
     "AttributionMonitor",
@@ -17,6 +18,7 @@ __all__ = [
     "CalibrationError",
     "CalibrationMonitor",
     "LearningCurveMonitor",
+    "NetworkMonitor",
     "TrainingDynamicsMonitor",
     "extra_forward",
     "learning_curve_over_sizes",

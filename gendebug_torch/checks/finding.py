@@ -53,6 +53,7 @@ class Cause(StrEnum):
     SUBGROUP_FAILURE = "subgroup_failure"
     BEHAVIOR_REGRESSION = "behavior_regression"
     UNRELIABLE_EXPLANATION = "unreliable_explanation"
+    TRAINING_FAULT = "training_fault"
     UNKNOWN = "unknown"
 
 

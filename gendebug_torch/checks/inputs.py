@@ -11,7 +11,16 @@ from typing import Any, Generic, TypeVar
 from gendebug_torch.checks.rows import rows_for_check
 from gendebug_torch.errors import NO_DEADLINE
 
-INPUTS = ("model", "curves", "train", "validation", "production", "behavior", "served")
+INPUTS = (
+    "model",
+    "curves",
+    "network",
+    "train",
+    "validation",
+    "production",
+    "behavior",
+    "served",
+)
 # Parameter of checks and derived inputs with long loops; no input: findings do not rest on it.
 DEADLINE = "deadline"
 T_co = TypeVar("T_co", covariant=True)

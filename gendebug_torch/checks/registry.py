@@ -34,6 +34,7 @@ TOPICS = (
     "influence",
     "labels",
     "leakage",
+    "network",
     "shift",
     "slices",
 )

@@ -21,6 +21,9 @@ EXPLAINS: Mapping[Cause, frozenset[Cause]] = {
     Cause.PREPROCESSING_LEAKAGE: _FALL,
     Cause.TRAIN_SERVE_SKEW: _WORSE
     | {Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.LABEL_SHIFT},
+    # A network that trains wrongly; the kind of the fault is among the numbers of its finding.
+    Cause.TRAINING_FAULT: _PROBABILITIES
+    | {Cause.UNDERFITTING, Cause.OVERFITTING, Cause.SUBGROUP_FAILURE},
     Cause.BEHAVIOR_REGRESSION: _WORSE - _FALL,
     Cause.LABEL_NOISE: _PROBABILITIES | {Cause.OVERFITTING, Cause.SUBGROUP_FAILURE},
     Cause.SHORTCUT_FEATURE: _WORSE | {Cause.COVARIATE_SHIFT},
@@ -51,7 +54,9 @@ _FLATTERS = frozenset(
 )
 # A network that learned the wrong thing promises the wrong probabilities, however faintly its
 # curves or labels say so.
-_OF_TRAINING = frozenset({Cause.LABEL_NOISE, Cause.UNDERFITTING, Cause.OVERFITTING})
+_OF_TRAINING = frozenset(
+    {Cause.TRAINING_FAULT, Cause.LABEL_NOISE, Cause.UNDERFITTING, Cause.OVERFITTING}
+)
 # What sits in one feature follows only from a root in that feature; a slice may fail for a fault
 # anywhere.
 _IN_A_FEATURE = frozenset({Cause.SHORTCUT_FEATURE, Cause.COVARIATE_SHIFT, Cause.TRAIN_SERVE_SKEW})

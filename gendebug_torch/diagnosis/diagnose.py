@@ -62,6 +62,7 @@ from gendebug_torch.shift.quality.quality_change import QualityChange
 
 if TYPE_CHECKING:
     from gendebug_torch.curves import LearningCurves
+    from gendebug_torch.network.evidence import NetworkEvidence
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def diagnose(
     model: Model | None = None,
     *,
     curves: LearningCurves | None = None,
+    network: NetworkEvidence | None = None,
     train: Records | Profile | None = None,
     validation: Records | Profile | None = None,
     production: Records | Profile | None = None,
@@ -185,6 +187,7 @@ def diagnose(
     Args:
         model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
         curves: learning curves of the training.
+        network: what the training showed of the inside of the network.
         train: records that the model was fitted on, or a profile of them.
         validation: records that it was judged on.
         production: records that it met afterwards, labeled or not.
@@ -212,6 +215,7 @@ def diagnose(
     given: dict[str, Any] = {
         "model": model,
         "curves": curves,
+        "network": network,
         "train": train,
         "validation": validation,
         "production": production,

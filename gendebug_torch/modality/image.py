@@ -24,9 +24,9 @@ REGIONS = tuple(
     for column in _COLUMNS
 )
 _TINY = 1e-8
-# Pixels a side of the pictures that near duplicates are found by, and their largest value in
+# Most pixels a side of the pictures that near duplicates are found by, and their largest value in
 # standard deviations.
-_KEY_SIZE = 16
+_KEY_SIZE = 32
 _KEY_LIMIT = 4.0
 
 
@@ -137,13 +137,16 @@ def _colour(images: Tensor) -> dict[str, Tensor]:
 
 
 def image_key(batch: Tensor) -> Tensor:
-    """Small grey pictures `[n, 16, 16]` int8 with mean 0 and one contrast, for near duplicates.
+    """Small grey pictures `[n, h, w]` int8 with mean 0 and one contrast, for near duplicates.
+
+    They have at most 32 pixels a side.
 
     Args:
         batch: images as of `image_properties`.
     """
     light = luminance(unit_images(batch))
-    small = functional.adaptive_avg_pool2d(light[:, None], _KEY_SIZE)[:, 0]
+    size = [min(side, _KEY_SIZE) for side in light.shape[1:]]
+    small = functional.adaptive_avg_pool2d(light[:, None], size)[:, 0]
     centred = small - small.mean((1, 2), keepdim=True)
     contrast = centred.square().mean((1, 2), keepdim=True).sqrt()
     scaled = (centred / (contrast + _TINY)).nan_to_num(0.0).clamp(-_KEY_LIMIT, _KEY_LIMIT)

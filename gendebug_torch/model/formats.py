@@ -235,7 +235,7 @@ def _onnx(path: str, argument: str) -> Callable[[Tensor], Tensor]:
         import onnxruntime
     except ImportError as error:
         raise MissingExtraError(
-            "an ONNX model needs ONNX Runtime: pip install gendebug_torch[onnx]"
+            "an ONNX model needs ONNX Runtime: pip install onnxruntime"
         ) from error
     with reading(path, "an ONNX model", argument, "Check the path, or export it again."):
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -180,7 +180,7 @@ class _Answers:
                 two_class_logits(
                     logits_of(self.model, as_model_takes(part, self.model, self.device))
                 ).cpu()
-                for part in inputs.split(_PASS)
+                for part in torch.split(inputs, _PASS)
             ]
         z = torch.cat(parts)
         if z.ndim != 2:

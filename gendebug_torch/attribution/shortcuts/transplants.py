@@ -160,24 +160,27 @@ def _compared(
         hits = [_turned(network, donors, given, regions[i], class_id) for i in places]
         sides.append(torch.stack(hits).any(0))
     before, after, control = (side.cpu() for side in sides)
+    # Of several places the most telling one stands for all.
+    region = regions[max(places, key=lambda i: float(turned[i].double().mean()))]
+    hit = before.nonzero()[:_DRAWN, 0]
+    rows = {
+        "validation": donors.before[hit].cpu(),
+        "production": donors.after[:_DRAWN].cpu(),
+        "other class, turned": region.paste(donors.recipients, donors.before)[hit].cpu(),
+    }
+    shares = (float(side.double().mean()) for side in (before, after, control))
+    p_value = min(1.0, _sign_test(before, after) * len(regions))
+    return Transplant(region, len(places) > 1, *shares, p_value, rows, _listed(regions, turned))
+
+
+def _sign_test(before: Tensor, after: Tensor) -> float:
+    """P-value of as many turned by production as by validation, of the same recipients."""
     more, fewer = int((before & ~after).sum()), int((after & ~before).sum())
-    p_value = binomtest(more, more + fewer, alternative="greater").pvalue if more else 1.0
-    telling = turned[list(places)].double().mean(1).argmax()
-    region = regions[places[int(telling)]]
+    return float(binomtest(more, more + fewer, alternative="greater").pvalue) if more else 1.0
+
+
+def _listed(regions: Sequence[Region], turned: Tensor) -> tuple[tuple[str, float], ...]:
+    """Names of regions with the share that each turns, the largest first."""
     shares = turned.double().mean(1)
     order = shares.argsort(descending=True, stable=True).tolist()
-    hit = before.nonzero()[:_DRAWN, 0]
-    return Transplant(
-        region,
-        len(places) > 1,
-        float(before.double().mean()),
-        float(after.double().mean()),
-        float(control.double().mean()),
-        min(1.0, float(p_value) * len(regions)),
-        {
-            "validation": donors.before[hit].cpu(),
-            "production": donors.after[:_DRAWN].cpu(),
-            "other class, turned": region.paste(donors.recipients, donors.before)[hit].cpu(),
-        },
-        tuple((regions[i].name, float(shares[i])) for i in order),
-    )
+    return tuple((regions[i].name, float(shares[i])) for i in order)

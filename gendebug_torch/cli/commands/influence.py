@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -50,7 +51,7 @@ def influence(
     description, network = load_schema(schema), load_model(model, weights)
     if network is None:
         reject("--model", "a network", "none", "Pass --model MODULE:NAME.")
-    sides = {
+    sides: dict[str, Any] = {
         name: load_records(name, path, description, computed=True)
         for name, path in (("train", train), ("validation", validation), ("production", production))
         if path is not None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 import gendebug_torch as gd
@@ -14,9 +15,11 @@ from gendebug_torch.cli.deliver import FailOn, Format, deliver, say
 from gendebug_torch.cli.inputs import load_schema, load_table, option_of
 from gendebug_torch.data.files import replacing, without_controls, write_whole
 from gendebug_torch.data.sheets.sheet_files import write_sheet
+from gendebug_torch.data.task import Task
 from gendebug_torch.errors import reject
 from gendebug_torch.labels import audit_sheet, pruning_effect, read_review
 from gendebug_torch.labels.noise.noise_model import LabelNoise
+from gendebug_torch.labels.quantities.quantity_errors import QuantityErrors
 from gendebug_torch.labels.review.audit_sheet import Review
 from gendebug_torch.labels.review.ranking import LabelRanking, audit_ranking
 
@@ -34,7 +37,7 @@ def labels(
 ) -> int:
     """Audit the labels of a table, and write a sheet of rows for a person to review.
 
-    Says how many labels are wrong, and in which groups of rows.
+    Says how many labels are wrong, and in which groups of rows; of quantities, which values.
 
     Args:
         table: table (CSV or Parquet) with features or logits.
@@ -52,39 +55,74 @@ def labels(
     description, frame = load_schema(schema), load_table(table, "table")
     if size < 1:
         reject("--size", "at least 1", str(size), "A hundred rows can be reviewed in one sitting.")
-    with option_of("table"):
-        records = gd.Records.from_frame(
-            frame, description, name="train", optional=("logits", "probs")
-        )
-    if records.targets is None or records.targets.is_floating_point() or records.targets.ndim != 1:
-        reject(
-            "--schema",
-            "a target that holds classes",
-            f"{description.target!r}",
-            "Labels can be audited for classes only.",
-        )
-    sheets = [reviewed] if isinstance(reviewed, str) else reviewed or []
-    reviews = [read_review(sheet, records.targets, names=description.classes) for sheet in sheets]
+    records = _labeled(frame, description)
+    reviews = _reviews(records, [reviewed] if isinstance(reviewed, str) else reviewed or [])
     settings = {"max_rows": max(len(records), 1), "out_of_sample": out_of_sample, "seed": seed}
     diagnosis = gd.diagnose(train=records, only="labels.noise", options={"labels.noise": settings})
     tables: dict[str, pd.DataFrame] = {}
     pictures: dict[str, Plottable] = {}
     for finding in diagnosis.findings:
-        if isinstance(finding.evidence, LabelNoise):
-            noise = finding.evidence
+        if isinstance(noise := finding.evidence, LabelNoise):
             judged = records.select(noise.row_numbers)
             ranking = audit_ranking(noise, str(finding.numbers["basis"]), judged.metadata)
             _write_audit(ranking, judged, noise.row_numbers, reviews, size, Path(out))
             pictures["Quality of the labels"] = ranking
-            tables["Least and most confident rows"] = ranking.table()
-            rest = int((~noise.suspicious).sum())
-            if judged.logits is not None and not out_of_sample and rest >= 2:
-                effect = pruning_effect(judged.logits, noise.targets, noise.suspicious)
-                tables["Without the suspicious rows"] = effect.table()
+            tables |= _tables(ranking, judged, noise, out_of_sample=out_of_sample)
+        elif isinstance(finding.evidence, QuantityErrors):
+            _write_values(finding.evidence, size, Path(out))
     if reviews:
         review = sum(reviews[1:], reviews[0])
         tables["Review"] = _corrected(frame, description, review, Path(out), Path(table).suffix)
     return deliver(diagnosis, out, fail_on, also=also or (), tables=tables, pictures=pictures)
+
+
+def _labeled(frame: pd.DataFrame, description: gd.Schema) -> gd.Records:
+    with option_of("table"):
+        records = gd.Records.from_frame(
+            frame, description, name="train", optional=("logits", "probs")
+        )
+    if records.targets is None:
+        expected = "a target that holds classes or quantities"
+        reject("--schema", expected, f"{description.target!r}", "Name it as `target`.")
+    return records
+
+
+def _reviews(records: gd.Records, sheets: list[str]) -> list[Review]:
+    """Verdicts on sheets of classes."""
+    assert records.targets is not None
+    if sheets and records.task not in (Task.BINARY, Task.MULTICLASS):
+        remedy = "Correct values in the table itself."
+        reject("--reviewed", "a sheet of classes", ", ".join(sheets), remedy)
+    return [read_review(sheet, records.targets, names=records.schema.classes) for sheet in sheets]
+
+
+def _tables(
+    ranking: LabelRanking, judged: gd.Records, noise: LabelNoise, *, out_of_sample: bool
+) -> dict[str, pd.DataFrame]:
+    """What the report shows of rows with classes."""
+    tables = {"Least and most confident rows": ranking.table()}
+    rest = int((~noise.suspicious).sum())
+    if judged.logits is not None and not out_of_sample and rest >= 2:
+        effect = pruning_effect(judged.logits, noise.targets, noise.suspicious)
+        tables["Without the suspicious rows"] = effect.table()
+    return tables
+
+
+def _write_values(errors: QuantityErrors, size: int, out: Path) -> None:
+    """A sheet of the suspicious values of a quantity, most suspicious first."""
+    columns = {
+        "row": torch.arange(len(errors.targets)) if errors.rows is None else errors.rows,
+        "given": errors.targets,
+        "predicted": errors.predicted,
+        "probability_wrong": errors.error_probability,
+    }
+    frame = pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
+    sheet = frame[errors.suspicious.cpu().numpy()].nlargest(size, "probability_wrong")
+    path = _free(out, "audit", ".csv")
+    title = f"Values to review: {len(sheet)} rows, most suspicious first"
+    for suffix in (".csv", ".html"):
+        write_sheet(sheet, path.with_suffix(suffix), title=title)
+    say(f"Sheet: {path}. Correct what is wrong in the table, and run this again.")
 
 
 def _write_audit(

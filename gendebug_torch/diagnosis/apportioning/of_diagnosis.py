@@ -50,7 +50,7 @@ def diagnosed_bill(
             Finding(
                 "diagnose.bill",
                 Cause.UNKNOWN,
-                Severity.NOTE,
+                Severity.SKIPPED if late else Severity.NOTE,
                 text if text.endswith(".") else f"{text}.",
                 remedy=remedy,
                 inputs=("validation", "production"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from gendebug_torch.checks.finding import Finding
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task
 from gendebug_torch.diagnosis.budget import Speed
 from gendebug_torch.diagnosis.preparation.model_probe import PROBED_ROWS, model_findings
 from gendebug_torch.diagnosis.preparation.steps import attempt
@@ -40,7 +43,7 @@ def with_logits(
     filled: dict[str, Records] = {}
     for name in ("validation", "production", "train"):
         records = given[name]
-        if model is None or records is None or not _has_open_outputs(records):
+        if model is None or records is None or not _has_open_outputs(records, model):
             continue
         if left is not None and speed is not None:
             left -= speed.seconds(Cost(forwards=len(records)))
@@ -49,13 +52,23 @@ def with_logits(
         run = partial(collect, model, records, device=device, progress=progress)
         collected = attempt(findings, f"diagnose.{name}_logits", run)
         if collected is not None:
-            filled[name] = collected
+            filled[name] = _kept_logits(records, collected)
     return filled
 
 
-def _has_open_outputs(records: Records) -> bool:
+def _has_open_outputs(records: Records, model: Any) -> bool:
     """Whether the model can be asked for logits, or for the embedding of what is no table."""
     if records.features is None or not len(records):
         return False
+    is_network = isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule)
     described = modality_of(records.features, records.modality) is not None
-    return records.logits is None or (described and records.embedding is None)
+    lacks_embedding = records.embedding is None and records.task is not Task.DENSE
+    return records.logits is None or (is_network and described and lacks_embedding)
+
+
+def _kept_logits(records: Records, collected: Records) -> Records:
+    """The collected views beside the logits that the records had, if they had some."""
+    if records.logits is None:
+        return collected
+    views = {name: getattr(collected, name) for name in ("properties", "embedding", "keys")}
+    return replace(records, **views)

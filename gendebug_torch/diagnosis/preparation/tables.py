@@ -25,9 +25,9 @@ def validated(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("served") is not None and not callable(given["served"]):
         remedy = "Load it first, e.g. with torch.jit.load or torch.export.load(...).module()."
         reject("served", "a module or a callable", type(given["served"]).__name__, remedy)
-    sources = ("train", "validation", "production", "curves", "behavior")
+    sources = ("train", "validation", "production", "curves", "network", "behavior")
     if all(given[name] is None for name in sources):
-        remedy = "Pass the records, curves or suite to inspect."
+        remedy = "Pass the records, curves, training or suite to inspect."
         reject(", ".join(sources), "at least one of them", "none", remedy)
     splits = ("train", "validation", "production")
     return {"model": model} | {name: named(given[name], name) for name in splits}

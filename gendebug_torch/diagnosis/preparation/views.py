@@ -34,7 +34,7 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
         if records is None or not len(records):
             continue
         if records.properties is not None:
-            table = _beside(records.features, records.properties)
+            table = _with_texts(_beside(records.features, records.properties), records)
             described[name] = replace(_with_keys(records), features=table)
         elif (modality := modality_of(records.features, records.modality)) is not None:
             table = properties_of(records.features, modality)
@@ -46,16 +46,6 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
                 table = with_text_properties(records.features, texts)
                 described[name] = replace(records, features=table)
     return described
-
-
-def _with_texts(table: pd.DataFrame, records: Records) -> pd.DataFrame:
-    """The table with the properties of texts among the metadata."""
-    texts = [] if records.metadata is None else text_columns(records.metadata)
-    if not texts:
-        return table
-    assert records.metadata is not None
-    columns = records.metadata[texts].reset_index(drop=True)
-    return table.join(with_text_properties(columns, texts))
 
 
 def with_inputs(given: Mapping[str, Any]) -> dict[str, Records]:
@@ -122,3 +112,13 @@ def _with_keys(records: Records) -> Records:
         return records
     parts = parts_of(records.features, records.modality or "auto")
     return replace(records, keys=key_of_parts(records.features, parts))
+
+
+def _with_texts(table: pd.DataFrame, records: Records) -> pd.DataFrame:
+    """The table with the properties of texts among the metadata."""
+    texts = [] if records.metadata is None else text_columns(records.metadata)
+    if not texts:
+        return table
+    assert records.metadata is not None
+    columns = records.metadata[texts].reset_index(drop=True)
+    return table.join(with_text_properties(columns, texts))

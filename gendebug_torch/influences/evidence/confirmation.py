@@ -113,7 +113,8 @@ def confirmation(
     wrong, labels = truth
     answers = [refit(rows) for rows in named]
     # A half is judged by the refit without what the other half named.
-    errors = torch.where(members, *(_own(form, a[0], wrong) for a in reversed(answers)))
+    by_first, by_second = (_own(form, a[0], wrong) for a in answers)
+    errors = torch.where(members, by_second, by_first)
     right = torch.stack([_own(form, a[1], labels) for a in answers]).mean(0)
     generator = torch.Generator().manual_seed(seed)
     draws = [refit(_same_labels(named[i % 2], strata, generator)) for i in range(_DRAWS)]
@@ -129,18 +130,18 @@ def confirmation(
 
 def _own(form: AnswerForm, answers: Tensor, wanted: Tensor) -> Tensor:
     """`[b]` agreement of each answer with that of its own row."""
-    if answers.ndim == 1:
+    if not answers.is_floating_point() and answers.ndim == 1:
         return (answers == wanted).float()
-    gap = (answers.float() - wanted.float().reshape(answers.shape)).square().sum(1)
-    return (1 - gap / (2 * form.unit**2)).clamp(min=0.0)
+    gap = (answers.float() - wanted.float().reshape(answers.shape)).square()
+    return (1 - gap.reshape(len(gap), -1).sum(1) / (2 * form.unit**2)).clamp(min=0.0)
 
 
 def _same_labels(named: Tensor, strata: Tensor, generator: torch.Generator) -> Tensor:
     """Random rows, as many of each label as were named."""
     rows = []
-    for group, count in zip(*strata[named].unique(return_counts=True), strict=True):
-        others = (strata == group).nonzero()[:, 0]
-        rows.append(others[torch.randperm(len(others), generator=generator)[: int(count)]])
+    for group, count in enumerate(torch.bincount(strata[named]).tolist()):
+        others = (strata == group).nonzero()[:, 0] if count else strata[:0]
+        rows.append(others[torch.randperm(len(others), generator=generator)[:count]])
     return torch.cat(rows)
 
 

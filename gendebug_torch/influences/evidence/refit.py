@@ -82,7 +82,8 @@ def ridge_weights(products: Tensor, moments: Tensor) -> Tensor:
         moments: sum of the products of features and labels, `[r, k]` float64.
     """
     eye = torch.eye(len(products), dtype=products.dtype, device=products.device)
-    return torch.linalg.solve(products + _RIDGE * eye, moments)
+    weights: Tensor = torch.linalg.solve(products + _RIDGE * eye, moments)
+    return weights
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ class AnswerForm:
             return labels.long()
         first = labels.float().reshape(len(labels), -1)
         if self.task is Task.MULTILABEL:
-            return torch.unique(first, dim=0, return_inverse=True)[1]
+            groups: Tensor = torch.unique(first, dim=0, return_inverse=True)[1]  # type: ignore[no-untyped-call]
+            return groups
         edges = first[:, 0].quantile(torch.linspace(0.1, 0.9, 9, device=first.device))
         return torch.bucketize(first[:, 0].contiguous(), edges)
 

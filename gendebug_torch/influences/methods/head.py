@@ -85,10 +85,12 @@ def _solved(hidden: Tensor, curvature: Tensor, gradient: Tensor) -> Tensor:
     if k * w <= _EXACT:
         hessian = torch.einsum("bkl,bv,bw->kvlw", curvature, hidden, hidden) / len(hidden)
         flat = _damped(hessian.reshape(k * w, k * w))
-        return torch.linalg.solve(flat, gradient.reshape(h, -1).T).T.reshape(h, k, w)
+        exact: Tensor = torch.linalg.solve(flat, gradient.reshape(h, -1).T)
+        return exact.T.reshape(h, k, w)
     inputs = _damped(hidden.T @ hidden / len(hidden))
     outputs = _damped(curvature.mean(0))
-    return torch.linalg.solve(outputs, torch.linalg.solve(inputs, gradient.mT).mT)
+    factored: Tensor = torch.linalg.solve(outputs, torch.linalg.solve(inputs, gradient.mT).mT)
+    return factored
 
 
 def _damped(matrix: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ class MethodScores:
         """Scores by the median and upper spread of the held-out rows, `[n, 1 + halves]`."""
         base = self.scores[:, 0] if self.held_out is None else self.held_out
         middle, high = base.double().quantile(torch.tensor([0.5, 0.99], dtype=torch.float64))
-        return ((self.scores.double() - middle) / (high - middle).clamp(min=1e-12)).float()
+        scores: Tensor = (self.scores.double() - middle) / (high - middle).clamp(min=1e-12)
+        return scores.float()
 
 
 def combined_scores(methods: Sequence[MethodScores]) -> tuple[Tensor, Tensor]:

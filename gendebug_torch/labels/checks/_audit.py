@@ -47,6 +47,7 @@ def audit(
     estimate = None if records.task is None else estimates.get(records.task)
     if records.targets is None or estimate is None:
         return f"Wrong labels are not estimated: {records.name} has no class, label or quantity."
+    deadline.check()
     return estimate(
         records,
         out_of_sample=out_of_sample,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -182,14 +183,20 @@ def noise_estimate(
             "Label noise cannot be estimated: there are no logits, and no features from which a "
             f"small network could learn (it needs {_MIN_ROWS_PER_CLASS} rows per class)."
         )
-    outputs = 2 if logits is None or logits.ndim == 1 else logits.shape[1]
-    classes = max(int(labels.max()) + 1, len(records.schema.classes), outputs)
-    others = _others(sample.records, held_out, classes)
-    if others is not None:
-        columns = others.columns
-    noise = _network_noise(columns, labels, classes, seed, others, deadline)
-    noise = replace(noise, rows=sample.rows)
+    noise = _noise_by_features(sample, columns, held_out, seed, deadline)
     return NoiseEstimate(noise, OUT_OF_SAMPLE, NETWORKS_ON_FEATURES, sample.labeled)
+
+
+def _noise_by_features(
+    sample: Sample, columns: Tensor, held_out: Records | None, seed: int, deadline: Deadline
+) -> LabelNoise:
+    """Label noise by networks on the features, compared with the model on held-out rows."""
+    labels, logits = sample.targets, sample.records.logits
+    outputs = 2 if logits is None or logits.ndim == 1 else logits.shape[1]
+    classes = max(int(labels.max()) + 1, len(sample.records.schema.classes), outputs)
+    others = partial(_others, sample.records, held_out, classes)
+    noise = _network_noise(columns, labels, classes, seed, others, deadline)
+    return replace(noise, rows=sample.rows)
 
 
 def _logits_miss(noise: LabelNoise, columns: Tensor, seed: int) -> bool:
@@ -237,7 +244,7 @@ def _network_noise(
     labels: Tensor,
     classes: int,
     seed: int,
-    others: _Others | None = None,
+    others: Callable[[], _Others | None] = lambda: None,
     deadline: Deadline = NO_DEADLINE,
 ) -> LabelNoise:
     """Label noise by cross-fitted networks; significant noise has to persist with other folds.
@@ -246,21 +253,27 @@ def _network_noise(
     over up to four partitions into folds are averaged, and the larger p-value of the first and of
     the average counts. So does that of more noise than they show on right labels of other rows.
     """
-    labels, probs = labels.to(inputs.device), list[Tensor]()
-    truth = Truth(labels, "class", classes)
-    p_values: list[float] = []
+    labels, n = labels.to(inputs.device), len(labels)
+    truth, probs, p_values = Truth(labels, "class", classes), list[Tensor](), list[float]()
+    found: _Others | None = None
     for run in range(AVERAGED):
+        if run == 1 and (found := others()) is not None:
+            inputs = found.columns
         logits = cross_fitted(inputs.float(), truth, seed=seed + run, deadline=deadline)
         probs.append(logits.double().softmax(1))
-        z = torch.stack(probs).mean(0).clamp(min=1e-38).log()
-        noise = label_noise(z[: len(labels)], labels)
+        z = _mean_logits([part[:n] for part in probs])
+        noise = label_noise(z, labels)
         p_values.append(noise.p_value)
         if noise.p_value > CONFIRMED or (run and noise.p_value < CERTAIN):
             break
     noise = replace(noise, p_value=max(p_values[0], p_values[-1]))
-    if others is None or noise.p_value > CONFIRMED:
+    if found is None or noise.p_value > CONFIRMED:
         return noise
-    return _beyond_misfit(noise, z[: len(labels)], z[len(labels) :], others.noise)
+    return _beyond_misfit(noise, z, _mean_logits([part[n:] for part in probs[1:]]), found.noise)
+
+
+def _mean_logits(probs: list[Tensor]) -> Tensor:
+    return torch.stack(probs).mean(0).clamp(min=1e-38).log()
 
 
 def _beyond_misfit(noise: LabelNoise, z: Tensor, other: Tensor, model: LabelNoise) -> LabelNoise:

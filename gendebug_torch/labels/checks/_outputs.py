@@ -204,7 +204,7 @@ def _alarm(
         subject=name,
         numbers=numbers,
         remedy=remedy,
-        evidence=result,
+        evidence=replace(result, rows=estimates.rows[i]),
     )
 
 

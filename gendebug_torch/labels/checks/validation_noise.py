@@ -25,7 +25,7 @@ def validation_labels_are_right(
     *,
     alpha: float = 0.0005,
     min_rate: float = 0.02,
-    max_rows: int = 50_000,
+    max_rows: int = 20_000,
     limit: int = 3,
     seed: int = 0,
 ) -> Iterator[Finding]:

@@ -48,6 +48,7 @@ class QuantityErrors:
         predicted: median prediction in the unit of the values, `[n]` float64.
         error_probability: probability that the value is wrong, `[n]` float64.
         factor: common factor of the wrong values over their predictions; None if there is none.
+        rows: row numbers in the table that they were drawn from, `[n]` int64; None for all rows.
     """
 
     rate: float
@@ -58,6 +59,7 @@ class QuantityErrors:
     predicted: Tensor
     error_probability: Tensor
     factor: float | None = None
+    rows: Tensor | None = None
 
     @property
     def suspicious(self) -> Tensor:

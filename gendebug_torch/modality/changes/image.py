@@ -76,6 +76,13 @@ def _values(before: Tensor, after: Tensor) -> Iterator[Change]:
     text = "normalization is applied twice"
     center, spread = column(means), column(deviations)
     yield Change("normalized", text, partial(_affine, gain=1 / spread, shift=-center / spread))
+    yield from _constants(channels, column)
+    yield from _other_constants(channels, column)
+    yield from _fitted(before, after, column)
+
+
+def _constants(channels: int, column: Callable[[tuple[float, ...]], Tensor]) -> Iterator[Change]:
+    """Normalization with common constants, left out or done again."""
     for name, constants in _CONSTANTS.items():
         if len(constants[0]) == channels:
             mean, deviation = map(column, constants)
@@ -85,8 +92,6 @@ def _values(before: Tensor, after: Tensor) -> Iterator[Change]:
             yield Change(
                 f"with {name}", text, partial(_affine, gain=1 / deviation, shift=-mean / deviation)
             )
-    yield from _other_constants(channels, column)
-    yield from _fitted(before, after, column)
 
 
 def _other_constants(
@@ -181,6 +186,11 @@ def _geometry(before: Tensor) -> Iterator[Change]:
     for share in (0.85, 0.7):
         text = f"images are shrunk to {share:.0%} within a margin"
         yield Change(f"margin {share}", text, partial(_with_margin, share=share))
+    yield from _placement(h, w)
+
+
+def _placement(h: int, w: int) -> Iterator[Change]:
+    """Another aspect ratio, and images that are moved."""
     for across, name in ((True, "narrowed"), (False, "flattened")):
         text = f"images are {name} to 75% within a margin (aspect ratio)"
         squeezed = partial(_squeezed, share=0.75, across=across)

@@ -121,25 +121,19 @@ def _mark(ax: Axes, box: Sequence[float], top: int, left: int) -> None:
 
 def _draw_series(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | None]) -> None:
     """Means of each channel over the rows of each group, one panel per channel."""
-    groups = list(rows.items())
-    channels = min(4, groups[0][1].shape[2])
-    styles = ("-", "--", ":", "-.")
+    channels = min(4, next(iter(rows.values())).shape[2])
     for channel in range(channels):
-        values = [series[..., channel].float().nan_to_num().mean(0) for _, series in groups]
+        values = [series[..., channel].float().nan_to_num().mean(0) for series in rows.values()]
         low, high = (float(torch.cat(values).amin()), float(torch.cat(values).amax()))
-        for (name, _), value, style in zip(groups, values, styles, strict=False):
+        for name, value, style in zip(rows, values, ("-", "--", ":", "-."), strict=False):
             y = (value - low) / max(high - low, 1e-9) * 0.8 + channels - 1 - channel
+            colour = "black" if style == "-" else RAISES
             label = name if channel == 0 else None
-            ax.plot(
-                y.numpy(), style, color="black" if style == "-" else RAISES, lw=1.2, label=label
-            )
-    for box in boxes[:1]:
-        if box is not None:
-            start, stop = box[1], box[3]
-            ax.axvspan(start - 0.5, stop - 0.5, color=RAISES, alpha=0.12, lw=0)
-    ax.set_yticks(
-        [channels - 1 - c + 0.4 for c in range(channels)], [f"channel {c}" for c in range(channels)]
-    )
+            ax.plot(y.numpy(), style, color=colour, lw=1.2, label=label)
+    for box in [box for box in boxes if box is not None][:1]:
+        ax.axvspan(box[1] - 0.5, box[3] - 0.5, color=RAISES, alpha=0.12, lw=0)
+    names = [f"channel {channel}" for channel in range(channels)]
+    ax.set_yticks([channels - 1 - c + 0.4 for c in range(channels)], names)
     ax.set_xlabel("step")
     ax.legend(frameon=False, fontsize=8, loc="upper right")
 
@@ -178,4 +172,6 @@ def draw_texts(ax: Axes, groups: Mapping[str, Sequence[str]]) -> Axes:
             ax.text(0.02, -y, line.replace("$", r"\$"), fontsize=8, va="center", family="monospace")
         y += 1
     ax.set(xlim=(0, 1), ylim=(-total, 0.8), xticks=[], yticks=[])
+    for side in ax.spines.values():
+        side.set_visible(False)
     return ax

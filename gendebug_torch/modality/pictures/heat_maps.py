@@ -90,16 +90,16 @@ def draw_highlights(
         at = present[row].nonzero()[:, 0]
         strongest = at[weights[row, at].abs().argsort(descending=True)[:_TOKENS]].sort().values
         for column, place in enumerate(strongest.tolist()):
-            weight = float(weights[row, place]) / largest
             word = str(int(shown[row, place])) if words is None else words[row][place]
-            colour = RAISES if weight > 0 else _LOWERS
-            ground = {
-                "facecolor": (*colour, min(1.0, abs(weight))),
-                "edgecolor": "none",
-                "pad": 1.5,
-            }
-            ax.text(column, -row, word[:10], fontsize=8, va="center", ha="center", bbox=ground)
+            _draw_word(ax, (column, -row), word[:10], float(weights[row, place]) / largest)
     ax.set(xlim=(-0.7, _TOKENS - 0.3), ylim=(-len(shown) + 0.4, 0.6), xticks=[])
     ax.set_yticks([-row for row in range(len(shown))], [f"row {row}" for row in range(len(shown))])
     ax.set_xlabel("strongest tokens in their order; orange raises the output, blue lowers it")
     return ax
+
+
+def _draw_word(ax: Axes, at: tuple[int, int], word: str, weight: float) -> None:
+    """A word on a ground as strong as its weight in -1..1."""
+    shade = (*(RAISES if weight > 0 else _LOWERS), min(1.0, abs(weight)))
+    ground = {"facecolor": shade, "edgecolor": "none", "pad": 1.5}
+    ax.text(*at, word, fontsize=8, va="center", ha="center", bbox=ground)

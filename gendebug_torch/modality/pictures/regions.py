@@ -59,37 +59,34 @@ def regions_of(modality: str, inputs: Tensor) -> tuple[Region, ...]:
 
 
 def _image_regions(inputs: Tensor) -> Iterator[Region]:
+    """Windows, the border, what lies outside the middle, and the tint."""
     shape = inputs.shape[1:]
     last = channels_last(shape)
     h, w = (shape[0], shape[1]) if last or len(shape) == 2 else (shape[1], shape[2])
-
-    def masked(
-        inside: Tensor,
-        name: str,
-        box: tuple[int, int, int, int] | None = None,
-        movable: bool = False,
-    ) -> Region:
-        mask = inside if len(shape) == 2 else inside[..., None] if last else inside[None]
-        share = float(inside.float().mean())
-        return Region(name, partial(_pasted, mask=mask), share, box, movable)
-
-    rows, columns = (_windows(side) for side in (h, w))
+    rows, columns = _windows(h), _windows(w)
     for i, (top, bottom) in enumerate(rows):
         for j, (left, right) in enumerate(columns):
+            name = _place((i, j), (len(rows), len(columns)))
             inside = torch.zeros(h, w, dtype=torch.bool)
             inside[top:bottom, left:right] = True
-            name = _place((i, j), (len(rows), len(columns)))
-            yield masked(inside, name, (top, left, bottom, right))
+            yield _masked(name, inside, shape, (top, left, bottom, right))
     width = max(1, round(min(h, w) / 14))
-    frame = torch.ones(h, w, dtype=torch.bool)
-    frame[width : h - width, width : w - width] = False
-    yield masked(frame, "border")
-    outside = torch.ones(h, w, dtype=torch.bool)
-    outside[h // 4 : h - h // 4, w // 4 : w - w // 4] = False
-    yield masked(outside, "background")
+    for name, down, across in (("border", width, width), ("background", h // 4, w // 4)):
+        outside = torch.ones(h, w, dtype=torch.bool)
+        outside[down : h - down, across : w - across] = False
+        yield _masked(name, outside, shape)
     if len(shape) == 3 and shape[-1 if last else 0] >= 3:
         dims = (1, 2) if last else (2, 3)
         yield Region("tint", partial(_tinted, dims=dims), 0.5)
+
+
+def _masked(name: str, inside: Tensor, shape: Sequence[int], box: Box | None = None) -> Region:
+    """The pixels of a mask `[h, w]` in images of this shape; a window may lie anywhere."""
+    mask = (
+        inside if len(shape) == 2 else inside[..., None] if channels_last(shape) else inside[None]
+    )
+    share = float(inside.float().mean())
+    return Region(name, partial(_pasted, mask=mask), share, box, movable=box is not None)
 
 
 def channels_last(shape: Sequence[int]) -> bool:

@@ -94,6 +94,7 @@ def columns_relate_as_before(
         this, production, reference, block=block, fail_auc=_FAIL_AUC, **limits
     )
     least = alpha, min_auc, min_correlation
+    deadline.check()
     sides = production, reference
     yield _column_finding(sides, change_kinds, block, least, most_columns, deadline)
 

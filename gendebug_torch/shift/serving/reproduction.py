@@ -150,19 +150,18 @@ def reproduction(
     """
     generator = torch.Generator().manual_seed(seed)
     (fit, rows), (live_fit, live) = (_halves(side, generator) for side in (validation, production))
-    fitted = validation.rows(fit), production.rows(live_fit)
-    candidates = _candidates(*fitted, modality, encode)
-    near = _nearest(*fitted, modality, candidates)
+    fitted = (validation.rows(fit), production.rows(live_fit), modality)
+    candidates = _candidates(*fitted, encode)
+    near = _nearest(*fitted, candidates)
     before, after = validation.rows(rows), production.rows(live)
     sides = [before, after, *(candidate(before) for candidate in near)]
     outputs = [] if network is None else [network(side.inputs) for side in sides]
     base, target, *changed = _described(sides, modality, outputs)
     distance = float(energy_distance(base, target))
     shares = torch.tensor([float(energy_distance(one, target)) for one in changed]).double()
-    shares = (shares / max(distance, 1e-12)).clamp(min=0)
     samples = _bootstrap(base, target, changed, generator)
     p_value = energy_p_value(base, target, seed=seed)
-    found = _compared([candidate.change for candidate in near], shares, samples)
+    found = _compared([one.change for one in near], shares / max(distance, 1e-12), samples)
     logits = [outputs[2 + at].cpu() for at in found.ranks] if outputs else []
     drawn = _pictures(before, sides[2 + found.ranks[0]] if near else None, after)
     made = found.reproduction(distance, p_value, logits, rows, len(candidates))
@@ -246,7 +245,8 @@ class _Comparison:
 
 
 def _compared(changes: Sequence[Change], shares: Tensor, samples: Tensor) -> _Comparison:
-    limits = (samples[1:] / samples[0].clamp(min=1e-12)).clamp(min=0)
+    """Changes by what they leave of the distance, and the same over resampled rows."""
+    shares, limits = shares.clamp(min=0), (samples[1:] / samples[0].clamp(min=1e-12)).clamp(min=0)
     return _Comparison(changes, shares, limits, _ranked(changes, shares))
 
 

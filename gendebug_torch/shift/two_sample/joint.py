@@ -152,15 +152,12 @@ def joint_shift(
     labels = [in_production, *(in_production[order] for order in orders)]
     targets = torch.stack(labels, 1).double()[blocks]
     folds = (torch.randperm(len(in_production), generator=generator) % 5)[blocks]
-    deadline.check()
     fit = cross_fit(built.values, targets, folds=folds, seed=seed)
-    deadline.check()
     auc, p_value = float(fit.auc.auc), fit.p_value()
     low, high = (float(bound) for bound in fit.auc.interval())
     differs = p_value < 0.01 and auc > 0.5
-    importance = {}
-    if differs:
-        importance = _importance(built, targets[:, :1], folds, auc, seed, deadline)
+    first = targets[:, :1]
+    importance = _importance(built, first, folds, auc, seed, deadline) if differs else {}
     pairs = _pairs(built, targets, categorical)
     return JointShift(auc, low, high, p_value, importance, pairs, (n, m), block)
 

@@ -1,0 +1,180 @@
+"""From the rows of a `NetworkRecorder` to a `NetworkEvidence`: the one wait for the device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from gendebug_torch.network.evidence import (
+    SERIES,
+    Layer,
+    NetworkEvidence,
+    NonFinite,
+    RunFacts,
+)
+from gendebug_torch.network.module_hooks import named_layers
+from gendebug_torch.network.recorder import SHARES, STRIDE, NetworkRecorder
+
+# Sampled steps in the second half from which a unit that was never active there is dead.
+_MIN_STEPS = 5
+_STANDARD = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.MultiheadAttention)
+
+
+def network_evidence(recorder: NetworkRecorder, *, batches: int | None = None) -> NetworkEvidence:
+    """What a recorder holds so far.
+
+    Args:
+        recorder: record of a training.
+        batches: batches of an epoch; None where unknown.
+    """
+    norms, shares, series = _rows(recorder)
+    layers, columns = [], []
+    step = torch.tensor(recorder.steps, dtype=torch.int64)
+    for position, name, module in named_layers(recorder.hooks):
+        own = _own_parameters(recorder, module)
+        layers.append(_layer(recorder, position, name, module, own, step))
+        columns.append(torch.cat([_total(norms, recorder, own), shares[:, :, position]], 1))
+    values = torch.stack(columns, 1)
+    rates = torch.tensor(recorder.rates, dtype=torch.float64)
+    series = torch.cat([series, rates[:, None]], 1)
+    facts = _facts(recorder, series, step, batches)
+    return NetworkEvidence(tuple(layers), step, values, series, facts)
+
+
+def _rows(recorder: NetworkRecorder) -> tuple[Tensor, Tensor, Tensor]:
+    """Norms `[t, 3, p]`, measures of modules `[t, 4, m]` and series `[t, 6]` on the host."""
+    p, m = len(recorder.parameters), len(recorder.hooks.modules)
+    widths = [3 * p, len(SHARES) * m, len(SERIES) - 1]
+    rows = torch.stack(recorder.rows).cpu() if recorder.rows else torch.zeros(0, sum(widths))
+    norms, shares, series = torch.split(rows.double(), widths, dim=1)
+    return norms.view(-1, 3, p), shares.view(-1, len(SHARES), m), series
+
+
+def _own_parameters(recorder: NetworkRecorder, module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of a module by their dotted names."""
+    own = {id(p) for p in module._parameters.values() if p is not None}
+    return {name: p for name, p in recorder.parameters.items() if id(p) in own}
+
+
+def _total(norms: Tensor, recorder: NetworkRecorder, own: dict[str, nn.Parameter]) -> Tensor:
+    """Norms `[t, 3]` over the weights of a layer, or over all where it has no matrix."""
+    weights = [name for name, p in own.items() if p.ndim >= 2] or list(own)
+    at = [at for at, name in enumerate(recorder.parameters) if name in weights]
+    part = norms[:, :, at]
+    total = part.square().nansum(2).sqrt()
+    # NaN stands for no gradient, unless every parameter has a NaN for a value.
+    return torch.where(part.isnan().all(2), torch.nan, total)
+
+
+def _layer(
+    recorder: NetworkRecorder,
+    position: int,
+    name: str,
+    module: nn.Module,
+    own: dict[str, nn.Parameter],
+    step: Tensor,
+) -> Layer:
+    groups = {
+        id(parameter): group
+        for optimizer in recorder.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    trainable = {name: p for name, p in own.items() if p.requires_grad}
+    used = [groups[id(p)] for p in trainable.values() if id(p) in groups]
+    missing = tuple(name for name in trainable if name not in recorder.with_gradient)
+    share, since = _dead(recorder.hooks.last_active.get(position), step)
+    return Layer(
+        name=name,
+        kind=type(module).__name__,
+        elements=sum(p.numel() for p in own.values()),
+        trainable=bool(trainable) or not own,
+        optimized=bool(used) or not trainable,
+        called=position in recorder.hooks.order or name in recorder.blind,
+        without_gradient=missing if len(step) else (),
+        dead_share=share,
+        dead_since=since,
+        rate=float(used[0]["lr"]) if used and "lr" in used[0] else None,
+        decay=float(used[0].get("weight_decay", 0.0)) if used else 0.0,
+    )
+
+
+def _dead(last_active: Tensor | None, step: Tensor) -> tuple[float | None, int | None]:
+    """Share of the units without a gradient in the second half, and since when."""
+    half = len(step) // 2
+    if last_active is None or len(step) - half < _MIN_STEPS:
+        return None, None
+    last = last_active.cpu()
+    dead = last < step[half]
+    since = int(last[dead].median()) if bool(dead.any()) else None
+    return float(dead.double().mean()), since
+
+
+def _facts(
+    recorder: NetworkRecorder, series: Tensor, step: Tensor, batches: int | None
+) -> RunFacts:
+    hooks, optimizer = recorder.hooks, recorder.optimizers[0]
+    uniform, constant = _baselines(recorder.targets, hooks.outputs)
+    loss = recorder.start_loss
+    notes = []
+    if recorder.blind:
+        notes.append(f"{len(recorder.blind)} modules are compiled; their outputs were not seen")
+    name = type(optimizer).__name__
+    return RunFacts(
+        optimizer=name,
+        decoupled=name in ("AdamW", "NAdamW", "Lion")
+        or bool(optimizer.param_groups[0].get("decoupled_weight_decay")),
+        rows=recorder.rows_of_batch,
+        backwards=recorder.backwards,
+        start_loss=None if loss is None else float(loss),
+        uniform_loss=uniform,
+        constant_loss=constant,
+        nonfinite=_nonfinite(recorder, series, step),
+        training_calls=(hooks.calls[True, True], hooks.calls[True, False]),
+        evaluation_calls=(hooks.calls[False, True], hooks.calls[False, False]),
+        single_rows=(hooks.single[0], hooks.single[1]),
+        batches=batches,
+        notes=tuple(notes),
+    )
+
+
+def _nonfinite(recorder: NetworkRecorder, series: Tensor, step: Tensor) -> NonFinite | None:
+    """The first output that was not finite, or else the first such loss."""
+    found, code = (-1, -1) if recorder.first_bad is None else recorder.first_bad.tolist()
+    if found < 0:
+        bad = (series[:, SERIES.index("gradient_norm")].isnan()).nonzero()[:, 0].tolist()
+        infinite = series[:, SERIES.index("loss")].isinf().nonzero()[:, 0].tolist()
+        first = min([*bad, *infinite], default=None)
+        return None if first is None else NonFinite(int(step[first]), "", "loss")
+    position = recorder.patterns[code // STRIDE][code % STRIDE]
+    if position < 0:
+        return NonFinite(found, "", "input")
+    name, module = recorder.hooks.modules[position]
+    standard = isinstance(module, _STANDARD) or "Conv" in type(module).__name__
+    return NonFinite(found, name, "weights" if standard and found > 1 else "forward")
+
+
+def _baselines(batches: list[Tensor], outputs: int) -> tuple[float | None, float | None]:
+    """Losses of equal probabilities (or zeros) and of the best constant, by the form of targets."""
+    if not batches or not all(part.numel() for part in batches):
+        return None, None
+    values = _joined(batches)
+    if not values.is_floating_point() and values.dtype != torch.bool and outputs >= 2:
+        counts = values[values >= 0].flatten().bincount().double()
+        shares = counts[counts > 0] / counts.sum()
+        return math.log(outputs), float(-(shares * shares.log()).sum())
+    values = values.double()
+    if bool(((values == 0) | (values == 1)).all()):
+        mean = values.mean(0)
+        return math.log(2), float(-(mean.xlogy(mean) + (1 - mean).xlogy(1 - mean)).mean())
+    return float(values.square().mean()), float(values.var(0, unbiased=False).mean())
+
+
+def _joined(batches: list[Tensor]) -> Tensor:
+    """Targets of several batches, `[n, k]`; one column where their shapes differ."""
+    parts = [part.cpu().reshape(len(part) if part.ndim else 1, -1) for part in batches]
+    if len({part.shape[1] for part in parts}) > 1:
+        parts = [part.reshape(-1, 1) for part in parts]
+    return torch.cat(parts)

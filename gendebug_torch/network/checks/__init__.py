@@ -1,0 +1,1 @@
+"""Checks of the topic `network`, one file each."""

@@ -1,0 +1,86 @@
+"""`network.gradients`: gradients that vanish or explode on their way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.inputs import Cost
+from gendebug_torch.checks.registry import check
+from gendebug_torch.network.checks._findings import fault, fine, unjudged
+from gendebug_torch.network.evidence import NetworkEvidence
+
+
+@check("network.gradients", cause=Cause.TRAINING_FAULT, cost=lambda given: Cost(elements=1.0))
+def gradients_keep_their_size(
+    network: NetworkEvidence, *, smallest: float = 1e-3, largest: float = 1e3
+) -> Iterator[Finding]:
+    """The back-propagated gradient keeps its order of magnitude from the last layer to the first.
+
+    It is the norm of the gradient of the loss by the outputs of a layer, over that of the last
+    layer, in the median of the sampled steps.
+
+    Source: Glorot and Bengio (2010), Understanding the difficulty of training deep feedforward
+    neural networks, AISTATS; He et al. (2015), arXiv:1502.01852.
+
+    Args:
+        network: evidence of a training.
+        smallest: ratio below which the gradient vanishes.
+        largest: ratio above which it explodes.
+    """
+    this = gradients_keep_their_size
+    if short := list(unjudged(this, network, steps=5)):
+        yield from short
+        return
+    ratios, first = _ratios(network)
+    if len(ratios) < 2:
+        summary = "Not judged: gradients of fewer than two layers were seen."
+        yield this.finding(Severity.NOTE, summary, numbers={"layers": len(ratios)})
+        return
+    names = list(ratios)
+    # The gradient is lost, or too large, for everything before: the first such layer is named.
+    lost = [name for name in names if ratios[name] < smallest]
+    huge = [name for name in names if max(ratios[name], first[name]) > largest]
+    if lost:
+        at, size = lost[0], ratios[lost[0]]
+        kind, severity, how = "vanishing_gradient", Severity.WARN, f"vanishes: at {at} it is"
+        remedy = (
+            "Start the weights by He et al. or Glorot, use ReLU or GELU in place of sigmoid and "
+            "tanh, or add residual connections or normalization."
+        )
+    elif huge:
+        at, size = huge[0], max(ratios[huge[0]], first[huge[0]])
+        # What explodes before any update is the network's; later a training may have diverged.
+        early = any(first[name] > largest for name in huge)
+        severity = Severity.FAIL if early else Severity.WARN
+        kind, how = "exploding_gradient", f"explodes: at {at} it is"
+        remedy = (
+            "Start the weights smaller (He et al., Glorot), add normalization, or clip the norm of "
+            "the gradient."
+        )
+    else:
+        summary = "The gradient keeps its size through the layers."
+        numbers = {"smallest": min(ratios.values()), "largest": max(ratios.values())}
+        yield fine(this, summary, **numbers)
+        return
+    summary = f"The gradient {how} {size:.1e} times that at {names[-1]}."
+    how_bad: dict[str, Any] = {"severity": severity, "ratio": size, "evidence": network, "step": 1}
+    yield fault(this, kind, summary, remedy, subject=at, **how_bad)
+
+
+def _ratios(network: NetworkEvidence) -> tuple[dict[str, float], dict[str, float]]:
+    """Norms of back-propagated gradients over that of the last layer, by layer.
+
+    In the median of the steps, and before the first update.
+    """
+    signal = network.measure("signal_norm")
+    signal = signal.where(signal.isfinite() & (signal > 0), float("nan"))
+    seen = signal.isfinite().any(0).nonzero()[:, 0].tolist()
+    if not seen:
+        return {}, {}
+    relative = signal[:, seen] / signal[:, seen[-1] : seen[-1] + 1]
+    names = [network.layers[at].name for at in seen]
+    medians = network.median(relative).nan_to_num(1.0).tolist()
+    first = relative[0].nan_to_num(0.0).tolist()
+    return dict(zip(names, medians, strict=True)), dict(zip(names, first, strict=True))

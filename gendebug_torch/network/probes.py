@@ -1,0 +1,250 @@
+"""Probes of a copy of a network on one batch, before its training."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from gendebug_torch.network.assembly import network_evidence
+from gendebug_torch.network.evidence import NetworkEvidence
+from gendebug_torch.network.module_hooks import first_tensor
+from gendebug_torch.network.preflight_evidence import PreflightEvidence
+from gendebug_torch.network.recorder import NetworkRecorder
+
+Loss = Callable[[Any, Tensor], Tensor]
+# Learning rates that are tried one after the other, and the part of the loss that is enough.
+_RATES, _ENOUGH = (1e-3, 1e-2, 1e-4), 0.3
+# Calls in training mode after which BatchNorm has settled on a batch.
+_SETTLE = 60
+# Change of an output, in standard deviations, that rounding does not explain.
+_ROUNDING = 1e-3
+
+
+def usual_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Loss by the form of the targets: cross-entropy of class ids or 0 and 1, else squared error.
+
+    Args:
+        outputs: logits or quantities, `[n, k, ...]` or `[n]`.
+        targets: class ids `[n, ...]`, 0 and 1 as floats, or quantities.
+    """
+    if not targets.is_floating_point() and outputs.ndim > targets.ndim and outputs.shape[1] > 1:
+        return cross_entropy(outputs, targets.long())
+    values = targets.to(outputs.dtype).reshape(outputs.shape)
+    if bool(((values == 0) | (values == 1)).all()):
+        return binary_cross_entropy_with_logits(outputs, values)
+    return mse_loss(outputs, values)
+
+
+def preflight_evidence(
+    module: nn.Module, inputs: Any, targets: Tensor | None, loss: Loss | None, steps: int
+) -> NetworkEvidence:
+    """What probes of copies of a network on one batch show; the network is not touched.
+
+    Args:
+        module: network.
+        inputs: a batch of inputs on its device.
+        targets: their targets; without them nothing is fitted.
+        loss: loss of outputs and targets; by default `usual_loss`.
+        steps: steps of each fit to the batch.
+    """
+    again, mixing, place = _evaluation(copy.deepcopy(module).eval(), inputs)
+    gap = 0.0 if again > _ROUNDING else _mode_gap(copy.deepcopy(module), inputs)
+    network, losses = _fitted(module, inputs, targets, loss or usual_loss, steps)
+    answers = PreflightEvidence(
+        losses=tuple(losses),
+        again=again,
+        mode_gap=gap,
+        mixing=mixing,
+        mixing_module=place,
+        rows=_rows(inputs),
+        **_input_facts(inputs),
+        **_target_facts(targets, loss),
+    )
+    return NetworkEvidence(
+        network.layers, network.step, network.values, network.series, network.facts, answers
+    )
+
+
+def _rows(inputs: Any) -> int:
+    tensor = first_tensor(inputs)
+    return 0 if tensor is None or not tensor.ndim else len(tensor)
+
+
+def called(module: nn.Module, inputs: Any) -> Any:
+    """Outputs of a network for a batch that is a Tensor, a mapping or a sequence.
+
+    Args:
+        module: network.
+        inputs: batch of inputs.
+    """
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
+
+
+def _change(one: Tensor, other: Tensor) -> float:
+    """Mean difference of outputs, in their standard deviations over the rows."""
+    one, other = one.double(), other.double()
+    spread = float(one.std(0).mean()) if len(one) > 1 else 0.0
+    # Outputs that are the same for all rows differ by rounding alone.
+    spread = max(spread, 1e-4 * float(one.abs().mean()))
+    return float((one - other).abs().mean()) / (spread or 1.0)
+
+
+@torch.no_grad()
+def _evaluation(module: nn.Module, inputs: Any) -> tuple[float, float, str]:
+    """Changes between two calls, and by other rows, with the first module that changed."""
+    first, again = (first_tensor(called(module, inputs)) for _ in range(2))
+    if first is None or again is None:
+        return 0.0, 0.0, ""
+    random = _change(first, again)
+    half = _rows(inputs) // 2
+    if random > _ROUNDING or half < 1 or len(first) != _rows(inputs):
+        return random, 0.0, ""
+    with _outputs(module) as known:
+        called(module, inputs)
+    with _outputs(module) as found:
+        called(module, _exchanged(inputs, half))
+    changed = [
+        name
+        for name, output in known.items()
+        if name in found
+        and output.shape == found[name].shape
+        and len(output) == _rows(inputs)
+        and _change(output[:half], found[name][:half]) > _ROUNDING
+    ]
+    last = list(known)[-1]
+    return random, _change(known[last][:half], found[last][:half]), (changed or [""])[0]
+
+
+@contextlib.contextmanager
+def _outputs(module: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """First output of each module of floats in the calls meanwhile, by name; the network last."""
+    found: dict[str, Tensor] = {}
+    handles = []
+    for name, part in module.named_modules():
+
+        def hook(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
+            tensor = first_tensor(output)
+            if tensor is not None and tensor.is_floating_point() and tensor.ndim:
+                found.setdefault(name, tensor.detach().clone())
+
+        handles.append(part.register_forward_hook(hook))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _exchanged(inputs: Any, half: int) -> Any:
+    """The batch with other rows in its second half; ids are moved, floats are scaled."""
+    if isinstance(inputs, Tensor):
+        rest = inputs[half:].flip(0)
+        rest = -2.0 * rest if inputs.is_floating_point() else rest.roll(1, -1)
+        return torch.cat([inputs[:half], rest])
+    if isinstance(inputs, Mapping):
+        return {name: _exchanged(value, half) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return [_exchanged(value, half) for value in inputs]
+    return inputs
+
+
+@torch.no_grad()
+def _mode_gap(module: nn.Module, inputs: Any) -> float:
+    """Change from training to evaluation mode, with Dropout off and BatchNorm settled."""
+    module.train()
+    for part in module.modules():
+        if isinstance(part, _DropoutNd):
+            part.p = 0.0
+        if isinstance(part, nn.MultiheadAttention):
+            part.dropout = 0.0
+    settles = any(isinstance(part, _BatchNorm) for part in module.modules())
+    for _ in range(_SETTLE if settles else 1):
+        trained = first_tensor(called(module, inputs))
+    evaluated = first_tensor(called(module.eval(), inputs))
+    if trained is None or evaluated is None:
+        return 0.0
+    return _change(trained, evaluated)
+
+
+def _fitted(
+    module: nn.Module, inputs: Any, targets: Tensor | None, loss: Loss, steps: int
+) -> tuple[NetworkEvidence, list[float]]:
+    """Evidence of the first fit of a copy to the batch, and the losses of the best one."""
+    best: list[float] = []
+    evidence = None
+    for rate in _RATES:
+        network = copy.deepcopy(module).train()
+        for part in network.modules():
+            if isinstance(part, _DropoutNd):
+                part.p = 0.0
+        trainable = [p for p in network.parameters() if p.requires_grad]
+        recorder = NetworkRecorder(network, [torch.optim.Adam(trainable, rate)])
+        losses = _fit(recorder, inputs, targets, loss, steps) if targets is not None else []
+        evidence = evidence or network_evidence(recorder, batches=1)
+        if not best or (losses and min(losses) < min(best)):
+            best = losses
+        if not best or min(best) < _ENOUGH * best[0]:
+            break
+    assert evidence is not None
+    return evidence, best
+
+
+def _fit(
+    recorder: NetworkRecorder, inputs: Any, targets: Tensor, loss: Loss, steps: int
+) -> list[float]:
+    """Losses of a fit to one batch, until they are small or not finite."""
+    losses: list[float] = []
+    recorder.attach()
+    try:
+        for _ in range(steps):
+            value = loss(called(recorder.model, inputs), targets)
+            recorder.add_loss(value, targets)
+            losses.append(float(value.detach()))
+            torch.autograd.backward(value)
+            recorder.optimizers[0].step()
+            recorder.optimizers[0].zero_grad()
+            small = losses[-1] < _ENOUGH * losses[0] and len(losses) > 5
+            if small or losses[-1] != losses[-1]:
+                break
+    finally:
+        recorder.detach()
+    return losses
+
+
+def _input_facts(inputs: Any) -> dict[str, Any]:
+    tensor = first_tensor(inputs)
+    if tensor is None or not tensor.is_floating_point():
+        return {}
+    values = tensor.double()
+    finite = values[values.isfinite()]
+    missing = 1 - finite.numel() / max(values.numel(), 1)
+    if finite.numel() < 2:
+        return {"input_missing": missing}
+    return {
+        "input_mean": float(finite.mean()),
+        "input_deviation": float(finite.std()),
+        "input_missing": missing,
+    }
+
+
+def _target_facts(targets: Tensor | None, loss: Loss | None) -> dict[str, Any]:
+    if targets is None or targets.numel() < 2:
+        return {}
+    if targets.is_floating_point():
+        values = targets.double()
+        return {"target_mean": float(values.mean()), "target_deviation": float(values.std())}
+    counts = targets[targets >= 0].flatten().bincount().double()
+    shares = tuple((counts / counts.sum()).tolist())
+    weight = getattr(loss, "weight", None)
+    weights = tuple(weight.double().tolist()) if isinstance(weight, Tensor) else ()
+    return {"class_shares": shares, "class_weights": weights}

@@ -1,0 +1,348 @@
+"""Inside the network: what `watch` sees, leaves behind and says, and `preflight`."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, dropout, mse_loss
+from torch.utils.checkpoint import checkpoint
+
+from gendebug_torch import diagnose
+from gendebug_torch.errors import InputError
+from gendebug_torch.network import preflight, watch
+from gendebug_torch.network.assembly import network_evidence
+from gendebug_torch.network.recorder import NetworkRecorder
+from gendebug_torch.network.watch import recorder_of
+from scripts._network_faults import FAULTS, RECIPES, train
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)
+    )
+
+
+def rows(n=32, seed=1):
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(seed))
+    return x, x[:, :3].argmax(1)
+
+
+def steps(model, optimizer, record=None, number=30, loss_of=cross_entropy):
+    for step in range(number):
+        x, y = rows(seed=step)
+        loss = loss_of(model(x), y)
+        if record is not None:
+            record.loss(loss, y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def hooks_of(model, optimizer):
+    tables = [
+        table
+        for module in model.modules()
+        for name, table in vars(module).items()
+        if name.endswith("_hooks")
+    ]
+    tables += [p._post_accumulate_grad_hooks for p in model.parameters()]
+    tables += [optimizer._optimizer_step_post_hooks]
+    return sum(len(table) for table in tables if table)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_named_first(fault):
+    torch.manual_seed(1000)
+    case = FAULTS[fault]("MLP", 1000)
+    with watch(case.model, case.optimizer) as record:
+        train(case, record, 150)
+    first = record.findings()[0]
+    assert first.numbers["kind"] in case.kinds, first
+    assert not case.layers or first.subject in case.layers
+    assert first.remedy
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_sound_training_is_quiet(recipe):
+    torch.manual_seed(1000)
+    case = RECIPES[recipe]("MLP", 1000)
+    with watch(case.model, case.optimizer) as record:
+        train(case, record, 150)
+    assert not [f.summary for f in record.findings() if f.severity.level >= 2]
+
+
+def test_a_watched_training_is_the_same_and_nothing_is_left_behind():
+    plain, watched = network(), network()
+    one, other = torch.optim.Adam(plain.parameters()), torch.optim.Adam(watched.parameters())
+    torch.manual_seed(3)
+    steps(plain, one)
+    torch.manual_seed(3)
+    with watch(watched, other, every=2) as record:
+        steps(watched, other, record)
+    assert all(map(torch.equal, plain.state_dict().values(), watched.state_dict().values()))
+    assert not hooks_of(watched, other)
+    with pytest.raises(ZeroDivisionError), watch(watched, other):
+        1 / 0  # noqa: B018
+    assert not hooks_of(watched, other)
+
+
+def test_norms_are_those_of_the_step():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    before = [p.detach().clone() for p in model.parameters()]
+    with watch(model, optimizer) as record:
+        x, y = rows()
+        cross_entropy(model(x), y).backward()
+        gradient = model[2].weight.grad.clone()
+        optimizer.step()
+    evidence = record.evidence()
+    assert [layer.name for layer in evidence.layers] == ["0", "2", "4"]
+    assert evidence.measure("gradient_norm")[0, 1] == pytest.approx(float(gradient.norm()))
+    assert evidence.measure("weight_norm")[0, 1] == pytest.approx(float(before[2].norm()))
+    ratio = 0.1 * float(gradient.norm() / before[2].norm())
+    assert evidence.update_ratio[0, 1] == pytest.approx(ratio, rel=1e-4)
+
+
+def test_many_samples_are_thinned(monkeypatch):
+    monkeypatch.setattr("gendebug_torch.network.recorder._MOST_ROWS", 16)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with watch(model, optimizer, every=1) as record:
+        steps(model, optimizer, record, 100)
+    evidence = record.evidence()
+    assert 8 <= len(evidence) <= 16
+    assert evidence.steps > 90
+
+
+def test_a_record_goes_on_from_a_checkpoint():
+    def recorded(parts):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        state = None
+        for number in parts:
+            recorder = NetworkRecorder(model, [optimizer], every=3)
+            if state is not None:
+                recorder.load_state_dict(state)
+            recorder.attach()
+            for step in range(recorder.step, recorder.step + number):
+                x, y = rows(seed=step)
+                loss = cross_entropy(model(x), y)
+                recorder.add_loss(loss, y)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            recorder.detach()
+            state = recorder.state_dict()
+        return network_evidence(recorder)
+
+    whole, parts = recorded([30]), recorded([13, 17])
+    assert torch.equal(whole.step, parts.step)
+    assert torch.allclose(whole.values, parts.values, equal_nan=True)
+    assert whole.layers == parts.layers
+    assert whole.facts == parts.facts
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.body, self.head = network(), nn.Linear(3, 3)
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        return self.head(checkpoint(self.body, x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_modules_are_seen(reentrant):
+    model = Checkpointed(reentrant)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    with watch(model, optimizer) as record:
+        for step in range(60):
+            x, y = rows(seed=step)
+            loss = cross_entropy(model(x.requires_grad_()), y)
+            record.loss(loss, y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not [f.summary for f in record.findings() if f.severity.level >= 2]
+    assert record.evidence().measure("signal_norm").isfinite().any(0).all()
+
+
+def test_half_precision_sparse_gradients_and_several_optimizers():
+    model = nn.Sequential(nn.Embedding(9, 8, sparse=True), nn.Flatten(), nn.Linear(24, 3))
+    first = torch.optim.Adam(model[2].parameters(), 0.01)
+    second = torch.optim.SparseAdam(list(model[0].parameters()), 0.01)
+    with watch(model, [first, second]) as record:
+        for step in range(40):
+            x = torch.randint(9, (32, 3), generator=torch.Generator().manual_seed(step))
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = cross_entropy(model(x), x.sum(1) % 3)
+            record.loss(loss, x.sum(1) % 3)
+            loss.backward()
+            second.step()
+            first.step()
+            first.zero_grad()
+            second.zero_grad()
+    assert not [f.summary for f in record.findings() if f.check == "network.unchanged" and f.remedy]
+    assert record.evidence().update_ratio[3:].isfinite().all()
+
+
+def test_what_is_compiled_is_said_not_to_be_seen():
+    model = nn.Sequential(network(), nn.Linear(3, 3))
+    model[0]._compiled_call_impl = model[0]._call_impl
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    with watch(model, optimizer) as record:
+        steps(model, optimizer, record)
+    evidence = record.evidence()
+    assert "compiled" in evidence.facts.notes[0]
+    assert not [f.summary for f in record.findings() if f.severity.level >= 2]
+
+
+def test_a_diagnosis_names_the_fault():
+    model = network()
+    optimizer = torch.optim.Adam([*model[0].parameters(), *model[4].parameters()], 0.01)
+    with watch(model, optimizer) as record:
+        steps(model, optimizer, record)
+    diagnosis = diagnose(network=record.evidence(), only="network")
+    (cause,) = diagnosis.causes
+    assert (cause.cause, cause.subject, diagnosis.decision) == ("training_fault", "2", "retrain")
+    assert "in no optimizer" in diagnosis.to_html()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((network(), []), "optimizer"),
+        ((nn.ReLU(), None), "model"),
+    ],
+)
+def test_bad_input(arguments, words):
+    with pytest.raises(InputError, match=words):
+        watch(*[[] if part is None else part for part in arguments])
+    with pytest.raises(InputError, match="every"):
+        recorder_of(network(), [torch.optim.SGD(network().parameters(), 0.1)], 0)
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "function"),
+    [
+        ("rows_mix", "1", lambda h: h.softmax(0)),
+        ("rows_mix", "1", lambda h: h.T.reshape(h.shape)),
+        ("random_evaluation", "", lambda h: dropout(h, 0.3)),
+        ("batch_not_fitted", "", lambda h: h * 0),
+    ],
+)
+def test_preflight_names_what_is_wrong_with_the_network(kind, at, function):
+    model = network()
+    model = nn.Sequential(model[0], Function(function), *model[1:])
+    found = [f for f in preflight(model, [rows()]) if f.severity.level >= 2]
+    assert (kind, at) in [(f.numbers["kind"], f.subject) for f in found], found
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("inputs_not_normalized", lambda x, y: (100 * x + 30, y)),
+        ("missing_inputs", lambda x, y: (x.where(x < 1, float("nan")), y)),
+        ("targets_not_normalized", lambda x, y: (x, 1000 * x[:, :3] + 500)),
+    ],
+)
+def test_preflight_names_what_is_wrong_with_the_data(kind, change):
+    found = preflight(network(), [change(*rows())])
+    assert kind in [f.numbers.get("kind") for f in found]
+
+
+def test_preflight_reads_class_weights():
+    x, y = rows(64)
+    y = (x[:, 0] > 1).long() * 2
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([0.1, 0.1, 5.0]))
+    contrary = nn.CrossEntropyLoss(weight=torch.tensor([5.0, 0.1, 0.1]))
+    kinds = [
+        [f.numbers.get("kind") for f in preflight(network(), [(x, y)], loss=loss)]
+        for loss in (weighted, contrary)
+    ]
+    assert ["class_weights" in found for found in kinds] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("layers", "loss"),
+    [
+        ([nn.BatchNorm1d(16)], None),
+        ([nn.Dropout(0.5)], None),
+        ([nn.LayerNorm(16)], cross_entropy),
+    ],
+)
+def test_preflight_is_quiet_on_sound_networks_and_touches_nothing(layers, loss):
+    model = network()
+    model = nn.Sequential(model[0], *layers, *model[1:])
+    model[0].eval()
+    known = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    found = preflight(
+        model, torch.utils.data.DataLoader(list(zip(*rows(), strict=True)), 32), loss=loss
+    )
+    assert not [f.summary for f in found if f.severity.level >= 2]
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, known[name]) for name, value in model.state_dict().items())
+    assert [model[0].training, model[1].training] == [False, True]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_preflight_of_quantities_and_mappings():
+    x, _ = rows(64)
+    y = x[:, :1] * 0.5 + 0.3
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = network(), nn.Linear(3, 1)
+
+        def forward(self, x):
+            return {"out": self.head(self.body(x))}
+
+    found = preflight(
+        Named(),
+        [{"x": x, "y": y}],
+        unpack=lambda batch: ({"x": batch["x"]}, batch["y"]),
+        loss=lambda outputs, targets: mse_loss(outputs["out"], targets),
+    )
+    assert not [f.summary for f in found if f.severity.level >= 2]
+
+
+def test_preflight_of_what_is_no_loader():
+    with pytest.raises(InputError, match="loader"):
+        preflight(network(), [])
+    with pytest.raises(InputError, match="unpack"):
+        preflight(network(), [{"x": 1}])
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_the_device(simulated):
+    def watched(number):
+        model = network().cuda()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        batches = [(x.cuda(), y.cuda()) for x, y in (rows(seed=seed) for seed in range(4))]
+        with watch(model, optimizer, every=4) as record, simulated.counts() as counted:
+            for step in range(number):
+                x, y = batches[step % 4]
+                loss = cross_entropy(model(x), y)
+                record.loss(loss, y)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        assert len(record.evidence()) == 5 + (number - 4) // 4
+        return counted
+
+    few, many = watched(16), watched(56)
+    assert few.waits == many.waits
+    operations = (many.total()[0] - few.total()[0]) / 40
+    assert operations < 150, operations
