@@ -81,8 +81,8 @@ def _peers(frame: pd.DataFrame) -> dict[str, Callable[[], Any]]:
         import whylogs
 
         works["whylogs"] = lambda: whylogs.log(frame).view()
-    except ImportError:
-        print("whylogs is not installed")
+    except ImportError as error:
+        print(f"whylogs cannot be imported: {error}")
     try:
         from evidently import Dataset, Report
         from evidently.presets import DataSummaryPreset
@@ -90,8 +90,8 @@ def _peers(frame: pd.DataFrame) -> dict[str, Callable[[], Any]]:
         works["evidently DataSummaryPreset"] = lambda: Report([DataSummaryPreset()]).run(
             Dataset.from_pandas(frame), None
         )
-    except ImportError:
-        print("evidently is not installed")
+    except ImportError as error:
+        print(f"evidently cannot be imported: {error}")
     return works
 
 

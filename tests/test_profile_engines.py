@@ -14,6 +14,8 @@ from tests.test_profiles import SCHEMA, equal, parts_of, rows
 NEEDS = {"dask": "dask.dataframe", "duckdb": "duckdb", "ray": "ray.data", "spark": "pyspark"}
 
 
+# What engines warn of is theirs.
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("engine", NEEDS)
 def test_an_engine_reads_partitions_as_one_table(engine, tmp_path):
     pytest.importorskip(NEEDS[engine])

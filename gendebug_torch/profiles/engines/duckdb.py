@@ -22,4 +22,6 @@ def profile_of(rows: Any, schema: Schema, **options: Any) -> Profile:
     if isinstance(rows, str):
         duckdb = library("duckdb", "duckdb")
         rows = duckdb.read_csv(rows) if is_csv(rows) else duckdb.read_parquet(rows)
-    return profile(rows.fetch_record_batch(CHUNK_ROWS), schema, **options)
+    # Its name before DuckDB 1.4 warns in later versions.
+    reader = getattr(rows, "to_arrow_reader", None) or rows.fetch_record_batch
+    return profile(reader(CHUNK_ROWS), schema, **options)
