@@ -186,7 +186,7 @@ def test_trap_05_a_margin_is_the_difference_of_two_classes(method):
 @every_method
 @pytest.mark.parametrize(
     "output",
-    [lambda x: {"logits": x}, lambda x: (x, x), lambda x: x[:, :, None]],
+    [lambda x: {"hidden": x}, lambda x: (x, x), lambda x: x[:, :, None]],
     ids=["dict", "tuple", "axes"],
 )
 def test_trap_05_another_form_of_output_is_named(method, output):
@@ -198,6 +198,18 @@ def test_trap_05_another_form_of_output_is_named(method, output):
     model.__class__ = Wrapped
     with pytest.raises(InputError, match=r"`model`.*Wrap"):
         run(model, rows(6), method)
+
+
+@every_method
+def test_trap_05_logits_by_name_are_the_output(method):
+    class Named(type(network())):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    model = network()
+    expected = run(model, rows(6), method).values
+    model.__class__ = Named
+    assert close(run(model, rows(6), method).values, expected)
 
 
 class Mixed(nn.Module):

@@ -51,8 +51,8 @@ def regions_of(modality: str, inputs: Tensor) -> tuple[Region, ...]:
     Example:
         >>> import torch
         >>> regions = regions_of("image", torch.zeros(1, 3, 28, 28))
-        >>> len(regions), regions[0].name, regions[0].box, regions[-2].name
-        (39, 'upper left corner', (0, 0, 8, 8), 'border')
+        >>> len(regions), regions[0].name, regions[0].box, regions[-1].name
+        (39, 'upper left corner', (0, 0, 8, 8), 'background')
     """
     makers = {"image": _image_regions, "series": _series_regions, "text": _text_regions}
     return tuple(sorted(makers[modality](inputs), key=lambda region: region.share))

@@ -50,7 +50,7 @@ def wrong_class(validation: Records, production: Records) -> WrongClass | None:
     Example:
         >>> import torch
         >>> y = torch.arange(300) % 3
-        >>> good = torch.nn.functional.one_hot(y, 3).double()
+        >>> good = 5 * torch.nn.functional.one_hot(y, 3).double()
         >>> bad = torch.where((y == 2)[:, None], good.roll(1, 1), good)
         >>> print(wrong_class(Records(targets=y, logits=good), Records(targets=y, logits=bad)))
         2 became 0 (0.0% → 100.0% of its rows)
