@@ -150,6 +150,12 @@ def bad_values(name, parameter, hint):
         ("counterfactual", "train"),
     ):
         return BAD["val"] if name == "curves" else TABLES
+    if (name, parameter) == ("counterfactual", "rows"):
+        # A row has the number 0.
+        return ("-1", "100000")
+    if (name, parameter) == ("profile", "schema"):
+        # Rows without labels are summed up too.
+        return tuple(value for value in BAD["schema"] if value != "columns.yaml")
     if name == "attribute" and parameter == "baseline":
         return ("no_such_start",)
     if parameter == "model" and name.startswith("behave"):

@@ -8,7 +8,7 @@ from typing import Literal
 import gendebug_torch as gd
 from gendebug_torch.cli.deliver import say
 from gendebug_torch.cli.exit_codes import CLEAN
-from gendebug_torch.cli.inputs import at_least, load_schema
+from gendebug_torch.cli.inputs import at_least, load_schema, option_of
 
 Engine = Literal["local", "ray", "dask", "spark", "duckdb"]
 
@@ -27,11 +27,12 @@ def profile(
     """
     at_least(1, sample=sample)
     columns = load_schema(schema)
-    if engine == "local":
-        found = gd.profile(data, columns, sample=sample)
-    else:
-        module = import_module(f"gendebug_torch.profiles.engines.{engine}")
-        found = module.profile_of(data, columns, sample=sample)
+    with option_of("data"):
+        if engine == "local":
+            found = gd.profile(data, columns, sample=sample)
+        else:
+            module = import_module(f"gendebug_torch.profiles.engines.{engine}")
+            found = module.profile_of(data, columns, sample=sample)
     found.save(out)
     say(found.table().to_string(index=False), f"{found.rows:,} rows: {out}")
     return CLEAN
