@@ -1,6 +1,7 @@
 """Engines give the profile that the rows give, as far as they are installed."""
 
 import importlib
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,8 +18,10 @@ NEEDS = {"dask": "dask.dataframe", "duckdb": "duckdb", "ray": "ray.data", "spark
 # What engines warn of is theirs.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("engine", NEEDS)
-def test_an_engine_reads_partitions_as_one_table(engine, tmp_path):
+def test_an_engine_reads_partitions_as_one_table(engine, tmp_path, monkeypatch):
     pytest.importorskip(NEEDS[engine])
+    # Otherwise the workers of Spark start the first Python on the path.
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     frame = rows(0, 4000)
     frame["at"] = frame["at"].astype("datetime64[us]").dt.tz_localize("UTC")
     for at, part in enumerate(parts_of(frame, 3)):

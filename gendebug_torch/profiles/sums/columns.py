@@ -143,7 +143,8 @@ class Chunk:
 
 
 def chunk_of(table: Any) -> Chunk:
-    """The rows of an Arrow table: dictionaries decoded, moments in UTC, numbers as float64.
+    """The rows of an Arrow table: dictionaries decoded, texts of one kind, moments in UTC, numbers
+    as float64.
 
     Args:
         table: pyarrow.Table.
@@ -156,6 +157,8 @@ def chunk_of(table: Any) -> Chunk:
         kind = entry.type
         if types.is_dictionary(kind):
             table = table.set_column(at, entry.name, table.column(at).cast(kind.value_type))
+        elif types.is_large_string(kind):
+            table = table.set_column(at, entry.name, table.column(at).cast(pa.string()))
         elif types.is_timestamp(kind):
             utc = table.column(at).cast(pa.timestamp("us", "UTC"), safe=False)
             table = table.set_column(at, entry.name, utc)
