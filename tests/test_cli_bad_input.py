@@ -153,8 +153,8 @@ def bad_values(name, parameter, hint):
     if (name, parameter) == ("counterfactual", "rows"):
         # A row has the number 0.
         return ("-1", "100000")
-    if (name, parameter) == ("profile", "schema"):
-        # Rows without labels are summed up too.
+    if parameter == "schema" and name in ("profile", "parity"):
+        # Both take rows without labels.
         return tuple(value for value in BAD["schema"] if value != "columns.yaml")
     if name == "attribute" and parameter == "baseline":
         return ("no_such_start",)
@@ -199,6 +199,8 @@ def good_beside(name, parameter):
     """What a command is given beside a value of one parameter."""
     if (name, parameter) == ("recalibrate", "logits"):
         return BASIC
+    if name == "parity" and parameter in ("model", "served", "data", "weights", "schema"):
+        return {**BASIC, "data": "rows.csv", "served": f"{MODULE}:build", **NETWORK_OF}
     return GOOD[name] | (NETWORK_OF if parameter == "weights" else {})
 
 

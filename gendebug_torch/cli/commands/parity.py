@@ -62,8 +62,11 @@ def parity(
     """
     at_least(1, max_rows=max_rows)
     at_least(0, tolerance=tolerance)
-    if model is None and served is None and data is None:
-        asked = _given(pipeline=pipeline, raw=raw, stored=stored)
+    outputs = {"model": model, "served": served, "data": data}
+    columns = {"pipeline": pipeline, "raw": raw, "stored": stored}
+    if all(value is None for value in outputs.values()):
+        _refuse_others("--pipeline", weights=weights, schema=schema)
+        asked = _given(**columns)
         found, seconds = _features(*asked, key, 1e-6 if tolerance is None else tolerance, max_rows)
         context = {"records": f"{found.rows:,}", "seconds": f"{seconds:.1f}"}
         diagnosis = gd.Diagnosis(tuple(parity_findings(found)), context)
@@ -71,10 +74,8 @@ def parity(
         tables = {"Every feature": found.table(), "First differences": differences}
         extras = {"pictures": {"Parity": found}, "tables": tables}
         return deliver(diagnosis, out, fail_on, also=also or (), **extras)
-    if pipeline is not None or raw is not None or stored is not None:
-        got = "options of both comparisons"
-        reject("--pipeline, --raw, --stored", "none beside --served", got, "Make them one by one.")
-    name, answers, path = _given(model=model, served=served, data=data)
+    _refuse_others("--served", **columns, key=key)
+    name, answers, path = _given(**outputs)
     rows = _inputs(path, schema, max_rows)
     options = {"tolerance": 1e-3 if tolerance is None else tolerance, "rows": len(rows)}
     diagnosis = gd.diagnose(
@@ -85,6 +86,14 @@ def parity(
         options={_CHECK: options},
     )
     return deliver(diagnosis, out, fail_on, also=also or (), title="Serving parity")
+
+
+def _refuse_others(asked: str, **options: str | None) -> None:
+    """Refuse options of the comparison that was not asked for."""
+    for name, value in options.items():
+        if value is not None:
+            remedy = "Compare outputs and features in calls of their own."
+            reject(f"--{name}", f"nothing beside {asked}", repr(value), remedy)
 
 
 def _given(**options: str | None) -> tuple[str, str, str]:

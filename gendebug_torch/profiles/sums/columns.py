@@ -143,8 +143,9 @@ class Chunk:
 
 
 def chunk_of(table: Any) -> Chunk:
-    """The rows of an Arrow table: dictionaries decoded, texts of one kind, moments in UTC, numbers
-    as float64.
+    """The rows of an Arrow table, its columns of one kind of text, moment and number each.
+
+    Dictionaries are decoded, moments are in UTC, numbers in float64.
 
     Args:
         table: pyarrow.Table.
