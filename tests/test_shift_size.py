@@ -52,7 +52,9 @@ def test_many_classes_share_one_temperature():
     z = 2 * torch.randn(600, 120, generator=generator, dtype=torch.float64)
     y = torch.multinomial((z / 1.5).softmax(1), 1, generator=generator)[:, 0]
     assert affordable_family(z) == "temperature"
-    assert affordable_family(z[:, :100]) == affordable_family(z[:, 0]) == "bias_corrected"
+    # Twenty rows for each class.
+    assert affordable_family(z[:, :30]) == affordable_family(z[:, 0]) == "bias_corrected"
+    assert affordable_family(z[:, :31]) == "temperature"
     fit = fit_affine(z, y, family="temperature")
     assert float(fit.scale[0]) == pytest.approx(1 / 1.5, rel=0.05)
     assert relation_change(z[:300], y[:300], z[300:], y[300:]).p_value > 0.001

@@ -191,7 +191,9 @@ def run_within(
     with _stopping(given["model"], deadline) as model:
         more = {"model": model, "deadline": deadline}
         given, described = {**given, **more}, {**described, **more}
-        shared = derived_inputs((check for check, _ in ordered), described) | dict(whole or {})
+        shared = dict(whole or {})
+        for check, _ in ordered:
+            shared = derived_inputs([check], _in_words(check, given, described)) | shared
         for check, value in _with_bar(ordered, progress):
             estimated = None if speed is None else estimate(check, given, speed, shared)
             spent, left = None, deadline.left
@@ -200,11 +202,32 @@ def run_within(
                 findings.append(_unaffordable(check, estimated, left))
             else:
                 began = time.perf_counter()
-                inputs = given if "model" in check.inputs else described
+                words = _in_words(check, given, described)
+                inputs = given if "model" in check.inputs else words
                 findings.extend(check.run(inputs, settings[check.name], shared))
                 spent = None if check.lacks(given) else time.perf_counter() - began
             costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
     return findings, tuple(costs)
+
+
+def _in_words(
+    check: Check, given: Mapping[str, Any], described: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Inputs in words; leaks are looked for in the columns that a table has.
+
+    Texts with equal properties are no equal texts, and a network that reads a text may use all that
+    it says.
+    """
+    if not check.name.startswith("leakage."):
+        return described
+    tables = {
+        name: value
+        for name, value in given.items()
+        if isinstance(value, Records)
+        and isinstance(value.features, pd.DataFrame)
+        and value.properties is None
+    }
+    return {**described, **tables}
 
 
 @contextlib.contextmanager

@@ -44,8 +44,7 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
             texts = text_columns(records.features)
             if texts:
                 table = with_text_properties(records.features, texts)
-                kept = _beside(records.metadata, records.features[texts])
-                described[name] = replace(records, features=table, metadata=kept)
+                described[name] = replace(records, features=table)
     return described
 
 

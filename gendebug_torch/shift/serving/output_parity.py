@@ -94,8 +94,10 @@ class OutputParity:
         """Every output of the network against the served one; equal ones lie on the line."""
         ax = axes(ax, size=(5.0, 4.5))
         x, y = (side.reshape(-1).double()[:5000].numpy() for side in (self.outputs, self.served))
-        ax.scatter(x, y, s=8, color=LIVE, alpha=0.5, edgecolors="none")
-        ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=1.0)
+        style = {"s": 8, "color": LIVE, "alpha": 0.5, "edgecolors": "none"}
+        ax.scatter(x, y, label="an output", **style)
+        ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=1.0, label="equal")
+        ax.legend(frameon=False)
         ax.set_xlabel("output of the network")
         ax.set_ylabel("output that is served")
         ax.set_title("The same rows, asked twice")
