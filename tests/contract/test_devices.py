@@ -29,14 +29,24 @@ PUBLIC = {
     for name in module.__all__
     if inspect.isfunction(function := getattr(module, name))
 }
-FUNCTIONS = {name: function for name, function in PUBLIC.items() if ">>>" in function.__doc__}
+# The findings of a diagnosis are compared in test_cuda.py; the seconds that it took differ.
+FUNCTIONS = {
+    name: function
+    for name, function in PUBLIC.items()
+    if ">>>" in function.__doc__ and name != "gendebug_torch.diagnose"
+}
 # What their examples pass lies in tables, files or the network alone.
 WITHOUT_TENSORS = {
     *("behavior.append_case", "behavior.compare_runs", "behavior.confirm_expectations"),
     *("behavior.explain_failures", "behavior.load_suite", "behavior.network_predict"),
     *("behavior.propose_expectations", "behavior.run_suite", "calibration.load_calibration"),
     *("leakage.feature_parity", "leakage.identifier_columns", "leakage.label_delays"),
-    *("leakage.near_duplicate_texts", "leakage.shared_values"),
+    *(
+        "gendebug_torch.compare",
+        "gendebug_torch.profile",
+        "leakage.near_duplicate_texts",
+        "leakage.shared_values",
+    ),
     *("shift.category_shift", "shift.prepare_table"),
 }
 
@@ -125,7 +135,8 @@ def asked_on_both(function, asked):
 
 
 def test_every_public_function_has_an_example():
-    assert set(PUBLIC) == set(FUNCTIONS)
+    assert set(PUBLIC) == {*FUNCTIONS, "gendebug_torch.diagnose"}
+    assert ">>>" in PUBLIC["gendebug_torch.diagnose"].__doc__
 
 
 @pytest.mark.gpu

@@ -47,7 +47,7 @@ def no_training_rows_taught_the_errors(
     *,
     alpha: float = 0.0005,
     min_change: float = 0.05,
-    method: Method = "auto",
+    method: Method = "neighbours",
     max_queries: int = 500,
     seed: int = 0,
 ) -> Iterator[Finding]:
@@ -69,7 +69,7 @@ def no_training_rows_taught_the_errors(
             as well.
         alpha: significance level of each group of errors.
         min_change: smallest fall of the share of errors in the refit that counts as a proof.
-        method: how training rows are scored.
+        method: how training rows are scored; neighbours cost a tenth of gradients.
         max_queries: most errors of each side.
         seed: seed of the draws.
     """
