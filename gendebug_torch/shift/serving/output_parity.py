@@ -94,7 +94,7 @@ class OutputParity:
         """Every output of the network against the served one; equal ones lie on the line."""
         ax = axes(ax, size=(5.0, 4.5))
         x, y = (side.reshape(-1).double()[:5000].numpy() for side in (self.outputs, self.served))
-        style = {"s": 8, "color": LIVE, "alpha": 0.5, "edgecolors": "none"}
+        style: dict[str, Any] = {"s": 8, "color": LIVE, "alpha": 0.5, "edgecolors": "none"}
         ax.scatter(x, y, label="an output", **style)
         ax.axline((0, 0), slope=1, color=NEUTRAL, linewidth=1.0, label="equal")
         ax.legend(frameon=False)
