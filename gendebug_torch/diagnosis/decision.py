@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gendebug_torch.checks.finding import LARGEST_SHARE, Cause, Finding, Severity
 from gendebug_torch.diagnosis.apportioning.bill import Bill
+from gendebug_torch.diagnosis.apportioning.remedies import REFIT
 from gendebug_torch.diagnosis.causes import AFTER_DEPLOYMENT, LikelyCause
 from gendebug_torch.shift.quality.quality_change import HELD, QualityChange
 
@@ -94,7 +95,7 @@ def _chosen(
         if 2 * likely.weight > causes[0].weight and likely.level >= causes[0].level
     ]
     wanted = {_decision(likely, quality) for likely in deciding}
-    dearest = {_decision(likely, quality) for likely in deciding if _carries_most(likely, bill)}
+    dearest = {_billed_decision(likely, quality, bill) for likely in deciding}
     ordered = sorted(DECISIONS, key=lambda name: name not in dearest)
     working = [name for name in ordered if name in wanted and _works(name, quality)]
     # Without a cause there is nothing to do; where a remedy was tried in vain the next cause says.
@@ -106,12 +107,22 @@ def _chosen(
     return ("investigate" if fell and name == "nothing" else name), deciding
 
 
-def _carries_most(likely: LikelyCause, bill: Bill | None) -> bool:
-    """Whether the lines of a cause are more than half of what was lost, beyond doubt."""
+def _billed_decision(
+    likely: LikelyCause, quality: QualityChange | None, bill: Bill | None
+) -> str | None:
+    """What a cause asks for that is more than half of what was lost, beyond doubt.
+
+    A subgroup in which recent rows alone win most of it back needs them and no other network.
+    """
     if bill is None or not bill.fell:
-        return False
+        return None
     own = [line for line in bill.billed if line.cause == likely.cause]
-    return sum(line.low for line in own) > bill.total / 2
+    if sum(line.low for line in own) <= bill.total / 2:
+        return None
+    tried = [line.remedy for line in own if line.remedy is not None]
+    refitted = any(one.remedy == REFIT and one.low > bill.total / 2 for one in tried)
+    decision = _decision(likely, quality)
+    return "retrain" if decision == "redesign" and refitted else decision
 
 
 def _bill_reasons(bill: Bill | None) -> list[str]:

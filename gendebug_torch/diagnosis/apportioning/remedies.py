@@ -18,22 +18,23 @@ from gendebug_torch.diagnosis.counterfactuals.resampling import interval
 from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism
 from gendebug_torch.shift.quality.remedies import at_other_thresholds, out_of_fold
 
+REFIT = "refit last layer"
 # Remedies that are tried of each cause besides mending what it did to the inputs.
 _OF_CAUSE = {
     "label_shift": ("adapt to class shares", "move threshold", "recalibrate"),
-    "covariate_shift": ("recalibrate", "refit last layer"),
-    "concept_drift": ("recalibrate", "move threshold", "refit last layer"),
-    "subgroup_failure": ("refit last layer",),
-    "shortcut_feature": ("refit last layer",),
-    "target_leakage": ("refit last layer",),
-    "train_serve_skew": ("refit last layer",),
-    "unexplained": ("recalibrate", "move threshold", "refit last layer"),
+    "covariate_shift": ("recalibrate", REFIT),
+    "concept_drift": ("recalibrate", "move threshold", REFIT),
+    "subgroup_failure": (REFIT,),
+    "shortcut_feature": (REFIT,),
+    "target_leakage": (REFIT,),
+    "train_serve_skew": (REFIT,),
+    "unexplained": ("recalibrate", "move threshold", REFIT),
 }
 _COSTS = {
     "adapt to class shares": "one addition per output",
     "recalibrate": "one affine map per row",
     "move threshold": "none",
-    "refit last layer": "none; recent labels",
+    REFIT: "none; recent labels",
 }
 _LEAST_ROWS = 100
 _MOST_CLASSES = 100
@@ -145,7 +146,7 @@ def _usual(name: str, trials: Trials) -> Regained | None:
     if not quantities and not single and logits.shape[1] > _MOST_CLASSES:
         return None
     makers: dict[str, Callable[[], Tensor | None]] = {
-        "refit last layer": partial(_refitted, trials),
+        REFIT: partial(_refitted, trials),
     }
     if not quantities:
         makers["recalibrate"] = partial(out_of_fold, logits, targets, trials.folds)
