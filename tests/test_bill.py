@@ -12,15 +12,18 @@ from torch import nn
 
 import gendebug_torch as gd
 from gendebug_torch.checks.evidence import png
+from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.diagnosis.apportioning.apportion import apportioned
-from gendebug_torch.diagnosis.apportioning.bill import COLUMNS
+from gendebug_torch.diagnosis.apportioning.bill import COLUMNS, Bill, BillLine
+from gendebug_torch.diagnosis.apportioning.remedies import Regained
 from gendebug_torch.diagnosis.apportioning.shapley import shapley_values
 from gendebug_torch.diagnosis.causes import LikelyCause
 from gendebug_torch.diagnosis.counterfactuals.metrics import row_metric, weighted_auc
 from gendebug_torch.diagnosis.counterfactuals.resampling import blocks_of, resampling_weights
 from gendebug_torch.diagnosis.counterfactuals.tilts import fit_tilts
+from gendebug_torch.diagnosis.decision import decide
 from gendebug_torch.errors import InputError
 from gendebug_torch.stats.auc import rank_auc
 
@@ -298,3 +301,22 @@ def test_a_diagnosis_has_its_bill_in_every_form(tmp_path):
     unlabeled = gd.diagnose(model, validation=before, production=Records(after.features))
     assert unlabeled.bill is None
     assert any(one.check == "diagnose.bill" for one in unlabeled.findings)
+
+
+@pytest.mark.parametrize(("regained", "decision"), [(0.09, "retrain"), (0.01, "redesign")])
+def test_a_subgroup_is_retrained_where_recent_rows_win_it_back(regained, decision):
+    trial = Regained("refit last layer", regained, 0.9 * regained, 1.1 * regained, "none")
+    line = BillLine("subgroup_failure", "region = harbour", 0.1, 0.09, 0.11, trial)
+    rest = BillLine("unexplained", "", 0.0, 0.0, 0.0)
+    bill = Bill("accuracy", "hundredths of the accuracy", 0.9, 0.1, 0.09, 0.11, (line, rest))
+    causes = [
+        LikelyCause(cause, subject, (Finding("a.b", cause, Severity.FAIL, "It fell.", subject),))
+        for cause, subject in (
+            (Cause.CONCEPT_DRIFT, ""),
+            (Cause.SUBGROUP_FAILURE, "region = harbour"),
+        )
+    ]
+    verdict = decide(causes, bill=bill)
+    assert verdict.name == decision
+    if decision == "retrain":
+        assert "region = harbour, to which 100% of the loss goes" in verdict.would_change[0]

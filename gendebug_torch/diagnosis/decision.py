@@ -80,9 +80,8 @@ def decide(
     reasons += _quality_reasons(name, causes, behind, quality)
     reasons += _bill_reasons(bill)
     reasons += _coverage(name, findings)
-    return Decision(
-        name, tuple(dict.fromkeys(reasons)), _would_change(name, behind, causes, quality)
-    )
+    change = _would_change(name, behind, causes, quality, bill)
+    return Decision(name, tuple(dict.fromkeys(reasons)), change)
 
 
 def _chosen(
@@ -217,6 +216,7 @@ def _would_change(
     behind: Sequence[LikelyCause],
     causes: Sequence[LikelyCause],
     quality: QualityChange | None,
+    bill: Bill | None,
 ) -> tuple[str, ...]:
     """What would have to be seen for another decision, with the number as it is now."""
     if name == "nothing":
@@ -238,17 +238,29 @@ def _would_change(
         return (_what_clears_the_data(behind, causes),)
     if name == "redesign":
         return ("Retrain instead if more rows of the same kind close the gap.",)
+    return (_what_asks_for_another_network(causes, bill),)
+
+
+def _what_asks_for_another_network(causes: Sequence[LikelyCause], bill: Bill | None) -> str:
+    if bill is not None and bill.fell:
+        for line in bill.billed:
+            share = line.points / bill.total
+            if line.cause == Cause.SUBGROUP_FAILURE and share >= _MOST_ERRORS:
+                return (
+                    f"Redesign instead if {line.subject}, to which {share:.0%} of the loss goes, "
+                    "still carries most of it after retraining."
+                )
     numbers = (finding.numbers for likely in causes for finding in likely.findings)
-    share = next((n[LARGEST_SHARE] for n in numbers if LARGEST_SHARE in n), None)
-    if share is not None and share >= _MOST_ERRORS:
+    held = next((n[LARGEST_SHARE] for n in numbers if LARGEST_SHARE in n), None)
+    if held is not None and held >= _MOST_ERRORS:
         return (
-            f"Redesign instead if the region that holds {share:.0%} of the errors still holds "
-            "most of them after retraining.",
+            f"Redesign instead if the region that holds {held:.0%} of the errors still holds "
+            "most of them after retraining."
         )
-    now = "" if share is None else f", now {share:.0%}"
+    now = "" if held is None else f", now {held:.0%}"
     return (
         "Redesign instead if one subgroup or error cluster holds most of the errors "
-        f"({_MOST_ERRORS:.0%} or more{now}).",
+        f"({_MOST_ERRORS:.0%} or more{now})."
     )
 
 

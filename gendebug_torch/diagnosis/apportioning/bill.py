@@ -126,7 +126,8 @@ class Bill:
         interval = f"95 % interval {self.low:.3g} to {self.high:.3g}"
         if not self.fell and not self.billed:
             return [f"Nothing fell beyond its interval: {self.total:.3g} points ({interval})."]
-        texts = [f"{self.total:.3g} points of {self.metric} lost ({interval}; {self.unit})."]
+        sure = "" if self.fell else ", no fall beyond chance"
+        texts = [f"{self.total:.3g} points of {self.metric} lost{sure} ({interval}; {self.unit})."]
         return texts + [_sentence(line) for line in self.lines]
 
     def to_json(self) -> str:
@@ -167,7 +168,7 @@ def _step(ax: Axes, at: int, level: float, line: BillLine) -> list[float]:
     ax.hlines(at, left, right, color="black", linewidth=1.0)
     ax.vlines(after, at - 0.3, at + 1.3, color=NEUTRAL, linewidth=0.7)
     edge = max(level, after, right)
-    ax.text(edge, at, f" {-line.points:+.3g} ", va="center", ha="left", fontsize="small")
+    ax.text(edge, at, f" {0 - line.points:+.3g} ", va="center", ha="left", fontsize="small")
     return [left, after, edge]
 
 
