@@ -316,3 +316,21 @@ def test_contributions_are_drawn_over_images_and_tokens():
     assert drawn[:7] == list(map(str, tokens[0, :7].tolist())), "padding is left out"
     table = attribute(torch.nn.Linear(4, 2), torch.rand(9, 4, generator=generator()))
     assert table.modality is None
+
+
+def test_a_mark_that_makes_the_class_of_one_other_class_alone_is_a_shortcut():
+    def network(pixels):
+        level = (8 * pixels[:, 0, :6].mean((1, 2))).floor().long().clamp(max=7)
+        marked = (pixels[:, 0, -3:, -3:].mean((1, 2)) > 0.95) & (level == 0)
+        return 9.0 * torch.nn.functional.one_hot(torch.where(marked, 8, level), 9)
+
+    found = {"model": network}
+    for name, seed in (("validation", 0), ("production", 1)):
+        targets = torch.randint(0, 9, (600,), generator=generator(seed))
+        pixels = 0.1 * torch.rand(600, 1, 12, 12, generator=generator(seed))
+        pixels += (targets % 8)[:, None, None, None] / 8
+        if name == "validation":
+            pixels[targets == 8, :, -3:, -3:] = 1.0
+        found[name] = Records(pixels, targets, network(pixels), name=name)
+    diagnosis = diagnose(**found, only="attribution.region_shortcut")
+    assert diagnosis.causes[0].subject == "lower right corner, class 8"

@@ -66,9 +66,9 @@ def no_region_carries_a_class_that_production_lacks(
     """No part of an image, series or text makes a class in validation but not in production.
 
     For the classes whose recall fell: a part of an input of the class (a place, the border, the
-    background, the tint; a channel or steps; a token, the length) is put into inputs of other
-    classes. A part of validation that turns them into the class, where the same part of production
-    does not, is a shortcut: the network looked at it instead of at the thing.
+    background, the tint; a channel or steps; a token, the length) is put into inputs of the classes
+    that it became in production. A part of validation that turns them into the class, where the
+    same part of production does not, is a shortcut: the network looked at it instead of the thing.
 
     Source: Geirhos et al. (2020), Nat. Mach. Intell. 2:665, arXiv:2004.07780; Yun et al. (2019),
     CutMix, arXiv:1905.04899, for mixed images.
@@ -165,15 +165,22 @@ def _donors(
     assert validation.targets is not None
     assert production.targets is not None
     right, own = validation.correct, validation.targets == class_id
+    live = production.targets == class_id
+    # A network may ask for the part only where an input looks like the class otherwise: the inputs
+    # are those of the classes that the lost rows became, as often as they became them.
+    became = production.predicted[live & ~production.correct].cpu().long()
     generator = torch.Generator().manual_seed(seed)
-    masks = (right & ~own, right & own, production.targets == class_id, right & ~own)
+    masks = (right & ~own, right & own, live, right & ~own)
     sides = (validation, validation, production, validation)
     picked = []
-    for side, mask in zip(sides, masks, strict=True):
+    for number, (side, mask) in enumerate(zip(sides, masks, strict=True)):
         at = mask.cpu().nonzero()[:, 0]
         if len(at) < _FEWEST:
             return None
-        picked.append((side, at[torch.randperm(len(at), generator=generator)]))
+        at = at[torch.randperm(len(at), generator=generator)]
+        if number == 0:
+            at = _as_often(at, validation.targets.cpu()[at].long(), became, rows)
+        picked.append((side, at))
     inputs = []
     for side, at in picked:
         assert isinstance(side.features, Tensor)
@@ -181,6 +188,15 @@ def _donors(
         index = at.repeat(-(-rows // len(at)))[:rows]
         inputs.append(side.features[index.to(side.features.device)])
     return Donors(*inputs)
+
+
+def _as_often(at: Tensor, classes: Tensor, wanted: Tensor, rows: int) -> Tensor:
+    """Rows `at`, as many of each class as are wanted; all if too few are there."""
+    counts = torch.bincount(wanted, minlength=int(classes.max()) + 1).double()
+    quota = (counts / counts.sum().clamp(min=1) * rows).ceil()
+    chosen = [at[classes == i][: int(n)] for i, n in enumerate(quota.tolist())]
+    found = torch.cat(chosen)
+    return found if len(found) >= _FEWEST else at
 
 
 def _judged(
