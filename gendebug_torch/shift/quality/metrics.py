@@ -53,13 +53,13 @@ class Metric(ABC):
         """
 
     def back(self, center: float, change: float) -> float:
-        """A change on the scale of comparison as a change of the value.
+        """A change on the scale of comparison as a change of the value, which is 1 at most.
 
         Args:
             center: value of the metric that it is a change of.
             change: difference on the scale of comparison.
         """
-        return change
+        return min(change, 1 - self.value)
 
 
 class MeanMetric(Metric):
@@ -100,6 +100,10 @@ class AreaMetric(Metric):
         hidden += (negatives - 1).clamp(min=0) * (second - area.square())
         hidden = hidden.clamp(min=0) / (positives * negatives) / len(area) ** 2
         return self.value, self.variance * effect / self.rows + float(hidden.sum())
+
+    def back(self, center: float, change: float) -> float:
+        """A change that leaves the area in [0, 1]."""
+        return super().back(center, max(change, -self.value))
 
 
 class ErrorMetric(Metric):
