@@ -34,12 +34,12 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
         if records is None or not len(records):
             continue
         if records.properties is not None:
-            table = _with_texts(_beside(records.features, records.properties), records)
-            described[name] = replace(_with_keys(records), features=table)
+            properties = _with_texts(records.properties, records)
+            table = _beside(records.features, properties)
+            described[name] = replace(_with_keys(records), features=table, properties=properties)
         elif (modality := modality_of(records.features, records.modality)) is not None:
-            table = properties_of(records.features, modality)
-            words = _with_texts(table, records)
-            described[name] = replace(_with_keys(records), features=words, properties=table)
+            words = _with_texts(properties_of(records.features, modality), records)
+            described[name] = replace(_with_keys(records), features=words, properties=words)
         elif isinstance(records.features, pd.DataFrame):
             texts = text_columns(records.features)
             if texts:
