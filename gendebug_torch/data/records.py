@@ -16,12 +16,11 @@ from torch import Tensor
 
 from gendebug_torch.data.files import replacing_directory
 from gendebug_torch.data.inputs.origin import Origin
+from gendebug_torch.data.outputs.refusals import check_ids, check_logits, check_quantities
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
 from gendebug_torch.data.task import (
     Task,
-    check_ids,
-    check_logits,
     dense_outputs,
     missing_labels,
     stored_targets,
@@ -112,6 +111,7 @@ class Records:
         _store_outputs(self)
         check_logits(self.logits, self.task, self.name)
         check_ids(self.targets, self.logits, self.task, self.name)
+        check_quantities(self.targets, self.logits, self.task, self.schema, self.name)
         if new and self.logits is not None and self.task in (Task.BINARY, Task.MULTICLASS):
             warn_probabilities(self.logits, self.name)
 

@@ -139,9 +139,12 @@ def read_npz(path: str | Path) -> dict[str, Any]:
 
 
 def _tensor(array: np.ndarray[Any, Any], key: str, path: str | Path) -> Tensor | None:
-    """An array of numbers as a Tensor; None of other kinds."""
+    """An array of numbers as a Tensor; None of another kind that no one asks for."""
     if array.dtype.kind not in "fiub":
-        return None
+        if key not in ("features", "targets", "labels", "logits", "probs"):
+            return None
+        got = f"{array.dtype} in {path}"
+        reject(key, "an array of numbers", got, "Store class ids, or write the texts as a table.")
     if array.ndim == 0 or 0 in array.shape[1:]:
         got = f"shape {list(array.shape)} in {path}"
         reject(key, "an array with one row per sample", got, "Save it as [n] or [n, k].")
@@ -284,6 +287,8 @@ def _targets(column: pd.Series[Any], schema: Schema, name: str) -> Tensor:
             reject("targets", expected, f"{unknown} in {label}", "Add them to `classes`.")
         known = ids.reindex(column.index, fill_value=IGNORED)
         return torch.from_numpy(known.to_numpy(dtype=np.int64).copy())
+    if bool(missing.all()):
+        return torch.full((len(column),), torch.nan, dtype=torch.float64)
     column = standard_column(column)
     if column.dtype.kind in "iu" and not bool(missing.any()):
         return torch.from_numpy(column.to_numpy(dtype=np.int64).copy())

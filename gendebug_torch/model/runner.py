@@ -21,6 +21,7 @@ from gendebug_torch.model.batches import (
     gathered_batches,
     joined_batches,
     known_rows,
+    leaves,
     moved,
     numbered_batches,
     rows_at_once,
@@ -229,7 +230,7 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
 
     A mapping is passed as keyword arguments, a tuple or list as positional ones. Of an output with
     `logits`, as those of Hugging Face, these are taken. A function that cannot take tensors gets
-    arrays.
+    arrays. The answer to a batch of one row may lack the axis of the rows, as `squeeze` leaves it.
 
     Raises:
         InputError: the model returns something else.
@@ -241,6 +242,19 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
         if isinstance(model, nn.Module) or not all(isinstance(x, Tensor) for x in positional):
             raise
         output = call_on_arrays(model, positional)
+    logits = output_tensor(output)
+    rows = next((len(part) for part in leaves(inputs) if part.ndim), None)
+    if rows == 1 and logits.ndim < 2 and logits.shape != (1,):
+        logits = logits.unsqueeze(0)
+    return (logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits).float()
+
+
+def output_tensor(output: Any) -> Tensor:
+    """The logits in what a model returned: a Tensor, an array, or an object with `logits`.
+
+    Raises:
+        InputError: it is something else.
+    """
     output = as_tensor(output)
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     output = named if isinstance(named, Tensor) else output
@@ -252,8 +266,7 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
         )
         got = f"{type(output).__name__}{keys}"
         reject("model", "a model that returns a Tensor of logits", got, remedy)
-    logits: Tensor = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
-    return logits.float()
+    return output
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pandas as pd
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.rows import named
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task, missing_values
 from gendebug_torch.errors import reject
 from gendebug_torch.model.collection.callables import as_model
 
@@ -30,7 +31,35 @@ def validated(given: Mapping[str, Any]) -> dict[str, Any]:
         remedy = "Pass the records, curves, training or suite to inspect."
         reject(", ".join(sources), "at least one of them", "none", remedy)
     splits = ("train", "validation", "production")
-    return {"model": model} | {name: named(given[name], name) for name in splits}
+    return {"model": model} | of_one_task({name: named(given[name], name) for name in splits})
+
+
+def of_one_task(sides: Mapping[str, Any]) -> dict[str, Any]:
+    """The records in one task: where some have quantities, outputs without labels are quantities.
+
+    Raises:
+        InputError: quantities on one side and classes on another.
+    """
+    records = {name: side for name, side in sides.items() if isinstance(side, Records)}
+    tasks = {name: side.task for name, side in records.items() if _has_labels(side)}
+    quantities = [name for name, task in tasks.items() if task is Task.REGRESSION]
+    others = [name for name in tasks if name not in quantities and tasks[name] is not Task.DENSE]
+    if not quantities:
+        return dict(sides)
+    if others:
+        got = f"quantities in {quantities[0]} and classes in {others[0]}"
+        remedy = "Declare `regression: true` or `classes` in the schema of both."
+        reject("targets", "labels of one task", got, remedy)
+    open_ones = {
+        name: replace(side, task=None, schema=replace(side.schema, regression=True))
+        for name, side in records.items()
+        if name not in tasks and side.logits is not None and side.logits.ndim < 3
+    }
+    return dict(sides) | open_ones
+
+
+def _has_labels(records: Records) -> bool:
+    return records.targets is not None and not bool(missing_values(records.targets).all())
 
 
 def fed_by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Records]:
