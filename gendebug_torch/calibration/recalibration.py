@@ -30,6 +30,7 @@ from gendebug_torch.calibration.rows.held_out_rows import (
 from gendebug_torch.calibration.saving import data_hash
 from gendebug_torch.data.task import IGNORED, are_probabilities
 from gendebug_torch.errors import reject
+from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import Precision
 from gendebug_torch.model.evaluation import Model
@@ -108,6 +109,7 @@ def recalibrate(
         temperature: ECE 16% -> 2%
         >>> deployable = result.fold()
     """
+    model = None if model is None else as_model(model)
     how: dict[str, Any] = {
         "unpack": unpack,
         "device": device,

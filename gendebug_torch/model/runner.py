@@ -238,10 +238,17 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
     positional = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     try:
         output = model(**inputs) if isinstance(inputs, Mapping) else model(*positional)
-    except (TypeError, AttributeError):
-        if isinstance(model, nn.Module) or not all(isinstance(x, Tensor) for x in positional):
+    except (TypeError, AttributeError, RuntimeError) as error:
+        tensors = all(isinstance(x, Tensor) for x in positional)
+        if isinstance(model, nn.Module) or not tensors:
             raise
-        output = call_on_arrays(model, positional)
+        if not isinstance(error, RuntimeError):
+            output = call_on_arrays(model, positional)
+        elif "requires grad" in str(error):
+            # It makes arrays itself, which a Tensor that requires gradients refuses.
+            output = model(*(x.detach() for x in positional))
+        else:
+            raise
     logits = output_tensor(output)
     rows = next((len(part) for part in leaves(inputs) if part.ndim), None)
     if rows == 1 and logits.ndim < 2 and logits.shape != (1,):

@@ -40,10 +40,9 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
             table = properties_of(records.features, modality)
             words = _with_texts(table, records, told)
             described[name] = replace(_with_keys(records), features=words, properties=table)
-        elif isinstance(records.features, pd.DataFrame):
-            if texts := _written(records.features, known):
-                table = with_text_properties(records.features, texts)
-                described[name] = replace(records, features=table)
+        elif isinstance(records.features, pd.DataFrame) and known & {*records.features}:
+            table = with_text_properties(records.features, _written(records.features, known))
+            described[name] = replace(records, features=table)
     return described
 
 

@@ -53,6 +53,8 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _WEEK = re.compile(r"\d{4}[ -]?(w|kw|cw)\d{1,2}", re.IGNORECASE)
+# Distance of numbers of rows from an even spread: what is tolerated, and that of noise.
+_UNEVEN, _NOISE = 0.05, 1.2
 # Numbers that may be dates by chance; smallest number of the form 20240131.
 _MIN_COMPACT_DATES, _FIRST_DAY = 4, 1_000_000
 # Share of the levels that have to be dates; levels and rows per level of an identifier, and the
@@ -174,6 +176,30 @@ def number_reason(name: str, before: NDArray[Any], after: NDArray[Any]) -> str |
         if 0 <= start - end <= gap and (start > end or after.max() > before.max()):
             return COUNTER
     return _calendar_reason(words, before, after)
+
+
+def is_numbering(values: NDArray[Any]) -> bool:
+    """Whether distinct whole numbers fill their range evenly, as those of rows or customers do.
+
+    An amount in cents may have no value twice either, but its values crowd somewhere.
+
+    Args:
+        values: finite numbers, `[n]`, in any order.
+
+    Example:
+        >>> draw = np.random.default_rng(0)
+        >>> is_numbering(np.arange(500.0)), is_numbering(draw.normal(9e6, 1e6, 500).round())
+        (True, False)
+    """
+    ordered, n = np.sort(np.asarray(values, dtype=np.float64)), len(values)
+    if n < 2 or bool((ordered[1:] == ordered[:-1]).any() or (ordered != np.floor(ordered)).any()):
+        return False
+    # Beyond that size every float is whole.
+    if np.abs(ordered).max() > 2.0**53:
+        return False
+    level = (ordered - ordered[0]) / (ordered[-1] - ordered[0])
+    gap = np.abs(level - (np.arange(n) + 0.5) / n).max()
+    return bool(gap <= _UNEVEN + _NOISE / np.sqrt(n))
 
 
 def _are_compact_dates(before: NDArray[Any], after: NDArray[Any]) -> bool:
