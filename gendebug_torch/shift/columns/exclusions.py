@@ -192,11 +192,11 @@ def is_numbering(values: NDArray[Any]) -> bool:
         (True, False)
     """
     ordered, n = np.sort(np.asarray(values, dtype=np.float64)), len(values)
-    if n < 2 or bool((ordered[1:] == ordered[:-1]).any() or (ordered != np.floor(ordered)).any()):
+    if bool((ordered[1:] == ordered[:-1]).any() or (ordered != np.floor(ordered)).any()):
         return False
-    # Beyond that size every float is whole.
-    if np.abs(ordered).max() > 2.0**53:
-        return False
+    # Beyond that size every float is whole. Too few say nothing against it.
+    if n < 2 or np.abs(ordered).max() > 2.0**53:
+        return n < 2
     level = (ordered - ordered[0]) / (ordered[-1] - ordered[0])
     gap = np.abs(level - (np.arange(n) + 0.5) / n).max()
     return bool(gap <= _UNEVEN + _NOISE / np.sqrt(n))
