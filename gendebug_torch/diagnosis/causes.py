@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gendebug_torch.checks.finding import (
+    DISTANCES,
     MISREAD,
     SHARE_OF_RISE,
     TO_REPAIR,
@@ -252,8 +253,14 @@ def _about_production(finding: Finding) -> bool:
     return "production" in (finding.inputs or ("production",))
 
 
+def _moved(root: LikelyCause) -> float:
+    """How far the distribution moved that a cause sits in, 0 to 1; 0 where none was compared."""
+    numbers = [finding.numbers for finding in root.findings if finding.subject]
+    return max((own.get(name) or 0.0 for own in numbers for name in DISTANCES), default=0.0)
+
+
 def _merged(roots: Sequence[LikelyCause]) -> LikelyCause:
-    ordered = sorted(roots, key=lambda root: -root.weight)
+    ordered = sorted(roots, key=lambda root: (-root.support, -_moved(root), -root.weight))
     # Findings hold mappings and cannot be hashed: their identity serves.
     findings = {id(finding): finding for root in ordered for finding in root.findings}
     symptoms = {id(finding): finding for root in ordered for finding in root.symptoms}
