@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot
 
 from gendebug_torch import Records, Schema, attribute, collect, diagnose, influence, recalibrate
 from gendebug_torch.attribution import permutation_importance
+from gendebug_torch.calibration import fit_temperature, reliability_bins
 from gendebug_torch.callbacks.hooks.batch_rows import batch_rows
 from gendebug_torch.cli import main
 from gendebug_torch.data.tables import standard_codes
@@ -293,3 +294,13 @@ def test_tables_in_another_order_meet_the_network_by_name(tmp_path, monkeypatch)
 
 def swapped_of(frame):
     return frame[["b", "label", "a"]]
+
+
+def test_outputs_with_gradients_are_read_as_numbers():
+    with_graph = (LOGIT * torch.ones((), requires_grad=True)).requires_grad_()
+    bins = reliability_bins(with_graph, LABELS)
+    assert not bins.confidence.requires_grad
+    assert fit_temperature(with_graph, LABELS).converged
+    records = Records(X, LABELS, with_graph)
+    assert not records.logits.requires_grad
+    assert not broken(diagnose(validation=records, only=["calibration", "slices", "labels"]))

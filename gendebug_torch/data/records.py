@@ -84,6 +84,9 @@ class Records:
         for key in ("features", "targets", "logits", "embedding", "keys"):
             if isinstance(array := getattr(self, key), np.ndarray):
                 object.__setattr__(self, key, torch.from_numpy(array))
+            elif isinstance(array, Tensor):
+                # As `model(inputs)` returns them, logits carry the graph of their gradients.
+                object.__setattr__(self, key, array.detach())
             elif array is not None and not isinstance(array, (Tensor, pd.DataFrame)):
                 remedy = "Pass torch.as_tensor(values); texts as a table, by Records.from_frame."
                 reject(key, "a Tensor or an array", type(array).__name__, remedy)
