@@ -109,7 +109,6 @@ def recalibrate(
         temperature: ECE 16% -> 2%
         >>> deployable = result.fold()
     """
-    model = None if model is None else as_model(model)
     how: dict[str, Any] = {
         "unpack": unpack,
         "device": device,
@@ -158,7 +157,9 @@ def recalibrate(
 
 
 def _as_network(model: Model | None) -> nn.Module | None:
-    return model if model is None or isinstance(model, nn.Module) else _CallableModule(model)
+    if model is None or isinstance(model, nn.Module):
+        return model
+    return _CallableModule(as_model(model))
 
 
 def _temperature(rows: HeldOutRows) -> Temperature:

@@ -81,15 +81,7 @@ class Records:
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
-        for key in ("features", "targets", "logits", "embedding", "keys"):
-            if isinstance(array := getattr(self, key), np.ndarray):
-                object.__setattr__(self, key, torch.from_numpy(array))
-            elif isinstance(array, Tensor):
-                # As `model(inputs)` returns them, logits carry the graph of their gradients.
-                object.__setattr__(self, key, array.detach())
-            elif array is not None and not isinstance(array, (Tensor, pd.DataFrame)):
-                remedy = "Pass torch.as_tensor(values); texts as a table, by Records.from_frame."
-                reject(key, "a Tensor or an array", type(array).__name__, remedy)
+        _store_tensors(self)
         lengths = {key: len(value) for key in _PARTS if (value := getattr(self, key)) is not None}
         if not lengths:
             reject(
@@ -316,6 +308,21 @@ class Records:
 
 MODALITIES = ("image", "text", "series", "table")
 _PARTS = ("features", "targets", "logits", "metadata", "properties", "embedding", "keys")
+
+
+def _store_tensors(records: Records) -> None:
+    """Arrays as tensors without gradients; refuse other kinds."""
+    for key in ("features", "targets", "logits", "embedding", "keys"):
+        array = getattr(records, key)
+        if isinstance(array, np.ndarray):
+            array = torch.from_numpy(array)
+        elif isinstance(array, Tensor):
+            # As `model(inputs)` returns them, logits carry the graph of their gradients.
+            array = array.detach()
+        elif array is not None and not isinstance(array, pd.DataFrame):
+            remedy = "Pass torch.as_tensor(values); texts as a table, by Records.from_frame."
+            reject(key, "a Tensor or an array", type(array).__name__, remedy)
+        object.__setattr__(records, key, array)
 
 
 def _store_outputs(records: Records) -> None:

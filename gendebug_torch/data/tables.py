@@ -294,19 +294,18 @@ def _targets(column: pd.Series[Any], schema: Schema, name: str) -> Tensor:
             reject("targets", expected, f"{unknown} in {label}", "Add them to `classes`.")
         known = ids.reindex(column.index, fill_value=IGNORED)
         return torch.from_numpy(known.to_numpy(dtype=np.int64).copy())
-    if bool(missing.all()):
-        return torch.full((len(column),), torch.nan, dtype=torch.float64)
     column = standard_column(column)
-    if column.dtype.kind in "iu" and not bool(missing.any()):
-        return torch.from_numpy(column.to_numpy(dtype=np.int64).copy())
-    if column.dtype.kind not in "iuf":
+    if column.dtype.kind not in "iuf" and not bool(missing.all()):
         if schema.regression:
             expected = "numbers, since the schema says `regression`"
             reject("targets", expected, f"text in {label}", "Correct it, or declare `classes`.")
         found = sorted(column[~missing].map(str).unique())[:10]
         expected = f"the order of the classes, since {label} holds text"
         reject("schema.classes", expected, f"none; found {found}", f"Add `classes: {found}`.")
-    return torch.from_numpy(column.to_numpy(dtype=np.float64, na_value=np.nan).copy())
+    whole = column.dtype.kind in "iu" and not bool(missing.any())
+    absent = {} if whole else {"na_value": np.nan}
+    values = column.to_numpy(dtype=np.int64 if whole else np.float64, **absent)
+    return torch.from_numpy(values.copy())
 
 
 def _class_ids(column: pd.Series[Any], classes: tuple[Any, ...]) -> pd.Series[Any]:

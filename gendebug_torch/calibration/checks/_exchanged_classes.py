@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,20 +43,20 @@ def exchanged_finding(this: Check, records: Records) -> Finding | None:
     if best - own < least or best < _MIN_ACCURACY:
         return None
     moved = [(int(a), int(b)) for a, b in zip(outputs, classes, strict=True) if a != b]
-    moved = sorted(moved, key=lambda pair: -counts[pair])
-    said = ", ".join(f"output {a} as class {_named(records, b)}" for a, b in moved[:3])
-    more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+    moved.sort(key=lambda pair: -counts[pair])
     return this.finding(
         Severity.FAIL,
         f"The classes of {records.name} stand in another order than the outputs: accuracy "
-        f"{own:.1%} as they are, {best:.1%} with {said}{more} ({len(records):,} rows).",
+        f"{own:.1%} as they are, {best:.1%} with {_said(records, moved)} ({len(records):,} rows).",
         numbers={"accuracy": own, "accuracy_reordered": best, "rows": len(records)}
-        | {"order": dict(moved), TO_REPAIR: True, MISREAD: True},
+        | {"order": [list(pair) for pair in moved], TO_REPAIR: True, MISREAD: True},
         remedy="Compare `classes` in the schema, or the codes of the labels, with the order of the "
         "outputs in training. Other findings on errors and confidence rest on this order.",
     )
 
 
-def _named(records: Records, index: int) -> Any:
-    classes = records.schema.classes
-    return classes[index] if index < len(classes) else index
+def _said(records: Records, moved: list[tuple[int, int]]) -> str:
+    """The outputs with the classes that fit them, the most frequent first."""
+    names = records.schema.classes or range(max(max(pair) for pair in moved) + 1)
+    said = ", ".join(f"output {a} as class {names[b]}" for a, b in moved[:3])
+    return said + (f" and {len(moved) - 3} more" if len(moved) > 3 else "")
