@@ -370,7 +370,12 @@ def _normal_scores(
 
 def _level_indicators(column: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """`[n, L]` indicators of the frequent levels; missing values are a level of their own."""
-    codes, levels = pd.factorize(pd.Series(column), use_na_sentinel=False)
+    values = pd.Series(column)
+    try:
+        codes, levels = pd.factorize(values, use_na_sentinel=False)
+    except TypeError:
+        # Lists and dicts have no hash; their texts do.
+        codes, levels = pd.factorize(values.map(str), use_na_sentinel=False)
     order = np.argsort(-np.bincount(codes, minlength=len(levels)), kind="stable")
     rank = np.empty(len(levels), dtype=np.int64)
     rank[order] = np.minimum(np.arange(len(levels)), MAX_LEVELS)

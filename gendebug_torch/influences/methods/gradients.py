@@ -14,6 +14,7 @@ from gendebug_torch.influences.methods.method import Question, Scorer, mean_of_n
 from gendebug_torch.influences.methods.row_space import plain_module
 from gendebug_torch.influences.methods.sketch import sketch_plan, sketched
 from gendebug_torch.model.batches import cut, leaves
+from gendebug_torch.model.runner import output_tensor
 
 # Length of the sketches, and values of gradients held at once.
 _WIDTH, _VALUES = 2048, 2**26
@@ -64,7 +65,10 @@ class _RowGradients:
 
         def loss(weights: dict[str, Tensor], row: list[Tensor], label: Tensor) -> Tensor:
             inputs = tuple(part[None] for part in row)
-            logits = functional_call(model, weights, inputs).float()
+            logits = output_tensor(functional_call(model, weights, inputs)).float()
+            if not logits.ndim:
+                # Squeezed: the row of a batch of one.
+                logits = logits[None]
             one = logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
             return form.loss(one, label[None])
 
