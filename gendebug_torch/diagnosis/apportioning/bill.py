@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gendebug_torch.checks.evidence import GOOD, LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.diagnosis.apportioning.remedies import Regained
+from gendebug_torch.errors import reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +22,7 @@ COLUMNS = (
     *("cause", "subject", "points", "low", "high"),
     *("remedy", "regained", "regained_low", "regained_high", "cost"),
 )
+_NUMBERS = (*COLUMNS[2:5], *COLUMNS[6:9])
 _LONGEST, _ROUNDING = 34, 1e-12
 
 
@@ -146,6 +149,23 @@ class Bill:
         return "\n".join(self.sentences())
 
 
+def read_bill(path: Path) -> Bill:
+    """The bill that `Bill.to_json` wrote to a file.
+
+    Args:
+        path: path of the `bill.json`.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    remedy = "Pass the folder of a report as written."
+    with reading(path, "the bill of a diagnosis as JSON", "path", remedy):
+        entry = json.loads(path.read_text("utf-8"))
+        numbers = [float(entry[key]) for key in ("validation", "total", "low", "high")]
+        lines = tuple(_line(line) for line in entry["lines"])
+        return Bill(str(entry["metric"]), str(entry["unit"]), *numbers, lines)
+
+
 def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tuple[BillLine, ...]:
     """Causes by what they carry, those without a number behind, then the exact rest."""
     known = sorted(
@@ -159,6 +179,16 @@ def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tu
     moved = points - rest.points
     last = BillLine(UNEXPLAINED, "", points, rest.low + moved, rest.high + moved, rest.remedy)
     return (*known, *unknown, last)
+
+
+def _line(entry: dict[str, Any]) -> BillLine:
+    """One line of a `bill.json`."""
+    numbers = {key: math.nan if entry[key] is None else float(entry[key]) for key in _NUMBERS}
+    points, low, high, *won = numbers.values()
+    name = str(entry["remedy"])
+    trial = Regained(name, *won, cost=str(entry["cost"])) if name else None
+    words = (str(entry[key]) for key in ("cause", "subject"))
+    return BillLine(*words, points, low, high, trial, str(entry["reason"]))
 
 
 def _step(ax: Axes, at: int, level: float, line: BillLine) -> list[float]:
