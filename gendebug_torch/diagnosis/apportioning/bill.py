@@ -70,6 +70,8 @@ class Bill:
         low: lower bound of the 95 % interval of `total`.
         high: upper bound.
         lines: causes that findings name, the dearest first; the last one is what they leave.
+        expected: whether production has no labels, and those given the inputs are taken to be as in
+            validation.
     """
 
     metric: str
@@ -79,6 +81,7 @@ class Bill:
     low: float
     high: float
     lines: tuple[BillLine, ...]
+    expected: bool = False
 
     @property
     def fell(self) -> bool:
@@ -121,7 +124,7 @@ class Bill:
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.set_xlabel(f"{'minus ' if self.validation < 0 else ''}{self.metric} ({self.unit})")
-        ax.set_title(f"Where {self.total:.3g} points went")
+        ax.set_title(f"Where {self.total:.3g} {'expected ' * self.expected}points went")
         return ax
 
     def sentences(self) -> list[str]:
@@ -130,6 +133,8 @@ class Bill:
         if not self.fell and not self.billed:
             return [f"Nothing fell beyond its interval: {self.total:.3g} points ({interval})."]
         sure = "" if self.fell else ", no fall beyond chance"
+        if self.expected:
+            sure += ", expected without labels of production if those of such inputs are as before"
         texts = [f"{self.total:.3g} points of {self.metric} lost{sure} ({interval}; {self.unit})."]
         return texts + [_sentence(line) for line in self.lines]
 
@@ -142,7 +147,12 @@ class Bill:
         for line, entry in zip(self.lines, lines, strict=True):
             entry["reason"] = line.reason
         whole = {"metric": self.metric, "unit": self.unit, "validation": self.validation}
-        whole |= {"total": self.total, "low": self.low, "high": self.high}
+        whole |= {
+            "expected": self.expected,
+            "total": self.total,
+            "low": self.low,
+            "high": self.high,
+        }
         return json.dumps(whole | {"lines": lines}, indent=2, allow_nan=False) + "\n"
 
     def __str__(self) -> str:
@@ -163,7 +173,8 @@ def read_bill(path: Path) -> Bill:
         entry = json.loads(path.read_text("utf-8"))
         numbers = [float(entry[key]) for key in ("validation", "total", "low", "high")]
         lines = tuple(_line(line) for line in entry["lines"])
-        return Bill(str(entry["metric"]), str(entry["unit"]), *numbers, lines)
+        guessed = bool(entry.get("expected", False))
+        return Bill(str(entry["metric"]), str(entry["unit"]), *numbers, lines, guessed)
 
 
 def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tuple[BillLine, ...]:
