@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import re
@@ -74,6 +75,19 @@ def read_text(path: str | Path, argument: str = "path") -> str:
         problem = getattr(error, "strerror", None) or str(error)
         remedy = "Check the path and the encoding."
         reject(argument, "a readable UTF-8 file", f"{path}: {problem}", remedy)
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of the content of a file, read in pieces.
+
+    Args:
+        path: the file.
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def write_whole(path: str | Path, content: str | bytes, argument: str = "path") -> Path:

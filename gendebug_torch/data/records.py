@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.data.files import replacing_directory
+from gendebug_torch.data.files import replacing_directory, sha256_of
 from gendebug_torch.data.inputs.origin import Origin
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
@@ -242,17 +243,26 @@ class Records:
             for key, value in parts.items():
                 if isinstance(value, pd.DataFrame):
                     value.to_parquet(scratch / f"{key}.parquet")
-            (scratch / "records.json").write_text(json.dumps(header, default=str))
+            text = json.dumps(header, default=str)
+            sums = {path.name: sha256_of(path) for path in scratch.iterdir()}
+            sums["records.json"] = hashlib.sha256(text.encode()).hexdigest()
+            content = json.dumps(json.loads(text) | {"sha256": sums})
+            (scratch / "records.json").write_text(content)
         return target
 
     @classmethod
     def load(cls, directory: str | Path) -> Records:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such directory, one of another kind, or one of which a file is damaged.
+        """
         from safetensors.torch import load_file
 
         source, remedy = Path(directory), "Save them again."
         with reading(source, "records written by `Records.save`", "directory", remedy):
             header = json.loads((source / "records.json").read_text(encoding="utf-8"))
+            _check_sums(source, header, remedy)
             parts: dict[str, Any] = dict(load_file(source / "tensors.safetensors"))
             for path in source.glob("*.parquet"):
                 parts[path.stem] = pd.read_parquet(path)
@@ -313,6 +323,17 @@ class Records:
 
 MODALITIES = ("image", "text", "series", "table")
 _PARTS = ("features", "targets", "logits", "metadata", "properties", "embedding", "keys")
+
+
+def _check_sums(source: Path, header: dict[str, Any], remedy: str) -> None:
+    """Refuse saved records of which a file is not as it was written; old ones hold no sums."""
+    sums = header.pop("sha256", {})
+    for name, expected in sums.items():
+        own = hashlib.sha256(json.dumps(header).encode()).hexdigest()
+        found = own if name == "records.json" else sha256_of(source / name)
+        if found != expected:
+            got = f"{source / name}, whose SHA-256 differs, so that it is damaged"
+            reject("directory", "the files that `Records.save` wrote", got, remedy)
 
 
 def _store_outputs(records: Records) -> None:
