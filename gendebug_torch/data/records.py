@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.data.files import replacing_directory
+from gendebug_torch.data.files import check_sums, replacing_directory, sha256_of
 from gendebug_torch.data.inputs.origin import Origin
 from gendebug_torch.data.outputs.refusals import check_ids, check_logits, check_quantities
 from gendebug_torch.data.schema import Schema
@@ -237,17 +238,26 @@ class Records:
             for key, value in parts.items():
                 if isinstance(value, pd.DataFrame):
                     value.to_parquet(scratch / f"{key}.parquet")
-            (scratch / "records.json").write_text(json.dumps(header, default=str))
+            text = json.dumps(header, default=str)
+            sums = {path.name: sha256_of(path) for path in scratch.iterdir()}
+            sums["records.json"] = hashlib.sha256(text.encode()).hexdigest()
+            content = json.dumps(json.loads(text) | {"sha256": sums})
+            (scratch / "records.json").write_text(content)
         return target
 
     @classmethod
     def load(cls, directory: str | Path) -> Records:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such directory, one of another kind, or one of which a file is damaged.
+        """
         from safetensors.torch import load_file
 
         source, remedy = Path(directory), "Save them again."
         with reading(source, "records written by `Records.save`", "directory", remedy):
             header = json.loads((source / "records.json").read_text(encoding="utf-8"))
+            check_sums(source, header, remedy)
             parts: dict[str, Any] = dict(load_file(source / "tensors.safetensors"))
             for path in source.glob("*.parquet"):
                 parts[path.stem] = pd.read_parquet(path)

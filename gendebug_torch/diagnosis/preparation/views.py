@@ -34,12 +34,12 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
     told = _texts_of_any(side.metadata for side in sides.values())
     for name, records in sides.items():
         if records.properties is not None:
-            table = _with_texts(_beside(records.features, records.properties), records, told)
-            described[name] = replace(_with_keys(records), features=table)
+            properties = _with_texts(records.properties, records, told)
+            table = _beside(records.features, properties)
+            described[name] = replace(_with_keys(records), features=table, properties=properties)
         elif (modality := modality_of(records.features, records.modality)) is not None:
-            table = properties_of(records.features, modality)
-            words = _with_texts(table, records, told)
-            described[name] = replace(_with_keys(records), features=words, properties=table)
+            words = _with_texts(properties_of(records.features, modality), records, told)
+            described[name] = replace(_with_keys(records), features=words, properties=words)
         elif isinstance(records.features, pd.DataFrame) and known & {*records.features}:
             table = with_text_properties(records.features, _written(records.features, known))
             described[name] = replace(records, features=table)
