@@ -258,6 +258,23 @@ def test_a_value_that_grows_with_a_drift_is_not_called_a_default():
     assert default_value(*counts) is None
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_counter_beyond_its_range_is_named_where_scores_shifted_with_it(weight):
+    rng = np.random.default_rng(0)
+    before, after = (
+        pd.DataFrame({"month": rng.integers(*months, 3000), "load": rng.normal(size=3000)})
+        for months in ((1, 6), (7, 13))
+    )
+    sides = [
+        Records(side, logits=torch.tensor(weight * side["month"] + side["load"]))
+        for side in (before, after)
+    ]
+    first = features_keep_their_distribution(sides[1], sides[0])[0]
+    assert first.subject == "month"
+    assert first.severity is (Severity.WARN if weight else Severity.NOTE)
+    assert ("extrapolates" in first.summary) == bool(weight)
+
+
 def test_a_moved_code_is_not_called_a_default():
     rng = np.random.default_rng(0)
     before, after = (

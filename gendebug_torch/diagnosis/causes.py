@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from gendebug_torch.checks.finding import (
     DISTANCES,
+    MISREAD,
     SHARE_OF_RISE,
     TO_REPAIR,
     Cause,
@@ -169,8 +170,12 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
     )
 
 
-def _upstream(group: LikelyCause) -> tuple[bool, int]:
-    return not _is_reproduced(group), UPSTREAM.index(group.cause)
+def _upstream(group: LikelyCause) -> tuple[bool, bool, int]:
+    return not _is_misread(group), not _is_reproduced(group), UPSTREAM.index(group.cause)
+
+
+def _is_misread(group: LikelyCause) -> bool:
+    return any(finding.numbers.get(MISREAD) for finding in group.findings)
 
 
 def _is_reproduced(group: LikelyCause) -> bool:
@@ -208,6 +213,8 @@ def _points(findings: Iterable[Finding]) -> int:
 
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     """Whether a finding follows from a root: a known consequence, there, and not older."""
+    if _is_misread(root):
+        return finding.cause in _WORSE | {Cause.LABEL_NOISE}
     if _is_reproduced(root):
         if _is_reproduced(group) and root.cause is group.cause:
             return False

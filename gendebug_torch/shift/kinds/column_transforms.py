@@ -203,17 +203,20 @@ def _affine_candidates(before: Column, after: Column) -> Iterator[tuple[str, flo
     """Kind, factor and offset of the maps between two sets of quantiles, the simplest first."""
     large = np.abs(before) > 1e-9 * np.abs(before).max()
     ratio = float(np.median(after[large] / before[large]))
-    slope = float(np.cov(before, after)[0, 1] / before.var(ddof=1))
+    # In units of the largest value, whose square may exceed every float.
+    unit = float(np.abs(before).max()) or 1.0
+    first, second = before / unit, after / unit
+    slope = float(np.cov(first, second)[0, 1] / first.var(ddof=1))
     if ratio > 0:
         far = {u: abs(math.log(ratio / u)) for base in UNIT_FACTORS for u in (base, 1 / base)}
-        unit = min(far, key=far.__getitem__)
-        if far[unit] < _UNIT_TOLERANCE:
-            yield "unit", unit, 0.0
+        nearest = min(far, key=far.__getitem__)
+        if far[nearest] < _UNIT_TOLERANCE:
+            yield "unit", nearest, 0.0
         yield "scale", ratio, 0.0
     for factor, offset in _TEMPERATURES:
         moved = float(np.median(after - factor * before)) - offset
         near = slope > 0 and abs(math.log(slope / factor)) < _UNIT_TOLERANCE
-        if near and abs(moved) < _NEAR_OFFSET * after.std():
+        if near and abs(moved) < _NEAR_OFFSET * unit * second.std():
             yield "temperature", factor, offset
     yield "sign", -1.0, 0.0
     yield "offset", 1.0, float(np.median(after - before))

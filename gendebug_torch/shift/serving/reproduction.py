@@ -285,7 +285,7 @@ def _nearest(
 def _described(
     sides: Sequence[Side], modality: Modality, outputs: Sequence[Tensor] = ()
 ) -> list[Tensor]:
-    """Properties, outputs, labels and texts of each side, `[n, d]`, standardized by the first.
+    """Properties, contents, outputs, labels, texts of each side, `[n, d]`, scaled by the first.
 
     These have the same weight, however many columns each has.
     """
@@ -294,6 +294,7 @@ def _described(
     blocks = []
     for at, side in enumerate(sides):
         found = [torch.stack(list(modality.properties(side.inputs).values()), 1)]
+        found += [modality.contents(side.inputs)] if modality.contents is not None else []
         found += [outputs[at].reshape(len(outputs[at]), -1)] if outputs else []
         found += [side.labels] if labeled and side.labels is not None else []
         if written and side.texts is not None:
@@ -311,11 +312,14 @@ def _described(
 
 
 def _scale(rows: Tensor, others: Tensor) -> Tensor:
-    """Standard deviation of each column, `[p]`; of a constant one its size or its change."""
+    """Standard deviation of each column, `[p]`; of a constant one its size or its change.
+
+    One that is 0 on both sides is taken as it is: a single row that a change moves is no mountain.
+    """
     spread = rows.std(0, correction=0)
     mean, other = rows.mean(0), others.mean(0)
-    size = torch.maximum(mean.abs(), (other - mean).abs()).clamp(min=1e-3)
-    return torch.where(spread > 1e-6, spread, size)
+    size = torch.maximum(mean.abs(), (other - mean).abs())
+    return torch.where(spread > 1e-6, spread, torch.where(size > 1e-3, size, 1.0))
 
 
 def _bootstrap(
