@@ -271,7 +271,7 @@ def test_a_counter_beyond_its_range_is_named_where_scores_shifted_with_it(weight
     ]
     first = features_keep_their_distribution(sides[1], sides[0])[0]
     assert first.subject == "month"
-    assert first.severity is (Severity.WARN if weight else Severity.NOTE)
+    assert first.severity is (Severity.FAIL if weight else Severity.NOTE)
     assert ("extrapolates" in first.summary) == bool(weight)
 
 

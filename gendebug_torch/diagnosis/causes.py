@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from gendebug_torch.checks.finding import (
     DISTANCES,
     MISREAD,
+    OUTSIDE,
     SHARE_OF_RISE,
     TO_REPAIR,
     Cause,
@@ -88,6 +89,7 @@ _DECISION = {
 _REPRODUCED = ("shift.reproduced_change", "attribution.region_shortcut")
 # Share of what got worse from which a slice is the reason of the whole.
 _MOST = 0.5
+_NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,7 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     ):
         return False
     in_place = finding.cause in _IN_A_FEATURE or root.cause is Cause.COVARIATE_SHIFT
+    in_place = in_place and not _is_everywhere(root)
     if (
         in_place
         and root.subject
@@ -247,6 +250,11 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     if finding.cause in _FALL and root.cause not in _FLATTERS:
         return any(map(_about_production, root.findings))
     return root.cause not in AFTER_DEPLOYMENT or _about_production(finding)
+
+
+def _is_everywhere(root: LikelyCause) -> bool:
+    """Whether nearly all of production is where the model has seen nothing: any slice may fail."""
+    return any((one.numbers.get(OUTSIDE) or 0.0) >= _NEARLY_ALL for one in root.findings)
 
 
 def _about_production(finding: Finding) -> bool:

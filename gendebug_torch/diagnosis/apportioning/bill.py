@@ -22,6 +22,7 @@ COLUMNS = (
     *("cause", "subject", "points", "low", "high"),
     *("remedy", "regained", "regained_low", "regained_high", "cost"),
 )
+_TOTALS = "validation", "total", "low", "high"
 _NUMBERS = (*COLUMNS[2:5], *COLUMNS[6:9])
 _LONGEST, _ROUNDING = 34, 1e-12
 
@@ -171,10 +172,11 @@ def read_bill(path: Path) -> Bill:
     remedy = "Pass the folder of a report as written."
     with reading(path, "the bill of a diagnosis as JSON", "path", remedy):
         entry = json.loads(path.read_text("utf-8"))
-        numbers = [float(entry[key]) for key in ("validation", "total", "low", "high")]
+        before, total, low, high = (float(entry[key]) for key in _TOTALS)
         lines = tuple(_line(line) for line in entry["lines"])
         guessed = bool(entry.get("expected", False))
-        return Bill(str(entry["metric"]), str(entry["unit"]), *numbers, lines, guessed)
+        names = str(entry["metric"]), str(entry["unit"])
+        return Bill(*names, before, total, low, high, lines, guessed)
 
 
 def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tuple[BillLine, ...]:
@@ -195,10 +197,10 @@ def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tu
 def _line(entry: dict[str, Any]) -> BillLine:
     """One line of a `bill.json`."""
     numbers = {key: math.nan if entry[key] is None else float(entry[key]) for key in _NUMBERS}
-    points, low, high, *won = numbers.values()
+    points, low, high, won, least, most = numbers.values()
     name = str(entry["remedy"])
-    trial = Regained(name, *won, cost=str(entry["cost"])) if name else None
-    words = (str(entry[key]) for key in ("cause", "subject"))
+    trial = Regained(name, won, least, most, str(entry["cost"])) if name else None
+    words = str(entry["cause"]), str(entry["subject"])
     return BillLine(*words, points, low, high, trial, str(entry["reason"]))
 
 

@@ -87,7 +87,7 @@ def largest(values: Tensor) -> Tensor:
     """
     groups = values.shape[1] // _GROUP if values.shape[1] >= _MANY else 0
     if groups:
-        whole = values[:, : groups * _GROUP].unflatten(1, (_GROUP, groups))
+        whole = values[:, : groups * _GROUP].reshape(-1, _GROUP, groups)
         highest = whole.amax(1).topk(_NEAREST, 1).indices[:, None].expand(-1, _GROUP, -1)
         rest = values[:, groups * _GROUP :]
         values = torch.cat([whole.gather(2, highest).flatten(1), rest], 1)
@@ -103,12 +103,12 @@ def mean_of_nearest(halves: Tensor) -> Callable[[Tensor], Tensor]:
     Args:
         halves: weights of the queries, `[1 + HALVES, q]`.
     """
-    cells, cell = (halves > 0).unique(dim=1, return_inverse=True)
+    cells, cell = torch.unique(halves > 0, dim=1, return_inverse=True)
     order, sizes = cell.argsort(stable=True), cell.bincount().tolist()
     parts = [row.nonzero()[:, 0].tolist() for row in cells]
 
     def means(similarities: Tensor) -> Tensor:
-        best = [largest(part) for part in similarities[:, order].split(sizes, 1)]
+        best = [largest(part) for part in torch.split(similarities[:, order], sizes, 1)]
         of_halves = [largest(torch.cat([best[c] for c in part], 1)) for part in parts]
         return torch.stack([values.mean(1) for values in of_halves], 1)
 

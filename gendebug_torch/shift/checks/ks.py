@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gendebug_torch.checks.finding import TO_REPAIR, Cause, Finding, Severity
+from gendebug_torch.checks.finding import OUTSIDE, TO_REPAIR, Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
@@ -23,7 +23,7 @@ from gendebug_torch.shift.checks._columns import (
 )
 from gendebug_torch.shift.checks._costs import columns_cost
 from gendebug_torch.shift.columns.default_values import Atom, default_value
-from gendebug_torch.shift.columns.exclusions import IDENTIFIER, number_reason
+from gendebug_torch.shift.columns.exclusions import COUNTER, IDENTIFIER, number_reason
 from gendebug_torch.shift.columns.shared_columns import QuantityComparison
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.kinds.model_outputs import scores_shifted
@@ -173,7 +173,7 @@ def _share_outside(sides: QuantityComparison, column: int) -> float:
 def _excluded_finding(
     sides: QuantityComparison, column: int, reason: str, unexplained: bool
 ) -> Finding:
-    """The note that a column changes by itself; a warning where that may be why scores shifted.
+    """The note that a column changes by itself; a failure where that may be why scores shifted.
 
     Args:
         sides: both sides.
@@ -183,7 +183,7 @@ def _excluded_finding(
     """
     name, outside = sides.test.labels[column], _share_outside(sides, column)
     finding = excluded_finding(features_keep_their_distribution, name, reason)
-    if not unexplained or reason == IDENTIFIER or outside < MIN_OUTSIDE:
+    if not unexplained or reason != COUNTER or outside < MIN_OUTSIDE:
         return finding
     text = (
         f"{name} counts on beyond {sides.names[0]}: {outside:.0%} of the production values lie "
@@ -194,9 +194,9 @@ def _excluded_finding(
         f"Retrain without {name}, or with what repeats in it (season, hour, time since an event); "
         "take it out of the features of the schema if the model does not read it."
     )
-    numbers = {**finding.numbers, "outside": outside}
+    numbers = {**finding.numbers, OUTSIDE: outside}
     return replace(
-        finding, severity=Severity.WARN, summary=f"{text}.", numbers=numbers, remedy=remedy
+        finding, severity=Severity.FAIL, summary=f"{text}.", numbers=numbers, remedy=remedy
     )
 
 
@@ -210,7 +210,7 @@ def _extrapolation_finding(finding: Finding, reference: str, outside: float) -> 
         f"Retrain on rows that cover the new range of {finding.subject}, or clip it to the range "
         "of training; do not trust the predictions until then."
     )
-    numbers = {**finding.numbers, "outside": outside}
+    numbers = {**finding.numbers, OUTSIDE: outside}
     return replace(
         finding, severity=Severity.WARN, summary=f"{text}.", remedy=remedy, numbers=numbers
     )

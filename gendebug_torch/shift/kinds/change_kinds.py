@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import CYCLE, axes
 from gendebug_torch.data.records import Records
+from gendebug_torch.shift.columns.exclusions import COUNTER
 from gendebug_torch.shift.columns.shared_tables import SharedTables, shared_tables
 from gendebug_torch.shift.kinds.class_shares import ClassShares, class_shares
 from gendebug_torch.shift.kinds.column_transforms import LevelRenaming
@@ -149,7 +150,8 @@ def change_kinds(
        (unit, sign, logarithm) explains the shift of a column and labels do not contradict; or only
        this column changed, and labels no longer follow it.
     3. Covariate shift: what else shifted. All columns are tested together where none shifted alone.
-    4. Threshold: no input shifted, but the scores did, so the model is another one.
+    4. Threshold: no input shifted, but the scores did, so the model is another one; unless a column
+       counts on beyond the reference, which is covariate shift to a model that reads it.
     5. Concept drift: labels given the score, or given the inputs, changed.
 
     Without labels, class shares are estimated from the scores, concept drift is not judged, and a
@@ -199,7 +201,8 @@ def change_kinds(
         where = Localisation(columns, followed, labels, block, drift, alpha)
         features = _localised(features, where)
         shifted = scores_shifted(before, after, alpha, min_effect)
-        kinds = _kinds(features, where, _kind_of_scores(before, after) if shifted else None)
+        kind = _kind_of_scores(before, after, columns) if shifted else None
+        kinds = _kinds(features, where, kind)
     else:
         kinds = ("concept_drift",) if _relation_changed(relation, alpha) else ()
     judged = 0 if columns is None else len(columns.reference.columns)
@@ -243,8 +246,13 @@ def _kinds(
     return ("concept_drift",) if where.labels_changed() else ()
 
 
-def _kind_of_scores(reference: Records, production: Records) -> Kind:
-    """Of scores that shifted although no input did: predictions of quantities have no threshold."""
+def _kind_of_scores(reference: Records, production: Records, columns: SharedTables) -> Kind:
+    """Of scores that shifted although no input did: predictions of quantities have no threshold.
+
+    A column that counts on beyond the reference is no shift, but the model may read it.
+    """
+    if COUNTER in columns.excluded.values():
+        return "covariate_shift"
     return "train_serve_skew" if gives_quantities(reference, production) else "threshold"
 
 
