@@ -171,10 +171,11 @@ def read_bill(path: Path) -> Bill:
     remedy = "Pass the folder of a report as written."
     with reading(path, "the bill of a diagnosis as JSON", "path", remedy):
         entry = json.loads(path.read_text("utf-8"))
-        numbers = [float(entry[key]) for key in ("validation", "total", "low", "high")]
+        numbers = {key: float(entry[key]) for key in ("validation", "total", "low", "high")}
         lines = tuple(_line(line) for line in entry["lines"])
+        names = {key: str(entry[key]) for key in ("metric", "unit")}
         guessed = bool(entry.get("expected", False))
-        return Bill(str(entry["metric"]), str(entry["unit"]), *numbers, lines, guessed)
+        return Bill(**names, **numbers, lines=lines, expected=guessed)
 
 
 def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tuple[BillLine, ...]:
@@ -195,11 +196,11 @@ def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tu
 def _line(entry: dict[str, Any]) -> BillLine:
     """One line of a `bill.json`."""
     numbers = {key: math.nan if entry[key] is None else float(entry[key]) for key in _NUMBERS}
-    points, low, high, *won = numbers.values()
-    name = str(entry["remedy"])
-    trial = Regained(name, *won, cost=str(entry["cost"])) if name else None
-    words = (str(entry[key]) for key in ("cause", "subject"))
-    return BillLine(*words, points, low, high, trial, str(entry["reason"]))
+    points, low, high, won, won_low, won_high = numbers.values()
+    name, cost = str(entry["remedy"]), str(entry["cost"])
+    trial = Regained(name, won, won_low, won_high, cost) if name else None
+    cause, subject, reason = (str(entry[key]) for key in ("cause", "subject", "reason"))
+    return BillLine(cause, subject, points, low, high, trial, reason)
 
 
 def _step(ax: Axes, at: int, level: float, line: BillLine) -> list[float]:
