@@ -302,10 +302,9 @@ def _targets(column: pd.Series[Any], schema: Schema, name: str) -> Tensor:
         found = sorted(column[~missing].map(str).unique())[:10]
         expected = f"the order of the classes, since {label} holds text"
         reject("schema.classes", expected, f"none; found {found}", f"Add `classes: {found}`.")
-    whole = column.dtype.kind in "iu" and not bool(missing.any())
-    absent = {} if whole else {"na_value": np.nan}
-    values = column.to_numpy(dtype=np.int64 if whole else np.float64, **absent)
-    return torch.from_numpy(values.copy())
+    if column.dtype.kind in "iu" and not bool(missing.any()):
+        return torch.from_numpy(column.to_numpy(dtype=np.int64).copy())
+    return torch.from_numpy(column.to_numpy(dtype=np.float64, na_value=np.nan).copy())
 
 
 def _class_ids(column: pd.Series[Any], classes: tuple[Any, ...]) -> pd.Series[Any]:
