@@ -171,11 +171,12 @@ def read_bill(path: Path) -> Bill:
     remedy = "Pass the folder of a report as written."
     with reading(path, "the bill of a diagnosis as JSON", "path", remedy):
         entry = json.loads(path.read_text("utf-8"))
-        numbers = {key: float(entry[key]) for key in ("validation", "total", "low", "high")}
+        metric, unit = str(entry["metric"]), str(entry["unit"])
+        keys = ("validation", "total", "low", "high")
+        before, total, low, high = (float(entry[key]) for key in keys)
         lines = tuple(_line(line) for line in entry["lines"])
-        names = {key: str(entry[key]) for key in ("metric", "unit")}
         guessed = bool(entry.get("expected", False))
-        return Bill(**names, **numbers, lines=lines, expected=guessed)
+        return Bill(metric, unit, before, total, low, high, lines, guessed)
 
 
 def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tuple[BillLine, ...]:
