@@ -337,23 +337,26 @@ def test_an_expected_bill_is_withdrawn_where_its_assumptions_fail(causes, words)
 def test_class_shares_are_billed_beside_a_change_of_pictures():
     generator = torch.Generator().manual_seed(0)
 
+    halves = torch.ones(12, 12)
+    halves[:, 6:] = -1
+
+    class Halves(nn.Module):
+        def forward(self, x):
+            return 100 * (x * halves).mean((1, 2, 3)) - 1
+
     def pictures(n, share, gain):
         y = (torch.rand(n, generator=generator) < share).long()
-        x = 0.5 + 0.1 * (y - 0.5)[:, None, None, None] * torch.ones(1, 3, 12, 12)
-        x = (x + 0.4 * torch.randn(n, 1, 1, 1, generator=generator)) * gain
-        return Records(x, y, 20 * (x.mean((1, 2, 3)) - 0.5))
-
-    class Bright(nn.Module):
-        def forward(self, x):
-            return 20 * (x.mean((1, 2, 3)) - 0.5)
+        x = 0.5 + (0.1 * y - 0.05)[:, None, None, None] * halves
+        x = (x + 0.2 * torch.randn(n, 1, 12, 12, generator=generator)) * gain
+        return Records(x, y, Halves()(x))
 
     before, after = pictures(1500, 0.5, 1.0), pictures(1500, 0.8, 0.1)
     findings = gd.diagnose(
-        Bright(), validation=before, production=after, only="shift.reproduced_change"
+        Halves(), validation=before, production=after, only="shift.reproduced_change"
     ).findings
     assert findings[0].subject == "scaled"
     bill = gd.diagnosis.bill(
-        Bright(), validation=before, production=after, findings=findings, metric="accuracy"
+        Halves(), validation=before, production=after, findings=findings, metric="accuracy"
     )
     assert {line.cause for line in bill.lines[:-1]} == {"train_serve_skew", "label_shift"}
     sums_up(bill)

@@ -22,7 +22,6 @@ COLUMNS = (
     *("cause", "subject", "points", "low", "high"),
     *("remedy", "regained", "regained_low", "regained_high", "cost"),
 )
-_TOTALS = "validation", "total", "low", "high"
 _NUMBERS = (*COLUMNS[2:5], *COLUMNS[6:9])
 _LONGEST, _ROUNDING = 34, 1e-12
 
@@ -172,11 +171,12 @@ def read_bill(path: Path) -> Bill:
     remedy = "Pass the folder of a report as written."
     with reading(path, "the bill of a diagnosis as JSON", "path", remedy):
         entry = json.loads(path.read_text("utf-8"))
-        before, total, low, high = (float(entry[key]) for key in _TOTALS)
+        metric, unit = str(entry["metric"]), str(entry["unit"])
+        keys = ("validation", "total", "low", "high")
+        before, total, low, high = (float(entry[key]) for key in keys)
         lines = tuple(_line(line) for line in entry["lines"])
         guessed = bool(entry.get("expected", False))
-        names = str(entry["metric"]), str(entry["unit"])
-        return Bill(*names, before, total, low, high, lines, guessed)
+        return Bill(metric, unit, before, total, low, high, lines, guessed)
 
 
 def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tuple[BillLine, ...]:
@@ -197,11 +197,11 @@ def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tu
 def _line(entry: dict[str, Any]) -> BillLine:
     """One line of a `bill.json`."""
     numbers = {key: math.nan if entry[key] is None else float(entry[key]) for key in _NUMBERS}
-    points, low, high, won, least, most = numbers.values()
-    name = str(entry["remedy"])
-    trial = Regained(name, won, least, most, str(entry["cost"])) if name else None
-    words = str(entry["cause"]), str(entry["subject"])
-    return BillLine(*words, points, low, high, trial, str(entry["reason"]))
+    points, low, high, won, won_low, won_high = numbers.values()
+    name, cost = str(entry["remedy"]), str(entry["cost"])
+    trial = Regained(name, won, won_low, won_high, cost) if name else None
+    cause, subject, reason = (str(entry[key]) for key in ("cause", "subject", "reason"))
+    return BillLine(cause, subject, points, low, high, trial, reason)
 
 
 def _step(ax: Axes, at: int, level: float, line: BillLine) -> list[float]:
