@@ -17,6 +17,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost, Deferred
 from gendebug_torch.checks.registry import Check, derived_inputs
 from gendebug_torch.data.records import Records
+from gendebug_torch.diagnosis.preparation.views import SPLITS
 from gendebug_torch.errors import Deadline
 from gendebug_torch.model.runner import logits_of, map_rows
 
@@ -202,12 +203,27 @@ def run_within(
                 findings.append(_unaffordable(check, estimated, left))
             else:
                 began = time.perf_counter()
-                words = _in_words(check, given, described)
-                inputs = given if "model" in check.inputs else words
+                inputs = _inputs_of(check, given, described)
                 findings.extend(check.run(inputs, settings[check.name], shared))
                 spent = None if check.lacks(given) else time.perf_counter() - began
             costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
     return findings, tuple(costs)
+
+
+def _inputs_of(
+    check: Check, given: Mapping[str, Any], described: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What a check reads: rows as they are where it runs the model on them, else words.
+
+    Leaks are looked for among properties where there are no columns, which no model is run on.
+    """
+    words = _in_words(check, given, described)
+    if "model" not in check.inputs:
+        return words
+    if not check.name.startswith("leakage."):
+        return given
+    in_words = any(words[name] is not given[name] for name in SPLITS)
+    return {**words, "model": None} if in_words else given
 
 
 def _in_words(

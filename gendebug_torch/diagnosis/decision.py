@@ -128,9 +128,9 @@ def _bill_reasons(bill: Bill | None) -> list[str]:
     """What the dearest cause carries, and what its remedy wins back."""
     if bill is None or not bill.billed or not bill.fell:
         return []
-    first = bill.billed[0]
+    first, lost = bill.billed[0], "expected to be lost" if bill.expected else "lost"
     text = (
-        f"Of {bill.total:.3g} points of {bill.metric} lost, {first.points:.3g} "
+        f"Of {bill.total:.3g} points of {bill.metric} {lost}, {first.points:.3g} "
         f"({first.low:.3g} to {first.high:.3g}) go to {first.name}"
     )
     trial = first.remedy

@@ -27,6 +27,9 @@ from gendebug_torch.shift.two_sample.categories import CategoryShift, unseen_exc
 from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
+# Rows per level below which levels may be identifiers.
+_ROWS_PER_LEVEL = 5
+
 
 @check(
     "shift.categories",
@@ -108,7 +111,9 @@ def _changed(
     changed, excluded = [], {}
     for test, p in zip(tests, holm_adjusted(p_values).tolist(), strict=True):
         unseen = test.unseen[1] >= min_unseen and unseen_excess(test, level=level) > 0.0
-        if not unseen and not (p < alpha and test.effect >= min_effect):
+        differs = unseen or (p < alpha and test.effect >= min_effect)
+        # Of identifiers no test has power, so that no change is no news either.
+        if not differs and len(test.levels) * _ROWS_PER_LEVEL <= test.n + test.m:
             continue
         sides = (
             dict(zip(test.levels, counts.tolist(), strict=True))
@@ -116,7 +121,7 @@ def _changed(
         )
         if reason := level_reason(test.name, *sides):
             excluded[test.name] = reason
-        else:
+        elif differs:
             changed.append((test, p, unseen))
     return changed, excluded
 

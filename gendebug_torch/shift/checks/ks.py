@@ -26,6 +26,7 @@ from gendebug_torch.shift.columns.default_values import Atom, default_value
 from gendebug_torch.shift.columns.exclusions import IDENTIFIER, number_reason
 from gendebug_torch.shift.columns.shared_columns import QuantityComparison
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
+from gendebug_torch.shift.kinds.model_outputs import scores_shifted
 from gendebug_torch.shift.kinds.moved_columns import MIN_OUTSIDE
 from gendebug_torch.shift.two_sample.effect_sizes import effect_sizes
 from gendebug_torch.shift.two_sample.feature_shift import feature_shift, most_shifted
@@ -90,10 +91,15 @@ def features_keep_their_distribution(
     shifted = _shifted(sides, ~too_short, alpha, min_effect, min_atom)
     slow = _autocorrelated(sides, too_short, alpha, min_effect)
     excluded = _excluded(sides, [*(column for column, _ in shifted), *slow])
-    for column in list(excluded)[:limit]:
-        yield excluded_finding(this, sides.test.labels[column], excluded[column])
     shifted = [(column, atom) for column, atom in shifted if column not in excluded]
     slow = [column for column in slow if column not in excluded]
+    unexplained = (
+        not (shifted or slow)
+        and validation is not None
+        and scores_shifted(validation, production, alpha, min_effect)
+    )
+    for column in list(excluded)[:limit]:
+        yield _excluded_finding(sides, column, excluded[column], unexplained)
     kinds = kinds_in_time(change_kinds) if shifted else None
     for column, atom in shifted[:limit]:
         yield with_cause(_feature_finding(sides, column, atom), kinds)
@@ -162,6 +168,36 @@ def _share_outside(sides: QuantityComparison, column: int) -> float:
     if not len(before) or not len(after):
         return 0.0
     return float(((after < before[0]) | (after > before[-1])).double().mean())
+
+
+def _excluded_finding(
+    sides: QuantityComparison, column: int, reason: str, unexplained: bool
+) -> Finding:
+    """The note that a column changes by itself; a warning where that may be why scores shifted.
+
+    Args:
+        sides: both sides.
+        column: number of the column.
+        reason: why it is not compared.
+        unexplained: whether scores shifted although no compared column did.
+    """
+    name, outside = sides.test.labels[column], _share_outside(sides, column)
+    finding = excluded_finding(features_keep_their_distribution, name, reason)
+    if not unexplained or reason == IDENTIFIER or outside < MIN_OUTSIDE:
+        return finding
+    text = (
+        f"{name} counts on beyond {sides.names[0]}: {outside:.0%} of the production values lie "
+        "outside its whole range, and the scores shifted although no other number did. If the "
+        "model reads it, it extrapolates"
+    )
+    remedy = (
+        f"Retrain without {name}, or with what repeats in it (season, hour, time since an event); "
+        "take it out of the features of the schema if the model does not read it."
+    )
+    numbers = {**finding.numbers, "outside": outside}
+    return replace(
+        finding, severity=Severity.WARN, summary=f"{text}.", numbers=numbers, remedy=remedy
+    )
 
 
 def _extrapolation_finding(finding: Finding, reference: str, outside: float) -> Finding:

@@ -211,7 +211,9 @@ class Localisation:
         if not joint:
             return []
         text = "relates to the other columns in another way"
-        kind: Kind = "train_serve_skew" if labels_changed else "covariate_shift"
+        # The score may relate to the labels in another way for reasons of its own.
+        broken = labels_changed and (not self.score_changed or self._labels_changed(()))
+        kind: Kind = "train_serve_skew" if broken else "covariate_shift"
         for names in [*([name] for name in important[:MAX_LOCALISED]), list(important[:2])]:
             if self.rest_unchanged(names):
                 return [FeatureChange(n, 0.0, kind, text, certain=labels_changed) for n in names]
