@@ -326,10 +326,10 @@ def _store_tensors(records: Records) -> None:
         array = getattr(records, key)
         if isinstance(array, np.ndarray):
             array = torch.from_numpy(array)
-        elif isinstance(array, Tensor):
+        elif isinstance(array, Tensor) and array.requires_grad:
             # As `model(inputs)` returns them, logits carry the graph of their gradients.
             array = array.detach()
-        elif array is not None and not isinstance(array, pd.DataFrame):
+        elif array is not None and not isinstance(array, (Tensor, pd.DataFrame)):
             remedy = "Pass torch.as_tensor(values); texts as a table, by Records.from_frame."
             reject(key, "a Tensor or an array", type(array).__name__, remedy)
         object.__setattr__(records, key, array)
