@@ -349,9 +349,11 @@ def standard_column(column: pd.Series[Any]) -> pd.Series[Any]:
     Nullable integers with gaps are `Int64`, since codes and ids are to be read as they are written.
     """
     kind = column.dtype.kind
-    if kind == "b" or (kind == "O" and _objects_are(column, ("boolean",))):
-        return column.astype("float64") if column.isna().any() else column.astype("int8")
-    if kind == "O" and ("decimal" in str(column.dtype) or _objects_are(column, _NUMBERS)):
+    boolean = kind == "b" or (kind == "O" and _objects_are(column, ("boolean",)))
+    if boolean and not column.isna().any():
+        return column.astype("int8")
+    decimal = kind == "O" and "decimal" in str(column.dtype)
+    if boolean or decimal or (kind == "O" and _objects_are(column, _NUMBERS)):
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
         return pd.Series(values, index=column.index, name=column.name)
     if kind == "O" and _are_written_numbers(column):

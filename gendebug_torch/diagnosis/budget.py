@@ -283,7 +283,7 @@ def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
 
 
 def overrun(limit: float, seconds: float, costs: Sequence[CheckCost]) -> list[Finding]:
-    """A note where a diagnosis took a fifth longer than its budget: which check did, if one ran.
+    """A note where a diagnosis took a fifth longer than its budget: which part of it did.
 
     Args:
         limit: budget in seconds.
@@ -291,17 +291,29 @@ def overrun(limit: float, seconds: float, costs: Sequence[CheckCost]) -> list[Fi
         costs: what each check took.
     """
     ran = [cost for cost in costs if cost.spent is not None]
-    if seconds <= _TOLERATED * limit or not ran:
+    if seconds <= _TOLERATED * limit:
         return []
-    late = max(ran, key=lambda cost: (cost.spent or 0.0) - (cost.estimated or 0.0))
-    summary = (
-        f"The budget of {limit:.3g} s was exceeded: {seconds:.3g} s. {late.check} took "
-        f"{late.spent:.3g} s of an estimated {late.estimated or 0.0:.2g} s. "
-        f"{len(costs) - len(ran)} checks did not run."
-    )
-    numbers = {"budget": limit, "seconds": seconds, "check": late.check}
+    late = max(ran, key=_lateness, default=None)
+    besides = seconds - sum(cost.spent or 0.0 for cost in ran)
+    text = f"The budget of {limit:.3g} s was exceeded: {seconds:.3g} s."
+    numbers: dict[str, Any] = {"budget": limit, "seconds": seconds}
+    remedy = "Raise the budget."
+    if late is None or besides > _lateness(late):
+        text += f" What comes before and after the checks took {besides:.3g} s."
+    else:
+        text += (
+            f" {late.check} took {late.spent:.3g} s of an estimated {late.estimated or 0:.2g} s."
+        )
+        numbers["check"] = late.check
+        remedy = "Raise the budget, or leave that check out with `only`."
+    summary = f"{text} {len(costs) - len(ran)} checks did not run."
     note = Finding("diagnose.budget", Cause.UNKNOWN, Severity.NOTE, summary, numbers=numbers)
-    return [replace(note, remedy="Raise the budget, or leave that check out with `only`.")]
+    return [replace(note, remedy=remedy)]
+
+
+def _lateness(cost: CheckCost) -> float:
+    """Seconds that a check took beyond its estimate."""
+    return (cost.spent or 0.0) - (cost.estimated or 0.0)
 
 
 def schedule_table(costs: Sequence[CheckCost]) -> pd.DataFrame:

@@ -94,11 +94,13 @@ def apportioned(
     sides = [_labeled(side) for side in (validation, production)]
     _check(*sides)
     quality = row_metric(sides[0], sides[1], metric)
-    network, residual = _network(model, sides, device)
+    network, residual = _network(model, sides, device, deadline)
     pair = Pair(sides[0], sides[1], network is not None, len(sides[0]) == len(validation))
     blocks = [_blocks(side, quality) for side in sides]
     weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
-    plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]))
+    deadline.check()
+    plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]), deadline)
+    deadline.check()
     plan = with_rest(plan, pair, served=residual is None)
     rows = [_side(side, weight) for side, weight in zip(sides, weights, strict=True)]
     mechanisms = _with_the_rest(plan, sides)
@@ -142,13 +144,13 @@ def expected(
     if sides[1].logits is None:
         reject("production", "outputs of the network", "none", "Pass the model or its logits.")
     quality = row_metric(sides[0], sides[1], metric)
-    network, residual = _network(model, sides, device)
+    network, residual = _network(model, sides, device, deadline)
     pair = Pair(sides[0], sides[1], network is not None, len(sides[0]) == len(validation))
     outputs = sides[1].logits.double().reshape(len(sides[1]), -1)
     blocks = [_blocks(sides[0], quality), blocks_of(sides[1], outputs[:, 0])]
     weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
     seen = [likely for likely in causes if likely.cause in _WITHOUT_LABELS]
-    plan, tilts = _with_tilts(planned(seen, pair), (weights[0], weights[1]))
+    plan, tilts = _with_tilts(planned(seen, pair), (weights[0], weights[1]), deadline)
     _withdraw(len(seen) < len(causes), residual is not None, plan)
     rest = [*plan.mechanisms, Mechanism(UNEXPLAINED, "")]
     live = Side(sides[1].features, sides[1].logits, outputs.new_empty(0), weights[1])
@@ -227,7 +229,7 @@ def _check_labels(name: str, side: Records) -> None:
 
 
 def _network(
-    model: Any, sides: Sequence[Records], device: str | torch.device
+    model: Any, sides: Sequence[Records], device: str | torch.device, deadline: Deadline
 ) -> tuple[Callable[[Any], Tensor] | None, Tensor | None]:
     """Inputs -> outputs, and what the outputs of production have besides, if anything.
 
@@ -237,6 +239,7 @@ def _network(
         return None, None
 
     def outputs(features: Any) -> Tensor:
+        deadline.check()
         rows = Records(features, schema=sides[0].schema)
         logits = collect(model, rows, device=device).logits
         assert logits is not None
@@ -273,7 +276,9 @@ def _side(side: Records, weights: Tensor) -> Side:
     return Side(side.features, side.logits, side.targets, weights)
 
 
-def _with_tilts(plan: Plan, weights: tuple[Tensor, Tensor]) -> tuple[Plan, Tilts | None]:
+def _with_tilts(
+    plan: Plan, weights: tuple[Tensor, Tensor], deadline: Deadline
+) -> tuple[Plan, Tilts | None]:
     """The plan without mechanisms whose weights say nothing, and the factors of the others."""
     base = weights[0].clone()
     for one in plan.mechanisms:
@@ -284,6 +289,7 @@ def _with_tilts(plan: Plan, weights: tuple[Tensor, Tensor]) -> tuple[Plan, Tilts
         units = [part for i in tilted if (part := plan.mechanisms[i].units) is not None]
         if not units:
             return plan, None
+        deadline.check()
         tilts = fit_tilts(units, (base, weights[1]))
         bad = _uneven(tilts, units)
         if bad is None:
@@ -354,7 +360,8 @@ def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials] | None, block
     bounds = torch.stack([carried[:, 0], *interval(carried, blocks)], 1).tolist()
     remedies: list[Regained | None] = [None] * len(mechanisms)
     if trials is not None and (plan.mechanisms or low > 0):
-        remedies = best_remedies(mechanisms, trials())
+        worlds.deadline.check()
+        remedies = best_remedies(mechanisms, trials(), worlds.deadline)
     lines = [
         BillLine(one.cause, one.subject, points, least, most, won)
         for one, (points, least, most), won in zip(mechanisms, bounds, remedies, strict=True)

@@ -10,7 +10,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, with_cause
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, with_cause
 from gendebug_torch.shift.checks._columns import (
     COLUMN_PAIR,
     Categories,
@@ -82,7 +82,7 @@ def categories_keep_their_shares(
     changed, excluded = _changed(columns.tests, alpha, min_effect, min_unseen)
     for name, reason in list(excluded.items())[:limit]:
         yield excluded_finding(this, name, reason)
-    kinds = change_kinds() if changed else None
+    kinds = kinds_in_time(change_kinds) if changed else None
     for test, p, unseen in sorted(changed, key=lambda entry: -entry[0].effect)[:limit]:
         finding = _category_finding(test, p, unseen)
         yield finding if unseen else with_cause(finding, kinds)

@@ -12,7 +12,7 @@ from gendebug_torch.checks.finding import OUTSIDE, TO_REPAIR, Cause, Finding, Se
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, with_cause
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, with_cause
 from gendebug_torch.shift.checks._columns import (
     COLUMN_PAIR,
     ColumnPair,
@@ -100,7 +100,7 @@ def features_keep_their_distribution(
     )
     for column in list(excluded)[:limit]:
         yield _excluded_finding(sides, column, excluded[column], unexplained)
-    kinds = change_kinds() if shifted else None
+    kinds = kinds_in_time(change_kinds) if shifted else None
     for column, atom in shifted[:limit]:
         yield with_cause(_feature_finding(sides, column, atom), kinds)
     for column in slow[:limit]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.default_values import default_value
 from gendebug_torch.shift.columns.prepared import prepare_reference
 from gendebug_torch.shift.columns.shared_tables import SharedTables
@@ -65,7 +66,9 @@ class FeatureChange:
     certain: bool = True
 
 
-def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> list[FeatureChange]:
+def shifted_columns(
+    columns: SharedTables, alpha: float, min_effect: float, deadline: Deadline = NO_DEADLINE
+) -> list[FeatureChange]:
     """Columns whose distribution shifted, largest distance first.
 
     A single value that piles up while the other values keep their distribution is a default value
@@ -75,6 +78,7 @@ def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> l
         columns: both sides.
         alpha: chance of any false alarm over all columns (Holm, 1979).
         min_effect: smallest distance that counts.
+        deadline: end of the time, asked between columns.
     """
     names = list(columns.quantities)
     before, after = (
@@ -90,10 +94,9 @@ def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> l
     if columns.orders != (None, None):
         suspects = (_adjusted(test, coded) < alpha).tolist()
         test = _quantities_in_time(test, columns, before, after, suspects[: len(names)])
-        coded = [
-            _category_in_time(shift, columns) if suspect else shift
-            for shift, suspect in zip(coded, suspects[len(names) :], strict=True)
-        ]
+        for i in (i for i, suspect in enumerate(suspects[len(names) :]) if suspect):
+            deadline.check()
+            coded[i] = _category_in_time(coded[i], columns)
     significant = _adjusted(test, coded) < alpha
     found = []
     for column in significant[: len(names)].nonzero().flatten().tolist():
