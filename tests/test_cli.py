@@ -105,16 +105,18 @@ def test_a_network_is_imported(place):
 @pytest.mark.parametrize(
     ("network", "data", "code", "words"),
     [
-        ("wide", f"net_{os.getpid()}:rows", 0, ""),
+        ("wide", "rows", 0, ""),
         ("wide", "sorted.csv", 0, ""),
-        ("probable", f"net_{os.getpid()}:rows", 1, "softmax_before_loss"),
+        ("probable", "rows", 1, "softmax_before_loss"),
     ],
 )
 def test_a_network_is_tried_before_its_training(place, network, data, code, words):
     rows = pd.read_csv("validation.csv").assign(label=lambda t: (t["a"] > 0).astype(int))
     rows.drop(columns="score").sort_values("label").to_csv("sorted.csv", index=False)
     (place / "schema.yaml").write_text("target: label\n")
-    arguments = ["--model", f"net_{os.getpid()}:{network}", "--data", data, "--out", "out"]
+    module = f"net_{os.getpid()}"
+    data = data if data.endswith(".csv") else f"{module}:{data}"
+    arguments = ["--model", f"{module}:{network}", "--data", data, "--out", "out"]
     assert main(["preflight", *arguments, "--schema", "schema.yaml"]) == code
     assert words in [f["numbers"].get("kind", "") for f in findings()]
 

@@ -222,8 +222,10 @@ def _sentence(line: BillLine) -> str:
     trial = line.remedy
     if trial is None:
         return f"{text}."
-    won = f"wins back {trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
-    return f"{text}; {trial.remedy} {won}."
+    won = f"{trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
+    if trial.helps or line.points <= 0:
+        return f"{text}; {trial.remedy} wins back {won}."
+    return f"{text}; no remedy that was tried wins it back, {trial.remedy} {won}."
 
 
 def _short(name: str) -> str:

@@ -155,10 +155,12 @@ def _usual(name: str, trials: Trials) -> Regained | None:
     makers: dict[str, Callable[[], Tensor | None]] = {
         REFIT: partial(_refitted, trials),
     }
-    if not quantities:
+    # Maps of the scores keep the order of the rows, and with it their AUC.
+    mapped = not quantities and trials.metric.name != "AUC"
+    if mapped:
         makers["recalibrate"] = partial(out_of_fold, logits, targets, trials.folds)
         makers["adapt to class shares"] = partial(_adapted, logits, targets, trials)
-    if not quantities and single:
+    if mapped and single:
         deployed = records.schema.threshold or 0.5
         makers["move threshold"] = partial(
             at_other_thresholds, logits, targets, trials.folds, deployed
