@@ -5,8 +5,6 @@ import pandas as pd
 
 DAY = 86_400.0
 PERCENTILE = "transaction_amount_percentile"
-# Transactions below which a merchant counts as one without history.
-SHORT_HISTORY = 20
 
 
 def build_features(table: pd.DataFrame) -> pd.DataFrame:
@@ -48,26 +46,6 @@ def cumulative_percentile(group: np.ndarray, amount: np.ndarray) -> np.ndarray:
     earlier = count_not_larger_before(group, amount)
     number = pd.Series(group).groupby(group).cumcount().to_numpy()
     return (earlier + 1) / (number + 1)
-
-
-def rolling_percentile(table: pd.DataFrame, days: float = 30.0, prior: float = 20.0) -> np.ndarray:
-    """Percentile over the merchant's last one to two months, shrunk to that of all merchants.
-
-    `(rank in window + prior * overall percentile) / (number in window + prior)`: a merchant without
-    history gets the percentile among all merchants instead of 1. The window is the current block of
-    30 days and the one before, so that it can be ranked without a loop.
-    """
-    time, amount, merchant = (table[name].to_numpy() for name in ("time", "amount", "merchant"))
-    block = np.floor(time / (days * DAY)).astype(np.int64)
-    rank, number = np.empty(len(table)), np.empty(len(table))
-    for odd in (0, 1):
-        pair = (block + 1 - odd) // 2
-        group = merchant.astype(np.int64) * (pair.max() + 1) + pair
-        second = block % 2 == odd
-        rank[second] = count_not_larger_before(group, amount)[second]
-        number[second] = pd.Series(group).groupby(group).cumcount().to_numpy()[second]
-    overall = cumulative_percentile(np.zeros(len(table), dtype=np.int64), amount)
-    return (rank + prior * overall) / (number + prior)
 
 
 def count_not_larger_before(group: np.ndarray, value: np.ndarray) -> np.ndarray:

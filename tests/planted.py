@@ -159,7 +159,8 @@ def trained(
     """The network after its last epoch, and its losses after each."""
     torch.manual_seed(world.seed)
     network = Network(x, world.width)
-    optimizer = torch.optim.AdamW(network.parameters(), world.rate, weight_decay=world.decay)
+    weights, rate = network.parameters(), world.rate
+    optimizer = torch.optim.AdamW(weights, rate, weight_decay=world.decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, world.epochs)
     losses = []
     for _ in range(world.epochs):

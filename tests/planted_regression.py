@@ -230,7 +230,9 @@ def fit(train: Records, judge: Records, world: World) -> tuple[nn.Module, Learni
         torch.manual_seed(world.seed)
         (x, y), _ = sides
         network = Network(x, y, world.width)
-        optimizer = torch.optim.AdamW(network.parameters(), 5e-3, weight_decay=world.decay)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), 5e-3, weight_decay=world.decay, fused=True
+        )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, world.epochs)
         losses = []
         for _ in range(world.epochs):

@@ -119,11 +119,13 @@ def test_one_check_one_file_named_after_it():
 
 
 def test_foreign_libraries_are_touched_in_one_place():
+    imports = {path: set(imported(tree)) for path, tree in TREES.items()}
+
     def touching(library):
         return {
             path.as_posix()
-            for path, tree in TREES.items()
-            if any(name.startswith(library) for name in imported(tree))
+            for path, names in imports.items()
+            if any(name.startswith(library) for name in names)
         }
 
     assert touching("captum") <= {"attribution/methods/captum/classes.py"}
@@ -137,9 +139,9 @@ def test_foreign_libraries_are_touched_in_one_place():
     for path, tree in TREES.items():
         # The edges import what a command runs; pytest loads the plugin in every run of every user.
         edge = room(path) in ("cli", "pytest_plugin") or path.name == "__init__.py"
-        for function in functions(tree):
+        for function in [] if edge else functions(tree):
             names = {name.split(".")[0] for name in imported(function)}
-            assert edge or names <= HEAVY, f"{path}: {function.name} imports {names - HEAVY}"
+            assert names <= HEAVY, f"{path}: {function.name} imports {names - HEAVY}"
 
 
 def tokens_of_bodies(text, tree):

@@ -20,6 +20,7 @@ from gendebug_torch.attribution import attributions as module
 from gendebug_torch.attribution.compare.precision import compare_precisions
 from gendebug_torch.errors import InputError, UnsupportedError
 from tests.attribution_cases import METHODS, OWN, Named, close, network, rows, run, state
+from tests.processes import run_ranks
 
 
 def loader(n=60, size=7):
@@ -202,7 +203,7 @@ def _rank(rank, place, x, expected):
 def test_two_ranks_equal_one_and_each_reads_its_own_rows_alone(tmp_path):
     x = rows(40)
     expected = attribute(network(), x, batch_size=7, steps=16).values
-    torch.multiprocessing.spawn(_rank, args=(tmp_path, x, expected), nprocs=2)
+    run_ranks(_rank, tmp_path, x, expected)
     read = [file.read_text().split() for file in tmp_path.glob("read-*")]
     assert sorted(map(len, read)) == [19, 21]
     assert sorted(int(row) for part in read for row in part) == list(range(40))

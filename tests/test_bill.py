@@ -15,8 +15,8 @@ from gendebug_torch.checks.evidence import png
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
-from gendebug_torch.diagnosis.apportioning.apportion import apportioned
-from gendebug_torch.diagnosis.apportioning.bill import COLUMNS, Bill, BillLine
+from gendebug_torch.diagnosis.apportioning.apportion import apportioned, expected
+from gendebug_torch.diagnosis.apportioning.bill import COLUMNS, Bill, BillLine, read_bill
 from gendebug_torch.diagnosis.apportioning.remedies import Regained
 from gendebug_torch.diagnosis.apportioning.shapley import shapley_values
 from gendebug_torch.diagnosis.causes import LikelyCause
@@ -298,9 +298,68 @@ def test_a_diagnosis_has_its_bill_in_every_form(tmp_path):
         model, validation=before, production=after, findings=diagnosis.findings, metric="accuracy"
     )
     assert alone.metric == "accuracy"
-    unlabeled = gd.diagnose(model, validation=before, production=Records(after.features))
-    assert unlabeled.bill is None
-    assert any(one.check == "diagnose.bill" for one in unlabeled.findings)
+    assert not bill.expected
+
+
+def test_a_bill_without_labels_of_production_is_expected_and_marked(tmp_path):
+    model, before, after = network(), world(1), world(2, scale=8.0, moved=0.8)
+    blind = Records(after.features, logits=after.logits)
+    sides = {"validation": before, "production": after}
+    causes = [likely("train_serve_skew", "income", **sides), likely("covariate_shift", "age")]
+    counted = billed(causes, before, after, metric="accuracy")
+    bill = expected(causes, model, before, blind, metric="accuracy")
+    sums_up(bill)
+    assert bill.expected
+    assert "expected without labels" in bill.sentences()[0]
+    assert bill.total == pytest.approx(counted.total, abs=2.5)
+    for key, value in points(bill).items():
+        assert value == pytest.approx(points(counted)[key], abs=2.5)
+    diagnosis = gd.diagnose(model, validation=before, production=Records(after.features))
+    assert diagnosis.bill.expected
+    diagnosis.write(tmp_path)
+    assert read_bill(tmp_path / "bill.json").to_json() == diagnosis.bill.to_json()
+
+
+@pytest.mark.parametrize(
+    ("causes", "words"),
+    [
+        ([], "none that can be judged without labels"),
+        ([likely("concept_drift")], "none that can be judged without labels"),
+        ([likely("covariate_shift", "noise")], "outputs that the named causes miss"),
+    ],
+)
+def test_an_expected_bill_is_withdrawn_where_its_assumptions_fail(causes, words):
+    after = world(2, scale=8.0)
+    with pytest.raises(InputError, match=words):
+        expected(causes, network(), world(1), Records(after.features, logits=after.logits))
+
+
+def test_class_shares_are_billed_beside_a_change_of_pictures():
+    generator = torch.Generator().manual_seed(0)
+
+    halves = torch.ones(12, 12)
+    halves[:, 6:] = -1
+
+    class Halves(nn.Module):
+        def forward(self, x):
+            return 100 * (x * halves).mean((1, 2, 3)) - 1
+
+    def pictures(n, share, gain):
+        y = (torch.rand(n, generator=generator) < share).long()
+        x = 0.5 + (0.1 * y - 0.05)[:, None, None, None] * halves
+        x = (x + 0.2 * torch.randn(n, 1, 12, 12, generator=generator)) * gain
+        return Records(x, y, Halves()(x))
+
+    before, after = pictures(1500, 0.5, 1.0), pictures(1500, 0.8, 0.1)
+    findings = gd.diagnose(
+        Halves(), validation=before, production=after, only="shift.reproduced_change"
+    ).findings
+    assert findings[0].subject == "scaled"
+    bill = gd.diagnosis.bill(
+        Halves(), validation=before, production=after, findings=findings, metric="accuracy"
+    )
+    assert {line.cause for line in bill.lines[:-1]} == {"train_serve_skew", "label_shift"}
+    sums_up(bill)
 
 
 @pytest.mark.parametrize(("regained", "decision"), [(0.09, "retrain"), (0.01, "redesign")])

@@ -24,6 +24,7 @@ from gendebug_torch.calibration.map_choice import FITS, out_of_fold, predictions
 from gendebug_torch.calibration.maps.folding import fold_affine
 from gendebug_torch.calibration.maps.modules import CalibratedModel, as_module
 from gendebug_torch.errors import InputError, UnsupportedError
+from gendebug_torch.model.formats import load_weights
 from tests.contract.plants_calibration import drawn
 
 
@@ -501,6 +502,20 @@ def test_a_damaged_directory_is_refused_by_name(tmp_path, name, content):
     (place / name).write_bytes(content)
     with pytest.raises(InputError, match="out"):
         load_calibration(place)
+
+
+def test_a_damaged_network_beside_its_map_is_refused(tmp_path):
+    network, data = torch.nn.Linear(3, 3), drawn(4, 800, 3, scale=2.5)
+    with torch.no_grad():
+        network.weight.copy_(torch.eye(3))
+    rows = gd.Records(data.logits.float(), data.targets)
+    place = recalibrate(network, rows, candidates=["temperature"]).save(tmp_path)
+    path = place / "model.safetensors"
+    load_weights(network, str(path))
+    content = path.read_bytes()
+    path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    with pytest.raises(InputError, match=r"model\.safetensors: its SHA-256 is not the one in"):
+        load_weights(network, str(path))
 
 
 def test_a_full_disk_leaves_the_old_directory_whole(tmp_path, monkeypatch):

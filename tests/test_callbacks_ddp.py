@@ -2,12 +2,10 @@
 counted."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests.processes import run_script_on_two_ranks
 
 SCRIPT = """
 import json, logging, sys, warnings
@@ -76,16 +74,7 @@ with open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w") as file:
 def test_two_processes_record_the_same_and_count_each_row_once(tmp_path, losses):
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
-    root = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), losses],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=environment,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_script_on_two_ranks(script, tmp_path, losses)
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one == two
     assert one["evaluated"][-1] == pytest.approx(one["fitted"], rel=1e-5)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from gendebug_torch.callbacks import TrainingDynamicsMonitor
 from gendebug_torch.errors import InputError
 from gendebug_torch.labels import DynamicsRecorder
+from tests.processes import run_ranks
 from tests.versions import WEIGHTS_ONLY
 
 N = 37
@@ -185,7 +186,7 @@ def _rank(rank, path):
 
 @pytest.mark.slow
 def test_two_processes_say_what_one_says(tmp_path):
-    torch.multiprocessing.spawn(_rank, args=(tmp_path,), nprocs=2)
+    run_ranks(_rank, tmp_path)
     x, y, ids = rows().tensors
     alone = DynamicsRecorder(N)
     for _ in range(2):

@@ -2,10 +2,6 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -17,6 +13,7 @@ from torchmetrics import MeanMetric
 
 from gendebug_torch import diagnose
 from gendebug_torch.callbacks import NetworkMonitor
+from tests.processes import run_script_on_two_ranks
 from tests.versions import WEIGHTS_ONLY
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -193,14 +190,7 @@ with open(f"{sys.argv[1]}/{trainer.global_rank}.json", "w") as file:
 def test_two_ranks_are_compared(tmp_path, drift):
     script = tmp_path / "run.py"
     script.write_text(SCRIPT)
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"
-    }  # fmt: skip
-    run = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), drift],
-        capture_output=True, text=True, timeout=240, env=environment,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
+    run_script_on_two_ranks(script, tmp_path, drift)
     one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert one == two
     assert not one["errors"]

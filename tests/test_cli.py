@@ -23,6 +23,13 @@ from torch import nn
 def build():
     torch.manual_seed(0)
     return nn.Linear(2, 1)
+def wide():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 2))
+def probable():
+    return nn.Sequential(wide(), nn.Softmax(1))
+x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+rows = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
 broken = 3
 """
 
@@ -93,6 +100,25 @@ def test_production_may_lack_labels(place):
 def test_a_network_is_imported(place):
     (place / "schema.yaml").write_text("target: label\nmetadata: score\n")
     assert diagnose("--model", f"net_{os.getpid()}:build", "--fail-on", "never") == 0
+
+
+@pytest.mark.parametrize(
+    ("network", "data", "code", "words"),
+    [
+        ("wide", "rows", 0, ""),
+        ("wide", "sorted.csv", 0, ""),
+        ("probable", "rows", 1, "softmax_before_loss"),
+    ],
+)
+def test_a_network_is_tried_before_its_training(place, network, data, code, words):
+    rows = pd.read_csv("validation.csv").assign(label=lambda t: (t["a"] > 0).astype(int))
+    rows.drop(columns="score").sort_values("label").to_csv("sorted.csv", index=False)
+    (place / "schema.yaml").write_text("target: label\n")
+    module = f"net_{os.getpid()}"
+    data = data if data.endswith(".csv") else f"{module}:{data}"
+    arguments = ["--model", f"{module}:{network}", "--data", data, "--out", "out"]
+    assert main(["preflight", *arguments, "--schema", "schema.yaml"]) == code
+    assert words in [f["numbers"].get("kind", "") for f in findings()]
 
 
 @pytest.mark.parametrize(

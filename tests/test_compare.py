@@ -1,6 +1,7 @@
 """What changed between two runs: diagnoses, models on the same rows, and streams of profiles."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,8 @@ import torch
 
 from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, compare, profile
 from gendebug_torch.cli.main import main
-from gendebug_torch.diagnosis.apportioning.bill import Bill, BillLine
+from gendebug_torch.diagnosis.apportioning.bill import Bill, BillLine, read_bill
+from gendebug_torch.diagnosis.apportioning.remedies import Regained
 from gendebug_torch.diagnosis.comparison.history import history
 from gendebug_torch.diagnosis.comparison.paired_tests import paired_accuracy, paired_area
 from gendebug_torch.errors import InputError
@@ -125,6 +127,29 @@ def test_two_bills_stand_side_by_side():
     found = compare(*(Diagnosis((), bill=bill) for bill in bills)).bills.set_index("cause")
     assert found["points_before"].to_dict() == {"label_shift": 2.0, "unexplained": 0.5}
     assert found["points_after"].isna().to_dict() == {"label_shift": False, "unexplained": True}
+
+
+def test_the_command_line_shows_both_bills(tmp_path, capsys):
+    won = Regained("move threshold", 1.5, 0.5, 2.5, "none")
+    lines = [BillLine("label_shift", "", 2.0, 1.0, 3.0, won)]
+    lines += [BillLine("concept_drift", "b", *[float("nan")] * 3, reason="no such rows")]
+    lines += [BillLine("unexplained", "", 0.5, 0.0, 1.0)]
+    bill = Bill("accuracy", "points", 90.0, 2.5, 1.0, 4.0, tuple(lines))
+    for name, side in (("old", bill), ("new", replace(bill, total=3.5)), ("none", None)):
+        Diagnosis((), bill=side).write(tmp_path / name)
+    read = read_bill(tmp_path / "old" / "bill.json")
+    assert read.to_json() == bill.to_json()
+    out = str(tmp_path / "compared")
+    assert main(["compare", str(tmp_path / "old"), str(tmp_path / "new"), "--out", out]) == 0
+    text = capsys.readouterr().out
+    assert "Before: 2.5 points of accuracy" in text
+    assert "After: 3.5 points of accuracy" in text
+    assert "points_after" in (tmp_path / "compared" / "report.html").read_text()
+    old = str(tmp_path / "old" / "findings.json")
+    assert main(["compare", old, str(tmp_path / "none"), "--out", out]) == 0
+    assert "After: no bill" in capsys.readouterr().out
+    (tmp_path / "new" / "bill.json").write_text("{}")
+    assert main(["compare", str(tmp_path / "old"), str(tmp_path / "new"), "--out", out]) == 2
 
 
 def weeks(seed, count, *, shift_from=None, n=600):

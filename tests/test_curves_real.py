@@ -87,7 +87,7 @@ def fitted(folder, data, way, seed):
         optimizer = torch.optim.SGD(net.parameters(), how["rate"], how["momentum"])
     else:
         optimizer = torch.optim.AdamW(
-            net.parameters(), how["rate"], weight_decay=how.get("decay", 0.0)
+            net.parameters(), how["rate"], weight_decay=how.get("decay", 0.0), fused=True
         )
     losses = {"train": [], "val": []}
     with torch.no_grad():

@@ -25,7 +25,9 @@ from gendebug_torch.diagnosis.budget import (
 )
 from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.diagnosis.decision import decide
-from gendebug_torch.errors import Deadline, InputError
+from gendebug_torch.errors import Deadline, InputError, OutOfTime
+from gendebug_torch.shift.checks.ks import features_keep_their_distribution
+from gendebug_torch.shift.kinds.change_kinds import change_kinds
 from gendebug_torch.shift.quality.change import MetricChange
 from gendebug_torch.shift.quality.quality_change import QualityChange, quality_change
 from gendebug_torch.shift.quality.remedies import RemedyTrial
@@ -120,7 +122,9 @@ def test_the_model_gives_logits_where_there_are_none(model):
 
 def test_what_does_not_fit_the_budget_is_listed_with_its_cost(model):
     diagnosis = diagnose(model, validation=table(1000, 0), production=table(1000, 1), budget=1e-9)
-    assert all(finding.severity is Severity.SKIPPED for finding in diagnosis.findings)
+    told = {finding.check: finding.severity for finding in diagnosis.findings}
+    assert told.pop("diagnose.budget") is Severity.NOTE
+    assert set(told.values()) == {Severity.SKIPPED}
     priced = [finding for finding in diagnosis.skipped if "estimated_seconds" in finding.numbers]
     assert priced
     assert all("Raise the budget" in finding.remedy for finding in priced)
@@ -562,6 +566,19 @@ def test_an_overrun_budget_is_said_with_the_check_that_did_it():
         "The budget of 10 s was exceeded: 12.5 s. a.long took 9 s of an estimated 2 s. "
         "1 checks did not run."
     )
+    (note,) = overrun(10.0, 25.0, costs)
+    assert "What comes before and after the checks took 14.5 s." in note.summary
+
+
+def test_kinds_of_change_that_come_too_late_do_not_hide_the_change():
+    rows = torch.randn(2, 2000, 4, generator=torch.Generator().manual_seed(0))
+    before, after = Records(rows[0]), Records(rows[1] + 1.0)
+    late = Deadline(0.0)
+    with pytest.raises(OutOfTime):
+        change_kinds(after, before, deadline=late)
+    given = {"validation": before, "production": after, "deadline": late}
+    found = features_keep_their_distribution.run(given)
+    assert [finding.severity for finding in found if finding.subject == "feature_0"] == ["fail"]
 
 
 @pytest.mark.parametrize("module", [True, False])

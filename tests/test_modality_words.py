@@ -133,7 +133,7 @@ def test_a_table_with_a_column_of_texts_is_judged_without_the_network():
     assert finding.evidence.plot().get_title() == "texts are in lower case"
 
 
-@pytest.mark.parametrize("name", ["padding id", "ids +1", "cut before the end"])
+@pytest.mark.parametrize("name", ["padding id", "ids +1", "ids +1 from 16", "cut before the end"])
 @pytest.mark.parametrize("padding", [0, 7])
 def test_faults_of_tokenizers_are_reproduced(name, padding):
     def texts(seed):
@@ -149,6 +149,7 @@ def test_faults_of_tokenizers_are_reproduced(name, padding):
     fault = {
         "padding id": lambda x: torch.where(x == padding, 3, x),
         "ids +1": lambda x: torch.where(x == padding, padding, x + 1),
+        "ids +1 from 16": lambda x: torch.where(x < 16, x, x + 1),
         "cut before the end": lambda x: torch.where(
             torch.arange(16) < 7,
             x,
@@ -165,6 +166,23 @@ def test_faults_of_tokenizers_are_reproduced(name, padding):
     found = reproduction(Side(before), Side(after), modality, network)
     assert name in {found.changes[0].name, *(c.name for c in found.rivals)}
     assert float(found.high[0]) < 0.3
+
+
+def test_a_property_of_a_text_is_a_shortcut_and_not_recorded_after_the_answer():
+    y = torch.arange(600) % 2
+    tokens = torch.randint(1, 50, (600, 20), generator=generator())
+    tokens[torch.arange(20) >= 6 + 12 * y[:, None]] = 0
+    short = torch.where(torch.arange(20) < 6, tokens, 0)
+    given = {"train": Records(tokens, y), "production": Records(short, y, name="production")}
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(50, 4), torch.nn.Flatten(), torch.nn.Linear(80, 2)
+    )
+    leaks = ["leakage.columns", "leakage.vanishing"]
+    said = diagnose(model, only=leaks, **given).findings
+    named = [f for f in said if f.severity.level >= Severity.WARN.level]
+    assert {(f.check, f.cause) for f in named} == {(name, Cause.SHORTCUT_FEATURE) for name in leaks}
+    assert any(f.subject == "length in tokens" for f in named)
+    assert not any("available" in f.summary or "recorded" in f.summary for f in named)
 
 
 def test_every_change_of_tokens_and_series_keeps_shape_and_input():

@@ -5,11 +5,11 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from torch import distributed
 
 from gendebug_torch import profile
 from gendebug_torch.profiles.engines.distributed import gathered
+from tests.processes import run_ranks
 from tests.test_profiles import SCHEMA, equal, parts_of, rows
 
 NEEDS = {"dask": "dask.dataframe", "duckdb": "duckdb", "ray": "ray.data", "spark": "pyspark"}
@@ -35,13 +35,7 @@ def test_an_engine_reads_partitions_as_one_table(engine, tmp_path, monkeypatch):
 def test_ranks_add_their_parts(tmp_path):
     part = profile(rows(1, 300), SCHEMA)
     assert gathered(part) is part
-    context = torch.multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(rank, str(tmp_path / "store"))) for rank in (0, 1)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()
-        assert rank.exitcode == 0
+    run_ranks(_rank, str(tmp_path / "store"))
 
 
 def _rank(rank, store):

@@ -1,3 +1,4 @@
+import json
 from decimal import Decimal
 
 import numpy as np
@@ -93,6 +94,24 @@ def test_save_and_load(tmp_path):
     made.select([0]).save(tmp_path / "kept")
     assert len(Records.load(tmp_path / "kept")) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "features.parquet", "records.json"])
+def test_a_damaged_file_of_saved_records_is_refused(tmp_path, file):
+    place = records().save(tmp_path / "kept") / file
+    content = place.read_bytes()
+    middle = content.index(b"validation") if file == "records.json" else len(content) - 5
+    place.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    with pytest.raises(InputError, match=rf"{file}, whose SHA-256 differs.* Save them again\."):
+        Records.load(place.parent)
+
+
+def test_records_that_were_saved_without_sums_are_read(tmp_path):
+    place = records().save(tmp_path / "kept") / "records.json"
+    header = json.loads(place.read_text())
+    assert set(header.pop("sha256")) >= {"tensors.safetensors", "records.json"}
+    place.write_text(json.dumps(header))
+    assert torch.equal(Records.load(place.parent).logits, records().logits)
 
 
 def test_save_never_replaces_a_foreign_directory(tmp_path):

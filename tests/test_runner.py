@@ -12,6 +12,7 @@ from gendebug_torch.errors import InputError
 from gendebug_torch.model.batches import rows_at_once
 from gendebug_torch.model.evaluation import evaluating
 from gendebug_torch.model.runner import map_rows
+from tests.processes import run_ranks
 
 
 class Network(nn.Module):
@@ -247,7 +248,7 @@ def _two_ranks(rank, path, x):
 
 @pytest.mark.slow
 def test_two_ranks_share_the_rows(tmp_path):
-    torch.multiprocessing.spawn(_two_ranks, args=(tmp_path / "store", data(20)[0]), nprocs=2)
+    run_ranks(_two_ranks, tmp_path / "store", data(20)[0])
 
 
 @pytest.mark.gpu

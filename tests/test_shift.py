@@ -25,7 +25,7 @@ from gendebug_torch.shift.checks.categories import categories_keep_their_shares
 from gendebug_torch.shift.checks.confidence import confidence_keeps_its_distribution
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.missing import values_are_missing_as_often
-from gendebug_torch.shift.columns.default_values import largest_atom
+from gendebug_torch.shift.columns.default_values import default_value, largest_atom
 from gendebug_torch.shift.two_sample.categories import unseen_excess
 from gendebug_torch.shift.two_sample.feature_shift import feature_shift
 from gendebug_torch.stats.intervals import difference_interval, two_share_p_value
@@ -249,6 +249,30 @@ def test_a_default_value_is_named():
     assert first.numbers["atom_share_production"] == pytest.approx(0.4, abs=0.05)
     assert "constant at 0.5" in first.remedy
     assert summary.severity is Severity.NOTE
+
+
+def test_a_value_that_grows_with_a_drift_is_not_called_a_default():
+    before = torch.from_numpy(np.random.default_rng(0).normal(size=4000))
+    counts = [(30 + 12 * before).round().clamp(min=1), (12 + 12 * before).round().clamp(min=1)]
+    assert largest_atom(*counts).growth > 0.15
+    assert default_value(*counts) is None
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_counter_beyond_its_range_is_named_where_scores_shifted_with_it(weight):
+    rng = np.random.default_rng(0)
+    before, after = (
+        pd.DataFrame({"month": rng.integers(*months, 3000), "load": rng.normal(size=3000)})
+        for months in ((1, 6), (7, 13))
+    )
+    sides = [
+        Records(side, logits=torch.tensor(weight * side["month"] + side["load"]))
+        for side in (before, after)
+    ]
+    first = features_keep_their_distribution(sides[1], sides[0])[0]
+    assert first.subject == "month"
+    assert first.severity is (Severity.FAIL if weight else Severity.NOTE)
+    assert ("extrapolates" in first.summary) == bool(weight)
 
 
 def test_a_moved_code_is_not_called_a_default():

@@ -295,7 +295,11 @@ def test_many_classes_have_a_relation_too():
         (lambda x: x / 60, "unit", 1 / 60, 0.0),
         (lambda x: 5.5 * x, "scale", 5.5, 0.0),
         (lambda x: x + 30, "offset", 1.0, 30.0),
-        (lambda x: 1.8 * x + 32, "affine", 1.8, 32.0),
+        (lambda x: x / 10.764, "unit", 1 / 10.764, 0.0),
+        (lambda x: 1.8 * x + 32, "temperature", 1.8, 32.0),
+        (lambda x: (x - 32) / 1.8, "temperature", 1 / 1.8, -160 / 9),
+        (lambda x: x + 273.15, "temperature", 1.0, 273.15),
+        (lambda x: 0.3 * x + 32, "affine", 0.3, 32.0),
         (lambda x: (x - x.mean()) / x.std(), "standardised", None, None),
     ],
 )

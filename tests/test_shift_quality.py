@@ -55,6 +55,13 @@ def test_an_accuracy_of_one_has_a_width():
     value, variance = perfect.moments(1.0)
     assert value == 1
     assert 0.005 < variance**0.5 < 0.03
+    # Where many pairs are discordant, the width is DeLong's.
+    generator = random(3)
+    positive = torch.rand(5000, 1, generator=generator) < 0.25
+    scores = torch.randn(5000, 1, generator=generator).double() + 1.8 * positive
+    metric = area_metric("AUC", auc_placements(scores, positive), positive, ~positive)
+    expected = rank_auc(scores[:, 0], positive[:, 0]).variance
+    assert metric.moments(1.0)[1] ** 0.5 == pytest.approx(float(expected) ** 0.5, rel=0.05)
     # Sixteen times as many dependent rows are worth as much.
     assert mean_metric("accuracy", torch.ones(98 * 16)).moments(16.0)[0] == pytest.approx(0.99)
 

@@ -122,7 +122,11 @@ def test_the_threshold_is_the_users():
             name="validation",
         ),
         Records(
-            pd.DataFrame({"a": range(50)}), torch.rand(50), torch.zeros(50, 2), name="validation"
+            pd.DataFrame({"a": range(50)}),
+            torch.rand(50),
+            torch.zeros(50, 2),
+            schema=Schema(regression=True, spread="variance"),
+            name="validation",
         ),
     ],
     ids=["images", "a mean and a variance"],

@@ -29,6 +29,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
 from gendebug_torch.modality.detection import modality_of
 from gendebug_torch.model.batches import sample_rows
+from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import Precision, device_of
 from gendebug_torch.model.evaluation import Model, on_device
@@ -111,6 +112,7 @@ def attribute(
         >>> result.table()[["feature", "mean"]].round(3).values.tolist()
         [['a', 2.0], ['b', -1.0], ['c', 0.0]]
     """
+    model = as_model(model)
     check_target(target)
     check_baseline(baseline)
     if stream and checkpoint is None:

@@ -30,6 +30,7 @@ from gendebug_torch.calibration.rows.held_out_rows import (
 from gendebug_torch.calibration.saving import data_hash
 from gendebug_torch.data.task import IGNORED, are_probabilities
 from gendebug_torch.errors import reject
+from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import Precision
 from gendebug_torch.model.evaluation import Model
@@ -156,7 +157,9 @@ def recalibrate(
 
 
 def _as_network(model: Model | None) -> nn.Module | None:
-    return model if model is None or isinstance(model, nn.Module) else _CallableModule(model)
+    if model is None or isinstance(model, nn.Module):
+        return model
+    return _CallableModule(as_model(model))
 
 
 def _temperature(rows: HeldOutRows) -> Temperature:

@@ -22,7 +22,7 @@ from gendebug_torch.calibration.maps.modules import (
     as_module,
 )
 from gendebug_torch.calibration.maps.top_label_map import TopLabelMap
-from gendebug_torch.data.files import replacing_files
+from gendebug_torch.data.files import replacing_files, sha256_of
 from gendebug_torch.errors import reading
 from gendebug_torch.stats.logit_scaling import AffineFit
 
@@ -64,6 +64,7 @@ def save_recalibration(
     with replacing_files(directory, (_MODEL, _MAP, _JSON)) as scratch:
         if model is not None:
             save_model(model, str(scratch / _MODEL))
+            entries["model_sha256"] = sha256_of(scratch / _MODEL)
         if fitted is not None:
             state = as_module(fitted).state_dict()
             content = save({key: value.contiguous() for key, value in state.items()})

@@ -13,8 +13,12 @@ from gendebug_torch.version import StrEnum
 
 # Numbers that a diagnosis reads, whichever check states them: whether something is broken and to be
 # repaired rather than learned; share of a rise of the errors that one slice holds; share of the
-# errors that one failing region holds.
+# errors that one failing region holds; how far a distribution moved, 0 to 1; share of production
+# outside the range of the reference.
 TO_REPAIR, SHARE_OF_RISE, LARGEST_SHARE = "to_repair", "share_of_rise", "largest_share"
+# The outputs or classes are not what they are read as, so that findings on errors follow from that.
+MISREAD = "misread"
+DISTANCES, OUTSIDE = ("statistic", "distance"), "outside"
 JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "remedy", "inputs")
 
 

@@ -16,7 +16,8 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity, errored_find
 from gendebug_torch.checks.inputs import DEADLINE, INPUTS, Cost, Deferred, DerivedInput
 from gendebug_torch.checks.measured_costs import MEASURED
 from gendebug_torch.checks.options import Option, options_of
-from gendebug_torch.checks.rows import ONE_PER_ROW, has_positions, rows_for_check
+from gendebug_torch.checks.rows import ONE_PER_ROW, has_positions, is_empty, rows_for_check
+from gendebug_torch.data.task import missing_values
 from gendebug_torch.errors import (
     NO_DEADLINE,
     CheckError,
@@ -128,8 +129,10 @@ class Check:
         )
 
     def lacks(self, given: Mapping[str, Any]) -> list[str]:
-        """Which of `needs` is absent from the given inputs."""
-        return [need for need in self.needs if not _present(given, need)]
+        """Which of `needs` is absent from the given inputs, and which of these have no rows."""
+        names = dict.fromkeys(need.partition(".")[0] for need in self.needs)
+        bare = [f"rows of {name}" for name in names if is_empty(given.get(name))]
+        return [*(need for need in self.needs if not _present(given, need)), *bare]
 
     def total_cost(
         self, given: Mapping[str, Any], shared: Mapping[str, Deferred[Any]] | None = None
@@ -320,5 +323,9 @@ def _measured(name: str, cost: Cost, given: Mapping[str, Any], inputs: Iterable[
 
 def _present(given: Mapping[str, Any], need: str) -> bool:
     name, _, attribute = need.partition(".")
-    value = given.get(name)
-    return value is not None and (not attribute or getattr(value, attribute) is not None)
+    part = (
+        value if (value := given.get(name)) is None or not attribute else getattr(value, attribute)
+    )
+    if part is None or attribute != "targets" or not len(part):
+        return part is not None
+    return not bool(missing_values(part).all())

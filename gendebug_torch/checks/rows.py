@@ -34,7 +34,8 @@ def rows_for_check(
 ) -> Any:
     """The rows that a check gets of an input; inputs that are no records are returned as they are.
 
-    Of records whose labels are partly missing it is the labeled rows, or all rows without labels.
+    Of records whose labels are partly missing it is the labeled rows, or all rows without labels;
+    records without rows are absent.
 
     Args:
         value: input of the check.
@@ -47,6 +48,8 @@ def rows_for_check(
     """
     if not isinstance(value, Records):
         return value
+    if is_empty(value):
+        return None
     records = position_rows(value) if positions else independent_rows(value)
     if partly is None or (partly and not labels):
         return records
@@ -62,6 +65,11 @@ def named(value: Any, name: str) -> Any:
     """Records without a name of their own under that of their split; others as they are."""
     unnamed = isinstance(value, Records) and value.name == Records.name
     return replace(value, name=name) if unnamed else value
+
+
+def is_empty(value: Any) -> bool:
+    """Whether an input is records without rows."""
+    return isinstance(value, Records) and not len(value)
 
 
 def has_positions(value: Any) -> bool:

@@ -49,6 +49,11 @@ COMMANDS: Mapping[str, Command] = {
         "attribute",
         example="--model package.nets:build --data val.csv --schema schema.yaml --out runs/why",
     ),
+    "preflight": Command(
+        "preflight",
+        "preflight",
+        example="--model package.nets:build --data package.data:loader --out runs/preflight",
+    ),
     "curves": Command("curves", "curves", ("file",), "metrics.csv --out runs/curves"),
     "shift": Command(
         "shift",

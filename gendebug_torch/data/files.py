@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import re
@@ -10,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from gendebug_torch.errors import reject
 
@@ -74,6 +77,39 @@ def read_text(path: str | Path, argument: str = "path") -> str:
         problem = getattr(error, "strerror", None) or str(error)
         remedy = "Check the path and the encoding."
         reject(argument, "a readable UTF-8 file", f"{path}: {problem}", remedy)
+
+
+def check_sums(directory: Path, header: dict[str, Any], remedy: str) -> None:
+    """Refuse saved records of which a file is not as it was written; old ones hold no sums.
+
+    Args:
+        directory: where they are.
+        header: content of `records.json`; `sha256`, file name -> sum, is taken out of it.
+        remedy: what to do about a damaged file.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    sums = header.pop("sha256", {})
+    for name, expected in sums.items():
+        own = hashlib.sha256(json.dumps(header).encode()).hexdigest()
+        found = own if name == "records.json" else sha256_of(directory / name)
+        if found != expected:
+            got = f"{directory / name}, whose SHA-256 differs, so that it is damaged"
+            reject("directory", "the files that `Records.save` wrote", got, remedy)
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of the content of a file, read in pieces.
+
+    Args:
+        path: the file.
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def write_whole(path: str | Path, content: str | bytes, argument: str = "path") -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.data.files import replacing_directory
+from gendebug_torch.data.files import check_sums, replacing_directory, sha256_of
 from gendebug_torch.data.inputs.origin import Origin
+from gendebug_torch.data.outputs.refusals import check_ids, check_logits, check_quantities
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
 from gendebug_torch.data.task import (
     Task,
-    check_ids,
-    check_logits,
     dense_outputs,
     missing_labels,
     stored_targets,
@@ -82,12 +82,7 @@ class Records:
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
-        for key in ("features", "targets", "logits", "embedding", "keys"):
-            if isinstance(array := getattr(self, key), np.ndarray):
-                object.__setattr__(self, key, torch.from_numpy(array))
-            elif array is not None and not isinstance(array, (Tensor, pd.DataFrame)):
-                remedy = "Pass torch.as_tensor(values); texts as a table, by Records.from_frame."
-                reject(key, "a Tensor or an array", type(array).__name__, remedy)
+        _store_tensors(self)
         lengths = {key: len(value) for key in _PARTS if (value := getattr(self, key)) is not None}
         if not lengths:
             reject(
@@ -112,6 +107,7 @@ class Records:
         _store_outputs(self)
         check_logits(self.logits, self.task, self.name)
         check_ids(self.targets, self.logits, self.task, self.name)
+        check_quantities(self.targets, self.logits, self.task, self.schema, self.name)
         if new and self.logits is not None and self.task in (Task.BINARY, Task.MULTICLASS):
             warn_probabilities(self.logits, self.name)
 
@@ -242,17 +238,26 @@ class Records:
             for key, value in parts.items():
                 if isinstance(value, pd.DataFrame):
                     value.to_parquet(scratch / f"{key}.parquet")
-            (scratch / "records.json").write_text(json.dumps(header, default=str))
+            text = json.dumps(header, default=str)
+            sums = {path.name: sha256_of(path) for path in scratch.iterdir()}
+            sums["records.json"] = hashlib.sha256(text.encode()).hexdigest()
+            content = json.dumps(json.loads(text) | {"sha256": sums})
+            (scratch / "records.json").write_text(content)
         return target
 
     @classmethod
     def load(cls, directory: str | Path) -> Records:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such directory, one of another kind, or one of which a file is damaged.
+        """
         from safetensors.torch import load_file
 
         source, remedy = Path(directory), "Save them again."
         with reading(source, "records written by `Records.save`", "directory", remedy):
             header = json.loads((source / "records.json").read_text(encoding="utf-8"))
+            check_sums(source, header, remedy)
             parts: dict[str, Any] = dict(load_file(source / "tensors.safetensors"))
             for path in source.glob("*.parquet"):
                 parts[path.stem] = pd.read_parquet(path)
@@ -313,6 +318,21 @@ class Records:
 
 MODALITIES = ("image", "text", "series", "table")
 _PARTS = ("features", "targets", "logits", "metadata", "properties", "embedding", "keys")
+
+
+def _store_tensors(records: Records) -> None:
+    """Arrays as tensors without gradients; refuse other kinds."""
+    for key in ("features", "targets", "logits", "embedding", "keys"):
+        array = getattr(records, key)
+        if isinstance(array, np.ndarray):
+            array = torch.from_numpy(array)
+        elif isinstance(array, Tensor) and array.requires_grad:
+            # As `model(inputs)` returns them, logits carry the graph of their gradients.
+            array = array.detach()
+        elif array is not None and not isinstance(array, (Tensor, pd.DataFrame)):
+            remedy = "Pass torch.as_tensor(values); texts as a table, by Records.from_frame."
+            reject(key, "a Tensor or an array", type(array).__name__, remedy)
+        object.__setattr__(records, key, array)
 
 
 def _store_outputs(records: Records) -> None:

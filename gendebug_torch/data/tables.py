@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 # What pandas calls the numbers among objects.
 _NUMBERS = ("decimal", "integer", "floating", "mixed-integer-float")
+# A number as a CSV writes it, how many texts are looked at first, and how many of them differ.
+_NUMBER, _FIRST = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", 100
+_MIN_DECIMALS = 20
 # Probabilities of exactly 0 or 1 have no finite logit; this floor keeps log(p) inside float32.
 SMALLEST_PROB = 1e-38
 _COLUMN_KEYS = (
@@ -103,7 +106,8 @@ class _BoundedGzip(gzip.GzipFile):
 def standard_codes(column: pd.Series[Any]) -> pd.Series[Any]:
     """Codes as they are written: whole numbers, or texts where one has a leading zero or letter.
 
-    True and False are 1 and 0, as in a file that knows booleans.
+    True and False are 1 and 0, as in a file that knows booleans; 1.0 is 1, since a gap among codes
+    makes floats of them.
 
     Guessing by file would make 01001 a number in one file and a text in the next.
     """
@@ -112,8 +116,11 @@ def standard_codes(column: pd.Series[Any]) -> pd.Series[Any]:
     present = column.dropna().astype(str)
     if len(present) and set(present.unique()) <= {"True", "False"}:
         return standard_column(column.map({"True": True, "False": False}))
-    whole = bool(present.str.fullmatch(r"0|-?[1-9][0-9]{0,17}").all()) and len(present) > 0
-    return column.astype("Int64" if column.isna().any() else "int64") if whole else column
+    whole = present.str.extract(r"^(0|-?[1-9][0-9]{0,17})(?:\.0*)?$")[0]
+    if not len(present) or bool(whole.isna().any()):
+        return column
+    codes = whole.astype("int64").reindex(column.index)
+    return codes.astype("Int64" if column.isna().any() else "int64")
 
 
 def read_npz(path: str | Path) -> dict[str, Any]:
@@ -139,9 +146,12 @@ def read_npz(path: str | Path) -> dict[str, Any]:
 
 
 def _tensor(array: np.ndarray[Any, Any], key: str, path: str | Path) -> Tensor | None:
-    """An array of numbers as a Tensor; None of other kinds."""
+    """An array of numbers as a Tensor; None of another kind that no one asks for."""
     if array.dtype.kind not in "fiub":
-        return None
+        if key not in ("features", "targets", "labels", "logits", "probs"):
+            return None
+        got = f"{array.dtype} in {path}"
+        reject(key, "an array of numbers", got, "Store class ids, or write the texts as a table.")
     if array.ndim == 0 or 0 in array.shape[1:]:
         got = f"shape {list(array.shape)} in {path}"
         reject(key, "an array with one row per sample", got, "Save it as [n] or [n, k].")
@@ -285,15 +295,15 @@ def _targets(column: pd.Series[Any], schema: Schema, name: str) -> Tensor:
         known = ids.reindex(column.index, fill_value=IGNORED)
         return torch.from_numpy(known.to_numpy(dtype=np.int64).copy())
     column = standard_column(column)
-    if column.dtype.kind in "iu" and not bool(missing.any()):
-        return torch.from_numpy(column.to_numpy(dtype=np.int64).copy())
-    if column.dtype.kind not in "iuf":
+    if column.dtype.kind not in "iuf" and not bool(missing.all()):
         if schema.regression:
             expected = "numbers, since the schema says `regression`"
             reject("targets", expected, f"text in {label}", "Correct it, or declare `classes`.")
         found = sorted(column[~missing].map(str).unique())[:10]
         expected = f"the order of the classes, since {label} holds text"
         reject("schema.classes", expected, f"none; found {found}", f"Add `classes: {found}`.")
+    if column.dtype.kind in "iu" and not bool(missing.any()):
+        return torch.from_numpy(column.to_numpy(dtype=np.int64).copy())
     return torch.from_numpy(column.to_numpy(dtype=np.float64, na_value=np.nan).copy())
 
 
@@ -339,11 +349,15 @@ def standard_column(column: pd.Series[Any]) -> pd.Series[Any]:
     Nullable integers with gaps are `Int64`, since codes and ids are to be read as they are written.
     """
     kind = column.dtype.kind
-    if kind == "b" or (kind == "O" and _objects_are(column, ("boolean",))):
-        return column.astype("float64") if column.isna().any() else column.astype("int8")
-    if kind == "O" and ("decimal" in str(column.dtype) or _objects_are(column, _NUMBERS)):
+    boolean = kind == "b" or (kind == "O" and _objects_are(column, ("boolean",)))
+    if boolean and not column.isna().any():
+        return column.astype("int8")
+    decimal = kind == "O" and "decimal" in str(column.dtype)
+    if boolean or decimal or (kind == "O" and _objects_are(column, _NUMBERS)):
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
         return pd.Series(values, index=column.index, name=column.name)
+    if kind == "O" and _are_written_numbers(column):
+        return pd.to_numeric(column.astype(object))
     if not isinstance(column.dtype, pd.api.extensions.ExtensionDtype):
         return column
     if kind in "iu":
@@ -358,6 +372,17 @@ def standard_column(column: pd.Series[Any]) -> pd.Series[Any]:
     return column
 
 
+def _are_written_numbers(column: pd.Series[Any]) -> bool:
+    """Whether texts are many decimal numbers; whole ones may be codes, and few ones versions."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return False
+    texts = column.dropna().head(_FIRST)
+    if not _objects_are(texts, ("string",)) or texts.nunique() < _MIN_DECIMALS:
+        return False
+    written = column.dropna().astype(str)
+    return bool(texts.str.contains(".", regex=False).any() and written.str.fullmatch(_NUMBER).all())
+
+
 def _objects_are(column: pd.Series[Any], kinds: tuple[str, ...]) -> bool:
     """Whether a column of objects holds values of these kinds alone."""
     return pd.api.types.infer_dtype(column, skipna=True) in kinds
@@ -367,7 +392,7 @@ def _logits(frame: pd.DataFrame, schema: Schema, name: str) -> Tensor | None:
     columns = [*schema.logits, *schema.probs]
     if not columns or any(column not in frame for column in columns):
         return None
-    if text := [c for c in columns if frame[c].dtype.kind not in "fiu"]:
+    if text := [c for c in columns if frame[c].dtype.kind not in "fiu" and len(frame)]:
         reject("logits", "numeric columns", f"{text} in {name!r}", "Convert them to numbers.")
     values = torch.from_numpy(np.array(frame[columns].to_numpy(dtype=np.float64), copy=True))
     values = values[:, 0] if len(columns) == 1 else values

@@ -292,8 +292,11 @@ def two_class_logits(logits: Tensor) -> Tensor:
 def _are_ids(targets: Tensor, logits: Tensor | None, schema: Schema, name: str) -> bool:
     """Whether floats are class ids or answers of 0 and 1 rather than quantities."""
     present = targets[~targets.isnan() & (targets != IGNORED)]
-    if not len(present) or not bool((present == present.round()).all()):
+    if not bool((present == present.round()).all()):
         return False
+    if not len(present):
+        # Other records say what the labels would be, see `of_one_task`.
+        return True
     low, high = float(present.min()), float(present.max())
     if low < 0:
         return False
@@ -324,64 +327,3 @@ def _ids_of_one_hot(ids: Tensor, logits: Tensor | None, schema: Schema, name: st
         stacklevel=7,
     )
     return torch.where(missing_labels(ids), IGNORED, ids.argmax(1))
-
-
-def check_logits(logits: Tensor | None, task: Task | None, name: str) -> None:
-    """Refuse logits that are not finite, beside the -inf of masked classes.
-
-    Raises:
-        InputError: such logits, or another shape or type.
-    """
-    if logits is None:
-        return
-    if not logits.is_floating_point() or (logits.ndim not in (1, 2) and task is not Task.DENSE):
-        got = f"{logits.dtype} {list(logits.shape)} in {name!r}"
-        reject("logits", "float [n] or [n, k]", got, "Pass raw model outputs before softmax.")
-    if not logits.numel():
-        return
-    masks = logits.ndim >= 2 and logits.shape[1] > 2 and task is not Task.MULTILABEL
-    values = logits.reshape(len(logits), -1) if logits.ndim < 3 else logits
-    masked = values.isneginf() if masks else torch.zeros_like(values, dtype=torch.bool)
-    broken = (~(values.isfinite() | masked)).any(1) | masked.all(1)
-    if bad := int(broken.flatten(1).any(1).sum() if broken.ndim > 1 else broken.sum()):
-        expected = (
-            "finite values, or -inf for a masked class and not for all"
-            if masks
-            else "finite values"
-        )
-        got = f"NaN or infinity in {bad} of {len(logits)} rows of {name!r}"
-        reject("logits", expected, got, "Find the rows that break the model, or drop them.")
-
-
-def check_ids(targets: Tensor | None, logits: Tensor | None, task: Task | None, name: str) -> None:
-    """Refuse class ids that the logits have no place for, or that they mask.
-
-    Raises:
-        InputError: such class ids, or labels `[n, k]` beside other logits.
-    """
-    if targets is None or targets.is_floating_point():
-        return
-    if task is Task.MULTILABEL and logits is not None and logits.shape != targets.shape:
-        got = f"logits {list(logits.shape)} and targets {list(targets.shape)} in {name!r}"
-        reject("targets", "one label per logit", got, "Pass the k logits of these k labels.")
-    labeled = targets != IGNORED
-    ids = targets[labeled]
-    if not len(ids):
-        return
-    low, high = int(ids.min()), int(ids.max())
-    one_logit = logits is not None and (logits.ndim == 1 or logits.shape[1] == 1)
-    classes = 2 if task is Task.MULTILABEL or one_logit else None
-    if classes is None and logits is not None:
-        classes = logits.shape[1]
-    if low < 0 or (classes is not None and high >= classes):
-        expected = "class ids from 0" if classes is None else f"class ids in 0..{classes - 1}"
-        remedy = "Map labels to 0..k-1, or declare `classes` in the schema."
-        reject("targets", expected, f"{low}..{high} in {name!r}", remedy)
-    if task is Task.MULTILABEL or logits is None or one_logit:
-        return
-    at = targets.masked_fill(~labeled, 0).unsqueeze(1).to(logits.device)
-    own = logits.gather(1, at)[:, 0]
-    if masked := int((own.isneginf() & labeled.to(own.device)).sum()):
-        got = f"{masked} of {targets.numel()} rows of {name!r} whose class has logit -inf"
-        expected = "classes that the model does not mask"
-        reject("targets", expected, got, "Unmask the class, or drop the rows.")

@@ -48,8 +48,9 @@ def compose(text: str, path: Path, argument: str) -> Node:
         except YAMLError as error:
             _reject_syntax(error, path)
         except RecursionError:
-            text = "the depth of its nesting is beyond the limit"
-            raise InputError(f"{path}: not readable as YAML: {text}. Flatten it.") from None
+            problem = "the depth of its nesting is beyond the limit"
+            where = f"{path}:{_line_beyond_depth(text)}"
+            raise InputError(f"{where}: not readable as YAML: {problem}. Flatten it.") from None
     if root is None:
         reject(argument, "key: value lines", f"an empty file {path}", "Write e.g. `key: value`.")
     _check_collections(root, path)
@@ -210,6 +211,19 @@ def _check_collections(root: Node, path: Path) -> None:
             f"{path}: not readable as YAML: its aliases expand {written:,} values to "
             f"{sizes[id(root)]:,}. Write the values out, or split the file."
         )
+
+
+def _line_beyond_depth(text: str) -> int:
+    """Line in which collections nest beyond the limit, which older parsers do not tell."""
+    from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+
+    depth = line = 0
+    for event in _yaml().parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        line = int(event.start_mark.line) + 1
+        if depth > _MAX_DEPTH:
+            break
+    return line
 
 
 def _children(node: Node) -> list[Node]:

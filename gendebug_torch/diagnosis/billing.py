@@ -10,7 +10,7 @@ from gendebug_torch.checks.finding import Finding
 from gendebug_torch.checks.registry import TOPICS
 from gendebug_torch.checks.rows import named
 from gendebug_torch.data.records import Records
-from gendebug_torch.diagnosis.apportioning.apportion import apportioned
+from gendebug_torch.diagnosis.apportioning.apportion import apportioned, expected
 from gendebug_torch.diagnosis.apportioning.bill import Bill
 from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.diagnosis.diagnose import diagnose
@@ -45,7 +45,8 @@ def bill(
     Args:
         model: network of the records; causes that must run it are not apportioned without.
         validation: labeled records.
-        production: labeled records.
+        production: labeled records; without labels the bill is what is expected if labels given the
+            inputs stayed the same, and is refused where outputs deny that the causes say it all.
         train: records that the model was fitted on, for leaks.
         findings: findings that name the causes; None makes a diagnosis.
         metric: `accuracy`, `AUC`, `log loss` or `RMSE`; the usual one of the task where it is None.
@@ -73,4 +74,5 @@ def bill(
     for name, side in sides.items():
         if model is not None and side.logits is None and side.features is not None:
             sides[name] = collect(model, side, device=device)
-    return apportioned(likely_causes(findings), model, metric=metric, device=device, **sides)
+    billed = expected if production.targets is None else apportioned
+    return billed(likely_causes(findings), model, metric=metric, device=device, **sides)

@@ -17,6 +17,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost, Deferred
 from gendebug_torch.checks.registry import Check, derived_inputs
 from gendebug_torch.data.records import Records
+from gendebug_torch.diagnosis.preparation.views import SPLITS
 from gendebug_torch.errors import Deadline
 from gendebug_torch.model.runner import logits_of, map_rows
 
@@ -202,12 +203,27 @@ def run_within(
                 findings.append(_unaffordable(check, estimated, left))
             else:
                 began = time.perf_counter()
-                words = _in_words(check, given, described)
-                inputs = given if "model" in check.inputs else words
+                inputs = _inputs_of(check, given, described)
                 findings.extend(check.run(inputs, settings[check.name], shared))
                 spent = None if check.lacks(given) else time.perf_counter() - began
             costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
     return findings, tuple(costs)
+
+
+def _inputs_of(
+    check: Check, given: Mapping[str, Any], described: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What a check reads: rows as they are where it runs the model on them, else words.
+
+    Leaks are looked for among properties where there are no columns, which no model is run on.
+    """
+    words = _in_words(check, given, described)
+    if "model" not in check.inputs:
+        return words
+    if not check.name.startswith("leakage."):
+        return given
+    in_words = any(words[name] is not given[name] for name in SPLITS)
+    return {**words, "model": None} if in_words else given
 
 
 def _in_words(
@@ -267,7 +283,7 @@ def _unaffordable(check: Check, seconds: float, left: float) -> Finding:
 
 
 def overrun(limit: float, seconds: float, costs: Sequence[CheckCost]) -> list[Finding]:
-    """A note where a diagnosis took a fifth longer than its budget: which check did, if one ran.
+    """A note where a diagnosis took a fifth longer than its budget: which part of it did.
 
     Args:
         limit: budget in seconds.
@@ -275,17 +291,29 @@ def overrun(limit: float, seconds: float, costs: Sequence[CheckCost]) -> list[Fi
         costs: what each check took.
     """
     ran = [cost for cost in costs if cost.spent is not None]
-    if seconds <= _TOLERATED * limit or not ran:
+    if seconds <= _TOLERATED * limit:
         return []
-    late = max(ran, key=lambda cost: (cost.spent or 0.0) - (cost.estimated or 0.0))
-    summary = (
-        f"The budget of {limit:.3g} s was exceeded: {seconds:.3g} s. {late.check} took "
-        f"{late.spent:.3g} s of an estimated {late.estimated or 0.0:.2g} s. "
-        f"{len(costs) - len(ran)} checks did not run."
-    )
-    numbers = {"budget": limit, "seconds": seconds, "check": late.check}
+    late = max(ran, key=_lateness, default=None)
+    besides = seconds - sum(cost.spent or 0.0 for cost in ran)
+    text = f"The budget of {limit:.3g} s was exceeded: {seconds:.3g} s."
+    numbers: dict[str, Any] = {"budget": limit, "seconds": seconds}
+    remedy = "Raise the budget."
+    if late is None or besides > _lateness(late):
+        text += f" What comes before and after the checks took {besides:.3g} s."
+    else:
+        text += (
+            f" {late.check} took {late.spent:.3g} s of an estimated {late.estimated or 0:.2g} s."
+        )
+        numbers["check"] = late.check
+        remedy = "Raise the budget, or leave that check out with `only`."
+    summary = f"{text} {len(costs) - len(ran)} checks did not run."
     note = Finding("diagnose.budget", Cause.UNKNOWN, Severity.NOTE, summary, numbers=numbers)
-    return [replace(note, remedy="Raise the budget, or leave that check out with `only`.")]
+    return [replace(note, remedy=remedy)]
+
+
+def _lateness(cost: CheckCost) -> float:
+    """Seconds that a check took beyond its estimate."""
+    return (cost.spent or 0.0) - (cost.estimated or 0.0)
 
 
 def schedule_table(costs: Sequence[CheckCost]) -> pd.DataFrame:

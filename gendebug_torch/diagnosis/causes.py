@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gendebug_torch.checks.finding import SHARE_OF_RISE, TO_REPAIR, Cause, Finding, Severity
+from gendebug_torch.checks.finding import (
+    DISTANCES,
+    MISREAD,
+    OUTSIDE,
+    SHARE_OF_RISE,
+    TO_REPAIR,
+    Cause,
+    Finding,
+    Severity,
+)
 
 _PROBABILITIES = frozenset({Cause.MISCALIBRATION, Cause.THRESHOLD})
 # A fall of the quality that is not explained yet is a symptom of whatever lowers it.
@@ -80,6 +89,7 @@ _DECISION = {
 _REPRODUCED = ("shift.reproduced_change", "attribution.region_shortcut")
 # Share of what got worse from which a slice is the reason of the whole.
 _MOST = 0.5
+_NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True)
@@ -162,8 +172,12 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
     )
 
 
-def _upstream(group: LikelyCause) -> tuple[bool, int]:
-    return not _is_reproduced(group), UPSTREAM.index(group.cause)
+def _upstream(group: LikelyCause) -> tuple[bool, bool, int]:
+    return not _is_misread(group), not _is_reproduced(group), UPSTREAM.index(group.cause)
+
+
+def _is_misread(group: LikelyCause) -> bool:
+    return any(finding.numbers.get(MISREAD) for finding in group.findings)
 
 
 def _is_reproduced(group: LikelyCause) -> bool:
@@ -201,6 +215,8 @@ def _points(findings: Iterable[Finding]) -> int:
 
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     """Whether a finding follows from a root: a known consequence, there, and not older."""
+    if _is_misread(root):
+        return finding.cause in _WORSE | {Cause.LABEL_NOISE}
     if _is_reproduced(root):
         if _is_reproduced(group) and root.cause is group.cause:
             return False
@@ -223,6 +239,7 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     ):
         return False
     in_place = finding.cause in _IN_A_FEATURE or root.cause is Cause.COVARIATE_SHIFT
+    in_place = in_place and not _is_everywhere(root)
     if (
         in_place
         and root.subject
@@ -235,12 +252,23 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     return root.cause not in AFTER_DEPLOYMENT or _about_production(finding)
 
 
+def _is_everywhere(root: LikelyCause) -> bool:
+    """Whether nearly all of production is where the model has seen nothing: any slice may fail."""
+    return any((one.numbers.get(OUTSIDE) or 0.0) >= _NEARLY_ALL for one in root.findings)
+
+
 def _about_production(finding: Finding) -> bool:
     return "production" in (finding.inputs or ("production",))
 
 
+def _moved(root: LikelyCause) -> float:
+    """How far the distribution moved that a cause sits in, 0 to 1; 0 where none was compared."""
+    numbers = [finding.numbers for finding in root.findings if finding.subject]
+    return max((own.get(name) or 0.0 for own in numbers for name in DISTANCES), default=0.0)
+
+
 def _merged(roots: Sequence[LikelyCause]) -> LikelyCause:
-    ordered = sorted(roots, key=lambda root: -root.weight)
+    ordered = sorted(roots, key=lambda root: (-root.support, -_moved(root), -root.weight))
     # Findings hold mappings and cannot be hashed: their identity serves.
     findings = {id(finding): finding for root in ordered for finding in root.findings}
     symptoms = {id(finding): finding for root in ordered for finding in root.symptoms}

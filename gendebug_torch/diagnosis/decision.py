@@ -64,7 +64,8 @@ def decide(
     threshold and recalibration are decisions only where, tried on held-out production rows, they
     win back what fell, or gain something where nothing fell; else the next cause decides. Where
     the quality fell and nothing says why, the decision is to investigate. Among the decisions that
-    are left the one of a cause that carries more than half of the bill comes first.
+    are left the one of a cause that carries more than half of the bill comes first, unless the
+    best supported cause has no number there.
 
     Args:
         causes: likely causes, best supported first.
@@ -94,7 +95,11 @@ def _chosen(
         if 2 * likely.weight > causes[0].weight and likely.level >= causes[0].level
     ]
     wanted = {_decision(likely, quality) for likely in deciding}
-    dearest = {_billed_decision(likely, quality, bill) for likely in deciding}
+    # What is left for others says little where the best supported cause has no number of its own.
+    open_ = bill is not None and any(
+        line.cause == causes[0].cause and line.reason for line in bill.lines if causes
+    )
+    dearest = {None if open_ else _billed_decision(one, quality, bill) for one in deciding}
     ordered = sorted(DECISIONS, key=lambda name: name not in dearest)
     working = [name for name in ordered if name in wanted and _works(name, quality)]
     # Without a cause there is nothing to do; where a remedy was tried in vain the next cause says.
@@ -128,9 +133,9 @@ def _bill_reasons(bill: Bill | None) -> list[str]:
     """What the dearest cause carries, and what its remedy wins back."""
     if bill is None or not bill.billed or not bill.fell:
         return []
-    first = bill.billed[0]
+    first, lost = bill.billed[0], "expected to be lost" if bill.expected else "lost"
     text = (
-        f"Of {bill.total:.3g} points of {bill.metric} lost, {first.points:.3g} "
+        f"Of {bill.total:.3g} points of {bill.metric} {lost}, {first.points:.3g} "
         f"({first.low:.3g} to {first.high:.3g}) go to {first.name}"
     )
     trial = first.remedy

@@ -65,6 +65,10 @@ if TYPE_CHECKING:
     from gendebug_torch.network.evidence import NetworkEvidence
 
 
+# Share of a budget that checks may use: the bill comes after them.
+_CHECKING = 0.85
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """All findings, whether quality fell and then worst first, and what they add up to.
@@ -227,7 +231,7 @@ def diagnose(
     checks = _selected(all_checks(), only)
     settings = _settings(checks, options or {}, given)
     limit = None if budget is None else seconds_of(budget)
-    deadline, device = Deadline(limit), device_of(device)
+    (deadline, checking), device = _deadlines(limit, only), device_of(device)
     findings: list[Finding] = []
     given |= fed_by_name(findings, given)
     speed = None
@@ -244,19 +248,23 @@ def diagnose(
     ordered = by_value(checks, estimates)
     whole = whole_row_answers(described, profiles)
     found, costs = run_within(
-        ordered, fed, described, settings, speed, deadline, whole=whole, progress=progress
+        ordered, fed, described, settings, speed, checking, whole=whole, progress=progress
     )
     findings += [*found, *profile_finding(profiles)]
+    quality = attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
+    work = partial(diagnosed_bill, findings, given, device, deadline, quality)
+    bill = attempt(findings, "diagnose.bill", work) if only is None else None
     if limit is not None:
         findings += overrun(limit, time.perf_counter() - started, costs)
-    quality = attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
-    bill = None
-    if only is None:
-        work = partial(diagnosed_bill, findings, given, device, deadline, quality)
-        bill = attempt(findings, "diagnose.bill", work)
     ranked = tuple(sorted(findings, key=finding_order))
     context = _context(given, time.perf_counter() - started) | row_counts(profiles)
     return Diagnosis(ranked, context, quality, costs, bill)
+
+
+def _deadlines(limit: float | None, only: str | Sequence[str] | None) -> tuple[Deadline, Deadline]:
+    """The end of the budget, and that of the checks, which leave some of it to the bill."""
+    share = _CHECKING if only is None else 1.0
+    return Deadline(limit), Deadline(None if limit is None else share * limit)
 
 
 def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:

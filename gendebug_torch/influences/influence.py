@@ -27,6 +27,7 @@ from gendebug_torch.influences.questions import (
 from gendebug_torch.influences.result.influences import Influences
 from gendebug_torch.influences.result.scores import MethodScores, combined_scores
 from gendebug_torch.model.batches import cut, known_rows
+from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import device_context, device_of
 from gendebug_torch.model.evaluation import Model, evaluating
@@ -110,6 +111,7 @@ def influence(
     if method not in ("auto", *_SCORERS):
         reject("method", f"one of auto, {', '.join(_SCORERS)}", repr(method), "Choose one of them.")
     target = device_of(device)
+    model = as_model(model)
     sides = sides_of(model, train, queries, reference, target, max_queries, max_reference, seed)
     with device_context(target, "32-true"), evaluating(model, device=target), torch.no_grad():
         question = _question(model, train, sides, unpack, target, seed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -79,7 +80,8 @@ def sides_of(
     if isinstance(train, Records) and (train.targets is None or train.labeled() is not train):
         got = "none" if train.targets is None else "rows that lack one"
         reject("train", "a label for every row", got, "Pass `train.labeled()`.")
-    queries = _with_logits(model, queries, device)
+    queries = _with_logits(model, _in_columns_of(train, queries), device)
+    reference = None if reference is None else _in_columns_of(train, reference)
     if queries.task is Task.DENSE:
         raise UnsupportedError("the network gives one answer per position; ask about one of them")
     _check_labels(train, queries)
@@ -179,6 +181,21 @@ def form_of(sides: Sides, labels: Tensor) -> AnswerForm:
         return AnswerForm(task, outputs, spread / 2**0.5)
     gap = (errors.logits - errors.targets.reshape(errors.logits.shape)).reshape(len(errors), -1)
     return AnswerForm(task, outputs, float(gap.square().sum(1).mean().sqrt()) / 2**0.5 or spread)
+
+
+def _in_columns_of(train: Any, records: Records) -> Records:
+    """Records whose table has the columns of training in their order, as the network was fed.
+
+    Raises:
+        InputError: a column of training is absent.
+    """
+    known = train.features if isinstance(train, Records) else None
+    if not isinstance(known, pd.DataFrame) or not isinstance(records.features, pd.DataFrame):
+        return records
+    if absent := [column for column in known if column not in records.features]:
+        got = f"no {', '.join(map(str, absent[:5]))} in {records.name!r}"
+        reject("queries", "the columns of training", got, "Pass the same columns.")
+    return replace(records, features=records.features[list(known.columns)])
 
 
 def rows_on_device(

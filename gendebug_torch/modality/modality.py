@@ -37,9 +37,12 @@ class Modality:
         properties: batch `[n, ...]` -> properties by name, `[n]` float each, on its device.
         changes: (validation, production) batches -> what serving code may have done.
         key: batch `[n, ...]` -> `[n, ...]` what near duplicates are found by, if there is such.
+        contents: batch `[n, ...]` -> `[n, p]` float, what inputs hold beyond these properties, by
+            which changes of them are told apart, if there is such.
     """
 
     name: str
     properties: Callable[[Any], dict[str, Tensor]]
     changes: Callable[[Any, Any], tuple[Change, ...]]
     key: Callable[[Tensor], Tensor] | None = None
+    contents: Callable[[Any], Tensor] | None = None

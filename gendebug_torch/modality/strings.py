@@ -132,7 +132,8 @@ def with_text_properties(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Data
     parts = [frame.drop(columns=list(columns))]
     for name in columns:
         present = frame[name].notna().to_numpy()
-        found = string_properties(frame[name].fillna("").astype(str).tolist())
+        texts = frame[name].astype(object).fillna("")
+        found = string_properties(texts.astype(str).tolist())
         named = {f"{key} of {name}": values.numpy() for key, values in found.items()}
         table = pd.DataFrame(named, index=frame.index)
         table.loc[~present] = float("nan")

@@ -10,6 +10,8 @@ from torch import Tensor
 from gendebug_torch.modality.changes.tokens import token_changes
 from gendebug_torch.modality.modality import Change, Modality
 
+# Most frequent ids of both sides together, whose shares tell changes of the vocabulary apart.
+_FREQUENT = 32
 # Share of an id's occurrences that must lie in the runs at the ends of texts for it to be padding.
 _AT_THE_ENDS = 0.95
 
@@ -99,7 +101,25 @@ def text_modality(validation: Tensor, production: Tensor) -> Modality:
     """
     padding = tuple(dict.fromkeys(padding_ids(validation) + padding_ids(production)))
     properties = partial(token_properties, padding=padding)
-    return Modality("text", properties, partial(token_changes, padding=padding))
+    changes = partial(token_changes, padding=padding)
+    contents = partial(_shares, ids=_frequent_ids(validation, production, padding), padding=padding)
+    return Modality("text", properties, changes, contents=contents)
+
+
+def _frequent_ids(validation: Tensor, production: Tensor, padding: tuple[int, ...]) -> Tensor:
+    """The most frequent tokens where both sides count alike, `[p]`."""
+    sides = [side[~torch.isin(side, side.new_tensor(padding))] for side in (validation, production)]
+    fewest = max(1, min(map(len, sides)))
+    counts = torch.bincount(torch.cat([side[:fewest] for side in sides]).clamp(min=0).cpu())
+    order = counts.argsort(descending=True, stable=True)[:_FREQUENT]
+    return order[counts[order] > 0]
+
+
+def _shares(tokens: Tensor, ids: Tensor, padding: tuple[int, ...]) -> Tensor:
+    """Share of each of these ids among the tokens of each text, `[n, p]`."""
+    length = (~torch.isin(tokens, tokens.new_tensor(padding))).sum(1).clamp(min=1)
+    counts = [(tokens == i).sum(1) for i in ids.tolist()]
+    return torch.stack(counts or [torch.zeros_like(length)], 1) / length[:, None]
 
 
 def _changes_of(validation: Tensor, production: Tensor) -> tuple[Change, ...]:

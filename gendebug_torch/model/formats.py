@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gendebug_torch.data.files import sha256_of
 from gendebug_torch.errors import MissingExtraError, brief, reading, reject
 
 # Files that hold a network with its weights.
@@ -87,6 +88,7 @@ def _state(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file
 
+        _check_sum(Path(path))
         return load_file(path)
     held = torch.load(path, map_location="cpu", weights_only=True)
     state = held.get("state_dict", held) if isinstance(held, dict) else held
@@ -103,6 +105,16 @@ def _state(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
             if name.startswith(prefix)
         }
     )
+
+
+def _check_sum(path: Path) -> None:
+    """Refuse weights that `Recalibration.save` wrote and that have changed since."""
+    note = path.with_name("calibration.json")
+    if path.name != "model.safetensors" or not note.exists():
+        return
+    expected = json.loads(note.read_text("utf-8")).get("model_sha256")
+    if expected is not None and sha256_of(path) != expected:
+        raise ValueError(f"its SHA-256 is not the one in {note.name}, so that it is damaged")
 
 
 # Of these loading runs what the file brings: pickles of old layouts, of custom objects, and

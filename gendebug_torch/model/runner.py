@@ -21,6 +21,7 @@ from gendebug_torch.model.batches import (
     gathered_batches,
     joined_batches,
     known_rows,
+    leaves,
     moved,
     numbered_batches,
     rows_at_once,
@@ -229,7 +230,7 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
 
     A mapping is passed as keyword arguments, a tuple or list as positional ones. Of an output with
     `logits`, as those of Hugging Face, these are taken. A function that cannot take tensors gets
-    arrays.
+    arrays. The answer to a batch of one row may lack the axis of the rows, as `squeeze` leaves it.
 
     Raises:
         InputError: the model returns something else.
@@ -237,10 +238,30 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
     positional = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     try:
         output = model(**inputs) if isinstance(inputs, Mapping) else model(*positional)
-    except (TypeError, AttributeError):
-        if isinstance(model, nn.Module) or not all(isinstance(x, Tensor) for x in positional):
+    except (TypeError, AttributeError, RuntimeError) as error:
+        tensors = all(isinstance(x, Tensor) for x in positional)
+        if isinstance(model, nn.Module) or not tensors:
             raise
-        output = call_on_arrays(model, positional)
+        if not isinstance(error, RuntimeError):
+            output = call_on_arrays(model, positional)
+        elif "requires grad" in str(error):
+            # It makes arrays itself, which a Tensor that requires gradients refuses.
+            output = model(*(x.detach() for x in positional))
+        else:
+            raise
+    logits = output_tensor(output)
+    rows = next((len(part) for part in leaves(inputs) if part.ndim), None)
+    if rows == 1 and logits.ndim < 2 and logits.shape != (1,):
+        logits = logits.unsqueeze(0)
+    return (logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits).float()
+
+
+def output_tensor(output: Any) -> Tensor:
+    """The logits in what a model returned: a Tensor, an array, or an object with `logits`.
+
+    Raises:
+        InputError: it is something else.
+    """
     output = as_tensor(output)
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     output = named if isinstance(named, Tensor) else output
@@ -252,8 +273,7 @@ def logits_of(model: Model, inputs: Any) -> Tensor:
         )
         got = f"{type(output).__name__}{keys}"
         reject("model", "a model that returns a Tensor of logits", got, remedy)
-    logits: Tensor = output[:, 0] if output.ndim == 2 and output.shape[1] == 1 else output
-    return logits.float()
+    return output
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ class PreflightEvidence:
         class_shares: shares of the classes among the targets.
         class_weights: weights of the loss by class; empty where it has none.
         rows: rows of the batch.
+        softmax: whether outputs that a cross-entropy of logits reads are probabilities already.
     """
 
     losses: tuple[float, ...] = ()
@@ -46,6 +47,7 @@ class PreflightEvidence:
     class_shares: tuple[float, ...] = ()
     class_weights: tuple[float, ...] = ()
     rows: int = 0
+    softmax: bool = False
 
     def table(self) -> pd.DataFrame:
         """One row per step of the fit to one batch."""

@@ -65,6 +65,7 @@ def preflight_evidence(
         mixing=mixing,
         mixing_module=place,
         rows=_rows(inputs),
+        softmax=_reads_probabilities(module, inputs, targets, loss),
         **_input_facts(inputs),
         **_target_facts(targets, loss),
     )
@@ -88,6 +89,20 @@ def called(module: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return module(**inputs)
     return module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
+
+
+@torch.no_grad()
+def _reads_probabilities(
+    module: nn.Module, inputs: Any, targets: Tensor | None, loss: Loss | None
+) -> bool:
+    """Whether a cross-entropy of logits is given outputs that are 0 to 1 and sum to 1."""
+    of_logits = loss is None or isinstance(loss, nn.CrossEntropyLoss) or loss is cross_entropy
+    outputs = first_tensor(called(copy.deepcopy(module).eval(), inputs))
+    if not of_logits or targets is None or outputs is None or outputs.ndim < 2:
+        return False
+    several = outputs.shape[1] > 1 and not targets.is_floating_point()
+    sums = outputs.double().sum(1)
+    return several and bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
 
 
 def _change(one: Tensor, other: Tensor) -> float:

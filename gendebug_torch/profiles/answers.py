@@ -254,8 +254,8 @@ def _area(side: OutcomeSums) -> AreaMetric:
     area = float((placements[0] * counts[1]).sum() / totals[1])
     influence = torch.cat([(placements[1] - area), (placements[0] - area)])
     weights = torch.repeat_interleave(totals.sum() / totals, counts.shape[1])
-    shape = torch.tensor([[area, float(totals[1]), float(totals[0])]], dtype=torch.float64)
-    return AreaMetric("AUC", area, influence * weights, shape, counts=counts.flatten())
+    classes = totals.flip(0)[None].double()
+    return AreaMetric("AUC", area, influence * weights, classes, counts=counts.flatten())
 
 
 def _counted_alike(one: Sketch, other: Sketch) -> Tensor:

@@ -339,14 +339,16 @@ def _ridge_coefficients(gram: Tensor, moment: Tensor, energy: Tensor, rows: Tens
 
 def _column_aucs(scores: Tensor, positive: Tensor) -> Tensor:
     """`[r]` AUC of each column of scores with its own labels."""
-    columns = scores.T.contiguous()
-    ordered = columns.sort(1).values
-    ranks = (
-        torch.searchsorted(ordered, columns) + torch.searchsorted(ordered, columns, right=True) + 1
-    ).double() / 2
+    ordered, order = scores.T.contiguous().sort(1)
+    # Ties share the mean of their first and their last rank.
+    ranks = torch.arange(len(scores), device=scores.device).expand_as(order)
+    changes, edge = ordered[:, 1:] != ordered[:, :-1], ordered.new_ones(len(ordered), 1).bool()
+    first = ranks.where(torch.cat([edge, changes], 1), 0).cummax(1).values
+    last = ranks.where(torch.cat([changes, edge], 1), len(scores)).flip(1).cummin(1).values.flip(1)
+    of_positive = (first + last + 2) * positive.T.gather(1, order)
     m = positive.sum(0).double()
     n = len(scores) - m
-    return ((ranks * positive.T).sum(1) - m * (m + 1) / 2) / (m * n)
+    return (of_positive.sum(1).double() / 2 - m * (m + 1) / 2) / (m * n)
 
 
 def _normal_scores(
@@ -368,7 +370,12 @@ def _normal_scores(
 
 def _level_indicators(column: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     """`[n, L]` indicators of the frequent levels; missing values are a level of their own."""
-    codes, levels = pd.factorize(pd.Series(column), use_na_sentinel=False)
+    values = pd.Series(column)
+    try:
+        codes, levels = pd.factorize(values, use_na_sentinel=False)
+    except TypeError:
+        # Lists and dicts have no hash; their texts do.
+        codes, levels = pd.factorize(values.map(str), use_na_sentinel=False)
     order = np.argsort(-np.bincount(codes, minlength=len(levels)), kind="stable")
     rank = np.empty(len(levels), dtype=np.int64)
     rank[order] = np.minimum(np.arange(len(levels)), MAX_LEVELS)

@@ -205,7 +205,8 @@ KINDS = (
     "shift.serving_skew",
     "shift.quality",
 )
-CLEAN = {name: kinds() if name in KINDS else clean for name in PLANTS} | {
+unchanged = kinds()
+CLEAN = {name: unchanged if name in KINDS else clean for name in PLANTS} | {
     "shift.over_time": in_time,
     "shift.served_outputs": deployed([0, 1, 2]),
 }

@@ -20,7 +20,9 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.data.task import Task
 from gendebug_torch.errors import reject
+from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.evaluation import Model
+from gendebug_torch.model.runner import as_model_takes
 from gendebug_torch.stats.intervals import normal_quantile
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -141,6 +143,8 @@ def permutation_importance(
         ('feature_0', ('feature_1',))
     """
     inputs, targets = _labeled_table(records)
+    model = as_model(model)
+    inputs = as_model_takes(inputs, model, inputs.device)
     if repeats < 1:
         reject("repeats", "at least 1", str(repeats), "5 is the usual number.")
     quantities = records.task is Task.REGRESSION

@@ -20,6 +20,7 @@ from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.data.task import Task, two_class_logits
 from gendebug_torch.errors import UnsupportedError, reject
+from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.devices import device_context, device_of
 from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import as_model_takes, logits_of
@@ -91,6 +92,7 @@ def counterfactual(
         got = f"{budget} for {free} columns that may change"
         reject("budget", f"at least {plan.evaluations} evaluations", got, "Raise it.")
     columns = _sampled(columns, seed)
+    model = as_model(model)
     asked = _Answers(model, train, rows, to, device_of(device))
     with device_context(asked.device, "32-true"), evaluating(model, device=asked.device):
         asked.start(inputs)

@@ -21,7 +21,7 @@ from gendebug_torch.calibration.measures.miscalibration_shape import (
 )
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins, reliability_bins
 from gendebug_torch.calibration.rows.held_out_rows import group_ids
-from gendebug_torch.checks.finding import TO_REPAIR, Finding, Severity
+from gendebug_torch.checks.finding import MISREAD, TO_REPAIR, Finding, Severity
 from gendebug_torch.checks.inputs import Cost, DerivedInput
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
@@ -198,7 +198,7 @@ def _probabilities_finding(
         f"The logits of {records.name} look like probabilities: every row lies in [0, 1]{sums}. "
         f"Read as logits, the model is {_DIRECTION.get(kind, 'miscalibrated')} (ECE "
         f"{numbers['ece']:.1%}); read as probabilities, its ECE is {other.ece:.1%}.",
-        numbers=numbers | {"ece_as_probabilities": other.ece, TO_REPAIR: True},
+        numbers=numbers | {"ece_as_probabilities": other.ece, TO_REPAIR: True, MISREAD: True},
         remedy="If the network ends in a softmax or sigmoid, pass the values before it, or declare "
         "the columns as `probs` in the schema.",
         evidence=other,

@@ -13,6 +13,7 @@ from gendebug_torch.calibration.checks._confidence import (
     confidence_finding,
     logits_cost,
 )
+from gendebug_torch.calibration.checks._exchanged_classes import exchanged_finding
 from gendebug_torch.checks.finding import Cause, Finding
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
@@ -41,6 +42,7 @@ def confidence_equals_accuracy(
     The calibration error must exceed the limit beyond that of a calibrated model on these rows, and
     be significant. Every label of a multilabel head is tested by itself, corrected by Holm. Rows
     that share the group of the schema, such as the pixels of an image, count as one observation.
+    Where another order of the classes fits the outputs far better, that is said instead.
 
     Source: Guo et al. (2017), arXiv:1706.04599; Bröcker and Smith (2007), Weather and Forecasting
     22:651.
@@ -53,5 +55,8 @@ def confidence_equals_accuracy(
         alpha: probability of a false alarm.
         min_rows: number of rows below which calibration is not judged.
     """
+    if (exchanged := exchanged_finding(confidence_equals_accuracy, validation)) is not None:
+        yield exchanged
+        return
     criteria = Criteria(bins, limit, alpha, min_rows)
     yield confidence_finding(confidence_equals_accuracy, validation, criteria, count_bins)

@@ -115,7 +115,7 @@ def _threshold_finding(this: Check, point: OperatingPoint, limit: float, alpha: 
     lower, upper = point.best_interval
     return this.finding(
         Severity.FAIL if low >= 3 * limit else Severity.WARN,
-        f"The threshold {point.threshold:.3g} no longer fits: precision "
+        f"The threshold {point.threshold:.3g} does not fit production: precision "
         f"{_percent(before.precision)} → {_percent(now.precision)}, recall "
         f"{_percent(before.recall)} → {_percent(now.recall)}, while the ranking hardly changed "
         f"({auc}). Another threshold {saving}.",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gendebug_torch.calibration.maps.isotonic import IsotonicMap
 from gendebug_torch.calibration.maps.temperature import Temperature
 from gendebug_torch.calibration.maps.top_label_map import TopLabelMap, top_label_mapped
+from gendebug_torch.model.runner import output_tensor
 from gendebug_torch.stats.logit_scaling import AffineFit
 
 CalibrationMap = Temperature | AffineFit | TopLabelMap | IsotonicMap
@@ -74,8 +75,8 @@ class CalibratedModel(nn.Module):
         self.calibration = calibration
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """Calibrated logits, in float32 at least."""
-        logits: Tensor = self.model(*inputs, **named)
+        """Calibrated logits, in float32 at least, of whatever form the network's output has."""
+        logits = output_tensor(self.model(*inputs, **named))
         if logits.dtype in (torch.float16, torch.bfloat16):
             # Rounded to few digits again, two classes could become equal and a prediction change.
             logits = logits.float()

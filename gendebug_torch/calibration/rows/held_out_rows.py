@@ -25,6 +25,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.task import IGNORED
 from gendebug_torch.errors import reject
+from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import logits_of, map_rows
@@ -138,6 +139,7 @@ def held_out_rows(
     Warns:
         UserWarning: labels are missing, or rows are read as one-hot.
     """
+    model = None if model is None else as_model(model)
     if model is None:
         rows, probe = _labeled_rows(*_given_logits(loader), ignore_index), None
     else:

@@ -150,6 +150,8 @@ def labeled_outputs(
             f"{logits.dtype} {list(logits.shape)}",
             "Pass raw model outputs before softmax.",
         )
+    # Those of `model(inputs)` carry the graph of their gradients.
+    logits = logits.detach()
     shape = torch.Size([len(logits), *logits.shape[2:]])
     targets = class_ids(without_column(targets, shape), logits, ignore_index)
     if weights is not None:

@@ -40,9 +40,9 @@ def batch_rows(batch: object, requested: int | None = None) -> int:
     """Rows of a batch.
 
     That is the number that the loader requested, where a part of the batch is so long, or all its
-    tensors have such an axis. Otherwise it is the length of a list of rows (texts, numbers, tensors
-    of unequal length), else the size that all tensors share (so that a time axis may come first),
-    else the first tensor's length, and 1 where there is none.
+    tensors have such an axis. Otherwise it is the length of a list of rows (texts, numbers, dicts,
+    tensors of unequal length), else the size that all tensors share (so that a time axis may come
+    first), else the first tensor's length, and 1 where there is none.
 
     Args:
         batch: batch as the loader gave it, however nested.
@@ -90,10 +90,12 @@ def _parts(batch: object) -> tuple[list[Tensor], list[Sequence[object]]]:
 
 
 def _is_list_of_rows(parts: Sequence[object]) -> bool:
-    """Whether a list has one entry per row: scalars, or tensors of one rank and unequal length."""
+    """Whether a list has one entry per row: scalars, dicts, or tensors of unequal length."""
     if len(parts) < 2:
         return False
     if all(isinstance(part, (str, int, float)) or _rank(part) == 0 for part in parts):
+        return True
+    if all(isinstance(part, Mapping) for part in parts):
         return True
     ranks = {_rank(part) for part in parts}
     lengths = {len(part) for part in parts if isinstance(part, Tensor) and part.ndim}

@@ -10,6 +10,7 @@ from gendebug_torch.checks.finding import findings_from_json
 from gendebug_torch.cli.arguments import PROFILE
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import load_records, load_schema, option_of
+from gendebug_torch.diagnosis.apportioning.bill import read_bill
 from gendebug_torch.errors import reject
 
 
@@ -38,11 +39,13 @@ def compare(
     tables = {"What was compared": found.table()}
     if found.disagreements is not None:
         tables["Rows on which the models disagree"] = found.disagreements
+    if found.bills is not None:
+        tables["Both bills"] = found.bills
     return deliver(found.report(), out, fail_on, also=also or (), title="Comparison", tables=tables)
 
 
 def _side(path: str, schema: str | None, name: str) -> Any:
-    """What a path holds: findings, a profile, or records."""
+    """What a path holds: a diagnosis, a profile, or records."""
     place = Path(path)
     with option_of(name):
         if path.endswith(PROFILE):
@@ -50,8 +53,15 @@ def _side(path: str, schema: str | None, name: str) -> Any:
         if place.is_dir() and (place / "findings.json").exists():
             place = place / "findings.json"
         if place.suffix == ".json":
-            return findings_from_json(place)
+            return _diagnosis(place)
     if schema is None:
         remedy = "Pass --schema, or two findings.json, or two profiles."
         reject("--schema", "a YAML file that says what the columns are", "none", remedy)
     return load_records("validation", path, load_schema(schema), False, name)
+
+
+def _diagnosis(path: Path) -> gd.Diagnosis:
+    """Written findings, with the bill of the same report where it has one."""
+    own = path.with_name("bill.json")
+    bill = read_bill(own) if path.name == "findings.json" and own.exists() else None
+    return gd.Diagnosis(tuple(findings_from_json(path)), bill=bill)

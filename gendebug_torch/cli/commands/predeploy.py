@@ -21,6 +21,7 @@ from gendebug_torch.cli.inputs import (
 )
 from gendebug_torch.data.sheets.sheet_files import write_sheet
 from gendebug_torch.data.times import parse_times
+from gendebug_torch.diagnosis.preparation.tables import fed_by_name
 from gendebug_torch.errors import reject
 from gendebug_torch.model.formats import load_served
 from gendebug_torch.slices import confusion_cell, review_rows, review_sheet
@@ -87,6 +88,7 @@ def predeploy(
         for name, path in paths.items()
         if path is not None
     }
+    sides = _by_column_name(network, sides)
     sides["production"] = first_rows(sides["production"], rows)
     if network is not None:
         for name in sides.keys() - {"train"}:
@@ -107,6 +109,16 @@ def predeploy(
     extras: dict[str, Any] = {"tables": tables, "pictures": _confidence_pictures(sides)}
     diagnosis = _diagnosis(sides, threshold, network, answers)
     return deliver(diagnosis, out, fail_on, also=also or (), title="Before deployment", **extras)
+
+
+def _by_column_name(network: Any, sides: Mapping[str, gd.Records]) -> dict[str, gd.Records]:
+    """The tables as the network was trained on them, by column name; what that changed is said."""
+    notes: list[gd.Finding] = []
+    given = {"model": network, "train": None, "validation": None, "production": None} | dict(sides)
+    aligned = fed_by_name(notes, given)
+    for note in notes:
+        say(note.summary)
+    return dict(sides) | aligned
 
 
 def first_rows(records: gd.Records, rows: int) -> gd.Records:

@@ -88,7 +88,9 @@ def _renamed(frame: pd.DataFrame, train: str | None, val: str | None) -> pd.Data
             "curves",
             "columns epoch, train_loss and val_loss",
             f"no {', '.join(missing)} among {present}",
-            "Rename the columns, or name them with `train` and `val`.",
+            "Add a column `epoch`, e.g. the number of the row."
+            if missing == ["epoch or step"]
+            else "Rename the columns, or name them with `train` and `val`.",
         )
     names = {column: name for name, column in chosen.items() if column is not None}
     shadowed = [name for name in chosen if name in table and name not in names]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gendebug_torch.checks.finding import Cause
 from gendebug_torch.checks.rows import position_rows
 from gendebug_torch.data.records import Records
 from gendebug_torch.diagnosis.apportioning.bill import (
@@ -31,7 +32,12 @@ from gendebug_torch.diagnosis.apportioning.remedies import Regained, Trials, bes
 from gendebug_torch.diagnosis.apportioning.shapley import shapley_values
 from gendebug_torch.diagnosis.causes import LikelyCause
 from gendebug_torch.diagnosis.counterfactuals.changes import named_columns
-from gendebug_torch.diagnosis.counterfactuals.metrics import METRICS, RowMetric, row_metric
+from gendebug_torch.diagnosis.counterfactuals.metrics import (
+    METRICS,
+    RowMetric,
+    row_metric,
+    weighted_mean,
+)
 from gendebug_torch.diagnosis.counterfactuals.resampling import (
     blocks_of,
     interval,
@@ -52,6 +58,9 @@ _TRIED = 20_000
 _LEAST_ROWS, _LEAST_SHARE = 50, 0.03
 # Standard deviations by which weighted rows of validation may miss those of production.
 _MOST_MISSED = 0.25
+# Causes whose cost is known without labels of production, and what to do where they are not all.
+_WITHOUT_LABELS = (Cause.TRAIN_SERVE_SKEW, Cause.COVARIATE_SHIFT, Cause.SPLIT_LEAKAGE)
+_LABEL = f"Label {MIN_ROWS} rows of production."
 # Largest difference between given outputs and those of the network, in their standard deviations.
 _SAME_OUTPUTS, _COMPARED = 0.01, 256
 
@@ -85,11 +94,13 @@ def apportioned(
     sides = [_labeled(side) for side in (validation, production)]
     _check(*sides)
     quality = row_metric(sides[0], sides[1], metric)
-    network, residual = _network(model, sides, device)
+    network, residual = _network(model, sides, device, deadline)
     pair = Pair(sides[0], sides[1], network is not None, len(sides[0]) == len(validation))
     blocks = [_blocks(side, quality) for side in sides]
     weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
-    plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]))
+    deadline.check()
+    plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]), deadline)
+    deadline.check()
     plan = with_rest(plan, pair, served=residual is None)
     rows = [_side(side, weight) for side, weight in zip(sides, weights, strict=True)]
     mechanisms = _with_the_rest(plan, sides)
@@ -97,6 +108,89 @@ def apportioned(
     fewest = min(int(ids.max()) + 1 for ids in blocks)
     trials = partial(_trials, sides, worlds, model, device, fewest)
     return _bill(plan, worlds, trials, fewest)
+
+
+def expected(
+    causes: Sequence[LikelyCause],
+    model: Any,
+    validation: Records,
+    production: Records,
+    *,
+    metric: str | None = None,
+    device: str | torch.device = "auto",
+    deadline: Deadline = NO_DEADLINE,
+) -> Bill:
+    """What causes are expected to carry without labels of production.
+
+    Validation gets the changed inputs and the weights of production. The bill holds if labels given
+    the inputs stayed the same. It is withdrawn where a cause needs labels or has no number, and
+    where validation so changed does not have the outputs of production.
+
+    Args:
+        causes: root causes of the findings.
+        model: network of the records.
+        validation: labeled records with outputs.
+        production: records with outputs.
+        metric: as in `apportioned`.
+        device: of the network.
+        deadline: when to stop.
+
+    Raises:
+        InputError: validation lacks labels, rows or classes, or the bill is withdrawn.
+        OutOfTime: the deadline passed.
+    """
+    sides = [_labeled(side) for side in (validation, production)]
+    _check_labels("validation", sides[0])
+    if sides[1].logits is None:
+        reject("production", "outputs of the network", "none", "Pass the model or its logits.")
+    quality = row_metric(sides[0], sides[1], metric)
+    network, residual = _network(model, sides, device, deadline)
+    pair = Pair(sides[0], sides[1], network is not None, len(sides[0]) == len(validation))
+    outputs = sides[1].logits.double().reshape(len(sides[1]), -1)
+    blocks = [_blocks(sides[0], quality), blocks_of(sides[1], outputs[:, 0])]
+    weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
+    seen = [likely for likely in causes if likely.cause in _WITHOUT_LABELS]
+    plan, tilts = _with_tilts(planned(seen, pair), (weights[0], weights[1]), deadline)
+    _withdraw(len(seen) < len(causes), residual is not None, plan)
+    rest = [*plan.mechanisms, Mechanism(UNEXPLAINED, "")]
+    live = Side(sides[1].features, sides[1].logits, outputs.new_empty(0), weights[1])
+    rows = _side(sides[0], weights[0])
+    worlds = Worlds(rest, rows, live, quality, network, tilts, deadline=deadline)
+    if (missed := _missed_outputs(worlds, outputs)) > _MOST_MISSED:
+        got = f"outputs that the named causes miss by {missed:.2f} standard deviations"
+        reject("production", "labels, or outputs that the causes explain", got, _LABEL)
+    fewest = min(int(ids.max()) + 1 for ids in blocks)
+    return replace(_bill(plan, worlds, None, fewest), expected=True)
+
+
+def _withdraw(unseen: bool, served: bool, plan: Plan) -> None:
+    """Refuse what nothing is known of without labels."""
+    got = plan.left[0][2] if plan.left else "none that can be judged without labels"
+    if served:
+        got = "outputs that are not those of the network"
+    if unseen or served or plan.left or not plan.mechanisms:
+        reject("production", "labels, or causes that act on the inputs alone", got, _LABEL)
+
+
+def _missed_outputs(worlds: Worlds, live: Tensor) -> float:
+    """Standard deviations by which outputs of changed validation miss those of production.
+
+    Means and mean distances from the mean of each output are compared.
+    """
+    center, spread = live.mean(0), live.std(0).clamp(min=1e-9)
+
+    def views(outputs: Tensor) -> Tensor:
+        scaled = (outputs.double().reshape(len(outputs), -1) - center) / spread
+        return torch.cat([scaled, scaled.abs()], 1)
+
+    def distance(outputs: Tensor, _: Tensor, weights: Tensor) -> Tensor:
+        means = torch.stack([weighted_mean(view, weights) for view in views(outputs).T])
+        return (means - views(live).mean(0)[:, None]).abs().amax(0)
+
+    metric = RowMetric("distance", "standard deviations", 1.0, distance, worlds.metric.losses)
+    rows = replace(worlds.validation, weights=worlds.validation.weights[:, :1])
+    everything = frozenset(range(len(worlds.mechanisms)))
+    return float(replace(worlds, metric=metric, validation=rows).qualities([everything]))
 
 
 def _with_the_rest(plan: Plan, sides: Sequence[Records]) -> list[Mechanism]:
@@ -113,25 +207,29 @@ def _labeled(records: Records) -> Records:
 
 def _check(validation: Records, production: Records) -> None:
     for name, side in (("validation", validation), ("production", production)):
-        if side.targets is None or side.logits is None:
-            lacks = "labels" if side.targets is None else "outputs of the network"
-            remedy = "Label some rows, and pass the model or its logits."
-            reject(name, "records with labels and outputs", f"no {lacks}", remedy)
-        if len(side) < MIN_ROWS:
-            remedy = f"Label {MIN_ROWS - len(side)} more rows at least."
-            reject(name, f"{MIN_ROWS} labeled rows", str(len(side)), remedy)
-        if side.targets.ndim == 1 and not side.targets.is_floating_point():
-            counts = side.targets.bincount().sort(descending=True).values
-            if len(counts) < 2 or int(counts[1]) < _MIN_CLASS:
-                remedy = "Label rows of another class."
-                reject(name, f"two classes of {_MIN_CLASS} rows", str(counts.tolist()[:3]), remedy)
+        _check_labels(name, side)
     if validation.task is not production.task or validation.task not in METRICS:
         tasks = f"{validation.task} and {production.task}"
         reject("production", "the task of validation", tasks, "Compare outputs of one model.")
 
 
+def _check_labels(name: str, side: Records) -> None:
+    if side.targets is None or side.logits is None:
+        lacks = "labels" if side.targets is None else "outputs of the network"
+        remedy = "Label some rows, and pass the model or its logits."
+        reject(name, "records with labels and outputs", f"no {lacks}", remedy)
+    if len(side) < MIN_ROWS:
+        remedy = f"Label {MIN_ROWS - len(side)} more rows at least."
+        reject(name, f"{MIN_ROWS} labeled rows", str(len(side)), remedy)
+    if side.targets.ndim == 1 and not side.targets.is_floating_point():
+        counts = side.targets.bincount().sort(descending=True).values
+        if len(counts) < 2 or int(counts[1]) < _MIN_CLASS:
+            remedy = "Label rows of another class."
+            reject(name, f"two classes of {_MIN_CLASS} rows", str(counts.tolist()[:3]), remedy)
+
+
 def _network(
-    model: Any, sides: Sequence[Records], device: str | torch.device
+    model: Any, sides: Sequence[Records], device: str | torch.device, deadline: Deadline
 ) -> tuple[Callable[[Any], Tensor] | None, Tensor | None]:
     """Inputs -> outputs, and what the outputs of production have besides, if anything.
 
@@ -141,6 +239,7 @@ def _network(
         return None, None
 
     def outputs(features: Any) -> Tensor:
+        deadline.check()
         rows = Records(features, schema=sides[0].schema)
         logits = collect(model, rows, device=device).logits
         assert logits is not None
@@ -177,7 +276,9 @@ def _side(side: Records, weights: Tensor) -> Side:
     return Side(side.features, side.logits, side.targets, weights)
 
 
-def _with_tilts(plan: Plan, weights: tuple[Tensor, Tensor]) -> tuple[Plan, Tilts | None]:
+def _with_tilts(
+    plan: Plan, weights: tuple[Tensor, Tensor], deadline: Deadline
+) -> tuple[Plan, Tilts | None]:
     """The plan without mechanisms whose weights say nothing, and the factors of the others."""
     base = weights[0].clone()
     for one in plan.mechanisms:
@@ -188,6 +289,7 @@ def _with_tilts(plan: Plan, weights: tuple[Tensor, Tensor]) -> tuple[Plan, Tilts
         units = [part for i in tilted if (part := plan.mechanisms[i].units) is not None]
         if not units:
             return plan, None
+        deadline.check()
         tilts = fit_tilts(units, (base, weights[1]))
         bad = _uneven(tilts, units)
         if bad is None:
@@ -248,8 +350,8 @@ def _served(network: Callable[[Any], Tensor], besides: Tensor, inputs: Any) -> T
     return network(inputs) + besides
 
 
-def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials], blocks: int) -> Bill:
-    """The bill; remedies are tried where quality fell or a cause is named."""
+def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials] | None, blocks: int) -> Bill:
+    """The bill; remedies are tried on labels where quality fell or a cause is named."""
     mechanisms, metric = worlds.mechanisms, worlds.metric
     ends = worlds.qualities([frozenset(), frozenset(range(len(mechanisms)))])
     total = ends[0] - ends[1]
@@ -257,8 +359,9 @@ def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials], blocks: int)
     carried = -shapley_values(len(mechanisms), worlds.qualities)
     bounds = torch.stack([carried[:, 0], *interval(carried, blocks)], 1).tolist()
     remedies: list[Regained | None] = [None] * len(mechanisms)
-    if plan.mechanisms or low > 0:
-        remedies = best_remedies(mechanisms, trials())
+    if trials is not None and (plan.mechanisms or low > 0):
+        worlds.deadline.check()
+        remedies = best_remedies(mechanisms, trials(), worlds.deadline)
     lines = [
         BillLine(one.cause, one.subject, points, least, most, won)
         for one, (points, least, most), won in zip(mechanisms, bounds, remedies, strict=True)

@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gendebug_torch.checks.evidence import GOOD, LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.diagnosis.apportioning.remedies import Regained
+from gendebug_torch.errors import reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +22,7 @@ COLUMNS = (
     *("cause", "subject", "points", "low", "high"),
     *("remedy", "regained", "regained_low", "regained_high", "cost"),
 )
+_NUMBERS = (*COLUMNS[2:5], *COLUMNS[6:9])
 _LONGEST, _ROUNDING = 34, 1e-12
 
 
@@ -67,6 +70,8 @@ class Bill:
         low: lower bound of the 95 % interval of `total`.
         high: upper bound.
         lines: causes that findings name, the dearest first; the last one is what they leave.
+        expected: whether production has no labels, and those given the inputs are taken to be as in
+            validation.
     """
 
     metric: str
@@ -76,6 +81,7 @@ class Bill:
     low: float
     high: float
     lines: tuple[BillLine, ...]
+    expected: bool = False
 
     @property
     def fell(self) -> bool:
@@ -118,7 +124,7 @@ class Bill:
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.set_xlabel(f"{'minus ' if self.validation < 0 else ''}{self.metric} ({self.unit})")
-        ax.set_title(f"Where {self.total:.3g} points went")
+        ax.set_title(f"Where {self.total:.3g} {'expected ' * self.expected}points went")
         return ax
 
     def sentences(self) -> list[str]:
@@ -127,6 +133,8 @@ class Bill:
         if not self.fell and not self.billed:
             return [f"Nothing fell beyond its interval: {self.total:.3g} points ({interval})."]
         sure = "" if self.fell else ", no fall beyond chance"
+        if self.expected:
+            sure += ", expected without labels of production if those of such inputs are as before"
         texts = [f"{self.total:.3g} points of {self.metric} lost{sure} ({interval}; {self.unit})."]
         return texts + [_sentence(line) for line in self.lines]
 
@@ -139,11 +147,36 @@ class Bill:
         for line, entry in zip(self.lines, lines, strict=True):
             entry["reason"] = line.reason
         whole = {"metric": self.metric, "unit": self.unit, "validation": self.validation}
-        whole |= {"total": self.total, "low": self.low, "high": self.high}
+        whole |= {
+            "expected": self.expected,
+            "total": self.total,
+            "low": self.low,
+            "high": self.high,
+        }
         return json.dumps(whole | {"lines": lines}, indent=2, allow_nan=False) + "\n"
 
     def __str__(self) -> str:
         return "\n".join(self.sentences())
+
+
+def read_bill(path: Path) -> Bill:
+    """The bill that `Bill.to_json` wrote to a file.
+
+    Args:
+        path: path of the `bill.json`.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    remedy = "Pass the folder of a report as written."
+    with reading(path, "the bill of a diagnosis as JSON", "path", remedy):
+        entry = json.loads(path.read_text("utf-8"))
+        metric, unit = str(entry["metric"]), str(entry["unit"])
+        keys = ("validation", "total", "low", "high")
+        before, total, low, high = (float(entry[key]) for key in keys)
+        lines = tuple(_line(line) for line in entry["lines"])
+        guessed = bool(entry.get("expected", False))
+        return Bill(metric, unit, before, total, low, high, lines, guessed)
 
 
 def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tuple[BillLine, ...]:
@@ -159,6 +192,16 @@ def ordered_lines(lines: Sequence[BillLine], rest: BillLine, total: float) -> tu
     moved = points - rest.points
     last = BillLine(UNEXPLAINED, "", points, rest.low + moved, rest.high + moved, rest.remedy)
     return (*known, *unknown, last)
+
+
+def _line(entry: dict[str, Any]) -> BillLine:
+    """One line of a `bill.json`."""
+    numbers = {key: math.nan if entry[key] is None else float(entry[key]) for key in _NUMBERS}
+    points, low, high, won, won_low, won_high = numbers.values()
+    name, cost = str(entry["remedy"]), str(entry["cost"])
+    trial = Regained(name, won, won_low, won_high, cost) if name else None
+    cause, subject, reason = (str(entry[key]) for key in ("cause", "subject", "reason"))
+    return BillLine(cause, subject, points, low, high, trial, reason)
 
 
 def _step(ax: Axes, at: int, level: float, line: BillLine) -> list[float]:
@@ -179,8 +222,10 @@ def _sentence(line: BillLine) -> str:
     trial = line.remedy
     if trial is None:
         return f"{text}."
-    won = f"wins back {trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
-    return f"{text}; {trial.remedy} {won}."
+    won = f"{trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
+    if trial.helps or line.points <= 0:
+        return f"{text}; {trial.remedy} wins back {won}."
+    return f"{text}; no remedy that was tried wins it back, {trial.remedy} {won}."
 
 
 def _short(name: str) -> str:

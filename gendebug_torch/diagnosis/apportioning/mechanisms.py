@@ -22,6 +22,7 @@ from gendebug_torch.diagnosis.counterfactuals.changes import (
 from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism
 from gendebug_torch.modality.detection import modality_of, properties_of
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
+from gendebug_torch.shift.kinds.class_shares import counted_shares
 from gendebug_torch.shift.kinds.label_model import label_pair
 from gendebug_torch.shift.kinds.localised_change import labels_given_columns_changed
 from gendebug_torch.shift.serving.reproduction import Reproduction
@@ -34,6 +35,8 @@ _OWN_LINES = 3
 _WIDTH, _MOST_COLUMNS = 16, 40
 # Share of the association with the labels that a leak keeps in production at most to have vanished.
 _VANISHED = 0.5
+# Chance of new class shares where there are none.
+_CHANCE = 0.002
 NEEDS_NETWORK = "needs the network and the inputs of both sides"
 
 
@@ -119,6 +122,9 @@ def planned(causes: Sequence[LikelyCause], pair: Pair) -> Plan:
             _add_leaked_rows(plan, likely, pair)
         elif likely.cause is Cause.PREPROCESSING_LEAKAGE:
             plan.leave(likely.cause, likely.subject, "fit the preprocessing again to tell")
+    if plan.changes and pair.tables is None and not shares and _new_shares(pair):
+        # A change of whole inputs hides that the classes moved too, which labels count.
+        plan.add(Cause.LABEL_SHIFT, "", units=_label_units(pair))
     return plan
 
 
@@ -220,6 +226,17 @@ def _add_predictive_columns(plan: Plan, likely: LikelyCause, pair: Pair) -> None
             plan.add(likely.cause, subject, change=column_change(subject, None, tables))
         else:
             plan.add(likely.cause, subject, units=_units(sides, pair))
+
+
+def _new_shares(pair: Pair) -> bool:
+    """Whether the classes were counted in other shares."""
+    before, after = pair.validation.targets, pair.production.targets
+    if before is None or after is None or before.ndim != 1 or before.is_floating_point():
+        return False
+    counted = counted_shares(
+        pair.validation, pair.production, (before.bincount(), after.bincount())
+    )
+    return counted.changed(_CHANCE)
 
 
 def _with_labels(pair: Pair, names: list[str], side: int) -> pd.DataFrame:

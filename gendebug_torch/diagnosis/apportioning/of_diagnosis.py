@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.diagnosis.apportioning.apportion import apportioned
+from gendebug_torch.diagnosis.apportioning.apportion import apportioned, expected
 from gendebug_torch.diagnosis.apportioning.bill import Bill
 from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.errors import Deadline, InputError, OutOfTime
@@ -41,7 +41,8 @@ def diagnosed_bill(
         causes = likely_causes(findings)
         sides = (given["model"], validation, production)
         metric = None if quality is None else _metric(quality.principal.name)
-        return apportioned(causes, *sides, metric=metric, device=device, deadline=deadline)
+        billed = expected if production.targets is None else apportioned
+        return billed(causes, *sides, metric=metric, device=device, deadline=deadline)
     except (InputError, OutOfTime) as error:
         late = isinstance(error, OutOfTime)
         text = f"No bill of the quality that was lost: {error}"

@@ -16,6 +16,7 @@ from gendebug_torch.diagnosis.apportioning.last_layer import refitted_logits
 from gendebug_torch.diagnosis.counterfactuals.metrics import RowMetric
 from gendebug_torch.diagnosis.counterfactuals.resampling import interval
 from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.quality.remedies import at_other_thresholds, out_of_fold
 
 REFIT = "refit last layer"
@@ -103,12 +104,18 @@ class Trials:
         return Regained(remedy, float(points[0]), float(low), float(high), cost)
 
 
-def best_remedies(mechanisms: Sequence[Mechanism], trials: Trials) -> list[Regained | None]:
+def best_remedies(
+    mechanisms: Sequence[Mechanism], trials: Trials, deadline: Deadline = NO_DEADLINE
+) -> list[Regained | None]:
     """The remedy of each mechanism that wins back most; None where none can be tried.
 
     What mends the cause itself goes before what only adapts to it, if it helps.
     """
-    usual = {name: won for name in _COSTS if (won := _usual(name, trials)) is not None}
+    usual = {}
+    for name in _COSTS:
+        deadline.check()
+        if (won := _usual(name, trials)) is not None:
+            usual[name] = won
     best = []
     for one in mechanisms:
         tried = _mended(one, trials)
@@ -148,10 +155,12 @@ def _usual(name: str, trials: Trials) -> Regained | None:
     makers: dict[str, Callable[[], Tensor | None]] = {
         REFIT: partial(_refitted, trials),
     }
-    if not quantities:
+    # Maps of the scores keep the order of the rows, and with it their AUC.
+    mapped = not quantities and trials.metric.name != "AUC"
+    if mapped:
         makers["recalibrate"] = partial(out_of_fold, logits, targets, trials.folds)
         makers["adapt to class shares"] = partial(_adapted, logits, targets, trials)
-    if not quantities and single:
+    if mapped and single:
         deployed = records.schema.threshold or 0.5
         makers["move threshold"] = partial(
             at_other_thresholds, logits, targets, trials.folds, deployed

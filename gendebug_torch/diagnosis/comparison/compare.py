@@ -9,7 +9,11 @@ from typing import Any
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.data.records import Records
 from gendebug_torch.diagnosis.comparison.comparison import Comparison
-from gendebug_torch.diagnosis.comparison.diagnoses import compared_bills, compared_findings
+from gendebug_torch.diagnosis.comparison.diagnoses import (
+    bill_notes,
+    compared_bills,
+    compared_findings,
+)
 from gendebug_torch.diagnosis.comparison.models import compared_models
 from gendebug_torch.diagnosis.diagnose import Diagnosis, diagnose
 from gendebug_torch.errors import reject
@@ -64,7 +68,9 @@ def compare(
         reject("before, after", expected, got, "Compare like with like.")
     compared = compared_findings(found[0], found[1])
     if isinstance(before, Diagnosis) and isinstance(after, Diagnosis):
-        compared = replace(compared, bills=compared_bills(before.bill, after.bill))
+        sides = before.bill, after.bill
+        findings = (*compared.findings, *bill_notes(*sides))
+        compared = replace(compared, findings=findings, bills=compared_bills(*sides))
     return compared
 
 

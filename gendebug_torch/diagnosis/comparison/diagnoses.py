@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from gendebug_torch.checks.finding import Finding, Severity
+from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.diagnosis.apportioning.bill import Bill
 from gendebug_torch.diagnosis.comparison.comparison import Comparison
 
@@ -52,6 +52,31 @@ def compared_bills(before: Bill | None, after: Bill | None) -> pd.DataFrame | No
     keys = ["cause", "subject"]
     sides = [bill.table()[[*keys, "points", "low", "high"]] for bill in (before, after)]
     return sides[0].merge(sides[1], on=keys, how="outer", suffixes=("_before", "_after"))
+
+
+def bill_notes(before: Bill | None, after: Bill | None) -> tuple[Finding, ...]:
+    """Both bills in words; nothing where neither diagnosis has one.
+
+    Args:
+        before: bill of the earlier diagnosis.
+        after: bill of the later one.
+    """
+    if before is None and after is None:
+        return ()
+    sides = {"before": before, "after": after}
+    text = " ".join(f"{name.capitalize()}: {_in_words(bill)}" for name, bill in sides.items())
+    totals = {name: bill.total for name, bill in sides.items() if bill is not None}
+    note = Finding("compare.bills", Cause.UNKNOWN, Severity.NOTE, text, "", totals)
+    return (note,)
+
+
+def _in_words(bill: Bill | None) -> str:
+    """The total of a bill and the points of its lines."""
+    if bill is None:
+        return "no bill of the quality that was lost."
+    total, *_ = bill.sentences()
+    lines = [f"{line.name} {line.points:.3g}" for line in bill.lines if line.points == line.points]
+    return f"{total.removesuffix('.')}: {', '.join(lines)}."
 
 
 def _alarms(findings: Sequence[Finding]) -> dict[tuple[str, str], Finding]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from scipy.stats import binom, norm
+from scipy.stats import t as student
 from torch import Tensor
 
 from gendebug_torch.stats.auc import auc_placements
@@ -98,7 +99,7 @@ def paired_mean(
     effect: float = 1.0,
     lower_is_better: bool = True,
 ) -> PairedChange:
-    """The test of two means of the same rows by the normal approximation of their differences.
+    """Student's t-test of the differences of two means of the same rows.
 
     Args:
         question: what is measured.
@@ -110,8 +111,8 @@ def paired_mean(
     difference = after.double() - before.double()
     n, change = len(difference), float(difference.mean())
     error = float(difference.std(correction=1)) * math.sqrt(effect / n) if n > 1 else math.nan
-    p_value = float(2 * norm.sf(abs(change) / error)) if error > 0 else 1.0
-    half = 1.96 * error if error > 0 else 0.0
+    p_value = float(2 * student.sf(abs(change) / error, n - 1)) if error > 0 else 1.0
+    half = float(student.isf(0.025, n - 1)) * error if error > 0 else 0.0
     values = float(before.double().mean()), float(after.double().mean())
     bounds = change - half, change + half
     return PairedChange(question, *values, *bounds, p_value, n, lower_is_better)

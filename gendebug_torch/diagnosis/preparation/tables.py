@@ -11,8 +11,13 @@ import pandas as pd
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.rows import named
 from gendebug_torch.data.records import Records
-from gendebug_torch.errors import reject
+from gendebug_torch.data.task import Task, missing_values
+from gendebug_torch.data.times import parse_times
+from gendebug_torch.errors import InputError, reject
 from gendebug_torch.model.collection.callables import as_model
+
+# Times that are read to see that a column holds some.
+_FIRST_TIMES = 1000
 
 
 def validated(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +35,51 @@ def validated(given: Mapping[str, Any]) -> dict[str, Any]:
         remedy = "Pass the records, curves, training or suite to inspect."
         reject(", ".join(sources), "at least one of them", "none", remedy)
     splits = ("train", "validation", "production")
-    return {"model": model} | {name: named(given[name], name) for name in splits}
+    for name in splits:
+        _check_times(given[name], name)
+    return {"model": model} | of_one_task({name: named(given[name], name) for name in splits})
+
+
+def of_one_task(sides: Mapping[str, Any]) -> dict[str, Any]:
+    """The records in one task: where some have quantities, outputs without labels are quantities.
+
+    Raises:
+        InputError: quantities on one side and classes on another.
+    """
+    records = {name: side for name, side in sides.items() if isinstance(side, Records)}
+    tasks = {name: side.task for name, side in records.items() if _has_labels(side)}
+    quantities = [name for name, task in tasks.items() if task is Task.REGRESSION]
+    others = [name for name in tasks if name not in quantities and tasks[name] is not Task.DENSE]
+    if not quantities:
+        return dict(sides)
+    if others:
+        got = f"quantities in {quantities[0]} and classes in {others[0]}"
+        remedy = "Declare `regression: true` or `classes` in the schema of both."
+        reject("targets", "labels of one task", got, remedy)
+    open_ones = {
+        name: replace(side, task=None, schema=replace(side.schema, regression=True))
+        for name, side in records.items()
+        if name not in tasks and side.logits is not None and side.logits.ndim < 3
+    }
+    return dict(sides) | open_ones
+
+
+def _check_times(records: Records | None, name: str) -> None:
+    """Refuse a column of times none of which can be read, before every check does."""
+    if records is None or records.metadata is None:
+        return
+    for column in (records.schema.time, records.schema.label_time):
+        if column is None or column not in records.metadata:
+            continue
+        times = records.metadata[column]
+        try:
+            parse_times(times.dropna().head(_FIRST_TIMES))
+        except InputError:
+            parse_times(times, f"column {column} of {name}")
+
+
+def _has_labels(records: Records) -> bool:
+    return records.targets is not None and not bool(missing_values(records.targets).all())
 
 
 def fed_by_name(findings: list[Finding], given: Mapping[str, Any]) -> dict[str, Records]:

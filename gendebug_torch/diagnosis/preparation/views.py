@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,22 +29,20 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
         given: inputs of `diagnose` by name.
     """
     described = {}
-    for name in SPLITS:
-        records = given[name]
-        if records is None or not len(records):
-            continue
+    sides = {name: given[name] for name in SPLITS if given[name] is not None and len(given[name])}
+    known = _texts_of_any(side.features for side in sides.values())
+    told = _texts_of_any(side.metadata for side in sides.values())
+    for name, records in sides.items():
         if records.properties is not None:
-            table = _with_texts(_beside(records.features, records.properties), records)
-            described[name] = replace(_with_keys(records), features=table)
+            properties = _with_texts(records.properties, records, told)
+            table = _beside(records.features, properties)
+            described[name] = replace(_with_keys(records), features=table, properties=properties)
         elif (modality := modality_of(records.features, records.modality)) is not None:
-            table = properties_of(records.features, modality)
-            words = _with_texts(table, records)
-            described[name] = replace(_with_keys(records), features=words, properties=table)
-        elif isinstance(records.features, pd.DataFrame):
-            texts = text_columns(records.features)
-            if texts:
-                table = with_text_properties(records.features, texts)
-                described[name] = replace(records, features=table)
+            words = _with_texts(properties_of(records.features, modality), records, told)
+            described[name] = replace(_with_keys(records), features=words, properties=words)
+        elif isinstance(records.features, pd.DataFrame) and known & {*records.features}:
+            table = with_text_properties(records.features, _written(records.features, known))
+            described[name] = replace(records, features=table)
     return described
 
 
@@ -114,9 +112,23 @@ def _with_keys(records: Records) -> Records:
     return replace(records, keys=key_of_parts(records.features, parts))
 
 
-def _with_texts(table: pd.DataFrame, records: Records) -> pd.DataFrame:
+def _texts_of_any(tables: Iterable[Any]) -> set[str]:
+    """Columns that hold texts on one side at least."""
+    frames = [table for table in tables if isinstance(table, pd.DataFrame)]
+    return {column for frame in frames for column in text_columns(frame)}
+
+
+def _written(frame: pd.DataFrame | None, texts: set[str]) -> list[str]:
+    """Those columns of a table that have texts, or lost all of them, as where a field is empty."""
+    if frame is None:
+        return []
+    own = [column for column in frame.columns if column in texts]
+    return [c for c in own if frame[c].dtype.kind in "OU" or not frame[c].notna().any()]
+
+
+def _with_texts(table: pd.DataFrame, records: Records, known: set[str]) -> pd.DataFrame:
     """The table with the properties of texts among the metadata."""
-    texts = [] if records.metadata is None else text_columns(records.metadata)
+    texts = _written(records.metadata, known)
     if not texts:
         return table
     assert records.metadata is not None

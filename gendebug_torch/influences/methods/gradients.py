@@ -10,13 +10,14 @@ from torch.func import functional_call, grad, vmap
 
 from gendebug_torch.errors import UnsupportedError
 from gendebug_torch.influences.methods.answers import AnswerForm
-from gendebug_torch.influences.methods.method import Question, Scorer
+from gendebug_torch.influences.methods.method import Question, Scorer, mean_of_nearest
 from gendebug_torch.influences.methods.row_space import plain_module
 from gendebug_torch.influences.methods.sketch import sketch_plan, sketched
 from gendebug_torch.model.batches import cut, leaves
+from gendebug_torch.model.runner import output_tensor
 
-# Length of the sketches, values of gradients held at once, nearest queries that count.
-_WIDTH, _VALUES, _NEAREST = 2048, 2**26, 5
+# Length of the sketches, and values of gradients held at once.
+_WIDTH, _VALUES = 2048, 2**26
 
 
 def gradient_scores(question: Question) -> Scorer:
@@ -42,14 +43,10 @@ def gradient_scores(question: Question) -> Scorer:
     if question.queries.labels is not None:
         towards = towards - gradients(question.queries.inputs, question.queries.labels)
     errors = nn.functional.normalize(towards, dim=1)
-    members = question.halves > 0
+    means = mean_of_nearest(question.halves)
 
     def score(inputs: Any, labels: Tensor) -> Tensor:
-        cosines = nn.functional.normalize(gradients(inputs, labels), dim=1) @ errors.T
-        tops = [cosines[:, part] for part in members]
-        return torch.stack(
-            [top.topk(min(_NEAREST, top.shape[1]), 1).values.mean(1) for top in tops], 1
-        )
+        return means(nn.functional.normalize(gradients(inputs, labels), dim=1) @ errors.T)
 
     return score
 
@@ -68,7 +65,10 @@ class _RowGradients:
 
         def loss(weights: dict[str, Tensor], row: list[Tensor], label: Tensor) -> Tensor:
             inputs = tuple(part[None] for part in row)
-            logits = functional_call(model, weights, inputs).float()
+            logits = output_tensor(functional_call(model, weights, inputs)).float()
+            if not logits.ndim:
+                # Squeezed: the row of a batch of one.
+                logits = logits[None]
             one = logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits
             return form.loss(one, label[None])
 

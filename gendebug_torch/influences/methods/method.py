@@ -13,6 +13,9 @@ from gendebug_torch.influences.methods.answers import AnswerForm
 from gendebug_torch.influences.methods.row_space import RowSpace
 from gendebug_torch.model.evaluation import Model
 
+# Nearest rows whose similarities are averaged; and columns from which the largest are looked for in
+# groups of eight.
+_NEAREST, _MANY, _GROUP = 5, 128, 8
 # Halves of the queries on which scores are computed again, in pairs that complement each other.
 HALVES = 8
 
@@ -75,3 +78,38 @@ def half_weights(queries: int, seed: int, device: torch.device) -> Tensor:
         rows += [half, 1 - half if queries > 1 else half]
     weights = torch.stack(rows)
     return (weights / weights.sum(1, keepdim=True)).to(device)
+
+
+def largest(values: Tensor) -> Tensor:
+    """`[b, 5]` largest values of each row of `[b, m]`, fewer where m is.
+
+    The five largest of many lie in the five groups with the highest peaks.
+    """
+    groups = values.shape[1] // _GROUP if values.shape[1] >= _MANY else 0
+    if groups:
+        whole = values[:, : groups * _GROUP].reshape(-1, _GROUP, groups)
+        highest = whole.amax(1).topk(_NEAREST, 1).indices[:, None].expand(-1, _GROUP, -1)
+        rest = values[:, groups * _GROUP :]
+        values = torch.cat([whole.gather(2, highest).flatten(1), rest], 1)
+    return values.topk(min(_NEAREST, values.shape[1]), 1).values
+
+
+def mean_of_nearest(halves: Tensor) -> Callable[[Tensor], Tensor]:
+    """From similarities `[b, q]` to the queries, to means of the largest `[b, 1 + HALVES]`.
+
+    Queries of the same halves form a cell: the largest of a half are among the largest of its
+    cells, so that a row is searched once for all halves.
+
+    Args:
+        halves: weights of the queries, `[1 + HALVES, q]`.
+    """
+    cells, cell = torch.unique(halves > 0, dim=1, return_inverse=True)
+    order, sizes = cell.argsort(stable=True), cell.bincount().tolist()
+    parts = [row.nonzero()[:, 0].tolist() for row in cells]
+
+    def means(similarities: Tensor) -> Tensor:
+        best = [largest(part) for part in torch.split(similarities[:, order], sizes, 1)]
+        of_halves = [largest(torch.cat([best[c] for c in part], 1)) for part in parts]
+        return torch.stack([values.mean(1) for values in of_halves], 1)
+
+    return means

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.influences.methods.method import Question, Scorer
+from gendebug_torch.influences.methods.method import Question, Scorer, largest, mean_of_nearest
 
-# Nearest rows whose similarities are averaged, and similarity from which two rows are the same.
-_NEAREST, _SAME = 5, 1 - 1e-5
+# Similarity from which two rows are the same.
+_SAME = 1 - 1e-5
 
 
 def neighbour_scores(question: Question) -> Scorer:
@@ -33,19 +33,20 @@ def neighbour_scores(question: Question) -> Scorer:
     right, right_labels = errors[:0], question.right.labels
     if right_labels is not None and len(right_labels):
         right, _ = space(question.right.inputs)
-    members = question.halves > 0
+    means = mean_of_nearest(question.halves)
 
     def score(inputs: Any, labels: Tensor) -> Tensor:
         vectors, _ = space(inputs)
-        near = (vectors @ errors.T) * form.agreement(labels, question.queries.answers)
-        towards = torch.stack([_mean_of_top(near[:, part]) for part in members], 1)
+        near = form.agreement(labels, question.queries.answers).mul_(vectors @ errors.T)
+        towards = means(near)
         against = torch.zeros_like(towards[:, :1])
         if len(right):
+            assert right_labels is not None
             cosines = vectors @ right.T
             # A row is no witness for itself, and neither is its copy.
-            cosines = cosines.masked_fill(cosines > _SAME, 0.0)
-            assert right_labels is not None
-            against = _mean_of_top(cosines * form.agreement(labels, right_labels))[:, None]
+            cosines.masked_fill_(cosines > _SAME, 0.0)
+            cosines.mul_(form.agreement(labels, right_labels))
+            against = largest(cosines).mean(1, keepdim=True)
         return torch.where(towards > 0, towards - against, -1.0)
 
     return score
@@ -56,8 +57,3 @@ def query_similarity(question: Question, inputs: Any, labels: Tensor) -> Tensor:
     vectors, _ = question.space(inputs)
     errors, _ = question.space(question.queries.inputs)
     return (vectors @ errors.T) * question.form.agreement(labels, question.queries.answers)
-
-
-def _mean_of_top(values: Tensor) -> Tensor:
-    """`[b]` mean of the largest values of each row of `[b, m]`."""
-    return values.topk(min(_NEAREST, values.shape[1]), 1).values.mean(1)

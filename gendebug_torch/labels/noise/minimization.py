@@ -17,8 +17,9 @@ _TOLERANCE = 1e-4
 # Probabilities computed at once: what stays in the cache of a core, or what fills a device.
 _HOST_CELLS, _DEVICE_CELLS = 2**16, 2**26
 
-# Negative log-likelihood of some rows, its gradient by their calibrated logits `[m, k]`, and by the
-# further parameters, from their probabilities `[m, k]`, the rows, and the further parameters.
+# Negative log-likelihood of some rows, its gradient by their calibrated logits `[k, m]`, and by the
+# further parameters, from their probabilities `[k, m]`, the rows, and the further parameters. By
+# class and not by row: a softmax over the two neighbours in memory takes ten times as long.
 RowLoss = Callable[[Tensor, slice, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -65,18 +66,19 @@ class _Objective:
     def __init__(self, z: Tensor, start: Tensor, loss: RowLoss) -> None:
         n, k = z.shape
         size = max(1, (_DEVICE_CELLS if z.device.type == "cuda" else _HOST_CELLS) // k)
-        self._blocks = [(slice(i, i + size), z[i : i + size]) for i in range(0, n, size)]
+        parts = (slice(i, i + size) for i in range(0, n, size))
+        self._blocks = [(rows, z[rows].T.contiguous()) for rows in parts]
         self._loss, self._classes = loss, k
         point, mass = start.to(z.device), z.new_zeros(k)
         for _, block in self._blocks:
             share = self._probs(block, point)
-            mass += (share * (1 - share)).sum(0)
+            mass += (share * (1 - share)).sum(1)
         self.units = torch.full_like(start, n**0.5)
         self.units[1 : k + 1] = mass.clamp(min=1.0).sqrt().cpu()
 
     def _probs(self, block: Tensor, point: Tensor) -> Tensor:
-        offsets = point[1 : self._classes + 1]
-        return torch.addcmul(offsets, block, point[0].exp()).softmax(1)
+        offsets = point[1 : self._classes + 1, None]
+        return torch.addcmul(offsets, block, point[0].exp()).softmax(0)
 
     def __call__(self, scaled: Any) -> tuple[float, Any]:
         k, host = self._classes, torch.from_numpy(scaled) / self.units
@@ -86,7 +88,7 @@ class _Objective:
             value, gradient, further = self._loss(self._probs(block, point), rows, point[k + 1 :])
             nats += value
             slopes[0] += gradient.flatten().dot(block.flatten()) * point[0].exp()
-            slopes[1 : k + 1] += gradient.sum(0)
+            slopes[1 : k + 1] += gradient.sum(1)
             slopes[k + 1 :] += further
         slope = slopes.cpu()
         slope[0] += 2 * _SCALE_RIDGE * host[0]

@@ -39,7 +39,7 @@ class NoiseFit:
 
     def probs(self, z: Tensor) -> Tensor:
         """`[n, k]` calibrated probabilities of the true class."""
-        return (z * self.scale + self.offsets).softmax(1)
+        return (z.T * self.scale + self.offsets[:, None]).softmax(0).T
 
 
 def fit_noise(z: Tensor, targets: Tensor) -> tuple[NoiseFit, float]:
@@ -69,10 +69,9 @@ def fit_noise(z: Tensor, targets: Tensor) -> tuple[NoiseFit, float]:
     fit = uniform
     if len(z) >= _MIN_ROWS_PER_CLASS * z.shape[1]:
         halves = [(z[half::2], targets[half::2]) for half in (0, 1)]
-        gains = torch.tensor(
-            [_held_out_gains(*halves[0], *halves[1]), _held_out_gains(*halves[1], *halves[0])],
-            dtype=torch.float64,
-        )
+        one, other = ((*half, _fit_clean(*half)) for half in halves)
+        both = [_held_out_gains(one, other), _held_out_gains(other, one)]
+        gains = torch.tensor(both, dtype=torch.float64)
         bound = math.log(2.0) - float(gains[:, 0].logsumexp(0))
         p_value = 2 * min(p_value, math.exp(min(bound, 0.0)))
         if float(gains[:, 1].sum()) > 0:
@@ -112,19 +111,20 @@ def _contradiction(z: Tensor, targets: Tensor, fit: NoiseFit) -> Tensor | None:
 
 
 def _held_out_gains(
-    z: Tensor, targets: Tensor, test_z: Tensor, test_targets: Tensor
+    some: tuple[Tensor, Tensor, NoiseFit], others: tuple[Tensor, Tensor, NoiseFit]
 ) -> tuple[float, float]:
     """Nats of the pairwise fit to some rows over clean and over uniform noise, on other rows.
 
     The clean fit is that to the other rows, as the split test requires, and no worse than it.
+
+    Args:
+        some: logits, targets and clean fit of the rows that are fitted.
+        others: the same of the other rows.
     """
-    uniform = _fit_uniform(z, targets, _fit_clean(z, targets))
-    pairwise = log_likelihood(test_z, test_targets, _fit_pairwise(z, targets, uniform))
-    clean = _fit_clean(test_z, test_targets)
-    return (
-        pairwise - log_likelihood(test_z, test_targets, clean),
-        pairwise - log_likelihood(test_z, test_targets, uniform),
-    )
+    z, targets, _ = some
+    uniform = _fit_uniform(*some)
+    pairwise = log_likelihood(*others[:2], _fit_pairwise(z, targets, uniform))
+    return pairwise - log_likelihood(*others), pairwise - log_likelihood(*others[:2], uniform)
 
 
 def label_probs(probs: Tensor, transition: Tensor) -> Tensor:
@@ -182,11 +182,13 @@ def noise_interval(
 def _log_rate_variance(z: Tensor, targets: Tensor, fit: NoiseFit) -> float:
     """Variance of the logarithm of the noise, from the curvature of the likelihood."""
     off = fit.transition - torch.diag(fit.transition.diagonal())
+    by_class, of_label, away = z.T.contiguous(), off[:, targets], off.sum(1)[targets]
 
     def loss(point: Tensor) -> Tensor:
-        probs = (z * fit.scale * point[0].exp() + fit.offsets).softmax(1)
-        own = probs.gather(1, targets[:, None])[:, 0]
-        noise = (probs * off[:, targets].T).sum(1) - off.sum(1)[targets] * own
+        scaled = by_class * fit.scale * point[0].exp()
+        probs = (scaled + fit.offsets[:, None]).softmax(0)
+        own = probs.gather(0, targets[None])[0]
+        noise = (probs * of_label).sum(0) - away * own
         return -(own + point[1].exp() * noise).clamp(min=_TINY).log().sum()
 
     zeros = z.new_zeros(2)
@@ -211,7 +213,7 @@ def _fit_clean(z: Tensor, targets: Tensor) -> NoiseFit:
         start[0] = -float(z.std().clamp(min=1.0).log()) / 2
 
     def loss(probs: Tensor, rows: slice, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        own = probs.gather(1, targets[rows, None])
+        own = probs.gather(0, targets[None, rows])
         nats = -own.clamp(min=_TINY).log().sum()
         return nats, _minus_own(probs, targets[rows], torch.ones_like(own)), own.new_zeros(0)
 
@@ -224,7 +226,7 @@ def _fit_uniform(z: Tensor, targets: Tensor, start: NoiseFit) -> NoiseFit:
 
     def loss(probs: Tensor, rows: slice, logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rate = logit.sigmoid()
-        own, other = probs.gather(1, targets[rows, None]), rate / (k - 1)
+        own, other = probs.gather(0, targets[None, rows]), rate / (k - 1)
         label = (other + own * (1 - rate - other)).clamp(min=_TINY)
         slope = ((1 - own) / (k - 1) - own) / label
         away = 1 - other / label
@@ -259,11 +261,11 @@ def calibrated(
         start: fit to start from.
         iterations: most iterations.
     """
-    of_label = transition.T.contiguous()
+    of_label = transition[:, targets]
 
     def loss(probs: Tensor, rows: slice, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        joint = probs * of_label[targets[rows]]
-        label = joint.sum(1, keepdim=True).clamp(min=_TINY)
+        joint = probs * of_label[:, rows]
+        label = joint.sum(0, keepdim=True).clamp(min=_TINY)
         return -label.log().sum(), probs - joint / label, label.new_zeros(0)
 
     return _noise_fit(minimized(z, _point(start), loss, iterations=iterations), transition, z)
@@ -279,20 +281,14 @@ def _noise_fit(point: Tensor, transition: Tensor, z: Tensor) -> NoiseFit:
     return NoiseFit(float(point[0].exp()), point[1 : k + 1].to(z), transition.to(z))
 
 
-def _label_columns(transition: Tensor, targets: Tensor) -> Tensor:
-    """`[n, k]` probability of each row's label for each true class."""
-    return transition.T.contiguous()[targets]
-
-
 def _minus_own(gradient: Tensor, targets: Tensor, values: Tensor) -> Tensor:
-    """The gradient less `[n, 1]` values at the given labels, in place."""
-    return gradient.scatter_add_(1, targets[:, None], -values)
+    """The gradient `[k, n]` less `[1, n]` values at the given labels, in place."""
+    return gradient.scatter_add_(0, targets[None], -values)
 
 
 def log_likelihood(z: Tensor, targets: Tensor, fit: NoiseFit) -> float:
     """Nats of the labels under a fit."""
-    probs = fit.probs(z)
-    label = (probs * _label_columns(fit.transition, targets)).sum(1)
+    label = (fit.probs(z).T * fit.transition[:, targets]).sum(0)
     return float(label.clamp(min=_TINY).log().sum())
 
 
@@ -304,8 +300,8 @@ def _penalized(z: Tensor, targets: Tensor, fit: NoiseFit) -> float:
 def _transition(probs: Tensor, targets: Tensor, transition: Tensor, uniform: Tensor) -> Tensor:
     """`[k, k]` transition by EM, with a prior of a few rows of uniform noise per class."""
     for _ in range(_EM_STEPS):
-        label = (probs * _label_columns(transition, targets)).sum(1, keepdim=True).clamp(min=_TINY)
-        sums = torch.zeros_like(transition).index_add_(0, targets, probs / label).T
+        label = (probs.T * transition[:, targets]).sum(0).clamp(min=_TINY)
+        sums = torch.zeros_like(transition).index_add_(1, targets, probs.T / label)
         counts = sums * transition + _PRIOR_ROWS * uniform
         transition = counts / counts.sum(1, keepdim=True)
     return transition

@@ -151,7 +151,7 @@ def _trained(
     folds, n = len(training), len(truth.values)
     inside, rows = (held_out >= 0) & (held_out < n), held_out.clamp(min=0)
     evaluated = (rows * inside).expand(len(_INPUT_NOISE), -1, -1)
-    noise = x.new_tensor(_INPUT_NOISE)
+    noise, judged = x.new_tensor(_INPUT_NOISE), x[rows]
     steps = min(max(_PASSES * n // _BATCH, _MIN_STEPS), _MAX_STEPS)
     every, trial = max(1, steps // _EVALUATIONS), int(_TRIAL * steps)
     best, outputs = math.inf, x.new_zeros(*held_out.shape, truth.outputs)
@@ -161,7 +161,7 @@ def _trained(
         if (step + 1) % every:
             continue
         deadline.check()
-        answers = networks(x[rows].repeat(len(noise), 1, 1))
+        answers = networks(judged.repeat(len(noise), 1, 1))
         answers = answers.view(len(noise), folds, *answers.shape[1:])
         losses = (truth.loss(answers, evaluated[: len(noise)]) * inside).sum((1, 2))
         least = int(losses.argmin())
@@ -184,7 +184,8 @@ def _batch(
     positions = torch.randint(rows, (folds, min(_BATCH, rows)), generator=generator)
     drawn = training.gather(1, positions.to(x.device))
     draws = torch.randn(positions.shape[1], x.shape[1], generator=generator).to(x.device)
-    inputs = torch.addcmul(x[drawn], noise[:, None, None, None], draws)
+    values = x.index_select(0, drawn.flatten()).view(*drawn.shape, -1)
+    inputs = torch.addcmul(values, noise[:, None, None, None], draws)
     return inputs.flatten(0, 1), drawn.repeat(len(noise), 1)
 
 

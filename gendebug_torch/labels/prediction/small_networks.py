@@ -38,8 +38,9 @@ class Truth:
             rows: rows that they are about, `[...]` int64.
         """
         if self.kind == "class":
-            truth = nn.functional.one_hot(self.values[rows], self.outputs).to(outputs.dtype)
-            return outputs.softmax(-1) - truth
+            truth, ones = self.values[rows].unsqueeze(-2), outputs.new_ones(())
+            probs = outputs.mT.softmax(-2)
+            return probs.scatter_add_(-2, truth, -ones.expand(truth.shape)).mT
         mean = outputs.sigmoid() if self.kind == "labels" else outputs
         return (mean - self.values[rows]).nan_to_num_(0.0)
 
@@ -47,7 +48,7 @@ class Truth:
         """Loss of each row, `[...]`: nats, or half the squared error."""
         values = self.values[rows]
         if self.kind == "class":
-            return -outputs.log_softmax(-1).gather(-1, values[..., None])[..., 0]
+            return -outputs.mT.log_softmax(-2).gather(-2, values.unsqueeze(-2)).squeeze(-2)
         if self.kind == "labels":
             nats = nn.functional.softplus(outputs) - outputs * values
         else:
@@ -57,6 +58,9 @@ class Truth:
 
 class Networks:
     """m networks with ReLU layers as views of one flat vector of parameters.
+
+    Answers and their slopes lie in memory by output and not by row: products of matrices with few
+    columns, and softmax over neighbours in memory, take several times as long.
 
     Args:
         m: number of networks.
@@ -89,7 +93,7 @@ class Networks:
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """Weights `[m, inputs, outputs]` of each layer, then biases `[m, 1, outputs]`, as views."""
         pieces = torch.split(vector, [a * b for a, b in self._shapes], 1)
-        return [p.view(-1, *shape) for p, shape in zip(pieces, self._shapes, strict=True)]
+        return [p.view(-1, b, a).mT for p, (a, b) in zip(pieces, self._shapes, strict=True)]
 
     @property
     def weights(self) -> list[Tensor]:
@@ -118,10 +122,10 @@ class Networks:
 
     def _layers(self, x: Tensor) -> list[Tensor]:
         layers = [x]
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
-            layers.append(x.relu_() if i < last else x)
+        *hidden, (weight, bias) = zip(self.weights, self.biases, strict=True)
+        for weights, biases in hidden:
+            layers.append(torch.baddbmm(biases, layers[-1], weights).relu_())
+        layers.append(torch.baddbmm(bias.mT, weight.mT, layers[-1].mT).mT)
         return layers
 
     def step(self, x: Tensor, truth: Truth, rows: Tensor, rate: float) -> None:
@@ -137,10 +141,10 @@ class Networks:
         slope = truth.residual(layers[-1], rows) / x.shape[1]
         weights = self.weights
         for i in reversed(range(len(weights))):
-            self._slopes[i].copy_(torch.bmm(layers[i].mT, slope))
+            self._slopes[i].copy_(torch.bmm(slope.mT, layers[i]).mT)
             self._slopes[len(weights) + i].copy_(slope.sum(1, keepdim=True))
             if i:
-                slope = torch.bmm(slope, weights[i].mT).mul_(layers[i] > 0)
+                slope = torch.bmm(slope, weights[i].mT).mul_(layers[i].sign())
         self._steps += 1
         self._first.lerp_(self._gradient, 1 - _MOMENTUM)
         self._second.mul_(_MEMORY).addcmul_(self._gradient, self._gradient, value=1 - _MEMORY)

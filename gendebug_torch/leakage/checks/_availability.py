@@ -20,8 +20,20 @@ _MIN_SHARE, _MIN_CORRELATION, _ALPHA = 0.95, 0.3, 1e-6
 _MISSING_INCREASE, _REMAINING = 0.5, 0.5
 
 
+def is_property(column: str, records: Records) -> bool:
+    """Whether a column describes the inputs themselves, which are known before any answer is.
+
+    Args:
+        column: column name.
+        records: records, with the properties of images, texts or series where they have such.
+    """
+    return records.properties is not None and column in records.properties
+
+
 def unavailability_signs(column: str, train: Records, production: Records | None) -> list[str]:
     """What suggests that a column is recorded after the outcome, as clauses of a sentence.
+
+    Nothing does so of a property of the inputs.
 
     Args:
         column: column name.
@@ -29,6 +41,8 @@ def unavailability_signs(column: str, train: Records, production: Records | None
         production: records of production, with or without targets, or None.
     """
     assert train.features is not None
+    if is_property(column, train):
+        return []
     values = feature_table(train.features, [column])
     signs = [_late(values, train), _missing(values, train)]
     if production is not None and production.features is not None:

@@ -10,7 +10,11 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._availability import lost_relation, unavailability_signs
+from gendebug_torch.leakage.checks._availability import (
+    is_property,
+    lost_relation,
+    unavailability_signs,
+)
 from gendebug_torch.leakage.checks._candidates import (
     SCREEN,
     ColumnScreen,
@@ -76,7 +80,8 @@ def no_column_predicts_the_target_alone(
     it is a shortcut if the others predict nearly as well in training and far less on other rows.
     Any other column that alone predicts nearly as well as all together is a note, and a warning if
     its times, its missing values or its values in production suggest that it is recorded after the
-    outcome. Of several labels or quantities each is judged by itself.
+    outcome. A property of an image or a text is known before the answer: at most it is a shortcut.
+    Of several labels or quantities each is judged by itself.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, on leaks as what is too
     good for one column; Pearson (1905) and Goodman and Kruskal (1954), JASA 49:732, for the
@@ -128,16 +133,20 @@ def _target_findings(
     ablations: dict[tuple[tuple[str, ...], bool], ColumnAblation] = {}
     reported: list[str] = []
     for candidate, context in zip(candidates, contexts, strict=False):
-        leak = _is_leak(found.classes, candidate, context)
-        if _is_honest(found, candidate) or not (leak or _is_shortcut(candidate, context)):
+        # What an input shows is known before its answer, and its properties go together.
+        described = is_property(candidate.column, train)
+        alone = _is_leak(found.classes, candidate, context)
+        alone |= described and candidate.overall >= _FAIL_EXPLAINED
+        if _is_honest(found, candidate) or not (alone or _is_shortcut(candidate, context)):
             continue
+        leak = alone and not described
         columns = context.equivalent
         if (columns, leak) not in ablations:
             # Whether a model can do without the columns is a question to other models.
             asked = predictor if leak else Predictor(None)
             ablations[columns, leak] = column_ablation(columns, found, train, splits, asked)
         ablation = ablations[columns, leak]
-        if leak or _is_missed(ablation):
+        if alone or _is_missed(ablation):
             yield _candidate_finding(found, candidate, context, ablation, leak)
             reported += columns
     sufficient = _sufficient(train, found, contexts[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -10,6 +11,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.leakage.checks._availability import is_property
 from gendebug_torch.leakage.checks._candidates import (
     SCREEN,
     ColumnScreen,
@@ -23,6 +25,7 @@ from gendebug_torch.leakage.columns.association import Association, association,
 from gendebug_torch.leakage.columns.column_codes import feature_table
 
 _NEEDS = ("train.features", "train.targets", "production.features", "production.targets")
+_UNAVAILABLE = ": it seems not to be available at prediction time"
 # A column that keeps less of its explained share than this is a failure.
 _FAIL_SHARE = 0.25
 
@@ -110,7 +113,8 @@ def _target_findings(
         if _upper_bound(after, i) < min_remaining * candidates[name].explained
     }
     for i, candidate in list(lost.items())[:limit]:
-        yield _lost_finding((train.name, production.name), before, after, i, candidate)
+        finding = _lost_finding((train.name, production.name), before, after, i, candidate)
+        yield _of_property(finding) if is_property(candidate.column, train) else finding
     if not lost:
         text = (
             f"All columns that predict the target alone in {train.name} "
@@ -139,14 +143,13 @@ def _lost_finding(
     )
     text = (
         f"{name} explains {share:.0%} of the target in {splits[0]} (95% interval {low:.0%} to "
-        f"{high:.0%}) but {rest:.0%} in {splits[1]} ({rest_low:.0%} to {rest_high:.0%}): it seems "
-        "not to be available at prediction time."
+        f"{high:.0%}) but {rest:.0%} in {splits[1]} ({rest_low:.0%} to {rest_high:.0%})"
     )
     return strong_columns_predict_in_production.finding(
         Severity.FAIL
         if _upper_bound(after, i) < _FAIL_SHARE * candidate.explained
         else Severity.WARN,
-        text,
+        f"{text}{_UNAVAILABLE}.",
         subject=name,
         numbers={
             "explained": share,
@@ -160,4 +163,17 @@ def _lost_finding(
         },
         remedy=f"Drop {name} and retrain, or provide it in production as it was in training.",
         evidence=after,
+    )
+
+
+def _of_property(finding: Finding) -> Finding:
+    """The same about a property of the inputs, which is there and follows the target no longer."""
+    text = finding.summary.removesuffix(f"{_UNAVAILABLE}.")
+    return replace(
+        finding,
+        cause=Cause.SHORTCUT_FEATURE,
+        severity=Severity.WARN,
+        summary=f"{text}: a network that relies on it fails there.",
+        remedy=f"Train on rows in which {finding.subject} does not follow the class, and find out "
+        "what changed it in production.",
     )

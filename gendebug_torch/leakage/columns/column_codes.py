@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,8 +106,12 @@ def is_nested(values: pd.Series[Any]) -> bool:
     """Whether a column holds lists, arrays or other values that are not hashable."""
     if values.dtype.kind != "O":
         return False
-    present = values.dropna()
-    return bool(len(present)) and not isinstance(present.iloc[0], Hashable)
+    first = values.dropna().head(1)
+    try:
+        first.map(hash)
+    except TypeError:
+        return True
+    return False
 
 
 def hashable_values(values: pd.Series[Any]) -> pd.Series[Any]:

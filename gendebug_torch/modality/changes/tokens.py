@@ -15,6 +15,8 @@ from gendebug_torch.modality.modality import Change
 _SPECIAL = 0.9
 # Least rise of the share of an id for it to be the one that stands for unknown tokens.
 _LEAST_UNKNOWN = 0.01
+# Part of its share by which a token may differ between two sides that use it alike.
+_SAME_SHARE = 0.25
 
 
 def token_changes(
@@ -177,6 +179,10 @@ def _vocabulary(layout: _Layout, before: Tensor, after: Tensor) -> Iterator[Chan
         text = f"token ids are {abs(shift)} too {'high' if shift > 0 else 'low'}"
         shifted = partial(_shifted, layout, by=shift, top=top)
         yield Change(f"ids {shift:+d}", text, shifted, 1)
+        if kept := _kept_ids(shares):
+            text += f", but for those up to {kept - 1}"
+            behind = partial(_shifted, layout, by=shift, top=top, start=kept)
+            yield Change(f"ids {shift:+d} from {kept}", text, behind, 2)
     text = "ids are those of another vocabulary: the frequent ids are others"
     ranks = [share.argsort(descending=True, stable=True) for share in shares]
     table = torch.arange(len(shares[0]))
@@ -233,8 +239,16 @@ def _thinned(layout: _Layout, tokens: Tensor, share: float, unknown: int) -> Ten
     return torch.where(drawn & ~layout.empty(tokens), unknown, tokens)
 
 
-def _shifted(layout: _Layout, tokens: Tensor, by: int, top: int) -> Tensor:
-    return torch.where(layout.empty(tokens), tokens, (tokens + by).clamp(0, top))
+def _kept_ids(shares: tuple[Tensor, Tensor]) -> int:
+    """How many of the lowest ids, such as the unknown token, are as frequent on both sides."""
+    size = torch.maximum(*shares)
+    kept = ((shares[1] - shares[0]).abs() <= _SAME_SHARE * size).cumprod(0)
+    return int(kept.sum()) if bool((kept * size).any()) else 0
+
+
+def _shifted(layout: _Layout, tokens: Tensor, by: int, top: int, start: int = 0) -> Tensor:
+    fixed = layout.empty(tokens) | (tokens < start)
+    return torch.where(fixed, tokens, (tokens + by).clamp(0, top))
 
 
 def _renamed(layout: _Layout, tokens: Tensor, table: Tensor) -> Tensor:

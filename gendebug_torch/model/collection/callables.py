@@ -36,12 +36,15 @@ def as_model(model: Any) -> Any:
     """
     if isinstance(model, nn.Module):
         return model
+    if isinstance(model, type):
+        expected, remedy = "a model, not its class", f"Pass an instance, e.g. {model.__name__}()."
+        reject("model", expected, f"the class {model.__name__}", remedy)
     method = next((getattr(model, name, None) for name in _METHODS if hasattr(model, name)), None)
     if callable(method):
         return _on_arrays(method, probs=method.__name__ == "predict_proba")
     if not callable(model):
         expected = "a module, a function, or an estimator with predict_proba or decision_function"
-        remedy = "Pass the network itself, not its weights."
+        remedy = "Pass the network itself, not its weights or its file; load a file first."
         reject("model", expected, type(model).__name__, remedy)
     return model
 

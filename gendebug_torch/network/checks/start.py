@@ -20,7 +20,8 @@ def loss_starts_at_chance(
 
     For k classes that is log k. A loss far above it says that the outputs of the untrained network
     are too large, that the loss is a sum, or that it is computed of something else. A loss below is
-    that of a network that was trained before.
+    that of a network that was trained before. Before a run, probabilities in the place of logits
+    are named as well.
 
     Source: Karpathy (2019), A recipe for training neural networks: verify the loss at
     initialization.
@@ -38,6 +39,11 @@ def loss_starts_at_chance(
         yield this.finding(Severity.NOTE, summary, numbers={"start": start})
         return
     numbers: dict[str, Any] = {"start": start, "chance": chance, "constant": facts.constant_loss}
+    if network.preflight is not None and network.preflight.softmax:
+        summary = "The cross-entropy is given probabilities, 0 to 1 with sum 1, instead of logits."
+        remedy = "Remove the softmax before the loss: the loss makes one, and learns slowly of two."
+        yield fault(this, "softmax_before_loss", summary, remedy, step=1, **numbers)
+        return
     classes = facts.constant_loss is None or facts.constant_loss <= chance + 1e-9
     limit = chance + max(max_excess, chance)
     if not classes or chance > 20:

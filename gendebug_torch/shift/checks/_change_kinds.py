@@ -7,21 +7,27 @@ from dataclasses import replace
 from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
-from gendebug_torch.checks.inputs import Cost, DerivedInput
+from gendebug_torch.checks.inputs import Cost, Deferred, DerivedInput
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import NO_DEADLINE, Deadline, OutOfTime
 from gendebug_torch.shift.columns.shared_columns import column_count
 from gendebug_torch.shift.kinds import change_kinds as kinds
 from gendebug_torch.shift.kinds.label_model import MAX_FOLLOWED
 
 
 def _between(
-    production: Records | None, validation: Records | None, train: Records | None
+    production: Records | None,
+    validation: Records | None,
+    train: Records | None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> kinds.ChangeKinds | None:
     """Kinds of change since validation, or since training without its overconfident scores."""
     reference = validation if validation is not None else train
     if production is None or reference is None:
         return None
-    return kinds.change_kinds(production, reference, scores=validation is not None)
+    return kinds.change_kinds(
+        production, reference, scores=validation is not None, deadline=deadline
+    )
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
@@ -39,6 +45,14 @@ def _cost(given: Mapping[str, Any]) -> Cost:
 
 
 CHANGE_KINDS = DerivedInput("change_kinds", _between, _cost, uses_labels=True, partial_labels=True)
+
+
+def kinds_in_time(change_kinds: Deferred[kinds.ChangeKinds | None]) -> kinds.ChangeKinds | None:
+    """The kinds of change; None where the budget ends before, and findings keep their own cause."""
+    try:
+        return change_kinds()
+    except OutOfTime:
+        return None
 
 
 def root_cause(change_kinds: kinds.ChangeKinds | None) -> Cause:

@@ -12,7 +12,7 @@ from gendebug_torch.checks.inputs import Deferred
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
-from gendebug_torch.shift.checks._change_kinds import root_cause
+from gendebug_torch.shift.checks._change_kinds import kinds_in_time, root_cause
 from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.scores.outputs import (
@@ -75,7 +75,7 @@ def outputs_finding(
     return check.finding(
         severity,
         f"{text}.",
-        cause=root_cause(change_kinds()),
+        cause=root_cause(kinds_in_time(change_kinds)),
         numbers=numbers | {"shifted": len(shifted)},
         remedy=f"Find the feature that shifted (shift.ks), then {use} on recent labeled rows.",
         evidence=feature_shift(before[:, which], after[:, which], name=test.labels[which]),

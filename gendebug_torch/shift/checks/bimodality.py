@@ -13,7 +13,7 @@ from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
-from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
 from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
@@ -85,7 +85,7 @@ def predicted_classes_hold_one_population(
         inflation = _error_inflation(validation, production)
     for which in bimodal:
         finding = _bimodal_finding(after, before, which, min_dip, inflation)
-        yield replace(finding, cause=root_cause(change_kinds()))
+        yield replace(finding, cause=root_cause(kinds_in_time(change_kinds)))
     if not bimodal:
         yield _unimodal_finding(after)
 

@@ -10,7 +10,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, with_cause
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, with_cause
 from gendebug_torch.shift.checks._columns import (
     COLUMN_PAIR,
     Categories,
@@ -26,6 +26,9 @@ from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.categories import CategoryShift, unseen_excess
 from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
+
+# Rows per level below which levels may be identifiers.
+_ROWS_PER_LEVEL = 5
 
 
 @check(
@@ -79,7 +82,7 @@ def categories_keep_their_shares(
     changed, excluded = _changed(columns.tests, alpha, min_effect, min_unseen)
     for name, reason in list(excluded.items())[:limit]:
         yield excluded_finding(this, name, reason)
-    kinds = change_kinds() if changed else None
+    kinds = kinds_in_time(change_kinds) if changed else None
     for test, p, unseen in sorted(changed, key=lambda entry: -entry[0].effect)[:limit]:
         finding = _category_finding(test, p, unseen)
         yield finding if unseen else with_cause(finding, kinds)
@@ -108,7 +111,9 @@ def _changed(
     changed, excluded = [], {}
     for test, p in zip(tests, holm_adjusted(p_values).tolist(), strict=True):
         unseen = test.unseen[1] >= min_unseen and unseen_excess(test, level=level) > 0.0
-        if not unseen and not (p < alpha and test.effect >= min_effect):
+        differs = unseen or (p < alpha and test.effect >= min_effect)
+        # Of identifiers no test has power, so that no change is no news either.
+        if not differs and len(test.levels) * _ROWS_PER_LEVEL <= test.n + test.m:
             continue
         sides = (
             dict(zip(test.levels, counts.tolist(), strict=True))
@@ -116,7 +121,7 @@ def _changed(
         )
         if reason := level_reason(test.name, *sides):
             excluded[test.name] = reason
-        else:
+        elif differs:
             changed.append((test, p, unseen))
     return changed, excluded
 

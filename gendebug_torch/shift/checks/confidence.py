@@ -12,7 +12,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
 from gendebug_torch.shift.checks._outputs import outputs_finding
 from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
@@ -91,7 +91,7 @@ def confidence_keeps_its_distribution(
     yield this.finding(
         Severity.FAIL if shift.statistic >= _FAIL_DISTANCE else Severity.WARN,
         f"{text}.",
-        cause=root_cause(change_kinds()),
+        cause=root_cause(kinds_in_time(change_kinds)),
         numbers=numbers,
         remedy="Find the feature that shifted (shift.ks), then tune the threshold on recent rows.",
         evidence=shift,

@@ -13,7 +13,7 @@ from gendebug_torch.checks.inputs import NOTHING, Cost, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import NO_DEADLINE, Deadline, InputError
-from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, root_cause
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, root_cause
 from gendebug_torch.shift.checks._columns import no_reference
 from gendebug_torch.shift.checks._embedding import embedding_findings
 from gendebug_torch.shift.columns.shared_columns import column_count
@@ -130,7 +130,7 @@ def _column_finding(
         concerned = result.concerned(classifier=classifier, pair=pair)
         slow = [] if block == 1 else slow_columns(*tables, block, categorical=coded)
         slow = [name for name in slow if name in concerned]
-        return _difference_finding(result, text, slow, change_kinds())
+        return _difference_finding(result, text, slow, kinds_in_time(change_kinds))
     text = f"Columns relate as before: {text}."
     return this.finding(Severity.OK, text, numbers=result.numbers, evidence=shift)
 

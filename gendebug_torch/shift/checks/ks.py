@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gendebug_torch.checks.finding import TO_REPAIR, Cause, Finding, Severity
+from gendebug_torch.checks.finding import OUTSIDE, TO_REPAIR, Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, with_cause
+from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, with_cause
 from gendebug_torch.shift.checks._columns import (
     COLUMN_PAIR,
     ColumnPair,
@@ -23,9 +23,10 @@ from gendebug_torch.shift.checks._columns import (
 )
 from gendebug_torch.shift.checks._costs import columns_cost
 from gendebug_torch.shift.columns.default_values import Atom, default_value
-from gendebug_torch.shift.columns.exclusions import IDENTIFIER, number_reason
+from gendebug_torch.shift.columns.exclusions import COUNTER, IDENTIFIER, number_reason
 from gendebug_torch.shift.columns.shared_columns import QuantityComparison
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
+from gendebug_torch.shift.kinds.model_outputs import scores_shifted
 from gendebug_torch.shift.kinds.moved_columns import MIN_OUTSIDE
 from gendebug_torch.shift.two_sample.effect_sizes import effect_sizes
 from gendebug_torch.shift.two_sample.feature_shift import feature_shift, most_shifted
@@ -90,11 +91,16 @@ def features_keep_their_distribution(
     shifted = _shifted(sides, ~too_short, alpha, min_effect, min_atom)
     slow = _autocorrelated(sides, too_short, alpha, min_effect)
     excluded = _excluded(sides, [*(column for column, _ in shifted), *slow])
-    for column in list(excluded)[:limit]:
-        yield excluded_finding(this, sides.test.labels[column], excluded[column])
     shifted = [(column, atom) for column, atom in shifted if column not in excluded]
     slow = [column for column in slow if column not in excluded]
-    kinds = change_kinds() if shifted else None
+    unexplained = (
+        not (shifted or slow)
+        and validation is not None
+        and scores_shifted(validation, production, alpha, min_effect)
+    )
+    for column in list(excluded)[:limit]:
+        yield _excluded_finding(sides, column, excluded[column], unexplained)
+    kinds = kinds_in_time(change_kinds) if shifted else None
     for column, atom in shifted[:limit]:
         yield with_cause(_feature_finding(sides, column, atom), kinds)
     for column in slow[:limit]:
@@ -164,6 +170,36 @@ def _share_outside(sides: QuantityComparison, column: int) -> float:
     return float(((after < before[0]) | (after > before[-1])).double().mean())
 
 
+def _excluded_finding(
+    sides: QuantityComparison, column: int, reason: str, unexplained: bool
+) -> Finding:
+    """The note that a column changes by itself; a failure where that may be why scores shifted.
+
+    Args:
+        sides: both sides.
+        column: number of the column.
+        reason: why it is not compared.
+        unexplained: whether scores shifted although no compared column did.
+    """
+    name, outside = sides.test.labels[column], _share_outside(sides, column)
+    finding = excluded_finding(features_keep_their_distribution, name, reason)
+    if not unexplained or reason != COUNTER or outside < MIN_OUTSIDE:
+        return finding
+    text = (
+        f"{name} counts on beyond {sides.names[0]}: {outside:.0%} of the production values lie "
+        "outside its whole range, and the scores shifted although no other number did. If the "
+        "model reads it, it extrapolates"
+    )
+    remedy = (
+        f"Retrain without {name}, or with what repeats in it (season, hour, time since an event); "
+        "take it out of the features of the schema if the model does not read it."
+    )
+    numbers = {**finding.numbers, OUTSIDE: outside}
+    return replace(
+        finding, severity=Severity.FAIL, summary=f"{text}.", numbers=numbers, remedy=remedy
+    )
+
+
 def _extrapolation_finding(finding: Finding, reference: str, outside: float) -> Finding:
     """The warning about values that the model has never seen, however slowly they came about."""
     text = (
@@ -174,7 +210,7 @@ def _extrapolation_finding(finding: Finding, reference: str, outside: float) -> 
         f"Retrain on rows that cover the new range of {finding.subject}, or clip it to the range "
         "of training; do not trust the predictions until then."
     )
-    numbers = {**finding.numbers, "outside": outside}
+    numbers = {**finding.numbers, OUTSIDE: outside}
     return replace(
         finding, severity=Severity.WARN, summary=f"{text}.", remedy=remedy, numbers=numbers
     )

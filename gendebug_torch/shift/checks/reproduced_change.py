@@ -27,6 +27,8 @@ from gendebug_torch.shift.serving.reproduction import Reproduction, Side, reprod
 from gendebug_torch.stats.intervals import p_value_text
 
 _MIN_ROWS = 60
+# Where a sample leaves it open, so many times as many rows decide; and the p-value that is open.
+_MORE, _UNSURE = 4, 0.05
 _RUNS = 8
 
 
@@ -72,15 +74,18 @@ def no_named_change_turns_validation_into_production(
         production: records with inputs.
         alpha: chance of a false alarm.
         max_remaining: share of the distance that the named change may leave.
-        rows: most rows of each side that are used.
+        rows: most rows of each side that are used, four times as many where these leave it open.
     """
     this = no_named_change_turns_validation_into_production
     reason, modality = _unfit(validation, production)
     if modality is None:
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.")
         return
-    sides = [_sample(side, rows) for side in (validation, production)]
-    found = _reproduction(model, sides, modality)
+    for most in (rows, _MORE * rows):
+        sides = [_sample(side, most) for side in (validation, production)]
+        found = _reproduction(model, sides, modality)
+        if max(map(len, sides)) < most or not _is_open(found, alpha, max_remaining):
+            break
     what = "properties" if modality is STRINGS else "properties and outputs"
     text = (
         f"energy distance of {modality.name} {what} {found.distance:.2g}, "
@@ -99,6 +104,13 @@ def no_named_change_turns_validation_into_production(
         yield this.finding(Severity.NOTE, summary, numbers=numbers, remedy=remedy, evidence=found)
         return
     yield _named(found, sides[0], production, numbers)
+
+
+def _is_open(found: Reproduction, alpha: float, max_remaining: float) -> bool:
+    """Whether more rows may decide: a distance near its limit, or a change that comes near."""
+    if found.p_value >= alpha:
+        return found.p_value < _UNSURE
+    return bool(found.changes) and float(found.remaining[0]) < max_remaining < float(found.high[0])
 
 
 def _reproduction(model: Model, sides: Sequence[Records], modality: Modality) -> Reproduction:

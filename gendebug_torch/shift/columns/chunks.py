@@ -15,7 +15,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import numeric_features, standard_codes
 from gendebug_torch.errors import reading, reject
-from gendebug_torch.shift.columns.exclusions import arrow_reason
+from gendebug_torch.shift.columns.exclusions import arrow_reason, is_numbering
 from gendebug_torch.shift.columns.prepared import PreparedReference
 from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, PreparedTable
 from gendebug_torch.shift.columns.shared_columns import MAX_EXACT_INTEGER, time_order
@@ -306,7 +306,7 @@ def _identifiers(
     for i, name in enumerate(names):
         integers = block.shape[1] and pa.types.is_integer(columns[name].type)
         if (integers and np.nanmax(np.abs(block[i]), initial=0.0) > MAX_EXACT_INTEGER) or (
-            distinct[i] and (block[i] == np.floor(block[i])).all()
+            distinct[i] and is_numbering(block[i])
         ):
             found.add(name)
     return frozenset(found)

@@ -9,9 +9,15 @@ from torch import Tensor
 
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
+from gendebug_torch.shift.two_sample.ks import ks_two_sample
 
 # A column with fewer distinct values is a code, whose levels may grow without being a default.
 _MIN_DISTINCT = 20
+# Level and distance from which the values beside a default value count as shifted, and the rows
+# that it takes to judge.
+_REST_ALPHA = 1e-3
+_REST_DISTANCE = 0.05
+_MIN_REST = 20
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ def default_value(
 ) -> Atom | None:
     """The value that a part of production has in one column where it varied before, or None.
 
+    The other values have to keep their distribution; those of a real drift move as well.
+
     Args:
         reference: values, `[n, d]` or `[n]`, or what `prepare_reference` returned for them.
         live: values, `[m, d]` or `[m]`, or prepared likewise.
@@ -84,7 +92,18 @@ def default_value(
     # The busy hours of a clock in another zone grow as well, and are no default.
     if clock_offset_hours(*(side.values(0).double().cpu().numpy() for side in sides)):
         return None
-    return atom if atom.reference_distinct > _MIN_DISTINCT or atom.live_share > 0.99 else None
+    if atom.reference_distinct <= _MIN_DISTINCT and atom.live_share <= 0.99:
+        return None
+    return atom if _others_stay(*sides, atom.value) else None
+
+
+def _others_stay(before: PreparedReference, after: PreparedReference, value: float) -> bool:
+    """Whether the other values keep their distribution: those of real drift move as well."""
+    rest = [values[values != value] for values in (before.values(0), after.values(0))]
+    if min(map(len, rest)) < _MIN_REST:
+        return True
+    test = ks_two_sample(*rest)
+    return float(test.p_value) > _REST_ALPHA or float(test.statistic) < _REST_DISTANCE
 
 
 def one_column(side: Tensor | PreparedReference, column: int) -> PreparedReference:

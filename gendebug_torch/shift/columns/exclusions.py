@@ -53,6 +53,10 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _WEEK = re.compile(r"\d{4}[ -]?(w|kw|cw)\d{1,2}", re.IGNORECASE)
+# Distance of numbers of rows from an even spread: what is tolerated, and that of noise.
+_UNEVEN, _NOISE = 0.05, 1.2
+# Numbers that may be dates by chance; smallest number of the form 20240131.
+_MIN_COMPACT_DATES, _FIRST_DAY = 4, 1_000_000
 # Share of the levels that have to be dates; levels and rows per level of an identifier, and the
 # share of production rows whose level is new.
 _MIN_DATES = 0.95
@@ -161,6 +165,8 @@ def number_reason(name: str, before: NDArray[Any], after: NDArray[Any]) -> str |
     """
     if not len(before) or not len(after):
         return None
+    if _are_compact_dates(before, after):
+        return DATES
     words = _words(name)
     if _last(words) in _COUNTERS and after.max() >= before.max():
         end, start = np.quantile(before, _MIN_LATER), np.quantile(after, 1 - _MIN_LATER)
@@ -170,6 +176,43 @@ def number_reason(name: str, before: NDArray[Any], after: NDArray[Any]) -> str |
         if 0 <= start - end <= gap and (start > end or after.max() > before.max()):
             return COUNTER
     return _calendar_reason(words, before, after)
+
+
+def is_numbering(values: NDArray[Any]) -> bool:
+    """Whether distinct whole numbers fill their range evenly, as those of rows or customers do.
+
+    An amount in cents may have no value twice either, but its values crowd somewhere.
+
+    Args:
+        values: finite numbers, `[n]`, in any order.
+
+    Example:
+        >>> draw = np.random.default_rng(0)
+        >>> is_numbering(np.arange(500.0)), is_numbering(draw.normal(9e6, 1e6, 500).round())
+        (True, False)
+    """
+    ordered, n = np.sort(np.asarray(values, dtype=np.float64)), len(values)
+    if bool((ordered[1:] == ordered[:-1]).any() or (ordered != np.floor(ordered)).any()):
+        return False
+    # Beyond that size every float is whole. Too few say nothing against it.
+    if n < 2 or np.abs(ordered).max() > 2.0**53:
+        return n < 2
+    level = (ordered - ordered[0]) / (ordered[-1] - ordered[0])
+    gap = np.abs(level - (np.arange(n) + 0.5) / n).max()
+    return bool(gap <= _UNEVEN + _NOISE / np.sqrt(n))
+
+
+def _are_compact_dates(before: NDArray[Any], after: NDArray[Any]) -> bool:
+    """Whether whole numbers are written like 20240131, or all like 202401."""
+    values = [np.unique(side) for side in (before, after)]
+    both = np.unique(np.concatenate(values))
+    if len(both) < _MIN_COMPACT_DATES or bool((both != np.floor(both)).any()):
+        return False
+    days = both % 100 if both[0] >= _FIRST_DAY else np.ones_like(both)
+    months = both // 100 if both[0] >= _FIRST_DAY else both
+    years, month = months // 100, months % 100
+    valid = (years >= 1900) & (years <= 2100) & (month >= 1) & (month <= 12) & (days >= 1)
+    return bool((valid & (days <= 31)).all())
 
 
 def _calendar_reason(words: list[str], before: NDArray[Any], after: NDArray[Any]) -> str | None:

@@ -16,7 +16,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
-from gendebug_torch.shift.columns.exclusions import dtype_reason
+from gendebug_torch.shift.columns.exclusions import dtype_reason, is_numbering
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
 from gendebug_torch.stats.effective_sample_size import two_sample_autocorrelation_times
@@ -252,18 +252,14 @@ def autocorrelation_times(
 
 
 def is_identifier(before: Tensor, after: Tensor) -> bool:
-    """Whether a column numbers its rows: whole numbers, none twice in a sample.
+    """Whether a column numbers its rows: whole numbers, none twice in a sample, evenly spread.
 
     Args:
         before: values of the reference, `[n]`; False under 100 rows.
         after: values of production, `[m]`; False under 100 rows.
     """
-    samples = (before, after)
-    if min(map(len, samples)) < MIN_IDENTIFIERS:
-        return False
-    if not all(bool((values == values.floor()).all()) for values in samples):
-        return False
-    return all(len(torch.unique(values)) == len(values) for values in samples)
+    samples = [values.cpu().numpy() for values in (before, after)]
+    return min(map(len, samples)) >= MIN_IDENTIFIERS and all(map(is_numbering, samples))
 
 
 def _dtype(records: Records, name: str) -> Any:

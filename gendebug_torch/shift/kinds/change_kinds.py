@@ -12,6 +12,8 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import CYCLE, axes
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import NO_DEADLINE, Deadline
+from gendebug_torch.shift.columns.exclusions import COUNTER
 from gendebug_torch.shift.columns.shared_tables import SharedTables, shared_tables
 from gendebug_torch.shift.kinds.class_shares import ClassShares, class_shares
 from gendebug_torch.shift.kinds.column_transforms import LevelRenaming
@@ -141,6 +143,7 @@ def change_kinds(
     scores: bool = True,
     alpha: float = ALPHA,
     min_effect: float = 0.1,
+    deadline: Deadline = NO_DEADLINE,
 ) -> ChangeKinds:
     """Which kinds of change lie between two sets of records, tested in the order of explanation.
 
@@ -149,7 +152,8 @@ def change_kinds(
        (unit, sign, logarithm) explains the shift of a column and labels do not contradict; or only
        this column changed, and labels no longer follow it.
     3. Covariate shift: what else shifted. All columns are tested together where none shifted alone.
-    4. Threshold: no input shifted, but the scores did, so the model is another one.
+    4. Threshold: no input shifted, but the scores did, so the model is another one; unless a column
+       counts on beyond the reference, which is covariate shift to a model that reads it.
     5. Concept drift: labels given the score, or given the inputs, changed.
 
     Without labels, class shares are estimated from the scores, concept drift is not judged, and a
@@ -165,6 +169,10 @@ def change_kinds(
             is overconfident.
         alpha: level of each test.
         min_effect: smallest distance of a column that counts.
+        deadline: end of the time, asked between columns, tests and fits.
+
+    Raises:
+        OutOfTime: the deadline passed.
 
     Example:
         >>> import torch
@@ -174,6 +182,7 @@ def change_kinds(
         >>> [(f.name, str(f.kind), f.description) for f in change_kinds(after, before).features]
         [('feature_1', 'train_serve_skew', 'multiplied by 1000')]
     """
+    deadline.check()
     before, after = _samples(reference, production, scores)
     classes = class_shares(before, after)
     labels = label_pair(before, after)
@@ -183,7 +192,7 @@ def change_kinds(
     changed = classes if classes is not None and classes.changed(alpha) else None
     features: list[FeatureChange] = []
     if columns is not None:
-        features = _explained_shifts(columns, changed, before.targets, alpha, min_effect)
+        features = _explained_shifts(columns, changed, before.targets, alpha, min_effect, deadline)
     if changed is not None and not scores_follow(before, after, changed):
         changed = None
     if changed is not None and all(feature.kind == "label_shift" for feature in features):
@@ -196,10 +205,11 @@ def change_kinds(
         if labels is not None:
             followed = followed_columns(columns, labels, [f.name for f in features[:MAX_TRIED]])
         block = permutation_block(before, after)
-        where = Localisation(columns, followed, labels, block, drift, alpha)
+        where = Localisation(columns, followed, labels, block, drift, alpha, deadline)
         features = _localised(features, where)
         shifted = scores_shifted(before, after, alpha, min_effect)
-        kinds = _kinds(features, where, _kind_of_scores(before, after) if shifted else None)
+        kind = _kind_of_scores(before, after, columns) if shifted else None
+        kinds = _kinds(features, where, kind)
     else:
         kinds = ("concept_drift",) if _relation_changed(relation, alpha) else ()
     judged = 0 if columns is None else len(columns.reference.columns)
@@ -214,13 +224,15 @@ def _explained_shifts(
     targets: Tensor | None,
     alpha: float,
     min_effect: float,
+    deadline: Deadline,
 ) -> list[FeatureChange]:
     """Columns that shifted, each with the class shares or the transform that explains it."""
-    features = shifted_columns(columns, alpha, min_effect)
+    features = shifted_columns(columns, alpha, min_effect, deadline)
     if classes is not None and targets is not None:
-        features = [
-            label_shift_explanation(feature, columns, classes, targets) for feature in features
-        ]
+        for i, feature in enumerate(features):
+            deadline.check()
+            features[i] = label_shift_explanation(feature, columns, classes, targets)
+    deadline.check()
     return transform_explanations(features, columns)
 
 
@@ -243,8 +255,13 @@ def _kinds(
     return ("concept_drift",) if where.labels_changed() else ()
 
 
-def _kind_of_scores(reference: Records, production: Records) -> Kind:
-    """Of scores that shifted although no input did: predictions of quantities have no threshold."""
+def _kind_of_scores(reference: Records, production: Records, columns: SharedTables) -> Kind:
+    """Of scores that shifted although no input did: predictions of quantities have no threshold.
+
+    A column that counts on beyond the reference is no shift, but the model may read it.
+    """
+    if COUNTER in columns.excluded.values():
+        return "covariate_shift"
     return "train_serve_skew" if gives_quantities(reference, production) else "threshold"
 
 
@@ -264,7 +281,7 @@ def _localised(features: list[FeatureChange], where: Localisation) -> list[Featu
             replace(feature, certain=not limited) if feature.kind == "covariate_shift" else feature
             for feature in features
         ]
-    sample = LabeledColumns.sample(where.followed, where.labels)
+    sample = LabeledColumns.sample(where.followed, where.labels, where.deadline)
     tried = [
         f
         for f in open_
@@ -301,7 +318,8 @@ def _judged_by_labels(
         return replace(feature, kind="train_serve_skew", description=text)
     others = [name for name in names if name != feature.name]
     assert where.labels is not None
-    sample = LabeledColumns.sample(where.followed.without(dict.fromkeys(others, "")), where.labels)
+    followed = where.followed.without(dict.fromkeys(others, ""))
+    sample = LabeledColumns.sample(followed, where.labels, where.deadline)
     present = predictive_value_z_score([feature.name], sample)
     if present < -_MIN_Z or where.labels_changed(without=others):
         beside = f"besides {' and '.join(others)}" if others else "among those compared"

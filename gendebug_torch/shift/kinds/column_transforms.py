@@ -16,13 +16,24 @@ from gendebug_torch.shift.columns.shared_columns import Column
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.shift.two_sample.ks_p_values import ks_p_value
 
-# Factors between units that people mix up: powers of ten, clocks and calendars, lengths, weights,
-# volumes.
+# Factors between units that people mix up: powers of ten, clocks and calendars, bytes, lengths,
+# areas, weights, volumes, speeds, pressures and energies.
 UNIT_FACTORS = (
     *(10.0, 100.0, 1e3, 1e4, 1e6, 1e9),
-    *(60.0, 3600.0, 24.0, 86400.0, 7.0, 12.0),
-    *(2.54, 3.2808, 2.2046, 3.7854, 28.35, 1024.0),
+    *(60.0, 3600.0, 24.0, 86400.0, 7.0, 12.0, 1024.0),
+    *(2.54, 3.2808, 1.6093, 10.764, 2.4711, 2.2046, 28.35, 3.7854, 2.2369, 6.8948, 4.184),
 )
+# Slope and intercept of the conversion between two scales of temperature.
+_TEMPERATURES = {
+    (5 / 9, -160 / 9): "from degrees Fahrenheit to Celsius",
+    (9 / 5, 32.0): "from degrees Celsius to Fahrenheit",
+    (1.0, 273.15): "from degrees Celsius to kelvin",
+    (1.0, -273.15): "from kelvin to degrees Celsius",
+}
+# How far an estimated factor may be from that of a unit, on the scale of its logarithm, and an
+# offset, in standard deviations.
+_UNIT_TOLERANCE = 0.08
+_NEAR_OFFSET = 0.1
 # A transformation explains a shift if it leaves this share of the distance, or a distance this
 # small, or one that is not significant at this level and at most this share of the distance.
 _MAX_LEFT = 0.125
@@ -43,7 +54,8 @@ class FeatureTransform:
     """A map `live = factor * reference + offset`, or a logarithm, between two distributions.
 
     Args:
-        kind: `unit`, `scale`, `sign`, `offset`, `standardised`, `affine` or `logarithm`.
+        kind: `unit`, `temperature`, `scale`, `sign`, `offset`, `standardised`, `affine` or
+            `logarithm`.
         factor: slope of the map; NaN for a logarithm.
         offset: intercept of the map; NaN for a logarithm.
         statistic: Kolmogorov-Smirnov distance between the mapped reference and production.
@@ -56,8 +68,8 @@ class FeatureTransform:
 
     @property
     def implausible_as_drift(self) -> bool:
-        """Whether drift is unlikely: sign, logarithm, standardisation or a large factor."""
-        return self.kind in ("sign", "standardised", "logarithm") or (
+        """Whether drift is unlikely: a sign, a logarithm, another thermometer, a large factor."""
+        return self.kind in ("temperature", "sign", "standardised", "logarithm") or (
             self.kind in ("unit", "scale") and abs(math.log(self.factor)) > _FAR
         )
 
@@ -66,6 +78,7 @@ class FeatureTransform:
         return {
             "unit": f"multiplied by {self.factor:.4g}",
             "scale": f"multiplied by {self.factor:.4g}",
+            "temperature": f"converted {_TEMPERATURES.get((self.factor, self.offset))} ({affine})",
             "offset": f"shifted by {self.offset:+.4g}",
             "sign": "with the sign reversed",
             "logarithm": "log-transformed",
@@ -190,13 +203,21 @@ def _affine_candidates(before: Column, after: Column) -> Iterator[tuple[str, flo
     """Kind, factor and offset of the maps between two sets of quantiles, the simplest first."""
     large = np.abs(before) > 1e-9 * np.abs(before).max()
     ratio = float(np.median(after[large] / before[large]))
-    slope = float(np.cov(before, after)[0, 1] / before.var(ddof=1))
+    # In units of the largest value, whose square may exceed every float.
+    unit = float(np.abs(before).max()) or 1.0
+    first, second = before / unit, after / unit
+    slope = float(np.cov(first, second)[0, 1] / first.var(ddof=1))
     if ratio > 0:
-        for base in UNIT_FACTORS:
-            for unit in (base, 1 / base):
-                if abs(math.log(ratio / unit)) < 0.08:
-                    yield "unit", unit, 0.0
+        far = {u: abs(math.log(ratio / u)) for base in UNIT_FACTORS for u in (base, 1 / base)}
+        nearest = min(far, key=far.__getitem__)
+        if far[nearest] < _UNIT_TOLERANCE:
+            yield "unit", nearest, 0.0
         yield "scale", ratio, 0.0
+    for factor, offset in _TEMPERATURES:
+        moved = float(np.median(after - factor * before)) - offset
+        near = slope > 0 and abs(math.log(slope / factor)) < _UNIT_TOLERANCE
+        if near and abs(moved) < _NEAR_OFFSET * unit * second.std():
+            yield "temperature", factor, offset
     yield "sign", -1.0, 0.0
     yield "offset", 1.0, float(np.median(after - before))
     if slope > 0:

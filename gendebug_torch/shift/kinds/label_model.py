@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.shared_columns import Column
 from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.column_transforms import LevelRenaming
@@ -98,15 +99,19 @@ class LabeledColumns:
         production: the same columns, `[m, d]`.
         labels: labels of these rows.
         categorical: columns that hold codes.
+        deadline: end of the time, asked before each fit.
     """
 
     reference: pd.DataFrame
     production: pd.DataFrame
     labels: LabelPair
     categorical: tuple[str, ...]
+    deadline: Deadline = NO_DEADLINE
 
     @classmethod
-    def sample(cls, columns: SharedTables, labels: LabelPair) -> LabeledColumns:
+    def sample(
+        cls, columns: SharedTables, labels: LabelPair, deadline: Deadline = NO_DEADLINE
+    ) -> LabeledColumns:
         """Rows drawn at random from both sides, always the same ones."""
         first, second = (
             random_rows(len(side), _MAX_ROWS, seed)
@@ -118,6 +123,7 @@ class LabeledColumns:
             columns.production.iloc[drawn.rows[1].numpy()],
             drawn,
             columns.categorical,
+            deadline,
         )
 
     def squared_errors(
@@ -146,6 +152,7 @@ class LabeledColumns:
         return (cross_fit(values, wanted).scores - wanted).square().sum(1)
 
     def _design(self, versions: Sequence[pd.DataFrame], without: Sequence[str]) -> Tensor:
+        self.deadline.check()
         tables = [side.drop(columns=list(without)) for side in (self.reference, *versions)]
         coded = [name for name in self.categorical if name in tables[0].columns]
         return design(*tables, categorical=coded).values

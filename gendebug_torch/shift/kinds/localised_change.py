@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.label_model import (
     MAX_TRIED,
@@ -151,6 +152,7 @@ class Localisation:
         block: rows in time that are permuted together.
         score_changed: whether labels given the model's score changed.
         alpha: level of the test of all columns together.
+        deadline: end of the time, asked before each test and fit.
     """
 
     columns: SharedTables
@@ -159,9 +161,11 @@ class Localisation:
     block: int
     score_changed: bool
     alpha: float
+    deadline: Deadline = NO_DEADLINE
 
     def rest_unchanged(self, names: Sequence[str]) -> bool:
         """Whether the other columns, and labels given them, are as before."""
+        self.deadline.check()
         before, after = (
             side.drop(columns=list(names))
             for side in (self.columns.reference, self.columns.production)
@@ -184,6 +188,7 @@ class Localisation:
 
     def _labels_changed(self, without: Sequence[str]) -> bool:
         assert self.labels is not None
+        self.deadline.check()
         rest = self.followed.without(dict.fromkeys(without, ""))
         return labels_given_columns_changed(
             rest.reference, rest.production, self.labels, categorical=rest.categorical
@@ -191,6 +196,7 @@ class Localisation:
 
     def hidden_changes(self) -> list[FeatureChange]:
         """Columns that only relate to the others, or to the labels, in another way."""
+        self.deadline.check()
         columns = self.columns
         p_value, important = joint_p_value(
             columns.reference,
@@ -205,7 +211,9 @@ class Localisation:
         if not joint:
             return []
         text = "relates to the other columns in another way"
-        kind: Kind = "train_serve_skew" if labels_changed else "covariate_shift"
+        # The score may relate to the labels in another way for reasons of its own.
+        broken = labels_changed and (not self.score_changed or self._labels_changed(()))
+        kind: Kind = "train_serve_skew" if broken else "covariate_shift"
         for names in [*([name] for name in important[:MAX_LOCALISED]), list(important[:2])]:
             if self.rest_unchanged(names):
                 return [FeatureChange(n, 0.0, kind, text, certain=labels_changed) for n in names]
@@ -218,7 +226,7 @@ class Localisation:
         that relates to no other may as well be concept drift, and is not certain then.
         """
         assert self.labels is not None
-        sample = LabeledColumns.sample(self.followed, self.labels)
+        sample = LabeledColumns.sample(self.followed, self.labels, self.deadline)
         changes, versions = _candidates(self.followed.quantities[:MAX_TRIED], sample, certain)
         if not versions:
             return []

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.default_values import default_value
-from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
+from gendebug_torch.shift.columns.prepared import prepare_reference
 from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
 from gendebug_torch.shift.kinds.column_transforms import (
@@ -35,11 +36,6 @@ from gendebug_torch.stats.multiple_testing import holm_adjusted
 # Values of `Cause`; `threshold` where scores moved although no input did.
 Kind = Literal["train_serve_skew", "label_shift", "covariate_shift", "concept_drift", "threshold"]
 _MAX_COLUMNS = 40
-# Level and distance from which the values beside a default value count as shifted, and the rows
-# that it takes to judge.
-_REST_ALPHA = 1e-3
-_REST_DISTANCE = 0.05
-_MIN_REST = 20
 _SHIFTED = "its distribution shifted"
 # Share of production values outside the range of the reference from which autocorrelation excuses
 # nothing.
@@ -70,7 +66,9 @@ class FeatureChange:
     certain: bool = True
 
 
-def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> list[FeatureChange]:
+def shifted_columns(
+    columns: SharedTables, alpha: float, min_effect: float, deadline: Deadline = NO_DEADLINE
+) -> list[FeatureChange]:
     """Columns whose distribution shifted, largest distance first.
 
     A single value that piles up while the other values keep their distribution is a default value
@@ -80,6 +78,7 @@ def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> l
         columns: both sides.
         alpha: chance of any false alarm over all columns (Holm, 1979).
         min_effect: smallest distance that counts.
+        deadline: end of the time, asked between columns.
     """
     names = list(columns.quantities)
     before, after = (
@@ -95,18 +94,18 @@ def shifted_columns(columns: SharedTables, alpha: float, min_effect: float) -> l
     if columns.orders != (None, None):
         suspects = (_adjusted(test, coded) < alpha).tolist()
         test = _quantities_in_time(test, columns, before, after, suspects[: len(names)])
-        coded = [
-            _category_in_time(shift, columns) if suspect else shift
-            for shift, suspect in zip(coded, suspects[len(names) :], strict=True)
-        ]
+        for i in (i for i, suspect in enumerate(suspects[len(names) :]) if suspect):
+            deadline.check()
+            coded[i] = _category_in_time(coded[i], columns)
     significant = _adjusted(test, coded) < alpha
     found = []
     for column in significant[: len(names)].nonzero().flatten().tolist():
         name, distance = names[column], float(test.statistic[column])
         if distance < min_effect / 2:
             continue
-        default = _default_value(prepared, before, after, column)
-        if default is not None:
+        atom = default_value(prepared, after, column)
+        if atom is not None:
+            default = f"constant at {atom.value:.4g} in {atom.live_share:.0%} of the rows"
             found.append(FeatureChange(name, distance, "train_serve_skew", default))
         elif distance >= min_effect:
             found.append(FeatureChange(name, distance, "covariate_shift", _SHIFTED))
@@ -157,24 +156,6 @@ def _category_in_time(shift: CategoryShift, columns: SharedTables) -> CategorySh
     ]
     times = columns.autocorrelation_times(*series).amax(1)
     return replace(shift, times=(float(times[0]), float(times[1])))
-
-
-def _default_value(
-    prepared: PreparedReference, before: Tensor, after: Tensor, column: int
-) -> str | None:
-    """The value that production holds too often, as a phrase; None where other values moved too."""
-    atom = default_value(prepared, after, column)
-    if atom is None:
-        return None
-    rest = [
-        side[side.isfinite() & (side != atom.value)]
-        for side in (before[:, column], after[:, column])
-    ]
-    if min(map(len, rest)) >= _MIN_REST:
-        test = ks_two_sample(*rest)
-        if float(test.p_value) <= _REST_ALPHA and float(test.statistic) >= _REST_DISTANCE:
-            return None
-    return f"constant at {atom.value:.4g} in {atom.live_share:.0%} of the rows"
 
 
 def label_shift_explanation(

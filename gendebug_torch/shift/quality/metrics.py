@@ -53,13 +53,13 @@ class Metric(ABC):
         """
 
     def back(self, center: float, change: float) -> float:
-        """A change on the scale of comparison as a change of the value.
+        """A change on the scale of comparison as a change of the value, which is 1 at most.
 
         Args:
             center: value of the metric that it is a change of.
             change: difference on the scale of comparison.
         """
-        return change
+        return min(change, 1 - self.value)
 
 
 class MeanMetric(Metric):
@@ -81,27 +81,29 @@ class AreaMetric(Metric):
     """Area under the ROC curve, or its mean over labels.
 
     Args:
-        least_variance: per label, the parts of the variance that an area this near to 1 has at
-            least: shrunk area, positives and negatives, `[l, 3]`.
+        classes: positives and negatives per label, `[l, 2]`.
     """
 
-    least_variance: Tensor
+    classes: Tensor
 
     def moments(self, effect: float) -> tuple[float, float]:
-        """Area and its variance: DeLong's, or that of exponential scores where it is larger.
+        """Area and its variance: DeLong's, and what an area of 1 can hide among so few rows.
 
-        Source: Hanley and McNeil (1982), Radiology 143:29, so that an area of 1 has a width.
+        Source: Hanley and McNeil (1982), Radiology 143:29, at the area that one discordant pseudo
+        row would leave, so that an area of 1 has a width.
         """
-        area, positives, negatives = self.least_variance.unbind(1)
-        positives, negatives = positives / effect, negatives / effect
+        positives, negatives = (self.classes / effect).unbind(1)
         fewest = torch.minimum(positives, negatives)
-        area = (fewest * area + 1) / (fewest + 2)
+        area = (fewest + 1) / (fewest + 2)
         first, second = area / (2 - area), 2 * area.square() / (1 + area)
-        least = area * (1 - area) + (positives - 1).clamp(min=0) * (first - area.square())
-        least += (negatives - 1).clamp(min=0) * (second - area.square())
-        least = least.clamp(min=0) / (positives * negatives) / len(area) ** 2
-        own = self.variance * effect / self.rows
-        return self.value, max(own, float(least.sum()))
+        hidden = area * (1 - area) + (positives - 1).clamp(min=0) * (first - area.square())
+        hidden += (negatives - 1).clamp(min=0) * (second - area.square())
+        hidden = hidden.clamp(min=0) / (positives * negatives) / len(area) ** 2
+        return self.value, self.variance * effect / self.rows + float(hidden.sum())
+
+    def back(self, center: float, change: float) -> float:
+        """A change that leaves the area in [0, 1]."""
+        return super().back(center, max(change, -self.value))
 
 
 class ErrorMetric(Metric):
@@ -147,8 +149,7 @@ def area_metric(name: str, placements: Tensor, positive: Tensor, negative: Tenso
     weights = positive * (n / counts) + negative * (n / others)
     areas = (placements * positive).sum(0) / counts
     influence = ((placements - areas) * weights).mean(1)
-    parts = torch.stack([areas, counts, others], 1)
-    return AreaMetric(name, float(areas.mean()), influence, parts)
+    return AreaMetric(name, float(areas.mean()), influence, torch.stack([counts, others], 1))
 
 
 def error_metric(name: str, errors: Tensor) -> ErrorMetric:

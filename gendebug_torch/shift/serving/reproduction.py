@@ -268,7 +268,7 @@ class _Comparison:
 def _compared(changes: Sequence[Change], shares: Tensor, samples: Tensor) -> _Comparison:
     """Changes by what they leave of the distance, and the same over resampled rows."""
     shares, limits = shares.clamp(min=0), (samples[1:] / samples[0].clamp(min=1e-12)).clamp(min=0)
-    return _Comparison(changes, shares, limits, _ranked(changes, shares))
+    return _Comparison(changes, shares, limits, _ranked(changes, shares, limits))
 
 
 def _nearest(
@@ -285,7 +285,7 @@ def _nearest(
 def _described(
     sides: Sequence[Side], modality: Modality, outputs: Sequence[Tensor] = ()
 ) -> list[Tensor]:
-    """Properties, outputs, labels and texts of each side, `[n, d]`, standardized by the first.
+    """Properties, contents, outputs, labels, texts of each side, `[n, d]`, scaled by the first.
 
     These have the same weight, however many columns each has.
     """
@@ -294,6 +294,7 @@ def _described(
     blocks = []
     for at, side in enumerate(sides):
         found = [torch.stack(list(modality.properties(side.inputs).values()), 1)]
+        found += [modality.contents(side.inputs)] if modality.contents is not None else []
         found += [outputs[at].reshape(len(outputs[at]), -1)] if outputs else []
         found += [side.labels] if labeled and side.labels is not None else []
         if written and side.texts is not None:
@@ -311,11 +312,14 @@ def _described(
 
 
 def _scale(rows: Tensor, others: Tensor) -> Tensor:
-    """Standard deviation of each column, `[p]`; of a constant one its size or its change."""
+    """Standard deviation of each column, `[p]`; of a constant one its size or its change.
+
+    One that is 0 on both sides is taken as it is: a single row that a change moves is no mountain.
+    """
     spread = rows.std(0, correction=0)
     mean, other = rows.mean(0), others.mean(0)
-    size = torch.maximum(mean.abs(), (other - mean).abs()).clamp(min=1e-3)
-    return torch.where(spread > 1e-6, spread, size)
+    size = torch.maximum(mean.abs(), (other - mean).abs())
+    return torch.where(spread > 1e-6, spread, torch.where(size > 1e-3, size, 1.0))
 
 
 def _bootstrap(
@@ -332,15 +336,26 @@ def _bootstrap(
     return torch.stack([energy_distance(one, after, weights=pair) for one in (before, *changed)])
 
 
-def _ranked(changes: Sequence[Change], shares: Tensor) -> list[int]:
-    """Numbers of the changes, nearest first; among equally near ones the simplest first."""
+def _ranked(changes: Sequence[Change], shares: Tensor, samples: Tensor) -> list[int]:
+    """Numbers of the changes, nearest first; among equally near ones the simplest first.
+
+    One that a single fitted number brings nearer beyond chance is not equally near.
+    """
     if not len(shares):
         return []
     best = float(shares.min())
     tied = [i for i, share in enumerate(shares.tolist()) if share <= best + _TIE]
-    first = min(tied, key=lambda i: (changes[i].complexity, float(shares[i])))
+    fitted = [i for i in tied if changes[i].complexity == 1]
+    nearer = {i for j in fitted for i in tied if _is_nearer(samples[j], samples[i])}
+    left = [i for i in tied if i not in nearer]
+    first = min(left, key=lambda i: (changes[i].complexity, float(shares[i])))
     others = sorted(set(range(len(changes))) - {first}, key=lambda i: float(shares[i]))
     return [first, *others]
+
+
+def _is_nearer(one: Tensor, other: Tensor) -> bool:
+    """Whether a change leaves less than another in all but one in 200 of the resampled rows."""
+    return float((one >= other).double().mean()) <= 0.005
 
 
 def _rivals(changes: Sequence[Change], samples: Tensor, ranks: Sequence[int]) -> tuple[Change, ...]:

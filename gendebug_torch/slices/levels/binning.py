@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import InputError, reject
 
 OTHER = "(other)"
 MISSING = "(missing)"
@@ -100,8 +100,8 @@ def fit_binnings(
 ) -> tuple[Binning, ...]:
     """Levels for every column: quantiles of quantities and times, frequent values of the rest.
 
-    Constant columns are left out. Beyond `max_levels`, values are pooled as `(other)`, so that a
-    column of a million names costs one level.
+    Constant columns, and columns of lists or dicts, are left out. Beyond `max_levels`, values are
+    pooled as `(other)`, so that a column of a million names costs one level.
 
     Args:
         frame: table, `[n, c]`.
@@ -154,7 +154,11 @@ def _fit(
             is_integer = not is_time and bool((finite == np.rint(finite)).all())
             edges = tuple(map(float, cuts))
             return Binning(column, edges, (), is_integer, is_time) if edges else None
-    codes, distinct_names = _factorized(values)
+    try:
+        codes, distinct_names = _factorized(values)
+    except InputError:
+        # Lists and dicts have no levels; checks of shift name such columns.
+        return None
     counts = np.bincount(codes[codes >= 0], minlength=len(distinct_names))
     if len(counts) + int((codes < 0).any()) < 2:
         return None

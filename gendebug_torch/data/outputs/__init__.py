@@ -1,0 +1,1 @@
+"""Outputs and labels of records."""
