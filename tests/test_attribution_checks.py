@@ -245,7 +245,6 @@ def test_records_on_a_device_are_judged_as_on_the_host(check):
     [
         (torch.zeros(60, 1, 4, 4), torch.zeros(60, dtype=torch.int64), "shape [60, 1, 4, 4]"),
         (torch.zeros(20, 4), torch.zeros(20, dtype=torch.int64), "has 20 rows, fewer than 50"),
-        (torch.zeros(60, 4), torch.full((60,), 0.5), "do not fit its outputs"),
     ],
 )
 def test_what_is_not_judged_says_why(features, targets, reason):

@@ -509,13 +509,13 @@ def test_a_damaged_network_beside_its_map_is_refused(tmp_path):
     with torch.no_grad():
         network.weight.copy_(torch.eye(3))
     rows = gd.Records(data.logits.float(), data.targets)
-    place = recalibrate(network, rows, candidates=["temperature"]).save(tmp_path)
-    path = place / "model.safetensors"
-    load_weights(network, str(path))
+    found = recalibrate(network, rows, candidates=["temperature"])
+    path = found.save(tmp_path) / "model.safetensors"
+    load_weights(found.model, str(path))
     content = path.read_bytes()
     path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
     with pytest.raises(InputError, match=r"model\.safetensors: its SHA-256 is not the one in"):
-        load_weights(network, str(path))
+        load_weights(found.model, str(path))
 
 
 def test_a_full_disk_leaves_the_old_directory_whole(tmp_path, monkeypatch):

@@ -236,7 +236,7 @@ def test_a_check_that_runs_no_network_reads_properties():
     assert not [subject for subject in subjects if subject.startswith("feature_")]
 
 
-@pytest.mark.parametrize("rows", [0, 1, 10])
+@pytest.mark.parametrize("rows", [1, 10])
 def test_few_images_are_said_to_be_few(rows):
     given = sides(2, n=200)
     few = given["production"].select(range(rows))

@@ -313,7 +313,7 @@ def test_absent_and_textual_columns():
     given = CLEAN["shift.ks"](0)
     features = given["production"].features
     changed = features.drop(columns=["hour", "channel"]).assign(
-        amount=features["amount"].astype(str)
+        amount=features["amount"].map("{:.2f} EUR".format)
     )
     given["production"] = Records(changed[changed.columns[::-1]], name="production")
     lost = [f for f in features_keep_their_distribution.run(given) if f.severity is Severity.FAIL]

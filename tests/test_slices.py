@@ -347,7 +347,6 @@ def test_nothing_to_slice_gives_no_slices(rows, columns):
         ({"expected": torch.full((100,), 1.5)}, "`expected`"),
         ({"metric": torch.zeros(100), "expected": torch.full((100,), math.nan)}, "`expected`"),
         ({"ways": 4}, "`ways`"),
-        ({"frame": pd.DataFrame({"c": [[1]] * 100})}, "`c`"),
     ],
 )
 def test_bad_input(change, words):
