@@ -25,6 +25,7 @@ FLOORS |= {"profiles": 5, "report": 5, "diagnosis": 6, "callbacks": 7, "cli": 7,
 # Libraries that cost time or are seldom needed: imported where they are used.
 HEAVY = {"captum", "jinja2", "jsonargparse", "lightning", "matplotlib", "pandas", "pyarrow"}
 HEAVY |= {"PIL", "markupsafe", "onnxruntime", "ruamel", "safetensors", "scipy", "shap", "tqdm"}
+HEAVY |= {"transformers"}
 # One file per check or command: such a room may be larger.
 LISTS = ("checks", "commands")
 

@@ -2,8 +2,8 @@
 
 from gendebug_torch.callbacks.attribution import AttributionMonitor as AttributionMonitor
 from gendebug_torch.callbacks.behavior import BehaviorMonitor as BehaviorMonitor
+from gendebug_torch.callbacks.calibration import CalibrationError as CalibrationError
 from gendebug_torch.callbacks.calibration import CalibrationMonitor as CalibrationMonitor
-from gendebug_torch.callbacks.calibration_error import CalibrationError as CalibrationError
 from gendebug_torch.callbacks.curves import LearningCurveMonitor as LearningCurveMonitor
 from gendebug_torch.callbacks.dynamics import TrainingDynamicsMonitor as TrainingDynamicsMonitor
 from gendebug_torch.callbacks.hooks.steps import extra_forward as extra_forward

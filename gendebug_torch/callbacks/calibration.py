@@ -1,4 +1,4 @@
-"""`CalibrationMonitor`: calibration on the validation rows, epoch by epoch."""
+"""`CalibrationMonitor` over validation epochs, and `CalibrationError` for `self.log`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import Metric
 
+from gendebug_torch.calibration import ReliabilityBins, calibration_sums
 from gendebug_torch.calibration.maps.temperature_sums import TemperatureSums
-from gendebug_torch.calibration.measures.sufficient_statistics import CalibrationSums
+from gendebug_torch.calibration.measures.sufficient_statistics import CELLS, CalibrationSums
 from gendebug_torch.calibration.recorder import CalibrationRecorder
 from gendebug_torch.callbacks.hooks.batch_rows import unrepeated_rows, val_loader
 from gendebug_torch.callbacks.hooks.monitor import LOGGER, Monitor
@@ -128,3 +132,57 @@ class CalibrationMonitor(Monitor):
         remedy = "Return the values before the softmax or sigmoid under `logits`."
         self.findings.append(self.finding(Severity.WARN, summary, remedy))
         LOGGER.warning("CalibrationMonitor: %s %s", summary, remedy)
+
+
+class CalibrationError(Metric):
+    """Expected calibration error in constant memory: 60 KB of float64 sums, added over ranks.
+
+    Args:
+        bins: number of bins, a divisor of 2520.
+        ignore_index: target of rows that do not count.
+        **options: options of `torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> metric = CalibrationError(bins=10)
+        >>> metric.update(torch.tensor([2.0, -2.0]), torch.tensor([1, 0]))
+        >>> round(float(metric.compute()), 3)
+        0.119
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    cells: Tensor
+    scores: Tensor
+
+    def __init__(self, *, bins: int = 15, ignore_index: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.bins, self.ignore_index = bins, ignore_index
+        self.add_state("cells", torch.zeros(3, CELLS, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("scores", torch.zeros(2, 4, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count rows.
+
+        Args:
+            logits: logits, `[n, k]` or `[n]`, as `calibration_sums` takes them.
+            targets: class ids, `[n]` int64.
+        """
+        sums = calibration_sums(logits, targets, ignore_index=self.ignore_index)
+        cells = sums.cells
+        self.cells += torch.stack(
+            [cells.count.double(), cells.confidence, cells.correct.double()]
+        ).to(self.cells.device)
+        self.scores += sums.scores.to(self.scores.device)
+
+    def compute(self) -> Tensor:
+        """The expected calibration error, `[]` float64 in [0, 1]."""
+        return torch.tensor(self.sums().bins(self.bins).ece, dtype=torch.float64)
+
+    def sums(self) -> CalibrationSums:
+        """The counts, from which every other measure and its interval follow."""
+        count, confidence, correct = self.cells.cpu()
+        return CalibrationSums(
+            ReliabilityBins(count.long(), confidence, correct.long()), self.scores.cpu()
+        )

@@ -1,0 +1,130 @@
+"""`transformers_monitor`: the inside of a network that `transformers.Trainer` trains."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from gendebug_torch.callbacks.hooks.monitor import LOGGER
+from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.errors import MissingExtraError, reject
+from gendebug_torch.network.checks._findings import network_findings
+from gendebug_torch.network.evidence import NetworkEvidence
+from gendebug_torch.network.watch import Watch, watch
+
+
+class TransformersMonitor:
+    """What `NetworkMonitor` does in a Lightning Trainer, by the events of `transformers.Trainer`.
+
+    Made by `transformers_monitor`, which adds the base class that the Trainer asks for. The loss is
+    that of the model's output, and the targets are its `labels`; both are read where the model is
+    called, and nothing waits for the device.
+
+    Args:
+        every: optimizer steps from one sample to the next; the first five are all sampled.
+
+    Attributes:
+        findings: what the checks of `network` say after the training, worst first.
+        network: evidence for `diagnose(network=...)`; None before the end of a training.
+    """
+
+    def __init__(self, *, every: int = 10) -> None:
+        if every < 1:
+            reject("every", "at least 1", str(every), "Pass the number of steps between samples.")
+        self.every = every
+        self.findings: list[Finding] = []
+        self.network: NetworkEvidence | None = None
+        self._watch: Watch | None = None
+        self._handle: RemovableHandle | None = None
+
+    def table(self) -> pd.DataFrame:
+        """One row per layer; none before the end of a training."""
+        return pd.DataFrame() if self.network is None else self.network.table()
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **given: Any
+    ) -> None:
+        """Register the hooks; what cannot be watched ends no training."""
+        self._close()
+        self.findings, self.network = [], None
+        # Accelerate wraps the optimizer; the one inside makes the steps.
+        optimizer: Any = given.get("optimizer")
+        optimizer = getattr(optimizer, "optimizer", optimizer)
+        with self._guarded("on_train_begin"):
+            self._watch = watch(model, optimizer, every=self.every).__enter__()
+            self._handle = model.register_forward_hook(self._called, with_kwargs=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Remove the hooks and run the checks."""
+        record = self._watch
+        self._close()
+        if record is None:
+            return
+        with self._guarded("on_train_end"):
+            self.network = record.evidence()
+            self.findings = network_findings(self.network)
+            LOGGER.info("after %d steps: %s", self.network.steps, self.findings[0].summary)
+
+    def _called(
+        self, module: nn.Module, inputs: Any, named: Mapping[str, Any], output: Any
+    ) -> None:
+        """Hold the loss of a training batch."""
+        loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+        if self._watch is not None and module.training and isinstance(loss, Tensor):
+            labels = named.get("labels")
+            self._watch.loss(loss.detach(), labels if isinstance(labels, Tensor) else None)
+
+    def _close(self) -> None:
+        """Remove the hooks."""
+        if self._handle is not None:
+            self._handle.remove()
+        if self._watch is not None:
+            self._watch.__exit__(None, None, None)
+        self._watch = self._handle = None
+
+    @contextlib.contextmanager
+    def _guarded(self, event: str) -> Iterator[None]:
+        """A monitor never ends a training: its own failure is logged, and it stops watching."""
+        try:
+            yield
+        except Exception as error:
+            self._close()
+            summary = f"The monitor failed in `{event}` with {type(error).__name__}: {error}"
+            cause, check = Cause.TRAINING_FAULT, "network.nonfinite"
+            remedy = "The training went on. Fix what the message names."
+            broken = Finding(check, cause, Severity.ERRORED, summary)
+            self.findings = [replace(broken, remedy=remedy)]
+            LOGGER.warning("%s", summary)
+
+
+def transformers_monitor(*, every: int = 10) -> Any:
+    """A callback for `transformers.Trainer(callbacks=[...])` that watches the network inside.
+
+    Args:
+        every: optimizer steps from one sample to the next; the first five are all sampled.
+
+    Returns:
+        A `transformers.TrainerCallback` with `findings`, `network` and `table()`, as
+        `NetworkMonitor` has them.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+
+    Example:
+        >>> monitor = TransformersMonitor(every=20)  # doctest runs without transformers
+        >>> # Trainer(model, args, train_dataset=rows, callbacks=[transformers_monitor()]).train()
+        >>> len(monitor.table())
+        0
+    """
+    try:
+        from transformers import TrainerCallback
+    except ImportError as error:
+        text = "`transformers_monitor` needs the library transformers: pip install transformers"
+        raise MissingExtraError(text) from error
+    return type("TransformersCallback", (TransformersMonitor, TrainerCallback), {})(every=every)

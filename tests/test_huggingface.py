@@ -1,0 +1,101 @@
+"""The network inside a `transformers.Trainer`: by its protocol, and by itself where it is there."""
+
+import importlib.util
+
+import pytest
+import torch
+from torch import nn
+
+from gendebug_torch import Severity
+from gendebug_torch.callbacks.huggingface import TransformersMonitor, transformers_monitor
+from gendebug_torch.errors import InputError, MissingExtraError
+
+HERE = importlib.util.find_spec("transformers") is not None
+
+
+class Classifier(nn.Module):
+    """Takes features and labels, and gives a loss, as models of transformers do."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 24), nn.Linear(24, 3)
+        self.scale = scale
+
+    def forward(self, features, labels=None):
+        logits = self.last(self.first(features).mul(self.scale).relu())
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+class Wrapped(torch.optim.SGD):
+    """An optimizer around another one, as Accelerate makes them."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer.param_groups, lr=0.0)
+        self.optimizer = optimizer
+
+
+def batch(seed=0):
+    features = torch.randn(64, 6, generator=torch.Generator().manual_seed(seed))
+    return {"features": features, "labels": (features[:, 0] > 0).long()}
+
+
+def trained(monitor, model, steps=30, parameters=None):
+    """The events of a Trainer, in their order."""
+    optimizer = torch.optim.SGD(parameters or list(model.parameters()), lr=0.1)
+    given = {"model": model, "optimizer": Wrapped(optimizer)}
+    monitor.on_train_begin(None, None, None, **given)
+    for step in range(steps):
+        model(**batch(step))["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    monitor.on_train_end(None, None, None, **given)
+    return monitor
+
+
+def test_a_layer_outside_the_optimizer_is_named_and_nothing_is_left_behind():
+    model = Classifier()
+    monitor = trained(TransformersMonitor(every=5), model, parameters=[*model.first.parameters()])
+    assert monitor.findings[0].subject == "last"
+    assert monitor.findings[0].numbers["kind"] == "not_in_optimizer"
+    assert monitor.network.facts.start_loss == pytest.approx(1.1, abs=0.4)
+    assert set(monitor.table()["layer"]) >= {"first", "last"}
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+def test_a_sound_training_is_quiet_and_a_second_one_starts_anew():
+    monitor = TransformersMonitor(every=5)
+    for _ in range(2):
+        trained(monitor, Classifier())
+        assert not [f for f in monitor.findings if f.severity.level >= Severity.WARN.level]
+        assert monitor.network.steps == 30
+
+
+def test_what_cannot_be_watched_ends_no_training():
+    monitor = TransformersMonitor()
+    monitor.on_train_begin(None, None, None, model=nn.ReLU(), optimizer=None)
+    assert monitor.findings[0].severity is Severity.ERRORED
+    monitor.on_train_end(None, None, None)
+    with pytest.raises(InputError, match="every"):
+        TransformersMonitor(every=0)
+
+
+@pytest.mark.skipif(HERE, reason="transformers is installed")
+def test_without_transformers_the_extra_is_named():
+    with pytest.raises(MissingExtraError, match="pip install transformers"):
+        transformers_monitor()
+
+
+@pytest.mark.skipif(not HERE, reason="transformers is not installed (extra `hf`)")
+def test_a_trainer_of_transformers(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    rows = [{name: value[i] for name, value in batch().items()} for i in range(64)]
+    settings = {"max_steps": 30, "per_device_train_batch_size": 16, "learning_rate": 1e-2}
+    settings |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True}
+    arguments = TrainingArguments(str(tmp_path), save_strategy="no", **settings)
+    monitor, model = transformers_monitor(every=5), Classifier()
+    Trainer(model, arguments, train_dataset=rows, callbacks=[monitor]).train()
+    assert monitor.network.steps == 30
+    assert not [f for f in monitor.findings if f.severity.level >= Severity.WARN.level]
