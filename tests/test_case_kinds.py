@@ -278,14 +278,14 @@ def test_tables_in_another_order_meet_the_network_by_name(tmp_path, monkeypatch)
     swapped = Records.from_frame(frame[["b", "label", "a"]], schema, name="validation")
     found = [influence(network, train, q, method="gradients") for q in (train, swapped)]
     assert found[0].table().equals(found[1].table())
-    (tmp_path / "nets.py").write_text(
+    (tmp_path / "case_nets.py").write_text(
         "import torch\n\ndef build():\n    net = torch.nn.Linear(2, 1)\n"
         "    net.weight.data.copy_(torch.tensor([[2.0, 0.0]]))\n    net.bias.data.zero_()\n"
         "    return net\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "s.yaml").write_text("target: label\n")
-    words = ["predeploy", "--schema", str(tmp_path / "s.yaml"), "--model", "nets:build"]
+    words = ["predeploy", "--schema", str(tmp_path / "s.yaml"), "--model", "case_nets:build"]
     for name, part in (("train", frame), ("validation", frame), ("production", swapped_of(frame))):
         part.to_csv(tmp_path / f"{name}.csv", index=False)
         words += [f"--{name}", str(tmp_path / f"{name}.csv")]

@@ -72,6 +72,24 @@ def test_a_sound_training_is_quiet_and_a_second_one_starts_anew():
         assert monitor.network.steps == 30
 
 
+def test_after_a_failure_the_hooks_are_gone_and_what_was_seen_is_judged():
+    model, monitor = Classifier(), TransformersMonitor()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def fail():
+        with monitor:
+            monitor.on_train_begin(None, None, None, model=model, optimizer=optimizer)
+            model(**batch())["loss"].backward()
+            optimizer.step()
+            raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        fail()
+    assert monitor.network.steps == 1
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+    assert not optimizer._optimizer_step_post_hooks
+
+
 def test_what_cannot_be_watched_ends_no_training():
     monitor = TransformersMonitor()
     monitor.on_train_begin(None, None, None, model=nn.ReLU(), optimizer=None)

@@ -106,7 +106,7 @@ def run(tmp_path, *words):
 
 def test_pictures_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "nets.py").write_text(MODULE)
+    (tmp_path / "picture_nets.py").write_text(MODULE)
     for i in range(100):
         draw(tmp_path / "before" / ("ab"[i % 2]) / f"{i}.png", seed=i)
         draw(tmp_path / "after" / f"{i}.png", seed=1000 + i)
@@ -115,7 +115,7 @@ def test_pictures_on_the_command_line(tmp_path, monkeypatch):
             dark = picture.point(lambda value: value // 3)
         dark.save(tmp_path / "after" / f"{i}.png")
     sides = ("--validation", "before", "--production", "after")
-    code, found = run(tmp_path, *sides, "--model", "nets:build")
+    code, found = run(tmp_path, *sides, "--model", "picture_nets:build")
     assert code == 1
     failed = {finding["subject"] for finding in found if finding["severity"] == "fail"}
     assert "brightness" in failed

@@ -223,6 +223,42 @@ def test_bad_input(arguments, words):
         recorder_of(network(), [torch.optim.SGD(network().parameters(), 0.1)], 0)
 
 
+class Attention(nn.Module):
+    """Queries that are still even get little gradient, and pass on all that comes by the values."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.query, self.key, self.value = nn.Embedding(40, 16), *linears(3)
+        self.position, self.head = nn.Parameter(torch.zeros(8, 16)), nn.Linear(16, 2)
+        for layer in (self.query, self.key, self.value):
+            nn.init.normal_(layer.weight, std=0.002)
+
+    def forward(self, x):
+        h = self.embed(x) + self.position
+        weights = (self.query(h) @ self.key(h).transpose(1, 2)).softmax(-1)
+        return self.head((h + weights @ self.value(h)).mean(1))
+
+
+def linears(count):
+    return [nn.Linear(16, 16) for _ in range(count)]
+
+
+def test_even_queries_of_an_attention_are_no_vanishing_gradient():
+    torch.manual_seed(0)
+    model = Attention()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with watch(model, optimizer, every=2) as record:
+        for step in range(12):
+            x = torch.randint(0, 40, (32, 8), generator=torch.Generator().manual_seed(step))
+            loss = cross_entropy(model(x), (x[:, 0] > 20).long())
+            record.loss(loss)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    kinds = {finding.numbers.get("kind") for finding in record.findings()}
+    assert "vanishing_gradient" not in kinds
+
+
 class Function(nn.Module):
     def __init__(self, function):
         super().__init__()

@@ -24,7 +24,11 @@ class TransformersMonitor:
 
     Made by `transformers_monitor`, which adds the base class that the Trainer asks for. The loss is
     that of the model's output, and the targets are its `labels`; both are read where the model is
-    called, and nothing waits for the device.
+    called, and nothing waits for the device. Under accumulation no loss is held where the Trainer
+    hands the model the items of all its batches: some models divide by them, others do not.
+
+    A Trainer tells no callback that a training failed: `with transformers_monitor() as monitor:`
+    around it, or `close()`, removes the hooks then too and judges what was seen.
 
     Args:
         every: optimizer steps from one sample to the next; the first five are all sampled.
@@ -42,6 +46,13 @@ class TransformersMonitor:
         self.network: NetworkEvidence | None = None
         self._watch: Watch | None = None
         self._handle: RemovableHandle | None = None
+        self._accumulates = False
+
+    def __enter__(self) -> TransformersMonitor:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def table(self) -> pd.DataFrame:
         """One row per layer; none before the end of a training."""
@@ -56,17 +67,22 @@ class TransformersMonitor:
         # Accelerate wraps the optimizer; the one inside makes the steps.
         optimizer: Any = given.get("optimizer")
         optimizer = getattr(optimizer, "optimizer", optimizer)
+        self._accumulates = getattr(args, "gradient_accumulation_steps", 1) > 1
         with self._guarded("on_train_begin"):
             self._watch = watch(model, optimizer, every=self.every).__enter__()
             self._handle = model.register_forward_hook(self._called, with_kwargs=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Remove the hooks and run the checks."""
+        self.close()
+
+    def close(self) -> None:
+        """Remove the hooks and run the checks; nothing where no training is watched."""
         record = self._watch
         self._close()
         if record is None:
             return
-        with self._guarded("on_train_end"):
+        with self._guarded("close"):
             self.network = record.evidence()
             self.findings = network_findings(self.network)
             LOGGER.info("after %d steps: %s", self.network.steps, self.findings[0].summary)
@@ -75,9 +91,14 @@ class TransformersMonitor:
         self, module: nn.Module, inputs: Any, named: Mapping[str, Any], output: Any
     ) -> None:
         """Hold the loss of a training batch."""
+        if self._watch is None or not module.training:
+            return
+        labels = named.get("labels")
         loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-        if self._watch is not None and module.training and isinstance(loss, Tensor):
-            labels = named.get("labels")
+        if isinstance(output, tuple) and labels is not None:
+            loss = output[0]
+        unclear = self._accumulates and named.get("num_items_in_batch") is not None
+        if isinstance(loss, Tensor) and not unclear:
             self._watch.loss(loss.detach(), labels if isinstance(labels, Tensor) else None)
 
     def _close(self) -> None:

@@ -39,8 +39,9 @@ def gradients_keep_their_size(
         yield this.finding(Severity.NOTE, summary)
         return
     names = list(ratios)
-    # The gradient is lost, or too large, for everything before: the first such layer is named.
-    lost = [name for name in names if ratios[name] < smallest]
+    # The gradient is lost, or too large, for everything before: the first such layer is named. A
+    # layer beside the way, as the queries of an attention that is still even, loses it for itself.
+    lost = _lost(network, ratios, smallest)
     huge = [name for name in names if max(ratios[name], first[name]) > largest]
     if lost:
         at, size = lost[0], ratios[lost[0]]
@@ -66,6 +67,18 @@ def gradients_keep_their_size(
     summary = f"The gradient {how} {size:.1e} times that at {names[-1]}."
     how_bad: dict[str, Any] = {"severity": severity, "ratio": size, "evidence": network, "step": 1}
     yield fault(this, kind, summary, remedy, subject=at, **how_bad)
+
+
+def _lost(network: NetworkEvidence, ratios: dict[str, float], smallest: float) -> list[str]:
+    """The first layer that the gradient does not reach, where it reaches none before it either."""
+    names = list(ratios)
+    # What holds other layers puts out what the last of them does; the whole is named by its class.
+    holders = {name for name in names if any(one.startswith(f"{name}.") for one in names)}
+    holders |= {layer.name for layer in network.layers if layer.name == layer.kind}
+    for name in names:
+        if name not in holders:
+            return [name] if ratios[name] < smallest else []
+    return []
 
 
 def _ratios(network: NetworkEvidence) -> tuple[dict[str, float], dict[str, float]]:
