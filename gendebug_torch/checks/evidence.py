@@ -38,6 +38,9 @@ def axes(ax: Axes | None = None, *, size: tuple[float, float] = (6.0, 4.0)) -> A
         ax = figure.add_subplot()
     ax.grid(visible=True, color="#E5E5E5", linewidth=0.6)
     ax.set_axisbelow(True)
+    # A heading longer than the axis goes on below instead of out of the picture.
+    for text in (ax.title, ax.xaxis.label):
+        text.set_wrap(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     return ax

@@ -124,7 +124,7 @@ class ChangeKinds:
                 )
         ax.set_yticks(range(len(frame)), [axis_label(str(name)) for name in frame["what"]])
         ax.set_xlim(0.0, 1.0)
-        ax.set_xlabel("size of the change (distance of distributions, or change of the event rate)")
+        ax.set_xlabel("distance of the distributions, or change of the event rate")
         ax.set_ylabel("change")
         ax.set_title("Kind of change: " + (", ".join(map(_words, self.kinds)) or "none"))
         if len(frame):
