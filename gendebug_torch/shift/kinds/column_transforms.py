@@ -34,6 +34,8 @@ _TEMPERATURES = {
 # offset, in standard deviations.
 _UNIT_TOLERANCE = 0.08
 _NEAR_OFFSET = 0.1
+# How much worse a unit may fit than the estimated factor, in standard errors of a distance.
+_MEANT = 0.7
 # A transformation explains a shift if it leaves this share of the distance, or a distance this
 # small, or one that is not significant at this level and at most this share of the distance.
 _MAX_LEFT = 0.125
@@ -167,7 +169,8 @@ def fit_feature_transform(
     """The simplest affine map, or a logarithm, that explains how one quantity shifted, or None.
 
     Factor and offset are estimated from 25 quantiles; the Kolmogorov-Smirnov distance that a
-    candidate leaves decides.
+    candidate leaves decides. A factor between units is named where the estimated one fits no
+    better than by noise.
 
     Args:
         reference: finite values, `[n]`.
@@ -186,8 +189,16 @@ def fit_feature_transform(
     quantiles = np.quantile(reference, levels), np.quantile(live, levels)
     if min(float(side.std()) for side in quantiles) <= 0:
         return None
+    unit: FeatureTransform | None = None
+    noise = math.sqrt(1 / len(reference) + 1 / len(live))
     for kind, factor, offset in _affine_candidates(*quantiles):
         left = _ks_distance(factor * reference + offset, live)
+        if kind == "unit":
+            unit = FeatureTransform(kind, factor, offset, left)
+            continue
+        # A unit that fits about as well as the estimated factor is what was meant.
+        if kind == "scale" and unit is not None and unit.statistic <= left + _MEANT * noise:
+            kind, factor, left = unit.kind, unit.factor, unit.statistic
         if explains_shift(left, distance, *sizes):
             if kind == "affine" and _is_standardised(live) and not 0.8 < factor < 1.25:
                 kind = "standardised"
