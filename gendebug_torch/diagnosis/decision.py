@@ -96,9 +96,8 @@ def _chosen(
     ]
     wanted = {_decision(likely, quality) for likely in deciding}
     # What is left for others says little where the best supported cause has no number of its own.
-    open_ = bill is not None and any(
-        line.cause == causes[0].cause and line.reason for line in bill.lines if causes
-    )
+    lines = () if bill is None or not causes else bill.lines
+    open_ = any(line.reason and line.cause == causes[0].cause for line in lines)
     dearest = {None if open_ else _billed_decision(one, quality, bill) for one in deciding}
     ordered = sorted(DECISIONS, key=lambda name: name not in dearest)
     working = [name for name in ordered if name in wanted and _works(name, quality)]

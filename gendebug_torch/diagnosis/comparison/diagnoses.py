@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -110,14 +111,12 @@ def _finding(change: str, old: Finding | None, new: Finding | None) -> Finding:
         severity = Severity.OK
     words = f"{change.capitalize()}: {shown.summary}"
     remedy = shown.remedy if new is not None else ""
-    parts = {"change": change, "check": shown.check}
-    return Finding(
-        "compare.findings",
-        shown.cause,
-        severity,
-        words,
-        shown.subject,
-        parts,
-        remedy,
-        shown.evidence,
+    # The decision reads the numbers and inputs of the finding itself.
+    return replace(
+        shown,
+        check="compare.findings",
+        severity=severity,
+        summary=words,
+        numbers={**shown.numbers, "change": change, "check": shown.check},
+        remedy=remedy,
     )
