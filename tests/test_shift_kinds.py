@@ -385,3 +385,41 @@ def test_label_checks_judge_labels_of_any_form(form):
         expected = [finding.to_dict() for finding in check.run(given)]
         assert [finding.to_dict() for finding in check.run(other)] == expected
     assert classes_keep_their_shares.run(other)[0].severity is Severity.FAIL
+
+
+@pytest.mark.parametrize("twist", ["hours", "sign", "exchanged", "nothing"])
+def test_labels_tell_of_a_column_that_looks_as_before_wherever_it_stands(twist):
+    """Labels follow `hour`, `a` and `b`; ten columns that say nothing stand before them."""
+    rng = np.random.default_rng(5)
+    sides = []
+    for name in ("validation", "production"):
+        table = pd.DataFrame(rng.normal(size=(4000, 12)), columns=[*map(str, range(10)), "a", "b"])
+        table["hour"] = rng.integers(0, 24, size=4000)
+        z = 2.5 * np.sin(table["hour"] * np.pi / 12) + 1.5 * table["a"] - 0.5 * table["b"]
+        event = rng.random(4000) < 1 / (1 + np.exp(-z.to_numpy()))
+        labels = torch.from_numpy(event.astype(np.int64))
+        if name == "production":
+            table = {
+                "hours": lambda t: t.assign(hour=(t["hour"] + 7) % 24),
+                "sign": lambda t: t.assign(a=-t["a"]),
+                "exchanged": lambda t: t.assign(a=t["b"], b=t["a"]),
+                "nothing": lambda t: t,
+            }[twist](table)
+        sides.append(Records(table, labels, name=name))
+    kinds = change_kinds(sides[1], sides[0])
+    found = {f.name: f.description for f in kinds.features}
+    assert (
+        found
+        == {
+            "hours": {
+                "hour": "the labels follow it as if it were shifted by +7 hours, as in another "
+                "time zone"
+            },
+            "sign": {"a": "the labels follow it with the sign reversed"},
+            "exchanged": {
+                "a": "the labels follow it as if it were exchanged with b",
+                "b": "the labels follow it as if it were exchanged with a",
+            },
+            "nothing": {},
+        }[twist]
+    )

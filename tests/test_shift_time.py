@@ -348,3 +348,50 @@ def test_what_is_no_slipped_clock():
     ]
     for one, other in cases:
         assert clock_offset_hours(np.asarray(one, dtype=float), np.asarray(other, dtype=float)) == 0
+
+
+def _clocked(hours: int, weekdays: int = 0, rows: int = 1500) -> pd.DataFrame:
+    clock = pd.Series(pd.date_range("2026-02-01", periods=rows, freq="h"))
+    return pd.DataFrame(
+        {
+            "when": clock,
+            "hour": (clock.dt.hour + hours) % 24,
+            "weekday": (clock + pd.Timedelta(days=weekdays)).dt.day_name(),
+            "night": (clock.dt.hour + hours) % 24 < 6,
+            "load": np.random.default_rng(hours % 24).normal(size=rows),
+        }
+    )
+
+
+def _clock_findings(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, str]:
+    schema = Schema(time="when")
+    sides = {
+        name: Records.from_frame(table, schema, name=name)
+        for name, table in (("validation", before), ("production", after))
+    }
+    found = inputs_are_computed_as_before(sides["production"], sides["validation"])
+    return {f.subject: f.summary for f in found if f.severity is Severity.FAIL}
+
+
+def test_an_hour_that_is_no_longer_that_of_the_clock_is_named_without_labels() -> None:
+    found = _clock_findings(_clocked(0), _clocked(5))
+    assert set(found) == {"hour", "night"}
+    assert "in 100% of the rows it is the hour of when shifted by +5" in found["hour"]
+
+
+def test_a_part_of_the_rows_on_another_clock_and_a_week_that_starts_elsewhere_are_named() -> None:
+    half = pd.concat([_clocked(0)[:750], _clocked(-8)[750:]])
+    found = _clock_findings(_clocked(0), half)
+    assert "in 50% of the rows it is the hour of when shifted by -8" in found["hour"]
+    assert set(_clock_findings(_clocked(0), _clocked(0, 1))) == {"weekday"}
+
+
+def test_columns_beside_the_clock_and_daylight_saving_time_alarm_nobody() -> None:
+    later = _clocked(0).assign(when=lambda t: t["when"] + pd.Timedelta(days=70))
+    later["weekday"] = later["when"].dt.day_name()
+    assert not _clock_findings(_clocked(0), later)
+    assert "hour" not in _clock_findings(_clocked(0), _clocked(1))
+    # A column that was told by the day of the month in one month only is no part of the calendar.
+    week = _clocked(0, rows=24 * 20)
+    campaign = week.assign(offer=week["when"].dt.day // 4)
+    assert not _clock_findings(campaign, campaign.assign(offer=0, hour=campaign["hour"]))

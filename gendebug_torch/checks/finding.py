@@ -19,6 +19,9 @@ TO_REPAIR, SHARE_OF_RISE, LARGEST_SHARE = "to_repair", "share_of_rise", "largest
 # The outputs or classes are not what they are read as, so that findings on errors follow from that.
 MISREAD = "misread"
 DISTANCES, OUTSIDE = ("statistic", "distance"), "outside"
+# Share of production that is in the training data in the same way as the validation rows are: what
+# both share is no reason for a difference between them.
+ALIKE = "share_of_production"
 JSON_KEYS = ("check", "cause", "severity", "subject", "summary", "numbers", "remedy", "inputs")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gendebug_torch.checks.finding import (
+    ALIKE,
     DISTANCES,
     MISREAD,
     OUTSIDE,
@@ -126,6 +127,11 @@ class LikelyCause:
         return self.support + _points(self.symptoms) / 2
 
     @property
+    def alike(self) -> bool:
+        """Whether production shares it with validation, so that it makes no difference."""
+        return all(ALIKE in finding.numbers for finding in self.findings)
+
+    @property
     def decision(self) -> str:
         """The decision that this cause asks for by itself."""
         # A feature that is stuck on one value, stopped arriving, or is fed in another's place is
@@ -224,6 +230,8 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
         follows |= {Cause.TRAIN_SERVE_SKEW}
         return finding.cause in follows and "production" in (finding.inputs or ("production",))
     if finding.cause not in EXPLAINS[root.cause]:
+        return False
+    if root.alike and _about_production(finding):
         return False
     faint = 2 * root.support < group.support and not (
         root.subject and root.subject == group.subject

@@ -118,7 +118,7 @@ def planned(causes: Sequence[LikelyCause], pair: Pair) -> Plan:
             _add_moved_inputs(plan, likely, pair)
         elif likely.cause in (Cause.CONCEPT_DRIFT, Cause.SUBGROUP_FAILURE):
             _add_regions(plan, likely, pair)
-        elif likely.cause is Cause.SPLIT_LEAKAGE:
+        elif likely.cause is Cause.SPLIT_LEAKAGE and not likely.alike:
             _add_leaked_rows(plan, likely, pair)
         elif likely.cause is Cause.PREPROCESSING_LEAKAGE:
             plan.leave(likely.cause, likely.subject, "fit the preprocessing again to tell")

@@ -15,9 +15,9 @@ from torch import Tensor
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.columns.default_values import default_value
 from gendebug_torch.shift.kinds.column_transforms import (
+    CyclicOffset,
     FeatureTransform,
     LevelRenaming,
-    clock_offset_hours,
     fit_feature_transform,
 )
 from gendebug_torch.shift.kinds.label_model import same_rank_values
@@ -26,7 +26,6 @@ from gendebug_torch.shift.two_sample.ks import ks_two_sample
 
 Table = pd.DataFrame
 Map = Callable[[Any], Any]
-_HOURS = 24
 _EXCHANGED = re.compile(r"exchanged with (.+)$")
 
 
@@ -93,9 +92,8 @@ def _quantity_maps(name: str, transform: Any, sides: tuple[Table, Table]) -> tup
     """The change of a column of quantities, and what undoes it, if anything does."""
     before, after = (_values(side, name) for side in sides)
     finite = before[np.isfinite(before)], after[np.isfinite(after)]
-    if hours := clock_offset_hours(*finite):
-        forth = _on_column(name, lambda x: (x + hours) % _HOURS)
-        return forth, _on_column(name, lambda x: (x - hours) % _HOURS)
+    if isinstance(transform, CyclicOffset):
+        return _on_column(name, transform.apply), _on_column(name, transform.undo)
     if isinstance(transform, FeatureTransform):
         there, back = _transformed(transform, before, after)
         return _on_column(name, there), _on_column(name, back)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import ALIKE, Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._costs import row_cost
@@ -17,7 +18,12 @@ from gendebug_torch.leakage.splits.shared_rows import SplitOverlap, shared_value
 
 @check("leakage.groups", cause=Cause.SPLIT_LEAKAGE, needs=("train", "validation"), cost=row_cost)
 def splits_share_no_groups(
-    train: Records, validation: Records, *, min_share: float = 0.01, limit: int = 10
+    train: Records,
+    validation: Records,
+    production: Records | None = None,
+    *,
+    min_share: float = 0.01,
+    limit: int = 10,
 ) -> Iterator[Finding]:
     """No group (customer, patient, session) and no id has rows in both splits.
 
@@ -31,6 +37,8 @@ def splits_share_no_groups(
         train: records with `schema.group` or `schema.ids` among the metadata, or with a table in
             which groups can be found.
         validation: records with the same columns.
+        production: records with the same columns; where it shares at least half as many rows with
+            training as validation does, that is no reason for a fall of the quality.
         min_share: share of validation rows from which shared values matter; fewer are a note.
         limit: largest number of shared values listed.
     """
@@ -45,7 +53,8 @@ def splits_share_no_groups(
     for column in map(str, present):
         kind = "group" if column == train.schema.group else "id"
         found = _shared(tables, column, f"{kind}s ({column})")
-        yield _declared_finding(found, column, min_share, limit)
+        alike = _share_known(tables[0][column], production, column)
+        yield _declared_finding(found, column, min_share, limit, alike)
     if present:
         return
     shared = [str(column) for column in tables[0] if column in tables[1]]
@@ -89,16 +98,34 @@ def _shared_text(found: SplitOverlap, column: str) -> str:
     )
 
 
-def _declared_finding(found: SplitOverlap, column: str, min_share: float, limit: int) -> Finding:
+def _share_known(train: pd.Series[Any], production: Records | None, column: str) -> float:
+    """Share of the production rows whose value occurs in training."""
+    if production is None or not len(production):
+        return 0.0
+    table = _group_table(production)
+    if column not in table:
+        return 0.0
+    return shared_values({"train": train, "production": table[column]}, kind=column).share
+
+
+def _declared_finding(
+    found: SplitOverlap, column: str, min_share: float, limit: int, alike: float
+) -> Finding:
     this, numbers = splits_share_no_groups, overlap_numbers(found)
     if not len(found.rows):
         text = f"No value of {column} occurs both in training and in validation."
         return this.finding(Severity.OK, text, subject=column, numbers=numbers, evidence=found)
+    text, same = _shared_text(found, column), alike >= found.share / 2
+    if same:
+        text += (
+            f" So have {alike:.1%} of the production rows: this is no reason for a difference "
+            "between the two."
+        )
     return this.finding(
         Severity.NOTE if found.share < min_share else share_severity(found.share),
-        _shared_text(found, column),
+        text,
         subject=column,
-        numbers=numbers | _value_numbers(found, limit),
+        numbers=numbers | _value_numbers(found, limit) | ({ALIKE: alike} if same else {}),
         remedy=f"Split by {column}, with all rows of one value in the same split, and evaluate the "
         "model again.",
         evidence=found,

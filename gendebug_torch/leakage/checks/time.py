@@ -9,7 +9,7 @@ from math import nan
 
 from torch import Tensor
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import ALIKE, Cause, Finding, Severity
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import IGNORED
@@ -20,6 +20,8 @@ from gendebug_torch.leakage.checks._targets import target_order
 from gendebug_torch.leakage.times.time_overlap import TimeOverlap, time_overlap
 
 _SMALLEST_P = 1e-16
+# Share of production that lies in the time of training from which it is as validation is.
+_MOST = 0.5
 
 
 @check(
@@ -32,6 +34,7 @@ _SMALLEST_P = 1e-16
 def validation_is_later_than_training(
     train: Records,
     validation: Records,
+    production: Records | None = None,
     *,
     min_overlap: float = 0.05,
     min_agreement: float = 0.2,
@@ -49,6 +52,8 @@ def validation_is_later_than_training(
     Args:
         train: records with `schema.time` among the metadata.
         validation: records with the same column.
+        production: records with the same column; where they are no later than training either, a
+            leak is a warning at most, and no reason for a fall of the quality.
         min_overlap: share of validation rows before the last training row that counts as overlap.
         min_agreement: kappa, or correlation of a real target, of neighbours in time that counts as
             a leak.
@@ -88,7 +93,21 @@ def validation_is_later_than_training(
     elif agrees:
         strong = found.agreement >= 2 * min_agreement
         severity = Severity.FAIL if strong else Severity.WARN
-    yield _overlap_finding(found, column, severity)
+    alike = _share_before(first, production, column) if agrees else 0.0
+    if alike >= _MOST:
+        severity = min(severity, Severity.WARN, key=lambda severity: severity.level)
+    yield _overlap_finding(found, column, severity, alike)
+
+
+def _share_before(train: Times, production: Records | None, column: str) -> float:
+    """Share of the production rows that are not later than the last training row."""
+    if production is None or production.metadata is None or column not in production.metadata:
+        return 0.0
+    times = parse_times(production.metadata[column], f"{production.name}.{column}")
+    known, before = (side.values[~side.values.isnan()] for side in (times, train))
+    if times.calendar != train.calendar or not len(known) or not len(before):
+        return 0.0
+    return float((known <= before.max()).double().mean())
 
 
 def _overlap(
@@ -125,7 +144,7 @@ def _labeled(records: Records) -> Records:
     return labeled if len(labeled) else records
 
 
-def _overlap_finding(found: TimeOverlap, column: str, severity: Severity) -> Finding:
+def _overlap_finding(found: TimeOverlap, column: str, severity: Severity, alike: float) -> Finding:
     text = (
         f"{found.overlap:.0%} of the validation rows are not later in {column} than the last "
         "training row."
@@ -135,6 +154,11 @@ def _overlap_finding(found: TimeOverlap, column: str, severity: Severity) -> Fin
     leak = severity in (Severity.WARN, Severity.FAIL)
     if leak:
         text += f" Labels of neighbours in time agree by {agreement}."
+        if alike >= _MOST:
+            text += (
+                f" Neither are {alike:.0%} of the production rows, so this is no reason for a "
+                "difference between the two; later rows will show one."
+            )
     elif severity is Severity.NOTE and not found.pairs:
         text += " None is between training rows: validation is older than training."
     elif severity is Severity.NOTE and math.isfinite(found.agreement):
@@ -154,7 +178,8 @@ def _overlap_finding(found: TimeOverlap, column: str, severity: Severity) -> Fin
             "agreement": found.agreement,
             "p_value": found.p_value,
             "pairs": found.pairs,
-        },
+        }
+        | ({ALIKE: alike} if alike >= _MOST else {}),
         remedy=remedy if leak else "",
         evidence=found,
     )

@@ -81,7 +81,8 @@ def confidence_keeps_its_distribution(
         p < alpha and _matters(shift, share, min_effect, min_ratio)
         for share, p in zip(("positive", "near"), p_values[1:], strict=True)
     )
-    text, numbers = _text(shift, p_values, moved), _numbers(shift, p_values, threshold)
+    verb = _verb(shift, moved, min_effect)
+    text, numbers = _text(shift, p_values, verb), _numbers(shift, p_values, threshold)
     if not (moved or more or near):
         yield this.finding(Severity.OK, f"{text}.", numbers=numbers, evidence=shift)
         return
@@ -89,7 +90,7 @@ def confidence_keeps_its_distribution(
     if near and rates[1] > rates[0]:
         text += ", where small errors flip decisions"
     yield this.finding(
-        Severity.FAIL if shift.statistic >= _FAIL_DISTANCE else Severity.WARN,
+        Severity.FAIL if moved and shift.statistic >= _FAIL_DISTANCE else Severity.WARN,
         f"{text}.",
         cause=root_cause(kinds_in_time(change_kinds)),
         numbers=numbers,
@@ -98,10 +99,18 @@ def confidence_keeps_its_distribution(
     )
 
 
-def _text(shift: ConfidenceShift, p_values: list[float], moved: bool) -> str:
+def _verb(shift: ConfidenceShift, moved: bool, min_effect: float) -> str:
+    if moved:
+        return "shifted"
+    if shift.statistic >= min_effect:
+        return "shifted by what chance allows"
+    return "kept its distribution"
+
+
+def _text(shift: ConfidenceShift, p_values: list[float], verb: str) -> str:
     positive, near = shift.rates().tolist(), shift.rates("near").tolist()
     return (
-        f"The {shift.quantity} {'shifted' if moved else 'kept its distribution'}: "
+        f"The {shift.quantity} {verb}: "
         f"Kolmogorov-Smirnov distance {shift.statistic:.2f} (Holm {p_value_text(p_values[0])}). "
         f"Rows at or above {shift.threshold:g}: {positive[0]:.1%} → {positive[1]:.1%}; "
         f"within {shift.half_width:g} of it: {near[0]:.1%} → {near[1]:.1%}"

@@ -133,10 +133,10 @@ def _skew_finding(feature: FeatureChange, change_kinds: ChangeKinds) -> Finding:
         numbers |= {"map": transform.kind, "left": transform.statistic}
         if isinstance(transform, FeatureTransform) and transform.kind != "logarithm":
             numbers |= {"factor": transform.factor, "offset": transform.offset}
+    distance = f" (distance {feature.statistic:.2f})" if feature.statistic else ""
     return inputs_are_computed_as_before.finding(
         Severity.FAIL,
-        f"{feature.name} is computed differently in production: {feature.description} (distance "
-        f"{feature.statistic:.2f}).",
+        f"{feature.name} is computed differently in production: {feature.description}{distance}.",
         subject=feature.name,
         numbers=numbers,
         remedy=(

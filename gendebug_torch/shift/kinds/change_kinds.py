@@ -16,7 +16,7 @@ from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.exclusions import COUNTER
 from gendebug_torch.shift.columns.shared_tables import SharedTables, shared_tables
 from gendebug_torch.shift.kinds.class_shares import ClassShares, class_shares
-from gendebug_torch.shift.kinds.column_transforms import LevelRenaming
+from gendebug_torch.shift.kinds.column_transforms import LevelRenaming, cyclic_offset
 from gendebug_torch.shift.kinds.label_model import (
     MAX_TRIED,
     LabeledColumns,
@@ -42,6 +42,7 @@ from gendebug_torch.shift.kinds.moved_columns import (
 )
 from gendebug_torch.shift.plots import axis_label
 from gendebug_torch.shift.scores.score_relation import RelationChange
+from gendebug_torch.shift.time.calendar_columns import calendar_changes
 from gendebug_torch.shift.two_sample.joint import permutation_block
 from gendebug_torch.stats.intervals import p_value_text
 
@@ -56,6 +57,8 @@ MAX_ROWS = 20_000
 _MAX_CELLS = 20_000_000
 # Standard errors from which labels speak for the original or the present value of a column.
 _MIN_Z = 3.0
+# Share of the rows from which an offset of a column is that of all.
+_NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +152,9 @@ def change_kinds(
 
     1. Label shift: the class shares changed, and within the classes columns and scores did not.
     2. Train/serve skew: a default value, an exchange, a renaming, a clock offset or a transform
-       (unit, sign, logarithm) explains the shift of a column and labels do not contradict; or only
-       this column changed, and labels no longer follow it.
+       (unit, sign, logarithm) explains the shift of a column and labels do not contradict; an hour
+       or weekday is no longer that of the time column; or only this column changed, and labels no
+       longer follow it.
     3. Covariate shift: what else shifted. All columns are tested together where none shifted alone.
     4. Threshold: no input shifted, but the scores did, so the model is another one; unless a column
        counts on beyond the reference, which is covariate shift to a model that reads it.
@@ -193,6 +197,7 @@ def change_kinds(
     features: list[FeatureChange] = []
     if columns is not None:
         features = _explained_shifts(columns, changed, before.targets, alpha, min_effect, deadline)
+        features = _off_the_calendar(features, columns, before, after)
     if changed is not None and not scores_follow(before, after, changed):
         changed = None
     if changed is not None and all(feature.kind == "label_shift" for feature in features):
@@ -234,6 +239,26 @@ def _explained_shifts(
             features[i] = label_shift_explanation(feature, columns, classes, targets)
     deadline.check()
     return transform_explanations(features, columns)
+
+
+def _off_the_calendar(
+    features: list[FeatureChange], columns: SharedTables, reference: Records, production: Records
+) -> list[FeatureChange]:
+    """The same, with columns that no longer are the part of the calendar that they were."""
+    name, sides = reference.schema.time, (reference.metadata, production.metadata)
+    if name is None or any(side is None or name not in side for side in sides):
+        return features
+    times = [side[name] for side in sides if side is not None]
+    changes = calendar_changes(columns.reference, columns.production, (times[0], times[1]))
+    known = {feature.name: feature for feature in features}
+    for column, change in changes.items():
+        distance = known[column].statistic if column in known else 0.0
+        offset = None
+        if column in columns.quantities and change.share >= _NEARLY_ALL:
+            offset = cyclic_offset(change.offset, columns.finite(column)[0])
+        text = change.text(name)
+        known[column] = FeatureChange(column, distance, "train_serve_skew", text, transform=offset)
+    return list(known.values())
 
 
 def _kinds(

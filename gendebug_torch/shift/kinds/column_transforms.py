@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -112,7 +112,40 @@ class LevelRenaming:
         return f"levels {self.kind} ({', '.join(changed[:3])}{', …' if len(changed) > 3 else ''})"
 
 
-Transform = FeatureTransform | LevelRenaming
+@dataclass(frozen=True)
+class CyclicOffset:
+    """Places in a cycle that are counted from elsewhere, such as hours of another time zone.
+
+    Args:
+        offset: places by which production is ahead, `-length / 2` to `length / 2`.
+        first: number of the first place.
+        length: places of the cycle.
+        statistic: distance that is left after it.
+    """
+
+    offset: int
+    first: float
+    length: int
+    statistic: float = 0.0
+
+    kind: ClassVar[str] = "cycle"
+    implausible_as_drift: ClassVar[bool] = True
+
+    def apply(self, reference: Column) -> Column:
+        """Values of production for these of the reference."""
+        return (reference - self.first + self.offset) % self.length + self.first
+
+    def undo(self, live: Column) -> Column:
+        """Values of the reference for these of production."""
+        return (live - self.first - self.offset) % self.length + self.first
+
+    def __str__(self) -> str:
+        units = {7: "days", 12: "months", 24: "hours, as in another time zone"}
+        unit = units.get(self.length, f"places of {self.length}")
+        return f"shifted by {self.offset:+d} {unit}"
+
+
+Transform = FeatureTransform | LevelRenaming | CyclicOffset
 
 
 def fit_level_renaming(
@@ -302,6 +335,22 @@ def clock_offset_hours(reference: Column, live: Column) -> int:
 def _hours_of_day(values: Column) -> bool:
     whole = bool(((values == np.floor(values)) & (values >= 0) & (values < 24)).all())
     return whole and len(np.unique(values)) >= 20
+
+
+def cyclic_offset(places: int, column: Column) -> CyclicOffset | None:
+    """The offset of a column that runs through a cycle; None of one that does not, or of 0 places.
+
+    Args:
+        places: places by which production is ahead, either way.
+        column: values of the reference, `[n]`.
+    """
+    first, length = float(column.min()), len(np.unique(column))
+    if column.max() - first != length - 1 or bool((column != np.floor(column)).any()):
+        return None
+    places %= length
+    if not places:
+        return None
+    return CyclicOffset(places if places <= length // 2 else places - length, first, length)
 
 
 def explains_shift(left: float, distance: float, n: float, m: float) -> bool:

@@ -16,7 +16,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.shared_columns import Column
 from gendebug_torch.shift.columns.shared_tables import SharedTables
-from gendebug_torch.shift.kinds.column_transforms import LevelRenaming
+from gendebug_torch.shift.kinds.column_transforms import CyclicOffset, LevelRenaming
 from gendebug_torch.shift.kinds.moved_columns import FeatureChange, random_rows
 from gendebug_torch.shift.scores.outputs import compared_outputs, labeled_rows, output_columns
 from gendebug_torch.stats.probe_network import cross_fit, design
@@ -173,13 +173,27 @@ def followed_columns(
 
     Cost: one pass over 4,000 rows.
     """
-    names = list(columns.reference.columns)
-    if len(names) <= MAX_FOLLOWED:
-        return columns
-    strength = _strengths(columns, labels)
-    most = sorted(names, key=lambda name: -strength[name])[:MAX_FOLLOWED]
-    rest = set(names) - set(most) - set(keep)
+    names = tuple(map(str, columns.reference.columns))
+    rest = set(names) - set(most_followed(names, columns, labels, MAX_FOLLOWED)) - set(keep)
     return columns.without(dict.fromkeys(rest, NOT_FOLLOWED))
+
+
+def most_followed(
+    names: tuple[str, ...], columns: SharedTables, labels: LabelPair, most: int
+) -> tuple[str, ...]:
+    """Those of some columns that labels of the reference follow most, in their order.
+
+    Args:
+        names: columns to choose from.
+        columns: both sides.
+        labels: labels of both sides.
+        most: number of columns to choose.
+    """
+    if len(names) <= most:
+        return names
+    strength = _strengths(columns, labels)
+    chosen = set(sorted(names, key=lambda name: -strength[name])[:most])
+    return tuple(name for name in names if name in chosen)
 
 
 def _strengths(columns: SharedTables, labels: LabelPair) -> dict[str, float]:
@@ -297,9 +311,8 @@ def _original_values(feature: FeatureChange, sample: LabeledColumns) -> Any:
     if isinstance(feature.transform, LevelRenaming):
         old = {new: name for name, new in feature.transform.levels.items()}
         return after.map(lambda level: old.get(str(level), level))
+    values = [side.to_numpy(dtype=np.float64) for side in (before, after)]
+    if isinstance(feature.transform, CyclicOffset):
+        return feature.transform.undo(values[1])
     reversed_sign = feature.transform is not None and feature.transform.factor < 0
-    return same_rank_values(
-        before.to_numpy(dtype=np.float64),
-        after.to_numpy(dtype=np.float64),
-        descending=reversed_sign,
-    )
+    return same_rank_values(values[0], values[1], descending=reversed_sign)

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.shared_tables import SharedTables
+from gendebug_torch.shift.kinds.column_transforms import CyclicOffset, cyclic_offset
 from gendebug_torch.shift.kinds.label_model import (
     MAX_TRIED,
     LabeledColumns,
     LabelPair,
+    most_followed,
     paired_z_score,
     same_rank_values,
 )
@@ -47,6 +50,8 @@ _MIN_EXPLAINED = 0.005
 _EXCHANGE_MIN_Z = 5.0
 _MAX_EXCESS_LEFT = 0.2
 _RESTORED_ALPHA = 1e-3
+# Lengths of cycles in which code may count from elsewhere: days of the week, months, hours.
+_CYCLES = (7, 12, 24)
 
 
 def joint_p_value(
@@ -220,14 +225,16 @@ class Localisation:
         return [FeatureChange(name, 0.0, "covariate_shift", text) for name in important[:1]]
 
     def _exchanges_and_signs(self, *, certain: bool) -> list[FeatureChange]:
-        """Columns that labels follow as if two had been exchanged, or one had its sign reversed.
+        """Columns that labels follow as if two were exchanged, or one reversed or cyclically moved.
 
         Only where reverting that leaves all columns together as before. A reversed sign of a column
         that relates to no other may as well be concept drift, and is not certain then.
         """
         assert self.labels is not None
         sample = LabeledColumns.sample(self.followed, self.labels, self.deadline)
-        changes, versions = _candidates(self.followed.quantities[:MAX_TRIED], sample, certain)
+        quantities = self.followed.quantities
+        names = most_followed(quantities, self.followed, self.labels, MAX_TRIED)
+        changes, versions = _candidates(names, sample, certain)
         if not versions:
             return []
         errors = sample.squared_errors([sample.production, *versions])
@@ -246,7 +253,7 @@ class Localisation:
 def _candidates(
     names: Sequence[str], sample: LabeledColumns, certain: bool
 ) -> tuple[list[list[FeatureChange]], list[pd.DataFrame]]:
-    """Exchanges of two columns and reversed signs of one, and production with each reverted."""
+    """Exchanges of two columns, reversed signs and offsets, and production with each reverted."""
     changes, versions, after = [], [], sample.production
     for one, other in combinations(names, 2):
         changes.append([_exchange(one, other), _exchange(other, one)])
@@ -256,7 +263,32 @@ def _candidates(
         ranks = (side[name].to_numpy(dtype=float) for side in (sample.reference, after))
         changes.append([FeatureChange(name, 0.0, "train_serve_skew", text, certain=certain)])
         versions.append(after.assign(**{name: same_rank_values(*ranks, descending=True)}))
+        if (offset := _cyclic_offset(name, sample)) is not None:
+            text = f"the labels follow it as if it were {offset}"
+            changes.append([FeatureChange(name, 0.0, "train_serve_skew", text, transform=offset)])
+            versions.append(after.assign(**{name: offset.undo(after[name].to_numpy(dtype=float))}))
     return changes, versions
+
+
+def _cyclic_offset(name: str, sample: LabeledColumns) -> CyclicOffset | None:
+    """The offset of an hour, weekday or month that labels follow best.
+
+    None of a column that does not run through one of these cycles, or that fits best as it is.
+    """
+    before, after = (
+        side[name].to_numpy(dtype=np.float64) for side in (sample.reference, sample.production)
+    )
+    first, length = before.min(), len(np.unique(before))
+    if length not in _CYCLES or cyclic_offset(1, before) is None or not set(after) <= set(before):
+        return None
+    means = []
+    for values, labels in ((before, sample.labels.before), (after, sample.labels.after)):
+        level = torch.from_numpy(values - first).long()
+        count = level.bincount(minlength=length).clamp(min=1)
+        total = labels.new_zeros(length, labels.shape[1]).index_add(0, level, labels)
+        means.append(total / count[:, None])
+    left = [(means[0].roll(k, 0) - means[1]).square().sum() for k in range(length)]
+    return cyclic_offset(int(torch.stack(left).argmin()), before)
 
 
 def _exchange(name: str, other: str) -> FeatureChange:

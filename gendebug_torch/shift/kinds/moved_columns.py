@@ -16,6 +16,7 @@ from gendebug_torch.shift.columns.prepared import prepare_reference
 from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
 from gendebug_torch.shift.kinds.column_transforms import (
+    CyclicOffset,
     Transform,
     clock_offset_hours,
     exchanged_columns,
@@ -211,13 +212,14 @@ def transform_explanations(
     for i, (feature, (before, after)) in enumerate(zip(quantities, sides, strict=True)):
         if i in exchanged:
             text = f"exchanged with {quantities[exchanged[i]].name}"
-        elif hours := clock_offset_hours(before, after):
-            text = f"shifted by {hours:+d} hours, as in another time zone"
+            change = replace(feature, kind="train_serve_skew", description=text)
         else:
-            found = fit_feature_transform(before, after, feature.statistic)
-            explained[feature.name] = _transformed(feature, found)
-            continue
-        explained[feature.name] = replace(feature, kind="train_serve_skew", description=text)
+            hours = clock_offset_hours(before, after)
+            found = CyclicOffset(hours, 0.0, 24) if hours else None
+            change = _transformed(
+                feature, found or fit_feature_transform(before, after, feature.statistic)
+            )
+        explained[feature.name] = change
     for feature in open_:
         if feature.name in columns.categorical:
             levels = columns.reference[feature.name], columns.production[feature.name]
