@@ -81,9 +81,12 @@ def no_named_change_turns_validation_into_production(
     if modality is None:
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.")
         return
+    among: tuple[str, ...] | None = None
     for most in (rows, _MORE * rows):
         sides = [_sample(side, most) for side in (validation, production)]
-        found = _reproduction(model, sides, modality)
+        found = _reproduction(model, sides, modality, alpha=alpha, among=among)
+        # More rows decide among the changes that came near.
+        among = tuple(change.name for change in found.changes) or None
         if max(map(len, sides)) < most or not _is_open(found, alpha, max_remaining):
             break
     what = "properties" if modality is STRINGS else "properties and outputs"
@@ -113,8 +116,17 @@ def _is_open(found: Reproduction, alpha: float, max_remaining: float) -> bool:
     return bool(found.changes) and float(found.remaining[0]) < max_remaining < float(found.high[0])
 
 
-def _reproduction(model: Model, sides: Sequence[Records], modality: Modality) -> Reproduction:
-    """What turns one side into the other, by the network, or of texts in a table without it."""
+def _reproduction(
+    model: Model, sides: Sequence[Records], modality: Modality, **options: Any
+) -> Reproduction:
+    """What turns one side into the other, by the network, or of texts in a table without it.
+
+    Args:
+        model: network that takes the inputs.
+        sides: rows of validation and of production.
+        modality: what the inputs are.
+        options: those of `reproduction`.
+    """
 
     def network(inputs: Tensor) -> Tensor:
         def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
@@ -124,11 +136,12 @@ def _reproduction(model: Model, sides: Sequence[Records], modality: Modality) ->
 
     before, after = map(_side, sides)
     if modality is STRINGS:
-        return reproduction(before, after, modality, None)
+        return reproduction(before, after, modality, None, **options)
     if modality is not TEXT:
-        return reproduction(before, after, modality, network)
+        return reproduction(before, after, modality, network, **options)
     with_padding = text_modality(before.inputs, after.inputs)
-    return reproduction(before, after, with_padding, network, encode=getattr(model, "encode", None))
+    encode = getattr(model, "encode", None)
+    return reproduction(before, after, with_padding, network, encode=encode, **options)
 
 
 def _unfit(validation: Records, production: Records) -> tuple[str, Modality | None]:

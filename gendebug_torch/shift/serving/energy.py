@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def energy_distance(
-    left: Tensor, right: Tensor, *, weights: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
+def energy_distance(left: Tensor, right: Tensor) -> Tensor:
     """Energy distance `2 E|x - y| - E|x - x'| - E|y - y'|` of rows, unbiased: near 0 without shift.
 
     Cost `n m d`. Source: Szekely and Rizzo (2013), J. Stat. Plan. Inference 143:1249.
@@ -16,11 +16,9 @@ def energy_distance(
     Args:
         left: rows `[n, d]`, float.
         right: rows `[m, d]`.
-        weights: weights of the rows of both sides, `[r, n]` and `[r, m]`, each summing to 1, e.g.
-            of r bootstrap samples; all rows equally by default.
 
     Returns:
-        The distance, a scalar, or `[r]`.
+        The distance, a scalar.
 
     Example:
         >>> import torch
@@ -28,14 +26,28 @@ def energy_distance(
         >>> round(float(energy_distance(rows, rows + 3)), 2)
         1.78
     """
-    sizes = (len(left), len(right))
-    if weights is None:
-        w, v = (left.new_full((1, size), 1 / size, dtype=torch.float64) for size in sizes)
-    else:
-        w, v = (weight.double() for weight in weights)
-    between = ((w @ torch.cdist(left, right).double()) * v).sum(1)
-    distance = 2 * between - _within(left, w) - _within(right, v)
-    return distance[0] if weights is None else distance
+    return energy_distances([left], right)[0]
+
+
+def energy_distances(
+    lefts: Sequence[Tensor], right: Tensor, *, weights: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Energy distances of several samples from the same rows.
+
+    Args:
+        lefts: c samples of n rows, `[n, d]` each.
+        right: rows `[m, d]`.
+        weights: weights of the rows of both sides, `[r, n]` and `[r, m]`, each summing to 1, e.g.
+            of r bootstrap samples; all rows equally by default.
+
+    Returns:
+        The distances, `[c]`, or `[c, r]`.
+    """
+    if not lefts:
+        return right.new_empty(0, dtype=torch.float64)
+    w, v = (None, None) if weights is None else (weight.double() for weight in weights)
+    own = _within(right, v)
+    return torch.stack([2 * _between(x, right, w, v) - _within(x, w) - own for x in lefts])
 
 
 def energy_p_value(left: Tensor, right: Tensor, *, permutations: int = 999, seed: int = 0) -> float:
@@ -66,7 +78,16 @@ def energy_p_value(left: Tensor, right: Tensor, *, permutations: int = 999, seed
     return float((statistics >= statistics[0] * (1 - 1e-9)).double().mean())
 
 
-def _within(rows: Tensor, weights: Tensor) -> Tensor:
-    """Mean distance of two different rows, `[r]`."""
-    pairs = 1 - weights.square().sum(1)
-    return ((weights @ torch.cdist(rows, rows).double()) * weights).sum(1) / pairs
+def _between(left: Tensor, right: Tensor, w: Tensor | None, v: Tensor | None) -> Tensor:
+    """Mean distance of a row of each side, a scalar, or `[r]` with weights."""
+    distances = torch.cdist(left, right)
+    if w is None or v is None:
+        return distances.mean(dtype=torch.float64)
+    return ((w @ distances.double()) * v).sum(1)
+
+
+def _within(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean distance of two different rows, a scalar, or `[r]` with weights."""
+    n = len(rows)
+    pairs = 1 - 1 / n if weights is None else 1 - weights.square().sum(1)
+    return _between(rows, rows, weights, weights) / pairs

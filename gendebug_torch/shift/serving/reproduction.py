@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from gendebug_torch.checks.evidence import axes
 from gendebug_torch.modality.modality import Change, Modality
 from gendebug_torch.modality.pictures.drawing import draw_rows, draw_texts
 from gendebug_torch.modality.strings import STRINGS, string_properties
-from gendebug_torch.shift.serving.energy import energy_distance, energy_p_value
+from gendebug_torch.shift.serving.energy import energy_distance, energy_distances, energy_p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,6 +135,8 @@ def reproduction(
     network: Callable[[Any], Tensor] | None,
     *,
     encode: Callable[[Sequence[str]], Tensor] | None = None,
+    alpha: float = 1.0,
+    among: Collection[str] | None = None,
     seed: int = 0,
 ) -> Reproduction:
     """Which named change makes rows of validation look like production to the eye and the network.
@@ -142,7 +144,7 @@ def reproduction(
     One half of the rows fits the parameters of the changes and finds those whose properties come
     nearest; on the other half these are compared, in properties, outputs of the network and labels
     (where both sides have them), by energy distance. Cost: `8 n` evaluations of the network at
-    most.
+    most, `2 n` where the sides do not differ.
 
     Args:
         validation: rows of validation.
@@ -150,6 +152,8 @@ def reproduction(
         modality: what the inputs are.
         network: inputs -> logits `[n]` or `[n, k]`; None compares properties and labels alone.
         encode: texts -> inputs; changes of the texts of validation are tried with it, too.
+        alpha: p-value of the distance above which no change is tried.
+        among: names of the changes that are tried; all by default.
         seed: of the halves and the resampling.
     """
     if encode is None or not _texts_differ(validation, production):
@@ -159,16 +163,22 @@ def reproduction(
     (fit, rows), (live_fit, live) = (_halves(side, generator) for side in (validation, production))
     fitted = (validation.rows(fit), production.rows(live_fit), modality)
     candidates = _candidates(*fitted, encode)
-    near = _nearest(*fitted, candidates)
+    chosen = [one for one in candidates if among is None or one.change.name in among]
     before, after = validation.rows(rows), production.rows(live)
+    outputs = [] if network is None else [network(side.inputs) for side in (before, after)]
+    base, target = _described([before, after], modality, outputs)
+    distance, p_value = (
+        float(energy_distance(base, target)),
+        energy_p_value(base, target, seed=seed),
+    )
+    near = _nearest(*fitted, chosen) if p_value <= alpha else []
     sides = [before, after, *(candidate(before) for candidate in near)]
-    outputs = [] if network is None else [network(side.inputs) for side in sides]
-    base, target, *changed = _described(sides, modality, outputs)
-    distance = float(energy_distance(base, target))
-    shares = torch.tensor([float(energy_distance(one, target)) for one in changed]).double()
+    if network is not None:
+        outputs += [network(side.inputs) for side in sides[2:]]
+    _, _, *changed = _described(sides, modality, outputs)
+    shares = energy_distances(changed, target) / max(distance, 1e-12)
     samples = _bootstrap(base, target, changed, generator)
-    p_value = energy_p_value(base, target, seed=seed)
-    found = _compared([one.change for one in near], shares / max(distance, 1e-12), samples)
+    found = _compared([one.change for one in near], shares, samples)
     logits = [outputs[2 + at].cpu() for at in found.ranks] if outputs else []
     named = near[found.ranks[0]] if near else None
     drawn = _pictures(before, sides[2 + found.ranks[0]] if near else None, after)
@@ -277,7 +287,7 @@ def _nearest(
     """The changes whose properties come nearest to those of production."""
     sides = [before, after, *(change(before) for change in changes)]
     _, target, *changed = _described(sides, modality)
-    distances = [float(energy_distance(rows, target)) for rows in changed]
+    distances = energy_distances(changed, target).tolist()
     order = sorted(range(len(changes)), key=lambda i: distances[i])
     return [changes[i] for i in order[:_FINALISTS]]
 
@@ -332,8 +342,7 @@ def _bootstrap(
         drawn = torch.randint(size, (_BOOTSTRAPS, size), generator=generator)
         counts = torch.zeros(_BOOTSTRAPS, size, dtype=torch.float64)
         weights.append(counts.scatter_add_(1, drawn, torch.ones(drawn.shape).double()) / size)
-    pair = (weights[0], weights[1])
-    return torch.stack([energy_distance(one, after, weights=pair) for one in (before, *changed)])
+    return energy_distances([before, *changed], after, weights=(weights[0], weights[1]))
 
 
 def _ranked(changes: Sequence[Change], shares: Tensor, samples: Tensor) -> list[int]:
