@@ -11,7 +11,16 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-from gendebug_torch import Records, Schema, attribute, collect, diagnose, influence, recalibrate
+from gendebug_torch import (
+    Cause,
+    Records,
+    Schema,
+    attribute,
+    collect,
+    diagnose,
+    influence,
+    recalibrate,
+)
 from gendebug_torch.attribution import permutation_importance
 from gendebug_torch.calibration import fit_temperature, reliability_bins
 from gendebug_torch.callbacks.hooks.batch_rows import batch_rows
@@ -304,3 +313,27 @@ def test_outputs_with_gradients_are_read_as_numbers():
     records = Records(X, LABELS, with_graph)
     assert not records.logits.requires_grad
     assert not broken(diagnose(validation=records, only=["calibration", "slices", "labels"]))
+
+
+def test_classes_in_another_order_in_production_alone_are_the_one_root() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for k in (2, 4):
+        labels = torch.randint(k, (3000,), generator=generator)
+        logits = torch.randn(3000, k, generator=generator)
+        logits[torch.arange(3000), labels] += 1.5
+        logits *= 1.5
+        served = logits.roll(1, 1)
+        if k == 2:
+            logits, served = (side[:, 1] - side[:, 0] for side in (logits, served))
+        sides = {
+            name: Records(torch.randn(1500, 3, generator=generator), y, z, name=name)
+            for name, y, z in (
+                ("validation", labels[:1500], logits[:1500]),
+                ("production", labels[1500:], served[1500:]),
+            )
+        }
+        found = diagnose(**sides)
+        assert [(c.cause, c.subject) for c in found.causes] == [
+            (Cause.TRAIN_SERVE_SKEW, "order of the classes")
+        ]
+        assert found.decision == "fix_data"

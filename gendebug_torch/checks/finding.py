@@ -16,7 +16,8 @@ from gendebug_torch.version import StrEnum
 # errors that one failing region holds; how far a distribution moved, 0 to 1; share of production
 # outside the range of the reference.
 TO_REPAIR, SHARE_OF_RISE, LARGEST_SHARE = "to_repair", "share_of_rise", "largest_share"
-# The outputs or classes are not what they are read as, so that findings on errors follow from that.
+# Where the outputs or classes are not what they are read as, `production` or `everywhere`: findings
+# on errors there follow from that.
 MISREAD = "misread"
 DISTANCES, OUTSIDE = ("statistic", "distance"), "outside"
 # Share of production that is in the training data in the same way as the validation rows are: what

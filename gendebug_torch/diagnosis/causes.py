@@ -179,11 +179,13 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
 
 
 def _upstream(group: LikelyCause) -> tuple[bool, bool, int]:
-    return not _is_misread(group), not _is_reproduced(group), UPSTREAM.index(group.cause)
+    return not _misread(group), not _is_reproduced(group), UPSTREAM.index(group.cause)
 
 
-def _is_misread(group: LikelyCause) -> bool:
-    return any(finding.numbers.get(MISREAD) for finding in group.findings)
+def _misread(group: LikelyCause) -> set[str]:
+    """Where outputs or classes are not what they are read as: `production`, or `everywhere`."""
+    found = {finding.numbers.get(MISREAD) for finding in group.findings} - {None}
+    return {str(where) for where in found}
 
 
 def _is_reproduced(group: LikelyCause) -> bool:
@@ -221,7 +223,10 @@ def _points(findings: Iterable[Finding]) -> int:
 
 def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
     """Whether a finding follows from a root: a known consequence, there, and not older."""
-    if _is_misread(root):
+    if sides := _misread(root):
+        if sides == {"production"}:
+            scores = finding.cause is Cause.COVARIATE_SHIFT and not finding.subject
+            return _about_production(finding) and (finding.cause in _WORSE or scores)
         return finding.cause in _WORSE | {Cause.LABEL_NOISE}
     if _is_reproduced(root):
         if _is_reproduced(group) and root.cause is group.cause:

@@ -198,7 +198,8 @@ def _probabilities_finding(
         f"The logits of {records.name} look like probabilities: every row lies in [0, 1]{sums}. "
         f"Read as logits, the model is {_DIRECTION.get(kind, 'miscalibrated')} (ECE "
         f"{numbers['ece']:.1%}); read as probabilities, its ECE is {other.ece:.1%}.",
-        numbers=numbers | {"ece_as_probabilities": other.ece, TO_REPAIR: True, MISREAD: True},
+        numbers=numbers
+        | {"ece_as_probabilities": other.ece, TO_REPAIR: True, MISREAD: "everywhere"},
         remedy="If the network ends in a softmax or sigmoid, pass the values before it, or declare "
         "the columns as `probs` in the schema.",
         evidence=other,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from gendebug_torch.checks.finding import MISREAD, TO_REPAIR, Finding, Severity
+from gendebug_torch.checks.finding import MISREAD, TO_REPAIR, Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task, two_class_logits
@@ -16,9 +16,17 @@ from gendebug_torch.data.task import Task, two_class_logits
 # Least rise of the accuracy, also in standard errors, and least accuracy in the better order.
 _MIN_RISE, _ERRORS, _MIN_ACCURACY = 0.2, 6.0, 0.5
 _MOST_CLASSES = 200
+_READ = (
+    "Compare `classes` in the schema, or the codes of the labels, with the order of the outputs in "
+    "training. Other findings on errors and confidence rest on this order."
+)
+_SERVED = (
+    "Compare the order of the outputs, and the codes of the labels, in serving with those of "
+    "validation. Other findings on errors in production rest on this order."
+)
 
 
-def exchanged_finding(this: Check, records: Records) -> Finding | None:
+def exchanged_finding(this: Check, records: Records, *, served: bool = False) -> Finding | None:
     """The finding that another order of the classes fits the outputs far better; None if none does.
 
     The order is the assignment of classes to outputs with most agreement.
@@ -26,6 +34,7 @@ def exchanged_finding(this: Check, records: Records) -> Finding | None:
     Args:
         this: the check that asks.
         records: labeled rows with logits.
+        served: whether the order is right in validation, and wrong in production alone.
     """
     if records.task not in (Task.BINARY, Task.MULTICLASS):
         return None
@@ -48,10 +57,12 @@ def exchanged_finding(this: Check, records: Records) -> Finding | None:
         Severity.FAIL,
         f"The classes of {records.name} stand in another order than the outputs: accuracy "
         f"{own:.1%} as they are, {best:.1%} with {_said(records, moved)} ({len(records):,} rows).",
+        cause=Cause.TRAIN_SERVE_SKEW if served else None,
+        subject="order of the classes" if served else "",
         numbers={"accuracy": own, "accuracy_reordered": best, "rows": len(records)}
-        | {"order": [list(pair) for pair in moved], TO_REPAIR: True, MISREAD: True},
-        remedy="Compare `classes` in the schema, or the codes of the labels, with the order of the "
-        "outputs in training. Other findings on errors and confidence rest on this order.",
+        | {"order": [list(pair) for pair in moved], TO_REPAIR: True}
+        | {MISREAD: "production" if served else "everywhere"},
+        remedy=_SERVED if served else _READ,
     )
 
 

@@ -13,6 +13,7 @@ from gendebug_torch.calibration.checks._confidence import (
     confidence_finding,
     logits_cost,
 )
+from gendebug_torch.calibration.checks._exchanged_classes import exchanged_finding
 from gendebug_torch.checks.finding import Cause, Finding
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
@@ -39,7 +40,8 @@ def production_confidence_equals_accuracy(
 ) -> Iterator[Finding]:
     """The confidence of the model equals its accuracy in production.
 
-    As `calibration.ece`, on production; the finding also states the error in validation.
+    As `calibration.ece`, on production; the finding also states the error in validation. Classes
+    that stand in another order than the outputs in production alone are train/serve skew.
 
     Source: Guo et al. (2017), arXiv:1706.04599; Ovadia et al. (2019), arXiv:1906.02530, for
     calibration under shift.
@@ -53,7 +55,18 @@ def production_confidence_equals_accuracy(
         alpha: probability of a false alarm.
         min_rows: number of rows below which calibration is not judged.
     """
+    this = production_confidence_equals_accuracy
+    exchanged = None if validation is None else exchanged_finding(this, production, served=True)
+    if exchanged is not None and not _is_exchanged(validation):
+        yield exchanged
+        return
     criteria = Criteria(bins, limit, alpha, min_rows)
-    yield confidence_finding(
-        production_confidence_equals_accuracy, production, criteria, count_bins, validation
-    )
+    yield confidence_finding(this, production, criteria, count_bins, validation)
+
+
+def _is_exchanged(validation: Records | None) -> bool:
+    """Whether the order of the classes is wrong before production, which `calibration.ece` says."""
+    if validation is None or validation.logits is None or validation.targets is None:
+        return False
+    this = production_confidence_equals_accuracy
+    return exchanged_finding(this, validation.labeled()) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -30,6 +31,7 @@ _MIN_ROWS = 60
 # Where a sample leaves it open, so many times as many rows decide; and the p-value that is open.
 _MORE, _UNSURE = 4, 0.05
 _RUNS = 8
+_TABLE = "the inputs are a table, see shift.serving_skew"
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
@@ -37,19 +39,20 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     if validation is None or modality_of(validation.features, validation.modality) is None:
         return Cost()
     rows = min(len(validation), 800)
-    return Cost(forwards=rows * _RUNS / 2, elements=300.0 * rows * validation.features[0].numel())
+    forwards = rows * _RUNS / 2 if given.get("model") is not None else 0.0
+    return Cost(forwards=forwards, elements=300.0 * rows * validation.features[0].numel())
 
 
 @check(
     "shift.reproduced_change",
     cause=Cause.TRAIN_SERVE_SKEW,
-    needs=("model", "validation.features", "production.features"),
+    needs=("validation.features", "production.features"),
     cost=_cost,
 )
 def no_named_change_turns_validation_into_production(
-    model: Model,
     validation: Records,
     production: Records,
+    model: Model | None = None,
     *,
     alpha: float = 0.002,
     max_remaining: float = 0.3,
@@ -62,16 +65,16 @@ def no_named_change_turns_validation_into_production(
     that brings their properties and the network's outputs nearest to production's is named where
     it leaves little of the distance, with the share of lost quality that it reproduces. Where a
     column of the metadata holds the texts behind token ids, and the network has a method `encode`
-    (texts -> ids), changes of the texts are tried as well (case, cuts, encoding, white space). In
-    tables a column of texts is judged by the properties of the texts alone, and other columns by
-    `shift.serving_skew`.
+    (texts -> ids), changes of the texts are tried as well (case, cuts, encoding, white space).
+    Without a network, and of a column of texts in a table, properties alone decide, and what the
+    change costs is not known; other columns are judged by `shift.serving_skew`.
 
     Source: Szekely and Rizzo (2013), J. Stat. Plan. Inference 143:1249, for the distance.
 
     Args:
-        model: network that takes the inputs.
         validation: records with inputs.
         production: records with inputs.
+        model: network that takes the inputs.
         alpha: chance of a false alarm.
         max_remaining: share of the distance that the named change may leave.
         rows: most rows of each side that are used, four times as many where these leave it open.
@@ -79,7 +82,11 @@ def no_named_change_turns_validation_into_production(
     this = no_named_change_turns_validation_into_production
     reason, modality = _unfit(validation, production)
     if modality is None:
-        yield this.finding(Severity.NOTE, f"Not judged: {reason}.")
+        if reason is _TABLE:
+            lacks = ["images, texts or series"]
+            yield this.finding(Severity.SKIPPED, f"Skipped: {reason}.", numbers={"lacks": lacks})
+        else:
+            yield this.finding(Severity.NOTE, f"Not judged: {reason}.")
         return
     among: tuple[str, ...] | None = None
     for most in (rows, _MORE * rows):
@@ -89,7 +96,7 @@ def no_named_change_turns_validation_into_production(
         among = tuple(change.name for change in found.changes) or None
         if max(map(len, sides)) < most or not _is_open(found, alpha, max_remaining):
             break
-    what = "properties" if modality is STRINGS else "properties and outputs"
+    what = "properties" if model is None or modality is STRINGS else "properties and outputs"
     text = (
         f"energy distance of {modality.name} {what} {found.distance:.2g}, "
         f"{p_value_text(found.p_value)}"
@@ -117,7 +124,7 @@ def _is_open(found: Reproduction, alpha: float, max_remaining: float) -> bool:
 
 
 def _reproduction(
-    model: Model, sides: Sequence[Records], modality: Modality, **options: Any
+    model: Model | None, sides: Sequence[Records], modality: Modality, **options: Any
 ) -> Reproduction:
     """What turns one side into the other, by the network, or of texts in a table without it.
 
@@ -127,21 +134,19 @@ def _reproduction(
         modality: what the inputs are.
         options: those of `reproduction`.
     """
-
-    def network(inputs: Tensor) -> Tensor:
-        def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
-            return {"logits": logits_of(model, batch)}
-
-        return map_rows(step, inputs, model=model)["logits"]
-
     before, after = map(_side, sides)
-    if modality is STRINGS:
-        return reproduction(before, after, modality, None, **options)
-    if modality is not TEXT:
-        return reproduction(before, after, modality, network, **options)
-    with_padding = text_modality(before.inputs, after.inputs)
-    encode = getattr(model, "encode", None)
-    return reproduction(before, after, with_padding, network, encode=encode, **options)
+    run = None if model is None or modality is STRINGS else partial(_outputs, model)
+    if modality is TEXT:
+        options["encode"] = getattr(model, "encode", None)
+        modality = text_modality(before.inputs, after.inputs)
+    return reproduction(before, after, modality, run, **options)
+
+
+def _outputs(model: Model, inputs: Tensor) -> Tensor:
+    def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
+        return {"logits": logits_of(model, batch)}
+
+    return map_rows(step, inputs, model=model)["logits"]
 
 
 def _unfit(validation: Records, production: Records) -> tuple[str, Modality | None]:
@@ -151,7 +156,7 @@ def _unfit(validation: Records, production: Records) -> tuple[str, Modality | No
     if all(isinstance(side, pd.DataFrame) and text_columns(side) for side in sides):
         modality = STRINGS
     elif modality is None or not isinstance(sides[1], Tensor):
-        return "the inputs are a table, see shift.serving_skew", None
+        return _TABLE, None
     elif isinstance(sides[0], Tensor) and sides[0].shape[1:] != sides[1].shape[1:]:
         return "the inputs of both sides have different shapes", None
     if min(len(validation), len(production)) < _MIN_ROWS:
