@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable
 
 _MONEY = r"€|\$|£|¥|eur|usd|gbp|chf|jpy"
+# Letters that seats and house numbers end with are no units.
 _UNITS = (
-    rf"%|‰|°|°?[cfk]|{_MONEY}|[kmµu]?g|t|lbs?|oz|[kcmµun]?m|in|ft|mi|[mcd]?l|[mµun]?s|secs?|mins?"
-    r"|hrs?|h|d|days?|[km]?w|[km]?wh|[kmgt]?b|[kmg]?hz|[hk]?pa|m?bar|m?v|m?a|km/h|m/s|mph|m[²³23]"
+    rf"%|‰|°\s?[cfk]?|{_MONEY}|[kmµu]?g|t|lbs?|oz|[kcmµun]?m|in|ft|mi|[mcd]?l|[mµun]?s|secs?"
+    r"|mins?|hrs?|h|days?|[km]?w|[km]?wh|[kmgt]b|[kmg]?hz|[hk]?pa|m?bar|[mk]v|ma|km/h|m/s|mph"
+    r"|m[²³23]"
 )
 _WRITTEN = re.compile(
     rf"(?P<before>{_MONEY})?\s?[-+]?\d[\d.,' ]*(?P<after>\s?({_UNITS}))?", re.IGNORECASE
@@ -26,7 +28,7 @@ def written_units(texts: Iterable[str]) -> tuple[str, ...]:
     Example:
         >>> written_units(["3.5 kg", "800 g", "1,2 kg"])
         ('g', 'kg')
-        >>> written_units(["$ 1,200", "$ 80"]), written_units(["c12x", "12"])
+        >>> written_units(["$ 1,200", "$ 80"]), written_units(["12a", "7b"])
         (('$',), ())
     """
     read = [_WRITTEN.fullmatch(text.strip()) for text in texts]
