@@ -66,6 +66,42 @@ def test_a_leaked_quantity_is_still_found(rng):
     assert found == {("leakage.columns", "billed")}
 
 
+def strong_column(rng, kind, n=1500):
+    """A table whose column `strong` explains nearly nine tenths of what a model can."""
+    x = rng.normal(size=(n, 4))
+    others, own, noise = x.sum(1) / 2, rng.normal(size=n), rng.normal(size=n)
+    strong = (own + others) / np.sqrt(2) if kind == "mediates" else own
+    shares = {"alone": (0.9, 0.0), "among causes": (0.88, 0.06), "mediates": (0.9, 0.0)}
+    a, b = shares.get(kind, (0.0, 0.4))
+    y = np.sqrt(a) * strong + np.sqrt(b) * others + np.sqrt(1 - a - b) * noise
+    if kind == "recorded":
+        strong = y + 0.3 * rng.normal(size=n)
+    return pd.DataFrame(x, columns=list("abcd")).assign(strong=strong, y=y)
+
+
+@pytest.mark.parametrize("regression", [True, False], ids=["quantity", "classes"])
+@pytest.mark.parametrize("kind", ["alone", "among causes", "mediates"])
+def test_an_honest_column_that_is_nearly_all_a_model_knows_is_a_note(rng, kind, regression):
+    frame = strong_column(rng, kind)
+    frame = frame if regression else frame.assign(y=(frame["y"] > 0).astype(int))
+    finding = columns_summary(**records(frame, cut=1000, regression=regression))
+    assert finding.severity is Severity.NOTE
+    assert finding.summary.startswith("strong alone predicts nearly as well")
+    assert "known before the answer?" in finding.summary
+
+
+@pytest.mark.parametrize("regression", [True, False], ids=["quantity", "classes"])
+def test_a_column_that_the_others_predict_as_they_predict_the_target_is_a_leak(rng, regression):
+    frame = strong_column(rng, "recorded")
+    if not regression:
+        y = (frame["y"] > 0).astype(int)
+        frame = frame.assign(y=y, strong=y + 0.33 * rng.normal(size=len(y)))
+    sides = records(frame, cut=1000, regression=regression)
+    (finding, _) = diagnose(**sides, only="leakage.columns").findings
+    assert (finding.subject, finding.severity) == ("strong", Severity.FAIL)
+    assert "as they would predict a record of the target" in finding.summary
+
+
 def weak_leak(rng, n=3000):
     """A column of AUC about 0.75 that is nearly all that predicts the target."""
     x = rng.normal(size=(n, 3))

@@ -93,6 +93,46 @@ def test_what_changes_by_itself_is_a_note_and_no_cause(case):
     assert list(kinds.excluded) == [name]
 
 
+WRITTEN = {
+    "percent": "{:.2f} %",
+    "weight": "{:.3f}kg",
+    "money before": "$ {:,.2f}",
+    "money behind": "{:,.2f} EUR",
+}
+
+
+def amounts(form):
+    return lambda rng, n: [form.format(x) for x in rng.lognormal(3, 2, n)]
+
+
+@pytest.mark.parametrize("form", WRITTEN.values(), ids=WRITTEN)
+def test_numbers_with_their_unit_are_no_identifiers(form):
+    before, after = (
+        records(seed, name, amount=amounts(form))
+        for seed, name in enumerate(("validation", "production"))
+    )
+    diagnosis = gd.diagnose(
+        train=before, validation=before, production=after, only=["shift.categories", "leakage.ids"]
+    )
+    notes = [finding for finding in diagnosis.findings if finding.subject == "amount"]
+    assert [finding.check for finding in notes] == ["shift.categories", "leakage.ids"]
+    for note in notes:
+        assert note.severity is Severity.NOTE
+        assert "unit as text" in note.summary
+        assert "Convert amount to numbers" in note.remedy
+
+
+def test_another_unit_of_written_numbers_is_named():
+    before = records(0, "validation", weight=amounts("{:.3f} kg"))
+    after = records(1, "production", weight=amounts("{:.2f} lb"))
+    (finding, *_) = gd.diagnose(
+        validation=before, production=after, only="shift.categories"
+    ).findings
+    assert (finding.severity, finding.subject) == (Severity.FAIL, "weight")
+    assert finding.cause is gd.Cause.TRAIN_SERVE_SKEW
+    assert "written in lb, not in kg" in finding.summary
+
+
 def test_a_column_of_another_type_is_left_out_and_named():
     """Timestamps, durations and lists cannot be compared; the columns beside them are."""
     stamps = pd.date_range("2024-01-01", periods=1200, freq="h").to_numpy(copy=True)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Records, Schema, Severity
+from gendebug_torch import Records, Schema, Severity, diagnose
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.errors import InputError
 from gendebug_torch.shift import (
@@ -58,6 +58,19 @@ def test_correlation_only_shift_is_found_in_95_percent_at_its_stated_size():
         for seed in range(20)
     )
     assert found == 20
+
+
+@pytest.mark.parametrize("leading", ["ab", "a"], ids=["copies", "one"])
+def test_columns_that_tell_the_same_are_named_together(leading):
+    """Of an AUC near 1 nothing is lost without either of two copies, nor without noise."""
+    before, after = samples(3, 400, 4)
+    after["a"] += 5.0
+    if leading == "ab":
+        before["b"], after["b"] = (side["a"] + 0.1 * side["b"] for side in (before, after))
+    sides = {"validation": Records(before), "production": Records(after)}
+    (finding,) = diagnose(**sides, only="shift.joint").findings
+    assert ("about as important as each other" in finding.summary) == (leading == "ab")
+    assert sorted(finding.numbers["leading"]) == list(leading)
 
 
 def test_no_difference_is_not_found():

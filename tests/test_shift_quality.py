@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Cause, Records, Schema, Severity
+from gendebug_torch import Cause, Records, Schema, Severity, diagnose
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.shift.checks.quality import quality_is_that_of_validation
 from gendebug_torch.shift.quality.dependence import group_effect
@@ -198,6 +198,38 @@ def test_a_remedy_counts_where_it_wins_back_on_held_out_rows():
     assert finding.cause is Cause.UNKNOWN
     assert not finding.evidence.restored_by("move_threshold")
     assert "without restoring it" in finding.remedy
+
+
+def quantities(seed, n, offset=0.0, scale=1.0, noise=1.0, outputs=1):
+    rng = np.random.default_rng(seed)
+    answer = rng.normal(20.0, 3.0, (n, outputs))
+    truth = scale * answer + offset + noise * rng.normal(size=(n, outputs))
+    sides = (torch.from_numpy(part[:, 0] if outputs == 1 else part) for part in (truth, answer))
+    return Records(None, *sides, schema=Schema(regression=True))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_quantities_in_another_scale_are_recalibrated(outputs):
+    before = quantities(0, 600, outputs=outputs)
+    moved = quantities(1, 500, offset=-5.0, scale=1.1, outputs=outputs)
+    change = quality_change(before, moved)
+    trial = change.remedy("recalibrate")
+    assert change.fell
+    assert change.restored_by("recalibrate")
+    assert change.remedy("move_threshold") is None
+    assert trial.gain == pytest.approx(change.metrics[0].fall, rel=0.1)
+    assert diagnose(validation=before, production=moved, only="shift").decision == "recalibrate"
+    (finding,) = diagnose(validation=before, production=moved, only="shift.quality").findings
+    assert finding.cause is Cause.MISCALIBRATION
+    assert ("(output x 1.1" in finding.remedy) == (outputs == 1)
+
+
+def test_a_line_does_not_restore_noise():
+    before, noisy = quantities(0, 600), quantities(1, 500, noise=2.0)
+    change = quality_change(before, noisy)
+    assert change.fell
+    assert not change.restored_by("recalibrate")
+    assert not change.remedy("recalibrate").helps
 
 
 def test_a_bias_of_several_classes_is_recalibrated():

@@ -229,3 +229,43 @@ def test_half_of_production_and_a_period_of_time_are_no_subgroups():
         )
     ]
     assert [finding.severity for finding in COLLAPSE(*sides)] == [Severity.OK]
+
+
+def channels(seed, rates, task, n=6000):
+    """Rows of three channels, each with an error rate, or with an absolute error, of its own."""
+    rng = np.random.default_rng(seed)
+    channel = rng.choice(3, n, p=[0.45, 0.3, 0.25])
+    metadata = pd.DataFrame(
+        {"channel": np.array(["web", "shop", "phone"])[channel], "day": rng.integers(0, 7, n)}
+    )
+    own = np.array(rates)[channel]
+    if task == "regression":
+        truth = torch.from_numpy(own * rng.normal(size=n))
+        schema = Schema(regression=True)
+        return Records(None, truth, torch.zeros(n, dtype=torch.float64), metadata, schema=schema)
+    truth = torch.from_numpy(rng.integers(0, 3, n))
+    said = torch.where(torch.from_numpy(rng.random(n) < own), (truth + 1) % 3, truth)
+    logits = 4.0 * torch.nn.functional.one_hot(said, 3).double()
+    return Records(None, truth, logits, metadata)
+
+
+@pytest.mark.parametrize(
+    ("task", "before", "after"),
+    [
+        ("classes", (0.1, 0.1, 0.1), (0.1, 0.4, 0.28)),
+        ("regression", (1.0, 1.0, 1.0), (1.0, 3.0, 1.8)),
+    ],
+)
+def test_one_collapse_does_not_hide_another(task, before, after):
+    findings = COLLAPSE.run(
+        {"validation": channels(0, before, task), "production": channels(1, after, task)}
+    )
+    assert [f.subject for f in findings] == ["channel = shop", "channel = phone"]
+    _, second = findings
+    assert "all rows outside channel = shop" in second.summary
+    shares = [finding.numbers["share_of_rise"] for finding in findings]
+    assert sum(shares) == pytest.approx(1.0, abs=0.1)
+    (quiet,) = COLLAPSE.run(
+        {"validation": channels(0, before, task), "production": channels(2, before, task)}
+    )
+    assert quiet.severity is Severity.OK

@@ -9,7 +9,7 @@ from gendebug_torch.checks.finding import LARGEST_SHARE, Cause, Finding, Severit
 from gendebug_torch.diagnosis.apportioning.bill import Bill
 from gendebug_torch.diagnosis.apportioning.remedies import REFIT
 from gendebug_torch.diagnosis.causes import AFTER_DEPLOYMENT, LikelyCause
-from gendebug_torch.shift.quality.quality_change import HELD, QualityChange
+from gendebug_torch.shift.quality.quality_change import QualityChange
 
 DECISIONS = (
     "fix_data",
@@ -204,7 +204,7 @@ def _coverage(name: str, findings: Sequence[Finding]) -> list[str]:
 
 def _decision(likely: LikelyCause, quality: QualityChange | None) -> str:
     """What a cause asks for by itself, or the remedy that works where only probabilities suffer."""
-    held = quality is not None and quality.metrics[0].relative_fall <= HELD
+    held = quality is not None and quality.ranking_held
     if likely.decision != "retrain" or likely.cause not in AFTER_DEPLOYMENT or not held:
         return likely.decision
     symptoms = {finding.cause for finding in likely.symptoms}

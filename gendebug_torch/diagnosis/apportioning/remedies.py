@@ -156,9 +156,10 @@ def _usual(name: str, trials: Trials) -> Regained | None:
         REFIT: partial(_refitted, trials),
     }
     # Maps of the scores keep the order of the rows, and with it their AUC.
-    mapped = not quantities and trials.metric.name != "AUC"
-    if mapped:
+    mapped = trials.metric.name != "AUC"
+    if mapped and (single or not quantities):
         makers["recalibrate"] = partial(out_of_fold, logits, targets, trials.folds)
+    if mapped and not quantities:
         makers["adapt to class shares"] = partial(_adapted, logits, targets, trials)
     if mapped and single:
         deployed = records.schema.threshold or 0.5

@@ -298,18 +298,29 @@ def _beyond_misfit(noise: LabelNoise, z: Tensor, other: Tensor, model: LabelNois
     return replace(noise, rate=rate, low=low, p_value=max(noise.p_value, p_value))
 
 
-def usable_columns(records: Records) -> Tensor | None:
+def usable_columns(records: Records, *, with_metadata: bool = False) -> Tensor | None:
     """`[n, d]` inputs of a small network, or None without usable features.
 
     Where there is an embedding it is its principal components: properties of a picture or a text
     tell little of its class.
+
+    Args:
+        records: records with features.
+        with_metadata: whether columns that say where a row belongs count among the features of a
+            table, so that what a model does wrong in one place is not taken for wrong labels; those
+            that say who labeled it, and when, do not.
     """
     if records.embedding is not None:
         (directions,) = principal_components([records.embedding], _DIRECTIONS)
         return design(directions).values
     if records.features is None:
         return None
-    columns = design(records.features, categorical=records.schema.categorical).values
+    features, schema = records.features, records.schema
+    if with_metadata and records.metadata is not None and isinstance(features, pd.DataFrame):
+        left_out = {*schema.ids, schema.source, schema.group, schema.time, schema.label_time}
+        names = [name for name in records.metadata if name not in {*left_out, *features}]
+        features = pd.concat([features, records.metadata[names].set_axis(features.index)], axis=1)
+    columns = design(features, categorical=schema.categorical).values
     return columns if 0 < columns.shape[1] <= _MAX_COLUMNS else None
 
 

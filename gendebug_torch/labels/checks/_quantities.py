@@ -62,7 +62,8 @@ def quantity_estimates(
     """
     sample = labeled_sample(records, max_rows, seed)
     values = _by_column(sample.targets)
-    columns = usable_columns(sample.records) if len(values) >= MIN_ROWS else None
+    enough = len(values) >= MIN_ROWS
+    columns = usable_columns(sample.records, with_metadata=True) if enough else None
     predicted = _predicted(sample.records, values)
     scores, judge = _per_column(values, normal_scores), _judge(values, columns, seed)
     basis, source = OUT_OF_SAMPLE, NETWORKS_ON_FEATURES

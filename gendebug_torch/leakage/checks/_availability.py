@@ -7,11 +7,21 @@ from typing import Any
 import pandas as pd
 
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.columns.association import MIN_ROWS, association, unsuitable_targets
+from gendebug_torch.leakage.checks._candidates import LeakCandidate
+from gendebug_torch.leakage.checks._comparison import Context
+from gendebug_torch.leakage.columns.association import (
+    MIN_ROWS,
+    Association,
+    association,
+    unsuitable_targets,
+)
+from gendebug_torch.leakage.columns.column_ablation import outcome_covariance
 from gendebug_torch.leakage.columns.column_codes import feature_table
 from gendebug_torch.leakage.columns.missing_values import missing_value_association
 from gendebug_torch.leakage.times.label_times import label_delays
 
+# A column that explains so much of the target or of a class, or has such an AUC, is the target.
+NEARLY_ALL, _NEARLY_ALL_AUC = 0.97, 0.995
 _MIN_LATE = 0.01
 # Limits of the association of missing values, as in `leakage.missing`, but of any correlation that
 # is beyond chance.
@@ -28,6 +38,45 @@ def is_property(column: str, records: Records) -> bool:
         records: records, with the properties of images, texts or series where they have such.
     """
     return records.properties is not None and column in records.properties
+
+
+def accusation(
+    candidate: LeakCandidate,
+    context: Context,
+    found: Association,
+    train: Records,
+    production: Records | None,
+) -> str:
+    """What speaks for a record of the outcome and against an honest predictor, as a sentence.
+
+    Empty if nothing does: of a single strong column that is all that a model needs, numbers do not
+    tell when it is recorded.
+
+    Args:
+        candidate: a column that predicts far better than the others.
+        context: what it is compared with.
+        found: association of the columns with the target.
+        train: labeled training records.
+        production: records of production, with or without targets, or None.
+    """
+    if candidate.combination is not None:
+        return f"The target is {candidate.combination} in every row."
+    if candidate.explained >= NEARLY_ALL or candidate.auc >= _NEARLY_ALL_AUC:
+        return "That is too much for a single column."
+    name = candidate.column
+    if signs := unavailability_signs(name, train, production):
+        return f"It seems to be recorded after the outcome: {' and '.join(signs)}."
+    if lost := lost_relation(name, train, production):
+        return f"A model that relies on it fails: {lost}."
+    assert train.features is not None
+    assert train.targets is not None
+    codes, columns = train.schema.categorical, context.equivalent
+    shared = outcome_covariance(
+        columns, train.features, train.targets, order=found.order, categorical=codes
+    )
+    if not shared.follows:
+        return ""
+    return "The other columns predict it as they would predict a record of the target."
 
 
 def unavailability_signs(column: str, train: Records, production: Records | None) -> list[str]:

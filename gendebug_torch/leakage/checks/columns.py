@@ -11,6 +11,8 @@ from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._availability import (
+    NEARLY_ALL,
+    accusation,
     is_property,
     lost_relation,
     unavailability_signs,
@@ -37,8 +39,6 @@ from gendebug_torch.leakage.columns.association import Association, unsuitable_t
 from gendebug_torch.leakage.columns.column_ablation import MAX_COLUMNS, ColumnAblation, Performance
 from gendebug_torch.model.evaluation import Model
 
-# A column that explains so much is a leak whatever the others explain.
-_NEARLY_ALL = 0.97
 _FAIL_EXPLAINED, _FAIL_AUC = 0.9, 0.975
 # If the other columns explain this part of what the column explains, it is no leak; if the column
 # explains this part of what all columns explain, a model needs little besides it; and if the others
@@ -76,11 +76,13 @@ def no_column_predicts_the_target_alone(
 
     A column is a candidate if it explains as much of the target as a correlation of `max_pearson`
     does, linear or not, ranks it with `max_auc`, or adds up to it exactly with others. It is a leak
-    if all other columns together predict far less, and adding them improves little on the column;
-    it is a shortcut if the others predict nearly as well in training and far less on other rows.
-    Any other column that alone predicts nearly as well as all together is a note, and a warning if
-    its times, its missing values or its values in production suggest that it is recorded after the
-    outcome. A property of an image or a text is known before the answer: at most it is a shortcut.
+    if all other columns together predict far less, adding them improves little on the column, and
+    something speaks for a record of the outcome: the column is the whole target, its times, its
+    missing values or its values in production, or it goes with the other columns as only what
+    follows the target does. It is a shortcut if the others predict nearly as well in training and
+    far less on other rows. Any other column that alone predicts nearly as well as all together is
+    a note, and a warning if its times, missing values or values in production speak against it.
+    A property of an image or a text is known before the answer: at most it is a shortcut.
     Of several labels or quantities each is judged by itself.
 
     Source: Kaufman, Rosset, Perlich and Stitelman (2012), ACM TKDD 6:15, on leaks as what is too
@@ -136,10 +138,13 @@ def _target_findings(
         # What an input shows is known before its answer, and its properties go together.
         described = is_property(candidate.column, train)
         alone = _is_leak(found.classes, candidate, context)
+        leak = alone and not described
         alone |= described and candidate.overall >= _FAIL_EXPLAINED
         if _is_honest(found, candidate) or not (alone or _is_shortcut(candidate, context)):
             continue
-        leak = alone and not described
+        reason = accusation(candidate, context, found, train, splits["production"]) if leak else ""
+        if leak and not reason:
+            continue
         columns = context.equivalent
         if (columns, leak) not in ablations:
             # Whether a model can do without the columns is a question to other models.
@@ -147,7 +152,7 @@ def _target_findings(
             ablations[columns, leak] = column_ablation(columns, found, train, splits, asked)
         ablation = ablations[columns, leak]
         if alone or _is_missed(ablation):
-            yield _candidate_finding(found, candidate, context, ablation, leak)
+            yield _candidate_finding(found, candidate, context, ablation, reason)
             reported += columns
     sufficient = _sufficient(train, found, contexts[-1])
     for name in [name for name in sufficient if name not in reported][:limit]:
@@ -174,7 +179,7 @@ def _is_honest(found: Association, candidate: LeakCandidate) -> bool:
 
 def _is_leak(classes: int, candidate: LeakCandidate, context: Context) -> bool:
     """Whether the others predict far less, the column is all there is, or it is part of a sum."""
-    if candidate.combination is not None or candidate.overall >= _NEARLY_ALL:
+    if candidate.combination is not None or candidate.overall >= NEARLY_ALL:
         return True
     if _by_ranking(candidate, context):
         return 1 - context.others.auc > 2 * (1 - candidate.auc)
@@ -236,12 +241,11 @@ def _candidate_finding(
     candidate: LeakCandidate,
     context: Context,
     ablation: ColumnAblation,
-    leak: bool,
+    verdict: str,
 ) -> Finding:
     name, others = candidate.column, context.others
-    if leak:
+    if verdict:
         severity, cause = _leak_severity(found, candidate, others), Cause.TARGET_LEAKAGE
-        verdict = "That is too much for a single column."
         remedy = (
             f"Find out when {name} is recorded. If that is with or after the outcome, drop it and "
             "retrain; if it is available at prediction time, list it under `causal` in the schema."
@@ -255,10 +259,9 @@ def _candidate_finding(
         )
     area = f" (AUC {others.auc:.3f})" if math.isfinite(others.auc) else ""
     whole = f", the whole model {context.model.explained:.0%}" if context.model else ""
-    exact = f" The target is {candidate.combination} in every row." if candidate.combination else ""
     text = (
         f"{_measures(found, candidate)}. The other columns{_strongest(found)} together explain "
-        f"{max(others.explained, 0.0):.0%}{area}{whole}.{exact} {verdict} "
+        f"{max(others.explained, 0.0):.0%}{area}{whole}. {verdict} "
         f"{ablation_text(ablation, name)}"
     )
     return no_column_predicts_the_target_alone.finding(

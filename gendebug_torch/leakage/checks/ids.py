@@ -17,7 +17,11 @@ from gendebug_torch.leakage.checks._costs import column_cost
 from gendebug_torch.leakage.checks._targets import by_target
 from gendebug_torch.leakage.columns.association import Association, association, unsuitable_targets
 from gendebug_torch.leakage.columns.column_ablation import ablated_performance
-from gendebug_torch.leakage.columns.identifiers import identifier_columns, outcome_like_names
+from gendebug_torch.leakage.columns.identifiers import (
+    identifier_columns,
+    outcome_like_names,
+    written_quantities,
+)
 
 # Standard errors by which an explained share must exceed 0.
 _ERRORS = 5
@@ -68,6 +72,15 @@ def no_identifier_predicts_the_target(
         return _target_findings(labeled, identifiers, (min_explained, min_auc), min_order_explained)
 
     yield from by_target(judged, train)
+    for name, units in written_quantities(table).items():
+        yield no_identifier_predicts_the_target.finding(
+            Severity.NOTE,
+            f"{name} holds numbers with their unit as text ({', '.join(units)}).",
+            subject=name,
+            numbers={"units": list(units)},
+            remedy=f"Convert {name} to numbers in one unit: cut off the unit and the separators of "
+            "thousands, then `pandas.to_numeric`.",
+        )
     for name in outcome_like_names(table, train.schema.target):
         remedy = (
             f"Check that {name} is available at prediction time; `leakage.columns` reports how "

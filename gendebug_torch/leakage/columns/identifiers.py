@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gendebug_torch.data.inputs.written_quantities import written_units
 from gendebug_torch.leakage.columns.column_codes import is_nested
 
 # Fewer rows cannot distinguish an id from a quantity whose values all differ.
 _MIN_ROWS = 50
 _DISTINCT = 0.99
+# Texts that tell whether a column holds numbers with their unit.
+_FIRST = 1000
 # Texts of more characters, or with more blanks per row, are not ids.
 _MAX_ID_LENGTH, _MAX_ID_BLANKS = 64, 0.2
 _OUTCOME = re.compile(
@@ -28,7 +31,8 @@ def identifier_columns(features: pd.DataFrame) -> dict[str, str]:
     Returns a mapping of column name -> kind of identifier. Whole numbers count if they run without
     gaps, or fill their range as evenly as a hash or a counter does: the distance of their
     distribution from a uniform one is within what chance allows. Amounts in cents may all differ,
-    but concentrate at the small end. Text counts if it is one short word per row.
+    but concentrate at the small end. Text counts if it is one short word per row and no number with
+    a unit.
 
     Source: Kolmogorov (1933), G. Ist. Ital. Attuari 4:83, for the distance and its limit
     `1.95 / sqrt(n)`.
@@ -59,6 +63,8 @@ def _identifier_kind(values: pd.Series[Any]) -> str:
     if values.dtype.kind == "M":
         return "a time stamp"
     text = present.astype(str)
+    if written_units(text.head(_FIRST)):
+        return ""
     # Sentences are what a model of texts is fed, and identify nothing.
     short = text.str.len().mean() <= _MAX_ID_LENGTH
     return "an id" if short and text.str.count(r"\s").mean() < _MAX_ID_BLANKS else ""
@@ -77,6 +83,24 @@ def _integer_kind(ordered: np.ndarray[Any, Any]) -> str:
     if distance < 1.95 / np.sqrt(len(position)) or high - low > 2**40:
         return "an evenly spread whole number (an id, a hash or a counter of time)"
     return ""
+
+
+def written_quantities(features: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Text columns of numbers with a unit, more than rows in a level repeat, each with its units.
+
+    Args:
+        features: table `[n, d]`.
+    """
+    found = {}
+    for name in features.columns:
+        column = features[name]
+        if column.dtype.kind not in "OT" and str(column.dtype) not in ("str", "string"):
+            continue
+        present = column.dropna().head(_FIRST)
+        distinct = set() if is_nested(column) else set(present.astype(str))
+        if len(distinct) >= _MIN_ROWS and (units := written_units(distinct)):
+            found[str(name)] = units
+    return found
 
 
 def outcome_like_names(features: pd.DataFrame, target: str | None) -> tuple[str, ...]:

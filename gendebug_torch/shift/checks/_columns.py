@@ -12,7 +12,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import DerivedInput
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.columns.exclusions import IDENTIFIER
+from gendebug_torch.shift.columns.exclusions import IDENTIFIER, WRITTEN
 from gendebug_torch.shift.columns.prepared_table import TableComparison
 from gendebug_torch.shift.columns.shared_columns import (
     QuantityComparison,
@@ -216,6 +216,15 @@ def excluded_finding(check: Check, name: str, reason: str) -> Finding:
         name: feature name.
         reason: reason as part of a sentence.
     """
+    if reason == WRITTEN:
+        return check.finding(
+            Severity.NOTE,
+            f"{name} is not compared: {reason}, as levels that seldom repeat.",
+            subject=name,
+            numbers={"excluded": reason},
+            remedy=f"Convert {name} to numbers in one unit in training and in production: cut off "
+            "the unit and the separators of thousands, then `pandas.to_numeric`.",
+        )
     place = "`ids`" if reason == IDENTIFIER else "`metadata`, or as `time`,"
     return check.finding(
         Severity.NOTE,

@@ -9,6 +9,7 @@ import torch
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
+from gendebug_torch.data.inputs.written_quantities import written_units
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, with_cause
 from gendebug_torch.shift.checks._columns import (
@@ -170,11 +171,25 @@ def _category_finding(test: CategoryShift, p: float, unseen: bool) -> Finding:
             f"Map unseen levels of {test.name} to a level `other` that is trained on rare ones, "
             f"or use a model without {test.name}."
         )
+    cause = None
+    if units := _other_units(test):
+        text, cause = f"{text}. Its values are written in {units}", Cause.TRAIN_SERVE_SKEW
+        remedy = f"Deliver {test.name} as numbers in the unit of training."
     return categories_keep_their_shares.finding(
         severity_of(max(test.effect, share if unseen else 0.0)),
         f"{text}.",
+        cause=cause,
         subject=test.name,
         numbers=numbers,
         remedy=remedy,
         evidence=test,
     )
+
+
+def _other_units(test: CategoryShift) -> str:
+    """The unit in production and the other one before, of numbers written as text; else empty."""
+    before, after = (
+        " and ".join(written_units(level for level, n in zip(test.levels, side, strict=True) if n))
+        for side in (test.reference.tolist(), test.live.tolist())
+    )
+    return f"{after}, not in {before}" if before and after and before != after else ""

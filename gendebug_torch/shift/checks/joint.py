@@ -30,6 +30,7 @@ from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 _FAIL_AUC = 0.7
+_MOST_NAMED = 4
 # Rows of each side that are looked at.
 _MAX_ROWS = 20_000
 
@@ -225,13 +226,27 @@ class _Result:
         return numbers
 
 
+def _leading_text(shift: JointShift) -> str:
+    """The columns that tell the two apart, alone and in what is lost without them."""
+    names = shift.leading[:_MOST_NAMED]
+    shown = [
+        f"{name} (AUC {shift.alone[name]:.3f} alone, {-shift.importance[name]:+.3f} without it)"
+        for name in names
+    ]
+    if len(shown) == 1:
+        return f"the most important column is {shown[0]}"
+    more = len(shift.leading) - len(names)
+    others = f" and {more} more" if more else ""
+    return f"{', '.join(shown)}{others} are about as important as each other"
+
+
 def _difference_finding(
     result: _Result, text: str, slow: list[str], change_kinds: ChangeKinds | None
 ) -> Finding:
     shift, numbers = result.shift, result.numbers
     if shift.importance:
-        top = next(iter(shift.importance))
-        text += f"; the most important column is {top} (AUC {shift.importance[top]:+.3f})"
+        text += f"; {_leading_text(shift)}"
+        numbers |= {"leading": list(shift.leading)}
     cause = root_cause(change_kinds)
     if cause not in (Cause.TRAIN_SERVE_SKEW, Cause.LABEL_SHIFT):
         cause = Cause.COVARIATE_SHIFT

@@ -55,9 +55,10 @@ def quality_is_that_of_validation(
     """The model is as good on labeled production rows as in validation.
 
     By AUC and accuracy of two classes or of labels, accuracy of more classes, RMSE of quantities;
-    the class, label or output that fell most is named. Another threshold and recalibration are
-    tried on held-out rows: where one wins back what fell, it is the cause; else the cause is
-    unknown here, and for the other checks to name. A threshold in the schema says what errors cost.
+    the class, label or output that fell most is named. Another threshold and recalibration (of
+    quantities a line through the outputs) are tried on held-out rows: where one wins back what
+    fell, it is the cause; else the cause is unknown here, and for the other checks to name. A
+    threshold in the schema says what errors cost.
 
     Source: DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44:837; Agresti and Caffo (2000),
     Am. Stat. 54:280; Kish (1965), Survey Sampling, for dependent rows.
@@ -94,7 +95,7 @@ def _fallen_finding(found: QualityChange, became: WrongClass | None) -> Finding:
     text += "" if became is None else f" Most of all, {became}."
     trial = None if restoring is None else found.remedy(restoring)
     if trial is not None:
-        remedy = f"{trial.sentence} That restores it; {trial.lost:.3f} was lost."
+        remedy = f"{trial.sentence} That restores it; {trial.lost:{trial.digits}} was lost."
     else:
         remedy = "Find out why: the other findings name causes, slices and error clusters."
         if tried := ", ".join(map(str, found.remedies)):

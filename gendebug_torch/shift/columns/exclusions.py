@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from gendebug_torch.data.inputs.written_quantities import written_units
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import InputError
 
@@ -72,6 +73,7 @@ DATES = "it holds dates"
 COUNTER = "it counts on, as a version or a batch number does"
 CALENDAR = "it holds another part of the calendar"
 IDENTIFIER = "it identifies rows or customers"
+WRITTEN = "it holds numbers with their unit as text"
 ABSENT = "it is absent in production"
 NON_NUMERIC = "it is no longer numeric in production"
 WIDE_INTEGERS = "it holds integers beyond 2^53, which are ids or hashes rather than quantities"
@@ -146,7 +148,11 @@ def level_reason(name: str, before: Mapping[str, int], after: Mapping[str, int])
         return CALENDAR
     if _levels_count_on(name, before, after):
         return COUNTER
-    return IDENTIFIER if _are_identifiers(before, after) else None
+    if not _are_identifiers(before, after):
+        return None
+    units = written_units(before), written_units(after)
+    # Another unit is no change by itself.
+    return IDENTIFIER if not all(units) else WRITTEN if units[0] == units[1] else None
 
 
 def number_reason(name: str, before: NDArray[Any], after: NDArray[Any]) -> str | None:

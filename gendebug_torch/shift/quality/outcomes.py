@@ -30,10 +30,9 @@ class Outcomes:
         part: what the parts are: `class`, `label` or `output`.
         parts: the same within each class, label or output with enough rows.
         losses: losses of the rows of both sides, `[n]` and `[m]` float64 on the host.
-        logits: outputs in production that decide, `[m]` binary, `[m, k]`, or None of quantities.
-        targets: class ids `[m]` or answers `[m, k]` in production.
-        accuracy: outputs and targets -> score of each row, `[n]` float64, whose mean is the
-            accuracy.
+        logits: outputs in production that decide, `[m]` binary, else `[m, k]`.
+        targets: class ids `[m]`, or answers or quantities `[m, k]` in production.
+        measure: outputs and targets of some rows -> the last metric of them.
         threshold: threshold on the probability of class 1 or of each label.
     """
 
@@ -41,9 +40,9 @@ class Outcomes:
     part: str
     parts: list[Pair]
     losses: tuple[Tensor, Tensor]
-    logits: Tensor | None = None
-    targets: Tensor | None = None
-    accuracy: Callable[[Tensor, Tensor], Tensor] | None = None
+    logits: Tensor
+    targets: Tensor
+    measure: Callable[[Tensor, Tensor], Metric]
     threshold: float = 0.5
 
 
@@ -131,15 +130,19 @@ def _of_columns(
     labels = part == "label"
     areas = _areas(scores, targets, "mean AUC of the labels" if labels else "AUC", names)
 
-    def accuracy(z: Tensor, y: Tensor) -> Tensor:
-        return decision_scores(z, y, threshold).reshape(len(z), -1).nanmean(1).cpu()
-
-    right = [accuracy(z, y) for z, y in zip(scores, targets, strict=True)]
     name = "label accuracy" if labels else "accuracy"
     if threshold != 0.5:
         name = f"weighted accuracy (threshold {threshold:.3g})"
-    decided: Pair = (mean_metric(name, right[0]), mean_metric(name, right[1]))
-    parts = areas[1:] if labels else _recalls([x == 1 for x in right], targets, names)
+
+    def right(z: Tensor, y: Tensor) -> Tensor:
+        return decision_scores(z, y, threshold).reshape(len(z), -1).nanmean(1).cpu()
+
+    def accuracy(z: Tensor, y: Tensor) -> Metric:
+        return mean_metric(name, right(z, y))
+
+    sides = list(zip(scores, targets, strict=True))
+    decided: Pair = (accuracy(*sides[0]), accuracy(*sides[1]))
+    parts = areas[1:] if labels else _recalls([right(*x) == 1 for x in sides], targets, names)
     losses = row_losses(scores[0], targets[0]), row_losses(scores[1], targets[1])
     return Outcomes(
         [*areas[:1], decided], part, parts, losses, scores[1], targets[1], accuracy, threshold
@@ -191,34 +194,39 @@ def _of_classes(validation: Records, production: Records) -> Outcomes | None:
     right = [z.argmax(1) == y for z, y in zip(logits, targets, strict=True)]
     names = class_names(validation, logits[0].shape[1])
     parts = _recalls(right, targets, names)
-    metrics: list[Pair] = [(mean_metric("accuracy", right[0]), mean_metric("accuracy", right[1]))]
     losses = row_losses(logits[0], targets[0]), row_losses(logits[1], targets[1])
 
-    def accuracy(z: Tensor, y: Tensor) -> Tensor:
-        return (z.argmax(1) == y).double().cpu()
+    def accuracy(z: Tensor, y: Tensor) -> Metric:
+        return mean_metric("accuracy", z.argmax(1) == y)
 
+    metrics: list[Pair] = [(accuracy(logits[0], targets[0]), accuracy(logits[1], targets[1]))]
     return Outcomes(metrics, "class", parts, losses, logits[1], targets[1], accuracy)
 
 
 def _of_quantities(validation: Records, production: Records) -> Outcomes | None:
-    errors, spreads = [], []
+    sides, errors, spreads = [], [], []
     for side in (validation, production):
         targets = _targets(side).double().reshape(len(side), -1)
         values = _logits(side).double().reshape(len(side), -1)
         if values.shape != targets.shape:
             return None
+        sides.append((values, targets))
         errors.append((values - targets).cpu())
         spread = (targets - targets.nanmean(0)).square().nanmean(0).sqrt()
         spreads.append(spread.cpu().clamp(min=1e-12))
     k = errors[0].shape[1]
     several = k > 1
     # Several outputs are compared in units of their spread in validation.
-    scaled = [error / spreads[0] if several else error for error in errors]
+    unit = spreads[0] if several else torch.ones(1, dtype=torch.float64)
     name = "RMSE in standard deviations of the targets" if several else "RMSE"
+
+    def error(z: Tensor, y: Tensor) -> Metric:
+        return error_metric(name, (z - y).cpu() / unit)
+
     parts = _outputs(errors) if several else []
-    whole = error_metric(name, scaled[0]), error_metric(name, scaled[1])
-    losses = scaled[0].square().nanmean(1), scaled[1].square().nanmean(1)
-    return Outcomes([whole], "output", parts, losses)
+    whole: Pair = (error(*sides[0]), error(*sides[1]))
+    losses = ((errors[0] / unit).square().nanmean(1), (errors[1] / unit).square().nanmean(1))
+    return Outcomes([whole], "output", parts, losses, *sides[1], error)
 
 
 def _outputs(errors: list[Tensor]) -> list[Pair]:

@@ -72,6 +72,17 @@ class QualityChange:
         fallen = [part for part in self.parts if part.p_value < (1 - part.level) / 2]
         return max(fallen, key=lambda part: part.relative_fall, default=None)
 
+    @property
+    def ranking_held(self) -> bool:
+        """Whether the rows are ranked as before within 5 %, by the principal metric.
+
+        Of quantities: whether a line through the outputs wins back what fell of their error.
+        """
+        first = self.metrics[0]
+        if first.lower_is_better and first.fell:
+            return self.restored_by("recalibrate")
+        return first.relative_fall <= HELD
+
     def restored_by(self, name: str) -> bool:
         """Whether a remedy, tried on held-out rows, wins back all that fell."""
         trial = self.remedy(name)

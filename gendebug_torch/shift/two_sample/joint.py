@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ _BLOCKS = 25
 # Columns whose correlations are compared.
 MAX_PAIRED = 60
 _MIN_ROWS = 40
+# Difference of AUC within which features count as equally important, at least.
+_TIE = 0.02
 # Features whose importance is measured.
 _MAX_IMPORTANCE = 10
 
@@ -52,6 +54,7 @@ class JointShift:
             change first.
         rows: numbers of reference and production rows used.
         block: number of consecutive rows that were permuted together.
+        alone: AUC of each feature of `importance` by itself.
     """
 
     auc: float
@@ -62,12 +65,25 @@ class JointShift:
     pairs: pd.DataFrame
     rows: tuple[int, int]
     block: int = 1
+    alone: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """The features that tell the samples apart most; several where none stands out.
+
+        Alone, or in what the others lack without it, whichever is more: of two that tell the same,
+        leaving out one loses nothing, and of two whose relation changed, one alone tells nothing.
+        """
+        tells = {name: max(self.alone[name] - 0.5, lost) for name, lost in self.importance.items()}
+        least = max(tells.values(), default=0.0) - max(_TIE, (self.high - self.low) / 2)
+        return tuple(sorted((n for n in tells if tells[n] >= least), key=lambda n: -tells[n]))
 
     def table(self) -> pd.DataFrame:
         """One row per important feature, then one per pair with the largest changes."""
         rows = [
-            ("AUC lost without it", name, value, math.nan, math.nan)
-            for name, value in self.importance.items()
+            (what, name, value, math.nan, math.nan)
+            for what, values in (("AUC lost without it", self.importance), ("AUC", self.alone))
+            for name, value in values.items()
         ]
         rows += [("correlation", *pair) for pair in _changes(self.pairs.head(20))]
         return pd.DataFrame(rows, columns=["what", "features", "change", "reference", "production"])
@@ -131,8 +147,8 @@ def joint_shift(
     Raises:
         InputError: fewer than 40 rows on a side, fewer than 10 permutations, other columns.
 
-    Cost: one `cross_fit` with `permutations + 1` targets; up to ten more for importance where the
-    samples differ.
+    Cost: one `cross_fit` with `permutations + 1` targets; up to twenty more for importance where
+    the samples differ.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -157,9 +173,11 @@ def joint_shift(
     low, high = (float(bound) for bound in fit.auc.interval())
     differs = p_value < 0.01 and auc > 0.5
     first = targets[:, :1]
-    importance = _importance(built, first, folds, auc, seed, deadline) if differs else {}
+    importance, alone = (
+        _importance(built, first, folds, auc, seed, deadline) if differs else ({}, {})
+    )
     pairs = _pairs(built, targets, categorical)
-    return JointShift(auc, low, high, p_value, importance, pairs, (n, m), block)
+    return JointShift(auc, low, high, p_value, importance, pairs, (n, m), block, alone)
 
 
 def _check_sizes(
@@ -259,8 +277,8 @@ def _blocks(n: int, m: int, block: int) -> tuple[Tensor, Tensor]:
 
 def _importance(
     built: Design, target: Tensor, folds: Tensor, auc: float, seed: int, deadline: Deadline
-) -> dict[str, float]:
-    """AUC lost without each of the ten features most correlated with the sample label."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """AUC lost without each of the ten features most correlated with the label, and of it alone."""
     names = list(built.names)
     if len(names) > _MAX_IMPORTANCE:
         centred = target - target.mean()
@@ -270,13 +288,16 @@ def _importance(
         order = [int(built.owner[column]) for column in strength.argsort(descending=True)]
         names = [names[owner] for owner in dict.fromkeys(order)][:_MAX_IMPORTANCE]
     if len(built.names) < 2:
-        return {names[0]: auc - 0.5}
-    losses = {}
-    for name in names:
+        return {names[0]: auc - 0.5}, {names[0]: auc}
+
+    def area(without: Sequence[str]) -> float:
         deadline.check()
-        fit = cross_fit(built.without([name]).values, target, folds=folds, seed=seed)
-        losses[name] = auc - float(fit.auc.auc)
-    return dict(sorted(losses.items(), key=lambda entry: -entry[1]))
+        part = built.without(without).values
+        return float(cross_fit(part, target, folds=folds, seed=seed).auc.auc)
+
+    losses = {name: auc - area([name]) for name in names}
+    alone = {name: area([other for other in built.names if other != name]) for name in names}
+    return dict(sorted(losses.items(), key=lambda entry: -entry[1])), alone
 
 
 def _pairs(built: Design, targets: Tensor, categorical: Sequence[str]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -28,12 +29,15 @@ from gendebug_torch.slices.checks._slicing import (
 )
 from gendebug_torch.slices.confusion import confusion_change, precision_sums
 from gendebug_torch.slices.levels.binning import Binning, Level, fit_binnings, level_codes
-from gendebug_torch.slices.search.change import coded_change, slice_change, sums_change
+from gendebug_torch.slices.levels.counting import member_masks
+from gendebug_torch.slices.search.change import coded_change, sums_change
 from gendebug_torch.slices.search.change_result import SliceChange
 from gendebug_torch.slices.search.error_events import errors_by_class
 
 _NEEDS = ("validation.logits", "validation.targets", "production.logits", "production.targets")
 _OUTPUT = ("output", "label")
+# Rounds of a search, rows that are left for another one, and part of the rise.
+_ROUNDS, _MIN_OUTSIDE, _MUCH = 3, 100, 0.2
 _REMEDY = (
     "Look at production rows where {name}: what is new about them? Route them elsewhere until the "
     "model is retrained with such rows."
@@ -62,10 +66,11 @@ def no_slice_collapsed(
 
     For every one- and two-way slice the change of its error rate, and for two classes of its
     false negative and false positive rates, is compared with the change outside the slice, on the
-    scale of log odds. Of three and more classes the true class is among the columns, and so is the
-    predicted class, against the validation rows weighted to the classes of production. Of
-    quantities the mean absolute error, and of several labels the mean log loss, is compared by its
-    factor, also for each output alone.
+    scale of log odds; where much of the rise is left, again among the rows outside what was named,
+    so that one collapse does not hide another. Of three and more classes the true class is among
+    the columns, and so is the predicted class, against the validation rows weighted to the classes
+    of production. Of quantities the mean absolute error, and of several labels the mean log loss,
+    is compared by its factor, also for each output alone.
 
     Source: Breslow and Day (1980), Statistical Methods in Cancer Research 1, section 4.4, for the
     homogeneity of odds ratios; Benjamini and Hochberg (1995), JRSS B 57:289.
@@ -80,13 +85,14 @@ def no_slice_collapsed(
         min_factor: of losses, smallest factor of the rise, beyond that of all other rows.
         limit: most slices to report; slices with half of the rows are no subgroups.
     """
-    changes = _changes(validation, production, threshold, alpha, deadline)
+    least = min_change, min_factor
+    changes = _changes(validation, production, threshold, alpha, least, deadline)
     if not changes:
         yield nothing_to_slice(no_slice_collapsed)
         return
     risen: dict[str, list[tuple[SliceChange, int]]] = {}
     for change in changes:
-        for i in _relevant(change, min_change, min_factor):
+        for i in _relevant(change, *least):
             risen.setdefault(change.names[i], []).append((change, i))
     for cases in risen.values():
         cases.sort(key=lambda case: float(case[0].log_p[case[1]]))
@@ -123,7 +129,12 @@ def _relevant(change: SliceChange, min_change: float, min_factor: float) -> list
 
 
 def _changes(
-    validation: Records, production: Records, threshold: float, alpha: float, deadline: Deadline
+    validation: Records,
+    production: Records,
+    threshold: float,
+    alpha: float,
+    least: tuple[float, float],
+    deadline: Deadline,
 ) -> list[SliceChange]:
     """The changes of each kind of error per slice; empty without columns or fitting labels."""
     outputs, live_outputs = class_outputs(validation), class_outputs(production)
@@ -131,7 +142,7 @@ def _changes(
     if any(part is None for part in columns):
         columns = [None, None]
     if outputs is None or live_outputs is None:
-        return _loss_changes(validation, production, columns, alpha)
+        return _loss_changes(validation, production, columns, alpha, least)
     errors = errors_by_class(*outputs, threshold=threshold)
     live_errors = errors_by_class(*live_outputs, threshold=threshold)
     if len(errors) > 1 or len(live_errors) > 1:
@@ -139,10 +150,10 @@ def _changes(
             return []
         binnings = fit_binnings(columns[0], categorical=validation.schema.categorical)
         frames = [columns[0], columns[1]]
-        return _error_changes(frames, binnings, errors, live_errors, alpha, deadline)
+        return _error_changes(frames, binnings, errors, live_errors, alpha, least, deadline)
     errors_of_both = (errors, live_errors)
     sides = outputs, live_outputs
-    return _class_changes(validation, columns, sides, errors_of_both, alpha, deadline)
+    return _class_changes(validation, columns, sides, errors_of_both, alpha, least, deadline)
 
 
 def _class_changes(
@@ -151,6 +162,7 @@ def _class_changes(
     outputs: Sequence[tuple[Tensor, Tensor]],
     errors: Sequence[dict[str, tuple[Tensor, Tensor]]],
     alpha: float,
+    least: tuple[float, float],
     deadline: Deadline,
 ) -> list[SliceChange]:
     """The changes per slice and true class, and then of predicted classes among the other rows."""
@@ -161,15 +173,16 @@ def _class_changes(
         for part, true in zip(columns, targets, strict=True)
     ]
     frames, binnings = [frame for frame, _ in coded], coded[0][1]
-    (change,) = _error_changes(frames, binnings, errors[0], errors[1], alpha / 2, deadline)
+    found = _error_changes(frames, binnings, errors[0], errors[1], alpha / 2, least, deadline)
+    named = {name for change in found for name in change.names}
     k = max(logits.shape[1] for logits, _ in outputs)
     levels = _class_levels(validation, k, TRUE).items()
-    fallen = torch.tensor([i for i, level in levels if level in change.names], dtype=torch.int64)
+    fallen = torch.tensor([i for i, level in levels if level in named], dtype=torch.int64)
     kept = [~torch.isin(true, fallen) for true in targets]
     sides = [(p[rows], t[rows]) for p, t, rows in zip(predicted, targets, kept, strict=True)]
     sums = precision_sums(sides[0], sides[1], k)
     names = list(_class_levels(validation, k, PREDICTED).values())
-    return [change, sums_change(names, *sums, alpha=alpha / 2, name="error", is_count=True)]
+    return [*found, sums_change(names, *sums, alpha=alpha / 2, name="error", is_count=True)]
 
 
 def _error_changes(
@@ -178,20 +191,58 @@ def _error_changes(
     errors: dict[str, tuple[Tensor, Tensor]],
     live_errors: dict[str, tuple[Tensor, Tensor]],
     alpha: float,
+    least: tuple[float, float],
     deadline: Deadline,
 ) -> list[SliceChange]:
     """The changes of each kind of error over columns that are coded once."""
     levels = tuple(level for binning in binnings for level in binning.levels)
     codes = [level_codes(frame, binnings)[1] for frame in frames]
     names = [name for name in errors if name in live_errors]
-    changes = []
+    changes: list[SliceChange] = []
     for name in names:
         deadline.check()
         sides = (errors[name], live_errors[name])
         parts = [part[rows] for part, (rows, _) in zip(codes, sides, strict=True)]
         events = [error[rows] for rows, error in sides]
-        changes.append(coded_change(levels, parts, events, alpha=alpha / len(names), name=name))
+        changes += _in_turn(levels, parts, events, least, alpha=alpha / len(names), name=name)
     return changes
+
+
+def _in_turn(
+    levels: Sequence[Level],
+    codes: list[Tensor],
+    metrics: list[Tensor],
+    least: tuple[float, float],
+    **how: Any,
+) -> Iterator[SliceChange]:
+    """The change per slice of all rows, and then of the rows outside the slices that matter.
+
+    Each round tests anew at the same level, and only where the one before named something, so that
+    without a collapse there is one (Marcus, Peritz and Gabriel, 1976, Biometrika 63:655). It ends
+    where little of the rise is left outside.
+    """
+    whole, names = _additional(metrics), tuple[str, ...]()
+    for _ in range(_ROUNDS):
+        change = coded_change(levels, codes, metrics, **how)
+        change = replace(change, outside=names, rise=whole)
+        yield change
+        named = _relevant(change, *least)
+        if not named or change.members is None:
+            return
+        names += tuple(change.names[i] for i in named)
+        outside = [~member_masks(part, change.members[named], levels).any(0) for part in codes]
+        codes, metrics = (
+            [part[rows] for part, rows in zip(parts, outside, strict=True)]
+            for parts in (codes, metrics)
+        )
+        if min(map(len, metrics)) < _MIN_OUTSIDE or _additional(metrics) < _MUCH * whole:
+            return
+
+
+def _additional(metrics: Sequence[Tensor]) -> float:
+    """Events, or loss, of the second table beyond what the rate of the first one gives."""
+    before, after = (metric.double() for metric in metrics)
+    return float(after.sum() - before.mean() * len(after))
 
 
 def _loss_changes(
@@ -199,6 +250,7 @@ def _loss_changes(
     production: Records,
     columns: Sequence[pd.DataFrame | None],
     alpha: float,
+    least: tuple[float, float],
 ) -> list[SliceChange]:
     """The changes of the mean loss per slice, and of each output."""
     losses = row_losses(validation)
@@ -206,18 +258,14 @@ def _loss_changes(
     if losses is None or later is None or losses.losses.shape[1] != later.losses.shape[1]:
         return []
     before, after = columns
-    changes = []
+    changes: list[SliceChange] = []
     if before is not None and after is not None:
-        change = slice_change(
-            before.iloc[losses.rows.numpy()].reset_index(drop=True),
-            losses.mean,
-            after.iloc[later.rows.numpy()].reset_index(drop=True),
-            later.mean,
-            binnings=fit_binnings(before, categorical=validation.schema.categorical),
-            alpha=alpha / 2,
-            name=losses.name,
-        )
-        changes.append(change)
+        binnings = fit_binnings(before, categorical=validation.schema.categorical)
+        levels = tuple(level for binning in binnings for level in binning.levels)
+        frames = before.iloc[losses.rows.numpy()], after.iloc[later.rows.numpy()]
+        codes = [level_codes(part.reset_index(drop=True), binnings)[1] for part in frames]
+        means = [losses.mean.double(), later.mean.double()]
+        changes += _in_turn(levels, codes, means, least, alpha=alpha / 2, name=losses.name)
     k = losses.losses.shape[1]
     if k > 1:
         names = list(_class_levels(validation, k, _OUTPUT[losses.residuals is None]).values())
@@ -264,7 +312,8 @@ def _collapsed_slice(cases: list[tuple[SliceChange, int]], min_change: float) ->
         Severity.FAIL if low - before >= min_change else Severity.WARN,
         f"Where {name}, the {change.name} rate rose from {before:.1%} in validation to "
         f"{after:.1%} in production (95 % interval {low:.1%} to {high:.1%}; "
-        f"{numbers['support']:,} rows). Over all rows it changed by {change.overall_change:+.1%}.",
+        f"{numbers['support']:,} rows). Over {change.population} it changed by "
+        f"{change.overall_change:+.1%}.",
         subject=name,
         numbers=numbers,
         remedy=_REMEDY.format(name=name),
@@ -308,7 +357,7 @@ def _fallen_class(
     drop = numbers["interval_production"][0] - numbers["rate_validation"]
     return no_slice_collapsed.finding(
         Severity.FAIL if drop >= min_change else Severity.WARN,
-        f"{text} Over all rows the error rate changed by {change.overall_change:+.1%}.",
+        f"{text} Over {change.population} the error rate changed by {change.overall_change:+.1%}.",
         subject=subject,
         numbers=numbers,
         remedy=_REMEDY.format(name=subject),
@@ -327,7 +376,7 @@ def _risen_loss(change: SliceChange, i: int, min_factor: float) -> Finding:
         Severity.FAIL if low >= min_factor * before else Severity.WARN,
         f"Where {name}, the {change.name} rose from {before:.3g} in validation to {after:.3g} in "
         f"production (95 % interval {low:.3g} to {high:.3g}; {numbers['support']:,} rows). Over "
-        f"all {'rows' if change.of_rows else 'outputs'} it went from {usual:.3g} to {now:.3g}.",
+        f"{change.population} it went from {usual:.3g} to {now:.3g}.",
         subject=name,
         numbers=numbers,
         remedy=_REMEDY.format(name=name),

@@ -146,7 +146,8 @@ def coded_change(
     chosen = best[torch.tensor(distinct[:limit], dtype=torch.int64)]
     names = tuple(slice_name(levels, members) for members in sets[chosen].tolist())
     found = (before[chosen], after[chosen], log_p[chosen], adjusted[chosen], total)
-    return SliceChange(names, *found, tests, name, is_count, levels=len(levels))
+    count, members = len(levels), sets[chosen]
+    return SliceChange(names, *found, tests, name, is_count, levels=count, members=members)
 
 
 def sums_change(

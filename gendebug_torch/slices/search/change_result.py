@@ -35,6 +35,9 @@ class SliceChange:
         is_count: whether the metric is an event.
         of_rows: whether the slices are groups of rows; else each is an output of the model.
         levels: number of levels that slices are made of.
+        outside: slices whose rows were left out.
+        rise: additional events, or loss, of all rows, also of those left out; None if none is.
+        members: levels of each slice, `[s, 3]` int64; None of parts whose sums are known.
     """
 
     names: tuple[str, ...]
@@ -48,6 +51,9 @@ class SliceChange:
     is_count: bool = True
     of_rows: bool = True
     levels: int = 0
+    outside: tuple[str, ...] = ()
+    rise: float | None = None
+    members: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,6 +74,13 @@ class SliceChange:
         return float(_rate(self.total)[1] - _rate(self.total)[0])
 
     @property
+    def population(self) -> str:
+        """What the slices are compared with, as words of a sentence."""
+        if self.outside:
+            return f"all rows outside {', '.join(self.outside[:2])}"
+        return "all rows" if self.of_rows else "all outputs"
+
+    @property
     def factor(self) -> Tensor:
         """`[s]` factor by which the rate rose inside over the factor by which it rose outside."""
         outside = [_rate(whole - inside) for whole, inside in self._sides()]
@@ -81,7 +94,9 @@ class SliceChange:
         NaN if the rate of all rows did not rise.
         """
         additional = self.after[:, 1] - self.after[:, 0] * _rate(self.before)
-        whole = float(self.total[1, 1] - self.total[1, 0] * _rate(self.total)[0])
+        whole = self.rise
+        if whole is None:
+            whole = float(self.total[1, 1] - self.total[1, 0] * _rate(self.total)[0])
         return additional / whole if whole > 0 else torch.full_like(additional, math.nan)
 
     def interval(self) -> tuple[Tensor, Tensor]:
