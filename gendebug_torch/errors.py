@@ -53,7 +53,8 @@ class Deadline:
     """A moment until which work may go on; long loops ask it between their pieces.
 
     Args:
-        seconds: time from now; None for no end.
+        seconds: time for the work; None for no end.
+        since: moment at which it began, by `time.monotonic`; now by default.
 
     Example:
         >>> Deadline(60.0).check()
@@ -63,8 +64,15 @@ class Deadline:
         gendebug_torch.errors.OutOfTime: the time of this work is over
     """
 
-    def __init__(self, seconds: float | None = None) -> None:
-        self._end = math.inf if seconds is None else time.monotonic() + seconds
+    def __init__(self, seconds: float | None = None, *, since: float | None = None) -> None:
+        self.seconds = math.inf if seconds is None else seconds
+        self.since = time.monotonic() if since is None else since
+        self._end = self.since + self.seconds
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the work began."""
+        return time.monotonic() - self.since
 
     @property
     def left(self) -> float:

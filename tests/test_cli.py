@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -13,6 +14,8 @@ from safetensors.torch import save_file
 
 from gendebug_torch import attribute
 from gendebug_torch.cli import main
+from gendebug_torch.cli.inputs import deadline_of
+from gendebug_torch.cli.main import BEGAN
 from gendebug_torch.errors import InputError
 from gendebug_torch.model.formats import load_program
 from tests.versions import require_raw_weights
@@ -405,3 +408,12 @@ def test_three_real_occupancy_tables(place, shared_data):
         if f["check"] == "shift.ks" and "too short to tell" in f["summary"]
     }
     assert {"Temperature", "Light"} <= wandered
+
+
+def test_the_budget_of_a_command_counts_from_its_start():
+    began = BEGAN.set(time.monotonic() - 3.0)
+    try:
+        assert 1.0 < deadline_of("5s").left <= 2.0
+        assert deadline_of(None) is None
+    finally:
+        BEGAN.reset(began)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from gendebug_torch.checks.finding import findings_to_json
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.data.times import seconds_of
+from gendebug_torch.diagnosis import budget as budgets
 from gendebug_torch.diagnosis.budget import (
     CheckCost,
     Speed,
@@ -551,6 +553,28 @@ def test_partly_arrived_labels_are_not_wrong_labels(model, share):
     if share:
         expected = quality_change(validation, partly.labeled())
         assert diagnosis.quality.metrics == expected.metrics
+
+
+def test_probes_that_wait_for_a_busy_machine_do_not_count(monkeypatch):
+    now, durations = [0.0], iter([9.0, 0.15, 0.01, 7.0])
+    monkeypatch.setattr(budgets.time, "perf_counter", lambda: now[0])
+
+    def work():
+        now[0] += next(durations)
+
+    assert budgets._seconds(work) == pytest.approx(0.01), "the first run is not timed"
+    assert next(durations, None) is None, "no run after 0.2 s"
+
+
+def test_a_budget_that_began_before_has_only_its_rest():
+    given = {"validation": table(300, 0), "production": table(300, 1)}
+    late = Deadline(60.0, since=time.monotonic() - 3600.0)
+    diagnosis = diagnose(**given, budget=late)
+    ran = [cost for cost in diagnosis.costs if cost.spent is not None]
+    assert not ran
+    (note,) = (f for f in diagnosis.findings if f.check == "diagnose.budget")
+    assert note.numbers["budget"] == 60.0
+    assert note.numbers["seconds"] > 3600.0
 
 
 def test_an_overrun_budget_is_said_with_the_check_that_did_it():

@@ -13,9 +13,11 @@ import pandas as pd
 
 import gendebug_torch as gd
 from gendebug_torch.cli.arguments import PROFILE
+from gendebug_torch.cli.main import BEGAN
 from gendebug_torch.data.inputs.image_folder import class_folders, read_image_folder
 from gendebug_torch.data.tables import read_table
-from gendebug_torch.errors import InputError, reading, reject
+from gendebug_torch.data.times import seconds_of
+from gendebug_torch.errors import Deadline, InputError, reading, reject
 from gendebug_torch.model.formats import import_name, load_network
 
 
@@ -54,6 +56,17 @@ def load_records(
         found = gd.collect(network, pictures, metadata=pictures.metadata, name=name)
         schema = replace(schema, classes=pictures.classes, ids=(*schema.ids, "file"))
         return replace(found, schema=schema)
+
+
+def deadline_of(budget: str | None) -> Deadline | None:
+    """The end of a command's budget, of which imports and reading have had their part.
+
+    Args:
+        budget: time to spend, e.g. 90s; None is no end.
+    """
+    if budget is None:
+        return None
+    return Deadline(seconds_of(budget), since=BEGAN.get(None))
 
 
 def is_name(path: str) -> bool:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ast
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +18,9 @@ from pathlib import Path
 import gendebug_torch
 from gendebug_torch.cli.exit_codes import BAD_INPUT, BROKEN, CLEAN, INTERRUPTED
 from gendebug_torch.errors import GendebugError, did_you_mean
+
+# Moment at which a command began, before its imports: its budget counts from here.
+BEGAN: ContextVar[float] = ContextVar("BEGAN")
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _call(name: str, words: Sequence[str]) -> int:
+    BEGAN.set(time.monotonic())
     command = COMMANDS[name]
     module = import_module(f"gendebug_torch.cli.commands.{command.module}")
     function: Callable[..., int] = getattr(module, command.function)

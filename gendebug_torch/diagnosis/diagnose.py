@@ -54,7 +54,7 @@ from gendebug_torch.diagnosis.preparation.views import (
     with_inputs,
 )
 from gendebug_torch.diagnosis.quality import finding_order, quality_of
-from gendebug_torch.errors import Deadline, did_you_mean, reject
+from gendebug_torch.errors import NO_DEADLINE, Deadline, did_you_mean, reject
 from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.profiles.profile import Profile
@@ -174,7 +174,7 @@ def diagnose(
     production: Records | Profile | None = None,
     behavior: Suite | BehaviorRun | str | Path | None = None,
     served: Model | None = None,
-    budget: str | float | None = None,
+    budget: str | float | Deadline | None = None,
     only: str | Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     device: str | torch.device = "auto",
@@ -197,7 +197,8 @@ def diagnose(
         production: records that it met afterwards, labeled or not.
         behavior: suite of cases that the model must pass, a run of one, or the file of either.
         served: what is served in the place of the model: a module or callable of the same inputs.
-        budget: time to spend: seconds, or `90s`, `2m`, `1h`; None runs everything.
+        budget: time to spend: seconds, or `90s`, `2m`, `1h`, or a deadline that began before; None
+            runs everything.
         only: check ids or topics, e.g. `shift` or `shift.ks`.
         options: check id -> option -> value.
         device: for the model; `auto` takes CUDA where there is one.
@@ -230,14 +231,14 @@ def diagnose(
     given |= validated(given | sampled_rows(profiles))
     checks = _selected(all_checks(), only)
     settings = _settings(checks, options or {}, given)
-    limit = None if budget is None else seconds_of(budget)
-    (deadline, checking), device = _deadlines(limit, only), device_of(device)
+    (deadline, checking), device = _deadlines(budget, only), device_of(device)
+    limited = budget is not None
     findings: list[Finding] = []
     given |= fed_by_name(findings, given)
     speed = None
-    if limit is not None:
+    if limited:
         speed = attempt(findings, "diagnose.speed", lambda: probe_speed(given, device))
-    given |= with_logits(findings, given, limit, speed, device, progress)
+    given |= with_logits(findings, given, deadline, speed, device, progress)
     views = attempt(findings, "diagnose.properties", partial(described_in_words, given))
     described = given | (views or {})
     fed = given | (attempt(findings, "diagnose.inputs", partial(with_inputs, given)) or {})
@@ -254,17 +255,22 @@ def diagnose(
     quality = attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
     work = partial(diagnosed_bill, findings, given, device, deadline, quality)
     bill = attempt(findings, "diagnose.bill", work) if only is None else None
-    if limit is not None:
-        findings += overrun(limit, time.perf_counter() - started, costs)
+    if limited:
+        findings += overrun(deadline.seconds, deadline.spent, costs)
     ranked = tuple(sorted(findings, key=finding_order))
     context = _context(given, time.perf_counter() - started) | row_counts(profiles)
     return Diagnosis(ranked, context, quality, costs, bill)
 
 
-def _deadlines(limit: float | None, only: str | Sequence[str] | None) -> tuple[Deadline, Deadline]:
+def _deadlines(
+    budget: str | float | Deadline | None, only: str | Sequence[str] | None
+) -> tuple[Deadline, Deadline]:
     """The end of the budget, and that of the checks, which leave some of it to the bill."""
+    if budget is None:
+        return NO_DEADLINE, NO_DEADLINE
+    whole = budget if isinstance(budget, Deadline) else Deadline(seconds_of(budget))
     share = _CHECKING if only is None else 1.0
-    return Deadline(limit), Deadline(None if limit is None else share * limit)
+    return whole, Deadline(whole.spent + share * whole.left, since=whole.since)
 
 
 def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:

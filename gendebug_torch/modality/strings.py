@@ -111,11 +111,12 @@ def text_columns(frame: pd.DataFrame) -> list[str]:
 def _holds_texts(column: pd.Series[Any]) -> bool:
     if column.dtype.kind not in "OU" and str(column.dtype) not in ("string", "str"):
         return False
-    sample = column.dropna().head(_SAMPLE)
-    if len(sample) < 2 or not all(isinstance(text, str) for text in sample):
+    texts = column.dropna().head(_SAMPLE).tolist()
+    if len(texts) < 2 or not all(isinstance(text, str) for text in texts):
         return False
-    words = sum(len(text.split()) for text in sample) / len(sample)
-    return words >= _WORDS and sample.nunique() >= _DIFFERENT * len(sample)
+    if len(set(texts)) < _DIFFERENT * len(texts):
+        return False
+    return sum(len(text.split()) for text in texts) >= _WORDS * len(texts)
 
 
 def with_text_properties(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ Two samples are compared in the same way: the target is the sample that a row be
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,7 +169,6 @@ def cross_fit(
     folds: int | Tensor = 5,
     width: int = 96,
     seed: int = 0,
-    intercept: bool = False,
 ) -> Probe:
     """Out-of-fold predictions of a network with one random hidden layer, for all targets at once.
 
@@ -188,8 +187,6 @@ def cross_fit(
             together.
         width: number of hidden units.
         seed: seed of the folds and the hidden layer.
-        intercept: whether each fit has an intercept of its own, for folds whose rows are unlike
-            each other; of random folds it would tell a row's label by the mean of the others.
 
     Raises:
         InputError: other shapes, fewer than 2 folds, values that are not finite.
@@ -211,28 +208,41 @@ def cross_fit(
     sizes = fold.bincount()
     units, centred = (_padded_folds(part[order], sizes) for part in (hidden, labels - mean))
     rows = len(values) - sizes.to(values.device)
-    scores = _scores_of_folds(units, centred, rows, intercept=intercept)
+    scores = _scores_of_folds(units, centred, rows)
     prediction = torch.empty_like(labels)
     parts = [part[:size] for part, size in zip(scores, sizes.tolist(), strict=True)]
     prediction[order] = torch.cat(parts)
     return Probe(prediction + mean, labels, fold)
 
 
+def fitted_network(
+    values: Tensor, targets: Tensor, *, width: int = 96, seed: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """Rows `[j, p]` -> scores `[j, r]` of the network of `cross_fit`, with an intercept.
+
+    Args:
+        values: columns as of `cross_fit`, `[n, p]`; rows without a target only scale the units.
+        targets: numbers of the first m rows, which it is fitted to, `[m, r]` float64.
+        width: number of hidden units.
+        seed: seed of the hidden layer.
+    """
+    units_of, units = _scaled_units(values, width, seed)
+    units = units[: len(targets)]
+    middle, level = units.mean(0), targets.mean(0)
+    units, wanted = units - middle, targets - level
+    gram, moment, energy = units.T @ units, units.T @ wanted, wanted.square().sum(0)
+    rows = torch.tensor([len(targets)], device=values.device)
+    coefficients = _ridge_coefficients(gram[None], moment[None], energy[None], rows)[0]
+    return lambda others: (units_of(others) - middle) @ coefficients + level
+
+
 def _check_rows(values: Tensor, targets: Tensor, fold: Tensor) -> None:
     if values.ndim != 2 or len(targets) != len(values):
-        reject(
-            "targets",
-            f"one for each of {len(values)} rows [n, p]",
-            str(list(targets.shape)),
-            "Align targets with rows.",
-        )
+        expected, got = f"one for each of {len(values)} rows [n, p]", str(list(targets.shape))
+        reject("targets", expected, got, "Align targets with rows.")
     if not bool(values.isfinite().all()) or not bool(targets.isfinite().all()):
-        reject(
-            "values",
-            "finite values and targets",
-            "NaN or infinity",
-            "Build the columns with `design`.",
-        )
+        remedy = "Build the columns with `design`."
+        reject("values", "finite values and targets", "NaN or infinity", remedy)
     count = int(fold.max()) + 1 if len(fold) else 0
     if count < 2 or len(fold) != len(values):
         reject(
@@ -257,24 +267,37 @@ def group_folds(groups: Any, folds: int, seed: int = 0) -> Tensor:
 
 def hidden_units(values: Tensor, width: int, seed: int) -> Tensor:
     """`[n, p + width]` the columns and the hidden units, with mean 0 and deviation 1."""
-    n, p = values.shape
-    generator = torch.Generator().manual_seed(seed)
+    return _scaled_units(values, width, seed)[1]
+
+
+def _scaled_units(
+    values: Tensor, width: int, seed: int
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """What gives the units of any rows, scaled on these, and those of these."""
+    weights, offset = _random_weights(values, width, seed)
+    spread = values.double().square().mean().sqrt().clamp(min=1e-12) if len(values) else 1.0
+
+    def unscaled(rows: Tensor) -> Tensor:
+        x = rows.double() / spread
+        return torch.cat([x, torch.addmm(offset, x, weights).relu_()], 1)
+
+    units = unscaled(values)
+    mean = units.mean(0)
+    deviation = units.sub_(mean).square().mean(0).sqrt()
+    deviation = torch.where(deviation > 1e-9, deviation, 1.0)
+    return lambda rows: unscaled(rows).sub_(mean).div_(deviation), units.div_(deviation)
+
+
+def _random_weights(values: Tensor, width: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Weights `[p, width]` of length 1, half of them of two or three columns, and offsets."""
+    p, generator = values.shape[1], torch.Generator().manual_seed(seed)
     weights = torch.randn(p, width, generator=generator, dtype=torch.float64)
     if p > 3:
-        sparse = torch.rand(p, width // 2, generator=generator).argsort(0) < torch.randint(
-            2, 4, (width // 2,), generator=generator
-        )
-        weights[:, : width // 2] *= sparse
+        order = torch.rand(p, width // 2, generator=generator).argsort(0)
+        weights[:, : width // 2] *= order < torch.randint(2, 4, (width // 2,), generator=generator)
     weights /= weights.norm(dim=0).clamp(min=1e-12)
     offset = torch.randn(width, generator=generator, dtype=torch.float64)
-    x = values.double()
-    spread = x.square().mean().sqrt().clamp(min=1e-12) if n else 1.0
-    units = torch.cat(
-        [x / spread, (x / spread @ weights.to(x.device) + offset.to(x.device)).relu()], 1
-    )
-    units = units - units.mean(0)
-    scale = units.square().mean(0).sqrt()
-    return units / torch.where(scale > 1e-9, scale, torch.ones_like(scale))
+    return weights.to(values.device), offset.to(values.device)
 
 
 def _padded_folds(rows: Tensor, sizes: Tensor) -> Tensor:
@@ -284,29 +307,20 @@ def _padded_folds(rows: Tensor, sizes: Tensor) -> Tensor:
     )
 
 
-def _scores_of_folds(units: Tensor, targets: Tensor, rows: Tensor, *, intercept: bool) -> Tensor:
+def _scores_of_folds(units: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
     """`[f, s, r]` predictions of each fold by a fit to all other folds.
 
     Args:
         units: hidden units of each fold, `[f, s, q]`, short folds filled with zeros.
         targets: targets of each fold, `[f, s, r]` likewise.
         rows: numbers of rows of the other folds, `[f]`.
-        intercept: whether units and targets are centred on the rows that are fitted to.
     """
     # Sums over all other folds: those over all rows less those over the fold.
     gram, moment = torch.bmm(units.mT, units), torch.bmm(units.mT, targets)
     gram, moment = gram.sum(0) - gram, moment.sum(0) - moment
     energy = targets.square().sum(1)
     energy = energy.sum(0) - energy
-    if not intercept:
-        return torch.bmm(units, _ridge_coefficients(gram, moment, energy, rows))
-    unit_sum, target_sum = (part.sum(1).sum(0) - part.sum(1) for part in (units, targets))
-    middle, level = (part / rows[:, None].clamp(min=1) for part in (unit_sum, target_sum))
-    gram = gram - middle[:, :, None] * unit_sum[:, None, :]
-    moment = moment - middle[:, :, None] * target_sum[:, None, :]
-    coefficients = _ridge_coefficients(gram, moment, energy - level * target_sum, rows)
-    offset = level[:, None, :] - torch.bmm(middle[:, None, :], coefficients)
-    return torch.bmm(units, coefficients) + offset
+    return torch.bmm(units, _ridge_coefficients(gram, moment, energy, rows))
 
 
 def _ridge_coefficients(gram: Tensor, moment: Tensor, energy: Tensor, rows: Tensor) -> Tensor:

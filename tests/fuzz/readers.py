@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import struct
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,12 +18,15 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 
-from gendebug_torch import Profile, Records, Schema, collect, profile, recalibrate
+from gendebug_torch import Profile, Records, Schema, collect, influence, profile, recalibrate
 from gendebug_torch.behavior import load_suite, run_suite
 from gendebug_torch.behavior.suite.suite_file import load_behavior
 from gendebug_torch.calibration.saving import load_calibration
 from gendebug_torch.checks.finding import findings_from_json, findings_to_json
 from gendebug_torch.curves import LearningCurves, diagnose_curves
+from gendebug_torch.diagnosis.apportioning.bill import Bill, BillLine, read_bill
+from gendebug_torch.diagnosis.apportioning.remedies import Regained
+from gendebug_torch.diagnosis.comparison.diagnoses import bill_notes, compared_bills
 from gendebug_torch.labels import audit_sheet, label_ranking, read_review
 from gendebug_torch.model.formats import load_program, load_weights
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
@@ -79,6 +83,7 @@ TENSOR_SUITE = b"""cases:
   - {id: u, input: {x: !tensor 'tensors.pt#x'}, expect: {score: [0, 1]}}
 """
 SCHEMA = Schema("label", time="created_at", group="customer", categorical=("city",), logits="score")
+_VERDICTS = ("right", "wrong", "unsure", "0", "1", "", "WRONG", " right")
 
 
 @dataclass(frozen=True)
@@ -282,23 +287,56 @@ def _sheet():
     generator = torch.Generator().manual_seed(0)
     targets = torch.randint(3, (40,), generator=generator)
     probs = torch.rand(40, 3, generator=generator).softmax(1)
-    sheet = audit_sheet(label_ranking(probs, targets), size=8)
-    verdicts = ("right", "wrong", "unsure", "0", "1", "", "WRONG", " right")
-    return targets, sheet.assign(verdict=verdicts)
+    sheet = audit_sheet(label_ranking(probs, targets), size=len(_VERDICTS))
+    return targets, sheet.assign(verdict=_VERDICTS)
 
 
-def _sheet_file():
-    return {"sheet.csv": _sheet()[1].to_csv(index=False).encode()}
+def _sheet_file(make):
+    return {"sheet.csv": make()[1].to_csv(index=False).encode()}
 
 
-def _edited_sheet(rng):
-    _, sheet = _sheet()
+def _edited_sheet(make, rng):
+    _, sheet = make()
     sheet = sheet.astype(object)
     for _ in range(rng.choice((1, 2))):
         place = rng.randrange(len(sheet)), rng.randrange(sheet.shape[1])
         sheet.iloc[place] = str(rng.choice(mutations.ODD))
     text = sheet.to_csv(index=False, sep=rng.choice((",", ",", ";")))
     return {"sheet.csv": text.encode("utf-8", "surrogatepass")}
+
+
+@cache
+def _influences():
+    generator = torch.Generator().manual_seed(0)
+    train, held_out = (
+        Records(rows, (rows[:, 0] > 0).long() + (rows[:, 1] > 1).long(), name=name)
+        for name, rows in zip(
+            ("train", "validation"), torch.randn(2, 80, 4, generator=generator), strict=True
+        )
+    )
+    return influence(network(), train, collect(network(), held_out))
+
+
+def _influence_sheet():
+    size = len(_VERDICTS)
+    return _influences().labels, _influences().sheet(size=size).assign(verdict=_VERDICTS)
+
+
+def _bill():
+    remedy = Regained("recalibrate", 1.0, 0.5, 1.5, "")
+    lines = (
+        BillLine("label_shift", "", 2.0, 1.0, 3.0, remedy),
+        BillLine("covariate_shift", "x1", math.nan, math.nan, math.nan, reason="no rows"),
+        BillLine("unexplained", "", 1.0, -1.0, 2.0),
+    )
+    bill = Bill("accuracy", "percentage points", 90.0, 3.0, 2.0, 4.0, lines)
+    return {"bill.json": bill.to_json().encode()}
+
+
+def _read_bill(folder):
+    bill = read_bill(folder / "bill.json")
+    compared_bills(bill, bill)
+    str((str(bill), bill_notes(bill, None), bill.billed))
 
 
 def _log():
@@ -420,8 +458,8 @@ def _read_program(folder):
     load_program(str(folder / "network.pt2"), "--program")
 
 
-def _read_review(folder):
-    read_review(folder / "sheet.csv", _sheet()[0])
+def _read_review(make, folder):
+    read_review(folder / "sheet.csv", make()[0])
 
 
 _STATE = {"weight": torch.ones(3, 4), "bias": torch.zeros(3)}
@@ -454,6 +492,12 @@ READERS = {
         Reader("weights", partial(_weights, ".safetensors", _STATE), _read_weights),
         Reader("weights pt", partial(_weights, ".pt", _STATE), _read_weights, _odd_checkpoint),
         Reader("program", partial(written, _program), _read_program),
-        Reader("review sheet", _sheet_file, _read_review, _edited_sheet),
+        Reader("bill", _bill, _read_bill),
+        *(
+            Reader(
+                name, *(partial(one, make) for one in (_sheet_file, _read_review, _edited_sheet))
+            )
+            for name, make in (("review sheet", _sheet), ("influence sheet", _influence_sheet))
+        ),
     )
 }

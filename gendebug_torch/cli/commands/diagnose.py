@@ -9,6 +9,7 @@ import gendebug_torch as gd
 from gendebug_torch.behavior.suite.suite_file import load_behavior
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
 from gendebug_torch.cli.inputs import (
+    deadline_of,
     load_model,
     load_schema,
     load_side,
@@ -84,7 +85,7 @@ def diagnose(
             given["behavior"] = load_behavior(behavior)
     diagnosis = gd.diagnose(
         network,
-        budget=budget,
+        budget=deadline_of(budget),
         only=only,
         options=options,
         device=device,

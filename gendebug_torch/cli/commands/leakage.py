@@ -7,7 +7,13 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
-from gendebug_torch.cli.inputs import load_model, load_records, load_schema, with_common_classes
+from gendebug_torch.cli.inputs import (
+    deadline_of,
+    load_model,
+    load_records,
+    load_schema,
+    with_common_classes,
+)
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap
 
@@ -50,7 +56,7 @@ def leakage(
         for split, path in zip(_SPLITS, tables, strict=False)
     }
     diagnosis = gd.diagnose(
-        network, only="leakage", budget=budget, progress=sys.stderr.isatty(), **records
+        network, only="leakage", budget=deadline_of(budget), progress=sys.stderr.isatty(), **records
     )
     shared = {
         f"{finding.evidence.kind.capitalize()}, shared by the splits": finding.evidence.table()

@@ -8,7 +8,7 @@ from typing import Any
 import gendebug_torch as gd
 from gendebug_torch.cli.arguments import PROFILE
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
-from gendebug_torch.cli.inputs import load_model, load_records, load_schema, option_of
+from gendebug_torch.cli.inputs import deadline_of, load_model, load_records, load_schema, option_of
 from gendebug_torch.shift.columns.chunks import is_large
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.two_sample.feature_shift import MostShifted
@@ -65,7 +65,7 @@ def shift(
         validation=sides[0],
         production=sides[1],
         only="shift",
-        budget=budget,
+        budget=deadline_of(budget),
         options=options or {},
         progress=sys.stderr.isatty(),
     )

@@ -51,7 +51,8 @@ from gendebug_torch.shift.quality.remedies import random_folds
 
 # Labeled rows of each side, and of a class, from which there is a bill.
 MIN_ROWS, _MIN_CLASS = 100, 10
-_REPLICATES = 120
+# Replicates, and their most values; of many rows, whose intervals are narrow, there are fewer.
+_REPLICATES, _LEAST_REPLICATES, _MOST_VALUES = 120, 40, 24_000_000
 # Rows of each side that remedies are tried on.
 _TRIED = 20_000
 # Weighted rows say something where they are worth this many, and this share of the rows.
@@ -97,7 +98,7 @@ def apportioned(
     network, residual = _network(model, sides, device, deadline)
     pair = Pair(sides[0], sides[1], network is not None, len(sides[0]) == len(validation))
     blocks = [_blocks(side, quality) for side in sides]
-    weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
+    weights = _resampled(blocks)
     deadline.check()
     plan, tilts = _with_tilts(planned(causes, pair), (weights[0], weights[1]), deadline)
     deadline.check()
@@ -148,7 +149,7 @@ def expected(
     pair = Pair(sides[0], sides[1], network is not None, len(sides[0]) == len(validation))
     outputs = sides[1].logits.double().reshape(len(sides[1]), -1)
     blocks = [_blocks(sides[0], quality), blocks_of(sides[1], outputs[:, 0])]
-    weights = [resampling_weights(ids, _REPLICATES, seed) for seed, ids in enumerate(blocks)]
+    weights = _resampled(blocks)
     seen = [likely for likely in causes if likely.cause in _WITHOUT_LABELS]
     plan, tilts = _with_tilts(planned(seen, pair), (weights[0], weights[1]), deadline)
     _withdraw(len(seen) < len(causes), residual is not None, plan)
@@ -268,6 +269,13 @@ def _blocks(side: Records, metric: RowMetric) -> Tensor:
     assert side.logits is not None
     assert side.targets is not None
     return blocks_of(side, metric.losses(side.logits, side.targets))
+
+
+def _resampled(blocks: Sequence[Tensor]) -> list[Tensor]:
+    """Weights of the rows of both sides as they are and resampled, by their blocks."""
+    count = max(_LEAST_REPLICATES, _MOST_VALUES // max(map(len, blocks)))
+    count = min(_REPLICATES, count)
+    return [resampling_weights(ids, count, seed) for seed, ids in enumerate(blocks)]
 
 
 def _side(side: Records, weights: Tensor) -> Side:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import IGNORED, Task
@@ -92,14 +92,13 @@ def weighted_auc(scores: Tensor, positive: Tensor, weights: Tensor) -> Tensor:
         `[c]` float64; NaN where a class has no weight.
     """
     ordered, order = scores.sort()
-    weights, positive = weights[order], positive[order][:, None]
-    negative = torch.zeros(len(scores) + 1, weights.shape[1], dtype=torch.float64)
-    negative[1:] = (weights * ~positive).double().cumsum(0)
-    ordered = ordered.contiguous()
-    below = negative[torch.searchsorted(ordered, ordered)]
-    below = below + negative[torch.searchsorted(ordered, ordered, right=True)]
-    own = (weights * positive).double()
-    area: Tensor = (own * below).sum(0) / 2 / own.sum(0) / negative[-1]
+    _, ties = torch.unique_consecutive(ordered, return_counts=True)
+    last, own = ties.cumsum(0) - 1, positive[order]
+    # One column after the other, in the order of memory.
+    sorted_weights = weights.T[:, order].double()
+    curves = (torch.where(side, sorted_weights, 0.0).cumsum(1)[:, last] for side in (own, ~own))
+    above, below = (nn.functional.pad(curve, (1, 0)) for curve in curves)
+    area: Tensor = torch.trapezoid(below, above) / above[:, -1] / below[:, -1]
     return area
 
 
@@ -111,8 +110,10 @@ def _areas(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     areas = []
     for z, y in zip(scores.T, answers.T, strict=True):
         known = y != IGNORED
-        if len(y[known].unique()) > 1:
-            areas.append(weighted_auc(z[known], y[known] == 1, weights[known]))
+        rows = slice(None) if bool(known.all()) else known
+        positive = y[rows] == 1
+        if 0 < int(positive.sum()) < len(positive):
+            areas.append(weighted_auc(z[rows], positive, weights[rows]))
     if not areas:
         return torch.full((weights.shape[1],), torch.nan, dtype=torch.float64)
     return torch.stack(areas).mean(0)

@@ -28,7 +28,8 @@ def resampling_weights(blocks: Tensor, count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     size = int(blocks.max()) + 1 if len(blocks) else 0
     drawn = torch.empty(size, count).exponential_(generator=generator)
-    return torch.cat([torch.ones(len(blocks), 1), drawn[blocks]], 1)
+    # A replicate lies in one piece of memory: few of them are taken at a time.
+    return torch.cat([torch.ones(1, len(blocks)), drawn.T[:, blocks]]).T
 
 
 def blocks_of(records: Records, losses: Tensor) -> Tensor:

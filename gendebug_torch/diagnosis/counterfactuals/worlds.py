@@ -15,7 +15,7 @@ from gendebug_torch.diagnosis.counterfactuals.tilts import Tilts
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 
 # Values of one matrix of weights in memory.
-_AT_ONCE = 2**22
+_AT_ONCE = 2**23
 # Mechanisms that act, those whose region is taken from production, and whether rows of validation
 # get what production's outputs have besides those of the network.
 _World: TypeAlias = tuple[frozenset[int], frozenset[int], bool]
@@ -94,6 +94,7 @@ class Worlds:
     residual: Tensor | None = None
     deadline: Deadline = NO_DEADLINE
     _outputs: dict[tuple[str, frozenset[int]], Tensor] = field(default_factory=dict)
+    _qualities: dict[frozenset[int], Tensor] = field(default_factory=dict)
 
     def qualities(self, worlds: Sequence[frozenset[int]]) -> Tensor:
         """Points of each world, as it is and resampled, `[w, 1 + r]` float64.
@@ -101,6 +102,13 @@ class Worlds:
         Args:
             worlds: mechanisms that act.
         """
+        unknown = [world for world in dict.fromkeys(worlds) if world not in self._qualities]
+        if unknown:
+            self._qualities |= zip(unknown, self._evaluated(unknown), strict=True)
+        return torch.stack([self._qualities[world] for world in worlds])
+
+    def _evaluated(self, worlds: Sequence[frozenset[int]]) -> Tensor:
+        """Points of each world, as many columns of weights at once as fit into memory."""
         count = self.validation.weights.shape[1]
         rows = len(self.validation.logits) + len(self.production.logits)
         step = max(1, _AT_ONCE // rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from gendebug_torch.data.task import Task
 from gendebug_torch.diagnosis.budget import Speed
 from gendebug_torch.diagnosis.preparation.model_probe import PROBED_ROWS, model_findings
 from gendebug_torch.diagnosis.preparation.steps import attempt
+from gendebug_torch.errors import Deadline
 from gendebug_torch.modality.detection import modality_of
 from gendebug_torch.model.collection.collect import collect
 
@@ -24,18 +26,18 @@ from gendebug_torch.model.collection.collect import collect
 def with_logits(
     findings: list[Finding],
     given: Mapping[str, Any],
-    limit: float | None,
+    deadline: Deadline,
     speed: Speed | None,
     device: str | torch.device,
     progress: bool,
 ) -> dict[str, Records]:
-    """Records with the model's logits and embedding, as far as half of the budget allows.
+    """Records with the model's logits and embedding, as far as half of the time left allows.
 
-    The model is probed before, where that takes a hundredth of the budget at most.
+    The model is probed before, where that takes a hundredth of the time at most.
     """
-    model, left = given["model"], None if limit is None else limit / 2
-    cheap = limit is None or (
-        speed is not None and 100 * speed.seconds(Cost(forwards=PROBED_ROWS)) <= limit
+    model, left = given["model"], deadline.left / 2
+    cheap = left == math.inf or (
+        speed is not None and 50 * speed.seconds(Cost(forwards=PROBED_ROWS)) <= left
     )
     if model is not None and cheap:
         probe = partial(model_findings, given, device)
@@ -45,7 +47,7 @@ def with_logits(
         records = given[name]
         if model is None or records is None or not _has_open_outputs(records, model):
             continue
-        if left is not None and speed is not None:
+        if speed is not None:
             left -= speed.seconds(Cost(forwards=len(records)))
             if left < 0:
                 continue

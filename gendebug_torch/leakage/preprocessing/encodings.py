@@ -153,13 +153,13 @@ def list_encoded(column: StoredColumn, limit: float) -> FittedColumn | None:
     return FittedColumn(column.name, LEVEL_LIST, BOTH, p, 0.0, share) if p < limit else None
 
 
-def vocabulary_encoded(columns: Sequence[StoredColumn], limit: float) -> FittedColumn | None:
-    """Mostly empty columns (terms, indicators), of which some occur in validation only."""
-    terms = [
-        column
-        for column in columns
-        if float(column.both[0]) >= 0 and float((column.both == 0).double().mean()) > 0.5
-    ]
+def is_term(column: StoredColumn) -> bool:
+    """Whether a column is mostly empty, as those of terms and indicators are."""
+    return float(column.both[0]) >= 0 and float(column.both[len(column.both) // 2]) == 0
+
+
+def vocabulary_encoded(terms: Sequence[StoredColumn], limit: float) -> FittedColumn | None:
+    """Mostly empty columns, of which some occur in validation only."""
     empty = [column for column in terms if float(column.train.max()) == 0]
     if not empty or any(float(column.both[-1]) == 0 for column in empty):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,10 +115,14 @@ def preprocessing_leaks(
         >>> leak.operation, leak.fitted_on
         ('standardised', ('train', 'validation'))
     """
-    leaks, clean, undecidable = [], [], []
+    leaks, clean, undecidable, terms = [], [], [], []
     columns = list(_stored_columns(train, validation, targets))
     limit = alpha / max(len(columns), 1)
-    for column in columns:
+    for stored in columns:
+        # What is cached of a column goes with it: all sorted columns at once are the whole table.
+        column = replace(stored)
+        if encodings.is_term(column):
+            terms.append(column)
         tests = _FRACTIONAL_TESTS if column.fractional else _INTEGER_TESTS
         fits = [fit for test in tests if (fit := test(column, limit)) is not None]
         if not fits:
@@ -127,8 +131,8 @@ def preprocessing_leaks(
             leaks.append(leak)
         else:
             clean.append(fits[0])
-    if (terms := encodings.vocabulary_encoded(columns, limit)) is not None:
-        leaks.append(terms)
+    if (vocabulary := encodings.vocabulary_encoded(terms, limit)) is not None:
+        leaks.append(vocabulary)
     leaks.sort(key=lambda fit: fit.p_value)
     return PreprocessingLeaks(tuple(leaks), tuple(clean), tuple(undecidable))
 

@@ -128,7 +128,9 @@ def _with_categories(
         return numbers
     table = records.features
     by_name = {str(column): column for column in table.columns}
-    levels = {name: pd.Series(list(table[by_name[name]]), dtype=object) for name in coded}
+    levels = {
+        name: pd.Series(table[by_name[name]].to_numpy(object), dtype=object) for name in coded
+    }
     return pd.concat([numbers, pd.DataFrame(levels, index=numbers.index)], axis=1)
 
 

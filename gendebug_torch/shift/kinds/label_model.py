@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.column_transforms import CyclicOffset, LevelRenaming
 from gendebug_torch.shift.kinds.moved_columns import FeatureChange, random_rows
 from gendebug_torch.shift.scores.outputs import compared_outputs, labeled_rows, output_columns
-from gendebug_torch.stats.probe_network import cross_fit, design
+from gendebug_torch.stats.probe_network import cross_fit, design, fitted_network
 
 # Columns whose original values are tried; each costs one more pass of production.
 MAX_TRIED = 8
@@ -127,35 +127,40 @@ class LabeledColumns:
         )
 
     def squared_errors(
-        self, versions: Sequence[pd.DataFrame], *, without: Sequence[str] = ()
+        self, versions: Sequence[Mapping[str, Any]], *, without: Sequence[str] = ()
     ) -> Tensor:
         """Errors `[v, m]` on each version of production of a network fitted on the reference.
 
-        All versions are predicted in one pass: they are rows of one fold, the reference is the
-        other.
-
         Args:
-            versions: v tables `[m, d]` of the same production rows.
+            versions: columns of production, `[m]` each by name, that replace its own; v times.
             without: columns that the network does not see.
         """
-        n, m = len(self.labels.before), len(self.labels.after)
-        wanted = torch.cat([self.labels.before, self.labels.after.repeat(len(versions), 1)])
-        folds = (torch.arange(len(wanted)) < n).long()
-        values = self._design(versions, without)
-        scores = cross_fit(values, wanted, folds=folds, intercept=True).scores
-        return (scores - wanted).square().sum(1)[n:].reshape(len(versions), m)
+        replaced = sorted({name for version in versions for name in version})
+        rest = self._design([self.reference, self.production], [*replaced, *without])
+        others = [name for name in self.reference.columns if name not in replaced]
+        tables = [self.production.assign(**version) for version in versions]
+        own = self._design([self.reference, self.production, *tables], others)
+        n, m = len(self.reference), len(self.production)
+        both = torch.cat([rest, own[: n + m]], 1)
+        network = fitted_network(both, self.labels.before)
+        errors = [
+            (network(torch.cat([rest[n:], values], 1)) - self.labels.after).square().sum(1)
+            for values in torch.split(own[n + m :], m)
+        ]
+        return torch.stack(errors)
 
-    def reference_errors(self, versions: Sequence[pd.DataFrame]) -> Tensor:
-        """Out-of-fold errors `[n]` on the reference, with columns scaled as for these versions."""
+    def reference_errors(self) -> Tensor:
+        """Out-of-fold errors `[n]` on the reference."""
         wanted = self.labels.before
-        values = self._design(versions, ())[: len(wanted)]
+        values = self._design([self.reference, self.production], ())[: len(wanted)]
         return (cross_fit(values, wanted).scores - wanted).square().sum(1)
 
-    def _design(self, versions: Sequence[pd.DataFrame], without: Sequence[str]) -> Tensor:
+    def _design(self, tables: Sequence[pd.DataFrame], without: Sequence[str]) -> Tensor:
+        """Numbers of the rows of these tables, one below the other, without some columns."""
         self.deadline.check()
-        tables = [side.drop(columns=list(without)) for side in (self.reference, *versions)]
-        coded = [name for name in self.categorical if name in tables[0].columns]
-        return design(*tables, categorical=coded).values
+        chosen = [table.drop(columns=list(without)) for table in tables]
+        coded = [name for name in self.categorical if name in chosen[0].columns]
+        return design(*chosen, categorical=coded).values
 
 
 def followed_columns(
@@ -267,9 +272,8 @@ def original_value_z_scores(
     ][:MAX_TRIED]
     if not tried:
         return {}
-    after = sample.production
-    restored = [after.assign(**{f.name: _original_values(f, sample)}) for f in tried]
-    errors = sample.squared_errors([after, *restored])
+    restored = [{f.name: _original_values(f, sample)} for f in tried]
+    errors = sample.squared_errors([{}, *restored])
     return {
         feature.name: paired_z_score(errors[0], error)
         for feature, error in zip(tried, errors[1:], strict=True)
@@ -281,7 +285,7 @@ def predictive_value_z_score(names: Sequence[str], sample: LabeledColumns) -> fl
     if set(names) >= set(sample.reference.columns):
         return 0.0
     without, with_them = (
-        sample.squared_errors([sample.production], without=dropped)[0] for dropped in (names, ())
+        sample.squared_errors([{}], without=dropped)[0] for dropped in (names, ())
     )
     return paired_z_score(without, with_them)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -189,7 +191,12 @@ class Localisation:
         """
         if self.labels is None or (self.score_changed and not without):
             return self.labels is not None
-        return self._labels_changed(without)
+        return self._labels_changed(without) if without else self._changed_given_all
+
+    @cached_property
+    def _changed_given_all(self) -> bool:
+        """Whether labels given all columns changed."""
+        return self._labels_changed(())
 
     def _labels_changed(self, without: Sequence[str]) -> bool:
         assert self.labels is not None
@@ -217,7 +224,7 @@ class Localisation:
             return []
         text = "relates to the other columns in another way"
         # The score may relate to the labels in another way for reasons of its own.
-        broken = labels_changed and (not self.score_changed or self._labels_changed(()))
+        broken = labels_changed and (not self.score_changed or self._changed_given_all)
         kind: Kind = "train_serve_skew" if broken else "covariate_shift"
         for names in [*([name] for name in important[:MAX_LOCALISED]), list(important[:2])]:
             if self.rest_unchanged(names):
@@ -237,36 +244,39 @@ class Localisation:
         changes, versions = _candidates(names, sample, certain)
         if not versions:
             return []
-        errors = sample.squared_errors([sample.production, *versions])
+        errors = sample.squared_errors([{}, *versions])
         z_scores = [paired_z_score(errors[0], error) for error in errors[1:]]
         best = max(range(len(z_scores)), key=z_scores.__getitem__)
-        usual = float(sample.reference_errors([sample.production, *versions]).mean())
+        usual = float(sample.reference_errors().mean())
         excess, left = (float(error.mean()) - usual for error in (errors[0], errors[1 + best]))
         if z_scores[best] <= _EXCHANGE_MIN_Z or left >= _MAX_EXCESS_LEFT * excess:
             return []
+        restored = sample.production.assign(**versions[best])
         p_value, _ = joint_p_value(
-            sample.reference, versions[best], categorical=sample.categorical, block=self.block
+            sample.reference, restored, categorical=sample.categorical, block=self.block
         )
         return [] if p_value < _RESTORED_ALPHA else changes[best]
 
 
 def _candidates(
     names: Sequence[str], sample: LabeledColumns, certain: bool
-) -> tuple[list[list[FeatureChange]], list[pd.DataFrame]]:
-    """Exchanges of two columns, reversed signs and offsets, and production with each reverted."""
-    changes, versions, after = [], [], sample.production
+) -> tuple[list[list[FeatureChange]], list[dict[str, Any]]]:
+    """Exchanges of two columns, reversed signs and offsets, and the columns with each reverted."""
+    changes: list[list[FeatureChange]] = []
+    versions: list[dict[str, Any]] = []
+    after = sample.production
     for one, other in combinations(names, 2):
         changes.append([_exchange(one, other), _exchange(other, one)])
-        versions.append(after.assign(**{one: after[other], other: after[one]}))
+        versions.append({one: after[other], other: after[one]})
     text = "the labels follow it with the sign reversed"
     for name in names:
         ranks = (side[name].to_numpy(dtype=float) for side in (sample.reference, after))
         changes.append([FeatureChange(name, 0.0, "train_serve_skew", text, certain=certain)])
-        versions.append(after.assign(**{name: same_rank_values(*ranks, descending=True)}))
+        versions.append({name: same_rank_values(*ranks, descending=True)})
         if (offset := _cyclic_offset(name, sample)) is not None:
-            text = f"the labels follow it as if it were {offset}"
-            changes.append([FeatureChange(name, 0.0, "train_serve_skew", text, transform=offset)])
-            versions.append(after.assign(**{name: offset.undo(after[name].to_numpy(dtype=float))}))
+            other = f"the labels follow it as if it were {offset}"
+            changes.append([FeatureChange(name, 0.0, "train_serve_skew", other, transform=offset)])
+            versions.append({name: offset.undo(after[name].to_numpy(dtype=float))})
     return changes, versions
 
 

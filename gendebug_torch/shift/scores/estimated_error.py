@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.stats.intervals import normal_quantile
-from gendebug_torch.stats.probe_network import cross_fit, design, fold_ids
+from gendebug_torch.stats.probe_network import cross_fit, design, fitted_network, fold_ids
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -207,8 +207,5 @@ def _live_sizes(known: Tensor, error: Tensor, live: Tensor) -> Tensor:
 
     Neither negative nor beyond what has been seen.
     """
-    # The unlabeled rows are one fold of two: their own targets are seen by nobody.
-    rows = torch.cat([error, error.new_zeros(len(live), error.shape[1])])
-    folds = torch.cat([torch.ones(len(known)), torch.zeros(len(live))]).long()
-    probe = cross_fit(torch.cat([known, live]), rows, folds=folds, intercept=True)
-    return probe.scores[len(known) :].clamp(min=0.0).minimum(error.amax(0))
+    sizes_of = fitted_network(torch.cat([known, live]), error)
+    return sizes_of(live).clamp(min=0.0).minimum(error.amax(0))
