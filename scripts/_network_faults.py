@@ -315,9 +315,13 @@ def unused(name: str, seed: int) -> Training:
 
 
 def wrong_start(name: str, seed: int) -> Training:
-    """A last layer with large weights."""
+    """A last layer without bias whose logits of a row have a standard deviation of ten."""
     model = network(name)
-    scale(weighted(model)[-1][1], 300.0 if name == "CNN" else 60.0)
+    head = weighted(model)[-1][1]
+    x, _ = next(batches(name, seed))
+    with torch.no_grad():
+        head.bias.zero_()  # type: ignore[operator, union-attr]
+        scale(head, 10.0 / float(model(x).std(1).mean()))
     return Training(model, adam(model), batches(name, seed), kinds=("wrong_start",))
 
 

@@ -62,6 +62,19 @@ def test_a_planted_fault_is_named_first(fault):
     assert first.remedy
 
 
+@pytest.mark.parametrize("rate", [1.0, 50.0])
+def test_a_rate_is_too_large_though_the_loss_falls_from_where_the_first_updates_took_it(rate):
+    torch.manual_seed(1000)
+    case = RECIPES["SGD 0.05"]("MLP", 1000)
+    case.optimizer = torch.optim.Adam(case.model.parameters(), rate)
+    with watch(case.model, case.optimizer) as record:
+        train(case, record, 60)
+    first = record.findings()[0]
+    assert first.numbers["kind"] == "rate_too_large", first
+    change = record.evidence().change
+    assert change is None or change.start < 2
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_sound_training_is_quiet(recipe):
     torch.manual_seed(1000)

@@ -127,7 +127,8 @@ class LossChange:
     """Mean losses of a run, and how sure they are.
 
     Args:
-        start: mean of the first three sampled losses.
+        start: mean of the first three sampled losses, or the first where that is lower: an update
+            that is far too large raises the ones behind it.
         middle: mean of the second quarter.
         end: mean of the last quarter.
         error: standard error of a mean of that many losses.
@@ -221,7 +222,7 @@ class NetworkEvidence:
         loss = loss[loss.isfinite()]
         if len(loss) < _MIN_LOSSES:
             return None
-        start = float(loss[:3].mean())
+        start = min(float(loss[0]), float(loss[:3].mean()))
         middle, end = loss[len(loss) // 4 : len(loss) // 2], loss[-(len(loss) // 4) :]
         # Neighbouring losses differ by noise and not by trend.
         noise = float(loss.diff()[1:].square().mean().sqrt()) / 2**0.5
