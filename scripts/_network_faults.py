@@ -315,9 +315,13 @@ def unused(name: str, seed: int) -> Training:
 
 
 def wrong_start(name: str, seed: int) -> Training:
-    """A last layer with large weights."""
+    """A last layer without bias whose logits of a row have a standard deviation of ten."""
     model = network(name)
-    scale(weighted(model)[-1][1], 300.0 if name == "CNN" else 60.0)
+    head = weighted(model)[-1][1]
+    x, _ = next(batches(name, seed))
+    with torch.no_grad():
+        head.bias.zero_()  # type: ignore[operator, union-attr]
+        scale(head, 10.0 / float(model(x).std(1).mean()))
     return Training(model, adam(model), batches(name, seed), kinds=("wrong_start",))
 
 
@@ -441,6 +445,57 @@ def batch_norm_gap(name: str, seed: int) -> Training:
     return Training(model, adam(model), batches(name, seed), kinds=("batch_norm_gap",))
 
 
+class Autocast(nn.Module):
+    """A network in float16 where autocast has it so."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits in float32."""
+        with torch.autocast("cpu", torch.float16):
+            return self.inner(x).float()
+
+
+def gradient_underflow(name: str, seed: int) -> Training:
+    """A loss of float16 that is divided by the rows of an epoch, and not scaled."""
+    model = Autocast(network(name))
+    return Training(
+        model, adam(model), batches(name, seed), kinds=("gradient_underflow",),
+        loss=lambda outputs, targets: cross_entropy(outputs, targets) / 1e5,
+    )  # fmt: skip
+
+
+class Whole(nn.Module):
+    """A network whose weights are in bfloat16."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits in float32."""
+        return self.inner(x.bfloat16() if x.is_floating_point() else x).float()
+
+
+def updates_lost(name: str, seed: int) -> Training:
+    """Weights in bfloat16 and a learning rate for float32."""
+    model = Whole(network(name))
+    return Training(
+        model, adam(model, 1e-5), batches(name, seed), kinds=("updates_lost",)
+    )  # fmt: skip
+
+
+def sorted_rows(name: str, seed: int) -> Training:
+    """A table sorted by class that is not shuffled."""
+    model = network(name)
+    x, y = next(batches(name, seed, 480))
+    order = y.argsort()
+    data = itertools.cycle(zip(x[order].split(32), y[order].split(32), strict=True))
+    return Training(model, adam(model), data, kinds=("ordered_batches",))
+
+
 FAULTS: dict[str, Callable[[str, int], Training]] = {
     function.__name__: function
     for function in (
@@ -448,6 +503,7 @@ FAULTS: dict[str, Callable[[str, int], Training]] = {
         detached, not_in_optimizer, unused, wrong_start, nan_in_forward, nan_in_input,
         shuffled_labels, always_clipped, not_averaged, repeated_batch, decay_dominates,
         schedule_ended, evaluated_in_training_mode, batch_norm_gap,
+        gradient_underflow, updates_lost, sorted_rows,
     )
 }  # fmt: skip
 
@@ -470,6 +526,12 @@ def _sound(
 def _cosine(name: str, seed: int) -> Training:
     case = _sound(name, seed, partial(sgd, rate=0.1))
     case.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(case.optimizer, 200)
+    return case
+
+
+def _half(name: str, seed: int) -> Training:
+    case = _sound(name, seed, adam)
+    case.model = Autocast(case.model)
     return case
 
 
@@ -502,6 +564,7 @@ RECIPES: dict[str, Callable[[str, int], Training]] = {
     "SGD, clipped at 5, accumulated": partial(
         _sound, optimizer=sgd, clip=5.0, accumulate=2, divide=2
     ),
+    "Adam, float16": _half,
     "Adagrad, LeakyReLU, orthogonal": partial(
         _sound,
         optimizer=lambda model: torch.optim.Adagrad(model.parameters(), 0.03),

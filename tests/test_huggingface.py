@@ -1,6 +1,8 @@
 """The network inside a `transformers.Trainer`: by its protocol, and by itself where it is there."""
 
 import importlib.util
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,11 +43,11 @@ def batch(seed=0):
     return {"features": features, "labels": (features[:, 0] > 0).long()}
 
 
-def trained(monitor, model, steps=30, parameters=None):
+def trained(monitor, model, steps=30, parameters=None, state=None):
     """The events of a Trainer, in their order."""
     optimizer = torch.optim.SGD(parameters or list(model.parameters()), lr=0.1)
     given = {"model": model, "optimizer": Wrapped(optimizer)}
-    monitor.on_train_begin(None, None, None, **given)
+    monitor.on_train_begin(None, state, None, **given)
     for step in range(steps):
         model(**batch(step))["loss"].backward()
         optimizer.step()
@@ -88,6 +90,55 @@ def test_after_a_failure_the_hooks_are_gone_and_what_was_seen_is_judged():
     assert monitor.network.steps == 1
     assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
     assert not optimizer._optimizer_step_post_hooks
+
+
+def test_a_resumed_run_counts_on_and_its_start_is_not_that_of_the_network():
+    state = SimpleNamespace(global_step=700, log_history=[])
+    monitor = trained(TransformersMonitor(every=5), Classifier(), state=state)
+    assert (int(monitor.network.step[0]), monitor.network.steps) == (705, 730)
+    assert monitor.network.facts.start_loss is None
+    assert not [f for f in monitor.findings if f.severity.level >= Severity.WARN.level]
+
+
+class Unlabeled(Classifier):
+    """What a model is under label smoothing: the Trainer keeps the labels and makes the loss."""
+
+    def forward(self, features, labels=None):
+        logits = super().forward(features)["logits"]
+        self.loss = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        return {"logits": logits}
+
+
+def test_where_the_model_gives_no_loss_the_logged_one_is_held():
+    model, monitor = Unlabeled(), TransformersMonitor(every=5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor.on_train_begin(None, None, None, model=model, optimizer=optimizer)
+    for step in range(60):
+        model(**batch(step))
+        model.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        monitor.on_log(None, None, None, logs={"loss": float(model.loss.detach())})
+    monitor.on_train_end(None, None, None)
+    facts = monitor.network.facts
+    assert monitor.network.change.fell(0.1)
+    assert facts.start_loss == pytest.approx(1.1, abs=0.4)
+    assert facts.uniform_loss == pytest.approx(math.log(3))
+    assert not [f for f in monitor.findings if f.severity.level >= Severity.WARN.level]
+
+
+def test_the_log_of_a_trainer_gives_learning_curves():
+    train = [{"step": step, "loss": 100.0 / step, "epoch": step / 20} for step in (10, 20, 30, 40)]
+    evaluations = [{"step": step, "eval_loss": 0.1 * step, "epoch": step / 20} for step in (20, 40)]
+    state = SimpleNamespace(global_step=0, log_history=[])
+    monitor = trained(TransformersMonitor(), Classifier(), steps=2, state=state)
+    with pytest.raises(InputError):
+        monitor.curves  # noqa: B018
+    end = {"step": 40, "epoch": 2.0, "train_runtime": 1.0, "train_loss": 3.0}
+    state.log_history += [*train, *evaluations, end]
+    curves = monitor.curves
+    assert curves.val_loss[curves.val_loss.isfinite()].tolist() == pytest.approx([2.0, 4.0])
+    assert 2.5 <= float(curves.train_loss[-1]) < 3.0
 
 
 def test_what_cannot_be_watched_ends_no_training():

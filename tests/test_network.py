@@ -1,9 +1,12 @@
 """Inside the network: what `watch` sees, leaves behind and says, and `preflight`."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, dropout, mse_loss
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from gendebug_torch import diagnose
@@ -62,6 +65,19 @@ def test_a_planted_fault_is_named_first(fault):
     assert first.remedy
 
 
+@pytest.mark.parametrize("rate", [1.0, 50.0])
+def test_a_rate_is_too_large_though_the_loss_falls_from_where_the_first_updates_took_it(rate):
+    torch.manual_seed(1000)
+    case = RECIPES["SGD 0.05"]("MLP", 1000)
+    case.optimizer = torch.optim.Adam(case.model.parameters(), rate)
+    with watch(case.model, case.optimizer) as record:
+        train(case, record, 60)
+    first = record.findings()[0]
+    assert first.numbers["kind"] == "rate_too_large", first
+    change = record.evidence().change
+    assert change is None or change.start < 2
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_sound_training_is_quiet(recipe):
     torch.manual_seed(1000)
@@ -86,6 +102,28 @@ def test_a_watched_training_is_the_same_and_nothing_is_left_behind():
     assert not hooks_of(watched, other)
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["targets", "no targets"])
+def test_a_loss_with_smoothed_labels_is_held_against_their_entropy(given):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    with watch(model, optimizer) as record:
+        for step in range(150):
+            x, _ = rows(128, seed=step)
+            y = (x[:, 0] > 2).long()
+            loss = cross_entropy(model(x), y, label_smoothing=0.1)
+            record.loss(loss, y if given else None)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not [f.summary for f in record.findings() if f.severity.level >= 2]
+    facts, even = record.evidence().facts, torch.tensor([0.9, 0.0, 0.0]) + 0.1 / 3
+    assert facts.uniform_loss == pytest.approx(math.log(3))
+    if given:
+        assert facts.constant_loss == pytest.approx(-float((even * even.log()).sum()), abs=0.1)
+    else:
+        assert facts.constant_loss is None
+
+
 def test_norms_are_those_of_the_step():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -101,6 +139,30 @@ def test_norms_are_those_of_the_step():
     assert evidence.measure("weight_norm")[0, 1] == pytest.approx(float(before[2].norm()))
     ratio = 0.1 * float(gradient.norm() / before[2].norm())
     assert evidence.update_ratio[0, 1] == pytest.approx(ratio, rel=1e-4)
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations of a block."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, given=(), named=None):
+        self.number += 1
+        return function(*given, **(named or {}))
+
+
+def test_a_step_that_is_not_sampled_adds_few_operations_and_ten_steps_not_many():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Counted() as plain:
+        steps(model, optimizer, number=10)
+    with watch(model, optimizer, every=10) as record:
+        steps(model, optimizer, record, number=70)
+        with Counted() as watched:
+            steps(model, optimizer, record, number=10)
+    added = watched.number - plain.number
+    assert len(record.evidence()) == 13
+    assert added < 10 * 30, added
 
 
 def test_many_samples_are_thinned(monkeypatch):
@@ -223,6 +285,71 @@ def test_bad_input(arguments, words):
         recorder_of(network(), [torch.optim.SGD(network().parameters(), 0.1)], 0)
 
 
+def test_a_loop_that_breaks_on_a_nan_before_it_steps_is_judged():
+    model = network()
+    model.insert(1, Function(lambda h: h / 0 if h.isnan().any() else (h - 100).sqrt()))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with watch(model, optimizer) as record:
+        cross_entropy(model(rows()[0]), rows()[1])
+    first = record.findings()[0]
+    assert (first.numbers["kind"], first.subject) == ("nonfinite_forward", "1")
+    assert first.numbers["step"] == 1
+
+
+def scaled(interval):
+    """Findings of a training in float16 whose gradient scaler grows at this interval."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    scaler = torch.amp.GradScaler("cpu", growth_interval=interval)
+    with watch(model, optimizer, every=5) as record:
+        for step in range(120):
+            x, y = rows(seed=step)
+            with torch.autocast("cpu", torch.float16):
+                outputs = model(x)
+            loss = cross_entropy(outputs.float(), y)
+            record.loss(loss, y)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    return record.findings()
+
+
+def test_a_gradient_scaler_that_skips_every_second_step_is_named():
+    assert not [f.summary for f in scaled(2000) if f.severity.level >= 2]
+    first = scaled(1)[0]
+    assert first.numbers["kind"] == "steps_skipped", first
+    assert first.numbers["share"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("order", "kinds"),
+    [
+        (lambda x, y: y.argsort(), {"ordered_batches"}),
+        (lambda x, y: torch.randperm(len(y)), set()),
+        (lambda x, y: x[:, 4].argsort(), set()),
+    ],
+    ids=["by class", "shuffled", "by an input"],
+)
+def test_rows_that_are_sorted_by_their_targets_are_named(order, kinds):
+    torch.manual_seed(0)
+    x, y = rows(480)
+    at = order(x, y)
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    with watch(model, optimizer) as record:
+        for part, targets in zip(x[at].split(40), y[at].split(40), strict=True):
+            loss = cross_entropy(model(part), targets)
+            record.loss(loss, targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = {
+        f.numbers["kind"] for f in record.findings() if f.check == "network.batches" and f.remedy
+    }
+    assert found == kinds
+
+
 class Attention(nn.Module):
     """Queries that are still even get little gradient, and pass on all that comes by the values."""
 
@@ -331,6 +458,20 @@ def test_preflight_is_quiet_on_sound_networks_and_touches_nothing(layers, loss):
     assert all(torch.equal(value, known[name]) for name, value in model.state_dict().items())
     assert [model[0].training, model[1].training] == [False, True]
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1e-4])
+def test_preflight_says_what_the_running_statistics_of_a_trained_network_cost(momentum):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 32), nn.BatchNorm1d(32, momentum=momentum), nn.ReLU(), nn.Linear(32, 3)
+    )
+    with torch.no_grad():
+        model[0].weight.mul_(10)
+        model[0].bias.add_(20)
+    steps(model, torch.optim.Adam(model.parameters(), 0.01), number=120)
+    kinds = [f.numbers.get("kind") for f in preflight(model, [rows(64)])]
+    assert ("running_statistics" in kinds) == (momentum < 0.01)
 
 
 def test_preflight_of_quantities_and_mappings():

@@ -8,15 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gendebug_torch.callbacks.hooks.monitor import LOGGER
 from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.curves.learning_curves import LearningCurves
 from gendebug_torch.errors import MissingExtraError, reject
 from gendebug_torch.network.checks._findings import network_findings
 from gendebug_torch.network.evidence import NetworkEvidence
-from gendebug_torch.network.watch import Watch, watch
+from gendebug_torch.network.watch import Watch, recorder_of
 
 
 class TransformersMonitor:
@@ -24,8 +26,10 @@ class TransformersMonitor:
 
     Made by `transformers_monitor`, which adds the base class that the Trainer asks for. The loss is
     that of the model's output, and the targets are its `labels`; both are read where the model is
-    called, and nothing waits for the device. Under accumulation no loss is held where the Trainer
-    hands the model the items of all its batches: some models divide by them, others do not.
+    called, and nothing waits for the device. Where the model gives none, as under label smoothing,
+    the logged loss is held. Under accumulation no loss is held where the Trainer hands the model
+    the items of all its batches: some models divide by them, others do not. Steps are counted as
+    the Trainer counts them, from those of the checkpoint in a resumed run.
 
     A Trainer tells no callback that a training failed: `with transformers_monitor() as monitor:`
     around it, or `close()`, removes the hooks then too and judges what was seen.
@@ -46,7 +50,8 @@ class TransformersMonitor:
         self.network: NetworkEvidence | None = None
         self._watch: Watch | None = None
         self._handle: RemovableHandle | None = None
-        self._accumulates = False
+        self._accumulates = self._held = False
+        self._state: Any = None
 
     def __enter__(self) -> TransformersMonitor:
         return self
@@ -58,19 +63,39 @@ class TransformersMonitor:
         """One row per layer; none before the end of a training."""
         return pd.DataFrame() if self.network is None else self.network.table()
 
+    @property
+    def curves(self) -> LearningCurves:
+        """Losses and metrics of the Trainer's log, for `diagnose(curves=...)`.
+
+        Raises:
+            InputError: nothing was logged.
+        """
+        history = getattr(self._state, "log_history", ())
+        rows = [dict(row) for row in history if "train_runtime" not in row]
+        return LearningCurves.from_frame(pd.DataFrame(rows))
+
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **given: Any
     ) -> None:
         """Register the hooks; what cannot be watched ends no training."""
         self._close()
         self.findings, self.network = [], None
+        self._state, self._held = state, False
         # Accelerate wraps the optimizer; the one inside makes the steps.
         optimizer: Any = given.get("optimizer")
         optimizer = getattr(optimizer, "optimizer", optimizer)
         self._accumulates = getattr(args, "gradient_accumulation_steps", 1) > 1
         with self._guarded("on_train_begin"):
-            self._watch = watch(model, optimizer, every=self.every).__enter__()
+            recorder = recorder_of(model, [optimizer], self.every)
+            recorder.step = getattr(state, "global_step", 0)
+            self._watch = Watch(recorder).__enter__()
             self._handle = model.register_forward_hook(self._called, with_kwargs=True)
+
+    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Hold the logged loss where the model gives none."""
+        loss = (given.get("logs") or {}).get("loss")
+        if self._watch is not None and not self._held and loss is not None:
+            self._watch.loss(torch.tensor(float(loss)))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Remove the hooks and run the checks."""
@@ -99,6 +124,7 @@ class TransformersMonitor:
             loss = output[0]
         unclear = self._accumulates and named.get("num_items_in_batch") is not None
         if isinstance(loss, Tensor) and not unclear:
+            self._held = True
             self._watch.loss(loss.detach(), labels if isinstance(labels, Tensor) else None)
 
     def _close(self) -> None:

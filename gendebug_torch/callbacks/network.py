@@ -63,6 +63,8 @@ class NetworkMonitor(Monitor):
         super().on_train_start(trainer, pl_module)
         with self.guarded("on_train_start"):
             recorder = recorder_of(pl_module, trainer.optimizers, self.every)
+            # Lightning counts the steps of all optimizers.
+            recorder.step = trainer.global_step // len(trainer.optimizers)
             if self._restored and trainer.global_step:
                 recorder.load_state_dict(self._restored)
             recorder.attach()

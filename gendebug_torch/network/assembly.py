@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from gendebug_torch.network.evidence import (
     SERIES,
@@ -14,11 +15,13 @@ from gendebug_torch.network.evidence import (
     NonFinite,
     RunFacts,
 )
-from gendebug_torch.network.module_hooks import named_layers
+from gendebug_torch.network.module_hooks import FITS, named_layers
 from gendebug_torch.network.recorder import SHARES, STRIDE, NetworkRecorder
 
 # Sampled steps in the second half from which a unit that was never active there is dead.
 _MIN_STEPS = 5
+# Different batches, rows of each and classes by which the order of the targets is judged.
+_MIN_BATCHES, _MIN_ROWS, _MOST_CLASSES = 4, 8, 256
 _STANDARD = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.MultiheadAttention)
 
 
@@ -29,6 +32,7 @@ def network_evidence(recorder: NetworkRecorder, *, batches: int | None = None) -
         recorder: record of a training.
         batches: batches of an epoch; None where unknown.
     """
+    recorder.finite.judge()
     norms, shares, series = _rows(recorder)
     layers, columns = [], []
     step = torch.tensor(recorder.steps, dtype=torch.int64)
@@ -44,7 +48,7 @@ def network_evidence(recorder: NetworkRecorder, *, batches: int | None = None) -
 
 
 def _rows(recorder: NetworkRecorder) -> tuple[Tensor, Tensor, Tensor]:
-    """Norms `[t, 3, p]`, measures of modules `[t, 4, m]` and series `[t, 6]` on the host."""
+    """Norms `[t, 3, p]`, measures of modules `[t, 6, m]` and series `[t, 7]` on the host."""
     p, m = len(recorder.parameters), len(recorder.hooks.modules)
     widths = [3 * p, len(SHARES) * m, len(SERIES) - 1]
     rows = torch.stack(recorder.rows).cpu() if recorder.rows else torch.zeros(0, sum(widths))
@@ -116,7 +120,8 @@ def _facts(
     recorder: NetworkRecorder, series: Tensor, step: Tensor, batches: int | None
 ) -> RunFacts:
     hooks, optimizer = recorder.hooks, recorder.optimizers[0]
-    uniform, constant = _baselines(recorder.targets, hooks.outputs)
+    uniform, constant = _baselines(recorder.targets, hooks.outputs, _smoothing(series))
+    by_batch, by_position = _order(recorder.targets, hooks.outputs)
     loss = recorder.start_loss
     notes = []
     if recorder.blind:
@@ -131,6 +136,8 @@ def _facts(
         start_loss=None if loss is None else float(loss),
         uniform_loss=uniform,
         constant_loss=constant,
+        told_by_batch=by_batch,
+        told_by_position=by_position,
         nonfinite=_nonfinite(recorder, series, step),
         training_calls=(hooks.calls[True, True], hooks.calls[True, False]),
         evaluation_calls=(hooks.calls[False, True], hooks.calls[False, False]),
@@ -142,13 +149,14 @@ def _facts(
 
 def _nonfinite(recorder: NetworkRecorder, series: Tensor, step: Tensor) -> NonFinite | None:
     """The first output that was not finite, or else the first such loss."""
-    found, code = (-1, -1) if recorder.first_bad is None else recorder.first_bad.tolist()
+    known = recorder.finite.first
+    found, code = (-1, -1) if known is None else known.tolist()
     if found < 0:
         bad = (series[:, SERIES.index("gradient_norm")].isnan()).nonzero()[:, 0].tolist()
         infinite = series[:, SERIES.index("loss")].isinf().nonzero()[:, 0].tolist()
         first = min([*bad, *infinite], default=None)
         return None if first is None else NonFinite(int(step[first]), "", "loss")
-    position = recorder.patterns[code // STRIDE][code % STRIDE]
+    position = recorder.finite.patterns[code // STRIDE][code % STRIDE]
     if position < 0:
         return NonFinite(found, "", "input")
     name, module = recorder.hooks.modules[position]
@@ -156,20 +164,64 @@ def _nonfinite(recorder: NetworkRecorder, series: Tensor, step: Tensor) -> NonFi
     return NonFinite(found, name, "weights" if standard and found > 1 else "forward")
 
 
-def _baselines(batches: list[Tensor], outputs: int) -> tuple[float | None, float | None]:
+def _smoothing(series: Tensor) -> float | None:
+    """Label smoothing of a cross-entropy, read from its gradients; None where there was none."""
+    seen = series[:, SERIES.index("cross_entropy")] > FITS
+    if not bool(seen.any()):
+        return None
+    smoothing = series[seen, SERIES.index("label_smoothing")].median().item()
+    return smoothing if 1e-3 < smoothing < 1 else 0.0
+
+
+def _baselines(
+    batches: list[Tensor], outputs: int, smoothing: float | None
+) -> tuple[float | None, float | None]:
     """Losses of equal probabilities (or zeros) and of the best constant, by the form of targets."""
     if not batches or not all(part.numel() for part in batches):
-        return None, None
+        return None if smoothing is None else math.log(outputs), None
     values = _joined(batches)
     if not values.is_floating_point() and values.dtype != torch.bool and outputs >= 2:
-        counts = values[values >= 0].flatten().bincount().double()
-        shares = counts[counts > 0] / counts.sum()
-        return math.log(outputs), float(-(shares * shares.log()).sum())
+        counts = values[values >= 0].flatten().bincount(minlength=outputs).double()
+        if not bool(counts.any()):
+            return math.log(outputs), None
+        even = smoothing or 0.0
+        shares = (1 - even) * counts / counts.sum() + even / len(counts)
+        return math.log(outputs), float(-shares.xlogy(shares).sum())
     values = values.double()
     if bool(((values == 0) | (values == 1)).all()):
         mean = values.mean(0)
         return math.log(2), float(-(mean.xlogy(mean) + (1 - mean).xlogy(1 - mean)).mean())
     return float(values.square().mean()), float(values.var(0, unbiased=False).mean())
+
+
+def _order(batches: list[Tensor], outputs: int) -> tuple[float | None, float | None]:
+    """Shares of the variance of targets `[b, n]` that batch and position explain beyond chance.
+
+    It is Hays' omega squared but for a constant: the explained share, from 0 where it is what
+    groups of that size explain by chance to 1.
+    """
+    whole = [part for part in batches if part.ndim == 1 and len(part) == len(batches[0])]
+    if len(whole) < _MIN_BATCHES or len(whole[0]) < _MIN_ROWS:
+        return None, None
+    # Epochs of few batches in one order repeat them.
+    targets: Tensor = torch.unique(torch.stack(whole).cpu(), dim=0)
+    if len(targets) < _MIN_BATCHES:
+        return None, None
+    values = targets.double()[..., None]
+    if not targets.is_floating_point():
+        if not 2 <= outputs <= _MOST_CLASSES or not 0 <= int(targets.amin()) <= outputs:
+            return None, None
+        values = one_hot(targets.long()).double()
+    centered = values - values.mean((0, 1))
+    total = float(centered.square().mean((0, 1)).sum())
+    if not total > 0:
+        return None, None
+    shares = []
+    for axis in (1, 0):
+        explained = float(centered.mean(axis).square().mean(0).sum()) / total
+        chance = (values.shape[1 - axis] - 1) / (values.shape[0] * values.shape[1] - 1)
+        shares.append((explained - chance) / (1 - chance))
+    return shares[0], shares[1]
 
 
 def _joined(batches: list[Tensor]) -> Tensor:

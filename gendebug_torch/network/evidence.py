@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-# Measures of a layer at a sampled step, and of the whole run there.
+# Measures of a layer at a sampled step, and of the whole run there. The gradient is the largest of
+# an output in float16, over the backward passes of the step; updates are lost where elements in
+# half precision stay as they were.
 MEASURES = (
     "gradient_norm",
     "weight_norm",
@@ -24,12 +26,15 @@ MEASURES = (
     "inactive_share",
     "saturated_share",
     "statistics_gap",
+    "half_gradient",
+    "lost_updates",
 )
 SERIES = (
     "loss",
     "gradient_norm",
     "loss_scale",
     "cross_entropy",
+    "label_smoothing",
     "input_sum",
     "input_squares",
     "learning_rate",
@@ -96,7 +101,11 @@ class RunFacts:
         backwards: backward passes per optimizer step.
         start_loss: loss of the first batch before any update; None where no loss was seen.
         uniform_loss: loss of equal probabilities, or of zeros for quantities; None where unknown.
-        constant_loss: loss of the best constant prediction of the first targets.
+        constant_loss: loss of the best constant prediction of the first targets, smoothed as the
+            loss smooths them.
+        told_by_batch: share of the variance of the first targets that the batch explains beyond
+            chance; None where unknown.
+        told_by_position: share that the position in the batch explains.
         nonfinite: first NaN or infinity; None where there was none.
         training_calls: calls of Dropout and BatchNorm with gradients, in training mode and not.
         evaluation_calls: calls of them without gradients, in training mode and not.
@@ -113,6 +122,8 @@ class RunFacts:
     start_loss: float | None = None
     uniform_loss: float | None = None
     constant_loss: float | None = None
+    told_by_batch: float | None = None
+    told_by_position: float | None = None
     nonfinite: NonFinite | None = None
     training_calls: tuple[int, int] = (0, 0)
     evaluation_calls: tuple[int, int] = (0, 0)
@@ -127,7 +138,8 @@ class LossChange:
     """Mean losses of a run, and how sure they are.
 
     Args:
-        start: mean of the first three sampled losses.
+        start: mean of the first three sampled losses, or the first where that is lower: an update
+            that is far too large raises the ones behind it.
         middle: mean of the second quarter.
         end: mean of the last quarter.
         error: standard error of a mean of that many losses.
@@ -155,16 +167,16 @@ class NetworkEvidence:
     Args:
         layers: l layers in the order in which they are called.
         step: sampled optimizer steps, `[t]` int64, the first is 1.
-        values: `[t, l, 7]` float64 by `MEASURES`; NaN where a layer has no such measure. Norms are
+        values: `[t, l, 9]` float64 by `MEASURES`; NaN where a layer has no such measure. Norms are
             over the weights (parameters of two and more dimensions) where a layer has them.
-        series: `[t, 7]` float64 by `SERIES`; the loss is the mean since the sampled step before.
+        series: `[t, 8]` float64 by `SERIES`; the loss is the mean since the sampled step before.
         facts: what is known of the whole run.
         preflight: answers of the probes before a run; None for a training.
 
     Example:
         >>> import torch
         >>> layer = Layer("body.0", "Linear")
-        >>> values, series = torch.ones(2, 1, 7), torch.ones(2, 7)
+        >>> values, series = torch.ones(2, 1, 9), torch.ones(2, 8)
         >>> NetworkEvidence((layer,), torch.arange(2), values, series).update_ratio.tolist()
         [[1.0], [1.0]]
     """
@@ -191,6 +203,11 @@ class NetworkEvidence:
     def run(self, name: str) -> Tensor:
         """One series, `[t]`."""
         return self.series[:, SERIES.index(name)]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the record begins with the first step; not in a run resumed without it."""
+        return not len(self) or int(self.step[0]) == 1
 
     @property
     def update_ratio(self) -> Tensor:
@@ -221,7 +238,7 @@ class NetworkEvidence:
         loss = loss[loss.isfinite()]
         if len(loss) < _MIN_LOSSES:
             return None
-        start = float(loss[:3].mean())
+        start = min(float(loss[0]), float(loss[:3].mean()))
         middle, end = loss[len(loss) // 4 : len(loss) // 2], loss[-(len(loss) // 4) :]
         # Neighbouring losses differ by noise and not by trend.
         noise = float(loss.diff()[1:].square().mean().sqrt()) / 2**0.5

@@ -22,6 +22,17 @@ _FLAT: Mapping[type[nn.Module], tuple[float, float]] = {
     nn.Hardtanh: (-0.999999, 0.999999),
     nn.Hardsigmoid: (1e-6, 0.999999),
 }
+_FORM = ("loss_scale", "cross_entropy", "label_smoothing")
+# Squared correlation from which a gradient is that of a cross-entropy.
+FITS = 0.999
+# Rows by which the form of the loss is read, and passes in which it is.
+_FORM_ROWS, _FORMS = 1024, 16
+# These give finite outputs of finite inputs; a NaN on their way in shows in the layer behind.
+_FINITE = (
+    *(nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softmax),
+    *(nn.Identity, nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, _DropoutNd),
+    *(_BatchNorm, nn.LayerNorm, nn.GroupNorm),
+)
 Cells = dict[tuple[str, int], Tensor]
 
 
@@ -66,7 +77,7 @@ def owns_parameters(module: nn.Module) -> bool:
 class ModuleHooks:
     """What the forward and the backward pass of a step show, kept on the device.
 
-    A sum over each output is taken at every step, so that the first module with a NaN is known; the
+    A sum over the outputs is taken at every step, so that the first module with a NaN is known; the
     rest only while `armed`.
 
     Args:
@@ -97,6 +108,9 @@ class ModuleHooks:
         self.sums: list[Tensor] = []
         self.positions: list[int] = []
         self._last_layer: tuple[int, Tensor] | None = None
+        self._forms = 0
+        # Running mean and variance of each BatchNorm before its next call.
+        self._statistics: dict[int, tuple[Tensor, Tensor]] = {}
         self._handles: list[RemovableHandle] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModuleHooks:
@@ -130,6 +144,12 @@ class ModuleHooks:
         """
         self.step, self.armed = step, armed
         self.cells, self.sums, self.positions, self._last_layer = {}, [], [], None
+        norms = enumerate(self.modules) if armed else ()
+        self._statistics = {
+            position: _running(module)
+            for position, (_, module) in norms
+            if isinstance(module, _BatchNorm) and module.running_mean is not None
+        }
 
     def _entered(self, position: int, *_: Any) -> None:
         """Place a module with parts before them in the order of the calls."""
@@ -144,15 +164,19 @@ class ModuleHooks:
         grad = torch.is_grad_enabled()
         if isinstance(module, (_BatchNorm, _DropoutNd)):
             self.calls[grad, module.training] += 1
-        tensor = first_tensor(output)
+        tensor = output if isinstance(output, Tensor) else first_tensor(output)
         if not grad or tensor is None or not tensor.is_floating_point():
+            if position in self._statistics:
+                self._statistics[position] = _running(module)
             return
-        entry = first_tensor(inputs)
+        norm = isinstance(module, _BatchNorm)
+        entry = first_tensor(inputs) if norm or not self.sums else None
         if not self.sums and entry is not None:
             self._first_input(entry)
-        self.sums.append(tensor.detach().sum(dtype=torch.float32))
-        self.positions.append(position)
-        if isinstance(module, _BatchNorm) and module.training and entry is not None:
+        if not isinstance(module, _FINITE):
+            self.sums.append(tensor.detach().sum(dtype=torch.float32))
+            self.positions.append(position)
+        if norm and module.training and entry is not None:
             self.single[0] += len(entry) == 1
             self.single[1] += 1
         if self.armed:
@@ -164,9 +188,8 @@ class ModuleHooks:
         self.sums.append(values.sum(dtype=torch.float32))
         self.positions.append(-1)
         if self.armed:
-            values = values.double()
-            self.cells["input_sum", -1] = values.sum()
-            self.cells["input_squares", -1] = values.square().sum()
+            self.cells["input_sum", -1] = self.sums[-1]
+            self.cells["input_squares", -1] = values.float().square().sum()
 
     def _measure(
         self, position: int, module: nn.Module, entry: Tensor | None, output: Tensor
@@ -175,10 +198,12 @@ class ModuleHooks:
             if isinstance(module, kind):
                 flat = (output.detach() < low) | (output.detach() > high)
                 self.cells["saturated_share", position] = flat.float().mean()
-        if isinstance(module, _BatchNorm) and module.training and entry is not None:
-            gap = statistics_gap(module, entry.detach())
+        known = position in self._statistics
+        if known and isinstance(module, _BatchNorm) and module.training and entry is not None:
+            gap = statistics_gap(module, entry.detach(), self._statistics[position])
             if gap is not None:
                 self.cells["statistics_gap", position] = gap
+            self._statistics[position] = _running(module)
         if output.requires_grad and owns_parameters(module):
             if isinstance(module, (nn.Linear, _ConvNd)):
                 self._last_layer = position, output.detach()
@@ -188,69 +213,131 @@ class ModuleHooks:
 
     def _backward(self, position: int, module: nn.Module, gradient: Tensor) -> None:
         gradient = gradient.detach()
-        self.cells["signal_norm", position] = torch.linalg.vector_norm(gradient)
+        if not gradient.numel():
+            return
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        self.cells["signal_norm", position] = torch.linalg.vector_norm(gradient, dtype=wide)
+        if gradient.dtype is torch.float16:
+            largest, cell = gradient.abs().amax().float(), ("half_gradient", position)
+            self.cells[cell] = largest.maximum(self.cells.get(cell, largest))
         if not isinstance(module, (nn.Linear, _ConvNd)):
             return
         axis = _unit_axis(module, gradient)
-        active = (gradient != 0).movedim(axis, -1).flatten(0, -2).any(0)
+        others = [at for at in range(gradient.ndim) if at != axis]
+        active = (gradient.abs().amax(others) if others else gradient) != 0
         if position not in self.last_active:
             self.last_active[position] = torch.zeros_like(active, dtype=torch.int64)
         self.last_active[position].masked_fill_(active, self.step)
         self.cells["inactive_share", position] = 1 - active.float().mean()
-        if self._last_layer is not None and self._last_layer[0] == position:
-            scale, fit = cross_entropy_scale(self._last_layer[1], gradient, axis)
-            self.cells["loss_scale", -1], self.cells["cross_entropy", -1] = scale, fit
+        self._read_form(position, gradient, axis)
+
+    def _read_form(self, position: int, gradient: Tensor, axis: int) -> None:
+        """Read the form of the loss from the gradient of the last layer, in the first passes."""
+        if self._last_layer is None or self._last_layer[0] != position or self._forms >= _FORMS:
+            return
+        self._forms += 1
+        form = cross_entropy_form(self._last_layer[1], gradient, axis)
+        for name, value in zip(_FORM, form, strict=True):
+            self.cells[name, -1] = value
 
 
 def first_tensor(value: Any) -> Tensor | None:
     """The first Tensor of a nested value; None where there is none."""
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+        return value[0]
     parts = value.values() if isinstance(value, Mapping) else value
     if not isinstance(parts, (tuple, list)) and not isinstance(value, Mapping):
         return None
     return next((found for part in parts if (found := first_tensor(part)) is not None), None)
 
 
-def cross_entropy_scale(logits: Tensor, gradient: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Factor of a mean cross-entropy that has this gradient, and how well it fits (1 is exact).
+def cross_entropy_form(logits: Tensor, gradient: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """Factor and label smoothing of a mean cross-entropy with this gradient, and how well it fits.
 
-    The gradient of `c` times the mean over n rows is `c / n (p - y)`: over the classes that are not
-    the target it is proportional to their probabilities.
+    The gradient of `c` times the mean over n rows is `c / n (p - s / k)` over the classes that are
+    not the target, with smoothing s of k classes: a line in the probabilities. Where they are too
+    even for a line, s is taken to be 0.
 
     Args:
         logits: outputs of the last layer.
         gradient: gradient of the loss by them.
         axis: axis of the classes.
+
+    Returns:
+        `c`, the squared correlation (1 is exact) and `s`.
     """
-    probs, g = logits.float().softmax(axis), gradient.float()
-    others = g > 0
-    rows = logits.numel() / logits.shape[axis]
-    g, p = torch.where(others, g, 0.0), torch.where(others, probs, 0.0)
-    scale = rows * g.sum() / p.sum().clamp(min=1e-30)
-    fit = (g * p).sum().square() / (g.square().sum() * p.square().sum()).clamp(min=1e-30)
-    return scale, fit
+    p, g = by_units(logits, axis), by_units(gradient, axis)
+    rows, k = (g != 0).any(1).sum(), p.shape[1]
+    p, g = p[:_FORM_ROWS].float().softmax(1), g[:_FORM_ROWS].float()
+    labeled = (g != 0).any(1, keepdim=True)
+    others = labeled.expand_as(g).scatter(1, g.argmin(1, keepdim=True), False)
+    p, g = p * others, g * others
+    slope, level, fit = _line(p, g, others)
+    straight = fit > FITS
+    even = (g * p).sum().square() / (g.square().sum() * p.square().sum()).clamp(min=1e-30)
+    scale = rows * torch.where(straight, slope, g.sum() / p.sum().clamp(min=1e-30))
+    smoothing = torch.where(straight, -k * level / slope, 0.0)
+    return scale, torch.where(straight, fit, even), smoothing
 
 
-def statistics_gap(module: _BatchNorm, entry: Tensor) -> Tensor | None:
+def _line(x: Tensor, y: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slope, level at 0 and squared correlation of a line through the kept cells."""
+    cells = kept.sum().clamp(min=1)
+    mean, level = x.sum() / cells, y.sum() / cells
+    spread, moved = (x - mean) * kept, (y - level) * kept
+    product, square = (spread * moved).sum(), spread.square().sum()
+    slope = product / square.clamp(min=1e-30)
+    fit = product.square() / (square * moved.square().sum()).clamp(min=1e-30)
+    return slope, level - slope * mean, fit
+
+
+def statistics_gap(
+    module: _BatchNorm, entry: Tensor, before: tuple[Tensor, Tensor]
+) -> Tensor | None:
     """How far the running statistics of a BatchNorm are from those of a batch.
 
     It is the mean over the channels of `|m - M| / S + |log(s / S)|` with the mean and standard
-    deviation of the batch (m, s) and the running ones (M, S); None where it keeps none.
+    deviation of the batch (m, s) and the running ones (M, S); None where it keeps none. Those of
+    the batch follow from the running ones before and after it.
 
     Args:
         module: BatchNorm after its forward.
         entry: its input, channels on axis 1.
+        before: running mean and variance before.
     """
     mean, variance = module.running_mean, module.running_var
     if mean is None or variance is None or entry.numel() == entry.shape[1]:
         return None
-    channels = entry.movedim(1, -1).flatten(0, -2).float()
-    own, spread = channels.mean(0), channels.std(0)
+    if module.momentum:
+        own, spread = (
+            old + (new - old) / module.momentum
+            for old, new in zip(before, (mean, variance), strict=True)
+        )
+    else:
+        spread, own = torch.var_mean(entry.float(), [0, *range(2, entry.ndim)])
     deviation = (variance + module.eps).sqrt()
     shift = (own - mean).abs() / deviation
-    gap: Tensor = (shift + ((spread + module.eps**0.5) / deviation).log().abs()).mean()
+    width = spread.clamp(min=0).sqrt() + module.eps**0.5
+    gap: Tensor = (shift + (width / deviation).log().abs()).mean()
     return gap
+
+
+def _running(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Copies of the running mean and variance of a BatchNorm."""
+    mean, variance = module._buffers["running_mean"], module._buffers["running_var"]
+    return mean.clone(), variance.clone()  # type: ignore[union-attr]
+
+
+def by_units(values: Tensor, axis: int) -> Tensor:
+    """Values with the units of a layer as columns, `[n, u]`.
+
+    Args:
+        values: outputs of a layer or their gradient.
+        axis: axis of the units.
+    """
+    return values.movedim(axis, -1).reshape(-1, values.shape[axis])
 
 
 def _unit_axis(module: nn.Module, output: Tensor) -> int:

@@ -21,6 +21,8 @@ class PreflightEvidence:
         again: mean change of the outputs between two calls in evaluation mode.
         mode_gap: mean change of the outputs from training to evaluation mode, with Dropout off and
             BatchNorm settled on the batch.
+        norm_losses: losses of the batch in evaluation mode with its own statistics in BatchNorm,
+            and with the running ones; None without them, or for a network that was not trained.
         mixing: largest change of an output of the first rows when the other rows are exchanged.
         mixing_module: dotted name of the first module whose outputs changed.
         input_mean: mean of the inputs; None where they are ids.
@@ -37,6 +39,7 @@ class PreflightEvidence:
     losses: tuple[float, ...] = ()
     again: float = 0.0
     mode_gap: float = 0.0
+    norm_losses: tuple[float, float] | None = None
     mixing: float = 0.0
     mixing_module: str = ""
     input_mean: float | None = None

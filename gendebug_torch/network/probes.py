@@ -62,6 +62,7 @@ def preflight_evidence(
         losses=tuple(losses),
         again=again,
         mode_gap=gap,
+        norm_losses=_norm_losses(copy.deepcopy(module), inputs, targets, loss or usual_loss),
         mixing=mixing,
         mixing_module=place,
         rows=_rows(inputs),
@@ -189,6 +190,20 @@ def _mode_gap(module: nn.Module, inputs: Any) -> float:
     if trained is None or evaluated is None:
         return 0.0
     return _change(trained, evaluated)
+
+
+@torch.no_grad()
+def _norm_losses(
+    module: nn.Module, inputs: Any, targets: Tensor | None, loss: Loss
+) -> tuple[float, float] | None:
+    """Losses in evaluation mode with the statistics of the batch in BatchNorm, and the running."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    if targets is None or not any(bool(part.num_batches_tracked) for part in norms):
+        return None
+    running = float(loss(called(module.eval(), inputs), targets).mean())
+    for part in norms:
+        part.train()
+    return float(loss(called(module, inputs), targets).mean()), running
 
 
 def _fitted(

@@ -25,6 +25,8 @@ USUAL = {
     "inactive_share": 0.05,
     "saturated_share": 0.1,
     "statistics_gap": 0.3,
+    "half_gradient": 1e-3,
+    "lost_updates": 0.05,
 }
 STEPS = [1, 2, 3, 4, 5, *range(10, 310, 10)]
 
@@ -45,6 +47,7 @@ def sound(seed, **facts):
         "gradient_norm": (0.3 * noise(t)).exp(),
         "loss_scale": torch.ones(t).double(),
         "cross_entropy": torch.ones(t).double(),
+        "label_smoothing": torch.zeros(t).double(),
         "input_sum": noise(t),
         "input_squares": noise(t).square(),
         "learning_rate": torch.full((t,), 0.1).double(),
@@ -108,6 +111,10 @@ def clipped(seed):
     return with_series(network, "gradient_norm", torch.full((len(network),), 0.01).double())
 
 
+def underflow(seed):
+    return with_measure(sound(seed), "half_gradient", lambda values: 1e-5 * values)
+
+
 def probed(seed, **changes):
     """A preflight of a sound network."""
     generator = torch.Generator().manual_seed(seed)
@@ -132,6 +139,7 @@ PLANTS = {
     "network.modes": given(sound, evaluation_calls=(40, 0)),
     "network.batches": given(sound, backwards=4),
     "network.optimizer": given(clipped),
+    "network.precision": given(underflow),
     "network.ranks": given(sound, rank_spread=0.1),
     "network.evaluation": given(probed, mixing=0.4, mixing_module="body.2"),
     "network.one_batch": given(probed, losses=(1.4,) * 60),

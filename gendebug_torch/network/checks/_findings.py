@@ -19,6 +19,7 @@ _FROM_ROOT = (
     "evaluation",
     "modes",
     "batches",
+    "precision",
     "gradients",
     "optimizer",
     "updates",

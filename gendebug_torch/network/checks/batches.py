@@ -1,4 +1,4 @@
-"""`network.batches`: batches that repeat, and accumulation that is not averaged."""
+"""`network.batches`: batches that repeat or tell the targets, and sums that are no means."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.network.checks._findings import fault, fine, unjudged
 from gendebug_torch.network.evidence import NetworkEvidence
+from gendebug_torch.network.module_hooks import FITS
 
 
 @check("network.batches", cause=Cause.TRAINING_FAULT, cost=lambda given: Cost(elements=1.0))
 def batches_differ_and_are_averaged(
-    network: NetworkEvidence, *, max_repeated: float = 0.9, small: int = 512
+    network: NetworkEvidence,
+    *,
+    max_repeated: float = 0.9,
+    max_order: float = 0.5,
+    small: int = 512,
 ) -> Iterator[Finding]:
-    """Steps see different batches, and accumulated gradients are averaged.
+    """Steps see different batches whose order tells no targets, and gradients are averaged.
 
     Batches with equal sums and sums of squares are taken for the same. The gradient of a mean
     cross-entropy by the logits says by which factor it was multiplied; over m backward passes per
-    step the factor is 1/m if they are averaged.
+    step the factor is 1/m if they are averaged. The order tells the targets of the first batches if
+    the batch, or the position in it, explains their variance.
 
     Source: Goyal et al. (2017), Accurate, large minibatch SGD, arXiv:1706.02677, section 2.3, for
     the scale of the loss.
@@ -27,6 +33,7 @@ def batches_differ_and_are_averaged(
     Args:
         network: evidence of a training.
         max_repeated: share of sampled steps with the batch of the sampled step before.
+        max_order: share of the variance of the targets that batch or position may explain.
         small: rows below which a repeated batch is not taken for the whole data set.
     """
     this = batches_differ_and_are_averaged
@@ -34,6 +41,8 @@ def batches_differ_and_are_averaged(
         yield from short
         return
     alarms = [*_repeated(network, max_repeated, small), *_not_averaged(network)]
+    # A batch that repeats has the same targets at the same positions.
+    alarms = alarms or list(_ordered(network, max_order))
     yield from alarms
     if not alarms:
         yield fine(this, "Batches differ, and accumulated gradients are averaged.")
@@ -68,7 +77,7 @@ def _repeated(network: NetworkEvidence, max_repeated: float, small: int) -> Iter
 
 def _not_averaged(network: NetworkEvidence) -> Iterator[Finding]:
     passes = network.facts.backwards
-    fits = network.run("cross_entropy") > 0.999
+    fits = network.run("cross_entropy") > FITS
     scale = network.run("loss_scale")[fits]
     if passes < 2 or len(scale) < 3:
         return
@@ -90,3 +99,23 @@ def _not_averaged(network: NetworkEvidence) -> Iterator[Finding]:
         backwards=passes,
         factor=factor,
     )
+
+
+def _ordered(network: NetworkEvidence, max_order: float) -> Iterator[Finding]:
+    facts = network.facts
+    remedy = "Shuffle the rows in each epoch, e.g. DataLoader(shuffle=True)."
+    # Batches of one class each spoil a training; an order within batches needs a network that sees
+    # it, as one that mixes rows does.
+    orders = [
+        ("ordered_batches", "batch", facts.told_by_batch, Severity.WARN),
+        ("ordered_rows", "position in the batch", facts.told_by_position, Severity.NOTE),
+    ]
+    for kind, what, share, severity in orders:
+        if share is None or share <= max_order:
+            continue
+        summary = (
+            f"The {what} explains {share:.0%} of the variance of the first targets: the rows are "
+            "not shuffled."
+        )
+        this = batches_differ_and_are_averaged
+        yield fault(this, kind, summary, remedy, severity=severity, step=1, share=share)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.network.checks._findings import fault, fine, unjudged
 from gendebug_torch.network.evidence import NetworkEvidence
+
+# A norm that overflows is infinite; this stands for its ratio.
+_OVERFLOW = torch.finfo(torch.float32).max
 
 
 @check("network.gradients", cause=Cause.TRAINING_FAULT, cost=lambda given: Cost(elements=1.0))
@@ -87,12 +92,12 @@ def _ratios(network: NetworkEvidence) -> tuple[dict[str, float], dict[str, float
     In the median of the steps, and before the first update.
     """
     signal = network.measure("signal_norm")
-    signal = signal.where(signal.isfinite() & (signal > 0), float("nan"))
-    seen = signal.isfinite().any(0).nonzero()[:, 0].tolist()
+    signal = signal.where(signal > 0, float("nan"))
+    seen = (signal > 0).any(0).nonzero()[:, 0].tolist()
     if not seen:
         return {}, {}
     relative = signal[:, seen] / signal[:, seen[-1] : seen[-1] + 1]
     names = [network.layers[at].name for at in seen]
-    medians = network.median(relative).nan_to_num(1.0).tolist()
-    first = relative[0].nan_to_num(0.0).tolist()
+    medians = network.median(relative).nan_to_num(1.0, _OVERFLOW).tolist()
+    first = relative[0].nan_to_num(0.0, _OVERFLOW).tolist()
     return dict(zip(names, medians, strict=True)), dict(zip(names, first, strict=True))

@@ -43,6 +43,10 @@ def loss_falls_below_a_constant(
         summary = f"Not judged: too few losses in {network.steps} steps."
         yield this.finding(Severity.NOTE, summary, numbers={"steps": network.steps})
         return
+    if constant is None and not network.whole:
+        summary = "Not judged: the record begins after the start of the training."
+        yield this.finding(Severity.NOTE, summary, numbers={"steps": network.steps})
+        return
     level = change.start if constant is None else constant
     error = 3 * change.error
     numbers: dict[str, Any] = {

@@ -10,6 +10,7 @@ from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.network.checks._findings import fault, fine
 from gendebug_torch.network.evidence import NetworkEvidence
+from gendebug_torch.network.module_hooks import FITS
 
 
 @check("network.start", cause=Cause.TRAINING_FAULT, cost=lambda given: Cost(elements=1.0))
@@ -52,7 +53,7 @@ def loss_starts_at_chance(
         yield fine(this, f"The loss starts at {start:.4g}; chance loses {chance:.4g}.", **numbers)
         return
     rows = max(facts.rows, 1)
-    fits = network.run("cross_entropy")[:1] > 0.999
+    fits = network.run("cross_entropy")[:1] > FITS
     summed = bool((network.run("loss_scale")[:1][fits] > 0.5 * rows).any())
     if rows > 1 and (summed or (not len(fits[fits]) and 0.97 < start / (rows * chance) < 1.1)):
         summary = f"The loss starts at {start:.4g}, {rows} rows times {chance:.4g}: it is a sum."

@@ -100,13 +100,14 @@ def _not_optimized(network: NetworkEvidence) -> Iterator[Finding]:
     moved = network.measure("update_norm").nan_to_num(0.0).amax(0).tolist()
     weights = network.median(network.measure("weight_norm")).nan_to_num(0.0).tolist()
     pulled = network.measure("gradient_norm").nan_to_num(0.0).amax(0).tolist()
+    rounded = network.measure("lost_updates").isfinite().any(0).tolist()
     for at in _layers(network):
         layer = network.layers[at]
         if not layer.trainable or not reached[at] or moved[at] or not pulled[at]:
             continue
         step = (layer.rate or 0.0) * pulled[at] / max(weights[at], 1e-30)
-        if layer.optimized and layer.rate and step < _ROUNDING:
-            # The gradient has vanished.
+        if layer.optimized and layer.rate and (step < _ROUNDING or rounded[at]):
+            # The gradient has vanished, or half precision loses the update.
             continue
         kind, why = "not_in_optimizer", "it is in no optimizer"
         remedy = "Pass its parameters to the optimizer; build the optimizer after the layer."

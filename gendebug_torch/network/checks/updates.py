@@ -57,7 +57,8 @@ def updates_fit_the_weights(
     first = float(ratios[:5].max())
     numbers = {"median_ratio": typical, "first_ratio": first, "learning_rate": rate}
     how: dict[str, Any] = {"evidence": network, **numbers}
-    if typical < smallest and (change is None or not fell):
+    # A resumed run may be at the end of its schedule.
+    if typical < smallest and not burst and network.whole and (change is None or not fell):
         summary = f"The learning rate is too small: {_size(typical, change)}."
         remedy = f"Raise it {_factor(_USUAL / typical)}-fold and look again."
         yield fault(this, "rate_too_small", summary, remedy, **how)
