@@ -1,6 +1,7 @@
 """The rules of the house, held by reading the source: who imports whom, and how big a thing is."""
 
 import ast
+import functools
 import inspect
 import io
 import statistics
@@ -34,14 +35,17 @@ def room(path):
     return path.parts[0].removesuffix(".py")
 
 
+@functools.cache
 def imported(tree):
     """Dotted names of every import in a tree, `module.name` for `from module import name`."""
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def own_imports(tree):
@@ -52,12 +56,14 @@ def own_imports(tree):
             yield parts
 
 
+@functools.cache
 def at_run_time(tree):
     """A module without what only a type checker imports."""
     typing = [node for node in tree.body if "TYPE_CHECKING" in ast.unparse(node)[:20]]
     return ast.Module([node for node in tree.body if node not in typing], type_ignores=[])
 
 
+@functools.cache
 def functions(tree):
     return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
 

@@ -2,17 +2,17 @@
 where nothing is wrong."""
 
 import itertools
-import math
 
 import pytest
 
 from gendebug_torch import Cause, Severity, diagnose
 from tests import planted, quality_sweep
+from tests.sequential import assert_rate
 
 # A cause that is named and decided rightly in 97 % of its worlds fails its test in 1 % of cases at
 # most, one of 60 % passes in 10 %; so do clean tables with an alarm in 1 % and in 20 %.
+# `bench_decision.py` counts on fresh seeds.
 NAMED, TOO_FEW, QUIET, TOO_LOUD = 0.97, 0.6, 0.99, 0.8
-WRONGLY_FAILED, WRONGLY_PASSED = 0.01, 0.1
 # What each planted cause asks for; the rest of the causes ask for a look at the model's
 # explanations or its suite.
 DECISIONS = {
@@ -31,23 +31,6 @@ DECISIONS = {
     "shortcut_feature": {"fix_data"},
     "subgroup_failure": {"redesign"},
 }
-
-
-def assert_rate(outcome, seeds, promised, rejected):
-    """A sequential test of a promised rate of successes against one that is to be rejected.
-
-    Source: Wald (1945), Ann. Math. Statist. 16:117. `bench_decision.py` counts on fresh seeds.
-    """
-    passes = math.log(WRONGLY_PASSED / (1 - WRONGLY_FAILED))
-    fails = math.log((1 - WRONGLY_PASSED) / WRONGLY_FAILED)
-    evidence, told = 0.0, {}
-    for seed in seeds:
-        success, told[seed] = outcome(seed)
-        tried, kept = (rejected, promised) if success else (1 - rejected, 1 - promised)
-        evidence += math.log(tried / kept)
-        if not passes < evidence < fails:
-            break
-    assert evidence <= passes, told
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """A failing subgroup, planted in tables with a really trained small network, is named by the whole
 library."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 from gendebug_torch import Cause, Records, Severity, diagnose
 from gendebug_torch.curves import LearningCurves
+from tests.sequential import assert_rate
 
 SEGMENT = {"north = 1", "old = 1"}
 
@@ -102,10 +105,11 @@ def named(diagnosis):
 @pytest.mark.slow
 @pytest.mark.parametrize("plant", [lacking, collapsing])
 def test_the_segment_is_named_among_the_first_two_causes(plant):
-    stories = [plant(seed) for seed in range(10)]
-    assert sum(map(named, stories)) >= 9, [
-        str(diagnosis) for diagnosis in stories if not named(diagnosis)
-    ][:1]
+    def outcome(seed):
+        diagnosis = plant(seed)
+        return named(diagnosis), diagnosis.causes[:2]
+
+    assert_rate(outcome, itertools.count(), 0.98, 0.65, wrongly_passed=0.06)
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """One battery over all registered checks: power, false alarms, determinism, untouched inputs, odd
 inputs."""
 
-import copy
 import functools
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -17,6 +17,7 @@ from gendebug_torch.checks.evidence import axes
 from gendebug_torch.checks.finding import findings_from_json, findings_to_json
 from gendebug_torch.checks.registry import TOPICS, all_checks, derived_inputs
 from tests.contract.test_devices import assert_same
+from tests.sequential import assert_rate
 
 CHECKS = {check.name: check for check in all_checks()}
 PLANTS, CLEAN, EXPECTED = {}, {}, {}
@@ -26,12 +27,13 @@ for topic in (*TOPICS, "modality"):
     PLANTS |= module.PLANTS
     CLEAN |= module.CLEAN
     EXPECTED |= module.EXPECTED
-SEEDS = 20
-# Of false alarms: what a check promises, what must be told from it, and the chances of an error.
-PROMISED, TOO_MANY, WRONGLY_FAILED, WRONGLY_PASSED = 0.002, 0.05, 0.001, 0.05
+# Shares of planted faults that are found and of clean runs without an alarm: what a check promises,
+# and what must be told from it.
+FOUND, TOO_FEW, QUIET, TOO_LOUD = 0.98, 0.7, 0.998, 0.95
 # Checks of one clean world beside each other, so that they share what they derive from it.
 BY_WORLD = sorted(CHECKS, key=lambda name: [*CLEAN.values()].index(CLEAN[name]))
 every_check = pytest.mark.parametrize("name", CHECKS)
+both_inputs = pytest.mark.parametrize("inputs", ["plant", "clean"])
 
 
 def worst(findings):
@@ -52,6 +54,17 @@ def clean_world(make, seed):
     """A clean input and what checks derive from it, so that checks of one world share it."""
     given = make(seed)
     return given, derived_inputs(CHECKS.values(), given)
+
+
+@functools.cache
+def ran(name, inputs):
+    """An input of a check and what it finds there, for all tests that ask; neither is changed."""
+    given = made(name, inputs)
+    return given, run(name, given)
+
+
+def made(name, inputs):
+    return {"plant": PLANTS, "clean": CLEAN}[inputs][name](0)
 
 
 def said(findings):
@@ -83,38 +96,35 @@ def test_power(name):
             for finding in findings
         )
 
-    found = sum(named(run(name, PLANTS[name](seed))) for seed in range(SEEDS))
-    assert found >= 0.9 * SEEDS, f"{found} of {SEEDS} planted faults found"
+    def outcome(seed):
+        findings = ran(name, "plant")[1] if seed == 0 else run(name, PLANTS[name](seed))
+        return named(findings), [finding.summary for finding in findings]
+
+    assert_rate(outcome, itertools.count(), FOUND, TOO_FEW, wrongly_passed=0.01)
 
 
 @pytest.mark.parametrize("name", BY_WORLD)
 def test_false_alarms(name):
-    """A sequential test of 0.2 % against 5 % of clean runs with an alarm.
+    """Without an alarm it passes after 61 runs; a check that alarms in 5 % of clean runs passes in
+    at most 5 % of such tests."""
 
-    Source: Wald (1945), Ann. Math. Statist. 16:117. Without an alarm it passes after 61 runs; a
-    check that alarms in 5 % of clean runs passes in at most 5 % of such tests.
-    """
-    passes = math.log(WRONGLY_PASSED / (1 - WRONGLY_FAILED))
-    fails = math.log((1 - WRONGLY_PASSED) / WRONGLY_FAILED)
-    evidence, seed, alarms = 0.0, 100, 0
-    while passes < evidence < fails:
+    def outcome(seed):
         given, shared = clean_world(CLEAN[name], seed)
-        alarm = alarmed(CHECKS[name].run(given, shared=shared))
-        tried, promised = (TOO_MANY, PROMISED) if alarm else (1 - TOO_MANY, 1 - PROMISED)
-        evidence += math.log(tried / promised)
-        alarms, seed = alarms + alarm, seed + 1
-    assert evidence <= passes, f"{alarms} false alarms in {seed - 100} clean runs"
+        findings = CHECKS[name].run(given, shared=shared)
+        return not alarmed(findings), [finding.summary for finding in findings]
+
+    errors = {"wrongly_failed": 0.001, "wrongly_passed": 0.05}
+    assert_rate(outcome, itertools.count(100), QUIET, TOO_LOUD, **errors)
 
 
 @every_check
-@pytest.mark.parametrize("inputs", [PLANTS, CLEAN], ids=["plant", "clean"])
+@both_inputs
 def test_deterministic_and_inputs_unchanged(name, inputs):
-    given = inputs[name](0)
-    kept = {key: copy.deepcopy(value) for key, value in given.items()}
+    kept = made(name, inputs)
+    given, first = ran(name, inputs)
     state = torch.get_rng_state()
-    first = said(run(name, given))
+    assert said(first) == said(run(name, given))
     assert torch.equal(state, torch.get_rng_state())
-    assert first == said(run(name, given))
     for key, value in given.items():
         if isinstance(value, Records):
             assert equal(value, kept[key]), f"{name} changed {key}"
@@ -137,9 +147,9 @@ def equal(a, b):
 
 
 @every_check
-@pytest.mark.parametrize("inputs", [PLANTS, CLEAN], ids=["plant", "clean"])
+@both_inputs
 def test_findings_are_sound(name, inputs):
-    findings = run(name, inputs[name](1))
+    _, findings = ran(name, inputs)
     assert findings
     for finding in findings:
         assert finding.check == name
@@ -157,7 +167,8 @@ def test_findings_are_sound(name, inputs):
 @every_check
 def test_evidence_draws_on_a_given_axis(name):
     """Evidence is optional; what there is can be drawn and read."""
-    drawn = [finding for finding in run(name, PLANTS[name](2)) if finding.evidence is not None]
+    _, findings = ran(name, "plant")
+    drawn = [finding for finding in findings if finding.evidence is not None]
     for finding in drawn[:2]:
         ax = axes()
         assert finding.evidence.plot(ax) is ax
@@ -173,20 +184,20 @@ def records_of(given):
 
 
 @every_check
-@pytest.mark.parametrize("inputs", [PLANTS, CLEAN], ids=["plant", "clean"])
+@both_inputs
 def test_row_order_does_not_matter(name, inputs):
-    given = inputs[name](3)
+    given, findings = ran(name, inputs)
     shuffled = dict(given)
     for key in records_of(given):
         shuffled[key] = given[key].select(
             torch.randperm(len(given[key]), generator=torch.Generator().manual_seed(9))
         )
-    assert worst(run(name, shuffled)) is worst(run(name, given))
+    assert worst(run(name, shuffled)) is worst(findings)
 
 
 @every_check
 def test_float32_says_the_same(name):
-    given = PLANTS[name](4)
+    given, findings = ran(name, "plant")
     narrow = dict(given)
     for key in records_of(given):
         part = given[key]
@@ -197,7 +208,7 @@ def test_float32_says_the_same(name):
             numeric = part.features.select_dtypes("float64").columns
             changes["features"] = part.features.astype(dict.fromkeys(numeric, "float32"))
         narrow[key] = replace(part, **changes)
-    assert worst(run(name, narrow)) is worst(run(name, given))
+    assert worst(run(name, narrow)) is worst(findings)
 
 
 def odd(given, kind):
@@ -227,7 +238,7 @@ def odd(given, kind):
 @every_check
 @pytest.mark.parametrize("kind", ["empty", "one row", "one class", "constant", "missing"])
 def test_odd_inputs_give_a_finding_or_a_refusal(name, kind):
-    findings = run(name, odd(CLEAN[name](5), kind))
+    findings = run(name, odd(ran(name, "clean")[0], kind))
     assert findings
     for finding in findings:
         assert isinstance(finding, Finding)
@@ -238,7 +249,7 @@ def test_odd_inputs_give_a_finding_or_a_refusal(name, kind):
 
 @every_check
 def test_features_may_be_a_tensor(name):
-    given = dict(CLEAN[name](7))
+    given = dict(ran(name, "clean")[0])
     for key in records_of(given):
         if isinstance(given[key].features, pd.DataFrame):
             numbers = given[key].features.select_dtypes("number").to_numpy(dtype="float32")
@@ -260,7 +271,7 @@ def test_absent_input_is_reported_as_skipped(name):
 
 @every_check
 def test_cost_is_declared(name):
-    cost = CHECKS[name].cost(CLEAN[name](6))
+    cost = CHECKS[name].cost(ran(name, "clean")[0])
     assert cost.elements + cost.forwards + cost.backwards > 0
 
 
@@ -299,6 +310,6 @@ def with_masks(part):
 
 @every_check
 def test_masked_classes(name):
-    findings = run(name, {key: with_masks(part) for key, part in PLANTS[name](0).items()})
+    findings = run(name, {key: with_masks(part) for key, part in ran(name, "plant")[0].items()})
     assert worst(findings) is not Severity.ERRORED, [f.numbers.get("traceback") for f in findings]
     assert all(finite(finding.to_dict()["numbers"]) for finding in findings)
