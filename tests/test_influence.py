@@ -1,5 +1,7 @@
 """Which training rows are behind errors: every task, method and modality; the refit; bad input."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -168,6 +170,18 @@ def test_other_tasks_and_inputs(task):
     found = gd.influence(model, train, sides[1], reference=sides[0])
     assert share_of_plant(found) >= 0.8
     assert found.explains
+    # What can be looked at is drawn: errors above the training rows that look like them.
+    panels = found.plot().child_axes
+    assert len(panels) == (2 if task in ("texts", "images") else 0)
+    if task == "images":
+        told = [label.get_text() for label in panels[0].get_xticklabels()]
+        assert all(text.startswith("1 as 0\nrow ") for text in told)
+        assert {int(text.split()[-1]) for text in told} <= set(PLANT)
+    if task == "texts":
+        said = pd.DataFrame({"raw": [f"message {i} of the day" for i in range(600)]})
+        worded = [replace(r, metadata=said.head(len(r))) for r in (train, sides[1])]
+        texts = gd.influence(model, worded[0], worded[1], reference=sides[0]).plot()
+        assert any("0: message 1" in t.get_text() for t in texts.child_axes[0].texts)
     assert found.confirm(drop=40).change[0] < 0
 
 
