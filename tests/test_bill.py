@@ -314,6 +314,17 @@ def test_a_bill_without_labels_of_production_is_expected_and_marked(tmp_path):
     assert bill.total == pytest.approx(counted.total, abs=2.5)
     for key, value in points(bill).items():
         assert value == pytest.approx(points(counted)[key], abs=2.5)
+    # Mending is tried on changed validation; what is fitted to labels of production is not.
+    remedies = {
+        side: {line.cause: line.remedy for line in of.lines}
+        for side, of in (("expected", bill), ("counted", counted))
+    }
+    mended = [remedies[side]["train_serve_skew"] for side in ("expected", "counted")]
+    assert [one.remedy for one in mended] == ["mend income, expected", "mend income"]
+    assert mended[0].points == pytest.approx(mended[1].points, abs=2.5)
+    assert mended[0].low < mended[0].points < mended[0].high
+    assert "none is tried" in remedies["expected"]["covariate_shift"].remedy
+    assert "nan" not in str(bill)
     diagnosis = gd.diagnose(model, validation=before, production=Records(after.features))
     assert diagnosis.bill.expected
     diagnosis.write(tmp_path)

@@ -84,6 +84,64 @@ def test_a_wanted_class_and_a_budget():
     assert counterfactual(Credit(), ROWS, train=TRAIN, budget=30).price <= 30
 
 
+def images(seed, n=200):
+    """Squares of 24 pixels with a bright cell, of class 1 where it is in the lower right corner."""
+    draw = torch.Generator().manual_seed(seed)
+    x, y = 0.1 * torch.rand(n, 1, 24, 24, generator=draw), torch.randint(2, (n,), generator=draw)
+    x[y == 1, :, 20:, 20:] = 1.0
+    x[y == 0, :, :4, :4] = 1.0
+    return x
+
+
+def series(seed, n=200):
+    """Two channels of 16 steps, of class 1 where the second ends high."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 16, 2, generator=draw)
+    x[: n // 2, 14:, 1] += 6.0
+    return x[torch.randperm(n, generator=draw)]
+
+
+def texts(seed, n=200):
+    """Up to 12 words and padding 0, of class 1 where one of them is 7."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randint(10, 30, (n, 12), generator=draw)
+    length = torch.randint(4, 13, (n,), generator=draw)
+    at = torch.randint(4, (n,), generator=draw)
+    x[torch.arange(n) % 2 == 0, at[torch.arange(n) % 2 == 0]] = 7
+    return x.masked_fill(torch.arange(12) >= length[:, None], 0)
+
+
+OTHERS = {
+    "image": (images, lambda x: 30 * (x[:, 0, 20:, 20:].mean((1, 2)) - 0.5), "lower right corner"),
+    "series": (series, lambda x: x[:, 14:, 1].mean(1) - 3, "channel 1, steps 14 to 15"),
+    "text": (texts, lambda x: (x == 7).sum(1) - 0.5, "word"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_regions_and_words_of_training_rows_turn_other_inputs(kind):
+    draw, network, name = OTHERS[kind]
+    train, rows = gd.Records(draw(0)), gd.Records(draw(1, n=40))
+    found = counterfactual(network, rows, train=train)
+    assert found.found.all()
+    assert found.evaluations <= found.price * len(rows) <= 1000 * len(rows)
+    changes = found.table()
+    assert (found.summary()["changed"] == 1).mean() > 0.9
+    assert changes["feature"].str.startswith(name).all()
+    after = found.inputs
+    assert after.shape == rows.features.shape
+    assert ((network(after) > 0) != (network(rows.features) > 0)).all()
+    if kind == "text":
+        # Words are put in the place of words, and what they are is a word of a training row.
+        assert ((after == 0) == (rows.features == 0)).all()
+    assert len(found.plot().images) == (kind == "image")
+    if kind == "text":
+        with pytest.raises(InputError, match="`budget`"):
+            counterfactual(network, rows, train=train, immutable=(name,))
+    else:
+        assert not counterfactual(network, rows, train=train, immutable=(name,)).found.any()
+
+
 def test_bad_input():
     for call, words in (
         (lambda: counterfactual(Credit(), ROWS, train=TRAIN, immutable=("incom",)), "income"),
@@ -91,6 +149,13 @@ def test_bad_input():
         (lambda: counterfactual(Credit(), ROWS, train=TRAIN, budget=3), "`budget`"),
         (lambda: counterfactual(Credit(), gd.Records(torch.zeros(3, 4)), train=TRAIN), "`rows`"),
         (lambda: counterfactual(Credit(), ROWS, train=gd.Records(torch.zeros(3, 4))), "`train`"),
+        (lambda: counterfactual(len, ROWS, train=gd.Records(images(0))), "`rows`"),
+        (
+            lambda: counterfactual(
+                len, ROWS, train=gd.Records(images(0)), direction={"income": "increasing"}
+            ),
+            "`direction`",
+        ),
     ):
         with pytest.raises(InputError, match=words):
             call()

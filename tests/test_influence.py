@@ -1,8 +1,11 @@
 """Which training rows are behind errors: every task, method and modality; the refit; bad input."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -28,14 +31,15 @@ def rows(seed, n, odd, *, wrong):
     return x, y
 
 
-def fitted(x, y, outputs, loss, steps=150):
+def fitted(x, y, outputs, loss, steps=150, after=lambda step, net: None):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, outputs))
     optimizer = torch.optim.Adam(net.parameters(), 2e-2)
-    for _ in range(steps):
+    for step in range(steps):
         optimizer.zero_grad()
         loss(net(x), y).backward()
         optimizer.step()
+        after(step + 1, net)
     return net.eval()
 
 
@@ -61,6 +65,44 @@ def test_each_method_ranks_the_planted_rows_first(classes, method):
     found = gd.influence(net, train, **sides, method=method)
     # One row in twenty is planted; the last layer alone says little of them.
     assert share_of_plant(found) >= {"head": 0.1, "gradients": 0.5}.get(method, 0.9)
+
+
+def test_checkpoints_show_what_the_last_weights_of_a_long_training_have_lost(tmp_path):
+    """TracIn over the run finds planted rows that gradients at its end rank lower."""
+    x, y = rows(10, 800, len(PLANT), wrong=True)
+    states = []
+
+    def keep(step, net):
+        if step in (10, 20, 40):
+            states.append({name: value.clone() for name, value in net.state_dict().items()})
+
+    net = fitted(x, y, 2, nn.functional.cross_entropy, steps=1200, after=keep)
+    sides = {
+        "reference": gd.Records(*rows(11, 400, 0, wrong=False)),
+        "queries": gd.Records(*rows(12, 400, 80, wrong=False)),
+    }
+    train = gd.Records(x, y)
+    last = gd.influence(net, train, **sides, method="gradients")
+    over = gd.influence(net, train, **sides, method="gradients", checkpoints=states)
+    assert share_of_plant(last) < 0.6
+    assert share_of_plant(over) > 0.95
+    paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for path, state in zip(paths, states, strict=True):
+        save_file(state, path)
+    read = gd.influence(net, train, **sides, method="gradients", checkpoints=paths)
+    assert torch.equal(read.scores, over.scores)
+    end = gd.influence(net, train, **sides, method="gradients", checkpoints=[net.state_dict()])
+    assert torch.allclose(end.scores, last.scores)
+    torch.save({"weights": PLANT.__class__}, tmp_path / "pickled.ckpt")
+    for given, words in (
+        ([{"0.weight": torch.zeros(3)}], "`0.weight` of shape"),
+        ([tmp_path / "pickled.ckpt"], "pickled.ckpt"),
+        (tmp_path / "0.safetensors", "a list"),
+    ):
+        with pytest.raises(InputError, match=words):
+            gd.influence(net, train, **sides, checkpoints=given)
+    with pytest.raises(InputError, match="`method`"):
+        gd.influence(net, train, **sides, method="head", checkpoints=states)
 
 
 def test_the_answer_holds_a_table_single_errors_what_is_common_and_a_proof(classes, tmp_path):
@@ -168,6 +210,18 @@ def test_other_tasks_and_inputs(task):
     found = gd.influence(model, train, sides[1], reference=sides[0])
     assert share_of_plant(found) >= 0.8
     assert found.explains
+    # What can be looked at is drawn: errors above the training rows that look like them.
+    panels = found.plot().child_axes
+    assert len(panels) == (2 if task in ("texts", "images") else 0)
+    if task == "images":
+        told = [label.get_text() for label in panels[0].get_xticklabels()]
+        assert all(text.startswith("1 as 0\nrow ") for text in told)
+        assert {int(text.split()[-1]) for text in told} <= set(PLANT)
+    if task == "texts":
+        said = pd.DataFrame({"raw": [f"message {i} of the day" for i in range(600)]})
+        worded = [replace(r, metadata=said.head(len(r))) for r in (train, sides[1])]
+        texts = gd.influence(model, worded[0], worded[1], reference=sides[0]).plot()
+        assert any("0: message 1" in t.get_text() for t in texts.child_axes[0].texts)
     assert found.confirm(drop=40).change[0] < 0
 
 

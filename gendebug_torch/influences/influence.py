@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import UnsupportedError, reject
+from gendebug_torch.influences.checkpoints import Checkpoint, checkpoint_states, digest_of
 from gendebug_torch.influences.evidence.exceedance import Exceedance, exceedance
 from gendebug_torch.influences.methods.gradients import gradient_scores, gradient_values
 from gendebug_torch.influences.methods.head import head_scores
@@ -50,6 +53,7 @@ def influence(
     device: str | torch.device = "auto",
     batch_size: int | None = None,
     checkpoint: str | Path | None = None,
+    checkpoints: Sequence[Checkpoint] = (),
     progress: bool = False,
     max_queries: int = 500,
     max_reference: int = 4000,
@@ -84,6 +88,10 @@ def influence(
         device: `auto` takes CUDA where there is one.
         batch_size: rows at once.
         checkpoint: directory of shards, so that an interrupted run goes on.
+        checkpoints: weights at moments of the training, over which gradients are averaged, as
+            states of the network or paths of safetensors or of checkpoints that hold tensors alone.
+            A network that fits its training rows to the end shows little of them in its last
+            weights.
         progress: show a bar.
         max_queries: most errors used, drawn at random.
         max_reference: most held-out rows used, drawn at random.
@@ -110,11 +118,15 @@ def influence(
     """
     if method not in ("auto", *_SCORERS):
         reject("method", f"one of auto, {', '.join(_SCORERS)}", repr(method), "Choose one of them.")
+    if checkpoints and method not in ("auto", "gradients"):
+        reject("method", "`gradients` or `auto` with checkpoints", repr(method), "Choose one.")
     target = device_of(device)
     model = as_model(model)
+    states = checkpoint_states(model, checkpoints)
     sides = sides_of(model, train, queries, reference, target, max_queries, max_reference, seed)
     with device_context(target, "32-true"), evaluating(model, device=target), torch.no_grad():
         question = _question(model, train, sides, unpack, target, seed)
+        question = replace(question, checkpoints=states)
         scorers, notes = _scorers(question, method, _row_count(train), target)
     options: dict[str, Any] = {"model": model, "device": target, "batch_size": batch_size}
     scored = _scored(
@@ -123,7 +135,7 @@ def influence(
         unpack=unpack,
         checkpoint=checkpoint,
         progress=progress,
-        identity=f"influence {sorted(scorers)} {sides.digest} {seed}",
+        identity=f"influence {sorted(scorers)} {sides.digest} {seed} {digest_of(states)}".rstrip(),
         **options,
     )
     held_out = None
@@ -178,7 +190,7 @@ def _scorers(
     if not question.space.layers:
         notes.append("No layers can be watched: rows are compared by their inputs alone.")
     for name in wanted:
-        values = gradient_values(question.model, int(rows))
+        values = gradient_values(question.model, int(rows)) * max(1, len(question.checkpoints))
         if method == "auto" and name == "gradients" and affordable < values < float("inf"):
             notes.append("Gradients of single rows were left out: they would take too long.")
             continue

@@ -77,13 +77,17 @@ def load_weights(network: Any, path: str) -> None:
     expected = "the state of this network, in a file that is read without unpickling"
     remedy = "Write it with safetensors.torch.save_model."
     with reading(path, expected, "--weights", remedy):
-        network.load_state_dict(_state(path, network.state_dict()))
+        network.load_state_dict(state_of_file(path, network.state_dict()))
 
 
-def _state(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a file by the names of a network.
+def state_of_file(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a file by the names of a network; nothing is unpickled but tensors.
 
     A LightningModule may have stored them under a prefix, such as `model.`.
+
+    Args:
+        path: safetensors, or a checkpoint of torch.save or Lightning that holds tensors alone.
+        own: state of the network.
     """
     if path.endswith(".safetensors"):
         from safetensors.torch import load_file

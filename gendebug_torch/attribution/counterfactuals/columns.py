@@ -1,15 +1,14 @@
-"""What may change in a table: columns, their kinds, and how far two rows are apart."""
+"""Units of a table: its columns, their kinds and ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 import torch
-from torch import Tensor
 
+from gendebug_torch.attribution.counterfactuals.units import Units
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.errors import did_you_mean, reject
@@ -17,42 +16,9 @@ from gendebug_torch.errors import did_you_mean, reject
 Way = Literal["increasing", "decreasing"]
 
 
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """Columns of a table as a network is fed them.
-
-    Args:
-        names: their names, d.
-        scale: what a change of each quantity is measured by, `[d]`; 1 for codes.
-        codes: columns whose values have no order, `[d]` bool.
-        whole: quantities that are whole numbers in training, `[d]` bool.
-        up: columns whose values may rise, `[d]` bool.
-        down: columns whose values may fall, `[d]` bool.
-        rows: training rows, `[n, d]`.
-    """
-
-    names: tuple[str, ...]
-    scale: Tensor
-    codes: Tensor
-    whole: Tensor
-    up: Tensor
-    down: Tensor
-    rows: Tensor
-
-    def allowed(self, before: Tensor, after: Tensor) -> Tensor:
-        """`[..., d]` bool, changes that are real and permitted."""
-        return ((after > before) & self.up) | ((after < before) & self.down)
-
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """`[..., d]` size of the change of each column: scaled difference, or 1 for codes.
-
-        Source: Gower (1971), Biometrics 27:857; quantities by their median absolute deviation as in
-        Wachter, Mittelstadt and Russell (2018), Harv. J. Law Technol. 31:841.
-        """
-        return torch.where(self.codes, (a != b).to(a), (a - b).abs() / self.scale)
-
-
-def columns_of(train: Records, immutable: Sequence[str], direction: Mapping[str, Way]) -> Columns:
+def columns_as_units(
+    train: Records, immutable: Sequence[str], direction: Mapping[str, Way]
+) -> Units:
     """The columns of training rows, and which of them may change.
 
     Args:
@@ -86,4 +52,5 @@ def columns_of(train: Records, immutable: Sequence[str], direction: Mapping[str,
     )
     whole = (rows == rows.round()).all(0) & ~codes
     scale = torch.where(codes | (scale <= 0), torch.ones_like(scale), scale)
-    return Columns(names, scale, codes, whole, rises, falls, rows)
+    of = torch.arange(len(names))
+    return Units(names, of, scale, codes, rises, falls, rows, shape=(len(names),), whole=whole)

@@ -1,4 +1,4 @@
-"""`counterfactual()`: the smallest changes of rows of a table that a network answers otherwise."""
+"""`counterfactual()`: the smallest changes of rows that a network answers otherwise."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gendebug_torch.attribution.counterfactuals.columns import Columns, Way, columns_of
+from gendebug_torch.attribution.counterfactuals.columns import Way, columns_as_units
+from gendebug_torch.attribution.counterfactuals.regions import regions_as_units
 from gendebug_torch.attribution.counterfactuals.result import Counterfactuals
 from gendebug_torch.attribution.counterfactuals.search import (
     affordable_plan,
     nearest_donors,
     searched,
 )
+from gendebug_torch.attribution.counterfactuals.units import Units
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import model_inputs
 from gendebug_torch.data.task import Task, two_class_logits
 from gendebug_torch.errors import UnsupportedError, reject
+from gendebug_torch.modality.detection import modality_of
 from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.devices import device_context, device_of
 from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import as_model_takes, logits_of
 
-# Training rows among which donors are looked for, and inputs per pass.
-_DONOR_ROWS, _PASS = 5000, 16_384
+# Training rows among which donors are looked for, and their values.
+_DONOR_ROWS, _DONOR_VALUES = 5000, 2**26
+# Most inputs per pass and their values, and fewest inputs however large they are.
+_PASS, _PASS_VALUES, _FEWEST = 16_384, 2**22, 64
 
 
 def counterfactual(
@@ -46,30 +51,33 @@ def counterfactual(
 ) -> Counterfactuals:
     """The fewest and smallest changes of each row that the network answers otherwise.
 
-    Values come from training rows that are answered as wanted, so that they lie within ranges, are
+    What changes are columns of a table, cells of a grid of six by six over images, an eighth of a
+    channel of series, or words at their places in texts of token ids. They come from the training
+    rows nearest to the row that are answered as wanted, so that values lie within ranges, are
     categories that exist and whole numbers where these are whole. Several alternatives per row
-    change different columns. A row may have none within reach: that is an answer too.
+    change different units. A row may have none within reach: that is an answer too.
 
     Source: Brughmans, Leyman and Martens (2024), Data Min. Knowl. Discov. 38:2665, NICE; Mothilal,
-    Sharma and Tan (2020), FAT*, DiCE, for several. Cost: stated by `price`, at most `budget`
-    evaluations of the network per row.
+    Sharma and Tan (2020), FAT*, DiCE, for several; Goyal et al. (2019), ICML, for regions of
+    images. Cost: stated by `price`, at most `budget` evaluations of the network per row.
 
     Args:
-        model: network of classes over tables.
-        rows: rows of a table to be answered otherwise.
+        model: network of classes.
+        rows: rows to be answered otherwise.
         train: training rows, whose values are used.
         to: `other`, or the class (its id or name) that is wanted.
         schema: what the columns are; default that of the training rows.
-        immutable: columns that may not change, e.g. age at birth.
+        immutable: columns that may not change, e.g. age at birth; of other inputs how the names of
+            units begin, e.g. `channel 2` or `upper left corner`.
         direction: column -> `increasing` or `decreasing`, the only way in which it may change.
         alternatives: most alternatives per row.
-        max_changes: most columns that change.
+        max_changes: most units that change.
         budget: most evaluations of the network per row.
         device: `auto` takes CUDA where there is one.
         seed: seed by which training rows are drawn.
 
     Raises:
-        InputError: no table, other columns, an unknown class, or a budget below one change.
+        InputError: inputs that differ in form, an unknown class, or a budget below one change.
         UnsupportedError: quantities, several labels, or one answer per position.
 
     Example:
@@ -82,43 +90,59 @@ def counterfactual(
         [['income', 40.0, 50.0]]
     """
     train = train if schema is None else replace(train, schema=schema)
-    columns = columns_of(train, immutable, direction or {})
-    inputs = _matching_inputs(rows, columns)
+    units = _sampled(_units_of(train, immutable, direction or {}), seed)
+    inputs = _matching_inputs(rows, units)
     if alternatives < 1 or max_changes < 1:
         reject("alternatives", "at least one change and one alternative", "none", "Ask for one.")
-    free = int((columns.up | columns.down).sum())
-    plan = affordable_plan(budget, free, 2 * alternatives, max_changes)
-    if plan.evaluations > budget or not free:
-        got = f"{budget} for {free} columns that may change"
+    plan = affordable_plan(budget, units, 2 * alternatives, max_changes)
+    if plan.evaluations > budget or not plan.units:
+        got = f"{budget} for {plan.units} columns, regions or words that may change"
         reject("budget", f"at least {plan.evaluations} evaluations", got, "Raise it.")
-    columns = _sampled(columns, seed)
     model = as_model(model)
-    asked = _Answers(model, train, rows, to, device_of(device))
+    asked = _Answers(model, train, rows, to, device_of(device), units.shape)
     with device_context(asked.device, "32-true"), evaluating(model, device=asked.device):
         asked.start(inputs)
-        wanted = asked.wanted(columns.rows)
-        donors = nearest_donors(columns, inputs, wanted, plan.donors)
-        found, there = searched(columns, asked.margin, inputs, donors, plan.steps)
+        wanted = asked.wanted(units.rows)
+        donors = nearest_donors(units, inputs, wanted, plan.donors)
+        found, there = searched(units, asked.margin, inputs, donors, plan.steps)
     return Counterfactuals(
-        columns, inputs, found, there, alternatives, plan.evaluations, asked.evaluations
+        units, inputs, found, there, alternatives, plan.evaluations, asked.evaluations
     )
 
 
-def _matching_inputs(rows: Records, columns: Columns) -> Tensor:
-    """Inputs of the rows in the order of the training columns."""
+def _units_of(train: Records, immutable: Sequence[str], direction: Mapping[str, Way]) -> Units:
+    """What may change in such rows."""
+    features = train.features
+    modality = modality_of(features) if isinstance(features, Tensor) and len(features) else None
+    if modality is None:
+        return columns_as_units(train, immutable, direction)
+    assert isinstance(features, Tensor)
+    if direction:
+        reject("direction", "columns of a table", f"rows of {modality.name}", "Leave it out.")
+    return regions_as_units(features.cpu(), modality.name, immutable)
+
+
+def _matching_inputs(rows: Records, units: Units) -> Tensor:
+    """Flat inputs of the rows, of a table in the order of the training columns."""
     features = rows.features
+    if units.whole is None:
+        if not isinstance(features, Tensor) or features.shape[1:] != units.shape:
+            got = list(features.shape[1:]) if isinstance(features, Tensor) else "a table"
+            reject("rows", f"inputs of shape {list(units.shape)}", str(got), "Pass such rows.")
+        return features.cpu().to(units.rows.dtype).flatten(1)
     names = set() if features is None or isinstance(features, Tensor) else {*map(str, features)}
-    if missing := [name for name in columns.names if name not in names]:
+    if missing := [name for name in units.names if name not in names]:
         reject("rows", "the columns of the training rows", f"no {missing[:5]}", "Pass a table.")
     assert features is not None
     assert not isinstance(features, Tensor)
-    return model_inputs(replace(rows, features=features[list(columns.names)]))
+    return model_inputs(replace(rows, features=features[list(units.names)]))
 
 
-def _sampled(columns: Columns, seed: int) -> Columns:
-    """The columns with at most so many training rows."""
-    order = torch.randperm(len(columns.rows), generator=torch.Generator().manual_seed(seed))
-    return replace(columns, rows=columns.rows[order[:_DONOR_ROWS].sort().values])
+def _sampled(units: Units, seed: int) -> Units:
+    """The units with at most so many training rows."""
+    order = torch.randperm(len(units.rows), generator=torch.Generator().manual_seed(seed))
+    most = min(_DONOR_ROWS, _DONOR_VALUES // max(1, units.rows.shape[1]))
+    return replace(units, rows=units.rows[order[:most].sort().values])
 
 
 class _Answers:
@@ -130,17 +154,24 @@ class _Answers:
         rows: rows of the question.
         to: `other`, or a class.
         device: where the network is.
+        shape: shape of one input.
     """
 
     def __init__(
-        self, model: Model, train: Records, rows: Records, to: str | int, device: torch.device
+        self,
+        model: Model,
+        train: Records,
+        rows: Records,
+        to: str | int,
+        device: torch.device,
+        shape: tuple[int, ...],
     ) -> None:
         if Task.DENSE in (train.task, rows.task) or train.task in (
             Task.REGRESSION,
             Task.MULTILABEL,
         ):
             raise UnsupportedError("only answers that are one class per row can be changed")
-        self.model, self.device, self.evaluations = model, device, 0
+        self.model, self.device, self.shape, self.evaluations = model, device, shape, 0
         threshold = train.schema.threshold
         self.offset = 0.0 if threshold is None else torch.tensor(threshold).logit().item()
         self.names, self.to = [str(name) for name in train.schema.classes], to
@@ -177,12 +208,14 @@ class _Answers:
     def _logits(self, inputs: Tensor) -> Tensor:
         """`[b, k]` logits on the host; the evaluations are counted."""
         self.evaluations += len(inputs)
+        size = min(_PASS, max(_FEWEST, _PASS_VALUES // max(1, inputs.shape[1])))
+        shaped = inputs.reshape(len(inputs), *self.shape)
         with torch.no_grad():
             parts = [
                 two_class_logits(
                     logits_of(self.model, as_model_takes(part, self.model, self.device))
                 ).cpu()
-                for part in torch.split(inputs, _PASS)
+                for part in torch.split(shaped, size)
             ]
         z = torch.cat(parts)
         if z.ndim != 2:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from gendebug_torch.attribution.counterfactuals.columns import Columns
+from gendebug_torch.attribution.counterfactuals.units import Units
 from gendebug_torch.checks.evidence import REFERENCE, axes
+from gendebug_torch.modality.detection import modality_of
+from gendebug_torch.modality.image import IMAGE
+from gendebug_torch.modality.pictures.drawing import draw_rows
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+# Images that are drawn.
+_DRAWN = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +29,16 @@ class Counterfactuals:
     """Alternatives of rows that the network answers as wanted.
 
     Args:
-        columns: columns and training rows.
-        rows: rows of the question, `[r, d]`.
-        candidates: changed rows, `[r, m, d]`.
+        units: what may change, and training rows.
+        rows: rows of the question, flat, `[r, d]`.
+        candidates: changed rows, flat, `[r, m, d]`.
         there: whether each is answered as wanted, `[r, m]`.
         alternatives: most alternatives per row.
         price: most evaluations of the network per row, stated before the search.
         evaluations: evaluations of changed rows in all.
     """
 
-    columns: Columns
+    units: Units
     rows: Tensor
     candidates: Tensor
     there: Tensor
@@ -44,11 +52,18 @@ class Counterfactuals:
         return self.there.any(1)
 
     @cached_property
+    def inputs(self) -> Tensor:
+        """First alternative of each row that has one, `[f, ...]`, as the network takes it."""
+        first = [(row, picked[0]) for row, picked in enumerate(self.chosen) if picked]
+        flat = [self.candidates[row, m] for row, m in first]
+        return torch.stack(flat or [self.rows[0]])[: len(flat)].reshape(-1, *self.units.shape)
+
+    @cached_property
     def chosen(self) -> tuple[tuple[int, ...], ...]:
-        """Candidates of each row: fewest changes, then the smallest; each changes other columns."""
+        """Candidates of each row: fewest changes, then the smallest; each changes other units."""
         start = self.rows[:, None]
-        changed = self.candidates != start
-        size = self.columns.distance(self.candidates, start).sum(2)
+        changed = self.units.by_unit((self.candidates != start).float()) > 0
+        size = self.units.distance(self.candidates, start).sum(2)
         picked = []
         for row in range(len(self.rows)):
             options = self.there[row].nonzero()[:, 0].tolist()
@@ -60,17 +75,27 @@ class Counterfactuals:
         return tuple(picked)
 
     def table(self) -> pd.DataFrame:
-        """One line per change: `row, alternative, feature, before, after`."""
+        """One line per change: `row, alternative, feature, before, after`.
+
+        `feature` is the column, region or word; values of a region are their mean.
+        """
         import pandas as pd
 
         lines = [
-            [row, number, self.columns.names[d], before[d].item(), after[d].item()]
+            [row, number, name, before, after]
             for row, picked in enumerate(self.chosen)
             for number, m in enumerate(picked)
-            for before, after in [(self.rows[row], self.candidates[row, m])]
-            for d in (before != after).nonzero()[:, 0].tolist()
+            for name, before, after in self._changes(row, m)
         ]
         return pd.DataFrame(lines, columns=["row", "alternative", "feature", "before", "after"])
+
+    def _changes(self, row: int, candidate: int) -> Iterator[tuple[str, float, float]]:
+        """Name, value before and value after of each unit that changes."""
+        before, after = self.rows[row], self.candidates[row, candidate]
+        changed = self.units.by_unit((before != after).float()) > 0
+        sides = [self.units.by_unit(side.double()) for side in (before, after)]
+        for unit in changed.nonzero()[:, 0].tolist():
+            yield self.units.names[unit], sides[0][unit].item(), sides[1][unit].item()
 
     def summary(self) -> pd.DataFrame:
         """One line per alternative: `row, alternative, changed, distance, to_training`.
@@ -83,8 +108,8 @@ class Counterfactuals:
         for row, picked in enumerate(self.chosen):
             for number, m in enumerate(picked):
                 after = self.candidates[row, m]
-                gap = self.columns.distance(after, self.rows[row])
-                nearest = self.columns.distance(self.columns.rows, after).sum(1).min()
+                gap = self.units.distance(after, self.rows[row])
+                nearest = self.units.distance(self.units.rows, after).sum(1).min()
                 lines.append([row, number, int((gap > 0).sum()), float(gap.sum()), float(nearest)])
         names = ["row", "alternative", "changed", "distance", "to_training"]
         return pd.DataFrame(lines, columns=names)
@@ -98,14 +123,18 @@ class Counterfactuals:
         import pandas as pd
 
         first = [(row, picked[0]) for row, picked in enumerate(self.chosen) if picked]
+        codes = {
+            name
+            for name, code in zip(
+                self.units.names, self.units.by_unit(self.units.codes.float()), strict=True
+            )
+            if code > 0
+        }
         counts: dict[tuple[str, str], int] = {}
         for row, m in first:
-            before, after = self.rows[row], self.candidates[row, m]
-            for d in (before != after).nonzero()[:, 0].tolist():
-                code = bool(self.columns.codes[d])
-                way = "other" if code else "higher" if after[d] > before[d] else "lower"
-                key = self.columns.names[d], way
-                counts[key] = counts.get(key, 0) + 1
+            for name, before, after in self._changes(row, m):
+                way = "other" if name in codes else "higher" if after > before else "lower"
+                counts[name, way] = counts.get((name, way), 0) + 1
         lines = [
             [feature, way, count, count / len(first)] for (feature, way), count in counts.items()
         ]
@@ -114,12 +143,15 @@ class Counterfactuals:
         return result.reset_index(drop=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The changes that rows share, as bars."""
+        """The changes that rows share, as bars; images above their first alternatives."""
+        none = int((~self.found).sum())
         ax, table = axes(ax), self.shared.head(15).iloc[::-1]
+        ax.set_title(f"Smallest changes of {len(self.rows):,} rows; none within reach of {none:,}")
+        rows = self.rows[self.found].reshape(-1, *self.units.shape)[:_DRAWN]
+        if len(rows) and modality_of(rows) is IMAGE:
+            return draw_rows(ax, {"rows": rows, "alternatives": self.inputs[:_DRAWN]})
         names = (table["feature"] + ": " + table["way"]).tolist()
         ax.barh(range(len(table)), table["share"].to_numpy(dtype=float), color=REFERENCE)
         ax.set_yticks(range(len(table)), names)
         ax.set_xlabel("share of the rows with an alternative")
-        none = int((~self.found).sum())
-        ax.set_title(f"Smallest changes of {len(self.rows):,} rows; none within reach of {none:,}")
         return ax

@@ -38,17 +38,17 @@ def counterfactual(
     table the first hundred.
 
     Args:
-        data: table (CSV or Parquet) with the rows.
-        train: table that the network was fitted on; changes use its values.
+        data: table (CSV or Parquet) or npz with the rows.
+        train: table or npz that the network was fitted on; changes use its values.
         schema: YAML file that says what the columns are.
         out: directory for changes.csv (one line per change) and alternatives.csv.
         model: network as MODULE:NAME.
         weights: weights of the network, safetensors or a checkpoint of tensors.
         to: class that is wanted, or `other`.
         rows: numbers of rows in the table.
-        immutable: columns that may not change.
+        immutable: columns, regions or words that may not change.
         alternatives: most alternatives per row.
-        max_changes: most columns that change.
+        max_changes: most columns, regions or words that change.
         budget: most evaluations of the network per row.
         seed: seed by which training rows are drawn.
     """

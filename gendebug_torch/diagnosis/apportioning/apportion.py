@@ -28,7 +28,12 @@ from gendebug_torch.diagnosis.apportioning.mechanisms import (
     with_rest,
     without_units,
 )
-from gendebug_torch.diagnosis.apportioning.remedies import Regained, Trials, best_remedies
+from gendebug_torch.diagnosis.apportioning.remedies import (
+    Regained,
+    Trials,
+    best_remedies,
+    expected_remedies,
+)
 from gendebug_torch.diagnosis.apportioning.shapley import shapley_values
 from gendebug_torch.diagnosis.causes import LikelyCause
 from gendebug_torch.diagnosis.counterfactuals.changes import named_columns
@@ -107,8 +112,11 @@ def apportioned(
     mechanisms = _with_the_rest(plan, sides)
     worlds = Worlds(mechanisms, rows[0], rows[1], quality, network, tilts, residual, deadline)
     fewest = min(int(ids.max()) + 1 for ids in blocks)
-    trials = partial(_trials, sides, worlds, model, device, fewest)
-    return _bill(plan, worlds, trials, fewest)
+
+    def remedies() -> list[Regained | None]:
+        return best_remedies(mechanisms, _trials(sides, worlds, model, device, fewest), deadline)
+
+    return _bill(plan, worlds, remedies, fewest)
 
 
 def expected(
@@ -161,7 +169,8 @@ def expected(
         got = f"outputs that the named causes miss by {missed:.2f} standard deviations"
         reject("production", "labels, or outputs that the causes explain", got, _LABEL)
     fewest = min(int(ids.max()) + 1 for ids in blocks)
-    return replace(_bill(plan, worlds, None, fewest), expected=True)
+    bill = _bill(plan, worlds, lambda: expected_remedies(worlds, fewest), fewest)
+    return replace(bill, expected=True)
 
 
 def _withdraw(unseen: bool, served: bool, plan: Plan) -> None:
@@ -358,8 +367,10 @@ def _served(network: Callable[[Any], Tensor], besides: Tensor, inputs: Any) -> T
     return network(inputs) + besides
 
 
-def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials] | None, blocks: int) -> Bill:
-    """The bill; remedies are tried on labels where quality fell or a cause is named."""
+def _bill(
+    plan: Plan, worlds: Worlds, tried: Callable[[], list[Regained | None]], blocks: int
+) -> Bill:
+    """The bill; remedies are tried where quality fell or a cause is named."""
     mechanisms, metric = worlds.mechanisms, worlds.metric
     ends = worlds.qualities([frozenset(), frozenset(range(len(mechanisms)))])
     total = ends[0] - ends[1]
@@ -367,9 +378,9 @@ def _bill(plan: Plan, worlds: Worlds, trials: Callable[[], Trials] | None, block
     carried = -shapley_values(len(mechanisms), worlds.qualities)
     bounds = torch.stack([carried[:, 0], *interval(carried, blocks)], 1).tolist()
     remedies: list[Regained | None] = [None] * len(mechanisms)
-    if trials is not None and (plan.mechanisms or low > 0):
+    if plan.mechanisms or low > 0:
         worlds.deadline.check()
-        remedies = best_remedies(mechanisms, trials(), worlds.deadline)
+        remedies = tried()
     lines = [
         BillLine(one.cause, one.subject, points, least, most, won)
         for one, (points, least, most), won in zip(mechanisms, bounds, remedies, strict=True)

@@ -222,6 +222,8 @@ def _sentence(line: BillLine) -> str:
     trial = line.remedy
     if trial is None:
         return f"{text}."
+    if math.isnan(trial.points):
+        return f"{text}; {trial.remedy}."
     won = f"{trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
     if trial.helps or line.points <= 0:
         return f"{text}; {trial.remedy} wins back {won}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import nan
 from typing import Any
 
 import torch
@@ -15,13 +16,13 @@ from gendebug_torch.data.task import Task, missing_labels
 from gendebug_torch.diagnosis.apportioning.last_layer import refitted_logits
 from gendebug_torch.diagnosis.counterfactuals.metrics import RowMetric
 from gendebug_torch.diagnosis.counterfactuals.resampling import interval
-from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism
+from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism, Worlds
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.quality.remedies import at_other_thresholds, out_of_fold
 
 REFIT = "refit last layer"
 # Remedies that are tried of each cause besides mending what it did to the inputs.
-_OF_CAUSE = {
+OF_CAUSE = {
     "label_shift": ("adapt to class shares", "move threshold", "recalibrate"),
     "covariate_shift": ("recalibrate", REFIT),
     "concept_drift": ("recalibrate", "move threshold", REFIT),
@@ -47,7 +48,7 @@ class Regained:
 
     Args:
         remedy: what was tried.
-        points: quality that it wins back.
+        points: quality that it wins back; NaN where nothing could be tried.
         low: lower bound of the 95 % interval.
         high: upper bound.
         cost: what it costs at run time.
@@ -63,6 +64,10 @@ class Regained:
     def helps(self) -> bool:
         """Whether it wins something back beyond its interval."""
         return self.low > 0
+
+
+_RE_ESTIMATE = Regained("drop the leaked rows and estimate again", 0.0, 0.0, 0.0, "none")
+_UNTRIED = Regained("none is tried without labels of production", nan, nan, nan, "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,21 +119,47 @@ def best_remedies(
     usual = {}
     for name in _COSTS:
         deadline.check()
-        if (won := _usual(name, trials)) is not None:
+        if (won := usual_remedy(name, trials)) is not None:
             usual[name] = won
     best = []
     for one in mechanisms:
         tried = _mended(one, trials)
         if one.leaked is None and not any(trial.helps for trial in tried):
-            tried += [usual[name] for name in _OF_CAUSE.get(one.cause, ()) if name in usual]
+            tried += [usual[name] for name in OF_CAUSE.get(one.cause, ()) if name in usual]
         best.append(max(tried, key=lambda trial: trial.points, default=None))
     return best
+
+
+def expected_remedies(worlds: Worlds, blocks: int) -> list[Regained | None]:
+    """What mending the inputs is expected to win back where production has no labels.
+
+    It is the quality of changed validation without the change, less that with it. Other remedies
+    are fitted to labels of production, and nothing is known of what they would win.
+
+    Args:
+        worlds: qualities in which the causes act.
+        blocks: number of blocks of rows that vary together.
+    """
+    *causes, _ = worlds.mechanisms
+    everything = frozenset(range(len(worlds.mechanisms)))
+    found: list[Regained | None] = []
+    for at, one in enumerate(causes):
+        if one.leaked is not None:
+            found.append(_RE_ESTIMATE)
+        elif one.change is not None and one.change.undo is not None:
+            mended, before = worlds.qualities([everything - {at}, everything])
+            low, high = interval(mended - before, blocks)
+            won = float((mended - before)[0]), float(low), float(high)
+            found.append(Regained(f"mend {one.subject}, expected", *won, "none"))
+        else:
+            found.append(_UNTRIED)
+    return [*found, None]
 
 
 def _mended(one: Mechanism, trials: Trials) -> list[Regained]:
     """What is won by undoing a change of the inputs, or by a usual value in its place."""
     if one.leaked is not None:
-        return [Regained("drop the leaked rows and estimate again", 0.0, 0.0, 0.0, "none")]
+        return [_RE_ESTIMATE]
     change, network = one.change, trials.network
     if change is None or network is None:
         return []
@@ -140,8 +171,13 @@ def _mended(one: Mechanism, trials: Trials) -> list[Regained]:
     return []
 
 
-def _usual(name: str, trials: Trials) -> Regained | None:
-    """A remedy that needs recent labels; None where it cannot be tried."""
+def usual_remedy(name: str, trials: Trials) -> Regained | None:
+    """A remedy that needs recent labels; None where it cannot be tried.
+
+    Args:
+        name: one of the remedies of `OF_CAUSE`.
+        trials: rows that it is tried on.
+    """
     records = trials.records
     assert records.logits is not None
     assert records.targets is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ class Question:
         sample: some training rows with labels.
         halves: weights of the queries, `[1 + HALVES, q]`: all of them, then the halves; rows add
             up to 1.
+        checkpoints: weights of the network at moments of its training; none for those at the end.
     """
 
     model: Model
@@ -57,6 +58,7 @@ class Question:
     right: Rows
     sample: Rows
     halves: Tensor
+    checkpoints: tuple[Mapping[str, Tensor], ...] = ()
 
 
 # From inputs and labels of b rows to scores `[b, 1 + HALVES]`, high where a row pushes the network

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
 from gendebug_torch.influences.evidence.confirmation import Confirmation, confirmation
@@ -19,6 +18,7 @@ from gendebug_torch.influences.evidence.refits import head_refit, own_refit
 from gendebug_torch.influences.methods.method import Question
 from gendebug_torch.influences.methods.neighbours import query_similarity
 from gendebug_torch.influences.questions import Sides, training_inputs
+from gendebug_torch.influences.result.picture import draw_influences
 from gendebug_torch.influences.result.scores import MethodScores
 from gendebug_torch.influences.result.shared_values import shared_values
 from gendebug_torch.influences.result.sheet import influence_sheet
@@ -214,20 +214,8 @@ class Influences:
         return influence_sheet(self, path, size)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Scores of training rows and of held-out rows, as shares above each score."""
-        ax = axes(ax)
-        best = min(self.methods, key=lambda method: method.evidence.p_value)
-        parts = [(best.scores[:, 0], LIVE, "training rows")]
-        if best.held_out is not None:
-            parts.append((best.held_out, REFERENCE, "held-out rows"))
-        for values, color, label in parts:
-            ordered = values.double().sort(descending=True).values[: max(2, len(values) // 10)]
-            shares = torch.arange(1, len(ordered) + 1) / len(values)
-            ax.plot(ordered.numpy(), shares.numpy(), color=color, label=label)
-        ax.set_yscale("log")
-        ax.set_xlabel(f"score ({best.name})")
-        ax.set_ylabel("share of rows above it")
-        verdict = "explain" if self.explains else "do not explain"
-        ax.set_title(f"Training rows {verdict} {len(self.sides.errors):,} errors")
-        ax.legend()
-        return ax
+        """Errors and the training rows behind them, and the scores beside those of held-out rows.
+
+        Of tables it is the scores alone.
+        """
+        return draw_influences(self, ax)

@@ -66,7 +66,7 @@ def _image_regions(inputs: Tensor) -> Iterator[Region]:
     rows, columns = _windows(h), _windows(w)
     for i, (top, bottom) in enumerate(rows):
         for j, (left, right) in enumerate(columns):
-            name = _place((i, j), (len(rows), len(columns)))
+            name = place_of((i, j), (len(rows), len(columns)))
             inside = torch.zeros(h, w, dtype=torch.bool)
             inside[top:bottom, left:right] = True
             yield _masked(name, inside, shape, (top, left, bottom, right))
@@ -101,8 +101,13 @@ def _windows(side: int) -> list[tuple[int, int]]:
     return [(edges[i], edges[min(i + 2, cells)]) for i in range(max(1, cells - 1))]
 
 
-def _place(at: tuple[int, int], sizes: tuple[int, int]) -> str:
-    """Where a window lies, in words."""
+def place_of(at: tuple[int, int], sizes: tuple[int, int]) -> str:
+    """Where a window lies, in words.
+
+    Args:
+        at: its number down and across.
+        sizes: number of windows down and across.
+    """
     if all(i in (0, size - 1) for i, size in zip(at, sizes, strict=True)):
         ends = [names[0 if i == 0 else 2] for i, names in zip(at, _THIRDS, strict=True)]
         return f"{ends[0]} {ends[1]} corner"
