@@ -48,7 +48,12 @@ from gendebug_torch.diagnosis.counterfactuals.resampling import (
     interval,
     resampling_weights,
 )
-from gendebug_torch.diagnosis.counterfactuals.tilts import Tilts, fit_tilts
+from gendebug_torch.diagnosis.counterfactuals.tilts import (
+    MOST_MISSED,
+    Tilts,
+    fit_tilts,
+    uneven_factor,
+)
 from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism, Side, Worlds
 from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
 from gendebug_torch.model.collection.collect import collect
@@ -60,10 +65,6 @@ MIN_ROWS, _MIN_CLASS = 100, 10
 _REPLICATES, _LEAST_REPLICATES, _MOST_VALUES = 120, 40, 24_000_000
 # Rows of each side that remedies are tried on.
 _TRIED = 20_000
-# Weighted rows say something where they are worth this many, and this share of the rows.
-_LEAST_ROWS, _LEAST_SHARE = 50, 0.03
-# Standard deviations by which weighted rows of validation may miss those of production.
-_MOST_MISSED = 0.25
 # Causes whose cost is known without labels of production, and what to do where they are not all.
 _WITHOUT_LABELS = (Cause.TRAIN_SERVE_SKEW, Cause.COVARIATE_SHIFT, Cause.SPLIT_LEAKAGE)
 _LABEL = f"Label {MIN_ROWS} rows of production."
@@ -165,7 +166,7 @@ def expected(
     live = Side(sides[1].features, sides[1].logits, outputs.new_empty(0), weights[1])
     rows = _side(sides[0], weights[0])
     worlds = Worlds(rest, rows, live, quality, network, tilts, deadline=deadline)
-    if (missed := _missed_outputs(worlds, outputs)) > _MOST_MISSED:
+    if (missed := _missed_outputs(worlds, outputs)) > MOST_MISSED:
         got = f"outputs that the named causes miss by {missed:.2f} standard deviations"
         reject("production", "labels, or outputs that the causes explain", got, _LABEL)
     fewest = min(int(ids.max()) + 1 for ids in blocks)
@@ -308,36 +309,10 @@ def _with_tilts(
             return plan, None
         deadline.check()
         tilts = fit_tilts(units, (base, weights[1]))
-        bad = _uneven(tilts, units)
+        bad = uneven_factor(tilts, units)
         if bad is None:
             return plan, tilts
         plan = without_units(plan, tilted[bad[0]], bad[1])
-
-
-def _uneven(tilts: Tilts, units: Sequence[tuple[Tensor, Tensor]]) -> tuple[int, str] | None:
-    """The factor whose weights are most uneven, or miss production, with the reason."""
-    ratios = [tilts.log_ratio(j, slice(0, 1)) for j in range(len(units))]
-    together = [torch.stack([pair[side] for pair in ratios]).sum(0)[:, 0] for side in (0, 1)]
-    worth = [_effective_share(pair[0][:, 0]) for pair in ratios]
-    least = max(_LEAST_SHARE, _LEAST_ROWS / len(together[0]))
-    if min(_effective_share(together[0]), _effective_share(-together[1])) < least:
-        worst = min(range(len(worth)), key=worth.__getitem__)
-        share = _effective_share(together[0])
-        text = f"rows of validation that look like production are worth {share:.1%} of all"
-        return worst, f"{text} (needs {least:.1%})"
-    weight = together[0].softmax(0)[:, None]
-    for j, (before, after) in enumerate(units):
-        spread = torch.cat([before, after]).std(0).clamp(min=1e-9)
-        missed = float(((weight * before).sum(0) - after.mean(0)).div(spread).abs().max())
-        if missed > _MOST_MISSED:
-            return j, f"validation has no such rows (weighted means miss by {missed:.2f} sd)"
-    return None
-
-
-def _effective_share(log_weights: Tensor) -> float:
-    """Effective sample size of weights over their number (Kish, 1965, Survey Sampling)."""
-    weights = (log_weights - log_weights.max()).double().exp()
-    return float(weights.sum() ** 2 / weights.square().sum() / len(weights))
 
 
 def _trials(

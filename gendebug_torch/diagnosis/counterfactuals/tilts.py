@@ -18,6 +18,10 @@ _TOLERANCE = 1e-8
 _LONGEST = 2.0
 # Rows of each side that a fit looks at.
 _FITTED = 20_000
+# Weighted rows say something where they are worth this many, and this share of the rows.
+_LEAST_ROWS, _LEAST_SHARE = 50, 0.03
+# Standard deviations by which weighted rows of validation may miss those of production.
+MOST_MISSED = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,3 +151,34 @@ def _fitted(
     moved[:, 0] = 0.0
     fitted: Tensor = beta[:, None] + moved
     return fitted
+
+
+def uneven_factor(tilts: Tilts, units: Sequence[tuple[Tensor, Tensor]]) -> tuple[int, str] | None:
+    """The factor whose weights are most uneven, or miss production, with the reason; else None.
+
+    Args:
+        tilts: factors that were fitted.
+        units: columns of both sides that each factor rests on, `[n, q]` and `[m, q]`.
+    """
+    ratios = [tilts.log_ratio(j, slice(0, 1)) for j in range(len(units))]
+    together = [torch.stack([pair[side] for pair in ratios]).sum(0)[:, 0] for side in (0, 1)]
+    worth = [_effective_share(pair[0][:, 0]) for pair in ratios]
+    least = max(_LEAST_SHARE, _LEAST_ROWS / len(together[0]))
+    if min(_effective_share(together[0]), _effective_share(-together[1])) < least:
+        worst = min(range(len(worth)), key=worth.__getitem__)
+        share = _effective_share(together[0])
+        text = f"rows of validation that look like production are worth {share:.1%} of all"
+        return worst, f"{text} (needs {least:.1%})"
+    weight = together[0].softmax(0)[:, None]
+    for j, (before, after) in enumerate(units):
+        spread = torch.cat([before, after]).std(0).clamp(min=1e-9)
+        missed = float(((weight * before).sum(0) - after.mean(0)).div(spread).abs().max())
+        if missed > MOST_MISSED:
+            return j, f"validation has no such rows (weighted means miss by {missed:.2f} sd)"
+    return None
+
+
+def _effective_share(log_weights: Tensor) -> float:
+    """Effective sample size of weights over their number (Kish, 1965, Survey Sampling)."""
+    weights = (log_weights - log_weights.max()).double().exp()
+    return float(weights.sum() ** 2 / weights.square().sum() / len(weights))
