@@ -1,6 +1,7 @@
 """Fixtures for all tests: where the real data lies, what runs on which device, and one thread per
 worker so that workers do not fight."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import torch
 
 
 def pytest_configure(config):
+    # Compiles here, not in helpers that import torch again.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if hasattr(config, "workerinput"):
         torch.set_num_threads(1)
 
@@ -21,6 +24,11 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays: each collection of garbage would look through it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -145,14 +145,14 @@ print(sorted({"torch", "pandas", "jsonargparse"} & set(sys.modules)))
     assert out.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_reader_that_has_seen_enough_changes_no_verdict(tmp_path):
-    command = [sys.executable, "-m", "gendebug_torch.cli", "curves", "runs.csv", "--out", "out"]
+def test_a_reader_that_has_seen_enough_changes_no_verdict(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["curves", "runs.csv", "--out", "out"]
     epochs = "\n".join(f"{i},{1 / (i + 1)},{1 / (i + 1) + 0.1}" for i in range(30))
     (tmp_path / "runs.csv").write_text(f"epoch,train_loss,val_loss\n{epochs}\n")
-    whole = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+    with subprocess.Popen([sys.executable, "-m", "gendebug_torch.cli", *words], **pipes) as process:
         process.stdout.close()
         errors = process.stderr.read().decode()
-    assert process.returncode == whole.returncode, errors
+    assert process.returncode == main(words), errors
     assert "BrokenPipe" not in errors
