@@ -144,8 +144,9 @@ def test_forms(model, tmp_path):
     assert [entry["check"] for entry in json.loads(diagnosis.to_json())] == [
         finding.check for finding in diagnosis.findings
     ]
-    assert "<html" in diagnosis.to_html()
-    assert diagnosis._repr_html_() == diagnosis.to_html()
+    page = diagnosis.to_html()
+    assert "<html" in page
+    assert diagnosis._repr_html_() == page
     assert "retrain" in str(diagnosis)
     diagnosis.write(tmp_path / "out", title="T")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
