@@ -1,6 +1,7 @@
 """Real networks on real tables and digits, made to overfit, underfit, converge and diverge on
 purpose."""
 
+import functools
 import logging
 
 import lightning.pytorch as pl
@@ -35,35 +36,36 @@ def standard(train, *others):
     return [((side - mean) / scale).clamp(-8, 8) for side in (train, *others)]
 
 
-def elec2(folder, rng, rows):
+@functools.cache
+def elec2(folder):
     table = pd.read_parquet(folder / "electricity.parquet")
     y = torch.tensor((table["class"] == "UP").to_numpy().astype("int64"))
     x = torch.tensor(table.drop(columns=["class", "date"]).to_numpy(dtype="float32"))
-    return pick(x, y, rng, rows)
+    return x, y
 
 
-def adult(folder, rng, rows):
+@functools.cache
+def adult(folder):
     table = pd.read_parquet(folder / "train.parquet")
     y = torch.tensor((table["income"].str.strip() == ">50K").to_numpy().astype("int64"))
     x = torch.tensor(pd.get_dummies(table.drop(columns="income")).to_numpy(dtype="float32"))
-    return pick(x, y, rng, rows)
+    return x, y
 
 
-def pick(x, y, rng, rows):
-    chosen = torch.from_numpy(rng.permutation(len(x)))
-    train, val = chosen[:rows], chosen[rows : rows + 3000]
-    a, b = standard(x[train], x[val])
-    return a, y[train], b, y[val]
-
-
-def mnist(folder, rng, rows):
+@functools.cache
+def mnist(folder):
     with np.load(folder / "mnist.npz") as archive:
         x, y = (torch.from_numpy(archive[name]) for name in ("x_test", "y_test"))
-    x = x.reshape(len(x), -1).float() / 255
-    y = y.long()
+    return x.reshape(len(x), -1).float() / 255, y.long()
+
+
+def pick(folder, data, rng, rows):
+    """Rows to train on and 3000 to judge by; digits are on one scale already."""
+    x, y = LOADERS[data](folder)
     chosen = torch.from_numpy(rng.permutation(len(x)))
     train, val = chosen[:rows], chosen[rows : rows + 3000]
-    return x[train], y[train], x[val], y[val]
+    a, b = (x[train], x[val]) if data == "mnist" else standard(x[train], x[val])
+    return a, y[train], b, y[val]
 
 
 LOADERS = {"elec2": elec2, "adult": adult, "mnist": mnist}
@@ -77,44 +79,73 @@ WAYS = {
 RIGHT = {way: {way} for way in WAYS} | {"converged": {"converged", "still_improving"}}
 
 
-def fitted(folder, data, way, seed):
-    """Curves of a plain training loop, and the training records."""
+SEEDS = 5
+
+
+def fitted(folder, data, way):
+    """Curves of a plain training loop and the training records, of each seed.
+
+    The networks of all seeds are trained side by side, as one batch of matrices.
+    """
     how = WAYS[way]
-    torch.manual_seed(seed)
-    x, y, vx, vy = LOADERS[data](folder, np.random.default_rng(seed), how["rows"])
-    net = network(x.shape[1], int(y.max()) + 1, how["width"])
+    sides, networks, orders = [], [], []
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        sides.append(pick(folder, data, np.random.default_rng(seed), how["rows"]))
+        x, y, _, _ = sides[-1]
+        networks.append(network(x.shape[1], int(y.max()) + 1, how["width"]))
+        orders.append(torch.stack([torch.randperm(len(x)) for _ in range(how["epochs"])], 1))
+    x, y, vx, vy = map(torch.stack, zip(*sides, strict=True))
+    layers = [
+        (
+            torch.stack([part.weight.detach().T for part in parts]).requires_grad_(),
+            torch.stack([part.bias.detach()[None] for part in parts]).requires_grad_(),
+        )
+        for parts in zip(*(net[::2] for net in networks), strict=True)
+    ]
+
+    def losses(x, y):
+        for weight, bias in layers[:-1]:
+            x = torch.baddbmm(bias, x, weight).relu()
+        logits = torch.baddbmm(layers[-1][1], x, layers[-1][0])
+        rows = cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+        return rows.view(y.shape).mean(1)
+
+    parameters = [part for layer in layers for part in layer]
     if "momentum" in how:
-        optimizer = torch.optim.SGD(net.parameters(), how["rate"], how["momentum"])
+        optimizer = torch.optim.SGD(parameters, how["rate"], how["momentum"])
     else:
         optimizer = torch.optim.AdamW(
-            net.parameters(), how["rate"], weight_decay=how.get("decay", 0.0), fused=True
+            parameters, how["rate"], weight_decay=how.get("decay", 0.0), fused=True
         )
-    losses = {"train": [], "val": []}
     with torch.no_grad():
-        untrained = float(cross_entropy(net(x), y))
-    for _ in range(how["epochs"]):
-        total = 0.0
-        for rows in torch.randperm(len(x)).split(64):
-            loss = cross_entropy(net(x[rows]), y[rows])
+        untrained = losses(x, y)
+    train, val = [], []
+    for order in torch.stack(orders).unbind(2):
+        total = torch.zeros(SEEDS)
+        for rows in order.split(64, 1):
+            loss = losses(x[torch.arange(SEEDS)[:, None], rows], y.gather(1, rows))
             optimizer.zero_grad()
-            loss.backward()
+            loss.sum().backward()
             optimizer.step()
-            total += loss.item() * len(rows) / len(x)
-        losses["train"].append(total)
+            total += loss.detach() * rows.shape[1] / x.shape[1]
+        train.append(total)
         with torch.no_grad():
-            losses["val"].append(float(cross_entropy(net(vx), vy)))
-    train, val = (torch.tensor(losses[side], dtype=torch.float64) for side in ("train", "val"))
-    return LearningCurves(torch.arange(len(train)), train, val, untrained_loss=untrained), Records(
-        x, y, name="train"
-    )
+            val.append(losses(vx, vy))
+    train, val = (torch.stack(side, 1).double() for side in (train, val))
+    epoch = torch.arange(how["epochs"])
+    for seed in range(SEEDS):
+        curves = LearningCurves(
+            epoch, train[seed], val[seed], untrained_loss=float(untrained[seed])
+        )
+        yield curves, Records(x[seed], y[seed], name="train")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("data", LOADERS)
 def test_real_runs_are_named_right_over_five_seeds(shared_data, data, way):
-    for seed in range(5):
-        curves, records = fitted(shared_data / data, data, way, seed)
+    for seed, (curves, records) in enumerate(fitted(shared_data / data, data, way)):
         found = gd.diagnose(curves=curves, train=records, only="curves")
         causes = {likely.cause for likely in found.causes}
         want = {
@@ -149,7 +180,7 @@ class Elec2(pl.LightningModule):
 
 def test_a_healthy_lightning_run_on_elec2_stays_quiet(shared_data):
     pl.seed_everything(7, verbose=False)
-    x, y, vx, vy = elec2(shared_data / "elec2", np.random.default_rng(7), 6000)
+    x, y, vx, vy = pick(shared_data / "elec2", "elec2", np.random.default_rng(7), 6000)
     monitor, calibration = LearningCurveMonitor(train_eval=1000), CalibrationMonitor()
     quiet = {
         "logger": False,
