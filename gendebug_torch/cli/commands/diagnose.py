@@ -53,7 +53,8 @@ def diagnose(
         model: MODULE:NAME of a network, or of a function that returns one, importable from here;
             or a file: an exported program (.pt2), TorchScript (.pt, .ts) or ONNX (.onnx).
         weights: safetensors file to load into the network.
-        budget: time to spend, e.g. 90s or 2m; what does not fit is listed with its cost.
+        budget: time for the whole command, e.g. 90s or 2m; what does not fit is listed with its
+            cost.
         only: ids of checks or topics, e.g. shift or calibration.ece.
         options: check id to option to value, e.g. '{"shift.ks": {"alpha": 0.001}}'.
         device: auto, cpu, cuda or cuda:N.

@@ -38,7 +38,7 @@ def leakage(
         out: directory for report.html and findings.json.
         model: MODULE:NAME of a network, through which suspicious columns are permuted.
         weights: safetensors file to load into the network.
-        budget: time limit, e.g. 90s or 2m.
+        budget: time for the whole command, e.g. 90s or 2m.
         fail_on: exit with 1 from this severity on.
         also: further files to write, junit (findings.xml) and markdown (findings.md).
     """

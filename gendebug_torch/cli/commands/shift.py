@@ -44,7 +44,7 @@ def shift(
             table alone.
         model: MODULE:NAME of a network, for the logits where the tables hold none.
         weights: safetensors file to load into the network.
-        budget: time to spend, e.g. 90s or 2m.
+        budget: time for the whole command, e.g. 90s or 2m.
         options: check id to option to value, e.g. '{"shift.ks": {"min_effect": 0.05}}'.
         fail_on: exit with 1 from this severity on.
         also: further files to write, junit (findings.xml) and markdown (findings.md).

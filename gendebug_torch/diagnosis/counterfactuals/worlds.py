@@ -94,7 +94,7 @@ class Worlds:
     residual: Tensor | None = None
     deadline: Deadline = NO_DEADLINE
     _outputs: dict[tuple[str, frozenset[int]], Tensor] = field(default_factory=dict)
-    _qualities: dict[frozenset[int], Tensor] = field(default_factory=dict)
+    _qualities: dict[frozenset[int], Tensor] = field(init=False, default_factory=dict)
 
     def qualities(self, worlds: Sequence[frozenset[int]]) -> Tensor:
         """Points of each world, as it is and resampled, `[w, 1 + r]` float64.
