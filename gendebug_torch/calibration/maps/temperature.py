@@ -231,7 +231,7 @@ def _newton(rows: LabeledOutputs, start: float, unit: float) -> tuple[float, _Mo
         low, high = (b, high) if at.gradient < 0 else (low, b)
         step = _halley_step(at)
         # At the root a step may be too small to change b, which is one end of the bracket then.
-        inside = 0.0 < b + step and low <= b + step <= high
+        inside = b + step > 0.0 and low <= b + step <= high
         following = b + step if inside else (2 * b if math.isinf(high) else 0.5 * (low + high))
         # Halley's error is cubic in the step: after one this small the next would be below 1e-9.
         converged = inside and abs(step) <= _LAST_STEP * b
