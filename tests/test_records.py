@@ -525,3 +525,23 @@ def test_booleans_are_0_and_1(dtype):
         holes = Records(features=pd.DataFrame({"a": column.mask([False, True, False])})).features
         assert holes["a"].dtype == "float64"
         assert holes["a"].isna().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        (
+            lambda: Records(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, -100]), torch.zeros(3, 3)),
+            ("1 x 8 x 8, float32", "0: 1, 1: 1, 1 without a label", "multiclass"),
+        ),
+        (
+            lambda: Records(pd.DataFrame({"<b>": [1.0, 2.0]}), torch.tensor([0.5, 2.0])),
+            ("&lt;b&gt;", "0.5 to 2, mean 1.25", "regression"),
+        ),
+        (lambda: Records(logits=torch.zeros(0)), ("<th style='text-align:left'>rows</th>",)),
+    ],
+)
+def test_a_notebook_shows_what_records_hold(records, said):
+    shown = records()._repr_html_()
+    assert all(text in shown for text in said), shown
+    assert "<b>" not in shown

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes, png
+from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes, notebook_html
 from gendebug_torch.data.files import replacing
 from gendebug_torch.errors import MissingExtraError, reject
 from gendebug_torch.modality.pictures.heat_maps import draw_heat_maps, draw_highlights
@@ -36,13 +34,6 @@ _PER_ROW = (
 _JOINED = "attributions.safetensors"
 # Rows summed at once, so that a summary of any number of rows needs little memory.
 _CHUNK = 2**16
-
-
-def _html(attributions: Attributions) -> str:
-    """The picture and the strongest inputs, for a notebook."""
-    picture = b64encode(png(attributions)).decode()
-    table = attributions.table().head(_BARS).to_html(index=False, float_format="{:.3g}".format)
-    return f'<img alt="{escape(attributions.method)}" src="data:image/png;base64,{picture}">{table}'
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +84,7 @@ class Attributions:
     precision: PrecisionCheck | None = None
     modality: str | None = None
 
-    _repr_html_ = _html
+    _repr_html_ = notebook_html
 
     @classmethod
     def from_rows(

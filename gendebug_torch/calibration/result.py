@@ -24,6 +24,7 @@ from gendebug_torch.calibration.maps.modules import (
 from gendebug_torch.calibration.maps.temperature import Temperature
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
 from gendebug_torch.calibration.saving import map_parameters, save_recalibration
+from gendebug_torch.checks.evidence import notebook_html
 from gendebug_torch.errors import UnsupportedError
 from gendebug_torch.stats.logit_scaling import AffineFit
 from gendebug_torch.version import __version__
@@ -60,6 +61,8 @@ class Recalibration:
     bins: int = 15
     network: nn.Module | None = None
     probe: Any = None
+
+    _repr_html_ = notebook_html
 
     @cached_property
     def model(self) -> nn.Module | None:

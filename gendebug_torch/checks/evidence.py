@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,8 @@ LIVE = "#D55E00"
 GOOD = "#009E73"
 NEUTRAL = "#7F7F7F"
 ACCENT = "#CC79A7"
+# Rows of a table that a notebook shows.
+_ROWS = 15
 CYCLE = (REFERENCE, LIVE, GOOD, ACCENT, "#E69F00", "#56B4E9", NEUTRAL)
 
 
@@ -107,3 +110,16 @@ def png(evidence: Plottable, *, dpi: int = 110) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+def notebook_html(evidence: Any) -> str:
+    """The picture of a value, where it has one, and the first rows of its table, for a notebook.
+
+    Args:
+        evidence: anything with `table()`.
+    """
+    table: str = evidence.table().head(_ROWS).to_html(index=False, float_format="{:.3g}".format)
+    if not hasattr(evidence, "plot"):
+        return table
+    picture = b64encode(png(evidence)).decode()
+    return f'<img alt="" src="data:image/png;base64,{picture}">{table}'

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
+from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes, notebook_html
 from gendebug_torch.curves.files.epoch_table import epoch_table
 from gendebug_torch.curves.files.run_files import read_csv, read_run
 from gendebug_torch.curves.fit.moving_average import moving_average
@@ -62,6 +62,8 @@ class LearningCurves:
     untrained_loss: float | None = None
     unit: str = "epoch"
     notes: tuple[str, ...] = ()
+
+    _repr_html_ = notebook_html
 
     def __post_init__(self) -> None:
         # A few numbers, which are read one by one.

@@ -18,6 +18,7 @@ from torch import Tensor
 from gendebug_torch.data.files import check_sums, replacing_directory, sha256_of
 from gendebug_torch.data.inputs.origin import Origin
 from gendebug_torch.data.outputs.refusals import check_ids, check_logits, check_quantities
+from gendebug_torch.data.outputs.summary import records_html
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
 from gendebug_torch.data.task import (
@@ -110,6 +111,8 @@ class Records:
         check_quantities(self.targets, self.logits, self.task, self.schema, self.name)
         if new and self.logits is not None and self.task in (Task.BINARY, Task.MULTICLASS):
             warn_probabilities(self.logits, self.name)
+
+    _repr_html_ = records_html
 
     def __len__(self) -> int:
         return next(len(value) for key in _PARTS if (value := getattr(self, key)) is not None)

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch.checks.evidence import notebook_html
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import standard_codes
@@ -67,6 +68,8 @@ class Profile:
     sample: RowSample
     extremes: Any
     name: str = "profile"
+
+    _repr_html_ = notebook_html
 
     def __len__(self) -> int:
         return self.rows

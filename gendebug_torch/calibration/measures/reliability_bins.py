@@ -20,6 +20,7 @@ from gendebug_torch.calibration.rows.model_outputs import (
     reject_nonfinite,
     summed_by_slot,
 )
+from gendebug_torch.checks.evidence import notebook_html
 from gendebug_torch.errors import reject
 from gendebug_torch.model.batches import moved
 from gendebug_torch.stats.intervals import clopper_pearson_interval
@@ -51,6 +52,8 @@ class ReliabilityBins:
     count: Tensor
     confidence: Tensor
     correct: Tensor
+
+    _repr_html_ = notebook_html
 
     def __add__(self, other: ReliabilityBins) -> ReliabilityBins:
         if len(self.count) != len(other.count):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from gendebug_torch.checks.evidence import ACCENT, LIVE, NEUTRAL, axes
+from gendebug_torch.checks.evidence import ACCENT, LIVE, NEUTRAL, axes, notebook_html
 from gendebug_torch.curves.diagnosis.accuracy import AccuracyChange
 from gendebug_torch.curves.diagnosis.regimes import Regime
 from gendebug_torch.curves.fit.forecast import Forecast
@@ -68,6 +68,8 @@ class CurveDiagnosis:
     forecast: Forecast | None
     curves: LearningCurves
     val_loss_smooth: Tensor
+
+    _repr_html_ = notebook_html
 
     def __str__(self) -> str:
         return "\n".join([self.summary, *(f"- {note}" for note in self.notes)])

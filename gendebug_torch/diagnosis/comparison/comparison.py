@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gendebug_torch.checks.evidence import notebook_html
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.diagnosis.diagnose import Diagnosis
 
@@ -33,6 +34,8 @@ class Comparison:
     disagreements: pd.DataFrame | None = None
     context: dict[str, str] = field(default_factory=dict)
     bills: pd.DataFrame | None = None
+
+    _repr_html_ = notebook_html
 
     @property
     def worse(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gendebug_torch.checks.evidence import notebook_html
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
 from gendebug_torch.influences.evidence.confirmation import Confirmation, confirmation
@@ -67,6 +68,8 @@ class Influences:
     unpack: Unpack | None
     device: torch.device
     seed: int
+
+    _repr_html_ = notebook_html
 
     @property
     def p_value(self) -> float:
