@@ -249,10 +249,10 @@ def test_a_mark_in_changing_places_is_told_from_one_in_a_corner():
         return pixels
 
     def network(x):
-        return (x.unfold(2, 4, 1).unfold(3, 4, 1).mean((4, 5)).amax((1, 2, 3)) > 0.9).long()
+        return x.unfold(2, 4, 1).unfold(3, 4, 1).mean((4, 5)).amax((1, 2, 3)) - 0.9
 
     donors = Donors(world(False, 1), world(True, 2), world(False, 3), world(False, 4))
-    found = transplant(network, donors, regions_of("image", donors.before), 1, least=0.3)
+    found = transplant(network, donors, regions_of("image", donors.before), least=0.3)
     assert found.anywhere
     assert (found.after, found.control) == (0, 0)
     assert found.before > 0.9
@@ -264,11 +264,11 @@ def test_a_tint_and_a_length_are_regions():
     tinted[:, 0] += 1
 
     def by_colour(x):
-        return (x[:, 0].mean((1, 2)) - x[:, 1].mean((1, 2)) > 0.5).long()
+        return x[:, 0].mean((1, 2)) - x[:, 1].mean((1, 2)) - 0.5
 
     plain = [torch.rand(64, 3, 16, 16, generator=generator(i)) for i in (1, 2, 3)]
     donors = Donors(plain[0], tinted, plain[1], plain[2])
-    assert transplant(by_colour, donors, regions_of("image", tinted), 1, least=0.3).region.name in (
+    assert transplant(by_colour, donors, regions_of("image", tinted), least=0.3).region.name in (
         "tint",
         "background",
     )
@@ -276,10 +276,10 @@ def test_a_tint_and_a_length_are_regions():
     short = torch.where(torch.arange(20) < 6, tokens, 0)
 
     def by_length(x):
-        return ((x != 0).sum(1) > 12).long()
+        return (x != 0).sum(1) - 12.5
 
     donors = Donors(short, tokens.masked_fill(torch.arange(20) > 17, 0), short, short)
-    assert transplant(by_length, donors, regions_of("text", short), 1, least=0.3).region.name == (
+    assert transplant(by_length, donors, regions_of("text", short), least=0.3).region.name == (
         "length"
     )
 
@@ -294,7 +294,7 @@ def test_the_token_that_makes_a_class_is_named():
         return Records(tokens, targets)
 
     def network(x):
-        return (x == 41).any(1).long()
+        return (x == 41).any(1).float() - 0.5
 
     validation, production = texts(0, True), texts(1, False)
     own = validation.targets == 1

@@ -36,7 +36,7 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     if validation is None or modality_of(validation.features, validation.modality) is None:
         return Cost()
     rows = min(64, row_count(given, "validation", 64))
-    return Cost(forwards=float(_MOST_CLASSES * 2 * _REGIONS * rows))
+    return Cost(forwards=float(_MOST_CLASSES * 3 * _REGIONS * rows))
 
 
 @check(
@@ -214,13 +214,12 @@ def _judged(
 
     def network(inputs: Tensor) -> Tensor:
         def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
-            logits = logits_of(model, batch)
-            return {"class": (logits > 0).long() if logits.ndim == 1 else logits.argmax(1)}
+            return {"lead": _lead(logits_of(model, batch), fall.class_id)}
 
-        return map_rows(step, inputs, model=model)["class"].to(donors.recipients.device)
+        return map_rows(step, inputs, model=model)["lead"].to(donors.recipients.device)
 
     regions = regions_of(modality.name, donors.recipients)
-    found = transplant(network, donors, regions, fall.class_id, least=least)
+    found = transplant(network, donors, regions, least=least)
     if found is not None and found.p_value < alpha:
         return _region_finding(found, fall)
     if modality.name != "text":
@@ -229,14 +228,25 @@ def _judged(
     return None if token is None or token.p_value >= alpha else _token_finding(token, fall)
 
 
+def _lead(logits: Tensor, class_id: int) -> Tensor:
+    """By how much the logit of a class leads, `[n]`; above 0 it is predicted."""
+    if logits.ndim == 1:
+        return logits if class_id else -logits
+    others = torch.cat([logits[:, :class_id], logits[:, class_id + 1 :]], 1)
+    return logits[:, class_id] - others.amax(1)
+
+
 def _region_finding(found: Transplant, fall: _Fall) -> Finding:
-    where = "a mark in changing places" if found.anywhere else found.region.name
-    part = f"the {where}" if not found.anywhere else where
+    where = found.name
+    part = where if found.anywhere else f"the {where}"
+    put = "put into inputs of other classes it"
+    if found.anywhere:
+        put = "the most telling part of each input, put elsewhere into inputs of other classes,"
     summary = (
-        f"{part[0].upper()}{part[1:]} of class {fall.name} makes the class by itself: put into "
-        f"inputs of other classes it turns {found.before:.0%} of them into {fall.name} if it comes "
-        f"from validation, {found.after:.0%} if it comes from production; the recall of "
-        f"{fall.name} fell from {fall.before:.1%} to {fall.after:.1%}."
+        f"{part[0].upper()}{part[1:]} of class {fall.name} makes the class by itself: {put} turns "
+        f"{found.before:.0%} of them into {fall.name} if it comes from validation, "
+        f"{found.after:.0%} if it comes from production; the recall of {fall.name} fell from "
+        f"{fall.before:.1%} to {fall.after:.1%}."
     )
     numbers = {
         "share_validation": found.before,

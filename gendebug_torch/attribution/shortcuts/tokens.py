@@ -78,7 +78,7 @@ def telling_token(
     validation, and the difference is halved in production. Cost: 6 evaluations of each recipient.
 
     Args:
-        network: token ids -> predicted class ids.
+        network: token ids -> by how much the class leads.
         validation: labeled texts.
         production: labeled texts.
         donors: texts of validation and production.
@@ -90,7 +90,7 @@ def telling_token(
     before, after = (side.widened(size) for side in sides)
     tokens = _lost_tokens(before, after, least)
     turned = [
-        float((network(_with_token(donors.recipients, token)) == class_id).double().mean())
+        float((network(_with_token(donors.recipients, token)) > 0).double().mean())
         for token in tokens
     ]
     best = max(range(len(tokens)), key=lambda i: turned[i], default=None)

@@ -43,17 +43,19 @@ def pictures(images: Tensor, *, low: float | None = None, high: float | None = N
     return found
 
 
-def draw_rows(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | None] = ()) -> Axes:
+def draw_rows(
+    ax: Axes, rows: Mapping[str, Tensor], boxes: Mapping[str, Sequence[Box | None]] | None = None
+) -> Axes:
     """Groups of rows below each other: images as a mosaic, series as lines, ids as texts.
 
     Args:
         ax: axis to draw on.
         rows: at most a few inputs `[n, ...]` of each group, by the name of the group.
-        boxes: region to mark in the inputs of each group; None marks none.
+        boxes: region to mark in each input of a group, by the name of the group; None marks none.
     """
     ax.grid(visible=False)
     first = next(iter(rows.values()))
-    marks = [*boxes, *[None] * len(rows)][: len(rows)]
+    marks = [(boxes or {}).get(name, ()) for name in rows]
     if first.ndim == 2:
         _draw_tokens(ax, rows)
     elif first.ndim == 4 or (first.ndim == 3 and first.shape[1] == first.shape[2]):
@@ -65,7 +67,9 @@ def draw_rows(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | None] 
     return ax
 
 
-def _draw_mosaic(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | None]) -> None:
+def _draw_mosaic(
+    ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Sequence[Box | None]]
+) -> None:
     """One line of images for each group, enlarged or thinned to about a hundred pixels."""
     floats = [images.float() if images.is_floating_point() else images for images in rows.values()]
     limits = [
@@ -76,10 +80,10 @@ def _draw_mosaic(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | Non
     step = max(1, min(drawn[0].shape[1:3]) // _PIXELS)
     canvas, height, width = tiled([thinned(images) for images in drawn])
     ax.imshow(canvas, interpolation="nearest", aspect="equal")
-    for i, box in enumerate(boxes):
-        for j in range(len(drawn[i]) if box is not None else 0):
-            assert box is not None
-            _mark(ax, [edge / step for edge in box], i * height, j * width)
+    for i, line in enumerate(boxes):
+        for j, box in enumerate(line):
+            if box is not None:
+                _mark(ax, [edge / step for edge in box], i * height, j * width)
     ax.set_yticks([(i + 0.45) * height for i in range(len(rows))], list(rows))
     ax.set_xticks([])
     ax.tick_params(length=0)
@@ -119,7 +123,9 @@ def _mark(ax: Axes, box: Sequence[float], top: int, left: int) -> None:
     ax.plot([x[0], x[1], x[1], x[0], x[0]], [y[0], y[0], y[1], y[1], y[0]], color=RAISES, lw=1.2)
 
 
-def _draw_series(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | None]) -> None:
+def _draw_series(
+    ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Sequence[Box | None]]
+) -> None:
     """Means of each channel over the rows of each group, one panel per channel."""
     channels = min(4, next(iter(rows.values())).shape[2])
     for channel in range(channels):
@@ -130,7 +136,9 @@ def _draw_series(ax: Axes, rows: Mapping[str, Tensor], boxes: Sequence[Box | Non
             colour = "black" if style == "-" else RAISES
             label = name if channel == 0 else None
             ax.plot(y.numpy(), style, color=colour, lw=1.2, label=label)
-    for box in [box for box in boxes if box is not None][:1]:
+    places = {box for line in boxes for box in line if box is not None}
+    # Means over rows show a part that lies in one place.
+    for box in places if len(places) == 1 else ():
         ax.axvspan(box[1] - 0.5, box[3] - 0.5, color=RAISES, alpha=0.12, lw=0)
     names = [f"channel {channel}" for channel in range(channels)]
     ax.set_yticks([channels - 1 - c + 0.4 for c in range(channels)], names)

@@ -31,14 +31,28 @@ class Region:
         share: share of the input that it covers.
         box: top, left, bottom and right in pixels, or first and last step (0, start, 1, stop); None
             where it has no place.
-        movable: whether the same thing may lie in another such region of another input.
+        family: regions of one family hold the same thing in different inputs; empty of one that
+            has one place.
+        axes: axes of the inputs along which the box begins; empty without a box.
     """
 
     name: str
     paste: Callable[[Tensor, Tensor], Tensor]
     share: float
     box: Box | None = None
-    movable: bool = False
+    family: str = ""
+    axes: tuple[int, ...] = ()
+
+    def moved(self, inputs: Tensor, target: Region) -> Tensor:
+        """Inputs whose part in this region lies in another one of its family.
+
+        Args:
+            inputs: inputs `[n, ...]`.
+            target: where it is to lie.
+        """
+        assert self.box is not None
+        assert target.box is not None
+        return inputs.roll([target.box[i] - self.box[i] for i in (0, 1)], self.axes)
 
 
 def regions_of(modality: str, inputs: Tensor) -> tuple[Region, ...]:
@@ -86,7 +100,11 @@ def _masked(name: str, inside: Tensor, shape: Sequence[int], box: Box | None = N
         inside if len(shape) == 2 else inside[..., None] if channels_last(shape) else inside[None]
     )
     share = float(inside.float().mean())
-    return Region(name, partial(_pasted, mask=mask), share, box, movable=box is not None)
+    paste = partial(_pasted, mask=mask)
+    if box is None:
+        return Region(name, paste, share)
+    axes = (2, 3) if len(shape) == 3 and not channels_last(shape) else (1, 2)
+    return Region(name, paste, share, box, "window", axes)
 
 
 def channels_last(shape: Sequence[int]) -> bool:
@@ -147,7 +165,8 @@ def _series_regions(inputs: Tensor) -> Iterator[Region]:
             name = f"channel {channel}, {when}" if when else f"channel {channel}"
             box = (channel, start, channel + 1, stop)
             share = float(mask.float().mean())
-            yield Region(name, partial(_pasted, mask=mask), share, box, movable=not whole)
+            family = "" if whole else f"channel {channel}"
+            yield Region(name, partial(_pasted, mask=mask), share, box, family, (2, 1))
         if when and channels > 1:
             mask = torch.zeros(steps, channels, dtype=torch.bool)
             mask[start:stop] = True
