@@ -42,6 +42,8 @@ TOPICS = (
 # A package named after this topic would take the place of the function `gd.influence`.
 _FOLDERS: Mapping[str, str] = {"influence": "influences"}
 
+# Fields of records, any of which gives the inputs.
+_INPUTS = ("features", "origin")
 _CHECKS: dict[str, Check] = {}
 
 
@@ -182,7 +184,7 @@ class Check:
         if lacking := self.lacks(given):
             listed, numbers = ", ".join(lacking), {"lacks": lacking}
             remedy = f"Pass {listed} to run it."
-            skipped = f"Skipped: needs {listed}."
+            skipped = f"Skipped: needs {listed}{_parts_text(lacking, given)}."
             return [self.finding(Severity.SKIPPED, skipped, numbers=numbers, remedy=remedy)]
         if "model" in self.inputs and any(map(has_positions, given.values())):
             return [self.finding(Severity.SKIPPED, ONE_PER_ROW)]
@@ -321,8 +323,19 @@ def _measured(name: str, cost: Cost, given: Mapping[str, Any], inputs: Iterable[
     return cost if measured is None else replace(cost, elements=measured.elements(given, inputs))
 
 
+def _parts_text(lacking: list[str], given: Mapping[str, Any]) -> str:
+    """That inputs of several parts are no features, where these are lacking."""
+    names = [need.partition(".")[0] for need in lacking if need.endswith(".features")]
+    kinds = [getattr(given.get(name), "modality", None) or "" for name in names]
+    parts = next((kind for kind in kinds if " + " in kind), "")
+    return parts and f", which inputs of several parts ({parts}) do not have"
+
+
 def _present(given: Mapping[str, Any], need: str) -> bool:
     name, _, attribute = need.partition(".")
+    if attribute == "inputs":
+        # They are read again only by a check that takes them.
+        return any(getattr(given.get(name), part, None) is not None for part in _INPUTS)
     part = (
         value if (value := given.get(name)) is None or not attribute else getattr(value, attribute)
     )

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from gendebug_torch.data.files import check_sums, replacing_directory, sha256_of
 from gendebug_torch.data.inputs.origin import Origin
-from gendebug_torch.data.outputs.refusals import check_ids, check_logits, check_quantities
+from gendebug_torch.data.outputs.refusals import (
+    check_embedding,
+    check_ids,
+    check_logits,
+    check_quantities,
+)
 from gendebug_torch.data.outputs.summary import records_html
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
@@ -100,7 +105,7 @@ class Records:
                 f"Align the rows of {self.name!r} before building Records.",
             )
         _check_devices(self)
-        _check_embedding(self)
+        check_embedding(self.embedding, self.modality, self.name)
         for key in ("features", "metadata", "properties"):
             if isinstance(table := getattr(self, key), pd.DataFrame):
                 object.__setattr__(self, key, standard_columns(table, self.name))
@@ -319,7 +324,6 @@ class Records:
         return cls.from_frame(read_table(path, codes), schema, name=label, optional=optional)
 
 
-MODALITIES = ("image", "text", "series", "table")
 _PARTS = ("features", "targets", "logits", "metadata", "properties", "embedding", "keys")
 
 
@@ -377,18 +381,6 @@ def _required(records: Records, key: str) -> Tensor:
             f"Build them with {key}, or collect(model, loader).",
         )
     return value
-
-
-def _check_embedding(records: Records) -> None:
-    """Refuse an embedding that is no table of numbers, and an unknown modality."""
-    embedding = records.embedding
-    if embedding is not None and (embedding.ndim != 2 or not embedding.is_floating_point()):
-        got = f"{embedding.dtype} of shape {list(embedding.shape)} in {records.name!r}"
-        remedy = "Flatten or average it to one vector per row."
-        reject("embedding", "floats [n, e]", got, remedy)
-    if not {*(records.modality or MODALITIES[0]).split(" + ")} <= {*MODALITIES}:
-        expected, got = f"one of {', '.join(MODALITIES)}", repr(records.modality)
-        reject("modality", expected, got, "Leave it out to have it seen from shape and type.")
 
 
 def _check_devices(records: Records) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gendebug_torch.errors import reject
 from gendebug_torch.modality.detection import TABLE, modality_of
-from gendebug_torch.modality.modality import Modality
+from gendebug_torch.modality.modality import Change, Modality
 
 # Columns of a table beside other inputs; a wider one is no table that a person reads.
 _MOST_COLUMNS = 300
@@ -71,6 +73,94 @@ def parts_of(inputs: Any, modality: str | Mapping[Any, str] = "auto") -> tuple[P
             kind = modality_of(tensor, asked)
             found.append(Part(at, str(at) if keyed else "", kind))
     return tuple(found) if keyed else _numbered(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Composite:
+    """Inputs of several parts of which one is changed while the others stay.
+
+    Args:
+        inputs: mapping, tuple or list of Tensors with one entry per row.
+        part: the part that is looked at.
+    """
+
+    inputs: Any
+    part: Part
+
+    @property
+    def main(self) -> Tensor:
+        """The part that is looked at, `[n, ...]`."""
+        return self.part.of(self.inputs)
+
+    def __len__(self) -> int:
+        return len(self.main)
+
+    def __getitem__(self, rows: Tensor | slice) -> Composite:
+        return self._with({at: part[rows] for at, part in self._parts().items()})
+
+    def replaced(self, main: Tensor) -> Composite:
+        """The same with another part; an attention mask goes where padding goes.
+
+        Args:
+            main: `[n, ...]`.
+        """
+        parts = self._parts() | {self.part.at: main}
+        mask = parts.get(_MASK)
+        if isinstance(mask, Tensor) and mask.shape == main.shape:
+            absent, present = self.main[mask == 0], self.main[mask != 0]
+            if not bool(torch.isin(absent, present).any()):
+                parts[_MASK] = (~torch.isin(main, absent)).to(mask.dtype)
+        return self._with(parts)
+
+    def _parts(self) -> dict[Any, Tensor]:
+        keyed = isinstance(self.inputs, Mapping)
+        return dict(self.inputs.items() if keyed else enumerate(self.inputs))
+
+    def _with(self, parts: dict[Any, Tensor]) -> Composite:
+        keyed = isinstance(self.inputs, Mapping)
+        return Composite(parts if keyed else tuple(parts.values()), self.part)
+
+
+def composite_of(inputs: Any, modality: str | None = None) -> Composite | None:
+    """Inputs of several parts with their first image, text or series; None of other inputs.
+
+    Args:
+        inputs: inputs of all rows.
+        modality: those of the parts as `modality_name` gives them; None looks at the inputs.
+    """
+    if not isinstance(inputs, (Mapping, tuple, list)):
+        return None
+    parts, names = parts_of(inputs), (modality or "").split(" + ")
+    if len(names) == len(parts):
+        asked = {part.at: name for part, name in zip(parts, names, strict=True)}
+        parts = parts_of(inputs, asked)
+    main = next((part for part in parts if part.modality is not None), None)
+    return None if main is None else Composite(inputs, main)
+
+
+def within_composites(modality: Modality) -> Modality:
+    """The modality of a part, for inputs that are composites.
+
+    Args:
+        modality: that of the part that is looked at.
+    """
+
+    def changes(before: Composite, after: Composite) -> tuple[Change, ...]:
+        found = modality.changes(before.main, after.main)
+        return tuple(replace(one, apply=partial(_changed, change=one)) for one in found)
+
+    contents = modality.contents
+    return replace(
+        modality,
+        properties=lambda inputs: modality.properties(inputs.main),
+        changes=changes,
+        contents=None if contents is None else lambda inputs: contents(inputs.main),
+        key=None,
+    )
+
+
+def _changed(inputs: Composite, change: Change) -> Composite:
+    return inputs.replaced(change.apply(inputs.main))
 
 
 def modality_name(parts: tuple[Part, ...]) -> str | None:

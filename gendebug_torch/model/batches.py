@@ -186,6 +186,11 @@ def cut(inputs: Any, start: int, stop: int) -> Any:
     return _apply(inputs, lambda tensor: tensor[start:stop])
 
 
+def picked(inputs: Any, rows: Tensor) -> Any:
+    """The same structure with the rows at these positions of its Tensors."""
+    return _apply(inputs, lambda tensor: tensor[rows.to(tensor.device)])
+
+
 def moved(inputs: T, device: torch.device) -> T:
     """The same structure with its Tensors on a device.
 

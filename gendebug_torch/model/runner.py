@@ -144,6 +144,25 @@ def map_rows(
     return joined_batches(gathered) if keep else {}
 
 
+def logits_for(model: Model, inputs: Any) -> Tensor:
+    """Logits of all rows, `[n]` or `[n, k]` on the CPU, in batches.
+
+    Args:
+        model: module or callable.
+        inputs: Tensor `[n, ...]`, or a mapping, tuple or list of them.
+    """
+
+    def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
+        return {"logits": logits_of(model, batch)}
+
+    if isinstance(inputs, Tensor):
+        return map_rows(step, inputs, model=model)["logits"]
+    largest = max(leaves(inputs), key=lambda part: part.nbytes)
+    size = rows_at_once(largest, None, device_of("auto")) or 1
+    batches = [(cut(inputs, i, i + size), None) for i in range(0, len(largest), size)]
+    return map_rows(step, batches, model=model)["logits"]
+
+
 class _Results:
     """Outputs by number of batch: waiting on the device, then on the host and in shards."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,14 @@ from gendebug_torch.attribution.shortcuts.transplants import Donors, Transplant,
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
+from gendebug_torch.data.inputs.origin import inputs_of
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.modality.detection import modality_of
+from gendebug_torch.modality.parts import Composite, composite_of
 from gendebug_torch.modality.pictures.regions import regions_of
 from gendebug_torch.model.evaluation import Model
-from gendebug_torch.model.runner import logits_of, map_rows
+from gendebug_torch.model.runner import logits_for
 from gendebug_torch.stats.intervals import two_share_p_value
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -33,7 +35,10 @@ _REGIONS = 45
 
 def _cost(given: Mapping[str, Any]) -> Cost:
     validation = given.get("validation")
-    if validation is None or modality_of(validation.features, validation.modality) is None:
+    if validation is None or not len(validation):
+        return Cost()
+    first = _main_part(validation.select([0]))
+    if modality_of(first.features, first.modality) is None:
         return Cost()
     rows = min(64, row_count(given, "validation", 64))
     return Cost(forwards=float(_MOST_CLASSES * 3 * _REGIONS * rows))
@@ -44,10 +49,10 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     cause=Cause.SHORTCUT_FEATURE,
     needs=(
         "model",
-        "validation.features",
+        "validation.inputs",
         "validation.targets",
         "validation.logits",
-        "production.features",
+        "production.inputs",
         "production.targets",
         "production.logits",
     ),
@@ -83,6 +88,8 @@ def no_region_carries_a_class_that_production_lacks(
         seed: of the samples.
     """
     this = no_region_carries_a_class_that_production_lacks
+    whole = composite_of(inputs_of(validation), validation.modality)
+    validation, production = _main_part(validation), _main_part(production)
     if reason := _unfit(validation, production):
         yield this.finding(Severity.NOTE, f"Not judged: {reason}.")
         return
@@ -92,7 +99,7 @@ def no_region_carries_a_class_that_production_lacks(
         return
     found = False
     for fall in falls[:_MOST_CLASSES]:
-        donors = _donors(validation, production, fall.class_id, rows, seed)
+        donors = _donors(validation, production, whole, fall.class_id, rows, seed)
         if donors is None:
             continue
         finding = _judged(model, validation, production, fall, donors, least, alpha)
@@ -117,6 +124,14 @@ class _Fall:
     name: str
     before: float
     after: float
+
+
+def _main_part(records: Records) -> Records:
+    """Records whose features are the image, text or series of inputs of several parts."""
+    whole = composite_of(inputs_of(records), records.modality)
+    if whole is None or whole.part.modality is None:
+        return records
+    return replace(records, features=whole.main, modality=whole.part.modality.name)
 
 
 def _unfit(validation: Records, production: Records) -> str:
@@ -159,7 +174,12 @@ def _classes(*sides: Records) -> int:
 
 
 def _donors(
-    validation: Records, production: Records, class_id: int, rows: int, seed: int
+    validation: Records,
+    production: Records,
+    whole: Composite | None,
+    class_id: int,
+    rows: int,
+    seed: int,
 ) -> Donors | None:
     """Rows of the class that the network has right, and of other classes; None where too few."""
     assert validation.targets is not None
@@ -181,13 +201,15 @@ def _donors(
         if number == 0:
             at = _as_often(at, validation.targets.cpu()[at].long(), became, rows)
         picked.append((side, at))
+    # Few rows are taken again, in another order for each kind.
+    indices = [at.repeat(-(-rows // len(at)))[:rows] for _, at in picked]
     inputs = []
-    for side, at in picked:
+    for (side, _), index in zip(picked, indices, strict=True):
         assert isinstance(side.features, Tensor)
-        # Few rows are taken again, in another order for each kind.
-        index = at.repeat(-(-rows // len(at)))[:rows]
         inputs.append(side.features[index.to(side.features.device)])
-    return Donors(*inputs)
+    recipients, before, after, others = inputs
+    rest = None if whole is None else whole[indices[0]]
+    return Donors(recipients, before, after, others, rest)
 
 
 def _as_often(at: Tensor, classes: Tensor, wanted: Tensor, rows: int) -> Tensor:
@@ -213,10 +235,8 @@ def _judged(
     assert modality is not None
 
     def network(inputs: Tensor) -> Tensor:
-        def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
-            return {"lead": _lead(logits_of(model, batch), fall.class_id)}
-
-        return map_rows(step, inputs, model=model)["lead"].to(donors.recipients.device)
+        fed = inputs if donors.whole is None else donors.whole.replaced(inputs).inputs
+        return _lead(logits_for(model, fed), fall.class_id).to(donors.recipients.device)
 
     regions = regions_of(modality.name, donors.recipients)
     found = transplant(network, donors, regions, least=least)

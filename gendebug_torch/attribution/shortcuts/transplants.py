@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import axes
+from gendebug_torch.modality.parts import Composite
 from gendebug_torch.modality.pictures.drawing import draw_rows
 from gendebug_torch.modality.pictures.regions import Box, Region
 
@@ -85,12 +86,14 @@ class Donors:
         before: inputs of the class in validation.
         after: inputs of the class in production.
         others: inputs of other classes in validation.
+        whole: the recipients with all parts, where these inputs are one of several.
     """
 
     recipients: Tensor
     before: Tensor
     after: Tensor
     others: Tensor
+    whole: Composite | None = None
 
 
 def transplant(

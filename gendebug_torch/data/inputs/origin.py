@@ -52,3 +52,14 @@ class Origin:
         if len(origins) < len(parts) or len({id(origin.read) for origin in origins}) > 1:
             return None
         return Origin(origins[0].read, torch.cat([origin.numbers for origin in origins]))
+
+
+def inputs_of(records: Any) -> Any:
+    """Features, or inputs read again that were not kept, as the model takes them; None of neither.
+
+    Args:
+        records: records.
+    """
+    if records.features is not None or records.origin is None:
+        return records.features
+    return records.origin.inputs()

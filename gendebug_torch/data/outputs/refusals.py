@@ -9,6 +9,7 @@ from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.task import IGNORED, Task
 from gendebug_torch.errors import reject
 
+MODALITIES = ("image", "text", "series", "table")
 # Rounding of the sum of soft labels, and rows in which quantities may take two values by chance.
 _SUM_TOLERANCE, _MIN_ROWS = 5e-3, 20
 _DECLARE = "If they are quantities, declare `regression: true` in the schema"
@@ -39,6 +40,21 @@ def check_logits(logits: Tensor | None, task: Task | None, name: str) -> None:
         )
         got = f"NaN or infinity in {bad} of {len(logits)} rows of {name!r}"
         reject("logits", expected, got, "Find the rows that break the model, or drop them.")
+
+
+def check_embedding(embedding: Tensor | None, modality: str | None, name: str) -> None:
+    """Refuse an embedding that is no table of numbers, and an unknown modality.
+
+    Raises:
+        InputError: one of them.
+    """
+    if embedding is not None and (embedding.ndim != 2 or not embedding.is_floating_point()):
+        got = f"{embedding.dtype} of shape {list(embedding.shape)} in {name!r}"
+        remedy = "Flatten or average it to one vector per row."
+        reject("embedding", "floats [n, e]", got, remedy)
+    if not {*(modality or MODALITIES[0]).split(" + ")} <= {*MODALITIES}:
+        expected, got = f"one of {', '.join(MODALITIES)}", repr(modality)
+        reject("modality", expected, got, "Leave it out to have it seen from shape and type.")
 
 
 def check_ids(targets: Tensor | None, logits: Tensor | None, task: Task | None, name: str) -> None:

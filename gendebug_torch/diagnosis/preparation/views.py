@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch.data.inputs.origin import Origin
 from gendebug_torch.data.records import Records
 from gendebug_torch.modality.detection import modality_of, properties_of
 from gendebug_torch.modality.parts import key_of_parts, parts_of
 from gendebug_torch.modality.strings import text_columns, with_text_properties
+from gendebug_torch.model.batches import leaves, picked
 
 SPLITS = ("train", "validation", "production")
 # Bytes of inputs that are read again for checks that feed the model rows.
@@ -49,7 +52,8 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
 def with_inputs(given: Mapping[str, Any]) -> dict[str, Records]:
     """Records with the inputs that were not kept, read again, for checks that feed the model.
 
-    Of many rows as many are drawn as fit into 256 MiB. Inputs of several parts stay out.
+    Of many rows as many are drawn as fit into 256 MiB. Inputs of several parts are no features, but
+    are read once.
 
     Args:
         given: inputs of `diagnose` by name.
@@ -62,16 +66,19 @@ def with_inputs(given: Mapping[str, Any]) -> dict[str, Records]:
         if records is None or records.features is not None or records.origin is None:
             continue
         single = records.select([0]).origin.inputs() if len(records) else None
-        if not isinstance(single, Tensor):
-            continue
-        rows = max(1, _READ_BYTES // max(1, single.nbytes))
+        rows = max(1, _READ_BYTES // max(1, sum(part.nbytes for part in leaves(single))))
         sample = records
         if rows < len(records):
             generator = torch.Generator().manual_seed(0)
             drawn = torch.randperm(len(records), generator=generator)[:rows].sort().values
             sample = records.select(drawn)
         assert sample.origin is not None
-        filled[name] = replace(sample, features=sample.origin.inputs())
+        inputs = sample.origin.inputs()
+        if isinstance(inputs, Tensor):
+            filled[name] = replace(sample, features=inputs)
+        elif inputs is not None:
+            kept = Origin(partial(picked, inputs), torch.arange(len(sample)))
+            filled[name] = replace(sample, origin=kept)
     return filled
 
 

@@ -16,14 +16,16 @@ from torch.nn.functional import one_hot
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
+from gendebug_torch.data.inputs.origin import inputs_of
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import missing_labels
 from gendebug_torch.modality.detection import modality_of
 from gendebug_torch.modality.modality import Modality
+from gendebug_torch.modality.parts import Composite, composite_of, within_composites
 from gendebug_torch.modality.strings import STRINGS, text_columns, texts_of
 from gendebug_torch.modality.text import TEXT, text_modality
 from gendebug_torch.model.evaluation import Model
-from gendebug_torch.model.runner import logits_of, map_rows
+from gendebug_torch.model.runner import logits_for
 from gendebug_torch.shift.serving.reproduction import Reproduction, Side, reproduction
 from gendebug_torch.stats.intervals import p_value_text
 
@@ -36,17 +38,20 @@ _TABLE = "the inputs are a table, see shift.serving_skew"
 
 def _cost(given: Mapping[str, Any]) -> Cost:
     validation = given.get("validation")
-    if validation is None or modality_of(validation.features, validation.modality) is None:
+    if validation is None or not len(validation):
         return Cost()
-    rows = min(len(validation), 800)
+    whole = _composite(validation.select([0]))
+    if whole is None and modality_of(validation.features, validation.modality) is None:
+        return Cost()
+    rows, main = min(len(validation), 800), validation.features if whole is None else whole.main
     forwards = rows * _RUNS / 2 if given.get("model") is not None else 0.0
-    return Cost(forwards=forwards, elements=300.0 * rows * validation.features[0].numel())
+    return Cost(forwards=forwards, elements=300.0 * rows * main[0].numel())
 
 
 @check(
     "shift.reproduced_change",
     cause=Cause.TRAIN_SERVE_SKEW,
-    needs=("validation.features", "production.features"),
+    needs=("validation.inputs", "production.inputs"),
     cost=_cost,
 )
 def no_named_change_turns_validation_into_production(
@@ -136,23 +141,32 @@ def _reproduction(
     """
     before, after = map(_side, sides)
     run = None if model is None or modality is STRINGS else partial(_outputs, model)
+    whole = isinstance(before.inputs, Composite)
     if modality is TEXT:
-        options["encode"] = getattr(model, "encode", None)
-        modality = text_modality(before.inputs, after.inputs)
+        options["encode"] = None if whole else getattr(model, "encode", None)
+        modality = text_modality(*(s.inputs.main if whole else s.inputs for s in (before, after)))
+    modality = within_composites(modality) if whole else modality
     return reproduction(before, after, modality, run, **options)
 
 
-def _outputs(model: Model, inputs: Tensor) -> Tensor:
-    def step(batch: Any, targets: Tensor | None) -> dict[str, Tensor]:
-        return {"logits": logits_of(model, batch)}
+def _outputs(model: Model, inputs: Any) -> Tensor:
+    return logits_for(model, inputs.inputs if isinstance(inputs, Composite) else inputs)
 
-    return map_rows(step, inputs, model=model)["logits"]
+
+def _composite(records: Records) -> Composite | None:
+    """Inputs of several parts, one of which is an image, a text or a series."""
+    return composite_of(inputs_of(records), records.modality)
 
 
 def _unfit(validation: Records, production: Records) -> tuple[str, Modality | None]:
-    """Why nothing can be judged, or the modality of the inputs."""
-    sides = (validation.features, production.features)
-    modality = modality_of(sides[0], validation.modality)
+    """Why nothing can be judged, or the modality of the inputs, of several the changed one."""
+    sides = [side.features for side in (validation, production)]
+    wholes = [_composite(side.select([0])) for side in (validation, production)]
+    if wholes[0] is not None and wholes[1] is not None:
+        sides = [whole.main for whole in wholes if whole is not None]
+        modality: Modality | None = wholes[0].part.modality
+    else:
+        modality = modality_of(sides[0], validation.modality)
     if all(isinstance(side, pd.DataFrame) and text_columns(side) for side in sides):
         modality = STRINGS
     elif modality is None or not isinstance(sides[1], Tensor):
@@ -173,7 +187,7 @@ def _sample(records: Records, rows: int) -> Records:
 
 def _side(records: Records) -> Side:
     """Inputs and, where every row has them, labels as columns: one for each class."""
-    inputs: Any = records.features
+    inputs: Any = records.features if (whole := _composite(records)) is None else whole
     if isinstance(inputs, pd.DataFrame):
         inputs = texts_of(inputs)
     targets, texts = records.targets, texts_of(records.metadata)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import axes
 from gendebug_torch.modality.modality import Change, Modality
+from gendebug_torch.modality.parts import Composite
 from gendebug_torch.modality.pictures.drawing import draw_rows, draw_texts
 from gendebug_torch.modality.strings import STRINGS, string_properties
 from gendebug_torch.shift.serving.energy import energy_distance, energy_distances, energy_p_value
@@ -93,7 +94,7 @@ class Side:
     """Inputs of one side, and what is known of them.
 
     Args:
-        inputs: `[n, ...]`, or n texts.
+        inputs: `[n, ...]`, n rows of several parts, or n texts.
         labels: labels as columns of numbers, `[n, l]`, or None.
         texts: the n texts that the inputs were made of, or None.
     """
@@ -195,7 +196,8 @@ def _pictures(before: Side, changed: Side | None, after: Side) -> dict[str, Any]
     rewritten = changed is not None and changed.texts is not before.texts
     if rewritten and all(side.texts is not None for side in given.values()):
         return {name: list(side.texts or ())[:_DRAWN] for name, side in given.items()}
-    groups = {name: side.inputs[:_DRAWN] for name, side in given.items()}
+    shown = {name: side.inputs[:_DRAWN] for name, side in given.items()}
+    groups = {n: rows.main if isinstance(rows, Composite) else rows for n, rows in shown.items()}
     return {n: rows.cpu() if isinstance(rows, Tensor) else rows for n, rows in groups.items()}
 
 
@@ -212,9 +214,11 @@ def _texts_differ(validation: Side, production: Side) -> bool:
 
 
 def _taken(values: Any, index: Tensor) -> Any:
-    """Rows of a Tensor or of a list at these positions."""
+    """Rows of inputs or of a list at these positions."""
     if isinstance(values, Tensor):
         return values[index.to(values.device)]
+    if isinstance(values, Composite):
+        return values[index.to(values.main.device)]
     return [values[at] for at in index.tolist()]
 
 
