@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Records, Severity
+from gendebug_torch import Records, Schema, Severity, diagnose
 from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.errors import InputError
 from gendebug_torch.slices import error_clusters
@@ -118,3 +118,23 @@ def test_a_cluster_of_expected_errors_is_no_alarm():
     assert finding.numbers["largest_share"] == 0.0
     (finding,) = CHECK(as_records(x, error, torch.zeros_like(corner)))
     assert finding.severity.level >= Severity.WARN.level
+
+
+def test_errors_of_images_are_a_gallery_of_mistakes():
+    generator = torch.Generator().manual_seed(0)
+    pixels = 0.5 * torch.rand(800, 3, 8, 8, generator=generator)
+    targets = torch.arange(800) % 3
+    bright = torch.rand(800, generator=generator) < 0.1
+    pixels[bright] += 0.5
+    called = torch.where(bright & (targets == 2), 0, targets)
+    called[::40] = (called[::40] + 1) % 3
+    logits = 8.0 * torch.nn.functional.one_hot(called, 3).float()
+    records = Records(pixels, targets, logits, schema=Schema(classes=("cat", "dog", "fox")))
+    (found,) = diagnose(validation=records, only="slices.error_clusters").findings
+    assert found.severity.level >= Severity.WARN.level
+    gallery = found.evidence.examples
+    assert next(iter(gallery)) == "fox → cat"
+    assert gallery["fox → cat"].shape == (8, 3, 8, 8)
+    assert float(gallery["fox → cat"].amin()) >= 0.5
+    ax = found.evidence.plot()
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(gallery)

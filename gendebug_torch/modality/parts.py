@@ -130,12 +130,26 @@ def composite_of(inputs: Any, modality: str | None = None) -> Composite | None:
     """
     if not isinstance(inputs, (Mapping, tuple, list)):
         return None
-    parts, names = parts_of(inputs), (modality or "").split(" + ")
+    parts, names = parts_of(inputs), modality.split(" + ") if modality else []
     if len(names) == len(parts):
         asked = {part.at: name for part, name in zip(parts, names, strict=True)}
         parts = parts_of(inputs, asked)
     main = next((part for part in parts if part.modality is not None), None)
     return None if main is None else Composite(inputs, main)
+
+
+def main_of(inputs: Any, modality: str | None = None) -> Tensor | None:
+    """The image, text or series `[n, ...]` of inputs; None of tables.
+
+    Args:
+        inputs: inputs of all rows.
+        modality: what they are; None looks at the inputs.
+    """
+    whole = composite_of(inputs, modality)
+    if whole is not None:
+        return whole.main
+    single = isinstance(inputs, Tensor) and modality_of(inputs, modality) is not None
+    return inputs if single else None
 
 
 def within_composites(modality: Modality) -> Modality:

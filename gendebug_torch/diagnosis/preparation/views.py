@@ -39,10 +39,10 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
         if records.properties is not None:
             properties = _with_texts(records.properties, records, told)
             table = _beside(records.features, properties)
-            described[name] = replace(_with_keys(records), features=table, properties=properties)
+            described[name] = replace(_with_inputs(records), features=table, properties=properties)
         elif (modality := modality_of(records.features, records.modality)) is not None:
             words = _with_texts(properties_of(records.features, modality), records, told)
-            described[name] = replace(_with_keys(records), features=words, properties=words)
+            described[name] = replace(_with_inputs(records), features=words, properties=words)
         elif isinstance(records.features, pd.DataFrame) and known & {*records.features}:
             table = with_text_properties(records.features, _written(records.features, known))
             described[name] = replace(records, features=table)
@@ -111,12 +111,19 @@ def _beside(features: Any, properties: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([features.reset_index(drop=True), new.reset_index(drop=True)], axis=1)
 
 
-def _with_keys(records: Records) -> Records:
-    """The records with what near duplicates are found by, where their inputs are there."""
-    if records.keys is not None or not isinstance(records.features, Tensor):
+def _with_inputs(records: Records) -> Records:
+    """Records that know where their inputs are when properties take the place of these.
+
+    What near duplicates are found by is added.
+    """
+    features = records.features
+    if not isinstance(features, Tensor):
         return records
-    parts = parts_of(records.features, records.modality or "auto")
-    return replace(records, keys=key_of_parts(records.features, parts))
+    keys = records.keys
+    if keys is None:
+        keys = key_of_parts(features, parts_of(features, records.modality or "auto"))
+    origin = Origin(partial(picked, features), torch.arange(len(features)))
+    return replace(records, keys=keys, origin=origin)
 
 
 def _texts_of_any(tables: Iterable[Any]) -> set[str]:

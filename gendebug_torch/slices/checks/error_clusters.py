@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,8 @@ from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
+from gendebug_torch.data.task import Task
+from gendebug_torch.modality.parts import main_of
 from gendebug_torch.slices.checks._slicing import class_outputs, row_losses
 from gendebug_torch.slices.clusters.error_clusters import ErrorClusters, error_clusters
 from gendebug_torch.slices.search.error_events import errors_by_prediction
@@ -30,6 +33,8 @@ _Z = 3.1
 _COMPONENTS = 12
 _VARIANCE = 0.9
 _SHOWN_ROWS = 20
+# Mistakes of which examples are drawn, and examples of each.
+_MISTAKES, _EXAMPLES = 4, 8
 
 
 def _elements(records: Any) -> float:
@@ -147,9 +152,30 @@ def _side_finding(records: Records, limits: _Limits, threshold: float) -> Findin
     for i in limits.failing(found):
         gain = _gain(losses, inputs, found.assignment == i, limits.seed)
         if gain is None or gain >= limits.min_gain:
-            shown = rows[error & (found.assignment == i)][:_SHOWN_ROWS].tolist()
-            return _failing_cluster(this, found, i, losses, gain, shown)
+            shown = rows[error & (found.assignment == i)][:_SHOWN_ROWS]
+            drawn = replace(found, examples=_examples(records, shown))
+            return _failing_cluster(this, drawn, i, losses, gain, shown.tolist())
     return _no_failing_cluster(this, found, losses)
+
+
+def _examples(records: Records, rows: Tensor) -> dict[str, Tensor]:
+    """Images, series or texts of errors by their mistake, the commonest first, e.g. `3 -> 5`."""
+    origin = records.select(rows).origin
+    main = None if origin is None else main_of(origin.inputs(), records.modality)
+    if main is None:
+        return {}
+    if records.task not in (Task.BINARY, Task.MULTICLASS):
+        return {"largest losses": main[:_EXAMPLES].cpu()}
+    assert records.targets is not None
+    sides = [side[rows.to(side.device)].tolist() for side in (records.targets, records.predicted)]
+    names = records.schema.classes
+    mistakes = [
+        f"{names[a] if names else a} \N{RIGHTWARDS ARROW} {names[b] if names else b}"
+        for a, b in zip(*sides, strict=True)
+    ]
+    common = [name for name, _ in Counter(mistakes).most_common(_MISTAKES)]
+    places = {name: [i for i, one in enumerate(mistakes) if one == name] for name in common}
+    return {name: main[at[:_EXAMPLES]].cpu() for name, at in places.items()}
 
 
 def _directions(embedding: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.errors import reject
+from gendebug_torch.modality.pictures.drawing import draw_rows
 from gendebug_torch.slices.clusters.k_means import fit_centers, nearest_center
 from gendebug_torch.slices.search.result import caption, shortened
 from gendebug_torch.slices.statistics.tails import log_upper_tail
@@ -41,6 +42,7 @@ class ErrorClusters:
         descriptions: features that distinguish each cluster, e.g. `amount high (+2.1 sd)`, `k`.
         assignment: cluster of every row, `[n]` int64.
         is_held_out: whether the counts come from rows that the clusters were not fitted on.
+        examples: images, series or texts of errors by their mistake, drawn instead of bars.
     """
 
     errors: Tensor
@@ -50,6 +52,7 @@ class ErrorClusters:
     descriptions: tuple[str, ...]
     assignment: Tensor
     is_held_out: bool
+    examples: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def share(self) -> Tensor:
@@ -95,7 +98,11 @@ class ErrorClusters:
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Share of errors, with its interval, and of correct rows per cluster."""
+        """Examples of errors; else share of errors, with interval, and of correct rows."""
+        if self.examples:
+            ax = draw_rows(axes(ax, size=(7.5, 3.4)), self.examples)
+            ax.set_title("Errors of the region: target and prediction")
+            return ax
         ax = axes(ax, size=(8.0, 2.0 + 0.55 * len(self.descriptions)))
         position = np.arange(len(self.descriptions))[::-1]
         low, high = wilson_interval(self.errors, self.errors.sum().expand_as(self.errors))
