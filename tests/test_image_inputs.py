@@ -76,6 +76,25 @@ def test_grey_pictures_keep_one_channel_and_all_their_bits(tmp_path):
     assert float(deep[0][0].max()) <= 1
 
 
+def test_floats_are_shares_of_white_and_hidden_folders_no_classes(tmp_path):
+    values = np.random.default_rng(0).random((12, 12)).astype(np.float32)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(values).save(tmp_path / "a" / "shares.tif")
+    Image.fromarray(255 * values).save(tmp_path / "a" / "values.tif")
+    glass = Image.fromarray((255 * values).astype(np.uint8)).convert("P")
+    glass.save(tmp_path / "a" / "glass.png", transparency=bytes(range(256)))
+    for hidden in (".ipynb_checkpoints", "__MACOSX", "a/.thumbnails"):
+        draw(tmp_path / hidden / "1.png")
+    (tmp_path / "a" / "folder.png").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_image_folder(tmp_path)
+    assert found.classes == ("a",)
+    assert found.files == ("a/glass.png", "a/shares.tif", "a/values.tif")
+    for pixels in found.pixels:
+        assert abs(float(pixels.float().mean()) - 255 * values.mean()) < 2
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(InputError, match="none can be read"):

@@ -63,8 +63,8 @@ class ImageFolder(Dataset[Any]):
 
 
 def class_folders(path: str | Path) -> list[str]:
-    """Names of the folders in a folder, sorted: the classes of its pictures."""
-    return sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
+    """Names of the folders in a folder, sorted, without hidden ones: classes of its pictures."""
+    return sorted(e.name for e in Path(path).iterdir() if e.is_dir() and not _is_hidden(e.name))
 
 
 def read_image_folder(path: str | Path, classes: Sequence[Any] = ()) -> ImageFolder:
@@ -88,7 +88,13 @@ def read_image_folder(path: str | Path, classes: Sequence[Any] = ()) -> ImageFol
     if strays := [name for name in class_folders(root) if name not in names]:
         got = f"a folder {strays[0]!r} in {root}"
         reject("path", f"folders named as the classes {list(names)}", got, "Rename or remove it.")
-    files = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    files = [
+        file
+        for file in sorted(root.rglob("*"))
+        if file.suffix.lower() in SUFFIXES
+        and not any(map(_is_hidden, file.relative_to(root).parts))
+        and not file.is_dir()
+    ]
     unreadable: dict[str, str] = {}
     heads = dict(_readable(files, unreadable, lambda picture: (picture.size, picture.mode)))
     sizes = Counter(size for size, _ in heads.values())
@@ -114,6 +120,11 @@ def read_image_folder(path: str | Path, classes: Sequence[Any] = ()) -> ImageFol
         tuple(heads[file][0] for file in read),
         unreadable,
     )
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether an entry is bookkeeping of notebooks or of a desktop, as `.ipynb_checkpoints`."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _readable(files: Sequence[Path], unreadable: dict[str, str], look: Any) -> Iterator[Any]:
@@ -147,12 +158,7 @@ def _common_mode(modes: set[str]) -> str:
 
 def _pixels(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
     """A picture `[c, h, w]` of this size and mode."""
-    from PIL import Image
-
-    shown: Image.Image = picture
-    if shown.mode.startswith("I") and mode != "I":
-        # Pillow cuts 16 bits at 255 instead of scaling them.
-        shown = Image.fromarray((np.asarray(shown) / 256).astype(np.uint8))
+    shown: Image.Image = picture if mode == "I" else _in_eight_bits(picture)
     if shown.mode != mode and mode != "I":
         shown = shown.convert(mode)
     if shown.size != size:
@@ -160,6 +166,23 @@ def _pixels(picture: Image.Image, size: tuple[int, int], mode: str) -> Tensor:
     array = np.array(shown, dtype=np.int32 if mode == "I" else np.uint8)
     array = array[..., None] if array.ndim == 2 else array
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def _in_eight_bits(picture: Image.Image) -> Image.Image:
+    """A picture of 16 bits or floats, which Pillow would cut at 255, with 8 bits; others as is."""
+    from PIL import Image
+
+    if picture.mode == "P" and "transparency" in picture.info:
+        # The colours under transparent pixels, as those of RGBA.
+        return picture.convert("RGBA")
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture) / 256).astype(np.uint8))
+    if picture.mode != "F":
+        return picture
+    values = np.nan_to_num(np.asarray(picture))
+    # Floats in 0..1 are shares of white.
+    scale = 255.0 if values.max(initial=0.0) <= 1 else 1.0
+    return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
 
 
 def _warn(root: Path, unreadable: dict[str, str], resized: int, size: tuple[int, int]) -> None:
