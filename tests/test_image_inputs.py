@@ -123,7 +123,7 @@ def run(tmp_path, *words):
     return code, json.loads((tmp_path / "out" / "findings.json").read_text())
 
 
-def test_pictures_on_the_command_line(tmp_path, monkeypatch):
+def test_pictures_on_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "picture_nets.py").write_text(MODULE)
     for i in range(100):
@@ -139,8 +139,12 @@ def test_pictures_on_the_command_line(tmp_path, monkeypatch):
     failed = {finding["subject"] for finding in found if finding["severity"] == "fail"}
     assert "brightness" in failed
     assert not [finding for finding in found if finding["severity"] == "errored"]
-    _, alone = run(tmp_path, *sides)
+    (tmp_path / "after" / "empty.png").touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        _, alone = run(tmp_path, *sides)
     assert any(f["check"] == "shift.ks" and f["severity"] == "fail" for f in alone)
+    assert "gendebug diagnose: 1 files of after cannot be read" in capsys.readouterr().err
 
 
 def test_arrays_and_loaders_need_no_schema(tmp_path, monkeypatch):

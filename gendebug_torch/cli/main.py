@@ -6,14 +6,17 @@ A command's module is imported when the command is called, so that help costs no
 from __future__ import annotations
 
 import ast
+import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 import gendebug_torch
 from gendebug_torch.cli.exit_codes import BAD_INPUT, BROKEN, CLEAN, INTERRUPTED
@@ -21,6 +24,7 @@ from gendebug_torch.errors import GendebugError, did_you_mean
 
 # Moment at which a command began, before its imports: its budget counts from here.
 BEGAN: ContextVar[float] = ContextVar("BEGAN")
+_PACKAGE = Path(gendebug_torch.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gendebug: no command {name!r}. {hint}See gendebug --help.", file=sys.stderr)
         return BAD_INPUT
     try:
-        return _call(name, words[len(name.split()) :])
+        with _plain_warnings(name):
+            return _call(name, words[len(name.split()) :])
     except KeyboardInterrupt:
         print(f"gendebug {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -159,6 +164,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = f"gendebug {name}: {type(error).__name__}: {error}\n{advice}"
         print(printable(text), file=sys.stderr)
         return BROKEN
+
+
+@contextlib.contextmanager
+def _plain_warnings(name: str) -> Iterator[None]:
+    """What this package warns of as a sentence of the command, without the line of code."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def say(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
+                print(f"gendebug {name}: {message}", file=sys.stderr)
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = say
+        yield
 
 
 def _call(name: str, words: Sequence[str]) -> int:
