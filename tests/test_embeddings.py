@@ -149,6 +149,29 @@ def test_copies_of_pictures_are_found_whatever_was_done_to_them(kind):
     assert sum(row < 200 for row in pairs) <= 1
 
 
+def discs(n, seed):
+    """Pictures that are alike: one disc each, somewhere, of some size, under fine noise."""
+    own = generator(seed)
+    places, radius = 8 + 8 * torch.rand(n, 2, 1, 1, generator=own), 3 + 3 * torch.rand(n, 1, 1)
+    steps = torch.arange(24.0)
+    away = (steps[:, None] - places[:, 0]).square() + (steps - places[:, 1]).square()
+    return ((away < radius.square()).float() + 0.05 * torch.randn(n, 24, 24, generator=own))[
+        :, None
+    ]
+
+
+def test_pictures_that_are_alike_are_no_copies_and_shifted_copies_among_them_are_found():
+    torch.manual_seed(0)
+    train, fresh = discs(1200, 1), discs(300, 2)
+    shifted = torch.nn.functional.pad(train[:40], (0, 2, 1, 0), "replicate")[:, :, :24, 2:]
+    keys = [image_key(pictures) for pictures in (train, fresh, shifted)]
+    assert len(near_duplicate_images(keys[0], keys[1]).rows) <= 1
+    found = near_duplicate_images(keys[0], torch.cat([keys[1], keys[2]]))
+    pairs = dict(zip(found.rows.tolist(), found.partners.tolist(), strict=True))
+    assert sum(pairs.get(300 + i) == i for i in range(40)) >= 10
+    assert sum(row < 300 for row in pairs) <= 1
+
+
 def test_copies_across_splits_are_a_finding():
     pictures = torch.rand(700, 1, 5, 5, generator=generator())
     pictures = torch.nn.functional.interpolate(pictures, size=32, mode="bicubic")

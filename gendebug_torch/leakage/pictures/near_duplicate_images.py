@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,9 +21,14 @@ _COARSE = 8
 # Largest shift in pixels of the small pictures, and zooms, that are undone.
 _MOST_SHIFT = 4
 _ZOOMS = (0.85, 0.92, 1.0, 1.09, 1.18)
-# Chance of a near duplicate without any copy.
-_CHANCE = 0.0005
+# Chance of a near duplicate without any copy: by the ratio over all pictures, in the neighbourhood
+# of one picture, and by fine detail there. Farthest neighbour that makes up a neighbourhood.
+_CHANCE, _OWN_CHANCE, _DETAIL_CHANCE = 0.0005, 0.2, 0.0005
+_FARTHEST = 20
 _LEAST_CORRELATION = 0.8
+_LEAST_SPACINGS = 2
+# Size of a frequency, of a mean of 1, below which it is the rounding of the keys.
+_ROUNDING = 0.02
 _CHUNK = 64
 _COMPONENTS = 64
 
@@ -36,15 +44,19 @@ def near_duplicate_images(
     """Validation pictures that are much more like one training picture than like the sixth.
 
     Candidates are the nearest small grey pictures (a perceptual key: brightness and contrast do not
-    matter), those with the nearest spectrum (a shift does not matter) and the nearest embeddings.
-    Each is aligned by shifts of up to an eighth and zooms of 18 %, and compared by correlation r;
-    the distance is `sqrt(2 - 2 r)`. A copy is told by the ratio of the smallest distance to the
-    sixth smallest, whose law for a smooth density in D dimensions gives the limit that 0.05 % of
-    the rows pass without any copy.
+    matter), those with the nearest spectrum, coarse or in all frequencies alike (a shift does not
+    matter), and the nearest embeddings. Each is aligned by shifts of up to an eighth and zooms of
+    18 %, and compared by correlation r; the distance is `sqrt(2 - 2 r)`. A copy is told by the
+    ratio of the smallest distance to the sixth smallest, whose law for a smooth density in D
+    dimensions gives the limit that 0.05 % of the rows pass without any copy. Where pictures lie in
+    fewer dimensions here than there, that law fails: the ratio must be unlikely in the dimension of
+    the picture's own neighbours, too (0.2). A ratio of whitened pictures, of which fine detail is
+    as much as shape, that is as unlikely as 0.0005 in its own neighbourhood tells a copy as well.
 
-    Source: Facco et al. (2017), Sci. Rep. 7:12140, for the ratio; Zauner (2010), Implementation and
-    benchmarking of perceptual image hash functions, for the key; Barz and Denzler (2020), J.
-    Imaging 6:41, for the question.
+    Source: Facco et al. (2017), Sci. Rep. 7:12140, for the ratio; Levina and Bickel (2005), NIPS,
+    for the dimension of a neighbourhood; Kuglin and Hines (1975) for whitened alignment; Zauner
+    (2010), Implementation and benchmarking of perceptual image hash functions, for the key; Barz
+    and Denzler (2020), J. Imaging 6:41, for the question.
 
     Args:
         train: keys `[n, h, w]` of pictures.
@@ -53,7 +65,7 @@ def near_duplicate_images(
         max_rows: validation pictures that are compared, drawn at random.
         seed: seed of their choice.
 
-    Cost: `2 rows n h w` operations for the candidates, 405 alignments of up to 24 of them.
+    Cost: `3 rows n h w` operations for the candidates, 810 alignments of up to 32 of them.
 
     Example:
         >>> import torch
@@ -70,33 +82,85 @@ def near_duplicate_images(
         return NearDuplicates(IMAGES, math.nan, empty.double(), empty, empty)
     before, after = _unit(train), _unit(validation[rows.to(validation.device)])
     shape = train.shape[1:]
-    near = [_nearest(look(before, shape), look(after, shape)) for look in (_coarse, _spectrum)]
+    scale = 1 / (torch.fft.rfft2(before.reshape(-1, *shape)).abs().mean(0) + _ROUNDING)
+    near = [_nearest(look(before), look(after)) for look in _looks(shape, scale)]
     if embeddings is not None:
-        own = principal_components([embeddings[0], embeddings[1][rows]], _COMPONENTS)
-        near.append(_nearest(*(part.float() for part in own)))
+        near.append(_nearest_embeddings(embeddings[0], embeddings[1][rows]))
     candidates = torch.cat(near, 1)
-    distance = _aligned_distances(before, after, candidates, shape)
-    distance, candidates = _distinct(distance, candidates)
-    ratio = distance[:, 0] / distance[:, NEIGHBOUR - 1].clamp(min=1e-9)
-    dimension = _dimension(distance)
+    coarse = _Aligned.of(before, after, candidates, shape)
+    white = [_whitened(units, shape, scale) for units in (before, after)]
+    fine = _Aligned.of(white[0], white[1], candidates, shape)
+    dimension = _dimension(coarse.distance)
     limit = (1 - (1 - _CHANCE) ** (1 / (NEIGHBOUR - 1))) ** (1 / dimension)
-    alike = 1 - distance[:, 0].square() / 2 >= _LEAST_CORRELATION
-    found = (ratio <= limit) & alike
+    by_shape = (coarse.ratio <= limit) & (coarse.own_p_value <= _OWN_CHANCE) & coarse.alike
+    found = by_shape | (fine.own_p_value <= _DETAIL_CHANCE)
+    partners = torch.where(by_shape, coarse.candidates[:, 0], fine.candidates[:, 0])
     return NearDuplicates(
         IMAGES,
         limit,
-        ratio.double().cpu(),
+        coarse.ratio.double().cpu(),
         rows[found.cpu()],
-        candidates[found, 0].cpu(),
-        _CHANCE,
+        partners[found].cpu(),
+        _CHANCE + _DETAIL_CHANCE,
         dimension,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Aligned:
+    """Candidates of each picture, `[m, c]`, the nearest first, with their distances."""
+
+    distance: Tensor
+    candidates: Tensor
+
+    @classmethod
+    def of(cls, before: Tensor, after: Tensor, candidates: Tensor, shape: torch.Size) -> _Aligned:
+        """Distances after alignment, each candidate once."""
+        return cls(*_distinct(_aligned_distances(before, after, candidates, shape), candidates))
+
+    @property
+    def ratio(self) -> Tensor:
+        """The smallest distance over the sixth smallest, `[m]`."""
+        return self.distance[:, 0] / self.distance[:, NEIGHBOUR - 1].clamp(min=1e-9)
+
+    @property
+    def alike(self) -> Tensor:
+        """Whether the nearest candidate correlates much with the picture, bool `[m]`."""
+        return 1 - self.distance[:, 0].square() / 2 >= _LEAST_CORRELATION
+
+    @property
+    def own_p_value(self) -> Tensor:
+        """P-value of the ratio in the dimension of the picture's own neighbourhood, `[m]`.
+
+        In D dimensions `D log(r_j / r_i)` of ordered distances are sums of exponentials: those from
+        the sixth to the last make a Gamma variable, the first five have the law of their largest.
+        """
+        distance = self.distance
+        count = distance.isfinite().sum(1).clamp(max=_FARTHEST)
+        logs = distance.double().clamp(min=1e-6).log()
+        last = logs.gather(1, (count - 1)[:, None])
+        rank = torch.arange(distance.shape[1], device=distance.device)
+        own = (rank >= NEIGHBOUR - 1) & (rank < (count - 1)[:, None])
+        total = torch.where(own, last - logs, 0.0).sum(1).clamp(min=1e-12)
+        gap, spacings = (logs[:, NEIGHBOUR - 1] - logs[:, 0]) / total, own.sum(1)
+        terms = [
+            math.comb(NEIGHBOUR - 1, i) * (-1) ** (i + 1) * (1 + i * gap).pow(-spacings)
+            for i in range(1, NEIGHBOUR)
+        ]
+        p_value = torch.stack(terms).sum(0).clamp(0, 1)
+        return torch.where(spacings >= _LEAST_SPACINGS, p_value, 1.0)
 
 
 def _unit(keys: Tensor) -> Tensor:
     """Keys as rows of mean 0 and length 1, `[n, h w]` float32."""
     flat = keys.flatten(1).float()
     return functional.normalize(flat - flat.mean(1, keepdim=True), dim=1)
+
+
+def _looks(shape: torch.Size, scale: Tensor) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """Ways to look at pictures by which candidates are found."""
+    coarse, spectrum = (partial(look, shape=shape) for look in (_coarse, _spectrum))
+    return coarse, spectrum, partial(_whole_spectrum, shape=shape, scale=scale)
 
 
 def _coarse(units: Tensor, shape: torch.Size) -> Tensor:
@@ -112,6 +176,18 @@ def _spectrum(units: Tensor, shape: torch.Size) -> Tensor:
     return functional.normalize(low.flatten(1), dim=1)
 
 
+def _whole_spectrum(units: Tensor, shape: torch.Size, scale: Tensor) -> Tensor:
+    """Sizes of all frequencies against their mean, `scale` its inverse."""
+    sizes = torch.fft.rfft2(units.reshape(-1, *shape)).abs() * scale
+    return functional.normalize((sizes - 1).flatten(1), dim=1)
+
+
+def _whitened(units: Tensor, shape: torch.Size, scale: Tensor) -> Tensor:
+    """The pictures with all frequencies of one size on average."""
+    spectrum = torch.fft.rfft2(units.reshape(-1, *shape)) * scale
+    return _unit(torch.fft.irfft2(spectrum, s=list(shape)))
+
+
 def _nearest(before: Tensor, after: Tensor) -> Tensor:
     """`[m, c]` numbers of the nearest rows."""
     count = min(_CANDIDATES, len(before))
@@ -120,6 +196,12 @@ def _nearest(before: Tensor, after: Tensor) -> Tensor:
         for block in torch.split(after, _CHUNK)
     ]
     return torch.cat(parts)
+
+
+def _nearest_embeddings(before: Tensor, after: Tensor) -> Tensor:
+    """`[m, c]` numbers of the rows nearest in principal components of both."""
+    components = principal_components([before, after], _COMPONENTS)
+    return _nearest(components[0].float(), components[1].float())
 
 
 def _aligned_distances(
