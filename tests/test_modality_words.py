@@ -1,13 +1,15 @@
 """Texts and series: what serving code does to them, and the parts that carry a class."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Cause, Records, Severity, attribute, diagnose
+from gendebug_torch import Cause, Records, Schema, Severity, attribute, diagnose
 from gendebug_torch.attribution.shortcuts.tokens import telling_token
 from gendebug_torch.attribution.shortcuts.transplants import Donors, transplant
 from gendebug_torch.checks.registry import all_checks
+from gendebug_torch.errors import InputError
 from gendebug_torch.modality.changes.strings import string_changes
 from gendebug_torch.modality.image import IMAGE
 from gendebug_torch.modality.pictures.regions import regions_of
@@ -352,3 +354,21 @@ def test_a_mark_that_makes_the_class_of_one_other_class_alone_is_a_shortcut():
         found[name] = Records(pixels, targets, network(pixels), name=name)
     diagnosis = diagnose(**found, only="attribution.region_shortcut")
     assert diagnosis.causes[0].subject == "lower right corner, class 8"
+
+
+def test_short_texts_are_texts_where_the_schema_says_so():
+    rng = np.random.default_rng(0)
+    words = np.array(["Red Shoes", "blue hat", "Green coat", "Old lamp", "new TABLE", "desk"])
+    sides = {
+        name: pd.DataFrame({"query": rng.choice(words, 600), "label": rng.integers(0, 2, 600)})
+        for name in ("validation", "production")
+    }
+    sides["production"]["query"] = sides["production"]["query"].str.lower()
+    schema = Schema(target="label", text="query")
+    records = {name: Records.from_frame(side, schema, name=name) for name, side in sides.items()}
+    found = diagnose(**records, only=["shift.reproduced_change", "shift.ks"])
+    named = {(f.check, f.subject) for f in found.findings if f.severity.level >= 2}
+    assert ("shift.reproduced_change", "lower case") in named
+    assert ("shift.ks", "share of upper case of query") in named
+    with pytest.raises(InputError, match="'query' in another role too"):
+        Schema(target="label", text="query", categorical="query")

@@ -320,7 +320,7 @@ class Records:
                 "None",
                 "Say which column is the target, e.g. Schema(target='label').",
             )
-        codes = (*schema.categorical, *schema.ids)
+        codes = (*schema.categorical, *schema.text, *schema.ids)
         return cls.from_frame(read_table(path, codes), schema, name=label, optional=optional)
 
 

@@ -15,7 +15,7 @@ from gendebug_torch.errors import InputError, brief, did_you_mean, reject
 
 _METADATA_KEYS = ("time", "label_time", "group", "source")
 _NAME_KEYS = ("target", *_METADATA_KEYS)
-_LIST_KEYS = ("categorical", "ids", "metadata", "logits", "probs", "noise", "causal")
+_LIST_KEYS = ("categorical", "text", "ids", "metadata", "logits", "probs", "noise", "causal")
 _FLAG_KEYS = ("multilabel", "regression")
 _SPREADS = ("variance", "log_variance", "standard_deviation")
 _DIRECTIONS = ("increasing", "decreasing")
@@ -32,6 +32,7 @@ class Schema:
         group: column whose values must not be shared by splits (customer, patient).
         source: column that says who labeled the row.
         categorical: feature columns that hold codes or names, not quantities.
+        text: columns that hold texts; those of several words are found without it.
         ids: columns that identify a row; kept as metadata.
         classes: values of `target` in the order of class ids; needed where they are not 0..k-1.
         regression: whether `target` is a quantity although it holds whole numbers, as counts do.
@@ -62,6 +63,7 @@ class Schema:
     group: str | None = None
     source: str | None = None
     categorical: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
     classes: tuple[Any, ...] = ()
     metadata: tuple[str, ...] = ()
@@ -92,6 +94,9 @@ class Schema:
         if self.logits and self.probs:
             remedy = "Keep the one that the model wrote."
             reject("schema.probs", "either `logits` or `probs`", "both", remedy)
+        if both := set(self.text) & {*self.categorical, *self.logits, *self.probs, self.target}:
+            remedy = "Keep the column under one of them."
+            reject("schema.text", "columns of texts", f"{min(both)!r} in another role too", remedy)
         if self.regression and (self.classes or self.multilabel):
             remedy = "Leave out `classes` and `multilabel`, or `regression`."
             reject("schema.regression", "a quantity, or classes", "both", remedy)

@@ -31,8 +31,8 @@ _MIN_DECIMALS = 20
 # Probabilities of exactly 0 or 1 have no finite logit; this floor keeps log(p) inside float32.
 SMALLEST_PROB = 1e-38
 _COLUMN_KEYS = (
-    *("target", "time", "label_time", "group", "source", "categorical", "ids", "metadata"),
-    *("logits", "probs", "noise", "causal", "direction"),
+    *("target", "time", "label_time", "group", "source", "categorical", "text", "ids"),
+    *("metadata", "logits", "probs", "noise", "causal", "direction"),
 )
 
 

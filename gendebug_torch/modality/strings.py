@@ -93,11 +93,12 @@ def _is_latin(letter: str) -> bool:
 STRINGS = Modality("text", string_properties, string_changes)
 
 
-def text_columns(frame: pd.DataFrame) -> list[str]:
+def text_columns(frame: pd.DataFrame, declared: Sequence[str] = ()) -> list[str]:
     """Columns of texts in words, as opposed to categories and codes.
 
     Args:
         frame: any table.
+        declared: columns that hold texts, whatever they look like.
 
     Example:
         >>> import pandas as pd
@@ -105,7 +106,7 @@ def text_columns(frame: pd.DataFrame) -> list[str]:
         >>> text_columns(pd.DataFrame({"message": said, "kind": ["a", "b", "c"] * 3}))
         ['message']
     """
-    return [str(name) for name in frame.columns if _holds_texts(frame[name])]
+    return [str(name) for name in frame.columns if name in declared or _holds_texts(frame[name])]
 
 
 def _holds_texts(column: pd.Series[Any]) -> bool:
@@ -142,10 +143,10 @@ def with_text_properties(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Data
     return pd.concat(parts, axis=1)
 
 
-def texts_of(*frames: pd.DataFrame | None) -> list[str] | None:
+def texts_of(*frames: pd.DataFrame | None, declared: Sequence[str] = ()) -> list[str] | None:
     """The texts of the first column of texts among these tables; None where there is none."""
     for frame in frames:
-        for name in text_columns(frame) if frame is not None else ():
+        for name in text_columns(frame, declared) if frame is not None else ():
             assert frame is not None
             texts: list[str] = frame[name].fillna("").astype(str).tolist()
             return texts

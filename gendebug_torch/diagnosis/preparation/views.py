@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -33,8 +33,8 @@ def described_in_words(given: Mapping[str, Any]) -> dict[str, Records]:
     """
     described = {}
     sides = {name: given[name] for name in SPLITS if given[name] is not None and len(given[name])}
-    known = _texts_of_any(side.features for side in sides.values())
-    told = _texts_of_any(side.metadata for side in sides.values())
+    known = _texts_of_any((side.features, side.schema.text) for side in sides.values())
+    told = _texts_of_any((side.metadata, side.schema.text) for side in sides.values())
     for name, records in sides.items():
         if records.properties is not None:
             properties = _with_texts(records.properties, records, told)
@@ -126,10 +126,10 @@ def _with_inputs(records: Records) -> Records:
     return replace(records, keys=keys, origin=origin)
 
 
-def _texts_of_any(tables: Iterable[Any]) -> set[str]:
-    """Columns that hold texts on one side at least."""
-    frames = [table for table in tables if isinstance(table, pd.DataFrame)]
-    return {column for frame in frames for column in text_columns(frame)}
+def _texts_of_any(tables: Iterable[tuple[Any, Sequence[str]]]) -> set[str]:
+    """Columns that hold texts on one side at least, by their values or as declared."""
+    frames = [pair for pair in tables if isinstance(pair[0], pd.DataFrame)]
+    return {column for frame, declared in frames for column in text_columns(frame, declared)}
 
 
 def _written(frame: pd.DataFrame | None, texts: set[str]) -> list[str]:

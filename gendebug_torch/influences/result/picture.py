@@ -101,7 +101,9 @@ def _draw_pairs(influences: Influences, rows: Tensor, errors: Tensor, ax: Axes) 
 
 def _texts(side: Any, rows: Tensor) -> list[str]:
     """Texts in words behind the rows; none where there are none."""
-    known = texts_of(side.metadata) if isinstance(side, Records) else None
+    known = None
+    if isinstance(side, Records):
+        known = texts_of(side.metadata, declared=side.schema.text)
     return [known[row] for row in rows.tolist()] if known else []
 
 

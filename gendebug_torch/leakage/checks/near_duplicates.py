@@ -81,7 +81,7 @@ def splits_share_no_near_duplicates(
         return
     assert train.features is not None
     assert validation.features is not None
-    texts = _text_columns(train.features, validation.features)
+    texts = _text_columns(train, validation)
     for tables in _text_tables(train, validation, texts):
         near = near_duplicate_texts(*map(_joined, tables), threshold=min_similarity)
         yield _near_finding(near, validation, min_share)
@@ -115,17 +115,20 @@ def _text_tables(
         assert isinstance(validation.features, pd.DataFrame)
         yield train.features[texts], validation.features[texts]
     if train.metadata is not None and validation.metadata is not None:
-        named = [c for c in text_columns(train.metadata) if c not in train.schema.ids]
-        if kept := [c for c in named if c in validation.metadata]:
+        named = text_columns(train.metadata, train.schema.text)
+        kept = [c for c in named if c not in train.schema.ids and c in validation.metadata]
+        if kept:
             yield train.metadata[kept], validation.metadata[kept]
 
 
-def _text_columns(train: Features, validation: Features) -> list[Any]:
+def _text_columns(train: Records, validation: Records) -> list[Any]:
     """Columns of long texts that both splits have."""
-    if not isinstance(train, pd.DataFrame) or not isinstance(validation, pd.DataFrame):
+    own, other = train.features, validation.features
+    if not isinstance(own, pd.DataFrame) or not isinstance(other, pd.DataFrame):
         return []
-    columns = train.select_dtypes(include=["object", "string"]).columns
-    return [c for c in columns if c in validation and _mean_length(train[c]) >= _TEXT_LENGTH]
+    columns = own.select_dtypes(include=["object", "string"]).columns
+    long = [c for c in columns if _mean_length(own[c]) >= _TEXT_LENGTH or c in train.schema.text]
+    return [c for c in long if c in other]
 
 
 def _mean_length(values: pd.Series[Any]) -> float:

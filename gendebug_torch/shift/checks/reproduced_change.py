@@ -167,7 +167,8 @@ def _unfit(validation: Records, production: Records) -> tuple[str, Modality | No
         modality: Modality | None = wholes[0].part.modality
     else:
         modality = modality_of(sides[0], validation.modality)
-    if all(isinstance(side, pd.DataFrame) and text_columns(side) for side in sides):
+    texts = validation.schema.text
+    if all(isinstance(side, pd.DataFrame) and text_columns(side, texts) for side in sides):
         modality = STRINGS
     elif modality is None or not isinstance(sides[1], Tensor):
         return _TABLE, None
@@ -189,8 +190,8 @@ def _side(records: Records) -> Side:
     """Inputs and, where every row has them, labels as columns: one for each class."""
     inputs: Any = records.features if (whole := _composite(records)) is None else whole
     if isinstance(inputs, pd.DataFrame):
-        inputs = texts_of(inputs)
-    targets, texts = records.targets, texts_of(records.metadata)
+        inputs = texts_of(inputs, declared=records.schema.text)
+    targets, texts = records.targets, texts_of(records.metadata, declared=records.schema.text)
     if targets is None or bool(missing_labels(targets).any()):
         return Side(inputs, None, texts)
     classes = targets.ndim == 1 and not targets.is_floating_point()
