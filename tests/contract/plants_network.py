@@ -156,3 +156,4 @@ EXPECTED |= dict.fromkeys(
     (Cause.TRAINING_FAULT, r"body\.2"),
 )
 EXPECTED["network.gradients"] = (Cause.TRAINING_FAULT, r"body\.0")
+EXPECTED["network.precision"] = (Cause.TRAINING_FAULT, r"body\.3")
