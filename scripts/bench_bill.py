@@ -5,7 +5,10 @@ whose causes can be switched one by one, trains a network, makes a diagnosis, an
 points of each cause with the Shapley values of the generator's own worlds (fresh rows of every
 combination of causes); the whole is the sum of their sizes. With `--named` the planted causes are
 named to the bill, so that only its arithmetic is judged. Beside it: one logistic density ratio of
-all inputs, its points divided among their causes, and labels given the inputs as the rest.
+all inputs, its points divided among their causes, and labels given the inputs as the rest. With
+`--remedies` the best remedy of the table is compared with the best on the generator's fresh rows:
+mending is the generator's own world without the cause, the others are fitted and scored there,
+on as many rows.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from torch import nn
 
 import gendebug_torch as gd
 from gendebug_torch.diagnosis.apportioning.apportion import apportioned
+from gendebug_torch.diagnosis.apportioning.remedies import OF_CAUSE, Trials, usual_remedy
 from gendebug_torch.diagnosis.causes import LikelyCause
 from gendebug_torch.diagnosis.counterfactuals.metrics import row_metric
+from gendebug_torch.shift.quality.remedies import random_folds
 
 ROWS, TRUTH = 12_000, 40_000
 COLUMNS = [f"x{i}" for i in range(8)]
@@ -276,7 +281,14 @@ def planted(world: World, mixture: tuple[str, ...], sides: tuple[gd.Records, gd.
     return named
 
 
-def case(kind: str, mixture: tuple[str, ...], seed: int, named: bool, rows: int = ROWS) -> dict:
+def case(
+    kind: str,
+    mixture: tuple[str, ...],
+    seed: int,
+    named: bool,
+    rows: int = ROWS,
+    remedies: bool = False,
+) -> dict:
     """One world: what was billed, and what is true."""
     world = image_world(seed) if kind == "images" else table_world(seed, kind == "regression")
     acting = frozenset(mixture)
@@ -294,12 +306,76 @@ def case(kind: str, mixture: tuple[str, ...], seed: int, named: bool, rows: int 
         bill = gd.diagnosis.bill(world.network, **how)
     spent = time.process_time() - started
     entry = {"kind": kind, "mixture": list(mixture), "seed": seed, "cpu": spent}
-    truth = true_shares(world, mixture, seed) if mixture else {}
+    truth = true_shares(world, mixture, seed) if mixture and not remedies else {}
     plain = plain_shares(world, before, after) if kind != "images" else None
     lines = [(one.cause, one.subject, one.points, one.low, one.high) for one in bill.lines]
     best = [one.remedy.remedy if one.remedy else "" for one in bill.lines]
+    tried = [(one.remedy.remedy, one.remedy.points) for one in bill.lines if one.remedy]
     whole = {"total": bill.total, "low": bill.low, "high": bill.high, "remedies": best}
+    if remedies and mixture:
+        whole |= {"tried": tried, "won": true_remedies(world, mixture, seed, metric, rows)}
     return entry | whole | {"truth": truth, "plain": plain, "lines": lines, "metric": bill.metric}
+
+
+def true_remedies(
+    world: World, mixture: tuple[str, ...], seed: int, metric: str, rows: int
+) -> dict[str, float]:
+    """Points that each remedy wins back on fresh rows of the world, by name; means of two draws."""
+    acting, won = frozenset(mixture), []
+    names = {name for cause in mixture for name in OF_CAUSE.get(CAUSES[cause], ())}
+    # What was served besides the network is no input of its layers.
+    besides = not acting.isdisjoint({"outside", "noise"})
+
+    def network(inputs: pd.DataFrame | torch.Tensor) -> torch.Tensor:
+        return gd.collect(world.network, gd.Records(inputs, schema=world.schema)).logits
+
+    for draw in (0, 1):
+        at = seed * 1000 + 10 * draw
+        before = world.records(rows, frozenset(), at + 4, "validation")
+        live = world.records(rows, acting, at + 5, "production")
+        own = (None, None) if besides else (network, world.network)
+        how = (random_folds(torch.arange(rows), live), row_metric(before, live, metric))
+        weights = torch.ones(rows, 3).double()
+        trials = Trials(live, live.features, weights, *how, before.targets, *own, "cpu", rows)
+        tried = {name: usual_remedy(name, trials) for name in names}
+        points = {name: one.points for name, one in tried.items() if one is not None}
+        points |= mended_points(world, acting, at + 7)
+        if "default" in acting:
+            column = world.subjects["default"]
+            usual = live.features.assign(**{column: before.features[column].median()})
+            points["usual value"] = trials.gain("", network(usual), "").points
+        won.append(points)
+    return {name: (won[0][name] + won[1][name]) / 2 for name in won[0]}
+
+
+def mended_points(world: World, acting: frozenset[str], seed: int) -> dict[str, float]:
+    """What the world wins back without what is done to its inputs, where that can be undone."""
+    done = acting & {"skew", "dark"}
+    sides = [world.draw(TRUTH, causes, seed) for causes in (acting - done, acting)]
+    better, worse = (world.quality(z, y) for _, y, z in sides)
+    return {"mend": better - worse} if done else {}
+
+
+def remedies_report(entries: list[dict]) -> None:
+    """How often the remedy of the table is the generator's, and what it leaves where it is not."""
+    known = [entry for entry in entries if entry.get("won") and entry["tried"]]
+    same, close = [], []
+    for entry in known:
+        name = max(entry["tried"], key=lambda pair: pair[1])[0]
+        name = next((kind for kind in ("mend", "usual value") if name.startswith(kind)), name)
+        best = max(entry["won"], key=entry["won"].__getitem__)
+        lost = entry["won"][best] - entry["won"].get(name, 0.0)
+        same.append(name == best)
+        close.append(lost <= 0.05 * abs(entry["total"]))
+        if name != best:
+            mixture = "+".join(entry["mixture"])
+            print(
+                f"{mixture} {entry['seed']}: {name} for {best}, {lost:.2f} of {entry['total']:.2f}"
+            )
+    print(
+        f"best remedy of {len(known)} tables: the generator's in {np.mean(same):.0%}, "
+        f"within a twentieth of the loss of it in {np.mean(close):.0%}"
+    )
 
 
 def scored(entries: list[dict]) -> pd.DataFrame:
@@ -372,6 +448,7 @@ def main() -> None:
     parser.add_argument("--mixture", default="")
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--named", action="store_true", help="name the planted causes")
+    parser.add_argument("--remedies", action="store_true", help="score remedies, not shares")
     options = parser.parse_args()
     torch.set_num_threads(1)
     kind = "tables" if options.kind == "null" else options.kind
@@ -381,11 +458,11 @@ def main() -> None:
     entries = []
     for seed in range(*options.seeds):
         for mixture in mixtures:
-            entries.append(case(kind, mixture, seed, options.named, options.rows))
+            entries.append(case(kind, mixture, seed, options.named, options.rows, options.remedies))
             if options.out:
                 with open(options.out, "a") as file:
                     file.write(json.dumps(entries[-1]) + "\n")
-    report(entries)
+    (remedies_report if options.remedies else report)(entries)
 
 
 if __name__ == "__main__":

@@ -145,11 +145,14 @@ class Counterfactuals:
     def plot(self, ax: Axes | None = None) -> Axes:
         """The changes that rows share, as bars; images above their first alternatives."""
         none = int((~self.found).sum())
-        ax, table = axes(ax), self.shared.head(15).iloc[::-1]
-        ax.set_title(f"Smallest changes of {len(self.rows):,} rows; none within reach of {none:,}")
+        title = f"Smallest changes of {len(self.rows):,} rows; none within reach of {none:,}"
         rows = self.rows[self.found].reshape(-1, *self.units.shape)[:_DRAWN]
-        if len(rows) and modality_of(rows) is IMAGE:
+        pictured = len(rows) > 0 and modality_of(rows) is IMAGE
+        ax = axes(ax, size=(7.5, 2.4) if pictured else (6.0, 4.0))
+        ax.set_title(title)
+        if pictured:
             return draw_rows(ax, {"rows": rows, "alternatives": self.inputs[:_DRAWN]})
+        table = self.shared.head(15).iloc[::-1]
         names = (table["feature"] + ": " + table["way"]).tolist()
         ax.barh(range(len(table)), table["share"].to_numpy(dtype=float), color=REFERENCE)
         ax.set_yticks(range(len(table)), names)
