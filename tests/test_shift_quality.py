@@ -151,7 +151,9 @@ def test_the_label_and_the_output_that_fell_are_named():
     assert change.fell
     assert change.worst_part.name == "RMSE of output 1"
     assert change.worst_part.after == pytest.approx(500, rel=0.05)
-    assert not change.remedies
+    (line,) = change.remedies
+    assert line.restores
+    assert line.gain == pytest.approx(line.lost, rel=0.05)
 
 
 def test_missing_labels_are_left_out_one_by_one():

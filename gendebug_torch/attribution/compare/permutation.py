@@ -56,8 +56,10 @@ class PermutationImportance:
 
     @property
     def unimportant(self) -> tuple[str, ...]:
-        """Names of the columns whose importance does not exceed their random probe."""
-        below = [] if self.probe is None else (self.importance <= self.probe).tolist()
+        """Names of the columns whose importance does not exceed their random probe, or 0."""
+        # The probe of a column without any weight is 0, and rounding may lie on either side of it.
+        none = self.interval()[0] <= 0
+        below = [] if self.probe is None else ((self.importance <= self.probe) | none).tolist()
         return tuple(name for name, under in zip(self.names, below, strict=False) if under)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
