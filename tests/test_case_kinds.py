@@ -337,3 +337,8 @@ def test_classes_in_another_order_in_production_alone_are_the_one_root() -> None
             (Cause.TRAIN_SERVE_SKEW, "order of the classes")
         ]
         assert found.decision == "fix_data"
+
+
+def test_records_of_a_modality_that_is_no_text_are_refused():
+    with pytest.raises(InputError, match="modality"):
+        Records(X, LABELS, LOGIT, modality=["image"])

@@ -413,7 +413,8 @@ def test_three_real_occupancy_tables(place, shared_data):
 def test_the_budget_of_a_command_counts_from_its_start():
     began = BEGAN.set(time.monotonic() - 3.0)
     try:
-        assert 1.0 < deadline_of("5s").left <= 2.0
+        # Writing the report has its part as well.
+        assert 0.0 < deadline_of("5s").left <= 0.8
         assert deadline_of(None) is None
     finally:
         BEGAN.reset(began)

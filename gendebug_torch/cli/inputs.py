@@ -20,6 +20,9 @@ from gendebug_torch.data.times import seconds_of
 from gendebug_torch.errors import Deadline, InputError, reading, reject
 from gendebug_torch.model.formats import import_name, load_network
 
+# Seconds that a report takes to be written after the work.
+_WRITING = 1.2
+
 
 def load_records(
     name: str,
@@ -59,14 +62,15 @@ def load_records(
 
 
 def deadline_of(budget: str | None) -> Deadline | None:
-    """The end of a command's budget, of which imports and reading have had their part.
+    """The end of a command's budget: imports and reading had their part, writing will have its.
 
     Args:
         budget: time to spend, e.g. 90s; None is no end.
     """
     if budget is None:
         return None
-    return Deadline(seconds_of(budget), since=BEGAN.get(None))
+    began = BEGAN.get(None)
+    return Deadline(seconds_of(budget), since=None if began is None else began - _WRITING)
 
 
 def is_name(path: str) -> bool:

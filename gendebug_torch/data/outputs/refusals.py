@@ -52,7 +52,8 @@ def check_embedding(embedding: Tensor | None, modality: str | None, name: str) -
         got = f"{embedding.dtype} of shape {list(embedding.shape)} in {name!r}"
         remedy = "Flatten or average it to one vector per row."
         reject("embedding", "floats [n, e]", got, remedy)
-    if not {*(modality or MODALITIES[0]).split(" + ")} <= {*MODALITIES}:
+    parts = modality.split(" + ") if isinstance(modality, str) else [modality or MODALITIES[0]]
+    if not all(part in MODALITIES for part in parts):
         expected, got = f"one of {', '.join(MODALITIES)}", repr(modality)
         reject("modality", expected, got, "Leave it out to have it seen from shape and type.")
 

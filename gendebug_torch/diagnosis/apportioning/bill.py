@@ -171,6 +171,8 @@ def read_bill(path: Path) -> Bill:
     remedy = "Pass the folder of a report as written."
     with reading(path, "the bill of a diagnosis as JSON", "path", remedy):
         entry = json.loads(path.read_text("utf-8"))
+        # JSON can hold half of a surrogate pair, which is no text for a table.
+        json.dumps(entry, ensure_ascii=False).encode()
         metric, unit = str(entry["metric"]), str(entry["unit"])
         keys = ("validation", "total", "low", "high")
         before, total, low, high = (float(entry[key]) for key in keys)
