@@ -56,11 +56,12 @@ class PermutationImportance:
 
     @property
     def unimportant(self) -> tuple[str, ...]:
-        """Names of the columns whose importance does not exceed their random probe."""
-        # The probe of a column without any weight is 0, and rounding may lie on either side of it.
+        """Names of the columns whose importance does not exceed their random probe, or chance."""
         if self.probe is None:
             return ()
-        below = (self.importance <= self.probe) | ((self.interval()[0] <= 0) & (self.probe == 0))
+        # The probe of a column without any weight is rounding, as its importance is.
+        chance = (self.interval()[0] <= 0) & self.probe.isfinite()
+        below = (self.importance <= self.probe) | chance
         return tuple(name for name, under in zip(self.names, below.tolist(), strict=True) if under)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
