@@ -21,7 +21,7 @@ from gendebug_torch.errors import Deadline, InputError, reading, reject
 from gendebug_torch.model.formats import import_name, load_network
 
 # Seconds that a report takes to be written after the work.
-_WRITING = 1.2
+_WRITING = 1.6
 
 
 def load_records(
