@@ -328,6 +328,8 @@ def test_deep_lift_through_a_softmax_does_not_depend_on_the_other_rows_or_is_ref
     with pytest.raises(UnsupportedError, match="misses the change"):
         attribute(model, x, "DeepLift")
     inside = nn.Sequential(nn.Linear(5, 8), nn.Softmax(1), nn.Linear(8, 3), nn.ReLU())
+    # Outputs that are all 0 would change by nothing.
+    nn.init.constant_(inside[2].bias, 1.0)
     with pytest.raises(UnsupportedError, match="misses the change"):
         attribute(inside, x, "DeepLift")
 
