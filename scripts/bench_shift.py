@@ -22,7 +22,7 @@ from scipy.stats import ks_2samp
 import gendebug_torch as gd
 from gendebug_torch.shift import DriftMonitor, change_point, ks_two_sample, prepare_reference
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
-from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
+from gendebug_torch.shift.transforms.cycles import clock_offset_hours
 from gendebug_torch.shift.two_sample.ks import KSTest
 from gendebug_torch.stats.effective_sample_size import (
     autocorrelation_time,

@@ -12,7 +12,7 @@ import gendebug_torch as gd
 from gendebug_torch import Records, Severity
 from gendebug_torch.shift import change_kinds
 from gendebug_torch.shift.columns.exclusions import level_reason, number_reason
-from gendebug_torch.shift.kinds.column_transforms import fit_level_renaming
+from gendebug_torch.shift.transforms.levels import fit_level_renaming
 
 WARN = Severity.WARN.level
 

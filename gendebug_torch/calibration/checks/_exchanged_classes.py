@@ -7,15 +7,19 @@ import math
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from gendebug_torch.checks.finding import MISREAD, TO_REPAIR, Cause, Finding, Severity
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task, two_class_logits
+from gendebug_torch.stats.auc import rank_auc
 
 # Least rise of the accuracy, also in standard errors, and least accuracy in the better order.
 _MIN_RISE, _ERRORS, _MIN_ACCURACY = 0.2, 6.0, 0.5
 _MOST_CLASSES = 200
+# How far below its usual quality the model may stay in the other order, beside noise.
+_AS_GOOD = 0.03
 _READ = (
     "Compare `classes` in the schema, or the codes of the labels, with the order of the outputs in "
     "training. Other findings on errors and confidence rest on this order."
@@ -26,7 +30,9 @@ _SERVED = (
 )
 
 
-def exchanged_finding(this: Check, records: Records, *, served: bool = False) -> Finding | None:
+def exchanged_finding(
+    this: Check, records: Records, usual: Records | None = None
+) -> Finding | None:
     """The finding that another order of the classes fits the outputs far better; None if none does.
 
     The order is the assignment of classes to outputs with most agreement.
@@ -34,8 +40,10 @@ def exchanged_finding(this: Check, records: Records, *, served: bool = False) ->
     Args:
         this: the check that asks.
         records: labeled rows with logits.
-        served: whether the order is right in validation, and wrong in production alone.
+        usual: labeled rows with logits that stand in the right order, where only these do not; the
+            other order must make the model as good as it is on those.
     """
+    served = usual is not None
     if records.task not in (Task.BINARY, Task.MULTICLASS):
         return None
     assert records.logits is not None
@@ -51,6 +59,8 @@ def exchanged_finding(this: Check, records: Records, *, served: bool = False) ->
     least = max(_MIN_RISE, _ERRORS / math.sqrt(len(records)))
     if best - own < least or best < _MIN_ACCURACY:
         return None
+    if usual is not None and not _as_good(records, best, usual):
+        return None
     moved = [(int(a), int(b)) for a, b in zip(outputs, classes, strict=True) if a != b]
     moved.sort(key=lambda pair: -counts[pair])
     return this.finding(
@@ -64,6 +74,28 @@ def exchanged_finding(this: Check, records: Records, *, served: bool = False) ->
         | {MISREAD: "production" if served else "everywhere"},
         remedy=_SERVED if served else _READ,
     )
+
+
+def _as_good(records: Records, best: float, usual: Records) -> bool:
+    """Whether the other order makes the outputs as good as usual: an input may reverse them too."""
+    assert usual.targets is not None
+    if records.task is Task.BINARY:
+        after, before = (
+            rank_auc(_margin(side), side.targets == 1).auc.item()
+            for side in (records, usual)
+            if side.targets is not None
+        )
+        best, expected = 1 - after, before
+    else:
+        expected = float((usual.predicted == usual.targets).double().mean())
+    noise = math.sqrt(expected * (1 - expected) * (1 / len(records) + 1 / len(usual)))
+    return best >= expected - _AS_GOOD - 3 * noise
+
+
+def _margin(records: Records) -> Tensor:
+    assert records.logits is not None
+    logits = two_class_logits(records.logits)
+    return logits[:, 1] - logits[:, 0]
 
 
 def _said(records: Records, moved: list[tuple[int, int]]) -> str:

@@ -56,17 +56,22 @@ def production_confidence_equals_accuracy(
         min_rows: number of rows below which calibration is not judged.
     """
     this = production_confidence_equals_accuracy
-    exchanged = None if validation is None else exchanged_finding(this, production, served=True)
-    if exchanged is not None and not _is_exchanged(validation):
+    usual = _in_order(validation)
+    exchanged = None if usual is None else exchanged_finding(this, production, usual)
+    if exchanged is not None:
         yield exchanged
         return
     criteria = Criteria(bins, limit, alpha, min_rows)
     yield confidence_finding(this, production, criteria, count_bins, validation)
 
 
-def _is_exchanged(validation: Records | None) -> bool:
-    """Whether the order of the classes is wrong before production, which `calibration.ece` says."""
+def _in_order(validation: Records | None) -> Records | None:
+    """Labeled rows of validation; None where it has none, or its classes are in another order too.
+
+    The latter is what `calibration.ece` says.
+    """
     if validation is None or validation.logits is None or validation.targets is None:
-        return False
-    this = production_confidence_equals_accuracy
-    return exchanged_finding(this, validation.labeled()) is not None
+        return None
+    labeled = validation.labeled()
+    other = exchanged_finding(production_confidence_equals_accuracy, labeled)
+    return labeled if other is None and len(labeled) else None

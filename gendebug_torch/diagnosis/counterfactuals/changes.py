@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,19 +13,17 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.columns.default_values import default_value
-from gendebug_torch.shift.kinds.column_transforms import (
-    CyclicOffset,
-    FeatureTransform,
-    LevelRenaming,
-    fit_feature_transform,
-)
 from gendebug_torch.shift.kinds.label_model import same_rank_values
 from gendebug_torch.shift.kinds.moved_columns import FeatureChange
+from gendebug_torch.shift.transforms.alignment import OtherRows
+from gendebug_torch.shift.transforms.cycles import CyclicOffset
+from gendebug_torch.shift.transforms.levels import LevelRenaming
+from gendebug_torch.shift.transforms.quantities import FeatureTransform, fit_feature_transform
+from gendebug_torch.shift.transforms.roles import OtherColumn
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 
 Table = pd.DataFrame
 Map = Callable[[Any], Any]
-_EXCHANGED = re.compile(r"exchanged with (.+)$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +57,15 @@ def column_change(
         refit: whether its transform is to be found anew, since these are other rows.
     """
     transform = _transform(name, found, sides, refit=refit)
-    match = None if found is None else _EXCHANGED.search(found.description)
-    if match is not None and match[1] in sides[0]:
-        exchange = _exchange(name, match[1])
-        return InputChange(exchange, exchange, None, (name, match[1]))
+    if isinstance(transform, OtherColumn):
+        holders = transform.holders
+        undo = None if holders is None else _held(holders)
+        return InputChange(_held(transform.sources), undo, None, tuple(transform.sources))
+    if isinstance(transform, OtherRows):
+        return InputChange(_other_rows(transform.columns), None, None, transform.columns)
     if isinstance(transform, LevelRenaming):
-        new = dict(transform.levels)
-        old = {after: before for before, after in new.items()}
-        return InputChange(_renamed(name, new), _renamed(name, old), None, (name,))
+        there, again = (_of_levels(name, f) for f in (transform.apply, transform.undo))
+        return InputChange(there, again, None, (name,))
     if any(side[name].dtype.kind not in "iufb" for side in sides):
         return InputChange(_redrawn(name, sides[1]), None, None, (name,))
     usual = _on_column(name, lambda x: np.full_like(x, np.nanmedian(_values(sides[0], name))))
@@ -132,22 +130,25 @@ def _on_column(name: str, function: Map) -> Map:
     return lambda table: table.assign(**{name: function(_values(table, name))})
 
 
-def _exchange(one: str, other: str) -> Map:
+def _held(sources: Mapping[str, str]) -> Map:
+    """Columns with the values of others."""
     return lambda table: table.assign(
-        **{one: table[other].to_numpy(), other: table[one].to_numpy()}
+        **{name: table[source].to_numpy() for name, source in sources.items() if source in table}
     )
 
 
-def _renamed(name: str, levels: dict[str, str]) -> Map:
-    """Levels under other names, in the type of the column."""
+def _other_rows(names: Sequence[str]) -> Map:
+    """Columns with the values of other rows, the same for all of them."""
 
-    def renamed(table: Table) -> Table:
-        column = table[name]
-        kind = column.dtype.kind
-        texts = column.map(lambda value: levels.get(str(value), value))
-        return table.assign(**{name: pd.to_numeric(texts) if kind in "iuf" else texts})
+    def moved(table: Table) -> Table:
+        rows = np.random.default_rng(0).permutation(len(table))
+        return table.assign(**{name: table[name].to_numpy()[rows] for name in names})
 
-    return renamed
+    return moved
+
+
+def _of_levels(name: str, function: Map) -> Map:
+    return lambda table: table.assign(**{name: function(table[name])})
 
 
 def _redrawn(name: str, production: Table) -> Map:

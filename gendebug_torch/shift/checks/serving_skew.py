@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -13,8 +13,10 @@ from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, not_compared
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
-from gendebug_torch.shift.kinds.column_transforms import FeatureTransform
 from gendebug_torch.shift.kinds.moved_columns import FeatureChange
+from gendebug_torch.shift.transforms.alignment import OtherRows
+from gendebug_torch.shift.transforms.quantities import FeatureTransform
+from gendebug_torch.shift.transforms.roles import OtherColumn
 
 
 @check(
@@ -36,7 +38,8 @@ def inputs_are_computed_as_before(
 
     A shift that a transform explains is skew if drift is unlikely to do the same (a reversed sign,
     a logarithm, a large factor, renamed levels), or if the labels follow the original value;
-    without a transform, if nothing else changed and labels do not follow the column.
+    without a transform, if nothing else changed and labels do not follow the column. So is a column
+    that relates to the others as another one did, with other codes, in reverse, or not at all.
 
     Source: Sculley et al. (2015), NeurIPS 28, and Breck et al. (2017), IEEE Big Data, on
     training/serving skew; the test is ours: Kolmogorov-Smirnov distances after a transform, and
@@ -61,7 +64,9 @@ def inputs_are_computed_as_before(
             numbers={"lacks": ["validation.features"]},
         )
         return
-    skewed = [feature for feature in change_kinds.features if feature.kind == "train_serve_skew"]
+    skewed = _one_of_each(
+        feature for feature in change_kinds.features if feature.kind == "train_serve_skew"
+    )
     for feature in skewed[:limit]:
         yield _skew_finding(feature, change_kinds)
     if not skewed:
@@ -126,6 +131,45 @@ def _no_skew_finding(change_kinds: ChangeKinds) -> Finding:
     )
 
 
+def _one_of_each(features: Iterable[FeatureChange]) -> list[FeatureChange]:
+    """The features, one of those that changed together; both of two that were exchanged."""
+    chosen: list[FeatureChange] = []
+    for feature in features:
+        whole = feature.transform
+        together = (isinstance(whole, OtherColumn) and len(whole.sources) > 2) or isinstance(
+            whole, OtherRows
+        )
+        if not together or all(one.transform != whole for one in chosen):
+            chosen.append(feature)
+    return chosen
+
+
+def _sentence(feature: FeatureChange) -> tuple[str, str]:
+    """What is wrong with a column, and what to do."""
+    name, transform = feature.name, feature.transform
+    if isinstance(transform, OtherRows):
+        more = len(transform.columns) - 1
+        others = "1 more column" if more == 1 else f"{more} more columns"
+        who = f"{name} and {others}" if more else name
+        return (
+            f"In production the values of {name} stand beside other rows: {who} {transform}.",
+            f"Check the key, and the order of the rows, by which serving joins {name}; do not "
+            "retrain on it.",
+        )
+    remedy = (
+        f"Compute {name} in serving and in training on the same rows, and correct serving where "
+        "they differ; do not retrain on it."
+    )
+    if isinstance(transform, OtherColumn) and len(transform.sources) > 2:
+        pairs = [f"{one} those of {other}" for one, other in transform.sources.items()]
+        rest = f" and {len(pairs) - 4} more" if len(pairs) > 4 else ""
+        text = f"In production {len(pairs)} columns hold the values of others: "
+        return f"{text}{', '.join(pairs[:4])}{rest}.", remedy
+    distance = f" (distance {feature.statistic:.2f})" if feature.statistic else ""
+    text = f"{name} is computed differently in production: {feature.description}{distance}."
+    return text, remedy
+
+
 def _skew_finding(feature: FeatureChange, change_kinds: ChangeKinds) -> Finding:
     numbers: dict[str, Any] = {"statistic": feature.statistic}
     transform = feature.transform
@@ -133,15 +177,16 @@ def _skew_finding(feature: FeatureChange, change_kinds: ChangeKinds) -> Finding:
         numbers |= {"map": transform.kind, "left": transform.statistic}
         if isinstance(transform, FeatureTransform) and transform.kind != "logarithm":
             numbers |= {"factor": transform.factor, "offset": transform.offset}
-    distance = f" (distance {feature.statistic:.2f})" if feature.statistic else ""
+    if isinstance(transform, OtherRows):
+        numbers["columns"] = list(transform.columns)
+    if isinstance(transform, OtherColumn):
+        numbers["sources"] = dict(transform.sources)
+    text, remedy = _sentence(feature)
     return inputs_are_computed_as_before.finding(
         Severity.FAIL,
-        f"{feature.name} is computed differently in production: {feature.description}{distance}.",
+        text,
         subject=feature.name,
         numbers=numbers,
-        remedy=(
-            f"Compute {feature.name} in serving and in training on the same rows, and correct "
-            "serving where they differ; do not retrain on it."
-        ),
+        remedy=remedy,
         evidence=change_kinds,
     )

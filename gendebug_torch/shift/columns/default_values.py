@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
-from gendebug_torch.shift.kinds.column_transforms import clock_offset_hours
+from gendebug_torch.shift.transforms.cycles import clock_offset_hours
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 
 # A column with fewer distinct values is a code, whose levels may grow without being a default.

@@ -16,7 +16,6 @@ from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.exclusions import COUNTER
 from gendebug_torch.shift.columns.shared_tables import SharedTables, shared_tables
 from gendebug_torch.shift.kinds.class_shares import ClassShares, class_shares
-from gendebug_torch.shift.kinds.column_transforms import LevelRenaming, cyclic_offset
 from gendebug_torch.shift.kinds.label_model import (
     MAX_TRIED,
     LabeledColumns,
@@ -37,12 +36,17 @@ from gendebug_torch.shift.kinds.moved_columns import (
     Kind,
     label_shift_explanation,
     random_rows,
+    relation_explanations,
     shifted_columns,
     transform_explanations,
 )
 from gendebug_torch.shift.plots import axis_label
 from gendebug_torch.shift.scores.score_relation import RelationChange
 from gendebug_torch.shift.time.calendar_columns import calendar_changes
+from gendebug_torch.shift.transforms.alignment import OtherRows
+from gendebug_torch.shift.transforms.cycles import cyclic_offset
+from gendebug_torch.shift.transforms.levels import LevelRenaming
+from gendebug_torch.shift.transforms.roles import OtherColumn
 from gendebug_torch.shift.two_sample.joint import permutation_block
 from gendebug_torch.stats.intervals import p_value_text
 
@@ -153,7 +157,8 @@ def change_kinds(
     1. Label shift: the class shares changed, and within the classes columns and scores did not.
     2. Train/serve skew: a default value, an exchange, a renaming, a clock offset or a transform
        (unit, sign, logarithm) explains the shift of a column and labels do not contradict; an hour
-       or weekday is no longer that of the time column; or only this column changed, and labels no
+       or weekday is no longer that of the time column; a column relates to the others as another
+       one did, as with other codes, or not at all; or only this column changed, and labels no
        longer follow it.
     3. Covariate shift: what else shifted. All columns are tested together where none shifted alone.
     4. Threshold: no input shifted, but the scores did, so the model is another one; unless a column
@@ -198,6 +203,7 @@ def change_kinds(
     if columns is not None:
         features = _explained_shifts(columns, changed, before.targets, alpha, min_effect, deadline)
         features = _off_the_calendar(features, columns, before, after)
+        features = relation_explanations(features, columns, deadline)
     if changed is not None and not scores_follow(before, after, changed):
         changed = None
     if changed is not None and all(feature.kind == "label_shift" for feature in features):
@@ -310,7 +316,9 @@ def _localised(features: list[FeatureChange], where: Localisation) -> list[Featu
     tried = [
         f
         for f in open_
-        if (f.kind == "covariate_shift" or f.transform is not None) and f.name in sample.reference
+        if (f.kind == "covariate_shift" or f.transform is not None)
+        and not isinstance(f.transform, OtherColumn | OtherRows)
+        and f.name in sample.reference
     ]
     original = original_value_z_scores(tried, sample)
     judged = {

@@ -16,9 +16,11 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.shared_columns import Column
 from gendebug_torch.shift.columns.shared_tables import SharedTables
-from gendebug_torch.shift.kinds.column_transforms import CyclicOffset, LevelRenaming
 from gendebug_torch.shift.kinds.moved_columns import FeatureChange, random_rows
 from gendebug_torch.shift.scores.outputs import compared_outputs, labeled_rows, output_columns
+from gendebug_torch.shift.transforms.cycles import CyclicOffset
+from gendebug_torch.shift.transforms.levels import LevelRenaming
+from gendebug_torch.shift.transforms.quantities import FeatureTransform
 from gendebug_torch.stats.probe_network import cross_fit, design, fitted_network
 
 # Columns whose original values are tried; each costs one more pass of production.
@@ -313,10 +315,10 @@ def same_rank_values(before: Column, after: Column, *, descending: bool = False)
 def _original_values(feature: FeatureChange, sample: LabeledColumns) -> Any:
     before, after = sample.reference[feature.name], sample.production[feature.name]
     if isinstance(feature.transform, LevelRenaming):
-        old = {new: name for name, new in feature.transform.levels.items()}
-        return after.map(lambda level: old.get(str(level), level))
+        return feature.transform.undo(after)
     values = [side.to_numpy(dtype=np.float64) for side in (before, after)]
     if isinstance(feature.transform, CyclicOffset):
         return feature.transform.undo(values[1])
-    reversed_sign = feature.transform is not None and feature.transform.factor < 0
+    transform = feature.transform
+    reversed_sign = isinstance(transform, FeatureTransform) and transform.factor < 0
     return same_rank_values(values[0], values[1], descending=reversed_sign)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.shared_tables import SharedTables
-from gendebug_torch.shift.kinds.column_transforms import CyclicOffset, cyclic_offset
 from gendebug_torch.shift.kinds.label_model import (
     MAX_TRIED,
     LabeledColumns,
@@ -32,6 +31,8 @@ from gendebug_torch.shift.scores.score_relation import (
     most_changed,
     relation_change,
 )
+from gendebug_torch.shift.transforms.cycles import CyclicOffset, cyclic_offset
+from gendebug_torch.shift.transforms.roles import OtherColumn
 from gendebug_torch.shift.two_sample.joint import joint_shift
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 from gendebug_torch.stats.probe_network import cross_fit, design, fold_ids
@@ -303,4 +304,5 @@ def _cyclic_offset(name: str, sample: LabeledColumns) -> CyclicOffset | None:
 
 def _exchange(name: str, other: str) -> FeatureChange:
     text = f"the labels follow it as if it were exchanged with {other}"
-    return FeatureChange(name, 0.0, "train_serve_skew", text)
+    exchange = OtherColumn({name: other, other: name})
+    return FeatureChange(name, 0.0, "train_serve_skew", text, transform=exchange)

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.kinds.class_shares import ClassShares
-from gendebug_torch.shift.kinds.column_transforms import weighted_ks_distance
 from gendebug_torch.shift.scores.outputs import (
     has_outputs,
     labeled_outputs,
@@ -19,6 +18,7 @@ from gendebug_torch.shift.scores.score_relation import (
     most_changed,
     relation_change,
 )
+from gendebug_torch.shift.transforms.distances import weighted_ks_distance
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 
 # Level at which the scores do not fit a change of class shares.

@@ -15,16 +15,17 @@ from gendebug_torch.shift.columns.default_values import default_value
 from gendebug_torch.shift.columns.prepared import prepare_reference
 from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
-from gendebug_torch.shift.kinds.column_transforms import (
-    CyclicOffset,
-    Transform,
-    clock_offset_hours,
-    exchanged_columns,
-    explains_shift,
-    fit_feature_transform,
+from gendebug_torch.shift.transforms.alignment import OtherRows, columns_beside_other_rows
+from gendebug_torch.shift.transforms.cycles import CyclicOffset, clock_offset_hours
+from gendebug_torch.shift.transforms.distances import explains_shift, weighted_ks_distance
+from gendebug_torch.shift.transforms.levels import (
+    LevelRenaming,
     fit_level_renaming,
-    weighted_ks_distance,
+    recoded_columns,
 )
+from gendebug_torch.shift.transforms.quantities import FeatureTransform, fit_feature_transform
+from gendebug_torch.shift.transforms.relations import Relations
+from gendebug_torch.shift.transforms.roles import OtherColumn, exchanged_columns, role_changes
 from gendebug_torch.shift.two_sample.categories import (
     CategoryShift,
     category_shift,
@@ -33,6 +34,8 @@ from gendebug_torch.shift.two_sample.categories import (
 from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
 from gendebug_torch.stats.effective_sample_size import MAX_LEVELS
 from gendebug_torch.stats.multiple_testing import holm_adjusted
+
+Transform = FeatureTransform | LevelRenaming | CyclicOffset | OtherColumn | OtherRows
 
 # Values of `Cause`; `threshold` where scores moved although no input did.
 Kind = Literal["train_serve_skew", "label_shift", "covariate_shift", "concept_drift", "threshold"]
@@ -211,8 +214,8 @@ def transform_explanations(
     explained: dict[str, FeatureChange] = {}
     for i, (feature, (before, after)) in enumerate(zip(quantities, sides, strict=True)):
         if i in exchanged:
-            text = f"exchanged with {quantities[exchanged[i]].name}"
-            change = replace(feature, kind="train_serve_skew", description=text)
+            other = quantities[exchanged[i]].name
+            change = _held(feature, OtherColumn({feature.name: other, other: feature.name}))
         else:
             hours = clock_offset_hours(before, after)
             found = CyclicOffset(hours, 0.0, 24) if hours else None
@@ -226,6 +229,46 @@ def transform_explanations(
             renaming = fit_level_renaming(*levels, feature.statistic)
             explained[feature.name] = _transformed(feature, renaming)
     return [explained.get(feature.name, feature) for feature in features]
+
+
+def relation_explanations(
+    features: list[FeatureChange], columns: SharedTables, deadline: Deadline = NO_DEADLINE
+) -> list[FeatureChange]:
+    """The same, and columns that hold other values than their own, by how they relate to others.
+
+    Codes that changed places, columns that hold the values of others or run in reverse, and those
+    that stand beside other rows; none of which need move a distribution. Drift does nothing of it.
+
+    Args:
+        features: columns that shifted.
+        columns: both sides.
+        deadline: end of the time.
+    """
+    known = {feature.name: feature for feature in features}
+    names = [str(name) for name in columns.reference.columns]
+    open_ = [n for n in names if n not in known or known[n].kind == "covariate_shift"]
+    deadline.check()
+    relations = Relations.of(columns.reference, columns.production, categorical=columns.categorical)
+    if relations is None:
+        return features
+    found: dict[str, Transform] = dict(recoded_columns(relations, open_))
+    for group in columns_beside_other_rows(relations):
+        found |= {name: group for name in group.columns if name in open_ and name not in found}
+    deadline.check()
+    left = [n for n in columns.quantities if n in open_ and n not in found]
+    found |= role_changes(relations, {name: columns.finite(name) for name in left})
+    for name, transform in found.items():
+        feature = known.get(name, FeatureChange(name, 0.0, "covariate_shift", _SHIFTED))
+        known[name] = _held(feature, transform)
+    return list(known.values())
+
+
+def _held(feature: FeatureChange, transform: Transform) -> FeatureChange:
+    """The column as one of which drift cannot have made what it holds."""
+    text = transform.text(feature.name) if isinstance(transform, OtherColumn) else str(transform)
+    if isinstance(transform, OtherRows):
+        text = "its values stand beside other rows"
+    return replace(feature, kind="train_serve_skew", description=text, transform=transform)
 
 
 def _transformed(feature: FeatureChange, transform: Transform | None) -> FeatureChange:

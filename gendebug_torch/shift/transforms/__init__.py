@@ -1,0 +1,1 @@
+"""What may be done to a column: another unit, other names, another column, another clock."""

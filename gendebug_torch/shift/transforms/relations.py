@@ -1,0 +1,110 @@
+"""How columns relate to each other on two sides, and what the relations would be otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from gendebug_torch.stats.probe_network import design
+
+Array = NDArray[np.float64]
+
+# Rows of either side that are enough, and that are needed.
+_MAX_ROWS = 5000
+MIN_ROWS = 200
+# Columns, and columns of numbers that stand for them, beyond which nothing is judged.
+MAX_COLUMNS = 300
+_MAX_NUMBERS = 1000
+# A correlation has changed from this difference, and this many standard errors, on.
+MIN_CHANGE = 0.1
+MIN_Z = 5.0
+# Differences of a correlation that do not matter, as a standard error.
+_TOLERANCE = 0.015
+# Most that one pair counts, in squared standard errors: a pair whose other column changed too.
+_MOST = 100.0
+# What noise alone gives a pair, most of the time.
+_NOISE = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Relations:
+    """Correlations of all columns on two sides, by the p columns of numbers that stand for them.
+
+    Args:
+        names: names of the d features.
+        owner: feature of each column of numbers, `[p]`.
+        before: correlations of normal scores in the reference, `[p, p]`.
+        after: the same in production, `[p, p]`.
+        tables: the rows of either side that were looked at.
+        scores: the same as columns of numbers of variance 1 over both, `[n, p]` and `[m, p]`.
+    """
+
+    names: tuple[str, ...]
+    owner: NDArray[np.int64]
+    before: Array
+    after: Array
+    tables: tuple[pd.DataFrame, pd.DataFrame]
+    scores: tuple[Array, Array]
+
+    @staticmethod
+    def of(
+        reference: pd.DataFrame, live: pd.DataFrame, *, categorical: Sequence[str] = ()
+    ) -> Relations | None:
+        """Relations of the columns of two tables; None where they are too few rows or too many.
+
+        Args:
+            reference: columns, `[n, d]`; of more than 5,000 rows as many are drawn.
+            live: the same columns, `[m, d]`.
+            categorical: numeric columns that hold codes.
+
+        Cost: a sort of each column, and `2 n p^2` operations on 5,000 rows.
+        """
+        if min(len(reference), len(live)) < MIN_ROWS or reference.shape[1] > MAX_COLUMNS:
+            return None
+        sides = [
+            side if len(side) <= _MAX_ROWS else side.sample(_MAX_ROWS, random_state=seed)
+            for seed, side in enumerate((reference, live))
+        ]
+        built = design(*sides, categorical=categorical)
+        if not 0 < built.values.shape[1] <= _MAX_NUMBERS:
+            return None
+        values = built.values.numpy()
+        values = values / np.maximum(values.std(0), 1e-9)
+        first, second = np.split(values, [len(sides[0])])
+        correlations = _correlations(first), _correlations(second)
+        tables = sides[0], sides[1]
+        return Relations(built.names, built.owner.numpy(), *correlations, tables, (first, second))
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Rows of either side."""
+        return len(self.tables[0]), len(self.tables[1])
+
+    @property
+    def noise(self) -> float:
+        """Variance of the difference of two correlations of 0."""
+        return 1 / self.rows[0] + 1 / self.rows[1]
+
+    def squared(self, expected: Array, found: Array) -> Array:
+        """Squared standard errors between correlations."""
+        return (found - expected) ** 2 / ((1 - expected**2) ** 2 * self.noise + _TOLERANCE**2)
+
+    def excess(self, expected: Array, found: Array) -> Array:
+        """Squared standard errors beyond noise, each up to a limit."""
+        return np.clip(self.squared(expected, found) - _NOISE, 0.0, _MOST)
+
+    def changed(self) -> NDArray[np.bool_]:
+        """Whether each correlation changed, `[p, p]`."""
+        large = np.abs(self.after - self.before) >= MIN_CHANGE
+        return np.asarray((self.squared(self.before, self.after) >= MIN_Z**2) & large)
+
+
+def _correlations(scores: Array) -> Array:
+    """Correlations of all columns, `[p, p]`; 0 with constants."""
+    centred = scores - scores.mean(0)
+    scaled = centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-9)
+    return np.asarray(scaled.T @ scaled)
