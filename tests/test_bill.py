@@ -12,7 +12,7 @@ from torch import nn
 
 import gendebug_torch as gd
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import SHARE_OF_RISE, Cause, Finding, Severity
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.diagnosis.apportioning.apportion import apportioned, expected
@@ -373,14 +373,17 @@ def test_class_shares_are_billed_beside_a_change_of_pictures():
     sums_up(bill)
 
 
+@pytest.mark.parametrize("numbers", [{}, {SHARE_OF_RISE: 0.9}])
 @pytest.mark.parametrize(("regained", "decision"), [(0.09, "retrain"), (0.01, "redesign")])
-def test_a_subgroup_is_retrained_where_recent_rows_win_it_back(regained, decision):
+def test_a_subgroup_is_retrained_where_recent_rows_win_it_back(regained, decision, numbers):
     trial = Regained("refit last layer", regained, 0.9 * regained, 1.1 * regained, "none")
     line = BillLine("subgroup_failure", "region = harbour", 0.1, 0.09, 0.11, trial)
     rest = BillLine("unexplained", "", 0.0, 0.0, 0.0)
     bill = Bill("accuracy", "hundredths of the accuracy", 0.9, 0.1, 0.09, 0.11, (line, rest))
     causes = [
-        LikelyCause(cause, subject, (Finding("a.b", cause, Severity.FAIL, "It fell.", subject),))
+        LikelyCause(
+            cause, subject, (Finding("a.b", cause, Severity.FAIL, "It fell.", subject, numbers),)
+        )
         for cause, subject in (
             (Cause.CONCEPT_DRIFT, ""),
             (Cause.SUBGROUP_FAILURE, "region = harbour"),

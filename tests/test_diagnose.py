@@ -316,6 +316,13 @@ def test_a_feature_stuck_on_one_value_is_to_be_mended():
     )
 
 
+def test_a_subgroup_that_failed_since_validation_is_learned_again():
+    rose = found("s.c", Cause.SUBGROUP_FAILURE, share_of_rise=0.8)
+    assert decide(likely_causes([rose])).name == "retrain"
+    failed_before = found("s.w", Cause.SUBGROUP_FAILURE)
+    assert decide(likely_causes([rose, failed_before])).name == "redesign"
+
+
 def quality_of(before, after, half, *remedies, name="AUC"):
     """One metric with an interval of this half width, and remedies that were tried."""
     change = after - before

@@ -136,8 +136,13 @@ class LikelyCause:
         """The decision that this cause asks for by itself."""
         # A feature that is stuck on one value, stopped arriving, or is fed in another's place is
         # to be repaired; there is nothing new to learn from it.
-        broken = any(finding.numbers.get(TO_REPAIR) for finding in self.findings)
-        return "fix_data" if broken else _DECISION.get(self.cause, "retrain")
+        if any(finding.numbers.get(TO_REPAIR) for finding in self.findings):
+            return "fix_data"
+        # What the network could do in validation it can learn again from rows as they are now.
+        rose = all(SHARE_OF_RISE in finding.numbers for finding in self.findings)
+        if self.cause is Cause.SUBGROUP_FAILURE and rose:
+            return "retrain"
+        return _DECISION.get(self.cause, "retrain")
 
 
 def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:

@@ -73,9 +73,13 @@ def decide(
         findings: all findings, for what was judged and what was not.
         bill: what each cause carries of the quality that was lost.
     """
-    name, deciding = _chosen(causes, quality, bill)
+    # What is left for others says little where the best supported cause has no number of its own.
+    lines = () if bill is None or not causes else bill.lines
+    open_ = any(line.reason and line.cause == causes[0].cause for line in lines)
+    known = None if open_ else bill
+    name, deciding = _chosen(causes, quality, known)
     behind = [
-        likely for likely in deciding if _decision(likely, quality) == name and name != "nothing"
+        likely for likely in deciding if _asks(likely, quality, known) == name and name != "nothing"
     ]
     reasons = [finding.summary for likely in behind[:2] for finding in likely.findings[:2]]
     reasons += _quality_reasons(name, causes, behind, quality)
@@ -94,11 +98,8 @@ def _chosen(
         for likely in causes
         if 2 * likely.weight > causes[0].weight and likely.level >= causes[0].level
     ]
-    wanted = {_decision(likely, quality) for likely in deciding}
-    # What is left for others says little where the best supported cause has no number of its own.
-    lines = () if bill is None or not causes else bill.lines
-    open_ = any(line.reason and line.cause == causes[0].cause for line in lines)
-    dearest = {None if open_ else _billed_decision(one, quality, bill) for one in deciding}
+    wanted = {_asks(likely, quality, bill) for likely in deciding}
+    dearest = {_billed_decision(one, quality, bill) for one in deciding}
     ordered = sorted(DECISIONS, key=lambda name: name not in dearest)
     working = [name for name in ordered if name in wanted and _works(name, quality)]
     # Without a cause there is nothing to do; where a remedy was tried in vain the next cause says.
@@ -110,12 +111,18 @@ def _chosen(
     return ("investigate" if fell and name == "nothing" else name), deciding
 
 
+def _asks(likely: LikelyCause, quality: QualityChange | None, bill: Bill | None) -> str:
+    """What a cause asks for, by the bill where that is decided there."""
+    return _billed_decision(likely, quality, bill) or _decision(likely, quality)
+
+
 def _billed_decision(
     likely: LikelyCause, quality: QualityChange | None, bill: Bill | None
 ) -> str | None:
     """What a cause asks for that is more than half of what was lost, beyond doubt.
 
-    A subgroup in which recent rows alone win most of it back needs them and no other network.
+    A subgroup in which recent rows alone win most of it back needs them and no other network; one
+    in which they were tried in vain needs another network.
     """
     if bill is None or not bill.fell:
         return None
@@ -123,9 +130,11 @@ def _billed_decision(
     if sum(line.low for line in own) <= bill.total / 2:
         return None
     tried = [line.remedy for line in own if line.remedy is not None]
-    refitted = any(one.remedy == REFIT and one.low > bill.total / 2 for one in tried)
-    decision = _decision(likely, quality)
-    return "retrain" if decision == "redesign" and refitted else decision
+    refits = [one for one in tried if one.remedy == REFIT]
+    if likely.cause is Cause.SUBGROUP_FAILURE and refits:
+        won = any(one.low > bill.total / 2 for one in refits)
+        return "retrain" if won else "redesign"
+    return _decision(likely, quality)
 
 
 def _bill_reasons(bill: Bill | None) -> list[str]:

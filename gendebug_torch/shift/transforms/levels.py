@@ -33,6 +33,8 @@ _USUAL = 4.0
 _MIN_EXCESS = 40.0
 _MAX_COST_LEFT = 0.2
 _AS_IT_IS = 10.0
+# Share of the rows by which a scale is turned round; rare codes may stand anywhere.
+_NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True)
@@ -203,12 +205,26 @@ def _recoded(
     if of_rows < _MIN_EXCESS or left > _MAX_COST_LEFT * excess:
         return None
     old_to_new = {codes[place[i]]: codes[i] for i in range(len(codes))}
-    if len(codes) > 2 and all(isinstance(code, float) for code in codes):
-        ends = {old + new for old, new in old_to_new.items()}
-        if len(ends) == 1:
-            return FeatureTransform("sign", -1.0, ends.pop(), float(left / excess))
+    if (end := _turned_round(old_to_new, dict(zip(codes, own_shares, strict=True)))) is not None:
+        return FeatureTransform("sign", -1.0, end, float(left / excess))
     levels = {level_name(old): level_name(old_to_new[old]) for old in sorted(old_to_new, key=str)}
     return LevelRenaming("recoded", levels, float(left / excess))
+
+
+def _turned_round(old_to_new: Mapping[Any, Any], shares: Mapping[Any, float]) -> float | None:
+    """Sum of old and new code if it is the same for nearly all rows: a scale turned round.
+
+    Args:
+        old_to_new: codes of the reference and what stands for them in production.
+        shares: code of production -> share of the rows.
+    """
+    if len(old_to_new) < 3 or not all(isinstance(code, float) for code in old_to_new):
+        return None
+    ends: dict[float, float] = {}
+    for old, new in old_to_new.items():
+        ends[old + new] = ends.get(old + new, 0.0) + float(shares[new])
+    end = max(ends, key=ends.__getitem__)
+    return end if ends[end] >= _NEARLY_ALL else None
 
 
 def _profiles(
