@@ -20,8 +20,8 @@ from gendebug_torch.leakage.preprocessing.stored_column import (
     StoredColumn,
 )
 
-# Kolmogorov's distance in units of `1 / sqrt(n)` at which half of all uniform samples are closer.
-_FAR = 0.83
+# Kolmogorov's distance in units of `1 / sqrt(n)` at which 5 % of all uniform samples are closer.
+_FAR = 0.52
 RANKS, FREQUENCIES = "transformed to ranks or quantiles", "encoded by frequencies"
 TARGET_MEANS = "encoded by target means"
 LEVEL_LIST, VOCABULARY = "encoded by a list of levels", "encoded by a vocabulary"
