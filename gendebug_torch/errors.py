@@ -8,12 +8,14 @@ GendebugError
 - CheckError (RuntimeError): a check broke its contract (a bug in the check, not in your data).
 """
 
+from __future__ import annotations
+
 import contextlib
 import difflib
 import math
 import reprlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,7 +56,9 @@ class Deadline:
 
     Args:
         seconds: time for the work; None for no end.
-        since: moment at which it began, by `time.monotonic`; now by default.
+        since: moment at which it began, by the clock; now by default.
+        reserved: seconds at the end that are kept for what comes after the work.
+        clock: tells the moment in seconds; `time.monotonic` by default.
 
     Example:
         >>> Deadline(60.0).check()
@@ -64,20 +68,38 @@ class Deadline:
         gendebug_torch.errors.OutOfTime: the time of this work is over
     """
 
-    def __init__(self, seconds: float | None = None, *, since: float | None = None) -> None:
+    def __init__(
+        self,
+        seconds: float | None = None,
+        *,
+        since: float | None = None,
+        reserved: float = 0.0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.clock = (lambda: time.monotonic()) if clock is None else clock
         self.seconds = math.inf if seconds is None else seconds
-        self.since = time.monotonic() if since is None else since
-        self._end = self.since + self.seconds
+        self.since = self.clock() if since is None else since
+        self.reserved = reserved
 
     @property
     def spent(self) -> float:
         """Seconds since the work began."""
-        return time.monotonic() - self.since
+        return self.clock() - self.since
 
     @property
     def left(self) -> float:
         """Seconds that are left, at least 0; infinite without an end."""
-        return max(0.0, self._end - time.monotonic())
+        return max(0.0, self.seconds - self.reserved - self.spent)
+
+    def share(self, part: float) -> Deadline:
+        """The end of a part of the work: of the seconds that are left."""
+        seconds = self.spent + part * self.left
+        return Deadline(seconds, since=self.since, clock=self.clock)
+
+    @property
+    def whole(self) -> Deadline:
+        """The same with nothing reserved, for what comes after the work."""
+        return Deadline(self.seconds, since=self.since, clock=self.clock)
 
     def check(self) -> None:
         """Raise where the moment has passed.
@@ -85,7 +107,7 @@ class Deadline:
         Raises:
             OutOfTime: it has.
         """
-        if time.monotonic() >= self._end:
+        if self.left <= 0.0:
             raise OutOfTime("the time of this work is over")
 
 

@@ -239,6 +239,18 @@ print(seconds, *sorted(loaded & heavy))
     assert float(seconds) < 0.1
 
 
+def test_a_diagnosis_imports_what_takes_long_only_where_it_is_used():
+    code = """
+import sys
+import gendebug_torch
+from gendebug_torch.checks.registry import all_checks
+gendebug_torch.diagnose, all_checks()
+heavy = {"scipy.stats", "scipy.optimize", "matplotlib", "captum", "lightning", "jinja2"}
+print(*sorted(heavy & set(sys.modules)))
+"""
+    assert run(code).split() == []
+
+
 def test_every_check_names_its_source_and_explains_its_options():
     for check in all_checks():
         assert check.name.partition(".")[0] in TOPICS

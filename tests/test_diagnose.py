@@ -12,6 +12,7 @@ from torch import nn
 
 from gendebug_torch import Cause, Diagnosis, Finding, Records, Schema, Severity, collect, diagnose
 from gendebug_torch.checks import registry
+from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.checks.finding import findings_to_json
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import all_checks
@@ -590,6 +591,7 @@ def test_an_overrun_budget_is_said_with_the_check_that_did_it():
         CheckCost("a.short", "unknown", 1.0, 1.0, 1.5),
         CheckCost("a.long", "unknown", 1.0, 2.0, 9.0),
         CheckCost("a.left", "unknown", 1.0, 5.0, None),
+        CheckCost("a.lacks_inputs", "unknown", 1.0, 0.0, None),
     ]
     assert overrun(10.0, 11.9, costs) == []
     (note,) = overrun(10.0, 12.5, costs)
@@ -646,6 +648,36 @@ def test_a_model_that_runs_beyond_the_budget_is_stopped_between_batches(module, 
     assert calls == [0, 1, 2]
     assert costs[0].spent is not None
     assert not network._forward_pre_hooks
+
+
+def test_a_diagnosis_leaves_what_is_reserved_to_the_report_and_pictures_end_with_the_whole():
+    now = [0.0]
+    deadline = Deadline(10.0, reserved=4.0, clock=lambda: now[0])
+    now[0] = 5.0
+    assert (deadline.left, deadline.whole.left, deadline.share(0.5).left) == (1.0, 5.0, 0.5)
+    now[0] = 6.0
+    with pytest.raises(OutOfTime):
+        deadline.check()
+    validation = table(500, 0)
+    given = {"validation": validation, "production": replace(validation, targets=None)}
+    diagnosis = diagnose(**given, budget=deadline)
+    assert not [cost for cost in diagnosis.costs if cost.spent is not None]
+    assert diagnosis.quality is None
+    assert not [finding for finding in diagnosis.findings if finding.check == "diagnose.budget"]
+
+    class Slow(BarEvidence):
+        def plot(self, ax=None):
+            now[0] += 1.5
+            return super().plot(ax)
+
+    frame = pd.DataFrame({"feature": ["a"], "points": [1.0]})
+    slow = Slow(frame, "feature", "points", title="t", xlabel="x")
+    pictures = {str(i): slow for i in range(5)}
+    page = diagnosis.to_html(pictures=pictures, deadline=deadline.whole)
+    # At 7.5 and at 9; the third would end after 10.
+    assert page.count("data:image/png;base64") == 2
+    assert page.count("not drawn: the budget was spent") == 3
+    assert diagnosis.to_html(pictures=pictures).count("data:image/png;base64") == 5
 
 
 LONG = ("labels.noise", "labels.validation_noise", "shift.joint", "shift.estimated_accuracy")

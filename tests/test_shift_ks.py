@@ -82,6 +82,18 @@ def test_the_tail_of_many_rows_equals_scipy_and_takes_few_terms():
         np.testing.assert_allclose(found, expected, rtol=1e-7)
 
 
+def test_small_distances_of_many_rows_equal_scipy_and_the_exact_probability_nearly():
+    effect = np.array([0.0, 0.01, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.45])
+    for size, exact in ((141, 3e-6), (700, 2e-8), (60_000, 1e-12)):
+        distance = effect / np.sqrt(size)
+        expected = scipy.stats.kstwo.sf(distance, size)
+        rows = torch.full((len(distance),), 2 * size)
+        found = ks_p_value(torch.from_numpy(distance), rows, rows).numpy()
+        np.testing.assert_allclose(found, expected, atol=exact)
+        # From here on scipy evaluates the same expansion.
+        np.testing.assert_allclose(found[4:], expected[4:], rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_ties_are_counted_alike_on_devices(kind):
     for seed, sizes in enumerate([(300, 200), (5, 90), (2, 3), (4, 0)]):

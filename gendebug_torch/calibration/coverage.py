@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrc
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
@@ -83,8 +83,8 @@ class QuantileCoverage:
             independent: number of independent rows.
         """
         least, most, levels = (part.numpy() for part in self._shares())
-        lower = binom.cdf(np.round(most * independent), independent, levels)
-        upper = binom.sf(np.round(least * independent) - 1, independent, levels)
+        lower = bdtr(np.round(most * independent), independent, levels)
+        upper = bdtrc(np.round(least * independent) - 1, independent, levels)
         return torch.from_numpy(np.minimum(1.0, 2 * np.minimum(lower, upper)))
 
     def _shares(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import gendebug_torch as gd
 from gendebug_torch.cli.exit_codes import BROKEN, CLEAN, FINDINGS
+from gendebug_torch.diagnosis.budget import OVERRUN, overrun
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.report import bill_files, render_junit, write_report
 from gendebug_torch.report.text import printable
 
@@ -23,6 +25,7 @@ def deliver(
     fail_on: FailOn,
     *,
     also: Sequence[Format] = (),
+    deadline: Deadline | None = None,
     **extras: Any,
 ) -> int:
     """Write the report, print the findings, and turn the worst one into an exit code.
@@ -32,6 +35,7 @@ def deliver(
         out: directory of `report.html` and `findings.json`.
         fail_on: severity from which findings give exit code 1.
         also: further formats, `findings.xml` (JUnit) and `findings.md` (Markdown).
+        deadline: end of the command's budget; pictures end with it, and what is late is said.
         extras: tables and pictures of the page.
     """
     others = bill_files(diagnosis.bill)
@@ -39,9 +43,18 @@ def deliver(
         others["findings.xml"] = render_junit(diagnosis.findings)
     if "markdown" in also:
         others["findings.md"] = diagnosis.to_markdown()
-    write_report(out, diagnosis.to_html(**extras), diagnosis.to_json(), others)
+    budget = NO_DEADLINE if deadline is None else deadline.whole
+    html = diagnosis.to_html(**extras, deadline=budget)
+    write_report(out, html, diagnosis.to_json(), others)
     say(f"{diagnosis}\n\nReport: {Path(out) / 'report.html'}")
+    if (late := overrun(budget.seconds, budget.spent, diagnosis.costs)) and not _says(diagnosis):
+        say(late[0].summary)
     return exit_code(diagnosis, fail_on)
+
+
+def _says(diagnosis: gd.Diagnosis) -> bool:
+    """Whether it says itself that a budget was exceeded."""
+    return any(finding.check == OVERRUN for finding in diagnosis.findings)
 
 
 def say(*texts: object) -> None:

@@ -20,8 +20,8 @@ from gendebug_torch.data.times import seconds_of
 from gendebug_torch.errors import Deadline, InputError, reading, reject
 from gendebug_torch.model.formats import import_name, load_network
 
-# Seconds that a report takes to be written after the work.
-_WRITING = 1.6
+# Seconds that are kept for the report and its first pictures.
+WRITING = 1.6
 
 
 def load_records(
@@ -69,8 +69,7 @@ def deadline_of(budget: str | None) -> Deadline | None:
     """
     if budget is None:
         return None
-    began = BEGAN.get(None)
-    return Deadline(seconds_of(budget), since=None if began is None else began - _WRITING)
+    return Deadline(seconds_of(budget), since=BEGAN.get(None), reserved=WRITING)
 
 
 def is_name(path: str) -> bool:

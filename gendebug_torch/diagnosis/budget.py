@@ -25,8 +25,8 @@ _PROBE_ROWS = 512
 _PROBE_ELEMENTS = 2**20
 # Runs of each probe, and the seconds after which no further one begins.
 _PROBES, _PROBE_SECONDS = 15, 0.2
-# Beyond this multiple of the budget the report says so.
-_TOLERATED = 1.2
+# Beyond this multiple of the budget the report says so, in a finding of this name.
+_TOLERATED, OVERRUN = 1.2, "diagnose.budget"
 
 
 @dataclass(frozen=True)
@@ -212,10 +212,10 @@ def run_within(
             if estimated is not None and late and not check.lacks(given):
                 findings.append(_unaffordable(check, estimated, left))
             else:
-                began = time.perf_counter()
+                began = deadline.spent
                 inputs = _inputs_of(check, given, described)
                 findings.extend(check.run(inputs, settings[check.name], shared))
-                spent = None if check.lacks(given) else time.perf_counter() - began
+                spent = None if check.lacks(given) else deadline.spent - began
             costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
     return findings, tuple(costs)
 
@@ -316,8 +316,10 @@ def overrun(limit: float, seconds: float, costs: Sequence[CheckCost]) -> list[Fi
         )
         numbers["check"] = late.check
         remedy = "Raise the budget, or leave that check out with `only`."
-    summary = f"{text} {len(costs) - len(ran)} checks did not run."
-    note = Finding("diagnose.budget", Cause.UNKNOWN, Severity.NOTE, summary, numbers=numbers)
+    # A check without its inputs costs nothing.
+    left = sum(cost.spent is None and bool(cost.estimated) for cost in costs)
+    summary = f"{text} {left} checks did not run."
+    note = Finding(OVERRUN, Cause.UNKNOWN, Severity.NOTE, summary, numbers=numbers)
     return [replace(note, remedy=remedy)]
 
 

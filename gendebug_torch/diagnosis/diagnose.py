@@ -252,7 +252,7 @@ def diagnose(
         ordered, fed, described, settings, speed, checking, whole=whole, progress=progress
     )
     findings += [*found, *profile_finding(profiles)]
-    quality = attempt(findings, "diagnose.quality", lambda: quality_of(findings, given))
+    quality = attempt(findings, "diagnose.quality", partial(quality_of, findings, given, deadline))
     work = partial(diagnosed_bill, findings, given, device, deadline, quality)
     bill = attempt(findings, "diagnose.bill", work) if only is None else None
     if limited:
@@ -270,7 +270,7 @@ def _deadlines(
         return NO_DEADLINE, NO_DEADLINE
     whole = budget if isinstance(budget, Deadline) else Deadline(seconds_of(budget))
     share = _CHECKING if only is None else 1.0
-    return whole, Deadline(whole.spent + share * whole.left, since=whole.since)
+    return whole, whole.share(share)
 
 
 def _selected(checks: Sequence[Check], only: str | Sequence[str] | None) -> list[Check]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check, all_checks
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.report.text import finding_markdown, printable, words
 
 if TYPE_CHECKING:
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
     from gendebug_torch.diagnosis.causes import LikelyCause
     from gendebug_torch.diagnosis.decision import Decision
 
+_Draw: TypeAlias = Callable[[Any], dict[str, str]]
 # Pictures are what makes a page heavy; the worst findings get them.
 _PICTURES = 40
 _ROWS = 30
 # What a command was asked for is shown in full: a sheet of fifty rows is to be read.
 _MEASURED_ROWS = 60
+# Seconds of the first picture, with what it imports.
+_FIRST_PICTURE = 1.0
+_NO_TIME = "This picture is not drawn: the budget was spent."
 _CAUSES = 8
 _SUPPORT = 6
 ADVICE = {
@@ -55,6 +60,7 @@ def render_html(
     context: Mapping[str, str] | None = None,
     schedule: pd.DataFrame | None = None,
     bill: Bill | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> str:
     """The whole report as one HTML document, worst findings first.
 
@@ -68,8 +74,10 @@ def render_html(
         context: what went in, by name.
         schedule: row per check with its value and what it took.
         bill: what each cause carries of the quality that was lost.
+        deadline: end of the time for pictures; the page says which are not drawn.
     """
-    entries, undrawn = _entries(findings)
+    draw = _drawn_until(deadline)
+    entries, undrawn = _entries(findings, draw)
     place = {id(finding): i for i, finding in enumerate(findings)}
     shown_causes = [_cause(likely, place) for likely in causes[:_CAUSES]]
     return _template().render(
@@ -85,25 +93,25 @@ def render_html(
         counts=_counts(findings),
         undrawn=undrawn,
         tables={name: _table(table, _MEASURED_ROWS) for name, table in (tables or {}).items()},
-        pictures={name: _picture(picture) for name, picture in (pictures or {}).items()},
+        pictures={name: draw(picture) for name, picture in (pictures or {}).items()},
         context=context or {},
         schedule=None if schedule is None else _table(schedule, rows=len(schedule)),
-        bill=_bill(bill),
+        bill=_bill(bill, draw),
         words=words,
         **_grouped(entries),
         **_assets(),
     )
 
 
-def _bill(bill: Bill | None) -> dict[str, Any] | None:
+def _bill(bill: Bill | None, draw: _Draw) -> dict[str, Any] | None:
     """Picture, table and headline of a bill; None where nothing was lost."""
     if bill is None or not (bill.fell or bill.billed):
         return None
-    parts = {"picture": _picture(bill), "table": _table(bill.table())}
+    parts = {"picture": draw(bill), "table": _table(bill.table())}
     return parts | {"headline": bill.sentences()[0]}
 
 
-def _entries(findings: Sequence[Finding]) -> tuple[list[dict[str, Any]], int]:
+def _entries(findings: Sequence[Finding], draw: _Draw) -> tuple[list[dict[str, Any]], int]:
     """What the page shows of every finding, and how many have evidence that is not drawn."""
     alarming = [
         i
@@ -112,7 +120,10 @@ def _entries(findings: Sequence[Finding]) -> tuple[list[dict[str, Any]], int]:
     ]
     drawn = set(alarming[:_PICTURES])
     checks = {check.name: check for check in all_checks()}
-    entries = [_entry(i, finding, i in drawn, checks) for i, finding in enumerate(findings)]
+    entries = [
+        _entry(i, finding, draw if i in drawn else None, checks)
+        for i, finding in enumerate(findings)
+    ]
     return entries, len(alarming) - len(drawn)
 
 
@@ -195,7 +206,7 @@ def _cause(likely: LikelyCause, place: Mapping[int, int]) -> dict[str, Any]:
 
 
 def _entry(
-    number: int, finding: Finding, draw: bool, checks: Mapping[str, Check]
+    number: int, finding: Finding, draw: _Draw | None, checks: Mapping[str, Check]
 ) -> dict[str, Any]:
     table = finding.evidence.table() if draw and hasattr(finding.evidence, "table") else None
     numbers = {key: value for key, value in finding.numbers.items() if key != "traceback"}
@@ -205,7 +216,7 @@ def _entry(
         "cause": words(finding.cause.value),
         "numbers": {key: _number(value) for key, value in numbers.items()},
         "traceback": finding.numbers.get("traceback", ""),
-        "picture": _picture(finding.evidence) if draw else None,
+        "picture": None if draw is None else draw(finding.evidence),
         "table": None if table is None else _table(table),
         "about": _about(checks.get(finding.check)),
         "markdown": finding_markdown(finding),
@@ -218,6 +229,21 @@ def _about(check: Check | None) -> dict[str, Any] | None:
         return None
     how = [" ".join(paragraph.split()) for paragraph in check.description.split("\n\n")]
     return {"claim": check.summary, "how": [text for text in how if text], "source": check.source}
+
+
+def _drawn_until(deadline: Deadline) -> _Draw:
+    """Draws while there is time for one more picture, by what the last one took."""
+    taken = [_FIRST_PICTURE]
+
+    def draw(evidence: Any) -> dict[str, str]:
+        if deadline.left < taken[-1]:
+            return {"source": "", "problem": _NO_TIME}
+        began = deadline.spent
+        picture = _picture(evidence)
+        taken.append(deadline.spent - began)
+        return picture
+
+    return draw
 
 
 def _picture(evidence: Any) -> dict[str, str]:

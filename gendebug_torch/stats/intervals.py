@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.stats import fisher_exact, norm
+from scipy.special import ndtr
 from torch import Tensor
 
 # Below this expected count the normal approximation is not trusted (Cochran, 1954).
@@ -65,10 +65,11 @@ def two_share_p_value(x: Tensor, n: Tensor, y: Tensor, m: Tensor) -> Tensor:
     safe_b, safe_d = np.maximum(b, 1.0), np.maximum(d, 1.0)
     spread = np.sqrt(pooled * (1 - pooled) * (1 / safe_b + 1 / safe_d))
     z = np.abs(a / safe_b - c / safe_d) / np.where(spread > 0, spread, 1.0)
-    p = np.where(spread > 0, 2.0 * norm.sf(z), 1.0)
-    for i in np.flatnonzero(
-        (np.minimum(b, d) * np.minimum(pooled, 1 - pooled) < FEWEST_EXPECTED) & (spread > 0)
-    ):
+    p = np.where(spread > 0, 2.0 * ndtr(-z), 1.0)
+    few = np.minimum(b, d) * np.minimum(pooled, 1 - pooled) < FEWEST_EXPECTED
+    for i in np.flatnonzero(few & (spread > 0)):
+        from scipy.stats import fisher_exact
+
         p[i] = float(
             fisher_exact(np.array([[a[i], b[i] - a[i]], [c[i], d[i] - c[i]]], dtype=np.int64))[1]
         )

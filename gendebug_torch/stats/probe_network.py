@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import ndtri
-from scipy.stats import rankdata
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtr
 from torch import Tensor
 
 from gendebug_torch.errors import reject
-from gendebug_torch.stats.auc import RankAUC, rank_auc
+from gendebug_torch.stats.auc import RankAUC, midranks, rank_auc
 
 # Levels of a category that get a column of their own; the others share one.
 MAX_LEVELS = 24
@@ -91,7 +89,7 @@ class Probe:
         if len(null) < _MIN_PERMUTATIONS or not bool(aucs.isfinite().all()):
             return math.nan
         error = max(float(null.std()) * math.sqrt(1 + 1 / len(null)), 1e-12)
-        return float(student.sf((float(aucs[0]) - float(null.mean())) / error, len(null) - 1))
+        return float(stdtr(len(null) - 1, (float(null.mean()) - float(aucs[0])) / error))
 
 
 def design(*tables: pd.DataFrame | Tensor, categorical: Sequence[str] = ()) -> Design:
@@ -376,7 +374,9 @@ def _normal_scores(
     scores = np.zeros((len(column), 2 if missing.any() else 1))
     present = column[~missing]
     if len(present):
-        scores[~missing, 0] = ndtri((rankdata(present) - 0.5) / len(present))
+        values = torch.from_numpy(present)[None]
+        ranks = midranks(values, values)[0].numpy()
+        scores[~missing, 0] = ndtri((ranks - 0.5) / len(present))
     if missing.any():
         scores[:, 1] = missing
     return scores

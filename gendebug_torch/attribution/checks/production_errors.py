@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
 from gendebug_torch.attribution.attribute import attribute
@@ -224,6 +223,8 @@ def _explained(
         model_inputs(side)[:, gain.feature].double().cpu().numpy()
         for side in (validation, production)
     )
+    from scipy.stats import ks_2samp
+
     shift = float(ks_2samp(before, after, method="asymp").statistic)
     summary = (
         f"{name} explains the false alarms: {text}. In them it adds "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor
 
 from gendebug_torch.attribution.attributions import Attributions
@@ -61,7 +61,7 @@ class AttributionComparison:
     def adjusted(self) -> Tensor:
         """`[d]` two-sided p-value of Welch's normal test after Holm's correction over features."""
         z = self.difference.abs() / self.standard_error.clamp(min=1e-300)
-        p = torch.from_numpy(2 * norm.sf(z.cpu().numpy())).to(z.device)
+        p = torch.from_numpy(2 * ndtr(-z.cpu().numpy())).to(z.device)
         return holm_adjusted(torch.where(self.difference == 0, torch.ones_like(z), p))
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtr
 from torch import Tensor
 
 from gendebug_torch.attribution.attributions import Attributions
@@ -285,7 +285,7 @@ def _prediction_p(value: Tensor, sample: Tensor) -> Tensor:
     """
     spread = torch.maximum(sample.std(0), sample.var(0).mean().sqrt()).clamp(min=1e-6)
     score = (value - sample.mean(0)) / (spread * (1 + 1 / len(sample)) ** 0.5)
-    return torch.from_numpy(student.sf(score.numpy(), df=len(sample) - 1))
+    return torch.from_numpy(stdtr(len(sample) - 1, -score.numpy()))
 
 
 def _row_samples(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor
 
 from gendebug_torch.attribution.attributions import Attributions
@@ -123,7 +123,7 @@ class Directions:
     def adjusted(self) -> Tensor:
         """`[f]` one-sided p-value that the change has the expected sign, after Holm."""
         z = -self.change * self.expected / self.standard_error.clamp(min=1e-12)
-        return holm_adjusted(torch.from_numpy(norm.sf(z.numpy())))
+        return holm_adjusted(torch.from_numpy(ndtr(-z.numpy())))
 
     def table(self) -> pd.DataFrame:
         """One row per feature: the change with its interval, and the expected direction."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
@@ -175,7 +175,7 @@ def decrease_p_values(before: PermutationImportance, after: PermutationImportanc
     """`[d]` one-sided p-value that the importance did not decrease, after Holm's correction."""
     error = (before.standard_error.square() + after.standard_error.square()).sqrt()
     z = (before.importance - after.importance) / error.clamp(min=1e-12)
-    return holm_adjusted(torch.from_numpy(norm.sf(z.numpy())))
+    return holm_adjusted(torch.from_numpy(ndtr(-z.numpy())))
 
 
 def nll(logits: Tensor, targets: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import axes
@@ -253,7 +253,7 @@ def _compared(
 def _sign_test(before: Tensor, after: Tensor) -> float:
     """P-value of as many turned by production as by validation, of the same recipients."""
     more, fewer = int((before & ~after).sum()), int((after & ~before).sum())
-    return float(binomtest(more, more + fewer, alternative="greater").pvalue) if more else 1.0
+    return float(bdtrc(more - 1, more + fewer, 0.5)) if more else 1.0
 
 
 def _listed(regions: Sequence[Region], turned: Tensor) -> tuple[tuple[str, float], ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from gendebug_torch.attribution.attributions import Attributions
@@ -241,7 +241,7 @@ def mean_measure(values: Tensor) -> Measure:
         return Measure(math.nan, math.nan, math.nan, 0)
     mean, half = float(finite.mean()), 2.0
     if len(finite) > 1:
-        quantile = float(student.ppf(0.975, len(finite) - 1))
+        quantile = float(stdtrit(len(finite) - 1, 0.975))
         half = float(finite.std()) / len(finite) ** 0.5 * quantile
     return Measure(mean, max(-1.0, mean - half), min(1.0, mean + half), len(finite))
 

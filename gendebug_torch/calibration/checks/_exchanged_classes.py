@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from gendebug_torch.checks.finding import MISREAD, TO_REPAIR, Cause, Finding, Severity
@@ -51,6 +50,8 @@ def exchanged_finding(
     k = two_class_logits(records.logits[:1]).shape[1]
     if k > _MOST_CLASSES or not len(records):
         return None
+    from scipy.optimize import linear_sum_assignment
+
     pairs = records.predicted.cpu() * k + records.targets.cpu()
     counts = torch.bincount(pairs, minlength=k * k).reshape(k, k).numpy()
     own = float(np.trace(counts)) / len(records)

@@ -112,13 +112,11 @@ def _half_gap(
 
 
 def _bins_beyond_chance(bins: ReliabilityBins, mean: Tensor, alpha: float) -> tuple[BadBin, ...]:
-    from scipy.stats import binom
+    from scipy.special import bdtr, bdtrc
 
     n, k = bins.count.round().long().cpu().numpy(), bins.correct.round().long().cpu().numpy()
     rate = mean.cpu().numpy()
-    tails = (
-        torch.from_numpy(2 * tail) for tail in (binom.cdf(k, n, rate), binom.sf(k - 1, n, rate))
-    )
+    tails = (torch.from_numpy(2 * tail) for tail in (bdtr(k, n, rate), bdtrc(k - 1, n, rate)))
     p = torch.minimum(*tails).clamp(max=1).masked_fill(bins.count.cpu() <= 0, math.nan)
     adjusted, edges = holm_adjusted(p), bin_edges(len(n))
     significant = (adjusted < alpha).nonzero()[:, 0].tolist()

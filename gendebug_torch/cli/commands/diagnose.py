@@ -61,6 +61,7 @@ def diagnose(
         fail_on: exit with 1 from this severity on.
         also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
+    deadline = deadline_of(budget)
     network = load_model(model, weights)
     columns = gd.Schema() if schema is None else load_schema(schema)
     tables = {"train": train, "validation": validation, "production": production}
@@ -86,11 +87,11 @@ def diagnose(
             given["behavior"] = load_behavior(behavior)
     diagnosis = gd.diagnose(
         network,
-        budget=deadline_of(budget),
+        budget=deadline,
         only=only,
         options=options,
         device=device,
         progress=sys.stderr.isatty(),
         **given,
     )
-    return deliver(diagnosis, out, fail_on, also=also or ())
+    return deliver(diagnosis, out, fail_on, deadline=deadline, also=also or ())

@@ -49,6 +49,7 @@ def leakage(
             str(len(tables)),
             "Pass train, then validation, then production.",
         )
+    deadline = deadline_of(budget)
     declared = with_common_classes(load_schema(schema), tables)
     network = load_model(model, weights)
     records: dict[str, Any] = {
@@ -56,11 +57,11 @@ def leakage(
         for split, path in zip(_SPLITS, tables, strict=False)
     }
     diagnosis = gd.diagnose(
-        network, only="leakage", budget=deadline_of(budget), progress=sys.stderr.isatty(), **records
+        network, only="leakage", budget=deadline, progress=sys.stderr.isatty(), **records
     )
     shared = {
         f"{finding.evidence.kind.capitalize()}, shared by the splits": finding.evidence.table()
         for finding in diagnosis.findings
         if isinstance(finding.evidence, SplitOverlap)
     }
-    return deliver(diagnosis, out, fail_on, also=also or (), tables=shared)
+    return deliver(diagnosis, out, fail_on, deadline=deadline, also=also or (), tables=shared)

@@ -49,6 +49,7 @@ def shift(
         fail_on: exit with 1 from this severity on.
         also: further files to write, junit (findings.xml) and markdown (findings.md).
     """
+    deadline = deadline_of(budget)
     known = load_schema(schema)
     sides: list[Any]
     if save_reference or reference.endswith(_SAVED) or any(map(is_large, (reference, live))):
@@ -65,12 +66,14 @@ def shift(
         validation=sides[0],
         production=sides[1],
         only="shift",
-        budget=deadline_of(budget),
+        budget=deadline,
         options=options or {},
         progress=sys.stderr.isatty(),
     )
     extras = _extras(diagnosis, before, after)
-    return deliver(diagnosis, out, fail_on, also=also or (), title="Shift", **extras)
+    return deliver(
+        diagnosis, out, fail_on, deadline=deadline, also=also or (), title="Shift", **extras
+    )
 
 
 def _profile(path: str, schema: gd.Schema, option: str) -> gd.Profile:

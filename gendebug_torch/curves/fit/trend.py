@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 Curve = NDArray[np.float64]
 
@@ -160,6 +159,8 @@ def _solve(
     rising = np.stack(shapes, 1) if onset < t else np.zeros((t, 0))
     design = np.concatenate([falling, rising], 1)
     white = whiten(design.T, correlation).T
+    from scipy.optimize import nnls
+
     weights, norm = nnls(white, whiten(values, correlation), maxiter=50 * design.shape[1])
     fit = design @ weights
     last = falling.shape[1]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import binom, norm
-from scipy.stats import t as student
+from scipy.special import bdtr, ndtr, stdtr, stdtrit
 from torch import Tensor
 
 from gendebug_torch.stats.auc import auc_placements
@@ -85,7 +84,8 @@ def paired_accuracy(
     p_value = 1.0
     if discordant >= _MIN_DISCORDANT:
         trials = round(discordant)
-        tail = binom.cdf(round(least), trials, 0.5) - binom.pmf(round(least), trials, 0.5) / 2
+        fewer = bdtr(round(least) - 1, trials, 0.5) if round(least) else 0.0
+        tail = (bdtr(round(least), trials, 0.5) + fewer) / 2
         p_value = float(min(1.0, 2 * tail))
     values = float(before.double().mean()), float(after.double().mean())
     return PairedChange(question, *values, center - half, center + half, p_value, n)
@@ -111,8 +111,8 @@ def paired_mean(
     difference = after.double() - before.double()
     n, change = len(difference), float(difference.mean())
     error = float(difference.std(correction=1)) * math.sqrt(effect / n) if n > 1 else math.nan
-    p_value = float(2 * student.sf(abs(change) / error, n - 1)) if error > 0 else 1.0
-    half = float(student.isf(0.025, n - 1)) * error if error > 0 else 0.0
+    p_value = float(2 * stdtr(n - 1, -abs(change) / error)) if error > 0 else 1.0
+    half = float(stdtrit(n - 1, 0.975)) * error if error > 0 else 0.0
     values = float(before.double().mean()), float(after.double().mean())
     bounds = change - half, change + half
     return PairedChange(question, *values, *bounds, p_value, n, lower_is_better)
@@ -140,7 +140,7 @@ def paired_area(
     difference = [side[:, 1] - side[:, 0] for side in sides]
     variance = sum(float(part.var()) / len(part) for part in difference) * effect
     change, error = float(areas[1] - areas[0]), math.sqrt(variance)
-    p_value = float(2 * norm.sf(abs(change) / error)) if error > 0 else 1.0
+    p_value = float(2 * ndtr(-abs(change) / error)) if error > 0 else 1.0
     half = 1.96 * error
     bounds = change - half, change + half
     values = float(areas[0]), float(areas[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
@@ -64,5 +64,5 @@ def interval(replicates: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
         replicates: the estimate and its resampled values, `[..., 1 + r]`.
         blocks: number of blocks of the smaller side.
     """
-    half = float(student.isf(0.025, max(1, blocks - 1))) * replicates[..., 1:].std(-1)
+    half = float(stdtrit(max(1, blocks - 1), 0.975)) * replicates[..., 1:].std(-1)
     return replicates[..., 0] - half, replicates[..., 0] + half

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import hypergeom
 from torch import Tensor
 
 # Largest share of all rows that is looked at, how often it is halved, and fewest held-out rows that
@@ -79,6 +78,8 @@ def _above(high: Tensor, strata: Tensor, held_out: Tensor, reference_strata: Ten
         torch.bincount(part, minlength=groups).cpu().numpy()
         for part in (strata, reference_strata, strata[high], reference_strata[held_out])
     )
+    from scipy.stats import hypergeom
+
     chances = np.ones(1)
     excess = 0.0
     for rows, others, train_above, held_out_above in zip(n, m, a, b, strict=True):

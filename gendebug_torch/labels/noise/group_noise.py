@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import poisson
+from scipy.special import gammainc
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import BarEvidence
@@ -197,8 +197,9 @@ def noise_by_class_pair(noise: LabelNoise) -> GroupNoise:
 
 def _poisson_p_value(counts: Tensor, expected: Tensor) -> Tensor:
     """`[g]` float64 probability of at least so many events."""
-    tail = poisson.sf(counts.numpy() - 1, expected.numpy())
-    return torch.from_numpy(np.asarray(tail, dtype=np.float64))
+    k = counts.numpy()
+    tail = np.where(k > 0, gammainc(np.maximum(k, 1), expected.numpy()), 1.0)
+    return torch.from_numpy(tail)
 
 
 def _as_times(column: pd.Series[Any]) -> pd.Series[Any]:

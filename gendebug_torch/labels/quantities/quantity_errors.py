@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy.special import ndtri
-from scipy.stats import rankdata
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
+from gendebug_torch.stats.auc import midranks
 from gendebug_torch.stats.intervals import normal_quantile
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ class QuantityErrors:
 
 def normal_scores(values: Tensor) -> Tensor:
     """`[n]` float64 normal quantiles of the ranks; ties share their mean rank."""
-    ranks = rankdata(values.double().cpu().numpy())
+    column = values.double().cpu()[None]
+    ranks = midranks(column, column)[0].numpy()
     return torch.from_numpy(ndtri((ranks - 0.5) / max(len(ranks), 1))).to(values.device)
 
 

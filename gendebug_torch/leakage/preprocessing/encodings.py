@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import kstwo
 from torch import Tensor
 
 from gendebug_torch.leakage.preprocessing.stored_column import (
@@ -21,8 +20,8 @@ from gendebug_torch.leakage.preprocessing.stored_column import (
     StoredColumn,
 )
 
-# Kolmogorov's distance in units of `1 / sqrt(n)` at which half of all uniform samples are closer.
-_FAR = 0.83
+# Kolmogorov's distance in units of `1 / sqrt(n)` at which 5 % of all uniform samples are closer.
+_FAR = 0.52
 RANKS, FREQUENCIES = "transformed to ranks or quantiles", "encoded by frequencies"
 TARGET_MEANS = "encoded by target means"
 LEVEL_LIST, VOCABULARY = "encoded by a list of levels", "encoded by a vocabulary"
@@ -72,7 +71,11 @@ def _kolmogorov_distance(shares: Tensor) -> float:
 
 def _as_uniform(distance: float, n: int) -> float:
     """Chance that n uniform values are as close to uniform; 1 where it is far from small."""
-    return 1.0 if distance * math.sqrt(n) > _FAR else float(kstwo.cdf(distance, n))
+    if distance * math.sqrt(n) > _FAR:
+        return 1.0
+    from scipy.stats import kstwo
+
+    return float(kstwo.cdf(distance, n))
 
 
 def _equally_spaced(values: Tensor) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from gendebug_torch.shift.quality.metrics import Metric
 from gendebug_torch.stats.multiple_testing import holm_adjusted
@@ -79,7 +79,7 @@ def metric_changes(
         level: coverage of all intervals together, in (0, 1).
         rows: numbers of rows of each pair.
     """
-    z = float(norm.isf((1 - level) / 2 / max(len(pairs), 1)))
+    z = -float(ndtri((1 - level) / 2 / max(len(pairs), 1)))
     changes = []
     for (before, after), counts in zip(pairs, rows, strict=True):
         (center, variance), (live_center, live_variance) = (
@@ -89,7 +89,7 @@ def metric_changes(
         low, high = (before.back(before.value, change + sign * z * error) for sign in (-1, 1))
         worse = change if before.lower_is_better else -change
         # Two perfect samples have no error and no change.
-        p_value = float(norm.sf(worse / error)) if error > 0 else float(worse <= 0)
+        p_value = float(ndtr(-worse / error)) if error > 0 else float(worse <= 0)
         values = before.value, after.value, low, high, p_value, level, counts
         changes.append(MetricChange(before.name, *values, before.lower_is_better))
     adjusted = holm_adjusted(torch.tensor([change.p_value for change in changes]))

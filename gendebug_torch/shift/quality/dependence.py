@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
@@ -52,7 +51,7 @@ def group_effect(influence: Tensor, groups: Tensor) -> float:
     if count < 2 or own <= 0:
         return 1.0
     ratio = float(sums.square().sum()) / own * count / (count - 1)
-    return max(1.0, ratio * float(student.isf(_TAIL, count - 1) / norm.isf(_TAIL)) ** 2)
+    return max(1.0, ratio * float(stdtrit(count - 1, _TAIL) / ndtri(_TAIL)) ** 2)
 
 
 def group_ids(records: Records) -> Tensor | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtri
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
@@ -142,7 +142,7 @@ def _trial(
     """The trial on rows: outputs, those of the remedy, and targets."""
     outputs, remedied, targets = rows
     before, after = found.measure(outputs, targets), found.measure(remedied, targets)
-    half = float(norm.isf((1 - level) / 2)) * math.sqrt(effects[1] / len(targets))
+    half = -float(ndtri((1 - level) / 2)) * math.sqrt(effects[1] / len(targets))
     gain = (before.value - after.value) * (1 if after.lower_is_better else -1)
     width = half * float((after.influence - before.influence).std())
     (remaining,) = metric_changes(

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtrc
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
@@ -91,7 +91,7 @@ class RelationChange:
         if not bool(judged.any()):
             return math.nan
         z_scores = (self.difference / self.standard_error)[judged]
-        p_value = float(chi2.sf(float(z_scores.square().sum()), int(judged.sum())))
+        p_value = float(chdtrc(int(judged.sum()), float(z_scores.square().sum())))
         return min(1.0, p_value * self.comparisons)
 
     @property

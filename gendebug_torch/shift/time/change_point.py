@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.stats import kstwobign
+from scipy.special import kolmogorov
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import ACCENT, LIVE, NEUTRAL, REFERENCE, axes
@@ -188,7 +188,7 @@ def _cusum_p_value(y: NDArray[np.float64], sigma: float) -> float:
     largest = np.abs((y - y.mean()).cumsum()[:-1]).max()
     if largest <= 1e-12 * max(1.0, float(np.abs(y).max())):
         return 1.0
-    return float(kstwobign.sf(largest / (max(sigma, 1e-300) * math.sqrt(len(y)))))
+    return float(kolmogorov(largest / (max(sigma, 1e-300) * math.sqrt(len(y)))))
 
 
 def _change_interval(

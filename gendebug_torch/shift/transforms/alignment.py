@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 
 from gendebug_torch.shift.transforms.distances import SAME, ks_distance
 from gendebug_torch.shift.transforms.relations import MIN_CHANGE, MIN_Z, Relations
@@ -85,6 +84,8 @@ def columns_beside_other_rows(relations: Relations) -> list[OtherRows]:
 
 def _parts(relations: Relations) -> NDArray[np.int64]:
     """The connected part of the graph of significant correlations of each feature, `[d]`."""
+    from scipy.sparse.csgraph import connected_components
+
     d, owner = len(relations.names), relations.owner
     significant = np.abs(relations.after) >= MIN_Z / np.sqrt(relations.rows[1])
     one, other = significant.nonzero()

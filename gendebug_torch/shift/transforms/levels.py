@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linear_sum_assignment
 
 from gendebug_torch.shift.transforms.distances import explains_shift
 from gendebug_torch.shift.transforms.quantities import FeatureTransform
@@ -183,6 +182,8 @@ def _codes(relations: Relations, name: str) -> list[Any] | None:
 def _recoded(
     relations: Relations, name: str, codes: list[Any]
 ) -> LevelRenaming | FeatureTransform | None:
+    from scipy.optimize import linear_sum_assignment
+
     others = relations.owner != relations.names.index(name)
     if others.sum() < 2:
         return None

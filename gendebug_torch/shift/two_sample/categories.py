@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtrc
 from torch import Tensor
 
 from gendebug_torch.shift.plots import axis_label, paired_bars
@@ -117,7 +117,7 @@ class CategoryShift:
         if not self.n or not self.m:
             return float("nan")
         statistic, freedom = self.chi_square
-        return float(chi2.sf(statistic, freedom)) if freedom else 1.0
+        return float(chdtrc(freedom, statistic)) if freedom else 1.0
 
     @property
     def cramers_v(self) -> float:

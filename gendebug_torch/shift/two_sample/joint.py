@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, axes
@@ -314,7 +314,7 @@ def _pairs(built: Design, targets: Tensor, categorical: Sequence[str]) -> pd.Dat
     n, m = float((1 - targets[:, 0]).sum()), float(targets[:, 0].sum())
     theory = math.sqrt(1 / max(n - 3, 1) + 1 / max(m - 3, 1))
     error = change[1:].std(0).clamp(min=theory)
-    p = holm_adjusted(torch.from_numpy(2 * norm.sf((change[0].abs() / error).cpu().numpy())))
+    p = holm_adjusted(torch.from_numpy(2 * ndtr(-(change[0].abs() / error).cpu().numpy())))
     names = [built.names[int(built.owner[column])] for column in chosen]
     before, after = (part[0].tanh().cpu().numpy() for part in z)
     frame = pd.DataFrame(

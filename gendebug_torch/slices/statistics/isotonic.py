@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from gendebug_torch.errors import reject
@@ -51,5 +50,7 @@ def isotonic_rate(score: Tensor, events: Tensor) -> Tensor:
     # Within equal scores events come first: such a descent is always pooled, so ties get one value.
     order = np.lexsort((-values, score.detach().cpu().double().numpy()))
     rate = np.empty(len(values))
+    from scipy.optimize import isotonic_regression
+
     rate[order] = isotonic_regression(values[order]).x
     return torch.from_numpy(rate).clamp(0.0, 1.0)
