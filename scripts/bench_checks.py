@@ -56,11 +56,13 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure known checks again")
     options = parser.parse_args()
     known = pd.read_csv(TABLE) if TABLE.exists() and not options.again else pd.DataFrame()
-    rows = known.to_dict("records")
+    checks, planted = all_checks(), plants()
+    names = {check.name for check in checks}
+    # A check that is gone, or has another name now, keeps no row.
+    rows = [row for row in known.to_dict("records") if row["check"] in names]
     done = {row["check"] for row in rows}
-    planted = plants()
-    for check in all_checks():
-        if check.name in done or check.name not in planted:
+    for check in checks:
+        if check.name in done:
             continue
         started = time.perf_counter()
         rows.append(rates(check, planted[check.name], options))

@@ -59,6 +59,7 @@ BAD = {
     "tags": ("nothing",),
     "ids": ("nothing",),
     "folder": ("absent.csv", "empty.csv"),
+    "shell": ("sh", "csh", "bsh", "BASH", "powershell", "bash,zsh", "1", ""),
     "as_json": ("2", "oui", "{}", "1.0", "true false", "yess"),
     "expect": ("0.3:0.1", "-1:2"),
     "reviewed": ("absent.csv", "empty.csv", "bytes.csv", "rows.csv"),
@@ -125,6 +126,7 @@ GOOD = {
     "compare": {**BASIC, "before": "rows.csv", "after": "rows.csv"},
     "history": {"folder": "folder.csv", "out": "out"},
     "checks": {},
+    "completion": {"shell": "bash"},
     "behave": {"suite": "s.yaml", **NETWORK_OF},
     "behave add": {"suite": "s.yaml", "from_": "rows.csv", "row": "0"},
     "behave record": {"suite": "s.yaml", **NETWORK_OF},
@@ -153,6 +155,9 @@ def bad_values(name, parameter, hint):
         ("counterfactual", "train"),
     ):
         return BAD["val"] if name == "curves" else TABLES
+    if parameter == "shell":
+        # Given by position, it is read by the command itself.
+        return BAD["shell"]
     if (name, parameter) == ("counterfactual", "rows"):
         # A row has the number 0.
         return ("-1", "100000")

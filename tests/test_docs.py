@@ -28,6 +28,14 @@ def test_every_check_has_a_plant_for_its_page():
     assert all(plant.code for plant in planted.values())
 
 
+def test_every_check_has_measured_error_rates():
+    """`python -m scripts.bench_checks --write` measures those of a new check."""
+    from gendebug_torch.checks.registry import all_checks
+
+    measured = set(generated("check_pages")._rates())
+    assert {check.name for check in all_checks()} == measured
+
+
 def test_a_page_of_a_check_says_everything(tmp_path):
     from gendebug_torch.checks.registry import all_checks
 

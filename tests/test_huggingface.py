@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gendebug_torch import Severity
+from gendebug_torch import Severity, collect
 from gendebug_torch.callbacks.huggingface import TransformersMonitor, transformers_monitor
 from gendebug_torch.errors import InputError, MissingExtraError
 
@@ -156,15 +156,115 @@ def test_without_transformers_the_extra_is_named():
         transformers_monitor()
 
 
-@pytest.mark.skipif(not HERE, reason="transformers is not installed (extra `hf`)")
+REAL = pytest.mark.skipif(not HERE, reason="transformers is not installed (extra `hf`)")
+QUIET = {"report_to": "none", "use_cpu": True, "disable_tqdm": True}
+
+
+@REAL
 def test_a_trainer_of_transformers(tmp_path):
     from transformers import Trainer, TrainingArguments
 
     rows = [{name: value[i] for name, value in batch().items()} for i in range(64)]
     settings = {"max_steps": 30, "per_device_train_batch_size": 16, "learning_rate": 1e-2}
-    settings |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True}
-    arguments = TrainingArguments(str(tmp_path), save_strategy="no", **settings)
+    arguments = TrainingArguments(str(tmp_path), save_strategy="no", **settings, **QUIET)
     monitor, model = transformers_monitor(every=5), Classifier()
     Trainer(model, arguments, train_dataset=rows, callbacks=[monitor]).train()
     assert monitor.network.steps == 30
     assert not [f for f in monitor.findings if f.severity.level >= Severity.WARN.level]
+
+
+def small_bert():
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": 16}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    return BertForSequenceClassification(BertConfig(vocab_size=50, num_labels=2, **sizes, **layers))
+
+
+def token_batch(n=320):
+    ids = torch.randint(5, 50, (n, 8), generator=torch.Generator().manual_seed(0))
+    labels = torch.isin(ids, torch.tensor([7, 9, 11, 30])).any(1).long()
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def bert_trainer(folder, monitor, model=None, optimizer=None, **settings):
+    from transformers import Trainer, TrainingArguments
+
+    steps = {"max_steps": 20, "logging_steps": 5, "save_steps": 20, "eval_steps": 10}
+    given = {"learning_rate": 2e-3, "eval_strategy": "steps", **steps, **QUIET, **settings}
+    given = {"per_device_train_batch_size": 16, **given}
+    arguments = TrainingArguments(str(folder), **given)
+    batch = token_batch()
+    rows = [{name: value[i] for name, value in batch.items()} for i in range(320)]
+    sides = {"train_dataset": rows[:256], "eval_dataset": rows[256:], "callbacks": [monitor]}
+    return Trainer(model or small_bert(), arguments, optimizers=(optimizer, None), **sides)
+
+
+@REAL
+def test_bert_is_watched_its_curves_are_read_and_its_resumed_run_counts_on(tmp_path):
+    first, second = transformers_monitor(every=5), transformers_monitor(every=5)
+    trainer = bert_trainer(tmp_path, first)
+    trainer.train()
+    assert first.network.facts.start_loss == pytest.approx(math.log(2), abs=0.1)
+    assert not [f for f in first.findings if f.severity.level >= Severity.WARN.level]
+    logged = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert first.curves.val_loss.tolist() == pytest.approx(logged)
+    resumed = bert_trainer(tmp_path, second, max_steps=40)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-20"))
+    assert (int(second.network.step[0]), second.network.steps) == (25, 40)
+    assert second.network.facts.start_loss is None
+    # The evaluations within the second epoch are one row of it, the later one.
+    later = [row["eval_loss"] for row in resumed.state.log_history if "eval_loss" in row]
+    assert second.curves.val_loss.tolist() == pytest.approx([later[0], *later[2:]])
+    assert later[:2] == pytest.approx(logged)
+    records = collect(resumed.model, [token_batch(60)])
+    assert records.logits.shape == (60, 2)
+    assert records.modality is not None
+
+
+@REAL
+def test_a_head_of_bert_outside_the_optimizer_is_named(tmp_path):
+    monitor, model = transformers_monitor(every=5), small_bert()
+    body = [p for name, p in model.named_parameters() if not name.startswith("classifier")]
+    optimizer = torch.optim.AdamW(body, lr=2e-3)
+    bert_trainer(tmp_path, monitor, model, optimizer, save_strategy="no").train()
+    assert monitor.findings[0].subject == "classifier"
+    assert monitor.findings[0].numbers["kind"] == "not_in_optimizer"
+
+
+def first_gradient(folder, accumulate, divided, monitor=None):
+    """Length of the gradient of the first step over 16 rows, in one pass or more."""
+    from transformers import TrainerCallback
+
+    class Length(TrainerCallback):
+        lengths = ()
+
+        def on_pre_optimizer_step(self, args, state, control, model=None, **given):
+            gradients = [p.grad.flatten() for p in model.parameters()]
+            self.lengths += (float(torch.cat(gradients).norm()),)
+
+    length = Length()
+    model = small_bert()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    rows = {"per_device_train_batch_size": 16 // accumulate}
+    steps = {"gradient_accumulation_steps": accumulate, "max_grad_norm": 1e9}
+    settings = {"save_strategy": "no", "eval_strategy": "no", **rows, **steps}
+    trainer = bert_trainer(folder, monitor or length, model, **settings)
+    trainer.add_callback(length)
+    trainer.model_accepts_loss_kwargs = trainer.model_accepts_loss_kwargs and not divided
+    trainer.train()
+    return length.lengths[0]
+
+
+@REAL
+@pytest.mark.parametrize("divided", [False, True])
+def test_whether_accumulated_gradients_are_averaged_is_seen(tmp_path, divided):
+    monitor = transformers_monitor(every=2)
+    found = first_gradient(tmp_path, 2, divided, monitor)
+    ratio = found / first_gradient(tmp_path, 1, divided)
+    assert ratio == pytest.approx(1.0, abs=0.01) or not divided
+    kinds = [f.numbers.get("kind") for f in monitor.findings]
+    assert ("accumulation_not_averaged" in kinds) == (ratio > 1.5)

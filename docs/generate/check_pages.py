@@ -73,7 +73,7 @@ def _page(check: Check, plant: Plant, rates: Mapping[str, pd.Series], folder: Pa
         _plain(check.description or check.summary),
         f"**Source**: {_plain(check.source)}",
         "## Error rates",
-        _measured(rates.get(check.name)),
+        _measured(rates[check.name]),
         "## What to do",
         _plain(worst.remedy),
         "## Options, and how to accept or silence it",
@@ -116,9 +116,7 @@ def _number(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else _plain(str(value))
 
 
-def _measured(row: pd.Series | None) -> str:
-    if row is None:
-        return f"{PROMISE} Its rates on more seeds are not measured yet."
+def _measured(row: pd.Series) -> str:
     return (
         f"Measured on seeds of no test: **{row['found']} of {row['planted']}** planted faults "
         f"found under the right cause and subject; **{row['alarms']} alarms in {row['clean']}** "

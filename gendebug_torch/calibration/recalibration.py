@@ -157,9 +157,8 @@ def recalibrate(
 
 
 def _as_network(model: Model | None) -> nn.Module | None:
-    if model is None or isinstance(model, nn.Module):
-        return model
-    return _CallableModule(as_model(model))
+    model = None if model is None else as_model(model)
+    return model if model is None or isinstance(model, nn.Module) else _CallableModule(model)
 
 
 def _temperature(rows: HeldOutRows) -> Temperature:

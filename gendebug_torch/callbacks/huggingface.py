@@ -70,9 +70,7 @@ class TransformersMonitor:
         Raises:
             InputError: nothing was logged.
         """
-        history = getattr(self._state, "log_history", ())
-        rows = [dict(row) for row in history if "train_runtime" not in row]
-        return LearningCurves.from_frame(pd.DataFrame(rows))
+        return LearningCurves.from_log(getattr(self._state, "log_history", ()))
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **given: Any

@@ -21,7 +21,7 @@ class Option:
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     """The options of a function by name."""
     hints = get_type_hints(function)
-    lines = _argument_lines(inspect.getdoc(function) or "")
+    lines = argument_lines(inspect.getdoc(function) or "")
     return {
         p.name: Option(p.name, hints.get(p.name), p.default, lines.get(p.name, ""))
         for p in inspect.signature(function).parameters.values()
@@ -29,8 +29,12 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     }
 
 
-def _argument_lines(docstring: str) -> dict[str, str]:
-    """`Args:` of a Google docstring as {name: text}."""
+def argument_lines(docstring: str) -> dict[str, str]:
+    """`Args:` of a Google docstring as {name: text}.
+
+    Args:
+        docstring: text without the indent of its function, as `inspect.getdoc` gives it.
+    """
     _, _, tail = docstring.partition("Args:\n")
     lines: dict[str, str] = {}
     current = ""

@@ -107,6 +107,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "history": Command("history", "history", ("folder",), "profiles --out runs/history"),
     "checks": Command("checks", "checks", example="--as-json"),
+    "completion": Command("completion", "completion", ("shell",), "bash"),
     "behave": Command(
         "behave", "run", ("suite",), "fraud.behavior.yaml --model package.serving:predict"
     ),

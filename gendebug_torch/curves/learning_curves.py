@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes, notebook_html
 from gendebug_torch.curves.files.epoch_table import epoch_table
-from gendebug_torch.curves.files.run_files import read_csv, read_run
+from gendebug_torch.curves.files.run_files import log_rows, read_csv, read_run
 from gendebug_torch.curves.fit.moving_average import moving_average
 from gendebug_torch.errors import reading, reject
 
@@ -150,6 +150,33 @@ class LearningCurves:
         return cls._read(frame, [], train, val)
 
     @classmethod
+    def from_log(
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        train: str | None = None,
+        val: str | None = None,
+    ) -> LearningCurves:
+        """Curves from the log of a trainer: `net.history` of skorch, `log_history` of transformers.
+
+        Args:
+            rows: one mapping per epoch, step or log line; values that are no numbers are left out.
+            train: name of the training loss, where it is not a usual one.
+            val: name of the validation loss, where it is not a usual one.
+
+        Raises:
+            InputError: as `from_frame`.
+
+        Example:
+            >>> log = [{"epoch": i, "train_loss": 1 / i, "valid_loss": 1.0} for i in range(1, 9)]
+            >>> LearningCurves.from_log(log).train_loss[:2].tolist()
+            [1.0, 0.5]
+        """
+        import pandas as pd
+
+        return cls.from_frame(pd.DataFrame(log_rows(rows)), train=train, val=val)
+
+    @classmethod
     def from_csv(
         cls, path: str | Path, *, train: str | None = None, val: str | None = None
     ) -> LearningCurves:
@@ -173,8 +200,8 @@ class LearningCurves:
         """Curves from the files of a past run.
 
         Args:
-            path: CSV, TensorBoard event file, `trainer_state.json` of a Hugging Face trainer, or a
-                folder with one of them.
+            path: CSV, TensorBoard event file, `trainer_state.json` of a Hugging Face trainer,
+                history of skorch as JSON, or a folder with one of them.
             train: column of the training loss, where its name is not a usual one.
             val: column of the validation loss, where its name is not a usual one.
 

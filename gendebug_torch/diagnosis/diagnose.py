@@ -167,7 +167,7 @@ class Diagnosis:
 def diagnose(
     model: Model | None = None,
     *,
-    curves: LearningCurves | None = None,
+    curves: LearningCurves | pd.DataFrame | Sequence[Mapping[str, Any]] | None = None,
     network: NetworkEvidence | None = None,
     train: Records | Profile | None = None,
     validation: Records | Profile | None = None,
@@ -190,7 +190,8 @@ def diagnose(
 
     Args:
         model: module or callable from `[n, d]` float32 inputs to logits; left as it was found.
-        curves: learning curves of the training.
+        curves: learning curves of the training, or its log: a table, or rows such as `net.history`
+            of skorch.
         network: what the training showed of the inside of the network.
         train: records that the model was fitted on, or a profile of them.
         validation: records that it was judged on.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gendebug_torch.data.files import sha256_of
 from gendebug_torch.errors import MissingExtraError, brief, reading, reject
+from gendebug_torch.model.collection.callables import as_model, is_estimator
 
 # Files that hold a network with its weights.
 _FILES = (".onnx", ".pt", ".pt2", ".pth", ".ts")
@@ -62,8 +63,9 @@ def load_network(name: str, weights: str | None) -> Any:
     if not isinstance(network, nn.Module) and callable(network):
         with reading(name, expected, "--model", "Correct the function, or name the network."):
             network = network()
-    if not callable(network):
+    if not callable(network) and not is_estimator(network):
         reject("--model", expected, f"{name}, {brief(network)}", "Name the network itself.")
+    network = as_model(network)
     if weights is not None:
         load_weights(network, weights)
     return network

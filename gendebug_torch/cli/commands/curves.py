@@ -20,8 +20,9 @@ def curves(
     """Diagnose learning curves: overfitting and from which epoch, underfitting, divergence.
 
     Args:
-        file: CSV of epoch, train_loss, val_loss and metrics, a Hugging Face trainer_state.json, a
-            TensorBoard event file, or the folder of a run that holds one.
+        file: CSV of epoch, train_loss, val_loss and metrics, a Hugging Face trainer_state.json, the
+            history of skorch as JSON, a TensorBoard event file, or the folder of a run that holds
+            one.
         out: directory for report.html and findings.json.
         train: column of the training loss, where its name is not a usual one.
         val: column of the validation loss, where its name is not a usual one.

@@ -1,24 +1,29 @@
-"""The log tables of past runs: CSV, TensorBoard event files, Hugging Face trainer states."""
+"""The log tables of past runs: CSV, TensorBoard event files, JSON of Hugging Face or skorch."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gendebug_torch.curves.files.tensorboard_events import read_scalars
 from gendebug_torch.errors import reading, reject
+
+# What skorch writes beside losses and metrics: seconds, and how many batches there were.
+_NO_METRICS = ("dur", "train_batch_count", "valid_batch_count")
 
 
 def read_run(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
     """The log table of a run, and notes on what could not be read.
 
     Args:
-        path: CSV, `trainer_state.json` of a Hugging Face trainer, a TensorBoard event file, or a
-            folder with any of them.
+        path: CSV, `trainer_state.json` of a Hugging Face trainer, history of skorch as JSON, a
+            TensorBoard event file, or a folder with any of them.
 
     Raises:
         InputError: there is no such file, or it cannot be read.
@@ -88,10 +93,28 @@ def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[str]]:
 
 def _read_trainer_state(source: Path) -> tuple[pd.DataFrame, list[str]]:
     remedy = "Take that of the last complete checkpoint."
-    with reading(source, "a trainer_state.json with `log_history`", remedy=remedy):
-        history = json.loads(source.read_text(encoding="utf-8"))["log_history"]
-        rows = [dict(row) for row in history if "train_runtime" not in row]
-        return pd.DataFrame(rows), []
+    expected = "a trainer_state.json with `log_history`, or a list of the rows of a log"
+    with reading(source, expected, remedy=remedy):
+        held = json.loads(source.read_text(encoding="utf-8"))
+        rows = held if isinstance(held, list) and held else held["log_history"]
+        return pd.DataFrame(log_rows(rows)), []
+
+
+def log_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a trainer's log, without its flags, its clock and the summary at its end.
+
+    Args:
+        rows: one mapping per epoch, step or log line.
+    """
+    return [
+        {
+            name: value
+            for name, value in row.items()
+            if name not in _NO_METRICS and not isinstance(value, (bool, np.bool_))
+        }
+        for row in rows
+        if "train_runtime" not in row
+    ]
 
 
 def _read_events(files: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:

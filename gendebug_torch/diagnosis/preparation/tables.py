@@ -1,8 +1,8 @@
-"""The records of a diagnosis: that they are records, and how tables meet the network."""
+"""The inputs of a diagnosis: that they are what they should be, how tables meet the network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.rows import named
+from gendebug_torch.curves.learning_curves import LearningCurves
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task, missing_values
 from gendebug_torch.data.times import parse_times
@@ -21,7 +22,7 @@ _FIRST_TIMES = 1000
 
 
 def validated(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The model as a function, and the records, each under the name of its split."""
+    """The model as a function, curves, and the records, each under the name of its split."""
     for name in ("train", "validation", "production"):
         if given[name] is not None and not isinstance(given[name], Records):
             remedy = "Build them with Records.from_frame, collect(model, loader) or profile(rows)."
@@ -37,7 +38,20 @@ def validated(given: Mapping[str, Any]) -> dict[str, Any]:
     splits = ("train", "validation", "production")
     for name in splits:
         _check_times(given[name], name)
-    return {"model": model} | of_one_task({name: named(given[name], name) for name in splits})
+    records = of_one_task({name: named(given[name], name) for name in splits})
+    return {"model": model, "curves": _curves_of(given["curves"])} | records
+
+
+def _curves_of(curves: Any) -> LearningCurves | None:
+    """Learning curves as they are, or from a table or the rows of a log."""
+    if curves is None or isinstance(curves, LearningCurves):
+        return curves
+    if isinstance(curves, pd.DataFrame):
+        return LearningCurves.from_frame(curves)
+    if not isinstance(curves, Sequence) or not all(isinstance(row, Mapping) for row in curves):
+        remedy = "Read them with LearningCurves.from_run(path), from_frame or from_log."
+        reject("curves", "LearningCurves or the rows of a log", type(curves).__name__, remedy)
+    return LearningCurves.from_log(curves)
 
 
 def of_one_task(sides: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def _not_averaged(network: NetworkEvidence) -> Iterator[Finding]:
     if abs(factor - 1) > 0.05:
         return
     summary = (
-        f"Gradients of {passes} backward passes are added up, not averaged: the step is {passes} "
-        "times as long as with one batch of all rows."
+        f"Gradients of {passes} backward passes are added up, not averaged: the gradient is "
+        f"{passes} times that of one batch of all rows."
     )
     remedy = f"Divide the loss by {passes} before backward."
     yield fault(
