@@ -1,8 +1,9 @@
-"""Operations and waits of the host per call, counted on the simulated CUDA devices.
+"""Operations, waits of the host and bytes per call, counted on the simulated CUDA devices.
 
 An operation is a launch (about 5 us of the host each), a wait a round trip (about 15 us), so that
 their numbers say what small inputs cost on any GPU; both are exact, and no time is measured. They
-do not grow with the rows within a batch.
+do not grow with the rows within a batch; the bytes that operations read and write do, and say what
+large inputs cost.
 
     python scripts/bench_device_counts.py [--lines]
 """
@@ -19,6 +20,8 @@ if __name__ == "__main__":
     import tests.simulated_cuda as simulated
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import gendebug_torch as gd
 from gendebug_torch.attribution import permutation_importance
@@ -108,6 +111,7 @@ CASES = {
     "calibration sums": lambda: on(calibration_sums, *informed(2000, 10)),
     "reliability bins": lambda: on(reliability_bins, *informed(2000, 10)),
     "fit temperature": lambda: on(fit_temperature, *informed(2000, 10)),
+    "fit temperature, 200,000 rows": lambda: on(fit_temperature, *informed(200_000, 10)),
     "fit vector scaling": lambda: on(fit_affine, *informed(2000, 4)),
     "recalibrate from a loader": recalibration,
     "KS, 10 columns": lambda: on(ks_two_sample, rows(2000, 10), rows(500, 10, seed=1)),
@@ -122,15 +126,40 @@ CASES = {
 }
 
 
+class _Bytes(TorchDispatchMode):
+    """Bytes that operations read and write, views apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        made = function(*args, **kwargs)
+        if not function.is_view:
+            read = [value for name, value in kwargs.items() if name != "out"]
+            tensors = [part for part in tree_leaves((args, read, made)) if torch.is_tensor(part)]
+            self.total += sum(part.numel() * part.element_size() for part in tensors)
+        return made
+
+
+def bytes_of(call):
+    """Bytes that the operations of a call read and write."""
+    with _Bytes() as counted:
+        call()
+    return counted.total
+
+
 def main():
-    """Print operations, waits and copies per call, with `--lines` where it waits."""
-    print(f"{'call':36}{'operations':>11}{'waits':>7}{'copies':>8}")
+    """Print operations, waits, copies and bytes per call, with `--lines` where it waits."""
+    print(f"{'call':36}{'operations':>11}{'waits':>7}{'copies':>8}{'MB':>8}")
     for name, case in CASES.items():
         call = case()
         with simulated.counts() as counted:
             call()
         operations, waits = counted.total()
-        print(f"{name:36}{operations:11}{waits:7}{counted.copies.total():8}")
+        row = f"{name:36}{operations:11}{waits:7}{counted.copies.total():8}"
+        print(f"{row}{bytes_of(call) / 1e6:8.1f}")
         if "--lines" in sys.argv:
             for (operation, line), times in counted.waits.most_common(12):
                 print(f"    {times:5} x {operation}  {line}")

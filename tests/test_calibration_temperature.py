@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import brentq
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gendebug_torch.calibration import fit_temperature, reliability_bins
 from gendebug_torch.errors import InputError, UnsupportedError
@@ -54,6 +56,47 @@ def test_exact_to_a_millionth(case):
     assert not found.unbounded
     assert found.reads <= 4
     assert found.temperature == pytest.approx(exact(changed, targets), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [500, 5000, 40_000, 100_000])
+def test_exact_to_the_rounding_of_float64(n):
+    """However many rows are sampled first; standard error and loss are those at the optimum."""
+    logits, targets = sample(12, n)
+    found, expected = fit_temperature(logits, targets), exact(logits, targets)
+    assert found.temperature == pytest.approx(expected, rel=1e-11)
+    assert found.nll == pytest.approx(float(cross_entropy(logits / expected, targets)), rel=1e-11)
+    probs = (logits / expected).softmax(1)
+    mean = (probs * logits).sum(1)
+    curvature = ((probs * logits**2).sum(1) - mean**2).sum()
+    squared = (mean - logits.gather(1, targets[:, None])[:, 0]).square().sum()
+    error = float(squared.sqrt() / curvature) * expected**2
+    assert found.standard_error == pytest.approx(error, rel=1e-8)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of a tensor that an operation makes."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if torch.is_tensor(made) and not function.is_view:
+            self.most = max(self.most, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("change", ["none", "masked", "half", "every row right"])
+def test_logits_are_not_copied_but_for_a_block(change):
+    logits, targets = sample(13, 150_000, k=20)
+    if change == "masked":
+        logits[:, -1], targets = -1e9, targets.clamp(max=18)
+    if change == "half":
+        logits = logits.half()
+    if change == "every row right":
+        targets = logits.argmax(1)
+    with Largest() as largest:
+        fit_temperature(logits, targets)
+    assert largest.most <= 2**18, "the cache-full of model_outputs.py"
 
 
 def test_exact_on_real_logits(shared_data):

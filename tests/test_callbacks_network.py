@@ -31,8 +31,8 @@ class Learner(pl.LightningModule):
         self.body = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
         self.head = nn.Linear(16, 3)
         self.left_out = left_out
-        # Its value is NaN, but it is no part of the network.
-        self.metric = MeanMetric(nan_strategy="disable")
+        # Its value is NaN (which stands for NaN itself), but it is no part of the network.
+        self.metric = MeanMetric(nan_strategy=float("nan"))
 
     def training_step(self, batch, index):
         loss = cross_entropy(self.head(self.body(batch[0])), batch[1])

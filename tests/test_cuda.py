@@ -13,7 +13,7 @@ from gendebug_torch.errors import InputError
 from gendebug_torch.labels import DynamicsRecorder
 from gendebug_torch.model.devices import fitting, full_float32
 from gendebug_torch.shift import ks_two_sample
-from scripts.bench_device_counts import CASES
+from scripts.bench_device_counts import CASES, bytes_of
 from tests.attribution_cases import OWN, network, rows, run
 from tests.contract.test_devices import assert_same
 
@@ -48,9 +48,10 @@ CEILINGS = {
     "permutation importance": (750, 3),
     "calibration sums": (100, 4),
     "reliability bins": (60, 2),
-    "fit temperature": (200, 10),
+    "fit temperature": (170, 7),
+    "fit temperature, 200,000 rows": (215, 8),
     "fit vector scaling": (450, 50),
-    "recalibrate from a loader": (4600, 290),
+    "recalibrate from a loader": (3800, 225),
     "KS, 10 columns": (160, 0),
     "KS, 10 columns, p-values": (190, 10),
     "effect sizes, 10 columns": (180, 0),
@@ -72,6 +73,15 @@ def test_operations_and_waits_of_a_call(simulated, name):
     most_operations, most_waits = CEILINGS[name]
     assert operations <= most_operations, counted.operations.most_common(10)
     assert waits <= most_waits, counted.waits
+
+
+# Bytes that the operations of a call read and write.
+MOST_BYTES = {"fit temperature": 20e6, "fit temperature, 200,000 rows": 560e6}
+
+
+@pytest.mark.parametrize("name", MOST_BYTES)
+def test_bytes_of_a_call(simulated, name):
+    assert bytes_of(CASES[name]()) <= MOST_BYTES[name]
 
 
 def waits_of(simulated, call):

@@ -311,23 +311,37 @@ def _spread(logits: Tensor) -> float:
 
 
 def with_infinite_masks(logits: Tensor) -> Tensor:
-    """Logits `[n, k, ...]`, -inf where a large negative number masks a class.
+    """Logits `[n, k, ...]`, -inf where a large negative number masks a class (see `mask_gap`)."""
+    gap = mask_gap(logits)
+    return logits if gap is None else masked_below(logits, gap)
+
+
+def mask_gap(logits: Tensor) -> float | None:
+    """How far below the largest logit of its row a mask lies; None if no class is masked.
 
     Masks such as -1e4, -1e30 or the least float lie below -5000, and below the largest logit of
     their row by a thousand times the usual distance of its two largest logits.
+
+    Args:
+        logits: logits `[n, k, ...]`; they are read once and not copied.
     """
     if logits.ndim < 2 or logits.shape[1] < 3 or not logits.numel():
-        return logits
+        return None
     if not float(logits.amin()) < _MASK:
-        return logits
-    rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
-    top = rows[:: max(1, len(rows) // 4096)].double().topk(2, dim=1).values
+        return None
+    flat = logits.flatten(2) if logits.ndim > 2 else logits[..., None]
+    rows, positions = len(flat) * flat.shape[2], flat.shape[2]
+    some = torch.arange(0, rows, max(1, rows // 4096), device=logits.device)
+    top = flat[some // positions, :, some % positions].double().topk(2, dim=1).values
     gap = top[:, 0] - top[:, 1]
     gap = gap[(gap > 0) & gap.isfinite() & (top[:, 1] > _MASK)]
-    if not len(gap):
-        return logits
-    bound = logits.amax(1, keepdim=True).double() - _MASK_GAPS * float(gap.median())
-    return logits.masked_fill(logits.double() < bound.clamp(max=_MASK), -math.inf)
+    return _MASK_GAPS * float(gap.median()) if len(gap) else None
+
+
+def masked_below(logits: Tensor, gap: float) -> Tensor:
+    """Logits `[n, k, ...]`, -inf where they are masks, which lie a `gap` below the largest."""
+    bound = logits.amax(1, keepdim=True).double() - gap
+    return logits.masked_fill(logits < bound.clamp(max=_MASK).to(logits.dtype), -math.inf)
 
 
 def _validated_targets(logits: Tensor, targets: Tensor, classes: int) -> Tensor:

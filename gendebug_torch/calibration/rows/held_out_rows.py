@@ -29,6 +29,7 @@ from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import logits_of, map_rows
+from gendebug_torch.stats.logit_scaling import masked_below
 
 _SAMPLE = "sample"
 _PROBE_ROWS = 16
@@ -246,7 +247,10 @@ def _flattened(
     declared = IGNORED if ignore_index is None else ignore_index
     outputs = labeled_outputs(logits, targets, None, declared)
     labeled = outputs.labeled
-    rows = outputs.logits if logits.ndim == 1 else outputs.logits.movedim(1, -1)
+    rows = outputs.logits
+    if outputs.mask_gap is not None:
+        rows = masked_below(rows, outputs.mask_gap)
+    rows = rows if rows.ndim == 1 else rows.movedim(1, -1)
     rows = rows[..., 0] if logits.ndim > 1 and is_binary(logits) else rows
     counts = labeled.flatten(1).sum(1) if labeled.ndim > 1 else labeled.long()
     missing = labeled[:1].numel() - counts

@@ -13,7 +13,7 @@ from torch import Tensor
 from gendebug_torch.calibration.rows.label_forms import class_ids, without_column
 from gendebug_torch.data.task import IGNORED, two_class_logits
 from gendebug_torch.errors import reject
-from gendebug_torch.stats.logit_scaling import with_infinite_masks
+from gendebug_torch.stats.logit_scaling import mask_gap, masked_below
 
 # Elements of logits handled at once, so that memory does not grow with n: what the second-level
 # cache of a CPU core holds, for passes that go over them again and again.
@@ -46,14 +46,24 @@ class Chunk:
             return torch.ones_like(self.targets, dtype=torch.bool)
         return self.weights > 0
 
+    def shifted(self) -> tuple[Tensor, int]:
+        """New logits less the largest of their row, and the axis of the classes.
+
+        That is 1, or 0 where a row is too short to fill a vector register, so that registers are
+        filled across rows.
+        """
+        if self.logits.shape[1] >= _LANES:
+            return self.logits - self.logits.amax(1, keepdim=True), 1
+        across = self.logits.T.contiguous()
+        return across - across.amax(0), 0
+
     def log_probs(self) -> Tensor:
         """Log softmax `[m, k]`, NaN in broken rows; bitwise independent of the other rows."""
         if self.logits.shape[1] >= _LANES:
             return self.logits.log_softmax(1)
-        # Registers are filled across rows. The classes are added one by one, since the order in
-        # which `sum(0)` adds them depends on how many rows there are.
-        across = self.logits.T.contiguous()
-        shifted = across - across.amax(0)
+        # The classes are added one by one, since the order in which `sum(0)` adds them depends on
+        # how many rows there are.
+        shifted, _ = self.shifted()
         return shifted.sub_(reduce(torch.add, shifted.exp()).log_()).T
 
     def at_target(self, values: Tensor) -> Tensor:
@@ -76,23 +86,31 @@ class LabeledOutputs:
         targets: class ids `[n]` or `[n, ...]` int64, `IGNORED` where there is no label.
         weights: weights shaped like the targets, or None.
         any_missing: whether some label is missing.
+        mask_gap: how far below the largest logit of its row a mask lies, if there are masks. The
+            chunks have -inf there; `logits` are as they came, so that they are not copied.
     """
 
     logits: Tensor
     targets: Tensor
     weights: Tensor | None = None
     any_missing: bool = False
+    mask_gap: float | None = None
 
     @property
     def labeled(self) -> Tensor:
         """Bool shaped like the targets: the rows or positions that have a label."""
         return self.targets != IGNORED
 
+    def chunk_rows(self, size_factor: int = 1) -> int:
+        """Rows (samples, where there are positions) of a chunk."""
+        size = _CHUNK.get(self.logits.device.type, 2**18) * size_factor
+        return max(
+            1, size // max(1, self.logits[:1].numel() * (2 if is_binary(self.logits) else 1))
+        )
+
     def chunks(self, *, size_factor: int = 1) -> Iterator[Chunk]:
         """All rows in order, `size_factor` cache-fulls at a time."""
-        logits = self.logits
-        size = _CHUNK.get(logits.device.type, 2**18) * size_factor
-        step = max(1, size // max(1, logits[:1].numel() * (2 if is_binary(logits) else 1)))
+        logits, step = self.logits, self.chunk_rows(size_factor)
         for start in range(0, len(logits), step):
             rows = slice(start, start + step)
             weights = None if self.weights is None else self.weights[rows].reshape(-1).double()
@@ -101,17 +119,20 @@ class LabeledOutputs:
                 labeled = targets != IGNORED
                 weights = labeled.double() if weights is None else weights * labeled
                 targets = targets * labeled
-            yield Chunk(_class_rows(logits[rows]), targets, weights)
+            class_rows = _class_rows(logits[rows])
+            if self.mask_gap is not None:
+                class_rows = masked_below(class_rows, self.mask_gap)
+            yield Chunk(class_rows, targets, weights)
 
     def every(self, step: int) -> LabeledOutputs:
         """Every `step`-th row; dense outputs are thinned along their positions."""
         if self.logits.ndim <= 2:
             weights = None if self.weights is None else self.weights[::step]
             rows = self.logits[::step], self.targets[::step]
-            return LabeledOutputs(*rows, weights, self.any_missing)
+            return LabeledOutputs(*rows, weights, self.any_missing, self.mask_gap)
         weights = None if self.weights is None else self.weights.flatten(1)[:, ::step]
         rows = self.logits.flatten(2)[:, :, ::step], self.targets.flatten(1)[:, ::step]
-        return LabeledOutputs(*rows, weights, self.any_missing)
+        return LabeledOutputs(*rows, weights, self.any_missing, self.mask_gap)
 
 
 def labeled_outputs(
@@ -127,7 +148,7 @@ def labeled_outputs(
     Labels are class ids of any integer type or bool, and for one logit also floats 0 and 1. A
     column `[n, 1]` of labels counts as `[n]`. Labels that are NaN, -100 or `ignore_index` are
     missing. Classes whose logit is a large negative number are masked (see
-    `with_infinite_masks`).
+    `mask_gap`).
 
     Args:
         logits: float `[n, k]`, `[n]` or `[n, 1]` binary, or dense `[n, k, ...]`.
@@ -158,9 +179,8 @@ def labeled_outputs(
         weights = without_column(weights, shape)
         validate_weights(weights, targets.shape)
     any_missing = _missing_labels(targets, logits, declared=ignore_index is not None)
-    if find_masks and not is_binary(logits):
-        logits = with_infinite_masks(logits)
-    return LabeledOutputs(logits, targets, weights, any_missing)
+    gap = mask_gap(logits) if find_masks and not is_binary(logits) else None
+    return LabeledOutputs(logits, targets, weights, any_missing, gap)
 
 
 def is_binary(logits: Tensor) -> bool:
