@@ -76,7 +76,7 @@ class Deadline:
         reserved: float = 0.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.clock = (lambda: time.monotonic()) if clock is None else clock
+        self.clock: Callable[[], float] = clock or time.monotonic
         self.seconds = math.inf if seconds is None else seconds
         self.since = self.clock() if since is None else since
         self.reserved = reserved

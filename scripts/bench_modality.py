@@ -5,7 +5,10 @@
 
 A network is trained for each world and seed, each fault is done to fresh production rows (a
 shortcut to training and validation), and the whole `diagnose` runs. Counted are: the cause among
-the first two, its subject, and the decision. MNIST, SST-2 and SMS need ../shared/data.
+the first two, its subject, the decision, and whether the fault was felt: whether the accuracy, or
+of a shortcut the recall of its class, fell by 2 points or more. A shortcut that the network did not
+learn is no fault to be found. With `--peers` CleanVision and cleanlab's Datalab judge the same
+rows; why others do not run is printed. MNIST, SST-2 and SMS need ../shared/data.
 """
 
 import argparse
@@ -24,6 +27,11 @@ from torch.nn import functional
 
 import gendebug_torch as gd
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from _modality_peers import cleanvision_says, datalab_says, reasons
+
+# Why each peer does not run, filled where they are asked.
+REASONS: dict[str, str] = {}
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT / "examples"))
@@ -399,7 +407,9 @@ def sides_of(world: str, seed: int, rows: int, fault: Fault | None) -> list[Side
     return sides
 
 
-def judged(world: str, seed: int, rows: int, name: str, network: nn.Module | None) -> dict:
+def judged(
+    world: str, seed: int, rows: int, name: str, network: nn.Module | None, peers: bool = False
+) -> dict:
     """One run; a network trained without a fault is handed in, one with a shortcut is made here."""
     _, faults, classes = WORLDS[world]
     fault = faults.get(name)
@@ -420,11 +430,35 @@ def judged(world: str, seed: int, rows: int, name: str, network: nn.Module | Non
         records[split] = gd.Records(x, y, metadata=metadata, name=split)
     started = time.process_time()
     diagnosis = gd.diagnose(network, **records)
-    return verdict(diagnosis, fault, time.process_time() - started) | {
-        "world": world,
-        "fault": name,
-        "seed": seed,
-    }
+    found = verdict(diagnosis, fault, time.process_time() - started)
+    found |= {"world": world, "fault": name, "seed": seed}
+    if fault is not None:
+        shortcut = {"sst2": 1, "sms": 1}.get(world, 3) if fault.learned else None
+        before, after = (recall(network, *side[:2], shortcut) for side in sides[1:])
+        found["felt"] = before - after >= 0.02
+    return found | (peers_say(world, name, network, sides[1][0], sides[2][0]) if peers else {})
+
+
+def recall(network: nn.Module, inputs: Tensor, targets: Tensor, only: int | None) -> float:
+    """Share of right answers, of one class where it is given."""
+    with torch.no_grad():
+        right = network(inputs).argmax(1) == targets
+    return float((right if only is None else right[targets == only]).float().mean())
+
+
+def peers_say(
+    world: str, fault: str, network: nn.Module, before: Tensor, after: Tensor
+) -> dict[str, bool]:
+    """Whether peers alarm and name the fault, those that are installed and take these inputs."""
+    found = {}
+    if not REASONS["CleanVision"] and world in ("mnist", "rgb"):
+        said = cleanvision_says(before, after, fault)
+        found |= {f"cleanvision {key}": value for key, value in said.items()}
+    if not REASONS["cleanlab Datalab"]:
+        embeddings = [gd.collect(network, side).embedding for side in (before, after)]
+        said = datalab_says(*embeddings)
+        found |= {f"datalab {key}": value for key, value in said.items()}
+    return found
 
 
 def trained(world: str, seed: int, train: Side, classes: int) -> nn.Module:
@@ -472,8 +506,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=100)
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--out", default=None, help="file of one line per run")
+    parser.add_argument("--peers", action="store_true", help="judge the rows by others as well")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.peers:
+        REASONS.update(reasons())
+        print("\n".join(f"{name}: {why or 'runs'}" for name, why in REASONS.items()), flush=True)
     results = []
     for seed in range(options.first, options.first + options.seeds):
         for world in options.worlds:
@@ -486,7 +524,9 @@ def main() -> None:
                 if shared and network is None:
                     sides = sides_of(world, seed, options.rows, None)
                     network = trained(world, seed, sides[0], WORLDS[world][2])
-                found = judged(world, seed, options.rows, name, network if shared else None)
+                found = judged(
+                    world, seed, options.rows, name, network if shared else None, options.peers
+                )
                 results.append(found)
                 print(json.dumps(found), flush=True)
                 if options.out:
@@ -497,7 +537,8 @@ def main() -> None:
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Shares by world and fault."""
-    columns = [c for c in ("cause", "first", "subject", "decided", "quiet") if c in frame]
+    names = ("cause", "first", "subject", "decided", "felt", "quiet")
+    columns = [c for c in frame if c in names or c.endswith((" alarm", " named"))]
     grouped = frame.groupby(["world", "fault"], sort=False)
     shares = grouped[columns].agg(lambda x: x.dropna().astype(float).mean())
     return shares.assign(n=grouped.size(), seconds=grouped["seconds"].mean())

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from gendebug_torch import Schema
 from gendebug_torch.cli.main import main
 from gendebug_torch.data.inputs.image_folder import read_image_folder
 from gendebug_torch.errors import InputError
@@ -145,6 +146,41 @@ def test_pictures_on_the_command_line(tmp_path, monkeypatch, capsys):
         _, alone = run(tmp_path, *sides)
     assert any(f["check"] == "shift.ks" and f["severity"] == "fail" for f in alone)
     assert "gendebug diagnose: 1 files of after cannot be read" in capsys.readouterr().err
+
+
+def test_folders_of_two_sizes_are_refused_or_resized_as_declared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sized_nets.py").write_text(MODULE)
+    for i in range(60):
+        draw(tmp_path / "before" / ("ab"[i % 2]) / f"{i}.png", seed=i)
+        draw(tmp_path / "after" / ("ab"[i % 2]) / f"{i}.png", size=(24, 20), seed=1000 + i)
+    words = ("--validation", "before", "--production", "after", "--model", "sized_nets:build")
+    assert main(["diagnose", "--out", "o", *words]) == 2
+    said = capsys.readouterr().err
+    assert "3 x 12 x 12 in before, 3 x 20 x 24 in after" in said
+    assert "image_size" in said
+    assert main(["diagnose", "--out", "o", "--validation", "after", *words[4:]]) == 2
+    said = capsys.readouterr().err
+    assert "--validation" in said
+    assert "3 x 20 x 24, at which it raises RuntimeError" in said
+    (tmp_path / "size.yaml").write_text("image_size: [12, 12]")
+    _, found = run(tmp_path, *words, "--schema", "size.yaml")
+    by_check = {finding["check"]: finding for finding in found}
+    assert by_check["shift.quality"]["numbers"]["n"] == 60
+    assert "resized" not in capsys.readouterr().err
+    words = ["leakage", "before", "after", "--out", "o"]
+    (tmp_path / "none.yaml").write_text("classes: [a, b]")
+    assert main([*words, "--schema", "none.yaml"]) == 2
+    assert "`tables`: expected pictures of one size" in capsys.readouterr().err
+    assert main([*words, "--schema", "size.yaml"]) in (0, 1)
+
+
+@pytest.mark.parametrize("size", ["[12]", "[0, 4]", "[1.5, 2]", "12x12", "[true, 2]"])
+def test_sizes_that_are_none(tmp_path, size):
+    (tmp_path / "size.yaml").write_text(f"image_size: {size}")
+    with pytest.raises(InputError, match="width and height in pixels"):
+        Schema.from_file(tmp_path / "size.yaml")
+    assert Schema(image_size=7).image_size == (7, 7)
 
 
 def test_arrays_and_loaders_need_no_schema(tmp_path, monkeypatch):

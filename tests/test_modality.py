@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from gendebug_torch import Cause, Records, Severity, diagnose
+from gendebug_torch import Cause, Finding, Records, Severity, diagnose
+from gendebug_torch.diagnosis.causes import likely_causes
 from gendebug_torch.modality.detection import modality_of, properties_of
 from gendebug_torch.modality.image import IMAGE, image_properties, unit_images
 from gendebug_torch.modality.series import SERIES, series_properties
@@ -184,6 +185,28 @@ def test_a_serving_fault_is_reproduced_with_the_points_it_costs():
     assert finding.numbers["points"] == pytest.approx(100, abs=1)
     assert finding.numbers["points_lost"] == pytest.approx(100, abs=1)
     assert "channel" in finding.evidence.plot().get_title() or len(finding.evidence.table()) == 6
+
+
+def test_labels_of_many_classes_need_no_network():
+    own = generator(5)
+    y = torch.randint(0, 4, (900,), generator=own)
+    waves = torch.sin(torch.arange(20) / 3 + y[:, None])[..., None] + torch.randn(
+        900, 20, 2, generator=own
+    )
+    after = waves[450:].clone()
+    after[..., 1] = 1.8 * after[..., 1] + 32
+    given = {"validation": Records(waves[:450], y[:450]), "production": Records(after, y[450:])}
+    found = diagnose(**given, only="shift.reproduced_change").findings
+    assert [f.severity for f in found] == [Severity.WARN]
+    assert found[0].subject.split()[1] == "1"
+
+
+def test_a_reproduced_failure_leads_the_findings_of_its_cause():
+    fields = {"cause": Cause.TRAIN_SERVE_SKEW, "summary": "said", "inputs": ("production",)}
+    whole = Finding("shift.joint", severity=Severity.FAIL, **fields)
+    named = Finding("shift.reproduced_change", severity=Severity.WARN, subject="cut", **fields)
+    (cause,) = likely_causes([whole, named])
+    assert [f.check for f in cause.findings] == ["shift.reproduced_change", "shift.joint"]
 
 
 def test_what_cannot_be_told_apart_is_said():

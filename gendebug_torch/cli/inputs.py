@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
@@ -14,14 +14,18 @@ import pandas as pd
 import gendebug_torch as gd
 from gendebug_torch.cli.arguments import PROFILE
 from gendebug_torch.cli.main import BEGAN
-from gendebug_torch.data.inputs.image_folder import class_folders, read_image_folder
+from gendebug_torch.data.inputs.image_folder import ImageFolder, class_folders, read_image_folder
 from gendebug_torch.data.tables import read_table
 from gendebug_torch.data.times import seconds_of
-from gendebug_torch.errors import Deadline, InputError, reading, reject
+from gendebug_torch.errors import Deadline, InputError, brief, reading, reject
 from gendebug_torch.model.formats import import_name, load_network
 
 # Seconds that are kept for the report and its first pictures.
 WRITING = 1.6
+_RESIZE = (
+    "If what feeds the network resizes pictures, declare to what, e.g. `image_size: [224, 224]` in "
+    "the file of --schema; else pass them as the network is fed them."
+)
 
 
 def load_records(
@@ -55,10 +59,82 @@ def load_records(
             return gd.Records.from_file(path, schema, name=name, optional=tuple(optional))
         if (Path(path) / "records.json").exists():
             return replace(gd.Records.load(path), name=name)
-        pictures = read_image_folder(path, schema.classes)
+        return _of_pictures(name, load_pictures(path, schema), schema, network)
+
+
+def load_pictures(path: str, schema: gd.Schema) -> ImageFolder:
+    """The pictures of a folder, in the size that the schema declares.
+
+    Args:
+        path: the folder.
+        schema: names of the classes and the size.
+    """
+    return read_image_folder(path, schema.classes, schema.image_size)
+
+
+def _of_pictures(name: str, pictures: ImageFolder, schema: gd.Schema, network: Any) -> gd.Records:
+    """Records of pictures, fed to the network where there is one."""
+    import torch
+
+    try:
         found = gd.collect(network, pictures, metadata=pictures.metadata, name=name)
-        schema = replace(schema, classes=pictures.classes, ids=(*schema.ids, "file"))
-        return replace(found, schema=schema)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        got = f"{pictures.shape}, at which it raises {type(error).__name__}: {brief(error)}"
+        reject(name, "pictures that the network takes", got, _RESIZE)
+    schema = replace(schema, classes=pictures.classes, ids=(*schema.ids, "file"))
+    return replace(found, schema=schema)
+
+
+def load_sides(
+    paths: Mapping[str, str | None],
+    schema: gd.Schema,
+    network: Any = None,
+    option: str | None = None,
+) -> dict[str, gd.Records | gd.Profile]:
+    """Records or profiles of all sides; pictures of all folders are numbered and sized alike.
+
+    A class that one side lacks would otherwise number those behind it differently, and pictures
+    of another size would be other inputs.
+
+    Args:
+        paths: file, folder or MODULE:NAME of each side; None where there is none.
+        schema: what is declared.
+        network: network that computes the logits, if there is one.
+        option: how the command line names them; default `--` and the name.
+
+    Raises:
+        InputError: folders whose pictures have different sizes or channels.
+    """
+    given = {name: path for name, path in paths.items() if path is not None}
+    folders = [path for path in given.values() if is_picture_folder(path)]
+    names = sorted({name for path in folders for name in class_folders(path)})
+    if names and not schema.classes:
+        schema = replace(schema, classes=tuple(names))
+    pictures = {}
+    for name, path in given.items():
+        if is_picture_folder(path):
+            with option_of(option or f"--{name}"):
+                pictures[name] = load_pictures(path, schema)
+    shapes = {name: folder.shape for name, folder in pictures.items()}
+    if len(set(shapes.values())) > 1:
+        got = ", ".join(f"{shape} in {given[name]}" for name, shape in shapes.items())
+        expected = "pictures of one size and as many channels"
+        reject(option or ", ".join(f"--{name}" for name in shapes), expected, got, _RESIZE)
+    found: dict[str, gd.Records | gd.Profile] = {}
+    for name, path in given.items():
+        if name in pictures:
+            with option_of(option or f"--{name}"):
+                found[name] = _of_pictures(name, pictures[name], schema, network)
+        else:
+            found[name] = load_side(name, path, schema, network, option)
+    return found
+
+
+def is_picture_folder(path: str) -> bool:
+    """Whether this is a folder of pictures, and not one of saved records or partitions."""
+    return Path(path).is_dir() and not (Path(path) / "records.json").exists()
 
 
 def deadline_of(budget: str | None) -> Deadline | None:
@@ -97,23 +173,8 @@ def _named_records(name: str, path: str, schema: gd.Schema, network: Any) -> gd.
     return replace(gd.collect(network, found, name=name), schema=schema)
 
 
-def with_common_classes(schema: gd.Schema, paths: Iterable[str | None]) -> gd.Schema:
-    """The schema with the classes of all folders of pictures, where it names none.
-
-    A class that one side lacks would otherwise number those behind it differently.
-
-    Args:
-        schema: what is declared.
-        paths: the inputs of all sides.
-    """
-    folders = [path for path in paths if path is not None and Path(path).is_dir()]
-    pictures = [path for path in folders if not (Path(path) / "records.json").exists()]
-    names = sorted({name for path in pictures for name in class_folders(path)})
-    return replace(schema, classes=tuple(names)) if names and not schema.classes else schema
-
-
 def load_side(
-    name: str, path: str, schema: gd.Schema, network: Any = None
+    name: str, path: str, schema: gd.Schema, network: Any = None, option: str | None = None
 ) -> gd.Records | gd.Profile:
     """Records of one side, or the profile in a file `*.profile`.
 
@@ -122,10 +183,11 @@ def load_side(
         path: the file.
         schema: what the columns are.
         network: network that computes the logits, if there is one.
+        option: how the command line names it; default `--` and the name.
     """
     if not path.endswith(PROFILE):
-        return load_records(name, path, schema, network is not None, network=network)
-    with option_of(f"--{name}"):
+        return load_records(name, path, schema, network is not None, option, network)
+    with option_of(option or f"--{name}"):
         return gd.Profile.load(path)
 
 

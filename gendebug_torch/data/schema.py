@@ -48,6 +48,8 @@ class Schema:
         quantiles: levels of the quantiles that the k outputs of a regression are, in their order.
         spread: what the second of two outputs of a regression is, the first being the mean:
             `variance`, `log_variance` or `standard_deviation`.
+        image_size: width and height in pixels to which the pictures of folders are resized, or one
+            number for both; without it they stay as they are and must be alike.
 
     Raises:
         InputError: a value of another type, or two that exclude each other.
@@ -77,6 +79,7 @@ class Schema:
     regression: bool = False
     quantiles: tuple[float, ...] = ()
     spread: str | None = None
+    image_size: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for keys, read in (
@@ -88,6 +91,7 @@ class Schema:
             (("threshold",), _threshold),
             (("quantiles",), _quantiles),
             (("spread",), _spread),
+            (("image_size",), _image_size),
         ):
             for key in keys:
                 object.__setattr__(self, key, read(f"schema.{key}", getattr(self, key)))
@@ -196,6 +200,15 @@ def _spread(argument: str, value: Any) -> str | None:
         expected = f"one of {', '.join(_SPREADS)}"
         reject(argument, expected, brief(value), "Say what the second output is.")
     return value if value is None else str(value)
+
+
+def _image_size(argument: str, value: Any) -> tuple[int, ...]:
+    sides = (value, value) if isinstance(value, int) else _items(argument, "two numbers", value)
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
+    if sides and not (whole and len(sides) == 2):
+        remedy = "Write e.g. [224, 224]."
+        reject(argument, "width and height in pixels", brief(value), remedy)
+    return sides
 
 
 def _direction(argument: str, value: Any) -> dict[str, str]:

@@ -100,7 +100,8 @@ class LikelyCause:
     Args:
         cause: what is wrong.
         subject: the feature, slice or rows with most support; empty for the whole.
-        findings: those that name it, the best supported subject first, worst first.
+        findings: those that name it, the best supported subject first, a reproduced failure before
+            the worst.
         symptoms: findings of other causes that follow from it.
         subjects: every subject it sits in, best supported first.
     """
@@ -211,12 +212,17 @@ def _groups(alarming: Sequence[Finding]) -> list[LikelyCause]:
             LikelyCause(
                 cause,
                 subject,
-                tuple(sorted(own + whole, key=lambda finding: -finding.severity.level)),
+                tuple(sorted(own + whole, key=_most_telling)),
                 (),
                 (subject,),
             )
         )
     return groups
+
+
+def _most_telling(finding: Finding) -> tuple[bool, int]:
+    """Order of the findings of one cause: a failure that was reproduced, then the worst."""
+    return finding.check not in _REPRODUCED, -finding.severity.level
 
 
 def _points(findings: Iterable[Finding]) -> int:

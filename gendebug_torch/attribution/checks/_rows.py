@@ -57,7 +57,8 @@ def reason_not_to_explain(records: Records) -> str:
         return f"{records.name} has {len(records)} rows, fewer than {_MIN_ROWS}"
     inputs = model_inputs(records)
     if inputs.ndim != 2:
-        return f"the features of {records.name} have shape {list(inputs.shape)}, not [n, d]"
+        shape = list(inputs.shape[1:])
+        return f"a row of {records.name} has shape {shape}, and columns of a table are judged here"
     return "" if inputs.is_floating_point() else f"the features of {records.name} are no floats"
 
 

@@ -12,10 +12,9 @@ from gendebug_torch.cli.inputs import (
     deadline_of,
     load_model,
     load_schema,
-    load_side,
+    load_sides,
     needs_schema,
     option_of,
-    with_common_classes,
 )
 from gendebug_torch.errors import reject
 
@@ -72,13 +71,7 @@ def diagnose(
             "none",
             "Write one, e.g. `target: label`, and pass it.",
         )
-    columns = with_common_classes(columns, tables.values())
-    records = {
-        name: load_side(name, path, columns, network)
-        for name, path in tables.items()
-        if path is not None
-    }
-    given: dict[str, Any] = dict(records)
+    given: dict[str, Any] = dict(load_sides(tables, columns, network))
     if curves is not None:
         with option_of("--curves"):
             given["curves"] = gd.curves.LearningCurves.from_run(curves)

@@ -7,13 +7,7 @@ from typing import Any
 
 import gendebug_torch as gd
 from gendebug_torch.cli.deliver import FailOn, Format, deliver
-from gendebug_torch.cli.inputs import (
-    deadline_of,
-    load_model,
-    load_records,
-    load_schema,
-    with_common_classes,
-)
+from gendebug_torch.cli.inputs import deadline_of, load_model, load_schema, load_sides
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap
 
@@ -50,12 +44,9 @@ def leakage(
             "Pass train, then validation, then production.",
         )
     deadline = deadline_of(budget)
-    declared = with_common_classes(load_schema(schema), tables)
     network = load_model(model, weights)
-    records: dict[str, Any] = {
-        split: load_records(split, path, declared, network is not None, "tables", network)
-        for split, path in zip(_SPLITS, tables, strict=False)
-    }
+    named = dict(zip(_SPLITS, tables, strict=False))
+    records: dict[str, Any] = dict(load_sides(named, load_schema(schema), network, "tables"))
     diagnosis = gd.diagnose(
         network, only="leakage", budget=deadline, progress=sys.stderr.isatty(), **records
     )

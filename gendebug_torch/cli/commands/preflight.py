@@ -17,11 +17,11 @@ from gendebug_torch.cli.inputs import (
     at_least,
     is_name,
     load_model,
+    load_pictures,
     load_records,
     load_schema,
     option_of,
 )
-from gendebug_torch.data.inputs.image_folder import read_image_folder
 from gendebug_torch.errors import brief, reading, reject
 from gendebug_torch.model.batches import sample_rows
 from gendebug_torch.model.formats import import_name
@@ -84,7 +84,7 @@ def _loader(data: str, schema: str | None, network: nn.Module, rows: int) -> Any
         columns = gd.Schema() if schema is None else load_schema(schema)
         if Path(data).is_dir():
             with option_of("--data"):
-                return _shuffled(read_image_folder(data, columns.classes), rows)
+                return _shuffled(load_pictures(data, columns), rows)
         records = load_records("train", data, columns, computed=True, option="--data")
         inputs, targets = sample_rows(records, rows)
         return [(as_model_takes(inputs, network, inputs.device), targets)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,11 @@ class ImageFolder(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def shape(self) -> str:
+        """What each picture is, e.g. `3 x 32 x 24`: channels, height and width."""
+        return " x ".join(map(str, self.pixels.shape[1:]))
+
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         most = 255 if self.pixels.dtype is torch.uint8 else 65535
         return self.pixels[row].float() / most, self.targets[row]
@@ -67,16 +73,20 @@ def class_folders(path: str | Path) -> list[str]:
     return sorted(e.name for e in Path(path).iterdir() if e.is_dir() and not _is_hidden(e.name))
 
 
-def read_image_folder(path: str | Path, classes: Sequence[Any] = ()) -> ImageFolder:
+def read_image_folder(
+    path: str | Path, classes: Sequence[Any] = (), size: Sequence[int] = ()
+) -> ImageFolder:
     """The pictures of a folder in the order of their paths, those of each class in one folder.
 
     Grey pictures have one channel where all are grey, 16 bits where all have them; else pictures
-    are RGB, without palette and transparency. Those of another size than most are resized to it,
-    with a warning; files that cannot be read are skipped, counted and named.
+    are RGB, without palette and transparency. Those of another size than most are resized to it
+    (bilinear, over all pixels that one covers), with a warning; files that cannot be read are
+    skipped, counted and named.
 
     Args:
         path: folder; of pictures directly in it the class is not known.
         classes: names of the classes in the order of their ids; default the folders, sorted.
+        size: width and height to which all are resized, without a warning; default that of most.
 
     Raises:
         InputError: no picture that can be read, a folder that is no class, or more pixels than fit
@@ -101,12 +111,14 @@ def read_image_folder(path: str | Path, classes: Sequence[Any] = ()) -> ImageFol
     if not sizes:
         got = f"{len(files)} pictures of which none can be read in {root}"
         reject("path", f"pictures ({', '.join(SUFFIXES)})", got, "Check the folder.")
-    size, mode = sizes.most_common(1)[0][0], _common_mode({mode for _, mode in heads.values()})
-    if (total := len(heads) * size[0] * size[1] * (3 if mode == "RGB" else 1)) > _MOST_BYTES:
-        got = f"{len(heads):,} pictures of {size[0]} x {size[1]}, {total / 2**30:.1f} GiB"
+    shape = (size[0], size[1]) if size else sizes.most_common(1)[0][0]
+    mode = _common_mode({mode for _, mode in heads.values()})
+    if (total := len(heads) * math.prod(shape) * (3 if mode == "RGB" else 1)) > _MOST_BYTES:
+        got = f"{len(heads):,} pictures of {shape[0]} x {shape[1]}, {total / 2**30:.1f} GiB"
         reject("path", "at most 4 GiB of pixels", got, "Pass MODULE:NAME of a loader.")
-    read = dict(_readable(list(heads), unreadable, lambda picture: _pixels(picture, size, mode)))
-    _warn(root, unreadable, sum(heads[file][0] != size for file in read), size)
+    read = dict(_readable(list(heads), unreadable, lambda picture: _pixels(picture, shape, mode)))
+    others = 0 if size else sum(heads[file][0] != shape for file in read)
+    _warn(root, unreadable, others, shape)
     if not read:
         got = f"{len(files)} pictures of which none can be read in {root}"
         reject("path", f"pictures ({', '.join(SUFFIXES)})", got, "Check the folder.")

@@ -21,10 +21,10 @@ from gendebug_torch.leakage.checks._splits import (
     without_effect,
 )
 from gendebug_torch.leakage.columns.column_codes import Features, column_names
-from gendebug_torch.leakage.pictures.near_duplicate_images import IMAGES, near_duplicate_images
+from gendebug_torch.leakage.pictures.near_duplicate_images import near_duplicate_images
 from gendebug_torch.leakage.splits.near_duplicate_rows import near_duplicate_rows
 from gendebug_torch.leakage.splits.near_duplicate_texts import near_duplicate_texts
-from gendebug_torch.leakage.splits.near_duplicates import TEXTS, NearDuplicates
+from gendebug_torch.leakage.splits.near_duplicates import IMAGES, TEXTS, NearDuplicates
 from gendebug_torch.modality.strings import text_columns
 
 # Mean number of characters from which a column holds texts; shorter ones are names and codes, whose
@@ -54,8 +54,9 @@ def splits_share_no_near_duplicates(
     Texts count from a Jaccard similarity of their shingles, rows of numbers if the nearest training
     row is much closer than the sixth nearest; in few dimensions that occurs by itself, and its
     expected share is stated. Pictures are compared as small grey ones and by the embedding, shifted
-    and zoomed to fit: noise, another encoding, a shift or a crop hide no copy. Identical rows
-    are left to `leakage.duplicates`.
+    and zoomed to fit: noise, another encoding or size, a shift or a crop hide no copy. How near
+    different pictures come is measured between those of training. Identical rows are left to
+    `leakage.duplicates`.
 
     Source: Broder (1997), SEQUENCES, for texts; Facco et al. (2017), Sci. Rep. 7:12140, for
     distances; Barz and Denzler (2020), J. Imaging 6:41, on near duplicates across splits; Zauner
@@ -167,7 +168,7 @@ def _near_finding(found: NearDuplicates, validation: Records, min_share: float) 
     definition = (
         f"a Jaccard similarity of at least {found.threshold:g}"
         if found.kind == TEXTS
-        else f"a distance after alignment of at most {found.threshold:.0%} of that to the sixth"
+        else "a distance after alignment that different training images do not have"
         if found.kind == IMAGES
         else f"a distance of at most {found.threshold:.0%} of that to the sixth nearest row"
     )

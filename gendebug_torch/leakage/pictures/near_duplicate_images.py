@@ -1,4 +1,4 @@
-"""Near duplicates among pictures: copies with noise, another encoding, a shift or a crop."""
+"""Near duplicates among pictures: copies with noise, in another encoding or size, or cropped."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gendebug_torch.leakage.splits.near_duplicates import NEIGHBOUR, NearDuplicates
+from gendebug_torch.leakage.pictures.alignment import Band, aligned_distances, inverse_sizes
+from gendebug_torch.leakage.splits.near_duplicates import IMAGES, NEIGHBOUR, NearDuplicates
 from gendebug_torch.stats.embeddings.projection import principal_components
 
-IMAGES = "images"
 # Nearest training pictures that are aligned: by few pixels, by frequencies, and by the embedding.
 _CANDIDATES = 8
 _COARSE = 8
-# Largest shift in pixels of the small pictures, and zooms, that are undone.
-_MOST_SHIFT = 4
-_ZOOMS = (0.85, 0.92, 1.0, 1.09, 1.18)
-# Chance of a near duplicate without any copy: by the ratio over all pictures, in the neighbourhood
-# of one picture, and by fine detail there. Farthest neighbour that makes up a neighbourhood.
-_CHANCE, _OWN_CHANCE, _DETAIL_CHANCE = 0.0005, 0.2, 0.0005
+# What is compared: all detail, which noise leaves; shape, whatever blurs it; the coarsest part.
+_BANDS = (Band(0.0, 1.0), Band(0.5, 0.5), Band(0.0, 0.33))
+# Chance of a near duplicate without any copy, and training pictures from which its limit is taken.
+_CHANCE = 0.001
+_TRAIN_ROWS = 400
+# Farthest neighbour that makes up a neighbourhood.
 _FARTHEST = 20
-_LEAST_CORRELATION = 0.8
 _LEAST_SPACINGS = 2
-# Size of a frequency, of a mean of 1, below which it is the rounding of the keys.
-_ROUNDING = 0.02
+# Distance below which pictures differ by the rounding of their keys.
+_LEAST_DISTANCE = 0.01
+# Share of the ratios of training pictures in the tail whose law is continued, and how many times
+# the limit of the others a ratio is that is taken for one of a copy within training.
+_TAIL, _FAR = 0.2, 1.5
 _CHUNK = 64
 _COMPONENTS = 64
 
@@ -41,22 +43,25 @@ def near_duplicate_images(
     max_rows: int = 1000,
     seed: int = 0,
 ) -> NearDuplicates:
-    """Validation pictures that are much more like one training picture than like the sixth.
+    """Validation pictures that are nearer to a training picture than different ones ever are.
 
     Candidates are the nearest small grey pictures (a perceptual key: brightness and contrast do not
     matter), those with the nearest spectrum, coarse or in all frequencies alike (a shift does not
-    matter), and the nearest embeddings. Each is aligned by shifts of up to an eighth and zooms of
-    18 %, and compared by correlation r; the distance is `sqrt(2 - 2 r)`. A copy is told by the
-    ratio of the smallest distance to the sixth smallest, whose law for a smooth density in D
-    dimensions gives the limit that 0.05 % of the rows pass without any copy. Where pictures lie in
-    fewer dimensions here than there, that law fails: the ratio must be unlikely in the dimension of
-    the picture's own neighbours, too (0.2). A ratio of whitened pictures, of which fine detail is
-    as much as shape, that is as unlikely as 0.0005 in its own neighbourhood tells a copy as well.
+    matter), and the nearest embeddings. Each is aligned by shifts of 3 of 32 pixels and zooms of
+    18 %, and compared by correlation r in three bands of the whitened spectrum: all of it, which
+    noise leaves; its lower half with sizes under a root, which blur and another size leave; and its
+    lowest third, which JPEG leaves. The distance is `sqrt(2 - 2 r)`, and a copy is told by the
+    ratio of the distance to the sixth nearest picture to that of the nearest.
 
-    Source: Facco et al. (2017), Sci. Rep. 7:12140, for the ratio; Levina and Bickel (2005), NIPS,
-    for the dimension of a neighbourhood; Kuglin and Hines (1975) for whitened alignment; Zauner
-    (2010), Implementation and benchmarking of perceptual image hash functions, for the key; Barz
-    and Denzler (2020), J. Imaging 6:41, for the question.
+    How large that ratio is among different pictures the data say themselves: it is measured between
+    training pictures, and the tail of its logarithm (above four fifths of them) is continued
+    exponentially, which is its law for a smooth density, to where 0.1 % pass in any band without
+    a copy. Training pictures far beyond are taken for copies of each other and left out.
+
+    Source: Facco et al. (2017), Sci. Rep. 7:12140, for the ratio and its law; Levina and Bickel
+    (2005), NIPS, for a neighbourhood's; Pickands (1975) for limits from a tail; Zauner (2010),
+    Implementation and benchmarking of perceptual image hash functions, for the key; Barz and
+    Denzler (2020), J. Imaging 6:41, for the question.
 
     Args:
         train: keys `[n, h, w]` of pictures.
@@ -65,7 +70,8 @@ def near_duplicate_images(
         max_rows: validation pictures that are compared, drawn at random.
         seed: seed of their choice.
 
-    Cost: `3 rows n h w` operations for the candidates, 810 alignments of up to 32 of them.
+    Cost: `3 rows n h w` operations for the candidates, 1,521 alignments of up to 32 of them, for
+    validation rows and 400 of training.
 
     Example:
         >>> import torch
@@ -77,78 +83,131 @@ def near_duplicate_images(
     """
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(validation), generator=generator)[:max_rows].sort().values
+    own = torch.randperm(len(train), generator=generator)[:_TRAIN_ROWS]
     if len(train) < 10 * NEIGHBOUR or not len(rows):
         empty = torch.zeros(0, dtype=torch.int64)
         return NearDuplicates(IMAGES, math.nan, empty.double(), empty, empty)
-    before, after = _unit(train), _unit(validation[rows.to(validation.device)])
-    shape = train.shape[1:]
-    scale = 1 / (torch.fft.rfft2(before.reshape(-1, *shape)).abs().mean(0) + _ROUNDING)
-    near = [_nearest(look(before), look(after)) for look in _looks(shape, scale)]
-    if embeddings is not None:
-        near.append(_nearest_embeddings(embeddings[0], embeddings[1][rows]))
-    candidates = torch.cat(near, 1)
-    coarse = _Aligned.of(before, after, candidates, shape)
-    white = [_whitened(units, shape, scale) for units in (before, after)]
-    fine = _Aligned.of(white[0], white[1], candidates, shape)
-    dimension = _dimension(coarse.distance)
-    limit = (1 - (1 - _CHANCE) ** (1 / (NEIGHBOUR - 1))) ** (1 / dimension)
-    by_shape = (coarse.ratio <= limit) & (coarse.own_p_value <= _OWN_CHANCE) & coarse.alike
-    found = by_shape | (fine.own_p_value <= _DETAIL_CHANCE)
-    partners = torch.where(by_shape, coarse.candidates[:, 0], fine.candidates[:, 0])
+    looks = _Looks.at(train, embeddings)
+    different, _ = looks.ratios(looks.pictures[own], looks.embedding_of(own), leave_out=own)
+    limits = torch.stack([_limit(one, _CHANCE / len(different)) for one in different])[:, None]
+    theirs = None if embeddings is None else looks.components[1][rows]
+    found, partners = looks.ratios(_unit(validation[rows.to(validation.device)]), theirs)
+    score, at = (found / limits).max(0)
+    near = score > 1
     return NearDuplicates(
         IMAGES,
-        limit,
-        coarse.ratio.double().cpu(),
-        rows[found.cpu()],
-        partners[found].cpu(),
-        _CHANCE + _DETAIL_CHANCE,
-        dimension,
+        1.0,
+        score.double().cpu(),
+        rows[near.cpu()],
+        partners.gather(0, at[None])[0][near].cpu(),
+        _CHANCE,
+        different=(different / limits).amax(0).double().cpu(),
     )
 
 
 @dataclass(frozen=True, eq=False)
-class _Aligned:
-    """Candidates of each picture, `[m, c]`, the nearest first, with their distances."""
+class _Looks:
+    """Training pictures, and the ways in which others are compared with them.
 
-    distance: Tensor
-    candidates: Tensor
+    Args:
+        pictures: `[n, h w]` of mean 0 and length 1.
+        shape: h and w.
+        scale: inverse of the mean size of each frequency.
+        components: those of the embeddings of both sides, where there are any.
+    """
+
+    pictures: Tensor
+    shape: torch.Size
+    scale: Tensor
+    components: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, before: Tensor, after: Tensor, candidates: Tensor, shape: torch.Size) -> _Aligned:
-        """Distances after alignment, each candidate once."""
-        return cls(*_distinct(_aligned_distances(before, after, candidates, shape), candidates))
+    def at(cls, train: Tensor, embeddings: tuple[Tensor, Tensor] | None) -> _Looks:
+        pictures, shape = _unit(train), train.shape[1:]
+        components = principal_components(list(embeddings), _COMPONENTS) if embeddings else []
+        parts = tuple(part.float() for part in components)
+        return cls(pictures, shape, inverse_sizes(pictures, shape), parts)
 
-    @property
-    def ratio(self) -> Tensor:
-        """The smallest distance over the sixth smallest, `[m]`."""
-        return self.distance[:, 0] / self.distance[:, NEIGHBOUR - 1].clamp(min=1e-9)
+    def embedding_of(self, rows: Tensor) -> Tensor | None:
+        """Components of training pictures."""
+        return self.components[0][rows] if self.components else None
 
-    @property
-    def alike(self) -> Tensor:
-        """Whether the nearest candidate correlates much with the picture, bool `[m]`."""
-        return 1 - self.distance[:, 0].square() / 2 >= _LEAST_CORRELATION
+    def ratios(
+        self, pictures: Tensor, embedding: Tensor | None, leave_out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logarithm of the ratio in each band, and how unlikely it is in its neighbourhood.
 
-    @property
-    def own_p_value(self) -> Tensor:
-        """P-value of the ratio in the dimension of the picture's own neighbourhood, `[m]`.
+        Args:
+            pictures: `[m, h w]` of mean 0 and length 1.
+            embedding: their components `[m, e]`, if there are any.
+            leave_out: a training picture that each is not compared with, itself.
 
-        In D dimensions `D log(r_j / r_i)` of ordered distances are sums of exponentials: those from
-        the sixth to the last make a Gamma variable, the first five have the law of their largest.
+        Returns:
+            Both `[v + 1, m]`: the larger, the more a copy; and the training picture.
         """
-        distance = self.distance
-        count = distance.isfinite().sum(1).clamp(max=_FARTHEST)
-        logs = distance.double().clamp(min=1e-6).log()
-        last = logs.gather(1, (count - 1)[:, None])
-        rank = torch.arange(distance.shape[1], device=distance.device)
-        own = (rank >= NEIGHBOUR - 1) & (rank < (count - 1)[:, None])
-        total = torch.where(own, last - logs, 0.0).sum(1).clamp(min=1e-12)
-        gap, spacings = (logs[:, NEIGHBOUR - 1] - logs[:, 0]) / total, own.sum(1)
-        terms = [
-            math.comb(NEIGHBOUR - 1, i) * (-1) ** (i + 1) * (1 + i * gap).pow(-spacings)
-            for i in range(1, NEIGHBOUR)
+        near = [
+            _nearest(look(self.pictures), look(pictures), leave_out)
+            for look in _looks(self.shape, self.scale)
         ]
-        p_value = torch.stack(terms).sum(0).clamp(0, 1)
-        return torch.where(spacings >= _LEAST_SPACINGS, p_value, 1.0)
+        if embedding is not None:
+            near.append(_nearest(self.components[0], embedding, leave_out))
+        candidates = torch.cat(near, 1)
+        distances = aligned_distances(
+            self.pictures, pictures, candidates, self.shape, self.scale, _BANDS
+        )
+        ranked = [_distinct(distance, candidates) for distance in distances]
+        ratios = [_log_ratio(distance) for distance, _ in ranked]
+        # The finest detail has so many dimensions that a neighbourhood has a law of its own.
+        ratios.append(_own_surprise(ranked[0][0]))
+        partners = [order[:, 0] for _, order in ranked]
+        return torch.stack(ratios), torch.stack([*partners, partners[0]])
+
+
+def _limit(values: Tensor, chance: float) -> Tensor:
+    """What different pictures exceed by this chance, from the tail of the values that they have.
+
+    Values far beyond what the law of those between the median and the tail allows are of copies.
+
+    Args:
+        values: `[q]`.
+        chance: share of them beyond the limit.
+    """
+    median, top = (values.quantile(q) for q in (0.5, 1 - _TAIL))
+    inner = (values - median).clamp(min=0).minimum(top - median).mean()
+    # Censored exponential law: mean excess over the share that is not censored.
+    rough = median + inner / (0.5 - _TAIL) * math.log(0.5 / chance)
+    kept = values[values <= _FAR * rough]
+    start = kept.quantile(1 - _TAIL)
+    excess = (kept[kept >= start] - start).mean()
+    limit: Tensor = start + excess * math.log(_TAIL / chance)
+    return limit.clamp(min=_LEAST_DISTANCE)
+
+
+def _log_ratio(distance: Tensor) -> Tensor:
+    """Logarithm of the sixth smallest distance over the smallest, `[m]`."""
+    logs = distance[:, [0, NEIGHBOUR - 1]].clamp(min=_LEAST_DISTANCE).log()
+    return (logs[:, 1] - logs[:, 0]).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _own_surprise(distance: Tensor) -> Tensor:
+    """`-log p` of the ratio in the dimension of the picture's own neighbourhood, `[m]`.
+
+    In D dimensions `D log(r_j / r_i)` of ordered distances are sums of exponentials: those from
+    the sixth to the last make a Gamma variable, the first five have the law of their largest.
+    """
+    count = distance.isfinite().sum(1).clamp(max=_FARTHEST)
+    logs = distance.double().clamp(min=_LEAST_DISTANCE).log()
+    last = logs.gather(1, (count - 1)[:, None])
+    rank = torch.arange(distance.shape[1], device=distance.device)
+    own = (rank >= NEIGHBOUR - 1) & (rank < (count - 1)[:, None])
+    total = torch.where(own, last - logs, 0.0).sum(1).clamp(min=1e-12)
+    gap, spacings = (logs[:, NEIGHBOUR - 1] - logs[:, 0]) / total, own.sum(1)
+    terms = [
+        math.comb(NEIGHBOUR - 1, i) * (-1) ** (i + 1) * (1 + i * gap).pow(-spacings)
+        for i in range(1, NEIGHBOUR)
+    ]
+    p_value = torch.stack(terms).sum(0).clamp(1e-12, 1)
+    return torch.where(spacings >= _LEAST_SPACINGS, -p_value.log(), 0.0).float()
 
 
 def _unit(keys: Tensor) -> Tensor:
@@ -182,76 +241,16 @@ def _whole_spectrum(units: Tensor, shape: torch.Size, scale: Tensor) -> Tensor:
     return functional.normalize((sizes - 1).flatten(1), dim=1)
 
 
-def _whitened(units: Tensor, shape: torch.Size, scale: Tensor) -> Tensor:
-    """The pictures with all frequencies of one size on average."""
-    spectrum = torch.fft.rfft2(units.reshape(-1, *shape)) * scale
-    return _unit(torch.fft.irfft2(spectrum, s=list(shape)))
-
-
-def _nearest(before: Tensor, after: Tensor) -> Tensor:
-    """`[m, c]` numbers of the nearest rows."""
-    count = min(_CANDIDATES, len(before))
-    parts = [
-        torch.cdist(block, before).topk(count, dim=1, largest=False).indices
-        for block in torch.split(after, _CHUNK)
-    ]
-    return torch.cat(parts)
-
-
-def _nearest_embeddings(before: Tensor, after: Tensor) -> Tensor:
-    """`[m, c]` numbers of the rows nearest in principal components of both."""
-    components = principal_components([before, after], _COMPONENTS)
-    return _nearest(components[0].float(), components[1].float())
-
-
-def _aligned_distances(
-    before: Tensor, after: Tensor, candidates: Tensor, shape: torch.Size
-) -> Tensor:
-    """`[m, c]` smallest distance of each picture to each candidate over all zooms and shifts.
-
-    Shifts are taken in the frequencies of both pictures; what leaves at one side enters at the
-    other.
-    """
-    down, across = (_phases(size, after.device) for size in shape)
-    # Of the frequencies across, those left out are the conjugates of these.
-    half = shape[1] // 2 + 1
-    weights = torch.full((half,), 2.0, device=after.device)
-    weights[0] = 1.0
-    weights[half - 1 :] = 1.0 if shape[1] % 2 == 0 else 2.0
-    across = across[:, :half] * weights
-    found = []
-    for block, chosen in zip(
-        torch.split(after, _CHUNK), torch.split(candidates, _CHUNK), strict=True
-    ):
-        zoomed = torch.fft.rfft2(_zoomed(block.reshape(len(block), 1, *shape)))
-        partners = torch.fft.rfft2(before[chosen].reshape(*chosen.shape, *shape))
-        product = zoomed[:, :, None] * partners.conj()[:, None]
-        shifted = (down @ (product @ across.T)).real / math.prod(shape)
-        correlation = shifted.flatten(3).amax(3).amax(1)
-        found.append((2 - 2 * correlation).clamp(min=0).sqrt())
-    return torch.cat(found)
-
-
-def _phases(size: int, device: torch.device) -> Tensor:
-    """`[s, size]` factor of each frequency for each shift."""
-    steps = torch.arange(-_MOST_SHIFT, _MOST_SHIFT + 1.0)
-    frequencies = torch.fft.fftfreq(size)
-    angles: Tensor = 2 * math.pi * steps[:, None] * frequencies
-    return torch.polar(torch.ones_like(angles), angles).to(device)
-
-
-def _zoomed(pictures: Tensor) -> Tensor:
-    """`[m, z, h, w]` pictures in every zoom, of mean 0 and length 1."""
-    shape = pictures.shape[2:]
+def _nearest(before: Tensor, after: Tensor, leave_out: Tensor | None) -> Tensor:
+    """`[m, c]` numbers of the nearest rows, without the one that each leaves out."""
+    count = min(_CANDIDATES, len(before) - 1)
     parts = []
-    for zoom in _ZOOMS:
-        scale = torch.tensor([[[zoom, 0.0, 0.0], [0.0, zoom, 0.0]]], device=pictures.device)
-        grid = functional.affine_grid(
-            scale.expand(len(pictures), -1, -1), list(pictures.shape), align_corners=False
-        )
-        moved = functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-        parts.append(_unit(moved[:, 0]).reshape(-1, *shape))
-    return torch.stack(parts, 1)
+    for at in torch.split(torch.arange(len(after), device=after.device), _CHUNK):
+        distance = torch.cdist(after[at], before)
+        if leave_out is not None:
+            distance.scatter_(1, leave_out.to(at.device)[at][:, None], math.inf)
+        parts.append(distance.topk(count, dim=1, largest=False).indices)
+    return torch.cat(parts)
 
 
 def _distinct(distance: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,9 +261,3 @@ def _distinct(distance: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     once = distance.gather(1, order.indices).masked_fill(twice, math.inf)
     ranked = once.sort(1)
     return ranked.values, order.values.gather(1, ranked.indices)
-
-
-def _dimension(distance: Tensor) -> float:
-    """Intrinsic dimension from the second and third distance; the first is what is tested."""
-    ratio = float((distance[:, 1] / distance[:, 2].clamp(min=1e-9)).clamp(max=1 - 1e-9).median())
-    return max(1.0, math.log(2) / (2 * -math.log(max(ratio, 1e-9))))

@@ -17,7 +17,7 @@ from gendebug_torch.stats.intervals import wilson_interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TEXTS, ROWS = "texts", "rows of numbers"
+TEXTS, ROWS, IMAGES = "texts", "rows of numbers", "images"
 # The neighbour with whose distance that of the nearest one is compared.
 NEIGHBOUR = 6
 
@@ -29,12 +29,15 @@ class NearDuplicates:
     Args:
         kind: `texts`, `images` or `rows of numbers`.
         threshold: Jaccard similarity from which texts are near duplicates, or ratio of the
-            distances to the nearest and the sixth nearest training row up to which rows are.
-        values: that similarity or ratio of each row that was compared, `[q]` float64.
+            distances to the nearest and the sixth nearest training row up to which rows are; 1 of
+            images.
+        values: that similarity or ratio of each row that was compared, `[q]` float64; of images
+            the logarithm of the inverse ratio, by what different ones may have.
         rows: validation rows that are near duplicates, `[p]` int64.
         partners: the training row of each, `[p]` int64.
         expected: share of near duplicates expected without any copy.
-        dimension: intrinsic dimension of the rows of numbers; NaN for texts.
+        dimension: intrinsic dimension of the rows of numbers; NaN for texts and images.
+        different: values of training images among themselves; None of others.
     """
 
     kind: str
@@ -44,6 +47,7 @@ class NearDuplicates:
     partners: Tensor
     expected: float = 0.0
     dimension: float = math.nan
+    different: Tensor | None = None
 
     @property
     def share(self) -> float:
@@ -63,11 +67,13 @@ class NearDuplicates:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Distribution of the similarity, or of the ratio of distances, with the threshold."""
         ax = axes(ax)
-        grid, n = np.linspace(0.0, 1.0, 41), len(self.values)
-        counts = np.histogram(np.clip(self.values.numpy(), 0.0, 1.0), grid)[0] / max(n, 1)
-        ax.stairs(
-            counts, grid, color=LIVE, fill=True, alpha=0.4, label=f"validation rows (n = {n:,})"
-        )
+        most = 2.0 if self.kind == IMAGES else 1.0
+        grid, n = np.linspace(0.0, most, 41), len(self.values)
+        label = f"validation rows (n = {n:,})"
+        ax.stairs(_shares(self.values, grid), grid, color=LIVE, fill=True, alpha=0.4, label=label)
+        if self.different is not None:
+            expected = _shares(self.different, grid)
+            ax.stairs(expected, grid, color=REFERENCE, linewidth=1.4, label="training among itself")
         if math.isfinite(self.dimension):
             expected = np.diff(expected_share(grid, self.dimension))
             ax.stairs(expected, grid, color=REFERENCE, linewidth=1.4, label="without copies")
@@ -75,12 +81,22 @@ class NearDuplicates:
         ax.set_xlabel(
             "Jaccard similarity to the most similar training text"
             if self.kind == TEXTS
+            else "nearness to one training image, by what different images reach"
+            if self.kind == IMAGES
             else "distance to the nearest training row / to the sixth nearest"
         )
         ax.set_ylabel("share of rows per bin")
         ax.set_title(f"{len(self.rows):,} near duplicates ({self.share:.1%} of {self.kind})")
         ax.legend(frameon=True)
         return ax
+
+
+def _shares(
+    values: Tensor, grid: np.ndarray[tuple[int], np.dtype[np.float64]]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Share of the values in each bin; those outside count in the first and the last."""
+    counts = np.histogram(np.clip(values.numpy(), grid[0], grid[-1]), grid)[0]
+    return counts / max(len(values), 1)
 
 
 def expected_share(

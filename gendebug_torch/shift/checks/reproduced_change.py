@@ -139,7 +139,7 @@ def _reproduction(
         modality: what the inputs are.
         options: those of `reproduction`.
     """
-    before, after = map(_side, sides)
+    before, after = (_side(side, _classes(sides)) for side in sides)
     run = None if model is None or modality is STRINGS else partial(_outputs, model)
     whole = isinstance(before.inputs, Composite)
     if modality is TEXT:
@@ -186,7 +186,7 @@ def _sample(records: Records, rows: int) -> Records:
     return records.select(torch.randperm(len(records), generator=generator)[:rows].sort().values)
 
 
-def _side(records: Records) -> Side:
+def _side(records: Records, classes: int) -> Side:
     """Inputs and, where every row has them, labels as columns: one for each class."""
     inputs: Any = records.features if (whole := _composite(records)) is None else whole
     if isinstance(inputs, pd.DataFrame):
@@ -194,14 +194,17 @@ def _side(records: Records) -> Side:
     targets, texts = records.targets, texts_of(records.metadata, declared=records.schema.text)
     if targets is None or bool(missing_labels(targets).any()):
         return Side(inputs, None, texts)
-    classes = targets.ndim == 1 and not targets.is_floating_point()
-    columns = one_hot(targets, _classes(records)) if classes else targets.reshape(len(targets), -1)
+    named = targets.ndim == 1 and not targets.is_floating_point()
+    columns = one_hot(targets.long(), classes) if named else targets.reshape(len(targets), -1)
     return Side(inputs, columns.float(), texts)
 
 
-def _classes(records: Records) -> int:
-    binary = records.logits is None or records.logits.ndim == 1
-    return 2 if binary or records.logits is None else records.logits.shape[1]
+def _classes(sides: Sequence[Records]) -> int:
+    """Number of classes that the outputs of a network or the labels of either side have."""
+    outputs = [s.logits.shape[1] for s in sides if s.logits is not None and s.logits.ndim == 2]
+    named = [side.targets for side in sides if side.targets is not None and len(side)]
+    labels = [int(t.max()) + 1 for t in named if t.ndim == 1 and not t.is_floating_point()]
+    return max(2, *outputs, *labels)
 
 
 def _named(
