@@ -76,6 +76,7 @@ STORIES = {
     "regression_drift": (("--epochs", "12"), "Diagnosis: retrain"),
     "sensor_series": (("--epochs", "4"), "channels 0 and 1 are exchanged"),
     "label_audit": (("--epochs", "15", "--size", "120"), "reviewed labels were wrong"),
+    "network_that_does_not_learn": ((), "fail: 100% of the units of body.6 are dead"),
     "ci_gate": ((), "broken: exit code 1"),
     "recalibrate_and_ship": (("--epochs", "40"), "network.onnx: exit code 0"),
 }

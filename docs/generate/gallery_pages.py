@@ -23,6 +23,7 @@ GALLERY = {
     "recalibrate_and_ship": (),
     "label_audit": (),
     "sensor_series": (),
+    "network_that_does_not_learn": (),
     "monitoring": (),
     "ci_gate": (),
 }

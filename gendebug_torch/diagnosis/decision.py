@@ -191,7 +191,7 @@ def _quality_reasons(
         for likely in behind[:2]
         for finding in likely.findings[:2]
     )
-    reasons = unexplained if said else [f"{quality}."]
+    reasons = unexplained if said else [f"{_capitalized(str(quality))}."]
     trials = [quality.remedy(remedy) for remedy in REMEDIES if remedy in wanted]
     return reasons + [trial.sentence for trial in trials if trial is not None]
 
@@ -300,3 +300,8 @@ def _what_clears_the_data(behind: Sequence[LikelyCause], causes: Sequence[Likely
     where = behind[0].subject or "the data"
     proof = _PROOF.get(behind[0].cause, "Show that {where} is sound").format(where=where)
     return f"{proof}; then {then}."
+
+
+def _capitalized(text: str) -> str:
+    """A text with a capital at its start, and the rest as it is: `AUC 0.76` stays."""
+    return text[:1].upper() + text[1:]

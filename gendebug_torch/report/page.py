@@ -107,8 +107,23 @@ def _bill(bill: Bill | None, draw: _Draw) -> dict[str, Any] | None:
     """Picture, table and headline of a bill; None where nothing was lost."""
     if bill is None or not (bill.fell or bill.billed):
         return None
-    parts = {"picture": draw(bill), "table": _table(bill.table())}
-    return parts | {"headline": bill.sentences()[0]}
+    rows = []
+    for line in bill.lines:
+        trial = line.remedy
+        won = "" if trial is None else _with_interval(trial.points, trial.low, trial.high)
+        points = _with_interval(line.points, line.low, line.high)
+        tried = ("", "") if trial is None else (words(trial.remedy), trial.cost)
+        rows.append([words(line.cause), line.subject, points, tried[0], won, tried[1]])
+    columns = ["cause", "where", "points lost", "remedy tried", "points won back", "its cost"]
+    table = {"columns": columns, "rows": rows, "numeric": [False] * len(columns), "more": 0}
+    return {"picture": draw(bill), "table": table, "headline": bill.sentences()[0]}
+
+
+def _with_interval(points: float, low: float, high: float) -> str:
+    """`57.5 (52.8 to 62.2)`; where the points are not known, that."""
+    if points != points:
+        return "not known"
+    return f"{points:.3g} ({low:.3g} to {high:.3g})" if low == low else f"{points:.3g}"
 
 
 def _entries(findings: Sequence[Finding], draw: _Draw) -> tuple[list[dict[str, Any]], int]:

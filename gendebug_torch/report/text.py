@@ -37,8 +37,8 @@ def printable(text: object) -> str:
 
 
 def words(name: str) -> str:
-    """`move_threshold` as it reads: `move threshold`."""
-    return name.replace("_", " ")
+    """`move_threshold` as it reads: `move threshold`; skew is between training and serving."""
+    return name.replace("train_serve", "train/serve").replace("_", " ")
 
 
 def render_text(

@@ -123,8 +123,11 @@ class Bill:
         names = ["validation", *(_short(line.name) for line in shown), "production"]
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.set_xlabel(f"{'minus ' if self.validation < 0 else ''}{self.metric} ({self.unit})")
-        ax.set_title(f"Where {self.total:.3g} {'expected ' * self.expected}points went")
+        start = f"; the axis starts at {low - margin:.3g}" if low > margin else ""
+        minus = "minus " if self.validation < 0 else ""
+        ax.set_xlabel(f"{minus}{self.metric} ({self.unit}{start})")
+        size = f"Where {self.total:.3g} " if self.total > 0 else "Where "
+        ax.set_title(f"{size}{'expected ' * self.expected}points went")
         return ax
 
     def sentences(self) -> list[str]:
@@ -135,7 +138,12 @@ class Bill:
         sure = "" if self.fell else ", no fall beyond chance"
         if self.expected:
             sure += ", expected without labels of production if those of such inputs are as before"
-        texts = [f"{self.total:.3g} points of {self.metric} lost{sure} ({interval}; {self.unit})."]
+        lost = "lost" if self.total > 0 else "gained"
+        size = f"{abs(self.total):.3g} points of {self.metric} {lost}"
+        if self.total <= 0:
+            # An interval of what was gained, whatever its causes took and gave.
+            interval = f"95 % interval {-self.high:.3g} to {-self.low:.3g}"
+        texts = [f"{size}{sure} ({interval}; {self.unit})."]
         return texts + [_sentence(line) for line in self.lines]
 
     def to_json(self) -> str:
