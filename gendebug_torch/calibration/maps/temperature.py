@@ -294,9 +294,10 @@ def _fit(rows: LabeledOutputs, start: float, unit: float, masked: bool) -> _Fit:
         if not inside:
             following = 2 * b if math.isinf(high) else 0.5 * (low + high)
         if not _FLATTEST < following * unit < _SHARPEST:
-            break
+            loss = at.derivative(0) / at.mass if at.mass else 0.0
+            return _Fit(0.0, math.inf, loss, read, False, masked)
         b = following
-    return _Fit(0.0, math.inf, at.derivative(0) / at.mass if at.mass else 0.0, read, False, masked)
+    return _Fit(b, b * at.relative_error(0.0), at.derivative(0) / at.mass, read, False, masked)
 
 
 def _series(rows: LabeledOutputs, b: float, *, masked: bool) -> _Series:
