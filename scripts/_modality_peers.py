@@ -20,7 +20,7 @@ _ISSUES = {
 _CHANCE, _MOST_Z = 0.002, 3.09
 _IMPORTS = {
     "CleanVision": "cleanvision",
-    "cleanlab Datalab": "cleanlab",
+    "cleanlab Datalab": "cleanlab.datalab.datalab",
     "deepchecks vision": "deepchecks.vision",
     "deepchecks nlp": "deepchecks.nlp",
     "domino": "domino",
@@ -92,7 +92,7 @@ def datalab_says(before: Tensor, after: Tensor) -> dict[str, bool]:
         lab = Datalab(data={"row": np.arange(len(rows))}, verbosity=0)
         lab.find_issues(features=rows, issue_types={"non_iid": {}})
         p_value = lab.get_info("non_iid")["p-value"]
-    return {"alarm": p_value < _CHANCE, "named": False}
+    return {"alarm": bool(p_value < _CHANCE), "named": False}
 
 
 def _z(before: np.ndarray, after: np.ndarray) -> float:

@@ -220,10 +220,14 @@ def test_the_evidence_compares_with_training_pictures():
     pictures = torch.nn.functional.interpolate(pictures, size=16, mode="bicubic")
     keys = image_key(pictures)
     found = near_duplicate_images(keys[:200], torch.cat([keys[200:], keys[:9]]))
-    axes = found.plot()
     assert found.rows.tolist() == list(range(100, 109))
+    assert [part.shape for part in found.pictures.values()] == [(8, 1, 16, 16)] * 2
+    assert [text.get_text() for text in found.plot().get_yticklabels()] == list(found.pictures)
+    none = near_duplicate_images(keys[:200], keys[200:])
+    assert not none.pictures
+    axes = none.plot()
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "validation rows (n = 109)",
+        "validation rows (n = 100)",
         "training among itself",
         "threshold",
     ]

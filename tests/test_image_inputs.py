@@ -146,6 +146,7 @@ def test_pictures_on_the_command_line(tmp_path, monkeypatch, capsys):
         _, alone = run(tmp_path, *sides)
     assert any(f["check"] == "shift.ks" and f["severity"] == "fail" for f in alone)
     assert "gendebug diagnose: 1 files of after cannot be read" in capsys.readouterr().err
+    assert "1 files of after cannot be read" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_folders_of_two_sizes_are_refused_or_resized_as_declared(tmp_path, monkeypatch, capsys):

@@ -51,7 +51,7 @@ def test_neither_a_hard_slice_nor_a_global_temperature_alarms(temperature):
     for seed in range(3):
         (finding,) = WORST(calibrated(seed, temperature=temperature))
         assert finding.severity is Severity.OK
-        assert finding.numbers["hardest"].startswith("a = ")
+        assert finding.numbers["hardest"].startswith("a is ")
         assert finding.numbers["expected_rate"] == pytest.approx(finding.numbers["rate"], abs=0.06)
 
 

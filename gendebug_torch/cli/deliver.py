@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import gendebug_torch as gd
 from gendebug_torch.cli.exit_codes import BROKEN, CLEAN, FINDINGS
+from gendebug_torch.cli.main import WARNED
 from gendebug_torch.diagnosis.budget import OVERRUN, overrun
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.report import bill_files, render_junit, write_report
@@ -38,6 +40,10 @@ def deliver(
         deadline: end of the command's budget; pictures end with it, and what is late is said.
         extras: tables and pictures of the page.
     """
+    if warned := WARNED.get([]):
+        # Rows that were left out are no part of the verdict.
+        context = {**diagnosis.context, "warnings": "; ".join(dict.fromkeys(warned))}
+        diagnosis = replace(diagnosis, context=context)
     others = bill_files(diagnosis.bill)
     if "junit" in also:
         others["findings.xml"] = render_junit(diagnosis.findings)

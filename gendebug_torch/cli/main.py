@@ -24,6 +24,8 @@ from gendebug_torch.errors import GendebugError, did_you_mean
 
 # Moment at which a command began, before its imports: its budget counts from here.
 BEGAN: ContextVar[float] = ContextVar("BEGAN")
+# What a command has warned of, which its report repeats.
+WARNED: ContextVar[list[str]] = ContextVar("WARNED")
 _PACKAGE = Path(gendebug_torch.__file__).parent
 
 
@@ -171,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plain_warnings(name: str) -> Iterator[None]:
     """What this package warns of as a sentence of the command, without the line of code."""
     with warnings.catch_warnings():
-        shown = warnings.showwarning
+        shown, warned = warnings.showwarning, list[str]()
+        WARNED.set(warned)
 
         def say(
             message: Warning | str,
@@ -183,6 +186,7 @@ def _plain_warnings(name: str) -> Iterator[None]:
         ) -> None:
             if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
                 print(f"gendebug {name}: {message}", file=sys.stderr)
+                warned.append(str(message))
             else:
                 shown(message, category, filename, lineno, file, line)
 

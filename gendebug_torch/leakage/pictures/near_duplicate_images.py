@@ -31,6 +31,8 @@ _LEAST_DISTANCE = 0.01
 # Share of the ratios of training pictures in the tail whose law is continued, and how many times
 # the limit of the others a ratio is that is taken for one of a copy within training.
 _TAIL, _FAR = 0.2, 1.5
+# Pairs that are drawn.
+_DRAWN = 8
 _CHUNK = 64
 _COMPONENTS = 64
 
@@ -93,15 +95,22 @@ def near_duplicate_images(
     theirs = None if embeddings is None else looks.components[1][rows]
     found, partners = looks.ratios(_unit(validation[rows.to(validation.device)]), theirs)
     score, at = (found / limits).max(0)
-    near = score > 1
+    near = (score > 1).cpu()
+    copies, originals = rows[near], partners.gather(0, at[None])[0].cpu()[near]
+    pairs = {"validation": (validation, copies), "training": (train, originals)}
     return NearDuplicates(
         IMAGES,
         1.0,
         score.double().cpu(),
-        rows[near.cpu()],
-        partners.gather(0, at[None])[0][near].cpu(),
+        copies,
+        originals,
         _CHANCE,
         different=(different / limits).amax(0).double().cpu(),
+        pictures={
+            name: keys[found[:_DRAWN].to(keys.device)].float().cpu()[:, None]
+            for name, (keys, found) in pairs.items()
+            if len(found)
+        },
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, NEUTRAL, REFERENCE, axes
+from gendebug_torch.modality.pictures.drawing import draw_rows
 from gendebug_torch.stats.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class NearDuplicates:
         expected: share of near duplicates expected without any copy.
         dimension: intrinsic dimension of the rows of numbers; NaN for texts and images.
         different: values of training images among themselves; None of others.
+        pictures: the first near duplicates among images, small and grey, `[p, 1, h, w]` each: those
+            of validation, and below them those of training.
     """
 
     kind: str
@@ -48,6 +52,7 @@ class NearDuplicates:
     expected: float = 0.0
     dimension: float = math.nan
     different: Tensor | None = None
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def share(self) -> float:
@@ -65,7 +70,13 @@ class NearDuplicates:
         return pd.DataFrame({"validation": self.rows.numpy(), "train": self.partners.numpy()})
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Distribution of the similarity, or of the ratio of distances, with the threshold."""
+        """Pairs of images, or the distribution of what is compared, with the threshold."""
+        title = f"{len(self.rows):,} near duplicates ({self.share:.1%} of {self.kind})"
+        if self.pictures:
+            ax = draw_rows(axes(ax, size=(7.5, 2.6)), self.pictures)
+            ax.set_title(title)
+            ax.set_xlabel("the first pairs, small and grey, in one contrast")
+            return ax
         ax = axes(ax)
         most = 2.0 if self.kind == IMAGES else 1.0
         grid, n = np.linspace(0.0, most, 41), len(self.values)
@@ -86,7 +97,7 @@ class NearDuplicates:
             else "distance to the nearest training row / to the sixth nearest"
         )
         ax.set_ylabel("share of rows per bin")
-        ax.set_title(f"{len(self.rows):,} near duplicates ({self.share:.1%} of {self.kind})")
+        ax.set_title(title)
         ax.legend(frameon=True)
         return ax
 

@@ -28,14 +28,16 @@ class Level:
 
     Args:
         column: name of the column.
-        label: name of the level, e.g. `3 to 7`.
+        label: name of the level, e.g. `above 3 to 7`.
+        is_interval: whether it is one of a quantity.
     """
 
     column: str
     label: str
+    is_interval: bool = False
 
     def __str__(self) -> str:
-        return f"{self.column} = {self.label}"
+        return f"{self.column} {'is' if self.is_interval else '='} {self.label}"
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,9 @@ class Binning:
             return tuple(Level(self.column, label) for label in (*shown, OTHER, MISSING))
         cuts = [self._text(edge) for edge in self.edges]
         inner = [f"above {low} to {high}" for low, high in pairwise(cuts)]
-        return tuple(
-            Level(self.column, label)
-            for label in (f"up to {cuts[0]}", *inner, f"above {cuts[-1]}", MISSING)
-        )
+        intervals = (f"up to {cuts[0]}", *inner, f"above {cuts[-1]}")
+        named = [Level(self.column, label, is_interval=True) for label in intervals]
+        return (*named, Level(self.column, MISSING))
 
     def codes(self, frame: pd.DataFrame) -> Tensor:
         """`[n]` int64 level of each row; all missing if the table lacks the column."""
