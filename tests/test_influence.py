@@ -14,6 +14,7 @@ from gendebug_torch.errors import InputError, UnsupportedError
 from gendebug_torch.influences.evidence.exceedance import exceedance
 from gendebug_torch.influences.influence import _SCORERS
 from gendebug_torch.influences.methods.answers import AnswerForm
+from gendebug_torch.influences.methods.method import half_weights, mean_of_nearest
 from gendebug_torch.labels import read_review
 from tests.contract.plants_influence import network, shifted, taught
 
@@ -298,3 +299,16 @@ def test_the_check_speaks_where_rows_are_named_and_proved():
     assert "labeler = s4" in finding.summary
     assert check.run(shifted(3))[0].severity is gd.Severity.OK
     assert network()(torch.zeros(1, 4)).shape == (1, 1)
+
+
+@pytest.mark.parametrize("queries", [1, 2, 7, 20, 200])
+def test_the_mean_of_the_nearest_of_each_half_is_that_of_a_sort(queries):
+    halves = half_weights(queries, 3, torch.device("cpu"))
+    draw = torch.Generator().manual_seed(queries)
+    similarities = torch.randn(queries, 50, generator=draw).relu()
+    by_sort = [
+        similarities[half > 0].sort(0, descending=True).values[:5].mean(0) for half in halves
+    ]
+    given = similarities.clone()
+    torch.testing.assert_close(mean_of_nearest(halves)(given), torch.stack(by_sort, 1))
+    assert torch.equal(given, similarities)

@@ -9,6 +9,8 @@ from gendebug_torch import Records, Schema, Severity, diagnose
 from gendebug_torch.checks.registry import all_checks
 from gendebug_torch.errors import InputError
 from gendebug_torch.slices import error_clusters
+from gendebug_torch.slices.clusters.k_means import _lloyd
+from tests.reference import slices as literal
 
 CHECK = {check.name: check for check in all_checks()}["slices.error_clusters"]
 
@@ -138,3 +140,15 @@ def test_errors_of_images_are_a_gallery_of_mistakes():
     assert float(gallery["fox → cat"].amin()) >= 0.5
     ax = found.evidence.plot()
     assert [tick.get_text() for tick in ax.get_yticklabels()] == list(gallery)
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_starts_that_move_together_end_where_each_would_alone(k):
+    generator = torch.Generator().manual_seed(k)
+    points = torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    # No point is nearest to the last center of the last start: it stays.
+    starts = torch.stack([points[:k], points[20 : 20 + k], points[40 : 40 + k]])
+    starts[-1, -1] += 100.0 * (k > 1)
+    alone = [literal.moved_centers(points.tolist(), start) for start in starts.tolist()]
+    expected = torch.tensor(alone, dtype=torch.float64)
+    torch.testing.assert_close(_lloyd(points, starts), expected)

@@ -62,3 +62,24 @@ def noncentral_tail(hits, events, before, after, ratio):
         for k in range(max(0, events - before), min(events, after) + 1)
     }
     return sum(w for k, w in weight.items() if k >= hits) / sum(weight.values())
+
+
+def moved_centers(points, centers, iterations=50):
+    """Centers of one start of k-means after Lloyd's iterations, all as lists of floats."""
+    members = None
+    for _ in range(iterations):
+        before, members = (
+            members,
+            [min(range(len(centers)), key=lambda i: math.dist(p, centers[i])) for p in points],
+        )
+        if members == before:
+            break
+        for i in range(len(centers)):
+            own = [p for p, member in zip(points, members, strict=True) if member == i]
+            if own:
+                centers = [
+                    *centers[:i],
+                    [sum(x) / len(own) for x in zip(*own, strict=True)],
+                    *centers[i + 1 :],
+                ]
+    return centers

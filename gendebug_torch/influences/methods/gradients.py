@@ -50,7 +50,7 @@ def gradient_scores(question: Question) -> Scorer:
     means = mean_of_nearest(question.halves)
 
     def score(inputs: Any, labels: Tensor) -> Tensor:
-        return means(_units(gradients(inputs, labels)) @ errors.T)
+        return means(errors @ _units(gradients(inputs, labels)).T)
 
     return score
 

@@ -37,7 +37,7 @@ def neighbour_scores(question: Question) -> Scorer:
 
     def score(inputs: Any, labels: Tensor) -> Tensor:
         vectors, _ = space(inputs)
-        near = form.agreement(labels, question.queries.answers).mul_(vectors @ errors.T)
+        near = form.agreement(question.queries.answers, labels).mul_(errors @ vectors.T)
         towards = means(near)
         against = torch.zeros_like(towards[:, :1])
         if len(right):

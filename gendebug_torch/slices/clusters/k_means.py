@@ -28,8 +28,9 @@ def fit_centers(sample: Tensor, max_clusters: int, generator: torch.Generator) -
     """
     best, centers = -math.inf, sample[:1]
     for k in range(1, min(max_clusters, len(sample)) + 1):
-        starts = [_lloyd(sample, k, generator) for _ in range(_STARTS if k > 1 else 1)]
-        closest = min(starts, key=lambda start: float(_distances(sample, start).amin(1).sum()))
+        starts = [_seeds(sample, k, generator) for _ in range(_STARTS if k > 1 else 1)]
+        ends = _lloyd(sample, torch.stack(starts))
+        closest = ends[int(_distances(sample, ends).amin(2).sum(1).argmin())]
         likelihood = _penalized_likelihood(sample, closest)
         if likelihood > best:
             best, centers = likelihood, closest
@@ -59,29 +60,45 @@ def _penalized_likelihood(sample: Tensor, centers: Tensor) -> float:
     return float(fit.sum()) - (k * (2 * d + 1) - 1) / 2 * math.log(n)
 
 
-def _lloyd(sample: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """`[k, d]` centers by Lloyd's iterations from k-means++ seeds; empty clusters stay in place."""
+def _seeds(sample: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """`[k, d]` points of the sample, drawn by k-means++."""
     centers = sample[torch.randint(len(sample), (1,), generator=generator)]
+    distance = _distances(sample, centers)[:, 0]
     for _ in range(k - 1):
-        distance = _distances(sample, centers).amin(1)
         # If all points coincide with centers, any one will do.
         weights = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
-        seed = torch.multinomial(weights, 1, generator=generator)
-        centers = torch.cat([centers, sample[seed]])
-    members = torch.full((len(sample),), -1)
+        seed = sample[torch.multinomial(weights, 1, generator=generator)]
+        centers = torch.cat([centers, seed])
+        distance = torch.minimum(distance, _distances(sample, seed)[:, 0])
+    return centers
+
+
+def _lloyd(sample: Tensor, centers: Tensor) -> Tensor:
+    """`[s, k, d]` centers by Lloyd's iterations from s starts; empty clusters stay in place.
+
+    A start that has converged stays where it is while others go on.
+    """
+    s, k, d = centers.shape
+    first = k * torch.arange(s)[:, None]
+    columns, points = sample.T.contiguous(), sample.expand(s, -1, -1).reshape(-1, d)
+    members = torch.full((s, len(sample)), -1)
     for _ in range(_ITERATIONS):
-        before, members = members, _distances(sample, centers).argmin(1)
+        # The square of a point is the same for all centers.
+        products = (centers.reshape(-1, d) @ columns).reshape(s, k, -1)
+        half_squares = centers.square().sum(2, keepdim=True) / 2
+        before, members = members, (half_squares - products).min(1).indices
         if torch.equal(before, members):
             break
-        count = torch.bincount(members, minlength=k)
-        sums = torch.zeros_like(centers).index_add_(0, members, sample)
-        mean = sums / count.clamp(min=1)[:, None]
-        centers = torch.where(count[:, None] > 0, mean, centers)
+        cell = (members + first).flatten()
+        count = torch.bincount(cell, minlength=s * k)[:, None]
+        sums = torch.zeros(s * k, d, dtype=sample.dtype).index_add_(0, cell, points)
+        centers = torch.where(count > 0, sums / count, centers.reshape(-1, d)).reshape(s, k, d)
     return centers
 
 
 def _distances(points: Tensor, centers: Tensor) -> Tensor:
-    """`[n, k]` squared Euclidean distances."""
+    """`[..., n, k]` squared Euclidean distances of `[n, d]` points to `[..., k, d]` centers."""
+    squares = centers.square().sum(-1)[..., None, :]
     return (
-        points.square().sum(1, keepdim=True) - 2 * points @ centers.T + centers.square().sum(1)
+        points.square().sum(1, keepdim=True) - 2 * points @ centers.transpose(-1, -2) + squares
     ).clamp(min=0.0)
