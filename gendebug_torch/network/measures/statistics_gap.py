@@ -88,7 +88,7 @@ def _copies(tensors: list[Tensor]) -> list[Tensor]:
     """Copies of vectors; of those of one kind and device as views of one."""
     if len({(one.device, one.dtype) for one in tensors}) != 1:
         return [one.clone() for one in tensors]
-    return list(torch.cat(tensors).split([len(one) for one in tensors]))
+    return list(torch.split(torch.cat(tensors), [len(one) for one in tensors]))
 
 
 def _running(norm: _BatchNorm) -> tuple[Tensor, Tensor] | None:
