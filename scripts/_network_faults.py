@@ -130,6 +130,7 @@ class Training:
         clip: largest norm of the gradient.
         evaluate: whether it is evaluated without `eval()`, with it, or never.
         scheduler: steps the learning rate after each step.
+        scaler: gradient scaler of float16.
         on_step: change before a step, of the batch.
     """
 
@@ -144,6 +145,7 @@ class Training:
     clip: float | None = None
     evaluate: str = ""
     scheduler: Any = None
+    scaler: Any = None
     on_step: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] = field(
         default=lambda step, x, y: (x, y)
     )
@@ -156,10 +158,15 @@ def train(case: Training, record: Any, steps: int) -> None:
             x, y = case.on_step(step, *next(case.data))
             loss = case.loss(case.model(x), y)
             record.loss(loss, y)
-            (loss / case.divide).backward()
+            loss = loss / case.divide
+            (loss if case.scaler is None else case.scaler.scale(loss)).backward()
         if case.clip is not None:
             nn.utils.clip_grad_norm_(case.model.parameters(), case.clip)
-        case.optimizer.step()
+        if case.scaler is None:
+            case.optimizer.step()
+        else:
+            case.scaler.step(case.optimizer)
+            case.scaler.update()
         case.optimizer.zero_grad()
         if case.scheduler is not None:
             case.scheduler.step()
@@ -487,6 +494,68 @@ def updates_lost(name: str, seed: int) -> Training:
     )  # fmt: skip
 
 
+def steps_skipped(name: str, seed: int) -> Training:
+    """A gradient scaler that grows after each step."""
+    model = Autocast(network(name))
+    scaler = torch.amp.GradScaler("cpu", growth_interval=1)
+    return Training(
+        model, adam(model), batches(name, seed), kinds=("steps_skipped",), scaler=scaler
+    )  # fmt: skip
+
+
+def summed_loss(name: str, seed: int) -> Training:
+    """A loss that is summed over the rows."""
+    model = network(name)
+    return Training(
+        model, adam(model), batches(name, seed), kinds=("summed_loss",),
+        loss=lambda outputs, targets: cross_entropy(outputs, targets, reduction="sum"),
+    )  # fmt: skip
+
+
+def trained_in_evaluation_mode(name: str, seed: int) -> Training:
+    """A network that is left in evaluation mode."""
+    model = network(name, drop=0.2)
+    model.eval()
+    return Training(model, adam(model), batches(name, seed), kinds=("trained_in_evaluation_mode",))
+
+
+def single_rows(name: str, seed: int) -> Training:
+    """A BatchNorm that gets rows one by one."""
+    model = network(name, norm="batch")
+    if name == "transformer":
+        model.norm = OneByOne(16)  # type: ignore[assignment]
+    else:
+        model = nn.Sequential(*list(model)[:-1], OneByOne(model[-1].in_features), model[-1])  # type: ignore
+        for at, part in enumerate(model):
+            if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                model[at] = nn.Identity()
+    return Training(model, adam(model), batches(name, seed), kinds=("single_row_batch_norm",))
+
+
+class OneByOne(nn.Module):
+    """A BatchNorm over the positions of one row at a time."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows, each normalized by itself."""
+        rows = [self.norm(row.view(1, 1, self.width)) for row in x]
+        return torch.cat(rows).flatten(1)
+
+
+def no_update(name: str, seed: int) -> Training:
+    """A group of the optimizer whose learning rate is zero."""
+    model = network(name)
+    at, layer = middle(name, model)
+    own = list(layer.parameters())
+    rest = [p for p in model.parameters() if all(p is not one for one in own)]
+    optimizer = torch.optim.Adam([{"params": rest}, {"params": own, "lr": 0.0}], 2e-3)
+    return Training(model, optimizer, batches(name, seed), kinds=("no_update",), layers=(at,))
+
+
 def sorted_rows(name: str, seed: int) -> Training:
     """A table sorted by class that is not shuffled."""
     model = network(name)
@@ -503,7 +572,8 @@ FAULTS: dict[str, Callable[[str, int], Training]] = {
         detached, not_in_optimizer, unused, wrong_start, nan_in_forward, nan_in_input,
         shuffled_labels, always_clipped, not_averaged, repeated_batch, decay_dominates,
         schedule_ended, evaluated_in_training_mode, batch_norm_gap,
-        gradient_underflow, updates_lost, sorted_rows,
+        gradient_underflow, updates_lost, sorted_rows, steps_skipped, summed_loss,
+        trained_in_evaluation_mode, single_rows, no_update,
     )
 }  # fmt: skip
 

@@ -7,17 +7,22 @@ python scripts/bench_network.py --overhead
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
 from _network_faults import ARCHITECTURES, CLASSES, FAULTS, RECIPES, Training, train
+from scipy.stats import binom
 from torch import nn
 
 from gendebug_torch.checks.finding import Finding
 from gendebug_torch.network import watch
+from gendebug_torch.network.watch import Watch
 
 
 def judged(case: Training, steps: int) -> list[Finding]:
@@ -92,51 +97,103 @@ def recipes(first: int, seeds: int, steps: int) -> None:
     print(f"\nquiet {quiet_all}/{total} = {quiet_all / total:.1%}")
 
 
-class Silent:
-    """A record that keeps nothing."""
+def overhead(blocks: int = 30, steps: int = 20, every: int = 10) -> None:
+    """CPU time of a step watched over one that is not, in blocks of steps that take turns.
 
-    def loss(self, loss: torch.Tensor, targets: torch.Tensor) -> None:
-        """Leave the loss."""
+    Each variant trains a network of its own from the same weights. The ratio of a block is to the
+    mean of the plain blocks before and behind it; the interval of the median is that of the sign
+    test. All is within the first 64 samples, whose distance is the shortest.
+    """
+    print(f"| network | variant | ms per step | over plain (95 %), sampled every {every} |")
+    print("| --- | --- | --- | --- |")
+    for name, build in _wide().items():
+        with contextlib.ExitStack() as stack:
+            runs: dict[str, Callable[[int], None]] = {}
+            case = _case(build)
+            runs["plain"] = partial(_step, case, None)
+            case = _case(build)
+            record = stack.enter_context(watch(case.model, case.optimizer, every=every))
+            runs["gendebug_torch"] = partial(_step, case, record)
+            times: dict[str, list[float]] = {run: [] for run in runs}
+            for at in range(-1, blocks):
+                for run, step in runs.items():
+                    started = time.process_time()
+                    for turn in range(steps):
+                        step((at + 1) * steps + turn)
+                    if at >= 0:
+                        times[run].append(1000 * (time.process_time() - started) / steps)
+        plain = times.pop("plain")
+        print(f"| {name} | plain | {median(plain):.2f} | |")
+        for run, own in times.items():
+            around = [(a + b) / 2 for a, b in itertools.pairwise(plain)]
+            low, middle, high = _median([t / p for t, p in zip(own, around, strict=False)])
+            print(
+                f"| {name} | {run} | {median(own):.2f} | {middle:.3f} ({low:.3f} to {high:.3f}) |"
+            )
 
 
-def overhead(pairs: int = 12, steps: int = 40) -> None:
-    """Time of a step watched over one that is not, of steps of about 10 ms, pair by pair."""
-    generator = torch.Generator().manual_seed(0)
-    print("| network | ms per step | watched / plain |")
-    print("| --- | --- | --- |")
-    for name, (model, x) in _wide(generator).items():
-        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-        y = torch.randint(CLASSES, (len(x),), generator=generator)
-        case = Training(model, optimizer, itertools.repeat((x, y)))
-        train(case, Silent(), 5)
-        ratios, plain_times = [], []
-        for _ in range(pairs):
-            started = time.process_time()
-            train(case, Silent(), steps)
-            plain = time.process_time() - started
-            with watch(model, optimizer) as record:
-                train(case, record, 5)
-                started = time.process_time()
-                train(case, record, steps)
-                ratios.append((time.process_time() - started) / plain)
-            plain_times.append(1000 * plain / steps)
-        print(f"| {name} | {median(plain_times):.1f} | {median(ratios):.3f} |", flush=True)
+def _case(build: Callable[[], tuple[nn.Module, torch.Tensor]]) -> Training:
+    torch.manual_seed(0)
+    model, x = build()
+    y = torch.randint(CLASSES, (len(x),))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    return Training(model, optimizer, itertools.repeat((x, y)))
 
 
-def _wide(generator: torch.Generator) -> dict[str, tuple[nn.Module, torch.Tensor]]:
+def _step(case: Training, record: Watch | None, _: int) -> None:
+    """One step of a loop, as a person writes it."""
+    x, y = next(case.data)
+    loss = case.loss(case.model(x), y)
+    if record is not None:
+        record.loss(loss, y)
+    loss.backward()
+    case.optimizer.step()
+    case.optimizer.zero_grad()
+
+
+def _median(values: list[float]) -> tuple[float, float, float]:
+    """Median with its 95 % interval by the sign test."""
+    ordered, n = sorted(values), len(values)
+    skip = max(int(binom.ppf(0.025, n, 0.5)) - 1, 0)
+    return ordered[skip], median(ordered), ordered[n - 1 - skip]
+
+
+class Encoder(nn.Module):
+    """Two layers of a transformer between an embedding and a linear layer on the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(100, 64)
+        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
+        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(64, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.head(self.body(self.embed(x)).mean(1))
+
+
+def _wide() -> dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]]:
     """Networks whose steps take about 10 ms on one core, with a batch each."""
-    width = 512
+    return {
+        "MLP, 0.8 M parameters": _mlp,
+        "CNN, 4 convolutions": _cnn,
+        "transformer, 2 layers": lambda: (Encoder(), torch.randint(100, (16, 32))),
+    }
+
+
+def _mlp(width: int = 512) -> tuple[nn.Module, torch.Tensor]:
     layers: list[nn.Module] = [nn.Linear(64, width), nn.ReLU()]
     layers += [part for _ in range(3) for part in (nn.Linear(width, width), nn.ReLU())]
-    mlp = nn.Sequential(*layers, nn.Linear(width, CLASSES))
-    convolutions: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, CLASSES)), torch.randn(128, 64)
+
+
+def _cnn() -> tuple[nn.Module, torch.Tensor]:
+    parts: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
     for _ in range(3):
-        convolutions += [nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
-    cnn = nn.Sequential(*convolutions, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(256, CLASSES))
-    return {
-        "MLP, 0.8 M parameters": (mlp, torch.randn(128, 64, generator=generator)),
-        "CNN, 4 convolutions": (cnn, torch.randn(32, 1, 16, 16, generator=generator)),
-    }
+        parts += [nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    network = nn.Sequential(*parts, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(256, CLASSES))
+    return network, torch.randn(32, 1, 16, 16)
 
 
 def main() -> None:

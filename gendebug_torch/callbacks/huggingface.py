@@ -35,7 +35,8 @@ class TransformersMonitor:
     around it, or `close()`, removes the hooks then too and judges what was seen.
 
     Args:
-        every: optimizer steps from one sample to the next; the first five are all sampled.
+        every: steps between the first 64 samples; their distance doubles whenever the steps
+            double after that. The first five steps are all sampled.
 
     Attributes:
         findings: what the checks of `network` say after the training, worst first.
@@ -152,7 +153,8 @@ def transformers_monitor(*, every: int = 10) -> Any:
     """A callback for `transformers.Trainer(callbacks=[...])` that watches the network inside.
 
     Args:
-        every: optimizer steps from one sample to the next; the first five are all sampled.
+        every: steps between the first 64 samples; their distance doubles whenever the steps
+            double after that. The first five steps are all sampled.
 
     Returns:
         A `transformers.TrainerCallback` with `findings`, `network` and `table()`, as

@@ -31,7 +31,8 @@ class NetworkMonitor(Monitor):
     stands for the others. The inside of compiled modules is not seen.
 
     Args:
-        every: optimizer steps from one sample to the next; the first five are all sampled.
+        every: steps between the first 64 samples; their distance doubles whenever the steps
+            double after that. The first five steps are all sampled.
         read: reader of a step, (module, batch, outputs) -> (loss, targets); by default the loss
             that the step returned, and the second entry of the batch.
         log_name: prefix of logged names.

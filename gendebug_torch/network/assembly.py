@@ -14,9 +14,12 @@ from gendebug_torch.network.evidence import (
     NetworkEvidence,
     NonFinite,
     RunFacts,
+    first_since,
 )
-from gendebug_torch.network.module_hooks import FITS, named_layers
-from gendebug_torch.network.recorder import SHARES, STRIDE, NetworkRecorder
+from gendebug_torch.network.measures.finite_outputs import STRIDE
+from gendebug_torch.network.measures.loss_form import FITS
+from gendebug_torch.network.module_hooks import named_layers
+from gendebug_torch.network.recorder import SHARES, NetworkRecorder
 
 # Sampled steps in the second half from which a unit that was never active there is dead.
 _MIN_STEPS = 5
@@ -51,8 +54,7 @@ def _rows(recorder: NetworkRecorder) -> tuple[Tensor, Tensor, Tensor]:
     """Norms `[t, 3, p]`, measures of modules `[t, 6, m]` and series `[t, 7]` on the host."""
     p, m = len(recorder.parameters), len(recorder.hooks.modules)
     widths = [3 * p, len(SHARES) * m, len(SERIES) - 1]
-    rows = torch.stack(recorder.rows).cpu() if recorder.rows else torch.zeros(0, sum(widths))
-    norms, shares, series = torch.split(rows.double(), widths, dim=1)
+    norms, shares, series = torch.split(recorder.rows.dense(), widths, dim=1)
     return norms.view(-1, 3, p), shares.view(-1, len(SHARES), m), series
 
 
@@ -88,8 +90,9 @@ def _layer(
     }
     trainable = {name: p for name, p in own.items() if p.requires_grad}
     used = [groups[id(p)] for p in trainable.values() if id(p) in groups]
-    missing = tuple(name for name in trainable if name not in recorder.with_gradient)
-    share, since = _dead(recorder.hooks.last_active.get(position), step)
+    reached = {name for at, name in enumerate(recorder.parameters) if at in recorder.with_gradient}
+    missing = tuple(name for name in trainable if name not in reached)
+    share, since = _dead(recorder.hooks.activity.last_active(position), step)
     return Layer(
         name=name,
         kind=type(module).__name__,
@@ -107,7 +110,7 @@ def _layer(
 
 def _dead(last_active: Tensor | None, step: Tensor) -> tuple[float | None, int | None]:
     """Share of the units without a gradient in the second half, and since when."""
-    half = len(step) // 2
+    half = first_since(step, 0.5)
     if last_active is None or len(step) - half < _MIN_STEPS:
         return None, None
     last = last_active.cpu()
@@ -182,6 +185,8 @@ def _baselines(
     values = _joined(batches)
     if not values.is_floating_point() and values.dtype != torch.bool and outputs >= 2:
         counts = values[values >= 0].flatten().bincount(minlength=outputs).double()
+        # Of a contrastive loss the classes are the rows of a batch, not the units of a layer.
+        outputs = len(counts)
         if not bool(counts.any()):
             return math.log(outputs), None
         even = smoothing or 0.0

@@ -36,11 +36,12 @@ SERIES = (
     "cross_entropy",
     "label_smoothing",
     "input_sum",
-    "input_squares",
+    "input_norm",
     "learning_rate",
 )
 _DRAWN = 6
 _MIN_LOSSES = 8
+_MIN_SAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,23 @@ class RunFacts:
     rank_spread: float | None = None
     batches: int | None = None
     notes: tuple[str, ...] = ()
+
+
+def first_since(step: Tensor, share: float) -> int:
+    """Index of the first sampled step behind a share of the steps, and of the samples.
+
+    Later samples are further from each other. At least five are left if that many are behind this
+    share of the samples.
+
+    Args:
+        step: sampled steps, `[t]`.
+        share: share of the steps that is left out at the start.
+    """
+    samples = int(share * len(step))
+    if not len(step):
+        return 0
+    steps = int(torch.searchsorted(step, share * float(step[-1])))
+    return max(samples, min(steps, len(step) - _MIN_SAMPLES))
 
 
 @dataclass(frozen=True)
@@ -225,9 +243,9 @@ class NetworkEvidence:
 
         Args:
             values: a measure, `[t, l]`.
-            since: share of the sampled steps that is left out at the start.
+            since: share of the steps that is left out at the start.
         """
-        kept = values[int(since * len(self)) :]
+        kept = values[first_since(self.step, since) :]
         missing = values.new_full((1, values.shape[1]), torch.nan)
         return (kept if len(kept) else missing).nanmedian(0).values
 

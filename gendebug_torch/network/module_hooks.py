@@ -13,20 +13,24 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
-# Where an output of these lies, its derivative is below a twentieth of the largest: lowest and
-# highest value beyond which they are flat.
+from gendebug_torch.network.measures.finite_outputs import stacked
+from gendebug_torch.network.measures.loss_form import cross_entropy_form
+from gendebug_torch.network.measures.statistics_gap import RunningStatistics
+from gendebug_torch.network.measures.unit_activity import UnitActivity
+
+# Where an output of these is further from the first number than the second, its derivative is below
+# a twentieth of the largest.
 _FLAT: Mapping[type[nn.Module], tuple[float, float]] = {
-    nn.Tanh: (-0.975, 0.975),
-    nn.Softsign: (-0.8, 0.8),
-    nn.Sigmoid: (0.013, 0.987),
-    nn.Hardtanh: (-0.999999, 0.999999),
-    nn.Hardsigmoid: (1e-6, 0.999999),
+    nn.Tanh: (0.0, 0.975),
+    nn.Softsign: (0.0, 0.8),
+    nn.Sigmoid: (0.5, 0.487),
+    nn.Hardtanh: (0.0, 0.999999),
+    nn.Hardsigmoid: (0.5, 0.499999),
 }
 _FORM = ("loss_scale", "cross_entropy", "label_smoothing")
-# Squared correlation from which a gradient is that of a cross-entropy.
-FITS = 0.999
-# Rows by which the form of the loss is read, and passes in which it is.
-_FORM_ROWS, _FORMS = 1024, 16
+# Passes in which the form of the loss is read.
+_FORMS = 16
+_HALF = (torch.float16, torch.bfloat16)
 # These give finite outputs of finite inputs; a NaN on their way in shows in the layer behind.
 _FINITE = (
     *(nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softmax),
@@ -78,7 +82,7 @@ class ModuleHooks:
     """What the forward and the backward pass of a step show, kept on the device.
 
     A sum over the outputs is taken at every step, so that the first module with a NaN is known; the
-    rest only while `armed`.
+    rest only while `armed`. Modules that show nothing else have hooks in sampled steps alone.
 
     Args:
         modules: watched modules by name.
@@ -87,7 +91,7 @@ class ModuleHooks:
     Attributes:
         armed: whether the current step is sampled.
         cells: measures of the sampled step, by measure and position of the module.
-        last_active: last step at which each unit of a module had a gradient, `[u]`.
+        activity: when each unit of a layer last had a gradient.
         order: positions of the modules in the order of their first call.
         calls: calls of Dropout and BatchNorm by (with gradients, in training mode).
         silent: whether these are the hooks of a copy of the network.
@@ -98,9 +102,9 @@ class ModuleHooks:
 
     def __init__(self, modules: list[tuple[str, nn.Module]], blind: list[str]) -> None:
         self.modules, self._blind = modules, set(blind)
-        self.armed, self.step, self.silent = True, 1, False
+        self.armed, self.step, self.silent = False, 1, False
         self.cells: Cells = {}
-        self.last_active: dict[int, Tensor] = {}
+        self.activity = UnitActivity()
         self.order: dict[int, int] = {}
         self.calls = {(grad, mode): 0 for grad in (True, False) for mode in (True, False)}
         self.single = [0, 0]
@@ -109,9 +113,16 @@ class ModuleHooks:
         self.positions: list[int] = []
         self._last_layer: tuple[int, Tensor] | None = None
         self._forms = 0
-        # Running mean and variance of each BatchNorm before its next call.
-        self._statistics: dict[int, tuple[Tensor, Tensor]] = {}
+        self._flat = [_flat(module) for _, module in modules]
+        self._finite = [isinstance(module, _FINITE) for _, module in modules]
+        self._modal = [isinstance(module, (_BatchNorm, _DropoutNd)) for _, module in modules]
+        # What these show, they show in sampled steps alone.
+        self._quiet = [a and not b for a, b in zip(self._finite, self._modal, strict=True)]
+        self._owns = [owns_parameters(module) for _, module in modules]
+        norms = [(at, norm) for at, (_, norm) in enumerate(modules) if isinstance(norm, _BatchNorm)]
+        self._statistics = RunningStatistics(norms)
         self._handles: list[RemovableHandle] = []
+        self._sampled: list[RemovableHandle] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModuleHooks:
         """What a copy of the network gets: its hooks record nothing."""
@@ -120,20 +131,29 @@ class ModuleHooks:
         return copy
 
     def attach(self) -> None:
-        """Register the hooks."""
+        """Register the hooks of every step."""
         for position, (name, module) in enumerate(self.modules):
-            if name not in self._blind:
+            if name not in self._blind and not self._quiet[position]:
                 hook = partial(self._forward, position)
                 self._handles.append(module.register_forward_hook(hook))
-                if any(True for _ in module.children()):
-                    entered = partial(self._entered, position)
-                    self._handles.append(module.register_forward_pre_hook(entered))
+
+    def _attach_sampled(self) -> None:
+        """Register the hooks of sampled steps."""
+        for position, (name, module) in enumerate(self.modules):
+            if name in self._blind:
+                continue
+            if self._quiet[position]:
+                hook = partial(self._forward, position)
+                self._sampled.append(module.register_forward_hook(hook))
+            if any(True for _ in module.children()):
+                entered = partial(self._entered, position)
+                self._sampled.append(module.register_forward_pre_hook(entered))
 
     def detach(self) -> None:
         """Remove the hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        remove(self._sampled)
+        remove(self._handles)
+        self.armed = False
 
     def begin_step(self, step: int, armed: bool) -> None:
         """Forget the step before.
@@ -142,45 +162,66 @@ class ModuleHooks:
             step: optimizer step that begins.
             armed: whether it is sampled.
         """
-        self.step, self.armed = step, armed
-        self.cells, self.sums, self.positions, self._last_layer = {}, [], [], None
-        norms = enumerate(self.modules) if armed else ()
-        self._statistics = {
-            position: _running(module)
-            for position, (_, module) in norms
-            if isinstance(module, _BatchNorm) and module.running_mean is not None
-        }
+        if self.armed:
+            # Where the optimizer steps between a forward pass and its backward pass, as that of a
+            # discriminator does, gradients come behind the sampled step: the next one has them.
+            self.cells = {}
+        self.step, self.sums, self.positions, self._last_layer = step, [], [], None
+        if armed != self.armed:
+            self.armed = armed
+            self._attach_sampled() if armed else remove(self._sampled)
+        self._statistics.begin() if armed else self._statistics.drop()
+
+    def close_step(self) -> list[tuple[list[tuple[str, int]], Tensor]]:
+        """Measures of a sampled step: names and positions, and a Tensor of their values."""
+        found = []
+        for name, (positions, values) in (
+            ("inactive_share", self.activity.close(self.step)),
+            ("statistics_gap", self._statistics.close()),
+        ):
+            if values is not None:
+                found.append(([(name, position) for position in positions], values))
+        if self.cells:
+            found.append((list(self.cells), stacked(list(self.cells.values()))))
+        return found
 
     def _entered(self, position: int, *_: Any) -> None:
         """Place a module with parts before them in the order of the calls."""
-        if self.silent:
-            return
-        self.order.setdefault(position, len(self.order))
+        if not self.silent:
+            self.order.setdefault(position, len(self.order))
 
     def _forward(self, position: int, module: nn.Module, inputs: Any, output: Any) -> None:
         if self.silent:
             return
-        self.order.setdefault(position, len(self.order))
-        grad = torch.is_grad_enabled()
-        if isinstance(module, (_BatchNorm, _DropoutNd)):
-            self.calls[grad, module.training] += 1
-        tensor = output if isinstance(output, Tensor) else first_tensor(output)
+        if position not in self.order:
+            self.order[position] = len(self.order)
+        grad, modal = torch.is_grad_enabled(), self._modal[position]
+        tensor = output if type(output) is Tensor else first_tensor(output)
+        if modal and tensor is not None:
+            self._count(position, module, grad, tensor.requires_grad)
         if not grad or tensor is None or not tensor.is_floating_point():
-            if position in self._statistics:
-                self._statistics[position] = _running(module)
             return
-        norm = isinstance(module, _BatchNorm)
-        entry = first_tensor(inputs) if norm or not self.sums else None
+        entry = first_tensor(inputs) if modal or not self.sums else None
         if not self.sums and entry is not None:
             self._first_input(entry)
-        if not isinstance(module, _FINITE):
+        if not self._finite[position]:
             self.sums.append(tensor.detach().sum(dtype=torch.float32))
             self.positions.append(position)
-        if norm and module.training and entry is not None:
+        elif modal and module.training and entry is not None and isinstance(module, _BatchNorm):
             self.single[0] += len(entry) == 1
             self.single[1] += 1
         if self.armed:
-            self._measure(position, module, entry, tensor)
+            self._measure(position, module, tensor)
+
+    def _count(self, position: int, module: nn.Module, grad: bool, trains: bool) -> None:
+        """Count a call of Dropout or BatchNorm; in a frozen part of a training no mode is wrong."""
+        norm = isinstance(module, _BatchNorm)
+        weight = module._parameters.get("weight") if norm else None
+        if not grad or (trains and (weight is None or weight.requires_grad)):
+            self.calls[grad, module.training] += 1
+        if norm and self.armed and module.training:
+            calls = self._statistics.calls
+            calls[position] = calls.get(position, 0) + 1
 
     def _first_input(self, entry: Tensor) -> None:
         self.rows = len(entry) if entry.ndim else 1
@@ -189,22 +230,18 @@ class ModuleHooks:
         self.positions.append(-1)
         if self.armed:
             self.cells["input_sum", -1] = self.sums[-1]
-            self.cells["input_squares", -1] = values.float().square().sum()
+            self.cells["input_norm", -1] = _norm(
+                values if values.is_floating_point() else values.float()
+            )
 
-    def _measure(
-        self, position: int, module: nn.Module, entry: Tensor | None, output: Tensor
-    ) -> None:
-        for kind, (low, high) in _FLAT.items():
-            if isinstance(module, kind):
-                flat = (output.detach() < low) | (output.detach() > high)
-                self.cells["saturated_share", position] = flat.float().mean()
-        known = position in self._statistics
-        if known and isinstance(module, _BatchNorm) and module.training and entry is not None:
-            gap = statistics_gap(module, entry.detach(), self._statistics[position])
-            if gap is not None:
-                self.cells["statistics_gap", position] = gap
-            self._statistics[position] = _running(module)
-        if output.requires_grad and owns_parameters(module):
+    def _measure(self, position: int, module: nn.Module, output: Tensor) -> None:
+        flat = self._flat[position]
+        if flat is not None:
+            # Comparisons of large Tensors are several times slower than these on a CPU.
+            distance = output.detach() - flat[0] if flat[0] else output.detach()
+            sign = distance.abs().sub_(flat[1]).sign_()
+            self.cells["saturated_share", position] = 0.5 + 0.5 * sign.mean(dtype=torch.float32)
+        if output.requires_grad and self._owns[position]:
             if isinstance(module, (nn.Linear, _ConvNd)):
                 self._last_layer = position, output.detach()
                 self.outputs = output.shape[_unit_axis(module, output)]
@@ -212,24 +249,17 @@ class ModuleHooks:
             output.register_hook(hook)  # type: ignore[no-untyped-call]
 
     def _backward(self, position: int, module: nn.Module, gradient: Tensor) -> None:
-        gradient = gradient.detach()
+        gradient = gradient.detach() if gradient.requires_grad else gradient
         if not gradient.numel():
             return
-        wide = torch.promote_types(gradient.dtype, torch.float32)
-        self.cells["signal_norm", position] = torch.linalg.vector_norm(gradient, dtype=wide)
+        self.cells["signal_norm", position] = _norm(gradient)
         if gradient.dtype is torch.float16:
             largest, cell = gradient.abs().amax().float(), ("half_gradient", position)
             self.cells[cell] = largest.maximum(self.cells.get(cell, largest))
-        if not isinstance(module, (nn.Linear, _ConvNd)):
-            return
-        axis = _unit_axis(module, gradient)
-        others = [at for at in range(gradient.ndim) if at != axis]
-        active = (gradient.abs().amax(others) if others else gradient) != 0
-        if position not in self.last_active:
-            self.last_active[position] = torch.zeros_like(active, dtype=torch.int64)
-        self.last_active[position].masked_fill_(active, self.step)
-        self.cells["inactive_share", position] = 1 - active.float().mean()
-        self._read_form(position, gradient, axis)
+        if isinstance(module, (nn.Linear, _ConvNd)):
+            axis = _unit_axis(module, gradient)
+            self.activity.add(position, gradient, axis)
+            self._read_form(position, gradient, axis)
 
     def _read_form(self, position: int, gradient: Tensor, axis: int) -> None:
         """Read the form of the loss from the gradient of the last layer, in the first passes."""
@@ -239,6 +269,28 @@ class ModuleHooks:
         form = cross_entropy_form(self._last_layer[1], gradient, axis)
         for name, value in zip(_FORM, form, strict=True):
             self.cells[name, -1] = value
+
+
+def remove(handles: list[RemovableHandle]) -> None:
+    """Remove hooks, and empty the list.
+
+    Args:
+        handles: handles of the hooks.
+    """
+    for handle in handles:
+        handle.remove()
+    handles.clear()
+
+
+def _flat(module: nn.Module) -> tuple[float, float] | None:
+    return next((flat for kind, flat in _FLAT.items() if isinstance(module, kind)), None)
+
+
+def _norm(values: Tensor) -> Tensor:
+    """Norm of a Tensor, of half precision in float32."""
+    dtype = torch.float32 if values.dtype in _HALF else None
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=dtype)
+    return norm
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -251,93 +303,6 @@ def first_tensor(value: Any) -> Tensor | None:
     if not isinstance(parts, (tuple, list)) and not isinstance(value, Mapping):
         return None
     return next((found for part in parts if (found := first_tensor(part)) is not None), None)
-
-
-def cross_entropy_form(logits: Tensor, gradient: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Factor and label smoothing of a mean cross-entropy with this gradient, and how well it fits.
-
-    The gradient of `c` times the mean over n rows is `c / n (p - s / k)` over the classes that are
-    not the target, with smoothing s of k classes: a line in the probabilities. Where they are too
-    even for a line, s is taken to be 0.
-
-    Args:
-        logits: outputs of the last layer.
-        gradient: gradient of the loss by them.
-        axis: axis of the classes.
-
-    Returns:
-        `c`, the squared correlation (1 is exact) and `s`.
-    """
-    p, g = by_units(logits, axis), by_units(gradient, axis)
-    rows, k = (g != 0).any(1).sum(), p.shape[1]
-    p, g = p[:_FORM_ROWS].float().softmax(1), g[:_FORM_ROWS].float()
-    labeled = (g != 0).any(1, keepdim=True)
-    others = labeled.expand_as(g).scatter(1, g.argmin(1, keepdim=True), False)
-    p, g = p * others, g * others
-    slope, level, fit = _line(p, g, others)
-    straight = fit > FITS
-    even = (g * p).sum().square() / (g.square().sum() * p.square().sum()).clamp(min=1e-30)
-    scale = rows * torch.where(straight, slope, g.sum() / p.sum().clamp(min=1e-30))
-    smoothing = torch.where(straight, -k * level / slope, 0.0)
-    return scale, torch.where(straight, fit, even), smoothing
-
-
-def _line(x: Tensor, y: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Slope, level at 0 and squared correlation of a line through the kept cells."""
-    cells = kept.sum().clamp(min=1)
-    mean, level = x.sum() / cells, y.sum() / cells
-    spread, moved = (x - mean) * kept, (y - level) * kept
-    product, square = (spread * moved).sum(), spread.square().sum()
-    slope = product / square.clamp(min=1e-30)
-    fit = product.square() / (square * moved.square().sum()).clamp(min=1e-30)
-    return slope, level - slope * mean, fit
-
-
-def statistics_gap(
-    module: _BatchNorm, entry: Tensor, before: tuple[Tensor, Tensor]
-) -> Tensor | None:
-    """How far the running statistics of a BatchNorm are from those of a batch.
-
-    It is the mean over the channels of `|m - M| / S + |log(s / S)|` with the mean and standard
-    deviation of the batch (m, s) and the running ones (M, S); None where it keeps none. Those of
-    the batch follow from the running ones before and after it.
-
-    Args:
-        module: BatchNorm after its forward.
-        entry: its input, channels on axis 1.
-        before: running mean and variance before.
-    """
-    mean, variance = module.running_mean, module.running_var
-    if mean is None or variance is None or entry.numel() == entry.shape[1]:
-        return None
-    if module.momentum:
-        own, spread = (
-            old + (new - old) / module.momentum
-            for old, new in zip(before, (mean, variance), strict=True)
-        )
-    else:
-        spread, own = torch.var_mean(entry.float(), [0, *range(2, entry.ndim)])
-    deviation = (variance + module.eps).sqrt()
-    shift = (own - mean).abs() / deviation
-    width = spread.clamp(min=0).sqrt() + module.eps**0.5
-    gap: Tensor = (shift + (width / deviation).log().abs()).mean()
-    return gap
-
-
-def _running(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Copies of the running mean and variance of a BatchNorm."""
-    mean, variance = module._buffers["running_mean"], module._buffers["running_var"]
-    return mean.clone(), variance.clone()  # type: ignore[union-attr]
-
-
-def by_units(values: Tensor, axis: int) -> Tensor:
-    """Values with the units of a layer as columns, `[n, u]`.
-
-    Args:
-        values: outputs of a layer or their gradient.
-        axis: axis of the units.
-    """
-    return values.movedim(axis, -1).reshape(-1, values.shape[axis])
 
 
 def _unit_axis(module: nn.Module, output: Tensor) -> int:

@@ -74,13 +74,14 @@ def watch(
     Args:
         model: network.
         optimizer: its optimizer; of several the first counts the steps.
-        every: steps from one sample to the next; the first five are all sampled.
+        every: steps between the first 64 samples; their distance doubles whenever the steps
+            double after that. The first five steps are all sampled.
 
     Raises:
         InputError: no parameters, no optimizer, or `every` below 1.
 
-    Cost: at each step a sum over each output; at a sampled one a copy of the parameters and a few
-    operations per layer.
+    Cost: at each step a sum over each output; at a sampled one a copy of the parameters, which
+    stays on a CPU, and a few operations per layer. For steps of 10 ms a few percent of the time.
 
     Example:
         >>> import torch

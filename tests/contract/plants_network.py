@@ -49,7 +49,7 @@ def sound(seed, **facts):
         "cross_entropy": torch.ones(t).double(),
         "label_smoothing": torch.zeros(t).double(),
         "input_sum": noise(t),
-        "input_squares": noise(t).square(),
+        "input_norm": noise(t).square(),
         "learning_rate": torch.full((t,), 0.1).double(),
     }
     dead = (0.1 * noise(layers).abs()).tolist()

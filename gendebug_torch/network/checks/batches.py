@@ -9,7 +9,7 @@ from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.network.checks._findings import fault, fine, unjudged
 from gendebug_torch.network.evidence import NetworkEvidence
-from gendebug_torch.network.module_hooks import FITS
+from gendebug_torch.network.measures.loss_form import FITS
 
 
 @check("network.batches", cause=Cause.TRAINING_FAULT, cost=lambda given: Cost(elements=1.0))
@@ -22,7 +22,7 @@ def batches_differ_and_are_averaged(
 ) -> Iterator[Finding]:
     """Steps see different batches whose order tells no targets, and gradients are averaged.
 
-    Batches with equal sums and sums of squares are taken for the same. The gradient of a mean
+    Batches with equal sums and norms are taken for the same. The gradient of a mean
     cross-entropy by the logits says by which factor it was multiplied; over m backward passes per
     step the factor is 1/m if they are averaged. The order tells the targets of the first batches if
     the batch, or the position in it, explains their variance.
@@ -49,8 +49,8 @@ def batches_differ_and_are_averaged(
 
 
 def _repeated(network: NetworkEvidence, max_repeated: float, small: int) -> Iterator[Finding]:
-    sums, squares = network.run("input_sum"), network.run("input_squares")
-    same = (sums.diff() == 0) & (squares.diff() == 0)
+    sums, norms = network.run("input_sum"), network.run("input_norm")
+    same = (sums.diff() == 0) & (norms.diff() == 0)
     known = sums.diff().isfinite()
     facts = network.facts
     if facts.batches == 1 or not bool(known.any()):

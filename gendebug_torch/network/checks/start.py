@@ -10,7 +10,7 @@ from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.network.checks._findings import fault, fine
 from gendebug_torch.network.evidence import NetworkEvidence
-from gendebug_torch.network.module_hooks import FITS
+from gendebug_torch.network.measures.loss_form import FITS
 
 
 @check("network.start", cause=Cause.TRAINING_FAULT, cost=lambda given: Cost(elements=1.0))
