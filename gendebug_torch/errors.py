@@ -92,7 +92,11 @@ class Deadline:
         return max(0.0, self.seconds - self.reserved - self.spent)
 
     def share(self, part: float) -> Deadline:
-        """The end of a part of the work: of the seconds that are left."""
+        """The end of a part of the work.
+
+        Args:
+            part: share of the seconds that are left, from 0 to 1.
+        """
         seconds = self.spent + part * self.left
         return Deadline(seconds, since=self.since, clock=self.clock)
 
