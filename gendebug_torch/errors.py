@@ -76,7 +76,7 @@ class Deadline:
         reserved: float = 0.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.clock = (lambda: time.monotonic()) if clock is None else clock
+        self.clock: Callable[[], float] = _now if clock is None else clock
         self.seconds = math.inf if seconds is None else seconds
         self.since = self.clock() if since is None else since
         self.reserved = reserved
@@ -113,6 +113,10 @@ class Deadline:
         """
         if self.left <= 0.0:
             raise OutOfTime("the time of this work is over")
+
+
+def _now() -> float:
+    return time.monotonic()
 
 
 # Default of a parameter `deadline`: the work may take as long as it takes.

@@ -85,7 +85,9 @@ MEASURED: Mapping[str, SizeCost] = MappingProxyType(
         "count_bins": SizeCost(fixed=8.72e04),
         "curves.residuals": SizeCost(rows=1.75e04, max_rows=10000),
         "labels.noise": SizeCost(rows=1.47e05, cells=622, scores=319, max_rows=10000),
-        "labels.validation_noise": SizeCost(rows=1.04e05, cells=303, scores=1.09e03, max_rows=5000),
+        "labels.validation_noise": SizeCost(
+            fixed=4.08e08, rows=1.22e04, cells=791, scores=1.09e03, max_rows=50000
+        ),
         "leakage.after_label": SizeCost(fixed=1.56e06, rows=4.22, scores=0.33),
         "leakage.columns": SizeCost(
             fixed=1.27e08, rows=2.17e03, cells=21.5, scores=49, max_rows=50000

@@ -72,7 +72,7 @@ def parity(
         diagnosis = gd.Diagnosis(tuple(parity_findings(found)), context)
         differences = found.differences().astype(str)
         tables = {"Every feature": found.table(), "First differences": differences}
-        extras = {"pictures": {"Parity": found}, "tables": tables}
+        extras: dict[str, Any] = {"pictures": {"Parity": found}, "tables": tables}
         return deliver(diagnosis, out, fail_on, also=also or (), **extras)
     _refuse_others("--served", **columns, key=key)
     name, answers, path = _given(**outputs)
