@@ -76,7 +76,7 @@ class Deadline:
         reserved: float = 0.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.clock: Callable[[], float] = clock or time.monotonic
+        self.clock: Callable[[], float] = _now if clock is None else clock
         self.seconds = math.inf if seconds is None else seconds
         self.since = self.clock() if since is None else since
         self.reserved = reserved
@@ -92,7 +92,11 @@ class Deadline:
         return max(0.0, self.seconds - self.reserved - self.spent)
 
     def share(self, part: float) -> Deadline:
-        """The end of a part of the work: of the seconds that are left."""
+        """The end of a part of the work.
+
+        Args:
+            part: share of the seconds that are left, from 0 to 1.
+        """
         seconds = self.spent + part * self.left
         return Deadline(seconds, since=self.since, clock=self.clock)
 
@@ -109,6 +113,10 @@ class Deadline:
         """
         if self.left <= 0.0:
             raise OutOfTime("the time of this work is over")
+
+
+def _now() -> float:
+    return time.monotonic()
 
 
 # Default of a parameter `deadline`: the work may take as long as it takes.

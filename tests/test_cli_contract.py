@@ -1,14 +1,18 @@
 """Exit codes and spelling of the command line: the contract with shells and CI servers."""
 
+import inspect
 import json
 import subprocess
 import sys
+from importlib import import_module
+from typing import get_type_hints
 
 import pytest
 
 from gendebug_torch.cli import main
 from gendebug_torch.cli.arguments import parsed_arguments, python_words
 from gendebug_torch.cli.main import COMMANDS
+from gendebug_torch.cli.signatures import signature_of
 from gendebug_torch.errors import UnsupportedError
 
 
@@ -134,12 +138,30 @@ def test_lists_are_written_as_people_write_them(words, values):
     assert rest == ["--fail_on", "never"]
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_signature_from_the_source_is_that_of_the_function(name):
+    command = COMMANDS[name]
+    module = f"gendebug_torch.cli.commands.{command.module}"
+    function = getattr(import_module(module), command.function)
+    found = signature_of(module, command.function)
+    assert found.__doc__ == function.__doc__
+    assert get_type_hints(found) == get_type_hints(function)
+    ours, theirs = (inspect.signature(one).parameters for one in (found, function))
+    assert ours == theirs
+
+
 def test_help_imports_no_torch():
     code = """
 import sys
 from gendebug_torch.cli import main
+from gendebug_torch.cli.main import COMMANDS
 main(["--help"]); main(["--version"])
-print(sorted({"torch", "pandas", "jsonargparse"} & set(sys.modules)))
+for name in COMMANDS:
+    try:
+        main([*name.split(), "--help"])
+    except SystemExit as stopped:
+        assert stopped.code == 0
+print(sorted({"torch", "pandas", "numpy", "scipy", "matplotlib"} & set(sys.modules)))
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.splitlines()[-1] == "[]"

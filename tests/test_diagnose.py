@@ -681,9 +681,10 @@ def test_a_diagnosis_leaves_what_is_reserved_to_the_report_and_pictures_end_with
 
 
 LONG = ("labels.noise", "labels.validation_noise", "shift.joint", "shift.estimated_accuracy")
+SLICES = ("slices.worst", "slices.collapse", "slices.error_clusters")
 
 
-@pytest.mark.parametrize("name", [*LONG, "slices.worst", "slices.collapse"])
+@pytest.mark.parametrize("name", [*LONG, *SLICES])
 def test_long_checks_end_with_their_time(name):
     given = quality_sweep.Cell("3 classes", 0.8, 300, 0.0).given()
     given["train"] = replace(given["validation"], name="train")

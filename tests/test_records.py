@@ -388,6 +388,13 @@ def test_label_columns_of_a_table(kind):
     assert torch.equal(Records.from_frame(pd.DataFrame({"y": column}), schema).targets, BINARY)
 
 
+def test_names_of_any_length_do_not_flood_a_message():
+    frame = pd.DataFrame({"label": [0, 1], **{f"column {i}": [0.0, 1.0] for i in range(5000)}})
+    with pytest.raises(InputError, match="missing") as refused:
+        Records.from_frame(frame, Schema(target="x" * 10**6))
+    assert len(str(refused.value)) < 3000
+
+
 def test_missing_labels_mean_not_labeled():
     for targets in (
         torch.tensor([1.0, float("nan"), 0.0]),

@@ -1,11 +1,10 @@
 """The command line: each command's parser is made from the signature and docstring of a function.
 
-A command's module is imported when the command is called, so that help costs no import of torch.
+A command's module is imported when its words are right, so that help costs no import of torch.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import TextIO
 
 import gendebug_torch
 from gendebug_torch.cli.exit_codes import BAD_INPUT, BROKEN, CLEAN, INTERRUPTED
+from gendebug_torch.cli.signatures import first_line, signature_of
 from gendebug_torch.errors import GendebugError, did_you_mean
 
 # Moment at which a command began, before its imports: its budget counts from here.
@@ -197,15 +197,17 @@ def _plain_warnings(name: str) -> Iterator[None]:
 def _call(name: str, words: Sequence[str]) -> int:
     BEGAN.set(time.monotonic())
     command = COMMANDS[name]
-    module = import_module(f"gendebug_torch.cli.commands.{command.module}")
-    function: Callable[..., int] = getattr(module, command.function)
+    module = f"gendebug_torch.cli.commands.{command.module}"
     others = [f"gendebug {other}" for other in COMMANDS if other.startswith(f"{name} ")]
     also = f"See also {', '.join(others)}. " if others else ""
     example = f"Example: gendebug {name} {command.example}. " if command.example else ""
     from gendebug_torch.cli.arguments import parsed_arguments
 
     epilog = example + also + _EXIT_CODES
-    return function(**parsed_arguments(name, function, command.positional, words, epilog))
+    signature = signature_of(module, command.function)
+    arguments = parsed_arguments(name, signature, command.positional, words, epilog)
+    function: Callable[..., int] = getattr(import_module(module), command.function)
+    return function(**arguments)
 
 
 def _overview() -> str:
@@ -227,8 +229,4 @@ def _overview() -> str:
 
 
 def _first_line(command: Command) -> str:
-    source = (Path(__file__).parent / "commands" / f"{command.module}.py").read_text("utf-8")
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef) and node.name == command.function:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return ""
+    return first_line(f"gendebug_torch.cli.commands.{command.module}", command.function)

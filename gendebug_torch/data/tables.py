@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gendebug_torch.data.files import check_expansion
 from gendebug_torch.data.task import IGNORED
-from gendebug_torch.errors import reading, reject
+from gendebug_torch.errors import brief, reading, reject
 
 if TYPE_CHECKING:
     from gendebug_torch.data.records import Records
@@ -185,8 +185,8 @@ def split_frame(
     raw, frame = frame, standard_columns(frame, name)
     absent = _absent_columns(frame, schema, optional)
     if absent:
-        listed = ", ".join(f"{column!r} ({key})" for column, key in absent.items())
-        known = ", ".join(map(str, frame.columns))
+        listed = ", ".join(f"{brief(column)} ({key})" for column, key in absent.items())
+        known = ", ".join(map(str, frame.columns))[:2000]
         reject(
             "schema",
             f"columns that {name!r} has: {known}",

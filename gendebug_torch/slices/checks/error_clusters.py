@@ -17,6 +17,7 @@ from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.data.task import Task
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.modality.parts import main_of
 from gendebug_torch.slices.checks._slicing import class_outputs, row_losses
 from gendebug_torch.slices.clusters.error_clusters import ErrorClusters, error_clusters
@@ -54,6 +55,7 @@ def _elements(records: Any) -> float:
 def errors_are_spread(
     validation: Records,
     production: Records | None = None,
+    deadline: Deadline = NO_DEADLINE,
     *,
     clusters: int = 8,
     min_share: float = 0.25,
@@ -80,6 +82,7 @@ def errors_are_spread(
     Args:
         validation: labeled records with logits and numeric features.
         production: the same.
+        deadline: when to stop.
         clusters: most clusters of errors.
         min_share: smallest share of all errors in one cluster that matters.
         min_concentration: smallest ratio of its share of the errors to its share of the correct
@@ -92,10 +95,10 @@ def errors_are_spread(
         seed: seed of the halves and the clustering.
     """
     limits = _Limits(clusters, min_share, min_concentration, min_lift, alpha, min_gain, seed)
-    yield _side_finding(validation, limits, threshold)
+    yield _side_finding(validation, limits, threshold, deadline)
     if production is None or production.features is None or production.targets is None:
         return
-    after = _side_finding(production, limits, threshold)
+    after = _side_finding(production, limits, threshold, deadline)
     if after.severity.level > Severity.NOTE.level:
         numbers = {key: value for key, value in after.numbers.items() if key != LARGEST_SHARE}
         text = f"In {production.name}: {after.summary}"
@@ -126,7 +129,9 @@ class _Limits:
         return [int(i) for i in fails.nonzero()[:, 0]]
 
 
-def _side_finding(records: Records, limits: _Limits, threshold: float) -> Finding:
+def _side_finding(
+    records: Records, limits: _Limits, threshold: float, deadline: Deadline
+) -> Finding:
     """Whether the errors of one side cluster."""
     this = errors_are_spread
     names, described = numeric_features(records)
@@ -148,6 +153,7 @@ def _side_finding(records: Records, limits: _Limits, threshold: float) -> Findin
         described=words,
         clusters=limits.clusters,
         seed=limits.seed,
+        deadline=deadline,
     )
     for i in limits.failing(found):
         gain = _gain(losses, inputs, found.assignment == i, limits.seed)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
 from gendebug_torch.modality.pictures.drawing import draw_rows
 from gendebug_torch.slices.clusters.k_means import fit_centers, nearest_center
 from gendebug_torch.slices.search.result import caption, shortened
@@ -140,6 +140,7 @@ def error_clusters(
     described: Tensor | None = None,
     clusters: int = 8,
     seed: int = 0,
+    deadline: Deadline = NO_DEADLINE,
 ) -> ErrorClusters:
     """Clusters of the errors, and the number of correct rows in each region.
 
@@ -159,9 +160,11 @@ def error_clusters(
         described: columns by which clusters are described, `[n, p]` float; default the features.
         clusters: most clusters.
         seed: seed of the halves and the clustering.
+        deadline: when to stop.
 
     Raises:
         InputError: lengths differ, or there is no error or no correct row.
+        OutOfTime: the deadline passed.
 
     Example:
         >>> x = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
@@ -172,9 +175,10 @@ def error_clusters(
         True
     """
     wrong = _checked(features, error)
-    fitting, counting = _halves(wrong, seed)
+    halves = _halves(wrong, seed)
+    fitting, counting = halves
     scaled = _standardized(features.double().cpu(), fitting & ~wrong)
-    assignment, k = _assignment(scaled, wrong, fitting, counting, clusters, seed)
+    assignment, k = _assignment(scaled, wrong, halves, clusters, seed, deadline)
     errors, correct = (
         torch.bincount(assignment[rows & counting], minlength=k) for rows in (wrong, ~wrong)
     )
@@ -221,13 +225,19 @@ def _halves(wrong: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _assignment(
-    scaled: Tensor, wrong: Tensor, fitting: Tensor, counting: Tensor, clusters: int, seed: int
+    scaled: Tensor,
+    wrong: Tensor,
+    halves: tuple[Tensor, Tensor],
+    clusters: int,
+    seed: int,
+    deadline: Deadline,
 ) -> tuple[Tensor, int]:
     """`[n]` int64 cluster of each row, by number of errors, and the number of clusters."""
+    fitting, counting = halves
     errors = scaled[wrong & fitting]
     generator = torch.Generator().manual_seed(seed)
     sample = errors[torch.randperm(len(errors), generator=generator)[:_MAX_FIT_ERRORS]]
-    centers = fit_centers(sample, clusters, generator)
+    centers = fit_centers(sample, clusters, generator, deadline)
     k, nearest = len(centers), nearest_center(scaled, centers)
     counts = torch.bincount(nearest[wrong & counting], minlength=k)
     order = counts.argsort(descending=True, stable=True)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from gendebug_torch.errors import NO_DEADLINE, Deadline
+
 _STARTS = 4
 _ITERATIONS = 50
 _CHUNK = 2**16
@@ -15,7 +17,12 @@ _CHUNK = 2**16
 _MIN_VARIANCE = 0.25
 
 
-def fit_centers(sample: Tensor, max_clusters: int, generator: torch.Generator) -> Tensor:
+def fit_centers(
+    sample: Tensor,
+    max_clusters: int,
+    generator: torch.Generator,
+    deadline: Deadline = NO_DEADLINE,
+) -> Tensor:
     """`[k, d]` centers, with k from 1 to `max_clusters` of the best penalized likelihood.
 
     Source: k-means++ seeds (Arthur and Vassilvitskii, 2007, SODA); X-means (Pelleg and Moore,
@@ -25,9 +32,14 @@ def fit_centers(sample: Tensor, max_clusters: int, generator: torch.Generator) -
         sample: points, `[n, d]` float64, at least one.
         max_clusters: most clusters.
         generator: source of the starts.
+        deadline: when to stop.
+
+    Raises:
+        OutOfTime: the deadline passed.
     """
     best, centers = -math.inf, sample[:1]
     for k in range(1, min(max_clusters, len(sample)) + 1):
+        deadline.check()
         starts = [_seeds(sample, k, generator) for _ in range(_STARTS if k > 1 else 1)]
         ends = _lloyd(sample, torch.stack(starts))
         closest = ends[int(_distances(sample, ends).amin(2).sum(1).argmin())]
