@@ -157,6 +157,32 @@ def test_its_fate_in_production_makes_it_a_warning(rng, change):
     assert not alarms(quiet)
 
 
+@pytest.mark.parametrize("change", [never_written, constant])
+def test_a_column_that_others_tell_too_is_rather_lost_in_serving(rng, change):
+    frame = weak_leak(rng, 5000)
+    frame = frame.assign(calls_before=frame["calls"] + rng.normal(size=5000))
+    later = Records.from_frame(
+        change(frame[3000:].reset_index(drop=True)), Schema(target="y"), name="production"
+    )
+    (finding, _) = diagnose(
+        **records(frame[:3000]), production=later, only="leakage.columns"
+    ).findings
+    assert (finding.subject, finding.severity) == ("calls", Severity.WARN)
+    assert finding.cause is Cause.TRAIN_SERVE_SKEW
+    assert "serving does not deliver it, or it is recorded after the outcome" in finding.summary
+
+
+def test_a_target_that_all_columns_follow_less_is_no_shortcut(rng):
+    """Outcomes that have not arrived yet: two of three events of production are not known."""
+    frame = weak_leak(rng, 9000)
+    frame = frame.assign(calls_before=frame["calls"] + rng.normal(size=9000))
+    late = frame[3000:].reset_index(drop=True)
+    late["y"] = late["y"] * (rng.random(6000) < 1 / 3)
+    later = Records.from_frame(late, Schema(target="y"), name="production")
+    diagnosis = diagnose(**records(frame[:3000]), production=later, only="leakage.columns")
+    assert not alarms(diagnosis)
+
+
 def test_its_missing_values_make_it_a_warning(rng):
     frame = weak_leak(rng)
     hidden = (frame["y"] == 0) & (rng.random(3000) < 0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,6 +29,9 @@ _MIN_LATE = 0.01
 _MIN_SHARE, _MIN_CORRELATION, _ALPHA = 0.95, 0.3, 1e-6
 # Increase of the share of missing values, and part of the explained share that must remain.
 _MISSING_INCREASE, _REMAINING = 0.5, 0.5
+# Other columns with which a column's loss is compared, what they must explain together, and the
+# part of what they keep below which the loss is its own.
+_COMPARED, _MIN_OF_OTHERS, _OWN_LOSS = 20, 0.02, 0.7
 
 
 def is_property(column: str, records: Records) -> bool:
@@ -66,7 +70,7 @@ def accusation(
     name = candidate.column
     if signs := unavailability_signs(name, train, production):
         return f"It seems to be recorded after the outcome: {' and '.join(signs)}."
-    if lost := lost_relation(name, train, production):
+    if lost := lost_relation(name, train, production, found.order):
         return f"A model that relies on it fails: {lost}."
     assert train.features is not None
     assert train.targets is not None
@@ -93,9 +97,7 @@ def unavailability_signs(column: str, train: Records, production: Records | None
     if is_property(column, train):
         return []
     values = feature_table(train.features, [column])
-    signs = [_late(values, train), _missing(values, train)]
-    if production is not None and production.features is not None:
-        signs.append(_production(column, values, production))
+    signs = [_late(values, train), _missing(values, train), fate(column, train, production)]
     return [sign for sign in signs if sign]
 
 
@@ -116,9 +118,22 @@ def _missing(values: pd.DataFrame, train: Records) -> str:
     return f"its missing values correlate with the target ({r:+.2f})"
 
 
-def _production(column: str, values: pd.DataFrame, production: Records) -> str:
-    assert production.features is not None
-    after = feature_table(production.features, [column])
+def fate(column: str, train: Records, production: Records | None) -> str:
+    """That a column is no longer there in production, as a clause; empty if it is.
+
+    By itself that may as well be a fault of serving.
+
+    Args:
+        column: column name.
+        train: training records.
+        production: records of production or None.
+    """
+    if production is None or production.features is None or is_property(column, train):
+        return ""
+    assert train.features is not None
+    values, after = (
+        feature_table(side, [column]) for side in (train.features, production.features)
+    )
     if not after.shape[1]:
         return f"{production.name} does not have it"
     if len(after) < MIN_ROWS:
@@ -131,30 +146,45 @@ def _production(column: str, values: pd.DataFrame, production: Records) -> str:
     return ""
 
 
-def lost_relation(column: str, train: Records, production: Records | None) -> str:
+def lost_relation(
+    column: str, train: Records, production: Records | None, columns: Sequence[str]
+) -> str:
     """How much less a column explains in production, as a clause; empty if it explains as much.
 
-    A column that is there and no longer follows the target is a shortcut rather than a leak.
+    A column that is there and no longer follows the target is a shortcut rather than a leak. Where
+    the other columns lost as much, it is the target that is another one, or incomplete.
 
     Args:
         column: column name.
         train: labeled training records.
         production: records of production, with or without targets, or None.
+        columns: all columns, the strongest first.
     """
     labeled = None if production is None else production.labeled()
     if labeled is None or labeled.features is None or labeled.targets is None:
         return ""
     assert train.features is not None
     assert train.targets is not None
-    values, rows = (feature_table(part, [column]) for part in (train.features, labeled.features))
-    if not rows.shape[1] or unsuitable_targets(labeled.targets):
+    others = [name for name in columns if name != column][:_COMPARED]
+    values, rows = (
+        feature_table(part, [column, *others]) for part in (train.features, labeled.features)
+    )
+    if column not in rows or unsuitable_targets(labeled.targets):
         return ""
     codes = train.schema.categorical
     first = association(values, train.targets, categorical=codes)
     second = association(rows, labeled.targets, categorical=codes)
-    share, rest = float(first.strength[0]), float(second.strength[0])
-    before, after = (2 * float(f.explained_error[0].nan_to_num(0.0)) for f in (first, second))
-    if rest + after < _REMAINING * (share - before):
+    here, there = first.names.index(column), second.names.index(column)
+    share, rest = float(first.strength[here]), float(second.strength[there])
+    before = 2 * float(first.explained_error[here].nan_to_num(0.0))
+    after = 2 * float(second.explained_error[there].nan_to_num(0.0))
+    of_others = [
+        sum(float(f.strength[f.names.index(name)]) for name in others if name in f.names)
+        for f in (first, second)
+    ]
+    kept = 1.0 if of_others[0] < _MIN_OF_OTHERS else of_others[1] / of_others[0]
+    own = rest < _OWN_LOSS * min(kept, 1.0) * share
+    if own and rest + after < _REMAINING * (share - before):
         return f"it explains {rest:.0%} of the target in {labeled.name}, not {share:.0%}"
     return ""
 

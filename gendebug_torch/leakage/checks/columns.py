@@ -13,6 +13,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._availability import (
     NEARLY_ALL,
     accusation,
+    fate,
     is_property,
     lost_relation,
     unavailability_signs,
@@ -157,9 +158,14 @@ def _target_findings(
     sufficient = _sufficient(train, found, contexts[-1])
     for name in [name for name in sufficient if name not in reported][:limit]:
         signs = unavailability_signs(name, train, splits["production"])
-        lost = lost_relation(name, train, splits["production"])
+        lost = lost_relation(name, train, splits["production"], found.order)
         if signs or lost:
-            yield _sufficient_finding(name, signs, lost, found, contexts[-1])
+            # A column with the like of which others are known is rather lost in serving.
+            shares = dict(zip(found.names, found.overall.tolist(), strict=True))
+            own = shares.pop(name)
+            like = max(shares.values(), default=0.0) >= _FAR_BELOW * own
+            served = like and signs == [fate(name, train, splits["production"])]
+            yield _sufficient_finding(name, signs, lost, found, contexts[-1], served=served)
             reported.append(name)
     yield _summary(train, found, contexts[-1], reported, sufficient)
 
@@ -298,14 +304,35 @@ def _measures(found: Association, candidate: LeakCandidate) -> str:
 
 
 def _sufficient_finding(
-    name: str, signs: list[str], lost: str, found: Association, context: Context
+    name: str, signs: list[str], lost: str, found: Association, context: Context, *, served: bool
 ) -> Finding:
+    """A column of ordinary strength against which something speaks.
+
+    Args:
+        name: the column.
+        signs: what suggests that it is recorded after the outcome.
+        lost: how much less it explains in production.
+        found: association of the columns with the target.
+        context: what it is compared with.
+        served: whether all that suggests it is that production does not have it, while other
+            columns tell much of the same.
+    """
     share = float(found.overall[found.names.index(name)])
     text = (
         f"{name} alone predicts nearly as well as all columns{_strongest(found)} together "
         f"({share:.0%} of the target explained, {context.whole:.0%} with all)"
     )
-    if signs:
+    cause = Cause.TARGET_LEAKAGE if signs else Cause.SHORTCUT_FEATURE
+    if served:
+        cause = Cause.TRAIN_SERVE_SKEW
+        text += (
+            f", and {signs[0]}: serving does not deliver it, or it is recorded after the outcome."
+        )
+        remedy = (
+            f"Find out why serving does not deliver {name}, and when it is recorded. If that is "
+            "with or after the outcome, drop it and retrain; else correct serving."
+        )
+    elif signs:
         text += f". It seems to be recorded after the outcome: {' and '.join(signs)}."
         remedy = (
             f"Find out when {name} is recorded. If that is with or after the outcome, drop it and "
@@ -317,7 +344,7 @@ def _sufficient_finding(
     return no_column_predicts_the_target_alone.finding(
         Severity.WARN,
         text,
-        cause=Cause.TARGET_LEAKAGE if signs else Cause.SHORTCUT_FEATURE,
+        cause=cause,
         subject=name,
         numbers={"explained": share, "all_explained": context.whole, "signs": signs, "n": found.n},
         remedy=remedy,

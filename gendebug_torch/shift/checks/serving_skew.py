@@ -40,6 +40,8 @@ def inputs_are_computed_as_before(
     a logarithm, a large factor, renamed levels), or if the labels follow the original value;
     without a transform, if nothing else changed and labels do not follow the column. So is a column
     that relates to the others as another one did, with other codes, in reverse, or not at all.
+    Where no input changed, outputs that no longer follow the inputs as before are those of another
+    model, or of other inputs.
 
     Source: Sculley et al. (2015), NeurIPS 28, and Breck et al. (2017), IEEE Big Data, on
     training/serving skew; the test is ours: Kolmogorov-Smirnov distances after a transform, and
@@ -69,7 +71,10 @@ def inputs_are_computed_as_before(
     )
     for feature in skewed[:limit]:
         yield _skew_finding(feature, change_kinds)
-    if not skewed:
+    other_outputs = change_kinds.outputs is not None and change_kinds.outputs.changed
+    if other_outputs:
+        yield _output_finding(change_kinds)
+    if not skewed and not other_outputs:
         yield _no_skew_finding(change_kinds)
     reference = validation if validation is not None else train
     if (orders := _column_orders(production, reference)) is not None:
@@ -103,6 +108,28 @@ def _order_finding(orders: tuple[list[str], list[str]], change_kinds: ChangeKind
         )
     return inputs_are_computed_as_before.finding(
         severity, f"{text}.", numbers={"first": start}, remedy=remedy, evidence=change_kinds
+    )
+
+
+def _output_finding(change_kinds: ChangeKinds) -> Finding:
+    """Outputs that are not those of the model on such inputs, although no input changed."""
+    outputs = change_kinds.outputs
+    assert outputs is not None
+    return inputs_are_computed_as_before.finding(
+        Severity.FAIL,
+        "The outputs of production are not those that such inputs had in validation: a small "
+        f"network tells {outputs.before:.0%} of them from the inputs there, and "
+        f"{outputs.after:.0%} in production, although no input changed.",
+        subject="the output of the model",
+        numbers={"told_before": outputs.before, "told_after": outputs.after}
+        | {"rows": list(outputs.rows)},
+        remedy=(
+            "Run the validated model on some production rows and compare the outputs (pass the "
+            "model too: shift.served_outputs does it). Look for other weights or another version, "
+            "outputs that are stored beside other rows, and inputs that change on their way to the "
+            "model."
+        ),
+        evidence=change_kinds,
     )
 
 

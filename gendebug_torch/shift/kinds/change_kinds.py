@@ -26,8 +26,10 @@ from gendebug_torch.shift.kinds.label_model import (
 )
 from gendebug_torch.shift.kinds.localised_change import MAX_LOCALISED, Localisation
 from gendebug_torch.shift.kinds.model_outputs import (
+    OutputRelation,
     gives_quantities,
     labels_given_scores,
+    outputs_given_inputs,
     scores_follow,
     scores_shifted,
 )
@@ -75,6 +77,7 @@ class ChangeKinds:
         relation: labels given the score before and after, if both sides have both.
         kinds: what changed, best supported first; empty where nothing did.
         judged: number of columns that were compared.
+        outputs: outputs of the model given its inputs, where these did not change.
         labeled: whether production has labels.
         excluded: columns that were not compared, each with the reason.
     """
@@ -86,6 +89,7 @@ class ChangeKinds:
     judged: int
     labeled: bool
     excluded: Mapping[str, str] = field(default_factory=dict)
+    outputs: OutputRelation | None = None
 
     @property
     def verdict(self) -> Kind | Literal["none", "unknown"]:
@@ -162,7 +166,8 @@ def change_kinds(
        longer follow it.
     3. Covariate shift: what else shifted. All columns are tested together where none shifted alone.
     4. Threshold: no input shifted, but the scores did, so the model is another one; unless a column
-       counts on beyond the reference, which is covariate shift to a model that reads it.
+       counts on beyond the reference, which is covariate shift to a model that reads it. Where the
+       scores no longer follow the inputs as before, that is train/serve skew.
     5. Concept drift: labels given the score, or given the inputs, changed.
 
     Without labels, class shares are estimated from the scores, concept drift is not judged, and a
@@ -204,7 +209,12 @@ def change_kinds(
         features = _explained_shifts(columns, changed, before.targets, alpha, min_effect, deadline)
         features = _off_the_calendar(features, columns, before, after)
         features = relation_explanations(features, columns, deadline)
-    if changed is not None and not scores_follow(before, after, changed):
+    outputs = None
+    if columns is not None and not features:
+        deadline.check()
+        outputs = outputs_given_inputs(before, after, columns)
+    other_model = outputs is not None and outputs.changed
+    if changed is not None and (other_model or not scores_follow(before, after, changed)):
         changed = None
     if changed is not None and all(feature.kind == "label_shift" for feature in features):
         relation = None if labels is None else labels_given_scores(before, after, changed)
@@ -218,15 +228,18 @@ def change_kinds(
         block = permutation_block(before, after)
         where = Localisation(columns, followed, labels, block, drift, alpha, deadline)
         features = _localised(features, where)
+        outputs = None if features else outputs
         shifted = scores_shifted(before, after, alpha, min_effect)
         kind = _kind_of_scores(before, after, columns) if shifted else None
+        kind = "train_serve_skew" if other_model and not features else kind
         kinds = _kinds(features, where, kind)
     else:
         kinds = ("concept_drift",) if _relation_changed(relation, alpha) else ()
     judged = 0 if columns is None else len(columns.reference.columns)
     excluded = {} if columns is None else columns.excluded
     labeled = labels is not None
-    return ChangeKinds(tuple(features), classes, relation, kinds, judged, labeled, excluded)
+    found = tuple(features)
+    return ChangeKinds(found, classes, relation, kinds, judged, labeled, excluded, outputs)
 
 
 def _explained_shifts(

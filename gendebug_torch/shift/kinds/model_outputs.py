@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
+from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
 from gendebug_torch.shift.scores.outputs import (
     has_outputs,
@@ -20,7 +24,14 @@ from gendebug_torch.shift.scores.score_relation import (
 )
 from gendebug_torch.shift.transforms.distances import weighted_ks_distance
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
+from gendebug_torch.stats.probe_network import cross_fit, design
 
+# Rows of either side on which outputs are told from inputs, and columns up to which they are.
+_MOST_ROWS, _FEWEST_ROWS, _MOST_COLUMNS = 3000, 200, 300
+# Outputs that are looked at, those that vary most.
+_MOST_OUTPUTS = 10
+# Share of the outputs that inputs must tell in the reference, and loss of it that matters.
+_MIN_TOLD, _MIN_LOST = 0.6, 0.25
 # Level at which the scores do not fit a change of class shares.
 _MISFIT = 0.01
 
@@ -107,6 +118,83 @@ def scores_shifted(
         before, after = (_scores(side) for side in sides)
     test = ks_two_sample(before, after)
     return bool(((test.adjusted < alpha) & (test.statistic >= min_effect)).any())
+
+
+@dataclass(frozen=True)
+class OutputRelation:
+    """How much of the outputs of a model can be told from its inputs, on both sides.
+
+    Args:
+        before: squared correlation of the outputs with those of a small network that was fitted to
+            other rows of the reference.
+        after: the same in production, of the network that was fitted to the reference.
+        rows: rows of either side.
+    """
+
+    before: float
+    after: float
+    rows: tuple[int, int]
+
+    @property
+    def changed(self) -> bool:
+        """Whether outputs are not those that such inputs had before."""
+        return self.before >= _MIN_TOLD and self.before - self.after >= _MIN_LOST
+
+
+def outputs_given_inputs(
+    reference: Records, production: Records, columns: SharedTables
+) -> OutputRelation | None:
+    """Whether outputs follow the inputs as before, whatever they are scaled with or shifted by.
+
+    Where the inputs are as before, only another model, or inputs that are changed on the way to it,
+    can change that. None without outputs, with fewer than 200 rows or more than 300 columns.
+
+    Args:
+        reference: records with logits where known.
+        production: the same.
+        columns: their inputs.
+
+    Cost: two `cross_fit` of 3,000 rows a side.
+    """
+    sides = reference.logits, production.logits
+    width = columns.reference.shape[1]
+    few = min(len(reference), len(production)) < _FEWEST_ROWS
+    if sides[0] is None or sides[1] is None or few or not 0 < width <= _MOST_COLUMNS:
+        return None
+    outputs = [_outputs(side) for side in (sides[0], sides[1])]
+    if outputs[0].shape[1] != outputs[1].shape[1]:
+        return None
+    chosen = outputs[0].std(0).argsort(descending=True)[:_MOST_OUTPUTS]
+    rows = [
+        torch.arange(min(len(one), _MOST_ROWS)) * len(one) // min(len(one), _MOST_ROWS)
+        for one in outputs
+    ]
+    first, second = (one[row][:, chosen] for one, row in zip(outputs, rows, strict=True))
+    tables = (
+        side.iloc[row.numpy()]
+        for side, row in zip((columns.reference, columns.production), rows, strict=True)
+    )
+    values = design(*tables, categorical=columns.categorical).values
+    n = len(first)
+    usual = cross_fit(values[:n], first).scores
+    fold = (torch.arange(len(values)) < n).long()
+    live = cross_fit(values, torch.cat([first, second]), folds=fold).scores[n:]
+    before, after = (_told(*pair) for pair in ((usual, first), (live, second)))
+    return OutputRelation(before, after, (n, len(second)))
+
+
+def _outputs(logits: Tensor) -> Tensor:
+    """Outputs as columns without what they have in common, `[n, k]` float64 on the host."""
+    z = logits.double().cpu().reshape(len(logits), -1).clamp(-1e6, 1e6)
+    return z if z.shape[1] == 1 else z - z.mean(1, keepdim=True)
+
+
+def _told(scores: Tensor, outputs: Tensor) -> float:
+    """Squared correlation, the mean over the outputs weighted by their variance."""
+    scores, outputs = scores - scores.mean(0), outputs - outputs.mean(0)
+    power = outputs.square().sum(0)
+    squared = (scores * outputs).sum(0).square() / (scores.square().sum(0) * power).clamp(min=1e-30)
+    return float((squared * power).sum() / power.sum().clamp(min=1e-30))
 
 
 def gives_quantities(reference: Records, production: Records) -> bool:
