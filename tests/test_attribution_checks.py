@@ -243,7 +243,11 @@ def test_records_on_a_device_are_judged_as_on_the_host(check):
 @pytest.mark.parametrize(
     ("features", "targets", "reason"),
     [
-        (torch.zeros(60, 1, 4, 4), torch.zeros(60, dtype=torch.int64), "shape [60, 1, 4, 4]"),
+        (
+            torch.zeros(60, 1, 4, 4),
+            torch.zeros(60, dtype=torch.int64),
+            "a row of validation has shape [1, 4, 4]",
+        ),
         (torch.zeros(20, 4), torch.zeros(20, dtype=torch.int64), "has 20 rows, fewer than 50"),
     ],
 )

@@ -95,7 +95,8 @@ def test_after_a_failure_the_hooks_are_gone_and_what_was_seen_is_judged():
 def test_a_resumed_run_counts_on_and_its_start_is_not_that_of_the_network():
     state = SimpleNamespace(global_step=700, log_history=[])
     monitor = trained(TransformersMonitor(every=5), Classifier(), state=state)
-    assert (int(monitor.network.step[0]), monitor.network.steps) == (705, 730)
+    # Beyond 64 samples of 5 steps their distance has doubled twice.
+    assert (int(monitor.network.step[0]), monitor.network.steps) == (720, 720)
     assert monitor.network.facts.start_loss is None
     assert not [f for f in monitor.findings if f.severity.level >= Severity.WARN.level]
 

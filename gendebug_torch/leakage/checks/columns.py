@@ -13,10 +13,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._availability import (
     NEARLY_ALL,
     accusation,
-    fate,
     is_property,
-    lost_relation,
-    unavailability_signs,
 )
 from gendebug_torch.leakage.checks._candidates import (
     SCREEN,
@@ -35,23 +32,26 @@ from gendebug_torch.leakage.checks._comparison import (
     column_contexts,
 )
 from gendebug_torch.leakage.checks._costs import screen_cost
+from gendebug_torch.leakage.checks._sufficient import (
+    SUFFICIENT,
+    of_the_strongest,
+    sufficient_columns,
+    sufficient_findings,
+)
 from gendebug_torch.leakage.checks._targets import by_target
 from gendebug_torch.leakage.columns.association import Association, unsuitable_targets
-from gendebug_torch.leakage.columns.column_ablation import MAX_COLUMNS, ColumnAblation, Performance
+from gendebug_torch.leakage.columns.column_ablation import ColumnAblation, Performance
 from gendebug_torch.model.evaluation import Model
 
 _FAIL_EXPLAINED, _FAIL_AUC = 0.9, 0.975
-# If the other columns explain this part of what the column explains, it is no leak; if the column
-# explains this part of what all columns explain, a model needs little besides it; and if the others
-# explain less than this part, a leak is a failure.
-_COMPARABLE, _SUFFICIENT, _FAR_BELOW = 2 / 3, 0.9, 1 / 4
+# If the other columns explain this part of what the column explains, it is no leak; if they explain
+# less than the second part, a leak is a failure.
+_COMPARABLE, _FAR_BELOW = 2 / 3, 1 / 4
 # Share of several classes, and of a quantity, that honest predictors often explain.
 _MIN_LEAK, _MIN_LEAK_OF_QUANTITY = 0.75, 0.85
 # The others predict as well if they rank this part as well (`2 AUC - 1`), and a model can do
 # without a column if it keeps this part of its performance on rows that it was not fitted on.
 _AS_WELL, _KEPT = 0.95, 0.8
-# Explained share, or 2 AUC - 1, that a model must reach before a column is compared with it.
-_MIN_SKILL = 0.1
 
 
 @check(
@@ -155,18 +155,13 @@ def _target_findings(
         if alone or _is_missed(ablation):
             yield _candidate_finding(found, candidate, context, ablation, reason)
             reported += columns
-    sufficient = _sufficient(train, found, contexts[-1])
-    for name in [name for name in sufficient if name not in reported][:limit]:
-        signs = unavailability_signs(name, train, splits["production"])
-        lost = lost_relation(name, train, splits["production"], found.order)
-        if signs or lost:
-            # A column with the like of which others are known is rather lost in serving.
-            shares = dict(zip(found.names, found.overall.tolist(), strict=True))
-            own = shares.pop(name)
-            like = max(shares.values(), default=0.0) >= _FAR_BELOW * own
-            served = like and signs == [fate(name, train, splits["production"])]
-            yield _sufficient_finding(name, signs, lost, found, contexts[-1], served=served)
-            reported.append(name)
+    sufficient = sufficient_columns(train, found, contexts[-1])
+    left = [name for name in sufficient if name not in reported][:limit]
+    for finding in sufficient_findings(
+        this, left, train, splits["production"], found, contexts[-1]
+    ):
+        yield finding
+        reported.append(finding.subject)
     yield _summary(train, found, contexts[-1], reported, sufficient)
 
 
@@ -194,7 +189,7 @@ def _is_leak(classes: int, candidate: LeakCandidate, context: Context) -> bool:
         # the class is one of many.
         return context.others.explained < _KEPT * context.everything.explained
     # A strong column among others that add to it is an honest predictor.
-    limit = min(_FAIL_EXPLAINED, _SUFFICIENT * context.whole)
+    limit = min(_FAIL_EXPLAINED, SUFFICIENT * context.whole)
     comparable = context.others.explained >= _COMPARABLE * candidate.overall
     # NaN where there is no AUC.
     as_well = 2 * context.others.auc - 1 >= _AS_WELL * (2 * candidate.auc - 1)
@@ -213,28 +208,8 @@ def _is_missed(ablation: ColumnAblation) -> bool:
 
 def _is_shortcut(candidate: LeakCandidate, context: Context) -> bool:
     """Whether a model needs little besides the column."""
-    sufficient = candidate.overall >= _SUFFICIENT * context.everything.explained
+    sufficient = candidate.overall >= SUFFICIENT * context.everything.explained
     return sufficient and not _by_ranking(candidate, context)
-
-
-def _sufficient(train: Records, found: Association, context: Context) -> list[str]:
-    """Columns that alone predict nearly as well as all together, the strongest first.
-
-    By the explained share, or by `2 AUC - 1` where there is an AUC, as for rare classes.
-    """
-    areas = [p.auc for p in (context.everything, context.model) if p and math.isfinite(p.auc)]
-    limits = context.whole, 2 * max(areas, default=0.5) - 1
-    skills = found.overall, 2 * found.auc.nan_to_num(0.5) - 1
-    certain = (
-        found.overall - 2 * found.explained_error.nan_to_num(0.0),
-        2 * found.interval("auc")[0].nan_to_num(0.5) - 1,
-    )
-    enough = [
-        (skill >= _SUFFICIENT * limit) & (low >= _MIN_SKILL / 2) & (limit >= _MIN_SKILL)
-        for skill, low, limit in zip(skills, certain, limits, strict=True)
-    ]
-    names = {name for i, name in enumerate(found.names) if enough[0][i] or enough[1][i]}
-    return [name for name in found.order if name in names - set(train.schema.causal)]
 
 
 def _by_ranking(candidate: LeakCandidate, context: Context) -> bool:
@@ -266,8 +241,8 @@ def _candidate_finding(
     area = f" (AUC {others.auc:.3f})" if math.isfinite(others.auc) else ""
     whole = f", the whole model {context.model.explained:.0%}" if context.model else ""
     text = (
-        f"{_measures(found, candidate)}. The other columns{_strongest(found)} together explain "
-        f"{max(others.explained, 0.0):.0%}{area}{whole}. {verdict} "
+        f"{_measures(found, candidate)}. The other columns{of_the_strongest(found)} together "
+        f"explain {max(others.explained, 0.0):.0%}{area}{whole}. {verdict} "
         f"{ablation_text(ablation, name)}"
     )
     return no_column_predicts_the_target_alone.finding(
@@ -301,60 +276,6 @@ def _measures(found: Association, candidate: LeakCandidate) -> str:
         parts.append(f"{float(found.best_explained[i]):.0%} of class {int(found.best_class[i])}")
     share = float(found.explained[i])
     return f"{candidate.column} alone explains {share:.1%} of the target ({', '.join(parts)})"
-
-
-def _sufficient_finding(
-    name: str, signs: list[str], lost: str, found: Association, context: Context, *, served: bool
-) -> Finding:
-    """A column of ordinary strength against which something speaks.
-
-    Args:
-        name: the column.
-        signs: what suggests that it is recorded after the outcome.
-        lost: how much less it explains in production.
-        found: association of the columns with the target.
-        context: what it is compared with.
-        served: whether all that suggests it is that production does not have it, while other
-            columns tell much of the same.
-    """
-    share = float(found.overall[found.names.index(name)])
-    text = (
-        f"{name} alone predicts nearly as well as all columns{_strongest(found)} together "
-        f"({share:.0%} of the target explained, {context.whole:.0%} with all)"
-    )
-    cause = Cause.TARGET_LEAKAGE if signs else Cause.SHORTCUT_FEATURE
-    if served:
-        cause = Cause.TRAIN_SERVE_SKEW
-        text += (
-            f", and {signs[0]}: serving does not deliver it, or it is recorded after the outcome."
-        )
-        remedy = (
-            f"Find out why serving does not deliver {name}, and when it is recorded. If that is "
-            "with or after the outcome, drop it and retrain; else correct serving."
-        )
-    elif signs:
-        text += f". It seems to be recorded after the outcome: {' and '.join(signs)}."
-        remedy = (
-            f"Find out when {name} is recorded. If that is with or after the outcome, drop it and "
-            "retrain."
-        )
-    else:
-        text += f", but {lost}: a model that relies on it fails there."
-        remedy = f"Train a model without {name} and compare both on production rows."
-    return no_column_predicts_the_target_alone.finding(
-        Severity.WARN,
-        text,
-        cause=cause,
-        subject=name,
-        numbers={"explained": share, "all_explained": context.whole, "signs": signs, "n": found.n},
-        remedy=remedy,
-        evidence=found,
-    )
-
-
-def _strongest(found: Association) -> str:
-    """Which columns small networks are fitted on, where those are not all."""
-    return f" (of the {MAX_COLUMNS} strongest)" if len(found.names) > MAX_COLUMNS else ""
 
 
 def _summary(
@@ -405,7 +326,7 @@ def _unreported(train: Records, found: Association, numbers: dict[str, Any]) -> 
     several = len(numbers["sufficient"]) > 1
     text = (
         f"{f'Each of {names}' if several else names} alone predicts nearly as well as all columns"
-        f"{_strongest(found)} together ({share:.0%} of the target explained by {strongest}, "
+        f"{of_the_strongest(found)} together ({share:.0%} of the target explained by {strongest}, "
         f"{whole:.0%} by all; {found.n:,} rows). {'Are they' if several else 'Is it'} known before "
         "the answer?"
     )

@@ -204,7 +204,7 @@ def _classes(sides: Sequence[Records]) -> int:
     outputs = [s.logits.shape[1] for s in sides if s.logits is not None and s.logits.ndim == 2]
     named = [side.targets for side in sides if side.targets is not None and len(side)]
     labels = [int(t.max()) + 1 for t in named if t.ndim == 1 and not t.is_floating_point()]
-    return max(2, *outputs, *labels)
+    return max([2, *outputs, *labels])
 
 
 def _named(

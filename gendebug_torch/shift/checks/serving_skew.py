@@ -71,10 +71,9 @@ def inputs_are_computed_as_before(
     )
     for feature in skewed[:limit]:
         yield _skew_finding(feature, change_kinds)
-    other_outputs = change_kinds.outputs is not None and change_kinds.outputs.changed
-    if other_outputs:
+    if change_kinds.other_model:
         yield _output_finding(change_kinds)
-    if not skewed and not other_outputs:
+    if not skewed and not change_kinds.other_model:
         yield _no_skew_finding(change_kinds)
     reference = validation if validation is not None else train
     if (orders := _column_orders(production, reference)) is not None:
@@ -99,7 +98,8 @@ def _order_finding(orders: tuple[list[str], list[str]], change_kinds: ChangeKind
     before, after = (", ".join(order[start : start + 4]) for order in orders)
     text = f"Production holds the columns in another order ({after} instead of {before})"
     severity, remedy = Severity.NOTE, "Feed the model by column name, in the order of training."
-    if change_kinds.kinds and change_kinds.kinds[0] in ("threshold", "concept_drift"):
+    of_scores = change_kinds.kinds and change_kinds.kinds[0] in ("threshold", "concept_drift")
+    if of_scores or change_kinds.other_model:
         severity = Severity.WARN
         text += ", and the scores or the labels given them changed although no compared input did"
         remedy = (

@@ -99,6 +99,11 @@ class ChangeKinds:
         certain = [feature.certain for feature in self.features if feature.kind == self.kinds[0]]
         return "unknown" if certain and not any(certain) else self.kinds[0]
 
+    @property
+    def other_model(self) -> bool:
+        """Whether outputs no longer follow the inputs, although none of these changed."""
+        return self.outputs is not None and self.outputs.changed
+
     def feature(self, name: str) -> FeatureChange | None:
         """The change of one column, if it shifted."""
         return next((feature for feature in self.features if feature.name == name), None)
@@ -209,10 +214,8 @@ def change_kinds(
         features = _explained_shifts(columns, changed, before.targets, alpha, min_effect, deadline)
         features = _off_the_calendar(features, columns, before, after)
         features = relation_explanations(features, columns, deadline)
-    outputs = None
-    if columns is not None and not features:
-        deadline.check()
-        outputs = outputs_given_inputs(before, after, columns)
+    unmoved = columns if not features else None
+    outputs = None if unmoved is None else outputs_given_inputs(before, after, unmoved)
     other_model = outputs is not None and outputs.changed
     if changed is not None and (other_model or not scores_follow(before, after, changed)):
         changed = None

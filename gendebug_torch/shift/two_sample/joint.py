@@ -98,15 +98,18 @@ class JointShift:
         bars = bars[::-1]
         ax = axes(ax, size=(6.0, max(2.5, 0.3 * len(bars) + 1.4)))
         counted = f"{self.rows[0]:,} reference against {self.rows[1]:,} production rows"
-        ax.barh(range(len(bars)), [value for _, value in bars], color=LIVE)
+        ax.barh(range(len(bars)), [value for _, value in bars], color=LIVE, label=counted)
         ax.set_yticks(range(len(bars)), [axis_label(name) for name, _ in bars])
         ax.axvline(0.0, color=NEUTRAL, linewidth=0.8)
-        # Beside long names the axes are too narrow for a legend.
-        ax.set_xlabel(f"{label}, {counted}")
+        ax.set_xlabel(label)
         ax.set_ylabel("feature")
         ax.set_title(
             f"Reference against production: AUC {self.auc:.3f} ({self.low:.3f} to {self.high:.3f})"
         )
+        if bars:
+            # Beside long names the axes are too narrow for it.
+            below = (1.0, -0.5 / (0.3 * len(bars) + 1.0))
+            ax.legend(loc="upper right", bbox_to_anchor=below, frameon=False)
         return ax
 
 
