@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from torch import Tensor
 
 from gendebug_torch.checks.evidence import CYCLE, axes
 from gendebug_torch.data.records import Records
@@ -206,14 +205,12 @@ def change_kinds(
     classes = class_shares(before, after)
     labels = label_pair(before, after)
     relation = None if labels is None else labels_given_scores(before, after)
-    columns = shared_tables(after, before)
-    columns = columns if len(before) and len(after) else None
+    columns = shared_tables(after, before) if len(before) and len(after) else None
     changed = classes if classes is not None and classes.changed(alpha) else None
     features: list[FeatureChange] = []
     if columns is not None:
-        features = _explained_shifts(columns, changed, before.targets, alpha, min_effect, deadline)
-        features = _off_the_calendar(features, columns, before, after)
-        features = relation_explanations(features, columns, deadline)
+        sides = before, after
+        features = _explained_shifts(columns, changed, sides, alpha, min_effect, deadline)
     unmoved = columns if not features else None
     outputs = None if unmoved is None else outputs_given_inputs(before, after, unmoved)
     other_model = outputs is not None and outputs.changed
@@ -232,35 +229,39 @@ def change_kinds(
         where = Localisation(columns, followed, labels, block, drift, alpha, deadline)
         features = _localised(features, where)
         outputs = None if features else outputs
-        shifted = scores_shifted(before, after, alpha, min_effect)
-        kind = _kind_of_scores(before, after, columns) if shifted else None
-        kind = "train_serve_skew" if other_model and not features else kind
+        kind: Kind | None = None
+        if other_model and not features:
+            kind = "train_serve_skew"
+        elif scores_shifted(before, after, alpha, min_effect):
+            kind = _kind_of_scores(before, after, columns)
         kinds = _kinds(features, where, kind)
     else:
         kinds = ("concept_drift",) if _relation_changed(relation, alpha) else ()
     judged = 0 if columns is None else len(columns.reference.columns)
     excluded = {} if columns is None else columns.excluded
-    labeled = labels is not None
-    found = tuple(features)
-    return ChangeKinds(found, classes, relation, kinds, judged, labeled, excluded, outputs)
+    return ChangeKinds(
+        tuple(features), classes, relation, kinds, judged, labels is not None, excluded, outputs
+    )
 
 
 def _explained_shifts(
     columns: SharedTables,
     classes: ClassShares | None,
-    targets: Tensor | None,
+    sides: tuple[Records, Records],
     alpha: float,
     min_effect: float,
     deadline: Deadline,
 ) -> list[FeatureChange]:
-    """Columns that shifted, each with the class shares or the transform that explains it."""
+    """Columns that changed, each with the class shares or the transform that explains it."""
+    targets = sides[0].targets
     features = shifted_columns(columns, alpha, min_effect, deadline)
     if classes is not None and targets is not None:
         for i, feature in enumerate(features):
             deadline.check()
             features[i] = label_shift_explanation(feature, columns, classes, targets)
     deadline.check()
-    return transform_explanations(features, columns)
+    features = _off_the_calendar(transform_explanations(features, columns), columns, *sides)
+    return relation_explanations(features, columns, deadline)
 
 
 def _off_the_calendar(
