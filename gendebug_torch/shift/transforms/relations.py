@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -89,13 +90,37 @@ class Relations:
         """Variance of the difference of two correlations of 0."""
         return 1 / self.rows[0] + 1 / self.rows[1]
 
-    def squared(self, expected: Array, found: Array) -> Array:
-        """Squared standard errors between correlations."""
-        return (found - expected) ** 2 / ((1 - expected**2) ** 2 * self.noise + _TOLERANCE**2)
+    @cached_property
+    def weight(self) -> Array:
+        """Share of the rows that count for the correlation of two columns, `[p, p]`.
 
-    def excess(self, expected: Array, found: Array) -> Array:
-        """Squared standard errors beyond noise, each up to a limit."""
-        return np.clip(self.squared(expected, found) - _NOISE, 0.0, _MOST)
+        Rows at the commonest value of a column say little, and those without a value nothing: with
+        7 rows in 500 at another value, the correlation with a like column is that of 7 rows.
+        """
+        scores, own = np.concatenate(self.scores), np.ones(len(self.owner))
+        for i, feature in enumerate(self.owner):
+            first = i == 0 or self.owner[i - 1] != feature
+            raw = pd.concat([side[self.names[feature]] for side in self.tables])
+            values = raw.dropna().to_numpy() if first and raw.dtype.kind in "iuf" else scores[:, i]
+            common = np.unique(values, return_counts=True)[1].max(initial=0) / max(len(values), 1)
+            varied = 1.0 if 0 < common <= 0.5 else 4 * common * (1 - common)
+            own[i] = max(varied * len(values) / len(raw), 1e-6)
+        return np.minimum(own[:, None], own)
+
+    def squared(self, expected: Array, found: Array, weight: Array | None = None) -> Array:
+        """Squared standard errors between correlations.
+
+        Args:
+            expected: correlations, of all columns with all by default.
+            found: the same.
+            weight: `weight` of each of them, where they are others.
+        """
+        noise = self.noise / (self.weight if weight is None else weight)
+        return (found - expected) ** 2 / ((1 - expected**2) ** 2 * noise + _TOLERANCE**2)
+
+    def excess(self, expected: Array, found: Array, weight: Array | None = None) -> Array:
+        """Squared standard errors beyond noise, each up to a limit; arguments as of `squared`."""
+        return np.clip(self.squared(expected, found, weight) - _NOISE, 0.0, _MOST)
 
     def changed(self) -> NDArray[np.bool_]:
         """Whether each correlation changed, `[p, p]`."""

@@ -242,10 +242,13 @@ class _Roles:
         columns = self._columns(sources)
         found = self.relations.after[self.place[i]]
         expected = np.concatenate([columns, -columns[i : i + 1]])
-        excess = self.relations.excess(expected, found) * self.others[i]
+        weight = self.relations.weight[self.place[i]]
+        excess = self.relations.excess(expected, found, weight) * self.others[i]
         # The column whose values this one holds may hold them too, or those of this one.
         every = np.arange(len(self.names))
-        exchanged = self.relations.excess(columns[every, self.place[i]], found[self.place])
+        exchanged = self.relations.excess(
+            columns[every, self.place[i]], found[self.place], weight[self.place]
+        )
         kept = excess[every, self.place]
         excess[every, self.place] = np.where(every == i, kept, np.minimum(kept, exchanged))
         costs: list[float] = excess.sum(1).tolist()
@@ -256,10 +259,10 @@ class _Roles:
         columns = self._columns(sources)
         sign = np.array([-1.0 if sources[i] == self.reversed else 1.0 for i in chosen])
         rows = [i if sources[i] == self.reversed else sources[i] for i in chosen]
-        expected, found = sign[:, None] * columns[rows], self.relations.after[self.place[[*chosen]]]
-        sums: list[float] = (
-            (self.relations.excess(expected, found) * self.others[[*chosen]]).sum(1).tolist()
-        )
+        expected, place = sign[:, None] * columns[rows], self.place[[*chosen]]
+        found, weight = self.relations.after[place], self.relations.weight[place]
+        excess = self.relations.excess(expected, found, weight) * self.others[[*chosen]]
+        sums: list[float] = excess.sum(1).tolist()
         return sums
 
     def _columns(self, sources: Sequence[int]) -> Array:
