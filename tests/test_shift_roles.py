@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gendebug_torch import Records, Severity
+from gendebug_torch import Records, Schema, Severity
 from gendebug_torch.diagnosis.counterfactuals.changes import column_change
 from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
 from gendebug_torch.shift.kinds.change_kinds import change_kinds
@@ -190,6 +190,38 @@ def test_a_copy_loses_what_it_covers_and_a_wrong_join_is_made_for_all_its_column
     feature = change_kinds(Records(after), Records(before)).feature("age")
     made = column_change("age", feature, (before, after)).apply(own)
     assert abs(made["age"].corr(made["limit"])) < 0.1 < made["age"].corr(made["married"])
+
+
+def departures(months, seed, per_day=120):
+    """Rows of days: how late a plane is, what it flies, and the calendar."""
+    rng = np.random.default_rng(seed)
+    days = pd.date_range("2015-01-01", "2015-12-31")
+    days = days[days.month.isin(months)].repeat(per_day)
+    hour, distance = rng.integers(5, 24, len(days)), rng.lognormal(6.5, 0.6, len(days))
+    table = {"month": days.month, "day": days.day, "weekday": days.day_of_week + 1, "hour": hour}
+    table |= {"distance": distance, "minutes": distance / 8 + 5 * rng.normal(size=len(days))}
+    return pd.DataFrame(table).astype(float).assign(date=days)
+
+
+@pytest.mark.parametrize(("before", "after"), [((7, 8), (9, 11, 12)), ((1, 2, 3), (4, 5))])
+def test_the_weekday_that_a_day_of_the_month_is_changes_by_itself(before, after):
+    sides = [departures(months, seed) for seed, months in enumerate((before, after))]
+    mixed = sides[0].sample(frac=1, random_state=0)
+    for reference in (sides[0], mixed):
+        records = [
+            Records.from_frame(side, Schema(time="date", target="late"))
+            for side in (sides[1].assign(late=0), reference.assign(late=0))
+        ]
+        kinds = change_kinds(*records)
+        assert [f.name for f in kinds.features if f.kind == "train_serve_skew"] == []
+    # What a calendar does not do is named all the same.
+    served = held(sides[1], {"distance": "minutes", "minutes": "distance"})
+    kinds = change_kinds(
+        Records(served.drop(columns="date")), Records(sides[0].drop(columns="date"))
+    )
+    assert {"distance", "minutes"} <= {
+        f.name for f in kinds.features if f.kind == "train_serve_skew"
+    }
 
 
 def test_few_rows_or_many_columns_are_not_judged():

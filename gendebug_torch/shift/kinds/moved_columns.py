@@ -248,7 +248,12 @@ def relation_explanations(
     names = [str(name) for name in columns.reference.columns]
     open_ = [n for n in names if n not in known or known[n].kind == "covariate_shift"]
     deadline.check()
-    relations = Relations.of(columns.reference, columns.production, categorical=columns.categorical)
+    relations = Relations.of(
+        columns.reference,
+        columns.production,
+        categorical=columns.categorical,
+        order=columns.orders[0],
+    )
     if relations is None:
         return features
     found: dict[str, Transform] = dict(recoded_columns(relations, open_))

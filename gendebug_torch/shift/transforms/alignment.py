@@ -77,7 +77,7 @@ def columns_beside_other_rows(relations: Relations) -> list[OtherRows]:
         float(relations.excess(side, relations.after)[others].sum())
         for side in (relations.before, expected)
     )
-    if before < _MIN_EXCESS or left > _MAX_LEFT * before:
+    if before < max(_MIN_EXCESS, relations.usual(others)) or left > _MAX_LEFT * before:
         return []
     return [OtherRows(names, left / before) for names in groups.values()]
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from gendebug_torch.shift.transforms.distances import explains_shift
 from gendebug_torch.shift.transforms.quantities import FeatureTransform
-from gendebug_torch.shift.transforms.relations import Array, Relations
+from gendebug_torch.shift.transforms.relations import Array, Relations, needed_excess
 
 # Numbers of levels up to which any shares identify a renaming, and up to which uneven ones do, by
 # this total variation distance from equal ones.
@@ -205,11 +205,32 @@ def _recoded(
     of_rows = apart[moved, moved].sum()
     if of_rows < _MIN_EXCESS or left > _MAX_COST_LEFT * excess:
         return None
+    if of_rows < _usual(relations, name, [codes[i] for i in moved], before[moved]):
+        return None
     old_to_new = {codes[place[i]]: codes[i] for i in range(len(codes))}
     if (end := _turned_round(old_to_new, dict(zip(codes, own_shares, strict=True)))) is not None:
         return FeatureTransform("sign", -1.0, end, float(left / excess))
     levels = {level_name(old): level_name(old_to_new[old]) for old in sorted(old_to_new, key=str)}
     return LevelRenaming("recoded", levels, float(left / excess))
+
+
+def _usual(relations: Relations, name: str, codes: list[Any], means: Array) -> float:
+    """Excess of the means of some codes that a reason must beat.
+
+    Args:
+        relations: columns on both sides.
+        name: column of the codes.
+        codes: those that are looked at, m of them.
+        means: their means in the reference, `[m, p]`.
+    """
+    others = relations.owner != relations.names.index(name)
+    column, scores = relations.tables[0][name], relations.scores[0][:, others]
+    excess = []
+    for part in relations.parts:
+        own, errors, shares = _profiles(column.iloc[part], scores[part], codes)
+        squared = (own - means) ** 2 / (errors + _TOLERANCE**2)
+        excess.append(float(_beyond(squared)[shares > 0].sum()))
+    return needed_excess(excess)
 
 
 def _turned_round(old_to_new: Mapping[Any, Any], shares: Mapping[Any, float]) -> float | None:
@@ -235,8 +256,8 @@ def _profiles(
     values = column.to_numpy()
     rows = [scores[values == code] for code in codes]
     counts = np.array([len(part) for part in rows], dtype=np.float64)
-    means = np.stack([part.mean(0) for part in rows])
-    return means, 1 / counts[:, None], counts / len(values)
+    means = np.stack([part.sum(0) / max(len(part), 1) for part in rows])
+    return means, 1 / np.maximum(counts, 1)[:, None], counts / len(values)
 
 
 def _beyond(squared: Array) -> Array:

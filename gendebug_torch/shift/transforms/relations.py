@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gendebug_torch.stats.probe_network import design
 
@@ -29,6 +30,10 @@ _TOLERANCE = 0.015
 _MOST = 100.0
 # What noise alone gives a pair, most of the time.
 _NOISE = 4.0
+# Parts of the reference that are compared with the whole of it; and how many times what they differ
+# by a change must be, to need a reason.
+_PARTS = 4
+_TIMES_THE_USUAL = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,7 @@ class Relations:
         after: the same in production, `[p, p]`.
         tables: the rows of either side that were looked at.
         scores: the same as columns of numbers of variance 1 over both, `[n, p]` and `[m, p]`.
+        parts: rows of the reference: random quarters of them, then quarters in the order of time.
     """
 
     names: tuple[str, ...]
@@ -50,10 +56,15 @@ class Relations:
     after: Array
     tables: tuple[pd.DataFrame, pd.DataFrame]
     scores: tuple[Array, Array]
+    parts: tuple[NDArray[np.int64], ...]
 
     @staticmethod
     def of(
-        reference: pd.DataFrame, live: pd.DataFrame, *, categorical: Sequence[str] = ()
+        reference: pd.DataFrame,
+        live: pd.DataFrame,
+        *,
+        categorical: Sequence[str] = (),
+        order: Tensor | None = None,
     ) -> Relations | None:
         """Relations of the columns of two tables; None where they are too few rows or too many.
 
@@ -61,24 +72,29 @@ class Relations:
             reference: columns, `[n, d]`; of more than 5,000 rows as many are drawn.
             live: the same columns, `[m, d]`.
             categorical: numeric columns that hold codes.
+            order: rows of the reference in the order of time, `[n]` int64; default: as they come.
 
         Cost: a sort of each column, and `2 n p^2` operations on 5,000 rows.
         """
         if min(len(reference), len(live)) < MIN_ROWS or reference.shape[1] > MAX_COLUMNS:
             return None
-        sides = [
-            side if len(side) <= _MAX_ROWS else side.sample(_MAX_ROWS, random_state=seed)
-            for seed, side in enumerate((reference, live))
-        ]
+        rows = [_drawn(len(side), seed) for seed, side in enumerate((reference, live))]
+        sides = [side.iloc[drawn] for side, drawn in zip((reference, live), rows, strict=True)]
         built = design(*sides, categorical=categorical)
         if not 0 < built.values.shape[1] <= _MAX_NUMBERS:
             return None
         values = built.values.numpy()
         values = values / np.maximum(values.std(0), 1e-9)
         first, second = np.split(values, [len(sides[0])])
-        correlations = _correlations(first), _correlations(second)
-        tables = sides[0], sides[1]
-        return Relations(built.names, built.owner.numpy(), *correlations, tables, (first, second))
+        return Relations(
+            built.names,
+            built.owner.numpy(),
+            _correlations(first),
+            _correlations(second),
+            (sides[0], sides[1]),
+            (first, second),
+            _quarters(rows[0], order),
+        )
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -122,10 +138,56 @@ class Relations:
         """Squared standard errors beyond noise, each up to a limit; arguments as of `squared`."""
         return np.clip(self.squared(expected, found, weight) - _NOISE, 0.0, _MOST)
 
+    def usual(self, pairs: NDArray[np.bool_]) -> float:
+        """Excess over some pairs that a reason must beat.
+
+        Args:
+            pairs: the correlations that are looked at, `[p, p]`.
+        """
+        return needed_excess([float(part[pairs].sum()) for part in self._of_parts])
+
+    @cached_property
+    def _of_parts(self) -> list[Array]:
+        """Excess of the correlations of each part of the reference, `[p, p]` each."""
+        found = []
+        for part in self.parts:
+            noise = (1 / len(part) - 1 / self.rows[0]) / self.weight
+            squared = (_correlations(self.scores[0][part]) - self.before) ** 2
+            squared /= (1 - self.before**2) ** 2 * noise + _TOLERANCE**2
+            found.append(np.clip(squared - _NOISE, 0.0, _MOST))
+        return found
+
     def changed(self) -> NDArray[np.bool_]:
         """Whether each correlation changed, `[p, p]`."""
         large = np.abs(self.after - self.before) >= MIN_CHANGE
         return np.asarray((self.squared(self.before, self.after) >= MIN_Z**2) & large)
+
+
+def needed_excess(of_parts: Sequence[float]) -> float:
+    """Excess that a reason must beat, since relations change by themselves.
+
+    That of the weekday to the day of the month changes from month to month: the quarter of the
+    reference that differs most from all of it shows how much, beyond what random quarters do.
+
+    Args:
+        of_parts: excess of each of `Relations.parts` against the whole reference.
+    """
+    return _TIMES_THE_USUAL * (max(of_parts) - max(of_parts[:_PARTS]))
+
+
+def _drawn(rows: int, seed: int) -> NDArray[np.int64]:
+    """Positions of all rows, or of as many as are enough, in their order."""
+    if rows <= _MAX_ROWS:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, _MAX_ROWS, replace=False))
+
+
+def _quarters(drawn: NDArray[np.int64], order: Tensor | None) -> tuple[NDArray[np.int64], ...]:
+    """Quarters of the drawn rows at random, and in the order of time where it is known."""
+    rank = drawn if order is None else order.argsort().cpu().numpy()[drawn]
+    in_time = np.argsort(rank, kind="stable")
+    at_random = np.random.default_rng(2).permutation(len(drawn))
+    return tuple(part for one in (at_random, in_time) for part in np.array_split(one, _PARTS))
 
 
 def _correlations(scores: Array) -> Array:

@@ -120,7 +120,8 @@ def _best(
         moved = [i for i in same if sources[i] != i]
         rows = sorted({*suspects, *moved})
         before, after = (sum(roles.excess(held, rows)) for held in (same, sources))
-        if not moved or before < _MIN_EXCESS or after > _MAX_LEFT * before:
+        needed = max(_MIN_EXCESS, roles.usual(rows))
+        if not moved or before < needed or after > _MAX_LEFT * before:
             continue
         if all(roles.fits(i, sources[i]) for i in moved):
             good.append((len(moved), after / before, sources))
@@ -264,6 +265,12 @@ class _Roles:
         excess = self.relations.excess(expected, found, weight) * self.others[[*chosen]]
         sums: list[float] = excess.sum(1).tolist()
         return sums
+
+    def usual(self, chosen: Sequence[int]) -> float:
+        """Excess of the correlations of some quantities that a reason must beat."""
+        pairs = np.zeros(self.relations.before.shape, dtype=bool)
+        pairs[self.place[[*chosen]]] = self.others[[*chosen]]
+        return self.relations.usual(pairs)
 
     def _columns(self, sources: Sequence[int]) -> Array:
         """Correlations of the quantities with all columns if these hold the sources, `[q, p]`."""
