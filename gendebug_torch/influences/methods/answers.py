@@ -26,6 +26,11 @@ class AnswerForm:
     outputs: int
     unit: float = 1.0
 
+    @property
+    def classes(self) -> bool:
+        """Whether an answer is one class, so that a label agrees with it or not."""
+        return self.task in (Task.BINARY, Task.MULTICLASS)
+
     def agreement(self, labels: Tensor, answers: Tensor) -> Tensor:
         """`[b, m]` share of each answer that each label supports, in [0, 1].
 
@@ -35,7 +40,7 @@ class AnswerForm:
             labels: `[b]` class ids, or `[b, k]` labels or quantities.
             answers: `[m]` or `[m, k]` likewise.
         """
-        if self.task in (Task.BINARY, Task.MULTICLASS):
+        if self.classes:
             return (labels[:, None] == answers[None]).float()
         a, b = (value.float().reshape(len(value), -1) for value in (labels, answers))
         return (1 - torch.cdist(a, b).square() / (2 * self.unit**2)).clamp(min=0.0)
@@ -75,7 +80,7 @@ class AnswerForm:
 
     def strata(self, labels: Tensor) -> Tensor:
         """`[n]` int64 groups of rows whose labels can be compared: classes, or tenths."""
-        if self.task in (Task.BINARY, Task.MULTICLASS):
+        if self.classes:
             return labels.long()
         first = labels.float().reshape(len(labels), -1)
         if self.task is Task.MULTILABEL:

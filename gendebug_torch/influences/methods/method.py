@@ -16,7 +16,7 @@ from gendebug_torch.model.evaluation import Model
 
 # Nearest rows whose similarities are averaged; and columns from which the largest are looked for in
 # groups of eight.
-_NEAREST, _MANY, _GROUP = 5, 128, 8
+NEAREST, _MANY, _GROUP = 5, 128, 8
 # Halves of the queries on which scores are computed again, in pairs that complement each other.
 HALVES = 8
 
@@ -91,10 +91,10 @@ def largest(values: Tensor) -> Tensor:
     groups = values.shape[1] // _GROUP if values.shape[1] >= _MANY else 0
     if groups:
         whole = values[:, : groups * _GROUP].reshape(-1, _GROUP, groups)
-        highest = whole.amax(1).topk(_NEAREST, 1).indices[:, None].expand(-1, _GROUP, -1)
+        highest = whole.amax(1).topk(NEAREST, 1).indices[:, None].expand(-1, _GROUP, -1)
         rest = values[:, groups * _GROUP :]
         values = torch.cat([whole.gather(2, highest).flatten(1), rest], 1)
-    return values.topk(min(_NEAREST, values.shape[1]), 1).values
+    return values.topk(min(NEAREST, values.shape[1]), 1).values
 
 
 def largest_at_each_place(tensors: Iterable[Tensor]) -> Tensor:
@@ -107,9 +107,9 @@ def largest_at_each_place(tensors: Iterable[Tensor]) -> Tensor:
     spare = torch.empty(0)
     for value in tensors:
         if not best:
-            best = [torch.full_like(value, -math.inf) for _ in range(_NEAREST)]
+            best = [torch.full_like(value, -math.inf) for _ in range(NEAREST)]
             spare = torch.empty_like(value)
-        for rank in range(_NEAREST):
+        for rank in range(NEAREST):
             torch.maximum(best[rank], value, out=spare)
             torch.minimum(best[rank], value, out=value)
             best[rank], spare = spare, best[rank]
@@ -130,7 +130,7 @@ def mean_of_nearest(halves: Tensor) -> Callable[[Tensor], Tensor]:
     # Position q stands for no query, and the last cell for none.
     queries = _padded([(cell == c).nonzero()[:, 0] for c in range(cells.shape[1])], len(cell))
     parts = _padded([row.nonzero()[:, 0] for row in cells], cells.shape[1])
-    counts = member.sum(1).clamp(max=_NEAREST)[:, None]
+    counts = member.sum(1).clamp(max=NEAREST)[:, None]
 
     def means(similarities: Tensor) -> Tensor:
         none = similarities.new_full((1, similarities.shape[1]), -math.inf)
