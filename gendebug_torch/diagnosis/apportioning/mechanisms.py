@@ -154,7 +154,8 @@ def with_rest(plan: Plan, pair: Pair, *, served: bool) -> Plan:
     shares = any(one.cause == Cause.LABEL_SHIFT.value for one in plan.mechanisms)
     if plan.rest != "unexplained" or not plan.mechanisms or shares:
         return plan
-    if labels is None or tables is None:
+    if labels is None or tables is None or any(why == NEEDS_NETWORK for *_, why in plan.left):
+        # Inputs as they were before a change that cannot be undone say nothing of the labels.
         return plan
     changed = one_after_another(plan.changes, "apply", tables[0])
     coded = pair.validation.schema.categorical
@@ -222,10 +223,12 @@ def _add_predictive_columns(plan: Plan, likely: LikelyCause, pair: Pair) -> None
             continue
         sides = _with_labels(pair, [subject], 0), _with_labels(pair, [subject], 1)
         before, after = _association(sides[0]), _association(sides[1])
-        if after < _VANISHED * before and pair.runs:
+        if after >= _VANISHED * before:
+            plan.add(likely.cause, subject, units=_units(sides, pair))
+        elif pair.runs:
             plan.add(likely.cause, subject, change=column_change(subject, None, tables))
         else:
-            plan.add(likely.cause, subject, units=_units(sides, pair))
+            plan.leave(likely.cause, subject, NEEDS_NETWORK)
 
 
 def _new_shares(pair: Pair) -> bool:
