@@ -259,6 +259,16 @@ def test_a_cause_without_support_has_no_number():
     )
 
 
+def test_what_a_stuck_column_costs_needs_the_network_and_is_no_drift():
+    before, after = world(1), world(2, scale=0.0)
+    causes = [likely("target_leakage", "income", validation=before, production=after)]
+    without = apportioned(causes, None, before, after)
+    assert list(without.table()["cause"]) == ["target_leakage", "unexplained"]
+    assert math.isnan(points(without)["target_leakage", "income"])
+    found = points(billed(causes, before, after))
+    assert found["target_leakage", "income"] > 0.8 * without.total > 0
+
+
 @pytest.mark.parametrize(
     ("production", "expected"),
     [

@@ -100,3 +100,21 @@ def test_outputs_that_inputs_do_not_tell_are_not_judged():
     assert outputs_given_inputs(few, after, shared_tables(after, few)) is None
     bare = Records(tables[0])
     assert outputs_given_inputs(bare, after, shared_tables(after, bare)) is None
+
+
+def test_rare_rows_that_come_in_bursts_are_not_another_model():
+    """Each burst has inputs and large outputs of its own, which no other time knows."""
+    net, sides = network(3, 2), []
+    for seed in (1, 2):
+        side = records(net, seed)
+        x, z = torch.tensor(side.features.to_numpy()), side.logits.clone()
+        generator = torch.Generator().manual_seed(seed)
+        for start in range(100, 1200, 300):
+            burst = slice(start, start + 12)
+            centre = 3 * torch.randn(5, generator=generator, dtype=torch.float64)
+            x[burst] = centre + 0.2 * torch.randn(12, 5, generator=generator, dtype=torch.float64)
+            z[burst] = 40 * torch.randn(1, generator=generator, dtype=torch.float64)
+        sides.append(Records(pd.DataFrame(x.numpy(), columns=COLUMNS), logits=z))
+    before, after = sides
+    relation = outputs_given_inputs(before, after, shared_tables(after, before))
+    assert not relation.changed, relation

@@ -70,6 +70,16 @@ def midranks(among: Tensor, values: Tensor) -> Tensor:
     return (left + torch.searchsorted(ordered, values.contiguous(), right=True) + 1).double() / 2
 
 
+def normal_scores(values: Tensor) -> Tensor:
+    """Normal quantiles of the ranks in each row of `[n]` or `[d, n]`, float64.
+
+    Ties share their mean rank; infinities are extreme values.
+    """
+    rows = values.double().reshape(-1, values.shape[-1]).contiguous()
+    scores: Tensor = torch.special.ndtri((midranks(rows, rows) - 0.5) / max(rows.shape[1], 1))
+    return scores.reshape(values.shape)
+
+
 def auc_placements(scores: Tensor, positive: Tensor) -> Tensor:
     """Share of the other class that each row is ranked rightly to, for d scores.
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import ndtri, stdtr
+from scipy.special import stdtr
 from torch import Tensor
 
 from gendebug_torch.errors import reject
-from gendebug_torch.stats.auc import RankAUC, midranks, rank_auc
+from gendebug_torch.stats.auc import RankAUC, normal_scores, rank_auc
 
 # Levels of a category that get a column of their own; the others share one.
 MAX_LEVELS = 24
@@ -374,9 +374,7 @@ def _normal_scores(
     scores = np.zeros((len(column), 2 if missing.any() else 1))
     present = column[~missing]
     if len(present):
-        values = torch.from_numpy(present)[None]
-        ranks = midranks(values, values)[0].numpy()
-        scores[~missing, 0] = ndtri((ranks - 0.5) / len(present))
+        scores[~missing, 0] = normal_scores(torch.from_numpy(present)).numpy()
     if missing.any():
         scores[:, 1] = missing
     return scores

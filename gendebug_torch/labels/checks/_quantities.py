@@ -27,11 +27,11 @@ from gendebug_torch.labels.checks._outputs import (
 from gendebug_torch.labels.prediction.missed_signal import features_explain
 from gendebug_torch.labels.prediction.small_networks import Truth
 from gendebug_torch.labels.quantities.quantity_errors import (
-    normal_scores,
     quantity_errors,
     scores_of,
 )
 from gendebug_torch.labels.review.ranking import IN_SAMPLE, OUT_OF_SAMPLE
+from gendebug_torch.stats.auc import normal_scores
 from gendebug_torch.stats.probe_network import cross_fit
 
 # With more columns the scale of the residuals is predicted from the prediction alone.

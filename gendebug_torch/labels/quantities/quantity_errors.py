@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
-from gendebug_torch.stats.auc import midranks
+from gendebug_torch.stats.auc import normal_scores
 from gendebug_torch.stats.intervals import normal_quantile
 
 if TYPE_CHECKING:
@@ -92,13 +91,6 @@ class QuantityErrors:
         ax.set_title(f"Wrong values: {self.rate:.1%}")
         ax.legend(loc="upper left")
         return ax
-
-
-def normal_scores(values: Tensor) -> Tensor:
-    """`[n]` float64 normal quantiles of the ranks; ties share their mean rank."""
-    column = values.double().cpu()[None]
-    ranks = midranks(column, column)[0].numpy()
-    return torch.from_numpy(ndtri((ranks - 0.5) / max(len(ranks), 1))).to(values.device)
 
 
 def scores_of(predicted: Tensor, values: Tensor) -> Tensor:

@@ -24,12 +24,15 @@ from gendebug_torch.shift.scores.score_relation import (
 )
 from gendebug_torch.shift.transforms.distances import weighted_ks_distance
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
+from gendebug_torch.stats.auc import normal_scores
 from gendebug_torch.stats.probe_network import cross_fit, design
 
 # Rows of either side on which outputs are told from inputs, and columns up to which they are.
 _MOST_ROWS, _FEWEST_ROWS, _MOST_COLUMNS = 3000, 200, 300
 # Outputs that are looked at, those that vary most.
 _MOST_OUTPUTS = 10
+# Parts of the reference in time, the least of which counts: rare rows may come at some time only.
+_QUARTERS = 4
 # Share of the outputs that inputs must tell in the reference, and loss of it that matters.
 _MIN_TOLD, _MIN_LOST = 0.6, 0.25
 # Level at which the scores do not fit a change of class shares.
@@ -125,8 +128,8 @@ class OutputRelation:
     """How much of the outputs of a model can be told from its inputs, on both sides.
 
     Args:
-        before: squared correlation of the outputs with those of a small network that was fitted to
-            other rows of the reference.
+        before: squared correlation of the outputs, by their ranks, with those of a small network
+            that was fitted to other times of the reference; least of four quarters of it.
         after: the same in production, of the network that was fitted to the reference.
         rows: rows of either side.
     """
@@ -144,7 +147,7 @@ class OutputRelation:
 def outputs_given_inputs(
     reference: Records, production: Records, columns: SharedTables
 ) -> OutputRelation | None:
-    """Whether outputs follow the inputs as before, whatever they are scaled with or shifted by.
+    """Whether the ranks of outputs follow the inputs as before.
 
     Where the inputs are as before, only another model, or inputs that are changed on the way to it,
     can change that. None without outputs, with fewer than 200 rows or more than 300 columns.
@@ -169,18 +172,27 @@ def outputs_given_inputs(
         torch.arange(min(len(one), _MOST_ROWS)) * len(one) // min(len(one), _MOST_ROWS)
         for one in outputs
     ]
-    first, second = (one[row][:, chosen] for one, row in zip(outputs, rows, strict=True))
+    first, second = (
+        normal_scores(one[row][:, chosen].T).T for one, row in zip(outputs, rows, strict=True)
+    )
     tables = (
         side.iloc[row.numpy()]
         for side, row in zip((columns.reference, columns.production), rows, strict=True)
     )
     values = design(*tables, categorical=columns.categorical).values
     n = len(first)
-    usual = cross_fit(values[:n], first).scores
+    quarters = _quarters(n, columns.orders[0], rows[0])
+    usual = cross_fit(values[:n], first, folds=quarters).scores
     fold = (torch.arange(len(values)) < n).long()
     live = cross_fit(values, torch.cat([first, second]), folds=fold).scores[n:]
-    before, after = (_told(*pair) for pair in ((usual, first), (live, second)))
-    return OutputRelation(before, after, (n, len(second)))
+    before = min(_told(usual[own], first[own]) for own in (quarters == i for i in range(_QUARTERS)))
+    return OutputRelation(before, _told(live, second), (n, len(second)))
+
+
+def _quarters(n: int, order: Tensor | None, rows: Tensor) -> Tensor:
+    """Quarter of each of the drawn rows in the order of time, or as they come, `[n]` int64."""
+    rank = rows if order is None else order.argsort().cpu()[rows]
+    return rank.argsort().argsort() * _QUARTERS // n
 
 
 def _outputs(logits: Tensor) -> Tensor:
