@@ -4,6 +4,7 @@ from gendebug_torch import __version__
 
 project = "gendebug_torch"
 author = "the gendebug_torch authors"
+project_copyright = f"{author}, Apache-2.0"
 release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["attrs_inline", "colon_fence"]
@@ -23,7 +24,8 @@ html_title = "gendebug_torch"
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["narrow.css"]
 
 
 def setup(app):

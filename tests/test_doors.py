@@ -177,6 +177,17 @@ def test_inputs_of_unequal_length_are_named():
         attribute(Mean(), batches)
 
 
+@pytest.mark.parametrize("first", [nn.Linear(3, 2), nn.BatchNorm1d(3), nn.LayerNorm(3)])
+def test_a_table_of_other_columns_than_the_network_takes_is_named(first):
+    import pandas as pd
+
+    x, y = rows(40)
+    records = Records(pd.DataFrame(x.numpy(), columns=[*"abcd"]), y)
+    for door in (collect, attribute, recalibrate):
+        with pytest.raises(InputError, match=r"got 4 \(a, b, c, d\), at which it fails"):
+            door(nn.Sequential(first, nn.Linear(3, 2)), records)
+
+
 def test_records_without_a_name_have_that_of_their_split():
     z = 4 * torch.randn(300, generator=torch.Generator().manual_seed(0))
     y = torch.rand(300, generator=torch.Generator().manual_seed(1)) < (z / 4).sigmoid()

@@ -8,6 +8,7 @@ import torch
 
 from gendebug_torch import Cause, Finding, Records, Severity, diagnose
 from gendebug_torch.diagnosis.causes import likely_causes
+from gendebug_torch.errors import InputError
 from gendebug_torch.modality.detection import modality_of, properties_of
 from gendebug_torch.modality.image import IMAGE, image_properties, unit_images
 from gendebug_torch.modality.series import SERIES, series_properties
@@ -273,3 +274,53 @@ def test_inputs_of_two_shapes_are_not_compared():
     small = Records(torch.zeros(200, 3, 6, 6), name="production")
     diagnosis = diagnose(**given | {"production": small}, only="shift.reproduced_change")
     assert "different shapes" in diagnosis.findings[0].summary
+
+
+WAVEFORM = """
+from gendebug_torch.modality.modality import Change, Modality
+
+def properties(batch):
+    return {"loudness": batch.square().mean(1).sqrt(), "peak": batch.abs().amax(1)}
+
+def changes(validation, production):
+    return (Change("gain", "the gain is halved", lambda batch: 0.5 * batch),)
+
+WAVEFORM = Modality("waveform", properties, changes, axes=(2,), shape="[n, t]")
+"""
+
+
+def test_another_package_brings_a_kind_of_input(tmp_path, monkeypatch):
+    (tmp_path / "acme_audio.py").write_text(WAVEFORM)
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    entry = (
+        "[gendebug_torch.modalities]\nwaveform = acme_audio:WAVEFORM\nwrong = acme_audio:changes\n"
+    )
+    (info / "entry_points.txt").write_text(entry)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def loud(x):
+        return torch.stack([-x.std(1), x.std(1) - 1], 1)
+
+    before, after = (
+        torch.randn(200, 32, generator=generator(seed)) * 2.0 ** (torch.arange(200) % 3)[:, None]
+        for seed in (0, 1)
+    )
+    said = [(x.std(1) > 0.5).long() for x in (before, after)]
+    validation, production = (
+        Records(x, y, loud(x), name=name, modality="waveform")
+        for x, y, name in ((before, said[0], "validation"), (0.5 * after, said[1], "production"))
+    )
+    only = ["shift.reproduced_change", "attribution.region_shortcut"]
+    found = diagnose(loud, validation=validation, production=production, only=only).findings
+    summaries = {finding.check: finding.summary for finding in found}
+    assert "the gain is halved" in summaries["shift.reproduced_change"]
+    assert "have no names" in summaries["attribution.region_shortcut"]
+    for name, features, words in (
+        ("waveform", torch.zeros(2, 3, 4), r"\[n, t\]"),
+        ("sound", before, "text, series, waveform, wrong or table"),
+        ("wrong", before, "a Modality of the name 'wrong'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            modality_of(features, name)

@@ -144,12 +144,12 @@ def test_norms_are_those_of_the_step():
 
 
 class Counted(TorchDispatchMode):
-    """Counts the operations of a block."""
+    """Counts the operations of a block; views launch nothing, and PyTorch 2.6 has more of them."""
 
     number = 0
 
     def __torch_dispatch__(self, function, types, given=(), named=None):
-        self.number += 1
+        self.number += not function.is_view
         return function(*given, **(named or {}))
 
 
@@ -171,11 +171,11 @@ def test_operations_of_a_sampled_step_are_a_few_per_layer_and_else_one_per_layer
         (added(model, 10**6), 2 * added(model, 1) - added(model, 10**6))
         for model in (network(), nn.Sequential(network(), nn.Linear(3, 16), *network()[2:]))
     )
-    assert few < 12, few
-    assert one < 60, one
+    assert few < 7, few
+    assert one < 45, one
     # Two linear layers more.
-    assert many - few < 5 * 2, many - few
-    assert deep - one < 12 * 2, deep - one
+    assert many - few < 2 * 2, many - few
+    assert deep - one < 8 * 2, deep - one
 
 
 def test_batch_norms_are_read_together():
@@ -184,7 +184,7 @@ def test_batch_norms_are_read_together():
         return nn.Sequential(nn.Linear(6, 3), *[nn.BatchNorm1d(3) for _ in range(norms)])
 
     one, many = (2 * added(model(n), 1) - added(model(n), 10**6) for n in (1, 9))
-    assert many - one < 6 * 8, (one, many)
+    assert many - one < 3 * 8, (one, many)
 
 
 def test_the_distance_of_samples_grows_with_the_steps():

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="run no example of the gallery")
     options = parser.parse_args()
     started = time.perf_counter()
-    for path in [HERE / "conf.py", *HERE.rglob("*.md")]:
+    for path in [HERE / "conf.py", *HERE.rglob("*.md"), *HERE.rglob("*.css")]:
         target = options.folder / path.relative_to(HERE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)

@@ -44,7 +44,11 @@ def _index(checks: tuple[Check, ...]) -> str:
     for topic in dict.fromkeys(check.name.partition(".")[0] for check in checks):
         own = [check for check in checks if check.name.startswith(f"{topic}.")]
         rows = [
-            (f"[{check.name}]({check.name}.md)", check.summary, check.cause.replace("_", " "))
+            (
+                f"[{check.name.partition('.')[2]}]({check.name}.md)",
+                check.summary,
+                check.cause.replace("_", " "),
+            )
             for check in own
         ]
         parts += [f"## {topic.capitalize()}", grid(("check", "claim", "cause"), rows)]

@@ -14,6 +14,7 @@ _COMPLETION = """The Tab key completes commands, options, ids of checks and file
 is where your shell looks for one (extra `completion`; again after an update):
 
 ```sh
+mkdir -p ~/.local/share/bash-completion/completions ~/.zfunc ~/.config/fish/completions
 gendebug completion bash > ~/.local/share/bash-completion/completions/gendebug
 gendebug completion zsh > ~/.zfunc/_gendebug  # with fpath+=~/.zfunc before compinit in ~/.zshrc
 gendebug completion fish > ~/.config/fish/completions/gendebug.fish
@@ -30,12 +31,12 @@ def command_page(path: Path) -> int:
 
 
 def _printed(words: Sequence[str]) -> str:
-    """What `gendebug` prints for these words, 90 columns wide."""
+    """What `gendebug` prints for these words, 84 columns wide."""
     text = io.StringIO()
     with (
         contextlib.redirect_stdout(text),
         contextlib.suppress(SystemExit),
-        mock.patch.dict("os.environ", {"COLUMNS": "90"}),
+        mock.patch.dict("os.environ", {"COLUMNS": "84"}),
         mock.patch.object(sys, "argv", ["gendebug"]),
     ):
         main(words)

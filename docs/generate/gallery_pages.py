@@ -18,6 +18,7 @@ EXAMPLES = ROOT / "examples"
 GALLERY = {
     "fraud_walkthrough": ("--rows", "50000", "--epochs", "10"),
     "image_serving_fault": (),
+    "image_shortcut": (),
     "text_serving_fault": (),
     "regression_drift": (),
     "recalibrate_and_ship": (),

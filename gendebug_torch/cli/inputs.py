@@ -82,7 +82,13 @@ def _of_pictures(name: str, pictures: ImageFolder, schema: gd.Schema, network: A
         raise
     except RuntimeError as error:
         got = f"{pictures.shape}, at which it raises {type(error).__name__}: {brief(error)}"
-        reject(name, "pictures that the network takes", got, _RESIZE)
+        floats = "Pictures are fed as floats from 0 to 1: export the network with such inputs."
+        reject(
+            name,
+            "pictures that the network takes",
+            got,
+            floats if "type" in brief(error) else _RESIZE,
+        )
     schema = replace(schema, classes=pictures.classes, ids=(*schema.ids, "file"))
     return replace(found, schema=schema)
 

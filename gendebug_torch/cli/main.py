@@ -6,7 +6,9 @@ A command's module is imported when its words are right, so that help costs no i
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 import warnings
@@ -212,20 +214,19 @@ def _call(name: str, words: Sequence[str]) -> int:
 
 def _overview() -> str:
     """Usage and one line per command, from the docstrings, without importing a command."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {_first_line(command)}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: gendebug COMMAND [options]      gendebug COMMAND --help",
-            "",
-            (gendebug_torch.__doc__ or "").partition("\n")[0],
-            "",
-            *lines,
-            "",
-            f"Example: gendebug diagnose {_TABLES} --out runs/report",
-            _EXIT_CODES,
-        ]
-    )
+    margin, width = 4 + max(map(len, COMMANDS)), shutil.get_terminal_size().columns
+    lines = [f"  {name:{margin - 4}}  {_first_line(command)}" for name, command in COMMANDS.items()]
+    text = [
+        "usage: gendebug COMMAND [options]      gendebug COMMAND --help",
+        "",
+        (gendebug_torch.__doc__ or "").partition("\n")[0],
+        "",
+        *(textwrap.fill(line, width, subsequent_indent=" " * margin) for line in lines),
+        "",
+        textwrap.fill(f"Example: gendebug diagnose {_TABLES} --out runs/report", width),
+        textwrap.fill(_EXIT_CODES, width),
+    ]
+    return "\n".join(text)
 
 
 def _first_line(command: Command) -> str:

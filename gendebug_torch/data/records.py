@@ -58,8 +58,8 @@ class Records:
         properties: what describes each input in words (brightness, length), DataFrame `[n, p]`.
         embedding: inputs of the network's last layer, Tensor `[n, e]`.
         keys: what near duplicates are found by, e.g. small grey pictures, Tensor `[n, ...]`.
-        modality: `image`, `text`, `series` or `table`, of several parts e.g. `image + table`; None
-            is seen from shape and type.
+        modality: `image`, `text`, `series`, `table` or one that another package registers, of
+            several parts e.g. `image + table`; None is seen from shape and type.
         origin: where inputs that are not kept can be read again.
 
     Raises:

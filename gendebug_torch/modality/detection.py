@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLE = "table"
-# Modality, axes and shapes by name.
-_AXES: Mapping[str, tuple[Modality, tuple[int, ...], str]] = {
-    "image": (IMAGE, (3, 4), "[n, c, h, w], [n, h, w, c] or [n, h, w]"),
-    "text": (TEXT, (2,), "[n, t] of token ids"),
-    "series": (SERIES, (3,), "[n, t, c]"),
-}
+_OURS: Mapping[str, Modality] = {one.name: one for one in (IMAGE, TEXT, SERIES)}
+# Another package names a `Modality` of its own in this group of entry points.
+_GROUP = "gendebug_torch.modalities"
 _SMALLEST_SQUARE = 16
 # Rows described at once: the work space of a batch of large pictures stays within this many values.
 _VALUES_AT_ONCE = 2**24
@@ -38,7 +36,8 @@ def modality_of(features: Any, name: str | None = None) -> Modality | None:
 
     Args:
         features: inputs `[n, ...]`.
-        name: `image`, `text`, `series` or `table`; None and `auto` look at the inputs.
+        name: `image`, `text`, `series`, `table` or that of an entry point of another package in
+            the group `gendebug_torch.modalities`; None and `auto` look at the inputs.
 
     Raises:
         InputError: an unknown name, or inputs of another shape than this modality has.
@@ -66,13 +65,23 @@ def _named(features: Tensor, name: str) -> Modality | None:
     """The modality of this name, whose inputs have as many axes."""
     if name == TABLE:
         return None
-    if name not in _AXES:
-        remedy = "Leave it out to have it seen from shape and type."
-        reject("modality", f"`auto`, {', '.join(_AXES)} or {TABLE}", repr(name), remedy)
-    modality, axes, shape = _AXES[name]
-    if features.ndim not in axes:
+    modality = _OURS.get(name) or _of_another_package(name)
+    if modality.axes and features.ndim not in modality.axes:
         got, remedy = f"shape {list(features.shape)}", "Reshape them, or name another modality."
-        reject("modality", f"inputs {shape} of `{name}`", got, remedy)
+        reject("modality", f"inputs {modality.shape} of `{name}`", got, remedy)
+    return modality
+
+
+def _of_another_package(name: str) -> Modality:
+    """The modality that another package has under this name."""
+    found = {entry.name: entry for entry in entry_points(group=_GROUP)}
+    if name not in found:
+        remedy = "Leave it out to have it seen from shape and type."
+        reject("modality", f"`auto`, {', '.join([*_OURS, *found])} or {TABLE}", repr(name), remedy)
+    modality = found[name].load()
+    if not isinstance(modality, Modality) or modality.name != name:
+        got, remedy = repr(modality), f"Mend {found[name].value}."
+        reject("modality", f"a Modality of the name {name!r}", got, remedy)
     return modality
 
 

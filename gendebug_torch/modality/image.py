@@ -153,4 +153,11 @@ def image_key(batch: Tensor) -> Tensor:
     return (scaled * (127 / _KEY_LIMIT)).round().to(torch.int8)
 
 
-IMAGE = Modality("image", image_properties, image_changes, image_key)
+IMAGE = Modality(
+    "image",
+    image_properties,
+    image_changes,
+    image_key,
+    axes=(3, 4),
+    shape="[n, c, h, w], [n, h, w, c] or [n, h, w]",
+)

@@ -33,12 +33,14 @@ class Modality:
     """How one kind of input is described in words.
 
     Args:
-        name: `image`, `text` or `series`.
+        name: `image`, `text`, `series`, or the name of an entry point of another package.
         properties: batch `[n, ...]` -> properties by name, `[n]` float each, on its device.
         changes: (validation, production) batches -> what serving code may have done.
         key: batch `[n, ...]` -> `[n, ...]` what near duplicates are found by, if there is such.
         contents: batch `[n, ...]` -> `[n, p]` float, what inputs hold beyond these properties, by
             which changes of them are told apart, if there is such.
+        axes: numbers of axes that inputs may have; empty for any.
+        shape: such shapes in words.
     """
 
     name: str
@@ -46,3 +48,5 @@ class Modality:
     changes: Callable[[Any, Any], tuple[Change, ...]]
     key: Callable[[Tensor], Tensor] | None = None
     contents: Callable[[Any], Tensor] | None = None
+    axes: tuple[int, ...] = ()
+    shape: str = "[n, ...]"

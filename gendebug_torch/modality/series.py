@@ -48,4 +48,4 @@ def _channel(values: Tensor, of: str) -> dict[str, Tensor]:
     }
 
 
-SERIES = Modality("series", series_properties, series_changes)
+SERIES = Modality("series", series_properties, series_changes, axes=(3,), shape="[n, t, c]")

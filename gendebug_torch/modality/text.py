@@ -126,4 +126,4 @@ def _changes_of(validation: Tensor, production: Tensor) -> tuple[Change, ...]:
     return text_modality(validation, production).changes(validation, production)
 
 
-TEXT = Modality("text", token_properties, _changes_of)
+TEXT = Modality("text", token_properties, _changes_of, axes=(2,), shape="[n, t] of token ids")

@@ -45,6 +45,8 @@ Step = Callable[[Any, Tensor | None], Mapping[str, Tensor]]
 # Outputs wait on the device until this many bytes are together, so that a copy costs one wait per
 # flush, not per batch.
 _FLUSH_BYTES = 64 * 2**20
+# How torch says that rows have another width: of a linear layer, and of a batch norm.
+_OTHER_WIDTH = ("shapes cannot be multiplied", "should contain", "normalized_shape")
 
 
 def map_rows(
@@ -135,6 +137,7 @@ def map_rows(
             except RuntimeError as error:
                 converted = as_model_takes(inputs, model, target)
                 if converted is inputs or "type" not in str(error):
+                    _refuse_columns(data, str(error))
                     raise
                 outputs = _run_halving(step, converted, labels, limit)
             results.add(number, outputs)
@@ -142,6 +145,17 @@ def map_rows(
         results.flush()
         gathered = gathered_batches(results.parts, notes, world)
     return joined_batches(gathered) if keep else {}
+
+
+def _refuse_columns(data: Any, error: str) -> None:
+    """Name the columns of a table, where a network fails at their number."""
+    names = getattr(getattr(data, "features", None), "columns", None)
+    if names is None or not any(words in error for words in _OTHER_WIDTH):
+        return
+    shown = ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")
+    remedy = "Declare columns that it is not fed as `metadata` in the schema."
+    got = f"{len(names)} ({shown}), at which it fails: {error.splitlines()[0]}"
+    reject("features", "the columns that the network was trained on", got, remedy)
 
 
 def logits_for(model: Model, inputs: Any) -> Tensor:

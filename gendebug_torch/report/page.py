@@ -149,8 +149,9 @@ def _grouped(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         finding = entry["finding"]
         ok = finding.severity is Severity.OK
         groups["quiet" if ok else "unjudged" if _says_nothing(finding) else "loud"].append(entry)
-    filters = dict.fromkeys(entry["finding"].severity.value for entry in groups["loud"])
-    return {**groups, "filters": list(filters)}
+    shown = {entry["finding"].severity for entry in groups["loud"]}
+    ordered = sorted(shown, key=lambda severity: -severity.level)
+    return {**groups, "filters": [severity.value for severity in ordered]}
 
 
 def _says_nothing(finding: Finding) -> bool:

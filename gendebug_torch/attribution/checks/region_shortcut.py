@@ -136,7 +136,8 @@ def _main_part(records: Records) -> Records:
 
 def _unfit(validation: Records, production: Records) -> str:
     """Why nothing can be judged; empty if it can."""
-    if modality_of(validation.features, validation.modality) is None:
+    modality = modality_of(validation.features, validation.modality)
+    if modality is None:
         return "the inputs are a table, see attribution.shortcut"
     if validation.task not in (Task.BINARY, Task.MULTICLASS):
         return "the network does not answer with one class"
@@ -145,6 +146,9 @@ def _unfit(validation: Records, production: Records) -> str:
         return "the inputs of both sides have different shapes"
     if min(len(validation), len(production)) < 2 * _FEWEST:
         return f"fewer than {2 * _FEWEST} labeled rows on one side"
+    assert isinstance(validation.features, Tensor)
+    if not regions_of(modality.name, validation.features[:1]):
+        return f"parts of inputs of the kind {modality.name} have no names"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +93,8 @@ def predeploy(
     sides["production"] = first_rows(sides["production"], rows)
     if network is not None:
         for name in sides.keys() - {"train"}:
-            sides[name] = gd.collect(network, sides[name], device=device)
+            show = sys.stderr.isatty()
+            sides[name] = gd.collect(network, sides[name], device=device, progress=show)
     live = sides["production"]
     tables = {}
     chosen, caption = sheet_rows(live, threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +77,7 @@ def recalibrate(
             candidates=candidates,
             keep_predictions=keep_predictions,
             device=device,
+            progress=sys.stderr.isatty(),
         )
     for text in dict.fromkeys([*result.warnings, *(str(warning.message) for warning in raised)]):
         say(f"Warning: {text}")

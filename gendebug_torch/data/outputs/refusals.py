@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import torch
 from torch import Tensor
 
@@ -53,8 +55,11 @@ def check_embedding(embedding: Tensor | None, modality: str | None, name: str) -
         remedy = "Flatten or average it to one vector per row."
         reject("embedding", "floats [n, e]", got, remedy)
     parts = modality.split(" + ") if isinstance(modality, str) else [modality or MODALITIES[0]]
-    if not all(part in MODALITIES for part in parts):
-        expected, got = f"one of {', '.join(MODALITIES)}", repr(modality)
+    if all(part in MODALITIES for part in parts):
+        return
+    known = (*MODALITIES, *sorted(entry_points(group="gendebug_torch.modalities").names))
+    if not all(part in known for part in parts):
+        expected, got = f"one of {', '.join(known)}", repr(modality)
         reject("modality", expected, got, "Leave it out to have it seen from shape and type.")
 
 

@@ -28,7 +28,9 @@ def offset_penalty(offsets: Tensor) -> float:
     return _OFFSET_RIDGE * float(offsets.square().sum())
 
 
-def minimized(z: Tensor, start: Tensor, loss: RowLoss, *, iterations: int = 60) -> Tensor:
+def minimized(
+    z: Tensor, start: Tensor, loss: RowLoss, *, iterations: int = 60, fixed_offsets: bool = False
+) -> Tensor:
     """Parameters of least penalized loss: log scale, offsets `[k]` and further ones, in a vector.
 
     On the host, in units of each offset's standard error, since classes differ in rows; the loss is
@@ -41,12 +43,13 @@ def minimized(z: Tensor, start: Tensor, loss: RowLoss, *, iterations: int = 60) 
         start: parameters to start from, `[1 + k + j]` float64 on the host.
         loss: loss of some rows.
         iterations: most iterations.
+        fixed_offsets: whether offsets stay as they start.
     """
     from scipy.optimize import minimize
 
     if not len(z):
         return start
-    objective = _Objective(z, start, loss)
+    objective = _Objective(z, start, loss, fixed_offsets)
     first = (start * objective.units).numpy()
     tolerance = _TOLERANCE / max(abs(objective(first)[0]), 1.0)
     options: Any = {"maxiter": iterations, "ftol": tolerance, "gtol": 1e-3}
@@ -61,14 +64,15 @@ class _Objective:
         z: logits, `[n, k]` float64.
         start: parameters at which the standard errors are taken.
         loss: loss of some rows.
+        fixed_offsets: whether offsets stay as they start.
     """
 
-    def __init__(self, z: Tensor, start: Tensor, loss: RowLoss) -> None:
+    def __init__(self, z: Tensor, start: Tensor, loss: RowLoss, fixed_offsets: bool) -> None:
         n, k = z.shape
         size = max(1, (_DEVICE_CELLS if z.device.type == "cuda" else _HOST_CELLS) // k)
         parts = (slice(i, i + size) for i in range(0, n, size))
         self._blocks = [(rows, z[rows].T.contiguous()) for rows in parts]
-        self._loss, self._classes = loss, k
+        self._loss, self._classes, self._fixed_offsets = loss, k, fixed_offsets
         point, mass = start.to(z.device), z.new_zeros(k)
         for _, block in self._blocks:
             share = self._probs(block, point)
@@ -93,5 +97,7 @@ class _Objective:
         slope = slopes.cpu()
         slope[0] += 2 * _SCALE_RIDGE * host[0]
         slope[1 : k + 1] += 2 * _OFFSET_RIDGE * host[1 : k + 1]
+        if self._fixed_offsets:
+            slope[1 : k + 1] = 0
         penalty = _SCALE_RIDGE * float(host[0].square()) + offset_penalty(host[1 : k + 1])
         return float(nats) + penalty, (slope / self.units).numpy()

@@ -39,7 +39,11 @@ class NoiseFit:
 
     def probs(self, z: Tensor) -> Tensor:
         """`[n, k]` calibrated probabilities of the true class."""
-        return (z.T * self.scale + self.offsets[:, None]).softmax(0).T
+        return self.logits(z).T.softmax(0).T
+
+    def logits(self, z: Tensor) -> Tensor:
+        """`[n, k]` calibrated logits of the true class."""
+        return (z.T * self.scale + self.offsets[:, None]).T
 
 
 def fit_noise(z: Tensor, targets: Tensor) -> tuple[NoiseFit, float]:
@@ -100,12 +104,17 @@ def _confident_rows(probs: Tensor) -> Tensor:
 
 def _contradiction(z: Tensor, targets: Tensor, fit: NoiseFit) -> Tensor | None:
     """`[k, k]` transition of confident rows if they are significantly less noisy than `fit`."""
+    eye = torch.eye(len(fit.transition), dtype=z.dtype, device=z.device)
     if not len(z):
-        return torch.eye(len(fit.transition), dtype=z.dtype, device=z.device)
-    confident = _fit_uniform(z, targets, _fit_clean(z, targets))
+        return eye
+    # One scale over the fitted logits: offsets of many classes, free on few confident rows, would
+    # explain every error among them.
+    z = fit.logits(z)
+    start = NoiseFit(1.0, z.new_zeros(z.shape[1]), eye)
+    confident = _fit_uniform(z, targets, start, fixed_offsets=True)
     if float(confident.transition[0, 0]) <= float(fit.transition.diagonal().mean()):
         return None
-    expected = calibrated(z, targets, fit.transition, confident)
+    expected = calibrated(z, targets, fit.transition, confident, fixed_offsets=True)
     loss = log_likelihood(z, targets, confident) - log_likelihood(z, targets, expected)
     return confident.transition if loss > _CONTRADICTION else None
 
@@ -220,7 +229,9 @@ def _fit_clean(z: Tensor, targets: Tensor) -> NoiseFit:
     return _noise_fit(minimized(z, start, loss), torch.eye(z.shape[1], dtype=z.dtype), z)
 
 
-def _fit_uniform(z: Tensor, targets: Tensor, start: NoiseFit) -> NoiseFit:
+def _fit_uniform(
+    z: Tensor, targets: Tensor, start: NoiseFit, *, fixed_offsets: bool = False
+) -> NoiseFit:
     """Every other class is equally likely to be the label by mistake."""
     k = z.shape[1]
 
@@ -234,7 +245,7 @@ def _fit_uniform(z: Tensor, targets: Tensor, start: NoiseFit) -> NoiseFit:
         return -label.log().sum(), gradient, -slope.sum() * rate * (1 - rate)
 
     point = torch.cat([_point(start), torch.tensor([-3.0], dtype=torch.float64)])
-    point = minimized(z, point, loss)
+    point = minimized(z, point, loss, fixed_offsets=fixed_offsets)
     rate = float(point[-1].sigmoid())
     transition = z.new_full((k, k), rate / (k - 1)).fill_diagonal_(1 - rate)
     return _noise_fit(point, transition, z)
@@ -250,7 +261,13 @@ def _fit_pairwise(z: Tensor, targets: Tensor, uniform: NoiseFit) -> NoiseFit:
 
 
 def calibrated(
-    z: Tensor, targets: Tensor, transition: Tensor, start: NoiseFit, *, iterations: int = 60
+    z: Tensor,
+    targets: Tensor,
+    transition: Tensor,
+    start: NoiseFit,
+    *,
+    iterations: int = 60,
+    fixed_offsets: bool = False,
 ) -> NoiseFit:
     """Scale and offsets under a fixed transition.
 
@@ -260,6 +277,7 @@ def calibrated(
         transition: probability of each label for each true class, `[k, k]`.
         start: fit to start from.
         iterations: most iterations.
+        fixed_offsets: whether offsets stay as they start.
     """
     of_label = transition[:, targets]
 
@@ -268,7 +286,8 @@ def calibrated(
         label = joint.sum(0, keepdim=True).clamp(min=_TINY)
         return -label.log().sum(), probs - joint / label, label.new_zeros(0)
 
-    return _noise_fit(minimized(z, _point(start), loss, iterations=iterations), transition, z)
+    point = minimized(z, _point(start), loss, iterations=iterations, fixed_offsets=fixed_offsets)
+    return _noise_fit(point, transition, z)
 
 
 def _point(fit: NoiseFit) -> Tensor:

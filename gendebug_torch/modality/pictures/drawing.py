@@ -48,6 +48,8 @@ def draw_rows(
 ) -> Axes:
     """Groups of rows below each other: images as a mosaic, series as lines, ids as texts.
 
+    Numbers `[n, t]` are series of one channel.
+
     Args:
         ax: axis to draw on.
         rows: at most a few inputs `[n, ...]` of each group, by the name of the group.
@@ -56,7 +58,9 @@ def draw_rows(
     ax.grid(visible=False)
     first = next(iter(rows.values()))
     marks = [(boxes or {}).get(name, ()) for name in rows]
-    if first.ndim == 2:
+    if first.ndim == 2 and first.is_floating_point():
+        _draw_series(ax, {name: values[..., None] for name, values in rows.items()}, marks)
+    elif first.ndim == 2:
         _draw_tokens(ax, rows)
     elif first.ndim == 4 or (first.ndim == 3 and first.shape[1] == first.shape[2]):
         _draw_mosaic(ax, rows, marks)

@@ -56,10 +56,10 @@ class Region:
 
 
 def regions_of(modality: str, inputs: Tensor) -> tuple[Region, ...]:
-    """The regions of inputs, the smallest first.
+    """The regions of inputs, the smallest first; none of the modality of another package.
 
     Args:
-        modality: `image`, `series` or `text`.
+        modality: its name.
         inputs: a batch `[n, ...]` of them.
 
     Example:
@@ -69,7 +69,8 @@ def regions_of(modality: str, inputs: Tensor) -> tuple[Region, ...]:
         (39, 'upper left corner', (0, 0, 8, 8), 'background')
     """
     makers = {"image": _image_regions, "series": _series_regions, "text": _text_regions}
-    return tuple(sorted(makers[modality](inputs), key=lambda region: region.share))
+    found = makers[modality](inputs) if modality in makers else ()
+    return tuple(sorted(found, key=lambda region: region.share))
 
 
 def _image_regions(inputs: Tensor) -> Iterator[Region]:
