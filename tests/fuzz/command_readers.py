@@ -145,15 +145,15 @@ def _tables(folder):
 _SIDES = {"train": "rows.csv", "validation": "rows.csv", "production": "live.csv"}
 _OF_NETWORK = {"model": f"{__name__}:network"}
 _THROUGH = {
-    "diagnose": (_SIDES, 100),
-    "shift": ({"reference": "rows.csv", "live": "live.csv"}, 50),
+    "diagnose": (_SIDES, 1000),
+    "shift": ({"reference": "rows.csv", "live": "live.csv"}, 500),
     "labels": ({"table": "rows.csv"}, 50),
-    "predeploy": (_SIDES, 50),
+    "predeploy": (_SIDES, 600),
     "compare": ({"before": "rows.csv", "after": "live.csv"}, 20),
 }
 COMMAND_READERS = (
-    Reader("words of a command", _files, _call, _odd_words, cost=2),
-    Reader("rows of leakage", _rows, _tables, _damaged_rows, cost=50),
+    Reader("words of a command", _files, _call, _odd_words, cost=5),
+    Reader("rows of leakage", _rows, _tables, _damaged_rows, cost=300),
     *(
         Reader(f"rows of {name}", _rows, partial(_through, name, options), _damaged_rows, cost=cost)
         for name, (options, cost) in _THROUGH.items()

@@ -140,17 +140,18 @@ def _read_parity_tables(folder):
 
 FOLDER_READERS = (
     Reader("pictures", _pictures, _read_pictures, _one_picture, cost=2),
-    Reader("profiles over time", partial(written, _weeks), _read_runs, cost=5),
+    Reader("profiles over time", partial(written, _weeks), _read_runs, cost=25),
     Reader("profile in bytes", _profile_bytes, _read_profile_bytes, _odd_profile_bytes),
     Reader("diagnoses over time", _runs, _read_runs),
     Reader("two diagnoses", _billed, _read_compared, cost=5),
-    Reader("partitions", _partitions, _read_partitions, cost=2),
+    Reader("partitions", _partitions, _read_partitions, cost=20),
     Reader("curves folder", _log, _read_log),
-    Reader("edited suite", lambda: {"s.yaml": SUITE_TEXT}, _edited, cost=2),
+    Reader("edited suite", lambda: {"s.yaml": SUITE_TEXT}, _edited, cost=4),
     Reader(
         "case of a table",
         lambda: {"rows.csv": frame().assign(amount=1.0, hour=2).to_csv(index=False).encode()},
         _case_of_table,
+        cost=8,
     ),
-    Reader("parity tables", _parity_tables, _read_parity_tables, cost=10),
+    Reader("parity tables", _parity_tables, _read_parity_tables, cost=150),
 )

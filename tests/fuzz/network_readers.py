@@ -136,15 +136,15 @@ def _read_attributed(folder):
 NETWORK_READERS = (
     Reader("torchscript", partial(written, _script), lambda f: load_served(str(f / "network.ts"))),
     Reader("onnx", _onnx, lambda f: load_served(str(f / "network.onnx"))(inputs())),
-    Reader("outputs", lambda: {"outputs.safetensors": save(_outputs())}, _read_outputs, cost=5),
-    Reader("checkpoint of a network", _plain, partial(_read_checkpoint, MADE), cost=10),
-    Reader("lightning checkpoint", _of_lightning, partial(_read_checkpoint, LIGHTNING), cost=10),
-    Reader("features npz", _features, _read_features, cost=10),
+    Reader("outputs", lambda: {"outputs.safetensors": save(_outputs())}, _read_outputs, cost=2),
+    Reader("checkpoint of a network", _plain, partial(_read_checkpoint, MADE), cost=300),
+    Reader("lightning checkpoint", _of_lightning, partial(_read_checkpoint, LIGHTNING), cost=300),
+    Reader("features npz", _features, _read_features, cost=40),
     Reader(
         "weights over time",
         _moments,
         lambda f: checkpoint_states(network(), [f / "1.safetensors", f / "2.pt"]),
     ),
     Reader("weights with a note", partial(written, _shipped), _read_shipped),
-    Reader("attributed rows", partial(written, _attributed), _read_attributed, cost=5),
+    Reader("attributed rows", partial(written, _attributed), _read_attributed, cost=4),
 )

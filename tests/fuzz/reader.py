@@ -13,6 +13,8 @@ import pandas as pd
 import torch
 
 from gendebug_torch import Schema
+from gendebug_torch.checks.finding import findings_from_json
+from gendebug_torch.errors import InputError
 from tests.fuzz import mutations
 
 Files = Mapping[str, bytes]
@@ -75,7 +77,7 @@ class Reader:
         files: makes undamaged files, by name.
         read: reads them from a folder and does what their users do first.
         special: makes files of a kind of damage of their own.
-        cost: how many inputs of a quick reader one of this takes, in whole numbers.
+        cost: time that an input takes, in units of 2 ms; a campaign reads fewer of slow ones.
     """
 
     name: str
@@ -151,8 +153,14 @@ def written(write):
 def command(name, function=None, **arguments):
     """Run a command of the command line, without what `main` makes of its errors.
 
-    A check that breaks is a finding to `main`, and an error here.
+    A check that breaks is a finding to `main`, and an error here; one that refuses its input is a
+    refusal.
     """
     module = import_module(f"gendebug_torch.cli.commands.{name}")
     code = getattr(module, function or name)(**arguments)
+    if code == 3:
+        found = findings_from_json(Path(arguments["out"]) / "findings.json")
+        broken = [one.summary for one in found if one.severity == "errored"]
+        assert all(text.startswith("Refused its input") for text in broken), broken
+        raise InputError(broken[0])
     assert code in (0, 1), f"gendebug {name} ended with {code}"

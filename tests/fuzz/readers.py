@@ -351,15 +351,15 @@ MAPS = ("temperature", "vector", "top_beta", "isotonic")
 READERS = {
     reader.name: reader
     for reader in (
-        Reader("schema", lambda: {"schema.yaml": SCHEMA_TEXT}, _read_schema),
-        Reader("suite", lambda: {"s.yaml": SUITE_TEXT}, _read_suite),
-        Reader("suite tensors", _tensor_suite, _read_suite),
+        Reader("schema", lambda: {"schema.yaml": SCHEMA_TEXT}, _read_schema, cost=3),
+        Reader("suite", lambda: {"s.yaml": SUITE_TEXT}, _read_suite, cost=10),
+        Reader("suite tensors", _tensor_suite, _read_suite, cost=3),
         Reader("suite run", partial(written, _run), _read_run),
-        Reader("csv", _csv, _read_table),
-        Reader("csv.gz", _csv, _read_table, _zipped_csv),
-        Reader("parquet", _parquet, _read_table, _odd_parquet),
-        Reader("csv in chunks", _csv, _read_chunks),
-        Reader("parquet in chunks", _parquet, _read_chunks, _odd_parquet),
+        Reader("csv", _csv, _read_table, cost=5),
+        Reader("csv.gz", _csv, _read_table, _zipped_csv, cost=5),
+        Reader("parquet", _parquet, _read_table, _odd_parquet, cost=4),
+        Reader("csv in chunks", _csv, _read_chunks, cost=5),
+        Reader("parquet in chunks", _parquet, _read_chunks, _odd_parquet, cost=10),
         Reader("npz", _npz, _read_npz, _odd_npz),
         Reader("records", partial(written, _records), lambda f: Records.load(f / "records")),
         Reader("reference", partial(written, _reference), _read_reference),
@@ -370,16 +370,18 @@ READERS = {
         ),
         Reader("checkpoint", partial(written, _checkpoint), _resumed),
         Reader("findings", _findings, lambda f: findings_from_json(f / "findings.json")),
-        Reader("curves csv", _log, _read_curves),
+        Reader("curves csv", _log, _read_curves, cost=30),
         Reader("curves json", _state, _read_curves),
-        Reader("curves events", _events, _read_curves),
+        Reader("curves events", _events, _read_curves, cost=10),
         Reader("weights", partial(_weights, ".safetensors", _STATE), _read_weights),
         Reader("weights pt", partial(_weights, ".pt", _STATE), _read_weights, _odd_checkpoint),
-        Reader("program", partial(written, _program), _read_program),
-        Reader("bill", _bill, _read_bill),
+        Reader("program", partial(written, _program), _read_program, cost=8),
+        Reader("bill", _bill, _read_bill, cost=3),
         *(
             Reader(
-                name, *(partial(one, make) for one in (_sheet_file, _read_review, _edited_sheet))
+                name,
+                *(partial(one, make) for one in (_sheet_file, _read_review, _edited_sheet)),
+                cost=3,
             )
             for name, make in (("review sheet", _sheet), ("influence sheet", _influence_sheet))
         ),
