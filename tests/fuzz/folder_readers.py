@@ -44,7 +44,7 @@ def _read_pictures(folder):
 
 
 def _weeks(folder):
-    for week in (1, 2, 3):
+    for week in (1, 2):
         profile(frame().iloc[week:], SCHEMA, sample=8).save(folder / f"{week}.profile")
 
 
@@ -141,11 +141,11 @@ def _read_parity_tables(folder):
 FOLDER_READERS = (
     Reader("pictures", _pictures, _read_pictures, _one_picture, cost=2),
     Reader("profiles over time", partial(written, _weeks), _read_runs, cost=25),
-    Reader("profile in bytes", _profile_bytes, _read_profile_bytes, _odd_profile_bytes),
+    Reader("profile in bytes", _profile_bytes, _read_profile_bytes, _odd_profile_bytes, cost=10),
     Reader("diagnoses over time", _runs, _read_runs),
     Reader("two diagnoses", _billed, _read_compared, cost=5),
     Reader("partitions", _partitions, _read_partitions, cost=20),
-    Reader("curves folder", _log, _read_log),
+    Reader("curves folder", _log, _read_log, cost=30),
     Reader("edited suite", lambda: {"s.yaml": SUITE_TEXT}, _edited, cost=4),
     Reader(
         "case of a table",

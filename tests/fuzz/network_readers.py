@@ -136,7 +136,7 @@ def _read_attributed(folder):
 NETWORK_READERS = (
     Reader("torchscript", partial(written, _script), lambda f: load_served(str(f / "network.ts"))),
     Reader("onnx", _onnx, lambda f: load_served(str(f / "network.onnx"))(inputs())),
-    Reader("outputs", lambda: {"outputs.safetensors": save(_outputs())}, _read_outputs, cost=2),
+    Reader("outputs", lambda: {"outputs.safetensors": save(_outputs())}, _read_outputs, cost=60),
     Reader("checkpoint of a network", _plain, partial(_read_checkpoint, MADE), cost=300),
     Reader("lightning checkpoint", _of_lightning, partial(_read_checkpoint, LIGHTNING), cost=300),
     Reader("features npz", _features, _read_features, cost=40),
