@@ -369,7 +369,7 @@ READERS = {
             for kind in MAPS
         ),
         Reader("checkpoint", partial(written, _checkpoint), _resumed),
-        Reader("findings", _findings, lambda f: findings_from_json(f / "findings.json")),
+        Reader("findings", _findings, lambda f: findings_from_json(f / "findings.json"), cost=20),
         Reader("curves csv", _log, _read_curves, cost=30),
         Reader("curves json", _state, _read_curves),
         Reader("curves events", _events, _read_curves, cost=10),
