@@ -1,9 +1,11 @@
 """Seconds and memory of a default `diagnose` from files with a model's scores, over the size.
 
 Each size runs in a process of its own: three tables are written as Parquet (a tenth of the columns
-categorical, a time column, production like validation), read, diagnosed and reported. `--costs`
-compares what each check declares with what it takes, `--fit` writes the fitted costs into the
-package, `--budgets` shows how long a diagnosis under a budget takes.
+categorical, a time column, production like validation), read, diagnosed and reported. `--fit`
+measures every check and writes the fitted costs into the package, `--costs` compares what each
+check declares with what it takes at other sizes, on other rows; `--kept FILE` keeps what was
+measured, so that either can be done in pieces. `--budgets` shows how long a diagnosis under a
+budget takes.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import nnls
+from scipy.optimize import linprog
 
 import gendebug_torch as gd
 from gendebug_torch.checks.measured_costs import MEASURED, sizes
@@ -48,15 +50,25 @@ PAIRS = {
     "columns": ("5,000 x 1,000", "5,000 x 3,000"),
     "classes": ("5,000 x 20, 100 classes", "5,000 x 20, 1,000 classes"),
 }
-# Sizes at which declared costs are compared: rows, columns and classes apart.
-COSTS = {
+# Sizes at which costs are fitted, and others at which they are compared: rows, columns and classes
+# apart.
+FITTED = {
     "2,000 x 20": (2_000, 20, 2, 0),
     "20,000 x 20": (20_000, 20, 2, 0),
     "100,000 x 20": (100_000, 20, 2, 0),
     "5,000 x 100": (5_000, 100, 2, 0),
     "5,000 x 500": (5_000, 500, 2, 0),
+    "5,000 x 20, 5 classes": (5_000, 20, 5, 0),
     "5,000 x 20, 30 classes": (5_000, 20, 30, 0),
     "5,000 x 20, 300 classes": (5_000, 20, 300, 0),
+}
+COMPARED = {
+    "4,000 x 30": (4_000, 30, 2, 0),
+    "50,000 x 20": (50_000, 20, 2, 0),
+    "8,000 x 200": (8_000, 200, 2, 0),
+    "3,000 x 800": (3_000, 800, 2, 0),
+    "10,000 x 20, 10 classes": (10_000, 20, 10, 0),
+    "5,000 x 20, 100 classes": (5_000, 20, 100, 0),
 }
 BUDGETS = tuple(
     (*size, seconds)
@@ -65,6 +77,8 @@ BUDGETS = tuple(
 )
 # Checks that take less are not compared: nothing is scheduled by them.
 SHORT = 0.2
+# Seconds below which a time is noise, and a factor that is close enough for a check's own cost.
+FLOOR, CLOSE = 0.1, 1.7
 # Numbers of rows above which a check may sample.
 CAPS = (float("inf"), 2e3, 5e3, 1e4, 2e4, 5e4, 1e5)
 
@@ -88,11 +102,11 @@ def table(rows, columns, classes, seed, moved=0.0):
     return pd.DataFrame(data)
 
 
-def write_tables(folder, rows, columns, classes, moved=0.0):
+def write_tables(folder, rows, columns, classes, moved=0.0, seed=0):
     """Three tables and their schema."""
-    for seed, name in enumerate(("train", "validation", "production")):
+    for i, name in enumerate(("train", "validation", "production")):
         shift = moved if name == "production" else 0.0
-        table(rows, columns, classes, seed, shift).to_parquet(Path(folder) / f"{name}.parquet")
+        table(rows, columns, classes, seed + i, shift).to_parquet(Path(folder) / f"{name}.parquet")
     scores = "score" if classes == 2 else str([f"score{i}" for i in range(classes)])
     schema = f"target: label\nlogits: {scores}\ntime: t\n"
     (Path(folder) / "schema.yaml").write_text(schema, encoding="utf-8")
@@ -139,6 +153,8 @@ def measured(folder, budget):
 def measured_costs(folder):
     """Operations of every derived input and check alone, what each declares, and its sizes.
 
+    `own` is the declaration in the code of a check, which a fitted cost replaces.
+
     Others may use the same machine: seconds become operations by the rate of a probe that runs
     before and after, and the fastest rate of all is the machine's own.
     """
@@ -152,31 +168,33 @@ def measured_costs(folder):
             "fastest": max(rates),
             "operations": operations,
             "declared": declared,
+            "own": own,
             "sizes": {str(cap): sizes(given, inputs, cap) for cap in CAPS},
         }
-        for name, (inputs, operations, declared) in entries.items()
+        for name, (inputs, operations, declared, own) in entries.items()
     }
 
 
 def _entries(records):
-    """Inputs, measured and declared operations by name, and the rates of the probes."""
+    """Inputs, operations measured, fitted and declared by name, and the rates of the probes."""
     given = {"model": None, "curves": None, "behavior": None, **records}
     checks = [check for check in all_checks() if not check.lacks(given)]
     shared = derived_inputs(checks, given)
     parts = {part.name: part for check in checks for part in (*check.derived, *check.deferred)}
     entries, rates = {}, [_rate()]
 
-    def add(name, inputs, declared, work):
+    def add(name, inputs, declared, own, work):
         seconds = _seconds(work)
         rates.append(_rate())
         operations = seconds * (rates[-2] * rates[-1]) ** 0.5
-        entries[name] = (inputs, operations, declared.elements)
+        entries[name] = (inputs, operations, declared.elements, own.elements)
 
     for name, part in parts.items():
-        add(name, part.inputs, _part_cost(part, given), shared[name])
+        add(name, part.inputs, _part_cost(part, given), part.cost(given), shared[name])
     for check in checks:
         run = partial(check.run, given, None, shared)
-        add(check.name, check.inputs, check.total_cost(given, shared), run)
+        own = check.cost(given)
+        add(check.name, check.inputs, check.total_cost(given, shared), own, run)
     return entries, rates
 
 
@@ -203,10 +221,10 @@ def _seconds(work):
     return clock() - started
 
 
-def in_process(size, budget=None, *, costs=False, moved=0.0, limit=600):
+def in_process(size, budget=None, *, costs=False, moved=0.0, seed=0, limit=600):
     """The same in a fresh process; None where it takes longer than the limit."""
     with tempfile.TemporaryDirectory() as folder:
-        write_tables(folder, *size, moved=moved)
+        write_tables(folder, *size, moved=moved, seed=seed)
         command = [sys.executable, __file__, "--folder", folder]
         command += [] if budget is None else ["--budget-seconds", str(budget)]
         command += ["--measure"] if costs else []
@@ -281,13 +299,20 @@ def _far(one):
 
 
 def fitted(results):
-    """The costs that fit the measured operations best, by name, as lines of Python."""
+    """The costs that fit the measured operations best, by name, as lines of Python.
+
+    A check that declares as good a cost itself keeps it.
+    """
     names = sorted({name for result in results.values() for name in result})
     lines = []
     for name in names:
         seen = [result[name] for result in results.values() if name in result]
-        fits = [_fit(seen, cap) for cap in CAPS]
-        _, cap, weights = min(fits, key=lambda fit: fit[0])
+        target, floor = _measured(seen)
+        own = np.array([one["own"] for one in seen])
+        fits = [_fit(seen, target, floor, cap) for cap in CAPS]
+        factor, cap, weights = min(fits, key=lambda fit: fit[0])
+        if _factor(own, target, floor) <= max(factor, CLOSE):
+            continue
         keys = ("fixed", "rows", "cells", "scores")
         values = [f"{k}={w:.3g}" for k, w in zip(keys, weights, strict=True) if w > 1e-3]
         values += [f"max_rows={cap:g}"] if cap < float("inf") and any(weights[1:]) else []
@@ -295,16 +320,44 @@ def fitted(results):
     return lines
 
 
-def _fit(seen, cap):
-    """Largest log error, cap and weights of a non-negative fit of relative errors."""
+def _measured(seen):
+    """Measured operations, and those of times that are noise, which nothing is scheduled by."""
     target = np.array([max(one["operations"], 1.0) for one in seen])
+    return target, np.array([one["operations"] / max(one["spent"], 1e-9) for one in seen]) * FLOOR
+
+
+def _factor(declared, target, floor):
+    """The largest factor between declared and measured operations."""
+    ratio = np.maximum(declared, floor) / np.maximum(target, floor)
+    return float(np.exp(np.abs(np.log(ratio)).max()))
+
+
+def _fit(seen, target, floor, cap):
+    """Factor, cap and weights: the least factor within which all sizes are, by linear programs."""
     design = np.array([[1.0, *one["sizes"][str(cap)]] for one in seen])
-    # Times below a tenth of a second are noise, and nothing is scheduled by them.
-    floor = np.array([one["operations"] / max(one["spent"], 1e-9) for one in seen]) * SHORT / 2
     scale = np.maximum(target, floor)
-    weights, _ = nnls(design / scale[:, None], target / scale)
-    declared = np.maximum(design @ weights, floor)
-    return float(np.abs(np.log(declared / scale)).max()), cap, weights
+    relative, long = design / scale[:, None], target > floor
+    low, high, found = 1.0, 1e3, np.zeros(design.shape[1])
+    while high / low > 1.02:
+        factor = (low * high) ** 0.5
+        weights = _within(relative, long, factor)
+        low, high, found = (factor, high, found) if weights is None else (low, factor, weights)
+    return _factor(design @ found, target, floor), cap, found
+
+
+def _within(relative, long, factor):
+    """Weights within this factor of every size with the least relative errors in sum, or None."""
+    m, terms = relative.shape
+    sides = np.vstack([relative, -relative[long]])
+    limits = np.concatenate([np.full(m, factor), np.full(int(long.sum()), -1 / factor)])
+    errors = np.vstack([np.hstack([sign * relative, -np.eye(m)]) for sign in (1, -1)])
+    bounded = np.vstack([np.hstack([sides, np.zeros((len(sides), m))]), errors])
+    ends = np.concatenate([limits, np.ones(m), -np.ones(m)])
+    cost = np.concatenate([np.zeros(terms), np.ones(m)])
+    # Columns of one size each keep the program well scaled.
+    width = np.maximum(np.abs(bounded).max(0), 1e-300)
+    solved = linprog(cost / width, A_ub=bounded / width, b_ub=ends, method="highs")
+    return solved.x[:terms] / width[:terms] if solved.success else None
 
 
 def write_fit(results):
@@ -330,12 +383,25 @@ def print_budgets():
         )
 
 
+def costs_at(named, seed, kept):
+    """What each check takes at these sizes, at one speed; kept in a file where one is named."""
+    path = None if kept is None else Path(kept)
+    results = json.loads(path.read_text()) if path is not None and path.exists() else {}
+    for name, size in named.items():
+        if name not in results and (result := in_process(size[:3], costs=True, seed=seed)):
+            results[name] = result
+            if path is not None:
+                path.write_text(json.dumps(results))
+    return at_one_speed(results)
+
+
 def main():
     """Print the tables that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", action="append", choices=[*SIZES, *COSTS])
+    parser.add_argument("--size", action="append", choices=[*SIZES, *FITTED, *COMPARED])
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--fit", action="store_true", help="and write measured_costs.py")
+    parser.add_argument("--kept", help="file of what was measured, read and added to")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--budgets", action="store_true")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -346,10 +412,11 @@ def main():
         folder, budget = options.folder, options.budget_seconds
         print(json.dumps(measured_costs(folder) if options.measure else measured(folder, budget)))
     elif options.costs or options.fit:
-        results = {n: in_process(COSTS[n][:3], costs=True) for n in options.size or COSTS}
-        results = at_one_speed({name: result for name, result in results.items() if result})
+        named = FITTED if options.fit else COMPARED
+        asked = {name: named[name] for name in options.size or named}
+        results = costs_at(asked, 0 if options.fit else 100, options.kept)
         print_costs(results)
-        if options.fit:
+        if options.fit and set(results) == set(FITTED):
             write_fit(results)
     elif options.budgets:
         print_budgets()

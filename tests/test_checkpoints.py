@@ -166,6 +166,33 @@ def test_parameters_made_under_inference_mode(network):
     assert frozen.weight.requires_grad
 
 
+def test_buffers_made_under_inference_mode():
+    with torch.inference_mode():
+        frozen = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    before = frozen[1].running_mean.clone()
+    collect(frozen, rows(1)[0])
+    assert torch.equal(frozen[1].running_mean, before)
+
+
+def test_a_large_buffer_that_is_written_is_named(monkeypatch):
+    monkeypatch.setattr("gendebug_torch.model.evaluation._LARGEST_BUFFER", 0)
+    with pytest.warns(UserWarning, match="wrote into the buffer `calls`"):
+        collect(Counting(), rows(1)[0])
+
+
+def test_a_lazy_network_is_refused_before_its_first_batch():
+    with pytest.raises(InputError, match=r"`0.weight`, whose shape is not known"):
+        collect(nn.Sequential(nn.LazyLinear(3)), rows(1)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_trust_of_attributions_in_the_dtype_of_the_weights(dtype):
+    torch.manual_seed(0)
+    x, y = rows(1)
+    network = nn.Sequential(nn.Linear(4, 3)).to(dtype)
+    assert attribute(network, Records(x, y), "saliency").trust is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_tables_are_fed_in_the_dtype_of_the_weights(network, dtype):
     x, y = rows(1)

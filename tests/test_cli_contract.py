@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 from typing import get_type_hints
 
@@ -50,6 +51,18 @@ def test_debug_shows_the_traceback(broken, capsys):
     broken(ZeroDivisionError("boom"))
     assert main(["checks", "--debug"]) == 3
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_warnings_of_others_do_not_act_on_a_terminal(monkeypatch, capsys):
+    def warn(as_json: bool = False) -> int:
+        """Warns."""
+        warnings.simplefilter("always")
+        warnings.warn("no letter for \x1b[2J", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("gendebug_torch.cli.commands.checks.checks", warn)
+    assert main(["checks"]) == 0
+    assert capsys.readouterr().err == "UserWarning: no letter for \\x1b[2J\n"
 
 
 @pytest.mark.parametrize("words", [["diagnos"], [], ["shift-"]])

@@ -97,6 +97,16 @@ class OverTheBatch(nn.Module):
         return self.last(x - x.mean(0))
 
 
+class OverNoSingleRow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 2)
+        self.norm = nn.BatchNorm1d(2, track_running_stats=False)
+
+    def forward(self, x):
+        return self.norm(self.last(x))
+
+
 class Counter(nn.Module):
     """Writes into a buffer in each forward."""
 
@@ -115,6 +125,7 @@ class Counter(nn.Module):
     [
         (Random, "random in evaluation mode"),
         (OverTheBatch, "depends on the other rows of its batch"),
+        (OverNoSingleRow, "one row alone is refused (ValueError: "),
         (Counter, None),
         (lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), None),
     ],

@@ -256,3 +256,16 @@ def test_no_command_prints_what_acts_on_a_terminal(tmp_path, monkeypatch, capsys
         assert acting not in text.out + text.err
     for acting in ("\x1b", "\x07", "\x00", "\u202e", "\u2066"):
         assert acting not in page
+
+
+def test_what_a_terminal_lacks_is_printed_as_an_escape(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    epochs = "\n".join(f"{i},{1 / (i + 1)},{1 / (i + 1) + 0.1}" for i in range(12))
+    (tmp_path / "runs.csv").write_text(f"epoch,train_loss,val_loss\n{epochs}\n")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["curves", "runs.csv", "--out", "ä\udcff"]) in (0, 1)
+    out.flush()
+    assert b"Report: \\xe4\\udcff/report.html" in out.buffer.getvalue()
+    assert (tmp_path / "ä\udcff" / "report.html").exists()
+    assert out.errors == "strict"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gendebug_torch.attribution.attributions import Attributions, joined_rows
-from gendebug_torch.attribution.explain import explain
+from gendebug_torch.attribution.explain import explain, noted_names
 from gendebug_torch.attribution.explanation.task import AttributionTask
 from gendebug_torch.errors import reject
 from gendebug_torch.model.devices import device_of, world_size
@@ -60,8 +60,7 @@ def explain_on_devices(
         rows = joined_rows(directory)
         notes = json.loads((directory / "notes.json").read_text())
         fields = rows if stream else {name: value.clone() for name, value in rows.items()}
-        names = tuple(notes.get("names", ()))
-        return Attributions.from_rows(fields, task.title, names)
+        return Attributions.from_rows(fields, task.title, noted_names(notes))
 
 
 def _explain_rank(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gendebug_torch.attribution.explanation.task import AttributionTask, explain
 from gendebug_torch.attribution.methods.captum.bridge import captum_method
 from gendebug_torch.attribution.methods.captum.classes import perturbs_inputs
 from gendebug_torch.attribution.methods.table import METHODS, Method
-from gendebug_torch.errors import UnsupportedError, reject
+from gendebug_torch.errors import UnsupportedError, brief, reject
 from gendebug_torch.model.devices import fitting
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.model.runner import map_rows
@@ -97,7 +97,22 @@ def explain(
         **run_options,
     )
     rows = joined_rows(checkpoint) if stream and checkpoint is not None else rows
-    return Attributions.from_rows(rows, task.title, tuple(notes.get("names", ())))
+    return Attributions.from_rows(rows, task.title, noted_names(notes))
+
+
+def noted_names(notes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the features in the notes of a run.
+
+    Args:
+        notes: what the run noted, or what was read from its directory.
+
+    Raises:
+        InputError: they are no names.
+    """
+    names = notes.get("names", [])
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        reject("checkpoint", "names of features", brief(names), "Choose an empty directory.")
+    return tuple(names)
 
 
 def _refuse_batch_statistics(model: Model) -> None:

@@ -158,8 +158,7 @@ def _refuse(
     places = {parameter.removesuffix("+") for parameter in positional}
     hints = get_type_hints(function)
     if found := re.search(r"Parser key \"(\w+)\":(.*)", message, re.DOTALL):
-        values = re.findall(r"(?:Got|Given) value: (.*)", found[2])
-        reject(flag(found[1]), _expected(hints[found[1]]), brief(values[-1]), remedy)
+        reject(flag(found[1]), _expected(hints[found[1]]), _value(found[2]), remedy)
     if found := re.search(r"arguments are required: (.*)", message):
         written = [one if one in places else flag(one) for one in found[1].split(", ")]
         reject(", ".join(written), "a value", "none", remedy)
@@ -172,6 +171,12 @@ def _refuse(
         hint = did_you_mean(first, options) if first.startswith("--") else ""
         reject(first, expected, brief(f"{first}{found[2]}"), f"{hint}{remedy}")
     reject("arguments", f"those of gendebug {name}", " ".join(message.split()), remedy)
+
+
+def _value(message: str) -> str:
+    """The value that a message of the parser is about, or what it says."""
+    values = re.findall(r"(?:Got|Given) value: (.*)", message)
+    return brief(values[-1] if values else " ".join(message.split()))
 
 
 def _expected(hint: Any) -> str:

@@ -6,6 +6,7 @@ A command's module is imported when its words are right, so that help costs no i
 from __future__ import annotations
 
 import contextlib
+import io
 import shutil
 import sys
 import textwrap
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gendebug: no command {name!r}. {hint}See gendebug --help.", file=sys.stderr)
         return BAD_INPUT
     try:
-        with _plain_warnings(name):
+        with _plain_warnings(name), _any_text():
             return _call(name, words[len(name.split()) :])
     except KeyboardInterrupt:
         print(f"gendebug {name}: interrupted", file=sys.stderr)
@@ -172,6 +173,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
+def _any_text() -> Iterator[None]:
+    """What the encoding of a terminal or file lacks is printed as an escape, not raised."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        yield
+        return
+    errors = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            stream.reconfigure(errors=errors)
+
+
+@contextlib.contextmanager
 def _plain_warnings(name: str) -> Iterator[None]:
     """What this package warns of as a sentence of the command, without the line of code."""
     with warnings.catch_warnings():
@@ -186,11 +203,17 @@ def _plain_warnings(name: str) -> Iterator[None]:
             file: TextIO | None = None,
             line: str | None = None,
         ) -> None:
+            from gendebug_torch.report.text import printable
+
+            text = printable(message)
             if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
-                print(f"gendebug {name}: {message}", file=sys.stderr)
+                print(f"gendebug {name}: {text}", file=sys.stderr)
                 warned.append(str(message))
-            else:
+            elif text == str(message):
                 shown(message, category, filename, lineno, file, line)
+            else:
+                # Names of columns that matplotlib has no letters for, for example.
+                print(f"{category.__name__}: {text}", file=file or sys.stderr)
 
         warnings.showwarning = say
         yield

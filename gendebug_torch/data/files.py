@@ -16,8 +16,11 @@ from typing import Any
 
 from gendebug_torch.errors import reject
 
-# Control characters (C0, C1) but for tab and newline, and marks that change the direction of text.
-_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Control characters (C0, C1) but for tab and newline, marks that change the direction of text, and
+# halves of characters, which stand for bytes of a file name that are no text.
+_ACTING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 # A file may expand to this many bytes whatever its own size; beyond it, only so many times that.
 _FREE_BYTES, _MAX_EXPANSION = 2**30, 1000
 
@@ -25,8 +28,8 @@ _FREE_BYTES, _MAX_EXPANSION = 2**30, 1000
 def without_controls(text: str) -> str:
     r"""A text whose control characters and marks of direction are written as escapes.
 
-    They would act on a terminal, or reorder a line, instead of being read. Ends of lines and tabs
-    stay.
+    They would act on a terminal, or reorder a line, instead of being read; so are bytes of a file
+    name that are no text, which no file could hold. Ends of lines and tabs stay.
 
     Example:
         >>> print(without_controls("a\x1b[2Jb\u202ec"))

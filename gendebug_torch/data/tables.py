@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from gendebug_torch.data.records import Records
     from gendebug_torch.data.schema import Schema
 
-
 # What pandas calls the numbers among objects.
 _NUMBERS = ("decimal", "integer", "floating", "mixed-integer-float")
 # A number as a CSV writes it, how many texts are looked at first, and how many of them differ.
@@ -74,11 +73,13 @@ def _read_packed_csv(source: Path, text: dict[str, type]) -> pd.DataFrame:
 
 
 def _read_parquet(source: Path, text: dict[str, type]) -> pd.DataFrame:
-    from pyarrow.parquet import read_metadata
+    from pyarrow import array, parquet
 
-    footer = read_metadata(source)
+    footer = parquet.read_metadata(source)
     check_expansion(source, 8 * footer.num_rows * footer.num_columns)
     frame: pd.DataFrame = pd.read_parquet(source)
+    for texts in (one for _, one in frame.items() if str(one.dtype) in ("str", "string")):
+        array(texts, from_pandas=True).validate(full=True)  # They are decoded when they are used.
     return frame
 
 

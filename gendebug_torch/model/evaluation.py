@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,9 +27,9 @@ def evaluating(
 ) -> Iterator[None]:
     """The model in evaluation mode with frozen parameters, restored on exit and after a failure.
 
-    Restored are the mode of every submodule, `requires_grad`, `.grad`, buffers, hooks, the device,
-    and the random states of Python, NumPy and torch (every device). Of a plain callable only the
-    random states can be.
+    Restored are the mode of every submodule, `requires_grad`, `.grad`, buffers (of more than 64 MiB
+    a write is warned of instead), hooks, the device, and the random states of Python, NumPy and
+    torch (every device). Of a plain callable only the random states can be.
 
     Args:
         model: module or callable.
@@ -84,7 +85,7 @@ def _differentiable(modules: Sequence[nn.Module]) -> Iterator[None]:
         (table, name, value)
         for table in tables
         for name, value in table.items()
-        if value is not None and value.is_inference()
+        if value is not None and not nn.parameter.is_lazy(value) and value.is_inference()
     ]
     try:
         for table, name, value in held:
@@ -106,6 +107,9 @@ def on_device(model: Model, device: torch.device | None) -> Iterator[None]:
     """
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     devices = sorted({str(parameter.device) for parameter in parameters})
+    if isinstance(model, nn.Module) and (empty := _without_values(model)):
+        remedy = "Run it on one batch first, or load its weights."
+        reject("model", "weights in memory", f"`{empty}`, whose shape is not known yet", remedy)
     if "meta" in devices:
         reject(
             "model",
@@ -131,6 +135,12 @@ def on_device(model: Model, device: torch.device | None) -> Iterator[None]:
             model.to(home)
 
 
+def _without_values(model: nn.Module) -> str:
+    """Name of the first parameter or buffer of a lazy layer that saw no input; empty without."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    return next((name for name, value in named if nn.parameter.is_lazy(value)), "")
+
+
 @contextlib.contextmanager
 def _hooks_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
     # The hooks of an exported program are empty lists that nothing can be added to.
@@ -150,15 +160,25 @@ def _hooks_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
 @contextlib.contextmanager
 def _buffers_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Buffers with their values, as some layers write into them in a forward pass."""
-    buffers = [
-        (module._buffers, name, buffer, _version(buffer), buffer.detach().clone())
+    held = [
+        (module._buffers, name, buffer)
         for module in modules
         for name, buffer in module._buffers.items()
-        if buffer is not None and buffer.numel() * buffer.element_size() <= _LARGEST_BUFFER
+        if buffer is not None
     ]
+    buffers = [
+        (table, name, buffer, _version(buffer), buffer.detach().clone())
+        for table, name, buffer in held
+        if buffer.nbytes <= _LARGEST_BUFFER
+    ]
+    large = [(n, b, _version(b)) for _, n, b in held if b.nbytes > _LARGEST_BUFFER]
     try:
         yield
     finally:
+        for name, buffer, version in large:
+            if _version(buffer) != version:
+                text = f"a forward pass wrote into the buffer `{name}`, which stays so: it is of"
+                warnings.warn(f"{text} more than {_LARGEST_BUFFER >> 20} MiB", stacklevel=5)
         with torch.no_grad():
             for table, name, buffer, version, value in buffers:
                 # A module that moved between devices has buffers of its own there.
@@ -167,7 +187,9 @@ def _buffers_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
                 restored = current if moved and current is not None else buffer
                 table[name] = restored
                 if version is None or _version(restored) != version:
-                    restored.copy_(value)
+                    # torch lets nobody write into a tensor made under inference_mode elsewhere.
+                    with torch.inference_mode(restored.is_inference()):
+                        restored.copy_(value)
 
 
 def _version(tensor: Tensor) -> int | None:

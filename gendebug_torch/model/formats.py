@@ -265,7 +265,11 @@ def _onnx(path: str, argument: str) -> Callable[[Tensor], Tensor]:
 
     def ask(batch: Tensor) -> Tensor:
         pieces = torch.split(batch, rows) if isinstance(rows, int) and rows > 0 else (batch,)
-        answers = [session.run(None, {inputs[0].name: piece.cpu().numpy()})[0] for piece in pieces]
-        return torch.cat([torch.from_numpy(answer) for answer in answers])
+        expected = f"an ONNX model of inputs {list(batch.shape)}"
+        with reading(path, expected, argument, "Export it for the rows that it is given."):
+            answers = [
+                session.run(None, {inputs[0].name: piece.cpu().numpy()})[0] for piece in pieces
+            ]
+            return torch.cat([torch.from_numpy(answer) for answer in answers])
 
     return ask

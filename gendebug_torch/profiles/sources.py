@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gendebug_torch.errors import InputError, reading, reject
 from gendebug_torch.profiles.engines.extras import is_csv, library
+from gendebug_torch.profiles.sums.rows import intact
 from gendebug_torch.shift.columns.chunks import csv_options
 
 # Rows of a chunk: 20 MiB of 20 columns.
@@ -129,4 +130,4 @@ def _chunks_of_file(name: str, filesystem: Any, codes: tuple[str, ...]) -> Itera
         kind = dataset.CsvFileFormat(convert_options=csv_options(codes))
     found = dataset.dataset(name, format=kind, filesystem=filesystem, partitioning="hive")
     batches = found.to_batches(batch_size=CHUNK_ROWS, batch_readahead=1, fragment_readahead=1)
-    yield from _gathered(batches, found.schema)
+    yield from map(intact, _gathered(batches, found.schema))

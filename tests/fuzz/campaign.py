@@ -3,6 +3,7 @@
 import argparse
 import collections
 import json
+import math
 import os
 import random
 import resource
@@ -123,12 +124,12 @@ def main():
     parser.add_argument("--refusals", action="store_true", help="print some of the messages")
     options = parser.parse_args()
     chosen = [READERS[name] for name in options.reader or READERS]
-    share = max(1, -(-options.inputs // len(chosen)))
+    share = options.inputs / sum(1 / reader.cost for reader in chosen)
     print("| reader | inputs | accepted | refused | other | hangs | slowest s | peak MB |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     failures = {}
     for reader in chosen:
-        outcomes = run(reader, share, options.seed)
+        outcomes = run(reader, math.ceil(share / reader.cost), options.seed)
         print(table_row(reader.name, outcomes), flush=True)
         for number, kind, text, *_ in outcomes:
             if kind in (OTHER, HANG):

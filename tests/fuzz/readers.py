@@ -5,14 +5,10 @@ import json
 import math
 import struct
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -33,135 +29,23 @@ from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.columns.chunks import prepare_table, read_table_in_chunks
 from gendebug_torch.shift.columns.prepared_table import PreparedTable, table_comparison
 from tests.fuzz import mutations
+from tests.fuzz.command_readers import COMMAND_READERS
+from tests.fuzz.folder_readers import FOLDER_READERS
+from tests.fuzz.network_readers import NETWORK_READERS
+from tests.fuzz.reader import (
+    SCHEMA,
+    SCHEMA_TEXT,
+    SUITE_TEXT,
+    TENSOR_SUITE,
+    N,
+    Reader,
+    frame,
+    inputs,
+    network,
+    written,
+)
 
-Files = Mapping[str, bytes]
-N = 60
-SCHEMA_TEXT = b"""target: label
-logits: score
-time: created_at
-group: customer
-source: labeler
-categorical: [city]
-ids: [row]
-classes: [no, 'yes', maybe]
-metadata: [note]
-noise: [x3]
-causal: [x1]
-direction: {x2: increasing}
-threshold: 0.3
-"""
-SUITE_TEXT = b"""suite: s
-features: [amount, hour]
-classes: [a, b]
-threshold: 0.5
-tolerance: 0.01
-inputs:
-  one: {amount: 32.5, hour: 17}
-  two: {amount: 640, hour: 3}
-cases:
-  - id: c1
-    like: one
-    capability: everyday
-    tags: [a, b]
-    origin: x
-    reviewed: true
-    expect: {score: [0.0, 0.02]}
-  - id: c2
-    like: two
-    input: {amount: 3.2}
-    change: {hour: 8}
-    expect: same
-    tolerance: 0.1
-  - id: c3
-    input: {amount: 1, hour: !absent ''}
-    expect: {class: a}
-"""
-TENSOR_SUITE = b"""cases:
-  - id: t
-    input: {x: !tensor 'tensors.npz#x', y: !tensor tensors.safetensors}
-    expect: {score: [0, 1]}
-  - {id: u, input: {x: !tensor 'tensors.pt#x'}, expect: {score: [0, 1]}}
-"""
-SCHEMA = Schema("label", time="created_at", group="customer", categorical=("city",), logits="score")
 _VERDICTS = ("right", "wrong", "unsure", "0", "1", "", "WRONG", " right")
-
-
-@dataclass(frozen=True)
-class Reader:
-    """One reader of files.
-
-    Args:
-        name: as in the table of a campaign.
-        files: makes undamaged files, by name.
-        read: reads them from a folder and does what their users do first.
-        special: makes files of a kind of damage of their own.
-    """
-
-    name: str
-    files: Callable[[], Files]
-    read: Callable[[Path], Any]
-    special: Callable[[Any], Files] | None = None
-
-    def damaged(self, rng) -> dict[str, bytes]:
-        """Files of which one is damaged."""
-        if self.special is not None and rng.random() < 0.6:
-            return dict(self.special(rng))
-        files = dict(self.files())
-        name = rng.choice(sorted(files))
-        damage = DAMAGE.get(Path(name).suffix, mutations.damaged_bytes)
-        files[name] = damage(files[name], rng)
-        return files
-
-
-DAMAGE = {
-    ".yaml": mutations.damaged_yaml,
-    ".json": mutations.damaged_json,
-    ".safetensors": mutations.damaged_safetensors,
-    ".npz": mutations.damaged_zip,
-    ".pt": mutations.damaged_zip,
-    ".pt2": mutations.damaged_zip,
-}
-
-
-@cache
-def frame():
-    rng = np.random.default_rng(0)
-    return pd.DataFrame(
-        {
-            "label": rng.integers(0, 2, N),
-            "score": rng.normal(size=N),
-            "created_at": pd.date_range("2024-01-01", periods=N).astype(str),
-            "customer": rng.integers(0, 20, N),
-            "city": rng.choice(["a", "b", "c"], N),
-            "x1": rng.normal(size=N),
-            "x2": rng.integers(0, 9, N),
-            "flag": rng.random(N) > 0.5,
-            "text": rng.choice(["hello", "wörld", "a,b"], N),
-        }
-    )
-
-
-@cache
-def network():
-    torch.manual_seed(0)
-    return torch.nn.Linear(4, 3)
-
-
-@cache
-def inputs():
-    return torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
-
-
-@cache
-def written(write):
-    """Files that `write(folder)` leaves, by name."""
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder))
-        return {
-            str(path.relative_to(folder)): path.read_bytes()
-            for path in sorted(Path(folder).rglob("*"))
-            if path.is_file()
-        }
 
 
 def _csv():
@@ -467,15 +351,15 @@ MAPS = ("temperature", "vector", "top_beta", "isotonic")
 READERS = {
     reader.name: reader
     for reader in (
-        Reader("schema", lambda: {"schema.yaml": SCHEMA_TEXT}, _read_schema),
-        Reader("suite", lambda: {"s.yaml": SUITE_TEXT}, _read_suite),
-        Reader("suite tensors", _tensor_suite, _read_suite),
+        Reader("schema", lambda: {"schema.yaml": SCHEMA_TEXT}, _read_schema, cost=3),
+        Reader("suite", lambda: {"s.yaml": SUITE_TEXT}, _read_suite, cost=10),
+        Reader("suite tensors", _tensor_suite, _read_suite, cost=3),
         Reader("suite run", partial(written, _run), _read_run),
-        Reader("csv", _csv, _read_table),
-        Reader("csv.gz", _csv, _read_table, _zipped_csv),
-        Reader("parquet", _parquet, _read_table, _odd_parquet),
-        Reader("csv in chunks", _csv, _read_chunks),
-        Reader("parquet in chunks", _parquet, _read_chunks, _odd_parquet),
+        Reader("csv", _csv, _read_table, cost=5),
+        Reader("csv.gz", _csv, _read_table, _zipped_csv, cost=5),
+        Reader("parquet", _parquet, _read_table, _odd_parquet, cost=4),
+        Reader("csv in chunks", _csv, _read_chunks, cost=5),
+        Reader("parquet in chunks", _parquet, _read_chunks, _odd_parquet, cost=10),
         Reader("npz", _npz, _read_npz, _odd_npz),
         Reader("records", partial(written, _records), lambda f: Records.load(f / "records")),
         Reader("reference", partial(written, _reference), _read_reference),
@@ -485,19 +369,24 @@ READERS = {
             for kind in MAPS
         ),
         Reader("checkpoint", partial(written, _checkpoint), _resumed),
-        Reader("findings", _findings, lambda f: findings_from_json(f / "findings.json")),
-        Reader("curves csv", _log, _read_curves),
+        Reader("findings", _findings, lambda f: findings_from_json(f / "findings.json"), cost=20),
+        Reader("curves csv", _log, _read_curves, cost=30),
         Reader("curves json", _state, _read_curves),
-        Reader("curves events", _events, _read_curves),
+        Reader("curves events", _events, _read_curves, cost=10),
         Reader("weights", partial(_weights, ".safetensors", _STATE), _read_weights),
         Reader("weights pt", partial(_weights, ".pt", _STATE), _read_weights, _odd_checkpoint),
-        Reader("program", partial(written, _program), _read_program),
-        Reader("bill", _bill, _read_bill),
+        Reader("program", partial(written, _program), _read_program, cost=8),
+        Reader("bill", _bill, _read_bill, cost=3),
         *(
             Reader(
-                name, *(partial(one, make) for one in (_sheet_file, _read_review, _edited_sheet))
+                name,
+                *(partial(one, make) for one in (_sheet_file, _read_review, _edited_sheet)),
+                cost=3,
             )
             for name, make in (("review sheet", _sheet), ("influence sheet", _influence_sheet))
         ),
+        *NETWORK_READERS,
+        *FOLDER_READERS,
+        *COMMAND_READERS,
     )
 }

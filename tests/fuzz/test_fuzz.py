@@ -15,22 +15,25 @@ from tests.fuzz.campaign import ACCEPTED, REFUSED, outcome
 from tests.fuzz.readers import READERS
 from tests.versions import require_raw_weights
 
-INPUTS = 12
+# Damaged inputs of each reader; of slow ones fewer, by their cost, and none of the slowest.
+INPUTS, SLOW = 12, 300
+QUICK = [name for name, reader in READERS.items() if reader.cost <= SLOW]
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", QUICK)
 def test_damaged_files_are_read_or_refused(tmp_path, name):
     reader = READERS[name]
-    seen = [outcome(reader, number, "suite", tmp_path / "x") for number in range(INPUTS)]
+    inputs = min(INPUTS, SLOW // reader.cost)
+    seen = [outcome(reader, number, "suite", tmp_path / "x") for number in range(inputs)]
     assert not [text for kind, text in seen if kind not in (ACCEPTED, REFUSED)]
     refused = [text for kind, text in seen if kind == REFUSED]
-    assert refused
+    assert refused or inputs < INPUTS
     assert all("." in text for text in refused)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", QUICK)
 def test_undamaged_files_are_read(tmp_path, name):
     for path, content in READERS[name].files().items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

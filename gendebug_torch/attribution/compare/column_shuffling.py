@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gendebug_torch.model.batches import moved
 from gendebug_torch.model.devices import device_of, fitting
 from gendebug_torch.model.evaluation import Model, evaluating
-from gendebug_torch.model.runner import logits_of
+from gendebug_torch.model.runner import as_model_takes, logits_of
 
 # From logits and targets to one loss per row, or to one number.
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -51,7 +51,7 @@ def loss_rises(
     """
     generator = torch.Generator().manual_seed(seed)
     on = _home(model, inputs) if device is None else device_of(device)
-    inputs, targets = moved(inputs, on), moved(targets, on)
+    inputs, targets = as_model_takes(inputs, model, on), moved(targets, on)
     # Index tensors on the device, made once: lists would be copied for every column and repeat.
     groups = [moved(torch.tensor(group, dtype=torch.int64), on) for group in columns]
     size = _ROWS.get(on.type, 8192)

@@ -29,7 +29,7 @@ from gendebug_torch.attribution.trust.robustness_trials import (
     total_evaluations,
 )
 from gendebug_torch.model.evaluation import Model, evaluating
-from gendebug_torch.model.runner import logits_of
+from gendebug_torch.model.runner import as_model_takes, logits_of
 
 # Model evaluations of a card as a share of those of its run, and the parts of them for shuffling
 # and for repeated calls.
@@ -272,7 +272,7 @@ def _are_outputs(model: Model, row: Tensor, targets: Tensor) -> bool:
     parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
     device = next((parameter.device for parameter in parameters), row.device)
     with torch.no_grad(), evaluating(model):
-        logits = logits_of(model, row.to(device))
+        logits = logits_of(model, as_model_takes(row, model, device))
     classes = 2 if logits.ndim == 1 else logits.shape[1]
     return int(targets.min()) >= 0 and int(targets.max()) < classes
 

@@ -12,7 +12,7 @@ from gendebug_torch.attribution import counterfactual as smallest_changes
 from gendebug_torch.cli.deliver import say
 from gendebug_torch.cli.exit_codes import CLEAN
 from gendebug_torch.cli.inputs import at_least, load_model, load_records, load_schema
-from gendebug_torch.data.files import write_whole
+from gendebug_torch.data.files import replacing_files
 from gendebug_torch.data.sheets.sheet_files import csv_text
 from gendebug_torch.errors import reject
 
@@ -69,9 +69,11 @@ def counterfactual(
         budget=budget,
         seed=seed,
     )
-    for name, table in (("changes", found.table()), ("alternatives", found.summary())):
-        numbered = table.assign(row=number.numpy()[table["row"].to_numpy(dtype=int)])
-        write_whole(Path(out) / f"{name}.csv", csv_text(numbered), "--out")
+    tables = {"changes.csv": found.table(), "alternatives.csv": found.summary()}
+    with replacing_files(out, list(tables), "--out") as scratch:
+        for name, table in tables.items():
+            numbered = table.assign(row=number.numpy()[table["row"].to_numpy(dtype=int)])
+            (scratch / name).write_text(csv_text(numbered), encoding="utf-8", newline="")
     none = int((~found.found).sum())
     say(
         f"{len(number):,} rows; of {none:,} no change within reach is answered otherwise. "

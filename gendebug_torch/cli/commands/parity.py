@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,12 @@ def parity(
     _refuse_others("--served", **columns, key=key)
     name, answers, path = _given(**outputs)
     rows = _inputs(path, schema, max_rows)
+    network, served_model = load_model(name, weights), load_served(answers)
+    _check_taken(path, rows, {name: network, answers: served_model})
     options = {"tolerance": 1e-3 if tolerance is None else tolerance, "rows": len(rows)}
     diagnosis = gd.diagnose(
-        load_model(name, weights),
-        served=load_served(answers),
+        network,
+        served=served_model,
         validation=rows,
         only=_CHECK,
         options={_CHECK: options},
@@ -119,6 +122,14 @@ def _inputs(path: str, schema: str | None, max_rows: int | None) -> gd.Records:
         with option_of("--data"):
             rows = gd.Records.from_file(path, columns, name="validation", optional=optional)
     return rows if max_rows is None else rows.select(range(min(max_rows, len(rows))))
+
+
+def _check_taken(path: str, rows: gd.Records, models: Mapping[str, Any]) -> None:
+    """Refuse rows that one of the networks does not take."""
+    for name, model in models.items():
+        remedy = "Pass rows as it is fed them, or another network."
+        with reading(path, f"rows that {name} takes", "--data", remedy):
+            gd.collect(model, rows.select(range(min(2, len(rows)))))
 
 
 def _features(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import model_inputs
+from gendebug_torch.errors import brief
 from gendebug_torch.model.batches import cut, leaves
 from gendebug_torch.model.devices import device_of
 from gendebug_torch.model.evaluation import Model, evaluating
@@ -24,8 +26,10 @@ PROBED_ROWS = 3 * _ROWS
 _LIMIT = 0.01
 
 
-def output_changes(model: Model, inputs: Any, device: torch.device) -> tuple[float, float]:
+def output_changes(model: Model, inputs: Any, device: torch.device) -> tuple[float, float, str]:
     """Mean changes of the outputs, in their standard deviations: called again, and row by row.
+
+    Where one row alone is refused, the change is infinite, and the text says by which error.
 
     Args:
         model: module or callable.
@@ -38,10 +42,14 @@ def output_changes(model: Model, inputs: Any, device: torch.device) -> tuple[flo
     rows = len(next(leaves(inputs)))
     with evaluating(model, device=device), torch.no_grad():
         first, again = logits_of(model, inputs), logits_of(model, inputs)
-        single = torch.cat([logits_of(model, cut(inputs, at, at + 1)) for at in range(rows)])
-    spread = float(first.double().std()) or 1.0
-    changes = [float((other - first).double().abs().mean()) for other in (again, single)]
-    return changes[0] / spread, changes[1] / spread
+        spread = float(first.double().std()) or 1.0
+        repeated = float((again - first).double().abs().mean()) / spread
+        try:
+            single = torch.cat([logits_of(model, cut(inputs, at, at + 1)) for at in range(rows)])
+        # Whatever a network raises of one row, it has just answered it among others.
+        except (RuntimeError, ValueError, IndexError) as error:
+            return repeated, math.inf, f"{type(error).__name__}: {brief(str(error))}"
+    return repeated, float((single - first).double().abs().mean()) / spread, ""
 
 
 def model_findings(given: Mapping[str, Any], device: str | torch.device) -> Iterator[Finding]:
@@ -55,7 +63,7 @@ def model_findings(given: Mapping[str, Any], device: str | torch.device) -> Iter
     fed = [rows for side in sides if side is not None and (rows := _rows(side)) is not None]
     if given["model"] is None or not fed:
         return
-    again, single = output_changes(given["model"], fed[0], device_of(device))
+    again, single, error = output_changes(given["model"], fed[0], device_of(device))
     numbers = {"again": again, "row_by_row": single, "rows": len(fed[0])}
     how: dict[str, Any] = {"numbers": numbers, "inputs": ("model",)}
     if again > _LIMIT:
@@ -73,8 +81,12 @@ def model_findings(given: Mapping[str, Any], device: str | torch.device) -> Iter
             "diagnose.model",
             Cause.TRAIN_SERVE_SKEW,
             Severity.WARN,
-            "The answer to a row depends on the other rows of its batch: row by row the outputs "
-            f"change by {single:.2g} standard deviations.",
+            "The answer to a row depends on the other rows of its batch: "
+            + (
+                f"one row alone is refused ({error})."
+                if error
+                else f"row by row the outputs change by {single:.2g} standard deviations."
+            ),
             remedy="Use the running statistics of BatchNorm, and no statistics over the batch.",
             **how,
         )

@@ -178,7 +178,20 @@ def unpacked(content: Tensor) -> Any:
     import pyarrow as pa
 
     table = pa.ipc.open_stream(content.numpy().tobytes()).read_all()
+    return intact(table)
+
+
+def intact(table: Any) -> Any:
+    """An Arrow table of a file, after its texts and its notes for pandas were found readable.
+
+    Args:
+        table: pyarrow.Table.
+
+    Raises:
+        ValueError: they are damaged.
+    """
     table.validate(full=True)
+    table.slice(0, 0).to_pandas()
     return table
 
 

@@ -36,9 +36,10 @@ _MAX_ROWS = 20_000
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
+    """By the squared columns, of which more than most are not judged, and the first rows."""
     production = given.get("production")
-    count = column_count(production)
-    columns = 5000.0 * (96.0 + count) ** 2 + 3e7 if count <= 300 else 1e6
+    count, rows = column_count(production), 0 if production is None else len(production)
+    columns = 4.0 * min(rows, 6000) * (96.0 + count) ** 2 if count <= 300 else 3e6
     has_embedding = production is not None and production.embedding is not None
     return Cost(elements=columns + has_embedding * 1.2e8)
 
