@@ -201,6 +201,11 @@ def test_two_scored_tables_gate_a_pull_request(tmp_path, monkeypatch):
     same = ["compare", "old.csv", "old.csv", "--schema", "s.yaml", "--out", "same"]
     worse = ["compare", "old.csv", "new.csv", "--schema", "s.yaml", "--out", "worse"]
     assert main(same) == 0
-    assert main([*worse, "--also", "junit", "markdown"]) == 1
-    assert {p.name for p in (tmp_path / "worse").iterdir()} >= {"findings.xml", "findings.md"}
+    assert main([*worse, "--also", "markdown", "--junit", "--sarif"]) == 1
+    written = {p.name for p in (tmp_path / "worse").iterdir()}
+    assert written >= {"findings.xml", "findings.md", "findings.sarif"}
+    (run,) = json.loads((tmp_path / "worse" / "findings.sarif").read_text())["runs"]
+    rules = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+    assert rules == {result["ruleId"] for result in run["results"]} == {"compare.models"}
+    assert {result["level"] for result in run["results"]} <= {"error", "warning", "note"}
     assert main(["compare", "old.csv", "new.csv", "--out", "none"]) == 2
