@@ -168,11 +168,16 @@ def test_a_history_names_the_first_week_and_the_broken_file(tmp_path):
     for at, week in enumerate(weeks(0, 8, shift_from=5)):
         week.save(tmp_path / f"week{at:02}.profile")
     (tmp_path / "week90.profile").write_bytes(b"broken")
+    other = Schema(target="label", logits="score", ids="b")
+    profile(pd.DataFrame({"b": [1.0], "score": 0.0, "label": 1}), other).save(
+        tmp_path / "week91.profile"
+    )
     found = history(tmp_path)
     assert "week05 is the first step" in found.findings[0].summary
     assert found.findings[0].subject == "b"
-    assert "1 file was not read" in found.findings[1].summary
+    assert "2 files were not read" in found.findings[1].summary
     assert "week90" in found.findings[1].summary
+    assert "another reading of b in week91.profile" in found.findings[1].summary
     assert list(found.tables["Steps"]["alarm"]) == [False] * 5 + [True] * 3
     assert main(["history", str(tmp_path), "--out", str(tmp_path / "page")]) == 1
     assert (tmp_path / "page" / "report.html").stat().st_size > 10_000

@@ -17,6 +17,18 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NEEDS = {"dask": "dask.dataframe", "duckdb": "duckdb", "ray": "ray.data", "spark": "pyspark"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def stopped():
+    """Engines that run processes are stopped."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    if "pyspark.sql" in sys.modules:
+        session = sys.modules["pyspark.sql"].SparkSession.getActiveSession()
+        if session is not None:
+            session.stop()
+
+
 # What engines warn of is theirs.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("engine", NEEDS)

@@ -200,15 +200,15 @@ def with_errors(frame, schema, rows, seed=0):
 @pytest.mark.parametrize("schema", [OUTPUTS, CLASSES, QUANTITY])
 def test_slices_of_a_reference_are_judged_on_all_rows(schema, tmp_path):
     """Few rows are sampled, so that a slice of 1 % has next to none of them."""
-    frames = [rows(seed, 30_000) for seed in (20, 21)]
-    rare = [np.random.default_rng(seed).random(30_000) < 0.01 for seed in (0, 1)]
+    frames = [rows(seed, 20_000) for seed in (20, 21)]
+    rare = [np.random.default_rng(seed).random(20_000) < 0.01 for seed in (0, 1)]
     for frame, chosen in zip(frames, rare, strict=True):
         frame.loc[chosen, "city"] = "Zug"
-    before = with_errors(frames[0], schema, np.zeros(30_000, bool))
+    before = with_errors(frames[0], schema, np.zeros(20_000, bool))
     after = with_errors(frames[1], schema, rare[1], 1)
     reference = profile(before, schema)
     sides = [
-        sum_of(profile(p, schema, reference=reference, sample=500) for p in parts_of(frame, 5))
+        sum_of(profile(p, schema, reference=reference, sample=500) for p in parts_of(frame, 3))
         for frame in (before, after)
     ]
     whole = profile(after, schema, reference=reference, sample=500)
@@ -300,6 +300,9 @@ def test_schemas_versions_and_foreign_files_are_refused(tmp_path):
     found = profile(frame, SCHEMA)
     with pytest.raises(InputError, match="another threshold"):
         _ = found + profile(frame, Schema(**{**SCHEMA.__dict__, "threshold": 0.3}))
+    other = Schema(**{**SCHEMA.__dict__, "ids": ("row", "age"), "regression": True})
+    with pytest.raises(InputError, match="another reading of age, regression in production"):
+        diagnose(validation=found, production=profile(frame, other))
     with pytest.raises(InputError, match="sample of"):
         _ = found + profile(frame, SCHEMA, sample=10)
     other = found.to_bytes().replace(b'\\"version\\": 1', b'\\"version\\": 9')
@@ -342,6 +345,9 @@ def test_broken_files_of_a_folder_are_named_and_counted(tmp_path):
         part.to_parquet(tmp_path / f"{at}.parquet", index=False)
     (tmp_path / "1.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(InputError, match=r"1 of 3 that cannot be read: .*1\.parquet"):
+        profile(tmp_path, SCHEMA)
+    rows(17, 30).drop(columns="c").to_parquet(tmp_path / "1.parquet")
+    with pytest.raises(InputError, match=r"1\.parquet: .*c in one part alone"):
         profile(tmp_path, SCHEMA)
     with pytest.raises(InputError, match="no such file"):
         profile(tmp_path / "none.parquet", SCHEMA)

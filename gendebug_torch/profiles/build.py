@@ -14,10 +14,10 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import InputError, reject
 from gendebug_torch.model.collection.collect import collect
 from gendebug_torch.profiles.profile import OPTIONAL, Profile, empty_profile, records_of
-from gendebug_torch.profiles.sources import tables_of
+from gendebug_torch.profiles.sources import tables_of, without_file
 from gendebug_torch.profiles.sums.cells import Cells, cells_of
 from gendebug_torch.profiles.sums.columns import QUANTITY, Chunk, Column, chunk_of, column_of
 from gendebug_torch.profiles.sums.outcomes import outcome_sums
@@ -90,8 +90,12 @@ def profile(
     else:
         chunks = tables_of(rows, (schema or Schema()).categorical + (schema or Schema()).ids)
     total = empty_profile(schema or Schema(), name, sample, cells)
-    for table in chunks:
-        total = total + _part(table, total)
+    for chunk in chunks:
+        table, file = without_file(chunk)
+        try:
+            total = total + _part(table, total)
+        except InputError as error:
+            raise InputError(f"{file}: {error}" if file else str(error)) from error
     return total
 
 

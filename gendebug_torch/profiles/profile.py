@@ -245,6 +245,39 @@ def records_of(table: Any, schema: Schema, name: str) -> Records:
     return Records.from_frame(frame, schema, name=name, optional=OPTIONAL)
 
 
+def check_comparable(before: Profile, after: Profile) -> None:
+    """Refuse two profiles that take the same columns for different things.
+
+    Args:
+        before: profile of the earlier rows.
+        after: profile of the later ones.
+
+    Raises:
+        InputError: columns or outputs that are read in another way.
+    """
+    sides = (before, after)
+    roles = [_roles(side) for side in sides]
+    shared = roles[0].keys() & roles[1].keys()
+    differing = sorted(name for name in shared if roles[0][name] != roles[1][name])
+    keys = ("regression", "multilabel", "threshold")
+    differing += [key for key in keys if len({getattr(side.schema, key) for side in sides}) > 1]
+    # Records have ids in the place of classes.
+    named = {c for side in sides if (c := side.schema.classes) != tuple(range(len(c)))}
+    differing += ["classes"] if len(named) > 1 else []
+    if differing:
+        got = f"another reading of {', '.join(differing[:5])} in {after.name}"
+        expected = f"a profile by the schema of {before.name}"
+        reject("schema", expected, got, "Profile both by one schema.")
+
+
+def _roles(side: Profile) -> dict[str, tuple[bool, ...]]:
+    """What the schema takes each column of the rows for."""
+    schema = side.schema
+    known = ((schema.target,), schema.ids, schema.logits, schema.probs, schema.categorical)
+    groups = (schema.outside_features, *known)
+    return {name: tuple(name in g for g in groups) for name in side.sample.table.column_names}
+
+
 def _check_addable(one: Profile, other: Profile) -> None:
     """Refuse parts of different tables."""
     if not isinstance(other, Profile):

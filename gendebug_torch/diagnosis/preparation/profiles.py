@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from gendebug_torch.calibration.checks._confidence import BINARY_ROWS, BINS
@@ -20,7 +21,7 @@ from gendebug_torch.profiles.answers import (
     with_counted_classes,
 )
 from gendebug_torch.profiles.build import profile
-from gendebug_torch.profiles.profile import Profile
+from gendebug_torch.profiles.profile import Profile, check_comparable
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS
 from gendebug_torch.shift.checks._columns import COLUMN_PAIR, PreparedPair
 from gendebug_torch.shift.checks._outputs import CONFIDENCE
@@ -36,12 +37,18 @@ def profiles_of(given: Mapping[str, Any]) -> dict[str, Profile]:
 
     Args:
         given: inputs by name.
+
+    Raises:
+        InputError: profiles by schemas that read the same columns in another way.
     """
     found = {name: given[name] for name in _SPLITS if isinstance(given[name], Profile)}
-    return {
+    named = {
         name: replace(side, name=name if side.name == "profile" else side.name)
         for name, side in found.items()
     }
+    for before, after in pairwise(named.values()):
+        check_comparable(before, after)
+    return named
 
 
 def sampled_rows(profiles: Mapping[str, Profile]) -> dict[str, Records]:
