@@ -118,6 +118,10 @@ def _scored(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _peers(frame: pd.DataFrame) -> dict[str, Callable[[], Any]]:
     works: dict[str, Callable[[], Any]] = {}
+    # The last whylogs, of 2024, speaks of types by names that numpy 2 has no more.
+    for name, kind in (("unicode_", np.str_), ("float_", np.float64), ("string_", np.bytes_)):
+        if not hasattr(np, name):
+            setattr(np, name, kind)
     try:
         import whylogs
 

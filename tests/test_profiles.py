@@ -268,6 +268,16 @@ def test_records_stand_beside_a_profile():
     assert ("shift.ks", "a", Severity.WARN) in found
 
 
+def test_records_add_to_rows_of_a_file_by_the_names_of_their_classes():
+    frame = rows(23, 900)
+    frame["label"] = frame["label"].map({0: "on time", 1: "late"}).where(frame["a"] < 2)
+    schema = Schema(**{**SCHEMA.__dict__, "classes": ("on time", "late")})
+    records = Records.from_frame(frame[:400], schema)
+    whole, halves = profile(frame, schema), profile(records) + profile(frame[400:], schema)
+    assert torch.equal(whole.outcomes.confusion, halves.outcomes.confusion)
+    assert int(halves.outcomes.labels.sum()) == int(frame["label"].notna().sum())
+
+
 def test_regression_and_many_classes_add_up():
     rng = np.random.default_rng(0)
     y = rng.normal(size=5000)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
+from gendebug_torch.data.task import missing_values
 from gendebug_torch.errors import InputError, reject
 from gendebug_torch.model.collection.collect import collect
 from gendebug_torch.profiles.profile import OPTIONAL, Profile, empty_profile, records_of
@@ -220,8 +221,8 @@ def _frame_of(records: Records, schema: Schema | None) -> tuple[pd.DataFrame, Sc
         parts.append(records.metadata)
     if records.targets is not None and records.targets.ndim == 1:
         target = known.target or "target"
-        parts.append(pd.DataFrame({target: records.targets.cpu().numpy()}))
-        known = replace(known, target=target, classes=_id_classes(known))
+        parts.append(pd.DataFrame({target: _labels(records.targets, known)}))
+        known = replace(known, target=target)
     if records.logits is not None and records.logits.ndim < 3:
         outputs = records.logits.reshape(len(records), -1).double().cpu().numpy()
         names = known.logits or tuple(f"logit_{i}" for i in range(outputs.shape[1]))
@@ -230,9 +231,13 @@ def _frame_of(records: Records, schema: Schema | None) -> tuple[pd.DataFrame, Sc
     return pd.concat(parts, axis=1), known
 
 
-def _id_classes(schema: Schema) -> tuple[Any, ...]:
-    """Classes as ids, since targets of records are ids."""
-    return tuple(range(len(schema.classes)))
+def _labels(targets: Tensor, schema: Schema) -> Any:
+    """Targets as a table holds them: names where the schema has some, nothing where missing."""
+    ids = targets.cpu().numpy()
+    if not schema.classes:
+        return ids
+    names = np.array([*schema.classes, None], dtype=object)
+    return names[np.where(missing_values(targets).cpu().numpy(), len(schema.classes), ids)]
 
 
 def _collected(model: Any, loader: Iterable[Any]) -> Iterator[Records]:

@@ -259,11 +259,8 @@ def check_comparable(before: Profile, after: Profile) -> None:
     roles = [_roles(side) for side in sides]
     shared = roles[0].keys() & roles[1].keys()
     differing = sorted(name for name in shared if roles[0][name] != roles[1][name])
-    keys = ("regression", "multilabel", "threshold")
+    keys = ("classes", "regression", "multilabel", "threshold")
     differing += [key for key in keys if len({getattr(side.schema, key) for side in sides}) > 1]
-    # Records have ids in the place of classes.
-    named = {c for side in sides if (c := side.schema.classes) != tuple(range(len(c)))}
-    differing += ["classes"] if len(named) > 1 else []
     if differing:
         got = f"another reading of {', '.join(differing[:5])} in {after.name}"
         expected = f"a profile by the schema of {before.name}"
