@@ -168,11 +168,16 @@ def test_a_history_names_the_first_week_and_the_broken_file(tmp_path):
     for at, week in enumerate(weeks(0, 8, shift_from=5)):
         week.save(tmp_path / f"week{at:02}.profile")
     (tmp_path / "week90.profile").write_bytes(b"broken")
+    other = Schema(target="label", logits="score", ids="b")
+    profile(pd.DataFrame({"b": [1.0], "score": 0.0, "label": 1}), other).save(
+        tmp_path / "week91.profile"
+    )
     found = history(tmp_path)
     assert "week05 is the first step" in found.findings[0].summary
     assert found.findings[0].subject == "b"
-    assert "1 file was not read" in found.findings[1].summary
+    assert "2 files were not read" in found.findings[1].summary
     assert "week90" in found.findings[1].summary
+    assert "another reading of b in week91.profile" in found.findings[1].summary
     assert list(found.tables["Steps"]["alarm"]) == [False] * 5 + [True] * 3
     assert main(["history", str(tmp_path), "--out", str(tmp_path / "page")]) == 1
     assert (tmp_path / "page" / "report.html").stat().st_size > 10_000
@@ -201,6 +206,11 @@ def test_two_scored_tables_gate_a_pull_request(tmp_path, monkeypatch):
     same = ["compare", "old.csv", "old.csv", "--schema", "s.yaml", "--out", "same"]
     worse = ["compare", "old.csv", "new.csv", "--schema", "s.yaml", "--out", "worse"]
     assert main(same) == 0
-    assert main([*worse, "--also", "junit", "markdown"]) == 1
-    assert {p.name for p in (tmp_path / "worse").iterdir()} >= {"findings.xml", "findings.md"}
+    assert main([*worse, "--also", "markdown", "--junit", "--sarif"]) == 1
+    written = {p.name for p in (tmp_path / "worse").iterdir()}
+    assert written >= {"findings.xml", "findings.md", "findings.sarif"}
+    (run,) = json.loads((tmp_path / "worse" / "findings.sarif").read_text())["runs"]
+    rules = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+    assert rules == {result["ruleId"] for result in run["results"]} == {"compare.models"}
+    assert {result["level"] for result in run["results"]} <= {"error", "warning", "note"}
     assert main(["compare", "old.csv", "new.csv", "--out", "none"]) == 2

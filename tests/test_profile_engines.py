@@ -2,17 +2,31 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from torch import distributed
 
-from gendebug_torch import profile
+from gendebug_torch import Profile, profile
 from gendebug_torch.profiles.engines.distributed import gathered
 from tests.processes import run_ranks
 from tests.test_profiles import SCHEMA, equal, parts_of, rows
 
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NEEDS = {"dask": "dask.dataframe", "duckdb": "duckdb", "ray": "ray.data", "spark": "pyspark"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def stopped():
+    """Engines that run processes are stopped."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+    if "pyspark.sql" in sys.modules:
+        session = sys.modules["pyspark.sql"].SparkSession.getActiveSession()
+        if session is not None:
+            session.stop()
 
 
 # What engines warn of is theirs.
@@ -28,8 +42,20 @@ def test_an_engine_reads_partitions_as_one_table(engine, tmp_path, monkeypatch):
         part.to_parquet(tmp_path / f"{at}.parquet", index=False)
     assert pq.read_table(tmp_path).num_rows == 4000
     module = importlib.import_module(f"gendebug_torch.profiles.engines.{engine}")
-    found = module.profile_of(str(tmp_path / "*.parquet"), SCHEMA, sample=300)
-    equal(profile(frame, SCHEMA, sample=300), found)
+    options = {"sample": 300, "reference": profile(frame[:500], SCHEMA)}
+    found = module.profile_of(str(tmp_path / "*.parquet"), SCHEMA, **options)
+    equal(profile(frame, SCHEMA, **options), found)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_scores_and_explains_over_ray(tmp_path, monkeypatch):
+    pytest.importorskip("ray.data")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    words = ["--rows", "3000", "--out", str(tmp_path)]
+    found = importlib.import_module("ray_data").main(words)
+    assert found.rows == found.outcomes.labeled == 3000
+    assert {"by_amount", "by_days", "by_orders"} <= found.columns.keys()
+    equal(found, Profile.load(tmp_path / "invoices.profile"))
 
 
 def test_ranks_add_their_parts(tmp_path):

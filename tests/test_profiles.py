@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gendebug_torch import Profile, Records, Schema, Severity, diagnose, profile
+from gendebug_torch import Profile, Records, Schema, Severity, compare, diagnose, profile
 from gendebug_torch.cli.main import main
 from gendebug_torch.errors import InputError, MissingExtraError
 from gendebug_torch.profiles.build import sum_of
@@ -154,6 +154,8 @@ def test_many_rows_are_judged_by_their_sums_and_the_sample_is_named():
         "shift.missing": "b",
         "shift.quality": "",
         "calibration.production_ece": "",
+        "calibration.threshold": "",
+        "shift.confidence": "",
     }
     whole = judged(*(Records.from_frame(side, schema) for side in sides), only=list(compared))
     profiles = [profile(side, schema, sample=4000) for side in sides]
@@ -165,13 +167,84 @@ def test_many_rows_are_judged_by_their_sums_and_the_sample_is_named():
     for check, subject in compared.items():
         (known,) = [f for k, f in whole.items() if k[:2] == (check, subject)]
         assert key(known) in sums
-        for number in ("statistic", "difference", "AUC production", "accuracy production", "ece"):
+        numbers = ["statistic", "difference", "AUC production", "accuracy production", "ece"]
+        for number in [*numbers, "auc_production", "positive_rate_production", "near_low", "n"]:
             if number in known.numbers:
                 assert sums[key(known)].numbers[number] == pytest.approx(
                     known.numbers[number], abs=2e-3
                 )
         if "m" in known.numbers:
             assert sums[key(known)].numbers["m"] == known.numbers["m"]
+
+
+OUTPUTS = Schema(target="label", logits="score", ids="row", metadata="at", categorical="zip")
+CLASSES = Schema(target="label", logits=("one", "two", "three"), ids="row", metadata="at")
+QUANTITY = Schema(target="label", logits="score", regression=True, ids="row", metadata="at")
+
+
+def with_errors(frame, schema, rows, seed=0):
+    """The same with labels or answers that are wrong in some rows."""
+    rng = np.random.default_rng(seed)
+    frame = frame.copy()
+    if schema is QUANTITY:
+        noise = np.where(rows, 4.0, 1.0) * rng.normal(size=len(frame))
+        return frame.assign(label=frame["score"] + noise)
+    if schema is CLASSES:
+        frame["label"] = rng.integers(0, 3, len(frame))
+        answer = np.where(rows | (rng.random(len(frame)) < 0.1), 2 - frame["label"], frame["label"])
+        names = ("one", "two", "three")
+        return frame.assign(**{name: 3.0 * (answer == i) for i, name in enumerate(names)})
+    return frame.assign(label=np.where(rows, 1 - frame["label"], frame["label"]))
+
+
+@pytest.mark.parametrize("schema", [OUTPUTS, CLASSES, QUANTITY])
+def test_slices_of_a_reference_are_judged_on_all_rows(schema, tmp_path):
+    """Few rows are sampled, so that a slice of 1 % has next to none of them."""
+    frames = [rows(seed, 20_000) for seed in (20, 21)]
+    rare = [np.random.default_rng(seed).random(20_000) < 0.01 for seed in (0, 1)]
+    for frame, chosen in zip(frames, rare, strict=True):
+        frame.loc[chosen, "city"] = "Zug"
+    before = with_errors(frames[0], schema, np.zeros(20_000, bool))
+    after = with_errors(frames[1], schema, rare[1], 1)
+    reference = profile(before, schema)
+    sides = [
+        sum_of(profile(p, schema, reference=reference, sample=500) for p in parts_of(frame, 3))
+        for frame in (before, after)
+    ]
+    whole = profile(after, schema, reference=reference, sample=500)
+    assert torch.allclose(sides[1].cells.sums, whole.cells.sums, rtol=1e-12)
+    equal(whole, Profile.load(whole.save(tmp_path / "a.profile")))
+    assert Profile.from_bytes(whole.to_bytes()).cells.binnings == whole.cells.binnings
+    records = [Records.from_frame(frame, schema) for frame in (before, after)]
+    expected = judged(*records, only="slices.collapse")
+    found = judged(*sides, only="slices.collapse")
+    (name,) = [name for name in expected if name[1] == "city = Zug"]
+    for number in ("rate_validation", "rate_production", "support", "change_overall"):
+        assert found[name].numbers[number] == pytest.approx(expected[name].numbers[number])
+    assert compare(*sides).worse
+    plain = [profile(frame, schema, sample=500) for frame in (before, after)]
+    assert name not in judged(*plain, only="slices.collapse")
+
+
+def test_slices_need_one_reference_of_the_same_columns():
+    frame = rows(22, 600)
+    reference = profile(frame, OUTPUTS)
+    part = profile(frame, OUTPUTS, reference=reference)
+    # The slices of a profile are those of whatever refers to it in turn.
+    assert profile(frame, OUTPUTS, reference=part).cells.binnings == part.cells.binnings
+    with pytest.raises(InputError, match="in all parts"):
+        _ = part + profile(frame, OUTPUTS)
+    with pytest.raises(InputError, match="frozen on the same reference"):
+        _ = part + profile(frame, OUTPUTS, reference=profile(frame.assign(a=frame["b"]), OUTPUTS))
+    with pytest.raises(InputError, match="city"):
+        profile(frame.drop(columns="city"), OUTPUTS, reference=reference)
+    with pytest.raises(InputError, match="a Profile"):
+        profile(frame, OUTPUTS, reference=frame)
+    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(200, 100))).add_prefix("x")
+    with pytest.raises(InputError, match="at most 512 levels"):
+        profile(wide, Schema(), reference=profile(wide, Schema()))
+    unlabeled = frame.drop(columns=["label", "score"])
+    assert profile(unlabeled, OUTPUTS, reference=reference).cells.sums is None
 
 
 def test_findings_are_the_same_for_every_partitioning():
@@ -193,6 +266,16 @@ def test_records_stand_beside_a_profile():
     before = Records.from_frame(rows(10), schema)
     found = judged(before, profile(rows(11, a=0.6), schema), only="shift.ks")
     assert ("shift.ks", "a", Severity.WARN) in found
+
+
+def test_records_add_to_rows_of_a_file_by_the_names_of_their_classes():
+    frame = rows(23, 900)
+    frame["label"] = frame["label"].map({0: "on time", 1: "late"}).where(frame["a"] < 2)
+    schema = Schema(**{**SCHEMA.__dict__, "classes": ("on time", "late")})
+    records = Records.from_frame(frame[:400], schema)
+    whole, halves = profile(frame, schema), profile(records) + profile(frame[400:], schema)
+    assert torch.equal(whole.outcomes.confusion, halves.outcomes.confusion)
+    assert int(halves.outcomes.labels.sum()) == int(frame["label"].notna().sum())
 
 
 def test_regression_and_many_classes_add_up():
@@ -227,6 +310,9 @@ def test_schemas_versions_and_foreign_files_are_refused(tmp_path):
     found = profile(frame, SCHEMA)
     with pytest.raises(InputError, match="another threshold"):
         _ = found + profile(frame, Schema(**{**SCHEMA.__dict__, "threshold": 0.3}))
+    other = Schema(**{**SCHEMA.__dict__, "ids": ("row", "age"), "regression": True})
+    with pytest.raises(InputError, match="another reading of age, regression in production"):
+        diagnose(validation=found, production=profile(frame, other))
     with pytest.raises(InputError, match="sample of"):
         _ = found + profile(frame, SCHEMA, sample=10)
     other = found.to_bytes().replace(b'\\"version\\": 1', b'\\"version\\": 9')
@@ -270,6 +356,9 @@ def test_broken_files_of_a_folder_are_named_and_counted(tmp_path):
     (tmp_path / "1.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(InputError, match=r"1 of 3 that cannot be read: .*1\.parquet"):
         profile(tmp_path, SCHEMA)
+    rows(17, 30).drop(columns="c").to_parquet(tmp_path / "1.parquet")
+    with pytest.raises(InputError, match=r"1\.parquet: .*c in one part alone"):
+        profile(tmp_path, SCHEMA)
     with pytest.raises(InputError, match="no such file"):
         profile(tmp_path / "none.parquet", SCHEMA)
 
@@ -290,12 +379,13 @@ def test_the_commands_write_read_and_compare_profiles(tmp_path, monkeypatch):
     (tmp_path / "s.yaml").write_text(
         "target: label\nlogits: score\nids: row\nmetadata: at\ncategorical: zip\n"
     )
+    reference = []
     for name, frame in (("v", rows(17)), ("w", rows(18, a=0.6))):
         frame.to_parquet(f"{name}.parquet")
-        assert (
-            main(["profile", f"{name}.parquet", "--schema", "s.yaml", "--out", f"{name}.profile"])
-            == 0
-        )
+        words = ["profile", f"{name}.parquet", "--schema", "s.yaml", "--out", f"{name}.profile"]
+        assert main([*words, *reference]) == 0
+        reference = ["--reference", "v.profile"]
+    assert main([*words, "--reference", "s.yaml"]) == 2
     sides = ["--validation", "v.profile", "--production", "w.profile"]
     assert main(["diagnose", *sides, "--out", "out", "--only", "shift.ks"]) == 1
     found = json.loads((tmp_path / "out" / "findings.json").read_text())

@@ -44,7 +44,7 @@ def diagnosis(mark=""):
 
 
 def report(folder, rows):
-    assert deliver(diagnosis(), str(folder), "warn", also=("junit", "markdown")) == 1
+    assert deliver(diagnosis(), str(folder), "warn", also=("junit", "markdown", "sarif")) == 1
 
 
 def recalibration(folder, rows):

@@ -76,9 +76,10 @@ def python_words(
     `--fail-on` becomes `--fail_on`, `--from` (a word of Python) `--from_`; `--only shift,labels` or
     `--only shift labels` becomes `--only '["shift", "labels"]'`. Words that follow a list and are
     needed by position are given back: of `--tags theft SUITE`, `SUITE` is the suite. A flag
-    of true or false alone means true.
+    of true or false alone means true, and `--junit` means `--also junit`.
     """
     hints = get_type_hints(function)
+    words = _with_formats(words, hints)
     lists = {
         name
         for name, hint in hints.items()
@@ -115,6 +116,25 @@ def python_words(
         _as_list(values[int(word[1:])]) if word.startswith("\0") else word
         for word in [*result, *given_back]
     ]
+
+
+def _with_formats(words: Sequence[str], hints: Mapping[str, Any]) -> Sequence[str]:
+    """`--junit` and the like, where they are formats of `--also` and no options themselves."""
+    known = [name for kind in get_args(hints.get("also")) for name in map(str, _choices(kind))]
+    short = [word for word in words if word[2:] in known and word == f"--{word[2:]}"]
+    short = [word for word in short if word[2:] not in hints]
+    if not short:
+        return words
+    split = (word.split("=", 1) if word.startswith("--also=") else [word] for word in words)
+    rest = [part for parts in split for part in parts if part not in short]
+    names = [word[2:] for word in short]
+    at = rest.index("--also") + 1 if "--also" in rest else len(rest)
+    return [*rest[:at], *([] if "--also" in rest else ["--also"]), *names, *rest[at:]]
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The literals of a list of literals."""
+    return get_args(get_args(kind)[0]) if get_origin(kind) is list else ()
 
 
 def _as_list(values: Sequence[str]) -> str:

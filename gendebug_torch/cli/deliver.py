@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,11 @@ from gendebug_torch.cli.exit_codes import BROKEN, CLEAN, FINDINGS
 from gendebug_torch.cli.main import WARNED
 from gendebug_torch.diagnosis.budget import OVERRUN, overrun
 from gendebug_torch.errors import NO_DEADLINE, Deadline
-from gendebug_torch.report import bill_files, render_junit, write_report
+from gendebug_torch.report import bill_files, render_junit, render_sarif, write_report
 from gendebug_torch.report.text import printable
 
 FailOn = Literal["note", "warn", "fail", "never"]
-Format = Literal["junit", "markdown"]
+Format = Literal["junit", "markdown", "sarif"]
 
 
 def deliver(
@@ -36,7 +36,7 @@ def deliver(
         diagnosis: what to report.
         out: directory of `report.html` and `findings.json`.
         fail_on: severity from which findings give exit code 1.
-        also: further formats, `findings.xml` (JUnit) and `findings.md` (Markdown).
+        also: further formats: `findings.xml` (JUnit), `findings.md` (Markdown), `findings.sarif`.
         deadline: end of the command's budget; pictures end with it, and what is late is said.
         extras: tables and pictures of the page.
     """
@@ -44,11 +44,7 @@ def deliver(
         # Rows that were left out are no part of the verdict.
         context = {**diagnosis.context, "warnings": "; ".join(dict.fromkeys(warned))}
         diagnosis = replace(diagnosis, context=context)
-    others = bill_files(diagnosis.bill)
-    if "junit" in also:
-        others["findings.xml"] = render_junit(diagnosis.findings)
-    if "markdown" in also:
-        others["findings.md"] = diagnosis.to_markdown()
+    others = bill_files(diagnosis.bill) | further_files(diagnosis, out, also)
     budget = NO_DEADLINE if deadline is None else deadline.whole
     html = diagnosis.to_html(**extras, deadline=budget)
     write_report(out, html, diagnosis.to_json(), others)
@@ -56,6 +52,17 @@ def deliver(
     if (late := overrun(budget.seconds, budget.spent, diagnosis.costs)) and not _says(diagnosis):
         say(late[0].summary)
     return exit_code(diagnosis, fail_on)
+
+
+def further_files(diagnosis: gd.Diagnosis, out: str, also: Sequence[Format]) -> dict[str, str]:
+    """Contents of the files of further formats, by name."""
+    made: dict[Format, tuple[str, Callable[[], str]]] = {
+        "junit": ("findings.xml", lambda: render_junit(diagnosis.findings)),
+        "markdown": ("findings.md", diagnosis.to_markdown),
+        "sarif": ("findings.sarif", lambda: render_sarif(diagnosis.findings, page=page)),
+    }
+    page = (Path(out) / "report.html").as_posix()
+    return {made[name][0]: made[name][1]() for name in also}
 
 
 def _says(diagnosis: gd.Diagnosis) -> bool:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gendebug_torch.calibration.checks._confidence import BinCounter, bins_of_rows
+from gendebug_torch.calibration.checks._confidence import (
+    BinaryRows,
+    BinCounter,
+    bins_of_rows,
+    rows_of_binary,
+)
 from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.profiles.profile import Profile
+from gendebug_torch.profiles.sums.cells import Cells, cells_of, event_sums
 from gendebug_torch.profiles.sums.columns import EMPTY, LEVEL, QUANTITY, Column
 from gendebug_torch.profiles.sums.outcomes import OutcomeSums
 from gendebug_torch.profiles.sums.sketch import Sketch, coarser
+from gendebug_torch.shift.checks._outputs import ConfidenceCounter, confidence_of_rows
 from gendebug_torch.shift.columns.chunks import with_times
 from gendebug_torch.shift.columns.prepared import PreparedReference
 from gendebug_torch.shift.columns.prepared_table import PreparedTable
@@ -28,9 +38,13 @@ from gendebug_torch.shift.quality.dependence import design_effects
 from gendebug_torch.shift.quality.metrics import AreaMetric, ErrorMetric, MeanMetric, Metric
 from gendebug_torch.shift.quality.outcomes import MIN_CLASS_ROWS, class_names, outcomes
 from gendebug_torch.shift.quality.quality_change import QualityChange, quality_change
+from gendebug_torch.shift.scores.confidence import ConfidenceShift, shift_of_counts
+from gendebug_torch.slices.levels.slice_counts import SliceCounts
 
 # Quantiles of a column that tests compare.
 _QUANTILES = 8192
+# Scores that stand for those of all rows where they are weighed one by one.
+_SCORES = 1 << 17
 Pair: TypeAlias = tuple[Metric, Metric]
 
 
@@ -111,6 +125,73 @@ def bin_counter(profiles: Mapping[str, Profile]) -> BinCounter:
         return known.outcomes.calibration.bins(bins)
 
     return count
+
+
+def confidence_counter(before: Profile, after: Profile) -> ConfidenceCounter:
+    """Counts probabilities over all rows of both, where their scores were summed up.
+
+    Args:
+        before: profile of validation.
+        after: profile of production.
+    """
+    sides = [side.outcomes.scores for side in (before, after)]
+    if not all(sides):
+        return confidence_of_rows
+    scores = [reduce(add, side.values()) for side in sides if side is not None]
+
+    def count(validation: Records, production: Records, threshold: float) -> ConfidenceShift:
+        middle = [torch.from_numpy((part.low + part.high) / 2).sigmoid() for part in scores]
+        rows = [torch.from_numpy(part.counts) for part in scores]
+        return shift_of_counts(list(zip(middle, rows, strict=True)), threshold=threshold)
+
+    return count
+
+
+def binary_reader(profiles: Mapping[str, Profile]) -> BinaryRows:
+    """Logits and classes of a binary model as quantiles of the scores of each class.
+
+    Args:
+        profiles: profiles by the name of their records.
+    """
+
+    def read(records: Records) -> tuple[Tensor, Tensor] | None:
+        known = profiles.get(records.name)
+        scores = None if known is None else known.outcomes.scores
+        if known is None or scores is None or not known.sampled:
+            return rows_of_binary(records)
+        sides = [scores[name] for name in ("0", "1")]
+        share = min(1.0, _SCORES / max(sum(side.n for side in sides), 1))
+        parts = [torch.from_numpy(side.quantiles(math.ceil(share * side.n))) for side in sides]
+        return torch.cat(parts), torch.arange(2).repeat_interleave(torch.tensor([*map(len, parts)]))
+
+    return read
+
+
+def slice_counts(before: Profile, after: Profile) -> SliceCounts | None:
+    """Sums of slices over all rows of both; None where they were not counted by the same levels.
+
+    Args:
+        before: profile of the reference.
+        after: profile of production.
+    """
+    known = next((side.cells for side in (before, after) if side.cells is not None), None)
+    cells = [None if known is None else _counted(side, known) for side in (before, after)]
+    one, other = cells
+    if one is None or other is None or one.task is not other.task:
+        return None
+    pairs = zip(event_sums(one).items(), event_sums(other).values(), strict=True)
+    sums = {name: torch.stack([mine, theirs]) for (name, mine), theirs in pairs}
+    thresholds = {side.outcomes.threshold for side in (before, after)}
+    return SliceCounts(one.binnings, sums, thresholds.pop()) if len(thresholds) == 1 else None
+
+
+def _counted(side: Profile, known: Cells) -> Cells | None:
+    """The slices of a profile by the given levels, counted now where all its rows are there."""
+    if side.cells is not None and side.cells.binnings == known.binnings:
+        return side.cells if side.cells.sums is not None else None
+    frozen = Cells(known.binnings)
+    found = None if side.sampled else cells_of(side.records, frozen)
+    return found if found is not None and found.sums is not None else None
 
 
 def with_counted_classes(

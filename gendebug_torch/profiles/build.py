@@ -14,14 +14,17 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
-from gendebug_torch.errors import reject
+from gendebug_torch.data.task import missing_values
+from gendebug_torch.errors import InputError, reject
 from gendebug_torch.model.collection.collect import collect
-from gendebug_torch.profiles.profile import OPTIONAL, Profile, empty_profile
-from gendebug_torch.profiles.sources import tables_of
+from gendebug_torch.profiles.profile import OPTIONAL, Profile, empty_profile, records_of
+from gendebug_torch.profiles.sources import tables_of, without_file
+from gendebug_torch.profiles.sums.cells import Cells, cells_of
 from gendebug_torch.profiles.sums.columns import QUANTITY, Chunk, Column, chunk_of, column_of
 from gendebug_torch.profiles.sums.outcomes import outcome_sums
 from gendebug_torch.profiles.sums.rows import beyond, extreme_rows, row_hashes, row_sample
 from gendebug_torch.profiles.sums.windows import NO_WINDOWS, windows_of
+from gendebug_torch.slices.checks._slicing import TRUE
 
 # Batches of a loader that go through the model before they are summed.
 _BATCHES = 64
@@ -32,6 +35,7 @@ def profile(
     rows: Any,
     schema: Schema | None = None,
     *,
+    reference: Profile | None = None,
     model: Any = None,
     sample: int = SAMPLE,
     name: str = "profile",
@@ -46,6 +50,9 @@ def profile(
             iterable of them, a file, folder or glob of Parquet or CSV (local or any address that
             fsspec knows), or with a model a loader of batches.
         schema: meaning of the columns; that of the records by default.
+        reference: profile of a reference, e.g. of the rows of training: labeled and scored rows are
+            counted by levels, and pairs of levels, of its columns too, so that slices can be
+            compared on all rows. All profiles that add have the same one.
         model: network that the batches of a loader go through.
         sample: number of rows that are sampled.
         name: name for messages.
@@ -54,7 +61,8 @@ def profile(
         InputError: partitions with different columns or types, unreadable files (named and
             counted), or columns that the schema names and the rows lack.
 
-    Cost: one pass; holds 131,072 rows, and some 260 KB per column.
+    Cost: one pass; holds 131,072 rows, and some 260 KB per column; with a reference, one count per
+    row and pair of columns more.
 
     Example:
         >>> import pandas as pd
@@ -66,6 +74,10 @@ def profile(
     """
     if sample < 1:
         reject("sample", "at least 1 row", str(sample), "16384 is usual.")
+    if not (reference is None or isinstance(reference, Profile)):
+        got = type(reference).__name__
+        reject("reference", "a Profile", got, "Profile the reference first, or load its file.")
+    cells = None if reference is None else reference.slices
     if isinstance(rows, Records):
         table, schema = _frame_of(rows, schema)
         chunks = tables_of(table)
@@ -73,14 +85,18 @@ def profile(
         parts = (_frame_of(part, schema) for part in _collected(model, rows))
         first = next(parts, None)
         if first is None:
-            return empty_profile(schema or Schema(), name, sample)
+            return empty_profile(schema or Schema(), name, sample, cells)
         schema = first[1]
         chunks = (part for frame in (first, *parts) for part in tables_of(frame[0]))
     else:
         chunks = tables_of(rows, (schema or Schema()).categorical + (schema or Schema()).ids)
-    total = empty_profile(schema or Schema(), name, sample)
-    for table in chunks:
-        total = total + _part(table, total)
+    total = empty_profile(schema or Schema(), name, sample, cells)
+    for chunk in chunks:
+        table, file = without_file(chunk)
+        try:
+            total = total + _part(table, total)
+        except InputError as error:
+            raise InputError(f"{file}: {error}" if file else str(error)) from error
     return total
 
 
@@ -132,14 +148,27 @@ def _part(table: Any, earlier: Profile) -> Profile:
         windows=windows,
         sample=sample,
         extremes=_extremes(chunk, hashes, columns, earlier),
+        cells=_cells(chunk, earlier),
     )
 
 
 def _nothing(earlier: Profile) -> dict[str, Any]:
     """The fields of a profile without rows."""
-    empty = empty_profile(earlier.schema, earlier.name, earlier.sample.size)
-    keys = ("rows", "outcomes", "windows", "sample", "extremes")
+    frozen = None if earlier.cells is None else Cells(earlier.cells.binnings)
+    empty = empty_profile(earlier.schema, earlier.name, earlier.sample.size, frozen)
+    keys = ("rows", "outcomes", "windows", "sample", "extremes", "cells")
     return {key: getattr(empty, key) for key in keys}
+
+
+def _cells(chunk: Chunk, earlier: Profile) -> Cells | None:
+    """The sums of a chunk over the slices that are counted; None where none are."""
+    if earlier.cells is None:
+        return None
+    sliced = {binning.column for binning in earlier.cells.binnings} - {TRUE}
+    if missing := sorted(sliced - set(chunk.table.column_names)):
+        remedy = "Profile rows with the columns of the reference."
+        reject("reference", f"columns that the rows have, not {missing}", "others", remedy)
+    return cells_of(records_of(chunk.table, earlier.schema, "rows"), Cells(earlier.cells.binnings))
 
 
 def _missing_columns(names: Iterable[str], schema: Schema) -> list[str]:
@@ -192,8 +221,8 @@ def _frame_of(records: Records, schema: Schema | None) -> tuple[pd.DataFrame, Sc
         parts.append(records.metadata)
     if records.targets is not None and records.targets.ndim == 1:
         target = known.target or "target"
-        parts.append(pd.DataFrame({target: records.targets.cpu().numpy()}))
-        known = replace(known, target=target, classes=_id_classes(known))
+        parts.append(pd.DataFrame({target: _labels(records.targets, known)}))
+        known = replace(known, target=target)
     if records.logits is not None and records.logits.ndim < 3:
         outputs = records.logits.reshape(len(records), -1).double().cpu().numpy()
         names = known.logits or tuple(f"logit_{i}" for i in range(outputs.shape[1]))
@@ -202,9 +231,13 @@ def _frame_of(records: Records, schema: Schema | None) -> tuple[pd.DataFrame, Sc
     return pd.concat(parts, axis=1), known
 
 
-def _id_classes(schema: Schema) -> tuple[Any, ...]:
-    """Classes as ids, since targets of records are ids."""
-    return tuple(range(len(schema.classes)))
+def _labels(targets: Tensor, schema: Schema) -> Any:
+    """Targets as a table holds them: names where the schema has some, nothing where missing."""
+    ids = targets.cpu().numpy()
+    if not schema.classes:
+        return ids
+    names = np.array([*schema.classes, None], dtype=object)
+    return names[np.where(missing_values(targets).cpu().numpy(), len(schema.classes), ids)]
 
 
 def _collected(model: Any, loader: Iterable[Any]) -> Iterator[Records]:

@@ -21,6 +21,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import standard_codes
 from gendebug_torch.errors import reading, reject
+from gendebug_torch.profiles.sums.cells import Cells, frozen_cells
 from gendebug_torch.profiles.sums.columns import QUANTITY, Column, Moments
 from gendebug_torch.profiles.sums.outcomes import OutcomeSums, sketch_of, sketch_tensors
 from gendebug_torch.profiles.sums.rows import RowSample, extreme_rows, joined, packed, unpacked
@@ -50,6 +51,7 @@ class Profile:
         sample: random rows.
         extremes: rows with the smallest and largest value of each quantity, pyarrow.Table.
         name: name for messages.
+        cells: sums over slices frozen on a reference; None without one.
 
     Example:
         >>> import pandas as pd
@@ -68,6 +70,7 @@ class Profile:
     sample: RowSample
     extremes: Any
     name: str = "profile"
+    cells: Cells | None = None
 
     _repr_html_ = notebook_html
 
@@ -93,6 +96,7 @@ class Profile:
             windows=self.windows + other.windows,
             sample=self.sample + other.sample,
             extremes=extreme_rows(extremes, names) if extremes.num_rows else extremes,
+            cells=None if self.cells is None or other.cells is None else self.cells + other.cells,
         )
 
     @property
@@ -105,6 +109,11 @@ class Profile:
     def records(self) -> Records:
         """The sampled rows as records; all rows where they are few."""
         return records_of(self.sample.rows(), self.schema, self.name)
+
+    @cached_property
+    def slices(self) -> Cells:
+        """The slices that it counts, or levels fitted to its sample, without rows."""
+        return frozen_cells(self.records, self.cells)
 
     @property
     def sampled(self) -> bool:
@@ -146,6 +155,8 @@ class Profile:
         tensors |= {"sample.table": packed(self.sample.table), "extremes": packed(self.extremes)}
         tensors["windows.keys"] = torch.tensor(self.windows.keys)
         tensors["windows.sums"] = torch.tensor(self.windows.sums)
+        if self.cells is not None and self.cells.sums is not None:
+            tensors["cells.sums"] = self.cells.sums
         tensors |= {f"outcomes.{name}": value for name, value in self.outcomes.tensors().items()}
         for at, column in enumerate(self.columns.values()):
             tensors |= _column_tensors(f"columns.{at}", column)
@@ -162,6 +173,7 @@ class Profile:
             "outcomes": self.outcomes.header(),
             "windows": windows,
             "sample": self.sample.size,
+            "cells": None if self.cells is None else self.cells.header(),
         }
 
     @classmethod
@@ -198,22 +210,25 @@ class Profile:
             RowSample(hashes, counts, unpacked(sample["table"]), int(head["sample"])),
             unpacked(groups["extremes"][""]),
             str(head["name"]),
+            # Absent in files of earlier versions.
+            Cells.from_header(head.get("cells"), groups.get("cells", {}).get("sums")),
         )
 
 
-def empty_profile(schema: Schema, name: str, sample: int) -> Profile:
+def empty_profile(schema: Schema, name: str, sample: int, cells: Cells | None = None) -> Profile:
     """The profile of no rows, to which any other adds.
 
     Args:
         schema: meaning of the columns.
         name: name for messages.
         sample: number of rows that are sampled.
+        cells: slices that are counted, without rows.
     """
     import pyarrow as pa
 
     nothing, none = pa.table({}), np.empty(0, np.int64)
     rows = RowSample(none, none, nothing, sample)
-    return Profile(schema, 0, {}, OutcomeSums(), NO_WINDOWS, rows, nothing, name)
+    return Profile(schema, 0, {}, OutcomeSums(), NO_WINDOWS, rows, nothing, name, cells)
 
 
 def records_of(table: Any, schema: Schema, name: str) -> Records:
@@ -230,6 +245,36 @@ def records_of(table: Any, schema: Schema, name: str) -> Records:
     return Records.from_frame(frame, schema, name=name, optional=OPTIONAL)
 
 
+def check_comparable(before: Profile, after: Profile) -> None:
+    """Refuse two profiles that take the same columns for different things.
+
+    Args:
+        before: profile of the earlier rows.
+        after: profile of the later ones.
+
+    Raises:
+        InputError: columns or outputs that are read in another way.
+    """
+    sides = (before, after)
+    roles = [_roles(side) for side in sides]
+    shared = roles[0].keys() & roles[1].keys()
+    differing = sorted(name for name in shared if roles[0][name] != roles[1][name])
+    keys = ("classes", "regression", "multilabel", "threshold")
+    differing += [key for key in keys if len({getattr(side.schema, key) for side in sides}) > 1]
+    if differing:
+        got = f"another reading of {', '.join(differing[:5])} in {after.name}"
+        expected = f"a profile by the schema of {before.name}"
+        reject("schema", expected, got, "Profile both by one schema.")
+
+
+def _roles(side: Profile) -> dict[str, tuple[bool, ...]]:
+    """What the schema takes each column of the rows for."""
+    schema = side.schema
+    known = ((schema.target,), schema.ids, schema.logits, schema.probs, schema.categorical)
+    groups = (schema.outside_features, *known)
+    return {name: tuple(name in g for g in groups) for name in side.sample.table.column_names}
+
+
 def _check_addable(one: Profile, other: Profile) -> None:
     """Refuse parts of different tables."""
     if not isinstance(other, Profile):
@@ -241,6 +286,9 @@ def _check_addable(one: Profile, other: Profile) -> None:
     if one.sample.size != other.sample.size:
         got = f"{other.sample.size}"
         reject("other", f"a sample of {one.sample.size} rows", got, "Profile both alike.")
+    if (one.cells is None) != (other.cells is None):
+        remedy = "Profile all parts with one `reference`, or none."
+        reject("other", "slices of the same reference in all parts", "none in one part", remedy)
     parts = [set(part.columns) for part in (one, other) if part.columns or part.rows]
     if len(parts) == 2 and parts[0] != parts[1]:
         difference = sorted(parts[0] ^ parts[1])[:5]

@@ -18,6 +18,8 @@ from gendebug_torch.shift.columns.chunks import csv_options
 
 # Rows of a chunk: 20 MiB of 20 columns.
 CHUNK_ROWS = 1 << 17
+# Key of the metadata of a table under which the name of its file stands.
+_FILE = b"gendebug.file"
 
 
 def tables_of(rows: Any, codes: tuple[str, ...] = ()) -> Iterator[Any]:
@@ -53,6 +55,17 @@ def tables_of(rows: Any, codes: tuple[str, ...] = ()) -> Iterator[Any]:
     else:
         remedy = "Pass e.g. a DataFrame, or the path of a Parquet file."
         reject("rows", "rows of a table or where they are", type(rows).__name__, remedy)
+
+
+def without_file(table: Any) -> tuple[Any, str]:
+    """A table as it is in its file, and the name of the file; empty where it comes from none.
+
+    Args:
+        table: one of `tables_of`.
+    """
+    known = dict(table.schema.metadata or {})
+    file = known.pop(_FILE, b"").decode()
+    return (table.replace_schema_metadata(known or None) if file else table), file
 
 
 def _from_pandas(frame: pd.DataFrame) -> Any:
@@ -93,7 +106,7 @@ def _chunks_of_files(path: str, codes: tuple[str, ...]) -> Iterator[Any]:
         except InputError as error:
             broken.append(str(error))
     if broken:
-        counted = f"{len(broken)} of {len(files)} that cannot be read: {' '.join(broken)}"
+        counted = f"{len(broken)} of {len(files)} that cannot be read: {' '.join(broken)[:-1]}"
         reject("rows", "readable files", counted, "Mend or remove them.")
 
 
@@ -130,4 +143,6 @@ def _chunks_of_file(name: str, filesystem: Any, codes: tuple[str, ...]) -> Itera
         kind = dataset.CsvFileFormat(convert_options=csv_options(codes))
     found = dataset.dataset(name, format=kind, filesystem=filesystem, partitioning="hive")
     batches = found.to_batches(batch_size=CHUNK_ROWS, batch_readahead=1, fragment_readahead=1)
-    yield from map(intact, _gathered(batches, found.schema))
+    for table in map(intact, _gathered(batches, found.schema)):
+        known = table.schema.metadata or {}
+        yield table.replace_schema_metadata({**known, _FILE: name.encode()})

@@ -27,6 +27,7 @@ from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import logits_of_probs
 from gendebug_torch.data.task import IGNORED, Task, are_probabilities
+from gendebug_torch.model.binary import positive_logit
 
 # With fewer rows the noise of the bins is larger than any reasonable limit.
 MIN_ROWS = 30
@@ -40,6 +41,7 @@ _DIRECTION = {
 
 
 BinCounter: TypeAlias = Callable[[Records, int], ReliabilityBins]
+BinaryRows: TypeAlias = Callable[[Records], tuple[Tensor, Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,22 @@ def _of_rows() -> BinCounter:
 
 # How rows are counted in bins: one by one, or by sums over more rows than these.
 BINS = DerivedInput("count_bins", _of_rows)
+
+
+def rows_of_binary(records: Records) -> tuple[Tensor, Tensor] | None:
+    """Binary logits `[n]` and class ids `[n]`; None for other outputs or targets."""
+    z, targets = records.logits, records.targets
+    if z is None or targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
+        return None
+    return (positive_logit(z), targets) if z.ndim == 1 or z.shape[1] == 2 else None
+
+
+def _binary() -> BinaryRows:
+    return rows_of_binary
+
+
+# How logits and classes of a binary model are read: row by row, or by quantiles of more rows.
+BINARY_ROWS = DerivedInput("binary_rows", _binary)
 
 
 def _top_label_finding(

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from gendebug_torch.calibration.checks._confidence import BINARY_ROWS, BinaryRows, rows_of_binary
 from gendebug_torch.calibration.thresholds.operating_point import OperatingPoint, operating_point
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
-from gendebug_torch.model.binary import positive_logit
 
 # With fewer rows of a class on a side no threshold can be judged.
 _MIN_ROWS = 20
@@ -29,10 +28,12 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     cause=Cause.THRESHOLD,
     needs=("validation.logits", "validation.targets", "production.logits", "production.targets"),
     cost=_cost,
+    derived=(BINARY_ROWS,),
 )
 def threshold_is_near_the_best(
     validation: Records,
     production: Records,
+    binary_rows: BinaryRows = rows_of_binary,
     *,
     threshold: float = 0.5,
     cost: float | None = None,
@@ -51,6 +52,7 @@ def threshold_is_near_the_best(
     Args:
         validation: labeled records with logits of two classes.
         production: labeled records from production with logits of two classes.
+        binary_rows: how logits and class ids are read of records, derived.
         threshold: deployed threshold on the probability of class 1.
         cost: cost of a false positive in (0, 1), that of a false negative being 1 less it; default:
             the cost for which the threshold is optimal in validation.
@@ -59,7 +61,7 @@ def threshold_is_near_the_best(
         alpha: probability of a false alarm.
     """
     this = threshold_is_near_the_best
-    before, after = _binary_rows(validation), _binary_rows(production)
+    before, after = binary_rows(validation), binary_rows(production)
     if before is None or after is None:
         yield this.finding(
             Severity.NOTE,
@@ -77,14 +79,6 @@ def threshold_is_near_the_best(
         return
     point = operating_point(*before, *after, threshold=threshold, cost=cost)
     yield _threshold_finding(this, point, limit, alpha)
-
-
-def _binary_rows(records: Records) -> tuple[Tensor, Tensor] | None:
-    """Binary logits `[n]` and class ids `[n]`; None for other outputs or targets."""
-    z, targets = records.logits, records.targets
-    if z is None or targets is None or targets.dtype != torch.int64 or targets.ndim != 1:
-        return None
-    return (positive_logit(z), targets) if z.ndim == 1 or z.shape[1] == 2 else None
 
 
 def _threshold_finding(this: Check, point: OperatingPoint, limit: float, alpha: float) -> Finding:

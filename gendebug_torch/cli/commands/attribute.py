@@ -60,7 +60,8 @@ def attribute(
             stopped.
         method_options: further arguments of the method.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     at_least(1, batch_size=batch_size, devices=devices)
     network = (

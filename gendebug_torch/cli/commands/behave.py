@@ -14,14 +14,14 @@ from gendebug_torch.behavior.running.model_adapter import load_model
 from gendebug_torch.behavior.suite.expectation import Expectation, unit
 from gendebug_torch.behavior.suite.proposals import case_of_row, proposed_expectations
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.cli.deliver import FailOn, exit_code, say
+from gendebug_torch.cli.deliver import FailOn, Format, exit_code, further_files, say
 from gendebug_torch.cli.exit_codes import CLEAN
 from gendebug_torch.cli.inputs import load_table, option_of
 from gendebug_torch.data.files import replacing_files, write_whole
 from gendebug_torch.data.sheets.sheet_files import csv_text
 from gendebug_torch.errors import brief, did_you_mean, reject
 from gendebug_torch.model.formats import load_weights
-from gendebug_torch.report import render_junit
+from gendebug_torch.report import render_junit, write_report
 
 
 def run(
@@ -35,6 +35,7 @@ def run(
     out: str | None = None,
     allowed: float = 0.0,
     fail_on: FailOn = "warn",
+    also: list[Format] | None = None,
 ) -> int:
     """Run every case of a suite against a model.
 
@@ -50,8 +51,12 @@ def run(
         out: directory for report.html, findings.json and behavior.json.
         allowed: share of cases per capability that may fail.
         fail_on: exit with 1 from this severity on.
+        also: further files to write into `out`: junit (findings.xml), markdown (findings.md),
+            sarif (findings.sarif).
     """
     unit("--allowed", allowed)
+    if also and out is None:
+        reject("--out", "a directory for the files of --also", "none", "Name one.")
     loaded = _suite(suite)
     earlier = None if baseline is None else _run(baseline, "--baseline")
     if tags:
@@ -67,9 +72,9 @@ def run(
     if junit is not None:
         write_whole(junit, render_junit(case_findings(ran), name=ran.suite), "--junit")
     if out is not None:
-        diagnosis.write(
-            out, tables={"Cases": ran.cases(), "Failure rate per capability": ran.table()}
-        )
+        tables = {"Cases": ran.cases(), "Failure rate per capability": ran.table()}
+        others = further_files(diagnosis, out, also or ())
+        write_report(out, diagnosis.to_html(tables=tables), diagnosis.to_json(), others)
     say(ran)
     for finding in diagnosis.findings:
         if not finding.subject and (finding.evidence is not ran or finding.severity == "errored"):

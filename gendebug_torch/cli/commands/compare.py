@@ -33,7 +33,8 @@ def compare(
         schema: YAML file that says what the columns of tables are.
         alpha: chance that any change between two models is claimed where there is none.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     found = gd.compare(_side(before, schema, "before"), _side(after, schema, "after"), alpha=alpha)
     tables = {"What was compared": found.table()}

@@ -30,7 +30,8 @@ def curves(
             converged.
         target_loss: loss of a sufficient model.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     with option_of("file"):
         learning_curves = gd.curves.LearningCurves.from_run(file, train=train, val=val)

@@ -58,7 +58,8 @@ def diagnose(
         options: check id to option to value, e.g. '{"shift.ks": {"alpha": 0.001}}'.
         device: auto, cpu, cuda or cuda:N.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     deadline = deadline_of(budget)
     network = load_model(model, weights)

@@ -21,7 +21,8 @@ def history(
         out: directory for report.html and findings.json.
         alpha: chance of any false alarm over the whole stream.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     with option_of("folder"):
         found = history_of(folder, alpha=alpha)

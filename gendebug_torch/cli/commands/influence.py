@@ -47,7 +47,8 @@ def influence(
         size: rows of the sheet.
         seed: seed of the draws.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     at_least(1, size=size)
     description, network = load_schema(schema), load_model(model, weights)

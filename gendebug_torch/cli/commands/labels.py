@@ -50,7 +50,8 @@ def labels(
         out_of_sample: whether the logits in the table are of models that did not see the row.
         seed: seed of the small networks that predict the labels.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     description, frame = load_schema(schema), load_table(table, "table")
     if size < 1:

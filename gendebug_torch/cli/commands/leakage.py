@@ -34,7 +34,8 @@ def leakage(
         weights: safetensors file to load into the network.
         budget: time for the whole command, e.g. 90s or 2m.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     if len(tables) > len(_SPLITS):
         reject(

@@ -60,7 +60,8 @@ def parity(
             by default 1e-3; of features relative to 1 + |stored|, by default 1e-6.
         max_rows: number of rows to compare; records are taken evenly spaced.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     at_least(1, max_rows=max_rows)
     at_least(0, tolerance=tolerance)

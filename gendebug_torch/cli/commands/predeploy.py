@@ -72,7 +72,8 @@ def predeploy(
             same rows alike.
         device: auto, cpu, cuda or cuda:N.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     if rows < 1:
         reject("--rows", "at least 1", str(rows), "Ten thousand rows show most of what goes wrong.")

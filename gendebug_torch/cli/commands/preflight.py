@@ -58,7 +58,8 @@ def preflight(
         rows: largest number of rows of the batch.
         steps: steps of a fit to the batch; at most three are tried.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     at_least(2, rows=rows)
     at_least(1, steps=steps)

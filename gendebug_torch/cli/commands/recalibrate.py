@@ -17,7 +17,7 @@ from gendebug_torch.calibration import Recalibration, confusion_matrix
 from gendebug_torch.calibration.map_choice import FITS, out_of_fold
 from gendebug_torch.calibration.thresholds.threshold_choice import confusion_table
 from gendebug_torch.checks.evidence import png
-from gendebug_torch.cli.deliver import FailOn, deliver, say
+from gendebug_torch.cli.deliver import FailOn, Format, deliver, say
 from gendebug_torch.cli.inputs import checked_threshold, load_schema, option_of
 from gendebug_torch.data.files import write_whole
 from gendebug_torch.data.task import two_class_logits
@@ -40,6 +40,7 @@ def recalibrate(
     threshold: float | None = None,
     device: str = "auto",
     fail_on: FailOn = "never",
+    also: list[Format] | None = None,
 ) -> int:
     """Choose a calibration map of a network's logits on held-out labeled rows, and save it.
 
@@ -65,6 +66,8 @@ def recalibrate(
             before and after; default: the schema's.
         device: auto, cpu, cuda or cuda:N.
         fail_on: least severity that makes the exit code 1.
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     checked_threshold(threshold)
     records = _records(logits, data, schema, model is not None or program is not None)
@@ -94,7 +97,7 @@ def recalibrate(
     diagnosis = gd.diagnose(network, validation=records, only="calibration", device=device)
     say("Of the network as it was:")
     pictures = {"Before": result.before, f"After ({result.chosen}, out of fold)": result.after}
-    return deliver(diagnosis, out, fail_on, pictures=pictures, tables=tables)
+    return deliver(diagnosis, out, fail_on, also=also or (), pictures=pictures, tables=tables)
 
 
 def _compact(table: pd.DataFrame) -> str:

@@ -47,7 +47,8 @@ def shift(
         budget: time for the whole command, e.g. 90s or 2m.
         options: check id to option to value, e.g. '{"shift.ks": {"min_effect": 0.05}}'.
         fail_on: exit with 1 from this severity on.
-        also: further files to write, junit (findings.xml) and markdown (findings.md).
+        also: further files to write: junit (findings.xml), markdown (findings.md), sarif
+            (findings.sarif).
     """
     deadline = deadline_of(budget)
     known = load_schema(schema)

@@ -21,9 +21,10 @@ from gendebug_torch.profiles.answers import prepared_tables
 from gendebug_torch.profiles.profile import Profile
 from gendebug_torch.shift.columns.prepared_table import table_comparison
 
-# Checks whose statistics two profiles hold; the last needs labels and outputs on both sides.
+# Checks whose statistics two profiles hold; the others need labels and outputs on both sides, and
+# slices that both count.
 _OF_PROFILES = ("shift.ks", "shift.categories", "shift.missing", "shift.label_shift")
-_OF_OUTCOMES = "shift.quality"
+_OF_OUTCOMES, _OF_SLICES = "shift.quality", "slices.collapse"
 
 
 def compare(
@@ -85,7 +86,8 @@ def _findings(side: Any) -> list[Finding] | None:
 def _profiles(before: Profile, after: Profile) -> Comparison:
     """Drift between two profiles."""
     scored = all(side.outcomes.labeled for side in (before, after))
-    checks = [*_OF_PROFILES, *([_OF_OUTCOMES] if scored else [])]
+    sliced = scored and all(side.cells is not None for side in (before, after))
+    checks = [*_OF_PROFILES, *[_OF_OUTCOMES] * scored, *[_OF_SLICES] * sliced]
     found = diagnose(validation=before, production=after, only=checks)
     judged = [finding for finding in found.findings if finding.severity is not Severity.SKIPPED]
     test = table_comparison(*prepared_tables(before, after)).quantities.test

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from gendebug_torch.diagnosis.comparison.diagnoses import compared_findings
 from gendebug_torch.diagnosis.comparison.drift import Question, drift_questions, most_significant
 from gendebug_torch.diagnosis.diagnose import Diagnosis
 from gendebug_torch.errors import InputError, reject
-from gendebug_torch.profiles.profile import Profile
+from gendebug_torch.profiles.profile import Profile, check_comparable
 from gendebug_torch.stats.intervals import p_value_text
 
 if TYPE_CHECKING:
@@ -94,7 +94,15 @@ def history(folder: str | Path, *, alpha: float = 0.05) -> History:
         InputError: fewer than two readable files.
     """
     place = Path(folder)
-    profiles, broken = _read(sorted(place.glob("*.profile")), Profile.load)
+    first: list[Profile] = []
+
+    def load(path: Path) -> Profile:
+        found = Profile.load(path)
+        first.append(found)
+        check_comparable(replace(first[0], name="the first step"), replace(found, name=path.name))
+        return found
+
+    profiles, broken = _read(sorted(place.glob("*.profile")), load)
     if len(profiles) > 1:
         return _of_profiles(profiles, broken, alpha)
     files = [*place.glob("*/findings.json"), *place.glob("*.json")]

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
-from gendebug_torch.calibration.checks._confidence import BINS
+from gendebug_torch.calibration.checks._confidence import BINARY_ROWS, BINS
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Deferred
 from gendebug_torch.data.records import Records
 from gendebug_torch.profiles.answers import (
     WholeQuality,
     bin_counter,
+    binary_reader,
+    confidence_counter,
     prepared_tables,
+    slice_counts,
     with_counted_classes,
 )
 from gendebug_torch.profiles.build import profile
-from gendebug_torch.profiles.profile import Profile
+from gendebug_torch.profiles.profile import Profile, check_comparable
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS
 from gendebug_torch.shift.checks._columns import COLUMN_PAIR, PreparedPair
+from gendebug_torch.shift.checks._outputs import CONFIDENCE
 from gendebug_torch.shift.checks.quality import QUALITY
 from gendebug_torch.shift.columns.prepared_table import table_comparison
+from gendebug_torch.slices.checks._rounds import SLICE_COUNTS
 
 _SPLITS = ("train", "validation", "production")
 
@@ -31,12 +37,18 @@ def profiles_of(given: Mapping[str, Any]) -> dict[str, Profile]:
 
     Args:
         given: inputs by name.
+
+    Raises:
+        InputError: profiles by schemas that read the same columns in another way.
     """
     found = {name: given[name] for name in _SPLITS if isinstance(given[name], Profile)}
-    return {
+    named = {
         name: replace(side, name=name if side.name == "profile" else side.name)
         for name, side in found.items()
     }
+    for before, after in pairwise(named.values()):
+        check_comparable(before, after)
+    return named
 
 
 def sampled_rows(profiles: Mapping[str, Profile]) -> dict[str, Records]:
@@ -63,8 +75,10 @@ def whole_row_answers(
     """
     if not profiles:
         return {}
+    named = {side.name: side for side in profiles.values()}
     answers: dict[str, Deferred[Any]] = {
-        BINS.name: Deferred(lambda: bin_counter({side.name: side for side in profiles.values()}))
+        BINS.name: Deferred(lambda: bin_counter(named)),
+        BINARY_ROWS.name: Deferred(lambda: binary_reader(named)),
     }
     reference = next((name for name in _SPLITS[1::-1] if given[name] is not None), None)
     if reference is None or not {reference, "production"} & profiles.keys():
@@ -81,6 +95,8 @@ def whole_row_answers(
         )
     if reference == "validation":
         answers[QUALITY.name] = Deferred(lambda: WholeQuality(*sides()))
+        answers[CONFIDENCE.name] = Deferred(lambda: confidence_counter(*sides()))
+        answers[SLICE_COUNTS.name] = Deferred(lambda: slice_counts(*sides()))
     return answers
 
 
@@ -93,9 +109,11 @@ def profile_finding(profiles: Mapping[str, Profile]) -> list[Finding]:
         f"{name} is a profile of {side.rows:,} rows with a random sample of {len(side.records):,}"
         for name, side in sides.items()
     ]
+    sliced = all(side.cells is not None for side in sides.values())
+    quality = "quality and slices" if sliced else "and quality"
     text = (
-        f"{'; '.join(sizes)}. Columns, class shares, confidence and quality were judged on all "
-        "rows, whatever else on the sample."
+        f"{'; '.join(sizes)}. Columns, class shares, confidence, thresholds, {quality} were judged "
+        "on all rows, whatever else on the sample."
     )
     errors = {f"{name} error": side.error for name, side in sides.items()}
     numbers = {f"{name} rows": side.rows for name, side in sides.items()} | errors

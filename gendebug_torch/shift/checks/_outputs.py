@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from gendebug_torch.checks.finding import Finding, Severity
-from gendebug_torch.checks.inputs import Deferred
+from gendebug_torch.checks.inputs import Deferred, DerivedInput
 from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.shift.checks._change_kinds import kinds_in_time, root_cause
 from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
+from gendebug_torch.shift.scores.confidence import ConfidenceShift, confidence_shift
 from gendebug_torch.shift.scores.outputs import (
     labeled_rows,
     output_columns,
@@ -26,6 +28,22 @@ from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
 from gendebug_torch.stats.intervals import p_value_text
 
 _FAIL_DISTANCE = 0.3
+ConfidenceCounter: TypeAlias = Callable[[Records, Records, float], ConfidenceShift]
+
+
+def confidence_of_rows(
+    validation: Records, production: Records, threshold: float
+) -> ConfidenceShift:
+    """Shift of the probabilities between the rows of two records."""
+    return confidence_shift(validation.probs, production.probs, threshold=threshold)
+
+
+def _of_rows() -> ConfidenceCounter:
+    return confidence_of_rows
+
+
+# How probabilities are counted: row by row, or by sums over more rows than these.
+CONFIDENCE = DerivedInput("count_confidence", _of_rows)
 
 
 def outputs_finding(

@@ -14,13 +14,17 @@ from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
-from gendebug_torch.shift.checks._outputs import outputs_finding
+from gendebug_torch.shift.checks._outputs import (
+    CONFIDENCE,
+    ConfidenceCounter,
+    confidence_of_rows,
+    outputs_finding,
+)
 from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.scores.confidence import (
     ConfidenceShift,
     confidence_series,
-    confidence_shift,
 )
 from gendebug_torch.shift.scores.outputs import has_outputs
 from gendebug_torch.stats.intervals import p_value_text
@@ -34,11 +38,13 @@ _FAIL_DISTANCE = 0.3
     cause=Cause.COVARIATE_SHIFT,
     needs=("validation.logits", "production.logits"),
     cost=logits_cost,
+    derived=(CONFIDENCE,),
     deferred=(CHANGE_KINDS,),
 )
 def confidence_keeps_its_distribution(
     validation: Records,
     production: Records,
+    count_confidence: ConfidenceCounter = confidence_of_rows,
     change_kinds: Deferred[ChangeKinds | None] = NOTHING,
     *,
     threshold: float = 0.5,
@@ -57,6 +63,7 @@ def confidence_keeps_its_distribution(
     Args:
         validation: records with logits.
         production: records with logits.
+        count_confidence: how probabilities are counted, derived.
         change_kinds: kinds of change, derived; used where the confidence changed.
         threshold: decision threshold on the probability; for k classes, on the top confidence.
         alpha: chance of any false alarm over the three tests.
@@ -67,7 +74,7 @@ def confidence_keeps_its_distribution(
     if has_outputs(validation, production):
         yield outputs_finding(this, validation, production, change_kinds, alpha, min_effect)
         return
-    shift = confidence_shift(validation.probs, production.probs, threshold=threshold)
+    shift = count_confidence(validation, production, threshold)
     n, m = shift.n.tolist()
     if not n or not m:
         text = f"No rows to compare: {n} against {m}."
@@ -81,8 +88,8 @@ def confidence_keeps_its_distribution(
         p < alpha and _matters(shift, share, min_effect, min_ratio)
         for share, p in zip(("positive", "near"), p_values[1:], strict=True)
     )
-    verb = _verb(shift, moved, min_effect)
-    text, numbers = _text(shift, p_values, verb), _numbers(shift, p_values, threshold)
+    text = _text(shift, p_values, _verb(shift, moved, min_effect))
+    numbers = _numbers(shift, p_values, threshold)
     if not (moved or more or near):
         yield this.finding(Severity.OK, f"{text}.", numbers=numbers, evidence=shift)
         return
@@ -148,8 +155,12 @@ def _dependent_in_time(
         confidence_series(side.probs.cpu(), threshold=threshold)
         for side in (validation, production)
     )
-    times = autocorrelation_times(validation, production, before, after, torch.arange(3))
-    return replace(shift, times=torch.stack(times))
+    times = torch.stack(
+        autocorrelation_times(validation, production, before, after, torch.arange(3))
+    )
+    # Of more rows than these, neighbours are closer.
+    closer = shift.n.double() / torch.tensor([len(before), len(after)])
+    return replace(shift, times=torch.where(times > 1, times * closer[:, None], times))
 
 
 def _holm_p_values(shift: ConfidenceShift) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -248,17 +249,44 @@ def confidence_shift(
     if quantity != live_quantity or reference_probs.shape[1:] != live_probs.shape[1:]:
         expected = f"{list(reference_probs.shape[1:])} after the rows, like the reference"
         reject("live_probs", expected, str(list(live_probs.shape[1:])), "Use one model for both.")
+    sides = [(side, torch.ones_like(side, dtype=torch.int64)) for side in (before, after)]
+    return shift_of_counts(sides, quantity, threshold=threshold, half_width=half_width, bins=bins)
+
+
+def shift_of_counts(
+    sides: Sequence[tuple[Tensor, Tensor]],
+    quantity: str = POSITIVE,
+    *,
+    threshold: float,
+    half_width: float = HALF_WIDTH,
+    bins: int = 50,
+) -> ConfidenceShift:
+    """The same of probabilities that were counted.
+
+    Args:
+        sides: probabilities `[n]` float64 and numbers of rows `[n]` int64 of both samples.
+        quantity: name of the probabilities.
+        threshold: decision threshold in (0, 1).
+        half_width: half width of the band around it.
+        bins: number of bins of the plot.
+    """
     edges = confidence_edges(bins)
-    sides = (before, after)
-    events = [_events_of(side, threshold, half_width) for side in sides]
-    positive, near = (torch.stack([side[which].sum() for side in events]).cpu() for which in (0, 1))
+    sums = []
+    for values, rows in sides:
+        positive, near = _events_of(values, threshold, half_width)
+        moments = [(values**power * rows).sum() for power in (1, 2)]
+        events = [rows[positive].sum(), rows[near].sum()]
+        sums.append([_histogram(values, rows, edges), *moments, *events])
+    counts, totals, all_squares, positives, nears = (
+        torch.stack(pair).cpu() for pair in zip(*sums, strict=True)
+    )
     return ConfidenceShift(
         edges=edges,
-        counts=torch.stack([_histogram(side, edges) for side in sides]),
-        total=torch.stack([side.sum() for side in sides]).cpu(),
-        squares=torch.stack([side.square().sum() for side in sides]).cpu(),
-        positive=positive,
-        near=near,
+        counts=counts,
+        total=totals,
+        squares=all_squares,
+        positive=positives,
+        near=nears,
         threshold=threshold,
         half_width=half_width,
         quantity=quantity,
@@ -346,7 +374,7 @@ def _scores(probs: Tensor, argument: str) -> tuple[Tensor, str]:
     return (values if values.ndim == 1 else values[:, -1].contiguous()), POSITIVE
 
 
-def _histogram(values: Tensor, edges: Tensor) -> Tensor:
+def _histogram(values: Tensor, rows: Tensor, edges: Tensor) -> Tensor:
     bins = len(edges) - 1
     bin_ids = torch.bucketize(values, edges.to(values.device)[1:-1], right=True)
-    return torch.bincount(bin_ids, minlength=bins).cpu()
+    return torch.zeros(bins, dtype=torch.int64, device=rows.device).index_add_(0, bin_ids, rows)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -14,8 +13,8 @@ from gendebug_torch.checks.finding import SHARE_OF_RISE, Cause, Finding, Severit
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import NO_DEADLINE, Deadline
+from gendebug_torch.slices.checks._rounds import SLICE_COUNTS, changes_in_turn, relevant
 from gendebug_torch.slices.checks._slicing import (
-    MAX_SHARE,
     PREDICTED,
     TRUE,
     cap_note,
@@ -29,15 +28,15 @@ from gendebug_torch.slices.checks._slicing import (
 )
 from gendebug_torch.slices.confusion import confusion_change, precision_sums
 from gendebug_torch.slices.levels.binning import Binning, Level, fit_binnings, level_codes
-from gendebug_torch.slices.levels.counting import member_masks
-from gendebug_torch.slices.search.change import coded_change, sums_change
+from gendebug_torch.slices.levels.slice_counts import SliceCounts
+from gendebug_torch.slices.search.change import sums_change
 from gendebug_torch.slices.search.change_result import SliceChange
 from gendebug_torch.slices.search.error_events import errors_by_class
 
 _NEEDS = ("validation.logits", "validation.targets", "production.logits", "production.targets")
 _OUTPUT = ("output", "label")
-# Rounds of a search, rows that are left for another one, and part of the rise.
-_ROUNDS, _MIN_OUTSIDE, _MUCH = 3, 100, 0.2
+# Rows that may have an error, and that have it, by kind of error.
+Events: TypeAlias = dict[str, tuple[Tensor, Tensor]]
 _REMEDY = (
     "Look at production rows where {name}: what is new about them? Route them elsewhere until the "
     "model is retrained with such rows."
@@ -49,11 +48,13 @@ _REMEDY = (
     cause=Cause.SUBGROUP_FAILURE,
     needs=_NEEDS,
     cost=slicing_cost,
+    derived=(SLICE_COUNTS,),
     partial_labels=True,
 )
 def no_slice_collapsed(
     validation: Records,
     production: Records,
+    slice_counts: SliceCounts | None = None,
     deadline: Deadline = NO_DEADLINE,
     *,
     threshold: float = 0.5,
@@ -78,6 +79,7 @@ def no_slice_collapsed(
     Args:
         validation: labeled records with logits.
         production: labeled records with logits.
+        slice_counts: sums of slices over more rows than these, where they were counted, derived.
         deadline: end of the time.
         threshold: threshold on the probability of a binary model.
         alpha: false discovery rate over all slices and kinds of error.
@@ -86,13 +88,15 @@ def no_slice_collapsed(
         limit: most slices to report; slices with half of the rows are no subgroups.
     """
     least = min_change, min_factor
-    changes = _changes(validation, production, threshold, alpha, least, deadline)
+    if slice_counts is not None and slice_counts.threshold != threshold:
+        slice_counts = None
+    changes = _changes(validation, production, slice_counts, threshold, alpha, least, deadline)
     if not changes:
         yield nothing_to_slice(no_slice_collapsed)
         return
     risen: dict[str, list[tuple[SliceChange, int]]] = {}
     for change in changes:
-        for i in _relevant(change, *least):
+        for i in relevant(change, *least):
             risen.setdefault(change.names[i], []).append((change, i))
     for cases in risen.values():
         cases.sort(key=lambda case: float(case[0].log_p[case[1]]))
@@ -116,21 +120,10 @@ def no_slice_collapsed(
         yield _nothing_risen(changes, cap_note(changes[0].levels, validation, production))
 
 
-def _relevant(change: SliceChange, min_change: float, min_factor: float) -> list[int]:
-    """Indices of subgroups whose rise is large enough to matter."""
-    share = change.after[:, 0] / max(float(change.total[1, 0]), 1.0)
-    large = change.factor >= min_factor
-    if change.is_count:
-        large = change.change - max(change.overall_change, 0.0) >= min_change
-    if change.of_rows:
-        large &= share < MAX_SHARE
-    indices: list[int] = large.nonzero()[:, 0].tolist()
-    return indices
-
-
 def _changes(
     validation: Records,
     production: Records,
+    counts: SliceCounts | None,
     threshold: float,
     alpha: float,
     least: tuple[float, float],
@@ -142,25 +135,40 @@ def _changes(
     if any(part is None for part in columns):
         columns = [None, None]
     if outputs is None or live_outputs is None:
-        return _loss_changes(validation, production, columns, alpha, least)
+        return _loss_changes(validation, production, columns, counts, alpha, least)
     errors = errors_by_class(*outputs, threshold=threshold)
     live_errors = errors_by_class(*live_outputs, threshold=threshold)
     if len(errors) > 1 or len(live_errors) > 1:
         if columns[0] is None or columns[1] is None:
             return []
-        binnings = fit_binnings(columns[0], categorical=validation.schema.categorical)
+        binnings = _levels_of(columns[0], validation, counts)
         frames = [columns[0], columns[1]]
-        return _error_changes(frames, binnings, errors, live_errors, alpha, least, deadline)
-    errors_of_both = (errors, live_errors)
-    sides = outputs, live_outputs
-    return _class_changes(validation, columns, sides, errors_of_both, alpha, least, deadline)
+        events = errors, live_errors
+        return _error_changes(frames, binnings, events, counts, alpha, least, deadline)
+    sides, events = (outputs, live_outputs), (errors, live_errors)
+    return _class_changes(validation, columns, sides, events, counts, alpha, least, deadline)
+
+
+def _levels_of(
+    frame: pd.DataFrame, validation: Records, counts: SliceCounts | None
+) -> tuple[Binning, ...]:
+    """The levels by which slices were counted, or those of these columns."""
+    if counts is not None:
+        return counts.binnings
+    return fit_binnings(frame, categorical=validation.schema.categorical)
+
+
+def _counted(counts: SliceCounts | None, name: str) -> Tensor | None:
+    """Sums of one kind of error by pair of levels, if they were counted."""
+    return None if counts is None else counts.sums.get(name)
 
 
 def _class_changes(
     validation: Records,
     columns: Sequence[pd.DataFrame | None],
     outputs: Sequence[tuple[Tensor, Tensor]],
-    errors: Sequence[dict[str, tuple[Tensor, Tensor]]],
+    events: tuple[Events, Events],
+    counts: SliceCounts | None,
     alpha: float,
     least: tuple[float, float],
     deadline: Deadline,
@@ -172,8 +180,9 @@ def _class_changes(
         with_classes(part, true, TRUE, validation)
         for part, true in zip(columns, targets, strict=True)
     ]
-    frames, binnings = [frame for frame, _ in coded], coded[0][1]
-    found = _error_changes(frames, binnings, errors[0], errors[1], alpha / 2, least, deadline)
+    frames = [frame for frame, _ in coded]
+    binnings = coded[0][1] if counts is None else counts.binnings
+    found = _error_changes(frames, binnings, events, counts, alpha / 2, least, deadline)
     named = {name for change in found for name in change.names}
     k = max(logits.shape[1] for logits, _ in outputs)
     levels = _class_levels(validation, k, TRUE).items()
@@ -188,8 +197,8 @@ def _class_changes(
 def _error_changes(
     frames: list[pd.DataFrame],
     binnings: Sequence[Binning],
-    errors: dict[str, tuple[Tensor, Tensor]],
-    live_errors: dict[str, tuple[Tensor, Tensor]],
+    errors: tuple[Events, Events],
+    counts: SliceCounts | None,
     alpha: float,
     least: tuple[float, float],
     deadline: Deadline,
@@ -197,58 +206,23 @@ def _error_changes(
     """The changes of each kind of error over columns that are coded once."""
     levels = tuple(level for binning in binnings for level in binning.levels)
     codes = [level_codes(frame, binnings)[1] for frame in frames]
-    names = [name for name in errors if name in live_errors]
+    names = [name for name in errors[0] if name in errors[1]]
     changes: list[SliceChange] = []
     for name in names:
         deadline.check()
-        sides = (errors[name], live_errors[name])
+        sides = (errors[0][name], errors[1][name])
         parts = [part[rows] for part, (rows, _) in zip(codes, sides, strict=True)]
-        events = [error[rows] for rows, error in sides]
-        changes += _in_turn(levels, parts, events, least, alpha=alpha / len(names), name=name)
+        metrics = [error[rows] for rows, error in sides]
+        how: dict[str, Any] = {"alpha": alpha / len(names), "name": name}
+        changes += changes_in_turn(levels, parts, metrics, least, _counted(counts, name), **how)
     return changes
-
-
-def _in_turn(
-    levels: Sequence[Level],
-    codes: list[Tensor],
-    metrics: list[Tensor],
-    least: tuple[float, float],
-    **how: Any,
-) -> Iterator[SliceChange]:
-    """The change per slice of all rows, and then of the rows outside the slices that matter.
-
-    Each round tests anew at the same level, and only where the one before named something, so that
-    without a collapse there is one (Marcus, Peritz and Gabriel, 1976, Biometrika 63:655). It ends
-    where little of the rise is left outside.
-    """
-    whole, names = _additional(metrics), tuple[str, ...]()
-    for _ in range(_ROUNDS):
-        change = coded_change(levels, codes, metrics, **how)
-        change = replace(change, outside=names, rise=whole)
-        yield change
-        named = _relevant(change, *least)
-        if not named or change.members is None:
-            return
-        names += tuple(change.names[i] for i in named)
-        outside = [~member_masks(part, change.members[named], levels).any(0) for part in codes]
-        codes, metrics = (
-            [part[rows] for part, rows in zip(parts, outside, strict=True)]
-            for parts in (codes, metrics)
-        )
-        if min(map(len, metrics)) < _MIN_OUTSIDE or _additional(metrics) < _MUCH * whole:
-            return
-
-
-def _additional(metrics: Sequence[Tensor]) -> float:
-    """Events, or loss, of the second table beyond what the rate of the first one gives."""
-    before, after = (metric.double() for metric in metrics)
-    return float(after.sum() - before.mean() * len(after))
 
 
 def _loss_changes(
     validation: Records,
     production: Records,
     columns: Sequence[pd.DataFrame | None],
+    counts: SliceCounts | None,
     alpha: float,
     least: tuple[float, float],
 ) -> list[SliceChange]:
@@ -260,12 +234,15 @@ def _loss_changes(
     before, after = columns
     changes: list[SliceChange] = []
     if before is not None and after is not None:
-        binnings = fit_binnings(before, categorical=validation.schema.categorical)
+        binnings = _levels_of(before, validation, counts)
         levels = tuple(level for binning in binnings for level in binning.levels)
         frames = before.iloc[losses.rows.numpy()], after.iloc[later.rows.numpy()]
-        codes = [level_codes(part.reset_index(drop=True), binnings)[1] for part in frames]
+        codes = [level_codes(part, binnings)[1] for part in frames]
         means = [losses.mean.double(), later.mean.double()]
-        changes += _in_turn(levels, codes, means, least, alpha=alpha / 2, name=losses.name)
+        counted = _counted(counts, losses.name)
+        changes += changes_in_turn(
+            levels, codes, means, least, counted, alpha=alpha / 2, name=losses.name
+        )
     k = losses.losses.shape[1]
     if k > 1:
         names = list(_class_levels(validation, k, _OUTPUT[losses.residuals is None]).values())

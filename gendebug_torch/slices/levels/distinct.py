@@ -13,7 +13,7 @@ from gendebug_torch.slices.levels.counting import CELLS, DUPLICATE
 
 
 def distinct_slices(
-    masks: Tensor, log_p_value: Callable[[Tensor, Tensor], float], tests: float, alpha: float
+    masks: Tensor, log_p_value: Callable[[int, Tensor], float], tests: float, alpha: float
 ) -> tuple[list[int], list[list[int]]]:
     """Indices of the slices that are significant without better ones, and of their duplicates.
 
@@ -22,8 +22,8 @@ def distinct_slices(
 
     Args:
         masks: rows of each slice, worst slice first, `[s, n]` bool.
-        log_p_value: function of two masks `[n]` that returns the log p-value of the rows of the
-            first among those of the second; no better slice holds any of them.
+        log_p_value: function of the index of a slice and a mask `[n]` that returns the log p-value
+            of the rows of the slice among those of the mask, of which no better slice holds any.
         tests: number of slices tested.
         alpha: false discovery rate.
 
@@ -33,7 +33,8 @@ def distinct_slices(
     for part in torch.split(masks, max(1, CELLS // max(len(masks), 1)), 1):
         shared += part.float() @ part.float().T
     sizes = shared.diagonal()
-    same = shared >= DUPLICATE * (sizes[:, None] + sizes - shared)
+    either = sizes[:, None] + sizes - shared
+    same = (shared >= DUPLICATE * either) & (either > 0)
     selected: list[int] = []
     duplicates: list[list[int]] = []
     rest = torch.ones(masks.shape[1], dtype=torch.bool)
@@ -42,7 +43,7 @@ def distinct_slices(
         limit = math.log(max((len(selected) + 1) * alpha / max(tests, 1), 1e-300))
         if equal:
             duplicates[equal[0]].append(i)
-        elif not selected or log_p_value(mask & rest, rest) <= limit:
+        elif not selected or log_p_value(i, rest) <= limit:
             selected.append(i)
             duplicates.append([])
             rest &= ~mask

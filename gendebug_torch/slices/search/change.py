@@ -21,6 +21,7 @@ from gendebug_torch.slices.levels.counting import (
     strongest_levels,
 )
 from gendebug_torch.slices.levels.distinct import distinct_slices, slice_name
+from gendebug_torch.slices.levels.slice_counts import counted_sets, sums_outside, whole_total
 from gendebug_torch.slices.search.change_result import SliceChange
 from gendebug_torch.slices.statistics.mean_rise import log_p_of_mean_rise
 from gendebug_torch.slices.statistics.odds_rise import log_p_of_odds_rise
@@ -108,6 +109,7 @@ def coded_change(
     limit: int = 50,
     device: str | torch.device = "cpu",
     name: str = "error",
+    counted: Tensor | None = None,
 ) -> SliceChange:
     """`slice_change` of tables whose columns are coded already.
 
@@ -121,28 +123,31 @@ def coded_change(
         limit: most slices to return.
         device: device of the products.
         name: name of the event or loss.
+        counted: sums by pair of levels over more rows than these, which then only tell slices
+            apart, `[2, 3, L, L]` float64.
     """
     is_count = not any(metric.is_floating_point() for metric in metrics)
     log_p_value = log_p_of_odds_rise if is_count else log_p_of_mean_rise
     weights = _weights(metrics, is_count)
-    total = torch.stack([_sums(weight) for weight in weights])
-    first, second, paired = _tested_levels(levels, codes, weights, total, ways, min_support)
-    sets, before, after = _counts(codes, weights, first, second, paired, len(levels), device)
-    tested = (before[:, 0] >= min_support) & (after[:, 0] >= min_support)
-    sets, before, after = sets[tested], before[tested], after[tested]
-    multiplicity = _possible_pairs(levels, ways) / max(len(first), 1)
+    sets, before, after, total, multiplicity = _tested_sets(
+        levels, codes, weights, counted, ways, min_support, device
+    )
     log_p = log_p_value(before, after, total)
     adjusted = benjamini_hochberg_adjusted((log_p.exp() * multiplicity).clamp(max=1.0))
     order = log_p.argsort(stable=True)
     best = order[(adjusted[order] <= alpha) & (log_p[order] < 0)][: 2 * limit]
     masks = torch.cat([member_masks(part, sets[best], levels) for part in codes], 1)
 
-    def log_p_of_masks(inside: Tensor, within: Tensor) -> float:
-        part, whole = (_sums_of_mask(weights, mask) for mask in (inside, within))
+    def log_p_of_rest(i: int, rest: Tensor) -> float:
+        sums = torch.stack([before[best[i]], after[best[i]]])
+        part, whole = (_sums_of_mask(weights, mask) for mask in (masks[i] & rest, rest))
+        if counted is not None:
+            part = sums_outside(sums, _sums_of_mask(weights, masks[i]), part)
+            whole = sums_outside(total, torch.stack([*map(_sums, weights)]), whole)
         return float(log_p_value(part[:1], part[1:], whole))
 
     tests = round(len(sets) * multiplicity)
-    distinct, _ = distinct_slices(masks, log_p_of_masks, tests, alpha)
+    distinct, _ = distinct_slices(masks, log_p_of_rest, tests, alpha)
     chosen = best[torch.tensor(distinct[:limit], dtype=torch.int64)]
     names = tuple(slice_name(levels, members) for members in sets[chosen].tolist())
     found = (before[chosen], after[chosen], log_p[chosen], adjusted[chosen], total)
@@ -224,6 +229,32 @@ def _sums_of_mask(weights: Sequence[Tensor], mask: Tensor) -> Tensor:
     )
 
 
+def _tested_sets(
+    levels: Sequence[Level],
+    codes: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    counted: Tensor | None,
+    ways: int,
+    min_support: int,
+    device: str | torch.device,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """Sets with enough rows `[s, 3]`, their sums in both tables, all sums, and a multiplicity.
+
+    The multiplicity is the number of possible sets over that of those that were looked at.
+    """
+    if counted is None:
+        total = torch.stack([_sums(weight) for weight in weights])
+        first, second, paired = _tested_levels(levels, codes, weights, total, ways, min_support)
+        sets, before, after = _counts(codes, weights, first, second, paired, len(levels), device)
+    else:
+        total = whole_total(counted, levels)
+        first, second = slice_pairs(levels, ways)
+        sets, before, after = counted_sets(counted, first, second, _joint_rows(codes, len(levels)))
+    tested = (before[:, 0] >= min_support) & (after[:, 0] >= min_support)
+    multiplicity = _possible_pairs(levels, ways) / max(len(first), 1)
+    return sets[tested], before[tested], after[tested], total, multiplicity
+
+
 def _tested_levels(
     levels: Sequence[Level],
     codes: Sequence[Tensor],
@@ -281,6 +312,12 @@ def _counts(
         sides.append(torch.stack([rows[first, second].double(), inside[0], inside[-1]], 1))
     sets = torch.stack([paired[first], paired[second], paired[second]], 1)
     return sets[informative], sides[0][informative], sides[1][informative]
+
+
+def _joint_rows(codes: Sequence[Tensor], size: int) -> Tensor:
+    """`[L, L]` rows of both tables with both of two levels."""
+    nothing = torch.zeros(0, sum(map(len, codes)))
+    return pair_sums(torch.cat(list(codes)), nothing, size)[0]
 
 
 def _possible_pairs(levels: Sequence[Level], ways: int) -> float:

@@ -85,7 +85,9 @@ def find_slices(
     order = log_p.argsort(stable=True)
     best = order[adjusted[order] <= alpha][: 2 * limit]
     masks = member_masks(codes, candidates.sets[best], levels)
-    distinct, duplicates = distinct_slices(masks, test.log_p_value, tests, alpha)
+    distinct, duplicates = distinct_slices(
+        masks, lambda i, rest: test.log_p_value(masks[i] & rest, rest), tests, alpha
+    )
     chosen = best[torch.tensor(distinct[:limit], dtype=torch.int64)]
     empty = torch.zeros(0, dtype=torch.float64)
     slices = Slices(
