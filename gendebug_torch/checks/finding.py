@@ -19,6 +19,9 @@ TO_REPAIR, SHARE_OF_RISE, LARGEST_SHARE = "to_repair", "share_of_rise", "largest
 # Where the outputs or classes are not what they are read as, `production` or `everywhere`: findings
 # on errors there follow from that.
 MISREAD = "misread"
+# Columns whose values in production are those of other columns or rows: what else is found of them
+# there follows from that.
+MISPLACED = "misplaced"
 DISTANCES, OUTSIDE = ("statistic", "distance"), "outside"
 # Share of production that is in the training data in the same way as the validation rows are: what
 # both share is no reason for a difference between them.

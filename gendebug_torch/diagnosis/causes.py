@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from gendebug_torch.checks.finding import (
     ALIKE,
     DISTANCES,
+    MISPLACED,
     MISREAD,
     OUTSIDE,
     SHARE_OF_RISE,
@@ -184,14 +185,20 @@ def likely_causes(findings: Iterable[Finding]) -> tuple[LikelyCause, ...]:
     )
 
 
-def _upstream(group: LikelyCause) -> tuple[bool, bool, int]:
-    return not _misread(group), not _is_reproduced(group), UPSTREAM.index(group.cause)
+def _upstream(group: LikelyCause) -> tuple[bool, bool, bool, int]:
+    first = _misread(group), _is_reproduced(group), _misplaced(group)
+    return not first[0], not first[1], not first[2], UPSTREAM.index(group.cause)
 
 
 def _misread(group: LikelyCause) -> set[str]:
     """Where outputs or classes are not what they are read as: `production`, or `everywhere`."""
     found = {finding.numbers.get(MISREAD) for finding in group.findings} - {None}
     return {str(where) for where in found}
+
+
+def _misplaced(group: LikelyCause) -> set[str]:
+    """Columns whose values in production are those of other columns or rows."""
+    return {str(name) for one in group.findings for name in one.numbers.get(MISPLACED, ())}
 
 
 def _is_reproduced(group: LikelyCause) -> bool:
@@ -245,6 +252,8 @@ def _explains(root: LikelyCause, finding: Finding, group: LikelyCause) -> bool:
         follows = EXPLAINS[root.cause] | {root.cause, Cause.TARGET_LEAKAGE, Cause.UNKNOWN}
         follows |= {Cause.TRAIN_SERVE_SKEW}
         return finding.cause in follows and "production" in (finding.inputs or ("production",))
+    if finding.subject in _misplaced(root) and _about_production(finding):
+        return finding.cause in EXPLAINS[root.cause] | {Cause.TARGET_LEAKAGE, root.cause}
     if finding.cause not in EXPLAINS[root.cause]:
         return False
     if root.alike and _about_production(finding):

@@ -31,7 +31,7 @@ _MIN_SHARE, _MIN_CORRELATION, _ALPHA = 0.95, 0.3, 1e-6
 _MISSING_INCREASE, _REMAINING = 0.5, 0.5
 # Other columns with which a column's loss is compared, what they must explain together, and the
 # part of what they keep below which the loss is its own.
-_COMPARED, _MIN_OF_OTHERS, _OWN_LOSS = 20, 0.02, 0.7
+COMPARED, _MIN_OF_OTHERS, OWN_LOSS = 20, 0.02, 0.7
 
 
 def is_property(column: str, records: Records) -> bool:
@@ -165,7 +165,7 @@ def lost_relation(
         return ""
     assert train.features is not None
     assert train.targets is not None
-    others = [name for name in columns if name != column][:_COMPARED]
+    others = [name for name in columns if name != column][:COMPARED]
     values, rows = (
         feature_table(part, [column, *others]) for part in (train.features, labeled.features)
     )
@@ -178,15 +178,29 @@ def lost_relation(
     share, rest = float(first.strength[here]), float(second.strength[there])
     before = 2 * float(first.explained_error[here].nan_to_num(0.0))
     after = 2 * float(second.explained_error[there].nan_to_num(0.0))
-    of_others = [
-        sum(float(f.strength[f.names.index(name)]) for name in others if name in f.names)
-        for f in (first, second)
-    ]
-    kept = 1.0 if of_others[0] < _MIN_OF_OTHERS else of_others[1] / of_others[0]
-    own = rest < _OWN_LOSS * min(kept, 1.0) * share
+    own = rest < OWN_LOSS * kept_by_others(column, first, second) * share
     if own and rest + after < _REMAINING * (share - before):
         return f"it explains {rest:.0%} of the target in {labeled.name}, not {share:.0%}"
     return ""
+
+
+def kept_by_others(column: str, before: Association, after: Association) -> float:
+    """Share of what other columns explain in training that they explain in production, up to 1.
+
+    1 where they explain next to nothing. Where they lost as much as a column, it is the target
+    that is another one, or incomplete, and nothing speaks against the column.
+
+    Args:
+        column: column name.
+        before: associations with the target in training.
+        after: the same in production.
+    """
+    others = [n for n in before.order if n != column and n in after.names][:COMPARED]
+    first, second = (
+        sum(float(found.strength[found.names.index(name)]) for name in others)
+        for found in (before, after)
+    )
+    return 1.0 if first < _MIN_OF_OTHERS else min(second / first, 1.0)
 
 
 def _distinct(values: pd.Series[Any]) -> int:

@@ -11,7 +11,13 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._availability import is_property
+from gendebug_torch.leakage.checks._availability import (
+    COMPARED,
+    OWN_LOSS,
+    fate,
+    is_property,
+    kept_by_others,
+)
 from gendebug_torch.leakage.checks._candidates import (
     SCREEN,
     ColumnScreen,
@@ -100,17 +106,21 @@ def _target_findings(
     screen = screened(train, shared)
     before = screen.found
     candidates = {c.column: c for c in leak_candidates(train, screen, max_pearson, max_auc)}
-    table = feature_table(production.features, candidates)
-    if not table.shape[1]:
+    known = feature_table(production.features, candidates).columns
+    if not len(known):
         text = f"None of {len(before.names)} columns predicts the target alone in {train.name}."
         numbers = {"columns": len(before.names)}
         yield this.finding(Severity.OK, text, numbers=numbers, evidence=before)
         return
+    compared = [*candidates, *before.order[: len(candidates) + COMPARED]]
+    table = feature_table(production.features, list(dict.fromkeys(compared)))
     after = association(table, production.targets, categorical=train.schema.categorical)
     lost = {
         i: candidates[name]
         for i, name in enumerate(after.names)
-        if _upper_bound(after, i) < min_remaining * candidates[name].explained
+        if name in candidates
+        and _upper_bound(after, i) < min_remaining * candidates[name].explained
+        and (fate(name, train, production) or _is_its_own(name, before, after))
     }
     for i, candidate in list(lost.items())[:limit]:
         finding = _lost_finding((train.name, production.name), before, after, i, candidate)
@@ -118,10 +128,18 @@ def _target_findings(
     if not lost:
         text = (
             f"All columns that predict the target alone in {train.name} "
-            f"({', '.join(after.names[:limit])}) predict it in {production.name} as well."
+            f"({', '.join(map(str, known[:limit]))}) predict it in {production.name} as well, or "
+            "as much less as the other columns do."
         )
-        numbers = {"columns": len(after.names)}
+        numbers = {"columns": len(known)}
         yield this.finding(Severity.OK, text, numbers=numbers, evidence=after)
+
+
+def _is_its_own(name: str, before: Association, after: Association) -> bool:
+    """Whether a column lost more than the others did."""
+    left = float(after.strength[after.names.index(name)])
+    kept = kept_by_others(name, before, after)
+    return left < OWN_LOSS * kept * float(before.strength[before.names.index(name)])
 
 
 def _upper_bound(found: Association, i: int) -> float:

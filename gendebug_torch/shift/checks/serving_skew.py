@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import MISPLACED, Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
@@ -205,9 +205,10 @@ def _skew_finding(feature: FeatureChange, change_kinds: ChangeKinds) -> Finding:
         if isinstance(transform, FeatureTransform) and transform.kind != "logarithm":
             numbers |= {"factor": transform.factor, "offset": transform.offset}
     if isinstance(transform, OtherRows):
-        numbers["columns"] = list(transform.columns)
+        numbers["columns"] = numbers[MISPLACED] = list(transform.columns)
     if isinstance(transform, OtherColumn):
         numbers["sources"] = dict(transform.sources)
+        numbers[MISPLACED] = list(transform.sources)
     text, remedy = _sentence(feature)
     return inputs_are_computed_as_before.finding(
         Severity.FAIL,

@@ -25,7 +25,13 @@ from gendebug_torch.shift.transforms.levels import (
 )
 from gendebug_torch.shift.transforms.quantities import FeatureTransform, fit_feature_transform
 from gendebug_torch.shift.transforms.relations import Relations
-from gendebug_torch.shift.transforms.roles import OtherColumn, exchanged_columns, role_changes
+from gendebug_torch.shift.transforms.roles import (
+    MIN_FAR,
+    OtherColumn,
+    exchanged_columns,
+    moved_family,
+    role_changes,
+)
 from gendebug_torch.shift.two_sample.categories import (
     CategoryShift,
     category_shift,
@@ -203,6 +209,7 @@ def transform_explanations(
 
     They are train/serve skew where drift is unlikely to do the same.
     """
+    features = _moved_families(features, columns)
     open_ = [feature for feature in features if feature.kind == "covariate_shift"][:_MAX_COLUMNS]
     quantities = [feature for feature in open_ if feature.name in columns.quantities]
     sides = [columns.finite(feature.name) for feature in quantities]
@@ -229,6 +236,18 @@ def transform_explanations(
             renaming = fit_level_renaming(*levels, feature.statistic)
             explained[feature.name] = _transformed(feature, renaming)
     return [explained.get(feature.name, feature) for feature in features]
+
+
+def _moved_families(features: list[FeatureChange], columns: SharedTables) -> list[FeatureChange]:
+    """The same, and all columns of numbered families that moved together."""
+    known = {feature.name: feature for feature in features}
+    if sum(feature.name in columns.quantities for feature in features) < MIN_FAR:
+        return features
+    moved = moved_family({name: columns.finite(name) for name in columns.quantities})
+    for name, transform in moved.items():
+        feature = known.get(name, FeatureChange(name, 0.0, "covariate_shift", _SHIFTED))
+        known[name] = _held(feature, transform)
+    return list(known.values())
 
 
 def relation_explanations(

@@ -24,6 +24,10 @@ _MAX_LEFT = 0.2
 # Rounds of improvement, and best sources whose distribution is looked at in each.
 _SWEEPS = 5
 _TRIED = 4
+# Distance of a column that left its distribution far behind, how many must have, and the share of
+# a family that must fit; values of a column that are enough.
+_FAR, MIN_FAR, _NEARLY_ALL = 0.15, 3, 0.9
+_MOST_VALUES = 5000
 # Columns that are exchanged two by two, and the share of the excess within which explanations are
 # about as good.
 _MOST_EXCHANGED = 20
@@ -183,6 +187,44 @@ def _of_numbered(names: Sequence[str]) -> Iterator[list[int]]:
                 for i, source in zip(one, moved, strict=True):
                     sources[i] = source
                 yield sources
+
+
+def moved_family(values: Mapping[str, tuple[Column, Column]]) -> dict[str, OtherColumn]:
+    """Numbered columns that all moved together, by their distributions alone.
+
+    Three or more must have left their own distribution far behind, and nine of ten must have that
+    of the column whose values they hold.
+
+    Args:
+        values: finite values on both sides of each quantity.
+
+    Returns:
+        Column name -> what happened to it; empty where no family moved.
+    """
+    names, sides = list(values), [(_some(a), _some(b)) for a, b in values.values()]
+    best: dict[str, OtherColumn] = {}
+    least = _MAX_LEFT
+    for sources in _of_numbered(names):
+        moved = [i for i in range(len(names)) if sources[i] != i]
+        if any(not min(map(len, sides[i])) for i in {*moved, *(sources[i] for i in moved)}):
+            continue
+        own = [ks_distance(*sides[i]) for i in moved]
+        far = [at for at, distance in enumerate(own) if distance >= _FAR]
+        if len(far) < MIN_FAR:
+            continue
+        held = [ks_distance(sides[sources[i]][0], sides[i][1]) for i in moved]
+        noise = [1.63 * math.sqrt(1 / len(sides[i][0]) + 1 / len(sides[i][1])) for i in moved]
+        fits = [left <= SAME + limit for left, limit in zip(held, noise, strict=True)]
+        left = sum(held[at] for at in far) / sum(own[at] for at in far)
+        if np.mean(fits) >= _NEARLY_ALL and left < least:
+            least, roles = left, {names[i]: names[sources[i]] for i in moved}
+            best = dict.fromkeys(roles, OtherColumn(roles, left))
+    return best
+
+
+def _some(values: Column) -> Column:
+    """Values evenly spread over the rows, as many as are enough."""
+    return values[:: max(1, len(values) // _MOST_VALUES)]
 
 
 @dataclass(frozen=True, eq=False)
