@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gendebug_torch.checks.finding import Cause
+from gendebug_torch.checks.finding import MISREAD, Cause
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.diagnosis.causes import LikelyCause
@@ -120,6 +120,11 @@ def planned(causes: Sequence[LikelyCause], pair: Pair) -> Plan:
             _add_regions(plan, likely, pair)
         elif likely.cause is Cause.SPLIT_LEAKAGE and not likely.alike:
             _add_leaked_rows(plan, likely, pair)
+        elif likely.cause is Cause.LABEL_NOISE and any(
+            MISREAD in f.numbers for f in likely.findings
+        ):
+            # Labels of production that are not what they are read as: so is whatever is left.
+            plan.rest, plan.where = likely.cause.value, likely.subject
         elif likely.cause is Cause.PREPROCESSING_LEAKAGE:
             plan.leave(likely.cause, likely.subject, "fit the preprocessing again to tell")
     if plan.changes and pair.tables is None and not shares and _new_shares(pair):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.finding import MISREAD, TO_REPAIR, Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, not_compared
 from gendebug_torch.shift.kinds.change_kinds import ALPHA, ChangeKinds
+from gendebug_torch.shift.kinds.missing_outcomes import MissingOutcomes, missing_outcomes
+from gendebug_torch.shift.quality.outcomes import class_names
 from gendebug_torch.shift.scores.outputs import has_outputs
 from gendebug_torch.shift.scores.score_relation import RelationChange
 from gendebug_torch.stats.intervals import p_value_text
 
 _SKEW = "train_serve_skew"
+# Kinds of change that labels alone tell; and the share of missing outcomes that is a failure.
+_OF_LABELS = {"concept_drift", "label_shift"}
+_FAIL_SHARE = 0.2
 _OTHER_REASONS = {
     _SKEW: "an input is computed differently",
     "covariate_shift": "inputs shifted",
@@ -46,10 +52,11 @@ def labels_follow_the_score_as_before(
     of a regression; of several, the most significant one is reported, corrected for their number.
     Concept drift is a change of P(y | x) at the same inputs. Where inputs shifted too, the network
     may as well be extrapolating, which labels given the score alone cannot distinguish: then this
-    is a note.
+    is a note. Where a constant part of one of two classes lacks its label, at every score alike,
+    the labels are incomplete and nothing drifted.
 
     Source: Gama et al. (2014), ACM Comput. Surv. 46(4):44, for the kinds; Cochran (1954),
-    Biometrics 10:417 for the test.
+    Biometrics 10:417 for the test; Elkan and Noto (2008), KDD, for labels that are missing.
 
     Args:
         validation: records with targets and logits, and with features where known.
@@ -65,6 +72,10 @@ def labels_follow_the_score_as_before(
         return
     text = _change_text(relation)
     kinds, severity, remedy = change_kinds.kinds, Severity.OK, ""
+    lacking = _missing(validation, production) if {*kinds} & _OF_LABELS else None
+    if lacking is not None:
+        yield _missing_finding(lacking, production, relation)
+        return
     if "concept_drift" in kinds:
         limit = fail_effect if relation.unit is None else fail_error
         severity = Severity.FAIL if relation.effect >= limit else Severity.WARN
@@ -92,6 +103,42 @@ def labels_follow_the_score_as_before(
         text = f"No concept drift: {text}"
     numbers = _numbers(relation)
     yield this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=relation)
+
+
+def _missing(validation: Records, production: Records) -> MissingOutcomes | None:
+    """Outcomes of one of two classes that production lacks, if that is what changed."""
+    before, after = validation.labeled(), production.labeled()
+    if has_outputs(before, after) or before.logits is None or after.logits is None:
+        return None
+    if before.targets is None or after.targets is None or before.targets.ndim != 1:
+        return None
+    return missing_outcomes(before.logits, before.targets, after.logits, after.targets)
+
+
+def _missing_finding(
+    lacking: MissingOutcomes, production: Records, relation: RelationChange
+) -> Finding:
+    """Labels of production that say nothing of the network until they are complete."""
+    name = class_names(production, 2)[lacking.event]
+    text = (
+        f"{lacking.share:.0%} (95 % interval {lacking.low:.0%} to {lacking.high:.0%}) of {name} in "
+        f"{production.name} carry the label of the other class, at every score alike, also where "
+        "the score is sure: the labels seem to be incomplete, as where outcomes have not arrived "
+        "yet. A drift would have moved the sure ones least."
+    )
+    numbers = {"share": lacking.share, "low": lacking.low, "high": lacking.high}
+    numbers |= {"event": lacking.event, "gain": lacking.gain}
+    finding = labels_follow_the_score_as_before.finding(
+        Severity.FAIL if lacking.low >= _FAIL_SHARE else Severity.WARN,
+        text,
+        subject=production.name,
+        numbers=_numbers(relation) | numbers | {TO_REPAIR: True, MISREAD: "production"},
+        remedy="Wait until the outcomes have arrived, or leave out rows that are younger than they "
+        "take; check the join of the labels. Judge the network again then, and do not retrain on "
+        "these labels.",
+        evidence=relation,
+    )
+    return replace(finding, cause=Cause.LABEL_NOISE)
 
 
 def _change_text(relation: RelationChange) -> str:
