@@ -127,9 +127,9 @@ class QualityChange:
     def __str__(self) -> str:
         shown = self.fallen or self.metrics
         text = "; ".join(map(str, shown))
-        if self.trend is None:
+        slope, spread = self.trend or (0.0, 0.0)
+        if abs(slope) <= _Z_99 * spread or not slope:
             return text
-        slope, spread = self.trend
         return f"{text}; the loss changed by {slope:+.0%} ± {_Z_99 * spread:.0%} during production"
 
 
