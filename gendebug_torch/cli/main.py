@@ -118,7 +118,9 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "behave add": Command("behave", "add", ("suite",), _ADD),
     "behave record": Command("behave", "record", ("suite",), _OF_MODEL),
-    "behave confirm": Command("behave", "confirm", ("suite",), "fraud.behavior.yaml --ids theft"),
+    "behave confirm": Command(
+        "behave", "confirm", ("suite",), "fraud.behavior.yaml --ids production-row-17"
+    ),
     "behave redundancy": Command("behave", "redundancy", ("suite",), _OF_MODEL),
 }
 _EXIT_CODES = (
