@@ -78,7 +78,7 @@ BUDGETS = tuple(
 # Checks that take less are not compared: nothing is scheduled by them.
 SHORT = 0.2
 # Seconds below which a time is noise, and a factor that is close enough for a check's own cost.
-FLOOR, CLOSE = 0.1, 1.7
+FLOOR, CLOSE = 0.1, 2.5
 # Numbers of rows above which a check may sample.
 CAPS = (float("inf"), 2e3, 5e3, 1e4, 2e4, 5e4, 1e5)
 
@@ -201,7 +201,8 @@ def _entries(records):
 def _rate():
     """Operations per second of the probe at this moment."""
     elements = torch.arange(2**20, dtype=torch.float64)
-    return 9 * 2**20 / _seconds(lambda: [elements.mul(0.5).add_(1.0).sum() for _ in range(3)])
+    runs = [_seconds(lambda: elements.mul(0.5).add_(1.0).sum()) for _ in range(5)]
+    return 3 * 2**20 / sorted(runs)[1]
 
 
 def _part_cost(part, given):

@@ -95,7 +95,8 @@ def estimate_cost(name: str, *, networks: float = 1.0) -> Any:
             steps = min(max(10 * n // 256, 100), 1500)
             weights = _WIDTH * (columns + _WIDTH + classes)
             elements += 0.6 * networks * _NETWORKS * steps * 256 * weights
-        return Cost(elements=elements)
+        # Once where there is no noise, and up to four times where there is.
+        return Cost(elements=2.0 * elements)
 
     return cost
 

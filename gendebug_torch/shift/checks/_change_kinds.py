@@ -37,11 +37,13 @@ def _cost(given: Mapping[str, Any]) -> Cost:
             columns = 1 if records.features is None else records.features.shape[-1]
             cells += float(min(len(records), kinds.MAX_ROWS)) * columns
     # Three tests of all columns together at most, as `shift.joint` makes one, and four fits to the
-    # labels of 10,000 rows a side.
-    count = column_count(given.get("production"))
+    # labels of 10,000 rows a side; what does not grow with the rows is a fifth of it.
+    production = given.get("production")
+    rows, count = 0 if production is None else len(production), column_count(production)
+    share = 0.2 + 0.8 * min(1.0, rows / 1e4)
     joint = 0.0 if count > 300 else 3 * 5000.0 * (96.0 + count) ** 2
     labels = 4 * 2e4 * (96.0 + min(count, MAX_FOLLOWED)) ** 2
-    return Cost(elements=60.0 * cells + joint + labels + 1e7)
+    return Cost(elements=60.0 * cells + share * (joint + labels) + 1e7)
 
 
 CHANGE_KINDS = DerivedInput("change_kinds", _between, _cost, uses_labels=True, partial_labels=True)
