@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> gd.Profile:
     import ray
 
     options = parse(arguments)
-    rows = ray.data.from_pandas(invoices(options.rows, 0), override_num_blocks=options.actors)
+    frame = invoices(options.rows, 0)
+    rows = ray.data.from_pandas([frame[at :: options.actors] for at in range(options.actors)])
     scored = rows.map_batches(
         Scorer, concurrency=options.actors, batch_size=4096, num_gpus=options.gpus
     ).materialize()

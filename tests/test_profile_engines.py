@@ -1,6 +1,7 @@
 """Engines give the profile that the rows give, as far as they are installed."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from torch import distributed
 
-from gendebug_torch import Profile, profile
+from gendebug_torch import Profile, Schema, profile
 from gendebug_torch.profiles.engines.distributed import gathered
 from tests.processes import run_ranks
 from tests.test_profiles import SCHEMA, equal, parts_of, rows
@@ -45,17 +46,21 @@ def test_an_engine_reads_partitions_as_one_table(engine, tmp_path, monkeypatch):
     options = {"sample": 300, "reference": profile(frame[:500], SCHEMA)}
     found = module.profile_of(str(tmp_path / "*.parquet"), SCHEMA, **options)
     equal(profile(frame, SCHEMA, **options), found)
+    frame.drop(columns="at").to_csv(tmp_path / "rows.csv", index=False)
+    codes = Schema(target="label", logits="score", ids="row", categorical="zip")
+    read = module.profile_of(str(tmp_path / "*.csv"), codes)
+    assert read.columns["zip"].levels == found.columns["zip"].levels
+    assert read.outcomes.labels.tolist() == found.outcomes.labels.tolist()
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_network_scores_and_explains_over_ray(tmp_path, monkeypatch):
+def test_a_network_scores_and_explains_over_ray(tmp_path):
     pytest.importorskip("ray.data")
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    words = ["--rows", "3000", "--out", str(tmp_path)]
-    found = importlib.import_module("ray_data").main(words)
+    words = [sys.executable, str(EXAMPLES / "ray_data.py"), "--rows", "3000"]
+    subprocess.run([*words, "--out", str(tmp_path)], check=True, capture_output=True)
+    found = Profile.load(tmp_path / "invoices.profile")
     assert found.rows == found.outcomes.labeled == 3000
     assert {"by_amount", "by_days", "by_orders"} <= found.columns.keys()
-    equal(found, Profile.load(tmp_path / "invoices.profile"))
 
 
 def test_ranks_add_their_parts(tmp_path):

@@ -98,7 +98,7 @@ def _gathered(batches: Iterable[Any], schema: Any) -> Iterator[Any]:
 
 def _chunks_of_files(path: str, codes: tuple[str, ...]) -> Iterator[Any]:
     """The files of a path, each by its own columns; all broken ones are named together."""
-    files, filesystem, broken = *_files(path), []
+    files, filesystem, broken = *files_of(path), []
     for name in files:
         try:
             with reading(name, "a readable Parquet or CSV file", "rows"):
@@ -110,8 +110,15 @@ def _chunks_of_files(path: str, codes: tuple[str, ...]) -> Iterator[Any]:
         reject("rows", "readable files", counted, "Mend or remove them.")
 
 
-def _files(path: str) -> tuple[list[str], Any]:
-    """The files that a path, folder, glob or address stands for, and where they lie."""
+def files_of(path: str) -> tuple[list[str], Any]:
+    """The files that a path, folder, glob or address stands for, and their pyarrow.fs.FileSystem.
+
+    Args:
+        path: as `profile` takes it.
+
+    Raises:
+        InputError: no file.
+    """
     from pyarrow import fs
 
     if "://" in path:

@@ -19,7 +19,7 @@ def compare(
     after: str,
     out: str,
     schema: str | None = None,
-    alpha: float = 0.05,
+    alpha: float = 0.02,
     fail_on: FailOn = "warn",
     also: list[Format] | None = None,
 ) -> int:

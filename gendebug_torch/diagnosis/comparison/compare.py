@@ -31,7 +31,7 @@ def compare(
     before: Diagnosis | Sequence[Finding] | Records | Profile,
     after: Diagnosis | Sequence[Finding] | Records | Profile,
     *,
-    alpha: float = 0.05,
+    alpha: float = 0.02,
 ) -> Comparison:
     """What changed from one run to the next, and whether something got worse beyond noise.
 

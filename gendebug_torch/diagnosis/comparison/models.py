@@ -33,7 +33,7 @@ MIN_ROWS = 30
 _SHOWN, _LISTED = 50, 20
 
 
-def compared_models(before: Records, after: Records, *, alpha: float = 0.05) -> Comparison:
+def compared_models(before: Records, after: Records, *, alpha: float = 0.02) -> Comparison:
     """Two models by their answers to the same rows.
 
     The metrics of the task, the recall of each class and the accuracy in each level of each column

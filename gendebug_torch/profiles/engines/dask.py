@@ -23,7 +23,9 @@ def profile_of(rows: Any, schema: Schema, **options: Any) -> Profile:
     dask = library("dask", "dask")
     if isinstance(rows, str):
         frames = library("dask.dataframe", "dask")
-        rows = frames.read_csv(rows) if is_csv(rows) else frames.read_parquet(rows)
+        codes = dict.fromkeys((*schema.categorical, *schema.ids), "string")
+        csv = is_csv(rows)
+        rows = frames.read_csv(rows, dtype=codes) if csv else frames.read_parquet(rows)
     parts = [dask.delayed(profile)(part, schema, **options) for part in rows.to_delayed()]
     add = dask.delayed(sum_of)
     while len(parts) > 1:

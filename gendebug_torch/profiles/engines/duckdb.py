@@ -21,7 +21,9 @@ def profile_of(rows: Any, schema: Schema, **options: Any) -> Profile:
     """
     if isinstance(rows, str):
         duckdb = library("duckdb", "duckdb")
-        rows = duckdb.read_csv(rows) if is_csv(rows) else duckdb.read_parquet(rows)
+        codes = dict.fromkeys((*schema.categorical, *schema.ids), "VARCHAR")
+        csv = is_csv(rows)
+        rows = duckdb.read_csv(rows, dtype=codes) if csv else duckdb.read_parquet(rows)
     # Its name before DuckDB 1.4 warns in later versions.
     reader = getattr(rows, "to_arrow_reader", None) or rows.fetch_record_batch
     return profile(reader(CHUNK_ROWS), schema, **options)

@@ -8,20 +8,24 @@ from gendebug_torch.data.schema import Schema
 from gendebug_torch.profiles.build import profile, sum_of
 from gendebug_torch.profiles.engines.extras import is_csv, library
 from gendebug_torch.profiles.profile import Profile
-from gendebug_torch.profiles.sources import CHUNK_ROWS
+from gendebug_torch.profiles.sources import CHUNK_ROWS, files_of
+from gendebug_torch.shift.columns.chunks import csv_options
 
 
 def profile_of(rows: Any, schema: Schema, **options: Any) -> Profile:
     """The profile of a Ray data set, block by block.
 
     Args:
-        rows: ray.data.Dataset, or what Ray reads: a file, folder or address.
+        rows: ray.data.Dataset, or a file, folder, glob or address.
         schema: meaning of the columns.
         options: options of `profile`.
     """
     data = library("ray.data", "ray")
     if isinstance(rows, str):
-        rows = data.read_csv(rows) if is_csv(rows) else data.read_parquet(rows)
+        files, system = files_of(rows)
+        codes = csv_options((*schema.categorical, *schema.ids))
+        csv = {"arrow_csv_args": {"convert_options": codes}} if is_csv(files[0]) else {}
+        rows = (data.read_csv if csv else data.read_parquet)(files, filesystem=system, **csv)
 
     def part(block: Any) -> dict[str, Any]:
         return {"content": [profile(block, schema, **options).to_bytes()]}

@@ -23,8 +23,14 @@ def profile_of(rows: Any, schema: Schema, **options: Any) -> Profile:
     """
     if isinstance(rows, str):
         reader = library("pyspark.sql", "spark").SparkSession.builder.getOrCreate().read
-        csv = {"header": True, "inferSchema": True}
-        rows = reader.csv(rows, **csv) if is_csv(rows) else reader.parquet(rows)
+        if is_csv(rows):
+            # Codes stay as they are written.
+            found = reader.csv(rows, header=True, inferSchema=True).dtypes
+            codes = {*schema.categorical, *schema.ids}
+            kinds = [f"`{name}` {'string' if name in codes else kind}" for name, kind in found]
+            rows = reader.csv(rows, header=True, schema=", ".join(kinds))
+        else:
+            rows = reader.parquet(rows)
 
     def part(batches: Iterator[Any]) -> Iterator[Any]:
         content = profile(batches, schema, **options).to_bytes()
