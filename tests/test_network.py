@@ -191,6 +191,19 @@ def test_norms_of_large_matrices_are_those_of_every_eighth_row():
     assert evidence.measure("update_norm")[0, 0] == pytest.approx(moved, rel=0.05)
 
 
+def test_a_table_of_embeddings_of_which_few_rows_change_is_no_layer_that_never_does():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(1024, 32), nn.Flatten(), nn.Linear(64, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    with watch(model, optimizer) as record:
+        for step in range(20):
+            x = 1 + torch.randint(0, 3, (32, 2), generator=torch.Generator().manual_seed(step))
+            cross_entropy(model(x), (x[:, 0] > 1).long()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert record.evidence().measure("update_norm")[:, 0].min() > 0
+
+
 def test_batch_norms_are_read_together():
     def model(norms):
         torch.manual_seed(0)

@@ -39,7 +39,8 @@ class NetworkRecorder:
     """Watches a network and its optimizer by hooks; no step waits for the device.
 
     Each sampled step adds one row: the norms of gradient, weights and update of every parameter,
-    the measures of the modules and of the run. The parameters are copied at a sampled step; on a
+    the measures of the modules and of the run. The parameters are copied at a sampled step, of
+    large matrices every eighth row, by which the norms of weights and updates are estimated; on a
     CPU the copy stays, for large blocks of fresh memory cost ten times what copying does.
 
     Args:
@@ -64,7 +65,10 @@ class NetworkRecorder:
         self.hooks = ModuleHooks(modules, blind)
         self.blind = blind
         self.parameters = dict(model.named_parameters())
-        self.strides = [_stride(p) for p in self.parameters.values()]
+        tables = (nn.Embedding, nn.EmbeddingBag)
+        kept = {id(p) for m in model.modules() if isinstance(m, tables) for p in m.parameters()}
+        # Of a table of embeddings some rows may be all that change.
+        self.strides = [_stride(p) if id(p) not in kept else 1 for p in self.parameters.values()]
         self._columns = _columns(len(self.parameters), len(modules))
         self.rows = SampledRows(len(self._columns))
         # Modules and parameters of the weights of which half precision may lose updates.
@@ -202,7 +206,7 @@ class NetworkRecorder:
         keys: list[tuple[str, int]] = [("gradient_norm", at) for at in gradients]
         keys += [(name, at) for name in NORMS[1:] for at in range(len(parameters))]
         seen = self.hooks.cells
-        seen |= _lost_updates(self._matrices, gradients, self._before)
+        seen |= _lost_updates(self._matrices, self.strides, gradients, self._before)
         if self._losses:
             seen["loss", -1] = stacked(self._losses).sum(dtype=torch.float64) / self._held
         parts = [stacked(pulled + weights + moved)]
@@ -293,14 +297,17 @@ def _parts(parameters: Mapping[str, Tensor], strides: list[int]) -> list[Tensor]
 
 
 def _lost_updates(
-    matrices: list[tuple[int, int]], gradients: Mapping[int, Tensor], updates: list[Tensor]
+    matrices: list[tuple[int, int]],
+    strides: list[int],
+    gradients: Mapping[int, Tensor],
+    updates: list[Tensor],
 ) -> dict[tuple[str, int], Tensor]:
     """Shares of the weights in half precision with a gradient that stay as they were."""
     shares = {}
     for position, at in matrices:
         gradient = gradients.get(at)
         if gradient is not None and gradient.dtype in _HALF and not gradient.is_sparse:
-            pulled = gradient[:: _stride(gradient)] != 0
+            pulled = gradient[:: strides[at]] != 0
             share = (pulled & (updates[at] == 0)).sum() / pulled.sum()
             shares["lost_updates", position] = share
     return shares
