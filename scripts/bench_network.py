@@ -2,6 +2,7 @@
 
 python scripts/bench_network.py [--first 100] [--seeds 10] [--steps 200] [--only NAME]
 python scripts/bench_network.py --overhead
+python scripts/bench_network.py --peers
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from statistics import median
 
 import torch
 from _network_faults import ARCHITECTURES, CLASSES, FAULTS, RECIPES, Training, train
+from _network_peers import peers
 from scipy.stats import binom
 from torch import nn
 
@@ -221,8 +223,12 @@ def main() -> None:
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--sound", action="store_true", help="the sound recipes alone")
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--peers", action="store_true", help="what other tools say of the faults")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.peers:
+        peers(FAULTS, options.first, 1, 60)
+        return
     if options.overhead:
         overhead()
         return
