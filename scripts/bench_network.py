@@ -2,21 +2,21 @@
 
 python scripts/bench_network.py [--first 100] [--seeds 10] [--steps 200] [--only NAME]
 python scripts/bench_network.py --overhead
+python scripts/bench_network.py --peers
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from statistics import median
 
 import torch
 from _network_faults import ARCHITECTURES, CLASSES, FAULTS, RECIPES, Training, train
+from _network_peers import peers
 from scipy.stats import binom
 from torch import nn
 
@@ -97,39 +97,56 @@ def recipes(first: int, seeds: int, steps: int) -> None:
     print(f"\nquiet {quiet_all}/{total} = {quiet_all / total:.1%}")
 
 
-def overhead(blocks: int = 30, steps: int = 20, every: int = 10) -> None:
-    """CPU time of a step watched over one that is not, in blocks of steps that take turns.
+def overhead(blocks: int = 40, every: int = 10) -> None:
+    """CPU time of a step watched over one that is not; the two take turns step by step.
 
-    Each variant trains a network of its own from the same weights. The ratio of a block is to the
-    mean of the plain blocks before and behind it; the interval of the median is that of the sign
-    test. All is within the first 64 samples, whose distance is the shortest.
+    Each trains a network of its own from the same weights. Then they change roles, for where a
+    network lies in memory changes its time by a percent: a ratio is the geometric mean of both. A
+    block is `every` steps, of which one is sampled; all is within the first 64 samples, whose
+    distance is the shortest. Intervals of the medians are those of the sign test.
     """
-    print(f"| network | variant | ms per step | over plain (95 %), sampled every {every} |")
-    print("| --- | --- | --- | --- |")
+    print(
+        f"| network | plain, ms | watched over plain, one step of {every} sampled (95 %) | ", end=""
+    )
+    print("a step that is not sampled | a sampled one |\n| --- | --- | --- | --- | --- |")
     for name, build in _wide().items():
-        with contextlib.ExitStack() as stack:
-            runs: dict[str, Callable[[int], None]] = {}
-            case = _case(build)
-            runs["plain"] = partial(_step, case, None)
-            case = _case(build)
-            record = stack.enter_context(watch(case.model, case.optimizer, every=every))
-            runs["gendebug_torch"] = partial(_step, case, record)
-            times: dict[str, list[float]] = {run: [] for run in runs}
-            for at in range(-1, blocks):
-                for run, step in runs.items():
-                    started = time.process_time()
-                    for turn in range(steps):
-                        step((at + 1) * steps + turn)
-                    if at >= 0:
-                        times[run].append(1000 * (time.process_time() - started) / steps)
-        plain = times.pop("plain")
-        print(f"| {name} | plain | {median(plain):.2f} | |")
-        for run, own in times.items():
-            around = [(a + b) / 2 for a, b in itertools.pairwise(plain)]
-            low, middle, high = _median([t / p for t, p in zip(own, around, strict=False)])
-            print(
-                f"| {name} | {run} | {median(own):.2f} | {middle:.3f} ({low:.3f} to {high:.3f}) |"
-            )
+        one, other = _case(build), _case(build)
+        times = [_turns(*pair, blocks, every) for pair in ((one, other), (other, one))]
+        sums = [part.view(blocks, every, 2).sum(1) for part in times]
+        sampled = torch.arange(1, blocks * every + 1) % every == 0
+        cells = [_ratio(sums)]
+        cells += [_ratio([part[kind] for part in times]) for kind in (~sampled, sampled)]
+        plain = 1000 * torch.cat(times)[:, 0].median().item()
+        print(f"| {name} | {plain:.2f} | {' | '.join(cells)} |", flush=True)
+
+
+def _turns(plain: Training, case: Training, blocks: int, every: int) -> torch.Tensor:
+    """Seconds of steps of a network that is not watched and of one that is, `[t, 2]`."""
+    with watch(case.model, case.optimizer, every=every) as record:
+        times = [
+            (_timed(plain, None), _timed(case, record))
+            if at % 2
+            else (_timed(case, record), _timed(plain, None))[::-1]
+            for at in range((blocks + 1) * every)
+        ]
+    return torch.tensor(times, dtype=torch.float64)[every:]
+
+
+def _timed(case: Training, record: Watch | None) -> float:
+    """Seconds of a step."""
+    started = time.process_time()
+    _step(case, record)
+    return time.process_time() - started
+
+
+def _ratio(times: list[torch.Tensor]) -> str:
+    """Median over the steps or blocks of the geometric mean of the ratios of two runs."""
+    return _interval(torch.stack([t[:, 1] / t[:, 0] for t in times]).log().mean(0).exp().tolist())
+
+
+def _interval(values: list[float]) -> str:
+    low, middle, high = _median(values)
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _case(build: Callable[[], tuple[nn.Module, torch.Tensor]]) -> Training:
@@ -140,7 +157,7 @@ def _case(build: Callable[[], tuple[nn.Module, torch.Tensor]]) -> Training:
     return Training(model, optimizer, itertools.repeat((x, y)))
 
 
-def _step(case: Training, record: Watch | None, _: int) -> None:
+def _step(case: Training, record: Watch | None) -> None:
     """One step of a loop, as a person writes it."""
     x, y = next(case.data)
     loss = case.loss(case.model(x), y)
@@ -206,8 +223,12 @@ def main() -> None:
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--sound", action="store_true", help="the sound recipes alone")
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--peers", action="store_true", help="what other tools say of the faults")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.peers:
+        peers(FAULTS, options.first, 1, 60)
+        return
     if options.overhead:
         overhead()
         return

@@ -18,14 +18,13 @@ from gendebug_torch.network.evidence import (
 )
 from gendebug_torch.network.measures.finite_outputs import STRIDE
 from gendebug_torch.network.measures.loss_form import FITS
-from gendebug_torch.network.module_hooks import named_layers
+from gendebug_torch.network.module_hooks import is_standard, named_layers
 from gendebug_torch.network.recorder import SHARES, NetworkRecorder
 
 # Sampled steps in the second half from which a unit that was never active there is dead.
 _MIN_STEPS = 5
 # Different batches, rows of each and classes by which the order of the targets is judged.
 _MIN_BATCHES, _MIN_ROWS, _MOST_CLASSES = 4, 8, 256
-_STANDARD = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.MultiheadAttention)
 
 
 def network_evidence(recorder: NetworkRecorder, *, batches: int | None = None) -> NetworkEvidence:
@@ -55,7 +54,12 @@ def _rows(recorder: NetworkRecorder) -> tuple[Tensor, Tensor, Tensor]:
     p, m = len(recorder.parameters), len(recorder.hooks.modules)
     widths = [3 * p, len(SHARES) * m, len(SERIES) - 1]
     norms, shares, series = torch.split(recorder.rows.dense(), widths, dim=1)
-    return norms.view(-1, 3, p), shares.view(-1, len(SHARES), m), series
+    norms = norms.view(-1, 3, p).clone()
+    read = zip(recorder.parameters.values(), recorder.strides, strict=True)
+    # Of what is read in part the norm is that of so many rows like these.
+    parts = [len(q) / len(range(0, len(q), k)) if k > 1 else 1.0 for q, k in read]
+    norms[:, 1:] *= torch.tensor(parts, dtype=torch.float64).sqrt()
+    return norms, shares.view(-1, len(SHARES), m), series
 
 
 def _own_parameters(recorder: NetworkRecorder, module: nn.Module) -> dict[str, nn.Parameter]:
@@ -122,9 +126,9 @@ def _dead(last_active: Tensor | None, step: Tensor) -> tuple[float | None, int |
 def _facts(
     recorder: NetworkRecorder, series: Tensor, step: Tensor, batches: int | None
 ) -> RunFacts:
-    hooks, optimizer = recorder.hooks, recorder.optimizers[0]
-    uniform, constant = _baselines(recorder.targets, hooks.outputs, _smoothing(series))
-    by_batch, by_position = _order(recorder.targets, hooks.outputs)
+    hooks, optimizer, targets = recorder.hooks, recorder.optimizers[0], recorder.targets
+    uniform, constant = _baselines(targets, hooks.outputs, _smoothing(series))
+    by_batch, by_position = _order(targets, hooks.outputs)
     loss = recorder.start_loss
     notes = []
     if recorder.blind:
@@ -134,7 +138,7 @@ def _facts(
         optimizer=name,
         decoupled=name in ("AdamW", "NAdamW", "Lion")
         or bool(optimizer.param_groups[0].get("decoupled_weight_decay")),
-        rows=recorder.rows_of_batch,
+        rows=len(targets[0]) if targets and targets[0].ndim == 1 else recorder.rows_of_batch,
         backwards=recorder.backwards,
         start_loss=None if loss is None else float(loss),
         uniform_loss=uniform,
@@ -144,6 +148,7 @@ def _facts(
         nonfinite=_nonfinite(recorder, series, step),
         training_calls=(hooks.calls[True, True], hooks.calls[True, False]),
         evaluation_calls=(hooks.calls[False, True], hooks.calls[False, False]),
+        inference=(hooks.inference[0], hooks.inference[1]),
         single_rows=(hooks.single[0], hooks.single[1]),
         batches=batches,
         notes=tuple(notes),
@@ -159,12 +164,15 @@ def _nonfinite(recorder: NetworkRecorder, series: Tensor, step: Tensor) -> NonFi
         infinite = series[:, SERIES.index("loss")].isinf().nonzero()[:, 0].tolist()
         first = min([*bad, *infinite], default=None)
         return None if first is None else NonFinite(int(step[first]), "", "loss")
-    position = recorder.finite.patterns[code // STRIDE][code % STRIDE]
-    if position < 0:
+    pattern, at = recorder.finite.patterns[code // STRIDE], code % STRIDE
+    if pattern[at] < 0:
         return NonFinite(found, "", "input")
-    name, module = recorder.hooks.modules[position]
-    standard = isinstance(module, _STANDARD) or "Conv" in type(module).__name__
-    return NonFinite(found, name, "weights" if standard and found > 1 else "forward")
+    name, module = recorder.hooks.modules[pattern[at]]
+    before = [recorder.hooks.modules[one] for one in pattern[:at] if one >= 0]
+    # A NaN on its way back meets the weights of all layers before: the first one has it too.
+    first = not any(p.requires_grad for _, one in before for p in one.parameters())
+    place = "weights" if is_standard(module) and found > 1 and first else "forward"
+    return NonFinite(found, name, place, before[-1][0] if before else "")
 
 
 def _smoothing(series: Tensor) -> float | None:

@@ -83,12 +83,15 @@ class NonFinite:
     Args:
         step: optimizer step in which it appeared.
         module: dotted name of the first module with such an output; empty where the loss alone was.
-        place: `input`, `forward`, or `backward` where the outputs of the step before were finite.
+        place: `input`, `forward`, `weights` where the update of the step before made them so, or
+            `loss` where every output was finite.
+        before: dotted name of the module before whose outputs were finite; empty for none.
     """
 
     step: int
     module: str
     place: str
+    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class RunFacts:
         nonfinite: first NaN or infinity; None where there was none.
         training_calls: calls of Dropout and BatchNorm with gradients, in training mode and not.
         evaluation_calls: calls of them without gradients, in training mode and not.
+        inference: steps with such calls in training mode, and all steps.
         single_rows: calls of BatchNorm in training with one row, and all of them.
         rank_spread: largest relative difference of a layer's weights between ranks.
         batches: batches of an epoch; None where unknown.
@@ -128,10 +132,17 @@ class RunFacts:
     nonfinite: NonFinite | None = None
     training_calls: tuple[int, int] = (0, 0)
     evaluation_calls: tuple[int, int] = (0, 0)
+    inference: tuple[int, int] = (0, 0)
     single_rows: tuple[int, int] = (0, 0)
     rank_spread: float | None = None
     batches: int | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the optimizer divides by the size of the gradient, as Adam and its kin do."""
+        name = self.optimizer.lower()
+        return any(kin in name for kin in ("ada", "lion", "rmsprop", "lamb", "muon", "novograd"))
 
 
 def first_since(step: Tensor, share: float) -> int:
@@ -231,6 +242,13 @@ class NetworkEvidence:
     def update_ratio(self) -> Tensor:
         """Norm of the update over that of the weights before it, `[t, l]`."""
         return self.measure("update_norm") / self.measure("weight_norm").clamp(min=1e-30)
+
+    @property
+    def holders(self) -> set[str]:
+        """Names of the layers that hold others; the whole is named by its class."""
+        names = [layer.name for layer in self.layers]
+        inner = {name for name in names if any(one.startswith(f"{name}.") for one in names)}
+        return inner | {layer.name for layer in self.layers if layer.name == layer.kind}
 
     @property
     def typical_ratio(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,20 @@ _FLAT: Mapping[type[nn.Module], tuple[float, float]] = {
 _FORM = ("loss_scale", "cross_entropy", "label_smoothing")
 # Passes in which the form of the loss is read.
 _FORMS = 16
+# Modules whose outputs are looked at in steps that are not sampled: those that may make NaN of
+# finite inputs, the others, and Dropout and BatchNorm.
+_MOST, _MOST_STANDARD, _MOST_MODAL = 8, 2, 2
 _HALF = (torch.float16, torch.bfloat16)
 # These give finite outputs of finite inputs; a NaN on their way in shows in the layer behind.
 _FINITE = (
     *(nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softmax),
     *(nn.Identity, nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, _DropoutNd),
     *(_BatchNorm, nn.LayerNorm, nn.GroupNorm),
+)
+# And these, of finite weights too; theirs may become infinite or NaN.
+_STANDARD = (
+    *(nn.Linear, nn.Bilinear, _ConvNd, nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.GroupNorm),
+    *(nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, _BatchNorm),
 )
 Cells = dict[tuple[str, int], Tensor]
 
@@ -78,11 +86,32 @@ def owns_parameters(module: nn.Module) -> bool:
     return any(parameter is not None for parameter in module._parameters.values())
 
 
+class Kind(NamedTuple):
+    """What is known of a module before it runs.
+
+    Args:
+        leaf: whether it holds no others.
+        owns: whether it has parameters of its own.
+        modal: whether it asks for the mode, as Dropout and BatchNorm do.
+        finite: whether finite inputs make its outputs finite.
+        standard: whether finite inputs and weights do.
+        flat: where its outputs are saturated; None for nowhere.
+    """
+
+    leaf: bool
+    owns: bool
+    modal: bool
+    finite: bool
+    standard: bool
+    flat: tuple[float, float] | None
+
+
 class ModuleHooks:
     """What the forward and the backward pass of a step show, kept on the device.
 
-    A sum over the outputs is taken at every step, so that the first module with a NaN is known; the
-    rest only while `armed`. Modules that show nothing else have hooks in sampled steps alone.
+    In sampled steps every watched module has its hooks. In the others a few have, whatever the
+    size of the network: a sum over their outputs finds the first NaN, and calls of Dropout and
+    BatchNorm without gradients are counted.
 
     Args:
         modules: watched modules by name.
@@ -94,7 +123,9 @@ class ModuleHooks:
         activity: when each unit of a layer last had a gradient.
         order: positions of the modules in the order of their first call.
         calls: calls of Dropout and BatchNorm by (with gradients, in training mode).
+        inference: steps with such calls in training mode without gradients, and all steps.
         silent: whether these are the hooks of a copy of the network.
+        halves: whether a gradient in float16 was seen.
         single: calls of BatchNorm in training with one row, and all.
         rows: rows of the first input of a step.
         outputs: units of the output of the last layer.
@@ -107,22 +138,17 @@ class ModuleHooks:
         self.activity = UnitActivity()
         self.order: dict[int, int] = {}
         self.calls = {(grad, mode): 0 for grad in (True, False) for mode in (True, False)}
-        self.single = [0, 0]
+        self.inference, self._inferred = [0, 0], False
+        self.single, self.halves = [0, 0], False
         self.rows = self.outputs = 0
         self.sums: list[Tensor] = []
         self.positions: list[int] = []
         self._last_layer: tuple[int, Tensor] | None = None
         self._forms = 0
-        self._flat = [_flat(module) for _, module in modules]
-        self._finite = [isinstance(module, _FINITE) for _, module in modules]
-        self._modal = [isinstance(module, (_BatchNorm, _DropoutNd)) for _, module in modules]
-        # What these show, they show in sampled steps alone.
-        self._quiet = [a and not b for a, b in zip(self._finite, self._modal, strict=True)]
-        self._owns = [owns_parameters(module) for _, module in modules]
+        self.kinds = [_kind(module) for _, module in modules]
         norms = [(at, norm) for at, (_, norm) in enumerate(modules) if isinstance(norm, _BatchNorm)]
         self._statistics = RunningStatistics(norms)
         self._handles: list[RemovableHandle] = []
-        self._sampled: list[RemovableHandle] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModuleHooks:
         """What a copy of the network gets: its hooks record nothing."""
@@ -130,28 +156,20 @@ class ModuleHooks:
         copy.silent = True
         return copy
 
-    def attach(self) -> None:
-        """Register the hooks of every step."""
-        for position, (name, module) in enumerate(self.modules):
-            if name not in self._blind and not self._quiet[position]:
-                hook = partial(self._forward, position)
-                self._handles.append(module.register_forward_hook(hook))
-
-    def _attach_sampled(self) -> None:
-        """Register the hooks of sampled steps."""
-        for position, (name, module) in enumerate(self.modules):
+    def _attach(self) -> None:
+        """Register the hooks of the step that begins."""
+        for position in range(len(self.modules)) if self.armed else _few(self):
+            name, module = self.modules[position]
             if name in self._blind:
                 continue
-            if self._quiet[position]:
-                hook = partial(self._forward, position)
-                self._sampled.append(module.register_forward_hook(hook))
-            if any(True for _ in module.children()):
+            hook = partial(self._forward, position)
+            self._handles.append(module.register_forward_hook(hook))
+            if self.armed and not self.kinds[position].leaf:
                 entered = partial(self._entered, position)
-                self._sampled.append(module.register_forward_pre_hook(entered))
+                self._handles.append(module.register_forward_pre_hook(entered))
 
     def detach(self) -> None:
         """Remove the hooks."""
-        remove(self._sampled)
         remove(self._handles)
         self.armed = False
 
@@ -166,11 +184,17 @@ class ModuleHooks:
             # Where the optimizer steps between a forward pass and its backward pass, as that of a
             # discriminator does, gradients come behind the sampled step: the next one has them.
             self.cells = {}
+        if step > self.step:
+            self.inference[0] += self._inferred
+            self.inference[1] += 1
+        self._inferred = False
         self.step, self.sums, self.positions, self._last_layer = step, [], [], None
-        if armed != self.armed:
+        if armed != self.armed or not self._handles:
             self.armed = armed
-            self._attach_sampled() if armed else remove(self._sampled)
-        self._statistics.begin() if armed else self._statistics.drop()
+            remove(self._handles)
+            self._attach()
+        if armed:
+            self._statistics.begin()
 
     def close_step(self) -> list[tuple[list[tuple[str, int]], Tensor]]:
         """Measures of a sampled step: names and positions, and a Tensor of their values."""
@@ -195,16 +219,18 @@ class ModuleHooks:
             return
         if position not in self.order:
             self.order[position] = len(self.order)
-        grad, modal = torch.is_grad_enabled(), self._modal[position]
+        grad, modal = torch.is_grad_enabled(), self.kinds[position].modal
         tensor = output if type(output) is Tensor else first_tensor(output)
         if modal and tensor is not None:
             self._count(position, module, grad, tensor.requires_grad)
         if not grad or tensor is None or not tensor.is_floating_point():
             return
-        entry = first_tensor(inputs) if modal or not self.sums else None
-        if not self.sums and entry is not None:
+        entry = first_tensor(inputs) if modal or self.armed or not self.sums else None
+        if entry is not None and not self.sums:
             self._first_input(entry)
-        if not self._finite[position]:
+        if entry is not None and self.armed and not entry.requires_grad:
+            self._add_input(entry.detach())
+        if not self.kinds[position].finite:
             self.sums.append(tensor.detach().sum(dtype=torch.float32))
             self.positions.append(position)
         elif modal and module.training and entry is not None and isinstance(module, _BatchNorm):
@@ -219,29 +245,35 @@ class ModuleHooks:
         weight = module._parameters.get("weight") if norm else None
         if not grad or (trains and (weight is None or weight.requires_grad)):
             self.calls[grad, module.training] += 1
+            self._inferred |= module.training and not grad
         if norm and self.armed and module.training:
             calls = self._statistics.calls
             calls[position] = calls.get(position, 0) + 1
 
     def _first_input(self, entry: Tensor) -> None:
         self.rows = len(entry) if entry.ndim else 1
-        values = entry.detach()
-        self.sums.append(values.sum(dtype=torch.float32))
-        self.positions.append(-1)
-        if self.armed:
-            self.cells["input_sum", -1] = self.sums[-1]
-            self.cells["input_norm", -1] = _norm(
-                values if values.is_floating_point() else values.float()
-            )
+        if entry.is_floating_point():
+            self.sums.append(entry.detach().sum(dtype=torch.float32))
+            self.positions.append(-1)
+
+    def _add_input(self, entry: Tensor) -> None:
+        """Add what comes from the data; a module may read positions or a mask before the rows."""
+        values = entry if entry.is_floating_point() else entry.float()
+        for name, value in (
+            ("input_sum", values.sum(dtype=torch.float32)),
+            ("input_norm", _norm(values)),
+        ):
+            known = self.cells.get((name, -1))
+            self.cells[name, -1] = value if known is None else known + value
 
     def _measure(self, position: int, module: nn.Module, output: Tensor) -> None:
-        flat = self._flat[position]
+        flat = self.kinds[position].flat
         if flat is not None:
             # Comparisons of large Tensors are several times slower than these on a CPU.
             distance = output.detach() - flat[0] if flat[0] else output.detach()
             sign = distance.abs().sub_(flat[1]).sign_()
             self.cells["saturated_share", position] = 0.5 + 0.5 * sign.mean(dtype=torch.float32)
-        if output.requires_grad and self._owns[position]:
+        if output.requires_grad and self.kinds[position].owns:
             if isinstance(module, (nn.Linear, _ConvNd)):
                 self._last_layer = position, output.detach()
                 self.outputs = output.shape[_unit_axis(module, output)]
@@ -254,6 +286,7 @@ class ModuleHooks:
             return
         self.cells["signal_norm", position] = _norm(gradient)
         if gradient.dtype is torch.float16:
+            self.halves = True
             largest, cell = gradient.abs().amax().float(), ("half_gradient", position)
             self.cells[cell] = largest.maximum(self.cells.get(cell, largest))
         if isinstance(module, (nn.Linear, _ConvNd)):
@@ -282,8 +315,44 @@ def remove(handles: list[RemovableHandle]) -> None:
     handles.clear()
 
 
-def _flat(module: nn.Module) -> tuple[float, float] | None:
-    return next((flat for kind, flat in _FLAT.items() if isinstance(module, kind)), None)
+def _few(hooks: ModuleHooks) -> list[int]:
+    """Modules with a hook in steps that are not sampled, of those that were called."""
+    called = sorted(hooks.order, key=hooks.order.__getitem__)
+    kinds = {at: hooks.kinds[at] for at in called}
+    checked = [at for at in called if not kinds[at].finite]
+    some = [
+        *_spread([at for at in checked if not kinds[at].standard], _MOST),
+        *_spread([at for at in checked if kinds[at].standard], _MOST_STANDARD),
+        *_spread([at for at in called if kinds[at].modal], _MOST_MODAL),
+    ]
+    leaves = [at for at in called if kinds[at].leaf]
+    return sorted({*leaves[:1], *some, *checked[-1:]})
+
+
+def is_standard(module: nn.Module) -> bool:
+    """Whether finite inputs and weights of a usual size make its outputs finite.
+
+    Args:
+        module: leaf of a network.
+    """
+    return isinstance(module, _STANDARD)
+
+
+def _spread(positions: list[int], most: int) -> list[int]:
+    """At most so many of these, the last one among them, at even distances."""
+    count = max(min(most, len(positions)), 0)
+    return [positions[(at + 1) * len(positions) // count - 1] for at in range(count)]
+
+
+def _kind(module: nn.Module) -> Kind:
+    return Kind(
+        leaf=not any(True for _ in module.children()),
+        owns=owns_parameters(module),
+        modal=isinstance(module, (_BatchNorm, _DropoutNd)),
+        finite=isinstance(module, _FINITE),
+        standard=is_standard(module),
+        flat=next((flat for kind, flat in _FLAT.items() if isinstance(module, kind)), None),
+    )
 
 
 def _norm(values: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from gendebug_torch.errors import reject
 from gendebug_torch.network.assembly import network_evidence
 from gendebug_torch.network.evidence import NetworkEvidence
+from gendebug_torch.network.measures.row_influence import ROUNDING, Rows, change, row_influence
 from gendebug_torch.network.module_hooks import first_tensor
 from gendebug_torch.network.preflight_evidence import PreflightEvidence
 from gendebug_torch.network.recorder import NetworkRecorder
@@ -24,18 +26,27 @@ Loss = Callable[[Any, Tensor], Tensor]
 _RATES, _ENOUGH = (1e-3, 1e-2, 1e-4), 0.3
 # Calls in training mode after which BatchNorm has settled on a batch.
 _SETTLE = 60
-# Change of an output, in standard deviations, that rounding does not explain.
-_ROUNDING = 1e-3
+# Times by which the modes must differ more than two calls in training mode do.
+_BEYOND_NOISE = 2.0
 
 
 def usual_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     """Loss by the form of the targets: cross-entropy of class ids or 0 and 1, else squared error.
 
     Args:
-        outputs: logits or quantities, `[n, k, ...]` or `[n]`.
+        outputs: logits or quantities, `[n, k, ...]`, `[n, ..., k]` or `[n]`.
         targets: class ids `[n, ...]`, 0 and 1 as floats, or quantities.
+
+    Raises:
+        InputError: outputs and targets have other numbers of rows.
     """
+    if outputs.shape[:1] != targets.shape[:1]:
+        got = f"outputs {list(outputs.shape)} for targets {list(targets.shape)}"
+        remedy = "Look for a wrong axis in the network, e.g. batch_first, or pass `loss`."
+        reject("module", "outputs with the rows of the targets", got, remedy)
     if not targets.is_floating_point() and outputs.ndim > targets.ndim and outputs.shape[1] > 1:
+        if outputs.shape[:-1] == targets.shape and outputs.shape[2:] != targets.shape[1:]:
+            outputs = outputs.movedim(-1, 1)
         return cross_entropy(outputs, targets.long())
     values = targets.to(outputs.dtype).reshape(outputs.shape)
     if bool(((values == 0) | (values == 1)).all()):
@@ -44,7 +55,12 @@ def usual_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def preflight_evidence(
-    module: nn.Module, inputs: Any, targets: Tensor | None, loss: Loss | None, steps: int
+    module: nn.Module,
+    inputs: Any,
+    targets: Tensor | None,
+    loss: Loss | None,
+    steps: int,
+    rows: list[Rows],
 ) -> NetworkEvidence:
     """What probes of copies of a network on one batch show; the network is not touched.
 
@@ -54,9 +70,10 @@ def preflight_evidence(
         targets: their targets; without them nothing is fitted.
         loss: loss of outputs and targets; by default `usual_loss`.
         steps: steps of each fit to the batch.
+        rows: rows of the batch, in every reading.
     """
-    again, mixing, place = _evaluation(copy.deepcopy(module).eval(), inputs)
-    gap = 0.0 if again > _ROUNDING else _mode_gap(copy.deepcopy(module), inputs)
+    again, mixing, place = _evaluation(copy.deepcopy(module).eval(), inputs, rows)
+    gap = 0.0 if again > ROUNDING else _mode_gap(copy.deepcopy(module), inputs)
     network, losses = _fitted(module, inputs, targets, loss or usual_loss, steps)
     answers = PreflightEvidence(
         losses=tuple(losses),
@@ -65,7 +82,7 @@ def preflight_evidence(
         norm_losses=_norm_losses(copy.deepcopy(module), inputs, targets, loss or usual_loss),
         mixing=mixing,
         mixing_module=place,
-        rows=_rows(inputs),
+        rows=rows[0].number,
         softmax=_reads_probabilities(module, inputs, targets, loss),
         **_input_facts(inputs),
         **_target_facts(targets, loss),
@@ -73,11 +90,6 @@ def preflight_evidence(
     return NetworkEvidence(
         network.layers, network.step, network.values, network.series, network.facts, answers
     )
-
-
-def _rows(inputs: Any) -> int:
-    tensor = first_tensor(inputs)
-    return 0 if tensor is None or not tensor.ndim else len(tensor)
 
 
 def called(module: nn.Module, inputs: Any) -> Any:
@@ -106,72 +118,16 @@ def _reads_probabilities(
     return several and bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
 
 
-def _change(one: Tensor, other: Tensor) -> float:
-    """Mean difference of outputs, in their standard deviations over the rows."""
-    one, other = one.double(), other.double()
-    spread = float(one.std(0).mean()) if len(one) > 1 else 0.0
-    # Outputs that are the same for all rows differ by rounding alone.
-    spread = max(spread, 1e-4 * float(one.abs().mean()))
-    return float((one - other).abs().mean()) / (spread or 1.0)
-
-
 @torch.no_grad()
-def _evaluation(module: nn.Module, inputs: Any) -> tuple[float, float, str]:
+def _evaluation(module: nn.Module, inputs: Any, rows: list[Rows]) -> tuple[float, float, str]:
     """Changes between two calls, and by other rows, with the first module that changed."""
     first, again = (first_tensor(called(module, inputs)) for _ in range(2))
     if first is None or again is None:
         return 0.0, 0.0, ""
-    random = _change(first, again)
-    half = _rows(inputs) // 2
-    if random > _ROUNDING or half < 1 or len(first) != _rows(inputs):
+    random = change(first, again)
+    if random > ROUNDING:
         return random, 0.0, ""
-    with _outputs(module) as known:
-        called(module, inputs)
-    with _outputs(module) as found:
-        called(module, _exchanged(inputs, half))
-    changed = [
-        name
-        for name, output in known.items()
-        if name in found
-        and output.shape == found[name].shape
-        and len(output) == _rows(inputs)
-        and _change(output[:half], found[name][:half]) > _ROUNDING
-    ]
-    last = list(known)[-1]
-    return random, _change(known[last][:half], found[last][:half]), (changed or [""])[0]
-
-
-@contextlib.contextmanager
-def _outputs(module: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """First output of each module of floats in the calls meanwhile, by name; the network last."""
-    found: dict[str, Tensor] = {}
-    handles = []
-    for name, part in module.named_modules():
-
-        def hook(_: nn.Module, __: Any, output: Any, name: str = name) -> None:
-            tensor = first_tensor(output)
-            if tensor is not None and tensor.is_floating_point() and tensor.ndim:
-                found.setdefault(name, tensor.detach().clone())
-
-        handles.append(part.register_forward_hook(hook))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _exchanged(inputs: Any, half: int) -> Any:
-    """The batch with other rows in its second half; ids are moved, floats are scaled."""
-    if isinstance(inputs, Tensor):
-        rest = inputs[half:].flip(0)
-        rest = -2.0 * rest if inputs.is_floating_point() else rest.roll(1, -1)
-        return torch.cat([inputs[:half], rest])
-    if isinstance(inputs, Mapping):
-        return {name: _exchanged(value, half) for name, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return [_exchanged(value, half) for value in inputs]
-    return inputs
+    return random, *min(row_influence(partial(called, module), module, inputs, r) for r in rows)
 
 
 @torch.no_grad()
@@ -181,15 +137,18 @@ def _mode_gap(module: nn.Module, inputs: Any) -> float:
     for part in module.modules():
         if isinstance(part, _DropoutNd):
             part.p = 0.0
-        if isinstance(part, nn.MultiheadAttention):
+        if isinstance(part, (nn.MultiheadAttention, nn.RNNBase)):
             part.dropout = 0.0
     settles = any(isinstance(part, _BatchNorm) for part in module.modules())
     for _ in range(_SETTLE if settles else 1):
-        trained = first_tensor(called(module, inputs))
+        before = first_tensor(called(module, inputs))
+    trained = first_tensor(called(module, inputs))
     evaluated = first_tensor(called(module.eval(), inputs))
-    if trained is None or evaluated is None:
+    if before is None or trained is None or evaluated is None:
         return 0.0
-    return _change(trained, evaluated)
+    gap = change(trained, evaluated)
+    # Other random parts of the training mode, as a path that is dropped, differ call by call.
+    return gap if gap > _BEYOND_NOISE * change(before, trained) else 0.0
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +23,24 @@ _DENSE = 64
 _TARGETS, _DENSE_TARGETS = 64, 8
 # The first steps are all sampled: what is wrong from the start shows there.
 _FIRST = 5
+# Sampled steps in which backward passes are counted.
+_PASSES = 16
 # Losses that are held until they are added up.
 _LOSSES = 64
 NORMS = ("gradient_norm", "weight_norm", "update_norm")
 SHARES = tuple(name for name in MEASURES if name not in NORMS)
 _STATE = ("step", "every", "steps", "rates", "backwards", "rows_of_batch")
 _HALF = (torch.float16, torch.bfloat16)
+# Of matrices of so many rows and elements every eighth row is copied: reading memory takes time.
+_TALL, _LARGE, _APART = 64, 2**15, 8
 
 
 class NetworkRecorder:
     """Watches a network and its optimizer by hooks; no step waits for the device.
 
     Each sampled step adds one row: the norms of gradient, weights and update of every parameter,
-    the measures of the modules and of the run. The parameters are copied at a sampled step; on a
+    the measures of the modules and of the run. The parameters are copied at a sampled step, of
+    large matrices every eighth row, by which the norms of weights and updates are estimated; on a
     CPU the copy stays, for large blocks of fresh memory cost ten times what copying does.
 
     Args:
@@ -47,6 +53,7 @@ class NetworkRecorder:
         step: optimizer steps so far, those before the record as well.
         steps: sampled steps.
         rows: measures of the sampled steps.
+        strides: distances of the rows of each parameter that are copied and read.
         with_gradient: positions of the parameters that ever had a gradient.
     """
 
@@ -58,6 +65,10 @@ class NetworkRecorder:
         self.hooks = ModuleHooks(modules, blind)
         self.blind = blind
         self.parameters = dict(model.named_parameters())
+        tables = (nn.Embedding, nn.EmbeddingBag)
+        kept = {id(p) for m in model.modules() if isinstance(m, tables) for p in m.parameters()}
+        # Of a table of embeddings some rows may be all that change.
+        self.strides = [_stride(p) if id(p) not in kept else 1 for p in self.parameters.values()]
         self._columns = _columns(len(self.parameters), len(modules))
         self.rows = SampledRows(len(self._columns))
         # Modules and parameters of the weights of which half precision may lose updates.
@@ -79,13 +90,13 @@ class NetworkRecorder:
         self._losses: list[Tensor] = []
         self._held = 0
         self._before: list[Tensor] = []
-        self._counts: dict[str, int] = {}
+        self._fleeting = False
+        self._counts: dict[str, tuple[int, Any]] = {}
         self._handles: list[RemovableHandle] = []
         self._arrivals: list[RemovableHandle] = []
 
     def attach(self) -> None:
         """Register the hooks, and begin the next step."""
-        self.hooks.attach()
         self._handles.append(self.optimizers[0].register_step_post_hook(self._stepped))
         self._begin()
 
@@ -122,8 +133,11 @@ class NetworkRecorder:
 
     def _arrived(self, name: str, position: int, parameter: Tensor) -> None:
         """Count the gradients of a parameter in a sampled step; in float16 they may overflow."""
-        self._counts[name] = self._counts.get(name, 0) + 1
         largest, gradient = self.hooks.cells.get(("half_gradient", position)), parameter.grad
+        number, known = self._counts.get(name, (0, None))
+        # A closure that is called several times sets the gradient to None before each.
+        number = number if known is not None and known() is gradient else 0
+        self._counts[name] = number + 1, None if gradient is None else ref(gradient)
         if largest is not None and gradient is not None:
             # NaN where it did, and else as it was.
             overflow = 0 * _values(gradient.detach()).sum()
@@ -145,51 +159,54 @@ class NetworkRecorder:
                 register: Any = parameter.register_post_accumulate_grad_hook
                 self._arrivals.append(register(arrived))
 
-    @torch.no_grad()
     def _begin(self) -> None:
         step = self.step + 1
         armed = sampled(step, self.every)
         self.hooks.begin_step(step, armed)
-        self._await_gradients(armed)
+        # How many passes a step has shows soon; only an overflow is looked for later.
+        self._await_gradients(armed and (len(self.steps) < _PASSES or self.hooks.halves))
         self._counts = {}
         if armed:
             self._copy()
-        elif any(part.device.type != "cpu" for part in self._before):
+        elif self._fleeting:
             self._before = []
 
+    @torch.no_grad()
     def _copy(self) -> None:
-        """Copy the parameters."""
-        now: list[Tensor] = list(self.parameters.values())
+        """Copy the parameters, of large matrices every eighth row."""
+        now = _parts(self.parameters, self.strides)
         kept = self._before if len(self._before) == len(now) else []
         if not kept or any(
             part.shape != p.shape or part.dtype != p.dtype or part.device != p.device
             for part, p in zip(kept, now, strict=True)
         ):
-            self._before = [p.detach().clone() for p in now]
+            self._before = [p.clone(memory_format=torch.contiguous_format) for p in now]
+            self._fleeting = any(part.device.type != "cpu" for part in now)
         else:
             torch._foreach_copy_(kept, now)
 
-    @torch.no_grad()
     def _stepped(self, *_: Any) -> None:
         self.step += 1
-        self.finite.add(self.step, self.hooks.positions, self.hooks.sums)
-        if self.hooks.armed and self._before:
+        hooks = self.hooks
+        self.finite.add(self.step, hooks.positions, hooks.sums)
+        if hooks.armed and self._before:
             self._sample()
         self._begin()
 
+    @torch.no_grad()
     def _sample(self) -> None:
         """Add the row of this step."""
-        now: list[Tensor] = list(self.parameters.values())
-        gradients = {at: p.grad for at, p in enumerate(now) if p.grad is not None}
+        parameters: list[Tensor] = list(self.parameters.values())
+        gradients = {at: p.grad for at, p in enumerate(parameters) if p.grad is not None}
         self.with_gradient.update(gradients)
         pulled = _norms([_values(gradient) for gradient in gradients.values()])
         weights = _norms(self._before)
-        torch._foreach_sub_(self._before, now)
+        torch._foreach_sub_(self._before, _parts(self.parameters, self.strides))
         moved = _norms(self._before)
         keys: list[tuple[str, int]] = [("gradient_norm", at) for at in gradients]
-        keys += [(name, at) for name in NORMS[1:] for at in range(len(now))]
+        keys += [(name, at) for name in NORMS[1:] for at in range(len(parameters))]
         seen = self.hooks.cells
-        seen |= _lost_updates(self._matrices, now, self._before)
+        seen |= _lost_updates(self._matrices, self.strides, gradients, self._before)
         if self._losses:
             seen["loss", -1] = stacked(self._losses).sum(dtype=torch.float64) / self._held
         parts = [stacked(pulled + weights + moved)]
@@ -206,7 +223,8 @@ class NetworkRecorder:
         self.steps.append(self.step)
         rate = self.optimizers[0].param_groups[0].get("lr", 0.0)
         self.rates.append(rate if isinstance(rate, float) else float("nan"))
-        self.backwards = max(self.backwards, min(self._counts.values(), default=1))
+        passes = min((number for number, _ in self._counts.values()), default=1)
+        self.backwards = max(self.backwards, passes)
         self.rows_of_batch, self._losses, self._held = self.hooks.rows, [], 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -222,6 +240,7 @@ class NetworkRecorder:
             "last_active": hooks.activity.state_dict(),
             "order": dict(hooks.order),
             "calls": list(hooks.calls.values()),
+            "inference": list(hooks.inference),
             "single": list(hooks.single),
             "outputs": hooks.outputs,
         }
@@ -246,6 +265,7 @@ class NetworkRecorder:
         hooks.order = {int(at): order for at, order in state["order"].items()}
         hooks.calls = {key: next(calls) for key in hooks.calls}
         hooks.single, hooks.outputs = list(state["single"]), state["outputs"]
+        hooks.inference, hooks.step = list(state["inference"]), self.step + 1
 
 
 def sampled(step: int, every: int) -> bool:
@@ -270,18 +290,33 @@ def _columns(parameters: int, modules: int) -> dict[tuple[str, int], int]:
     return {key: column for column, key in enumerate(keys)}
 
 
+def _parts(parameters: Mapping[str, Tensor], strides: list[int]) -> list[Tensor]:
+    """What is read of each parameter at a step."""
+    read = zip(parameters.values(), strides, strict=True)
+    return [p if stride == 1 else p[::stride] for p, stride in read]
+
+
 def _lost_updates(
-    matrices: list[tuple[int, int]], parameters: list[Tensor], updates: list[Tensor]
+    matrices: list[tuple[int, int]],
+    strides: list[int],
+    gradients: Mapping[int, Tensor],
+    updates: list[Tensor],
 ) -> dict[tuple[str, int], Tensor]:
     """Shares of the weights in half precision with a gradient that stay as they were."""
     shares = {}
     for position, at in matrices:
-        gradient = parameters[at].grad if parameters[at].dtype in _HALF else None
-        if gradient is not None and not gradient.is_sparse:
-            pulled = gradient != 0
+        gradient = gradients.get(at)
+        if gradient is not None and gradient.dtype in _HALF and not gradient.is_sparse:
+            pulled = gradient[:: strides[at]] != 0
             share = (pulled & (updates[at] == 0)).sum() / pulled.sum()
             shares["lost_updates", position] = share
     return shares
+
+
+def _stride(parameter: Tensor) -> int:
+    """Distance of the rows of a parameter that are copied and read."""
+    large = parameter.ndim > 1 and len(parameter) >= _TALL and parameter.numel() >= _LARGE
+    return _APART if large else 1
 
 
 def _values(gradient: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.errors import reject
 from gendebug_torch.model.evaluation import random_states_restored
 from gendebug_torch.network.checks._findings import network_findings
+from gendebug_torch.network.measures.row_influence import Rows, part_of, rows_of
 from gendebug_torch.network.probes import Loss, preflight_evidence
 
 _ROWS = 64
@@ -35,7 +36,8 @@ def preflight(
 
     Args:
         module: network from inputs to outputs.
-        loader: batches `(inputs, targets)`.
+        loader: batches `(inputs, targets)`; rows along the first axis, or along the second one
+            where targets or the batch size of the loader say so, `[t, n, ...]`.
         loss: loss of outputs and targets; by default cross-entropy of class ids or of 0 and 1, and
             the squared error of quantities.
         unpack: batch -> (inputs, targets), where batches are something else.
@@ -65,12 +67,19 @@ def preflight(
             reject("loader", "at least one batch", "none", "Pass a loader with rows.")
         inputs, targets = unpack(batch) if unpack is not None else _parts(batch)
         home = _device(module)
-        inputs, targets = _first(inputs, rows, home), _first(targets, rows, home)
+        found = rows_of(inputs, targets, batch_size=getattr(loader, "batch_size", None))
+        kept, parts = min(rows, found[0].number), [inputs, targets]
+        inputs, targets = (
+            part_of(_moved(part, home), found[0], lambda one, axis: one.narrow(axis, 0, kept))
+            for part in parts
+        )
         torch.manual_seed(0)
         with torch.enable_grad():
-            evidence = preflight_evidence(module, inputs, targets, loss, steps)
-    found = network_findings(evidence)
-    return [finding for finding in found if finding.severity is not Severity.SKIPPED]
+            evidence = preflight_evidence(
+                module, inputs, targets, loss, steps, [Rows(kept, found[0].axis), *found[1:]]
+            )
+    said = network_findings(evidence)
+    return [finding for finding in said if finding.severity is not Severity.SKIPPED]
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -89,12 +98,10 @@ def _parts(batch: Any) -> tuple[Any, Tensor | None]:
     reject("loader", "batches (inputs, targets)", type(batch).__name__, remedy)
 
 
-def _first(value: Any, rows: int, home: torch.device) -> Any:
-    """The first rows of a nested batch, on a device."""
+def _moved(value: Any, home: torch.device) -> Any:
+    """A nested batch on a device."""
     if isinstance(value, Tensor):
-        return value[:rows].to(home) if value.ndim else value.to(home)
+        return value.to(home)
     if isinstance(value, Mapping):
-        return {name: _first(part, rows, home) for name, part in value.items()}
-    return (
-        [_first(part, rows, home) for part in value] if isinstance(value, (list, tuple)) else value
-    )
+        return {name: _moved(part, home) for name, part in value.items()}
+    return [_moved(part, home) for part in value] if isinstance(value, (list, tuple)) else value

@@ -24,7 +24,8 @@ def batches_differ_and_are_averaged(
 
     Batches with equal sums and norms are taken for the same. The gradient of a mean
     cross-entropy by the logits says by which factor it was multiplied; over m backward passes per
-    step the factor is 1/m if they are averaged. The order tells the targets of the first batches if
+    step the factor is 1/m if they are averaged; Adam and its kin divide by the size of the
+    gradient, so that it is a note there. The order tells the targets of the first batches if
     the batch, or the position in it, explains their variance.
 
     Source: Goyal et al. (2017), Accurate, large minibatch SGD, arXiv:1706.02677, section 2.3, for
@@ -63,7 +64,9 @@ def _repeated(network: NetworkEvidence, max_repeated: float, small: int) -> Iter
         "Iterate over the loader anew in each step, and seed the workers and iterable data sets "
         "differently; if the batch is the whole data set, all is well."
     )
-    severity = Severity.FAIL if facts.rows < small else Severity.NOTE
+    # Without the number of batches a small one may be the whole data set.
+    severity = Severity.WARN if facts.batches is None else Severity.FAIL
+    severity = severity if facts.rows < small else Severity.NOTE
     yield fault(
         batches_differ_and_are_averaged,
         "repeated_batch",
@@ -86,15 +89,16 @@ def _not_averaged(network: NetworkEvidence) -> Iterator[Finding]:
         return
     summary = (
         f"Gradients of {passes} backward passes are added up, not averaged: the gradient is "
-        f"{passes} times that of one batch of all rows."
+        f"{passes} times that of one batch of all rows"
     )
+    summary += ", which this optimizer divides out again." if network.facts.adaptive else "."
     remedy = f"Divide the loss by {passes} before backward."
     yield fault(
         batches_differ_and_are_averaged,
         "accumulation_not_averaged",
         summary,
         remedy,
-        severity=Severity.FAIL,
+        severity=Severity.NOTE if network.facts.adaptive else Severity.FAIL,
         step=1,
         backwards=passes,
         factor=factor,

@@ -76,14 +76,9 @@ def gradients_keep_their_size(
 
 def _lost(network: NetworkEvidence, ratios: dict[str, float], smallest: float) -> list[str]:
     """The first layer that the gradient does not reach, where it reaches none before it either."""
-    names = list(ratios)
-    # What holds other layers puts out what the last of them does; the whole is named by its class.
-    holders = {name for name in names if any(one.startswith(f"{name}.") for one in names)}
-    holders |= {layer.name for layer in network.layers if layer.name == layer.kind}
-    for name in names:
-        if name not in holders:
-            return [name] if ratios[name] < smallest else []
-    return []
+    # What holds other layers puts out what the last of them does.
+    first = next((name for name in ratios if name not in network.holders), None)
+    return [] if first is None or not ratios[first] < smallest else [first]
 
 
 def _ratios(network: NetworkEvidence) -> tuple[dict[str, float], dict[str, float]]:

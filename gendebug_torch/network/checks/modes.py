@@ -49,8 +49,9 @@ def _wrong_modes(network: NetworkEvidence) -> Iterator[Finding]:
     this = dropout_and_batch_norm_are_in_their_mode
     trains, trains_wrongly = network.facts.training_calls
     evaluates_wrongly, evaluates = network.facts.evaluation_calls
-    # Checkpointing calls a module once without gradients for each call with them.
-    if evaluates_wrongly >= _FEW and not evaluates and evaluates_wrongly <= 0.9 * trains:
+    # Checkpointing, a teacher or a generator call modules without gradients in every step.
+    inferred, steps = network.facts.inference
+    if evaluates_wrongly >= _FEW and not evaluates and inferred <= 0.5 * steps:
         summary = (
             f"The network is evaluated in training mode: Dropout and BatchNorm were called "
             f"{evaluates_wrongly} times without gradients, never in evaluation mode."

@@ -12,18 +12,17 @@ from gendebug_torch.network.evidence import NetworkEvidence
 
 _WHERE = {
     "input": "The batch of step {step} has inputs that are missing or infinite.",
-    "forward": "{module} gave the first output that is not finite in step {step}; its inputs were "
-    "finite.",
+    "forward": "{module} gave the first output that is not finite in step {step}{behind}.",
     "weights": "{module} gave the first output that is not finite in step {step}: the update of "
     "step {before} left its weights not finite or too large.",
-    "loss": "The loss or its gradient was not finite in step {step}, though every output of "
+    "loss": "The loss or its gradient was not finite by step {step}, though every output of "
     "the network was finite.",
 }
 _REMEDY = {
     "input": "Look for missing values and divisions by zero in the data of this batch; impute them "
     "before they reach the network.",
-    "forward": "Look for a logarithm, root, division or exponential of its inputs there; bound its "
-    "argument, e.g. with clamp, or add a small constant.",
+    "forward": "Look for a logarithm, root, division or exponential in it, or in what is computed "
+    "before it; bound its argument, e.g. with clamp, or add a small constant.",
     "weights": "Look for a root or norm at zero in the backward pass, lower the learning rate, or "
     "clip the norm of the gradient.",
     "loss": "Look for a logarithm or division in the loss; take a loss of logits, e.g. "
@@ -48,7 +47,9 @@ def outputs_stay_finite(network: NetworkEvidence, *, diverged: float = 0.1) -> I
         yield fine(this, f"Every output was finite over {network.steps} steps.")
         return
     place = first.place
+    behind = f"; those of {first.before} before it were finite" if first.before else ""
     words = {"step": first.step, "before": first.step - 1, "module": first.module}
+    words["behind"] = behind
     before = network.typical_ratio[network.step < first.step].nan_to_num(0.0)
     ratio = max(before.median().item(), before.max().item() / 3) if len(before) else 0.0
     symptom = place != "input" and ratio > diverged

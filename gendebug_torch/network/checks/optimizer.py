@@ -59,7 +59,6 @@ def _clipped(network: NetworkEvidence, max_clipped: float) -> Iterator[Finding]:
     share = float((norms > 0.999 * largest).double().mean())
     if share < max_clipped or not largest:
         return
-    adaptive = "Ada" in network.facts.optimizer or network.facts.optimizer in ("Lion", "RMSprop")
     summary = (
         f"Clipping cuts the gradient to a norm of {largest:.3g} in {share:.0%} of the steps: its "
         "size no longer counts."
@@ -68,7 +67,7 @@ def _clipped(network: NetworkEvidence, max_clipped: float) -> Iterator[Finding]:
         "Raise the limit to about the usual norm of the gradient, or lower the learning rate and "
         "leave the limit for outliers."
     )
-    severity = Severity.NOTE if adaptive else Severity.FAIL
+    severity = Severity.NOTE if network.facts.adaptive else Severity.FAIL
     yield fault(
         optimizer_follows_the_gradient,
         "always_clipped",

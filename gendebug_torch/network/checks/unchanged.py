@@ -68,7 +68,7 @@ def _detached(network: NetworkEvidence) -> Iterator[Finding]:
         if network.layers[at].without_gradient and network.layers[at].optimized and not reached[at]
     ]
     unused = [at for at in cut if not network.layers[at].called]
-    called = [at for at in cut if network.layers[at].called]
+    called = [at for at in cut if network.layers[at].called and not _only_holds(network, at)]
     if called:
         summary = f"No gradient reaches {_names(network, called)}: cut off behind the last of them."
         remedy = (
@@ -92,6 +92,17 @@ def _detached(network: NetworkEvidence) -> Iterator[Finding]:
         summary = f"{name} is never called, and its parameters get no gradient."
         remedy = "Call it in forward, or remove it; DistributedDataParallel fails on it."
         yield fault(this, "unused", summary, remedy, subject=name, step=1)
+
+
+def _only_holds(network: NetworkEvidence, at: int) -> bool:
+    """Whether a layer was called for others in it: its own parameters may then be unused."""
+    layer, reached = network.layers[at], _reached(network)
+    within = [
+        reached[other]
+        for other, one in enumerate(network.layers)
+        if other != at and (layer.name == layer.kind or one.name.startswith(f"{layer.name}."))
+    ]
+    return layer.called and layer.name in network.holders and any(within)
 
 
 def _not_optimized(network: NetworkEvidence) -> Iterator[Finding]:
@@ -149,9 +160,9 @@ def _single_parameters(network: NetworkEvidence) -> Iterator[Finding]:
     reached = _reached(network)
     for at in _layers(network):
         layer = network.layers[at]
-        if not reached[at] or not layer.optimized:
+        if not layer.optimized or not (reached[at] or _only_holds(network, at)):
             continue
         for name in layer.without_gradient[:_MOST_NAMED]:
-            summary = f"{name} never gets a gradient, though the rest of its layer does."
+            summary = f"{name} never gets a gradient, though the rest of its module does."
             remedy = "Use it in forward, or remove it."
             yield fault(every_layer_changes, "no_gradient", summary, remedy, subject=name, step=1)

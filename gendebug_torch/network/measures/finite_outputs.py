@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 # Different orders of calls that are kept, and the distance of their codes.
 _MOST_PATTERNS, STRIDE = 64, 2**16
 # Steps whose outputs are judged together.
-_HELD = 16
+_HELD = 64
 
 
 class FiniteOutputs:
@@ -28,9 +29,9 @@ class FiniteOutputs:
     def __init__(self) -> None:
         self.first: Tensor | None = None
         self.patterns: list[list[int]] = []
-        self._sums: list[Tensor] = []
-        # Step of the first held sums, and their pattern.
-        self._since = 0, 0
+        # Held steps and sums by their pattern; a sampled step has another one.
+        self._held: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self._steps = 0
 
     def add(self, step: int, positions: list[int], sums: list[Tensor]) -> None:
         """Hold the sums of a step.
@@ -46,23 +47,37 @@ class FiniteOutputs:
             if len(self.patterns) >= _MOST_PATTERNS:
                 return
             self.patterns.append(positions)
-        pattern = self.patterns.index(positions)
-        if self._since != (step - len(self._sums), pattern) or len(self._sums) >= _HELD:
+        steps, held = self._held.setdefault(self.patterns.index(positions), ([], []))
+        steps.append(torch.full((), step, dtype=torch.int64, device=sums[0].device))
+        held += sums
+        self._steps += 1
+        if self._steps >= _HELD:
             self.judge()
-            self._since = step, pattern
-        self._sums.append(stacked(sums))
 
     def judge(self) -> None:
         """Look for the first sum that is not finite among those held."""
-        if not self._sums:
-            return
-        (since, pattern), modules = self._since, len(self._sums[0])
-        bad = ~torch.cat(self._sums).isfinite()
-        at, self._sums = bad.int().argmax(), []
-        now = torch.stack([since + at // modules, pattern * STRIDE + at % modules])
-        now = torch.where(bad.any(), now, -1)
+        for pattern, (steps, held) in self._held.items():
+            self._judge(pattern, torch.stack(steps), held)
+        self._held, self._steps = {}, 0
+
+    def _judge(self, pattern: int, steps: Tensor, held: list[Tensor]) -> None:
+        """Look for the first sum that is not finite in steps of one pattern.
+
+        Infinities count if the outputs of the last module are not finite either: those of a mask
+        before a softmax do no harm.
+        """
+        positions = self.patterns[pattern]
+        sums = stacked(held).view(-1, len(positions))
+        bad = ~sums.isfinite()
+        last = [bad[:, at] for at, one in enumerate(positions) if one == positions[-1]]
+        counts = sums.isnan() | (bad & reduce(torch.logical_or, last)[:, None])
+        at = counts.view(-1).int().argmax()
+        step = steps.take(at // len(positions))
+        now = torch.stack([step, pattern * STRIDE + at % len(positions)])
+        now = torch.where(counts.any(), now, -1)
         first = now if self.first is None else self.first.to(now.device)
-        self.first = torch.where(first[0] >= 0, first, now)
+        earlier = (first[0] >= 0) & ((now[0] < 0) | (first[0] <= now[0]))
+        self.first = torch.where(earlier, first, now)
 
     def state_dict(self) -> dict[str, Any]:
         """What was found so far; one wait for the device."""
