@@ -17,6 +17,7 @@ from gendebug_torch.labels.noise import confident_learning
 from gendebug_torch.labels.noise.confident_learning import confident_joint
 from gendebug_torch.stats.probe_network import design
 from tests.reference import labels as reference
+from tests.sequential import assert_rate
 
 RULES = ("confident_joint", "by_class", "by_noise_rate", "both")
 
@@ -189,27 +190,28 @@ def drawn_labels(features, logits, scale, seed, n):
 
 @pytest.mark.slow
 def test_right_labels_of_small_real_tables_raise_no_alarm(shared_data):
-    """Sixty draws: rare levels, many encoded columns, from ambiguous to sharp.
+    """Rare levels, many encoded columns, from ambiguous to sharp; README: 0.9 % alarm.
 
-    Versions of PyTorch draw other labels: none alarms under 2.13, one under 2.6 (README: 0.9 %).
+    A check that alarms in 5 % passes in 10 % of cases. Versions of PyTorch draw other labels.
     """
     tables = {
         "class": "german_credit/german.parquet",
         "default.payment.next.month": "credit_default_taiwan/UCI_Credit_Card.parquet",
         "income": "adult/train.parquet",
     }
-    alarms, draws = [], 0
+    fitted = []
     for target, path in tables.items():
         frame = pd.read_parquet(shared_data / path)
-        name = target if target in frame else frame.columns[-1]
-        features, logits = fitted_network(frame, name)
-        for n, scale in itertools.product((300, 600, 1000, 1500), (1.0, 2.0, 4.0, 8.0, 16.0)):
-            draws += 1
-            records = drawn_labels(features, logits, scale, draws, n)
-            found = training_labels_are_right(records)
-            alarms += [f.summary for f in found if f.severity.level >= Severity.WARN.level]
-    assert draws == 60
-    assert len(alarms) <= 1, alarms
+        fitted.append(fitted_network(frame, target if target in frame else frame.columns[-1]))
+    cells = list(itertools.product((1.0, 2.0, 4.0, 8.0, 16.0), (300, 600, 1000, 1500), fitted))
+
+    def outcome(seed):
+        scale, n, (features, logits) = cells[seed % len(cells)]
+        found = training_labels_are_right(drawn_labels(features, logits, scale, seed, n))
+        alarms = [f.summary for f in found if f.severity.level >= Severity.WARN.level]
+        return not alarms, alarms
+
+    assert_rate(outcome, itertools.count(1), 0.99, 0.95)
 
 
 @pytest.mark.slow
