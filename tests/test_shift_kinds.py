@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
-from gendebug_torch import Cause, Records, Severity
+from gendebug_torch import Cause, Records, Schema, Severity
 from gendebug_torch.checks.evidence import png
 from gendebug_torch.shift import change_kinds
 from gendebug_torch.shift.checks.concept_drift import labels_follow_the_score_as_before
@@ -421,3 +421,40 @@ def test_labels_tell_of_a_column_that_looks_as_before_wherever_it_stands(twist):
             "nothing": {},
         }[twist]
     )
+
+
+def slow(seed, n=3000, pull=0.003):
+    """A sensor that fluctuates slowly, read to one digit, with a night on its floor."""
+    rng = np.random.default_rng(seed)
+    level, values = 0.0, np.empty(n)
+    for i, step in enumerate(rng.normal(0, 1, n)):
+        level += step - pull * level
+        values[i] = level
+    values = np.round(20 + values / 10, 2)
+    return np.where(np.arange(n) % 1000 < 200, 5.0, np.maximum(values, 5.0))
+
+
+def sensors(seed, **changed):
+    table = pd.DataFrame({"time": np.arange(3000.0) + 3000 * (seed % 7), "a": slow(seed)})
+    table["b"], table["y"] = slow(seed + 50), np.random.default_rng(seed).integers(0, 2, 3000)
+    return Records.from_frame(table.assign(**changed), Schema(time="time", target="y"))
+
+
+def test_a_stuck_sensor_and_another_thermometer_are_told_in_time():
+    for seed in (1, 2, 3):
+        before = sensors(seed)
+        live = slow(seed + 90)
+        half = np.where(np.arange(3000) < 1300, live, live[1300])
+        (stuck,) = [
+            f for f in change_kinds(sensors(seed + 1, a=half), before).features if f.name == "a"
+        ]
+        assert stuck.kind == "train_serve_skew"
+        assert "stuck on" in stuck.description
+        warm = change_kinds(sensors(seed + 1, a=live * 1.8 + 32), before).features
+        (warm,) = [f for f in warm if f.name == "a"]
+        assert warm.kind == "train_serve_skew"
+        assert "Fahrenheit" in warm.description
+        # Longer nights are no fault.
+        nights = np.where(np.arange(3000) % 1000 < 500, 5.0, live)
+        kinds = change_kinds(sensors(seed + 1, a=nights), before)
+        assert all("stuck" not in f.description for f in kinds.features)

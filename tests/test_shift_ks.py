@@ -319,3 +319,12 @@ def test_cuda_says_the_same_without_waiting(kind):
         for name in ("p_value", "conditional_p_value", "adjusted"):
             found, known = (getattr(side, name).cpu() for side in (test, expected))
             assert torch.allclose(found, known, atol=1e-12, equal_nan=True), name
+
+
+def test_effective_rows_count_as_whole_ones():
+    distance = torch.tensor([0.16, 0.6, 0.3, 0.1])
+    n, m = torch.tensor([2.9, 3.4, 40.7, 900.5]), torch.tensor([2.8, 3.9, 50.2, 800.9])
+    found, whole = ks_p_value(distance, n, m), ks_p_value(distance, n.floor(), m.floor())
+    assert torch.equal(found, whole)
+    assert found[0] == 1.0
+    assert found[1] > 0.5

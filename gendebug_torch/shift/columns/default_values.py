@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
@@ -18,6 +19,9 @@ _MIN_DISTINCT = 20
 _REST_ALPHA = 1e-3
 _REST_DISTANCE = 0.05
 _MIN_REST = 20
+# Values in a row, and share of production, from which a value may be stuck; how many times longer
+# than any run of the reference that is, and the share that it may have had there.
+_MIN_STUCK, _MIN_SHARE_STUCK, _LONGER, _MAX_USUAL = 50, 0.05, 5, 0.02
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,40 @@ def default_value(
     if atom.reference_distinct <= _MIN_DISTINCT and atom.live_share <= 0.99:
         return None
     return atom if _others_stay(*sides, atom.value) else None
+
+
+def stuck_value(reference: Tensor, live: Tensor) -> Atom | None:
+    """The value that a sensor is stuck on in production, or None.
+
+    It lies between values of the reference, where it is rare, and is repeated in a row for longer
+    than any value was there: nights and limits of a scale, which come back, are no fault.
+
+    Args:
+        reference: values in the order of time, `[n]`, or as they come; NaN is missing.
+        live: values of production likewise, `[m]`.
+
+    Cost: one pass over each, and a sort of the reference.
+    """
+    before, after = (side[side.isfinite()].double().cpu().numpy() for side in (reference, live))
+    if len(before) < _MIN_STUCK or len(after) < _MIN_STUCK:
+        return None
+    value, length = _longest_run(after)
+    usual, share = _longest_run(before)[1], float((before == value).mean())
+    inside = before.min() < value < before.max()
+    if not inside or share > _MAX_USUAL or length < max(_MIN_STUCK, _LONGER * usual):
+        return None
+    if length < _MIN_SHARE_STUCK * len(after):
+        return None
+    distinct = len(np.unique(before))
+    return Atom(value, share, float((after == value).mean()), distinct)
+
+
+def _longest_run(values: NDArray[np.float64]) -> tuple[float, int]:
+    """The value that is repeated most often in a row, and how often."""
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    lengths = np.diff(np.concatenate([starts, [len(values)]]))
+    longest = int(lengths.argmax())
+    return float(values[starts[longest]]), int(lengths[longest])
 
 
 def _others_stay(before: PreparedReference, after: PreparedReference, value: float) -> bool:

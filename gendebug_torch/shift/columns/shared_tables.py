@@ -82,6 +82,17 @@ class SharedTables:
         ]
         return torch.stack(two_sample_autocorrelation_times(*series))
 
+    def times_of(self, name: str) -> tuple[float, float]:
+        """Autocorrelation times of a quantity on both sides, in rows; 1 where none are known."""
+        if self.orders == (None, None) or name not in self.quantities:
+            return 1.0, 1.0
+        sides = (
+            torch.from_numpy(side[[name]].to_numpy(dtype=np.float64, copy=True))
+            for side in (self.reference, self.production)
+        )
+        first, second = self.autocorrelation_times(*sides)[:, 0].tolist()
+        return first, second
+
     @property
     def categorical(self) -> tuple[str, ...]:
         """Names of the columns that are categories."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.errors import NO_DEADLINE, Deadline
-from gendebug_torch.shift.columns.default_values import default_value
+from gendebug_torch.shift.columns.default_values import default_value, stuck_value
 from gendebug_torch.shift.columns.prepared import prepare_reference
 from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
@@ -124,7 +124,25 @@ def shifted_columns(
         for shift, shifted in zip(coded, significant[len(names) :].tolist(), strict=True)
         if shifted and shift.effect >= min_effect
     ]
-    return sorted(found, key=lambda feature: -feature.statistic)
+    return _with_stuck(sorted(found, key=lambda feature: -feature.statistic), columns)
+
+
+def _with_stuck(features: list[FeatureChange], columns: SharedTables) -> list[FeatureChange]:
+    """The same, and quantities that are stuck on a value, however slowly they fluctuate."""
+    known = {feature.name: feature for feature in features}
+    orders = [slice(None) if order is None else order for order in columns.orders]
+    for name in columns.quantities:
+        if name in known and known[name].kind == "train_serve_skew":
+            continue
+        before, after = (
+            torch.from_numpy(side[name].to_numpy(dtype=np.float64, copy=True))[order]
+            for side, order in zip((columns.reference, columns.production), orders, strict=True)
+        )
+        if (stuck := stuck_value(before, after)) is not None:
+            distance = known[name].statistic if name in known else stuck.growth
+            text = f"stuck on {stuck.value:.4g} in {stuck.live_share:.0%} of the rows"
+            known[name] = FeatureChange(name, distance, "train_serve_skew", text)
+    return list(known.values())
 
 
 def _adjusted(test: KSTest, coded: list[CategoryShift]) -> Tensor:
@@ -226,8 +244,10 @@ def transform_explanations(
         else:
             hours = clock_offset_hours(before, after)
             found = CyclicOffset(hours, 0.0, 24) if hours else None
+            times = columns.times_of(feature.name)
             change = _transformed(
-                feature, found or fit_feature_transform(before, after, feature.statistic)
+                feature,
+                found or fit_feature_transform(before, after, feature.statistic, times=times),
             )
         explained[feature.name] = change
     for feature in open_:

@@ -74,8 +74,17 @@ class FeatureTransform:
         }.get(self.kind, affine)
 
 
+# Changes of unit that are known by themselves, and what they may leave of a distance between rows
+# that depend on each other in time.
+_KNOWN, _MAX_LEFT_IN_TIME = ("unit", "temperature"), 0.5
+
+
 def fit_feature_transform(
-    reference: Column, live: Column, distance: float
+    reference: Column,
+    live: Column,
+    distance: float,
+    *,
+    times: tuple[float, float] = (1.0, 1.0),
 ) -> FeatureTransform | None:
     """The simplest affine map, or a logarithm, that explains how one quantity shifted, or None.
 
@@ -87,6 +96,8 @@ def fit_feature_transform(
         reference: finite values, `[n]`.
         live: finite values, `[m]`.
         distance: Kolmogorov-Smirnov distance between the two.
+        times: autocorrelation times of both, rows: beside a known change of unit, rows that depend
+            on each other in time fluctuate by themselves.
 
     Example:
         >>> import numpy as np
@@ -110,7 +121,10 @@ def fit_feature_transform(
         # A unit that fits about as well as the estimated factor is what was meant.
         if kind == "scale" and unit is not None and unit.statistic <= left + _MEANT * noise:
             kind, factor, left = unit.kind, unit.factor, unit.statistic
-        if explains_shift(left, distance, *sizes):
+        known = kind in _KNOWN and left <= _MAX_LEFT_IN_TIME * distance
+        independent = times if known else (1.0, 1.0)
+        effective = [size / time for size, time in zip(sizes, independent, strict=True)]
+        if explains_shift(left, distance, *effective):
             if kind == "affine" and _is_standardised(live) and not 0.8 < factor < 1.25:
                 kind = "standardised"
             return FeatureTransform(kind, factor, offset, left)
@@ -138,7 +152,8 @@ def _affine_candidates(before: Column, after: Column) -> Iterator[tuple[str, flo
     for factor, offset in _TEMPERATURES:
         moved = float(np.median(after - factor * before)) - offset
         near = slope > 0 and abs(math.log(slope / factor)) < _UNIT_TOLERANCE
-        if near and abs(moved) < _NEAR_OFFSET * unit * second.std():
+        apart = before[-1] < after[0] or after[-1] < before[0]
+        if apart or (near and abs(moved) < _NEAR_OFFSET * unit * second.std()):
             yield "temperature", factor, offset
     yield "sign", -1.0, 0.0
     yield "offset", 1.0, float(np.median(after - before))

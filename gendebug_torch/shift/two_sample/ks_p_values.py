@@ -40,7 +40,7 @@ def ks_p_value(statistic: Tensor, n: Tensor, m: Tensor) -> Tensor:
 
     Args:
         statistic: largest distances, `[d]` in [0, 1] or NaN.
-        n: numbers of rows of one sample, `[d]`.
+        n: numbers of rows of one sample, `[d]`; effective ones are rounded down.
         m: numbers of rows of the other, `[d]`.
 
     Returns:
@@ -49,6 +49,7 @@ def ks_p_value(statistic: Tensor, n: Tensor, m: Tensor) -> Tensor:
     Cost: `d n (n + m)` with few rows, else 256 terms a column; 0.3 ms where N is 140 at most.
     """
     d, a, b = (value.double().cpu().numpy() for value in (statistic, n, m))
+    a, b = np.floor(a), np.floor(b)
     defined = np.isfinite(d)
     few = defined & (a + b <= EXACT_ROWS)
     many = defined & ~few
