@@ -71,7 +71,7 @@ def _width(value: Any) -> int:
     return width
 
 
-# Written by `scripts/bench_size.py --fit`; checks that declare as good a cost themselves keep it.
+# Fitted by `scripts/bench_size.py --fit`; checks that declare as good a cost have no entry.
 MEASURED: Mapping[str, SizeCost] = MappingProxyType(
     {
         "calibration.coverage": SizeCost(fixed=1.38e06, rows=10.7, cells=0.0553, scores=0.00597),
