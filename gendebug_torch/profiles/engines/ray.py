@@ -24,7 +24,7 @@ def profile_of(rows: Any, schema: Schema, **options: Any) -> Profile:
     if isinstance(rows, str):
         files, system = files_of(rows)
         codes = csv_options((*schema.categorical, *schema.ids))
-        csv = {"arrow_csv_args": {"convert_options": codes}} if is_csv(files[0]) else {}
+        csv = {"convert_options": codes} if is_csv(files[0]) else {}
         rows = (data.read_csv if csv else data.read_parquet)(files, filesystem=system, **csv)
 
     def part(block: Any) -> dict[str, Any]:
