@@ -36,6 +36,7 @@ from gendebug_torch.shift.kinds.moved_columns import (
     FeatureChange,
     Kind,
     label_shift_explanation,
+    off_the_calendar,
     random_rows,
     relation_explanations,
     shifted_columns,
@@ -43,9 +44,7 @@ from gendebug_torch.shift.kinds.moved_columns import (
 )
 from gendebug_torch.shift.plots import axis_label
 from gendebug_torch.shift.scores.score_relation import RelationChange
-from gendebug_torch.shift.time.calendar_columns import calendar_changes
 from gendebug_torch.shift.transforms.alignment import OtherRows
-from gendebug_torch.shift.transforms.cycles import cyclic_offset
 from gendebug_torch.shift.transforms.levels import LevelRenaming
 from gendebug_torch.shift.transforms.roles import OtherColumn
 from gendebug_torch.shift.two_sample.joint import permutation_block
@@ -62,8 +61,6 @@ MAX_ROWS = 20_000
 _MAX_CELLS = 20_000_000
 # Standard errors from which labels speak for the original or the present value of a column.
 _MIN_Z = 3.0
-# Share of the rows from which an offset of a column is that of all.
-_NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,28 +257,8 @@ def _explained_shifts(
             deadline.check()
             features[i] = label_shift_explanation(feature, columns, classes, targets)
     deadline.check()
-    features = _off_the_calendar(transform_explanations(features, columns), columns, *sides)
+    features = off_the_calendar(transform_explanations(features, columns), columns, *sides)
     return relation_explanations(features, columns, deadline)
-
-
-def _off_the_calendar(
-    features: list[FeatureChange], columns: SharedTables, reference: Records, production: Records
-) -> list[FeatureChange]:
-    """The same, with columns that no longer are the part of the calendar that they were."""
-    name, sides = reference.schema.time, (reference.metadata, production.metadata)
-    if name is None or any(side is None or name not in side for side in sides):
-        return features
-    times = [side[name] for side in sides if side is not None]
-    changes = calendar_changes(columns.reference, columns.production, (times[0], times[1]))
-    known = {feature.name: feature for feature in features}
-    for column, change in changes.items():
-        distance = known[column].statistic if column in known else 0.0
-        offset = None
-        if column in columns.quantities and change.share >= _NEARLY_ALL:
-            offset = cyclic_offset(change.offset, columns.finite(column)[0])
-        text = change.text(name)
-        known[column] = FeatureChange(column, distance, "train_serve_skew", text, transform=offset)
-    return list(known.values())
 
 
 def _kinds(

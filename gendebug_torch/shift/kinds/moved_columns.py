@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gendebug_torch.data.records import Records
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.columns.default_values import default_value, stuck_value
 from gendebug_torch.shift.columns.prepared import prepare_reference
 from gendebug_torch.shift.columns.shared_tables import SharedTables
 from gendebug_torch.shift.kinds.class_shares import ClassShares
+from gendebug_torch.shift.time.calendar_columns import calendar_changes
 from gendebug_torch.shift.transforms.alignment import OtherRows, columns_beside_other_rows
-from gendebug_torch.shift.transforms.cycles import CyclicOffset, clock_offset_hours
+from gendebug_torch.shift.transforms.cycles import CyclicOffset, clock_offset_hours, cyclic_offset
 from gendebug_torch.shift.transforms.distances import explains_shift, weighted_ks_distance
 from gendebug_torch.shift.transforms.levels import (
     LevelRenaming,
@@ -45,6 +47,8 @@ Transform = FeatureTransform | LevelRenaming | CyclicOffset | OtherColumn | Othe
 
 # Values of `Cause`; `threshold` where scores moved although no input did.
 Kind = Literal["train_serve_skew", "label_shift", "covariate_shift", "concept_drift", "threshold"]
+# Share of the rows from which an offset of a column is that of all.
+_NEARLY_ALL = 0.95
 _MAX_COLUMNS = 40
 _SHIFTED = "its distribution shifted"
 # Share of production values outside the range of the reference from which autocorrelation excuses
@@ -256,6 +260,33 @@ def transform_explanations(
             renaming = fit_level_renaming(*levels, feature.statistic)
             explained[feature.name] = _transformed(feature, renaming)
     return [explained.get(feature.name, feature) for feature in features]
+
+
+def off_the_calendar(
+    features: list[FeatureChange], columns: SharedTables, reference: Records, production: Records
+) -> list[FeatureChange]:
+    """The same, with columns that no longer are the part of the calendar that they were.
+
+    Args:
+        features: columns that shifted.
+        columns: both sides.
+        reference: records of the reference, with their times.
+        production: the same.
+    """
+    name, sides = reference.schema.time, (reference.metadata, production.metadata)
+    if name is None or any(side is None or name not in side for side in sides):
+        return features
+    times = [side[name] for side in sides if side is not None]
+    changes = calendar_changes(columns.reference, columns.production, (times[0], times[1]))
+    known = {feature.name: feature for feature in features}
+    for column, change in changes.items():
+        distance = known[column].statistic if column in known else 0.0
+        offset = None
+        if column in columns.quantities and change.share >= _NEARLY_ALL:
+            offset = cyclic_offset(change.offset, columns.finite(column)[0])
+        text = change.text(name)
+        known[column] = FeatureChange(column, distance, "train_serve_skew", text, transform=offset)
+    return list(known.values())
 
 
 def _moved_families(features: list[FeatureChange], columns: SharedTables) -> list[FeatureChange]:
