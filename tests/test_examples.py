@@ -28,16 +28,8 @@ def walk(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("seed", "words"),
-    [
-        ("0", rf"The bill, each remedy tried[\s\S]+train_serve_skew +{PERCENTILE}"),
-        # Its production has 7 frauds, from which no quality is known.
-        ("1", r"No bill of the quality[\s\S]+expected two classes of 10 rows"),
-    ],
-)
-def test_the_broken_feature_is_named_and_billed_with_its_remedy(tmp_path, walk, seed, words):
-    told, findings = walk(tmp_path, "--seed", seed, "--rows", "30000", "--epochs", "8")
+def test_the_broken_feature_is_named_and_billed_with_its_remedy(tmp_path, walk):
+    told, findings = walk(tmp_path, "--rows", "30000", "--epochs", "8")
     assert re.search(rf"Named cause: \w+ in {PERCENTILE}", told)
     assert any(
         f["check"] == "shift.ks"
@@ -45,7 +37,8 @@ def test_the_broken_feature_is_named_and_billed_with_its_remedy(tmp_path, walk, 
         and f["severity"] in ("warn", "fail")
         for f in findings
     )
-    assert re.search(words, told)
+    bill = rf"The bill, each remedy tried[\s\S]+train_serve_skew +{PERCENTILE}"
+    assert re.search(bill, told)
     assert (tmp_path / "report.html").stat().st_size > 50_000
 
 
@@ -76,7 +69,10 @@ STORIES = {
     "regression_drift": (("--epochs", "12"), "Diagnosis: retrain"),
     "sensor_series": (("--epochs", "4"), "channels 0 and 1 are exchanged"),
     "label_audit": (("--epochs", "15", "--size", "120"), "reviewed labels were wrong"),
-    "network_that_does_not_learn": ((), "fail: 100% of the units of body.6 are dead"),
+    "network_that_does_not_learn": (
+        ("--epochs", "4"),
+        "fail: 100% of the units of body.6 are dead",
+    ),
     "ci_gate": ((), "broken: exit code 1"),
     "recalibrate_and_ship": (("--epochs", "40"), "network.onnx: exit code 0"),
 }

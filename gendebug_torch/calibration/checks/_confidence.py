@@ -190,13 +190,24 @@ def _top_label_finding(
             numbers=numbers,
             evidence=bins,
         )
+    if before is not None and ece.low <= before.ece < criteria.limit:
+        # What was tolerated in validation is no news.
+        known = f"Confidence in {records.name} is off by no more than in validation: {text}."
+        return this.finding(Severity.NOTE, known, numbers=numbers, evidence=bins)
     if records.logits is not None and are_probabilities(records.logits):
         return _probabilities_finding(this, records, criteria.bins, numbers, shape.kind)
+    return _alarm(this, records, bins, numbers, f"{text}.{worst}")
+
+
+def _alarm(
+    this: Check, records: Records, bins: ReliabilityBins, numbers: dict[str, Any], text: str
+) -> Finding:
+    """The finding on confidence that is off, with a remedy that was tried."""
     remedy, more = _remedy(records, bins)
     return this.finding(
-        Severity.FAIL if ece.low >= _FAILS_FROM else Severity.WARN,
-        f"The model is {_DIRECTION.get(shape.kind, 'miscalibrated')} in {records.name}: mean "
-        f"confidence {bins.mean_confidence:.1%}, accuracy {bins.accuracy:.1%}, {text}.{worst}",
+        Severity.FAIL if numbers["interval"][0] >= _FAILS_FROM else Severity.WARN,
+        f"The model is {_DIRECTION.get(numbers['shape'], 'miscalibrated')} in {records.name}: mean "
+        f"confidence {bins.mean_confidence:.1%}, accuracy {bins.accuracy:.1%}, {text}",
         numbers=numbers | more,
         remedy=remedy,
         evidence=bins,
