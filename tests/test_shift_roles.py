@@ -245,3 +245,21 @@ def test_halves_and_parts_of_real_tables_are_quiet():
         for before, after in (halves, (table[~large], table[large])):
             kinds = change_kinds(Records(after), Records(before))
             assert [f for f in kinds.features if f.kind == "train_serve_skew"] == []
+
+
+def test_a_family_of_numbered_columns_is_told_by_its_distributions():
+    rng = np.random.default_rng(0)
+    scales = np.array([1.0, 6.0, 2.0, 9.0, 3.0, 12.0, 0.5, 5.0, 1.5])
+    tables = [
+        pd.DataFrame(rng.normal(size=(900, 9)) * scales, columns=[f"v{i}" for i in range(9)])
+        for _ in range(2)
+    ]
+    after = held(tables[1], {f"v{i}": f"v{i + 1}" for i in range(8)})
+    kinds = change_kinds(Records(after), Records(tables[0]))
+    moved = {f.name for f in kinds.features if "it holds the values of" in f.description}
+    assert moved == {f"v{i}" for i in range(8)}
+    (finding,) = inputs_are_computed_as_before(Records(after), Records(tables[0]))
+    assert "In production 8 columns hold the values of others: v0 those of v1" in finding.summary
+    # A common growth is no such move.
+    grown = change_kinds(Records(tables[1] * 2.0), Records(tables[0]))
+    assert not any("holds the values" in f.description for f in grown.features)

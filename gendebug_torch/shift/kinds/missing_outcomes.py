@@ -74,7 +74,7 @@ def missing_outcomes(
     if min(len(targets), len(live_targets)) < _MIN_ROWS:
         return None
     sides = [two_class_logits(z.double().cpu()) for z in (logits, live_logits)]
-    if any(z.ndim != 2 or z.shape[1] != 2 for z in sides):
+    if any(z.ndim != 2 or z.shape[1] != 2 or not bool(z.isfinite().all()) for z in sides):
         return None
     before, after = (z[:, 1] - z[:, 0] for z in sides)
     y, live = targets.cpu(), live_targets.cpu()

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ import numpy as np
 from gendebug_torch.shift.columns.shared_columns import Column
 from gendebug_torch.shift.transforms.distances import SAME, explains_shift, ks_distance
 from gendebug_torch.shift.transforms.quantities import FeatureTransform
-from gendebug_torch.shift.transforms.relations import Array, Relations
+from gendebug_torch.shift.transforms.relations import MAX_COLUMNS, Array, Relations
 
 # Relations that must have changed; one alone could be that of either of its columns.
 _MIN_RELATIONS = 2
@@ -193,7 +194,7 @@ def moved_family(values: Mapping[str, tuple[Column, Column]]) -> dict[str, Other
     """Numbered columns that all moved together, by their distributions alone.
 
     Three or more must have left their own distribution far behind, and nine of ten must have that
-    of the column whose values they hold.
+    of the column whose values they hold. Families of more than 300 columns are left out.
 
     Args:
         values: finite values on both sides of each quantity.
@@ -204,12 +205,15 @@ def moved_family(values: Mapping[str, tuple[Column, Column]]) -> dict[str, Other
     names, sides = list(values), [(_some(a), _some(b)) for a, b in values.values()]
     best: dict[str, OtherColumn] = {}
     least = _MAX_LEFT
+    distance = cache(lambda i: ks_distance(*sides[i]))
     for sources in _of_numbered(names):
         moved = [i for i in range(len(names)) if sources[i] != i]
+        if len(moved) > MAX_COLUMNS:
+            continue
         if any(not min(map(len, sides[i])) for i in {*moved, *(sources[i] for i in moved)}):
             continue
-        own = [ks_distance(*sides[i]) for i in moved]
-        far = [at for at, distance in enumerate(own) if distance >= _FAR]
+        own = [distance(i) for i in moved]
+        far = [at for at, left in enumerate(own) if left >= _FAR]
         if len(far) < MIN_FAR:
             continue
         held = [ks_distance(sides[sources[i]][0], sides[i][1]) for i in moved]
