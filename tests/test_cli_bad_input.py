@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gendebug_torch.cli import main
+from gendebug_torch.cli import arguments, main
 from gendebug_torch.cli.main import COMMANDS
 from tests.fuzz.readers import SUITE_TEXT
 
@@ -248,8 +248,16 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def called(folder, monkeypatch, capsys):
-    """What a command line gives: exit code and stderr."""
+    """What a command line gives: exit code and stderr. One parser serves all calls of a command."""
     monkeypatch.chdir(folder)
+    made = {}
+
+    def parser(name, *how, build=arguments._parser):
+        if name not in made:
+            made[name] = build(name, *how)
+        return made[name]
+
+    monkeypatch.setattr(arguments, "_parser", parser)
 
     def call(words):
         code = main(words)
