@@ -252,12 +252,15 @@ def _turned_round(old_to_new: Mapping[Any, Any], shares: Mapping[Any, float]) ->
 def _profiles(
     column: pd.Series[Any], scores: Array, codes: list[Any]
 ) -> tuple[Array, Array, Array]:
-    """Means `[k, p]` of the rows that carry each code, their variances `[k, 1]`, shares `[k]`."""
+    """Means `[k, p]` of the rows that carry each code, their variances `[k, p]`, shares `[k]`."""
     values = column.to_numpy()
     rows = [scores[values == code] for code in codes]
     counts = np.array([len(part) for part in rows], dtype=np.float64)
     means = np.stack([part.sum(0) / max(len(part), 1) for part in rows])
-    return means, 1 / np.maximum(counts, 1)[:, None], counts / len(values)
+    # Rare levels of another column vary more among the rows of some codes than over all rows.
+    spread = np.stack([part.var(0) if len(part) else np.ones(scores.shape[1]) for part in rows])
+    errors = np.maximum(spread, 1.0) / np.maximum(counts, 1)[:, None]
+    return means, errors, counts / len(values)
 
 
 def _beyond(squared: Array) -> Array:
