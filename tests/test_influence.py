@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import gendebug_torch as gd
+from gendebug_torch.cli import main
 from gendebug_torch.errors import InputError, UnsupportedError
 from gendebug_torch.influences.evidence.exceedance import exceedance
 from gendebug_torch.influences.influence import _SCORERS
@@ -312,3 +313,23 @@ def test_the_mean_of_the_nearest_of_each_half_is_that_of_a_sort(queries):
     given = similarities.clone()
     torch.testing.assert_close(mean_of_nearest(halves)(given), torch.stack(by_sort, 1))
     assert torch.equal(given, similarities)
+
+
+def test_the_command_writes_a_sheet_and_takes_checkpoints_of_the_training(tmp_path, capsys):
+    words = ["--out", str(tmp_path / "out"), "--schema", str(tmp_path / "schema.yaml")]
+    words += ["--model", "tests.contract.plants_influence:network"]
+    for name, part in taught(0).items():
+        if isinstance(part, gd.Records):
+            table = part.features.assign(
+                labeler=part.metadata["labeler"], label=part.targets.numpy()
+            )
+            table.to_csv(tmp_path / f"{name}.csv", index=False)
+            words += [f"--{name}", str(tmp_path / f"{name}.csv")]
+    (tmp_path / "schema.yaml").write_text("target: label\nsource: labeler\n")
+    save_file(network().state_dict(), tmp_path / "end.safetensors")
+    assert main(["influence", *words, "--checkpoints", str(tmp_path / "end.safetensors")]) == 1
+    assert "labeler = s4" in capsys.readouterr().out
+    sheet = pd.read_csv(tmp_path / "out/influence.csv")
+    assert (sheet["source"] == "s4").mean() > 0.8
+    assert main(["influence", *words, "--checkpoints", str(tmp_path / "none.safetensors")]) == 2
+    assert "none.safetensors" in capsys.readouterr().err

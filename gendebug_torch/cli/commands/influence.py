@@ -12,6 +12,7 @@ from gendebug_torch.checks.evidence import Plottable
 from gendebug_torch.cli.deliver import FailOn, Format, deliver, say
 from gendebug_torch.cli.inputs import at_least, load_model, load_records, load_schema
 from gendebug_torch.errors import reject
+from gendebug_torch.influences.checkpoints import checkpoint_states
 from gendebug_torch.influences.influence import Method
 from gendebug_torch.influences.result.influences import Influences
 
@@ -23,6 +24,7 @@ def influence(
     out: str,
     model: str | None = None,
     weights: str | None = None,
+    checkpoints: list[str] | None = None,
     production: str | None = None,
     method: Method = "auto",
     size: int = 100,
@@ -42,6 +44,7 @@ def influence(
         out: directory for report.html, findings.json, influence.csv and influence.html.
         model: network as MODULE:NAME.
         weights: weights of the network, safetensors or a checkpoint of tensors.
+        checkpoints: weights at moments of the training, over which gradients are averaged.
         production: labeled table whose errors are explained; default those of validation.
         method: how training rows are scored.
         size: rows of the sheet.
@@ -59,23 +62,29 @@ def influence(
         for name, path in (("train", train), ("validation", validation), ("production", production))
         if path is not None
     }
-    options = {"influence.culprits": {"method": method, "seed": seed}}
-    diagnosis = gd.diagnose(network, **sides, only="influence", options=options)
+    states = checkpoint_states(network, checkpoints or ())
+    culprits = {"method": method, "checkpoints": states, "seed": seed}
+    diagnosis = gd.diagnose(
+        network, **sides, only="influence", options={"influence.culprits": culprits}
+    )
     tables: dict[str, pd.DataFrame] = {}
     pictures: dict[str, Plottable] = {}
     for finding in diagnosis.findings:
         found = finding.evidence
-        if not isinstance(found, Influences) or not found.explains:
-            continue
-        for suffix in (".csv", ".html"):
-            found.sheet(Path(out) / f"influence{suffix}", size=size)
-        tables["Training rows, most harmful first"] = found.table(limit=size)
-        tables["What they have in common"] = found.common
-        proof = found.confirm(drop=max(2 * found.count, 20))
-        tables["Refit without them"] = proof.table()
-        pictures["Refit without them"] = proof
-        say(
-            f"Sheet: {Path(out) / 'influence.csv'}. Write right, wrong, unsure or another class "
-            "into `verdict`, then pass it to gendebug labels as --reviewed."
-        )
+        if isinstance(found, Influences) and found.explains:
+            _write_sheets(found, Path(out), size)
+            proof = found.confirm(drop=max(2 * found.count, 20))
+            tables["Training rows, most harmful first"] = found.table(limit=size)
+            tables["What they have in common"] = found.common
+            tables["Refit without them"] = proof.table()
+            pictures["Refit without them"] = proof
     return deliver(diagnosis, out, fail_on, also=also or (), tables=tables, pictures=pictures)
+
+
+def _write_sheets(found: Influences, out: Path, size: int) -> None:
+    for suffix in (".csv", ".html"):
+        found.sheet(out / f"influence{suffix}", size=size)
+    say(
+        f"Sheet: {out / 'influence.csv'}. Write right, wrong, unsure or another class "
+        "into `verdict`, then pass it to gendebug labels as --reviewed."
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.influences.checkpoints import Checkpoint
 from gendebug_torch.influences.influence import Method, influence
 from gendebug_torch.influences.questions import wrong_rows
 from gendebug_torch.influences.result.influences import Influences
@@ -48,6 +49,7 @@ def no_training_rows_taught_the_errors(
     alpha: float = 0.0005,
     min_change: float = 0.05,
     method: Method = "neighbours",
+    checkpoints: Sequence[Checkpoint] = (),
     max_queries: int = 500,
     seed: int = 0,
 ) -> Iterator[Finding]:
@@ -70,6 +72,8 @@ def no_training_rows_taught_the_errors(
         alpha: significance level of each group of errors.
         min_change: smallest fall of the share of errors in the refit that counts as a proof.
         method: how training rows are scored; neighbours cost a tenth of gradients.
+        checkpoints: weights at moments of the training, as states or files, over which gradients
+            are averaged.
         max_queries: most errors of each side.
         seed: seed of the draws.
     """
@@ -94,6 +98,7 @@ def no_training_rows_taught_the_errors(
             side,
             reference=validation,
             method=method,
+            checkpoints=checkpoints,
             max_queries=max_queries,
             alpha=alpha,
             seed=seed,
