@@ -55,19 +55,33 @@ def rank_auc(scores: Tensor, positive: Tensor) -> RankAUC:
     if not m or not n:
         nothing = torch.full((len(columns),), math.nan, dtype=torch.float64, device=columns.device)
         return RankAUC(nothing, nothing.clone())
-    above = (midranks(columns, high) - midranks(high, high)) / n
-    below = (midranks(columns, low) - midranks(low, low)) / m
+    ranks = midranks(columns)
+    above = (ranks[:, positive] - midranks(high)) / n
+    below = (ranks[:, ~positive] - midranks(low)) / m
     variance = (
         above.var(1, correction=min(1, m - 1)) / m + below.var(1, correction=min(1, n - 1)) / n
     )
     return RankAUC(above.mean(1), variance)
 
 
-def midranks(among: Tensor, values: Tensor) -> Tensor:
-    """Mean ranks, from 1, of each value among the sorted rows of `among`, `[d, m]` float64."""
-    ordered = among.sort(1).values
-    left = torch.searchsorted(ordered, values.contiguous())
-    return (left + torch.searchsorted(ordered, values.contiguous(), right=True) + 1).double() / 2
+def midranks(rows: Tensor) -> Tensor:
+    """Ranks from 1 of the values in each row of `[d, n]`, float64; ties share their mean rank."""
+    order, twice = sorted_ranks(rows)
+    return torch.empty(rows.shape, dtype=torch.float64, device=rows.device).scatter_(
+        1, order, twice.double() / 2
+    )
+
+
+def sorted_ranks(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Order of the values in each row of `[d, n]`, and twice their midranks in it, int64 each."""
+    ordered, order = rows.sort(1)
+    # Ties share the mean of their first and their last rank; scans over what is sorted take a third
+    # of the time of searches.
+    ranks = torch.arange(rows.shape[1], device=rows.device).expand_as(order)
+    changes, edge = ordered[:, 1:] != ordered[:, :-1], torch.ones_like(ordered[:, :1]).bool()
+    first = ranks.where(torch.cat([edge, changes], 1), 0).cummax(1).values
+    last = ranks.where(torch.cat([changes, edge], 1), rows.shape[1])
+    return order, first + last.flip(1).cummin(1).values.flip(1) + 2
 
 
 def normal_scores(values: Tensor) -> Tensor:
@@ -76,7 +90,7 @@ def normal_scores(values: Tensor) -> Tensor:
     Ties share their mean rank; infinities are extreme values.
     """
     rows = values.double().reshape(-1, values.shape[-1]).contiguous()
-    scores: Tensor = torch.special.ndtri((midranks(rows, rows) - 0.5) / max(rows.shape[1], 1))
+    scores: Tensor = torch.special.ndtri((midranks(rows) - 0.5) / max(rows.shape[1], 1))
     return scores.reshape(values.shape)
 
 

@@ -17,7 +17,7 @@ from scipy.special import stdtr
 from torch import Tensor
 
 from gendebug_torch.errors import reject
-from gendebug_torch.stats.auc import RankAUC, normal_scores, rank_auc
+from gendebug_torch.stats.auc import RankAUC, normal_scores, rank_auc, sorted_ranks
 
 # Levels of a category that get a column of their own; the others share one.
 MAX_LEVELS = 24
@@ -351,13 +351,8 @@ def _ridge_coefficients(gram: Tensor, moment: Tensor, energy: Tensor, rows: Tens
 
 def _column_aucs(scores: Tensor, positive: Tensor) -> Tensor:
     """`[r]` AUC of each column of scores with its own labels."""
-    ordered, order = scores.T.contiguous().sort(1)
-    # Ties share the mean of their first and their last rank.
-    ranks = torch.arange(len(scores), device=scores.device).expand_as(order)
-    changes, edge = ordered[:, 1:] != ordered[:, :-1], ordered.new_ones(len(ordered), 1).bool()
-    first = ranks.where(torch.cat([edge, changes], 1), 0).cummax(1).values
-    last = ranks.where(torch.cat([changes, edge], 1), len(scores)).flip(1).cummin(1).values.flip(1)
-    of_positive = (first + last + 2) * positive.T.gather(1, order)
+    order, ranks = sorted_ranks(scores.T.contiguous())
+    of_positive = ranks * positive.T.gather(1, order)
     m = positive.sum(0).double()
     n = len(scores) - m
     return (of_positive.sum(1).double() / 2 - m * (m + 1) / 2) / (m * n)

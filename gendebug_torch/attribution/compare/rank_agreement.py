@@ -61,7 +61,7 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
         first: `[n, d]` float values.
         second: `[n, d]` float values.
     """
-    ranks = [midranks(side.contiguous(), side) for side in (first, second)]
+    ranks = [midranks(side.contiguous()) for side in (first, second)]
     centered = [rank - rank.mean(1, keepdim=True) for rank in ranks]
     norms = centered[0].norm(dim=1) * centered[1].norm(dim=1)
     correlation: Tensor = (centered[0] * centered[1]).sum(1) / norms

@@ -66,7 +66,7 @@ def correlation_beyond_inputs(first: Tensor, second: Tensor, distance: Tensor | 
     for side in (first, second):
         ratio = side.abs() / distance.clamp(min=1e-300)
         per_unit = torch.where(nonzero, ratio, -1.0).contiguous()
-        rank = midranks(per_unit, per_unit)
+        rank = midranks(per_unit)
         ranks.append((rank - (rank * nonzero).sum(1, keepdim=True) / count) * nonzero)
     norms = ranks[0].norm(dim=1) * ranks[1].norm(dim=1)
     correlation = (ranks[0] * ranks[1]).sum(1) / norms

@@ -102,7 +102,7 @@ def slice_test(metric: Tensor, expected: Tensor | None) -> SliceTest:
     if metric.is_floating_point():
         if not len(values):
             return SliceTest(values[None], 0.5, 0.0, is_count=False)
-        ranks = midranks(values[None], values[None])[0] / (n + 1)
+        ranks = midranks(values[None])[0] / (n + 1)
         return SliceTest(ranks[None], 0.5, float(ranks.var(correction=0)), is_count=False)
     if expected is None:
         rate = float(values.sum()) / n
