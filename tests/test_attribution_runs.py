@@ -153,9 +153,9 @@ with tempfile.TemporaryDirectory() as place:
 )
 def test_memory_does_not_grow_with_the_rows():
     grown = subprocess.run(
-        [sys.executable, "-c", STREAM, "40"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", STREAM, "28"], capture_output=True, text=True, check=True
     )
-    # Forty batches hold 640 MB of values and inputs; what is alive at once is one flush of 64 MB
+    # So many batches hold 448 MB of values and inputs; what is alive at once is one flush of 64 MB
     # and its copies.
     assert float(grown.stdout) < 150
 

@@ -139,7 +139,8 @@ def test_a_plot_that_breaks_does_not_lose_the_report():
     assert "Look at it." in page
 
 
-def test_only_the_worst_findings_are_drawn():
+def test_only_the_worst_findings_are_drawn(monkeypatch):
+    monkeypatch.setattr("gendebug_torch.report.page.png", lambda evidence: b"a picture")
     many = [finding(subject=f"column_{i}", evidence=Bars()) for i in range(60)]
     page = render_html(many, **said(many[:3]))
     assert page.count("data:image/png") == 40 + 1, "one stands beside the decision too"
