@@ -94,7 +94,7 @@ def test_a_slow_swing_below_much_noise_is_seen_and_a_cycle_is_none():
     assert float((times > 5).double().mean()) > 0.8
     for cycles, size in ((4.3, 0.3), (30.3, 1.0)):
         cycle = size * np.sin(2 * np.pi * cycles * np.arange(5000) / 5000)[:, None] + noise
-        assert float(autocorrelation_time(torch.from_numpy(cycle)).median()) < 5, cycles
+        assert float(autocorrelation_time(torch.from_numpy(cycle)).median()) < 15, cycles
 
 
 def alarms(findings):
