@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def influence(
         if path is not None
     }
     options = {"influence.culprits": {"method": method, "seed": seed}}
-    diagnosis = gd.diagnose(network, **sides, only="influence", options=options)
+    show = sys.stderr.isatty()
+    diagnosis = gd.diagnose(network, **sides, only="influence", options=options, progress=show)
     tables: dict[str, pd.DataFrame] = {}
     pictures: dict[str, Plottable] = {}
     for finding in diagnosis.findings:
