@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
         at_threshold = gd.diagnosis.bill(
             network, **sides, findings=diagnosis.findings, metric="accuracy"
         )
-        tables["The bill, each remedy tried"] = at_threshold.table()
+        tables["The bill in accuracy at the threshold, each remedy tried"] = at_threshold.table()
     pictures = {
         "Random split": at_random.curves.diagnosis,
         "Split in time": by_time.curves.diagnosis,

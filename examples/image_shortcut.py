@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
         name: gd.Records(images, targets, schema=gd.Schema(classes=CLASSES), name=name)
         for name, (images, targets) in sides.items()
     }
-    diagnosis = gd.diagnose(network, **records)
+    diagnosis = gd.diagnose(network, only=options.only, **records)
     diagnosis.write(options.out, title="Chests, before and after the new scanner")
     print(diagnosis)
     for found in diagnosis.findings:
@@ -106,6 +106,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the images and the training")
     parser.add_argument("--rows", type=int, default=2000, help="training images")
     parser.add_argument("--epochs", type=int, default=6, help="of the training")
+    parser.add_argument("--only", nargs="+", help="topics or checks to run; default all")
     parser.add_argument("--out", default="runs/chests", help="directory for the report")
     return parser.parse_args(arguments)
 

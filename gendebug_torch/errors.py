@@ -59,6 +59,7 @@ class Deadline:
         since: moment at which it began, by the clock; now by default.
         reserved: seconds at the end that are kept for what comes after the work.
         clock: tells the moment in seconds; `time.monotonic` by default.
+        progress: whether the loops that ask it show how far they are.
 
     Example:
         >>> Deadline(60.0).check()
@@ -75,11 +76,13 @@ class Deadline:
         since: float | None = None,
         reserved: float = 0.0,
         clock: Callable[[], float] | None = None,
+        progress: bool = False,
     ) -> None:
         self.clock: Callable[[], float] = _now if clock is None else clock
         self.seconds = math.inf if seconds is None else seconds
         self.since = self.clock() if since is None else since
         self.reserved = reserved
+        self.progress = progress
 
     @property
     def spent(self) -> float:
@@ -98,7 +101,21 @@ class Deadline:
             part: share of the seconds that are left, from 0 to 1.
         """
         seconds = self.spent + part * self.left
-        return Deadline(seconds, since=self.since, clock=self.clock)
+        return Deadline(seconds, since=self.since, clock=self.clock, progress=self.progress)
+
+    def with_progress(self, progress: bool) -> Deadline:
+        """The same end for loops that show how far they are, or do not.
+
+        Args:
+            progress: whether they do.
+        """
+        return Deadline(
+            self.seconds,
+            since=self.since,
+            reserved=self.reserved,
+            clock=self.clock,
+            progress=progress,
+        )
 
     @property
     def whole(self) -> Deadline:

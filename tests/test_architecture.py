@@ -20,7 +20,8 @@ PACKAGE = Path(gendebug_torch.__file__).parent
 MODULES = {path.relative_to(PACKAGE): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {path: ast.parse(text) for path, text in MODULES.items()}
 # A module imports only from rooms on lower floors, and from its own room.
-FLOORS = {"errors": 0, "version": 0, "data": 1, "modality": 1, "checks": 2, "stats": 3, "model": 3}
+FLOORS = {"errors": 0, "progress": 0, "version": 0, "data": 1, "modality": 1, "checks": 2}
+FLOORS |= {"stats": 3, "model": 3}
 FLOORS |= dict.fromkeys(map(folder_of, TOPICS), 4)
 FLOORS |= {"profiles": 5, "report": 5, "diagnosis": 6, "callbacks": 7, "cli": 7, "pytest_plugin": 7}
 # Libraries that cost time or are seldom needed: imported where they are used.

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.diagnosis.preparation.views import SPLITS
 from gendebug_torch.errors import Deadline
 from gendebug_torch.model.runner import logits_of, map_rows
+from gendebug_torch.progress import progress_bar
 
 _PROBE_ROWS = 512
 _PROBE_ELEMENTS = 2**20
@@ -195,17 +196,21 @@ def run_within(
         speed: rates by which costs become seconds; None runs every check.
         deadline: end of the budget.
         whole: derived inputs by name that more rows than those given answer.
-        progress: whether to show a bar.
+        progress: whether to show a bar of the checks, and of long loops inside them.
     """
     findings: list[Finding] = []
     costs = []
-    with _stopping(given["model"], deadline) as model:
+    deadline = deadline.with_progress(progress)
+    with (
+        _stopping(given["model"], deadline) as model,
+        progress_bar(len(ordered), "checks", show=progress) as count,
+    ):
         more = {"model": model, "deadline": deadline}
         given, described = {**given, **more}, {**described, **more}
         shared = dict(whole or {})
         for check, _ in ordered:
             shared = derived_inputs([check], _in_words(check, given, described)) | shared
-        for check, value in _with_bar(ordered, progress):
+        for check, value in ordered:
             estimated = None if speed is None else estimate(check, given, speed, shared)
             spent, left = None, deadline.left
             late = estimated is not None and (estimated > left or left == 0.0)
@@ -217,6 +222,7 @@ def run_within(
                 findings.extend(check.run(inputs, settings[check.name], shared))
                 spent = None if check.lacks(given) else deadline.spent - began
             costs.append(CheckCost(check.name, check.cause, value, estimated, spent))
+            count(1)
     return findings, tuple(costs)
 
 
@@ -274,15 +280,6 @@ def _stopping(model: Any, deadline: Deadline) -> Iterator[Any]:
             return model(*inputs, **named)
 
         yield stopping
-
-
-def _with_bar(checks: Sequence[tuple[Check, float]], show: bool) -> Iterable[tuple[Check, float]]:
-    if not show:
-        return checks
-    from tqdm.auto import tqdm
-
-    bar: Iterable[tuple[Check, float]] = tqdm(checks, desc="checks", unit="check", leave=False)
-    return bar
 
 
 def _unaffordable(check: Check, seconds: float, left: float) -> Finding:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from gendebug_torch.model.devices import (
 )
 from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.shards import Shards, batch_fingerprint
+from gendebug_torch.progress import progress_bar
 
 Step = Callable[[Any, Tensor | None], Mapping[str, Tensor]]
 
@@ -114,12 +114,12 @@ def map_rows(
     run = {"precision": precision, "batch size": size, "rows": total, "question": identity}
     shards = Shards(checkpoint, model, run, keep=keep)
     results = _Results(shards, notes, rank, world, seconds_of(every, argument="every"))
-    limit = [2**62]
+    limit, own_rows = [2**62], None if total is None else -(-total // world)
     with (
         device_context(target, precision),
         evaluating(step if model is None else model, device=target, grad=grad),
         torch.set_grad_enabled(grad),
-        _progress(total, world, progress and rank == 0) as count,
+        progress_bar(own_rows, "rows", show=progress and rank == 0) as count,
     ):
         wanted = None if watch is not None else results.is_own
         for number, batch in numbered_batches(data, size, wanted or (lambda number: True)):
@@ -307,20 +307,3 @@ def output_tensor(output: Any) -> Tensor:
         got = f"{type(output).__name__}{keys}"
         reject("model", "a model that returns a Tensor of logits", got, remedy)
     return output
-
-
-@contextlib.contextmanager
-def _progress(total: int | None, world: int, show: bool) -> Iterator[Callable[[int], object]]:
-    """A function that counts finished rows and shows rows per second and the time left."""
-    if not show:
-        yield lambda rows: None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(
-        total=None if total is None else -(-total // world),
-        unit=" rows",
-        unit_scale=True,
-        leave=False,
-    ) as bar:
-        yield bar.update

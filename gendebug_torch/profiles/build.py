@@ -18,12 +18,13 @@ from gendebug_torch.data.task import missing_values
 from gendebug_torch.errors import InputError, reject
 from gendebug_torch.model.collection.collect import collect
 from gendebug_torch.profiles.profile import OPTIONAL, Profile, empty_profile, records_of
-from gendebug_torch.profiles.sources import tables_of, without_file
+from gendebug_torch.profiles.sources import row_count, tables_of, without_file
 from gendebug_torch.profiles.sums.cells import Cells, cells_of
 from gendebug_torch.profiles.sums.columns import QUANTITY, Chunk, Column, chunk_of, column_of
 from gendebug_torch.profiles.sums.outcomes import outcome_sums
 from gendebug_torch.profiles.sums.rows import beyond, extreme_rows, row_hashes, row_sample
 from gendebug_torch.profiles.sums.windows import NO_WINDOWS, windows_of
+from gendebug_torch.progress import progress_bar
 from gendebug_torch.slices.checks._slicing import TRUE
 
 # Batches of a loader that go through the model before they are summed.
@@ -39,6 +40,7 @@ def profile(
     model: Any = None,
     sample: int = SAMPLE,
     name: str = "profile",
+    progress: bool = False,
 ) -> Profile:
     """The profile of a data set: sums over all rows and a random sample of them.
 
@@ -56,6 +58,8 @@ def profile(
         model: network that the batches of a loader go through.
         sample: number of rows that are sampled.
         name: name for messages.
+        progress: whether to show rows per second and, where the number of rows can be told or
+            estimated, the time left.
 
     Raises:
         InputError: partitions with different columns or types, unreadable files (named and
@@ -91,12 +95,14 @@ def profile(
     else:
         chunks = tables_of(rows, (schema or Schema()).categorical + (schema or Schema()).ids)
     total = empty_profile(schema or Schema(), name, sample, cells)
-    for chunk in chunks:
-        table, file = without_file(chunk)
-        try:
-            total = total + _part(table, total)
-        except InputError as error:
-            raise InputError(f"{file}: {error}" if file else str(error)) from error
+    with progress_bar(row_count(rows) if progress else None, "rows", show=progress) as count:
+        for chunk in chunks:
+            table, file = without_file(chunk)
+            try:
+                total = total + _part(table, total)
+            except InputError as error:
+                raise InputError(f"{file}: {error}" if file else str(error)) from error
+            count(table.num_rows)
     return total
 
 

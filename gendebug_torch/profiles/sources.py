@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from gendebug_torch.errors import InputError, reading, reject
+from gendebug_torch.model.batches import known_rows
 from gendebug_torch.profiles.engines.extras import is_csv, library
 from gendebug_torch.profiles.sums.rows import intact
 from gendebug_torch.shift.columns.chunks import csv_options
@@ -20,6 +21,8 @@ from gendebug_torch.shift.columns.chunks import csv_options
 CHUNK_ROWS = 1 << 17
 # Key of the metadata of a table under which the name of its file stands.
 _FILE = b"gendebug.file"
+# Bytes of a CSV by whose lines its rows are estimated.
+_FIRST = 1 << 20
 
 
 def tables_of(rows: Any, codes: tuple[str, ...] = ()) -> Iterator[Any]:
@@ -139,6 +142,45 @@ def files_of(path: str) -> tuple[list[str], Any]:
     if not files:
         reject("rows", "files to read", f"{path}: no such file", "Check that the path is right.")
     return files, filesystem
+
+
+def row_count(rows: Any) -> int | None:
+    """How many rows there are: known, of CSV files estimated by their first lines; None: unknown.
+
+    Args:
+        rows: as `profile` takes them.
+    """
+    import pyarrow as pa
+    from pyarrow import dataset
+
+    if isinstance(rows, (str, Path)):
+        files, filesystem = files_of(str(rows))
+        counts = [_rows_of_file(name, filesystem) for name in files]
+        return None if None in counts else sum(filter(None, counts))
+    if isinstance(rows, dataset.Dataset):
+        return int(rows.count_rows())
+    if isinstance(rows, (pa.Table, pa.RecordBatch)):
+        return int(rows.num_rows)
+    return len(rows) if isinstance(rows, pd.DataFrame) else known_rows(rows)
+
+
+def _rows_of_file(name: str, filesystem: Any) -> int | None:
+    """Rows by the end of a Parquet file, or by the size of a plain CSV and its first lines."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if name.lower().endswith(".gz"):
+        return None
+    if is_csv(name):
+        with filesystem.open_input_stream(name) as file:
+            first = file.read(_FIRST)
+        size = filesystem.get_file_info(name).size or 0
+        return int(size * first.count(b"\n") / max(1, len(first)))
+    try:
+        return int(parquet.read_metadata(name, filesystem=filesystem).num_rows)
+    except (pa.ArrowException, OSError):
+        # Those who read its rows name every file that is broken.
+        return None
 
 
 def _chunks_of_file(name: str, filesystem: Any, codes: tuple[str, ...]) -> Iterator[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from gendebug_torch.attribution.counterfactuals.columns import Way, columns_as_u
 from gendebug_torch.attribution.counterfactuals.regions import regions_as_units
 from gendebug_torch.attribution.counterfactuals.result import Counterfactuals
 from gendebug_torch.attribution.counterfactuals.search import (
+    Plan,
     affordable_plan,
     nearest_donors,
     searched,
@@ -27,6 +29,7 @@ from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.devices import device_context, device_of
 from gendebug_torch.model.evaluation import Model, evaluating
 from gendebug_torch.model.runner import as_model_takes, logits_of
+from gendebug_torch.progress import progress_bar
 
 # Training rows among which donors are looked for, and their values.
 _DONOR_ROWS, _DONOR_VALUES = 5000, 2**26
@@ -47,6 +50,7 @@ def counterfactual(
     max_changes: int = 4,
     budget: int = 1000,
     device: str | torch.device = "auto",
+    progress: bool = False,
     seed: int = 0,
 ) -> Counterfactuals:
     """The fewest and smallest changes of each row that the network answers otherwise.
@@ -74,6 +78,7 @@ def counterfactual(
         max_changes: most units that change.
         budget: most evaluations of the network per row.
         device: `auto` takes CUDA where there is one.
+        progress: whether to show rows per second and the time left.
         seed: seed by which training rows are drawn.
 
     Raises:
@@ -103,11 +108,27 @@ def counterfactual(
     with device_context(asked.device, "32-true"), evaluating(model, device=asked.device):
         asked.start(inputs)
         wanted = asked.wanted(units.rows)
-        donors = nearest_donors(units, inputs, wanted, plan.donors)
-        found, there = searched(units, asked.margin, inputs, donors, plan.steps)
+        found, there = _searched_in_parts(units, asked, inputs, wanted, plan, progress)
     return Counterfactuals(
         units, inputs, found, there, alternatives, plan.evaluations, asked.evaluations
     )
+
+
+def _searched_in_parts(
+    units: Units, asked: _Answers, inputs: Tensor, wanted: Tensor, plan: Plan, progress: bool
+) -> tuple[Tensor, Tensor]:
+    """The search over as many rows at once as fill a pass with their first changes."""
+    size = max(1, asked.inputs_at_once(inputs) // (plan.donors * plan.units))
+    parts = []
+    with progress_bar(len(inputs), "rows", show=progress) as count:
+        for at in range(0, len(inputs), size):
+            some = inputs[at : at + size]
+            donors = nearest_donors(units, some, wanted[at : at + size], plan.donors)
+            margin = partial(asked.margin, first=at)
+            parts.append(searched(units, margin, some, donors, plan.steps))
+            count(len(some))
+    found, there = zip(*parts, strict=True)
+    return torch.cat(found), torch.cat(there)
 
 
 def _units_of(train: Records, immutable: Sequence[str], direction: Mapping[str, Way]) -> Units:
@@ -189,10 +210,11 @@ class _Answers:
             reject("to", expected, repr(self.to), "Correct it.")
         self.target = None if named == "other" else int(named)
 
-    def margin(self, inputs: Tensor, owner: Tensor) -> Tensor:
-        """`[b]` how far answers are on the wanted side of rows `owner`; positive is there."""
+    def margin(self, inputs: Tensor, owner: Tensor, *, first: int = 0) -> Tensor:
+        """`[b]` how far answers are on the wanted side of rows `first + owner`, above 0."""
         z = self._logits(inputs)
-        own = self.own[owner] if self.target is None else torch.full_like(owner, self.target)
+        own = self.own[first:][owner]
+        own = own if self.target is None else torch.full_like(owner, self.target)
         one = z.gather(1, own[:, None])[:, 0]
         rest = z.scatter(1, own[:, None], -torch.inf).amax(1)
         return rest - one if self.target is None else one - rest
@@ -205,10 +227,14 @@ class _Answers:
             return self.own[:, None] != answers[None]
         return (answers == self.target).expand(len(self.own), -1)
 
+    def inputs_at_once(self, inputs: Tensor) -> int:
+        """Inputs of this width in one pass."""
+        return min(_PASS, max(_FEWEST, _PASS_VALUES // max(1, inputs.shape[1])))
+
     def _logits(self, inputs: Tensor) -> Tensor:
         """`[b, k]` logits on the host; the evaluations are counted."""
         self.evaluations += len(inputs)
-        size = min(_PASS, max(_FEWEST, _PASS_VALUES // max(1, inputs.shape[1])))
+        size = self.inputs_at_once(inputs)
         shaped = inputs.reshape(len(inputs), *self.shape)
         with torch.no_grad():
             parts = [

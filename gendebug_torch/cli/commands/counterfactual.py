@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +68,7 @@ def counterfactual(
         alternatives=alternatives,
         max_changes=max_changes,
         budget=budget,
+        progress=sys.stderr.isatty(),
         seed=seed,
     )
     tables = {"changes.csv": found.table(), "alternatives.csv": found.summary()}
@@ -92,7 +94,8 @@ def _chosen(network: object, records: gd.Records, rows: list[int] | None) -> lis
         return rows
     if records.targets is None or records.targets.is_floating_point():
         return list(range(min(100, len(records))))
-    answered = gd.collect(network, records)  # type: ignore[arg-type]
+    show = sys.stderr.isatty()
+    answered = gd.collect(network, records, progress=show)  # type: ignore[arg-type]
     numbers: list[int] = (~answered.correct).nonzero()[:100, 0].tolist()
     if not numbers:
         reject("--data", "rows that the network gets wrong", "none", "Name rows with --rows.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,9 @@ def influence(
     }
     states = checkpoint_states(network, checkpoints or ())
     culprits = {"method": method, "checkpoints": states, "seed": seed}
-    diagnosis = gd.diagnose(
-        network, **sides, only="influence", options={"influence.culprits": culprits}
-    )
+    options = {"influence.culprits": culprits}
+    show = sys.stderr.isatty()
+    diagnosis = gd.diagnose(network, **sides, only="influence", options=options, progress=show)
     tables: dict[str, pd.DataFrame] = {}
     pictures: dict[str, Plottable] = {}
     for finding in diagnosis.findings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,12 @@ def labels(
     records = _labeled(frame, description)
     reviews = _reviews(records, [reviewed] if isinstance(reviewed, str) else reviewed or [])
     settings = {"max_rows": max(len(records), 1), "out_of_sample": out_of_sample, "seed": seed}
-    diagnosis = gd.diagnose(train=records, only="labels.noise", options={"labels.noise": settings})
+    diagnosis = gd.diagnose(
+        train=records,
+        only="labels.noise",
+        options={"labels.noise": settings},
+        progress=sys.stderr.isatty(),
+    )
     tables: dict[str, pd.DataFrame] = {}
     pictures: dict[str, Plottable] = {}
     for finding in diagnosis.findings:

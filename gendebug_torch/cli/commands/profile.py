@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any, Literal
 
@@ -40,7 +41,7 @@ def profile(
             options["reference"] = gd.Profile.load(reference)
     with option_of("data"):
         if engine == "local":
-            found = gd.profile(data, columns, **options)
+            found = gd.profile(data, columns, progress=sys.stderr.isatty(), **options)
         else:
             module = import_module(f"gendebug_torch.profiles.engines.{engine}")
             found = module.profile_of(data, columns, **options)

@@ -9,6 +9,7 @@ from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.influences.checkpoints import Checkpoint
 from gendebug_torch.influences.influence import Method, influence
 from gendebug_torch.influences.questions import wrong_rows
@@ -45,6 +46,7 @@ def no_training_rows_taught_the_errors(
     train: Records,
     validation: Records,
     production: Records | None = None,
+    deadline: Deadline = NO_DEADLINE,
     *,
     alpha: float = 0.0005,
     min_change: float = 0.05,
@@ -69,6 +71,7 @@ def no_training_rows_taught_the_errors(
         validation: labeled rows from the source of the training rows.
         production: rows that it met afterwards; where they are labeled, their errors are explained
             as well.
+        deadline: end of the time.
         alpha: significance level of each group of errors.
         min_change: smallest fall of the share of errors in the refit that counts as a proof.
         method: how training rows are scored; neighbours cost a tenth of gradients.
@@ -92,6 +95,7 @@ def no_training_rows_taught_the_errors(
         yield this.finding(Severity.OK, summary)
         return
     for side in groups:
+        deadline.check()
         found = influence(
             model,
             train,
@@ -99,6 +103,7 @@ def no_training_rows_taught_the_errors(
             reference=validation,
             method=method,
             checkpoints=checkpoints,
+            progress=deadline.progress,
             max_queries=max_queries,
             alpha=alpha,
             seed=seed,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
 from gendebug_torch.labels.prediction.small_networks import Networks, Truth
+from gendebug_torch.progress import progress_bar
 
 # Folds of the checks: with fewer, each network sees too few rows.
 FOLDS = 4
@@ -155,21 +156,23 @@ def _trained(
     steps = min(max(_PASSES * n // _BATCH, _MIN_STEPS), _MAX_STEPS)
     every, trial = max(1, steps // _EVALUATIONS), int(_TRIAL * steps)
     best, outputs = math.inf, x.new_zeros(*held_out.shape, truth.outputs)
-    for step in range(steps):
-        inputs, drawn = _batch(x, training, noise, generator)
-        networks.step(inputs, truth, drawn, _learning_rate(step / steps))
-        if (step + 1) % every:
-            continue
-        deadline.check()
-        answers = networks(judged.repeat(len(noise), 1, 1))
-        answers = answers.view(len(noise), folds, *answers.shape[1:])
-        losses = (truth.loss(answers, evaluated[: len(noise)]) * inside).sum((1, 2))
-        least = int(losses.argmin())
-        if float(losses[least]) < best:
-            best, outputs = float(losses[least]), answers[least]
-        if step >= trial and len(noise) > 1:
-            networks.keep(torch.arange(folds, device=x.device) + folds * least)
-            noise = noise[least : least + 1]
+    with progress_bar(steps, "steps", show=deadline.progress) as count:
+        for step in range(steps):
+            inputs, drawn = _batch(x, training, noise, generator)
+            networks.step(inputs, truth, drawn, _learning_rate(step / steps))
+            count(1)
+            if (step + 1) % every:
+                continue
+            deadline.check()
+            answers = networks(judged.repeat(len(noise), 1, 1))
+            answers = answers.view(len(noise), folds, *answers.shape[1:])
+            losses = (truth.loss(answers, evaluated[: len(noise)]) * inside).sum((1, 2))
+            least = int(losses.argmin())
+            if float(losses[least]) < best:
+                best, outputs = float(losses[least]), answers[least]
+            if step >= trial and len(noise) > 1:
+                networks.keep(torch.arange(folds, device=x.device) + folds * least)
+                noise = noise[least : least + 1]
     return outputs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from gendebug_torch.checks.evidence import BarEvidence
 from gendebug_torch.errors import reject
 from gendebug_torch.leakage.columns.column_codes import Features, feature_table
+from gendebug_torch.progress import progress_bar
 from gendebug_torch.stats.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def feature_parity(
         )
     count = n if max_rows is None else min(max_rows, n)
     rows = np.linspace(0, n - 1, count).round().astype(int).tolist()
-    answers, failed = _recomputed(pipeline, raw_rows, stored, _progress_bar(rows, progress))
+    answers, failed = _recomputed(pipeline, raw_rows, stored, rows, progress)
     returned = dict.fromkeys(name for answer in answers.values() for name in answer)
     columns = []
     for name in [name for name in stored.columns if name in returned]:
@@ -190,19 +191,22 @@ def _recomputed(
     pipeline: Callable[[Any], Any],
     raw_rows: pd.DataFrame | Sequence[Any],
     stored: pd.DataFrame,
-    rows: Iterable[int],
+    rows: Sequence[int],
+    progress: bool,
 ) -> tuple[dict[int, dict[str, Any]], list[tuple[int, str]]]:
     """Row -> values by column, and (row, error) where the pipeline raised."""
     answers: dict[int, dict[str, Any]] = {}
     failed: list[tuple[int, str]] = []
-    for row in rows:
-        record = raw_rows.iloc[[row]] if isinstance(raw_rows, pd.DataFrame) else raw_rows[row]
-        try:
-            answer = pipeline(record)
-        except Exception as error:
-            failed.append((row, f"{type(error).__name__}: {error}"))
-        else:
-            answers[row] = _by_column(answer, stored, row)
+    with progress_bar(len(rows), "records", show=progress) as count:
+        for row in rows:
+            record = raw_rows.iloc[[row]] if isinstance(raw_rows, pd.DataFrame) else raw_rows[row]
+            try:
+                answer = pipeline(record)
+            except Exception as error:
+                failed.append((row, f"{type(error).__name__}: {error}"))
+            else:
+                answers[row] = _by_column(answer, stored, row)
+            count(1)
     return answers, failed
 
 
@@ -271,12 +275,3 @@ def _first(column: ColumnParity) -> tuple[Any, Any, Any]:
 
 def _scalar(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
-
-
-def _progress_bar(rows: Sequence[int], show: bool) -> Iterable[int]:
-    if not show:
-        return rows
-    from tqdm.auto import tqdm
-
-    bar: Iterable[int] = tqdm(rows, desc="parity", unit="record", leave=False)
-    return bar
