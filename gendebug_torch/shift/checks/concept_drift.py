@@ -13,9 +13,11 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, not_compared
 from gendebug_torch.shift.kinds.change_kinds import ALPHA, ChangeKinds
 from gendebug_torch.shift.kinds.missing_outcomes import MissingOutcomes, missing_outcomes
+from gendebug_torch.shift.kinds.model_outputs import gives_quantities
 from gendebug_torch.shift.quality.outcomes import class_names
 from gendebug_torch.shift.scores.outputs import has_outputs
 from gendebug_torch.shift.scores.score_relation import RelationChange
+from gendebug_torch.shift.serving.output_scale import OutputScale, output_scale
 from gendebug_torch.stats.intervals import p_value_text
 
 _SKEW = "train_serve_skew"
@@ -53,7 +55,8 @@ def labels_follow_the_score_as_before(
     Concept drift is a change of P(y | x) at the same inputs. Where inputs shifted too, the network
     may as well be extrapolating, which labels given the score alone cannot distinguish: then this
     is a note. Where a constant part of one of two classes lacks its label, at every score alike,
-    the labels are incomplete and nothing drifted.
+    the labels are incomplete and nothing drifted. Quantities whose errors are as in validation
+    once labels or outputs are taken for those of another unit, or for logarithms, are just that.
 
     Source: Gama et al. (2014), ACM Comput. Surv. 46(4):44, for the kinds; Cochran (1954),
     Biometrics 10:417 for the test; Elkan and Noto (2008), KDD, for labels that are missing.
@@ -67,7 +70,13 @@ def labels_follow_the_score_as_before(
     """
     this = labels_follow_the_score_as_before
     relation = None if change_kinds is None else change_kinds.relation
-    if change_kinds is None or relation is None or not relation.p_value >= 0:
+    judged = relation is not None and relation.p_value >= 0
+    if gives_quantities(validation, production) and not (judged and relation.p_value >= ALPHA):
+        rescaled = output_scale(validation.labeled(), production.labeled())
+        if rescaled is not None:
+            yield _scale_finding(rescaled, production)
+            return
+    if change_kinds is None or relation is None or not judged:
         yield this.finding(Severity.NOTE, _not_judged(validation, production))
         return
     text = _change_text(relation)
@@ -103,6 +112,27 @@ def labels_follow_the_score_as_before(
         text = f"No concept drift: {text}"
     numbers = _numbers(relation)
     yield this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=relation)
+
+
+def _scale_finding(found: OutputScale, production: Records) -> Finding:
+    """Labels or outputs of production that are written on another scale."""
+    rows = "" if found.share == 1 else f", {found.share:.0%} of the rows"
+    text = (
+        f"The {found.side} of {found.name} are {found.text} in {production.name}{rows}: the mean "
+        f"size of the error there is {found.error:.3g}, and {found.restored:.3g} with them back on "
+        f"their scale, against {found.usual:.3g} in validation."
+    )
+    what = "labels are read and joined" if found.side == "labels" else "outputs are written"
+    finding = labels_follow_the_score_as_before.finding(
+        Severity.FAIL,
+        text,
+        subject=found.name,
+        numbers={"share": found.share, "usual": found.usual, "error": found.error}
+        | {"restored": found.restored, TO_REPAIR: True, MISREAD: "production"},
+        remedy=f"Correct the unit or the transformation where {what} for {production.name}, and "
+        "judge the network again then; do not retrain or recalibrate on this.",
+    )
+    return replace(finding, cause=Cause.TRAIN_SERVE_SKEW)
 
 
 def _missing(validation: Records, production: Records) -> MissingOutcomes | None:
