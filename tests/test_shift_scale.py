@@ -1,4 +1,4 @@
-"""Another unit in some rows, and quantities whose labels or outputs are on another scale."""
+"""Rows in another unit, and labels and outputs of production that are read as what they are not."""
 
 import numpy as np
 import pandas as pd
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gendebug_torch import Records, Schema, diagnose
+from gendebug_torch.shift.serving.label_columns import label_columns
 from gendebug_torch.shift.serving.output_scale import output_scale
 from gendebug_torch.shift.transforms.distances import ks_distance
 from gendebug_torch.shift.transforms.quantities import fit_mixed_units
@@ -130,3 +131,76 @@ def test_labels_in_another_unit_are_fixed_and_not_learned():
     first = found.bill.billed[0]
     assert (first.cause, first.subject) == ("train_serve_skew", "paid")
     assert first.points == pytest.approx(found.bill.total)
+
+
+RATES, SIGNAL = torch.tensor([0.0, 1.0, -1.5, 0.5]), torch.tensor([2.0, 1.5, 2.5, 1.0])
+
+
+def several_labels(seed, n=1500):
+    """Scores and labels of a multilabel model whose first two labels go together."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 4, generator=draw, dtype=torch.float64)
+    x[:, 1] += x[:, 0]
+    z = SIGNAL * x + RATES
+    return z, torch.bernoulli(z.sigmoid(), generator=draw).long()
+
+
+def of_columns(change, seed=0):
+    (z, y), (live, labels) = several_labels(seed), several_labels(seed + 1000)
+    live, labels = change(live, labels)
+    return label_columns(Records(targets=y, logits=z), Records(targets=labels, logits=live))
+
+
+def set_column(values, column, new):
+    return values.index_copy(1, torch.tensor([column]), new[:, None])
+
+
+EXCHANGED = ("label 1 holds label 2", "label 2 holds label 1")
+MISREAD_COLUMNS = {
+    "exchanged labels": (lambda z, y: (z, y[:, [0, 2, 1, 3]]), "labels", EXCHANGED),
+    "exchanged outputs": (lambda z, y: (z[:, [0, 2, 1, 3]], y), "outputs", EXCHANGED),
+    "reversed": (
+        lambda z, y: (z, set_column(y, 3, 1 - y[:, 3])),
+        "labels",
+        ("label 3 is reversed",),
+    ),
+    "never filled in": (
+        lambda z, y: (z, set_column(y, 0, 0 * y[:, 0])),
+        "labels",
+        ("label 0 is 0 in every row",),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISREAD_COLUMNS)
+def test_labels_that_are_others_than_they_are_read_as_are_named(kind):
+    change, side, texts = MISREAD_COLUMNS[kind]
+    for seed in range(5):
+        found = of_columns(change, seed)
+        assert (found.side, found.texts) == (side, texts), seed
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        lambda z, y: (z, y),
+        lambda z, y: (z + torch.tensor([1.5, 0, 0, 0]), y),
+        lambda z, y: (0.3 * z, y),
+        lambda z, y: (z, torch.where(torch.arange(len(y))[:, None] % 4 == 0, y.roll(1, 0), y)),
+        lambda z, y: (z, set_column(y, 2, y[:, 2] | y[:, 0])),
+    ],
+)
+def test_a_drift_of_labels_is_no_other_column(drift):
+    for seed in range(10):
+        assert of_columns(drift, seed) is None, seed
+
+
+def test_exchanged_labels_are_fixed_and_not_learned():
+    (z, y), (live, labels) = several_labels(1), several_labels(2)
+    found = diagnose(
+        validation=Records(targets=y, logits=z, name="validation"),
+        production=Records(targets=labels[:, [1, 0, 2, 3]], logits=live, name="production"),
+    )
+    assert found.decision == "fix_data"
+    assert found.causes[0].subject == "order of the labels"
+    assert "label 0 holds label 1" in found.verdict.reasons[0]

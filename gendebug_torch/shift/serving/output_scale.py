@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -174,8 +175,8 @@ def _scales() -> Iterator[_Scale]:
     """What is done to quantities by mistake, the more usual first."""
     for factor in UNIT_FACTORS:
         if factor >= _LEAST_FACTOR:
-            for f, text in ((factor, "divided"), (1 / factor, "multiplied")):
-                yield _Scale(f"{text} by {factor:g}", lambda y, f=f: y * f, single=True)
+            yield _Scale(f"divided by {factor:g}", partial(torch.mul, factor), single=True)
+            yield _Scale(f"multiplied by {factor:g}", partial(torch.mul, 1 / factor), single=True)
     yield _Scale("log-transformed", torch.exp)
     yield _Scale("log-transformed, as log(1 + x)", torch.expm1)
     yield _Scale("log-transformed to base 10", lambda y: 10.0**y)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -221,7 +221,7 @@ class MixedUnits:
         """Values of the reference for these of production."""
         return np.where(self._beyond(live), live / self.factor, live)
 
-    def _beyond(self, values: Column) -> Column:
+    def _beyond(self, values: Column) -> np.ndarray[Any, np.dtype[np.bool_]]:
         return values > self.cut if self.factor > 1 else values < self.cut
 
     def __str__(self) -> str:
