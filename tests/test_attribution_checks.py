@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -206,6 +208,18 @@ def test_hundredths_of_a_logit_carry_no_false_alarms(weight, severity):
     if severity is Severity.NOTE:
         assert 0 < found.numbers["gain"] < 0.1
         assert "logits" in found.summary
+
+
+def test_a_step_of_a_series_carries_false_alarms():
+    model, made = false_alarms((0.05, 2.0, 0.3, 0.2), 1.5)
+    made = {
+        name: dataclasses.replace(side, features=side.features.reshape(-1, 2, 2))
+        for name, side in made.items()
+    }
+    (found,) = production_errors(nn.Sequential(nn.Flatten(), *model), made)
+    assert found.severity is Severity.FAIL
+    assert found.subject == found.numbers["feature"]
+    assert found.numbers["shift_of_feature"] > 0.8
 
 
 def test_logits_of_another_model_are_not_explained_by_this_one():

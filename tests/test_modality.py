@@ -84,6 +84,15 @@ def test_a_darker_image_is_as_sharp_and_a_blurred_one_is_not():
     assert bool((image_properties(blurred.apply(picture))["sharpness"] < 0.5 * before).all())
 
 
+def test_rows_exchanged_with_columns_are_no_rotation():
+    ramp = torch.linspace(0, 1, 12)[:, None] * torch.linspace(1, 0.2, 12)
+    pictures = (ramp + 0.1 * torch.rand(400, 1, 12, 12, generator=generator())).clamp(0, 1)
+    live = pictures[200:].transpose(2, 3)
+    found = reproduction(Side(pictures[:200]), Side(live), IMAGE, lambda x: x.flatten(1)[:, :20])
+    assert found.changes[0].name == "transposed"
+    assert not found.rivals
+
+
 @pytest.mark.parametrize("stored", ["float", "uint8", "channels last", "grey", "one pixel"])
 def test_every_change_keeps_shape_type_and_input(stored):
     batch = {

@@ -200,6 +200,16 @@ def test_every_change_of_tokens_and_series_keeps_shape_and_input():
         assert torch.equal(batch, copy)
 
 
+def test_a_rate_that_doubled_is_told_by_where_series_end():
+    walk = torch.randn(600, 25, 2, generator=generator()).cumsum(1)
+    rows = walk - walk[:, :1]
+    finer = torch.arange(24) // 2
+    for steps, name in ((finer, "slow 2"), (23 - finer.flip(0), "slow 2 to the end")):
+        live = rows[300:, steps]
+        found = reproduction(Side(rows[:300, :24]), Side(live), SERIES, lambda x: x[:, -1])
+        assert found.changes[0].name == name
+
+
 def test_a_channel_of_another_unit_among_many():
     walk = torch.randn(400, 20, 6, generator=generator()).cumsum(1) + torch.arange(6) + 3
     before, live = walk[:200], walk[200:].clone()

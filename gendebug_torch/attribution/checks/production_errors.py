@@ -220,7 +220,7 @@ def _explained(
     """The finding for the feature that explains the false alarms, with its cause."""
     name, comparison = gain.name, gain.comparison
     before, after = (
-        model_inputs(side)[:, gain.feature].double().cpu().numpy()
+        model_inputs(side).flatten(1)[:, gain.feature].double().cpu().numpy()
         for side in (validation, production)
     )
     from scipy.stats import ks_2samp

@@ -120,11 +120,10 @@ def planned(causes: Sequence[LikelyCause], pair: Pair) -> Plan:
             _add_regions(plan, likely, pair)
         elif likely.cause is Cause.SPLIT_LEAKAGE and not likely.alike:
             _add_leaked_rows(plan, likely, pair)
-        elif likely.cause is Cause.LABEL_NOISE and any(
-            MISREAD in f.numbers for f in likely.findings
-        ):
+        elif likely.cause in (Cause.LABEL_NOISE, Cause.TRAIN_SERVE_SKEW):
             # Labels of production that are not what they are read as: so is whatever is left.
-            plan.rest, plan.where = likely.cause.value, likely.subject
+            if where := _misread(likely):
+                plan.rest, plan.where = likely.cause.value, where[0]
         elif likely.cause is Cause.PREPROCESSING_LEAKAGE:
             plan.leave(likely.cause, likely.subject, "fit the preprocessing again to tell")
     if plan.changes and pair.tables is None and not shares and _new_shares(pair):
@@ -168,7 +167,14 @@ def with_rest(plan: Plan, pair: Pair, *, served: bool) -> Plan:
     return replace(plan, rest=Cause.CONCEPT_DRIFT.value) if drifted else plan
 
 
+def _misread(likely: LikelyCause) -> list[str]:
+    """Subjects whose labels or outputs in production are not what they are read as."""
+    return [f.subject for f in likely.findings if f.numbers.get(MISREAD) == "production"]
+
+
 def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair, *, shares: bool) -> None:
+    misread = _misread(likely)
+    subjects = [s for s in likely.subjects or (likely.subject,) if s not in misread]
     reproduced = [
         finding
         for finding in likely.findings
@@ -176,7 +182,7 @@ def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair, *, shares: bool) -
     ]
     tables = pair.tables
     if not pair.runs:
-        for subject in likely.subjects or (likely.subject,):
+        for subject in subjects:
             plan.leave(likely.cause, subject, NEEDS_NETWORK)
         return
     if reproduced and reproduced[0].evidence.of_texts:
@@ -188,7 +194,7 @@ def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair, *, shares: bool) -
         return
     kinds = next((f.evidence for f in likely.findings if isinstance(f.evidence, ChangeKinds)), None)
     done: set[str] = set()
-    for subject in likely.subjects or (likely.subject,):
+    for subject in subjects:
         if tables is None or subject not in tables[0] or len(plan.changes) >= _OWN_LINES:
             few = "more than three changes of inputs"
             reason = few if len(plan.changes) >= _OWN_LINES else "no column of the inputs"

@@ -18,7 +18,11 @@ from gendebug_torch.shift.kinds.moved_columns import FeatureChange
 from gendebug_torch.shift.transforms.alignment import OtherRows
 from gendebug_torch.shift.transforms.cycles import CyclicOffset
 from gendebug_torch.shift.transforms.levels import LevelRenaming
-from gendebug_torch.shift.transforms.quantities import FeatureTransform, fit_feature_transform
+from gendebug_torch.shift.transforms.quantities import (
+    FeatureTransform,
+    MixedUnits,
+    fit_feature_transform,
+)
 from gendebug_torch.shift.transforms.roles import OtherColumn
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 
@@ -90,7 +94,7 @@ def _quantity_maps(name: str, transform: Any, sides: tuple[Table, Table]) -> tup
     """The change of a column of quantities, and what undoes it, if anything does."""
     before, after = (_values(side, name) for side in sides)
     finite = before[np.isfinite(before)], after[np.isfinite(after)]
-    if isinstance(transform, CyclicOffset):
+    if isinstance(transform, CyclicOffset | MixedUnits):
         return _on_column(name, transform.apply), _on_column(name, transform.undo)
     if isinstance(transform, FeatureTransform):
         there, back = _transformed(transform, before, after)

@@ -176,6 +176,8 @@ def _geometry(before: Tensor) -> Iterator[Change]:
         for turns, text in ((1, "by 90° to the left"), (3, "by 90° to the right")):
             turned = partial(torch.rot90, k=turns, dims=(2, 3))
             yield Change(f"rotated {90 * turns}", f"images are rotated {text}", turned)
+        text = "rows and columns of the images are exchanged (transposed)"
+        yield Change("transposed", text, lambda x: x.transpose(2, 3))
     yield Change("rotated 180", "images are upside down", lambda x: x.flip(2, 3))
     yield Change("mirrored", "images are mirrored", lambda x: x.flip(3))
     text = "images are mirrored top to bottom"
@@ -215,6 +217,10 @@ def _quality(before: Tensor) -> Iterator[Change]:
             yield Change(f"resolution {factor}", text, partial(_resampled, factor=factor))
             text = f"images were shrunk by {factor} and enlarged without smoothing (resize kernel)"
             yield Change(f"kernel {factor}", text, partial(_resampled, factor=factor, nearest=True))
+            text = (
+                f"1 of {factor} pixels across and down is kept, and enlarged again (resize kernel)"
+            )
+            yield Change(f"every {factor}", text, partial(_thinned, factor))
     low, high = float(before.amin()), float(before.amax())
     if min(h, w) >= 8 and high > low:
         for quality in (30, 10):
@@ -310,6 +316,13 @@ def _blurred(images: Tensor, sigma: float) -> Tensor:
     padded = functional.pad(images, (reach, reach, reach, reach), mode="replicate")
     down = functional.conv2d(padded, kernel, groups=images.shape[1])
     return functional.conv2d(down, kernel.transpose(2, 3), groups=images.shape[1])
+
+
+def _thinned(factor: int, images: Tensor) -> Tensor:
+    """One of so many pixels a side, with smooth values between them, as without antialiasing."""
+    h, w = images.shape[2:]
+    kept = functional.interpolate(images, (max(1, h // factor), max(1, w // factor)))
+    return functional.interpolate(kept, (h, w), mode="bilinear")
 
 
 def _resampled(images: Tensor, factor: int, nearest: bool = False) -> Tensor:

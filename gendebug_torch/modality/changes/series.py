@@ -95,6 +95,9 @@ def _rates(before: Tensor) -> Iterator[Change]:
             text = f"series are sampled {factor} times as often as in validation"
             slow = torch.arange(steps, device=before.device) // factor
             yield Change(f"slow {factor}", text, partial(_at_steps, steps=slow))
+            # Series that end now, whenever they start.
+            latest = partial(_at_steps, steps=steps - 1 - slow.flip(0))
+            yield Change(f"slow {factor} to the end", f"{text}, up to the same end", latest)
             text = f"series are sampled {factor} times as seldom as in validation"
             fast = (torch.arange(steps, device=before.device) * factor).clamp(max=steps - 1)
             yield Change(f"fast {factor}", text, partial(_at_steps, steps=fast))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,15 @@ from gendebug_torch.checks.finding import MISREAD, TO_REPAIR, Cause, Finding, Se
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.data.task import Task
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, not_compared
 from gendebug_torch.shift.kinds.change_kinds import ALPHA, ChangeKinds
 from gendebug_torch.shift.kinds.missing_outcomes import MissingOutcomes, missing_outcomes
 from gendebug_torch.shift.quality.outcomes import class_names
-from gendebug_torch.shift.scores.outputs import has_outputs
+from gendebug_torch.shift.scores.outputs import has_outputs, task_of_pair
 from gendebug_torch.shift.scores.score_relation import RelationChange
+from gendebug_torch.shift.serving.label_columns import LabelColumns, label_columns
+from gendebug_torch.shift.serving.output_scale import OutputScale, output_scale
 from gendebug_torch.stats.intervals import p_value_text
 
 _SKEW = "train_serve_skew"
@@ -53,7 +57,9 @@ def labels_follow_the_score_as_before(
     Concept drift is a change of P(y | x) at the same inputs. Where inputs shifted too, the network
     may as well be extrapolating, which labels given the score alone cannot distinguish: then this
     is a note. Where a constant part of one of two classes lacks its label, at every score alike,
-    the labels are incomplete and nothing drifted.
+    the labels are incomplete and nothing drifted. Quantities whose errors are as in validation
+    once labels or outputs are taken for those of another unit, or for logarithms, are just that;
+    so are several labels that hold each other, their reverse or one value.
 
     Source: Gama et al. (2014), ACM Comput. Surv. 46(4):44, for the kinds; Cochran (1954),
     Biometrics 10:417 for the test; Elkan and Noto (2008), KDD, for labels that are missing.
@@ -67,7 +73,11 @@ def labels_follow_the_score_as_before(
     """
     this = labels_follow_the_score_as_before
     relation = None if change_kinds is None else change_kinds.relation
-    if change_kinds is None or relation is None or not relation.p_value >= 0:
+    p_value = math.nan if relation is None else relation.p_value
+    if not p_value >= ALPHA and (misread := _misread(validation, production)) is not None:
+        yield misread
+        return
+    if change_kinds is None or relation is None or not p_value >= 0:
         yield this.finding(Severity.NOTE, _not_judged(validation, production))
         return
     text = _change_text(relation)
@@ -93,7 +103,7 @@ def labels_follow_the_score_as_before(
             ". Find where the labels changed with `slices` and the attributions of production "
             "errors."
         )
-    elif relation.p_value < ALPHA and kinds:
+    elif p_value < ALPHA and kinds:
         severity = Severity.NOTE
         reason = _OTHER_REASONS[kinds[0]]
         if kinds[0] == _SKEW and not change_kinds.features:
@@ -103,6 +113,54 @@ def labels_follow_the_score_as_before(
         text = f"No concept drift: {text}"
     numbers = _numbers(relation)
     yield this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=relation)
+
+
+def _misread(validation: Records, production: Records) -> Finding | None:
+    """Several labels, or quantities, that are not what they are read as in production."""
+    task = task_of_pair(validation, production)
+    if task is Task.REGRESSION:
+        rescaled = output_scale(validation.labeled(), production.labeled())
+        return None if rescaled is None else _scale_finding(rescaled, production)
+    columns = label_columns(validation, production) if task is Task.MULTILABEL else None
+    return None if columns is None else _columns_finding(columns, production)
+
+
+def _columns_finding(found: LabelColumns, production: Records) -> Finding:
+    """Columns of labels or of outputs that hold others, their reverse, or one value."""
+    more = f", and {len(found.texts) - 4} more" if len(found.texts) > 4 else ""
+    finding = labels_follow_the_score_as_before.finding(
+        Severity.FAIL,
+        f"The {found.side} of {production.name} are not those that they are read as: "
+        f"{', '.join(found.texts[:4])}{more}, by their means and by what each has to do with the "
+        "others in validation.",
+        subject=found.names[0] if len(found.names) == 1 else f"order of the {found.side}",
+        numbers={"columns": list(found.names), TO_REPAIR: True, MISREAD: "production"},
+        remedy=f"Compare the names, the order and the coding of the {found.side} where "
+        f"{production.name} is written and read with those of validation, and judge the network "
+        "again then; do not retrain or recalibrate on this.",
+    )
+    return replace(finding, cause=Cause.TRAIN_SERVE_SKEW)
+
+
+def _scale_finding(found: OutputScale, production: Records) -> Finding:
+    """Labels or outputs of production that are written on another scale."""
+    rows = "" if found.share == 1 else f", {found.share:.0%} of the rows"
+    text = (
+        f"The {found.side} of {found.name} are {found.text} in {production.name}{rows}: the mean "
+        f"size of the error there is {found.error:.3g}, and {found.restored:.3g} with them back on "
+        f"their scale, against {found.usual:.3g} in validation."
+    )
+    what = "labels are read and joined" if found.side == "labels" else "outputs are written"
+    finding = labels_follow_the_score_as_before.finding(
+        Severity.FAIL,
+        text,
+        subject=found.name,
+        numbers={"share": found.share, "usual": found.usual, "error": found.error}
+        | {"restored": found.restored, TO_REPAIR: True, MISREAD: "production"},
+        remedy=f"Correct the unit or the transformation where {what} for {production.name}, and "
+        "judge the network again then; do not retrain or recalibrate on this.",
+    )
+    return replace(finding, cause=Cause.TRAIN_SERVE_SKEW)
 
 
 def _missing(validation: Records, production: Records) -> MissingOutcomes | None:

@@ -20,7 +20,7 @@ from gendebug_torch.shift.kinds.moved_columns import FeatureChange, random_rows
 from gendebug_torch.shift.scores.outputs import compared_outputs, labeled_rows, output_columns
 from gendebug_torch.shift.transforms.cycles import CyclicOffset
 from gendebug_torch.shift.transforms.levels import LevelRenaming
-from gendebug_torch.shift.transforms.quantities import FeatureTransform
+from gendebug_torch.shift.transforms.quantities import FeatureTransform, MixedUnits
 from gendebug_torch.stats.probe_network import cross_fit, design, fitted_network
 
 # Columns whose original values are tried; each costs one more pass of production.
@@ -317,7 +317,7 @@ def _original_values(feature: FeatureChange, sample: LabeledColumns) -> Any:
     if isinstance(feature.transform, LevelRenaming):
         return feature.transform.undo(after)
     values = [side.to_numpy(dtype=np.float64) for side in (before, after)]
-    if isinstance(feature.transform, CyclicOffset):
+    if isinstance(feature.transform, CyclicOffset | MixedUnits):
         return feature.transform.undo(values[1])
     transform = feature.transform
     reversed_sign = isinstance(transform, FeatureTransform) and transform.factor < 0

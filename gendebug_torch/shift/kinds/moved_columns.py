@@ -25,7 +25,12 @@ from gendebug_torch.shift.transforms.levels import (
     fit_level_renaming,
     recoded_columns,
 )
-from gendebug_torch.shift.transforms.quantities import FeatureTransform, fit_feature_transform
+from gendebug_torch.shift.transforms.quantities import (
+    FeatureTransform,
+    MixedUnits,
+    fit_feature_transform,
+    fit_mixed_units,
+)
 from gendebug_torch.shift.transforms.relations import Relations
 from gendebug_torch.shift.transforms.roles import (
     MIN_FAR,
@@ -43,7 +48,7 @@ from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
 from gendebug_torch.stats.effective_sample_size import MAX_LEVELS
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
-Transform = FeatureTransform | LevelRenaming | CyclicOffset | OtherColumn | OtherRows
+Transform = FeatureTransform | MixedUnits | LevelRenaming | CyclicOffset | OtherColumn | OtherRows
 
 # Values of `Cause`; `threshold` where scores moved although no input did.
 Kind = Literal["train_serve_skew", "label_shift", "covariate_shift", "concept_drift", "threshold"]
@@ -86,7 +91,8 @@ def shifted_columns(
     """Columns whose distribution shifted, largest distance first.
 
     A single value that piles up while the other values keep their distribution is a default value
-    of serving code; all else is covariate shift so far.
+    of serving code, and a part of the rows in another unit is skew; all else is covariate shift so
+    far.
 
     Args:
         columns: both sides.
@@ -121,6 +127,10 @@ def shifted_columns(
         if atom is not None:
             default = f"constant at {atom.value:.4g} in {atom.live_share:.0%} of the rows"
             found.append(FeatureChange(name, distance, "train_serve_skew", default))
+            continue
+        mixed = fit_mixed_units(*columns.finite(name), distance)
+        if mixed is not None:
+            found.append(_transformed(FeatureChange(name, distance, "covariate_shift", ""), mixed))
         elif distance >= min_effect:
             found.append(FeatureChange(name, distance, "covariate_shift", _SHIFTED))
     found += [
