@@ -73,6 +73,13 @@ def test_attributions_of_other_rows_are_refused(network, tmp_path):
         attribute(network, rows(2)[0], **options)
 
 
+def test_another_embedding_is_refused(tmp_path):
+    network = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    collect(network, rows(1)[0], embedding="0", checkpoint=tmp_path / "run")
+    with pytest.raises(InputError, match=r"another run \(question\)"):
+        collect(network, rows(1)[0], embedding="1", checkpoint=tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
