@@ -175,8 +175,8 @@ def _buffers_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
             after = dict(table)
             for name in after.keys() - before.keys():
                 del table[name]
-            for name, buffer in before.items():
-                table[name] = _as_before(buffer, after.get(name), values, versions)
+            for name, value in before.items():
+                table[name] = _as_before(value, after.get(name), values, versions)
 
 
 def _as_before(
