@@ -57,11 +57,27 @@ def test_one_changed_batch_in_the_middle_is_noticed(network, tmp_path):
         collect(network, x, batch_size=10, checkpoint=tmp_path / "run")
 
 
+def test_one_changed_value_of_a_large_batch_is_noticed(network, tmp_path):
+    """Also in a column that samples at even distances never meet."""
+    x = rows(1, 4096)[0]
+    collect(network, x, batch_size=4096, checkpoint=tmp_path / "run")
+    x[77, 1] += 1
+    with pytest.raises(InputError, match="other rows"):
+        collect(network, x, batch_size=4096, checkpoint=tmp_path / "run")
+
+
 def test_attributions_of_other_rows_are_refused(network, tmp_path):
     options = {"method": "saliency", "checkpoint": tmp_path / "run", "trust": False}
     attribute(network, rows(1)[0], **options)
     with pytest.raises(InputError, match="other rows"):
         attribute(network, rows(2)[0], **options)
+
+
+def test_another_embedding_is_refused(tmp_path):
+    network = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    collect(network, rows(1)[0], embedding="0", checkpoint=tmp_path / "run")
+    with pytest.raises(InputError, match=r"another run \(question\)"):
+        collect(network, rows(1)[0], embedding="1", checkpoint=tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +172,28 @@ def test_buffers_written_in_forward_are_put_back():
     assert model.calls is calls
     assert model.last is last
     assert float(calls) == 0.0
+
+
+class Caching(nn.Module):
+    """Fills an empty buffer, and registers another, in its first forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("angles", None)
+
+    def forward(self, x):
+        if self.angles is None:
+            self.angles = torch.ones(())
+            self.register_buffer("late", torch.ones(()))
+        return self.layer(x) * self.angles
+
+
+def test_buffers_made_in_forward_are_taken_away():
+    model = Caching()
+    collect(model, rows(1)[0])
+    assert dict(model.named_buffers(remove_duplicate=False)) == {}
+    assert model._buffers == {"angles": None}
 
 
 def test_parameters_made_under_inference_mode(network):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,19 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path, interruptible):
     assert process.returncode == 130
     assert errors == "gendebug diagnose: interrupted\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_import_is_no_broken_one(interruptible, monkeypatch, capsys):
+    """NumPy makes an ImportError of Ctrl-C, which ended with the exit code of findings."""
+
+    def importing(name):
+        signal.raise_signal(signal.SIGINT)
+        return import_module(name)
+
+    monkeypatch.setattr(sys.modules["gendebug_torch.cli.main"], "import_module", importing)
+    assert main(["checks"]) == 130
+    assert capsys.readouterr().err == "gendebug checks: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_no_command_prints_what_acts_on_a_terminal(tmp_path, monkeypatch, capsys):

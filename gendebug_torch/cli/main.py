@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import time
 import traceback
 import warnings
@@ -233,8 +235,26 @@ def _call(name: str, words: Sequence[str]) -> int:
     epilog = example + also + _EXIT_CODES
     signature = signature_of(module, command.function)
     arguments = parsed_arguments(name, signature, command.positional, words, epilog)
-    function: Callable[..., int] = getattr(import_module(module), command.function)
+    with _interrupted_afterwards():
+        function: Callable[..., int] = getattr(import_module(module), command.function)
     return function(**arguments)
+
+
+@contextlib.contextmanager
+def _interrupted_afterwards() -> Iterator[None]:
+    """Ctrl-C counts when imports are done: NumPy makes an ImportError of it, and pandas another."""
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not plain or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _overview() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,37 +159,42 @@ def _hooks_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _buffers_restored(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Buffers with their values, as some layers write into them in a forward pass."""
-    held = [
-        (module._buffers, name, buffer)
-        for module in modules
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    buffers = [
-        (table, name, buffer, _version(buffer), buffer.detach().clone())
-        for table, name, buffer in held
-        if buffer.nbytes <= _LARGEST_BUFFER
-    ]
-    large = [(n, b, _version(b)) for _, n, b in held if b.nbytes > _LARGEST_BUFFER]
+    """Buffers with their names and values: some layers write or make them in a forward pass."""
+    tables = [(module._buffers, dict(module._buffers)) for module in modules]
+    held = [(n, b) for _, table in tables for n, b in table.items() if b is not None]
+    values = {id(b): b.detach().clone() for _, b in held if b.nbytes <= _LARGEST_BUFFER}
+    versions = {id(b): _version(b) for _, b in held}
     try:
         yield
     finally:
-        for name, buffer, version in large:
-            if _version(buffer) != version:
+        for name, buffer in held:
+            if id(buffer) not in values and _version(buffer) != versions[id(buffer)]:
                 text = f"a forward pass wrote into the buffer `{name}`, which stays so: it is of"
                 warnings.warn(f"{text} more than {_LARGEST_BUFFER >> 20} MiB", stacklevel=5)
-        with torch.no_grad():
-            for table, name, buffer, version, value in buffers:
-                # A module that moved between devices has buffers of its own there.
-                current = table[name]
-                moved = current is not None and current.device != buffer.device
-                restored = current if moved and current is not None else buffer
-                table[name] = restored
-                if version is None or _version(restored) != version:
-                    # torch lets nobody write into a tensor made under inference_mode elsewhere.
-                    with torch.inference_mode(restored.is_inference()):
-                        restored.copy_(value)
+        for table, before in tables:
+            after = dict(table)
+            for name in after.keys() - before.keys():
+                del table[name]
+            for name, value in before.items():
+                table[name] = _as_before(value, after.get(name), values, versions)
+
+
+def _as_before(
+    buffer: Tensor | None,
+    current: Tensor | None,
+    values: Mapping[int, Tensor],
+    versions: Mapping[int, int | None],
+) -> Tensor | None:
+    """A buffer with its value; where its module moved between devices, the one that is there."""
+    if buffer is None:
+        return None
+    restored = buffer if current is None or current.device == buffer.device else current
+    version = versions[id(buffer)]
+    if id(buffer) in values and (version is None or _version(restored) != version):
+        # torch lets nobody write into a tensor made under inference_mode elsewhere.
+        with torch.no_grad(), torch.inference_mode(restored.is_inference()):
+            restored.copy_(values[id(buffer)])
+    return restored
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,6 @@ _DTYPES = {
     torch.int32: "I32",
     torch.uint8: "U8",
 }
-# Bytes of a tensor that go into the fingerprint of a batch.
-_SAMPLED_BYTES = 4096
 
 
 class Shards:
@@ -161,19 +160,18 @@ class Shards:
 
 
 def batch_fingerprint(inputs: Any, targets: Tensor | None) -> str:
-    """A digest of a batch: shapes, dtypes and up to 4096 bytes of each tensor, spread evenly.
+    """A digest of a batch: shapes, dtypes and all values.
 
-    Cost: at most 4 KiB read per tensor, whatever its size.
+    Cost: one pass over the bytes, about 3 GB per second, and a copy of what lies on a device.
     """
     digest = hashlib.blake2b(digest_size=16)
     for value in _leaves((inputs, targets)):
         if isinstance(value, Tensor):
             digest.update(f"{value.dtype} {list(value.shape)}".encode())
-            data = value.detach().reshape(-1)
-            step = max(1, data.numel() * data.element_size() // _SAMPLED_BYTES)
-            digest.update(_bytes_of(data[::step].contiguous()))
+            digest.update(zlib.crc32(_bytes_of(value.detach())).to_bytes(4, "little"))
         else:
-            digest.update(repr(value)[:_SAMPLED_BYTES].encode())
+            # The repr of a long array leaves out its middle.
+            digest.update(repr(value.tolist() if hasattr(value, "tolist") else value).encode())
     return digest.hexdigest()
 
 
@@ -222,8 +220,8 @@ def _checksum(flat: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _bytes_of(tensor: Tensor) -> bytes:
-    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def join_shards(directory: Path, target: Path) -> None:

@@ -99,6 +99,7 @@ def collect(
     model = None if model is None else as_model(model)
     loader = _with_batches(loader, batch_size)
     notes: dict[str, Any] = {}
+    asked = f"{positions} positions, ignored {ignore_index}, {_views(modality, embedding)}"
     with embedding_of(model, embedding) as last:
         keep = False if isinstance(loader, Records) else keep_features
         views = Views(_asked(modality, loader), last, embedding != "auto", keep, notes, loader)
@@ -113,7 +114,7 @@ def collect(
             progress=progress,
             checkpoint=checkpoint,
             every=every,
-            identity=f"{positions} positions, ignored {ignore_index}",
+            identity=asked,
             learned=notes,
         )
     rows |= trimmed_outputs(rows) if "valid" in rows else {}
@@ -124,6 +125,13 @@ def collect(
     table = _metadata(metadata, raw, n)
     fields |= {"metadata": table, "name": name, "origin": origin_of(loader, unpack, n)}
     return Records(rows.get("features"), rows.get("targets"), rows.get("logits"), **fields)
+
+
+def _views(modality: str | Mapping[Any, str], embedding: Wanted) -> str:
+    """Which views are asked for, in a text that is the same in every process."""
+    kinds = modality if isinstance(modality, str) else dict(modality)
+    layer = getattr(embedding, "__qualname__", type(embedding).__name__)
+    return f"modality {kinds}, embedding {layer if callable(embedding) else embedding}"
 
 
 def _step(
