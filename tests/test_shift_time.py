@@ -145,7 +145,7 @@ def test_a_reference_too_short_for_the_swings_of_a_feature_is_said_to_be():
     )
     first, summary = features_keep_their_distribution(after, before)
     assert [finding.severity for finding in (first, summary)] == [Severity.NOTE, Severity.NOTE]
-    assert "slow fluctuations explain" in first.summary
+    assert "no more than its slow fluctuations" in first.summary
 
 
 def test_values_outside_the_whole_range_of_the_reference_are_no_slow_fluctuation():

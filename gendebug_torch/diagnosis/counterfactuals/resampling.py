@@ -10,8 +10,7 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import parse_times
-from gendebug_torch.shift.quality.dependence import group_ids
-from gendebug_torch.stats.effective_sample_size import autocorrelation_time
+from gendebug_torch.stats.effective_sample_size import autocorrelation_time, group_ids
 
 
 def resampling_weights(blocks: Tensor, count: int, seed: int) -> Tensor:

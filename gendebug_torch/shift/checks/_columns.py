@@ -18,9 +18,9 @@ from gendebug_torch.shift.columns.shared_columns import (
     QuantityComparison,
     SharedColumns,
     all_feature_names,
-    autocorrelation_times,
     category_names,
     column_values,
+    design_effects,
     missing_mask,
     quantity_comparison,
     quantity_names,
@@ -76,7 +76,7 @@ class Categories:
 
 
 class ColumnPair(Protocol):
-    """The columns of two samples; `alpha` is the level below which rows in time are looked at."""
+    """The columns of two samples; `alpha` is the level below which rows may depend."""
 
     def quantities(self, alpha: float) -> Quantities:
         """The numeric columns."""
@@ -118,7 +118,7 @@ class RecordPair:
         )
         test = missing_shift(before, after, names=pair.names)
         significant = (test.adjusted < alpha).nonzero().flatten()
-        times = autocorrelation_times(
+        times = design_effects(
             self.reference, self.production, before.double(), after.double(), significant
         )
         return replace(test, times=torch.stack(times))
@@ -133,7 +133,7 @@ class RecordPair:
             levels = column_values(pair.reference, name), column_values(pair.production, name)
             test = category_shift(*levels, name=name)
             suspicious = test.p_value < alpha or test.unseen[0]
-            tests.append(_dependent_in_time(test, pair) if suspicious else test)
+            tests.append(_with_dependence(test, pair) if suspicious else test)
         names = (self.reference.name, self.production.name)
         rows = (len(self.reference), len(self.production))
         return Categories(names, rows, tuple(tests), pair.absent)
@@ -178,8 +178,8 @@ def _record_pair(
 COLUMN_PAIR = DerivedInput("column_pair", _record_pair)
 
 
-def _dependent_in_time(test: CategoryShift, pair: SharedColumns) -> CategoryShift:
-    """The test with the effective sample size of rows in time, by its commonest levels."""
+def _with_dependence(test: CategoryShift, pair: SharedColumns) -> CategoryShift:
+    """The test with the effective sample size of dependent rows, by its commonest levels."""
     counts = test.reference + test.live
     common = counts.argsort(descending=True, stable=True)[:MAX_LEVELS].tolist()
     levels = [test.levels[place] for place in common]
@@ -187,7 +187,7 @@ def _dependent_in_time(test: CategoryShift, pair: SharedColumns) -> CategoryShif
         level_indicators(column_values(side, test.name), levels)
         for side in (pair.reference, pair.production)
     )
-    times = autocorrelation_times(
+    times = design_effects(
         pair.reference, pair.production, before, after, torch.arange(len(levels))
     )
     return replace(test, times=(float(times[0].amax()), float(times[1].amax())))

@@ -14,7 +14,7 @@ from gendebug_torch.checks.registry import Check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.shift.checks._change_kinds import kinds_in_time, root_cause
-from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
+from gendebug_torch.shift.columns.shared_columns import design_effects
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.scores.confidence import ConfidenceShift, confidence_shift
 from gendebug_torch.shift.scores.outputs import (
@@ -148,7 +148,7 @@ def columns_test(
     """
     test = ks_two_sample(before, after, names=output_names(reference, before.shape[1]))
     significant = (test.adjusted < alpha).nonzero().flatten()
-    times = autocorrelation_times(reference, production, before, after, significant)
+    times = design_effects(reference, production, before, after, significant)
     return test.with_autocorrelation(*times)
 
 

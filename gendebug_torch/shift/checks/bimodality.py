@@ -15,7 +15,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_time, root_cause
 from gendebug_torch.shift.checks._costs import logits_cost
-from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
+from gendebug_torch.shift.columns.shared_columns import design_effects
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.scores.bimodality import ConfidenceBimodality, confidence_bimodality
 from gendebug_torch.shift.scores.outputs import has_outputs, task_of_pair
@@ -108,11 +108,7 @@ def _error_inflation(validation: Records, production: Records) -> float:
     """Factor of the standard errors for rows that depend on their neighbours in time."""
     before, after = (side.confidence.cpu().double()[:, None] for side in (validation, production))
     return math.sqrt(
-        max(
-            map(
-                float, autocorrelation_times(validation, production, before, after, torch.arange(1))
-            )
-        )
+        max(map(float, design_effects(validation, production, before, after, torch.arange(1))))
     )
 
 

@@ -20,7 +20,7 @@ from gendebug_torch.shift.checks._outputs import (
     confidence_of_rows,
     outputs_finding,
 )
-from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
+from gendebug_torch.shift.columns.shared_columns import design_effects
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.scores.confidence import (
     ConfidenceShift,
@@ -155,9 +155,7 @@ def _dependent_in_time(
         confidence_series(side.probs.cpu(), threshold=threshold)
         for side in (validation, production)
     )
-    times = torch.stack(
-        autocorrelation_times(validation, production, before, after, torch.arange(3))
-    )
+    times = torch.stack(design_effects(validation, production, before, after, torch.arange(3)))
     # Of more rows than these, neighbours are closer.
     closer = shift.n.double() / torch.tensor([len(before), len(after)])
     return replace(shift, times=torch.where(times > 1, times * closer[:, None], times))

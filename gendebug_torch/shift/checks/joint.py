@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import NOTHING, Cost, Deferred
@@ -17,7 +20,7 @@ from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS, kinds_in_tim
 from gendebug_torch.shift.checks._columns import no_reference
 from gendebug_torch.shift.checks._embedding import embedding_findings
 from gendebug_torch.shift.columns.shared_columns import column_count
-from gendebug_torch.shift.columns.shared_tables import shared_tables
+from gendebug_torch.shift.columns.shared_tables import SharedTables, shared_tables
 from gendebug_torch.shift.kinds.change_kinds import ChangeKinds
 from gendebug_torch.shift.kinds.moved_columns import random_rows
 from gendebug_torch.shift.two_sample.joint import (
@@ -26,6 +29,7 @@ from gendebug_torch.shift.two_sample.joint import (
     permutation_block,
     slow_columns,
 )
+from gendebug_torch.stats.effective_sample_size import two_sample_group_effects
 from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -66,7 +70,8 @@ def columns_relate_as_before(
     """No classifier can distinguish production from validation, and no correlation changed.
 
     Training is the reference without validation. Rows in time (`schema.time`) are permuted in
-    blocks, so that autocorrelated rows fake no shift. Where a column fluctuates more slowly than a
+    blocks, so that autocorrelated rows fake no shift, and so are groups (`schema.group`) whose rows
+    are alike. Where a column fluctuates more slowly than a
     block lasts, production differs, but maybe only because of this fluctuation: that warns. Where
     the records have an embedding, its principal components are tested as well, of rows with the
     class shares of production where labels are there, and the most telling rows are listed.
@@ -101,6 +106,19 @@ def columns_relate_as_before(
     yield _column_finding(sides, change_kinds, block, least, most_columns, deadline)
 
 
+def _groups(columns: SharedTables) -> tuple[Tensor, Tensor] | None:
+    """Groups whose rows have to stay together: where rows of one group are alike in a column."""
+    groups, names = columns.dependence.groups, list(columns.quantities)
+    if groups is None:
+        return None
+    series = []
+    for side in (columns.reference, columns.production):
+        codes = [pd.Series(side[name].factorize()[0]) for name in columns.categorical]
+        series.append(torch.from_numpy(np.column_stack([side[names], *codes]).astype(np.float64)))
+    effects = two_sample_group_effects(series[0], series[1], *groups)
+    return groups if bool((effects > 1).any()) else None
+
+
 def _column_finding(
     sides: tuple[Records, Records],
     change_kinds: Deferred[ChangeKinds | None],
@@ -121,7 +139,9 @@ def _column_finding(
         return this.finding(Severity.NOTE, f"Not judged: {reason}.", numbers={"columns": d})
     tables, coded = (columns.reference, columns.production), columns.categorical
     try:
-        shift = joint_shift(*tables, categorical=coded, block=block, deadline=deadline)
+        shift = joint_shift(
+            *tables, categorical=coded, block=block, groups=_groups(columns), deadline=deadline
+        )
     except InputError as error:
         numbers = {"n": len(tables[0]), "m": len(tables[1])}
         return this.finding(Severity.NOTE, f"Not judged: {error}", numbers=numbers)

@@ -57,7 +57,7 @@ def features_keep_their_distribution(
     """Each numeric feature has the same distribution in production as in validation.
 
     Training is the reference without validation. Two-sample Kolmogorov-Smirnov tests with Holm's
-    correction over the features. Rows are taken as independent, but where the schema names a time
+    correction over the features. Rows are independent, but where the schema names a time or a group
     column each feature's test uses its effective sample size. Dates, counters, versions and
     identifiers change by themselves; they are noted and not compared.
 
@@ -109,7 +109,7 @@ def features_keep_their_distribution(
         if outside >= MIN_OUTSIDE:
             yield _extrapolation_finding(finding, sides.names[0], outside)
         else:
-            yield _autocorrelation_note(finding, sides.names[0], min_independent_rows)
+            yield _dependence_note(finding, sides.names[0], min_independent_rows)
     compared = sides.test.statistic.isfinite()
     compared[list(excluded)] = False
     yield _summary(sides, compared, len(shifted), len(slow), alpha, min_effect)
@@ -216,19 +216,20 @@ def _extrapolation_finding(finding: Finding, reference: str, outside: float) -> 
     )
 
 
-def _autocorrelation_note(finding: Finding, reference: str, min_independent_rows: int) -> Finding:
-    """The note about a distance that autocorrelation may explain."""
+def _dependence_note(finding: Finding, reference: str, min_independent_rows: int) -> Finding:
+    """The note about a distance that rows which depend on each other may explain."""
     text, name = finding.summary[:-1], finding.subject
     if finding.numbers["independent_n"] < min_independent_rows:
         text += (
-            f": {reference} is too short to tell a shift from the slow fluctuations of this feature"
+            f": {reference} is too short to tell a shift of this feature from its slow "
+            "fluctuations, or from those of its groups"
         )
         remedy = (
             f"Compare {name} with a reference that is long enough to hold several of its "
-            "fluctuations."
+            "fluctuations, and ten groups or more."
         )
     else:
-        text += ": no more than its slow fluctuations explain"
+        text += ": no more than its slow fluctuations, or the likeness of rows in groups, explain"
         remedy = f"Keep watching {name}; nothing has to be done yet."
     return replace(finding, severity=Severity.NOTE, summary=f"{text}.", remedy=remedy)
 
@@ -252,8 +253,8 @@ def _feature_finding(sides: QuantityComparison, column: int, atom: Atom | None) 
     )
     if numbers["independent_n"] < numbers["n"] or numbers["independent_m"] < numbers["m"]:
         text += (
-            f"; effective sample sizes in time {numbers['independent_n']:,} and "
-            f"{numbers['independent_m']:,} independent rows"
+            f"; as rows depend on each other they count as {numbers['independent_n']:,} and "
+            f"{numbers['independent_m']:,} independent ones"
         )
     remedy = (
         f"Compare how {name} is computed in production and in training; if the change is "
@@ -371,4 +372,4 @@ def _summary_text(numbers: dict[str, Any], min_effect: float) -> str:
 
 
 def _slow_text(slow: int) -> str:
-    return f" {slow} more differ no more than slow fluctuations explain." if slow else ""
+    return f" {slow} more differ no more than slow fluctuations or groups explain." if slow else ""

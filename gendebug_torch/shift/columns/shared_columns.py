@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,7 +20,10 @@ from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.exclusions import dtype_reason, is_numbering
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
-from gendebug_torch.stats.effective_sample_size import two_sample_autocorrelation_times
+from gendebug_torch.stats.effective_sample_size import (
+    two_sample_autocorrelation_times,
+    two_sample_group_effects,
+)
 
 Column = NDArray[np.float64]
 # Float64 is exact for whole numbers up to here.
@@ -204,13 +208,13 @@ def quantity_comparison(
 
     Args:
         pair: columns of both samples.
-        alpha: level; autocorrelation is estimated only for columns that are significant at it.
+        alpha: level; dependence is estimated only for columns that are significant at it.
     """
     names, non_numeric, before, after = quantity_values(pair)
     reference, live = (prepare_reference(values, names=names) for values in (before, after))
     independent = ks_two_sample(reference, live)
     significant = (independent.adjusted < alpha).nonzero().flatten()
-    times = autocorrelation_times(pair.reference, pair.production, before, after, significant)
+    times = design_effects(pair.reference, pair.production, before, after, significant)
     identifiers = frozenset(
         names[i] for i in significant.tolist() if is_identifier(before[:, i], after[:, i])
     )
@@ -226,29 +230,68 @@ def quantity_comparison(
     return comparison, non_numeric
 
 
-def autocorrelation_times(
+def design_effects(
     reference: Records, production: Records, before: Tensor, after: Tensor, columns: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Autocorrelation times of series of both samples, `[d]` each.
+    """Rows that count for one independent row, of series of both samples, `[d]` each.
 
-    1 for the other columns, and where the schema names no time.
+    The autocorrelation time of rows in time, or the design effect of rows in groups where that is
+    larger; 1 for the other columns, and where the schema names neither.
 
     Args:
-        reference: records whose schema may name a time column.
-        production: records whose schema may name one.
+        reference: records whose schema may name a time and a group column.
+        production: records whose schema may name them.
         before: series of the reference, `[n, d]`, in its order of rows.
         after: series of production, `[m, d]`.
         columns: numbers of the series to look at, `[c]`.
     """
-    orders = [time_order(records) for records in (reference, production)]
-    times = torch.ones(2, before.shape[1], dtype=torch.float64)
-    if len(columns) and any(order is not None for order in orders):
-        series = [
-            None if order is None else values[order][:, columns]
-            for order, values in zip(orders, (before, after), strict=True)
-        ]
-        times[:, columns] = torch.stack(two_sample_autocorrelation_times(*series))
-    return times[0], times[1]
+    effects = torch.ones(2, before.shape[1], dtype=torch.float64)
+    effects[:, columns] = RowDependence.of(reference, production).effects(
+        before[:, columns], after[:, columns]
+    )
+    return effects[0], effects[1]
+
+
+@dataclass(frozen=True, eq=False)
+class RowDependence:
+    """In which order of time, and in which groups, the rows of two samples stand.
+
+    Args:
+        orders: rows of either side in the order of time, `[n]` and `[m]` int64, where known.
+        groups: id of the group of each row of either side, `[n]` and `[m]` int64, or None.
+    """
+
+    orders: tuple[Tensor | None, Tensor | None] = (None, None)
+    groups: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, reference: Records, production: Records) -> RowDependence:
+        """What the schemas of two records say."""
+        orders = time_order(reference), time_order(production)
+        return cls(orders, shared_group_ids(reference, production))
+
+    @property
+    def known(self) -> bool:
+        """Whether rows may depend on each other at all."""
+        return self.orders != (None, None) or self.groups is not None
+
+    def effects(self, before: Tensor, after: Tensor) -> Tensor:
+        """Rows that count for one independent row, of series of both samples, `[2, c]`.
+
+        Args:
+            before: series of the reference, `[n, c]`, in its order of rows.
+            after: series of production, `[m, c]`.
+        """
+        effects = torch.ones(2, before.shape[1], dtype=torch.float64)
+        if before.shape[1] and self.orders != (None, None):
+            series = [
+                None if order is None else values[order]
+                for order, values in zip(self.orders, (before, after), strict=True)
+            ]
+            effects = torch.stack(two_sample_autocorrelation_times(*series)).cpu()
+        if before.shape[1] and self.groups is not None:
+            effects = effects.maximum(two_sample_group_effects(before, after, *self.groups))
+        return effects
 
 
 def is_identifier(before: Tensor, after: Tensor) -> bool:
@@ -290,6 +333,22 @@ def time_order(records: Records) -> Tensor | None:
         return None
     times = parse_times(metadata[name], name)
     return None if times.missing else times.order
+
+
+def shared_group_ids(reference: Records, production: Records) -> tuple[Tensor, Tensor] | None:
+    """Group of each row of both, `[n]` and `[m]` int64 from 0; None unless both name groups."""
+    keys = []
+    for records in (reference, production):
+        column, metadata = records.schema.group, records.metadata
+        if column is None or metadata is None or column not in metadata:
+            return None
+        keys.append(metadata[column])
+    codes = torch.from_numpy(pd.factorize(pd.concat(keys, ignore_index=True))[0]).long()
+    # A row without a group is one of its own.
+    alone = codes < 0
+    codes[alone] = len(codes) + torch.arange(int(alone.sum()))
+    first, second = torch.split(codes, [len(reference), len(production)])
+    return first, second
 
 
 def column_values(records: Records, name: str) -> Any:

@@ -22,16 +22,15 @@ from gendebug_torch.shift.columns.exclusions import (
 )
 from gendebug_torch.shift.columns.shared_columns import (
     Column,
+    RowDependence,
     category_names,
     is_identifier,
     quantity_names,
     quantity_values,
     shared_columns,
-    time_order,
     wide_integer_names,
 )
 from gendebug_torch.shift.two_sample.categories import level_counts
-from gendebug_torch.stats.effective_sample_size import two_sample_autocorrelation_times
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +42,14 @@ class SharedTables:
         production: table of production, `[m, d]`.
         quantities: names of the columns that are quantities.
         excluded: columns of the reference that are not compared, each with the reason.
-        orders: rows of either side in the order of time, `[n]` and `[m]` int64, where known.
+        dependence: in which order of time and in which groups the rows stand.
     """
 
     reference: pd.DataFrame
     production: pd.DataFrame
     quantities: tuple[str, ...]
     excluded: Mapping[str, str] = field(default_factory=dict)
-    orders: tuple[Tensor | None, Tensor | None] = (None, None)
+    dependence: RowDependence = field(default_factory=RowDependence)
 
     def without(self, excluded: Mapping[str, str]) -> SharedTables:
         """The same without some columns.
@@ -67,30 +66,20 @@ class SharedTables:
             excluded={**self.excluded, **excluded},
         )
 
-    def autocorrelation_times(self, before: Tensor, after: Tensor) -> Tensor:
-        """Autocorrelation times of series of both samples, `[2, c]`; 1 without an order in time.
+    @property
+    def orders(self) -> tuple[Tensor | None, Tensor | None]:
+        """Rows of either side in the order of time, `[n]` and `[m]` int64, where known."""
+        return self.dependence.orders
 
-        Args:
-            before: series of the reference, `[n, c]`, in its order of rows.
-            after: series of production, `[m, c]`.
-        """
-        if not before.shape[1] or self.orders == (None, None):
-            return torch.ones(2, before.shape[1], dtype=torch.float64)
-        series = [
-            None if order is None else values[order]
-            for order, values in zip(self.orders, (before, after), strict=True)
-        ]
-        return torch.stack(two_sample_autocorrelation_times(*series))
-
-    def times_of(self, name: str) -> tuple[float, float]:
-        """Autocorrelation times of a quantity on both sides, in rows; 1 where none are known."""
-        if self.orders == (None, None) or name not in self.quantities:
+    def design_effects(self, name: str) -> tuple[float, float]:
+        """Rows of a quantity that count for one independent row, on both sides; 1 if unknown."""
+        if name not in self.quantities:
             return 1.0, 1.0
         sides = (
             torch.from_numpy(side[[name]].to_numpy(dtype=np.float64, copy=True))
             for side in (self.reference, self.production)
         )
-        first, second = self.autocorrelation_times(*sides)[:, 0].tolist()
+        first, second = self.dependence.effects(*sides)[:, 0].tolist()
         return first, second
 
     @property
@@ -124,8 +113,8 @@ def shared_tables(production: Records, reference: Records) -> SharedTables | Non
     excluded |= {
         name: IDENTIFIER for i, name in enumerate(names) if is_identifier(before[:, i], after[:, i])
     }
-    orders = time_order(reference), time_order(production)
-    tables = SharedTables(sides[0], sides[1], names, orders=orders)
+    dependence = RowDependence.of(reference, production)
+    tables = SharedTables(sides[0], sides[1], names, dependence=dependence)
     tables = tables.without(excluded | excluded_by_type(reference, production))
     return tables.without(_excluded_by_values(tables))
 

@@ -316,7 +316,7 @@ def _localised(features: list[FeatureChange], where: Localisation) -> list[Featu
     ]
     original = original_value_z_scores(tried, sample)
     # Rows that depend on each other in time count as fewer.
-    fewer = {name: math.sqrt(max(where.columns.times_of(name))) for name in original}
+    fewer = {name: math.sqrt(max(where.columns.design_effects(name))) for name in original}
     judged = {
         f.name: _judged_by_labels(
             f, original.get(f.name, 0.0) / fewer.get(f.name, 1.0), names, limited, where

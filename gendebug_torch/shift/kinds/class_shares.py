@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.data.records import Records
-from gendebug_torch.shift.columns.shared_columns import autocorrelation_times
+from gendebug_torch.shift.columns.shared_columns import design_effects
 from gendebug_torch.shift.scores.estimated_accuracy import MAX_CLASSES
 from gendebug_torch.shift.two_sample.categories import CategoryShift
 from gendebug_torch.stats.effective_sample_size import MAX_LEVELS, effective_counts
@@ -245,5 +245,5 @@ def _dependent_in_time(
     """Counted shares with the effective sample size of rows in time, by the commonest classes."""
     common = (shift.reference + shift.live).argsort(descending=True, stable=True)[:MAX_LEVELS]
     before, after = ((side[:, None] == common).double() for side in targets)
-    times = autocorrelation_times(reference, production, before, after, torch.arange(len(common)))
+    times = design_effects(reference, production, before, after, torch.arange(len(common)))
     return replace(shift, times=(float(times[0].amax()), float(times[1].amax())))

@@ -111,12 +111,12 @@ def shifted_columns(
         category_shift(columns.reference[name], columns.production[name], name=name)
         for name in columns.categorical
     ]
-    if columns.orders != (None, None):
+    if columns.dependence.known:
         suspects = (_adjusted(test, coded) < alpha).tolist()
-        test = _quantities_in_time(test, columns, before, after, suspects[: len(names)])
+        test = _dependent_quantities(test, columns, before, after, suspects[: len(names)])
         for i in (i for i, suspect in enumerate(suspects[len(names) :]) if suspect):
             deadline.check()
-            coded[i] = _category_in_time(coded[i], columns)
+            coded[i] = _dependent_category(coded[i], columns)
     significant = _adjusted(test, coded) < alpha
     found = []
     for column in significant[: len(names)].nonzero().flatten().tolist():
@@ -165,7 +165,7 @@ def _adjusted(test: KSTest, coded: list[CategoryShift]) -> Tensor:
     return holm_adjusted(torch.cat([test.p_value, p_values]))
 
 
-def _quantities_in_time(
+def _dependent_quantities(
     test: KSTest, columns: SharedTables, before: Tensor, after: Tensor, suspects: list[bool]
 ) -> KSTest:
     """The tests at the effective sample sizes of rows in time, as `shift.ks` makes them.
@@ -183,12 +183,12 @@ def _quantities_in_time(
     outside = ((after < low) | (after > high)).double().mean(0) >= MIN_OUTSIDE
     looked_at = (torch.tensor(suspects, dtype=torch.bool) & ~outside).nonzero().flatten()
     times = torch.ones(2, len(suspects), dtype=torch.float64)
-    times[:, looked_at] = columns.autocorrelation_times(before[:, looked_at], after[:, looked_at])
+    times[:, looked_at] = columns.dependence.effects(before[:, looked_at], after[:, looked_at])
     return test.with_autocorrelation(times[0], times[1])
 
 
-def _category_in_time(shift: CategoryShift, columns: SharedTables) -> CategoryShift:
-    """The test of levels at the effective sample size of rows in time, by its commonest levels."""
+def _dependent_category(shift: CategoryShift, columns: SharedTables) -> CategoryShift:
+    """The test of levels at the effective sample size of rows, by its commonest levels."""
     counts = shift.reference + shift.live
     common = counts.argsort(descending=True, stable=True)[:MAX_LEVELS].tolist()
     levels = [shift.levels[i] for i in common]
@@ -196,7 +196,7 @@ def _category_in_time(shift: CategoryShift, columns: SharedTables) -> CategorySh
         level_indicators(side[shift.name], levels)
         for side in (columns.reference, columns.production)
     ]
-    times = columns.autocorrelation_times(*series).amax(1)
+    times = columns.dependence.effects(*series).amax(1)
     return replace(shift, times=(float(times[0]), float(times[1])))
 
 
@@ -258,7 +258,7 @@ def transform_explanations(
         else:
             hours = clock_offset_hours(before, after)
             found = CyclicOffset(hours, 0.0, 24) if hours else None
-            times = columns.times_of(feature.name)
+            times = columns.design_effects(feature.name)
             change = _transformed(
                 feature,
                 found or fit_feature_transform(before, after, feature.statistic, times=times),

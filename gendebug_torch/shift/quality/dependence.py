@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import parse_times
-from gendebug_torch.stats.effective_sample_size import two_sample_autocorrelation_times
-
-_TAIL = 0.005
+from gendebug_torch.stats.effective_sample_size import (
+    group_effect,
+    group_ids,
+    two_sample_autocorrelation_times,
+)
 
 
 def design_effects(
@@ -33,37 +33,6 @@ def design_effects(
         times = two_sample_autocorrelation_times(*ordered)
         effects = [max(effects[i], float(times[i].max())) for i in range(2)]
     return effects[0], effects[1]
-
-
-def group_effect(influence: Tensor, groups: Tensor) -> float:
-    """Variance of a mean over groups of rows, relative to that of independent rows; at least 1.
-
-    Few groups say little of their own variance: it is enlarged as the quantile of Student's t with
-    one degree of freedom less than there are groups is larger than the normal one.
-
-    Args:
-        influence: contributions of the rows, `[n]` with mean 0.
-        groups: ids of their groups, `[n]` int64 from 0.
-    """
-    count = int(groups.max()) + 1
-    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, groups, influence)
-    own = float(influence.square().sum())
-    if count < 2 or own <= 0:
-        return 1.0
-    ratio = float(sums.square().sum()) / own * count / (count - 1)
-    return max(1.0, ratio * float(stdtrit(count - 1, _TAIL) / ndtri(_TAIL)) ** 2)
-
-
-def group_ids(records: Records) -> Tensor | None:
-    """Ids of the groups that the schema names, `[n]` int64 from 0; None without them."""
-    column, metadata = records.schema.group, records.metadata
-    if column is None or metadata is None or column not in metadata or not len(metadata):
-        return None
-    codes = torch.from_numpy(metadata[column].factorize()[0].copy()).long()
-    # A row without a group is one of its own.
-    alone = codes < 0
-    codes[alone] = int(codes.max()) + 1 + torch.arange(int(alone.sum()))
-    return codes
 
 
 def _group_effect(influence: Tensor, records: Records) -> float:

@@ -119,6 +119,7 @@ def joint_shift(
     *,
     categorical: Sequence[str] = (),
     block: int = 1,
+    groups: tuple[Tensor, Tensor] | None = None,
     permutations: int = 60,
     seed: int = 0,
     deadline: Deadline = NO_DEADLINE,
@@ -139,6 +140,8 @@ def joint_shift(
         categorical: names of the numeric columns that hold codes.
         block: number of consecutive rows (of those drawn) that stay together when labels are
             permuted and folds drawn, for rows in time; at most 250.
+        groups: group of each row of either side, `[n]` and `[m]` int64, whose rows stay together
+            instead.
         permutations: number of refits with permuted labels, at least 10.
         seed: seed of drawing and permuting.
         deadline: end of the time, asked between fits.
@@ -162,10 +165,11 @@ def joint_shift(
     """
     _check_sizes(reference, live, block, permutations)
     generator = torch.Generator().manual_seed(seed)
-    sides = [_subsample(side, block, generator) for side in (reference, live)]
+    rows = [_drawn_rows(len(side), block, generator) for side in (reference, live)]
+    sides = [_taken(side, drawn) for side, drawn in zip((reference, live), rows, strict=True)]
     built = design(*sides, categorical=categorical)
-    n, m = len(sides[0]), len(built.values) - len(sides[0])
-    blocks, in_production = _blocks(n, m, block)
+    n, m = map(len, rows)
+    blocks, in_production = _units(rows, block, groups)
     orders = [torch.randperm(len(in_production), generator=generator) for _ in range(permutations)]
     labels = [in_production, *(in_production[order] for order in orders)]
     targets = torch.stack(labels, 1).double()[blocks]
@@ -249,16 +253,17 @@ def _changes(pairs: pd.DataFrame) -> list[tuple[str, float, float, float]]:
     ]
 
 
-def _subsample(
-    side: pd.DataFrame | Tensor, block: int, generator: torch.Generator
-) -> pd.DataFrame | Tensor:
+def _drawn_rows(rows: int, block: int, generator: torch.Generator) -> NDArray[np.int64]:
     """At most 2500 rows, at random, or evenly spaced where rows in time go in blocks."""
-    if len(side) <= MAX_ROWS:
-        return side
-    if block == 1:
-        rows = torch.randperm(len(side), generator=generator)[:MAX_ROWS].sort().values.numpy()
-    else:
-        rows = _spaced(len(side), block)
+    if rows <= MAX_ROWS:
+        return np.arange(rows)
+    if block > 1:
+        return _spaced(rows, block)
+    drawn: NDArray[np.int64] = torch.randperm(rows, generator=generator)[:MAX_ROWS].numpy()
+    return np.sort(drawn)
+
+
+def _taken(side: pd.DataFrame | Tensor, rows: NDArray[np.int64]) -> pd.DataFrame | Tensor:
     return side[rows] if isinstance(side, Tensor) else side.iloc[rows]
 
 
@@ -268,13 +273,19 @@ def _spaced(rows: int, block: int) -> NDArray[np.int64]:
     return numbers.astype(np.int64)
 
 
-def _blocks(n: int, m: int, block: int) -> tuple[Tensor, Tensor]:
-    """`[n + m]` block of each row, and for each block whether it is production."""
-    sides = [torch.arange(size) // block for size in (n, m)]
-    first = int(sides[0][-1]) + 1
-    return torch.cat([sides[0], sides[1] + first]), torch.arange(
-        first + int(sides[1][-1]) + 1
-    ) >= first
+def _units(
+    rows: Sequence[NDArray[np.int64]], block: int, groups: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """`[n + m]` block or group of each drawn row, and for each one whether it is production."""
+    sides = [torch.arange(len(drawn)) // block for drawn in rows]
+    if groups is not None:
+        sides = [
+            torch.unique(ids[drawn], return_inverse=True)[1]
+            for ids, drawn in zip(groups, rows, strict=True)
+        ]
+    first = int(sides[0].max()) + 1
+    units = torch.cat([sides[0], sides[1] + first])
+    return units, torch.arange(int(units.max()) + 1) >= first
 
 
 def _importance(

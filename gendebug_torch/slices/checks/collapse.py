@@ -32,6 +32,7 @@ from gendebug_torch.slices.levels.slice_counts import SliceCounts
 from gendebug_torch.slices.search.change import sums_change
 from gendebug_torch.slices.search.change_result import SliceChange
 from gendebug_torch.slices.search.error_events import errors_by_class
+from gendebug_torch.stats.effective_sample_size import group_ids
 
 _NEEDS = ("validation.logits", "validation.targets", "production.logits", "production.targets")
 _OUTPUT = ("output", "label")
@@ -144,9 +145,20 @@ def _changes(
         binnings = _levels_of(columns[0], validation, counts)
         frames = [columns[0], columns[1]]
         events = errors, live_errors
-        return _error_changes(frames, binnings, events, counts, alpha, least, deadline)
+        groups = _groups(validation, production)
+        return _error_changes(frames, binnings, events, groups, counts, alpha, least, deadline)
     sides, events = (outputs, live_outputs), (errors, live_errors)
-    return _class_changes(validation, columns, sides, events, counts, alpha, least, deadline)
+    groups = _groups(validation, production)
+    return _class_changes(
+        validation, columns, sides, events, groups, counts, alpha, least, deadline
+    )
+
+
+def _groups(*sides: Records) -> list[Tensor] | None:
+    """Groups of the rows of each side; None unless all name them."""
+    ids = [group_ids(side) for side in sides]
+    known = [groups for groups in ids if groups is not None]
+    return known if len(known) == len(ids) else None
 
 
 def _levels_of(
@@ -168,6 +180,7 @@ def _class_changes(
     columns: Sequence[pd.DataFrame | None],
     outputs: Sequence[tuple[Tensor, Tensor]],
     events: tuple[Events, Events],
+    groups: list[Tensor] | None,
     counts: SliceCounts | None,
     alpha: float,
     least: tuple[float, float],
@@ -182,7 +195,7 @@ def _class_changes(
     ]
     frames = [frame for frame, _ in coded]
     binnings = coded[0][1] if counts is None else counts.binnings
-    found = _error_changes(frames, binnings, events, counts, alpha / 2, least, deadline)
+    found = _error_changes(frames, binnings, events, groups, counts, alpha / 2, least, deadline)
     named = {name for change in found for name in change.names}
     k = max(logits.shape[1] for logits, _ in outputs)
     levels = _class_levels(validation, k, TRUE).items()
@@ -198,6 +211,7 @@ def _error_changes(
     frames: list[pd.DataFrame],
     binnings: Sequence[Binning],
     errors: tuple[Events, Events],
+    groups: list[Tensor] | None,
     counts: SliceCounts | None,
     alpha: float,
     least: tuple[float, float],
@@ -214,6 +228,8 @@ def _error_changes(
         parts = [part[rows] for part, (rows, _) in zip(codes, sides, strict=True)]
         metrics = [error[rows] for rows, error in sides]
         how: dict[str, Any] = {"alpha": alpha / len(names), "name": name}
+        if groups is not None:
+            how["groups"] = [ids[rows] for ids, (rows, _) in zip(groups, sides, strict=True)]
         changes += changes_in_turn(levels, parts, metrics, least, _counted(counts, name), **how)
     return changes
 
@@ -240,8 +256,11 @@ def _loss_changes(
         codes = [level_codes(part, binnings)[1] for part in frames]
         means = [losses.mean.double(), later.mean.double()]
         counted = _counted(counts, losses.name)
+        groups = _groups(validation, production)
+        if groups is not None:
+            groups = [ids[part.rows] for ids, part in zip(groups, (losses, later), strict=True)]
         changes += changes_in_turn(
-            levels, codes, means, least, counted, alpha=alpha / 2, name=losses.name
+            levels, codes, means, least, counted, groups, alpha=alpha / 2, name=losses.name
         )
     k = losses.losses.shape[1]
     if k > 1:
@@ -309,10 +328,10 @@ def _fallen_class(
     change, i = cases[0]
     numbers, subject = _numbers(change, i), change.names[i]
     is_true = subject.startswith(f"{TRUE} = ")
-    sides = [(side.predicted, side.targets) for side in (validation, production)]
-    k = max(side.logits.shape[1] for side in (validation, production) if side.logits is not None)
+    sides = validation, production
+    k = max(side.logits.shape[1] for side in sides if side.logits is not None)
     names = class_names(validation, torch.arange(k))
-    pairs = [(p.cpu(), t.cpu()) for p, t in sides if t is not None]
+    pairs = [(s.predicted.cpu(), s.targets.cpu()) for s in sides if s.targets is not None]
     confusion = confusion_change(pairs[0], pairs[1], names, class_id if is_true else None)
     other, share = confusion.confused(class_id, 0 if is_true else 1)
     low, high = (1 - bound for bound in reversed(numbers["interval_production"]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -31,6 +33,8 @@ from gendebug_torch.slices.search.find import confirmed_slices, find_slices
 from gendebug_torch.slices.search.result import Slices
 from gendebug_torch.slices.search.row_losses import RowLosses
 from gendebug_torch.slices.statistics.correction import correction_gain
+from gendebug_torch.slices.statistics.groups import discounted, effect_of_groups
+from gendebug_torch.stats.effective_sample_size import group_ids
 
 # With fewer rows or errors, half of them have too little power.
 _MIN_ROWS_TO_SPLIT = 4000
@@ -99,6 +103,7 @@ def no_slice_fails(
         assert losses is not None
         yield from _loss_slices(validation, columns, losses, alpha, min_lift, min_gain, limit, seed)
         return
+    groups = group_ids(validation)
     events = errors_by_prediction(*outputs, threshold=threshold)
     binnings = fit_binnings(columns, categorical=validation.schema.categorical)
     if not events[0].is_binary:
@@ -106,16 +111,11 @@ def no_slice_fails(
     failing: dict[str, list[tuple[Slices, int, ErrorEvent]]] = {}
     for event in events:
         deadline.check()
-        found = _excess_slices(
-            columns.iloc[event.rows.numpy()],
-            event.errors,
-            event.expected_rate,
-            seed,
-            binnings=binnings,
-            alpha=alpha / len(events),
-            name=event.name,
-        )
-        for i in _relevant(found, min_lift):
+        frame, level = columns.iloc[event.rows.numpy()], alpha / len(events)
+        how = {"binnings": binnings, "alpha": level, "name": event.name}
+        found = _excess_slices(frame, event.errors, event.expected_rate, seed, **how)
+        rows = _Rows(frame, event.errors.double() - event.expected_rate(), event.rows, groups)
+        for i in _relevant(found, rows, min_lift, level):
             failing.setdefault(found.names[i], []).append((found, i, event))
     worst_first = sorted(
         failing.values(), key=lambda cases: min(float(found.log_p[i]) for found, i, _ in cases)
@@ -141,15 +141,43 @@ def _excess_slices(
     return confirmed_slices(frame, metric, expected=expected, seed=seed, **options)
 
 
-def _relevant(found: Slices, min_lift: float) -> list[int]:
-    """Indices of subgroups whose excess is large and certain."""
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows that were sliced.
+
+    Args:
+        frame: columns that they were sliced by, `[n, c]`.
+        residuals: metric less what is expected, `[n]` float64.
+        numbers: which of all rows they are, `[n]`.
+        groups: groups of all rows, int64, where they come in some.
+    """
+
+    frame: pd.DataFrame
+    residuals: Tensor
+    numbers: Tensor
+    groups: Tensor | None
+
+    def effect(self, inside: Tensor) -> float:
+        """Design effect of the rows in a slice, `[n]` bool: those of a patient fail together."""
+        if self.groups is None:
+            return 1.0
+        residuals = self.residuals[inside]
+        return effect_of_groups(residuals - residuals.mean(), self.groups[self.numbers][inside])
+
+
+def _relevant(found: Slices, rows: _Rows, min_lift: float, alpha: float) -> list[int]:
+    """Indices of subgroups whose excess is large and certain, also where rows come in groups."""
     low, _ = found.interval()
     subgroup = found.support < MAX_SHARE * found.overall[0]
     large = found.lift >= min_lift
     if found.is_count:
         large |= found.rate - found.expected_rate >= _LARGE_EXCESS
     indices: list[int] = (subgroup & large & (low > found.expected_rate)).nonzero()[:, 0].tolist()
-    return indices
+    effects = [rows.effect(found.mask(rows.frame, i)) for i in indices]
+    log_p = found.log_p[indices]
+    rise = discounted(log_p, torch.tensor(effects, dtype=torch.float64)) - log_p
+    certain = found.adjusted[indices].log() + rise <= math.log(alpha) + 1e-9
+    return [i for i, sure in zip(indices, certain.tolist(), strict=True) if sure]
 
 
 def _failing_slice(this: Check, cases: list[tuple[Slices, int, ErrorEvent]]) -> Finding:
@@ -223,7 +251,10 @@ def _loss_slices(
     found = _excess_slices(frame, losses.mean, losses.expected, seed, **options)
     hard: list[tuple[int, float]] = []
     failing: list[tuple[int, float]] = []
-    for i in _relevant(found, min_lift)[:limit]:
+    rows = _Rows(
+        frame, losses.mean.double() - losses.expected(), losses.rows, group_ids(validation)
+    )
+    for i in _relevant(found, rows, min_lift, alpha)[:limit]:
         gain, error = _gain(validation, losses, found.mask(frame, i), seed)
         certain = gain >= min_gain and gain > _Z * error
         (failing if losses.residuals is None or certain else hard).append((i, gain))

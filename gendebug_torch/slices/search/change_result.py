@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -57,6 +57,26 @@ class SliceChange:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def select(self, kept: Tensor, log_p: Tensor, adjusted: Tensor) -> SliceChange:
+        """Some of the slices, with other p-values, most significant first.
+
+        Args:
+            kept: which slices, `[s]` bool.
+            log_p: logarithms of the p-values of all, `[s]`.
+            adjusted: adjusted p-values of all, `[s]`.
+        """
+        order = log_p.argsort(stable=True)
+        rows = order[kept[order]]
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in rows.tolist()),
+            before=self.before[rows],
+            after=self.after[rows],
+            log_p=log_p[rows],
+            adjusted=adjusted[rows],
+            members=None if self.members is None else self.members[rows],
+        )
 
     @property
     def rates(self) -> Tensor:
