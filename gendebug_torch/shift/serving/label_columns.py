@@ -63,12 +63,12 @@ def label_columns(reference: Records, production: Records) -> LabelColumns | Non
         >>> label_columns(before, after).texts
         ('label 1 holds label 2', 'label 2 holds label 1')
     """
-    pairs = [_complete(side) for side in (reference, production)]
-    if pairs[0] is None or pairs[1] is None or pairs[0][0].shape[1:] != pairs[1][0].shape[1:]:
+    before, after = _complete(reference), _complete(production)
+    if before is None or after is None or before[0].shape[1:] != after[0].shape[1:]:
         return None
-    (y, z), (live, live_z) = pairs
+    (y, z), (live, live_z) = before, after
     names = output_names(reference, y.shape[1])
-    labels = _other_columns((y, z), (live, live_z), names, reversed_mean=1.0)
+    labels = _other_columns(before, after, names, reversed_mean=1.0)
     if labels:
         return LabelColumns("labels", *map(tuple, zip(*labels, strict=True)))
     outputs = _other_columns((z, y), (live_z, live), names, reversed_mean=0.0)
