@@ -21,7 +21,7 @@ from gendebug_torch.modality.strings import (
     with_text_properties,
 )
 from gendebug_torch.modality.text import TEXT, text_modality
-from gendebug_torch.shift.serving.reproduction import Side, reproduction
+from gendebug_torch.shift.serving.reproduction import Reproduction, Side, reproduction
 from tests.contract.plants_modality import marked_sides, sides
 
 
@@ -198,6 +198,34 @@ def test_every_change_of_tokens_and_series_keeps_shape_and_input():
             found = change.apply(batch)
             assert (found.shape, found.dtype) == (batch.shape, batch.dtype), change.name
         assert torch.equal(batch, copy)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "high", "severity"),
+    [
+        ((0.1, 0.3), 0.25, Severity.WARN),
+        ((0.0, 0.95), 0.45, Severity.WARN),
+        ((0.0, 0.7), 0.45, Severity.NOTE),
+        ((0.2, 0.95), 0.45, Severity.NOTE),
+        ((0.0, 0.95), 0.6, Severity.NOTE),
+    ],
+)
+def test_an_uncertain_change_is_named_where_no_other_one_helps(
+    monkeypatch, remaining, high, severity
+):
+    module = "gendebug_torch.shift.checks.reproduced_change"
+    left = torch.tensor(remaining)
+    changes = SERIES.changes(torch.randn(60, 24, 1), torch.randn(60, 24, 1))[:2]
+    highs = torch.tensor([high, 1.0])
+    nothing = torch.zeros(0)
+    found = Reproduction(
+        changes, 0.1, 0.001, left, 0 * left, highs, (), nothing, torch.arange(60), 9
+    )
+    monkeypatch.setattr(f"{module}.reproduction", lambda *args, **options: found)
+    rows = Records(torch.randn(60, 24, 1))
+    sides = {"validation": rows, "production": rows}
+    (said,) = diagnose(**sides, only="shift.reproduced_change").findings
+    assert said.severity is severity
 
 
 def test_a_rate_that_doubled_is_told_by_where_series_end():

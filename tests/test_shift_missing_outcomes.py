@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gendebug_torch import Cause, diagnose
+from gendebug_torch import Cause, Records, diagnose
 from gendebug_torch.shift.kinds.missing_outcomes import missing_outcomes
 from tests import planted
 
@@ -79,3 +79,15 @@ def test_the_diagnosis_asks_to_complete_the_labels():
     lines = {line.cause: line for line in diagnosis.bill.lines}
     assert lines["label_noise"].points == pytest.approx(diagnosis.bill.total)
     assert lines["label_noise"].remedy is None
+
+
+def test_missing_outcomes_of_a_rare_class_are_no_small_drift():
+    sides = {}
+    for seed, name in enumerate(("validation", "production")):
+        z, y = rows(seed, 30_000, offset=-9.0, spread=4.0)
+        lost = incomplete(y, 0.35, seed) if seed else y
+        sides[name] = Records(targets=lost, logits=z - 9.0, name=name)
+    diagnosis = diagnose(**sides, only=["shift.concept_drift", "shift.quality"])
+    (found,) = (f for f in diagnosis.findings if f.check == "shift.concept_drift")
+    assert found.numbers["effect"] < 0.03
+    assert (found.cause, diagnosis.decision) == (Cause.LABEL_NOISE, "fix_data")

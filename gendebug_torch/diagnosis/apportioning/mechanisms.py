@@ -172,9 +172,14 @@ def _misread(likely: LikelyCause) -> list[str]:
     return [f.subject for f in likely.findings if f.numbers.get(MISREAD) == "production"]
 
 
-def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair, *, shares: bool) -> None:
+def _of_inputs(likely: LikelyCause) -> list[str]:
+    """The other subjects."""
     misread = _misread(likely)
-    subjects = [s for s in likely.subjects or (likely.subject,) if s not in misread]
+    return [one for one in likely.subjects or (likely.subject,) if one not in misread]
+
+
+def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair, *, shares: bool) -> None:
+    subjects = _of_inputs(likely)
     reproduced = [
         finding
         for finding in likely.findings

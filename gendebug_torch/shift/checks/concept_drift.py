@@ -82,20 +82,16 @@ def labels_follow_the_score_as_before(
         return
     text = _change_text(relation)
     kinds, severity, remedy = change_kinds.kinds, Severity.OK, ""
-    lacking = _missing(validation, production) if {*kinds} & _OF_LABELS else None
+    # Rare outcomes that are missing change the rate by less than what counts as a drift.
+    of_labels = bool({*kinds} & _OF_LABELS) or (not kinds and p_value < ALPHA)
+    lacking = _missing(validation, production) if of_labels else None
     if lacking is not None:
         yield _missing_finding(lacking, production, relation)
         return
     if "concept_drift" in kinds:
         limit = fail_effect if relation.unit is None else fail_error
         severity = Severity.FAIL if relation.effect >= limit else Severity.WARN
-        if not change_kinds.judged:
-            inputs = "Inputs were not compared"
-        elif change_kinds.excluded:
-            inputs = f"None of the {change_kinds.judged} inputs that were compared shifted"
-        else:
-            inputs = "No input shifted"
-        text = f"Concept drift: {text}. {inputs}.{not_compared(change_kinds)}".rstrip(".")
+        text = f"Concept drift: {text}. {_inputs_text(change_kinds)}".rstrip(".")
         remedy = "Retrain on recent labeled rows"
         if relation.unit is None:
             remedy += "; recalibration corrects the probabilities but not the ranking"
@@ -113,6 +109,16 @@ def labels_follow_the_score_as_before(
         text = f"No concept drift: {text}"
     numbers = _numbers(relation)
     yield this.finding(severity, f"{text}.", numbers=numbers, remedy=remedy, evidence=relation)
+
+
+def _inputs_text(change_kinds: ChangeKinds) -> str:
+    """Sentences on the inputs, of which none moved."""
+    inputs = "No input shifted"
+    if not change_kinds.judged:
+        inputs = "Inputs were not compared"
+    elif change_kinds.excluded:
+        inputs = f"None of the {change_kinds.judged} inputs that were compared shifted"
+    return f"{inputs}.{not_compared(change_kinds)}"
 
 
 def _misread(validation: Records, production: Records) -> Finding | None:

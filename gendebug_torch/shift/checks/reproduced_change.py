@@ -33,6 +33,8 @@ _MIN_ROWS = 60
 # Where a sample leaves it open, so many times as many rows decide; and the p-value that is open.
 _MORE, _UNSURE = 4, 0.05
 _RUNS = 8
+# What one change may leave of the distance, and at most, where each other one leaves so much.
+_NEARLY_NOTHING, _AT_LEAST_HALF, _NO_HELP = 0.1, 0.5, 0.9
 _TABLE = "the inputs are a table, see shift.serving_skew"
 
 
@@ -110,7 +112,7 @@ def no_named_change_turns_validation_into_production(
     if found.p_value >= alpha or found.distance <= 0:
         yield this.finding(Severity.OK, f"Inputs look as before: {text}.", numbers=numbers)
         return
-    if not found.changes or float(found.high[0]) > max_remaining:
+    if not _is_named(found, max_remaining):
         summary = (
             f"Inputs look different ({text}), but none of {found.tried} changes that serving code "
             "might make turns validation inputs into production's."
@@ -119,6 +121,17 @@ def no_named_change_turns_validation_into_production(
         yield this.finding(Severity.NOTE, summary, numbers=numbers, remedy=remedy, evidence=found)
         return
     yield _named(found, sides[0], production, numbers)
+
+
+def _is_named(found: Reproduction, max_remaining: float) -> bool:
+    """Whether one change leaves little beyond doubt, or nearly nothing where no other one helps."""
+    if not found.changes:
+        return False
+    most = float(found.high[0])
+    if most <= max_remaining or len(found.changes) < 2:
+        return most <= max_remaining
+    alone = float(found.remaining[1:].min()) >= _NO_HELP
+    return alone and most <= _AT_LEAST_HALF and float(found.remaining[0]) <= _NEARLY_NOTHING
 
 
 def _is_open(found: Reproduction, alpha: float, max_remaining: float) -> bool:

@@ -68,7 +68,7 @@ def label_columns(reference: Records, production: Records) -> LabelColumns | Non
         return None
     (y, z), (live, live_z) = before, after
     names = output_names(reference, y.shape[1])
-    labels = _other_columns((y, z), (live, live_z), names, reversed_mean=1.0)
+    labels = _other_columns(before, after, names, reversed_mean=1.0)
     if labels:
         return LabelColumns("labels", *map(tuple, zip(*labels, strict=True)))
     outputs = _other_columns((z, y), (live_z, live), names, reversed_mean=0.0)
@@ -109,24 +109,31 @@ def _other_columns(
     unit[:, 0] = spread * noise
     found = []
     for i, name in enumerate(names):
-        away = ((live[i] - own[i]) / unit[i]).abs()
-        if bool((after[0][:, i] == after[0][0, i]).all()):
+        values, change = after[0][:, i], (live[i] - own[i]).abs() / unit[i]
+        if bool((values == values[0]).all()):
             # A column of one value has no correlations; its mean alone is far from the usual one.
-            if float(away[0]) > _NOT_ITSELF:
-                found.append((name, f"{name} is {float(after[0][0, i]):g} in every row"))
-            continue
-        if not float(away.max()) > _NOT_ITSELF:
-            continue
-        others = torch.cat([own, torch.cat([reversed_mean - own[:, :1], -own[:, 1:]], 1)])
-        gaps = (live[i] - others) / unit.repeat(2, 1)
-        fits = (gaps.square().mean(1) <= _MEAN_SQUARE) & (gaps.abs().amax(1) <= _WORST)
-        fits[len(own) :] &= torch.arange(len(own)) == i
-        if not bool(fits.any()):
-            continue
-        best = int(gaps.square().mean(1).masked_fill(~fits, math.inf).argmin())
-        text = f"{name} holds {names[best]}" if best < len(own) else f"{name} is reversed"
-        found.append((name, text))
+            if float(change[0]) > _NOT_ITSELF:
+                found.append((name, f"{name} is {float(values[0]):g} in every row"))
+        elif float(change.max()) > _NOT_ITSELF:
+            reverse = torch.cat([reversed_mean - own[i, :1], -own[i, 1:]])
+            held = _nearest(
+                (live[i] - torch.cat([own, reverse[None]])) / torch.cat([unit, unit[i : i + 1]])
+            )
+            if held is not None:
+                what = "is reversed" if held == len(own) else f"holds {names[held]}"
+                found.append((name, f"{name} {what}"))
     return found
+
+
+def _nearest(gaps: Tensor) -> int | None:
+    """The row of gaps, in standard errors, that is within noise and the smallest; None if none is.
+
+    Args:
+        gaps: between a column of production and each column of the reference, `[c, 1 + k]`.
+    """
+    sizes = gaps.square().mean(1)
+    fits = (sizes <= _MEAN_SQUARE) & (gaps.abs().amax(1) <= _WORST)
+    return int(sizes.masked_fill(~fits, math.inf).argmin()) if bool(fits.any()) else None
 
 
 def _measures(columns: Tensor, others: Tensor) -> Tensor:
