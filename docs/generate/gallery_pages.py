@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from docs.generate.markdown import code, contents, folded, write
+from docs.generate.markdown import code, contents, folded, grid, write
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -51,8 +51,16 @@ def gallery_pages(folder: Path, cache: Path, *, run: bool) -> dict[str, float]:
         write(folder / f"{name}.ipynb", _notebook(name))
         write(folder / f"{name}.py", (EXAMPLES / f"{name}.py").read_text())
     titles = "# Gallery\n\nWhole stories, each a script that ends in a picture.\n\n"
-    write(folder / "index.md", titles + contents(GALLERY) + "\n")
+    table = grid(("story", "its picture"), (_entry(name, folder) for name in GALLERY))
+    write(folder / "index.md", f"{titles}{table}\n\n{contents(GALLERY, hidden=True)}\n")
     return seconds
+
+
+def _entry(name: str, folder: Path) -> tuple[str, str]:
+    """The title of a story with its first paragraph, and its picture where there is one."""
+    first, _, text = _parts(name)[0].partition("\n\n")
+    picture = f"![{first}]({name}.png){{width=240px}}" if (folder / f"{name}.png").exists() else ""
+    return f"[{first.rstrip('.')}]({name}.md)<br>{text.partition(chr(10) * 2)[0]}", picture
 
 
 def _fingerprint(name: str) -> str:
