@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from docs.generate.markdown import code, contents, folded, grid, write
+from docs.generate.markdown import code, contents, folded, write
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -51,16 +51,17 @@ def gallery_pages(folder: Path, cache: Path, *, run: bool) -> dict[str, float]:
         write(folder / f"{name}.ipynb", _notebook(name))
         write(folder / f"{name}.py", (EXAMPLES / f"{name}.py").read_text())
     titles = "# Gallery\n\nWhole stories, each a script that ends in a picture.\n\n"
-    table = grid(("story", "its picture"), (_entry(name, folder) for name in GALLERY))
-    write(folder / "index.md", f"{titles}{table}\n\n{contents(GALLERY, hidden=True)}\n")
+    entries = "\n\n".join(_entry(name, folder) for name in GALLERY)
+    write(folder / "index.md", f"{titles}{entries}\n\n{contents(GALLERY, hidden=True)}\n")
     return seconds
 
 
-def _entry(name: str, folder: Path) -> tuple[str, str]:
+def _entry(name: str, folder: Path) -> str:
     """The title of a story with its first paragraph, and its picture where there is one."""
     first, _, text = _parts(name)[0].partition("\n\n")
-    picture = f"![{first}]({name}.png){{width=240px}}" if (folder / f"{name}.png").exists() else ""
-    return f"[{first.rstrip('.')}]({name}.md)<br>{text.partition(chr(10) * 2)[0]}", picture
+    entry = f"**[{first.rstrip('.')}]({name}.md)**\\\n{text.partition(chr(10) * 2)[0]}"
+    drawn = (folder / f"{name}.png").exists()
+    return f"{entry}\n\n![{first}]({name}.png){{width=480px}}" if drawn else entry
 
 
 def _fingerprint(name: str) -> str:
