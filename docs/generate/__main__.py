@@ -25,6 +25,8 @@ def main() -> None:
         target = options.folder / path.relative_to(HERE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
+    pictures = HERE.parent / "examples" / "pictures"
+    shutil.copytree(pictures, options.folder / "pictures", dirs_exist_ok=True)
     commands = command_page(options.folder / "commands.md")
     names, without = api_pages(options.folder / "api")
     lacking = check_pages(options.folder / "checks")

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import gendebug_torch
-from docs.generate.markdown import contents, write
+from docs.generate.markdown import contents, grid, write
 
 _TOP = "gendebug_torch"
 
@@ -23,8 +23,14 @@ def api_pages(folder: Path) -> tuple[int, list[str]]:
         total += len(exported)
         without += [f"{name}.{item}" for item in exported if _lacks_example(module, item)]
     head = "# API reference\n\nEvery public name, from its docstring; examples are tests.\n\n"
-    write(folder / "index.md", head + contents(pages) + "\n")
+    rows = ((f"[`{name}`]({name}.rst)", _first_line(module)) for name, module in pages.items())
+    table = grid(("module", "what it is about"), rows)
+    write(folder / "index.md", f"{head}{table}\n\n{contents(pages, hidden=True)}\n")
     return total, without
+
+
+def _first_line(module: ModuleType) -> str:
+    return (module.__doc__ or "").partition("\n")[0]
 
 
 def _is_module(module: ModuleType, name: str) -> bool:

@@ -51,8 +51,17 @@ def gallery_pages(folder: Path, cache: Path, *, run: bool) -> dict[str, float]:
         write(folder / f"{name}.ipynb", _notebook(name))
         write(folder / f"{name}.py", (EXAMPLES / f"{name}.py").read_text())
     titles = "# Gallery\n\nWhole stories, each a script that ends in a picture.\n\n"
-    write(folder / "index.md", titles + contents(GALLERY) + "\n")
+    entries = "\n\n".join(_entry(name, folder) for name in GALLERY)
+    write(folder / "index.md", f"{titles}{entries}\n\n{contents(GALLERY, hidden=True)}\n")
     return seconds
+
+
+def _entry(name: str, folder: Path) -> str:
+    """The title of a story with its first paragraph, and its picture where there is one."""
+    first, _, text = _parts(name)[0].partition("\n\n")
+    entry = f"**[{first.rstrip('.')}]({name}.md)**\\\n{text.partition(chr(10) * 2)[0]}"
+    drawn = (folder / f"{name}.png").exists()
+    return f"{entry}\n\n![{first}]({name}.png){{width=480px}}" if drawn else entry
 
 
 def _fingerprint(name: str) -> str:

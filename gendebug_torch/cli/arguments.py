@@ -6,6 +6,8 @@ import json
 import keyword
 import os
 import re
+import shutil
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -37,7 +39,7 @@ def parsed_arguments(
         function: function that runs it.
         positional: parameters given by position; one that takes several values ends in "+".
         words: what stands behind the name of the command.
-        epilog: last lines of its help.
+        epilog: last lines of its help, each of which begins a line.
 
     Raises:
         InputError: an option that the command does not have, a value of another type, or a missing
@@ -149,13 +151,16 @@ def _parser(name: str, function: Callable[..., int], positional: Sequence[str], 
 
     class Parser(ArgumentParser):
         def format_help(self, *formatter: Any) -> str:
-            return re.sub(r"--[a-z_]+( [A-Z_]+)?", _as_written, super().format_help(*formatter))
+            text = re.sub(r"--[a-z_]+( [A-Z_]+)?", _as_written, super().format_help(*formatter))
+            width = shutil.get_terminal_size().columns - 2
+            last = (textwrap.fill(line, width) for line in epilog.splitlines())
+            return "\n".join([text, *last, ""])
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             _refuse(name, function, positional, message)
 
     description = (function.__doc__ or "").partition("\n\n")[0]
-    parser = Parser(prog=f"gendebug {name}", description=description, epilog=epilog)
+    parser = Parser(prog=f"gendebug {name}", description=description)
     for parameter in positional:
         several = "+" if parameter.endswith("+") else None
         parser.add_argument(parameter.removesuffix("+"), type=str, nargs=several)

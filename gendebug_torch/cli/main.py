@@ -228,11 +228,11 @@ def _call(name: str, words: Sequence[str]) -> int:
     command = COMMANDS[name]
     module = f"gendebug_torch.cli.commands.{command.module}"
     others = [f"gendebug {other}" for other in COMMANDS if other.startswith(f"{name} ")]
-    also = f"See also {', '.join(others)}. " if others else ""
-    example = f"Example: gendebug {name} {command.example}. " if command.example else ""
+    also = [f"See also {', '.join(others)}."] if others else []
+    example = [f"Example: gendebug {name} {command.example}".rstrip()]
     from gendebug_torch.cli.arguments import parsed_arguments
 
-    epilog = example + also + _EXIT_CODES
+    epilog = "\n".join([*example, *also, _EXIT_CODES])
     signature = signature_of(module, command.function)
     arguments = parsed_arguments(name, signature, command.positional, words, epilog)
     with _interrupted_afterwards():

@@ -116,14 +116,16 @@ class Bill:
             level -= line.points
         low, high = min(ends), max(ends)
         margin = 0.25 * max(high - low, 1e-9)
+        # A quality that is never negative has bars from 0, or from nearer by where all lie far off.
+        foot = max(low - margin, 0.0) if self.validation >= 0 else low - margin
         for at, value in ((0, self.validation), (len(shown) + 1, self.validation - self.total)):
-            ax.barh(at, value - (low - margin), left=low - margin, color=REFERENCE, height=0.6)
+            ax.barh(at, value - foot, left=foot, color=REFERENCE, height=0.6)
             ax.text(value, at, f" {abs(value):.4g}", va="center", ha="left", fontsize="small")
-        ax.set_xlim(low - margin, high + margin)
+        ax.set_xlim(min(low, foot), high + margin)
         names = ["validation", *(_short(line.name) for line in shown), "production"]
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        start = f"; the axis starts at {low - margin:.3g}" if low > margin else ""
+        start = f"; the axis starts at {foot:.3g}" if foot > 0 else ""
         minus = "minus " if self.validation < 0 else ""
         ax.set_xlabel(f"{minus}{self.metric} ({self.unit}{start})")
         size = f"Where {self.total:.3g} " if self.total > 0 else "Where "
