@@ -78,7 +78,7 @@ BUDGETS = tuple(
 # Checks that take less are not compared: nothing is scheduled by them.
 SHORT = 0.2
 # Seconds below which a time is noise, and a factor that is close enough for a check's own cost.
-FLOOR, CLOSE = 0.1, 2.5
+FLOOR, CLOSE = 0.02, 2.5
 # Numbers of rows above which a check may sample.
 CAPS = (float("inf"), 2e3, 5e3, 1e4, 2e4, 5e4, 1e5)
 
@@ -314,7 +314,7 @@ def fitted(results):
         factor, cap, weights = min(fits, key=lambda fit: fit[0])
         if _factor(own, target, floor) <= max(factor, CLOSE):
             continue
-        keys = ("fixed", "rows", "cells", "scores")
+        keys = ("fixed", "rows", "cells", "scores", "columns")
         values = [f"{k}={w:.3g}" for k, w in zip(keys, weights, strict=True) if w > 1e-3]
         values += [f"max_rows={cap:g}"] if cap < float("inf") and any(weights[1:]) else []
         lines.append(f'    "{name}": SizeCost({", ".join(values)}),')

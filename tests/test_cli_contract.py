@@ -191,3 +191,8 @@ def test_a_reader_that_has_seen_enough_changes_no_verdict(tmp_path, monkeypatch)
         errors = process.stderr.read().decode()
     assert process.returncode == main(words), errors
     assert "BrokenPipe" not in errors
+
+
+def test_half_a_letter_among_the_words_is_bad_input(capsys):
+    assert main(["behave", "record", "\ud83d", "--model=a:b"]) == 2
+    assert "Write the whole letter" in capsys.readouterr().err

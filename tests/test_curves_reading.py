@@ -11,6 +11,7 @@ import pytest
 from tensorboardX import SummaryWriter
 
 from gendebug_torch.curves import LearningCurves, diagnose_curves
+from gendebug_torch.curves.files.run_files import read_run
 from gendebug_torch.errors import InputError
 
 
@@ -311,3 +312,11 @@ def test_scalars_written_as_tensors(tmp_path):
     path.write_bytes(b"garbage that is no event file, but long enough to look like one")
     with pytest.raises(InputError, match="no scalars"):
         LearningCurves.from_run(path)
+
+
+def test_the_folder_of_a_whole_disk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("gendebug_torch.curves.files.run_files._MAX_FOLDERS", 2)
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match="Pass the folder of the run itself"):
+        read_run(tmp_path)

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from torch import distributed
 
 from gendebug_torch import Profile, Schema, profile
+from gendebug_torch.errors import InputError
 from gendebug_torch.profiles.engines.distributed import gathered
 from tests.processes import run_ranks
 from tests.test_profiles import SCHEMA, equal, parts_of, rows
@@ -61,6 +63,13 @@ def test_a_network_scores_and_explains_over_ray(tmp_path):
     found = Profile.load(tmp_path / "invoices.profile")
     assert found.rows == found.outcomes.labeled == 3000
     assert {"by_amount", "by_days", "by_orders"} <= found.columns.keys()
+
+
+def test_dates_beyond_the_calendar_are_refused():
+    """An engine writes them; Python has none after the year 9999."""
+    days = pa.array([0, 2**31 - 5], pa.int32()).cast(pa.date32())
+    with pytest.raises(InputError, match="`day`: expected values that Python can hold"):
+        profile(pa.table({"day": days}))
 
 
 def test_ranks_add_their_parts(tmp_path):

@@ -221,7 +221,7 @@ def test_measured_costs_belong_to_checks_and_grow_with_the_rows():
         {name: Records(torch.zeros(n, 4), torch.zeros(n)) for name in SPLITS} for n in (10, 10**4)
     )
     for cost in MEASURED.values():
-        assert min(cost.fixed, cost.rows, cost.cells, cost.scores) >= 0
+        assert min(cost.fixed, cost.rows, cost.cells, cost.scores, cost.columns) >= 0
         assert 0 <= cost.elements(small, SPLITS) <= cost.elements(large, SPLITS) < 1e12
 
 

@@ -80,6 +80,12 @@ def test_whole_numbers_read_alike_as_int_and_float():
     assert cut.codes(pd.DataFrame({"code": [3.0, np.nan, 7.0, 9.0]})).tolist() == [0, 3, 1, 2]
 
 
+def test_texts_among_numbers_are_refused_by_name():
+    binnings = fit_binnings(pd.DataFrame({"x": np.arange(100.0)}))
+    with pytest.raises(InputError, match=r"`x`: expected numbers, .*0\.4'7"):
+        level_codes(pd.DataFrame({"x": ["1.5", "0.4'7"]}), binnings)
+
+
 def test_sums_equal_counting_one_by_one():
     frame, rng = table(0, n=400, columns=3)
     frame.loc[::7, "c1"] = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import signal
 import sys
@@ -25,7 +26,7 @@ from typing import TextIO
 import gendebug_torch
 from gendebug_torch.cli.exit_codes import BAD_INPUT, BROKEN, CLEAN, INTERRUPTED
 from gendebug_torch.cli.signatures import first_line, signature_of
-from gendebug_torch.errors import GendebugError, did_you_mean
+from gendebug_torch.errors import GendebugError, did_you_mean, reject
 
 # Moment at which a command began, before its imports: its budget counts from here.
 BEGAN: ContextVar[float] = ContextVar("BEGAN")
@@ -225,6 +226,8 @@ def _plain_warnings(name: str) -> Iterator[None]:
 
 def _call(name: str, words: Sequence[str]) -> int:
     BEGAN.set(time.monotonic())
+    for word in words:
+        _refuse_half_letters(word)
     command = COMMANDS[name]
     module = f"gendebug_torch.cli.commands.{command.module}"
     others = [f"gendebug {other}" for other in COMMANDS if other.startswith(f"{name} ")]
@@ -238,6 +241,14 @@ def _call(name: str, words: Sequence[str]) -> int:
     with _interrupted_afterwards():
         function: Callable[..., int] = getattr(import_module(module), command.function)
     return function(**arguments)
+
+
+def _refuse_half_letters(word: str) -> None:
+    """Half of a UTF-16 letter, as escapes of JSON leave it, names no file and no column."""
+    try:
+        os.fsencode(word)
+    except UnicodeEncodeError:
+        reject("arguments", "text", ascii(word), "Write the whole letter.")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import os
 from functools import partial
 from typing import get_type_hints
 
+import pandas as pd
 import torch
 
 from gendebug_torch.cli import main
@@ -124,7 +125,8 @@ def _damaged_rows(rng):
         table.iloc[place] = str(rng.choice(mutations.ODD))
     if rng.random() < 0.3:
         column = rng.randrange(table.shape[1])
-        table[table.columns[column]] = str(rng.choice(mutations.ODD))
+        odd = [str(rng.choice(mutations.ODD))] * len(table)
+        table[table.columns[column]] = pd.Series(odd, table.index, dtype=object)
     if rng.random() < 0.2:
         table = table.iloc[: rng.choice((0, 1, 2, 5))]
     text = table.to_csv(index=False).encode("utf-8", "surrogatepass")

@@ -19,8 +19,12 @@ _MIN_ROWS = 20
 
 
 def _cost(given: Mapping[str, Any]) -> Cost:
-    sides = [given.get(name) for name in ("validation", "production")]
-    return Cost(elements=1.0 + sum(200.0 * len(side) for side in sides if side is not None))
+    """Sorts and areas under the curve of two classes, as measured; others are not read."""
+    sides = [side for side in map(given.get, ("validation", "production")) if side is not None]
+    shapes = [side.logits.shape[1:] for side in sides if side.logits is not None]
+    if any(len(shape) > 1 or shape[0] > 2 for shape in shapes if shape):
+        return Cost(elements=1e6)
+    return Cost(elements=5e7 + sum(4200.0 * len(side) for side in sides))
 
 
 @check(

@@ -27,8 +27,13 @@ _MISFIT = 1.25
 
 
 def _probe_cost(given: Mapping[str, Any]) -> Cost:
-    n, columns = min(len(given["train"]), 20_000), _column_count(given["train"])
-    return Cost(elements=4.0 * n * (min(columns, _MAX_COLUMNS) + 100) ** 2)
+    """That of two cross-fitted probes, and next to nothing where they would be refused."""
+    train = given["train"]
+    n, columns, classes = min(len(train), 20_000), _column_count(train), _class_count(train)
+    if columns > _MAX_COLUMNS or classes > _MAX_CLASSES:
+        return Cost(elements=1e6)
+    q = 96.0 + columns
+    return Cost(elements=1.5 * n * q**2 + 10.0 * q**3 + 8.0 * n * q * classes + 3e7)
 
 
 @check(
@@ -116,7 +121,7 @@ def _obstacle(train: Records, validation: Records | None) -> str | None:
     columns = _column_count(train)
     if len(train) < _MIN_ROWS:
         return f"Residuals are not tested: {len(train)} training rows are too few."
-    classes = 1 if train.logits is None or train.logits.ndim < 2 else train.logits.shape[1]
+    classes = _class_count(train)
     if not 0 < columns <= _MAX_COLUMNS or classes > _MAX_CLASSES:
         return (
             f"Residuals are not tested: a small probe takes 1 to {_MAX_COLUMNS} feature columns "
@@ -155,6 +160,10 @@ def _overfit(train: Records, validation: Records | None) -> str | None:
 def _column_count(records: Records) -> int:
     shape = () if records.features is None else records.features.shape[1:]
     return math.prod(shape) if shape else 0
+
+
+def _class_count(records: Records) -> int:
+    return 1 if records.logits is None or records.logits.ndim < 2 else records.logits.shape[1]
 
 
 def _target_count(records: Records) -> int:

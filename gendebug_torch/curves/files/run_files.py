@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from gendebug_torch.errors import reading, reject
 
 # What skorch writes beside losses and metrics: seconds, and how many batches there were.
 _NO_METRICS = ("dur", "train_batch_count", "valid_batch_count")
+# A folder with more is that of no run.
+_MAX_FOLDERS, _MAX_FILES = 10_000, 1_000_000
 
 
 def read_run(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
@@ -75,12 +78,12 @@ def _is_number(text: str) -> bool:
 def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     if (folder / "metrics.csv").is_file():
         return read_csv(folder / "metrics.csv")
-    states = sorted(
-        folder.glob("**/trainer_state.json"), key=lambda state: (state.stat().st_mtime, str(state))
-    )
+    files = _files_below(folder)
+    named = [file for file in files if file.name == "trainer_state.json"]
+    states = sorted(named, key=lambda state: (state.stat().st_mtime, str(state)))
     if states:
         return _read_trainer_state(states[-1])
-    events = sorted(folder.glob("**/*tfevents*"))
+    events = sorted(file for file in files if "tfevents" in file.name)
     if events:
         return _read_events(events)
     reject(
@@ -89,6 +92,17 @@ def _read_folder(folder: Path) -> tuple[pd.DataFrame, list[str]]:
         f"none in {folder}",
         "Pass the folder of one run.",
     )
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files of the folder of a run; that of a whole disk is refused instead of searched."""
+    files: list[Path] = []
+    for count, (path, _, names) in enumerate(os.walk(folder)):
+        if count >= _MAX_FOLDERS or len(files) >= _MAX_FILES:
+            got = f"{folder} with more than {_MAX_FOLDERS:,} folders or {_MAX_FILES:,} files"
+            reject("path", "the folder of one run", got, "Pass the folder of the run itself.")
+        files += [Path(path, name) for name in names]
+    return files
 
 
 def _read_trainer_state(source: Path) -> tuple[pd.DataFrame, list[str]]:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from gendebug_torch.checks.finding import ALIKE, Cause, Finding, Severity
+from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
-from gendebug_torch.leakage.checks._costs import row_cost
 from gendebug_torch.leakage.checks._splits import overlap_numbers, share_severity, share_text
 from gendebug_torch.leakage.splits.likely_groups import LikelyGroup, likely_groups, searched_rows
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap, shared_values
 
 
-@check("leakage.groups", cause=Cause.SPLIT_LEAKAGE, needs=("train", "validation"), cost=row_cost)
+def _cost(given: Mapping[str, Any]) -> Cost:
+    """A few sorts of one value per row, and codes of all columns among the rows searched."""
+    elements = 0.0
+    for records in map(given.get, ("train", "validation")):
+        if records is not None:
+            elements += 60.0 * len(records)
+            if isinstance(records.features, pd.DataFrame):
+                columns = records.features.shape[1]
+                elements += columns * (55.0 * searched_rows(records.features) + 1e5)
+    return Cost(elements=elements)
+
+
+@check("leakage.groups", cause=Cause.SPLIT_LEAKAGE, needs=("train", "validation"), cost=_cost)
 def splits_share_no_groups(
     train: Records,
     validation: Records,

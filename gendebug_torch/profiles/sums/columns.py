@@ -193,7 +193,7 @@ def column_of(chunk: Chunk, name: str, *, categorical: bool, earlier: Column | N
     reason = None if types.is_boolean(kind) else arrow_reason(kind)
     if reason is not None and not (categorical and not types.is_nested(kind)):
         return Column(reason, rows, missing)
-    return _levels(values, rows, missing)
+    return _levels(values, name, missing)
 
 
 def hashed(chunk: Chunk, name: str) -> Integers:
@@ -215,10 +215,11 @@ def hashed(chunk: Chunk, name: str) -> Integers:
     if types.is_timestamp(column.type):
         return np.asarray(column.cast("int64").fill_null(int(_MISSING)).to_numpy())
     if types.is_nested(column.type):
-        texts = [None if value is None else str(value) for value in column.to_pylist()]
+        texts = [None if value is None else str(value) for value in _in_python(column, name)]
         column = pa.chunked_array([pa.array(texts, pa.string())])
     codes = column.combine_chunks().dictionary_encode()
-    values = np.array([str(value) for value in codes.dictionary.to_pylist()], dtype=object)
+    known = _in_python(codes.dictionary, name)
+    values = np.array([str(value) for value in known], dtype=object)
     words = pd.util.hash_array(values, categorize=False).view(np.int64)
     index = codes.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
     found: Integers = np.append(words, _MISSING)[index]
@@ -252,12 +253,26 @@ def _quantity(numbers: Floats, level: int, whole: bool, single: bool, integers: 
     return Column(QUANTITY, len(numbers), lost, cells, moments, whole, single, None, seen)
 
 
-def _levels(values: Any, rows: int, missing: int) -> Column:
+def _in_python(values: Any, name: str) -> list[Any]:
+    """Values of an Arrow column, of which some have no counterpart, as dates of the year 10,000.
+
+    Raises:
+        InputError: there are such values.
+    """
+    try:
+        listed: list[Any] = values.to_pylist()
+    except (OverflowError, ValueError) as error:
+        reject(name, "values that Python can hold", str(error), "Correct them, or drop the column.")
+    return listed
+
+
+def _levels(values: Any, name: str, missing: int) -> Column:
     """The profile of texts or codes."""
     import pandas as pd
 
     counts = values.value_counts()
-    names, numbers = counts.field("values").to_pylist(), counts.field("counts").to_numpy()
+    names = _in_python(counts.field("values"), name)
+    numbers = counts.field("counts").to_numpy()
     pairs = {
         level: int(count)
         for level, count in zip(names, numbers, strict=True)
@@ -268,7 +283,7 @@ def _levels(values: Any, rows: int, missing: int) -> Column:
     hashes = pd.util.hash_array(texts, categorize=False).view(np.int64)
     seen = distinct_values(hashes, np.fromiter(levels.values(), np.int64, len(levels)))
     kept = dict(levels) if len(levels) <= MAX_COUNTED_LEVELS else None
-    return Column(LEVEL, rows, missing, levels=kept, distinct=seen)
+    return Column(LEVEL, len(values), missing, levels=kept, distinct=seen)
 
 
 def _sum(one: Any, other: Any) -> Any:

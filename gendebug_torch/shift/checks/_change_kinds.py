@@ -41,9 +41,9 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     production = given.get("production")
     rows, count = 0 if production is None else len(production), column_count(production)
     share = 0.2 + 0.8 * min(1.0, rows / 1e4)
-    joint = 0.0 if count > 300 else 3 * 5000.0 * (96.0 + count) ** 2
-    labels = 4 * 2e4 * (96.0 + min(count, MAX_FOLLOWED)) ** 2
-    return Cost(elements=60.0 * cells + share * (joint + labels) + 1e7)
+    joint = 0.0 if count > 300 else 5 * 5000.0 * (96.0 + count) ** 2
+    labels = 7 * 2e4 * (96.0 + min(count, MAX_FOLLOWED)) ** 2
+    return Cost(elements=100.0 * cells + share * (joint + labels) + 2e7)
 
 
 CHANGE_KINDS = DerivedInput("change_kinds", _between, _cost, uses_labels=True, partial_labels=True)

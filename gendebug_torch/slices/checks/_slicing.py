@@ -33,8 +33,11 @@ _DATE = re.compile(
 
 
 def slicing_cost(given: Mapping[str, Any]) -> Cost:
-    """Cost of counting pairs of levels in the given records, as many as are counted."""
-    elements = 1.0
+    """Cost of coding columns, counting pairs of levels, as many as are counted, and testing them.
+
+    The constants are measured; a column costs something however few its rows are.
+    """
+    elements = 0.0
     for name in ("validation", "production"):
         records = given.get(name)
         if records is not None:
@@ -43,7 +46,9 @@ def slicing_cost(given: Mapping[str, Any]) -> Cost:
                 for part in (records.features, records.metadata)
                 if isinstance(part, pd.DataFrame)
             )
-            elements += len(records) * min(8.0 * columns, most_paired(len(records))) ** 2
+            pairs = min(5.0 * columns, most_paired(len(records))) ** 2
+            elements += len(records) * (160.0 * columns + 0.15 * pairs)
+            elements += 1.5e6 * columns + 500.0 * pairs
     return Cost(elements=elements)
 
 

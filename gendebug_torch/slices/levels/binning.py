@@ -201,4 +201,9 @@ def _numbers(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
             else "datetime64[ns]"
         )
         return np.where(values.isna(), np.nan, stamps.astype("int64").to_numpy(dtype=np.float64))
-    return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan), dtype=np.float64)
+    try:
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        remedy = "Mend the values, or leave the column out."
+        reject(str(values.name), "numbers, as in the reference rows", str(error), remedy)
+    return np.asarray(numbers, dtype=np.float64)
