@@ -29,7 +29,8 @@ class Schema:
         target: column to predict.
         time: column by which rows are ordered.
         label_time: column that says when the label became available.
-        group: column whose values must not be shared by splits (customer, patient).
+        group: column of whom a row is about (customer, patient): splits must not share one, and
+            rows of one count together where they are alike.
         source: column that says who labeled the row.
         categorical: feature columns that hold codes or names, not quantities.
         text: columns that hold texts; those of several words are found without it.
