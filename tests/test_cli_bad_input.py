@@ -38,7 +38,7 @@ TENSORS = ("absent.safetensors", "bytes.safetensors", "other.safetensors", "byte
 BUDGETS = ("soon", "-5s", "nan", "1x")
 # Values that no command can use, by parameter; those of all others follow from their type.
 BAD = {
-    "out": ("file.txt", "file.txt/below", "x" * 300),
+    "out": ("file.txt", "file.txt/below"),
     "schema": (*SCHEMAS, "columns.yaml"),
     "model": (*MODELS, *CALLED),
     "pipeline": (*MODELS, f"{MODULE}:number"),
