@@ -59,10 +59,15 @@ def parsed_arguments(
 
 def _check_directory(out: Path) -> None:
     """Refuse a directory that cannot be made before anything is computed for it."""
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    remedy = "Choose another directory."
+    try:
+        there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    except OSError as error:
+        # A name that is too long, for example.
+        reject("--out", "a directory that can be made", error.strerror or str(error), remedy)
     if not there.is_dir() or not os.access(there, os.W_OK):
         got = f"{out}: {there} is {'not writable' if there.is_dir() else 'a file'}"
-        reject("--out", "a directory that can be written", got, "Choose another directory.")
+        reject("--out", "a directory that can be written", got, remedy)
 
 
 def flag(name: str) -> str:
