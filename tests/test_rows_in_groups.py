@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+import gendebug_torch as gd
 from gendebug_torch import Records, Schema, Severity, diagnose
 from gendebug_torch.slices.statistics.groups import discounted
 from gendebug_torch.stats.effective_sample_size import two_sample_group_effects
@@ -55,6 +56,16 @@ def test_what_happened_to_their_visits_is_one():
     )
     shifted = [f.subject for f in found.findings if f.check == "shift.ks" and f.severity.level >= 2]
     assert sorted(shifted) == ["x", "y", "z"]
+
+
+def test_profiles_know_groups_too():
+    for seed in range(4):
+        sides = [visits(2 * seed + at, name) for at, name in enumerate(("before", "after"))]
+        before, after = (gd.profile(side) for side in sides)
+        assert not alarms(diagnose(validation=before, production=after, only="shift.ks"))
+    later = gd.profile(visits(1, "after", unit=3.0))
+    shifted = [f.subject for f in diagnose(validation=before, production=later).findings]
+    assert {"x", "y", "z"} <= set(shifted)
 
 
 def test_a_group_counts_as_one_row_where_its_rows_are_equal_and_as_all_where_they_differ():

@@ -23,6 +23,8 @@ from gendebug_torch.shift.two_sample.categories import level_counts
 from gendebug_torch.stats.effective_sample_size import (
     autocorrelation_time,
     autocorrelation_time_bound,
+    group_ids,
+    two_sample_group_effects,
 )
 
 # Rows of a chunk, and columns of a pass over a Parquet file: 16 MiB of float64 together.
@@ -331,22 +333,30 @@ def _levels(column: Any) -> dict[str, int] | None:
 def with_times(table: PreparedTable, sample: Records) -> PreparedTable:
     """The table with the autocorrelation times of its quantities, estimated on the sampled rows.
 
+    Where rows come in groups, all rows say no more than the sampled ones, each for its design
+    effect there: how many rows of a group there are in all is not known.
+
     Args:
         table: statistics of all rows.
         sample: a random sample of them.
     """
-    order = time_order(sample)
-    names = table.quantities.names
-    if order is None or not names:
+    order, groups, names = time_order(sample), group_ids(sample), table.quantities.names
+    if not names or (order is None and groups is None):
         return table
     numeric, values = numeric_features(sample)
     # A column without any value in the file is none in the sample.
     present = [i for i, name in enumerate(names) if name in numeric]
-    series = values[order][:, [numeric.index(names[i]) for i in present]]
+    values = values[:, [numeric.index(names[i]) for i in present]]
     times = torch.ones(len(names), dtype=torch.float64)
-    times[present] = autocorrelation_time_bound(autocorrelation_time(series), len(sample))
+    if order is not None:
+        found = autocorrelation_time(values[order])
+        times[present] = autocorrelation_time_bound(found, len(sample))
     spacing = table.rows / max(len(sample), 1)
     times = torch.where(times > 1, times * spacing, times)
+    if groups is not None and len(groups):
+        apart = groups + int(groups.max()) + 1
+        effects = two_sample_group_effects(values, values, groups, apart)[0]
+        times[present] = times[present].maximum(effects * spacing)
     return replace(table, times=times, timed_rows=len(sample))
 
 
