@@ -152,11 +152,21 @@ def _as_list(values: Sequence[str]) -> str:
 
 def _parser(name: str, function: Callable[..., int], positional: Sequence[str], epilog: str) -> Any:
     """The parser of one command; help and errors spell flags as people write them."""
-    from jsonargparse import ArgumentParser
+    from docstring_parser import parse
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        def _get_help_string(self, action: Any) -> str:
+            # What a value may be stands in the text or beside the flag; types are Python's words.
+            if "%(default)" in (action.help or "") or action.default in (None, "==SUPPRESS=="):
+                return f"{action.help}{' (required)' if action.required else ''}"
+            return f"{action.help} (default: %(default)s)"
 
     class Parser(ArgumentParser):
         def format_help(self, *formatter: Any) -> str:
-            text = re.sub(r"--[a-z_]+( [A-Z_]+)?", _as_written, super().format_help(*formatter))
+            # Lists are written without the parser's own `--only+`.
+            text = re.sub(r", --[a-z_]+\+ [A-Z_]+", "", super().format_help(*formatter))
+            text = re.sub(r"--[a-z_]+( [A-Z_]+)?", _as_written, text)
             width = shutil.get_terminal_size().columns - 2
             last = (textwrap.fill(line, width) for line in epilog.splitlines())
             return "\n".join([text, *last, ""])
@@ -165,12 +175,13 @@ def _parser(name: str, function: Callable[..., int], positional: Sequence[str], 
             _refuse(name, function, positional, message)
 
     description = (function.__doc__ or "").partition("\n\n")[0]
-    parser = Parser(prog=f"gendebug {name}", description=description)
+    parser = Parser(prog=f"gendebug {name}", description=description, formatter_class=Formatter)
+    texts = {part.arg_name: part.description for part in parse(function.__doc__ or "").params}
     for parameter in positional:
-        several = "+" if parameter.endswith("+") else None
-        parser.add_argument(parameter.removesuffix("+"), type=str, nargs=several)
+        place, several = parameter.removesuffix("+"), "+" if parameter.endswith("+") else None
+        parser.add_argument(place, type=str, nargs=several, help=texts.get(place))
     skip: set[str | int] = {parameter.removesuffix("+") for parameter in positional}
-    parser.add_function_arguments(function, as_positional=False, skip=skip)
+    parser.add_function_arguments(function, as_group=False, as_positional=False, skip=skip)
     return parser
 
 
