@@ -34,11 +34,13 @@ def quality_of(
     return quality_change(*(position_rows(given[side]) for side in ("validation", "production")))
 
 
-def finding_order(finding: Finding) -> tuple[bool, int]:
-    """Whether the quality fell comes first, then the worst findings.
+def finding_order(finding: Finding) -> tuple[bool, int, str]:
+    """Whether the quality fell comes first, then the worst findings, those of one check together.
+
+    The order in which checks ran depends on what they cost, and so on columns that say nothing.
 
     Args:
         finding: finding to place.
     """
     first = finding.check == _CHECK and finding.severity is not Severity.SKIPPED
-    return not first, -finding.severity.level
+    return not first, -finding.severity.level, finding.check

@@ -156,7 +156,8 @@ def _likely_finding(found: SplitOverlap, group: LikelyGroup, part: str, limit: i
         | _value_numbers(found, limit)
         | {"constant": list(group.constant)},
         remedy=f"If {column} is a customer, a patient or a session, declare it as `group` in the "
-        "schema and split by it.",
+        "schema and split by it: until then its rows count one by one in tests of shift, and other "
+        "values of it may look like one.",
         evidence=found,
     )
 
