@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from gendebug_torch import Cause, Records, Schema, Severity, diagnose
-from gendebug_torch.leakage.splits.likely_groups import likely_groups
+from gendebug_torch.data.inputs.likely_groups import likely_groups
 
 
 def read(folder, *path):

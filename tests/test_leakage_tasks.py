@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gendebug_torch import Records, Schema, Severity, diagnose
-from gendebug_torch.leakage.splits.likely_groups import likely_groups, searched_rows
+from gendebug_torch.data.inputs.likely_groups import likely_groups, searched_rows
 
 TASKS = ("binary", "multiclass", "multilabel", "regression", "outputs")
 

@@ -58,6 +58,17 @@ def test_what_happened_to_their_visits_is_one():
     assert sorted(shifted) == ["x", "y", "z"]
 
 
+def test_a_column_that_looks_like_a_group_is_taken_for_one():
+    """Nobody named the patients, who stand among the features."""
+    sides = {}
+    for seed, name in enumerate(("validation", "production")):
+        part = visits(seed + 1, name)
+        table = part.features.assign(patient=part.metadata["patient"].to_numpy())
+        sides[name] = Records(table, part.targets, part.logits, name=name)
+        assert sides[name].group_column == "patient"
+    assert not alarms(diagnose(**sides))
+
+
 def test_profiles_know_groups_too():
     for seed in range(4):
         sides = [visits(2 * seed + at, name) for at, name in enumerate(("before", "after"))]

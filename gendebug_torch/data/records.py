@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.data.files import check_sums, replacing_directory, sha256_of
+from gendebug_torch.data.inputs.likely_groups import group_column
 from gendebug_torch.data.inputs.origin import Origin
 from gendebug_torch.data.outputs.refusals import (
     check_embedding,
@@ -86,6 +88,9 @@ class Records:
     keys: Tensor | None = None
     modality: str | None = None
     origin: Origin | None = None
+
+    # Looked for once, and only where a test asks.
+    group_column = cached_property(group_column)
 
     def __post_init__(self) -> None:
         _store_tensors(self)

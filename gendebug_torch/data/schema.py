@@ -135,6 +135,11 @@ class Schema:
             raise InputError(f"{source}:{line}: {error}") from None
 
     @property
+    def labeling(self) -> tuple[str | None, ...]:
+        """Columns that say who labeled a row, and when it was taken and labeled."""
+        return self.source, self.time, self.label_time
+
+    @property
     def outside_features(self) -> tuple[str, ...]:
         """Columns that are never features: target, logits, probabilities and all metadata."""
         single = [getattr(self, key) for key in _NAME_KEYS]

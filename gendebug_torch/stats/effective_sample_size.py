@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import pandas as pd
 import torch
 from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
+from gendebug_torch.data.inputs.nested_values import hashable_values
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import reject
 from gendebug_torch.stats.auc import midranks
@@ -226,12 +229,21 @@ def group_effect(influence: Tensor, groups: Tensor) -> float:
     return max(1.0, ratio * float(stdtrit(count - 1, _MEAN_TAIL) / ndtri(_MEAN_TAIL)) ** 2)
 
 
+def group_keys(records: Records, column: str | None) -> pd.Series[Any] | None:
+    """Values of a column of the metadata, or of a table of features, `[n]`; None without it."""
+    for part in (records.metadata, records.features):
+        if column is not None and isinstance(part, pd.DataFrame) and column in part:
+            values: pd.Series[Any] = part[column]
+            return hashable_values(values)
+    return None
+
+
 def group_ids(records: Records) -> Tensor | None:
-    """Ids of the groups that the schema names, `[n]` int64 from 0; None without them."""
-    column, metadata = records.schema.group, records.metadata
-    if column is None or metadata is None or column not in metadata or not len(metadata):
+    """Ids of the groups of the rows, `[n]` int64 from 0; None without them."""
+    keys = group_keys(records, records.group_column)
+    if keys is None or not len(keys):
         return None
-    codes = torch.from_numpy(metadata[column].factorize()[0].copy()).long()
+    codes = torch.from_numpy(keys.factorize()[0].copy()).long()
     # A row without a group is one of its own.
     alone = codes < 0
     codes[alone] = int(codes.max()) + 1 + torch.arange(int(alone.sum()))

@@ -10,9 +10,14 @@ import pandas as pd
 from gendebug_torch.checks.finding import ALIKE, Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Cost
 from gendebug_torch.checks.registry import check
+from gendebug_torch.data.inputs.likely_groups import (
+    LikelyGroup,
+    likely_groups,
+    searched_rows,
+    without_labeling,
+)
 from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._splits import overlap_numbers, share_severity, share_text
-from gendebug_torch.leakage.splits.likely_groups import LikelyGroup, likely_groups, searched_rows
 from gendebug_torch.leakage.splits.shared_rows import SplitOverlap, shared_values
 
 
@@ -87,14 +92,8 @@ def splits_share_no_groups(
 
 def _group_table(split: Records) -> pd.DataFrame:
     """Features and metadata, without the columns that say how and when a row was labeled."""
-    parts = [
-        part.reset_index(drop=True)
-        for part in (split.features, split.metadata)
-        if isinstance(part, pd.DataFrame)
-    ]
-    whole = pd.concat(parts, axis=1) if parts else pd.DataFrame(index=range(len(split)))
-    labeling = [split.schema.source, split.schema.time, split.schema.label_time]
-    return whole.loc[:, ~whole.columns.duplicated() & ~whole.columns.isin(labeling)]
+    whole = without_labeling(split.features, split.metadata, split.schema.labeling)
+    return pd.DataFrame(index=range(len(split))) if whole is None else whole
 
 
 def _shared(tables: list[pd.DataFrame], column: str, kind: str) -> SplitOverlap:
@@ -156,8 +155,7 @@ def _likely_finding(found: SplitOverlap, group: LikelyGroup, part: str, limit: i
         | _value_numbers(found, limit)
         | {"constant": list(group.constant)},
         remedy=f"If {column} is a customer, a patient or a session, declare it as `group` in the "
-        "schema and split by it: until then its rows count one by one in tests of shift, and other "
-        "values of it may look like one.",
+        "schema and split by it. Tests of shift and slices count its rows together already.",
         evidence=found,
     )
 

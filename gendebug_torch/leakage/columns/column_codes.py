@@ -12,6 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gendebug_torch.data.inputs.nested_values import hashable_values, is_nested
+
 Features = pd.DataFrame | Tensor
 
 # Cells of one block: the working memory of a screen, whatever the size of the table.
@@ -100,23 +102,6 @@ def coded_blocks(
 def is_quantity(values: pd.Series[Any]) -> bool:
     """Whether a column holds numbers, truth values or times."""
     return values.dtype.kind in "fiubmM"
-
-
-def is_nested(values: pd.Series[Any]) -> bool:
-    """Whether a column holds lists, arrays or other values that are not hashable."""
-    if values.dtype.kind != "O":
-        return False
-    first = values.dropna().head(1)
-    try:
-        first.map(hash)
-    except TypeError:
-        return True
-    return False
-
-
-def hashable_values(values: pd.Series[Any]) -> pd.Series[Any]:
-    """The same column, with lists and arrays as text."""
-    return values.map(str, na_action="ignore") if is_nested(values) else values
 
 
 def numeric_values(values: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gendebug_torch.data.inputs.nested_values import is_nested
 from gendebug_torch.data.inputs.written_quantities import written_units
-from gendebug_torch.leakage.columns.column_codes import is_nested
 
 # Fewer rows cannot distinguish an id from a quantity whose values all differ.
 _MIN_ROWS = 50

@@ -21,6 +21,7 @@ from gendebug_torch.shift.columns.exclusions import dtype_reason, is_numbering
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
 from gendebug_torch.stats.effective_sample_size import (
+    group_keys,
     two_sample_autocorrelation_times,
     two_sample_group_effects,
 )
@@ -336,13 +337,11 @@ def time_order(records: Records) -> Tensor | None:
 
 
 def shared_group_ids(reference: Records, production: Records) -> tuple[Tensor, Tensor] | None:
-    """Group of each row of both, `[n]` and `[m]` int64 from 0; None unless both name groups."""
-    keys = []
-    for records in (reference, production):
-        column, metadata = records.schema.group, records.metadata
-        if column is None or metadata is None or column not in metadata:
-            return None
-        keys.append(metadata[column])
+    """Group of each row of both, `[n]` and `[m]` int64 from 0; None unless both have groups."""
+    column = reference.group_column
+    keys = [group_keys(records, column) for records in (reference, production)]
+    if keys[0] is None or keys[1] is None:
+        return None
     codes = torch.from_numpy(pd.factorize(pd.concat(keys, ignore_index=True))[0]).long()
     # A row without a group is one of its own.
     alone = codes < 0

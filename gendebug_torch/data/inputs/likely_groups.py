@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from gendebug_torch.leakage.columns.column_codes import hashable_values
+from gendebug_torch.data.inputs.nested_values import hashable_values
+
+if TYPE_CHECKING:
+    from gendebug_torch.data.records import Records
 
 # Rows, and cells of the table, in which groups are looked for.
 _MAX_ROWS, _MAX_CELLS = 200_000, 2**25
@@ -55,13 +59,16 @@ def likely_groups(table: pd.DataFrame) -> list[LikelyGroup]:
     Cost: a sort for each column that repeats, and one pass over the table for at most 50 of those.
     """
     part = table.iloc[: searched_rows(table)]
-    codes = {
-        str(name): pd.factorize(hashable_values(part[name]))[0].astype(np.int32)
-        for name in part.columns
-    }
-    sizes = {name: np.bincount(code[code >= 0]) for name, code in codes.items()}
-    # The same numbers of rows per value: a code and its name.
-    keys = {name: np.sort(size).tobytes() for name, size in sizes.items()}
+    named = [name for name, dtype in part.dtypes.items() if dtype.kind != "f"]
+    sizes = _sizes(_codes(part[named]))
+    candidates = _repeated(sizes)[:_MAX_CANDIDATES]
+    if not candidates:
+        return []
+    codes = _codes(part)
+    sizes = _sizes(codes)
+    # The same numbers of rows per value: a code and its name, but no quantity.
+    keys = {name: name.encode() for name in sizes}
+    keys |= {str(name): np.sort(sizes[str(name)]).tobytes() for name in named}
     varied = [
         name
         for name, size in sizes.items()
@@ -69,7 +76,7 @@ def likely_groups(table: pd.DataFrame) -> list[LikelyGroup]:
     ]
     stacked = np.stack([codes[name] for name in varied], 1) if varied else np.empty((len(part), 0))
     found = []
-    for name in _repeated(part, sizes)[:_MAX_CANDIDATES]:
+    for name in candidates:
         other = np.array([keys[o] != keys[name] for o in varied], dtype=bool)
         if not other.any():
             continue
@@ -81,6 +88,40 @@ def likely_groups(table: pd.DataFrame) -> list[LikelyGroup]:
     return sorted(found, key=lambda group: -len(group.constant))
 
 
+def without_labeling(
+    features: object, metadata: pd.DataFrame | None, outside: Collection[str | None]
+) -> pd.DataFrame | None:
+    """Features and metadata as one table, without some columns; None without any table.
+
+    Args:
+        features: features of the rows; not used unless they are a table.
+        metadata: what is known besides, or None.
+        outside: names of columns that say how and when a row was labeled.
+    """
+    parts = [
+        part.reset_index(drop=True)
+        for part in (features, metadata)
+        if isinstance(part, pd.DataFrame)
+    ]
+    if not parts:
+        return None
+    whole = pd.concat(parts, axis=1)
+    return whole.loc[:, ~whole.columns.duplicated() & ~whole.columns.isin(list(outside))]
+
+
+def group_column(records: Records) -> str | None:
+    """Column of whom a row is about: the schema's group, or what looks most like one, or None.
+
+    Args:
+        records: rows with a table of features or metadata.
+    """
+    schema = records.schema
+    table = without_labeling(records.features, records.metadata, schema.labeling)
+    if schema.group is not None or table is None:
+        return schema.group
+    return next((group.column for group in likely_groups(table)), None)
+
+
 def searched_rows(table: pd.DataFrame) -> int:
     """Number of rows in which groups are looked for, the first ones.
 
@@ -90,13 +131,25 @@ def searched_rows(table: pd.DataFrame) -> int:
     return min(len(table), _MAX_ROWS, _MAX_CELLS // max(table.shape[1], 1))
 
 
-def _repeated(part: pd.DataFrame, sizes: dict[str, np.ndarray[Any, Any]]) -> list[str]:
-    """Columns of names or whole numbers that repeat, those with the most values first."""
-    names = map(str, part.columns[[dtype.kind != "f" for dtype in part.dtypes]])
+def _codes(table: pd.DataFrame) -> dict[str, np.ndarray[Any, Any]]:
+    """Number of the value of each row, -1 where missing, by column."""
+    return {
+        str(name): pd.factorize(hashable_values(table[name]))[0].astype(np.int32)
+        for name in table.columns
+    }
+
+
+def _sizes(codes: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows of each value, by column."""
+    return {name: np.bincount(code[code >= 0]) for name, code in codes.items()}
+
+
+def _repeated(sizes: dict[str, np.ndarray[Any, Any]]) -> list[str]:
+    """Columns whose values repeat, those with the most values first."""
     repeated = [
         name
-        for name in names
-        if len(sizes[name]) >= _MIN_VALUES and sizes[name].sum() - len(sizes[name]) >= _MIN_PAIRS
+        for name, size in sizes.items()
+        if len(size) >= _MIN_VALUES and size.sum() - len(size) >= _MIN_PAIRS
     ]
     return sorted(repeated, key=lambda name: -len(sizes[name]))
 
