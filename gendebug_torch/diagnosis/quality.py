@@ -34,8 +34,8 @@ def quality_of(
     return quality_change(*(position_rows(given[side]) for side in ("validation", "production")))
 
 
-def finding_order(finding: Finding) -> tuple[bool, int, str]:
-    """Whether the quality fell comes first, then the worst findings, those of one check together.
+def finding_order(finding: Finding) -> tuple[bool, int, bool, str]:
+    """Whether the quality fell comes first, then the worst findings, those with a subject first.
 
     The order in which checks ran depends on what they cost, and so on columns that say nothing.
 
@@ -43,4 +43,4 @@ def finding_order(finding: Finding) -> tuple[bool, int, str]:
         finding: finding to place.
     """
     first = finding.check == _CHECK and finding.severity is not Severity.SKIPPED
-    return not first, -finding.severity.level, finding.check
+    return not first, -finding.severity.level, not finding.subject, finding.check

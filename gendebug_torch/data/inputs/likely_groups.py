@@ -112,6 +112,9 @@ def without_labeling(
 def group_column(records: Records) -> str | None:
     """Column of whom a row is about: the schema's group, or what looks most like one, or None.
 
+    Only texts are taken for one without being named: whole numbers may be quantities, within whose
+    values all that is computed from them is constant.
+
     Args:
         records: rows with a table of features or metadata.
     """
@@ -119,7 +122,12 @@ def group_column(records: Records) -> str | None:
     table = without_labeling(records.features, records.metadata, schema.labeling)
     if schema.group is not None or table is None:
         return schema.group
-    return next((group.column for group in likely_groups(table)), None)
+    names = (group.column for group in likely_groups(table))
+    return next((name for name in names if _holds_texts(table[name])), None)
+
+
+def _holds_texts(values: pd.Series[Any]) -> bool:
+    return isinstance(next(iter(values.dropna()), None), str)
 
 
 def searched_rows(table: pd.DataFrame) -> int:

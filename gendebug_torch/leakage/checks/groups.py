@@ -155,7 +155,7 @@ def _likely_finding(found: SplitOverlap, group: LikelyGroup, part: str, limit: i
         | _value_numbers(found, limit)
         | {"constant": list(group.constant)},
         remedy=f"If {column} is a customer, a patient or a session, declare it as `group` in the "
-        "schema and split by it. Tests of shift and slices count its rows together already.",
+        "schema and split by it; tests of shift and slices count its rows together then.",
         evidence=found,
     )
 
