@@ -101,3 +101,25 @@ def test_a_design_effect_of_four_halves_the_deviate():
     deviates = torch.tensor([-12.0, -5.0, -1.0, -0.1], dtype=torch.float64)
     halved = discounted(torch.special.log_ndtr(deviates), torch.full((4,), 4.0).double())
     assert torch.allclose(halved, torch.special.log_ndtr(deviates / 2), rtol=1e-9)
+
+
+@pytest.mark.gpu
+def test_groups_count_alike_on_a_device():
+    sides = {"validation": visits(0, "validation"), "production": visits(1, "production", unit=3.0)}
+    tensors = {
+        name: Records(
+            torch.from_numpy(side.features[[*"abcxyz"]].to_numpy(copy=True)),
+            side.targets,
+            side.logits,
+            side.metadata,
+            side.schema,
+            name,
+        )
+        for name, side in sides.items()
+    }
+    only = ["shift.ks", "shift.joint", "shift.label_shift", "slices.collapse"]
+    known = diagnose(**tensors, only=only)
+    found = diagnose(**{name: side.to("cuda") for name, side in tensors.items()}, only=only)
+    assert [f.to_dict()["summary"] for f in found.findings] == [
+        f.to_dict()["summary"] for f in known.findings
+    ]

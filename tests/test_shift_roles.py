@@ -13,6 +13,7 @@ from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_befo
 from gendebug_torch.shift.kinds.change_kinds import change_kinds
 from gendebug_torch.shift.transforms.alignment import columns_beside_other_rows
 from gendebug_torch.shift.transforms.relations import Relations
+from gendebug_torch.shift.transforms.roles import role_changes
 
 DATA = Path(__file__).parents[2] / "shared/data"
 MONTHS = [f"pay_{i}" for i in range(6)]
@@ -263,3 +264,15 @@ def test_a_family_of_numbered_columns_is_told_by_its_distributions():
     # A common growth is no such move.
     grown = change_kinds(Records(tables[1] * 2.0), Records(tables[0]))
     assert not any("holds the values" in f.description for f in grown.features)
+
+
+def test_a_column_that_hardly_varied_is_claimed_to_hold_no_other():
+    """All texts have different words until three rows repeat one."""
+    rng = np.random.default_rng(0)
+    tables = [pd.DataFrame(rng.normal(size=(436, 4)), columns=list("abcd")) for _ in range(2)]
+    for table in tables:
+        table["e"], table["f"] = 1.0, 1.0
+    tables[1].loc[[3, 40, 200], "e"] = [0.83, 0.86, 0.9]
+    tables[1].loc[[3, 41], "f"] = [0.8, 0.9]
+    values = {c: tuple(side[c].to_numpy() for side in tables) for c in "abcdef"}
+    assert role_changes(Relations.of(*tables), values) == {}

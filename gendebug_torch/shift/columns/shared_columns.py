@@ -247,9 +247,10 @@ def design_effects(
         columns: numbers of the series to look at, `[c]`.
     """
     effects = torch.ones(2, before.shape[1], dtype=torch.float64)
-    effects[:, columns] = RowDependence.of(reference, production).effects(
-        before[:, columns], after[:, columns]
-    )
+    dependence = RowDependence.of(reference, production) if len(columns) else RowDependence()
+    if dependence.known:
+        parts = (side[:, columns.to(side.device)] for side in (before, after))
+        effects[:, columns.cpu()] = dependence.effects(*parts)
     return effects[0], effects[1]
 
 

@@ -29,6 +29,8 @@ _TRIED = 4
 # a family that must fit; values of a column that are enough.
 _FAR, MIN_FAR, _NEARLY_ALL = 0.15, 3, 0.9
 _MOST_VALUES = 5000
+# Rows that differ from the commonest value of a column which says what it is.
+_MIN_VARIED = 10
 # Columns that are exchanged two by two, and the share of the excess within which explanations are
 # about as good.
 _MOST_EXCHANGED = 20
@@ -226,6 +228,12 @@ def moved_family(values: Mapping[str, tuple[Column, Column]]) -> dict[str, Other
     return best
 
 
+def _varies(values: Column) -> bool:
+    """Whether some rows differ from the commonest value."""
+    counts = np.unique(values, return_counts=True)[1]
+    return len(values) - int(counts.max(initial=0)) >= _MIN_VARIED
+
+
 def _some(values: Column) -> Column:
     """Values evenly spread over the rows, as many as are enough."""
     return values[:: max(1, len(values) // _MOST_VALUES)]
@@ -330,8 +338,14 @@ class _Roles:
         return columns
 
     def fits(self, i: int, source: int) -> bool:
-        """Whether the distribution of a quantity is that of what it may hold."""
+        """Whether the distribution of a quantity is that of what it may hold.
+
+        Where hardly any row of the reference differs from the others, any column looks like it.
+        """
         before, after = self.values[i]
+        held = before if source == self.reversed else self.values[source][0]
+        if not (_varies(before) and _varies(held)):
+            return False
         if source == self.reversed:
             distance = self.turned(i)[1] if len(np.unique(before)) > 2 else 1.0
         else:
