@@ -102,8 +102,9 @@ def _beyond_groups(
             variance += own
         effects[i] = inflated / variance if variance > 0 else 1.0
     log_p = discounted(change.log_p, effects)
-    adjusted = (change.adjusted.log() + log_p - change.log_p).exp().clamp(max=1.0)
-    return change.select(adjusted <= alpha, log_p, adjusted)
+    # Adjusted p-values may underflow; they are no smaller than their own.
+    adjusted = (change.adjusted.log().maximum(change.log_p) + log_p - change.log_p).exp()
+    return change.select(adjusted <= alpha, log_p, adjusted.clamp(max=1.0))
 
 
 def relevant(change: SliceChange, min_change: float, min_factor: float) -> list[int]:

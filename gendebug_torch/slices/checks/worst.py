@@ -176,7 +176,8 @@ def _relevant(found: Slices, rows: _Rows, min_lift: float, alpha: float) -> list
     effects = [rows.effect(found.mask(rows.frame, i)) for i in indices]
     log_p = found.log_p[indices]
     rise = discounted(log_p, torch.tensor(effects, dtype=torch.float64)) - log_p
-    certain = found.adjusted[indices].log() + rise <= math.log(alpha) + 1e-9
+    # Adjusted p-values may underflow; they are no smaller than their own.
+    certain = found.adjusted[indices].log().maximum(log_p) + rise <= math.log(alpha) + 1e-9
     return [i for i, sure in zip(indices, certain.tolist(), strict=True) if sure]
 
 
