@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,7 +279,9 @@ class Labels:
 
 def inputs_of(labels: Labels, seed: int, plain: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Training, validation and production of one draw with the outputs of its network."""
-    world, rng = labels.world, np.random.default_rng(seed)
+    world = labels.world
+    # A stream for each table: with one for all, a chance of the draw would alarm in many at once.
+    rng = np.random.default_rng([seed, zlib.crc32(f"{world.path} {world.target}".encode())])
     n = len(labels.frame)
     y = labels.draw(rng)
     size = min(int(rng.choice([500, 750, 1000])), n // 3)
