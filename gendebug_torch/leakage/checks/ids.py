@@ -16,7 +16,12 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.leakage.checks._costs import column_cost
 from gendebug_torch.leakage.checks._targets import by_target
 from gendebug_torch.leakage.columns.association import Association, association, unsuitable_targets
-from gendebug_torch.leakage.columns.column_ablation import ablated_performance
+from gendebug_torch.leakage.columns.column_ablation import (
+    MAX_COLUMNS,
+    ablated_performance,
+    numeric_table,
+    random_rows,
+)
 from gendebug_torch.leakage.columns.identifiers import (
     identifier_columns,
     outcome_like_names,
@@ -28,6 +33,9 @@ _ERRORS = 5
 # What identifiers must add to the other columns: a part of the share that they must explain, or to
 # the AUC.
 _MIN_GAIN, _MIN_AREA_GAIN = 0.4, 0.02
+# Rank correlation with a column from which an identifier runs in its order, and the part of what it
+# explains alone that it must then add: small networks bend along two such columns more easily.
+_SAME_ORDER, _OWN_PART = 0.99, 0.5
 
 
 @check(
@@ -106,7 +114,7 @@ def _target_findings(
     suitable = not unsuitable_targets(targets)
     found = _association(table, targets, list(identifiers)) if suitable and identifiers else None
     suspects = [] if found is None else [c for c in identifiers if _predicts(found, c, *limits)]
-    adds = bool(suspects) and _add_to_others(train, list(identifiers), limits[0])
+    adds = bool(suspects) and _add_to_others(train, list(identifiers), found, limits[0])
     for name, kind in identifiers.items():
         yield _identifier_finding(name, kind, found, name in suspects, adds)
     if suitable:
@@ -128,24 +136,42 @@ def _predicts(found: Association, name: str, min_explained: float, min_auc: floa
     return by_share or float(found.interval("auc")[0][i]) >= min_auc
 
 
-def _add_to_others(train: Records, names: list[str], min_explained: float) -> bool:
+def _add_to_others(
+    train: Records, names: list[str], found: Association | None, min_explained: float
+) -> bool:
     """Whether identifiers tell more of the target than all other columns do without them.
 
     A row number of a table in the order of time follows the time that other columns hold as well.
     """
     assert isinstance(train.features, pd.DataFrame)
     assert train.targets is not None
+    assert found is not None
+    others = [str(c) for c in train.features.columns if str(c) not in names]
     table = train.features.assign(**_ranked(train.features, names))
     with_them, without = ablated_performance(
         table,
         train.targets,
         [(), names],
-        order=[str(c) for c in [*names, *(c for c in table.columns if str(c) not in names)]],
+        order=[*names, *others],
         categorical=train.schema.categorical,
     )
     gain = with_them.explained - without.explained
     area = with_them.auc - without.auc
+    if _in_order_of(table, names, others[:MAX_COLUMNS]):
+        share = float(found.explained.nan_to_num(0.0).max())
+        return gain >= max(_OWN_PART * share, _MIN_GAIN * min_explained)
     return gain >= _MIN_GAIN * min_explained or area >= _MIN_AREA_GAIN
+
+
+def _in_order_of(table: pd.DataFrame, names: list[str], others: list[str]) -> bool:
+    """Whether each identifier runs in the order of another column, as a row number of dates."""
+    numbers = numeric_table(table, random_rows(len(table)), [*names, *others])
+    ranks = numbers.select_dtypes("number").rank()
+    compared = ranks[[name for name in others if name in ranks]]
+    return all(
+        name in ranks and bool((compared.corrwith(ranks[name]).abs() >= _SAME_ORDER).any())
+        for name in names
+    )
 
 
 def _ranked(table: pd.DataFrame, names: list[str]) -> dict[str, pd.Series[Any]]:

@@ -174,10 +174,10 @@ def ablated_performance(
 
     Cost: one decomposition of the columns for each set, see `probe_network.cross_fit`.
     """
-    rows = _random_rows(len(targets), seed)
+    rows = random_rows(len(targets), seed)
     y = targets.cpu()[rows]
     indicators = target_columns(y, _class_count(y))
-    whole = design(_numeric_table(features, rows, order[:MAX_COLUMNS]), categorical=categorical)
+    whole = design(numeric_table(features, rows, order[:MAX_COLUMNS]), categorical=categorical)
     return [
         performance(_fold_scores(whole.without(list(columns)), indicators, seed), indicators)
         for columns in removed
@@ -214,11 +214,11 @@ def outcome_covariance(
 
     Cost: that of `ablated_performance` without two sets of columns.
     """
-    rows = _random_rows(len(targets), seed)
+    rows = random_rows(len(targets), seed)
     y = targets.cpu()[rows]
     indicators = target_columns(y, _class_count(y))
     used = list(dict.fromkeys([*columns, *order]))[:MAX_COLUMNS]
-    whole = design(_numeric_table(features, rows, used), categorical=categorical)
+    whole = design(numeric_table(features, rows, used), categorical=categorical)
     rest = [name for name in used if name not in columns]
     f, g = (_fold_scores(whole.without(part), indicators, seed) for part in (rest, list(columns)))
     f, g, centred = (part - part.mean(0) for part in (f, g, indicators))
@@ -323,19 +323,31 @@ def _class_count(targets: Tensor) -> int:
     return 0 if targets.is_floating_point() or not len(targets) else int(targets.max()) + 1
 
 
-def _random_rows(n: int, seed: int = 0) -> Tensor:
+def random_rows(n: int, seed: int = 0) -> Tensor:
+    """Rows that are looked at: 10,000 at most, in a random order.
+
+    Args:
+        n: number of rows.
+        seed: seed of the order.
+    """
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:_MAX_ROWS]
 
 
 def _drawn(split: tuple[Features, Tensor], columns: Sequence[str]) -> tuple[pd.DataFrame, Tensor]:
     """Random rows of some columns, and their targets."""
     features, targets = split
-    rows = _random_rows(len(targets))
-    return _numeric_table(features, rows, columns), targets.cpu()[rows]
+    rows = random_rows(len(targets))
+    return numeric_table(features, rows, columns), targets.cpu()[rows]
 
 
-def _numeric_table(features: Features, rows: Tensor, columns: Sequence[str]) -> pd.DataFrame:
-    """Some rows and columns, in the order of the names, as numbers and names; times as numbers."""
+def numeric_table(features: Features, rows: Tensor, columns: Sequence[str]) -> pd.DataFrame:
+    """Some rows and columns, in the order of the names, as numbers and names; times as numbers.
+
+    Args:
+        features: table `[n, d]` or tensor `[n, ...]`.
+        rows: positions of rows.
+        columns: names of columns; those that are not there are left out.
+    """
     if isinstance(features, Tensor):
         table = feature_table(features[rows.to(features.device)].double(), columns)
     else:
