@@ -182,6 +182,18 @@ def test_an_identifier_counts_where_it_tells_what_no_other_column_does(seed):
     assert (finding.subject, finding.severity) == ("row", Severity.WARN)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_row_number_in_the_order_of_its_dates_only_bends_more_easily(seed, shared_data):
+    """Bicycles hired by the hour: the counter follows the day, as the season and the year do."""
+    hours = pd.read_parquet(shared_data / "bike_sharing_hour" / "hour.parquet")
+    hours = hours.drop(columns=["casual", "registered"]).sample(1000, random_state=seed)
+    train = Records.from_frame(
+        hours.reset_index(drop=True), Schema(target="cnt", regression=True), name="train"
+    )
+    (finding,) = diagnose(train=train, only="leakage.ids").findings
+    assert (finding.subject, finding.severity) == ("instant", Severity.NOTE)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_the_only_predictor_of_a_quantity_is_a_note(seed):
     rng = np.random.default_rng(seed)

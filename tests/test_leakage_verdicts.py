@@ -131,6 +131,16 @@ def without_relation(frame):
     return frame.assign(calls=np.random.default_rng(0).permutation(frame["calls"]))
 
 
+@pytest.mark.parametrize("kept", [0.55, 0.02], ids=["rarer", "with the outcome"])
+def test_missing_more_often_in_one_class_is_no_record_of_it(rng, kept):
+    """What a column is missing with must be most of what it tells before it speaks against it."""
+    frame = weak_leak(rng)
+    told = np.where(frame["y"] == 1, 0.95, kept) > rng.random(len(frame))
+    frame["calls"] = (frame["y"] + 0.6 * rng.normal(size=len(frame))).where(told)
+    found = alarms(diagnose(**records(frame), only="leakage.columns"))
+    assert found == (set() if kept > 0.1 else {("leakage.columns", "calls")})
+
+
 FATES = {
     never_written: Cause.TARGET_LEAKAGE,
     constant: Cause.TARGET_LEAKAGE,

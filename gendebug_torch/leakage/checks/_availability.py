@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,9 @@ _MIN_LATE = 0.01
 # Limits of the association of missing values, as in `leakage.missing`, but of any correlation that
 # is beyond chance.
 _MIN_SHARE, _MIN_CORRELATION, _ALPHA = 0.95, 0.3, 1e-6
+# Part of what a column explains that its missing values must explain: an ordinary column is missing
+# more often in one class than in another without following any of them.
+_BY_MISSING = 0.75
 # Increase of the share of missing values, and part of the explained share that must remain.
 _MISSING_INCREASE, _REMAINING = 0.5, 0.5
 # Other columns with which a column's loss is compared, what they must explain together, and the
@@ -83,7 +87,9 @@ def accusation(
     return "The other columns predict it as they would predict a record of the target."
 
 
-def unavailability_signs(column: str, train: Records, production: Records | None) -> list[str]:
+def unavailability_signs(
+    column: str, train: Records, production: Records | None, *, explained: float = 0.0
+) -> list[str]:
     """What suggests that a column is recorded after the outcome, as clauses of a sentence.
 
     Nothing does so of a property of the inputs.
@@ -92,12 +98,18 @@ def unavailability_signs(column: str, train: Records, production: Records | None
         column: column name.
         train: labeled training records.
         production: records of production, with or without targets, or None.
+        explained: share of the target that the column explains, most of which its missing values
+            must explain to speak against it; 0 if any association does.
     """
     assert train.features is not None
     if is_property(column, train):
         return []
     values = feature_table(train.features, [column])
-    signs = [_late(values, train), _missing(values, train), fate(column, train, production)]
+    signs = [
+        _late(values, train),
+        _missing(values, train, explained),
+        fate(column, train, production),
+    ]
     return [sign for sign in signs if sign]
 
 
@@ -109,10 +121,11 @@ def _late(values: pd.DataFrame, train: Records) -> str:
     return f"it is dated after {time} in {late[0].share:.0%} of the rows" if late else ""
 
 
-def _missing(values: pd.DataFrame, train: Records) -> str:
+def _missing(values: pd.DataFrame, train: Records, explained: float) -> str:
     assert train.targets is not None
     found = missing_value_association(values, train.targets)
-    if not found.associated(_MIN_SHARE, _MIN_CORRELATION, _ALPHA):
+    limit = max(_MIN_CORRELATION, math.sqrt(_BY_MISSING * max(explained, 0.0)))
+    if not found.associated(_MIN_SHARE, limit, _ALPHA):
         return ""
     r = float(found.correlation[0])
     return f"its missing values correlate with the target ({r:+.2f})"

@@ -60,7 +60,8 @@ def sufficient_findings(
         context: what they are compared with.
     """
     for name in names:
-        signs = unavailability_signs(name, train, production)
+        share = float(found.overall[found.names.index(name)])
+        signs = unavailability_signs(name, train, production, explained=share)
         lost = lost_relation(name, train, production, found.order)
         if signs or lost:
             # A column with the like of which others are known is rather lost in serving.
