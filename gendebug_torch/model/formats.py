@@ -7,13 +7,14 @@ import importlib
 import io
 import json
 import logging
+import pickletools
 import sys
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def state_of_file(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
 
         _check_sum(Path(path))
         return load_file(path)
-    held = torch.load(path, map_location="cpu", weights_only=True)
+    held = load_tensors(path)
     state = held.get("state_dict", held) if isinstance(held, dict) else held
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise ValueError(f"it holds {brief(state)} and no tensors by name")
@@ -110,6 +111,56 @@ def state_of_file(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in state.items()
             if name.startswith(prefix)
         }
+    )
+
+
+# Names of classes have fewer characters. PyTorch searches the message about a name that it does not
+# know in a time that grows with the square of the length: 20 s for 15,000 characters.
+_LONGEST_NAME = 500
+# Pickles before the tensors of a file of the layout without an archive.
+_PICKLES = 5
+
+
+def load_tensors(source: str | Path | io.BytesIO) -> Any:
+    """What torch.save wrote, on the CPU; nothing is unpickled but tensors and plain values.
+
+    Args:
+        source: path or content of the file.
+
+    Raises:
+        ValueError: a class is named by hundreds of characters, as in a damaged file.
+        pickle.UnpicklingError: the file holds more than tensors and plain values.
+    """
+    content = source if isinstance(source, io.BytesIO) else open(source, "rb")  # noqa: SIM115
+    with contextlib.nullcontext(source) if content is source else content:
+        for name in _names_of_classes(content):
+            if len(name) > _LONGEST_NAME:
+                raise ValueError(f"it names a class by {len(name):,} characters: it is damaged")
+        content.seek(0)
+        return torch.load(content, map_location="cpu", weights_only=True)
+
+
+def _names_of_classes(content: IO[bytes]) -> Iterator[str]:
+    """Names that the pickles of a file refer to, as far as they can be read."""
+    archive = zipfile.is_zipfile(content)
+    content.seek(0)
+    # What cannot be read, PyTorch refuses afterwards.
+    with contextlib.suppress(ValueError, zipfile.BadZipFile, NotImplementedError):
+        if not archive:
+            for _ in range(_PICKLES):
+                yield from _texts(content)
+            return
+        with zipfile.ZipFile(content) as entries:
+            for name in entries.namelist():
+                if name.endswith(".pkl"):
+                    yield from _texts(entries.open(name))
+
+
+def _texts(pickled: IO[bytes]) -> Iterator[str]:
+    return (
+        str(text)
+        for operation, text, _ in pickletools.genops(pickled)
+        if operation.name in ("GLOBAL", "INST")
     )
 
 
@@ -199,7 +250,7 @@ def _unpickled(archive: zipfile.ZipFile) -> str | None:
 def _only_tensors(content: bytes) -> bool:
     """Whether a file of torch.save holds tensors and plain values alone."""
     try:
-        torch.load(io.BytesIO(content), weights_only=True)
+        load_tensors(io.BytesIO(content))
     except Exception as error:
         if type(error).__name__ != "UnpicklingError":
             raise

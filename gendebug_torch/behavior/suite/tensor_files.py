@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gendebug_torch.errors import reading, reject
+from gendebug_torch.model.formats import load_tensors
 
 _SUFFIXES = (".npy", ".npz", ".safetensors", ".pt")
 
@@ -58,7 +59,7 @@ def _tensors_of(path: Path) -> Mapping[str, Any]:
 
             return dict(load_file(path))
         if path.suffix == ".pt":
-            loaded = torch.load(path, weights_only=True, map_location="cpu")
+            loaded = load_tensors(path)
             return loaded if isinstance(loaded, dict) else {"": loaded}
         array = np.load(path, allow_pickle=False)
         if isinstance(array, np.ndarray):

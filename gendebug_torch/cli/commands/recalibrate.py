@@ -23,7 +23,7 @@ from gendebug_torch.data.files import write_whole
 from gendebug_torch.data.task import two_class_logits
 from gendebug_torch.errors import reading, reject
 from gendebug_torch.model.binary import positive_logit
-from gendebug_torch.model.formats import import_name, load_network, load_program
+from gendebug_torch.model.formats import import_name, load_network, load_program, load_tensors
 
 
 def recalibrate(
@@ -228,7 +228,7 @@ def _from_checkpoint(name: str, path: str) -> Any:
     expected = f"a checkpoint of {name} that holds tensors and plain values"
     remedy = "Check the path, and that the class fits it; save weights and hyperparameters only."
     with reading(path, expected, "--checkpoint", remedy):
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
         if hasattr(made, "load_from_checkpoint"):
             # Lightning before 2.6 unpickles what it is given: it is given what was read safely.
             buffer = io.BytesIO()
