@@ -1,11 +1,13 @@
 """Columns that hold what others held, or stand beside other rows: told by their relations."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from gendebug_torch import Records, Schema, Severity
 from gendebug_torch.diagnosis.counterfactuals.changes import column_change
@@ -276,3 +278,28 @@ def test_a_column_that_hardly_varied_is_claimed_to_hold_no_other():
     tables[1].loc[[3, 41], "f"] = [0.8, 0.9]
     values = {c: tuple(side[c].to_numpy() for side in tables) for c in "abcdef"}
     assert role_changes(Relations.of(*tables), values) == {}
+
+
+@pytest.mark.parametrize("classes", [True, False], ids=["classes", "quantity"])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_related_to_others_through_the_target_alone_is_left_to_shortcuts(seed, classes):
+    """A mark that went with the answer where the data was collected ends as a wrong join would."""
+    rng = np.random.default_rng(seed)
+    sides = []
+    for name in ("validation", "production"):
+        x = rng.normal(size=(2000, 4)) + rng.normal(size=(2000, 1))
+        y = x.sum(1) + rng.normal(size=2000)
+        y = (y > 0).astype(float) if classes else y
+        table = pd.DataFrame(x, columns=list("abcd"))
+        table["mark"] = (y - y.mean()) / y.std() + 0.35 * rng.normal(size=2000)
+        targets = torch.from_numpy(y.astype(np.int64) if classes else y)
+        sides.append(Records(table, targets, name=name))
+    reference, live = sides
+    for column, expected in (("mark", set()), ("a", {"a"})):
+        joined = live.features.assign(**{column: rng.permutation(live.features[column])})
+        kinds = change_kinds(replace(live, features=joined), reference)
+        assert {f.name for f in kinds.features if f.kind == "train_serve_skew"} == expected
+    unlabeled = replace(reference, targets=None)
+    joined = live.features.assign(mark=rng.permutation(live.features["mark"]))
+    kinds = change_kinds(replace(live, features=joined, targets=None), unlabeled)
+    assert {f.name for f in kinds.features if f.kind == "train_serve_skew"} == {"mark"}

@@ -258,7 +258,7 @@ def _explained_shifts(
             features[i] = label_shift_explanation(feature, columns, classes, targets)
     deadline.check()
     features = off_the_calendar(transform_explanations(features, columns), columns, *sides)
-    return relation_explanations(features, columns, deadline)
+    return relation_explanations(features, columns, targets, deadline)
 
 
 def _kinds(

@@ -32,6 +32,7 @@ from gendebug_torch.shift.scores.score_relation import (
     relation_change,
 )
 from gendebug_torch.shift.transforms.cycles import CyclicOffset, cyclic_offset
+from gendebug_torch.shift.transforms.relations import Relations
 from gendebug_torch.shift.transforms.roles import OtherColumn
 from gendebug_torch.shift.two_sample.joint import joint_shift
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
@@ -229,8 +230,31 @@ class Localisation:
         kind: Kind = "train_serve_skew" if broken else "covariate_shift"
         for names in [*([name] for name in important[:MAX_LOCALISED]), list(important[:2])]:
             if self.rest_unchanged(names):
+                if self._through_targets(names):
+                    return []
                 return [FeatureChange(n, 0.0, kind, text, certain=labels_changed) for n in names]
         return [FeatureChange(name, 0.0, "covariate_shift", text) for name in important[:1]]
+
+    def _through_targets(self, names: Sequence[str]) -> bool:
+        """Whether the columns related to others through the targets alone: a leak or a shortcut."""
+        labels = self.labels
+        if labels is None or labels.kind == "labels":
+            return False
+        targets = labels.before[:, 0]
+        if labels.kind == "classes":
+            one = labels.before.shape[1] == 1
+            targets = targets.long() if one else labels.before.argmax(1)
+        elif labels.before.shape[1] > 1:
+            return False
+        reference = self.columns.reference.iloc[labels.rows[0].numpy()]
+        coded = self.columns.categorical
+        relations = Relations.of(
+            reference, self.columns.production, categorical=coded, targets=targets
+        )
+        if relations is None:
+            return False
+        asked = [i for i, name in enumerate(relations.names) if name in names]
+        return relations.only_through_targets(np.isin(relations.owner, asked))
 
     def _exchanges_and_signs(self, *, certain: bool) -> list[FeatureChange]:
         """Columns that labels follow as if two were exchanged, or one reversed or cyclically moved.

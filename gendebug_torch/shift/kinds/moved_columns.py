@@ -312,7 +312,10 @@ def _moved_families(features: list[FeatureChange], columns: SharedTables) -> lis
 
 
 def relation_explanations(
-    features: list[FeatureChange], columns: SharedTables, deadline: Deadline = NO_DEADLINE
+    features: list[FeatureChange],
+    columns: SharedTables,
+    targets: Tensor | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> list[FeatureChange]:
     """The same, and columns that hold other values than their own, by how they relate to others.
 
@@ -322,6 +325,7 @@ def relation_explanations(
     Args:
         features: columns that shifted.
         columns: both sides.
+        targets: classes or quantities of the reference, `[n]`.
         deadline: end of the time.
     """
     known = {feature.name: feature for feature in features}
@@ -333,6 +337,7 @@ def relation_explanations(
         columns.production,
         categorical=columns.categorical,
         order=columns.orders[0],
+        targets=targets,
     )
     if relations is None:
         return features

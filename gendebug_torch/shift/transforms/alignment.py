@@ -46,7 +46,9 @@ def columns_beside_other_rows(relations: Relations) -> list[OtherRows]:
     The groups are the connected parts of the graph of all significant correlations in production;
     the largest is what the others no longer belong to. A group counts where two or more of its
     relations to others are gone and its distributions are as before; together, the groups must
-    explain four fifths of what changed in the correlations of all columns.
+    explain four fifths of what changed in the correlations of all columns. A group that is related
+    to others through the targets alone is left to the checks of leaks and shortcuts: such a
+    relation ends where the group no longer goes with the targets, without any join.
 
     Args:
         relations: correlations on both sides.
@@ -68,6 +70,8 @@ def columns_beside_other_rows(relations: Relations) -> list[OtherRows]:
         inside = (part == number)[owner]
         across = inside[:, None] & ~inside
         names = tuple(n for n, at in zip(relations.names, part, strict=True) if at == number)
+        if relations.only_through_targets(inside):
+            continue
         if _features(lost & across, owner) >= _MIN_LOST and all(_as_before(relations, names)):
             groups[number] = names
             expected[across | across.T] = 0.0

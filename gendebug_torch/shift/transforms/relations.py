@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gendebug_torch.data.task import missing_labels
 from gendebug_torch.stats.probe_network import design
 
 Array = NDArray[np.float64]
@@ -34,6 +35,8 @@ _NOISE = 4.0
 # by a change must be, to need a reason.
 _PARTS = 4
 _TIMES_THE_USUAL = 4.0
+# Share of a column that the targets tell, from which it follows them.
+_FOLLOWS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,8 @@ class Relations:
         tables: the rows of either side that were looked at.
         scores: the same as columns of numbers of variance 1 over both, `[n, p]` and `[m, p]`.
         parts: rows of the reference: random quarters of them, then quarters in the order of time.
+        rest: the scores of the reference less what its target tells of them, `[n, p]`; None where
+            no target is known.
     """
 
     names: tuple[str, ...]
@@ -57,6 +62,7 @@ class Relations:
     tables: tuple[pd.DataFrame, pd.DataFrame]
     scores: tuple[Array, Array]
     parts: tuple[NDArray[np.int64], ...]
+    rest: Array | None = None
 
     @staticmethod
     def of(
@@ -65,6 +71,7 @@ class Relations:
         *,
         categorical: Sequence[str] = (),
         order: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Relations | None:
         """Relations of the columns of two tables; None where they are too few rows or too many.
 
@@ -73,6 +80,7 @@ class Relations:
             live: the same columns, `[m, d]`.
             categorical: numeric columns that hold codes.
             order: rows of the reference in the order of time, `[n]` int64; default: as they come.
+            targets: classes or quantities of the reference, `[n]`.
 
         Cost: a sort of each column, and `2 n p^2` operations on 5,000 rows.
         """
@@ -94,6 +102,7 @@ class Relations:
             (sides[0], sides[1]),
             (first, second),
             _quarters(rows[0], order),
+            _rest(first, targets, rows[0]),
         )
 
     @property
@@ -162,6 +171,23 @@ class Relations:
         large = np.abs(self.after - self.before) >= MIN_CHANGE
         return np.asarray((self.squared(self.before, self.after) >= MIN_Z**2) & large)
 
+    def only_through_targets(self, columns: NDArray[np.bool_]) -> bool:
+        """Whether some columns follow the targets, and others no more than that brings about.
+
+        So does a record of the outcome, and what went with it where the data was collected.
+
+        Args:
+            columns: columns of numbers, `[p]`.
+        """
+        if self.rest is None:
+            return False
+        left = self.rest[:, columns].var(0) / np.maximum(self.scores[0][:, columns].var(0), 1e-9)
+        if left.max(initial=1.0 - _FOLLOWS) > 1 - _FOLLOWS:
+            return False
+        noise = 4 / np.sqrt(len(self.rest))
+        others = np.abs(_correlations(self.rest)[columns][:, ~columns])
+        return bool(others.max(initial=0.0) <= max(MIN_CHANGE, noise))
+
 
 def needed_excess(of_parts: Sequence[float]) -> float:
     """Excess that a reason must beat, since relations change by themselves.
@@ -195,3 +221,22 @@ def _correlations(scores: Array) -> Array:
     centred = scores - scores.mean(0)
     scaled = centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-9)
     return np.asarray(scaled.T @ scaled)
+
+
+def _rest(scores: Array, targets: Tensor | None, drawn: NDArray[np.int64]) -> Array | None:
+    """What classes, or a quantity and its square, do not tell of each column."""
+    if targets is None or targets.ndim != 1:
+        return None
+    values = targets.cpu().double().numpy()[drawn]
+    known = ~missing_labels(targets).cpu().numpy()[drawn]
+    if known.sum() < MIN_ROWS:
+        return None
+    scores, values = scores[known], values[known]
+    if targets.is_floating_point():
+        order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+        ranked = order / len(values) - 0.5
+        spread = (values - values.mean()) / max(values.std(), 1e-9)
+        told = np.stack([np.ones_like(ranked), ranked, ranked**2, ranked**3, spread], 1)
+    else:
+        told = (values[:, None] == np.unique(values)).astype(np.float64)
+    return np.asarray(scores - told @ np.linalg.lstsq(told, scores, rcond=None)[0])
