@@ -220,3 +220,5 @@ def test_bad_input_is_named(model):
         compare(made, made, paired=True, ensemble=[made])
     with pytest.raises(InputError, match="features"):
         compare_attributions(made, attribute(network(), rows(30)))
+    with pytest.raises(InputError, match=r"Pass `found\.select\(rows\)`"):
+        compare_attributions(made, torch.ones(30, dtype=torch.bool))

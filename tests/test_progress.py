@@ -6,6 +6,7 @@ import torch
 
 from gendebug_torch import Records, Schema, diagnose, profile
 from gendebug_torch.attribution import counterfactual
+from gendebug_torch.errors import NO_DEADLINE
 from gendebug_torch.influences.influence import influence
 from gendebug_torch.profiles.sources import row_count
 
@@ -17,6 +18,17 @@ ROWS = Records(TABLE, (X[:, 0] + 0.5 * X[:, 1] > 0).long())
 
 def network(x):
     return 4 * x[:, 0]
+
+
+def both_sides():
+    """Rows of validation, and of production whose first column lost its spread."""
+    served = X * torch.tensor([0.1, 1.0, 1.0])
+    for x, name in ((X, "validation"), (served, "production")):
+        frame = pd.DataFrame(x.numpy(), columns=list("abc"))
+        yield name, Records(frame, ROWS.targets, network(x), name=name)
+
+
+SIDES = dict(both_sides())
 
 
 # What runs long -> what its bar counts.
@@ -33,6 +45,11 @@ LOOPS = {
             network, train=ROWS, validation=ROWS, only="influence.culprits", progress=True
         ),
         "/400 ",
+    ),
+    "bill": (lambda: diagnose(network, **SIDES, progress=True), " counterfactuals"),
+    "report": (
+        lambda: diagnose(**SIDES, only="shift").to_html(deadline=NO_DEADLINE.with_progress(True)),
+        " pictures",
     ),
 }
 

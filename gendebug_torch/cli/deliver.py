@@ -46,7 +46,7 @@ def deliver(
         diagnosis = replace(diagnosis, context=context)
     others = bill_files(diagnosis.bill) | further_files(diagnosis, out, also)
     budget = NO_DEADLINE if deadline is None else deadline.whole
-    html = diagnosis.to_html(**extras, deadline=budget)
+    html = diagnosis.to_html(**extras, deadline=budget.with_progress(sys.stderr.isatty()))
     write_report(out, html, diagnosis.to_json(), others)
     say(f"{diagnosis}\n\nReport: {Path(out) / 'report.html'}")
     if (late := overrun(budget.seconds, budget.spent, diagnosis.costs)) and not _says(diagnosis):

@@ -254,7 +254,8 @@ def diagnose(
     )
     findings += [*found, *profile_finding(profiles)]
     quality = attempt(findings, "diagnose.quality", partial(quality_of, findings, given, deadline))
-    work = partial(diagnosed_bill, findings, given, device, deadline, quality)
+    shown = deadline.with_progress(progress)
+    work = partial(diagnosed_bill, findings, given, device, shown, quality)
     bill = attempt(findings, "diagnose.bill", work) if only is None else None
     if limited:
         findings += overrun(deadline.seconds, deadline.spent, costs)

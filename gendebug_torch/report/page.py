@@ -13,6 +13,7 @@ from gendebug_torch.checks.evidence import png
 from gendebug_torch.checks.finding import Finding, Severity
 from gendebug_torch.checks.registry import Check, all_checks
 from gendebug_torch.errors import NO_DEADLINE, Deadline
+from gendebug_torch.progress import progress_bar
 from gendebug_torch.report.text import finding_markdown, printable, words
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def render_html(
         bill: what each cause carries of the quality that was lost.
         deadline: end of the time for pictures; the page says which are not drawn.
     """
-    draw = _drawn_until(deadline)
-    entries, undrawn = _entries(findings, draw)
+    drawn = _drawn(findings, pictures or {}, bill, deadline)
+    entries = drawn["entries"]
     place = {id(finding): i for i, finding in enumerate(findings)}
     shown_causes = [_cause(likely, place) for likely in causes[:_CAUSES]]
     return _template().render(
@@ -89,18 +90,35 @@ def render_html(
         headline=_headline(shown_causes, entries),
         causes=shown_causes,
         more_causes=max(0, len(causes) - _CAUSES),
-        entries=entries,
         counts=_counts(findings),
-        undrawn=undrawn,
         tables={name: _table(table, _MEASURED_ROWS) for name, table in (tables or {}).items()},
-        pictures={name: draw(picture) for name, picture in (pictures or {}).items()},
         context=context or {},
         schedule=None if schedule is None else _table(schedule, rows=len(schedule)),
-        bill=_bill(bill, draw),
         words=words,
+        **drawn,
         **_grouped(entries),
         **_assets(),
     )
+
+
+def _drawn(
+    findings: Sequence[Finding],
+    pictures: Mapping[str, Any],
+    bill: Bill | None,
+    deadline: Deadline,
+) -> dict[str, Any]:
+    """All parts of the page that have pictures, which take most of its time."""
+    alarming = _alarming(findings)
+    evidence = set(alarming[:_PICTURES])
+    total = len(evidence) + len(pictures) + (bill is not None)
+    with progress_bar(total, "pictures", show=deadline.progress) as finished:
+        draw = _drawn_until(deadline, finished)
+        return {
+            "entries": _entries(findings, draw, evidence),
+            "undrawn": len(alarming) - len(evidence),
+            "pictures": {name: draw(picture) for name, picture in pictures.items()},
+            "bill": _bill(bill, draw),
+        }
 
 
 def _bill(bill: Bill | None, draw: _Draw) -> dict[str, Any] | None:
@@ -126,20 +144,22 @@ def _with_interval(points: float, low: float, high: float) -> str:
     return f"{points:.3g} ({low:.3g} to {high:.3g})" if low == low else f"{points:.3g}"
 
 
-def _entries(findings: Sequence[Finding], draw: _Draw) -> tuple[list[dict[str, Any]], int]:
-    """What the page shows of every finding, and how many have evidence that is not drawn."""
-    alarming = [
+def _alarming(findings: Sequence[Finding]) -> list[int]:
+    """Places of the findings that say something and have evidence to draw."""
+    return [
         i
         for i, finding in enumerate(findings)
         if finding.severity.level >= Severity.NOTE.level and finding.evidence is not None
     ]
-    drawn = set(alarming[:_PICTURES])
+
+
+def _entries(findings: Sequence[Finding], draw: _Draw, drawn: set[int]) -> list[dict[str, Any]]:
+    """What the page shows of every finding."""
     checks = {check.name: check for check in all_checks()}
-    entries = [
+    return [
         _entry(i, finding, draw if i in drawn else None, checks)
         for i, finding in enumerate(findings)
     ]
-    return entries, len(alarming) - len(drawn)
 
 
 def _grouped(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -247,7 +267,7 @@ def _about(check: Check | None) -> dict[str, Any] | None:
     return {"claim": check.summary, "how": [text for text in how if text], "source": check.source}
 
 
-def _drawn_until(deadline: Deadline) -> _Draw:
+def _drawn_until(deadline: Deadline, finished: Callable[[int], object]) -> _Draw:
     """Draws while there is time for one more picture, by what the last one took."""
     taken = [_FIRST_PICTURE]
 
@@ -257,6 +277,7 @@ def _drawn_until(deadline: Deadline) -> _Draw:
         began = deadline.spent
         picture = _picture(evidence)
         taken.append(deadline.spent - began)
+        finished(1)
         return picture
 
     return draw

@@ -17,7 +17,7 @@ from gendebug_torch.attribution.compare.distributions import (
     compare_distributions,
 )
 from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
-from gendebug_torch.errors import reject
+from gendebug_torch.errors import brief, reject
 from gendebug_torch.stats.intervals import normal_quantile
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
@@ -138,8 +138,9 @@ def compare_attributions(
         seed: seed of the permutations, and of the sample if there are more than 2,000 rows.
 
     Raises:
-        InputError: different features, a group of fewer than 2 rows, or of 20 with permutations,
-            pairs of different length, or an ensemble of one or two.
+        InputError: something else than attributions, different features, a group of fewer than 2
+            rows, or of 20 with permutations, pairs of different length, or an ensemble of one or
+            two.
 
     Cost: two passes over the contributions, and `permutations` passes over `min(n, 4000)` rows and
     2 d columns.
@@ -154,12 +155,7 @@ def compare_attributions(
         >>> compare_attributions(before, after).table()["feature"].iloc[0]
         'feature_1'
     """
-    if reference.names != other.names:
-        got = f"{len(reference.names)} and {len(other.names)} features, or other names"
-        reject("other", "the features of the reference", got, "Attribute both groups alike.")
-    for name, side in (("reference", reference), ("other", other)):
-        if len(side) < 2:
-            reject(name, "at least two rows", str(len(side)), "A mean of one row has no error.")
+    _check(reference, other)
     distributions = None
     if permutations or paired or ensemble:
         distributions = compare_distributions(
@@ -177,3 +173,16 @@ def compare_attributions(
         labels=labels,
         distributions=distributions,
     )
+
+
+def _check(reference: Attributions, other: Attributions) -> None:
+    """Refuse what cannot be compared."""
+    for name, side in (("reference", reference), ("other", other)):
+        if not isinstance(side, Attributions):
+            remedy = "Pass `found.select(rows)` of what `attribute` found."
+            reject(name, "attributions of a group of rows", brief(side), remedy)
+        if len(side) < 2:
+            reject(name, "at least two rows", str(len(side)), "A mean of one row has no error.")
+    if reference.names != other.names:
+        got = f"{len(reference.names)} and {len(other.names)} features, or other names"
+        reject("other", "the features of the reference", got, "Attribute both groups alike.")

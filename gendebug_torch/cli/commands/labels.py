@@ -179,8 +179,9 @@ def _corrected(
         write_whole(path, corrected.to_csv(index=False), "--out")
     precision, low, high = review.precision
     counts = f"{len(review.corrections)} of {len(review.decisions)} reviewed labels were wrong"
+    interval = f" ({precision:.0%}, 95 % interval {low:.0%} to {high:.0%})"
     say(
-        f"Review: {counts} ({precision:.0%}, 95 % interval {low:.0%} to {high:.0%}); "
+        f"Review: {counts}{interval if review.decisions else ''}; "
         f"{len(review.unsure)} unsure, "
         f"{len(review.pending)} without a verdict. Corrected table: {path}"
     )

@@ -80,7 +80,9 @@ def shift(
 def _profile(path: str, schema: gd.Schema, option: str) -> gd.Profile:
     """The profile of a table, or the one that was saved."""
     with option_of(option):
-        return gd.Profile.load(path) if path.endswith(_SAVED) else gd.profile(path, schema)
+        if path.endswith(_SAVED):
+            return gd.Profile.load(path)
+        return gd.profile(path, schema, progress=sys.stderr.isatty())
 
 
 def _change_kinds(diagnosis: gd.Diagnosis) -> ChangeKinds | None:

@@ -13,6 +13,7 @@ from gendebug_torch.diagnosis.counterfactuals.changes import InputChange, one_af
 from gendebug_torch.diagnosis.counterfactuals.metrics import RowMetric
 from gendebug_torch.diagnosis.counterfactuals.tilts import Tilts
 from gendebug_torch.errors import NO_DEADLINE, Deadline
+from gendebug_torch.progress import progress_bar
 
 # Values of one matrix of weights in memory.
 _AT_ONCE = 2**23
@@ -112,15 +113,26 @@ class Worlds:
         count = self.validation.weights.shape[1]
         rows = len(self.validation.logits) + len(self.production.logits)
         step = max(1, _AT_ONCE // rows)
+        starts = range(0, count, step)
+        total, show = len(starts) * len(worlds), self.deadline.progress
         parts = []
-        for start in range(0, count, step):
-            columns = slice(start, min(count, start + step))
-            ratios = self._ratios(columns)
-            known: dict[_World, Tensor] = {}
-            parts.append(
-                torch.stack([self._extrapolated(world, columns, ratios, known) for world in worlds])
-            )
+        with progress_bar(total, "counterfactuals", show=show) as finished:
+            for start in starts:
+                columns = slice(start, min(count, start + step))
+                parts.append(self._points(worlds, columns, finished))
         return torch.cat(parts, 1)
+
+    def _points(
+        self, worlds: Sequence[frozenset[int]], columns: slice, finished: Callable[[int], object]
+    ) -> Tensor:
+        """Points of each world for some columns of the weights."""
+        ratios = self._ratios(columns)
+        known: dict[_World, Tensor] = {}
+        points = []
+        for world in worlds:
+            points.append(self._extrapolated(world, columns, ratios, known))
+            finished(1)
+        return torch.stack(points)
 
     def _ratios(self, columns: slice) -> dict[int, tuple[Tensor, Tensor]]:
         """Logarithms of the factors of the mechanisms that have one."""
