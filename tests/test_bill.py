@@ -17,9 +17,10 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.diagnosis.apportioning.apportion import apportioned, expected
 from gendebug_torch.diagnosis.apportioning.bill import COLUMNS, Bill, BillLine, read_bill
-from gendebug_torch.diagnosis.apportioning.remedies import Regained
+from gendebug_torch.diagnosis.apportioning.remedies import REFIT, Regained, simplest_remedy
 from gendebug_torch.diagnosis.apportioning.shapley import shapley_values
 from gendebug_torch.diagnosis.causes import LikelyCause
+from gendebug_torch.diagnosis.counterfactuals.changes import whole_change
 from gendebug_torch.diagnosis.counterfactuals.metrics import row_metric, weighted_auc
 from gendebug_torch.diagnosis.counterfactuals.resampling import blocks_of, resampling_weights
 from gendebug_torch.diagnosis.counterfactuals.tilts import fit_tilts
@@ -355,7 +356,16 @@ def test_an_expected_bill_is_withdrawn_where_its_assumptions_fail(causes, words)
         expected(causes, network(), world(1), Records(after.features, logits=after.logits))
 
 
-def test_class_shares_are_billed_beside_a_change_of_pictures():
+@pytest.mark.parametrize(
+    ("name", "serving", "remedy"),
+    [
+        ("scaled", lambda x: 0.1 * x, "mend scaled"),
+        # Each picture has its own mean: no line of the values undoes it.
+        ("contrast", lambda x: 0.1 * x + 0.9 * x.mean((1, 2, 3), True), "mend contrast, expected"),
+    ],
+)
+def test_class_shares_are_billed_beside_a_change_of_pictures(name, serving, remedy):
+    """What mending wins back is what the generator's pictures win without the change."""
     generator = torch.Generator().manual_seed(0)
 
     halves = torch.ones(12, 12)
@@ -365,22 +375,75 @@ def test_class_shares_are_billed_beside_a_change_of_pictures():
         def forward(self, x):
             return 100 * (x * halves).mean((1, 2, 3)) - 1
 
-    def pictures(n, share, gain):
+    def pictures(n, share, serving):
         y = (torch.rand(n, generator=generator) < share).long()
         x = 0.5 + (0.1 * y - 0.05)[:, None, None, None] * halves
-        x = (x + 0.2 * torch.randn(n, 1, 12, 12, generator=generator)) * gain
+        x = serving(x + 0.2 * torch.randn(n, 1, 12, 12, generator=generator))
         return Records(x, y, Halves()(x))
 
-    before, after = pictures(1500, 0.5, 1.0), pictures(1500, 0.8, 0.1)
+    def accuracy(rows):
+        ones = torch.ones(len(rows), 1)
+        return float(row_metric(rows, rows, "accuracy").points(rows.logits, rows.targets, ones))
+
+    before, after = pictures(1500, 0.5, lambda x: x), pictures(1500, 0.8, serving)
     findings = gd.diagnose(
         Halves(), validation=before, production=after, only="shift.reproduced_change"
     ).findings
-    assert findings[0].subject == "scaled"
+    assert findings[0].subject == name
     bill = gd.diagnosis.bill(
         Halves(), validation=before, production=after, findings=findings, metric="accuracy"
     )
-    assert {line.cause for line in bill.lines[:-1]} == {"train_serve_skew", "label_shift"}
+    lines = {line.cause: line for line in bill.lines}
+    assert set(lines) == {"train_serve_skew", "label_shift", "unexplained"}
     sums_up(bill)
+    won = accuracy(pictures(20_000, 0.8, lambda x: x)) - accuracy(pictures(20_000, 0.8, serving))
+    mended = lines["train_serve_skew"].remedy
+    assert mended.remedy == remedy
+    assert mended.points == pytest.approx(won, abs=3.0)
+    assert 0 < mended.low < mended.points < mended.high
+    # What is said of it is what was done: rows of production with less contrast were not mended.
+    said = next(reason for reason in decide([], bill=bill).reasons if "points of" in reason)
+    assert ("would win back" in said) == remedy.endswith("expected")
+
+
+def test_a_change_of_whole_inputs_is_undone_where_it_keeps_them():
+    x = torch.rand(100, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    cast = torch.tensor([0.5, -2.0, 3.0])[:, None, None]
+    lines = whole_change(lambda x: cast * x + 1, (x, cast * x[:50] + 1))
+    assert torch.allclose(lines.undo(lines.apply(x)), x, atol=1e-5)
+
+    def brighter(x):
+        return 2 * x
+
+    for apply, live in (
+        (lambda x: (2 * x).clamp(0, 1), (2 * x).clamp(0, 1)),
+        (lambda x: x.flip(3), x.flip(3)),
+        (lambda x: 0 * x + 0.5, 0 * x + 0.5),
+        # Production was clipped besides.
+        (brighter, brighter(x).clamp(0, 1.5)),
+    ):
+        assert whole_change(apply, (x, live)).undo is None
+    missing = x.clone()
+    missing[0] = torch.nan
+    assert whole_change(brighter, (missing, brighter(x))).undo is None
+    whole = (255 * x).to(torch.uint8)
+    assert whole_change(lambda x: x // 2, (whole, whole // 2)).undo is None
+
+
+def test_a_layer_is_fitted_again_where_that_beats_a_map_of_the_outputs():
+    """By a standard error of the difference on the same rows, whatever each of them varies."""
+    generator = torch.Generator().manual_seed(0)
+    rows, noise = 5 * torch.randn(200, generator=generator), torch.randn(200, generator=generator)
+    rows[0] = noise[0] = 0.0
+    names = ("recalibrate", "move threshold", REFIT)
+    for more, best in ((0.5, "recalibrate"), (2.0, REFIT), (-1.0, "recalibrate")):
+        won = {names[0]: 3 + rows, names[1]: 2 + rows, REFIT: 3 + more + rows + noise}
+        assert simplest_remedy(names, won) == best
+        assert simplest_remedy((REFIT,), won) == REFIT
+    assert simplest_remedy((), {}) == ""
+    causes = [likely("concept_drift")]
+    bill = billed(causes, world(1), world(2, drift=2.0), metric="accuracy")
+    assert bill.lines[0].remedy.remedy == REFIT
 
 
 @pytest.mark.parametrize("numbers", [{}, {SHARE_OF_RISE: 0.9}])

@@ -149,7 +149,8 @@ def _bill_reasons(bill: Bill | None) -> list[str]:
     trial = first.remedy
     if trial is not None and trial.helps:
         won = f"{trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
-        how = "would win back" if bill.expected else "tried on other rows, wins back"
+        guessed = bill.expected or trial.expected
+        how = "would win back" if guessed else "tried on other rows, wins back"
         text += f"; the remedy {trial.remedy!r}, {how} {won}"
     return [f"{text}."]
 

@@ -115,7 +115,7 @@ def apportioned(
     fewest = min(int(ids.max()) + 1 for ids in blocks)
 
     def remedies() -> list[Regained | None]:
-        return best_remedies(mechanisms, _trials(sides, worlds, model, device, fewest), deadline)
+        return best_remedies(worlds, _trials(sides, worlds, model, device, fewest), deadline)
 
     return _bill(plan, worlds, remedies, fewest)
 

@@ -18,6 +18,7 @@ from gendebug_torch.diagnosis.counterfactuals.changes import (
     InputChange,
     column_change,
     one_after_another,
+    whole_change,
 )
 from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism
 from gendebug_torch.modality.detection import modality_of, properties_of
@@ -195,7 +196,8 @@ def _add_changes(plan: Plan, likely: LikelyCause, pair: Pair, *, shares: bool) -
         return
     if reproduced:
         apply = reproduced[0].evidence.changes[0].apply
-        plan.add(likely.cause, reproduced[0].subject, change=InputChange(apply))
+        change = whole_change(apply, (pair.validation.features, pair.production.features))
+        plan.add(likely.cause, reproduced[0].subject, change=change)
         return
     kinds = next((f.evidence for f in likely.findings if isinstance(f.evidence, ChangeKinds)), None)
     done: set[str] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import nan
@@ -16,7 +16,7 @@ from gendebug_torch.data.task import Task, missing_labels
 from gendebug_torch.diagnosis.apportioning.last_layer import refitted_logits
 from gendebug_torch.diagnosis.counterfactuals.metrics import RowMetric
 from gendebug_torch.diagnosis.counterfactuals.resampling import interval
-from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism, Worlds
+from gendebug_torch.diagnosis.counterfactuals.worlds import Worlds
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.quality.remedies import at_other_thresholds, out_of_fold
 
@@ -29,7 +29,7 @@ OF_CAUSE = {
     "subgroup_failure": (REFIT,),
     "shortcut_feature": (REFIT,),
     "target_leakage": (REFIT,),
-    "train_serve_skew": (REFIT,),
+    "train_serve_skew": ("recalibrate", REFIT),
     "unexplained": ("recalibrate", "move threshold", REFIT),
 }
 _COSTS = {
@@ -44,7 +44,7 @@ _MOST_CLASSES = 100
 
 @dataclass(frozen=True)
 class Regained:
-    """A remedy on rows of production that it was not fitted to.
+    """A remedy on rows of production that it was not fitted to, or on changed validation.
 
     Args:
         remedy: what was tried.
@@ -65,7 +65,13 @@ class Regained:
         """Whether it wins something back beyond its interval."""
         return self.low > 0
 
+    @property
+    def expected(self) -> bool:
+        """Whether it was tried on changed validation, since production's rows do not allow it."""
+        return self.remedy.endswith(_EXPECTED)
 
+
+_EXPECTED = ", expected"
 _RE_ESTIMATE = Regained("drop the leaked rows and estimate again", 0.0, 0.0, 0.0, "none")
 _UNTRIED = Regained("none is tried without labels of production", nan, nan, nan, "")
 
@@ -98,66 +104,109 @@ class Trials:
     device: str | torch.device
     blocks: int
 
-    def gain(self, remedy: str, logits: Tensor, cost: str) -> Regained:
-        """Quality that other outputs of the same rows win back."""
+    def points(self, logits: Tensor) -> Tensor:
+        """Quality that other outputs of the same rows win back, as it is and resampled."""
         assert self.records.logits is not None
         assert self.records.targets is not None
         before, targets = self.records.logits.cpu(), self.records.targets.cpu()
         points = self.metric.points(logits, targets, self.weights)
-        points = points - self.metric.points(before, targets, self.weights)
-        low, high = interval(points, self.blocks)
-        return Regained(remedy, float(points[0]), float(low), float(high), cost)
+        return points - self.metric.points(before, targets, self.weights)
+
+    def gain(self, remedy: str, logits: Tensor, cost: str) -> Regained:
+        """A remedy by the outputs that it gives the same rows."""
+        return _regained(remedy, self.points(logits), self.blocks, cost)
+
+
+def _regained(remedy: str, points: Tensor, blocks: int, cost: str) -> Regained:
+    low, high = interval(points, blocks)
+    return Regained(remedy, float(points[0]), float(low), float(high), cost)
 
 
 def best_remedies(
-    mechanisms: Sequence[Mechanism], trials: Trials, deadline: Deadline = NO_DEADLINE
+    worlds: Worlds, trials: Trials, deadline: Deadline = NO_DEADLINE
 ) -> list[Regained | None]:
     """The remedy of each mechanism that wins back most; None where none can be tried.
 
-    What mends the cause itself goes before what only adapts to it, if it helps.
+    What mends the cause itself goes before what only adapts to it, if it helps. A layer that is
+    fitted again, which takes most labels, is named where it wins a standard error more than maps of
+    the outputs.
+
+    Source: Breiman, Friedman, Olshen and Stone (1984), Classification and Regression Trees, 3.4.3,
+    for the rule of one standard error.
+
+    Args:
+        worlds: qualities in which the causes act.
+        trials: rows of production that remedies are tried on.
+        deadline: when to stop.
     """
     usual = {}
     for name in _COSTS:
         deadline.check()
-        if (won := usual_remedy(name, trials)) is not None:
-            usual[name] = won
+        if (outputs := _usual_outputs(name, trials)) is not None:
+            usual[name] = trials.points(outputs)
     best = []
-    for one in mechanisms:
-        tried = _mended(one, trials)
+    for at, one in enumerate(worlds.mechanisms):
+        tried = _mended(at, worlds, trials)
         if one.leaked is None and not any(trial.helps for trial in tried):
-            tried += [usual[name] for name in OF_CAUSE.get(one.cause, ()) if name in usual]
+            names = [name for name in OF_CAUSE.get(one.cause, ()) if name in usual]
+            if chosen := simplest_remedy(names, usual):
+                tried.append(_regained(chosen, usual[chosen], trials.blocks, _COSTS[chosen]))
         best.append(max(tried, key=lambda trial: trial.points, default=None))
     return best
+
+
+def simplest_remedy(names: Sequence[str], usual: Mapping[str, Tensor]) -> str:
+    """The remedy that wins most; a layer that is fitted again only beyond a standard error.
+
+    Args:
+        names: remedies of a cause.
+        usual: points that each wins back, as they are and resampled, `[1 + r]`.
+
+    Returns:
+        Its name; empty where there is none.
+    """
+    mapped = [name for name in names if name != REFIT]
+    best = max(mapped, key=lambda name: float(usual[name][0]), default="")
+    if REFIT not in names or not best:
+        return REFIT if REFIT in names else best
+    more = usual[REFIT] - usual[best]
+    return REFIT if float(more[0]) > float(more[1:].std()) else best
 
 
 def expected_remedies(worlds: Worlds, blocks: int) -> list[Regained | None]:
     """What mending the inputs is expected to win back where production has no labels.
 
-    It is the quality of changed validation without the change, less that with it. Other remedies
-    are fitted to labels of production, and nothing is known of what they would win.
+    Other remedies are fitted to labels of production, and nothing is known of what they would win.
 
     Args:
         worlds: qualities in which the causes act.
         blocks: number of blocks of rows that vary together.
     """
-    *causes, _ = worlds.mechanisms
-    everything = frozenset(range(len(worlds.mechanisms)))
     found: list[Regained | None] = []
-    for at, one in enumerate(causes):
+    for at, one in enumerate(worlds.mechanisms[:-1]):
         if one.leaked is not None:
             found.append(_RE_ESTIMATE)
-        elif one.change is not None and one.change.undo is not None:
-            mended, before = worlds.qualities([everything - {at}, everything])
-            low, high = interval(mended - before, blocks)
-            won = float((mended - before)[0]), float(low), float(high)
-            found.append(Regained(f"mend {one.subject}, expected", *won, "none"))
+        elif one.change is not None and (one.change.undo is not None or one.change.whole):
+            found.append(_expected_mending(at, worlds, blocks))
         else:
             found.append(_UNTRIED)
     return [*found, None]
 
 
-def _mended(one: Mechanism, trials: Trials) -> list[Regained]:
+def _expected_mending(at: int, worlds: Worlds, blocks: int) -> Regained:
+    """Quality without a change of the inputs beside all other causes, less that with it.
+
+    What cannot be undone in production counts as in validation, weighted and served as production.
+    """
+    everything = frozenset(range(len(worlds.mechanisms)))
+    mended, before = worlds.qualities([everything - {at}, everything])
+    name = f"mend {worlds.mechanisms[at].subject}{_EXPECTED}"
+    return _regained(name, mended - before, blocks, "none")
+
+
+def _mended(at: int, worlds: Worlds, trials: Trials) -> list[Regained]:
     """What is won by undoing a change of the inputs, or by a usual value in its place."""
+    one = worlds.mechanisms[at]
     if one.leaked is not None:
         return [_RE_ESTIMATE]
     change, network = one.change, trials.network
@@ -165,6 +214,8 @@ def _mended(one: Mechanism, trials: Trials) -> list[Regained]:
         return []
     if change.undo is not None:
         return [trials.gain(f"mend {one.subject}", network(change.undo(trials.inputs)), "none")]
+    if change.whole:
+        return [_expected_mending(at, worlds, trials.blocks)]
     if change.usual is not None:
         name = f"usual value for {one.subject}"
         return [trials.gain(name, network(change.usual(trials.inputs)), "none")]
@@ -178,6 +229,11 @@ def usual_remedy(name: str, trials: Trials) -> Regained | None:
         name: one of the remedies of `OF_CAUSE`.
         trials: rows that it is tried on.
     """
+    outputs = _usual_outputs(name, trials)
+    return None if outputs is None else trials.gain(name, outputs, _COSTS[name])
+
+
+def _usual_outputs(name: str, trials: Trials) -> Tensor | None:
     records = trials.records
     assert records.logits is not None
     assert records.targets is not None
@@ -202,8 +258,7 @@ def usual_remedy(name: str, trials: Trials) -> Regained | None:
         makers["move threshold"] = partial(
             at_other_thresholds, logits, targets, trials.folds, deployed
         )
-    remedied = makers[name]() if name in makers else None
-    return None if remedied is None else trials.gain(name, remedied, _COSTS[name])
+    return makers[name]() if name in makers else None
 
 
 def _refitted(trials: Trials) -> Tensor | None:

@@ -26,6 +26,11 @@ from gendebug_torch.shift.transforms.quantities import (
 from gendebug_torch.shift.transforms.roles import OtherColumn
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
 
+# Rows by which a change is taken for a line of each value, and what it may miss of their spread.
+_CHECKED, _SAME = 256, 1e-4
+# Share of the values that serving clips at most where its change is undone.
+_CLIPPED = 0.01
+
 Table = pd.DataFrame
 Map = Callable[[Any], Any]
 
@@ -47,6 +52,11 @@ class InputChange:
     undo: Map | None = None
     usual: Map | None = None
     columns: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether it changes whole inputs, e.g. images, as code of serving does."""
+        return not self.columns
 
 
 def column_change(
@@ -75,6 +85,39 @@ def column_change(
     usual = _on_column(name, lambda x: np.full_like(x, np.nanmedian(_values(sides[0], name))))
     forth, back = _quantity_maps(name, transform, sides)
     return InputChange(forth, back, usual, (name,))
+
+
+def whole_change(apply: Map, sides: tuple[Any, Any]) -> InputChange:
+    """A change of whole inputs, undone where it is one line for each of their values.
+
+    The lines are those through two constant inputs, the least and the largest value. That nothing
+    else happens is checked on rows of validation, and that production is not clipped on its own.
+
+    Args:
+        apply: inputs -> the same as serving would pass them.
+        sides: inputs of validation and of production.
+    """
+    for inputs in sides:
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or not len(inputs):
+            return InputChange(apply)
+    rows = sides[0][:_CHECKED]
+    ends = torch.stack([torch.full_like(rows[0], float(end)) for end in rows.aminmax()])
+    low, high = apply(ends)
+    gain = (high - low) / (ends[1] - ends[0])
+    shift, made = low - gain * ends[0], apply(rows)
+    missed = (gain * rows + shift - made).abs().max()
+    # Of missing values, of inputs that lost a part, and of clipped ones nothing can be undone.
+    if not missed <= _SAME * made.std() or not bool((gain != 0).all()):
+        return InputChange(apply)
+    if _share_of_ends(sides[1]) > _share_of_ends(sides[0]) + _CLIPPED:
+        return InputChange(apply)
+    return InputChange(apply, lambda x: (x - shift) / gain)
+
+
+def _share_of_ends(inputs: Tensor) -> float:
+    """Share of the values that are the least or the largest one."""
+    low, high = inputs.aminmax()
+    return float(((inputs == low) | (inputs == high)).double().mean())
 
 
 def _transform(
