@@ -66,7 +66,7 @@ def profile(
         InputError: partitions with different columns or types, unreadable files (named and
             counted), or columns that the schema names and the rows lack.
 
-    Cost: one pass; holds 131,072 rows, and some 360 KB per column; with a reference, one count per
+    Cost: one pass; holds 131,072 rows, and some 330 KB per column; with a reference, one count per
     row and pair of columns more.
 
     Example:
