@@ -23,7 +23,7 @@ from gendebug_torch.calibration.measures.reliability_bins import ReliabilityBins
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.profiles.profile import Profile
-from gendebug_torch.profiles.sums.cells import Cells, cells_of, event_sums
+from gendebug_torch.profiles.sums.cells import Cells, cells_of, event_sums, score_counts
 from gendebug_torch.profiles.sums.columns import EMPTY, LEVEL, QUANTITY, Column
 from gendebug_torch.profiles.sums.outcomes import OutcomeSums
 from gendebug_torch.profiles.sums.sketch import Sketch, coarser
@@ -38,8 +38,13 @@ from gendebug_torch.shift.quality.dependence import design_effects
 from gendebug_torch.shift.quality.metrics import AreaMetric, ErrorMetric, MeanMetric, Metric
 from gendebug_torch.shift.quality.outcomes import MIN_CLASS_ROWS, class_names, outcomes
 from gendebug_torch.shift.quality.quality_change import QualityChange, quality_change
-from gendebug_torch.shift.scores.confidence import ConfidenceShift, shift_of_counts
-from gendebug_torch.slices.levels.slice_counts import SliceCounts
+from gendebug_torch.shift.scores.confidence import (
+    POSITIVE,
+    TOP,
+    ConfidenceShift,
+    shift_of_counts,
+)
+from gendebug_torch.slices.levels.slice_counts import ScoreCounts, SliceCounts
 
 # Quantiles of a column that tests compare.
 _QUANTILES = 8192
@@ -134,17 +139,26 @@ def confidence_counter(before: Profile, after: Profile) -> ConfidenceCounter:
         before: profile of validation.
         after: profile of production.
     """
-    sides = [side.outcomes.scores for side in (before, after)]
-    if not all(sides):
+    sides = before.outcomes, after.outcomes
+    scores = [_probability_odds(side) for side in sides]
+    binary = {side.scores is not None for side in sides}
+    if None in scores or len(binary) > 1:
         return confidence_of_rows
-    scores = [reduce(add, side.values()) for side in sides if side is not None]
+    known = [part for part in scores if part is not None]
+    quantity = POSITIVE if binary.pop() else TOP
 
     def count(validation: Records, production: Records, threshold: float) -> ConfidenceShift:
-        middle = [torch.from_numpy((part.low + part.high) / 2).sigmoid() for part in scores]
-        rows = [torch.from_numpy(part.counts) for part in scores]
-        return shift_of_counts(list(zip(middle, rows, strict=True)), threshold=threshold)
+        middle = [torch.from_numpy((part.low + part.high) / 2).sigmoid() for part in known]
+        rows = [torch.from_numpy(part.counts) for part in known]
+        pairs = list(zip(middle, rows, strict=True))
+        return shift_of_counts(pairs, quantity, threshold=threshold)
 
     return count
+
+
+def _probability_odds(side: OutcomeSums) -> Sketch | None:
+    """Log odds of class 1 of two, or of the largest probability; None where not summed up."""
+    return side.top if side.scores is None else reduce(add, side.scores.values())
 
 
 def binary_reader(profiles: Mapping[str, Profile]) -> BinaryRows:
@@ -185,12 +199,23 @@ def slice_counts(before: Profile, after: Profile) -> SliceCounts | None:
     return SliceCounts(one.binnings, sums, thresholds.pop()) if len(thresholds) == 1 else None
 
 
+def slice_scores(side: Profile) -> ScoreCounts | None:
+    """Sums of slices over all rows of one profile, by the score; None where not counted.
+
+    Args:
+        side: profile of validation.
+    """
+    # Rows of a group, as a patient, fail together, which sums over rows do not tell.
+    if side.cells is None or side.schema.group is not None or not side.sampled:
+        return None
+    return score_counts(side.cells, side.outcomes.threshold)
+
+
 def _counted(side: Profile, known: Cells) -> Cells | None:
     """The slices of a profile by the given levels, counted now where all its rows are there."""
     if side.cells is not None and side.cells.binnings == known.binnings:
         return side.cells if side.cells.sums is not None else None
-    frozen = Cells(known.binnings)
-    found = None if side.sampled else cells_of(side.records, frozen)
+    found = None if side.sampled else cells_of(side.records, known.frozen)
     return found if found is not None and found.sums is not None else None
 
 

@@ -23,6 +23,7 @@ from gendebug_torch.profiles.sums.cells import Cells, cells_of
 from gendebug_torch.profiles.sums.columns import QUANTITY, Chunk, Column, chunk_of, column_of
 from gendebug_torch.profiles.sums.outcomes import outcome_sums
 from gendebug_torch.profiles.sums.rows import beyond, extreme_rows, row_hashes, row_sample
+from gendebug_torch.profiles.sums.targets import labels_of
 from gendebug_torch.profiles.sums.windows import NO_WINDOWS, windows_of
 from gendebug_torch.progress import progress_bar
 from gendebug_torch.slices.checks._slicing import TRUE
@@ -45,7 +46,7 @@ def profile(
     """The profile of a data set: sums over all rows and a random sample of them.
 
     Profiles add, so partitions may be profiled wherever they lie. Labels and outputs are summed for
-    binary, multiclass and regression models.
+    binary, multiclass and regression models, and labels by the values of each column.
 
     Args:
         rows: a DataFrame, Records, a pyarrow Table, RecordBatch, RecordBatchReader or data set, an
@@ -53,8 +54,8 @@ def profile(
             fsspec knows), or with a model a loader of batches.
         schema: meaning of the columns; that of the records by default.
         reference: profile of a reference, e.g. of the rows of training: labeled and scored rows are
-            counted by levels, and pairs of levels, of its columns too, so that slices can be
-            compared on all rows. All profiles that add have the same one.
+            counted by levels, and pairs of levels, of its columns too, and in bins of its scores,
+            so that slices can be judged on all rows. All profiles that add have the same one.
         model: network that the batches of a loader go through.
         sample: number of rows that are sampled.
         name: name for messages.
@@ -65,7 +66,7 @@ def profile(
         InputError: partitions with different columns or types, unreadable files (named and
             counted), or columns that the schema names and the rows lack.
 
-    Cost: one pass; holds 131,072 rows, and some 260 KB per column; with a reference, one count per
+    Cost: one pass; holds 131,072 rows, and some 330 KB per column; with a reference, one count per
     row and pair of columns more.
 
     Example:
@@ -129,17 +130,10 @@ def _part(table: Any, earlier: Profile) -> Profile:
         remedy = "Correct the schema or the table."
         reject("schema", f"columns that the rows have: {known}", f"missing {missing}", remedy)
     chunk = chunk_of(table)
-    outside, codes = set(schema.outside_features), (*schema.categorical, *schema.ids)
-    columns = {
-        column: column_of(
-            chunk, column, categorical=column in codes, earlier=earlier.columns.get(column)
-        )
-        for column in table.column_names
-        if column not in outside
-    }
+    outcomes = _outcome_records(chunk, schema) if len(chunk) else None
+    columns = _columns(chunk, outcomes, earlier)
     if not len(chunk):
         return replace(earlier, columns=columns, **_nothing(earlier))
-    outcomes = _outcome_records(chunk, schema)
     hashes = row_hashes(chunk)
     sample = row_sample(chunk, hashes, earlier.sample.size, earlier.sample.limit)
     windows = NO_WINDOWS
@@ -158,9 +152,27 @@ def _part(table: Any, earlier: Profile) -> Profile:
     )
 
 
+def _columns(chunk: Chunk, outcomes: Records | None, earlier: Profile) -> dict[str, Column]:
+    """The profiles of the features of a chunk."""
+    schema = earlier.schema
+    outside, codes = set(schema.outside_features), (*schema.categorical, *schema.ids)
+    labels = None if outcomes is None else labels_of(outcomes.targets)
+    return {
+        name: column_of(
+            chunk,
+            name,
+            categorical=name in codes,
+            earlier=earlier.columns.get(name),
+            labels=labels,
+        )
+        for name in chunk.table.column_names
+        if name not in outside
+    }
+
+
 def _nothing(earlier: Profile) -> dict[str, Any]:
     """The fields of a profile without rows."""
-    frozen = None if earlier.cells is None else Cells(earlier.cells.binnings)
+    frozen = None if earlier.cells is None else earlier.cells.frozen
     empty = empty_profile(earlier.schema, earlier.name, earlier.sample.size, frozen)
     keys = ("rows", "outcomes", "windows", "sample", "extremes", "cells")
     return {key: getattr(empty, key) for key in keys}
@@ -174,7 +186,7 @@ def _cells(chunk: Chunk, earlier: Profile) -> Cells | None:
     if missing := sorted(sliced - set(chunk.table.column_names)):
         remedy = "Profile rows with the columns of the reference."
         reject("reference", f"columns that the rows have, not {missing}", "others", remedy)
-    return cells_of(records_of(chunk.table, earlier.schema, "rows"), Cells(earlier.cells.binnings))
+    return cells_of(records_of(chunk.table, earlier.schema, "rows"), earlier.cells.frozen)
 
 
 def _missing_columns(names: Iterable[str], schema: Schema) -> list[str]:

@@ -21,18 +21,17 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
 from gendebug_torch.data.tables import standard_codes
 from gendebug_torch.errors import reading, reject
+from gendebug_torch.profiles.storage import column_from, column_header, column_tensors
 from gendebug_torch.profiles.sums.cells import Cells, frozen_cells
-from gendebug_torch.profiles.sums.columns import QUANTITY, Column, Moments
-from gendebug_torch.profiles.sums.outcomes import OutcomeSums, sketch_of, sketch_tensors
+from gendebug_torch.profiles.sums.columns import QUANTITY, Column
+from gendebug_torch.profiles.sums.outcomes import OutcomeSums
 from gendebug_torch.profiles.sums.rows import RowSample, extreme_rows, joined, packed, unpacked
-from gendebug_torch.profiles.sums.sketch import Distinct
 from gendebug_torch.profiles.sums.windows import NO_WINDOWS, Windows
 from gendebug_torch.shift.columns.prepared import load_tensors, save_tensors
 
 VERSION = 1
 # Schema keys whose columns a profile may lack.
 OPTIONAL = ("target", "label_time", "source", "logits", "probs")
-_COUNTS = ("kind", "rows", "missing", "whole", "single", "levels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +158,7 @@ class Profile:
             tensors["cells.sums"] = self.cells.sums
         tensors |= {f"outcomes.{name}": value for name, value in self.outcomes.tensors().items()}
         for at, column in enumerate(self.columns.values()):
-            tensors |= _column_tensors(f"columns.{at}", column)
+            tensors |= column_tensors(f"columns.{at}", column)
         return tensors
 
     def _header(self) -> dict[str, Any]:
@@ -169,7 +168,7 @@ class Profile:
             "schema": _plain(self.schema),
             "name": self.name,
             "rows": self.rows,
-            "columns": [_column_header(name, part) for name, part in self.columns.items()],
+            "columns": [column_header(name, part) for name, part in self.columns.items()],
             "outcomes": self.outcomes.header(),
             "windows": windows,
             "sample": self.sample.size,
@@ -196,7 +195,7 @@ class Profile:
             group, _, rest = name.partition(".")
             groups.setdefault(group, {})[rest] = tensor
         columns = {
-            entry["name"]: _column_from(groups.get("columns", {}), str(at), entry)
+            entry["name"]: column_from(groups.get("columns", {}), str(at), entry)
             for at, entry in enumerate(head["columns"])
         }
         sample, windows = groups["sample"], groups["windows"]
@@ -318,28 +317,3 @@ def _line(name: str, part: Column) -> dict[str, Any]:
     if part.levels:
         line["commonest"] = max(part.levels.items(), key=itemgetter(1))[0]
     return line
-
-
-def _column_header(name: str, part: Column) -> dict[str, Any]:
-    moments = dataclasses.astuple(part.moments)
-    level = None if part.sketch is None else part.sketch.level
-    return {"name": name, "moments": moments, "level": level} | {
-        key: getattr(part, key) for key in _COUNTS
-    }
-
-
-def _column_tensors(prefix: str, part: Column) -> dict[str, Tensor]:
-    tensors = {} if part.sketch is None else sketch_tensors(f"{prefix}.sketch", part.sketch)
-    if part.distinct is not None:
-        tensors[f"{prefix}.hashes"] = torch.tensor(part.distinct.hashes)
-        tensors[f"{prefix}.counts"] = torch.tensor(part.distinct.counts)
-    return tensors
-
-
-def _column_from(tensors: Mapping[str, Tensor], prefix: str, entry: Mapping[str, Any]) -> Column:
-    level, seen = entry["level"], None
-    cells = None if level is None else sketch_of(tensors, f"{prefix}.sketch", level)
-    if f"{prefix}.hashes" in tensors:
-        seen = Distinct(*(tensors[f"{prefix}.{key}"].numpy() for key in ("hashes", "counts")))
-    counts = {key: entry[key] for key in _COUNTS}
-    return Column(sketch=cells, moments=Moments(*entry["moments"]), distinct=seen, **counts)

@@ -11,6 +11,7 @@ from gendebug_torch.calibration.checks._confidence import BINARY_ROWS, BINS
 from gendebug_torch.checks.finding import Cause, Finding, Severity
 from gendebug_torch.checks.inputs import Deferred
 from gendebug_torch.data.records import Records
+from gendebug_torch.leakage.checks._candidates import MISSING, SCREEN
 from gendebug_torch.profiles.answers import (
     WholeQuality,
     bin_counter,
@@ -18,7 +19,13 @@ from gendebug_torch.profiles.answers import (
     confidence_counter,
     prepared_tables,
     slice_counts,
+    slice_scores,
     with_counted_classes,
+)
+from gendebug_torch.profiles.associations import (
+    counted_columns,
+    counted_missing,
+    with_counted_columns,
 )
 from gendebug_torch.profiles.build import profile
 from gendebug_torch.profiles.profile import Profile, check_comparable
@@ -27,7 +34,7 @@ from gendebug_torch.shift.checks._columns import COLUMN_PAIR, PreparedPair
 from gendebug_torch.shift.checks._outputs import CONFIDENCE
 from gendebug_torch.shift.checks.quality import QUALITY
 from gendebug_torch.shift.columns.prepared_table import table_comparison
-from gendebug_torch.slices.checks._rounds import SLICE_COUNTS
+from gendebug_torch.slices.checks._rounds import SCORE_COUNTS, SLICE_COUNTS
 
 _SPLITS = ("train", "validation", "production")
 
@@ -80,6 +87,7 @@ def whole_row_answers(
         BINS.name: Deferred(lambda: bin_counter(named)),
         BINARY_ROWS.name: Deferred(lambda: binary_reader(named)),
     }
+    answers |= _answers_of_one(given, profiles)
     reference = next((name for name in _SPLITS[1::-1] if given[name] is not None), None)
     if reference is None or not {reference, "production"} & profiles.keys():
         return answers
@@ -100,6 +108,20 @@ def whole_row_answers(
     return answers
 
 
+def _answers_of_one(
+    given: Mapping[str, Any], profiles: Mapping[str, Profile]
+) -> dict[str, Deferred[Any]]:
+    """What training, or validation, answers by itself."""
+    answers: dict[str, Deferred[Any]] = {}
+    if "train" in profiles and profiles["train"].sampled:
+        train, screen = profiles["train"], SCREEN.of(given)
+        answers[SCREEN.name] = Deferred(lambda: with_counted_columns(screen(), train))
+        answers[MISSING.name] = Deferred(lambda: counted_missing(train))
+    if "validation" in profiles:
+        answers[SCORE_COUNTS.name] = Deferred(lambda: slice_scores(profiles["validation"]))
+    return answers
+
+
 def profile_finding(profiles: Mapping[str, Profile]) -> list[Finding]:
     """What was judged on all rows and what on a sample of them; empty where all rows are there."""
     sides = {name: side for name, side in profiles.items() if side.sampled}
@@ -109,11 +131,9 @@ def profile_finding(profiles: Mapping[str, Profile]) -> list[Finding]:
         f"{name} is a profile of {side.rows:,} rows with a random sample of {len(side.records):,}"
         for name, side in sides.items()
     ]
-    sliced = all(side.cells is not None for side in sides.values())
-    quality = "quality and slices" if sliced else "and quality"
     text = (
-        f"{'; '.join(sizes)}. Columns, class shares, confidence, thresholds, {quality} were judged "
-        "on all rows, whatever else on the sample."
+        f"{'; '.join(sizes)}. On all rows were judged: {', '.join(_counted(profiles))}. Whatever "
+        "else, networks that checks fit among it, on the sample."
     )
     errors = {f"{name} error": side.error for name, side in sides.items()}
     numbers = {f"{name} rows": side.rows for name, side in sides.items()} | errors
@@ -127,3 +147,17 @@ def _as_profile(name: str, given: Mapping[str, Any], profiles: Mapping[str, Prof
         return profiles[name]
     records: Records = given[name]
     return profile(records, name=records.name)
+
+
+def _counted(profiles: Mapping[str, Profile]) -> list[str]:
+    """What the sums of these profiles answer, in words."""
+    found = ["columns, class shares, confidence, thresholds, quality"]
+    compared = [side for name, side in profiles.items() if name != "train"]
+    if len(compared) == 2 and all(side.cells is not None for side in compared):
+        found.append("rises of errors in slices")
+    validation, train = (profiles.get(name) for name in ("validation", "train"))
+    if validation is not None and slice_scores(validation) is not None:
+        found.append("slices against what their scores imply")
+    if train is not None and counted_columns(train):
+        found.append("what single columns and their missing values tell of the target")
+    return found

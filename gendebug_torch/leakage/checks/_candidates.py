@@ -15,6 +15,7 @@ from gendebug_torch.leakage.columns.linear_combination import (
     LinearCombination,
     exact_linear_combination,
 )
+from gendebug_torch.leakage.columns.missing_values import MissingValueAssociation
 
 # Part of the limit that the explained share must exceed by two standard errors, and what the lower
 # bound of an AUC may fall below its limit.
@@ -79,6 +80,14 @@ def _shared_screen(train: Records | None) -> ColumnScreen | None:
 
 
 SCREEN = DerivedInput("column_screen", _shared_screen, screen_cost, uses_labels=True)
+
+
+def _of_rows() -> MissingValueAssociation | None:
+    return None
+
+
+# Missing values against the one target of training, where more rows were counted than are at hand.
+MISSING = DerivedInput("missing_association", _of_rows)
 
 
 def screened(train: Records, shared: Deferred[ColumnScreen | None] | None) -> ColumnScreen:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
+from gendebug_torch.checks.inputs import NOTHING, Deferred
 from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
+from gendebug_torch.leakage.checks._candidates import MISSING
 from gendebug_torch.leakage.checks._costs import column_cost
 from gendebug_torch.leakage.checks._targets import by_target
 from gendebug_torch.leakage.columns.association import TARGET_BINS, unsuitable_targets
@@ -23,10 +25,12 @@ _FAIL_CORRELATION = 0.8
     cause=Cause.TARGET_LEAKAGE,
     needs=("train.features", "train.targets"),
     cost=column_cost,
+    deferred=(MISSING,),
     partial_labels=True,
 )
 def missing_values_do_not_predict_the_target(
     train: Records,
+    missing_association: Deferred[MissingValueAssociation | None] = NOTHING,
     *,
     min_share: float = 0.95,
     max_pearson: float = 0.8,
@@ -43,6 +47,7 @@ def missing_values_do_not_predict_the_target(
 
     Args:
         train: records with features and targets.
+        missing_association: missing values against one target of them, derived.
         min_share: share of one class among the missing (or the present) values from which its lower
             bound counts as nearly all.
         max_pearson: correlation of being missing with the target from which a column is reported,
@@ -54,24 +59,31 @@ def missing_values_do_not_predict_the_target(
     def judged(parts: Sequence[Records | None], output: int | None) -> Iterator[Finding]:
         (labeled,) = parts
         assert labeled is not None
-        return _target_findings(labeled, min_share, max_pearson, alpha, limit)
+        shared = missing_association if output is None else None
+        return _target_findings(labeled, shared, min_share, max_pearson, alpha, limit)
 
     yield from by_target(judged, train)
 
 
 def _target_findings(
-    train: Records, min_share: float, max_pearson: float, alpha: float, limit: int
+    train: Records,
+    shared: Deferred[MissingValueAssociation | None] | None,
+    min_share: float,
+    max_pearson: float,
+    alpha: float,
+    limit: int,
 ) -> Iterator[Finding]:
     """Findings on one target of labeled records."""
     features, targets = train.features, train.targets
     assert features is not None
     assert targets is not None
-    if reason := unsuitable_targets(targets):
+    known = None if shared is None else shared()
+    if known is None and (reason := unsuitable_targets(targets)):
         yield missing_values_do_not_predict_the_target.finding(
             Severity.NOTE, f"Not judged: {reason}.", numbers={"n": len(targets)}
         )
         return
-    found = missing_value_association(features, targets)
+    found = missing_value_association(features, targets) if known is None else known
     columns = [
         i
         for i in found.associated(min_share, max_pearson, alpha)

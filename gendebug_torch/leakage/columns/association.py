@@ -251,17 +251,35 @@ def _block_association(
     classes = classes.to(block.codes.device)
     standardised = None if standardised is None else standardised.to(block.codes.device)
     counts = level_counts(block.codes, block.levels, classes, k)
-    undefined = torch.full((len(block.names),), math.nan, dtype=torch.float64, device=counts.device)
-    information, information_error = delta_method(mutual_information, counts)
-    explained, explained_error, by_class = _explained(block, counts, standardised)
-    ranked = standardised is None and k == 2 and block.values is not None
-    auc, auc_error = delta_method(binned_auc, counts[:, :-1]) if ranked else (undefined, undefined)
+    sums = None
+    if standardised is not None:
+        own = level_sums(block.codes, block.levels, standardised)
+        sums = own, standardised.square().sum().expand(len(own))
     numbers = classes if standardised is None else standardised
+    values, undefined = block.values, torch.full((len(counts),), math.nan, dtype=torch.float64)
+    r = undefined.to(counts.device) if values is None else pearson_correlation(values, numbers, k)
+    known = {"pearson": r, "distinct": block.distinct.to(counts.device)}
+    return known | counted_measures(counts, sums, ordered=values is not None)
+
+
+def counted_measures(
+    counts: Tensor, sums: tuple[Tensor, Tensor] | None, *, ordered: bool
+) -> dict[str, Tensor]:
+    """Measures of c columns, all but Pearson's correlation, by the names that `Association` has.
+
+    Args:
+        counts: rows of each level and class, `[c, levels, k]`, the missing level last.
+        sums: of a real target, sums of its centred values by level, `[c, levels]`, and of their
+            squares over all rows, `[c]`; None for classes.
+        ordered: whether the levels ascend.
+    """
+    undefined = torch.full((len(counts),), math.nan, dtype=torch.float64, device=counts.device)
+    information, information_error = delta_method(mutual_information, counts)
+    explained, explained_error, by_class = _explained(counts, sums)
+    ranked = sums is None and counts.shape[2] == 2 and ordered
+    auc, auc_error = delta_method(binned_auc, counts[:, :-1]) if ranked else (undefined, undefined)
     best = by_class.nan_to_num(-1.0).argmax(1)
     return {
-        "pearson": undefined
-        if block.values is None
-        else pearson_correlation(block.values, numbers, k),
         "explained": explained.clamp(min=0.0),
         "explained_error": explained_error,
         "auc": torch.maximum(auc, 1 - auc),
@@ -271,19 +289,16 @@ def _block_association(
         "best_class": best,
         "best_explained": by_class.gather(1, best[:, None])[:, 0].clamp(min=0.0),
         "missing": counts[:, -1],
-        "distinct": block.distinct.to(counts.device),
     }
 
 
-def _explained(
-    block: CodedBlock, counts: Tensor, standardised: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _explained(counts: Tensor, sums: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
     """Explained share and its standard error, `[c]` each, and the `[c, k]` share of each class."""
-    if standardised is None:
+    if sums is None:
         explained, error = delta_method(explained_share, counts)
         return explained, error, explained_by_class(counts.double())
-    sums = level_sums(block.codes, block.levels, standardised)
-    explained = explained_values(counts.sum(2), sums, standardised)
+    rows = counts.sum(2)
+    explained = explained_values(rows, *sums)
     r = explained.clamp(0.0, 1.0)
-    error = 2 * r.sqrt() * (1 - r) / math.sqrt(max(len(standardised), 1))
+    error = 2 * r.sqrt() * (1 - r) / rows.sum(1).double().clamp(min=1).sqrt()
     return explained, error, explained[:, None]

@@ -52,7 +52,7 @@ def explained_by_class(counts: Tensor) -> Tensor:
     return adjusted_share(_ratio(within - chance, n_c - chance), n_b[:, :, None], n[:, None])
 
 
-def explained_values(counts: Tensor, sums: Tensor, values: Tensor) -> Tensor:
+def explained_values(counts: Tensor, sums: Tensor, squares: Tensor) -> Tensor:
     """`[c]` adjusted share of the variance of real values that the level means explain.
 
     Source: Pearson (1905), Drapers' Co. Res. Mem. 2.
@@ -60,13 +60,11 @@ def explained_values(counts: Tensor, sums: Tensor, values: Tensor) -> Tensor:
     Args:
         counts: number of rows, `[c, levels]`.
         sums: sums of the centred values, `[c, levels]`.
-        values: centred values, `[n]`.
+        squares: sum of the squares of the centred values, `[c]`.
     """
-    total = values.square().sum()
-    between = (sums.square() / counts.clamp(min=1)).sum(1) - sums.sum(1).square() / max(
-        len(values), 1
-    )
-    return adjusted_share(_ratio(between, total.expand(len(counts))), counts, counts.sum(1))
+    n = counts.sum(1)
+    between = (sums.square() / counts.clamp(min=1)).sum(1) - sums.sum(1).square() / n.clamp(min=1)
+    return adjusted_share(_ratio(between, squares), counts, n)
 
 
 def adjusted_share(raw: Tensor, level_rows: Tensor, n: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def coded_blocks(
         max_levels: largest number of levels of a column of names.
     """
     n = len(features)
-    count = min(max(n // 25, 4), 64) if bins is None else bins
+    count = quantile_bins(n) if bins is None else bins
     numeric: set[str] = set()
     for names, values in quantities(features, categorical=categorical):
         yield quantity_block(names, values, count)
@@ -97,6 +97,11 @@ def coded_blocks(
         for column in features.columns:
             if str(column) not in numeric:
                 yield name_block(str(column), features[column], max_levels)
+
+
+def quantile_bins(n: int) -> int:
+    """Number of bins of a quantity by the number of rows: one for 25 rows, 4 to 64."""
+    return min(max(n // 25, 4), 64)
 
 
 def is_quantity(values: pd.Series[Any]) -> bool:
@@ -183,3 +188,37 @@ def name_block(name: str, values: pd.Series[Any], max_levels: int) -> CodedBlock
     ranks = np.where(codes < 0, levels + 1, ranks)
     distinct = torch.tensor([len(uniques)])
     return CodedBlock((name,), torch.from_numpy(ranks)[None], levels + 2, None, distinct)
+
+
+def cell_codes(rows: Tensor, bins: int) -> Tensor:
+    """`[b]` codes of ascending cells in quantile bins, as `quantity_block` codes values.
+
+    A cell that fills a bin by itself gets a level of its own.
+
+    Args:
+        rows: number of rows of each cell, `[b]` float64.
+        bins: number of bins.
+    """
+    total = rows.cumsum(0)
+    share = torch.arange(1, bins + 1, dtype=torch.float64) / (bins + 1)
+    ranks = (share * total[-1]).floor()
+    edges = torch.searchsorted(total, ranks, right=True).clamp(max=len(rows) - 1)
+    repeated = edges[1:] == edges[:-1]
+    border = torch.zeros(1, dtype=torch.bool)
+    atom = torch.cat([repeated, border]) | torch.cat([border, repeated])
+    cells = torch.arange(len(rows))
+    position = torch.searchsorted(edges, cells)
+    edge = position.clamp(max=bins - 1)
+    return 2 * position + ((edges[edge] == cells) & atom[edge]).long()
+
+
+def frequency_codes(rows: Tensor, max_levels: int = 256) -> Tensor:
+    """`[b]` codes of levels by falling frequency, the rest pooled, as `name_block` codes names.
+
+    Args:
+        rows: number of rows of each level, `[b]` float64.
+        max_levels: largest number of levels.
+    """
+    rank = torch.empty(len(rows), dtype=torch.int64)
+    rank[rows.argsort(descending=True, stable=True)] = torch.arange(len(rows))
+    return rank.clamp(max=max_levels)

@@ -142,21 +142,36 @@ def missing_value_association(features: Features, targets: Tensor) -> MissingVal
     totals = torch.bincount(classes, minlength=k)
     absent = torch.zeros(missing.shape[1], k, dtype=torch.float64)
     absent.index_add_(1, classes, missing.T.double())
-    counts = torch.stack([totals - absent.long(), absent.long()], 1)
-    overall = totals.double() / max(len(classes), 1)
+    numbers = classes if standardised is None else standardised
+    r = pearson_correlation(missing.T.double(), numbers, k)
+    return counted_missing_values(column_names(features), absent.long(), totals, r)
+
+
+def counted_missing_values(
+    names: tuple[str, ...], absent: Tensor, totals: Tensor, correlation: Tensor
+) -> MissingValueAssociation:
+    """The association of d columns whose missing values were counted by class.
+
+    Args:
+        names: names of the columns.
+        absent: number of missing values of each class, `[d, k]` int64.
+        totals: number of rows of each class, `[k]` int64.
+        correlation: correlation of being missing with the target, `[d]`.
+    """
+    counts, n = torch.stack([totals - absent, absent], 1), int(totals.sum())
+    overall = totals.double() / max(n, 1)
     state, label, p = _least_probable(counts, overall)
     columns, rows = torch.arange(len(counts)), counts.sum(2)
-    numbers = classes if standardised is None else standardised
     return MissingValueAssociation(
-        column_names(features),
-        len(classes),
+        names,
+        n,
         counts[:, 1].sum(1),
         state == 1,
         label,
         rows[columns, state],
         counts[columns, state, label],
         overall[label],
-        pearson_correlation(missing.T.double(), numbers, k),
+        correlation,
         holm_adjusted(p),
     )
 

@@ -19,6 +19,14 @@ from gendebug_torch.profiles.sums.sketch import (
     mixed,
     sketch,
 )
+from gendebug_torch.profiles.sums.targets import (
+    Labels,
+    TargetSums,
+    empty_sums,
+    level_sums,
+    quantity_sums,
+    sum_of_known,
+)
 from gendebug_torch.shift.columns.exclusions import arrow_reason
 from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, merged_levels
 from gendebug_torch.shift.columns.shared_columns import MAX_EXACT_INTEGER
@@ -73,6 +81,7 @@ class Column:
         single: whether a quantity is stored in single precision.
         levels: numbers of rows by level; None with too many levels, or of a quantity.
         distinct: a sample of the distinct values, of whole numbers and levels.
+        target: the target of the labeled rows by its values; None without any.
     """
 
     kind: str
@@ -84,6 +93,7 @@ class Column:
     single: bool = False
     levels: Mapping[str, int] | None = None
     distinct: Distinct | None = None
+    target: TargetSums | None = None
 
     def plus(self, other: Column, name: str) -> Column:
         """Both together.
@@ -96,9 +106,10 @@ class Column:
             InputError: it is numeric in one part and a text in the other.
         """
         rows, missing = self.rows + other.rows, self.missing + other.missing
+        target = sum_of_known(self.target, other.target)
         if EMPTY in (self.kind, other.kind):
             filled = other if self.kind == EMPTY else self
-            return replace(filled, rows=rows, missing=missing)
+            return replace(filled, rows=rows, missing=missing, target=target)
         if self.kind != other.kind:
             remedy = "Read all partitions with the same types, or declare it `categorical`."
             reject(f"rows[{name!r}]", f"a {self.kind} in all parts", f"a {other.kind}", remedy)
@@ -114,6 +125,7 @@ class Column:
             self.single and other.single,
             merged_levels(self.levels, other.levels),
             _sum(self.distinct, other.distinct) if counted else None,
+            target,
         )
 
     @property
@@ -169,7 +181,14 @@ def chunk_of(table: Any) -> Chunk:
     return Chunk(table, numbers)
 
 
-def column_of(chunk: Chunk, name: str, *, categorical: bool, earlier: Column | None) -> Column:
+def column_of(
+    chunk: Chunk,
+    name: str,
+    *,
+    categorical: bool,
+    earlier: Column | None,
+    labels: Labels | None = None,
+) -> Column:
     """The profile of one column of a chunk.
 
     Args:
@@ -177,7 +196,22 @@ def column_of(chunk: Chunk, name: str, *, categorical: bool, earlier: Column | N
         name: name of the column.
         categorical: whether its numbers are codes.
         earlier: the same column of earlier rows, which says how fine a grid has to be.
+        labels: labels of the rows; None without any.
     """
+    found = _column(chunk, name, categorical, earlier)
+    if labels is None:
+        return found
+    known = None if earlier is None or earlier.target is None else earlier.target.cells
+    if found.kind == QUANTITY:
+        level = 0 if known is None else known.level
+        return replace(found, target=quantity_sums(chunk.numbers[name], labels, level))
+    if found.kind == LEVEL:
+        return replace(found, target=level_sums(chunk.table.column(name), labels))
+    return replace(found, target=empty_sums(labels)) if found.kind == EMPTY else found
+
+
+def _column(chunk: Chunk, name: str, categorical: bool, earlier: Column | None) -> Column:
+    """The column without its target."""
     from pyarrow import types
 
     values = chunk.table.column(name)

@@ -20,6 +20,7 @@ from gendebug_torch.errors import reject
 from gendebug_torch.model.binary import positive_logit
 from gendebug_torch.profiles.sums.columns import NO_VALUES, Moments
 from gendebug_torch.profiles.sums.sketch import Sketch, sketch
+from gendebug_torch.profiles.sums.targets import CellSums, quantity_cells, sum_of_known
 
 # Classes beyond which no confusion is counted.
 MAX_CLASSES = 256
@@ -37,6 +38,8 @@ class OutcomeSums:
         scores: log odds of class 1 of a binary model, by class: 0, 1 and not labeled.
         loss: moments of the loss of the labeled rows: log loss in nats, or squared error.
         threshold: threshold on the probability by which a binary model was judged.
+        quantities: numbers of labels by cell, where they are quantities.
+        top: log odds of the largest probability of more classes than two.
     """
 
     task: Task | None = None
@@ -46,28 +49,29 @@ class OutcomeSums:
     scores: Mapping[str, Sketch] | None = None
     loss: Moments = NO_VALUES
     threshold: float = 0.5
+    quantities: CellSums | None = None
+    top: Sketch | None = None
 
     def __add__(self, other: OutcomeSums) -> OutcomeSums:
         if None in (self.task, other.task):
             return other if self.task is None else self
         tasks = {self.task, other.task}
         # Without outputs, two classes may be the first of more.
-        unscored = not (self.scores or other.scores or self.calibration or other.calibration)
-        if len(tasks) > 1 and not (unscored and tasks == {Task.BINARY, Task.MULTICLASS}):
+        scored = any(side.scores or side.calibration or side.top for side in (self, other))
+        if len(tasks) > 1 and (scored or tasks != {Task.BINARY, Task.MULTICLASS}):
             remedy = "Declare it in the schema: `regression`, `multilabel` or `classes`."
             reject("rows", f"{self.task} outcomes in all parts", f"{other.task}", remedy)
         scores = _added(self.scores, other.scores)
-        calibration = self.calibration or other.calibration
-        if self.calibration is not None and other.calibration is not None:
-            calibration = self.calibration + other.calibration
         return replace(
             self,
             task=self.task if len(tasks) == 1 else Task.MULTICLASS,
             labels=_padded_sum(self.labels, other.labels),
             confusion=_padded_sum(self.confusion, other.confusion),
-            calibration=calibration,
+            calibration=sum_of_known(self.calibration, other.calibration),
             scores=scores,
             loss=self.loss + other.loss,
+            quantities=sum_of_known(self.quantities, other.quantities),
+            top=sum_of_known(self.top, other.top),
         )
 
     @property
@@ -84,13 +88,21 @@ class OutcomeSums:
             found["calibration.scores"] = self.calibration.scores
         for name, part in (self.scores or {}).items():
             found |= sketch_tensors(f"scores.{name}", part)
+        if self.top is not None:
+            found |= sketch_tensors("top", self.top)
+        if self.quantities is not None:
+            found["quantities.keys"] = torch.tensor(self.quantities.keys)
+            found["quantities.sums"] = torch.tensor(self.quantities.sums)
         return found
 
     def header(self) -> dict[str, Any]:
         """What is no tensor, as JSON."""
         levels = {name: part.level for name, part in (self.scores or {}).items()}
         loss = [self.loss.n, self.loss.mean, self.loss.squares]
-        return {"task": self.task, "loss": loss, "threshold": self.threshold, "levels": levels}
+        grid = None if self.quantities is None else self.quantities.level
+        known = {"task": self.task, "loss": loss, "threshold": self.threshold}
+        top = None if self.top is None else self.top.level
+        return known | {"levels": levels, "quantities": grid, "top": top}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> OutcomeSums:
@@ -111,6 +123,9 @@ class OutcomeSums:
             scores or None,
             Moments(*header["loss"]),
             float(header["threshold"]),
+            # Both are absent in files of earlier versions.
+            _quantities(tensors, header.get("quantities")),
+            None if header.get("top") is None else sketch_of(tensors, "top", header["top"]),
         )
 
 
@@ -123,13 +138,18 @@ def outcome_sums(records: Records) -> OutcomeSums:
     if records.task is None or records.task in (Task.DENSE, Task.MULTILABEL):
         return OutcomeSums(records.task)
     threshold = records.schema.threshold or 0.5
-    known = OutcomeSums(records.task, scores=_scores(records), threshold=threshold)
+    known = OutcomeSums(
+        records.task, scores=_scores(records), threshold=threshold, top=_top_scores(records)
+    )
     if records.targets is None:
         return known
     labeled = records.select(~missing_labels(records.targets).cpu())
     assert labeled.targets is not None
     if records.task is not Task.REGRESSION and labeled.targets.ndim == 1:
         known = replace(known, labels=labeled.targets.bincount())
+    elif labeled.targets.ndim == 1:
+        values = labeled.targets.double().cpu().numpy()
+        known = replace(known, quantities=quantity_cells(values))
     return known if labeled.logits is None or not len(labeled) else _judged(known, labeled)
 
 
@@ -146,6 +166,13 @@ def sketch_of(tensors: Mapping[str, Tensor], name: str, level: int) -> Sketch:
     return Sketch(keys, counts, low, high, int(level))
 
 
+def _quantities(tensors: Mapping[str, Tensor], level: int | None) -> CellSums | None:
+    """Cells of quantities; None without any."""
+    if level is None:
+        return None
+    return CellSums(tensors["quantities.keys"].numpy(), tensors["quantities.sums"].numpy(), level)
+
+
 def _scores(records: Records) -> dict[str, Sketch] | None:
     """Sketches of the log odds of a binary model, by label."""
     if records.task is not Task.BINARY or records.logits is None:
@@ -156,6 +183,16 @@ def _scores(records: Records) -> dict[str, Sketch] | None:
         labels = records.targets.cpu().numpy()
     classes = {"0": labels == 0, "1": labels == 1, "unlabeled": labels < 0}
     return {name: sketch(odds[rows]) for name, rows in classes.items()}
+
+
+def _top_scores(records: Records) -> Sketch | None:
+    """Sketch of the log odds of the largest probability of each row."""
+    z = records.logits
+    if records.task is not Task.MULTICLASS or z is None or z.shape[1] < 3:
+        return None
+    largest, first = z.double().max(1, keepdim=True)
+    others = z.double().scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)
+    return sketch((largest - others)[:, 0].cpu().numpy())
 
 
 def _judged(known: OutcomeSums, labeled: Records) -> OutcomeSums:

@@ -155,7 +155,9 @@ def joined(one: Any, other: Any) -> Any:
         return one
     if not one.num_rows:
         return other
-    other = other.select(one.column_names)
+    # What one of them lacks, as labels that are not there yet, is missing in its rows.
+    order = [name for name in one.column_names if name in other.column_names]
+    other = other.select([*order, *(n for n in other.column_names if n not in order)])
     try:
         return pa.concat_tables([one, other], promote_options="permissive").combine_chunks()
     except pa.ArrowException as error:

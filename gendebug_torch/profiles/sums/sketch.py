@@ -153,7 +153,7 @@ def sketch(values: Floats, level: int = 0) -> Sketch:
         level = _exact(values[: 2 * CELLS]).level
     if level == 0 or not len(values):
         return _exact(values)
-    keys = _keys(values) >> np.int64(level)
+    keys = ordered_keys(values) >> np.int64(level)
     least = keys.min()
     width = int(keys.max()) - int(least) + 1
     if width > _WIDEST:
@@ -174,7 +174,7 @@ def _exact(values: Floats) -> Sketch:
     codes, distinct = pd.factorize(values)
     counts, order = np.bincount(codes, minlength=len(distinct)), np.argsort(distinct)
     distinct = distinct[order]
-    return _fitted(Sketch(_keys(distinct), counts[order], distinct, distinct))
+    return _fitted(Sketch(ordered_keys(distinct), counts[order], distinct, distinct))
 
 
 def mixed(bits: Any) -> Integers:
@@ -192,14 +192,22 @@ def mixed(bits: Any) -> Integers:
     return words.view(np.int64)
 
 
-def _keys(values: Floats) -> Integers:
-    """Integers in the order of the floats: the bits, those of negative numbers mirrored."""
+def ordered_keys(values: Floats) -> Integers:
+    """Integers in the order of the floats: the bits, those of negative numbers mirrored.
+
+    Args:
+        values: floats without a negative zero, `[n]`.
+    """
     bits = values.view(np.int64)
     return bits ^ ((bits >> np.int64(63)) & _SIGN)
 
 
-def _starts(keys: Integers) -> NDArray[np.intp]:
-    """First places of the runs of equal keys."""
+def first_places(keys: Integers) -> NDArray[np.intp]:
+    """First places of the runs of equal keys.
+
+    Args:
+        keys: ascending keys, `[n]`.
+    """
     if not len(keys):
         return np.empty(0, np.intp)
     return np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
@@ -211,7 +219,7 @@ def _arrays(side: Sketch) -> tuple[Any, ...]:
 
 def _grouped(keys: Integers, counts: Integers, low: Floats, high: Floats, level: int) -> Sketch:
     """Cells with ascending keys, those of one key as one."""
-    starts = _starts(keys)
+    starts = first_places(keys)
     if len(starts) == len(keys):
         return Sketch(keys, counts, low, high, level)
     totals = np.add.reduceat(counts, starts)
@@ -232,13 +240,24 @@ def coarser(side: Sketch, level: int) -> Sketch:
     return _grouped(keys, side.counts, side.low, side.high, level)
 
 
+def finest_level(keys: Integers, level: int, most: int) -> int:
+    """Level of the finest grid that fits: found by halving, as coarser grids never use more.
+
+    Args:
+        keys: ascending numbers of cells, `[b]`.
+        level: level of their grid.
+        most: largest number of cells.
+    """
+    least, highest = level, _LEVELS
+    while least < highest:
+        middle = (least + highest) // 2
+        used = 1 + int((np.diff(keys >> np.int64(middle - level)) != 0).sum())
+        least, highest = (least, middle) if used <= most else (middle + 1, highest)
+    return least
+
+
 def _fitted(side: Sketch) -> Sketch:
-    """The same on the finest grid that fits: found by halving, as coarser grids never use more."""
+    """The same on the finest grid that fits."""
     if len(side.keys) <= CELLS:
         return side
-    least, most = side.level + 1, _LEVELS
-    while least < most:
-        middle = (least + most) // 2
-        used = 1 + int((np.diff(side.keys >> np.int64(middle - side.level)) != 0).sum())
-        least, most = (least, middle) if used <= CELLS else (middle + 1, most)
-    return coarser(side, least)
+    return coarser(side, finest_level(side.keys, side.level, CELLS))

@@ -253,7 +253,7 @@ def level_indicators(values: Any, levels: Sequence[str]) -> Tensor:
 
     codes, distinct = pd.factorize(pd.Series(values))
     number = {level: i for i, level in enumerate(levels)}
-    numbers = np.array([number.get(_level(value), -1) for value in distinct] + [-1])[codes]
+    numbers = np.array([number.get(level_text(value), -1) for value in distinct] + [-1])[codes]
     indicators = torch.from_numpy((numbers[:, None] == np.arange(len(levels))).astype(np.float64))
     return indicators.masked_fill(torch.from_numpy(codes < 0)[:, None], torch.nan)
 
@@ -281,11 +281,16 @@ def level_counts(values: Any) -> Counter[str]:
     counts = values if isinstance(values, Mapping) else pd.Series(values).value_counts().to_dict()
     merged: Counter[str] = Counter()
     for level, count in counts.items():
-        merged[_level(level)] += int(count)
+        merged[level_text(level)] += int(count)
     return merged
 
 
-def _level(value: Any) -> str:
+def level_text(value: Any) -> str:
+    """A level as text: whole numbers of any type alike.
+
+    Args:
+        value: value of a column of names or codes.
+    """
     whole = isinstance(value, (bool, int, np.bool_, np.integer)) or (
         isinstance(value, (float, np.floating)) and float(value).is_integer()
     )

@@ -13,7 +13,7 @@ from gendebug_torch.checks.inputs import DerivedInput
 from gendebug_torch.slices.checks._slicing import MAX_SHARE
 from gendebug_torch.slices.levels.binning import Level
 from gendebug_torch.slices.levels.counting import member_masks
-from gendebug_torch.slices.levels.slice_counts import SliceCounts
+from gendebug_torch.slices.levels.slice_counts import ScoreCounts, SliceCounts
 from gendebug_torch.slices.search.change import coded_change
 from gendebug_torch.slices.search.change_result import SliceChange
 from gendebug_torch.slices.statistics.groups import discounted, effect_of_groups
@@ -28,6 +28,14 @@ def _of_rows() -> SliceCounts | None:
 
 # Sums of slices over more rows than are at hand, where they were counted.
 SLICE_COUNTS = DerivedInput("slice_counts", _of_rows)
+
+
+def _of_scores() -> ScoreCounts | None:
+    return None
+
+
+# The same of validation alone, in bins of the score.
+SCORE_COUNTS = DerivedInput("score_counts", _of_scores)
 
 
 def changes_in_turn(

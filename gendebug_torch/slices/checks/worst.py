@@ -16,6 +16,7 @@ from gendebug_torch.checks.registry import Check, check
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.tables import numeric_features
 from gendebug_torch.errors import NO_DEADLINE, Deadline
+from gendebug_torch.slices.checks._rounds import SCORE_COUNTS
 from gendebug_torch.slices.checks._slicing import (
     MAX_SHARE,
     PREDICTED,
@@ -28,8 +29,9 @@ from gendebug_torch.slices.checks._slicing import (
     with_classes,
 )
 from gendebug_torch.slices.levels.binning import Binning, fit_binnings
+from gendebug_torch.slices.levels.slice_counts import ScoreCounts
 from gendebug_torch.slices.search.error_events import ErrorEvent, errors_by_prediction
-from gendebug_torch.slices.search.find import confirmed_slices, find_slices
+from gendebug_torch.slices.search.find import confirmed_slices, counted_slices, find_slices
 from gendebug_torch.slices.search.result import Slices
 from gendebug_torch.slices.search.row_losses import RowLosses
 from gendebug_torch.slices.statistics.correction import correction_gain
@@ -54,10 +56,12 @@ _REMEDY = (
     cause=Cause.SUBGROUP_FAILURE,
     needs=("validation.logits", "validation.targets"),
     cost=slicing_cost,
+    derived=(SCORE_COUNTS,),
     partial_labels=True,
 )
 def no_slice_fails(
     validation: Records,
+    score_counts: ScoreCounts | None = None,
     deadline: Deadline = NO_DEADLINE,
     *,
     threshold: float = 0.5,
@@ -83,6 +87,7 @@ def no_slice_fails(
 
     Args:
         validation: labeled records with logits and named columns.
+        score_counts: sums of slices over more rows than these, where they were counted, derived.
         deadline: end of the time.
         threshold: threshold on the probability of a binary model.
         alpha: false discovery rate over all slices and kinds of error.
@@ -101,11 +106,13 @@ def no_slice_fails(
         return
     if outputs is None:
         assert losses is not None
-        yield from _loss_slices(validation, columns, losses, alpha, min_lift, min_gain, limit, seed)
+        options = alpha, min_lift, min_gain, limit, seed
+        yield from _loss_slices(validation, columns, losses, score_counts, *options)
         return
+    counts = score_counts if score_counts and score_counts.threshold == threshold else None
     groups = group_ids(validation)
     events = errors_by_prediction(*outputs, threshold=threshold)
-    binnings = fit_binnings(columns, categorical=validation.schema.categorical)
+    binnings = _levels_of(columns, validation, counts)
     if not events[0].is_binary:
         columns, binnings = with_classes(columns, events[0].predicted, PREDICTED, validation)
     failing: dict[str, list[tuple[Slices, int, ErrorEvent]]] = {}
@@ -113,7 +120,7 @@ def no_slice_fails(
         deadline.check()
         frame, level = columns.iloc[event.rows.numpy()], alpha / len(events)
         how = {"binnings": binnings, "alpha": level, "name": event.name}
-        found = _excess_slices(frame, event.errors, event.expected_rate, seed, **how)
+        found = _excess_slices(frame, event.errors, event.expected_rate, seed, counts, **how)
         rows = _Rows(frame, event.errors.double() - event.expected_rate(), event.rows, groups)
         for i in _relevant(found, rows, min_lift, level):
             failing.setdefault(found.names[i], []).append((found, i, event))
@@ -124,7 +131,7 @@ def no_slice_fails(
         yield _failing_slice(this, cases)
     if not failing:
         note = cap_note(sum(len(binning.levels) for binning in binnings), validation)
-        yield _hardest_slice(columns, binnings, events[0], note)
+        yield _hardest_slice(columns, binnings, events[0], counts, note)
 
 
 def _excess_slices(
@@ -132,9 +139,13 @@ def _excess_slices(
     metric: Tensor,
     expected: Callable[..., Tensor],
     seed: int,
+    counts: ScoreCounts | None,
     **options: Any,
 ) -> Slices:
     """Slices with a metric higher than expected; by two halves where there are enough rows."""
+    if counts is not None and options["name"] in counts.sums:
+        del options["binnings"]
+        return counted_slices(frame, metric, counts, expected=expected(), **options)
     few_errors = not metric.is_floating_point() and int(metric.sum()) < _MIN_ERRORS_TO_SPLIT
     if len(frame) < _MIN_ROWS_TO_SPLIT or few_errors:
         return find_slices(frame, metric, expected=expected(), **options)
@@ -208,23 +219,41 @@ def _numbers(cases: list[tuple[Slices, int, ErrorEvent]], found: Slices, i: int)
     return _slice_numbers(found, i) | rates
 
 
+def _levels_of(
+    columns: pd.DataFrame, validation: Records, counts: ScoreCounts | None
+) -> tuple[Binning, ...]:
+    """The levels by which slices were counted, or those of these columns."""
+    if counts is not None:
+        return counts.binnings
+    return fit_binnings(columns, categorical=validation.schema.categorical)
+
+
 def _hardest_slice(
-    columns: pd.DataFrame, binnings: Sequence[Binning], event: ErrorEvent, note: str
+    columns: pd.DataFrame,
+    binnings: Sequence[Binning],
+    event: ErrorEvent,
+    counts: ScoreCounts | None,
+    note: str,
 ) -> Finding:
     """No slice fails; names the slice with the most significant excess of expected errors."""
-    hard = find_slices(columns, event.errors, binnings=binnings, limit=5, name=event.name)
+    if counts is None:
+        hard = find_slices(columns, event.errors, binnings=binnings, limit=5, name=event.name)
+    else:
+        hard = counted_slices(columns, event.errors, counts, limit=5, name=event.name)
+    rows, errors = (len(columns), int(event.errors.sum())) if counts is None else hard.overall
     numbers: dict[str, Any] = {
-        "rows": len(columns),
+        "rows": rows,
         "columns": columns.shape[1],
-        "errors": int(event.errors.sum()),
+        "errors": int(errors),
     }
     summary = (
         f"No slice of {columns.shape[1]} columns has more errors than the model's confidence "
         "expects."
     )
     if len(hard):
-        inside = hard.mask(columns, 0)
-        expected, rate = float(event.expected_rate()[inside].mean()), float(hard.rate[0])
+        implied = event.expected_rate()[hard.mask(columns, 0)].mean()
+        expected = float(implied if counts is None else hard.expected_rate[0])
+        rate = float(hard.rate[0])
         numbers |= {"hardest": hard.names[0], "rate": rate, "expected_rate": expected}
         summary += (
             f" The hardest one is {hard.names[0]}, with {rate:.1%} errors and {expected:.1%} "
@@ -239,6 +268,7 @@ def _loss_slices(
     validation: Records,
     columns: pd.DataFrame,
     losses: RowLosses,
+    counts: ScoreCounts | None,
     alpha: float,
     min_lift: float,
     min_gain: float,
@@ -247,9 +277,9 @@ def _loss_slices(
 ) -> Iterator[Finding]:
     """Slices of quantities, or of several labels."""
     frame = columns.iloc[losses.rows.numpy()].reset_index(drop=True)
-    binnings = fit_binnings(frame, categorical=validation.schema.categorical)
+    binnings = _levels_of(frame, validation, counts)
     options = {"binnings": binnings, "alpha": alpha, "name": losses.name}
-    found = _excess_slices(frame, losses.mean, losses.expected, seed, **options)
+    found = _excess_slices(frame, losses.mean, losses.expected, seed, counts, **options)
     hard: list[tuple[int, float]] = []
     failing: list[tuple[int, float]] = []
     rows = _Rows(

@@ -30,6 +30,83 @@ class SliceCounts:
     threshold: float = 0.5
 
 
+@dataclass(frozen=True, eq=False)
+class ScoreCounts:
+    """Sums over all rows of one table, by pair of levels and by bin of the model's score.
+
+    Args:
+        binnings: levels of the columns, L in all.
+        sums: by name of the event or loss, `[3, b, L, L]` float64 in bins of rising score, above
+            the diagonal and on it: rows, sum and sum of squares.
+        parts: bins of each event that are fitted together, e.g. those of negative predictions.
+        threshold: threshold on the probability by which a binary model was judged.
+    """
+
+    binnings: tuple[Binning, ...]
+    sums: Mapping[str, Tensor]
+    parts: Mapping[str, tuple[int, ...]]
+    threshold: float = 0.5
+
+    def expected(self, name: str) -> Tensor:
+        """`[b]` rate of an event, nondecreasing in the score, or mean loss, of each bin.
+
+        Args:
+            name: name of the event or loss.
+        """
+        rows, total = self.over_rows(self.sums[name][:2])
+        means: Tensor = total / rows.clamp(min=1)
+        if name not in self.parts:
+            return means
+        bins = torch.split(means, list(self.parts[name]))
+        weights = torch.split(rows, list(self.parts[name]))
+        return torch.cat([_nondecreasing(*pair) for pair in zip(bins, weights, strict=True)])
+
+    def rows(self, name: str) -> Tensor:
+        """`[L, L]` numbers of rows.
+
+        Args:
+            name: name of the event or loss.
+        """
+        return self.sums[name][0].sum(0)
+
+    def weights(self, name: str, *, expected: bool = True) -> Tensor:
+        """What a `SliceTest` sums up, by pair of levels, `[w, L, L]`.
+
+        Args:
+            name: name of the event or loss.
+            expected: whether it is compared with what the score implies.
+        """
+        rows, total, squares = self.sums[name]
+        if not expected:
+            return torch.stack([total.sum(0)])
+        mean = self.expected(name)[:, None, None]
+        if name in self.parts:
+            parts = [total, rows * mean, rows * mean * (1 - mean)]
+        else:
+            parts = [total - rows * mean, squares - 2 * mean * total + rows * mean.square()]
+        return torch.stack([part.sum(0) for part in parts])
+
+    def over_rows(self, values: Tensor) -> Tensor:
+        """Sums over all rows: over the levels of the first column.
+
+        Args:
+            values: sums by pair of levels, `[..., L, L]`.
+        """
+        own = len(self.binnings[0].levels)
+        found: Tensor = values.diagonal(dim1=-2, dim2=-1)[..., :own].sum(-1)
+        return found
+
+
+def _nondecreasing(means: Tensor, rows: Tensor) -> Tensor:
+    """Isotonic regression of the means of bins."""
+    from scipy.optimize import isotonic_regression
+
+    if not len(means):
+        return means
+    weights = rows.clamp(min=1e-9).numpy()
+    return torch.from_numpy(isotonic_regression(means.numpy(), weights=weights).x)
+
+
 def whole_total(sums: Tensor, levels: Sequence[Level]) -> Tensor:
     """`[2, 3]` sums over all rows of both tables: over the levels of the first column.
 

@@ -12,8 +12,14 @@ from torch import Tensor
 
 from gendebug_torch.errors import reject
 from gendebug_torch.slices.levels.binning import Binning, Level, fit_binnings, level_codes
-from gendebug_torch.slices.levels.counting import mask_sums, member_masks
+from gendebug_torch.slices.levels.counting import (
+    mask_sums,
+    member_masks,
+    pair_sums,
+    slice_pairs,
+)
 from gendebug_torch.slices.levels.distinct import distinct_slices, slice_name
+from gendebug_torch.slices.levels.slice_counts import MIN_SAMPLED, ScoreCounts
 from gendebug_torch.slices.search.candidates import Candidates, pairs, single_levels, triples
 from gendebug_torch.slices.search.result import Slices
 from gendebug_torch.slices.statistics.slice_test import SliceTest, slice_test
@@ -138,6 +144,103 @@ def _aliases(
     """Names of the duplicates of each slice."""
     names = [slice_name(levels, members) for members in candidates.sets[best].tolist()]
     return tuple(tuple(names[i] for i in group) for group in duplicates)
+
+
+def counted_slices(
+    frame: pd.DataFrame,
+    metric: Tensor,
+    counts: ScoreCounts,
+    *,
+    expected: Tensor | None = None,
+    min_support: int = 30,
+    alpha: float = 0.05,
+    limit: int = 50,
+    name: str = "error",
+) -> Slices:
+    """`find_slices` by sums over more rows than these, which then only tell slices apart.
+
+    Args:
+        frame: columns of the rows at hand, `[n, c]`.
+        metric: event or loss of these rows, `[n]`.
+        counts: sums of all rows.
+        expected: what is expected of these rows, `[n]`; None for the overall rate.
+        min_support: smallest number of rows of a slice.
+        alpha: false discovery rate.
+        limit: most slices to return.
+        name: name of the metric in the sums.
+    """
+    _checked(frame, metric, expected)
+    levels, codes = level_codes(frame, counts.binnings)
+    weights = counts.weights(name, expected=expected is not None)
+    test = _test_of_all(slice_test(metric, expected), counts, name, weights)
+    sets = _counted_pairs(counts.rows(name), codes, levels, min_support)
+    inside = [part[..., sets[:, 0], sets[:, 1]] for part in (counts.rows(name), weights)]
+    log_p = test.log_p_values(*inside)
+    adjusted = benjamini_hochberg_adjusted(log_p.exp())
+    order = log_p.argsort(stable=True)
+    best = order[adjusted[order] <= alpha][: 2 * limit]
+    masks = member_masks(codes, sets[best], levels)
+    parts = [part[..., best] for part in inside]
+
+    def log_p_of_rest(i: int, rest: Tensor) -> float:
+        return test.log_p_of_part(masks[i], rest, parts[0][i], parts[1][:, i])
+
+    distinct, _ = distinct_slices(masks, log_p_of_rest, float(len(sets)), alpha)
+    chosen = best[torch.tensor(distinct[:limit], dtype=torch.int64)]
+    found = _counted_result(counts, name, sets[chosen], (log_p[chosen], adjusted[chosen]), test)
+    return replace(found, tests=len(sets))
+
+
+def _test_of_all(test: SliceTest, counts: ScoreCounts, name: str, weights: Tensor) -> SliceTest:
+    """The test of some rows, for sums over all of them."""
+    n, whole = float(counts.over_rows(counts.rows(name))), counts.over_rows(weights)
+    if len(weights) > 1:
+        return replace(test, whole=(n, whole))
+    rate = float(whole[0]) / max(n, 1.0)
+    return replace(test, whole=(n, whole), mean=rate, variance=rate * (1 - rate))
+
+
+def _counted_pairs(
+    rows: Tensor, codes: Tensor, levels: Sequence[Level], min_support: int
+) -> Tensor:
+    """Sets of levels `[s, 3]` with enough rows, of which enough are at hand."""
+    first, second = slice_pairs(levels, 2)
+    sampled = pair_sums(codes, torch.zeros(0, len(codes)), len(levels))[0]
+    enough = (first == second) | (sampled[first, second] >= MIN_SAMPLED)
+    enough &= rows[first, second] >= min_support
+    return torch.stack([first, second, second], 1)[enough]
+
+
+def _counted_result(
+    counts: ScoreCounts,
+    name: str,
+    sets: Tensor,
+    p_values: tuple[Tensor, Tensor],
+    test: SliceTest,
+) -> Slices:
+    """Slices with their sums over all rows."""
+    rows, total, squares = counts.sums[name].sum(1)
+    means = counts.expected(name)[:, None, None]
+    implied = (counts.sums[name][0] * means).sum(0)
+    parts = (rows, total, squares, implied)
+    inside = [part[sets[:, 0], sets[:, 1]] for part in parts]
+    every = counts.over_rows(rows), counts.over_rows(total)
+    return Slices(
+        counts.binnings,
+        sets,
+        support=inside[0].long(),
+        total=inside[1],
+        squares=inside[2],
+        expected=inside[3],
+        log_p=p_values[0],
+        adjusted=p_values[1],
+        aliases=((),) * len(sets),
+        overall=(int(every[0]), float(every[1])),
+        tests=0,
+        name=name,
+        is_count=test.is_count,
+        has_expected_rate=len(test.weights) > 1,
+    )
 
 
 def confirmed_slices(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ class SliceTest:
         mean: expected value of a row, where there are no probabilities.
         variance: variance of a row, where there are no probabilities.
         is_count: whether the metric is an event.
+        whole: number of rows and sums of the weights `[w]` where these are those of more rows.
     """
 
     weights: Tensor
     mean: float
     variance: float
     is_count: bool
+    whole: tuple[float, Tensor] | None = None
 
     def log_p_values(self, rows: Tensor, sums: Tensor, within: Tensor | None = None) -> Tensor:
         """`[s]` log p-values of slices.
@@ -65,23 +67,46 @@ class SliceTest:
         sums = self.weights[:, inside].sum(1, keepdim=True)
         return float(self.log_p_values(inside.sum()[None], sums, within))
 
+    def log_p_of_part(self, inside: Tensor, within: Tensor, rows: Tensor, sums: Tensor) -> float:
+        """Log p-value of what is left of a slice with sums over more rows than those at hand.
+
+        Args:
+            inside: rows of the slice at hand, `[n]` bool.
+            within: rows at hand that are left, `[n]` bool.
+            rows: number of all rows of the slice.
+            sums: sums of the weights over them, `[w]`.
+        """
+        part = replace(self, weights=self.weights[:, inside])
+        n, left = part._of_more_rows(self.weights[:, inside & within], float(rows), sums)
+        return float(self.log_p_values(rows.new_tensor([n]), left[:, None], within))
+
     def _log_p_of_excess(self, rows: Tensor, sums: Tensor, within: Tensor | None) -> Tensor:
         n = rows.double().clamp(min=1.0)
-        excess = self.weights[0] if within is None else self.weights[0, within]
-        mean = sums[0] / n - (excess.mean() if len(excess) else 0.0)
+        every, total = self._total(within)
+        mean = sums[0] / n - total[0] / max(every, 1)
         variance = (sums[1] / n - (sums[0] / n).square()).clamp(min=0.0) / (n - 1).clamp(min=1.0)
         certain = (mean > 0) & (variance > 0)
         t = torch.where(certain, mean / variance.clamp(min=1e-300).sqrt(), torch.zeros_like(mean))
         return torch.where(certain, log_t_tail(t, n - 1), torch.zeros_like(mean))
 
-    def _total(self, within: Tensor | None) -> tuple[int, Tensor]:
+    def _total(self, within: Tensor | None) -> tuple[float, Tensor]:
         part = self.weights if within is None else self.weights[:, within]
-        n, sums = part.shape[1], part.sum(1)
-        if len(sums) == 3:
+        n, sums = float(part.shape[1]), part.sum(1)
+        if self.whole is not None:
+            n, sums = self._of_more_rows(part, *self.whole)
+        if len(sums) > 1:
             return n, sums
         return n, torch.stack(
             [sums[0], sums.new_tensor(n * self.mean), n * sums.new_tensor(self.variance)]
         )
+
+    def _of_more_rows(self, part: Tensor, n: float, sums: Tensor) -> tuple[float, Tensor]:
+        """What is left of rows and sums, by what is left of those at hand."""
+        rows = part.shape[1] / max(self.weights.shape[1], 1)
+        if len(sums) == 2:
+            return n * rows, sums * rows
+        share = part.sum(1) / self.weights.sum(1)
+        return n * rows, sums * torch.where(share.isfinite(), share, torch.ones_like(share))
 
 
 def slice_test(metric: Tensor, expected: Tensor | None) -> SliceTest:
