@@ -315,3 +315,10 @@ def test_each_required_argument_is_named_when_it_is_missing(called, name):
             named = given if parameter.name in given else [parameter.name]
             assert any(one.rstrip("_") in text for one in named), text
             assert "got none" in text
+
+
+def test_a_name_that_no_file_can_have_is_bad_input(capsys, tmp_path):
+    assert main(["compare", 5000 * "x", "b", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "no file can have this name, it is too long" in said
+    assert len(said) < 1000

@@ -6,6 +6,7 @@ A command's module is imported when its words are right, so that help costs no i
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -170,6 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         if isinstance(error, GendebugError):
             print(printable(f"gendebug {name}: {error}"), file=sys.stderr)
+            return BAD_INPUT
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            text = f"gendebug {name}: no file can have this name, it is too long: {error.filename}"
+            print(printable(text), file=sys.stderr)
             return BAD_INPUT
         advice = "This is a bug of gendebug_torch or of the model; --debug shows where."
         text = f"gendebug {name}: {type(error).__name__}: {error}\n{advice}"
