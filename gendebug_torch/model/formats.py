@@ -125,14 +125,13 @@ def load_tensors(source: str | Path | io.BytesIO) -> Any:
     """What torch.save wrote, on the CPU; nothing is unpickled but tensors and plain values.
 
     Args:
-        source: path or content of the file.
+        source: path, or content of the file, which is closed.
 
     Raises:
         ValueError: a class is named by hundreds of characters, as in a damaged file.
         pickle.UnpicklingError: the file holds more than tensors and plain values.
     """
-    content = source if isinstance(source, io.BytesIO) else open(source, "rb")  # noqa: SIM115
-    with contextlib.nullcontext(source) if content is source else content:
+    with source if isinstance(source, io.BytesIO) else open(source, "rb") as content:
         for name in _names_of_classes(content):
             if len(name) > _LONGEST_NAME:
                 raise ValueError(f"it names a class by {len(name):,} characters: it is damaged")
