@@ -1,4 +1,5 @@
-"""Every snippet of the documentation runs as it stands: Python, commands, schemas."""
+"""Every snippet of the documentation runs as it stands: Python, commands, schemas. Asked by
+`scripts/docs`."""
 
 import re
 import shlex
