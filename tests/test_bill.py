@@ -466,3 +466,19 @@ def test_a_subgroup_is_retrained_where_recent_rows_win_it_back(regained, decisio
     assert verdict.name == decision
     if decision == "retrain":
         assert "region = harbour, to which 100% of the loss goes" in verdict.would_change[0]
+
+
+@pytest.mark.parametrize(
+    ("points", "regained", "words"),
+    [
+        (2.0, 1.5, "; refit wins back 1.5 (1.4 to 1.6)."),
+        (-2.0, 1.5, "; refit wins back 1.5 (1.4 to 1.6)."),
+        (2.0, -0.1, "; no remedy that was tried wins it back, refit -0.1 (-0.2 to 0)."),
+        (-2.0, -0.1, "; no remedy that was tried helps, refit -0.1 (-0.2 to 0)."),
+    ],
+)
+def test_what_does_not_help_is_not_said_to_win_anything_back(points, regained, words):
+    trial = Regained("refit", regained, regained - 0.1, regained + 0.1, "none")
+    line = BillLine("concept_drift", "", points, points - 1, points + 1, trial)
+    text = str(Bill("accuracy", "hundredths", 90.0, 2.0, 1.0, 3.0, (line,)))
+    assert words in " ".join(text.split())

@@ -394,3 +394,14 @@ def test_the_commands_write_read_and_compare_profiles(tmp_path, monkeypatch):
     assert main(["compare", "v.profile", "v.profile", "--out", "same"]) == 0
     assert main(["compare", "v.profile", "w.profile", "--out", "other"]) == 1
     assert main(["compare", "v.profile", "out", "--out", "mixed"]) == 2
+
+
+def test_a_file_that_links_lead_to_as_well_is_read_once(tmp_path):
+    folder = tmp_path / "weeks"
+    (folder / "week1").mkdir(parents=True)
+    frame = pd.DataFrame({"a": range(30)})
+    frame.to_csv(folder / "week1" / "rows.csv", index=False)
+    (folder / "latest.csv").symlink_to("week1/rows.csv")
+    (folder / "week1" / "again").symlink_to("..")
+    assert profile(str(folder), Schema()).rows == 30
+    assert profile(str(folder / "*.csv"), Schema()).rows == 30

@@ -44,3 +44,11 @@ def test_a_name_that_is_too_long_is_refused_at_once(tmp_path, archive):
         path.write_bytes(path.read_bytes().replace(b"FloatStorage", name))
     with pytest.raises(InputError, match=r"net\.pt: it names a class by 40,\d\d\d characters"):
         load_weights(network, str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"age,score\n1,0.5\n", b"(dp0\n."])
+def test_what_torch_did_not_write_is_said_to_be_so(tmp_path, content):
+    path = tmp_path / "net.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"net\.pt: it is no file of torch\.save"):
+        load_weights(torch.nn.Linear(3, 2), str(path))

@@ -117,6 +117,8 @@ def state_of_file(path: str, own: Mapping[str, Any]) -> dict[str, Any]:
 # Names of classes have fewer characters. PyTorch searches the message about a name that it does not
 # know in a time that grows with the square of the length: 20 s for 15,000 characters.
 _LONGEST_NAME = 500
+# First byte of every pickle that PyTorch writes.
+_PROTOCOL = b"\x80"
 # Pickles before the tensors of a file of the layout without an archive.
 _PICKLES = 5
 
@@ -128,10 +130,15 @@ def load_tensors(source: str | Path | io.BytesIO) -> Any:
         source: path, or content of the file, which is closed.
 
     Raises:
-        ValueError: a class is named by hundreds of characters, as in a damaged file.
+        ValueError: the file is no archive and begins with no pickle, or names a class by hundreds
+            of characters, as a damaged one does.
         pickle.UnpicklingError: the file holds more than tensors and plain values.
     """
     with source if isinstance(source, io.BytesIO) else open(source, "rb") as content:
+        if not zipfile.is_zipfile(content):
+            content.seek(0)
+            if content.read(1) != _PROTOCOL:
+                raise ValueError("it is no file of torch.save")
         for name in _names_of_classes(content):
             if len(name) > _LONGEST_NAME:
                 raise ValueError(f"it names a class by {len(name):,} characters: it is damaged")

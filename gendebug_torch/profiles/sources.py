@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,11 +117,13 @@ def _chunks_of_files(path: str, codes: tuple[str, ...]) -> Iterator[Any]:
 def files_of(path: str) -> tuple[list[str], Any]:
     """The files that a path, folder, glob or address stands for, and their pyarrow.fs.FileSystem.
 
+    A file that links lead to as well, as `latest.csv` or a link to its own folder does, is one.
+
     Args:
         path: as `profile` takes it.
 
     Raises:
-        InputError: no file.
+        InputError: no file, or a folder that cannot be listed.
     """
     from pyarrow import fs
 
@@ -134,11 +137,14 @@ def files_of(path: str) -> tuple[list[str], Any]:
     files: list[str] = []
     for entry in filesystem.get_file_info(sorted(map(str, found))):
         if entry.type == fs.FileType.Directory:
-            inside = filesystem.get_file_info(fs.FileSelector(entry.path, recursive=True))
+            with reading(entry.path, "a folder that can be listed", "rows"):
+                inside = filesystem.get_file_info(fs.FileSelector(entry.path, recursive=True))
             files += sorted(one.path for one in inside if one.type == fs.FileType.File)
         elif entry.type == fs.FileType.File:
             files.append(entry.path)
     files = [name for name in files if not Path(name).name.startswith(("_", "."))]
+    if "://" not in path:
+        files = list({os.path.realpath(name): name for name in reversed(files)}.values())[::-1]
     if not files:
         reject("rows", "files to read", f"{path}: no such file", "Check that the path is right.")
     return files, filesystem

@@ -237,9 +237,10 @@ def _sentence(line: BillLine) -> str:
     if math.isnan(trial.points):
         return f"{text}; {trial.remedy}."
     won = f"{trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
-    if trial.helps or line.points <= 0:
+    if trial.helps:
         return f"{text}; {trial.remedy} wins back {won}."
-    return f"{text}; no remedy that was tried wins it back, {trial.remedy} {won}."
+    fails = "wins it back" if line.points > 0 else "helps"
+    return f"{text}; no remedy that was tried {fails}, {trial.remedy} {won}."
 
 
 def _short(name: str) -> str:
