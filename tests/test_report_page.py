@@ -117,7 +117,7 @@ def test_a_finding_is_copied_as_markdown(visit):
     first = visit.locator("#list > details").first
     first.locator("> summary").click()
     first.locator(".copy").click()
-    assert first.locator(".copy").inner_text() == "Copied"
+    first.locator(".copy", has_text="Copied").wait_for()
     assert visit.evaluate("navigator.clipboard.readText()").startswith("**fail** `")
 
 

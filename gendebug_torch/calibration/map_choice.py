@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -128,6 +128,7 @@ def evaluated_candidates(
     bins: int = 15,
     folds: int = 5,
     seed: int = 0,
+    count: Callable[[int], object] = lambda fits: None,
 ) -> tuple[Candidate, ...]:
     """Every candidate, and `none`, evaluated on rows that its fits have not seen.
 
@@ -143,6 +144,7 @@ def evaluated_candidates(
         bins: number of bins of the calibration error.
         folds: number of parts of the rows (of the groups); each is mapped by fits to the others.
         seed: seed of the folds.
+        count: function that is told of each fit when it is done, `folds` for each name.
 
     Raises:
         InputError: an unknown name.
@@ -153,7 +155,14 @@ def evaluated_candidates(
     mapped = {"none": logits}
     for name in names:
         mapped[name] = out_of_fold(
-            logits, targets, fits[name], weights=weights, groups=groups, folds=folds, seed=seed
+            logits,
+            targets,
+            fits[name],
+            weights=weights,
+            groups=groups,
+            folds=folds,
+            seed=seed,
+            count=count,
         )
     losses = {name: row_loss(z, targets) for name, z in mapped.items()}
     mass = torch.ones_like(losses["none"]) if weights is None else weights.to(losses["none"])
@@ -227,6 +236,7 @@ def out_of_fold(
     groups: Tensor | None = None,
     folds: int = 5,
     seed: int = 0,
+    count: Callable[[int], object] = lambda fits: None,
 ) -> Tensor:
     """Logits `[n, k]` or `[n]`, each fold mapped by the fit to the others.
 
@@ -234,10 +244,10 @@ def out_of_fold(
     are.
     """
     group = torch.arange(len(logits)) if groups is None else groups.cpu()
-    count = int(group.max()) + 1 if len(group) else 0
-    fold_of_group = torch.empty(count, dtype=torch.int64)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    fold_of_group[order] = torch.arange(count) % folds
+    size = int(group.max()) + 1 if len(group) else 0
+    fold_of_group = torch.empty(size, dtype=torch.int64)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    fold_of_group[order] = torch.arange(size) % folds
     fold_of_row = fold_of_group[group]
     mapped = logits.clone()
     for fold in range(folds):
@@ -251,6 +261,7 @@ def out_of_fold(
         )
         if not fitted.unbounded:
             mapped[test] = fitted(logits[test])
+        count(1)
     return mapped
 
 

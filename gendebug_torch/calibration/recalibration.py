@@ -34,6 +34,7 @@ from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import Precision
 from gendebug_torch.model.evaluation import Model
+from gendebug_torch.progress import progress_bar
 
 # A network that is right this often on "held-out" rows has most likely been trained on them.
 _TRAINING_ACCURACY, _MIN_ROWS = 0.9995, 1000
@@ -133,16 +134,19 @@ def recalibrate(
         )
     if candidates is None:
         candidates = default_candidates(rows.logits, rows.targets, keep_predictions)
-    evaluated = evaluated_candidates(
-        rows.logits,
-        rows.targets,
-        tuple(candidates),
-        weights=rows.weights,
-        groups=rows.groups,
-        bins=bins,
-        folds=folds,
-        seed=seed,
-    )
+    names = tuple(candidates)
+    with progress_bar(folds * len(names), "fits", show=progress) as count:
+        evaluated = evaluated_candidates(
+            rows.logits,
+            rows.targets,
+            names,
+            weights=rows.weights,
+            groups=rows.groups,
+            bins=bins,
+            folds=folds,
+            seed=seed,
+            count=count,
+        )
     chosen, reason = chosen_map(evaluated, keep_predictions=keep_predictions)
     fit = fits_for(rows.targets).get(chosen)
     fitted = None if fit is None else fit(rows.logits, rows.targets, weights=rows.weights)

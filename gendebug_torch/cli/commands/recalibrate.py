@@ -72,6 +72,7 @@ def recalibrate(
     checked_threshold(threshold)
     records = _records(logits, data, schema, model is not None or program is not None)
     network = _network(model, weights, checkpoint, program)
+    show = sys.stderr.isatty()
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always", UserWarning)
         result = gd.recalibrate(
@@ -80,7 +81,7 @@ def recalibrate(
             candidates=candidates,
             keep_predictions=keep_predictions,
             device=device,
-            progress=sys.stderr.isatty(),
+            progress=show,
         )
     for text in dict.fromkeys([*result.warnings, *(str(warning.message) for warning in raised)]):
         say(f"Warning: {text}")
@@ -94,7 +95,9 @@ def recalibrate(
         say(text, sentence, "")
         tables["Decisions before and after"] = frame
     _draw(result, result.save(out))
-    diagnosis = gd.diagnose(network, validation=records, only="calibration", device=device)
+    diagnosis = gd.diagnose(
+        network, validation=records, only="calibration", device=device, progress=show
+    )
     say("Of the network as it was:")
     pictures = {"Before": result.before, f"After ({result.chosen}, out of fold)": result.after}
     return deliver(diagnosis, out, fail_on, also=also or (), pictures=pictures, tables=tables)
