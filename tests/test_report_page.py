@@ -123,7 +123,7 @@ def test_a_finding_is_copied_as_markdown(visit):
 
 def test_a_link_opens_what_it_leads_to(visit):
     visit.locator("#headline a").click()
-    assert visit.locator("details.finding[open] .inside").first.is_visible()
+    visit.locator("details.finding[open] .inside").first.wait_for()
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])

@@ -49,12 +49,13 @@ def test_ties_in_many_columns_have_the_p_values_of_each_alone_or_a_bound():
 
 def test_many_classes_share_one_temperature():
     generator = torch.Generator().manual_seed(0)
-    z = 2 * torch.randn(600, 120, generator=generator, dtype=torch.float64)
-    y = torch.multinomial((z / 1.5).softmax(1), 1, generator=generator)[:, 0]
+    many = 2 * torch.randn(6000, 120, generator=generator, dtype=torch.float64)
+    answers = torch.multinomial((many / 1.5).softmax(1), 1, generator=generator)[:, 0]
+    fit = fit_affine(many, answers, family="temperature")
+    assert float(fit.scale[0]) == pytest.approx(1 / 1.5, rel=0.05)
+    z, y = many[:600], answers[:600]
     assert affordable_family(z) == "temperature"
     # Twenty rows for each class.
     assert affordable_family(z[:, :30]) == affordable_family(z[:, 0]) == "bias_corrected"
     assert affordable_family(z[:, :31]) == "temperature"
-    fit = fit_affine(z, y, family="temperature")
-    assert float(fit.scale[0]) == pytest.approx(1 / 1.5, rel=0.05)
     assert relation_change(z[:300], y[:300], z[300:], y[300:]).p_value > 0.001

@@ -15,7 +15,7 @@ import gendebug_torch as gd
 from gendebug_torch.cli.arguments import PROFILE
 from gendebug_torch.cli.main import BEGAN
 from gendebug_torch.data.inputs.image_folder import ImageFolder, class_folders, read_image_folder
-from gendebug_torch.data.tables import read_table
+from gendebug_torch.data.inputs.table_files import read_table
 from gendebug_torch.data.times import seconds_of
 from gendebug_torch.errors import Deadline, InputError, brief, reading, reject
 from gendebug_torch.model.formats import import_name, load_network

@@ -19,6 +19,7 @@ from torch import Tensor
 from gendebug_torch.data.files import check_sums, replacing_directory, sha256_of
 from gendebug_torch.data.inputs.likely_groups import group_column
 from gendebug_torch.data.inputs.origin import Origin
+from gendebug_torch.data.inputs.table_files import read_table
 from gendebug_torch.data.outputs.refusals import (
     check_embedding,
     check_ids,
@@ -27,7 +28,7 @@ from gendebug_torch.data.outputs.refusals import (
 )
 from gendebug_torch.data.outputs.summary import records_html
 from gendebug_torch.data.schema import Schema
-from gendebug_torch.data.tables import read_npz, read_table, split_frame, standard_columns
+from gendebug_torch.data.tables import read_npz, split_frame, standard_columns
 from gendebug_torch.data.task import (
     Task,
     dense_outputs,

@@ -1,11 +1,9 @@
-"""Reading tables and splitting them by a schema: where files become tensors."""
+"""Tables split by a schema, and archives of arrays: where columns become tensors."""
 
 from __future__ import annotations
 
-import gzip
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,75 +31,6 @@ _COLUMN_KEYS = (
     *("target", "time", "label_time", "group", "source", "categorical", "text", "ids"),
     *("metadata", "logits", "probs", "noise", "causal", "direction"),
 )
-
-
-def read_table(path: str | Path, codes: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV or Parquet file as a DataFrame.
-
-    Raises InputError with the file's name where it cannot be read.
-    """
-    source = Path(path)
-    readers: dict[str, Callable[[Path, dict[str, type]], pd.DataFrame]] = {
-        ".csv": _read_csv,
-        ".gz": _read_packed_csv,
-        ".parquet": _read_parquet,
-        ".pq": _read_parquet,
-    }
-    reader = readers.get(source.suffix.lower())
-    if reader is None:
-        reject(
-            "path",
-            "a .csv, .csv.gz or .parquet table",
-            str(source),
-            "Convert the table to one of them.",
-        )
-    with reading(source, "a readable table"):
-        frame = reader(source, dict.fromkeys(codes, str))
-        # Texts of Parquet are decoded when they are first read.
-        columns = [column for column in codes if column in frame]
-        return frame.assign(**{column: standard_codes(frame[column]) for column in columns})
-
-
-def _read_csv(source: Path, text: dict[str, type]) -> pd.DataFrame:
-    frame: pd.DataFrame = pd.read_csv(source, dtype=text)
-    return frame
-
-
-def _read_packed_csv(source: Path, text: dict[str, type]) -> pd.DataFrame:
-    frame: pd.DataFrame = pd.read_csv(_BoundedGzip(source), dtype=text)
-    return frame
-
-
-def _read_parquet(source: Path, text: dict[str, type]) -> pd.DataFrame:
-    from pyarrow import array, parquet
-
-    footer = parquet.read_metadata(source)
-    check_expansion(source, 8 * footer.num_rows * footer.num_columns)
-    frame: pd.DataFrame = pd.read_parquet(source)
-    for texts in (one for _, one in frame.items() if str(one.dtype) in ("str", "string")):
-        array(texts, from_pandas=True).validate(full=True)  # They are decoded when they are used.
-    return frame
-
-
-class _BoundedGzip(gzip.GzipFile):
-    """A packed file that is not read beyond what it may expand to."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._path = path
-
-    def read(self, size: int | None = -1) -> bytes:
-        """The next bytes."""
-        return self._counted(super().read(size))
-
-    def read1(self, size: int = -1) -> bytes:
-        """The next bytes at hand."""
-        return self._counted(super().read1(size))
-
-    def _counted(self, piece: bytes) -> bytes:
-        # pandas asks for pieces; `tell` counts the bytes unpacked so far.
-        check_expansion(self._path, self.tell())
-        return piece
 
 
 def standard_codes(column: pd.Series[Any]) -> pd.Series[Any]:

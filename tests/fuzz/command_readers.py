@@ -122,10 +122,10 @@ def _damaged_rows(rng):
     table = frame().astype(object)
     for _ in range(rng.choice((1, 1, 3, 30))):
         place = rng.randrange(len(table)), rng.randrange(table.shape[1])
-        table.iloc[place] = str(rng.choice(mutations.ODD))
+        table.iloc[place] = rng.choice(mutations.CELLS)
     if rng.random() < 0.3:
         column = rng.randrange(table.shape[1])
-        odd = [str(rng.choice(mutations.ODD))] * len(table)
+        odd = [rng.choice(mutations.CELLS)] * len(table)
         table[table.columns[column]] = pd.Series(odd, table.index, dtype=object)
     if rng.random() < 0.2:
         table = table.iloc[: rng.choice((0, 1, 2, 5))]

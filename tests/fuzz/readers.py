@@ -184,7 +184,7 @@ def _edited_sheet(make, rng):
     sheet = sheet.astype(object)
     for _ in range(rng.choice((1, 2))):
         place = rng.randrange(len(sheet)), rng.randrange(sheet.shape[1])
-        sheet.iloc[place] = str(rng.choice(mutations.ODD))
+        sheet.iloc[place] = rng.choice(mutations.CELLS)
     text = sheet.to_csv(index=False, sep=rng.choice((",", ",", ";")))
     return {"sheet.csv": text.encode("utf-8", "surrogatepass")}
 

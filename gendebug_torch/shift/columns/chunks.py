@@ -315,8 +315,12 @@ def _identifiers(
 
 
 def _missing_values(column: Any) -> int:
+    import pyarrow as pa
     from pyarrow import compute
 
+    if pa.types.is_float16(column.type):
+        # Before pyarrow 19 it does not find NaN among these.
+        column = column.cast(pa.float32())
     return int(compute.sum(compute.is_null(column, nan_is_null=True)).as_py() or 0)
 
 
