@@ -35,7 +35,7 @@ def simulate(seed: int = 0, *, rows: int = 200_000, shift: bool = True) -> pd.Da
     if shift:
         parts.append(
             _new_merchants(
-                rng, int(0.45 * per_day * WEEK_DAYS), days - WEEK_DAYS, cards, merchants, level
+                rng, int(0.8 * per_day * WEEK_DAYS), days - WEEK_DAYS, cards, merchants, level
             )
         )
     table = pd.concat(parts, ignore_index=True).sort_values(
@@ -94,10 +94,9 @@ def _frauds(rng, legitimate, days, cards, merchants, level):
 
 
 def _new_merchants(rng, n, start, cards, merchants, level):
-    """Honest trade at merchants that nobody has seen before, few transactions each."""
-    shops = max(10, n // 2)
-    shop = rng.integers(0, shops, n)
-    own = rng.choice(level, shops)
+    """Honest trade at merchants that nobody has seen before, most of them for the first time."""
+    shop = rng.integers(0, n, n)
+    own = rng.choice(level, n)
     amount = np.exp(own[shop] + rng.normal(0, 0.6, n))
     return _table(
         _times(rng, n, WEEK_DAYS, start),

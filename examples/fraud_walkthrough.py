@@ -145,10 +145,11 @@ def main(arguments: list[str] | None = None) -> gd.Diagnosis:
         tables=tables,
         pictures=pictures,
     )
-    drawn = [f for cause in diagnosis.causes for f in cause.findings if f.evidence is not None]
+    alarming = (gd.Severity.FAIL, gd.Severity.WARN)
+    drawn = [f for f in diagnosis.findings if f.severity in alarming and f.evidence is not None]
     if drawn:
         picture = Path(options.out) / "picture.png"
-        drawn[0].evidence.plot().get_figure().savefig(picture, dpi=110)
+        drawn[0].evidence.plot().get_figure().savefig(picture, dpi=110, bbox_inches="tight")
     progress("done")
     tell(diagnosis, tables, found, options.out)
     return diagnosis
