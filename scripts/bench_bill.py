@@ -349,8 +349,8 @@ def true_remedies(
 
 
 def mended_points(world: World, acting: frozenset[str], seed: int) -> dict[str, float]:
-    """What the world wins back without what is done to its inputs, where that can be undone."""
-    done = acting & {"skew", "dark"}
+    """What the world wins back without what serving does to its inputs."""
+    done = acting & {"skew", "default", "dark"}
     sides = [world.draw(TRUTH, causes, seed) for causes in (acting - done, acting)]
     better, worse = (world.quality(z, y) for _, y, z in sides)
     return {"mend": better - worse} if done else {}

@@ -150,8 +150,8 @@ def _bill_reasons(bill: Bill | None) -> list[str]:
     if trial is not None and trial.helps:
         won = f"{trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
         guessed = bill.expected or trial.expected
-        how = "would win back" if guessed else "tried on other rows, wins back"
-        text += f"; the remedy {trial.remedy!r}, {how} {won}"
+        how = " would win" if guessed else ", tried on other rows, wins"
+        text += f"; the remedy {trial.action!r}{how} back {won}"
     return [f"{text}."]
 
 

@@ -238,7 +238,8 @@ def _sentence(line: BillLine) -> str:
         return f"{text}; {trial.remedy}."
     won = f"{trial.points:.3g} ({trial.low:.3g} to {trial.high:.3g})"
     if trial.helps:
-        return f"{text}; {trial.remedy} wins back {won}."
+        how = f"to {trial.action} would win" if trial.expected else f"{trial.action} wins"
+        return f"{text}; {how} back {won}."
     fails = "wins it back" if line.points > 0 else "helps"
     return f"{text}; no remedy that was tried {fails}, {trial.remedy} {won}."
 

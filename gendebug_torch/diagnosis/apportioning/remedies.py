@@ -16,7 +16,7 @@ from gendebug_torch.data.task import Task, missing_labels
 from gendebug_torch.diagnosis.apportioning.last_layer import refitted_logits
 from gendebug_torch.diagnosis.counterfactuals.metrics import RowMetric
 from gendebug_torch.diagnosis.counterfactuals.resampling import interval
-from gendebug_torch.diagnosis.counterfactuals.worlds import Worlds
+from gendebug_torch.diagnosis.counterfactuals.worlds import Mechanism, Worlds
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.shift.quality.remedies import at_other_thresholds, out_of_fold
 
@@ -69,6 +69,11 @@ class Regained:
     def expected(self) -> bool:
         """Whether it was tried on changed validation, since production's rows do not allow it."""
         return self.remedy.endswith(_EXPECTED)
+
+    @property
+    def action(self) -> str:
+        """What was tried, without how."""
+        return self.remedy.removesuffix(_EXPECTED)
 
 
 _EXPECTED = ", expected"
@@ -186,7 +191,7 @@ def expected_remedies(worlds: Worlds, blocks: int) -> list[Regained | None]:
     for at, one in enumerate(worlds.mechanisms[:-1]):
         if one.leaked is not None:
             found.append(_RE_ESTIMATE)
-        elif one.change is not None and (one.change.undo is not None or one.change.whole):
+        elif one.change is not None and (one.change.undo is not None or _is_computed(one)):
             found.append(_expected_mending(at, worlds, blocks))
         else:
             found.append(_UNTRIED)
@@ -214,12 +219,19 @@ def _mended(at: int, worlds: Worlds, trials: Trials) -> list[Regained]:
         return []
     if change.undo is not None:
         return [trials.gain(f"mend {one.subject}", network(change.undo(trials.inputs)), "none")]
-    if change.whole:
-        return [_expected_mending(at, worlds, trials.blocks)]
+    tried = []
     if change.usual is not None:
         name = f"usual value for {one.subject}"
-        return [trials.gain(name, network(change.usual(trials.inputs)), "none")]
-    return []
+        tried.append(trials.gain(name, network(change.usual(trials.inputs)), "none"))
+    if _is_computed(one):
+        tried.append(_expected_mending(at, worlds, trials.blocks))
+    return tried
+
+
+def _is_computed(mechanism: Mechanism) -> bool:
+    """Whether code of serving made the change, so that to mend this code is its remedy."""
+    whole = mechanism.change is not None and mechanism.change.whole
+    return whole or mechanism.cause == "train_serve_skew"
 
 
 def usual_remedy(name: str, trials: Trials) -> Regained | None:
