@@ -109,15 +109,16 @@ def overhead(blocks: int = 40, every: int = 10) -> None:
         f"| network | plain, ms | watched over plain, one step of {every} sampled (95 %) | ", end=""
     )
     print("a step that is not sampled | a sampled one |\n| --- | --- | --- | --- | --- |")
-    for name, build in _wide().items():
-        one, other = _case(build), _case(build)
+    for name, build in WIDE.items():
+        rows = _rows(build)
+        one, other = _case(build, rows), _case(build, rows)
         times = [_turns(*pair, blocks, every) for pair in ((one, other), (other, one))]
         sums = [part.view(blocks, every, 2).sum(1) for part in times]
         sampled = torch.arange(1, blocks * every + 1) % every == 0
         cells = [_ratio(sums)]
         cells += [_ratio([part[kind] for part in times]) for kind in (~sampled, sampled)]
         plain = 1000 * torch.cat(times)[:, 0].median().item()
-        print(f"| {name} | {plain:.2f} | {' | '.join(cells)} |", flush=True)
+        print(f"| {name}, {rows} rows | {plain:.2f} | {' | '.join(cells)} |", flush=True)
 
 
 def _turns(plain: Training, case: Training, blocks: int, every: int) -> torch.Tensor:
@@ -149,9 +150,18 @@ def _interval(values: list[float]) -> str:
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _case(build: Callable[[], tuple[nn.Module, torch.Tensor]]) -> Training:
+def _rows(build: Callable[[int], tuple[nn.Module, torch.Tensor]], rows: int = 32) -> int:
+    """Rows of a batch whose step takes about `STEP` seconds on this machine."""
+    for _ in range(3):
+        case = _case(build, rows)
+        spent = median(_timed(case, None) for _ in range(30))
+        rows = max(1, round(rows * STEP / spent))
+    return rows
+
+
+def _case(build: Callable[[int], tuple[nn.Module, torch.Tensor]], rows: int) -> Training:
     torch.manual_seed(0)
-    model, x = build()
+    model, x = build(rows)
     y = torch.randint(CLASSES, (len(x),))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     return Training(model, optimizer, itertools.repeat((x, y)))
@@ -190,27 +200,31 @@ class Encoder(nn.Module):
         return self.head(self.body(self.embed(x)).mean(1))
 
 
-def _wide() -> dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]]:
-    """Networks whose steps take about 10 ms on one core, with a batch each."""
-    return {
-        "MLP, 0.8 M parameters": _mlp,
-        "CNN, 4 convolutions": _cnn,
-        "transformer, 2 layers": lambda: (Encoder(), torch.randint(100, (16, 32))),
-    }
-
-
-def _mlp(width: int = 512) -> tuple[nn.Module, torch.Tensor]:
+def _mlp(rows: int, width: int = 512) -> tuple[nn.Module, torch.Tensor]:
     layers: list[nn.Module] = [nn.Linear(64, width), nn.ReLU()]
     layers += [part for _ in range(3) for part in (nn.Linear(width, width), nn.ReLU())]
-    return nn.Sequential(*layers, nn.Linear(width, CLASSES)), torch.randn(128, 64)
+    return nn.Sequential(*layers, nn.Linear(width, CLASSES)), torch.randn(rows, 64)
 
 
-def _cnn() -> tuple[nn.Module, torch.Tensor]:
+def _cnn(rows: int) -> tuple[nn.Module, torch.Tensor]:
     parts: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
     for _ in range(3):
         parts += [nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
     network = nn.Sequential(*parts, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(256, CLASSES))
-    return network, torch.randn(32, 1, 16, 16)
+    return network, torch.randn(rows, 1, 16, 16)
+
+
+def _encoder(rows: int) -> tuple[nn.Module, torch.Tensor]:
+    return Encoder(), torch.randint(100, (rows, 32))
+
+
+# Seconds of a step whose overhead is measured, and the networks.
+STEP = 0.01
+WIDE = {
+    "MLP, 0.8 M parameters": _mlp,
+    "CNN, 4 convolutions": _cnn,
+    "transformer, 2 layers": _encoder,
+}
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from gendebug_torch.network.evidence import (
 )
 from gendebug_torch.network.measures.finite_outputs import STRIDE
 from gendebug_torch.network.measures.loss_form import FITS
-from gendebug_torch.network.module_hooks import is_standard, named_layers
+from gendebug_torch.network.measures.module_kinds import is_standard
+from gendebug_torch.network.module_hooks import named_layers
 from gendebug_torch.network.recorder import SHARES, NetworkRecorder
 
 # Sampled steps in the second half from which a unit that was never active there is dead.

@@ -4,47 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
 from gendebug_torch.network.measures.finite_outputs import stacked
 from gendebug_torch.network.measures.loss_form import cross_entropy_form
+from gendebug_torch.network.measures.module_kinds import FLAT, module_kind, owns_parameters
 from gendebug_torch.network.measures.statistics_gap import RunningStatistics
 from gendebug_torch.network.measures.unit_activity import UnitActivity
 
-# Where an output of these is further from the first number than the second, its derivative is below
-# a twentieth of the largest.
-_FLAT: Mapping[type[nn.Module], tuple[float, float]] = {
-    nn.Tanh: (0.0, 0.975),
-    nn.Softsign: (0.0, 0.8),
-    nn.Sigmoid: (0.5, 0.487),
-    nn.Hardtanh: (0.0, 0.999999),
-    nn.Hardsigmoid: (0.5, 0.499999),
-}
 _FORM = ("loss_scale", "cross_entropy", "label_smoothing")
 # Passes in which the form of the loss is read.
 _FORMS = 16
 # Modules whose outputs are looked at in steps that are not sampled: those that may make NaN of
-# finite inputs, the others, and Dropout and BatchNorm.
-_MOST, _MOST_STANDARD, _MOST_MODAL = 8, 2, 2
+# finite inputs, the others, and Dropout and BatchNorm. On a CPU a hook takes some 25 us.
+_MOST, _MOST_STANDARD, _MOST_MODAL = 8, 2, 1
 _HALF = (torch.float16, torch.bfloat16)
-# These give finite outputs of finite inputs; a NaN on their way in shows in the layer behind.
-_FINITE = (
-    *(nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Softmax),
-    *(nn.Identity, nn.Flatten, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, _DropoutNd),
-    *(_BatchNorm, nn.LayerNorm, nn.GroupNorm),
-)
-# And these, of finite weights too; theirs may become infinite or NaN.
-_STANDARD = (
-    *(nn.Linear, nn.Bilinear, _ConvNd, nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.GroupNorm),
-    *(nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, _BatchNorm),
-)
 Cells = dict[tuple[str, int], Tensor]
 
 
@@ -79,31 +59,6 @@ def _inside(name: str, roots: list[str]) -> bool:
 
 def _is_metric(module: nn.Module) -> bool:
     return any(kind.__module__.startswith("torchmetrics.") for kind in type(module).__mro__)
-
-
-def owns_parameters(module: nn.Module) -> bool:
-    """Whether a module has parameters of its own."""
-    return any(parameter is not None for parameter in module._parameters.values())
-
-
-class Kind(NamedTuple):
-    """What is known of a module before it runs.
-
-    Args:
-        leaf: whether it holds no others.
-        owns: whether it has parameters of its own.
-        modal: whether it asks for the mode, as Dropout and BatchNorm do.
-        finite: whether finite inputs make its outputs finite.
-        standard: whether finite inputs and weights do.
-        flat: where its outputs are saturated; None for nowhere.
-    """
-
-    leaf: bool
-    owns: bool
-    modal: bool
-    finite: bool
-    standard: bool
-    flat: tuple[float, float] | None
 
 
 class ModuleHooks:
@@ -143,9 +98,11 @@ class ModuleHooks:
         self.rows = self.outputs = 0
         self.sums: list[Tensor] = []
         self.positions: list[int] = []
+        # Positions of the modules whose outputs are summed in this step.
+        self._summed: set[int] = set()
         self._last_layer: tuple[int, Tensor] | None = None
         self._forms = 0
-        self.kinds = [_kind(module) for _, module in modules]
+        self.kinds = [module_kind(module) for _, module in modules]
         norms = [(at, norm) for at, (_, norm) in enumerate(modules) if isinstance(norm, _BatchNorm)]
         self._statistics = RunningStatistics(norms)
         self._handles: list[RemovableHandle] = []
@@ -158,11 +115,16 @@ class ModuleHooks:
 
     def _attach(self) -> None:
         """Register the hooks of the step that begins."""
-        for position in range(len(self.modules)) if self.armed else _few(self):
+        few, self._summed = _few(self)
+        if self.armed:
+            kinds = enumerate(self.kinds)
+            few = [at for at, kind in kinds if kind.measured or at not in self.order]
+            self._summed = {at for at in few if not self.kinds[at].finite}
+        for position in few:
             name, module = self.modules[position]
             if name in self._blind:
                 continue
-            hook = partial(self._forward, position)
+            hook = partial(ModuleHooks._forward if self.armed else _forward_between, self, position)
             self._handles.append(module.register_forward_hook(hook))
             if self.armed and not self.kinds[position].leaf:
                 entered = partial(self._entered, position)
@@ -230,7 +192,7 @@ class ModuleHooks:
             self._first_input(entry)
         if entry is not None and self.armed and not entry.requires_grad:
             self._add_input(entry.detach())
-        if not self.kinds[position].finite:
+        if position in self._summed:
             self.sums.append(tensor.detach().sum(dtype=torch.float32))
             self.positions.append(position)
         elif modal and module.training and entry is not None and isinstance(module, _BatchNorm):
@@ -273,7 +235,7 @@ class ModuleHooks:
             distance = output.detach() - flat[0] if flat[0] else output.detach()
             sign = distance.abs().sub_(flat[1]).sign_()
             self.cells["saturated_share", position] = 0.5 + 0.5 * sign.mean(dtype=torch.float32)
-        if output.requires_grad and self.kinds[position].owns:
+        if output.requires_grad and self.kinds[position].signal:
             if isinstance(module, (nn.Linear, _ConvNd)):
                 self._last_layer = position, output.detach()
                 self.outputs = output.shape[_unit_axis(module, output)]
@@ -304,6 +266,24 @@ class ModuleHooks:
             self.cells[name, -1] = value
 
 
+def _forward_between(
+    hooks: ModuleHooks, position: int, module: nn.Module, inputs: Any, output: Any
+) -> None:
+    """What a step needs that is not sampled, in as few operations as it takes."""
+    if hooks.silent:
+        return
+    if not torch.is_grad_enabled():
+        hooks._forward(position, module, inputs, output)
+        return
+    if not hooks.sums and (entry := first_tensor(inputs)) is not None:
+        hooks._first_input(entry)
+    if position in hooks._summed:
+        tensor = first_tensor(output)
+        if tensor is not None and tensor.is_floating_point():
+            hooks.sums.append(tensor.detach().sum(dtype=torch.float32))
+            hooks.positions.append(position)
+
+
 def remove(handles: list[RemovableHandle]) -> None:
     """Remove hooks, and empty the list.
 
@@ -315,44 +295,28 @@ def remove(handles: list[RemovableHandle]) -> None:
     handles.clear()
 
 
-def _few(hooks: ModuleHooks) -> list[int]:
-    """Modules with a hook in steps that are not sampled, of those that were called."""
+def _few(hooks: ModuleHooks) -> tuple[list[int], set[int]]:
+    """Modules with a hook in steps that are not sampled, of those that were called.
+
+    And those of them whose outputs are summed: the first one shows the inputs.
+    """
     called = sorted(hooks.order, key=hooks.order.__getitem__)
     kinds = {at: hooks.kinds[at] for at in called}
     checked = [at for at in called if not kinds[at].finite]
-    some = [
+    summed = {
         *_spread([at for at in checked if not kinds[at].standard], _MOST),
         *_spread([at for at in checked if kinds[at].standard], _MOST_STANDARD),
-        *_spread([at for at in called if kinds[at].modal], _MOST_MODAL),
-    ]
+        *checked[-1:],
+    }
+    modal = _spread([at for at in called if kinds[at].modal], _MOST_MODAL)
     leaves = [at for at in called if kinds[at].leaf]
-    return sorted({*leaves[:1], *some, *checked[-1:]})
-
-
-def is_standard(module: nn.Module) -> bool:
-    """Whether finite inputs and weights of a usual size make its outputs finite.
-
-    Args:
-        module: leaf of a network.
-    """
-    return isinstance(module, _STANDARD)
+    return sorted({*leaves[:1], *summed, *modal}), summed
 
 
 def _spread(positions: list[int], most: int) -> list[int]:
     """At most so many of these, the last one among them, at even distances."""
     count = max(min(most, len(positions)), 0)
     return [positions[(at + 1) * len(positions) // count - 1] for at in range(count)]
-
-
-def _kind(module: nn.Module) -> Kind:
-    return Kind(
-        leaf=not any(True for _ in module.children()),
-        owns=owns_parameters(module),
-        modal=isinstance(module, (_BatchNorm, _DropoutNd)),
-        finite=isinstance(module, _FINITE),
-        standard=is_standard(module),
-        flat=next((flat for kind, flat in _FLAT.items() if isinstance(module, kind)), None),
-    )
 
 
 def _norm(values: Tensor) -> Tensor:
@@ -393,5 +357,5 @@ def named_layers(hooks: ModuleHooks) -> Iterator[tuple[int, str, nn.Module]]:
         key[position] = before, position
     for position in sorted(key, key=lambda at: key[at]):
         name, module = hooks.modules[position]
-        if owns_parameters(module) or isinstance(module, tuple(_FLAT)):
+        if owns_parameters(module) or isinstance(module, tuple(FLAT)):
             yield position, name, module

@@ -30,7 +30,7 @@ class FiniteOutputs:
         self.first: Tensor | None = None
         self.patterns: list[list[int]] = []
         # Held steps and sums by their pattern; a sampled step has another one.
-        self._held: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self._held: dict[int, tuple[list[int], list[Tensor]]] = {}
         self._steps = 0
 
     def add(self, step: int, positions: list[int], sums: list[Tensor]) -> None:
@@ -48,7 +48,7 @@ class FiniteOutputs:
                 return
             self.patterns.append(positions)
         steps, held = self._held.setdefault(self.patterns.index(positions), ([], []))
-        steps.append(torch.full((), step, dtype=torch.int64, device=sums[0].device))
+        steps.append(step)
         held += sums
         self._steps += 1
         if self._steps >= _HELD:
@@ -57,7 +57,10 @@ class FiniteOutputs:
     def judge(self) -> None:
         """Look for the first sum that is not finite among those held."""
         for pattern, (steps, held) in self._held.items():
-            self._judge(pattern, torch.stack(steps), held)
+            home = held[0].device
+            # Made there, since a copy from the host waits.
+            numbers = [torch.full((), step, dtype=torch.int64, device=home) for step in steps]
+            self._judge(pattern, torch.stack(numbers), held)
         self._held, self._steps = {}, 0
 
     def _judge(self, pattern: int, steps: Tensor, held: list[Tensor]) -> None:
