@@ -502,6 +502,26 @@ class Positions(nn.Module):
         return self.head(h.mean(1))
 
 
+@pytest.mark.parametrize("step", [20, 23])
+def test_weights_that_are_lost_are_no_fault_of_the_tokens(step):
+    """Token ids have no sum; what the modules behind them get is no input of the network."""
+    model = nn.Sequential(nn.Embedding(40, 16), *(nn.Linear(16, 16) for _ in range(4)))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with watch(model, optimizer) as record:
+        for at in range(1, 30):
+            loss = model(torch.randint(40, (16,))).square().mean()
+            record.loss(loss)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if at == step - 1:
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter.fill_(torch.nan)
+    first = record.evidence().facts.nonfinite
+    assert (first.step, first.place, first.module) == (step, "weights", "0")
+
+
 @pytest.mark.parametrize(("fresh", "severity"), [(True, None), (False, "warn")])
 def test_positions_are_no_batch_that_repeats(fresh, severity):
     model = Positions()

@@ -100,6 +100,7 @@ class ModuleHooks:
         self.positions: list[int] = []
         # Positions of the modules whose outputs are summed in this step.
         self._summed: set[int] = set()
+        self._first_leaf = -1
         self._last_layer: tuple[int, Tensor] | None = None
         self._forms = 0
         self.kinds = [module_kind(module) for _, module in modules]
@@ -115,7 +116,7 @@ class ModuleHooks:
 
     def _attach(self) -> None:
         """Register the hooks of the step that begins."""
-        few, self._summed = _few(self)
+        few, self._summed, self._first_leaf = _few(self)
         if self.armed:
             kinds = enumerate(self.kinds)
             few = [at for at, kind in kinds if kind.measured or at not in self.order]
@@ -275,9 +276,11 @@ def _forward_between(
     if not torch.is_grad_enabled():
         hooks._forward(position, module, inputs, output)
         return
-    if not hooks.sums and (entry := first_tensor(inputs)) is not None:
+    # Of token ids the outputs of the first module are looked at.
+    first = position == hooks._first_leaf and not hooks.sums
+    if first and (entry := first_tensor(inputs)) is not None:
         hooks._first_input(entry)
-    if position in hooks._summed:
+    if position in hooks._summed or (first and not hooks.sums):
         tensor = first_tensor(output)
         if tensor is not None and tensor.is_floating_point():
             hooks.sums.append(tensor.detach().sum(dtype=torch.float32))
@@ -295,10 +298,10 @@ def remove(handles: list[RemovableHandle]) -> None:
     handles.clear()
 
 
-def _few(hooks: ModuleHooks) -> tuple[list[int], set[int]]:
+def _few(hooks: ModuleHooks) -> tuple[list[int], set[int], int]:
     """Modules with a hook in steps that are not sampled, of those that were called.
 
-    And those of them whose outputs are summed: the first one shows the inputs.
+    And those of them whose outputs are summed, and the first one, which shows the inputs.
     """
     called = sorted(hooks.order, key=hooks.order.__getitem__)
     kinds = {at: hooks.kinds[at] for at in called}
@@ -309,8 +312,8 @@ def _few(hooks: ModuleHooks) -> tuple[list[int], set[int]]:
         *checked[-1:],
     }
     modal = _spread([at for at in called if kinds[at].modal], _MOST_MODAL)
-    leaves = [at for at in called if kinds[at].leaf]
-    return sorted({*leaves[:1], *summed, *modal}), summed
+    first = next((at for at in called if kinds[at].leaf), -1)
+    return sorted({first, *summed, *modal} - {-1}), summed, first
 
 
 def _spread(positions: list[int], most: int) -> list[int]:
