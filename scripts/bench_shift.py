@@ -24,7 +24,7 @@ from gendebug_torch.shift import DriftMonitor, change_point, ks_two_sample, prep
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.transforms.cycles import clock_offset_hours
 from gendebug_torch.shift.two_sample.ks import KSTest
-from gendebug_torch.stats.effective_sample_size import (
+from gendebug_torch.stats.dependence.effective_sample_size import (
     autocorrelation_time,
     autocorrelation_time_bound,
     two_sample_autocorrelation_times,

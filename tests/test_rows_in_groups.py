@@ -10,7 +10,7 @@ import torch
 import gendebug_torch as gd
 from gendebug_torch import Records, Schema, Severity, diagnose
 from gendebug_torch.slices.statistics.groups import discounted
-from gendebug_torch.stats.effective_sample_size import two_sample_group_effects
+from gendebug_torch.stats.dependence.effective_sample_size import two_sample_group_effects
 from tests.sequential import assert_rate
 
 

@@ -14,7 +14,7 @@ from gendebug_torch.shift.quality.metrics import area_metric, error_metric, mean
 from gendebug_torch.shift.quality.outcomes import decision_scores
 from gendebug_torch.shift.quality.quality_change import quality_change
 from gendebug_torch.stats.auc import auc_placements, rank_auc
-from gendebug_torch.stats.effective_sample_size import block_effect, group_effect
+from gendebug_torch.stats.dependence.design_effects import block_effect, group_effect
 from tests.sequential import assert_rate
 
 

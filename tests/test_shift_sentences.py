@@ -10,7 +10,7 @@ from gendebug_torch.shift import change_kinds
 from gendebug_torch.shift.checks.joint import columns_relate_as_before
 from gendebug_torch.shift.checks.ks import features_keep_their_distribution
 from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
-from gendebug_torch.stats.effective_sample_size import autocorrelation_time
+from gendebug_torch.stats.dependence.effective_sample_size import autocorrelation_time
 
 
 def payments(seed, n, *, new=0.0, offset=0.0):

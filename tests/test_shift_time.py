@@ -20,7 +20,7 @@ from gendebug_torch.shift.checks.missing import values_are_missing_as_often
 from gendebug_torch.shift.checks.serving_skew import inputs_are_computed_as_before
 from gendebug_torch.shift.transforms.cycles import clock_offset_hours
 from gendebug_torch.shift.two_sample.feature_shift import most_shifted
-from gendebug_torch.stats.effective_sample_size import autocorrelation_time
+from gendebug_torch.stats.dependence.effective_sample_size import autocorrelation_time
 from tests.contract.plants_shift import PLANTS
 from tests.sequential import assert_rate
 

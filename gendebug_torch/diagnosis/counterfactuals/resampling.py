@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import parse_times
-from gendebug_torch.stats.effective_sample_size import autocorrelation_time, group_ids
+from gendebug_torch.stats.dependence.design_effects import group_ids
+from gendebug_torch.stats.dependence.effective_sample_size import autocorrelation_time
 
 
 def resampling_weights(blocks: Tensor, count: int, seed: int) -> Tensor:

@@ -33,7 +33,7 @@ from gendebug_torch.shift.two_sample.categories import (
     level_indicators,
 )
 from gendebug_torch.shift.two_sample.missing import MissingShift, missing_shift
-from gendebug_torch.stats.effective_sample_size import MAX_LEVELS
+from gendebug_torch.stats.dependence.effective_sample_size import MAX_LEVELS
 
 # Size of an effect, in [0, 1], from which a shifted column is a failure.
 _FAIL_EFFECT = 0.3

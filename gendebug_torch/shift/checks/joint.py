@@ -29,7 +29,7 @@ from gendebug_torch.shift.two_sample.joint import (
     permutation_block,
     slow_columns,
 )
-from gendebug_torch.stats.effective_sample_size import two_sample_group_effects
+from gendebug_torch.stats.dependence.effective_sample_size import two_sample_group_effects
 from gendebug_torch.stats.intervals import p_value_text
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 

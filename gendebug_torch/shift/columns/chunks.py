@@ -20,10 +20,10 @@ from gendebug_torch.shift.columns.prepared import PreparedReference
 from gendebug_torch.shift.columns.prepared_table import MAX_COUNTED_LEVELS, PreparedTable
 from gendebug_torch.shift.columns.shared_columns import MAX_EXACT_INTEGER, time_order
 from gendebug_torch.shift.two_sample.categories import level_counts
-from gendebug_torch.stats.effective_sample_size import (
+from gendebug_torch.stats.dependence.design_effects import group_ids
+from gendebug_torch.stats.dependence.effective_sample_size import (
     autocorrelation_time,
     autocorrelation_time_bound,
-    group_ids,
     two_sample_group_effects,
 )
 

@@ -20,8 +20,8 @@ from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.exclusions import dtype_reason, is_numbering
 from gendebug_torch.shift.columns.prepared import PreparedReference, prepare_reference
 from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
-from gendebug_torch.stats.effective_sample_size import (
-    group_keys,
+from gendebug_torch.stats.dependence.design_effects import group_keys
+from gendebug_torch.stats.dependence.effective_sample_size import (
     two_sample_autocorrelation_times,
     two_sample_group_effects,
 )

@@ -15,7 +15,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.shift.columns.shared_columns import design_effects
 from gendebug_torch.shift.scores.estimated_accuracy import MAX_CLASSES
 from gendebug_torch.shift.two_sample.categories import CategoryShift
-from gendebug_torch.stats.effective_sample_size import MAX_LEVELS, effective_counts
+from gendebug_torch.stats.dependence.effective_sample_size import MAX_LEVELS, effective_counts
 from gendebug_torch.stats.intervals import wilson_interval
 from gendebug_torch.stats.label_shift import label_shift, label_shift_misfit
 from gendebug_torch.stats.logit_scaling import fit_affine

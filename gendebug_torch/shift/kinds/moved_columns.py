@@ -45,7 +45,7 @@ from gendebug_torch.shift.two_sample.categories import (
     level_indicators,
 )
 from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
-from gendebug_torch.stats.effective_sample_size import MAX_LEVELS
+from gendebug_torch.stats.dependence.effective_sample_size import MAX_LEVELS
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 Transform = FeatureTransform | MixedUnits | LevelRenaming | CyclicOffset | OtherColumn | OtherRows

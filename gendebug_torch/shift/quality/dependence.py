@@ -6,11 +6,7 @@ from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import parse_times
-from gendebug_torch.stats.effective_sample_size import (
-    block_effect,
-    group_effect,
-    group_ids,
-)
+from gendebug_torch.stats.dependence.design_effects import block_effect, group_effect, group_ids
 
 # Parts into which production is cut, so that a break between them does not pass for dependence.
 _PARTS = 4

@@ -14,7 +14,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import missing_labels
 from gendebug_torch.shift.quality.change import MetricChange, metric_changes
 from gendebug_torch.shift.quality.outcomes import Outcomes, row_losses
-from gendebug_torch.stats.effective_sample_size import group_ids
+from gendebug_torch.stats.dependence.design_effects import group_ids
 from gendebug_torch.stats.logit_scaling import fit_affine
 
 FOLDS = 4

@@ -15,7 +15,10 @@ from torch import Tensor
 from gendebug_torch.checks.evidence import ACCENT, LIVE, NEUTRAL, REFERENCE, axes
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.two_sample.ks_p_values import ks_p_value
-from gendebug_torch.stats.effective_sample_size import effective_counts, effective_sample_size
+from gendebug_torch.stats.dependence.effective_sample_size import (
+    effective_counts,
+    effective_sample_size,
+)
 from gendebug_torch.stats.intervals import (
     difference_interval,
     normal_quantile,

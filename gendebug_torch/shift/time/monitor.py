@@ -21,7 +21,7 @@ from gendebug_torch.shift.columns.shared_columns import (
     time_order,
 )
 from gendebug_torch.shift.two_sample.ks import ks_two_sample
-from gendebug_torch.stats.effective_sample_size import (
+from gendebug_torch.stats.dependence.effective_sample_size import (
     autocorrelation_time,
     autocorrelation_time_bound,
 )

@@ -14,7 +14,7 @@ from scipy.special import chdtrc
 from torch import Tensor
 
 from gendebug_torch.shift.plots import axis_label, paired_bars
-from gendebug_torch.stats.effective_sample_size import effective_counts
+from gendebug_torch.stats.dependence.effective_sample_size import effective_counts
 from gendebug_torch.stats.intervals import (
     FEWEST_EXPECTED,
     wilson_interval,

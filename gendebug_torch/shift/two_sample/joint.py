@@ -20,7 +20,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
 from gendebug_torch.shift.plots import axis_label
-from gendebug_torch.stats.effective_sample_size import autocorrelation_time
+from gendebug_torch.stats.dependence.effective_sample_size import autocorrelation_time
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 from gendebug_torch.stats.probe_network import Design, cross_fit, design
 

@@ -29,7 +29,7 @@ from gendebug_torch.shift.two_sample.ks_p_values import (
     ks_p_values_with_ties,
     tie_counts,
 )
-from gendebug_torch.stats.effective_sample_size import effective_sample_size
+from gendebug_torch.stats.dependence.effective_sample_size import effective_sample_size
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 
 if TYPE_CHECKING:

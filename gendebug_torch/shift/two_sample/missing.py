@@ -13,7 +13,7 @@ from torch import Tensor
 from gendebug_torch.errors import reject
 from gendebug_torch.shift.columns.prepared import check_names
 from gendebug_torch.shift.plots import paired_bars
-from gendebug_torch.stats.effective_sample_size import effective_counts
+from gendebug_torch.stats.dependence.effective_sample_size import effective_counts
 from gendebug_torch.stats.intervals import difference_interval, two_share_p_value
 from gendebug_torch.stats.multiple_testing import holm_adjusted
 

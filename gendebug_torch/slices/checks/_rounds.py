@@ -16,7 +16,7 @@ from gendebug_torch.slices.levels.counting import member_masks
 from gendebug_torch.slices.levels.slice_counts import ScoreCounts, SliceCounts
 from gendebug_torch.slices.search.change import coded_change
 from gendebug_torch.slices.search.change_result import SliceChange
-from gendebug_torch.slices.statistics.groups import discounted, effect_of_groups
+from gendebug_torch.slices.statistics.groups import Dependence, discounted
 
 # Rounds of a search, rows that are left for another one, and part of the rise.
 _ROUNDS, _MIN_OUTSIDE, _MUCH = 3, 100, 0.2
@@ -44,7 +44,7 @@ def changes_in_turn(
     metrics: list[Tensor],
     least: tuple[float, float],
     counted: Tensor | None = None,
-    groups: Sequence[Tensor] | None = None,
+    together: Sequence[Dependence] | None = None,
     **how: Any,
 ) -> Iterator[SliceChange]:
     """The change per slice of all rows, and then of the rows outside the slices that matter.
@@ -59,14 +59,14 @@ def changes_in_turn(
         metrics: event or loss of each row of the two tables, `[n]` and `[m]`.
         least: smallest change of a rate, and smallest factor of a loss, that matters.
         counted: sums by pair of levels over more rows, `[2, 3, L, L]`, for the first round.
-        groups: group of each row of the two tables, `[n]` and `[m]` int64, where rows come in some.
+        together: how rows of the two tables fail together.
         how: options of `coded_change`.
     """
     whole, names = _additional(metrics), tuple[str, ...]()
     for _ in range(_ROUNDS):
         change = coded_change(levels, codes, metrics, counted=counted, **how)
-        if groups is not None:
-            change = _beyond_groups(change, levels, codes, metrics, groups, how["alpha"])
+        if together is not None:
+            change = _beyond_dependence(change, levels, codes, metrics, together, how["alpha"])
         yield replace(change, outside=names, rise=whole if counted is None else None)
         named = relevant(change, *least)
         if not named or change.members is None:
@@ -74,7 +74,8 @@ def changes_in_turn(
         names += tuple(change.names[i] for i in named)
         outside = [~member_masks(part, change.members[named], levels).any(0) for part in codes]
         codes, metrics = _kept(codes, outside), _kept(metrics, outside)
-        groups = None if groups is None else _kept(groups, outside)
+        if together is not None:
+            together = [part.at(some) for part, some in zip(together, outside, strict=True)]
         counted = None
         if min(map(len, metrics)) < _MIN_OUTSIDE or _additional(metrics) < _MUCH * whole:
             return
@@ -84,15 +85,15 @@ def _kept(parts: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
     return [part[some] for part, some in zip(parts, rows, strict=True)]
 
 
-def _beyond_groups(
+def _beyond_dependence(
     change: SliceChange,
     levels: Sequence[Level],
     codes: Sequence[Tensor],
     metrics: Sequence[Tensor],
-    groups: Sequence[Tensor],
+    together: Sequence[Dependence],
     alpha: float,
 ) -> SliceChange:
-    """The slices that are significant although rows of one group, as a patient, fail together.
+    """The slices that are significant although rows of one patient, or one hour, fail together.
 
     Their design effects are those of the two sides, weighted by the variances of the rates.
     """
@@ -102,11 +103,10 @@ def _beyond_groups(
     masks = [member_masks(part, change.members, levels) for part in codes]
     for i in range(len(change)):
         inflated = variance = 0.0
-        for mask, metric, ids in zip(masks, metrics, groups, strict=True):
+        for mask, metric, part in zip(masks, metrics, together, strict=True):
             values = metric[mask[i]].double()
-            centred = values - values.mean()
-            own = float(centred.square().sum()) / max(len(values), 1) ** 2
-            inflated += own * effect_of_groups(centred, ids[mask[i]])
+            own = float((values - values.mean()).square().sum()) / max(len(values), 1) ** 2
+            inflated += own * part.effect(metric, mask[i])
             variance += own
         effects[i] = inflated / variance if variance > 0 else 1.0
     log_p = discounted(change.log_p, effects)

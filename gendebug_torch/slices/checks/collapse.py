@@ -32,7 +32,7 @@ from gendebug_torch.slices.levels.slice_counts import SliceCounts
 from gendebug_torch.slices.search.change import sums_change
 from gendebug_torch.slices.search.change_result import SliceChange
 from gendebug_torch.slices.search.error_events import errors_by_class
-from gendebug_torch.stats.effective_sample_size import group_ids
+from gendebug_torch.slices.statistics.groups import dependence
 
 _NEEDS = ("validation.logits", "validation.targets", "production.logits", "production.targets")
 _OUTPUT = ("output", "label")
@@ -145,20 +145,11 @@ def _changes(
         binnings = _levels_of(columns[0], validation, counts)
         frames = [columns[0], columns[1]]
         events = errors, live_errors
-        groups = _groups(validation, production)
-        return _error_changes(frames, binnings, events, groups, counts, alpha, least, deadline)
-    sides, events = (outputs, live_outputs), (errors, live_errors)
-    groups = _groups(validation, production)
-    return _class_changes(
-        validation, columns, sides, events, groups, counts, alpha, least, deadline
-    )
-
-
-def _groups(*sides: Records) -> list[Tensor] | None:
-    """Groups of the rows of each side; None unless all name them."""
-    ids = [group_ids(side) for side in sides]
-    known = [groups for groups in ids if groups is not None]
-    return known if len(known) == len(ids) else None
+        sides = validation, production
+        return _error_changes(frames, binnings, events, sides, counts, alpha, least, deadline)
+    sides, events = (validation, production), (errors, live_errors)
+    both = outputs, live_outputs
+    return _class_changes(sides, columns, both, events, counts, alpha, least, deadline)
 
 
 def _levels_of(
@@ -176,11 +167,10 @@ def _counted(counts: SliceCounts | None, name: str) -> Tensor | None:
 
 
 def _class_changes(
-    validation: Records,
+    sides: tuple[Records, Records],
     columns: Sequence[pd.DataFrame | None],
     outputs: Sequence[tuple[Tensor, Tensor]],
     events: tuple[Events, Events],
-    groups: list[Tensor] | None,
     counts: SliceCounts | None,
     alpha: float,
     least: tuple[float, float],
@@ -190,20 +180,20 @@ def _class_changes(
     targets = [true.cpu() for _, true in outputs]
     predicted = [logits.argmax(1).cpu() for logits, _ in outputs]
     coded = [
-        with_classes(part, true, TRUE, validation)
+        with_classes(part, true, TRUE, sides[0])
         for part, true in zip(columns, targets, strict=True)
     ]
     frames = [frame for frame, _ in coded]
     binnings = coded[0][1] if counts is None else counts.binnings
-    found = _error_changes(frames, binnings, events, groups, counts, alpha / 2, least, deadline)
+    found = _error_changes(frames, binnings, events, sides, counts, alpha / 2, least, deadline)
     named = {name for change in found for name in change.names}
     k = max(logits.shape[1] for logits, _ in outputs)
-    levels = _class_levels(validation, k, TRUE).items()
+    levels = _class_levels(sides[0], k, TRUE).items()
     fallen = torch.tensor([i for i, level in levels if level in named], dtype=torch.int64)
     kept = [~torch.isin(true, fallen) for true in targets]
-    sides = [(p[rows], t[rows]) for p, t, rows in zip(predicted, targets, kept, strict=True)]
-    sums = precision_sums(sides[0], sides[1], k)
-    names = list(_class_levels(validation, k, PREDICTED).values())
+    rest = [(p[rows], t[rows]) for p, t, rows in zip(predicted, targets, kept, strict=True)]
+    sums = precision_sums(rest[0], rest[1], k)
+    names = list(_class_levels(sides[0], k, PREDICTED).values())
     return [*found, sums_change(names, *sums, alpha=alpha / 2, name="error", is_count=True)]
 
 
@@ -211,7 +201,7 @@ def _error_changes(
     frames: list[pd.DataFrame],
     binnings: Sequence[Binning],
     errors: tuple[Events, Events],
-    groups: list[Tensor] | None,
+    records: tuple[Records, Records],
     counts: SliceCounts | None,
     alpha: float,
     least: tuple[float, float],
@@ -228,8 +218,10 @@ def _error_changes(
         parts = [part[rows] for part, (rows, _) in zip(codes, sides, strict=True)]
         metrics = [error[rows] for rows, error in sides]
         how: dict[str, Any] = {"alpha": alpha / len(names), "name": name}
-        if groups is not None:
-            how["groups"] = [ids[rows] for ids, (rows, _) in zip(groups, sides, strict=True)]
+        how["together"] = [
+            dependence(side, metric.double() - metric.double().mean(), rows.nonzero()[:, 0])
+            for side, metric, (rows, _) in zip(records, metrics, sides, strict=True)
+        ]
         changes += changes_in_turn(levels, parts, metrics, least, _counted(counts, name), **how)
     return changes
 
@@ -256,11 +248,14 @@ def _loss_changes(
         codes = [level_codes(part, binnings)[1] for part in frames]
         means = [losses.mean.double(), later.mean.double()]
         counted = _counted(counts, losses.name)
-        groups = _groups(validation, production)
-        if groups is not None:
-            groups = [ids[part.rows] for ids, part in zip(groups, (losses, later), strict=True)]
+        together = [
+            dependence(side, mean - mean.mean(), part.rows)
+            for side, mean, part in zip(
+                (validation, production), means, (losses, later), strict=True
+            )
+        ]
         changes += changes_in_turn(
-            levels, codes, means, least, counted, groups, alpha=alpha / 2, name=losses.name
+            levels, codes, means, least, counted, together, alpha=alpha / 2, name=losses.name
         )
     k = losses.losses.shape[1]
     if k > 1:

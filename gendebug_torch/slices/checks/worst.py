@@ -35,8 +35,7 @@ from gendebug_torch.slices.search.find import confirmed_slices, counted_slices, 
 from gendebug_torch.slices.search.result import Slices
 from gendebug_torch.slices.search.row_losses import RowLosses
 from gendebug_torch.slices.statistics.correction import correction_gain
-from gendebug_torch.slices.statistics.groups import discounted, effect_of_groups
-from gendebug_torch.stats.effective_sample_size import group_ids
+from gendebug_torch.slices.statistics.groups import Dependence, dependence, discounted
 
 # With fewer rows or errors, half of them have too little power.
 _MIN_ROWS_TO_SPLIT = 4000
@@ -110,7 +109,6 @@ def no_slice_fails(
         yield from _loss_slices(validation, columns, losses, score_counts, *options)
         return
     counts = score_counts if score_counts and score_counts.threshold == threshold else None
-    groups = group_ids(validation)
     events = errors_by_prediction(*outputs, threshold=threshold)
     binnings = _levels_of(columns, validation, counts)
     if not events[0].is_binary:
@@ -121,7 +119,8 @@ def no_slice_fails(
         frame, level = columns.iloc[event.rows.numpy()], alpha / len(events)
         how = {"binnings": binnings, "alpha": level, "name": event.name}
         found = _excess_slices(frame, event.errors, event.expected_rate, seed, counts, **how)
-        rows = _Rows(frame, event.errors.double() - event.expected_rate(), event.rows, groups)
+        residuals = event.errors.double() - event.expected_rate()
+        rows = _Rows(frame, residuals, dependence(validation, residuals, event.rows))
         for i in _relevant(found, rows, min_lift, level):
             failing.setdefault(found.names[i], []).append((found, i, event))
     worst_first = sorted(
@@ -159,32 +158,24 @@ class _Rows:
     Args:
         frame: columns that they were sliced by, `[n, c]`.
         residuals: metric less what is expected, `[n]` float64.
-        numbers: which of all rows they are, `[n]`.
-        groups: groups of all rows, int64, where they come in some.
+        dependence: how rows of one group, or time, fail together.
     """
 
     frame: pd.DataFrame
     residuals: Tensor
-    numbers: Tensor
-    groups: Tensor | None
-
-    def effect(self, inside: Tensor) -> float:
-        """Design effect of the rows in a slice, `[n]` bool: those of a patient fail together."""
-        if self.groups is None:
-            return 1.0
-        residuals = self.residuals[inside]
-        return effect_of_groups(residuals - residuals.mean(), self.groups[self.numbers][inside])
+    dependence: Dependence
 
 
 def _relevant(found: Slices, rows: _Rows, min_lift: float, alpha: float) -> list[int]:
-    """Indices of subgroups whose excess is large and certain, also where rows come in groups."""
+    """Indices of subgroups whose excess is large and certain, also where rows fail together."""
     low, _ = found.interval()
     subgroup = found.support < MAX_SHARE * found.overall[0]
     large = found.lift >= min_lift
     if found.is_count:
         large |= found.rate - found.expected_rate >= _LARGE_EXCESS
     indices: list[int] = (subgroup & large & (low > found.expected_rate)).nonzero()[:, 0].tolist()
-    effects = [rows.effect(found.mask(rows.frame, i)) for i in indices]
+    masks = (found.mask(rows.frame, i) for i in indices)
+    effects = [rows.dependence.effect(rows.residuals, mask) for mask in masks]
     log_p = found.log_p[indices]
     rise = discounted(log_p, torch.tensor(effects, dtype=torch.float64)) - log_p
     # Adjusted p-values may underflow; they are no smaller than their own.
@@ -282,9 +273,8 @@ def _loss_slices(
     found = _excess_slices(frame, losses.mean, losses.expected, seed, counts, **options)
     hard: list[tuple[int, float]] = []
     failing: list[tuple[int, float]] = []
-    rows = _Rows(
-        frame, losses.mean.double() - losses.expected(), losses.rows, group_ids(validation)
-    )
+    residuals = losses.mean.double() - losses.expected()
+    rows = _Rows(frame, residuals, dependence(validation, residuals, losses.rows))
     for i in _relevant(found, rows, min_lift, alpha)[:limit]:
         gain, error = _gain(validation, losses, found.mask(frame, i), seed)
         certain = gain >= min_gain and gain > _Z * error

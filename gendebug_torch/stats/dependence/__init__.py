@@ -1,0 +1,1 @@
+"""How much rows that depend on each other say, in time and in groups."""
