@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot
 
 from gendebug_torch import Records, Schema, diagnose
 from gendebug_torch.cli import main
+from gendebug_torch.data.tables import standard_column
 
 ROWS = {"validation": 360, "production": 240}
 CHECKS = ("calibration", "shift", "slices")
@@ -229,3 +230,12 @@ def test_missing_labels_of_tensors(task):
     said = output_findings(task, MISSING["-100"])
     assert output_findings(task, MISSING["NaN"]) == said
     assert said != expected(task)
+
+
+@pytest.mark.parametrize(
+    ("odd", "first"), [("9" * 30, 1e30), ("9" * 5000, "9" * 5000), ("1e99999", "1e99999")]
+)
+def test_written_numbers_are_floats_and_what_no_float_holds_stays_text(odd, first):
+    column = standard_column(pd.Series([odd, *(f"{i}.5" for i in range(200))]))
+    assert column.iloc[0] == first
+    assert (column.dtype.kind == "f") is isinstance(first, float)

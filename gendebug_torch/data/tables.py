@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 # What pandas calls the numbers among objects.
 _NUMBERS = ("decimal", "integer", "floating", "mixed-integer-float")
-# A number as a CSV writes it, how many texts are looked at first, and how many of them differ.
-_NUMBER, _FIRST = r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", 100
+# A number as a CSV writes it, with no more digits than a float has before its point; how many
+# texts are looked at first, and how many of them differ.
+_NUMBER, _FIRST = r"-?(?:0|[1-9][0-9]{0,307})(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,4})?", 100
 _MIN_DECIMALS = 20
 # Probabilities of exactly 0 or 1 have no finite logit; this floor keeps log(p) inside float32.
 SMALLEST_PROB = 1e-38
@@ -287,7 +288,8 @@ def standard_column(column: pd.Series[Any]) -> pd.Series[Any]:
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
         return pd.Series(values, index=column.index, name=column.name)
     if kind == "O" and _are_written_numbers(column):
-        return pd.to_numeric(column.astype(object))
+        # By floats: of whole numbers beyond 64 bits it would make objects.
+        return pd.to_numeric(column.astype(object), errors="coerce")
     if not isinstance(column.dtype, pd.api.extensions.ExtensionDtype):
         return column
     if kind in "iu":
