@@ -205,7 +205,7 @@ class Profile:
             int(head["rows"]),
             columns,
             OutcomeSums.from_tensors(groups["outcomes"], head["outcomes"]),
-            Windows(windows["keys"].numpy(), windows["sums"].numpy(), *head["windows"]),
+            Windows.from_tensors(windows["keys"], windows["sums"], *head["windows"]),
             RowSample(hashes, counts, unpacked(sample["table"]), int(head["sample"])),
             unpacked(groups["extremes"][""]),
             str(head["name"]),

@@ -34,6 +34,7 @@ from gendebug_torch.shift.checks._columns import COLUMN_PAIR, PreparedPair
 from gendebug_torch.shift.checks._outputs import CONFIDENCE
 from gendebug_torch.shift.checks.quality import QUALITY
 from gendebug_torch.shift.columns.prepared_table import table_comparison
+from gendebug_torch.shift.time.time_sums import TIME_SUMS
 from gendebug_torch.slices.checks._rounds import SCORE_COUNTS, SLICE_COUNTS
 
 _SPLITS = ("train", "validation", "production")
@@ -111,7 +112,7 @@ def whole_row_answers(
 def _answers_of_one(
     given: Mapping[str, Any], profiles: Mapping[str, Profile]
 ) -> dict[str, Deferred[Any]]:
-    """What training, or validation, answers by itself."""
+    """What one side answers by itself."""
     answers: dict[str, Deferred[Any]] = {}
     if "train" in profiles and profiles["train"].sampled:
         train, screen = profiles["train"], SCREEN.of(given)
@@ -119,6 +120,8 @@ def _answers_of_one(
         answers[MISSING.name] = Deferred(lambda: counted_missing(train))
     if "validation" in profiles:
         answers[SCORE_COUNTS.name] = Deferred(lambda: slice_scores(profiles["validation"]))
+    if "production" in profiles and profiles["production"].sampled:
+        answers[TIME_SUMS.name] = Deferred(profiles["production"].windows.time_sums)
     return answers
 
 
@@ -156,6 +159,9 @@ def _counted(profiles: Mapping[str, Profile]) -> list[str]:
     if len(compared) == 2 and all(side.cells is not None for side in compared):
         found.append("rises of errors in slices")
     validation, train = (profiles.get(name) for name in ("validation", "train"))
+    production = profiles.get("production")
+    if production is not None and production.windows.time_sums() is not None:
+        found.append("answers over time")
     if validation is not None and slice_scores(validation) is not None:
         found.append("slices against what their scores imply")
     if train is not None and counted_columns(train):

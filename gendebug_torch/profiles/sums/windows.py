@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task, missing_labels
@@ -15,10 +16,23 @@ from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import reject
 from gendebug_torch.profiles.sums.sketch import Integers
 from gendebug_torch.shift.quality.outcomes import row_losses
+from gendebug_torch.shift.time.time_sums import TimeSums
 
 # Windows of a profile; half as many at least once time has passed.
 WINDOWS = 512
-SUMS = ("rows", "labeled", "correct", "loss", "squared_loss")
+# Of all rows the confidence, or the prediction of one quantity, and its square; of labeled rows of
+# a quantity the error and its size.
+SUMS = (
+    "rows",
+    "labeled",
+    "correct",
+    "loss",
+    "squared_loss",
+    "level",
+    "squared_level",
+    "error",
+    "size",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +41,7 @@ class Windows:
 
     Args:
         keys: ascending numbers of the windows that hold rows, `[w]` int64.
-        sums: sums of `SUMS`, `[w, 5]` float64.
+        sums: sums of `SUMS`, `[w, 9]` float64.
         level: logarithm of the length of a window, in seconds or in the unit of the column.
         calendar: whether the times are dates; None without times.
         undated: number of rows without a time.
@@ -52,6 +66,13 @@ class Windows:
         sums = np.concatenate([self.sums, other.sums])
         return _fitted(keys, sums, level, self.calendar, self.undated + other.undated)
 
+    @classmethod
+    def from_tensors(cls, keys: Tensor, sums: Tensor, *rest: Any) -> Windows:
+        """What was saved; sums that files of earlier versions lack are 0."""
+        given = sums.numpy()
+        missing = np.zeros((len(given), len(SUMS) - given.shape[1]))
+        return cls(keys.numpy(), np.concatenate([given, missing], axis=1), *rest)
+
     def table(self) -> Any:
         """One row per window: its start, rows, accuracy and mean loss; a DataFrame."""
         import pandas as pd
@@ -67,6 +88,19 @@ class Windows:
                 "accuracy": frame["correct"] / labeled,
                 "loss": frame["loss"] / labeled,
             }
+        )
+
+    def time_sums(self) -> TimeSums | None:
+        """The sums as checks over time take them; None where no answers were summed."""
+        part = {name: torch.from_numpy(self.sums[:, i]) for i, name in enumerate(SUMS)}
+        if not bool(part["squared_level"].any()):
+            return None
+        chosen = ("rows", "labeled", "level", "squared_level", "correct", "error", "size")
+        return TimeSums(
+            starts=self.table()["start"],
+            squared_error=part["loss"],
+            undated=self.undated,
+            **{name: part[name] for name in chosen},
         )
 
 
@@ -88,7 +122,7 @@ def windows_of(times: Any, records: Records | None, name: str) -> Windows:
         return Windows(NO_WINDOWS.keys, NO_WINDOWS.sums, undated=len(values))
     sums = np.zeros((len(values), len(SUMS)))
     sums[:, 0] = 1
-    if records is not None and records.logits is not None and records.targets is not None:
+    if records is not None and records.logits is not None:
         _add_outcomes(sums, records)
     keys = np.floor(values[dated]).astype(np.int64)
     undated = len(values) - int(dated.sum())
@@ -96,22 +130,39 @@ def windows_of(times: Any, records: Records | None, name: str) -> Windows:
 
 
 def _add_outcomes(sums: NDArray[np.float64], records: Records) -> None:
-    """Fill in what is known of the labeled rows."""
-    assert records.targets is not None
+    """Fill in what is known of the rows, and of the labeled ones."""
+    assert records.logits is not None
     if records.task in (Task.DENSE, Task.MULTILABEL):
+        return
+    level = _level(records)
+    if level is not None:
+        sums[:, 5:7] = torch.stack([level, level.square()], 1).numpy()
+    if records.targets is None:
         return
     rows = (~missing_labels(records.targets)).cpu()
     labeled = records.select(rows)
     assert labeled.logits is not None
     assert labeled.targets is not None
+    error = torch.zeros(len(labeled), dtype=torch.float64)
     if records.task is Task.REGRESSION:
-        loss = (labeled.logits.double() - labeled.targets.double()).square()
-        loss, correct = loss.reshape(len(loss), -1).mean(1), torch.zeros(len(loss)).double()
+        errors = (labeled.targets.double() - labeled.logits.double()).reshape(len(labeled), -1)
+        loss, correct = errors.square().mean(1), torch.zeros(len(labeled))
+        error = errors[:, 0] if errors.shape[1] == 1 else error
     else:
-        loss, correct = row_losses(labeled.logits, labeled.targets), labeled.correct.double()
-    loss, correct = loss.cpu().double(), correct.cpu()
-    known = torch.stack([torch.ones_like(loss), correct, loss, loss.square()], 1)
-    sums[rows.numpy(), 1:] = known.numpy()
+        loss, correct = row_losses(labeled.logits, labeled.targets), labeled.correct
+    parts = (torch.ones(len(labeled)), correct, loss, loss.square())
+    known = torch.stack([part.cpu().double() for part in parts], 1)
+    sums[rows.numpy(), 1:5] = known.numpy()
+    sums[rows.numpy(), 7:] = torch.stack([error, error.abs()], 1).cpu().numpy()
+
+
+def _level(records: Records) -> Tensor | None:
+    """`[n]` float64 confidence, or the prediction of one quantity; None of several quantities."""
+    if records.task is not Task.REGRESSION:
+        return records.confidence.double().cpu()
+    assert records.logits is not None
+    outputs = records.logits.double().cpu().reshape(len(records), -1)
+    return outputs[:, 0] if outputs.shape[1] == 1 else None
 
 
 def _fitted(

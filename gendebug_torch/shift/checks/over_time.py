@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import pandas as pd
 from torch import Tensor
 
 from gendebug_torch.checks.finding import Cause, Finding, Severity
@@ -22,7 +22,12 @@ from gendebug_torch.shift.scores.outputs import (
     output_columns,
     output_names,
 )
-from gendebug_torch.shift.time.change_point import ChangePoint, change_point
+from gendebug_torch.shift.time.change_point import (
+    ChangePoint,
+    change_point,
+    change_point_of_sums,
+)
+from gendebug_torch.shift.time.time_sums import TIME_SUMS, TimeSums, spread
 from gendebug_torch.stats.intervals import p_value_text
 
 # Change of a share, and of an error in standard deviations, that is a failure.
@@ -40,10 +45,12 @@ def _cost(given: Mapping[str, Any]) -> Cost:
     cause=Cause.CONCEPT_DRIFT,
     needs=("production.logits",),
     cost=_cost,
+    derived=(TIME_SUMS,),
     partial_labels=True,
 )
 def production_stays_the_same_over_time(
     production: Records,
+    time_sums: TimeSums | None = None,
     *,
     alpha: float = 0.002,
     min_accuracy: float = 0.05,
@@ -61,6 +68,7 @@ def production_stays_the_same_over_time(
 
     Args:
         production: records with logits and a time column, and with targets where known.
+        time_sums: sums over windows of more rows than these, where they were counted, derived.
         alpha: chance of any false alarm over all series.
         min_accuracy: smallest change of the accuracy that matters.
         min_confidence: smallest change of the mean confidence that matters.
@@ -74,16 +82,22 @@ def production_stays_the_same_over_time(
             Severity.NOTE, "Not judged: no time column; name it as `time` in the schema."
         )
         return
-    times = parse_times(metadata[column], column)
-    order = times.order[: len(production) - times.missing]
-    if times.missing:
-        text = f"{times.missing} of {len(production)} rows have no time and are left out."
-        yield this.finding(Severity.NOTE, text, numbers={"without_time": times.missing})
-    series = _series(production.select(order), min_accuracy, min_confidence, min_error)
+    least = min_accuracy, min_confidence, min_error
+    if time_sums is not None:
+        rows, undated = int(time_sums.rows.sum()) + time_sums.undated, time_sums.undated
+        series = _summed_series(production, time_sums, *least)
+    else:
+        times = parse_times(metadata[column], column)
+        order = times.order[: len(production) - times.missing]
+        rows, undated = len(production), times.missing
+        series = _series(production.select(order), metadata[column].iloc[order.numpy()], *least)
+    if undated:
+        text = f"{undated} of {rows} rows have no time and are left out."
+        yield this.finding(Severity.NOTE, text, numbers={"without_time": undated})
     try:
-        found = {s.name: change_point(s.values, name=s.name) for s in series}
+        found = {s.name: s.change() for s in series}
     except InputError as error:
-        yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers={"m": len(production)})
+        yield this.finding(Severity.NOTE, f"Not judged: {error}", numbers={"m": rows})
         return
     changed = [
         s
@@ -98,8 +112,7 @@ def production_stays_the_same_over_time(
     cause = Cause.COVARIATE_SHIFT if inputs else Cause.CONCEPT_DRIFT
     # What labels say comes first, then the more significant change.
     named = min(changed, key=lambda s: (s.of_inputs, found[s.name].p_value))
-    moments = metadata[column].iloc[order[named.rows].numpy()].reset_index(drop=True)
-    yield _change_finding(found[named.name], moments, cause, named)
+    yield _change_finding(found[named.name], cause, named)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,39 +121,96 @@ class _Series:
 
     Args:
         name: name of the values.
-        values: values of the rows that have one, `[r]` float64.
-        rows: numbers of these rows in the order of time, `[r]` int64.
+        values: values of the rows that have one, `[r]` float64; sums of windows where `rows`.
+        moments: time of each, `[r]`.
         min_change: smallest change of the mean that matters.
         fail_change: change of the mean from which it is a failure.
         of_inputs: whether it is known without labels.
+        rows: numbers of rows of windows, `[r]`; None of single rows.
     """
 
     name: str
     values: Tensor
-    rows: Tensor
+    moments: pd.Series[Any]
     min_change: float
     fail_change: float
     of_inputs: bool
+    rows: Tensor | None = None
+
+    def change(self) -> ChangePoint:
+        """The most likely change of its mean."""
+        if self.rows is None:
+            return change_point(self.values, name=self.name)
+        return change_point_of_sums(self.rows, self.values, name=self.name)
+
+    def moment(self, row: int) -> Any:
+        """Time of a row, or of the last one."""
+        at = row
+        if self.rows is not None:
+            at = int((self.rows.cumsum(0) <= row).sum())
+        return self.moments.iloc[min(at, len(self.moments) - 1)]
+
+
+def _summed_series(
+    production: Records,
+    sums: TimeSums,
+    min_accuracy: float,
+    min_confidence: float,
+    min_error: float,
+) -> list[_Series]:
+    """The same series as of rows, of sums over windows."""
+
+    def of(
+        name: str, values: Tensor, rows: Tensor, limits: tuple[float, float], *, inputs: bool
+    ) -> _Series:
+        held = rows > 0
+        moments = sums.starts[held.numpy()]
+        return _Series(name, values[held], moments, *limits, of_inputs=inputs, rows=rows[held])
+
+    labels = bool(sums.labeled.any())
+    if production.task is not Task.REGRESSION:
+        limits = min_confidence, _FAIL_CHANGE
+        series = [of("confidence", sums.level, sums.rows, limits, inputs=True)]
+        if labels:
+            limits = min_accuracy, _FAIL_CHANGE
+            series.append(of("accuracy", sums.correct, sums.labeled, limits, inputs=False))
+        return series
+    (output,) = output_names(production, 1)
+    squares = sums.squared_level, sums.squared_error, sums.squared_error
+    parts = [(f"prediction of {output}", sums.level, sums.rows, True)]
+    if labels:
+        parts.append((f"error of {output}", sums.error, sums.labeled, False))
+        parts.append((f"size of the error of {output}", sums.size, sums.labeled, False))
+    series = []
+    for (name, values, rows, inputs), square in zip(parts, squares, strict=False):
+        deviation = spread(square, values, rows)
+        limits = min_error * deviation, _FAIL_DEVIATIONS * deviation
+        series.append(of(name, values, rows, limits, inputs=inputs))
+    return series
 
 
 def _series(
-    production: Records, min_accuracy: float, min_confidence: float, min_error: float
+    production: Records,
+    moments: pd.Series[Any],
+    min_accuracy: float,
+    min_confidence: float,
+    min_error: float,
 ) -> list[_Series]:
     """What is followed over time: right answers or errors, and confidence or predictions.
 
     Args:
         production: records in the order of time.
+        moments: their times, `[n]`.
         min_accuracy: smallest change of the accuracy that matters.
         min_confidence: smallest change of the mean confidence that matters.
         min_error: smallest change of an error or a prediction, in standard deviations.
     """
     if production.task is Task.REGRESSION:
-        return _error_series(production, min_error)
-    whole = torch.arange(len(production))
+        return _error_series(production, moments, min_error)
     confidence = production.confidence.cpu()
     confidence = confidence.mean(1) if confidence.ndim == 2 else confidence
     series = [
-        _Series("confidence", confidence, whole, min_confidence, _FAIL_CHANGE, of_inputs=True)
+        _Series("confidence", confidence, moments, min_confidence, _FAIL_CHANGE, of_inputs=True)
     ]
     targets = production.targets
     if targets is None or targets.shape != production.predicted.shape:
@@ -158,37 +228,37 @@ def _series(
             ),
         ]
     for name, values, labeled in answers:
-        rows = labeled.nonzero()[:, 0]
-        if len(rows):
+        if bool(labeled.any()):
             limits = min_accuracy, _FAIL_CHANGE
-            series.append(_Series(name, values[rows], rows, *limits, of_inputs=False))
+            times = moments[labeled.numpy()]
+            series.append(_Series(name, values[labeled], times, *limits, of_inputs=False))
     return series
 
 
-def _error_series(production: Records, min_error: float) -> list[_Series]:
+def _error_series(production: Records, moments: pd.Series[Any], min_error: float) -> list[_Series]:
     """Of a regression: the prediction, the error and its size, of each output."""
     assert production.logits is not None
     outputs = output_columns(production.logits).double()
     names = output_names(production, outputs.shape[1])
-    whole, series = torch.arange(len(outputs)), []
+    series: list[_Series] = []
 
-    def add(name: str, values: Tensor, rows: Tensor, *, of_inputs: bool) -> None:
-        spread = float(values.std(correction=0))
-        limits = min_error * spread, _FAIL_DEVIATIONS * spread
-        series.append(_Series(name, values, rows, *limits, of_inputs=of_inputs))
+    def add(name: str, values: Tensor, times: pd.Series[Any], *, of_inputs: bool) -> None:
+        deviation = float(values.std(correction=0))
+        limits = min_error * deviation, _FAIL_DEVIATIONS * deviation
+        series.append(_Series(name, values, times, *limits, of_inputs=of_inputs))
 
     targets = production.targets
     labels = None if targets is None else output_columns(targets).double()
     chosen = compared_outputs(outputs if labels is None else labels)
     for j in chosen:
-        add(f"prediction of {names[j]}", outputs[:, j], whole, of_inputs=True)
+        add(f"prediction of {names[j]}", outputs[:, j], moments, of_inputs=True)
         if labels is None or labels.shape != outputs.shape:
             continue
-        rows = labeled_rows(labels[:, j]).nonzero()[:, 0]
-        if len(rows):
-            error = labels[rows, j] - outputs[rows, j]
-            add(f"error of {names[j]}", error, rows, of_inputs=False)
-            add(f"size of the error of {names[j]}", error.abs(), rows, of_inputs=False)
+        labeled = labeled_rows(labels[:, j])
+        if bool(labeled.any()):
+            error, times = labels[labeled, j] - outputs[labeled, j], moments[labeled.cpu().numpy()]
+            add(f"error of {names[j]}", error, times, of_inputs=False)
+            add(f"size of the error of {names[j]}", error.abs(), times, of_inputs=False)
     return series
 
 
@@ -206,10 +276,9 @@ def _clean_finding(found: dict[str, ChangePoint], count: int) -> Finding:
     )
 
 
-def _change_finding(change: ChangePoint, times: Any, cause: Cause, series: _Series) -> Finding:
+def _change_finding(change: ChangePoint, cause: Cause, series: _Series) -> Finding:
     difference, error = change.change
-    last = len(times) - 1
-    moment = str(times.iloc[min(change.row, last)])
+    moment = str(series.moment(change.row))
     numbers: dict[str, Any] = {"row": change.row, "low": change.low, "high": change.high}
     numbers |= {"change": difference, "standard_error": error, "p_value": change.p_value}
     numbers |= {"before": change.before[0], "after": change.after[0]}
@@ -220,7 +289,7 @@ def _change_finding(change: ChangePoint, times: Any, cause: Cause, series: _Seri
         f"{name} {how} within production, {change.before[0]:.3g} → "
         f"{change.after[0]:.3g} ({difference:+.3g} ± {1.96 * error:.2g}, "
         f"{p_value_text(change.p_value)}), from {moment} on (95 % interval "
-        f"{times.iloc[change.low]} to {times.iloc[min(change.high, last)]})"
+        f"{series.moment(change.low)} to {series.moment(change.high)})"
     )
     suspect = (
         "what grows or fades since then"

@@ -150,18 +150,74 @@ def change_point(values: Tensor, *, name: str = "value") -> ChangePoint:
     series = values.detach().double().cpu()
     bins = min(_MAX_BINS, len(series) // _ROWS_PER_BIN)
     _check_series(series, bins)
-    means = _bin_means(series, bins)
-    y = means.numpy()
-    errors = np.array([_step_error(y, k) for k in range(1, bins)])
+    ids = np.arange(len(series)) * bins // len(series)
+    return _most_likely(np.ones(len(series)), series.numpy(), ids, name)
+
+
+def change_point_of_sums(rows: Tensor, sums: Tensor, *, name: str = "value") -> ChangePoint:
+    """The same of a series of which only sums over windows of time are known.
+
+    Bins are windows, or as many neighbours as a bin needs; they may be of any size.
+
+    Args:
+        rows: numbers of rows per window, `[w]` in the order of time.
+        sums: sums of the values of these rows, `[w]` float64.
+        name: name of the series.
+
+    Returns:
+        The change; its rows are first rows of windows.
+
+    Raises:
+        InputError: too few rows or windows, or sums that are not finite.
+
+    Example:
+        >>> loss = torch.randn(6000, generator=torch.Generator().manual_seed(0))
+        >>> loss[4000:] += 1.0
+        >>> change = change_point_of_sums(torch.full((100,), 60), loss.view(100, 60).sum(1))
+        >>> change.row, change.p_value < 0.001
+        (4020, True)
+    """
+    counts, values = (part.detach().double().cpu() for part in (rows, sums))
+    values = values[counts > 0] / counts[counts > 0]
+    counts = counts[counts > 0]
+    total = float(counts.sum())
+    bins = int(min(_MAX_BINS, total // _ROWS_PER_BIN, len(counts)))
+    _check_series(values, bins)
+    # A window counts to the bin in which its middle row is.
+    places = ((counts.cumsum(0) - counts / 2) * bins / total).long()
+    ids = torch.unique(places, return_inverse=True)[1]
+    if int(ids[-1]) + 1 < _MIN_BINS:
+        reject("rows", f"at least {_MIN_BINS} windows", "fewer", "Wait for more rows.")
+    return _most_likely(counts.numpy(), values.numpy(), ids.numpy(), name)
+
+
+def _most_likely(
+    rows: NDArray[np.float64], values: NDArray[np.float64], ids: NDArray[np.int64], name: str
+) -> ChangePoint:
+    """The change of a series of means of so many rows each, by bins of them.
+
+    Args:
+        rows: numbers of rows, `[w]`.
+        values: their means, `[w]`.
+        ids: bin of each, `[w]` from 0, ascending.
+        name: name of the series.
+    """
+    n = np.bincount(ids, rows).astype(np.float64)
+    y = np.bincount(ids, rows * values) / n
+    errors = np.array([_step_error(y, n, k) for k in range(1, len(y))])
     k = 1 + int(errors.argmin())
-    sigma = _long_run_deviation(y)
-    variance = sigma**2 * len(series) / bins
-    row, low, high = _change_interval(series.numpy(), len(series) // bins, variance)
-    before, after = ((float(part.mean()), sigma / math.sqrt(len(part))) for part in (y[:k], y[k:]))
-    gain = (_line_error(y) - float(errors.min())) / max(sigma**2, 1e-300)
+    variance = _long_run_variance(y, n)
+    row, low, high = _change_interval(rows, values, n, variance)
+    before, after = (
+        (float(np.average(y[part], weights=n[part])), math.sqrt(variance / n[part].sum()))
+        for part in (slice(None, k), slice(k, None))
+    )
+    gain = (_line_error(y, n) - float(errors.min())) / max(variance, 1e-300)
     sudden = None if abs(gain) < _CLEAR else gain > 0
-    p_value = _cusum_p_value(y, sigma)
-    return ChangePoint(row, low, high, before, after, p_value, sudden, means, len(series), name)
+    p_value, total = _cusum_p_value(y, n, variance), int(n.sum())
+    return ChangePoint(
+        row, low, high, before, after, p_value, sudden, torch.from_numpy(y), total, name
+    )
 
 
 def _check_series(series: Tensor, bins: int) -> None:
@@ -176,54 +232,64 @@ def _check_series(series: Tensor, bins: int) -> None:
         reject("values", "finite values", "NaN or infinity", "Drop those rows.")
 
 
-def _bin_means(series: Tensor, bins: int) -> Tensor:
-    """`[b]` means of equal bins of rows."""
-    bin_ids = torch.arange(len(series)) * bins // len(series)
-    sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_ids, series)
-    return sums / bin_ids.bincount(minlength=bins)
-
-
-def _cusum_p_value(y: NDArray[np.float64], sigma: float) -> float:
+def _cusum_p_value(y: NDArray[np.float64], n: NDArray[np.float64], variance: float) -> float:
     """P-value of no change of the mean; 1 for a constant series."""
-    largest = np.abs((y - y.mean()).cumsum()[:-1]).max()
+    largest = np.abs((n * (y - np.average(y, weights=n))).cumsum()[:-1]).max() / n.mean()
     if largest <= 1e-12 * max(1.0, float(np.abs(y).max())):
         return 1.0
-    return float(kolmogorov(largest / (max(sigma, 1e-300) * math.sqrt(len(y)))))
+    deviation = math.sqrt(max(variance, 1e-300) * n.sum()) / n.mean()
+    return float(kolmogorov(largest / deviation))
 
 
 def _change_interval(
-    series: NDArray[np.float64], margin: int, variance: float
+    rows: NDArray[np.float64],
+    values: NDArray[np.float64],
+    n: NDArray[np.float64],
+    variance: float,
 ) -> tuple[int, int, int]:
     """First row after the change, with its 95 % interval, given the long-run variance of a row.
 
     The interval holds the rows whose squared error, with the best means on both sides, exceeds the
-    least by no more than the limit of the two arms; the first and last `margin` rows are left out.
+    least by no more than the limit of the two arms; rows within a bin of either end are left out.
     """
-    rows = np.arange(margin, len(series) - margin + 1)
-    sums = np.concatenate([[0.0], (series - series.mean()).cumsum()])[rows]
-    errors = -(sums**2) * len(series) / (rows * (len(series) - rows))
-    inside = rows[errors - errors.min() <= _ARMS * variance]
-    return int(rows[errors.argmin()]), int(inside.min()), int(inside.max())
+    total, margin = rows.sum(), int(n.mean())
+    ends = np.concatenate([[0.0], rows.cumsum()])
+    inner = (ends >= margin) & (ends <= total - margin)
+    ends = ends[inner]
+    deviations = rows * (values - np.average(values, weights=rows))
+    sums = np.concatenate([[0.0], deviations.cumsum()])[inner]
+    errors = -(sums**2) * total / (ends * (total - ends))
+    inside = ends[errors - errors.min() <= _ARMS * variance]
+    return int(ends[errors.argmin()]), int(inside.min()), int(inside.max())
 
 
-def _step_error(y: NDArray[np.float64], k: int) -> float:
-    return float(((y[:k] - y[:k].mean()) ** 2).sum() + ((y[k:] - y[k:].mean()) ** 2).sum())
+def _squares(y: NDArray[np.float64], n: NDArray[np.float64]) -> float:
+    return float((n * (y - np.average(y, weights=n)) ** 2).sum())
 
 
-def _line_error(y: NDArray[np.float64]) -> float:
-    x = np.arange(len(y))
-    return float(((y - np.polyval(np.polyfit(x, y, 1), x)) ** 2).sum())
+def _step_error(y: NDArray[np.float64], n: NDArray[np.float64], k: int) -> float:
+    return _squares(y[:k], n[:k]) + _squares(y[k:], n[k:])
 
 
-def _long_run_deviation(y: NDArray[np.float64]) -> float:
-    """Standard deviation of the sum per root bin: the largest over batches of 1, 3 and 6 bins.
+def _line_error(y: NDArray[np.float64], n: NDArray[np.float64]) -> float:
+    x = n.cumsum() - n / 2
+    line = np.polyval(np.polyfit(x, y, 1, w=np.sqrt(n)), x)
+    return float((n * (y - line) ** 2).sum())
+
+
+def _long_run_variance(y: NDArray[np.float64], n: NDArray[np.float64]) -> float:
+    """Variance of a sum, per row: the largest over batches of 1, 3 and 6 bins.
 
     By differences of neighbours, which a step enters once, so that a change does not hide itself;
     longer batches include the dependence of neighbours.
     """
     variances = []
     for length in (1, 3, 6):
-        batches = y[: len(y) // length * length].reshape(-1, length).mean(1)
+        ids = np.arange(len(y)) // length
+        ids = ids[: len(y) // length * length]
+        sizes = np.bincount(ids, n[: len(ids)])
+        batches = np.bincount(ids, (n * y)[: len(ids)]) / sizes
         if len(batches) > 1:
-            variances.append(length * float((np.diff(batches) ** 2).mean()) / 2)
-    return math.sqrt(max(variances))
+            apart = 1 / sizes[1:] + 1 / sizes[:-1]
+            variances.append(float((np.diff(batches) ** 2 / apart).mean()))
+    return max(variances)
