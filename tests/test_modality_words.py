@@ -170,6 +170,31 @@ def test_faults_of_tokenizers_are_reproduced(name, padding):
     assert float(found.high[0]) < 0.3
 
 
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("left", [0.0, 0.05])
+def test_a_word_that_production_lacks_is_no_shifted_vocabulary(seed, left):
+    """A frequent word is put into half of the texts of validation, into few of production."""
+
+    def texts(seed, share):
+        tokens = (torch.randn(600, 16, generator=generator(seed)).abs() * 300).long() + 10
+        tokens[tokens >= 14] += 1
+        has = torch.rand(600, generator=generator(seed + 2)) < share
+        tokens[has, 2:] = tokens[has, 1:-1].clone()
+        tokens[has, 1] = 14
+        length = torch.randint(5, 14, (600, 1), generator=generator(seed + 1)) + has[:, None]
+        return torch.where(torch.arange(16) < length, tokens, 3)
+
+    sides = {"validation": texts(10 * seed, 0.5), "production": texts(10 * seed + 5, left)}
+    given = {name: Records(x, name=name) for name, x in sides.items()}
+    embedding = torch.zeros(1600, 2)
+    embedding[14] = torch.tensor([-9.0, 9.0])
+    given["model"] = lambda tokens: embedding[tokens].sum(1)
+    check = next(c for c in all_checks() if c.name == "shift.reproduced_change")
+    (finding,) = check.run(given)
+    assert (finding.severity, finding.subject) == (Severity.NOTE, ""), finding.summary
+    assert "texts lack token 14, and" in finding.summary
+
+
 def test_a_property_of_a_text_is_a_shortcut_and_not_recorded_after_the_answer():
     y = torch.arange(600) % 2
     tokens = torch.randint(1, 50, (600, 20), generator=generator())

@@ -20,12 +20,15 @@ class Change:
         apply: batch `[n, ...]` -> changed batch of the same shape.
         complexity: number of values that were fitted to production to make it; of two changes that
             explain equally much the simpler one is named.
+        of_serving: whether serving code does it. Other changes, such as a word that texts no longer
+            have, are what those of serving code are measured against.
     """
 
     name: str
     text: str
     apply: Callable[[Any], Any]
     complexity: int = 0
+    of_serving: bool = True
 
 
 @dataclass(frozen=True)

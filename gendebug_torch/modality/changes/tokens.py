@@ -17,6 +17,10 @@ _SPECIAL = 0.9
 _LEAST_UNKNOWN = 0.01
 # Part of its share by which a token may differ between two sides that use it alike.
 _SAME_SHARE = 0.25
+# Standard errors by which a share of texts must fall: beyond chance in the largest vocabulary.
+_LOST = 5.0
+# Lost tokens that are listed.
+_LISTED = 3
 
 
 def token_changes(
@@ -34,6 +38,7 @@ def token_changes(
         *_cuts(layout, validation, production),
         *_padded(layout, production),
         *_vocabulary(layout, validation, production),
+        *_lost(layout, validation, production),
     )
 
 
@@ -227,6 +232,41 @@ def _unknown(
     yield Change(
         "replaced tokens", text, partial(_thinned, layout, share=share, unknown=unknown), 1
     )
+
+
+def _lost(layout: _Layout, before: Tensor, after: Tensor) -> Iterator[Change]:
+    """Tokens that fewer texts have; all others stay what they are, unlike in another vocabulary."""
+    size = 1 + max(0, int(torch.maximum(before.amax(), after.amax())))
+    one, two = (_having(layout, side, size) for side in (before, after))
+    error = (one / len(before) + two / len(after)).sqrt()
+    lost = (one - two > _LOST * error).nonzero()[:, 0]
+    if not len(lost):
+        return
+    lost = lost[(one - two)[lost].argsort(descending=True, stable=True)]
+    names = ", ".join(map(str, lost[:_LISTED].tolist()))
+    more = len(lost) - _LISTED
+    names += f" and {more} more" if more > 0 else ""
+    text = f"texts lack token{'' if len(lost) == 1 else 's'} {names}"
+    chance = torch.zeros(size, dtype=torch.float64)
+    chance[lost] = 1 - two[lost] / one[lost]
+    apply = partial(_left_out, layout, chance=chance)
+    yield Change("lost tokens", text, apply, len(lost), of_serving=False)
+
+
+def _having(layout: _Layout, tokens: Tensor, size: int) -> Tensor:
+    """Share of the texts that have each token, `[v]`."""
+    n = len(tokens)
+    keys = torch.arange(n, device=tokens.device)[:, None] * size + tokens.clamp(min=0)
+    once = torch.unique(keys[~layout.empty(tokens)]).cpu() % size
+    return torch.bincount(once, minlength=size).double() / max(1, n)
+
+
+def _left_out(layout: _Layout, tokens: Tensor, chance: Tensor) -> Tensor:
+    """The texts without each token as often as its chance `[v]` says; what follows moves up."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.rand(tokens.shape, generator=generator, dtype=torch.float64)
+    out = drawn < chance[tokens.cpu().clamp(0, len(chance) - 1)]
+    return layout.kept(tokens, ~out.to(tokens.device))
 
 
 def _known_only(layout: _Layout, tokens: Tensor, known: Tensor, unknown: int) -> Tensor:

@@ -113,14 +113,11 @@ def no_named_change_turns_validation_into_production(
         yield this.finding(Severity.OK, f"Inputs look as before: {text}.", numbers=numbers)
         return
     if not _is_named(found, max_remaining):
-        summary = (
-            f"Inputs look different ({text}), but none of {found.tried} changes that serving code "
-            "might make turns validation inputs into production's."
-        )
-        remedy = "Look at rows of both sides beside each other."
-        yield this.finding(Severity.NOTE, summary, numbers=numbers, remedy=remedy, evidence=found)
-        return
-    yield _named(found, sides[0], production, numbers)
+        yield _unnamed(found, text, numbers)
+    elif not found.changes[0].of_serving:
+        yield _lacking(found, text, numbers)
+    else:
+        yield _named(found, sides[0], production, numbers)
 
 
 def _is_named(found: Reproduction, max_remaining: float) -> bool:
@@ -130,7 +127,9 @@ def _is_named(found: Reproduction, max_remaining: float) -> bool:
     most = float(found.high[0])
     if most <= max_remaining or len(found.changes) < 2:
         return most <= max_remaining
-    alone = float(found.remaining[1:].min()) >= _NO_HELP
+    # What texts lack may be what a change of serving code took from them.
+    rest = torch.tensor([change.of_serving for change in found.changes[1:]])
+    alone = bool((found.remaining[1:][rest] >= _NO_HELP).all())
     return alone and most <= _AT_LEAST_HALF and float(found.remaining[0]) <= _NEARLY_NOTHING
 
 
@@ -256,6 +255,34 @@ def _named(
         numbers=numbers,
         remedy="Compare the code that prepares inputs in serving and in training: "
         f"production looks as if {named.text}.",
+        evidence=found,
+    )
+
+
+def _unnamed(found: Reproduction, text: str, numbers: dict[str, Any]) -> Finding:
+    """The note of a difference that no change explains."""
+    return no_named_change_turns_validation_into_production.finding(
+        Severity.NOTE,
+        f"Inputs look different ({text}), but none of {found.tried} changes that serving code "
+        "might make turns validation inputs into production's.",
+        numbers=numbers,
+        remedy="Look at rows of both sides beside each other.",
+        evidence=found,
+    )
+
+
+def _lacking(found: Reproduction, text: str, numbers: dict[str, Any]) -> Finding:
+    """The note of something that production lacks, which no change of serving code explains."""
+    lack, remaining = found.changes[0], float(found.remaining[0])
+    summary = (
+        f"Inputs look different ({text}), as those of production lack something and are otherwise "
+        f"as before: {lack.text}, and validation rows without keep {remaining:.0%} of the distance."
+    )
+    return no_named_change_turns_validation_into_production.finding(
+        Severity.NOTE,
+        summary,
+        numbers=numbers | {"change": lack.name, "remaining": remaining},
+        remedy="See whether rows of production never had it, or serving code leaves it out.",
         evidence=found,
     )
 
