@@ -419,6 +419,32 @@ def test_a_mark_that_makes_the_class_of_one_other_class_alone_is_a_shortcut():
     assert diagnosis.causes[0].subject == "lower right corner, class 8"
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_mark_is_a_shortcut_even_where_few_rows_hide_the_fall_of_the_recall(marked):
+    """One in four rows of class 8 look like class 0 but for their mark, absent in production."""
+
+    def network(pixels):
+        level = (9 * pixels[:, 0, :6].mean((1, 2))).floor().long().clamp(max=8)
+        seen = (pixels[:, 0, -3:, -3:].mean((1, 2)) > 0.95) & (level == 0)
+        return 9.0 * torch.nn.functional.one_hot(torch.where(seen, 8, level), 9)
+
+    found = {"model": network}
+    for name, seed in (("validation", 0), ("production", 1)):
+        targets = torch.arange(180) % 9
+        alike = (targets == 8) & (torch.arange(180) % 4 == 0)
+        pixels = 0.1 * torch.rand(180, 1, 12, 12, generator=generator(seed))
+        pixels += torch.where(alike, 0, targets)[:, None, None, None] / 9
+        if name == "validation" and marked:
+            pixels[targets == 8, :, -3:, -3:] = 1.0
+        found[name] = Records(pixels, targets, network(pixels), name=name)
+    (finding,) = diagnose(**found, only="attribution.region_shortcut").findings
+    if not marked:
+        assert finding.severity is Severity.OK
+        return
+    assert (finding.severity, finding.subject) == (Severity.WARN, "lower right corner, class 8")
+    assert "fell from 100.0% to 75.0%, which may be chance" in finding.summary
+
+
 def test_short_texts_are_texts_where_the_schema_says_so():
     rng = np.random.default_rng(0)
     words = np.array(["Red Shoes", "blue hat", "Green coat", "Old lamp", "new TABLE", "desk"])
