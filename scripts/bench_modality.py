@@ -7,8 +7,9 @@ A network is trained for each world and seed, each fault is done to fresh produc
 shortcut to training and validation), and the whole `diagnose` runs. Counted are: the cause among
 the first two, its subject, the decision, and whether the fault was felt: whether the accuracy, or
 of a shortcut the recall of its class, fell by 2 points or more. A shortcut that the network did not
-learn is no fault to be found. With `--peers` CleanVision and cleanlab's Datalab judge the same
-rows; why others do not run is printed. MNIST, SST-2 and SMS need ../shared/data.
+learn is no fault to be found: `turned` is the share of rows of other classes that it makes rows of
+its own. With `--peers` CleanVision and cleanlab's Datalab judge the same rows; why others do not
+run is printed. MNIST, SST-2 and SMS need ../shared/data.
 """
 
 import argparse
@@ -436,7 +437,26 @@ def judged(
         shortcut = {"sst2": 1, "sms": 1}.get(world, 3) if fault.learned else None
         before, after = (recall(network, *side[:2], shortcut) for side in sides[1:])
         found["felt"] = before - after >= 0.02
+        if shortcut is not None:
+            found["turned"] = turned(network, sides[2], fault, shortcut)
     return found | (peers_say(world, name, network, sides[1][0], sides[2][0]) if peers else {})
+
+
+def turned(network: nn.Module, side: Side, fault: Fault, class_id: int) -> float:
+    """Share of production rows of other classes that a shortcut makes rows of its class.
+
+    Near 0 the network did not learn it, and there is nothing to be found.
+    """
+    inputs, targets, texts = side
+    others = targets != class_id
+    inputs, claimed = inputs[others], torch.full((int(others.sum()),), class_id)
+    generator = torch.Generator().manual_seed(0)
+    if fault.texts:
+        given = [text for text, other in zip(texts or (), others.tolist(), strict=True) if other]
+        changed = network.encode(fault.change(given, claimed, generator))
+    else:
+        changed = fault.change(inputs, claimed, generator)
+    return recall(network, changed, claimed, None) - recall(network, inputs, claimed, None)
 
 
 def recall(network: nn.Module, inputs: Tensor, targets: Tensor, only: int | None) -> float:
@@ -537,7 +557,7 @@ def main() -> None:
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Shares by world and fault."""
-    names = ("cause", "first", "subject", "decided", "felt", "quiet")
+    names = ("cause", "first", "subject", "decided", "felt", "turned", "quiet")
     columns = [c for c in frame if c in names or c.endswith((" alarm", " named"))]
     grouped = frame.groupby(["world", "fault"], sort=False)
     shares = grouped[columns].agg(lambda x: x.dropna().astype(float).mean())
