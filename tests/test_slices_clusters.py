@@ -108,6 +108,35 @@ def test_the_check_names_the_share_that_asks_for_a_redesign():
     assert "a high" in finding.subject
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_a_cluster_begin_with_the_group_that_fails(seed):
+    """A third of the errors is a group beside the correct rows; the others lie among these."""
+    x, error, crowd = rows(seed, n=2500, share=0.35)
+    found = error_clusters(x, error, clusters=1)
+    assert float(crowd[found.telling[0][:10]].float().mean()) == 1.0
+    assert set(found.telling[0].tolist()) == set(error.nonzero()[:, 0].tolist())
+    x, error, crowd = rows(seed, share=0.5)
+    (finding,) = CHECK(as_records(x, error, torch.zeros_like(error)))
+    assert bool(crowd[finding.numbers["error_rows"][:10]].all())
+
+
+def test_of_many_errors_a_sample_is_put_in_order():
+    x, error, crowd = rows(0, n=60_000, share=0.35)
+    found = error_clusters(x, error, clusters=1)
+    first = found.telling[0]
+    assert len(first) == len(first.unique()) == 2000
+    assert bool(error[first].all())
+    assert float(crowd[first[:10]].float().mean()) == 1.0
+    again = error_clusters(x, error, clusters=1)
+    assert torch.equal(first, again.telling[0])
+
+
+def test_two_errors_and_a_row_are_put_in_order():
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.9, 0.0]])
+    found = error_clusters(x, torch.tensor([True, False, True]))
+    assert sorted(torch.cat(found.telling).tolist()) == [0, 2]
+
+
 def test_a_cluster_of_expected_errors_is_no_alarm():
     """Half of the rows of one corner are wrong, and the model is unsure of exactly these rows."""
     rng = np.random.default_rng(0)

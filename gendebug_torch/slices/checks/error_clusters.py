@@ -158,7 +158,7 @@ def _side_finding(
     for i in limits.failing(found):
         gain = _gain(losses, inputs, found.assignment == i, limits.seed)
         if gain is None or gain >= limits.min_gain:
-            shown = rows[error & (found.assignment == i)][:_SHOWN_ROWS]
+            shown = rows[found.telling[i][:_SHOWN_ROWS]]
             drawn = replace(found, examples=_examples(records, shown))
             return _failing_cluster(this, drawn, i, losses, gain, shown.tolist())
     return _no_failing_cluster(this, found, losses)

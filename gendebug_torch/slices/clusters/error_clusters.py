@@ -16,6 +16,7 @@ from gendebug_torch.checks.evidence import LIVE, REFERENCE, axes
 from gendebug_torch.errors import NO_DEADLINE, Deadline, reject
 from gendebug_torch.modality.pictures.drawing import draw_rows
 from gendebug_torch.slices.clusters.k_means import fit_centers, nearest_center
+from gendebug_torch.slices.clusters.telling_rows import telling_rows
 from gendebug_torch.slices.search.result import caption, shortened
 from gendebug_torch.slices.statistics.tails import log_upper_tail
 from gendebug_torch.stats.intervals import wilson_interval
@@ -43,6 +44,8 @@ class ErrorClusters:
         assignment: cluster of every row, `[n]` int64.
         is_held_out: whether the counts come from rows that the clusters were not fitted on.
         examples: images, series or texts of errors by their mistake, drawn instead of bars.
+        telling: errors of each cluster, those amid the largest share of errors first, k times
+            `[e_i]` int64, of large clusters a sample.
     """
 
     errors: Tensor
@@ -53,6 +56,7 @@ class ErrorClusters:
     assignment: Tensor
     is_held_out: bool
     examples: Mapping[str, Tensor] = field(default_factory=dict)
+    telling: tuple[Tensor, ...] = ()
 
     @property
     def share(self) -> Tensor:
@@ -146,7 +150,8 @@ def error_clusters(
 
     k-means on the errors of one random half, standardized by its correct rows, with missing values
     at the mean. Errors and correct rows of the other half are assigned to the nearest center and
-    counted. The number of clusters, from 1 on, is that of the best penalized likelihood.
+    counted. The number of clusters, from 1 on, is that of the best penalized likelihood. The errors
+    of a cluster are listed by the share of errors around each.
 
     Source: Arthur and Vassilvitskii (2007), SODA; Pelleg and Moore (2000), X-means. Cost: k-means
     on at most 5,000 errors for each number of clusters, one assignment of all rows.
@@ -182,17 +187,33 @@ def error_clusters(
     errors, correct = (
         torch.bincount(assignment[rows & counting], minlength=k) for rows in (wrong, ~wrong)
     )
+    mean, variance = _expected(expected, wrong, counting, assignment, k)
+    words = scaled if described is None else _standardized(described.double().cpu(), ~wrong)
+    labels = tuple(names) or tuple(f"feature_{i}" for i in range(words.shape[1]))
+    descriptions = tuple(_description(words[wrong & (assignment == i)], labels) for i in range(k))
+    is_held_out = not torch.equal(fitting, counting)
+    return ErrorClusters(
+        errors,
+        correct,
+        mean,
+        variance,
+        descriptions,
+        assignment,
+        is_held_out,
+        telling=telling_rows(scaled, wrong, assignment, k, seed=seed),
+    )
+
+
+def _expected(
+    expected: Tensor | None, wrong: Tensor, counting: Tensor, assignment: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Number of errors that the expected rates imply in each cluster, and its variance, `[k]`."""
     rate = wrong.double().mean().expand(len(wrong)) if expected is None else expected.double().cpu()
     moments = torch.stack([rate, rate * (1 - rate)])[:, counting]
     mean, spread = torch.zeros(2, k, dtype=torch.float64).index_add_(
         1, assignment[counting], moments
     )
-    variance = spread * (1 - spread / spread.sum().clamp(min=1e-300))
-    words = scaled if described is None else _standardized(described.double().cpu(), ~wrong)
-    labels = tuple(names) or tuple(f"feature_{i}" for i in range(words.shape[1]))
-    descriptions = tuple(_description(words[wrong & (assignment == i)], labels) for i in range(k))
-    is_held_out = not torch.equal(fitting, counting)
-    return ErrorClusters(errors, correct, mean, variance, descriptions, assignment, is_held_out)
+    return mean, spread * (1 - spread / spread.sum().clamp(min=1e-300))
 
 
 def _checked(features: Tensor, error: Tensor) -> Tensor:
