@@ -15,9 +15,10 @@ from gendebug_torch.checks.evidence import png
 from gendebug_torch.checks.finding import SHARE_OF_RISE, Cause, Finding, Severity
 from gendebug_torch.data.records import Records
 from gendebug_torch.data.schema import Schema
+from gendebug_torch.diagnosis.apportioning import remedies
 from gendebug_torch.diagnosis.apportioning.apportion import apportioned, expected
 from gendebug_torch.diagnosis.apportioning.bill import COLUMNS, Bill, BillLine, read_bill
-from gendebug_torch.diagnosis.apportioning.remedies import REFIT, Regained, simplest_remedy
+from gendebug_torch.diagnosis.apportioning.remedies import REFIT, Candidate, Regained, preferred
 from gendebug_torch.diagnosis.apportioning.shapley import shapley_values
 from gendebug_torch.diagnosis.causes import LikelyCause
 from gendebug_torch.diagnosis.counterfactuals.changes import whole_change
@@ -435,15 +436,65 @@ def test_a_layer_is_fitted_again_where_that_beats_a_map_of_the_outputs():
     generator = torch.Generator().manual_seed(0)
     rows, noise = 5 * torch.randn(200, generator=generator), torch.randn(200, generator=generator)
     rows[0] = noise[0] = 0.0
-    names = ("recalibrate", "move threshold", REFIT)
+    recalibrate = Candidate("recalibrate", 3 + rows, None, "")
+    others = [Candidate("move threshold", 2 + rows, None, "")]
     for more, best in ((0.5, "recalibrate"), (2.0, REFIT), (-1.0, "recalibrate")):
-        won = {names[0]: 3 + rows, names[1]: 2 + rows, REFIT: 3 + more + rows + noise}
-        assert simplest_remedy(names, won) == best
-        assert simplest_remedy((REFIT,), won) == REFIT
-    assert simplest_remedy((), {}) == ""
+        layer = Candidate(REFIT, 3 + more + rows + noise, None, "none")
+        assert preferred([layer, *others, recalibrate]).remedy == best
+        assert preferred([layer]).remedy == REFIT
+    assert preferred([]) is None
     causes = [likely("concept_drift")]
     bill = billed(causes, world(1), world(2, drift=2.0), metric="accuracy")
     assert bill.lines[0].remedy.remedy == REFIT
+    assert bill.best.remedy == REFIT
+
+
+def test_log_loss_tells_remedies_apart_that_win_as_many_decisions():
+    """The order of rows that few decisions turn on: a better layer, no more accurate one yet."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200, generator=generator)
+    noise[0] = 0.0
+    same = torch.zeros(200)
+    mend = Candidate("mend income", 3 + same, None, "none")
+    recalibrate = Candidate("recalibrate", 3 + same, 1 + same, "")
+    for saved, tied, best in ((2, recalibrate, REFIT), (0, recalibrate, "recalibrate")):
+        layer = Candidate(REFIT, 2.5 + noise, saved + 0.1 * noise, "")
+        assert preferred([tied, layer]).remedy == best
+        # Of a remedy whose log loss is not known nothing is held against it.
+        assert preferred([tied, layer, mend]).remedy == "mend income"
+    better = Candidate("move threshold", 5 + same, 0 + same, "none")
+    assert preferred([recalibrate, better, mend]).remedy == "move threshold"
+    recent = world(3, n=1500, drift=0.5)
+    bill = billed([likely("concept_drift")], world(1), recent, metric="accuracy")
+    trial = bill.lines[0].remedy
+    assert (trial.remedy, bill.best) == (REFIT, trial)
+    assert trial.low < 0 < trial.high
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "AUC"])
+def test_mending_that_cannot_be_undone_is_compared_by_its_log_loss_too(monkeypatch, metric):
+    """Half of the values lost: a layer that is fitted again is no less known than mending them."""
+    seen = []
+
+    def listening(candidates):
+        seen.extend(candidates)
+        return preferred(candidates)
+
+    monkeypatch.setattr(remedies, "preferred", listening)
+    before, after = world(1), world(2)
+    lost = np.random.default_rng(0).random(3000) < 0.5
+    after.features.loc[lost, "income"] = 0.7
+    with torch.no_grad():
+        logits = network()(torch.tensor(after.features.to_numpy()))[:, 0]
+    after = Records(after.features, after.targets, logits)
+    causes = [likely("train_serve_skew", "income", validation=before, production=after)]
+    bill = billed(causes, before, after, metric=metric)
+    (mending,) = {id(one): one for one in seen if one.remedy == "mend income, expected"}.values()
+    if metric == "AUC":
+        assert mending.saved is None
+    else:
+        assert float(mending.saved[0]) > 5 * float(mending.saved[1:].std()) > 0
+        assert bill.best.remedy == "mend income, expected"
 
 
 @pytest.mark.parametrize("numbers", [{}, {SHARE_OF_RISE: 0.9}])

@@ -36,7 +36,7 @@ class BillLine:
         points: quality lost to it; NaN where it cannot be apportioned.
         low: lower bound of the 95 % interval.
         high: upper bound.
-        remedy: the remedy that wins back most on rows that it was not fitted to.
+        remedy: the preferred remedy (`preferred`), on rows that it was not fitted to.
         reason: why it cannot be apportioned.
     """
 
@@ -92,6 +92,12 @@ class Bill:
     def billed(self) -> tuple[BillLine, ...]:
         """Causes that carry something beyond their interval."""
         return tuple(line for line in self.lines[:-1] if line.low > 0)
+
+    @property
+    def best(self) -> Regained | None:
+        """The remedy that wins back most, or the most sure and simple one of those that do."""
+        tried = (line.remedy for line in self.lines if line.remedy is not None)
+        return next((trial for trial in tried if trial.best), None)
 
     def table(self) -> pd.DataFrame:
         """One row per cause, the last one `unexplained`; the points sum to `total`."""
@@ -156,6 +162,7 @@ class Bill:
         ]
         for line, entry in zip(self.lines, lines, strict=True):
             entry["reason"] = line.reason
+            entry["best"] = line.remedy is not None and line.remedy.best
         whole = {"metric": self.metric, "unit": self.unit, "validation": self.validation}
         whole |= {
             "expected": self.expected,
@@ -211,7 +218,8 @@ def _line(entry: dict[str, Any]) -> BillLine:
     numbers = {key: math.nan if entry[key] is None else float(entry[key]) for key in _NUMBERS}
     points, low, high, won, won_low, won_high = numbers.values()
     name, cost = str(entry["remedy"]), str(entry["cost"])
-    trial = Regained(name, won, won_low, won_high, cost) if name else None
+    best = bool(entry.get("best", False))
+    trial = Regained(name, won, won_low, won_high, cost, best) if name else None
     cause, subject, reason = (str(entry[key]) for key in ("cause", "subject", "reason"))
     return BillLine(cause, subject, points, low, high, trial, reason)
 

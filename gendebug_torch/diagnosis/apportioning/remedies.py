@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import nan
 from typing import Any
@@ -38,6 +38,8 @@ _COSTS = {
     "move threshold": "none",
     REFIT: "none; recent labels",
 }
+# Simplest first.
+_ORDER = {name: at for at, name in enumerate(_COSTS)}
 _LEAST_ROWS = 100
 _MOST_CLASSES = 100
 
@@ -52,6 +54,7 @@ class Regained:
         low: lower bound of the 95 % interval.
         high: upper bound.
         cost: what it costs at run time.
+        best: whether it is the best one of the bill.
     """
 
     remedy: str
@@ -59,6 +62,7 @@ class Regained:
     low: float
     high: float
     cost: str
+    best: bool = False
 
     @property
     def helps(self) -> bool:
@@ -82,6 +86,33 @@ _UNTRIED = Regained("none is tried without labels of production", nan, nan, nan,
 
 
 @dataclass(frozen=True, eq=False)
+class Candidate:
+    """A remedy that was tried on rows of production, and on their resamplings.
+
+    Args:
+        remedy: what was tried.
+        points: quality that it wins back, as it is and resampled, `[1 + r]`.
+        saved: cross-entropy that it saves on the same rows, in points of the log loss, `[1 + r]`;
+            None where that does not stand for the metric, or is not known.
+        cost: what it costs at run time.
+    """
+
+    remedy: str
+    points: Tensor
+    saved: Tensor | None
+    cost: str
+
+    def regained(self, blocks: int) -> Regained:
+        """What it wins back, with its interval.
+
+        Args:
+            blocks: number of blocks of rows that vary together.
+        """
+        low, high = interval(self.points, blocks)
+        return Regained(self.remedy, float(self.points[0]), float(low), float(high), self.cost)
+
+
+@dataclass(frozen=True, eq=False)
 class Trials:
     """What remedies are tried on: rows of production, their folds and resamplings.
 
@@ -96,6 +127,7 @@ class Trials:
         model: the module itself.
         device: where it runs.
         blocks: number of blocks of rows that vary together.
+        score: log loss, where it tells remedies apart that win as many points.
     """
 
     records: Records
@@ -108,36 +140,33 @@ class Trials:
     model: Any
     device: str | torch.device
     blocks: int
+    score: RowMetric | None = None
 
-    def points(self, logits: Tensor) -> Tensor:
+    def candidate(self, remedy: str, logits: Tensor, cost: str) -> Candidate:
+        """A remedy by the outputs that it gives the same rows."""
+        saved = None if self.score is None else self._won(self.score, logits)
+        return Candidate(remedy, self._won(self.metric, logits), saved, cost)
+
+    def gain(self, remedy: str, logits: Tensor, cost: str) -> Regained:
+        """What a remedy wins back by the outputs that it gives the same rows."""
+        return Candidate(remedy, self._won(self.metric, logits), None, cost).regained(self.blocks)
+
+    def _won(self, metric: RowMetric, logits: Tensor) -> Tensor:
         """Quality that other outputs of the same rows win back, as it is and resampled."""
         assert self.records.logits is not None
         assert self.records.targets is not None
         before, targets = self.records.logits.cpu(), self.records.targets.cpu()
-        points = self.metric.points(logits, targets, self.weights)
-        return points - self.metric.points(before, targets, self.weights)
-
-    def gain(self, remedy: str, logits: Tensor, cost: str) -> Regained:
-        """A remedy by the outputs that it gives the same rows."""
-        return _regained(remedy, self.points(logits), self.blocks, cost)
-
-
-def _regained(remedy: str, points: Tensor, blocks: int, cost: str) -> Regained:
-    low, high = interval(points, blocks)
-    return Regained(remedy, float(points[0]), float(low), float(high), cost)
+        points = metric.points(logits, targets, self.weights)
+        return points - metric.points(before, targets, self.weights)
 
 
 def best_remedies(
     worlds: Worlds, trials: Trials, deadline: Deadline = NO_DEADLINE
 ) -> list[Regained | None]:
-    """The remedy of each mechanism that wins back most; None where none can be tried.
+    """The remedy of each mechanism that is preferred; None where none can be tried.
 
-    What mends the cause itself goes before what only adapts to it, if it helps. A layer that is
-    fitted again, which takes most labels, is named where it wins a standard error more than maps of
-    the outputs.
-
-    Source: Breiman, Friedman, Olshen and Stone (1984), Classification and Regression Trees, 3.4.3,
-    for the rule of one standard error.
+    What mends the cause itself goes before what only adapts to it, if it helps. The one that is
+    preferred to the others of the bill is marked.
 
     Args:
         worlds: qualities in which the causes act.
@@ -145,37 +174,69 @@ def best_remedies(
         deadline: when to stop.
     """
     usual = {}
-    for name in _COSTS:
+    for name, cost in _COSTS.items():
         deadline.check()
         if (outputs := _usual_outputs(name, trials)) is not None:
-            usual[name] = trials.points(outputs)
-    best = []
+            usual[name] = trials.candidate(name, outputs, cost)
+    chosen: list[Candidate | None] = []
     for at, one in enumerate(worlds.mechanisms):
         tried = _mended(at, worlds, trials)
-        if one.leaked is None and not any(trial.helps for trial in tried):
-            names = [name for name in OF_CAUSE.get(one.cause, ()) if name in usual]
-            if chosen := simplest_remedy(names, usual):
-                tried.append(_regained(chosen, usual[chosen], trials.blocks, _COSTS[chosen]))
-        best.append(max(tried, key=lambda trial: trial.points, default=None))
-    return best
+        if one.leaked is None and not any(own.regained(trials.blocks).helps for own in tried):
+            tried += [usual[name] for name in OF_CAUSE.get(one.cause, ()) if name in usual]
+        chosen.append(preferred(tried))
+    best = preferred([one for one in chosen if one is not None])
+    return [
+        _RE_ESTIMATE if one.leaked is not None else _marked(own, best, trials.blocks)
+        for one, own in zip(worlds.mechanisms, chosen, strict=True)
+    ]
 
 
-def simplest_remedy(names: Sequence[str], usual: Mapping[str, Tensor]) -> str:
-    """The remedy that wins most; a layer that is fitted again only beyond a standard error.
+def _marked(own: Candidate | None, best: Candidate | None, blocks: int) -> Regained | None:
+    if own is None or best is None:
+        return None
+    return replace(own.regained(blocks), best=own.remedy == best.remedy)
+
+
+def preferred(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The remedy that wins back most; of those that do as well the one that saves most log loss.
+
+    Remedies do as well as the first one where they fall short of it by no more than a standard
+    error of the difference on the same rows. Decisions say little of small differences; the log
+    loss, a proper score, hears every row. Where that does not tell them apart either, the simplest
+    one is named: mending, then maps of the outputs, then a layer that is fitted again, which takes
+    most labels.
+
+    Source: Breiman, Friedman, Olshen and Stone (1984), Classification and Regression Trees, 3.4.3,
+    for the rule of one standard error; Gneiting and Raftery (2007), JASA 102:359, for scores.
 
     Args:
-        names: remedies of a cause.
-        usual: points that each wins back, as they are and resampled, `[1 + r]`.
+        candidates: remedies, tried on the same rows.
 
     Returns:
-        Its name; empty where there is none.
+        None where there is none.
+
+    Example:
+        >>> import torch
+        >>> noise = torch.tensor([0.0, 0.3, -0.3])
+        >>> map_ = Candidate("recalibrate", 5.1 + 0 * noise, 0.02 + 0 * noise, "one affine map")
+        >>> layer = Candidate(REFIT, 5.0 + noise, 0.05 + 0 * noise, "none")
+        >>> preferred([map_, layer]).remedy
+        'refit last layer'
     """
-    mapped = [name for name in names if name != REFIT]
-    best = max(mapped, key=lambda name: float(usual[name][0]), default="")
-    if REFIT not in names or not best:
-        return REFIT if REFIT in names else best
-    more = usual[REFIT] - usual[best]
-    return REFIT if float(more[0]) > float(more[1:].std()) else best
+    alike = _as_good_as_first([(one, one.points) for one in candidates])
+    scored = [(one, one.saved) for one in alike if one.saved is not None]
+    saving = {one.remedy for one in _as_good_as_first(scored)}
+    alike = [one for one in alike if one.saved is None or one.remedy in saving]
+    return min(alike, key=lambda one: _ORDER.get(one.remedy, -1), default=None)
+
+
+def _as_good_as_first(candidates: Sequence[tuple[Candidate, Tensor]]) -> list[Candidate]:
+    """Those whose values fall short of the largest by a standard error of this at most."""
+    if not candidates:
+        return []
+    _, most = max(candidates, key=lambda pair: float(pair[1][0]))
+    short = [(one, most - values) for one, values in candidates]
+    return [one for one, less in short if float(less[0]) <= float(less[1:].std())]
 
 
 def expected_remedies(worlds: Worlds, blocks: int) -> list[Regained | None]:
@@ -192,39 +253,41 @@ def expected_remedies(worlds: Worlds, blocks: int) -> list[Regained | None]:
         if one.leaked is not None:
             found.append(_RE_ESTIMATE)
         elif one.change is not None and (one.change.undo is not None or _is_computed(one)):
-            found.append(_expected_mending(at, worlds, blocks))
+            found.append(_expected_mending(at, worlds, None).regained(blocks))
         else:
             found.append(_UNTRIED)
     return [*found, None]
 
 
-def _expected_mending(at: int, worlds: Worlds, blocks: int) -> Regained:
+def _expected_mending(at: int, worlds: Worlds, score: RowMetric | None) -> Candidate:
     """Quality without a change of the inputs beside all other causes, less that with it.
 
     What cannot be undone in production counts as in validation, weighted and served as production.
     """
     everything = frozenset(range(len(worlds.mechanisms)))
     mended, before = worlds.qualities([everything - {at}, everything])
-    name = f"mend {worlds.mechanisms[at].subject}{_EXPECTED}"
-    return _regained(name, mended - before, blocks, "none")
+    name, saved = f"mend {worlds.mechanisms[at].subject}{_EXPECTED}", None
+    if score is not None:
+        losses = replace(worlds, metric=score).qualities([everything - {at}, everything])
+        saved = losses[0] - losses[1]
+    return Candidate(name, mended - before, saved, "none")
 
 
-def _mended(at: int, worlds: Worlds, trials: Trials) -> list[Regained]:
+def _mended(at: int, worlds: Worlds, trials: Trials) -> list[Candidate]:
     """What is won by undoing a change of the inputs, or by a usual value in its place."""
     one = worlds.mechanisms[at]
-    if one.leaked is not None:
-        return [_RE_ESTIMATE]
     change, network = one.change, trials.network
-    if change is None or network is None:
+    if one.leaked is not None or change is None or network is None:
         return []
     if change.undo is not None:
-        return [trials.gain(f"mend {one.subject}", network(change.undo(trials.inputs)), "none")]
+        outputs = network(change.undo(trials.inputs))
+        return [trials.candidate(f"mend {one.subject}", outputs, "none")]
     tried = []
     if change.usual is not None:
         name = f"usual value for {one.subject}"
-        tried.append(trials.gain(name, network(change.usual(trials.inputs)), "none"))
+        tried.append(trials.candidate(name, network(change.usual(trials.inputs)), "none"))
     if _is_computed(one):
-        tried.append(_expected_mending(at, worlds, trials.blocks))
+        tried.append(_expected_mending(at, worlds, trials.score))
     return tried
 
 
