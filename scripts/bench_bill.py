@@ -6,9 +6,13 @@ points of each cause with the Shapley values of the generator's own worlds (fres
 combination of causes); the whole is the sum of their sizes. With `--named` the planted causes are
 named to the bill, so that only its arithmetic is judged. Beside it: one logistic density ratio of
 all inputs, its points divided among their causes, and labels given the inputs as the rest. With
-`--remedies` the best remedy of the table is compared with the best on the generator's fresh rows:
-mending is the generator's own world without the cause, the others are fitted and scored there,
-on as many rows.
+`--remedies` the best remedy of the table (`Bill.best`) is compared with the best on the generator's
+fresh rows: mending is the generator's own world without the cause, the others are fitted and scored
+there, on as many rows, in six draws of both sides. Remedies tie in truth where the draws do not
+tell the difference of their means from zero (paired t test, 5 %). A table that names one of several
+that tie for the first place is no hit and no miss: it is counted by itself. One that names any
+other remedy is a miss, also where the truth has a tie. The share of tables that name the remedy of
+the largest mean, whatever ties, is printed too.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import stdtrit
 from torch import nn
 
 import gendebug_torch as gd
@@ -34,6 +39,9 @@ from gendebug_torch.diagnosis.counterfactuals.metrics import row_metric
 from gendebug_torch.shift.quality.remedies import random_folds
 
 ROWS, TRUTH = 12_000, 40_000
+# Draws of the worlds in which remedies are judged.
+DRAWS = 6
+USUAL = "usual value for "
 COLUMNS = [f"x{i}" for i in range(8)]
 MIXTURES = {
     "tables": (
@@ -313,23 +321,30 @@ def case(
     tried = [(one.remedy.remedy, one.remedy.points) for one in bill.lines if one.remedy]
     whole = {"total": bill.total, "low": bill.low, "high": bill.high, "remedies": best}
     if remedies and mixture:
-        whole |= {"tried": tried, "won": true_remedies(world, mixture, seed, metric, rows)}
+        names = {name for name, _ in tried}
+        won = true_remedies(world, mixture, seed, metric, rows, names)
+        whole |= {"tried": tried, "best": bill.best.remedy if bill.best else "", "won": won}
     return entry | whole | {"truth": truth, "plain": plain, "lines": lines, "metric": bill.metric}
 
 
 def true_remedies(
-    world: World, mixture: tuple[str, ...], seed: int, metric: str, rows: int
-) -> dict[str, float]:
-    """Points that each remedy wins back on fresh rows of the world, by name; means of two draws."""
+    world: World, mixture: tuple[str, ...], seed: int, metric: str, rows: int, tried: set[str]
+) -> dict[str, list[float]]:
+    """Points that each remedy wins back on fresh rows of the world, by name, in each draw.
+
+    A column that the table tried a usual value for has its own, whatever befell it.
+    """
     acting, won = frozenset(mixture), []
     names = {name for cause in mixture for name in OF_CAUSE.get(CAUSES[cause], ())}
+    columns = {name.removeprefix(USUAL) for name in tried if name.startswith(USUAL)}
+    columns |= {world.subjects[cause] for cause in acting & {"default"}}
     # What was served besides the network is no input of its layers.
     besides = not acting.isdisjoint({"outside", "noise"})
 
     def network(inputs: pd.DataFrame | torch.Tensor) -> torch.Tensor:
         return gd.collect(world.network, gd.Records(inputs, schema=world.schema)).logits
 
-    for draw in (0, 1):
+    for draw in range(DRAWS):
         at = seed * 1000 + 10 * draw
         before = world.records(rows, frozenset(), at + 4, "validation")
         live = world.records(rows, acting, at + 5, "production")
@@ -337,15 +352,14 @@ def true_remedies(
         how = (random_folds(torch.arange(rows), live), row_metric(before, live, metric))
         weights = torch.ones(rows, 3).double()
         trials = Trials(live, live.features, weights, *how, before.targets, *own, "cpu", rows)
-        tried = {name: usual_remedy(name, trials) for name in names}
-        points = {name: one.points for name, one in tried.items() if one is not None}
+        found = {name: usual_remedy(name, trials) for name in names}
+        points = {name: one.points for name, one in found.items() if one is not None}
         points |= mended_points(world, acting, at + 7)
-        if "default" in acting:
-            column = world.subjects["default"]
+        for column in sorted(columns):
             usual = live.features.assign(**{column: before.features[column].median()})
-            points["usual value"] = trials.gain("", network(usual), "").points
+            points[USUAL + column] = trials.gain("", network(usual), "").points
         won.append(points)
-    return {name: (won[0][name] + won[1][name]) / 2 for name in won[0]}
+    return {name: [points[name] for points in won] for name in won[0]}
 
 
 def mended_points(world: World, acting: frozenset[str], seed: int) -> dict[str, float]:
@@ -356,25 +370,41 @@ def mended_points(world: World, acting: frozenset[str], seed: int) -> dict[str, 
     return {"mend": better - worse} if done else {}
 
 
+def tied_for_first(won: dict[str, list[float]]) -> list[str]:
+    """Remedies that the draws do not tell from the one of the largest mean, which comes first."""
+    means = {name: float(np.mean(points)) for name, points in won.items()}
+    best = max(means, key=means.__getitem__)
+    tied = [best]
+    for name, points in won.items():
+        short = np.subtract(won[best], points)
+        noise = short.std(ddof=1) / len(short) ** 0.5
+        if name != best and short.mean() <= stdtrit(len(short) - 1, 0.975) * noise:
+            tied.append(name)
+    return tied
+
+
 def remedies_report(entries: list[dict]) -> None:
     """How often the remedy of the table is the generator's, and what it leaves where it is not."""
     known = [entry for entry in entries if entry.get("won") and entry["tried"]]
-    same, close = [], []
+    same, largest, close = [], [], []
     for entry in known:
-        name = max(entry["tried"], key=lambda pair: pair[1])[0]
-        name = next((kind for kind in ("mend", "usual value") if name.startswith(kind)), name)
-        best = max(entry["won"], key=entry["won"].__getitem__)
-        lost = entry["won"][best] - entry["won"].get(name, 0.0)
-        same.append(name == best)
+        won = entry["won"]
+        name = "mend" if entry["best"].startswith("mend") else entry["best"]
+        first = tied_for_first(won)
+        lost = np.mean(won[first[0]]) - np.mean(won.get(name, 0.0))
+        if name not in first or len(first) == 1:
+            same.append(name == first[0])
+        largest.append(name == first[0])
         close.append(lost <= 0.05 * abs(entry["total"]))
-        if name != best:
-            mixture = "+".join(entry["mixture"])
-            print(
-                f"{mixture} {entry['seed']}: {name} for {best}, {lost:.2f} of {entry['total']:.2f}"
-            )
+        if name != first[0]:
+            case = f"{'+'.join(entry['mixture'])} {entry['seed']}: {name or 'none'}"
+            ties = " (a tie)" if name in first else ""
+            print(f"{case} for {first[0]}{ties}, {lost:.2f} of {entry['total']:.2f}")
     print(
-        f"best remedy of {len(known)} tables: the generator's in {np.mean(same):.0%}, "
-        f"within a twentieth of the loss of it in {np.mean(close):.0%}"
+        f"best remedy of {len(known)} tables: the generator's in {sum(same)} of {len(same)} "
+        f"({np.mean(same):.0%}), {len(known) - len(same)} name one of a tie; that of the largest "
+        f"mean in {np.mean(largest):.0%}, within a twentieth of the loss of it in "
+        f"{np.mean(close):.0%}"
     )
 
 
