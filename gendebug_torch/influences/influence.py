@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from gendebug_torch.data.records import Records
-from gendebug_torch.errors import UnsupportedError, reject
+from gendebug_torch.errors import reject
 from gendebug_torch.influences.checkpoints import Checkpoint, checkpoint_states, digest_of
 from gendebug_torch.influences.evidence.exceedance import Exceedance, exceedance
-from gendebug_torch.influences.methods.gradients import gradient_scores, gradient_values
-from gendebug_torch.influences.methods.head import head_scores
-from gendebug_torch.influences.methods.method import Question, Scorer, half_weights
-from gendebug_torch.influences.methods.neighbours import neighbour_scores
+from gendebug_torch.influences.methods.method import Question, half_weights
 from gendebug_torch.influences.methods.row_space import row_space
 from gendebug_torch.influences.questions import (
     Sides,
@@ -29,17 +26,12 @@ from gendebug_torch.influences.questions import (
 )
 from gendebug_torch.influences.result.influences import Influences
 from gendebug_torch.influences.result.scores import MethodScores, combined_scores
-from gendebug_torch.model.batches import cut, known_rows
+from gendebug_torch.influences.scoring import SCORERS, Method, scored_rows, scorers_of
+from gendebug_torch.model.batches import known_rows
 from gendebug_torch.model.collection.callables import as_model
 from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import device_context, device_of
 from gendebug_torch.model.evaluation import Model, evaluating
-from gendebug_torch.model.runner import map_rows
-
-Method = Literal["auto", "neighbours", "gradients", "head"]
-_SCORERS = {"neighbours": neighbour_scores, "head": head_scores, "gradients": gradient_scores}
-# Values of gradients that `auto` computes at most, by device.
-_AFFORDABLE = {"cpu": 5e8, "cuda": 2e12}
 
 
 def influence(
@@ -69,11 +61,14 @@ def influence(
 
     Methods: `neighbours` (rows that look like the errors and have their answer as label), `head`
     (influence through the last linear layer, in closed form), `gradients` (gradients of single
-    rows, projected). `auto` weighs those that fit by how clearly each tells training from held-out
-    rows. Memory holds ten numbers per training row.
+    rows, projected), `curvature` (gradients by all linear and convolutional layers and the
+    curvature of each, EK-FAC). `auto` weighs the first three, as far as they fit, by how clearly
+    each tells training from held-out rows; `curvature` predicts best how single answers change
+    when training rows are left out (see `Influences.by_query`). Memory holds ten numbers per
+    training row.
 
-    Source: Koh and Liang (2017), arXiv:1703.04730; Park et al. (2023), arXiv:2303.14186; Hammoudeh
-    and Lowd (2024), Mach. Learn. 113:2351, a survey.
+    Source: Koh and Liang (2017), arXiv:1703.04730; Park et al. (2023), arXiv:2303.14186; Grosse et
+    al. (2023), arXiv:2308.03296; Hammoudeh and Lowd (2024), Mach. Learn. 113:2351, a survey.
 
     Args:
         model: network, or a callable from inputs to logits.
@@ -83,7 +78,7 @@ def influence(
         reference: labeled rows that the network was not trained on, from the source of the training
             rows, e.g. validation. Default: the queries, where they hold right answers as well;
             pass it where the queries are from production.
-        method: one of `auto`, `neighbours`, `gradients`, `head`.
+        method: one of `auto`, `neighbours`, `gradients`, `head`, `curvature`.
         unpack: batch -> (inputs, labels), for a loader.
         device: `auto` takes CUDA where there is one.
         batch_size: rows at once.
@@ -116,10 +111,15 @@ def influence(
         >>> found.explains, int((found.table()["row"][:30] < 40).sum()) >= 25
         (True, True)
     """
-    if method not in ("auto", *_SCORERS):
-        reject("method", f"one of auto, {', '.join(_SCORERS)}", repr(method), "Choose one of them.")
-    if checkpoints and method not in ("auto", "gradients"):
-        reject("method", "`gradients` or `auto` with checkpoints", repr(method), "Choose one.")
+    if method not in ("auto", *SCORERS):
+        reject("method", f"one of auto, {', '.join(SCORERS)}", repr(method), "Choose one of them.")
+    if checkpoints and method not in ("auto", "gradients", "curvature"):
+        reject(
+            "method",
+            "`gradients`, `curvature` or `auto` with checkpoints",
+            repr(method),
+            "Choose one.",
+        )
     target = device_of(device)
     model = as_model(model)
     states = checkpoint_states(model, checkpoints)
@@ -127,9 +127,9 @@ def influence(
     with device_context(target, "32-true"), evaluating(model, device=target), torch.no_grad():
         question = _question(model, train, sides, unpack, target, seed)
         question = replace(question, checkpoints=states)
-        scorers, notes = _scorers(question, method, _row_count(train), target)
+        scorers, notes = scorers_of(question, method, _row_count(train), target)
     options: dict[str, Any] = {"model": model, "device": target, "batch_size": batch_size}
-    scored = _scored(
+    scored = scored_rows(
         scorers,
         train,
         unpack=unpack,
@@ -140,7 +140,7 @@ def influence(
     )
     held_out = None
     if sides.reference is not None:
-        held_out = _scored(scorers, sides.reference, **options)
+        held_out = scored_rows(scorers, sides.reference, **options)
     methods = _judged(question, scored, held_out)
     scores, halves = combined_scores(methods)
     return Influences(
@@ -177,46 +177,6 @@ def _question(
         type(right)(inputs, labels, labels),
         half_weights(len(sides.errors), seed, device),
     )
-
-
-def _scorers(
-    question: Question, method: str, rows: float, device: torch.device
-) -> tuple[dict[str, Scorer], list[str]]:
-    """The methods that can answer, by name, and why others do not."""
-    wanted = list(_SCORERS) if method == "auto" else [method]
-    affordable = _AFFORDABLE.get(device.type, _AFFORDABLE["cpu"])
-    scorers: dict[str, Scorer] = {}
-    notes = []
-    if not question.space.layers:
-        notes.append("No layers can be watched: rows are compared by their inputs alone.")
-    for name in wanted:
-        values = gradient_values(question.model, int(rows)) * max(1, len(question.checkpoints))
-        if method == "auto" and name == "gradients" and affordable < values < float("inf"):
-            notes.append("Gradients of single rows were left out: they would take too long.")
-            continue
-        try:
-            scorer = _SCORERS[name](question)
-            # What cannot be computed shows on a few rows.
-            few = question.sample
-            scorer(cut(few.inputs, 0, 2), few.answers[:2])
-            scorers[name] = scorer
-        except UnsupportedError as error:
-            if method != "auto":
-                raise
-            notes.append(f"Without `{name}`: {error}.")
-    return scorers, notes
-
-
-def _scored(scorers: dict[str, Scorer], data: Any, **options: Any) -> dict[str, Tensor]:
-    """Scores of all rows by every method, `[n, 1 + halves]` each, and their labels."""
-
-    def step(inputs: Any, targets: Tensor | None) -> dict[str, Tensor]:
-        if targets is None:
-            reject("train", "rows with labels", "none", "Pass what the network was fitted to.")
-        scores = {name: scorer(inputs, targets) for name, scorer in scorers.items()}
-        return {name: value.float() for name, value in scores.items()} | {"labels": targets}
-
-    return map_rows(step, data, **options)
 
 
 def _judged(

@@ -14,8 +14,8 @@ from gendebug_torch.cli.deliver import FailOn, Format, deliver, say
 from gendebug_torch.cli.inputs import at_least, load_model, load_records, load_schema
 from gendebug_torch.errors import reject
 from gendebug_torch.influences.checkpoints import checkpoint_states
-from gendebug_torch.influences.influence import Method
 from gendebug_torch.influences.result.influences import Influences
+from gendebug_torch.influences.scoring import Method
 
 
 def influence(

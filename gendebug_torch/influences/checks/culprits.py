@@ -11,9 +11,10 @@ from gendebug_torch.checks.registry import check
 from gendebug_torch.data.records import Records
 from gendebug_torch.errors import NO_DEADLINE, Deadline
 from gendebug_torch.influences.checkpoints import Checkpoint
-from gendebug_torch.influences.influence import Method, influence
+from gendebug_torch.influences.influence import influence
 from gendebug_torch.influences.questions import wrong_rows
 from gendebug_torch.influences.result.influences import Influences
+from gendebug_torch.influences.scoring import Method
 from gendebug_torch.model.evaluation import Model
 from gendebug_torch.stats.intervals import p_value_text
 

@@ -78,6 +78,36 @@ class AnswerForm:
         probs = z.softmax(1)
         return torch.diag_embed(probs) - probs[:, :, None] * probs[:, None]
 
+    def curvature_roots(self, logits: Tensor, most: int, generator: torch.Generator) -> Tensor:
+        """`[c, b, k]` slopes by the outputs, whose outer products add up to the curvature.
+
+        As many as there are outputs, so that the sum is exact, or `most` drawn ones, which hold on
+        average.
+
+        Args:
+            logits: `[b]` or `[b, k]`.
+            most: most slopes per row.
+            generator: source of the draws, on the host.
+        """
+        z = logits.reshape(len(logits), -1)
+        k = z.shape[1]
+        if self.task is Task.MULTICLASS or (self.task is Task.BINARY and k > 1):
+            probs = z.softmax(1)
+            if k <= most:
+                classes = torch.eye(k).to(probs)
+                exact: Tensor = probs.T.sqrt()[:, :, None] * (probs - classes[:, None])
+                return exact
+            drawn = torch.multinomial(probs.cpu(), most, replacement=True, generator=generator)
+            sampled: Tensor = (probs - one_hot(drawn.T, k).to(probs)) / most**0.5
+            return sampled
+        root = torch.ones_like(z) if self.task is Task.REGRESSION else z.sigmoid()
+        root = root if self.task is Task.REGRESSION else (root * (1 - root)).sqrt()
+        if k <= most:
+            return torch.diag_embed(root).movedim(1, 0)
+        signs = torch.randint(2, (most, *root.shape), generator=generator).mul_(2).sub_(1)
+        scaled: Tensor = root * signs.to(root) / most**0.5
+        return scaled
+
     def strata(self, labels: Tensor) -> Tensor:
         """`[n]` int64 groups of rows whose labels can be compared: classes, or tenths."""
         if self.classes:

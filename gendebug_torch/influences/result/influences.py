@@ -23,6 +23,7 @@ from gendebug_torch.influences.result.picture import draw_influences
 from gendebug_torch.influences.result.scores import MethodScores
 from gendebug_torch.influences.result.shared_values import shared_values
 from gendebug_torch.influences.result.sheet import influence_sheet
+from gendebug_torch.influences.result.single_errors import scores_by_query
 from gendebug_torch.model.collection.unpacking import Unpack
 from gendebug_torch.model.devices import device_context
 from gendebug_torch.model.evaluation import evaluating
@@ -70,6 +71,7 @@ class Influences:
     seed: int
 
     _repr_html_ = notebook_html
+    by_query = scores_by_query
 
     @property
     def p_value(self) -> float:

@@ -1,0 +1,1 @@
+"""Influence by the curvature of the loss: Kronecker factors with corrected eigenvalues."""
