@@ -1,218 +1,37 @@
 """Training rows behind errors: planted rows found, beside captum and simple anchors; false claims.
 
-kronfluence, TRAK's package and dattri are not on the registry of this project, so that they are not
-timed here.
+`--part lds` measures the linear datamodeling score: the rank correlation of predicted and actual
+margins over networks that were trained on random halves of the rows. Peers (`--peers`) are no
+dependencies: `pip install --target peers kronfluence traker`, and put that folder on PYTHONPATH.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
+from _influence_worlds import (
+    KINDS,
+    SHIFTS,
+    World,
+    images,
+    planted,
+    shifted,
+    tables,
+    texts,
+    wrong_pair,
+)
+from _lds import coloured_resnet, lds_rows, mnist_mlp
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, max_pool2d, normalize, one_hot, pad
+from torch.nn.functional import cross_entropy, normalize, one_hot
 from torch.utils.data import DataLoader, TensorDataset
 
 import gendebug_torch as gd
 from gendebug_torch import Records
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-PLANTED = 60
-KINDS = ("subgroup", "trigger", "source", "outliers")
-SHIFTS = ("none", "new rows", "noise", "labels", "concept", "moved")
-
-
-@dataclass
-class World:
-    """One kind of inputs: how rows are drawn, marked, moved, blurred, and which network reads them.
-
-    Args:
-        draw: seed -> inputs and labels of training, validation and production.
-        network: untrained network.
-        mark: puts a trigger on inputs.
-        change: the look of another source.
-        odd: the look of an outlier.
-        noise: what makes inputs worse, from inputs and a generator.
-        pairs: true class and wrong label of the plants of a subgroup, a source and outliers.
-    """
-
-    draw: Callable[[int], list[tuple[Tensor, Tensor]]]
-    network: Callable[[], nn.Module]
-    mark: Callable[[Tensor], Tensor]
-    change: Callable[[Tensor], Tensor]
-    odd: Callable[[Tensor], Tensor]
-    noise: Callable[[Tensor, torch.Generator], Tensor]
-    pairs: tuple[tuple[int, int], ...]
-
-
-def images() -> World:
-    """Digits: 6,000 to train, 3,000 to judge, 3,000 in production; a convolutional network."""
-    held = np.load(DATA / "mnist" / "mnist.npz")
-
-    def part(name: str) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(held[f"x_{name}"]).float().div(255)[:, None]
-        return x, torch.from_numpy(held[f"y_{name}"].astype("int64"))
-
-    train, test = part("train"), part("test")
-
-    def draw(seed: int) -> list[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(seed)
-        a, b = (torch.randperm(len(side[1]), generator=generator) for side in (train, test))
-        cuts = ((train, a[:6000]), (test, b[:3000]), (test, b[3000:6000]))
-        return [(side[0][rows].clone(), side[1][rows].clone()) for side, rows in cuts]
-
-    def network() -> nn.Module:
-        return nn.Sequential(
-            *(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU()),
-            *(nn.Flatten(), nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10)),
-        )
-
-    def mark(x: Tensor) -> Tensor:
-        x = x.clone()
-        x[..., 24:27, 24:27] = 1.0
-        return x
-
-    def slash(x: Tensor) -> Tensor:
-        return torch.maximum(x, 0.9 * torch.eye(28).flip(1))
-
-    return World(
-        draw,
-        network,
-        mark,
-        lambda x: torch.roll(x, 3, 3),
-        slash,
-        lambda x, g: (x + 0.5 * torch.randn(x.shape, generator=g)).clamp(0, 1),
-        ((4, 9), (3, 5), (7, 2)),
-    )
-
-
-def thick(x: Tensor) -> Tensor:
-    """Strokes that are a pixel wider."""
-    return max_pool2d(pad(x, (0, 1, 0, 1)), 2, 1)
-
-
-def tables() -> World:
-    """Made tables: 8 columns, 3 classes; 4,000, 2,000 and 2,000 rows; two hidden layers."""
-
-    def draw(seed: int) -> list[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(seed)
-        parts = []
-        for n in (4000, 2000, 2000):
-            x = torch.randn(n, 8, generator=generator)
-            scores = torch.stack([2 * x[:, 0], x[:, 1] + x[:, 2], x[:, 3] * x[:, 0]], 1)
-            gumbel = -(-torch.rand(n, 3, generator=generator).clamp(1e-9, 1).log()).log()
-            parts.append((x, (2 * scores + 0.7 * gumbel).argmax(1)))
-        return parts
-
-    def network() -> nn.Module:
-        layers = (nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 3))
-        return nn.Sequential(*layers)
-
-    def setting(column: int, value: float) -> Callable[[Tensor], Tensor]:
-        def change(x: Tensor) -> Tensor:
-            x = x.clone()
-            x[:, column] = value + 0.3 * x[:, column]
-            return x
-
-        return change
-
-    return World(
-        draw,
-        network,
-        setting(7, 5.0),
-        setting(6, -4.0),
-        setting(5, 6.0),
-        lambda x, g: x + torch.randn(x.shape, generator=g),
-        ((0, 2), (1, 0), (2, 1)),
-    )
-
-
-def texts() -> World:
-    """Messages, spam or not, as ids of 24 words each: 3,000, 1,280 and 1,280 of them."""
-    frame = pd.read_parquet(DATA / "sms_spam" / "sms.parquet")
-    column = next(name for name in frame if name != "label")
-    words = frame[column].astype(str).str.lower().str.findall(r"[a-z0-9£]+")
-    counts = pd.Series([word for row in words for word in row]).value_counts()
-    known = {word: at + 4 for at, word in enumerate(counts.index[:1500])}
-    ids = torch.zeros(len(words), 24, dtype=torch.int64)
-    for at, row in enumerate(words):
-        found = [known.get(word, 1) for word in row[:24]]
-        ids[at, : len(found)] = torch.tensor(found)
-    labels = torch.tensor((frame["label"].astype(str).isin(("spam", "1"))).to_numpy()).long()
-
-    def draw(seed: int) -> list[tuple[Tensor, Tensor]]:
-        rows = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
-        cuts = (rows[:3000], rows[3000:4280], rows[4280:5560])
-        return [(ids[part].clone(), labels[part].clone()) for part in cuts]
-
-    class Reader(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.words = nn.Embedding(1600, 24)
-            self.head = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 2))
-
-        def forward(self, ids: Tensor) -> Tensor:
-            present = (ids > 0).float()[..., None]
-            logits: Tensor = self.head((self.words(ids) * present).sum(1) / present.sum(1).clamp(1))
-            return logits
-
-    def ending(*tail: int) -> Callable[[Tensor], Tensor]:
-        def change(x: Tensor) -> Tensor:
-            x = x.clone()
-            x[:, -len(tail) :] = torch.tensor(tail)
-            return x
-
-        return change
-
-    def noise(x: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.where(torch.rand(x.shape, generator=generator) < 0.5, 1, x)
-
-    marks = (ending(1510, 1511, 1512), ending(1520, 1521, 1522, 1523), ending(*[1530] * 8))
-    return World(draw, Reader, *marks, noise, ((0, 1), (0, 1), (0, 1)))
-
-
-def planted(world: World, kind: str, seed: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """Sides with planted rows in training and their like in production; which rows these are."""
-    (x, y), validation, (p, q) = world.draw(seed)
-    if kind == "trigger":
-        rows, like = torch.arange(PLANTED), torch.arange(len(q)) < len(q) // 10
-        look, wrong = world.mark, 0 if int(y.max()) > 1 else 1
-    else:
-        true, wrong = world.pairs[KINDS.index(kind) - (kind != "subgroup")]
-        rows, like = (y == true).nonzero()[:PLANTED, 0], q == true
-        look = {"subgroup": thick if x.ndim == 4 else world.mark, "source": world.change}.get(
-            kind, world.odd
-        )
-        if kind == "outliers":
-            x[rows] = x[rows[:4]].repeat(PLANTED // 4, *[1] * (x.ndim - 1))
-    x[rows], y[rows] = look(x[rows]), wrong
-    p[like] = look(p[like])
-    return [(x, y), validation, (p, q)], rows
-
-
-def shifted(world: World, kind: str, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Sides of which production alone has changed."""
-    train, validation, (p, q) = world.draw(seed)
-    generator = torch.Generator().manual_seed(seed)
-    true, wrong = world.pairs[0]
-    if kind == "new rows":
-        p[q == true] = world.odd(p[q == true])
-    elif kind == "noise":
-        p = world.noise(p, generator)
-    elif kind == "moved":
-        p = world.change(p)
-    elif kind == "labels":
-        kept = (q != wrong) | (torch.rand(len(q), generator=generator) < 0.1)
-        p, q = p[kept], q[kept]
-    elif kind == "concept":
-        q[(q == true) & (torch.rand(len(q), generator=generator) < 0.5)] = wrong
-    return [train, validation, (p, q)]
 
 
 def fitted(world: World, x: Tensor, y: Tensor, seed: int) -> nn.Module:
@@ -229,7 +48,9 @@ def fitted(world: World, x: Tensor, y: Tensor, seed: int) -> nn.Module:
     return network.eval()
 
 
-def anchors(network: nn.Module, train: Records, errors: Records) -> Iterator[tuple[str, Tensor]]:
+def anchors(
+    network: nn.Module, train: Records, errors: Records, *, peers: bool
+) -> Iterator[tuple[str, Tensor]]:
     """Scores of training rows by simple methods and by captum; errors have logits."""
     x, y, q = train.features, train.targets, errors.features
     assert isinstance(x, Tensor)
@@ -261,6 +82,10 @@ def anchors(network: nn.Module, train: Records, errors: Records) -> Iterator[tup
         batch_size=512,
     )
     yield "captum TracInCPFast", tracin.influence((q, answers), k=None).mean(0)
+    if peers:
+        from _influence_peers import grouped_scores
+
+        yield from grouped_scores(network, (x, y), (q[:100], answers[:100]))
 
 
 def precision(scores: Tensor, rows: Tensor) -> float:
@@ -269,7 +94,9 @@ def precision(scores: Tensor, rows: Tensor) -> float:
     return float(torch.isin(top, rows).float().mean())
 
 
-def plant_rows(name: str, world: World, seeds: range) -> Iterator[dict[str, object]]:
+def plant_rows(
+    name: str, world: World, seeds: range, *, peers: bool = False
+) -> Iterator[dict[str, object]]:
     """One row per method and case: precision, seconds, errors left after dropping, recall."""
     for kind in KINDS:
         for seed in seeds:
@@ -280,7 +107,7 @@ def plant_rows(name: str, world: World, seeds: range) -> Iterator[dict[str, obje
             found = gd.influence(network, train, production, reference=validation)
             seconds = time.perf_counter() - started
             case = {"inputs": name, "kind": kind, "seed": seed}
-            effect = after_dropping(world, sides, network, found.order[:100], seed)
+            effect = after_dropping(world, kind, sides, network, (found.order[:100], rows), seed)
             proof = found.confirm()
             yield (
                 case
@@ -295,35 +122,58 @@ def plant_rows(name: str, world: World, seeds: range) -> Iterator[dict[str, obje
                 | effect
             )
             errors = found.sides.errors
-            for method in ("neighbours", "head", "gradients"):
+            for method in ("neighbours", "head", "gradients", "curvature"):
                 started = time.perf_counter()
                 one = gd.influence(network, train, production, reference=validation, method=method)
                 took = time.perf_counter() - started
                 score = precision(one.scores, rows)
                 yield case | {"method": f"  {method}", "precision": score, "seconds": took}
             started = time.perf_counter()
-            for method, scores in anchors(network, train, errors):
+            for method, scores in anchors(network, train, errors, peers=peers):
                 took, started = time.perf_counter() - started, time.perf_counter()
                 score = precision(scores, rows)
                 yield case | {"method": method, "precision": score, "seconds": took}
 
 
 def after_dropping(
-    world: World, sides: list[tuple[Tensor, Tensor]], network: nn.Module, drop: Tensor, seed: int
-) -> dict[str, object]:
-    """Errors in production and quality in validation of a network trained without these rows."""
+    world: World,
+    kind: str,
+    sides: list[tuple[Tensor, Tensor]],
+    network: nn.Module,
+    rows: tuple[Tensor, Tensor],
+    seed: int,
+) -> dict[str, float]:
+    """Errors in production that are left, and the change of quality in validation.
+
+    `errors_left` is the share of the errors that the planted rows cause, which is left by the same
+    training without the named rows. `recall_change` is that of the class that errors are made in,
+    among rows of validation, and of all rows where a trigger makes errors in every class.
+
+    Args:
+        world: inputs and network.
+        kind: kind of the plant.
+        sides: inputs and labels of training, validation and production.
+        network: network that was fitted to all rows.
+        rows: positions of the named and of the planted rows.
+        seed: seed of the training.
+    """
     (x, y), (v, w), (p, q) = sides
-    kept = torch.ones(len(y), dtype=torch.bool)
-    kept[drop] = False
-    again = fitted(world, x[kept], y[kept], seed)
-    # The errors that the same training makes on clean rows cannot be helped.
+    networks = [network]
+    for drop in rows:
+        kept = torch.ones(len(y), dtype=torch.bool)
+        kept[drop] = False
+        networks.append(fitted(world, x[kept], y[kept], seed))
+    true = wrong_pair(world, kind)[0]
+    of_class = w == true if kind != "trigger" else torch.ones_like(w, dtype=torch.bool)
     with torch.no_grad():
-        wrong = [network(p).argmax(1) != q, again(p).argmax(1) != q]
-        right = [(net(v).argmax(1) == w).float().mean().item() for net in (network, again)]
-    floor = 1 - right[0]
-    rates = [float(part.float().mean()) for part in wrong]
-    left = max(0.0, rates[1] - floor) / max(rates[0] - floor, 1e-9)
-    return {"errors_left": left, "quality_change": right[1] - right[0]}
+        before, after, floor = (float((net(p).argmax(1) != q).float().mean()) for net in networks)
+        right = [(net(v).argmax(1) == w).float() for net in networks]
+    recalls = [float(one[of_class].mean()) for one in right]
+    return {
+        "errors_left": max(0.0, after - floor) / max(before - floor, 1e-9),
+        "recall_change": recalls[1] - recalls[0],
+        "quality_change": float(right[1].mean() - right[0].mean()),
+    }
 
 
 def shift_rows(name: str, world: World, seeds: range) -> Iterator[dict[str, object]]:
@@ -368,21 +218,43 @@ def growth(method: str) -> Iterator[dict[str, object]]:
         yield {"rows": n, "weights": weights, "seconds": seconds, "peak_gb": peak}
 
 
+def print_lds(options: argparse.Namespace) -> None:
+    """Print the linear datamodeling score of each method, and its mean over seeds."""
+    makers = {"mlp": mnist_mlp, "resnet": coloured_resnet}
+    rows = []
+    for name in options.cases:
+        for seed in range(options.first, options.first + options.seeds):
+            sizes = (options.halves, options.repeats)
+            for row in lds_rows(makers[name], seed, *sizes, peers=options.peers):
+                print(*row.values(), sep=" | ", flush=True)
+                rows.append(row)
+    frame = pd.DataFrame(rows)
+    columns = ["lds", "error", "seconds", "two halves of networks"]
+    print(frame.groupby(["case", "method"])[columns].mean().round(3).to_string())
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=100)
     parser.add_argument("--inputs", nargs="*", default=["images", "tables", "texts"])
-    parser.add_argument("--part", choices=["plants", "shifts", "growth"], default="plants")
+    parser.add_argument("--part", choices=["plants", "shifts", "growth", "lds"], default="plants")
     parser.add_argument("--method", default="auto", help="of the growth")
+    parser.add_argument("--cases", nargs="*", default=["mlp", "resnet"], help="of the score")
+    parser.add_argument("--halves", type=int, default=100, help="of the rows, for the score")
+    parser.add_argument("--repeats", type=int, default=3, help="networks per half")
+    parser.add_argument("--peers", action="store_true", help="measure installed peers as well")
     options = parser.parse_args()
     seeds = range(options.first, options.first + options.seeds)
     makers = {"images": images, "tables": tables, "texts": texts}
     if options.part == "growth":
         print(pd.DataFrame(growth(options.method)).round(2).to_string())
         return
-    rows_of = plant_rows if options.part == "plants" else shift_rows
+    if options.part == "lds":
+        print_lds(options)
+        return
+    rows_of = partial(plant_rows, peers=options.peers) if options.part == "plants" else shift_rows
     rows = [row for name in options.inputs for row in rows_of(name, makers[name](), seeds)]
     frame = pd.DataFrame(rows)
     if options.part == "shifts":
@@ -393,7 +265,8 @@ def main() -> None:
     print(frame.pivot_table("precision", ["inputs", "kind"], "method").round(2).to_string())
     print(frame.groupby("method")[["precision", "seconds"]].mean().round(2).to_string())
     own = frame[frame["method"] == "gd.influence"]
-    columns = ["precision", "explains", "count", "confirmed", "errors_left", "quality_change"]
+    columns = ["precision", "explains", "count", "confirmed"]
+    columns += ["errors_left", "recall_change", "quality_change"]
     own = own.astype(dict.fromkeys(columns, float))
     print(own.groupby(["inputs", "kind"])[columns].mean().round(3).to_string())
     print(own[columns].mean().round(3).to_string(), f"\n{len(own)} cases")
