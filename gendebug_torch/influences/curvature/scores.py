@@ -101,7 +101,7 @@ class _Moment:
 
     def _parts(self, inputs: Any) -> Iterator[slice]:
         """As many rows at once as gradients of the largest layer may be held."""
-        largest = max(parameters(layer) for layer in self.layers.values())
+        largest = max(_weights(layer) for layer in self.layers.values())
         size = min(_ROWS, max(1, _VALUES // largest))
         for start in range(0, len(next(leaves(inputs))), size):
             yield slice(start, start + size)
@@ -112,7 +112,7 @@ def _residual(form: AnswerForm, labels: Tensor, logits: Tensor) -> Tensor:
     return form.residual(logits, labels)[None]
 
 
-def parameters(layer: nn.Module) -> int:
+def _weights(layer: nn.Module) -> int:
     """Weights of a layer."""
     return sum(weight.numel() for weight in layer.parameters(recurse=False))
 
