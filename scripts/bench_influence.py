@@ -255,7 +255,11 @@ def main() -> None:
         print_lds(options)
         return
     rows_of = partial(plant_rows, peers=options.peers) if options.part == "plants" else shift_rows
-    rows = [row for name in options.inputs for row in rows_of(name, makers[name](), seeds)]
+    rows = []
+    for name in options.inputs:
+        for row in rows_of(name, makers[name](), seeds):
+            print(*row.values(), sep=" | ", flush=True)
+            rows.append(row)
     frame = pd.DataFrame(rows)
     if options.part == "shifts":
         print(frame.groupby(["inputs", "kind"])[["claims", "alarms", "p"]].mean().round(3))
