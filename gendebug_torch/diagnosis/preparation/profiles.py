@@ -31,10 +31,9 @@ from gendebug_torch.profiles.build import profile
 from gendebug_torch.profiles.profile import Profile, check_comparable
 from gendebug_torch.shift.checks._change_kinds import CHANGE_KINDS
 from gendebug_torch.shift.checks._columns import COLUMN_PAIR, PreparedPair
-from gendebug_torch.shift.checks._outputs import CONFIDENCE
+from gendebug_torch.shift.checks._outputs import CONFIDENCE, TIME_SUMS
 from gendebug_torch.shift.checks.quality import QUALITY
 from gendebug_torch.shift.columns.prepared_table import table_comparison
-from gendebug_torch.shift.time.time_sums import TIME_SUMS
 from gendebug_torch.slices.checks._rounds import SCORE_COUNTS, SLICE_COUNTS
 
 _SPLITS = ("train", "validation", "production")

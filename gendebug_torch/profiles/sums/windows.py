@@ -137,23 +137,25 @@ def _add_outcomes(sums: NDArray[np.float64], records: Records) -> None:
     level = _level(records)
     if level is not None:
         sums[:, 5:7] = torch.stack([level, level.square()], 1).numpy()
-    if records.targets is None:
-        return
-    rows = (~missing_labels(records.targets)).cpu()
-    labeled = records.select(rows)
+    if records.targets is not None:
+        rows = (~missing_labels(records.targets)).cpu()
+        sums[rows.numpy(), 1:5], sums[rows.numpy(), 7:] = _answers(records.select(rows))
+
+
+def _answers(labeled: Records) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`[n, 4]` of labels, right answers, losses and their squares, and `[n, 2]` of errors."""
     assert labeled.logits is not None
     assert labeled.targets is not None
     error = torch.zeros(len(labeled), dtype=torch.float64)
-    if records.task is Task.REGRESSION:
+    if labeled.task is Task.REGRESSION:
         errors = (labeled.targets.double() - labeled.logits.double()).reshape(len(labeled), -1)
         loss, correct = errors.square().mean(1), torch.zeros(len(labeled))
-        error = errors[:, 0] if errors.shape[1] == 1 else error
+        error = errors[:, 0].cpu() if errors.shape[1] == 1 else error
     else:
         loss, correct = row_losses(labeled.logits, labeled.targets), labeled.correct
     parts = (torch.ones(len(labeled)), correct, loss, loss.square())
     known = torch.stack([part.cpu().double() for part in parts], 1)
-    sums[rows.numpy(), 1:5] = known.numpy()
-    sums[rows.numpy(), 7:] = torch.stack([error, error.abs()], 1).cpu().numpy()
+    return known.numpy(), torch.stack([error, error.abs()], 1).numpy()
 
 
 def _level(records: Records) -> Tensor | None:

@@ -23,6 +23,7 @@ from gendebug_torch.shift.scores.outputs import (
     output_names,
     task_of_pair,
 )
+from gendebug_torch.shift.time.time_sums import TimeSums
 from gendebug_torch.shift.two_sample.feature_shift import feature_shift
 from gendebug_torch.shift.two_sample.ks import KSTest, ks_two_sample
 from gendebug_torch.stats.intervals import p_value_text
@@ -44,6 +45,14 @@ def _of_rows() -> ConfidenceCounter:
 
 # How probabilities are counted: row by row, or by sums over more rows than these.
 CONFIDENCE = DerivedInput("count_confidence", _of_rows)
+
+
+def _of_time() -> TimeSums | None:
+    return None
+
+
+# Answers over time of more rows than are at hand, where they were counted.
+TIME_SUMS = DerivedInput("time_sums", _of_time)
 
 
 def outputs_finding(

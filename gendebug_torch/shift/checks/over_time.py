@@ -16,6 +16,7 @@ from gendebug_torch.data.records import Records
 from gendebug_torch.data.task import Task
 from gendebug_torch.data.times import parse_times
 from gendebug_torch.errors import InputError
+from gendebug_torch.shift.checks._outputs import TIME_SUMS
 from gendebug_torch.shift.scores.outputs import (
     compared_outputs,
     labeled_rows,
@@ -27,7 +28,7 @@ from gendebug_torch.shift.time.change_point import (
     change_point,
     change_point_of_sums,
 )
-from gendebug_torch.shift.time.time_sums import TIME_SUMS, TimeSums, spread
+from gendebug_torch.shift.time.time_sums import TimeSums, spread
 from gendebug_torch.stats.intervals import p_value_text
 
 # Change of a share, and of an error in standard deviations, that is a failure.
@@ -159,34 +160,34 @@ def _summed_series(
     min_error: float,
 ) -> list[_Series]:
     """The same series as of rows, of sums over windows."""
-
-    def of(
-        name: str, values: Tensor, rows: Tensor, limits: tuple[float, float], *, inputs: bool
-    ) -> _Series:
-        held = rows > 0
-        moments = sums.starts[held.numpy()]
-        return _Series(name, values[held], moments, *limits, of_inputs=inputs, rows=rows[held])
-
-    labels = bool(sums.labeled.any())
+    labeled = bool(sums.labeled.any())
     if production.task is not Task.REGRESSION:
-        limits = min_confidence, _FAIL_CHANGE
-        series = [of("confidence", sums.level, sums.rows, limits, inputs=True)]
-        if labels:
-            limits = min_accuracy, _FAIL_CHANGE
-            series.append(of("accuracy", sums.correct, sums.labeled, limits, inputs=False))
+        series = [
+            _summed("confidence", sums.level, sums, min_confidence, _FAIL_CHANGE, inputs=True)
+        ]
+        if labeled:
+            series.append(_summed("accuracy", sums.correct, sums, min_accuracy, _FAIL_CHANGE))
         return series
     (output,) = output_names(production, 1)
-    squares = sums.squared_level, sums.squared_error, sums.squared_error
-    parts = [(f"prediction of {output}", sums.level, sums.rows, True)]
-    if labels:
-        parts.append((f"error of {output}", sums.error, sums.labeled, False))
-        parts.append((f"size of the error of {output}", sums.size, sums.labeled, False))
-    series = []
-    for (name, values, rows, inputs), square in zip(parts, squares, strict=False):
-        deviation = spread(square, values, rows)
+    deviation = spread(sums.squared_level, sums.level, sums.rows)
+    limits = min_error * deviation, _FAIL_DEVIATIONS * deviation
+    series = [_summed(f"prediction of {output}", sums.level, sums, *limits, inputs=True)]
+    parts = {f"error of {output}": sums.error, f"size of the error of {output}": sums.size}
+    for name, values in parts.items() if labeled else ():
+        deviation = spread(sums.squared_error, values, sums.labeled)
         limits = min_error * deviation, _FAIL_DEVIATIONS * deviation
-        series.append(of(name, values, rows, limits, inputs=inputs))
+        series.append(_summed(name, values, sums, *limits))
     return series
+
+
+def _summed(
+    name: str, values: Tensor, sums: TimeSums, least: float, fail: float, *, inputs: bool = False
+) -> _Series:
+    """A series of sums over the windows that hold rows, or labeled rows."""
+    rows = sums.rows if inputs else sums.labeled
+    held = rows > 0
+    moments = sums.starts[held.numpy()]
+    return _Series(name, values[held], moments, least, fail, of_inputs=inputs, rows=rows[held])
 
 
 def _series(

@@ -9,8 +9,6 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from gendebug_torch.checks.inputs import DerivedInput
-
 
 @dataclass(frozen=True, eq=False)
 class TimeSums:
@@ -39,14 +37,6 @@ class TimeSums:
     size: Tensor
     squared_error: Tensor
     undated: int
-
-
-def _of_rows() -> TimeSums | None:
-    return None
-
-
-# Sums over more rows than are at hand, where they were counted.
-TIME_SUMS = DerivedInput("time_sums", _of_rows)
 
 
 def spread(squares: Tensor, sums: Tensor, rows: Tensor) -> float:

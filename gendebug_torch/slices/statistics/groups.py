@@ -73,23 +73,28 @@ class Dependence:
             own = values[inside].double()
             numbers = torch.unique(self.declared[inside], return_inverse=True)[1]
             effects.append(group_effect(own - own.mean(), numbers))
-        excess = float(self.deviations[inside].mean())
-        added = torch.zeros(len(self.units), 2, dtype=torch.float64)
-        for i, (sums, pairs, products) in enumerate(self._sums):
-            held, counts = torch.unique(self.units[i, inside], return_counts=True)
-            alike = float(counts.double().square().sum())
-            crossed = float((counts * sums[held]).sum())
-            # Sums of squares by unit and by row, as if the slice had no excess.
-            together = products - 2 * excess * crossed + excess**2 * alike
-            alone = self._square - excess**2 * rows
-            likeness = _likeness(together, alone, pairs, len(inside))
-            added[i, 0] = likeness * (alike / rows - 1)
-            added[i, 1] = rows**2 / alike
+        added = self._added(inside, rows)
         if len(added):
             # Longer stretches than those whose rows are alike add nothing, and are few.
             first = int((added[:, 0] >= _MOST * added[:, 0].amax()).int().argmax())
             effects.append(1 + float(added[first, 0]) * few_groups(float(added[first, 1]) - 1))
         return max(effects)
+
+    def _added(self, inside: Tensor, rows: int) -> Tensor:
+        """`[u, 2]` what each way of cutting adds to the variance of a slice, and its many units."""
+        excess = float(self.deviations[inside].mean())
+        alone = self._square - excess**2 * rows
+        added = torch.zeros(len(self.units), 2, dtype=torch.float64)
+        for i, (sums, pairs, products) in enumerate(self._sums):
+            held, counts = torch.unique(self.units[i, inside], return_counts=True)
+            alike = float(counts.double().square().sum())
+            crossed = float((counts * sums[held]).sum())
+            # Sums of squares by unit, as if the slice had no excess.
+            together = products - 2 * excess * crossed + excess**2 * alike
+            likeness = _likeness(together, alone, pairs, len(inside))
+            added[i, 0] = likeness * (alike / rows - 1)
+            added[i, 1] = rows**2 / alike
+        return added
 
     @cached_property
     def _square(self) -> float:
