@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -280,6 +281,8 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=["random", "genetic", "kdtree", "prototypes"])
     parser.add_argument("--cases", nargs="*", default=["adult", "german_credit", "digits"])
     options = parser.parse_args()
+    # DiCE builds its tables column by column, and pandas says so for each.
+    warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
     makers = {"adult": adult, "german_credit": german_credit, "digits": digits}
     rows = []
     for name in options.cases:
