@@ -405,3 +405,11 @@ def test_a_file_that_links_lead_to_as_well_is_read_once(tmp_path):
     (folder / "week1" / "again").symlink_to("..")
     assert profile(str(folder), Schema()).rows == 30
     assert profile(str(folder / "*.csv"), Schema()).rows == 30
+
+
+def test_a_file_with_a_colon_in_its_name_is_no_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"x": range(5), "label": [0, 1, 0, 1, 1]}).to_csv("week:47.csv", index=False)
+    assert profile("week:47.csv", Schema(target="label")).rows == 5
+    with pytest.raises(InputError, match=r"os:getcwd: no such file"):
+        profile("os:getcwd", Schema(target="label"))

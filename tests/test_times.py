@@ -102,3 +102,10 @@ def test_no_times_are_no_error(column):
     times = parse_times(column)
     assert (len(times.values), times.missing) == (len(column), len(column))
     assert len(times.order) == len(column)
+
+
+def test_bytes_are_dates_where_they_are_text_and_unreadable_where_not():
+    column = pd.Series([b"2026-01-01", b"2026-01\xb0", None, "2026-01-02"], dtype=object)
+    times = parse_times(column)
+    assert times.unreadable == 1
+    assert times.values[[0, 3]].diff().item() == 86_400

@@ -120,12 +120,17 @@ def _is_compact_date(value: Any) -> bool:
     return isinstance(value, str) and _COMPACT_DATE.fullmatch(value.strip()) is not None
 
 
+def _text_of(value: Any) -> Any:
+    """Bytes as text, what is none marked, so that it is no date; other values as they are."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
 def _dates(column: pd.Series[Any]) -> pd.Series[Any]:
     """`[n]` naive timestamps in UTC, NaT where a value is missing or no date."""
     if column.dtype.kind == "M":
         dates = pd.to_datetime(column, utc=True)
     else:
-        text = column.astype(object)
+        text = column.astype(object).map(_text_of)
         parts = text.astype(str).str.extract(_SLASH_DATE).astype(float)
         either, day_first = parts[0].notna(), bool((parts[0] > 12).any())
         dates = pd.to_datetime(text, utc=True, format="mixed", errors="coerce")

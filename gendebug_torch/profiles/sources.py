@@ -133,6 +133,8 @@ def files_of(path: str) -> tuple[list[str], Any]:
         found = remote.glob(place) if glob.has_magic(place) else [place]
     else:
         filesystem = fs.LocalFileSystem()
+        # A name with a colon is no address of another system.
+        path = path if os.path.isabs(path) or ":" not in path else os.path.join(os.curdir, path)
         found = glob.glob(path, recursive=True) if glob.has_magic(path) else [path]
     files: list[str] = []
     for entry in filesystem.get_file_info(sorted(map(str, found))):
