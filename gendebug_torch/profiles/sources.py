@@ -114,6 +114,20 @@ def _chunks_of_files(path: str, codes: tuple[str, ...]) -> Iterator[Any]:
         reject("rows", "readable files", counted, "Mend or remove them.")
 
 
+def _places(path: str) -> tuple[list[str], Any]:
+    """Files and folders that a path stands for, and their pyarrow.fs.FileSystem."""
+    from pyarrow import fs
+
+    if "://" in path:
+        remote, place = library("fsspec", "engines").core.url_to_fs(path)
+        found = remote.glob(place) if glob.has_magic(place) else [place]
+        return found, fs.PyFileSystem(fs.FSSpecHandler(remote))
+    # A name with a colon is no address of another system.
+    path = path if os.path.isabs(path) or ":" not in path else os.path.join(os.curdir, path)
+    found = glob.glob(path, recursive=True) if glob.has_magic(path) else [path]
+    return found, fs.LocalFileSystem()
+
+
 def files_of(path: str) -> tuple[list[str], Any]:
     """The files that a path, folder, glob or address stands for, and their pyarrow.fs.FileSystem.
 
@@ -127,15 +141,7 @@ def files_of(path: str) -> tuple[list[str], Any]:
     """
     from pyarrow import fs
 
-    if "://" in path:
-        remote, place = library("fsspec", "engines").core.url_to_fs(path)
-        filesystem: Any = fs.PyFileSystem(fs.FSSpecHandler(remote))
-        found = remote.glob(place) if glob.has_magic(place) else [place]
-    else:
-        filesystem = fs.LocalFileSystem()
-        # A name with a colon is no address of another system.
-        path = path if os.path.isabs(path) or ":" not in path else os.path.join(os.curdir, path)
-        found = glob.glob(path, recursive=True) if glob.has_magic(path) else [path]
+    found, filesystem = _places(path)
     files: list[str] = []
     for entry in filesystem.get_file_info(sorted(map(str, found))):
         if entry.type == fs.FileType.Directory:
